@@ -1,0 +1,100 @@
+"""Everything that can go wrong, as one tree; `server/problems.py` maps it to HTTP and `cli` to exit codes.
+
+BanditServeError
+├── InvalidInput          the caller sent what the contract does not allow
+│   ├── UsageError        a setting, flag or variable is wrong (exit status 2)
+│   ├── InvalidToken      a decision id that we did not sign
+│   ├── InvalidArtifact   a file that is not a model we can serve
+│   ├── TooLarge          over a size limit
+│   └── UnsupportedMedia  a content type that is not spoken here
+├── NotFound              no such experiment, model or version
+├── Late                  a reward after its attribution window
+├── Conflict              the state does not allow it now
+├── PreconditionFailed    If-Match named another revision
+├── NotBuilt              named by the contract, not built yet
+└── Unavailable           try again later; nothing was counted, or the retry will be a duplicate
+    ├── StoreUnavailable  the store does not answer
+    └── Overloaded        a bound was reached
+StoreRefused is a BanditServeError of its own: the store answers but must not be used (it may evict).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing wrong with one field: `at` is its path (`arms[1].weight`), `detail` says what was expected."""
+
+    at: str
+    detail: str
+
+
+class BanditServeError(Exception):
+    """The root. `str(error)` is one sentence for the person who has to act on it."""
+
+
+class InvalidInput(BanditServeError):
+    def __init__(self, detail: str, errors: Sequence[FieldError] = ()) -> None:
+        super().__init__(detail)
+        self.errors = tuple(errors)
+
+
+class UsageError(InvalidInput):
+    pass
+
+
+class InvalidToken(InvalidInput):
+    pass
+
+
+class InvalidArtifact(InvalidInput):
+    pass
+
+
+class TooLarge(InvalidInput):
+    pass
+
+
+class UnsupportedMedia(InvalidInput):
+    pass
+
+
+class NotFound(BanditServeError):
+    pass
+
+
+class Late(BanditServeError):
+    pass
+
+
+class Conflict(BanditServeError):
+    pass
+
+
+class PreconditionFailed(BanditServeError):
+    pass
+
+
+class NotBuilt(BanditServeError):
+    pass
+
+
+class Unavailable(BanditServeError):
+    def __init__(self, detail: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class StoreUnavailable(Unavailable):
+    pass
+
+
+class Overloaded(Unavailable):
+    pass
+
+
+class StoreRefused(BanditServeError):
+    pass

@@ -1,0 +1,32 @@
+"""Builds the kernels: every `ext/<name>.pyx` becomes `bandit_serve._<name>`.
+
+The sources are handed to setuptools as they are, without `cythonize()`, so that the sdist carries the `.pyx`.
+"""
+
+from pathlib import Path
+
+import numpy
+from setuptools import Extension, setup
+
+NUMPY = Path(numpy.__file__).parent
+# No -march=native (wheels are portable) and no -ffast-math: a fold must give the same bits everywhere it is replayed.
+COMPILE = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wno-unreachable-code-fallthrough"]
+
+
+def kernel(source: Path) -> Extension:
+    return Extension(
+        f"bandit_serve._{source.stem}",
+        [source.as_posix()],
+        depends=[path.as_posix() for path in sorted(Path("ext").glob("*.pxd"))],
+        include_dirs=[numpy.get_include()],
+        library_dirs=[str(NUMPY / "random" / "lib"), str(NUMPY / "_core" / "lib")],
+        libraries=["npyrandom", "npymath", "m"],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+        extra_compile_args=COMPILE,
+    )
+
+
+setup(
+    ext_modules=[kernel(path) for path in sorted(Path("ext").glob("*.pyx"))],
+    options={"build_ext": {"cython_c_in_temp": True}},
+)
