@@ -1,0 +1,109 @@
+"""What the log holds, and its wire form.
+
+An entry of a stream has one field. Its name is the kind of the event, its value the event:
+
+    c  Changed   MessagePack   a configuration change, with the record as it is from then on
+    x  Exposed   MessagePack   decisions of one worker, as columns
+    r  Rewarded  rows          rewards, `REWARD` records one after another (the append script drops rows
+                               without decoding them, so they have a fixed width)
+    t  Tick      empty         time passed
+    q  Census    MessagePack   every worker is asked for a digest of its state at this offset
+
+The registry's stream has kinds of its own (`models/registry.py`). Numbers are little-endian.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from bandit_serve.experiment import Record
+
+REWARD = np.dtype(
+    [
+        ("incarnation", "<u8"),  # of the worker that decided
+        ("counter", "<u8"),  # the decision's number in it
+        ("time_ms", "<i8"),  # when it was decided, Unix time of the deciding worker
+        ("value", "<f8"),
+        ("propensity", "<f8"),
+        ("unit", "<u8"),  # hash of the unit; 0 where `unit` is `request`
+        ("revision", "<u4"),  # of the experiment, when it was decided
+        ("arm", "<u2"),
+        ("metric", "<u2"),  # index into the experiment's metrics
+    ]
+)
+
+
+class Change(Struct, frozen=True):
+    """Who changed what, and why; `what` is `create`, `start`, `pause`, `stop` or `policy`."""
+
+    what: str
+    who: str
+    reason: str | None = None
+
+
+class Changed(Struct, frozen=True):
+    record: Record
+    change: Change
+
+
+class Exposed(Struct, frozen=True, array_like=True):
+    """n decisions of one worker, numbered `first` … `first + n − 1`, in that order.
+
+    `arms` u2[n]; `ages_ms` u4[n], milliseconds after `time_ms`; `units` u8[n], or empty where `unit` is
+    `request`. Row i was drawn from the row of `vectors` (f8[V, K]) that `runs` (u4[V], sum n) gives it:
+    the first `runs[0]` decisions from `vectors[0]`, and so on.
+    """
+
+    incarnation: int
+    first: int
+    revision: int
+    time_ms: int
+    arms: bytes
+    ages_ms: bytes
+    units: bytes
+    vectors: bytes
+    runs: bytes
+
+
+class Rewarded(Struct, frozen=True):
+    rows: np.ndarray[Any, np.dtype[np.void]]
+
+
+class Tick(Struct, frozen=True):
+    pass
+
+
+class Census(Struct, frozen=True):
+    """`key` is the hash in the store that takes each worker's digest."""
+
+    key: str
+
+
+Event = Changed | Exposed | Rewarded | Tick | Census
+
+CHANGED, EXPOSED, REWARDED, TICK, CENSUS = b"c", b"x", b"r", b"t", b"q"
+
+encode = msgspec.msgpack.Encoder().encode
+_changed = msgspec.msgpack.Decoder(Changed).decode
+_exposed = msgspec.msgpack.Decoder(Exposed).decode
+_census = msgspec.msgpack.Decoder(Census).decode
+
+
+def decode(kind: bytes, data: bytes) -> Event:
+    """The event of an entry's field and value."""
+    match kind:
+        case b"r":
+            return Rewarded(np.frombuffer(data, REWARD))
+        case b"x":
+            return _exposed(data)
+        case b"t":
+            return Tick()
+        case b"c":
+            return _changed(data)
+        case b"q":
+            return _census(data)
+    raise ValueError(f"the log holds an event of a kind that this build does not know: {kind!r}")

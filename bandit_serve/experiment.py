@@ -1,0 +1,297 @@
+"""What an experiment is: arms, metrics, a policy, attribution. Frozen, and validated when it is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from bandit_serve.durations import DURATION_PATTERN, parse_duration_ms
+from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
+from bandit_serve.names import Name
+
+MAX_ARMS = 1_000
+MAX_METRICS = 32
+MAX_PAYLOAD_BYTES = 65_536
+MIN_WINDOW_MS = 10
+MAX_WINDOW_MS = 90 * 86_400_000
+
+Unit = Literal["user", "request"]
+MetricKind = Literal["binary", "bounded", "count", "continuous"]
+Goal = Literal["maximize", "minimize"]
+Missing = Literal["zero", "ignore"]
+Status = Literal["draft", "running", "paused", "stopped"]
+Duration = Annotated[str, Meta(pattern=DURATION_PATTERN, description='a duration such as "90s", "24h" or "7d"')]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+class Arm(Struct, frozen=True, forbid_unknown_fields=True):
+    """One alternative. `model` and `version` name what predicts for it; `payload` is handed to the caller."""
+
+    name: Name
+    model: Name | None = None
+    version: Name | None = None
+    payload: Any = None
+
+
+class Metric(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a reward measures. `low` and `high` bound a `bounded` metric."""
+
+    name: Name
+    kind: MetricKind
+    goal: Goal = "maximize"
+    role: Literal["objective", "secondary", "guardrail"] | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def refuses(self, value: float) -> str | None:
+        """Why `value` can not be a reward of this metric, or None when it can."""
+        if not math.isfinite(value):
+            return "expected a finite number"
+        if self.kind == "binary" and value not in (0.0, 1.0):
+            return f"{self.name} is binary: expected 0 or 1"
+        if self.kind == "count" and (value < 0 or value != math.floor(value)):
+            return f"{self.name} is a count: expected a whole number of at least 0"
+        if self.kind == "bounded" and not self.floor <= value <= self.ceiling:
+            return f"{self.name} is bounded: expected a number from {self.floor:g} to {self.ceiling:g}"
+        return None
+
+    @property
+    def floor(self) -> float:
+        return 0.0 if self.low is None else self.low
+
+    @property
+    def ceiling(self) -> float:
+        return 1.0 if self.high is None else self.high
+
+    def utility(self, value: float) -> float:
+        """`value` as the policy sees it: larger is better, in the metric's own range."""
+        if self.goal == "maximize":
+            return value
+        return (self.floor + self.ceiling) - value if self.kind in ("binary", "bounded") else -value
+
+
+class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How traffic is shared. `kind` selects the policy; which parameters it takes is in `policies.POLICIES`."""
+
+    kind: Name
+    min_share: Share | None = None
+    max_share: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    refresh: Duration = "50ms"
+    warmup: Annotated[int, Meta(ge=0)] | None = None
+    half_life: Duration | None = None
+    holdout: Share | None = None
+    shares: dict[Name, Annotated[float, Meta(ge=0.0)]] | None = None
+    prior: dict[str, float] | None = None
+    epsilon: float | None = None
+    decay: float | None = None
+    temperature: float | None = None
+    beta: float | None = None
+    alpha: float | None = None
+    gamma: float | None = None
+
+    @property
+    def refresh_ms(self) -> int:
+        return parse_duration_ms(self.refresh)
+
+
+class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
+    """How long a decision waits for its rewards, and what it means when none came."""
+
+    window: Duration = "1h"
+    missing: Missing | None = None
+
+    @property
+    def window_ms(self) -> int:
+        return parse_duration_ms(self.window)
+
+
+class ContextField(Struct, frozen=True, forbid_unknown_fields=True):
+    name: Name
+    kind: Literal["numeric", "categorical"]
+    values: list[str] | None = None
+
+
+class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
+    """When a result names a winner: at level `alpha`, from `min_samples` of the objective in each arm on."""
+
+    duration: Duration | None = None
+    min_samples: Annotated[int, Meta(ge=0)] = 0
+    alpha: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.05
+    promote_winner: bool = False
+
+
+class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
+    id: Name
+    arms: Annotated[tuple[Arm, ...], Meta(min_length=1, max_length=MAX_ARMS)]
+    metrics: Annotated[tuple[Metric, ...], Meta(min_length=1, max_length=MAX_METRICS)]
+    control: Name | None = None
+    unit: Unit = "request"
+    policy: Policy = Policy(kind="fixed_split")
+    attribution: Attribution = Attribution()
+    context: tuple[ContextField, ...] = ()
+    stopping: Stopping = Stopping()
+
+    @property
+    def arm_names(self) -> tuple[str, ...]:
+        return tuple(arm.name for arm in self.arms)
+
+    @property
+    def control_arm(self) -> int:
+        return self.arm_names.index(self.control) if self.control else 0
+
+    @property
+    def objective(self) -> Metric:
+        return next(metric for metric in self.metrics if metric.role == "objective")
+
+    @property
+    def missing(self) -> Missing:
+        return self.attribution.missing or "ignore"
+
+    def with_policy(self, policy: Policy) -> Experiment:
+        return validated(msgspec.structs.replace(self, policy=policy))
+
+
+class Record(Struct, frozen=True):
+    """An experiment and where it stands. `revision` counts its changes and is its ETag.
+
+    `uid` is random and names it in tokens, so that a namesake made later refuses them.
+    """
+
+    experiment: Experiment
+    uid: int
+    status: Status
+    revision: int
+    created_ms: int
+    updated_ms: int
+    started_ms: int | None = None
+    stopped_ms: int | None = None
+    winner: str | None = None
+
+
+_MOVES: dict[str, tuple[Status, ...]] = {
+    "start": ("draft", "paused"),
+    "pause": ("running",),
+    "stop": ("running", "paused"),
+}
+
+
+def may(move: str, status: Status) -> bool:
+    """Whether an experiment in `status` can be started, paused or stopped."""
+    return status in _MOVES[move]
+
+
+def validated(experiment: Experiment) -> Experiment:
+    """The same experiment with its defaults filled in; `InvalidInput` names every field that is wrong."""
+    errors = [*_arm_errors(experiment), *_metric_errors(experiment), *_attribution_errors(experiment)]
+    errors += _policy_errors(experiment)
+    if errors:
+        raise InvalidInput(f"The experiment is not valid: {errors[0].at}: {errors[0].detail}.", errors)
+    _refuse_unbuilt(experiment)
+    metrics = _with_roles(experiment.metrics)
+    objective = next(metric for metric in metrics if metric.role == "objective")
+    missing = experiment.attribution.missing
+    if missing is None:
+        if objective.kind in ("binary", "count"):
+            detail = (
+                f'expected "zero" or "ignore": with a {objective.kind} objective a decision without a reward '
+                "may count as 0 or be left out, and the wrong reading is silently wrong"
+            )
+            raise InvalidInput(
+                f"attribution.missing: {detail}.", [FieldError("attribution.missing", detail)]
+            )
+        missing = "ignore"
+    return msgspec.structs.replace(
+        experiment,
+        metrics=metrics,
+        control=experiment.control or experiment.arms[0].name,
+        attribution=msgspec.structs.replace(experiment.attribution, missing=missing),
+    )
+
+
+def _arm_errors(experiment: Experiment) -> list[FieldError]:
+    errors = _repeated("arms", experiment.arm_names)
+    for i, arm in enumerate(experiment.arms):
+        if (arm.model is None) != (arm.version is None):
+            errors.append(FieldError(f"arms[{i}]", "expected model and version together, or neither"))
+        if arm.payload is not None:
+            if len(msgspec.json.encode(arm.payload)) > MAX_PAYLOAD_BYTES:
+                errors.append(FieldError(f"arms[{i}].payload", f"expected at most {MAX_PAYLOAD_BYTES} bytes"))
+    if experiment.control is not None and experiment.control not in experiment.arm_names:
+        errors.append(FieldError("control", f"expected the name of an arm, not {experiment.control!r}"))
+    return errors
+
+
+def _metric_errors(experiment: Experiment) -> list[FieldError]:
+    metrics = experiment.metrics
+    errors = _repeated("metrics", [metric.name for metric in metrics])
+    if sum(metric.role == "objective" for metric in metrics) > 1:
+        errors.append(FieldError("metrics", 'expected one metric with the role "objective"'))
+    for i, metric in enumerate(metrics):
+        at = f"metrics[{i}]"
+        if metric.kind == "bounded":
+            if metric.low is None or metric.high is None:
+                errors.append(FieldError(at, "a bounded metric needs low and high"))
+            elif not metric.low < metric.high:
+                errors.append(FieldError(f"{at}.high", "expected a number above low"))
+        elif metric.low is not None or metric.high is not None:
+            errors.append(FieldError(at, "only a bounded metric takes low and high"))
+    return errors
+
+
+def _with_roles(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
+    named = any(metric.role == "objective" for metric in metrics)
+    return tuple(
+        msgspec.structs.replace(
+            metric, role=metric.role or ("objective" if i == 0 and not named else "secondary")
+        )
+        for i, metric in enumerate(metrics)
+    )
+
+
+def _attribution_errors(experiment: Experiment) -> list[FieldError]:
+    if not MIN_WINDOW_MS <= experiment.attribution.window_ms <= MAX_WINDOW_MS:
+        return [FieldError("attribution.window", 'expected a duration from "10ms" to "90d"')]
+    return []
+
+
+def _policy_errors(experiment: Experiment) -> list[FieldError]:
+    policy, n_arms = experiment.policy, len(experiment.arms)
+    errors = []
+    if policy.min_share is not None and policy.min_share * n_arms > 1.0 + 1e-12:
+        errors.append(FieldError("policy.min_share", f"expected at most 1/{n_arms}, as there are {n_arms} arms"))
+    if policy.shares is not None:
+        unknown = sorted(set(policy.shares) - set(experiment.arm_names))
+        if unknown:
+            errors.append(FieldError("policy.shares", f"expected names of arms, not {unknown[0]!r}"))
+        total = math.fsum(policy.shares.values())
+        if not (total > 0 and math.isfinite(total)):
+            errors.append(FieldError("policy.shares", "expected weights with a positive sum"))
+    return errors
+
+
+def _refuse_unbuilt(experiment: Experiment) -> None:
+    policy = experiment.policy
+    unbuilt = {
+        "context": bool(experiment.context),
+        "stopping.duration": experiment.stopping.duration is not None,
+        "stopping.promote_winner": experiment.stopping.promote_winner,
+        "policy.warmup": bool(policy.warmup),
+        "policy.half_life": policy.half_life is not None,
+        "policy.holdout": bool(policy.holdout),
+        'metrics with the role "guardrail"': any(m.role == "guardrail" for m in experiment.metrics),
+    }
+    for what, given in unbuilt.items():
+        if given:
+            raise NotBuilt(f"{what} is part of the contract but not built yet; leave it out.")
+
+
+def _repeated(at: str, names: Sequence[str]) -> list[FieldError]:
+    return [
+        FieldError(f"{at}[{i}].name", f"the name {name!r} is taken")
+        for i, name in enumerate(names)
+        if name in names[:i]
+    ]
