@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
 
+from bandit_serve._names import first_refused, is_outside
+from bandit_serve.errors import FieldError, InvalidInput
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-OUTSIDE_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]+$"
-OUTSIDE_MAX_BYTES = 256
+OUTSIDE = "expected 1 to 256 bytes of UTF-8 without control characters"
 
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN, description="letters, digits and . _ - ; at most 128")]
-OutsideName = Annotated[
-    str,
-    msgspec.Meta(
-        min_length=1,
-        max_length=OUTSIDE_MAX_BYTES,
-        pattern=OUTSIDE_PATTERN,
-        description="1 to 256 UTF-8 bytes without control characters",
-    ),
-]
+OutsideName = Annotated[str, msgspec.Meta(description="1 to 256 bytes of UTF-8 without control characters")]
 
 _name = re.compile(NAME_PATTERN.removesuffix("$") + r"\Z")
 
 
 def is_name(text: str) -> bool:
     return _name.match(text) is not None
+
+
+def check_outside(name: str, at: str) -> None:
+    """`InvalidInput` that names the field `at` unless `name` may come from outside."""
+    if not is_outside(name):
+        raise InvalidInput(f"{at}: {OUTSIDE}.", [FieldError(at, OUTSIDE)])
+
+
+def check_all_outside(names: Sequence[str], at: str) -> None:
+    refused = first_refused(names)
+    if refused >= 0:
+        where = f"{at}[{refused}]"
+        raise InvalidInput(f"{where}: {OUTSIDE}.", [FieldError(where, OUTSIDE)])

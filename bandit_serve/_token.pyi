@@ -1,0 +1,43 @@
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+TOKEN_CHARS: int
+KEY_BYTES: int
+
+class Seal:
+    key_id: int
+    def __init__(self, key_id: int, key: bytes) -> None: ...
+    def sign(
+        self,
+        experiment: int,
+        incarnation: int,
+        counter: int,
+        time_ms: int,
+        revision: int,
+        arm: int,
+        propensity: float,
+        unit: int,
+    ) -> str: ...
+    def sign_many(
+        self,
+        experiment: int,
+        incarnation: int,
+        first: int,
+        time_ms: int,
+        revision: int,
+        arms: NDArray[np.uint16],
+        propensities: NDArray[np.float64],
+        units: NDArray[np.uint64],
+    ) -> list[str]: ...
+
+class Opener:
+    def __init__(self, seals: Iterable[Seal]) -> None: ...
+    def open_into(
+        self,
+        tokens: Sequence[object],
+        values: NDArray[np.float64],
+        rows: NDArray[np.uint8],
+        experiments: NDArray[np.uint64],
+    ) -> None: ...

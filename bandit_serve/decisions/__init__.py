@@ -1,0 +1,1 @@
+"""The way of a request: parse, decide, score, respond. Nothing on it waits for the store."""

@@ -1,0 +1,192 @@
+"""The way of a request through one worker: decide, score, respond."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from msgspec import UNSET
+
+from bandit_serve.decisions.decider import Choice, Decider
+from bandit_serve.decisions.messages import (
+    Decided,
+    DecidedColumns,
+    DecideRequest,
+    Predicted,
+    PredictRequest,
+    Scored,
+    ScoredItem,
+    ScoreRequest,
+)
+from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotBuilt
+from bandit_serve.live import LiveExperiment
+from bandit_serve.models.loaded import LoadedModels
+from bandit_serve.models.model import Model
+from bandit_serve.models.top_k_cache import TopKCache
+from bandit_serve.names import check_all_outside, check_outside
+from bandit_serve.replica import Replica
+from bandit_serve.store.keys import COMMON
+from bandit_serve.token import Keyring
+
+
+class Decisions:
+    """Deciders for all experiments, kept up to date with the replica; and the models that score."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        models: LoadedModels,
+        top_k: TopKCache,
+        incarnation: int,
+        keyring: Keyring,
+    ) -> None:
+        self.keyring = keyring
+        self.deciders: dict[str, Decider] = {}
+        self._replica = replica
+        self._models = models
+        self._top_k = top_k
+        self._incarnation = incarnation
+        for live in replica.experiments.values():
+            self._follow(live)
+        replica.on_change(self._changed)
+
+    def _changed(self, owner: str) -> None:
+        if owner != COMMON:
+            self._follow(self._replica.experiments[owner])
+
+    def _follow(self, live: LiveExperiment) -> None:
+        decider = self.deciders.get(live.experiment.id)
+        if decider is None:
+            self.deciders[live.experiment.id] = Decider(live, self._incarnation)
+        elif decider.live is not live or decider.revision != live.record.revision:
+            decider.renew(live)
+
+    def decider(self, experiment: str) -> Decider:
+        decider = self.deciders.get(experiment)
+        if decider is None:
+            self._replica.experiment(experiment)
+            raise AssertionError("every experiment of the replica has a decider")
+        return decider
+
+    def decide(self, experiment: str, request: DecideRequest) -> Decided:
+        decider = self.decider(experiment)
+        if request.context:
+            _refuse_context()
+        choice = decider.choose(request.unit, request.eligible)
+        token = decider.record(choice, self.keyring, _now_ms())
+        arm = choice.arm
+        return Decided(
+            token,
+            experiment,
+            decider.arm_names[arm],
+            choice.propensity,
+            decider.models[arm],
+            decider.payloads[arm],
+        )
+
+    def decide_columns(self, experiment: str, units: list[str]) -> DecidedColumns:
+        decider = self.decider(experiment)
+        tokens, arms, propensities = decider.decide_columns(units, self.keyring, _now_ms())
+        return DecidedColumns(tokens, arms, propensities, decider.arm_names)
+
+    async def predict(self, experiment: str, request: PredictRequest) -> Predicted:
+        """Waits only for a model that is not in memory yet, and for top-k."""
+        decider = self.decider(experiment)
+        if request.context:
+            _refuse_context()
+        check_score_request(request)
+        unit = request.user_id if request.unit is None else request.unit
+        choice = decider.choose(unit, request.eligible)
+        reference = decider.models[choice.arm]
+        if reference is None:
+            arm = decider.arm_names[choice.arm]
+            raise Conflict(f"The arm {arm!r} of {experiment!r} has no model to predict with; use decide.")
+        model = self._models.get(reference.id, reference.version)
+        if model is None:
+            model = await self._models.load(self._replica.registry.version(reference.id, reference.version))
+        if request.k is None:
+            scores, _ = self._scores(model, request), False
+        else:
+            scores, _ = await self._top(model, reference.id, reference.version, request)
+        return self._predicted(experiment, decider, choice, scores)
+
+    def _predicted(
+        self, experiment: str, decider: Decider, choice: Choice, scores: dict[str, Any]
+    ) -> Predicted:
+        token = decider.record(choice, self.keyring, _now_ms())
+        arm = choice.arm
+        return Predicted(
+            token,
+            experiment,
+            decider.arm_names[arm],
+            choice.propensity,
+            decider.models[arm],
+            decider.payloads[arm],
+            **scores,
+        )
+
+    async def score(self, model: str, version: str | None, request: ScoreRequest) -> Scored:
+        """A prediction without an experiment, by a version or by the one in production."""
+        started = time.perf_counter()
+        check_score_request(request)
+        registry = self._replica.registry
+        found = registry.version(model, version) if version is not None else registry.production(model)
+        loaded = self._models.get(model, found.version) or await self._models.load(found)
+        cached = False
+        if request.k is None:
+            scores = self._scores(loaded, request)
+        else:
+            scores, cached = await self._top(loaded, model, found.version, request)
+        return Scored(
+            user_id=request.user_id,
+            model_id=model,
+            model_version=found.version,
+            latency_ms=(time.perf_counter() - started) * 1000.0,
+            cached=cached,
+            item_id=request.item_id if request.item_id is not None else UNSET,
+            **scores,
+        )
+
+    def _scores(self, model: Model, request: ScoreRequest) -> dict[str, Any]:
+        if request.item_id is not None:
+            return {"prediction": model.predict(request.user_id, request.item_id)}
+        assert request.item_ids is not None
+        return {"predictions": model.predict_items(request.user_id, request.item_ids).tolist()}
+
+    async def _top(
+        self, model: Model, name: str, version: str, request: ScoreRequest
+    ) -> tuple[dict[str, Any], bool]:
+        assert request.k is not None
+        artifact = self._replica.registry.version(name, version).sha256
+        items, cached = await self._top_k.get(
+            artifact, model, request.user_id, request.k, request.exclude
+        )
+        return {"items": [ScoredItem(item, score) for item, score in items]}, cached
+
+
+def check_score_request(request: ScoreRequest) -> None:
+    """`InvalidInput` unless exactly one of `item_id`, `item_ids` and `k` is there and all names are allowed."""
+    asked = (request.item_id is not None) + (request.item_ids is not None) + (request.k is not None)
+    if asked != 1:
+        detail = "expected one of item_id, item_ids and k"
+        raise InvalidInput(f"The request has {asked} of item_id, item_ids and k: {detail}.", [FieldError("", detail)])
+    check_outside(request.user_id, "user_id")
+    if request.item_id is not None:
+        check_outside(request.item_id, "item_id")
+    elif request.item_ids is not None:
+        check_all_outside(request.item_ids, "item_ids")
+    if request.exclude:
+        if request.k is None:
+            raise InvalidInput("exclude: expected only with k.", [FieldError("exclude", "expected only with k")])
+        check_all_outside(request.exclude, "exclude")
+    if request.features:
+        raise NotBuilt("features are part of the contract, but no model family takes any yet; leave them out.")
+
+
+def _refuse_context() -> None:
+    detail = "this experiment has no context fields"
+    raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

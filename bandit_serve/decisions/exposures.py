@@ -1,0 +1,115 @@
+"""Decisions on their way into the log: columns in memory, flushed in the background."""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve.events import Exposed
+
+MAX_BATCH_ROWS = 50_000
+MAX_WAITING_ROWS = 1_000_000
+
+
+class ExposureBuffer:
+    """The exposures of one experiment in one worker. `next` is the number of its next decision.
+
+    What can not be logged for long is dropped from the oldest end and counted in `lost`; decisions go on.
+    """
+
+    def __init__(self, incarnation: int) -> None:
+        self._incarnation = incarnation
+        self.next = 0
+        self.lost = 0
+        self._waiting: deque[tuple[Exposed, int]] = deque()
+        self._waiting_rows = 0
+        self._open()
+
+    def _open(self) -> None:
+        self._first = self.next
+        self._time_ms = 0
+        self._revision = 0
+        self._arms = array("H")
+        self._ages_ms = array("I")
+        self._units = array("Q")
+        self._vectors: list[bytes] = []
+        self._runs = array("I")
+        self._vector: NDArray[np.float64] | None = None
+
+    def add(
+        self, arm: int, unit: int, vector: NDArray[np.float64], revision: int, time_ms: int
+    ) -> None:
+        """One decision, drawn from `vector`, which is compared by identity and must not change."""
+        if self._vector is not vector or revision != self._revision:
+            self._turn(vector, revision, time_ms)
+        self._arms.append(arm)
+        self._ages_ms.append(max(time_ms - self._time_ms, 0))
+        if unit:
+            self._units.append(unit)
+        self._runs[-1] += 1
+        self.next += 1
+        if len(self._arms) >= MAX_BATCH_ROWS:
+            self._close()
+
+    def add_many(
+        self,
+        arms: NDArray[np.uint16],
+        units: NDArray[np.uint64],
+        vector: NDArray[np.float64],
+        revision: int,
+        time_ms: int,
+    ) -> None:
+        """n decisions drawn from one vector at one time; `units` is empty where the unit is a request."""
+        if self._vector is not vector or revision != self._revision:
+            self._turn(vector, revision, time_ms)
+        age = max(time_ms - self._time_ms, 0)
+        self._arms.frombytes(arms.tobytes())
+        self._ages_ms.frombytes(np.full(len(arms), age, np.uint32).tobytes())
+        self._units.frombytes(units.tobytes())
+        self._runs[-1] += len(arms)
+        self.next += len(arms)
+        if len(self._arms) >= MAX_BATCH_ROWS:
+            self._close()
+
+    def _turn(self, vector: NDArray[np.float64], revision: int, time_ms: int) -> None:
+        if self._arms and revision != self._revision:
+            self._close()
+        if not self._arms:
+            self._time_ms, self._revision = time_ms, revision
+        self._vector = vector
+        self._vectors.append(vector.tobytes())
+        self._runs.append(0)
+
+    def _close(self) -> None:
+        n_rows = len(self._arms)
+        exposed = Exposed(
+            incarnation=self._incarnation,
+            first=self._first,
+            revision=self._revision,
+            time_ms=self._time_ms,
+            arms=self._arms.tobytes(),
+            ages_ms=self._ages_ms.tobytes(),
+            units=self._units.tobytes(),
+            vectors=b"".join(self._vectors),
+            runs=self._runs.tobytes(),
+        )
+        self._waiting.append((exposed, n_rows))
+        self._waiting_rows += n_rows
+        while self._waiting_rows > MAX_WAITING_ROWS:
+            _, dropped = self._waiting.popleft()
+            self._waiting_rows -= dropped
+            self.lost += dropped
+        self._open()
+
+    def first_waiting(self) -> tuple[Exposed, int] | None:
+        """The oldest batch and its size; the same one until `done` is called."""
+        if not self._waiting and self._arms:
+            self._close()
+        return self._waiting[0] if self._waiting else None
+
+    def done(self, batch: Exposed) -> None:
+        if self._waiting and self._waiting[0][0] is batch:
+            self._waiting_rows -= self._waiting.popleft()[1]

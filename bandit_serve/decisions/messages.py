@@ -1,0 +1,109 @@
+"""What comes in for a decision or a prediction, and what goes out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from bandit_serve.names import Name, OutsideName
+
+MAX_BATCH = 10_000
+MAX_ITEMS = 10_000
+MAX_K = 1_000
+
+Context = dict[str, float | str | bool]
+Items = Annotated[list[OutsideName], Meta(max_length=MAX_ITEMS)]
+
+
+class DecideRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    unit: OutsideName | None = None
+    context: Context | None = None
+    eligible: list[Name] | None = None
+
+
+class ScoreRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """One of `item_id`, `item_ids` and `k`. `exclude` goes with `k`."""
+
+    user_id: OutsideName
+    item_id: OutsideName | None = None
+    item_ids: Annotated[list[OutsideName], Meta(min_length=1, max_length=MAX_ITEMS)] | None = None
+    k: Annotated[int, Meta(ge=1, le=MAX_K)] | None = None
+    exclude: Items = []
+    features: dict[str, float | str | bool] | list[float] | None = None
+
+
+class PredictRequest(ScoreRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A decision, then its arm's prediction; `unit` is `user_id` unless it is given."""
+
+    unit: OutsideName | None = None
+    context: Context | None = None
+    eligible: list[Name] | None = None
+
+
+class DecideBatch(Struct, frozen=True, forbid_unknown_fields=True):
+    """Either `requests`, or the columnar form: `units`."""
+
+    requests: Annotated[list[DecideRequest], Meta(max_length=MAX_BATCH)] | UnsetType = UNSET
+    units: Annotated[list[str], Meta(max_length=MAX_BATCH)] | UnsetType = UNSET
+    contexts: list[Context] | None = None
+
+
+class PredictBatch(Struct, frozen=True, forbid_unknown_fields=True):
+    requests: Annotated[list[PredictRequest], Meta(max_length=MAX_BATCH)]
+
+
+class ModelName(Struct, frozen=True):
+    id: str
+    version: str
+
+
+class ScoredItem(Struct, frozen=True):
+    item_id: str
+    score: float
+
+
+class Decided(Struct, frozen=True):
+    """`propensity` is the probability with which `arm` was to be drawn; `decision_id` goes with the rewards."""
+
+    decision_id: str | None
+    experiment: str
+    arm: str
+    propensity: float
+    model: ModelName | None
+    payload: Any
+
+
+class Predicted(Struct, frozen=True):
+    decision_id: str | None
+    experiment: str
+    arm: str
+    propensity: float
+    model: ModelName | None
+    payload: Any
+    prediction: float | UnsetType = UNSET
+    predictions: list[float] | UnsetType = UNSET
+    items: list[ScoredItem] | UnsetType = UNSET
+
+
+class DecidedColumns(Struct, frozen=True):
+    """Decision i was for `units[i]`; `arms[i]` is an index into `arm_names`."""
+
+    decision_ids: list[str] | list[None]
+    arms: list[int]
+    propensities: list[float]
+    arm_names: list[str]
+
+
+class Scored(Struct, frozen=True):
+    """A prediction without an experiment. `cached` says whether it was computed for this request."""
+
+    user_id: str
+    model_id: str
+    model_version: str
+    latency_ms: float
+    cached: bool
+    item_id: str | UnsetType = UNSET
+    prediction: float | UnsetType = UNSET
+    predictions: list[float] | UnsetType = UNSET
+    items: list[ScoredItem] | UnsetType = UNSET

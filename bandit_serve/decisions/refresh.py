@@ -1,0 +1,62 @@
+"""Keeping shares up to date with the evidence, off the way of requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from bandit_serve.decisions.decider import Decider
+from bandit_serve.policies import policy_from_state
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.01
+MOST_OF_A_CORE = 0.05
+MAX_ARMS_IN_LOOP = 32
+
+
+class Refresher:
+    """Recomputes the shares of experiments whose evidence has moved.
+
+    Each at most every `refresh` of its policy, and all together at most `MOST_OF_A_CORE` of a core: what is dear
+    is done less often. Over `MAX_ARMS_IN_LOOP` arms the work is done in a thread, on a copy of the posterior.
+    """
+
+    def __init__(self, deciders: Mapping[str, Decider]) -> None:
+        self._deciders = deciders
+        self._due_s: dict[str, float] = {}
+        self._rest_until_s = 0.0
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            for name, decider in list(self._deciders.items()):
+                now_s = time.monotonic()
+                if now_s < self._rest_until_s:
+                    break
+                if decider.evidence != decider.live.evidence and now_s >= self._due_s.get(name, 0.0):
+                    await self._refresh(decider)
+                    spent_s = time.monotonic() - now_s
+                    self._due_s[name] = now_s + decider.live.experiment.policy.refresh_ms / 1000
+                    self._rest_until_s = now_s + spent_s / MOST_OF_A_CORE
+
+    async def _refresh(self, decider: Decider) -> None:
+        if len(decider.arm_names) <= MAX_ARMS_IN_LOOP:
+            decider.refresh()
+            return
+        live, evidence, revision = decider.live, decider.live.evidence, decider.revision
+        keys = decider.subsets_in_use()
+        pending: dict[str, Any] = live.pending_arguments()
+        copy = policy_from_state(live.policy.state())
+
+        def compute() -> list[Any]:
+            masks = [None, *(decider.mask(key) for key in keys)]
+            return [copy.shares(mask, **pending) for mask in masks]
+
+        shares, *subsets = await asyncio.to_thread(compute)
+        if decider.revision == revision:
+            decider.evidence = evidence
+            decider.take(shares, dict(zip(keys, subsets, strict=True)))

@@ -1,0 +1,114 @@
+"""Appending rewards: those that arrive while one append is under way go into the next, together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve.errors import Overloaded, StoreUnavailable
+from bandit_serve.store.keys import SEEN_BLOCK_BITS
+from bandit_serve.store.store import Store
+
+MAX_GROUP_ROWS = 20_000
+MAX_WAITING_ROWS = 200_000
+
+CHECK = np.dtype([("bitmap", "<u2"), ("bit", "<u2"), ("deadline_ms", "<u8")])
+
+Rows = NDArray[np.void]
+
+
+class _Waiting(NamedTuple):
+    rows: Rows
+    verdicts: asyncio.Future[bytes]
+
+
+class RewardAppender:
+    """The rewards of one experiment on their way into its log."""
+
+    def __init__(self, store: Store, owner: str, metrics: tuple[str, ...], window_ms: int) -> None:
+        self._store = store
+        self._owner = owner
+        self._metrics = metrics
+        self._window_ms = window_ms
+        self._waiting: deque[_Waiting] = deque()
+        self._waiting_rows = 0
+        self._running: asyncio.Task[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        return self._running is None
+
+    async def append(self, rows: Rows) -> bytes:
+        """One letter a row: `a`ccepted, `d`uplicate, `l`ate. Returns when they are in the log.
+
+        `StoreUnavailable` when that is not known: a later try counts each of them at most once.
+        """
+        if self._waiting_rows + len(rows) > MAX_WAITING_ROWS:
+            raise Overloaded(f"More than {MAX_WAITING_ROWS} rewards wait for the store.")
+        waiting = _Waiting(rows, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._waiting_rows += len(rows)
+        if self._running is None:
+            self._running = asyncio.create_task(self._run(), name=f"rewards of {self._owner}")
+        return await waiting.verdicts
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                group = self._take_group()
+                try:
+                    verdicts = await self._append_group([waiting.rows for waiting in group])
+                except Exception as error:
+                    for waiting in group:
+                        _fail(waiting.verdicts, error)
+                else:
+                    start = 0
+                    for waiting in group:
+                        end = start + len(waiting.rows)
+                        if not waiting.verdicts.done():
+                            waiting.verdicts.set_result(verdicts[start:end])
+                        start = end
+        finally:
+            self._running = None
+            while self._waiting:
+                _fail(self._take_group()[0].verdicts, StoreUnavailable("The service is stopping."))
+
+    def _take_group(self) -> list[_Waiting]:
+        group = [self._waiting.popleft()]
+        n_rows = len(group[0].rows)
+        while self._waiting and n_rows + len(self._waiting[0].rows) <= MAX_GROUP_ROWS:
+            group.append(self._waiting.popleft())
+            n_rows += len(group[-1].rows)
+        self._waiting_rows -= n_rows
+        return group
+
+    async def _append_group(self, parts: list[Rows]) -> bytes:
+        rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        bitmaps, checks = self._checks(rows)
+        return await self._store.append_rewards(self._owner, bitmaps, rows.tobytes(), checks.tobytes())
+
+    def _checks(self, rows: Rows) -> tuple[list[str], NDArray[np.void]]:
+        """The bitmaps that the rows' bits are in, and for each row which bitmap, which bit and until when."""
+        checks = np.empty(len(rows), CHECK)
+        checks["bit"] = rows["counter"] & np.uint64((1 << SEEN_BLOCK_BITS) - 1)
+        checks["deadline_ms"] = rows["time_ms"] + self._window_ms
+        blocks = (rows["counter"] >> np.uint64(SEEN_BLOCK_BITS)).tolist()
+        places: dict[tuple[Any, Any, Any], int] = {}
+        checks["bitmap"] = [
+            places.setdefault(place, len(places))
+            for place in zip(rows["metric"].tolist(), rows["incarnation"].tolist(), blocks, strict=True)
+        ]
+        bitmaps = [
+            self._store.keys.seen(self._owner, self._metrics[metric], incarnation, block)
+            for metric, incarnation, block in places
+        ]
+        return bitmaps, checks
+
+
+def _fail(verdicts: asyncio.Future[bytes], error: Exception) -> None:
+    if not verdicts.done():
+        verdicts.set_exception(error)

@@ -1,0 +1,75 @@
+"""Configuration changes: look at the state, decide, append if nobody was quicker, see it applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bandit_serve import events
+from bandit_serve.errors import Conflict, PreconditionFailed
+from bandit_serve.events import Changed
+from bandit_serve.live import LiveExperiment
+from bandit_serve.log.tail import Tail
+from bandit_serve.models.registry import ANNOUNCED, MODEL, ExperimentAnnounced, ModelChanged, Registry
+from bandit_serve.replica import Replica
+from bandit_serve.store.keys import COMMON
+from bandit_serve.store.store import Store
+
+ATTEMPTS = 16
+
+
+class Changes:
+    """Every change is compared and set against the revision that it was decided on."""
+
+    def __init__(self, store: Store, replica: Replica, tail: Tail) -> None:
+        self._store = store
+        self._replica = replica
+        self._tail = tail
+
+    async def create(self, event: Changed) -> LiveExperiment:
+        """A new experiment; `Conflict` when its name is taken.
+
+        Its log is announced first: an announcement without a log is harmless, a log that nobody reads is not.
+        """
+        name = event.record.experiment.id
+        announcement = events.encode(ExperimentAnnounced(name))
+        await self._store.append(COMMON, ANNOUNCED, announcement)
+        offset = await self._store.append_change(name, 0, events.CHANGED, events.encode(event))
+        if offset is None:
+            raise Conflict(f"There is already an experiment {name!r}.")
+        await self._tail.reach(name, offset)
+        return self._replica.experiment(name)
+
+    async def experiment(
+        self, name: str, decide: Callable[[LiveExperiment], Changed], if_match: int | None = None
+    ) -> LiveExperiment:
+        """Appends what `decide` makes of the present state; `if_match` is the revision that the caller knows."""
+        for _ in range(ATTEMPTS):
+            await self._tail.catch_up(name)
+            live = self._replica.experiment(name)
+            revision = live.record.revision
+            if if_match is not None and if_match != revision:
+                raise PreconditionFailed(
+                    f"The experiment {name!r} is at revision {revision}, not {if_match}; read it again."
+                )
+            event = events.encode(decide(live))
+            offset = await self._store.append_change(name, revision, events.CHANGED, event)
+            if offset is not None:
+                await self._tail.reach(name, offset)
+                return live
+        raise Conflict(f"The experiment {name!r} is being changed by others; try again.")
+
+    async def models(self, decide: Callable[[Registry], ModelChanged | None]) -> ModelChanged | None:
+        """Appends what `decide` makes of the registry; None when it found nothing to do."""
+        for _ in range(ATTEMPTS):
+            await self._tail.catch_up(COMMON)
+            registry = self._replica.registry
+            change = decide(registry)
+            if change is None:
+                return None
+            offset = await self._store.append_change(
+                COMMON, registry.revision, MODEL, events.encode(change)
+            )
+            if offset is not None:
+                await self._tail.reach(COMMON, offset)
+                return change
+        raise Conflict("The registry is being changed by others; try again.")

@@ -1,0 +1,79 @@
+"""The results fold of each experiment: made when asked, caught up from its own snapshot."""
+
+from __future__ import annotations
+
+import asyncio
+
+from bandit_serve import events
+from bandit_serve.live import LiveExperiment
+from bandit_serve.results import ResultsFold
+from bandit_serve.store.offset import START, Offset
+from bandit_serve.store.store import Snapshot, Store
+
+RESULTS_FOLD = "results"
+READ_COUNT = 500
+
+
+class _Folded:
+    def __init__(self, uid: int, fold: ResultsFold, offset: Offset) -> None:
+        self.uid = uid
+        self.fold = fold
+        self.offset = offset
+        self.lock = asyncio.Lock()
+
+
+class ResultsLog:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._folded: dict[str, _Folded] = {}
+
+    async def up_to_now(self, live: LiveExperiment) -> ResultsFold:
+        """Everything that is in the log when this is called; where a window has closed since, that too."""
+        name = live.experiment.id
+        end = await self._store.last_offset(name)
+        if live.pending is not None:
+            due_ms = live.pending.next_close_ms()
+            if due_ms is not None and max(due_ms, end.time_ms + 1) <= await self._store.time_ms():
+                end = await self._store.append(name, events.TICK, b"")
+        return (await self._reach(live, end)).fold
+
+    async def snapshot(self, live: LiveExperiment) -> None:
+        """Writes the fold at the experiment's offset, which its log may then be trimmed to."""
+        name = live.experiment.id
+        folded = await self._reach(live, live.offset)
+        async with folded.lock:
+            offset, state = folded.offset, await asyncio.to_thread(folded.fold.state)
+        older = await self._store.snapshot_offsets(name, RESULTS_FOLD)
+        if offset not in older:
+            await self._store.write_snapshot(name, RESULTS_FOLD, Snapshot(offset, state))
+            await self._store.drop_snapshots(name, RESULTS_FOLD, [at for at in older if at < offset])
+
+    async def _reach(self, live: LiveExperiment, end: Offset) -> _Folded:
+        name = live.experiment.id
+        folded = self._folded.get(name)
+        if folded is None or folded.uid != live.record.uid:
+            folded = self._folded.setdefault(name, await self._start(live))
+        async with folded.lock:
+            if folded.offset < await self._store.trimmed(name):
+                restarted = await self._start(live)
+                folded.fold, folded.offset = restarted.fold, restarted.offset
+            while folded.offset < end:
+                entries = await self._store.read(name, folded.offset, READ_COUNT)
+                if not entries:
+                    break
+                fold = folded.fold
+
+                def apply(entries: list[object] = entries, fold: ResultsFold = fold) -> None:
+                    for offset, kind, data in entries:
+                        fold.apply(offset.time_ms, events.decode(kind, data))
+
+                await asyncio.to_thread(apply)
+                folded.offset = entries[-1].offset
+        return folded
+
+    async def _start(self, live: LiveExperiment) -> _Folded:
+        snapshot = await self._store.read_snapshot(live.experiment.id, RESULTS_FOLD)
+        if snapshot is None:
+            return _Folded(live.record.uid, ResultsFold(live.record), START)
+        fold = await asyncio.to_thread(ResultsFold.from_state, snapshot.state)
+        return _Folded(live.record.uid, fold, snapshot.offset)

@@ -1,0 +1,141 @@
+"""Following all logs: one task, one connection, every entry once and in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from bandit_serve.errors import StoreUnavailable
+from bandit_serve.live import LiveExperiment
+from bandit_serve.models.registry import Registry
+from bandit_serve.replica import Replica
+from bandit_serve.store.keys import COMMON
+from bandit_serve.store.offset import Offset
+from bandit_serve.store.store import Store
+
+log = logging.getLogger(__name__)
+
+READ_COUNT = 200
+GATHER_S = 0.005
+RETRY_S = 0.1
+LAPSE_S = 2.0
+REACH_S = 5.0
+POLICY_FOLD = "policy"
+REGISTRY_FOLD = "registry"
+
+
+class Tail:
+    """Keeps a replica up to date. `available` says whether the store answered the last read."""
+
+    def __init__(self, store: Store, replica: Replica) -> None:
+        self._store = store
+        self._replica = replica
+        self._waiting: list[tuple[str, Offset, asyncio.Future[None]]] = []
+        self._hurry = asyncio.Event()
+        self._hearing = asyncio.Semaphore(2)
+        self.available = False
+
+    async def load(self) -> None:
+        """Restores the newest snapshots and applies what came after them, up to now."""
+        snapshot = await self._store.read_snapshot(COMMON, REGISTRY_FOLD)
+        if snapshot is not None:
+            self._replica.restore_registry(Registry.from_state(snapshot.offset, snapshot.state))
+        await self._read_to_end(COMMON)
+        for name in list(self._replica.registry.experiments):
+            await self._restore(name)
+            await self._read_to_end(name)
+        self.available = True
+
+    async def run(self) -> None:
+        """Follows the logs until cancelled; while the store is away it keeps trying."""
+        last_read = time.monotonic()
+        while True:
+            try:
+                if time.monotonic() - last_read > LAPSE_S:
+                    await self._start_over_where_trimmed()
+                found = await self._store.read_any(self._replica.positions, READ_COUNT)
+                last_read = time.monotonic()
+                self.available = True
+            except StoreUnavailable as error:
+                if self.available:
+                    log.warning("the store is away: %s", error)
+                self.available = False
+                await asyncio.sleep(RETRY_S)
+                continue
+            for owner, entries in found.items():
+                for entry in entries:
+                    self._replica.apply(owner, entry)
+                await asyncio.sleep(0)
+            self._wake()
+            if not self._waiting:
+                await self._gather()
+
+    async def _gather(self) -> None:
+        """Lets entries come together, so that a busy log costs one read for many; a waiter ends it."""
+        self._hurry.clear()
+        try:
+            async with asyncio.timeout(GATHER_S):
+                await self._hurry.wait()
+        except TimeoutError:
+            pass
+
+    async def reach(self, owner: str, offset: Offset) -> None:
+        """Returns when the entry at `offset` has been applied."""
+        if self._has(owner, offset):
+            return
+        reached = asyncio.get_running_loop().create_future()
+        self._waiting.append((owner, offset, reached))
+        self._hurry.set()
+        try:
+            async with asyncio.timeout(REACH_S):
+                await reached
+        except TimeoutError:
+            raise StoreUnavailable(f"The log was not read up to {offset} within {REACH_S:g} s.") from None
+
+    async def catch_up(self, owner: str) -> None:
+        """Returns when everything that was in a log when this was called has been applied."""
+        await self.reach(owner, await self._store.last_offset(owner))
+
+    async def hear_news(self, owner: str) -> None:
+        """`catch_up` on the common log and then on `owner`, before a caller is told that something is unknown.
+
+        Few at a time, so that a flood of unknown names does not keep the store from what matters.
+        """
+        if not self.available:
+            return
+        async with self._hearing:
+            await self.catch_up(COMMON)
+            if owner in self._replica.positions:
+                await self.catch_up(owner)
+
+    def _has(self, owner: str, offset: Offset) -> bool:
+        position = self._replica.positions.get(owner)
+        return position is not None and position >= offset
+
+    def _wake(self) -> None:
+        for item in list(self._waiting):
+            owner, offset, reached = item
+            if reached.done():
+                self._waiting.remove(item)
+            elif self._has(owner, offset):
+                reached.set_result(None)
+                self._waiting.remove(item)
+
+    async def _restore(self, name: str) -> None:
+        snapshot = await self._store.read_snapshot(name, POLICY_FOLD)
+        if snapshot is not None:
+            self._replica.restore(LiveExperiment.from_state(snapshot.offset, snapshot.state))
+
+    async def _read_to_end(self, owner: str) -> None:
+        while entries := await self._store.read(owner, self._replica.positions[owner], READ_COUNT):
+            for entry in entries:
+                self._replica.apply(owner, entry)
+            await asyncio.sleep(0)
+
+    async def _start_over_where_trimmed(self) -> None:
+        """A reader that slept through a trim has missed entries: their snapshot has them."""
+        for name in list(self._replica.registry.experiments):
+            if await self._store.trimmed(name) > self._replica.positions[name]:
+                log.warning("%s was trimmed past this worker's position; starting over from its snapshot", name)
+                await self._restore(name)

@@ -1,0 +1,98 @@
+"""Top-k answers, by model version and inputs: in this process, then in the store, then computed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import msgpack
+
+from bandit_serve.errors import StoreUnavailable
+from bandit_serve.models.model import Model
+from bandit_serve.store.store import Store
+
+MAX_ANSWERS = 10_000
+STORE_TIMEOUT_S = 0.02
+STORE_REST_S = 1.0
+LOOP_ITEMS = 20_000
+
+Items = list[tuple[str, float]]
+
+
+class TopKCache:
+    """`lifetime_s` bounds the age of an answer. A store that is slow is left alone for `STORE_REST_S`."""
+
+    def __init__(self, store: Store | None, *, lifetime_s: float) -> None:
+        self._store = store
+        self._lifetime_s = lifetime_s
+        self._answers: OrderedDict[str, tuple[float, Items]] = OrderedDict()
+        self._avoid_store_until_s = 0.0
+        self.hits = 0
+        self.misses = 0
+
+    async def get(
+        self, artifact: str, model: Model, user: str, k: int, exclude: Sequence[str]
+    ) -> tuple[Items, bool]:
+        """The `k` best items of `user` without `exclude`, and whether they came from a cache.
+
+        `artifact` is the SHA-256 of the model's file, so another version never answers.
+        """
+        digest = blake2b(
+            msgpack.packb([artifact, user, k, sorted(set(exclude))]), digest_size=20
+        ).hexdigest()
+        items = self._recall(digest)
+        if items is None:
+            items = await self._fetch(digest)
+        if items is not None:
+            self.hits += 1
+            return items, True
+        self.misses += 1
+        if model.n_items > LOOP_ITEMS:
+            items = await asyncio.to_thread(model.top_k, user, k, exclude)
+        else:
+            items = model.top_k(user, k, exclude)
+        self._remember(digest, items)
+        await self._share(digest, items)
+        return items, False
+
+    def _recall(self, digest: str) -> Items | None:
+        found = self._answers.get(digest)
+        if found is None:
+            return None
+        if found[0] < time.monotonic():
+            del self._answers[digest]
+            return None
+        self._answers.move_to_end(digest)
+        return found[1]
+
+    def _remember(self, digest: str, items: Items) -> None:
+        self._answers[digest] = (time.monotonic() + self._lifetime_s, items)
+        while len(self._answers) > MAX_ANSWERS:
+            self._answers.popitem(last=False)
+
+    async def _fetch(self, digest: str) -> Items | None:
+        if self._store is None or time.monotonic() < self._avoid_store_until_s:
+            return None
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT_S):
+                found = await self._store.cached(digest)
+        except (StoreUnavailable, TimeoutError):
+            self._avoid_store_until_s = time.monotonic() + STORE_REST_S
+            return None
+        if found is None:
+            return None
+        items = [(item, score) for item, score in msgpack.unpackb(found)]
+        self._remember(digest, items)
+        return items
+
+    async def _share(self, digest: str, items: Items) -> None:
+        if self._store is None or time.monotonic() < self._avoid_store_until_s:
+            return
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT_S):
+                await self._store.cache(digest, msgpack.packb(items), round(self._lifetime_s * 1000))
+        except (StoreUnavailable, TimeoutError):
+            self._avoid_store_until_s = time.monotonic() + STORE_REST_S

@@ -1,0 +1,135 @@
+"""Decisions whose attribution window is open, for experiments in which a missing reward counts as zero.
+
+They are kept as counts by time of decision, in buckets of 1/`BUCKETS` of the window, so their memory does not grow
+with the traffic. When a bucket's window has closed, by log time, those of its decisions that got no reward count as
+zeros, once. Until then they count by how likely a reward would have come by now, Σ G_k(age) (Vernade, Cappé and
+Perchet 2017), with G_k the delays that were seen for arm k.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BUCKETS = 256
+DELAY_BINS = 48
+POOLED_WEIGHT = 8.0
+
+Counts = NDArray[np.int64]
+
+
+class PendingDecisions:
+    """Times are Unix milliseconds. Everything is integers, so the fold is the same wherever it runs."""
+
+    def __init__(self, window_ms: int, n_arms: int) -> None:
+        self.window_ms = window_ms
+        self.n_arms = n_arms
+        self._width_ms = max(1, math.ceil(window_ms / BUCKETS))
+        self._exposed: dict[int, Counts] = {}
+        self._rewarded: dict[int, Counts] = {}
+        self._reached: dict[int, tuple[int, int]] = {}
+        self._early: dict[tuple[int, int], tuple[int, int]] = {}
+        self._delays: Counts = np.zeros((n_arms, DELAY_BINS), np.int64)
+        growth = (max(window_ms, 2)) ** (1.0 / DELAY_BINS)
+        self._edges_ms = growth ** np.arange(1, DELAY_BINS + 1)
+
+    def __len__(self) -> int:
+        exposed = sum(int(counts.sum()) for counts in self._exposed.values())
+        rewarded = sum(int(counts.sum()) for counts in self._rewarded.values())
+        return max(0, exposed - rewarded)
+
+    def exposed(self, incarnation: int, first: int, arms: NDArray[Any], times_ms: Counts) -> None:
+        """n decisions that were logged, numbered from `first` by the worker that made them."""
+        buckets = times_ms // self._width_ms
+        for bucket in np.unique(buckets).tolist():
+            counts = np.bincount(arms[buckets == bucket], minlength=self.n_arms)
+            self._exposed[bucket] = self._exposed.get(bucket, 0) + counts
+        end = first + len(arms)
+        for decision in [key for key in self._early if key[0] == incarnation and first <= key[1] < end]:
+            del self._early[decision]
+        self._reached[incarnation] = (end, int(times_ms[-1]))
+
+    def rewarded(self, rows: NDArray[np.void], now_ms: int) -> None:
+        """The objective's rewards (`events.REWARD`), as they arrive."""
+        arms = rows["arm"].astype(np.intp)
+        delays = np.maximum(now_ms - rows["time_ms"], 1)
+        bins = np.minimum(np.searchsorted(self._edges_ms, delays), DELAY_BINS - 1)
+        np.add.at(self._delays, (arms, bins), 1)
+        buckets = rows["time_ms"] // self._width_ms
+        for bucket in np.unique(buckets).tolist():
+            counts = np.bincount(arms[buckets == bucket], minlength=self.n_arms)
+            self._rewarded[bucket] = self._rewarded.get(bucket, 0) + counts
+        for incarnation in np.unique(rows["incarnation"]).tolist():
+            reached = self._reached.get(incarnation, (0, 0))[0]
+            early = (rows["incarnation"] == incarnation) & (rows["counter"] >= reached)
+            for i in np.flatnonzero(early).tolist():
+                self._early[incarnation, int(rows["counter"][i])] = (int(buckets[i]), int(arms[i]))
+
+    def close(self, now_ms: int) -> Counts | None:
+        """i64[K]: decisions that stayed without a reward and whose window has closed since; None if nothing did."""
+        due = sorted(b for b in {*self._exposed, *self._rewarded} if self._closes_ms(b) < now_ms)
+        if not due:
+            return None
+        zeros = np.zeros(self.n_arms, np.int64)
+        for bucket in due:
+            zeros += self._exposed.pop(bucket, 0)
+            zeros -= self._rewarded.pop(bucket, 0)
+        for decision, (bucket, arm) in list(self._early.items()):
+            if self._closes_ms(bucket) < now_ms:
+                zeros[arm] += 1
+                del self._early[decision]
+        for incarnation, (_, last_ms) in list(self._reached.items()):
+            if last_ms + 2 * self.window_ms < now_ms:
+                del self._reached[incarnation]
+        return np.maximum(zeros, 0)
+
+    def next_close_ms(self) -> int | None:
+        """From when on a tick would close something."""
+        buckets = {*self._exposed, *self._rewarded}
+        return self._closes_ms(min(buckets)) + 1 if buckets else None
+
+    def weights(self, now_ms: int) -> NDArray[np.float64]:
+        """f64[K]: how many of the open decisions would have shown a reward by now if they were to get one."""
+        buckets = sorted(self._exposed)
+        if not buckets or not self._delays.any():
+            return np.zeros(self.n_arms)
+        ages = np.array([max(now_ms - (2 * b + 1) * self._width_ms // 2, 1) for b in buckets])
+        bins = np.minimum(np.searchsorted(self._edges_ms, ages), DELAY_BINS - 1)
+        shown = self._shown()[:, bins]
+        exposed = np.array([self._exposed[b] for b in buckets]).T
+        none = np.zeros(self.n_arms, np.int64)
+        rewarded = np.array([self._rewarded.get(b, none) for b in buckets]).T
+        weights: NDArray[np.float64] = np.maximum(exposed * shown - rewarded, 0.0).sum(axis=1)
+        return weights
+
+    def _shown(self) -> NDArray[np.float64]:
+        """f64[K, bins]: the share of an arm's rewards that came within each delay, drawn towards all arms'."""
+        pooled = self._delays.sum(axis=0) / self._delays.sum()
+        own = self._delays + POOLED_WEIGHT * pooled
+        shown: NDArray[np.float64] = np.cumsum(own, axis=1) / own.sum(axis=1, keepdims=True)
+        return shown
+
+    def _closes_ms(self, bucket: int) -> int:
+        return (bucket + 1) * self._width_ms + self.window_ms
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "exposed": [[b, self._exposed[b].tolist()] for b in sorted(self._exposed)],
+            "rewarded": [[b, self._rewarded[b].tolist()] for b in sorted(self._rewarded)],
+            "reached": [[i, *self._reached[i]] for i in sorted(self._reached)],
+            "early": [[*decision, *self._early[decision]] for decision in sorted(self._early)],
+            "delays": self._delays.tolist(),
+        }
+
+    @classmethod
+    def from_state(cls, window_ms: int, n_arms: int, state: dict[str, Any]) -> PendingDecisions:
+        pending = cls(window_ms, n_arms)
+        pending._exposed = {b: np.array(counts, np.int64) for b, counts in state["exposed"]}
+        pending._rewarded = {b: np.array(counts, np.int64) for b, counts in state["rewarded"]}
+        pending._reached = {i: (counter, last_ms) for i, counter, last_ms in state["reached"]}
+        pending._early = {(i, counter): (bucket, arm) for i, counter, bucket, arm in state["early"]}
+        pending._delays = np.array(state["delays"], np.int64)
+        return pending

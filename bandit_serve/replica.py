@@ -1,0 +1,85 @@
+"""A worker's memory: the registry and all experiments, as their logs say they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bandit_serve import events
+from bandit_serve.errors import NotFound
+from bandit_serve.events import Census, Changed
+from bandit_serve.live import LiveExperiment
+from bandit_serve.models.registry import Registry, decode_registry_event
+from bandit_serve.store.keys import COMMON
+from bandit_serve.store.offset import START, Offset
+from bandit_serve.store.store import Entry
+
+
+class Replica:
+    """`apply` is the only way in. It is called with each entry of each log once, in the log's order."""
+
+    def __init__(self) -> None:
+        self.registry = Registry()
+        self.experiments: dict[str, LiveExperiment] = {}
+        self.by_uid: dict[int, LiveExperiment] = {}
+        self._positions: dict[str, Offset] = {COMMON: START}
+        self._listeners: list[Callable[[str], None]] = []
+        self._census_listener: Callable[[str, Census], None] | None = None
+
+    @property
+    def positions(self) -> dict[str, Offset]:
+        """How far each log has been applied: the common one, and one for each experiment that was announced."""
+        return self._positions
+
+    def on_change(self, listener: Callable[[str], None]) -> None:
+        """`listener(owner)` is called after each entry, with the experiment's id or `COMMON`."""
+        self._listeners.append(listener)
+
+    def on_census(self, listener: Callable[[str, Census], None]) -> None:
+        """`listener(owner, census)` is called at the offset at which a census was asked for."""
+        self._census_listener = listener
+
+    def apply(self, owner: str, entry: Entry) -> None:
+        if owner == COMMON:
+            self.registry.apply(entry.offset, decode_registry_event(entry.kind, entry.data))
+            for name in self.registry.experiments:
+                self._positions.setdefault(name, START)
+        else:
+            self._apply_experiment(owner, entry)
+        self._positions[owner] = entry.offset
+        for listener in self._listeners:
+            listener(owner)
+
+    def _apply_experiment(self, owner: str, entry: Entry) -> None:
+        event = events.decode(entry.kind, entry.data)
+        live = self.experiments.get(owner)
+        if live is None:
+            if not isinstance(event, Changed):
+                raise ValueError(f"the log of {owner} does not begin with its creation; its snapshot is missing")
+            live = LiveExperiment(event)
+            self._keep(live)
+        live.apply(entry.offset, event)
+        if isinstance(event, Census) and self._census_listener is not None:
+            self._census_listener(owner, event)
+
+    def restore(self, live: LiveExperiment) -> None:
+        """Takes over a snapshot; its log is to be applied from its offset on."""
+        self._keep(live)
+        self._positions[live.experiment.id] = live.offset
+        for listener in self._listeners:
+            listener(live.experiment.id)
+
+    def restore_registry(self, registry: Registry) -> None:
+        self.registry = registry
+        self._positions[COMMON] = registry.offset
+        for name in registry.experiments:
+            self._positions.setdefault(name, START)
+
+    def _keep(self, live: LiveExperiment) -> None:
+        self.experiments[live.experiment.id] = live
+        self.by_uid[live.record.uid] = live
+
+    def experiment(self, name: str) -> LiveExperiment:
+        try:
+            return self.experiments[name]
+        except KeyError:
+            raise NotFound(f"There is no experiment {name[:128]!r}.") from None

@@ -1,0 +1,1 @@
+"""What each route does: read the body, call the house, answer."""

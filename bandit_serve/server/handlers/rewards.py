@@ -1,0 +1,57 @@
+"""Rewards, one or many."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from msgspec import UNSET
+
+from bandit_serve.errors import FieldError, InvalidInput, InvalidToken, Late, NotFound
+from bandit_serve.rewards.messages import Reward, RewardsRequest, report
+from bandit_serve.server.service import Service
+from bandit_serve.server.wire import Body, negotiated
+
+ONE_OR_MANY = "expected either decision_id and value, or rewards"
+
+
+class RewardHandlers:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._body = Body(RewardsRequest, timeout_s=service.settings.seconds("body_timeout"), msgpack=True)
+
+    async def reward(self, request: web.Request) -> web.Response:
+        service = self._service
+        wish = await self._body.read(request)
+        single = wish.rewards is UNSET
+        rewards = _rewards(wish)
+        verdicts = await service.rewards.submit(rewards)
+        found = report(verdicts)
+        counters = service.counters
+        for verdict in set(verdicts):
+            counters.add(f"rewards_{verdict}", verdicts.count(verdict))
+        if single:
+            if verdicts[0] == "late":
+                raise Late("The decision's attribution window has closed.")
+            if verdicts[0] == "unknown":
+                raise NotFound("The decision's experiment does not exist any more.")
+            if verdicts[0] == "invalid":
+                raise self._why_invalid(rewards[0])
+        return negotiated(request, found)
+
+    def _why_invalid(self, reward: Reward) -> Exception:
+        refusal = self._service.rewards.refusal(reward)
+        if refusal is None:
+            return InvalidToken("decision_id: expected the decision_id of one of our decisions.")
+        at, detail = refusal
+        return InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
+
+
+def _rewards(wish: RewardsRequest) -> list[Reward]:
+    single = wish.decision_id is not UNSET or wish.value is not UNSET or wish.metric is not None
+    if wish.rewards is not UNSET:
+        if single:
+            raise InvalidInput(f"The body has both: {ONE_OR_MANY}.", [FieldError("rewards", ONE_OR_MANY)])
+        return wish.rewards
+    if wish.decision_id is UNSET or wish.value is UNSET:
+        missing = "decision_id" if wish.decision_id is UNSET else "value"
+        raise InvalidInput(f"{missing} is missing: {ONE_OR_MANY}.", [FieldError(missing, ONE_OR_MANY)])
+    return [Reward(wish.decision_id, wish.value, wish.metric)]

@@ -1,0 +1,150 @@
+"""Counters in memory that all workers share, and their reading by Prometheus.
+
+Each worker counts in a slot of its own, without locks; any worker answers a scrape for all. The set of series is
+fixed by the routes and by the experiments that exist, never by what a request says.
+"""
+
+from __future__ import annotations
+
+import mmap
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from bandit_serve.replica import Replica
+
+OUTCOMES = ("2xx", "4xx", "5xx")
+BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+SCALARS = (
+    "decisions",
+    "predictions",
+    "rewards_accepted",
+    "rewards_duplicate",
+    "rewards_late",
+    "rewards_unknown",
+    "rewards_invalid",
+    "exposures_lost",
+    "top_k_hits",
+    "top_k_misses",
+    "store_away",
+)
+MAX_EXPERIMENT_SERIES = 5_000
+_PER_ROUTE = len(OUTCOMES) + len(BUCKETS_S) + 2
+
+
+class Counters:
+    """`n_slots` rows of float64 in an anonymous or inherited mapping; this worker writes row `slot`."""
+
+    def __init__(self, routes: Sequence[str], *, n_slots: int = 1, slot: int = 0, fd: int = -1) -> None:
+        self.routes = tuple(routes)
+        self._width = len(SCALARS) + len(self.routes) * _PER_ROUTE
+        self._n_slots = n_slots
+        self._map = mmap.mmap(fd, self.nbytes(len(self.routes), n_slots))
+        self._all = memoryview(self._map).cast("d")
+        self._mine = self._all[slot * self._width : (slot + 1) * self._width]
+        self._scalars = {name: i for i, name in enumerate(SCALARS)}
+        self._starts = {route: len(SCALARS) + i * _PER_ROUTE for i, route in enumerate(self.routes)}
+
+    @staticmethod
+    def nbytes(n_routes: int, n_slots: int) -> int:
+        return 8 * n_slots * (len(SCALARS) + n_routes * _PER_ROUTE)
+
+    def add(self, scalar: str, amount: float = 1.0) -> None:
+        self._mine[self._scalars[scalar]] += amount
+
+    def set(self, scalar: str, value: float) -> None:
+        self._mine[self._scalars[scalar]] = value
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        mine, start = self._mine, self._starts[route]
+        mine[start + (0 if status < 400 else 1 if status < 500 else 2)] += 1.0
+        mine[start + 3 + bisect_left(BUCKETS_S, seconds)] += 1.0
+        mine[start + _PER_ROUTE - 1] += seconds
+
+    def total(self, scalar: str) -> float:
+        return self._sum(self._scalars[scalar])
+
+    def _sum(self, place: int) -> float:
+        return sum(self._all[slot * self._width + place] for slot in range(self._n_slots))
+
+    def routes_total(self) -> Iterator[tuple[str, list[float], list[float], float]]:
+        """For each route: requests by outcome, by latency bucket (not cumulated), and seconds in all."""
+        for route, start in self._starts.items():
+            sums = [self._sum(start + i) for i in range(_PER_ROUTE)]
+            yield route, sums[:3], sums[3:-1], sums[-1]
+
+
+class ServiceCollector(Collector):
+    """What a scrape says: the counters of all workers, and the experiments as the log says they are."""
+
+    def __init__(self, counters: Counters, replica: Replica) -> None:
+        self._counters = counters
+        self._replica = replica
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._requests()
+        yield from self._totals()
+        yield from self._experiments()
+
+    def _requests(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily(
+            "bandit_serve_requests", "Requests answered.", labels=["route", "outcome"]
+        )
+        latency = HistogramMetricFamily(
+            "bandit_serve_request_seconds", "From the parsed head of a request to its answer.", labels=["route"]
+        )
+        for route, outcomes, buckets, seconds in self._counters.routes_total():
+            for outcome, count in zip(OUTCOMES, outcomes, strict=True):
+                requests.add_metric([route, outcome], count)
+            cumulated, running = [], 0.0
+            for bound, count in zip((*BUCKETS_S, float("inf")), buckets, strict=True):
+                running += count
+                cumulated.append(("+Inf" if bound == float("inf") else repr(bound), running))
+            latency.add_metric([route], cumulated, seconds)
+        return (requests, latency)
+
+    def _totals(self) -> Iterable[Metric]:
+        total = self._counters.total
+        rewards = CounterMetricFamily("bandit_serve_rewards", "Rewards by verdict.", labels=["verdict"])
+        for verdict in ("accepted", "duplicate", "late", "unknown", "invalid"):
+            rewards.add_metric([verdict], total(f"rewards_{verdict}"))
+        yield rewards
+        yield CounterMetricFamily("bandit_serve_decisions", "Decisions made.", total("decisions"))
+        yield CounterMetricFamily("bandit_serve_predictions", "Predictions made.", total("predictions"))
+        yield CounterMetricFamily(
+            "bandit_serve_exposures_lost", "Exposures dropped because the store was away.", total("exposures_lost")
+        )
+        cache = CounterMetricFamily("bandit_serve_top_k_cache", "Top-k answers.", labels=["result"])
+        cache.add_metric(["hit"], total("top_k_hits"))
+        cache.add_metric(["miss"], total("top_k_misses"))
+        yield cache
+        yield GaugeMetricFamily(
+            "bandit_serve_workers_without_store", "Workers whose store is away.", total("store_away")
+        )
+
+    def _experiments(self) -> Iterable[Metric]:
+        """Bounded: experiments beyond `MAX_EXPERIMENT_SERIES` arms are left out, the newest first."""
+        exposures = CounterMetricFamily(
+            "bandit_serve_exposures", "Decisions in the log.", labels=["experiment", "arm"]
+        )
+        rewards = CounterMetricFamily(
+            "bandit_serve_objective_rewards", "Rewards of the objective in the log.", labels=["experiment", "arm"]
+        )
+        room = MAX_EXPERIMENT_SERIES
+        for name, live in self._replica.experiments.items():
+            room -= len(live.experiment.arms)
+            if room < 0:
+                break
+            for k, arm in enumerate(live.experiment.arm_names):
+                exposures.add_metric([name, arm], float(live.exposures[k]))
+                rewards.add_metric([name, arm], float(live.rewards[k]))
+        return (exposures, rewards)
+
+
+def exposition(collector: ServiceCollector) -> bytes:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    return generate_latest(registry)

@@ -1,0 +1,190 @@
+"""One worker's parts, put together: memory, the log, deciding, rewarding, and what runs beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from bandit_serve import events
+from bandit_serve.decisions.decisions import Decisions
+from bandit_serve.decisions.flush import Flusher
+from bandit_serve.decisions.refresh import Refresher
+from bandit_serve.errors import BanditServeError, StoreUnavailable
+from bandit_serve.log.changes import Changes
+from bandit_serve.log.keeper import Keeper, load_keyring
+from bandit_serve.log.results_log import ResultsLog
+from bandit_serve.log.tail import Tail
+from bandit_serve.models.artifact import ArtifactStore
+from bandit_serve.models.loaded import LoadedModels
+from bandit_serve.models.top_k_cache import TopKCache
+from bandit_serve.replica import Replica
+from bandit_serve.rewards.rewards import Rewards
+from bandit_serve.server.metrics import Counters
+from bandit_serve.settings import Settings
+from bandit_serve.store.store import Store
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 3.0
+HEARTBEAT_LIFETIME_MS = 10_000
+KEYS_EVERY_S = 30.0
+
+
+class WorkerCard(msgspec.Struct, frozen=True):
+    """What a worker says of itself to the others."""
+
+    incarnation: int
+    pid: int
+    host: str
+    started_ms: int
+
+
+class Service:
+    """`load` before the first request, `start` what runs in the background, `stop` in the end."""
+
+    def __init__(self, settings: Settings, store: Store, counters: Counters) -> None:
+        self.settings = settings
+        self.counters = counters
+        self.store = store
+        self.incarnation = secrets.randbits(64)
+        self.card = WorkerCard(self.incarnation, os.getpid(), socket.gethostname(), time.time_ns() // 1_000_000)
+        self.draining = False
+        self.ready = False
+        self.replica = Replica()
+        self.tail = Tail(store, self.replica)
+        self.changes = Changes(store, self.replica, self.tail)
+        self.results = ResultsLog(store)
+        self.artifacts = ArtifactStore(settings.data_dir / "artifacts", max_bytes=settings.max_artifact)
+        self.models = LoadedModels(self.artifacts, max_bytes=settings.model_memory)
+        self.top_k = TopKCache(store, lifetime_s=settings.seconds("top_k_lifetime"))
+        self.decisions: Decisions
+        self.rewards: Rewards
+        self.flusher: Flusher
+        self._tasks: list[asyncio.Task[None]] = []
+        self._answers: set[asyncio.Task[None]] = set()
+
+    @property
+    def degraded(self) -> bool:
+        return not self.tail.available
+
+    async def load(self) -> None:
+        """Checks the store and reads the state; `StoreUnavailable` while it is away, `StoreRefused` if unfit."""
+        await self.store.check()
+        keyring = await load_keyring(self.store)
+        await self.tail.load()
+        self.decisions = Decisions(self.replica, self.models, self.top_k, self.incarnation, keyring)
+        self.rewards = Rewards(self.store, self.replica, self.tail, keyring)
+        self.flusher = Flusher(self.store, self.decisions.deciders, self.incarnation)
+        self._keep_live_models()
+        self.replica.on_change(lambda owner: self._keep_live_models())
+        await self._load_live_models()
+        self.ready = True
+
+    def start(self) -> None:
+        settings = self.settings
+        keeper = Keeper(
+            self.store,
+            self.replica,
+            self.changes,
+            self.results,
+            incarnation=self.incarnation,
+            snapshot_every_s=settings.seconds("snapshot_every"),
+            retention_s=settings.seconds("retention_time"),
+            retention_bytes=settings.retention_bytes,
+            key_rotation_s=settings.seconds("key_rotation"),
+        )
+        self.replica.on_census(self._answer_census)
+        runs: list[Callable[[], Awaitable[None]]] = [
+            self.tail.run,
+            self.flusher.run,
+            Refresher(self.decisions.deciders).run,
+            keeper.run,
+            self._heartbeat,
+            self._renew_keys,
+        ]
+        for run in runs:
+            task: asyncio.Task[None] = asyncio.ensure_future(run())  # type: ignore[assignment]
+            task.add_done_callback(_report_death)
+            self._tasks.append(task)
+
+    async def stop(self) -> None:
+        """Flushes what was decided, waits for appends under way, and takes leave."""
+        try:
+            async with asyncio.timeout(self.settings.seconds("store_timeout") * 2):
+                await self.rewards.drain()
+                await self.flusher.flush()
+                await self.store.retire(msgspec.msgpack.encode(self.card))
+        except (StoreUnavailable, TimeoutError) as error:
+            log.warning("left without the last flush: %s", error)
+        for task in self._tasks:
+            task.remove_done_callback(_report_death)
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.store.close()
+
+    def _keep_live_models(self) -> None:
+        live = [
+            (arm.model, arm.version)
+            for experiment in self.replica.experiments.values()
+            if experiment.record.status in ("running", "paused")
+            for arm in experiment.experiment.arms
+            if arm.model is not None and arm.version is not None
+        ]
+        live += [
+            (model.name, model.production)
+            for model in self.replica.registry.models.values()
+            if model.production is not None
+        ]
+        self.models.keep_live(frozenset(live))
+
+    async def _load_live_models(self) -> None:
+        """So that the first request for an arm finds its model in memory."""
+        for reference in self.models.live:
+            version = self.replica.registry.version(*reference)
+            try:
+                await self.models.load(version)
+            except BanditServeError as error:
+                log.warning("%s %s can not be loaded: %s", *reference, error)
+
+    async def _heartbeat(self) -> None:
+        card = msgspec.msgpack.encode(self.card)
+        while True:
+            try:
+                await self.store.announce(card, HEARTBEAT_LIFETIME_MS)
+            except StoreUnavailable:
+                pass
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def _renew_keys(self) -> None:
+        while True:
+            await asyncio.sleep(KEYS_EVERY_S)
+            try:
+                self.decisions.keyring = self.rewards.keyring = await load_keyring(self.store)
+            except StoreUnavailable:
+                continue
+
+    def _answer_census(self, owner: str, census: events.Census) -> None:
+        answer = self.replica.experiments[owner].digest().encode()
+        task = asyncio.create_task(self._report(owner, census.key, answer))
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+    async def _report(self, owner: str, key: str, answer: bytes) -> None:
+        try:
+            await self.store.report(owner, key, self.incarnation, answer)
+        except StoreUnavailable as error:
+            log.warning("a census went unanswered: %s", error)
+
+
+def _report_death(task: asyncio.Task[None]) -> None:
+    """A background task that ends on its own is a bug: without it the worker would only seem to work."""
+    if not task.cancelled():
+        log.critical("a background task ended; the worker leaves", exc_info=task.exception())
+        os._exit(70)

@@ -1,0 +1,113 @@
+"""Bodies: read with a limit and a time-out, as JSON or MessagePack in and out."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
+
+T = TypeVar("T")
+
+JSON, MSGPACK = "application/json", "application/msgpack"
+JSON_HEADERS = {"Content-Type": JSON}
+MSGPACK_HEADERS = {"Content-Type": MSGPACK}
+
+encode_json = msgspec.json.Encoder().encode
+encode_msgpack = msgspec.msgpack.Encoder().encode
+
+_at = re.compile(r" - at `(?P<path>[^`]*)`$")
+
+
+class Body(Generic[T]):
+    """What one route takes: decodes to `kind`, from JSON and, where the contract says so, from MessagePack."""
+
+    def __init__(self, kind: type[T], *, timeout_s: float, msgpack: bool = False, optional: bool = False) -> None:
+        self.kind = kind
+        self.msgpack = msgpack
+        self.optional = optional
+        self._timeout_s = timeout_s
+        self._json = msgspec.json.Decoder(kind).decode
+        self._msgpack = msgspec.msgpack.Decoder(kind).decode
+
+    async def read(self, request: web.Request) -> T:
+        """`InvalidInput` that names the field, `UnsupportedMedia`, `TooLarge`, or `TimeoutError`."""
+        body = await read_bytes(request, self._timeout_s)
+        content_type = request.headers.get("Content-Type", JSON)
+        if not body and self.optional:
+            body, content_type = b"{}", JSON
+        try:
+            if content_type == JSON or _essence(content_type) == JSON:
+                return self._json(body)
+            if self.msgpack and _essence(content_type) == MSGPACK:
+                return self._msgpack(body)
+        except msgspec.ValidationError as error:
+            raise _invalid(str(error)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidInput(f"The body can not be read: {_sentence(str(error))}") from None
+        spoken = f"{JSON} or {MSGPACK}" if self.msgpack else JSON
+        raise UnsupportedMedia(f"Expected a Content-Type of {spoken}, not {content_type[:80]!r}.")
+
+
+async def read_bytes(request: web.Request, timeout_s: float) -> bytes:
+    """The whole body. One that is here already costs no timer."""
+    if request.content.is_eof():
+        return await request.read()
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise TooLarge("The request's body is larger than this service accepts.") from None
+
+
+def answer(request: web.Request, content: Any, status: int = 200, etag: int | None = None) -> web.Response:
+    """`content` as JSON, with its revision as its ETag."""
+    headers = JSON_HEADERS if etag is None else {"Content-Type": JSON, "ETag": f'"{etag}"'}
+    return web.Response(status=status, body=encode_json(content), headers=headers)
+
+
+def negotiated(request: web.Request, content: Any) -> web.Response:
+    """`content` in the form that `Accept` asks for; without a wish, in the form of the request."""
+    headers = request.headers
+    accept = headers.get("Accept")
+    if accept is None or accept == "*/*" or ("json" not in accept and "msgpack" not in accept):
+        wanted = headers.get("Content-Type", JSON)
+    else:
+        wanted = accept
+    if "msgpack" in wanted and not ("json" in wanted and wanted.index("json") < wanted.index("msgpack")):
+        return web.Response(body=encode_msgpack(content), headers=MSGPACK_HEADERS)
+    return web.Response(body=encode_json(content), headers=JSON_HEADERS)
+
+
+def revision(request: web.Request) -> int | None:
+    """The revision that `If-Match` names; None where any will do; −1, which none has, where it is not ours."""
+    header = request.headers.get("If-Match")
+    if header is None or header.strip() == "*":
+        return None
+    text = header.strip().removeprefix("W/").strip('"')
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1
+
+
+def actor(request: web.Request) -> str:
+    """Who is asking, for the history."""
+    return f"http:{request.remote or 'unix'}"
+
+
+def _essence(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _invalid(message: str) -> InvalidInput:
+    found = _at.search(message)
+    path = found["path"].removeprefix("$").removeprefix(".") if found else ""
+    detail = message[: found.start()] if found else message
+    where = f"{path}: {detail}." if path else f"{detail}."
+    return InvalidInput(where, [FieldError(path, detail)])
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."

@@ -1,0 +1,158 @@
+"""One worker process: loads, accepts, answers, and leaves without dropping anything.
+
+Started by the supervisor as `python -m bandit_serve.server.worker PLAN`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+
+import msgspec
+import uvloop
+from aiohttp import web
+
+from bandit_serve.errors import StoreRefused, StoreUnavailable
+from bandit_serve.parent import end_with_parent
+from bandit_serve.server.app import ROUTE_LABELS, make_app
+from bandit_serve.server.metrics import Counters
+from bandit_serve.server.service import Service
+from bandit_serve.settings import Settings
+from bandit_serve.store.store import Store
+
+log = logging.getLogger(__name__)
+
+READY, DRAINING = b"r", b"d"
+LOAD_RETRY_S = 0.2
+LOAD_QUIETLY_S = 3.0
+MAX_LAST_ACCEPTS = 4_096
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What the supervisor gives to a worker. The `fd`s are inherited."""
+
+    settings: Settings
+    store_url: str
+    parent: int
+    listen_fd: int
+    status_fd: int
+    counters_fd: int
+    n_slots: int
+    slot: int
+
+
+class Worker:
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._settings = plan.settings
+        self._listener = socket.socket(fileno=plan.listen_fd)
+        counters = Counters(ROUTE_LABELS, n_slots=plan.n_slots, slot=plan.slot, fd=plan.counters_fd)
+        store = Store(
+            plan.store_url,
+            namespace=plan.settings.namespace,
+            timeout_s=plan.settings.seconds("store_timeout"),
+        )
+        self._service = Service(plan.settings, store, counters)
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        runner = web.AppRunner(
+            make_app(self._service),
+            access_log=logging.getLogger("bandit_serve.access") if self._settings.access_log else None,
+            handle_signals=False,
+            shutdown_timeout=self._settings.seconds("drain"),
+        )
+        await runner.setup()
+        loading = asyncio.create_task(self._load())
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({loading, stopping}, timeout=LOAD_QUIETLY_S, return_when=asyncio.FIRST_COMPLETED)
+        # While the store is away at the start, callers are told so instead of waiting in the socket's queue.
+        site = web.SockSite(runner, self._listener.dup())
+        await site.start()
+        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            loading.result()
+            self._service.start()
+            self._tell(READY)
+            await stopping
+        await self._leave(runner, site)
+        loading.cancel()
+
+    async def _load(self) -> None:
+        while True:
+            try:
+                await self._service.load()
+                return
+            except StoreUnavailable as error:
+                log.warning("waiting for the store: %s", error)
+                await asyncio.sleep(LOAD_RETRY_S)
+
+    async def _leave(self, runner: web.AppRunner, site: web.SockSite) -> None:
+        """Stops accepting, answers what came, flushes, leaves."""
+        self._service.draining = True
+        self._tell(DRAINING)
+        await site.stop()
+        await self._accept_the_last(runner)
+        self._listener.close()
+        await self._until_idle(runner)
+        await runner.cleanup()
+        if self._service.ready:
+            await self._service.stop()
+
+    async def _accept_the_last(self, runner: web.AppRunner) -> None:
+        """Takes the connections that are in the socket's queue: with its last owner they would be reset."""
+        assert runner.server is not None
+        loop = asyncio.get_running_loop()
+        self._listener.setblocking(False)
+        for _ in range(MAX_LAST_ACCEPTS):
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                continue
+            connection.setblocking(False)
+            await loop.connect_accepted_socket(runner.server, connection)
+
+    async def _until_idle(self, runner: web.AppRunner) -> None:
+        """Waits for kept-alive connections to send their last request, which closes them, or to stay silent."""
+        assert runner.server is not None
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._settings.seconds("idle_grace")
+        while runner.server.connections and loop.time() < until_s:
+            await asyncio.sleep(0.01)
+
+    def _tell(self, status: bytes) -> None:
+        try:
+            os.write(self._plan.status_fd, status)
+        except BrokenPipeError:
+            self._stopping.set()
+
+
+def main() -> None:
+    plan = msgspec.json.decode(sys.argv[1], type=Plan)
+    end_with_parent(plan.parent)
+    logging.basicConfig(
+        level=plan.settings.log_level.upper(),
+        format=f"%(asctime)s %(levelname)s worker {os.getpid()} %(name)s: %(message)s",
+    )
+    try:
+        uvloop.run(_run(plan))
+    except StoreRefused as error:
+        log.critical("%s", error)
+        sys.exit(1)
+
+
+async def _run(plan: Plan) -> None:
+    await Worker(plan).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Settings: each has a flag, a `BANDIT_SERVE_*` variable and a config key of the same name, in that order of strength."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from bandit_serve.durations import DURATION_PATTERN, parse_duration_ms
+from bandit_serve.errors import UsageError
+
+PREFIX = "BANDIT_SERVE_"
+Duration = Annotated[str, Meta(pattern=DURATION_PATTERN)]
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All of them, with their defaults. Sizes are in bytes."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8000
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    store: str | None = None
+    data: str = "bandit-serve-data"
+    insecure: bool = False
+    access_log: bool = False
+    log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    namespace: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{1,64}$")] = "bandit_serve"
+    store_timeout: Duration = "1s"
+    body_timeout: Duration = "10s"
+    max_body: Annotated[int, Meta(ge=1_024)] = 16 * 2**20
+    max_artifact: Annotated[int, Meta(ge=1_024)] = 4 * 2**30
+    model_memory: Annotated[int, Meta(ge=0)] = 2 * 2**30
+    top_k_lifetime: Duration = "60s"
+    drain: Duration = "10s"
+    idle_grace: Duration = "1s"
+    retention_time: Duration = "7d"
+    retention_bytes: Annotated[int, Meta(ge=2**20)] = 256 * 2**20
+    snapshot_every: Duration = "60s"
+    key_rotation: Duration = "30d"
+
+    def seconds(self, name: str) -> float:
+        """A duration setting in seconds."""
+        return parse_duration_ms(getattr(self, name)) / 1000
+
+    @property
+    def data_dir(self) -> Path:
+        return Path(self.data)
+
+
+def load_settings(
+    flags: Mapping[str, Any], *, config: str | None = None, environ: Mapping[str, str] = os.environ
+) -> Settings:
+    """Flags over variables over the config file (TOML) over defaults; `UsageError` names the one that is wrong.
+
+    A flag that is None was not given.
+    """
+    config = config or environ.get(f"{PREFIX}CONFIG")
+    values: dict[str, Any] = _read_config(config) if config else {}
+    for name in Settings.__struct_fields__:
+        if (text := environ.get(PREFIX + name.upper())) is not None:
+            values[name] = text
+    values.update({name: value for name, value in flags.items() if value is not None})
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"A setting is wrong: {error}.") from None
+
+
+def _read_config(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise UsageError(f"The config file {path} can not be read: {error.strerror}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"The config file {path} is not TOML: {error}.") from None

@@ -1,0 +1,70 @@
+"""Every key in the store: its type, how long it lives, and why it is there.
+
+All keys of one experiment share the hash tag `{experiment}`, and all that is common to the service shares
+`{.common}`, so each lives in one slot of a cluster and a script may touch everything it needs. No experiment can be
+called `.common`: names start with a letter or a digit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+COMMON = ".common"
+SEEN_BLOCK_BITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """`namespace` lets several services share one store."""
+
+    namespace: str = "bandit_serve"
+
+    def log(self, owner: str) -> str:
+        """Stream, trimmed by retention: the log of an experiment, or of the registry (`COMMON`)."""
+        return f"{self.namespace}:{{{owner}}}:log"
+
+    def head(self, owner: str) -> str:
+        """String, for ever: the revision of the last configuration change. Changes compare and set it."""
+        return f"{self.namespace}:{{{owner}}}:head"
+
+    def snapshots(self, owner: str, fold: str) -> str:
+        """Hash of log offset to state, as long as the log reaches back: where a fold starts from."""
+        return f"{self.namespace}:{{{owner}}}:snapshots:{fold}"
+
+    def trimmed(self, owner: str) -> str:
+        """String, for ever: the last offset that is no longer in the log. A reader behind it starts over."""
+        return f"{self.namespace}:{{{owner}}}:trimmed"
+
+    def seen(self, owner: str, metric: str, incarnation: int, block: int) -> str:
+        """Bitmap, one bit a decision: which rewards are in the log.
+
+        Lives until the youngest token that it must refuse has expired: its time + window + grace.
+        """
+        return f"{self.namespace}:{{{owner}}}:seen:{metric}:{incarnation:016x}:{block}"
+
+    def exposed(self, owner: str, incarnation: int) -> str:
+        """String, one hour: the next exposure that this worker may append, so that a repeated flush adds nothing."""
+        return f"{self.namespace}:{{{owner}}}:exposed:{incarnation:016x}"
+
+    def census(self, owner: str, name: str) -> str:
+        """Hash of worker to digest, one minute: the answers to a `Census` event."""
+        return f"{self.namespace}:{{{owner}}}:census:{name}"
+
+    @property
+    def token_keys(self) -> str:
+        """Hash of key id to creation time and key, for ever: what decision tokens are signed with."""
+        return f"{self.namespace}:{{{COMMON}}}:token-keys"
+
+    @property
+    def lease(self) -> str:
+        """String, seconds: the worker that writes snapshots, trims and ticks."""
+        return f"{self.namespace}:{{{COMMON}}}:lease"
+
+    @property
+    def workers(self) -> str:
+        """Sorted set of what each worker says of itself, by when it counts as dead."""
+        return f"{self.namespace}:{{{COMMON}}}:workers"
+
+    def top_k(self, digest: str) -> str:
+        """String, the cache's lifetime: a top-k answer, by model version and inputs."""
+        return f"{self.namespace}:{{{digest[:4]}}}:top-k:{digest}"

@@ -1,0 +1,25 @@
+"""A place in a log: the id of a stream's entry. Its first number is the store's clock, in Unix milliseconds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Offset(NamedTuple):
+    time_ms: int
+    sequence: int
+
+    @classmethod
+    def parse(cls, text: bytes | str) -> Offset:
+        time_ms, _, sequence = (text.decode() if isinstance(text, bytes) else text).partition("-")
+        return cls(int(time_ms), int(sequence or 0))
+
+    def __str__(self) -> str:
+        return f"{self.time_ms}-{self.sequence}"
+
+    @property
+    def next(self) -> Offset:
+        return Offset(self.time_ms, self.sequence + 1)
+
+
+START = Offset(0, 0)

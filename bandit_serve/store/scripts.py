@@ -1,0 +1,35 @@
+"""The Lua scripts: what must happen in the store at once or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+Argument = str | bytes | int
+
+
+class Script:
+    """A script by the name of its `.lua` file beside this module."""
+
+    def __init__(self, name: str) -> None:
+        self.source = files(__package__).joinpath(f"{name}.lua").read_text()
+        self._sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+    async def run(self, client: Redis, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """One EVALSHA; a store that was restarted and forgot the script is sent its source."""
+        try:
+            return await client.execute_command("EVALSHA", self._sha, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return await client.execute_command("EVAL", self.source, len(keys), *keys, *arguments)
+
+
+APPEND_REWARDS = Script("append_rewards")
+APPEND_CHANGE = Script("append_change")
+APPEND_EXPOSURES = Script("append_exposures")
+TRIM = Script("trim")
+HOLD_LEASE = Script("hold_lease")
