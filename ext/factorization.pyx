@@ -36,7 +36,7 @@ cdef packed struct Sample:
     float rating
 
 cdef enum:
-    LANES = 16  # partial sums of a dot product: their order is fixed here, so the compiler may use any vector width
+    LANES = 16  # partial sums of a dot product, their order fixed here so that any vector width will do
     AHEAD = 8   # how many samples or pairs ahead rows are fetched
 
 
@@ -117,8 +117,8 @@ def sgd_epoch(Sample[::1] samples, generator, float[:, ::1] user_factors, float[
     user_biases, item_biases : (n_users,), (n_items,) float32; updated in place
     mean, rate : μ and the learning rate
 
-    Returns the mean squared error of the samples, each before its own update; infinite or NaN when it diverged.
-    Raises InvalidInput when shapes disagree or a sample's row does not exist.
+    Returns the mean squared error of the samples, each before its own update; infinite or NaN when it
+    diverged. Raises InvalidInput when shapes disagree or a sample's row does not exist.
     """
     cdef Py_ssize_t n = samples.shape[0], f = user_factors.shape[1]
     cdef Py_ssize_t n_users = user_factors.shape[0], n_items = item_factors.shape[0]
@@ -145,7 +145,8 @@ def sgd_epoch(Sample[::1] samples, generator, float[:, ::1] user_factors, float[
     random = <bitgen_t *> PyCapsule_GetPointer(capsule, "BitGenerator")
     with bit_generator.lock, nogil:
         for at in range(n):
-            wrong |= (<uint32_t> samples[at].user >= <size_t> n_users) | (<uint32_t> samples[at].item >= <size_t> n_items)
+            wrong |= <uint32_t> samples[at].user >= <size_t> n_users
+            wrong |= <uint32_t> samples[at].item >= <size_t> n_items
         if not wrong:
             for at in range(n - 1, 0, -1):
                 other = below(random, <uint32_t> (at + 1))
@@ -206,9 +207,9 @@ cdef inline void sift_up(Scored *heap, Py_ssize_t at) noexcept nogil:
 cdef class Factorization:
     """Scores of a fitted biased matrix factorization: r̂(u, i) = mean + b_u + b_i + p_u·q_i, not clipped.
 
-    Scores are float64 sums of float32 parameters; the dot product is a float32 sum in a fixed order, the same in every
-    method, so each gives the same bits for the same pair. A user or an item that was never seen adds neither its bias
-    nor the dot product. Row −1 stands for such a one.
+    Scores are float64 sums of float32 parameters; the dot product is a float32 sum in a fixed order, the same
+    in every method, so each gives the same bits for the same pair. A user or an item that was never seen adds
+    neither its bias nor the dot product. Row −1 stands for such a one.
     """
 
     cdef readonly double mean
@@ -231,9 +232,9 @@ cdef class Factorization:
     def _set(self, mean, user_factors, item_factors, user_biases, item_biases, user_ids, item_ids):
         """Takes the parameters as they are, without a copy.
 
-        user_factors, item_factors: (n_users, f), (n_items, f) float32, C-contiguous; user_biases, item_biases: (n_users,),
-        (n_items,) float32; user_ids, item_ids: IdTable. At least one of each. InvalidInput when a shape or dtype is
-        another, or a score could be infinite or NaN.
+        user_factors, item_factors: (n_users, f), (n_items, f) float32, C-contiguous; user_biases,
+        item_biases: (n_users,), (n_items,) float32; user_ids, item_ids: IdTable. At least one of each.
+        InvalidInput when a shape or dtype is another, or a score could be infinite or NaN.
         """
         if self.users:
             raise InvalidInput("The model is fitted already; make a new one.")
@@ -304,7 +305,7 @@ cdef class Factorization:
         return id_row(&self.user_view, user_id) >= 0 and id_row(&self.item_view, item_id) >= 0
 
     def score(self, Py_ssize_t user_row, Py_ssize_t item_row):
-        """The predicted rating of a pair of rows. InvalidInput for a row that does not exist (−1: never seen)."""
+        """The predicted rating of a pair of rows (−1: never seen). InvalidInput when there is no such row."""
         self.fitted()
         if user_row < -1 or user_row >= self.users or item_row < -1 or item_row >= self.items:
             raise InvalidInput("There is no such row.")
@@ -325,7 +326,8 @@ cdef class Factorization:
         cdef double *out = <double *> cnp.PyArray_DATA(scores)
         with nogil:
             for at in range(n):
-                wrong |= (users[at] < -1) | (users[at] >= self.users) | (items[at] < -1) | (items[at] >= self.items)
+                wrong |= (users[at] < -1) | (users[at] >= self.users)
+                wrong |= (items[at] < -1) | (items[at] >= self.items)
             if not wrong:
                 for at in range(n):
                     ahead = at + AHEAD
@@ -366,8 +368,8 @@ cdef class Factorization:
     def top_k(self, user_id, Py_ssize_t k=10, exclude=()):
         """The k items with the highest predicted rating: [(item_id, score)], best first, ties by item id.
 
-        k: 1 or more; fewer come back when fewer are left. exclude: ids (str or int) not to rank; unknown ones are
-        ignored. For a user never seen the ranking is by item bias.
+        k: 1 or more; fewer come back when fewer are left. exclude: ids (str or int) not to rank; unknown ones
+        are ignored. For a user never seen the ranking is by item bias.
         """
         cdef Py_ssize_t user, item, kept = 0, at
         cdef uint8_t *skip = NULL
@@ -444,7 +446,7 @@ cdef as_rows(values):
 
 
 def largest(values):
-    """The largest magnitude in a contiguous float32 array; infinite when an entry is NaN or infinite, 0 when empty."""
+    """The largest magnitude in a contiguous float32 array, 0 when empty; infinite when one is NaN or infinite."""
     cdef const float[::1] flat = values.reshape(-1)
     cdef Py_ssize_t n = flat.shape[0], at
     cdef const int32_t *bits

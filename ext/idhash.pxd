@@ -1,7 +1,8 @@
 """Looking up an id in an open-addressing table over one blob of UTF-8 text: inline code that kernels share.
 
-`slots[h]` is 0 for an empty slot, otherwise 1 + the row of an id; collisions go to the next slot. At most half of
-the slots are taken, so every probe ends. The seed is random in every process, so a file cannot be made to collide.
+`slots[h]` is 0 for an empty slot, otherwise 1 + the row of an id; collisions go to the next slot. At most
+half of the slots are taken, so every probe ends. The seed is random in every process, so a file cannot be
+made to collide.
 """
 
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
@@ -11,7 +12,7 @@ from libc.string cimport memcmp, memcpy
 
 
 cdef extern from "Python.h":
-    # The table in Cython declares that it raises; here a failure is an answer (no such id), so it is cleared by hand.
+    # Declared here without an exception: a failure is an answer (no such id) and is cleared by hand.
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) noexcept
     void PyErr_Clear()
 
@@ -25,7 +26,7 @@ cdef struct IdView:
 
 
 cdef inline uint64_t id_hash(const uint8_t *text, Py_ssize_t size, uint64_t seed) noexcept nogil:
-    """Eight bytes at a time, multiplied and folded; the finaliser is splitmix64's (Steele, Lea, Flood 2014)."""
+    """Eight bytes at a time, multiplied and folded; splitmix64's finaliser (Steele, Lea, Flood 2014)."""
     cdef uint64_t hashed = seed ^ <uint64_t> size * <uint64_t> 0x9E3779B97F4A7C15
     cdef uint64_t word
     while size >= 8:

@@ -31,7 +31,8 @@ cdef inline bint has_control(const uint8_t *text, Py_ssize_t size) noexcept nogi
     return False
 
 
-cdef inline bint ascends(const uint8_t *a, Py_ssize_t a_size, const uint8_t *b, Py_ssize_t b_size) noexcept nogil:
+cdef inline bint ascends(const uint8_t *a, Py_ssize_t a_size,
+                         const uint8_t *b, Py_ssize_t b_size) noexcept nogil:
     """Whether a < b, byte by byte (which for UTF-8 is the order of code points)."""
     cdef int order = memcmp(a, b, min(a_size, b_size))
     return order < 0 or (order == 0 and a_size < b_size)
@@ -49,8 +50,8 @@ cdef class IdTable:
     offsets : (n + 1,) int64, contiguous
         Where each id starts; the last is `n_bytes`. Copied only when it is writeable.
 
-    Raises `InvalidInput` when the offsets do not describe the text, or an id is not 1 to 256 bytes of UTF-8 without
-    control characters, or the ids are not strictly ascending.
+    Raises `InvalidInput` when the offsets do not describe the text, or an id is not 1 to 256 bytes of UTF-8
+    without control characters, or the ids are not strictly ascending.
     """
 
     cdef readonly object text
@@ -95,7 +96,7 @@ cdef class IdTable:
         cdef const int64_t *offsets = self.view.offsets
         cdef Py_ssize_t row, length, before = 0
         cdef const char *wrong = NULL
-        # The offsets first, all of them: nothing is read through one before it is known to be inside the text.
+        # All offsets first: nothing is read through one before it is known to be inside the text.
         if offsets[0] != 0 or offsets[self.size] != n_bytes:
             raise InvalidInput("The offsets of ids must begin with 0 and end with the length of the text.")
         with nogil:
@@ -120,7 +121,7 @@ cdef class IdTable:
         if wrong != NULL:
             raise InvalidInput(f"Id number {row} {wrong.decode()}.")
         try:
-            # Every id begins at the first byte of a character, so each is UTF-8 when all of them together are.
+            # Every id begins at the first byte of a character: each is UTF-8 when all together are.
             str(memoryview(self.text), "utf-8")
         except UnicodeDecodeError:
             raise InvalidInput("The text of the ids is not UTF-8.") from None
@@ -133,7 +134,8 @@ cdef class IdTable:
         self.view.seed = SEED
         with nogil:
             for row in range(self.size):
-                slot = id_hash(self.view.text + offsets[row], offsets[row + 1] - offsets[row], SEED) & (capacity - 1)
+                slot = id_hash(self.view.text + offsets[row], offsets[row + 1] - offsets[row], SEED)
+                slot &= capacity - 1
                 while slots[slot] != 0:
                     slot = (slot + 1) & (capacity - 1)
                 slots[slot] = <int32_t> (row + 1)
@@ -157,7 +159,7 @@ cdef class IdTable:
         return id_row(&self.view, key)
 
     def rows(self, keys):
-        """(n,) int64: the row of each id of a sequence of str or int, or of an array of them; −1 when unknown."""
+        """(n,) int64: the row of each id of a sequence or array of str or int; −1 when unknown."""
         cdef Py_ssize_t at
         cdef list names = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
         found = np.empty(len(names), np.int64)

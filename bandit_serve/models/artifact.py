@@ -1,9 +1,10 @@
 """Model files: safetensors, mapped into memory, named by the SHA-256 of their content.
 
-The format (https://huggingface.co/docs/safetensors): 8 bytes, little-endian, the length of a JSON header; the header,
-`{"name": {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {str: str}}`; the tensors' bytes without
-holes. Ours carry one metadata entry, `bandit_serve`, which is JSON: `{"family", "format_version", "parameters"}`. It is
-one entry because the library writes several in random order, and equal models are to be equal files.
+The format (https://huggingface.co/docs/safetensors): 8 bytes, little-endian, the length of a JSON header; the
+header, `{"name": {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {str: str}}`; the tensors'
+bytes without holes. Ours carry one metadata entry, `bandit_serve`, which is JSON: `{"family",
+"format_version", "parameters"}`. It is one entry because the library writes several in random order, and
+equal models are to be equal files.
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ class Artifact:
     def tensor(self, name: str, dtype: str, shape: Sequence[int | None]) -> NDArray[Any]:
         """The tensor as a read-only array without a copy.
 
-        `dtype` is the format's name ("F32") and `shape` what the family needs (None: any length); another one is
-        refused with `InvalidArtifact`.
+        `dtype` is the format's name ("F32") and `shape` what the family needs (None: any length); another one
+        is refused with `InvalidArtifact`.
         """
         found = self.tensors.get(name)
         if found is None:
@@ -134,10 +135,11 @@ class ArtifactStore:
         *,
         check: Callable[[Artifact], object] | None = None,
     ) -> tuple[str, int]:
-        """Stores a file; (sha256, size in bytes). It is on disk when this returns; putting it again changes nothing.
+        """Stores a file on disk; returns (sha256, size in bytes). Putting it again changes nothing.
 
-        `source` is a binary stream (read to its end), the content, or a path. `check` is called with the artifact
-        before it gets its name, and refuses it by raising. Raises `InvalidArtifact`, and `TooLarge` above `max_bytes`.
+        `source` is a binary stream (read to its end), the content, or a path. `check` is called with the
+        artifact before it gets its name, and refuses it by raising. Raises `InvalidArtifact`, and `TooLarge`
+        above `max_bytes`.
         """
         if isinstance(source, str | os.PathLike):
             try:
@@ -182,7 +184,7 @@ class ArtifactStore:
         _sync_directory(self.root)
 
     def path(self, sha256: str) -> Path:
-        """Where the file is or would be. Raises `InvalidInput` for what is not a SHA-256 in lower-case hexadecimal."""
+        """Where the file is or would be. Raises `InvalidInput` for what is not a SHA-256."""
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise InvalidInput("An artifact is named by a SHA-256 of 64 lower-case hexadecimal digits.")
         return self.root / f"{sha256}.safetensors"

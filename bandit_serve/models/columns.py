@@ -18,7 +18,7 @@ def rating_column(ratings: ArrayLike) -> NDArray[np.float32]:
         raise InvalidInput("The ratings must be a vector of numbers.")
     if not column.size:
         raise InvalidInput("There must be at least one rating.")
-    # An SGD step in float32 squares what it reads; within 1e6 nothing overflows before it has visibly diverged.
+    # Far from where float32 ends, so that training diverges visibly before anything overflows.
     if not (np.abs(column.astype(np.float64)) <= 1e6).all():
         raise InvalidInput("Every rating must be finite and at most a million in size.")
     return column.astype(np.float32)

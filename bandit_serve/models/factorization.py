@@ -19,10 +19,10 @@ from bandit_serve.models.ids import id_tensors, index_ids, read_ids
 
 
 class MatrixFactorization(Factorization):
-    """r̂(u, i) = μ + b_u + b_i + p_u·q_i (Koren, Bell, Volinsky 2009, "Matrix factorization techniques", eq. 4).
+    """r̂(u, i) = μ + b_u + b_i + p_u·q_i (Koren, Bell, Volinsky 2009, eq. 4), the parameters by SGD.
 
-    Scores are not clipped to the range of the ratings: clipping would tie the best items of a generous user, and lowers
-    the RMSE on MovieLens by 0.0002 only.
+    Scores are not clipped to the range of the ratings: clipping would tie the best items of a generous user,
+    and lowers the RMSE on MovieLens by 0.0002 only.
 
     Parameters
     ----------
@@ -73,11 +73,11 @@ class MatrixFactorization(Factorization):
 
         users, items : n ids each, str or int (12 and "12" are one id)
         ratings : n finite numbers
-        on_epoch : called as `on_epoch(done, epochs, rmse)` after each epoch; the RMSE is that of the training ratings,
-            each before its own update
+        on_epoch : called as `on_epoch(done, epochs, rmse)` after each epoch; the RMSE is that of the training
+            ratings, each before its own update
 
-        Raises `InvalidInput` when the columns disagree or are empty, an id or a rating is not valid, or the descent
-        diverged.
+        Raises `InvalidInput` when the columns disagree or are empty, an id or a rating is not valid, or the
+        descent diverged.
         """
         values = rating_column(ratings)
         user_ids, user_rows = index_ids(users, "users")

@@ -16,8 +16,8 @@ from bandit_serve.models.artifact import Artifact
 def index_ids(ids: ArrayLike, what: str) -> tuple[IdTable, NDArray[np.int64]]:
     """The table of the distinct ids and the row of each.
 
-    `ids`: n str or int, an array or a sequence. Raises `InvalidInput` for other types and for an id that is not 1 to
-    256 bytes of UTF-8 without control characters.
+    `ids`: n str or int, an array or a sequence. Raises `InvalidInput` for other types and for an id that is
+    not 1 to 256 bytes of UTF-8 without control characters.
     """
     if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu" and ids.ndim == 1:
         values, codes = np.unique(ids, return_inverse=True)

@@ -17,10 +17,10 @@ OnEpoch = Callable[[int, int, float], object]
 
 @runtime_checkable
 class Model(Protocol):
-    """A model that scores (user, item) pairs. Ids are str; an int is its decimal text, so 12 and "12" are one id.
+    """Scores (user, item) pairs. Ids are str; an int is its decimal text, so 12 and "12" are one id.
 
-    Every score is finite. A user or an item that was never seen is not an error: it is scored with what is known.
-    Scoring does not await, block or change the model, and may be called from many threads.
+    Every score is finite. A user or an item that was never seen is not an error: it is scored with what is
+    known. Scoring does not await, block or change the model, and may be called from many threads.
     """
 
     family: ClassVar[str]
@@ -59,7 +59,7 @@ class Model(Protocol):
     def fit(
         self, users: ArrayLike, items: ArrayLike, ratings: ArrayLike, *, on_epoch: OnEpoch | None = None
     ) -> Self:
-        """Learns from n ratings: ids (n str or int each) and finite numbers. Calls `on_epoch(done, epochs, rmse)`."""
+        """Learns from n ratings (ids and finite numbers), once. Calls `on_epoch(done, epochs, rmse)`."""
         ...
 
     def save(self, path: str | os.PathLike[str]) -> None: ...
@@ -67,5 +67,5 @@ class Model(Protocol):
     def load(cls, path: str | os.PathLike[str]) -> Self: ...
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
-        """Uses the artifact's mapped tensors in place. Raises `InvalidArtifact` when they are not this family's."""
+        """The model on the mapped tensors. Raises `InvalidArtifact` if they are not this family's."""
         ...

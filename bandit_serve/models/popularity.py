@@ -94,7 +94,7 @@ class Popularity:
         return np.where(rows >= 0, self.counts[rows], 0).astype(np.float64)
 
     def top_k(self, user_id: Id, k: int = 10, exclude: Collection[Id] = ()) -> list[tuple[str, float]]:
-        """The k items with the most ratings: [(item_id, count)], ties by item id. Unknown ids in exclude are ignored."""
+        """The k items with the most ratings: [(item_id, count)], ties by id; exclude: ids to leave out."""
         self._fitted()
         if k < 1:
             raise InvalidInput("k must be 1 or more.")

@@ -20,7 +20,7 @@ HEADER = ["userId", "movieId", "rating", "timestamp"]
 
 @dataclass(frozen=True, slots=True)
 class Ratings:
-    """n ratings as columns: `users` and `items` are ids (str), `values` float32, `timestamps` int64 (s since 1970)."""
+    """n ratings as columns: ids (str), `values` float32, `timestamps` int64 (seconds since 1970)."""
 
     users: NDArray[np.str_]
     items: NDArray[np.str_]
@@ -36,16 +36,19 @@ class Ratings:
 
 
 def read_ratings(path: str | os.PathLike[str]) -> Ratings:
-    """Reads MovieLens' `ratings.csv` (with its header) or `u.data` (tab-separated, without one), either gzipped or not.
+    """Reads MovieLens' `ratings.csv` (with its header) or `u.data` (tabs, no header), gzipped or not.
 
-    Raises `InvalidInput` with the line number for a malformed line, and for a file without ratings; `NotFound` when
-    there is no file.
+    Raises `InvalidInput` with the line number for a malformed line, and for a file without ratings;
+    `NotFound` when there is no file.
     """
     try:
         with open(path, "rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
-        with (gzip.open if zipped else open)(path, "rb") as content:
-            return _read(io.TextIOWrapper(content, "utf-8-sig", newline=""))  # type: ignore[arg-type]
+        with (
+            (gzip.open if zipped else open)(path, "rb") as content,
+            io.TextIOWrapper(content, "utf-8-sig", newline="") as text,
+        ):
+            return _read(text)
     except FileNotFoundError:
         raise NotFound(f"There is no ratings file {os.fspath(path)!r}.") from None
     except IsADirectoryError:
@@ -60,7 +63,9 @@ def _read(text: io.TextIOWrapper) -> Ratings:
     first = text.readline()
     tabs = "\t" in first
     if not tabs and first.strip().split(",") != HEADER:
-        raise InvalidInput(f"Line 1: expected the header {','.join(HEADER)}, or four fields separated by tabs.")
+        raise InvalidInput(
+            f"Line 1: expected the header {','.join(HEADER)}, or four fields separated by tabs."
+        )
     users: list[str] = []
     items: list[str] = []
     values: list[float] = []
@@ -99,11 +104,13 @@ def _lines(text: io.TextIOWrapper, first: str, tabs: bool) -> Iterator[tuple[int
             if fields:
                 yield reader.line_num + 1, fields
     except csv.Error:
-        raise InvalidInput(f"Line {reader.line_num + 1}: a quote is not closed or a field is too long.") from None
+        raise InvalidInput(
+            f"Line {reader.line_num + 1}: a quote is not closed or a field is too long."
+        ) from None
 
 
 def random_folds(n: int, n_folds: int, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(train, test) rows for each fold: the test rows are a random partition of 0 … n − 1 into near-equal parts."""
+    """(train, test) rows of each fold: every row is in one test set, and their sizes differ by at most 1."""
     if not 2 <= n_folds <= n:
         raise InvalidInput("n_folds must be from 2 to the number of ratings.")
     order = np.random.default_rng(seed).permutation(n)
@@ -132,18 +139,21 @@ def holdout(users: ArrayLike, share: float, seed: int) -> tuple[NDArray[np.int64
 def synthetic_ratings(
     seed: int = 0, n_users: int = 600, n_items: int = 2_000, n_ratings: int = 100_000
 ) -> Ratings:
-    """A made-up set with structure to find: biases and `_TASTES` tastes, in half steps from 0.5 to 5, mean about 3.5.
+    """Made-up ratings with structure to find (biases, tastes of rank 4): half steps from 0.5 to 5, mean 3.5.
 
-    Users differ in how much they rate and items in how often they are rated (both log-normal); better items are rated
-    somewhat more often. A pair occurs at most once, so at most a third of all pairs may be asked for.
+    Users differ in how much they rate and items in how often they are rated (both log-normal); better items
+    are rated somewhat more often. A pair occurs at most once; at most a third of all pairs may be asked for.
     """
     if n_users < 1 or n_items < 1 or not 1 <= n_ratings <= n_users * n_items / 3:
-        raise InvalidInput("There must be users and items, and at most a third as many ratings as pairs of them.")
+        raise InvalidInput(
+            "There must be users and items, and at most a third as many ratings as pairs of them."
+        )
     random = np.random.default_rng(seed)
     quality = random.normal(0, 0.35, n_items)
     activity = random.lognormal(0, 0.8, n_users)
     popularity = np.exp(random.normal(0, 1.0, n_items) + 0.8 * quality)
-    # The n largest of log-weight + Gumbel noise are a weighted sample without replacement (Efraimidis, Spirakis 2006).
+    # The n largest of log-weight + Gumbel noise are a weighted sample without replacement
+    # (Efraimidis, Spirakis 2006, in logarithms).
     keys = np.log(activity)[:, None] + np.log(popularity) + random.gumbel(size=(n_users, n_items))
     pairs = np.argpartition(keys.ravel(), -n_ratings)[-n_ratings:]
     random.shuffle(pairs)

@@ -27,8 +27,8 @@ class Visit:
 def visits(held_out: Ratings, n_visits: int, seed: int, n_offered: int = 10) -> Iterator[Visit]:
     """`n_visits` visits of users drawn uniformly from those with at least `n_offered` held-out ratings.
 
-    Each is offered `n_offered` of their held-out items, drawn without replacement, in random order. Raises `InvalidInput`
-    when no user has so many.
+    Each is offered `n_offered` of their held-out items, drawn without replacement, in random order. Raises
+    `InvalidInput` when no user has so many.
     """
     users, rows = np.unique(held_out.users, return_inverse=True)
     by_user = np.split(np.argsort(rows, kind="stable"), np.cumsum(np.bincount(rows))[:-1])
@@ -39,5 +39,7 @@ def visits(held_out: Ratings, n_visits: int, seed: int, n_offered: int = 10) -> 
     for user in random.choice(eligible, n_visits):
         offered = random.choice(by_user[user], n_offered, replace=False)
         yield Visit(
-            str(users[user]), tuple(held_out.items[offered].tolist()), tuple(held_out.values[offered].tolist())
+            str(users[user]),
+            tuple(held_out.items[offered].tolist()),
+            tuple(held_out.values[offered].tolist()),
         )
