@@ -313,6 +313,16 @@ def test_what_is_not_a_regular_file_is_refused(store, tmp_path):
         store.put(tmp_path / "none")
 
 
+def test_what_a_dead_process_left_is_swept(store):
+    old, fresh = store.root / f"{artifact.PREFIX}old", store.root / f"{artifact.PREFIX}fresh"
+    for path in (old, fresh):
+        path.write_bytes(b"half")
+    long_ago = old.stat().st_mtime - artifact.ABANDONED_AFTER_S - 60
+    os.utime(old, (long_ago, long_ago))
+    ArtifactStore(store.root)
+    assert list(store.root.iterdir()) == [fresh]
+
+
 def test_a_deleted_artifact_stays_with_who_has_it(store):
     digest, _ = store.put(GOOD)
     read = store.open(digest)

@@ -9,6 +9,7 @@ equal models are to be equal files.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -18,6 +19,7 @@ import re
 import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,8 @@ MAX_BYTES = 4 * 2**30
 MAX_HEADER_BYTES = 2**20
 MAX_TENSORS = 64
 CHUNK_BYTES = 2**20
+PREFIX = ".put-"
+ABANDONED_AFTER_S = 86_400
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -128,6 +132,7 @@ class ArtifactStore:
         self.root = Path(root)
         self.max_bytes = max_bytes
         self.root.mkdir(parents=True, exist_ok=True)
+        self._sweep()
 
     def put(
         self,
@@ -148,7 +153,7 @@ class ArtifactStore:
             except FileNotFoundError:
                 raise NotFound(f"There is no file {os.fspath(source)!r}.") from None
         chunks = iter([source]) if isinstance(source, bytes) else iter(lambda: source.read(CHUNK_BYTES), b"")
-        descriptor, name = tempfile.mkstemp(prefix=".put-", dir=self.root)
+        descriptor, name = tempfile.mkstemp(prefix=PREFIX, dir=self.root)
         temporary = Path(name)
         try:
             with open(descriptor, "wb") as file:
@@ -188,6 +193,13 @@ class ArtifactStore:
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise InvalidInput("An artifact is named by a SHA-256 of 64 lower-case hexadecimal digits.")
         return self.root / f"{sha256}.safetensors"
+
+    def _sweep(self) -> None:
+        """Removes what a process that died in `put` left; one that lives has written to its file lately."""
+        for left in self.root.glob(f"{PREFIX}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > ABANDONED_AFTER_S:
+                    left.unlink()
 
     def _copy(self, chunks: Iterator[bytes], file: BinaryIO) -> tuple[str, int]:
         digest, size = hashlib.sha256(), 0
