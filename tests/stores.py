@@ -168,6 +168,9 @@ class ThrowawayStore:
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    # A node of a cluster also listens 10,000 ports further up.
+    port = 65535
+    while port > 55535:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+    return port

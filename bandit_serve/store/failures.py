@@ -31,9 +31,10 @@ OUTAGES = (
     redis_errors.ClusterDownError,
 )
 # Refusals that redis-py does not tell apart: no disk left (MISCONF), a script that hogs the store (BUSY), too
-# few replicas. Redis 6.2 wraps what a script's call met in an ERR of its own.
+# few replicas. A pipeline quotes them, and Redis 6.2 wraps what a script's call met in an ERR of its own.
 TEMPORARY = re.compile(
-    r"(?:^|caused error: |^Error running script .*: -)(?:MISCONF|BUSY|NOREPLICAS|OOM|READONLY) ", re.DOTALL
+    r"(?:^|caused error: \('|^Error running script .*: -)(?:MISCONF|BUSY|NOREPLICAS|OOM|READONLY) ",
+    re.DOTALL,
 )
 
 
