@@ -1,0 +1,17 @@
+"""Models: trained here, kept as artifacts, scored in Cython."""
+
+from bandit_serve.models.artifact import Artifact, ArtifactStore
+from bandit_serve.models.factorization import MatrixFactorization
+from bandit_serve.models.family import FAMILIES, load_model
+from bandit_serve.models.model import Model
+from bandit_serve.models.popularity import Popularity
+
+__all__ = [
+    "FAMILIES",
+    "Artifact",
+    "ArtifactStore",
+    "MatrixFactorization",
+    "Model",
+    "Popularity",
+    "load_model",
+]

@@ -1,0 +1,342 @@
+"""Model files: safetensors, mapped into memory, named by the SHA-256 of their content.
+
+The format (https://huggingface.co/docs/safetensors): 8 bytes, little-endian, the length of a JSON header; the
+header, `{"name": {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {str: str}}`; the tensors'
+bytes without holes. Ours carry one metadata entry, `bandit_serve`, which is JSON: `{"family",
+"format_version", "parameters"}`. It is one entry because the library writes several in random order, and
+equal models are to be equal files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import mmap
+import os
+import re
+import secrets
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from bandit_serve.errors import InvalidArtifact, InvalidInput, NotFound, TooLarge
+
+METADATA_KEY = "bandit_serve"
+FORMAT_VERSION = 1
+MAX_BYTES = 4 * 2**30
+MAX_HEADER_BYTES = 2**20
+MAX_TENSORS = 64
+CHUNK_BYTES = 2**20
+PREFIX = ".put-"
+ABANDONED_AFTER_S = 86_400
+
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "U8": np.dtype("u1"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Where one tensor lies: `begin` and `end` are bytes from the start of the file."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class Artifact:
+    """A checked model file. Its tensors are read-only views of `buffer`, which lives as long as they do.
+
+    Raises `InvalidArtifact` with the reason when `buffer` is not a file of ours.
+    """
+
+    def __init__(self, buffer: bytes | mmap.mmap) -> None:
+        self.buffer = buffer
+        self.size = len(buffer)
+        header, data_begin = _header(buffer)
+        about = _about(header.pop("__metadata__", None))
+        self.family: str = about["family"]
+        self.parameters: dict[str, Any] = about["parameters"]
+        self.tensors = _tensors(header, data_begin, self.size)
+
+    @classmethod
+    def map(cls, path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Artifact:
+        """Maps a file. Besides `InvalidArtifact`: `NotFound`, and `TooLarge` above `max_bytes`."""
+        return cls(_map(path, max_bytes))
+
+    @property
+    def sha256(self) -> str:
+        """Of the whole content, 64 hexadecimal digits. Reads all of it."""
+        return hashlib.sha256(self.buffer).hexdigest()
+
+    def tensor(self, name: str, dtype: str, shape: Sequence[int | None]) -> NDArray[Any]:
+        """The tensor as a read-only array without a copy.
+
+        `dtype` is the format's name ("F32") and `shape` what the family needs (None: any length); another one
+        is refused with `InvalidArtifact`.
+        """
+        found = self.tensors.get(name)
+        if found is None:
+            raise InvalidArtifact(f"The artifact has no tensor {name}, which the family {self.family} needs.")
+        fits = len(found.shape) == len(shape) and all(
+            want is None or want == have for want, have in zip(shape, found.shape, strict=True)
+        )
+        if found.dtype != DTYPES[dtype] or not fits:
+            wanted = ", ".join("any" if want is None else str(want) for want in shape)
+            raise InvalidArtifact(f"The tensor {name} must be {dtype} of shape ({wanted}).")
+        count = (found.end - found.begin) // found.dtype.itemsize
+        array: NDArray[Any] = np.frombuffer(self.buffer, found.dtype, count, found.begin).reshape(found.shape)
+        return array
+
+
+def write(
+    path: str | os.PathLike[str],
+    family: str,
+    parameters: Mapping[str, Any],
+    tensors: Mapping[str, NDArray[Any]],
+) -> None:
+    """Writes a model file, whole or not at all. `parameters` must be JSON."""
+    about = {"family": family, "format_version": FORMAT_VERSION, "parameters": dict(parameters)}
+    metadata = {METADATA_KEY: json.dumps(about, sort_keys=True, allow_nan=False)}
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    try:
+        safetensors.numpy.save_file(dict(tensors), temporary, metadata=metadata)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(target)
+        _sync_directory(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class ArtifactStore:
+    """Model files in one local directory, each named `<sha256>.safetensors` and never changed."""
+
+    def __init__(self, root: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> None:
+        self.root = Path(root)
+        self.max_bytes = max_bytes
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._sweep()
+
+    def put(
+        self,
+        source: BinaryIO | bytes | str | os.PathLike[str],
+        *,
+        check: Callable[[Artifact], object] | None = None,
+    ) -> tuple[str, int]:
+        """Stores a file on disk; returns (sha256, size in bytes). Putting it again changes nothing.
+
+        `source` is a binary stream (read to its end), the content, or a path. `check` is called with the
+        artifact before it gets its name, and refuses it by raising. Raises `InvalidArtifact`, and `TooLarge`
+        above `max_bytes`.
+        """
+        if isinstance(source, str | os.PathLike):
+            try:
+                with open(source, "rb") as stream:
+                    return self.put(stream, check=check)
+            except FileNotFoundError:
+                raise NotFound(f"There is no file {os.fspath(source)!r}.") from None
+        chunks = iter([source]) if isinstance(source, bytes) else iter(lambda: source.read(CHUNK_BYTES), b"")
+        descriptor, name = tempfile.mkstemp(prefix=PREFIX, dir=self.root)
+        temporary = Path(name)
+        try:
+            with open(descriptor, "wb") as file:
+                sha256, size = self._copy(chunks, file)
+            artifact = Artifact.map(temporary, max_bytes=self.max_bytes)
+            if artifact.sha256 != sha256:
+                raise InvalidArtifact("What was written to disk is not what was received.")
+            if check is not None:
+                check(artifact)
+            temporary.chmod(0o444)
+            temporary.replace(self.path(sha256))
+            _sync_directory(self.root)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return sha256, size
+
+    def open(self, sha256: str) -> Artifact:
+        """Maps a stored file after checking its content against its name.
+
+        Raises `NotFound`, and `InvalidArtifact` when the content is not what was put.
+        """
+        artifact_map = _map(self.path(sha256), self.max_bytes)
+        if hashlib.sha256(artifact_map).hexdigest() != sha256:
+            raise InvalidArtifact(f"The content of artifact {sha256} does not match its SHA-256.")
+        return Artifact(artifact_map)
+
+    def delete(self, sha256: str) -> None:
+        """Removes a file; models that have it mapped keep it. Raises `NotFound`."""
+        try:
+            self.path(sha256).unlink()
+        except FileNotFoundError:
+            raise NotFound(f"There is no artifact {sha256}.") from None
+        _sync_directory(self.root)
+
+    def path(self, sha256: str) -> Path:
+        """Where the file is or would be. Raises `InvalidInput` for what is not a SHA-256."""
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise InvalidInput("An artifact is named by a SHA-256 of 64 lower-case hexadecimal digits.")
+        return self.root / f"{sha256}.safetensors"
+
+    def _sweep(self) -> None:
+        """Removes what a process that died in `put` left; one that lives has written to its file lately."""
+        for left in self.root.glob(f"{PREFIX}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > ABANDONED_AFTER_S:
+                    left.unlink()
+
+    def _copy(self, chunks: Iterator[bytes], file: BinaryIO) -> tuple[str, int]:
+        digest, size = hashlib.sha256(), 0
+        for chunk in chunks:
+            size += len(chunk)
+            if size > self.max_bytes:
+                raise TooLarge(f"The artifact is larger than {self.max_bytes} bytes.")
+            digest.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+        return digest.hexdigest(), size
+
+
+def _map(path: str | os.PathLike[str], max_bytes: int) -> mmap.mmap:
+    try:
+        # Not blocking: opening a FIFO would wait for its other end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"There is no artifact at {os.fspath(path)!r}.") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidArtifact("The artifact is not a regular file.")
+        if status.st_size > max_bytes:
+            raise TooLarge(
+                f"The artifact has {status.st_size} bytes, more than the {max_bytes} that are allowed."
+            )
+        if status.st_size == 0:
+            raise InvalidArtifact("The artifact is empty.")
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_directory(path: Path) -> None:
+    """A new name is on disk once its directory is."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _header(buffer: bytes | mmap.mmap) -> tuple[dict[str, Any], int]:
+    """The JSON header and where the tensors' bytes begin."""
+    if len(buffer) < 8:
+        raise InvalidArtifact("The artifact ends before the length of its header.")
+    length = int.from_bytes(buffer[:8], "little")
+    if length > MAX_HEADER_BYTES:
+        raise InvalidArtifact(f"The artifact's header claims {length} bytes, more than {MAX_HEADER_BYTES}.")
+    if length > len(buffer) - 8:
+        raise InvalidArtifact(f"The artifact ends before its header does, which claims {length} bytes.")
+    header = _json(bytes(buffer[8 : 8 + length]), "header")
+    return header, 8 + length
+
+
+def _json(content: bytes, what: str) -> dict[str, Any]:
+    def refuse_constant(name: str) -> NoReturn:
+        raise InvalidArtifact(f"The artifact's {what} has the number {name}.")
+
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise InvalidArtifact(f"The artifact's {what} has a key twice.")
+        return found
+
+    try:
+        value = json.loads(
+            content.decode("utf-8"), object_pairs_hook=without_duplicates, parse_constant=refuse_constant
+        )
+    except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise InvalidArtifact(f"The artifact's {what} is not JSON.") from None
+    if not isinstance(value, dict):
+        raise InvalidArtifact(f"The artifact's {what} is not a JSON object.")
+    return value
+
+
+def _about(metadata: object) -> dict[str, Any]:
+    """What our metadata entry says: family, format_version, parameters."""
+    if not isinstance(metadata, dict) or not isinstance(metadata.get(METADATA_KEY), str):
+        raise InvalidArtifact(
+            f"The artifact was not written by bandit_serve: its metadata has no {METADATA_KEY}."
+        )
+    text: str = metadata[METADATA_KEY]
+    about = _json(text.encode("utf-8", "surrogatepass"), "metadata")
+    if set(about) != {"family", "format_version", "parameters"}:
+        raise InvalidArtifact("The artifact's metadata must be family, format_version and parameters.")
+    if not _is_count(about["format_version"]) or about["format_version"] != FORMAT_VERSION:
+        raise InvalidArtifact(f"The artifact's format_version is not {FORMAT_VERSION}.")
+    if not isinstance(about["family"], str) or not isinstance(about["parameters"], dict):
+        raise InvalidArtifact("The artifact's family must be a string and its parameters an object.")
+    return about
+
+
+def _tensors(header: dict[str, Any], data_begin: int, size: int) -> dict[str, Tensor]:
+    """The tensors of a header, which together are every byte from `data_begin` to `size`, each once."""
+    if len(header) > MAX_TENSORS:
+        raise InvalidArtifact(f"The artifact has more than {MAX_TENSORS} tensors.")
+    found = {name: _tensor(_quoted(name), entry, data_begin, size) for name, entry in header.items()}
+    end = data_begin
+    for name, tensor in sorted(found.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if tensor.begin != end:
+            how = "overlaps" if tensor.begin < end else "leaves a hole after"
+            raise InvalidArtifact(f"The tensor {_quoted(name)} {how} the one before it.")
+        end = tensor.end
+    if end != size:
+        raise InvalidArtifact(f"The artifact has {size - end} bytes after its last tensor.")
+    return found
+
+
+def _tensor(name: str, entry: object, data_begin: int, size: int) -> Tensor:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise InvalidArtifact(f"The tensor {name} must have dtype, shape and data_offsets.")
+    dtype_name, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    dtype = DTYPES.get(dtype_name) if isinstance(dtype_name, str) else None
+    if dtype is None:
+        raise InvalidArtifact(f"The dtype of tensor {name} must be one of {', '.join(DTYPES)}.")
+    if not isinstance(shape, list) or len(shape) > 4 or not all(map(_is_count, shape)):
+        raise InvalidArtifact(f"The shape of tensor {name} must be at most 4 whole numbers.")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
+        raise InvalidArtifact(f"The data_offsets of tensor {name} must be two whole numbers.")
+    begin, end = data_begin + offsets[0], data_begin + offsets[1]
+    if not begin <= end <= size:
+        raise InvalidArtifact(f"The data_offsets of tensor {name} are outside the file.")
+    if math.prod(shape) * dtype.itemsize != end - begin:
+        raise InvalidArtifact(f"The data_offsets of tensor {name} do not fit its dtype and shape.")
+    if begin % dtype.itemsize:
+        raise InvalidArtifact(f"The tensor {name} is not aligned to its dtype.")
+    return Tensor(dtype, tuple(shape), begin, end)
+
+
+def _is_count(value: object) -> bool:
+    """A whole number from 0 (JSON's true is an int in Python)."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _quoted(text: str) -> str:
+    """For an error: bounded, and with nothing in it that cannot be printed."""
+    return ascii(text[:60])

@@ -1,0 +1,24 @@
+"""The table of model families: one file and one line here make a family known everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bandit_serve.errors import InvalidArtifact
+from bandit_serve.models.artifact import Artifact
+from bandit_serve.models.factorization import MatrixFactorization
+from bandit_serve.models.model import Model
+from bandit_serve.models.popularity import Popularity
+
+FAMILIES: Mapping[str, type[Model]] = {
+    MatrixFactorization.family: MatrixFactorization,
+    Popularity.family: Popularity,
+}
+
+
+def load_model(artifact: Artifact) -> Model:
+    """The model in an artifact, by its family. Raises `InvalidArtifact`."""
+    family = FAMILIES.get(artifact.family)
+    if family is None:
+        raise InvalidArtifact(f"The artifact's family must be one of {', '.join(FAMILIES)}.")
+    return family.from_artifact(artifact)

@@ -1,0 +1,22 @@
+"""The store: connecting to one, what it promises, and the private server when none is named.
+
+Only this package imports redis.
+"""
+
+from bandit_serve.store.connection import StoreUrl, connect, open_client, open_tail_client, parse_store_url
+from bandit_serve.store.facts import StoreFacts, check, inspect
+from bandit_serve.store.failures import translate_errors
+from bandit_serve.store.private import PrivateServer
+
+__all__ = [
+    "PrivateServer",
+    "StoreFacts",
+    "StoreUrl",
+    "check",
+    "connect",
+    "inspect",
+    "open_client",
+    "open_tail_client",
+    "parse_store_url",
+    "translate_errors",
+]

@@ -1,0 +1,47 @@
+"""A process that ends with the one that started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+
+LAUNCHER = Path(__file__).with_name("launch.py")
+
+
+def start_child(
+    command: list[str], *, output: int, pass_fds: tuple[int, ...] = ()
+) -> tuple[subprocess.Popen[bytes], threading.Thread]:
+    """Starts a process that ends with this one, and the thread that waits for its end.
+
+    `output` takes what it prints. It is in a session of its own, so that Ctrl-C reaches this process only.
+    """
+    started: Future[subprocess.Popen[bytes]] = Future()
+
+    def keep() -> None:
+        # Linux ties the child to the thread that started it, so this one stays until the child has ended.
+        # Signals are for the other threads.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=pass_fds,
+                start_new_session=True,
+                umask=0o077,
+            )
+        except BaseException as error:
+            started.set_exception(error)
+            return
+        started.set_result(child)
+        child.wait()
+
+    keeper = threading.Thread(target=keep, name="private-store", daemon=True)
+    keeper.start()
+    return started.result(), keeper

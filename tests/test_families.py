@@ -1,0 +1,264 @@
+"""What every model family promises, tested for each by being in the table."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference_factorization import top_k
+
+from bandit_serve.errors import InvalidArtifact, InvalidInput, NotFound
+from bandit_serve.models import FAMILIES, Artifact, Model, artifact, load_model
+from bandit_serve.training.ratings import synthetic_ratings
+
+RATINGS = synthetic_ratings(seed=3, n_users=60, n_items=120, n_ratings=2_000)
+ITEMS = sorted(set(RATINGS.items.tolist()))
+USERS = sorted(set(RATINGS.users.tolist()))
+FITTED = {
+    name: family().fit(RATINGS.users, RATINGS.items, RATINGS.values) for name, family in FAMILIES.items()
+}
+UNFITTED_CALLS = {
+    "predict": lambda model: model.predict("u", "i"),
+    "predict_many": lambda model: model.predict_many(["u"], ["i"]),
+    "predict_items": lambda model: model.predict_items("u", ["i"]),
+    "top_k": lambda model: model.top_k("u"),
+    "save": lambda model: model.save("never"),
+}
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def model(request) -> Model:
+    return FITTED[request.param]
+
+
+def test_it_is_a_model_under_its_own_name(model):
+    assert isinstance(model, Model)
+    assert FAMILIES[model.family] is type(model)
+    assert (model.n_users, model.n_items) == (len(USERS), len(ITEMS))
+    assert model.nbytes > 8 * model.n_items
+
+
+def test_all_ways_to_a_score_give_the_same_bits(model):
+    users, items = RATINGS.users[:300].tolist(), RATINGS.items[300:600].tolist()
+    many = model.predict_many(users, items)
+    assert many.dtype == np.float64
+    assert len(set(many.tolist())) > 20
+    assert many.tolist() == [model.predict(user, item) for user, item in zip(users, items, strict=True)]
+    assert model.predict_items("u5", items).tolist() == [model.predict("u5", item) for item in items]
+    assert model.top_k("u5", 7) == [(name, model.predict("u5", name)) for name, _ in model.top_k("u5", 7)]
+    assert model.predict_many(np.array(users), np.array(items)).tolist() == many.tolist()
+
+
+@given(
+    st.sampled_from(sorted(FAMILIES)),
+    st.sampled_from([*USERS, "never seen", ""]),
+    st.integers(1, len(ITEMS) + 5),
+    st.lists(st.sampled_from([*ITEMS, "never seen"]), max_size=40),
+)
+def test_top_k_is_the_head_of_all_items_by_score_then_id(family, user, k, exclude):
+    model = FITTED[family]
+    scores = dict(zip(ITEMS, model.predict_items(user, ITEMS).tolist(), strict=True))
+    assert model.top_k(user, k, exclude) == top_k(scores, k, exclude)
+    assert model.top_k(user, k=k, exclude=set(exclude)) == top_k(scores, k, exclude)
+
+
+def test_top_k_has_a_default_and_an_end(model):
+    assert len(model.top_k("u1")) == 10
+    assert len(model.top_k("u1", 2**40)) == len(ITEMS)
+    assert model.top_k("u1", 3, exclude=ITEMS) == []
+    assert model.top_k("u1", 1, exclude=iter([1, "x"])) == model.top_k("u1", 1)
+
+
+def test_the_never_seen_are_scored_and_not_known(model):
+    for user, item in [("new", ITEMS[0]), (USERS[0], "new"), ("new", "new"), ("\ud800", ""), (-5, 10**30)]:
+        assert math.isfinite(model.predict(user, item))
+        assert model.predict_items(user, [item]).tolist() == [model.predict(user, item)]
+    assert model.knows(USERS[0], ITEMS[0])
+    assert not model.knows(USERS[0], "new")
+
+
+def test_nothing_asked_is_nothing_told(model):
+    assert model.predict_items("u1", []).shape == (0,)
+    assert model.predict_many([], []).shape == (0,)
+
+
+def test_int_and_text_ids_are_one(model):
+    users, items = np.arange(50) % 7, np.arange(50) % 13
+    values = np.arange(50) % 5
+    by_int = type(model)().fit(users, items, values)
+    by_text = type(model)().fit([str(user) for user in users], items.astype(str), values.tolist())
+    mixed = type(model)().fit([str(u) if u % 2 else int(u) for u in users], list(items), values.astype(float))
+    for other in (by_text, mixed):
+        assert other.top_k("3", 13) == by_int.top_k(3, 13)
+    assert by_int.predict(3, np.int16(12)) == by_int.predict("3", "12")
+    assert by_int.knows(6, 12)
+    assert not by_int.knows("6", "012")
+
+
+@pytest.mark.parametrize("wrong", [1.5, True, None, b"u1", ["u1"]])
+def test_an_id_of_another_type_is_refused(model, wrong):
+    for call in (
+        lambda: model.predict("u1", wrong),
+        lambda: model.predict_items("u1", [wrong]),
+        lambda: model.predict_many(["u1"], [wrong]),
+        lambda: model.top_k("u1", exclude=[wrong]),
+        lambda: type(model)().fit([wrong], ["i"], [1]),
+        lambda: type(model)().fit(["u", "v"], ["i", wrong], [1, 2]),
+    ):
+        with pytest.raises(InvalidInput):
+            call()
+
+
+def test_calls_that_make_no_sense_are_refused(model):
+    with pytest.raises(InvalidInput, match="k must be"):
+        model.top_k("u1", 0)
+    with pytest.raises(InvalidInput, match="not one id"):
+        model.top_k("u1", exclude="i1")
+    with pytest.raises(InvalidInput, match="as many"):
+        model.predict_many(["u1", "u2"], ["i1"])
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ([], [], []),
+        (["u"], ["i"], []),
+        (["u"], ["i", "j"], [1]),
+        (["u", "v"], ["i"], [1]),
+        (["u"], ["i"], [math.nan]),
+        (["u"], ["i"], [math.inf]),
+        (["u"], ["i"], [1e300]),
+        (["u"], ["i"], ["good"]),
+        (["u"], ["i"], [[1]]),
+        (["u"], ["i"], [[1], [1, 2]]),
+        (["u"], ["i"], [None]),
+        (["u"], ["i"], [1j]),
+        (["u"], ["i"], 1.0),
+        ("u", ["i"], [1]),
+        (5, ["i"], [1]),
+        (None, ["i"], [1]),
+        ([""], ["i"], [1]),
+        (["u\n"], ["i"], [1]),
+        (["u" * 257], ["i"], [1]),
+        (["\ud800"], ["i"], [1]),
+        (np.zeros((1, 1), int), ["i"], [1]),
+        (np.zeros(()), ["i"], [1]),
+        (np.zeros(1), ["i"], [1]),
+        (np.zeros(1, bool), ["i"], [1]),
+        (np.zeros(1, "datetime64[s]"), ["i"], [1]),
+    ],
+)
+def test_columns_that_are_not_ratings_are_refused(model, columns):
+    with pytest.raises(InvalidInput):
+        type(model)().fit(*columns)
+
+
+def test_read_only_and_strided_columns_work(model):
+    users, items = np.arange(40)[::2] % 5, np.arange(20) % 7
+    values = np.arange(20, dtype=np.float16)
+    for array in (users, items, values):
+        array.flags.writeable = False
+    assert type(model)().fit(users, items, values).n_users == 5
+
+
+@pytest.mark.parametrize("call", sorted(UNFITTED_CALLS))
+def test_an_unfitted_model_says_so(model, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInput, match="not fitted"):
+        UNFITTED_CALLS[call](type(model)())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_is_fitted_once(model):
+    before = model.top_k("u1", 5)
+    with pytest.raises(InvalidInput, match="fitted already"):
+        model.fit(["u"], ["i"], [1.0])
+    assert model.top_k("u1", 5) == before
+
+
+def test_what_is_saved_is_what_is_loaded(model, tmp_path):
+    model.save(tmp_path / "m.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+    mapped = Artifact.map(tmp_path / "m.safetensors")
+    for again in (type(model).load(tmp_path / "m.safetensors"), load_model(mapped)):
+        assert type(again) is type(model)
+        assert again.parameters == model.parameters
+        assert (again.n_users, again.n_items) == (model.n_users, model.n_items)
+        for user in ("u1", "u7", "new"):
+            assert again.top_k(user, 200) == model.top_k(user, 200)
+    # Saving a loaded model over the file that it is mapped from must not pull the file from under it.
+    again.save(tmp_path / "m.safetensors")
+    assert again.top_k("u1", 20) == model.top_k("u1", 20)
+
+
+def test_equal_models_are_equal_files(model, tmp_path):
+    digests = set()
+    for number in range(4):
+        path = tmp_path / f"{number}.safetensors"
+        type(model)().fit(RATINGS.users, RATINGS.items, RATINGS.values).save(path)
+        digests.add(Artifact.map(path).sha256)
+    assert len(digests) == 1
+
+
+def test_a_file_that_is_not_there_is_not_found(model, tmp_path):
+    with pytest.raises(NotFound):
+        type(model).load(tmp_path / "none.safetensors")
+
+
+def test_another_family_and_an_unknown_one_are_refused(model, tmp_path):
+    for name, match in [("other", "must be one of"), (model.family, "no tensor")]:
+        artifact.write(tmp_path / "x", name, model.parameters, {"a": np.zeros(3)})
+        with pytest.raises(InvalidArtifact, match=match):
+            load_model(Artifact.map(tmp_path / "x"))
+    artifact.write(tmp_path / "x", "other", {}, {"a": np.zeros(3)})
+    with pytest.raises(InvalidArtifact, match="family is not"):
+        type(model).load(tmp_path / "x")
+
+
+def test_parameters_of_another_family_are_refused(model, tmp_path):
+    for parameters in ({**model.parameters, "surprise": 1}, {"surprise": []}):
+        artifact.write(tmp_path / "x", model.family, parameters, {"a": np.zeros(3)})
+        with pytest.raises(InvalidArtifact, match="parameters are not this family's"):
+            load_model(Artifact.map(tmp_path / "x"))
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_mutated_files_are_refused_or_load_a_model_that_scores(family, tmp_path):
+    small = FAMILIES[family]().fit(["a", "b", "ä", "a"], ["x", "y", "x", "z"], [1, 2, 3, 4])
+    small.save(tmp_path / "small")
+    content = (tmp_path / "small").read_bytes()
+    random = np.random.default_rng(11)
+    refused = loaded = 0
+    reasons = set()
+    for _ in range(3_000):
+        mutated = bytearray(content)
+        kind = random.integers(5)
+        at = int(random.integers(len(content)))
+        if kind == 0:
+            mutated[at] ^= 1 << int(random.integers(8))
+        elif kind == 1:
+            for place in random.integers(0, len(content), 6):
+                mutated[place] = int(random.integers(256))
+        elif kind == 2:
+            del mutated[at:]
+        elif kind == 3:
+            end = at + int(random.integers(1, 40))
+            mutated[at:end] = mutated[: int(random.integers(0, 40))]
+        else:
+            # In the header, where a digit or a quote changes what everything else means.
+            at = int(random.integers(int.from_bytes(content[:8], "little") + 8))
+            mutated[at] = int(random.choice(list(b'0123456789"{}[],:-.eFIU')))
+        try:
+            model = load_model(Artifact(bytes(mutated)))
+        except InvalidArtifact as error:
+            refused += 1
+            reasons.add(str(error)[:30])
+        else:
+            loaded += 1
+            ids = ["a", "ä", "x", "z", "nobody"]
+            assert all(math.isfinite(score) for user in ids for score in model.predict_items(user, ids))
+            assert all(math.isfinite(score) for _, score in model.top_k("a", 5))
+    assert refused > 1_000
+    assert loaded > 20
+    assert len(reasons) > 10
