@@ -28,7 +28,7 @@ cdef inline void alias_fill(
         cell_bits -= 1
     size = <uint64_t>1 << cell_bits
     for k in range(count):
-        weights[k] = <uint64_t>(shares[k] * <double>size * <double>count)
+        weights[k] = <uint64_t>(shares[k] * <double>size * <double>count + 0.5)
         total += weights[k]
         if weights[k] > weights[largest]:
             largest = k

@@ -36,12 +36,12 @@ def alias_table(shares):
     cdef Py_ssize_t[::1] stack
     cdef Py_ssize_t k
     try:
-        array = np.ascontiguousarray(shares, dtype=np.float64)
+        array = np.asarray(shares, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"shares must be a vector of numbers: {error}") from None
     if array.ndim != 1 or array.size == 0:
         raise InvalidInput(f"shares must be a vector of at least one number, not of shape {array.shape}")
-    vector = array
+    vector = np.ascontiguousarray(array)
     for k in range(vector.shape[0]):
         if not (isfinite(vector[k]) and vector[k] >= 0.0):
             raise InvalidInput(f"shares must be finite and not negative, but the one of arm {k} is {vector[k]}")
@@ -100,8 +100,11 @@ cdef class ShareSampler:
     @property
     def probabilities(self):
         """float64 (K,): the probabilities with which the table in fact draws, summed from its cells."""
-        cdef const uint64_t[:, ::1] cells = self.table
+        cdef const uint64_t[:, ::1] cells
         cdef Py_ssize_t k
+        if self.cells is NULL:
+            raise InvalidInput("this sampler was made without shares")
+        cells = self.table
         out = np.zeros(self.n_arms)
         cdef double[::1] sums = out
         for k in range(self.n_arms):

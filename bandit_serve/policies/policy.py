@@ -13,7 +13,7 @@ from bandit_serve.errors import InvalidInput
 from bandit_serve.policies.shares import Vector, check_bounds, final_shares
 
 # Rewards without bounds stay below this, so that their squares times any count stay finite.
-LARGEST_REWARD = 1e100
+LARGEST_REWARD = 1e80
 
 
 class Range(NamedTuple):
@@ -105,7 +105,7 @@ class Policy(Arms):
 
     @classmethod
     def _range(cls, objective: str, low: float | None, high: float | None) -> Range:
-        if objective not in cls.objectives:
+        if not isinstance(objective, str) or objective not in cls.objectives:
             raise InvalidInput(
                 f"{cls.kind} takes an objective of {', '.join(sorted(cls.objectives))}, not {objective!r}"
             )
@@ -187,7 +187,9 @@ def bounds(low: float | None, high: float | None) -> tuple[float, float]:
     least = finite("low", 0.0 if low is None else low)
     most = finite("high", 1.0 if high is None else high)
     if not -LARGEST_REWARD <= least < most <= LARGEST_REWARD:
-        raise InvalidInput(f"low must be below high and both within ±{LARGEST_REWARD:g}, not {low!r} and {high!r}")
+        raise InvalidInput(
+            f"low must be below high and both within ±{LARGEST_REWARD:g}, not {low!r} and {high!r}"
+        )
     return least, most
 
 

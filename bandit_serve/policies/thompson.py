@@ -11,23 +11,36 @@ from numpy.typing import NDArray
 from bandit_serve import _beta, _normal
 from bandit_serve._best_arm import beta_best, student_best
 from bandit_serve.errors import InvalidInput
-from bandit_serve.policies.policy import Common, Policy, finite
+from bandit_serve.policies.policy import LARGEST_REWARD, Common, Policy, finite
 from bandit_serve.policies.shares import Vector
 
 
-class Likelihood(NamedTuple):
-    """What the rewards of a kind of objective are taken to be: the default prior and the sampler in C."""
+class Parameter(NamedTuple):
+    """A number of a prior: its default, and the range within which the shares' quadrature is tested."""
 
-    prior: dict[str, float]
+    default: float
+    least: float
+    most: float
+
+
+class Likelihood(NamedTuple):
+    """What the rewards of a kind of objective are taken to be: the prior, in its order, and the sampler in C."""
+
+    prior: dict[str, Parameter]
     chooser: object
 
 
-BETA = Likelihood({"alpha": 1.0, "beta": 1.0}, _beta.CHOOSER)
-NORMAL = Likelihood({"mean": 0.0, "kappa": 1e-4, "alpha": 1.0, "beta": 1.0}, _normal.CHOOSER)
+BETA = Likelihood({"alpha": Parameter(1.0, 1e-6, 1e9), "beta": Parameter(1.0, 1e-6, 1e9)}, _beta.CHOOSER)
+NORMAL = Likelihood(
+    {
+        "mean": Parameter(0.0, -LARGEST_REWARD, LARGEST_REWARD),
+        "kappa": Parameter(1e-4, 1e-9, 1e9),
+        "alpha": Parameter(0.5, 0.05, 1e9),
+        "beta": Parameter(1.0, 1e-30, 1e30),
+    },
+    _normal.CHOOSER,
+)
 LIKELIHOODS = {"binary": BETA, "bounded": BETA, "continuous": NORMAL}
-
-# Beyond these, posteriors leave what the quadrature of the shares is tested on.
-LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e9
 
 
 class Thompson(Policy):
@@ -37,9 +50,13 @@ class Thompson(Policy):
 
     - binary: Bernoulli; `prior` is the Beta's, {"alpha": 1.0, "beta": 1.0} (uniform).
     - bounded: the same with fractional counts, alpha += r and beta += 1 - r for r scaled to [0, 1].
-    - continuous: Normal, mean and variance unknown; `prior` is the Normal-inverse-gamma's.
+    - continuous: Normal, mean and variance unknown; `prior` is the Normal-inverse-gamma's,
+      {"mean": 0.0, "kappa": 1e-4, "alpha": 0.5, "beta": 1.0}: one observation outweighs it, and its Cauchy
+      tails leave untried arms their chance against means in the hundreds. It supposes that rewards of one arm
+      deviate by about 1, within a factor of ten. Scale others, or give a `beta` of about half their variance:
+      far below that, a first unlucky reward can put an arm aside for long unless `min_share` is above 0.
 
-    `choose` draws once from each posterior and takes the largest; `shares` integrates. They are the same
+    A part of `prior` that is not given has its default. `choose` draws once from each posterior and takes the largest; `shares` integrates. They are the same
     distribution.
     """
 
@@ -50,7 +67,8 @@ class Thompson(Policy):
     def __init__(
         self, n_arms: int, *, prior: Mapping[str, float] | None = None, **common: Unpack[Common]
     ) -> None:
-        likelihood = LIKELIHOODS.get(common.get("objective", "binary"), BETA)
+        # What is no objective of this policy is refused below, where its sentence stands.
+        likelihood = LIKELIHOODS.get(str(common.get("objective", "binary")), BETA)
         self.prior = checked_prior(likelihood.prior, {} if prior is None else prior)
         super().__init__(
             n_arms,
@@ -68,12 +86,13 @@ class Thompson(Policy):
         return student_best(*_normal.posterior(**statistics, prior=prior))
 
 
-def checked_prior(default: dict[str, float], given: Mapping[str, float]) -> dict[str, float]:
-    """`default` with what is `given`, in the order of `default`; InvalidInput for what no prior can be."""
-    if not isinstance(given, Mapping) or not set(given) <= set(default):
-        raise InvalidInput(f"prior must be a mapping of {', '.join(default)}, not {given!r}")
-    prior = {name: finite(f"prior.{name}", given.get(name, value)) for name, value in default.items()}
-    for name, value in prior.items():
-        if name != "mean" and not LEAST_WEIGHT <= value <= MOST_WEIGHT:
-            raise InvalidInput(f"prior.{name} must be from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}, not {value}")
+def checked_prior(parameters: dict[str, Parameter], given: Mapping[str, float]) -> dict[str, float]:
+    """What is `given` and the defaults of the rest, in the order of `parameters`; InvalidInput out of range."""
+    if not isinstance(given, Mapping) or not set(given) <= set(parameters):
+        raise InvalidInput(f"prior must be a mapping of {', '.join(parameters)}, not {given!r}")
+    prior = {}
+    for name, (default, least, most) in parameters.items():
+        prior[name] = finite(f"prior.{name}", given.get(name, default))
+        if not least <= prior[name] <= most:
+            raise InvalidInput(f"prior.{name} must be from {least:g} to {most:g}, not {prior[name]:g}")
     return prior
