@@ -1,0 +1,90 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Thompson sampling of means of Normal rewards whose variance is unknown too.
+
+Under a Normal-inverse-gamma prior the posterior of a mean is a Student t (Murphy 2007, "Conjugate Bayesian
+analysis of the Gaussian distribution", equations 85–89 and 99).
+"""
+
+from cpython.pycapsule cimport PyCapsule_New
+from libc.math cimport sqrt
+from numpy.random cimport bitgen_t
+from numpy.random.c_distributions cimport random_standard_gamma, random_standard_normal
+
+from gamma cimport gamma_draw, gamma_prepare
+from tally cimport chooser_name, chooser_t, tally_t
+
+import numpy as np
+
+ctypedef struct posterior_t:
+    double mean
+    double kappa
+    double alpha
+    double beta
+
+
+cdef inline posterior_t posterior_of(
+    double n, double mean, double m2, const double *prior
+) noexcept nogil:
+    """`prior`: mean, kappa, alpha, beta."""
+    cdef posterior_t posterior
+    cdef double deviation = mean - prior[0]
+    posterior.kappa = prior[1] + n
+    # As a step from the prior, which is exact where n is 0 and does not cancel where n is large.
+    posterior.mean = prior[0] + deviation * (n / posterior.kappa)
+    posterior.alpha = prior[2] + 0.5 * n
+    posterior.beta = prior[3] + 0.5 * m2 + 0.5 * deviation * deviation * prior[1] * (n / posterior.kappa)
+    return posterior
+
+
+def posterior(const double[::1] n, const double[::1] mean, const double[::1] m2, const double[::1] prior):
+    """Location, scale and degrees of freedom, float64 (K,) each, of the Student t of each arm's mean.
+
+    n, mean, m2: (K,), the observations, their mean and their sum of squared deviations.
+    prior: (4,), the mean, kappa, alpha and beta of the Normal-inverse-gamma prior.
+    """
+    cdef Py_ssize_t k
+    cdef posterior_t arm
+    if prior.shape[0] != 4 or mean.shape[0] != n.shape[0] or m2.shape[0] != n.shape[0]:
+        raise ValueError("n, mean and m2 must have one length, and prior must be four numbers")
+    loc, scale, df = np.empty(n.shape[0]), np.empty(n.shape[0]), np.empty(n.shape[0])
+    cdef double[::1] locs = loc, scales = scale, dfs = df
+    for k in range(n.shape[0]):
+        arm = posterior_of(n[k], mean[k], m2[k], &prior[0])
+        locs[k] = arm.mean
+        scales[k] = sqrt(arm.beta / (arm.alpha * arm.kappa))
+        dfs[k] = 2.0 * arm.alpha
+    return loc, scale, df
+
+
+cdef Py_ssize_t choose(
+    const tally_t *tally, const Py_ssize_t *among, Py_ssize_t count, bitgen_t *bits
+) noexcept nogil:
+    """Parameters: the prior. Cache: posterior mean, beta/kappa, and the gamma constants of alpha."""
+    cdef Py_ssize_t i, k, best = among[0]
+    cdef double precision, drawn, best_drawn = 0.0
+    cdef double *constants
+    cdef posterior_t arm
+    for i in range(count):
+        k = among[i]
+        constants = tally.cache + 4 * k
+        if not tally.fresh[k]:
+            arm = posterior_of(tally.n[k], tally.mean[k], tally.m2[k], tally.parameters)
+            constants[0], constants[1] = arm.mean, arm.beta / arm.kappa
+            if arm.alpha >= 1.0:
+                gamma_prepare(arm.alpha, &constants[2], &constants[3])
+            else:
+                constants[2], constants[3] = arm.alpha, 0.0
+            tally.fresh[k] = 1
+        if constants[3] > 0.0:
+            precision = gamma_draw(constants[2], constants[3], bits)
+        else:
+            precision = random_standard_gamma(bits, constants[2])
+        drawn = constants[0] + random_standard_normal(bits) * sqrt(constants[1] / precision)
+        if i == 0 or drawn > best_drawn:
+            best, best_drawn = k, drawn
+    return best
+
+
+cdef chooser_t chooser
+chooser.choose, chooser.parameters, chooser.cache_width = choose, 4, 4
+CHOOSER = PyCapsule_New(&chooser, chooser_name(), NULL)
