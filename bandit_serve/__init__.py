@@ -1,4 +1,4 @@
-"""Experimentation and serving: live prediction traffic over model versions, routed by bandits or A/B tests."""
+"""Experimentation and serving: live prediction traffic over model versions, by bandits or A/B tests."""
 
 from importlib.metadata import version
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from bandit_serve.events import Changed, Event, Exposed, Rewarded
 from bandit_serve.experiment import Experiment, Record
 from bandit_serve.pending import PendingDecisions
-from bandit_serve.policies import Policy, carried_over, from_experiment, policy_from_state
+from bandit_serve.policies import Policy
+from bandit_serve.policies.serving import carried_over, from_experiment, policy_from_state
 from bandit_serve.store.offset import START, Offset
 
 MAX_HISTORY = 10_000
@@ -122,7 +123,7 @@ class LiveExperiment:
 
     def shares(self, eligible: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
         """f64[K]: the vector to draw from now; the policy's own distribution over the `eligible` arms."""
-        return self.policy.shares(eligible, **self.pending_arguments())
+        return self.policy.shares(eligible=eligible, **self.pending_arguments())
 
     def pending_arguments(self) -> dict[str, Any]:
         """What the policy's `shares` is to be told about decisions whose window is open."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bandit_serve.decisions.decider import Decider
-from bandit_serve.policies import policy_from_state
+from bandit_serve.policies.serving import policy_from_state
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Refresher:
 
         def compute() -> list[Any]:
             masks = [None, *(decider.mask(key) for key in keys)]
-            return [copy.shares(mask, **pending) for mask in masks]
+            return [copy.shares(eligible=mask, **pending) for mask in masks]
 
         shares, *subsets = await asyncio.to_thread(compute)
         if decider.revision == revision:

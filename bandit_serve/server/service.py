@@ -129,6 +129,14 @@ class Service:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.store.close()
 
+    def publish_counters(self) -> None:
+        """What other parts count for themselves, for the next scrape."""
+        lost = sum(decider.exposures.lost for decider in self.decisions.deciders.values()) if self.ready else 0
+        self.counters.set("exposures_lost", lost)
+        self.counters.set("top_k_hits", self.top_k.hits)
+        self.counters.set("top_k_misses", self.top_k.misses)
+        self.counters.set("store_away", float(self.degraded))
+
     def _keep_live_models(self) -> None:
         live = [
             (arm.model, arm.version)

@@ -14,7 +14,9 @@ from redis.asyncio import Redis
 
 from bandit_serve.events import REWARD
 from bandit_serve.store import scripts
-from bandit_serve.store.connection import StoreFacts, check, inspect, open_client, open_tail_client, translate_errors
+from bandit_serve.store.connection import open_client, open_tail_client
+from bandit_serve.store.facts import StoreFacts, check, inspect
+from bandit_serve.store.failures import translate_errors
 from bandit_serve.store.keys import COMMON, Keys
 from bandit_serve.store.offset import START, Offset
 

@@ -16,7 +16,7 @@ from bandit_serve.live import HistoryEntry, LiveExperiment
 from bandit_serve.log.keeper import promote_winner
 from bandit_serve.models.registry import SERVABLE, Registry
 from bandit_serve.names import Name
-from bandit_serve.policies import from_experiment
+from bandit_serve.policies.serving import from_experiment
 from bandit_serve.results import report
 from bandit_serve.server.service import Service
 from bandit_serve.server.times import rfc3339

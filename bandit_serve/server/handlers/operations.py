@@ -94,7 +94,7 @@ class OperationHandlers:
             return {"available": False}
         return {
             "available": True,
-            "server": facts.server,
+            "server": facts.name,
             "version": ".".join(map(str, facts.version)),
             "durability": facts.durability,
             "used_memory": facts.used_memory,

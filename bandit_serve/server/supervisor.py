@@ -1,0 +1,239 @@
+"""The process above the workers: binds the socket once, keeps the store and the workers alive, says when it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from types import FrameType
+
+import msgspec
+
+from bandit_serve.errors import BanditServeError, StoreUnavailable, UsageError
+from bandit_serve.server.app import ROUTE_LABELS
+from bandit_serve.server.metrics import Counters
+from bandit_serve.server.worker import DRAINING, READY, Plan
+from bandit_serve.settings import Settings
+from bandit_serve.store import PrivateServer
+from bandit_serve.store.facts import StoreFacts
+from bandit_serve.store.store import Store
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 2_048
+POLL_S = 0.1
+QUICK_DEATH_S = 2.0
+RESTART_PAUSE_S = 0.5
+KILL_AFTER_S = 5.0
+
+
+class _Child:
+    """A worker process, its slot among the counters, and the pipe through which it says how it is."""
+
+    def __init__(self, process: subprocess.Popen[bytes], slot: int, status_fd: int) -> None:
+        self.process = process
+        self.slot = slot
+        self.status_fd = status_fd
+        self.started_s = time.monotonic()
+        self.ready = False
+        self.draining = False
+
+    def listen(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            for status in os.read(self.status_fd, 64):
+                if status == READY[0]:
+                    self.ready = True
+                elif status == DRAINING[0]:
+                    self.draining = True
+
+
+class Supervisor:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._children: list[_Child] = []
+        self._private: PrivateServer | None = None
+        self._stopping = False
+        self._announced = False
+        self._restart_at_s = 0.0
+        self._n_slots = 2 * settings.workers
+
+    def run(self) -> int:
+        """Serves until SIGTERM or SIGINT; returns the exit status."""
+        settings = self._settings
+        require_keys_or_loopback(settings)
+        listener = bind(settings.host, settings.port)
+        try:
+            self._store_url = self._find_store()
+            facts = self._check_store()
+            with tempfile.TemporaryFile() as counters, _wakeup() as wakeup:
+                counters.truncate(Counters.nbytes(len(ROUTE_LABELS), self._n_slots))
+                self._listener, self._counters_fd = listener, counters.fileno()
+                while not self._stopping:
+                    self._keep_workers()
+                    self._keep_store()
+                    self._announce(facts)
+                    self._wait(wakeup)
+                    if self._lost_for_good():
+                        return 1
+                return self._stop(wakeup)
+        finally:
+            listener.close()
+            if self._private is not None:
+                self._private.stop()
+
+    def _find_store(self) -> str:
+        settings = self._settings
+        if settings.store is not None:
+            return settings.store
+        self._private = PrivateServer.start_or_adopt(settings.data_dir)
+        return self._private.url
+
+    def _check_store(self) -> StoreFacts | None:
+        """Refuses a store that must not be used before any worker starts; one that is away may come yet."""
+
+        async def check() -> StoreFacts:
+            store = Store(self._store_url, timeout_s=self._settings.seconds("store_timeout"))
+            try:
+                return await store.check()
+            finally:
+                await store.close()
+
+        try:
+            return asyncio.run(check())
+        except StoreUnavailable as error:
+            log.warning("the store is away, the workers wait for it: %s", error)
+            return None
+
+    def _keep_workers(self) -> None:
+        for child in list(self._children):
+            child.listen()
+            status = child.process.poll()
+            if status is not None:
+                self._bury(child, status)
+        serving = [child for child in self._children if not child.draining]
+        if time.monotonic() >= self._restart_at_s:
+            for _ in range(self._settings.workers - len(serving)):
+                self._spawn()
+
+    def _bury(self, child: _Child, status: int) -> None:
+        self._children.remove(child)
+        os.close(child.status_fd)
+        if not child.draining:
+            log.warning("worker %d ended with status %d; starting another", child.process.pid, status)
+        if time.monotonic() - child.started_s < QUICK_DEATH_S:
+            self._restart_at_s = time.monotonic() + RESTART_PAUSE_S
+
+    def _lost_for_good(self) -> bool:
+        """Whether the first workers all ended before any of them was ready: then starting more is no help."""
+        return not self._announced and not self._children and self._restart_at_s > time.monotonic()
+
+    def _spawn(self) -> None:
+        taken = {child.slot for child in self._children}
+        slot = next(slot for slot in range(self._n_slots) if slot not in taken)
+        status_read, status_write = os.pipe()
+        os.set_blocking(status_read, False)
+        fds = (self._listener.fileno(), status_write, self._counters_fd)
+        plan = Plan(self._settings, self._store_url, os.getpid(), *fds, self._n_slots, slot)
+        command = [sys.executable, "-m", "bandit_serve.server.worker", msgspec.json.encode(plan).decode()]
+        process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
+        os.close(status_write)
+        self._children.append(_Child(process, slot, status_read))
+
+    def _keep_store(self) -> None:
+        if self._private is None:
+            return
+        try:
+            if self._private.ensure():
+                log.warning("the private store had ended; it runs again")
+        except BanditServeError as error:
+            log.error("the private store can not be started: %s", error)
+
+    def _announce(self, facts: StoreFacts | None) -> None:
+        ready = sum(child.ready for child in self._children)
+        if self._announced or ready < self._settings.workers:
+            return
+        self._announced = True
+        host, port = self._listener.getsockname()[:2]
+        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        workers = "1 worker" if ready == 1 else f"{ready} workers"
+        store = "private store" if self._private is not None else "store"
+        durability = f" ({facts.durability})" if facts is not None else ""
+        warning = "; open to anyone who can reach it, as no keys are configured"
+        print(f"bandit-serve is ready on {address} with {workers}, {store}{durability}{warning}", flush=True)
+
+    def _wait(self, wakeup: int) -> None:
+        fds = [wakeup, *(child.status_fd for child in self._children)]
+        readable, _, _ = select.select(fds, [], [], POLL_S)
+        if wakeup in readable:
+            numbers = os.read(wakeup, 64)
+            if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+                self._stopping = True
+
+    def _stop(self, wakeup: int) -> int:
+        """Workers accept what is in the socket's queue, answer it and leave; then the store may go."""
+        self._listener.close()
+        for child in self._children:
+            child.process.terminate()
+        until_s = time.monotonic() + self._settings.seconds("drain") + KILL_AFTER_S
+        for child in self._children:
+            try:
+                child.process.wait(max(0.0, until_s - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.error("worker %d did not leave in time", child.process.pid)
+                child.process.kill()
+                child.process.wait()
+        return 0
+
+
+def require_keys_or_loopback(settings: Settings) -> None:
+    """Without keys the service is open to all, so it stays on this machine unless it is told otherwise."""
+    if settings.insecure:
+        return
+    try:
+        found = socket.getaddrinfo(settings.host, None)
+    except socket.gaierror as error:
+        raise UsageError(f"The host {settings.host!r} is unknown: {error.strerror}.") from None
+    if not all(ipaddress.ip_address(str(each[4][0]).partition("%")[0]).is_loopback for each in found):
+        raise UsageError(
+            f"{settings.host} can be reached from other machines and no keys are configured: "
+            "bind a loopback address, or give --insecure."
+        )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise UsageError(f"{host}:{port} can not be bound: {error.strerror}.") from None
+
+
+@contextlib.contextmanager
+def _wakeup():  # type: ignore[no-untyped-def]
+    """A descriptor that has the numbers of the signals that came."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pass
+
+    former = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)}
+    former_fd = signal.set_wakeup_fd(write)
+    try:
+        yield read
+    finally:
+        signal.set_wakeup_fd(former_fd)
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        os.close(read)
+        os.close(write)

@@ -1,0 +1,149 @@
+"""Real services for tests: `bandit-serve serve` as a process of its own, on a free port."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+READY = re.compile(r"bandit-serve is ready on (http://\S+) with")
+START_S = 30.0
+
+
+class Answer(NamedTuple):
+    status: int
+    body: Any
+    headers: dict[str, str]
+
+
+class ThrowawayService:
+    """`flags` go to `bandit-serve serve`; without `store` it runs its private server in `data`."""
+
+    def __init__(
+        self, data: Path, *flags: str, store: str | None = None, workers: int = 1, port: int = 0
+    ) -> None:
+        self.data = data
+        self._flags = flags
+        self._store = store
+        self._workers = workers
+        self._port = port
+        self.url = ""
+        self.output: list[str] = []
+
+    def start(self) -> Self:
+        command = [sys.executable, "-m", "bandit_serve", "serve", "--data", str(self.data)]
+        command += ["--port", str(self._port), "--workers", str(self._workers), *self._flags]
+        if self._store is not None:
+            command += ["--store", self._store]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean_environment()
+        )
+        ready = threading.Event()
+        self.url = ""
+        self._reader = threading.Thread(target=self._read, args=(self.process, ready), daemon=True)
+        self._reader.start()
+        if not ready.wait(START_S) or not self.url:
+            self.kill()
+            raise AssertionError("the service did not start:\n" + "".join(self.output))
+        self._port = int(self.url.rpartition(":")[2])
+        return self
+
+    def _read(self, process: subprocess.Popen[str], ready: threading.Event) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self.output.append(line)
+            found = READY.match(line)
+            if found:
+                self.url = found[1]
+                ready.set()
+        ready.set()
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    def call(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout_s: float = 30.0
+    ) -> Answer:
+        """One request; `body` is sent as JSON unless it is bytes."""
+        content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self.url + path,
+            method=method,
+            data=content,
+            headers={"Content-Type": "application/json", **(headers or {})},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as response:
+                return _answer(response.status, response.read(), response.headers)
+        except urllib.error.HTTPError as error:
+            with error:
+                return _answer(error.code, error.read(), error.headers)
+
+    def worker_pids(self) -> list[int]:
+        """The workers that run now, children of the supervisor."""
+        children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        pids = [int(pid) for path in children for pid in path.read_text().split()]
+        return [pid for pid in pids if b"bandit_serve.server.worker" in _command(pid)]
+
+    def wait_for_workers(self, n: int, timeout_s: float = START_S) -> None:
+        """Returns when `n` workers say that they live."""
+        until_s = time.monotonic() + timeout_s
+        while time.monotonic() < until_s:
+            if len(self.worker_pids()) == n and self.call("GET", "/health/ready").status == 200:
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"there are no {n} workers after {timeout_s} s")
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(60)
+        self._reader.join(5)
+        return status
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+def clean_environment() -> dict[str, str]:
+    """This environment without settings of ours, and with this checkout first on the path."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BANDIT_SERVE_")}
+    root = str(Path(__file__).resolve().parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    return environment
+
+
+def _answer(status: int, body: bytes, headers: Any) -> Answer:
+    is_json = "json" in headers.get("Content-Type", "")
+    return Answer(status, json.loads(body) if body and is_json else body, dict(headers))
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
