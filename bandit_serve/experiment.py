@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from bandit_serve.documents import document_fault
 from bandit_serve.durations import DURATION_PATTERN, parse_duration_ms
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
 from bandit_serve.names import Name
 
 MAX_ARMS = 1_000
 MAX_METRICS = 32
-MAX_PAYLOAD_BYTES = 65_536
 MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
 
@@ -217,8 +217,9 @@ def _arm_errors(experiment: Experiment) -> list[FieldError]:
     for i, arm in enumerate(experiment.arms):
         if (arm.model is None) != (arm.version is None):
             errors.append(FieldError(f"arms[{i}]", "expected model and version together, or neither"))
-        if arm.payload is not None and len(msgspec.json.encode(arm.payload)) > MAX_PAYLOAD_BYTES:
-            errors.append(FieldError(f"arms[{i}].payload", f"expected at most {MAX_PAYLOAD_BYTES} bytes"))
+        fault = document_fault(arm.payload)
+        if fault is not None:
+            errors.append(FieldError(f"arms[{i}].payload", fault))
     if experiment.control is not None and experiment.control not in experiment.arm_names:
         errors.append(FieldError("control", f"expected the name of an arm, not {experiment.control!r}"))
     return errors
