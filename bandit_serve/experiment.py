@@ -16,6 +16,9 @@ from bandit_serve.names import Name
 
 MAX_ARMS = 1_000
 MAX_METRICS = 32
+MAX_SAMPLES = 2**53
+# Rewards stay within ± this, so that their squares times any count stay finite.
+LARGEST_VALUE = 1e80
 MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
 
@@ -53,6 +56,8 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True):
         """Why `value` can not be a reward of this metric, or None when it can."""
         if not math.isfinite(value):
             return "expected a finite number"
+        if abs(value) > LARGEST_VALUE:
+            return f"expected a number within ±{LARGEST_VALUE:g}"
         if self.kind == "binary" and value not in (0.0, 1.0):
             return f"{self.name} is binary: expected 0 or 1"
         if self.kind == "count" and (value < 0 or value != math.floor(value)):
@@ -73,7 +78,10 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True):
         """`value` as the policy sees it: larger is better, in the metric's own range."""
         if self.goal == "maximize":
             return value
-        return (self.floor + self.ceiling) - value if self.kind in ("binary", "bounded") else -value
+        if self.kind not in ("binary", "bounded"):
+            return -value
+        mirrored = (self.floor + self.ceiling) - value
+        return min(max(mirrored, self.floor), self.ceiling)
 
 
 class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -86,7 +94,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     warmup: Annotated[int, Meta(ge=0)] | None = None
     half_life: Duration | None = None
     holdout: Share | None = None
-    shares: dict[Name, Annotated[float, Meta(ge=0.0)]] | None = None
+    shares: dict[Name, Annotated[float, Meta(ge=0.0, le=LARGEST_VALUE)]] | None = None
     prior: dict[str, float] | None = None
     epsilon: float | None = None
     decay: float | None = None
@@ -121,7 +129,7 @@ class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
     """When a result names a winner: at level `alpha`, from `min_samples` of the objective in each arm on."""
 
     duration: Duration | None = None
-    min_samples: Annotated[int, Meta(ge=0)] = 0
+    min_samples: Annotated[int, Meta(ge=0, le=MAX_SAMPLES)] = 0
     alpha: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.05
     promote_winner: bool = False
 
@@ -204,6 +212,9 @@ def validated(experiment: Experiment) -> Experiment:
             )
             raise InvalidInput(f"attribution.missing: {detail}.", [FieldError("attribution.missing", detail)])
         missing = "ignore"
+    if missing == "zero" and objective.kind == "bounded" and not objective.floor <= 0.0 <= objective.ceiling:
+        detail = f'expected "ignore": 0 is outside the range of {objective.name}'
+        raise InvalidInput(f"attribution.missing: {detail}.", [FieldError("attribution.missing", detail)])
     return msgspec.structs.replace(
         experiment,
         metrics=metrics,
@@ -228,7 +239,8 @@ def _arm_errors(experiment: Experiment) -> list[FieldError]:
 def _metric_errors(experiment: Experiment) -> list[FieldError]:
     metrics = experiment.metrics
     errors = _repeated("metrics", [metric.name for metric in metrics])
-    if sum(metric.role == "objective" for metric in metrics) > 1:
+    roles = [metric.role for metric in metrics]
+    if roles.count("objective") > 1 or not {"objective", None} & set(roles):
         errors.append(FieldError("metrics", 'expected one metric with the role "objective"'))
     for i, metric in enumerate(metrics):
         at = f"metrics[{i}]"
@@ -237,17 +249,18 @@ def _metric_errors(experiment: Experiment) -> list[FieldError]:
                 errors.append(FieldError(at, "a bounded metric needs low and high"))
             elif not metric.low < metric.high:
                 errors.append(FieldError(f"{at}.high", "expected a number above low"))
+            elif max(-metric.low, metric.high) > LARGEST_VALUE:
+                errors.append(FieldError(at, f"expected low and high within ±{LARGEST_VALUE:g}"))
         elif metric.low is not None or metric.high is not None:
             errors.append(FieldError(at, "only a bounded metric takes low and high"))
     return errors
 
 
 def _with_roles(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
-    named = any(metric.role == "objective" for metric in metrics)
+    roles = [metric.role for metric in metrics]
+    first = -1 if "objective" in roles else roles.index(None)
     return tuple(
-        msgspec.structs.replace(
-            metric, role=metric.role or ("objective" if i == 0 and not named else "secondary")
-        )
+        msgspec.structs.replace(metric, role=metric.role or ("objective" if i == first else "secondary"))
         for i, metric in enumerate(metrics)
     )
 

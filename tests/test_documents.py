@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from bandit_serve.documents import MAX_DOCUMENT_BYTES, MAX_DOCUMENT_DEPTH, document_fault
 
-leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+leaves = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+)
 documents = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
 
 
