@@ -25,9 +25,9 @@ from bandit_serve.errors import InvalidInput
 
 cdef enum:
     NODES = 12
-    MOST_PANELS = 20000     # a bound; ordinary problems take 5 to 200
+    MOST_PANELS = 5000      # a bound; ordinary problems take 5 to 200
+    MOST_CUTS = 40          # of one panel
     MOST_ROUNDS = 3         # each with panels half as long as the last
-    SURE_LOSERS = 36        # that many arms all lie below their medians with probability 2^-36
 
 cdef enum Family:
     BETA
@@ -36,10 +36,11 @@ cdef enum Family:
 cdef double DEPTH = 28.0            # a Beta arm's ends: where the density over u is exp(-DEPTH) of its peak
 cdef double TAIL = 1e-12            # a Student-t arm's ends: the mass beyond each
 cdef double NEGLIGIBLE = 1e-12      # where G is less, it adds to no share
+cdef double LOG_NEGLIGIBLE = -27.6
 cdef double REST = 1e-9             # 1 - G at which integration ends; beyond, P(k best) is 1 - F_k to order REST^2
-cdef double PANEL_ERROR = 1e-10     # |sum of a panel's shares - rise of G| above which it is halved
-cdef double DEVIATION = 1e-8        # of the whole, above which it is integrated again on shorter panels
-cdef double RESOLUTION = 1e-13      # shortest panel, relative to its coordinate
+cdef double PANEL_ERROR = 1e-9      # |sum of a panel's shares - rise of G| above which it is halved
+cdef double DEVIATION = 1e-7        # of the whole, above which it is integrated again on shorter panels
+cdef double RESOLUTION = 1e-13      # shortest panel of a Beta problem, relative to its coordinate
 cdef double HALF_LOG_2PI = 0.91893853320467274178
 
 cdef double NODE[NODES]                 # on [0, 1]
@@ -59,7 +60,8 @@ cdef struct Arm:
 
 cdef struct Panel:
     double start, width
-    double x[NODES]
+    double rest             # start + rest has twice a double's digits: far from 0 an arm may be sharper than one double
+    double step[NODES]      # from start to the nodes
     double log_p[NODES]     # Beta only: log x and log(1 - x), less their values at the panel's start
     double log_q[NODES]
     double slope[NODES]     # of the reward scale against the coordinate
@@ -178,7 +180,7 @@ cdef void make_beta(Arm* arm, double alpha, double beta) noexcept nogil:
     arm.right = fmax(0.0, log(n)) + DEPTH
     arm.left = -arm.right
     # logit(x) has its singularities at +-pi i from the line.
-    arm.reach = fmin(4.0 * arm.scale, 3.0)
+    arm.reach = fmin(3.2 * arm.scale, 1.8)
 
 
 cdef inline double beta_reach(const Arm* arm, double u) noexcept nogil:
@@ -199,10 +201,10 @@ cdef void place_beta(Panel* panel) noexcept nogil:
     cdef double d, u
     cdef Py_ssize_t i
     for i in range(NODES):
-        d = panel.width * NODE[i]
+        d = panel.step[i]
         u = panel.start + d
-        panel.x[i] = u
-        if panel.width < 30.0:
+        if panel.width < 4.0:
+            # The short panels of sharp arms: their parameters multiply a difference that keeps its digits.
             panel.log_p[i] = -log1p(q * expm1(-d))
             panel.log_q[i] = -log1p(p * expm1(d))
         else:
@@ -218,6 +220,15 @@ cdef inline void beta_values(const Arm* arm, const Panel* panel, double* density
         density[i] = exp(base + arm.a * panel.log_p[i] + arm.b * panel.log_q[i])
 
 
+cdef void place(Family family, Panel* panel) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(NODES):
+        panel.step[i] = panel.width * NODE[i]
+        panel.slope[i] = 1.0
+    if family == BETA:
+        place_beta(panel)
+
+
 cdef double beta_below(const Arm* arm, double u) noexcept nogil:
     """F(u), by the same rule; next to the mode betainc takes 37 us at 1e9 observations."""
     cdef Panel panel
@@ -227,7 +238,7 @@ cdef double beta_below(const Arm* arm, double u) noexcept nogil:
     panel.start = arm.low
     while panel.start < u:
         panel.width = fmin(fmax(beta_reach(arm, panel.start), RESOLUTION * fabs(panel.start)), u - panel.start)
-        place_beta(&panel)
+        place(BETA, &panel)
         beta_values(arm, &panel, density)
         for i in range(NODES):
             total += panel.width * WEIGHT[i] * density[i]
@@ -259,9 +270,9 @@ cdef void make_student(Arm* arm, double loc, double scale, double df) noexcept n
     arm.reach = fmin(4.0 / sqrt(df + 1.0), 1.2)
 
 
-cdef inline double student_reach(const Arm* arm, double x) noexcept nogil:
+cdef inline double student_reach(const Arm* arm, double x, double rest) noexcept nogil:
     """Proportional to the distance from the centre, at the panel's end that is nearer to it."""
-    cdef double z = (x - arm.centre) / arm.scale
+    cdef double z = ((x - arm.centre) + rest) / arm.scale
     cdef double core = sqrt(arm.a)
     if z >= 0.0:
         return arm.scale * arm.reach * (core + z)
@@ -270,20 +281,14 @@ cdef inline double student_reach(const Arm* arm, double x) noexcept nogil:
     return arm.scale * arm.reach * core
 
 
-cdef void place_student(Panel* panel) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(NODES):
-        panel.x[i] = panel.start + panel.width * NODE[i]
-        panel.slope[i] = 1.0
-
-
 cdef inline void student_values(const Arm* arm, const Panel* panel, double* density) noexcept nogil:
+    cdef double start = (panel.start - arm.centre) + panel.rest
     cdef double per_scale = 1.0 / arm.scale
     cdef double per_df = 1.0 / arm.a
     cdef double z, t, s
     cdef Py_ssize_t i
     for i in range(NODES):
-        z = fmin(fabs(panel.x[i] - arm.centre) * per_scale, 1e145)
+        z = fmin(fabs(start + panel.step[i]) * per_scale, 1e145)
         t = z * z * per_df
         s = 1.0 + t
         # log1p(t), in less time
@@ -316,15 +321,16 @@ cdef double student_excess(const Arm* arm, double z) noexcept nogil:
 
 # ---- What both families share
 
-cdef double longest_panel(const Problem* problem, double x) noexcept nogil:
+cdef double longest_panel(const Problem* problem, double x, double rest) noexcept nogil:
     cdef double longest = INFINITY
     cdef Py_ssize_t j
     for j in range(problem.n_active):
         if problem.family == BETA:
             longest = fmin(longest, beta_reach(&problem.arms[problem.active[j]], x))
         else:
-            longest = fmin(longest, student_reach(&problem.arms[problem.active[j]], x))
-    return fmax(longest * problem.fineness, RESOLUTION * fabs(x))
+            longest = fmin(longest, student_reach(&problem.arms[problem.active[j]], x, rest))
+    longest *= problem.fineness
+    return fmax(longest, RESOLUTION * fabs(x)) if problem.family == BETA else longest
 
 
 cdef void evaluate(Problem* problem, Panel* panel) noexcept nogil:
@@ -333,10 +339,7 @@ cdef void evaluate(Problem* problem, Panel* panel) noexcept nogil:
     cdef double* cdf
     cdef double f, total
     cdef Py_ssize_t i, j, k, m
-    if problem.family == BETA:
-        place_beta(panel)
-    else:
-        place_student(panel)
+    place(problem.family, panel)
     panel.best_start = 1.0
     panel.best_end = 1.0
     for i in range(NODES):
@@ -462,36 +465,66 @@ cdef void begin(Problem* problem, double x) noexcept nogil:
         problem.loss = arm.scale * student_excess(arm, (arm.centre - x) / arm.scale)
 
 
+cdef inline double stretch(double error) noexcept nogil:
+    """How much longer the panel may be: the rule's error falls with about the NODES-th power of its length."""
+    return fmax(0.25, fmin(4.0, (0.5 * PANEL_ERROR / fmax(error, 1e-300)) ** (1.0 / NODES)))
+
+
+cdef inline void advance(Panel* panel) noexcept nogil:
+    """Moves the start to the end of the panel (Knuth's two-sum, then renormalised)."""
+    cdef double near = panel.start + panel.width
+    cdef double moved = near - panel.start
+    cdef double rest = (panel.start - (near - moved)) + (panel.width - moved) + panel.rest
+    panel.start = near + rest
+    panel.rest = rest - (panel.start - near)
+
+
 cdef void integrate(Problem* problem, double lowest) noexcept nogil:
     cdef Panel panel
     cdef double error, rest
-    cdef double x = lowest
-    cdef double wanted = INFINITY       # the length that G's own curvature allowed last
-    cdef double end
+    cdef double wanted = INFINITY       # the length that G's curvature asked for last
+    cdef Py_ssize_t cut
     cdef bint counts
-    begin(problem, x)
+    begin(problem, lowest)
+    panel.start = lowest
+    panel.rest = 0.0
     while True:
-        rest = retire(problem, x)
+        rest = retire(problem, panel.start)
         if problem.n_active == 0 or rest <= REST or problem.n_panels >= MOST_PANELS:
             break
-        panel.start = x
-        panel.width = fmin(wanted, longest_panel(problem, x))
-        while True:
-            end = x + panel.width
-            panel.width = end - x
+        panel.width = fmin(wanted, longest_panel(problem, panel.start, panel.rest))
+        for cut in range(MOST_CUTS):
             evaluate(problem, &panel)
             problem.n_panels += 1
             counts = panel.best_end > NEGLIGIBLE
             error = weigh(problem, &panel) if counts else 0.0
-            if error <= PANEL_ERROR or panel.width <= 4.0 * RESOLUTION * fabs(x):
+            if error <= PANEL_ERROR:
                 break
-            if problem.n_panels >= MOST_PANELS:
-                break
-            panel.width *= 0.5
-        wanted = panel.width * (2.0 if error <= 1e-4 * PANEL_ERROR else 1.0)
+            if cut + 1 < MOST_CUTS:
+                panel.width *= fmin(stretch(error), 0.8)
+        wanted = panel.width * stretch(error)
         commit(problem, &panel, counts)
-        x = end
-    finish(problem, x, rest)
+        advance(&panel)
+    finish(problem, panel.start, rest)
+
+
+cdef double student_start(const Problem* problem) noexcept nogil:
+    """The highest of the arms' lower ends, or the highest location below which no arm can be best if that is higher."""
+    cdef double lowest = problem.arms[problem.anchor].low
+    cdef double log_best
+    cdef Py_ssize_t low = 0, high = problem.n_arms, middle, k
+    while low < high:
+        middle = (low + high) // 2
+        log_best = 0.0
+        for k in range(problem.n_arms - 1, -1, -1):
+            log_best += log(student_below(&problem.arms[k], problem.arms[middle].centre))
+            if log_best < LOG_NEGLIGIBLE:
+                break
+        if log_best < LOG_NEGLIGIBLE:
+            low = middle + 1
+        else:
+            high = middle
+    return lowest if low == 0 else fmax(lowest, problem.arms[low - 1].centre)
 
 
 cdef void solve(Problem* problem, double lowest) noexcept nogil:
@@ -530,12 +563,10 @@ cdef tuple solved(Family family, const double[::1] a, const double[::1] b, const
     """Shares, the loss of the anchor, its index, the deviation before normalising and the number of panels, of sorted arms."""
     cdef Py_ssize_t n = a.shape[0]
     cdef Py_ssize_t k, size
-    cdef double origin, lowest, floor = -INFINITY
+    cdef double lowest
     cdef Problem problem
     shares = np.empty(n)
     cdef double[::1] out = shares
-    if family == STUDENT and n >= SURE_LOSERS:
-        floor = np.partition(a, n - SURE_LOSERS)[n - SURE_LOSERS]
     problem.family = family
     problem.n_arms = n
     problem.shares = &out[0]
@@ -558,12 +589,7 @@ cdef tuple solved(Family family, const double[::1] a, const double[::1] b, const
                 make_student(&problem.arms[k], a[k], b[k], c[k])
             if problem.arms[k].low > problem.arms[problem.anchor].low:
                 problem.anchor = k
-        lowest = problem.arms[problem.anchor].low
-        if family == STUDENT:
-            origin = a[problem.anchor]
-            for k in range(n):
-                make_student(&problem.arms[k], a[k] - origin, b[k], c[k])
-            lowest = fmax(problem.arms[problem.anchor].low, floor - origin)
+        lowest = student_start(&problem) if family == STUDENT else problem.arms[problem.anchor].low
         solve(&problem, lowest)
         free(problem.arms)
     return shares, problem.loss, problem.anchor, problem.deviation, problem.n_panels
