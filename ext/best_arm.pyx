@@ -647,7 +647,7 @@ def beta_best(alpha, beta):
     """P(arm k has the highest mean) for independent Beta(alpha_k, beta_k) posteriors.
 
     alpha, beta: K >= 1 numbers each, between 1e-6 and 1e15. Returns K shares, none negative, that sum to 1;
-    each is within 1e-6 (of 14,000 tried: within 2e-8). Raises InvalidInput.
+    each is within 1e-6 of the integral. Raises InvalidInput.
     Source: P = integral of f_k(x) prod_{j != k} F_j(x) dx (Thompson 1933, for two arms).
     """
     order, a, b = beta_problem(alpha, beta)
