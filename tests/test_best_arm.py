@@ -104,7 +104,8 @@ def test_beta_shares_agree_with_another_quadrature(name: str) -> None:
     alpha, beta = beta_problems()[name]
     shares = beta_best(alpha, beta)
     assert_shares(shares, alpha.size)
-    assert beta_best_deviation(alpha, beta)[0] < 1e-7
+    # Halving panels keeps it there at once; a second round on shorter panels would only see to 1e-7.
+    assert beta_best_deviation(alpha, beta)[0] < 2e-9
     arms = some_arms(shares, 6) if alpha.size < 100 else np.argsort(-shares, kind="stable")[[0, 1, 30]]
     for k in arms:
         assert shares[k] == pytest.approx(beta_share(alpha, beta, int(k)), abs=1e-6, rel=0)
@@ -115,7 +116,7 @@ def test_student_shares_agree_with_another_quadrature(name: str) -> None:
     loc, scale, df = student_problems()[name]
     shares = student_best(loc, scale, df)
     assert_shares(shares, loc.size)
-    assert student_best_deviation(loc, scale, df)[0] < 1e-7
+    assert student_best_deviation(loc, scale, df)[0] < 2e-9
     arms = some_arms(shares, 6) if loc.size < 100 else np.argsort(-shares, kind="stable")[[0, 1, 30]]
     for k in arms:
         assert shares[k] == pytest.approx(student_share(loc, scale, df, int(k)), abs=1e-6, rel=0)
