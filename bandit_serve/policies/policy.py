@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, ClassVar, NamedTuple, Self, TypedDict
 
 import numpy as np
@@ -151,7 +152,7 @@ class Policy(Arms):
             "high": self.high,
             "min_share": self.min_share,
             "max_share": self.max_share,
-            "parameters": dict(self.own),
+            "parameters": deepcopy(self.own),
             "statistics": self.statistics(),
             "randomness": self.randomness,
         }

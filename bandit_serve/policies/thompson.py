@@ -25,7 +25,7 @@ class Parameter(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """What the rewards of a kind of objective are taken to be: the prior, in its order, and the sampler in C."""
+    """How rewards of a kind of objective are modelled: the prior, in its order, and the sampler in C."""
 
     prior: dict[str, Parameter]
     chooser: object
@@ -54,11 +54,12 @@ class Thompson(Policy):
     - continuous: Normal, mean and variance unknown; `prior` is the Normal-inverse-gamma's,
       {"mean": 0.0, "kappa": 1e-4, "alpha": 0.5, "beta": 1.0}: one observation outweighs it, and its Cauchy
       tails leave untried arms their chance against means in the hundreds. It supposes that rewards of one arm
-      deviate by about 1, within a factor of ten. Scale others, or give a `beta` of about half their variance:
-      far below that, a first unlucky reward can put an arm aside for long unless `min_share` is above 0.
+      have a standard deviation of about 1, within a factor of 3. Scale others, or give a `beta` of about
+      their variance: with one far above it exploration takes longer, with one far below it a first unlucky
+      reward can put an arm aside for long, unless `min_share` is above 0.
 
-    A part of `prior` that is not given has its default. `choose` draws once from each posterior and takes the largest; `shares` integrates. They are the same
-    distribution.
+    A part of `prior` that is not given has its default. `choose` draws once from each posterior and takes
+    the largest; `shares` integrates. They are the same distribution.
     """
 
     kind: ClassVar[str] = "thompson"
@@ -88,7 +89,7 @@ class Thompson(Policy):
 
 
 def checked_prior(parameters: dict[str, Parameter], given: Mapping[str, float]) -> dict[str, float]:
-    """What is `given` and the defaults of the rest, in the order of `parameters`; InvalidInput out of range."""
+    """What is `given` and the other defaults, in the order of `parameters`; InvalidInput out of range."""
     if not isinstance(given, Mapping) or not set(given) <= set(parameters):
         raise InvalidInput(f"prior must be a mapping of {', '.join(parameters)}, not {given!r}")
     prior = {}
