@@ -61,6 +61,15 @@ BROKEN_MSGPACK = [
 ]  # fmt: skip
 
 
+def packed(document: Any) -> bytes:
+    """As MessagePack, also what no decoder should take. A whole number beyond 64 bits has no form there."""
+    try:
+        content: bytes = msgpack.packb(document, unicode_errors="surrogatepass")
+    except OverflowError:
+        return b"\x81\xa5value\xcf" + b"\xff" * 8
+    return content
+
+
 class Grammar:
     """`bodies` maps a route's handler to valid bodies for it, `names` a path's parameter to names that exist."""
 
@@ -77,6 +86,10 @@ class Grammar:
         self._names = names
         self._artifact = artifact
         self._random = random.Random(seed)
+
+    def known_path(self, route: Route) -> str:
+        """The route's path with names that exist."""
+        return re.sub(r"\{(\w+)\}", lambda found: quote(self._names[found[1]][0]), route.path)
 
     def request(self) -> bytes:
         """One request, whole: a request line, headers, and as many bytes of body as they say."""
@@ -129,7 +142,7 @@ class Grammar:
         valid = chance.choice(self._bodies.get(route.handler, [{}]))
         document = valid if kind < 0.3 else self._anything(3) if kind < 0.4 else self._bent(valid)
         if len(route.media) == 2 and chance.random() < 0.5:
-            content_type, body = "application/msgpack", self._packed(document)
+            content_type, body = "application/msgpack", packed(document)
         else:
             content_type, body = "application/json", self._written(document)
         spoiled = chance.random()
@@ -144,13 +157,6 @@ class Grammar:
 
     def _written(self, document: Any) -> bytes:
         return json.dumps(document, ensure_ascii=self._random.random() < 0.5).encode("utf-8", "surrogatepass")
-
-    def _packed(self, document: Any) -> bytes:
-        try:
-            packed: bytes = msgpack.packb(document, unicode_errors="surrogatepass")
-        except OverflowError:
-            return b"\x81\xa5value\xcf" + b"\xff" * 8
-        return packed
 
     def _bent(self, document: Any) -> Any:
         """A copy in which one to three things are something else."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from typing import Any
 
 import pytest
 from callers import decide_many, draft, experiment, running, upload
-from hostile import Grammar
+from hostile import Grammar, packed
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from raw_http import RawAnswer, storm
 from services import ThrowawayService
 
@@ -21,6 +24,13 @@ from bandit_serve.models import MatrixFactorization
 from bandit_serve.server.app import ROUTES
 
 N_REQUESTS = 20_000 if os.environ.get("BANDIT_SERVE_TEST_SCALE") == "full" else 5_000
+WORDS = [
+    "id", "arms", "name", "model", "version", "payload", "metrics", "kind", "goal", "role", "low", "high",
+    "control", "unit", "policy", "shares", "min_share", "attribution", "window", "missing", "stopping",
+    "alpha", "winner", "reason", "decision_id", "value", "metric", "rewards", "requests", "units",
+    "user_id", "item_id", "item_ids", "k", "exclude", "status", "metadata", "binary", "bounded", "thompson",
+    "fixed_split", "user", "request", "zero", "ignore", "production", "1h", "a",
+]  # fmt: skip
 KINDS = [
     {"name": "m", "kind": "binary"},
     {"name": "m", "kind": "bounded", "low": 0.1, "high": 0.3, "goal": "minimize"},
@@ -97,7 +107,9 @@ def grammar(service: ThrowawayService, artifact: bytes) -> Grammar:
         "decisions.decide_batch": [{"requests": [{"unit": "a"}, {}]}, {"units": ["a", "b"]}],
         "decisions.predict_batch": [{"requests": [{**ask, **way} for way in ways]}],
         "decisions.score": [{"user_id": "u1", **way, "features": None} for way in ways],
-        "experiments.create": [{**body, "id": f"h{i}"} for i, body in enumerate(experiments)],
+        "experiments.create": [
+            {**body, "id": f"{body['id']}-{n}"} for n in range(40) for body in experiments
+        ],
         "experiments.change_policy": [
             *POLICIES,
             {"kind": "thompson", "min_share": 0.1, "max_share": 0.9, "refresh": "1ms"},
@@ -151,6 +163,41 @@ def test_bad_input_over_all_routes(service: ThrowawayService, grammar: Grammar) 
     service.start()
     check_alive(service)
     assert len(service.worker_pids()) == 2
+
+
+documents = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(WORDS),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(WORDS) | st.text(), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(documents | st.binary(max_size=60), st.sampled_from(["application/json", "application/msgpack"]))
+def test_any_document_for_every_route_that_takes_one(
+    service: ThrowawayService, grammar: Grammar, document: Any, content_type: str
+) -> None:
+    if isinstance(document, bytes):
+        body = document
+    elif content_type == "application/json":
+        body = json.dumps(document).encode()
+    else:
+        body = packed(document)
+    routes = [route for route in ROUTES if route.takes is not None]
+    heads = [
+        f"{route.method} {grammar.known_path(route)} HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+        for route in routes
+    ]
+
+    def check(request: bytes, answer: RawAnswer | None) -> None:
+        assert answer is not None
+        assert answer.status < 500 or answer.status == 501, (request, answer)
+        assert explained(answer), (request, answer)
+
+    asyncio.run(storm(service.port, lambda i: heads[i].encode() + body, len(heads), check, in_flight=4))
 
 
 def explained(answer: RawAnswer) -> bool:
