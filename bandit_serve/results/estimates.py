@@ -65,10 +65,10 @@ class Sums:
     def cautious_variance(self, kind: MetricKind) -> Floats:
         """Each arm's variance, moved up towards that of all arms by the weight of `PRIOR` observations.
 
-        A starved arm's own variance is too small when poor first outcomes are what starved it. Alone it
-        rejects 6 % (Bernoulli), 9 % (lognormal) or 38 % (sparse counts) of true nulls at level .05; so, at most
-        2 %. For values 0 and 1 it is m(1 - m), m = (successes + 1)/(n + 2) for an arm and the plain mean over
-        all; for others the sample variance and that within the arms.
+        A starved arm's own variance is too small when poor first outcomes are what starved it: alone it
+        rejects 6 % (Bernoulli), 9 % (lognormal) or 38 % (sparse counts) of true nulls at level .05, moved up
+        at most 2 %. For values 0 and 1 it is m(1 - m), m = (successes + 1)/(n + 2) for an arm and the plain mean
+        over all; for others the sample variance and that within the arms.
         """
         if kind == "binary":
             m = (self.total + 1.0) / (self.n + 2.0)
