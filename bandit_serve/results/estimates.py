@@ -67,8 +67,8 @@ class Sums:
 
         A starved arm's own variance is too small when poor first outcomes are what starved it: alone it
         rejects 6 % (Bernoulli), 9 % (lognormal) or 38 % (sparse counts) of true nulls at level .05, moved up
-        at most 2 %. For values 0 and 1 it is m(1 - m), m = (successes + 1)/(n + 2) for an arm and the plain mean
-        over all; for others the sample variance and that within the arms.
+        at most 2 %. For values 0 and 1 it is m(1 - m), with m = (successes + 1)/(n + 2) for an arm and the
+        plain mean over all; for others the sample variance and that within the arms.
         """
         if kind == "binary":
             m = (self.total + 1.0) / (self.n + 2.0)
