@@ -24,7 +24,9 @@ MetricKind = Literal["binary", "bounded", "count", "continuous"]
 Goal = Literal["maximize", "minimize"]
 Missing = Literal["zero", "ignore"]
 Status = Literal["draft", "running", "paused", "stopped"]
-Duration = Annotated[str, Meta(pattern=DURATION_PATTERN, description='a duration such as "90s", "24h" or "7d"')]
+Duration = Annotated[
+    str, Meta(pattern=DURATION_PATTERN, description='a duration such as "90s", "24h" or "7d"')
+]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
@@ -200,9 +202,7 @@ def validated(experiment: Experiment) -> Experiment:
                 f'expected "zero" or "ignore": with a {objective.kind} objective a decision without a reward '
                 "may count as 0 or be left out, and the wrong reading is silently wrong"
             )
-            raise InvalidInput(
-                f"attribution.missing: {detail}.", [FieldError("attribution.missing", detail)]
-            )
+            raise InvalidInput(f"attribution.missing: {detail}.", [FieldError("attribution.missing", detail)])
         missing = "ignore"
     return msgspec.structs.replace(
         experiment,
@@ -217,9 +217,8 @@ def _arm_errors(experiment: Experiment) -> list[FieldError]:
     for i, arm in enumerate(experiment.arms):
         if (arm.model is None) != (arm.version is None):
             errors.append(FieldError(f"arms[{i}]", "expected model and version together, or neither"))
-        if arm.payload is not None:
-            if len(msgspec.json.encode(arm.payload)) > MAX_PAYLOAD_BYTES:
-                errors.append(FieldError(f"arms[{i}].payload", f"expected at most {MAX_PAYLOAD_BYTES} bytes"))
+        if arm.payload is not None and len(msgspec.json.encode(arm.payload)) > MAX_PAYLOAD_BYTES:
+            errors.append(FieldError(f"arms[{i}].payload", f"expected at most {MAX_PAYLOAD_BYTES} bytes"))
     if experiment.control is not None and experiment.control not in experiment.arm_names:
         errors.append(FieldError("control", f"expected the name of an arm, not {experiment.control!r}"))
     return errors
@@ -262,7 +261,9 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
     policy, n_arms = experiment.policy, len(experiment.arms)
     errors = []
     if policy.min_share is not None and policy.min_share * n_arms > 1.0 + 1e-12:
-        errors.append(FieldError("policy.min_share", f"expected at most 1/{n_arms}, as there are {n_arms} arms"))
+        errors.append(
+            FieldError("policy.min_share", f"expected at most 1/{n_arms}, as there are {n_arms} arms")
+        )
     if policy.shares is not None:
         unknown = sorted(set(policy.shares) - set(experiment.arm_names))
         if unknown:

@@ -14,7 +14,9 @@ from bandit_serve.errors import FieldError, InvalidInput
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 OUTSIDE = "expected 1 to 256 bytes of UTF-8 without control characters"
 
-Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN, description="letters, digits and . _ - ; at most 128")]
+Name = Annotated[
+    str, msgspec.Meta(pattern=NAME_PATTERN, description="letters, digits and . _ - ; at most 128")
+]
 OutsideName = Annotated[str, msgspec.Meta(description="1 to 256 bytes of UTF-8 without control characters")]
 
 _name = re.compile(NAME_PATTERN.removesuffix("$") + r"\Z")

@@ -1,4 +1,4 @@
-"""Settings: each has a flag, a `BANDIT_SERVE_*` variable and a config key of the same name, in that order of strength."""
+"""Settings: each has a flag, a `BANDIT_SERVE_*` variable and a config key of the same name, the former stronger."""
 
 from __future__ import annotations
 

@@ -158,9 +158,7 @@ class Decisions:
     ) -> tuple[dict[str, Any], bool]:
         assert request.k is not None
         artifact = self._replica.registry.version(name, version).sha256
-        items, cached = await self._top_k.get(
-            artifact, model, request.user_id, request.k, request.exclude
-        )
+        items, cached = await self._top_k.get(artifact, model, request.user_id, request.k, request.exclude)
         return {"items": [ScoredItem(item, score) for item, score in items]}, cached
 
 
@@ -169,7 +167,9 @@ def check_score_request(request: ScoreRequest) -> None:
     asked = (request.item_id is not None) + (request.item_ids is not None) + (request.k is not None)
     if asked != 1:
         detail = "expected one of item_id, item_ids and k"
-        raise InvalidInput(f"The request has {asked} of item_id, item_ids and k: {detail}.", [FieldError("", detail)])
+        raise InvalidInput(
+            f"The request has {asked} of item_id, item_ids and k: {detail}.", [FieldError("", detail)]
+        )
     check_outside(request.user_id, "user_id")
     if request.item_id is not None:
         check_outside(request.item_id, "item_id")
@@ -177,10 +177,14 @@ def check_score_request(request: ScoreRequest) -> None:
         check_all_outside(request.item_ids, "item_ids")
     if request.exclude:
         if request.k is None:
-            raise InvalidInput("exclude: expected only with k.", [FieldError("exclude", "expected only with k")])
+            raise InvalidInput(
+                "exclude: expected only with k.", [FieldError("exclude", "expected only with k")]
+            )
         check_all_outside(request.exclude, "exclude")
     if request.features:
-        raise NotBuilt("features are part of the contract, but no model family takes any yet; leave them out.")
+        raise NotBuilt(
+            "features are part of the contract, but no model family takes any yet; leave them out."
+        )
 
 
 def _refuse_context() -> None:

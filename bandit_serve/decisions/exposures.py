@@ -39,9 +39,7 @@ class ExposureBuffer:
         self._runs = array("I")
         self._vector: NDArray[np.float64] | None = None
 
-    def add(
-        self, arm: int, unit: int, vector: NDArray[np.float64], revision: int, time_ms: int
-    ) -> None:
+    def add(self, arm: int, unit: int, vector: NDArray[np.float64], revision: int, time_ms: int) -> None:
         """One decision, drawn from `vector`, which is compared by identity and must not change."""
         if self._vector is not vector or revision != self._revision:
             self._turn(vector, revision, time_ms)

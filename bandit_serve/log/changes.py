@@ -66,9 +66,7 @@ class Changes:
             change = decide(registry)
             if change is None:
                 return None
-            offset = await self._store.append_change(
-                COMMON, registry.revision, MODEL, events.encode(change)
-            )
+            offset = await self._store.append_change(COMMON, registry.revision, MODEL, events.encode(change))
             if offset is not None:
                 await self._tail.reach(COMMON, offset)
                 return change

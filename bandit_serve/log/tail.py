@@ -137,5 +137,7 @@ class Tail:
         """A reader that slept through a trim has missed entries: their snapshot has them."""
         for name in list(self._replica.registry.experiments):
             if await self._store.trimmed(name) > self._replica.positions[name]:
-                log.warning("%s was trimmed past this worker's position; starting over from its snapshot", name)
+                log.warning(
+                    "%s was trimmed past this worker's position; starting over from its snapshot", name
+                )
                 await self._restore(name)

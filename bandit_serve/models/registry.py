@@ -264,9 +264,7 @@ class Registry:
             predecessor = found.versions[found.production]
             versions.insert(0, _with(predecessor, "retired", now_ms, f"{subject.version} was promoted"))
             former = (*former, predecessor.version)
-        return ModelChanged(
-            subject.model, tuple(versions), subject.version, former, what, who, because
-        )
+        return ModelChanged(subject.model, tuple(versions), subject.version, former, what, who, because)
 
     def state(self) -> bytes:
         return msgspec.msgpack.encode(

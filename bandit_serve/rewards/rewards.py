@@ -56,7 +56,11 @@ class Rewards:
         return verdicts
 
     def _set_metrics(
-        self, experiment: Experiment, rewards: Sequence[Reward], rows: NDArray[np.void], places: NDArray[np.intp]
+        self,
+        experiment: Experiment,
+        rewards: Sequence[Reward],
+        rows: NDArray[np.void],
+        places: NDArray[np.intp],
     ) -> NDArray[np.intp]:
         """Sets the rows' metrics; returns the places whose metric exists and takes the value."""
         metrics = {metric.name: (i, metric) for i, metric in enumerate(experiment.metrics)}

@@ -69,9 +69,7 @@ def make_app(service: Service) -> web.Application:
         "operations": OperationHandlers(service),
     }
     labels: dict[web.AbstractRoute, str] = {}
-    app = web.Application(
-        middlewares=[_shared(service, labels)], client_max_size=service.settings.max_body
-    )
+    app = web.Application(middlewares=[_shared(service, labels)], client_max_size=service.settings.max_body)
     for method, path, handler in ROUTES:
         group, name = handler.split(".")
         route = app.router.add_route(method, path, getattr(groups[group], name))
@@ -79,7 +77,9 @@ def make_app(service: Service) -> web.Application:
     return app
 
 
-def _shared(service: Service, labels: dict[web.AbstractRoute, str]) -> Callable[..., Awaitable[web.StreamResponse]]:
+def _shared(
+    service: Service, labels: dict[web.AbstractRoute, str]
+) -> Callable[..., Awaitable[web.StreamResponse]]:
     """Errors become problems, requests are counted, and a draining worker closes what it has answered."""
     counters = service.counters
 

@@ -26,7 +26,9 @@ _at = re.compile(r" - at `(?P<path>[^`]*)`$")
 class Body(Generic[T]):
     """What one route takes: decodes to `kind`, from JSON and, where the contract says so, from MessagePack."""
 
-    def __init__(self, kind: type[T], *, timeout_s: float, msgpack: bool = False, optional: bool = False) -> None:
+    def __init__(
+        self, kind: type[T], *, timeout_s: float, msgpack: bool = False, optional: bool = False
+    ) -> None:
         self.kind = kind
         self.msgpack = msgpack
         self.optional = optional

@@ -63,7 +63,9 @@ class DecisionHandlers:
         name = await self._known(request)
         if batch.units is not UNSET:
             if batch.requests is not UNSET:
-                raise InvalidInput(f"The batch has both: {COLUMNS_OR_REQUESTS}.", [FieldError("", COLUMNS_OR_REQUESTS)])
+                raise InvalidInput(
+                    f"The batch has both: {COLUMNS_OR_REQUESTS}.", [FieldError("", COLUMNS_OR_REQUESTS)]
+                )
             if batch.contexts:
                 detail = "this experiment has no context fields"
                 raise InvalidInput(f"contexts: {detail}.", [FieldError("contexts", detail)])
@@ -71,7 +73,9 @@ class DecisionHandlers:
             service.counters.add("decisions", len(batch.units))
             return negotiated(request, columns)
         if batch.requests is UNSET:
-            raise InvalidInput(f"The batch is empty: {COLUMNS_OR_REQUESTS}.", [FieldError("", COLUMNS_OR_REQUESTS)])
+            raise InvalidInput(
+                f"The batch is empty: {COLUMNS_OR_REQUESTS}.", [FieldError("", COLUMNS_OR_REQUESTS)]
+            )
         responses: list[Any] = []
         for wish in batch.requests:
             try:

@@ -208,7 +208,12 @@ class ModelHandlers:
         now_ms = await self._service.store.time_ms()
         await self._service.changes.models(
             lambda registry: registry.patch(
-                model, version, metrics=wish.metrics, metadata=wish.metadata, now_ms=now_ms, who=actor(request)
+                model,
+                version,
+                metrics=wish.metrics,
+                metadata=wish.metadata,
+                now_ms=now_ms,
+                who=actor(request),
             )
         )
         return self._version(request)
@@ -224,7 +229,9 @@ class ModelHandlers:
         return self._service.replica.registry
 
     def _version(self, request: web.Request) -> web.Response:
-        found = self._service.replica.registry.version(request.match_info["model"], request.match_info["version"])
+        found = self._service.replica.registry.version(
+            request.match_info["model"], request.match_info["version"]
+        )
         return answer(request, version_view(found))
 
     async def _read_upload(self, request: web.Request) -> tuple[VersionMetadata, StoredArtifact]:
@@ -243,7 +250,9 @@ class ModelHandlers:
                 elif part.name == "artifact":
                     stored = await self._store(part)
                 else:
-                    raise InvalidInput(f"The upload has a part {part.name!r}: expected metadata and artifact.")
+                    raise InvalidInput(
+                        f"The upload has a part {part.name!r}: expected metadata and artifact."
+                    )
         except (ValueError, RuntimeError) as error:
             raise InvalidInput(f"The upload is not well-formed multipart: {error}.") from None
         if stored is None:

@@ -52,16 +52,16 @@ class OperationHandlers:
                 name: {
                     "status": live.record.status,
                     "policy": live.experiment.policy.kind,
-                    "shares": dict(
-                        zip(decider.arm_names, decider.draw.propensities, strict=True)
-                    ),
+                    "shares": dict(zip(decider.arm_names, decider.draw.propensities, strict=True)),
                     "exposures": dict(zip(decider.arm_names, live.exposures.tolist(), strict=True)),
                     "rewards": dict(zip(decider.arm_names, live.rewards.tolist(), strict=True)),
                 }
                 for name, live in sorted(service.replica.experiments.items())
                 for decider in [service.decisions.decider(name)]
             },
-            "models": {name: model.production for name, model in sorted(service.replica.registry.models.items())},
+            "models": {
+                name: model.production for name, model in sorted(service.replica.registry.models.items())
+            },
             "loaded": {"models": len(service.models), "bytes": service.models.nbytes},
             "decisions": int(total("decisions")),
             "predictions": int(total("predictions")),
