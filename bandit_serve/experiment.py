@@ -18,6 +18,8 @@ MAX_METRICS = 32
 MAX_PAYLOAD_BYTES = 65_536
 MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
+# What policies and results can square and sum without an overflow; `policies` has the same bound.
+LARGEST_REWARD = 1e80
 
 Unit = Literal["user", "request"]
 MetricKind = Literal["binary", "bounded", "count", "continuous"]
@@ -51,8 +53,8 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True):
 
     def refuses(self, value: float) -> str | None:
         """Why `value` can not be a reward of this metric, or None when it can."""
-        if not math.isfinite(value):
-            return "expected a finite number"
+        if not -LARGEST_REWARD <= value <= LARGEST_REWARD:
+            return f"expected a number within ±{LARGEST_REWARD:g}"
         if self.kind == "binary" and value not in (0.0, 1.0):
             return f"{self.name} is binary: expected 0 or 1"
         if self.kind == "count" and (value < 0 or value != math.floor(value)):
@@ -73,7 +75,10 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True):
         """`value` as the policy sees it: larger is better, in the metric's own range."""
         if self.goal == "maximize":
             return value
-        return (self.floor + self.ceiling) - value if self.kind in ("binary", "bounded") else -value
+        if self.kind not in ("binary", "bounded"):
+            return -value
+        # The difference may be rounded past a bound, where the policy would refuse it.
+        return min(max((self.floor + self.ceiling) - value, self.floor), self.ceiling)
 
 
 class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -204,6 +209,9 @@ def validated(experiment: Experiment) -> Experiment:
             )
             raise InvalidInput(f"attribution.missing: {detail}.", [FieldError("attribution.missing", detail)])
         missing = "ignore"
+    if missing == "zero" and objective.refuses(0.0) is not None:
+        detail = f'expected "ignore": 0 is outside the range of {objective.name}'
+        raise InvalidInput(f"attribution.missing: {detail}.", [FieldError("attribution.missing", detail)])
     return msgspec.structs.replace(
         experiment,
         metrics=metrics,
@@ -217,17 +225,27 @@ def _arm_errors(experiment: Experiment) -> list[FieldError]:
     for i, arm in enumerate(experiment.arms):
         if (arm.model is None) != (arm.version is None):
             errors.append(FieldError(f"arms[{i}]", "expected model and version together, or neither"))
-        if arm.payload is not None and len(msgspec.json.encode(arm.payload)) > MAX_PAYLOAD_BYTES:
-            errors.append(FieldError(f"arms[{i}].payload", f"expected at most {MAX_PAYLOAD_BYTES} bytes"))
+        refusal = _payload_refusal(arm.payload)
+        if refusal is not None:
+            errors.append(FieldError(f"arms[{i}].payload", refusal))
     if experiment.control is not None and experiment.control not in experiment.arm_names:
         errors.append(FieldError("control", f"expected the name of an arm, not {experiment.control!r}"))
     return errors
 
 
+def _payload_refusal(payload: Any) -> str | None:
+    try:
+        size = len(msgspec.msgpack.encode(payload))
+    except OverflowError:
+        return "expected whole numbers of at most 64 bits"
+    return f"expected at most {MAX_PAYLOAD_BYTES} bytes as MessagePack" if size > MAX_PAYLOAD_BYTES else None
+
+
 def _metric_errors(experiment: Experiment) -> list[FieldError]:
     metrics = experiment.metrics
     errors = _repeated("metrics", [metric.name for metric in metrics])
-    if sum(metric.role == "objective" for metric in metrics) > 1:
+    roles = [metric.role for metric in metrics]
+    if roles.count("objective") > 1 or ("objective" not in roles and None not in roles):
         errors.append(FieldError("metrics", 'expected one metric with the role "objective"'))
     for i, metric in enumerate(metrics):
         at = f"metrics[{i}]"
@@ -242,11 +260,11 @@ def _metric_errors(experiment: Experiment) -> list[FieldError]:
 
 
 def _with_roles(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
-    named = any(metric.role == "objective" for metric in metrics)
+    """The first metric without a role is the objective, unless another is."""
+    roles = [metric.role for metric in metrics]
+    objective = roles.index("objective") if "objective" in roles else roles.index(None)
     return tuple(
-        msgspec.structs.replace(
-            metric, role=metric.role or ("objective" if i == 0 and not named else "secondary")
-        )
+        msgspec.structs.replace(metric, role="objective" if i == objective else metric.role or "secondary")
         for i, metric in enumerate(metrics)
     )
 

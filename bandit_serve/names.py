@@ -11,7 +11,8 @@ import msgspec
 from bandit_serve._names import first_refused, is_outside
 from bandit_serve.errors import FieldError, InvalidInput
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+# A bare $ would also match before a final newline.
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}(?!\n)$"
 OUTSIDE = "expected 1 to 256 bytes of UTF-8 without control characters"
 
 Name = Annotated[
@@ -19,7 +20,7 @@ Name = Annotated[
 ]
 OutsideName = Annotated[str, msgspec.Meta(description="1 to 256 bytes of UTF-8 without control characters")]
 
-_name = re.compile(NAME_PATTERN.removesuffix("$") + r"\Z")
+_name = re.compile(NAME_PATTERN)
 
 
 def is_name(text: str) -> bool:

@@ -75,7 +75,8 @@ class RewardAppender:
         finally:
             self._running = None
             while self._waiting:
-                _fail(self._take_group()[0].verdicts, StoreUnavailable("The service is stopping."))
+                for waiting in self._take_group():
+                    _fail(waiting.verdicts, StoreUnavailable("The service is stopping."))
 
     def _take_group(self) -> list[_Waiting]:
         group = [self._waiting.popleft()]
