@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from bandit_serve.documents import document_fault
 from bandit_serve.durations import DURATION_PATTERN, parse_duration_ms
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
 from bandit_serve.names import Name
 
 MAX_ARMS = 1_000
 MAX_METRICS = 32
-MAX_PAYLOAD_BYTES = 65_536
+MAX_SAMPLES = 2**53
 MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
 # What policies and results can square and sum without an overflow; `policies` has the same bound.
@@ -91,7 +92,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     warmup: Annotated[int, Meta(ge=0)] | None = None
     half_life: Duration | None = None
     holdout: Share | None = None
-    shares: dict[Name, Annotated[float, Meta(ge=0.0)]] | None = None
+    shares: dict[Name, Annotated[float, Meta(ge=0.0, le=LARGEST_VALUE)]] | None = None
     prior: dict[str, float] | None = None
     epsilon: float | None = None
     decay: float | None = None
@@ -126,7 +127,7 @@ class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
     """When a result names a winner: at level `alpha`, from `min_samples` of the objective in each arm on."""
 
     duration: Duration | None = None
-    min_samples: Annotated[int, Meta(ge=0)] = 0
+    min_samples: Annotated[int, Meta(ge=0, le=MAX_SAMPLES)] = 0
     alpha: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.05
     promote_winner: bool = False
 
@@ -254,6 +255,8 @@ def _metric_errors(experiment: Experiment) -> list[FieldError]:
                 errors.append(FieldError(at, "a bounded metric needs low and high"))
             elif not metric.low < metric.high:
                 errors.append(FieldError(f"{at}.high", "expected a number above low"))
+            elif max(-metric.low, metric.high) > LARGEST_VALUE:
+                errors.append(FieldError(at, f"expected low and high within ±{LARGEST_VALUE:g}"))
         elif metric.low is not None or metric.high is not None:
             errors.append(FieldError(at, "only a bounded metric takes low and high"))
     return errors

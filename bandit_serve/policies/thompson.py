@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from bandit_serve import _beta, _normal
 from bandit_serve._best_arm import beta_best, student_best
 from bandit_serve.errors import InvalidInput
-from bandit_serve.policies.policy import LARGEST_REWARD, Common, Policy, finite
+from bandit_serve.experiment import LARGEST_VALUE
+from bandit_serve.policies.policy import Common, Policy, finite
 from bandit_serve.policies.shares import Vector
 
 
@@ -33,7 +34,7 @@ class Likelihood(NamedTuple):
 BETA = Likelihood({"alpha": Parameter(1.0, 1e-6, 1e9), "beta": Parameter(1.0, 1e-6, 1e9)}, _beta.CHOOSER)
 NORMAL = Likelihood(
     {
-        "mean": Parameter(0.0, -LARGEST_REWARD, LARGEST_REWARD),
+        "mean": Parameter(0.0, -LARGEST_VALUE, LARGEST_VALUE),
         "kappa": Parameter(1e-4, 1e-9, 1e9),
         "alpha": Parameter(0.5, 0.05, 1e9),
         "beta": Parameter(1.0, 1e-30, 1e30),
