@@ -20,7 +20,7 @@ MAX_SAMPLES = 2**53
 MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
 # What policies and results can square and sum without an overflow; `policies` has the same bound.
-LARGEST_REWARD = 1e80
+LARGEST_VALUE = 1e80
 
 Unit = Literal["user", "request"]
 MetricKind = Literal["binary", "bounded", "count", "continuous"]
@@ -54,8 +54,8 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True):
 
     def refuses(self, value: float) -> str | None:
         """Why `value` can not be a reward of this metric, or None when it can."""
-        if not -LARGEST_REWARD <= value <= LARGEST_REWARD:
-            return f"expected a number within ±{LARGEST_REWARD:g}"
+        if not -LARGEST_VALUE <= value <= LARGEST_VALUE:
+            return f"expected a number within ±{LARGEST_VALUE:g}"
         if self.kind == "binary" and value not in (0.0, 1.0):
             return f"{self.name} is binary: expected 0 or 1"
         if self.kind == "count" and (value < 0 or value != math.floor(value)):
@@ -226,20 +226,12 @@ def _arm_errors(experiment: Experiment) -> list[FieldError]:
     for i, arm in enumerate(experiment.arms):
         if (arm.model is None) != (arm.version is None):
             errors.append(FieldError(f"arms[{i}]", "expected model and version together, or neither"))
-        refusal = _payload_refusal(arm.payload)
-        if refusal is not None:
-            errors.append(FieldError(f"arms[{i}].payload", refusal))
+        fault = document_fault(arm.payload)
+        if fault is not None:
+            errors.append(FieldError(f"arms[{i}].payload", fault))
     if experiment.control is not None and experiment.control not in experiment.arm_names:
         errors.append(FieldError("control", f"expected the name of an arm, not {experiment.control!r}"))
     return errors
-
-
-def _payload_refusal(payload: Any) -> str | None:
-    try:
-        size = len(msgspec.msgpack.encode(payload))
-    except OverflowError:
-        return "expected whole numbers of at most 64 bits"
-    return f"expected at most {MAX_PAYLOAD_BYTES} bytes as MessagePack" if size > MAX_PAYLOAD_BYTES else None
 
 
 def _metric_errors(experiment: Experiment) -> list[FieldError]:
