@@ -13,8 +13,10 @@ from bandit_serve.server.handlers.experiments import ExperimentHandlers
 from bandit_serve.server.handlers.models import ModelHandlers
 from bandit_serve.server.handlers.operations import OperationHandlers
 from bandit_serve.server.handlers.rewards import RewardHandlers
+from bandit_serve.server.lane import Endpoint, Lane
 from bandit_serve.server.problems import problem_response
 from bandit_serve.server.service import Service
+from bandit_serve.server.wire import Reply, read_bytes
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -59,10 +61,21 @@ ROUTES: tuple[tuple[str, str, str], ...] = (
     ("GET", "/openapi.json", "operations.not_built"),
     ("GET", "/", "operations.not_built"),
 )
+# Answered by the lane when the whole request is there: functions of name, headers and body.
+HOT = frozenset(
+    {
+        "rewards.reward",
+        "decisions.decide",
+        "decisions.predict",
+        "decisions.decide_batch",
+        "decisions.predict_batch",
+    }
+)
 ROUTE_LABELS: tuple[str, ...] = (*(f"{method} {path}" for method, path, _ in ROUTES), UNMATCHED)
 
 
-def make_app(service: Service) -> web.Application:
+def make_app(service: Service) -> tuple[web.Application, Lane]:
+    """The application, and the lane for those of its routes that are hot."""
     groups = {
         "decisions": DecisionHandlers(service),
         "rewards": RewardHandlers(service),
@@ -71,12 +84,29 @@ def make_app(service: Service) -> web.Application:
         "operations": OperationHandlers(service),
     }
     labels: dict[web.AbstractRoute, str] = {}
+    lane = Lane(service)
     app = web.Application(middlewares=[_shared(service, labels)], client_max_size=service.settings.max_body)
     for method, path, handler in ROUTES:
         group, name = handler.split(".")
-        route = app.router.add_route(method, path, getattr(groups[group], name))
-        labels[route] = f"{method} {path}"
-    return app
+        label, endpoint = f"{method} {path}", getattr(groups[group], name)
+        if handler in HOT:
+            lane.add(path, label, endpoint)
+            endpoint = _ordinary(endpoint, service.settings.seconds("body_timeout"))
+        labels[app.router.add_route(method, path, endpoint)] = label
+    return app, lane
+
+
+def _ordinary(endpoint: Endpoint, timeout_s: float) -> Handler:
+    """A hot endpoint as a route like any other, for requests that the lane leaves alone."""
+
+    async def handle(request: web.Request) -> web.Response:
+        body = await read_bytes(request, timeout_s)
+        reply = endpoint(request.match_info.get("experiment", ""), request.headers, body)
+        if not isinstance(reply, Reply):
+            reply = await reply
+        return web.Response(body=reply.body, headers={"Content-Type": reply.content_type})
+
+    return handle
 
 
 def _shared(
