@@ -9,17 +9,18 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from bandit_serve.documents import document_fault
 from bandit_serve.durations import DURATION_PATTERN, parse_duration_ms
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
 from bandit_serve.names import Name
 
 MAX_ARMS = 1_000
 MAX_METRICS = 32
-MAX_PAYLOAD_BYTES = 65_536
+MAX_SAMPLES = 2**53
 MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
 # What policies and results can square and sum without an overflow; `policies` has the same bound.
-LARGEST_REWARD = 1e80
+LARGEST_VALUE = 1e80
 
 Unit = Literal["user", "request"]
 MetricKind = Literal["binary", "bounded", "count", "continuous"]
@@ -53,8 +54,8 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True):
 
     def refuses(self, value: float) -> str | None:
         """Why `value` can not be a reward of this metric, or None when it can."""
-        if not -LARGEST_REWARD <= value <= LARGEST_REWARD:
-            return f"expected a number within ±{LARGEST_REWARD:g}"
+        if not -LARGEST_VALUE <= value <= LARGEST_VALUE:
+            return f"expected a number within ±{LARGEST_VALUE:g}"
         if self.kind == "binary" and value not in (0.0, 1.0):
             return f"{self.name} is binary: expected 0 or 1"
         if self.kind == "count" and (value < 0 or value != math.floor(value)):
@@ -91,7 +92,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     warmup: Annotated[int, Meta(ge=0)] | None = None
     half_life: Duration | None = None
     holdout: Share | None = None
-    shares: dict[Name, Annotated[float, Meta(ge=0.0)]] | None = None
+    shares: dict[Name, Annotated[float, Meta(ge=0.0, le=LARGEST_VALUE)]] | None = None
     prior: dict[str, float] | None = None
     epsilon: float | None = None
     decay: float | None = None
@@ -126,7 +127,7 @@ class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
     """When a result names a winner: at level `alpha`, from `min_samples` of the objective in each arm on."""
 
     duration: Duration | None = None
-    min_samples: Annotated[int, Meta(ge=0)] = 0
+    min_samples: Annotated[int, Meta(ge=0, le=MAX_SAMPLES)] = 0
     alpha: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.05
     promote_winner: bool = False
 
@@ -225,20 +226,12 @@ def _arm_errors(experiment: Experiment) -> list[FieldError]:
     for i, arm in enumerate(experiment.arms):
         if (arm.model is None) != (arm.version is None):
             errors.append(FieldError(f"arms[{i}]", "expected model and version together, or neither"))
-        refusal = _payload_refusal(arm.payload)
-        if refusal is not None:
-            errors.append(FieldError(f"arms[{i}].payload", refusal))
+        fault = document_fault(arm.payload)
+        if fault is not None:
+            errors.append(FieldError(f"arms[{i}].payload", fault))
     if experiment.control is not None and experiment.control not in experiment.arm_names:
         errors.append(FieldError("control", f"expected the name of an arm, not {experiment.control!r}"))
     return errors
-
-
-def _payload_refusal(payload: Any) -> str | None:
-    try:
-        size = len(msgspec.msgpack.encode(payload))
-    except OverflowError:
-        return "expected whole numbers of at most 64 bits"
-    return f"expected at most {MAX_PAYLOAD_BYTES} bytes as MessagePack" if size > MAX_PAYLOAD_BYTES else None
 
 
 def _metric_errors(experiment: Experiment) -> list[FieldError]:
@@ -254,6 +247,8 @@ def _metric_errors(experiment: Experiment) -> list[FieldError]:
                 errors.append(FieldError(at, "a bounded metric needs low and high"))
             elif not metric.low < metric.high:
                 errors.append(FieldError(f"{at}.high", "expected a number above low"))
+            elif max(-metric.low, metric.high) > LARGEST_VALUE:
+                errors.append(FieldError(at, f"expected low and high within ±{LARGEST_VALUE:g}"))
         elif metric.low is not None or metric.high is not None:
             errors.append(FieldError(at, "only a bounded metric takes low and high"))
     return errors

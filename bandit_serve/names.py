@@ -11,8 +11,9 @@ import msgspec
 from bandit_serve._names import first_refused, is_outside
 from bandit_serve.errors import FieldError, InvalidInput
 
-# A bare $ would also match before a final newline.
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}(?!\n)$"
+# In Python a `$` alone also matches before a final newline; with what follows it, it does not, here and in JSON Schema.
+TEXT_END = r"$(?!\n)"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}" + TEXT_END
 OUTSIDE = "expected 1 to 256 bytes of UTF-8 without control characters"
 
 Name = Annotated[

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from bandit_serve import __version__
-from bandit_serve.cli import serve
+from bandit_serve.cli import demo, serve
 from bandit_serve.errors import BanditServeError, UsageError
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(serve.serve)
+app.command()(demo.demo)
 
 
 def _version(wanted: bool) -> None:
@@ -42,5 +44,5 @@ def main() -> None:
     try:
         app()
     except BanditServeError as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {error}", markup=True)
+        Console(stderr=True, highlight=False).print(Text.assemble(("error:", "red"), f" {error}"))
         sys.exit(2 if isinstance(error, UsageError) else 1)

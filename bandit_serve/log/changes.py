@@ -53,7 +53,7 @@ class Changes:
             revision = live.record.revision
             if if_match is not None and if_match != revision:
                 raise PreconditionFailed(
-                    f"The experiment {name!r} is at revision {revision}, not {if_match}; read it again."
+                    f"The experiment {name!r} is at revision {revision}, not at what If-Match names; read it again."
                 )
             event = _encoded(decide(live))
             offset = await self._store.append_change(name, revision, events.CHANGED, event)

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from bandit_serve.errors import Conflict, NotFound
+from bandit_serve.documents import document_fault
+from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotFound
 from bandit_serve.store.offset import START, Offset
 
 VersionStatus = Literal["training", "staged", "shadow", "production", "retired", "failed"]
@@ -157,6 +158,7 @@ class Registry:
             raise Conflict(f"The model {version.model!r} already has a version {version.version!r}.")
         if version.status not in ("training", "staged"):
             raise Conflict(f"A version starts as training or staged, not as {version.status}.")
+        _check_documents(version)
         return ModelChanged(
             model=version.model,
             versions=(version,),
@@ -256,6 +258,7 @@ class Registry:
             metadata={**subject.metadata, **metadata},
             updated_ms=now_ms,
         )
+        _check_documents(changed)
         return ModelChanged(model, (changed,), found.production, found.former, "patch", who)
 
     def _promotion(
@@ -282,6 +285,13 @@ class Registry:
         registry.experiments = dict.fromkeys(fields.experiments)
         registry._done = dict.fromkeys(fields.done)
         return registry
+
+
+def _check_documents(version: Version) -> None:
+    for at, document in (("metrics", version.metrics), ("metadata", version.metadata)):
+        fault = document_fault(document)
+        if fault is not None:
+            raise InvalidInput(f"{at}: {fault}.", [FieldError(at, fault)])
 
 
 def _with(version: Version, status: VersionStatus, now_ms: int, reason: str | None) -> Version:

@@ -20,6 +20,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 UNMATCHED = "unmatched"
 ALWAYS_OPEN = ("/health/live", "/health/ready")
+# After these the rest of the body may still come, or never: no other request can follow it.
+BODY_ABANDONED = frozenset({408, 413})
 
 # The hot ones first: aiohttp tries the routes of a prefix in their order.
 ROUTES: tuple[tuple[str, str, str], ...] = (
@@ -93,7 +95,7 @@ def _shared(
             response = await handler(request)
         except Exception as error:
             response = problem_response(error)
-        if service.draining:
+        if service.draining or response.status in BODY_ABANDONED:
             response.force_close()
         label = labels.get(request.match_info.route, UNMATCHED)
         counters.request(label, response.status, time.perf_counter() - started)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve import errors
@@ -70,6 +71,10 @@ def problem(error: Exception) -> Problem:
             return _problem(status, str(error), [FieldProblem(each.at, each.detail) for each in fields])
     if isinstance(error, TimeoutError):
         return _problem(408, "The request's body did not arrive in time.")
+    if isinstance(error, HttpProcessingError | web.RequestPayloadError):
+        return _problem(400, "The body can not be read: its encoding is broken.")
+    if isinstance(error, ConnectionResetError):
+        return _problem(400, "The connection was lost before the whole body had come.")
     log.error("an unforeseen error", exc_info=error)
     return _problem(500, "An unforeseen error; it is in the service's log.")
 

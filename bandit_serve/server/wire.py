@@ -59,11 +59,10 @@ async def read_bytes(request: web.Request, timeout_s: float) -> bytes:
     """The whole body. One that is here already costs no timer."""
     if request.content.is_eof():
         return await request.read()
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise TooLarge("The request's body is larger than this service accepts.") from None
+    if (request.content_length or 0) > request.client_max_size:
+        raise TooLarge("The request's body is larger than this service accepts.")
+    async with asyncio.timeout(timeout_s):
+        return await request.read()
 
 
 def answer(request: web.Request, content: Any, status: int = 200, etag: int | None = None) -> web.Response:

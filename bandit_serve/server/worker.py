@@ -30,6 +30,8 @@ READY, DRAINING = b"r", b"d"
 LOAD_RETRY_S = 0.2
 LOAD_QUIETLY_S = 3.0
 MAX_LAST_ACCEPTS = 4_096
+# How long the rest of a body that was refused is still read, so that its sender gets to read why.
+LINGER_S = 2.0
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -68,6 +70,7 @@ class Worker:
             access_log=logging.getLogger("bandit_serve.access") if self._settings.access_log else None,
             handle_signals=False,
             shutdown_timeout=self._settings.seconds("drain"),
+            lingering_time=LINGER_S,
         )
         await runner.setup()
         loading = asyncio.create_task(self._load())

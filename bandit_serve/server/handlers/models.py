@@ -242,7 +242,7 @@ class ModelHandlers:
         stored: StoredArtifact | None = None
         try:
             reader = await request.multipart()
-            while (part := await reader.next()) is not None:
+            while (part := await asyncio.wait_for(reader.next(), self._timeout_s)) is not None:
                 if not isinstance(part, BodyPartReader):
                     raise InvalidInput("The upload has a part inside a part: expected metadata and artifact.")
                 if part.name == "metadata":
