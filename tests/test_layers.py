@@ -13,19 +13,22 @@ ROOT = Path(bandit_serve.__file__).parent
 
 # From the bottom up. What stands on one line may import each other, unless `STRANGERS` says otherwise.
 LAYERS = [
-    {"errors", "durations", "parent", ""},
-    {"names", "experiment", "settings"},
+    {"errors", "documents", "parent", ""},
+    {"names"},
+    {"durations"},
+    {"experiment", "settings"},
     {"events", "token"},
     {"store", "policies", "models", "results", "training", "pending"},
     {"live"},
     {"replica", "log"},
     {"decisions", "rewards"},
     {"server", "client"},
+    {"demo"},
     {"cli", "__main__"},
 ]
 STRANGERS = [("decisions", "rewards"), ("policies", "store"), ("policies", "models"), ("results", "store")]
 ONLY = {
-    "aiohttp": {"server", "client", "cli/demo"},
+    "aiohttp": {"server", "client", "demo"},
     "redis": {"store"},
     "prometheus_client": {"server"},
     "typer": {"cli"},
