@@ -57,6 +57,7 @@ class RewardAppender:
         return await waiting.verdicts
 
     async def _run(self) -> None:
+        group: list[_Waiting] = []
         try:
             while self._waiting:
                 group = self._take_group()
@@ -74,9 +75,10 @@ class RewardAppender:
                         start = end
         finally:
             self._running = None
-            while self._waiting:
-                for waiting in self._take_group():
-                    _fail(waiting.verdicts, StoreUnavailable("The service is stopping."))
+            for waiting in (*group, *self._waiting):
+                _fail(waiting.verdicts, StoreUnavailable("The service is stopping."))
+            self._waiting.clear()
+            self._waiting_rows = 0
 
     def _take_group(self) -> list[_Waiting]:
         group = [self._waiting.popleft()]

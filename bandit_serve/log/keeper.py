@@ -135,7 +135,7 @@ class Keeper:
 
     async def _rotate_keys(self) -> None:
         now_ms = await self._store.time_ms()
-        keyring = Keyring(await self._store.token_keys(), now_ms)
+        keyring = await load_keyring(self._store)
         if keyring.needs_new(now_ms, self._key_rotation_ms):
             await self._store.add_token_key((keyring.newest + 1) % 256, new_key(now_ms))
         longest_ms = max(
