@@ -11,7 +11,7 @@ from bandit_serve.live import LiveExperiment
 from bandit_serve.models.registry import Registry
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.offset import Offset
+from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -110,8 +110,7 @@ class Tail:
                 await self.catch_up(owner)
 
     def _has(self, owner: str, offset: Offset) -> bool:
-        position = self._replica.positions.get(owner)
-        return position is not None and position >= offset
+        return self._replica.positions.get(owner, START) >= offset
 
     def _wake(self) -> None:
         for item in list(self._waiting):
