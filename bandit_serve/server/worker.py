@@ -35,7 +35,7 @@ LOAD_RETRY_S = 0.2
 LOAD_QUIETLY_S = 3.0
 MAX_LAST_ACCEPTS = 4_096
 # How long the rest of a body that was refused is still read, so that its sender gets to read why.
-LINGER_S = 2.0
+LINGER_S = 1.0
 
 
 class Plan(msgspec.Struct, frozen=True):
