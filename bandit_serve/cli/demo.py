@@ -19,7 +19,7 @@ from rich.console import Console
 
 from bandit_serve.demo.closing import print_closing
 from bandit_serve.demo.display import Display, Silence
-from bandit_serve.demo.interruption import Interrupted, interruptible
+from bandit_serve.demo.interruption import Interrupted, interruptible, run_interruptible
 from bandit_serve.demo.lines import Lines
 from bandit_serve.demo.play import play
 from bandit_serve.demo.recommender import Recommender, train_all
@@ -89,7 +89,7 @@ def demo(
                     service.url, source, recommenders, planned, display, seed=seed, enough=enough, keep=keep
                 )
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                    summary = runner.run(playing)
+                    summary = run_interruptible(runner, playing)
             if as_json:
                 print(msgspec.json.format(msgspec.json.encode(summary), indent=2).decode(), flush=True)
             else:
