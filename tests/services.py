@@ -73,7 +73,12 @@ class ThrowawayService:
         return self._port
 
     def call(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout_s: float = 30.0
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        timeout_s: float = 30.0,
     ) -> Answer:
         """One request; `body` is sent as JSON unless it is bytes."""
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 
 import msgspec
 
@@ -54,7 +55,9 @@ class Service:
         self.counters = counters
         self.store = store
         self.incarnation = secrets.randbits(64)
-        self.card = WorkerCard(self.incarnation, os.getpid(), socket.gethostname(), time.time_ns() // 1_000_000)
+        self.card = WorkerCard(
+            self.incarnation, os.getpid(), socket.gethostname(), time.time_ns() // 1_000_000
+        )
         self.draining = False
         self.ready = False
         self.replica = Replica()
@@ -101,7 +104,7 @@ class Service:
             key_rotation_s=settings.seconds("key_rotation"),
         )
         self.replica.on_census(self._answer_census)
-        runs: list[Callable[[], Awaitable[None]]] = [
+        runs: list[Callable[[], Coroutine[None, None, None]]] = [
             self.tail.run,
             self.flusher.run,
             Refresher(self.decisions.deciders).run,
@@ -110,7 +113,7 @@ class Service:
             self._renew_keys,
         ]
         for run in runs:
-            task: asyncio.Task[None] = asyncio.ensure_future(run())  # type: ignore[assignment]
+            task = asyncio.create_task(run())
             task.add_done_callback(_report_death)
             self._tasks.append(task)
 
@@ -131,7 +134,9 @@ class Service:
 
     def publish_counters(self) -> None:
         """What other parts count for themselves, for the next scrape."""
-        lost = sum(decider.exposures.lost for decider in self.decisions.deciders.values()) if self.ready else 0
+        lost = (
+            sum(decider.exposures.lost for decider in self.decisions.deciders.values()) if self.ready else 0
+        )
         self.counters.set("exposures_lost", lost)
         self.counters.set("top_k_hits", self.top_k.hits)
         self.counters.set("top_k_misses", self.top_k.misses)
@@ -164,10 +169,8 @@ class Service:
     async def _heartbeat(self) -> None:
         card = msgspec.msgpack.encode(self.card)
         while True:
-            try:
+            with contextlib.suppress(StoreUnavailable):
                 await self.store.announce(card, HEARTBEAT_LIFETIME_MS)
-            except StoreUnavailable:
-                pass
             await asyncio.sleep(HEARTBEAT_S)
 
     async def _renew_keys(self) -> None:

@@ -112,8 +112,11 @@ class ExperimentHandlers:
         return self._answer(request, live, status=201)
 
     async def list_all(self, request: web.Request) -> web.Response:
+        await self._service.tail.hear_all_news()
         experiments = self._service.replica.experiments
-        return answer(request, ExperimentList([view(experiments[name].record) for name in sorted(experiments)]))
+        return answer(
+            request, ExperimentList([view(experiments[name].record) for name in sorted(experiments)])
+        )
 
     async def show(self, request: web.Request) -> web.Response:
         return self._answer(request, await self._known(request))
@@ -217,7 +220,9 @@ class ExperimentHandlers:
         if arm.model is not None and arm.version is not None:
             version = self._service.replica.registry.version(arm.model, arm.version)
             if version.status not in SERVABLE:
-                raise Conflict(f"The winner's version {arm.version!r} is {version.status} and can not be promoted.")
+                raise Conflict(
+                    f"The winner's version {arm.version!r} is {version.status} and can not be promoted."
+                )
 
     def _answer(self, request: web.Request, live: LiveExperiment, status: int = 200) -> web.Response:
         return answer(request, view(live.record), status, live.record.revision)

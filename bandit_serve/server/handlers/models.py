@@ -32,6 +32,15 @@ class VersionMetadata(Struct, frozen=True, forbid_unknown_fields=True):
     metadata: dict[str, Any] = {}
 
 
+class Upload(Struct, frozen=True):
+    """The parts of a registration, in any order."""
+
+    artifact: Annotated[
+        bytes, Meta(description="a safetensors file", extra_json_schema={"contentEncoding": "binary"})
+    ]
+    metadata: VersionMetadata = VersionMetadata()
+
+
 class StatusRequest(Struct, frozen=True, forbid_unknown_fields=True):
     status: VersionStatus
     reason: Annotated[str, Meta(max_length=1_000)] | None = None
@@ -208,7 +217,12 @@ class ModelHandlers:
         now_ms = await self._service.store.time_ms()
         await self._service.changes.models(
             lambda registry: registry.patch(
-                model, version, metrics=wish.metrics, metadata=wish.metadata, now_ms=now_ms, who=actor(request)
+                model,
+                version,
+                metrics=wish.metrics,
+                metadata=wish.metadata,
+                now_ms=now_ms,
+                who=actor(request),
             )
         )
         return self._version(request)
@@ -224,7 +238,9 @@ class ModelHandlers:
         return self._service.replica.registry
 
     def _version(self, request: web.Request) -> web.Response:
-        found = self._service.replica.registry.version(request.match_info["model"], request.match_info["version"])
+        found = self._service.replica.registry.version(
+            request.match_info["model"], request.match_info["version"]
+        )
         return answer(request, version_view(found))
 
     async def _read_upload(self, request: web.Request) -> tuple[VersionMetadata, StoredArtifact]:
@@ -235,7 +251,7 @@ class ModelHandlers:
         stored: StoredArtifact | None = None
         try:
             reader = await request.multipart()
-            while (part := await reader.next()) is not None:
+            while (part := await asyncio.wait_for(reader.next(), self._timeout_s)) is not None:
                 if not isinstance(part, BodyPartReader):
                     raise InvalidInput("The upload has a part inside a part: expected metadata and artifact.")
                 if part.name == "metadata":
@@ -243,7 +259,9 @@ class ModelHandlers:
                 elif part.name == "artifact":
                     stored = await self._store(part)
                 else:
-                    raise InvalidInput(f"The upload has a part {part.name!r}: expected metadata and artifact.")
+                    raise InvalidInput(
+                        f"The upload has a part {part.name!r}: expected metadata and artifact."
+                    )
         except (ValueError, RuntimeError) as error:
             raise InvalidInput(f"The upload is not well-formed multipart: {error}.") from None
         if stored is None:
