@@ -31,6 +31,7 @@ from bandit_serve.training.visits import visits as visits_of
 
 HELD_OUT = 0.3
 SPLIT_SEED = 0
+"""One split for every run: `--seed` changes the luck of the visits, not how much better one arm is."""
 VISITS = 40_000
 FEWEST_VISITS = 10_000
 TRAFFIC_UNTIL_S = 90.0
