@@ -3,74 +3,70 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
-from collections.abc import Coroutine, Iterator
-from types import FrameType
-from typing import Any, TypeVar
+from collections.abc import Coroutine
+from types import FrameType, TracebackType
+from typing import Any, Self, TypeVar
 
-T = TypeVar("T")
+import uvloop
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+Result = TypeVar("Result")
+
 
 class Interrupted(KeyboardInterrupt):
-    """`number` is the signal's. A KeyboardInterrupt, as event loops let no other of its kind through."""
+    """`number` is the signal's."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """The first signal raises `Interrupted`; later ones are ignored, so that cleaning up is not cut short."""
+class Interruptible:
+    """In the `with` block the first signal raises `Interrupted`; later ones are ignored."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(number)
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self._task: asyncio.Task[Any] | None = None
 
-    former = {each: signal.signal(each, interrupt) for each in SIGNALS}
-    try:
-        yield
-    finally:
-        for each, handler in former.items():
+    def __enter__(self) -> Self:
+        self._former = {each: signal.signal(each, self._interrupt) for each in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for each, handler in self._former.items():
             signal.signal(each, handler)
 
+    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Runs it in an event loop of its own; a signal cancels it, then `Interrupted` comes out.
 
-def run_interruptible(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work` in the loop. A signal cancels it, and is raised as `Interrupted` when it has ended.
+        Raised in the middle of a callback, it could be taken for a failure of the connection.
+        """
 
-    Raised where the signal comes, in the midst of whatever the loop is doing, it would leave tasks without their end.
-    """
-    interrupted: list[int] = []
+        async def main() -> Result:
+            self._task = asyncio.current_task()
+            try:
+                return await coroutine
+            finally:
+                self._task = None
 
-    async def cancellable() -> T | None:
-        loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            try:
+                result = runner.run(main())
+            except asyncio.CancelledError:
+                if self._number is None:
+                    raise
+        if self._number is not None:
+            raise Interrupted(self._number)
+        return result
 
-        def cancel(number: int) -> None:
-            if not interrupted:
-                interrupted.append(number)
-                task.cancel()
-
-        for each in SIGNALS:
-            loop.add_signal_handler(each, cancel, each)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            return None
-        finally:
-            for each in SIGNALS:
-                loop.remove_signal_handler(each)
-
-    former = {each: signal.getsignal(each) for each in SIGNALS}
-    try:
-        found = runner.run(cancellable())
-    finally:
-        for each, handler in former.items():
-            signal.signal(each, signal.SIG_IGN if interrupted else handler)
-    if interrupted:
-        raise Interrupted(interrupted[0])
-    assert found is not None
-    return found
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._number is not None:
+            return
+        self._number = number
+        if self._task is None:
+            raise Interrupted(number)
+        self._task.get_loop().call_soon_threadsafe(self._task.cancel)
