@@ -19,7 +19,14 @@ OUTSIDE = "expected 1 to 256 bytes of UTF-8 without control characters"
 Name = Annotated[
     str, msgspec.Meta(pattern=NAME_PATTERN, description="letters, digits and . _ - ; at most 128")
 ]
-OutsideName = Annotated[str, msgspec.Meta(description="1 to 256 bytes of UTF-8 without control characters")]
+# For descriptions only: bytes are counted, and refusals worded, by `check_outside`.
+_OUTSIDE_SCHEMA = {"minLength": 1, "maxLength": 256, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
+OutsideName = Annotated[
+    str,
+    msgspec.Meta(
+        description="1 to 256 bytes of UTF-8 without control characters", extra_json_schema=_OUTSIDE_SCHEMA
+    ),
+]
 
 _name = re.compile(NAME_PATTERN)
 

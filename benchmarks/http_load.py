@@ -59,7 +59,12 @@ def cpu_s(pids: Sequence[int]) -> float:
 
 
 def measure(
-    pids: Sequence[int], url: str, bodies: Sequence[bytes], content_type: str, seconds: float, connections: int
+    pids: Sequence[int],
+    url: str,
+    bodies: Sequence[bytes],
+    content_type: str,
+    seconds: float,
+    connections: int,
 ) -> Measured:
     before = cpu_s(pids)
     found = load.run(url, bodies, content_type=content_type, seconds=seconds, connections=connections)
@@ -78,7 +83,8 @@ def register_models(service: ThrowawayService, directory: Path) -> None:
         metadata = json.dumps({"version": version}).encode()
         parts = [("metadata", metadata), ("artifact", (directory / "model.safetensors").read_bytes())]
         body = b"".join(
-            b'--cut\r\nContent-Disposition: form-data; name="%s"; filename="f"\r\n\r\n%s\r\n' % (name.encode(), part)
+            b'--cut\r\nContent-Disposition: form-data; name="%s"; filename="f"\r\n\r\n%s\r\n'
+            % (name.encode(), part)
             for name, part in parts
         )
         headers = {"Content-Type": "multipart/form-data; boundary=cut"}
@@ -113,7 +119,9 @@ def bare(size: int) -> tuple[subprocess.Popen[str], str]:
 def routes(service: ThrowawayService, seconds: float) -> dict[str, Callable[[], Measured]]:
     base, pids = service.url, service.worker_pids()
     decide = [json.dumps({"unit": f"user-{i}"}).encode() for i in range(2_000)]
-    predict = [json.dumps({"user_id": str(i % 600), "item_id": str(i % 9_000)}).encode() for i in range(2_000)]
+    predict = [
+        json.dumps({"user_id": str(i % 600), "item_id": str(i % 9_000)}).encode() for i in range(2_000)
+    ]
     units = msgpack.packb({"units": [f"user-{i}" for i in range(1_000)]})
 
     def single_rewards() -> Measured:
@@ -126,7 +134,9 @@ def routes(service: ThrowawayService, seconds: float) -> dict[str, Callable[[], 
     def reward_batches() -> Measured:
         found = tokens(service, int(120_000 * seconds))
         bodies = [
-            msgpack.packb({"rewards": [{"decision_id": token, "value": 1.0} for token in found[i : i + 1_000]]})
+            msgpack.packb(
+                {"rewards": [{"decision_id": token, "value": 1.0} for token in found[i : i + 1_000]]}
+            )
             for i in range(0, len(found), 1_000)
         ]
         return measure(pids, f"{base}/v1/rewards", bodies, MSGPACK, seconds, 4)
@@ -160,7 +170,8 @@ def run(rounds: int, seconds: float, workers: int) -> dict[str, Any]:
                         measured[name] = route()
                     for name, figure in measured.items():
                         found.setdefault(name, []).append(figure)
-                        print(f"round {number + 1} {name:14} {figure.cpu_us:10.1f} µs {figure.per_s:10.0f}/s", flush=True)
+                        line = f"round {number + 1} {name:14} {figure.cpu_us:10.1f} µs {figure.per_s:10.0f}/s"
+                        print(line, flush=True)
             finally:
                 process.kill()
                 process.wait()
@@ -185,17 +196,23 @@ def summary(found: dict[str, list[Measured]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     rows = run(arguments.rounds, arguments.seconds, arguments.workers)
-    print(f"\nmedians of {arguments.rounds} rounds, {arguments.workers} worker(s), load from {load.generator()}")
+    print(
+        f"\nmedians of {arguments.rounds} rounds, {arguments.workers} worker(s), load from {load.generator()}"
+    )
     for name, row in rows.items():
         more = f"  {row['entries_per_core_s']:12,.0f} entries/core s" if "entries_per_core_s" in row else ""
-        print(f"{name:14} {row['cpu_us']:10.1f} µs  {row['per_s']:10,.0f}/s  bare/ours {row['bare/ours']:.2f}{more}")
+        print(
+            f"{name:14} {row['cpu_us']:10.1f} µs  {row['per_s']:10,.0f}/s  bare/ours {row['bare/ours']:.2f}{more}"
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
 

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 WRK = """
 local bodies, next_body = {{}}, 0
-for line in io.lines({bodies!r}) do bodies[#bodies + 1] = (line:gsub('%x%x', function(h) return string.char(tonumber(h, 16)) end)) end
+local function byte(hex) return string.char(tonumber(hex, 16)) end
+for line in io.lines({bodies!r}) do bodies[#bodies + 1] = (line:gsub('%x%x', byte)) end
 wrk.method = 'POST'
 wrk.headers['Content-Type'] = {content_type!r}
 request = function()

@@ -33,10 +33,10 @@ from bandit_serve.training.visits import visits as visits_of
 
 HELD_OUT = 0.3
 SPLIT_SEED = 0
-VISITS = 20_000
+VISITS = 40_000
 FEWEST_VISITS = 10_000
 TRAFFIC_UNTIL_S = 90.0
-"""Without `--visits`, a machine that would not get through VISITS in two minutes sends FEWEST_VISITS or more."""
+"""Without `--visits`, a machine that is not through with VISITS by then stops at FEWEST_VISITS or more."""
 
 
 def demo(
@@ -104,13 +104,10 @@ def demo(
 def _find(path: str | None, offline: bool, display: Display) -> Source:
     display.busy("looking for ratings")
     source = find_ratings(path, offline=offline)
-    display.done(
-        f"Data: {source.name}: {len(source.ratings):,} ratings of {source.n_items:,} items by {source.n_users:,} users"
-    )
+    counts = f"{len(source.ratings):,} ratings, {source.n_users:,} users, {source.n_items:,} items"
+    display.done(f"Data: {source.name} ({counts})")
     if source.why is not None:
-        display.done(
-            f"      instead of the MovieLens small set ({source.why}); --ratings FILE takes your own"
-        )
+        display.done(f"Not the MovieLens small set ({source.why}); --ratings FILE takes a file of yours")
     return source
 
 
@@ -120,9 +117,7 @@ def _train(ratings: Ratings, display: Display) -> list[Recommender]:
         ratings, lambda arm, done, epochs: display.busy(f"training {arm}: epoch {done} of {epochs}")
     )
     names = ", ".join(recommender.arm for recommender in found)
-    display.done(
-        f"Trained {names} on {1 - HELD_OUT:.0%} of each user's ratings in {time.monotonic() - started_s:.1f} s"
-    )
+    display.done(f"Trained in {time.monotonic() - started_s:.1f} s: {names}")
     return found
 
 
@@ -142,4 +137,4 @@ def _stay() -> None:
         while True:
             signal.pause()
     except Interrupted:
-        return
+        print("The service has ended.", file=sys.stderr)

@@ -12,14 +12,14 @@ from bandit_serve.demo.summary import Summary
 from bandit_serve.demo.trial import MODEL
 
 VALID = (
-    "The intervals hold whenever one looks and however the bandit moved the traffic "
-    "(each misses the truth in at most 5 % of experiments); P(best) is an aid, not a test."
+    "The 95 % intervals hold whenever one looks and however the bandit moved the traffic; "
+    "P(best) is an aid, not a test."
 )
 
 
 def print_closing(console: Console, summary: Summary) -> None:
-    console.print()
     console.print(_table(summary))
+    console.print()
     console.print(Text(winner_sentence(summary), style="bold"))
     console.print(regret_sentence(summary))
     console.print(VALID, style="dim")
@@ -40,7 +40,7 @@ def winner_sentence(summary: Summary) -> str:
             "" if won.difference_interval[0] > 0 else "; the interval still holds 0: more visits would tell"
         )
         text = wording.difference(won.difference, won.difference_interval)
-        ending = f"{text} likes a visit over {summary.control}{sure}."
+        ending = f"{text} over {summary.control}{sure}."
     return f"{share}, {ending}"
 
 
@@ -57,13 +57,13 @@ def regret_sentence(summary: Summary) -> str:
 
 
 def _table(summary: Summary) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("\narm", no_wrap=True)
     table.add_column("\nmodel", no_wrap=True)
     for name in ("\nvisits", "last\nfifth", "\nmean", "true\nmean"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("difference to control\nand its 95 % interval", no_wrap=True)
-    table.add_column("P(best)", justify="right", no_wrap=True)
+    table.add_column("P\n(best)", justify="right", no_wrap=True)
     for arm in summary.arms:
         table.add_row(
             arm.arm,
@@ -83,18 +83,16 @@ def _table(summary: Summary) -> Table:
 
 def _print_next(console: Console, summary: Summary) -> None:
     if summary.url is None:
-        console.print(
-            "  bandit-serve demo --keep            leaves the service up, to be looked at with curl"
-        )
-        console.print("  bandit-serve serve --data DIR       a service of your own")
+        console.print("  bandit-serve demo --keep        leaves the service up and says what to ask it")
+        console.print("  bandit-serve serve --data DIR   runs a service of your own")
         return
     experiment = f"{summary.url}/v1/experiments/{summary.experiment}"
     for what, url in (
         ("results", f"{experiment}/results"),
-        ("who changed what, when", f"{experiment}/history"),
-        ("the service in one page", f"{summary.url}/v1/stats"),
-        ("metrics for Prometheus", f"{summary.url}/metrics"),
-        (f"the versions of {MODEL}", f"{summary.url}/v1/models/{MODEL}"),
+        ("changes", f"{experiment}/history"),
+        ("the service", f"{summary.url}/v1/stats"),
+        ("for Prometheus", f"{summary.url}/metrics"),
+        ("its versions", f"{summary.url}/v1/models/{MODEL}"),
     ):
-        console.print(f"  curl -s {url}  # {what}", soft_wrap=True)
+        console.print(Text.assemble(f"  curl -s {url}", (f"  # {what}", "dim")), soft_wrap=True)
     console.print(f"The service stays up at {summary.url} until Ctrl-C.", soft_wrap=True)

@@ -23,7 +23,7 @@ class Moment:
 
 
 class Display(Protocol):
-    """`every_s` is how often it wants a moment. What `busy` says goes away with the next call; `done` stays."""
+    """`every_s` is how often it wants a moment. What `done` says stays; all else goes with the next call."""
 
     every_s: float
 

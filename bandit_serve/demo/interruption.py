@@ -10,8 +10,8 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Interrupted(BaseException):
-    """Like KeyboardInterrupt; `number` is the signal's."""
+class Interrupted(KeyboardInterrupt):
+    """`number` is the signal's. A KeyboardInterrupt, as event loops let no other of its kind through."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -20,7 +20,7 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """The first signal raises `Interrupted`; those after it are ignored, so that cleaning up is not cut short."""
+    """The first signal raises `Interrupted`; later ones are ignored, so that cleaning up is not cut short."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         for each in SIGNALS:

@@ -34,18 +34,19 @@ async def play(
     enough: Callable[[int], bool],
     keep: bool,
 ) -> Summary:
-    """Registers the recommenders with the service at `url`, lets them compete for the visits, and says how it went.
+    """Registers the recommenders with the service at `url`, lets them compete, and says how it went.
 
-    `seed` is that of the visits and `keep` whether the service stays up; both are for the summary. `enough(sent)`
-    may end the traffic early.
+    `seed` is that of the visits and `keep` whether the service stays up; both are for the summary.
+    `enough(sent)` may end the traffic early.
     """
+    display.busy("trying every recommender on every visit, for the regret")
+    outcomes = np.column_stack([recommender.rewards(visits) for recommender in recommenders])
     async with Http(url, connections=traffic.AT_ONCE + SPARE_CONNECTIONS) as http:
         trial = await Trial.start(http, recommenders)
         display.done(
-            f"Experiment {trial.experiment}: Thompson sampling over {len(trial.arms)} arms, control {trial.arms[0]}, "
-            f"at least {MIN_SHARE:.0%} of the visits for each"
+            f"Experiment {trial.experiment}: Thompson sampling, control {trial.arms[0]}, "
+            f"every arm at least {100 * MIN_SHARE:.0f} %"
         )
-        outcomes = np.column_stack([recommender.rewards(visits) for recommender in recommenders])
         tally = Tally(trial.arms, outcomes)
         started_s = time.monotonic()
         async with _watched(trial, tally, display, started_s):
@@ -64,8 +65,8 @@ async def _watched(trial: Trial, tally: Tally, display: Display, started_s: floa
 
     async def watch() -> None:
         while True:
-            show(await trial.results())
             await asyncio.sleep(display.every_s)
+            show(await trial.results())
 
     watching = asyncio.create_task(watch())
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,11 @@ def train_all(ratings: Ratings, on_epoch: Callable[[str, int, int], object]) -> 
             ratings.users,
             ratings.items,
             ratings.values,
-            on_epoch=lambda done, epochs, rmse, arm=arm: on_epoch(arm, done, epochs),
+            on_epoch=partial(_on_epoch, on_epoch, arm),
         )
         found.append(Recommender(arm, about, model))
     return found
+
+
+def _on_epoch(tell: Callable[[str, int, int], object], arm: str, done: int, epochs: int, rmse: float) -> None:
+    tell(arm, done, epochs)

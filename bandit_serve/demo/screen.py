@@ -17,7 +17,7 @@ from bandit_serve.demo import wording
 from bandit_serve.demo.display import Moment
 from bandit_serve.demo.trial import METRIC
 
-SHARE_BAR_WIDTH = 20
+SHARE_BAR_WIDTH = 16
 TRAFFIC_BAR_WIDTH = 40
 
 
@@ -37,9 +37,9 @@ class Screen:
         self._live.console.print(line)
 
     def moment(self, moment: Moment) -> None:
-        parts: list[RenderableType] = [Text(""), _traffic(moment)]
+        parts: list[RenderableType] = [Text(""), _traffic(moment), Text("")]
         if moment.results is not None:
-            parts += [_arms(moment), _regret(moment)]
+            parts += [_arms(moment), Text(""), _regret(moment)]
         self._live.update(Group(*parts))
 
     def __enter__(self) -> Self:
@@ -66,7 +66,7 @@ def _traffic(moment: Moment) -> RenderableType:
 
 def _arms(moment: Moment) -> RenderableType:
     arms: list[Any] = moment.results["arms"]
-    table = Table(box=box.SIMPLE, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("arm", no_wrap=True)
     table.add_column("share now", no_wrap=True)
     for name in ("visits", "mean", "95 % interval", "P(best)"):
@@ -98,7 +98,7 @@ def _share(share: float) -> RenderableType:
 def _regret(moment: Moment) -> RenderableType:
     tally = moment.tally
     return Text(
-        f"  regret against the best arm: {tally.regret:,.0f} likes "
+        f"regret against the best arm: {tally.regret:,.0f} likes "
         f"(an even split: {tally.regret_of_even_split:,.0f})",
         style="dim",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,12 +34,12 @@ class Source:
 
 
 def find_ratings(path: str | None, *, offline: bool) -> Source:
-    """The ratings in `path`; without one MovieLens' small set, cached or downloaded; failing that made-up ones.
+    """The ratings in `path`; without one MovieLens' small set, cached or downloaded; else made-up ones.
 
     `offline`: nothing is downloaded. Raises what `read_ratings` raises for a file that was named.
     """
     if path is not None:
-        return Source("file", path, read_ratings(path))
+        return Source("file", os.path.basename(path), read_ratings(path))
     cached = movielens.cached_ratings()
     if cached.is_file():
         try:

@@ -25,10 +25,10 @@ class DataSummary(Struct, frozen=True):
 
 
 class ArmSummary(Struct, frozen=True):
-    """`visits` is the demo's own count, `rewards` the service's; `true_mean` is over all visits, had each got this arm.
+    """`visits` is the demo's own count, `rewards` the service's.
 
-    `share` is the arm's share of the decisions at the end. The rest is from the service's results: `difference`
-    is to control and null on control itself; an interval is null where none is valid yet.
+    `share` is the current one. `true_mean` is over all visits, had each got this arm. The rest is from the
+    service's results: `difference` is to control, null on control; an interval is null where none is valid.
     """
 
     arm: str
@@ -48,7 +48,7 @@ class ArmSummary(Struct, frozen=True):
 
 
 class Summary(Struct, frozen=True):
-    """`won` is the arm with the largest share of the last fifth of the traffic, `best` that of the highest true mean.
+    """`won` is the arm with the largest share of the last fifth, `best` the one with the highest true mean.
 
     `regret` is in rewards: what every visit on the best arm would have brought more, in expectation. `url` is
     the service's while it stays up, otherwise null.

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 class Tally:
     """Arms are numbered as in `arms`.
 
-    outcomes : f8[n, K], the reward of each visit under each arm. A live service sees one a visit; here all are
-        known, as every recommender can be tried on every visit, so the arms' true means and the regret are too.
+    outcomes : f8[n, K], the reward of each visit under each arm. A live service sees one a visit; here every
+        recommender can be tried on every visit, so the arms' true means and the regret are known.
     """
 
     def __init__(self, arms: tuple[str, ...], outcomes: NDArray[np.float64]) -> None:
@@ -56,4 +56,5 @@ class Tally:
         """f8[K]: each arm's share of the last fifth of the visits that were sent."""
         last = self._arm_of_visit[: self.sent][-max(1, self.sent // 5) :]
         counts = np.bincount(last[last >= 0], minlength=len(self.arms))
-        return counts / max(1, counts.sum())
+        shares: NDArray[np.float64] = counts / max(1, counts.sum())
+        return shares

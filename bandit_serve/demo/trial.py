@@ -49,7 +49,7 @@ async def _register(http: Http, recommender: Recommender) -> str:
 
 
 async def _free_name(http: Http) -> str:
-    """`demo`, or in a data directory that has seen demos before the first of `demo-2`, `demo-3`, … that is free."""
+    """`demo`, or where there were demos before the first of `demo-2`, `demo-3`, … that is free."""
     taken = {experiment["id"] for experiment in (await http.get("/v1/experiments"))["experiments"]}
     return next(
         name for n in range(1, len(taken) + 2) if (name := "demo" if n == 1 else f"demo-{n}") not in taken

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-NONE = "–"
+NONE = "-"
 
 
 def percent(share: float | None) -> str:

@@ -109,6 +109,15 @@ class Tail:
             if owner in self._replica.positions:
                 await self.catch_up(owner)
 
+    async def hear_all_news(self) -> None:
+        """`hear_news` of every experiment, before a caller is given a list of them."""
+        if not self.available:
+            return
+        async with self._hearing:
+            await self.catch_up(COMMON)
+            for name in list(self._replica.registry.experiments):
+                await self.catch_up(name)
+
     def _has(self, owner: str, offset: Offset) -> bool:
         return self._replica.positions.get(owner, START) >= offset
 

@@ -112,6 +112,7 @@ class ExperimentHandlers:
         return self._answer(request, live, status=201)
 
     async def list_all(self, request: web.Request) -> web.Response:
+        await self._service.tail.hear_all_news()
         experiments = self._service.replica.experiments
         return answer(
             request, ExperimentList([view(experiments[name].record) for name in sorted(experiments)])

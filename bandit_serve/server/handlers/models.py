@@ -32,6 +32,15 @@ class VersionMetadata(Struct, frozen=True, forbid_unknown_fields=True):
     metadata: dict[str, Any] = {}
 
 
+class Upload(Struct, frozen=True):
+    """The parts of a registration, in any order."""
+
+    artifact: Annotated[
+        bytes, Meta(description="a safetensors file", extra_json_schema={"contentEncoding": "binary"})
+    ]
+    metadata: VersionMetadata = VersionMetadata()
+
+
 class StatusRequest(Struct, frozen=True, forbid_unknown_fields=True):
     status: VersionStatus
     reason: Annotated[str, Meta(max_length=1_000)] | None = None
