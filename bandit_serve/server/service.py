@@ -18,6 +18,7 @@ from bandit_serve.decisions.decisions import Decisions
 from bandit_serve.decisions.flush import Flusher
 from bandit_serve.decisions.refresh import Refresher
 from bandit_serve.errors import BanditServeError, StoreUnavailable
+from bandit_serve.experiment import Record
 from bandit_serve.log.changes import Changes
 from bandit_serve.log.keeper import Keeper, load_keyring
 from bandit_serve.log.results_log import ResultsLog
@@ -29,6 +30,7 @@ from bandit_serve.replica import Replica
 from bandit_serve.rewards.rewards import Rewards
 from bandit_serve.server.metrics import Counters
 from bandit_serve.settings import Settings
+from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ class Service:
         self.flusher: Flusher
         self._tasks: list[asyncio.Task[None]] = []
         self._answers: set[asyncio.Task[None]] = set()
+        self._records: dict[str, Record | None] = {}
 
     @property
     def degraded(self) -> bool:
@@ -86,7 +89,7 @@ class Service:
         self.rewards = Rewards(self.store, self.replica, self.tail, keyring)
         self.flusher = Flusher(self.store, self.decisions.deciders, self.incarnation)
         self._keep_live_models()
-        self.replica.on_change(lambda owner: self._keep_live_models())
+        self.replica.on_change(self._changed)
         await self._load_live_models()
         self.ready = True
 
@@ -141,6 +144,13 @@ class Service:
         self.counters.set("top_k_hits", self.top_k.hits)
         self.counters.set("top_k_misses", self.top_k.misses)
         self.counters.set("store_away", float(self.degraded))
+
+    def _changed(self, owner: str) -> None:
+        """Rewards and exposures, which are most of a log, change no record and so nothing that is live."""
+        record = None if owner == COMMON else self.replica.experiments[owner].record
+        if record is None or self._records.get(owner) is not record:
+            self._records[owner] = record
+            self._keep_live_models()
 
     def _keep_live_models(self) -> None:
         live = [
