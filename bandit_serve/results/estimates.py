@@ -1,0 +1,155 @@
+"""What the sums of a fold say about one metric: every arm's mean, its difference to control, its lift.
+
+Two methods. *Fixed split*, while everything analysed was drawn from one share vector: sample means and their
+Welch-type variance. *Moving shares*: the mean of the AIPW scores, with the variance computed from the logged shares,
+V(a, b) = v_a sum 1/e(a) + v_b sum 1/e(b): the running sample variance of the scores has not yet seen a starved arm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve._analysis import Accumulators
+from bandit_serve.experiment import MetricKind
+from bandit_serve.results.sequence import TUNED_FOR, Floats, Sequence, of_mean, relative_lift
+
+FEWEST = 50
+"""Observations of its own from which an arm has intervals and p-values: the sequences are asymptotic."""
+
+PRIOR = 1_000.0
+
+
+@dataclass(frozen=True)
+class Sums:
+    """One metric's rows of the `Accumulators`, arrays [K]."""
+
+    n: NDArray[np.int64]
+    total: Floats
+    m2: Floats
+    eligible: NDArray[np.int64]
+    score: Floats
+    inverse: Floats
+    pair_eligible: NDArray[np.int64]
+    pair_score: Floats
+    pair_inverse: Floats
+    pair_control_inverse: Floats
+    balance: Floats
+    spread: Floats
+    split: Floats
+    analysed: int
+    unfloored: int
+    moved: bool
+
+    @classmethod
+    def of(cls, sums: Accumulators, metric: int) -> Sums:
+        state = sums.state()
+        by_arm = {name: state[name][metric] for name in (*sums.COUNTS, *sums.SUMS)}
+        return cls(
+            **by_arm,
+            analysed=int(state["analysed"][metric]),
+            unfloored=int(state["unfloored"][metric]),
+            moved=bool(state["moved"][metric]),
+        )
+
+    @property
+    def mean(self) -> Floats:
+        return self.total / np.maximum(self.n, 1)
+
+    @property
+    def sample_variance(self) -> Floats:
+        return self.m2 / np.maximum(self.n - 1, 1)
+
+    def cautious_variance(self, kind: MetricKind) -> Floats:
+        """Each arm's variance, moved up (never down) towards that of all arms by the weight of `PRIOR` observations.
+
+        A starved arm's own variance is too small when its first outcomes were poor, which is what starved it:
+        alone it rejects 6 % (Bernoulli) to 9 % (lognormal) of true nulls at level .05, so 1 to 3 %. For values 0 and 1
+        m(1 - m), m = (successes + 1)/(n + 2) an arm and the plain mean over all; otherwise sample variances.
+        """
+        if kind == "binary":
+            m = (self.total + 1.0) / (self.n + 2.0)
+            own = m * (1.0 - m)
+            mean = float(self.total.sum()) / max(self.analysed, 1)
+            pooled = mean * (1.0 - mean)
+        else:
+            own = self.sample_variance
+            pooled = float(self.m2.sum()) / max(self.analysed - int(np.count_nonzero(self.n)), 1)
+        return own + np.maximum(pooled - own, 0.0) * PRIOR / (self.n + PRIOR)
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Arrays [K]. `usable`: the arm has an interval; `comparable`: so has its difference; `liftable`: so has its lift.
+
+    What is not holds numbers without a meaning. Control is not comparable.
+    """
+
+    arms: Sequence
+    differences: Sequence
+    lifts: Sequence
+    usable: NDArray[np.bool_]
+    comparable: NDArray[np.bool_]
+    liftable: NDArray[np.bool_]
+
+
+def fixed_split(sums: Sums, kind: MetricKind, control: int) -> Estimates:
+    """The two-sample sequences on sample means (FORMULAS of arXiv 2103.06476v7, eq. 9, N = n_a + n_b)."""
+    own = sums.sample_variance
+    variance = np.where(own > 0, own, sums.cautious_variance(kind))
+    usable = (sums.n >= FEWEST) & (variance > 0)
+    comparable = usable & usable[control]
+    comparable[control] = False
+    n = np.maximum(sums.n, 1)
+    of_mean_k = np.where(usable, variance, 1.0) / n
+    pair = n + n[control]
+    divisor, liftable = _divisor(sums.mean[control], comparable)
+    lift, lift_variance = relative_lift(sums.mean, of_mean_k, divisor, of_mean_k[control])
+    return Estimates(
+        of_mean(n, sums.mean, of_mean_k),
+        of_mean(pair, sums.mean - sums.mean[control], of_mean_k + of_mean_k[control]),
+        of_mean(pair, lift, lift_variance),
+        usable,
+        comparable,
+        liftable,
+    )
+
+
+def moving_shares(sums: Sums, kind: MetricKind, control: int) -> Estimates:
+    """AIPW: the sequences over the decisions for which the arm (for a pair: both) had a share.
+
+    A sequence is tightest where, under even shares, `TUNED_FOR` observations of its arms would be in: a point
+    that depends on the outcomes through the arms' variances only.
+    """
+    k = len(sums.n)
+    variance = sums.cautious_variance(kind)
+    usable = (sums.n >= FEWEST) & (variance > 0)
+    comparable = usable & usable[control] & (sums.pair_eligible > 0)
+    comparable[control] = False
+    v = np.where(usable, variance, 1.0)
+    arms = Sequence(
+        np.maximum(sums.eligible, 1).astype(np.float64),
+        sums.score,
+        np.where(usable, v * sums.inverse, 1.0),
+        TUNED_FOR * k * k * v,
+    )
+    t = np.where(comparable, sums.pair_eligible, 1).astype(np.float64)
+    of_arm = np.where(comparable, v * sums.pair_inverse, 1.0)
+    of_control = np.where(comparable, v[control] * sums.pair_control_inverse, 1.0)
+    tightest_at = 0.5 * TUNED_FOR * k * k
+    differences = Sequence(t, sums.pair_score, of_arm + of_control, tightest_at * (v + v[control]))
+    divisor, liftable = _divisor(arms.mean[control], comparable)
+    mean = divisor + differences.mean
+    lift, lift_variance = relative_lift(mean, of_arm, divisor, of_control)
+    _, lift_unit = relative_lift(mean, v, divisor, v[control])
+    lifts = Sequence(t, t * lift, lift_variance, tightest_at * lift_unit)
+    return Estimates(arms, differences, lifts, usable, comparable, liftable)
+
+
+def _divisor(control_mean: float, comparable: NDArray[np.bool_]) -> tuple[float, NDArray[np.bool_]]:
+    """What a lift is relative to, and for which arms there is one: a control mean of 0 has none."""
+    if control_mean == 0.0:
+        return 1.0, np.zeros_like(comparable)
+    return float(control_mean), comparable

@@ -1,0 +1,41 @@
+"""Under which revisions of an experiment no valid interval can come: an adaptive policy without a floor."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve.experiment import Policy
+
+
+def unfloored(policy: Policy) -> bool:
+    """Whether shares follow the outcomes and may come as near to 0 as they like.
+
+    No `min_share` means the served default, which is positive, except for `fixed_split`: its shares do not
+    follow the outcomes, and those that are stated are the floor.
+    """
+    return policy.kind != "fixed_split" and policy.min_share == 0.0
+
+
+class Floors:
+    """`unfloored` by revision of the experiment: a revision holds until the next that is known."""
+
+    def __init__(self, revisions: NDArray[np.uint32], flags: NDArray[np.uint8]) -> None:
+        self.revisions = revisions
+        self.flags = flags
+
+    @classmethod
+    def since(cls, revision: int, policy: Policy) -> Floors:
+        return cls(np.array([revision], np.uint32), np.array([unfloored(policy)], np.uint8))
+
+    def learn(self, revision: int, policy: Policy) -> None:
+        by_revision = dict(zip(self.revisions.tolist(), self.flags.tolist(), strict=True))
+        by_revision[revision] = int(unfloored(policy))
+        known = sorted(by_revision)
+        self.revisions = np.array(known, np.uint32)
+        self.flags = np.array([by_revision[revision] for revision in known], np.uint8)
+
+    def of(self, revisions: NDArray[np.uint32]) -> NDArray[np.uint8]:
+        """u1[n]: 1 where the decision's revision has no floor."""
+        at = np.searchsorted(self.revisions, revisions, side="right")
+        return self.flags[np.maximum(at - 1, 0)]

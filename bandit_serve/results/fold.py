@@ -1,0 +1,160 @@
+"""The results of one experiment as a fold of its log: everything a report needs, also when the log has been trimmed."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from bandit_serve._analysis import Accumulators, OpenDecisions, RewardedDecisions, ShareHistory, Units
+from bandit_serve.errors import InvalidInput, NotBuilt
+from bandit_serve.events import Changed, Event, Exposed, Rewarded
+from bandit_serve.experiment import Experiment, Record
+from bandit_serve.results import columns, snapshot
+from bandit_serve.results.evidence import Evidence
+from bandit_serve.results.floors import Floors
+from bandit_serve.results.sequence import Floats
+
+LINGER_MS = 3_600_000
+"""How long after its window the fold remembers which decisions a worker has exposed."""
+
+_BEFORE_ALL_MS = -(2**53)
+
+
+class ResultsFold:
+    """What the log of `record`'s experiment says, up to an entry.
+
+    `exposures` i8[K] counts the exposures seen, `sums` and `evidence` are what estimates and p-values are made
+    from, `pending` and `crossovers` as in the contract. `now_ms` is the time of the last entry, by the store's clock.
+    """
+
+    def __init__(self, record: Record) -> None:
+        experiment = record.experiment
+        n_metrics, n_arms = len(experiment.metrics), len(experiment.arms)
+        self.record = record
+        self.now_ms = _BEFORE_ALL_MS
+        self.exposures = np.zeros(n_arms, np.int64)
+        self.sums = Accumulators(n_metrics, n_arms, experiment.control_arm)
+        self.evidence = Evidence.none(n_metrics, n_arms)
+        self._window_ms = experiment.attribution.window_ms
+        self._shares = ShareHistory(_first_shares(experiment))
+        self._floors = Floors.since(record.revision, experiment.policy)
+        self._decisions = _decisions(experiment, self.sums, self._shares)
+
+    @property
+    def pending(self) -> int:
+        """With `missing: zero`, the decisions (with `unit: user`, units) whose window has not closed."""
+        return self._decisions.pending
+
+    @property
+    def crossovers(self) -> int:
+        """With `unit: user`, how many units were later served another arm."""
+        return self._decisions.crossovers
+
+    def apply(self, time_ms: int, event: Event) -> None:
+        """Takes the next entry of the log; `time_ms` is its stream time.
+
+        The event comes first, then what has closed by now is analysed. `InvalidInput`, and nothing has changed,
+        when an entry's columns do not fit together or the experiment.
+        """
+        match event:
+            case Exposed():
+                self._expose(time_ms, event)
+            case Rewarded():
+                self._reward(event)
+            case Changed():
+                self._change(event.record)
+        self.now_ms = max(self.now_ms, time_ms)
+        self._decisions.close(self.now_ms - self._window_ms)
+        self._shares.forget(self.now_ms - self._window_ms - LINGER_MS)
+        self.evidence.look(self.sums, self.record.experiment)
+
+    def _expose(self, time_ms: int, event: Exposed) -> None:
+        experiment = self.record.experiment
+        rows = columns.exposures(event, len(experiment.arms), experiment.unit == "user")
+        unfloored = bool(self._floors.of(np.array([event.revision], np.uint32))[0])
+        for low, high in self._shares.unseen(event.incarnation, event.first, len(rows.arms)):
+            if low == high:
+                continue
+            self.exposures += np.bincount(rows.arms[low:high], minlength=len(experiment.arms))
+            last_ms = max(time_ms, event.time_ms + int(rows.ages_ms[low:high].max()))
+            self._shares.extend(event.incarnation, event.first, low, high, last_ms, rows.vectors, rows.runs)
+            self._decisions.expose(
+                event.incarnation, event.first, low, high, event.time_ms, rows.arms, rows.ages_ms, rows.units, unfloored
+            )
+
+    def _reward(self, event: Rewarded) -> None:
+        experiment = self.record.experiment
+        rows = columns.rewards(event.rows, len(experiment.arms), len(experiment.metrics))
+        self._decisions.reward(rows, self._floors.of(rows["revision"]))
+
+    def _change(self, record: Record) -> None:
+        if record.experiment.arm_names != self.record.experiment.arm_names:
+            raise NotBuilt("A change of an experiment's arms is not built into its results yet.")
+        self._floors.learn(record.revision, record.experiment.policy)
+        if record.revision >= self.record.revision:
+            self.record = record
+
+    def state(self) -> bytes:
+        """A snapshot: equal bytes for equal folds, wherever the log was cut."""
+        shares, numbers = self._shares.state(self._decisions.vectors())
+        return snapshot.packed(
+            msgspec.msgpack.encode(self.record),
+            {
+                "fold": {
+                    "now_ms": np.array([self.now_ms]),
+                    "exposures": self.exposures,
+                    "revisions": self._floors.revisions,
+                    "flags": self._floors.flags,
+                },
+                "sums": self.sums.state(),
+                "evidence": vars(self.evidence),
+                "shares": shares,
+                "decisions": self._decisions.state(numbers),
+            },
+        )
+
+    @classmethod
+    def from_state(cls, data: bytes) -> ResultsFold:
+        """The fold whose `state()` was `data`; `InvalidInput` for anything else."""
+        packed_record, state = snapshot.unpacked(data)
+        try:
+            return cls._restored(packed_record, state)
+        except (KeyError, IndexError, ValueError, msgspec.MsgspecError) as error:
+            raise InvalidInput("These bytes are not a snapshot of an experiment's results.") from error
+
+    @classmethod
+    def _restored(cls, packed_record: bytes, state: snapshot.Columns) -> ResultsFold:
+        fold = cls(msgspec.msgpack.decode(packed_record, type=Record))
+        experiment = fold.record.experiment
+        fold.now_ms = int(state["fold"]["now_ms"][0])
+        fold.exposures = state["fold"]["exposures"]
+        fold._floors = Floors(state["fold"]["revisions"], state["fold"]["flags"])
+        fold.sums = Accumulators.from_state(state["sums"], experiment.control_arm)
+        fold.evidence = Evidence(**state["evidence"])
+        fold._shares = ShareHistory.from_state(state["shares"])
+        fold._decisions = _kind_of(experiment).from_state(fold.sums, fold._shares, state["decisions"])
+        return fold
+
+
+def _kind_of(experiment: Experiment) -> type[RewardedDecisions | OpenDecisions | Units]:
+    if experiment.unit == "user":
+        return Units
+    return OpenDecisions if experiment.missing == "zero" else RewardedDecisions
+
+
+def _decisions(
+    experiment: Experiment, sums: Accumulators, shares: ShareHistory
+) -> RewardedDecisions | OpenDecisions | Units:
+    if experiment.unit == "user":
+        takes_max = np.array([metric.kind == "binary" for metric in experiment.metrics], np.uint8)
+        return Units(sums, shares, experiment.missing == "zero", takes_max)
+    if experiment.missing == "zero":
+        return OpenDecisions(sums, shares, LINGER_MS)
+    return RewardedDecisions(sums, shares)
+
+
+def _first_shares(experiment: Experiment) -> Floats:
+    """What stands in for the shares until some have been logged: those of a fixed split, or even ones."""
+    weights = experiment.policy.shares if experiment.policy.kind == "fixed_split" else None
+    shares = np.array([weights.get(name, 0.0) if weights else 1.0 for name in experiment.arm_names])
+    return shares / shares.sum()

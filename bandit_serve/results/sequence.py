@@ -1,0 +1,88 @@
+"""Asymptotic confidence sequences: intervals and p-values that hold at every time at once.
+
+Robbins' normal mixture (Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, arXiv 2103.06476v7: eq. 9 the boundary,
+eq. 155 the p-value, eq. 161 the tuning).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+TUNED_FOR = 5_000
+"""The number of observations at which a sequence is tightest."""
+
+
+def tuning(alpha: float) -> float:
+    """rho squared times the variance at which a sequence of level `alpha` is tightest (eq. 161)."""
+    return -2.0 * math.log(alpha) + math.log(1.0 - 2.0 * math.log(alpha))
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Sums of observations, any number of them side by side (arrays of one shape).
+
+    `observations` t > 0, `total` S, `variance` V > 0 of S (t times the variance of one observation where that is
+    constant), `tightest_at` the V at which the interval is tightest: it may not depend on how S turned out.
+    """
+
+    observations: Floats
+    total: Floats
+    variance: Floats
+    tightest_at: Floats
+
+    @property
+    def mean(self) -> Floats:
+        return self.total / self.observations
+
+    def half_width(self, alpha: float) -> Floats:
+        """Half the width of the 1 - alpha interval of the mean (eq. 9)."""
+        rho2 = tuning(alpha) / self.tightest_at
+        q = self.variance * rho2 + 1.0
+        return np.sqrt(2.0 * q / rho2 * (0.5 * np.log(q) - math.log(alpha))) / self.observations
+
+    def log_e_value(self, alpha: float) -> Floats:
+        """The logarithm of the evidence against a mean of 0 (eq. 155), with the tuning for level `alpha`.
+
+        It reaches ln(1/alpha) exactly when the 1 - alpha interval leaves 0 out.
+        """
+        rho2 = tuning(alpha) / self.tightest_at
+        q = self.variance * rho2 + 1.0
+        return rho2 * np.square(self.total) / (2.0 * q) - 0.5 * np.log(q)
+
+
+def of_mean(n: ArrayLike, mean: ArrayLike, variance: ArrayLike) -> Sequence:
+    """An estimate from n observations, `variance` of the estimate (not of one observation)."""
+    observations = np.asarray(n, np.float64)
+    of_one = observations * np.asarray(variance, np.float64)
+    return Sequence(observations, observations * np.asarray(mean), observations * of_one, TUNED_FOR * of_one)
+
+
+def relative_lift(
+    mean: ArrayLike, variance: ArrayLike, control_mean: ArrayLike, control_variance: ArrayLike
+) -> tuple[Floats, Floats]:
+    """(m_b - m_a)/m_a and its variance by the delta method; the variances are those of the two means."""
+    m_a, m_b = np.asarray(control_mean, np.float64), np.asarray(mean, np.float64)
+    spread = np.asarray(variance) / np.square(m_a) + np.asarray(control_variance) * np.square(m_b) / m_a**4
+    return (m_b - m_a) / m_a, spread
+
+
+def p_value(log_e: ArrayLike) -> Floats:
+    """The always-valid p-value of the largest e-value so far."""
+    return np.minimum(1.0, np.exp(-np.maximum(np.asarray(log_e, np.float64), 0.0)))
+
+
+def holm(p_values: ArrayLike) -> Floats:
+    """Holm's adjustment (1979) of p-values [k]; NaN counts as 1 among the others and stays NaN."""
+    given = np.asarray(p_values, np.float64)
+    filled = np.where(np.isnan(given), 1.0, given)
+    order = np.argsort(filled, kind="stable")
+    stepped = np.minimum(1.0, np.maximum.accumulate(filled[order] * np.arange(len(filled), 0, -1)))
+    adjusted = np.empty_like(filled)
+    adjusted[order] = stepped
+    return np.where(np.isnan(given), np.nan, adjusted)

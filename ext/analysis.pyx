@@ -1,0 +1,1156 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The loops of the results fold: which share vector a decision was drawn from, what is still open, and the sums.
+
+    ShareHistory    per worker, the runs of counters that were drawn from one vector
+    Accumulators    per metric and arm, the sums that every estimate is made from
+    RewardedDecisions, OpenDecisions, Units
+                    when a decision or unit enters the sums, one class for each way of analysing
+
+Callers have checked every column (`results/columns.py`). Events are applied row by row, in scalar arithmetic, so
+that a fold gives the same bits however the log is cut up; nothing that a state leaves out (spare room, the layout
+of maps and heaps) has any influence on them.
+"""
+
+from libc.math cimport fabs
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcmp, memcpy, memmove, memset
+
+import numpy as np
+
+from timeheap cimport TimeHeap, heap_free, heap_pop, heap_push, heap_replace_top
+from u64map cimport U64Map, map_find, map_free, map_make, map_put, map_remove
+
+cdef enum:
+    COUNTER_BITS = 42       # a decision's key: its worker's slot above, its counter below
+    FEWEST = 64             # rows that a column has room for at first
+
+cdef uint16_t COUNTED = 65535           # in place of an exposure's arm: analysed before the exposure came
+cdef double SAME_SHARE = 1e-9           # shares that differ by less are one share
+
+# Of a held reward or a unit.
+cdef uint8_t SEEN = 1                   # its exposure has come
+cdef uint8_t DONE = 2                   # it has been analysed
+cdef uint8_t GONE = 4                   # the row is free
+cdef uint8_t UNFLOORED = 8              # decided by an adaptive policy without a floor
+cdef uint8_t CROSSED = 16               # the unit was later served another arm
+
+MAX_COUNTER = 2**42
+
+cdef packed struct Reward:              # events.REWARD
+    uint64_t incarnation
+    uint64_t counter
+    int64_t time_ms
+    double value
+    double propensity
+    uint64_t unit
+    uint32_t revision
+    uint16_t arm
+    uint16_t metric
+
+
+cdef object longer(object column, Py_ssize_t rows):
+    """`column` with room for `rows` rows."""
+    column = np.asarray(column)
+    wider = np.zeros((rows, *column.shape[1:]), column.dtype)
+    wider[: len(column)] = column
+    return wider
+
+
+cdef object first_rows(object column, Py_ssize_t rows):
+    return np.asarray(column)[:rows].copy()
+
+
+cdef Py_ssize_t room_for(Py_ssize_t rows) noexcept:
+    """A capacity that leaves a quarter free."""
+    cdef Py_ssize_t room = FEWEST
+    while 3 * room < 4 * rows:
+        room *= 2
+    return room
+
+
+cdef int must_refer(object numbers, Py_ssize_t n, Py_ssize_t fewest) except -1:
+    """A snapshot's references are checked, so that a damaged one is an error and not a crash."""
+    if len(numbers) and not (fewest <= numbers.min() and numbers.max() < n):
+        raise ValueError("the snapshot refers to share vectors that it does not hold")
+    return 0
+
+
+cdef struct Timeline:
+    uint64_t incarnation
+    Py_ssize_t head         # runs [head, tail) are remembered
+    Py_ssize_t tail
+    Py_ssize_t capacity
+    uint64_t *first
+    uint64_t *end           # one past the run's last counter
+    int64_t *last_ms        # when the run was last added to
+    int32_t *vector
+
+
+cdef class ShareHistory:
+    """Which decisions each worker has exposed, in runs of one share vector, and the vectors, each stored once.
+
+    `current` f8[K] stands in for a worker's vector until one has been logged.
+    """
+
+    cdef readonly Py_ssize_t n_arms
+    cdef U64Map slots                   # incarnation -> index into timelines
+    cdef Timeline *timelines
+    cdef Py_ssize_t n_timelines
+    cdef Py_ssize_t most_timelines
+    cdef double[:, ::1] vectors
+    cdef int32_t[::1] references        # how many runs and units refer to a vector; 0: free
+    cdef int32_t[::1] spare
+    cdef Py_ssize_t n_spare
+    cdef int32_t current
+    cdef double[::1] adjusted
+
+    def __cinit__(self, const double[::1] current):
+        map_make(&self.slots, 64)
+        self.n_arms = current.shape[0]
+        self.current = -1
+        self.adjusted = np.zeros(self.n_arms)
+        self.make_vectors(0)
+        self.current = self.keep(&current[0])
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        for i in range(self.n_timelines):
+            free(self.timelines[i].first)
+            free(self.timelines[i].end)
+            free(self.timelines[i].last_ms)
+            free(self.timelines[i].vector)
+        free(self.timelines)
+        map_free(&self.slots)
+
+    cdef int make_vectors(self, Py_ssize_t rows) except -1:
+        """Room for vectors, the first `rows` of them taken but not yet referred to."""
+        cdef Py_ssize_t room = room_for(rows)
+        self.vectors = np.zeros((room, self.n_arms))
+        self.references = np.zeros(room, np.int32)
+        self.spare = np.arange(room - 1, -1, -1, dtype=np.int32)
+        self.n_spare = room - rows
+        return 0
+
+    cdef int32_t keep(self, const double *shares) except -2:
+        """The number of a vector with these shares (not a row of `vectors`), with one reference more."""
+        cdef int32_t vector
+        cdef Py_ssize_t room, i
+        if self.current >= 0 and memcmp(shares, &self.vectors[self.current, 0], self.n_arms * sizeof(double)) == 0:
+            self.references[self.current] += 1
+            return self.current
+        if self.n_spare == 0:
+            room = self.references.shape[0]
+            self.vectors = longer(self.vectors, 2 * room)
+            self.references = longer(self.references, 2 * room)
+            self.spare = longer(self.spare, 2 * room)
+            for i in range(room):
+                self.spare[i] = <int32_t> (2 * room - 1 - i)
+            self.n_spare = room
+        self.n_spare -= 1
+        vector = self.spare[self.n_spare]
+        memcpy(&self.vectors[vector, 0], shares, self.n_arms * sizeof(double))
+        self.references[vector] = 1
+        return vector
+
+    cdef void drop(self, int32_t vector) noexcept:
+        self.references[vector] -= 1
+        if self.references[vector] == 0:
+            self.spare[self.n_spare] = vector
+            self.n_spare += 1
+
+    cdef Py_ssize_t slot(self, uint64_t incarnation) except -1:
+        cdef Py_ssize_t at = map_find(&self.slots, incarnation), room
+        cdef Timeline *timelines
+        if at >= 0:
+            return at
+        at = self.n_timelines
+        if at == 1 << (63 - COUNTER_BITS):
+            raise OverflowError("the log names more workers than a fold can tell apart")
+        if at == self.most_timelines:
+            room = 2 * at if at else 16
+            timelines = <Timeline *> realloc(self.timelines, room * sizeof(Timeline))
+            if timelines == NULL:
+                raise MemoryError()
+            self.timelines = timelines
+            self.most_timelines = room
+        memset(&self.timelines[at], 0, sizeof(Timeline))
+        self.timelines[at].incarnation = incarnation
+        map_put(&self.slots, incarnation, <int32_t> at)
+        self.n_timelines += 1
+        return at
+
+    cdef Py_ssize_t run_before(self, Py_ssize_t slot, uint64_t counter) noexcept:
+        """The last run that starts at or before `counter`, or -1."""
+        cdef Timeline *line = &self.timelines[slot]
+        cdef Py_ssize_t low = line.head, high = line.tail, middle
+        while low < high:
+            middle = (low + high) >> 1
+            if line.first[middle] <= counter:
+                low = middle + 1
+            else:
+                high = middle
+        return low - 1 if low > line.head else -1
+
+    cdef bint exposed(self, Py_ssize_t slot, uint64_t counter) noexcept:
+        cdef Py_ssize_t run = self.run_before(slot, counter)
+        return run >= 0 and counter < self.timelines[slot].end[run]
+
+    cdef int32_t vector_before(self, Py_ssize_t slot, uint64_t counter) noexcept:
+        cdef Py_ssize_t run = self.run_before(slot, counter)
+        return self.current if run < 0 else self.timelines[slot].vector[run]
+
+    cdef const double *shares_of(self, Py_ssize_t slot, const Reward *row) noexcept:
+        """The shares that a rewarded decision was drawn from, as far as the log has told.
+
+        Its own propensity is exact. While its exposure is missing, the other arms have what is left in the
+        proportions of the vector before it. The pointer is good until the next call.
+        """
+        cdef const double *shares = &self.vectors[self.vector_before(slot, row.counter), 0]
+        cdef double own = shares[row.arm], rest = 0.0
+        cdef Py_ssize_t k
+        if fabs(own - row.propensity) <= SAME_SHARE * row.propensity:
+            return shares
+        for k in range(self.n_arms):
+            if k != row.arm:
+                rest += shares[k]
+        for k in range(self.n_arms):
+            if rest > 0.0:
+                self.adjusted[k] = shares[k] * ((1.0 - row.propensity) / rest)
+            else:
+                self.adjusted[k] = (1.0 - row.propensity) / (self.n_arms - 1)
+        self.adjusted[row.arm] = row.propensity
+        return &self.adjusted[0]
+
+    cdef int32_t keep_shares_of(self, Py_ssize_t slot, const Reward *row) except -2:
+        """As `shares_of`: the number of the vector, with one reference more."""
+        cdef int32_t vector = self.vector_before(slot, row.counter)
+        cdef const double *shares = self.shares_of(slot, row)
+        if shares == &self.adjusted[0]:
+            return self.keep(shares)
+        self.references[vector] += 1
+        return vector
+
+    cdef int add_run(self, Py_ssize_t slot, uint64_t first, uint64_t end, const double *shares, int64_t ms) except -1:
+        cdef Timeline *line = &self.timelines[slot]
+        cdef Py_ssize_t at = self.run_before(slot, first) + 1
+        cdef size_t size = self.n_arms * sizeof(double)
+        if at == 0:
+            at = line.head
+        if at == line.tail and at > line.head and line.end[at - 1] == first:
+            if memcmp(&self.vectors[line.vector[at - 1], 0], shares, size) == 0:
+                line.end[at - 1] = end
+                line.last_ms[at - 1] = max(line.last_ms[at - 1], ms)
+                return 0
+        at -= self.make_room(line)
+        memmove(&line.first[at + 1], &line.first[at], (line.tail - at) * sizeof(uint64_t))
+        memmove(&line.end[at + 1], &line.end[at], (line.tail - at) * sizeof(uint64_t))
+        memmove(&line.last_ms[at + 1], &line.last_ms[at], (line.tail - at) * sizeof(int64_t))
+        memmove(&line.vector[at + 1], &line.vector[at], (line.tail - at) * sizeof(int32_t))
+        line.tail += 1
+        line.first[at] = first
+        line.end[at] = end
+        line.last_ms[at] = ms
+        line.vector[at] = self.keep(shares)
+        return 0
+
+    cdef Py_ssize_t make_room(self, Timeline *line) except -1:
+        """Room for one run more at the tail; how far the runs have moved down for it."""
+        cdef Py_ssize_t runs = line.tail - line.head, moved = line.head, room
+        if line.tail < line.capacity:
+            return 0
+        if 2 * runs > line.capacity or line.capacity == 0:
+            room = 2 * line.capacity if line.capacity else 8
+            line.first = <uint64_t *> lengthened(line.first, room * sizeof(uint64_t))
+            line.end = <uint64_t *> lengthened(line.end, room * sizeof(uint64_t))
+            line.last_ms = <int64_t *> lengthened(line.last_ms, room * sizeof(int64_t))
+            line.vector = <int32_t *> lengthened(line.vector, room * sizeof(int32_t))
+            line.capacity = room
+            return 0
+        memmove(line.first, &line.first[moved], runs * sizeof(uint64_t))
+        memmove(line.end, &line.end[moved], runs * sizeof(uint64_t))
+        memmove(line.last_ms, &line.last_ms[moved], runs * sizeof(int64_t))
+        memmove(line.vector, &line.vector[moved], runs * sizeof(int32_t))
+        line.head = 0
+        line.tail = runs
+        return moved
+
+    def unseen(self, uint64_t incarnation, uint64_t first, Py_ssize_t n):
+        """The parts [(low, high), …] of decisions `first` … `first + n - 1` that have not been exposed before."""
+        cdef Py_ssize_t slot = self.slot(incarnation), run
+        cdef Timeline *line = &self.timelines[slot]
+        cdef uint64_t low = first, end = first + <uint64_t> n
+        if line.head == line.tail or first >= line.end[line.tail - 1]:
+            return [(0, n)]
+        parts = []
+        for run in range(max(self.run_before(slot, first), line.head), line.tail):
+            if line.first[run] >= end:
+                break
+            if line.first[run] > low:
+                parts.append((low - first, line.first[run] - first))
+            low = max(low, line.end[run])
+        if low < end:
+            parts.append((low - first, n))
+        return parts
+
+    def extend(self, uint64_t incarnation, uint64_t first, Py_ssize_t low, Py_ssize_t high, int64_t ms,
+               const double[:, ::1] vectors, const uint32_t[::1] runs):
+        """Remembers rows `low` … `high - 1` of an exposure that starts at counter `first`, seen at `ms`."""
+        cdef Py_ssize_t slot = self.slot(incarnation), run, start = 0, end
+        cdef int32_t before = self.current
+        for run in range(runs.shape[0]):
+            end = start + <Py_ssize_t> runs[run]
+            if max(start, low) < min(end, high):
+                self.add_run(slot, first + max(start, low), first + min(end, high), &vectors[run, 0], ms)
+            start = end
+        self.current = self.keep(&vectors[runs.shape[0] - 1, 0])
+        self.drop(before)
+
+    def forget(self, int64_t before_ms):
+        """Forgets runs that were last added to before `before_ms`."""
+        cdef Py_ssize_t i
+        cdef Timeline *line
+        for i in range(self.n_timelines):
+            line = &self.timelines[i]
+            while line.head < line.tail and line.last_ms[line.head] < before_ms:
+                self.drop(line.vector[line.head])
+                line.head += 1
+
+    @property
+    def n_vectors(self):
+        """How many distinct vectors are remembered."""
+        return self.references.shape[0] - self.n_spare
+
+    @property
+    def n_runs(self):
+        return sum(self.timelines[i].tail - self.timelines[i].head for i in range(self.n_timelines))
+
+    def state(self, of_units):
+        """What `from_state` takes; with it `of_units` i4[n], vectors that units refer to, as numbered in it."""
+        cdef Py_ssize_t i, j, n_runs = self.n_runs
+        cdef Timeline *line
+        incarnations = np.zeros(n_runs, np.uint64)
+        first = np.zeros(n_runs, np.uint64)
+        end = np.zeros(n_runs, np.uint64)
+        last_ms = np.zeros(n_runs, np.int64)
+        numbers = np.zeros(n_runs, np.int32)
+        i = 0
+        for _, slot in sorted((self.timelines[k].incarnation, k) for k in range(self.n_timelines)):
+            line = &self.timelines[<Py_ssize_t> slot]
+            for j in range(line.head, line.tail):
+                incarnations[i] = line.incarnation
+                first[i], end[i], last_ms[i] = line.first[j], line.end[j], line.last_ms[j]
+                numbers[i] = line.vector[j]
+                i += 1
+        of_units = np.asarray(of_units, np.int32)
+        everyone = np.concatenate([np.array([self.current], np.int32), numbers, of_units[of_units >= 0]])
+        distinct, seen_at = np.unique(everyone, return_index=True)
+        distinct = distinct[np.argsort(seen_at)]
+        renumbered = np.full(self.references.shape[0] + 1, -1, np.int32)
+        renumbered[distinct] = np.arange(len(distinct))
+        return {
+            "vectors": np.asarray(self.vectors)[distinct],
+            "incarnations": incarnations, "first": first, "end": end, "last_ms": last_ms,
+            "numbers": renumbered[numbers],
+        }, renumbered[of_units]
+
+    @staticmethod
+    def from_state(state):
+        cdef const double[:, ::1] vectors = state["vectors"]
+        cdef const uint64_t[::1] incarnations = state["incarnations"]
+        cdef const uint64_t[::1] first = state["first"]
+        cdef const uint64_t[::1] end = state["end"]
+        cdef const int64_t[::1] last_ms = state["last_ms"]
+        cdef const int32_t[::1] numbers = state["numbers"]
+        cdef ShareHistory self = ShareHistory(vectors[0])
+        cdef Py_ssize_t i
+        cdef Timeline *line
+        must_refer(state["numbers"], vectors.shape[0], 0)
+        self.make_vectors(vectors.shape[0])
+        np.asarray(self.vectors)[: vectors.shape[0]] = vectors
+        self.current = 0
+        self.references[0] = 1
+        for i in range(numbers.shape[0]):
+            line = &self.timelines[self.slot(incarnations[i])]
+            self.make_room(line)
+            line.first[line.tail] = first[i]
+            line.end[line.tail] = end[i]
+            line.last_ms[line.tail] = last_ms[i]
+            line.vector[line.tail] = numbers[i]
+            self.references[numbers[i]] += 1
+            line.tail += 1
+        return self
+
+
+cdef void *lengthened(void *column, size_t size) except NULL:
+    cdef void *wider = realloc(column, size)
+    if wider == NULL:
+        raise MemoryError()
+    return wider
+
+
+cdef class Accumulators:
+    """The sums over what has been analysed, M metrics by K arms; e is a decision's share vector, A its arm.
+
+    Of each arm's own decisions: `n`, `total` (sum of the values) and `m2` (squared deviations from the mean,
+    Welford 1962). Over the decisions with e(k) > 0: `eligible` (how many), `score` (sum of the AIPW scores),
+    `inverse` (sum of 1/e(k)), `balance` (sum of 1{A = k} - e(k)), `spread` (sum of e(k)(1 - e(k))). Over those with
+    e(k) > 0 and e(control) > 0: `pair_eligible`, `pair_score` (sum of the differences of the scores),
+    `pair_inverse`, `pair_control_inverse`. By metric: `analysed`, `grand` (sum of all values), `unfloored` (how
+    many an adaptive policy without a floor decided), `moved` (1 when not all had one share vector), `split` f8[M, K]
+    (the first's).
+    """
+
+    COUNTS = ("n", "eligible", "pair_eligible")
+    SUMS = ("total", "m2", "score", "inverse", "balance", "spread", "pair_score", "pair_inverse",
+            "pair_control_inverse", "split")
+    BY_METRIC = ("analysed", "unfloored", "moved")
+
+    cdef readonly Py_ssize_t n_metrics, n_arms, control
+    cdef int64_t[:, ::1] n_, eligible_, pair_eligible_
+    cdef double[:, ::1] total_, m2_, score_, inverse_, balance_, spread_
+    cdef double[:, ::1] pair_score_, pair_inverse_, pair_control_inverse_, split_
+    cdef int64_t[::1] analysed_, unfloored_, moved_
+    cdef double[::1] grand_
+
+    def __init__(self, Py_ssize_t n_metrics, Py_ssize_t n_arms, Py_ssize_t control):
+        by_arm = (n_metrics, n_arms)
+        state = {name: np.zeros(by_arm, np.int64) for name in self.COUNTS}
+        state |= {name: np.zeros(by_arm) for name in self.SUMS}
+        state |= {name: np.zeros(n_metrics, np.int64) for name in self.BY_METRIC}
+        self.restore(state | {"grand": np.zeros(n_metrics)}, control)
+
+    cdef int restore(self, dict state, Py_ssize_t control) except -1:
+        self.n_metrics, self.n_arms = state["n"].shape
+        self.control = control
+        self.n_, self.eligible_, self.pair_eligible_ = (state[name].copy() for name in self.COUNTS)
+        (self.total_, self.m2_, self.score_, self.inverse_, self.balance_, self.spread_, self.pair_score_,
+         self.pair_inverse_, self.pair_control_inverse_, self.split_) = (state[name].copy() for name in self.SUMS)
+        self.analysed_, self.unfloored_, self.moved_ = (state[name].copy() for name in self.BY_METRIC)
+        self.grand_ = state["grand"].copy()
+        return 0
+
+    def state(self):
+        """Every sum, by its name."""
+        return {
+            "n": np.array(self.n_), "eligible": np.array(self.eligible_),
+            "pair_eligible": np.array(self.pair_eligible_),
+            "total": np.array(self.total_), "m2": np.array(self.m2_), "score": np.array(self.score_),
+            "inverse": np.array(self.inverse_), "balance": np.array(self.balance_),
+            "spread": np.array(self.spread_), "pair_score": np.array(self.pair_score_),
+            "pair_inverse": np.array(self.pair_inverse_),
+            "pair_control_inverse": np.array(self.pair_control_inverse_), "split": np.array(self.split_),
+            "analysed": np.array(self.analysed_), "unfloored": np.array(self.unfloored_),
+            "moved": np.array(self.moved_), "grand": np.array(self.grand_),
+        }
+
+    @staticmethod
+    def from_state(state, Py_ssize_t control):
+        cdef Accumulators self = Accumulators.__new__(Accumulators)
+        self.restore(state, control)
+        return self
+
+    def counts(self):
+        """How many have been analysed, i8[M]: a view."""
+        return np.asarray(self.analysed_)
+
+    cdef void analyse(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored) noexcept nogil:
+        """One decision or unit enters, with arm `arm`, shares `e` (e[arm] > 0) and value `y`.
+
+        The score of arm k is mu(k) + 1{A = k} (y - mu(k)) / e(k), with mu(k) from before: the arm's mean with one
+        observation of the pooled mean added.
+        """
+        cdef Py_ssize_t k, c = self.control
+        cdef double pooled = self.grand_[m] / self.analysed_[m] if self.analysed_[m] else 0.0
+        cdef double control_inverse = 0.0, control_score = 0.0, inverse, score, before, after
+        if self.analysed_[m] == 0:
+            for k in range(self.n_arms):
+                self.split_[m, k] = e[k]
+        elif not self.moved_[m]:
+            for k in range(self.n_arms):
+                if fabs(self.split_[m, k] - e[k]) > SAME_SHARE:
+                    self.moved_[m] = 1
+                    break
+        if e[c] > 0.0:
+            control_inverse = 1.0 / e[c]
+            control_score = (self.total_[m, c] + pooled) / (self.n_[m, c] + 1)
+            if c == arm:
+                control_score += (y - control_score) * control_inverse
+        for k in range(self.n_arms):
+            if e[k] <= 0.0:
+                continue
+            inverse = 1.0 / e[k]
+            score = (self.total_[m, k] + pooled) / (self.n_[m, k] + 1)
+            if k == arm:
+                score += (y - score) * inverse
+            self.eligible_[m, k] += 1
+            self.score_[m, k] += score
+            self.inverse_[m, k] += inverse
+            self.balance_[m, k] -= e[k]
+            self.spread_[m, k] += e[k] * (1.0 - e[k])
+            if e[c] > 0.0 and k != c:
+                self.pair_eligible_[m, k] += 1
+                self.pair_score_[m, k] += score - control_score
+                self.pair_inverse_[m, k] += inverse
+                self.pair_control_inverse_[m, k] += control_inverse
+        self.balance_[m, arm] += 1.0
+        before = self.total_[m, arm] / self.n_[m, arm] if self.n_[m, arm] else y
+        self.n_[m, arm] += 1
+        self.total_[m, arm] += y
+        after = self.total_[m, arm] / self.n_[m, arm]
+        self.m2_[m, arm] += (y - before) * (y - after)
+        self.analysed_[m] += 1
+        self.grand_[m] += y
+        self.unfloored_[m] += unfloored
+
+    cdef void update(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double propensity, double old,
+                     double new) noexcept nogil:
+        """One that has been analysed with value `old` now has `new`; `e` NULL: every arm was eligible."""
+        cdef Py_ssize_t k, c = self.control
+        cdef double change = new - old, step = change / propensity, before, after
+        cdef bint control = e == NULL or e[c] > 0.0
+        if self.n_[m, arm]:
+            before = self.total_[m, arm] / self.n_[m, arm]
+            after = (self.total_[m, arm] + change) / self.n_[m, arm]
+            self.m2_[m, arm] = max(0.0, self.m2_[m, arm] + change * ((new - after) + (old - before)))
+        self.total_[m, arm] += change
+        self.grand_[m] += change
+        self.score_[m, arm] += step
+        if arm != c:
+            if control:
+                self.pair_score_[m, arm] += step
+        else:
+            for k in range(self.n_arms):
+                if k != c and (e == NULL or e[k] > 0.0):
+                    self.pair_score_[m, k] -= step
+
+
+cdef class RewardedDecisions:
+    """`missing: ignore`, `unit: request`: a decision is analysed, per metric, when its reward comes."""
+
+    cdef Accumulators sums
+    cdef ShareHistory shares
+
+    def __init__(self, Accumulators sums not None, ShareHistory shares not None):
+        self.sums = sums
+        self.shares = shares
+
+    pending = 0
+    crossovers = 0
+
+    def expose(self, *exposure):
+        """Nothing is open: a reward says what its exposure said."""
+
+    def close(self, before_ms):
+        """Nothing is open."""
+
+    def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored):
+        cdef Py_ssize_t i
+        cdef const Reward *row
+        for i in range(rows.shape[0]):
+            row = &rows[i]
+            self.sums.analyse(row.metric, row.arm, self.shares.shares_of(self.shares.slot(row.incarnation), row),
+                              row.value, unfloored[i])
+
+    def vectors(self):
+        return np.zeros(0, np.int32)
+
+    def state(self, vectors):
+        return {}
+
+    @staticmethod
+    def from_state(Accumulators sums not None, ShareHistory shares not None, state):
+        return RewardedDecisions(sums, shares)
+
+
+cdef class OpenDecisions:
+    """`missing: zero`, `unit: request`: a decision is analysed when its window has closed.
+
+    Exposures are kept as they came, in blocks of consecutive counters whose times do not fall (6 bytes a decision);
+    rewards are held by decision until its window closes. A held reward whose exposure has not come by then is
+    analysed by its own row, and remembered for `linger_ms` so that the exposure, if it still comes, is not
+    analysed again. A reward for a decision that is already closed changes its value from 0.
+    """
+
+    cdef Accumulators sums
+    cdef ShareHistory shares
+    cdef readonly int64_t linger_ms
+    cdef int64_t closed_ms              # decisions before this time have been analysed
+    cdef readonly Py_ssize_t pending_exposures
+    cdef readonly Py_ssize_t pending_orphans     # decisions with a held reward whose exposure has not come
+    cdef Py_ssize_t unseen              # held rows whose exposure has not come, analysed or not
+
+    cdef uint16_t[::1] arms
+    cdef uint32_t[::1] ages_ms
+    cdef Py_ssize_t n_rows
+
+    cdef int32_t[::1] block_slot
+    cdef uint64_t[::1] block_first
+    cdef int64_t[::1] block_ms
+    cdef int64_t[::1] block_start, block_size, block_cursor
+    cdef uint8_t[::1] block_unfloored
+    cdef Py_ssize_t n_blocks
+    cdef TimeHeap due_blocks            # the time of the block's first decision that is still open
+
+    cdef uint64_t[::1] held_key
+    cdef int64_t[::1] held_due_ms       # decision time, or until when to remember it once DONE
+    cdef double[::1] held_propensity
+    cdef uint16_t[::1] held_arm
+    cdef uint32_t[::1] held_metrics     # bit m: a value for metric m has come
+    cdef uint8_t[::1] held_flags
+    cdef double[:, ::1] held_values
+    cdef Py_ssize_t n_held, n_gone
+    cdef U64Map held
+    cdef TimeHeap due_held
+
+    def __cinit__(self, Accumulators sums not None, ShareHistory shares not None, int64_t linger_ms):
+        map_make(&self.held, FEWEST)
+        self.sums = sums
+        self.shares = shares
+        self.linger_ms = linger_ms
+        self.closed_ms = -(<int64_t> 1 << 62)
+        self.arms = np.zeros(FEWEST, np.uint16)
+        self.ages_ms = np.zeros(FEWEST, np.uint32)
+        self.block_slot = np.zeros(FEWEST, np.int32)
+        self.block_first = np.zeros(FEWEST, np.uint64)
+        self.block_ms, self.block_start, self.block_size, self.block_cursor = np.zeros((4, FEWEST), np.int64)
+        self.block_unfloored = np.zeros(FEWEST, np.uint8)
+        self.held_key = np.zeros(FEWEST, np.uint64)
+        self.held_due_ms = np.zeros(FEWEST, np.int64)
+        self.held_propensity = np.zeros(FEWEST)
+        self.held_arm = np.zeros(FEWEST, np.uint16)
+        self.held_metrics = np.zeros(FEWEST, np.uint32)
+        self.held_flags = np.zeros(FEWEST, np.uint8)
+        self.held_values = np.zeros((FEWEST, sums.n_metrics))
+
+    def __dealloc__(self):
+        map_free(&self.held)
+        heap_free(&self.due_blocks)
+        heap_free(&self.due_held)
+
+    crossovers = 0
+
+    @property
+    def pending(self):
+        return self.pending_exposures + self.pending_orphans
+
+    cdef uint64_t key(self, Py_ssize_t slot, uint64_t counter) noexcept:
+        return (<uint64_t> slot << COUNTER_BITS) | counter
+
+    def expose(self, uint64_t incarnation, uint64_t first, Py_ssize_t low, Py_ssize_t high, int64_t ms,
+               const uint16_t[::1] arms, const uint32_t[::1] ages_ms, const uint64_t[::1] units, bint unfloored):
+        """Opens rows `low` … `high - 1` of an exposure that starts at counter `first` and time `ms`."""
+        cdef Py_ssize_t slot = self.shares.slot(incarnation), start = low, i
+        for i in range(low + 1, high + 1):
+            if i == high or ages_ms[i] < ages_ms[i - 1]:
+                self.open_block(slot, first + start, ms, arms[start:i], ages_ms[start:i], unfloored)
+                start = i
+
+    cdef int open_block(self, Py_ssize_t slot, uint64_t first, int64_t ms, const uint16_t[::1] arms,
+                        const uint32_t[::1] ages_ms, bint unfloored) except -1:
+        cdef Py_ssize_t n = arms.shape[0], at, b, i
+        cdef int32_t held
+        if self.n_rows + n > self.arms.shape[0] or self.n_blocks == self.block_ms.shape[0]:
+            self.tidy_blocks(n)
+        at, b = self.n_rows, self.n_blocks
+        self.arms[at:at + n] = arms
+        self.ages_ms[at:at + n] = ages_ms
+        self.block_slot[b] = <int32_t> slot
+        self.block_first[b] = first
+        self.block_ms[b] = ms
+        self.block_start[b], self.block_size[b], self.block_cursor[b] = at, n, 0
+        self.block_unfloored[b] = unfloored
+        self.n_rows += n
+        self.n_blocks += 1
+        self.pending_exposures += n
+        heap_push(&self.due_blocks, ms + ages_ms[0], b)
+        if self.unseen == 0:
+            return 0
+        for i in range(n):
+            held = map_find(&self.held, self.key(slot, first + <uint64_t> i))
+            if held < 0 or self.held_flags[held] & SEEN:
+                continue
+            self.unseen -= 1
+            if self.held_flags[held] & DONE:
+                self.arms[at + i] = COUNTED
+                self.pending_exposures -= 1
+                self.let_go(held)
+            else:
+                self.held_flags[held] |= SEEN
+                self.pending_orphans -= 1
+        return 0
+
+    def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored):
+        cdef Py_ssize_t i, slot
+        cdef const Reward *row
+        cdef uint64_t key
+        cdef int32_t held
+        cdef bint seen
+        for i in range(rows.shape[0]):
+            row = &rows[i]
+            slot = self.shares.slot(row.incarnation)
+            key = self.key(slot, row.counter)
+            held = map_find(&self.held, key)
+            if held < 0:
+                seen = self.shares.exposed(slot, row.counter)
+                if seen and row.time_ms < self.closed_ms:
+                    self.sums.update(row.metric, row.arm, self.shares.shares_of(slot, row), row.propensity, 0.0,
+                                     row.value)
+                    continue
+                held = self.hold(key, row, seen, unfloored[i])
+            elif self.held_flags[held] & DONE:
+                self.sums.update(row.metric, row.arm, self.shares.shares_of(slot, row), row.propensity, 0.0, row.value)
+                continue
+            self.held_metrics[held] |= <uint32_t> 1 << row.metric
+            self.held_values[held, row.metric] = row.value
+
+    cdef int32_t hold(self, uint64_t key, const Reward *row, bint seen, bint unfloored) except -1:
+        cdef int32_t held
+        if self.n_held == self.held_key.shape[0]:
+            self.tidy_held()
+        held = <int32_t> self.n_held
+        self.n_held += 1
+        self.held_key[held] = key
+        self.held_due_ms[held] = row.time_ms
+        self.held_propensity[held] = row.propensity
+        self.held_arm[held] = row.arm
+        self.held_metrics[held] = 0
+        self.held_flags[held] = (SEEN if seen else 0) | (UNFLOORED if unfloored else 0)
+        self.held_values[held, :] = 0.0
+        map_put(&self.held, key, held)
+        heap_push(&self.due_held, row.time_ms, held)
+        if not seen:
+            self.unseen += 1
+            self.pending_orphans += 1
+        return held
+
+    cdef void let_go(self, int32_t held) noexcept:
+        map_remove(&self.held, self.held_key[held])
+        self.held_flags[held] = GONE
+        self.n_gone += 1
+
+    def close(self, int64_t before_ms):
+        """Analyses what was decided before `before_ms`: blocks by their first open decision, then what is held."""
+        cdef int32_t held
+        self.closed_ms = max(self.closed_ms, before_ms)
+        while self.due_blocks.size and self.due_blocks.items[0].time < self.closed_ms:
+            self.close_block(self.due_blocks.items[0].row)
+        while self.due_held.size and self.due_held.items[0].time < self.closed_ms:
+            held = <int32_t> self.due_held.items[0].row
+            heap_pop(&self.due_held)
+            if not self.held_flags[held] & GONE:
+                self.close_held(held)
+
+    cdef int close_block(self, Py_ssize_t b) except -1:
+        cdef Py_ssize_t slot = self.block_slot[b], i = self.block_cursor[b], at = 0, m
+        cdef uint64_t counter = self.block_first[b] + <uint64_t> i
+        cdef Py_ssize_t run = self.shares.run_before(slot, counter)
+        cdef Timeline *line = &self.shares.timelines[slot]
+        cdef const double *shares
+        cdef int32_t held
+        cdef double value
+        while i < self.block_size[b]:
+            at = self.block_start[b] + i
+            if self.block_ms[b] + self.ages_ms[at] >= self.closed_ms:
+                break
+            if self.arms[at] != COUNTED:
+                while run + 1 < line.tail and line.first[run + 1] <= counter:
+                    run += 1
+                shares = &self.shares.vectors[line.vector[run], 0]
+                held = map_find(&self.held, self.key(slot, counter)) if self.n_held > self.n_gone else -1
+                for m in range(self.sums.n_metrics):
+                    value = self.held_values[held, m] if held >= 0 else 0.0
+                    self.sums.analyse(m, self.arms[at], shares, value, self.block_unfloored[b])
+                if held >= 0:
+                    self.let_go(held)
+                self.pending_exposures -= 1
+            i += 1
+            counter += 1
+        self.block_cursor[b] = i
+        if i == self.block_size[b]:
+            heap_pop(&self.due_blocks)
+        else:
+            heap_replace_top(&self.due_blocks, self.block_ms[b] + self.ages_ms[at], b)
+        return 0
+
+    cdef int close_held(self, int32_t held) except -1:
+        """What no block took: an orphan is analysed; one that was analysed has been remembered long enough."""
+        cdef Py_ssize_t slot = self.held_key[held] >> COUNTER_BITS, m
+        cdef Reward row
+        cdef const double *shares
+        cdef double value
+        if self.held_flags[held] & DONE:
+            self.unseen -= 1
+            self.let_go(held)
+            return 0
+        row.counter = self.held_key[held] & ((<uint64_t> 1 << COUNTER_BITS) - 1)
+        row.arm = self.held_arm[held]
+        row.propensity = self.held_propensity[held]
+        shares = self.shares.shares_of(slot, &row)
+        if self.held_flags[held] & SEEN:
+            # Its exposure and its token disagree about the time of the decision: it counts, as a late reward does.
+            for m in range(self.sums.n_metrics):
+                if self.held_metrics[held] >> m & 1:
+                    self.sums.update(m, row.arm, shares, row.propensity, 0.0, self.held_values[held, m])
+            self.let_go(held)
+            return 0
+        for m in range(self.sums.n_metrics):
+            self.sums.analyse(m, row.arm, shares, self.held_values[held, m], self.held_flags[held] & UNFLOORED != 0)
+        self.pending_orphans -= 1
+        self.held_flags[held] |= DONE
+        self.held_due_ms[held] = self.closed_ms + self.linger_ms
+        heap_push(&self.due_held, self.held_due_ms[held], held)
+        return 0
+
+    cdef int tidy_blocks(self, Py_ssize_t n) except -1:
+        """Drops what has been analysed and makes room for a block of `n` rows."""
+        cdef Py_ssize_t b, start, left, rows = 0, blocks = 0, room
+        self.due_blocks.size = 0
+        for b in range(self.n_blocks):
+            start = self.block_start[b] + self.block_cursor[b]
+            left = self.block_size[b] - self.block_cursor[b]
+            if left == 0:
+                continue
+            memmove(&self.arms[rows], &self.arms[start], left * sizeof(uint16_t))
+            memmove(&self.ages_ms[rows], &self.ages_ms[start], left * sizeof(uint32_t))
+            self.block_slot[blocks] = self.block_slot[b]
+            self.block_first[blocks] = self.block_first[b] + <uint64_t> self.block_cursor[b]
+            self.block_ms[blocks] = self.block_ms[b]
+            self.block_start[blocks], self.block_size[blocks], self.block_cursor[blocks] = rows, left, 0
+            self.block_unfloored[blocks] = self.block_unfloored[b]
+            heap_push(&self.due_blocks, self.block_ms[blocks] + self.ages_ms[rows], blocks)
+            rows += left
+            blocks += 1
+        self.n_rows, self.n_blocks = rows, blocks
+        room = room_for(rows + n)
+        if room > self.arms.shape[0]:
+            self.arms = longer(self.arms, room)
+            self.ages_ms = longer(self.ages_ms, room)
+        room = room_for(blocks + 1)
+        if room > self.block_ms.shape[0]:
+            self.block_slot = longer(self.block_slot, room)
+            self.block_first = longer(self.block_first, room)
+            self.block_ms = longer(self.block_ms, room)
+            self.block_start = longer(self.block_start, room)
+            self.block_size = longer(self.block_size, room)
+            self.block_cursor = longer(self.block_cursor, room)
+            self.block_unfloored = longer(self.block_unfloored, room)
+        return 0
+
+    cdef int tidy_held(self) except -1:
+        """Drops what was let go, and makes room for one more."""
+        cdef Py_ssize_t held, kept = 0, room
+        self.due_held.size = 0
+        for held in range(self.n_held):
+            if self.held_flags[held] & GONE:
+                continue
+            self.held_key[kept] = self.held_key[held]
+            self.held_due_ms[kept] = self.held_due_ms[held]
+            self.held_propensity[kept] = self.held_propensity[held]
+            self.held_arm[kept] = self.held_arm[held]
+            self.held_metrics[kept] = self.held_metrics[held]
+            self.held_flags[kept] = self.held_flags[held]
+            self.held_values[kept, :] = self.held_values[held, :]
+            map_put(&self.held, self.held_key[kept], <int32_t> kept)
+            heap_push(&self.due_held, self.held_due_ms[kept], kept)
+            kept += 1
+        self.n_held, self.n_gone = kept, 0
+        room = room_for(kept + 1)
+        if room > self.held_key.shape[0]:
+            self.widen_held(room)
+        return 0
+
+    cdef int widen_held(self, Py_ssize_t room) except -1:
+        self.held_key = longer(self.held_key, room)
+        self.held_due_ms = longer(self.held_due_ms, room)
+        self.held_propensity = longer(self.held_propensity, room)
+        self.held_arm = longer(self.held_arm, room)
+        self.held_metrics = longer(self.held_metrics, room)
+        self.held_flags = longer(self.held_flags, room)
+        self.held_values = longer(self.held_values, room)
+        return 0
+
+    def vectors(self):
+        return np.zeros(0, np.int32)
+
+    def state(self, vectors):
+        cdef Py_ssize_t i
+        self.tidy_blocks(0)
+        self.tidy_held()
+        incarnations = np.array([self.shares.timelines[i].incarnation for i in range(self.shares.n_timelines)],
+                                np.uint64)
+        keys = first_rows(self.held_key, self.n_held)
+        rows, blocks, held = self.n_rows, self.n_blocks, self.n_held
+        return {
+            "closed_ms": np.array([self.closed_ms]),
+            "linger_ms": np.array([self.linger_ms]),
+            "arms": first_rows(self.arms, rows),
+            "ages_ms": first_rows(self.ages_ms, rows),
+            "block_incarnation": incarnations[first_rows(self.block_slot, blocks)],
+            "block_first": first_rows(self.block_first, blocks),
+            "block_ms": first_rows(self.block_ms, blocks),
+            "block_size": first_rows(self.block_size, blocks),
+            "block_unfloored": first_rows(self.block_unfloored, blocks),
+            "held_incarnation": incarnations[(keys >> np.uint64(COUNTER_BITS)).astype(np.int64)],
+            "held_counter": keys & np.uint64(MAX_COUNTER - 1),
+            "held_due_ms": first_rows(self.held_due_ms, held),
+            "held_propensity": first_rows(self.held_propensity, held),
+            "held_arm": first_rows(self.held_arm, held),
+            "held_metrics": first_rows(self.held_metrics, held),
+            "held_flags": first_rows(self.held_flags, held),
+            "held_values": first_rows(self.held_values, held),
+        }
+
+    @staticmethod
+    def from_state(Accumulators sums not None, ShareHistory shares not None, state):
+        cdef OpenDecisions self = OpenDecisions(sums, shares, state["linger_ms"][0])
+        cdef Py_ssize_t b, i, start = 0
+        cdef uint8_t flags
+        cdef const uint16_t[::1] arms = state["arms"]
+        cdef const uint32_t[::1] ages_ms = state["ages_ms"]
+        for b in range(len(state["block_ms"])):
+            end = start + state["block_size"][b]
+            self.open_block(shares.slot(state["block_incarnation"][b]), state["block_first"][b], state["block_ms"][b],
+                            arms[start:end], ages_ms[start:end], state["block_unfloored"][b])
+            start = end
+        self.pending_exposures -= np.count_nonzero(state["arms"] == COUNTED)
+        self.closed_ms = state["closed_ms"][0]
+        self.n_held = len(state["held_counter"])
+        self.widen_held(room_for(self.n_held + 1))
+        slots = np.array([shares.slot(incarnation) for incarnation in state["held_incarnation"]], np.uint64)
+        np.asarray(self.held_key)[: self.n_held] = (slots << np.uint64(COUNTER_BITS)) | state["held_counter"]
+        np.asarray(self.held_due_ms)[: self.n_held] = state["held_due_ms"]
+        np.asarray(self.held_propensity)[: self.n_held] = state["held_propensity"]
+        np.asarray(self.held_arm)[: self.n_held] = state["held_arm"]
+        np.asarray(self.held_metrics)[: self.n_held] = state["held_metrics"]
+        np.asarray(self.held_flags)[: self.n_held] = state["held_flags"]
+        np.asarray(self.held_values)[: self.n_held] = state["held_values"]
+        for i in range(self.n_held):
+            map_put(&self.held, self.held_key[i], <int32_t> i)
+            heap_push(&self.due_held, self.held_due_ms[i], i)
+            flags = self.held_flags[i]
+            self.unseen += not flags & SEEN
+            self.pending_orphans += not flags & (SEEN | DONE)
+        return self
+
+
+cdef class Units:
+    """`unit: user`: a unit is analysed once, with the arm and shares of its first exposure and all its rewards.
+
+    With `ignore` it enters, per metric, with its first reward; with `zero` when the window of its first exposure
+    closes. Later rewards change its value. The first exposure is the first in the log, until the unit enters; an
+    exposure of an earlier decision takes its place while it has not (a reward may come before its exposure).
+    `takes_max` u1[M]: a metric whose value is the largest of the unit's rewards, in place of their sum.
+    """
+
+    cdef Accumulators sums
+    cdef ShareHistory shares
+    cdef readonly bint zero
+    cdef const uint8_t[::1] takes_max
+    cdef uint32_t all_metrics
+    cdef readonly Py_ssize_t pending
+    cdef readonly Py_ssize_t crossovers
+    cdef int64_t closed_ms
+
+    cdef uint64_t[::1] unit
+    cdef int64_t[::1] first_ms
+    cdef double[::1] propensity
+    cdef int32_t[::1] vector            # -1 once it has entered and every arm was eligible
+    cdef uint32_t[::1] entered          # bit m: analysed for metric m
+    cdef uint16_t[::1] arm
+    cdef uint8_t[::1] flags
+    cdef double[:, ::1] values
+    cdef Py_ssize_t n_units
+    cdef U64Map rows
+    cdef TimeHeap due
+
+    def __cinit__(self, Accumulators sums not None, ShareHistory shares not None, bint zero,
+                  const uint8_t[::1] takes_max):
+        map_make(&self.rows, FEWEST)
+        self.sums = sums
+        self.shares = shares
+        self.zero = zero
+        self.takes_max = takes_max
+        self.all_metrics = <uint32_t> ((<uint64_t> 1 << sums.n_metrics) - 1)
+        self.closed_ms = -(<int64_t> 1 << 62)
+        self.unit = np.zeros(FEWEST, np.uint64)
+        self.first_ms = np.zeros(FEWEST, np.int64)
+        self.propensity = np.zeros(FEWEST)
+        self.vector = np.zeros(FEWEST, np.int32)
+        self.entered = np.zeros(FEWEST, np.uint32)
+        self.arm = np.zeros(FEWEST, np.uint16)
+        self.flags = np.zeros(FEWEST, np.uint8)
+        self.values = np.zeros((FEWEST, sums.n_metrics))
+
+    def __dealloc__(self):
+        map_free(&self.rows)
+        heap_free(&self.due)
+
+    def expose(self, uint64_t incarnation, uint64_t first, Py_ssize_t low, Py_ssize_t high, int64_t ms,
+               const uint16_t[::1] arms, const uint32_t[::1] ages_ms, const uint64_t[::1] units, bint unfloored):
+        """Rows `low` … `high - 1` of an exposure that starts at counter `first` and time `ms`."""
+        cdef Py_ssize_t slot = self.shares.slot(incarnation), run, i
+        cdef Timeline *line = &self.shares.timelines[slot]
+        cdef uint64_t counter = first + <uint64_t> low
+        cdef int32_t row, vector
+        run = self.shares.run_before(slot, counter)
+        for i in range(low, high):
+            while run + 1 < line.tail and line.first[run + 1] <= counter:
+                run += 1
+            counter += 1
+            vector = line.vector[run]
+            row = map_find(&self.rows, units[i])
+            if row < 0:
+                self.shares.references[vector] += 1
+                self.enrol(units[i], ms + ages_ms[i], arms[i], vector, self.shares.vectors[vector, arms[i]], unfloored)
+                continue
+            self.cross(row, arms[i])
+            if self.entered[row] == 0 and ms + ages_ms[i] <= self.first_ms[row]:
+                self.shares.references[vector] += 1
+                self.shares.drop(self.vector[row])
+                self.begin(row, ms + ages_ms[i], arms[i], vector, self.shares.vectors[vector, arms[i]], unfloored)
+
+    def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored):
+        cdef Py_ssize_t i, m
+        cdef const Reward *reward
+        cdef int32_t row, vector
+        cdef double old, new
+        for i in range(rows.shape[0]):
+            reward = &rows[i]
+            m = reward.metric
+            row = map_find(&self.rows, reward.unit)
+            if row < 0:
+                vector = self.shares.keep_shares_of(self.shares.slot(reward.incarnation), reward)
+                row = self.enrol(reward.unit, reward.time_ms, reward.arm, vector, reward.propensity, unfloored[i])
+            else:
+                self.cross(row, reward.arm)
+            old = self.values[row, m]
+            new = max(old, reward.value) if self.takes_max[m] else old + reward.value
+            self.values[row, m] = new
+            if self.entered[row] >> m & 1:
+                self.sums.update(m, self.arm[row], self.shares_or_null(row), self.propensity[row], old, new)
+            elif not self.zero:
+                self.enter(row, m)
+
+    cdef void cross(self, int32_t row, uint16_t arm) noexcept:
+        if arm != self.arm[row] and not self.flags[row] & CROSSED:
+            self.flags[row] |= CROSSED
+            self.crossovers += 1
+
+    cdef int32_t enrol(self, uint64_t unit, int64_t ms, uint16_t arm, int32_t vector, double propensity,
+                       bint unfloored) except -1:
+        """A new unit; the reference to `vector` becomes its own."""
+        cdef int32_t row = <int32_t> self.n_units
+        if self.n_units == 0x7FFFFFFF:
+            raise OverflowError("a fold holds at most 2147483647 units")
+        if self.n_units == self.unit.shape[0]:
+            self.widen(2 * self.n_units)
+        self.unit[row] = unit
+        self.entered[row] = 0
+        self.flags[row] = 0
+        self.values[row, :] = 0.0
+        map_put(&self.rows, unit, row)
+        self.n_units += 1
+        if self.zero:
+            self.pending += 1
+        self.begin(row, ms, arm, vector, propensity, unfloored)
+        return row
+
+    cdef int begin(self, int32_t row, int64_t ms, uint16_t arm, int32_t vector, double propensity,
+                   bint unfloored) except -1:
+        self.first_ms[row] = ms
+        self.arm[row] = arm
+        self.vector[row] = vector
+        self.propensity[row] = propensity
+        self.flags[row] = (self.flags[row] & CROSSED) | (UNFLOORED if unfloored else 0)
+        if self.zero:
+            heap_push(&self.due, ms, row)
+        return 0
+
+    cdef const double *shares_or_null(self, int32_t row) noexcept:
+        return NULL if self.vector[row] < 0 else &self.shares.vectors[self.vector[row], 0]
+
+    cdef void enter(self, int32_t row, Py_ssize_t m) noexcept:
+        cdef const double *shares = &self.shares.vectors[self.vector[row], 0]
+        cdef Py_ssize_t k
+        self.sums.analyse(m, self.arm[row], shares, self.values[row, m], self.flags[row] & UNFLOORED != 0)
+        self.entered[row] |= <uint32_t> 1 << m
+        if self.entered[row] == self.all_metrics:
+            for k in range(self.sums.n_arms):
+                if shares[k] <= 0.0:
+                    return
+            self.shares.drop(self.vector[row])
+            self.vector[row] = -1
+
+    def close(self, int64_t before_ms):
+        """With `zero`: units first exposed before `before_ms` enter, in that order."""
+        cdef int32_t row
+        cdef int64_t ms
+        cdef Py_ssize_t m
+        self.closed_ms = max(self.closed_ms, before_ms)
+        while self.due.size and self.due.items[0].time < self.closed_ms:
+            row = <int32_t> self.due.items[0].row
+            ms = self.due.items[0].time
+            heap_pop(&self.due)
+            if self.entered[row] or self.first_ms[row] != ms:
+                continue
+            self.pending -= 1
+            for m in range(self.sums.n_metrics):
+                self.enter(row, m)
+
+    cdef int widen(self, Py_ssize_t room) except -1:
+        self.unit = longer(self.unit, room)
+        self.first_ms = longer(self.first_ms, room)
+        self.propensity = longer(self.propensity, room)
+        self.vector = longer(self.vector, room)
+        self.entered = longer(self.entered, room)
+        self.arm = longer(self.arm, room)
+        self.flags = longer(self.flags, room)
+        self.values = longer(self.values, room)
+        return 0
+
+    def vectors(self):
+        """The vectors that units refer to, i4[n]; -1: none."""
+        return first_rows(self.vector, self.n_units)
+
+    def state(self, vectors):
+        """`vectors` i4[n]: what `vectors()` gave, as the state of the share history numbers them."""
+        return {
+            "zero": np.array([self.zero]),
+            "takes_max": np.array(self.takes_max),
+            "closed_ms": np.array([self.closed_ms]),
+            "unit": first_rows(self.unit, self.n_units),
+            "first_ms": first_rows(self.first_ms, self.n_units),
+            "propensity": first_rows(self.propensity, self.n_units),
+            "vector": vectors,
+            "entered": first_rows(self.entered, self.n_units),
+            "arm": first_rows(self.arm, self.n_units),
+            "flags": first_rows(self.flags, self.n_units),
+            "values": first_rows(self.values, self.n_units),
+        }
+
+    @staticmethod
+    def from_state(Accumulators sums not None, ShareHistory shares not None, state):
+        cdef Units self = Units(sums, shares, state["zero"][0], state["takes_max"])
+        cdef Py_ssize_t i, n = len(state["unit"])
+        must_refer(state["vector"], shares.references.shape[0] - shares.n_spare, -1)
+        self.closed_ms = state["closed_ms"][0]
+        self.widen(room_for(n + 1))
+        np.asarray(self.unit)[:n] = state["unit"]
+        np.asarray(self.first_ms)[:n] = state["first_ms"]
+        np.asarray(self.propensity)[:n] = state["propensity"]
+        np.asarray(self.vector)[:n] = state["vector"]
+        np.asarray(self.entered)[:n] = state["entered"]
+        np.asarray(self.arm)[:n] = state["arm"]
+        np.asarray(self.flags)[:n] = state["flags"]
+        np.asarray(self.values)[:n] = state["values"]
+        self.n_units = n
+        for i in range(n):
+            map_put(&self.rows, self.unit[i], <int32_t> i)
+            if self.vector[i] >= 0:
+                shares.references[self.vector[i]] += 1
+            self.crossovers += self.flags[i] & CROSSED != 0
+            if self.zero and self.entered[i] == 0:
+                self.pending += 1
+                heap_push(&self.due, self.first_ms[i], i)
+        return self

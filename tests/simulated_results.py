@@ -1,0 +1,159 @@
+"""Experiments with known arms, played through `ResultsFold` with real events: error rates, coverage, power.
+
+`python -m tests.simulated_results` plays each at full size and prints what it found.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
+
+from bandit_serve.events import REWARD, Exposed, Rewarded, Tick
+from bandit_serve.experiment import Arm, Attribution, Experiment, Metric, Policy, Record, Stopping, validated
+from bandit_serve.results.fold import ResultsFold
+
+Draw = Callable[[np.random.Generator, int, int], NDArray[np.float64]]
+START_MS = 1_700_000_000_000
+STEP_MS = 1_000
+
+
+def record(
+    n_arms: int = 2,
+    kind: str = "binary",
+    policy: Policy | None = None,
+    unit: str = "request",
+    missing: str = "ignore",
+    window: str = "1h",
+    goal: str = "maximize",
+    alpha: float = 0.05,
+    min_samples: int = 0,
+    metrics: tuple[Metric, ...] | None = None,
+    **fields: object,
+) -> Record:
+    bounds = {"low": 0.0, "high": 1.0} if kind == "bounded" else {}
+    experiment = Experiment(
+        id="e",
+        arms=tuple(Arm(name) for name in "abcdefghijklmnopqrstuvwxyz"[:n_arms]),
+        metrics=metrics or (Metric(name="m", kind=kind, goal=goal, **bounds),),
+        unit=unit,
+        policy=policy or Policy(kind="fixed_split"),
+        attribution=Attribution(window=window, missing=missing),
+        stopping=Stopping(alpha=alpha, min_samples=min_samples),
+    )
+    about = {"uid": 7, "status": "running", "revision": 2, "created_ms": 0, "updated_ms": 0}
+    return Record(experiment=validated(experiment), **(about | fields))
+
+
+def exposed(
+    first: int,
+    arms: NDArray[np.integer],
+    vectors: NDArray[np.float64],
+    runs: list[int],
+    *,
+    time_ms: int = START_MS,
+    ages_ms: NDArray[np.integer] | None = None,
+    units: NDArray[np.uint64] | None = None,
+    incarnation: int = 1,
+    revision: int = 2,
+) -> Exposed:
+    ages = np.zeros(len(arms), "<u4") if ages_ms is None else ages_ms.astype("<u4")
+    return Exposed(
+        incarnation=incarnation,
+        first=first,
+        revision=revision,
+        time_ms=time_ms,
+        arms=arms.astype("<u2").tobytes(),
+        ages_ms=ages.tobytes(),
+        units=b"" if units is None else units.astype("<u8").tobytes(),
+        vectors=np.ascontiguousarray(vectors, "<f8").tobytes(),
+        runs=np.array(runs, "<u4").tobytes(),
+    )
+
+
+def rewarded(**columns: object) -> Rewarded:
+    """Rows from columns by name; what is not given is that of `exposed`."""
+    n = max(np.size(column) for column in columns.values())
+    rows = np.zeros(n, REWARD)
+    for name, value in ({"incarnation": 1, "time_ms": START_MS, "propensity": 1.0, "revision": 2} | columns).items():
+        rows[name] = value
+    return Rewarded(rows)
+
+
+def beta_shares(successes: NDArray[np.float64], n: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
+    """Thompson's shares of two arms: P(best) of two Betas by quadrature over their densities, over the floor."""
+    a, b = successes + 1.0, n - successes + 1.0
+    middle, width = a / (a + b), np.sqrt(a * b / (a + b) ** 2 / (a + b + 1))
+    x = np.linspace(max((middle - 8 * width).min(), 1e-6), min((middle + 8 * width).max(), 1 - 1e-6), 600)
+    log_f = (a[:, None] - 1) * np.log(x) + (b[:, None] - 1) * np.log1p(-x)
+    f = np.exp(log_f + (gammaln(a + b) - gammaln(a) - gammaln(b))[:, None])
+    cdf = np.cumsum(f, axis=1)
+    cdf = (cdf - 0.5 * f) / cdf[:, -1:]
+    best = float((f[1] * cdf[0]).sum() / f[1].sum())
+    return floor + (1.0 - 2 * floor) * np.array([1.0 - best, best])
+
+
+def drawn_shares(
+    rng: np.random.Generator, mean: NDArray[np.float64], error: NDArray[np.float64], floor: float
+) -> NDArray[np.float64]:
+    """Thompson's shares of any arms with normal posteriors, by counting draws."""
+    draws = rng.normal(mean, error, (400, len(mean)))
+    best = np.bincount(draws.argmax(axis=1), minlength=len(mean)) / 400
+    return floor + (1.0 - len(mean) * floor) * best
+
+
+@dataclass
+class Play:
+    """One experiment under way: `step` makes decisions with given shares and rewards them."""
+
+    fold: ResultsFold
+    rng: np.random.Generator
+    draw: Draw
+    n_arms: int = 2
+    counter: int = 0
+    now_ms: int = START_MS
+    arms: list[NDArray[np.int64]] = field(default_factory=list)
+    values: list[NDArray[np.float64]] = field(default_factory=list)
+
+    def step(self, shares: NDArray[np.float64], n: int, units: NDArray[np.uint64] | None = None) -> None:
+        """`n` decisions; those with a value that is not 0 are rewarded, or all when missing means ignore."""
+        arms = np.searchsorted(np.cumsum(shares)[:-1], self.rng.random(n), side="right")
+        self.play(arms, shares, units)
+
+    def play(
+        self, arms: NDArray[np.int64], shares: NDArray[np.float64], units: NDArray[np.uint64] | None = None
+    ) -> None:
+        n = len(arms)
+        values = np.empty(n)
+        for k in range(self.n_arms):
+            mine = arms == k
+            values[mine] = self.draw(self.rng, k, int(mine.sum()))
+        ages = np.sort(self.rng.integers(0, STEP_MS, n))
+        told = np.flatnonzero(values != 0.0) if self.fold.record.experiment.missing == "zero" else np.arange(n)
+        self.fold.apply(
+            self.now_ms + STEP_MS,
+            exposed(self.counter, arms, shares[None], [n], time_ms=self.now_ms, ages_ms=ages, units=units),
+        )
+        if len(told):
+            rows = rewarded(
+                counter=(self.counter + told).astype(np.uint64),
+                time_ms=self.now_ms + ages[told],
+                value=values[told],
+                propensity=shares[arms[told]],
+                unit=0 if units is None else units[told],
+                arm=arms[told],
+            )
+            self.fold.apply(self.now_ms + STEP_MS, rows)
+        self.counter += n
+        self.now_ms += STEP_MS
+        self.arms.append(arms)
+        self.values.append(values)
+
+    def finish(self) -> None:
+        """Closes every window."""
+        self.fold.apply(self.now_ms + self.fold.record.experiment.attribution.window_ms + 1, Tick())
