@@ -430,19 +430,25 @@ cdef class Accumulators:
         self.grand_ = state["grand"].copy()
         return 0
 
-    def state(self):
-        """Every sum, by its name."""
+    cdef dict views(self):
         return {
-            "n": np.array(self.n_), "eligible": np.array(self.eligible_),
-            "pair_eligible": np.array(self.pair_eligible_),
-            "total": np.array(self.total_), "m2": np.array(self.m2_), "score": np.array(self.score_),
-            "inverse": np.array(self.inverse_), "balance": np.array(self.balance_),
-            "spread": np.array(self.spread_), "pair_score": np.array(self.pair_score_),
-            "pair_inverse": np.array(self.pair_inverse_),
-            "pair_control_inverse": np.array(self.pair_control_inverse_), "split": np.array(self.split_),
-            "analysed": np.array(self.analysed_), "unfloored": np.array(self.unfloored_),
-            "moved": np.array(self.moved_), "grand": np.array(self.grand_),
+            "n": self.n_, "eligible": self.eligible_, "pair_eligible": self.pair_eligible_,
+            "total": self.total_, "m2": self.m2_, "score": self.score_, "inverse": self.inverse_,
+            "balance": self.balance_, "spread": self.spread_, "pair_score": self.pair_score_,
+            "pair_inverse": self.pair_inverse_, "pair_control_inverse": self.pair_control_inverse_,
+            "split": self.split_, "analysed": self.analysed_, "unfloored": self.unfloored_, "moved": self.moved_,
+            "grand": self.grand_,
         }
+
+    def state(self):
+        """A copy of every sum, by its name."""
+        return {name: np.array(column) for name, column in self.views().items()}
+
+    def of_metric(self, Py_ssize_t metric):
+        """A copy of the sums of one metric, by name, [K] or a number."""
+        if not 0 <= metric < self.n_metrics:
+            raise IndexError(f"expected a metric below {self.n_metrics}")
+        return {name: np.asarray(column)[metric].copy() for name, column in self.views().items()}
 
     @staticmethod
     def from_state(state, Py_ssize_t control):
@@ -938,8 +944,8 @@ cdef class Units:
     """`unit: user`: a unit is analysed once, with the arm and shares of its first exposure and all its rewards.
 
     With `ignore` it enters, per metric, with its first reward; with `zero` when the window of its first exposure
-    closes. Later rewards change its value. The first exposure is the first in the log, until the unit enters; an
-    exposure of an earlier decision takes its place while it has not (a reward may come before its exposure).
+    closes. Later rewards change its value. The first exposure is that of the earliest decision, of those that the
+    log shows before the unit enters; until an exposure has come, a reward's row stands in for it.
     `takes_max` u1[M]: a metric whose value is the largest of the unit's rewards, in place of their sum.
     """
 
@@ -1002,13 +1008,16 @@ cdef class Units:
             row = map_find(&self.rows, units[i])
             if row < 0:
                 self.shares.references[vector] += 1
-                self.enrol(units[i], ms + ages_ms[i], arms[i], vector, self.shares.vectors[vector, arms[i]], unfloored)
+                row = self.enrol(units[i], ms + ages_ms[i], arms[i], vector, self.shares.vectors[vector, arms[i]],
+                                 unfloored)
+                self.flags[row] |= SEEN
                 continue
             self.cross(row, arms[i])
-            if self.entered[row] == 0 and ms + ages_ms[i] <= self.first_ms[row]:
+            if self.entered[row] == 0 and ms + ages_ms[i] - (self.flags[row] & SEEN == 0) < self.first_ms[row]:
                 self.shares.references[vector] += 1
                 self.shares.drop(self.vector[row])
                 self.begin(row, ms + ages_ms[i], arms[i], vector, self.shares.vectors[vector, arms[i]], unfloored)
+            self.flags[row] |= SEEN
 
     def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored):
         cdef Py_ssize_t i, m
@@ -1062,7 +1071,7 @@ cdef class Units:
         self.arm[row] = arm
         self.vector[row] = vector
         self.propensity[row] = propensity
-        self.flags[row] = (self.flags[row] & CROSSED) | (UNFLOORED if unfloored else 0)
+        self.flags[row] = (self.flags[row] & (CROSSED | SEEN)) | (UNFLOORED if unfloored else 0)
         if self.zero:
             heap_push(&self.due, ms, row)
         return 0

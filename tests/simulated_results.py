@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -80,13 +78,17 @@ def rewarded(**columns: object) -> Rewarded:
     """Rows from columns by name; what is not given is that of `exposed`."""
     n = max(np.size(column) for column in columns.values())
     rows = np.zeros(n, REWARD)
-    for name, value in ({"incarnation": 1, "time_ms": START_MS, "propensity": 1.0, "revision": 2} | columns).items():
+    for name, value in (
+        {"incarnation": 1, "time_ms": START_MS, "propensity": 1.0, "revision": 2} | columns
+    ).items():
         rows[name] = value
     return Rewarded(rows)
 
 
 def beta_shares(successes: NDArray[np.float64], n: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
-    """Thompson's shares of two arms: P(best) of two Betas by quadrature over their densities, over the floor."""
+    """Thompson's shares of two arms: P(best) of two Betas by quadrature over their densities, over the
+    floor.
+    """
     a, b = successes + 1.0, n - successes + 1.0
     middle, width = a / (a + b), np.sqrt(a * b / (a + b) ** 2 / (a + b + 1))
     x = np.linspace(max((middle - 8 * width).min(), 1e-6), min((middle + 8 * width).max(), 1 - 1e-6), 600)
@@ -134,7 +136,9 @@ class Play:
             mine = arms == k
             values[mine] = self.draw(self.rng, k, int(mine.sum()))
         ages = np.sort(self.rng.integers(0, STEP_MS, n))
-        told = np.flatnonzero(values != 0.0) if self.fold.record.experiment.missing == "zero" else np.arange(n)
+        told = (
+            np.flatnonzero(values != 0.0) if self.fold.record.experiment.missing == "zero" else np.arange(n)
+        )
         self.fold.apply(
             self.now_ms + STEP_MS,
             exposed(self.counter, arms, shares[None], [n], time_ms=self.now_ms, ages_ms=ages, units=units),
@@ -157,3 +161,64 @@ class Play:
     def finish(self) -> None:
         """Closes every window."""
         self.fold.apply(self.now_ms + self.fold.record.experiment.attribution.window_ms + 1, Tick())
+
+
+def random_log(
+    rng: np.random.Generator,
+    n_arms: int,
+    n_metrics: int,
+    window_ms: int,
+    *,
+    steps: int = 40,
+) -> list[tuple[int, Exposed | Rewarded | Tick]]:
+    """A log as workers on a bad day write it: rewards before, long after and without their exposures;
+    exposures lost, late, sent twice, in another order; ages that fall; shares that move and that are 0.
+    """
+    entries: list[tuple[int, Exposed | Rewarded | Tick]] = []
+    counters = {int(w): int(rng.integers(0, 2**40)) for w in rng.integers(0, 2**64, 3, dtype=np.uint64)}
+    vector = rng.dirichlet(np.full(n_arms, 5.0))
+    for step in range(steps):
+        now = START_MS + step * 97
+        worker = int(rng.choice(np.array(list(counters), np.uint64)))
+        n, first = int(rng.integers(1, 12)), counters[worker]
+        counters[worker] += n
+        if rng.random() < 0.5:
+            vector = rng.dirichlet(np.full(n_arms, 5.0))
+            if rng.random() < 0.3:
+                vector[rng.integers(n_arms)] = 0.0
+                vector /= vector.sum()
+        runs = [n] if n < 4 else [3, n - 3]
+        vectors = np.stack([rng.dirichlet(np.full(n_arms, 5.0)), vector][-len(runs) :])
+        of_row = np.repeat(np.arange(len(runs)), runs)
+        arms = np.array([rng.choice(n_arms, p=vectors[v]) for v in of_row])
+        ages = rng.integers(0, 90, n)
+        if rng.random() < 0.7:
+            ages.sort()
+        units = rng.integers(0, 25, n).astype(np.uint64)
+        fate = rng.random()
+        exposure = exposed(
+            first, arms, vectors, runs, time_ms=now, ages_ms=ages, units=units, incarnation=worker
+        )
+        delay = 100 if fate < 0.6 else int(rng.integers(0, 2 * window_ms))
+        if fate < 0.9:
+            entries.append((now + delay, exposure))
+        if fate < 0.1:
+            entries.append((now + delay + int(rng.integers(0, window_ms)), exposure))
+        for i in np.flatnonzero(rng.random(n) < 0.5):
+            for metric in np.flatnonzero(rng.random(n_metrics) < 0.7):
+                at = now + int(ages[i]) + int(rng.choice([0, rng.integers(0, window_ms), window_ms + 3]))
+                row = rewarded(
+                    incarnation=worker,
+                    counter=first + i,
+                    time_ms=now + ages[i],
+                    value=float(rng.integers(0, 2) if metric == 0 else np.round(rng.normal(3, 2), 3)),
+                    propensity=vectors[of_row[i], arms[i]],
+                    unit=units[i],
+                    arm=arms[i],
+                    metric=metric,
+                )
+                entries.append((at, row))
+        if rng.random() < 0.2:
+            entries.append((now, Tick()))
+    entries.sort(key=lambda entry: entry[0])
+    return entries

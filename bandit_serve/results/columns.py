@@ -51,7 +51,9 @@ def exposures(event: Exposed, n_arms: int, by_unit: bool) -> Exposures:
     _require(int(columns.arms.max()) < n_arms, "arms of the experiment")
     _require(bool((columns.vectors >= 0).all() and (columns.vectors <= 1).all()), "shares from 0 to 1")
     of_row = np.repeat(np.arange(len(columns.runs)), columns.runs)
-    _require(bool((columns.vectors[of_row, columns.arms] > 0).all()), "a positive share of each arm that was drawn")
+    _require(
+        bool((columns.vectors[of_row, columns.arms] > 0).all()), "a positive share of each arm that was drawn"
+    )
     return columns
 
 
@@ -63,7 +65,10 @@ def rewards(rows: NDArray[np.void], n_arms: int, n_metrics: int) -> NDArray[np.v
     _require(int(rows["arm"].max()) < n_arms, "arms of the experiment")
     _require(int(rows["metric"].max()) < n_metrics, "metrics of the experiment")
     _require(int(rows["counter"].max()) < MAX_COUNTER, "counters of at most 42 bits")
-    _require(bool((rows["propensity"] > 0).all() and (rows["propensity"] <= 1).all()), "propensities above 0, at most 1")
+    _require(
+        bool((rows["propensity"] > 0).all() and (rows["propensity"] <= 1).all()),
+        "propensities above 0, at most 1",
+    )
     _require(bool(np.isfinite(rows["value"]).all()), "finite values")
     _require(bool((np.abs(rows["time_ms"]) < MAX_TIME_MS).all()), "times in milliseconds")
     return np.ascontiguousarray(rows)

@@ -1,8 +1,9 @@
 """What the sums of a fold say about one metric: every arm's mean, its difference to control, its lift.
 
 Two methods. *Fixed split*, while everything analysed was drawn from one share vector: sample means and their
-Welch-type variance. *Moving shares*: the mean of the AIPW scores, with the variance computed from the logged shares,
-V(a, b) = v_a sum 1/e(a) + v_b sum 1/e(b): the running sample variance of the scores has not yet seen a starved arm.
+Welch-type variance. *Moving shares*: the mean of the AIPW scores, with the variance computed from the logged
+shares, V(a, b) = v_a sum 1/e(a) + v_b sum 1/e(b): the running sample variance of the scores has not yet seen
+a starved arm.
 """
 
 from __future__ import annotations
@@ -45,13 +46,12 @@ class Sums:
 
     @classmethod
     def of(cls, sums: Accumulators, metric: int) -> Sums:
-        state = sums.state()
-        by_arm = {name: state[name][metric] for name in (*sums.COUNTS, *sums.SUMS)}
+        rows = sums.of_metric(metric)
         return cls(
-            **by_arm,
-            analysed=int(state["analysed"][metric]),
-            unfloored=int(state["unfloored"][metric]),
-            moved=bool(state["moved"][metric]),
+            **{name: rows[name] for name in (*sums.COUNTS, *sums.SUMS)},
+            analysed=int(rows["analysed"]),
+            unfloored=int(rows["unfloored"]),
+            moved=bool(rows["moved"]),
         )
 
     @property
@@ -63,11 +63,13 @@ class Sums:
         return self.m2 / np.maximum(self.n - 1, 1)
 
     def cautious_variance(self, kind: MetricKind) -> Floats:
-        """Each arm's variance, moved up (never down) towards that of all arms by the weight of `PRIOR` observations.
+        """Each arm's variance, moved up (never down) towards that of all arms by the weight of `PRIOR`
+        observations.
 
         A starved arm's own variance is too small when its first outcomes were poor, which is what starved it:
-        alone it rejects 6 % (Bernoulli) to 9 % (lognormal) of true nulls at level .05, so 1 to 3 %. For values 0 and 1
-        m(1 - m), m = (successes + 1)/(n + 2) an arm and the plain mean over all; otherwise sample variances.
+        alone it rejects 6 % (Bernoulli) to 9 % (lognormal) of true nulls at level .05, so 1 to 3 %. For
+        values 0 and 1 m(1 - m), m = (successes + 1)/(n + 2) an arm and the plain mean over all; otherwise
+        sample variances.
         """
         if kind == "binary":
             m = (self.total + 1.0) / (self.n + 2.0)
@@ -82,17 +84,18 @@ class Sums:
 
 @dataclass(frozen=True)
 class Estimates:
-    """Arrays [K]. `usable`: the arm has an interval; `comparable`: so has its difference; `liftable`: so has its lift.
-
-    What is not holds numbers without a meaning. Control is not comparable.
+    """Arrays [K]. `compared`: the difference to control has a mean, `liftable`: so has the lift; `usable`:
+    the arm has an interval, `comparable`: so have its difference and its lift. What is not so holds numbers
+    without a meaning.
     """
 
     arms: Sequence
     differences: Sequence
     lifts: Sequence
+    compared: NDArray[np.bool_]
+    liftable: NDArray[np.bool_]
     usable: NDArray[np.bool_]
     comparable: NDArray[np.bool_]
-    liftable: NDArray[np.bool_]
 
 
 def fixed_split(sums: Sums, kind: MetricKind, control: int) -> Estimates:
@@ -100,20 +103,20 @@ def fixed_split(sums: Sums, kind: MetricKind, control: int) -> Estimates:
     own = sums.sample_variance
     variance = np.where(own > 0, own, sums.cautious_variance(kind))
     usable = (sums.n >= FEWEST) & (variance > 0)
-    comparable = usable & usable[control]
-    comparable[control] = False
+    compared = _with_control(sums.n > 0, control)
     n = np.maximum(sums.n, 1)
     of_mean_k = np.where(usable, variance, 1.0) / n
     pair = n + n[control]
-    divisor, liftable = _divisor(sums.mean[control], comparable)
+    divisor, liftable = _divisor(sums.mean[control], compared)
     lift, lift_variance = relative_lift(sums.mean, of_mean_k, divisor, of_mean_k[control])
     return Estimates(
         of_mean(n, sums.mean, of_mean_k),
         of_mean(pair, sums.mean - sums.mean[control], of_mean_k + of_mean_k[control]),
         of_mean(pair, lift, lift_variance),
-        usable,
-        comparable,
+        compared,
         liftable,
+        usable,
+        _with_control(usable, control),
     )
 
 
@@ -126,8 +129,8 @@ def moving_shares(sums: Sums, kind: MetricKind, control: int) -> Estimates:
     k = len(sums.n)
     variance = sums.cautious_variance(kind)
     usable = (sums.n >= FEWEST) & (variance > 0)
-    comparable = usable & usable[control] & (sums.pair_eligible > 0)
-    comparable[control] = False
+    compared = _with_control(sums.n > 0, control) & (sums.pair_eligible > 0)
+    comparable = _with_control(usable, control) & compared
     v = np.where(usable, variance, 1.0)
     arms = Sequence(
         np.maximum(sums.eligible, 1).astype(np.float64),
@@ -135,21 +138,28 @@ def moving_shares(sums: Sums, kind: MetricKind, control: int) -> Estimates:
         np.where(usable, v * sums.inverse, 1.0),
         TUNED_FOR * k * k * v,
     )
-    t = np.where(comparable, sums.pair_eligible, 1).astype(np.float64)
+    t = np.maximum(sums.pair_eligible, 1).astype(np.float64)
     of_arm = np.where(comparable, v * sums.pair_inverse, 1.0)
     of_control = np.where(comparable, v[control] * sums.pair_control_inverse, 1.0)
     tightest_at = 0.5 * TUNED_FOR * k * k
     differences = Sequence(t, sums.pair_score, of_arm + of_control, tightest_at * (v + v[control]))
-    divisor, liftable = _divisor(arms.mean[control], comparable)
+    divisor, liftable = _divisor(arms.mean[control], compared)
     mean = divisor + differences.mean
     lift, lift_variance = relative_lift(mean, of_arm, divisor, of_control)
     _, lift_unit = relative_lift(mean, v, divisor, v[control])
     lifts = Sequence(t, t * lift, lift_variance, tightest_at * lift_unit)
-    return Estimates(arms, differences, lifts, usable, comparable, liftable)
+    return Estimates(arms, differences, lifts, compared, liftable, usable, comparable)
 
 
-def _divisor(control_mean: float, comparable: NDArray[np.bool_]) -> tuple[float, NDArray[np.bool_]]:
+def _with_control(has: NDArray[np.bool_], control: int) -> NDArray[np.bool_]:
+    """Which arms have it together with control; control itself is not among them."""
+    both: NDArray[np.bool_] = has & has[control]
+    both[control] = False
+    return both
+
+
+def _divisor(control_mean: float, compared: NDArray[np.bool_]) -> tuple[float, NDArray[np.bool_]]:
     """What a lift is relative to, and for which arms there is one: a control mean of 0 has none."""
     if control_mean == 0.0:
-        return 1.0, np.zeros_like(comparable)
-    return float(control_mean), comparable
+        return 1.0, np.zeros_like(compared)
+    return float(control_mean), compared

@@ -1,7 +1,7 @@
 """The largest e-values so far: what makes a p-value hold at every time, not only at the last.
 
-The fold looks after an entry that brought a metric's analysed count up by `GROWTH`. Looking at some times only is
-valid, as the largest over some is at most the largest over all; a report adds the present.
+The fold looks after an entry that brought a metric's analysed count up by `GROWTH`. Looking at some times
+only is valid, as the largest over some is at most the largest over all; a report adds the present.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ GROWTH = 0.01
 @dataclass
 class Evidence:
     """Logarithms of the largest e-values, 0 or more: `fixed` and `moving` f8[M, K] against no difference from
-    control by either method, `ratio_fixed` and `ratio_moving` f8[1] against the logged shares of the objective.
+    control by either method, `ratio_fixed` and `ratio_moving` f8[1] against the logged shares of the
+    objective.
 
     `fixed` and `ratio_fixed` stay where they are once the shares have moved. `next_look` i8[M] in analysed.
     """
@@ -51,12 +52,18 @@ class Evidence:
     def look_at(self, metric: int, sums: Sums, experiment: Experiment) -> None:
         kind, control = experiment.metrics[metric].kind, experiment.control_arm
         alpha = experiment.stopping.alpha
-        methods = [(self.moving, moving_shares)] if sums.moved else [(self.fixed, fixed_split), (self.moving, moving_shares)]
+        methods = (
+            [(self.moving, moving_shares)]
+            if sums.moved
+            else [(self.fixed, fixed_split), (self.moving, moving_shares)]
+        )
         for largest, method in methods:
             estimates = method(sums, kind, control)
             log_e = np.where(estimates.comparable, estimates.differences.log_e_value(alpha), 0.0)
             largest[metric] = np.maximum(largest[metric], log_e)
-        if experiment.metrics[metric] is experiment.objective and sample_ratio.sufficient(sums.n, sums.balance):
+        if experiment.metrics[metric] is experiment.objective and sample_ratio.sufficient(
+            sums.n, sums.balance
+        ):
             self._look_at_ratio(sums)
         self.next_look[metric] = sums.analysed + max(1, int(sums.analysed * GROWTH))
 

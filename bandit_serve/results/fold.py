@@ -1,4 +1,6 @@
-"""The results of one experiment as a fold of its log: everything a report needs, also when the log has been trimmed."""
+"""The results of one experiment as a fold of its log: everything a report needs, also when the log has been
+trimmed.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,9 @@ _BEFORE_ALL_MS = -(2**53)
 class ResultsFold:
     """What the log of `record`'s experiment says, up to an entry.
 
-    `exposures` i8[K] counts the exposures seen, `sums` and `evidence` are what estimates and p-values are made
-    from, `pending` and `crossovers` as in the contract. `now_ms` is the time of the last entry, by the store's clock.
+    `exposures` i8[K] counts the exposures seen, `sums` and `evidence` are what estimates and p-values are
+    made from, `pending` and `crossovers` as in the contract. `now_ms` is the time of the last entry, by the
+    store's clock.
     """
 
     def __init__(self, record: Record) -> None:
@@ -53,8 +56,8 @@ class ResultsFold:
     def apply(self, time_ms: int, event: Event) -> None:
         """Takes the next entry of the log; `time_ms` is its stream time.
 
-        The event comes first, then what has closed by now is analysed. `InvalidInput`, and nothing has changed,
-        when an entry's columns do not fit together or the experiment.
+        The event comes first, then what has closed by now is analysed. `InvalidInput`, and nothing has
+        changed, when an entry's columns do not fit together or the experiment.
         """
         match event:
             case Exposed():
@@ -79,7 +82,15 @@ class ResultsFold:
             last_ms = max(time_ms, event.time_ms + int(rows.ages_ms[low:high].max()))
             self._shares.extend(event.incarnation, event.first, low, high, last_ms, rows.vectors, rows.runs)
             self._decisions.expose(
-                event.incarnation, event.first, low, high, event.time_ms, rows.arms, rows.ages_ms, rows.units, unfloored
+                event.incarnation,
+                event.first,
+                low,
+                high,
+                event.time_ms,
+                rows.arms,
+                rows.ages_ms,
+                rows.units,
+                unfloored,
             )
 
     def _reward(self, event: Rewarded) -> None:
@@ -156,5 +167,6 @@ def _decisions(
 def _first_shares(experiment: Experiment) -> Floats:
     """What stands in for the shares until some have been logged: those of a fixed split, or even ones."""
     weights = experiment.policy.shares if experiment.policy.kind == "fixed_split" else None
-    shares = np.array([weights.get(name, 0.0) if weights else 1.0 for name in experiment.arm_names])
-    return shares / shares.sum()
+    even = dict.fromkeys(experiment.arm_names, 1.0)
+    shares = np.array([(weights or even).get(name, 0.0) for name in experiment.arm_names], np.float64)
+    return np.divide(shares, shares.sum())

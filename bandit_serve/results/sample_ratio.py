@@ -20,7 +20,8 @@ Verdict = Literal["ok", "mismatch", "insufficient"]
 
 
 def log_e_constant(counts: ArrayLike, shares: ArrayLike) -> float:
-    """The logarithm of the Dirichlet-multinomial e-value (Lindon & Malek 2022) of `counts` [K] under a constant split.
+    """The logarithm of the Dirichlet-multinomial e-value (Lindon & Malek 2022) of `counts` [K] under a
+    constant split.
 
     `shares` [K] sum to 1; arms without a share have no count and are left out.
     """
@@ -35,8 +36,8 @@ def log_e_constant(counts: ArrayLike, shares: ArrayLike) -> float:
 def log_e_moving(balance: ArrayLike, spread: ArrayLike) -> float:
     """The same for shares that moved: of the K arms' e-values the largest, divided by K.
 
-    `balance` [K] is the sum over decisions of 1{A = k} - e(k), a martingale with variance `spread` [K], the sum of
-    e(k)(1 - e(k)). Arms without spread are left out.
+    `balance` [K] is the sum over decisions of 1{A = k} - e(k), a martingale with variance `spread` [K], the
+    sum of e(k)(1 - e(k)). Arms without spread are left out.
     """
     variance = np.asarray(spread, np.float64)
     some = variance > 0

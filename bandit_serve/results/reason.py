@@ -1,0 +1,64 @@
+"""A report in two sentences: what is known, and how it is to be read."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bandit_serve.experiment import Record
+from bandit_serve.results.estimates import FEWEST
+from bandit_serve.results.metric_result import MetricTable
+from bandit_serve.results.sample_ratio import Verdict
+
+
+def reason_of(record: Record, objective: MetricTable, pending: int, srm: Verdict, winner: str | None) -> str:
+    """Never empty. `pending` and `srm` as in the report."""
+    return f"{_finding(record, objective, winner)} {'; '.join(_provisos(record, objective, pending, srm))}."
+
+
+def _finding(record: Record, objective: MetricTable, winner: str | None) -> str:
+    metric, alpha = objective.metric.name, objective.alpha
+    control = record.experiment.arm_names[objective.control]
+    if record.status == "stopped":
+        return "Stopped without a winner." if winner is None else f"Stopped with {winner} as the winner."
+    if objective.sums.analysed == 0:
+        return f"Nothing has been analysed on {metric} yet."
+    if winner == control:
+        return f"{control} is better on {metric} than every other arm, at level {alpha:g}."
+    if winner is not None:
+        return f"{winner} is better on {metric} than {control}, at level {alpha:g}."
+    least = record.experiment.stopping.min_samples
+    if objective.sums.n.min() < least:
+        return f"No winner is named before every arm has {least} observations of {metric}."
+    if not objective.valid or np.isnan(objective.p).all():
+        return f"Whether an arm differs from {control} on {metric} can not be said."
+    return f"On {metric} no arm is shown better than {control}, nor {control} than all, at level {alpha:g}."
+
+
+def _provisos(record: Record, objective: MetricTable, pending: int, srm: Verdict) -> list[str]:
+    experiment, sums = record.experiment, objective.sums
+    unit = "units" if experiment.unit == "user" else "decisions"
+    said = []
+    if experiment.missing == "ignore":
+        said.append(f"Everything is conditional on a reward: {unit} without one are left out")
+    else:
+        said.append(f"{unit.capitalize()} count once their window has closed, {pending} are pending")
+    if not objective.valid:
+        said.append(
+            f"an adaptive policy without a floor (min_share 0) decided {sums.unfloored} of "
+            f"{sums.analysed} {unit}, so no interval or p-value is valid"
+        )
+    elif sums.moved:
+        said.append(
+            "shares moved, so intervals and differences weight each decision by its logged share (AIPW)"
+        )
+    short = [
+        name for name, has in zip(experiment.arm_names, objective.estimates.usable, strict=True) if not has
+    ]
+    if short and objective.valid:
+        names = ", ".join(short[:5]) + (f" and {len(short) - 5} more" if len(short) > 5 else "")
+        said.append(f"no interval for {names}: fewer than {FEWEST} observations, or no variance")
+    if srm == "mismatch":
+        said.append(
+            "the arms did not get the traffic that was logged (sample-ratio mismatch), so distrust all of it"
+        )
+    return said

@@ -1,0 +1,89 @@
+"""The results of an experiment as callers see them (API.md, "results")."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from msgspec import Struct
+
+from bandit_serve.experiment import Record, Status
+from bandit_serve.results import sample_ratio
+from bandit_serve.results.fold import ResultsFold
+from bandit_serve.results.metric_result import MetricResult, MetricTable
+from bandit_serve.results.reason import reason_of
+from bandit_serve.results.sequence import p_value
+
+
+class ArmResult(Struct, frozen=True):
+    """`share` is the current one; `exposures` counts the decisions that the log has shown."""
+
+    name: str
+    share: float
+    exposures: int
+    metrics: dict[str, MetricResult]
+
+
+class SampleRatio(Struct, frozen=True):
+    """Whether what is analysed on the objective came in the logged proportions (level .01, at any time).
+
+    `insufficient`, with no p-value: some arm with a share was expected fewer than 5 times.
+    """
+
+    p_value: float | None
+    verdict: sample_ratio.Verdict
+
+
+class Report(Struct, frozen=True):
+    experiment: str
+    status: Status
+    as_of: str
+    arms: tuple[ArmResult, ...]
+    srm: SampleRatio
+    pending: int
+    crossovers: int
+    winner: str | None
+    reason: str
+
+
+def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms: int) -> Report:
+    """What is known at `as_of_ms`, Unix time; `shares` are the current ones by arm, 0 where none is given."""
+    experiment = record.experiment
+    tables = [MetricTable(fold, record, index) for index in range(len(experiment.metrics))]
+    objective = tables[experiment.metrics.index(experiment.objective)]
+    srm = _sample_ratio(fold, objective)
+    winner = record.winner if record.status == "stopped" else objective.winner()
+    return Report(
+        experiment=experiment.id,
+        status=record.status,
+        as_of=_rfc3339(as_of_ms),
+        arms=tuple(
+            ArmResult(
+                name=name,
+                share=float(shares.get(name, 0.0)),
+                exposures=int(fold.exposures[arm]),
+                metrics={table.metric.name: table.row(arm) for table in tables},
+            )
+            for arm, name in enumerate(experiment.arm_names)
+        ),
+        srm=srm,
+        pending=fold.pending,
+        crossovers=fold.crossovers,
+        winner=winner,
+        reason=reason_of(record, objective, fold.pending, srm.verdict, winner),
+    )
+
+
+def _rfc3339(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _sample_ratio(fold: ResultsFold, objective: MetricTable) -> SampleRatio:
+    sums = objective.sums
+    if not sample_ratio.sufficient(sums.n, sums.balance):
+        return SampleRatio(None, "insufficient")
+    if sums.moved:
+        so_far, now = fold.evidence.ratio_moving, sample_ratio.log_e_moving(sums.balance, sums.spread)
+    else:
+        so_far, now = fold.evidence.ratio_fixed, sample_ratio.log_e_constant(sums.n, sums.split)
+    p = float(p_value(max(so_far[0], now)))
+    return SampleRatio(p, sample_ratio.verdict(p))

@@ -1,0 +1,22 @@
+"""Which arm a result names as the winner."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve.results.sequence import Floats
+
+
+def winner_of(gain: Floats, significant: NDArray[np.bool_], control: int) -> int | None:
+    """The arm that gains most on control among those that significantly do; control, if all others
+    significantly lose.
+
+    `gain` [K] is each arm's difference to control in the direction of the goal, NaN where there is none.
+    """
+    others = np.arange(len(gain)) != control
+    better = others & significant & (gain > 0)
+    if better.any():
+        return int(np.argmax(np.where(better, gain, -np.inf)))
+    worse = others & significant & (gain < 0)
+    return control if others.any() and bool(worse[others].all()) else None

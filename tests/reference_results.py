@@ -1,0 +1,242 @@
+"""The results fold, written as the contract says it: one dict per decision or unit, row after row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bandit_serve.events import Event, Exposed, Rewarded
+from bandit_serve.experiment import Experiment
+
+Vector = list[float]
+COUNTED = -1
+"""In place of the arm of an exposure whose decision was analysed before it came."""
+
+
+@dataclass
+class Entered:
+    """What has been analysed on one metric: arm, share vector, value and every arm's score."""
+
+    n_arms: int
+    arms: list[int] = field(default_factory=list)
+    shares: list[Vector] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    scores: list[Vector] = field(default_factory=list)
+
+    def enter(self, arm: int, shares: Vector, value: float) -> int:
+        pooled = sum(self.values) / len(self.values) if self.values else 0.0
+        scores = []
+        for k in range(self.n_arms):
+            mine = [v for a, v in zip(self.arms, self.values, strict=True) if a == k]
+            mu = (sum(mine) + pooled) / (len(mine) + 1)
+            scores.append(mu + (value - mu) / shares[k] if k == arm else mu)
+        self.arms.append(arm)
+        self.shares.append(shares)
+        self.values.append(value)
+        self.scores.append(scores)
+        return len(self.arms) - 1
+
+    def change(self, row: int, value: float) -> None:
+        arm = self.arms[row]
+        self.scores[row][arm] += (value - self.values[row]) / self.shares[row][arm]
+        self.values[row] = value
+
+    def sums(self, control: int) -> dict[str, list[float]]:
+        rows = list(zip(self.arms, self.shares, self.values, self.scores, strict=True))
+        by_arm: dict[str, list[float]] = {}
+        for k in range(self.n_arms):
+            own = np.array([v for a, _, v, _ in rows if a == k])
+            have = [(a, e, s) for a, e, _, s in rows if e[k] > 0]
+            pair = [(e, s) for _, e, _, s in rows if e[k] > 0 and e[control] > 0 and k != control]
+            columns = {
+                "n": len(own),
+                "total": own.sum(),
+                "m2": ((own - own.mean()) ** 2).sum() if len(own) else 0.0,
+                "eligible": len(have),
+                "score": sum(s[k] for _, _, s in have),
+                "inverse": sum(1 / e[k] for _, e, _ in have),
+                "balance": sum((a == k) - e[k] for a, e, _ in have),
+                "spread": sum(e[k] * (1 - e[k]) for _, e, _ in have),
+                "pair_eligible": len(pair),
+                "pair_score": sum(s[k] - s[control] for _, s in pair),
+                "pair_inverse": sum(1 / e[k] for e, _ in pair),
+                "pair_control_inverse": sum(1 / e[control] for e, _ in pair),
+            }
+            for name, value in columns.items():
+                by_arm.setdefault(name, []).append(float(value))
+        return by_arm
+
+
+@dataclass
+class Held:
+    arm: int
+    propensity: float
+    time_ms: int
+    values: dict[int, float]
+    arrival: int
+
+
+@dataclass
+class Unit:
+    arm: int
+    shares: Vector
+    time_ms: int
+    values: dict[int, float] = field(default_factory=dict)
+    rows: dict[int, int] = field(default_factory=dict)
+    crossed: bool = False
+    exposed: bool = False
+    order: int = 0
+
+
+class ReferenceFold:
+    def __init__(self, experiment: Experiment, current: Vector) -> None:
+        self.experiment = experiment
+        self.n_arms, self.n_metrics = len(experiment.arms), len(experiment.metrics)
+        self.zero, self.by_unit = experiment.missing == "zero", experiment.unit == "user"
+        self.window = experiment.attribution.window_ms
+        self.current = current
+        self.entered = [Entered(self.n_arms) for _ in range(self.n_metrics)]
+        self.exposures = [0] * self.n_arms
+        self.seen: dict[int, dict[int, Vector]] = {}
+        self.blocks: list[list[tuple[int, tuple[int, int], int, Vector]]] = []
+        self.held: dict[tuple[int, int], Held] = {}
+        self.closed: dict[tuple[int, int], list[int]] = {}
+        self.orphans: set[tuple[int, int]] = set()
+        self.units: dict[int, Unit] = {}
+        self.now = -(2**53)
+        self.arrivals = 0
+
+    def shares_of(self, incarnation: int, counter: int, arm: int, propensity: float) -> Vector:
+        seen = self.seen.get(incarnation, {})
+        before = [c for c in seen if c <= counter]
+        shares = seen[max(before)] if before else self.current
+        if abs(shares[arm] - propensity) <= 1e-9 * propensity:
+            return shares
+        rest = sum(e for k, e in enumerate(shares) if k != arm)
+        others = self.n_arms - 1
+        return [
+            propensity if k == arm else e * (1 - propensity) / rest if rest > 0 else (1 - propensity) / others
+            for k, e in enumerate(shares)
+        ]
+
+    def apply(self, time_ms: int, event: Event) -> None:
+        if isinstance(event, Exposed):
+            self.expose(event)
+        elif isinstance(event, Rewarded):
+            for row in event.rows:
+                self.reward({name: row[name].item() for name in event.rows.dtype.names})
+        self.now = max(self.now, time_ms)
+        if self.zero:
+            self.close()
+
+    def expose(self, event: Exposed) -> None:
+        arms = np.frombuffer(event.arms, "<u2").tolist()
+        ages = np.frombuffer(event.ages_ms, "<u4").tolist()
+        units = np.frombuffer(event.units, "<u8").tolist()
+        vectors = np.frombuffer(event.vectors, "<f8").reshape(-1, self.n_arms)
+        shares = np.repeat(vectors, np.frombuffer(event.runs, "<u4"), axis=0).tolist()
+        seen = self.seen.setdefault(event.incarnation, {})
+        block: list[tuple[int, tuple[int, int], int, Vector]] = []
+        last, fresh = -1, False
+        for i, arm in enumerate(arms):
+            if event.first + i in seen:
+                self.blocks.append(block)
+                block = []
+                continue
+            seen[event.first + i] = shares[i]
+            fresh = True
+            self.exposures[arm] += 1
+            if self.by_unit:
+                self.see_unit(units[i], arm, shares[i], event.time_ms + ages[i]).exposed = True
+                continue
+            if ages[i] < last:
+                self.blocks.append(block)
+                block = []
+            last = ages[i]
+            key = (event.incarnation, event.first + i)
+            block.append((event.time_ms + ages[i], key, COUNTED if key in self.orphans else arm, shares[i]))
+        self.blocks.append(block)
+        if fresh:
+            self.current = shares[-1]
+
+    def see_unit(self, name: int, arm: int, shares: Vector, time_ms: int) -> Unit:
+        unit = self.units.get(name)
+        if unit is None:
+            unit = self.units[name] = Unit(arm, shares, time_ms, order=len(self.units))
+            return unit
+        unit.crossed |= arm != unit.arm
+        earlier = time_ms < unit.time_ms or (time_ms == unit.time_ms and not unit.exposed)
+        if not unit.rows and earlier:
+            unit.arm, unit.shares, unit.time_ms = arm, shares, time_ms
+        return unit
+
+    def reward(self, row: dict[str, float]) -> None:
+        key = (int(row["incarnation"]), int(row["counter"]))
+        m, arm, p, value = int(row["metric"]), int(row["arm"]), row["propensity"], row["value"]
+        shares = self.shares_of(*key, arm, p)
+        if self.by_unit:
+            self.reward_unit(int(row["unit"]), arm, shares, int(row["time_ms"]), m, value)
+        elif not self.zero:
+            self.entered[m].enter(arm, shares, value)
+        elif key in self.closed:
+            self.entered[m].change(self.closed[key][m], value)
+        else:
+            self.arrivals += 1
+            fresh = Held(arm, p, int(row["time_ms"]), {}, self.arrivals)
+            self.held.setdefault(key, fresh).values[m] = value
+
+    def reward_unit(self, name: int, arm: int, shares: Vector, time_ms: int, m: int, value: float) -> None:
+        if name in self.units:
+            unit = self.units[name]
+            unit.crossed |= arm != unit.arm
+        else:
+            unit = self.see_unit(name, arm, shares, time_ms)
+        old = unit.values.get(m, 0.0)
+        unit.values[m] = max(old, value) if self.experiment.metrics[m].kind == "binary" else old + value
+        if m in unit.rows:
+            self.entered[m].change(unit.rows[m], unit.values[m])
+        elif not self.zero:
+            unit.rows[m] = self.entered[m].enter(unit.arm, list(unit.shares), unit.values[m])
+
+    def close(self) -> None:
+        before = self.now - self.window
+        if self.by_unit:
+            due = [u for u in self.units.values() if not u.rows and u.time_ms < before]
+            for unit in sorted(due, key=lambda u: (u.time_ms, u.order)):
+                for m in range(self.n_metrics):
+                    unit.rows[m] = self.entered[m].enter(unit.arm, list(unit.shares), unit.values.get(m, 0.0))
+            return
+        self.blocks = [block for block in self.blocks if block]
+        for block in sorted(self.blocks, key=lambda block: block[0][0]):
+            while block and block[0][0] < before:
+                _, key, arm, shares = block.pop(0)
+                if arm != COUNTED:
+                    self.analyse(key, arm, shares)
+        exposed = {(i, c) for i, counters in self.seen.items() for c in counters}
+        due_held = [(h.time_ms, h.arrival, key) for key, h in self.held.items() if h.time_ms < before]
+        for _, _, key in sorted(due_held):
+            assert key not in exposed, "an exposure and its token name the same time"
+            held = self.held[key]
+            self.orphans.add(key)
+            self.analyse(key, held.arm, self.shares_of(*key, held.arm, held.propensity))
+
+    def analyse(self, key: tuple[int, int], arm: int, shares: Vector) -> None:
+        held = self.held.pop(key, None)
+        values = held.values if held else {}
+        self.closed[key] = [
+            self.entered[m].enter(arm, list(shares), values.get(m, 0.0)) for m in range(self.n_metrics)
+        ]
+
+    @property
+    def pending(self) -> int:
+        if not self.zero:
+            return 0
+        if self.by_unit:
+            return sum(not unit.rows for unit in self.units.values())
+        opened = {key for block in self.blocks for _, key, arm, _ in block if arm != COUNTED}
+        return len(opened | set(self.held))
+
+    @property
+    def crossovers(self) -> int:
+        return sum(unit.crossed for unit in self.units.values())

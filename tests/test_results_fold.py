@@ -1,0 +1,278 @@
+"""The fold against its reference, on logs of bad days; snapshots; what it refuses; what it keeps."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bandit_serve.errors import InvalidInput, NotBuilt
+from bandit_serve.events import Census, Change, Changed, Exposed, Rewarded, Tick
+from bandit_serve.experiment import Metric, Policy
+from bandit_serve.results import ResultsFold, report
+from bandit_serve.results.fold import LINGER_MS
+from tests.reference_results import ReferenceFold
+from tests.simulated_results import START_MS, exposed, random_log, record, rewarded
+
+METRICS = (Metric(name="hit", kind="binary"), Metric(name="worth", kind="continuous"))
+MODES = [(unit, missing) for unit in ("request", "user") for missing in ("ignore", "zero")]
+WINDOW_MS = 500
+
+
+def mixed(unit: str, missing: str, n_arms: int = 3):
+    return record(n_arms, unit=unit, missing=missing, window=f"{WINDOW_MS}ms", metrics=METRICS)
+
+
+def played(fold, log):
+    for time_ms, event in log:
+        fold.apply(time_ms, event)
+    return fold
+
+
+@pytest.mark.parametrize(("unit", "missing"), MODES)
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=25, deadline=None)
+def test_it_folds_what_the_reference_folds(unit, missing, seed):
+    about = mixed(unit, missing)
+    log = random_log(np.random.default_rng(seed), 3, 2, WINDOW_MS)
+    assert len({len(event.arms) for _, event in log if isinstance(event, Exposed)}) > 3
+    fold, reference = ResultsFold(about), ReferenceFold(about.experiment, [1 / 3] * 3)
+    for time_ms, event in log:
+        fold.apply(time_ms, event)
+        reference.apply(time_ms, event)
+        assert fold.pending == reference.pending
+        assert fold.crossovers == reference.crossovers
+    for _ in range(2):
+        assert fold.exposures.tolist() == reference.exposures
+        for m in range(2):
+            sums = fold.sums.of_metric(m)
+            assert sums["analysed"] == len(reference.entered[m].arms)
+            for name, expected in reference.entered[m].sums(0).items():
+                np.testing.assert_allclose(sums[name], expected, rtol=1e-9, atol=1e-7, err_msg=name)
+        end = log[-1][0] + 3 * WINDOW_MS
+        fold.apply(end, Tick())
+        reference.apply(end, Tick())
+        assert fold.pending == reference.pending == 0
+
+
+@pytest.mark.parametrize(("unit", "missing"), MODES)
+@given(seed=st.integers(0, 2**32), data=st.data())
+@settings(max_examples=12, deadline=None)
+def test_a_snapshot_and_the_rest_of_the_log_are_the_whole_log_bit_for_bit(unit, missing, seed, data):
+    log = random_log(np.random.default_rng(seed), 3, 2, WINDOW_MS, steps=60)
+    whole = played(ResultsFold(mixed(unit, missing)), log)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(log)), min_size=1, max_size=6)))
+    resumed, at = ResultsFold(mixed(unit, missing)), 0
+    for cut in [*cuts, len(log)]:
+        played(resumed, log[at:cut])
+        resumed, at = ResultsFold.from_state(resumed.state()), cut
+    assert resumed.state() == whole.state()
+    assert msgspec.json.encode(report(resumed, resumed.record, {}, 0)) == msgspec.json.encode(
+        report(whole, whole.record, {}, 0)
+    )
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=20, deadline=None)
+def test_every_reward_counts_exactly_once_with_or_without_its_exposure(seed):
+    log = random_log(np.random.default_rng(seed), 3, 2, WINDOW_MS)
+    rewards = np.concatenate([event.rows for _, event in log if isinstance(event, Rewarded)])
+    decided = {(int(row["incarnation"]), int(row["counter"])) for row in rewards}
+    for _, event in log:
+        if isinstance(event, Exposed):
+            decided |= {(event.incarnation, event.first + i) for i in range(len(event.arms) // 2)}
+    end = (log[-1][0] + 3 * WINDOW_MS, Tick())
+    for missing in ("ignore", "zero"):
+        fold = played(ResultsFold(mixed("request", missing)), [*log, end])
+        for m in range(2):
+            sums, mine = fold.sums.of_metric(m), rewards[rewards["metric"] == m]
+            totals = np.bincount(mine["arm"], mine["value"], minlength=3)
+            np.testing.assert_allclose(sums["total"], totals, atol=1e-9)
+            assert sums["analysed"] == (len(mine) if missing == "ignore" else len(decided))
+
+
+def test_memory_follows_what_is_open_and_not_the_log():
+    rng = np.random.default_rng(5)
+    fold = ResultsFold(mixed("request", "zero"))
+    sizes = []
+    for hour in range(60):
+        for i in range(40):
+            at = START_MS + hour * 3_600_000 + i * 100
+            vector = rng.dirichlet(np.full(3, 5.0))
+            arms = rng.choice(3, 50, p=vector)
+            fold.apply(at, exposed((hour * 40 + i) * 50, arms, vector[None], [50], time_ms=at))
+        sizes.append((len(fold.state()), fold._shares.n_vectors))
+    assert sizes[-1][0] < 1.05 * sizes[4][0]
+    assert sizes[-1][1] < 130
+    fold.apply(at + WINDOW_MS + LINGER_MS + 2, Tick())
+    assert fold._shares.n_runs == 0
+    assert fold._shares.n_vectors == 1
+
+
+def test_equal_vectors_in_a_row_are_stored_once():
+    fold = ResultsFold(mixed("user", "ignore"))
+    even = np.full((1, 3), 1 / 3)
+    for i in range(100):
+        fold.apply(
+            START_MS, exposed(10 * i, np.arange(10) % 3, even, [10], units=np.arange(10 * i, 10 * i + 10))
+        )
+    assert fold._shares.n_vectors == 1
+    assert fold._shares.n_runs == 1
+
+
+def test_a_reward_without_an_exposure_has_its_own_propensity_and_the_proportions_of_the_vector_before():
+    fold = ResultsFold(mixed("request", "ignore"))
+    fold.apply(START_MS, exposed(0, np.array([0]), np.array([[0.2, 0.2, 0.6]]), [1]))
+    fold.apply(START_MS, rewarded(counter=5, arm=0, propensity=0.5, value=1.0))
+    np.testing.assert_allclose(fold.sums.of_metric(0)["inverse"], [2.0, 8.0, 8 / 3])
+    fold.apply(START_MS, rewarded(incarnation=99, counter=5, arm=2, propensity=1.0, value=1.0))
+    np.testing.assert_allclose(fold.sums.of_metric(0)["inverse"], [2.0, 8.0, 8 / 3 + 1.0])
+    assert fold.sums.of_metric(0)["eligible"].tolist() == [1, 1, 2]
+
+
+def test_a_fixed_split_stands_in_for_its_own_vector_before_the_first_exposure():
+    policy = Policy(kind="fixed_split", shares={"a": 1, "b": 3})
+    fold = ResultsFold(record(2, policy=policy))
+    fold.apply(START_MS, rewarded(counter=0, arm=1, propensity=0.75, value=1.0))
+    fold.apply(START_MS, rewarded(counter=1, arm=0, propensity=0.25, value=1.0))
+    np.testing.assert_allclose(fold.sums.of_metric(0)["split"], [0.25, 0.75])
+    assert fold.sums.of_metric(0)["moved"] == 0
+
+
+def test_a_window_closes_after_its_last_millisecond():
+    fold = ResultsFold(mixed("request", "zero"))
+    fold.apply(START_MS, exposed(0, np.array([1, 2]), np.full((1, 3), 1 / 3), [2], ages_ms=np.array([0, 7])))
+    fold.apply(START_MS + WINDOW_MS, Tick())
+    assert (fold.pending, fold.sums.counts()[0]) == (2, 0)
+    fold.apply(START_MS + WINDOW_MS + 1, Census(key="k"))
+    assert (fold.pending, fold.sums.counts()[0]) == (1, 1)
+    late = rewarded(counter=1, arm=2, propensity=1 / 3, value=1.0, time_ms=START_MS + 7)
+    fold.apply(START_MS + WINDOW_MS + 9, late)
+    assert (fold.pending, fold.sums.of_metric(0)["total"].tolist()) == (0, [0.0, 0.0, 1.0])
+
+
+def test_an_exposure_that_disagrees_with_its_token_about_the_time_keeps_the_reward():
+    fold = ResultsFold(mixed("request", "zero"))
+    fold.apply(START_MS, exposed(0, np.array([1]), np.full((1, 3), 1 / 3), [1], ages_ms=np.array([3])))
+    fold.apply(START_MS, rewarded(counter=0, arm=1, propensity=1 / 3, value=1.0, time_ms=START_MS + 1))
+    fold.apply(START_MS + WINDOW_MS + 3, Tick())
+    fold.apply(START_MS + WINDOW_MS + 9, Tick())
+    assert fold.pending == 0
+    assert fold.sums.of_metric(0)["n"].tolist() == [0, 1, 0]
+    assert fold.sums.of_metric(0)["total"].tolist() == [0.0, 1.0, 0.0]
+
+
+def test_a_change_of_policy_says_which_decisions_had_no_floor():
+    about = record(2, policy=Policy(kind="thompson", min_share=0.1), revision=3)
+    bare = msgspec.structs.replace(
+        about, revision=4, experiment=about.experiment.with_policy(Policy(kind="thompson", min_share=0.0))
+    )
+    fold = ResultsFold(about)
+    fold.apply(START_MS, rewarded(counter=0, value=1.0, propensity=0.5, revision=3))
+    fold.apply(START_MS, Changed(bare, Change("policy", "me")))
+    assert fold.record.revision == 4
+    fold.apply(START_MS, rewarded(counter=1, value=1.0, propensity=0.5, revision=3))
+    assert fold.sums.of_metric(0)["unfloored"] == 0
+    fold = ResultsFold.from_state(fold.state())
+    fold.apply(START_MS, rewarded(counter=2, value=1.0, propensity=0.5, revision=4))
+    assert fold.sums.of_metric(0)["unfloored"] == 1
+    assert ResultsFold(bare).apply(START_MS, Changed(about, Change("create", "me"))) is None
+    with pytest.raises(NotBuilt, match="arms"):
+        fold.apply(START_MS, Changed(record(3), Change("create", "me")))
+
+
+EVEN = np.full((1, 2), 0.5)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        exposed(0, np.array([2]), EVEN, [1]),
+        exposed(0, np.array([0, 1]), EVEN, [1]),
+        exposed(0, np.array([0]), EVEN, [1, 1]),
+        exposed(0, np.array([0]), np.array([[0.0, 1.0]]), [1]),
+        exposed(0, np.array([0]), np.array([[np.nan, 1.0]]), [1]),
+        exposed(0, np.array([0]), np.full((1, 3), 1 / 3), [1]),
+        exposed(2**42, np.array([0]), EVEN, [1]),
+        exposed(-1, np.array([0]), EVEN, [1]),
+        exposed(0, np.array([0]), EVEN, [1], incarnation=2**64),
+        exposed(0, np.array([0]), EVEN, [1], time_ms=2**60),
+        exposed(0, np.array([0]), EVEN, [1], ages_ms=np.array([1, 2])),
+        exposed(0, np.array([0]), EVEN, [1], units=np.arange(2)),
+        msgspec.structs.replace(exposed(0, np.array([0]), EVEN, [1]), arms=b"abc"),
+        rewarded(counter=0, arm=2, value=1.0),
+        rewarded(counter=0, metric=1, value=1.0),
+        rewarded(counter=0, value=np.nan),
+        rewarded(counter=0, value=1.0, propensity=0.0),
+        rewarded(counter=0, value=1.0, propensity=1.5),
+        rewarded(counter=2**42, value=1.0),
+        rewarded(counter=0, value=1.0, time_ms=2**62),
+        Rewarded(np.zeros(3)),
+    ],
+)
+@pytest.mark.parametrize(("unit", "missing"), MODES)
+def test_a_bad_entry_is_an_error_and_changes_nothing(event, unit, missing):
+    fold = ResultsFold(record(2, unit=unit, missing=missing))
+    before = fold.state()
+    with pytest.raises(InvalidInput, match="can not be analysed: expected"):
+        fold.apply(START_MS, event)
+    assert fold.state() == before
+
+
+def test_an_exposure_without_its_units_is_refused_where_units_are_analysed():
+    with pytest.raises(InvalidInput, match="as many units as arms"):
+        ResultsFold(record(2, unit="user")).apply(START_MS, exposed(0, np.array([0]), EVEN, [1]))
+
+
+def test_an_empty_entry_and_columns_that_are_not_contiguous_are_taken():
+    fold = ResultsFold(record(2))
+    fold.apply(START_MS, exposed(0, np.zeros(0, int), np.zeros((0, 2)), []))
+    fold.apply(START_MS, Rewarded(rewarded(counter=np.arange(9), value=1.0).rows[::2]))
+    fold.apply(START_MS, Rewarded(rewarded(counter=np.arange(9), value=1.0).rows[:0]))
+    assert fold.sums.counts()[0] == 5
+
+
+@given(st.binary(max_size=200), st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_bytes_that_are_no_snapshot_are_refused(noise, at):
+    whole = played(
+        ResultsFold(mixed("user", "zero")), random_log(np.random.default_rng(1), 3, 2, 500)
+    ).state()
+    at %= len(whole)
+    for data in (noise, whole[:at], whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :]):
+        with pytest.raises(InvalidInput):
+            ResultsFold.from_state(data)
+
+
+def test_a_unit_is_its_first_exposure_and_all_its_rewards():
+    fold = ResultsFold(mixed("user", "ignore"))
+    third = np.full((1, 3), 1 / 3)
+    fold.apply(START_MS, exposed(0, np.array([1, 2]), third, [2], units=np.array([7, 7])))
+    for counter, arm, value in ((0, 1, 2.0), (1, 2, 5.0)):
+        row = rewarded(counter=counter, arm=arm, value=value, metric=1, unit=7, propensity=1 / 3)
+        fold.apply(START_MS, row)
+    for counter, arm, value in ((0, 1, 0.0), (1, 2, 1.0)):
+        row = rewarded(counter=counter, arm=arm, value=value, metric=0, unit=7, propensity=1 / 3)
+        fold.apply(START_MS, row)
+    assert fold.crossovers == 1
+    assert fold.sums.of_metric(1)["total"].tolist() == [0.0, 7.0, 0.0]
+    assert fold.sums.of_metric(0)["total"].tolist() == [0.0, 1.0, 0.0]
+    assert fold.sums.of_metric(0)["n"].tolist() == [0, 1, 0]
+    np.testing.assert_allclose(fold.sums.of_metric(1)["score"], [0.0, 21.0, 0.0])
+
+
+def test_an_earlier_exposure_takes_the_place_of_a_reward_that_overtook_it():
+    fold = ResultsFold(mixed("user", "zero"))
+    late = rewarded(counter=9, arm=2, value=1.0, unit=7, propensity=0.5, time_ms=START_MS + 50, incarnation=3)
+    fold.apply(START_MS + 60, late)
+    fold.apply(
+        START_MS + 100, exposed(0, np.array([1]), np.array([[0.2, 0.7, 0.1]]), [1], units=np.array([7]))
+    )
+    fold.apply(START_MS + WINDOW_MS + 1, Tick())
+    assert fold.pending == 0
+    assert fold.crossovers == 1
+    sums = fold.sums.of_metric(0)
+    assert sums["total"].tolist() == [0.0, 1.0, 0.0]
+    np.testing.assert_allclose(sums["inverse"], [5.0, 1 / 0.7, 10.0])
