@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from bandit_serve import __version__
 from bandit_serve.errors import NotBuilt, Unavailable
+from bandit_serve.log.census import living
 from bandit_serve.server.metrics import ServiceCollector, exposition
-from bandit_serve.server.service import Service, WorkerCard
-from bandit_serve.server.times import rfc3339
+from bandit_serve.server.service import Service
 from bandit_serve.server.wire import answer
+from bandit_serve.times import rfc3339
 
 
 class OperationHandlers:
@@ -78,13 +78,12 @@ class OperationHandlers:
 
     async def _workers(self) -> list[dict[str, Any]]:
         try:
-            cards = await self._service.store.workers()
+            workers = await living(self._service.store)
         except Unavailable:
-            cards = [msgspec.msgpack.encode(self._service.card)]
-        workers = [msgspec.msgpack.decode(card, type=WorkerCard) for card in cards]
+            workers = [self._service.card]
         return [
             {"id": f"{w.incarnation:016x}", "pid": w.pid, "host": w.host, "started_at": rfc3339(w.started_ms)}
-            for w in sorted(workers, key=lambda w: (w.started_ms, w.pid))
+            for w in workers
         ]
 
     async def _store(self) -> dict[str, Any]:
