@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 
 from bandit_serve.durations import DURATION_PATTERN, parse_duration_ms
 from bandit_serve.errors import UsageError
+from bandit_serve.validation import field_error
 
 PREFIX = "BANDIT_SERVE_"
 Duration = Annotated[str, Meta(pattern=DURATION_PATTERN)]
@@ -68,7 +69,15 @@ def load_settings(
     try:
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise UsageError(f"A setting is wrong: {error}.") from None
+        raise _wrong_setting(error) from None
+
+
+def _wrong_setting(error: msgspec.ValidationError) -> UsageError:
+    field = field_error(error)
+    if not field.at:
+        return UsageError(f"The config file is wrong: {field.detail}.", [field])
+    spellings = f"--{field.at.replace('_', '-')}, {PREFIX}{field.at.upper()} or {field.at} in the config file"
+    return UsageError(f"The setting {field.at} is wrong: {field.detail} ({spellings}).", [field])
 
 
 def _read_config(path: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The decision path in one process: draw, record, sign; and a reward's verification. Beside an empty call or NumPy.
 
-    python -m pytest benchmarks/bench_decisions.py --benchmark-enable --benchmark-columns=median,iqr
+python -m pytest benchmarks/bench_decisions.py --benchmark-enable --benchmark-columns=median,iqr
 """
 
 from __future__ import annotations

@@ -13,14 +13,14 @@ ROOT = Path(bandit_serve.__file__).parent
 
 # From the bottom up. What stands on one line may import each other, unless `STRANGERS` says otherwise.
 LAYERS = [
-    {"errors", "documents", "parent", ""},
+    {"errors", "documents", "parent", "times", ""},
     {"names"},
     {"durations"},
-    {"experiment", "settings"},
+    {"experiment", "settings", "validation"},
     {"events", "token"},
     {"store", "policies", "models", "results", "training", "pending"},
     {"live"},
-    {"replica", "log"},
+    {"replica", "log", "views"},
     {"decisions", "rewards"},
     {"server", "client"},
     {"demo"},

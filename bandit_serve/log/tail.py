@@ -38,14 +38,17 @@ class Tail:
 
     async def load(self) -> None:
         """Restores the newest snapshots and applies what came after them, up to now."""
-        snapshot = await self._store.read_snapshot(COMMON, REGISTRY_FOLD)
-        if snapshot is not None:
-            self._replica.restore_registry(Registry.from_state(snapshot.offset, snapshot.state))
-        await self._read_to_end(COMMON)
+        await self.load_registry()
         for name in list(self._replica.registry.experiments):
             await self._restore(name)
             await self._read_to_end(name)
         self.available = True
+
+    async def load_registry(self) -> None:
+        snapshot = await self._store.read_snapshot(COMMON, REGISTRY_FOLD)
+        if snapshot is not None:
+            self._replica.restore_registry(Registry.from_state(snapshot.offset, snapshot.state))
+        await self._read_to_end(COMMON)
 
     async def run(self) -> None:
         """Follows the logs until cancelled; while the store is away it keeps trying."""

@@ -25,22 +25,16 @@ from bandit_serve.rewards.messages import RewardsReport, RewardsRequest
 from bandit_serve.server.handlers.decisions import DecisionHandlers
 from bandit_serve.server.handlers.experiments import (
     ExperimentHandlers,
-    ExperimentList,
-    ExperimentView,
-    History,
     ReasonRequest,
     StopRequest,
 )
 from bandit_serve.server.handlers.models import (
     Loaded,
     ModelHandlers,
-    ModelList,
-    ModelView,
     PatchRequest,
     RollbackRequest,
     StatusRequest,
     Upload,
-    VersionView,
 )
 from bandit_serve.server.handlers.operations import Health, OperationHandlers, Stats
 from bandit_serve.server.handlers.rewards import RewardHandlers
@@ -50,6 +44,7 @@ from bandit_serve.server.problems import problem_response
 from bandit_serve.server.route import EITHER, MULTIPART, Entries, Route
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Reply, read_bytes
+from bandit_serve.views import ExperimentList, ExperimentView, History, ModelList, ModelView, VersionView
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -19,8 +19,11 @@ from bandit_serve.decisions.flush import Flusher
 from bandit_serve.decisions.refresh import Refresher
 from bandit_serve.errors import BanditServeError, StoreUnavailable
 from bandit_serve.experiment import Record
+from bandit_serve.log.census import WorkerCard
 from bandit_serve.log.changes import Changes
+from bandit_serve.log.experiment_changes import ExperimentChanges
 from bandit_serve.log.keeper import Keeper, load_keyring
+from bandit_serve.log.model_changes import ModelChanges
 from bandit_serve.log.results_log import ResultsLog
 from bandit_serve.log.tail import Tail
 from bandit_serve.models.artifact import ArtifactStore
@@ -38,15 +41,6 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 3.0
 HEARTBEAT_LIFETIME_MS = 10_000
 KEYS_EVERY_S = 30.0
-
-
-class WorkerCard(msgspec.Struct, frozen=True):
-    """What a worker says of itself to the others."""
-
-    incarnation: int
-    pid: int
-    host: str
-    started_ms: int
 
 
 class Service:
@@ -68,6 +62,9 @@ class Service:
         self.results = ResultsLog(store)
         self.artifacts = ArtifactStore(settings.data_dir / "artifacts", max_bytes=settings.max_artifact)
         self.models = LoadedModels(self.artifacts, max_bytes=settings.model_memory)
+        parts = (store, self.replica, self.tail, self.changes, self.models)
+        self.experiment_changes = ExperimentChanges(*parts)
+        self.model_changes = ModelChanges(*parts)
         self.top_k = TopKCache(store, lifetime_s=settings.seconds("top_k_lifetime"))
         self.decisions: Decisions
         self.rewards: Rewards

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 from aiohttp import web
 
-from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
+from bandit_serve.errors import InvalidInput, TooLarge, UnsupportedMedia
+from bandit_serve.validation import invalid
 
 T = TypeVar("T")
 
@@ -19,8 +19,6 @@ JSON_HEADERS = {"Content-Type": JSON}
 
 encode_json = msgspec.json.Encoder().encode
 encode_msgpack = msgspec.msgpack.Encoder().encode
-
-_at = re.compile(r" - at `(?P<path>[^`]*)`$")
 
 
 class Reply(NamedTuple):
@@ -58,7 +56,7 @@ class Body(Generic[T]):
             if self.msgpack and _essence(content_type) == MSGPACK:
                 return self._msgpack(body)
         except msgspec.ValidationError as error:
-            raise _invalid(str(error)) from None
+            raise invalid(error) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(f"The body can not be read: {_sentence(str(error))}") from None
         spoken = f"{JSON} or {MSGPACK}" if self.msgpack else JSON
@@ -109,14 +107,6 @@ def actor(request: web.Request) -> str:
 
 def _essence(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
-
-
-def _invalid(message: str) -> InvalidInput:
-    found = _at.search(message)
-    path = found["path"].removeprefix("$").removeprefix(".") if found else ""
-    detail = message[: found.start()] if found else message
-    where = f"{path}: {detail}." if path else f"{detail}."
-    return InvalidInput(where, [FieldError(path, detail)])
 
 
 def _sentence(text: str) -> str:
