@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import sys
 import time
@@ -14,12 +13,11 @@ from typing import Annotated
 
 import msgspec
 import typer
-import uvloop
 from rich.console import Console
 
 from bandit_serve.demo.closing import print_closing
 from bandit_serve.demo.display import Display, Silence
-from bandit_serve.demo.interruption import Interrupted, interruptible
+from bandit_serve.demo.interruption import Interrupted, Interruptible
 from bandit_serve.demo.lines import Lines
 from bandit_serve.demo.play import play
 from bandit_serve.demo.recommender import Recommender, train_all
@@ -33,10 +31,10 @@ from bandit_serve.training.visits import visits as visits_of
 
 HELD_OUT = 0.3
 SPLIT_SEED = 0
+"""One split for every run: `--seed` changes the luck of the visits, not how much better one arm is."""
 VISITS = 40_000
 FEWEST_VISITS = 10_000
 TRAFFIC_UNTIL_S = 90.0
-"""Without `--visits`, a machine that is not through with VISITS by then stops at FEWEST_VISITS or more."""
 
 
 def demo(
@@ -69,14 +67,14 @@ def demo(
     started_s = time.monotonic()
 
     def enough(sent: int) -> bool:
-        return visits is None and sent >= FEWEST_VISITS and time.monotonic() - started_s > TRAFFIC_UNTIL_S
+        return visits is None and _enough(sent, time.monotonic() - started_s)
 
     if load_settings({"store": store}).store is None:
         find_server()
     console = Console(highlight=False)
     display: Display = Silence() if as_json else Screen(console) if console.is_terminal else Lines()
     try:
-        with interruptible(), _folder(data) as folder, ExitStack() as running:
+        with Interruptible() as interruptible, _folder(data) as folder, ExitStack() as running:
             with display:
                 source = _find(ratings, offline, display)
                 train, held_out = holdout(source.ratings.users, HELD_OUT, SPLIT_SEED)
@@ -88,8 +86,7 @@ def demo(
                 playing = play(
                     service.url, source, recommenders, planned, display, seed=seed, enough=enough, keep=keep
                 )
-                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                    summary = runner.run(playing)
+                summary = interruptible.run(playing)
             if as_json:
                 print(msgspec.json.format(msgspec.json.encode(summary), indent=2).decode(), flush=True)
             else:
@@ -101,13 +98,18 @@ def demo(
         raise typer.Exit(128 + interruption.number) from None
 
 
+def _enough(sent: int, elapsed_s: float) -> bool:
+    """Whether a machine that is too slow for VISITS in two minutes may stop."""
+    return sent >= FEWEST_VISITS and elapsed_s > TRAFFIC_UNTIL_S
+
+
 def _find(path: str | None, offline: bool, display: Display) -> Source:
     display.busy("looking for ratings")
     source = find_ratings(path, offline=offline)
     counts = f"{len(source.ratings):,} ratings, {source.n_users:,} users, {source.n_items:,} items"
     display.done(f"Data: {source.name} ({counts})")
     if source.why is not None:
-        display.done(f"Not the MovieLens small set ({source.why}); --ratings FILE takes a file of yours")
+        display.done(f"Not MovieLens, as {source.why}; --ratings FILE takes a file of yours")
     return source
 
 

@@ -18,6 +18,7 @@ VALID = (
 
 
 def print_closing(console: Console, summary: Summary) -> None:
+    console.print()
     console.print(_table(summary))
     console.print()
     console.print(Text(winner_sentence(summary), style="bold"))

@@ -11,6 +11,7 @@ import os
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 import zipfile
 import zlib
@@ -36,7 +37,7 @@ def cached_ratings() -> Path:
 def download_ratings(url: str = URL, *, deadline_s: float = DEADLINE_S) -> Path:
     """Downloads the set and keeps its `ratings.csv`, whole or not at all; returns the path.
 
-    Raises `Unavailable` when that can not be done within `deadline_s`, whatever the reason.
+    Raises `Unavailable`, which says why as a clause, when that can not be done within `deadline_s`.
     """
     outcome: list[Path | str] = []
 
@@ -44,7 +45,7 @@ def download_ratings(url: str = URL, *, deadline_s: float = DEADLINE_S) -> Path:
         try:
             outcome.append(_keep(_ratings_in(_content(url, time.monotonic() + deadline_s))))
         except _TROUBLE as error:
-            outcome.append(str(error) or type(error).__name__)
+            outcome.append(_why(error))
 
     # A name that does not resolve can hold a thread for longer than any socket's time-out.
     thread = threading.Thread(target=fetch, name="movielens", daemon=True)
@@ -53,7 +54,7 @@ def download_ratings(url: str = URL, *, deadline_s: float = DEADLINE_S) -> Path:
     found = outcome[0] if outcome else "no answer in time"
     if isinstance(found, Path):
         return found
-    raise Unavailable(f"The MovieLens small set can not be downloaded: {found}.")
+    raise Unavailable(f"it can not be downloaded ({found})")
 
 
 _TROUBLE = (
@@ -65,6 +66,11 @@ _TROUBLE = (
     zlib.error,
     http.client.HTTPException,
 )
+
+
+def _why(error: Exception) -> str:
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    return (isinstance(reason, OSError) and reason.strerror) or str(reason) or type(reason).__name__
 
 
 def _content(url: str, until_s: float) -> bytes:

@@ -57,7 +57,9 @@ def _traffic(moment: Moment) -> RenderableType:
     tally = moment.tally
     line = Table.grid(padding=(0, 2))
     line.add_row(
-        ProgressBar(tally.planned, tally.done, width=TRAFFIC_BAR_WIDTH),
+        ProgressBar(
+            tally.planned, tally.done, width=TRAFFIC_BAR_WIDTH, complete_style="cyan", finished_style="cyan"
+        ),
         f"{tally.done:,} visits",
         f"{moment.requests_per_second:,.0f} requests/s",
     )

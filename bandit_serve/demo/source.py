@@ -47,11 +47,13 @@ def find_ratings(path: str | None, *, offline: bool) -> Source:
         except (InvalidInput, OSError):
             cached.unlink(missing_ok=True)
     if offline:
-        return _made_up("--offline: nothing is downloaded")
+        return _made_up("nothing is downloaded with --offline")
     try:
         found = read_ratings(movielens.download_ratings())
-    except (Unavailable, InvalidInput) as error:
-        return _made_up(str(error).removesuffix("."))
+    except Unavailable as error:
+        return _made_up(str(error))
+    except InvalidInput as error:
+        return _made_up(f"what was downloaded is not a ratings file ({error})")
     return Source("movielens", "MovieLens small set (downloaded from grouplens.org)", found)
 
 
