@@ -194,7 +194,7 @@ def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="salt"):
         Rendezvous(b"short", ["a"])
     with pytest.raises(ValueError, match="dtype"):
-        rendezvous.arm(1, np.ones(2, np.float32))  # type: ignore[arg-type]
+        rendezvous.arm(1, np.ones(2, np.float32))
 
 
 def test_read_only_arrays_work() -> None:

@@ -39,7 +39,8 @@ def test_exposures_come_off_the_wire_as_they_went() -> None:
 
 def test_rewards_are_rows_of_a_fixed_layout() -> None:
     assert REWARD.itemsize == 56
-    layout = {name: (REWARD.fields[name][0].str, REWARD.fields[name][1]) for name in REWARD.names or ()}
+    assert REWARD.fields is not None
+    layout = {name: (field[0].str, field[1]) for name, field in REWARD.fields.items()}
     assert layout == {
         "incarnation": ("<u8", 0),
         "counter": ("<u8", 8),

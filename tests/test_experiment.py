@@ -275,8 +275,18 @@ METRICS = [
     Metric("m", "count"),
     Metric("m", "continuous"),
 ]
-FINE = {"binary": [0, 1], "bounded": [-1, 0.3, 2], "count": [0, 7, 1e15], "continuous": [-1e79, 0, 3.25]}
-WRONG = {"binary": [0.5, 2, -1], "bounded": [-1.1, 2.1], "count": [-1, 0.5], "continuous": []}
+FINE: dict[str, list[float]] = {
+    "binary": [0, 1],
+    "bounded": [-1, 0.3, 2],
+    "count": [0, 7, 1e15],
+    "continuous": [-1e79, 0, 3.25],
+}
+WRONG: dict[str, list[float]] = {
+    "binary": [0.5, 2, -1],
+    "bounded": [-1.1, 2.1],
+    "count": [-1, 0.5],
+    "continuous": [],
+}
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.kind)

@@ -23,6 +23,7 @@ from bandit_serve.log.results_log import RESULTS_FOLD, ResultsLog
 from bandit_serve.log.tail import POLICY_FOLD, REGISTRY_FOLD, Tail
 from bandit_serve.models.registry import Version
 from bandit_serve.replica import Replica
+from bandit_serve.server.ending import end
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Snapshot, Store
@@ -77,9 +78,7 @@ class Worker:
         return task
 
     async def die(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         await self.store.close()
 
     async def create(self, made: Experiment, **fields: Any) -> LiveExperiment:
@@ -296,7 +295,7 @@ def test_one_worker_keeps_house_and_another_takes_over_when_it_dies(
         second.run(second.keeper.run())
         await eventually(lambda: rounds[1] >= 20)
         assert rounds[2] == 0
-        task.cancel()
+        await end([task])
         await eventually(lambda: rounds[2] >= 1)
 
     with_workers(server, scenario, n=2)

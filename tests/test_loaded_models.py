@@ -11,6 +11,7 @@ import pytest
 from bandit_serve.errors import BanditServeError, Conflict
 from bandit_serve.models import loaded as module
 from bandit_serve.models.artifact import ArtifactStore
+from bandit_serve.models.family import load_model
 from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.popularity import Popularity
 from bandit_serve.models.registry import MOVES, SERVABLE, Version, VersionStatus
@@ -30,7 +31,7 @@ class Shelf:
             model.save(path)
             sha256, _ = self.artifacts.put(path)
             self.versions.append(version(f"v{i}", sha256))
-        self.size = module.load_model(self.artifacts.open(self.versions[-1].sha256)).nbytes
+        self.size = load_model(self.artifacts.open(self.versions[-1].sha256)).nbytes
 
     def models(self, room: float) -> LoadedModels:
         """With room for so many of the models that are not live."""
@@ -96,7 +97,7 @@ def test_a_model_is_served_even_when_it_alone_is_over_the_bound(shelf: Shelf) ->
 
 def test_those_who_ask_together_wait_for_one_load(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = []
-    real = module.load_model
+    real = load_model
 
     def counted(artifact: object) -> object:
         loads.append(artifact)

@@ -94,7 +94,7 @@ def test_each_waiter_gets_its_own_verdicts(server: ThrowawayStore) -> None:
             appender.append(rewards([2, 6], times_ms=[late, now_ms])),
             appender.append(rewards([6], times_ms=now_ms)),
         )
-        assert found == [b"a", b"add", b"la", b"d"]
+        assert list(found) == [b"a", b"add", b"la", b"d"]
 
     on(server, scenario)
 
@@ -212,7 +212,7 @@ def test_over_the_bound_it_says_so_and_takes_no_more(
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
             await appender.append(rewards([11], times_ms=now_ms))
-        assert await asyncio.gather(first, waiting) == [b"a", b"a" * 10]
+        assert list(await asyncio.gather(first, waiting)) == [b"a", b"a" * 10]
         assert await appender.append(rewards([11], times_ms=now_ms)) == b"a"
 
     on(server, scenario)
@@ -236,7 +236,7 @@ def test_a_caller_that_leaves_takes_nothing_from_the_others(server: ThrowawaySto
         stays = asyncio.create_task(appender.append(rewards([2], times_ms=now_ms)))
         await asyncio.sleep(0)
         leaves.cancel()
-        assert await asyncio.gather(first, stays) == [b"a", b"a"]
+        assert list(await asyncio.gather(first, stays)) == [b"a", b"a"]
         assert await appender.append(rewards([1], times_ms=now_ms)) == b"d"
 
     on(server, scenario)

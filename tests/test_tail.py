@@ -18,6 +18,7 @@ from bandit_serve.log.changes import Changes
 from bandit_serve.log.tail import POLICY_FOLD, Tail
 from bandit_serve.models.registry import ANNOUNCED, ExperimentAnnounced
 from bandit_serve.replica import Replica
+from bandit_serve.server.ending import end
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Snapshot, Store
@@ -44,8 +45,7 @@ class Reader:
 
     async def rest(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end([self._task])
             self._task = None
 
     async def close(self) -> None:

@@ -31,6 +31,7 @@ from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.top_k_cache import TopKCache
 from bandit_serve.replica import Replica
 from bandit_serve.rewards.rewards import Rewards
+from bandit_serve.server.ending import end
 from bandit_serve.server.metrics import Counters
 from bandit_serve.settings import Settings
 from bandit_serve.store.keys import COMMON
@@ -128,8 +129,7 @@ class Service:
             log.warning("left without the last flush: %s", error)
         for task in self._tasks:
             task.remove_done_callback(_report_death)
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         await self.store.close()
 
     def publish_counters(self) -> None:

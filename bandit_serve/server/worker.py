@@ -20,6 +20,7 @@ from aiohttp import web
 from bandit_serve.errors import StoreRefused, StoreUnavailable
 from bandit_serve.parent import end_with_parent
 from bandit_serve.server.app import ROUTE_LABELS, make_app
+from bandit_serve.server.ending import end
 from bandit_serve.server.lane import Lane, LaneProtocol
 from bandit_serve.server.metrics import Counters
 from bandit_serve.server.service import Service
@@ -91,7 +92,7 @@ class Worker:
             self._tell(READY)
             await stopping
         await self._leave(runner, server, connect)
-        loading.cancel()
+        await end([loading])
 
     def _protocol_factory(self, runner: web.AppRunner, lane: Lane) -> ProtocolFactory:
         """Connections with a lane; without one where every request is to be in the access log."""
