@@ -60,12 +60,13 @@ class ThrowawayService:
 
     def _read(self, process: subprocess.Popen[str], ready: threading.Event) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self.output.append(line)
-            found = READY.match(line)
-            if found:
-                self.url = found[1]
-                ready.set()
+        with process.stdout:
+            for line in process.stdout:
+                self.output.append(line)
+                found = READY.match(line)
+                if found:
+                    self.url = found[1]
+                    ready.set()
         ready.set()
 
     @property
@@ -130,8 +131,6 @@ class ThrowawayService:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
 
 
 def clean_environment() -> dict[str, str]:

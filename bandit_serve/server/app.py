@@ -341,7 +341,7 @@ def _shared(
             response = await handler(request)
         except Exception as error:
             response = problem_response(error)
-        if service.draining or response.status in BODY_ABANDONED:
+        if service.draining or response.status in BODY_ABANDONED or request.content.exception() is not None:
             response.force_close()
         label = labels.get(request.match_info.route, UNMATCHED)
         counters.request(label, response.status, time.perf_counter() - started)
