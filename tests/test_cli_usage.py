@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -122,4 +123,8 @@ def test_ctrl_c_leaves_quietly(tmp_path: Path) -> None:
 
 def _waits(pid: int) -> bool:
     """Whether the process has an event loop."""
-    return any("eventpoll" in str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir())
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            if "eventpoll" in str(fd.readlink()):
+                return True
+    return False
