@@ -17,10 +17,10 @@ from bandit_serve.names import Name
 MAX_ARMS = 1_000
 MAX_METRICS = 32
 MAX_SAMPLES = 2**53
-# Rewards stay within ± this, so that their squares times any count stay finite.
-LARGEST_VALUE = 1e80
 MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
+# What policies and results can square and sum without an overflow; `policies` has the same bound.
+LARGEST_VALUE = 1e80
 
 Unit = Literal["user", "request"]
 MetricKind = Literal["binary", "bounded", "count", "continuous"]
@@ -54,9 +54,7 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True):
 
     def refuses(self, value: float) -> str | None:
         """Why `value` can not be a reward of this metric, or None when it can."""
-        if not math.isfinite(value):
-            return "expected a finite number"
-        if abs(value) > LARGEST_VALUE:
+        if not -LARGEST_VALUE <= value <= LARGEST_VALUE:
             return f"expected a number within ±{LARGEST_VALUE:g}"
         if self.kind == "binary" and value not in (0.0, 1.0):
             return f"{self.name} is binary: expected 0 or 1"
@@ -80,8 +78,8 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True):
             return value
         if self.kind not in ("binary", "bounded"):
             return -value
-        mirrored = (self.floor + self.ceiling) - value
-        return min(max(mirrored, self.floor), self.ceiling)
+        # The difference may be rounded past a bound, where the policy would refuse it.
+        return min(max((self.floor + self.ceiling) - value, self.floor), self.ceiling)
 
 
 class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -212,7 +210,7 @@ def validated(experiment: Experiment) -> Experiment:
             )
             raise InvalidInput(f"attribution.missing: {detail}.", [FieldError("attribution.missing", detail)])
         missing = "ignore"
-    if missing == "zero" and objective.kind == "bounded" and not objective.floor <= 0.0 <= objective.ceiling:
+    if missing == "zero" and objective.refuses(0.0) is not None:
         detail = f'expected "ignore": 0 is outside the range of {objective.name}'
         raise InvalidInput(f"attribution.missing: {detail}.", [FieldError("attribution.missing", detail)])
     return msgspec.structs.replace(
@@ -240,7 +238,7 @@ def _metric_errors(experiment: Experiment) -> list[FieldError]:
     metrics = experiment.metrics
     errors = _repeated("metrics", [metric.name for metric in metrics])
     roles = [metric.role for metric in metrics]
-    if roles.count("objective") > 1 or not {"objective", None} & set(roles):
+    if roles.count("objective") > 1 or ("objective" not in roles and None not in roles):
         errors.append(FieldError("metrics", 'expected one metric with the role "objective"'))
     for i, metric in enumerate(metrics):
         at = f"metrics[{i}]"
@@ -257,10 +255,11 @@ def _metric_errors(experiment: Experiment) -> list[FieldError]:
 
 
 def _with_roles(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
+    """The first metric without a role is the objective, unless another is."""
     roles = [metric.role for metric in metrics]
-    first = -1 if "objective" in roles else roles.index(None)
+    objective = roles.index("objective") if "objective" in roles else roles.index(None)
     return tuple(
-        msgspec.structs.replace(metric, role=metric.role or ("objective" if i == first else "secondary"))
+        msgspec.structs.replace(metric, role="objective" if i == objective else metric.role or "secondary")
         for i, metric in enumerate(metrics)
     )
 

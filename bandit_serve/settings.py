@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 
 from bandit_serve.durations import DURATION_PATTERN, parse_duration_ms
 from bandit_serve.errors import UsageError
+from bandit_serve.validation import field_error
 
 PREFIX = "BANDIT_SERVE_"
 Duration = Annotated[str, Meta(pattern=DURATION_PATTERN)]
@@ -28,8 +29,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     data: str = "bandit-serve-data"
     insecure: bool = False
     access_log: bool = False
-    log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
-    namespace: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{1,64}$")] = "bandit_serve"
+    log_level: Annotated[str, Meta(pattern=r"^(debug|info|warning|error)(?!\n)$")] = "info"
+    namespace: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}(?!\n)$")] = "bandit_serve"
     store_timeout: Duration = "1s"
     body_timeout: Duration = "10s"
     max_body: Annotated[int, Meta(ge=1_024)] = 16 * 2**20
@@ -68,7 +69,15 @@ def load_settings(
     try:
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise UsageError(f"A setting is wrong: {error}.") from None
+        raise _wrong_setting(error) from None
+
+
+def _wrong_setting(error: msgspec.ValidationError) -> UsageError:
+    field = field_error(error)
+    if not field.at:
+        return UsageError(f"The config file is wrong: {field.detail}.", [field])
+    spellings = f"--{field.at.replace('_', '-')}, {PREFIX}{field.at.upper()} or {field.at} in the config file"
+    return UsageError(f"The setting {field.at} is wrong: {field.detail} ({spellings}).", [field])
 
 
 def _read_config(path: str) -> dict[str, Any]:
@@ -77,5 +86,5 @@ def _read_config(path: str) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise UsageError(f"The config file {path} can not be read: {error.strerror}.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"The config file {path} is not TOML: {error}.") from None

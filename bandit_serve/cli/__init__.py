@@ -1,5 +1,16 @@
 """The command line: one file a command; errors become one sentence and an exit status."""
 
-from bandit_serve.cli.main import main
+import sys
+
+
+def main() -> None:
+    """Runs the command that the arguments name. Ctrl-C is quiet even while the modules are loading."""
+    try:
+        from bandit_serve.cli.main import run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
 
 __all__ = ["main"]

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from bandit_serve import __version__
-from bandit_serve.cli import serve
-from bandit_serve.errors import BanditServeError, UsageError
+from bandit_serve.cli import demo, doctor, experiments, models, not_built, replay, serve
+from bandit_serve.errors import BanditServeError, InvalidInput, NotBuilt, UsageError
 
 app = typer.Typer(
     name="bandit-serve",
@@ -20,6 +21,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(serve.serve)
+app.command()(demo.demo)
+app.add_typer(models.app, name="models")
+app.add_typer(experiments.app, name="experiments")
+app.command("replay")(replay.replay_all)
+app.command("doctor")(doctor.doctor)
+not_built.add_to(app)
 
 
 def _version(wanted: bool) -> None:
@@ -37,10 +44,21 @@ def _options(
     pass
 
 
-def main() -> None:
+def run() -> None:
     """Exit status: 0 done, 1 failed, 2 wrong usage."""
     try:
-        app()
+        app(prog_name="bandit-serve")
     except BanditServeError as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {error}", markup=True)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        _print_error(error)
+        sys.exit(2 if isinstance(error, UsageError | NotBuilt) else 1)
+
+
+def _print_error(error: BanditServeError) -> None:
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console.print(Text.assemble(("error:", "red"), f" {error}"))
+    fields = error.errors if isinstance(error, InvalidInput) else ()
+    if len(fields) > 1 or (fields and fields[0].detail not in str(error)):
+        for field in fields:
+            console.print(f"  {field.at}: {field.detail}" if field.at else f"  {field.detail}")
+    for note in getattr(error, "__notes__", ()):
+        console.print(note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
 from typing import Any
 
 from msgspec import UNSET
@@ -12,6 +13,7 @@ from bandit_serve.decisions.messages import (
     Decided,
     DecidedColumns,
     DecideRequest,
+    ModelName,
     Predicted,
     PredictRequest,
     Scored,
@@ -89,26 +91,36 @@ class Decisions:
         tokens, arms, propensities = decider.decide_columns(units, self.keyring, _now_ms())
         return DecidedColumns(tokens, arms, propensities, decider.arm_names)
 
-    async def predict(self, experiment: str, request: PredictRequest) -> Predicted:
-        """Waits only for a model that is not in memory yet, and for top-k."""
+    def predict(self, experiment: str, request: PredictRequest) -> Predicted | Awaitable[Predicted]:
+        """A decision and its arm's prediction; to be awaited for top-k, and for a model that is not in memory yet.
+
+        The arm is drawn once, before any waiting: its propensity is that of the answer.
+        """
         decider = self.decider(experiment)
         if request.context:
             _refuse_context()
         check_score_request(request)
+        if None in decider.models:
+            arm = decider.arm_names[decider.models.index(None)]
+            raise Conflict(f"The arm {arm!r} of {experiment!r} has no model to predict with; use decide.")
         unit = request.user_id if request.unit is None else request.unit
         choice = decider.choose(unit, request.eligible)
         reference = decider.models[choice.arm]
-        if reference is None:
-            arm = decider.arm_names[choice.arm]
-            raise Conflict(f"The arm {arm!r} of {experiment!r} has no model to predict with; use decide.")
+        assert reference is not None
         model = self._models.get(reference.id, reference.version)
-        if model is None:
-            model = await self._models.load(self._replica.registry.version(reference.id, reference.version))
+        if model is None or request.k is not None:
+            return self._predict_later(decider, choice, reference, request)
+        return self._predicted(experiment, decider, choice, self._scores(model, request))
+
+    async def _predict_later(
+        self, decider: Decider, choice: Choice, reference: ModelName, request: PredictRequest
+    ) -> Predicted:
+        model = await self._models.load(self._replica.registry.version(reference.id, reference.version))
         if request.k is None:
-            scores, _ = self._scores(model, request), False
+            scores = self._scores(model, request)
         else:
             scores, _ = await self._top(model, reference.id, reference.version, request)
-        return self._predicted(experiment, decider, choice, scores)
+        return self._predicted(decider.live.experiment.id, decider, choice, scores)
 
     def _predicted(
         self, experiment: str, decider: Decider, choice: Choice, scores: dict[str, Any]

@@ -11,7 +11,7 @@ from bandit_serve.live import LiveExperiment
 from bandit_serve.models.registry import Registry
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.offset import Offset
+from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -38,14 +38,17 @@ class Tail:
 
     async def load(self) -> None:
         """Restores the newest snapshots and applies what came after them, up to now."""
-        snapshot = await self._store.read_snapshot(COMMON, REGISTRY_FOLD)
-        if snapshot is not None:
-            self._replica.restore_registry(Registry.from_state(snapshot.offset, snapshot.state))
-        await self._read_to_end(COMMON)
+        await self.load_registry()
         for name in list(self._replica.registry.experiments):
             await self._restore(name)
             await self._read_to_end(name)
         self.available = True
+
+    async def load_registry(self) -> None:
+        snapshot = await self._store.read_snapshot(COMMON, REGISTRY_FOLD)
+        if snapshot is not None:
+            self._replica.restore_registry(Registry.from_state(snapshot.offset, snapshot.state))
+        await self._read_to_end(COMMON)
 
     async def run(self) -> None:
         """Follows the logs until cancelled; while the store is away it keeps trying."""
@@ -119,8 +122,7 @@ class Tail:
                 await self.catch_up(name)
 
     def _has(self, owner: str, offset: Offset) -> bool:
-        position = self._replica.positions.get(owner)
-        return position is not None and position >= offset
+        return self._replica.positions.get(owner, START) >= offset
 
     def _wake(self) -> None:
         for item in list(self._waiting):

@@ -211,9 +211,12 @@ class Registry:
     def promote(
         self, model: str, version: str, *, now_ms: int, who: str, reason: str | None, because: str
     ) -> ModelChanged:
-        """What a won experiment asks for; nothing but a note where the version is in production already."""
+        """What a won experiment asks for.
+
+        Nothing but a note where the version is in production already, or can not serve any more.
+        """
         subject = self.version(model, version)
-        if subject.status == "production":
+        if subject.status == "production" or subject.status not in SERVABLE:
             found = self.models[model]
             return ModelChanged(model, (), found.production, found.former, "promote", who, because)
         return self._promotion(subject, "promote", now_ms, who, reason, because)

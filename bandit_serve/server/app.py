@@ -25,29 +25,26 @@ from bandit_serve.rewards.messages import RewardsReport, RewardsRequest
 from bandit_serve.server.handlers.decisions import DecisionHandlers
 from bandit_serve.server.handlers.experiments import (
     ExperimentHandlers,
-    ExperimentList,
-    ExperimentView,
-    History,
     ReasonRequest,
     StopRequest,
 )
 from bandit_serve.server.handlers.models import (
     Loaded,
     ModelHandlers,
-    ModelList,
-    ModelView,
     PatchRequest,
     RollbackRequest,
     StatusRequest,
     Upload,
-    VersionView,
 )
 from bandit_serve.server.handlers.operations import Health, OperationHandlers, Stats
 from bandit_serve.server.handlers.rewards import RewardHandlers
+from bandit_serve.server.lane import Endpoint, Lane
 from bandit_serve.server.openapi import document
 from bandit_serve.server.problems import problem_response
 from bandit_serve.server.route import EITHER, MULTIPART, Entries, Route
 from bandit_serve.server.service import Service
+from bandit_serve.server.wire import Reply, read_bytes
+from bandit_serve.views import ExperimentList, ExperimentView, History, ModelList, ModelView, VersionView
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -67,6 +64,7 @@ ROUTES: tuple[Route, ...] = (
         RewardsReport,
         media=EITHER,
         refuses=(404, 410),
+        hot=True,
     ),
     Route(
         "POST",
@@ -78,6 +76,7 @@ ROUTES: tuple[Route, ...] = (
         media=EITHER,
         optional=True,
         refuses=(409,),
+        hot=True,
     ),
     Route(
         "POST",
@@ -88,6 +87,7 @@ ROUTES: tuple[Route, ...] = (
         Predicted,
         media=EITHER,
         refuses=(409, 501),
+        hot=True,
     ),
     Route(
         "POST",
@@ -98,6 +98,7 @@ ROUTES: tuple[Route, ...] = (
         (Entries(Decided), DecidedColumns),
         media=EITHER,
         refuses=(409,),
+        hot=True,
     ),
     Route(
         "POST",
@@ -108,6 +109,7 @@ ROUTES: tuple[Route, ...] = (
         Entries(Predicted),
         media=EITHER,
         refuses=(409,),
+        hot=True,
     ),
     Route(
         "POST",
@@ -288,7 +290,8 @@ ROUTES: tuple[Route, ...] = (
 ROUTE_LABELS: tuple[str, ...] = (*(route.label for route in ROUTES), UNMATCHED)
 
 
-def make_app(service: Service) -> web.Application:
+def make_app(service: Service) -> tuple[web.Application, Lane]:
+    """The application, and the lane for those of its routes that are hot."""
     groups = {
         "decisions": DecisionHandlers(service),
         "rewards": RewardHandlers(service),
@@ -297,11 +300,29 @@ def make_app(service: Service) -> web.Application:
         "operations": OperationHandlers(service, document(ROUTES)),
     }
     labels: dict[web.AbstractRoute, str] = {}
+    lane = Lane(service)
     app = web.Application(middlewares=[_shared(service, labels)], client_max_size=service.settings.max_body)
     for route in ROUTES:
         group, name = route.handler.split(".")
-        labels[app.router.add_route(route.method, route.path, getattr(groups[group], name))] = route.label
-    return app
+        endpoint = getattr(groups[group], name)
+        if route.hot:
+            lane.add(route.path, route.label, endpoint)
+            endpoint = _ordinary(endpoint, service.settings.seconds("body_timeout"))
+        labels[app.router.add_route(route.method, route.path, endpoint)] = route.label
+    return app, lane
+
+
+def _ordinary(endpoint: Endpoint, timeout_s: float) -> Handler:
+    """A hot endpoint as a route like any other, for requests that the lane leaves alone."""
+
+    async def handle(request: web.Request) -> web.Response:
+        body = await read_bytes(request, timeout_s)
+        reply = endpoint(request.match_info.get("experiment", ""), request.headers, body)
+        if not isinstance(reply, Reply):
+            reply = await reply
+        return web.Response(body=reply.body, headers={"Content-Type": reply.content_type})
+
+    return handle
 
 
 def _shared(

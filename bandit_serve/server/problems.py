@@ -94,7 +94,8 @@ def _http_detail(error: web.HTTPException) -> str:
     return f"{error.reason}."
 
 
-def problem_response(error: Exception) -> web.Response:
+def problem_parts(error: Exception) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the answer that tells of an exception."""
     found = problem(error)
     headers = {"Content-Type": PROBLEM_TYPE}
     if isinstance(error, errors.Unavailable):
@@ -103,7 +104,12 @@ def problem_response(error: Exception) -> web.Response:
         headers["Retry-After"] = "1"
     if isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.allowed_methods))
-    return web.Response(status=found.status, body=msgspec.json.encode(found), headers=headers)
+    return found.status, headers, msgspec.json.encode(found)
+
+
+def problem_response(error: Exception) -> web.Response:
+    status, headers, body = problem_parts(error)
+    return web.Response(status=status, body=body, headers=headers)
 
 
 def as_entry(error: errors.BanditServeError) -> dict[str, Any]:

@@ -22,6 +22,8 @@ class Route(NamedTuple):
 
     `answers` is the type of the answer's body, or a tuple of alternatives; a `str` goes out as plain text.
     `refuses` are statuses beyond those that every route of its shape has; 412 says that it heeds `If-Match`.
+    A `hot` one is answered by the lane (`lane.py`) when the whole request is there: its handler is a function of the
+    name in the path, the headers and the body.
     """
 
     method: str
@@ -34,6 +36,7 @@ class Route(NamedTuple):
     optional: bool = False
     status: int = 200
     refuses: tuple[int, ...] = ()
+    hot: bool = False
 
     @property
     def label(self) -> str:

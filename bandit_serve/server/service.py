@@ -18,8 +18,12 @@ from bandit_serve.decisions.decisions import Decisions
 from bandit_serve.decisions.flush import Flusher
 from bandit_serve.decisions.refresh import Refresher
 from bandit_serve.errors import BanditServeError, StoreUnavailable
+from bandit_serve.experiment import Record
+from bandit_serve.log.census import WorkerCard
 from bandit_serve.log.changes import Changes
+from bandit_serve.log.experiment_changes import ExperimentChanges
 from bandit_serve.log.keeper import Keeper, load_keyring
+from bandit_serve.log.model_changes import ModelChanges
 from bandit_serve.log.results_log import ResultsLog
 from bandit_serve.log.tail import Tail
 from bandit_serve.models.artifact import ArtifactStore
@@ -27,8 +31,10 @@ from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.top_k_cache import TopKCache
 from bandit_serve.replica import Replica
 from bandit_serve.rewards.rewards import Rewards
+from bandit_serve.server.ending import end
 from bandit_serve.server.metrics import Counters
 from bandit_serve.settings import Settings
+from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -36,15 +42,6 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 3.0
 HEARTBEAT_LIFETIME_MS = 10_000
 KEYS_EVERY_S = 30.0
-
-
-class WorkerCard(msgspec.Struct, frozen=True):
-    """What a worker says of itself to the others."""
-
-    incarnation: int
-    pid: int
-    host: str
-    started_ms: int
 
 
 class Service:
@@ -66,12 +63,16 @@ class Service:
         self.results = ResultsLog(store)
         self.artifacts = ArtifactStore(settings.data_dir / "artifacts", max_bytes=settings.max_artifact)
         self.models = LoadedModels(self.artifacts, max_bytes=settings.model_memory)
+        parts = (store, self.replica, self.tail, self.changes, self.models)
+        self.experiment_changes = ExperimentChanges(*parts)
+        self.model_changes = ModelChanges(*parts)
         self.top_k = TopKCache(store, lifetime_s=settings.seconds("top_k_lifetime"))
         self.decisions: Decisions
         self.rewards: Rewards
         self.flusher: Flusher
         self._tasks: list[asyncio.Task[None]] = []
         self._answers: set[asyncio.Task[None]] = set()
+        self._records: dict[str, Record | None] = {}
 
     @property
     def degraded(self) -> bool:
@@ -86,7 +87,7 @@ class Service:
         self.rewards = Rewards(self.store, self.replica, self.tail, keyring)
         self.flusher = Flusher(self.store, self.decisions.deciders, self.incarnation)
         self._keep_live_models()
-        self.replica.on_change(lambda owner: self._keep_live_models())
+        self.replica.on_change(self._changed)
         await self._load_live_models()
         self.ready = True
 
@@ -128,8 +129,7 @@ class Service:
             log.warning("left without the last flush: %s", error)
         for task in self._tasks:
             task.remove_done_callback(_report_death)
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         await self.store.close()
 
     def publish_counters(self) -> None:
@@ -141,6 +141,13 @@ class Service:
         self.counters.set("top_k_hits", self.top_k.hits)
         self.counters.set("top_k_misses", self.top_k.misses)
         self.counters.set("store_away", float(self.degraded))
+
+    def _changed(self, owner: str) -> None:
+        """Rewards and exposures, which are most of a log, change no record and so nothing that is live."""
+        record = None if owner == COMMON else self.replica.experiments[owner].record
+        if record is None or self._records.get(owner) is not record:
+            self._records[owner] = record
+            self._keep_live_models()
 
     def _keep_live_models(self) -> None:
         live = [

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 from aiohttp import web
 
-from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
+from bandit_serve.errors import InvalidInput, TooLarge, UnsupportedMedia
+from bandit_serve.validation import invalid
 
 T = TypeVar("T")
 
 JSON, MSGPACK = "application/json", "application/msgpack"
 JSON_HEADERS = {"Content-Type": JSON}
-MSGPACK_HEADERS = {"Content-Type": MSGPACK}
 
 encode_json = msgspec.json.Encoder().encode
 encode_msgpack = msgspec.msgpack.Encoder().encode
 
-_at = re.compile(r" - at `(?P<path>[^`]*)`$")
+
+class Reply(NamedTuple):
+    """A 200 with its body."""
+
+    body: bytes
+    content_type: str
 
 
 class Body(Generic[T]):
@@ -38,8 +43,11 @@ class Body(Generic[T]):
 
     async def read(self, request: web.Request) -> T:
         """`InvalidInput` that names the field, `UnsupportedMedia`, `TooLarge`, or `TimeoutError`."""
-        body = await read_bytes(request, self._timeout_s)
-        content_type = request.headers.get("Content-Type", JSON)
+        return self.decode(request.headers, await read_bytes(request, self._timeout_s))
+
+    def decode(self, headers: Mapping[str, str], body: bytes) -> T:
+        """`InvalidInput` that names the field, or `UnsupportedMedia`."""
+        content_type = headers.get("Content-Type", JSON)
         if not body and self.optional:
             body, content_type = b"{}", JSON
         try:
@@ -48,7 +56,7 @@ class Body(Generic[T]):
             if self.msgpack and _essence(content_type) == MSGPACK:
                 return self._msgpack(body)
         except msgspec.ValidationError as error:
-            raise _invalid(str(error)) from None
+            raise invalid(error) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(f"The body can not be read: {_sentence(str(error))}") from None
         spoken = f"{JSON} or {MSGPACK}" if self.msgpack else JSON
@@ -71,17 +79,16 @@ def answer(request: web.Request, content: Any, status: int = 200, etag: int | No
     return web.Response(status=status, body=encode_json(content), headers=headers)
 
 
-def negotiated(request: web.Request, content: Any) -> web.Response:
+def negotiated(headers: Mapping[str, str], content: Any) -> Reply:
     """`content` in the form that `Accept` asks for; without a wish, in the form of the request."""
-    headers = request.headers
     accept = headers.get("Accept")
     if accept is None or accept == "*/*" or ("json" not in accept and "msgpack" not in accept):
         wanted = headers.get("Content-Type", JSON)
     else:
         wanted = accept
     if "msgpack" in wanted and not ("json" in wanted and wanted.index("json") < wanted.index("msgpack")):
-        return web.Response(body=encode_msgpack(content), headers=MSGPACK_HEADERS)
-    return web.Response(body=encode_json(content), headers=JSON_HEADERS)
+        return Reply(encode_msgpack(content), MSGPACK)
+    return Reply(encode_json(content), JSON)
 
 
 def revision(request: web.Request) -> int | None:
@@ -100,14 +107,6 @@ def actor(request: web.Request) -> str:
 
 def _essence(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
-
-
-def _invalid(message: str) -> InvalidInput:
-    found = _at.search(message)
-    path = found["path"].removeprefix("$").removeprefix(".") if found else ""
-    detail = message[: found.start()] if found else message
-    where = f"{path}: {detail}." if path else f"{detail}."
-    return InvalidInput(where, [FieldError(path, detail)])
 
 
 def _sentence(text: str) -> str:

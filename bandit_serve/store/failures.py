@@ -7,6 +7,7 @@ passes unchanged.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from types import TracebackType
@@ -39,20 +40,35 @@ TEMPORARY = re.compile(
 
 
 class translate_errors:
-    """Turns what redis-py raises in the block into errors of ours; usable around `await`s, holds no state."""
+    """Turns what redis-py raises in the block into errors of ours; usable around `await`s.
 
-    __slots__ = ()
+    A cancellation of the task that comes meanwhile ends the block in any case. redis-py sends with
+    `asyncio.wait_for`, which before Python 3.12 may swallow one, and then a task that was cancelled goes on.
+    """
+
+    __slots__ = ("_cancellations",)
 
     def __enter__(self) -> None:
-        return None
+        self._cancellations = _cancellations()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if (error is None or isinstance(error, Exception)) and _cancellations() > self._cancellations:
+            raise asyncio.CancelledError from error
         if isinstance(error, Exception):
             translated = translate(error)
             if translated is not None:
                 raise translated from error
+
+
+def _cancellations() -> int:
+    """How often the current task was told to end."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return 0
+    return 0 if task is None else task.cancelling()
 
 
 def translate(error: Exception) -> BanditServeError | None:

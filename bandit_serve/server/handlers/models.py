@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import BodyPartReader, web
 from msgspec import Meta, Struct
 
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
-from bandit_serve.models.family import load_model
-from bandit_serve.models.registry import RegisteredModel, Registry, Version, VersionStatus
-from bandit_serve.names import NAME_PATTERN, Name, is_name
+from bandit_serve.log.model_changes import StoredArtifact, require_name, take_in
+from bandit_serve.models.registry import VersionStatus
+from bandit_serve.names import Name
 from bandit_serve.server.service import Service
-from bandit_serve.server.times import rfc3339
 from bandit_serve.server.wire import Body, actor, answer
-from bandit_serve.store.keys import COMMON
+from bandit_serve.views import ModelList, model_summary, model_view, version_view
 
 MAX_METADATA_BYTES = 65_536
 CHUNK_BYTES = 2**20
@@ -55,193 +54,75 @@ class PatchRequest(Struct, frozen=True, forbid_unknown_fields=True):
     metadata: dict[str, Any] = {}
 
 
-class VersionView(Struct, frozen=True):
-    model: str
-    version: str
-    status: VersionStatus
-    family: str
-    sha256: str
-    size: int
-    created_at: str
-    updated_at: str
-    metrics: dict[str, float]
-    metadata: dict[str, Any]
-    reason: str | None
-
-
-class ModelHistoryView(Struct, frozen=True):
-    at: str
-    who: str
-    what: str
-    version: str
-    status: VersionStatus
-    reason: str | None
-
-
-class ModelView(Struct, frozen=True):
-    model: str
-    production: str | None
-    versions: list[VersionView]
-    history: list[ModelHistoryView]
-
-
-class ModelSummary(Struct, frozen=True):
-    model: str
-    production: str | None
-    versions: list[str]
-
-
-class ModelList(Struct, frozen=True):
-    models: list[ModelSummary]
-
-
-class StoredArtifact(NamedTuple):
-    sha256: str
-    size: int
-    family: str
-
-
 class Loaded(Struct, frozen=True):
     model: str
     version: str
     loaded: bool
 
 
-def version_view(version: Version) -> VersionView:
-    return VersionView(
-        model=version.model,
-        version=version.version,
-        status=version.status,
-        family=version.family,
-        sha256=version.sha256,
-        size=version.size,
-        created_at=rfc3339(version.created_ms),
-        updated_at=rfc3339(version.updated_ms),
-        metrics=version.metrics,
-        metadata=version.metadata,
-        reason=version.reason,
-    )
-
-
-def model_view(model: RegisteredModel) -> ModelView:
-    return ModelView(
-        model=model.name,
-        production=model.production,
-        versions=[version_view(version) for version in model.versions.values()],
-        history=[
-            ModelHistoryView(rfc3339(e.at_ms), e.who, e.what, e.version, e.status, e.reason)
-            for e in model.history
-        ],
-    )
-
-
 class ModelHandlers:
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._changes = service.model_changes
         self._timeout_s = timeout_s = service.settings.seconds("body_timeout")
         self._status = Body(StatusRequest, timeout_s=timeout_s)
         self._rollback = Body(RollbackRequest, timeout_s=timeout_s, optional=True)
         self._patch = Body(PatchRequest, timeout_s=timeout_s)
 
     async def list_all(self, request: web.Request) -> web.Response:
-        registry = await self._registry()
-        models = [
-            ModelSummary(name, model.production, list(model.versions))
-            for name, model in sorted(registry.models.items())
-        ]
-        return answer(request, ModelList(models))
+        registry = await self._changes.known()
+        return answer(
+            request, ModelList([model_summary(model) for _, model in sorted(registry.models.items())])
+        )
 
     async def show(self, request: web.Request) -> web.Response:
-        registry = await self._registry()
+        registry = await self._changes.known()
         return answer(request, model_view(registry.model(request.match_info["model"])))
 
     async def show_version(self, request: web.Request) -> web.Response:
-        registry = await self._registry()
-        found = registry.version(request.match_info["model"], request.match_info["version"])
-        return answer(request, version_view(found))
+        registry = await self._changes.known()
+        return answer(request, version_view(registry.version(*_reference(request))))
 
     async def register(self, request: web.Request) -> web.Response:
         """Takes the artifact in, checks that it is a model, and only then registers it."""
         model = request.match_info["model"]
-        if not is_name(model):
-            detail = f"expected a name that matches {NAME_PATTERN}"
-            raise InvalidInput(f"model: {detail}.", [FieldError("model", detail)])
+        require_name("model", model)
         metadata, stored = await self._read_upload(request)
-        now_ms = await self._service.store.time_ms()
-
-        def decide(registry: Registry) -> Any:
-            version = Version(
-                model=model,
-                version=metadata.version or registry.next_version(model),
-                status=metadata.status,
-                sha256=stored.sha256,
-                size=stored.size,
-                family=stored.family,
-                created_ms=now_ms,
-                updated_ms=now_ms,
-                metrics=metadata.metrics,
-                metadata=metadata.metadata,
-            )
-            return registry.register(version, actor(request))
-
-        change = await self._service.changes.models(decide)
-        assert change is not None
-        return answer(request, version_view(change.versions[0]), status=201)
+        version = await self._changes.register(
+            model,
+            stored,
+            actor(request),
+            version=metadata.version,
+            status=metadata.status,
+            metrics=metadata.metrics,
+            metadata=metadata.metadata,
+        )
+        return answer(request, version_view(version), status=201)
 
     async def set_status(self, request: web.Request) -> web.Response:
         wish = await self._status.read(request)
-        model, version = request.match_info["model"], request.match_info["version"]
-        registry = await self._registry()
-        if wish.status == "production":
-            await self._service.models.load(registry.version(model, version))
-        now_ms = await self._service.store.time_ms()
-        await self._service.changes.models(
-            lambda registry: registry.move(
-                model, version, wish.status, now_ms=now_ms, who=actor(request), reason=wish.reason
-            )
+        version = await self._changes.set_status(
+            *_reference(request), wish.status, actor(request), reason=wish.reason
         )
-        return self._version(request)
+        return answer(request, version_view(version))
 
     async def rollback(self, request: web.Request) -> web.Response:
         wish = await self._rollback.read(request)
-        model = request.match_info["model"]
-        now_ms = await self._service.store.time_ms()
-        await self._service.changes.models(
-            lambda registry: registry.rollback(model, now_ms=now_ms, who=actor(request), reason=wish.reason)
-        )
-        return answer(request, model_view(self._service.replica.registry.model(model)))
+        model = await self._changes.rollback(request.match_info["model"], actor(request), reason=wish.reason)
+        return answer(request, model_view(model))
 
     async def patch(self, request: web.Request) -> web.Response:
         wish = await self._patch.read(request)
-        model, version = request.match_info["model"], request.match_info["version"]
-        now_ms = await self._service.store.time_ms()
-        await self._service.changes.models(
-            lambda registry: registry.patch(
-                model,
-                version,
-                metrics=wish.metrics,
-                metadata=wish.metadata,
-                now_ms=now_ms,
-                who=actor(request),
-            )
+        version = await self._changes.patch(
+            *_reference(request), actor(request), metrics=wish.metrics, metadata=wish.metadata
         )
-        return self._version(request)
+        return answer(request, version_view(version))
 
     async def load(self, request: web.Request) -> web.Response:
-        registry = await self._registry()
-        found = registry.version(request.match_info["model"], request.match_info["version"])
+        registry = await self._changes.known()
+        found = registry.version(*_reference(request))
         await self._service.models.load(found)
         return answer(request, Loaded(found.model, found.version, True))
-
-    async def _registry(self) -> Registry:
-        await self._service.tail.hear_news(COMMON)
-        return self._service.replica.registry
-
-    def _version(self, request: web.Request) -> web.Response:
-        found = self._service.replica.registry.version(
-            request.match_info["model"], request.match_info["version"]
-        )
-        return answer(request, version_view(found))
 
     async def _read_upload(self, request: web.Request) -> tuple[VersionMetadata, StoredArtifact]:
         """The parts `metadata` and `artifact`, in any order; the artifact goes to disk as it comes."""
@@ -283,7 +164,6 @@ class ModelHandlers:
     async def _store(self, part: BodyPartReader) -> StoredArtifact:
         """Checked as a model before it gets its name."""
         artifacts = self._service.artifacts
-        families: list[str] = []
         with tempfile.TemporaryFile(dir=artifacts.root) as spool:
             size = 0
             while chunk := await asyncio.wait_for(part.read_chunk(CHUNK_BYTES), self._timeout_s):
@@ -292,7 +172,8 @@ class ModelHandlers:
                     raise TooLarge(f"The artifact is larger than {artifacts.max_bytes} bytes.")
                 await asyncio.to_thread(spool.write, chunk)
             spool.seek(0)
-            sha256, size = await asyncio.to_thread(
-                artifacts.put, spool, check=lambda artifact: families.append(load_model(artifact).family)
-            )
-        return StoredArtifact(sha256, size, families[0])
+            return await take_in(artifacts, spool)
+
+
+def _reference(request: web.Request) -> tuple[str, str]:
+    return request.match_info["model"], request.match_info["version"]

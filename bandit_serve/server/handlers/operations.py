@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from typing import Any, Literal, get_args
 
-import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve import __version__
 from bandit_serve.errors import NotBuilt, Unavailable
 from bandit_serve.experiment import Status
+from bandit_serve.log.census import living
 from bandit_serve.rewards.messages import Verdict
 from bandit_serve.server.metrics import ServiceCollector, exposition
-from bandit_serve.server.service import Service, WorkerCard
-from bandit_serve.server.times import rfc3339
+from bandit_serve.server.service import Service
 from bandit_serve.server.wire import answer
+from bandit_serve.times import rfc3339
 
 
 class Health(Struct, frozen=True):
@@ -143,14 +143,10 @@ class OperationHandlers:
 
     async def _workers(self) -> list[WorkerView]:
         try:
-            cards = await self._service.store.workers()
+            workers = await living(self._service.store)
         except Unavailable:
-            cards = [msgspec.msgpack.encode(self._service.card)]
-        workers = [msgspec.msgpack.decode(card, type=WorkerCard) for card in cards]
-        return [
-            WorkerView(f"{w.incarnation:016x}", w.pid, w.host, rfc3339(w.started_ms))
-            for w in sorted(workers, key=lambda w: (w.started_ms, w.pid))
-        ]
+            workers = [self._service.card]
+        return [WorkerView(f"{w.incarnation:016x}", w.pid, w.host, rfc3339(w.started_ms)) for w in workers]
 
     async def _store(self) -> StoreView:
         try:

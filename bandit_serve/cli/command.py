@@ -1,0 +1,76 @@
+"""Commands that work on a store: the options that say which one, and the running of what they do."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any
+
+import typer
+
+from bandit_serve.cli.house import open_house, open_store, store_url
+from bandit_serve.settings import Settings, load_settings
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Reason = Annotated[str | None, typer.Option("--reason", help="Why, for the history.")]
+
+Work = Callable[..., Awaitable[None]]
+
+# By the names of the settings that they set.
+WHERE: dict[str, Any] = {
+    "store": Annotated[
+        str | None,
+        typer.Option(help="redis://, rediss:// or unix:// URL [the private server of the data directory]."),
+    ],
+    "data": Annotated[str | None, typer.Option(help="Data directory [bandit-serve-data].")],
+    "namespace": Annotated[str | None, typer.Option(help="Prefix of all keys in the store [bandit_serve].")],
+    "store_timeout": Annotated[str | None, typer.Option(help="Longest wait for the store [1s].")],
+    "max_artifact": Annotated[int | None, typer.Option(help="Largest artifact, in bytes [4294967296].")],
+}
+CONFIG = Annotated[str | None, typer.Option(help="Config file (TOML).")]
+
+
+def in_house(work: Work) -> Callable[..., None]:
+    """A command from `work(house, …)`: `house` is loaded and follows the logs."""
+
+    async def run(settings: Settings, url: str, arguments: dict[str, Any]) -> None:
+        async with open_house(settings, url) as house:
+            await work(house, **arguments)
+
+    return _command(work, run)
+
+
+def at_store(work: Work) -> Callable[..., None]:
+    """A command from `work(store, …)`: the store is checked, and nothing is read yet."""
+
+    async def run(settings: Settings, url: str, arguments: dict[str, Any]) -> None:
+        async with open_store(settings, url) as store:
+            await work(store, **arguments)
+
+    return _command(work, run)
+
+
+def _command(
+    work: Work, run: Callable[[Settings, str, dict[str, Any]], Coroutine[Any, Any, None]]
+) -> Callable[..., None]:
+    """`work` without its first parameter and with the options of `WHERE`."""
+
+    def command(config: str | None, **arguments: Any) -> None:
+        flags = {name: arguments.pop(name) for name in WHERE}
+        settings = load_settings(flags, config=config)
+        with store_url(settings) as url:
+            asyncio.run(run(settings, url, arguments))
+
+    own = list(inspect.signature(work, eval_str=True).parameters.values())[1:]
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in (*WHERE.items(), ("config", CONFIG))
+    ]
+    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    functools.update_wrapper(command, work, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
+    del command.__wrapped__  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in (*own, *options)}
+    return command

@@ -1,0 +1,112 @@
+"""What `doctor` looks at in the data directory, and whether experiments find there what they serve."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from bandit_serve.cli.checks import Check, Verdict
+from bandit_serve.errors import BanditServeError
+from bandit_serve.models.artifact import ArtifactStore
+from bandit_serve.models.family import load_model
+from bandit_serve.models.registry import SERVABLE, Registry, Version
+from bandit_serve.replica import Replica
+from bandit_serve.settings import Settings
+
+LITTLE, TOO_LITTLE = 2**30, 100 * 2**20
+GIB = 2**30
+
+
+def check_data_directory(settings: Settings) -> Check:
+    directory = settings.data_dir.absolute()
+    existing = _existing(directory)
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        detail = f"{directory} can not be written"
+        return Check("data", "problem", detail, "choose another with --data, or change its owner")
+    free = shutil.disk_usage(existing).free
+    detail = f"{directory}, {free / GIB:.1f} GiB free"
+    if free < LITTLE:
+        verdict: Verdict = "problem" if free < TOO_LITTLE else "warning"
+        return Check("data", verdict, detail, "free some space, or choose another directory with --data")
+    return Check("data", "ok", detail)
+
+
+def _existing(path: Path) -> Path:
+    """The directory itself, or the nearest above it that is there: it will be made."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def unusable_versions(settings: Settings, registry: Registry) -> dict[tuple[str, str], str]:
+    """What is wrong with each version whose artifact can not be loaded."""
+    wrong: dict[tuple[str, str], str] = {}
+    by_artifact: dict[str, str | None] = {}
+    root = settings.data_dir / "artifacts"
+    artifacts = ArtifactStore(root, max_bytes=settings.max_artifact) if root.is_dir() else None
+    for version in _versions(registry):
+        if version.sha256 not in by_artifact:
+            by_artifact[version.sha256] = _whats_wrong(artifacts, version.sha256)
+        found = by_artifact[version.sha256]
+        if found is not None:
+            wrong[version.model, version.version] = found
+    return wrong
+
+
+def _whats_wrong(artifacts: ArtifactStore | None, sha256: str) -> str | None:
+    if artifacts is None:
+        return "there is no directory artifacts"
+    try:
+        load_model(artifacts.open(sha256))
+    except BanditServeError as error:
+        return str(error).rstrip(".")
+    except OSError as error:
+        return f"the artifact can not be read: {error.strerror}"
+    return None
+
+
+def check_artifacts(registry: Registry, wrong: dict[tuple[str, str], str]) -> Iterator[Check]:
+    for version in _versions(registry):
+        detail = wrong.get((version.model, version.version))
+        if detail is not None:
+            serves = version.status in SERVABLE
+            advice = "copy its file to artifacts/ in the data directory, or register the model again"
+            about = f"{version.model} {version.version} ({version.status}): {detail}"
+            yield Check("artifacts", "problem" if serves else "warning", about, advice)
+    if not wrong:
+        count = sum(1 for _ in _versions(registry))
+        versions = "1 version has its" if count == 1 else f"{count} versions have their"
+        yield Check("artifacts", "ok", f"{versions} artifact, with the SHA-256 that was registered")
+
+
+def check_experiments(replica: Replica, wrong: dict[tuple[str, str], str]) -> Iterator[Check]:
+    taking = [
+        live for _, live in sorted(replica.experiments.items()) if live.record.status in ("running", "paused")
+    ]
+    well = True
+    for live in taking:
+        for arm in live.experiment.arms:
+            if arm.model is None or arm.version is None:
+                continue
+            version = replica.registry.version(arm.model, arm.version)
+            detail = wrong.get((arm.model, arm.version))
+            if version.status not in SERVABLE:
+                detail = f"{arm.model} {arm.version} is {version.status}"
+            if detail is not None:
+                well = False
+                about = (
+                    f"{live.experiment.id} is {live.record.status}, but its arm {arm.name} can not serve: "
+                )
+                advice = "repair the model, or stop the experiment"
+                yield Check("experiments", "problem", about + detail, advice)
+    if well:
+        yield Check(
+            "experiments", "ok", f"{len(replica.experiments)}, of which {len(taking)} running or paused"
+        )
+
+
+def _versions(registry: Registry) -> Iterator[Version]:
+    for _, model in sorted(registry.models.items()):
+        yield from model.versions.values()

@@ -1,0 +1,113 @@
+"""`bandit-serve doctor`: what is wrong with this set-up, and what to do."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+from msgspec import Struct
+from rich.text import Text
+
+from bandit_serve.cli.checks import Check, Verdict, check_installation, check_settings
+from bandit_serve.cli.command import AsJson
+from bandit_serve.cli.data_checks import (
+    check_artifacts,
+    check_data_directory,
+    check_experiments,
+    unusable_versions,
+)
+from bandit_serve.cli.house import place_of, store_url
+from bandit_serve.cli.output import print_json, print_table, say
+from bandit_serve.cli.store_checks import check_store, check_workers
+from bandit_serve.errors import BanditServeError
+from bandit_serve.log.tail import Tail
+from bandit_serve.replica import Replica
+from bandit_serve.settings import Settings, load_settings
+from bandit_serve.store.store import Store
+
+COLOURS: dict[Verdict, str] = {"ok": "green", "warning": "yellow", "problem": "red"}
+UNREACHABLE = "start the store, or name another with --store"
+
+
+class Examination(Struct, frozen=True):
+    ok: bool
+    checks: list[Check]
+
+
+def doctor(
+    host: Annotated[str | None, typer.Option(help="Address that serve would bind [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port that serve would bind [8000].")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes that serve would run [1].")] = None,
+    insecure: Annotated[bool | None, typer.Option("--insecure", help="As serve would take it.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="redis://, rediss:// or unix:// URL [the private server of the data directory]."),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Data directory [bandit-serve-data].")] = None,
+    namespace: Annotated[
+        str | None, typer.Option(help="Prefix of all keys in the store [bandit_serve].")
+    ] = None,
+    store_timeout: Annotated[str | None, typer.Option(help="Longest wait for the store [1s].")] = None,
+    max_artifact: Annotated[int | None, typer.Option(help="Largest artifact, in bytes [4294967296].")] = None,
+    config: Annotated[str | None, typer.Option(help="Config file (TOML).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Checks the set-up (store, durability, extension, settings) and says what is wrong and what to do."""
+    flags = dict(locals())
+    settings = load_settings(
+        {name: value for name, value in flags.items() if name not in ("config", "as_json")}, config=config
+    )
+    checks = [*check_installation(), *check_settings(settings), check_data_directory(settings)]
+    try:
+        with store_url(settings) as url:
+            asyncio.run(_look_into(settings, url, checks))
+    except BanditServeError as error:
+        checks.append(Check("store", "problem", str(error), UNREACHABLE))
+    examination = Examination(not any(check.verdict == "problem" for check in checks), checks)
+    if as_json:
+        print_json(examination)
+    else:
+        _print(examination)
+    if not examination.ok:
+        raise typer.Exit(1)
+
+
+async def _look_into(settings: Settings, url: str, checks: list[Check]) -> None:
+    """Adds to `checks`, so that what was found before the store went away is told."""
+    store = Store(url, namespace=settings.namespace, timeout_s=settings.seconds("store_timeout"))
+    try:
+        checks += await check_store(store, place_of(settings))
+        replica = Replica()
+        try:
+            await Tail(store, replica).load()
+        except (ValueError, KeyError, TypeError) as error:
+            advice = "run bandit-serve replay to see which log or snapshot was changed"
+            checks.append(Check("state", "problem", f"the state can not be read: {error}", advice))
+            return
+        wrong = await asyncio.to_thread(unusable_versions, settings, replica.registry)
+        checks += check_artifacts(replica.registry, wrong)
+        checks += check_experiments(replica, wrong)
+        checks.append(await check_workers(store, replica))
+    finally:
+        await store.close()
+
+
+def _print(examination: Examination) -> None:
+    print_table(
+        ("", "Check", "Found"),
+        [
+            (
+                Text(check.verdict, style=COLOURS[check.verdict]),
+                check.name,
+                check.detail + (f"\n→ {check.advice}" if check.advice else ""),
+            )
+            for check in examination.checks
+        ],
+    )
+    verdicts = [check.verdict for check in examination.checks]
+    problems, warnings = verdicts.count("problem"), verdicts.count("warning")
+    say(
+        f"{problems or 'no'} problem{'' if problems == 1 else 's'}, "
+        f"{warnings or 'no'} warning{'' if warnings == 1 else 's'}"
+    )

@@ -1,0 +1,231 @@
+"""`bandit-serve experiments`: applied from files, started, paused, stopped, and what is known of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from msgspec import Struct
+
+from bandit_serve.cli.command import AsJson, Reason, in_house
+from bandit_serve.cli.experiments_file import Outcome, Planned, plan, read_experiments
+from bandit_serve.cli.house import House, actor
+from bandit_serve.cli.output import print_facts, print_json, print_table, say
+from bandit_serve.cli.results_table import print_results
+from bandit_serve.errors import BanditServeError
+from bandit_serve.live import LiveExperiment
+from bandit_serve.results import report
+from bandit_serve.views import ExperimentList, experiment_view, history_view
+
+app = typer.Typer(help="Experiments.", no_args_is_help=True)
+
+Experiment = Annotated[str, typer.Argument(help="The experiment's name.", show_default=False)]
+File = Annotated[
+    Path,
+    typer.Argument(
+        help="One experiment or a list of them, as POST /v1/experiments takes them: .toml, .json or .yaml.",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+    ),
+]
+
+
+class Applied(Struct, frozen=True):
+    id: str
+    result: Outcome
+    status: str
+    revision: int
+
+
+class AppliedList(Struct, frozen=True):
+    experiments: list[Applied]
+
+
+@app.command()
+@in_house
+async def apply(house: House, file: File, as_json: AsJson = False) -> None:
+    """Creates the experiments of a file that are missing, and changes the policy where it differs.
+
+    Nothing is applied unless all of it can be: what is fixed once an experiment is created is compared first.
+    """
+    experiments = read_experiments(file)
+    for experiment in experiments:
+        await house.tail.hear_news(experiment.id)
+    planned = plan(file, experiments, house.replica.experiments, house.replica.registry)
+    applied: list[Applied] = []
+    try:
+        for each in planned:
+            record = (await _apply(house, each)).record
+            applied.append(Applied(each.experiment.id, each.outcome, record.status, record.revision))
+    except BanditServeError as error:
+        if applied:
+            done = ", ".join(f"{each.id} ({each.result})" for each in applied)
+            error.add_note(f"Applied before that: {done}.")
+        raise
+    if as_json:
+        print_json(AppliedList(applied))
+    else:
+        print_table(
+            ("Experiment", "Result", "Status", "Revision"),
+            [(each.id, each.result, each.status, str(each.revision)) for each in applied],
+            numbers=("Revision",),
+        )
+
+
+async def _apply(house: House, planned: Planned) -> LiveExperiment:
+    experiment = planned.experiment
+    match planned.outcome:
+        case "created":
+            return await house.experiments.create(experiment, actor())
+        case "policy changed":
+            return await house.experiments.change_policy(
+                experiment.id, experiment.policy, actor(), if_match=planned.revision
+            )
+        case "unchanged":
+            return house.replica.experiment(experiment.id)
+
+
+@app.command("list")
+@in_house
+async def list_all(house: House, as_json: AsJson = False) -> None:
+    """Lists all experiments."""
+    found = [live for _, live in sorted(house.replica.experiments.items())]
+    if as_json:
+        print_json(ExperimentList([experiment_view(live.record) for live in found]))
+    elif not found:
+        say(f"There is no experiment in {house.place}.")
+    else:
+        print_table(
+            ("Experiment", "Status", "Policy", "Arms", "Decisions", "Rewards", "Changed"),
+            [
+                (
+                    live.experiment.id,
+                    live.record.status,
+                    live.experiment.policy.kind,
+                    str(len(live.experiment.arms)),
+                    str(live.exposures.sum()),
+                    str(live.rewards.sum()),
+                    experiment_view(live.record).updated_at,
+                )
+                for live in found
+            ],
+            numbers=("Arms", "Decisions", "Rewards"),
+        )
+
+
+@app.command()
+@in_house
+async def show(house: House, experiment: Experiment, as_json: AsJson = False) -> None:
+    """Shows an experiment: what it is, how its traffic is shared now, and who changed what."""
+    live = await house.experiments.known(experiment)
+    if as_json:
+        print_json(experiment_view(live.record))
+    else:
+        _print_experiment(live)
+
+
+@app.command()
+@in_house
+async def start(house: House, experiment: Experiment, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Starts a draft, or goes on with one that is paused."""
+    _print_status(await house.experiments.start(experiment, actor(), reason=reason), as_json)
+
+
+@app.command()
+@in_house
+async def pause(house: House, experiment: Experiment, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Pauses an experiment: everyone gets control, and nothing is learned."""
+    _print_status(await house.experiments.pause(experiment, actor(), reason=reason), as_json)
+
+
+@app.command()
+@in_house
+async def stop(
+    house: House,
+    experiment: Experiment,
+    winner: Annotated[
+        str | None, typer.Option(help="The arm that everyone gets from now on; its model is promoted.")
+    ] = None,
+    reason: Reason = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stops an experiment for good."""
+    stopped = await house.experiments.stop(experiment, actor(), winner=winner, reason=reason)
+    _print_status(stopped, as_json)
+
+
+@app.command()
+@in_house
+async def results(house: House, experiment: Experiment, as_json: AsJson = False) -> None:
+    """Shows what is known so far; it may be looked at at any time."""
+    live = await house.experiments.known(experiment)
+    fold = await house.results.up_to_now(live)
+    shares = dict(zip(live.experiment.arm_names, live.shares().tolist(), strict=True))
+    found = report(fold, live.record, shares, await house.store.time_ms())
+    if as_json:
+        print_json(found)
+    else:
+        print_results(found, live.experiment)
+
+
+def _print_status(live: LiveExperiment, as_json: bool) -> None:
+    view = experiment_view(live.record)
+    if as_json:
+        print_json(view)
+    else:
+        winner = f"; everyone gets {view.winner}" if view.winner else ""
+        say(f"{view.id} is {view.status}{winner}.")
+
+
+def _print_experiment(live: LiveExperiment) -> None:
+    view, experiment = experiment_view(live.record), live.experiment
+    objective, attribution = experiment.objective, experiment.attribution
+    print_facts(
+        [
+            ("Experiment", view.id),
+            ("Status", view.status + (f", winner {view.winner}" if view.winner else "")),
+            ("Revision", str(view.revision)),
+            ("Policy", _policy(live)),
+            ("Unit", experiment.unit),
+            ("Objective", f"{objective.goal} {objective.name} ({objective.kind})"),
+            ("Attribution", f"{attribution.window}, a missing reward counts as {_missing(live)}"),
+            ("Created", view.created_at),
+            ("Started", view.started_at or "not yet"),
+            *([("Stopped", view.stopped_at)] if view.stopped_at else []),
+        ]
+    )
+    shares = live.shares().tolist()
+    print_table(
+        ("Arm", "Model", "Share", "Decisions", "Rewards"),
+        [
+            (
+                arm.name + (" (control)" if k == experiment.control_arm else ""),
+                f"{arm.model} {arm.version}" if arm.model else "",
+                f"{shares[k]:.4f}",
+                str(live.exposures[k]),
+                str(live.rewards[k]),
+            )
+            for k, arm in enumerate(experiment.arms)
+        ],
+        numbers=("Share", "Decisions", "Rewards"),
+    )
+    print_table(
+        ("When", "Who", "What", "Status", "Policy", "Why"),
+        [(e.at, e.who, e.what, e.status, e.policy, e.reason or "") for e in map(history_view, live.history)],
+    )
+
+
+def _policy(live: LiveExperiment) -> str:
+    policy = live.experiment.policy
+    given = [
+        f"{name}={getattr(policy, name)}"
+        for name in policy.__struct_fields__
+        if name != "kind" and getattr(policy, name) is not None
+    ]
+    return f"{policy.kind} ({', '.join(given)})"
+
+
+def _missing(live: LiveExperiment) -> str:
+    return "0" if live.experiment.missing == "zero" else "nothing"

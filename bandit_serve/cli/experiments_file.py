@@ -1,0 +1,189 @@
+"""Experiments in a file (TOML, JSON or YAML), and what applying them would change."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import msgspec.yaml
+
+from bandit_serve.errors import FieldError, InvalidInput, UsageError
+from bandit_serve.experiment import Experiment
+from bandit_serve.live import LiveExperiment
+from bandit_serve.log.experiment_changes import require_versions, servable
+from bandit_serve.models.registry import Registry
+from bandit_serve.validation import field_error
+
+Outcome = Literal["created", "policy changed", "unchanged"]
+
+READERS: Mapping[str, tuple[str, Callable[[bytes], Any]]] = {
+    ".toml": ("TOML", lambda content: tomllib.loads(content.decode())),
+    ".json": ("JSON", msgspec.json.decode),
+    ".yaml": ("YAML", msgspec.yaml.decode),
+    ".yml": ("YAML", msgspec.yaml.decode),
+}
+MAX_SHOWN = 60
+
+
+class Planned(NamedTuple):
+    """What is to be done for one experiment, seen at `revision` (None: it is not there)."""
+
+    experiment: Experiment
+    outcome: Outcome
+    revision: int | None
+
+
+def read_experiments(path: Path) -> list[Experiment]:
+    """The experiments of a file with their defaults; `InvalidInput` names everything that is wrong."""
+    documents = _documents(path, _parse(path))
+    experiments, errors = [], []
+    for at, document in documents:
+        try:
+            experiments.append(servable(_experiment(document, at)))
+        except InvalidInput as error:
+            errors += _within(at, error)
+    errors += _repeated([at for at, _ in documents], experiments)
+    _raise(path, errors)
+    return experiments
+
+
+def plan(
+    path: Path, experiments: Sequence[Experiment], live: Mapping[str, LiveExperiment], registry: Registry
+) -> list[Planned]:
+    """What each experiment needs; `InvalidInput` when any of them can not be had."""
+    planned, errors = [], []
+    for experiment in experiments:
+        existing = live.get(experiment.id)
+        try:
+            if existing is None:
+                require_versions(experiment, registry)
+                planned.append(Planned(experiment, "created", None))
+            else:
+                planned.append(_change(existing, experiment))
+        except InvalidInput as error:
+            errors += _within(experiment.id, error)
+    _raise(path, errors)
+    return planned
+
+
+def _change(existing: LiveExperiment, wanted: Experiment) -> Planned:
+    present, record = existing.experiment, existing.record
+    fixed = [name for name in Experiment.__struct_fields__ if name != "policy"]
+    errors = [
+        FieldError(at, f"is {_shown(before)} and can not become {_shown(after)}: it is fixed once created")
+        for name in fixed
+        for at, before, after in _differences(
+            _plain(getattr(present, name)), _plain(getattr(wanted, name)), name
+        )
+    ]
+    outcome: Outcome = "unchanged" if present.policy == wanted.policy else "policy changed"
+    if outcome == "policy changed" and record.status == "stopped":
+        errors.append(FieldError("policy", "is final, as the experiment is stopped"))
+    if errors:
+        raise InvalidInput(f"{errors[0].at}: {errors[0].detail}.", errors)
+    return Planned(wanted, outcome, record.revision)
+
+
+def _parse(path: Path) -> Any:
+    try:
+        language, read = READERS[path.suffix.lower()]
+    except KeyError:
+        raise UsageError(f"The file {path} must end in {', '.join(READERS)}.") from None
+    try:
+        return read(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"The file {path} can not be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:  # DecodeError, TOMLDecodeError and UnicodeDecodeError are
+        told = " ".join(str(error).split()).rstrip(".")
+        raise InvalidInput(f"The file {path} is not {language}: {told}.") from None
+
+
+def _documents(path: Path, content: Any) -> list[tuple[str, Any]]:
+    """Each document and where it is: one alone, a list of them, or a list under `experiments`."""
+    if isinstance(content, dict) and "experiments" in content:
+        other = [name for name in content if name != "experiments"]
+        if other:
+            raise InvalidInput(f"The file {path} has {other[0]!r} beside experiments: expected nothing else.")
+        documents = content["experiments"]
+        if not isinstance(documents, list):
+            raise InvalidInput(f"experiments: expected a list, in {path}.")
+        return [(f"experiments[{i}]", document) for i, document in enumerate(documents)]
+    if isinstance(content, list):
+        return [(f"[{i}]", document) for i, document in enumerate(content)]
+    return [("", content)]
+
+
+def _experiment(document: Any, at: str) -> Experiment:
+    errors = [FieldError(path, "expected a finite number") for path in _not_finite(document, "")]
+    if errors:
+        raise InvalidInput("The file has numbers that are not finite.", errors)
+    try:
+        # As it would come over HTTP: TOML and YAML have kinds of values that JSON does not.
+        return msgspec.json.decode(msgspec.json.encode(document), type=Experiment)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(str(error), [field_error(error)]) from None
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidInput(f"{at}: {error}.") from None
+
+
+def _not_finite(value: Any, at: str) -> Iterator[str]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield at
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from _not_finite(each, f"{at}.{name}".removeprefix("."))
+    elif isinstance(value, list):
+        for i, each in enumerate(value):
+            yield from _not_finite(each, f"{at}[{i}]")
+
+
+def _repeated(places: Sequence[str], experiments: Sequence[Experiment]) -> list[FieldError]:
+    if len(places) != len(experiments):
+        return []
+    names = [experiment.id for experiment in experiments]
+    return [
+        FieldError(f"{places[i]}.id", f"the experiment {name!r} is in the file twice")
+        for i, name in enumerate(names)
+        if name in names[:i]
+    ]
+
+
+def _within(at: str, error: InvalidInput) -> list[FieldError]:
+    if not error.errors:
+        return [FieldError(at, str(error).rstrip("."))]
+    return [FieldError(_joined(at, each.at), each.detail) for each in error.errors]
+
+
+def _joined(outer: str, inner: str) -> str:
+    return f"{outer}.{inner}" if outer and inner else outer or inner
+
+
+def _raise(path: Path, errors: Sequence[FieldError]) -> None:
+    if errors:
+        raise InvalidInput(f"Nothing was applied, as {path} has what can not be:", errors)
+
+
+def _plain(value: Any) -> Any:
+    return msgspec.to_builtins(value)
+
+
+def _differences(before: Any, after: Any, at: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in [*before, *(name for name in after if name not in before)]:
+            yield from _differences(before.get(name), after.get(name), f"{at}.{name}")
+    elif isinstance(before, list | tuple) and isinstance(after, list | tuple) and len(before) == len(after):
+        for i, (one, other) in enumerate(zip(before, after, strict=True)):
+            yield from _differences(one, other, f"{at}[{i}]")
+    elif before != after:
+        yield at, before, after
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple) and len(value) != 1:
+        return f"a list of {len(value)}"
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

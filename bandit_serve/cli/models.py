@@ -1,0 +1,183 @@
+"""`bandit-serve models`: the registry."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bandit_serve.cli.command import AsJson, Reason, in_house
+from bandit_serve.cli.house import House, actor
+from bandit_serve.cli.output import print_facts, print_json, print_table, say
+from bandit_serve.log.model_changes import take_in
+from bandit_serve.models.registry import VersionStatus
+from bandit_serve.names import NAME_PATTERN, is_name
+from bandit_serve.views import ModelList, VersionView, model_summary, model_view, version_view
+
+app = typer.Typer(help="The model registry.", no_args_is_help=True)
+
+
+def _new_name(name: str | None) -> str | None:
+    if name is not None and not is_name(name):
+        raise typer.BadParameter(f"{name!r} is not a name: expected {NAME_PATTERN}")
+    return name
+
+
+Model = Annotated[str, typer.Argument(help="The model's name.", show_default=False)]
+Version = Annotated[str, typer.Argument(help="The version's name.", show_default=False)]
+NewModel = Annotated[str, typer.Argument(help="The model's name.", callback=_new_name, show_default=False)]
+NewVersion = Annotated[
+    str | None, typer.Option("--version", help="The version's name [v1, v2, …].", callback=_new_name)
+]
+File = Annotated[
+    Path,
+    typer.Argument(
+        help="A model that bandit_serve saved (safetensors).", exists=True, dir_okay=False, readable=True
+    ),
+]
+Metrics = Annotated[
+    list[str] | None, typer.Option("--metric", help="A metric of the version, such as rmse=0.86; repeatable.")
+]
+
+
+@app.command("list")
+@in_house
+async def list_all(house: House, as_json: AsJson = False) -> None:
+    """Lists all models with their versions."""
+    registry = await house.models.known()
+    models = [model for _, model in sorted(registry.models.items())]
+    if as_json:
+        print_json(ModelList([model_summary(model) for model in models]))
+    elif not models:
+        say(f"No model is registered in {house.place}.")
+    else:
+        rows = [
+            (model.model, version.version, version.status, version.family, version.created_at)
+            for model in map(model_view, models)
+            for version in model.versions
+        ]
+        print_table(("Model", "Version", "Status", "Family", "Registered"), rows)
+
+
+@app.command()
+@in_house
+async def register(
+    house: House,
+    model: NewModel,
+    file: File,
+    version: NewVersion = None,
+    status: Annotated[VersionStatus, typer.Option(help="training or staged.")] = "staged",
+    metric: Metrics = None,
+    as_json: AsJson = False,
+) -> None:
+    """Registers a model file as a new version, after checking that it is a model."""
+    metrics = dict(_metric(text) for text in metric or ())
+    stored = await take_in(house.artifacts, file)
+    registered = await house.models.register(
+        model, stored, actor(), version=version, status=status, metrics=metrics, metadata={}
+    )
+    _print_version(version_view(registered), as_json)
+
+
+@app.command()
+@in_house
+async def show(
+    house: House,
+    model: Model,
+    version: Annotated[str | None, typer.Argument(help="One version of it.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Shows a model with its versions and history, or one version."""
+    registry = await house.models.known()
+    if version is not None:
+        _print_version(version_view(registry.version(model, version)), as_json)
+        return
+    view = model_view(registry.model(model))
+    if as_json:
+        print_json(view)
+        return
+    say(f"{view.model}: {view.production or 'no version'} is in production")
+    print_table(
+        ("Version", "Status", "Family", "Bytes", "Metrics", "Registered"),
+        [
+            (each.version, each.status, each.family, str(each.size), _metrics(each.metrics), each.created_at)
+            for each in view.versions
+        ],
+        numbers=("Bytes",),
+    )
+    print_table(
+        ("When", "Who", "What", "Version", "Status", "Why"),
+        [(e.at, e.who, e.what, e.version, e.status, e.reason or "") for e in view.history],
+    )
+
+
+@app.command("status")
+@in_house
+async def set_status(
+    house: House,
+    model: Model,
+    version: Version,
+    status: Annotated[VersionStatus, typer.Argument(help="Its status from now on.", show_default=False)],
+    reason: Reason = None,
+    as_json: AsJson = False,
+) -> None:
+    """Moves a version to another status."""
+    moved = await house.models.set_status(model, version, status, actor(), reason=reason)
+    _print_version(version_view(moved), as_json)
+
+
+@app.command()
+@in_house
+async def promote(
+    house: House, model: Model, version: Version, reason: Reason = None, as_json: AsJson = False
+) -> None:
+    """Puts a version into production and retires the one that was there."""
+    promoted = await house.models.set_status(model, version, "production", actor(), reason=reason)
+    _print_version(version_view(promoted), as_json)
+
+
+@app.command()
+@in_house
+async def rollback(house: House, model: Model, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Puts the version that was in production before back into production."""
+    found = model_view(await house.models.rollback(model, actor(), reason=reason))
+    if as_json:
+        print_json(found)
+    else:
+        say(f"{found.model}: {found.production} is in production again.")
+
+
+def _metric(text: str) -> tuple[str, float]:
+    name, equals, number = text.partition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not (name and equals and math.isfinite(value)):
+        raise typer.BadParameter(f"{text!r}: expected name=number, such as rmse=0.86.", param_hint="--metric")
+    return name, value
+
+
+def _print_version(version: VersionView, as_json: bool) -> None:
+    if as_json:
+        print_json(version)
+        return
+    print_facts(
+        [
+            ("Model", version.model),
+            ("Version", version.version),
+            ("Status", version.status + (f" ({version.reason})" if version.reason else "")),
+            ("Family", version.family),
+            ("SHA-256", version.sha256),
+            ("Bytes", str(version.size)),
+            ("Registered", version.created_at),
+            ("Changed", version.updated_at),
+            *((name, f"{value:g}") for name, value in version.metrics.items()),
+        ]
+    )
+
+
+def _metrics(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in metrics.items())

@@ -1,0 +1,56 @@
+"""What commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PIPED_WIDTH = 200
+
+Cell = str | Text
+
+
+def console() -> Console:
+    """For standard output; what is piped is not broken at a terminal's width."""
+    piped = not sys.stdout.isatty()
+    return Console(
+        highlight=False, markup=False, emoji=False, soft_wrap=False, width=PIPED_WIDTH if piped else None
+    )
+
+
+def print_json(document: Any) -> None:
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """A sentence or a title, broken only by the terminal itself."""
+    console().print(text, soft_wrap=True)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], numbers: Sequence[str] = ()) -> None:
+    """`numbers` are the columns that are set flush right. Nothing is cut off: what is too long is folded."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+def print_facts(facts: Sequence[tuple[str, Cell]]) -> None:
+    """Names and what they are, one a line."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for fact in facts:
+        table.add_row(*fact)
+    console().print(table)

@@ -1,0 +1,88 @@
+"""`bandit-serve replay`: whether the logs make the state that is served."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from msgspec import Struct
+
+from bandit_serve.cli.command import AsJson, at_store
+from bandit_serve.cli.output import print_json, print_table, say
+from bandit_serve.errors import NotFound
+from bandit_serve.log.replay import Replayed, replay
+from bandit_serve.log.tail import Tail
+from bandit_serve.replica import Replica
+from bandit_serve.store.store import Store
+
+VERDICTS = {True: "equal", False: "DIFFERENT", None: "nothing to compare"}
+
+
+class ReplayReport(Struct, frozen=True):
+    """`equal` is false as soon as one state is not what the log says."""
+
+    equal: bool
+    experiments: list[Replayed]
+
+
+@at_store
+async def replay_all(
+    store: Store,
+    experiments: Annotated[
+        list[str] | None, typer.Argument(help="The experiments to replay [all].", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuilds each experiment's state from its log and compares it, bit for bit.
+
+    With the state of every worker that lives, and with every snapshot that is kept. Exit status 1 where one
+    differs, or where a worker that lives does not answer.
+    """
+    replayed = [await replay(store, name) for name in experiments] if experiments else await _all(store)
+    report = ReplayReport(all(each.equal is not False for each in replayed), replayed)
+    if as_json:
+        print_json(report)
+    elif not replayed:
+        say("There is no experiment to replay.")
+    else:
+        _print(replayed)
+    if not report.equal:
+        raise typer.Exit(1)
+
+
+async def _all(store: Store) -> list[Replayed]:
+    replica = Replica()
+    await Tail(store, replica).load_registry()
+    replayed = []
+    for name in sorted(replica.registry.experiments):
+        try:
+            replayed.append(await replay(store, name))
+        except NotFound:
+            continue  # announced, and then its creation failed
+    return replayed
+
+
+def _print(replayed: list[Replayed]) -> None:
+    print_table(
+        ("Experiment", "Entries", "Offset", "Digest", "Workers", "Snapshots", "Verdict"),
+        [
+            (
+                each.experiment,
+                str(each.entries),
+                each.offset,
+                (each.digest or "–")[:12],
+                _count([worker.result for worker in each.workers]),
+                _count([snapshot.result for snapshot in each.snapshots]),
+                VERDICTS[each.equal],
+            )
+            for each in replayed
+        ],
+        numbers=("Entries",),
+    )
+    for each in replayed:
+        start = "the beginning" if each.start is None else f"the snapshot at {each.start}"
+        say(f"{each.experiment}, from {start}: {each.reason}.")
+
+
+def _count(results: list[str]) -> str:
+    return "\n".join(f"{results.count(result)} {result}" for result in sorted(set(results))) or "none"

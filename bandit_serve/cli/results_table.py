@@ -1,0 +1,63 @@
+"""Results as a table that fits a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from bandit_serve.cli.output import print_table, say
+from bandit_serve.experiment import Experiment, Metric
+from bandit_serve.results import ArmResult, MetricResult, Report
+
+NONE = "–"
+SRM = {
+    "ok": "the split is as it was logged",
+    "mismatch": "the split is not as it was logged: do not trust the comparisons",
+    "insufficient": "too few observations to tell",
+}
+
+
+def print_results(found: Report, experiment: Experiment) -> None:
+    """The objective's table first, then the other metrics'."""
+    say(f"{found.experiment} is {found.status}, as of {found.as_of}.")
+    for metric in sorted(experiment.metrics, key=lambda metric: metric.role != "objective"):
+        _print_metric(found, experiment, metric)
+    p = "" if found.srm.p_value is None else f" (p = {_p(found.srm.p_value)})"
+    say(f"Sample ratio: {found.srm.verdict}{p}: {SRM[found.srm.verdict]}.")
+    if experiment.missing == "zero":
+        say(f"Pending: {found.pending} whose window has not closed.")
+    if experiment.unit == "user":
+        say(f"Crossovers: {found.crossovers} units that were later served another arm.")
+    say(f"Winner: {found.winner or 'none'}. {found.reason}")
+
+
+def _print_metric(found: Report, experiment: Experiment, metric: Metric) -> None:
+    level = f"{100 * (1 - experiment.stopping.alpha):g} %"
+    about = f"{metric.name} ({metric.kind}, {metric.goal}, {metric.role})"
+    say(f"\n{about}; intervals of {level}, valid at any time")
+    print_table(
+        ("Arm", "Share", "n", "Mean", "To control", "p", "P(best)"),
+        [_row(arm, arm.metrics[metric.name], experiment) for arm in found.arms],
+        numbers=("Share", "n", "Mean", "To control", "p", "P(best)"),
+    )
+
+
+def _row(arm: ArmResult, result: MetricResult, experiment: Experiment) -> tuple[str, ...]:
+    is_control = arm.name == experiment.arm_names[experiment.control_arm]
+    return (
+        arm.name,
+        f"{arm.share:.3f}",
+        str(result.n),
+        _with_interval(result.mean, result.interval),
+        "control" if is_control else _with_interval(result.difference, result.difference_interval, sign="+"),
+        NONE if result.p_value is None else _p(result.p_value),
+        NONE if result.probability_best is None else f"{result.probability_best:.3f}",
+    )
+
+
+def _with_interval(value: float | None, interval: tuple[float, float] | None, sign: str = "") -> str:
+    if value is None:
+        return NONE
+    text = f"{value:{sign}.4g}"
+    return text if interval is None else f"{text}\n[{interval[0]:{sign}.3g}, {interval[1]:{sign}.3g}]"
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,86 @@
+"""What `doctor` looks at in the store: whether it may be used, what it promises, and who works on it."""
+
+from __future__ import annotations
+
+import time
+
+from bandit_serve.cli.checks import Check, Verdict
+from bandit_serve.errors import StoreRefused
+from bandit_serve.log.census import living
+from bandit_serve.replica import Replica
+from bandit_serve.store.facts import StoreFacts, check
+from bandit_serve.store.store import Store
+
+WRONG_CLOCK_MS = 1_000
+BROKEN_CLOCK_MS = 60_000
+FULL, ALMOST_FULL = 0.95, 0.8
+MIB = 2**20
+
+
+async def check_store(store: Store, place: str) -> list[Check]:
+    """`StoreUnavailable` or `StoreRefused` where there is nothing to look at."""
+    facts = await store.facts()
+    return [_usable(facts, place), _durability(facts), await _clock(store), _memory(facts)]
+
+
+async def check_workers(store: Store, replica: Replica) -> Check:
+    workers = await living(store)
+    running = [name for name, live in replica.experiments.items() if live.record.status == "running"]
+    if workers:
+        pids = ", ".join(f"{worker.pid} on {worker.host}" for worker in workers)
+        return Check("workers", "ok", f"{len(workers)} alive: {pids}")
+    if running:
+        detail = f"none is alive, and {_several(len(running), 'experiment')} should be running"
+        return Check("workers", "warning", detail, "start the service: bandit-serve serve")
+    return Check("workers", "ok", "none is alive; bandit-serve serve starts some")
+
+
+def _several(n: int, what: str) -> str:
+    return f"1 {what}" if n == 1 else f"{n} {what}s"
+
+
+def _usable(facts: StoreFacts, place: str) -> Check:
+    version = ".".join(map(str, facts.version))
+    detail = f"{facts.name} {version}, {facts.maxmemory_policy}: {place}"
+    try:
+        check(facts)
+    except StoreRefused as error:
+        return Check("store", "problem", detail, str(error))
+    if facts.maxmemory_policy == "unknown":
+        advice = "make sure that its maxmemory-policy is noeviction: it does not tell"
+        return Check("store", "warning", detail, advice)
+    return Check("store", "ok", detail)
+
+
+def _durability(facts: StoreFacts) -> Check:
+    if facts.appendonly == "yes":
+        return Check("durability", "ok", facts.durability)
+    return Check("durability", "warning", facts.durability, "run the store with appendonly yes")
+
+
+async def _clock(store: Store) -> Check:
+    before_ms = time.time_ns() / 1e6
+    there_ms = await store.time_ms()
+    here_ms = (before_ms + time.time_ns() / 1e6) / 2
+    apart_ms = here_ms - there_ms
+    detail = (
+        f"this machine's is {abs(apart_ms):.0f} ms {'ahead of' if apart_ms > 0 else 'behind'} the store's"
+    )
+    verdict: Verdict = "ok"
+    if abs(apart_ms) > WRONG_CLOCK_MS:
+        verdict = "problem" if abs(apart_ms) > BROKEN_CLOCK_MS else "warning"
+        advice = "set both clocks by NTP: rewards are late or early by the difference"
+        return Check("clock", verdict, detail, advice)
+    return Check("clock", verdict, detail)
+
+
+def _memory(facts: StoreFacts) -> Check:
+    used = f"{facts.used_memory / MIB:.1f} MiB used"
+    if facts.maxmemory == 0:
+        return Check("memory", "ok", f"{used}, no limit is set")
+    part = facts.used_memory / facts.maxmemory
+    detail = f"{used} of {facts.maxmemory / MIB:.1f} MiB ({part:.0%})"
+    if part < ALMOST_FULL:
+        return Check("memory", "ok", detail)
+    advice = "give the store more memory, or lower --retention-time or --retention-bytes"
+    return Check("memory", "problem" if part > FULL else "warning", detail, advice)

@@ -1,0 +1,133 @@
+"""What may be done to models, whoever asks: versions registered, moved, rolled back, described."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+from bandit_serve.errors import FieldError, InvalidInput
+from bandit_serve.log.changes import Changes
+from bandit_serve.log.tail import Tail
+from bandit_serve.models.artifact import ArtifactStore
+from bandit_serve.models.family import load_model
+from bandit_serve.models.loaded import LoadedModels
+from bandit_serve.models.registry import ModelChanged, RegisteredModel, Registry, Version, VersionStatus
+from bandit_serve.names import NAME_PATTERN, is_name
+from bandit_serve.replica import Replica
+from bandit_serve.store.keys import COMMON
+from bandit_serve.store.store import Store
+
+
+class StoredArtifact(NamedTuple):
+    sha256: str
+    size: int
+    family: str
+
+
+class ModelChanges:
+    """Each returns what it changed, as it is from then on.
+
+    `who` and `reason` are for the history. `NotFound`, `Conflict` where the present state does not allow it,
+    `InvalidInput`.
+    """
+
+    def __init__(
+        self, store: Store, replica: Replica, tail: Tail, changes: Changes, models: LoadedModels
+    ) -> None:
+        self._store = store
+        self._replica = replica
+        self._tail = tail
+        self._changes = changes
+        self._models = models
+
+    async def known(self) -> Registry:
+        """The registry, as far as its log goes now."""
+        await self._tail.hear_news(COMMON)
+        return self._replica.registry
+
+    async def register(
+        self,
+        model: str,
+        stored: StoredArtifact,
+        who: str,
+        *,
+        version: str | None = None,
+        status: VersionStatus = "staged",
+        metrics: Mapping[str, float],
+        metadata: Mapping[str, Any],
+    ) -> Version:
+        """A version of what `take_in` stored; `v1`, `v2`, … unless it is named."""
+        require_name("model", model)
+        if version is not None:
+            require_name("version", version)
+        now_ms = await self._store.time_ms()
+
+        def decide(registry: Registry) -> ModelChanged:
+            return registry.register(
+                Version(
+                    model=model,
+                    version=version or registry.next_version(model),
+                    status=status,
+                    sha256=stored.sha256,
+                    size=stored.size,
+                    family=stored.family,
+                    created_ms=now_ms,
+                    updated_ms=now_ms,
+                    metrics=dict(metrics),
+                    metadata=dict(metadata),
+                ),
+                who,
+            )
+
+        change = await self._changes.models(decide)
+        assert change is not None
+        return change.versions[0]
+
+    async def set_status(
+        self, model: str, version: str, status: VersionStatus, who: str, *, reason: str | None = None
+    ) -> Version:
+        """What goes into production is loaded first."""
+        registry = await self.known()
+        if status == "production":
+            await self._models.load(registry.version(model, version))
+        now_ms = await self._store.time_ms()
+        await self._changes.models(
+            lambda registry: registry.move(model, version, status, now_ms=now_ms, who=who, reason=reason)
+        )
+        return self._replica.registry.version(model, version)
+
+    async def rollback(self, model: str, who: str, *, reason: str | None = None) -> RegisteredModel:
+        now_ms = await self._store.time_ms()
+        await self._changes.models(
+            lambda registry: registry.rollback(model, now_ms=now_ms, who=who, reason=reason)
+        )
+        return self._replica.registry.model(model)
+
+    async def patch(
+        self, model: str, version: str, who: str, *, metrics: Mapping[str, float], metadata: Mapping[str, Any]
+    ) -> Version:
+        now_ms = await self._store.time_ms()
+        await self._changes.models(
+            lambda registry: registry.patch(
+                model, version, metrics=metrics, metadata=metadata, now_ms=now_ms, who=who
+            )
+        )
+        return self._replica.registry.version(model, version)
+
+
+def require_name(at: str, name: str) -> None:
+    """`InvalidInput` that names the field `at` unless `name` is one that we may give."""
+    if not is_name(name):
+        detail = f"expected a name that matches {NAME_PATTERN}"
+        raise InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
+
+
+async def take_in(artifacts: ArtifactStore, source: BinaryIO | str | os.PathLike[str]) -> StoredArtifact:
+    """Stores a file that is a model of a known family; `InvalidArtifact`, `TooLarge` or `NotFound`."""
+    families: list[str] = []
+    sha256, size = await asyncio.to_thread(
+        artifacts.put, source, check=lambda artifact: families.append(load_model(artifact).family)
+    )
+    return StoredArtifact(sha256, size, families[0])

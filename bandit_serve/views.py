@@ -1,0 +1,138 @@
+"""Experiments, models and versions as callers see them, over HTTP and on the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from bandit_serve.experiment import Experiment, Record, Status
+from bandit_serve.live import HistoryEntry
+from bandit_serve.models.registry import ModelHistoryEntry, RegisteredModel, Version, VersionStatus
+from bandit_serve.times import rfc3339
+
+
+class ExperimentView(Experiment, frozen=True, kw_only=True):
+    """The experiment and where it stands."""
+
+    status: Status
+    revision: int
+    created_at: str
+    updated_at: str
+    started_at: str | None
+    stopped_at: str | None
+    winner: str | None
+
+
+class ExperimentList(Struct, frozen=True):
+    experiments: list[ExperimentView]
+
+
+class HistoryView(Struct, frozen=True):
+    revision: int
+    at: str
+    who: str
+    what: str
+    status: str
+    policy: str
+    reason: str | None
+
+
+class History(Struct, frozen=True):
+    history: list[HistoryView]
+
+
+class VersionView(Struct, frozen=True):
+    model: str
+    version: str
+    status: VersionStatus
+    family: str
+    sha256: str
+    size: int
+    created_at: str
+    updated_at: str
+    metrics: dict[str, float]
+    metadata: dict[str, Any]
+    reason: str | None
+
+
+class ModelHistoryView(Struct, frozen=True):
+    at: str
+    who: str
+    what: str
+    version: str
+    status: VersionStatus
+    reason: str | None
+
+
+class ModelView(Struct, frozen=True):
+    model: str
+    production: str | None
+    versions: list[VersionView]
+    history: list[ModelHistoryView]
+
+
+class ModelSummary(Struct, frozen=True):
+    model: str
+    production: str | None
+    versions: list[str]
+
+
+class ModelList(Struct, frozen=True):
+    models: list[ModelSummary]
+
+
+def experiment_view(record: Record) -> ExperimentView:
+    experiment = record.experiment
+    fields = {name: getattr(experiment, name) for name in Experiment.__struct_fields__}
+    return ExperimentView(
+        **fields,
+        status=record.status,
+        revision=record.revision,
+        created_at=rfc3339(record.created_ms),
+        updated_at=rfc3339(record.updated_ms),
+        started_at=None if record.started_ms is None else rfc3339(record.started_ms),
+        stopped_at=None if record.stopped_ms is None else rfc3339(record.stopped_ms),
+        winner=record.winner,
+    )
+
+
+def history_view(entry: HistoryEntry) -> HistoryView:
+    return HistoryView(
+        entry.revision, rfc3339(entry.at_ms), entry.who, entry.what, entry.status, entry.policy, entry.reason
+    )
+
+
+def version_view(version: Version) -> VersionView:
+    return VersionView(
+        model=version.model,
+        version=version.version,
+        status=version.status,
+        family=version.family,
+        sha256=version.sha256,
+        size=version.size,
+        created_at=rfc3339(version.created_ms),
+        updated_at=rfc3339(version.updated_ms),
+        metrics=version.metrics,
+        metadata=version.metadata,
+        reason=version.reason,
+    )
+
+
+def model_view(model: RegisteredModel) -> ModelView:
+    return ModelView(
+        model=model.name,
+        production=model.production,
+        versions=[version_view(version) for version in model.versions.values()],
+        history=[_model_history(entry) for entry in model.history],
+    )
+
+
+def model_summary(model: RegisteredModel) -> ModelSummary:
+    return ModelSummary(model.name, model.production, list(model.versions))
+
+
+def _model_history(entry: ModelHistoryEntry) -> ModelHistoryView:
+    return ModelHistoryView(
+        rfc3339(entry.at_ms), entry.who, entry.what, entry.version, entry.status, entry.reason
+    )

@@ -1,0 +1,200 @@
+"""`bandit-serve experiments`: files applied, experiments moved, results read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import bandit_serve, save_model
+from services import ThrowawayService
+
+TWO_ARMS: dict[str, Any] = {
+    "id": "colour",
+    "arms": [{"name": "red"}, {"name": "blue", "payload": {"hex": "#00f"}}],
+    "policy": {"kind": "thompson", "min_share": 0.05},
+    "metrics": [{"name": "click", "kind": "binary"}, {"name": "spent", "kind": "continuous"}],
+    "attribution": {"missing": "ignore"},
+}
+TOML = """
+id = "colour"
+policy = {kind = "thompson", min_share = 0.05}
+attribution = {missing = "ignore"}
+[[arms]]
+name = "red"
+[[arms]]
+name = "blue"
+payload = {hex = "#00f"}
+[[metrics]]
+name = "click"
+kind = "binary"
+[[metrics]]
+name = "spent"
+kind = "continuous"
+"""
+YAML = """
+- id: colour
+  arms: [{name: red}, {name: blue, payload: {hex: "#00f"}}]
+  policy: {kind: thompson, min_share: 0.05}
+  metrics: [{name: click, kind: binary}, {name: spent, kind: continuous}]
+  attribution: {missing: ignore}
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def written(path: Path, *documents: Any) -> Path:
+    path.write_text(json.dumps({"experiments": documents}))
+    return path
+
+
+def results_of(finished: Any) -> dict[str, str]:
+    return {each["id"]: each["result"] for each in finished.document["experiments"]}
+
+
+def test_the_same_file_in_three_languages_is_applied_once(data: Path, tmp_path: Path) -> None:
+    files = [tmp_path / "e.json", tmp_path / "e.toml", tmp_path / "e.yaml"]
+    for file, text in zip(files, (json.dumps(TWO_ARMS), TOML, YAML), strict=True):
+        file.write_text(text)
+    outcomes = [
+        results_of(bandit_serve("experiments", "apply", file, "--json", "--data", data)) for file in files
+    ]
+    assert outcomes == [{"colour": "created"}, {"colour": "unchanged"}, {"colour": "unchanged"}]
+    shown = bandit_serve("experiments", "show", "colour", "--json", "--data", data).document
+    assert (shown["status"], shown["revision"]) == ("draft", 1)
+    assert shown["arms"][1]["payload"] == {"hex": "#00f"}
+
+
+def test_another_policy_is_applied_and_what_is_fixed_is_refused_with_all_else(
+    data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "e.json"
+    assert bandit_serve("experiments", "apply", written(file, TWO_ARMS), "--data", data).status == 0
+    other_policy = {**TWO_ARMS, "policy": {"kind": "thompson", "min_share": 0.1}}
+    changed = bandit_serve("experiments", "apply", written(file, other_policy), "--json", "--data", data)
+    assert results_of(changed) == {"colour": "policy changed"}
+
+    new = {**TWO_ARMS, "id": "new"}
+    impossible = {
+        **TWO_ARMS,
+        "unit": "user",
+        "arms": [{"name": "red"}, {"name": "green"}],
+        "attribution": {"missing": "zero"},
+    }
+    refused = bandit_serve("experiments", "apply", written(file, new, impossible), "--data", data)
+    assert refused.status == 1
+    for told in (
+        'colour.unit: is "request" and can not become "user"',
+        'colour.arms[1].name: is "blue" and can not become "green"',
+        'colour.attribution.missing: is "ignore" and can not become "zero"',
+    ):
+        assert told in refused.err
+    listed = bandit_serve("experiments", "list", "--json", "--data", data).document
+    assert [each["id"] for each in listed["experiments"]] == ["colour"]
+    assert listed["experiments"][0]["revision"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("e.json", json.dumps({**TWO_ARMS, "unt": "user"}), "unknown field `unt`"),
+        ("e.json", json.dumps({**TWO_ARMS, "arms": [{"name": "a b"}]}), "arms[0].name: Expected a name"),
+        ("e.json", json.dumps({**TWO_ARMS, "policy": {"kind": "tomson"}}), "policy.kind"),
+        ("e.json", json.dumps([TWO_ARMS, TWO_ARMS]), "[1].id: the experiment 'colour' is in the file twice"),
+        ("e.json", json.dumps({"experiments": TWO_ARMS}), "experiments: expected a list"),
+        (
+            "e.json",
+            json.dumps({**TWO_ARMS, "arms": [{"name": "a", "model": "m", "version": "v1"}]}),
+            "no model",
+        ),
+        ("e.json", '{"id":', "is not JSON"),
+        ("e.toml", TOML.replace("0.05", "nan"), "policy.min_share: expected a finite number"),
+        ("e.toml", "id = ", "is not TOML"),
+        ("e.yaml", "- [", "is not YAML"),
+        ("e.yml", "!!python/object/apply:os.getcwd []", "is not YAML"),
+        ("e.yaml", "just words", "Expected `object`"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_field(
+    data: Path, tmp_path: Path, name: str, text: str, told: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    refused = bandit_serve("experiments", "apply", tmp_path / name, "--data", data)
+    assert (refused.status, refused.out) == (1, "")
+    assert told in refused.err
+
+
+def test_a_file_of_an_unknown_kind_is_wrong_usage(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "e.ini").write_text("")
+    assert bandit_serve("experiments", "apply", tmp_path / "e.ini", "--data", data).status == 2
+
+
+def test_from_draft_to_a_winner_that_is_promoted(data: Path, tmp_path: Path) -> None:
+    where = ("--data", data)
+    for version, ratings in (("v1", (1.0, 2.0)), ("v2", (3.0, 5.0))):
+        model = save_model(tmp_path / f"{version}.safetensors", ratings)
+        assert bandit_serve("models", "register", "m", model, "--version", version, *where).status == 0
+    arms = [{"name": f"with-{version}", "model": "m", "version": version} for version in ("v1", "v2")]
+    file = written(tmp_path / "e.json", {**TWO_ARMS, "arms": arms})
+    assert bandit_serve("experiments", "apply", file, *where).status == 0
+
+    assert "can not pause" in bandit_serve("experiments", "pause", "colour", *where).err
+    assert bandit_serve("experiments", "start", "colour", *where).out == "colour is running.\n"
+    assert bandit_serve("experiments", "pause", "colour", "--reason", "lunch", *where).status == 0
+    assert bandit_serve("experiments", "start", "colour", *where).status == 0
+    assert "winner" in bandit_serve("experiments", "stop", "colour", "--winner", "nobody", *where).err
+    stopped = bandit_serve("experiments", "stop", "colour", "--winner", "with-v2", "--json", *where)
+    assert (stopped.document["status"], stopped.document["winner"]) == ("stopped", "with-v2")
+    assert bandit_serve("models", "show", "m", "--json", *where).document["production"] == "v2"
+    again = bandit_serve("experiments", "start", "colour", *where)
+    assert (again.status, "is stopped" in again.err) == (1, True)
+    final = written(tmp_path / "e.json", {**TWO_ARMS, "arms": arms, "policy": {"kind": "fixed_split"}})
+    assert "policy: is final" in bandit_serve("experiments", "apply", final, *where).err
+
+    shown = bandit_serve("experiments", "show", "colour", *where).out
+    assert "lunch" in shown
+    assert "with-v1 (control)" in shown
+    assert bandit_serve("experiments", "show", "nobody", *where).status == 1
+
+
+def test_an_experiment_whose_model_can_not_be_loaded_does_not_start(data: Path, tmp_path: Path) -> None:
+    where = ("--data", data)
+    model = save_model(tmp_path / "m.safetensors")
+    assert bandit_serve("models", "register", "m", model, *where).status == 0
+    arms = [{"name": "a"}, {"name": "b", "model": "m", "version": "v1"}]
+    file = written(tmp_path / "e.json", {**TWO_ARMS, "arms": arms})
+    assert bandit_serve("experiments", "apply", file, *where).status == 0
+    for artifact in (data / "artifacts").iterdir():
+        artifact.unlink()
+    assert bandit_serve("experiments", "start", "colour", *where).status == 1
+    shown = bandit_serve("experiments", "show", "colour", "--json", *where).document
+    assert shown["status"] == "draft"
+
+
+def test_results_are_those_of_the_service(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    file = written(tmp_path / "e.json", TWO_ARMS)
+    with ThrowawayService(data, workers=2) as service:
+        assert bandit_serve("experiments", "apply", file, "--data", data).status == 0
+        assert bandit_serve("experiments", "start", "colour", "--data", data).status == 0
+        for i in range(60):
+            decided = service.call("POST", "/v1/experiments/colour/decide", {})
+            assert decided.status == 200, decided.body
+            reward = {"decision_id": decided.body["decision_id"], "value": float(i % 3 == 0)}
+            assert service.call("POST", "/v1/rewards", reward).status == 200
+        here = bandit_serve("experiments", "results", "colour", "--json", "--data", data).document
+        there = service.call("GET", "/v1/experiments/colour/results").body
+        table = bandit_serve("experiments", "results", "colour", "--data", data)
+    assert sum(arm["metrics"]["click"]["n"] for arm in here["arms"]) == 60
+    for found in (here, there):
+        del found["as_of"]
+        for arm in found["arms"]:
+            del arm["exposures"]
+    assert here == there
+    assert table.status == 0
+    for told in ("red", "blue", "P(best)", "control", "Sample ratio: "):
+        assert told in table.out

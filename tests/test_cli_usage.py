@@ -1,0 +1,130 @@
+"""The command line as such: exit statuses, errors for people, settings from everywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import bandit_serve
+from services import clean_environment
+from stores import ThrowawayStore, wait_until
+
+import bandit_serve as package
+
+
+def test_version() -> None:
+    found = bandit_serve("--version")
+    assert (found.status, found.out) == (0, f"bandit-serve {package.__version__}\n")
+
+
+def test_an_unknown_command_gets_a_suggestion() -> None:
+    found = bandit_serve("experimants")
+    assert found.status == 2
+    assert "Did you mean 'experiments'?" in found.err
+
+
+@pytest.mark.parametrize("name", ["train", "simulate", "evaluate", "export"])
+def test_what_is_not_built_says_so(name: str) -> None:
+    found = bandit_serve(name, "--some-flag", "3", "argument")
+    assert (found.status, found.out) == (2, "")
+    assert "not built yet" in found.err
+
+
+def test_a_wrong_setting_is_named_with_its_spellings(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('store_timeout = "soon"\n')
+    for found in (
+        bandit_serve("models", "list", "--store-timeout", "soon"),
+        bandit_serve("models", "list", environment={"BANDIT_SERVE_STORE_TIMEOUT": "soon"}),
+        bandit_serve("models", "list", "--config", config),
+    ):
+        assert found.status == 2
+        assert "store_timeout is wrong: Expected a duration" in found.err
+        assert "--store-timeout, BANDIT_SERVE_STORE_TIMEOUT or store_timeout" in found.err
+
+
+def test_a_config_key_that_is_no_setting_is_named(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("prot = 1\n")
+    found = bandit_serve("models", "list", "--config", config)
+    assert found.status == 2
+    assert "prot" in found.err
+
+
+def test_a_missing_file_is_wrong_usage(tmp_path: Path) -> None:
+    missing = tmp_path / "nothing.toml"
+    for command in (("experiments", "apply", missing), ("models", "register", "m", missing)):
+        found = bandit_serve(*command, "--data", tmp_path)
+        assert found.status == 2
+        assert "does not exist" in found.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_come_from_variables_and_config_keys(tmp_path: Path, store: ThrowawayStore) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'store = "{store.url}"\nnamespace = "other"\n')
+    with_config = bandit_serve("models", "list", "--config", config)
+    with_variables = bandit_serve(
+        "models", "list", environment={"BANDIT_SERVE_STORE": store.url, "BANDIT_SERVE_NAMESPACE": "third"}
+    )
+    assert store.url in with_config.out
+    assert "namespace other" in with_config.out
+    assert "namespace third" in with_variables.out
+
+
+def test_a_store_that_is_away_fails_with_one_sentence(tmp_path: Path) -> None:
+    found = bandit_serve("models", "list", "--store", "unix:///nowhere/store.sock", "--data", tmp_path)
+    assert (found.status, found.out) == (1, "")
+    assert found.err.startswith("error: The store is not available now")
+    assert found.err.count("\n") == 1
+
+
+def test_a_store_that_may_evict_is_refused(tmp_path: Path) -> None:
+    with ThrowawayStore(maxmemory_policy="allkeys-lru") as store:
+        found = bandit_serve("experiments", "list", "--store", store.url, "--data", tmp_path)
+    assert found.status == 1
+    assert "maxmemory-policy" in found.err
+
+
+def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bandit_serve", "doctor", "--json", "--data", str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment()
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    with process.stderr:
+        assert process.stderr.read() == ""
+    assert process.wait(60) == 1
+
+
+def test_ctrl_c_leaves_quietly(tmp_path: Path) -> None:
+    with ThrowawayStore() as store:
+        store.pause()
+        command = [sys.executable, "-m", "bandit_serve", "models", "list", "--store", store.url]
+        process = subprocess.Popen(
+            [*command, "--store-timeout", "50s", "--data", str(tmp_path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean_environment(),
+        )
+        wait_until(lambda: _waits(process.pid))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+        store.resume()
+    assert (process.returncode, out, err) == (130, "", "")
+
+
+def _waits(pid: int) -> bool:
+    """Whether the process has an event loop."""
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            if "eventpoll" in str(fd.readlink()):
+                return True
+    return False

@@ -1,0 +1,58 @@
+"""A task that is cancelled while it talks to the store ends, at whatever point of the talk that is."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from stores import ThrowawayStore
+
+from bandit_serve.errors import StoreUnavailable
+from bandit_serve.store.store import Store
+
+STEPS = 60
+
+
+async def _cancelled_after(url: str, steps: int) -> bool:
+    """Whether a task that asks for ever ends when it is cancelled after `steps` rounds of the loop."""
+    store, given_up = Store(url), False
+
+    async def ask() -> None:
+        while not given_up:
+            try:
+                await store.time_ms()
+            except StoreUnavailable:
+                await asyncio.sleep(0)
+
+    task = asyncio.create_task(ask())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    _, going_on = await asyncio.wait({task}, timeout=0.5)
+    given_up = True
+    await asyncio.wait({task})
+    await store.close()
+    return not going_on
+
+
+def test_a_cancellation_is_never_swallowed(store: ThrowawayStore) -> None:
+    async def ended() -> list[bool]:
+        return [await _cancelled_after(store.url, steps) for steps in range(STEPS)]
+
+    assert asyncio.run(ended()) == [True] * STEPS
+
+
+def test_a_time_limit_around_a_call_is_a_time_out(store: ThrowawayStore) -> None:
+    async def limited() -> None:
+        client = Store(store.url, timeout_s=5.0)
+        try:
+            await client.time_ms()
+            store.pause()
+            async with asyncio.timeout(0.05):
+                await client.time_ms()
+        finally:
+            store.resume()
+            await client.close()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(limited())
