@@ -37,7 +37,10 @@ def test_a_model_from_registration_to_rollback(data: Path, file: Path) -> None:
     assert (back.status, back.document["production"]) == (0, "v1")
 
     shown = bandit_serve("models", "show", "m", "--json", *where).document
-    assert {each["version"]: each["status"] for each in shown["versions"]} == {"v1": "production", "b": "retired"}
+    assert {each["version"]: each["status"] for each in shown["versions"]} == {
+        "v1": "production",
+        "b": "retired",
+    }
     assert [each["what"] for each in shown["history"]][-1] == "rollback"
     assert all(each["who"].startswith("cli:") for each in shown["history"])
     listed = bandit_serve("models", "list", "--json", *where).document
