@@ -9,22 +9,27 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from bandit_serve.documents import document_fault
 from bandit_serve.durations import DURATION_PATTERN, parse_duration_ms
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
 from bandit_serve.names import Name
 
 MAX_ARMS = 1_000
 MAX_METRICS = 32
-MAX_PAYLOAD_BYTES = 65_536
+MAX_SAMPLES = 2**53
 MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
+# What policies and results can square and sum without an overflow; `policies` has the same bound.
+LARGEST_VALUE = 1e80
 
 Unit = Literal["user", "request"]
 MetricKind = Literal["binary", "bounded", "count", "continuous"]
 Goal = Literal["maximize", "minimize"]
 Missing = Literal["zero", "ignore"]
 Status = Literal["draft", "running", "paused", "stopped"]
-Duration = Annotated[str, Meta(pattern=DURATION_PATTERN, description='a duration such as "90s", "24h" or "7d"')]
+Duration = Annotated[
+    str, Meta(pattern=DURATION_PATTERN, description='a duration such as "90s", "24h" or "7d"')
+]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
@@ -49,8 +54,8 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True):
 
     def refuses(self, value: float) -> str | None:
         """Why `value` can not be a reward of this metric, or None when it can."""
-        if not math.isfinite(value):
-            return "expected a finite number"
+        if not -LARGEST_VALUE <= value <= LARGEST_VALUE:
+            return f"expected a number within ±{LARGEST_VALUE:g}"
         if self.kind == "binary" and value not in (0.0, 1.0):
             return f"{self.name} is binary: expected 0 or 1"
         if self.kind == "count" and (value < 0 or value != math.floor(value)):
@@ -71,7 +76,10 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True):
         """`value` as the policy sees it: larger is better, in the metric's own range."""
         if self.goal == "maximize":
             return value
-        return (self.floor + self.ceiling) - value if self.kind in ("binary", "bounded") else -value
+        if self.kind not in ("binary", "bounded"):
+            return -value
+        # The difference may be rounded past a bound, where the policy would refuse it.
+        return min(max((self.floor + self.ceiling) - value, self.floor), self.ceiling)
 
 
 class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -84,7 +92,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     warmup: Annotated[int, Meta(ge=0)] | None = None
     half_life: Duration | None = None
     holdout: Share | None = None
-    shares: dict[Name, Annotated[float, Meta(ge=0.0)]] | None = None
+    shares: dict[Name, Annotated[float, Meta(ge=0.0, le=LARGEST_VALUE)]] | None = None
     prior: dict[str, float] | None = None
     epsilon: float | None = None
     decay: float | None = None
@@ -119,7 +127,7 @@ class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
     """When a result names a winner: at level `alpha`, from `min_samples` of the objective in each arm on."""
 
     duration: Duration | None = None
-    min_samples: Annotated[int, Meta(ge=0)] = 0
+    min_samples: Annotated[int, Meta(ge=0, le=MAX_SAMPLES)] = 0
     alpha: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.05
     promote_winner: bool = False
 
@@ -200,10 +208,11 @@ def validated(experiment: Experiment) -> Experiment:
                 f'expected "zero" or "ignore": with a {objective.kind} objective a decision without a reward '
                 "may count as 0 or be left out, and the wrong reading is silently wrong"
             )
-            raise InvalidInput(
-                f"attribution.missing: {detail}.", [FieldError("attribution.missing", detail)]
-            )
+            raise InvalidInput(f"attribution.missing: {detail}.", [FieldError("attribution.missing", detail)])
         missing = "ignore"
+    if missing == "zero" and objective.refuses(0.0) is not None:
+        detail = f'expected "ignore": 0 is outside the range of {objective.name}'
+        raise InvalidInput(f"attribution.missing: {detail}.", [FieldError("attribution.missing", detail)])
     return msgspec.structs.replace(
         experiment,
         metrics=metrics,
@@ -217,9 +226,9 @@ def _arm_errors(experiment: Experiment) -> list[FieldError]:
     for i, arm in enumerate(experiment.arms):
         if (arm.model is None) != (arm.version is None):
             errors.append(FieldError(f"arms[{i}]", "expected model and version together, or neither"))
-        if arm.payload is not None:
-            if len(msgspec.json.encode(arm.payload)) > MAX_PAYLOAD_BYTES:
-                errors.append(FieldError(f"arms[{i}].payload", f"expected at most {MAX_PAYLOAD_BYTES} bytes"))
+        fault = document_fault(arm.payload)
+        if fault is not None:
+            errors.append(FieldError(f"arms[{i}].payload", fault))
     if experiment.control is not None and experiment.control not in experiment.arm_names:
         errors.append(FieldError("control", f"expected the name of an arm, not {experiment.control!r}"))
     return errors
@@ -228,7 +237,8 @@ def _arm_errors(experiment: Experiment) -> list[FieldError]:
 def _metric_errors(experiment: Experiment) -> list[FieldError]:
     metrics = experiment.metrics
     errors = _repeated("metrics", [metric.name for metric in metrics])
-    if sum(metric.role == "objective" for metric in metrics) > 1:
+    roles = [metric.role for metric in metrics]
+    if roles.count("objective") > 1 or ("objective" not in roles and None not in roles):
         errors.append(FieldError("metrics", 'expected one metric with the role "objective"'))
     for i, metric in enumerate(metrics):
         at = f"metrics[{i}]"
@@ -237,17 +247,19 @@ def _metric_errors(experiment: Experiment) -> list[FieldError]:
                 errors.append(FieldError(at, "a bounded metric needs low and high"))
             elif not metric.low < metric.high:
                 errors.append(FieldError(f"{at}.high", "expected a number above low"))
+            elif max(-metric.low, metric.high) > LARGEST_VALUE:
+                errors.append(FieldError(at, f"expected low and high within ±{LARGEST_VALUE:g}"))
         elif metric.low is not None or metric.high is not None:
             errors.append(FieldError(at, "only a bounded metric takes low and high"))
     return errors
 
 
 def _with_roles(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
-    named = any(metric.role == "objective" for metric in metrics)
+    """The first metric without a role is the objective, unless another is."""
+    roles = [metric.role for metric in metrics]
+    objective = roles.index("objective") if "objective" in roles else roles.index(None)
     return tuple(
-        msgspec.structs.replace(
-            metric, role=metric.role or ("objective" if i == 0 and not named else "secondary")
-        )
+        msgspec.structs.replace(metric, role="objective" if i == objective else metric.role or "secondary")
         for i, metric in enumerate(metrics)
     )
 
@@ -262,7 +274,9 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
     policy, n_arms = experiment.policy, len(experiment.arms)
     errors = []
     if policy.min_share is not None and policy.min_share * n_arms > 1.0 + 1e-12:
-        errors.append(FieldError("policy.min_share", f"expected at most 1/{n_arms}, as there are {n_arms} arms"))
+        errors.append(
+            FieldError("policy.min_share", f"expected at most 1/{n_arms}, as there are {n_arms} arms")
+        )
     if policy.shares is not None:
         unknown = sorted(set(policy.shares) - set(experiment.arm_names))
         if unknown:

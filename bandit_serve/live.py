@@ -173,7 +173,9 @@ _ARRAY = 1
 def _pack(fields: dict[str, Any]) -> bytes:
     def array(value: Any) -> msgpack.ExtType:
         if not isinstance(value, np.ndarray) or value.dtype.hasobject:
-            raise TypeError(f"a snapshot holds numbers, texts and arrays of numbers, not {type(value).__name__}")
+            raise TypeError(
+                f"a snapshot holds numbers, texts and arrays of numbers, not {type(value).__name__}"
+            )
         header = msgpack.packb([value.dtype.str, list(value.shape)])
         return msgpack.ExtType(_ARRAY, header + np.ascontiguousarray(value).tobytes())
 

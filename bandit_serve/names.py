@@ -11,13 +11,24 @@ import msgspec
 from bandit_serve._names import first_refused, is_outside
 from bandit_serve.errors import FieldError, InvalidInput
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+# In Python a `$` alone also matches before a final newline; with what follows it, it does not, here and in JSON Schema.
+TEXT_END = r"$(?!\n)"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}" + TEXT_END
 OUTSIDE = "expected 1 to 256 bytes of UTF-8 without control characters"
 
-Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN, description="letters, digits and . _ - ; at most 128")]
-OutsideName = Annotated[str, msgspec.Meta(description="1 to 256 bytes of UTF-8 without control characters")]
+Name = Annotated[
+    str, msgspec.Meta(pattern=NAME_PATTERN, description="letters, digits and . _ - ; at most 128")
+]
+# For descriptions only: bytes are counted, and refusals worded, by `check_outside`.
+_OUTSIDE_SCHEMA = {"minLength": 1, "maxLength": 256, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
+OutsideName = Annotated[
+    str,
+    msgspec.Meta(
+        description="1 to 256 bytes of UTF-8 without control characters", extra_json_schema=_OUTSIDE_SCHEMA
+    ),
+]
 
-_name = re.compile(NAME_PATTERN.removesuffix("$") + r"\Z")
+_name = re.compile(NAME_PATTERN)
 
 
 def is_name(text: str) -> bool:

@@ -54,7 +54,9 @@ class Replica:
         live = self.experiments.get(owner)
         if live is None:
             if not isinstance(event, Changed):
-                raise ValueError(f"the log of {owner} does not begin with its creation; its snapshot is missing")
+                raise ValueError(
+                    f"the log of {owner} does not begin with its creation; its snapshot is missing"
+                )
             live = LiveExperiment(event)
             self._keep(live)
         live.apply(entry.offset, event)

@@ -1,4 +1,4 @@
-"""Settings: each has a flag, a `BANDIT_SERVE_*` variable and a config key of the same name, in that order of strength."""
+"""Settings: each has a flag, a `BANDIT_SERVE_*` variable and a config key of the same name, the former stronger."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     data: str = "bandit-serve-data"
     insecure: bool = False
     access_log: bool = False
-    log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
-    namespace: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{1,64}$")] = "bandit_serve"
+    log_level: Annotated[str, Meta(pattern=r"^(debug|info|warning|error)(?!\n)$")] = "info"
+    namespace: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}(?!\n)$")] = "bandit_serve"
     store_timeout: Duration = "1s"
     body_timeout: Duration = "10s"
     max_body: Annotated[int, Meta(ge=1_024)] = 16 * 2**20
@@ -86,5 +86,5 @@ def _read_config(path: str) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise UsageError(f"The config file {path} can not be read: {error.strerror}.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"The config file {path} is not TOML: {error}.") from None

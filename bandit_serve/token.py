@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ class Keyring:
         ages = sorted(self._born_ms.items(), key=lambda item: (item[1], item[0]))
         return [
             key_id
-            for (key_id, _), (_, next_ms) in zip(ages, ages[1:], strict=False)
+            for (key_id, _), (_, next_ms) in pairwise(ages)
             if next_ms + 2 * SETTLE_MS + longest_window_ms < now_ms
         ]
 
@@ -51,7 +52,9 @@ class Keyring:
         """n rows of `REWARD`, and u64[n] uids of their experiments: 0 where we did not sign the token."""
         rows = np.zeros(len(tokens), REWARD)
         uids = np.zeros(len(tokens), np.uint64)
-        self._opener.open_into(tokens, values, rows.view(np.uint8).reshape(len(tokens), REWARD.itemsize), uids)
+        self._opener.open_into(
+            tokens, values, rows.view(np.uint8).reshape(len(tokens), REWARD.itemsize), uids
+        )
         return rows, uids
 
 

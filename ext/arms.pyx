@@ -10,6 +10,8 @@ from alias cimport alias_draw, cell_t
 from tally cimport chooser_name, chooser_t, tally_accepts, tally_add, tally_merge, tally_t
 from uniform cimport uniform_below, uniform_double
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from bandit_serve._draw import alias_table, bit_generator, how_many
@@ -45,12 +47,12 @@ def eligible_arms(eligible, Py_ssize_t n_arms):
 
 
 cdef numbers(values, dtype, str name):
-    """`values` as a contiguous vector of `dtype`, if it holds numbers of that kind."""
+    """`values` as a contiguous array of `dtype`, if it holds numbers of that kind."""
     try:
         array = np.asarray(values)
         if array.size == 0:
             array = array.astype(dtype)
-        return np.ascontiguousarray(array.astype(dtype, casting="same_kind", copy=False))
+        return array.astype(dtype, order="C", casting="same_kind", copy=False)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"{name} must be a vector of numbers: {error}") from None
 
@@ -96,7 +98,8 @@ cdef class Arms:
             if choosing.parameters != len(parameters):
                 raise InvalidInput(f"the chooser takes {choosing.parameters} parameters, not {len(parameters)}")
 
-        self.tally.n_arms = 0  # until all is in place
+        # Without arms nothing is read or chosen until everything is in its place.
+        self.tally.n_arms, self.chooser, self.table_fresh = 0, NULL, False
         self.tally.low, self.tally.high = low, high
         self.tally.whole, self.tally.unbounded = whole, unbounded
         self.min_share, self.max_share, self.learns = min_share, max_share, learns
@@ -115,7 +118,7 @@ cdef class Arms:
             self.total, self.mean, self.m2 = np.zeros(count), None, None
             view = self.total
             self.tally.total = &view[0]
-        self.chooser, self.chooser_capsule = choosing, chooser
+        self.chooser_capsule = chooser
         if choosing is not NULL:
             self.cache = np.zeros(max(1, count * choosing.cache_width))
             view = self.cache
@@ -128,8 +131,7 @@ cdef class Arms:
         self.everyone = &indices[0]
         self.generator = generator
         self.bits = <bitgen_t *>PyCapsule_GetPointer(generator.capsule, "BitGenerator")
-        self.table_fresh = False
-        self.tally.n_arms = count
+        self.tally.n_arms, self.chooser = count, choosing
 
     @property
     def n_arms(self):
@@ -258,7 +260,7 @@ cdef class Arms:
     def restore(self, statistics):
         """Takes over arrays as `statistics()` gives them; InvalidInput when they cannot be of these arms."""
         mine = self.statistics()
-        if not isinstance(statistics, dict) or set(statistics) != set(mine):
+        if not isinstance(statistics, Mapping) or set(statistics) != set(mine):
             raise InvalidInput(f"statistics must hold {', '.join(mine)} and nothing else")
         arrays = {name: numbers(values, np.float64, name) for name, values in statistics.items()}
         for name, array in arrays.items():

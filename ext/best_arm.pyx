@@ -11,7 +11,8 @@ arm soon lies behind, and panels grow geometrically with the distance from it. A
 up to the rise of G over it, which is computed without them; where they do not, the panel is halved.
 
 Beta posteriors are integrated over u = logit(x): there each is log-concave with exponential tails, and nothing
-is lost next to 0 or 1. Student-t posteriors are integrated over x, measured from the arm whose lower end is highest.
+is lost next to 0 or 1. Student-t posteriors are integrated over x itself, with panels proportional to the distance
+from the arms, and their far upper tails in closed form.
 Arms are sorted first: an arm's share is the same to the last bit wherever it stands in the input.
 """
 
@@ -25,9 +26,9 @@ from bandit_serve.errors import InvalidInput
 
 cdef enum:
     NODES = 12
-    MOST_PANELS = 20000     # a bound; ordinary problems take 5 to 200
+    MOST_PANELS = 5000      # a bound; ordinary problems take 5 to 200
+    MOST_CUTS = 40          # of one panel
     MOST_ROUNDS = 3         # each with panels half as long as the last
-    SURE_LOSERS = 36        # that many arms all lie below their medians with probability 2^-36
 
 cdef enum Family:
     BETA
@@ -37,9 +38,10 @@ cdef double DEPTH = 28.0            # a Beta arm's ends: where the density over 
 cdef double TAIL = 1e-12            # a Student-t arm's ends: the mass beyond each
 cdef double NEGLIGIBLE = 1e-12      # where G is less, it adds to no share
 cdef double REST = 1e-9             # 1 - G at which integration ends; beyond, P(k best) is 1 - F_k to order REST^2
-cdef double PANEL_ERROR = 1e-10     # |sum of a panel's shares - rise of G| above which it is halved
-cdef double DEVIATION = 1e-8        # of the whole, above which it is integrated again on shorter panels
-cdef double RESOLUTION = 1e-13      # shortest panel, relative to its coordinate
+cdef double LOSS_REST = 1e-6        # the same for a Student-t loss: F's error counts times the length of the way
+cdef double PANEL_ERROR = 1e-9      # |sum of a panel's shares - rise of G| above which it is halved
+cdef double DEVIATION = 1e-7        # of the whole, above which it is integrated again on shorter panels
+cdef double RESOLUTION = 1e-13      # shortest panel of a Beta problem, relative to its coordinate
 cdef double HALF_LOG_2PI = 0.91893853320467274178
 
 cdef double NODE[NODES]                 # on [0, 1]
@@ -52,14 +54,15 @@ cdef struct Arm:
     double centre           # of the density, where it is exp(log_peak)
     double scale
     double log_peak
-    double low, high        # next to no mass lies outside
+    double low, high        # from the centre; next to no mass lies outside
     double left, right      # Beta only: outside, the density is a pure exponential
     double reach            # longest panel at the centre
 
 
 cdef struct Panel:
     double start, width
-    double x[NODES]
+    double rest             # start + rest has the digits of two doubles: arms may be sharper than one
+    double step[NODES]      # from start to the nodes
     double log_p[NODES]     # Beta only: log x and log(1 - x), less their values at the panel's start
     double log_q[NODES]
     double slope[NODES]     # of the reward scale against the coordinate
@@ -75,6 +78,7 @@ cdef struct Problem:
     Py_ssize_t n_panels
     double fineness         # scales every panel
     double loss             # E[max_j t_j - t_b]
+    bint loss_complete
     double deviation        # |sum of raw shares - 1|, or a distribution function's deviation from 1 if larger
     Arm* arms
     Py_ssize_t* active
@@ -85,8 +89,6 @@ cdef struct Problem:
     double* rise
     double* shares
 
-
-# ---- Gauss-Legendre nodes and the integrals of their Lagrange polynomials
 
 cdef void legendre(double x, double* p) noexcept nogil:
     """P_0 .. P_NODES at x."""
@@ -132,10 +134,8 @@ cdef inline double stirling_rest(double z) noexcept nogil:
     return (1.0 / 12.0 - r * (1.0 / 360.0 - r * (1.0 / 1260.0 - r * (1.0 / 1680.0 - r / 1188.0)))) / z
 
 
-# ---- Beta posteriors over u = logit(x)
-
 cdef inline double beta_depth(const Arm* arm, double u) noexcept nogil:
-    """How far log f(u) lies below the peak: n log(1 + r (e^y - 1)) - a y, written for the smaller parameter a = n r."""
+    """How far log f(u) lies below the peak: n log(1 + r (e^y - 1)) - a y, for the smaller parameter a = n r."""
     cdef double n = arm.a + arm.b
     cdef double a = fmin(arm.a, arm.b)
     cdef double y = (u - arm.centre) if arm.a <= arm.b else (arm.centre - u)
@@ -150,7 +150,7 @@ cdef inline double beta_depth(const Arm* arm, double u) noexcept nogil:
 
 
 cdef double beta_end(const Arm* arm, double side) noexcept nogil:
-    """Where the depth is DEPTH on the given side (-1, 1). It is convex, so a Newton step never falls short."""
+    """How far from the centre the depth is DEPTH, on side -1 or 1. It is convex: Newton never falls short."""
     cdef double near = arm.a if side < 0 else arm.b
     cdef double far = arm.b if side < 0 else arm.a
     cdef double n = near + far
@@ -162,7 +162,7 @@ cdef double beta_end(const Arm* arm, double side) noexcept nogil:
         e = exp(-distance)
         slope = near * far * -expm1(-distance) / (far + near * e)
         distance = fmin(most, distance + (DEPTH - beta_depth(arm, arm.centre + side * distance)) / slope)
-    return arm.centre + side * distance
+    return side * distance
 
 
 cdef void make_beta(Arm* arm, double alpha, double beta) noexcept nogil:
@@ -178,7 +178,7 @@ cdef void make_beta(Arm* arm, double alpha, double beta) noexcept nogil:
     arm.right = fmax(0.0, log(n)) + DEPTH
     arm.left = -arm.right
     # logit(x) has its singularities at +-pi i from the line.
-    arm.reach = fmin(4.0 * arm.scale, 3.0)
+    arm.reach = fmin(3.2 * arm.scale, 1.8)
 
 
 cdef inline double beta_reach(const Arm* arm, double u) noexcept nogil:
@@ -199,10 +199,10 @@ cdef void place_beta(Panel* panel) noexcept nogil:
     cdef double d, u
     cdef Py_ssize_t i
     for i in range(NODES):
-        d = panel.width * NODE[i]
+        d = panel.step[i]
         u = panel.start + d
-        panel.x[i] = u
-        if panel.width < 30.0:
+        if panel.width < 4.0:
+            # The short panels of sharp arms: their parameters multiply a difference that keeps its digits.
             panel.log_p[i] = -log1p(q * expm1(-d))
             panel.log_q[i] = -log1p(p * expm1(d))
         else:
@@ -218,24 +218,32 @@ cdef inline void beta_values(const Arm* arm, const Panel* panel, double* density
         density[i] = exp(base + arm.a * panel.log_p[i] + arm.b * panel.log_q[i])
 
 
+cdef void place(Family family, Panel* panel) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(NODES):
+        panel.step[i] = panel.width * NODE[i]
+        panel.slope[i] = 1.0
+    if family == BETA:
+        place_beta(panel)
+
+
 cdef double beta_below(const Arm* arm, double u) noexcept nogil:
     """F(u), by the same rule; next to the mode betainc takes 37 us at 1e9 observations."""
     cdef Panel panel
     cdef double density[NODES]
     cdef double total = 0.0
     cdef Py_ssize_t i
-    panel.start = arm.low
+    panel.start = arm.centre + arm.low
+    panel.rest = 0.0
     while panel.start < u:
         panel.width = fmin(fmax(beta_reach(arm, panel.start), RESOLUTION * fabs(panel.start)), u - panel.start)
-        place_beta(&panel)
+        place(BETA, &panel)
         beta_values(arm, &panel, density)
         for i in range(NODES):
             total += panel.width * WEIGHT[i] * density[i]
         panel.start += panel.width
     return total
 
-
-# ---- Student-t posteriors over x
 
 cdef void make_student(Arm* arm, double loc, double scale, double df) noexcept nogil:
     cdef double h = 0.5 * df
@@ -251,17 +259,17 @@ cdef void make_student(Arm* arm, double loc, double scale, double df) noexcept n
     arm.centre = loc
     arm.scale = scale
     arm.log_peak = log_peak - log(scale)
-    arm.low = loc - end * scale
-    arm.high = loc + end * scale
+    arm.low = -end * scale
+    arm.high = end * scale
     arm.left = 0.0
     arm.right = 0.0
     # The density has its singularities at +-sqrt(df) i.
-    arm.reach = fmin(4.0 / sqrt(df + 1.0), 1.2)
+    arm.reach = fmin(4.0 / sqrt(df + 1.0), 1.6)
 
 
-cdef inline double student_reach(const Arm* arm, double x) noexcept nogil:
+cdef inline double student_reach(const Arm* arm, double x, double rest) noexcept nogil:
     """Proportional to the distance from the centre, at the panel's end that is nearer to it."""
-    cdef double z = (x - arm.centre) / arm.scale
+    cdef double z = ((x - arm.centre) + rest) / arm.scale
     cdef double core = sqrt(arm.a)
     if z >= 0.0:
         return arm.scale * arm.reach * (core + z)
@@ -270,29 +278,23 @@ cdef inline double student_reach(const Arm* arm, double x) noexcept nogil:
     return arm.scale * arm.reach * core
 
 
-cdef void place_student(Panel* panel) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(NODES):
-        panel.x[i] = panel.start + panel.width * NODE[i]
-        panel.slope[i] = 1.0
-
-
 cdef inline void student_values(const Arm* arm, const Panel* panel, double* density) noexcept nogil:
+    cdef double start = (panel.start - arm.centre) + panel.rest
     cdef double per_scale = 1.0 / arm.scale
     cdef double per_df = 1.0 / arm.a
     cdef double z, t, s
     cdef Py_ssize_t i
     for i in range(NODES):
-        z = fmin(fabs(panel.x[i] - arm.centre) * per_scale, 1e145)
+        z = fmin(fabs(start + panel.step[i]) * per_scale, 1e145)
         t = z * z * per_df
         s = 1.0 + t
         # log1p(t), in less time
         density[i] = exp(arm.log_peak - arm.b * (log(s) + (t - (s - 1.0)) / s))
 
 
-cdef double student_below(const Arm* arm, double x) noexcept nogil:
+cdef double student_below(const Arm* arm, double x, double rest) noexcept nogil:
     """F(x), from the incomplete beta function whose argument is at most 1/2: next to 1 it would be too coarse."""
-    cdef double z = (x - arm.centre) / arm.scale
+    cdef double z = ((x - arm.centre) + rest) / arm.scale
     cdef double t = z / sqrt(arm.a)
     cdef double part
     t *= t
@@ -314,17 +316,21 @@ cdef double student_excess(const Arm* arm, double z) noexcept nogil:
     return fmax(0.0, density * (df + z * z) / (df - 1.0) - z * above)
 
 
-# ---- What both families share
+cdef inline bint behind(const Arm* arm, const Panel* panel) noexcept nogil:
+    """Whether the arm lies below the panel."""
+    return (panel.start - arm.centre) + panel.rest >= arm.high
 
-cdef double longest_panel(const Problem* problem, double x) noexcept nogil:
+
+cdef double longest_panel(const Problem* problem, double x, double rest) noexcept nogil:
     cdef double longest = INFINITY
     cdef Py_ssize_t j
     for j in range(problem.n_active):
         if problem.family == BETA:
             longest = fmin(longest, beta_reach(&problem.arms[problem.active[j]], x))
         else:
-            longest = fmin(longest, student_reach(&problem.arms[problem.active[j]], x))
-    return fmax(longest * problem.fineness, RESOLUTION * fabs(x))
+            longest = fmin(longest, student_reach(&problem.arms[problem.active[j]], x, rest))
+    longest *= problem.fineness
+    return fmax(longest, RESOLUTION * fabs(x)) if problem.family == BETA else longest
 
 
 cdef void evaluate(Problem* problem, Panel* panel) noexcept nogil:
@@ -333,10 +339,7 @@ cdef void evaluate(Problem* problem, Panel* panel) noexcept nogil:
     cdef double* cdf
     cdef double f, total
     cdef Py_ssize_t i, j, k, m
-    if problem.family == BETA:
-        place_beta(panel)
-    else:
-        place_student(panel)
+    place(problem.family, panel)
     panel.best_start = 1.0
     panel.best_end = 1.0
     for i in range(NODES):
@@ -389,9 +392,9 @@ cdef double weigh(Problem* problem, Panel* panel) noexcept nogil:
 
 cdef void commit(Problem* problem, const Panel* panel, bint weighed) noexcept nogil:
     cdef double anchor
-    cdef bint anchored = problem.arms[problem.anchor].high > panel.start
+    cdef bint anchored = not behind(&problem.arms[problem.anchor], panel)
     cdef Py_ssize_t i, k, m
-    for i in range(NODES):
+    for i in range(NODES if not problem.loss_complete else 0):
         anchor = problem.cdf[problem.anchor * NODES + i] if anchored else 1.0
         problem.loss += panel.width * WEIGHT[i] * panel.slope[i] * (anchor - panel.best[i])
     for m in range(problem.n_active):
@@ -401,39 +404,67 @@ cdef void commit(Problem* problem, const Panel* panel, bint weighed) noexcept no
             problem.shares[k] += problem.rise[k]
 
 
-cdef void lose_above(Problem* problem, Py_ssize_t k, double x) noexcept nogil:
-    """Adds to the loss what arm k alone makes of F_b - G above x, where it is taken to be 1 from here on."""
+cdef void lose_above(Problem* problem, Py_ssize_t k, const Panel* panel) noexcept nogil:
+    """Adds what arm k alone makes of F_b - G above the panel's start; from here on its F is taken to be 1."""
     cdef Arm* arm = &problem.arms[k]
     # A Beta arm's tail is short; below df = 1 there is no expectation.
-    if problem.family == STUDENT and arm.a > 1.0 and k != problem.anchor:
-        problem.loss += arm.scale * student_excess(arm, (x - arm.centre) / arm.scale)
+    if problem.family == STUDENT and arm.a > 1.0 and k != problem.anchor and not problem.loss_complete:
+        problem.loss += arm.scale * student_excess(arm, ((panel.start - arm.centre) + panel.rest) / arm.scale)
 
 
-cdef double retire(Problem* problem, double x) noexcept nogil:
-    """Lets go of arms that lie below x, whose F must have come out as 1; returns sum (1 - F) of the others."""
+cdef void begin(Problem* problem, const Panel* panel) noexcept nogil:
+    cdef Arm* arm
+    cdef Py_ssize_t k
+    problem.n_active = 0
+    problem.n_panels = 0
+    problem.deviation = 0.0
+    problem.loss = 0.0
+    problem.loss_complete = False
+    for k in range(problem.n_arms):
+        arm = &problem.arms[k]
+        problem.shares[k] = 0.0
+        if behind(arm, panel):
+            lose_above(problem, k, panel)
+            continue
+        problem.active[problem.n_active] = k
+        problem.n_active += 1
+        if problem.family == BETA:
+            problem.start[k] = beta_below(arm, panel.start)
+        else:
+            problem.start[k] = student_below(arm, panel.start, panel.rest)
+    arm = &problem.arms[problem.anchor]
+    if problem.family == STUDENT and arm.a > 1.0:
+        problem.loss += arm.scale * student_excess(arm, ((arm.centre - panel.start) - panel.rest) / arm.scale)
+
+
+cdef double retire(Problem* problem, const Panel* panel) noexcept nogil:
+    """Lets go of arms that lie below, whose F must have come out as 1; returns sum (1 - F) of the others."""
     cdef double rest = 0.0
     cdef Py_ssize_t k, m, kept = 0
     for m in range(problem.n_active):
         k = problem.active[m]
-        if problem.arms[k].high <= x:
+        if behind(&problem.arms[k], panel):
             problem.deviation = fmax(problem.deviation, fabs(1.0 - problem.start[k]))
-            lose_above(problem, k, x)
+            lose_above(problem, k, panel)
         else:
             problem.active[kept] = k
             kept += 1
             rest += fabs(1.0 - problem.start[k])
     problem.n_active = kept
+    if rest <= LOSS_REST and problem.family == STUDENT and not problem.loss_complete:
+        for m in range(kept):
+            lose_above(problem, problem.active[m], panel)
+        problem.loss_complete = True
     return rest
 
 
-cdef void finish(Problem* problem, double x, double rest) noexcept nogil:
-    """What lies above x, where at most one arm can still be."""
+cdef void finish(Problem* problem) noexcept nogil:
+    """Gives what lies above, where at most one arm can still be, and makes the shares' sum 1."""
     cdef double total = 0.0
     cdef Py_ssize_t k, m
     for m in range(problem.n_active):
         k = problem.active[m]
         problem.shares[k] += fmax(0.0, 1.0 - problem.start[k])
-        lose_above(problem, k, x)
     for k in range(problem.n_arms):
         total += problem.shares[k]
     problem.deviation = fmax(problem.deviation, fabs(total - 1.0))
@@ -441,70 +472,90 @@ cdef void finish(Problem* problem, double x, double rest) noexcept nogil:
         problem.shares[k] /= total
 
 
-cdef void begin(Problem* problem, double x) noexcept nogil:
-    cdef Arm* arm
-    cdef Py_ssize_t k
-    problem.n_active = 0
-    problem.n_panels = 0
-    problem.deviation = 0.0
-    problem.loss = 0.0
-    for k in range(problem.n_arms):
-        arm = &problem.arms[k]
-        problem.shares[k] = 0.0
-        if arm.high > x:
-            problem.active[problem.n_active] = k
-            problem.n_active += 1
-            problem.start[k] = beta_below(arm, x) if problem.family == BETA else student_below(arm, x)
-        else:
-            lose_above(problem, k, x)
-    arm = &problem.arms[problem.anchor]
-    if problem.family == STUDENT and arm.a > 1.0:
-        problem.loss = arm.scale * student_excess(arm, (arm.centre - x) / arm.scale)
+cdef inline double stretch(double error) noexcept nogil:
+    """How much longer the panel may be: the rule's error falls with about the NODES-th power of its length."""
+    return fmax(0.25, fmin(4.0, (0.5 * PANEL_ERROR / fmax(error, 1e-300)) ** (1.0 / NODES)))
 
 
-cdef void integrate(Problem* problem, double lowest) noexcept nogil:
+cdef inline void advance(Panel* panel) noexcept nogil:
+    """Moves the start to the end of the panel (Knuth's two-sum, then renormalised)."""
+    cdef double near = panel.start + panel.width
+    cdef double moved = near - panel.start
+    cdef double rest = (panel.start - (near - moved)) + (panel.width - moved) + panel.rest
+    panel.start = near + rest
+    panel.rest = rest - (panel.start - near)
+
+
+cdef Panel first_panel(const Problem* problem) noexcept nogil:
+    """Starts at the highest of the arms' lower ends.
+
+    Student-t arms have long lower tails: there at the highest location where G is negligible, if that is higher.
+    """
     cdef Panel panel
-    cdef double error, rest
-    cdef double x = lowest
-    cdef double wanted = INFINITY       # the length that G's own curvature allowed last
-    cdef double end
+    cdef Arm* anchor = &problem.arms[problem.anchor]
+    cdef Py_ssize_t low = 0, high = problem.n_arms, middle
+    panel.start = anchor.centre
+    panel.rest = 0.0
+    panel.width = anchor.low
+    advance(&panel)
+    if problem.family == BETA:
+        return panel
+    while low < high:
+        middle = (low + high) // 2
+        if student_hopeless(problem, problem.arms[middle].centre):
+            low = middle + 1
+        else:
+            high = middle
+    if low > 0 and problem.arms[low - 1].centre > panel.start:
+        panel.start = problem.arms[low - 1].centre
+        panel.rest = 0.0
+    return panel
+
+
+cdef bint student_hopeless(const Problem* problem, double x) noexcept nogil:
+    """Whether G(x) is negligible."""
+    cdef double best = 1.0
+    cdef Py_ssize_t k
+    for k in range(problem.n_arms - 1, -1, -1):
+        best *= student_below(&problem.arms[k], x, 0.0)
+        if best < NEGLIGIBLE:
+            return True
+    return False
+
+
+cdef void integrate(Problem* problem) noexcept nogil:
+    cdef Panel panel = first_panel(problem)
+    cdef double error
+    cdef double wanted = INFINITY       # the length that G's curvature asked for last
+    cdef Py_ssize_t cut
     cdef bint counts
-    begin(problem, x)
-    while True:
-        rest = retire(problem, x)
-        if problem.n_active == 0 or rest <= REST or problem.n_panels >= MOST_PANELS:
-            break
-        panel.start = x
-        panel.width = fmin(wanted, longest_panel(problem, x))
-        while True:
-            end = x + panel.width
-            panel.width = end - x
+    begin(problem, &panel)
+    while retire(problem, &panel) > REST and problem.n_panels < MOST_PANELS:
+        panel.width = fmin(wanted, longest_panel(problem, panel.start, panel.rest))
+        for cut in range(MOST_CUTS):
+            if cut > 0:
+                panel.width *= fmin(stretch(error), 0.8)
             evaluate(problem, &panel)
             problem.n_panels += 1
             counts = panel.best_end > NEGLIGIBLE
             error = weigh(problem, &panel) if counts else 0.0
-            if error <= PANEL_ERROR or panel.width <= 4.0 * RESOLUTION * fabs(x):
+            if error <= PANEL_ERROR:
                 break
-            if problem.n_panels >= MOST_PANELS:
-                break
-            panel.width *= 0.5
-        wanted = panel.width * (2.0 if error <= 1e-4 * PANEL_ERROR else 1.0)
+        wanted = panel.width * stretch(error)
         commit(problem, &panel, counts)
-        x = end
-    finish(problem, x, rest)
+        advance(&panel)
+    finish(problem)
 
 
-cdef void solve(Problem* problem, double lowest) noexcept nogil:
+cdef void solve(Problem* problem) noexcept nogil:
     cdef Py_ssize_t attempt
     problem.fineness = 1.0
     for attempt in range(MOST_ROUNDS):
-        integrate(problem, lowest)
+        integrate(problem)
         if problem.deviation <= DEVIATION:
             break
         problem.fineness *= 0.5
 
-
-# ---- From Python
 
 cdef object column(object values, str name):
     """A contiguous float64 vector of at least one finite number."""
@@ -527,20 +578,17 @@ cdef check(object values, str name, double low, double high):
 
 
 cdef tuple solved(Family family, const double[::1] a, const double[::1] b, const double[::1] c):
-    """Shares, the loss of the anchor, its index, the deviation before normalising and the number of panels, of sorted arms."""
+    """Of sorted arms: the shares, the loss of one of them, which one, the deviation and the number of panels."""
     cdef Py_ssize_t n = a.shape[0]
-    cdef Py_ssize_t k, size
-    cdef double origin, lowest, floor = -INFINITY
+    cdef Py_ssize_t k
+    cdef double ahead
     cdef Problem problem
     shares = np.empty(n)
     cdef double[::1] out = shares
-    if family == STUDENT and n >= SURE_LOSERS:
-        floor = np.partition(a, n - SURE_LOSERS)[n - SURE_LOSERS]
     problem.family = family
     problem.n_arms = n
     problem.shares = &out[0]
-    size = n * (sizeof(Arm) + sizeof(Py_ssize_t) + (3 + 2 * NODES) * sizeof(double))
-    problem.arms = <Arm*> malloc(size)
+    problem.arms = <Arm*> malloc(n * (sizeof(Arm) + sizeof(Py_ssize_t) + (3 + 2 * NODES) * sizeof(double)))
     if problem.arms == NULL:
         raise MemoryError
     problem.start = <double*> (problem.arms + n)
@@ -556,15 +604,11 @@ cdef tuple solved(Family family, const double[::1] a, const double[::1] b, const
                 make_beta(&problem.arms[k], a[k], b[k])
             else:
                 make_student(&problem.arms[k], a[k], b[k], c[k])
-            if problem.arms[k].low > problem.arms[problem.anchor].low:
+            # Centres first: far from 0 a short low would be lost in the sum.
+            ahead = problem.arms[k].centre - problem.arms[problem.anchor].centre
+            if ahead + (problem.arms[k].low - problem.arms[problem.anchor].low) > 0.0:
                 problem.anchor = k
-        lowest = problem.arms[problem.anchor].low
-        if family == STUDENT:
-            origin = a[problem.anchor]
-            for k in range(n):
-                make_student(&problem.arms[k], a[k] - origin, b[k], c[k])
-            lowest = fmax(problem.arms[problem.anchor].low, floor - origin)
-        solve(&problem, lowest)
+        solve(&problem)
         free(problem.arms)
     return shares, problem.loss, problem.anchor, problem.deviation, problem.n_panels
 
@@ -574,8 +618,8 @@ cdef tuple beta_problem(object alpha, object beta):
     beta = column(beta, "beta")
     if alpha.size != beta.size:
         raise InvalidInput(f"alpha has {alpha.size} arms and beta {beta.size}.")
-    check(alpha, "alpha", 1e-100, 1e100)
-    check(beta, "beta", 1e-100, 1e100)
+    check(alpha, "alpha", 1e-6, 1e15)
+    check(beta, "beta", 1e-6, 1e15)
     order = np.lexsort((beta, alpha))
     return order, alpha[order], beta[order]
 
@@ -600,33 +644,45 @@ cdef object unsorted(object order, object values):
 
 
 def beta_best(alpha, beta):
+    """P(arm k has the highest mean) for independent Beta(alpha_k, beta_k) posteriors.
+
+    alpha, beta: K >= 1 numbers each, between 1e-6 and 1e15. Returns K shares, none negative, that sum to 1;
+    each is within 1e-6 of the integral. Raises InvalidInput.
+    Source: P = integral of f_k(x) prod_{j != k} F_j(x) dx (Thompson 1933, for two arms).
+    """
     order, a, b = beta_problem(alpha, beta)
     return unsorted(order, solved(BETA, a, b, a)[0])
 
 
-def beta_best_deviation(alpha, beta):
-    order, a, b = beta_problem(alpha, beta)
-    return solved(BETA, a, b, a)[3:]
-
-
 def student_best(loc, scale, df):
+    """P(arm k has the highest mean) for independent posteriors loc_k + scale_k T(df_k), T Student's t.
+
+    loc: K >= 1 numbers within +-1e100; scale: between 1e-100 and 1e100; df: between 0.1 and 1e100. Returns and raises
+    what `beta_best` does, by the same formula.
+    """
     order, m, s, v = student_problem(loc, scale, df)
     return unsorted(order, solved(STUDENT, m, s, v)[0])
 
 
-def student_best_deviation(loc, scale, df):
-    order, m, s, v = student_problem(loc, scale, df)
-    return solved(STUDENT, m, s, v)[3:]
-
-
 def beta_expected_loss(alpha, beta):
+    """E[max_j t_j - t_k]: what choosing arm k costs in expectation, for the posteriors of `beta_best`.
+
+    Returns K losses in the unit of the means, none negative, to about 1e-9.
+    """
     order, a, b = beta_problem(alpha, beta)
     _, least, anchor, _, _ = solved(BETA, a, b, a)
-    # E[t_b] - E[t_k], from whichever of the means and their complements is exact
-    return unsorted(order, np.maximum(0.0, least + (a[anchor] * b - a * b[anchor]) / ((a[anchor] + b[anchor]) * (a + b))))
+    n = a + b
+    # The means' differences, without the cancellation of two means next to 1.
+    behind = (a[anchor] * (b / n) - a * (b[anchor] / n)) / n[anchor]
+    return unsorted(order, np.maximum(0.0, least + behind))
 
 
 def student_expected_loss(loc, scale, df):
+    """E[max_j t_j - t_k]: what choosing arm k costs in expectation, for the posteriors of `student_best`.
+
+    Returns K losses in the unit of the means, none negative, to about 1e-6 of themselves. With two arms or
+    more, one arm with df <= 1 makes every loss infinite: of the other arms by its upper tail, of itself by its lower.
+    """
     order, m, s, v = student_problem(loc, scale, df)
     if len(m) == 1:
         return np.zeros(1)
@@ -634,3 +690,15 @@ def student_expected_loss(loc, scale, df):
         return np.full(len(m), np.inf)
     _, least, anchor, _, _ = solved(STUDENT, m, s, v)
     return unsorted(order, np.maximum(0.0, least + (m[anchor] - m)))
+
+
+def beta_best_deviation(alpha, beta):
+    """How far the shares' sum, or a distribution function at its end, was from 1 before normalising; panels used."""
+    _, a, b = beta_problem(alpha, beta)
+    return solved(BETA, a, b, a)[3:]
+
+
+def student_best_deviation(loc, scale, df):
+    """As `beta_best_deviation`, for the posteriors of `student_best`."""
+    _, m, s, v = student_problem(loc, scale, df)
+    return solved(STUDENT, m, s, v)[3:]

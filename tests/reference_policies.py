@@ -32,7 +32,7 @@ def normal_posterior(rewards, mean, kappa, alpha, beta):
 
 
 def capped(shares, cap):
-    """Water-filling as one equation: min(cap, level · share) sums to 1; the level's logarithm by bisection."""
+    """Water-filling as one equation, Σ min(cap, level · share) = 1, by bisection of log level."""
     cap = max(cap, 1 / len(shares))
     positive = shares > 0
     if positive.sum() * cap < 1:

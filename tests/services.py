@@ -60,12 +60,13 @@ class ThrowawayService:
 
     def _read(self, process: subprocess.Popen[str], ready: threading.Event) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self.output.append(line)
-            found = READY.match(line)
-            if found:
-                self.url = found[1]
-                ready.set()
+        with process.stdout:
+            for line in process.stdout:
+                self.output.append(line)
+                found = READY.match(line)
+                if found:
+                    self.url = found[1]
+                    ready.set()
         ready.set()
 
     @property
@@ -73,7 +74,12 @@ class ThrowawayService:
         return self._port
 
     def call(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout_s: float = 30.0
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        timeout_s: float = 30.0,
     ) -> Answer:
         """One request; `body` is sent as JSON unless it is bytes."""
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
@@ -125,8 +131,6 @@ class ThrowawayService:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
 
 
 def clean_environment() -> dict[str, str]:

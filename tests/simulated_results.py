@@ -1,6 +1,6 @@
 """Experiments with known arms, played through `ResultsFold` with real events: error rates, coverage, power.
 
-`python -m tests.simulated_results` plays each at full size and prints what it found.
+`python tests/simulated_results.py` plays each at full size and prints what it found.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scipy.special import gammaln
 
 from bandit_serve.events import REWARD, Exposed, Rewarded, Tick
 from bandit_serve.experiment import Arm, Attribution, Experiment, Metric, Policy, Record, Stopping, validated
-from bandit_serve.results.fold import ResultsFold
+from bandit_serve.results import ResultsFold, report
 
 Draw = Callable[[np.random.Generator, int, int], NDArray[np.float64]]
 START_MS = 1_700_000_000_000
@@ -222,3 +222,191 @@ def random_log(
             entries.append((now, Tick()))
     entries.sort(key=lambda entry: entry[0])
     return entries
+
+
+@dataclass
+class Outcome:
+    """What many plays came to: how many ever found a difference between equal arms, whether the intervals of
+    the arms' means (`arms`) and of their differences to control (`differences`) held the truth at the end.
+    """
+
+    rejected: list[bool] = field(default_factory=list)
+    arms: list[bool] = field(default_factory=list)
+    differences: list[bool] = field(default_factory=list)
+    mismatches: int = 0
+    shares: set[float] = field(default_factory=set)
+
+    def take(self, play: Play, truth: NDArray[np.float64] | None, ever: bool) -> None:
+        about = play.fold.record
+        final = report(play.fold, about, {}, play.now_ms)
+        rows = [arm.metrics["m"] for arm in final.arms]
+        self.rejected.append(ever or any(row.p_value is not None and row.p_value <= 0.05 for row in rows))
+        self.mismatches += final.srm.verdict == "mismatch"
+        if truth is None:
+            return
+        for k, row in enumerate(rows):
+            if row.interval is not None:
+                self.arms.append(row.interval[0] <= truth[k] <= row.interval[1])
+            if row.difference_interval is not None:
+                low, high = row.difference_interval
+                self.differences.append(low <= truth[k] - truth[0] <= high)
+
+    def __str__(self) -> str:
+        covered = [f"{np.mean(held):.3f} of {len(held)}" for held in (self.arms, self.differences) if held]
+        return (
+            f"{sum(self.rejected)} of {len(self.rejected)} ever rejected; mismatches {self.mismatches}; "
+            f"coverage of means and differences: {', '.join(covered) or 'not looked at'}"
+        )
+
+
+def significant(play: Play) -> bool:
+    """Whether a look now shows a difference: by p-value, or by an interval without 0."""
+    rows = [arm.metrics["m"] for arm in report(play.fold, play.fold.record, {}, play.now_ms).arms]
+    by_p = any(row.p_value is not None and row.p_value <= 0.05 for row in rows)
+    intervals = [row.difference_interval for row in rows if row.difference_interval is not None]
+    return by_p or any(low > 0 or high < 0 for low, high in intervals)
+
+
+def bernoulli(*means: float) -> Draw:
+    return lambda rng, k, n: (rng.random(n) < means[k]).astype(np.float64)
+
+
+def fixed_split(n: int, means: tuple[float, float] = (0.1, 0.1), looks: int = 23, each: int = 200) -> Outcome:
+    """A/B tests by an even split, looked at `looks` times."""
+    outcome = Outcome()
+    for run in range(n):
+        play = Play(ResultsFold(record()), np.random.default_rng([1, run]), bernoulli(*means))
+        ever = False
+        for _ in range(looks):
+            play.step(np.array([0.5, 0.5]), each)
+            ever |= significant(play)
+        outcome.take(play, np.array(means), ever)
+    return outcome
+
+
+def thompson(n: int, means: tuple[float, float] = (0.1, 0.1), steps: int = 100, every: int = 1) -> Outcome:
+    """Thompson on two arms, floor .05, refreshed every 100 decisions, looked at every `every` refreshes."""
+    outcome = Outcome()
+    policy = Policy(kind="thompson", min_share=0.05)
+    for run in range(n):
+        play = Play(ResultsFold(record(policy=policy)), np.random.default_rng([2, run]), bernoulli(*means))
+        tried, won, ever = np.zeros(2), np.zeros(2), False
+        for _ in range(steps):
+            shares = beta_shares(won, tried, 0.05)
+            outcome.shares.add(float(shares[0]))
+            play.step(shares, 100)
+            tried += np.bincount(play.arms[-1], minlength=2)
+            won += np.bincount(play.arms[-1], play.values[-1], minlength=2)
+            ever = ever or (len(play.arms) % every == 0 and significant(play))
+        outcome.take(play, np.array(means), ever)
+    return outcome
+
+
+def adaptive(
+    n: int, kind: str, missing: str, draw: Draw, truth: tuple[float, ...], steps: int = 100, every: int = 4
+) -> Outcome:
+    """Three arms under Thompson-like shares, floor .02, refreshed every 100 decisions, looked at as above."""
+    outcome = Outcome()
+    about = record(3, kind, Policy(kind="thompson", min_share=0.02), missing=missing, window="5s")
+    for run in range(n):
+        play, ever = Play(ResultsFold(about), np.random.default_rng([3, run]), draw, 3), False
+        tried, total, squares = np.zeros((3, 3))
+        for _ in range(steps):
+            seen = np.maximum(tried, 1.0)
+            spread = np.sqrt(np.maximum(squares / seen - (total / seen) ** 2, 0.1))
+            shares = drawn_shares(play.rng, total / seen, spread / np.sqrt(seen) + 3 * (tried == 0), 0.02)
+            outcome.shares.add(float(shares[0]))
+            play.step(shares, 100)
+            tried += np.bincount(play.arms[-1], minlength=3)
+            total += np.bincount(play.arms[-1], play.values[-1], minlength=3)
+            squares += np.bincount(play.arms[-1], play.values[-1] ** 2, minlength=3)
+            ever = ever or (len(play.arms) % every == 0 and significant(play))
+        play.finish()
+        outcome.take(play, np.array(truth), ever)
+    return outcome
+
+
+def users(n: int, missing: str) -> Outcome:
+    """A/A by unit: 3,000 sticky users of unequal worth, rewards summed, 23 looks 400 visits apart."""
+    outcome = Outcome()
+    about = record(kind="count", unit="user", missing=missing, window="5s")
+    for run in range(n):
+        rng = np.random.default_rng([4, run])
+        units, worth = rng.integers(0, 2**63, 3000).astype(np.uint64), rng.gamma(1.0, 0.3, 3000)
+        arm_of, ever = rng.integers(0, 2, 3000), False
+        play = Play(ResultsFold(about), rng, bernoulli())
+        for _ in range(23):
+            visit = rng.integers(0, 3000, 400)
+            value = rng.poisson(worth[visit]).astype(np.float64)
+            play.draw = lambda _, k, n, arms=arm_of[visit], value=value: value[arms == k]
+            play.play(arm_of[visit], np.array([0.5, 0.5]), units[visit])
+            ever |= significant(play)
+        play.finish()
+        outcome.take(play, None, ever)
+    return outcome
+
+
+def split_of(n: int, share: float, count: int, runs: int, moving: bool = False) -> int:
+    """How many of `n` experiments with `count` units raise the sample-ratio alarm at one of `runs` looks.
+
+    The log says even shares (`moving`: about even ones); the first arm really gets `share` more.
+    """
+    alarms = 0
+    for run in range(n):
+        rng = np.random.default_rng([5, run])
+        play = Play(ResultsFold(record()), rng, bernoulli(0.1, 0.1))
+        alarm = False
+        for look in range(runs):
+            logged = 0.5 + (0.2 * (-1) ** look if moving else 0.0)
+            arms = (rng.random(count // runs) >= logged + share).astype(np.int64)
+            play.play(arms, np.array([logged, 1 - logged]))
+            alarm |= report(play.fold, play.fold.record, {}, 0).srm.verdict == "mismatch"
+        alarms += alarm
+    return alarms
+
+
+def normal(*means: float) -> Draw:
+    return lambda rng, k, n: rng.normal(means[k], 1.0 + k, n)
+
+
+def lognormal(rng: np.random.Generator, k: int, n: int) -> NDArray[np.float64]:
+    return rng.lognormal(0.0, 1.0, n)
+
+
+def orders(rng: np.random.Generator, k: int, n: int) -> NDArray[np.float64]:
+    """Mostly nothing: a twentieth buys, 2 on average."""
+    return rng.poisson(0.05, n) * rng.poisson(2.0, n).astype(np.float64)
+
+
+def at_full_size() -> None:
+    for name, play in {
+        "A/A, fixed split, 23 looks": lambda: fixed_split(200),
+        "A/A, fixed split, 1,000 plays": lambda: fixed_split(1000),
+        "Thompson, .1 and .1, 100 looks": lambda: thompson(200),
+        "Thompson, .1 and .1, 1,000 plays": lambda: thompson(1000),
+        "Thompson, .1 and .16": lambda: thompson(200, (0.1, 0.16)),
+        "fixed split, .10 and .16, 2,000 an arm (one look)": lambda: fixed_split(60, (0.1, 0.16), 1, 4000),
+        "three normal arms, adaptive": lambda: adaptive(
+            200, "continuous", "ignore", normal(1, 1, 1), (1, 1, 1)
+        ),
+        "three normal arms that differ": lambda: adaptive(
+            200, "continuous", "ignore", normal(1, 1.2, 0.9), (1, 1.2, 0.9)
+        ),
+        "three lognormal arms, adaptive": lambda: adaptive(
+            200, "continuous", "ignore", lognormal, (np.exp(0.5),) * 3
+        ),
+        "three arms of sparse counts, missing zero": lambda: adaptive(
+            200, "count", "zero", orders, (0.1,) * 3
+        ),
+        "A/A by unit, missing ignore": lambda: users(200, "ignore"),
+        "A/A by unit, missing zero": lambda: users(200, "zero"),
+        "SRM: alarms of 200 at 50/50": lambda: split_of(200, 0.0, 40_000, 20),
+        "SRM: alarms of 50 at 52/48": lambda: split_of(50, 0.02, 40_000, 20),
+        "SRM, moving shares: alarms of 200 as logged": lambda: split_of(200, 0.0, 40_000, 20, True),
+        "SRM, moving shares: alarms of 50 off by .02": lambda: split_of(50, 0.02, 40_000, 20, True),
+    }.items():
+        print(f"{name}: {play()}", flush=True)
+
+
+if __name__ == "__main__":
+    at_full_size()

@@ -1,4 +1,4 @@
-"""`bandit-serve replay`: equal in every worker after all that may happen, different when a bit was changed."""
+"""`bandit-serve replay`: equal in every worker after all that may happen, not when a bit was changed."""
 
 from __future__ import annotations
 

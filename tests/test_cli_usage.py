@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -40,6 +39,7 @@ def test_a_wrong_setting_is_named_with_its_spellings(tmp_path: Path) -> None:
     config.write_text('store_timeout = "soon"\n')
     for found in (
         bandit_serve("models", "list", "--store-timeout", "soon"),
+        bandit_serve("models", "list", environment={"BANDIT_SERVE_STORE_TIMEOUT": "soon"}),
         bandit_serve("models", "list", "--config", config),
     ):
         assert found.status == 2
@@ -123,8 +123,8 @@ def test_ctrl_c_leaves_quietly(tmp_path: Path) -> None:
 
 def _waits(pid: int) -> bool:
     """Whether the process has an event loop."""
-    found = []
     for fd in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found.append(os.readlink(fd))
-    return any("eventpoll" in each for each in found)
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            if "eventpoll" in str(fd.readlink()):
+                return True
+    return False

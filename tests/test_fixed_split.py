@@ -40,7 +40,8 @@ def test_rewards_are_counted_and_change_no_share():
 
 
 @pytest.mark.parametrize(
-    "shares", [[1.0], [1.0, -1.0], [0.0, 0.0], [float("nan"), 1.0], [float("inf"), 1.0], "ab", [[1, 1]], ["a", "b"]]
+    "shares",
+    [[1.0], [1.0, -1.0], [0.0, 0.0], [float("nan"), 1.0], [float("inf"), 1.0], "ab", [[1, 1]], ["a", "b"]],
 )
 def test_weights_that_cannot_be_are_refused(shares):
     with pytest.raises(InvalidInput, match="shares must"):

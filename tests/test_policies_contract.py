@@ -238,6 +238,10 @@ def test_a_state_goes_on_identically(policy, objective):
 def test_a_state_is_a_copy(policy, objective):
     learner = make(policy, objective)
     state = learner.state()
+    parameters = repr(state["parameters"])
+    for value in state["parameters"].values():
+        value.clear()
+    assert repr(learner.state()["parameters"]) == parameters
     learner.update(0, 1.0)
     assert state["statistics"]["n"].tolist() == [0.0] * 4
     state["statistics"]["n"][:] = 9.0
@@ -299,7 +303,9 @@ def test_seeds_repeat_and_many_choices_are_single_ones(policy, objective):
     assert [one.choose() for _ in range(100)] == arms.tolist()
     assert other.choose_many(100).tolist() != arms.tolist()
     eligible = [True, False, True, True]
-    assert [one.choose(eligible=eligible) for _ in range(50)] == many.choose_many(50, eligible=eligible).tolist()
+    assert [one.choose(eligible=eligible) for _ in range(50)] == many.choose_many(
+        50, eligible=eligible
+    ).tolist()
     unseeded = (make(policy, objective, min_share=0.1).choose_many(100).tolist() for _ in range(2))
     assert next(unseeded) != next(unseeded)
 
@@ -311,7 +317,9 @@ def test_what_is_no_reward_is_refused_and_nothing_counted(policy, objective):
     before = bits(learner.statistics())
     low, high = RANGES[objective]
     wrong = [float("nan"), float("inf"), -float("inf"), 1e300, "a", None, [1.0, 1.0]]
-    wrong += {"binary": [0.5, 2, -1], "bounded": [low - 1e-9, high + 1e-9], "count": [-1.0]}.get(objective, [])
+    wrong += {"binary": [0.5, 2, -1], "bounded": [low - 1e-9, high + 1e-9], "count": [-1.0]}.get(
+        objective, []
+    )
     for reward in wrong:
         with pytest.raises(InvalidInput):
             learner.update(0, reward)
@@ -326,7 +334,14 @@ def test_what_is_no_reward_is_refused_and_nothing_counted(policy, objective):
             learner.update(arm, 1.0)
         with pytest.raises(InvalidInput):
             learner.update_many([0, arm], [1.0, 1.0])
-    for arms, rewards in [([0], [1.0, 1.0]), ([[0]], [[1.0]]), ([0.0], [1.0]), (0, 1.0), ([0], [1j]), ([0], ["1"])]:
+    for arms, rewards in [
+        ([0], [1.0, 1.0]),
+        ([[0]], [[1.0]]),
+        ([0.0], [1.0]),
+        (0, 1.0),
+        ([0], [1j]),
+        ([0], ["1"]),
+    ]:
         with pytest.raises(InvalidInput):
             learner.update_many(arms, rewards)
     for counts in ([1, 1, 1], [1, 1, 1, -1], [0.5] * 4, "abcd", None, [2**70] * 4):
@@ -342,7 +357,14 @@ def test_what_is_no_mask_or_weight_is_refused(policy, objective):
         for ask in (learner.shares, learner.choose, lambda **mask: learner.choose_many(1, **mask)):
             with pytest.raises(InvalidInput, match="eligible"):
                 ask(eligible=eligible)
-    for pending in ([1.0] * 3, [-1.0, 0, 0, 0], [float("nan"), 0, 0, 0], [float("inf"), 0, 0, 0], "abcd", 1.0):
+    for pending in (
+        [1.0] * 3,
+        [-1.0, 0, 0, 0],
+        [float("nan"), 0, 0, 0],
+        [float("inf"), 0, 0, 0],
+        "abcd",
+        1.0,
+    ):
         with pytest.raises(InvalidInput, match="pending"):
             learner.shares(pending=pending)
     for n in (-1, 1.5, "a", None):

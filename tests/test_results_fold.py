@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_results import ReferenceFold
+from simulated_results import START_MS, exposed, random_log, record, rewarded
 
 from bandit_serve.errors import InvalidInput, NotBuilt
 from bandit_serve.events import Census, Change, Changed, Exposed, Rewarded, Tick
 from bandit_serve.experiment import Metric, Policy
 from bandit_serve.results import ResultsFold, report
 from bandit_serve.results.fold import LINGER_MS
-from tests.reference_results import ReferenceFold
-from tests.simulated_results import START_MS, exposed, random_log, record, rewarded
 
 METRICS = (Metric(name="hit", kind="binary"), Metric(name="worth", kind="continuous"))
 MODES = [(unit, missing) for unit in ("request", "user") for missing in ("ignore", "zero")]

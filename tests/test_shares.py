@@ -8,7 +8,7 @@ from bandit_serve.errors import InvalidInput
 from bandit_serve.policies.shares import check_bounds, final_shares
 
 # Ratios up to 1e300, as far as the reference can follow.
-weight = st.one_of(st.just(0.0), st.just(1.0), st.floats(0.0, 1.0), st.floats(1e-150, 1e150))
+weight = st.one_of(st.just(0.0), st.just(1.0), st.floats(1e-150, 1.0), st.floats(1e-150, 1e150))
 
 
 @st.composite

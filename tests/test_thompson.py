@@ -24,7 +24,7 @@ def frequency_of(policy, arm, draws):
 
 
 def assert_fits(drawn, shares):
-    """Chi-square over the arms expected at least five times; the others together must be as rare as expected."""
+    """Chi-square over the arms expected five times or more; the others together must be rare."""
     expected = shares * drawn.sum()
     likely = expected >= 5
     rest = expected[~likely].sum()
@@ -50,7 +50,7 @@ def test_shares_are_the_known_ones():
     ("alpha", "beta"), [(1, 1), (1, 2), (1.5, 40), (3, 2), (1000, 9000), (0.3, 0.7), (0.5, 30), (1e-3, 2e-3)]
 )
 def test_draws_have_the_posterior_as_distribution(alpha, beta):
-    """An arm with a billion observations is a point: arm 0 beats it as often as its posterior lies above it."""
+    """An arm with a billion observations is a point: arm 0 beats it as often as its posterior is above."""
     draws = 200_000
     posterior = stats.beta(alpha, beta)
     values = []
@@ -138,24 +138,31 @@ def test_wrong_shares_would_not_fit():
         assert_fits(drawn, policy.shares())
 
 
-def test_a_choice_follows_the_update_before_it():
-    """The constants kept for each arm are made again when its statistics change, by whatever way."""
-    losing = ([0, 1000, 0], [1000, 0, 1000])
-    policy = Thompson(3, seed=5)
-    policy.choose()
-    policy.update_many([0] * 1000 + [2] * 1000, np.zeros(2000))
-    for _ in range(1000):
-        policy.update(1, 1.0)
-    assert set(policy.choose_many(100).tolist()) == {1}
-    other = Thompson(3, seed=5)
-    other.choose()
-    other.restore(policy.statistics())
-    assert set(other.choose_many(100).tolist()) == {1}
-    third = Thompson(3, seed=5)
-    third.choose()
-    third.update_counts(losing[0], 1.0)
-    third.update_counts(losing[1], 0.0)
-    assert set(third.choose_many(100).tolist()) == {1}
+def update_singly(policy, arms, rewards):
+    for arm, reward in zip(arms, rewards, strict=True):
+        policy.update(arm, reward)
+
+
+def update_counted(policy, arms, rewards):
+    policy.update_counts(np.bincount(arms[rewards == 1], minlength=3), 1.0)
+    policy.update_counts(np.bincount(arms[rewards == 0], minlength=3), 0.0)
+
+
+def update_restored(policy, arms, rewards):
+    other = Thompson(3)
+    other.update_many(arms, rewards)
+    policy.restore(other.statistics())
+
+
+@pytest.mark.parametrize("max_share", [1.0, 0.9999999])
+@pytest.mark.parametrize("update", [update_singly, Thompson.update_many, update_counted, update_restored])
+def test_a_choice_follows_the_update_before_it(update, max_share):
+    """What is kept for choosing is made again when statistics change, by whatever way."""
+    arms = np.repeat([0, 1, 2], 1000)
+    policy = Thompson(3, seed=5, max_share=max_share)
+    assert set(policy.choose_many(50).tolist()) == {0, 1, 2}
+    update(policy, arms, (arms == 1).astype(float))
+    assert set(policy.choose_many(50).tolist()) == {1}
 
 
 def test_fractions_count_as_fractions():

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bandit_serve import __version__
-from bandit_serve.cli import doctor, experiments, models, not_built, replay, serve
+from bandit_serve.cli import demo, doctor, experiments, models, not_built, replay, serve
 from bandit_serve.errors import BanditServeError, InvalidInput, NotBuilt, UsageError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(serve.serve)
+app.command()(demo.demo)
 app.add_typer(models.app, name="models")
 app.add_typer(experiments.app, name="experiments")
 app.command("replay")(replay.replay_all)

@@ -70,7 +70,7 @@ def _print(replayed: list[Replayed]) -> None:
                 each.experiment,
                 str(each.entries),
                 each.offset,
-                (each.digest or "–")[:8],  # noqa: RUF001
+                (each.digest or "–")[:8],
                 _count([worker.result for worker in each.workers]),
                 _count([snapshot.result for snapshot in each.snapshots]),
                 VERDICTS[each.equal],

@@ -6,7 +6,7 @@ from bandit_serve.cli.output import print_table, say
 from bandit_serve.experiment import Experiment, Metric
 from bandit_serve.results import ArmResult, MetricResult, Report
 
-NONE = "–"  # noqa: RUF001
+NONE = "–"
 SRM = {
     "ok": "the split is as it was logged",
     "mismatch": "the split is not as it was logged: do not trust the comparisons",

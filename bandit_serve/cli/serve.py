@@ -16,7 +16,8 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to bind; 0 takes a free one [8000].")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes [1].")] = None,
     store: Annotated[
-        str | None, typer.Option(help="redis://, rediss:// or unix:// URL [a private server in the data directory].")
+        str | None,
+        typer.Option(help="redis://, rediss:// or unix:// URL [a private server in the data directory]."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data directory [bandit-serve-data].")] = None,
     config: Annotated[str | None, typer.Option(help="Config file (TOML).")] = None,
@@ -25,7 +26,9 @@ def serve(
     ] = None,
     access_log: Annotated[bool | None, typer.Option("--access-log", help="Log every request.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,
-    namespace: Annotated[str | None, typer.Option(help="Prefix of all keys in the store [bandit_serve].")] = None,
+    namespace: Annotated[
+        str | None, typer.Option(help="Prefix of all keys in the store [bandit_serve].")
+    ] = None,
     store_timeout: Annotated[str | None, typer.Option(help="Longest wait for the store [1s].")] = None,
     body_timeout: Annotated[str | None, typer.Option(help="Longest wait for a request's body [10s].")] = None,
     max_body: Annotated[int | None, typer.Option(help="Largest body, in bytes [16777216].")] = None,
@@ -34,18 +37,24 @@ def serve(
         int | None, typer.Option(help="Memory for models that take no live traffic, in bytes [2147483648].")
     ] = None,
     top_k_lifetime: Annotated[str | None, typer.Option(help="How long a top-k answer is kept [60s].")] = None,
-    drain: Annotated[str | None, typer.Option(help="Longest wait for requests under way when stopping [10s].")] = None,
+    drain: Annotated[
+        str | None, typer.Option(help="Longest wait for requests under way when stopping [10s].")
+    ] = None,
     idle_grace: Annotated[
         str | None, typer.Option(help="When stopping, how long an idle connection may stay [1s].")
     ] = None,
     retention_time: Annotated[str | None, typer.Option(help="How far back a log reaches [7d].")] = None,
     retention_bytes: Annotated[int | None, typer.Option(help="How large a log may be [268435456].")] = None,
     snapshot_every: Annotated[str | None, typer.Option(help="How often snapshots are written [60s].")] = None,
-    key_rotation: Annotated[str | None, typer.Option(help="Age at which a token key is replaced [30d].")] = None,
+    key_rotation: Annotated[
+        str | None, typer.Option(help="Age at which a token key is replaced [30d].")
+    ] = None,
 ) -> None:
     """Runs the service until SIGTERM; prints one line with its address when it accepts requests."""
     flags = dict(locals())
-    settings = load_settings({name: value for name, value in flags.items() if name != "config"}, config=config)
+    settings = load_settings(
+        {name: value for name, value in flags.items() if name != "config"}, config=config
+    )
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s supervisor %(name)s: %(message)s"
     )

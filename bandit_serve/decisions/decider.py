@@ -73,7 +73,8 @@ class Decider:
         self.arm_names = list(experiment.arm_names)
         self.payloads = [arm.payload for arm in experiment.arms]
         self.models = [
-            ModelName(arm.model, arm.version) if arm.model and arm.version else None for arm in experiment.arms
+            ModelName(arm.model, arm.version) if arm.model and arm.version else None
+            for arm in experiment.arms
         ]
         self._index = {name: k for k, name in enumerate(self.arm_names)}
         winner = live.record.winner if self.status == "stopped" else None
@@ -89,7 +90,9 @@ class Decider:
     def refresh(self) -> None:
         """Takes over what the log has said since; subsets that nobody asked for since are forgotten."""
         self.evidence = self.live.evidence
-        self.take(self.live.shares(), {key: self.live.shares(self.mask(key)) for key in self.subsets_in_use()})
+        self.take(
+            self.live.shares(), {key: self.live.shares(self.mask(key)) for key in self.subsets_in_use()}
+        )
 
     def take(self, shares: Vector, subsets: dict[frozenset[int], Vector]) -> None:
         self.draw = Draw(shares)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
 from typing import Any
 
 from msgspec import UNSET
@@ -12,6 +13,7 @@ from bandit_serve.decisions.messages import (
     Decided,
     DecidedColumns,
     DecideRequest,
+    ModelName,
     Predicted,
     PredictRequest,
     Scored,
@@ -89,26 +91,36 @@ class Decisions:
         tokens, arms, propensities = decider.decide_columns(units, self.keyring, _now_ms())
         return DecidedColumns(tokens, arms, propensities, decider.arm_names)
 
-    async def predict(self, experiment: str, request: PredictRequest) -> Predicted:
-        """Waits only for a model that is not in memory yet, and for top-k."""
+    def predict(self, experiment: str, request: PredictRequest) -> Predicted | Awaitable[Predicted]:
+        """A decision and its arm's prediction; to be awaited for top-k, and for a model that is not in memory yet.
+
+        The arm is drawn once, before any waiting: its propensity is that of the answer.
+        """
         decider = self.decider(experiment)
         if request.context:
             _refuse_context()
         check_score_request(request)
+        if None in decider.models:
+            arm = decider.arm_names[decider.models.index(None)]
+            raise Conflict(f"The arm {arm!r} of {experiment!r} has no model to predict with; use decide.")
         unit = request.user_id if request.unit is None else request.unit
         choice = decider.choose(unit, request.eligible)
         reference = decider.models[choice.arm]
-        if reference is None:
-            arm = decider.arm_names[choice.arm]
-            raise Conflict(f"The arm {arm!r} of {experiment!r} has no model to predict with; use decide.")
+        assert reference is not None
         model = self._models.get(reference.id, reference.version)
-        if model is None:
-            model = await self._models.load(self._replica.registry.version(reference.id, reference.version))
+        if model is None or request.k is not None:
+            return self._predict_later(decider, choice, reference, request)
+        return self._predicted(experiment, decider, choice, self._scores(model, request))
+
+    async def _predict_later(
+        self, decider: Decider, choice: Choice, reference: ModelName, request: PredictRequest
+    ) -> Predicted:
+        model = await self._models.load(self._replica.registry.version(reference.id, reference.version))
         if request.k is None:
-            scores, _ = self._scores(model, request), False
+            scores = self._scores(model, request)
         else:
             scores, _ = await self._top(model, reference.id, reference.version, request)
-        return self._predicted(experiment, decider, choice, scores)
+        return self._predicted(decider.live.experiment.id, decider, choice, scores)
 
     def _predicted(
         self, experiment: str, decider: Decider, choice: Choice, scores: dict[str, Any]
@@ -158,9 +170,7 @@ class Decisions:
     ) -> tuple[dict[str, Any], bool]:
         assert request.k is not None
         artifact = self._replica.registry.version(name, version).sha256
-        items, cached = await self._top_k.get(
-            artifact, model, request.user_id, request.k, request.exclude
-        )
+        items, cached = await self._top_k.get(artifact, model, request.user_id, request.k, request.exclude)
         return {"items": [ScoredItem(item, score) for item, score in items]}, cached
 
 
@@ -169,7 +179,9 @@ def check_score_request(request: ScoreRequest) -> None:
     asked = (request.item_id is not None) + (request.item_ids is not None) + (request.k is not None)
     if asked != 1:
         detail = "expected one of item_id, item_ids and k"
-        raise InvalidInput(f"The request has {asked} of item_id, item_ids and k: {detail}.", [FieldError("", detail)])
+        raise InvalidInput(
+            f"The request has {asked} of item_id, item_ids and k: {detail}.", [FieldError("", detail)]
+        )
     check_outside(request.user_id, "user_id")
     if request.item_id is not None:
         check_outside(request.item_id, "item_id")
@@ -177,10 +189,14 @@ def check_score_request(request: ScoreRequest) -> None:
         check_all_outside(request.item_ids, "item_ids")
     if request.exclude:
         if request.k is None:
-            raise InvalidInput("exclude: expected only with k.", [FieldError("exclude", "expected only with k")])
+            raise InvalidInput(
+                "exclude: expected only with k.", [FieldError("exclude", "expected only with k")]
+            )
         check_all_outside(request.exclude, "exclude")
     if request.features:
-        raise NotBuilt("features are part of the contract, but no model family takes any yet; leave them out.")
+        raise NotBuilt(
+            "features are part of the contract, but no model family takes any yet; leave them out."
+        )
 
 
 def _refuse_context() -> None:

@@ -39,14 +39,12 @@ class ExposureBuffer:
         self._runs = array("I")
         self._vector: NDArray[np.float64] | None = None
 
-    def add(
-        self, arm: int, unit: int, vector: NDArray[np.float64], revision: int, time_ms: int
-    ) -> None:
+    def add(self, arm: int, unit: int, vector: NDArray[np.float64], revision: int, time_ms: int) -> None:
         """One decision, drawn from `vector`, which is compared by identity and must not change."""
-        if self._vector is not vector or revision != self._revision:
+        if self._vector is not vector or revision != self._revision or time_ms < self._time_ms:
             self._turn(vector, revision, time_ms)
         self._arms.append(arm)
-        self._ages_ms.append(max(time_ms - self._time_ms, 0))
+        self._ages_ms.append(time_ms - self._time_ms)
         if unit:
             self._units.append(unit)
         self._runs[-1] += 1
@@ -63,11 +61,12 @@ class ExposureBuffer:
         time_ms: int,
     ) -> None:
         """n decisions drawn from one vector at one time; `units` is empty where the unit is a request."""
-        if self._vector is not vector or revision != self._revision:
+        if not len(arms):
+            return
+        if self._vector is not vector or revision != self._revision or time_ms < self._time_ms:
             self._turn(vector, revision, time_ms)
-        age = max(time_ms - self._time_ms, 0)
         self._arms.frombytes(arms.tobytes())
-        self._ages_ms.frombytes(np.full(len(arms), age, np.uint32).tobytes())
+        self._ages_ms.frombytes(np.full(len(arms), time_ms - self._time_ms, np.uint32).tobytes())
         self._units.frombytes(units.tobytes())
         self._runs[-1] += len(arms)
         self.next += len(arms)
@@ -75,7 +74,7 @@ class ExposureBuffer:
             self._close()
 
     def _turn(self, vector: NDArray[np.float64], revision: int, time_ms: int) -> None:
-        if self._arms and revision != self._revision:
+        if self._arms and (revision != self._revision or time_ms < self._time_ms):
             self._close()
         if not self._arms:
             self._time_ms, self._revision = time_ms, revision

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -89,7 +90,7 @@ class Predicted(Struct, frozen=True):
 class DecidedColumns(Struct, frozen=True):
     """Decision i was for `units[i]`; `arms[i]` is an index into `arm_names`."""
 
-    decision_ids: list[str] | list[None]
+    decision_ids: Sequence[str | None]
     arms: list[int]
     propensities: list[float]
     arm_names: list[str]

@@ -33,7 +33,10 @@ class Refresher:
     async def run(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            for name, decider in list(self._deciders.items()):
+            # The longest due first, so that the first experiments do not use up what all of them may.
+            for name, decider in sorted(
+                self._deciders.items(), key=lambda item: self._due_s.get(item[0], 0.0)
+            ):
                 now_s = time.monotonic()
                 if now_s < self._rest_until_s:
                     break

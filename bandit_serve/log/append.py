@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.errors import Overloaded, StoreUnavailable
+from bandit_serve.events import REWARD
 from bandit_serve.store.keys import SEEN_BLOCK_BITS
 from bandit_serve.store.store import Store
 
@@ -57,6 +58,7 @@ class RewardAppender:
         return await waiting.verdicts
 
     async def _run(self) -> None:
+        group: list[_Waiting] = []
         try:
             while self._waiting:
                 group = self._take_group()
@@ -74,8 +76,10 @@ class RewardAppender:
                         start = end
         finally:
             self._running = None
-            while self._waiting:
-                _fail(self._take_group()[0].verdicts, StoreUnavailable("The service is stopping."))
+            for waiting in (*group, *self._waiting):
+                _fail(waiting.verdicts, StoreUnavailable("The service is stopping."))
+            self._waiting.clear()
+            self._waiting_rows = 0
 
     def _take_group(self) -> list[_Waiting]:
         group = [self._waiting.popleft()]
@@ -87,7 +91,8 @@ class RewardAppender:
         return group
 
     async def _append_group(self, parts: list[Rows]) -> bytes:
-        rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        # As bytes: concatenating structured arrays compares their fields anew, at ten times the cost.
+        rows = np.frombuffer(b"".join(part.tobytes() for part in parts), REWARD)
         bitmaps, checks = self._checks(rows)
         return await self._store.append_rewards(self._owner, bitmaps, rows.tobytes(), checks.tobytes())
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec import Struct
+
 from bandit_serve import events
-from bandit_serve.errors import Conflict, PreconditionFailed
+from bandit_serve.errors import Conflict, InvalidInput, PreconditionFailed
 from bandit_serve.events import Changed
 from bandit_serve.live import LiveExperiment
 from bandit_serve.log.tail import Tail
@@ -31,9 +33,11 @@ class Changes:
         Its log is announced first: an announcement without a log is harmless, a log that nobody reads is not.
         """
         name = event.record.experiment.id
-        announcement = events.encode(ExperimentAnnounced(name))
+        if name in self._replica.experiments:
+            raise Conflict(f"There is already an experiment {name!r}.")
+        announcement, creation = _encoded(ExperimentAnnounced(name)), _encoded(event)
         await self._store.append(COMMON, ANNOUNCED, announcement)
-        offset = await self._store.append_change(name, 0, events.CHANGED, events.encode(event))
+        offset = await self._store.append_change(name, 0, events.CHANGED, creation)
         if offset is None:
             raise Conflict(f"There is already an experiment {name!r}.")
         await self._tail.reach(name, offset)
@@ -49,9 +53,9 @@ class Changes:
             revision = live.record.revision
             if if_match is not None and if_match != revision:
                 raise PreconditionFailed(
-                    f"The experiment {name!r} is at revision {revision}, not {if_match}; read it again."
+                    f"The experiment {name!r} is at revision {revision}, not at what If-Match names; read it again."
                 )
-            event = events.encode(decide(live))
+            event = _encoded(decide(live))
             offset = await self._store.append_change(name, revision, events.CHANGED, event)
             if offset is not None:
                 await self._tail.reach(name, offset)
@@ -66,10 +70,16 @@ class Changes:
             change = decide(registry)
             if change is None:
                 return None
-            offset = await self._store.append_change(
-                COMMON, registry.revision, MODEL, events.encode(change)
-            )
+            offset = await self._store.append_change(COMMON, registry.revision, MODEL, _encoded(change))
             if offset is not None:
                 await self._tail.reach(COMMON, offset)
                 return change
         raise Conflict("The registry is being changed by others; try again.")
+
+
+def _encoded(event: Struct) -> bytes:
+    """JSON's whole numbers, in what callers attach to a model, may be too large for MessagePack."""
+    try:
+        return events.encode(event)
+    except OverflowError:
+        raise InvalidInput("Expected whole numbers of at most 64 bits.") from None

@@ -7,7 +7,7 @@ import logging
 import time
 
 from bandit_serve import events
-from bandit_serve.errors import BanditServeError, StoreUnavailable
+from bandit_serve.errors import BanditServeError, Conflict, NotFound, StoreUnavailable
 from bandit_serve.experiment import Record
 from bandit_serve.log.changes import Changes
 from bandit_serve.log.results_log import RESULTS_FOLD, ResultsLog
@@ -70,10 +70,17 @@ class Keeper:
     async def _round(self) -> None:
         await self._tick()
         for live in list(self._replica.experiments.values()):
-            await promote_winner(self._changes, live.record)
+            if not self._replica.registry.is_done(promotion(live.record)):
+                await self._promote(live.record)
         if time.monotonic() >= self._next_snapshots_s:
             self._next_snapshots_s = time.monotonic() + self._snapshot_every_s
             await self.keep()
+
+    async def _promote(self, record: Record) -> None:
+        try:
+            await promote_winner(self._changes, record)
+        except (Conflict, NotFound) as error:
+            log.error("the winner of %s is not promoted: %s", record.experiment.id, error)
 
     async def _tick(self) -> None:
         """Lets time pass in the logs in which a window is to close and nothing else happens."""
@@ -128,7 +135,7 @@ class Keeper:
 
     async def _rotate_keys(self) -> None:
         now_ms = await self._store.time_ms()
-        keyring = Keyring(await self._store.token_keys(), now_ms)
+        keyring = await load_keyring(self._store)
         if keyring.needs_new(now_ms, self._key_rotation_ms):
             await self._store.add_token_key((keyring.newest + 1) % 256, new_key(now_ms))
         longest_ms = max(
@@ -148,6 +155,11 @@ async def load_keyring(store: Store) -> Keyring:
     return Keyring(keys, now_ms)
 
 
+def promotion(record: Record) -> str:
+    """What names the promotion of an experiment's winner among all that must happen once."""
+    return f"{record.experiment.id}:{record.uid}:{record.revision}"
+
+
 async def promote_winner(changes: Changes, record: Record) -> None:
     """Promotes the winner that an experiment was stopped with, once."""
     if record.status != "stopped" or record.winner is None:
@@ -156,7 +168,7 @@ async def promote_winner(changes: Changes, record: Record) -> None:
     if arm.model is None or arm.version is None:
         return
     model, version = arm.model, arm.version
-    because = f"{record.experiment.id}:{record.uid}:{record.revision}"
+    because = promotion(record)
 
     def decide(registry: Registry) -> ModelChanged | None:
         if registry.is_done(because):

@@ -8,7 +8,7 @@ from bandit_serve import events
 from bandit_serve.live import LiveExperiment
 from bandit_serve.results import ResultsFold
 from bandit_serve.store.offset import START, Offset
-from bandit_serve.store.store import Snapshot, Store
+from bandit_serve.store.store import Entry, Snapshot, Store
 
 RESULTS_FOLD = "results"
 READ_COUNT = 500
@@ -61,13 +61,7 @@ class ResultsLog:
                 entries = await self._store.read(name, folded.offset, READ_COUNT)
                 if not entries:
                     break
-                fold = folded.fold
-
-                def apply(entries: list[object] = entries, fold: ResultsFold = fold) -> None:
-                    for offset, kind, data in entries:
-                        fold.apply(offset.time_ms, events.decode(kind, data))
-
-                await asyncio.to_thread(apply)
+                await asyncio.to_thread(_apply, folded.fold, entries)
                 folded.offset = entries[-1].offset
         return folded
 
@@ -77,3 +71,8 @@ class ResultsLog:
             return _Folded(live.record.uid, ResultsFold(live.record), START)
         fold = await asyncio.to_thread(ResultsFold.from_state, snapshot.state)
         return _Folded(live.record.uid, fold, snapshot.offset)
+
+
+def _apply(fold: ResultsFold, entries: list[Entry]) -> None:
+    for entry in entries:
+        fold.apply(entry.offset.time_ms, events.decode(entry.kind, entry.data))

@@ -11,7 +11,7 @@ from bandit_serve.live import LiveExperiment
 from bandit_serve.models.registry import Registry
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.offset import Offset
+from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -112,9 +112,17 @@ class Tail:
             if owner in self._replica.positions:
                 await self.catch_up(owner)
 
+    async def hear_all_news(self) -> None:
+        """`hear_news` of every experiment, before a caller is given a list of them."""
+        if not self.available:
+            return
+        async with self._hearing:
+            await self.catch_up(COMMON)
+            for name in list(self._replica.registry.experiments):
+                await self.catch_up(name)
+
     def _has(self, owner: str, offset: Offset) -> bool:
-        position = self._replica.positions.get(owner)
-        return position is not None and position >= offset
+        return self._replica.positions.get(owner, START) >= offset
 
     def _wake(self) -> None:
         for item in list(self._waiting):
@@ -140,5 +148,7 @@ class Tail:
         """A reader that slept through a trim has missed entries: their snapshot has them."""
         for name in list(self._replica.registry.experiments):
             if await self._store.trimmed(name) > self._replica.positions[name]:
-                log.warning("%s was trimmed past this worker's position; starting over from its snapshot", name)
+                log.warning(
+                    "%s was trimmed past this worker's position; starting over from its snapshot", name
+                )
                 await self._restore(name)

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from bandit_serve.errors import Conflict, NotFound
+from bandit_serve.documents import document_fault
+from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotFound
 from bandit_serve.store.offset import START, Offset
 
 VersionStatus = Literal["training", "staged", "shadow", "production", "retired", "failed"]
@@ -157,6 +158,7 @@ class Registry:
             raise Conflict(f"The model {version.model!r} already has a version {version.version!r}.")
         if version.status not in ("training", "staged"):
             raise Conflict(f"A version starts as training or staged, not as {version.status}.")
+        _check_documents(version)
         return ModelChanged(
             model=version.model,
             versions=(version,),
@@ -209,9 +211,12 @@ class Registry:
     def promote(
         self, model: str, version: str, *, now_ms: int, who: str, reason: str | None, because: str
     ) -> ModelChanged:
-        """What a won experiment asks for; nothing but a note where the version is in production already."""
+        """What a won experiment asks for.
+
+        Nothing but a note where the version is in production already, or can not serve any more.
+        """
         subject = self.version(model, version)
-        if subject.status == "production":
+        if subject.status == "production" or subject.status not in SERVABLE:
             found = self.models[model]
             return ModelChanged(model, (), found.production, found.former, "promote", who, because)
         return self._promotion(subject, "promote", now_ms, who, reason, because)
@@ -253,6 +258,7 @@ class Registry:
             metadata={**subject.metadata, **metadata},
             updated_ms=now_ms,
         )
+        _check_documents(changed)
         return ModelChanged(model, (changed,), found.production, found.former, "patch", who)
 
     def _promotion(
@@ -264,9 +270,7 @@ class Registry:
             predecessor = found.versions[found.production]
             versions.insert(0, _with(predecessor, "retired", now_ms, f"{subject.version} was promoted"))
             former = (*former, predecessor.version)
-        return ModelChanged(
-            subject.model, tuple(versions), subject.version, former, what, who, because
-        )
+        return ModelChanged(subject.model, tuple(versions), subject.version, former, what, who, because)
 
     def state(self) -> bytes:
         return msgspec.msgpack.encode(
@@ -281,6 +285,13 @@ class Registry:
         registry.experiments = dict.fromkeys(fields.experiments)
         registry._done = dict.fromkeys(fields.done)
         return registry
+
+
+def _check_documents(version: Version) -> None:
+    for at, document in (("metrics", version.metrics), ("metadata", version.metadata)):
+        fault = document_fault(document)
+        if fault is not None:
+            raise InvalidInput(f"{at}: {fault}.", [FieldError(at, fault)])
 
 
 def _with(version: Version, status: VersionStatus, now_ms: int, reason: str | None) -> Version:

@@ -40,9 +40,7 @@ class TopKCache:
 
         `artifact` is the SHA-256 of the model's file, so another version never answers.
         """
-        digest = blake2b(
-            msgpack.packb([artifact, user, k, sorted(set(exclude))]), digest_size=20
-        ).hexdigest()
+        digest = blake2b(msgpack.packb([artifact, user, k, sorted(set(exclude))]), digest_size=20).hexdigest()
         items = self._recall(digest)
         if items is None:
             items = await self._fetch(digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, ClassVar, NamedTuple, Self, TypedDict
 
 import numpy as np
@@ -10,10 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve._arms import Arms, arm_count, eligible_arms
 from bandit_serve.errors import InvalidInput
+from bandit_serve.experiment import LARGEST_VALUE
 from bandit_serve.policies.shares import Vector, check_bounds, final_shares
-
-# Rewards without bounds stay below this, so that their squares times any count stay finite.
-LARGEST_REWARD = 1e80
 
 
 class Range(NamedTuple):
@@ -28,8 +27,8 @@ class Range(NamedTuple):
 RANGES = {
     "binary": Range(0.0, 1.0, whole=True),
     "bounded": Range(0.0, 1.0),
-    "count": Range(0.0, LARGEST_REWARD, unbounded=True),
-    "continuous": Range(-LARGEST_REWARD, LARGEST_REWARD, unbounded=True),
+    "count": Range(0.0, LARGEST_VALUE, unbounded=True),
+    "continuous": Range(-LARGEST_VALUE, LARGEST_VALUE, unbounded=True),
 }
 
 
@@ -153,7 +152,7 @@ class Policy(Arms):
             "high": self.high,
             "min_share": self.min_share,
             "max_share": self.max_share,
-            "parameters": dict(self.own),
+            "parameters": deepcopy(self.own),
             "statistics": self.statistics(),
             "randomness": self.randomness,
         }
@@ -186,9 +185,9 @@ def bounds(low: float | None, high: float | None) -> tuple[float, float]:
     """Of a bounded objective: 0 and 1 where not given; InvalidInput for what no reward can be scaled by."""
     least = finite("low", 0.0 if low is None else low)
     most = finite("high", 1.0 if high is None else high)
-    if not -LARGEST_REWARD <= least < most <= LARGEST_REWARD:
+    if not -LARGEST_VALUE <= least < most <= LARGEST_VALUE:
         raise InvalidInput(
-            f"low must be below high and both within ±{LARGEST_REWARD:g}, not {low!r} and {high!r}"
+            f"low must be below high and both within ±{LARGEST_VALUE:g}, not {low!r} and {high!r}"
         )
     return least, most
 

@@ -11,7 +11,17 @@ from bandit_serve.experiment import Policy as PolicySettings
 from bandit_serve.policies import POLICIES, FixedSplit, Policy, Thompson
 
 NOT_BUILT = frozenset(
-    "epsilon_greedy softmax kl_ucb top_two_thompson exp3 lin_ucb lin_ts logistic_ts squarecb".split()
+    [
+        "epsilon_greedy",
+        "softmax",
+        "kl_ucb",
+        "top_two_thompson",
+        "exp3",
+        "lin_ucb",
+        "lin_ts",
+        "logistic_ts",
+        "squarecb",
+    ]
 )
 OWN = ("shares", "prior", "epsilon", "decay", "temperature", "beta", "alpha", "gamma")
 FOLD_SEED = 0
@@ -34,7 +44,9 @@ def from_experiment(experiment: Experiment) -> Policy:
             raise NotBuilt("thompson for a count objective is part of the contract but not built yet.")
         raise _wrong("policy.kind", f"{kind.kind} takes a {' or '.join(sorted(kind.objectives))} objective")
     if kind.jumps and experiment.unit == "user":
-        raise _wrong("policy.kind", f'{kind.kind} jumps between arms and can not keep a "unit": "user" on one')
+        raise _wrong(
+            "policy.kind", f'{kind.kind} jumps between arms and can not keep a "unit": "user" on one'
+        )
     for name in OWN:
         if getattr(settings, name) is not None and name not in kind.parameters:
             raise _wrong(f"policy.{name}", f"{kind.kind} has no parameter {name}")

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from bandit_serve import _beta, _normal
 from bandit_serve._best_arm import beta_best, student_best
 from bandit_serve.errors import InvalidInput
-from bandit_serve.policies.policy import LARGEST_REWARD, Common, Policy, finite
+from bandit_serve.experiment import LARGEST_VALUE
+from bandit_serve.policies.policy import Common, Policy, finite
 from bandit_serve.policies.shares import Vector
 
 
@@ -24,7 +25,7 @@ class Parameter(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """What the rewards of a kind of objective are taken to be: the prior, in its order, and the sampler in C."""
+    """How rewards of a kind of objective are modelled: the prior, in its order, and the sampler in C."""
 
     prior: dict[str, Parameter]
     chooser: object
@@ -33,7 +34,7 @@ class Likelihood(NamedTuple):
 BETA = Likelihood({"alpha": Parameter(1.0, 1e-6, 1e9), "beta": Parameter(1.0, 1e-6, 1e9)}, _beta.CHOOSER)
 NORMAL = Likelihood(
     {
-        "mean": Parameter(0.0, -LARGEST_REWARD, LARGEST_REWARD),
+        "mean": Parameter(0.0, -LARGEST_VALUE, LARGEST_VALUE),
         "kappa": Parameter(1e-4, 1e-9, 1e9),
         "alpha": Parameter(0.5, 0.05, 1e9),
         "beta": Parameter(1.0, 1e-30, 1e30),
@@ -53,11 +54,12 @@ class Thompson(Policy):
     - continuous: Normal, mean and variance unknown; `prior` is the Normal-inverse-gamma's,
       {"mean": 0.0, "kappa": 1e-4, "alpha": 0.5, "beta": 1.0}: one observation outweighs it, and its Cauchy
       tails leave untried arms their chance against means in the hundreds. It supposes that rewards of one arm
-      deviate by about 1, within a factor of ten. Scale others, or give a `beta` of about half their variance:
-      far below that, a first unlucky reward can put an arm aside for long unless `min_share` is above 0.
+      have a standard deviation of about 1, within a factor of 3. Scale others, or give a `beta` of about
+      their variance: with one far above it exploration takes longer, with one far below it a first unlucky
+      reward can put an arm aside for long, unless `min_share` is above 0.
 
-    A part of `prior` that is not given has its default. `choose` draws once from each posterior and takes the largest; `shares` integrates. They are the same
-    distribution.
+    A part of `prior` that is not given has its default. `choose` draws once from each posterior and takes
+    the largest; `shares` integrates. They are the same distribution.
     """
 
     kind: ClassVar[str] = "thompson"
@@ -87,7 +89,7 @@ class Thompson(Policy):
 
 
 def checked_prior(parameters: dict[str, Parameter], given: Mapping[str, float]) -> dict[str, float]:
-    """What is `given` and the defaults of the rest, in the order of `parameters`; InvalidInput out of range."""
+    """What is `given` and the other defaults, in the order of `parameters`; InvalidInput out of range."""
     if not isinstance(given, Mapping) or not set(given) <= set(parameters):
         raise InvalidInput(f"prior must be a mapping of {', '.join(parameters)}, not {given!r}")
     prior = {}

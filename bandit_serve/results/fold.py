@@ -168,5 +168,6 @@ def _first_shares(experiment: Experiment) -> Floats:
     """What stands in for the shares until some have been logged: those of a fixed split, or even ones."""
     weights = experiment.policy.shares if experiment.policy.kind == "fixed_split" else None
     even = dict.fromkeys(experiment.arm_names, 1.0)
-    shares = np.array([(weights or even).get(name, 0.0) for name in experiment.arm_names], np.float64)
-    return np.divide(shares, shares.sum())
+    shares: Floats = np.array([(weights or even).get(name, 0.0) for name in experiment.arm_names], np.float64)
+    shares /= shares.sum()
+    return shares

@@ -8,8 +8,7 @@ from collections.abc import Coroutine, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.experiment import Experiment
-from bandit_serve.live import LiveExperiment
+from bandit_serve.experiment import Experiment, Metric
 from bandit_serve.log.append import RewardAppender
 from bandit_serve.log.tail import Tail
 from bandit_serve.replica import Replica
@@ -21,6 +20,25 @@ from bandit_serve.token import Keyring
 _LETTERS: dict[int, Verdict] = {ord("a"): "accepted", ord("d"): "duplicate", ord("l"): "late"}
 
 
+class Desk:
+    """Where the rewards of one experiment go: its metrics, which never change, and its appender."""
+
+    def __init__(self, store: Store, experiment: Experiment) -> None:
+        self._metrics: dict[str | None, tuple[int, Metric]] = {
+            metric.name: (i, metric) for i, metric in enumerate(experiment.metrics)
+        }
+        self._metrics[None] = self._metrics[experiment.objective.name]
+        names = tuple(metric.name for metric in experiment.metrics)
+        self.appender = RewardAppender(store, experiment.id, names, experiment.attribution.window_ms)
+
+    def metric_of(self, reward: Reward) -> int | None:
+        """The index of a reward's metric; None where there is none or it does not take the value."""
+        found = self._metrics.get(reward.metric)
+        if found is None or found[1].refuses(reward.value) is not None:
+            return None
+        return found[0]
+
+
 class Rewards:
     """The token says everything, so nothing is looked up but the experiment's metrics."""
 
@@ -29,7 +47,7 @@ class Rewards:
         self._store = store
         self._replica = replica
         self._tail = tail
-        self._appenders: dict[int, RewardAppender] = {}
+        self._desks: dict[int, Desk] = {}
 
     async def submit(self, rewards: Sequence[Reward]) -> list[Verdict]:
         """A verdict for each; returns when the accepted ones are in the log.
@@ -39,36 +57,29 @@ class Rewards:
         values = np.array([reward.value for reward in rewards], np.float64)
         rows, uids = self.keyring.open([reward.decision_id for reward in rewards], values)
         verdicts: list[Verdict] = ["invalid"] * len(rewards)
-        appends = []
-        for uid in np.unique(uids).tolist():
+        groups: dict[int, list[int]] = {}
+        for i, uid in enumerate(uids.tolist()):
             if uid == 0:
                 continue
-            places = np.flatnonzero(uids == uid)
-            live = self._replica.by_uid.get(uid) or await self._late_arrival(uid)
-            if live is None:
-                for i in places.tolist():
-                    verdicts[i] = "unknown"
+            desk = self._desks.get(uid) or await self._open_desk(uid)
+            if desk is None:
+                verdicts[i] = "unknown"
                 continue
-            valid = self._set_metrics(live.experiment, rewards, rows, places)
-            if len(valid):
-                appends.append(self._append(uid, live, rows[valid], valid, verdicts))
-        await _all(appends)
+            metric = desk.metric_of(rewards[i])
+            if metric is not None:
+                if metric:
+                    rows["metric"][i] = metric
+                groups.setdefault(uid, []).append(i)
+        await _all([self._append(uid, rows, places, verdicts) for uid, places in groups.items()])
         return verdicts
 
-    def _set_metrics(
-        self, experiment: Experiment, rewards: Sequence[Reward], rows: NDArray[np.void], places: NDArray[np.intp]
-    ) -> NDArray[np.intp]:
-        """Sets the rows' metrics; returns the places whose metric exists and takes the value."""
-        metrics = {metric.name: (i, metric) for i, metric in enumerate(experiment.metrics)}
-        objective = experiment.objective.name
-        valid = []
-        for i in places.tolist():
-            reward = rewards[i]
-            found = metrics.get(reward.metric or objective)
-            if found is not None and found[1].refuses(reward.value) is None:
-                rows["metric"][i] = found[0]
-                valid.append(i)
-        return np.array(valid, np.intp)
+    async def _append(
+        self, uid: int, rows: NDArray[np.void], places: list[int], verdicts: list[Verdict]
+    ) -> None:
+        chosen = rows if len(places) == len(rows) else rows[places]
+        letters = await self._desks[uid].appender.append(chosen)
+        for i, letter in zip(places, letters, strict=True):
+            verdicts[i] = _LETTERS[letter]
 
     def refusal(self, reward: Reward) -> tuple[str, str] | None:
         """Why a reward whose token is ours is not valid: the field and what it should be. None: it is the token."""
@@ -82,37 +93,22 @@ class Rewards:
             return "metric", f"expected one of {', '.join(metrics)}"
         return "value", metric.refuses(reward.value) or "expected a valid value"
 
-    async def _append(
-        self,
-        uid: int,
-        live: LiveExperiment,
-        rows: NDArray[np.void],
-        places: NDArray[np.intp],
-        verdicts: list[Verdict],
-    ) -> None:
-        letters = await self._appender(uid, live.experiment).append(rows)
-        for i, letter in zip(places.tolist(), letters, strict=True):
-            verdicts[i] = _LETTERS[letter]
-
-    def _appender(self, uid: int, experiment: Experiment) -> RewardAppender:
-        appender = self._appenders.get(uid)
-        if appender is None:
-            metrics = tuple(metric.name for metric in experiment.metrics)
-            appender = RewardAppender(self._store, experiment.id, metrics, experiment.attribution.window_ms)
-            self._appenders[uid] = appender
-        return appender
-
-    async def _late_arrival(self, uid: int) -> LiveExperiment | None:
-        """An experiment that another worker decided for before this one had heard of it."""
-        await self._tail.catch_up(COMMON)
-        for name in self._replica.registry.experiments:
-            if name not in self._replica.experiments:
-                await self._tail.catch_up(name)
-        return self._replica.by_uid.get(uid)
+    async def _open_desk(self, uid: int) -> Desk | None:
+        """None for an experiment that does not exist; another worker may have decided before we heard of it."""
+        live = self._replica.by_uid.get(uid)
+        if live is None:
+            await self._tail.catch_up(COMMON)
+            for name in self._replica.registry.experiments:
+                if name not in self._replica.experiments:
+                    await self._tail.catch_up(name)
+            live = self._replica.by_uid.get(uid)
+            if live is None:
+                return None
+        return self._desks.setdefault(uid, Desk(self._store, live.experiment))
 
     async def drain(self) -> None:
         """Returns when no append is under way."""
-        while any(not appender.idle for appender in self._appenders.values()):
+        while any(not desk.appender.idle for desk in self._desks.values()):
             await asyncio.sleep(0.005)
 
 

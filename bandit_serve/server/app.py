@@ -7,79 +7,327 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from bandit_serve.decisions.messages import (
+    DecideBatch,
+    Decided,
+    DecidedColumns,
+    DecideRequest,
+    PredictBatch,
+    Predicted,
+    PredictRequest,
+    Scored,
+    ScoreRequest,
+)
 from bandit_serve.errors import Unavailable
+from bandit_serve.experiment import Experiment, Policy
+from bandit_serve.results import Report
+from bandit_serve.rewards.messages import RewardsReport, RewardsRequest
 from bandit_serve.server.handlers.decisions import DecisionHandlers
-from bandit_serve.server.handlers.experiments import ExperimentHandlers
-from bandit_serve.server.handlers.models import ModelHandlers
-from bandit_serve.server.handlers.operations import OperationHandlers
+from bandit_serve.server.handlers.experiments import (
+    ExperimentHandlers,
+    ReasonRequest,
+    StopRequest,
+)
+from bandit_serve.server.handlers.models import (
+    Loaded,
+    ModelHandlers,
+    PatchRequest,
+    RollbackRequest,
+    StatusRequest,
+    Upload,
+)
+from bandit_serve.server.handlers.operations import Health, OperationHandlers, Stats
 from bandit_serve.server.handlers.rewards import RewardHandlers
+from bandit_serve.server.lane import Endpoint, Lane
+from bandit_serve.server.openapi import document
 from bandit_serve.server.problems import problem_response
+from bandit_serve.server.route import EITHER, MULTIPART, Entries, Route
 from bandit_serve.server.service import Service
+from bandit_serve.server.wire import Reply, read_bytes
+from bandit_serve.views import ExperimentList, ExperimentView, History, ModelList, ModelView, VersionView
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 UNMATCHED = "unmatched"
 ALWAYS_OPEN = ("/health/live", "/health/ready")
+# After these the rest of the body may still come, or never: no other request can follow it.
+BODY_ABANDONED = frozenset({408, 413})
 
 # The hot ones first: aiohttp tries the routes of a prefix in their order.
-ROUTES: tuple[tuple[str, str, str], ...] = (
-    ("POST", "/v1/rewards", "rewards.reward"),
-    ("POST", "/v1/experiments/{experiment}/decide", "decisions.decide"),
-    ("POST", "/v1/experiments/{experiment}/predict", "decisions.predict"),
-    ("POST", "/v1/experiments/{experiment}/decide/batch", "decisions.decide_batch"),
-    ("POST", "/v1/experiments/{experiment}/predict/batch", "decisions.predict_batch"),
-    ("POST", "/v1/models/{model}/predict", "decisions.score"),
-    ("POST", "/v1/models/{model}/versions/{version}/predict", "decisions.score"),
-    ("GET", "/health/live", "operations.live"),
-    ("GET", "/health/ready", "operations.ready"),
-    ("GET", "/metrics", "operations.metrics"),
-    ("GET", "/v1/stats", "operations.stats"),
-    ("POST", "/v1/experiments", "experiments.create"),
-    ("GET", "/v1/experiments", "experiments.list_all"),
-    ("GET", "/v1/experiments/{experiment}", "experiments.show"),
-    ("DELETE", "/v1/experiments/{experiment}", "experiments.not_built"),
-    ("PUT", "/v1/experiments/{experiment}/policy", "experiments.change_policy"),
-    ("POST", "/v1/experiments/{experiment}/arms", "experiments.not_built"),
-    ("DELETE", "/v1/experiments/{experiment}/arms/{arm}", "experiments.not_built"),
-    ("POST", "/v1/experiments/{experiment}/start", "experiments.start"),
-    ("POST", "/v1/experiments/{experiment}/pause", "experiments.pause"),
-    ("POST", "/v1/experiments/{experiment}/stop", "experiments.stop"),
-    ("GET", "/v1/experiments/{experiment}/results", "experiments.results"),
-    ("GET", "/v1/experiments/{experiment}/history", "experiments.history"),
-    ("GET", "/v1/models", "models.list_all"),
-    ("GET", "/v1/models/{model}", "models.show"),
-    ("POST", "/v1/models/{model}/rollback", "models.rollback"),
-    ("POST", "/v1/models/{model}/versions", "models.register"),
-    ("GET", "/v1/models/{model}/versions/{version}", "models.show_version"),
-    ("PATCH", "/v1/models/{model}/versions/{version}", "models.patch"),
-    ("POST", "/v1/models/{model}/versions/{version}/status", "models.set_status"),
-    ("POST", "/v1/models/{model}/versions/{version}/load", "models.load"),
-    ("GET", "/openapi.json", "operations.not_built"),
-    ("GET", "/", "operations.not_built"),
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        "/v1/rewards",
+        "rewards.reward",
+        "Counts one reward, or many; each once.",
+        RewardsRequest,
+        RewardsReport,
+        media=EITHER,
+        refuses=(404, 410),
+        hot=True,
+    ),
+    Route(
+        "POST",
+        "/v1/experiments/{experiment}/decide",
+        "decisions.decide",
+        "Draws an arm.",
+        DecideRequest,
+        Decided,
+        media=EITHER,
+        optional=True,
+        refuses=(409,),
+        hot=True,
+    ),
+    Route(
+        "POST",
+        "/v1/experiments/{experiment}/predict",
+        "decisions.predict",
+        "Draws an arm and predicts with its model.",
+        PredictRequest,
+        Predicted,
+        media=EITHER,
+        refuses=(409, 501),
+        hot=True,
+    ),
+    Route(
+        "POST",
+        "/v1/experiments/{experiment}/decide/batch",
+        "decisions.decide_batch",
+        "Draws an arm for each entry.",
+        DecideBatch,
+        (Entries(Decided), DecidedColumns),
+        media=EITHER,
+        refuses=(409,),
+        hot=True,
+    ),
+    Route(
+        "POST",
+        "/v1/experiments/{experiment}/predict/batch",
+        "decisions.predict_batch",
+        "Draws an arm for each entry and predicts with its model.",
+        PredictBatch,
+        Entries(Predicted),
+        media=EITHER,
+        refuses=(409,),
+        hot=True,
+    ),
+    Route(
+        "POST",
+        "/v1/models/{model}/predict",
+        "decisions.score",
+        "Predicts with the production version.",
+        ScoreRequest,
+        Scored,
+        media=EITHER,
+        refuses=(409, 501),
+    ),
+    Route(
+        "POST",
+        "/v1/models/{model}/versions/{version}/predict",
+        "decisions.score",
+        "Predicts with one version.",
+        ScoreRequest,
+        Scored,
+        media=EITHER,
+        refuses=(409, 501),
+    ),
+    Route("GET", "/health/live", "operations.live", "Whether this worker runs.", answers=Health),
+    Route("GET", "/health/ready", "operations.ready", "Whether this worker can serve.", answers=Health),
+    Route("GET", "/metrics", "operations.metrics", "Counters for Prometheus.", answers=str),
+    Route("GET", "/v1/stats", "operations.stats", "The service in one page.", answers=Stats),
+    Route(
+        "POST",
+        "/v1/experiments",
+        "experiments.create",
+        "Makes an experiment, as a draft.",
+        Experiment,
+        ExperimentView,
+        status=201,
+        refuses=(409, 501),
+    ),
+    Route("GET", "/v1/experiments", "experiments.list_all", "All experiments.", answers=ExperimentList),
+    Route(
+        "GET",
+        "/v1/experiments/{experiment}",
+        "experiments.show",
+        "One experiment, and where it stands.",
+        answers=ExperimentView,
+    ),
+    Route(
+        "DELETE",
+        "/v1/experiments/{experiment}",
+        "experiments.not_built",
+        "Removes an experiment.",
+        refuses=(501,),
+    ),
+    Route(
+        "PUT",
+        "/v1/experiments/{experiment}/policy",
+        "experiments.change_policy",
+        "Changes the policy; what was learned stays.",
+        Policy,
+        ExperimentView,
+        refuses=(409, 412, 501),
+    ),
+    Route(
+        "POST", "/v1/experiments/{experiment}/arms", "experiments.not_built", "Adds an arm.", refuses=(501,)
+    ),
+    Route(
+        "DELETE",
+        "/v1/experiments/{experiment}/arms/{arm}",
+        "experiments.not_built",
+        "Removes an arm.",
+        refuses=(501,),
+    ),
+    Route(
+        "POST",
+        "/v1/experiments/{experiment}/start",
+        "experiments.start",
+        "Starts a draft, or goes on after a pause.",
+        ReasonRequest,
+        ExperimentView,
+        optional=True,
+        refuses=(409, 412),
+    ),
+    Route(
+        "POST",
+        "/v1/experiments/{experiment}/pause",
+        "experiments.pause",
+        "Gives control to everyone until it is started again.",
+        ReasonRequest,
+        ExperimentView,
+        optional=True,
+        refuses=(409, 412),
+    ),
+    Route(
+        "POST",
+        "/v1/experiments/{experiment}/stop",
+        "experiments.stop",
+        "Ends it; the version of a winner is promoted.",
+        StopRequest,
+        ExperimentView,
+        optional=True,
+        refuses=(409, 412),
+    ),
+    Route(
+        "GET",
+        "/v1/experiments/{experiment}/results",
+        "experiments.results",
+        "What is known so far.",
+        answers=Report,
+    ),
+    Route(
+        "GET",
+        "/v1/experiments/{experiment}/history",
+        "experiments.history",
+        "Who changed what, and when.",
+        answers=History,
+    ),
+    Route("GET", "/v1/models", "models.list_all", "All models.", answers=ModelList),
+    Route(
+        "GET",
+        "/v1/models/{model}",
+        "models.show",
+        "One model, its versions and its history.",
+        answers=ModelView,
+    ),
+    Route(
+        "POST",
+        "/v1/models/{model}/rollback",
+        "models.rollback",
+        "Puts the former production version back.",
+        RollbackRequest,
+        ModelView,
+        optional=True,
+        refuses=(409,),
+    ),
+    Route(
+        "POST",
+        "/v1/models/{model}/versions",
+        "models.register",
+        "Registers an artifact as a version.",
+        Upload,
+        VersionView,
+        media=MULTIPART,
+        status=201,
+        refuses=(409,),
+    ),
+    Route(
+        "GET",
+        "/v1/models/{model}/versions/{version}",
+        "models.show_version",
+        "One version.",
+        answers=VersionView,
+    ),
+    Route(
+        "PATCH",
+        "/v1/models/{model}/versions/{version}",
+        "models.patch",
+        "Adds metrics and metadata to a version.",
+        PatchRequest,
+        VersionView,
+    ),
+    Route(
+        "POST",
+        "/v1/models/{model}/versions/{version}/status",
+        "models.set_status",
+        "Moves a version to another status.",
+        StatusRequest,
+        VersionView,
+        refuses=(409,),
+    ),
+    Route(
+        "POST",
+        "/v1/models/{model}/versions/{version}/load",
+        "models.load",
+        "Loads a version into this worker's memory.",
+        answers=Loaded,
+        refuses=(400, 409),
+    ),
+    Route("GET", "/openapi.json", "operations.openapi", "This description.", answers=dict),
+    Route("GET", "/", "operations.not_built", "The dashboard.", refuses=(501,)),
 )
-ROUTE_LABELS: tuple[str, ...] = (*(f"{method} {path}" for method, path, _ in ROUTES), UNMATCHED)
+ROUTE_LABELS: tuple[str, ...] = (*(route.label for route in ROUTES), UNMATCHED)
 
 
-def make_app(service: Service) -> web.Application:
+def make_app(service: Service) -> tuple[web.Application, Lane]:
+    """The application, and the lane for those of its routes that are hot."""
     groups = {
         "decisions": DecisionHandlers(service),
         "rewards": RewardHandlers(service),
         "experiments": ExperimentHandlers(service),
         "models": ModelHandlers(service),
-        "operations": OperationHandlers(service),
+        "operations": OperationHandlers(service, document(ROUTES)),
     }
     labels: dict[web.AbstractRoute, str] = {}
-    app = web.Application(
-        middlewares=[_shared(service, labels)], client_max_size=service.settings.max_body
-    )
-    for method, path, handler in ROUTES:
-        group, name = handler.split(".")
-        route = app.router.add_route(method, path, getattr(groups[group], name))
-        labels[route] = f"{method} {path}"
-    return app
+    lane = Lane(service)
+    app = web.Application(middlewares=[_shared(service, labels)], client_max_size=service.settings.max_body)
+    for route in ROUTES:
+        group, name = route.handler.split(".")
+        endpoint = getattr(groups[group], name)
+        if route.hot:
+            lane.add(route.path, route.label, endpoint)
+            endpoint = _ordinary(endpoint, service.settings.seconds("body_timeout"))
+        labels[app.router.add_route(route.method, route.path, endpoint)] = route.label
+    return app, lane
 
 
-def _shared(service: Service, labels: dict[web.AbstractRoute, str]) -> Callable[..., Awaitable[web.StreamResponse]]:
+def _ordinary(endpoint: Endpoint, timeout_s: float) -> Handler:
+    """A hot endpoint as a route like any other, for requests that the lane leaves alone."""
+
+    async def handle(request: web.Request) -> web.Response:
+        body = await read_bytes(request, timeout_s)
+        reply = endpoint(request.match_info.get("experiment", ""), request.headers, body)
+        if not isinstance(reply, Reply):
+            reply = await reply
+        return web.Response(body=reply.body, headers={"Content-Type": reply.content_type})
+
+    return handle
+
+
+def _shared(
+    service: Service, labels: dict[web.AbstractRoute, str]
+) -> Callable[..., Awaitable[web.StreamResponse]]:
     """Errors become problems, requests are counted, and a draining worker closes what it has answered."""
     counters = service.counters
 
@@ -93,7 +341,7 @@ def _shared(service: Service, labels: dict[web.AbstractRoute, str]) -> Callable[
             response = await handler(request)
         except Exception as error:
             response = problem_response(error)
-        if service.draining:
+        if service.draining or response.status in BODY_ABANDONED or request.content.exception() is not None:
             response.force_close()
         label = labels.get(request.match_info.route, UNMATCHED)
         counters.request(label, response.status, time.perf_counter() - started)

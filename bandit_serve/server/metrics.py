@@ -94,7 +94,9 @@ class ServiceCollector(Collector):
             "bandit_serve_requests", "Requests answered.", labels=["route", "outcome"]
         )
         latency = HistogramMetricFamily(
-            "bandit_serve_request_seconds", "From the parsed head of a request to its answer.", labels=["route"]
+            "bandit_serve_request_seconds",
+            "From the parsed head of a request to its answer.",
+            labels=["route"],
         )
         for route, outcomes, buckets, seconds in self._counters.routes_total():
             for outcome, count in zip(OUTCOMES, outcomes, strict=True):
@@ -115,7 +117,9 @@ class ServiceCollector(Collector):
         yield CounterMetricFamily("bandit_serve_decisions", "Decisions made.", total("decisions"))
         yield CounterMetricFamily("bandit_serve_predictions", "Predictions made.", total("predictions"))
         yield CounterMetricFamily(
-            "bandit_serve_exposures_lost", "Exposures dropped because the store was away.", total("exposures_lost")
+            "bandit_serve_exposures_lost",
+            "Exposures dropped because the store was away.",
+            total("exposures_lost"),
         )
         cache = CounterMetricFamily("bandit_serve_top_k_cache", "Top-k answers.", labels=["result"])
         cache.add_metric(["hit"], total("top_k_hits"))
@@ -131,7 +135,9 @@ class ServiceCollector(Collector):
             "bandit_serve_exposures", "Decisions in the log.", labels=["experiment", "arm"]
         )
         rewards = CounterMetricFamily(
-            "bandit_serve_objective_rewards", "Rewards of the objective in the log.", labels=["experiment", "arm"]
+            "bandit_serve_objective_rewards",
+            "Rewards of the objective in the log.",
+            labels=["experiment", "arm"],
         )
         room = MAX_EXPERIMENT_SERIES
         for name, live in self._replica.experiments.items():

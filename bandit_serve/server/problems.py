@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve import errors
@@ -70,6 +71,10 @@ def problem(error: Exception) -> Problem:
             return _problem(status, str(error), [FieldProblem(each.at, each.detail) for each in fields])
     if isinstance(error, TimeoutError):
         return _problem(408, "The request's body did not arrive in time.")
+    if isinstance(error, HttpProcessingError | web.RequestPayloadError):
+        return _problem(400, "The body can not be read: its encoding is broken.")
+    if isinstance(error, ConnectionResetError):
+        return _problem(400, "The connection was lost before the whole body had come.")
     log.error("an unforeseen error", exc_info=error)
     return _problem(500, "An unforeseen error; it is in the service's log.")
 
@@ -89,7 +94,8 @@ def _http_detail(error: web.HTTPException) -> str:
     return f"{error.reason}."
 
 
-def problem_response(error: Exception) -> web.Response:
+def problem_parts(error: Exception) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the answer that tells of an exception."""
     found = problem(error)
     headers = {"Content-Type": PROBLEM_TYPE}
     if isinstance(error, errors.Unavailable):
@@ -98,7 +104,12 @@ def problem_response(error: Exception) -> web.Response:
         headers["Retry-After"] = "1"
     if isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.allowed_methods))
-    return web.Response(status=found.status, body=msgspec.json.encode(found), headers=headers)
+    return found.status, headers, msgspec.json.encode(found)
+
+
+def problem_response(error: Exception) -> web.Response:
+    status, headers, body = problem_parts(error)
+    return web.Response(status=status, body=body, headers=headers)
 
 
 def as_entry(error: errors.BanditServeError) -> dict[str, Any]:

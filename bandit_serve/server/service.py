@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 
 import msgspec
 
@@ -17,6 +18,7 @@ from bandit_serve.decisions.decisions import Decisions
 from bandit_serve.decisions.flush import Flusher
 from bandit_serve.decisions.refresh import Refresher
 from bandit_serve.errors import BanditServeError, StoreUnavailable
+from bandit_serve.experiment import Record
 from bandit_serve.log.census import WorkerCard
 from bandit_serve.log.changes import Changes
 from bandit_serve.log.experiment_changes import ExperimentChanges
@@ -29,8 +31,10 @@ from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.top_k_cache import TopKCache
 from bandit_serve.replica import Replica
 from bandit_serve.rewards.rewards import Rewards
+from bandit_serve.server.ending import end
 from bandit_serve.server.metrics import Counters
 from bandit_serve.settings import Settings
+from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -48,7 +52,9 @@ class Service:
         self.counters = counters
         self.store = store
         self.incarnation = secrets.randbits(64)
-        self.card = WorkerCard(self.incarnation, os.getpid(), socket.gethostname(), time.time_ns() // 1_000_000)
+        self.card = WorkerCard(
+            self.incarnation, os.getpid(), socket.gethostname(), time.time_ns() // 1_000_000
+        )
         self.draining = False
         self.ready = False
         self.replica = Replica()
@@ -66,6 +72,7 @@ class Service:
         self.flusher: Flusher
         self._tasks: list[asyncio.Task[None]] = []
         self._answers: set[asyncio.Task[None]] = set()
+        self._records: dict[str, Record | None] = {}
 
     @property
     def degraded(self) -> bool:
@@ -80,7 +87,7 @@ class Service:
         self.rewards = Rewards(self.store, self.replica, self.tail, keyring)
         self.flusher = Flusher(self.store, self.decisions.deciders, self.incarnation)
         self._keep_live_models()
-        self.replica.on_change(lambda owner: self._keep_live_models())
+        self.replica.on_change(self._changed)
         await self._load_live_models()
         self.ready = True
 
@@ -98,7 +105,7 @@ class Service:
             key_rotation_s=settings.seconds("key_rotation"),
         )
         self.replica.on_census(self._answer_census)
-        runs: list[Callable[[], Awaitable[None]]] = [
+        runs: list[Callable[[], Coroutine[None, None, None]]] = [
             self.tail.run,
             self.flusher.run,
             Refresher(self.decisions.deciders).run,
@@ -107,7 +114,7 @@ class Service:
             self._renew_keys,
         ]
         for run in runs:
-            task: asyncio.Task[None] = asyncio.ensure_future(run())  # type: ignore[assignment]
+            task = asyncio.create_task(run())
             task.add_done_callback(_report_death)
             self._tasks.append(task)
 
@@ -122,17 +129,25 @@ class Service:
             log.warning("left without the last flush: %s", error)
         for task in self._tasks:
             task.remove_done_callback(_report_death)
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         await self.store.close()
 
     def publish_counters(self) -> None:
         """What other parts count for themselves, for the next scrape."""
-        lost = sum(decider.exposures.lost for decider in self.decisions.deciders.values()) if self.ready else 0
+        lost = (
+            sum(decider.exposures.lost for decider in self.decisions.deciders.values()) if self.ready else 0
+        )
         self.counters.set("exposures_lost", lost)
         self.counters.set("top_k_hits", self.top_k.hits)
         self.counters.set("top_k_misses", self.top_k.misses)
         self.counters.set("store_away", float(self.degraded))
+
+    def _changed(self, owner: str) -> None:
+        """Rewards and exposures, which are most of a log, change no record and so nothing that is live."""
+        record = None if owner == COMMON else self.replica.experiments[owner].record
+        if record is None or self._records.get(owner) is not record:
+            self._records[owner] = record
+            self._keep_live_models()
 
     def _keep_live_models(self) -> None:
         live = [
@@ -161,10 +176,8 @@ class Service:
     async def _heartbeat(self) -> None:
         card = msgspec.msgpack.encode(self.card)
         while True:
-            try:
+            with contextlib.suppress(StoreUnavailable):
                 await self.store.announce(card, HEARTBEAT_LIFETIME_MS)
-            except StoreUnavailable:
-                pass
             await asyncio.sleep(HEARTBEAT_S)
 
     async def _renew_keys(self) -> None:

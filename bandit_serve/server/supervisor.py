@@ -1,4 +1,4 @@
-"""The process above the workers: binds the socket once, keeps the store and the workers alive, says when it is ready."""
+"""The process above the workers: binds the socket once and keeps the store and the workers alive."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from types import FrameType
 
 import msgspec
@@ -218,7 +219,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _wakeup():  # type: ignore[no-untyped-def]
+def _wakeup() -> Iterator[int]:
     """A descriptor that has the numbers of the signals that came."""
     read, write = os.pipe()
     os.set_blocking(read, False)
@@ -227,7 +228,9 @@ def _wakeup():  # type: ignore[no-untyped-def]
     def note(number: int, frame: FrameType | None) -> None:
         pass
 
-    former = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)}
+    former = {
+        number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+    }
     former_fd = signal.set_wakeup_fd(write)
     try:
         yield read

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -15,16 +16,24 @@ T = TypeVar("T")
 
 JSON, MSGPACK = "application/json", "application/msgpack"
 JSON_HEADERS = {"Content-Type": JSON}
-MSGPACK_HEADERS = {"Content-Type": MSGPACK}
 
 encode_json = msgspec.json.Encoder().encode
 encode_msgpack = msgspec.msgpack.Encoder().encode
 
 
+class Reply(NamedTuple):
+    """A 200 with its body."""
+
+    body: bytes
+    content_type: str
+
+
 class Body(Generic[T]):
     """What one route takes: decodes to `kind`, from JSON and, where the contract says so, from MessagePack."""
 
-    def __init__(self, kind: type[T], *, timeout_s: float, msgpack: bool = False, optional: bool = False) -> None:
+    def __init__(
+        self, kind: type[T], *, timeout_s: float, msgpack: bool = False, optional: bool = False
+    ) -> None:
         self.kind = kind
         self.msgpack = msgpack
         self.optional = optional
@@ -34,8 +43,11 @@ class Body(Generic[T]):
 
     async def read(self, request: web.Request) -> T:
         """`InvalidInput` that names the field, `UnsupportedMedia`, `TooLarge`, or `TimeoutError`."""
-        body = await read_bytes(request, self._timeout_s)
-        content_type = request.headers.get("Content-Type", JSON)
+        return self.decode(request.headers, await read_bytes(request, self._timeout_s))
+
+    def decode(self, headers: Mapping[str, str], body: bytes) -> T:
+        """`InvalidInput` that names the field, or `UnsupportedMedia`."""
+        content_type = headers.get("Content-Type", JSON)
         if not body and self.optional:
             body, content_type = b"{}", JSON
         try:
@@ -55,11 +67,10 @@ async def read_bytes(request: web.Request, timeout_s: float) -> bytes:
     """The whole body. One that is here already costs no timer."""
     if request.content.is_eof():
         return await request.read()
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise TooLarge("The request's body is larger than this service accepts.") from None
+    if (request.content_length or 0) > request.client_max_size:
+        raise TooLarge("The request's body is larger than this service accepts.")
+    async with asyncio.timeout(timeout_s):
+        return await request.read()
 
 
 def answer(request: web.Request, content: Any, status: int = 200, etag: int | None = None) -> web.Response:
@@ -68,17 +79,16 @@ def answer(request: web.Request, content: Any, status: int = 200, etag: int | No
     return web.Response(status=status, body=encode_json(content), headers=headers)
 
 
-def negotiated(request: web.Request, content: Any) -> web.Response:
+def negotiated(headers: Mapping[str, str], content: Any) -> Reply:
     """`content` in the form that `Accept` asks for; without a wish, in the form of the request."""
-    headers = request.headers
     accept = headers.get("Accept")
     if accept is None or accept == "*/*" or ("json" not in accept and "msgpack" not in accept):
         wanted = headers.get("Content-Type", JSON)
     else:
         wanted = accept
     if "msgpack" in wanted and not ("json" in wanted and wanted.index("json") < wanted.index("msgpack")):
-        return web.Response(body=encode_msgpack(content), headers=MSGPACK_HEADERS)
-    return web.Response(body=encode_json(content), headers=JSON_HEADERS)
+        return Reply(encode_msgpack(content), MSGPACK)
+    return Reply(encode_json(content), JSON)
 
 
 def revision(request: web.Request) -> int | None:

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 
 import msgspec
 import uvloop
@@ -19,6 +20,8 @@ from aiohttp import web
 from bandit_serve.errors import StoreRefused, StoreUnavailable
 from bandit_serve.parent import end_with_parent
 from bandit_serve.server.app import ROUTE_LABELS, make_app
+from bandit_serve.server.ending import end
+from bandit_serve.server.lane import Lane, LaneProtocol
 from bandit_serve.server.metrics import Counters
 from bandit_serve.server.service import Service
 from bandit_serve.settings import Settings
@@ -26,10 +29,14 @@ from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
 
+ProtocolFactory = Callable[[], asyncio.Protocol]
+
 READY, DRAINING = b"r", b"d"
 LOAD_RETRY_S = 0.2
 LOAD_QUIETLY_S = 3.0
 MAX_LAST_ACCEPTS = 4_096
+# How long the rest of a body that was refused is still read, so that its sender gets to read why.
+LINGER_S = 1.0
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -63,27 +70,38 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
+        app, lane = make_app(self._service)
         runner = web.AppRunner(
-            make_app(self._service),
+            app,
             access_log=logging.getLogger("bandit_serve.access") if self._settings.access_log else None,
             handle_signals=False,
             shutdown_timeout=self._settings.seconds("drain"),
+            lingering_time=LINGER_S,
         )
         await runner.setup()
         loading = asyncio.create_task(self._load())
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({loading, stopping}, timeout=LOAD_QUIETLY_S, return_when=asyncio.FIRST_COMPLETED)
         # While the store is away at the start, callers are told so instead of waiting in the socket's queue.
-        site = web.SockSite(runner, self._listener.dup())
-        await site.start()
+        connect = self._protocol_factory(runner, lane)
+        server = await loop.create_server(connect, sock=self._listener.dup())
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             loading.result()
             self._service.start()
             self._tell(READY)
             await stopping
-        await self._leave(runner, site)
-        loading.cancel()
+        await self._leave(runner, server, connect)
+        await end([loading])
+
+    def _protocol_factory(self, runner: web.AppRunner, lane: Lane) -> ProtocolFactory:
+        """Connections with a lane; without one where every request is to be in the access log."""
+        server = runner.server
+        assert server is not None
+        if self._settings.access_log:
+            return server
+        loop = asyncio.get_running_loop()
+        return lambda: LaneProtocol(lane, server, loop=loop, access_log=None, lingering_time=LINGER_S)
 
     async def _load(self) -> None:
         while True:
@@ -94,21 +112,22 @@ class Worker:
                 log.warning("waiting for the store: %s", error)
                 await asyncio.sleep(LOAD_RETRY_S)
 
-    async def _leave(self, runner: web.AppRunner, site: web.SockSite) -> None:
+    async def _leave(
+        self, runner: web.AppRunner, server: asyncio.AbstractServer, connect: ProtocolFactory
+    ) -> None:
         """Stops accepting, answers what came, flushes, leaves."""
         self._service.draining = True
         self._tell(DRAINING)
-        await site.stop()
-        await self._accept_the_last(runner)
+        server.close()
+        await self._accept_the_last(connect)
         self._listener.close()
         await self._until_idle(runner)
         await runner.cleanup()
         if self._service.ready:
             await self._service.stop()
 
-    async def _accept_the_last(self, runner: web.AppRunner) -> None:
+    async def _accept_the_last(self, connect: ProtocolFactory) -> None:
         """Takes the connections that are in the socket's queue: with its last owner they would be reset."""
-        assert runner.server is not None
         loop = asyncio.get_running_loop()
         self._listener.setblocking(False)
         for _ in range(MAX_LAST_ACCEPTS):
@@ -119,7 +138,7 @@ class Worker:
             except OSError:
                 continue
             connection.setblocking(False)
-            await loop.connect_accepted_socket(runner.server, connection)
+            await loop.connect_accepted_socket(connect, connection)
 
     async def _until_idle(self, runner: web.AppRunner) -> None:
         """Waits for kept-alive connections to send their last request, which closes them, or to stay silent."""

@@ -62,7 +62,7 @@ class Keys:
 
     @property
     def workers(self) -> str:
-        """Sorted set of what each worker says of itself, by when it counts as dead."""
+        """Sorted set, each member seconds: what the workers say of themselves, by when they count as dead."""
         return f"{self.namespace}:{{{COMMON}}}:workers"
 
     def top_k(self, digest: str) -> str:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
-
-from redis.asyncio import Redis
+from typing import Any, NamedTuple
 
 from bandit_serve.events import REWARD
 from bandit_serve.store import scripts
@@ -19,8 +17,6 @@ from bandit_serve.store.facts import StoreFacts, check, inspect
 from bandit_serve.store.failures import translate_errors
 from bandit_serve.store.keys import COMMON, Keys
 from bandit_serve.store.offset import START, Offset
-
-T = TypeVar("T")
 
 GRACE_MS = 60_000
 EXPOSED_MARK_MS = 3_600_000
@@ -46,8 +42,9 @@ class Store:
     def __init__(self, url: str, *, namespace: str = "bandit_serve", timeout_s: float = 1.0) -> None:
         self.url = url
         self.keys = Keys(namespace)
-        self._client: Redis = open_client(url, timeout_s=timeout_s)
-        self._tail: Redis = open_tail_client(url, block_s=TAIL_BLOCK_MS / 1000, timeout_s=timeout_s)
+        # Any: redis-py types every reply as bytes or str, and ours are bytes.
+        self._client: Any = open_client(url, timeout_s=timeout_s)
+        self._tail: Any = open_tail_client(url, block_s=TAIL_BLOCK_MS / 1000, timeout_s=timeout_s)
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -62,7 +59,7 @@ class Store:
         check(facts)
         return facts
 
-    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _call(self, call: Callable[[], Awaitable[Any]]) -> Any:
         with translate_errors():
             return await call()
 
@@ -81,9 +78,7 @@ class Store:
     async def append_rewards(self, owner: str, bitmaps: Sequence[str], rows: bytes, checks: bytes) -> bytes:
         """One letter a row: `a`ccepted, `d`uplicate, `l`ate. `checks` are 12 bytes a row (append_rewards.lua)."""
         keys = [self.keys.log(owner), *bitmaps]
-        return bytes(
-            await self._run(scripts.APPEND_REWARDS, keys, [rows, REWARD.itemsize, checks, GRACE_MS])
-        )
+        return bytes(await self._run(scripts.APPEND_REWARDS, keys, [rows, REWARD.itemsize, checks, GRACE_MS]))
 
     async def append_change(self, owner: str, revision: int, kind: bytes, event: bytes) -> Offset | None:
         """The entry's offset, or None when `revision` is no longer the head's."""
@@ -96,9 +91,7 @@ class Store:
     ) -> bool:
         """False when an earlier try had already appended them."""
         keys = [self.keys.log(owner), self.keys.exposed(owner, incarnation)]
-        return bool(
-            await self._run(scripts.APPEND_EXPOSURES, keys, [first, count, event, EXPOSED_MARK_MS])
-        )
+        return bool(await self._run(scripts.APPEND_EXPOSURES, keys, [first, count, event, EXPOSED_MARK_MS]))
 
     async def append(self, owner: str, kind: bytes, event: bytes) -> Offset:
         fields: dict[Any, Any] = {kind: event}
@@ -215,7 +208,8 @@ class Store:
     # The cache
 
     async def cached(self, digest: str) -> bytes | None:
-        return await self._call(lambda: self._client.get(self.keys.top_k(digest)))
+        found: bytes | None = await self._call(lambda: self._client.get(self.keys.top_k(digest)))
+        return found
 
     async def cache(self, digest: str, value: bytes, lifetime_ms: int) -> None:
         await self._call(lambda: self._client.set(self.keys.top_k(digest), value, px=lifetime_ms))

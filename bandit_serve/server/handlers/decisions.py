@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -11,13 +12,14 @@ from bandit_serve.decisions.messages import (
     DecideBatch,
     DecideRequest,
     PredictBatch,
+    Predicted,
     PredictRequest,
     ScoreRequest,
 )
 from bandit_serve.errors import BanditServeError, Conflict, FieldError, InvalidInput, NotFound, Unavailable
 from bandit_serve.server.problems import as_entry
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Body, negotiated
+from bandit_serve.server.wire import Body, Reply, negotiated
 from bandit_serve.store.keys import COMMON
 
 COLUMNS_OR_REQUESTS = "expected either requests or units"
@@ -33,66 +35,88 @@ class DecisionHandlers:
         self._decide_batch = Body(DecideBatch, timeout_s=timeout_s, msgpack=True)
         self._predict_batch = Body(PredictBatch, timeout_s=timeout_s, msgpack=True)
 
-    async def decide(self, request: web.Request) -> web.Response:
-        service = self._service
-        wish = await self._decide.read(request)
-        name = request.match_info["experiment"]
+    def decide(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply | Awaitable[Reply]:
+        wish = self._decide.decode(headers, body)
         try:
-            decided = service.decisions.decide(name, wish)
+            decided = self._service.decisions.decide(experiment, wish)
         except (NotFound, Conflict):
-            await self._hear_news(name)
-            decided = service.decisions.decide(name, wish)
-        service.counters.add("decisions")
-        return negotiated(request, decided)
+            return self._decide_after_news(experiment, headers, wish)
+        self._service.counters.add("decisions")
+        return negotiated(headers, decided)
 
-    async def predict(self, request: web.Request) -> web.Response:
-        service = self._service
-        wish = await self._predict.read(request)
-        name = request.match_info["experiment"]
+    async def _decide_after_news(
+        self, experiment: str, headers: Mapping[str, str], wish: DecideRequest
+    ) -> Reply:
+        await self._hear_news(experiment)
+        decided = self._service.decisions.decide(experiment, wish)
+        self._service.counters.add("decisions")
+        return negotiated(headers, decided)
+
+    def predict(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply | Awaitable[Reply]:
+        wish = self._predict.decode(headers, body)
         try:
-            predicted = await service.decisions.predict(name, wish)
+            found = self._service.decisions.predict(experiment, wish)
         except (NotFound, Conflict):
-            await self._hear_news(name)
-            predicted = await service.decisions.predict(name, wish)
-        service.counters.add("predictions")
-        return negotiated(request, predicted)
+            return self._predict_after_news(experiment, headers, wish)
+        if not isinstance(found, Predicted):
+            return self._predict_later(headers, found)
+        self._service.counters.add("predictions")
+        return negotiated(headers, found)
 
-    async def decide_batch(self, request: web.Request) -> web.Response:
+    async def _predict_after_news(
+        self, experiment: str, headers: Mapping[str, str], wish: PredictRequest
+    ) -> Reply:
+        await self._hear_news(experiment)
+        return await self._predict_later(headers, self._service.decisions.predict(experiment, wish))
+
+    async def _predict_later(
+        self, headers: Mapping[str, str], found: Predicted | Awaitable[Predicted]
+    ) -> Reply:
+        predicted = found if isinstance(found, Predicted) else await found
+        self._service.counters.add("predictions")
+        return negotiated(headers, predicted)
+
+    async def decide_batch(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply:
         service = self._service
-        batch = await self._decide_batch.read(request)
-        name = await self._known(request)
+        batch = self._decide_batch.decode(headers, body)
+        await self._known(experiment)
         if batch.units is not UNSET:
             if batch.requests is not UNSET:
-                raise InvalidInput(f"The batch has both: {COLUMNS_OR_REQUESTS}.", [FieldError("", COLUMNS_OR_REQUESTS)])
+                raise InvalidInput(
+                    f"The batch has both: {COLUMNS_OR_REQUESTS}.", [FieldError("", COLUMNS_OR_REQUESTS)]
+                )
             if batch.contexts:
                 detail = "this experiment has no context fields"
                 raise InvalidInput(f"contexts: {detail}.", [FieldError("contexts", detail)])
-            columns = service.decisions.decide_columns(name, batch.units)
+            columns = service.decisions.decide_columns(experiment, batch.units)
             service.counters.add("decisions", len(batch.units))
-            return negotiated(request, columns)
+            return negotiated(headers, columns)
         if batch.requests is UNSET:
-            raise InvalidInput(f"The batch is empty: {COLUMNS_OR_REQUESTS}.", [FieldError("", COLUMNS_OR_REQUESTS)])
+            raise InvalidInput(
+                f"The batch is empty: {COLUMNS_OR_REQUESTS}.", [FieldError("", COLUMNS_OR_REQUESTS)]
+            )
         responses: list[Any] = []
         for wish in batch.requests:
             try:
-                responses.append(service.decisions.decide(name, wish))
+                responses.append(service.decisions.decide(experiment, wish))
             except BanditServeError as error:
                 responses.append(as_entry(error))
         service.counters.add("decisions", len(responses))
-        return negotiated(request, {"responses": responses})
+        return negotiated(headers, {"responses": responses})
 
-    async def predict_batch(self, request: web.Request) -> web.Response:
+    async def predict_batch(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply:
         service = self._service
-        batch = await self._predict_batch.read(request)
-        name = await self._known(request)
+        batch = self._predict_batch.decode(headers, body)
+        await self._known(experiment)
         responses: list[Any] = []
         for wish in batch.requests:
             try:
-                responses.append(await service.decisions.predict(name, wish))
+                found = service.decisions.predict(experiment, wish)
+                responses.append(found if isinstance(found, Predicted) else await found)
             except BanditServeError as error:
                 responses.append(as_entry(error))
         service.counters.add("predictions", len(responses))
-        return negotiated(request, {"responses": responses})
+        return negotiated(headers, {"responses": responses})
 
     async def score(self, request: web.Request) -> web.Response:
         service = self._service
@@ -104,16 +128,15 @@ class DecisionHandlers:
             await self._hear_news(COMMON)
             scored = await service.decisions.score(model, version, wish)
         service.counters.add("predictions")
-        return negotiated(request, scored)
+        reply = negotiated(request.headers, scored)
+        return web.Response(body=reply.body, headers={"Content-Type": reply.content_type})
 
-    async def _known(self, request: web.Request) -> str:
-        name = request.match_info["experiment"]
+    async def _known(self, name: str) -> None:
         decider = self._service.decisions.deciders.get(name)
         if decider is None or decider.status == "draft":
             await self._hear_news(name)
         if self._service.decisions.decider(name).status == "draft":
             raise Conflict(f"The experiment {name!r} is a draft; start it first.")
-        return name
 
     async def _hear_news(self, owner: str) -> None:
         """What this worker does not know yet another may have been told a moment ago.

@@ -43,6 +43,7 @@ class ExperimentHandlers:
         return _answer(request, await self._changes.create(experiment, actor(request)), status=201)
 
     async def list_all(self, request: web.Request) -> web.Response:
+        await self._service.tail.hear_all_news()
         experiments = self._service.replica.experiments
         views = [experiment_view(experiments[name].record) for name in sorted(experiments)]
         return answer(request, ExperimentList(views))

@@ -31,6 +31,15 @@ class VersionMetadata(Struct, frozen=True, forbid_unknown_fields=True):
     metadata: dict[str, Any] = {}
 
 
+class Upload(Struct, frozen=True):
+    """The parts of a registration, in any order."""
+
+    artifact: Annotated[
+        bytes, Meta(description="a safetensors file", extra_json_schema={"contentEncoding": "binary"})
+    ]
+    metadata: VersionMetadata = VersionMetadata()
+
+
 class StatusRequest(Struct, frozen=True, forbid_unknown_fields=True):
     status: VersionStatus
     reason: Annotated[str, Meta(max_length=1_000)] | None = None
@@ -123,7 +132,7 @@ class ModelHandlers:
         stored: StoredArtifact | None = None
         try:
             reader = await request.multipart()
-            while (part := await reader.next()) is not None:
+            while (part := await asyncio.wait_for(reader.next(), self._timeout_s)) is not None:
                 if not isinstance(part, BodyPartReader):
                     raise InvalidInput("The upload has a part inside a part: expected metadata and artifact.")
                 if part.name == "metadata":

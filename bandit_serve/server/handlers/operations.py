@@ -3,101 +3,160 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Literal, get_args
 
 from aiohttp import web
+from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve import __version__
 from bandit_serve.errors import NotBuilt, Unavailable
+from bandit_serve.experiment import Status
 from bandit_serve.log.census import living
+from bandit_serve.rewards.messages import Verdict
 from bandit_serve.server.metrics import ServiceCollector, exposition
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import answer
 from bandit_serve.times import rfc3339
 
 
+class Health(Struct, frozen=True):
+    status: Literal["live", "ready", "degraded"]
+
+
+class WorkerView(Struct, frozen=True):
+    id: str
+    pid: int
+    host: str
+    started_at: str
+
+
+class StoreView(Struct, frozen=True):
+    """What is known of the store; only `available` while it is away. `used_memory` is in bytes."""
+
+    available: bool
+    server: str | UnsetType = UNSET
+    version: str | UnsetType = UNSET
+    durability: str | UnsetType = UNSET
+    used_memory: int | UnsetType = UNSET
+
+
+class ExperimentStats(Struct, frozen=True):
+    """By arm: shares now, and what the log has of exposures and of the objective's rewards."""
+
+    status: Status
+    policy: str
+    shares: dict[str, float]
+    exposures: dict[str, int]
+    rewards: dict[str, int]
+
+
+class LoadedStats(Struct, frozen=True):
+    """The models in this worker's memory."""
+
+    models: int
+    bytes: int
+
+
+class Stats(Struct, frozen=True):
+    """Counters are those of all workers since the service started; `models` maps each to its production version."""
+
+    version: str
+    status: Literal["ready", "degraded"]
+    uptime_s: float
+    workers: list[WorkerView]
+    store: StoreView
+    experiments: dict[str, ExperimentStats]
+    models: dict[str, str | None]
+    loaded: LoadedStats
+    decisions: int
+    predictions: int
+    rewards: dict[Verdict, int]
+    exposures_lost: int
+
+
 class OperationHandlers:
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, openapi: dict[str, Any]) -> None:
         self._service = service
+        self._openapi = openapi
         self._collector = ServiceCollector(service.counters, service.replica)
         self._started_s = time.monotonic()
 
     async def live(self, request: web.Request) -> web.Response:
-        return answer(request, {"status": "live"})
+        return answer(request, Health("live"))
 
     async def ready(self, request: web.Request) -> web.Response:
         if not self._service.ready:
             raise Unavailable("The first state is not loaded yet.")
         if self._service.draining:
             raise Unavailable("This worker is draining.")
-        return answer(request, {"status": "degraded" if self._service.degraded else "ready"})
+        return answer(request, Health(self._status()))
 
     async def metrics(self, request: web.Request) -> web.Response:
-        self._publish()
+        self._service.publish_counters()
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=exposition(self._collector), headers=headers)
 
     async def stats(self, request: web.Request) -> web.Response:
         """The service in one page: workers, store, experiments, models, counters."""
         service = self._service
-        self._publish()
+        service.publish_counters()
         total = service.counters.total
-        found: dict[str, Any] = {
-            "version": __version__,
-            "status": "degraded" if service.degraded else "ready",
-            "uptime_s": time.monotonic() - self._started_s,
-            "workers": await self._workers(),
-            "store": await self._store(),
-            "experiments": {
-                name: {
-                    "status": live.record.status,
-                    "policy": live.experiment.policy.kind,
-                    "shares": dict(
-                        zip(decider.arm_names, decider.draw.propensities, strict=True)
-                    ),
-                    "exposures": dict(zip(decider.arm_names, live.exposures.tolist(), strict=True)),
-                    "rewards": dict(zip(decider.arm_names, live.rewards.tolist(), strict=True)),
-                }
-                for name, live in sorted(service.replica.experiments.items())
-                for decider in [service.decisions.decider(name)]
+        found = Stats(
+            version=__version__,
+            status=self._status(),
+            uptime_s=time.monotonic() - self._started_s,
+            workers=await self._workers(),
+            store=await self._store(),
+            experiments=self._experiments(),
+            models={
+                name: model.production for name, model in sorted(service.replica.registry.models.items())
             },
-            "models": {name: model.production for name, model in sorted(service.replica.registry.models.items())},
-            "loaded": {"models": len(service.models), "bytes": service.models.nbytes},
-            "decisions": int(total("decisions")),
-            "predictions": int(total("predictions")),
-            "rewards": {
-                verdict: int(total(f"rewards_{verdict}"))
-                for verdict in ("accepted", "duplicate", "late", "unknown", "invalid")
-            },
-            "exposures_lost": int(total("exposures_lost")),
-        }
+            loaded=LoadedStats(len(service.models), service.models.nbytes),
+            decisions=int(total("decisions")),
+            predictions=int(total("predictions")),
+            rewards={verdict: int(total(f"rewards_{verdict}")) for verdict in get_args(Verdict)},
+            exposures_lost=int(total("exposures_lost")),
+        )
         return answer(request, found)
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        return answer(request, self._openapi)
 
     async def not_built(self, request: web.Request) -> web.Response:
         raise NotBuilt(f"{request.method} {request.path} is part of the contract but not built yet.")
 
-    async def _workers(self) -> list[dict[str, Any]]:
+    def _status(self) -> Literal["ready", "degraded"]:
+        return "degraded" if self._service.degraded else "ready"
+
+    def _experiments(self) -> dict[str, ExperimentStats]:
+        found = {}
+        for name, live in sorted(self._service.replica.experiments.items()):
+            decider = self._service.decisions.decider(name)
+            shares, exposures, rewards = (
+                dict(zip(decider.arm_names, column, strict=True))
+                for column in (decider.draw.propensities, live.exposures.tolist(), live.rewards.tolist())
+            )
+            found[name] = ExperimentStats(
+                live.record.status, live.experiment.policy.kind, shares, exposures, rewards
+            )
+        return found
+
+    async def _workers(self) -> list[WorkerView]:
         try:
             workers = await living(self._service.store)
         except Unavailable:
             workers = [self._service.card]
-        return [
-            {"id": f"{w.incarnation:016x}", "pid": w.pid, "host": w.host, "started_at": rfc3339(w.started_ms)}
-            for w in workers
-        ]
+        return [WorkerView(f"{w.incarnation:016x}", w.pid, w.host, rfc3339(w.started_ms)) for w in workers]
 
-    async def _store(self) -> dict[str, Any]:
+    async def _store(self) -> StoreView:
         try:
             facts = await self._service.store.facts()
         except Unavailable:
-            return {"available": False}
-        return {
-            "available": True,
-            "server": facts.name,
-            "version": ".".join(map(str, facts.version)),
-            "durability": facts.durability,
-            "used_memory": facts.used_memory,
-        }
-
-    def _publish(self) -> None:
-        self._service.publish_counters()
+            return StoreView(available=False)
+        return StoreView(
+            available=True,
+            server=facts.name,
+            version=".".join(map(str, facts.version)),
+            durability=facts.durability,
+            used_memory=facts.used_memory,
+        )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+from collections.abc import Mapping
+
 from msgspec import UNSET
 
 from bandit_serve.errors import FieldError, InvalidInput, InvalidToken, Late, NotFound
 from bandit_serve.rewards.messages import Reward, RewardsRequest, report
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Body, negotiated
+from bandit_serve.server.wire import Body, Reply, negotiated
 
 ONE_OR_MANY = "expected either decision_id and value, or rewards"
 
@@ -18,9 +19,9 @@ class RewardHandlers:
         self._service = service
         self._body = Body(RewardsRequest, timeout_s=service.settings.seconds("body_timeout"), msgpack=True)
 
-    async def reward(self, request: web.Request) -> web.Response:
+    async def reward(self, _: str, headers: Mapping[str, str], body: bytes) -> Reply:
         service = self._service
-        wish = await self._body.read(request)
+        wish = self._body.decode(headers, body)
         single = wish.rewards is UNSET
         rewards = _rewards(wish)
         verdicts = await service.rewards.submit(rewards)
@@ -35,7 +36,7 @@ class RewardHandlers:
                 raise NotFound("The decision's experiment does not exist any more.")
             if verdicts[0] == "invalid":
                 raise self._why_invalid(rewards[0])
-        return negotiated(request, found)
+        return negotiated(headers, found)
 
     def _why_invalid(self, reward: Reward) -> Exception:
         refusal = self._service.rewards.refusal(reward)

@@ -1,0 +1,142 @@
+"""`bandit-serve demo`: the main job, end to end, on real ratings."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from bandit_serve.demo.closing import print_closing
+from bandit_serve.demo.display import Display, Silence
+from bandit_serve.demo.interruption import Interrupted, Interruptible
+from bandit_serve.demo.lines import Lines
+from bandit_serve.demo.play import play
+from bandit_serve.demo.recommender import Recommender, train_all
+from bandit_serve.demo.screen import Screen
+from bandit_serve.demo.service import DemoService
+from bandit_serve.demo.source import Source, find_ratings
+from bandit_serve.settings import load_settings
+from bandit_serve.store.binary import find_server
+from bandit_serve.training.ratings import Ratings, holdout
+from bandit_serve.training.visits import visits as visits_of
+
+HELD_OUT = 0.3
+SPLIT_SEED = 0
+"""One split for every run: `--seed` changes the luck of the visits, not how much better one arm is."""
+VISITS = 40_000
+FEWEST_VISITS = 10_000
+TRAFFIC_UNTIL_S = 90.0
+
+
+def demo(
+    ratings: Annotated[
+        str | None,
+        typer.Option(help="MovieLens ratings.csv or u.data [the MovieLens small set, downloaded]."),
+    ] = None,
+    visits: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help=f"Visits to send [{VISITS}].")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the visits: who comes, and what they are offered.")
+    ] = 0,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Download nothing: without --ratings, use made-up ones.")
+    ] = False,
+    store: Annotated[
+        str | None, typer.Option(help="redis://, rediss:// or unix:// URL [a private server].")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Data directory [a temporary one].")] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port of the service; 0 takes a free one.")
+    ] = 0,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the service up until Ctrl-C.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON, and nothing else.")
+    ] = False,
+) -> None:
+    """Trains recommenders, serves them, and lets a bandit find the best one in replayed traffic."""
+    started_s = time.monotonic()
+
+    def enough(sent: int) -> bool:
+        return visits is None and _enough(sent, time.monotonic() - started_s)
+
+    if load_settings({"store": store}).store is None:
+        find_server()
+    console = Console(highlight=False)
+    display: Display = Silence() if as_json else Screen(console) if console.is_terminal else Lines()
+    try:
+        with Interruptible() as interruptible, _folder(data) as folder, ExitStack() as running:
+            with display:
+                source = _find(ratings, offline, display)
+                train, held_out = holdout(source.ratings.users, HELD_OUT, SPLIT_SEED)
+                recommenders = _train(source.ratings.take(train), display)
+                planned = list(visits_of(source.ratings.take(held_out), visits or VISITS, seed))
+                display.busy("starting the service")
+                service = running.enter_context(DemoService(folder, store=store, port=port))
+                display.done(f"Service: one worker on {service.url}")
+                playing = play(
+                    service.url, source, recommenders, planned, display, seed=seed, enough=enough, keep=keep
+                )
+                summary = interruptible.run(playing)
+            if as_json:
+                print(msgspec.json.format(msgspec.json.encode(summary), indent=2).decode(), flush=True)
+            else:
+                print_closing(console, summary)
+            if keep:
+                _stay()
+    except Interrupted as interruption:
+        print("Interrupted; the service has ended and nothing is left running.", file=sys.stderr)
+        raise typer.Exit(128 + interruption.number) from None
+
+
+def _enough(sent: int, elapsed_s: float) -> bool:
+    """Whether a machine that is too slow for VISITS in two minutes may stop."""
+    return sent >= FEWEST_VISITS and elapsed_s > TRAFFIC_UNTIL_S
+
+
+def _find(path: str | None, offline: bool, display: Display) -> Source:
+    display.busy("looking for ratings")
+    source = find_ratings(path, offline=offline)
+    counts = f"{len(source.ratings):,} ratings, {source.n_users:,} users, {source.n_items:,} items"
+    display.done(f"Data: {source.name} ({counts})")
+    if source.why is not None:
+        display.done(f"Not MovieLens, as {source.why}; --ratings FILE takes a file of yours")
+    return source
+
+
+def _train(ratings: Ratings, display: Display) -> list[Recommender]:
+    started_s = time.monotonic()
+    found = train_all(
+        ratings, lambda arm, done, epochs: display.busy(f"training {arm}: epoch {done} of {epochs}")
+    )
+    names = ", ".join(recommender.arm for recommender in found)
+    display.done(f"Trained in {time.monotonic() - started_s:.1f} s: {names}")
+    return found
+
+
+@contextmanager
+def _folder(data: str | None) -> Iterator[Path]:
+    """The data directory: the one that was named, or one that is gone afterwards."""
+    if data is not None:
+        yield Path(data)
+        return
+    with TemporaryDirectory(prefix="bandit-serve-demo-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _stay() -> None:
+    """Until a signal comes."""
+    try:
+        while True:
+            signal.pause()
+    except Interrupted:
+        print("The service has ended.", file=sys.stderr)

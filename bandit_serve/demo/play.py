@@ -1,0 +1,77 @@
+"""The demo's traffic from the first visit to the last, and the watching of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bandit_serve.demo import traffic
+from bandit_serve.demo.display import Display, Moment
+from bandit_serve.demo.http import Http
+from bandit_serve.demo.recommender import Recommender
+from bandit_serve.demo.source import Source
+from bandit_serve.demo.summary import Summary, summarize
+from bandit_serve.demo.tally import Tally
+from bandit_serve.demo.trial import MIN_SHARE, Trial
+from bandit_serve.training.visits import Visit
+
+SPARE_CONNECTIONS = 4
+
+
+async def play(
+    url: str,
+    source: Source,
+    recommenders: Sequence[Recommender],
+    visits: Sequence[Visit],
+    display: Display,
+    *,
+    seed: int,
+    enough: Callable[[int], bool],
+    keep: bool,
+) -> Summary:
+    """Registers the recommenders with the service at `url`, lets them compete, and says how it went.
+
+    `seed` is that of the visits and `keep` whether the service stays up; both are for the summary.
+    `enough(sent)` may end the traffic early.
+    """
+    display.busy("trying every recommender on every visit, for the regret")
+    outcomes = np.column_stack([recommender.rewards(visits) for recommender in recommenders])
+    async with Http(url, connections=traffic.AT_ONCE + SPARE_CONNECTIONS) as http:
+        trial = await Trial.start(http, recommenders)
+        display.done(
+            f"Experiment {trial.experiment}: Thompson sampling, control {trial.arms[0]}, "
+            f"every arm at least {100 * MIN_SHARE:.0f} %"
+        )
+        tally = Tally(trial.arms, outcomes)
+        started_s = time.monotonic()
+        async with _watched(trial, tally, display, started_s):
+            await traffic.send(trial, visits, tally, enough)
+        traffic_s = time.monotonic() - started_s
+        results = await trial.results()
+    return summarize(source, trial, tally, results, seed=seed, traffic_s=traffic_s, url=url if keep else None)
+
+
+@contextlib.asynccontextmanager
+async def _watched(trial: Trial, tally: Tally, display: Display, started_s: float) -> AsyncIterator[None]:
+    """Shows every moment that `display` asks for, and the last."""
+
+    def show(results: Any) -> None:
+        display.moment(Moment(tally, results, time.monotonic() - started_s))
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(display.every_s)
+            show(await trial.results())
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+        show(await trial.results())
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)

@@ -1,0 +1,66 @@
+"""The recommenders that compete: what each is, and what each would have earned on every visit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve.models import MatrixFactorization, Model, Popularity
+from bandit_serve.training.ratings import Ratings
+from bandit_serve.training.visits import Visit
+
+FACTORS = 64
+EPOCHS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Recommender:
+    """An arm: its name, what it is in a few words, and its fitted model."""
+
+    arm: str
+    about: str
+    model: Model
+
+    def rewards(self, visits: Sequence[Visit]) -> NDArray[np.float64]:
+        """f8[n]: what a visit would bring if this recommender ranked its items."""
+        users = [visit.user for visit in visits for _ in visit.items]
+        items = [item for visit in visits for item in visit.items]
+        scores = np.asarray(self.model.predict_many(users, items))
+        sizes = [len(visit.items) for visit in visits]
+        by_visit = np.split(scores, np.cumsum(sizes)[:-1])
+        return np.array([reward_of(visit, own) for visit, own in zip(visits, by_visit, strict=True)])
+
+
+def reward_of(visit: Visit, scores: Sequence[float] | NDArray[np.float64]) -> float:
+    """1.0 when the user liked the item with the highest score, which is the one that is shown first."""
+    return visit.reward(visit.items[int(np.argmax(scores))])
+
+
+def train_all(ratings: Ratings, on_epoch: Callable[[str, int, int], object]) -> list[Recommender]:
+    """The control first, then the better ones; `on_epoch(arm, done, epochs)` is called as training goes."""
+    found = []
+    for arm, about, model in (
+        ("popular", "the item that most have rated", Popularity()),
+        ("mf-1-epoch", "matrix factorization, one epoch", MatrixFactorization(FACTORS, n_epochs=1)),
+        (
+            f"mf-{EPOCHS}-epochs",
+            f"matrix factorization, {EPOCHS} epochs",
+            MatrixFactorization(FACTORS, n_epochs=EPOCHS),
+        ),
+    ):
+        model.fit(
+            ratings.users,
+            ratings.items,
+            ratings.values,
+            on_epoch=partial(_on_epoch, on_epoch, arm),
+        )
+        found.append(Recommender(arm, about, model))
+    return found
+
+
+def _on_epoch(tell: Callable[[str, int, int], object], arm: str, done: int, epochs: int, rmse: float) -> None:
+    tell(arm, done, epochs)

@@ -1,0 +1,123 @@
+"""What came out of a demo, for people and for machines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from bandit_serve.demo.source import Source
+from bandit_serve.demo.tally import Tally
+from bandit_serve.demo.trial import METRIC, MODEL, Trial
+
+Interval = tuple[float, float]
+
+
+class DataSummary(Struct, frozen=True):
+    """`why` says why the data is made up, where it is."""
+
+    kind: str
+    name: str
+    why: str | None
+    users: int
+    items: int
+    ratings: int
+
+
+class ArmSummary(Struct, frozen=True):
+    """`visits` is the demo's own count, `rewards` the service's.
+
+    `share` is the current one. `true_mean` is over all visits, had each got this arm. The rest is from the
+    service's results: `difference` is to control, null on control; an interval is null where none is valid.
+    """
+
+    arm: str
+    model: str
+    version: str
+    visits: int
+    share: float
+    share_of_last_fifth: float
+    rewards: int
+    mean: float | None
+    interval: Interval | None
+    true_mean: float
+    difference: float | None
+    difference_interval: Interval | None
+    p_value: float | None
+    probability_best: float | None
+
+
+class Summary(Struct, frozen=True):
+    """`won` is the arm with the largest share of the last fifth, `best` the one with the highest true mean.
+
+    `regret` is in rewards: what every visit on the best arm would have brought more, in expectation. `url` is
+    the service's while it stays up, otherwise null.
+    """
+
+    data: DataSummary
+    seed: int
+    experiment: str
+    control: str
+    visits: int
+    requests: int
+    requests_per_second: float
+    traffic_seconds: float
+    arms: tuple[ArmSummary, ...]
+    won: str
+    best: str
+    regret: float
+    regret_of_even_split: float
+    reason: str
+    url: str | None
+
+    def arm(self, name: str) -> ArmSummary:
+        return next(arm for arm in self.arms if arm.arm == name)
+
+
+def summarize(
+    source: Source, trial: Trial, tally: Tally, results: Any, *, seed: int, traffic_s: float, url: str | None
+) -> Summary:
+    """`results` as the service gave them when all rewards were in."""
+    last_fifth = tally.last_fifth()
+    arms = tuple(
+        _arm(arm, tally, i, float(last_fifth[i]), trial.versions[i]) for i, arm in enumerate(results["arms"])
+    )
+    return Summary(
+        data=DataSummary(
+            source.kind, source.name, source.why, source.n_users, source.n_items, len(source.ratings)
+        ),
+        seed=seed,
+        experiment=trial.experiment,
+        control=trial.arms[0],
+        visits=tally.done,
+        requests=2 * tally.done,
+        requests_per_second=2 * tally.done / traffic_s,
+        traffic_seconds=traffic_s,
+        arms=arms,
+        won=max(arms, key=lambda arm: arm.share_of_last_fifth).arm,
+        best=trial.arms[tally.best],
+        regret=tally.regret,
+        regret_of_even_split=tally.regret_of_even_split,
+        reason=results["reason"],
+        url=url,
+    )
+
+
+def _arm(result: Any, tally: Tally, number: int, last_fifth: float, version: str) -> ArmSummary:
+    found = result["metrics"][METRIC]
+    return ArmSummary(
+        arm=result["name"],
+        model=MODEL,
+        version=version,
+        visits=int(tally.visits[number]),
+        share=result["share"],
+        share_of_last_fifth=last_fifth,
+        rewards=found["n"],
+        mean=found["mean"],
+        interval=found["interval"],
+        true_mean=float(tally.true_means[number]),
+        difference=found["difference"],
+        difference_interval=found["difference_interval"],
+        p_value=found["p_value"],
+        probability_best=found["probability_best"],
+    )

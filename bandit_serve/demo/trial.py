@@ -1,0 +1,72 @@
+"""The demo's experiment: its versions registered, its arms under Thompson sampling, its results asked for."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bandit_serve.demo.http import Http
+from bandit_serve.demo.recommender import Recommender
+
+MODEL = "recommender"
+METRIC = "liked"
+MIN_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A running experiment. `versions` are those of MODEL, one an arm, in the order of the arms."""
+
+    http: Http
+    experiment: str
+    arms: tuple[str, ...]
+    versions: tuple[str, ...]
+
+    @classmethod
+    async def start(cls, http: Http, recommenders: Sequence[Recommender]) -> Trial:
+        versions = tuple([await _register(http, recommender) for recommender in recommenders])
+        arms = tuple(recommender.arm for recommender in recommenders)
+        name = await _free_name(http)
+        await http.post("/v1/experiments", _experiment(name, arms, versions))
+        await http.post(f"/v1/experiments/{name}/start")
+        return cls(http, name, arms, versions)
+
+    async def results(self) -> Any:
+        """As `GET …/results` gives them; they cover every reward that was acknowledged."""
+        return await self.http.get(f"/v1/experiments/{self.experiment}/results")
+
+
+async def _register(http: Http, recommender: Recommender) -> str:
+    with tempfile.TemporaryDirectory(prefix="bandit-serve-") as folder:
+        path = Path(folder) / "model.safetensors"
+        recommender.model.save(path)
+        metadata = {"metadata": {"arm": recommender.arm, "about": recommender.about}}
+        registered = await http.upload(f"/v1/models/{MODEL}/versions", metadata, path.read_bytes())
+    return str(registered["version"])
+
+
+async def _free_name(http: Http) -> str:
+    """`demo`, or where there were demos before the first of `demo-2`, `demo-3`, … that is free."""
+    taken = {experiment["id"] for experiment in (await http.get("/v1/experiments"))["experiments"]}
+    return next(
+        name for n in range(1, len(taken) + 2) if (name := "demo" if n == 1 else f"demo-{n}") not in taken
+    )
+
+
+def _experiment(name: str, arms: tuple[str, ...], versions: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "id": name,
+        "arms": [
+            {"name": arm, "model": MODEL, "version": version}
+            for arm, version in zip(arms, versions, strict=True)
+        ],
+        "control": arms[0],
+        "unit": "request",
+        "policy": {"kind": "thompson", "min_share": MIN_SHARE},
+        "metrics": [{"name": METRIC, "kind": "binary", "goal": "maximize", "role": "objective"}],
+        # Every visit sends its reward, a 0 too, and at once: none is missing, so none is to be waited for.
+        "attribution": {"window": "1h", "missing": "ignore"},
+    }

@@ -1,0 +1,169 @@
+"""The short way for hot routes: a request that is there as a whole is answered as it is read.
+
+No task, no request object, no headers looked at but those that matter. What is unusual in any way falls through to
+the application, which has the same endpoints as ordinary routes. This sits on the inside of aiohttp's
+`RequestHandler`, so the versions of aiohttp that it was tested with are pinned in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from aiohttp import web
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import SERVER_SOFTWARE, RawRequestMessage
+
+from bandit_serve.server.problems import problem_parts
+from bandit_serve.server.service import Service
+from bandit_serve.server.wire import Reply
+
+Endpoint = Callable[[str, Mapping[str, str], bytes], Reply | Awaitable[Reply]]
+
+EXPERIMENT = "{experiment}"
+MAX_PATHS = 10_000
+
+
+class Hot(NamedTuple):
+    """An endpoint, the name in its path, and what its requests are counted as."""
+
+    endpoint: Endpoint
+    name: str
+    label: str
+
+
+class Lane:
+    """Which paths are hot. Paths that have been seen are remembered, as long as their experiment exists."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._paths: dict[str, Hot] = {}
+        self._patterns: list[tuple[re.Pattern[str], str, Endpoint]] = []
+
+    def add(self, path: str, label: str, endpoint: Endpoint) -> None:
+        if EXPERIMENT not in path:
+            self._paths[path] = Hot(endpoint, "", label)
+            return
+        before, _, after = path.partition(EXPERIMENT)
+        pattern = re.compile(re.escape(before) + r"([A-Za-z0-9._-]+)" + re.escape(after))
+        self._patterns.append((pattern, label, endpoint))
+
+    def find(self, path: str) -> Hot | None:
+        """The hot route of a path without escapes or a query; None for all others."""
+        found = self._paths.get(path)
+        if found is None and self.service.ready:
+            for pattern, label, endpoint in self._patterns:
+                match = pattern.fullmatch(path)
+                if match is not None and match[1] in self.service.replica.experiments:
+                    found = Hot(endpoint, match[1], label)
+                    if len(self._paths) < MAX_PATHS:
+                        self._paths[path] = found
+                    break
+        return found
+
+
+class LaneProtocol(web.RequestHandler):
+    """A connection. While it is idle, or an answer of the lane is on its way, `start()` sleeps on `_waiter`."""
+
+    __slots__ = ("_answering", "_lane")
+
+    def __init__(self, lane: Lane, manager: web.Server, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._lane = lane
+        self._answering: asyncio.Task[None] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            super().data_received(data)
+            return
+        # Parsed and queued, but nobody is woken before we have looked.
+        self._waiter = None
+        super().data_received(data)
+        self._waiter = waiter
+        if self._answering is None:
+            self._look()
+
+    def _look(self) -> None:
+        """Answers what the lane can from the head of the queue, and wakes `start()` for the rest."""
+        while self._messages and self._answering is None:
+            if not self._take(*self._messages[0]):
+                if self._waiter is not None and not self._waiter.done():
+                    self._waiter.set_result(None)
+                return
+
+    def _take(self, message: Any, payload: Any) -> bool:
+        if (
+            type(message) is not RawRequestMessage
+            or message.method != "POST"
+            or message.should_close
+            or message.upgrade
+            or message.compression is not None
+            or not payload.is_eof()
+            or self._paused
+        ):
+            return False
+        service, hot, headers = self._lane.service, self._lane.find(message.path), message.headers
+        if hot is None or service.draining or not service.ready or "Expect" in headers:
+            return False
+        assert self._parser is not None
+        assert self._manager is not None
+        self._messages.popleft()
+        self._parser.message_consumed()
+        self._manager.requests_count += 1
+        started_s = time.perf_counter()
+        try:
+            reply = hot.endpoint(hot.name, headers, payload.read_nowait())
+        except Exception as error:
+            self._refuse(hot, error, started_s)
+            return True
+        if isinstance(reply, Reply):
+            self._write(200, f"Content-Type: {reply.content_type}\r\n", reply.body)
+            service.counters.request(hot.label, 200, time.perf_counter() - started_s)
+        else:
+            self._request_in_progress = True
+            self._answering = self._loop.create_task(self._answer_later(hot, reply, started_s))
+        return True
+
+    async def _answer_later(self, hot: Hot, coming: Awaitable[Reply], started_s: float) -> None:
+        try:
+            reply = await coming
+        except Exception as error:
+            self._refuse(hot, error, started_s)
+        else:
+            self._write(200, f"Content-Type: {reply.content_type}\r\n", reply.body)
+            counters = self._lane.service.counters
+            counters.request(hot.label, 200, time.perf_counter() - started_s)
+        finally:
+            self._answering = None
+            self._request_in_progress = False
+            if self._handler_waiter is not None and not self._handler_waiter.done():
+                self._handler_waiter.set_result(None)
+        self._look()
+
+    def _refuse(self, hot: Hot, error: Exception, started_s: float) -> None:
+        status, headers, body = problem_parts(error)
+        self._write(status, "".join(f"{name}: {value}\r\n" for name, value in headers.items()), body)
+        self._lane.service.counters.request(hot.label, status, time.perf_counter() - started_s)
+
+    def _write(self, status: int, headers: str, body: bytes) -> None:
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{headers}Content-Length: {len(body)}\r\n"
+            f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
+        )
+        transport.write(head.encode("latin-1") + body)
+        self._stay_open()
+
+    def _stay_open(self) -> None:
+        """As after an ordinary answer: the connection is closed when nothing comes for the keep-alive time."""
+        close_time = self._loop.time() + self._keepalive_timeout
+        self._next_keepalive_close_time = close_time
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(close_time, self._process_keepalive)

@@ -1,0 +1,43 @@
+"""What one route is: the row of the table in `app.py` that routing and `/openapi.json` are made from."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from bandit_serve.server.wire import JSON, MSGPACK
+
+JSON_ONLY = (JSON,)
+EITHER = (JSON, MSGPACK)
+MULTIPART = ("multipart/form-data",)
+
+
+class Entries(NamedTuple):
+    """The answer to a batch: `{"responses": [ … ]}`, each of type `one` or a problem, in order."""
+
+    one: type
+
+
+class Route(NamedTuple):
+    """`handler` is `group.method`, `takes` the body's type in any of `media`, without which the route takes none.
+
+    `answers` is the type of the answer's body, or a tuple of alternatives; a `str` goes out as plain text.
+    `refuses` are statuses beyond those that every route of its shape has; 412 says that it heeds `If-Match`.
+    A `hot` one is answered by the lane (`lane.py`) when the whole request is there: its handler is a function of the
+    name in the path, the headers and the body.
+    """
+
+    method: str
+    path: str
+    handler: str
+    summary: str
+    takes: type | None = None
+    answers: Any = None
+    media: tuple[str, ...] = JSON_ONLY
+    optional: bool = False
+    status: int = 200
+    refuses: tuple[int, ...] = ()
+    hot: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{self.method} {self.path}"

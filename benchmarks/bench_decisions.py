@@ -1,0 +1,111 @@
+"""The decision path in one process: draw, record, sign; and a reward's verification. Beside an empty call or NumPy.
+
+python -m pytest benchmarks/bench_decisions.py --benchmark-enable --benchmark-columns=median,iqr
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+import numpy as np
+import pytest
+
+from bandit_serve._assignment import Rendezvous
+from bandit_serve._draw import ShareSampler, nothing
+from bandit_serve.decisions.decider import Decider
+from bandit_serve.events import Change, Changed
+from bandit_serve.experiment import Arm, Attribution, Experiment, Metric, Policy, Record, Unit, validated
+from bandit_serve.live import LiveExperiment
+from bandit_serve.store.offset import Offset
+from bandit_serve.token import Keyring, new_key
+
+NOW_MS = time.time_ns() // 1_000_000
+UNITS = [f"user-{i}" for i in range(1_000)]
+
+
+def keyring() -> Keyring:
+    return Keyring({0: new_key(NOW_MS)}, NOW_MS)
+
+
+def decider(n_arms: int, unit: Unit) -> Decider:
+    experiment = validated(
+        Experiment(
+            id="bench",
+            arms=tuple(Arm(f"arm-{k}") for k in range(n_arms)),
+            metrics=(Metric("click", "binary"),),
+            unit=unit,
+            policy=Policy("thompson"),
+            attribution=Attribution(missing="ignore"),
+        )
+    )
+    event = Changed(Record(experiment, 7, "running", 1, NOW_MS, NOW_MS), Change("create", "bench"))
+    live = LiveExperiment(event)
+    live.apply(Offset(NOW_MS, 0), event)
+    return Decider(live, incarnation=1)
+
+
+@pytest.mark.benchmark(group="draw from shares")
+def test_empty_call(benchmark):
+    benchmark(nothing)
+
+
+@pytest.mark.benchmark(group="draw from shares")
+@pytest.mark.parametrize("n_arms", [10, 1_000])
+def test_sampler(benchmark, n_arms):
+    benchmark(ShareSampler(np.full(n_arms, 1.0 / n_arms), seed=0).choose)
+
+
+@pytest.mark.benchmark(group="draw from shares")
+@pytest.mark.parametrize("n_arms", [10, 1_000])
+def test_numpy_choice(benchmark, n_arms):
+    rng, cumulated = np.random.default_rng(0), np.cumsum(np.full(n_arms, 1.0 / n_arms))
+    benchmark(lambda: int(np.searchsorted(cumulated, rng.random())))
+
+
+@pytest.mark.benchmark(group="sticky arm of a unit, 10 arms")
+def test_rendezvous(benchmark):
+    rendezvous = Rendezvous(b"s" * 16, [f"arm-{k}" for k in range(10)])
+    shares = np.full(10, 0.1)
+    benchmark(lambda: rendezvous.arm(rendezvous.hash_unit("user-1"), shares))
+
+
+@pytest.mark.benchmark(group="sticky arm of a unit, 10 arms")
+def test_rendezvous_formula(benchmark):
+    names, shares = [f"arm-{k}".encode() for k in range(10)], np.full(10, 0.1)
+
+    def arm() -> int:
+        words = [hashlib.blake2b(b"user-1" + name, digest_size=8, key=b"s" * 16).digest() for name in names]
+        uniforms = (np.frombuffer(b"".join(words), np.uint64) + 0.5) / 2.0**64
+        return int(np.argmin(-np.log(uniforms) / shares))
+
+    benchmark(arm)
+
+
+@pytest.mark.benchmark(group="decide: draw, record, sign")
+@pytest.mark.parametrize("n_arms", [2, 10, 1_000])
+def test_decide_by_request(benchmark, n_arms):
+    subject, keys = decider(n_arms, "request"), keyring()
+    benchmark(lambda: subject.record(subject.choose(None, None), keys, NOW_MS))
+
+
+@pytest.mark.benchmark(group="decide: draw, record, sign")
+@pytest.mark.parametrize("n_arms", [2, 10])
+def test_decide_by_user(benchmark, n_arms):
+    subject, keys = decider(n_arms, "user"), keyring()
+    benchmark(lambda: subject.record(subject.choose("user-1", None), keys, NOW_MS))
+
+
+@pytest.mark.benchmark(group="decide for 1,000 units")
+@pytest.mark.parametrize("unit", ["request", "user"])
+def test_decide_columns(benchmark, unit):
+    subject, keys = decider(10, unit), keyring()
+    benchmark(lambda: subject.decide_columns(UNITS, keys, NOW_MS))
+
+
+@pytest.mark.benchmark(group="verify 1,000 rewards")
+def test_open_tokens(benchmark):
+    subject, keys = decider(10, "request"), keyring()
+    tokens, _, _ = subject.decide_columns(UNITS, keys, NOW_MS)
+    values = np.ones(len(tokens))
+    benchmark(lambda: keys.open(tokens, values))

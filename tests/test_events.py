@@ -1,0 +1,94 @@
+"""What the log holds: what goes onto the wire comes off it equal."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from makers import created, experiment, exposed, rewards
+
+from bandit_serve import events
+from bandit_serve.events import REWARD, Census, Change, Changed, Exposed, Rewarded, Tick
+from bandit_serve.experiment import Record
+
+
+def test_a_change_comes_off_the_wire_as_it_went() -> None:
+    made = experiment(
+        arms=[
+            {"name": "a", "payload": {"deep": [1, 2.5, None, True, "ž", {"n": 2**63}]}},
+            {"name": "b", "model": "m", "version": "v1"},
+        ],
+        metrics=[{"name": "m", "kind": "bounded", "low": -1.0, "high": 2.0, "goal": "minimize"}],
+        policy={"kind": "thompson", "prior": {"alpha": 2.0}, "min_share": 0.1, "refresh": "1s"},
+    )
+    record = Record(made, 2**63, "stopped", 9, 1, 2, started_ms=3, stopped_ms=4, winner="a")
+    event = Changed(record, Change("stop", "http:127.0.0.1", "enough"))
+    data = events.encode(event)
+    assert events.decode(events.CHANGED, data) == event
+    assert events.encode(events.decode(events.CHANGED, data)) == data, "one spelling, so snapshots are equal"
+
+
+def test_exposures_come_off_the_wire_as_they_went() -> None:
+    event = exposed(2**40, [0, 1, 1], [5, 6, 900], incarnation=2**64 - 1)
+    found = events.decode(events.EXPOSED, events.encode(event))
+    assert found == event
+    assert isinstance(found, Exposed)
+    assert np.frombuffer(found.arms, np.uint16).tolist() == [0, 1, 1]
+    assert np.frombuffer(found.ages_ms, np.uint32).tolist() == [0, 1, 895]
+    assert np.frombuffer(found.vectors).tolist() == [0.5, 0.5]
+
+
+def test_rewards_are_rows_of_a_fixed_layout() -> None:
+    assert REWARD.itemsize == 56
+    assert REWARD.fields is not None
+    layout = {name: (field[0].str, field[1]) for name, field in REWARD.fields.items()}
+    assert layout == {
+        "incarnation": ("<u8", 0),
+        "counter": ("<u8", 8),
+        "time_ms": ("<i8", 16),
+        "value": ("<f8", 24),
+        "propensity": ("<f8", 32),
+        "unit": ("<u8", 40),
+        "revision": ("<u4", 48),
+        "arm": ("<u2", 52),
+        "metric": ("<u2", 54),
+    }
+
+
+def test_rewards_come_off_the_wire_as_they_went() -> None:
+    rows = rewards([1, 2**47], values=[0.1, -1e80], times_ms=[3, 4], arms=[0, 999], metric=31)
+    found = events.decode(events.REWARDED, rows.tobytes())
+    assert isinstance(found, Rewarded)
+    assert found.rows.tobytes() == rows.tobytes()
+    assert found.rows["arm"].tolist() == [0, 999]
+
+
+def test_ticks_and_censuses() -> None:
+    assert events.decode(events.TICK, b"") == Tick()
+    assert events.decode(events.CENSUS, events.encode(Census("key"))) == Census("key")
+
+
+def test_kinds_are_one_letter_each() -> None:
+    kinds = [events.CHANGED, events.EXPOSED, events.REWARDED, events.TICK, events.CENSUS]
+    assert len(set(kinds)) == len(kinds)
+    assert all(len(kind) == 1 for kind in kinds)
+
+
+@pytest.mark.parametrize("kind", [b"z", b"", b"cc", b"e", b"m"])
+def test_an_unknown_kind_is_an_error_that_names_it(kind: bytes) -> None:
+    with pytest.raises(ValueError, match="kind"):
+        events.decode(kind, b"")
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (events.REWARDED, b"x" * 55),
+        (events.CHANGED, b"\x80"),
+        (events.EXPOSED, b"\x93\x01"),
+        (events.CENSUS, b""),
+        (events.CHANGED, events.encode(created(experiment()))[:-1]),
+    ],
+)
+def test_broken_entries_are_errors(kind: bytes, data: bytes) -> None:
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        events.decode(kind, data)

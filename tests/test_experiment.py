@@ -1,0 +1,363 @@
+"""What an experiment is: what is refused names its field, and what is left out has its default."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from makers import described, experiment
+
+from bandit_serve.errors import InvalidInput, NotBuilt
+from bandit_serve.experiment import (
+    LARGEST_VALUE,
+    MAX_ARMS,
+    MAX_METRICS,
+    Experiment,
+    Metric,
+    Policy,
+    Status,
+    may,
+    validated,
+)
+from bandit_serve.policies.serving import NOT_BUILT, from_experiment, served_floor
+
+ARMS = [{"name": "a"}, {"name": "b"}]
+BOUNDED = {"name": "m", "kind": "bounded", "low": 1.0, "high": 5.0}
+CONTINUOUS = {"name": "m", "kind": "continuous"}
+BINARY = {"name": "m", "kind": "binary"}
+IGNORE = {"missing": "ignore"}
+
+REFUSED: dict[str, list[dict[str, Any]]] = {
+    "arms[1].name": [{"arms": [{"name": "a"}, {"name": "a"}]}],
+    "arms[1]": [
+        {"arms": [{"name": "a"}, {"name": "b", "model": "m"}]},
+        {"arms": [{"name": "a"}, {"name": "b", "version": "v"}]},
+    ],
+    "arms[0].payload": [
+        {"arms": [{"name": "a", "payload": "x" * 70_000}]},
+        {"arms": [{"name": "a", "payload": {"n": 2**70}}]},
+    ],
+    "control": [{"control": "c"}],
+    "metrics[1].name": [{"metrics": [BINARY, CONTINUOUS]}],
+    "metrics": [
+        {"metrics": [{**BINARY, "role": "objective"}, {**BINARY, "name": "n", "role": "objective"}]},
+        {"metrics": [{**BINARY, "role": "secondary"}]},
+    ],
+    "metrics[0]": [
+        {"metrics": [{"name": "m", "kind": "bounded"}]},
+        {"metrics": [{"name": "m", "kind": "bounded", "low": 0.0}]},
+        {"metrics": [{**CONTINUOUS, "high": 2.0}]},
+        {"metrics": [{**BOUNDED, "high": 1e300}]},
+    ],
+    "metrics[0].high": [{"metrics": [{**BOUNDED, "high": 1.0}]}, {"metrics": [{**BOUNDED, "high": 0.0}]}],
+    "attribution.window": [
+        {"attribution": {"window": window, "missing": "ignore"}} for window in ("9ms", "91d", "0s")
+    ],
+    "attribution.missing": [
+        {"attribution": {}},
+        {"metrics": [{"name": "m", "kind": "count"}], "policy": {"kind": "fixed_split"}, "attribution": {}},
+        {"metrics": [BOUNDED], "attribution": {"missing": "zero"}},
+    ],
+    "policy.min_share": [{"policy": {"kind": "thompson", "min_share": 0.51}}],
+    "policy.shares": [
+        {"policy": {"kind": "fixed_split", "shares": {"c": 1.0}}},
+        {"policy": {"kind": "fixed_split", "shares": {"a": 0.0}}},
+        {"policy": {"kind": "fixed_split", "shares": {}}},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("at", "fields"), [(at, fields) for at, cases in REFUSED.items() for fields in cases]
+)
+def test_what_is_wrong_is_named(at: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        experiment(**fields)
+    assert at in [error.at for error in refused.value.errors]
+    assert str(refused.value).count(at)
+    assert all(error.detail for error in refused.value.errors)
+
+
+def test_everything_that_is_wrong_is_named_at_once() -> None:
+    with pytest.raises(InvalidInput) as refused:
+        experiment(
+            control="c", attribution={"window": "1ms", "missing": "zero"}, metrics=[{**BINARY, "low": 0.0}]
+        )
+    assert [error.at for error in refused.value.errors] == ["control", "metrics[0]", "attribution.window"]
+
+
+# What the types alone refuse; the message names the field.
+MALFORMED: dict[str, list[dict[str, Any]]] = {
+    "$.id": [{"id": ""}, {"id": "-x"}, {"id": "a" * 129}, {"id": "a\n"}, {"id": "ä"}, {"id": 1}],
+    "$.arms": [{"arms": []}, {"arms": [{"name": f"a{i}"} for i in range(MAX_ARMS + 1)]}],
+    "$.arms[0].name": [{"arms": [{"name": "a b"}]}],
+    "$.metrics": [
+        {"metrics": []},
+        {"metrics": [{**BINARY, "name": f"m{i}"} for i in range(MAX_METRICS + 1)]},
+    ],
+    "$.metrics[0].kind": [{"metrics": [{"name": "m", "kind": "ratio"}]}],
+    "$.metrics[0].goal": [{"metrics": [{**BINARY, "goal": "more"}]}],
+    "$.unit": [{"unit": "session"}],
+    "$.policy.min_share": [
+        {"policy": {"kind": "ucb1", "min_share": -0.1}},
+        {"policy": {"kind": "ucb1", "min_share": 2}},
+    ],
+    "$.policy.max_share": [{"policy": {"kind": "ucb1", "max_share": 0}}],
+    "$.policy.refresh": [{"policy": {"kind": "ucb1", "refresh": "soon"}}],
+    "$.policy.shares": [{"policy": {"kind": "fixed_split", "shares": {"a": -1}}}],
+    "$.attribution.window": [
+        {"attribution": {"window": each}} for each in ("1", "h", "1h\n", "-1h", "1 h", "1w", 5)
+    ],
+    "$.attribution.missing": [{"attribution": {"missing": "one"}}],
+    "$.stopping.alpha": [{"stopping": {"alpha": 0}}, {"stopping": {"alpha": 1}}],
+    "unknown field `x`": [{"x": 1}, {"arms": [{"name": "a", "x": 1}]}, {"policy": {"kind": "ucb1", "x": 1}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("at", "fields"), [(at, fields) for at, cases in MALFORMED.items() for fields in cases]
+)
+def test_what_is_malformed_is_named(at: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError) as refused:
+        experiment(**fields)
+    assert at in str(refused.value)
+
+
+def test_what_is_left_out_has_its_default() -> None:
+    made = validated(
+        msgspec.convert(
+            {"id": "e", "arms": ARMS, "metrics": [CONTINUOUS, {**BINARY, "name": "n"}]}, Experiment
+        )
+    )
+    assert made.control == "a"
+    assert made.control_arm == 0
+    assert made.unit == "request"
+    assert made.policy.kind == "fixed_split"
+    assert made.policy.refresh_ms == 50
+    assert made.attribution.window_ms == 3_600_000
+    assert made.missing == "ignore"
+    assert [metric.role for metric in made.metrics] == ["objective", "secondary"]
+    assert made.stopping.alpha == 0.05
+    assert made.arm_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("roles", "objective"),
+    [
+        ([None, None], 0),
+        (["secondary", None], 1),
+        ([None, "objective"], 1),
+        (["objective", "secondary"], 0),
+        (["secondary", None, None], 1),
+    ],
+)
+def test_the_objective_is_the_one_that_says_so_or_else_the_first_without_a_role(
+    roles: list[str | None], objective: int
+) -> None:
+    made = experiment(metrics=[{**BINARY, "name": f"m{i}", "role": role} for i, role in enumerate(roles)])
+    assert made.metrics.index(made.objective) == objective
+    assert [metric.role for metric in made.metrics].count("objective") == 1
+    assert None not in [metric.role for metric in made.metrics]
+
+
+@pytest.mark.parametrize("kind", ["binary", "count"])
+def test_what_a_missing_reward_means_must_be_said_of_a_binary_or_a_count(kind: str) -> None:
+    fields = {"metrics": [{"name": "m", "kind": kind}], "policy": {"kind": "fixed_split"}}
+    with pytest.raises(InvalidInput, match=r"attribution\.missing"):
+        experiment(**fields, attribution={})
+    for missing in ("zero", "ignore"):
+        assert experiment(**fields, attribution={"missing": missing}).missing == missing
+
+
+@pytest.mark.parametrize("metric", [CONTINUOUS, BOUNDED])
+def test_a_missing_reward_of_other_kinds_is_ignored_by_default(metric: dict[str, Any]) -> None:
+    assert experiment(metrics=[metric], attribution={}).missing == "ignore"
+
+
+def test_only_the_objective_decides_what_must_be_said() -> None:
+    assert experiment(metrics=[CONTINUOUS, {**BINARY, "name": "n"}], attribution={}).missing == "ignore"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"context": [{"name": "hour", "kind": "numeric"}]},
+        {"stopping": {"duration": "14d"}},
+        {"stopping": {"promote_winner": True}},
+        {"policy": {"kind": "thompson", "warmup": 10}},
+        {"policy": {"kind": "thompson", "half_life": "1d"}},
+        {"policy": {"kind": "thompson", "holdout": 0.1}},
+        {"metrics": [BINARY, {**CONTINUOUS, "name": "n", "role": "guardrail"}]},
+    ],
+)
+def test_what_is_not_built_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(NotBuilt, match="not built"):
+        experiment(**fields)
+
+
+def test_what_is_not_built_but_not_asked_for_is_not_refused() -> None:
+    experiment(
+        context=[],
+        policy={"kind": "thompson", "warmup": 0, "holdout": 0.0},
+        stopping={"promote_winner": False},
+    )
+
+
+def test_validating_again_changes_nothing() -> None:
+    made = experiment(metrics=[BINARY, {**CONTINUOUS, "name": "n"}])
+    assert validated(made) == made
+
+
+# Policies
+
+
+@pytest.mark.parametrize(
+    ("at", "fields"),
+    [
+        ("policy.kind", {"policy": {"kind": "magic"}}),
+        ("policy.kind", {"policy": {"kind": "ucb1"}, "unit": "user"}),
+        ("policy.kind", {"policy": {"kind": "ucb1"}, "metrics": [CONTINUOUS]}),
+        ("policy.epsilon", {"policy": {"kind": "thompson", "epsilon": 0.1}}),
+        ("policy.shares", {"policy": {"kind": "thompson", "shares": {"a": 1.0}}}),
+        ("policy.prior", {"policy": {"kind": "ucb1", "prior": {"alpha": 1.0}}}),
+        ("policy", {"policy": {"kind": "thompson", "prior": {"alpha": 0.0}}}),
+        ("policy", {"policy": {"kind": "thompson", "prior": {"gamma": 1.0}}}),
+        ("policy", {"policy": {"kind": "thompson", "min_share": 0.4, "max_share": 0.3}}),
+    ],
+)
+def test_what_a_policy_does_not_take_is_named(at: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        from_experiment(experiment(**fields))
+    assert [error.at for error in refused.value.errors] == [at]
+
+
+@pytest.mark.parametrize("kind", sorted(NOT_BUILT))
+def test_a_policy_of_a_later_day_is_refused(kind: str) -> None:
+    with pytest.raises(NotBuilt, match=kind):
+        from_experiment(experiment(policy={"kind": kind}))
+
+
+def test_thompson_for_counts_is_not_built() -> None:
+    with pytest.raises(NotBuilt, match="count"):
+        from_experiment(experiment(metrics=[{"name": "m", "kind": "count"}]))
+
+
+def test_the_floor_that_is_served() -> None:
+    assert served_floor(experiment()) == 0.02
+    assert served_floor(experiment(arms=[{"name": f"a{i}"} for i in range(20)])) == pytest.approx(0.005)
+    assert served_floor(experiment(policy={"kind": "thompson", "min_share": 0.0})) == 0.0
+    assert served_floor(experiment(policy={"kind": "fixed_split"})) == 0.0
+
+
+def test_a_fixed_split_gives_the_arms_that_are_not_named_nothing() -> None:
+    made = experiment(
+        arms=[{"name": name} for name in "abc"],
+        policy={"kind": "fixed_split", "shares": {"c": 3.0, "a": 1.0}},
+    )
+    assert from_experiment(made).shares().tolist() == [0.25, 0.0, 0.75]
+
+
+def test_a_change_of_policy_is_validated() -> None:
+    made = experiment()
+    assert made.with_policy(Policy(kind="ucb1")).policy.kind == "ucb1"
+    with pytest.raises(InvalidInput, match=r"policy\.min_share"):
+        made.with_policy(Policy(kind="ucb1", min_share=0.9))
+
+
+# Metrics
+
+METRICS = [
+    Metric("m", "binary"),
+    Metric("m", "bounded", low=-1.0, high=2.0),
+    Metric("m", "count"),
+    Metric("m", "continuous"),
+]
+FINE: dict[str, list[float]] = {
+    "binary": [0, 1],
+    "bounded": [-1, 0.3, 2],
+    "count": [0, 7, 1e15],
+    "continuous": [-1e79, 0, 3.25],
+}
+WRONG: dict[str, list[float]] = {
+    "binary": [0.5, 2, -1],
+    "bounded": [-1.1, 2.1],
+    "count": [-1, 0.5],
+    "continuous": [],
+}
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.kind)
+def test_a_metric_takes_its_values_and_no_others(metric: Metric) -> None:
+    for value in FINE[metric.kind]:
+        assert metric.refuses(value) is None
+    for value in [*WRONG[metric.kind], math.inf, -math.inf, math.nan, 1e81, -1e81]:
+        assert metric.refuses(value)
+
+
+def test_what_a_metric_takes_a_policy_takes() -> None:
+    """A reward in the log that the fold refused would end every worker, again after each restart."""
+    generator = np.random.default_rng(6)
+    for _ in range(2_000):
+        low = round(float(generator.uniform(-5, 5)), 1)
+        high = low + round(float(generator.uniform(0.1, 5)), 1)
+        metric = {"name": "m", "kind": "bounded", "low": low, "high": high, "goal": "minimize"}
+        made = experiment(metrics=[metric], policy={"kind": "fixed_split"}).objective
+        for value in (low, high, float(generator.uniform(low, high))):
+            assert made.refuses(value) is None
+            assert low <= made.utility(value) <= high
+
+
+@pytest.mark.parametrize("kind", ["count", "continuous"])
+@pytest.mark.parametrize("goal", ["maximize", "minimize"])
+def test_the_largest_rewards_are_folded(kind: str, goal: str) -> None:
+    made = experiment(metrics=[{"name": "m", "kind": kind, "goal": goal}], policy={"kind": "fixed_split"})
+    policy, objective = from_experiment(made), made.objective
+    values = [LARGEST_VALUE, 0.0] if kind == "count" else [LARGEST_VALUE, -LARGEST_VALUE]
+    for value in values:
+        assert objective.refuses(value) is None
+        policy.update(0, objective.utility(value))
+    assert np.isfinite(policy.shares()).all()
+
+
+def test_utility_is_larger_for_what_is_better() -> None:
+    for metric in METRICS:
+        low, high = FINE[metric.kind][0], FINE[metric.kind][-1]
+        assert metric.utility(low) < metric.utility(high)
+        less = msgspec.structs.replace(metric, goal="minimize")
+        assert less.utility(low) > less.utility(high)
+    assert Metric("m", "bounded", "minimize", low=-1.0, high=2.0).utility(2.0) == -1.0
+    assert Metric("m", "binary", "minimize").utility(0.0) == 1.0
+
+
+# States
+
+
+@pytest.mark.parametrize(
+    ("move", "legal"),
+    [("start", {"draft", "paused"}), ("pause", {"running"}), ("stop", {"running", "paused"})],
+)
+def test_moves(move: str, legal: set[Status]) -> None:
+    statuses: list[Status] = ["draft", "running", "paused", "stopped"]
+    assert {status for status in statuses if may(move, status)} == legal
+
+
+def test_the_description_of_the_contract_is_an_experiment() -> None:
+    fields = described(
+        id="ranker-v2",
+        arms=[
+            {"name": "control", "model": "ranker", "version": "v1"},
+            {"name": "challenger", "model": "ranker", "version": "v2", "payload": {"any": "json"}},
+        ],
+        control="control",
+        unit="user",
+        policy={"kind": "thompson", "min_share": 0.02},
+        metrics=[{"name": "click", "kind": "binary", "goal": "maximize", "role": "objective"}],
+        attribution={"window": "1h", "missing": "zero"},
+        stopping={"min_samples": 1000, "alpha": 0.05, "promote_winner": False},
+    )
+    made = validated(msgspec.convert(fields, Experiment))
+    assert msgspec.convert(msgspec.to_builtins(made), Experiment) == made
+    assert from_experiment(made).kind == "thompson"

@@ -1,0 +1,253 @@
+"""Decisions on their way into the log: numbered without gaps, bounded, and flushed once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from stores import ThrowawayStore
+
+from bandit_serve import events
+from bandit_serve.decisions import exposures as module
+from bandit_serve.decisions.exposures import ExposureBuffer
+from bandit_serve.decisions.flush import Flusher
+from bandit_serve.errors import StoreUnavailable
+from bandit_serve.events import Exposed
+from bandit_serve.store.offset import START
+from bandit_serve.store.store import Store
+
+EVEN = np.array([0.5, 0.5])
+TILTED = np.array([0.25, 0.75])
+NO_UNITS = np.zeros(0, np.uint64)
+
+
+class Rows:
+    """One batch, row by row."""
+
+    def __init__(self, batch: Exposed, n_arms: int = 2) -> None:
+        self.arms = np.frombuffer(batch.arms, np.uint16).tolist()
+        self.times_ms = (batch.time_ms + np.frombuffer(batch.ages_ms, np.uint32).astype(np.int64)).tolist()
+        self.units = np.frombuffer(batch.units, np.uint64).tolist()
+        runs = np.frombuffer(batch.runs, np.uint32)
+        vectors = np.frombuffer(batch.vectors).reshape(-1, n_arms)
+        assert len(runs) == len(vectors)
+        assert runs.sum() == len(self.arms) == len(self.times_ms)
+        assert len(self.units) in (0, len(self.arms))
+        self.vectors = np.repeat(vectors, runs, axis=0).tolist()
+
+
+def taken(buffer: ExposureBuffer) -> list[Exposed]:
+    """Everything that waits, as a flush takes it."""
+    batches = []
+    while (waiting := buffer.first_waiting()) is not None:
+        assert buffer.first_waiting() is waiting, "the same one until it is done"
+        batches.append(waiting[0])
+        assert waiting[1] == len(Rows(waiting[0]).arms)
+        buffer.done(waiting[0])
+    return batches
+
+
+def many(arms: list[int]) -> NDArray[np.uint16]:
+    return np.array(arms, np.uint16)
+
+
+def test_nothing_decided_is_nothing_to_flush() -> None:
+    buffer = ExposureBuffer(1)
+    assert buffer.first_waiting() is None
+    buffer.add_many(many([]), NO_UNITS, EVEN, 1, 5)
+    assert buffer.first_waiting() is None
+
+
+def test_decisions_come_out_as_they_went_in() -> None:
+    buffer = ExposureBuffer(9)
+    buffer.add(1, 0, EVEN, 4, 1_000)
+    buffer.add(0, 0, EVEN, 4, 1_007)
+    (batch,) = taken(buffer)
+    assert (batch.incarnation, batch.first, batch.revision, batch.time_ms) == (9, 0, 4, 1_000)
+    rows = Rows(batch)
+    assert rows.arms == [1, 0]
+    assert rows.times_ms == [1_000, 1_007]
+    assert rows.units == []
+    assert np.frombuffer(batch.runs, np.uint32).tolist() == [2], "one vector for both"
+
+
+def test_each_row_has_the_vector_that_it_was_drawn_from() -> None:
+    buffer = ExposureBuffer(1)
+    for vector, n in ((EVEN, 2), (TILTED, 1), (EVEN, 3)):
+        for _ in range(n):
+            buffer.add(0, 0, vector, 1, 5)
+    buffer.add_many(many([1, 1]), NO_UNITS, TILTED, 1, 6)
+    (batch,) = taken(buffer)
+    assert np.frombuffer(batch.runs, np.uint32).tolist() == [2, 1, 3, 2]
+    expected = [EVEN] * 2 + [TILTED] + [EVEN] * 3 + [TILTED] * 2
+    assert Rows(batch).vectors == [vector.tolist() for vector in expected]
+
+
+def test_units_go_with_their_decisions() -> None:
+    buffer = ExposureBuffer(1)
+    buffer.add(0, 2**64 - 1, EVEN, 1, 5)
+    buffer.add_many(many([1, 0]), np.array([7, 8], np.uint64), EVEN, 1, 5)
+    (batch,) = taken(buffer)
+    assert Rows(batch).units == [2**64 - 1, 7, 8]
+
+
+def test_a_new_revision_begins_a_new_batch() -> None:
+    buffer = ExposureBuffer(1)
+    buffer.add(0, 0, EVEN, 1, 5)
+    buffer.add(1, 0, EVEN, 2, 6)
+    buffer.add(1, 0, EVEN, 2, 7)
+    assert [(batch.revision, batch.first, len(Rows(batch).arms)) for batch in taken(buffer)] == [
+        (1, 0, 1),
+        (2, 1, 2),
+    ]
+
+
+def test_a_clock_that_steps_back_begins_a_new_batch_and_keeps_its_times() -> None:
+    buffer = ExposureBuffer(1)
+    buffer.add(0, 0, EVEN, 1, 1_000)
+    buffer.add(0, 0, EVEN, 1, 400)
+    buffer.add_many(many([1]), NO_UNITS, EVEN, 1, 300)
+    batches = taken(buffer)
+    assert [Rows(batch).times_ms for batch in batches] == [[1_000], [400], [300]]
+    assert [batch.first for batch in batches] == [0, 1, 2]
+
+
+def test_batches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BATCH_ROWS", 10)
+    buffer = ExposureBuffer(1)
+    for _ in range(25):
+        buffer.add(0, 0, EVEN, 1, 5)
+    assert [len(Rows(batch).arms) for batch in taken(buffer)] == [10, 10, 5]
+
+
+def test_what_can_not_be_logged_is_dropped_from_the_oldest_end_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_BATCH_ROWS", 10)
+    monkeypatch.setattr(module, "MAX_WAITING_ROWS", 30)
+    buffer = ExposureBuffer(1)
+    for _ in range(65):
+        buffer.add(0, 0, EVEN, 1, 5)
+    assert buffer.next == 65, "decisions go on"
+    assert buffer.lost == 30
+    batches = taken(buffer)
+    assert [batch.first for batch in batches] == [30, 40, 50, 60]
+    assert buffer.lost + sum(len(Rows(batch).arms) for batch in batches) == buffer.next
+
+
+def test_a_batch_that_was_dropped_while_it_was_flushed_is_not_done_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_BATCH_ROWS", 10)
+    monkeypatch.setattr(module, "MAX_WAITING_ROWS", 20)
+    buffer = ExposureBuffer(1)
+    for _ in range(10):
+        buffer.add(0, 0, EVEN, 1, 5)
+    waiting = buffer.first_waiting()
+    assert waiting is not None
+    for _ in range(20):
+        buffer.add(0, 0, EVEN, 1, 5)
+    assert buffer.lost == 10
+    buffer.done(waiting[0])
+    assert [batch.first for batch in taken(buffer)] == [10, 20]
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("one"), st.integers(0, 1), st.integers(1, 3), st.integers(0, 50)),
+    st.tuples(st.just("many"), st.integers(0, 12), st.integers(1, 3), st.integers(0, 50)),
+    st.tuples(st.just("flush"), st.just(0), st.just(0), st.just(0)),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(STEPS, max_size=40))
+def test_every_decision_comes_out_once_and_in_order(steps: list[tuple[str, int, int, int]]) -> None:
+    buffer = ExposureBuffer(1)
+    batches: list[Exposed] = []
+    expected: list[tuple[int, int, int]] = []
+    for kind, n, revision, time_ms in steps:
+        if kind == "flush":
+            batches += taken(buffer)
+        elif kind == "one":
+            buffer.add(n, 0, EVEN, revision, time_ms)
+            expected.append((n, revision, time_ms))
+        else:
+            buffer.add_many(many([1] * n), NO_UNITS, EVEN, revision, time_ms)
+            expected += [(1, revision, time_ms)] * n
+    batches += taken(buffer)
+    found, number = [], 0
+    for batch in batches:
+        rows = Rows(batch)
+        assert batch.first == number
+        number += len(rows.arms)
+        found += [(arm, batch.revision, at) for arm, at in zip(rows.arms, rows.times_ms, strict=True)]
+    assert found == expected
+    assert buffer.next == number
+    assert buffer.lost == 0
+
+
+# The flush
+
+
+@pytest.fixture
+def server() -> Iterator[ThrowawayStore]:
+    with ThrowawayStore(appendfsync="no") as running:
+        yield running
+
+
+def test_a_flush_that_never_got_its_answer_adds_nothing_when_repeated(server: ThrowawayStore) -> None:
+    """The store takes the batch, and the answer is lost: the client goes away just before it."""
+
+    async def scenario() -> None:
+        store = Store(server.url, timeout_s=5)
+        buffer = ExposureBuffer(1)
+        deciders: Any = {"e": SimpleNamespace(exposures=buffer)}
+        flusher = Flusher(store, deciders, 1)
+        try:
+            buffer.add(0, 0, EVEN, 1, 5)
+            waiting = buffer.first_waiting()
+            assert waiting is not None
+            await store.append_exposures("e", 1, 0, 1, events.encode(waiting[0]))
+            await flusher.flush()
+            assert buffer.first_waiting() is None
+            buffer.add(1, 0, EVEN, 1, 6)
+            await flusher.flush()
+            found = [events.decode(entry.kind, entry.data) for entry in await store.read("e", START, 10)]
+            assert [event.first for event in found if isinstance(event, Exposed)] == [0, 1]
+        finally:
+            await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_a_store_that_is_away_does_not_take_stays(server: ThrowawayStore) -> None:
+    async def scenario() -> None:
+        store = Store(server.url, timeout_s=1)
+        buffers = {name: ExposureBuffer(1) for name in ("e", "f")}
+        deciders: Any = {name: SimpleNamespace(exposures=buffer) for name, buffer in buffers.items()}
+        flusher = Flusher(store, deciders, 1)
+        try:
+            for buffer in buffers.values():
+                for _ in range(3):
+                    buffer.add(0, 0, EVEN, 1, 5)
+            server.kill()
+            with pytest.raises(StoreUnavailable):
+                await flusher.flush()
+            buffers["e"].add(1, 0, TILTED, 1, 9)
+            server.start()
+            await flusher.flush()
+            for name, n in (("e", 4), ("f", 3)):
+                found = [events.decode(entry.kind, entry.data) for entry in await store.read(name, START, 10)]
+                arms = [arm for event in found if isinstance(event, Exposed) for arm in Rows(event).arms]
+                assert len(arms) == n
+        finally:
+            await store.close()
+
+    asyncio.run(scenario())

@@ -1,0 +1,357 @@
+"""Experiments over HTTP, as API.md says: made, changed, read."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+from callers import check_problem, decide, decide_many, draft, experiment, reward_many, running
+from services import ThrowawayService
+from stores import wait_until
+
+ARM_METRIC = {
+    "n", "mean", "std", "interval", "difference", "difference_interval", "lift", "lift_interval", "p_value",
+    "probability_best", "expected_loss",
+}  # fmt: skip
+RESULTS = {"experiment", "status", "as_of", "arms", "srm", "pending", "crossovers", "winner", "reason"}
+
+
+def is_time(text: str) -> bool:
+    return text.endswith("Z") and datetime.fromisoformat(text).tzinfo is not None
+
+
+def test_the_example_of_the_contract_without_what_is_not_built(service: ThrowawayService) -> None:
+    body = {
+        "id": "ranker-v2",
+        "arms": [{"name": "control"}, {"name": "challenger", "payload": {"any": "json"}}],
+        "control": "control",
+        "unit": "user",
+        "policy": {"kind": "thompson", "min_share": 0.02},
+        "metrics": [{"name": "click", "kind": "binary", "goal": "maximize", "role": "objective"}],
+        "attribution": {"window": "1h", "missing": "zero"},
+        "stopping": {"min_samples": 1000, "alpha": 0.05, "promote_winner": False},
+    }
+    made = service.call("POST", "/v1/experiments", body)
+    assert made.status == 201
+    assert made.headers["ETag"]
+    for field, value in body.items():
+        if field not in ("arms", "metrics", "stopping"):
+            assert made.body[field] == value
+    assert body["metrics"][0].items() <= made.body["metrics"][0].items()
+    assert [arm["name"] for arm in made.body["arms"]] == ["control", "challenger"]
+    assert made.body["arms"][1]["payload"] == {"any": "json"}
+    assert made.body["status"] == "draft"
+    assert is_time(made.body["created_at"])
+    shown = service.call("GET", "/v1/experiments/ranker-v2")
+    assert (shown.status, shown.body, shown.headers["ETag"]) == (200, made.body, made.headers["ETag"])
+    listed = service.call("GET", "/v1/experiments")
+    assert listed.status == 200
+    assert made.body in listed.body["experiments"]
+    check_problem(service.call("POST", "/v1/experiments", body), 409)
+
+
+def test_defaults(service: ThrowawayService) -> None:
+    body = experiment(metrics=[{"name": "spend", "kind": "continuous"}])
+    del body["policy"], body["attribution"]
+    made = service.call("POST", "/v1/experiments", body).body
+    assert made["control"] == "control"
+    assert made["unit"] == "request"
+    assert made["attribution"] == {"window": "1h", "missing": "ignore"}
+    assert made["metrics"][0]["role"] == "objective"
+    assert made["metrics"][0]["goal"] == "maximize"
+
+
+@pytest.mark.parametrize(
+    ("changes", "at"),
+    [
+        ({"id": ""}, "id"),
+        ({"id": ".hidden"}, "id"),
+        ({"id": "a/b"}, "id"),
+        ({"id": "a" * 129}, "id"),
+        ({"id": "ü"}, "id"),
+        ({"id": 7}, "id"),
+        ({"arms": []}, "arms"),
+        ({"arms": [{"name": "a"}, {"name": "a"}]}, "arms[1].name"),
+        ({"arms": [{"name": "a", "weight": 1}]}, "arms[0]"),
+        ({"arms": [{"name": "a b"}]}, "arms[0].name"),
+        ({"arms": [{"name": "a", "model": "m"}]}, "arms[0]"),
+        ({"arms": [{"name": "a", "model": "m", "version": "v"}]}, "arms[0].version"),
+        ({"arms": [{"name": "a", "payload": "x" * 70_000}]}, "arms[0].payload"),
+        ({"arms": [{"name": "a", "payload": 2**70}]}, "arms[0].payload"),
+        ({"control": "nobody"}, "control"),
+        ({"unit": "session"}, "unit"),
+        ({"metrics": []}, "metrics"),
+        ({"metrics": [{"name": "a", "kind": "gauge"}]}, "metrics[0].kind"),
+        ({"metrics": [{"name": "a", "kind": "bounded"}]}, "metrics[0]"),
+        ({"metrics": [{"name": "a", "kind": "bounded", "low": 1, "high": 1}]}, "metrics[0].high"),
+        ({"metrics": [{"name": "a", "kind": "binary", "low": 0}]}, "metrics[0]"),
+        ({"metrics": [{"name": "a", "kind": "binary", "role": "secondary"}]}, "metrics"),
+        ({"metrics": [{"name": n, "kind": "binary", "role": "objective"} for n in "ab"]}, "metrics"),
+        ({"attribution": {}}, "attribution.missing"),
+        ({"attribution": {"missing": "maybe"}}, "attribution.missing"),
+        ({"attribution": {"missing": "zero", "window": "1 hour"}}, "attribution.window"),
+        ({"attribution": {"missing": "zero", "window": 3600}}, "attribution.window"),
+        ({"attribution": {"missing": "zero", "window": "-1h"}}, "attribution.window"),
+        ({"attribution": {"missing": "zero", "window": "1h\n"}}, "attribution.window"),
+        ({"attribution": {"missing": "zero", "window": "1000d"}}, "attribution.window"),
+        ({"policy": {"kind": "magic"}}, "policy.kind"),
+        ({"policy": {"kind": "thompson", "epsilon": 0.1}}, "policy.epsilon"),
+        ({"policy": {"kind": "thompson", "min_share": 0.6}}, "policy.min_share"),
+        ({"policy": {"kind": "thompson", "min_share": -0.1}}, "policy.min_share"),
+        ({"policy": {"kind": "thompson", "refresh": "soon"}}, "policy.refresh"),
+        ({"policy": {"kind": "fixed_split", "shares": {"nobody": 1}}}, "policy.shares"),
+        ({"policy": {"kind": "fixed_split", "shares": {"control": 0}}}, "policy.shares"),
+        ({"policy": {"kind": "fixed_split", "shares": {"control": 1e308, "challenger": 1e308}}}, None),
+        ({"policy": {"kind": "ucb1"}, "unit": "user"}, "policy.kind"),
+        ({"policy": {"kind": "ucb1"}, "metrics": [{"name": "a", "kind": "continuous"}]}, "policy.kind"),
+        ({"stopping": {"alpha": 0}}, "stopping.alpha"),
+        ({"stopping": {"alpha": 1}}, "stopping.alpha"),
+        ({"stopping": {"min_samples": -1}}, "stopping.min_samples"),
+        ({"stopping": {"min_samples": 2**70}}, "stopping.min_samples"),
+        ({"colour": "blue"}, None),
+    ],
+)
+def test_a_wrong_experiment_is_told_where_it_is_wrong(
+    service: ThrowawayService, changes: dict[str, Any], at: str | None
+) -> None:
+    found = service.call("POST", "/v1/experiments", experiment(**changes))
+    problem = check_problem(found, 400)
+    if at is not None:
+        assert at in [error["at"] for error in problem["errors"]]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"context": [{"name": "hour", "kind": "numeric"}]},
+        {"stopping": {"duration": "14d"}},
+        {"stopping": {"promote_winner": True}},
+        {"policy": {"kind": "thompson", "warmup": 100}},
+        {"policy": {"kind": "thompson", "half_life": "7d"}},
+        {"policy": {"kind": "thompson", "holdout": 0.1}},
+        {"policy": {"kind": "epsilon_greedy", "epsilon": 0.1}},
+        {"policy": {"kind": "softmax"}},
+        {"policy": {"kind": "kl_ucb"}},
+        {"policy": {"kind": "top_two_thompson"}},
+        {"policy": {"kind": "exp3"}},
+        {"policy": {"kind": "lin_ucb"}},
+        {"policy": {"kind": "lin_ts"}},
+        {"policy": {"kind": "logistic_ts"}},
+        {"policy": {"kind": "squarecb"}},
+        {"metrics": [{"name": "a", "kind": "binary"}, {"name": "b", "kind": "binary", "role": "guardrail"}]},
+    ],
+    ids=str,
+)
+def test_what_is_not_built_is_501_and_makes_nothing(
+    service: ThrowawayService, changes: dict[str, Any]
+) -> None:
+    body = experiment(**changes)
+    check_problem(service.call("POST", "/v1/experiments", body), 501)
+    check_problem(service.call("GET", f"/v1/experiments/{body['id']}"), 404)
+
+
+def test_routes_that_are_not_built_are_501(service: ThrowawayService) -> None:
+    name = draft(service)
+    check_problem(service.call("DELETE", f"/v1/experiments/{name}"), 501)
+    check_problem(service.call("POST", f"/v1/experiments/{name}/arms", {"name": "third"}), 501)
+    check_problem(service.call("DELETE", f"/v1/experiments/{name}/arms/control"), 501)
+    check_problem(service.call("GET", "/"), 501)
+    assert service.call("GET", f"/v1/experiments/{name}").status == 200
+
+
+def test_an_unknown_experiment_is_404(service: ThrowawayService) -> None:
+    for method, rest, body in [
+        ("GET", "", None),
+        ("GET", "/results", None),
+        ("GET", "/history", None),
+        ("POST", "/start", None),
+        ("POST", "/pause", None),
+        ("POST", "/stop", {}),
+        ("PUT", "/policy", {"kind": "thompson"}),
+    ]:
+        check_problem(service.call(method, f"/v1/experiments/nobody{rest}", body), 404)
+
+
+MOVES = {"start": ("draft", "paused"), "pause": ("running",), "stop": ("running", "paused")}
+
+
+@pytest.mark.parametrize("status", ["draft", "running", "paused", "stopped"])
+@pytest.mark.parametrize("move", ["start", "pause", "stop"])
+def test_the_states(service: ThrowawayService, status: str, move: str) -> None:
+    name = draft(service)
+    for step in {
+        "draft": [],
+        "running": ["start"],
+        "paused": ["start", "pause"],
+        "stopped": ["start", "stop"],
+    }[status]:
+        assert service.call("POST", f"/v1/experiments/{name}/{step}").status == 200
+    found = service.call("POST", f"/v1/experiments/{name}/{move}", {"reason": "because"})
+    if status in MOVES[move]:
+        assert (found.status, found.body["status"]) == (
+            200,
+            {"start": "running", "pause": "paused", "stop": "stopped"}[move],
+        )
+    else:
+        check_problem(found, 409)
+        assert service.call("GET", f"/v1/experiments/{name}").body["status"] == status
+
+
+def test_changes_heed_if_match(service: ThrowawayService) -> None:
+    name = draft(service)
+    path = f"/v1/experiments/{name}"
+    old = service.call("GET", path).headers["ETag"]
+    started = service.call("POST", f"{path}/start", headers={"If-Match": old})
+    assert started.status == 200
+    now = service.call("GET", path).headers["ETag"]
+    assert now == started.headers["ETag"] != old
+    stale = [
+        ("POST", "/pause", {}),
+        ("POST", "/stop", {}),
+        ("PUT", "/policy", {"kind": "thompson"}),
+    ]
+    for method, rest, body in stale:
+        for etag in (old, '"999"', '"nonsense"', "nonsense"):
+            check_problem(service.call(method, path + rest, body, {"If-Match": etag}), 412)
+    assert service.call("GET", path).headers["ETag"] == now
+    assert service.call("POST", f"{path}/pause", headers={"If-Match": "*"}).status == 200
+    newest = service.call("GET", path).headers["ETag"]
+    changed = service.call("PUT", f"{path}/policy", {"kind": "thompson"}, {"If-Match": newest})
+    assert (changed.status, changed.body["policy"]["kind"]) == (200, "thompson")
+
+
+def test_one_of_two_changes_from_one_state_wins(service: ThrowawayService) -> None:
+    name = running(service)
+    etag = service.call("GET", f"/v1/experiments/{name}").headers["ETag"]
+    policies = [{"kind": "fixed_split", "shares": {"control": weight}} for weight in (1, 2)]
+    found = [
+        service.call("PUT", f"/v1/experiments/{name}/policy", p, {"If-Match": etag}).status for p in policies
+    ]
+    assert found == [200, 412]
+
+
+def test_the_policy_changes_while_it_runs_and_keeps_what_was_learned(service: ThrowawayService) -> None:
+    name = running(service)
+    columns = decide_many(service, name, [f"u{i}" for i in range(2_000)])
+    reward_many(service, columns["decision_ids"], [float(arm == 1) for arm in columns["arms"]])
+    for policy in ({"kind": "thompson", "min_share": 0.05}, {"kind": "ucb1"}, {"kind": "thompson"}):
+        changed = service.call("PUT", f"/v1/experiments/{name}/policy", policy)
+        assert changed.status == 200
+        assert changed.body["policy"] == {**policy}
+    arms = service.call("GET", f"/v1/experiments/{name}/results").body["arms"]
+    assert arms[1]["share"] == pytest.approx(0.98, abs=1e-6)
+    service.call("PUT", f"/v1/experiments/{name}/policy", {"kind": "fixed_split", "shares": {"control": 1}})
+    assert decide(service, name)["arm"] == "control"
+    service.call("POST", f"/v1/experiments/{name}/stop")
+    check_problem(service.call("PUT", f"/v1/experiments/{name}/policy", {"kind": "thompson"}), 409)
+
+
+@pytest.mark.parametrize(
+    ("policy", "status"),
+    [
+        ({}, 400),
+        ({"kind": "magic"}, 400),
+        ({"kind": "thompson", "more": 1}, 400),
+        ({"kind": "fixed_split", "shares": {"nobody": 1}}, 400),
+        ({"kind": "softmax"}, 501),
+        ({"kind": "thompson", "holdout": 0.5}, 501),
+    ],
+)
+def test_a_wrong_policy_changes_nothing(
+    service: ThrowawayService, policy: dict[str, Any], status: int
+) -> None:
+    name = running(service)
+    before = service.call("GET", f"/v1/experiments/{name}")
+    check_problem(service.call("PUT", f"/v1/experiments/{name}/policy", policy), status)
+    after = service.call("GET", f"/v1/experiments/{name}")
+    assert (after.body, after.headers["ETag"]) == (before.body, before.headers["ETag"])
+
+
+def test_the_history_says_who_changed_what_and_when(service: ThrowawayService) -> None:
+    name = running(service)
+    service.call("PUT", f"/v1/experiments/{name}/policy", {"kind": "thompson"})
+    service.call("POST", f"/v1/experiments/{name}/pause", {"reason": "a doubt"})
+    service.call("POST", f"/v1/experiments/{name}/stop", {"winner": "challenger", "reason": "enough"})
+    history = service.call("GET", f"/v1/experiments/{name}/history")
+    assert history.status == 200
+    entries = history.body["history"]
+    assert [entry["what"] for entry in entries] == ["create", "start", "policy", "pause", "stop"]
+    assert [entry["reason"] for entry in entries] == [None, None, None, "a doubt", "enough"]
+    assert [entry["policy"] for entry in entries] == [
+        "fixed_split",
+        "fixed_split",
+        "thompson",
+        "thompson",
+        "thompson",
+    ]
+    assert all(is_time(entry["at"]) and entry["who"] for entry in entries)
+    assert [entry["at"] for entry in entries] == sorted(entry["at"] for entry in entries)
+
+
+def test_stopping_names_a_winner_that_is_an_arm(service: ThrowawayService) -> None:
+    name = running(service)
+    check_problem(service.call("POST", f"/v1/experiments/{name}/stop", {"winner": "nobody"}), 400, "winner")
+    check_problem(service.call("POST", f"/v1/experiments/{name}/stop", {"loser": "control"}), 400)
+    check_problem(service.call("POST", f"/v1/experiments/{name}/stop", {"reason": "x" * 1001}), 400, "reason")
+    assert service.call("GET", f"/v1/experiments/{name}").body["status"] == "running"
+
+
+@pytest.mark.parametrize("missing", ["ignore", "zero"])
+@pytest.mark.parametrize("unit", ["user", "request"])
+@pytest.mark.parametrize("policy", ["fixed_split", "thompson"])
+def test_results_have_the_fields_of_the_contract(
+    service: ThrowawayService, missing: str, unit: str, policy: str
+) -> None:
+    metrics = [{"name": "click", "kind": "binary"}, {"name": "spend", "kind": "continuous"}]
+    name = draft(
+        service,
+        unit=unit,
+        metrics=metrics,
+        policy={"kind": policy},
+        attribution={"missing": missing, "window": "24h"},
+    )
+    empty = service.call("GET", f"/v1/experiments/{name}/results")
+    assert (empty.status, set(empty.body), empty.body["status"]) == (200, RESULTS, "draft")
+    service.call("POST", f"/v1/experiments/{name}/start")
+    columns = decide_many(service, name, [f"u{i}" for i in range(1_000)])
+    values = [float((i * 7 + arm) % 5 == 0) for i, arm in enumerate(columns["arms"])]
+    assert set(values) == {0.0, 1.0}
+    assert set(reward_many(service, columns["decision_ids"], values)) == {"accepted"}
+    found = service.call("GET", f"/v1/experiments/{name}/results").body
+    assert set(found) == RESULTS
+    assert (found["experiment"], found["status"], found["winner"]) == (name, "running", None)
+    assert is_time(found["as_of"])
+    assert found["reason"]
+    assert set(found["srm"]) == {"p_value", "verdict"}
+    assert found["srm"]["verdict"] in ("ok", "insufficient")
+    assert [arm["name"] for arm in found["arms"]] == ["control", "challenger"]
+    assert sum(arm["share"] for arm in found["arms"]) == pytest.approx(1.0)
+    for arm in found["arms"]:
+        assert set(arm) == {"name", "share", "exposures", "metrics"}
+        assert set(arm["metrics"]) == {"click", "spend"}
+        assert all(set(metric) == ARM_METRIC for metric in arm["metrics"].values())
+    control = found["arms"][0]["metrics"]["click"]
+    compared = {"difference", "difference_interval", "lift", "lift_interval", "p_value"}
+    assert all(control[field] is None for field in compared), "control is compared with nothing"
+    n = [arm["metrics"]["click"]["n"] for arm in found["arms"]]
+    if missing == "ignore":
+        assert (sum(n), found["pending"]) == (1_000, 0)
+        assert (
+            found["arms"][1]["metrics"]["click"]["interval"][0] < found["arms"][1]["metrics"]["click"]["mean"]
+        )
+        assert 0 < found["arms"][1]["metrics"]["click"]["p_value"] <= 1
+    else:
+        assert (sum(n), found["pending"]) == (0, 1_000)
+
+
+def test_exposures_are_in_the_results_after_the_flush(service: ThrowawayService) -> None:
+    name = running(service)
+    arms = decide_many(service, name, [f"u{i}" for i in range(500)])["arms"]
+    expected = [arms.count(0), arms.count(1)]
+
+    def exposures() -> list[int]:
+        found = service.call("GET", f"/v1/experiments/{name}/results").body["arms"]
+        return [arm["exposures"] for arm in found]
+
+    wait_until(lambda: exposures() == expected)

@@ -1,0 +1,271 @@
+"""The policy fold: live, replayed, and snapshot-plus-tail states are equal, bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from makers import created, experiment, exposed, record, rewards
+
+from bandit_serve import events
+from bandit_serve.events import Census, Change, Changed, Event, Exposed, Rewarded, Tick
+from bandit_serve.experiment import Experiment
+from bandit_serve.experiment import Policy as PolicySettings
+from bandit_serve.live import MAX_HISTORY, LiveExperiment
+from bandit_serve.store.offset import Offset
+
+WINDOW_MS = 2_000
+BOUNDED = {"name": "m", "kind": "bounded", "low": -1.0, "high": 2.0}
+CONTINUOUS = {"name": "m", "kind": "continuous"}
+BINARY = {"name": "m", "kind": "binary"}
+COUNT = {"name": "m", "kind": "count"}
+
+Log = list[tuple[Offset, Event]]
+
+
+def metrics(objective: dict[str, Any], goal: str) -> list[dict[str, Any]]:
+    return [{"name": "other", "kind": "continuous", "role": "secondary"}, {**objective, "goal": goal}]
+
+
+def value_of(kind: str, generator: np.random.Generator) -> float:
+    match kind:
+        case "binary":
+            return float(generator.random() < 0.4)
+        case "bounded":
+            return float(generator.uniform(-1.0, 2.0))
+        case "count":
+            return float(generator.poisson(2.0))
+    return float(generator.normal(3.0, 2.0))
+
+
+def written(made: Experiment, seed: int) -> Log:
+    """A log with exposures of two workers, rewards of both metrics, ticks, and changes; as decoded from its wire."""
+    generator = np.random.default_rng(seed)
+    objective = made.metrics.index(made.objective)
+    clock_ms, counters = 1_000, [0, 0]
+    log: Log = [(Offset(clock_ms, 0), created(made))]
+    waiting: list[tuple[int, int, int, int]] = []
+    changed = record(made)
+    for step in range(1, 120):
+        clock_ms += int(generator.integers(1, 200))
+        offset = Offset(clock_ms, step % 3)
+        what = generator.random()
+        if what < 0.35:
+            worker, n = int(generator.integers(2)), int(generator.integers(1, 8))
+            arms = generator.integers(0, len(made.arms), n).tolist()
+            times = sorted(generator.integers(clock_ms - 100, clock_ms + 1, n).tolist())
+            waiting += [(worker, counters[worker] + i, arms[i], times[i]) for i in range(n)]
+            event: Event = exposed(
+                counters[worker], arms, times, n_arms=len(made.arms), incarnation=worker + 1
+            )
+            counters[worker] += n
+        elif what < 0.75 and waiting:
+            worker, counter, arm, time_ms = waiting.pop(int(generator.integers(len(waiting))))
+            is_objective = bool(generator.random() < 0.8)
+            kind = made.objective.kind if is_objective else "continuous"
+            event = Rewarded(
+                rewards(
+                    [counter],
+                    values=value_of(kind, generator),
+                    times_ms=time_ms,
+                    arms=arm,
+                    metric=objective if is_objective else 1 - objective,
+                    incarnation=worker + 1,
+                )
+            )
+        elif what < 0.95:
+            event = Tick()
+        else:
+            changed = record(made, status="paused" if step % 2 else "running", revision=changed.revision + 1)
+            event = Changed(changed, Change("pause", "test", "why"))
+        log.append((offset, event))
+    return [(offset, on_the_wire(event)) for offset, event in log]
+
+
+def on_the_wire(event: Event) -> Event:
+    match event:
+        case Rewarded():
+            return events.decode(events.REWARDED, event.rows.tobytes())
+        case Exposed():
+            return events.decode(events.EXPOSED, events.encode(event))
+        case Changed():
+            return events.decode(events.CHANGED, events.encode(event))
+    return event
+
+
+def folded(log: Log, live: LiveExperiment | None = None) -> LiveExperiment:
+    if live is None:
+        first = log[0][1]
+        assert isinstance(first, Changed)
+        live = LiveExperiment(first)
+    for offset, event in log:
+        live.apply(offset, event)
+    return live
+
+
+KINDS = [
+    ("thompson", BINARY),
+    ("thompson", BOUNDED),
+    ("thompson", CONTINUOUS),
+    ("ucb1", BINARY),
+    ("ucb1", BOUNDED),
+    ("fixed_split", BINARY),
+    ("fixed_split", COUNT),
+    ("fixed_split", CONTINUOUS),
+]
+
+
+@pytest.mark.parametrize("goal", ["maximize", "minimize"])
+@pytest.mark.parametrize("missing", ["zero", "ignore"])
+@pytest.mark.parametrize(
+    ("policy", "objective"), KINDS, ids=lambda value: str(value if isinstance(value, str) else value["kind"])
+)
+def test_live_replayed_and_restored_states_are_equal_bit_for_bit(
+    policy: str, objective: dict[str, Any], missing: str, goal: str
+) -> None:
+    made = experiment(
+        arms=[{"name": name, "payload": {"n": 1}} for name in "abc"],
+        metrics=metrics(objective, goal),
+        policy={"kind": policy},
+        attribution={"window": f"{WINDOW_MS}ms", "missing": missing},
+    )
+    log = written(made, seed=11)
+    assert {type(event) for _, event in log} == {Changed, Exposed, Rewarded, Tick}
+    live = folded(log)
+    state, shares = live.state(), live.shares()
+    assert live.rewards.sum() > 10
+    assert (live.policy.counts >= live.rewards).all()
+    assert (live.policy.counts.sum() > live.rewards.sum()) == (missing == "zero"), "some decisions closed"
+    assert folded(log).state() == state
+    for cut in (1, 17, 60, len(log)):
+        half = folded(log[:cut])
+        restored = LiveExperiment.from_state(half.offset, half.state())
+        assert restored.state() == half.state()
+        restored = folded(log[cut:], restored)
+        assert restored.state() == state
+        assert restored.digest() == live.digest()
+        assert restored.shares().tobytes() == shares.tobytes()
+        assert restored.offset == live.offset
+
+
+def test_a_missing_reward_is_a_zero_to_the_policy_only_when_its_window_has_closed() -> None:
+    made = experiment(attribution={"window": "2s", "missing": "zero"})
+    live = folded([(Offset(1, 0), created(made))])
+    live.apply(Offset(10, 0), exposed(0, [0, 0, 1], [5, 5, 5]))
+    live.apply(Offset(20, 0), Rewarded(rewards([1], times_ms=5)))
+    assert live.policy.counts.tolist() == [1, 0]
+    live.apply(Offset(2_005, 0), Tick())
+    assert live.policy.counts.tolist() == [1, 0]
+    live.apply(Offset(2_100, 0), Tick())
+    assert live.policy.counts.tolist() == [2, 1]
+    assert live.policy.means.tolist() == [0.5, 0.0]
+
+
+def test_a_missing_reward_of_a_minimized_objective_is_the_best_there_is() -> None:
+    made = experiment(
+        metrics=[{"name": "bounce", "kind": "binary", "goal": "minimize"}],
+        attribution={"window": "2s", "missing": "zero"},
+    )
+    live = folded([(Offset(1, 0), created(made))])
+    live.apply(Offset(10, 0), exposed(0, [0, 1], [5, 5]))
+    live.apply(Offset(20, 0), Rewarded(rewards([0], times_ms=5, values=1.0)))
+    live.apply(Offset(9_000, 0), Tick())
+    assert live.policy.means.tolist() == [0.0, 1.0]
+
+
+def test_pending_decisions_are_reckoned_with_but_not_counted() -> None:
+    """Arm 1 has open decisions as old as its rewards were: they weigh as failures before they close."""
+    made = experiment(attribution={"window": "2s", "missing": "zero"})
+    live = folded([(Offset(1, 0), created(made))])
+    live.apply(Offset(10, 0), exposed(0, [0, 1] * 20, [5] * 40))
+    live.apply(Offset(20, 0), Rewarded(rewards(range(40), times_ms=5, arms=[0, 1] * 20)))
+    even = live.shares()
+    live.apply(Offset(30, 0), exposed(40, [1] * 100, [25] * 100))
+    live.apply(Offset(1_500, 0), Tick())
+    assert live.policy.counts.tolist() == [20, 20]
+    assert live.shares()[1] < even[1] - 0.2
+
+
+def test_a_change_of_policy_keeps_what_was_counted() -> None:
+    made = experiment(policy={"kind": "fixed_split"})
+    log: Log = [(Offset(1, 0), created(made))]
+    log.append((Offset(2, 0), Rewarded(rewards(range(30), values=[1.0, 0.0] * 15, arms=[0, 1] * 15))))
+    live = folded(log)
+    assert live.shares().tolist() == [0.5, 0.5]
+    thompson = made.with_policy(PolicySettings(kind="thompson"))
+    change = Changed(record(thompson, revision=2), Change("policy", "test"))
+    live.apply(Offset(3, 0), change)
+    assert live.policy.kind == "thompson"
+    assert live.policy.counts.tolist() == [15, 15]
+    assert live.shares()[0] > 0.9
+    assert [(entry.revision, entry.what, entry.policy) for entry in live.history] == [
+        (1, "create", "fixed_split"),
+        (2, "policy", "thompson"),
+    ]
+    restored = LiveExperiment.from_state(live.offset, live.state())
+    assert restored.state() == live.state()
+    assert folded([*log, (Offset(3, 0), change)]).state() == live.state()
+
+
+def test_a_change_that_leaves_the_policy_alone_leaves_its_evidence_alone() -> None:
+    made = experiment()
+    live = folded([(Offset(1, 0), created(made)), (Offset(2, 0), Rewarded(rewards([1, 2, 3])))])
+    before = live.policy.state()["statistics"]
+    live.apply(Offset(3, 0), Changed(record(made, status="paused", revision=2), Change("pause", "test")))
+    after = live.policy.state()["statistics"]
+    assert {name: column.tolist() for name, column in before.items()} == {
+        name: column.tolist() for name, column in after.items()
+    }
+    assert live.record.status == "paused"
+
+
+def test_only_the_objective_is_learned_from() -> None:
+    made = experiment(metrics=[{"name": "click", "kind": "binary"}, {"name": "spend", "kind": "continuous"}])
+    live = folded([(Offset(1, 0), created(made))])
+    live.apply(Offset(2, 0), Rewarded(rewards([0, 1], values=[50.0, -3.0], metric=1)))
+    assert live.policy.counts.tolist() == [0, 0]
+    assert live.rewards.tolist() == [0, 0]
+
+
+def test_evidence_moves_with_what_moves_shares() -> None:
+    made = experiment()
+    live = folded([(Offset(1, 0), created(made))])
+    seen = live.evidence
+    live.apply(Offset(2, 0), Tick())
+    live.apply(Offset(2, 1), Census("key"))
+    assert live.evidence == seen
+    live.apply(Offset(3, 0), Rewarded(rewards([0])))
+    assert live.evidence > seen
+
+
+def test_history_is_bounded() -> None:
+    made = experiment()
+    live = folded([(Offset(1, 0), created(made))])
+    for revision in range(2, MAX_HISTORY + 12):
+        live.apply(Offset(revision, 0), Changed(record(made, revision=revision), Change("pause", "test")))
+    assert len(live.history) == MAX_HISTORY
+    assert live.history[-1].revision == MAX_HISTORY + 11
+
+
+def test_shares_over_eligible_arms_are_the_policys_own() -> None:
+    made = experiment(arms=[{"name": name} for name in "abc"])
+    live = folded([(Offset(1, 0), created(made))])
+    live.apply(Offset(2, 0), Rewarded(rewards(range(9), values=[1, 1, 0] * 3, arms=[0, 1, 2] * 3)))
+    eligible = np.array([True, False, True])
+    assert live.shares(eligible).tolist() == live.policy.shares(eligible=eligible).tolist()
+    assert live.shares(eligible)[1] == 0.0
+
+
+@pytest.mark.parametrize("state", [b"", b"\x00", b"\xc1", b"\x81\xa1a\xc7\x00\x05"])
+def test_what_is_no_snapshot_is_an_error(state: bytes) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        LiveExperiment.from_state(Offset(1, 0), state)
+
+
+def test_a_snapshot_holds_no_objects() -> None:
+    made = experiment()
+    live = folded([(Offset(1, 0), created(made))])
+    live.exposures = np.array([object(), object()])
+    with pytest.raises(TypeError, match="numbers"):
+        live.state()

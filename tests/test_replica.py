@@ -1,0 +1,104 @@
+"""A worker's memory: what the logs say, entered one way."""
+
+from __future__ import annotations
+
+import pytest
+from makers import created, experiment, rewards
+
+from bandit_serve import events
+from bandit_serve.errors import NotFound
+from bandit_serve.events import Census
+from bandit_serve.live import LiveExperiment
+from bandit_serve.models.registry import ANNOUNCED, ExperimentAnnounced, Registry
+from bandit_serve.replica import Replica
+from bandit_serve.store.keys import COMMON
+from bandit_serve.store.offset import START, Offset
+from bandit_serve.store.store import Entry
+
+
+def announced(replica: Replica, name: str, at_ms: int = 1) -> None:
+    replica.apply(COMMON, Entry(Offset(at_ms, 0), ANNOUNCED, events.encode(ExperimentAnnounced(name))))
+
+
+def creation(at_ms: int = 2, **fields: int) -> Entry:
+    return Entry(Offset(at_ms, 0), events.CHANGED, events.encode(created(experiment(), **fields)))
+
+
+def test_an_announced_experiment_is_followed_from_its_start() -> None:
+    replica = Replica()
+    assert replica.positions == {COMMON: START}
+    announced(replica, "e", 5)
+    assert replica.positions == {COMMON: Offset(5, 0), "e": START}
+    with pytest.raises(NotFound, match="'e'"):
+        replica.experiment("e")
+
+
+def test_an_experiment_comes_with_its_creation_and_goes_on() -> None:
+    replica = Replica()
+    announced(replica, "e")
+    replica.apply("e", creation())
+    live = replica.experiment("e")
+    assert replica.by_uid[7] is live
+    assert [entry.what for entry in live.history] == ["create"]
+    replica.apply("e", Entry(Offset(3, 1), events.REWARDED, rewards([0, 1]).tobytes()))
+    assert replica.experiment("e") is live
+    assert live.rewards.tolist() == [2, 0]
+    assert replica.positions["e"] == live.offset == Offset(3, 1)
+
+
+def test_announcing_again_does_not_start_over() -> None:
+    replica = Replica()
+    announced(replica, "e")
+    replica.apply("e", creation())
+    announced(replica, "e", 9)
+    assert replica.positions["e"] == Offset(2, 0)
+
+
+def test_listeners_hear_of_every_entry_when_it_is_in_force() -> None:
+    replica = Replica()
+    heard: list[tuple[str, Offset]] = []
+    replica.on_change(lambda owner: heard.append((owner, replica.positions[owner])))
+    announced(replica, "e")
+    replica.apply("e", creation())
+    assert heard == [(COMMON, Offset(1, 0)), ("e", Offset(2, 0))]
+
+
+def test_a_census_is_heard_at_its_offset() -> None:
+    replica = Replica()
+    announced(replica, "e")
+    replica.apply("e", creation())
+    heard: list[tuple[str, Census, str]] = []
+    replica.on_census(
+        lambda owner, census: heard.append((owner, census, replica.experiments[owner].digest()))
+    )
+    before = replica.experiments["e"].digest()
+    replica.apply("e", Entry(Offset(4, 0), events.CENSUS, events.encode(Census("key"))))
+    assert heard == [("e", Census("key"), before)]
+
+
+def test_a_snapshot_takes_the_place_of_what_was_there() -> None:
+    replica = Replica()
+    announced(replica, "e")
+    replica.apply("e", creation())
+    heard: list[str] = []
+    replica.on_change(heard.append)
+    snapshot = LiveExperiment(created(experiment()))
+    snapshot.apply(Offset(50, 0), created(experiment()))
+    replica.restore(snapshot)
+    assert replica.experiment("e") is replica.by_uid[7] is snapshot
+    assert replica.positions["e"] == Offset(50, 0)
+    assert heard == ["e"]
+
+
+def test_a_registry_brings_the_experiments_it_knows() -> None:
+    replica, registry = Replica(), Registry()
+    registry.apply(Offset(8, 0), ExperimentAnnounced("e"))
+    replica.restore_registry(registry)
+    assert replica.positions == {COMMON: Offset(8, 0), "e": START}
+
+
+def test_a_log_that_does_not_begin_with_its_creation_is_an_error() -> None:
+    replica = Replica()
+    announced(replica, "e")
+    with pytest.raises(ValueError, match="snapshot is missing"):
+        replica.apply("e", Entry(Offset(2, 0), events.TICK, b""))

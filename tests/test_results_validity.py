@@ -1,0 +1,102 @@
+"""Error rates, coverage and power by seeded simulation; `simulated_results.py` plays them at full size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from simulated_results import (
+    Play,
+    adaptive,
+    bernoulli,
+    fixed_split,
+    lognormal,
+    normal,
+    orders,
+    record,
+    split_of,
+    thompson,
+    users,
+)
+
+from bandit_serve.results import ResultsFold, estimates
+
+
+def rate(held: list[bool]) -> float:
+    assert len(held) >= 40
+    return sum(held) / len(held)
+
+
+def test_a_fixed_split_of_equal_arms_is_rarely_ever_significant():
+    outcome = fixed_split(60)
+    assert sum(outcome.rejected) <= 3
+    assert rate(outcome.arms) >= 0.95
+    assert rate(outcome.differences) >= 0.95
+
+
+def test_a_test_that_forgets_that_it_was_looked_at_would_be_caught():
+    """The same plays by a z-test at each look: what the sequences are there for."""
+    rejected = 0
+    for run in range(60):
+        play = Play(ResultsFold(record()), np.random.default_rng([1, run]), bernoulli(0.1, 0.1))
+        ever = False
+        for _ in range(23):
+            play.step(np.array([0.5, 0.5]), 200)
+            arms, values = np.concatenate(play.arms), np.concatenate(play.values)
+            a, b = values[arms == 0], values[arms == 1]
+            error = np.sqrt(a.var() / len(a) + b.var() / len(b))
+            ever |= bool(abs(a.mean() - b.mean()) > 1.96 * error)
+        rejected += ever
+    assert rejected > 12
+
+
+def test_thompson_on_equal_arms_is_rarely_ever_significant():
+    outcome = thompson(80, steps=60, every=15)
+    assert len(outcome.shares) > 1000
+    assert sum(outcome.rejected) <= 4
+    assert rate(outcome.arms) >= 0.95
+    assert rate(outcome.differences) >= 0.95
+
+
+def test_a_starved_arms_own_variance_would_be_caught(monkeypatch):
+    monkeypatch.setattr(estimates, "PRIOR", 1e-9)
+    assert sum(adaptive(40, "count", "zero", orders, (0.1,) * 3, steps=40, every=40).rejected) > 8
+
+
+def test_a_difference_is_found_by_a_fixed_split_and_by_thompson():
+    assert sum(fixed_split(20, (0.1, 0.16), 1, 4000).rejected) >= 18
+    found = thompson(20, (0.1, 0.2), steps=60, every=60)
+    assert sum(found.rejected) >= 18
+    assert rate(found.arms) >= 0.93
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing", "draw", "truth"),
+    [
+        ("continuous", "ignore", normal(1, 1, 1), (1, 1, 1)),
+        ("continuous", "ignore", lognormal, (np.exp(0.5),) * 3),
+        ("count", "zero", orders, (0.1,) * 3),
+    ],
+)
+def test_three_equal_arms_under_adaptive_shares(kind, missing, draw, truth):
+    outcome = adaptive(40, kind, missing, draw, truth, steps=40, every=20)
+    assert len(outcome.shares) > 100
+    assert sum(outcome.rejected) <= 3
+    assert rate(outcome.arms) >= 0.95
+    assert rate(outcome.differences) >= 0.95
+
+
+def test_three_arms_that_differ_are_covered():
+    outcome = adaptive(40, "continuous", "ignore", normal(1, 1.2, 0.9), (1, 1.2, 0.9), steps=40, every=40)
+    assert rate(outcome.arms) >= 0.95
+    assert rate(outcome.differences) >= 0.95
+
+
+@pytest.mark.parametrize("missing", ["ignore", "zero"])
+def test_units_whose_values_grow_are_rarely_ever_significant(missing):
+    assert sum(users(40, missing).rejected) <= 3
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_the_sample_ratio_is_silent_as_logged_and_alarmed_when_off_by_a_fiftieth(moving):
+    assert split_of(20, 0.0, 40_000, 10, moving) <= 1
+    assert split_of(10, 0.02, 40_000, 10, moving) >= 9

@@ -1,0 +1,259 @@
+"""Rewards on their way into the log: grouped, counted once, refused when late, and never half-written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+import numpy as np
+import pytest
+from makers import rewards
+from numpy.typing import NDArray
+from stores import ThrowawayStore
+
+from bandit_serve.errors import Overloaded, StoreUnavailable, Unavailable
+from bandit_serve.events import REWARD
+from bandit_serve.log import append as module
+from bandit_serve.log.append import RewardAppender
+from bandit_serve.store.offset import START
+from bandit_serve.store.store import GRACE_MS, Store
+
+WINDOW_MS = 600_000
+OWNER = "e"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ThrowawayStore]:
+    with ThrowawayStore(appendfsync="no") as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def empty(server: ThrowawayStore) -> None:
+    server.flush()
+
+
+def on(
+    server: ThrowawayStore,
+    scenario: Callable[[Store, RewardAppender, int], Awaitable[None]],
+    timeout_s: float = 5.0,
+) -> None:
+    """Runs it with a store, an appender of the metrics `click` and `spend`, and the store's time."""
+
+    async def run() -> None:
+        store = Store(server.url, timeout_s=timeout_s)
+        try:
+            appender = RewardAppender(store, OWNER, ("click", "spend"), WINDOW_MS)
+            await scenario(store, appender, await store.time_ms())
+        finally:
+            await store.close()
+
+    asyncio.run(run())
+
+
+async def under_way() -> None:
+    """Returns when an append that was just asked for has been handed to the store."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def logged(store: Store) -> list[NDArray[np.void]]:
+    return [np.frombuffer(entry.data, REWARD) for entry in await store.read(OWNER, START, 1_000)]
+
+
+def test_what_arrives_during_an_append_goes_into_the_next_together(server: ThrowawayStore) -> None:
+    async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+        tries = [asyncio.create_task(appender.append(rewards([0], times_ms=now_ms)))]
+        await under_way()
+        tries += [asyncio.create_task(appender.append(rewards([i], times_ms=now_ms))) for i in range(1, 100)]
+        assert await asyncio.gather(*tries) == [b"a"] * 100
+        entries = await logged(store)
+        assert [len(entry) for entry in entries] == [1, 99]
+        assert np.concatenate(entries)["counter"].tolist() == list(range(100))
+        assert appender.idle
+
+    on(server, scenario)
+
+
+def test_rows_are_logged_as_they_came(server: ThrowawayStore) -> None:
+    async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+        rows = rewards([3, 4], values=[0.25, -1.5], times_ms=now_ms, arms=[1, 0])
+        assert await appender.append(rows) == b"aa"
+        assert (await logged(store))[0].tobytes() == rows.tobytes()
+
+    on(server, scenario)
+
+
+def test_each_waiter_gets_its_own_verdicts(server: ThrowawayStore) -> None:
+    async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+        await appender.append(rewards([5], times_ms=now_ms))
+        late = now_ms - WINDOW_MS - 1_000
+        found = await asyncio.gather(
+            appender.append(rewards([0], times_ms=now_ms)),
+            appender.append(rewards([1, 5, 1], times_ms=now_ms)),
+            appender.append(rewards([2, 6], times_ms=[late, now_ms])),
+            appender.append(rewards([6], times_ms=now_ms)),
+        )
+        assert list(found) == [b"a", b"add", b"la", b"d"]
+
+    on(server, scenario)
+
+
+def test_a_reward_counts_once_for_each_metric_decision_and_worker(server: ThrowawayStore) -> None:
+    async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+        def row(counter: int, metric: int = 0, incarnation: int = 1) -> NDArray[np.void]:
+            return rewards([counter], times_ms=now_ms, metric=metric, incarnation=incarnation)
+
+        distinct = [row(0), row(1), row(0, metric=1), row(0, incarnation=2), row(1 << 16), row((1 << 32) + 1)]
+        for _ in range(2):
+            first = [await appender.append(each) for each in distinct]
+        assert first == [b"d"] * len(distinct)
+        assert sum(len(entry) for entry in await logged(store)) == len(distinct)
+        together = np.concatenate([*distinct, *(row(9, metric=m) for m in (0, 1, 0))])
+        assert await appender.append(together) == b"d" * len(distinct) + b"aad"
+
+    on(server, scenario)
+
+
+def test_another_worker_refuses_what_this_one_logged(server: ThrowawayStore) -> None:
+    async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+        other = RewardAppender(store, OWNER, ("click", "spend"), WINDOW_MS)
+        rows = rewards(range(50), times_ms=now_ms)
+        first, second = await asyncio.gather(appender.append(rows), other.append(rows))
+        assert sorted([first, second]) == [b"a" * 50, b"d" * 50]
+
+    on(server, scenario)
+
+
+def test_late_is_judged_by_the_stores_clock_to_the_windows_end(server: ThrowawayStore) -> None:
+    async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+        margin_ms = 30_000
+        times = [now_ms - WINDOW_MS + margin_ms, now_ms - WINDOW_MS - 1, now_ms + 3_600_000]
+        assert await appender.append(rewards([0, 1, 2], times_ms=times)) == b"ala"
+        assert [entry["counter"].tolist() for entry in await logged(store)] == [[0, 2]]
+
+    on(server, scenario)
+
+
+def test_bitmaps_outlive_every_token_that_they_must_refuse(server: ThrowawayStore) -> None:
+    async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+        times = np.array([now_ms - 300_000, now_ms, now_ms - 500_000], np.int64)
+        for i, time_ms in enumerate(times.tolist()):
+            await appender.append(rewards([i], times_ms=time_ms))
+        key = store.keys.seen(OWNER, "click", 0xFEED, 0)
+        with server.client() as client:
+            assert client.keys("*seen*") == [key.encode()]
+            left_ms = client.pttl(key)
+        until = int(times.max()) + WINDOW_MS + GRACE_MS
+        assert until - 10_000 < now_ms + left_ms <= until + 10_000
+
+    on(server, scenario)
+
+
+def test_decisions_of_one_worker_share_a_bitmap(server: ThrowawayStore) -> None:
+    async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+        await appender.append(rewards(range(20_000), times_ms=now_ms))
+        with server.client() as client:
+            (key,) = client.keys("*seen*")
+            assert client.bitcount(key) == 20_000
+            assert client.strlen(key) == 2_500
+
+    on(server, scenario)
+
+
+def test_a_full_store_refuses_and_counts_nothing() -> None:
+    with ThrowawayStore(options={"maxmemory": "3mb"}, appendfsync="no") as full, full.client() as client:
+        client.set("filler", b"x")
+        while client.info("memory")["used_memory"] < 3 * 2**20:
+            client.append("filler", b"x" * 100_000)
+
+        async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+            rows = rewards(range(10), times_ms=now_ms)
+            tries = [appender.append(rows[:5]), appender.append(rows[5:])]
+            failures = await asyncio.gather(*tries, return_exceptions=True)
+            assert all(isinstance(failure, StoreUnavailable) for failure in failures)
+            assert all(isinstance(failure, Unavailable) and failure.retry_after_s > 0 for failure in failures)
+            assert client.keys("*") == [b"filler"]
+            client.delete("filler")
+            assert await appender.append(rows) == b"a" * 10, "the retry counts each of them"
+
+        on(full, scenario)
+
+
+def test_a_store_that_does_not_answer_fails_in_time_and_the_retry_counts_once() -> None:
+    with ThrowawayStore(appendfsync="no") as server:
+
+        async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+            rows = rewards(range(10), times_ms=now_ms)
+            server.pause()
+            try:
+                async with asyncio.timeout(10):
+                    with pytest.raises(StoreUnavailable):
+                        await appender.append(rows)
+            finally:
+                server.resume()
+            verdicts = await appender.append(rows)
+            assert set(verdicts) <= set(b"ad")
+            assert sum(len(entry) for entry in await logged(store)) == 10
+            assert await appender.append(rows) == b"d" * 10
+
+        on(server, scenario, timeout_s=0.3)
+
+
+def test_over_the_bound_it_says_so_and_takes_no_more(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING_ROWS", 10)
+
+    async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+        first = asyncio.create_task(appender.append(rewards([0], times_ms=now_ms)))
+        await under_way()
+        waiting = asyncio.create_task(appender.append(rewards(range(1, 11), times_ms=now_ms)))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await appender.append(rewards([11], times_ms=now_ms))
+        assert list(await asyncio.gather(first, waiting)) == [b"a", b"a" * 10]
+        assert await appender.append(rewards([11], times_ms=now_ms)) == b"a"
+
+    on(server, scenario)
+
+
+def test_groups_are_bounded(server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_GROUP_ROWS", 25)
+
+    async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+        tries = [appender.append(rewards(range(10 * i, 10 * i + 10), times_ms=now_ms)) for i in range(6)]
+        assert await asyncio.gather(*tries) == [b"a" * 10] * 6
+        assert [len(entry) for entry in await logged(store)] == [20, 20, 20]
+
+    on(server, scenario)
+
+
+def test_a_caller_that_leaves_takes_nothing_from_the_others(server: ThrowawayStore) -> None:
+    async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+        first = asyncio.create_task(appender.append(rewards([0], times_ms=now_ms)))
+        leaves = asyncio.create_task(appender.append(rewards([1], times_ms=now_ms)))
+        stays = asyncio.create_task(appender.append(rewards([2], times_ms=now_ms)))
+        await asyncio.sleep(0)
+        leaves.cancel()
+        assert list(await asyncio.gather(first, stays)) == [b"a", b"a"]
+        assert await appender.append(rewards([1], times_ms=now_ms)) == b"d"
+
+    on(server, scenario)
+
+
+def test_stopping_tells_everyone_who_waits(server: ThrowawayStore) -> None:
+    async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+        server.pause()
+        try:
+            tries = [asyncio.create_task(appender.append(rewards([i], times_ms=now_ms))) for i in range(4)]
+            await under_way()
+            assert appender._running is not None
+            appender._running.cancel()
+            async with asyncio.timeout(5):
+                found = await asyncio.gather(*tries, return_exceptions=True)
+        finally:
+            server.resume()
+        assert all(isinstance(failure, StoreUnavailable) for failure in found)
+
+    on(server, scenario)

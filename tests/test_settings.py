@@ -1,0 +1,138 @@
+"""Settings: one name in flags, variables and the config file; what is wrong is named."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bandit_serve.cli.serve import serve
+from bandit_serve.errors import UsageError
+from bandit_serve.settings import PREFIX, Settings, load_settings
+
+NAMES = Settings.__struct_fields__
+DEFAULTS = Settings()
+
+# Another value than the default, as a flag has it and as text.
+OTHERS: dict[str, Any] = {
+    "host": "::1",
+    "port": 9000,
+    "workers": 3,
+    "store": "redis://h",
+    "data": "elsewhere",
+    "insecure": True,
+    "access_log": True,
+    "log_level": "debug",
+    "namespace": "other",
+    "max_body": 2_048,
+    "max_artifact": 4_096,
+    "model_memory": 0,
+    "retention_bytes": 2**21,
+}
+WRONG: dict[str, list[Any]] = {
+    "port": [-1, 65_536, "http", 1.5],
+    "workers": [0, 257, "many"],
+    "insecure": ["perhaps"],
+    "access_log": ["perhaps"],
+    "log_level": ["loud", "info\n", ""],
+    "namespace": ["", "a b", "a:b", "{a}", "x" * 65, "a\n"],
+    "max_body": [1_023, "1k"],
+    "max_artifact": [0],
+    "model_memory": [-1],
+    "retention_bytes": [1_000],
+}
+DURATIONS = [
+    name
+    for name in NAMES
+    if isinstance(getattr(DEFAULTS, name), str) and getattr(DEFAULTS, name)[:1].isdigit() and name != "host"
+]
+
+
+def other(name: str) -> Any:
+    return "123ms" if name in DURATIONS else OTHERS[name]
+
+
+def as_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def config(tmp_path: Path, **values: Any) -> str:
+    path = tmp_path / "config.toml"
+    lines = [f"{name} = {msgspec.json.encode(value).decode()}" for name, value in values.items()]
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_defaults() -> None:
+    settings = load_settings({}, environ={})
+    assert settings == DEFAULTS
+    assert settings.seconds("store_timeout") == 1.0
+    assert settings.seconds("key_rotation") == 30 * 86_400
+    assert settings.data_dir == Path("bandit-serve-data")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_setting_has_a_flag_with_its_default_in_the_help(name: str) -> None:
+    parameters = inspect.signature(serve).parameters
+    assert set(parameters) == {*NAMES, "config"}
+    assert parameters[name].default is None, "a flag that was not given must not hide the variable"
+    (option,) = inspect.get_annotations(serve, eval_str=True)[name].__metadata__
+    default = getattr(DEFAULTS, name)
+    if default is not None and not isinstance(default, bool):
+        assert f"[{default}]" in option.help
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_flags_are_stronger_than_variables_than_the_file_than_defaults(name: str, tmp_path: Path) -> None:
+    value = other(name)
+    assert value != getattr(DEFAULTS, name)
+    default = "unset" if name == "store" else getattr(DEFAULTS, name)
+    text = {PREFIX + name.upper(): as_text(value)}
+    weak = {PREFIX + name.upper(): as_text(default)}
+    assert getattr(load_settings({name: value}, environ={}), name) == value
+    assert getattr(load_settings({name: None}, environ=text), name) == value
+    assert getattr(load_settings({}, environ={}, config=config(tmp_path, **{name: value})), name) == value
+    assert getattr(load_settings({name: value}, environ=weak), name) == value
+    path = config(tmp_path, **{name: default})
+    assert getattr(load_settings({}, environ=text, config=path), name) == value
+    assert getattr(load_settings({name: value}, environ={}, config=path), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, values in WRONG.items() for value in values]
+    + [(name, value) for name in DURATIONS for value in ("soon", "1s\n", "-1s", "")],
+)
+def test_what_is_wrong_is_named_wherever_it_comes_from(name: str, value: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=name):
+        load_settings({name: value}, environ={})
+    with pytest.raises(UsageError, match=name):
+        load_settings({}, environ={PREFIX + name.upper(): as_text(value)})
+    with pytest.raises(UsageError, match=name):
+        load_settings({}, environ={}, config=config(tmp_path, **{name: value}))
+
+
+def test_the_config_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
+    path = config(tmp_path, port=9000)
+    assert load_settings({}, environ={f"{PREFIX}CONFIG": path}).port == 9000
+
+
+@pytest.mark.parametrize("content", [b"port = ", b"\xff\xfe", b"[unfinished", None])
+def test_a_config_file_that_can_not_be_read_is_named(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match="broken"):
+        load_settings({}, environ={}, config=str(path))
+
+
+def test_a_setting_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="prot"):
+        load_settings({}, environ={}, config=config(tmp_path, prot=1))
+
+
+def test_other_variables_are_none_of_ours() -> None:
+    assert load_settings({}, environ={f"{PREFIX}TEST_DATA": "x", "PORT": "1"}) == DEFAULTS
