@@ -10,6 +10,9 @@ import pytest
 from commands import bandit_serve, save_model
 from services import ThrowawayService
 
+from bandit_serve.cli.experiments_file import read_experiments
+from bandit_serve.errors import InvalidInput
+
 TWO_ARMS: dict[str, Any] = {
     "id": "colour",
     "arms": [{"name": "red"}, {"name": "blue", "payload": {"hex": "#00f"}}],
@@ -119,13 +122,21 @@ def test_another_policy_is_applied_and_what_is_fixed_is_refused_with_all_else(
         ("e.yaml", "just words", "Expected `object`"),
     ],
 )
-def test_a_wrong_file_is_refused_with_the_field(
-    data: Path, tmp_path: Path, name: str, text: str, told: str
-) -> None:
+def test_a_wrong_file_is_refused_with_the_field(tmp_path: Path, name: str, text: str, told: str) -> None:
     (tmp_path / name).write_text(text)
-    refused = bandit_serve("experiments", "apply", tmp_path / name, "--data", data)
+    with pytest.raises(InvalidInput) as refused:
+        read_experiments(tmp_path / name)
+    errors = [f"{error.at}: {error.detail}" for error in refused.value.errors]
+    assert told in "\n".join([str(refused.value), *errors])
+
+
+def test_a_wrong_file_fails_with_every_field(data: Path, tmp_path: Path) -> None:
+    arms = [{"name": "a", "model": "m", "version": "v1"}, {"name": "b", "model": "n", "version": "v1"}]
+    file = written(tmp_path / "e.json", {**TWO_ARMS, "arms": arms})
+    refused = bandit_serve("experiments", "apply", file, "--data", data)
     assert (refused.status, refused.out) == (1, "")
-    assert told in refused.err
+    assert "colour.arms[0].version: There is no model 'm'" in refused.err
+    assert "colour.arms[1].version: There is no model 'n'" in refused.err
 
 
 def test_a_file_of_an_unknown_kind_is_wrong_usage(data: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def check_installation() -> Iterator[Check]:
 
 
 def check_settings(settings: Settings) -> Iterator[Check]:
-    where = f"{settings.host}:{settings.port}, {settings.workers} worker(s)"
+    where = f"{settings.host}:{settings.port}"
     try:
         require_keys_or_loopback(settings)
     except BanditServeError as error:

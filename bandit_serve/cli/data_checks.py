@@ -77,8 +77,9 @@ def check_artifacts(registry: Registry, wrong: dict[tuple[str, str], str]) -> It
             yield Check("artifacts", "problem" if serves else "warning", about, advice)
     if not wrong:
         count = sum(1 for _ in _versions(registry))
-        versions = "1 version has its" if count == 1 else f"{count} versions have their"
-        yield Check("artifacts", "ok", f"{versions} artifact, with the SHA-256 that was registered")
+        versions = "version has its" if count == 1 else "versions have their"
+        detail = f"{count} {versions} artifact, with the SHA-256 that was registered"
+        yield Check("artifacts", "ok", detail if count else "no version is registered")
 
 
 def check_experiments(replica: Replica, wrong: dict[tuple[str, str], str]) -> Iterator[Check]:

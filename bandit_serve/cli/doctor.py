@@ -81,7 +81,9 @@ async def _look_into(settings: Settings, url: str, checks: list[Check]) -> None:
         replica = Replica()
         try:
             await Tail(store, replica).load()
-        except (ValueError, KeyError, TypeError) as error:
+        except BanditServeError:
+            raise
+        except Exception as error:  # whatever bytes that somebody changed can cause
             advice = "run bandit-serve replay to see which log or snapshot was changed"
             checks.append(Check("state", "problem", f"the state can not be read: {error}", advice))
             return

@@ -11,7 +11,7 @@ from msgspec import Struct
 from bandit_serve.cli.command import AsJson, Reason, in_house
 from bandit_serve.cli.experiments_file import Outcome, Planned, plan, read_experiments
 from bandit_serve.cli.house import House, actor
-from bandit_serve.cli.output import print_facts, print_json, print_table, say
+from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
 from bandit_serve.cli.results_table import print_results
 from bandit_serve.errors import BanditServeError
 from bandit_serve.live import LiveExperiment
@@ -98,20 +98,20 @@ async def list_all(house: House, as_json: AsJson = False) -> None:
         say(f"There is no experiment in {house.place}.")
     else:
         print_table(
-            ("Experiment", "Status", "Policy", "Arms", "Decisions", "Rewards", "Changed"),
+            ("Experiment", "Status", "Policy", "Decisions", "Rewards", "Changed"),
             [
                 (
                     live.experiment.id,
                     live.record.status,
                     live.experiment.policy.kind,
-                    str(len(live.experiment.arms)),
                     str(live.exposures.sum()),
                     str(live.rewards.sum()),
-                    experiment_view(live.record).updated_at,
+                    short_time(experiment_view(live.record).updated_at),
                 )
                 for live in found
             ],
-            numbers=("Arms", "Decisions", "Rewards"),
+            numbers=("Decisions", "Rewards"),
+            whole=("Status", "Policy", "Changed"),
         )
 
 
@@ -213,7 +213,11 @@ def _print_experiment(live: LiveExperiment) -> None:
     )
     print_table(
         ("When", "Who", "What", "Status", "Policy", "Why"),
-        [(e.at, e.who, e.what, e.status, e.policy, e.reason or "") for e in map(history_view, live.history)],
+        [
+            (short_time(e.at), e.who, e.what, e.status, e.policy, e.reason or "")
+            for e in map(history_view, live.history)
+        ],
+        whole=("When", "What", "Status"),
     )
 
 

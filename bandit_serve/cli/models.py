@@ -10,7 +10,7 @@ import typer
 
 from bandit_serve.cli.command import AsJson, Reason, in_house
 from bandit_serve.cli.house import House, actor
-from bandit_serve.cli.output import print_facts, print_json, print_table, say
+from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
 from bandit_serve.log.model_changes import take_in
 from bandit_serve.models.registry import VersionStatus
 from bandit_serve.names import NAME_PATTERN, is_name
@@ -54,11 +54,13 @@ async def list_all(house: House, as_json: AsJson = False) -> None:
         say(f"No model is registered in {house.place}.")
     else:
         rows = [
-            (model.model, version.version, version.status, version.family, version.created_at)
+            (model.model, version.version, version.status, version.family, short_time(version.created_at))
             for model in map(model_view, models)
             for version in model.versions
         ]
-        print_table(("Model", "Version", "Status", "Family", "Registered"), rows)
+        print_table(
+            ("Model", "Version", "Status", "Family", "Registered"), rows, whole=("Status", "Registered")
+        )
 
 
 @app.command()
@@ -102,14 +104,23 @@ async def show(
     print_table(
         ("Version", "Status", "Family", "Bytes", "Metrics", "Registered"),
         [
-            (each.version, each.status, each.family, str(each.size), _metrics(each.metrics), each.created_at)
+            (
+                each.version,
+                each.status,
+                each.family,
+                str(each.size),
+                _metrics(each.metrics),
+                short_time(each.created_at),
+            )
             for each in view.versions
         ],
         numbers=("Bytes",),
+        whole=("Status", "Registered"),
     )
     print_table(
         ("When", "Who", "What", "Version", "Status", "Why"),
-        [(e.at, e.who, e.what, e.version, e.status, e.reason or "") for e in view.history],
+        [(short_time(e.at), e.who, e.what, e.version, e.status, e.reason or "") for e in view.history],
+        whole=("When", "What", "Status"),
     )
 
 

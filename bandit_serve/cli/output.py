@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -32,15 +32,26 @@ def print_json(document: Any) -> None:
 
 
 def say(text: str) -> None:
-    """A sentence or a title, broken only by the terminal itself."""
-    console().print(text, soft_wrap=True)
+    """A sentence or a title."""
+    console().print(text, soft_wrap=not sys.stdout.isatty())
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], numbers: Sequence[str] = ()) -> None:
-    """`numbers` are the columns that are set flush right. Nothing is cut off: what is too long is folded."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    numbers: Collection[str] = (),
+    whole: Collection[str] = (),
+) -> None:
+    """`numbers` are set flush right and, like what is `whole`, not folded; the other columns give way."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+        table.add_column(
+            column,
+            justify="right" if column in numbers else "left",
+            overflow="fold",
+            no_wrap=column in numbers or column in whole,
+        )
     for row in rows:
         table.add_row(*row)
     console().print(table)
@@ -54,3 +65,8 @@ def print_facts(facts: Sequence[tuple[str, Cell]]) -> None:
     for fact in facts:
         table.add_row(*fact)
     console().print(table)
+
+
+def short_time(at: str) -> str:
+    """A time of ours (RFC 3339), to the second."""
+    return f"{at[:19].replace('T', ' ')}Z"

@@ -70,7 +70,7 @@ def _print(replayed: list[Replayed]) -> None:
                 each.experiment,
                 str(each.entries),
                 each.offset,
-                (each.digest or "–")[:12],
+                (each.digest or "–")[:8],
                 _count([worker.result for worker in each.workers]),
                 _count([snapshot.result for snapshot in each.snapshots]),
                 VERDICTS[each.equal],
@@ -78,6 +78,7 @@ def _print(replayed: list[Replayed]) -> None:
             for each in replayed
         ],
         numbers=("Entries",),
+        whole=("Offset", "Digest", "Workers", "Snapshots", "Verdict"),
     )
     for each in replayed:
         start = "the beginning" if each.start is None else f"the snapshot at {each.start}"

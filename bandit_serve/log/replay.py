@@ -147,7 +147,9 @@ def _verdict(workers: list[WorkerComparison], snapshots: list[SnapshotComparison
     if wrong:
         return False, ", ".join(wrong)
     if any(each.result == "equal" for each in workers):
-        return True, "the replayed state is every worker's, bit for bit"
+        ended = [f"worker {each.pid} on {each.host}" for each in workers if each.result == "ended"]
+        without = f" ({', '.join(ended)} ended meanwhile)" if ended else ""
+        return True, f"the replayed state is every worker's, bit for bit{without}"
     if snapshots:
         at = snapshots[-1].offset
         return True, f"no worker runs; compared with the newest snapshot, at {at}, bit for bit"

@@ -1,0 +1,125 @@
+"""`bandit-serve doctor`: well set up, and each thing that can be wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from commands import Finished, bandit_serve, save_model
+from services import ThrowawayService
+from stores import ThrowawayStore
+
+NAMES = {
+    "python",
+    "packages",
+    "extension",
+    "settings",
+    "data",
+    "store",
+    "durability",
+    "clock",
+    "memory",
+    "artifacts",
+    "experiments",
+    "workers",
+}
+EXPERIMENT = {
+    "id": "e",
+    "arms": [{"name": "a"}, {"name": "b", "model": "m", "version": "v1"}],
+    "metrics": [{"name": "click", "kind": "binary"}],
+    "attribution": {"missing": "ignore"},
+}
+
+
+def check(found: Finished, name: str) -> dict[str, Any]:
+    """The worst of the checks of this name."""
+    checks = [each for each in found.document["checks"] if each["name"] == name]
+    return max(checks, key=lambda each: ("ok", "warning", "problem").index(each["verdict"]))
+
+
+def test_a_fresh_set_up_is_well(tmp_path: Path) -> None:
+    found = bandit_serve("doctor", "--json", "--data", tmp_path / "data")
+    assert found.status == 0, found
+    assert {each["name"]: each["verdict"] for each in found.document["checks"]} == dict.fromkeys(NAMES, "ok")
+    assert "disk" in check(found, "durability")["detail"]
+    table = bandit_serve("doctor", "--data", tmp_path / "data")
+    assert (table.status, "no problems, no warnings" in table.out) == (0, True)
+
+
+def test_a_model_that_is_gone_or_changed_under_a_running_experiment(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    where = ("--data", data)
+    model = save_model(tmp_path / "m.safetensors")
+    file = tmp_path / "e.json"
+    file.write_text(json.dumps(EXPERIMENT))
+    assert bandit_serve("models", "register", "m", model, *where).status == 0
+    assert bandit_serve("experiments", "apply", file, *where).status == 0
+    assert bandit_serve("experiments", "start", "e", *where).status == 0
+    well = bandit_serve("doctor", "--json", *where)
+    assert (well.status, check(well, "workers")["verdict"]) == (0, "warning")
+
+    (artifact,) = (data / "artifacts").glob("*.safetensors")
+    artifact.chmod(0o644)
+    content = bytearray(artifact.read_bytes())
+    content[-1] ^= 1
+    artifact.write_bytes(content)
+    changed = bandit_serve("doctor", "--json", *where)
+    assert changed.status == 1
+    assert "SHA-256" in check(changed, "artifacts")["detail"]
+    assert check(changed, "experiments")["verdict"] == "problem"
+    artifact.unlink()
+    gone = bandit_serve("doctor", *where)
+    assert gone.status == 1
+    assert "There is no artifact" in gone.out
+    assert "register the model again" in gone.out
+
+
+def test_beside_a_service_its_workers_are_seen(tmp_path: Path) -> None:
+    with ThrowawayService(tmp_path, workers=2) as service:
+        service.wait_for_workers(2)
+        found = bandit_serve("doctor", "--json", "--data", tmp_path)
+        assert found.status == 0, found
+        assert all(str(pid) in check(found, "workers")["detail"] for pid in service.worker_pids())
+        assert service.call("GET", "/health/ready").status == 200
+
+
+def test_a_store_that_may_lose_or_evict_or_is_away(tmp_path: Path) -> None:
+    where = ("--data", tmp_path)
+    with ThrowawayStore(appendonly=False) as forgetful:
+        found = bandit_serve("doctor", "--json", "--store", forgetful.url, *where)
+        assert (found.status, check(found, "durability")["verdict"]) == (0, "warning")
+    with ThrowawayStore(maxmemory_policy="allkeys-lru") as evicting:
+        found = bandit_serve("doctor", "--json", "--store", evicting.url, *where)
+        assert (found.status, check(found, "store")["verdict"]) == (1, "problem")
+        assert "noeviction" in check(found, "store")["advice"]
+    with ThrowawayStore() as full:
+        with full.client() as client:
+            client.set("filling", b"x" * 20_000_000)
+            client.config_set("maxmemory", 22_000_000)
+        found = bandit_serve("doctor", "--json", "--store", full.url, *where)
+        assert check(found, "memory")["verdict"] in ("warning", "problem")
+    away = bandit_serve("doctor", "--json", "--store", "unix:///nowhere/s", *where)
+    assert (away.status, check(away, "store")["verdict"]) == (1, "problem")
+
+
+def test_a_snapshot_that_can_not_be_read_is_a_problem(store: ThrowawayStore, tmp_path: Path) -> None:
+    where = ("--store", store.url, "--data", tmp_path)
+    file = tmp_path / "e.json"
+    file.write_text(json.dumps({**EXPERIMENT, "arms": [{"name": "a"}]}))
+    assert bandit_serve("experiments", "apply", file, *where).status == 0
+    with store.client() as client:
+        client.hset("bandit_serve:{e}:snapshots:policy", "1-1", b"\x93not a state")
+    found = bandit_serve("doctor", "--json", *where)
+    assert (found.status, check(found, "state")["verdict"]) == (1, "problem")
+
+
+def test_settings_as_serve_would_take_them(tmp_path: Path) -> None:
+    open_to_all = bandit_serve("doctor", "--json", "--host", "0.0.0.0", "--data", tmp_path)
+    assert (open_to_all.status, check(open_to_all, "settings")["verdict"]) == (1, "problem")
+    insecure = bandit_serve("doctor", "--json", "--host", "0.0.0.0", "--insecure", "--data", tmp_path)
+    assert (insecure.status, check(insecure, "settings")["verdict"]) == (0, "warning")
+    occupied = tmp_path / "file"
+    occupied.write_text("")
+    no_directory = bandit_serve("doctor", "--json", "--data", occupied)
+    assert (no_directory.status, check(no_directory, "data")["verdict"]) == (1, "problem")
