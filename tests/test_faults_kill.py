@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from ledger import (
 )
 from load import Load
 from scale import scaled
-from services import ThrowawayService
+from services import ThrowawayService, clean_environment
 from stores import gone, wait_until
 
 WORKERS = 2
@@ -37,6 +40,16 @@ def assert_nothing_lost_or_doubled(service: ThrowawayService, name: str, load: L
         assert_counted(service, client, name, load.tally)
         assert_states_equal_replay(client, name, WORKERS)
     assert counted_in(service, name) == len(load.tally.acknowledged)
+    told = subprocess.run(
+        [sys.executable, "-m", "bandit_serve", "replay", name, "--data", str(service.data), "--json"],
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+        check=True,
+    )
+    (replayed,) = json.loads(told.stdout)["experiments"]
+    assert replayed["equal"] is True
+    assert [worker["result"] for worker in replayed["workers"]].count("equal") == WORKERS
 
 
 @pytest.mark.timeout(600)
