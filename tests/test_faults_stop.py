@@ -42,7 +42,6 @@ def test_a_service_that_stops_answers_every_request_that_it_accepted(service: Th
             assert service.stop() == 0
             service.start()
         load.wait_for_visits(200)
-    assert load.tally.refused > 0
     assert not load.tally.failures, load.tally.failures[:5]
     wait_until_all_serve(service, WORKERS)
     with private_store(service) as client:
@@ -75,7 +74,7 @@ def test_nobody_who_could_connect_is_reset_when_a_service_stops(service: Throwaw
             hammer.wait_for_answers(500)
             assert service.stop() == 0
             service.start()
-    assert hammer.refused > 0
+        hammer.wait_for_answers(500)
     assert not hammer.dropped, f"{len(hammer.dropped)} dropped: {hammer.dropped[:5]}"
 
 
