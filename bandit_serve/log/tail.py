@@ -19,7 +19,7 @@ from bandit_serve.store.store import Entry, Store
 log = logging.getLogger(__name__)
 
 READ_COUNT = 200
-GATHER_S = 0.005
+GATHER_S = 0.02
 RETRY_S = 0.1
 LAPSE_S = 3.0
 """More than two reads that find nothing, and less than `keeper.UNTRIMMED_MS`."""
