@@ -109,11 +109,6 @@ def test_another_policy_is_applied_and_what_is_fixed_is_refused_with_all_else(
         ("e.json", json.dumps({**TWO_ARMS, "policy": {"kind": "tomson"}}), "policy.kind"),
         ("e.json", json.dumps([TWO_ARMS, TWO_ARMS]), "[1].id: the experiment 'colour' is in the file twice"),
         ("e.json", json.dumps({"experiments": TWO_ARMS}), "experiments: expected a list"),
-        (
-            "e.json",
-            json.dumps({**TWO_ARMS, "arms": [{"name": "a", "model": "m", "version": "v1"}]}),
-            "no model",
-        ),
         ("e.json", '{"id":', "is not JSON"),
         ("e.toml", TOML.replace("0.05", "nan"), "policy.min_share: expected a finite number"),
         ("e.toml", "id = ", "is not TOML"),

@@ -251,3 +251,44 @@ def test_what_a_store_that_is_away_does_not_take_stays(server: ThrowawayStore) -
             await store.close()
 
     asyncio.run(scenario())
+
+
+def test_a_busy_experiment_does_not_keep_the_others_from_being_flushed(server: ThrowawayStore) -> None:
+    buffers = {name: ExposureBuffer(1) for name in ("busy", "calm")}
+
+    class BusyStore(Store):
+        """While it appends, the busy experiment decides again."""
+
+        async def append_exposures(self, owner: str, *batch: Any) -> bool:
+            buffers["busy"].add(0, 0, EVEN, 1, 5)
+            return await super().append_exposures(owner, *batch)
+
+    async def scenario() -> None:
+        store = BusyStore(server.url, timeout_s=5)
+        deciders: Any = {name: SimpleNamespace(exposures=buffer) for name, buffer in buffers.items()}
+        try:
+            for buffer in buffers.values():
+                buffer.add(0, 0, EVEN, 1, 5)
+            async with asyncio.timeout(5):
+                await Flusher(store, deciders, 1).flush()
+            assert buffers["calm"].first_waiting() is None
+            assert buffers["busy"].first_waiting() is not None
+        finally:
+            await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_batches_and_what_waits_are_bounded_in_bytes_too() -> None:
+    """Draws among ever different eligible arms log a vector each, and a vector of many arms is large."""
+    buffer = ExposureBuffer(1)
+    n_decisions = 3_000
+    for i in range(n_decisions):
+        buffer.add(i % 2, 0, np.full(4_096, 1 / 4_096), 1, 5)
+    waiting = [exposed for exposed, _ in buffer._waiting]
+    assert len(waiting) > 5
+    assert all(len(exposed.vectors) <= module.MAX_BATCH_VECTOR_BYTES + 4_096 * 8 for exposed in waiting)
+    assert sum(len(exposed.vectors) for exposed in waiting) <= module.MAX_WAITING_BYTES
+    n_waiting = sum(n_rows for _, n_rows in buffer._waiting) + buffer.next - buffer._first
+    assert buffer.lost > 0
+    assert buffer.lost + n_waiting == n_decisions

@@ -188,7 +188,7 @@ def test_what_has_not_moved_is_not_written_again(server: ThrowawayStore) -> None
 
 
 def test_snapshots_are_thinned_to_some_way_apart(server: ThrowawayStore) -> None:
-    """Forty snapshots a second apart, of which the retention is forty seconds: some eight stay."""
+    """Forty snapshots a second apart, where the retention is forty seconds: some eight stay, and the young ones."""
 
     async def scenario(worker: Worker) -> None:
         await worker.create(experiment())
@@ -199,9 +199,12 @@ def test_snapshots_are_thinned_to_some_way_apart(server: ThrowawayStore) -> None
         kept = [offset.time_ms for offset in await worker.store.snapshot_offsets("e", POLICY_FOLD)]
         assert kept[-1] == base + 40_000, "the newest"
         assert kept[0] == base + 1_000, "the oldest, until trimming"
-        gaps = np.diff(kept[:-1])
+        old = [time_ms for time_ms in kept if time_ms < kept[-1] - module.UNTRIMMED_MS]
+        gaps = np.diff(old[:-1])
         assert (gaps >= 5_000).all()
-        assert KEPT_SNAPSHOTS <= len(kept) <= KEPT_SNAPSHOTS + 2
+        young = module.UNTRIMMED_MS // 1_000 + 1
+        assert KEPT_SNAPSHOTS <= len(kept) <= KEPT_SNAPSHOTS + 2 + young
+        assert kept[-young:] == [base + 1_000 * i for i in range(41 - young, 41)], "what is young"
 
     with_workers(server, scenario, retention_s=40.0)
 
@@ -209,7 +212,11 @@ def test_snapshots_are_thinned_to_some_way_apart(server: ThrowawayStore) -> None
 # Trimming
 
 
-def test_a_log_over_its_bytes_is_trimmed_and_replay_stays_possible(server: ThrowawayStore) -> None:
+def test_a_log_over_its_bytes_is_trimmed_and_replay_stays_possible(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "UNTRIMMED_MS", 0)
+
     async def scenario(worker: Worker) -> None:
         await worker.create(experiment())
         for i in range(12):
@@ -233,7 +240,11 @@ def test_a_log_over_its_bytes_is_trimmed_and_replay_stays_possible(server: Throw
     with_workers(server, scenario, retention_bytes=30_000)
 
 
-def test_a_log_is_trimmed_by_age_and_not_before(server: ThrowawayStore) -> None:
+def test_a_log_is_trimmed_by_age_and_not_before(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "UNTRIMMED_MS", 0)
+
     async def scenario(worker: Worker) -> None:
         await worker.create(experiment())
         await reward_some(worker, "e", 0)
@@ -257,7 +268,11 @@ def test_a_log_is_trimmed_by_age_and_not_before(server: ThrowawayStore) -> None:
     with_workers(server, scenario, retention_s=0.2)
 
 
-def test_nothing_is_trimmed_that_the_results_still_need(server: ThrowawayStore) -> None:
+def test_nothing_is_trimmed_that_the_results_still_need(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "UNTRIMMED_MS", 0)
+
     async def scenario(worker: Worker) -> None:
         await worker.create(experiment())
         for i in range(3):
@@ -266,11 +281,46 @@ def test_nothing_is_trimmed_that_the_results_still_need(server: ThrowawayStore) 
             await worker.keeper._keep_fold("e", POLICY_FOLD, Snapshot(live.offset, live.state()))
         await worker.keeper._trim("e")
         assert await worker.store.trimmed("e") == START
+        assert len(await worker.store.snapshot_offsets("e", POLICY_FOLD)) == 3
         await worker.results.snapshot(live)
         await worker.keeper._trim("e")
         assert await worker.store.trimmed("e") > START
 
     with_workers(server, scenario, retention_bytes=1)
+
+
+def test_what_is_young_is_not_trimmed_however_large(server: ThrowawayStore) -> None:
+    async def scenario(worker: Worker) -> None:
+        await worker.create(experiment())
+        for i in range(3):
+            await reward_some(worker, "e", 10 * i)
+            await worker.keeper.keep()
+        assert await worker.store.trimmed("e") == START
+
+    with_workers(server, scenario, retention_bytes=1, retention_s=0.001)
+
+
+def test_a_keeper_that_slept_drops_neither_the_newest_snapshot_nor_moves_the_mark_back(
+    server: ThrowawayStore,
+) -> None:
+    async def scenario(worker: Worker) -> None:
+        store = worker.store
+        old, newer, newest = (Offset(time_ms, 0) for time_ms in (1_000, 2_000, 3_000))
+        for offset in (old, newer, newest):
+            await store.append("e", events.TICK, b"")
+            for fold in (POLICY_FOLD, RESULTS_FOLD):
+                await store.write_snapshot("e", fold, Snapshot(offset, b"state"))
+        await store.trim("e", newer, [POLICY_FOLD, RESULTS_FOLD])
+        assert await store.trimmed("e") == newer
+        await store.trim("e", old, [POLICY_FOLD, RESULTS_FOLD])
+        assert await store.trimmed("e") == newer
+        await store.drop_snapshots("e", POLICY_FOLD, [old, newer, newest])
+        assert await store.snapshot_offsets("e", POLICY_FOLD) == [newest]
+        beyond = Offset(4_000, 0)
+        await store.trim("e", beyond, [POLICY_FOLD, RESULTS_FOLD])
+        assert await store.trimmed("e") == newer, "no fold could go on from there"
+
+    with_workers(server, scenario)
 
 
 # The lease

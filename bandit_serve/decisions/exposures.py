@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from bandit_serve.events import Exposed
 
 MAX_BATCH_ROWS = 50_000
+MAX_BATCH_VECTOR_BYTES = 4 * 2**20
 MAX_WAITING_ROWS = 1_000_000
+MAX_WAITING_BYTES = 64 * 2**20
 
 
 class ExposureBuffer:
@@ -26,6 +28,7 @@ class ExposureBuffer:
         self.lost = 0
         self._waiting: deque[tuple[Exposed, int]] = deque()
         self._waiting_rows = 0
+        self._waiting_bytes = 0
         self._open()
 
     def _open(self) -> None:
@@ -36,6 +39,7 @@ class ExposureBuffer:
         self._ages_ms = array("I")
         self._units = array("Q")
         self._vectors: list[bytes] = []
+        self._vector_bytes = 0
         self._runs = array("I")
         self._vector: NDArray[np.float64] | None = None
 
@@ -49,7 +53,7 @@ class ExposureBuffer:
             self._units.append(unit)
         self._runs[-1] += 1
         self.next += 1
-        if len(self._arms) >= MAX_BATCH_ROWS:
+        if len(self._arms) >= MAX_BATCH_ROWS or self._vector_bytes >= MAX_BATCH_VECTOR_BYTES:
             self._close()
 
     def add_many(
@@ -70,7 +74,7 @@ class ExposureBuffer:
         self._units.frombytes(units.tobytes())
         self._runs[-1] += len(arms)
         self.next += len(arms)
-        if len(self._arms) >= MAX_BATCH_ROWS:
+        if len(self._arms) >= MAX_BATCH_ROWS or self._vector_bytes >= MAX_BATCH_VECTOR_BYTES:
             self._close()
 
     def _turn(self, vector: NDArray[np.float64], revision: int, time_ms: int) -> None:
@@ -80,6 +84,7 @@ class ExposureBuffer:
             self._time_ms, self._revision = time_ms, revision
         self._vector = vector
         self._vectors.append(vector.tobytes())
+        self._vector_bytes += vector.nbytes
         self._runs.append(0)
 
     def _close(self) -> None:
@@ -97,18 +102,28 @@ class ExposureBuffer:
         )
         self._waiting.append((exposed, n_rows))
         self._waiting_rows += n_rows
-        while self._waiting_rows > MAX_WAITING_ROWS:
-            _, dropped = self._waiting.popleft()
-            self._waiting_rows -= dropped
-            self.lost += dropped
+        self._waiting_bytes += _nbytes(exposed)
+        while self._waiting_rows > MAX_WAITING_ROWS or self._waiting_bytes > MAX_WAITING_BYTES:
+            self.lost += self._drop_oldest()
         self._open()
 
-    def first_waiting(self) -> tuple[Exposed, int] | None:
-        """The oldest batch and its size; the same one until `done` is called."""
-        if not self._waiting and self._arms:
+    def _drop_oldest(self) -> int:
+        exposed, n_rows = self._waiting.popleft()
+        self._waiting_rows -= n_rows
+        self._waiting_bytes -= _nbytes(exposed)
+        return n_rows
+
+    def first_waiting(self, end: int | None = None) -> tuple[Exposed, int] | None:
+        """The oldest batch and its size, if it has decisions before number `end`; the same until `done` is called."""
+        end = self.next if end is None else end
+        if not self._waiting and self._first < min(end, self.next):
             self._close()
-        return self._waiting[0] if self._waiting else None
+        return self._waiting[0] if self._waiting and self._waiting[0][0].first < end else None
 
     def done(self, batch: Exposed) -> None:
         if self._waiting and self._waiting[0][0] is batch:
-            self._waiting_rows -= self._waiting.popleft()[1]
+            self._drop_oldest()
+
+
+def _nbytes(batch: Exposed) -> int:
+    return sum(map(len, (batch.arms, batch.ages_ms, batch.units, batch.vectors, batch.runs)))

@@ -34,7 +34,9 @@ class Flusher:
         async with self._flushing:
             for name, decider in list(self._deciders.items()):
                 buffer = decider.exposures
-                while (waiting := buffer.first_waiting()) is not None:
+                # Not what is decided meanwhile: a busy experiment would never let the others have their turn.
+                end = buffer.next
+                while (waiting := buffer.first_waiting(end)) is not None:
                     batch, n_rows = waiting
                     await self._store.append_exposures(
                         name, self._incarnation, batch.first, n_rows, events.encode(batch)

@@ -15,7 +15,6 @@ from bandit_serve.log.tail import POLICY_FOLD, REGISTRY_FOLD
 from bandit_serve.models.registry import ModelChanged, Registry
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.offset import Offset
 from bandit_serve.store.store import Snapshot, Store
 from bandit_serve.token import Keyring, new_key
 
@@ -24,6 +23,8 @@ log = logging.getLogger(__name__)
 LEASE_MS = 10_000
 ROUND_S = 1.0
 KEPT_SNAPSHOTS = 8
+UNTRIMMED_MS = 5_000
+"""How old an entry is before it may be trimmed: more than `tail.LAPSE_S`, so a reader that keeps up misses none."""
 
 
 class Keeper:
@@ -108,8 +109,10 @@ class Keeper:
             return
         await self._store.write_snapshot(owner, fold, newest)
         apart_ms = self._retention_ms // KEPT_SNAPSHOTS
-        dropped, last = [], offsets[0] if offsets else None
-        for offset in offsets[1:]:
+        # The newest of the old ones stays: a log that grew too large is trimmed to it.
+        old = [offset for offset in offsets if offset.time_ms < newest.offset.time_ms - UNTRIMMED_MS]
+        dropped, last = [], old[0] if old else None
+        for offset in old[1:-1]:
             assert last is not None
             if offset.time_ms - last.time_ms < apart_ms:
                 dropped.append(offset)
@@ -118,20 +121,19 @@ class Keeper:
         await self._store.drop_snapshots(owner, fold, dropped)
 
     async def _trim(self, name: str) -> None:
-        """Forgets the log behind a snapshot: what is older than the retention, or all of it when it is too large."""
+        """Forgets the log behind a snapshot: what is older than the retention, or all it can when it is too large."""
         now_ms = await self._store.time_ms()
         offsets = await self._store.snapshot_offsets(name, POLICY_FOLD)
-        old = [offset for offset in offsets if offset.time_ms < now_ms - self._retention_ms]
         _, size = await self._store.log_size(name)
-        base: Offset | None = old[-1] if old else None
-        if size > self._retention_bytes and len(offsets) > 1:
-            base = offsets[-2] if offsets[-2] > (base or offsets[0]) else offsets[-1]
-        results = await self._store.snapshot_offsets(name, RESULTS_FOLD)
-        if base is None or not results or results[-1] < base or base <= await self._store.trimmed(name):
+        kept_ms = UNTRIMMED_MS if size > self._retention_bytes else max(self._retention_ms, UNTRIMMED_MS)
+        old = [offset for offset in offsets if offset.time_ms < now_ms - kept_ms]
+        if not old or old[-1] <= await self._store.trimmed(name):
             return
-        gone = await self._store.trim(name, base)
-        await self._store.drop_snapshots(name, POLICY_FOLD, [offset for offset in offsets if offset < base])
-        log.info("trimmed %d entries of the log of %s, through %s", gone, name, base)
+        gone = await self._store.trim(name, old[-1], [POLICY_FOLD, RESULTS_FOLD])
+        if await self._store.trimmed(name) < old[-1]:
+            return
+        await self._store.drop_snapshots(name, POLICY_FOLD, old[:-1])
+        log.info("trimmed %d entries of the log of %s, through %s", gone, name, old[-1])
 
     async def _rotate_keys(self) -> None:
         now_ms = await self._store.time_ms()

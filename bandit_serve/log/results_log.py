@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from bandit_serve import events
+from bandit_serve.errors import StoreUnavailable
 from bandit_serve.live import LiveExperiment
 from bandit_serve.results import ResultsFold
 from bandit_serve.store.offset import START, Offset
@@ -54,11 +55,19 @@ class ResultsLog:
         if folded is None or folded.uid != live.record.uid:
             folded = self._folded.setdefault(name, await self._start(live))
         async with folded.lock:
-            if folded.offset < await self._store.trimmed(name):
-                restarted = await self._start(live)
-                folded.fold, folded.offset = restarted.fold, restarted.offset
-            while folded.offset < end:
+            trimmed = await self._store.trimmed(name)
+            while folded.offset < max(end, trimmed):
                 entries = await self._store.read(name, folded.offset, READ_COUNT)
+                # Asked after the read: a trim may have come in between.
+                trimmed = await self._store.trimmed(name)
+                if folded.offset < trimmed:
+                    restarted = await self._start(live)
+                    if restarted.offset < trimmed:
+                        raise StoreUnavailable(
+                            f"The results of {name} can not be read now: its log was trimmed."
+                        )
+                    folded.fold, folded.offset = restarted.fold, restarted.offset
+                    continue
                 if not entries:
                     break
                 await asyncio.to_thread(_apply, folded.fold, entries)

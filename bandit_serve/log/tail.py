@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
+from collections.abc import Callable
 
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.live import LiveExperiment
@@ -12,14 +14,15 @@ from bandit_serve.models.registry import Registry
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import START, Offset
-from bandit_serve.store.store import Store
+from bandit_serve.store.store import Entry, Store
 
 log = logging.getLogger(__name__)
 
 READ_COUNT = 200
 GATHER_S = 0.005
 RETRY_S = 0.1
-LAPSE_S = 2.0
+LAPSE_S = 3.0
+"""More than two reads that find nothing, and less than `keeper.UNTRIMMED_MS`."""
 REACH_S = 5.0
 POLICY_FOLD = "policy"
 REGISTRY_FOLD = "registry"
@@ -34,6 +37,7 @@ class Tail:
         self._waiting: list[tuple[str, Offset, asyncio.Future[None]]] = []
         self._hurry = asyncio.Event()
         self._hearing = asyncio.Semaphore(2)
+        self._complete_s: dict[str, float] = {}
         self.available = False
 
     async def load(self) -> None:
@@ -52,20 +56,16 @@ class Tail:
 
     async def run(self) -> None:
         """Follows the logs until cancelled; while the store is away it keeps trying."""
-        last_read = time.monotonic()
         while True:
             try:
-                if time.monotonic() - last_read > LAPSE_S:
-                    await self._start_over_where_trimmed()
-                found = await self._store.read_any(self._replica.positions, READ_COUNT)
-                last_read = time.monotonic()
-                self.available = True
+                found = await self._read_news()
             except StoreUnavailable as error:
                 if self.available:
                     log.warning("the store is away: %s", error)
                 self.available = False
                 await asyncio.sleep(RETRY_S)
                 continue
+            self.available = True
             for owner, entries in found.items():
                 for entry in entries:
                     self._replica.apply(owner, entry)
@@ -73,6 +73,22 @@ class Tail:
             self._wake()
             if not self._waiting:
                 await self._gather()
+
+    async def _read_news(self) -> dict[str, list[Entry]]:
+        """What came since, of logs of which nothing is missing before it."""
+        owners = list(self._replica.positions)
+        asked_s = time.monotonic()
+        found = await self._store.read_any(self._replica.positions, READ_COUNT)
+        answered_s = time.monotonic()
+        for owner in owners:
+            # A log that was read to its end a moment ago cannot have been trimmed past that end since.
+            if answered_s - self._complete_s.get(owner, -math.inf) > LAPSE_S and await self._start_over(
+                owner
+            ):
+                found.pop(owner, None)
+            elif len(found.get(owner, ())) < READ_COUNT:
+                self._complete_s[owner] = asked_s
+        return found
 
     async def _gather(self) -> None:
         """Lets entries come together, so that a busy log costs one read for many; a waiter ends it."""
@@ -103,23 +119,25 @@ class Tail:
     async def hear_news(self, owner: str) -> None:
         """`catch_up` on the common log and then on `owner`, before a caller is told that something is unknown.
 
-        Few at a time, so that a flood of unknown names does not keep the store from what matters.
+        Few at a time, so that a flood of unknown names does not keep the store from what matters; and none once the
+        store is known to be away, or the last of the flood would wait for as many time-outs as it is long.
         """
-        if not self.available:
-            return
-        async with self._hearing:
-            await self.catch_up(COMMON)
-            if owner in self._replica.positions:
-                await self.catch_up(owner)
+        if self.available:
+            async with self._hearing:
+                await self._hear(lambda: [owner] if owner in self._replica.positions else [])
 
     async def hear_all_news(self) -> None:
         """`hear_news` of every experiment, before a caller is given a list of them."""
+        if self.available:
+            async with self._hearing:
+                await self._hear(lambda: list(self._replica.registry.experiments))
+
+    async def _hear(self, owners: Callable[[], list[str]]) -> None:
         if not self.available:
             return
-        async with self._hearing:
-            await self.catch_up(COMMON)
-            for name in list(self._replica.registry.experiments):
-                await self.catch_up(name)
+        await self.catch_up(COMMON)
+        for owner in owners():
+            await self.catch_up(owner)
 
     def _has(self, owner: str, offset: Offset) -> bool:
         return self._replica.positions.get(owner, START) >= offset
@@ -139,16 +157,30 @@ class Tail:
             self._replica.restore(LiveExperiment.from_state(snapshot.offset, snapshot.state))
 
     async def _read_to_end(self, owner: str) -> None:
-        while entries := await self._store.read(owner, self._replica.positions[owner], READ_COUNT):
+        while True:
+            entries = await self._store.read(owner, self._replica.positions[owner], READ_COUNT)
+            if await self._start_over(owner):
+                continue
+            if not entries:
+                return
             for entry in entries:
                 self._replica.apply(owner, entry)
             await asyncio.sleep(0)
 
-    async def _start_over_where_trimmed(self) -> None:
-        """A reader that slept through a trim has missed entries: their snapshot has them."""
-        for name in list(self._replica.registry.experiments):
-            if await self._store.trimmed(name) > self._replica.positions[name]:
-                log.warning(
-                    "%s was trimmed past this worker's position; starting over from its snapshot", name
-                )
-                await self._restore(name)
+    async def _start_over(self, owner: str) -> bool:
+        """Whether a log was trimmed past what this worker has read of it: then its snapshot is taken instead.
+
+        To be asked after a read and before its entries are applied: the trim may have come in between.
+        """
+        if owner == COMMON:
+            return False
+        trimmed = await self._store.trimmed(owner)
+        if trimmed <= self._replica.positions[owner]:
+            return False
+        log.warning("%s was trimmed past this worker's position; starting over from its snapshot", owner)
+        await self._restore(owner)
+        if trimmed > self._replica.positions[owner]:
+            raise StoreUnavailable(
+                f"The log of {owner} is trimmed through {trimmed}, and no snapshot reaches that."
+            )
+        return True

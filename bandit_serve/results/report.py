@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from msgspec import Struct
 
 from bandit_serve.experiment import Record, Status
@@ -12,6 +10,7 @@ from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.metric_result import MetricResult, MetricTable
 from bandit_serve.results.reason import reason_of
 from bandit_serve.results.sequence import p_value
+from bandit_serve.times import rfc3339
 
 
 class ArmResult(Struct, frozen=True):
@@ -55,7 +54,7 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
     return Report(
         experiment=experiment.id,
         status=record.status,
-        as_of=_rfc3339(as_of_ms),
+        as_of=rfc3339(as_of_ms),
         arms=tuple(
             ArmResult(
                 name=name,
@@ -71,10 +70,6 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
         winner=winner,
         reason=reason_of(record, objective, fold.pending, srm.verdict, winner),
     )
-
-
-def _rfc3339(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _sample_ratio(fold: ResultsFold, objective: MetricTable) -> SampleRatio:

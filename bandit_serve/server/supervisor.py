@@ -21,6 +21,7 @@ import msgspec
 
 from bandit_serve.errors import BanditServeError, StoreUnavailable, UsageError
 from bandit_serve.server.app import ROUTE_LABELS
+from bandit_serve.server.listening import bind, turn_away
 from bandit_serve.server.metrics import Counters
 from bandit_serve.server.worker import DRAINING, READY, Plan
 from bandit_serve.settings import Settings
@@ -30,7 +31,6 @@ from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 2_048
 POLL_S = 0.1
 QUICK_DEATH_S = 2.0
 RESTART_PAUSE_S = 0.5
@@ -122,7 +122,8 @@ class Supervisor:
                 self._bury(child, status)
         serving = [child for child in self._children if not child.draining]
         if time.monotonic() >= self._restart_at_s:
-            for _ in range(self._settings.workers - len(serving)):
+            # A slot that a draining worker still has is free again when it has left.
+            for _ in range(min(self._settings.workers - len(serving), self._n_slots - len(self._children))):
                 self._spawn()
 
     def _bury(self, child: _Child, status: int) -> None:
@@ -181,6 +182,7 @@ class Supervisor:
 
     def _stop(self, wakeup: int) -> int:
         """Workers accept what is in the socket's queue, answer it and leave; then the store may go."""
+        turn_away(self._listener)
         self._listener.close()
         for child in self._children:
             child.process.terminate()
@@ -208,14 +210,6 @@ def require_keys_or_loopback(settings: Settings) -> None:
             f"{settings.host} can be reached from other machines and no keys are configured: "
             "bind a loopback address, or give --insecure."
         )
-
-
-def bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise UsageError(f"{host}:{port} can not be bound: {error.strerror}.") from None
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from bandit_serve.parent import end_with_parent
 from bandit_serve.server.app import ROUTE_LABELS, make_app
 from bandit_serve.server.ending import end
 from bandit_serve.server.lane import Lane, LaneProtocol
+from bandit_serve.server.listening import BACKLOG
 from bandit_serve.server.metrics import Counters
 from bandit_serve.server.service import Service
 from bandit_serve.settings import Settings
@@ -84,7 +85,7 @@ class Worker:
         await asyncio.wait({loading, stopping}, timeout=LOAD_QUIETLY_S, return_when=asyncio.FIRST_COMPLETED)
         # While the store is away at the start, callers are told so instead of waiting in the socket's queue.
         connect = self._protocol_factory(runner, lane)
-        server = await loop.create_server(connect, sock=self._listener.dup())
+        server = await loop.create_server(connect, sock=self._listener.dup(), backlog=BACKLOG)
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             loading.result()

@@ -148,13 +148,18 @@ class Store:
         await self._call(lambda: self._client.hset(self.keys.snapshots(owner, fold), at, snapshot.state))
 
     async def drop_snapshots(self, owner: str, fold: str, offsets: Sequence[Offset]) -> None:
+        """Drops those of these that are there, but never the newest of the fold."""
         if offsets:
             fields = [str(offset) for offset in offsets]
-            await self._call(lambda: self._client.hdel(self.keys.snapshots(owner, fold), *fields))
+            await self._run(scripts.DROP_SNAPSHOTS, [self.keys.snapshots(owner, fold)], fields)
 
-    async def trim(self, owner: str, through: Offset) -> int:
-        """Forgets the log up to and with an offset; returns how many entries went."""
+    async def trim(self, owner: str, through: Offset, folds: Sequence[str] = ()) -> int:
+        """Forgets the log up to and with an offset; returns how many entries went.
+
+        None go where the log is trimmed as far already, or where one of the `folds` could not go on from there.
+        """
         keys = [self.keys.log(owner), self.keys.trimmed(owner)]
+        keys += [self.keys.snapshots(owner, fold) for fold in folds]
         return int(await self._run(scripts.TRIM, keys, [str(through), str(through.next)]))
 
     async def trimmed(self, owner: str) -> Offset:

@@ -1,0 +1,65 @@
+"""The socket that all workers accept from: bound once, and closed without resetting anybody."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import socket
+import struct
+import sys
+import time
+
+from bandit_serve.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 2_048
+BIND_PATIENCE_S = 5.0
+BIND_POLL_S = 0.05
+HANDSHAKE_S = 0.05
+"""How long after `turn_away` a handshake that was under way may still bring a connection."""
+
+_SO_ATTACH_FILTER = 26
+# The flags of a TCP segment: those with SYN and without ACK open a connection.
+_LOAD_FLAGS = (0x30, 0, 0, 13)
+_ONLY_SYN_AND_ACK = (0x54, 0, 0, 0x12)
+_UNLESS_SYN_SKIP = (0x15, 0, 1, 0x02)
+_DROP = (0x06, 0, 0, 0)
+_KEEP = (0x06, 0, 0, 0xFFFF_FFFF)
+_FILTER = (_LOAD_FLAGS, _ONLY_SYN_AND_ACK, _UNLESS_SYN_SKIP, _DROP, _KEEP)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; waits a little for a service that is just leaving the port. `UsageError` if it stays."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    until_s = time.monotonic() + BIND_PATIENCE_S
+    told = False
+    while True:
+        try:
+            return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > until_s:
+                raise UsageError(f"{host}:{port} can not be bound: {error.strerror}.") from None
+        if not told:
+            log.warning("%s:%d is in use; waiting up to %g s for it", host, port, BIND_PATIENCE_S)
+            told = True
+        time.sleep(BIND_POLL_S)
+
+
+def turn_away(listener: socket.socket) -> None:
+    """From now on nobody connects: what opens a connection is dropped, so callers try again by themselves.
+
+    What was connected before stays in the socket's queue. A caller that comes between the last accept and the close
+    would be connected and then reset. Linux only; elsewhere that gap remains.
+    """
+    if sys.platform != "linux":
+        return
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _FILTER))
+    program = struct.pack("HP", len(_FILTER), ctypes.addressof(code))
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    except OSError as error:
+        log.warning("callers that connect while the socket closes may be reset: %s", error)
+        return
+    time.sleep(HANDSHAKE_S)

@@ -1,0 +1,15 @@
+-- Drops snapshots of a fold, but never the newest: it may be the only one that the log still joins, and a keeper that
+-- slept knows less than the store. KEYS: the snapshots. ARGV: their offsets
+local newest, newest_ms, newest_sequence = nil, -1, -1
+for _, offset in ipairs(redis.call('HKEYS', KEYS[1])) do
+  local ms, sequence = string.match(offset, '^(%d+)-(%d+)$')
+  ms, sequence = tonumber(ms), tonumber(sequence)
+  if ms > newest_ms or (ms == newest_ms and sequence > newest_sequence) then
+    newest, newest_ms, newest_sequence = offset, ms, sequence
+  end
+end
+local dropped = 0
+for _, offset in ipairs(ARGV) do
+  if offset ~= newest then dropped = dropped + redis.call('HDEL', KEYS[1], offset) end
+end
+return dropped

@@ -1,0 +1,143 @@
+"""What a service counted, read in three ways that do not know each other: the results, the log, and the folds."""
+
+from __future__ import annotations
+
+import http.client
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import redis
+from load import Tally
+from numpy.typing import NDArray
+from services import ThrowawayService
+from stores import wait_until
+
+from bandit_serve import events
+from bandit_serve.live import LiveExperiment
+from bandit_serve.log.tail import POLICY_FOLD
+from bandit_serve.replica import Replica
+from bandit_serve.store.keys import Keys
+from bandit_serve.store.offset import START, Offset
+from bandit_serve.store.store import Entry
+
+KEYS = Keys()
+WAIT_S = 30.0
+
+
+def make_experiment(
+    service: ThrowawayService,
+    name: str,
+    *,
+    unit: str = "request",
+    policy: dict[str, Any] | None = None,
+    window: str = "1h",
+    missing: str = "ignore",
+) -> None:
+    """Two arms, by default under Thompson sampling, started."""
+    made = service.call(
+        "POST",
+        "/v1/experiments",
+        {
+            "id": name,
+            "arms": [{"name": "control"}, {"name": "challenger"}],
+            "unit": unit,
+            "policy": policy or {"kind": "thompson", "min_share": 0.1},
+            "metrics": [{"name": "click", "kind": "binary"}],
+            "attribution": {"window": window, "missing": missing},
+        },
+    )
+    assert made.status == 201, made.body
+    assert service.call("POST", f"/v1/experiments/{name}/start").status == 200
+
+
+def wait_until_all_serve(service: ThrowawayService, workers: int) -> None:
+    """Returns when `workers` workers have loaded their state and said so."""
+
+    def all_serve() -> bool:
+        try:
+            told = service.call("GET", "/v1/stats").body["workers"]
+        except (OSError, http.client.HTTPException):
+            return False
+        pids = set(service.worker_pids())
+        return len(pids) == workers and pids <= {worker["pid"] for worker in told}
+
+    wait_until(all_serve, WAIT_S)
+
+
+def private_store(service: ThrowawayService) -> redis.Redis:
+    return redis.Redis(unix_socket_path=str(service.data / "store.sock"))
+
+
+def log(client: redis.Redis, name: str) -> list[Entry]:
+    found: Any = client.xrange(KEYS.log(name))
+    return [Entry(Offset.parse(at), *next(iter(fields.items()))) for at, fields in found]
+
+
+def logged_rewards(entries: list[Entry]) -> NDArray[np.void]:
+    parts = [np.frombuffer(entry.data, events.REWARD) for entry in entries if entry.kind == events.REWARDED]
+    return np.concatenate([np.empty(0, events.REWARD), *parts])
+
+
+def replay(client: redis.Redis, name: str, until: Offset) -> LiveExperiment:
+    """The fold of what the log holds up to `until`, from the oldest snapshot that it still joins."""
+    replica = Replica()
+    trimmed: Any = client.get(KEYS.trimmed(name))
+    after = START
+    if trimmed:
+        snapshots: Any = client.hgetall(KEYS.snapshots(name, POLICY_FOLD))
+        after = min(offset for offset in map(Offset.parse, snapshots) if offset >= Offset.parse(trimmed))
+        replica.restore(LiveExperiment.from_state(after, snapshots[str(after).encode()]))
+    for entry in log(client, name):
+        if after < entry.offset <= until:
+            replica.apply(name, entry)
+    return replica.experiments[name]
+
+
+def census(client: redis.Redis, name: str, workers: int) -> tuple[Offset, dict[str, str]]:
+    """Asks every worker for the digest of its state at one offset."""
+    key = KEYS.census(name, secrets.token_hex(8))
+    asked: Any = client.xadd(KEYS.log(name), {events.CENSUS: events.encode(events.Census(key))})
+    until_s = time.monotonic() + WAIT_S
+    while client.hlen(key) < workers:
+        assert time.monotonic() < until_s, f"{client.hlen(key)} of {workers} workers answered the census"
+        time.sleep(0.01)
+    answers: Any = client.hgetall(key)
+    return Offset.parse(asked), {worker.decode(): digest.decode() for worker, digest in answers.items()}
+
+
+def assert_states_equal_replay(client: redis.Redis, name: str, workers: int) -> None:
+    """Every worker's state is, bit for bit, the one that a replay of the log comes to."""
+    offset, digests = census(client, name, workers)
+    replayed = replay(client, name, offset).digest()
+    assert set(digests.values()) == {replayed}, f"workers {digests}, replay {replayed}"
+
+
+def assert_counted(service: ThrowawayService, client: redis.Redis, name: str, tally: Tally) -> None:
+    """What was acknowledged is what was counted, by the results, the fold and the log: none lost, none twice."""
+    n = len(tally.acknowledged)
+    assert n > 0
+    assert not tally.failures, tally.failures[:5]
+    rows = logged_rewards(log(client, name))
+    keys = np.unique(rows[["incarnation", "counter", "metric"]])
+    results = service.call("GET", f"/v1/experiments/{name}/results").body
+    counted = {
+        "acknowledged": n,
+        "rows": len(rows),
+        "distinct rows": len(keys),
+        "results": sum(arm["metrics"]["click"]["n"] for arm in results["arms"]),
+        "fold": sum(replay(client, name, Offset(2**62, 0)).rewards.tolist()),
+    }
+    print(
+        counted, "verdicts", dict(tally.verdicts), "answers", dict(tally.statuses), "dropped", tally.dropped
+    )
+    assert set(counted.values()) == {n}, counted
+    assert rows["value"].sum() == sum(tally.acknowledged.values())
+
+
+def counted_in(service: ThrowawayService, name: str) -> int:
+    """The rewards of an experiment as the worker that is asked has folded them."""
+    folded: Mapping[str, int] = service.call("GET", "/v1/stats").body["experiments"][name]["rewards"]
+    return sum(folded.values())

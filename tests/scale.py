@@ -1,0 +1,9 @@
+"""How large the fault tests are: small by default, in full with BANDIT_SERVE_TEST_SCALE=full."""
+
+from __future__ import annotations
+
+import os
+
+
+def scaled(default: int, full: int) -> int:
+    return full if os.environ.get("BANDIT_SERVE_TEST_SCALE") == "full" else default
