@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 READ_COUNT = 200
 GATHER_S = 0.005
+BREATH_S = 0.001
 RETRY_S = 0.1
 LAPSE_S = 3.0
 """More than two reads that find nothing, and less than `keeper.UNTRIMMED_MS`."""
@@ -66,13 +67,20 @@ class Tail:
                 await asyncio.sleep(RETRY_S)
                 continue
             self.available = True
-            for owner, entries in found.items():
-                for entry in entries:
-                    self._replica.apply(owner, entry)
-                await asyncio.sleep(0)
+            await self._apply(found)
             self._wake()
             if not self._waiting:
                 await self._gather()
+
+    async def _apply(self, found: dict[str, list[Entry]]) -> None:
+        """Applies entries in their order; requests have their turn after every `BREATH_S` of it."""
+        resumed_s = time.monotonic()
+        for owner, entries in found.items():
+            for entry in entries:
+                self._replica.apply(owner, entry)
+                if time.monotonic() - resumed_s >= BREATH_S:
+                    await asyncio.sleep(0)
+                    resumed_s = time.monotonic()
 
     async def _read_news(self) -> dict[str, list[Entry]]:
         """What came since, of logs of which nothing is missing before it."""
