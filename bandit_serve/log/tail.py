@@ -50,9 +50,7 @@ class Tail:
         self.available = True
 
     async def load_registry(self) -> None:
-        snapshot = await self._store.read_snapshot(COMMON, REGISTRY_FOLD)
-        if snapshot is not None:
-            self._replica.restore_registry(Registry.from_state(snapshot.offset, snapshot.state))
+        await self._restore(COMMON)
         await self._read_to_end(COMMON)
 
     async def run(self) -> None:
@@ -159,9 +157,13 @@ class Tail:
                 reached.set_result(None)
                 self._waiting.remove(item)
 
-    async def _restore(self, name: str) -> None:
-        snapshot = await self._store.read_snapshot(name, POLICY_FOLD)
-        if snapshot is not None:
+    async def _restore(self, owner: str) -> None:
+        snapshot = await self._store.read_snapshot(owner, REGISTRY_FOLD if owner == COMMON else POLICY_FOLD)
+        if snapshot is None:
+            return
+        if owner == COMMON:
+            self._replica.restore_registry(Registry.from_state(snapshot.offset, snapshot.state))
+        else:
             self._replica.restore(LiveExperiment.from_state(snapshot.offset, snapshot.state))
 
     async def _read_to_end(self, owner: str) -> None:
@@ -180,8 +182,6 @@ class Tail:
 
         To be asked after a read and before its entries are applied: the trim may have come in between.
         """
-        if owner == COMMON:
-            return False
         trimmed = await self._store.trimmed(owner)
         if trimmed <= self._replica.positions[owner]:
             return False
