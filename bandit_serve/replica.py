@@ -75,6 +75,8 @@ class Replica:
         self._positions[COMMON] = registry.offset
         for name in registry.experiments:
             self._positions.setdefault(name, START)
+        for listener in self._listeners:
+            listener(COMMON)
 
     def _keep(self, live: LiveExperiment) -> None:
         self.experiments[live.experiment.id] = live

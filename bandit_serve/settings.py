@@ -58,12 +58,12 @@ def load_settings(
 ) -> Settings:
     """Flags over variables over the config file (TOML) over defaults; `UsageError` names the one that is wrong.
 
-    A flag that is None was not given.
+    A flag that is None was not given, nor was a variable that is empty.
     """
     config = config or environ.get(f"{PREFIX}CONFIG")
     values: dict[str, Any] = _read_config(config) if config else {}
     for name in Settings.__struct_fields__:
-        if (text := environ.get(PREFIX + name.upper())) is not None:
+        if text := environ.get(PREFIX + name.upper()):
             values[name] = text
     values.update({name: value for name, value in flags.items() if value is not None})
     try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from base64 import urlsafe_b64decode
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve._token import KEY_BYTES, Opener, Seal
+from bandit_serve._token import KEY_BYTES, TOKEN_CHARS, Opener, Seal
 from bandit_serve.events import REWARD
 
 SETTLE_MS = 120_000
@@ -33,6 +34,14 @@ class Keyring:
     @property
     def newest(self) -> int:
         return max(self._born_ms, key=lambda key_id: (self._born_ms[key_id], key_id))
+
+    def knows_key_of(self, token: str) -> bool:
+        """Whether the key that a token names is here. What has not the form of a token names none, and is known."""
+        try:
+            head = urlsafe_b64decode(token[:4])
+        except ValueError:
+            return True
+        return len(token) != TOKEN_CHARS or len(head) != 3 or head[1] in self._born_ms
 
     def needs_new(self, now_ms: int, rotation_ms: int) -> bool:
         return self._born_ms[self.newest] + rotation_ms <= now_ms

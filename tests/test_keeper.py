@@ -268,6 +268,35 @@ def test_a_log_is_trimmed_by_age_and_not_before(
     with_workers(server, scenario, retention_s=0.2)
 
 
+def test_the_common_log_is_trimmed_and_its_readers_start_over(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "UNTRIMMED_MS", 0)
+
+    async def scenario(worker: Worker) -> None:
+        other = Worker(server.url, 2)
+        try:
+            await other.tail.load()
+            for i in range(1, 5):
+                await worker.register(f"v{i}", "production")
+                await worker.keeper.keep()
+            trimmed = await worker.store.trimmed(COMMON)
+            assert START < trimmed <= worker.replica.registry.offset
+            assert other.replica.positions[COMMON] < trimmed
+            told: list[str] = []
+            other.replica.on_change(told.append)
+            other.run(other.tail.run())
+            await other.tail.reach(COMMON, worker.replica.registry.offset)
+            assert other.replica.registry.state() == worker.replica.registry.state()
+            assert COMMON in told
+            await worker.register("v5", "production")
+            assert worker.replica.registry.models["m"].production == "v5"
+        finally:
+            await other.die()
+
+    with_workers(server, scenario, retention_bytes=1)
+
+
 def test_nothing_is_trimmed_that_the_results_still_need(
     server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,11 +308,11 @@ def test_nothing_is_trimmed_that_the_results_still_need(
             await reward_some(worker, "e", 10 * i)
             live = worker.replica.experiments["e"]
             await worker.keeper._keep_fold("e", POLICY_FOLD, Snapshot(live.offset, live.state()))
-        await worker.keeper._trim("e")
+        await worker.keeper._trim("e", POLICY_FOLD, RESULTS_FOLD)
         assert await worker.store.trimmed("e") == START
         assert len(await worker.store.snapshot_offsets("e", POLICY_FOLD)) == 3
         await worker.results.snapshot(live)
-        await worker.keeper._trim("e")
+        await worker.keeper._trim("e", POLICY_FOLD, RESULTS_FOLD)
         assert await worker.store.trimmed("e") > START
 
     with_workers(server, scenario, retention_bytes=1)

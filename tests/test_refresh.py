@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from bandit_serve.decisions.decider import Decider
 from bandit_serve.decisions.refresh import Refresher
 from bandit_serve.events import Rewarded
 from bandit_serve.live import LiveExperiment
+from bandit_serve.policies import Policy
 from bandit_serve.store.offset import Offset
 
 
@@ -63,6 +65,30 @@ def test_shares_follow_the_evidence(n_arms: int) -> None:
             assert one._subsets[subset].shares.tobytes() == one.live.shares(one.mask(subset)).tobytes()
 
     refreshing({"e": one}, scenario)
+
+
+def test_shares_over_subsets_are_not_computed_on_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = decider("e", 3)
+    subsets = [["a0", "a1"], ["a1", "a2"]]
+    for subset in subsets:
+        one._draw_among(subset)
+    threads: list[threading.Thread] = []
+    real = Policy.shares
+
+    def noted(self: Policy, **arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return real(self, **arguments)
+
+    monkeypatch.setattr(Policy, "shares", noted)
+
+    async def scenario() -> None:
+        learn(one, 0)
+        await eventually(lambda: one.evidence == one.live.evidence)
+
+    refreshing({"e": one}, scenario)
+    assert len(threads) == 3
+    assert threading.main_thread() not in threads
+    assert set(one._subsets) == {frozenset([0, 1]), frozenset([1, 2])}
 
 
 def test_no_experiment_starves_another(monkeypatch: pytest.MonkeyPatch) -> None:

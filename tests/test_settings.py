@@ -109,8 +109,9 @@ def test_flags_are_stronger_than_variables_than_the_file_than_defaults(name: str
 def test_what_is_wrong_is_named_wherever_it_comes_from(name: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=name):
         load_settings({name: value}, environ={})
-    with pytest.raises(UsageError, match=name):
-        load_settings({}, environ={PREFIX + name.upper(): as_text(value)})
+    if value != "":  # which a variable may be: then it is none
+        with pytest.raises(UsageError, match=name):
+            load_settings({}, environ={PREFIX + name.upper(): as_text(value)})
     with pytest.raises(UsageError, match=name):
         load_settings({}, environ={}, config=config(tmp_path, **{name: value}))
 
@@ -136,3 +137,9 @@ def test_a_setting_that_there_is_not_is_refused(tmp_path: Path) -> None:
 
 def test_other_variables_are_none_of_ours() -> None:
     assert load_settings({}, environ={f"{PREFIX}TEST_DATA": "x", "PORT": "1"}) == DEFAULTS
+
+
+def test_an_empty_variable_is_none(tmp_path: Path) -> None:
+    empty = {PREFIX + name.upper(): "" for name in Settings.__struct_fields__}
+    assert load_settings({}, environ=empty) == Settings()
+    assert load_settings({}, environ=empty, config=config(tmp_path, workers=3)).workers == 3

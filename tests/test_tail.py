@@ -196,6 +196,35 @@ def test_a_reader_that_slept_through_a_trim_starts_over_from_the_snapshot(
     reading(server, scenario, n=2)
 
 
+def test_requests_have_their_turn_while_many_entries_are_applied(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BREATH_S", 0.0)
+
+    async def scenario(writer: Reader, reader: Reader) -> None:
+        await writer.changes.create(created(experiment()))
+        await reader.tail.catch_up("e")
+        await reader.rest()
+        for counter in range(100):
+            last = await reward(writer.store, "e", counter)
+        at_once: list[int] = []
+
+        async def other_requests() -> None:
+            while True:
+                seen = len(reader.seen)
+                await asyncio.sleep(0)
+                at_once.append(len(reader.seen) - seen)
+
+        others = asyncio.create_task(other_requests())
+        reader.follow()
+        await reader.tail.reach("e", last)
+        await end([others])
+        assert sum(at_once) >= 100
+        assert max(at_once) == 1
+
+    reading(server, scenario, n=2)
+
+
 # Changes
 
 

@@ -141,6 +141,22 @@ def test_memory_is_bounded_and_the_least_recently_asked_leaves(monkeypatch: pyte
     asyncio.run(scenario())
 
 
+def test_memory_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 3 * 5 * (module.ITEM_BYTES + 2))
+
+    async def scenario() -> None:
+        cache, model = TopKCache(None, lifetime_s=60), Counted()
+        for user in "abcd":
+            await ask(cache, model, user=user, k=5)
+        assert not await ask(cache, model, user="a", k=5)
+        assert await ask(cache, model, user="d", k=5)
+        assert not await ask(cache, model, user="a", k=20), "too large to keep"
+        assert not await ask(cache, model, user="a", k=20)
+        assert len(cache._answers) == cache._nbytes == 0
+
+    asyncio.run(scenario())
+
+
 def test_a_store_that_is_slow_is_left_alone_for_a_while(
     server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

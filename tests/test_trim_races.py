@@ -16,6 +16,7 @@ from bandit_serve.log.changes import Changes
 from bandit_serve.log.results_log import RESULTS_FOLD, ResultsLog
 from bandit_serve.log.tail import POLICY_FOLD, Tail
 from bandit_serve.replica import Replica
+from bandit_serve.results import ResultsFold
 from bandit_serve.store.offset import Offset
 from bandit_serve.store.store import Entry, Snapshot, Store
 
@@ -130,12 +131,12 @@ def test_results_that_are_asked_for_during_a_trim_cover_everything(server: Throw
         await reward(writer, 0)
         await reader.tail.load()
         asked = ResultsLog(reader.store)
-        await asked.up_to_now(reader.live)
+        await asked.up_to_now(reader.live, ResultsFold.state)
         await reward(writer, 1)
         reader.store.before_read = lambda: forget(writer, results)
-        await asked.up_to_now(reader.live)
-        fold = await asked.up_to_now(reader.live)
-        assert fold.state() == (await results.up_to_now(writer.live)).state()
+        await asked.up_to_now(reader.live, ResultsFold.state)
+        state = await asked.up_to_now(reader.live, ResultsFold.state)
+        assert state == await results.up_to_now(writer.live, ResultsFold.state)
 
     scene(server, play)
 

@@ -161,9 +161,9 @@ async def stop(
 async def results(house: House, experiment: Experiment, as_json: AsJson = False) -> None:
     """Shows what is known so far; it may be looked at at any time."""
     live = await house.experiments.known(experiment)
-    fold = await house.results.up_to_now(live)
     shares = dict(zip(live.experiment.arm_names, live.shares().tolist(), strict=True))
-    found = report(fold, live.record, shares, await house.store.time_ms())
+    record, as_of_ms = live.record, await house.store.time_ms()
+    found = await house.results.up_to_now(live, lambda fold: report(fold, record, shares, as_of_ms))
     if as_json:
         print_json(found)
     else:

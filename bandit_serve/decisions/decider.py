@@ -88,11 +88,9 @@ class Decider:
         self.draw = Draw(live.shares())
 
     def refresh(self) -> None:
-        """Takes over what the log has said since; subsets that nobody asked for since are forgotten."""
+        """Takes over what the log has said since; shares over subsets are forgotten, and made anew when asked."""
         self.evidence = self.live.evidence
-        self.take(
-            self.live.shares(), {key: self.live.shares(self.mask(key)) for key in self.subsets_in_use()}
-        )
+        self.take(self.live.shares(), {})
 
     def take(self, shares: Vector, subsets: dict[frozenset[int], Vector]) -> None:
         self.draw = Draw(shares)

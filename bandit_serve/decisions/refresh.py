@@ -22,7 +22,8 @@ class Refresher:
     """Recomputes the shares of experiments whose evidence has moved.
 
     Each at most every `refresh` of its policy, and all together at most `MOST_OF_A_CORE` of a core: what is dear
-    is done less often. Over `MAX_ARMS_IN_LOOP` arms the work is done in a thread, on a copy of the posterior.
+    is done less often. Over `MAX_ARMS_IN_LOOP` arms, or where shares over subsets of them are in use, the work is
+    done in a thread, on a copy of the posterior.
     """
 
     def __init__(self, deciders: Mapping[str, Decider]) -> None:
@@ -47,11 +48,11 @@ class Refresher:
                     self._rest_until_s = now_s + spent_s / MOST_OF_A_CORE
 
     async def _refresh(self, decider: Decider) -> None:
-        if len(decider.arm_names) <= MAX_ARMS_IN_LOOP:
+        keys = decider.subsets_in_use()
+        if not keys and len(decider.arm_names) <= MAX_ARMS_IN_LOOP:
             decider.refresh()
             return
         live, evidence, revision = decider.live, decider.live.evidence, decider.revision
-        keys = decider.subsets_in_use()
         pending: dict[str, Any] = live.pending_arguments()
         copy = policy_from_state(live.policy.state())
 
@@ -60,6 +61,6 @@ class Refresher:
             return [copy.shares(eligible=mask, **pending) for mask in masks]
 
         shares, *subsets = await asyncio.to_thread(compute)
-        if decider.revision == revision:
+        if decider.live is live and decider.revision == revision:
             decider.evidence = evidence
             decider.take(shares, dict(zip(keys, subsets, strict=True)))

@@ -95,11 +95,12 @@ class Keeper:
         """Snapshots of everything, trimmed logs, and token keys that are neither old nor useless."""
         registry = self._replica.registry
         await self._keep_fold(COMMON, REGISTRY_FOLD, Snapshot(registry.offset, registry.state()))
+        await self._trim(COMMON, REGISTRY_FOLD)
         for name, live in list(self._replica.experiments.items()):
             snapshot = Snapshot(live.offset, live.state())
             await self._results.snapshot(live)
             await self._keep_fold(name, POLICY_FOLD, snapshot)
-            await self._trim(name)
+            await self._trim(name, POLICY_FOLD, RESULTS_FOLD)
         await self._rotate_keys()
 
     async def _keep_fold(self, owner: str, fold: str, newest: Snapshot) -> None:
@@ -120,20 +121,23 @@ class Keeper:
                 last = offset
         await self._store.drop_snapshots(owner, fold, dropped)
 
-    async def _trim(self, name: str) -> None:
-        """Forgets the log behind a snapshot: what is older than the retention, or all it can when it is too large."""
+    async def _trim(self, owner: str, fold: str, *others: str) -> None:
+        """Forgets the log behind a snapshot of `fold`, which all `others` have reached, too.
+
+        What is older than the retention goes, or all that can when the log is too large.
+        """
         now_ms = await self._store.time_ms()
-        offsets = await self._store.snapshot_offsets(name, POLICY_FOLD)
-        _, size = await self._store.log_size(name)
+        offsets = await self._store.snapshot_offsets(owner, fold)
+        _, size = await self._store.log_size(owner)
         kept_ms = UNTRIMMED_MS if size > self._retention_bytes else max(self._retention_ms, UNTRIMMED_MS)
         old = [offset for offset in offsets if offset.time_ms < now_ms - kept_ms]
-        if not old or old[-1] <= await self._store.trimmed(name):
+        if not old or old[-1] <= await self._store.trimmed(owner):
             return
-        gone = await self._store.trim(name, old[-1], [POLICY_FOLD, RESULTS_FOLD])
-        if await self._store.trimmed(name) < old[-1]:
+        gone = await self._store.trim(owner, old[-1], [fold, *others])
+        if await self._store.trimmed(owner) < old[-1]:
             return
-        await self._store.drop_snapshots(name, POLICY_FOLD, old[:-1])
-        log.info("trimmed %d entries of the log of %s, through %s", gone, name, old[-1])
+        await self._store.drop_snapshots(owner, fold, old[:-1])
+        log.info("trimmed %d entries of the log of %s, through %s", gone, owner, old[-1])
 
     async def _rotate_keys(self) -> None:
         now_ms = await self._store.time_ms()

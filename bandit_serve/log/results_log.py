@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
 from bandit_serve import events
 from bandit_serve.errors import StoreUnavailable
@@ -13,6 +15,8 @@ from bandit_serve.store.store import Entry, Snapshot, Store
 
 RESULTS_FOLD = "results"
 READ_COUNT = 500
+
+T = TypeVar("T")
 
 
 class _Folded:
@@ -28,15 +32,21 @@ class ResultsLog:
         self._store = store
         self._folded: dict[str, _Folded] = {}
 
-    async def up_to_now(self, live: LiveExperiment) -> ResultsFold:
-        """Everything that is in the log when this is called; where a window has closed since, that too."""
+    async def up_to_now(self, live: LiveExperiment, read: Callable[[ResultsFold], T]) -> T:
+        """What `read` makes of everything that is in the log when this is called; where a window has closed
+        since, of that too.
+
+        `read` runs in a thread, and nothing is applied to the fold meanwhile.
+        """
         name = live.experiment.id
         end = await self._store.last_offset(name)
         if live.pending is not None:
             due_ms = live.pending.next_close_ms()
             if due_ms is not None and max(due_ms, end.time_ms + 1) <= await self._store.time_ms():
                 end = await self._store.append(name, events.TICK, b"")
-        return (await self._reach(live, end)).fold
+        folded = await self._reach(live, end)
+        async with folded.lock:
+            return await asyncio.to_thread(read, folded.fold)
 
     async def snapshot(self, live: LiveExperiment) -> None:
         """Writes the fold at the experiment's offset, which its log may then be trimmed to."""
@@ -53,7 +63,10 @@ class ResultsLog:
         name = live.experiment.id
         folded = self._folded.get(name)
         if folded is None or folded.uid != live.record.uid:
-            folded = self._folded.setdefault(name, await self._start(live))
+            started = await self._start(live)
+            folded = self._folded.get(name)
+            if folded is None or folded.uid != started.uid:
+                folded = self._folded[name] = started
         async with folded.lock:
             trimmed = await self._store.trimmed(name)
             while folded.offset < max(end, trimmed):

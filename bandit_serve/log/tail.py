@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 READ_COUNT = 200
 GATHER_S = 0.02
+BREATH_S = 0.001
 RETRY_S = 0.1
 LAPSE_S = 3.0
 """More than two reads that find nothing, and less than `keeper.UNTRIMMED_MS`."""
@@ -49,9 +50,7 @@ class Tail:
         self.available = True
 
     async def load_registry(self) -> None:
-        snapshot = await self._store.read_snapshot(COMMON, REGISTRY_FOLD)
-        if snapshot is not None:
-            self._replica.restore_registry(Registry.from_state(snapshot.offset, snapshot.state))
+        await self._restore(COMMON)
         await self._read_to_end(COMMON)
 
     async def run(self) -> None:
@@ -66,13 +65,20 @@ class Tail:
                 await asyncio.sleep(RETRY_S)
                 continue
             self.available = True
-            for owner, entries in found.items():
-                for entry in entries:
-                    self._replica.apply(owner, entry)
-                await asyncio.sleep(0)
+            await self._apply(found)
             self._wake()
             if not self._waiting:
                 await self._gather()
+
+    async def _apply(self, found: dict[str, list[Entry]]) -> None:
+        """Applies entries in their order; requests have their turn after every `BREATH_S` of it."""
+        resumed_s = time.monotonic()
+        for owner, entries in found.items():
+            for entry in entries:
+                self._replica.apply(owner, entry)
+                if time.monotonic() - resumed_s >= BREATH_S:
+                    await asyncio.sleep(0)
+                    resumed_s = time.monotonic()
 
     async def _read_news(self) -> dict[str, list[Entry]]:
         """What came since, of logs of which nothing is missing before it."""
@@ -132,6 +138,16 @@ class Tail:
             async with self._hearing:
                 await self._hear(lambda: list(self._replica.registry.experiments))
 
+    async def hear_of_new(self) -> None:
+        """`hear_news` of the experiments that this worker has not heard of yet."""
+        if self.available:
+            async with self._hearing:
+                await self._hear(
+                    lambda: [
+                        n for n in self._replica.registry.experiments if n not in self._replica.experiments
+                    ]
+                )
+
     async def _hear(self, owners: Callable[[], list[str]]) -> None:
         if not self.available:
             return
@@ -151,9 +167,13 @@ class Tail:
                 reached.set_result(None)
                 self._waiting.remove(item)
 
-    async def _restore(self, name: str) -> None:
-        snapshot = await self._store.read_snapshot(name, POLICY_FOLD)
-        if snapshot is not None:
+    async def _restore(self, owner: str) -> None:
+        snapshot = await self._store.read_snapshot(owner, REGISTRY_FOLD if owner == COMMON else POLICY_FOLD)
+        if snapshot is None:
+            return
+        if owner == COMMON:
+            self._replica.restore_registry(Registry.from_state(snapshot.offset, snapshot.state))
+        else:
             self._replica.restore(LiveExperiment.from_state(snapshot.offset, snapshot.state))
 
     async def _read_to_end(self, owner: str) -> None:
@@ -172,8 +192,6 @@ class Tail:
 
         To be asked after a read and before its entries are applied: the trim may have come in between.
         """
-        if owner == COMMON:
-            return False
         trimmed = await self._store.trimmed(owner)
         if trimmed <= self._replica.positions[owner]:
             return False

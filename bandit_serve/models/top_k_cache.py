@@ -15,6 +15,9 @@ from bandit_serve.models.model import Model
 from bandit_serve.store.store import Store
 
 MAX_ANSWERS = 10_000
+MAX_BYTES = 64 * 2**20
+# What an item of an answer takes in memory beyond the bytes of its id: a tuple, a float, the head of a str.
+ITEM_BYTES = 160
 STORE_TIMEOUT_S = 0.02
 STORE_REST_S = 1.0
 LOOP_ITEMS = 20_000
@@ -29,6 +32,7 @@ class TopKCache:
         self._store = store
         self._lifetime_s = lifetime_s
         self._answers: OrderedDict[str, tuple[float, Items]] = OrderedDict()
+        self._nbytes = 0
         self._avoid_store_until_s = 0.0
         self.hits = 0
         self.misses = 0
@@ -61,15 +65,21 @@ class TopKCache:
         if found is None:
             return None
         if found[0] < time.monotonic():
-            del self._answers[digest]
+            self._forget(digest)
             return None
         self._answers.move_to_end(digest)
         return found[1]
 
     def _remember(self, digest: str, items: Items) -> None:
+        if digest in self._answers:
+            self._forget(digest)
         self._answers[digest] = (time.monotonic() + self._lifetime_s, items)
-        while len(self._answers) > MAX_ANSWERS:
-            self._answers.popitem(last=False)
+        self._nbytes += _nbytes(items)
+        while len(self._answers) > MAX_ANSWERS or self._nbytes > MAX_BYTES:
+            self._forget(next(iter(self._answers)))
+
+    def _forget(self, digest: str) -> None:
+        self._nbytes -= _nbytes(self._answers.pop(digest)[1])
 
     async def _fetch(self, digest: str) -> Items | None:
         if self._store is None or time.monotonic() < self._avoid_store_until_s:
@@ -94,3 +104,8 @@ class TopKCache:
                 await self._store.cache(digest, msgpack.packb(items), round(self._lifetime_s * 1000))
         except (StoreUnavailable, TimeoutError):
             self._avoid_store_until_s = time.monotonic() + STORE_REST_S
+
+
+def _nbytes(items: Items) -> int:
+    """About what an answer takes in memory."""
+    return sum(ITEM_BYTES + len(item) for item, _ in items)

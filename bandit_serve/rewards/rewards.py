@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve.errors import StoreUnavailable
 from bandit_serve.experiment import Experiment, Metric
 from bandit_serve.log.append import RewardAppender
+from bandit_serve.log.keeper import load_keyring
 from bandit_serve.log.tail import Tail
 from bandit_serve.replica import Replica
 from bandit_serve.rewards.messages import Reward, Verdict
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 from bandit_serve.token import Keyring
+
+RENEW_S = 1.0
 
 _LETTERS: dict[int, Verdict] = {ord("a"): "accepted", ord("d"): "duplicate", ord("l"): "late"}
 
@@ -48,6 +53,9 @@ class Rewards:
         self._replica = replica
         self._tail = tail
         self._desks: dict[int, Desk] = {}
+        self._renewing = asyncio.Lock()
+        self._next_renewal_s = 0.0
+        self._renewal_failed: StoreUnavailable | None = None
 
     async def submit(self, rewards: Sequence[Reward]) -> list[Verdict]:
         """A verdict for each; returns when the accepted ones are in the log.
@@ -55,7 +63,13 @@ class Rewards:
         `Unavailable` when that is not known for all of them: nothing was counted, or the retry is a duplicate.
         """
         values = np.array([reward.value for reward in rewards], np.float64)
-        rows, uids = self.keyring.open([reward.decision_id for reward in rewards], values)
+        tokens = [reward.decision_id for reward in rewards]
+        rows, uids = self.keyring.open(tokens, values)
+        if not uids.all() and not all(
+            self.keyring.knows_key_of(tokens[i]) for i in np.flatnonzero(uids == 0)
+        ):
+            await self._renew_keyring()
+            rows, uids = self.keyring.open(tokens, values)
         verdicts: list[Verdict] = ["invalid"] * len(rewards)
         groups: dict[int, list[int]] = {}
         for i, uid in enumerate(uids.tolist()):
@@ -72,6 +86,23 @@ class Rewards:
                 groups.setdefault(uid, []).append(i)
         await _all([self._append(uid, rows, places, verdicts) for uid, places in groups.items()])
         return verdicts
+
+    async def _renew_keyring(self) -> None:
+        """Another worker may sign with a key that came since. At most once in `RENEW_S`, for forgers' sake.
+
+        `StoreUnavailable` when it can not be known whether there is such a key.
+        """
+        async with self._renewing:
+            if time.monotonic() >= self._next_renewal_s:
+                self._renewal_failed = None
+                try:
+                    self.keyring = await load_keyring(self._store)
+                except StoreUnavailable as error:
+                    self._renewal_failed = error
+                finally:
+                    self._next_renewal_s = time.monotonic() + RENEW_S
+            if self._renewal_failed is not None:
+                raise StoreUnavailable(str(self._renewal_failed))
 
     async def _append(
         self, uid: int, rows: NDArray[np.void], places: list[int], verdicts: list[Verdict]

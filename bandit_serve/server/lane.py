@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
-from aiohttp.http import SERVER_SOFTWARE, RawRequestMessage
+from aiohttp.http import SERVER_SOFTWARE, HttpVersion11, RawRequestMessage
 
+from bandit_serve.errors import TooLarge
 from bandit_serve.server.problems import problem_parts
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Reply
@@ -69,12 +70,14 @@ class Lane:
 class LaneProtocol(web.RequestHandler):
     """A connection. While it is idle, or an answer of the lane is on its way, `start()` sleeps on `_waiter`."""
 
-    __slots__ = ("_answering", "_lane")
+    __slots__ = ("_answering", "_lane", "_looking", "_max_body")
 
     def __init__(self, lane: Lane, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self._lane = lane
+        self._max_body = lane.service.settings.max_body
         self._answering: asyncio.Task[None] | None = None
+        self._looking = False
 
     def data_received(self, data: bytes) -> None:
         waiter = self._waiter
@@ -85,21 +88,32 @@ class LaneProtocol(web.RequestHandler):
         self._waiter = None
         super().data_received(data)
         self._waiter = waiter
-        if self._answering is None:
+        if self._answering is None and not self._looking:
             self._look()
 
     def _look(self) -> None:
-        """Answers what the lane can from the head of the queue, and wakes `start()` for the rest."""
-        while self._messages and self._answering is None:
-            if not self._take(*self._messages[0]):
-                if self._waiter is not None and not self._waiter.done():
-                    self._waiter.set_result(None)
-                return
+        """Answers what the lane can from the head of the queue, and wakes `start()` for the rest.
+
+        Reading a body, and making room in the queue, may let the parser go on, which comes back here through
+        `data_received`: then only the outer call takes requests, so that they are answered in their order.
+        """
+        self._looking = True
+        try:
+            while self._messages and self._answering is None and self._parser is not None:
+                if not self._take(*self._messages[0]):
+                    if self._waiter is not None and not self._waiter.done():
+                        self._waiter.set_result(None)
+                    return
+                if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+                    self._resume_reading_if_drained()
+        finally:
+            self._looking = False
 
     def _take(self, message: Any, payload: Any) -> bool:
         if (
             type(message) is not RawRequestMessage
             or message.method != "POST"
+            or message.version != HttpVersion11
             or message.should_close
             or message.upgrade
             or message.compression is not None
@@ -117,7 +131,10 @@ class LaneProtocol(web.RequestHandler):
         self._manager.requests_count += 1
         started_s = time.perf_counter()
         try:
-            reply = hot.endpoint(hot.name, headers, payload.read_nowait())
+            body = payload.read_nowait()
+            if len(body) > self._max_body:
+                raise TooLarge("The request's body is larger than this service accepts.")
+            reply = hot.endpoint(hot.name, headers, body)
         except Exception as error:
             self._refuse(hot, error, started_s)
             return True
@@ -126,6 +143,7 @@ class LaneProtocol(web.RequestHandler):
             service.counters.request(hot.label, 200, time.perf_counter() - started_s)
         else:
             self._request_in_progress = True
+            self._stay_open()
             self._answering = self._loop.create_task(self._answer_later(hot, reply, started_s))
         return True
 
@@ -162,7 +180,7 @@ class LaneProtocol(web.RequestHandler):
         self._stay_open()
 
     def _stay_open(self) -> None:
-        """As after an ordinary answer: the connection is closed when nothing comes for the keep-alive time."""
+        """From now on, the connection is closed when nothing comes for the keep-alive time."""
         close_time = self._loop.time() + self._keepalive_timeout
         self._next_keepalive_close_time = close_time
         if self._keepalive_handle is None:

@@ -176,6 +176,8 @@ class Service:
     async def _heartbeat(self) -> None:
         card = msgspec.msgpack.encode(self.card)
         while True:
+            # Not only when a scrape comes to this worker: any worker answers for all.
+            self.publish_counters()
             with contextlib.suppress(StoreUnavailable):
                 await self.store.announce(card, HEARTBEAT_LIFETIME_MS)
             await asyncio.sleep(HEARTBEAT_S)

@@ -58,10 +58,11 @@ class ExperimentHandlers:
     async def results(self, request: web.Request) -> web.Response:
         live = await self._changes.known(_name(request))
         service = self._service
-        fold = await service.results.up_to_now(live)
         decider = service.decisions.decider(live.experiment.id)
         shares = dict(zip(decider.arm_names, decider.draw.propensities, strict=True))
-        return answer(request, report(fold, live.record, shares, await service.store.time_ms()))
+        record, as_of_ms = live.record, await service.store.time_ms()
+        found = await service.results.up_to_now(live, lambda fold: report(fold, record, shares, as_of_ms))
+        return answer(request, found)
 
     async def start(self, request: web.Request) -> web.Response:
         wish = await self._reason.read(request)

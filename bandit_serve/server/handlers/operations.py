@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any, Literal, get_args
 
@@ -92,6 +93,9 @@ class OperationHandlers:
         return answer(request, Health(self._status()))
 
     async def metrics(self, request: web.Request) -> web.Response:
+        """All workers' counters, and the same series whichever worker is asked."""
+        with contextlib.suppress(Unavailable):
+            await self._service.tail.hear_of_new()
         self._service.publish_counters()
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=exposition(self._collector), headers=headers)
@@ -99,6 +103,8 @@ class OperationHandlers:
     async def stats(self, request: web.Request) -> web.Response:
         """The service in one page: workers, store, experiments, models, counters."""
         service = self._service
+        with contextlib.suppress(Unavailable):
+            await service.tail.hear_all_news()
         service.publish_counters()
         total = service.counters.total
         found = Stats(

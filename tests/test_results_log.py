@@ -1,0 +1,55 @@
+"""The results fold of an experiment, made when asked: what is read of it is read at one place of the log."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from makers import created, experiment, rewards
+from stores import ThrowawayStore
+
+from bandit_serve import events
+from bandit_serve.log.changes import Changes
+from bandit_serve.log.results_log import ResultsLog
+from bandit_serve.log.tail import Tail
+from bandit_serve.replica import Replica
+from bandit_serve.results import ResultsFold
+from bandit_serve.server.ending import end
+from bandit_serve.store.store import Store
+
+
+def test_nothing_is_applied_while_a_result_is_read() -> None:
+    async def run(url: str) -> None:
+        store = Store(url, timeout_s=2)
+        replica = Replica()
+        tail = Tail(store, replica)
+        await tail.load()
+        following = asyncio.create_task(tail.run())
+        entered, leave = threading.Event(), threading.Event()
+
+        def slowly(fold: ResultsFold) -> tuple[int, int]:
+            before = fold.now_ms
+            entered.set()
+            assert leave.wait(10)
+            return before, fold.now_ms
+
+        try:
+            live = await Changes(store, replica, tail).create(created(experiment()))
+            log = ResultsLog(store)
+            slow = asyncio.create_task(log.up_to_now(live, slowly))
+            await asyncio.to_thread(entered.wait, 10)
+            offset = await store.append("e", events.REWARDED, rewards([0, 1]).tobytes())
+            quick = asyncio.create_task(log.up_to_now(live, lambda fold: fold.now_ms))
+            done, _ = await asyncio.wait({quick}, timeout=0.2)
+            assert not done
+            leave.set()
+            before, after = await slow
+            assert before == after < offset.time_ms
+            assert await quick == offset.time_ms
+        finally:
+            leave.set()
+            await end([following])
+            await store.close()
+
+    with ThrowawayStore(appendfsync="no") as server:
+        asyncio.run(run(server.url))
