@@ -19,7 +19,7 @@ from bandit_serve.store.store import Entry, Store
 log = logging.getLogger(__name__)
 
 READ_COUNT = 200
-GATHER_S = 0.005
+GATHER_S = 0.02
 BREATH_S = 0.001
 RETRY_S = 0.1
 LAPSE_S = 3.0
