@@ -24,6 +24,7 @@ class Replica:
         self._positions: dict[str, Offset] = {COMMON: START}
         self._listeners: list[Callable[[str], None]] = []
         self._census_listener: Callable[[str, Census], None] | None = None
+        self._configured_listener: Callable[[str, Offset], None] | None = None
 
     @property
     def positions(self) -> dict[str, Offset]:
@@ -33,6 +34,10 @@ class Replica:
     def on_change(self, listener: Callable[[str], None]) -> None:
         """`listener(owner)` is called after each entry, with the experiment's id or `COMMON`."""
         self._listeners.append(listener)
+
+    def on_configured(self, listener: Callable[[str, Offset], None]) -> None:
+        """`listener(owner, offset)` is called when a configuration change has been applied."""
+        self._configured_listener = listener
 
     def on_census(self, listener: Callable[[str, Census], None]) -> None:
         """`listener(owner, census)` is called at the offset at which a census was asked for."""
@@ -48,6 +53,8 @@ class Replica:
         self._positions[owner] = entry.offset
         for listener in self._listeners:
             listener(owner)
+        if self._configured_listener is not None and (owner == COMMON or entry.kind == events.CHANGED):
+            self._configured_listener(owner, entry.offset)
 
     def _apply_experiment(self, owner: str, entry: Entry) -> None:
         event = events.decode(entry.kind, entry.data)

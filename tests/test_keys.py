@@ -18,6 +18,7 @@ ARGUMENTS: dict[str, Any] = {
     "incarnation": 2**64 - 1,
     "block": 3,
     "name": "c1",
+    "offset": "17-0",
     "digest": "0123456789abcdef",
 }
 OF_A_TYPE = ("Stream", "String", "Hash", "Bitmap", "Sorted set")
@@ -47,7 +48,7 @@ OWNED = [name for name in NAMES if not isinstance(members()[name], property) and
 
 
 def test_there_are_keys() -> None:
-    assert {"log", "head", "seen", "exposed", "snapshots", "trimmed", "census"} == set(OWNED)
+    assert {"log", "head", "seen", "exposed", "snapshots", "trimmed", "census", "heard"} == set(OWNED)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,10 +10,12 @@ from bandit_serve import events
 from bandit_serve.errors import Conflict, InvalidInput, PreconditionFailed
 from bandit_serve.events import Changed
 from bandit_serve.live import LiveExperiment
+from bandit_serve.log.heard import heard_everywhere
 from bandit_serve.log.tail import Tail
 from bandit_serve.models.registry import ANNOUNCED, MODEL, ExperimentAnnounced, ModelChanged, Registry
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
+from bandit_serve.store.offset import Offset
 from bandit_serve.store.store import Store
 
 ATTEMPTS = 16
@@ -40,7 +42,7 @@ class Changes:
         offset = await self._store.append_change(name, 0, events.CHANGED, creation)
         if offset is None:
             raise Conflict(f"There is already an experiment {name!r}.")
-        await self._tail.reach(name, offset)
+        await self._settle(name, offset)
         return self._replica.experiment(name)
 
     async def experiment(
@@ -58,7 +60,7 @@ class Changes:
             event = _encoded(decide(live))
             offset = await self._store.append_change(name, revision, events.CHANGED, event)
             if offset is not None:
-                await self._tail.reach(name, offset)
+                await self._settle(name, offset)
                 return live
         raise Conflict(f"The experiment {name!r} is being changed by others; try again.")
 
@@ -72,9 +74,14 @@ class Changes:
                 return None
             offset = await self._store.append_change(COMMON, registry.revision, MODEL, _encoded(change))
             if offset is not None:
-                await self._tail.reach(COMMON, offset)
+                await self._settle(COMMON, offset)
                 return change
         raise Conflict("The registry is being changed by others; try again.")
+
+    async def _settle(self, owner: str, offset: Offset) -> None:
+        """Returns when this process and every worker that lives have applied what was appended."""
+        await self._tail.reach(owner, offset)
+        await heard_everywhere(self._store, owner, offset)
 
 
 def _encoded(event: Struct) -> bytes:

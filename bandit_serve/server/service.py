@@ -22,6 +22,7 @@ from bandit_serve.experiment import Record
 from bandit_serve.log.census import WorkerCard
 from bandit_serve.log.changes import Changes
 from bandit_serve.log.experiment_changes import ExperimentChanges
+from bandit_serve.log.heard import say_heard
 from bandit_serve.log.keeper import Keeper, load_keyring
 from bandit_serve.log.model_changes import ModelChanges
 from bandit_serve.log.results_log import ResultsLog
@@ -35,6 +36,7 @@ from bandit_serve.server.ending import end
 from bandit_serve.server.metrics import Counters
 from bandit_serve.settings import Settings
 from bandit_serve.store.keys import COMMON
+from bandit_serve.store.offset import Offset
 from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -105,6 +107,7 @@ class Service:
             key_rotation_s=settings.seconds("key_rotation"),
         )
         self.replica.on_census(self._answer_census)
+        self.replica.on_configured(self._say_heard)
         runs: list[Callable[[], Coroutine[None, None, None]]] = [
             self.tail.run,
             self.flusher.run,
@@ -190,17 +193,25 @@ class Service:
             except StoreUnavailable:
                 continue
 
+    def _say_heard(self, owner: str, offset: Offset) -> None:
+        self._answer(say_heard(self.store, owner, offset, self.incarnation))
+
     def _answer_census(self, owner: str, census: events.Census) -> None:
-        answer = self.replica.experiments[owner].digest().encode()
-        task = asyncio.create_task(self._report(owner, census.key, answer))
+        digest = self.replica.experiments[owner].digest().encode()
+        self._answer(self.store.report(owner, census.key, self.incarnation, digest))
+
+    def _answer(self, answer: Coroutine[None, None, None]) -> None:
+        """Answers those who wait for this worker, beside everything else."""
+
+        async def send() -> None:
+            try:
+                await answer
+            except StoreUnavailable as error:
+                log.warning("an answer to the other workers was not sent: %s", error)
+
+        task = asyncio.create_task(send())
         self._answers.add(task)
         task.add_done_callback(self._answers.discard)
-
-    async def _report(self, owner: str, key: str, answer: bytes) -> None:
-        try:
-            await self.store.report(owner, key, self.incarnation, answer)
-        except StoreUnavailable as error:
-            log.warning("a census went unanswered: %s", error)
 
 
 def _report_death(task: asyncio.Task[None]) -> None:

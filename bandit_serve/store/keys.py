@@ -60,6 +60,10 @@ class Keys:
         """String, seconds: the worker that writes snapshots, trims and ticks."""
         return f"{self.namespace}:{{{COMMON}}}:lease"
 
+    def heard(self, owner: str, offset: str) -> str:
+        """Hash of worker to nothing, one minute: who has applied the change at an offset."""
+        return f"{self.namespace}:{{{owner}}}:heard:{offset}"
+
     @property
     def workers(self) -> str:
         """Sorted set, each member seconds: what the workers say of themselves, by when they count as dead."""
