@@ -88,6 +88,7 @@ def test_keys_differ_in_each_of_their_parts() -> None:
         "incarnation": 1,
         "block": 4,
         "name": "c2",
+        "offset": "17-1",
         "digest": "fedcba98",
     }
     for name in OWNED:
