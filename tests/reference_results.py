@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from bandit_serve.events import Event, Exposed, Rewarded
 from bandit_serve.experiment import Experiment
+from bandit_serve.results.early import PATIENCE_MS
 
 Vector = list[float]
 COUNTED = -1
@@ -106,6 +109,8 @@ class ReferenceFold:
         self.units: dict[int, Unit] = {}
         self.now = -(2**53)
         self.arrivals = 0
+        self.reached: dict[int, int] = {}
+        self.early: list[tuple[int, dict[str, Any]]] = []
 
     def shares_of(self, incarnation: int, counter: int, arm: int, propensity: float) -> Vector:
         seen = self.seen.get(incarnation, {})
@@ -123,12 +128,31 @@ class ReferenceFold:
     def apply(self, time_ms: int, event: Event) -> None:
         if isinstance(event, Exposed):
             self.expose(event)
+            end = event.first + len(event.arms) // 2
+            self.reached[event.incarnation] = max(end, self.reached.get(event.incarnation, 0))
+            self.go_on(lambda at_ms, row: row["counter"] < self.reached.get(row["incarnation"], 0))
         elif isinstance(event, Rewarded):
             for row in event.rows:
-                self.reward({name: row[name].item() for name in event.rows.dtype.names})
+                self.early.append((time_ms, {name: row[name].item() for name in event.rows.dtype.names}))
+            self.go_on(
+                lambda at_ms, row: self.zero or row["counter"] < self.reached.get(row["incarnation"], 0)
+            )
         self.now = max(self.now, time_ms)
+        self.go_on(lambda at_ms, row: at_ms + PATIENCE_MS < self.now)
         if self.zero:
             self.close()
+
+    def go_on(self, goes: Callable[[int, dict[str, Any]], bool]) -> None:
+        """Rewards whose exposures are on their way wait for them, for a while."""
+        waiting, self.early = self.early, []
+        for at_ms, row in waiting:
+            if goes(at_ms, row):
+                self.reward(row)
+            else:
+                self.early.append((at_ms, row))
+
+    def complete(self) -> None:
+        self.go_on(lambda at_ms, row: True)
 
     def expose(self, event: Exposed) -> None:
         arms = np.frombuffer(event.arms, "<u2").tolist()

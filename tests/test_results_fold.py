@@ -87,7 +87,7 @@ def test_every_reward_counts_exactly_once_with_or_without_its_exposure(seed):
     for missing in ("ignore", "zero"):
         fold = played(ResultsFold(mixed("request", missing)), [*log, end])
         for m in range(2):
-            sums, mine = fold.sums.of_metric(m), rewards[rewards["metric"] == m]
+            sums, mine = fold.complete().sums.of_metric(m), rewards[rewards["metric"] == m]
             totals = np.bincount(mine["arm"], mine["value"], minlength=3)
             np.testing.assert_allclose(sums["total"], totals, atol=1e-9)
             assert sums["analysed"] == (len(mine) if missing == "ignore" else len(decided))
@@ -126,10 +126,10 @@ def test_a_reward_without_an_exposure_has_its_own_propensity_and_the_proportions
     fold = ResultsFold(mixed("request", "ignore"))
     fold.apply(START_MS, exposed(0, np.array([0]), np.array([[0.2, 0.2, 0.6]]), [1]))
     fold.apply(START_MS, rewarded(counter=5, arm=0, propensity=0.5, value=1.0))
-    np.testing.assert_allclose(fold.sums.of_metric(0)["inverse"], [2.0, 8.0, 8 / 3])
+    np.testing.assert_allclose(fold.complete().sums.of_metric(0)["inverse"], [2.0, 8.0, 8 / 3])
     fold.apply(START_MS, rewarded(incarnation=99, counter=5, arm=2, propensity=1.0, value=1.0))
-    np.testing.assert_allclose(fold.sums.of_metric(0)["inverse"], [2.0, 8.0, 8 / 3 + 1.0])
-    assert fold.sums.of_metric(0)["eligible"].tolist() == [1, 1, 2]
+    np.testing.assert_allclose(fold.complete().sums.of_metric(0)["inverse"], [2.0, 8.0, 8 / 3 + 1.0])
+    assert fold.complete().sums.of_metric(0)["eligible"].tolist() == [1, 1, 2]
 
 
 def test_a_fixed_split_stands_in_for_its_own_vector_before_the_first_exposure():
@@ -137,8 +137,8 @@ def test_a_fixed_split_stands_in_for_its_own_vector_before_the_first_exposure():
     fold = ResultsFold(record(2, policy=policy))
     fold.apply(START_MS, rewarded(counter=0, arm=1, propensity=0.75, value=1.0))
     fold.apply(START_MS, rewarded(counter=1, arm=0, propensity=0.25, value=1.0))
-    np.testing.assert_allclose(fold.sums.of_metric(0)["split"], [0.25, 0.75])
-    assert fold.sums.of_metric(0)["moved"] == 0
+    np.testing.assert_allclose(fold.complete().sums.of_metric(0)["split"], [0.25, 0.75])
+    assert fold.complete().sums.of_metric(0)["moved"] == 0
 
 
 def test_a_window_closes_after_its_last_millisecond():
@@ -150,7 +150,7 @@ def test_a_window_closes_after_its_last_millisecond():
     assert (fold.pending, fold.sums.counts()[0]) == (1, 1)
     late = rewarded(counter=1, arm=2, propensity=1 / 3, value=1.0, time_ms=START_MS + 7)
     fold.apply(START_MS + WINDOW_MS + 9, late)
-    assert (fold.pending, fold.sums.of_metric(0)["total"].tolist()) == (0, [0.0, 0.0, 1.0])
+    assert (fold.pending, fold.complete().sums.of_metric(0)["total"].tolist()) == (0, [0.0, 0.0, 1.0])
 
 
 def test_an_exposure_that_disagrees_with_its_token_about_the_time_keeps_the_reward():
@@ -160,8 +160,8 @@ def test_an_exposure_that_disagrees_with_its_token_about_the_time_keeps_the_rewa
     fold.apply(START_MS + WINDOW_MS + 3, Tick())
     fold.apply(START_MS + WINDOW_MS + 9, Tick())
     assert fold.pending == 0
-    assert fold.sums.of_metric(0)["n"].tolist() == [0, 1, 0]
-    assert fold.sums.of_metric(0)["total"].tolist() == [0.0, 1.0, 0.0]
+    assert fold.complete().sums.of_metric(0)["n"].tolist() == [0, 1, 0]
+    assert fold.complete().sums.of_metric(0)["total"].tolist() == [0.0, 1.0, 0.0]
 
 
 def test_a_change_of_policy_says_which_decisions_had_no_floor():
@@ -174,10 +174,10 @@ def test_a_change_of_policy_says_which_decisions_had_no_floor():
     fold.apply(START_MS, Changed(bare, Change("policy", "me")))
     assert fold.record.revision == 4
     fold.apply(START_MS, rewarded(counter=1, value=1.0, propensity=0.5, revision=3))
-    assert fold.sums.of_metric(0)["unfloored"] == 0
+    assert fold.complete().sums.of_metric(0)["unfloored"] == 0
     fold = ResultsFold.from_state(fold.state())
     fold.apply(START_MS, rewarded(counter=2, value=1.0, propensity=0.5, revision=4))
-    assert fold.sums.of_metric(0)["unfloored"] == 1
+    assert fold.complete().sums.of_metric(0)["unfloored"] == 1
     assert ResultsFold(bare).apply(START_MS, Changed(about, Change("create", "me"))) is None
     with pytest.raises(NotBuilt, match="arms"):
         fold.apply(START_MS, Changed(record(3), Change("create", "me")))
@@ -231,7 +231,7 @@ def test_an_empty_entry_and_columns_that_are_not_contiguous_are_taken():
     fold.apply(START_MS, exposed(0, np.zeros(0, int), np.zeros((0, 2)), []))
     fold.apply(START_MS, Rewarded(rewarded(counter=np.arange(9), value=1.0).rows[::2]))
     fold.apply(START_MS, Rewarded(rewarded(counter=np.arange(9), value=1.0).rows[:0]))
-    assert fold.sums.counts()[0] == 5
+    assert fold.complete().sums.counts()[0] == 5
 
 
 @given(st.binary(max_size=200), st.integers(0, 10_000))
@@ -242,8 +242,13 @@ def test_bytes_that_are_no_snapshot_are_refused(noise, at):
     ).state()
     at %= len(whole)
     for data in (noise, whole[:at], whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :]):
-        with pytest.raises(InvalidInput):
-            ResultsFold.from_state(data)
+        try:
+            found = ResultsFold.from_state(data)
+        except InvalidInput:
+            continue
+        # A flipped bit may lead the decompression to the same content by another way.
+        assert found.state() == whole
+        assert len(data) == len(whole)
 
 
 def test_a_unit_is_its_first_exposure_and_all_its_rewards():
@@ -257,10 +262,10 @@ def test_a_unit_is_its_first_exposure_and_all_its_rewards():
         row = rewarded(counter=counter, arm=arm, value=value, metric=0, unit=7, propensity=1 / 3)
         fold.apply(START_MS, row)
     assert fold.crossovers == 1
-    assert fold.sums.of_metric(1)["total"].tolist() == [0.0, 7.0, 0.0]
-    assert fold.sums.of_metric(0)["total"].tolist() == [0.0, 1.0, 0.0]
-    assert fold.sums.of_metric(0)["n"].tolist() == [0, 1, 0]
-    np.testing.assert_allclose(fold.sums.of_metric(1)["score"], [0.0, 21.0, 0.0])
+    assert fold.complete().sums.of_metric(1)["total"].tolist() == [0.0, 7.0, 0.0]
+    assert fold.complete().sums.of_metric(0)["total"].tolist() == [0.0, 1.0, 0.0]
+    assert fold.complete().sums.of_metric(0)["n"].tolist() == [0, 1, 0]
+    np.testing.assert_allclose(fold.complete().sums.of_metric(1)["score"], [0.0, 21.0, 0.0])
 
 
 def test_an_earlier_exposure_takes_the_place_of_a_reward_that_overtook_it():
@@ -273,6 +278,6 @@ def test_an_earlier_exposure_takes_the_place_of_a_reward_that_overtook_it():
     fold.apply(START_MS + WINDOW_MS + 1, Tick())
     assert fold.pending == 0
     assert fold.crossovers == 1
-    sums = fold.sums.of_metric(0)
+    sums = fold.complete().sums.of_metric(0)
     assert sums["total"].tolist() == [0.0, 1.0, 0.0]
     np.testing.assert_allclose(sums["inverse"], [5.0, 1 / 0.7, 10.0])

@@ -12,6 +12,8 @@ from bandit_serve.errors import InvalidInput
 from bandit_serve.events import REWARD, Exposed
 from bandit_serve.results.sequence import Floats
 
+Rows = NDArray[np.void]
+
 MAX_TIME_MS = 2**53
 
 
@@ -57,7 +59,7 @@ def exposures(event: Exposed, n_arms: int, by_unit: bool) -> Exposures:
     return columns
 
 
-def rewards(rows: NDArray[np.void], n_arms: int, n_metrics: int) -> NDArray[np.void]:
+def rewards(rows: Rows, n_arms: int, n_metrics: int) -> Rows:
     """`rows` as the kernel reads them; `InvalidInput` when one does not fit the experiment."""
     _require(rows.dtype == REWARD and rows.ndim == 1, "rewards in a row of REWARD records")
     if len(rows) == 0:

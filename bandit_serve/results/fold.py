@@ -12,6 +12,7 @@ from bandit_serve.errors import InvalidInput, NotBuilt
 from bandit_serve.events import Changed, Event, Exposed, Rewarded
 from bandit_serve.experiment import Experiment, Record
 from bandit_serve.results import columns, snapshot
+from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
 from bandit_serve.results.sequence import Floats
@@ -42,6 +43,7 @@ class ResultsFold:
         self._shares = ShareHistory(_first_shares(experiment))
         self._floors = Floors.since(record.revision, experiment.policy)
         self._decisions = _decisions(experiment, self.sums, self._shares)
+        self._early = EarlyRewards()
 
     @property
     def pending(self) -> int:
@@ -63,10 +65,12 @@ class ResultsFold:
             case Exposed():
                 self._expose(time_ms, event)
             case Rewarded():
-                self._reward(event)
+                self._reward(time_ms, event)
             case Changed():
                 self._change(event.record)
         self.now_ms = max(self.now_ms, time_ms)
+        self._count(self._early.given_up(self.now_ms))
+        self._early.forget(self.now_ms - self._window_ms - LINGER_MS)
         self._decisions.close(self.now_ms - self._window_ms)
         self._shares.forget(self.now_ms - self._window_ms - LINGER_MS)
         self.evidence.look(self.sums, self.record.experiment)
@@ -92,11 +96,28 @@ class ResultsFold:
                 rows.units,
                 unfloored,
             )
+        seen_ms = max(time_ms, self.now_ms)
+        self._count(self._early.exposed(event.incarnation, event.first + len(rows.arms), seen_ms))
 
-    def _reward(self, event: Rewarded) -> None:
+    def _reward(self, time_ms: int, event: Rewarded) -> None:
         experiment = self.record.experiment
         rows = columns.rewards(event.rows, len(experiment.arms), len(experiment.metrics))
-        self._decisions.reward(rows, self._floors.of(rows["revision"]))
+        if experiment.missing == "ignore":
+            rows = self._early.keep(rows, time_ms)
+        self._count(rows)
+
+    def _count(self, rows: columns.Rows) -> None:
+        if len(rows):
+            self._decisions.reward(rows, self._floors.of(rows["revision"]))
+
+    def complete(self) -> ResultsFold:
+        """This fold, or a copy of it that counts the rewards too whose exposures are still on their way."""
+        if not self._early:
+            return self
+        copy = ResultsFold.from_state(self.state())
+        copy._count(copy._early.given_up(None))
+        copy.evidence.look(copy.sums, copy.record.experiment)
+        return copy
 
     def _change(self, record: Record) -> None:
         if record.experiment.arm_names != self.record.experiment.arm_names:
@@ -121,6 +142,7 @@ class ResultsFold:
                 "evidence": vars(self.evidence),
                 "shares": shares,
                 "decisions": self._decisions.state(numbers),
+                "early": self._early.state(),
             },
         )
 
@@ -144,6 +166,7 @@ class ResultsFold:
         fold.evidence = Evidence(**state["evidence"])
         fold._shares = ShareHistory.from_state(state["shares"])
         fold._decisions = _kind_of(experiment).from_state(fold.sums, fold._shares, state["decisions"])
+        fold._early = EarlyRewards.from_state(state["early"])
         return fold
 
 

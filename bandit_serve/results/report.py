@@ -46,7 +46,7 @@ class Report(Struct, frozen=True):
 
 def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms: int) -> Report:
     """What is known at `as_of_ms`, Unix time; `shares` are the current ones by arm, 0 where none is given."""
-    experiment = record.experiment
+    fold, experiment = fold.complete(), record.experiment
     tables = [MetricTable(fold, record, index) for index in range(len(experiment.metrics))]
     objective = tables[experiment.metrics.index(experiment.objective)]
     srm = _sample_ratio(fold, objective)

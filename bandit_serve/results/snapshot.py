@@ -10,7 +10,7 @@ import numpy as np
 
 from bandit_serve.errors import InvalidInput
 
-VERSION = 1
+VERSION = 2
 
 Columns = dict[str, dict[str, np.ndarray[Any, np.dtype[Any]]]]
 
