@@ -15,6 +15,18 @@ def test_shares_are_the_weights():
     assert FixedSplit(3, shares=[1, 0, 0]).shares(eligible=[False, True, True]).tolist() == [0.0, 0.5, 0.5]
 
 
+def test_weights_may_be_given_by_arm():
+    np.testing.assert_allclose(FixedSplit(3, shares={2: 3, 0: 1}).shares(), [0.25, 0.0, 0.75], rtol=1e-15)
+    made = FixedSplit(3, shares={0: 5, 1: 3, 2: 2}, seed=1)
+    assert FixedSplit.from_state(made.state()).shares().tolist() == made.shares().tolist()
+
+
+@pytest.mark.parametrize("shares", [{}, {3: 1}, {-1: 1}, {"a": 1}, {True: 1}, {0.0: 1}, {0: -1}, {0: None}])
+def test_weights_of_no_arm_are_refused(shares):
+    with pytest.raises(InvalidInput, match="shares"):
+        FixedSplit(3, shares=shares)
+
+
 def test_floor_and_cap_work_here_too():
     np.testing.assert_allclose(FixedSplit(2, shares=[1, 0], min_share=0.1).shares(), [0.9, 0.1], rtol=1e-15)
     np.testing.assert_allclose(

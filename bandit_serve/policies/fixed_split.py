@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Unpack
 
 import numpy as np
@@ -14,8 +15,9 @@ from bandit_serve.policies.shares import Vector
 
 
 class FixedSplit(Policy):
-    """Each arm's share is its weight in `shares` (n_arms,) over their sum; even if not given.
+    """Each arm's share is its weight in `shares` over their sum; even if not given.
 
+    `shares` is a weight for every arm, (n_arms,), or a mapping of arms to weights in which the others have 0.
     Over eligible arms whose weights are all 0 the split is even. Rewards are counted, for `means`.
     `Policy` says the rest.
     """
@@ -25,8 +27,16 @@ class FixedSplit(Policy):
     parameters: ClassVar[tuple[str, ...]] = ("shares",)
     learns: ClassVar[bool] = False
 
-    def __init__(self, n_arms: int, *, shares: ArrayLike | None = None, **common: Unpack[Common]) -> None:
+    def __init__(
+        self,
+        n_arms: int,
+        *,
+        shares: ArrayLike | Mapping[int, float] | None = None,
+        **common: Unpack[Common],
+    ) -> None:
         n_arms = arm_count(n_arms)
+        if isinstance(shares, Mapping):
+            shares = in_order(shares, n_arms)
         split = weights("shares", np.ones(n_arms) if shares is None else shares, n_arms)
         if not split.any():
             raise InvalidInput("shares must have at least one number above 0")
@@ -35,3 +45,10 @@ class FixedSplit(Policy):
 
     def raw_shares(self, statistics: dict[str, Vector], arms: NDArray[np.intp]) -> Vector:
         return self.split[arms]
+
+
+def in_order(shares: Mapping[int, float], n_arms: int) -> list[float]:
+    """The weights of arms 0 … n_arms - 1; InvalidInput where another key is named."""
+    if not all(type(arm) is int and 0 <= arm < n_arms for arm in shares):
+        raise InvalidInput(f"shares must be by arm, from 0 to {n_arms - 1}, not by {list(shares)!r}")
+    return [shares.get(arm, 0.0) for arm in range(n_arms)]
