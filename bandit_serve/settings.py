@@ -74,7 +74,7 @@ def load_settings(
 
 def _wrong_setting(error: msgspec.ValidationError) -> UsageError:
     field = field_error(error)
-    if not field.at:
+    if field.at not in Settings.__struct_fields__:
         return UsageError(f"The config file is wrong: {field.detail}.", [field])
     spellings = f"--{field.at.replace('_', '-')}, {PREFIX}{field.at.upper()} or {field.at} in the config file"
     return UsageError(f"The setting {field.at} is wrong: {field.detail} ({spellings}).", [field])

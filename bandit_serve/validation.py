@@ -16,6 +16,10 @@ IN_WORDS = {
     f"`str` matching regex {NAME_PATTERN!r}": "a name: a letter or digit, then at most 127 letters, digits, . _ or -",
 }
 _at = re.compile(r" - at `(?P<path>[^`]*)`$")
+# msgspec names the object around these two; the caller wants to know the field.
+_lacks_or_has_more = re.compile(
+    r"^Object (?:missing required|contains unknown) field `(?P<name>[^`.\[\]]{1,128})`"
+)
 
 
 def field_error(error: msgspec.ValidationError, within: str = "") -> FieldError:
@@ -25,11 +29,14 @@ def field_error(error: msgspec.ValidationError, within: str = "") -> FieldError:
         message = message.replace(pattern, words)
     found = _at.search(message)
     path = found["path"].removeprefix("$") if found else ""
+    named = _lacks_or_has_more.match(message)
+    if named:
+        path += f".{named['name']}"
     at = f"{within}{path}".removeprefix(".")
     return FieldError(at, message[: found.start()] if found else message)
 
 
-def invalid(error: msgspec.ValidationError) -> InvalidInput:
-    field = field_error(error)
+def invalid(error: msgspec.ValidationError, within: str = "") -> InvalidInput:
+    field = field_error(error, within)
     where = f"{field.at}: {field.detail}." if field.at else f"{field.detail}."
     return InvalidInput(where, [field])

@@ -92,7 +92,7 @@ def test_other_content_types_are_refused(service: ThrowawayService, name: str) -
 @pytest.mark.parametrize(
     ("body", "at"),
     [
-        ({"unite": "u"}, None),
+        ({"unite": "u"}, "unite"),
         ({"unit": 7}, "unit"),
         ({"unit": ""}, "unit"),
         ({"unit": "x" * 257}, "unit"),
@@ -234,7 +234,7 @@ def test_a_sticky_experiment_needs_a_unit(service: ThrowawayService) -> None:
         ({"requests": [{"unit": 7}]}, "requests[0].unit"),
         ({"requests": {}}, "requests"),
         ({"units": ["u"], "contexts": [{"hour": 1}]}, "contexts"),
-        ({"units": ["u"], "more": 1}, None),
+        ({"units": ["u"], "more": 1}, "more"),
     ],
 )
 def test_a_wrong_batch_is_refused_whole(

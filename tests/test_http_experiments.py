@@ -73,7 +73,7 @@ def test_defaults(service: ThrowawayService) -> None:
         ({"id": 7}, "id"),
         ({"arms": []}, "arms"),
         ({"arms": [{"name": "a"}, {"name": "a"}]}, "arms[1].name"),
-        ({"arms": [{"name": "a", "weight": 1}]}, "arms[0]"),
+        ({"arms": [{"name": "a"}, {"name": "b", "weight": 1}]}, "arms[1].weight"),
         ({"arms": [{"name": "a b"}]}, "arms[0].name"),
         ({"arms": [{"name": "a", "model": "m"}]}, "arms[0]"),
         ({"arms": [{"name": "a", "model": "m", "version": "v"}]}, "arms[0].version"),
@@ -109,7 +109,7 @@ def test_defaults(service: ThrowawayService) -> None:
         ({"stopping": {"alpha": 1}}, "stopping.alpha"),
         ({"stopping": {"min_samples": -1}}, "stopping.min_samples"),
         ({"stopping": {"min_samples": 2**70}}, "stopping.min_samples"),
-        ({"colour": "blue"}, None),
+        ({"colour": "blue"}, "colour"),
     ],
 )
 def test_a_wrong_experiment_is_told_where_it_is_wrong(

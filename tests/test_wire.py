@@ -105,7 +105,10 @@ def test_what_can_not_be_read_is_refused(body: bytes, content_type: str) -> None
         ({"id": "e", "arms": [{"name": "a"}, {"name": "?"}], "metrics": []}, Experiment, "arms[1].name"),
         ({"id": "e", "arms": []}, Experiment, "arms"),
         ([], DecideRequest, ""),
-        ({"x": 1}, DecideRequest, ""),
+        ({"x": 1}, DecideRequest, "x"),
+        ({"id": "e", "arms": [{"name": "a"}, {"name": "b", "weight": 1}]}, Experiment, "arms[1].weight"),
+        ({"id": "e", "arms": [{"name": "a"}, {"payload": 1}]}, Experiment, "arms[1].name"),
+        ({"id": "e", "arms": [{"name": "a"}]}, Experiment, "metrics"),
     ],
 )
 @pytest.mark.parametrize("form", [JSON, MSGPACK])

@@ -16,6 +16,7 @@ from bandit_serve.models.registry import VersionStatus
 from bandit_serve.names import Name
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Body, actor, answer
+from bandit_serve.validation import invalid
 from bandit_serve.views import ModelList, model_summary, model_view, version_view
 
 MAX_METADATA_BYTES = 65_536
@@ -158,6 +159,8 @@ class ModelHandlers:
                 raise InvalidInput(f"metadata: expected at most {MAX_METADATA_BYTES} bytes.")
         try:
             return msgspec.json.decode(bytes(content), type=VersionMetadata)
+        except msgspec.ValidationError as error:
+            raise invalid(error, "metadata") from None
         except msgspec.DecodeError as error:
             raise InvalidInput(f"metadata: {error}.", [FieldError("metadata", str(error))]) from None
 
