@@ -19,6 +19,7 @@ class Seal:
         arm: int,
         propensity: float,
         unit: int,
+        flags: int = 0,
     ) -> str: ...
     def sign_many(
         self,
@@ -30,6 +31,7 @@ class Seal:
         arms: NDArray[np.uint16],
         propensities: NDArray[np.float64],
         units: NDArray[np.uint64],
+        flags: NDArray[np.uint8] | None = None,
     ) -> list[str]: ...
 
 class Opener:

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from bandit_serve.experiment import Record
 
@@ -32,17 +33,27 @@ REWARD = np.dtype(
         ("unit", "<u8"),  # hash of the unit; 0 where `unit` is `request`
         ("revision", "<u4"),  # of the experiment, when it was decided
         ("arm", "<u2"),
-        ("metric", "<u2"),  # index into the experiment's metrics
+        ("metric", "u1"),  # index into the experiment's metrics
+        ("flags", "u1"),  # of the token: `HELD_OUT` or 0
     ]
 )
 
 
+# The decision was one of the holdout: analysed like every other, but the policy learns nothing from it.
+HELD_OUT = 1
+
+
 class Change(Struct, frozen=True):
-    """Who changed what, and why; `what` is `create`, `start`, `pause`, `stop` or `policy`."""
+    """Who changed what, and why.
+
+    `what` is `create`, `start`, `pause`, `stop` or `policy`, or `add_arm`, `pause_arm`, `resume_arm` or `remove_arm`
+    and then `arm` its name.
+    """
 
     what: str
     who: str
     reason: str | None = None
+    arm: str | None = None
 
 
 class Changed(Struct, frozen=True):
@@ -55,7 +66,9 @@ class Exposed(Struct, frozen=True, array_like=True):
 
     `arms` u2[n]; `ages_ms` u4[n], milliseconds after `time_ms`; `units` u8[n], or empty where `unit` is
     `request`. Row i was drawn from the row of `vectors` (f8[V, K]) that `runs` (u4[V], sum n) gives it:
-    the first `runs[0]` decisions from `vectors[0]`, and so on.
+    the first `runs[0]` decisions from `vectors[0]`, and so on. K is the number of arms at `revision`.
+    `held_out`: a bit for each decision, of the lowest value first (NumPy's `little`), 1 for one of the holdout; empty
+    where there is none.
     """
 
     incarnation: int
@@ -67,6 +80,14 @@ class Exposed(Struct, frozen=True, array_like=True):
     units: bytes
     vectors: bytes
     runs: bytes
+    held_out: bytes = b""
+
+    def held_out_rows(self) -> NDArray[np.bool_] | None:
+        """bool (n,): which decisions are of the holdout; None where none is."""
+        if not self.held_out:
+            return None
+        bits = np.frombuffer(self.held_out, np.uint8)
+        return np.unpackbits(bits, count=len(self.arms) // 2, bitorder="little").astype(np.bool_)
 
 
 class Rewarded(Struct, frozen=True):

@@ -21,12 +21,15 @@ MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
 # What policies and results can square and sum without an overflow; `policies` has the same bound.
 LARGEST_VALUE = 1e80
+# Shares follow a ramp in steps of a hundredth of its cap: a vector for each millisecond would flood the log.
+RAMP_STEP = 1.01
 
 Unit = Literal["user", "request"]
 MetricKind = Literal["binary", "bounded", "count", "continuous"]
 Goal = Literal["maximize", "minimize"]
 Missing = Literal["zero", "ignore"]
 Status = Literal["draft", "running", "paused", "stopped"]
+ArmStatus = Literal["active", "paused", "removed"]
 Duration = Annotated[
     str, Meta(pattern=DURATION_PATTERN, description='a duration such as "90s", "24h" or "7d"')
 ]
@@ -40,6 +43,17 @@ class Arm(Struct, frozen=True, forbid_unknown_fields=True):
     model: Name | None = None
     version: Name | None = None
     payload: Any = None
+
+
+class Ramp(Struct, frozen=True, forbid_unknown_fields=True, rename={"start": "from"}):
+    """A cap on an arm's share that rises steadily from `from` to 1 within `over`."""
+
+    start: Annotated[float, Meta(gt=0.0, le=1.0)]
+    over: Duration
+
+    @property
+    def over_ms(self) -> int:
+        return parse_duration_ms(self.over)
 
 
 class Metric(Struct, frozen=True, forbid_unknown_fields=True):
@@ -162,11 +176,43 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     def with_policy(self, policy: Policy) -> Experiment:
         return validated(msgspec.structs.replace(self, policy=policy))
 
+    def with_arm(self, arm: Arm) -> Experiment:
+        """With one arm more, after the others: an arm keeps its index for ever."""
+        return validated(msgspec.structs.replace(self, arms=(*self.arms, arm)))
+
+
+class Standing(Struct, frozen=True):
+    """What became of one arm. Its ramp counts from `ramp_since_ms`, Unix time: in a draft, from the start on."""
+
+    status: ArmStatus = "active"
+    ramp: Ramp | None = None
+    ramp_since_ms: int | None = None
+
+    def cap(self, now_ms: int) -> float:
+        """The most that the arm's share may be at `now_ms`."""
+        if self.ramp is None:
+            return 1.0
+        since_ms = now_ms if self.ramp_since_ms is None else self.ramp_since_ms
+        passed = min(max((now_ms - since_ms) / max(self.ramp.over_ms, 1), 0.0), 1.0)
+        return self.ramp.start + (1.0 - self.ramp.start) * passed
+
+    def next_cap_ms(self, now_ms: int) -> float:
+        """When the cap will be `RAMP_STEP` times what it is at `now_ms`, or 1; infinity where it does not rise."""
+        cap = self.cap(now_ms)
+        if self.ramp is None or self.ramp_since_ms is None or cap >= 1.0:
+            return math.inf
+        to_pass = (min(cap * RAMP_STEP, 1.0) - self.ramp.start) / (1.0 - self.ramp.start)
+        return self.ramp_since_ms + math.ceil(to_pass * self.ramp.over_ms)
+
+
+ACTIVE = Standing()
+
 
 class Record(Struct, frozen=True):
     """An experiment and where it stands. `revision` counts its changes and is its ETag.
 
-    `uid` is random and names it in tokens, so that a namesake made later refuses them.
+    `uid` is random and names it in tokens, so that a namesake made later refuses them. `standings` are those of the
+    first arms; the others are active.
     """
 
     experiment: Experiment
@@ -178,6 +224,20 @@ class Record(Struct, frozen=True):
     started_ms: int | None = None
     stopped_ms: int | None = None
     winner: str | None = None
+    standings: tuple[Standing, ...] = ()
+
+    def standing(self, arm: int) -> Standing:
+        """What became of the arm with this index."""
+        return self.standings[arm] if arm < len(self.standings) else ACTIVE
+
+    def with_standing(self, arm: int, standing: Standing) -> Record:
+        standings = [self.standing(k) for k in range(len(self.experiment.arms))]
+        standings[arm] = standing
+        return msgspec.structs.replace(self, standings=tuple(standings))
+
+    @property
+    def arm_statuses(self) -> dict[str, ArmStatus]:
+        return {name: self.standing(k).status for k, name in enumerate(self.experiment.arm_names)}
 
 
 _MOVES: dict[str, tuple[Status, ...]] = {
@@ -288,14 +348,10 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
 
 
 def _refuse_unbuilt(experiment: Experiment) -> None:
-    policy = experiment.policy
     unbuilt = {
         "context": bool(experiment.context),
         "stopping.duration": experiment.stopping.duration is not None,
         "stopping.promote_winner": experiment.stopping.promote_winner,
-        "policy.warmup": bool(policy.warmup),
-        "policy.half_life": policy.half_life is not None,
-        "policy.holdout": bool(policy.holdout),
         'metrics with the role "guardrail"': any(m.role == "guardrail" for m in experiment.metrics),
     }
     for what, given in unbuilt.items():

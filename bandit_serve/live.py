@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from bandit_serve.events import Changed, Event, Exposed, Rewarded
+from bandit_serve.events import HELD_OUT, Changed, Event, Exposed, Rewarded
 from bandit_serve.experiment import Experiment, Record
 from bandit_serve.pending import PendingDecisions
 from bandit_serve.policies import Policy
@@ -22,7 +22,9 @@ MAX_HISTORY = 10_000
 
 
 class HistoryEntry(Struct, frozen=True):
-    """One change: when it was made (the store's clock), by whom, and the policy's kind from then on."""
+    """One change: when it was made (the store's clock), by whom, to which arm if it was to one, and the policy's kind
+    from then on.
+    """
 
     revision: int
     at_ms: int
@@ -31,12 +33,14 @@ class HistoryEntry(Struct, frozen=True):
     reason: str | None
     status: str
     policy: str
+    arm: str | None = None
 
 
 class LiveExperiment:
     """`apply` folds one entry; `state` is everything, and two workers at one `offset` have the same, bit for bit.
 
-    It comes to be with its first `Changed` event.
+    It comes to be with its first `Changed` event. An arm keeps its index for ever: `exposures`, `rewards` and
+    `held_out` (those of the exposures that are of the holdout), i8[K], grow with the arms.
     """
 
     def __init__(self, first: Changed) -> None:
@@ -52,14 +56,26 @@ class LiveExperiment:
         self.offset: Offset = START
         self.exposures: NDArray[np.int64] = np.zeros(len(experiment.arms), np.int64)
         self.rewards: NDArray[np.int64] = np.zeros(len(experiment.arms), np.int64)
+        self.held_out: NDArray[np.int64] = np.zeros(len(experiment.arms), np.int64)
         self.evidence = 0
 
     @property
     def experiment(self) -> Experiment:
         return self.record.experiment
 
+    @property
+    def active(self) -> NDArray[np.bool_]:
+        """bool (K,): the arms that are neither paused nor removed."""
+        return np.array([status == "active" for status in self.record.arm_statuses.values()])
+
+    @property
+    def decided(self) -> NDArray[np.int64]:
+        """i8[K]: the decisions in the log that are the policy's own, not the holdout's."""
+        return self.exposures - self.held_out
+
     def apply(self, offset: Offset, event: Event) -> None:
         """Folds the log's entry at `offset`. `evidence` counts the entries that may have moved the shares."""
+        self.policy.advance(offset.time_ms)
         if self.pending is not None:
             zeros = self.pending.close(offset.time_ms)
             if zeros is not None:
@@ -76,7 +92,8 @@ class LiveExperiment:
 
     def _changed(self, offset: Offset, event: Changed) -> None:
         record, change = event.record, event.change
-        if record.experiment.policy != self.experiment.policy:
+        grown = self._grow(len(record.experiment.arms))
+        if grown or record.experiment.policy != self.experiment.policy:
             self.policy = carried_over(self.policy, record.experiment)
         self.record = record
         self.history.append(
@@ -88,22 +105,48 @@ class LiveExperiment:
                 reason=change.reason,
                 status=record.status,
                 policy=record.experiment.policy.kind,
+                arm=change.arm,
             )
         )
         del self.history[:-MAX_HISTORY]
         self.evidence += 1
 
+    def _grow(self, n_arms: int) -> bool:
+        """Makes room for the arms that were added; whether there are any."""
+        added = n_arms - len(self.exposures)
+        if added <= 0:
+            return False
+        self.policy = self.policy.grown(n_arms)
+        if self.pending is not None:
+            self.pending = self.pending.grown(n_arms)
+        self.exposures, self.rewards, self.held_out = (
+            np.pad(counts, (0, added)) for counts in (self.exposures, self.rewards, self.held_out)
+        )
+        return True
+
     def _exposed(self, event: Exposed) -> None:
         arms = np.frombuffer(event.arms, np.uint16)
+        warming = self._warming
         self.exposures += np.bincount(arms, minlength=len(self.exposures))
+        held_out = event.held_out_rows()
+        if held_out is not None:
+            self.held_out += np.bincount(arms[held_out], minlength=len(self.held_out))
         if self.pending is not None:
             times_ms = event.time_ms + np.frombuffer(event.ages_ms, np.uint32).astype(np.int64)
-            self.pending.exposed(event.incarnation, event.first, arms, times_ms)
+            self.pending.exposed(event.incarnation, event.first, arms, times_ms, held_out)
             self.evidence += 1
+        elif warming:
+            self.evidence += 1
+
+    @property
+    def _warming(self) -> bool:
+        return self.policy.warmup > 0 and bool((self.decided[self.active] < self.policy.warmup).any())
 
     def _rewarded(self, offset: Offset, event: Rewarded) -> None:
         objective = self.experiment.objective
         rows = event.rows[event.rows["metric"] == self.experiment.metrics.index(objective)]
+        self.rewards += np.bincount(rows["arm"], minlength=len(self.rewards))
+        rows = rows[rows["flags"] & HELD_OUT == 0]
         if not len(rows):
             return
         arms = rows["arm"].astype(np.intp)
@@ -111,7 +154,6 @@ class LiveExperiment:
         if objective.goal == "minimize":
             values = np.array([objective.utility(value) for value in values.tolist()])
         self.policy.update_many(arms, values)
-        self.rewards += np.bincount(arms, minlength=len(self.rewards))
         if self.pending is not None:
             self.pending.rewarded(rows, offset.time_ms)
         self.evidence += 1
@@ -121,15 +163,26 @@ class LiveExperiment:
         """What a missing reward is to the policy."""
         return self.experiment.objective.utility(0.0)
 
-    def shares(self, eligible: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-        """f64[K]: the vector to draw from now; the policy's own distribution over the `eligible` arms."""
-        return self.policy.shares(eligible=eligible, **self.pending_arguments())
+    def shares(self, now_ms: int, eligible: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+        """f64[K]: the vector to draw from at `now_ms`; the policy's own distribution over the `eligible` arms, by
+        default the active ones.
+        """
+        mask = self.active if eligible is None else eligible
+        return self.policy.shares(eligible=mask, **self.circumstances(now_ms))
 
-    def pending_arguments(self) -> dict[str, Any]:
-        """What the policy's `shares` is to be told about decisions whose window is open."""
-        if self.pending is None:
-            return {}
-        return {"pending": self.pending.weights(self.offset.time_ms), "pending_value": self._zero}
+    def circumstances(self, now_ms: int) -> dict[str, Any]:
+        """What the policy's `shares` is to be told beside the eligible arms: decisions whose window is open, ramps
+        at `now_ms` (Unix time), and with a warm-up how often each arm was decided for.
+        """
+        told: dict[str, Any] = {}
+        if self.pending is not None:
+            told = {"pending": self.pending.weights(self.offset.time_ms), "pending_value": self._zero}
+        if any(standing.ramp is not None for standing in self.record.standings):
+            arms = range(len(self.exposures))
+            told["ramps"] = np.array([self.record.standing(k).cap(now_ms) for k in arms])
+        if self.policy.warmup:
+            told["decided"] = self.decided
+        return told
 
     def state(self) -> bytes:
         """Everything, in one spelling."""
@@ -141,6 +194,7 @@ class LiveExperiment:
                 "history": [msgspec.msgpack.encode(entry) for entry in self.history],
                 "exposures": self.exposures,
                 "rewards": self.rewards,
+                "held_out": self.held_out,
             }
         )
 
@@ -159,6 +213,7 @@ class LiveExperiment:
         live.history = [msgspec.msgpack.decode(entry, type=HistoryEntry) for entry in fields["history"]]
         live.exposures = fields["exposures"]
         live.rewards = fields["rewards"]
+        live.held_out = fields["held_out"]
         live.offset = offset
         live.evidence = 0
         return live

@@ -6,14 +6,22 @@ from typing import Any
 
 from msgspec import Struct
 
-from bandit_serve.experiment import Experiment, Record, Status
+from bandit_serve.experiment import ArmStatus, Experiment, Record, Status
 from bandit_serve.live import HistoryEntry
 from bandit_serve.models.registry import ModelHistoryEntry, RegisteredModel, Version, VersionStatus
 from bandit_serve.times import rfc3339
 
 
+class RampView(Struct, frozen=True, rename={"start": "from"}):
+    """A ramp and since when it rises: `since` is null in a draft, where it rises from the start on."""
+
+    start: float
+    over: str
+    since: str | None
+
+
 class ExperimentView(Experiment, frozen=True, kw_only=True):
-    """The experiment and where it stands."""
+    """The experiment and where it stands. `arm_status` and `ramps` are by arm; `arms` has the removed ones too."""
 
     status: Status
     revision: int
@@ -22,6 +30,8 @@ class ExperimentView(Experiment, frozen=True, kw_only=True):
     started_at: str | None
     stopped_at: str | None
     winner: str | None
+    arm_status: dict[str, ArmStatus]
+    ramps: dict[str, RampView]
 
 
 class ExperimentList(Struct, frozen=True):
@@ -36,6 +46,7 @@ class HistoryView(Struct, frozen=True):
     status: str
     policy: str
     reason: str | None
+    arm: str | None
 
 
 class History(Struct, frozen=True):
@@ -94,12 +105,31 @@ def experiment_view(record: Record) -> ExperimentView:
         started_at=None if record.started_ms is None else rfc3339(record.started_ms),
         stopped_at=None if record.stopped_ms is None else rfc3339(record.stopped_ms),
         winner=record.winner,
+        arm_status=record.arm_statuses,
+        ramps=_ramps(record),
     )
+
+
+def _ramps(record: Record) -> dict[str, RampView]:
+    found = {}
+    for name, standing in zip(record.experiment.arm_names, record.standings, strict=False):
+        ramp, since_ms = standing.ramp, standing.ramp_since_ms
+        if ramp is not None:
+            since = None if since_ms is None else rfc3339(since_ms)
+            found[name] = RampView(ramp.start, ramp.over, since)
+    return found
 
 
 def history_view(entry: HistoryEntry) -> HistoryView:
     return HistoryView(
-        entry.revision, rfc3339(entry.at_ms), entry.who, entry.what, entry.status, entry.policy, entry.reason
+        entry.revision,
+        rfc3339(entry.at_ms),
+        entry.who,
+        entry.what,
+        entry.status,
+        entry.policy,
+        entry.reason,
+        entry.arm,
     )
 
 

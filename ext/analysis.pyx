@@ -46,7 +46,8 @@ cdef packed struct Reward:              # events.REWARD
     uint64_t unit
     uint32_t revision
     uint16_t arm
-    uint16_t metric
+    uint8_t metric
+    uint8_t flags
 
 
 cdef object longer(object column, Py_ssize_t rows):
@@ -55,6 +56,12 @@ cdef object longer(object column, Py_ssize_t rows):
     wider = np.zeros((rows, *column.shape[1:]), column.dtype)
     wider[: len(column)] = column
     return wider
+
+
+cdef object wider_by_arm(object column, Py_ssize_t n_arms):
+    """`column` [rows, K] with room for `n_arms` arms, 0 for those that are new."""
+    column = np.asarray(column)
+    return np.pad(column, ((0, 0), (0, n_arms - column.shape[1])))
 
 
 cdef object first_rows(object column, Py_ssize_t rows):
@@ -90,7 +97,8 @@ cdef struct Timeline:
 cdef class ShareHistory:
     """Which decisions each worker has exposed, in runs of one share vector, and the vectors, each stored once.
 
-    `current` f8[K] stands in for a worker's vector until one has been logged.
+    `current` f8[K] stands in for a worker's vector until one has been logged. Vectors from before an arm was there
+    have 0 for it.
     """
 
     cdef readonly Py_ssize_t n_arms
@@ -316,6 +324,12 @@ cdef class ShareHistory:
                 self.drop(line.vector[line.head])
                 line.head += 1
 
+    def grow(self, Py_ssize_t n_arms):
+        """Makes room for arms that have come: all that was remembered gave them nothing."""
+        self.vectors = wider_by_arm(self.vectors, n_arms)
+        self.adjusted = np.zeros(n_arms)
+        self.n_arms = n_arms
+
     @property
     def n_vectors(self):
         """How many distinct vectors are remembered."""
@@ -346,13 +360,14 @@ cdef class ShareHistory:
         everyone = np.concatenate([np.array([self.current], np.int32), numbers, of_units[of_units >= 0]])
         distinct, seen_at = np.unique(everyone, return_index=True)
         distinct = distinct[np.argsort(seen_at)]
-        renumbered = np.full(self.references.shape[0] + 1, -1, np.int32)
+        renumbered = np.full(self.references.shape[0], -1, np.int32)
         renumbered[distinct] = np.arange(len(distinct))
+        renumbered_units = np.where(of_units >= 0, renumbered[np.maximum(of_units, 0)], of_units)
         return {
             "vectors": np.asarray(self.vectors)[distinct],
             "incarnations": incarnations, "first": first, "end": end, "last_ms": last_ms,
             "numbers": renumbered[numbers],
-        }, renumbered[of_units]
+        }, renumbered_units
 
     @staticmethod
     def from_state(state):
@@ -460,6 +475,13 @@ cdef class Accumulators:
         """How many have been analysed, i8[M]: a view."""
         return np.asarray(self.analysed_)
 
+    def grow(self, Py_ssize_t n_arms):
+        """Makes room for arms that have come: no decision so far had a share for them."""
+        state = self.state()
+        for name in (*self.COUNTS, *self.SUMS):
+            state[name] = wider_by_arm(state[name], n_arms)
+        self.restore(state, self.control)
+
     cdef void analyse(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored) noexcept nogil:
         """One decision or unit enters, with arm `arm`, shares `e` (e[arm] > 0) and value `y`.
 
@@ -509,9 +531,9 @@ cdef class Accumulators:
         self.grand_[m] += y
         self.unfloored_[m] += unfloored
 
-    cdef void update(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double propensity, double old,
-                     double new) noexcept nogil:
-        """One that has been analysed with value `old` now has `new`; `e` NULL: every arm was eligible."""
+    cdef void update(self, Py_ssize_t m, Py_ssize_t arm, const double *e, Py_ssize_t all_of, double propensity,
+                     double old, double new) noexcept nogil:
+        """One that has been analysed with value `old` now has `new`; `e` NULL: the first `all_of` arms had a share."""
         cdef Py_ssize_t k, c = self.control
         cdef double change = new - old, step = change / propensity, before, after
         cdef bint control = e == NULL or e[c] > 0.0
@@ -527,7 +549,7 @@ cdef class Accumulators:
                 self.pair_score_[m, arm] += step
         else:
             for k in range(self.n_arms):
-                if k != c and (e == NULL or e[k] > 0.0):
+                if k != c and (k < all_of if e == NULL else e[k] > 0.0):
                     self.pair_score_[m, k] -= step
 
 
@@ -700,12 +722,13 @@ cdef class OpenDecisions:
             if held < 0:
                 seen = self.shares.exposed(slot, row.counter)
                 if seen and row.time_ms < self.closed_ms:
-                    self.sums.update(row.metric, row.arm, self.shares.shares_of(slot, row), row.propensity, 0.0,
+                    self.sums.update(row.metric, row.arm, self.shares.shares_of(slot, row), 0, row.propensity, 0.0,
                                      row.value)
                     continue
                 held = self.hold(key, row, seen, unfloored[i])
             elif self.held_flags[held] & DONE:
-                self.sums.update(row.metric, row.arm, self.shares.shares_of(slot, row), row.propensity, 0.0, row.value)
+                self.sums.update(row.metric, row.arm, self.shares.shares_of(slot, row), 0, row.propensity, 0.0,
+                                 row.value)
                 continue
             self.held_metrics[held] |= <uint32_t> 1 << row.metric
             self.held_values[held, row.metric] = row.value
@@ -797,7 +820,7 @@ cdef class OpenDecisions:
             # Its exposure and its token disagree about the time of the decision: it counts, as a late reward does.
             for m in range(self.sums.n_metrics):
                 if self.held_metrics[held] >> m & 1:
-                    self.sums.update(m, row.arm, shares, row.propensity, 0.0, self.held_values[held, m])
+                    self.sums.update(m, row.arm, shares, 0, row.propensity, 0.0, self.held_values[held, m])
             self.let_go(held)
             return 0
         for m in range(self.sums.n_metrics):
@@ -961,7 +984,7 @@ cdef class Units:
     cdef uint64_t[::1] unit
     cdef int64_t[::1] first_ms
     cdef double[::1] propensity
-    cdef int32_t[::1] vector            # -1 once it has entered and every arm was eligible
+    cdef int32_t[::1] vector            # -K once it has entered and all K arms that there were had a share
     cdef uint32_t[::1] entered          # bit m: analysed for metric m
     cdef uint16_t[::1] arm
     cdef uint8_t[::1] flags
@@ -1037,7 +1060,8 @@ cdef class Units:
             new = max(old, reward.value) if self.takes_max[m] else old + reward.value
             self.values[row, m] = new
             if self.entered[row] >> m & 1:
-                self.sums.update(m, self.arm[row], self.shares_or_null(row), self.propensity[row], old, new)
+                self.sums.update(m, self.arm[row], self.shares_or_null(row), -self.vector[row], self.propensity[row],
+                                 old, new)
             elif not self.zero:
                 self.enter(row, m)
 
@@ -1081,15 +1105,17 @@ cdef class Units:
 
     cdef void enter(self, int32_t row, Py_ssize_t m) noexcept:
         cdef const double *shares = &self.shares.vectors[self.vector[row], 0]
-        cdef Py_ssize_t k
+        cdef Py_ssize_t k, n = self.sums.n_arms
         self.sums.analyse(m, self.arm[row], shares, self.values[row, m], self.flags[row] & UNFLOORED != 0)
         self.entered[row] |= <uint32_t> 1 << m
         if self.entered[row] == self.all_metrics:
-            for k in range(self.sums.n_arms):
+            while n > 0 and shares[n - 1] <= 0.0:
+                n -= 1
+            for k in range(n):
                 if shares[k] <= 0.0:
                     return
             self.shares.drop(self.vector[row])
-            self.vector[row] = -1
+            self.vector[row] = <int32_t> -n
 
     def close(self, int64_t before_ms):
         """With `zero`: units first exposed before `before_ms` enter, in that order."""
@@ -1119,7 +1145,7 @@ cdef class Units:
         return 0
 
     def vectors(self):
-        """The vectors that units refer to, i4[n]; -1: none."""
+        """The vectors that units refer to, i4[n]; below 0: none."""
         return first_rows(self.vector, self.n_units)
 
     def state(self, vectors):
@@ -1142,7 +1168,7 @@ cdef class Units:
     def from_state(Accumulators sums not None, ShareHistory shares not None, state):
         cdef Units self = Units(sums, shares, state["zero"][0], state["takes_max"])
         cdef Py_ssize_t i, n = len(state["unit"])
-        must_refer(state["vector"], shares.references.shape[0] - shares.n_spare, -1)
+        must_refer(state["vector"], shares.references.shape[0] - shares.n_spare, -sums.n_arms)
         self.closed_ms = state["closed_ms"][0]
         self.widen(room_for(n + 1))
         np.asarray(self.unit)[:n] = state["unit"]

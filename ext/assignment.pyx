@@ -141,3 +141,16 @@ cdef class Rendezvous:
         for i in range(n):
             out[i] = <uint16_t>nearest(units[i], &self.arm_keys[0], &shares[0], self.n_arms)
         return arms
+
+    def mixed(self, uint64_t unit, uint64_t salt):
+        """A 64-bit number of a unit's hash that, for each salt, is independent of the unit's arms."""
+        return mix(mix(unit ^ salt))
+
+    def mixed_many(self, const uint64_t[::1] units, uint64_t salt):
+        """u64[n]: `mixed` of n units."""
+        cdef Py_ssize_t i
+        numbers = np.empty(units.shape[0], dtype=np.uint64)
+        cdef uint64_t[::1] out = numbers
+        for i in range(units.shape[0]):
+            out[i] = mix(mix(units[i] ^ salt))
+        return numbers

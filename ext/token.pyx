@@ -4,7 +4,7 @@
 69 bytes, 92 characters. Little-endian, in this order:
 
     version u8 | key id u8 | experiment u64 | incarnation u64 | counter u48 | time_ms u48 | revision u32
-    | arm u16 | propensity f64 | unit u64 | flags u8 (0) | MAC 16 bytes
+    | arm u16 | propensity f64 | unit u64 | flags u8 (`events.HELD_OUT` or 0) | MAC 16 bytes
 
 The MAC is BLAKE2b keyed, over everything before it, and is compared in constant time. 69 is a multiple of three,
 so base64 has no padding and no spare bits: one decision has exactly one spelling.
@@ -100,7 +100,7 @@ cdef class Seal:
 
     cdef str write(
         self, uint64_t experiment, uint64_t incarnation, uint64_t counter, uint64_t time_ms, uint32_t revision,
-        uint16_t arm, double propensity, uint64_t unit,
+        uint16_t arm, double propensity, uint64_t unit, uint8_t flags,
     ):
         cdef uint8_t[SIZE] raw
         cdef uint64_t bits
@@ -115,7 +115,7 @@ cdef class Seal:
         memcpy(&bits, &propensity, 8)
         put(&raw[36], bits, 8)
         put(&raw[44], unit, 8)
-        raw[52] = 0
+        raw[52] = flags
         cdef bytes digest = self.mac(PyBytes_FromStringAndSize(<char*>raw, BODY))
         memcpy(&raw[BODY], PyBytes_AS_STRING(digest), MAC)
         cdef str text = PyUnicode_New(CHARS, 127)
@@ -124,26 +124,31 @@ cdef class Seal:
 
     def sign(
         self, uint64_t experiment, uint64_t incarnation, uint64_t counter, uint64_t time_ms, uint32_t revision,
-        uint16_t arm, double propensity, uint64_t unit,
+        uint16_t arm, double propensity, uint64_t unit, uint8_t flags=0,
     ):
         """The token of one decision, as text."""
-        return self.write(experiment, incarnation, counter, time_ms, revision, arm, propensity, unit)
+        return self.write(experiment, incarnation, counter, time_ms, revision, arm, propensity, unit, flags)
 
     def sign_many(
         self, uint64_t experiment, uint64_t incarnation, uint64_t first, uint64_t time_ms, uint32_t revision,
         const uint16_t[::1] arms, const double[::1] propensities, const uint64_t[::1] units,
+        const uint8_t[::1] flags=None,
     ):
-        """The tokens of n decisions numbered from `first`; all arrays are of length n, `units` may be empty."""
+        """The tokens of n decisions numbered from `first`; all arrays are of length n, `units` may be empty.
+
+        Without `flags` (u1[n]) all are 0.
+        """
         cdef Py_ssize_t i, n = arms.shape[0]
-        if propensities.shape[0] != n or units.shape[0] not in (0, n):
-            raise ValueError("expected arrays of one length")
         cdef bint with_units = units.shape[0] == n
+        cdef bint with_flags = flags is not None
+        if propensities.shape[0] != n or units.shape[0] not in (0, n) or (with_flags and flags.shape[0] != n):
+            raise ValueError("expected arrays of one length")
         cdef list tokens = []
         for i in range(n):
             tokens.append(
                 self.write(
                     experiment, incarnation, first + i, time_ms, revision, arms[i], propensities[i],
-                    units[i] if with_units else 0,
+                    units[i] if with_units else 0, flags[i] if with_flags else 0,
                 )
             )
         return tokens
@@ -203,3 +208,4 @@ cdef class Opener:
             memcpy(row + 40, &raw[44], 8)
             memcpy(row + 48, &raw[30], 4)
             memcpy(row + 52, &raw[34], 2)
+            row[55] = raw[52]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+import time
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve._assignment import Rendezvous
 from bandit_serve._draw import ShareSampler
+from bandit_serve.decisions.ejections import Ejections
 from bandit_serve.decisions.exposures import ExposureBuffer
 from bandit_serve.decisions.messages import ModelName
 from bandit_serve.errors import Conflict, FieldError, InvalidInput
+from bandit_serve.events import HELD_OUT
 from bandit_serve.live import LiveExperiment
 from bandit_serve.names import OUTSIDE, check_outside
+from bandit_serve.times import now_ms
 from bandit_serve.token import Keyring
 
 MAX_SUBSETS = 256
@@ -23,44 +29,83 @@ Vector = NDArray[np.float64]
 
 
 class Draw:
-    """A share vector, ready to be drawn from. What is drawn from is what is logged: `shares`, and nothing else."""
+    """A share vector, ready to be drawn from. What is drawn from is what is logged: `shares`, and nothing else.
 
-    __slots__ = ("_sampler", "propensities", "shares", "used")
+    With a holdout h, `shares` is the mixture (1 - h) · v + h/E over the E arms that have a share: a decision is of
+    the holdout with probability h, and then its arm is drawn evenly, else from v.
+    """
 
-    def __init__(self, shares: Vector) -> None:
+    __slots__ = ("_even", "_even_sampler", "_learned", "_sampler", "holdout", "propensities", "shares", "used")
+
+    def __init__(self, shares: Vector, holdout: float = 0.0) -> None:
         shares.flags.writeable = False
         self.shares = shares
         self.propensities: list[float] = shares.tolist()
         self.used = False
-        self._sampler = ShareSampler(shares)
+        self.holdout = holdout
+        self._learned = shares
+        if holdout:
+            self._even = (shares > 0.0) / np.count_nonzero(shares)
+            self._learned = _unmixed(shares, self._even, holdout)
+            self._even_sampler = ShareSampler(self._even)
+        self._sampler = ShareSampler(self._learned)
 
-    def arm(self, rendezvous: Rendezvous, unit: int) -> int:
+    def arm(self, rendezvous: Rendezvous, unit: int, held_out: bool = False) -> int:
         """The arm of a unit's hash, or of chance where that is 0."""
-        return rendezvous.arm(unit, self.shares) if unit else self._sampler.choose()
+        if held_out:
+            return rendezvous.arm(unit, self._even) if unit else self._even_sampler.choose()
+        return rendezvous.arm(unit, self._learned) if unit else self._sampler.choose()
 
-    def arms(self, rendezvous: Rendezvous, units: NDArray[np.uint64] | None, n: int) -> NDArray[np.uint16]:
-        if units is not None:
-            return rendezvous.arms(units, self.shares)
-        return self._sampler.choose_many(n).astype(np.uint16)
+    def arms(
+        self,
+        rendezvous: Rendezvous,
+        units: NDArray[np.uint64] | None,
+        n: int,
+        held_out: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.uint16]:
+        """`held_out` bool (n,): which decisions are of the holdout; none without it."""
+        arms = np.empty(n, np.uint16)
+        rows: list[tuple[Any, Vector, ShareSampler]] = [(slice(None), self._learned, self._sampler)]
+        if held_out is not None:
+            rows = [(~held_out, self._learned, self._sampler), (held_out, self._even, self._even_sampler)]
+        for mine, shares, sampler in rows:
+            if units is not None:
+                arms[mine] = rendezvous.arms(units[mine], shares)
+            else:
+                arms[mine] = sampler.choose_many(len(arms[mine]))
+        return arms
+
+
+def _unmixed(shares: Vector, even: Vector, holdout: float) -> Vector:
+    """v of `shares` = (1 - holdout) · v + holdout · even; its sum is 1 also where rounding is all that is left."""
+    if holdout >= 1.0:
+        return even
+    learned = np.maximum(shares - holdout * even, 0.0)
+    return np.asarray(learned / learned.sum())
 
 
 class Choice:
     """An arm, and all that its log entry needs. `draw` is None where nothing is logged (paused, stopped)."""
 
-    __slots__ = ("arm", "draw", "propensity", "unit")
+    __slots__ = ("arm", "draw", "held_out", "propensity", "unit")
 
-    def __init__(self, arm: int, propensity: float, unit: int, draw: Draw | None) -> None:
+    def __init__(
+        self, arm: int, propensity: float, unit: int, draw: Draw | None, held_out: bool = False
+    ) -> None:
         self.arm = arm
         self.propensity = propensity
         self.unit = unit
         self.draw = draw
+        self.held_out = held_out
 
 
 class Decider:
-    """One experiment in one worker. `renew` takes over a configuration, `refresh` new evidence."""
+    """One experiment in one worker. `renew` takes over a configuration, `refresh` what moves shares."""
 
     def __init__(self, live: LiveExperiment, incarnation: int) -> None:
         self._incarnation = incarnation
+        self._generator = np.random.default_rng()
+        self.ejections = Ejections()
         self.exposures = ExposureBuffer(incarnation)
         self.renew(live)
 
@@ -83,18 +128,73 @@ class Decider:
         self._rendezvous = Rendezvous(
             blake2b(live.record.uid.to_bytes(8, "little"), digest_size=16).digest(), self.arm_names
         )
+        self._holdout = experiment.policy.holdout or 0.0
+        self._holdout_below = round(self._holdout * 2.0**64)
+        self._holdout_salt = int.from_bytes(
+            blake2b(live.record.uid.to_bytes(8, "little"), digest_size=8, person=b"holdout").digest(), "little"
+        )
+        self._active = frozenset(np.flatnonzero(live.active).tolist())
         self._subsets: dict[frozenset[int], Draw] = {}
-        self.evidence = live.evidence
-        self.draw = Draw(live.shares())
+        self.refresh()
+
+    def is_stale(self, now_ms: int) -> bool:
+        """Whether the shares have moved: by evidence, or with time alone (ramps, arms that come back)."""
+        return self.evidence != self.live.evidence or now_ms >= self.moves_at_ms
 
     def refresh(self) -> None:
-        """Takes over what the log has said since; shares over subsets are forgotten, and made anew when asked."""
-        self.evidence = self.live.evidence
-        self.take(self.live.shares(), {})
+        """Shares as they are now; those over subsets are forgotten, and made anew when asked."""
+        time_ms = now_ms()
+        everyone = self.everyone()
+        vector = self.live.shares(time_ms, self.mask(everyone))
+        self.take(everyone, {everyone: vector}, self.live.evidence, time_ms)
 
-    def take(self, shares: Vector, subsets: dict[frozenset[int], Vector]) -> None:
-        self.draw = Draw(shares)
-        self._subsets = {key: Draw(vector) for key, vector in subsets.items()}
+    def take(
+        self,
+        everyone: frozenset[int],
+        shares: Mapping[frozenset[int], Vector],
+        evidence: int,
+        time_ms: int,
+    ) -> None:
+        """`shares` over `everyone` and over any subsets, by `evidence` and as they are at `time_ms`."""
+        self.evidence = evidence
+        self.moves_at_ms = self._moves_at_ms(time_ms)
+        draws = {arms: Draw(vector, self._holdout) for arms, vector in shares.items()}
+        self._drawn_among = everyone
+        self.draw = draws.pop(everyone)
+        self._subsets = draws
+
+    def everyone(self) -> frozenset[int]:
+        """The arms that a request without a wish may get: the active ones, without those that are ejected."""
+        return (self._active - self.ejections.out(time.monotonic())) or self._active
+
+    def _moves_at_ms(self, time_ms: int) -> float:
+        """When time alone will have moved the shares enough for new ones to be made."""
+        now_s = time.monotonic()
+        back_ms = time_ms + 1000.0 * (self.ejections.next_back_s(now_s) - now_s)
+        standings = [self.live.record.standing(arm) for arm in self._active]
+        return min([back_ms, *(standing.next_cap_ms(time_ms) for standing in standings)])
+
+    @property
+    def ejected(self) -> list[str]:
+        """The names of the active arms that this worker leaves out now."""
+        return [self.arm_names[arm] for arm in sorted(self._active & self.ejections.out(time.monotonic()))]
+
+    def eject(self, choice: Choice) -> bool:
+        """Takes an arm whose model failed out of what is drawn from, for a time; never the last one.
+
+        Whether another arm can be drawn in its place.
+        """
+        if choice.draw is None:
+            return False
+        if self.ejections.eject(choice.arm, self._active, time.monotonic()):
+            self.refresh()
+        is_out = choice.arm in self.ejections.out(time.monotonic())
+        return is_out and np.count_nonzero(choice.draw.shares) > 1
+
+    @property
+    def active(self) -> list[int]:
+        """The arms that are neither paused nor removed."""
+        return sorted(self._active)
 
     def subsets_in_use(self) -> list[frozenset[int]]:
         return [key for key, draw in self._subsets.items() if draw.used]
@@ -116,8 +216,23 @@ class Decider:
             hashed = self._hash(unit)
         elif unit is not None:
             check_outside(unit, "unit")
-        arm = draw.arm(self._rendezvous, hashed)
-        return Choice(arm, draw.propensities[arm], hashed, draw)
+        held_out = bool(self._holdout) and self._is_held_out(hashed)
+        arm = draw.arm(self._rendezvous, hashed, held_out)
+        return Choice(arm, draw.propensities[arm], hashed, draw, held_out)
+
+    def _is_held_out(self, unit: int) -> bool:
+        """By the unit's hash, so that it stays the same for good; by chance where that is 0."""
+        if unit == 0:
+            return random.random() < self._holdout
+        return self._rendezvous.mixed(unit, self._holdout_salt) < self._holdout_below
+
+    def _held_out(self, units: NDArray[np.uint64] | None, n: int) -> NDArray[np.bool_] | None:
+        """bool (n,) as `_is_held_out`; None where there is no holdout."""
+        if not self._holdout:
+            return None
+        if units is None:
+            return self._generator.random(n) < self._holdout
+        return self._rendezvous.mixed_many(units, self._holdout_salt) < self._holdout_below
 
     def _hash(self, unit: str | None) -> int:
         if unit is None:
@@ -137,13 +252,18 @@ class Decider:
         if not arms:
             detail = "expected at least one arm"
             raise InvalidInput(f"eligible: {detail}.", [FieldError("eligible", detail)])
-        if len(arms) == len(self.arm_names):
+        arms &= self._active
+        if not arms:
+            raise Conflict("None of the arms in eligible takes traffic now: they are paused or were removed.")
+        arms = (arms & self._drawn_among) or arms
+        if arms == self._drawn_among:
             return self.draw
         draw = self._subsets.get(arms)
         if draw is None:
             if len(self._subsets) >= MAX_SUBSETS:
                 self._subsets.pop(next(iter(self._subsets)))
-            draw = self._subsets[arms] = Draw(self.live.shares(self.mask(arms)))
+            vector = self.live.shares(now_ms(), self.mask(arms))
+            draw = self._subsets[arms] = Draw(vector, self._holdout)
         draw.used = True
         return draw
 
@@ -153,7 +273,9 @@ class Decider:
         if draw is None:
             return None
         counter = self.exposures.next
-        self.exposures.add(choice.arm, choice.unit, draw.shares, self.revision, time_ms)
+        self.exposures.add(
+            choice.arm, choice.unit, draw.shares, self.revision, time_ms, choice.held_out
+        )
         return keyring.seal.sign(
             self._uid,
             self._incarnation,
@@ -163,27 +285,31 @@ class Decider:
             choice.arm,
             choice.propensity,
             choice.unit,
+            HELD_OUT if choice.held_out else 0,
         )
 
     def decide_columns(
-        self, units: list[str], keyring: Keyring, time_ms: int
+        self, names: list[str], keyring: Keyring, time_ms: int
     ) -> tuple[list[str] | list[None], list[int], list[float]]:
         """Decides for n units at once: tokens, arms, propensities."""
-        n = len(units)
+        n = len(names)
         if self.status != "running":
             choice = self.choose(None, None)
             return [None] * n, [choice.arm] * n, [1.0] * n
         try:
-            hashes = self._rendezvous.hash_units(units)
+            hashes = self._rendezvous.hash_units(names)
         except ValueError:
             detail = f"every unit: {OUTSIDE}"
             raise InvalidInput(f"units: {detail}.", [FieldError("units", detail)]) from None
         draw, first = self.draw, self.exposures.next
-        arms = draw.arms(self._rendezvous, hashes if self.sticky else None, n)
+        units = hashes if self.sticky else None
+        held_out = self._held_out(units, n)
+        arms = draw.arms(self._rendezvous, units, n, held_out)
         logged = hashes if self.sticky else hashes[:0]
         propensities = draw.shares[arms]
-        self.exposures.add_many(arms, logged, draw.shares, self.revision, time_ms)
+        self.exposures.add_many(arms, logged, draw.shares, self.revision, time_ms, held_out)
+        flags = None if held_out is None else held_out.astype(np.uint8) * np.uint8(HELD_OUT)
         tokens = keyring.seal.sign_many(
-            self._uid, self._incarnation, first, time_ms, self.revision, arms, propensities, logged
+            self._uid, self._incarnation, first, time_ms, self.revision, arms, propensities, logged, flags
         )
         return tokens, arms.tolist(), propensities.tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable
 from typing import Any
@@ -20,7 +21,7 @@ from bandit_serve.decisions.messages import (
     ScoredItem,
     ScoreRequest,
 )
-from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotBuilt
+from bandit_serve.errors import BanditServeError, Conflict, FieldError, InvalidInput, NotBuilt
 from bandit_serve.live import LiveExperiment
 from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.model import Model
@@ -28,7 +29,10 @@ from bandit_serve.models.top_k_cache import TopKCache
 from bandit_serve.names import check_all_outside, check_outside
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
+from bandit_serve.times import now_ms
 from bandit_serve.token import Keyring
+
+log = logging.getLogger(__name__)
 
 
 class Decisions:
@@ -75,7 +79,7 @@ class Decisions:
         if request.context:
             _refuse_context()
         choice = decider.choose(request.unit, request.eligible)
-        token = decider.record(choice, self.keyring, _now_ms())
+        token = decider.record(choice, self.keyring, now_ms())
         arm = choice.arm
         return Decided(
             token,
@@ -88,21 +92,29 @@ class Decisions:
 
     def decide_columns(self, experiment: str, units: list[str]) -> DecidedColumns:
         decider = self.decider(experiment)
-        tokens, arms, propensities = decider.decide_columns(units, self.keyring, _now_ms())
+        tokens, arms, propensities = decider.decide_columns(units, self.keyring, now_ms())
         return DecidedColumns(tokens, arms, propensities, decider.arm_names)
 
     def predict(self, experiment: str, request: PredictRequest) -> Predicted | Awaitable[Predicted]:
         """A decision and its arm's prediction; to be awaited for top-k, and for a model that is not in memory yet.
 
-        The arm is drawn once, before any waiting: its propensity is that of the answer.
+        The arm is drawn once, before any waiting: its propensity is that of the answer. Where its model fails it is
+        ejected and the request drawn anew, as if it came now.
         """
         decider = self.decider(experiment)
         if request.context:
             _refuse_context()
         check_score_request(request)
         if None in decider.models:
-            arm = decider.arm_names[decider.models.index(None)]
-            raise Conflict(f"The arm {arm!r} of {experiment!r} has no model to predict with; use decide.")
+            for arm in decider.active:
+                if decider.models[arm] is None:
+                    name = decider.arm_names[arm]
+                    raise Conflict(
+                        f"The arm {name!r} of {experiment!r} has no model to predict with; use decide."
+                    )
+        return self._predict(decider, request)
+
+    def _predict(self, decider: Decider, request: PredictRequest) -> Predicted | Awaitable[Predicted]:
         unit = request.user_id if request.unit is None else request.unit
         choice = decider.choose(unit, request.eligible)
         reference = decider.models[choice.arm]
@@ -110,26 +122,46 @@ class Decisions:
         model = self._models.get(reference.id, reference.version)
         if model is None or request.k is not None:
             return self._predict_later(decider, choice, reference, request)
-        return self._predicted(experiment, decider, choice, self._scores(model, request))
+        try:
+            scores = self._scores(model, request)
+        except BanditServeError:
+            raise
+        except Exception:
+            if not self._eject(decider, choice):
+                raise
+            return self._predict(decider, request)
+        return self._predicted(decider, choice, scores)
 
     async def _predict_later(
         self, decider: Decider, choice: Choice, reference: ModelName, request: PredictRequest
     ) -> Predicted:
-        model = await self._models.load(self._replica.registry.version(reference.id, reference.version))
-        if request.k is None:
-            scores = self._scores(model, request)
-        else:
-            scores, _ = await self._top(model, reference.id, reference.version, request)
-        return self._predicted(decider.live.experiment.id, decider, choice, scores)
+        model = None
+        try:
+            model = await self._models.load(self._replica.registry.version(reference.id, reference.version))
+            if request.k is None:
+                scores = self._scores(model, request)
+            else:
+                scores, _ = await self._top(model, reference.id, reference.version, request)
+        except Exception as error:
+            of_the_request = model is not None and isinstance(error, BanditServeError)
+            if of_the_request or not self._eject(decider, choice):
+                raise
+            again = self._predict(decider, request)
+            return again if isinstance(again, Predicted) else await again
+        return self._predicted(decider, choice, scores)
 
-    def _predicted(
-        self, experiment: str, decider: Decider, choice: Choice, scores: dict[str, Any]
-    ) -> Predicted:
-        token = decider.record(choice, self.keyring, _now_ms())
+    def _eject(self, decider: Decider, choice: Choice) -> bool:
+        """Leaves an arm out whose model failed; whether another can be drawn in its place."""
+        experiment, arm = decider.live.experiment.id, decider.arm_names[choice.arm]
+        log.warning("the model of the arm %s of %s failed", arm, experiment, exc_info=True)
+        return decider.eject(choice)
+
+    def _predicted(self, decider: Decider, choice: Choice, scores: dict[str, Any]) -> Predicted:
+        token = decider.record(choice, self.keyring, now_ms())
         arm = choice.arm
         return Predicted(
             token,
-            experiment,
+            decider.live.experiment.id,
             decider.arm_names[arm],
             choice.propensity,
             decider.models[arm],
@@ -202,7 +234,3 @@ def check_score_request(request: ScoreRequest) -> None:
 def _refuse_context() -> None:
     detail = "this experiment has no context fields"
     raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -38,12 +38,21 @@ class ExposureBuffer:
         self._arms = array("H")
         self._ages_ms = array("I")
         self._units = array("Q")
+        self._held_out = bytearray()
         self._vectors: list[bytes] = []
         self._vector_bytes = 0
         self._runs = array("I")
         self._vector: NDArray[np.float64] | None = None
 
-    def add(self, arm: int, unit: int, vector: NDArray[np.float64], revision: int, time_ms: int) -> None:
+    def add(
+        self,
+        arm: int,
+        unit: int,
+        vector: NDArray[np.float64],
+        revision: int,
+        time_ms: int,
+        held_out: bool = False,
+    ) -> None:
         """One decision, drawn from `vector`, which is compared by identity and must not change."""
         if self._vector is not vector or revision != self._revision or time_ms < self._time_ms:
             self._turn(vector, revision, time_ms)
@@ -51,6 +60,7 @@ class ExposureBuffer:
         self._ages_ms.append(time_ms - self._time_ms)
         if unit:
             self._units.append(unit)
+        self._held_out.append(held_out)
         self._runs[-1] += 1
         self.next += 1
         if len(self._arms) >= MAX_BATCH_ROWS or self._vector_bytes >= MAX_BATCH_VECTOR_BYTES:
@@ -63,8 +73,12 @@ class ExposureBuffer:
         vector: NDArray[np.float64],
         revision: int,
         time_ms: int,
+        held_out: NDArray[np.bool_] | None = None,
     ) -> None:
-        """n decisions drawn from one vector at one time; `units` is empty where the unit is a request."""
+        """n decisions drawn from one vector at one time; `units` is empty where the unit is a request.
+
+        `held_out` (n,) says which are of the holdout; none without it.
+        """
         if not len(arms):
             return
         if self._vector is not vector or revision != self._revision or time_ms < self._time_ms:
@@ -72,6 +86,7 @@ class ExposureBuffer:
         self._arms.frombytes(arms.tobytes())
         self._ages_ms.frombytes(np.full(len(arms), time_ms - self._time_ms, np.uint32).tobytes())
         self._units.frombytes(units.tobytes())
+        self._held_out += bytes(len(arms)) if held_out is None else held_out.tobytes()
         self._runs[-1] += len(arms)
         self.next += len(arms)
         if len(self._arms) >= MAX_BATCH_ROWS or self._vector_bytes >= MAX_BATCH_VECTOR_BYTES:
@@ -99,6 +114,7 @@ class ExposureBuffer:
             units=self._units.tobytes(),
             vectors=b"".join(self._vectors),
             runs=self._runs.tobytes(),
+            held_out=_bits(self._held_out),
         )
         self._waiting.append((exposed, n_rows))
         self._waiting_rows += n_rows
@@ -125,5 +141,11 @@ class ExposureBuffer:
             self._drop_oldest()
 
 
+def _bits(flags: bytearray) -> bytes:
+    """A bit for each byte of 0 or 1; nothing where all are 0."""
+    return np.packbits(np.frombuffer(flags, np.uint8), bitorder="little").tobytes() if 1 in flags else b""
+
+
 def _nbytes(batch: Exposed) -> int:
-    return sum(map(len, (batch.arms, batch.ages_ms, batch.units, batch.vectors, batch.runs)))
+    columns = (batch.arms, batch.ages_ms, batch.units, batch.vectors, batch.runs, batch.held_out)
+    return sum(map(len, columns))

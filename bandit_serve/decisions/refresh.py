@@ -8,8 +8,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from bandit_serve.decisions.decider import Decider
+from bandit_serve.decisions.decider import Decider, Vector
 from bandit_serve.policies.serving import policy_from_state
+from bandit_serve.times import now_ms
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ MAX_ARMS_IN_LOOP = 32
 
 
 class Refresher:
-    """Recomputes the shares of experiments whose evidence has moved.
+    """Recomputes the shares of experiments that have moved, by evidence or with time.
 
     Each at most every `refresh` of its policy, and all together at most `MOST_OF_A_CORE` of a core: what is dear
     is done less often. Over `MAX_ARMS_IN_LOOP` arms, or where shares over subsets of them are in use, the work is
@@ -41,7 +42,7 @@ class Refresher:
                 now_s = time.monotonic()
                 if now_s < self._rest_until_s:
                     break
-                if decider.evidence != decider.live.evidence and now_s >= self._due_s.get(name, 0.0):
+                if decider.is_stale(now_ms()) and now_s >= self._due_s.get(name, 0.0):
                     await self._refresh(decider)
                     spent_s = time.monotonic() - now_s
                     self._due_s[name] = now_s + decider.live.experiment.policy.refresh_ms / 1000
@@ -53,14 +54,15 @@ class Refresher:
             decider.refresh()
             return
         live, evidence, revision = decider.live, decider.live.evidence, decider.revision
-        pending: dict[str, Any] = live.pending_arguments()
+        time_ms, everyone = now_ms(), decider.everyone()
+        circumstances: dict[str, Any] = live.circumstances(time_ms)
         copy = policy_from_state(live.policy.state())
 
-        def compute() -> list[Any]:
-            masks = [None, *(decider.mask(key) for key in keys)]
-            return [copy.shares(eligible=mask, **pending) for mask in masks]
+        def compute() -> dict[frozenset[int], Vector]:
+            return {
+                key: copy.shares(eligible=decider.mask(key), **circumstances) for key in (everyone, *keys)
+            }
 
-        shares, *subsets = await asyncio.to_thread(compute)
-        if decider.live is live and decider.revision == revision:
-            decider.evidence = evidence
-            decider.take(shares, dict(zip(keys, subsets, strict=True)))
+        shares = await asyncio.to_thread(compute)
+        if decider.live is live and decider.revision == revision and decider.everyone() == everyone:
+            decider.take(everyone, shares, evidence, time_ms)

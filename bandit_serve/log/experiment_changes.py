@@ -1,14 +1,26 @@
-"""What may be done to experiments, whoever asks: made, started, paused, stopped, given another policy."""
+"""What may be done to experiments, whoever asks: made, started, paused, stopped, given another policy or other arms."""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 import msgspec
 
 from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotFound
 from bandit_serve.events import Change, Changed
-from bandit_serve.experiment import Experiment, Policy, Record, Status, may, validated
+from bandit_serve.experiment import (
+    Arm,
+    ArmStatus,
+    Experiment,
+    Policy,
+    Ramp,
+    Record,
+    Standing,
+    Status,
+    may,
+    validated,
+)
 from bandit_serve.live import LiveExperiment
 from bandit_serve.log.changes import Changes
 from bandit_serve.log.keeper import promote_winner
@@ -61,9 +73,10 @@ class ExperimentChanges:
     ) -> LiveExperiment:
         """Loads the arms' models first: that one can not serve is better known before the first request."""
         live = await self.known(name)
+        statuses = live.record.arm_statuses
         for arm in live.experiment.arms:
-            if arm.model is not None and arm.version is not None:
-                await self._models.load(self._replica.registry.version(arm.model, arm.version))
+            if statuses[arm.name] != "removed":
+                await self._load(arm)
         return await self._move(name, "start", "running", who, reason, if_match)
 
     async def pause(
@@ -84,7 +97,7 @@ class ExperimentChanges:
         """For good. A winner with a model is promoted."""
         live = await self.known(name)
         if winner is not None:
-            require_winner(live.experiment, winner, self._replica.registry)
+            require_winner(live.record, winner, self._replica.registry)
         live = await self._move(name, "stop", "stopped", who, reason, if_match, winner)
         await promote_winner(self._changes, live.record)
         return live
@@ -107,6 +120,97 @@ class ExperimentChanges:
             return Changed(changed, Change("policy", who))
 
         return await self._changes.experiment(name, decide, if_match)
+
+    async def add_arm(
+        self,
+        name: str,
+        arm: Arm,
+        who: str,
+        *,
+        ramp: Ramp | None = None,
+        reason: str | None = None,
+        if_match: int | None = None,
+    ) -> LiveExperiment:
+        """The arm comes after the others; its model is loaded first. With a ramp its share rises from now on."""
+        await self.known(name)
+        now_ms = await self._store.time_ms()
+
+        def added(record: Record) -> Record:
+            require_changeable(record)
+            if arm.name in record.experiment.arm_names:
+                raise Conflict(
+                    f"The experiment {name!r} has or had an arm {arm.name!r}; a name is not used again."
+                )
+            experiment = record.experiment.with_arm(arm)
+            from_experiment(experiment)
+            require_version(arm, "version", self._replica.registry)
+            since_ms = None if record.status == "draft" or ramp is None else now_ms
+            standing = Standing(ramp=ramp, ramp_since_ms=since_ms)
+            record = msgspec.structs.replace(record, experiment=experiment)
+            return record.with_standing(len(experiment.arms) - 1, standing)
+
+        added(self._replica.experiment(name).record)
+        await self._load(arm)
+        return await self._change_arms(name, added, Change("add_arm", who, reason, arm.name), now_ms, if_match)
+
+    async def remove_arm(
+        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
+    ) -> LiveExperiment:
+        """It is never drawn again; rewards of its decisions still count."""
+        return await self._stand(name, arm, "removed", Change("remove_arm", who, reason, arm), if_match)
+
+    async def pause_arm(
+        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
+    ) -> LiveExperiment:
+        return await self._stand(name, arm, "paused", Change("pause_arm", who, reason, arm), if_match)
+
+    async def resume_arm(
+        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
+    ) -> LiveExperiment:
+        """Its model is loaded first."""
+        live = await self.known(name)
+        found = live.experiment.arms[_index(live.record, arm)]
+        if live.record.arm_statuses[arm] == "paused":
+            await self._load(found)
+        return await self._stand(name, arm, "active", Change("resume_arm", who, reason, arm), if_match)
+
+    async def _stand(
+        self, name: str, arm: str, to: ArmStatus, change: Change, if_match: int | None
+    ) -> LiveExperiment:
+        await self.known(name)
+        now_ms = await self._store.time_ms()
+
+        def changed(record: Record) -> Record:
+            require_changeable(record)
+            k = _index(record, arm)
+            standing = record.standing(k)
+            if to != "active" and k == record.experiment.control_arm:
+                raise Conflict(f"The arm {arm!r} is control, which everything is compared with; it has to stay.")
+            if standing.status == "removed" or standing.status == to:
+                raise Conflict(f"The arm {arm!r} of {name!r} is {standing.status} already.")
+            return record.with_standing(k, msgspec.structs.replace(standing, status=to))
+
+        return await self._change_arms(name, changed, change, now_ms, if_match)
+
+    async def _change_arms(
+        self,
+        name: str,
+        changed: Callable[[Record], Record],
+        change: Change,
+        now_ms: int,
+        if_match: int | None,
+    ) -> LiveExperiment:
+        def decide(live: LiveExperiment) -> Changed:
+            record = changed(live.record)
+            return Changed(
+                msgspec.structs.replace(record, revision=record.revision + 1, updated_ms=now_ms), change
+            )
+
+        return await self._changes.experiment(name, decide, if_match)
+
+    async def _load(self, arm: Arm) -> None:
+        if arm.model is not None and arm.version is not None:
+            await self._models.load(self._replica.registry.version(arm.model, arm.version))
 
     async def _move(
         self,
@@ -133,6 +237,8 @@ class ExperimentChanges:
                 stopped_ms=now_ms if move == "stop" else None,
                 winner=winner,
             )
+            if move == "start" and record.started_ms is None:
+                changed = _ramps_begin(changed, now_ms)
             return Changed(changed, Change(move, who, reason))
 
         return await self._changes.experiment(name, decide, if_match)
@@ -147,21 +253,40 @@ def servable(experiment: Experiment) -> Experiment:
 
 def require_versions(experiment: Experiment, registry: Registry) -> None:
     """`InvalidInput` that names every arm whose model or version is not registered."""
-    errors = []
+    errors: list[FieldError] = []
     for i, arm in enumerate(experiment.arms):
-        if arm.model is not None and arm.version is not None:
-            try:
-                registry.version(arm.model, arm.version)
-            except NotFound as error:
-                errors.append(FieldError(f"arms[{i}].version", str(error).rstrip(".")))
+        try:
+            require_version(arm, f"arms[{i}].version", registry)
+        except InvalidInput as error:
+            errors += error.errors
     if errors:
         raise InvalidInput(f"{errors[0].at}: {errors[0].detail}.", errors)
 
 
-def require_winner(experiment: Experiment, winner: str, registry: Registry) -> None:
-    """`InvalidInput` unless `winner` is an arm, `Conflict` when its version can not be promoted."""
-    if winner not in experiment.arm_names:
+def require_version(arm: Arm, at: str, registry: Registry) -> None:
+    """`InvalidInput` at `at` when the arm's model or version is not registered."""
+    if arm.model is not None and arm.version is not None:
+        try:
+            registry.version(arm.model, arm.version)
+        except NotFound as error:
+            detail = str(error).rstrip(".")
+            raise InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)]) from None
+
+
+def require_changeable(record: Record) -> None:
+    """`Conflict` for arms of an experiment that is over."""
+    if record.status == "stopped":
+        raise Conflict(f"The experiment {record.experiment.id!r} is stopped; its arms are final.")
+
+
+def require_winner(record: Record, winner: str, registry: Registry) -> None:
+    """`InvalidInput` unless `winner` is an arm that was not removed, `Conflict` when its version can not be promoted."""
+    experiment = record.experiment
+    status = record.arm_statuses.get(winner, "removed")
+    if status == "removed":
         detail = f"expected the name of an arm, not {winner!r}"
+        if winner in experiment.arm_names:
+            detail = f"expected an arm that is still there, and {winner!r} was removed"
         raise InvalidInput(f"winner: {detail}.", [FieldError("winner", detail)])
     arm = experiment.arms[experiment.arm_names.index(winner)]
     if arm.model is not None and arm.version is not None:
@@ -170,3 +295,18 @@ def require_winner(experiment: Experiment, winner: str, registry: Registry) -> N
             raise Conflict(
                 f"The winner's version {arm.version!r} is {version.status} and can not be promoted."
             )
+
+
+def _index(record: Record, arm: str) -> int:
+    try:
+        return record.experiment.arm_names.index(arm)
+    except ValueError:
+        raise NotFound(f"The experiment {record.experiment.id!r} has no arm {arm[:128]!r}.") from None
+
+
+def _ramps_begin(record: Record, now_ms: int) -> Record:
+    """The ramps of arms that were added to the draft count from its start."""
+    for k, standing in enumerate(record.standings):
+        if standing.ramp is not None:
+            record = record.with_standing(k, msgspec.structs.replace(standing, ramp_since_ms=now_ms))
+    return record

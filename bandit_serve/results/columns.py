@@ -19,7 +19,10 @@ MAX_TIME_MS = 2**53
 
 @dataclass(frozen=True)
 class Exposures:
-    """`arms` u2[n], `ages_ms` u4[n], `units` u8[n] or u8[0], `vectors` f8[V, K], `runs` u4[V] with sum n."""
+    """`arms` u2[n], `ages_ms` u4[n], `units` u8[n] or u8[0], `vectors` f8[V, K], `runs` u4[V] with sum n.
+
+    Arms that came after the decisions have no share in `vectors`.
+    """
 
     arms: NDArray[np.uint16]
     ages_ms: NDArray[np.uint32]
@@ -30,14 +33,14 @@ class Exposures:
 
 def exposures(event: Exposed, n_arms: int, by_unit: bool) -> Exposures:
     """The columns of `event`; `InvalidInput` when they do not fit together or the experiment."""
-    item_sizes = {"arms": 2, "ages_ms": 4, "units": 8, "vectors": 8 * n_arms, "runs": 4}
+    item_sizes = {"arms": 2, "ages_ms": 4, "units": 8, "vectors": 8, "runs": 4}
     for name, size in item_sizes.items():
         _require(len(getattr(event, name)) % size == 0, f"whole items in {name}")
     columns = Exposures(
         np.frombuffer(event.arms, "<u2"),
         np.frombuffer(event.ages_ms, "<u4"),
         np.frombuffer(event.units, "<u8"),
-        np.frombuffer(event.vectors, "<f8").reshape(-1, n_arms),
+        _vectors(np.frombuffer(event.vectors, "<f8"), len(event.runs) // 4, n_arms),
         np.frombuffer(event.runs, "<u4"),
     )
     n = len(columns.arms)
@@ -46,7 +49,6 @@ def exposures(event: Exposed, n_arms: int, by_unit: bool) -> Exposures:
     _require(abs(event.time_ms) < MAX_TIME_MS, "a time in milliseconds")
     _require(len(columns.ages_ms) == n, "as many ages as arms")
     _require(len(columns.units) == n or not (by_unit or len(columns.units)), "as many units as arms")
-    _require(len(columns.vectors) == len(columns.runs), "as many share vectors as runs")
     _require(int(columns.runs.sum(dtype=np.uint64)) == n, "runs that add up to the decisions")
     if n == 0:
         return columns
@@ -57,6 +59,13 @@ def exposures(event: Exposed, n_arms: int, by_unit: bool) -> Exposures:
         bool((columns.vectors[of_row, columns.arms] > 0).all()), "a positive share of each arm that was drawn"
     )
     return columns
+
+
+def _vectors(numbers: Floats, n_runs: int, n_arms: int) -> Floats:
+    """f8[V, K] of a vector for each run, which may be of a time when there were fewer arms."""
+    n_then = len(numbers) // max(n_runs, 1)
+    _require(len(numbers) == n_runs * n_then and n_then <= n_arms, "as many share vectors as runs")
+    return np.pad(numbers.reshape(n_runs, n_then), ((0, 0), (0, n_arms - n_then)))
 
 
 def rewards(rows: Rows, n_arms: int, n_metrics: int) -> Rows:

@@ -119,13 +119,14 @@ def fixed_split(sums: Sums, kind: MetricKind, control: int) -> Estimates:
     )
 
 
-def moving_shares(sums: Sums, kind: MetricKind, control: int) -> Estimates:
+def moving_shares(sums: Sums, kind: MetricKind, control: int, peers: NDArray[np.int64]) -> Estimates:
     """AIPW: the sequences over the decisions for which the arm (for a pair: both) had a share.
 
     A sequence is tightest where, under even shares, `TUNED_FOR` observations of its arms would be in: a point
-    that depends on the outcomes through the arms' variances only.
+    that depends on the outcomes through the arms' variances only. `peers` i8[K] is the number of arms that are to
+    be thought of for each.
     """
-    k = len(sums.n)
+    k = peers.astype(np.float64)
     variance = sums.cautious_variance(kind)
     usable = (sums.n >= FEWEST) & (variance > 0)
     compared = _with_control(sums.n > 0, control) & (sums.pair_eligible > 0)

@@ -27,6 +27,8 @@ class Evidence:
     objective.
 
     `fixed` and `ratio_fixed` stay where they are once the shares have moved. `next_look` i8[M] in analysed.
+    `peers` i8[K]: among how many arms each arm came, itself included. That tunes its sequences for good: tuned anew
+    with each arm that comes, the largest over time would be that of several sequences.
     """
 
     fixed: Floats
@@ -34,12 +36,22 @@ class Evidence:
     ratio_fixed: Floats
     ratio_moving: Floats
     next_look: NDArray[np.int64]
+    peers: NDArray[np.int64]
 
     @classmethod
     def none(cls, n_metrics: int, n_arms: int) -> Evidence:
         by_arm = (n_metrics, n_arms)
         one = np.ones(n_metrics, np.int64)
-        return cls(np.zeros(by_arm), np.zeros(by_arm), np.zeros(1), np.zeros(1), one)
+        peers = np.full(n_arms, n_arms, np.int64)
+        return cls(np.zeros(by_arm), np.zeros(by_arm), np.zeros(1), np.zeros(1), one, peers)
+
+    def grow(self, n_arms: int, looked: bool) -> None:
+        """Makes room for arms that have come; `looked` says whether anything has been analysed before."""
+        added = n_arms - len(self.peers)
+        self.fixed = np.pad(self.fixed, ((0, 0), (0, added)))
+        self.moving = np.pad(self.moving, ((0, 0), (0, added)))
+        of_new = np.full(added, n_arms, np.int64)
+        self.peers = np.concatenate([self.peers, of_new]) if looked else np.full(n_arms, n_arms, np.int64)
 
     def copy(self) -> Evidence:
         return Evidence(**{name: column.copy() for name, column in vars(self).items()})
@@ -52,13 +64,10 @@ class Evidence:
     def look_at(self, metric: int, sums: Sums, experiment: Experiment) -> None:
         kind, control = experiment.metrics[metric].kind, experiment.control_arm
         alpha = experiment.stopping.alpha
-        methods = (
-            [(self.moving, moving_shares)]
-            if sums.moved
-            else [(self.fixed, fixed_split), (self.moving, moving_shares)]
-        )
-        for largest, method in methods:
-            estimates = method(sums, kind, control)
+        found = [(self.moving, moving_shares(sums, kind, control, self.peers))]
+        if not sums.moved:
+            found.append((self.fixed, fixed_split(sums, kind, control)))
+        for largest, estimates in found:
             log_e = np.where(estimates.comparable, estimates.differences.log_e_value(alpha), 0.0)
             largest[metric] = np.maximum(largest[metric], log_e)
         if experiment.metrics[metric] is experiment.objective and sample_ratio.sufficient(
@@ -71,5 +80,5 @@ class Evidence:
         if not sums.moved:
             log_e = sample_ratio.log_e_constant(sums.n, sums.split)
             self.ratio_fixed[0] = max(self.ratio_fixed[0], log_e)
-        log_e = sample_ratio.log_e_moving(sums.balance, sums.spread)
+        log_e = sample_ratio.log_e_moving(sums.balance, sums.spread, self.peers)
         self.ratio_moving[0] = max(self.ratio_moving[0], log_e)

@@ -12,9 +12,9 @@ def unfloored(policy: Policy) -> bool:
     """Whether shares follow the outcomes and may come as near to 0 as they like.
 
     No `min_share` means the served default, which is positive, except for `fixed_split`: its shares do not
-    follow the outcomes, and those that are stated are the floor.
+    follow the outcomes, and those that are stated are the floor. A holdout is a floor too.
     """
-    return policy.kind != "fixed_split" and policy.min_share == 0.0
+    return policy.kind != "fixed_split" and policy.min_share == 0.0 and not policy.holdout
 
 
 class Floors:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from bandit_serve._analysis import Accumulators, OpenDecisions, RewardedDecisions, ShareHistory, Units
-from bandit_serve.errors import InvalidInput, NotBuilt
+from bandit_serve.errors import InvalidInput
 from bandit_serve.events import Changed, Event, Exposed, Rewarded
 from bandit_serve.experiment import Experiment, Record
 from bandit_serve.results import columns, snapshot
@@ -120,11 +120,21 @@ class ResultsFold:
         return copy
 
     def _change(self, record: Record) -> None:
-        if record.experiment.arm_names != self.record.experiment.arm_names:
-            raise NotBuilt("A change of an experiment's arms is not built into its results yet.")
+        names, n_arms = record.experiment.arm_names, len(self.exposures)
+        if names[:n_arms] != self.record.experiment.arm_names[: len(names)]:
+            raise InvalidInput("The log holds a change that can not be analysed: arms were put in another order.")
+        if len(names) > n_arms:
+            self._grow(len(names))
         self._floors.learn(record.revision, record.experiment.policy)
         if record.revision >= self.record.revision:
             self.record = record
+
+    def _grow(self, n_arms: int) -> None:
+        """Makes room for the arms that have come. What was decided before them says nothing about them."""
+        self.evidence.grow(n_arms, looked=bool(self.sums.counts().any()))
+        self.exposures = np.pad(self.exposures, (0, n_arms - len(self.exposures)))
+        self.sums.grow(n_arms)
+        self._shares.grow(n_arms)
 
     def state(self) -> bytes:
         """A snapshot: equal bytes for equal folds, wherever the log was cut."""

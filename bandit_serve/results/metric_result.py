@@ -42,7 +42,7 @@ class MetricResult(Struct, frozen=True):
 
 
 class MetricTable:
-    """Everything about one metric, arrays [K]."""
+    """Everything about one metric, arrays [K]. `there`: the arms that were not removed, which alone can be best."""
 
     def __init__(self, fold: ResultsFold, record: Record, index: int) -> None:
         experiment = record.experiment
@@ -54,11 +54,16 @@ class MetricTable:
         self.sums = Sums.of(fold.sums, index)
         self.valid = self.sums.unfloored == 0
         self.moving = self.sums.moved and self.valid
-        method = moving_shares if self.moving else fixed_split
-        self.estimates: Estimates = method(self.sums, self.metric.kind, self.control)
+        kind, control = self.metric.kind, self.control
+        self.estimates: Estimates = (
+            moving_shares(self.sums, kind, control, fold.evidence.peers)
+            if self.moving
+            else fixed_split(self.sums, kind, control)
+        )
         self.p = self._p_values(fold)
-        self.best = decision_aids.probability_best(self.sums, self.metric)
-        self.loss = decision_aids.expected_loss(self.sums, self.metric)
+        self.there = np.array([status != "removed" for status in record.arm_statuses.values()])
+        self.best = decision_aids.probability_best(self.sums, self.metric, self.there)
+        self.loss = decision_aids.expected_loss(self.sums, self.metric, self.there)
 
     def _p_values(self, fold: ResultsFold) -> Floats:
         """Adjusted [K]; NaN where there is none."""
@@ -72,11 +77,11 @@ class MetricTable:
 
     def winner(self) -> str | None:
         sums, estimates = self.sums, self.estimates
-        if not self.valid or sums.n.min() < self.experiment.stopping.min_samples:
+        if not self.valid or sums.n[self.there].min() < self.experiment.stopping.min_samples:
             return None
         gain = np.where(estimates.compared, estimates.differences.mean, np.nan)
         gain = gain if self.metric.goal == "maximize" else -gain
-        arm = winner_of(gain, self.p <= self.alpha, self.control)
+        arm = winner_of(gain, self.p <= self.alpha, self.control, self.there)
         return None if arm is None else self.experiment.arm_names[arm]
 
     def row(self, arm: int) -> MetricResult:

@@ -27,7 +27,7 @@ def _finding(record: Record, objective: MetricTable, winner: str | None) -> str:
     if winner is not None:
         return f"{winner} is better on {metric} than {control}, at level {alpha:g}."
     least = record.experiment.stopping.min_samples
-    if objective.sums.n.min() < least:
+    if objective.sums.n[objective.there].min() < least:
         return f"No winner is named before every arm has {least} observations of {metric}."
     if not objective.valid or np.isnan(objective.p).all():
         return f"Whether an arm differs from {control} on {metric} can not be said."
@@ -42,6 +42,9 @@ def _provisos(record: Record, objective: MetricTable, pending: int, srm: Verdict
         said.append(f"Everything is conditional on a reward: {unit} without one are left out")
     else:
         said.append(f"{unit.capitalize()} count once their window has closed, {pending} are pending")
+    removed = [name for name, there in zip(experiment.arm_names, objective.there, strict=True) if not there]
+    if removed:
+        said.append(f"{_listed(removed)} {'was' if len(removed) == 1 else 'were'} removed")
     if not objective.valid:
         said.append(
             f"an adaptive policy without a floor (min_share 0) decided {sums.unfloored} of "
@@ -55,10 +58,13 @@ def _provisos(record: Record, objective: MetricTable, pending: int, srm: Verdict
         name for name, has in zip(experiment.arm_names, objective.estimates.usable, strict=True) if not has
     ]
     if short and objective.valid:
-        names = ", ".join(short[:5]) + (f" and {len(short) - 5} more" if len(short) > 5 else "")
-        said.append(f"no interval for {names}: fewer than {FEWEST} observations, or no variance")
+        said.append(f"no interval for {_listed(short)}: fewer than {FEWEST} observations, or no variance")
     if srm == "mismatch":
         said.append(
             "the arms did not get the traffic that was logged (sample-ratio mismatch), so distrust all of it"
         )
     return said
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

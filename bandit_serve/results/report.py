@@ -77,7 +77,8 @@ def _sample_ratio(fold: ResultsFold, objective: MetricTable) -> SampleRatio:
     if not sample_ratio.sufficient(sums.n, sums.balance):
         return SampleRatio(None, "insufficient")
     if sums.moved:
-        so_far, now = fold.evidence.ratio_moving, sample_ratio.log_e_moving(sums.balance, sums.spread)
+        so_far = fold.evidence.ratio_moving
+        now = sample_ratio.log_e_moving(sums.balance, sums.spread, fold.evidence.peers)
     else:
         so_far, now = fold.evidence.ratio_fixed, sample_ratio.log_e_constant(sums.n, sums.split)
     p = float(p_value(max(so_far[0], now)))

@@ -33,21 +33,28 @@ def log_e_constant(counts: ArrayLike, shares: ArrayLike) -> float:
     return float(gammaln(PRIOR_WEIGHT) - gammaln(PRIOR_WEIGHT + n.sum()) + math.fsum(arms))
 
 
-def log_e_moving(balance: ArrayLike, spread: ArrayLike) -> float:
-    """The same for shares that moved: of the K arms' e-values the largest, divided by K.
+def log_e_moving(balance: ArrayLike, spread: ArrayLike, peers: ArrayLike | None = None) -> float:
+    """The same for shares that moved: of the arms' e-values, each divided by its `peers`, the largest.
 
     `balance` [K] is the sum over decisions of 1{A = k} - e(k), a martingale with variance `spread` [K], the
-    sum of e(k)(1 - e(k)). Arms without spread are left out.
+    sum of e(k)(1 - e(k)). Arms without spread are left out. `peers` [K] is among how many arms each came, by default
+    among those with some spread. Where arms have come to K_0 first ones, a level of alpha is one of at most
+    alpha (1 + ln(K / K_0)).
     """
     variance = np.asarray(spread, np.float64)
     some = variance > 0
-    k = int(np.count_nonzero(some))
-    if k < 2:
+    n = int(np.count_nonzero(some))
+    if n < 2:
         return 0.0
-    tightest_at = np.full(k, TUNED_FOR * (1.0 / k) * (1.0 - 1.0 / k))
+    k = np.full(n, n) if peers is None else np.asarray(peers)[some]
     total: Floats = np.asarray(balance, np.float64)[some]
-    arms = Sequence(np.ones(k), total, variance[some], tightest_at)
-    return float(arms.log_e_value(ALPHA / k).max()) - math.log(k)
+    largest = -math.inf
+    for among in np.unique(k).tolist():
+        mine = k == among
+        tightest_at = np.full(int(mine.sum()), TUNED_FOR * (1.0 / among) * (1.0 - 1.0 / among))
+        arms = Sequence(np.ones(len(tightest_at)), total[mine], variance[some][mine], tightest_at)
+        largest = max(largest, float(arms.log_e_value(ALPHA / among).max()) - math.log(among))
+    return largest
 
 
 def sufficient(counts: ArrayLike, balance: ArrayLike) -> bool:

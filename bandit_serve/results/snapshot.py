@@ -10,7 +10,7 @@ import numpy as np
 
 from bandit_serve.errors import InvalidInput
 
-VERSION = 2
+VERSION = 3
 
 Columns = dict[str, dict[str, np.ndarray[Any, np.dtype[Any]]]]
 

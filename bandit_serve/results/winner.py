@@ -8,13 +8,16 @@ from numpy.typing import NDArray
 from bandit_serve.results.sequence import Floats
 
 
-def winner_of(gain: Floats, significant: NDArray[np.bool_], control: int) -> int | None:
+def winner_of(
+    gain: Floats, significant: NDArray[np.bool_], control: int, there: NDArray[np.bool_]
+) -> int | None:
     """The arm that gains most on control among those that significantly do; control, if all others
     significantly lose.
 
-    `gain` [K] is each arm's difference to control in the direction of the goal, NaN where there is none.
+    `gain` [K] is each arm's difference to control in the direction of the goal, NaN where there is none. An arm that
+    is not `there` any more, bool [K], is passed over.
     """
-    others = np.arange(len(gain)) != control
+    others = there & (np.arange(len(gain)) != control)
     better = others & significant & (gain > 0)
     if better.any():
         return int(np.argmax(np.where(better, gain, -np.inf)))

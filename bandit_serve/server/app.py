@@ -24,6 +24,7 @@ from bandit_serve.results import Report
 from bandit_serve.rewards.messages import RewardsReport, RewardsRequest
 from bandit_serve.server.handlers.decisions import DecisionHandlers
 from bandit_serve.server.handlers.experiments import (
+    ArmRequest,
     ExperimentHandlers,
     ReasonRequest,
     StopRequest,
@@ -170,14 +171,43 @@ ROUTES: tuple[Route, ...] = (
         refuses=(409, 412, 501),
     ),
     Route(
-        "POST", "/v1/experiments/{experiment}/arms", "experiments.not_built", "Adds an arm.", refuses=(501,)
+        "POST",
+        "/v1/experiments/{experiment}/arms",
+        "experiments.add_arm",
+        "Adds an arm, with a ramp or at once.",
+        ArmRequest,
+        ExperimentView,
+        refuses=(409, 412, 501),
     ),
     Route(
         "DELETE",
         "/v1/experiments/{experiment}/arms/{arm}",
-        "experiments.not_built",
-        "Removes an arm.",
-        refuses=(501,),
+        "experiments.remove_arm",
+        "Removes an arm for good; rewards of its decisions still count.",
+        ReasonRequest,
+        ExperimentView,
+        optional=True,
+        refuses=(409, 412),
+    ),
+    Route(
+        "POST",
+        "/v1/experiments/{experiment}/arms/{arm}/pause",
+        "experiments.pause_arm",
+        "Gives an arm no traffic until it is resumed.",
+        ReasonRequest,
+        ExperimentView,
+        optional=True,
+        refuses=(409, 412),
+    ),
+    Route(
+        "POST",
+        "/v1/experiments/{experiment}/arms/{arm}/resume",
+        "experiments.resume_arm",
+        "Gives a paused arm its traffic again.",
+        ReasonRequest,
+        ExperimentView,
+        optional=True,
+        refuses=(409, 412),
     ),
     Route(
         "POST",

@@ -27,6 +27,8 @@ SCALARS = (
     "rewards_unknown",
     "rewards_invalid",
     "exposures_lost",
+    "ejections",
+    "ejected_arms",
     "top_k_hits",
     "top_k_misses",
     "store_away",
@@ -120,6 +122,16 @@ class ServiceCollector(Collector):
             "bandit_serve_exposures_lost",
             "Exposures dropped because the store was away.",
             total("exposures_lost"),
+        )
+        yield CounterMetricFamily(
+            "bandit_serve_ejections",
+            "Times that a worker left out an arm whose model had failed.",
+            total("ejections"),
+        )
+        yield GaugeMetricFamily(
+            "bandit_serve_ejected_arms",
+            "Arms that are left out now, summed over workers.",
+            total("ejected_arms"),
         )
         cache = CounterMetricFamily("bandit_serve_top_k_cache", "Top-k answers.", labels=["result"])
         cache.add_metric(["hit"], total("top_k_hits"))

@@ -137,10 +137,10 @@ class Service:
 
     def publish_counters(self) -> None:
         """What other parts count for themselves, for the next scrape."""
-        lost = (
-            sum(decider.exposures.lost for decider in self.decisions.deciders.values()) if self.ready else 0
-        )
-        self.counters.set("exposures_lost", lost)
+        deciders = list(self.decisions.deciders.values()) if self.ready else []
+        self.counters.set("exposures_lost", sum(decider.exposures.lost for decider in deciders))
+        self.counters.set("ejections", sum(decider.ejections.count for decider in deciders))
+        self.counters.set("ejected_arms", sum(len(decider.ejected) for decider in deciders))
         self.counters.set("top_k_hits", self.top_k.hits)
         self.counters.set("top_k_misses", self.top_k.misses)
         self.counters.set("store_away", float(self.degraded))
@@ -157,8 +157,10 @@ class Service:
             (arm.model, arm.version)
             for experiment in self.replica.experiments.values()
             if experiment.record.status in ("running", "paused")
-            for arm in experiment.experiment.arms
-            if arm.model is not None and arm.version is not None
+            for arm, status in zip(
+                experiment.experiment.arms, experiment.record.arm_statuses.values(), strict=True
+            )
+            if status != "removed" and arm.model is not None and arm.version is not None
         ]
         live += [
             (model.name, model.production)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from aiohttp import web
 from msgspec import Meta, Struct
 
 from bandit_serve.errors import NotBuilt
-from bandit_serve.experiment import Experiment, Policy
+from bandit_serve.experiment import Arm, Experiment, Policy, Ramp
 from bandit_serve.live import LiveExperiment
 from bandit_serve.names import Name
 from bandit_serve.results import report
@@ -28,6 +29,13 @@ class StopRequest(Struct, frozen=True, forbid_unknown_fields=True):
     reason: Reason | None = None
 
 
+class ArmRequest(Arm, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An arm to be added. With `ramp` its share is capped at first."""
+
+    ramp: Ramp | None = None
+    reason: Reason | None = None
+
+
 class ExperimentHandlers:
     def __init__(self, service: Service) -> None:
         timeout_s = service.settings.seconds("body_timeout")
@@ -36,6 +44,7 @@ class ExperimentHandlers:
         self._experiment = Body(Experiment, timeout_s=timeout_s)
         self._policy = Body(Policy, timeout_s=timeout_s)
         self._reason = Body(ReasonRequest, timeout_s=timeout_s, optional=True)
+        self._arm = Body(ArmRequest, timeout_s=timeout_s)
         self._stop = Body(StopRequest, timeout_s=timeout_s, optional=True)
 
     async def create(self, request: web.Request) -> web.Response:
@@ -90,6 +99,35 @@ class ExperimentHandlers:
         live = await self._changes.change_policy(
             _name(request), policy, actor(request), if_match=revision(request)
         )
+        return _answer(request, live)
+
+    async def add_arm(self, request: web.Request) -> web.Response:
+        wish = await self._arm.read(request)
+        live = await self._changes.add_arm(
+            _name(request),
+            Arm(wish.name, wish.model, wish.version, wish.payload),
+            actor(request),
+            ramp=wish.ramp,
+            reason=wish.reason,
+            if_match=revision(request),
+        )
+        return _answer(request, live)
+
+    async def remove_arm(self, request: web.Request) -> web.Response:
+        return await self._change_arm(request, self._changes.remove_arm)
+
+    async def pause_arm(self, request: web.Request) -> web.Response:
+        return await self._change_arm(request, self._changes.pause_arm)
+
+    async def resume_arm(self, request: web.Request) -> web.Response:
+        return await self._change_arm(request, self._changes.resume_arm)
+
+    async def _change_arm(
+        self, request: web.Request, change: Callable[..., Awaitable[LiveExperiment]]
+    ) -> web.Response:
+        wish = await self._reason.read(request)
+        arm, if_match = request.match_info["arm"], revision(request)
+        live = await change(_name(request), arm, actor(request), reason=wish.reason, if_match=if_match)
         return _answer(request, live)
 
     async def not_built(self, request: web.Request) -> web.Response:

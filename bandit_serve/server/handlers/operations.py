@@ -42,13 +42,16 @@ class StoreView(Struct, frozen=True):
 
 
 class ExperimentStats(Struct, frozen=True):
-    """By arm: shares now, and what the log has of exposures and of the objective's rewards."""
+    """By arm: shares now, and what the log has of exposures and of the objective's rewards. `ejected` are the arms
+    that the answering worker leaves out now because their model failed in it.
+    """
 
     status: Status
     policy: str
     shares: dict[str, float]
     exposures: dict[str, int]
     rewards: dict[str, int]
+    ejected: list[str]
 
 
 class LoadedStats(Struct, frozen=True):
@@ -73,6 +76,7 @@ class Stats(Struct, frozen=True):
     predictions: int
     rewards: dict[Verdict, int]
     exposures_lost: int
+    ejections: int
 
 
 class OperationHandlers:
@@ -122,6 +126,7 @@ class OperationHandlers:
             predictions=int(total("predictions")),
             rewards={verdict: int(total(f"rewards_{verdict}")) for verdict in get_args(Verdict)},
             exposures_lost=int(total("exposures_lost")),
+            ejections=int(total("ejections")),
         )
         return answer(request, found)
 
@@ -143,7 +148,12 @@ class OperationHandlers:
                 for column in (decider.draw.propensities, live.exposures.tolist(), live.rewards.tolist())
             )
             found[name] = ExperimentStats(
-                live.record.status, live.experiment.policy.kind, shares, exposures, rewards
+                live.record.status,
+                live.experiment.policy.kind,
+                shares,
+                exposures,
+                rewards,
+                decider.ejected,
             )
         return found
 

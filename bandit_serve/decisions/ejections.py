@@ -1,0 +1,42 @@
+"""Arms that one worker leaves out for a time, because their model failed in it.
+
+As Envoy's outlier ejection does it: the first time for `BASE_S`, each time after that twice as long, up to `MOST_S`;
+an arm that has been well for `MOST_S` starts anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Set
+
+BASE_S = 5.0
+MOST_S = 300.0
+
+
+class Ejections:
+    """Times are those of one monotonic clock, in seconds. `count` is how many there have been."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._until_s: dict[int, float] = {}
+        self._times: dict[int, int] = {}
+
+    def eject(self, arm: int, among: Set[int], now_s: float) -> bool:
+        """Takes `arm` out, unless it is the last of the arms `among` or out already; whether it was taken out."""
+        out = self.out(now_s)
+        if arm in out or not among - out - {arm}:
+            return False
+        if now_s >= self._until_s.get(arm, -math.inf) + MOST_S:
+            self._times[arm] = 0
+        self._until_s[arm] = now_s + min(BASE_S * 2.0 ** min(self._times[arm], 16), MOST_S)
+        self._times[arm] += 1
+        self.count += 1
+        return True
+
+    def out(self, now_s: float) -> frozenset[int]:
+        """The arms that are out now."""
+        return frozenset(arm for arm, until_s in self._until_s.items() if now_s < until_s)
+
+    def next_back_s(self, now_s: float) -> float:
+        """When the first of them comes back; infinity where none is out."""
+        return min((self._until_s[arm] for arm in self.out(now_s)), default=math.inf)
