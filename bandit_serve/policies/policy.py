@@ -214,6 +214,20 @@ class Policy(Arms):
             }
         )
 
+    def take_over(self, former: Policy) -> None:
+        """Goes on from what `former`, a policy over as many arms or fewer, has observed of the same rewards.
+
+        A policy that weighs takes the rewards of one that does not as of arms that were drawn evenly.
+        """
+        more = self.n_arms - former.n_arms
+        statistics = {name: np.pad(values, (0, more)) for name, values in former.statistics().items()}
+        gain = statistics.pop("gain", None)
+        if self.weighs:
+            statistics["gain"] = self.n_arms * statistics["total"] if gain is None else gain
+        self.restore(statistics)
+        self.observed = np.pad(former.observed, (0, more))
+        self.clock_ms = former.clock_ms
+
     def grown_parameters(self, more: int) -> dict[str, Any]:
         """The parameters of this kind, for subclasses: those by arm have the defaults for `more` arms at the end."""
         return deepcopy(self.own)

@@ -113,5 +113,5 @@ def relaxed(cap: float, ramps: Vector) -> Vector:
     ascending = np.sort(ramps)
     left = 1.0 - np.concatenate([[0.0], np.cumsum(ascending)[:-1]])
     levels = left / np.arange(ramps.size, 0, -1)
-    level = levels[np.argmax(levels <= ascending)]
-    return np.minimum(level, ramps)
+    level = float(levels[np.argmax(levels <= ascending)])
+    return np.asarray(np.minimum(level, ramps))
