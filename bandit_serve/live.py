@@ -117,7 +117,6 @@ class LiveExperiment:
         added = n_arms - len(self.exposures)
         if added <= 0:
             return False
-        self.policy = self.policy.grown(n_arms)
         if self.pending is not None:
             self.pending = self.pending.grown(n_arms)
         self.exposures, self.rewards, self.held_out = (
@@ -134,7 +133,9 @@ class LiveExperiment:
             self.held_out += np.bincount(arms[held_out], minlength=len(self.held_out))
         if self.pending is not None:
             times_ms = event.time_ms + np.frombuffer(event.ages_ms, np.uint32).astype(np.int64)
-            self.pending.exposed(event.incarnation, event.first, arms, times_ms, held_out)
+            self.pending.exposed(event.incarnation, event.first, arms, times_ms)
+            if held_out is not None:
+                self.pending.take_back(arms[held_out], times_ms[held_out])
             self.evidence += 1
         elif warming:
             self.evidence += 1
@@ -154,7 +155,8 @@ class LiveExperiment:
         values = np.ascontiguousarray(rows["value"])
         if objective.goal == "minimize":
             values = np.array([objective.utility(value) for value in values.tolist()])
-        self.policy.update_many(arms, values)
+        propensities = np.ascontiguousarray(rows["propensity"]) if self.policy.weighs else None
+        self.policy.update_many(arms, values, propensities)
         if self.pending is not None:
             self.pending.rewarded(rows, offset.time_ms)
         self.evidence += 1
@@ -164,12 +166,15 @@ class LiveExperiment:
         """What a missing reward is to the policy."""
         return self.experiment.objective.utility(0.0)
 
-    def shares(self, now_ms: int, eligible: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-        """f64[K]: the vector to draw from at `now_ms`; the policy's own distribution over the `eligible` arms, by
-        default the active ones.
+    def shares(
+        self, eligible: NDArray[np.bool_] | None = None, now_ms: int | None = None
+    ) -> NDArray[np.float64]:
+        """f64[K]: the vector to draw from; the policy's own distribution over the `eligible` arms, by default the
+        active ones, at `now_ms` (Unix time), by default that of the last entry.
         """
         mask = self.active if eligible is None else eligible
-        return self.policy.shares(eligible=mask, **self.circumstances(now_ms))
+        time_ms = self.offset.time_ms if now_ms is None else now_ms
+        return self.policy.shares(eligible=mask, **self.circumstances(time_ms))
 
     def circumstances(self, now_ms: int) -> dict[str, Any]:
         """What the policy's `shares` is to be told beside the eligible arms: decisions whose window is open, ramps

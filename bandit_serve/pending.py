@@ -61,6 +61,11 @@ class PendingDecisions:
             self._lost.setdefault(incarnation, []).append((reached, first))
         self._reached[incarnation] = (end, int(times_ms[-1]))
 
+    def take_back(self, arms: NDArray[Any], times_ms: Counts) -> None:
+        """Leaves out decisions that `exposed` was told of and that nothing is to be learned from."""
+        for bucket, arm in zip((times_ms // self._width_ms).tolist(), arms.tolist(), strict=True):
+            self._exposed[bucket][arm] -= 1
+
     def rewarded(self, rows: NDArray[np.void], now_ms: int) -> None:
         """The objective's rewards (`events.REWARD`), as they arrive."""
         arms = rows["arm"].astype(np.intp)
@@ -132,6 +137,15 @@ class PendingDecisions:
 
     def _closes_ms(self, bucket: int) -> int:
         return (bucket + 1) * self._width_ms + self.window_ms
+
+    def grown(self, n_arms: int) -> PendingDecisions:
+        """The same with more arms, which nothing is pending for."""
+        state = self.state()
+        more = n_arms - self.n_arms
+        for counts in (*state["exposed"], *state["rewarded"]):
+            counts[1] += [0] * more
+        state["delays"] += [[0] * DELAY_BINS] * more
+        return PendingDecisions.from_state(self.window_ms, n_arms, state)
 
     def state(self) -> dict[str, Any]:
         return {

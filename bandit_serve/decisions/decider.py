@@ -35,7 +35,16 @@ class Draw:
     the holdout with probability h, and then its arm is drawn evenly, else from v.
     """
 
-    __slots__ = ("_even", "_even_sampler", "_learned", "_sampler", "holdout", "propensities", "shares", "used")
+    __slots__ = (
+        "_even",
+        "_even_sampler",
+        "_learned",
+        "_sampler",
+        "holdout",
+        "propensities",
+        "shares",
+        "used",
+    )
 
     def __init__(self, shares: Vector, holdout: float = 0.0) -> None:
         shares.flags.writeable = False
@@ -131,7 +140,8 @@ class Decider:
         self._holdout = experiment.policy.holdout or 0.0
         self._holdout_below = round(self._holdout * 2.0**64)
         self._holdout_salt = int.from_bytes(
-            blake2b(live.record.uid.to_bytes(8, "little"), digest_size=8, person=b"holdout").digest(), "little"
+            blake2b(live.record.uid.to_bytes(8, "little"), digest_size=8, person=b"holdout").digest(),
+            "little",
         )
         self._active = frozenset(np.flatnonzero(live.active).tolist())
         self._subsets: dict[frozenset[int], Draw] = {}
@@ -145,7 +155,7 @@ class Decider:
         """Shares as they are now; those over subsets are forgotten, and made anew when asked."""
         time_ms = now_ms()
         everyone = self.everyone()
-        vector = self.live.shares(time_ms, self.mask(everyone))
+        vector = self.live.shares(self.mask(everyone), time_ms)
         self.take(everyone, {everyone: vector}, self.live.evidence, time_ms)
 
     def take(
@@ -189,7 +199,7 @@ class Decider:
         if self.ejections.eject(choice.arm, self._active, time.monotonic()):
             self.refresh()
         is_out = choice.arm in self.ejections.out(time.monotonic())
-        return is_out and np.count_nonzero(choice.draw.shares) > 1
+        return is_out and bool(np.count_nonzero(choice.draw.shares) > 1)
 
     @property
     def active(self) -> list[int]:
@@ -262,7 +272,7 @@ class Decider:
         if draw is None:
             if len(self._subsets) >= MAX_SUBSETS:
                 self._subsets.pop(next(iter(self._subsets)))
-            vector = self.live.shares(now_ms(), self.mask(arms))
+            vector = self.live.shares(self.mask(arms), now_ms())
             draw = self._subsets[arms] = Draw(vector, self._holdout)
         draw.used = True
         return draw
@@ -273,9 +283,7 @@ class Decider:
         if draw is None:
             return None
         counter = self.exposures.next
-        self.exposures.add(
-            choice.arm, choice.unit, draw.shares, self.revision, time_ms, choice.held_out
-        )
+        self.exposures.add(choice.arm, choice.unit, draw.shares, self.revision, time_ms, choice.held_out)
         return keyring.seal.sign(
             self._uid,
             self._incarnation,

@@ -151,7 +151,9 @@ class ExperimentChanges:
 
         added(self._replica.experiment(name).record)
         await self._load(arm)
-        return await self._change_arms(name, added, Change("add_arm", who, reason, arm.name), now_ms, if_match)
+        return await self._change_arms(
+            name, added, Change("add_arm", who, reason, arm.name), now_ms, if_match
+        )
 
     async def remove_arm(
         self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
@@ -185,7 +187,9 @@ class ExperimentChanges:
             k = _index(record, arm)
             standing = record.standing(k)
             if to != "active" and k == record.experiment.control_arm:
-                raise Conflict(f"The arm {arm!r} is control, which everything is compared with; it has to stay.")
+                raise Conflict(
+                    f"The arm {arm!r} is control, which everything is compared with; it has to stay."
+                )
             if standing.status == "removed" or standing.status == to:
                 raise Conflict(f"The arm {arm!r} of {name!r} is {standing.status} already.")
             return record.with_standing(k, msgspec.structs.replace(standing, status=to))
@@ -280,7 +284,7 @@ def require_changeable(record: Record) -> None:
 
 
 def require_winner(record: Record, winner: str, registry: Registry) -> None:
-    """`InvalidInput` unless `winner` is an arm that was not removed, `Conflict` when its version can not be promoted."""
+    """`InvalidInput` unless `winner` is an arm that is still there, `Conflict` when its version can not be promoted."""
     experiment = record.experiment
     status = record.arm_statuses.get(winner, "removed")
     if status == "removed":

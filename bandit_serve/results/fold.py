@@ -122,7 +122,9 @@ class ResultsFold:
     def _change(self, record: Record) -> None:
         names, n_arms = record.experiment.arm_names, len(self.exposures)
         if names[:n_arms] != self.record.experiment.arm_names[: len(names)]:
-            raise InvalidInput("The log holds a change that can not be analysed: arms were put in another order.")
+            raise InvalidInput(
+                "The log holds a change that can not be analysed: arms were put in another order."
+            )
         if len(names) > n_arms:
             self._grow(len(names))
         self._floors.learn(record.revision, record.experiment.policy)
