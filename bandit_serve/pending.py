@@ -3,7 +3,7 @@
 They are kept as counts by time of decision, in buckets of 1/`BUCKETS` of the window, so their memory does not grow
 with the traffic. When a bucket's window has closed, by log time, those of its decisions that got no reward count as
 zeros, once. Until then they count by how likely a reward would have come by now, Σ G_k(age) (Vernade, Cappé and
-Perchet 2017), with G_k the delays that were seen for arm k.
+Perchet 2017), with G_k the delays of arm k (`delays.py`).
 
 A reward may come before its exposure, and an exposure after its window has closed or, when its worker crashed, never.
 So rewards that wait for an exposure are remembered by decision.
@@ -12,19 +12,22 @@ So rewards that wait for an exposure are remembered by decision.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve import _delays
+from bandit_serve.delays import Delays
+
 BUCKETS = 256
-DELAY_BINS = 48
-POOLED_WEIGHT = 8.0
 # How long after its window a rewarded decision is remembered whose exposure may still come.
 LINGER_MS = 3_600_000
 
 Counts = NDArray[np.int64]
+Decisions = dict[int, dict[int, tuple[int, int]]]
+"""By worker and number: the bucket and the arm."""
+_NEVER = 2**62
 
 
 class PendingDecisions:
@@ -33,77 +36,94 @@ class PendingDecisions:
     def __init__(self, window_ms: int, n_arms: int) -> None:
         self.window_ms = window_ms
         self.n_arms = n_arms
+        self.delays = Delays(window_ms, n_arms)
         self._width_ms = max(1, math.ceil(window_ms / BUCKETS))
         self._exposed: dict[int, Counts] = {}
         self._rewarded: dict[int, Counts] = {}
+        self._earliest = _NEVER
         self._reached: dict[int, tuple[int, int]] = {}
         self._lost: dict[int, list[tuple[int, int]]] = {}
-        self._early: dict[tuple[int, int], tuple[int, int]] = {}
-        self._settled: dict[tuple[int, int], tuple[int, int]] = {}
-        self._delays: Counts = np.zeros((n_arms, DELAY_BINS), np.int64)
-        growth = (max(window_ms, 2)) ** (1.0 / DELAY_BINS)
-        self._edges_ms = growth ** np.arange(1, DELAY_BINS + 1)
+        self._early: Decisions = {}
+        self._settled: Decisions = {}
 
-    def exposed(self, incarnation: int, first: int, arms: NDArray[Any], times_ms: Counts) -> None:
+    def exposed(self, incarnation: int, first: int, arms: NDArray[np.uint16], times_ms: Counts) -> None:
         """n decisions that were logged, numbered from `first` by the worker that made them."""
-        buckets = times_ms // self._width_ms
-        for bucket in np.unique(buckets).tolist():
-            counts = np.bincount(arms[buckets == bucket], minlength=self.n_arms)
-            self._exposed[bucket] = self._exposed.get(bucket, 0) + counts
+        earliest = _delays.count_decisions(self._exposed, arms, times_ms, self._width_ms, self.n_arms)
+        self._earliest = min(self._earliest, earliest)
         end = first + len(arms)
-        for decision in _within(self._early, incarnation, first, end):
-            del self._early[decision]
-        for decision in _within(self._settled, incarnation, first, end):
-            bucket, arm = self._settled.pop(decision)
+        _taken(self._early, incarnation, first, end)
+        for bucket, arm in _taken(self._settled, incarnation, first, end):
             self._exposed[bucket][arm] -= 1
         reached = self._reached.get(incarnation, (0, 0))[0]
         if first > reached:
             self._lost.setdefault(incarnation, []).append((reached, first))
         self._reached[incarnation] = (end, int(times_ms[-1]))
 
-    def take_back(self, arms: NDArray[Any], times_ms: Counts) -> None:
+    def take_back(self, arms: NDArray[np.uint16], times_ms: Counts) -> None:
         """Leaves out decisions that `exposed` was told of and that nothing is to be learned from."""
         for bucket, arm in zip((times_ms // self._width_ms).tolist(), arms.tolist(), strict=True):
             self._exposed[bucket][arm] -= 1
 
     def rewarded(self, rows: NDArray[np.void], now_ms: int) -> None:
         """The objective's rewards (`events.REWARD`), as they arrive."""
-        arms = rows["arm"].astype(np.intp)
-        delays = np.maximum(now_ms - rows["time_ms"], 1)
-        bins = np.minimum(np.searchsorted(self._edges_ms, delays), DELAY_BINS - 1)
-        np.add.at(self._delays, (arms, bins), 1)
-        buckets = rows["time_ms"] // self._width_ms
-        for bucket in np.unique(buckets).tolist():
-            counts = np.bincount(arms[buckets == bucket], minlength=self.n_arms)
-            self._rewarded[bucket] = self._rewarded.get(bucket, 0) + counts
+        earliest, early = _delays.count_rewards(
+            self._rewarded,
+            rows,
+            now_ms,
+            self._width_ms,
+            self.delays.edges_ms,
+            self.delays.arrivals,
+            self._reached,
+        )
+        self._earliest = min(self._earliest, earliest)
+        if self._lost:
+            early += self._among_lost(rows)
+        for i in early:
+            row = rows[i]
+            self._early.setdefault(int(row["incarnation"]), {})[int(row["counter"])] = (
+                int(row["time_ms"]) // self._width_ms,
+                int(row["arm"]),
+            )
+
+    def _among_lost(self, rows: NDArray[np.void]) -> list[int]:
+        """The rows of decisions in a gap of what their worker has logged."""
+        found: list[int] = []
+        counters = rows["counter"]
         for incarnation in np.unique(rows["incarnation"]).tolist():
-            counters = rows["counter"]
-            early = counters >= self._reached.get(incarnation, (0, 0))[0]
             for low, high in self._lost.get(incarnation, ()):
-                early |= (counters >= low) & (counters < high)
-            for i in np.flatnonzero(early & (rows["incarnation"] == incarnation)).tolist():
-                self._early[incarnation, int(rows["counter"][i])] = (int(buckets[i]), int(arms[i]))
+                inside = (counters >= low) & (counters < high) & (rows["incarnation"] == incarnation)
+                found += np.flatnonzero(inside).tolist()
+        return found
 
     def close(self, now_ms: int) -> Counts | None:
         """i64[K]: decisions that stayed without a reward and whose window has closed since; None if nothing did."""
-        due = sorted(b for b in {*self._exposed, *self._rewarded} if self._closes_ms(b) < now_ms)
-        if not due:
+        if self._closes_ms(self._earliest) >= now_ms:
             return None
+        due = sorted(b for b in {*self._exposed, *self._rewarded} if self._closes_ms(b) < now_ms)
         zeros = np.zeros(self.n_arms, np.int64)
         for bucket in due:
-            zeros += self._exposed.pop(bucket, 0)
+            exposed = self._exposed.pop(bucket, 0)
+            zeros += exposed
             zeros -= self._rewarded.pop(bucket, 0)
-        for decision, (bucket, arm) in list(self._early.items()):
-            if self._closes_ms(bucket) < now_ms:
-                zeros[arm] += 1
-                self._settled[decision] = self._early.pop(decision)
+            self.delays.closed += exposed
+        for incarnation, decisions in list(self._early.items()):
+            for counter, (bucket, arm) in list(decisions.items()):
+                if self._closes_ms(bucket) < now_ms:
+                    zeros[arm] += 1
+                    self._settled.setdefault(incarnation, {})[counter] = decisions.pop(counter)
+            if not decisions:
+                del self._early[incarnation]
+        self._earliest = min(min(self._exposed, default=_NEVER), min(self._rewarded, default=_NEVER))
         self._forget(now_ms)
         return np.maximum(zeros, 0)
 
     def _forget(self, now_ms: int) -> None:
-        for decision, (bucket, _) in list(self._settled.items()):
-            if self._closes_ms(bucket) + LINGER_MS < now_ms:
-                del self._settled[decision]
+        for incarnation, decisions in list(self._settled.items()):
+            for counter, (bucket, _) in list(decisions.items()):
+                if self._closes_ms(bucket) + LINGER_MS < now_ms:
+                    del decisions[counter]
+            if not decisions:
+                del self._settled[incarnation]
         for incarnation, (_, last_ms) in list(self._reached.items()):
             if last_ms + 2 * self.window_ms + LINGER_MS < now_ms:
                 del self._reached[incarnation]
@@ -111,29 +131,21 @@ class PendingDecisions:
 
     def next_close_ms(self) -> int | None:
         """From when on a tick would close something."""
-        buckets = {*self._exposed, *self._rewarded}
-        return self._closes_ms(min(buckets)) + 1 if buckets else None
+        return None if self._earliest == _NEVER else self._closes_ms(self._earliest) + 1
 
     def weights(self, now_ms: int) -> NDArray[np.float64]:
-        """f64[K]: how many of the open decisions would have shown a reward by now if they were to get one."""
-        buckets = sorted(self._exposed)
-        if not buckets or not self._delays.any():
-            return np.zeros(self.n_arms)
-        ages = np.array([max(now_ms - (2 * b + 1) * self._width_ms // 2, 1) for b in buckets])
-        bins = np.minimum(np.searchsorted(self._edges_ms, ages), DELAY_BINS - 1)
-        shown = self._shown()[:, bins]
-        exposed = np.array([self._exposed[b] for b in buckets]).T
-        none = np.zeros(self.n_arms, np.int64)
-        rewarded = np.array([self._rewarded.get(b, none) for b in buckets]).T
-        weights: NDArray[np.float64] = np.maximum(exposed * shown - rewarded, 0.0).sum(axis=1)
-        return weights
+        """f64[K]: how many of the open decisions would have shown a reward by now if they were to get one.
 
-    def _shown(self) -> NDArray[np.float64]:
-        """f64[K, bins]: the share of an arm's rewards that came within each delay, drawn towards all arms'."""
-        pooled = self._delays.sum(axis=0) / self._delays.sum()
-        own = self._delays + POOLED_WEIGHT * pooled
-        shown: NDArray[np.float64] = np.minimum(np.cumsum(own, axis=1) / own.sum(axis=1, keepdims=True), 1.0)
-        return shown
+        Those that got one are counted elsewhere and not among them.
+        """
+        none = np.zeros(self.n_arms, np.int64)
+        exposed = sum(self._exposed.values(), none)
+        rewarded = sum((counts for b, counts in self._rewarded.items() if b in self._exposed), none)
+        shown = self.delays.shown(
+            _delays.reach(self._exposed, now_ms, self._width_ms, self.delays.edges_ms, self.n_arms)
+        )
+        weights: NDArray[np.float64] = np.clip(shown - rewarded, 0.0, np.maximum(exposed - rewarded, 0))
+        return weights
 
     def _closes_ms(self, bucket: int) -> int:
         return (bucket + 1) * self._width_ms + self.window_ms
@@ -141,10 +153,9 @@ class PendingDecisions:
     def grown(self, n_arms: int) -> PendingDecisions:
         """The same with more arms, which nothing is pending for."""
         state = self.state()
-        more = n_arms - self.n_arms
         for counts in (*state["exposed"], *state["rewarded"]):
-            counts[1] += [0] * more
-        state["delays"] += [[0] * DELAY_BINS] * more
+            counts[1] += [0] * (n_arms - self.n_arms)
+        state["delays"] = self.delays.grown(n_arms).state()
         return PendingDecisions.from_state(self.window_ms, n_arms, state)
 
     def state(self) -> dict[str, Any]:
@@ -153,9 +164,9 @@ class PendingDecisions:
             "rewarded": [[b, self._rewarded[b].tolist()] for b in sorted(self._rewarded)],
             "reached": [[i, *self._reached[i]] for i in sorted(self._reached)],
             "lost": [[i, *ends] for i in sorted(self._lost) for ends in self._lost[i]],
-            "early": [[*decision, *self._early[decision]] for decision in sorted(self._early)],
-            "settled": [[*decision, *self._settled[decision]] for decision in sorted(self._settled)],
-            "delays": self._delays.tolist(),
+            "early": _rows(self._early),
+            "settled": _rows(self._settled),
+            "delays": self.delays.state(),
         }
 
     @classmethod
@@ -163,16 +174,27 @@ class PendingDecisions:
         pending = cls(window_ms, n_arms)
         pending._exposed = {b: np.array(counts, np.int64) for b, counts in state["exposed"]}
         pending._rewarded = {b: np.array(counts, np.int64) for b, counts in state["rewarded"]}
+        pending._earliest = min([b for name in ("exposed", "rewarded") for b, _ in state[name]], default=_NEVER)
         pending._reached = {i: (counter, last_ms) for i, counter, last_ms in state["reached"]}
         for i, low, high in state["lost"]:
             pending._lost.setdefault(i, []).append((low, high))
-        pending._early = {(i, counter): (bucket, arm) for i, counter, bucket, arm in state["early"]}
-        pending._settled = {(i, counter): (bucket, arm) for i, counter, bucket, arm in state["settled"]}
-        pending._delays = np.array(state["delays"], np.int64)
+        for decisions, name in ((pending._early, "early"), (pending._settled, "settled")):
+            for i, counter, bucket, arm in state[name]:
+                decisions.setdefault(i, {})[counter] = (bucket, arm)
+        pending.delays = Delays.from_state(window_ms, n_arms, state["delays"])
         return pending
 
 
-def _within(
-    decisions: Iterable[tuple[int, int]], incarnation: int, first: int, end: int
-) -> list[tuple[int, int]]:
-    return [decision for decision in decisions if decision[0] == incarnation and first <= decision[1] < end]
+def _rows(decisions: Decisions) -> list[list[int]]:
+    return [[i, counter, *decisions[i][counter]] for i in sorted(decisions) for counter in sorted(decisions[i])]
+
+
+def _taken(decisions: Decisions, incarnation: int, first: int, end: int) -> list[tuple[int, int]]:
+    """What is remembered of the worker's decisions from `first` to before `end`, and no more from now on."""
+    of_worker = decisions.get(incarnation)
+    if of_worker is None:
+        return []
+    found = [of_worker.pop(counter) for counter in sorted(of_worker) if first <= counter < end]
+    if not of_worker:
+        del decisions[incarnation]
+    return found

@@ -18,6 +18,7 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 
 import numpy as np
 
+from reward cimport Reward
 from timeheap cimport TimeHeap, heap_free, heap_pop, heap_push, heap_replace_top
 from u64map cimport U64Map, map_find, map_free, map_make, map_put, map_remove
 
@@ -36,19 +37,6 @@ cdef uint8_t UNFLOORED = 8              # decided by an adaptive policy without 
 cdef uint8_t CROSSED = 16               # the unit was later served another arm
 
 MAX_COUNTER = 2**42
-
-cdef packed struct Reward:              # events.REWARD
-    uint64_t incarnation
-    uint64_t counter
-    int64_t time_ms
-    double value
-    double propensity
-    uint64_t unit
-    uint32_t revision
-    uint16_t arm
-    uint8_t metric
-    uint8_t flags
-
 
 cdef object longer(object column, Py_ssize_t rows):
     """`column` with room for `rows` rows."""

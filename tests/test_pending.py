@@ -145,10 +145,11 @@ def test_memory_does_not_grow_with_the_traffic() -> None:
 # Weights
 
 
-def test_without_a_reward_nothing_is_known_of_delays_and_pending_weighs_nothing() -> None:
+def test_before_any_reward_decisions_weigh_little_until_a_reward_can_hardly_come_any_more() -> None:
     pending = PendingDecisions(WINDOW_MS, 2)
-    expose(pending, 0, [0, 1], [0, 0])
-    assert pending.weights(WINDOW_MS).tolist() == [0.0, 0.0]
+    expose(pending, 0, [0, 1] * 500, [0] * 1_000)
+    assert pending.weights(WINDOW_MS // 64).max() < 50
+    assert pending.weights(WINDOW_MS).min() > 450
 
 
 def test_an_open_decision_weighs_more_the_older_it_is() -> None:

@@ -1,0 +1,33 @@
+"""Stub of the kernel `ext/delays.pyx`."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Buckets = dict[int, NDArray[np.int64]]
+
+def count_decisions(
+    buckets: _Buckets, arms: NDArray[np.uint16], times_ms: NDArray[np.int64], width_ms: int, n_arms: int
+) -> int: ...
+def count_rewards(
+    buckets: _Buckets,
+    rows: NDArray[np.void],
+    now_ms: int,
+    width_ms: int,
+    edges_ms: NDArray[np.int64],
+    arrivals: NDArray[np.int64],
+    reached: dict[int, tuple[Any, ...]],
+) -> tuple[int, list[int]]: ...
+def reach(
+    buckets: _Buckets, now_ms: int, width_ms: int, edges_ms: NDArray[np.int64], n_arms: int
+) -> NDArray[np.float64]: ...
+def arrival_rates(
+    arrivals: NDArray[np.int64],
+    shown: NDArray[np.float64],
+    mass: NDArray[np.float64],
+    log_mass: NDArray[np.float64],
+    log_prior: NDArray[np.float64],
+    pooled: float,
+    weight: float,
+) -> NDArray[np.float64]: ...

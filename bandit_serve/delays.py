@@ -1,0 +1,111 @@
+"""How long rewards take: each arm's distribution of delays within the window, from what has arrived so far.
+
+Long delays are missing among the rewards that have arrived, the more so the younger the decisions are. So a count of
+arrivals tells nothing before it is held against the decisions that were old enough to show it: when D_j rewards came
+in bin j of delays, and A_j decisions (rewarded or not) have been open for that long, D_j estimates A_j θ g_j,
+with θ the probability of a reward and g the distribution. Under D_j ~ Poisson(A_j θ g_j) and θ ~ Exp(1),
+
+    P(g | D) ∝ P(g) · Π_j g_j^(D_j) / (1 + Σ_j A_j g_j)^(1 + Σ_j D_j)
+
+and θ has, given g, the posterior mean (1 + Σ_j D_j) / (2 + Σ_j A_j g_j) (as of a Beta; Vernade, Cappé and Perchet 2017
+have the same estimate for a known g). In young experiments rate and delay can not be told apart: few slow rewards
+are those of a low rate or of a long delay. The posterior keeps both in mind, where the most likely g would not.
+
+P(g) is over `SHAPES`: gamma distributions, cut at the window, of three shapes and of means from 2^-15 to 2 windows,
+evenly over their logarithms; to a part `POOLED` it is the common posterior of all arms. What they expect of θ g_j is
+the mean of a Gamma prior that weighs as much as `SHAPE_WEIGHT` rewards against D_j and A_j. So in the end arrivals
+decide, whatever shape their delays have, and the shapes where no decision is old enough yet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammainc
+
+from bandit_serve import _delays
+
+BINS_PER_OCTAVE = 4
+BINS = 16 * BINS_PER_OCTAVE
+SHAPES = {0.5: 1.0, 1.0: 2.0, 3.0: 1.0}
+"""The gamma distributions' shape parameters, and how likely each is beforehand."""
+MEANS = 2.0 ** np.arange(-15.0, 1.25, 0.5)
+POOLED = 0.0
+SHAPE_WEIGHT = 20.0
+
+Counts = NDArray[np.int64]
+Matrix = NDArray[np.float64]
+
+
+def _upper_edges() -> NDArray[np.float64]:
+    """f64[BINS]: of the bins of delays, in windows."""
+    edges: NDArray[np.float64] = 2.0 ** (np.arange(1 - BINS, 1) / BINS_PER_OCTAVE)
+    return edges
+
+
+def _shapes() -> tuple[Matrix, NDArray[np.float64]]:
+    """The masses, (BINS, M), that the distributions have in the bins, and the logarithms of the prior, (M,)."""
+    edges = np.concatenate([[0.0], _upper_edges()])
+    masses, priors = [], []
+    for shape, prior in SHAPES.items():
+        for mean in MEANS:
+            mass = np.diff(gammainc(shape, edges * shape / mean))
+            masses.append(np.maximum(mass / mass.sum(), 1e-12))
+            priors.append(prior)
+    mass = np.ascontiguousarray(np.array(masses).T)
+    return mass / mass.sum(axis=0), np.log(np.array(priors) / sum(priors))
+
+
+_MASS, _LOG_PRIOR = _shapes()
+_LOG_MASS = np.log(_MASS)
+
+
+class Delays:
+    """Of K arms. What it keeps are integers, so that the fold is the same wherever it runs."""
+
+    def __init__(self, window_ms: int, n_arms: int) -> None:
+        self.edges_ms: Counts = np.zeros(BINS + 1, np.int64)
+        """Bin j holds the delays above edge j up to edge j + 1."""
+        self.edges_ms[1:] = np.ceil(_upper_edges() * window_ms)
+        self.arrivals: Counts = np.zeros((n_arms, BINS), np.int64)
+        """Rewards by arm and bin."""
+        self.closed: Counts = np.zeros(n_arms, np.int64)
+        """Decisions whose window has closed: they have shown all that there was."""
+
+    def rates(self, reach: Matrix) -> Matrix:
+        """f64[K, BINS]: the probability that a decision gets a reward in the bin.
+
+        reach: f64[K, BINS], how many open decisions have been open for as long as the bin.
+        """
+        shown = reach + self.closed[:, None]
+        return _delays.arrival_rates(
+            self.arrivals, shown, _MASS, _LOG_MASS, _LOG_PRIOR, POOLED, SHAPE_WEIGHT
+        )
+
+    def shown(self, reach: Matrix) -> NDArray[np.float64]:
+        """f64[K]: Σ G_k(age) over the open decisions, `reach` as above: how many would have shown a reward by now
+        if they were to get one.
+        """
+        rates = self.rates(reach)
+        weights: NDArray[np.float64] = (rates * reach).sum(axis=1) / rates.sum(axis=1)
+        return weights
+
+    def grown(self, n_arms: int) -> Delays:
+        """The same with more arms, of which nothing is known yet."""
+        grown = Delays(1, n_arms)
+        grown.edges_ms = self.edges_ms.copy()
+        grown.arrivals[: len(self.arrivals)] = self.arrivals
+        grown.closed[: len(self.closed)] = self.closed
+        return grown
+
+    def state(self) -> dict[str, Any]:
+        return {"arrivals": self.arrivals.tolist(), "closed": self.closed.tolist()}
+
+    @classmethod
+    def from_state(cls, window_ms: int, n_arms: int, state: dict[str, Any]) -> Delays:
+        delays = cls(window_ms, n_arms)
+        delays.arrivals = np.array(state["arrivals"], np.int64)
+        delays.closed = np.array(state["closed"], np.int64)
+        return delays

@@ -1,0 +1,214 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The loops of pending decisions (`pending.py`) and of the delays of their rewards (`delays.py`).
+
+Counting is over integers. `arrival_rates` sums in one order, in scalar arithmetic: the same state gives the same bits.
+"""
+
+from libc.math cimport exp, log
+from libc.stdint cimport int64_t, uint16_t, uint64_t
+
+import numpy as np
+
+from reward cimport Reward
+
+cdef int64_t NO_BUCKET = 2**62
+
+
+cdef int64_t[::1] counts_in(dict buckets, int64_t bucket, Py_ssize_t n_arms):
+    counts = buckets.get(bucket)
+    if counts is None:
+        counts = buckets[bucket] = np.zeros(n_arms, np.int64)
+    return counts
+
+
+cdef inline int64_t bucket_of(int64_t time_ms, int64_t width_ms) noexcept nogil:
+    cdef int64_t bucket = time_ms // width_ms
+    return bucket - 1 if bucket * width_ms > time_ms else bucket
+
+
+cdef inline Py_ssize_t bin_of(int64_t delay_ms, const int64_t[::1] edges_ms) noexcept nogil:
+    """The first bin whose upper edge is not below `delay_ms`, or else the last one. Bin j is above edge j."""
+    cdef Py_ssize_t low = 0, high = edges_ms.shape[0] - 2, middle
+    while low < high:
+        middle = (low + high) // 2
+        if edges_ms[middle + 1] >= delay_ms:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def count_decisions(
+    dict buckets, const uint16_t[::1] arms, const int64_t[::1] times_ms, int64_t width_ms, Py_ssize_t n_arms
+):
+    """Counts decisions, (n,), in `buckets`, {time_ms // width_ms: i64[K]}; the earliest bucket among them.
+
+    ValueError for an arm that is not below `n_arms`; what precedes it has been counted then.
+    """
+    cdef Py_ssize_t i
+    cdef int64_t bucket, current = NO_BUCKET, earliest = NO_BUCKET
+    cdef int64_t[::1] counts
+    if arms.shape[0] != times_ms.shape[0]:
+        raise ValueError("there must be a time for each arm")
+    for i in range(arms.shape[0]):
+        if arms[i] >= n_arms:
+            raise ValueError(f"expected arms below {n_arms}, not {arms[i]}")
+        bucket = bucket_of(times_ms[i], width_ms)
+        if bucket != current:
+            current = bucket
+            counts = counts_in(buckets, bucket, n_arms)
+            earliest = min(earliest, bucket)
+        counts[arms[i]] += 1
+    return earliest
+
+
+def count_rewards(
+    dict buckets,
+    const Reward[::1] rows,
+    int64_t now_ms,
+    int64_t width_ms,
+    const int64_t[::1] edges_ms,
+    int64_t[:, ::1] arrivals,
+    dict reached,
+):
+    """Counts rewards that have come by `now_ms`: in `buckets` by decision, in `arrivals` (K, J) by arm and delay.
+
+    The earliest bucket among them, and the indices of the rows whose decision is not below their worker's
+    counter in `reached`, {incarnation: (counter, …)}. ValueError as above.
+    """
+    cdef Py_ssize_t i, n_arms = arrivals.shape[0]
+    cdef int64_t bucket, current = NO_BUCKET, earliest = NO_BUCKET
+    cdef uint64_t incarnation = 0, counter = 0
+    cdef bint known = False
+    cdef int64_t[::1] counts
+    cdef list early = []
+    for i in range(rows.shape[0]):
+        if rows[i].arm >= n_arms:
+            raise ValueError(f"expected arms below {n_arms}, not {rows[i].arm}")
+        bucket = bucket_of(rows[i].time_ms, width_ms)
+        if bucket != current:
+            current = bucket
+            counts = counts_in(buckets, bucket, n_arms)
+            earliest = min(earliest, bucket)
+        counts[rows[i].arm] += 1
+        arrivals[rows[i].arm, bin_of(now_ms - rows[i].time_ms, edges_ms)] += 1
+        if not known or rows[i].incarnation != incarnation:
+            known, incarnation = True, rows[i].incarnation
+            found = reached.get(incarnation)
+            counter = 0 if found is None else found[0]
+        if rows[i].counter >= counter:
+            early.append(i)
+    return earliest, early
+
+
+def reach(dict buckets, int64_t now_ms, int64_t width_ms, const int64_t[::1] edges_ms, Py_ssize_t n_arms):
+    """f64[K, J]: how many of the decisions in `buckets` have been open for as long as each bin of delays.
+
+    One in the middle of a bin counts as far as it has come. The decisions of a bucket are taken to be as old as its
+    middle, or the middle of what has passed of it.
+    """
+    cdef Py_ssize_t j, k, n_bins = edges_ms.shape[0] - 1
+    cdef int64_t bucket, age_ms, begin_ms
+    cdef double part
+    cdef const int64_t[::1] counts
+    out = np.zeros((n_arms, n_bins))
+    cdef double[:, ::1] reached = out
+    # Those in the middle of bin j, who have left all bins before it behind.
+    whole = np.zeros((n_arms, n_bins))
+    cdef double[:, ::1] beyond = whole
+    for found in sorted(buckets):
+        bucket = found
+        begin_ms = bucket * width_ms
+        age_ms = now_ms - (begin_ms + min(begin_ms + width_ms, now_ms)) // 2
+        if age_ms <= 0:
+            continue
+        counts = buckets[found]
+        j = bin_of(age_ms, edges_ms)
+        part = min(<double>(age_ms - edges_ms[j]) / <double>(edges_ms[j + 1] - edges_ms[j]), 1.0)
+        for k in range(n_arms):
+            reached[k, j] += part * <double>counts[k]
+            beyond[k, j] += <double>counts[k]
+    for k in range(n_arms):
+        part = 0.0
+        for j in range(n_bins - 1, -1, -1):
+            reached[k, j] += part
+            part += beyond[k, j]
+    return out
+
+
+def arrival_rates(
+    const int64_t[:, ::1] arrivals,
+    const double[:, ::1] shown,
+    const double[:, ::1] mass,
+    const double[:, ::1] log_mass,
+    const double[::1] log_prior,
+    double pooled,
+    double weight,
+):
+    """f64[K, J]: estimates of θ_k g_k(j), the probability that a decision of arm k gets a reward in bin j.
+
+    arrivals: (K, J), rewards. shown: (K, J), decisions that have been open for as long as the bin.
+    mass, log_mass: (J, M), the distributions among which g is first sought, and their logarithms.
+    log_prior: (M,). pooled: the part of the prior that is the arms' common posterior. weight: what the distribution
+    found weighs against the arrivals themselves, in rewards.
+    """
+    cdef Py_ssize_t n_arms = arrivals.shape[0], n_bins = arrivals.shape[1], n_shapes = log_prior.shape[0]
+    cdef Py_ssize_t j, k, m
+    cdef double rewards, factor, most, total, rate
+    posterior = np.empty((n_arms, n_shapes))
+    expected = np.empty((n_arms, n_shapes))
+    common = np.zeros(n_shapes)
+    rates = np.zeros((n_arms, n_bins))
+    cdef double[:, ::1] p = posterior, trials = expected, q = rates
+    cdef double[::1] pool = common, row, other
+    cdef const double[::1] column
+    cdef double *prow
+    cdef double *trow
+    cdef const double *grow
+    for k in range(n_arms):
+        prow, trow = &p[k, 0], &trials[k, 0]
+        rewards = 0.0
+        for m in range(n_shapes):
+            prow[m] = 0.0
+            trow[m] = 0.0
+        for j in range(n_bins):
+            if shown[k, j] > 0.0:
+                grow, factor = &mass[j, 0], shown[k, j]
+                for m in range(n_shapes):
+                    trow[m] += factor * grow[m]
+            if arrivals[k, j] > 0:
+                grow, factor = &log_mass[j, 0], <double>arrivals[k, j]
+                rewards += factor
+                for m in range(n_shapes):
+                    prow[m] += factor * grow[m]
+        most = -1e300
+        for m in range(n_shapes):
+            prow[m] -= (rewards + 1.0) * log(trow[m] + 1.0)
+            most = max(most, prow[m] + log_prior[m])
+        # p becomes the likelihood, relative; the pool adds up the arms' own posteriors.
+        total = 0.0
+        for m in range(n_shapes):
+            prow[m] = exp(prow[m] - most)
+            total += prow[m] * exp(log_prior[m])
+        for m in range(n_shapes):
+            prow[m] /= total
+            pool[m] += prow[m] * exp(log_prior[m]) / <double>n_arms
+    for k in range(n_arms):
+        prow, trow = &p[k, 0], &trials[k, 0]
+        rewards, total = 0.0, 0.0
+        for j in range(n_bins):
+            rewards += <double>arrivals[k, j]
+        for m in range(n_shapes):
+            prow[m] *= (1.0 - pooled) * exp(log_prior[m]) + pooled * pool[m]
+            total += prow[m]
+        rate = 0.0
+        for m in range(n_shapes):
+            prow[m] *= (rewards + 1.0) / (trow[m] + 2.0) / total
+            rate += prow[m]
+        for j in range(n_bins):
+            grow = &mass[j, 0]
+            factor = 0.0
+            for m in range(n_shapes):
+                factor += prow[m] * grow[m]
+            q[k, j] = (weight * factor / rate + <double>arrivals[k, j]) / (weight / rate + shown[k, j])
+    return rates
