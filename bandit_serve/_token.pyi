@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOKEN_CHARS: int
+MAX_FEATURES: int
 KEY_BYTES: int
 
 class Seal:
@@ -20,6 +21,7 @@ class Seal:
         propensity: float,
         unit: int,
         flags: int = 0,
+        x: NDArray[np.float32] | None = None,
     ) -> str: ...
     def sign_many(
         self,
@@ -32,6 +34,7 @@ class Seal:
         propensities: NDArray[np.float64],
         units: NDArray[np.uint64],
         flags: NDArray[np.uint8] | None = None,
+        x: NDArray[np.float32] | None = None,
     ) -> list[str]: ...
 
 class Opener:
@@ -42,4 +45,4 @@ class Opener:
         values: NDArray[np.float64],
         rows: NDArray[np.uint8],
         experiments: NDArray[np.uint64],
-    ) -> None: ...
+    ) -> dict[int, bytes]: ...

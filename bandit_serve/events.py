@@ -4,8 +4,9 @@ An entry of a stream has one field. Its name is the kind of the event, its value
 
     c  Changed   MessagePack   a configuration change, with the record as it is from then on
     x  Exposed   MessagePack   decisions of one worker, as columns
-    r  Rewarded  rows          rewards, `REWARD` records one after another (the append script drops rows
-                               without decoding them, so they have a fixed width)
+    r  Rewarded  rows          rewards, `REWARD` records one after another, each with its decision's features
+                               behind it where the experiment has context (the append script drops rows without
+                               decoding them, so they have a fixed width)
     t  Tick      empty         time passed
     q  Census    MessagePack   every worker is asked for a digest of its state at this offset
 
@@ -68,7 +69,7 @@ class Exposed(Struct, frozen=True, array_like=True):
     `request`. Row i was drawn from the row of `vectors` (f8[V, K]) that `runs` (u4[V], sum n) gives it:
     the first `runs[0]` decisions from `vectors[0]`, and so on. K is the number of arms at `revision`.
     `held_out`: a bit for each decision, of the lowest value first (NumPy's `little`), 1 for one of the holdout; empty
-    where there is none.
+    where there is none. `x` f4[n, d]: the decisions' features, empty where the experiment has no context.
     """
 
     incarnation: int
@@ -81,6 +82,7 @@ class Exposed(Struct, frozen=True, array_like=True):
     vectors: bytes
     runs: bytes
     held_out: bytes = b""
+    x: bytes = b""
 
     def held_out_rows(self) -> NDArray[np.bool_] | None:
         """bool (n,): which decisions are of the holdout; None where none is."""
@@ -91,7 +93,37 @@ class Exposed(Struct, frozen=True, array_like=True):
 
 
 class Rewarded(Struct, frozen=True):
-    rows: np.ndarray[Any, np.dtype[np.void]]
+    """n `REWARD` records, and the features of their decisions, f4[n, d]; d is 0 without context."""
+
+    rows: NDArray[np.void]
+    x: NDArray[np.float32]
+
+
+def pack_rewards(rows: NDArray[np.void], x: NDArray[np.float32]) -> bytes:
+    """The wire form of n `REWARD` records with features f4[n, d]: `reward_bytes(d)` a row."""
+    if x.shape[1] == 0:
+        return rows.tobytes()
+    return np.hstack([_bytes_of(rows), _bytes_of(x)]).tobytes()
+
+
+def reward_bytes(n_features: int) -> int:
+    return REWARD.itemsize + 4 * n_features
+
+
+def _unpack_rewards(data: bytes, n_features: int) -> Rewarded:
+    if n_features == 0:
+        rows = np.frombuffer(data, REWARD)
+        return Rewarded(rows, np.empty((len(rows), 0), np.float32))
+    both = np.frombuffer(data, np.uint8).reshape(-1, reward_bytes(n_features))
+    return Rewarded(
+        np.ascontiguousarray(both[:, : REWARD.itemsize]).view(REWARD)[:, 0],
+        np.ascontiguousarray(both[:, REWARD.itemsize :]).view("<f4"),
+    )
+
+
+def _bytes_of(rows: NDArray[Any]) -> NDArray[np.uint8]:
+    """u1[n, bytes in a row]."""
+    return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
 
 
 class Tick(Struct, frozen=True):
@@ -114,11 +146,11 @@ _exposed = msgspec.msgpack.Decoder(Exposed).decode
 _census = msgspec.msgpack.Decoder(Census).decode
 
 
-def decode(kind: bytes, data: bytes) -> Event:
-    """The event of an entry's field and value."""
+def decode(kind: bytes, data: bytes, n_features: int = 0) -> Event:
+    """The event of an entry's field and value; `n_features` is d of the experiment's context, 0 without."""
     match kind:
         case b"r":
-            return Rewarded(np.frombuffer(data, REWARD))
+            return _unpack_rewards(data, n_features)
         case b"x":
             return _exposed(data)
         case b"t":

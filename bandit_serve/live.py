@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 
 from bandit_serve.events import HELD_OUT, Changed, Event, Exposed, Rewarded
 from bandit_serve.experiment import Experiment, Record
+from bandit_serve.joined import JoinedDecisions
 from bandit_serve.pending import PendingDecisions
-from bandit_serve.policies import Policy
-from bandit_serve.policies.serving import carried_over, from_experiment, policy_from_state
+from bandit_serve.policies import POLICIES, ContextualPolicy, Policy
+from bandit_serve.policies.serving import carried_over, features_of, from_experiment, policy_from_state
 from bandit_serve.store.offset import START, Offset
 
 MAX_HISTORY = 10_000
+# About how many decisions `mean_shares` is the mean of.
+AVERAGED = 1_000
 
 
 class HistoryEntry(Struct, frozen=True):
@@ -40,28 +43,32 @@ class LiveExperiment:
     """`apply` folds one entry; `state` is everything, and two workers at one `offset` have the same, bit for bit.
 
     It comes to be with its first `Changed` event. An arm keeps its index for ever: `exposures`, `rewards` and
-    `held_out` (those of the exposures that are of the holdout), i8[K], grow with the arms.
+    `held_out` (those of the exposures that are of the holdout), i8[K], grow with the arms. `mean_shares`, f8[K], is the
+    mean of the vectors that a contextual policy's latest decisions were drawn from.
     """
 
     def __init__(self, first: Changed) -> None:
         experiment = first.record.experiment
         self.record: Record = first.record
-        self.policy: Policy = from_experiment(experiment)
-        self.pending: PendingDecisions | None = (
-            PendingDecisions(experiment.attribution.window_ms, len(experiment.arms))
-            if experiment.missing == "zero"
-            else None
-        )
+        self.policy: Policy | ContextualPolicy = from_experiment(experiment)
+        self.features = features_of(experiment)
+        self._wait()
         self.history: list[HistoryEntry] = []
         self.offset: Offset = START
         self.exposures: NDArray[np.int64] = np.zeros(len(experiment.arms), np.int64)
         self.rewards: NDArray[np.int64] = np.zeros(len(experiment.arms), np.int64)
         self.held_out: NDArray[np.int64] = np.zeros(len(experiment.arms), np.int64)
+        self.mean_shares: NDArray[np.float64] = np.full(len(experiment.arms), 1.0 / len(experiment.arms))
         self.evidence = 0
 
     @property
     def experiment(self) -> Experiment:
         return self.record.experiment
+
+    @property
+    def n_features(self) -> int:
+        """d of the vectors x that go with its decisions; 0 without context."""
+        return 0 if self.features is None else self.features.n_features
 
     @property
     def active(self) -> NDArray[np.bool_]:
@@ -91,12 +98,29 @@ class LiveExperiment:
                 self._changed(offset, event)
         self.offset = offset
 
+    def _close(self, now_ms: int) -> None:
+        if isinstance(self.policy, ContextualPolicy):
+            learned = None if self.joined is None else self.joined.close(now_ms)
+            if learned is not None:
+                values = np.where(np.isnan(learned.values), 0.0, learned.values)
+                self.policy.update_many(learned.arms, self._utilities(values), learned.x)
+                self.evidence += 1
+        elif self.pending is not None:
+            zeros = self.pending.close(now_ms)
+            if zeros is not None:
+                self.policy.update_counts(zeros, self._zero)
+                self.evidence += 1
+
     def _changed(self, offset: Offset, event: Changed) -> None:
         record, change = event.record, event.change
         grown = self._grow(len(record.experiment.arms))
         if grown or record.experiment.policy != self.experiment.policy:
             self.policy = carried_over(self.policy, record.experiment)
+        former = self.experiment.policy
         self.record = record
+        if POLICIES[former.kind].contextual != self.policy.contextual:
+            # What waited is not in the other's form; of those decisions only results will know.
+            self._wait()
         self.history.append(
             HistoryEntry(
                 revision=record.revision,
@@ -122,6 +146,7 @@ class LiveExperiment:
         self.exposures, self.rewards, self.held_out = (
             np.pad(counts, (0, added)) for counts in (self.exposures, self.rewards, self.held_out)
         )
+        self.mean_shares = np.pad(self.mean_shares, (0, added))
         return True
 
     def _exposed(self, event: Exposed) -> None:
@@ -140,26 +165,46 @@ class LiveExperiment:
         elif warming:
             self.evidence += 1
 
+    def _average(self, event: Exposed) -> None:
+        """Moves `mean_shares` towards the vectors that these decisions were drawn from."""
+        runs = np.frombuffer(event.runs, np.uint32)
+        n = int(runs.sum())
+        if n:
+            vectors = np.frombuffer(event.vectors, np.float64).reshape(len(runs), -1)
+            mean = np.zeros_like(self.mean_shares)
+            mean[: vectors.shape[1]] = (runs[:, None] * vectors).sum(axis=0) / n
+            self.mean_shares = self.mean_shares + min(1.0, n / AVERAGED) * (mean - self.mean_shares)
+
     @property
     def _warming(self) -> bool:
         return self.policy.warmup > 0 and bool((self.decided[self.active] < self.policy.warmup).any())
 
     def _rewarded(self, offset: Offset, event: Rewarded) -> None:
-        objective = self.experiment.objective
-        rows = event.rows[event.rows["metric"] == self.experiment.metrics.index(objective)]
-        self.rewards += np.bincount(rows["arm"], minlength=len(self.rewards))
-        rows = rows[rows["flags"] & HELD_OUT == 0]
-        if not len(rows):
+        objective = self.experiment.metrics.index(self.experiment.objective)
+        chosen = event.rows["metric"] == objective
+        self.rewards += np.bincount(event.rows["arm"][chosen], minlength=len(self.rewards))
+        chosen &= event.rows["flags"] & HELD_OUT == 0
+        if not chosen.any():
             return
-        arms = rows["arm"].astype(np.intp)
-        values = np.ascontiguousarray(rows["value"])
-        if objective.goal == "minimize":
-            values = np.array([objective.utility(value) for value in values.tolist()])
-        propensities = np.ascontiguousarray(rows["propensity"]) if self.policy.weighs else None
-        self.policy.update_many(arms, values, propensities)
+        rows, x = event.rows[chosen], event.x[chosen]
+        if self.joined is not None:
+            self.joined.rewarded(rows, x)
+            return
+        arms, values = rows["arm"].astype(np.intp), self._utilities(rows["value"])
+        if isinstance(self.policy, ContextualPolicy):
+            self.policy.update_many(arms, values, x)
+        else:
+            self.policy.update_many(arms, values, np.ascontiguousarray(rows["propensity"]))
         if self.pending is not None:
             self.pending.rewarded(rows, offset.time_ms)
         self.evidence += 1
+
+    def _utilities(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Rewards as the policy sees them: more is better."""
+        objective = self.experiment.objective
+        if objective.goal == "maximize":
+            return np.ascontiguousarray(values)
+        return np.array([objective.utility(value) for value in values.tolist()])
 
     @property
     def _zero(self) -> float:
@@ -167,14 +212,25 @@ class LiveExperiment:
         return self.experiment.objective.utility(0.0)
 
     def shares(
-        self, eligible: NDArray[np.bool_] | None = None, now_ms: int | None = None
+        self,
+        eligible: NDArray[np.bool_] | None = None,
+        now_ms: int | None = None,
+        x: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float64]:
         """f64[K]: the vector to draw from; the policy's own distribution over the `eligible` arms, by default the
-        active ones, at `now_ms` (Unix time), by default that of the last entry.
+        active ones, at `now_ms` (Unix time), by default that of the last entry. A contextual policy needs the
+        decision's features x, f4[d].
         """
         mask = self.active if eligible is None else eligible
         time_ms = self.offset.time_ms if now_ms is None else now_ms
-        return self.policy.shares(eligible=mask, **self.circumstances(time_ms))
+        told = self.circumstances(time_ms)
+        if isinstance(self.policy, ContextualPolicy):
+            return self.policy.shares(x, eligible=mask, **told)
+        return self.policy.shares(eligible=mask, **told)
+
+    def current_shares(self, now_ms: int) -> NDArray[np.float64]:
+        """f64[K]: the vector to draw from at `now_ms`; with a contextual policy, `mean_shares`."""
+        return self.mean_shares if self.policy.contextual else self.shares(now_ms=now_ms)
 
     def circumstances(self, now_ms: int) -> dict[str, Any]:
         """What the policy's `shares` is to be told beside the eligible arms: decisions whose window is open, ramps
@@ -197,10 +253,12 @@ class LiveExperiment:
                 "record": msgspec.msgpack.encode(self.record),
                 "policy": self.policy.state(),
                 "pending": None if self.pending is None else self.pending.state(),
+                "joined": None if self.joined is None else self.joined.state(),
                 "history": [msgspec.msgpack.encode(entry) for entry in self.history],
                 "exposures": self.exposures,
                 "rewards": self.rewards,
                 "held_out": self.held_out,
+                "mean_shares": self.mean_shares,
             }
         )
 
@@ -211,15 +269,19 @@ class LiveExperiment:
         live.record = msgspec.msgpack.decode(fields["record"], type=Record)
         live.policy = policy_from_state(fields["policy"])
         experiment = live.record.experiment
-        live.pending = None
+        live.features = features_of(experiment)
+        live.pending = live.joined = None
+        window_ms = experiment.attribution.window_ms
         if fields["pending"] is not None:
-            live.pending = PendingDecisions.from_state(
-                experiment.attribution.window_ms, len(experiment.arms), fields["pending"]
-            )
+            live.pending = PendingDecisions.from_state(window_ms, len(experiment.arms), fields["pending"])
+        if fields["joined"] is not None:
+            n_features = live.policy.n_features
+            live.joined = JoinedDecisions.from_state(window_ms, n_features, fields["joined"])
         live.history = [msgspec.msgpack.decode(entry, type=HistoryEntry) for entry in fields["history"]]
         live.exposures = fields["exposures"]
         live.rewards = fields["rewards"]
         live.held_out = fields["held_out"]
+        live.mean_shares = fields["mean_shares"]
         live.offset = offset
         live.evidence = 0
         return live

@@ -57,8 +57,8 @@ class Replica:
             self._configured_listener(owner, entry.offset)
 
     def _apply_experiment(self, owner: str, entry: Entry) -> None:
-        event = events.decode(entry.kind, entry.data)
         live = self.experiments.get(owner)
+        event = events.decode(entry.kind, entry.data, 0 if live is None else live.n_features)
         if live is None:
             if not isinstance(event, Changed):
                 raise ValueError(

@@ -41,7 +41,7 @@ class Keyring:
             head = urlsafe_b64decode(token[:4])
         except ValueError:
             return True
-        return len(token) != TOKEN_CHARS or len(head) != 3 or head[1] in self._born_ms
+        return len(token) < TOKEN_CHARS or len(head) != 3 or head[1] in self._born_ms
 
     def needs_new(self, now_ms: int, rotation_ms: int) -> bool:
         return self._born_ms[self.newest] + rotation_ms <= now_ms
@@ -57,14 +57,16 @@ class Keyring:
 
     def open(
         self, tokens: Sequence[object], values: NDArray[np.float64]
-    ) -> tuple[NDArray[np.void], NDArray[np.uint64]]:
-        """n rows of `REWARD`, and u64[n] uids of their experiments: 0 where we did not sign the token."""
+    ) -> tuple[NDArray[np.void], NDArray[np.uint64], dict[int, bytes]]:
+        """n rows of `REWARD`, u64[n] uids of their experiments: 0 where we did not sign the token; and by the number
+        of a row the features of its decision, f4[d] as bytes, where it had some.
+        """
         rows = np.zeros(len(tokens), REWARD)
         uids = np.zeros(len(tokens), np.uint64)
-        self._opener.open_into(
+        features = self._opener.open_into(
             tokens, values, rows.view(np.uint8).reshape(len(tokens), REWARD.itemsize), uids
         )
-        return rows, uids
+        return rows, uids, features
 
 
 def new_key(now_ms: int) -> bytes:

@@ -162,7 +162,7 @@ async def stop(
 async def results(house: House, experiment: Experiment, as_json: AsJson = False) -> None:
     """Shows what is known so far; it may be looked at at any time."""
     live = await house.experiments.known(experiment)
-    shares = dict(zip(live.experiment.arm_names, live.shares(now_ms=now_ms()).tolist(), strict=True))
+    shares = dict(zip(live.experiment.arm_names, live.current_shares(now_ms()).tolist(), strict=True))
     record, as_of_ms = live.record, await house.store.time_ms()
     found = await house.results.up_to_now(live, lambda fold: report(fold, record, shares, as_of_ms))
     if as_json:
@@ -197,7 +197,7 @@ def _print_experiment(live: LiveExperiment) -> None:
             *([("Stopped", view.stopped_at)] if view.stopped_at else []),
         ]
     )
-    shares = live.shares(now_ms=now_ms()).tolist()
+    shares = live.current_shares(now_ms()).tolist()
     print_table(
         ("Arm", "Model", "Share", "Decisions", "Rewards"),
         [

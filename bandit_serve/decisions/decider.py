@@ -15,7 +15,7 @@ from bandit_serve._assignment import Rendezvous
 from bandit_serve._draw import ShareSampler
 from bandit_serve.decisions.ejections import Ejections
 from bandit_serve.decisions.exposures import ExposureBuffer
-from bandit_serve.decisions.messages import ModelName
+from bandit_serve.decisions.messages import Context, ModelName
 from bandit_serve.errors import Conflict, FieldError, InvalidInput
 from bandit_serve.events import HELD_OUT
 from bandit_serve.live import LiveExperiment
@@ -96,16 +96,23 @@ def _unmixed(shares: Vector, even: Vector, holdout: float) -> Vector:
 class Choice:
     """An arm, and all that its log entry needs. `draw` is None where nothing is logged (paused, stopped)."""
 
-    __slots__ = ("arm", "draw", "held_out", "propensity", "unit")
+    __slots__ = ("arm", "draw", "held_out", "propensity", "unit", "x")
 
     def __init__(
-        self, arm: int, propensity: float, unit: int, draw: Draw | None, held_out: bool = False
+        self,
+        arm: int,
+        propensity: float,
+        unit: int,
+        draw: Draw | None,
+        held_out: bool = False,
+        x: NDArray[np.float32] | None = None,
     ) -> None:
         self.arm = arm
         self.propensity = propensity
         self.unit = unit
         self.draw = draw
         self.held_out = held_out
+        self.x = x
 
 
 class Decider:
@@ -124,6 +131,8 @@ class Decider:
         self.revision = live.record.revision
         self.status = live.record.status
         self.sticky = experiment.unit == "user"
+        self.features = live.features
+        self.contextual = live.policy.contextual
         self.arm_names = list(experiment.arm_names)
         self.payloads = [arm.payload for arm in experiment.arms]
         self.models = [
@@ -152,11 +161,14 @@ class Decider:
         return self.evidence != self.live.evidence or now_ms >= self.moves_at_ms
 
     def refresh(self) -> None:
-        """Shares as they are now; those over subsets are forgotten, and made anew when asked."""
+        """Shares as they are now; those over subsets are forgotten, and made anew when asked.
+
+        A contextual policy's are made for each decision.
+        """
         time_ms = now_ms()
         everyone = self.everyone()
-        vector = self.live.shares(self.mask(everyone), time_ms)
-        self.take(everyone, {everyone: vector}, self.live.evidence, time_ms)
+        shares = {} if self.contextual else {everyone: self.live.shares(self.mask(everyone), time_ms)}
+        self.take(everyone, shares, self.live.evidence, time_ms)
 
     def take(
         self,
@@ -170,8 +182,13 @@ class Decider:
         self.moves_at_ms = self._moves_at_ms(time_ms)
         draws = {arms: Draw(vector, self._holdout) for arms, vector in shares.items()}
         self._drawn_among = everyone
-        self.draw = draws.pop(everyone)
+        self._draw = draws.pop(everyone, None)
         self._subsets = draws
+
+    @property
+    def shares(self) -> Vector:
+        """f64[K]: the vector to draw from now; with a contextual policy, the mean of those drawn from lately."""
+        return self.live.mean_shares if self._draw is None else self._draw.shares
 
     def everyone(self) -> frozenset[int]:
         """The arms that a request without a wish may get: the active ones, without those that are ejected."""
@@ -214,9 +231,25 @@ class Decider:
         mask[list(arms)] = True
         return mask
 
-    def choose(self, unit: str | None, eligible: Sequence[str] | None) -> Choice:
-        """Draws an arm and logs nothing yet. `Conflict` for a draft."""
-        draw = self.draw if eligible is None else self._draw_among(eligible)
+    def encoded(self, context: Context | None) -> NDArray[np.float32] | None:
+        """f4[d]: the features of a context; None where the experiment has none."""
+        if self.features is not None:
+            return self.features.encode(context or {})
+        if context:
+            detail = "this experiment has no context fields"
+            raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])
+        return None
+
+    def choose(
+        self,
+        unit: str | None,
+        eligible: Sequence[str] | None,
+        x: NDArray[np.float32] | None = None,
+    ) -> Choice:
+        """Draws an arm and logs nothing yet; x (d,) are the decision's features. `Conflict` for a draft."""
+        draw = self._draw
+        if eligible is not None or draw is None:
+            draw = self._draw_among(self._drawn_among if eligible is None else self._allowed(eligible), x)
         if self.status != "running":
             if self.status == "draft":
                 raise Conflict(f"The experiment {self.live.experiment.id!r} is a draft; start it first.")
@@ -228,7 +261,7 @@ class Decider:
             check_outside(unit, "unit")
         held_out = bool(self._holdout) and self._is_held_out(hashed)
         arm = draw.arm(self._rendezvous, hashed, held_out)
-        return Choice(arm, draw.propensities[arm], hashed, draw, held_out)
+        return Choice(arm, draw.propensities[arm], hashed, draw, held_out, x)
 
     def _is_held_out(self, unit: int) -> bool:
         """By the unit's hash, so that it stays the same for good; by chance where that is 0."""
@@ -253,7 +286,7 @@ class Decider:
         except ValueError:
             raise InvalidInput(f"unit: {OUTSIDE}.", [FieldError("unit", OUTSIDE)]) from None
 
-    def _draw_among(self, eligible: Sequence[str]) -> Draw:
+    def _allowed(self, eligible: Sequence[str]) -> frozenset[int]:
         try:
             arms = frozenset([self._index[name] for name in eligible])
         except KeyError as error:
@@ -265,10 +298,12 @@ class Decider:
         arms &= self._active
         if not arms:
             raise Conflict("None of the arms in eligible takes traffic now: they are paused or were removed.")
-        arms = (arms & self._drawn_among) or arms
-        if arms == self._drawn_among:
-            return self.draw
-        draw = self._subsets.get(arms)
+        return (arms & self._drawn_among) or arms
+
+    def _draw_among(self, arms: frozenset[int], x: NDArray[np.float32] | None) -> Draw:
+        if self.contextual:
+            return Draw(self.live.shares(self.mask(arms), now_ms(), x), self._holdout)
+        draw = self._draw if arms == self._drawn_among else self._subsets.get(arms)
         if draw is None:
             if len(self._subsets) >= MAX_SUBSETS:
                 self._subsets.pop(next(iter(self._subsets)))
@@ -283,7 +318,9 @@ class Decider:
         if draw is None:
             return None
         counter = self.exposures.next
-        self.exposures.add(choice.arm, choice.unit, draw.shares, self.revision, time_ms, choice.held_out)
+        self.exposures.add(
+            choice.arm, choice.unit, draw.shares, self.revision, time_ms, choice.held_out, choice.x
+        )
         return keyring.seal.sign(
             self._uid,
             self._incarnation,
@@ -294,12 +331,13 @@ class Decider:
             choice.propensity,
             choice.unit,
             HELD_OUT if choice.held_out else 0,
+            choice.x,
         )
 
     def decide_columns(
         self, names: list[str], keyring: Keyring, time_ms: int
     ) -> tuple[list[str] | list[None], list[int], list[float]]:
-        """Decides for n units at once: tokens, arms, propensities."""
+        """Decides for n units at once, where there is no context: tokens, arms, propensities."""
         n = len(names)
         if self.status != "running":
             choice = self.choose(None, None)
@@ -309,7 +347,7 @@ class Decider:
         except ValueError:
             detail = f"every unit: {OUTSIDE}"
             raise InvalidInput(f"units: {detail}.", [FieldError("units", detail)]) from None
-        draw, first = self.draw, self.exposures.next
+        draw, first = self._draw_among(self._drawn_among, None), self.exposures.next
         units = hashes if self.sticky else None
         held_out = self._held_out(units, n)
         arms = draw.arms(self._rendezvous, units, n, held_out)

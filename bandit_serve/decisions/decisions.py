@@ -76,9 +76,7 @@ class Decisions:
 
     def decide(self, experiment: str, request: DecideRequest) -> Decided:
         decider = self.decider(experiment)
-        if request.context:
-            _refuse_context()
-        choice = decider.choose(request.unit, request.eligible)
+        choice = decider.choose(request.unit, request.eligible, decider.encoded(request.context))
         token = decider.record(choice, self.keyring, now_ms())
         arm = choice.arm
         return Decided(
@@ -102,8 +100,6 @@ class Decisions:
         ejected and the request drawn anew, as if it came now.
         """
         decider = self.decider(experiment)
-        if request.context:
-            _refuse_context()
         check_score_request(request)
         if None in decider.models:
             for arm in decider.active:
@@ -116,7 +112,7 @@ class Decisions:
 
     def _predict(self, decider: Decider, request: PredictRequest) -> Predicted | Awaitable[Predicted]:
         unit = request.user_id if request.unit is None else request.unit
-        choice = decider.choose(unit, request.eligible)
+        choice = decider.choose(unit, request.eligible, decider.encoded(request.context))
         reference = decider.models[choice.arm]
         assert reference is not None
         model = self._models.get(reference.id, reference.version)
@@ -229,8 +225,3 @@ def check_score_request(request: ScoreRequest) -> None:
         raise NotBuilt(
             "features are part of the contract, but no model family takes any yet; leave them out."
         )
-
-
-def _refuse_context() -> None:
-    detail = "this experiment has no context fields"
-    raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])

@@ -39,6 +39,7 @@ class ExposureBuffer:
         self._ages_ms = array("I")
         self._units = array("Q")
         self._held_out = bytearray()
+        self._x = bytearray()
         self._vectors: list[bytes] = []
         self._vector_bytes = 0
         self._runs = array("I")
@@ -52,8 +53,9 @@ class ExposureBuffer:
         revision: int,
         time_ms: int,
         held_out: bool = False,
+        x: NDArray[np.float32] | None = None,
     ) -> None:
-        """One decision, drawn from `vector`, which is compared by identity and must not change."""
+        """One decision with features x (d,), drawn from `vector`, which is compared by identity and must not change."""
         if self._vector is not vector or revision != self._revision or time_ms < self._time_ms:
             self._turn(vector, revision, time_ms)
         self._arms.append(arm)
@@ -61,9 +63,11 @@ class ExposureBuffer:
         if unit:
             self._units.append(unit)
         self._held_out.append(held_out)
+        if x is not None:
+            self._x += x.tobytes()
         self._runs[-1] += 1
         self.next += 1
-        if len(self._arms) >= MAX_BATCH_ROWS or self._vector_bytes >= MAX_BATCH_VECTOR_BYTES:
+        if len(self._arms) >= MAX_BATCH_ROWS or self._vector_bytes + len(self._x) >= MAX_BATCH_VECTOR_BYTES:
             self._close()
 
     def add_many(
@@ -74,10 +78,11 @@ class ExposureBuffer:
         revision: int,
         time_ms: int,
         held_out: NDArray[np.bool_] | None = None,
+        x: NDArray[np.float32] | None = None,
     ) -> None:
         """n decisions drawn from one vector at one time; `units` is empty where the unit is a request.
 
-        `held_out` (n,) says which are of the holdout; none without it.
+        `held_out` (n,) says which are of the holdout; none without it. `x` (n, d) are their features.
         """
         if not len(arms):
             return
@@ -87,9 +92,11 @@ class ExposureBuffer:
         self._ages_ms.frombytes(np.full(len(arms), time_ms - self._time_ms, np.uint32).tobytes())
         self._units.frombytes(units.tobytes())
         self._held_out += bytes(len(arms)) if held_out is None else held_out.tobytes()
+        if x is not None:
+            self._x += x.tobytes()
         self._runs[-1] += len(arms)
         self.next += len(arms)
-        if len(self._arms) >= MAX_BATCH_ROWS or self._vector_bytes >= MAX_BATCH_VECTOR_BYTES:
+        if len(self._arms) >= MAX_BATCH_ROWS or self._vector_bytes + len(self._x) >= MAX_BATCH_VECTOR_BYTES:
             self._close()
 
     def _turn(self, vector: NDArray[np.float64], revision: int, time_ms: int) -> None:
@@ -115,6 +122,7 @@ class ExposureBuffer:
             vectors=b"".join(self._vectors),
             runs=self._runs.tobytes(),
             held_out=_bits(self._held_out),
+            x=bytes(self._x),
         )
         self._waiting.append((exposed, n_rows))
         self._waiting_rows += n_rows
@@ -147,5 +155,5 @@ def _bits(flags: bytearray) -> bytes:
 
 
 def _nbytes(batch: Exposed) -> int:
-    columns = (batch.arms, batch.ages_ms, batch.units, batch.vectors, batch.runs, batch.held_out)
+    columns = (batch.arms, batch.ages_ms, batch.units, batch.vectors, batch.runs, batch.held_out, batch.x)
     return sum(map(len, columns))

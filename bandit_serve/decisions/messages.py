@@ -13,7 +13,7 @@ MAX_BATCH = 10_000
 MAX_ITEMS = 10_000
 MAX_K = 1_000
 
-Context = dict[str, float | str | bool]
+Context = dict[str, float | str | bool | None]
 Items = Annotated[list[OutsideName], Meta(max_length=MAX_ITEMS)]
 
 
@@ -47,7 +47,7 @@ class DecideBatch(Struct, frozen=True, forbid_unknown_fields=True):
 
     requests: Annotated[list[DecideRequest], Meta(max_length=MAX_BATCH)] | UnsetType = UNSET
     units: Annotated[list[str], Meta(max_length=MAX_BATCH)] | UnsetType = UNSET
-    contexts: list[Context] | None = None
+    contexts: Annotated[list[Context], Meta(max_length=MAX_BATCH)] | None = None
 
 
 class PredictBatch(Struct, frozen=True, forbid_unknown_fields=True):

@@ -50,7 +50,7 @@ class Refresher:
 
     async def _refresh(self, decider: Decider) -> None:
         keys = decider.subsets_in_use()
-        if not keys and len(decider.arm_names) <= MAX_ARMS_IN_LOOP:
+        if decider.contextual or (not keys and len(decider.arm_names) <= MAX_ARMS_IN_LOOP):
             decider.refresh()
             return
         live, evidence, revision = decider.live, decider.live.evidence, decider.revision

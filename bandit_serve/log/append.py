@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.errors import Overloaded, StoreUnavailable
-from bandit_serve.events import REWARD
+from bandit_serve.events import REWARD, pack_rewards
 from bandit_serve.store.keys import SEEN_BLOCK_BITS
 from bandit_serve.store.store import Store
 
@@ -24,6 +24,7 @@ Rows = NDArray[np.void]
 
 class _Waiting(NamedTuple):
     rows: Rows
+    packed: bytes
     verdicts: asyncio.Future[bytes]
 
 
@@ -43,14 +44,16 @@ class RewardAppender:
     def idle(self) -> bool:
         return self._running is None
 
-    async def append(self, rows: Rows) -> bytes:
+    async def append(self, rows: Rows, x: NDArray[np.float32] | None = None) -> bytes:
         """One letter a row: `a`ccepted, `d`uplicate, `l`ate. Returns when they are in the log.
 
+        rows: `events.REWARD` (n,); x: the features of their decisions, f4[n, d], where the experiment has context.
         `StoreUnavailable` when that is not known: a later try counts each of them at most once.
         """
         if self._waiting_rows + len(rows) > MAX_WAITING_ROWS:
             raise Overloaded(f"More than {MAX_WAITING_ROWS} rewards wait for the store.")
-        waiting = _Waiting(rows, asyncio.get_running_loop().create_future())
+        packed = rows.tobytes() if x is None else pack_rewards(rows, x)
+        waiting = _Waiting(rows, packed, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._waiting_rows += len(rows)
         if self._running is None:
@@ -63,7 +66,7 @@ class RewardAppender:
             while self._waiting:
                 group = self._take_group()
                 try:
-                    verdicts = await self._append_group([waiting.rows for waiting in group])
+                    verdicts = await self._append_group(group)
                 except Exception as error:
                     for waiting in group:
                         _fail(waiting.verdicts, error)
@@ -90,11 +93,14 @@ class RewardAppender:
         self._waiting_rows -= n_rows
         return group
 
-    async def _append_group(self, parts: list[Rows]) -> bytes:
+    async def _append_group(self, group: list[_Waiting]) -> bytes:
         # As bytes: concatenating structured arrays compares their fields anew, at ten times the cost.
-        rows = np.frombuffer(b"".join(part.tobytes() for part in parts), REWARD)
+        rows = np.frombuffer(b"".join(waiting.rows.tobytes() for waiting in group), REWARD)
+        packed = b"".join(waiting.packed for waiting in group)
         bitmaps, checks = self._checks(rows)
-        return await self._store.append_rewards(self._owner, bitmaps, rows.tobytes(), checks.tobytes())
+        return await self._store.append_rewards(
+            self._owner, bitmaps, packed, checks.tobytes(), len(packed) // len(rows)
+        )
 
     def _checks(self, rows: Rows) -> tuple[list[str], NDArray[np.void]]:
         """The bitmaps that the rows' bits are in, and for each row which bitmap, which bit and until when."""

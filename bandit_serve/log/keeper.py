@@ -87,7 +87,7 @@ class Keeper:
         """Lets time pass in the logs in which a window is to close and nothing else happens."""
         now_ms = await self._store.time_ms()
         for name, live in list(self._replica.experiments.items()):
-            due_ms = None if live.pending is None else live.pending.next_close_ms()
+            due_ms = live.next_close_ms()
             if due_ms is not None and due_ms <= now_ms:
                 await self._store.append(name, events.TICK, b"")
 

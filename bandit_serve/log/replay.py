@@ -73,7 +73,8 @@ class _Fold:
 
     def apply(self, entries: list[Entry]) -> None:
         for entry in entries:
-            event = events.decode(entry.kind, entry.data)
+            n_features = 0 if self.live is None else self.live.n_features
+            event = events.decode(entry.kind, entry.data, n_features)
             if self.live is None:
                 if not isinstance(event, Changed):
                     raise ValueError("the log does not begin with the experiment's creation")

@@ -9,6 +9,7 @@ from typing import TypeVar
 from bandit_serve import events
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.live import LiveExperiment
+from bandit_serve.policies.serving import features_of
 from bandit_serve.results import ResultsFold
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Entry, Snapshot, Store
@@ -40,10 +41,9 @@ class ResultsLog:
         """
         name = live.experiment.id
         end = await self._store.last_offset(name)
-        if live.pending is not None:
-            due_ms = live.pending.next_close_ms()
-            if due_ms is not None and max(due_ms, end.time_ms + 1) <= await self._store.time_ms():
-                end = await self._store.append(name, events.TICK, b"")
+        due_ms = live.next_close_ms()
+        if due_ms is not None and max(due_ms, end.time_ms + 1) <= await self._store.time_ms():
+            end = await self._store.append(name, events.TICK, b"")
         folded = await self._reach(live, end)
         async with folded.lock:
             return await asyncio.to_thread(read, folded.fold)
@@ -96,5 +96,7 @@ class ResultsLog:
 
 
 def _apply(fold: ResultsFold, entries: list[Entry]) -> None:
+    features = features_of(fold.record.experiment)
+    n_features = 0 if features is None else features.n_features
     for entry in entries:
-        fold.apply(entry.offset.time_ms, events.decode(entry.kind, entry.data))
+        fold.apply(entry.offset.time_ms, events.decode(entry.kind, entry.data, n_features))

@@ -64,12 +64,12 @@ class Rewards:
         """
         values = np.array([reward.value for reward in rewards], np.float64)
         tokens = [reward.decision_id for reward in rewards]
-        rows, uids = self.keyring.open(tokens, values)
+        rows, uids, features = self.keyring.open(tokens, values)
         if not uids.all() and not all(
             self.keyring.knows_key_of(tokens[i]) for i in np.flatnonzero(uids == 0)
         ):
             await self._renew_keyring()
-            rows, uids = self.keyring.open(tokens, values)
+            rows, uids, features = self.keyring.open(tokens, values)
         verdicts: list[Verdict] = ["invalid"] * len(rewards)
         groups: dict[int, list[int]] = {}
         for i, uid in enumerate(uids.tolist()):
@@ -84,7 +84,7 @@ class Rewards:
                 if metric:
                     rows["metric"][i] = metric
                 groups.setdefault(uid, []).append(i)
-        await _all([self._append(uid, rows, places, verdicts) for uid, places in groups.items()])
+        await _all([self._append(uid, rows, features, places, verdicts) for uid, places in groups.items()])
         return verdicts
 
     async def _renew_keyring(self) -> None:
@@ -105,16 +105,24 @@ class Rewards:
                 raise StoreUnavailable(str(self._renewal_failed))
 
     async def _append(
-        self, uid: int, rows: NDArray[np.void], places: list[int], verdicts: list[Verdict]
+        self,
+        uid: int,
+        rows: NDArray[np.void],
+        features: dict[int, bytes],
+        places: list[int],
+        verdicts: list[Verdict],
     ) -> None:
         chosen = rows if len(places) == len(rows) else rows[places]
-        letters = await self._desks[uid].appender.append(chosen)
+        x = None
+        if features and places[0] in features:
+            x = np.frombuffer(b"".join(features[i] for i in places), np.float32).reshape(len(places), -1)
+        letters = await self._desks[uid].appender.append(chosen, x)
         for i, letter in zip(places, letters, strict=True):
             verdicts[i] = _LETTERS[letter]
 
     def refusal(self, reward: Reward) -> tuple[str, str] | None:
         """Why a reward whose token is ours is not valid: the field and what it should be. None: it is the token."""
-        _, uids = self.keyring.open([reward.decision_id], np.zeros(1))
+        _, uids, _ = self.keyring.open([reward.decision_id], np.zeros(1))
         live = self._replica.by_uid.get(int(uids[0]))
         if live is None:
             return None

@@ -75,10 +75,12 @@ class Store:
 
     # The log
 
-    async def append_rewards(self, owner: str, bitmaps: Sequence[str], rows: bytes, checks: bytes) -> bytes:
+    async def append_rewards(
+        self, owner: str, bitmaps: Sequence[str], rows: bytes, checks: bytes, row_bytes: int = REWARD.itemsize
+    ) -> bytes:
         """One letter a row: `a`ccepted, `d`uplicate, `l`ate. `checks` are 12 bytes a row (append_rewards.lua)."""
         keys = [self.keys.log(owner), *bitmaps]
-        return bytes(await self._run(scripts.APPEND_REWARDS, keys, [rows, REWARD.itemsize, checks, GRACE_MS]))
+        return bytes(await self._run(scripts.APPEND_REWARDS, keys, [rows, row_bytes, checks, GRACE_MS]))
 
     async def append_change(self, owner: str, revision: int, kind: bytes, event: bytes) -> Offset | None:
         """The entry's offset, or None when `revision` is no longer the head's."""

@@ -68,7 +68,7 @@ class ExperimentHandlers:
         live = await self._changes.known(_name(request))
         service = self._service
         decider = service.decisions.decider(live.experiment.id)
-        shares = dict(zip(decider.arm_names, decider.draw.propensities, strict=True))
+        shares = dict(zip(decider.arm_names, decider.shares.tolist(), strict=True))
         record, as_of_ms = live.record, await service.store.time_ms()
         found = await service.results.up_to_now(live, lambda fold: report(fold, record, shares, as_of_ms))
         return answer(request, found)

@@ -145,7 +145,7 @@ class OperationHandlers:
             decider = self._service.decisions.decider(name)
             shares, exposures, rewards = (
                 dict(zip(decider.arm_names, column, strict=True))
-                for column in (decider.draw.propensities, live.exposures.tolist(), live.rewards.tolist())
+                for column in (decider.shares.tolist(), live.exposures.tolist(), live.rewards.tolist())
             )
             found[name] = ExperimentStats(
                 live.record.status,
