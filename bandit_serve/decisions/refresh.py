@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +11,6 @@ from typing import Any
 from bandit_serve.decisions.decider import Decider
 from bandit_serve.policies.serving import policy_from_state
 
-log = logging.getLogger(__name__)
-
-TICK_S = 0.01
 MOST_OF_A_CORE = 0.05
 MAX_ARMS_IN_LOOP = 32
 
@@ -28,24 +25,42 @@ class Refresher:
 
     def __init__(self, deciders: Mapping[str, Decider]) -> None:
         self._deciders = deciders
+        self._moved: set[str] = set()
+        self._news = asyncio.Event()
         self._due_s: dict[str, float] = {}
         self._rest_until_s = 0.0
 
+    def moved(self, name: str) -> None:
+        """To be called when an entry of an experiment's log has been applied."""
+        self._moved.add(name)
+        self._news.set()
+
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S)
-            # The longest due first, so that the first experiments do not use up what all of them may.
-            for name, decider in sorted(
-                self._deciders.items(), key=lambda item: self._due_s.get(item[0], 0.0)
-            ):
-                now_s = time.monotonic()
-                if now_s < self._rest_until_s:
-                    break
-                if decider.evidence != decider.live.evidence and now_s >= self._due_s.get(name, 0.0):
-                    await self._refresh(decider)
-                    spent_s = time.monotonic() - now_s
-                    self._due_s[name] = now_s + decider.live.experiment.policy.refresh_ms / 1000
-                    self._rest_until_s = now_s + spent_s / MOST_OF_A_CORE
+            self._news.clear()
+            due_s = await self._refresh_due()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if due_s is None else max(0.0, due_s - time.monotonic())):
+                    await self._news.wait()
+
+    async def _refresh_due(self) -> float | None:
+        """Refreshes those that are due; returns when the next one will be, None where nothing has moved."""
+        # The longest due first, so that the first experiments do not use up what all of them may.
+        for name in sorted(self._moved, key=lambda name: self._due_s.get(name, 0.0)):
+            decider = self._deciders.get(name)
+            if decider is None or decider.evidence == decider.live.evidence:
+                self._moved.discard(name)
+                continue
+            now_s = time.monotonic()
+            due_s = max(self._due_s.get(name, 0.0), self._rest_until_s)
+            if now_s < due_s:
+                return due_s
+            self._moved.discard(name)
+            await self._refresh(decider)
+            spent_s = time.monotonic() - now_s
+            self._due_s[name] = now_s + decider.live.experiment.policy.refresh_ms / 1000
+            self._rest_until_s = now_s + spent_s / MOST_OF_A_CORE
+        return None
 
     async def _refresh(self, decider: Decider) -> None:
         keys = decider.subsets_in_use()

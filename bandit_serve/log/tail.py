@@ -30,7 +30,10 @@ REGISTRY_FOLD = "registry"
 
 
 class Tail:
-    """Keeps a replica up to date. `available` says whether the store answered the last read."""
+    """Keeps a replica up to date. `available` says whether the store answered the last read.
+
+    `gather_s` is how long entries may come together before they are read.
+    """
 
     def __init__(self, store: Store, replica: Replica) -> None:
         self._store = store
@@ -40,6 +43,7 @@ class Tail:
         self._hearing = asyncio.Semaphore(2)
         self._complete_s: dict[str, float] = {}
         self.available = False
+        self.gather_s = GATHER_S
 
     async def load(self) -> None:
         """Restores the newest snapshots and applies what came after them, up to now."""
@@ -100,7 +104,7 @@ class Tail:
         """Lets entries come together, so that a busy log costs one read for many; a waiter ends it."""
         self._hurry.clear()
         try:
-            async with asyncio.timeout(GATHER_S):
+            async with asyncio.timeout(self.gather_s):
                 await self._hurry.wait()
         except TimeoutError:
             pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import secrets
 import socket
@@ -26,7 +27,7 @@ from bandit_serve.log.heard import say_heard
 from bandit_serve.log.keeper import Keeper, load_keyring
 from bandit_serve.log.model_changes import ModelChanges
 from bandit_serve.log.results_log import ResultsLog
-from bandit_serve.log.tail import Tail
+from bandit_serve.log.tail import GATHER_S, Tail
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.top_k_cache import TopKCache
@@ -89,6 +90,7 @@ class Service:
         self.rewards = Rewards(self.store, self.replica, self.tail, keyring)
         self.flusher = Flusher(self.store, self.decisions.deciders, self.incarnation)
         self._keep_live_models()
+        self._follow_quickly_enough()
         self.replica.on_change(self._changed)
         await self._load_live_models()
         self.ready = True
@@ -108,10 +110,12 @@ class Service:
         )
         self.replica.on_census(self._answer_census)
         self.replica.on_configured(self._say_heard)
+        refresher = Refresher(self.decisions.deciders)
+        self.replica.on_change(refresher.moved)
         runs: list[Callable[[], Coroutine[None, None, None]]] = [
             self.tail.run,
             self.flusher.run,
-            Refresher(self.decisions.deciders).run,
+            refresher.run,
             keeper.run,
             self._heartbeat,
             self._renew_keys,
@@ -151,6 +155,19 @@ class Service:
         if record is None or self._records.get(owner) is not record:
             self._records[owner] = record
             self._keep_live_models()
+            self._follow_quickly_enough()
+
+    def _follow_quickly_enough(self) -> None:
+        """Evidence that is older than `refresh` when it is read would make shares follow more slowly than that."""
+        quickest_ms = min(
+            (
+                experiment.experiment.policy.refresh_ms
+                for experiment in self.replica.experiments.values()
+                if experiment.record.status == "running"
+            ),
+            default=math.inf,
+        )
+        self.tail.gather_s = min(GATHER_S, quickest_ms / 2000)
 
     def _keep_live_models(self) -> None:
         live = [
