@@ -133,3 +133,28 @@ def test_rewards_count_once_while_replies_of_the_store_are_cut(tmp_path: Path, s
             assert_counted(service, client, "cut", load.tally)
             assert_states_equal_replay(client, "cut", WORKERS)
         assert counted_in(service, "cut") == len(load.tally.acknowledged)
+
+
+@pytest.mark.timeout(300)
+def test_a_store_that_stops_letting_us_in_ends_no_worker(tmp_path: Path, store: ThrowawayStore) -> None:
+    with ThrowawayService(tmp_path / "data", store=store.url, workers=WORKERS) as service:
+        wait_until_all_serve(service, WORKERS)
+        make_experiment(service, "refused")
+        workers = service.worker_pids()
+        with Load(service.port, "refused") as load:
+            load.wait_for_visits(100)
+            with store.client() as client:
+                client.execute_command("ACL", "SETUSER", "default", "-@all", "+acl", "+client")
+                try:
+                    wait_until(lambda: service.call("GET", "/health/ready").body["status"] == "degraded")
+                    wait_until(lambda: load.tally.statuses[503] > 100)
+                    decided = service.call("POST", "/v1/experiments/refused/decide", {})
+                    assert decided.status == 200
+                finally:
+                    client.execute_command("ACL", "SETUSER", "default", "+@all")
+            wait_until(lambda: service.call("GET", "/health/ready").body["status"] == "ready")
+            load.wait_for_visits(100)
+        assert service.worker_pids() == workers
+        with store.client() as client:
+            assert_counted(service, client, "refused", load.tally)
+            assert_states_equal_replay(client, "refused", WORKERS)

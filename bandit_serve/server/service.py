@@ -191,7 +191,7 @@ class Service:
             try:
                 await self.models.load(version)
             except BanditServeError as error:
-                log.warning("%s %s can not be loaded: %s", *reference, error)
+                log.warning("%s", error)
 
     async def _heartbeat(self) -> None:
         card = msgspec.msgpack.encode(self.card)
