@@ -13,6 +13,7 @@ BanditServeError
 ├── PreconditionFailed    If-Match named another revision
 ├── NotBuilt              named by the contract, not built yet
 ├── ModelLost             a registered model whose artifact is gone or damaged
+├── LogLost               the store has lost entries that were read from it
 └── Unavailable           try again later; nothing was counted, or the retry will be a duplicate
     ├── StoreUnavailable  the store does not answer
     │   └── StoreRefused  it answers, but does not let us in or must not be used (it may evict)
@@ -84,6 +85,10 @@ class NotBuilt(BanditServeError):
 
 
 class ModelLost(BanditServeError):
+    pass
+
+
+class LogLost(BanditServeError):
     pass
 
 

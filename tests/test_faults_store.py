@@ -158,3 +158,28 @@ def test_a_store_that_stops_letting_us_in_ends_no_worker(tmp_path: Path, store: 
         with store.client() as client:
             assert_counted(service, client, "refused", load.tally)
             assert_states_equal_replay(client, "refused", WORKERS)
+
+
+@pytest.mark.timeout(300)
+def test_workers_start_over_when_the_store_has_lost_what_they_know(tmp_path: Path) -> None:
+    with (
+        ThrowawayStore(tcp=True, appendonly=False) as store,
+        ThrowawayService(tmp_path / "data", store=store.url, workers=WORKERS) as service,
+    ):
+        wait_until_all_serve(service, WORKERS)
+        make_experiment(service, "forgotten")
+        workers = set(service.worker_pids())
+        with Load(service.port, "forgotten") as load:
+            load.wait_for_visits(50)
+        with store.client() as client:
+            client.save()
+        saved = len(load.tally.acknowledged)
+        with Load(service.port, "forgotten", seed=1) as load:
+            load.wait_for_visits(50)
+        store.kill()
+        store.start()
+        wait_until(lambda: not workers & set(service.worker_pids()))
+        wait_until_all_serve(service, WORKERS)
+        with store.client() as client:
+            assert_states_equal_replay(client, "forgotten", WORKERS)
+        assert counted_in(service, "forgotten") == saved

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import secrets
+import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -18,7 +19,7 @@ from bandit_serve import events
 from bandit_serve.decisions.decisions import Decisions
 from bandit_serve.decisions.flush import Flusher
 from bandit_serve.decisions.refresh import Refresher
-from bandit_serve.errors import BanditServeError, StoreUnavailable
+from bandit_serve.errors import BanditServeError, LogLost, StoreUnavailable
 from bandit_serve.experiment import Record
 from bandit_serve.log.census import WorkerCard
 from bandit_serve.log.changes import Changes
@@ -232,7 +233,15 @@ class Service:
 
 
 def _report_death(task: asyncio.Task[None]) -> None:
-    """A background task that ends on its own is a bug: without it the worker would only seem to work."""
-    if not task.cancelled():
+    """A background task that ends on its own is a bug: without it the worker would only seem to work.
+
+    Except where the worker knows what the log does not: another takes its place, and begins with the log.
+    """
+    if task.cancelled():
+        return
+    if isinstance(task.exception(), LogLost):
+        log.critical("%s The worker leaves, and its successor starts from what there is.", task.exception())
+        signal.raise_signal(signal.SIGTERM)
+    else:
         log.critical("a background task ended; the worker leaves", exc_info=task.exception())
         os._exit(70)
