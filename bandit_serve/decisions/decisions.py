@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable
@@ -11,6 +12,7 @@ from msgspec import UNSET
 
 from bandit_serve.decisions.decider import Choice, Decider
 from bandit_serve.decisions.messages import (
+    Context,
     Decided,
     DecidedColumns,
     DecideRequest,
@@ -33,6 +35,9 @@ from bandit_serve.times import now_ms
 from bandit_serve.token import Keyring
 
 log = logging.getLogger(__name__)
+
+# So many contextual decisions take some milliseconds; then other requests have their turn.
+ROWS_AT_ONCE = 50
 
 
 class Decisions:
@@ -88,10 +93,33 @@ class Decisions:
             decider.payloads[arm],
         )
 
-    def decide_columns(self, experiment: str, units: list[str]) -> DecidedColumns:
+    async def decide_columns(
+        self, experiment: str, units: list[str], contexts: list[Context] | None
+    ) -> DecidedColumns:
+        """`contexts` are as many as `units`; without them all are empty."""
         decider = self.decider(experiment)
-        tokens, arms, propensities = decider.decide_columns(units, self.keyring, now_ms())
-        return DecidedColumns(tokens, arms, propensities, decider.arm_names)
+        if contexts is not None and len(contexts) != len(units):
+            detail = f"expected as many as units, {len(units)}"
+            raise InvalidInput(f"contexts: {detail}.", [FieldError("contexts", detail)])
+        if decider.features is None:
+            for context in contexts or ():
+                decider.encoded(context)
+            tokens, arms, propensities = decider.decide_columns(units, self.keyring, now_ms())
+            return DecidedColumns(tokens, arms, propensities, decider.arm_names)
+        check_all_outside(units, "units")
+        rows = [decider.encoded(context) for context in contexts or [None] * len(units)]
+        decision_ids, choices = [], []
+        for unit, x in zip(units, rows, strict=True):
+            choices.append(decider.choose(unit, None, x))
+            decision_ids.append(decider.record(choices[-1], self.keyring, now_ms()))
+            if len(choices) % ROWS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return DecidedColumns(
+            decision_ids,
+            [choice.arm for choice in choices],
+            [choice.propensity for choice in choices],
+            decider.arm_names,
+        )
 
     def predict(self, experiment: str, request: PredictRequest) -> Predicted | Awaitable[Predicted]:
         """A decision and its arm's prediction; to be awaited for top-k, and for a model that is not in memory yet.

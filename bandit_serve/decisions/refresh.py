@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +13,10 @@ from bandit_serve.decisions.decider import Decider, Vector
 from bandit_serve.policies.serving import policy_from_state
 from bandit_serve.times import now_ms
 
-log = logging.getLogger(__name__)
-
-TICK_S = 0.01
 MOST_OF_A_CORE = 0.05
 MAX_ARMS_IN_LOOP = 32
+# An arm that is ejected moves shares later on, and no log says so.
+LONGEST_SLEEP_S = 1.0
 
 
 class Refresher:
@@ -29,24 +29,41 @@ class Refresher:
 
     def __init__(self, deciders: Mapping[str, Decider]) -> None:
         self._deciders = deciders
+        self._news = asyncio.Event()
         self._due_s: dict[str, float] = {}
         self._rest_until_s = 0.0
 
+    def wake(self, _: str) -> None:
+        """To be called when an entry of an experiment's log has been applied."""
+        self._news.set()
+
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S)
-            # The longest due first, so that the first experiments do not use up what all of them may.
-            for name, decider in sorted(
-                self._deciders.items(), key=lambda item: self._due_s.get(item[0], 0.0)
-            ):
-                now_s = time.monotonic()
-                if now_s < self._rest_until_s:
-                    break
-                if decider.is_stale(now_ms()) and now_s >= self._due_s.get(name, 0.0):
-                    await self._refresh(decider)
-                    spent_s = time.monotonic() - now_s
-                    self._due_s[name] = now_s + decider.live.experiment.policy.refresh_ms / 1000
-                    self._rest_until_s = now_s + spent_s / MOST_OF_A_CORE
+            self._news.clear()
+            next_s = await self._refresh_due()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(max(0.0, next_s - time.monotonic()), LONGEST_SLEEP_S)):
+                    await self._news.wait()
+
+    async def _refresh_due(self) -> float:
+        """Refreshes those that are due; returns when the next one will be, if no log says more until then."""
+        next_s = math.inf
+        # The longest due first, so that the first experiments do not use up what all of them may.
+        for name in sorted(self._deciders, key=lambda name: self._due_s.get(name, 0.0)):
+            decider = self._deciders[name]
+            if time.monotonic() >= self._next_s(name, decider):
+                began_s = time.monotonic()
+                await self._refresh(decider)
+                spent_s = time.monotonic() - began_s
+                self._due_s[name] = began_s + decider.live.experiment.policy.refresh_ms / 1000
+                self._rest_until_s = began_s + spent_s / MOST_OF_A_CORE
+            next_s = min(next_s, self._next_s(name, decider))
+        return next_s
+
+    def _next_s(self, name: str, decider: Decider) -> float:
+        """When an experiment's shares are to be made next; infinity while nothing moves them."""
+        moves_s = time.monotonic() + (decider.moves_at_ms(now_ms()) - now_ms()) / 1000
+        return max(self._due_s.get(name, 0.0), self._rest_until_s, moves_s)
 
     async def _refresh(self, decider: Decider) -> None:
         keys = decider.subsets_in_use()
