@@ -93,28 +93,21 @@ class Exposed(Struct, frozen=True, array_like=True):
 
 
 class Rewarded(Struct, frozen=True):
-    """n `REWARD` records, and the features of their decisions, f4[n, d]; d is 0 without context."""
+    """n `REWARD` records, and the features of their decisions, f4[n, d], where the experiment has context."""
 
     rows: NDArray[np.void]
-    x: NDArray[np.float32]
+    x: NDArray[np.float32] | None = None
 
 
 def pack_rewards(rows: NDArray[np.void], x: NDArray[np.float32]) -> bytes:
-    """The wire form of n `REWARD` records with features f4[n, d]: `reward_bytes(d)` a row."""
-    if x.shape[1] == 0:
-        return rows.tobytes()
+    """The wire form of n `REWARD` records with features f4[n, d], row by row."""
     return np.hstack([_bytes_of(rows), _bytes_of(x)]).tobytes()
-
-
-def reward_bytes(n_features: int) -> int:
-    return REWARD.itemsize + 4 * n_features
 
 
 def _unpack_rewards(data: bytes, n_features: int) -> Rewarded:
     if n_features == 0:
-        rows = np.frombuffer(data, REWARD)
-        return Rewarded(rows, np.empty((len(rows), 0), np.float32))
-    both = np.frombuffer(data, np.uint8).reshape(-1, reward_bytes(n_features))
+        return Rewarded(np.frombuffer(data, REWARD))
+    both = np.frombuffer(data, np.uint8).reshape(-1, REWARD.itemsize + 4 * n_features)
     return Rewarded(
         np.ascontiguousarray(both[:, : REWARD.itemsize]).view(REWARD)[:, 0],
         np.ascontiguousarray(both[:, REWARD.itemsize :]).view("<f4"),

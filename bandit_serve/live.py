@@ -186,8 +186,8 @@ class LiveExperiment:
         chosen &= event.rows["flags"] & HELD_OUT == 0
         if not chosen.any():
             return
-        rows, x = event.rows[chosen], event.x[chosen]
-        if self.joined is not None:
+        rows, x = event.rows[chosen], None if event.x is None else event.x[chosen]
+        if self.joined is not None and x is not None:
             self.joined.rewarded(rows, x)
             return
         arms, values = rows["arm"].astype(np.intp), self._utilities(rows["value"])

@@ -62,6 +62,21 @@ def test_rewards_come_off_the_wire_as_they_went() -> None:
     assert found.rows["arm"].tolist() == [0, 999]
 
 
+def test_features_come_off_the_wire_as_they_went() -> None:
+    rows = rewards([1, 2**47], values=[0.1, -1e80], times_ms=[3, 4], arms=[0, 999], metric=31)
+    x = np.array([[1, 2, 3], [4, 5, 6.5]], np.float32)
+    data = events.pack_rewards(rows, x)
+    found = events.decode(events.REWARDED, data, 3)
+    assert isinstance(found, Rewarded)
+    assert found.rows.tobytes() == rows.tobytes()
+    assert found.x is not None
+    assert found.x.tobytes() == x.tobytes()
+    width = len(data) // 2
+    second = events.decode(events.REWARDED, data[width:], 3)
+    assert isinstance(second, Rewarded)
+    assert second.rows.tobytes() == rows[1:].tobytes(), "the append script drops rows by their width"
+
+
 def test_ticks_and_censuses() -> None:
     assert events.decode(events.TICK, b"") == Tick()
     assert events.decode(events.CENSUS, events.encode(Census("key"))) == Census("key")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stores import ThrowawayStore
 
 from bandit_serve.errors import Overloaded, StoreUnavailable, Unavailable
-from bandit_serve.events import REWARD
+from bandit_serve.events import REWARD, Rewarded, decode
 from bandit_serve.log import append as module
 from bandit_serve.log.append import RewardAppender
 from bandit_serve.store.offset import START
@@ -92,6 +92,21 @@ def test_what_arrives_soon_after_an_append_began_waits_for_the_next(
         await asyncio.gather(*tries)
         assert loop.time() - started_s >= 0.3
         assert [len(entry) for entry in await logged(store)] == [1, 5]
+
+    on(server, scenario)
+
+
+def test_features_are_logged_behind_their_rows_and_dropped_with_them(server: ThrowawayStore) -> None:
+    async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+        x = np.arange(12, dtype=np.float32).reshape(4, 3)
+        rows = rewards([1, 2, 1, 3], times_ms=now_ms)
+        assert await appender.append(rows, x) == b"aada"
+        (entry,) = await store.read(OWNER, START, 10)
+        found = decode(entry.kind, entry.data, 3)
+        assert isinstance(found, Rewarded)
+        assert found.rows["counter"].tolist() == [1, 2, 3]
+        assert found.x is not None
+        assert found.x.tolist() == x[[0, 1, 3]].tolist()
 
     on(server, scenario)
 

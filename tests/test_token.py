@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandit_serve._token import KEY_BYTES, TOKEN_CHARS, Opener, Seal
+from bandit_serve._token import KEY_BYTES, MAX_FEATURES, TOKEN_CHARS, Opener, Seal
 from bandit_serve.events import REWARD
 from bandit_serve.token import SETTLE_MS, Keyring, new_key
 
 KEY = bytes(range(KEY_BYTES))
+ARMS, SHARES = np.array([0, 2], np.uint16), np.array([0.5, 0.25])
+UNITS = np.array([1, 2**63], np.uint64)
 FIELDS = (0x1122334455667788, 0x99AABBCCDDEEFF00, 70_000, 1_700_000_000_123, 3, 2, 0.125, 0xFEDCBA9876543210)
 
 u64 = st.integers(0, 2**64 - 1)
@@ -90,9 +92,33 @@ def test_many_are_signed_as_one_is() -> None:
         assert opened(many, seal)[1] == [9, 9, 9]
 
 
-def test_every_flipped_bit_is_refused() -> None:
+@pytest.mark.parametrize("n_features", [1, 2, 3, 17, MAX_FEATURES])
+def test_features_travel_with_a_token(n_features: int) -> None:
+    seal, x = Seal(7, KEY), np.random.default_rng(1).normal(size=(2, n_features)).astype(np.float32)
+    many = seal.sign_many(9, 8, 6, 5, 4, ARMS, SHARES, UNITS, None, x)
+    assert many == [
+        seal.sign(9, 8, 6 + i, 5, 4, int(ARMS[i]), float(SHARES[i]), int(UNITS[i]), 0, x[i]) for i in range(2)
+    ]
+    rows, uids = np.zeros(3, REWARD), np.zeros(3, np.uint64)
+    as_bytes = rows.view(np.uint8).reshape(3, REWARD.itemsize)
+    features = Opener([seal]).open_into([*many, seal.sign(*FIELDS)], np.ones(3), as_bytes, uids)
+    assert uids.tolist() == [9, 9, FIELDS[0]]
+    assert features == {0: x[0].tobytes(), 1: x[1].tobytes()}
+    assert rows["counter"].tolist()[:2] == [6, 7]
+
+
+def test_more_features_than_a_token_can_carry_are_refused() -> None:
+    x = np.zeros((2, MAX_FEATURES + 1), np.float32)
+    with pytest.raises(ValueError, match=str(MAX_FEATURES)):
+        Seal(7, KEY).sign_many(9, 8, 6, 5, 4, ARMS, SHARES, UNITS, None, x)
+    with pytest.raises(ValueError, match=str(MAX_FEATURES)):
+        Seal(7, KEY).sign(*FIELDS, 0, x[0])
+
+
+@pytest.mark.parametrize("n_features", [0, 1, 2, 3])
+def test_every_flipped_bit_is_refused(n_features: int) -> None:
     seal = Seal(0, KEY)
-    token = seal.sign(*FIELDS)
+    token = seal.sign(*FIELDS, 0, np.arange(n_features, dtype=np.float32) if n_features else None)
     raw = base64.urlsafe_b64decode(token)
     flipped = [
         encoded(raw[: bit // 8] + bytes([raw[bit // 8] ^ 1 << bit % 8]) + raw[bit // 8 + 1 :])
@@ -104,12 +130,13 @@ def test_every_flipped_bit_is_refused() -> None:
     assert opened([token], *everyone)[1] == [FIELDS[0]]
 
 
-def test_there_is_one_spelling() -> None:
+@pytest.mark.parametrize("n_features", [0, 1, 2, 3])
+def test_there_is_one_spelling(n_features: int) -> None:
     """Found by trying every character at every place, and what other readers of base64 would forgive."""
     seal = Seal(0, KEY)
-    token = next(
-        t for t in (seal.sign(*FIELDS[:2], n, *FIELDS[3:]) for n in range(100)) if {"-", "_"} <= set(t)
-    )
+    x = np.arange(n_features, dtype=np.float32) if n_features else None
+    signed = (seal.sign(*FIELDS[:2], n, *FIELDS[3:], 0, x) for n in range(100))
+    token = next(t for t in signed if {"-", "_"} <= set(t))
     others = [
         token[:i] + chr(c) + token[i + 1 :]
         for i in range(len(token))
