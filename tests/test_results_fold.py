@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reference_results import ReferenceFold
 from simulated_results import START_MS, exposed, random_log, record, rewarded
 
-from bandit_serve.errors import InvalidInput, NotBuilt
+from bandit_serve.errors import InvalidInput
 from bandit_serve.events import Census, Change, Changed, Exposed, Rewarded, Tick
 from bandit_serve.experiment import Metric, Policy
 from bandit_serve.results import ResultsFold, report
@@ -179,8 +179,9 @@ def test_a_change_of_policy_says_which_decisions_had_no_floor():
     fold.apply(START_MS, rewarded(counter=2, value=1.0, propensity=0.5, revision=4))
     assert fold.complete().sums.of_metric(0)["unfloored"] == 1
     assert ResultsFold(bare).apply(START_MS, Changed(about, Change("create", "me"))) is None
-    with pytest.raises(NotBuilt, match="arms"):
-        fold.apply(START_MS, Changed(record(3), Change("create", "me")))
+    other = msgspec.structs.replace(about.experiment, arms=about.experiment.arms[::-1])
+    with pytest.raises(InvalidInput, match="another order"):
+        fold.apply(START_MS, Changed(msgspec.structs.replace(about, experiment=other), Change("create", "me")))
 
 
 EVEN = np.full((1, 2), 0.5)
