@@ -17,7 +17,17 @@ from bandit_serve.events import REWARD
 from bandit_serve.token import SETTLE_MS, Keyring, new_key
 
 KEY = bytes(range(KEY_BYTES))
-FIELDS = (0x1122334455667788, 0x99AABBCCDDEEFF00, 70_000, 1_700_000_000_123, 3, 2, 0.125, 0xFEDCBA9876543210, 1)
+FIELDS = (
+    0x1122334455667788,
+    0x99AABBCCDDEEFF00,
+    70_000,
+    1_700_000_000_123,
+    3,
+    2,
+    0.125,
+    0xFEDCBA9876543210,
+    1,
+)
 
 u64 = st.integers(0, 2**64 - 1)
 u48 = st.integers(0, 2**48 - 1)
