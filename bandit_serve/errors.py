@@ -12,10 +12,12 @@ BanditServeError
 ├── Conflict              the state does not allow it now
 ├── PreconditionFailed    If-Match named another revision
 ├── NotBuilt              named by the contract, not built yet
+├── ModelLost             a registered model whose artifact is gone or damaged
+├── LogLost               the store has lost entries that were read from it
 └── Unavailable           try again later; nothing was counted, or the retry will be a duplicate
     ├── StoreUnavailable  the store does not answer
+    │   └── StoreRefused  it answers, but does not let us in or must not be used (it may evict)
     └── Overloaded        a bound was reached
-StoreRefused is a BanditServeError of its own: the store answers but must not be used (it may evict).
 """
 
 from __future__ import annotations
@@ -82,6 +84,14 @@ class NotBuilt(BanditServeError):
     pass
 
 
+class ModelLost(BanditServeError):
+    pass
+
+
+class LogLost(BanditServeError):
+    pass
+
+
 class Unavailable(BanditServeError):
     def __init__(self, detail: str, retry_after_s: float = 1.0) -> None:
         super().__init__(detail)
@@ -92,9 +102,9 @@ class StoreUnavailable(Unavailable):
     pass
 
 
-class Overloaded(Unavailable):
+class StoreRefused(StoreUnavailable):
     pass
 
 
-class StoreRefused(BanditServeError):
+class Overloaded(Unavailable):
     pass

@@ -10,6 +10,7 @@ deciding, flushing and reading the log are in it, the store's process and the lo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -17,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,7 +117,9 @@ def bare(size: int) -> tuple[subprocess.Popen[str], str]:
     return process, f"http://127.0.0.1:{port}/bare"
 
 
-def routes(service: ThrowawayService, seconds: float) -> dict[str, Callable[[], Measured]]:
+def routes(
+    service: ThrowawayService, seconds: float, connections: int = 32
+) -> dict[str, Callable[[], Measured]]:
     base, pids = service.url, service.worker_pids()
     decide = [json.dumps({"unit": f"user-{i}"}).encode() for i in range(2_000)]
     predict = [
@@ -129,7 +132,7 @@ def routes(service: ThrowawayService, seconds: float) -> dict[str, Callable[[], 
             json.dumps({"decision_id": token, "value": i % 2}).encode()
             for i, token in enumerate(tokens(service, int(15_000 * seconds)))
         ]
-        return measure(pids, f"{base}/v1/rewards", bodies, JSON, seconds, 32)
+        return measure(pids, f"{base}/v1/rewards", bodies, JSON, seconds, connections)
 
     def reward_batches() -> Measured:
         found = tokens(service, int(120_000 * seconds))
@@ -142,8 +145,12 @@ def routes(service: ThrowawayService, seconds: float) -> dict[str, Callable[[], 
         return measure(pids, f"{base}/v1/rewards", bodies, MSGPACK, seconds, 4)
 
     return {
-        "decide": lambda: measure(pids, f"{base}/v1/experiments/bench/decide", decide, JSON, seconds, 32),
-        "predict": lambda: measure(pids, f"{base}/v1/experiments/bench/predict", predict, JSON, seconds, 32),
+        "decide": lambda: measure(
+            pids, f"{base}/v1/experiments/bench/decide", decide, JSON, seconds, connections
+        ),
+        "predict": lambda: measure(
+            pids, f"{base}/v1/experiments/bench/predict", predict, JSON, seconds, connections
+        ),
         "reward": single_rewards,
         "decide/batch": lambda: measure(
             pids, f"{base}/v1/experiments/bench/decide/batch", [units], MSGPACK, seconds, 4
@@ -152,32 +159,44 @@ def routes(service: ThrowawayService, seconds: float) -> dict[str, Callable[[], 
     }
 
 
+@contextlib.contextmanager
+def serving(workers: int) -> Iterator[ThrowawayService]:
+    """A service with a running experiment, on a store of its own."""
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        ThrowawayStore(appendfsync="everysec") as store,
+        ThrowawayService(Path(directory), store=store.url, workers=workers) as service,
+    ):
+        register_models(service, Path(directory))
+        assert service.call("POST", "/v1/experiments", EXPERIMENT).status == 201
+        assert service.call("POST", "/v1/experiments/bench/start").status == 200
+        yield service
+
+
 def run(rounds: int, seconds: float, workers: int) -> dict[str, Any]:
     found: dict[str, list[Measured]] = {}
-    with tempfile.TemporaryDirectory() as directory, ThrowawayStore(appendfsync="everysec") as store:
-        service = ThrowawayService(Path(directory), store=store.url, workers=workers)
-        with service:
-            register_models(service, Path(directory))
-            assert service.call("POST", "/v1/experiments", EXPERIMENT).status == 201
-            assert service.call("POST", "/v1/experiments/bench/start").status == 200
-            answer = service.call("POST", "/v1/experiments/bench/decide", {"unit": "user-1"})
-            process, url = bare(len(json.dumps(answer.body, separators=(",", ":"))))
-            wish = [json.dumps({"unit": f"user-{i}"}).encode() for i in range(2_000)]
-            try:
-                for number in range(rounds):
-                    measured = {"bare": measure([process.pid], url, wish, JSON, seconds, 32)}
-                    for name, route in routes(service, seconds).items():
-                        measured[name] = route()
-                    for name, figure in measured.items():
-                        found.setdefault(name, []).append(figure)
-                        line = f"round {number + 1} {name:14} {figure.cpu_us:10.1f} µs {figure.per_s:10.0f}/s"
-                        print(line, flush=True)
-            finally:
-                process.kill()
-                process.wait()
-                assert process.stdout is not None
-                process.stdout.close()
+    with serving(workers) as service:
+        answer = service.call("POST", "/v1/experiments/bench/decide", {"unit": "user-1"})
+        process, url = bare(len(json.dumps(answer.body, separators=(",", ":"))))
+        wish = [json.dumps({"unit": f"user-{i}"}).encode() for i in range(2_000)]
+        try:
+            for number in range(rounds):
+                measured = {"bare": measure([process.pid], url, wish, JSON, seconds, 32)}
+                for name, route in routes(service, seconds).items():
+                    measured[name] = route()
+                for name, figure in measured.items():
+                    found.setdefault(name, []).append(figure)
+                    show(number, name, figure)
+        finally:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
     return summary(found)
+
+
+def show(number: int, name: str, figure: Measured) -> None:
+    print(f"round {number + 1} {name:18} {figure.cpu_us:10.1f} µs {figure.per_s:10.0f}/s", flush=True)
 
 
 def summary(found: dict[str, list[Measured]]) -> dict[str, Any]:

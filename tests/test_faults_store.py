@@ -133,3 +133,53 @@ def test_rewards_count_once_while_replies_of_the_store_are_cut(tmp_path: Path, s
             assert_counted(service, client, "cut", load.tally)
             assert_states_equal_replay(client, "cut", WORKERS)
         assert counted_in(service, "cut") == len(load.tally.acknowledged)
+
+
+@pytest.mark.timeout(300)
+def test_a_store_that_stops_letting_us_in_ends_no_worker(tmp_path: Path, store: ThrowawayStore) -> None:
+    with ThrowawayService(tmp_path / "data", store=store.url, workers=WORKERS) as service:
+        wait_until_all_serve(service, WORKERS)
+        make_experiment(service, "refused")
+        workers = service.worker_pids()
+        with Load(service.port, "refused") as load:
+            load.wait_for_visits(100)
+            with store.client() as client:
+                client.execute_command("ACL", "SETUSER", "default", "-@all", "+acl", "+client")
+                try:
+                    wait_until(lambda: service.call("GET", "/health/ready").body["status"] == "degraded")
+                    wait_until(lambda: load.tally.statuses[503] > 100)
+                    decided = service.call("POST", "/v1/experiments/refused/decide", {})
+                    assert decided.status == 200
+                finally:
+                    client.execute_command("ACL", "SETUSER", "default", "+@all")
+            wait_until(lambda: service.call("GET", "/health/ready").body["status"] == "ready")
+            load.wait_for_visits(100)
+        assert service.worker_pids() == workers
+        with store.client() as client:
+            assert_counted(service, client, "refused", load.tally)
+            assert_states_equal_replay(client, "refused", WORKERS)
+
+
+@pytest.mark.timeout(300)
+def test_workers_start_over_when_the_store_has_lost_what_they_know(tmp_path: Path) -> None:
+    with (
+        ThrowawayStore(tcp=True, appendonly=False) as store,
+        ThrowawayService(tmp_path / "data", store=store.url, workers=WORKERS) as service,
+    ):
+        wait_until_all_serve(service, WORKERS)
+        make_experiment(service, "forgotten")
+        workers = set(service.worker_pids())
+        with Load(service.port, "forgotten") as load:
+            load.wait_for_visits(50)
+        with store.client() as client:
+            client.save()
+        saved = len(load.tally.acknowledged)
+        with Load(service.port, "forgotten", seed=1) as load:
+            load.wait_for_visits(50)
+        store.kill()
+        store.start()
+        wait_until(lambda: not workers & set(service.worker_pids()))
+        wait_until_all_serve(service, WORKERS)
+        with store.client() as client:
+            assert_states_equal_replay(client, "forgotten", WORKERS)
+        assert counted_in(service, "forgotten") == saved

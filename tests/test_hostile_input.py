@@ -201,11 +201,11 @@ def test_any_document_for_every_route_that_takes_one(
 
 
 def explained(answer: RawAnswer) -> bool:
-    """A refusal is a problem; what is not HTTP at all is refused in plain text before there is a route."""
+    """A refusal is a problem; only an expectation that nobody can meet is refused before there is a route."""
     kind = answer.headers.get("content-type", "").partition(";")[0]
     if answer.status < 400:
         return kind in ("application/json", "application/msgpack", "text/plain")
-    return kind == "application/problem+json" or (answer.status in (400, 417) and kind == "text/plain")
+    return kind == "application/problem+json" or (answer.status == 417 and kind == "text/plain")
 
 
 def check_alive(service: ThrowawayService) -> None:

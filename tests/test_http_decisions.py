@@ -231,7 +231,6 @@ def test_a_sticky_experiment_needs_a_unit(service: ThrowawayService) -> None:
         ({"requests": [{}], "units": ["u"]}, ""),
         ({"units": ["a", "b\n"]}, "units"),
         ({"units": ["a", 7]}, "units[1]"),
-        ({"requests": [{"unit": 7}]}, "requests[0].unit"),
         ({"requests": {}}, "requests"),
         ({"units": ["u"], "contexts": [{"hour": 1}]}, "contexts"),
         ({"units": ["u"], "more": 1}, "more"),
@@ -245,6 +244,23 @@ def test_a_wrong_batch_is_refused_whole(
         call_msgpack(service, f"/v1/experiments/{name}/decide/batch", body),
     ):
         check_problem(found, 400, *([] if at is None else [at]))
+
+
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+@pytest.mark.parametrize("way", ["decide", "predict"])
+def test_an_entry_that_is_not_valid_costs_the_others_nothing(
+    service: ThrowawayService, name: str, form: str, way: str
+) -> None:
+    good = {"unit": "u1"} if way == "decide" else {"user_id": "u1", "item_id": "i"}
+    bad: list[Any] = [{**good, "unit": 7}, [], {**good, "more": 1}, {**good, "eligible": "control"}]
+    path, body = f"/v1/experiments/{name}/{way}/batch", {"requests": [good, *bad, good]}
+    found = service.call("POST", path, body) if form == "json" else call_msgpack(service, path, body)
+    assert found.status == 200
+    first, *refused, last = found.body["responses"]
+    assert [entry["status"] for entry in refused] == [400] * len(bad)
+    assert [entry["errors"][0]["at"] for entry in refused] == ["unit", "", "more", "eligible"]
+    # These arms have no models to predict with.
+    assert first.get("status", 200) == last.get("status", 200) == (200 if way == "decide" else 409)
 
 
 def test_a_batch_has_at_most_ten_thousand_entries(service: ThrowawayService, name: str) -> None:

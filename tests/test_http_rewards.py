@@ -119,8 +119,7 @@ def test_an_unknown_metric_is_400(service: ThrowawayService, name: str) -> None:
         ({"decision_id": "x" * 5000, "value": 1}, "decision_id"),
         ({"decision_id": "x", "value": 1, "metrics": "click"}, None),
         ({"rewards": [], "value": 1}, "rewards"),
-        ({"rewards": [{"decision_id": "x"}]}, None),
-        ({"rewards": [{"decision_id": "x", "value": []}]}, "rewards[0].value"),
+        ({"rewards": [], "more": 1}, "more"),
         ({"rewards": {}}, "rewards"),
         ([], None),
     ],
@@ -175,6 +174,24 @@ def test_at_most_ten_thousand_rewards(service: ThrowawayService) -> None:
     check_problem(service.call("POST", "/v1/rewards", {"rewards": [entry] * 10_001}), 400, "rewards")
     empty = {"accepted": 0, "duplicates": 0, "rejected": 0, "verdicts": []}
     assert service.call("POST", "/v1/rewards", {"rewards": []}).body == empty
+
+
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+def test_an_entry_that_is_not_valid_costs_the_others_nothing(
+    service: ThrowawayService, name: str, form: str
+) -> None:
+    first, last = (decide(service, name)["decision_id"] for _ in range(2))
+    good = {"decision_id": first, "value": 1}
+    bad = [{"decision_id": first}, {**good, "value": []}, 7, {**good, "at": 2}]
+    body = {"rewards": [*bad, good, *bad, {"decision_id": last, "value": 1}]}
+    found = (
+        service.call("POST", "/v1/rewards", body)
+        if form == "json"
+        else call_msgpack(service, "/v1/rewards", body)
+    )
+    assert found.status == 200
+    assert found.body["verdicts"] == [*["invalid"] * 4, "accepted", *["invalid"] * 4, "accepted"]
+    assert (found.body["accepted"], found.body["rejected"]) == (2, 8)
 
 
 def test_after_its_window_a_reward_is_late(service: ThrowawayService) -> None:

@@ -104,3 +104,25 @@ def test_an_old_client_is_told_whether_its_connection_stays(service: ThrowawaySe
     )
     assert kept.get("connection") == "keep-alive"
     assert closed.get("connection") in (None, "close")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"this is no HTTP\r\n\r\n",
+        b"POST /v1/rewards HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+def test_what_is_not_http_is_a_problem_and_no_news(service: ThrowawayService, sent: bytes) -> None:
+    n_lines = len(service.output)
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        connection.sendall(sent)
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith((b"HTTP/1.0 400", b"HTTP/1.1 400"))
+    assert b"application/problem+json" in head
+    assert json.loads(body)["detail"].startswith("The request is not valid HTTP: ")
+    assert service.call("GET", "/health/live").status == 200
+    assert service.output[n_lines:] == []

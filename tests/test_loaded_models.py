@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from bandit_serve.errors import BanditServeError, Conflict
+from bandit_serve.errors import Conflict, ModelLost
 from bandit_serve.models import loaded as module
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.models.family import load_model
 from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.popularity import Popularity
 from bandit_serve.models.registry import MOVES, SERVABLE, Version, VersionStatus
+from bandit_serve.server.problems import problem
 
 N = 5
 
@@ -137,11 +138,27 @@ def test_a_load_that_failed_does_not_fail_the_next(shelf: Shelf) -> None:
             failures = await asyncio.gather(
                 *(models.load(shelf.versions[0]) for _ in range(3)), return_exceptions=True
             )
-            assert all(isinstance(failure, BanditServeError) for failure in failures)
+            assert all(isinstance(failure, ModelLost) for failure in failures)
             assert len(models) == 0
         finally:
             hidden.rename(path)
         assert (await models.load(shelf.versions[0])).predict(1, 0) == 1.0
+
+    run(scenario)
+
+
+def test_an_artifact_that_was_damaged_since_is_an_error_of_ours(shelf: Shelf) -> None:
+    async def scenario() -> None:
+        path = shelf.artifacts.path(shelf.versions[1].sha256)
+        whole = path.read_bytes()
+        path.chmod(0o600)
+        path.write_bytes(whole[:-1])
+        try:
+            with pytest.raises(ModelLost, match="m v1 can not be loaded: ") as raised:
+                await shelf.models(9).load(shelf.versions[1])
+            assert problem(raised.value).status == 500
+        finally:
+            path.write_bytes(whole)
 
     run(scenario)
 

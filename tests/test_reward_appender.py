@@ -75,6 +75,27 @@ def test_what_arrives_during_an_append_goes_into_the_next_together(server: Throw
     on(server, scenario)
 
 
+def test_what_arrives_soon_after_an_append_began_waits_for_the_next(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PACE_S", 0.3)
+
+    async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        await appender.append(rewards([0], times_ms=now_ms))
+        assert loop.time() - started_s < 0.3
+        tries = []
+        for i in range(1, 6):
+            tries.append(asyncio.create_task(appender.append(rewards([i], times_ms=now_ms))))
+            await asyncio.sleep(0.001)
+        await asyncio.gather(*tries)
+        assert loop.time() - started_s >= 0.3
+        assert [len(entry) for entry in await logged(store)] == [1, 5]
+
+    on(server, scenario)
+
+
 def test_rows_are_logged_as_they_came(server: ThrowawayStore) -> None:
     async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
         rows = rewards([3, 4], values=[0.25, -1.5], times_ms=now_ms, arms=[1, 0])

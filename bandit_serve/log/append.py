@@ -1,4 +1,5 @@
-"""Appending rewards: those that arrive while one append is under way go into the next, together."""
+"""Appending rewards: those that arrive while one append is under way, or soon after it began, go together into
+the next."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ from bandit_serve.store.store import Store
 
 MAX_GROUP_ROWS = 20_000
 MAX_WAITING_ROWS = 200_000
+# An append costs about as much as three requests, whatever is in it, and each worker reads what each appended.
+PACE_S = 0.001
 
 CHECK = np.dtype([("bitmap", "<u2"), ("bit", "<u2"), ("deadline_ms", "<u8")])
 
@@ -38,6 +41,7 @@ class RewardAppender:
         self._waiting: deque[_Waiting] = deque()
         self._waiting_rows = 0
         self._running: asyncio.Task[None] | None = None
+        self._next_s = 0.0
 
     @property
     def idle(self) -> bool:
@@ -61,6 +65,7 @@ class RewardAppender:
         group: list[_Waiting] = []
         try:
             while self._waiting:
+                await self._pace()
                 group = self._take_group()
                 try:
                     verdicts = await self._append_group([waiting.rows for waiting in group])
@@ -80,6 +85,14 @@ class RewardAppender:
                 _fail(waiting.verdicts, StoreUnavailable("The service is stopping."))
             self._waiting.clear()
             self._waiting_rows = 0
+
+    async def _pace(self) -> None:
+        """An append begins at once when the last one began `PACE_S` ago; a reward waits no longer than that."""
+        loop = asyncio.get_running_loop()
+        wait_s = self._next_s - loop.time()
+        if wait_s > 0.0:
+            await asyncio.sleep(wait_s)
+        self._next_s = loop.time() + PACE_S
 
     def _take_group(self) -> list[_Waiting]:
         group = [self._waiting.popleft()]

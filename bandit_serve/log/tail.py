@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 
-from bandit_serve.errors import StoreUnavailable
+from bandit_serve.errors import LogLost, StoreUnavailable
 from bandit_serve.live import LiveExperiment
 from bandit_serve.models.registry import Registry
 from bandit_serve.replica import Replica
@@ -30,7 +30,10 @@ REGISTRY_FOLD = "registry"
 
 
 class Tail:
-    """Keeps a replica up to date. `available` says whether the store answered the last read."""
+    """Keeps a replica up to date. `available` says whether the store answered the last read.
+
+    `gather_s` is how long entries may come together before they are read.
+    """
 
     def __init__(self, store: Store, replica: Replica) -> None:
         self._store = store
@@ -40,6 +43,7 @@ class Tail:
         self._hearing = asyncio.Semaphore(2)
         self._complete_s: dict[str, float] = {}
         self.available = False
+        self.gather_s = GATHER_S
 
     async def load(self) -> None:
         """Restores the newest snapshots and applies what came after them, up to now."""
@@ -54,9 +58,14 @@ class Tail:
         await self._read_to_end(COMMON)
 
     async def run(self) -> None:
-        """Follows the logs until cancelled; while the store is away it keeps trying."""
+        """Follows the logs until cancelled; while the store is away it keeps trying.
+
+        `LogLost` when it came back without what had been read from it.
+        """
         while True:
             try:
+                if not self.available:
+                    await self._check_positions()
                 found = await self._read_news()
             except StoreUnavailable as error:
                 if self.available:
@@ -69,6 +78,14 @@ class Tail:
             self._wake()
             if not self._waiting:
                 await self._gather()
+
+    async def _check_positions(self) -> None:
+        """A store without an append-only file, or one that took over, may have forgotten what is in our memory."""
+        for owner, offset in list(self._replica.positions.items()):
+            if offset > START and not await self._store.holds(owner, offset):
+                if await self._store.trimmed(owner) >= offset:
+                    continue
+                raise LogLost(f"The store has lost the end of the log of {owner}, from {offset} backwards.")
 
     async def _apply(self, found: dict[str, list[Entry]]) -> None:
         """Applies entries in their order; requests have their turn after every `BREATH_S` of it."""
@@ -100,7 +117,7 @@ class Tail:
         """Lets entries come together, so that a busy log costs one read for many; a waiter ends it."""
         self._hurry.clear()
         try:
-            async with asyncio.timeout(GATHER_S):
+            async with asyncio.timeout(self.gather_s):
                 await self._hurry.wait()
         except TimeoutError:
             pass

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 
-from bandit_serve.errors import Conflict
+from bandit_serve.errors import Conflict, InvalidArtifact, ModelLost, NotFound
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.models.family import load_model
 from bandit_serve.models.model import Model
@@ -43,7 +43,7 @@ class LoadedModels:
     async def load(self, version: Version) -> Model:
         """The model, from its artifact if it is not in memory; those who ask together wait for one load.
 
-        `Conflict` for a version that can not serve, `InvalidArtifact` for a file that is not what was registered.
+        `Conflict` for a version that can not serve, `ModelLost` where the file is not what was registered.
         """
         reference = (version.model, version.version)
         found = self.get(*reference)
@@ -60,12 +60,18 @@ class LoadedModels:
     async def _load(self, version: Version) -> Model:
         reference = (version.model, version.version)
         try:
-            model = await asyncio.to_thread(lambda: load_model(self._artifacts.open(version.sha256)))
+            model = await asyncio.to_thread(self._read, version)
             self._models[reference] = model
             self._evict(keep=reference)
             return model
         finally:
             del self._loading[reference]
+
+    def _read(self, version: Version) -> Model:
+        try:
+            return load_model(self._artifacts.open(version.sha256))
+        except (InvalidArtifact, NotFound) as error:
+            raise ModelLost(f"{version.model} {version.version} can not be loaded: {error}") from error
 
     def keep_live(self, references: frozenset[Reference]) -> None:
         """Says which versions take live traffic from now on."""

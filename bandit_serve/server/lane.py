@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE, HttpVersion11, RawRequestMessage
+from aiohttp.http_exceptions import HttpProcessingError
 
-from bandit_serve.errors import TooLarge
-from bandit_serve.server.problems import problem_parts
+from bandit_serve.errors import InvalidInput, TooLarge
+from bandit_serve.server.problems import problem_parts, problem_response
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Reply
 
@@ -90,6 +91,21 @@ class LaneProtocol(web.RequestHandler):
         self._waiter = waiter
         if self._answering is None and not self._looking:
             self._look()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What the parser refuses is answered as other refusals are, and is no news for our log."""
+        if not isinstance(exc, HttpProcessingError) or request.writer.output_size > 0:
+            return super().handle_error(request, status, exc, message)
+        reason = " ".join(exc.message.split()).rstrip(".:") or "it can not be read"
+        response = problem_response(InvalidInput(f"The request is not valid HTTP: {reason}."))
+        response.force_close()
+        return response
 
     def _look(self) -> None:
         """Answers what the lane can from the head of the queue, and wakes `start()` for the rest.

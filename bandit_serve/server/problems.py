@@ -25,9 +25,10 @@ STATUS: Mapping[type[Exception], int] = {
     errors.Conflict: 409,
     errors.Late: 410,
     errors.PreconditionFailed: 412,
+    errors.LogLost: 500,
+    errors.ModelLost: 500,
     errors.NotBuilt: 501,
     errors.Unavailable: 503,
-    errors.StoreRefused: 503,
 }
 TITLES: Mapping[int, tuple[str, str]] = {
     400: ("invalid-request", "The request is not valid"),

@@ -19,7 +19,7 @@ from types import FrameType
 
 import msgspec
 
-from bandit_serve.errors import BanditServeError, StoreUnavailable, UsageError
+from bandit_serve.errors import BanditServeError, StoreRefused, StoreUnavailable, UsageError
 from bandit_serve.server.app import ROUTE_LABELS
 from bandit_serve.server.listening import bind, turn_away
 from bandit_serve.server.metrics import Counters
@@ -110,6 +110,8 @@ class Supervisor:
 
         try:
             return asyncio.run(check())
+        except StoreRefused:
+            raise
         except StoreUnavailable as error:
             log.warning("the store is away, the workers wait for it: %s", error)
             return None

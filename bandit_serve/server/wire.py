@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -61,6 +61,43 @@ class Body(Generic[T]):
             raise InvalidInput(f"The body can not be read: {_sentence(str(error))}") from None
         spoken = f"{JSON} or {MSGPACK}" if self.msgpack else JSON
         raise UnsupportedMedia(f"Expected a Content-Type of {spoken}, not {content_type[:80]!r}.")
+
+
+class Entries(Generic[T]):
+    """The entries of a batch that is not valid as a whole, each read alone: one refusal costs the others nothing.
+
+    `field` is the batch's only field, a list of at most `most` of `kind`.
+    """
+
+    def __init__(self, kind: type[T], field: str, most: int) -> None:
+        self._field = field
+        many = Annotated[list[msgspec.Raw], msgspec.Meta(max_length=most)]
+        batch = msgspec.defstruct("Batch", [(field, many)], forbid_unknown_fields=True)
+        self._read = {
+            JSON: (msgspec.json.Decoder(batch).decode, msgspec.json.Decoder(kind).decode),
+            MSGPACK: (msgspec.msgpack.Decoder(batch).decode, msgspec.msgpack.Decoder(kind).decode),
+        }
+
+    def after(self, error: InvalidInput, headers: Mapping[str, str], body: bytes) -> list[T | InvalidInput]:
+        """Each entry or what is wrong with it; raises `error`, for which the batch was refused, if it is none."""
+        form = self._read.get(_essence(headers.get("Content-Type", JSON)))
+        if form is None:
+            raise error
+        decode_batch, decode = form
+        try:
+            raws: list[msgspec.Raw] = getattr(decode_batch(body), self._field)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise error from None
+        return [_read_entry(decode, raw) for raw in raws]
+
+
+def _read_entry(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw) -> T | InvalidInput:
+    try:
+        return decode(raw)
+    except msgspec.ValidationError as error:
+        return invalid(error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return InvalidInput(f"The entry can not be read: {_sentence(str(error))}")
 
 
 async def read_bytes(request: web.Request, timeout_s: float) -> bytes:

@@ -109,6 +109,8 @@ class Worker:
             try:
                 await self._service.load()
                 return
+            except StoreRefused:
+                raise
             except StoreUnavailable as error:
                 log.warning("waiting for the store: %s", error)
                 await asyncio.sleep(LOAD_RETRY_S)

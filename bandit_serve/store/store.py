@@ -101,6 +101,11 @@ class Store:
         newest = await self._call(lambda: self._client.xrevrange(self.keys.log(owner), count=1))
         return Offset.parse(newest[0][0]) if newest else START
 
+    async def holds(self, owner: str, offset: Offset) -> bool:
+        """Whether the log has an entry at an offset."""
+        key = self.keys.log(owner)
+        return bool(await self._call(lambda: self._client.xrange(key, str(offset), str(offset))))
+
     async def read(self, owner: str, after: Offset, count: int) -> list[Entry]:
         """At most `count` entries after an offset."""
         found = await self._call(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
 from msgspec import UNSET
 
 from bandit_serve.decisions.messages import (
+    MAX_BATCH,
     DecideBatch,
     DecideRequest,
     PredictBatch,
@@ -20,7 +21,7 @@ from bandit_serve.decisions.messages import (
 from bandit_serve.errors import BanditServeError, Conflict, FieldError, InvalidInput, NotFound, Unavailable
 from bandit_serve.server.problems import as_entry
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Body, Reply, negotiated
+from bandit_serve.server.wire import Body, Entries, Reply, negotiated
 from bandit_serve.store.keys import COMMON
 
 COLUMNS_OR_REQUESTS = "expected either requests or units"
@@ -37,6 +38,8 @@ class DecisionHandlers:
         self._score = Body(ScoreRequest, timeout_s=timeout_s, msgpack=True)
         self._decide_batch = Body(DecideBatch, timeout_s=timeout_s, msgpack=True)
         self._predict_batch = Body(PredictBatch, timeout_s=timeout_s, msgpack=True)
+        self._decide_entries = Entries(DecideRequest, "requests", MAX_BATCH)
+        self._predict_entries = Entries(PredictRequest, "requests", MAX_BATCH)
 
     def decide(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply | Awaitable[Reply]:
         wish = self._decide.decode(headers, body)
@@ -80,41 +83,58 @@ class DecisionHandlers:
         return negotiated(headers, predicted)
 
     async def decide_batch(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply:
-        service = self._service
-        batch = self._decide_batch.decode(headers, body)
-        await self._known(experiment)
-        if batch.units is not UNSET:
-            if batch.requests is not UNSET:
+        try:
+            batch = self._decide_batch.decode(headers, body)
+        except InvalidInput as error:
+            wishes = self._decide_entries.after(error, headers, body)
+            return await self._decide_each(experiment, headers, wishes)
+        if batch.units is UNSET:
+            if batch.requests is UNSET:
                 raise InvalidInput(
-                    f"The batch has both: {COLUMNS_OR_REQUESTS}.", [FieldError("", COLUMNS_OR_REQUESTS)]
+                    f"The batch is empty: {COLUMNS_OR_REQUESTS}.", [FieldError("", COLUMNS_OR_REQUESTS)]
                 )
-            if batch.contexts:
-                detail = "this experiment has no context fields"
-                raise InvalidInput(f"contexts: {detail}.", [FieldError("contexts", detail)])
-            columns = service.decisions.decide_columns(experiment, batch.units)
-            service.counters.add("decisions", len(batch.units))
-            return negotiated(headers, columns)
-        if batch.requests is UNSET:
+            return await self._decide_each(experiment, headers, batch.requests)
+        if batch.requests is not UNSET:
             raise InvalidInput(
-                f"The batch is empty: {COLUMNS_OR_REQUESTS}.", [FieldError("", COLUMNS_OR_REQUESTS)]
+                f"The batch has both: {COLUMNS_OR_REQUESTS}.", [FieldError("", COLUMNS_OR_REQUESTS)]
             )
+        if batch.contexts:
+            detail = "this experiment has no context fields"
+            raise InvalidInput(f"contexts: {detail}.", [FieldError("contexts", detail)])
+        await self._known(experiment)
+        columns = self._service.decisions.decide_columns(experiment, batch.units)
+        self._service.counters.add("decisions", len(batch.units))
+        return negotiated(headers, columns)
+
+    async def _decide_each(
+        self, experiment: str, headers: Mapping[str, str], wishes: Sequence[DecideRequest | InvalidInput]
+    ) -> Reply:
+        await self._known(experiment)
         responses: list[Any] = []
-        for wish in batch.requests:
+        for wish in wishes:
             try:
-                responses.append(service.decisions.decide(experiment, wish))
+                if isinstance(wish, InvalidInput):
+                    raise wish
+                responses.append(self._service.decisions.decide(experiment, wish))
             except BanditServeError as error:
                 responses.append(as_entry(error))
             await _give_way(len(responses))
-        service.counters.add("decisions", len(responses))
+        self._service.counters.add("decisions", len(responses))
         return negotiated(headers, {"responses": responses})
 
     async def predict_batch(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply:
         service = self._service
-        batch = self._predict_batch.decode(headers, body)
+        wishes: Sequence[PredictRequest | InvalidInput]
+        try:
+            wishes = self._predict_batch.decode(headers, body).requests
+        except InvalidInput as error:
+            wishes = self._predict_entries.after(error, headers, body)
         await self._known(experiment)
         responses: list[Any] = []
-        for wish in batch.requests:
+        for wish in wishes:
             try:
+                if isinstance(wish, InvalidInput):
+                    raise wish
                 found = service.decisions.predict(experiment, wish)
                 responses.append(found if isinstance(found, Predicted) else await found)
             except BanditServeError as error:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec import UNSET
 
 from bandit_serve.errors import FieldError, InvalidInput, InvalidToken, Late, NotFound
-from bandit_serve.rewards.messages import Reward, RewardsRequest, report
+from bandit_serve.rewards.messages import MAX_REWARDS, Reward, RewardsRequest, Verdict, report
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Body, Reply, negotiated
+from bandit_serve.server.wire import Body, Entries, Reply, negotiated
 
 ONE_OR_MANY = "expected either decision_id and value, or rewards"
 
@@ -18,13 +18,19 @@ class RewardHandlers:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._body = Body(RewardsRequest, timeout_s=service.settings.seconds("body_timeout"), msgpack=True)
+        self._entries = Entries(Reward, "rewards", MAX_REWARDS)
 
     async def reward(self, _: str, headers: Mapping[str, str], body: bytes) -> Reply:
         service = self._service
-        wish = self._body.decode(headers, body)
-        single = wish.rewards is UNSET
-        rewards = _rewards(wish)
-        verdicts = await service.rewards.submit(rewards)
+        single = False
+        try:
+            wish = self._body.decode(headers, body)
+        except InvalidInput as error:
+            verdicts = await self._submit_valid(self._entries.after(error, headers, body))
+        else:
+            single = wish.rewards is UNSET
+            rewards = _rewards(wish)
+            verdicts = await service.rewards.submit(rewards)
         found = report(verdicts)
         counters = service.counters
         for verdict in set(verdicts):
@@ -37,6 +43,14 @@ class RewardHandlers:
             if verdicts[0] == "invalid":
                 raise self._why_invalid(rewards[0])
         return negotiated(headers, found)
+
+    async def _submit_valid(self, entries: Sequence[Reward | InvalidInput]) -> list[Verdict]:
+        verdicts: list[Verdict] = ["invalid"] * len(entries)
+        valid = [(i, entry) for i, entry in enumerate(entries) if isinstance(entry, Reward)]
+        found = await self._service.rewards.submit([entry for _, entry in valid])
+        for (i, _), verdict in zip(valid, found, strict=True):
+            verdicts[i] = verdict
+        return verdicts
 
     def _why_invalid(self, reward: Reward) -> Exception:
         refusal = self._service.rewards.refusal(reward)
