@@ -174,7 +174,9 @@ class PendingDecisions:
         pending = cls(window_ms, n_arms)
         pending._exposed = {b: np.array(counts, np.int64) for b, counts in state["exposed"]}
         pending._rewarded = {b: np.array(counts, np.int64) for b, counts in state["rewarded"]}
-        pending._earliest = min([b for name in ("exposed", "rewarded") for b, _ in state[name]], default=_NEVER)
+        pending._earliest = min(
+            [b for name in ("exposed", "rewarded") for b, _ in state[name]], default=_NEVER
+        )
         pending._reached = {i: (counter, last_ms) for i, counter, last_ms in state["reached"]}
         for i, low, high in state["lost"]:
             pending._lost.setdefault(i, []).append((low, high))
@@ -186,7 +188,9 @@ class PendingDecisions:
 
 
 def _rows(decisions: Decisions) -> list[list[int]]:
-    return [[i, counter, *decisions[i][counter]] for i in sorted(decisions) for counter in sorted(decisions[i])]
+    return [
+        [i, counter, *decisions[i][counter]] for i in sorted(decisions) for counter in sorted(decisions[i])
+    ]
 
 
 def _taken(decisions: Decisions, incarnation: int, first: int, end: int) -> list[tuple[int, int]]:

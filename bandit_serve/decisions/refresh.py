@@ -27,7 +27,7 @@ class Refresher:
 
     def __init__(self, deciders: Mapping[str, Decider]) -> None:
         self._deciders = deciders
-        self._moved: set[str] = set()
+        self._moved: set[str] = set(deciders)
         self._moving: set[str] = set()
         self._news = asyncio.Event()
         self._due_s: dict[str, float] = {}
