@@ -116,7 +116,12 @@ def test_arms_that_a_file_has_more_come_and_others_go(data: Path, tmp_path: Path
     assert applied(arms=[red, green, {"name": "pink"}], policy=split) == "arms and policy changed"
     shown = bandit_serve("experiments", "show", "colour", "--json", *where).document
     assert shown["arm_status"] == {"red": "active", "blue": "removed", "green": "active", "pink": "active"}
-    assert "the arm 'blue' was removed" in applied(arms=[red, green, blue], policy=split)
+    pink = {"name": "pink"}
+    assert "the arm 'blue' was removed" in applied(arms=[red, green, pink, blue], policy=split)
+    floored = {"kind": "thompson", "min_share": 0.25}
+    brown = {"name": "brown"}
+    refused = applied(arms=[red, green, pink, brown], policy=floored)
+    assert "policy.min_share: expected at most 1/5" in refused, "as the removed one keeps its place"
     assert 'control: is "red" and can not become "green"' in applied(
         arms=[green], policy={"kind": "fixed_split"}
     )

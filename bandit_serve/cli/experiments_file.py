@@ -93,6 +93,8 @@ def _change(existing: LiveExperiment, wanted: Experiment, registry: Registry) ->
         name for name, status in record.arm_statuses.items() if status != "removed" and name not in names
     )
     changes_policy = present.policy != wanted.policy
+    if not errors:
+        _require_steps(present, added, wanted)
     if record.status == "stopped":
         if changes_policy:
             errors.append(FieldError("policy", "is final, as the experiment is stopped"))
@@ -104,6 +106,16 @@ def _change(existing: LiveExperiment, wanted: Experiment, registry: Registry) ->
     if added or removed:
         outcome = "arms and policy changed" if changes_policy else "arms changed"
     return Planned(wanted, outcome, record.revision, added, removed, changes_policy)
+
+
+def _require_steps(present: Experiment, added: Sequence[Arm], wanted: Experiment) -> None:
+    """`InvalidInput` or `NotBuilt` where the experiment could not be served on the way to what is wanted.
+
+    Arms come one by one before the policy changes; those that go keep their place.
+    """
+    for arm in added:
+        present = servable(present.with_arm(arm))
+    servable(present.with_policy(wanted.policy))
 
 
 def _arm_errors(existing: LiveExperiment, wanted: Experiment, registry: Registry) -> list[FieldError]:
