@@ -12,6 +12,7 @@ def count_decisions(
 ) -> int: ...
 def count_rewards(
     buckets: _Buckets,
+    blank: _Buckets,
     rows: NDArray[np.void],
     now_ms: int,
     width_ms: int,

@@ -80,9 +80,7 @@ class Delays:
         reach: f64[K, BINS], how many open decisions have been open for as long as the bin.
         """
         shown = reach + self.closed[:, None]
-        return _delays.arrival_rates(
-            self.arrivals, shown, _MASS, _LOG_MASS, _LOG_PRIOR, POOLED, SHAPE_WEIGHT
-        )
+        return _delays.arrival_rates(self.arrivals, shown, _MASS, _LOG_MASS, _LOG_PRIOR, POOLED, SHAPE_WEIGHT)
 
     def shown(self, reach: Matrix) -> NDArray[np.float64]:
         """f64[K]: Σ G_k(age) over the open decisions, `reach` as above: how many would have shown a reward by now

@@ -64,6 +64,7 @@ def count_decisions(
 
 def count_rewards(
     dict buckets,
+    dict blank,
     const Reward[::1] rows,
     int64_t now_ms,
     int64_t width_ms,
@@ -71,7 +72,8 @@ def count_rewards(
     int64_t[:, ::1] arrivals,
     dict reached,
 ):
-    """Counts rewards that have come by `now_ms`: in `buckets` by decision, in `arrivals` (K, J) by arm and delay.
+    """Counts rewards that have come by `now_ms`: in `buckets` by decision, and in `blank`, too, if their value is 0;
+    in `arrivals` (K, J) by arm and delay.
 
     The earliest bucket among them, and the indices of the rows whose decision is not below their worker's
     counter in `reached`, {incarnation: (counter, …)}. ValueError as above.
@@ -80,7 +82,7 @@ def count_rewards(
     cdef int64_t bucket, current = NO_BUCKET, earliest = NO_BUCKET
     cdef uint64_t incarnation = 0, counter = 0
     cdef bint known = False
-    cdef int64_t[::1] counts
+    cdef int64_t[::1] counts, zeros
     cdef list early = []
     for i in range(rows.shape[0]):
         if rows[i].arm >= n_arms:
@@ -91,6 +93,9 @@ def count_rewards(
             counts = counts_in(buckets, bucket, n_arms)
             earliest = min(earliest, bucket)
         counts[rows[i].arm] += 1
+        if rows[i].value == 0.0:
+            zeros = counts_in(blank, bucket, n_arms)
+            zeros[rows[i].arm] += 1
         arrivals[rows[i].arm, bin_of(now_ms - rows[i].time_ms, edges_ms)] += 1
         if not known or rows[i].incarnation != incarnation:
             known, incarnation = True, rows[i].incarnation

@@ -93,7 +93,9 @@ class Served:
 class Told:
     """Thompson that is told something of what is open: by `weigh(ages)`, the weight of decisions of those ages."""
 
-    def __init__(self, world: World, weigh: Callable[[NDArray[np.intp], NDArray[np.intp]], NDArray[np.float64]]):
+    def __init__(
+        self, world: World, weigh: Callable[[NDArray[np.intp], NDArray[np.intp]], NDArray[np.float64]]
+    ):
         self.world, self.weigh = world, weigh
         self.policy = Thompson(n_arms=len(world.rates))
         self.arms = np.zeros(0, np.intp)
@@ -118,7 +120,9 @@ class Outcome:
     chosen: list[int]
 
 
-def play(world: World, learner: Learner, seed: int, arrives: Callable[[NDArray], NDArray] = lambda d: d) -> Outcome:
+def play(
+    world: World, learner: Learner, seed: int, arrives: Callable[[NDArray], NDArray] = lambda d: d
+) -> Outcome:
     rng = np.random.default_rng([17, seed])
     rates = np.array(world.rates)
     due: list[tuple[NDArray, NDArray, NDArray]] = []
@@ -145,25 +149,45 @@ def play(world: World, learner: Learner, seed: int, arrives: Callable[[NDArray],
     rep = learner.live.reported() if hasattr(learner, "live") and hasattr(learner.live, "reported") else []
     return Outcome(float((chosen * (rates.max() - rates)).sum()), list(rep), chosen.tolist())
 
-W = World((.05, .10, .05), [partial(exponential, m) for m in (200., 4000., 200.)])
+
+W = World((0.05, 0.10, 0.05), [partial(exponential, m) for m in (200.0, 4000.0, 200.0)])
+
 
 def run(seed):
     return play(W, Served(W), seed)
+
+
 def immediate(seed):
-    return play(W, Told(W, lambda arms, ages: np.ones(len(arms))), seed, lambda d: 0*d)
+    return play(W, Told(W, lambda arms, ages: np.ones(len(arms))), seed, lambda d: 0 * d)
+
+
 def failure(seed):
     return play(W, Told(W, lambda arms, ages: np.ones(len(arms))), seed)
+
+
 def waiting(seed):
-    return play(W, Told(W, lambda arms, ages: (ages >= W.window)*1.), seed, lambda d: 0*d+W.window)
+    return play(W, Told(W, lambda arms, ages: (ages >= W.window) * 1.0), seed, lambda d: 0 * d + W.window)
+
+
 def known(seed):
-    m = np.array([200., 4000., 200.])
-    return play(W, Told(W, lambda arms, ages: -np.expm1(-ages/m[arms])), seed)
+    m = np.array([200.0, 4000.0, 200.0])
+    return play(W, Told(W, lambda arms, ages: -np.expm1(-ages / m[arms])), seed)
+
 
 if __name__ == "__main__":
-    import sys,time
+    import sys, time
+
     with ProcessPoolExecutor(2) as pool:
         for f in [globals()[n] for n in sys.argv[2:]]:
-            t=time.time()
+            t = time.time()
             o = list(pool.map(f, range(int(sys.argv[1]))))
-            r=np.array([x.regret for x in o])
-            print(f.__name__, r.mean().round(1), (r.std()/len(r)**.5).round(1), np.mean([x.chosen for x in o],axis=0), np.mean([x.reported for x in o],axis=0), round(time.time()-t,1), flush=True)
+            r = np.array([x.regret for x in o])
+            print(
+                f.__name__,
+                r.mean().round(1),
+                (r.std() / len(r) ** 0.5).round(1),
+                np.mean([x.chosen for x in o], axis=0),
+                np.mean([x.reported for x in o], axis=0),
+                round(time.time() - t, 1),
+                flush=True,
+            )
