@@ -146,12 +146,10 @@ class PendingDecisions:
 
         Those that got one are counted elsewhere and not among them.
         """
-        none = np.zeros(self.n_arms, np.int64)
-        exposed = sum(self._exposed.values(), none)
-        rewarded = sum((counts for b, counts in self._rewarded.items() if b in self._exposed), none)
-        shown = self.delays.shown(
-            _delays.reach(self._exposed, now_ms, self._width_ms, self.delays.edges_ms, self.n_arms)
+        reach, exposed, rewarded = _delays.reach(
+            self._exposed, self._rewarded, now_ms, self._width_ms, self.delays.edges_ms, self.n_arms
         )
+        shown = self.delays.shown(reach)
         weights: NDArray[np.float64] = np.clip(shown - rewarded, 0.0, np.maximum(exposed - rewarded, 0))
         return weights
 
