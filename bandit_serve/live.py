@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from bandit_serve.alarms import ChangeAlarms
 from bandit_serve.events import HELD_OUT, Changed, Event, Exposed, Rewarded
 from bandit_serve.experiment import Experiment, Record
 from bandit_serve.pending import PendingDecisions
@@ -52,6 +53,7 @@ class LiveExperiment:
             if experiment.missing == "zero"
             else None
         )
+        self.alarms = ChangeAlarms(len(experiment.arms), _watched(experiment))
         self.history: list[HistoryEntry] = []
         self.offset: Offset = START
         self.exposures: NDArray[np.int64] = np.zeros(len(experiment.arms), np.int64)
@@ -78,9 +80,10 @@ class LiveExperiment:
         if self.policy.advance(offset.time_ms):
             self.evidence += 1
         if self.pending is not None:
-            zeros = self.pending.close(offset.time_ms)
-            if zeros is not None:
-                self.policy.update_counts(zeros, self._zero)
+            closed = self.pending.close(offset.time_ms)
+            if closed is not None:
+                self.policy.update_counts(closed.zeros, self._zero)
+                self.alarms.closed(closed.decisions, closed.conversions, offset.time_ms)
                 self.evidence += 1
         match event:
             case Rewarded():
@@ -119,6 +122,7 @@ class LiveExperiment:
             return False
         if self.pending is not None:
             self.pending = self.pending.grown(n_arms)
+        self.alarms = self.alarms.grown(n_arms)
         self.exposures, self.rewards, self.held_out = (
             np.pad(counts, (0, added)) for counts in (self.exposures, self.rewards, self.held_out)
         )
@@ -153,12 +157,14 @@ class LiveExperiment:
             return
         arms = rows["arm"].astype(np.intp)
         values = np.ascontiguousarray(rows["value"])
+        if self.pending is not None:
+            self.pending.rewarded(rows, offset.time_ms)
+        else:
+            self.alarms.rewarded(arms, values, offset.time_ms)
         if objective.goal == "minimize":
             values = np.array([objective.utility(value) for value in values.tolist()])
         propensities = np.ascontiguousarray(rows["propensity"]) if self.policy.weighs else None
         self.policy.update_many(arms, values, propensities)
-        if self.pending is not None:
-            self.pending.rewarded(rows, offset.time_ms)
         self.evidence += 1
 
     @property
@@ -190,6 +196,19 @@ class LiveExperiment:
             told["decided"] = self.decided
         return told
 
+    def means(self) -> NDArray[np.float64]:
+        """f64[K]: what is now known of each arm's mean reward, in the objective's own values; NaN where nothing is.
+
+        Missing rewards that count as zero are in it, those of open decisions by the policy's `pending`.
+        """
+        pending = np.zeros(len(self.exposures))
+        if self.pending is not None:
+            pending = self.pending.weights(self.offset.time_ms)
+        counts, means = self.policy.counts, np.nan_to_num(self.policy.means)
+        with np.errstate(invalid="ignore"):
+            utilities = (counts * means + pending * self._zero) / (counts + pending)
+        return np.array([self.experiment.objective.utility(value) for value in utilities.tolist()])
+
     def state(self) -> bytes:
         """Everything, in one spelling."""
         return _pack(
@@ -197,6 +216,7 @@ class LiveExperiment:
                 "record": msgspec.msgpack.encode(self.record),
                 "policy": self.policy.state(),
                 "pending": None if self.pending is None else self.pending.state(),
+                "alarms": self.alarms.state(),
                 "history": [msgspec.msgpack.encode(entry) for entry in self.history],
                 "exposures": self.exposures,
                 "rewards": self.rewards,
@@ -216,6 +236,7 @@ class LiveExperiment:
             live.pending = PendingDecisions.from_state(
                 experiment.attribution.window_ms, len(experiment.arms), fields["pending"]
             )
+        live.alarms = ChangeAlarms.from_state(fields["alarms"])
         live.history = [msgspec.msgpack.decode(entry, type=HistoryEntry) for entry in fields["history"]]
         live.exposures = fields["exposures"]
         live.rewards = fields["rewards"]
@@ -226,6 +247,14 @@ class LiveExperiment:
 
     def digest(self) -> str:
         return blake2b(self.state(), digest_size=16).hexdigest()
+
+
+def _watched(experiment: Experiment) -> tuple[float, float] | None:
+    """Between which values lies what is watched for changes, if there are bounds."""
+    objective = experiment.objective
+    if experiment.missing == "zero" or objective.kind == "binary":
+        return 0.0, 1.0
+    return (objective.floor, objective.ceiling) if objective.kind == "bounded" else None
 
 
 _ARRAY = 1
