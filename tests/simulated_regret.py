@@ -172,7 +172,7 @@ def main() -> None:
 
 
 # A step of `share_after_change` is a second.
-CHANGES = (None, "10m", "20m", "40m")
+CHANGES = (None, "15m", "30m", "45m", "60m")
 
 if __name__ == "__main__":
     main()

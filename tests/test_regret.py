@@ -67,7 +67,7 @@ def test_forgetting_finds_the_arm_that_became_the_best():
                 for seed in range(8)
             ]
         )
-        for half_life in (None, "20m")
+        for half_life in (None, "45m")
     )
-    assert plain < 0.7
+    assert plain < 0.75
     assert forgetting >= 0.9
