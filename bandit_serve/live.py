@@ -163,8 +163,7 @@ class LiveExperiment:
             self.alarms.rewarded(arms, values, offset.time_ms)
         if objective.goal == "minimize":
             values = np.array([objective.utility(value) for value in values.tolist()])
-        propensities = np.ascontiguousarray(rows["propensity"]) if self.policy.weighs else None
-        self.policy.update_many(arms, values, propensities)
+        self.policy.update_many(arms, values, rows["propensity"])
         self.evidence += 1
 
     @property
