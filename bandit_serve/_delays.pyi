@@ -12,6 +12,7 @@ def count_decisions(
 ) -> int: ...
 def count_rewards(
     buckets: _Buckets,
+    blank: _Buckets,
     rows: NDArray[np.void],
     now_ms: int,
     width_ms: int,
@@ -20,14 +21,20 @@ def count_rewards(
     reached: dict[int, tuple[Any, ...]],
 ) -> tuple[int, list[int]]: ...
 def reach(
-    buckets: _Buckets, now_ms: int, width_ms: int, edges_ms: NDArray[np.int64], n_arms: int
-) -> NDArray[np.float64]: ...
+    buckets: _Buckets,
+    rewarded: _Buckets,
+    now_ms: int,
+    width_ms: int,
+    edges_ms: NDArray[np.int64],
+    n_arms: int,
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]: ...
 def arrival_rates(
     arrivals: NDArray[np.int64],
     shown: NDArray[np.float64],
-    mass: NDArray[np.float64],
-    log_mass: NDArray[np.float64],
-    log_prior: NDArray[np.float64],
+    masses: NDArray[np.float64],
+    log_masses: NDArray[np.float64],
+    by_shape: NDArray[np.float64],
+    prior: NDArray[np.float64],
     pooled: float,
     weight: float,
 ) -> NDArray[np.float64]: ...

@@ -46,20 +46,22 @@ def _upper_edges() -> NDArray[np.float64]:
 
 
 def _shapes() -> tuple[Matrix, NDArray[np.float64]]:
-    """The masses, (BINS, M), that the distributions have in the bins, and the logarithms of the prior, (M,)."""
+    """The masses, (M, BINS), that the distributions have in the bins, and the prior, (M,)."""
     edges = np.concatenate([[0.0], _upper_edges()])
-    masses, priors = [], []
-    for shape, prior in SHAPES.items():
+    masses, prior = [], []
+    for shape, weight in SHAPES.items():
         for mean in MEANS:
             mass = np.diff(gammainc(shape, edges * shape / mean))
+            # Nothing is impossible: an arrival where all shapes have no mass must not end the search.
             masses.append(np.maximum(mass / mass.sum(), 1e-12))
-            priors.append(prior)
-    mass = np.ascontiguousarray(np.array(masses).T)
-    return mass / mass.sum(axis=0), np.log(np.array(priors) / sum(priors))
+            prior.append(weight)
+    mass = np.array(masses)
+    return mass / mass.sum(axis=1, keepdims=True), np.array(prior) / sum(prior)
 
 
-_MASS, _LOG_PRIOR = _shapes()
-_LOG_MASS = np.log(_MASS)
+_BY_SHAPE, _PRIOR = _shapes()
+_MASSES = np.ascontiguousarray(_BY_SHAPE.T)
+_LOG_MASSES = np.log(_MASSES)
 
 
 class Delays:
@@ -81,7 +83,7 @@ class Delays:
         """
         shown = reach + self.closed[:, None]
         return _delays.arrival_rates(
-            self.arrivals, shown, _MASS, _LOG_MASS, _LOG_PRIOR, POOLED, SHAPE_WEIGHT
+            self.arrivals, shown, _MASSES, _LOG_MASSES, _BY_SHAPE, _PRIOR, POOLED, SHAPE_WEIGHT
         )
 
     def shown(self, reach: Matrix) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from bandit_serve.names import Name
 
 MAX_ARMS = 1_000
 MAX_METRICS = 32
+MAX_FEATURES = 512
 MAX_SAMPLES = 2**53
 MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
@@ -35,14 +36,21 @@ Duration = Annotated[
 ]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 
+# A number for every arm, or one for each arm that is named and the default for the others.
+ByArm = float | dict[Name, float]
+
 
 class Arm(Struct, frozen=True, forbid_unknown_fields=True):
-    """One alternative. `model` and `version` name what predicts for it; `payload` is handed to the caller."""
+    """One alternative. `model` and `version` name what predicts for it; `payload` is handed to the caller.
+
+    `features`, numbers, describe it to a contextual policy, which then learns one model for all arms.
+    """
 
     name: Name
     model: Name | None = None
     version: Name | None = None
     payload: Any = None
+    features: Annotated[tuple[float, ...], Meta(min_length=1, max_length=MAX_FEATURES)] | None = None
 
 
 class Ramp(Struct, frozen=True, forbid_unknown_fields=True, rename={"start": "from"}):
@@ -107,13 +115,16 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     half_life: Duration | None = None
     holdout: Share | None = None
     shares: dict[Name, Annotated[float, Meta(ge=0.0, le=LARGEST_VALUE)]] | None = None
-    prior: dict[str, float] | None = None
+    prior: dict[str, ByArm] | None = None
+    pseudo_history: dict[str, ByArm] | None = None
     epsilon: float | None = None
     decay: float | None = None
     temperature: float | None = None
     beta: float | None = None
     alpha: float | None = None
     gamma: float | None = None
+    sigma: float | None = None
+    scale: float | None = None
 
     @property
     def refresh_ms(self) -> int:
@@ -344,12 +355,17 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
         total = math.fsum(policy.shares.values())
         if not (total > 0 and math.isfinite(total)):
             errors.append(FieldError("policy.shares", "expected weights with a positive sum"))
+    for field, values in (("prior", policy.prior), ("pseudo_history", policy.pseudo_history)):
+        for name, value in (values or {}).items():
+            unknown = sorted(set(value) - set(experiment.arm_names)) if isinstance(value, dict) else []
+            if unknown:
+                detail = f"expected names of arms, not {unknown[0]!r}"
+                errors.append(FieldError(f"policy.{field}.{name}", detail))
     return errors
 
 
 def _refuse_unbuilt(experiment: Experiment) -> None:
     unbuilt = {
-        "context": bool(experiment.context),
         "stopping.duration": experiment.stopping.duration is not None,
         "stopping.promote_winner": experiment.stopping.promote_winner,
         'metrics with the role "guardrail"': any(m.role == "guardrail" for m in experiment.metrics),

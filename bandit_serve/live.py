@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from bandit_serve.alarms import ChangeAlarms
 from bandit_serve.events import HELD_OUT, Changed, Event, Exposed, Rewarded
 from bandit_serve.experiment import Experiment, Record
 from bandit_serve.joined import JoinedDecisions
@@ -53,6 +54,7 @@ class LiveExperiment:
         self.policy: Policy | ContextualPolicy = from_experiment(experiment)
         self.features = features_of(experiment)
         self._wait()
+        self.alarms = ChangeAlarms(len(experiment.arms), _watched(experiment))
         self.history: list[HistoryEntry] = []
         self.offset: Offset = START
         self.exposures: NDArray[np.int64] = np.zeros(len(experiment.arms), np.int64)
@@ -80,15 +82,27 @@ class LiveExperiment:
         """i8[K]: the decisions in the log that are the policy's own, not the holdout's."""
         return self.exposures - self.held_out
 
+    def _wait(self) -> None:
+        """Where decisions wait for their rewards, if one that does not come is zero: as counts, or with features."""
+        experiment = self.experiment
+        zero, window_ms = experiment.missing == "zero", experiment.attribution.window_ms
+        self.pending: PendingDecisions | None = None
+        self.joined: JoinedDecisions | None = None
+        if zero and isinstance(self.policy, ContextualPolicy):
+            self.joined = JoinedDecisions(window_ms, self.policy.n_features)
+        elif zero:
+            self.pending = PendingDecisions(window_ms, len(experiment.arms))
+
+    def next_close_ms(self) -> int | None:
+        """From when on a tick would close a decision's window."""
+        waiting = self.pending if self.joined is None else self.joined
+        return None if waiting is None else waiting.next_close_ms()
+
     def apply(self, offset: Offset, event: Event) -> None:
         """Folds the log's entry at `offset`. `evidence` counts the entries that may have moved the shares."""
         if self.policy.advance(offset.time_ms):
             self.evidence += 1
-        if self.pending is not None:
-            zeros = self.pending.close(offset.time_ms)
-            if zeros is not None:
-                self.policy.update_counts(zeros, self._zero)
-                self.evidence += 1
+        self._close(offset.time_ms)
         match event:
             case Rewarded():
                 self._rewarded(offset, event)
@@ -99,17 +113,24 @@ class LiveExperiment:
         self.offset = offset
 
     def _close(self, now_ms: int) -> None:
-        if isinstance(self.policy, ContextualPolicy):
-            learned = None if self.joined is None else self.joined.close(now_ms)
-            if learned is not None:
-                values = np.where(np.isnan(learned.values), 0.0, learned.values)
-                self.policy.update_many(learned.arms, self._utilities(values), learned.x)
-                self.evidence += 1
-        elif self.pending is not None:
-            zeros = self.pending.close(now_ms)
-            if zeros is not None:
-                self.policy.update_counts(zeros, self._zero)
-                self.evidence += 1
+        """Learns from the decisions whose windows have closed."""
+        if self.joined is not None and isinstance(self.policy, ContextualPolicy):
+            learned = self.joined.close(now_ms)
+            if learned is None:
+                return
+            values = np.where(np.isnan(learned.values), 0.0, learned.values)
+            self.policy.update_many(learned.arms, self._utilities(values), learned.x)
+            n_arms = len(self.exposures)
+            decisions = np.bincount(learned.arms, minlength=n_arms)
+            self.alarms.closed(decisions, np.bincount(learned.arms[values != 0.0], minlength=n_arms), now_ms)
+            self.evidence += 1
+        elif self.pending is not None and isinstance(self.policy, Policy):
+            closed = self.pending.close(now_ms)
+            if closed is None:
+                return
+            self.policy.update_counts(closed.zeros, self._zero)
+            self.alarms.closed(closed.decisions, closed.conversions, now_ms)
+            self.evidence += 1
 
     def _changed(self, offset: Offset, event: Changed) -> None:
         record, change = event.record, event.change
@@ -143,6 +164,7 @@ class LiveExperiment:
             return False
         if self.pending is not None:
             self.pending = self.pending.grown(n_arms)
+        self.alarms = self.alarms.grown(n_arms)
         self.exposures, self.rewards, self.held_out = (
             np.pad(counts, (0, added)) for counts in (self.exposures, self.rewards, self.held_out)
         )
@@ -190,20 +212,23 @@ class LiveExperiment:
         if self.joined is not None and x is not None:
             self.joined.rewarded(rows, x)
             return
-        arms, values = rows["arm"].astype(np.intp), self._utilities(rows["value"])
-        if isinstance(self.policy, ContextualPolicy):
-            self.policy.update_many(arms, values, x)
-        else:
-            self.policy.update_many(arms, values, np.ascontiguousarray(rows["propensity"]))
+        arms, values = rows["arm"].astype(np.intp), np.ascontiguousarray(rows["value"])
         if self.pending is not None:
             self.pending.rewarded(rows, offset.time_ms)
+        else:
+            self.alarms.rewarded(arms, values, offset.time_ms)
+        if isinstance(self.policy, ContextualPolicy):
+            assert x is not None
+            self.policy.update_many(arms, self._utilities(values), x)
+        else:
+            self.policy.update_many(arms, self._utilities(values), rows["propensity"])
         self.evidence += 1
 
     def _utilities(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Rewards as the policy sees them: more is better."""
         objective = self.experiment.objective
         if objective.goal == "maximize":
-            return np.ascontiguousarray(values)
+            return values
         return np.array([objective.utility(value) for value in values.tolist()])
 
     @property
@@ -225,6 +250,7 @@ class LiveExperiment:
         time_ms = self.offset.time_ms if now_ms is None else now_ms
         told = self.circumstances(time_ms)
         if isinstance(self.policy, ContextualPolicy):
+            assert x is not None
             return self.policy.shares(x, eligible=mask, **told)
         return self.policy.shares(eligible=mask, **told)
 
@@ -246,6 +272,19 @@ class LiveExperiment:
             told["decided"] = self.decided
         return told
 
+    def means(self) -> NDArray[np.float64]:
+        """f64[K]: what is now known of each arm's mean reward, in the objective's own values; NaN where nothing is.
+
+        Missing rewards that count as zero are in it, those of open decisions by the policy's `pending`.
+        """
+        pending = np.zeros(len(self.exposures))
+        if self.pending is not None:
+            pending = self.pending.weights(self.offset.time_ms)
+        counts, means = self.policy.counts, np.nan_to_num(self.policy.means)
+        with np.errstate(invalid="ignore"):
+            utilities = (counts * means + pending * self._zero) / (counts + pending)
+        return np.array([self.experiment.objective.utility(value) for value in utilities.tolist()])
+
     def state(self) -> bytes:
         """Everything, in one spelling."""
         return _pack(
@@ -254,6 +293,7 @@ class LiveExperiment:
                 "policy": self.policy.state(),
                 "pending": None if self.pending is None else self.pending.state(),
                 "joined": None if self.joined is None else self.joined.state(),
+                "alarms": self.alarms.state(),
                 "history": [msgspec.msgpack.encode(entry) for entry in self.history],
                 "exposures": self.exposures,
                 "rewards": self.rewards,
@@ -275,8 +315,8 @@ class LiveExperiment:
         if fields["pending"] is not None:
             live.pending = PendingDecisions.from_state(window_ms, len(experiment.arms), fields["pending"])
         if fields["joined"] is not None:
-            n_features = live.policy.n_features
-            live.joined = JoinedDecisions.from_state(window_ms, n_features, fields["joined"])
+            live.joined = JoinedDecisions.from_state(window_ms, live.n_features, fields["joined"])
+        live.alarms = ChangeAlarms.from_state(fields["alarms"])
         live.history = [msgspec.msgpack.decode(entry, type=HistoryEntry) for entry in fields["history"]]
         live.exposures = fields["exposures"]
         live.rewards = fields["rewards"]
@@ -288,6 +328,14 @@ class LiveExperiment:
 
     def digest(self) -> str:
         return blake2b(self.state(), digest_size=16).hexdigest()
+
+
+def _watched(experiment: Experiment) -> tuple[float, float] | None:
+    """Between which values lies what is watched for changes, if there are bounds."""
+    objective = experiment.objective
+    if experiment.missing == "zero" or objective.kind == "binary":
+        return 0.0, 1.0
+    return (objective.floor, objective.ceiling) if objective.kind == "bounded" else None
 
 
 _ARRAY = 1

@@ -12,7 +12,7 @@ So rewards that wait for an exposure are remembered by decision.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,16 @@ Decisions = dict[int, dict[int, tuple[int, int]]]
 _NEVER = 2**62
 
 
+class Closed(NamedTuple):
+    """What has closed, i64[K] each: the decisions, those that stayed without a reward, and those whose reward was
+    not 0.
+    """
+
+    decisions: Counts
+    zeros: Counts
+    conversions: Counts
+
+
 class PendingDecisions:
     """Times are Unix milliseconds. Everything is integers, so the fold is the same wherever it runs."""
 
@@ -40,6 +50,7 @@ class PendingDecisions:
         self._width_ms = max(1, math.ceil(window_ms / BUCKETS))
         self._exposed: dict[int, Counts] = {}
         self._rewarded: dict[int, Counts] = {}
+        self._blank: dict[int, Counts] = {}
         self._earliest = _NEVER
         self._reached: dict[int, tuple[int, int]] = {}
         self._lost: dict[int, list[tuple[int, int]]] = {}
@@ -68,6 +79,7 @@ class PendingDecisions:
         """The objective's rewards (`events.REWARD`), as they arrive."""
         earliest, early = _delays.count_rewards(
             self._rewarded,
+            self._blank,
             rows,
             now_ms,
             self._width_ms,
@@ -95,34 +107,35 @@ class PendingDecisions:
                 found += np.flatnonzero(inside).tolist()
         return found
 
-    def close(self, now_ms: int) -> Counts | None:
-        """i64[K]: decisions that stayed without a reward and whose window has closed since; None if nothing did."""
+    def close(self, now_ms: int) -> Closed | None:
+        """The decisions whose window has closed since; None if none has."""
         if self._closes_ms(self._earliest) >= now_ms:
             return None
         due = sorted(b for b in {*self._exposed, *self._rewarded} if self._closes_ms(b) < now_ms)
-        zeros = np.zeros(self.n_arms, np.int64)
+        decisions, rewarded, blank = np.zeros((3, self.n_arms), np.int64)
         for bucket in due:
-            exposed = self._exposed.pop(bucket, 0)
-            zeros += exposed
-            zeros -= self._rewarded.pop(bucket, 0)
-            self.delays.closed += exposed
-        for incarnation, decisions in list(self._early.items()):
-            for counter, (bucket, arm) in list(decisions.items()):
+            decisions += self._exposed.pop(bucket, 0)
+            rewarded += self._rewarded.pop(bucket, 0)
+            blank += self._blank.pop(bucket, 0)
+        self.delays.closed += decisions
+        zeros = decisions - rewarded
+        for incarnation, early in list(self._early.items()):
+            for counter, (bucket, arm) in list(early.items()):
                 if self._closes_ms(bucket) < now_ms:
                     zeros[arm] += 1
-                    self._settled.setdefault(incarnation, {})[counter] = decisions.pop(counter)
-            if not decisions:
+                    self._settled.setdefault(incarnation, {})[counter] = early.pop(counter)
+            if not early:
                 del self._early[incarnation]
         self._earliest = min(min(self._exposed, default=_NEVER), min(self._rewarded, default=_NEVER))
         self._forget(now_ms)
-        return np.maximum(zeros, 0)
+        return Closed(decisions, np.maximum(zeros, 0), np.minimum(rewarded - blank, decisions))
 
     def _forget(self, now_ms: int) -> None:
-        for incarnation, decisions in list(self._settled.items()):
-            for counter, (bucket, _) in list(decisions.items()):
+        for incarnation, settled in list(self._settled.items()):
+            for counter, (bucket, _) in list(settled.items()):
                 if self._closes_ms(bucket) + LINGER_MS < now_ms:
-                    del decisions[counter]
-            if not decisions:
+                    del settled[counter]
+            if not settled:
                 del self._settled[incarnation]
         for incarnation, (_, last_ms) in list(self._reached.items()):
             if last_ms + 2 * self.window_ms + LINGER_MS < now_ms:
@@ -138,12 +151,10 @@ class PendingDecisions:
 
         Those that got one are counted elsewhere and not among them.
         """
-        none = np.zeros(self.n_arms, np.int64)
-        exposed = sum(self._exposed.values(), none)
-        rewarded = sum((counts for b, counts in self._rewarded.items() if b in self._exposed), none)
-        shown = self.delays.shown(
-            _delays.reach(self._exposed, now_ms, self._width_ms, self.delays.edges_ms, self.n_arms)
+        reach, exposed, rewarded = _delays.reach(
+            self._exposed, self._rewarded, now_ms, self._width_ms, self.delays.edges_ms, self.n_arms
         )
+        shown = self.delays.shown(reach)
         weights: NDArray[np.float64] = np.clip(shown - rewarded, 0.0, np.maximum(exposed - rewarded, 0))
         return weights
 
@@ -153,7 +164,7 @@ class PendingDecisions:
     def grown(self, n_arms: int) -> PendingDecisions:
         """The same with more arms, which nothing is pending for."""
         state = self.state()
-        for counts in (*state["exposed"], *state["rewarded"]):
+        for counts in (*state["exposed"], *state["rewarded"], *state["blank"]):
             counts[1] += [0] * (n_arms - self.n_arms)
         state["delays"] = self.delays.grown(n_arms).state()
         return PendingDecisions.from_state(self.window_ms, n_arms, state)
@@ -162,6 +173,7 @@ class PendingDecisions:
         return {
             "exposed": [[b, self._exposed[b].tolist()] for b in sorted(self._exposed)],
             "rewarded": [[b, self._rewarded[b].tolist()] for b in sorted(self._rewarded)],
+            "blank": [[b, self._blank[b].tolist()] for b in sorted(self._blank)],
             "reached": [[i, *self._reached[i]] for i in sorted(self._reached)],
             "lost": [[i, *ends] for i in sorted(self._lost) for ends in self._lost[i]],
             "early": _rows(self._early),
@@ -174,7 +186,10 @@ class PendingDecisions:
         pending = cls(window_ms, n_arms)
         pending._exposed = {b: np.array(counts, np.int64) for b, counts in state["exposed"]}
         pending._rewarded = {b: np.array(counts, np.int64) for b, counts in state["rewarded"]}
-        pending._earliest = min([b for name in ("exposed", "rewarded") for b, _ in state[name]], default=_NEVER)
+        pending._blank = {b: np.array(counts, np.int64) for b, counts in state["blank"]}
+        pending._earliest = min(
+            [b for name in ("exposed", "rewarded") for b, _ in state[name]], default=_NEVER
+        )
         pending._reached = {i: (counter, last_ms) for i, counter, last_ms in state["reached"]}
         for i, low, high in state["lost"]:
             pending._lost.setdefault(i, []).append((low, high))
@@ -186,7 +201,9 @@ class PendingDecisions:
 
 
 def _rows(decisions: Decisions) -> list[list[int]]:
-    return [[i, counter, *decisions[i][counter]] for i in sorted(decisions) for counter in sorted(decisions[i])]
+    return [
+        [i, counter, *decisions[i][counter]] for i in sorted(decisions) for counter in sorted(decisions[i])
+    ]
 
 
 def _taken(decisions: Decisions, incarnation: int, first: int, end: int) -> list[tuple[int, int]]:

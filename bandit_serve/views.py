@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
 
+from bandit_serve.alarms import Alarm
 from bandit_serve.experiment import ArmStatus, Experiment, Record, Status
 from bandit_serve.live import HistoryEntry
 from bandit_serve.models.registry import ModelHistoryEntry, RegisteredModel, Version, VersionStatus
@@ -51,6 +53,16 @@ class HistoryView(Struct, frozen=True):
 
 class History(Struct, frozen=True):
     history: list[HistoryView]
+
+
+class AlarmView(Struct, frozen=True):
+    """The arm's mean changed from `before` to `after` soon after `since`, as was noticed at `at`."""
+
+    arm: str
+    at: str
+    since: str
+    before: float
+    after: float
 
 
 class VersionView(Struct, frozen=True):
@@ -130,6 +142,12 @@ def history_view(entry: HistoryEntry) -> HistoryView:
         entry.policy,
         entry.reason,
         entry.arm,
+    )
+
+
+def alarm_view(alarm: Alarm, arm_names: Sequence[str]) -> AlarmView:
+    return AlarmView(
+        arm_names[alarm.arm], rfc3339(alarm.at_ms), rfc3339(alarm.since_ms), alarm.before, alarm.after
     )
 
 

@@ -4,7 +4,7 @@
 Counting is over integers. `arrival_rates` sums in one order, in scalar arithmetic: the same state gives the same bits.
 """
 
-from libc.math cimport exp, log
+from libc.math cimport INFINITY, exp, log
 from libc.stdint cimport int64_t, uint16_t, uint64_t
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from reward cimport Reward
 
 cdef int64_t NO_BUCKET = 2**62
+cdef double NEGLIGIBLE = 1e-12
 
 
 cdef int64_t[::1] counts_in(dict buckets, int64_t bucket, Py_ssize_t n_arms):
@@ -64,6 +65,7 @@ def count_decisions(
 
 def count_rewards(
     dict buckets,
+    dict blank,
     const Reward[::1] rows,
     int64_t now_ms,
     int64_t width_ms,
@@ -71,7 +73,8 @@ def count_rewards(
     int64_t[:, ::1] arrivals,
     dict reached,
 ):
-    """Counts rewards that have come by `now_ms`: in `buckets` by decision, in `arrivals` (K, J) by arm and delay.
+    """Counts rewards that have come by `now_ms`: in `buckets` by decision, and in `blank`, too, if their value is 0;
+    in `arrivals` (K, J) by arm and delay.
 
     The earliest bucket among them, and the indices of the rows whose decision is not below their worker's
     counter in `reached`, {incarnation: (counter, …)}. ValueError as above.
@@ -80,7 +83,7 @@ def count_rewards(
     cdef int64_t bucket, current = NO_BUCKET, earliest = NO_BUCKET
     cdef uint64_t incarnation = 0, counter = 0
     cdef bint known = False
-    cdef int64_t[::1] counts
+    cdef int64_t[::1] counts, zeros
     cdef list early = []
     for i in range(rows.shape[0]):
         if rows[i].arm >= n_arms:
@@ -91,6 +94,9 @@ def count_rewards(
             counts = counts_in(buckets, bucket, n_arms)
             earliest = min(earliest, bucket)
         counts[rows[i].arm] += 1
+        if rows[i].value == 0.0:
+            zeros = counts_in(blank, bucket, n_arms)
+            zeros[rows[i].arm] += 1
         arrivals[rows[i].arm, bin_of(now_ms - rows[i].time_ms, edges_ms)] += 1
         if not known or rows[i].incarnation != incarnation:
             known, incarnation = True, rows[i].incarnation
@@ -101,8 +107,11 @@ def count_rewards(
     return earliest, early
 
 
-def reach(dict buckets, int64_t now_ms, int64_t width_ms, const int64_t[::1] edges_ms, Py_ssize_t n_arms):
-    """f64[K, J]: how many of the decisions in `buckets` have been open for as long as each bin of delays.
+def reach(
+    dict buckets, dict rewarded, int64_t now_ms, int64_t width_ms, const int64_t[::1] edges_ms, Py_ssize_t n_arms
+):
+    """How many of the decisions in `buckets` have been open for as long as each bin of delays, f64[K, J]; how many
+    there are, i64[K]; and how many rewards `rewarded` has in the same buckets, i64[K].
 
     One in the middle of a bin counts as far as it has come. The decisions of a bucket are taken to be as old as its
     middle, or the middle of what has passed of it.
@@ -111,6 +120,8 @@ def reach(dict buckets, int64_t now_ms, int64_t width_ms, const int64_t[::1] edg
     cdef int64_t bucket, age_ms, begin_ms
     cdef double part
     cdef const int64_t[::1] counts
+    decisions, rewards = np.zeros(n_arms, np.int64), np.zeros(n_arms, np.int64)
+    cdef int64_t[::1] n_decisions = decisions, n_rewards = rewards
     out = np.zeros((n_arms, n_bins))
     cdef double[:, ::1] reached = out
     # Those in the middle of bin j, who have left all bins before it behind.
@@ -118,11 +129,17 @@ def reach(dict buckets, int64_t now_ms, int64_t width_ms, const int64_t[::1] edg
     cdef double[:, ::1] beyond = whole
     for found in sorted(buckets):
         bucket = found
+        counts = rewarded.get(found)
+        if counts is not None:
+            for k in range(n_arms):
+                n_rewards[k] += counts[k]
+        counts = buckets[found]
+        for k in range(n_arms):
+            n_decisions[k] += counts[k]
         begin_ms = bucket * width_ms
         age_ms = now_ms - (begin_ms + min(begin_ms + width_ms, now_ms)) // 2
         if age_ms <= 0:
             continue
-        counts = buckets[found]
         j = bin_of(age_ms, edges_ms)
         part = min(<double>(age_ms - edges_ms[j]) / <double>(edges_ms[j + 1] - edges_ms[j]), 1.0)
         for k in range(n_arms):
@@ -133,82 +150,78 @@ def reach(dict buckets, int64_t now_ms, int64_t width_ms, const int64_t[::1] edg
         for j in range(n_bins - 1, -1, -1):
             reached[k, j] += part
             part += beyond[k, j]
-    return out
+    return out, decisions, rewards
 
 
 def arrival_rates(
     const int64_t[:, ::1] arrivals,
     const double[:, ::1] shown,
-    const double[:, ::1] mass,
-    const double[:, ::1] log_mass,
-    const double[::1] log_prior,
+    const double[:, ::1] masses,
+    const double[:, ::1] log_masses,
+    const double[:, ::1] by_shape,
+    const double[::1] prior,
     double pooled,
     double weight,
 ):
     """f64[K, J]: estimates of θ_k g_k(j), the probability that a decision of arm k gets a reward in bin j.
 
     arrivals: (K, J), rewards. shown: (K, J), decisions that have been open for as long as the bin.
-    mass, log_mass: (J, M), the distributions among which g is first sought, and their logarithms.
-    log_prior: (M,). pooled: the part of the prior that is the arms' common posterior. weight: what the distribution
-    found weighs against the arrivals themselves, in rewards.
+    masses, log_masses: (J, M), the distributions among which g is first sought, and their logarithms; by_shape: (M, J),
+    the same masses. prior: (M,). pooled: the part of the prior that is the arms' common posterior.
+    weight: what the distribution found weighs against the arrivals themselves, in rewards.
     """
-    cdef Py_ssize_t n_arms = arrivals.shape[0], n_bins = arrivals.shape[1], n_shapes = log_prior.shape[0]
+    cdef Py_ssize_t n_arms = arrivals.shape[0], n_bins = arrivals.shape[1], n_shapes = prior.shape[0]
     cdef Py_ssize_t j, k, m
-    cdef double rewards, factor, most, total, rate
-    posterior = np.empty((n_arms, n_shapes))
-    expected = np.empty((n_arms, n_shapes))
-    common = np.zeros(n_shapes)
-    rates = np.zeros((n_arms, n_bins))
-    cdef double[:, ::1] p = posterior, trials = expected, q = rates
-    cdef double[::1] pool = common, row, other
-    cdef const double[::1] column
-    cdef double *prow
-    cdef double *trow
-    cdef const double *grow
+    cdef double factor, most, total, rate
+    posteriors, expectations = np.zeros((n_arms, n_shapes)), np.zeros((n_arms, n_shapes))
+    log_prior = np.log(prior)
+    common, totals, rates = np.zeros(n_shapes), np.zeros(n_arms), np.zeros((n_arms, n_bins))
+    cdef double[:, ::1] posterior = posteriors, expected = expectations, out = rates
+    cdef double[::1] pool = common, rewards = totals
+    cdef const double[::1] logs = log_prior
+    cdef double *p
+    cdef double *trials
+    cdef double *q
+    cdef const double *row
     for k in range(n_arms):
-        prow, trow = &p[k, 0], &trials[k, 0]
-        rewards = 0.0
-        for m in range(n_shapes):
-            prow[m] = 0.0
-            trow[m] = 0.0
+        p, trials = &posterior[k, 0], &expected[k, 0]
         for j in range(n_bins):
             if shown[k, j] > 0.0:
-                grow, factor = &mass[j, 0], shown[k, j]
+                row, factor = &masses[j, 0], shown[k, j]
                 for m in range(n_shapes):
-                    trow[m] += factor * grow[m]
+                    trials[m] += factor * row[m]
             if arrivals[k, j] > 0:
-                grow, factor = &log_mass[j, 0], <double>arrivals[k, j]
-                rewards += factor
+                row, factor = &log_masses[j, 0], <double>arrivals[k, j]
+                rewards[k] += factor
                 for m in range(n_shapes):
-                    prow[m] += factor * grow[m]
-        most = -1e300
+                    p[m] += factor * row[m]
+        most = -INFINITY
         for m in range(n_shapes):
-            prow[m] -= (rewards + 1.0) * log(trow[m] + 1.0)
-            most = max(most, prow[m] + log_prior[m])
-        # p becomes the likelihood, relative; the pool adds up the arms' own posteriors.
+            p[m] -= (rewards[k] + 1.0) * log(trials[m] + 1.0)
+            most = max(most, p[m] + logs[m])
+        # From here on p is the likelihood, relative to what its mean over the prior is.
         total = 0.0
         for m in range(n_shapes):
-            prow[m] = exp(prow[m] - most)
-            total += prow[m] * exp(log_prior[m])
+            p[m] = exp(p[m] - most)
+            total += p[m] * prior[m]
         for m in range(n_shapes):
-            prow[m] /= total
-            pool[m] += prow[m] * exp(log_prior[m]) / <double>n_arms
+            p[m] /= total
+            pool[m] += p[m] * prior[m] / <double>n_arms
     for k in range(n_arms):
-        prow, trow = &p[k, 0], &trials[k, 0]
-        rewards, total = 0.0, 0.0
-        for j in range(n_bins):
-            rewards += <double>arrivals[k, j]
+        p, trials, q = &posterior[k, 0], &expected[k, 0], &out[k, 0]
+        total = 0.0
         for m in range(n_shapes):
-            prow[m] *= (1.0 - pooled) * exp(log_prior[m]) + pooled * pool[m]
-            total += prow[m]
+            p[m] *= (1.0 - pooled) * prior[m] + pooled * pool[m]
+            total += p[m]
         rate = 0.0
         for m in range(n_shapes):
-            prow[m] *= (rewards + 1.0) / (trow[m] + 2.0) / total
-            rate += prow[m]
+            p[m] *= (rewards[k] + 1.0) / (trials[m] + 2.0) / total
+            rate += p[m]
+        for m in range(n_shapes):
+            if p[m] > NEGLIGIBLE * rate:
+                row, factor = &by_shape[m, 0], p[m]
+                for j in range(n_bins):
+                    q[j] += factor * row[j]
         for j in range(n_bins):
-            grow = &mass[j, 0]
-            factor = 0.0
-            for m in range(n_shapes):
-                factor += prow[m] * grow[m]
-            q[k, j] = (weight * factor / rate + <double>arrivals[k, j]) / (weight / rate + shown[k, j])
+            q[j] = (weight * q[j] / rate + <double>arrivals[k, j]) / (weight / rate + shown[k, j])
     return rates

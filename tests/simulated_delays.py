@@ -1,4 +1,4 @@
-"""Rewards that come late, played through `LiveExperiment` with real entries: regret, and the rates it reports.
+"""Rewards that come late, played through `LiveExperiment` with real entries: regret, and the means it reports.
 
 `python tests/simulated_delays.py` plays everything at full size and prints a table with standard errors.
 """
@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -23,9 +24,28 @@ from bandit_serve.store.offset import Offset
 
 START_MS = 1_700_000_000_000
 DECISION_MS = 10
-STEP = 10  # decisions from one entry of exposures, and one refresh, to the next: the flush interval of 100 ms
+# Decisions from one flush of exposures, with a refresh of the shares, to the next: 100 ms.
+STEP = 10
 
-Delays = Callable[[np.random.Generator, int], NDArray[np.float64]]
+Times = NDArray[np.float64]
+Indices = NDArray[np.int64]
+Delays = Callable[[np.random.Generator, int], Times]
+
+
+def exponential(mean: float, rng: np.random.Generator, n: int) -> Times:
+    return rng.exponential(mean, n)
+
+
+def lognormal(median: float, rng: np.random.Generator, n: int) -> Times:
+    return rng.lognormal(np.log(median), 1.5, n)
+
+
+def two_groups(short: float, long: float, rng: np.random.Generator, n: int) -> Times:
+    return rng.exponential(np.where(rng.random(n) < 0.5, short, long))
+
+
+def about(middle: float, rng: np.random.Generator, n: int) -> Times:
+    return np.abs(rng.normal(middle, 0.1 * middle, n))
 
 
 @dataclass(frozen=True)
@@ -37,31 +57,43 @@ class World:
     window: int = 10_000
     horizon: int = 20_000
 
-
-def exponential(mean: float, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
-    return rng.exponential(mean, n)
-
-
-def lognormal(median: float, sigma: float, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
-    return median * np.exp(sigma * rng.normal(size=n))
+    def shown(self) -> list[Times]:
+        """Of each arm, delays within the window in their order: their distribution."""
+        rng = np.random.default_rng(99)
+        drawn = [np.sort(delays(rng, 50_000)) for delays in self.delays]
+        return [delays[delays <= self.window] for delays in drawn]
 
 
-def two_groups(short: float, long: float, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
-    return rng.exponential(np.where(rng.random(n) < 0.5, short, long))
-
-
-def around(middle: float, spread: float, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
-    return np.abs(rng.normal(middle, spread, n))
+SLOW_BEST = World((0.05, 0.10, 0.05), [partial(exponential, mean) for mean in (200.0, 4_000.0, 200.0)])
+WORLDS = {
+    ".05, .10, .05 after exponential 200, 4,000, 200": SLOW_BEST,
+    ".10, .12, .10 after exponential 100, 3,000, 100": World(
+        (0.10, 0.12, 0.10), [partial(exponential, mean) for mean in (100.0, 3_000.0, 100.0)]
+    ),
+    ".05, .04, .08 after exponential 200, 4,000, 200": World(
+        (0.05, 0.04, 0.08), [partial(exponential, mean) for mean in (200.0, 4_000.0, 200.0)]
+    ),
+    ".05, .10, .05 after exponential 200": World((0.05, 0.10, 0.05), [partial(exponential, 200.0)] * 3),
+    ".05, .10, .05 after lognormal 100, 1,500, 100": World(
+        (0.05, 0.10, 0.05), [partial(lognormal, median) for median in (100.0, 1_500.0, 100.0)]
+    ),
+    ".05, .10, .05 after exponential 100 or 4,000": World(
+        (0.05, 0.10, 0.05), [partial(two_groups, 100.0, 4_000.0)] * 3
+    ),
+    ".05, .10, .05 after normal 300, 4,000, 300": World(
+        (0.05, 0.10, 0.05), [partial(about, middle) for middle in (300.0, 4_000.0, 300.0)]
+    ),
+}
 
 
 class Learner(Protocol):
-    """What is played: shares, and what it is told. Times and delays are in decisions."""
+    """What is played: its shares, and what it is told. Times are in decisions."""
 
     def shares(self, now: int) -> NDArray[np.float64]: ...
 
-    def exposed(self, now: int, arms: NDArray[np.intp]) -> None: ...
+    def exposed(self, now: int, arms: Indices) -> None: ...
 
-    def rewarded(self, now: int, arms: NDArray[np.intp], made: NDArray[np.intp]) -> None: ...
+    def rewarded(self, now: int, arms: Indices, made: Indices) -> None: ...
 
 
 class Served:
@@ -78,12 +110,12 @@ class Served:
     def shares(self, now: int) -> NDArray[np.float64]:
         return self.live.shares()
 
-    def exposed(self, now: int, arms: NDArray[np.intp]) -> None:
+    def exposed(self, now: int, arms: Indices) -> None:
         times = START_MS + DECISION_MS * np.arange(now - len(arms), now)
         entry = exposed(now - len(arms), arms.tolist(), times.tolist(), n_arms=len(self.live.exposures))
         self.live.apply(Offset(START_MS + DECISION_MS * now, 0), entry)
 
-    def rewarded(self, now: int, arms: NDArray[np.intp], made: NDArray[np.intp]) -> None:
+    def rewarded(self, now: int, arms: Indices, made: Indices) -> None:
         rows = np.zeros(len(arms), REWARD)
         rows["incarnation"], rows["counter"], rows["time_ms"] = 0xFEED, made, START_MS + DECISION_MS * made
         rows["value"], rows["propensity"], rows["revision"], rows["arm"] = 1.0, 0.5, 1, arms
@@ -91,79 +123,145 @@ class Served:
 
 
 class Told:
-    """Thompson that is told something of what is open: by `weigh(ages)`, the weight of decisions of those ages."""
+    """Thompson on rewards as they come, and `shown(arm, ages)`: how much decisions of those ages weigh."""
 
-    def __init__(self, world: World, weigh: Callable[[NDArray[np.intp], NDArray[np.intp]], NDArray[np.float64]]):
-        self.world, self.weigh = world, weigh
-        self.policy = Thompson(n_arms=len(world.rates))
-        self.arms = np.zeros(0, np.intp)
-        self.trials = np.zeros(len(world.rates))
+    def __init__(self, world: World, shown: Callable[[int, Indices], Times]) -> None:
+        self._shown = shown
+        self._policy = Thompson(n_arms=len(world.rates))
+        self._made = [np.zeros(0, np.int64) for _ in world.rates]
 
     def shares(self, now: int) -> NDArray[np.float64]:
-        weights = self.weigh(self.arms, now - np.arange(len(self.arms)))
-        trials = np.bincount(self.arms, weights, minlength=len(self.world.rates))
-        return self.policy.shares(pending=np.maximum(trials - self.policy.counts, 0.0))
+        trials = [self._shown(arm, now - made).sum() for arm, made in enumerate(self._made)]
+        return self._policy.shares(pending=np.maximum(trials - self._policy.counts, 0.0))
 
-    def exposed(self, now: int, arms: NDArray[np.intp]) -> None:
-        self.arms = np.concatenate([self.arms, arms])
+    def exposed(self, now: int, arms: Indices) -> None:
+        for arm, made in enumerate(self._made):
+            new = now - len(arms) + np.flatnonzero(arms == arm)
+            self._made[arm] = np.concatenate([made, new])
 
-    def rewarded(self, now: int, arms: NDArray[np.intp], made: NDArray[np.intp]) -> None:
-        self.policy.update_many(arms, np.ones(len(arms)))
+    def rewarded(self, now: int, arms: Indices, made: Indices) -> None:
+        self._policy.update_many(arms, np.ones(len(arms)))
+
+
+def known_delays(world: World) -> Told:
+    shown = world.shown()
+    return Told(world, lambda arm, ages: np.searchsorted(shown[arm], ages) / len(shown[arm]))
+
+
+def pending_is_failure(world: World) -> Told:
+    return Told(world, lambda arm, ages: np.ones(len(ages)))
+
+
+def waiting(world: World) -> Told:
+    return Told(world, lambda arm, ages: (ages >= world.window).astype(np.float64))
+
+
+def play(
+    world: World, learner: Learner, seed: int, arrives: Callable[[Times], Times] = lambda delays: delays
+) -> float:
+    """The regret of one run; rewards come `arrives(delays)` after their decisions."""
+    rng = np.random.default_rng([17, seed])
+    rates = np.array(world.rates)
+    due = np.zeros(0)
+    owed = np.zeros((2, 0), np.int64)
+    chosen = np.zeros(len(rates), np.int64)
+    for now in range(STEP, world.horizon + 1, STEP):
+        cumulated = np.cumsum(learner.shares(now - STEP))
+        arms = np.minimum(np.searchsorted(cumulated, rng.random(STEP)), len(rates) - 1)
+        chosen += np.bincount(arms, minlength=len(rates))
+        learner.exposed(now, arms)
+        converts = np.flatnonzero(rng.random(STEP) < rates[arms])
+        delays = np.array([world.delays[arm](rng, 1)[0] for arm in arms[converts]])
+        within = delays <= world.window
+        made = now - STEP + converts[within]
+        due = np.concatenate([due, made + arrives(delays[within])])
+        owed = np.concatenate([owed, [arms[converts[within]], made]], axis=1)
+        come = due <= now
+        if come.any():
+            learner.rewarded(now, *owed[:, come])
+            due, owed = due[~come], owed[:, ~come]
+    return float((chosen * (rates.max() - rates)).sum())
 
 
 @dataclass
 class Outcome:
-    regret: float
-    reported: list[float]
-    chosen: list[int]
+    """Of many runs: each one's regret and, where it was served, the arms' reported means at its end."""
+
+    regrets: list[float] = field(default_factory=list)
+    means: list[list[float]] = field(default_factory=list)
+
+    @property
+    def regret(self) -> float:
+        return float(np.mean(self.regrets))
+
+    def __str__(self) -> str:
+        text = f"{_with_error(self.regrets, 1)}, at most {max(self.regrets):.0f}"
+        if not self.means:
+            return text
+        return (
+            f"{text}; reports {', '.join(_with_error(means, 4) for means in zip(*self.means, strict=True))}"
+        )
 
 
-def play(world: World, learner: Learner, seed: int, arrives: Callable[[NDArray], NDArray] = lambda d: d) -> Outcome:
-    rng = np.random.default_rng([17, seed])
-    rates = np.array(world.rates)
-    due: list[tuple[NDArray, NDArray, NDArray]] = []
-    waiting_at, waiting_arm, waiting_made = (np.zeros(0), np.zeros(0, np.intp), np.zeros(0, np.intp))
-    chosen = np.zeros(len(rates), np.int64)
-    for now in range(STEP, world.horizon + 1, STEP):
-        shares = learner.shares(now - STEP)
-        arms = np.minimum(np.searchsorted(np.cumsum(shares), rng.random(STEP)), len(rates) - 1)
-        chosen += np.bincount(arms, minlength=len(rates))
-        learner.exposed(now, arms)
-        converts = rng.random(STEP) < rates[arms]
-        delays = np.full(STEP, np.inf)
-        for i in np.flatnonzero(converts):
-            delays[i] = world.delays[arms[i]](rng, 1)[0]
-        keep = np.flatnonzero(delays <= world.window)
-        made = np.arange(now - STEP, now)
-        waiting_at = np.concatenate([waiting_at, made[keep] + arrives(delays[keep])])
-        waiting_arm = np.concatenate([waiting_arm, arms[keep]])
-        waiting_made = np.concatenate([waiting_made, made[keep]])
-        come = waiting_at <= now
-        if come.any():
-            learner.rewarded(now, waiting_arm[come], waiting_made[come])
-            waiting_at, waiting_arm, waiting_made = waiting_at[~come], waiting_arm[~come], waiting_made[~come]
-    rep = learner.live.reported() if hasattr(learner, "live") and hasattr(learner.live, "reported") else []
-    return Outcome(float((chosen * (rates.max() - rates)).sum()), list(rep), chosen.tolist())
+def _with_error(values: Sequence[float], digits: int) -> str:
+    error = np.std(values, ddof=1) / len(values) ** 0.5
+    return f"{np.mean(values):.{digits}f} ± {error:.{digits}f}"
 
-W = World((.05, .10, .05), [partial(exponential, m) for m in (200., 4000., 200.)])
 
-def run(seed):
-    return play(W, Served(W), seed)
-def immediate(seed):
-    return play(W, Told(W, lambda arms, ages: np.ones(len(arms))), seed, lambda d: 0*d)
-def failure(seed):
-    return play(W, Told(W, lambda arms, ages: np.ones(len(arms))), seed)
-def waiting(seed):
-    return play(W, Told(W, lambda arms, ages: (ages >= W.window)*1.), seed, lambda d: 0*d+W.window)
-def known(seed):
-    m = np.array([200., 4000., 200.])
-    return play(W, Told(W, lambda arms, ages: -np.expm1(-ages/m[arms])), seed)
+def served(world: World, seeds: Sequence[int], min_share: float = 0.0) -> Outcome:
+    outcome = Outcome()
+    for seed in seeds:
+        learner = Served(world, min_share)
+        outcome.regrets.append(play(world, learner, seed))
+        outcome.means.append(learner.live.means().tolist())
+    return outcome
+
+
+def immediate(world: World, seeds: Sequence[int]) -> Outcome:
+    return Outcome(
+        [play(world, pending_is_failure(world), seed, lambda delays: 0.0 * delays) for seed in seeds]
+    )
+
+
+def waited(world: World, seeds: Sequence[int]) -> Outcome:
+    arrives = partial(np.full_like, fill_value=float(world.window))
+    return Outcome([play(world, waiting(world), seed, arrives) for seed in seeds])
+
+
+def failing(world: World, seeds: Sequence[int]) -> Outcome:
+    return Outcome([play(world, pending_is_failure(world), seed) for seed in seeds])
+
+
+def knowing(world: World, seeds: Sequence[int]) -> Outcome:
+    return Outcome([play(world, known_delays(world), seed) for seed in seeds])
+
+
+WAYS: dict[str, Callable[[World, Sequence[int]], Outcome]] = {
+    "missing: zero": served,
+    "missing: zero, min_share .02": partial(served, min_share=0.02),
+    "waiting for the window": waited,
+    "pending is failure": failing,
+    "known delays": knowing,
+    "immediate rewards": immediate,
+}
+
+
+def at_full_size(runs: int, everywhere: bool) -> None:
+    """The first world by every way; `everywhere`, the others, too."""
+    each = max(1, runs // 20)
+    chunks = [range(first, min(first + each, runs)) for first in range(0, runs, each)]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for name, world in WORLDS.items() if everywhere else [next(iter(WORLDS.items()))]:
+            print(f"{name}, window {world.window:,}, T = {world.horizon:,}, {runs} runs", flush=True)
+            for way, simulate in WAYS.items():
+                parts = list(pool.map(simulate, [world] * len(chunks), chunks))
+                found = Outcome([r for p in parts for r in p.regrets], [m for p in parts for m in p.means])
+                print(f"  {way:30s}{found}", flush=True)
+
 
 if __name__ == "__main__":
-    import sys,time
-    with ProcessPoolExecutor(2) as pool:
-        for f in [globals()[n] for n in sys.argv[2:]]:
-            t=time.time()
-            o = list(pool.map(f, range(int(sys.argv[1]))))
-            r=np.array([x.regret for x in o])
-            print(f.__name__, r.mean().round(1), (r.std()/len(r)**.5).round(1), np.mean([x.chosen for x in o],axis=0), np.mean([x.reported for x in o],axis=0), round(time.time()-t,1), flush=True)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--everywhere", action="store_true", help="other rates and delays, too")
+    arguments = parser.parse_args()
+    at_full_size(arguments.runs, arguments.everywhere)

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from bandit_serve.events import REWARD, Exposed, Rewarded, Tick
+from bandit_serve.events import REWARD, Change, Changed, Exposed, Rewarded, Tick
 from bandit_serve.experiment import Arm, Attribution, Experiment, Metric, Policy, Record, Stopping, validated
 from bandit_serve.results import ResultsFold, report
 
@@ -326,6 +327,68 @@ def adaptive(
     return outcome
 
 
+def with_arm(about: Record, name: str) -> Record:
+    """The experiment with one arm more, at its next revision."""
+    experiment = about.experiment.with_arm(Arm(name))
+    return msgspec.structs.replace(about, experiment=experiment, revision=about.revision + 1)
+
+
+def growing(
+    n: int,
+    before: float = 0.1,
+    after: float = 0.1,
+    *,
+    steps: int = 60,
+    every: int = 1,
+    split: bool = False,
+    third: float | None = None,
+) -> Outcome:
+    """Equal Bernoulli arms, under Thompson-like shares of floor .05 or an even split; half-way a third arm comes.
+
+    It has a ramp from .02 that rises within 15 of the `steps` of 100 decisions. All arms are worth `before` at first
+    and `after` from then on, the third one `third` if that is given. Only differences are compared with the truth:
+    where the worth moves, the means of two arms have no common one.
+    """
+    outcome = Outcome()
+    policy = Policy(kind="fixed_split") if split else Policy(kind="thompson", min_share=0.05)
+    for run in range(n):
+        play, ever = (
+            Play(ResultsFold(record(2, policy=policy)), np.random.default_rng([6, run]), bernoulli()),
+            False,
+        )
+        tried, won = np.zeros(3), np.zeros(3)
+        for step in range(steps):
+            since = step - steps // 2
+            if since == 0:
+                play.n_arms = 3
+                play.fold.apply(
+                    play.now_ms, Changed(with_arm(play.fold.record, "c"), Change("add_arm", "me"))
+                )
+            k, worth = play.n_arms, before if since < 0 else after
+            play.draw = bernoulli(worth, worth, worth if third is None else third)
+            mean = (won[:k] + 1) / (tried[:k] + 2)
+            shares = np.full(k, 1 / k)
+            if not split:
+                shares = drawn_shares(play.rng, mean, np.sqrt(mean * (1 - mean) / (tried[:k] + 2)), 0.05)
+            if k == 3:
+                cap = min(1.0, 0.02 + 0.98 * since / 15)
+                if shares[2] > cap:
+                    shares = np.append(shares[:2] * (1 - cap) / shares[:2].sum(), cap)
+            outcome.shares.add(float(shares[0]))
+            play.step(shares, 100)
+            tried += np.bincount(play.arms[-1], minlength=3)
+            won += np.bincount(play.arms[-1], play.values[-1], minlength=3)
+            ever = ever or (len(play.arms) % every == 0 and significant(play))
+        held = Outcome()
+        held.take(play, np.array([after, after, after if third is None else third]), ever)
+        outcome.rejected += held.rejected
+        outcome.differences += held.differences
+        outcome.mismatches += held.mismatches
+        if before == after:
+            outcome.arms += held.arms
+    return outcome
+
+
 def users(n: int, missing: str) -> Outcome:
     """A/A by unit: 3,000 sticky users of unequal worth, rewards summed, 23 looks 400 visits apart."""
     outcome = Outcome()
@@ -398,6 +461,13 @@ def at_full_size() -> None:
         "three arms of sparse counts, missing zero": lambda: adaptive(
             200, "count", "zero", orders, (0.1,) * 3
         ),
+        "A/A, fixed split, a third arm from half-way on": lambda: growing(1000, split=True),
+        "Thompson, .1 and .1, a third arm from half-way on": lambda: growing(1000),
+        "Thompson, all arms from .1 to .2 when a third one comes": lambda: growing(500, 0.1, 0.2),
+        "fixed split, all arms from .1 to .2 when a third one comes": lambda: growing(
+            500, 0.1, 0.2, split=True
+        ),
+        "Thompson, .1 and .1, a third arm of .2 from half-way on": lambda: growing(200, third=0.2),
         "A/A by unit, missing ignore": lambda: users(200, "ignore"),
         "A/A by unit, missing zero": lambda: users(200, "zero"),
         "SRM: alarms of 200 at 50/50": lambda: split_of(200, 0.0, 40_000, 20),

@@ -85,20 +85,72 @@ def test_another_policy_is_applied_and_what_is_fixed_is_refused_with_all_else(
     impossible = {
         **TWO_ARMS,
         "unit": "user",
-        "arms": [{"name": "red"}, {"name": "green"}],
+        "arms": [{"name": "red", "payload": 1}, {"name": "blue"}],
         "attribution": {"missing": "zero"},
     }
     refused = bandit_serve("experiments", "apply", written(file, new, impossible), "--data", data)
     assert refused.status == 1
     for told in (
         'colour.unit: is "request" and can not become "user"',
-        'colour.arms[1].name: is "blue" and can not become "green"',
+        "colour.arms[0].payload: is null and can not become 1",
         'colour.attribution.missing: is "ignore" and can not become "zero"',
     ):
         assert told in refused.err
     listed = bandit_serve("experiments", "list", "--json", "--data", data).document
     assert [each["id"] for each in listed["experiments"]] == ["colour"]
     assert listed["experiments"][0]["revision"] == 2
+
+
+def test_arms_that_a_file_has_more_come_and_others_go(data: Path, tmp_path: Path) -> None:
+    where, file = ("--data", data), tmp_path / "e.json"
+
+    def applied(**changes: Any) -> Any:
+        found = bandit_serve("experiments", "apply", written(file, {**TWO_ARMS, **changes}), "--json", *where)
+        return found.document["experiments"][0]["result"] if found.status == 0 else found.err
+
+    red, blue, green = *TWO_ARMS["arms"], {"name": "green"}
+    assert applied() == "created"
+    assert applied(arms=[red, green, blue]) == "arms changed"
+    assert applied(arms=[red, blue, green]) == "unchanged", "an arm is known by its name"
+    split = {"kind": "fixed_split", "shares": {"red": 1, "green": 2, "pink": 3}}
+    assert applied(arms=[red, green, {"name": "pink"}], policy=split) == "arms and policy changed"
+    shown = bandit_serve("experiments", "show", "colour", "--json", *where).document
+    assert shown["arm_status"] == {"red": "active", "blue": "removed", "green": "active", "pink": "active"}
+    pink = {"name": "pink"}
+    assert "the arm 'blue' was removed" in applied(arms=[red, green, pink, blue], policy=split)
+    floored = {"kind": "thompson", "min_share": 0.25}
+    brown = {"name": "brown"}
+    refused = applied(arms=[red, green, pink, brown], policy=floored)
+    assert "policy.min_share: expected at most 1/5" in refused, "as the removed one keeps its place"
+    assert 'control: is "red" and can not become "green"' in applied(
+        arms=[green], policy={"kind": "fixed_split"}
+    )
+
+
+def test_arms_are_added_paused_resumed_and_removed(data: Path, tmp_path: Path) -> None:
+    def arms(*arguments: str) -> Any:
+        return bandit_serve("experiments", *arguments, "--data", data)
+
+    assert arms("apply", str(written(tmp_path / "e.json", TWO_ARMS))).status == 0
+    ramp = ("--ramp-from", "0.05", "--ramp-over", "2h")
+    added = arms(
+        "add-arm", "colour", "green", "--payload", '{"n": 1}', *ramp, "--reason", "why not", "--json"
+    )
+    assert added.document["arms"][2]["payload"] == {"n": 1}
+    assert added.document["ramps"]["green"] == {"from": 0.05, "over": "2h", "since": None}
+    assert arms("pause-arm", "colour", "green").out == "The arm green of colour is paused.\n"
+    assert arms("resume-arm", "colour", "green").out == "The arm green of colour is active.\n"
+    assert arms("remove-arm", "colour", "green").out == "The arm green of colour is removed.\n"
+    assert (arms("remove-arm", "colour", "red").status, arms("remove-arm", "colour", "nobody").status) == (
+        1,
+        1,
+    )
+    assert arms("add-arm", "colour", "pink", "--ramp-from", "0.1").status == 2
+    assert arms("add-arm", "colour", "pink", "--payload", "{").status == 2
+    assert "ramp" not in arms("add-arm", "colour", "pink", "--ramp-from", "2", "--ramp-over", "1h").out
+    shown = arms("show", "colour").out
+    for told in ("green (removed)", "why not"):
+        assert told in shown
 
 
 @pytest.mark.parametrize(

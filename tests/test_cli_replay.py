@@ -60,8 +60,8 @@ def decide(service: ThrowawayService, experiment: str, body: dict[str, Any]) -> 
     return found
 
 
-def pending(service: ThrowawayService) -> int:
-    return int(service.call("GET", "/v1/experiments/learning/results").body["pending"])
+def pending(service: ThrowawayService, experiment: str = "learning") -> int:
+    return int(service.call("GET", f"/v1/experiments/{experiment}/results").body["pending"])
 
 
 def logged(store: ThrowawayStore, kind: bytes) -> int:
@@ -123,6 +123,69 @@ def test_the_log_makes_the_state_of_every_worker(
     assert lost.status == 1
     results = [worker["result"] for worker in lost.document["experiments"][0]["workers"]]
     assert results == ["different", "different"]
+
+
+def test_arms_that_come_and_go_a_ramp_forgetting_and_late_rewards_are_replayed(
+    store: ThrowawayStore, tmp_path: Path
+) -> None:
+    """Bit for bit in both workers, from the beginning and from every snapshot on the way."""
+    policy = {
+        "kind": "thompson",
+        "min_share": 0.02,
+        "refresh": "10ms",
+        "half_life": "2s",
+        "holdout": 0.1,
+        "warmup": 5,
+    }
+    churning = {**LEARNING, "id": "churning", "policy": policy}
+    path = "/v1/experiments/churning"
+    with ThrowawayService(tmp_path, "--snapshot-every", "1s", store=store.url, workers=2) as service:
+        service.wait_for_workers(2)
+        assert service.call("POST", "/v1/experiments", churning).status == 201
+        assert service.call("POST", f"{path}/start").status == 200
+        kept: list[tuple[str, str]] = []
+        served: set[str] = set()
+
+        def visit(n: int, *eligible: str) -> None:
+            for i in range(n):
+                found = decide(service, "churning", {} if i % 4 else {"eligible": eligible})
+                served.add(found["arm"])
+                if i % 3:
+                    reward(found["decision_id"], found["arm"] in "bd")
+                else:
+                    kept.append((found["arm"], found["decision_id"]))
+
+        def reward(token: str, won: bool) -> None:
+            answer = service.call("POST", "/v1/rewards", {"decision_id": token, "value": float(won)})
+            assert answer.status == 200, answer.body
+
+        def change(method: str, at: str, body: Any = None) -> None:
+            answer = service.call(method, path + at, body)
+            assert answer.status == 200, answer.body
+
+        visit(40, "a", "b")
+        change("POST", "/arms", {"name": "d", "ramp": {"from": 0.1, "over": "2s"}})
+        visit(40, "b", "d")
+        change("POST", "/arms/c/pause")
+        change("DELETE", "/arms/b", {"reason": "enough of it"})
+        late = [token for arm, token in kept[-30:] if arm == "b"]
+        assert late
+        for token in late:
+            reward(token, True)
+        change("PUT", "/policy", {**policy, "half_life": "5s", "warmup": 0})
+        change("POST", "/arms/c/resume")
+        visit(40, "a", "b", "d")
+        change("PUT", "/policy", {"kind": "ucb1", "min_share": 0.05})
+        visit(10, "c", "d")
+        wait_until(lambda: pending(service, "churning") == 0)
+        assert served == set("abcd")
+        found = bandit_serve("replay", "churning", "--json", "--store", store.url, "--data", tmp_path)
+    assert found.status == 0, found
+    (replayed,) = found.document["experiments"]
+    assert (replayed["start"], replayed["equal"]) == (None, True)
+    assert [worker["result"] for worker in replayed["workers"]] == ["equal", "equal"]
+    assert replayed["snapshots"]
+    assert {snapshot["result"] for snapshot in replayed["snapshots"]} == {"equal"}
 
 
 def test_a_killed_worker_and_the_one_in_its_place_are_no_inequality(

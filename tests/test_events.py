@@ -50,7 +50,8 @@ def test_rewards_are_rows_of_a_fixed_layout() -> None:
         "unit": ("<u8", 40),
         "revision": ("<u4", 48),
         "arm": ("<u2", 52),
-        "metric": ("<u2", 54),
+        "metric": ("|u1", 54),
+        "flags": ("|u1", 55),
     }
 
 

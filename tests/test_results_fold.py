@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_results import ReferenceFold
-from simulated_results import START_MS, exposed, random_log, record, rewarded
+from simulated_results import START_MS, exposed, random_log, record, rewarded, with_arm
 
-from bandit_serve.errors import InvalidInput, NotBuilt
+from bandit_serve.errors import InvalidInput
 from bandit_serve.events import Census, Change, Changed, Exposed, Rewarded, Tick
 from bandit_serve.experiment import Metric, Policy
 from bandit_serve.results import ResultsFold, report
@@ -72,6 +72,52 @@ def test_a_snapshot_and_the_rest_of_the_log_are_the_whole_log_bit_for_bit(unit, 
     assert msgspec.json.encode(report(resumed, resumed.record, {}, 0)) == msgspec.json.encode(
         report(whole, whole.record, {}, 0)
     )
+
+
+def padded(event, n_arms):
+    """The event as it would have been had arms up to `n_arms` been there without a share."""
+    if not isinstance(event, Exposed):
+        return event
+    vectors = np.frombuffer(event.vectors, "<f8").reshape(len(event.runs) // 4, -1)
+    wide = np.pad(vectors, ((0, 0), (0, n_arms - vectors.shape[1])))
+    return msgspec.structs.replace(event, vectors=wide.tobytes())
+
+
+@pytest.mark.parametrize(("unit", "missing"), MODES)
+@given(seed=st.integers(0, 2**32), cut=st.integers(0, 100))
+@settings(max_examples=8, deadline=None)
+def test_an_arm_that_comes_is_as_one_that_had_no_share_before(unit, missing, seed, cut):
+    """Decisions that were made before it came are logged after it, too."""
+    split = Policy(kind="fixed_split", shares=dict.fromkeys("abc", 1.0))
+    about = {
+        "unit": unit,
+        "missing": missing,
+        "window": f"{WINDOW_MS}ms",
+        "metrics": METRICS,
+        "policy": split,
+    }
+    first, rng = record(3, **about), np.random.default_rng(seed)
+    comes_ms = START_MS + 30 * 97
+    later = [(at + comes_ms - START_MS, event) for at, event in random_log(rng, 4, 2, WINDOW_MS)]
+    log = sorted([*random_log(rng, 3, 2, WINDOW_MS), *later], key=lambda entry: entry[0])
+    before = [entry for entry in log if entry[0] < comes_ms]
+    assert 0 < len(before) < len(log)
+    grown = played(ResultsFold(first), before)
+    grown.apply(comes_ms, Changed(with_arm(first, "d"), Change("add_arm", "me")))
+    wide = played(ResultsFold(record(4, **about)), [(at, padded(event, 4)) for at, event in log])
+    whole = ResultsFold.from_state(grown.state())
+    played(grown, log[len(before) :])
+    at = len(before) + cut % (len(log) - len(before))
+    played(whole, log[len(before) : at])
+    whole = played(ResultsFold.from_state(whole.state()), log[at:])
+    assert whole.state() == grown.state()
+    for m in range(2):
+        sums, expected = grown.sums.of_metric(m), wide.sums.of_metric(m)
+        assert all(np.array_equal(sums[name], expected[name]) for name in sums)
+        assert sums["eligible"][3] < sums["eligible"][0]
+    assert grown.exposures[3] > 0
+    assert grown.exposures.tolist() == wide.exposures.tolist()
+    assert (grown.pending, grown.crossovers) == (wide.pending, wide.crossovers)
 
 
 @given(seed=st.integers(0, 2**32))
@@ -179,8 +225,11 @@ def test_a_change_of_policy_says_which_decisions_had_no_floor():
     fold.apply(START_MS, rewarded(counter=2, value=1.0, propensity=0.5, revision=4))
     assert fold.complete().sums.of_metric(0)["unfloored"] == 1
     assert ResultsFold(bare).apply(START_MS, Changed(about, Change("create", "me"))) is None
-    with pytest.raises(NotBuilt, match="arms"):
-        fold.apply(START_MS, Changed(record(3), Change("create", "me")))
+    other = msgspec.structs.replace(about.experiment, arms=about.experiment.arms[::-1])
+    with pytest.raises(InvalidInput, match="another order"):
+        fold.apply(
+            START_MS, Changed(msgspec.structs.replace(about, experiment=other), Change("create", "me"))
+        )
 
 
 EVEN = np.full((1, 2), 0.5)

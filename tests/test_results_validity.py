@@ -9,6 +9,7 @@ from simulated_results import (
     adaptive,
     bernoulli,
     fixed_split,
+    growing,
     lognormal,
     normal,
     orders,
@@ -89,6 +90,24 @@ def test_three_arms_that_differ_are_covered():
     outcome = adaptive(40, "continuous", "ignore", normal(1, 1.2, 0.9), (1, 1.2, 0.9), steps=40, every=40)
     assert rate(outcome.arms) >= 0.95
     assert rate(outcome.differences) >= 0.95
+
+
+@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize("after", [0.1, 0.2])
+def test_an_arm_that_comes_half_way_is_rarely_ever_significant(after, split):
+    """Also when everything changes with its coming: it is compared over the time that it shares with control."""
+    outcome = growing(40, 0.1, after, every=10, split=split)
+    assert sum(outcome.rejected) <= 3
+    assert rate(outcome.differences) >= 0.95
+    assert outcome.mismatches <= 1
+    if after == 0.1:
+        assert rate(outcome.arms) >= 0.95
+
+
+def test_an_arm_that_comes_half_way_and_is_better_is_found():
+    found = growing(20, third=0.25, every=60)
+    assert sum(found.rejected) >= 17
+    assert rate(found.differences) >= 0.93
 
 
 @pytest.mark.parametrize("missing", ["ignore", "zero"])

@@ -19,7 +19,17 @@ from bandit_serve.token import SETTLE_MS, Keyring, new_key
 KEY = bytes(range(KEY_BYTES))
 ARMS, SHARES = np.array([0, 2], np.uint16), np.array([0.5, 0.25])
 UNITS = np.array([1, 2**63], np.uint64)
-FIELDS = (0x1122334455667788, 0x99AABBCCDDEEFF00, 70_000, 1_700_000_000_123, 3, 2, 0.125, 0xFEDCBA9876543210)
+FIELDS = (
+    0x1122334455667788,
+    0x99AABBCCDDEEFF00,
+    70_000,
+    1_700_000_000_123,
+    3,
+    2,
+    0.125,
+    0xFEDCBA9876543210,
+    1,
+)
 
 u64 = st.integers(0, 2**64 - 1)
 u48 = st.integers(0, 2**48 - 1)
@@ -32,6 +42,7 @@ fields = st.tuples(
     st.integers(0, 2**16 - 1),
     st.floats(0, 1),
     u64,
+    st.integers(0, 255),
 )
 
 
@@ -48,10 +59,10 @@ def opened(tokens: list[Any], *seals: Seal, value: float = 1.5) -> tuple[Any, li
 
 def reference(key_id: int, key: bytes, found: tuple[Any, ...]) -> str:
     """The layout as the kernel's docstring states it."""
-    experiment, incarnation, counter, time_ms, revision, arm, propensity, unit = found
+    experiment, incarnation, counter, time_ms, revision, arm, propensity, unit, flags = found
     body = struct.pack("<BBQQ", 1, key_id, experiment, incarnation)
     body += counter.to_bytes(6, "little") + time_ms.to_bytes(6, "little")
-    body += struct.pack("<IHdQB", revision, arm, propensity, unit, 0)
+    body += struct.pack("<IHdQB", revision, arm, propensity, unit, flags)
     return encoded(body + blake2b(body, key=key, digest_size=16, person=b"bandit_serve").digest())
 
 
@@ -64,17 +75,18 @@ def test_a_token_is_what_the_layout_says_and_opens_to_what_was_signed(
     assert token == reference(key_id, key, found)
     assert len(token) == TOKEN_CHARS
     rows, uids = opened([token], seal)
-    experiment, incarnation, counter, time_ms, revision, arm, propensity, unit = found
+    experiment, incarnation, counter, time_ms, revision, arm, propensity, unit, flags = found
     assert uids == [experiment]
-    assert rows[0].tolist() == (incarnation, counter, time_ms, 1.5, propensity, unit, revision, arm, 0)
+    expected = (incarnation, counter, time_ms, 1.5, propensity, unit, revision, arm, 0, flags)
+    assert rows[0].tolist() == expected
 
 
 def test_many_are_signed_as_one_is() -> None:
     seal = Seal(7, KEY)
     arms, shares = np.array([0, 2, 1], np.uint16), np.array([0.5, 0.25, 0.25])
     units = np.array([1, 2**63, 5], np.uint64)
-    for given_units in (units, units[:0]):
-        many = seal.sign_many(9, 8, 65_535, 77, 2, arms, shares, given_units)
+    for given_units, flags in ((units, None), (units[:0], np.array([0, 1, 255], np.uint8))):
+        many = seal.sign_many(9, 8, 65_535, 77, 2, arms, shares, given_units, flags)
         one_by_one = [
             seal.sign(
                 9,
@@ -85,6 +97,7 @@ def test_many_are_signed_as_one_is() -> None:
                 int(arms[i]),
                 float(shares[i]),
                 int(given_units[i]) if len(given_units) else 0,
+                0 if flags is None else int(flags[i]),
             )
             for i in range(3)
         ]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from msgspec import Struct
 
+from bandit_serve.cli import arms
 from bandit_serve.cli.command import AsJson, Reason, in_house
 from bandit_serve.cli.experiments_file import Outcome, Planned, plan, read_experiments
 from bandit_serve.cli.house import House, actor
@@ -47,9 +48,10 @@ class AppliedList(Struct, frozen=True):
 @app.command()
 @in_house
 async def apply(house: House, file: File, as_json: AsJson = False) -> None:
-    """Creates the experiments of a file that are missing, and changes the policy where it differs.
+    """Creates the experiments of a file that are missing, and changes policy and arms where they differ.
 
-    Nothing is applied unless all of it can be: what is fixed once an experiment is created is compared first.
+    Arms that the file has more are added, those that it does not have any more are removed. Nothing is applied unless
+    all of it can be: what is fixed once an experiment is created is compared first.
     """
     experiments = read_experiments(file)
     for experiment in experiments:
@@ -76,16 +78,22 @@ async def apply(house: House, file: File, as_json: AsJson = False) -> None:
 
 
 async def _apply(house: House, planned: Planned) -> LiveExperiment:
-    experiment = planned.experiment
-    match planned.outcome:
-        case "created":
-            return await house.experiments.create(experiment, actor())
-        case "policy changed":
-            return await house.experiments.change_policy(
-                experiment.id, experiment.policy, actor(), if_match=planned.revision
-            )
-        case "unchanged":
-            return house.replica.experiment(experiment.id)
+    """Arms that come are added before the policy that may name them, and others removed after it."""
+    experiment, changes = planned.experiment, house.experiments
+    if planned.revision is None:
+        return await changes.create(experiment, actor())
+    live = house.replica.experiment(experiment.id)
+    seen = planned.revision
+    for arm in planned.added:
+        live = await changes.add_arm(experiment.id, arm, actor(), if_match=seen)
+        seen = live.record.revision
+    if planned.changes_policy:
+        live = await changes.change_policy(experiment.id, experiment.policy, actor(), if_match=seen)
+        seen = live.record.revision
+    for name in planned.removed:
+        live = await changes.remove_arm(experiment.id, name, actor(), if_match=seen)
+        seen = live.record.revision
+    return live
 
 
 @app.command("list")
@@ -157,6 +165,10 @@ async def stop(
     _print_status(stopped, as_json)
 
 
+for name, command in arms.COMMANDS.items():
+    app.command(name)(command)
+
+
 @app.command()
 @in_house
 async def results(house: House, experiment: Experiment, as_json: AsJson = False) -> None:
@@ -202,7 +214,7 @@ def _print_experiment(live: LiveExperiment) -> None:
         ("Arm", "Model", "Share", "Decisions", "Rewards"),
         [
             (
-                arm.name + (" (control)" if k == experiment.control_arm else ""),
+                arm.name + _remark(live, k),
                 f"{arm.model} {arm.version}" if arm.model else "",
                 f"{shares[k]:.4f}",
                 str(live.exposures[k]),
@@ -215,11 +227,18 @@ def _print_experiment(live: LiveExperiment) -> None:
     print_table(
         ("When", "Who", "What", "Status", "Policy", "Why"),
         [
-            (short_time(e.at), e.who, e.what, e.status, e.policy, e.reason or "")
+            (short_time(e.at), e.who, f"{e.what} {e.arm or ''}".strip(), e.status, e.policy, e.reason or "")
             for e in map(history_view, live.history)
         ],
         whole=("When", "What", "Status"),
     )
+
+
+def _remark(live: LiveExperiment, arm: int) -> str:
+    if arm == live.experiment.control_arm:
+        return " (control)"
+    status = live.record.standing(arm).status
+    return "" if status == "active" else f" ({status})"
 
 
 def _policy(live: LiveExperiment) -> str:

@@ -12,13 +12,13 @@ import msgspec
 import msgspec.yaml
 
 from bandit_serve.errors import FieldError, InvalidInput, UsageError
-from bandit_serve.experiment import Experiment
+from bandit_serve.experiment import Arm, Experiment
 from bandit_serve.live import LiveExperiment
-from bandit_serve.log.experiment_changes import require_versions, servable
+from bandit_serve.log.experiment_changes import require_version, require_versions, servable
 from bandit_serve.models.registry import Registry
 from bandit_serve.validation import field_error
 
-Outcome = Literal["created", "policy changed", "unchanged"]
+Outcome = Literal["created", "policy changed", "arms changed", "arms and policy changed", "unchanged"]
 
 READERS: Mapping[str, tuple[str, Callable[[bytes], Any]]] = {
     ".toml": ("TOML", lambda content: tomllib.loads(content.decode())),
@@ -30,11 +30,17 @@ MAX_SHOWN = 60
 
 
 class Planned(NamedTuple):
-    """What is to be done for one experiment, seen at `revision` (None: it is not there)."""
+    """What is to be done for one experiment, seen at `revision` (None: it is not there).
+
+    `added` and `removed` are arms that the file has more and does not have any more.
+    """
 
     experiment: Experiment
     outcome: Outcome
     revision: int | None
+    added: tuple[Arm, ...] = ()
+    removed: tuple[str, ...] = ()
+    changes_policy: bool = False
 
 
 def read_experiments(path: Path) -> list[Experiment]:
@@ -63,16 +69,16 @@ def plan(
                 require_versions(experiment, registry)
                 planned.append(Planned(experiment, "created", None))
             else:
-                planned.append(_change(existing, experiment))
+                planned.append(_change(existing, experiment, registry))
         except InvalidInput as error:
             errors += _within(experiment.id, error)
     _raise(path, errors)
     return planned
 
 
-def _change(existing: LiveExperiment, wanted: Experiment) -> Planned:
+def _change(existing: LiveExperiment, wanted: Experiment, registry: Registry) -> Planned:
     present, record = existing.experiment, existing.record
-    fixed = [name for name in Experiment.__struct_fields__ if name != "policy"]
+    fixed = [name for name in Experiment.__struct_fields__ if name not in ("policy", "arms")]
     errors = [
         FieldError(at, f"is {_shown(before)} and can not become {_shown(after)}: it is fixed once created")
         for name in fixed
@@ -80,12 +86,60 @@ def _change(existing: LiveExperiment, wanted: Experiment) -> Planned:
             _plain(getattr(present, name)), _plain(getattr(wanted, name)), name
         )
     ]
-    outcome: Outcome = "unchanged" if present.policy == wanted.policy else "policy changed"
-    if outcome == "policy changed" and record.status == "stopped":
-        errors.append(FieldError("policy", "is final, as the experiment is stopped"))
+    errors += _arm_errors(existing, wanted, registry)
+    names = set(wanted.arm_names)
+    added = tuple(arm for arm in wanted.arms if arm.name not in present.arm_names)
+    removed = tuple(
+        name for name, status in record.arm_statuses.items() if status != "removed" and name not in names
+    )
+    changes_policy = present.policy != wanted.policy
+    if not errors:
+        _require_steps(present, added, wanted)
+    if record.status == "stopped":
+        if changes_policy:
+            errors.append(FieldError("policy", "is final, as the experiment is stopped"))
+        if added or removed:
+            errors.append(FieldError("arms", "are final, as the experiment is stopped"))
     if errors:
         raise InvalidInput(f"{errors[0].at}: {errors[0].detail}.", errors)
-    return Planned(wanted, outcome, record.revision)
+    outcome: Outcome = "policy changed" if changes_policy else "unchanged"
+    if added or removed:
+        outcome = "arms and policy changed" if changes_policy else "arms changed"
+    return Planned(wanted, outcome, record.revision, added, removed, changes_policy)
+
+
+def _require_steps(present: Experiment, added: Sequence[Arm], wanted: Experiment) -> None:
+    """`InvalidInput` or `NotBuilt` where the experiment could not be served on the way to what is wanted.
+
+    Arms come one by one before the policy changes; those that go keep their place.
+    """
+    for arm in added:
+        present = servable(present.with_arm(arm))
+    servable(present.with_policy(wanted.policy))
+
+
+def _arm_errors(existing: LiveExperiment, wanted: Experiment, registry: Registry) -> list[FieldError]:
+    """An arm is known by its name: what it is stays, and a name is not used again."""
+    present, statuses = existing.experiment, existing.record.arm_statuses
+    errors = []
+    for i, arm in enumerate(wanted.arms):
+        if statuses.get(arm.name) == "removed":
+            detail = f"the arm {arm.name!r} was removed, and a name is not used again"
+            errors.append(FieldError(f"arms[{i}].name", detail))
+        elif arm.name in statuses:
+            before = present.arms[present.arm_names.index(arm.name)]
+            errors += [
+                FieldError(
+                    at, f"is {_shown(one)} and can not become {_shown(other)}: add another arm instead"
+                )
+                for at, one, other in _differences(_plain(before), _plain(arm), f"arms[{i}]")
+            ]
+        else:
+            try:
+                require_version(arm, f"arms[{i}].version", registry)
+            except InvalidInput as error:
+                errors += error.errors
+    return errors
 
 
 def _parse(path: Path) -> Any:

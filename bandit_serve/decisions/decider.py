@@ -156,9 +156,9 @@ class Decider:
         self._subsets: dict[frozenset[int], Draw] = {}
         self.refresh()
 
-    def moves_at_ms(self, now_ms: int) -> float:
-        """When the shares have moved: by evidence now, or with time alone (ramps, arms that come back)."""
-        return now_ms if self.evidence != self.live.evidence else self._moves_with_time_ms
+    def is_stale(self, now_ms: int) -> bool:
+        """Whether the shares have moved: by evidence, or with time alone (ramps, arms that come back)."""
+        return self.evidence != self.live.evidence or now_ms >= self.moves_at_ms
 
     def refresh(self) -> None:
         """Shares as they are now; those over subsets are forgotten, and made anew when asked.
@@ -179,7 +179,7 @@ class Decider:
     ) -> None:
         """`shares` over `everyone` and over any subsets, by `evidence` and as they are at `time_ms`."""
         self.evidence = evidence
-        self._moves_with_time_ms = self._next_move_ms(time_ms)
+        self.moves_at_ms = self._moves_at_ms(time_ms)
         draws = {arms: Draw(vector, self._holdout) for arms, vector in shares.items()}
         self._drawn_among = everyone
         self._draw = draws.pop(everyone, None)
@@ -194,7 +194,7 @@ class Decider:
         """The arms that a request without a wish may get: the active ones, without those that are ejected."""
         return (self._active - self.ejections.out(time.monotonic())) or self._active
 
-    def _next_move_ms(self, time_ms: int) -> float:
+    def _moves_at_ms(self, time_ms: int) -> float:
         """When time alone will have moved the shares enough for new ones to be made."""
         now_s = time.monotonic()
         back_ms = time_ms + 1000.0 * (self.ejections.next_back_s(now_s) - now_s)

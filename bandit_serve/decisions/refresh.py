@@ -15,12 +15,10 @@ from bandit_serve.times import now_ms
 
 MOST_OF_A_CORE = 0.05
 MAX_ARMS_IN_LOOP = 32
-# An arm that is ejected moves shares later on, and no log says so.
-LONGEST_SLEEP_S = 1.0
 
 
 class Refresher:
-    """Recomputes the shares of experiments that have moved, by evidence or with time.
+    """Recomputes the shares of experiments that have moved, by evidence or with time (ramps, arms that come back).
 
     Each at most every `refresh` of its policy, and all together at most `MOST_OF_A_CORE` of a core: what is dear
     is done less often. Over `MAX_ARMS_IN_LOOP` arms, or where shares over subsets of them are in use, the work is
@@ -29,41 +27,57 @@ class Refresher:
 
     def __init__(self, deciders: Mapping[str, Decider]) -> None:
         self._deciders = deciders
+        self._moved: set[str] = set(deciders)
+        self._moving: set[str] = set()
         self._news = asyncio.Event()
         self._due_s: dict[str, float] = {}
         self._rest_until_s = 0.0
 
-    def wake(self, _: str) -> None:
+    def moved(self, name: str) -> None:
         """To be called when an entry of an experiment's log has been applied."""
+        self._moved.add(name)
         self._news.set()
 
     async def run(self) -> None:
         while True:
             self._news.clear()
-            next_s = await self._refresh_due()
+            due_s = await self._refresh_due()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(max(0.0, next_s - time.monotonic()), LONGEST_SLEEP_S)):
+                async with asyncio.timeout(None if due_s is None else max(0.0, due_s - time.monotonic())):
                     await self._news.wait()
 
-    async def _refresh_due(self) -> float:
-        """Refreshes those that are due; returns when the next one will be, if no log says more until then."""
-        next_s = math.inf
+    async def _refresh_due(self) -> float | None:
+        """Refreshes those that are due; returns when the next one will be, None where nothing has moved."""
+        soonest_s = math.inf
         # The longest due first, so that the first experiments do not use up what all of them may.
-        for name in sorted(self._deciders, key=lambda name: self._due_s.get(name, 0.0)):
-            decider = self._deciders[name]
-            if time.monotonic() >= self._next_s(name, decider):
-                began_s = time.monotonic()
+        for name in sorted(self._moved | self._moving, key=lambda name: self._due_s.get(name, 0.0)):
+            decider = self._deciders.get(name)
+            if decider is None:
+                self._moved.discard(name)
+                self._moving.discard(name)
+                continue
+            if decider.is_stale(now_ms()):
+                now_s = time.monotonic()
+                due_s = max(self._due_s.get(name, 0.0), self._rest_until_s)
+                if now_s < due_s:
+                    return min(due_s, soonest_s)
+                self._moved.discard(name)
                 await self._refresh(decider)
-                spent_s = time.monotonic() - began_s
-                self._due_s[name] = began_s + decider.live.experiment.policy.refresh_ms / 1000
-                self._rest_until_s = began_s + spent_s / MOST_OF_A_CORE
-            next_s = min(next_s, self._next_s(name, decider))
-        return next_s
+                spent_s = time.monotonic() - now_s
+                self._due_s[name] = now_s + decider.live.experiment.policy.refresh_ms / 1000
+                self._rest_until_s = now_s + spent_s / MOST_OF_A_CORE
+            else:
+                self._moved.discard(name)
+            soonest_s = min(soonest_s, self._moves_at_s(name, decider))
+        return soonest_s if math.isfinite(soonest_s) else None
 
-    def _next_s(self, name: str, decider: Decider) -> float:
-        """When an experiment's shares are to be made next; infinity while nothing moves them."""
-        moves_s = time.monotonic() + (decider.moves_at_ms(now_ms()) - now_ms()) / 1000
-        return max(self._due_s.get(name, 0.0), self._rest_until_s, moves_s)
+    def _moves_at_s(self, name: str, decider: Decider) -> float:
+        """When time alone will have moved the shares; those that it moves are looked at without news of them."""
+        if math.isinf(decider.moves_at_ms):
+            self._moving.discard(name)
+            return math.inf
+        self._moving.add(name)
+        return time.monotonic() + (decider.moves_at_ms - now_ms()) / 1000
 
     async def _refresh(self, decider: Decider) -> None:
         keys = decider.subsets_in_use()

@@ -112,7 +112,7 @@ class Service:
         self.replica.on_census(self._answer_census)
         self.replica.on_configured(self._say_heard)
         refresher = Refresher(self.decisions.deciders)
-        self.replica.on_change(refresher.wake)
+        self.replica.on_change(refresher.moved)
         runs: list[Callable[[], Coroutine[None, None, None]]] = [
             self.tail.run,
             self.flusher.run,

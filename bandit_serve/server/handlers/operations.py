@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from typing import Any, Literal, get_args
 
@@ -18,6 +19,7 @@ from bandit_serve.server.metrics import ServiceCollector, exposition
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import answer
 from bandit_serve.times import rfc3339
+from bandit_serve.views import AlarmView, alarm_view
 
 
 class Health(Struct, frozen=True):
@@ -42,8 +44,10 @@ class StoreView(Struct, frozen=True):
 
 
 class ExperimentStats(Struct, frozen=True):
-    """By arm: shares now, and what the log has of exposures and of the objective's rewards. `ejected` are the arms
-    that the answering worker leaves out now because their model failed in it.
+    """By arm: shares now, what the log has of exposures and of the objective's rewards, and the mean reward that the
+    policy reckons with (null while nothing is known of it; missing rewards that count as zero are in it, those of
+    open decisions by how likely a reward would have come by now). `alarms`: changes that were noticed, the last 100.
+    `ejected`: the arms that the answering worker leaves out now because their model failed in it.
     """
 
     status: Status
@@ -52,6 +56,8 @@ class ExperimentStats(Struct, frozen=True):
     exposures: dict[str, int]
     rewards: dict[str, int]
     ejected: list[str]
+    means: dict[str, float | None]
+    alarms: list[AlarmView]
 
 
 class LoadedStats(Struct, frozen=True):
@@ -147,6 +153,7 @@ class OperationHandlers:
                 dict(zip(decider.arm_names, column, strict=True))
                 for column in (decider.shares.tolist(), live.exposures.tolist(), live.rewards.tolist())
             )
+            means = [None if math.isnan(mean) else mean for mean in live.means().tolist()]
             found[name] = ExperimentStats(
                 live.record.status,
                 live.experiment.policy.kind,
@@ -154,6 +161,8 @@ class OperationHandlers:
                 exposures,
                 rewards,
                 decider.ejected,
+                dict(zip(decider.arm_names, means, strict=True)),
+                [alarm_view(alarm, decider.arm_names) for alarm in live.alarms.alarms],
             )
         return found
 

@@ -1,0 +1,208 @@
+"""A change of what an arm is worth: noticed and reported. Nothing else follows from it.
+
+For each arm, x_1, x_2, … in [0, 1] are watched. Against "their mean never changes" stands "it changed once, after
+x_s(i)", for candidates i = 1, 2, …; both means unknown. With B(·) the likelihood of a Bernoulli sequence over a
+Beta(½, ½) mean,
+
+    E_n = Σ_i 1/(i (i + 1)) · B(x_1 … x_s(i)) · B(x_s(i)+1 … x_n) / sup_p Π p^x (1 − p)^(1 − x)
+
+Whatever the mean p is, the numerator over the likelihood of p is a supermartingale that starts below 1: for binary x
+it is a likelihood ratio, and for others p^x (1 − p)^(1 − x) and its ratios are convex in x. E_n is at most that. So
+by Ville's inequality the probability that E_n ever reaches 1/`LEVEL`, though nothing changes, is at most `LEVEL` for
+each arm, however often it is looked at (universal inference: Wasserman, Ramdas and Balakrishnan 2020). An alarm
+begins the arm's watch anew, with the same promise.
+
+What is watched must come in an order that has nothing to do with its values. Where a missing reward is ignored,
+rewards are watched as they come. Where it counts as zero, good news comes sooner than bad: what is watched is
+whether decisions got a reward other than 0, in the order of the decisions, when their windows have closed.
+Rewards without bounds are scaled by the arm's first `REFERENCE` (their mean ± 2 standard deviations become 0 to 1)
+and what lies outside is cut off.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+from scipy.special import betaln, xlogy
+
+LEVEL = 0.001
+BLOCK = 32
+"""Observations of an arm between two looks, at least; each look is a candidate from then on."""
+CANDIDATES = 64
+REFERENCE = 100
+MAX_ALARMS = 100
+
+Vector = NDArray[np.float64]
+
+
+class Alarm(Struct, frozen=True, array_like=True):
+    """By log time, `arm`'s mean changed from `before` to `after` soon after `since_ms`, as was noticed at `at_ms`."""
+
+    arm: int
+    at_ms: int
+    since_ms: int
+    before: float
+    after: float
+
+
+class _Candidates:
+    """Where an arm's mean may have changed: n, sum, number of the look, and time, a row for each look."""
+
+    def __init__(self, rows: NDArray[np.float64] | None = None, looks: int = 0) -> None:
+        self._rows = np.zeros((CANDIDATES + 1, 4))
+        self._used = 0 if rows is None else len(rows)
+        self._rows[: self._used] = 0.0 if rows is None else rows
+        self.looks = looks
+
+    @property
+    def rows(self) -> NDArray[np.float64]:
+        return self._rows[: self._used]
+
+    def add(self, n: int, total: float, now_ms: int) -> None:
+        self.looks += 1
+        self._rows[self._used] = n, total, self.looks, now_ms
+        self._used += 1
+        if self._used > CANDIDATES:
+            # Every second of the older half goes: candidates are close together where a change would be new.
+            kept = np.concatenate([self.rows[: CANDIDATES // 2 : 2], self.rows[CANDIDATES // 2 :]])
+            self._used = len(kept)
+            self._rows[: self._used] = kept
+
+    def change(self, n: int, total: float) -> tuple[int, float, float] | None:
+        """From when on, from which mean, to which: the likeliest change if there was one, else None."""
+        if not self._used:
+            return None
+        before, sums, look, times_ms = self.rows.T
+        mean = min(total / n, 1.0)
+        never = float(xlogy(total, mean) + xlogy(n - total, 1.0 - mean))
+        ratios = _log_marginal(before, sums) + _log_marginal(n - before, total - sums)
+        ratios -= np.log(look * (look + 1.0)) + never
+        best = int(ratios.argmax())
+        if ratios[best] + np.log(np.exp(ratios - ratios[best]).sum()) < -np.log(LEVEL):
+            return None
+        after = (total - sums[best]) / (n - before[best])
+        return int(times_ms[best]), float(sums[best] / before[best]), float(after)
+
+
+def _log_marginal(n: Vector, total: Vector) -> Vector:
+    """ln of the likelihood of n values in [0, 1] with sum `total`, over Beta(½, ½) means."""
+    failures = np.maximum(n - total, 0.0)
+    marginal: Vector = betaln(np.maximum(total, 0.0) + 0.5, failures + 0.5) - betaln(0.5, 0.5)
+    return marginal
+
+
+class ChangeAlarms:
+    """The watches of K arms, and their `alarms`: the last `MAX_ALARMS`, the oldest first. A fold by log time.
+
+    bounds: between which values lie, or None.
+    """
+
+    def __init__(self, n_arms: int, bounds: tuple[float, float] | None) -> None:
+        self._bounds = bounds
+        self.alarms: list[Alarm] = []
+        self._n = np.zeros(n_arms, np.int64)
+        self._total = np.zeros(n_arms)
+        # What of a value is 0, and how much more is 1; NaN while it is not known.
+        self._low = np.full(n_arms, np.nan)
+        self._width = np.full(n_arms, np.nan)
+        self._first: list[list[float]] = [[] for _ in range(n_arms)]
+        self._candidates: list[_Candidates] = []
+        # Of each arm, when it has its next look.
+        self._next = np.zeros(n_arms, np.int64)
+        for arm in range(n_arms):
+            self._candidates.append(_Candidates())
+            self._begin(arm)
+
+    def _begin(self, arm: int) -> None:
+        self._n[arm], self._total[arm], self._next[arm] = 0, 0.0, BLOCK
+        self._candidates[arm] = _Candidates()
+        if self._bounds is not None:
+            self._low[arm], self._width[arm] = self._bounds[0], self._bounds[1] - self._bounds[0]
+        else:
+            self._low[arm] = self._width[arm] = np.nan
+
+    def rewarded(self, arms: NDArray[np.intp], values: Vector, now_ms: int) -> None:
+        """Rewards (n,) of `arms` (n,), in the order of the log."""
+        x = np.clip((values - self._low[arms]) / self._width[arms], 0.0, 1.0)
+        if self._bounds is None:
+            unknown = np.isnan(x)
+            for arm, value in zip(arms[unknown].tolist(), values[unknown].tolist(), strict=True):
+                self._first[arm].append(value)
+            for arm in set(arms[unknown].tolist()):
+                self._set_scale(arm)
+            arms, x = arms[~unknown], x[~unknown]
+        self._n += np.bincount(arms, minlength=len(self._n))
+        self._total += np.bincount(arms, x, minlength=len(self._n))
+        self._look(now_ms)
+
+    def closed(self, decisions: NDArray[np.int64], conversions: NDArray[np.int64], now_ms: int) -> None:
+        """How many `decisions` (K,) have closed, and how many of them, `conversions` (K,), with a reward."""
+        self._n += decisions
+        self._total += conversions
+        self._look(now_ms)
+
+    def _set_scale(self, arm: int) -> None:
+        first = self._first[arm]
+        if len(first) < REFERENCE:
+            return
+        mean = sum(first) / len(first)
+        variance = sum((value - mean) ** 2 for value in first) / len(first)
+        half = max(2.0 * variance**0.5, 1e-9 * (1.0 + abs(mean)))
+        self._low[arm], self._width[arm], self._first[arm] = mean - half, 2.0 * half, []
+
+    def _look(self, now_ms: int) -> None:
+        for arm in np.flatnonzero(self._n >= self._next).tolist():
+            n, total, candidates = int(self._n[arm]), float(self._total[arm]), self._candidates[arm]
+            found = candidates.change(n, total)
+            if found is None:
+                candidates.add(n, total, now_ms)
+                self._next[arm] = n + BLOCK
+                continue
+            low, width = float(self._low[arm]), float(self._width[arm])
+            since_ms, before, after = found
+            self.alarms.append(Alarm(arm, now_ms, since_ms, low + width * before, low + width * after))
+            del self.alarms[:-MAX_ALARMS]
+            self._begin(arm)
+
+    def grown(self, n_arms: int) -> ChangeAlarms:
+        """The same with more arms."""
+        grown = ChangeAlarms(n_arms, self._bounds)
+        grown._take(self.state())
+        return grown
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "bounds": self._bounds,
+            "alarms": [[a.arm, a.at_ms, a.since_ms, a.before, a.after] for a in self.alarms],
+            "n": self._n.tolist(),
+            "total": self._total.tolist(),
+            "low": self._low.tolist(),
+            "width": self._width.tolist(),
+            "first": self._first,
+            "looks": [candidates.looks for candidates in self._candidates],
+            "candidates": [candidates.rows for candidates in self._candidates],
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> ChangeAlarms:
+        bounds = state["bounds"]
+        found = cls(len(state["n"]), None if bounds is None else (bounds[0], bounds[1]))
+        found._take(state)
+        return found
+
+    def _take(self, state: dict[str, Any]) -> None:
+        """Everything of `state`, for as many arms as it has."""
+        self.alarms = [Alarm(*alarm) for alarm in state["alarms"]]
+        arms = slice(len(state["n"]))
+        for name in ("n", "total", "low", "width"):
+            getattr(self, f"_{name}")[arms] = state[name]
+        self._first[arms] = [list(first) for first in state["first"]]
+        self._candidates[arms] = [
+            _Candidates(rows, looks) for rows, looks in zip(state["candidates"], state["looks"], strict=True)
+        ]
+        for arm, candidates in enumerate(self._candidates[arms]):
+            last = int(candidates.rows[-1, 0]) if len(candidates.rows) else 0
+            self._next[arm] = last + BLOCK

@@ -1,0 +1,106 @@
+"""`bandit-serve experiments add-arm` and its like: arms that come, pause and go."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import typer
+
+from bandit_serve.cli.command import AsJson, Reason, in_house
+from bandit_serve.cli.house import House, actor
+from bandit_serve.cli.output import print_json, say
+from bandit_serve.errors import UsageError
+from bandit_serve.experiment import Arm, Ramp
+from bandit_serve.live import LiveExperiment
+from bandit_serve.validation import invalid
+from bandit_serve.views import experiment_view
+
+T = TypeVar("T")
+
+Experiment = Annotated[str, typer.Argument(help="The experiment's name.", show_default=False)]
+ArmName = Annotated[str, typer.Argument(help="The arm's name.", show_default=False)]
+
+
+@in_house
+async def add_arm(
+    house: House,
+    experiment: Experiment,
+    arm: ArmName,
+    model: Annotated[str | None, typer.Option(help="The model that predicts for it.")] = None,
+    version: Annotated[str | None, typer.Option(help="The model's version.")] = None,
+    payload: Annotated[str | None, typer.Option(help="What the caller is handed, as JSON.")] = None,
+    ramp_from: Annotated[
+        float | None, typer.Option(help="The most of its share at first, above 0 and at most 1.")
+    ] = None,
+    ramp_over: Annotated[
+        str | None, typer.Option(help='How long until nothing bounds its share any more, such as "2h".')
+    ] = None,
+    reason: Reason = None,
+    as_json: AsJson = False,
+) -> None:
+    """Adds an arm, at once or with a ramp."""
+    wish: dict[str, Any] = {"name": arm, "model": model, "version": version}
+    if payload is not None:
+        wish["payload"] = _json(payload)
+    if (ramp_from is None) != (ramp_over is None):
+        raise UsageError("A ramp needs both --ramp-from and --ramp-over.")
+    ramp = None if ramp_from is None else _converted({"from": ramp_from, "over": ramp_over}, Ramp)
+    live = await house.experiments.add_arm(
+        experiment, _converted(wish, Arm), actor(), ramp=ramp, reason=reason
+    )
+    _print_arm(live, arm, as_json)
+
+
+@in_house
+async def remove_arm(
+    house: House, experiment: Experiment, arm: ArmName, reason: Reason = None, as_json: AsJson = False
+) -> None:
+    """Removes an arm for good; rewards of its decisions still count."""
+    _print_arm(await house.experiments.remove_arm(experiment, arm, actor(), reason=reason), arm, as_json)
+
+
+@in_house
+async def pause_arm(
+    house: House, experiment: Experiment, arm: ArmName, reason: Reason = None, as_json: AsJson = False
+) -> None:
+    """Gives an arm no traffic until it is resumed."""
+    _print_arm(await house.experiments.pause_arm(experiment, arm, actor(), reason=reason), arm, as_json)
+
+
+@in_house
+async def resume_arm(
+    house: House, experiment: Experiment, arm: ArmName, reason: Reason = None, as_json: AsJson = False
+) -> None:
+    """Gives a paused arm its traffic again."""
+    _print_arm(await house.experiments.resume_arm(experiment, arm, actor(), reason=reason), arm, as_json)
+
+
+def _json(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise UsageError(f"The payload is not JSON: {error}.") from None
+
+
+def _converted(wish: dict[str, Any], kind: type[T]) -> T:
+    try:
+        return msgspec.convert(wish, kind)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from None
+
+
+def _print_arm(live: LiveExperiment, arm: str, as_json: bool) -> None:
+    view = experiment_view(live.record)
+    if as_json:
+        print_json(view)
+    else:
+        say(f"The arm {arm} of {view.id} is {view.arm_status[arm]}.")
+
+
+COMMANDS = {
+    "add-arm": add_arm,
+    "remove-arm": remove_arm,
+    "pause-arm": pause_arm,
+    "resume-arm": resume_arm,
+}
