@@ -36,7 +36,7 @@ def decider(name: str, n_arms: int = 2, refresh: str = "10ms") -> Decider:
 
 def learn(one: Decider, counter: int, refresher: Refresher) -> None:
     one.live.apply(Offset(2 + counter, 0), Rewarded(rewards([counter], arms=0)))
-    refresher.wake(one.live.experiment.id)
+    refresher.moved(one.live.experiment.id)
 
 
 def refreshing(deciders: dict[str, Decider], scenario: Callable[[Refresher], Awaitable[None]]) -> None:

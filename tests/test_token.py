@@ -125,13 +125,13 @@ def test_more_features_than_a_token_can_carry_are_refused() -> None:
     with pytest.raises(ValueError, match=str(MAX_FEATURES)):
         Seal(7, KEY).sign_many(9, 8, 6, 5, 4, ARMS, SHARES, UNITS, None, x)
     with pytest.raises(ValueError, match=str(MAX_FEATURES)):
-        Seal(7, KEY).sign(*FIELDS, 0, x[0])
+        Seal(7, KEY).sign(*FIELDS, x[0])
 
 
 @pytest.mark.parametrize("n_features", [0, 1, 2, 3])
 def test_every_flipped_bit_is_refused(n_features: int) -> None:
     seal = Seal(0, KEY)
-    token = seal.sign(*FIELDS, 0, np.arange(n_features, dtype=np.float32) if n_features else None)
+    token = seal.sign(*FIELDS, np.arange(n_features, dtype=np.float32) if n_features else None)
     raw = base64.urlsafe_b64decode(token)
     flipped = [
         encoded(raw[: bit // 8] + bytes([raw[bit // 8] ^ 1 << bit % 8]) + raw[bit // 8 + 1 :])
@@ -148,7 +148,7 @@ def test_there_is_one_spelling(n_features: int) -> None:
     """Found by trying every character at every place, and what other readers of base64 would forgive."""
     seal = Seal(0, KEY)
     x = np.arange(n_features, dtype=np.float32) if n_features else None
-    signed = (seal.sign(*FIELDS[:2], n, *FIELDS[3:], 0, x) for n in range(100))
+    signed = (seal.sign(*FIELDS[:2], n, *FIELDS[3:], x) for n in range(100))
     token = next(t for t in signed if {"-", "_"} <= set(t))
     others = [
         token[:i] + chr(c) + token[i + 1 :]

@@ -1,0 +1,143 @@
+"""Contextual experiments over HTTP: what a decision's context says is learned from, drawn by, and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from callers import call_msgpack, check_problem, experiment, reward_many, running
+from ledger import assert_states_equal_replay, wait_until_all_serve
+from services import ThrowawayService
+from stores import ThrowawayStore, wait_until
+
+from bandit_serve.policies import POLICIES
+
+WORKERS = 2
+CONTEXT = [
+    {"name": "hour", "kind": "numeric"},
+    {"name": "device", "kind": "categorical", "values": ["ios", "web"]},
+]
+KINDS = [kind for kind, policy in POLICIES.items() if policy.contextual]
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ThrowawayStore]:
+    with ThrowawayStore() as running_store:
+        yield running_store
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, store: ThrowawayStore) -> Iterator[ThrowawayService]:
+    directory: Path = tmp_path_factory.mktemp("contextual")
+    with ThrowawayService(directory, store=store.url, workers=WORKERS) as started:
+        wait_until_all_serve(started, WORKERS)
+        yield started
+
+
+def contextual(service: ThrowawayService, kind: str, missing: str = "ignore", **more: Any) -> str:
+    return running(
+        service,
+        arms=[{"name": "a"}, {"name": "b"}],
+        context=CONTEXT,
+        policy={"kind": kind, "min_share": 0.05, "refresh": "5ms"},
+        attribution={"window": "400ms" if missing == "zero" else "1h", "missing": missing},
+        **more,
+    )
+
+
+def visit(service: ThrowawayService, name: str, rng: np.random.Generator, n: int) -> list[dict[str, Any]]:
+    """n decisions with their contexts; arm a is right on ios, arm b on the web."""
+    contexts = [{"hour": float(rng.integers(24)), "device": str(rng.choice(["ios", "web"]))} for _ in range(n)]
+    columns = call_msgpack(
+        service,
+        f"/v1/experiments/{name}/decide/batch",
+        {"units": [f"u{i}" for i in range(n)], "contexts": contexts},
+    )
+    assert columns.status == 200, columns.body
+    found = columns.body
+    return [
+        {
+            "token": token,
+            "arm": found["arm_names"][arm],
+            "propensity": propensity,
+            "device": context["device"],
+            "right": found["arm_names"][arm] == ("a" if context["device"] == "ios" else "b"),
+        }
+        for token, arm, propensity, context in zip(
+            found["decision_ids"], found["arms"], found["propensities"], contexts, strict=True
+        )
+    ]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("missing", ["ignore", "zero"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_right_for_whom_is_learned_and_replayed(
+    service: ThrowawayService, store: ThrowawayStore, kind: str, missing: str
+) -> None:
+    name, rng = contextual(service, kind, missing), np.random.default_rng(1)
+    weights: dict[str, list[float]] = {"a": [], "b": []}
+    late: list[bool] = []
+    for turn in range(40):
+        visits = visit(service, name, rng, 50)
+        wins = [rng.random() < (0.9 if each["right"] else 0.1) for each in visits]
+        rewarded = [
+            (each["token"], float(won))
+            for each, won in zip(visits, wins, strict=True)
+            if won or missing == "ignore"
+        ]
+        reward_many(service, [token for token, _ in rewarded], [value for _, value in rewarded])
+        for each in visits:
+            for arm, seen in weights.items():
+                seen.append((each["arm"] == arm) / each["propensity"])
+        if turn >= 30:
+            late += [each["right"] for each in visits]
+        if missing == "zero" and turn in (10, 20, 29):
+            wait_until(lambda: service.call("GET", f"/v1/experiments/{name}/results").body["pending"] == 0)
+    assert np.mean(late) > 0.75, np.mean(late)
+    for seen in weights.values():
+        error = np.std(seen) / len(seen) ** 0.5
+        assert abs(np.mean(seen) - 1.0) < 4 * error
+    with store.client() as client:
+        assert_states_equal_replay(client, name, WORKERS)
+    results = service.call("GET", f"/v1/experiments/{name}/results").body
+    shares = [arm["share"] for arm in results["arms"]]
+    assert sum(shares) == pytest.approx(1.0)
+    assert all(arm["metrics"]["click"]["interval"] is not None for arm in results["arms"])
+
+
+def test_one_decision_with_its_context(service: ThrowawayService) -> None:
+    name = contextual(service, "lin_ts")
+    path = f"/v1/experiments/{name}/decide"
+    for context in ({"hour": 3, "device": "web"}, {"hour": None}, {"device": "unheard-of"}, {}):
+        found = service.call("POST", path, {"unit": "u", "context": context})
+        assert found.status == 200, found.body
+        assert 0.05 <= found.body["propensity"] <= 0.95
+    check_problem(service.call("POST", path, {"context": {"hours": 3}}), 400, "context.hours")
+    check_problem(service.call("POST", path, {"context": {"hour": "three"}}), 400, "context.hour")
+
+
+def test_a_contextual_policy_needs_context(service: ThrowawayService) -> None:
+    for kind in KINDS:
+        found = service.call("POST", "/v1/experiments", experiment(policy={"kind": kind}))
+        check_problem(found, 400, "context")
+
+
+def test_a_contextual_policy_follows_one_without_and_the_other_way_round(
+    service: ThrowawayService, store: ThrowawayStore
+) -> None:
+    name = running(service, context=CONTEXT, policy={"kind": "thompson", "min_share": 0.05})
+    rng = np.random.default_rng(2)
+    for kind in ("thompson", "lin_ucb", "thompson", "squarecb", "logistic_ts"):
+        policy = {"kind": kind, "min_share": 0.05}
+        assert service.call("PUT", f"/v1/experiments/{name}/policy", policy).status == 200
+        units = [f"u{i}" for i in range(30)]
+        contexts = [{"hour": float(rng.integers(24)), "device": "web"} for _ in units]
+        body = {"units": units, "contexts": contexts}
+        found = call_msgpack(service, f"/v1/experiments/{name}/decide/batch", body).body
+        reward_many(service, found["decision_ids"], [float(i % 2) for i in range(len(units))])
+    with store.client() as client:
+        assert_states_equal_replay(client, name, WORKERS)
