@@ -182,13 +182,13 @@ class Decider:
         self.moves_at_ms = self._moves_at_ms(time_ms)
         draws = {arms: Draw(vector, self._holdout) for arms, vector in shares.items()}
         self._drawn_among = everyone
-        self._draw = draws.pop(everyone, None)
+        self.draw = draws.pop(everyone, None)
         self._subsets = draws
 
     @property
     def shares(self) -> Vector:
         """f64[K]: the vector to draw from now; with a contextual policy, the mean of those drawn from lately."""
-        return self.live.mean_shares if self._draw is None else self._draw.shares
+        return self.live.mean_shares if self.draw is None else self.draw.shares
 
     def everyone(self) -> frozenset[int]:
         """The arms that a request without a wish may get: the active ones, without those that are ejected."""
@@ -247,7 +247,7 @@ class Decider:
         x: NDArray[np.float32] | None = None,
     ) -> Choice:
         """Draws an arm and logs nothing yet; x (d,) are the decision's features. `Conflict` for a draft."""
-        draw = self._draw
+        draw = self.draw
         if eligible is not None or draw is None:
             draw = self._draw_among(self._drawn_among if eligible is None else self._allowed(eligible), x)
         if self.status != "running":
@@ -303,7 +303,7 @@ class Decider:
     def _draw_among(self, arms: frozenset[int], x: NDArray[np.float32] | None) -> Draw:
         if self.contextual:
             return Draw(self.live.shares(self.mask(arms), now_ms(), x), self._holdout)
-        draw = self._draw if arms == self._drawn_among else self._subsets.get(arms)
+        draw = self.draw if arms == self._drawn_among else self._subsets.get(arms)
         if draw is None:
             if len(self._subsets) >= MAX_SUBSETS:
                 self._subsets.pop(next(iter(self._subsets)))
