@@ -1,14 +1,32 @@
 """Bandit policies without a server: from rewards to shares, and from shares or posterior draws to an arm.
 
-`POLICIES` is the table of all: a policy is one file here and one row there, and the contract suite
-(tests/test_policies_contract.py) then tests it.
+`POLICIES` is the table of all: a policy is one file here and one row there, and the contract suites
+(tests/test_policies_contract.py, and tests/test_contextual_contract.py for those that are `contextual`) then test it.
 """
 
+from bandit_serve.policies.contextual import ContextualPolicy
 from bandit_serve.policies.fixed_split import FixedSplit
+from bandit_serve.policies.lin_ts import LinTS
+from bandit_serve.policies.lin_ucb import LinUCB
+from bandit_serve.policies.logistic_ts import LogisticTS
 from bandit_serve.policies.policy import Policy
+from bandit_serve.policies.squarecb import SquareCB
 from bandit_serve.policies.thompson import Thompson
 from bandit_serve.policies.ucb1 import UCB1
 
-POLICIES: dict[str, type[Policy]] = {policy.kind: policy for policy in (FixedSplit, Thompson, UCB1)}
+POLICIES: dict[str, type[Policy] | type[ContextualPolicy]] = {
+    policy.kind: policy for policy in (FixedSplit, Thompson, UCB1, LinUCB, LinTS, LogisticTS, SquareCB)
+}
 
-__all__ = ["POLICIES", "UCB1", "FixedSplit", "Policy", "Thompson"]
+__all__ = [
+    "POLICIES",
+    "UCB1",
+    "ContextualPolicy",
+    "FixedSplit",
+    "LinTS",
+    "LinUCB",
+    "LogisticTS",
+    "Policy",
+    "SquareCB",
+    "Thompson",
+]

@@ -1,0 +1,32 @@
+"""SquareCB: shares in inverse proportion to what an arm is predicted to fall short by (Foster & Rakhlin 2020)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Unpack
+
+from bandit_serve.policies.contextual import ContextualCommon, ContextualPolicy, positive
+from bandit_serve.policies.policy import RANGES
+
+
+class SquareCB(ContextualPolicy):
+    """1 / (E + gamma · gap) to each arm but the best, the rest to that (Algorithm 1). For the rest see `ContextualPolicy`.
+
+    E: the eligible arms; gap: how far the arm's predicted reward θ'x is below the largest. Arms that tie for the
+    largest divide its share evenly.
+
+    gamma: above 0; the more, the less is explored. None, the default, is the paper's sqrt(E · t / regret of the
+        regression) for a horizon that is not known, with σ² D as that regret's order:
+        10 · sqrt(E · (1 + n) / (D · σ²)), n the observations so far, D the coefficients of a model, and σ the standard
+        deviation that the rewards are found to have about their predictions, 0.5 before there are any.
+    """
+
+    kind: ClassVar[str] = "squarecb"
+    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
+    parameters: ClassVar[tuple[str, ...]] = ("gamma", *ContextualPolicy.parameters)
+    choice: ClassVar[str] = "inverse_gap"
+
+    def __init__(
+        self, n_arms: int, n_features: int, *, gamma: float | None = None, **common: Unpack[ContextualCommon]
+    ) -> None:
+        gamma = None if gamma is None else positive("gamma", gamma)
+        super().__init__(n_arms, n_features, {"gamma": gamma}, 0.0 if gamma is None else gamma, **common)
