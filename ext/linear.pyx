@@ -9,9 +9,10 @@ For least squares w = 1 and z is the reward. For the logistic model (w, z) is th
 posterior takes in place of a reward y in [0, 1]: with the coefficients that maximise prior and likelihood together,
 p = σ(θ'x), w = p(1 - p) and z = θ'x + (y - p)/w (Spiegelhalter & Lauritzen 1990; Laplace's approximation).
 
-The precision of feature j is the given one times max(1, c · (features present in a row) · (mean square of x_j)), the
-means over all that was learned: large or many features get a smaller coefficient each, as if they had been scaled.
-It is read when the number of all updates is a power of two and when something was forgotten.
+The precision of feature j is the given one times max(1, c · p) · max(1, s_j), s_j the mean square of x_j in all that
+was learned and p = Σ min(1, s_j), the features present in a row: many or large features get a smaller coefficient
+each, as if they had been scaled. It is read when the number of all updates is a power of two and when something was
+forgotten.
 """
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
@@ -65,13 +66,9 @@ cdef enum:
 # rank-one update would lose as many digits.
 cdef double LARGEST_GAIN = 1000.0
 # c, of the prior's precisions.
-import os
-cdef double PRECISION_A_FEATURE = float(os.environ.get('CC','.25'))
-cdef double SHRINK=float(os.environ.get('SH','0'))
-cdef double GM=float(os.environ.get('GM','4'))
-cdef bint DD=int(os.environ.get('DD','0'))
-cdef double GP=float(os.environ.get('GP','.5'))
-
+cdef double PRECISION_A_FEATURE = 0.25
+# Of SquareCB's schedule, tuned on supervised and linear environments.
+cdef double GAP_FACTOR = 10.0
 # The noise's variance before anything was seen, and the observations that it weighs as.
 cdef double FIRST_VARIANCE = 0.25
 cdef double FIRST_WEIGHT = 1.0
@@ -285,14 +282,18 @@ cdef class Linear:
 
     # -- what comes in
 
+    cdef int check_made(self) except -1:
+        if self.tally.n_arms == 0:
+            raise InvalidInput("this policy was not made yet")
+        return 0
+
     cdef int take(self, values) except -1:
         """Puts a vector of features into `x`, rounded to float32."""
         cdef Py_ssize_t i, d = self.n_features
         cdef const double *wide
         cdef const float *narrow
         cdef double rest = 0.0, value
-        if self.tally.n_arms == 0:
-            raise InvalidInput("this policy was not made yet")
+        self.check_made()
         if (
             not cnp.PyArray_Check(values)
             or cnp.PyArray_NDIM(values) != 1
@@ -450,13 +451,11 @@ cdef class Linear:
             count += self.tally.n[j]
         for j in range(self.order):
             self.precision[j] = self.squares[j] / count if count > 0.0 else 0.0
-            present += self.precision[j]
-        present = 0.0
-        for j in range(self.order):
             present += fmin(1.0, self.precision[j])
         for j in range(self.order):
-            self.precision[j] = self.least_precision * fmax(1.0, PRECISION_A_FEATURE * present) * fmax(1.0, self.precision[j])
-
+            self.precision[j] = (
+                self.least_precision * fmax(1.0, PRECISION_A_FEATURE * present) * fmax(1.0, self.precision[j])
+            )
         for m in range(self.n_models):
             self.mark(m)
 
@@ -498,6 +497,7 @@ cdef class Linear:
         """Multiplies what was learned, but no prior, by `factor`, from above 0 to 1; 1 changes nothing."""
         cdef double kept
         cdef Py_ssize_t i
+        self.check_made()
         try:
             kept = factor
         except (TypeError, ValueError):
@@ -550,6 +550,7 @@ cdef class Linear:
     @property
     def noise_scale(self):
         """σ: the standard deviation that rewards are found to have about their means; 1 for logistic models."""
+        self.check_made()
         return sqrt(self.variance_of_noise())
 
     cdef double gap_weight(self, Py_ssize_t count) noexcept:
@@ -557,7 +558,7 @@ cdef class Linear:
         cdef double updates = self.noise[0]
         if self.strength > 0.0:
             return self.strength
-        return GM * (<double>count * (1.0 + updates) / (self.order if DD else 1.0))**GP / sqrt(self.variance_of_noise())
+        return GAP_FACTOR * sqrt(<double>count * (1.0 + updates) / (self.order * self.variance_of_noise()))
 
     cdef void gap_shares(self, const double *means, Py_ssize_t count, double *shares) noexcept:
         """1 / (E + γ gap) for every arm below the best, the rest to the best, evenly where several are."""
@@ -585,8 +586,9 @@ cdef class Linear:
         cdef Py_ssize_t i, count = among.shape[0]
         cdef double *means = self.scores
         cdef double *widths = self.scores + self.tally.n_arms
-        cdef double scale = self.strength * sqrt(self.variance_of_noise()), largest = -INFINITY
+        cdef double scale, largest = -INFINITY
         self.take(x)
+        scale = self.strength * sqrt(self.variance_of_noise())
         if self.how == POSTERIOR_DRAW and self.per_arm:
             return self.votes(arms)
         self.score(&among[0], count, means, NULL if self.how == INVERSE_GAP else widths)

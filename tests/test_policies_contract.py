@@ -1,4 +1,4 @@
-"""What every policy must do. A policy listed in `POLICIES` is tested here by being listed."""
+"""What every policy without context must do. A policy listed in `POLICIES` is tested here by being listed."""
 
 import copy
 import pickle
@@ -13,6 +13,7 @@ from scipy import stats
 from bandit_serve.errors import InvalidInput
 from bandit_serve.policies import POLICIES
 
+CONTEXT_FREE = {kind: policy for kind, policy in POLICIES.items() if not policy.contextual}
 OBJECTIVES = ("binary", "bounded", "count", "continuous")
 # A bounded range with a low other than 0, so that scaling that is forgotten shows.
 RANGES = {
@@ -23,7 +24,7 @@ RANGES = {
 }
 CASES = [
     pytest.param(policy, objective, id=f"{kind}-{objective}")
-    for kind, policy in POLICIES.items()
+    for kind, policy in CONTEXT_FREE.items()
     for objective in OBJECTIVES
     if objective in policy.objectives
 ]
@@ -65,7 +66,7 @@ def assert_valid(policy, shares, eligible):
     assert (shares <= max(policy.max_share, 1.0 / count) * (1 + 1e-14)).all()
 
 
-@pytest.mark.parametrize("kind", POLICIES)
+@pytest.mark.parametrize("kind", CONTEXT_FREE)
 def test_the_table_says_what_the_class_says(kind):
     policy = POLICIES[kind]
     assert policy.kind == kind
@@ -622,7 +623,7 @@ def test_propensities_are_for_policies_that_weigh(policy, objective):
         assert bits(told.statistics()) == before
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("policy", CONTEXT_FREE.values(), ids=CONTEXT_FREE)
 def test_parameters_that_cannot_be_are_refused(policy):
     for n_arms in (0, -1, 1.5, "3", None, True, 2**40):
         with pytest.raises(InvalidInput, match="n_arms must be a whole number"):
@@ -663,7 +664,7 @@ def test_parameters_that_cannot_be_are_refused(policy):
         policy(3, heat=1.0)
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("policy", CONTEXT_FREE.values(), ids=CONTEXT_FREE)
 def test_what_is_no_state_is_refused(policy):
     whole = policy(3, seed=1).state()
     for change in (
@@ -702,7 +703,7 @@ def test_what_is_no_state_is_refused(policy):
         policy.from_state(None)
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("policy", CONTEXT_FREE.values(), ids=CONTEXT_FREE)
 def test_arms_that_were_never_made_refuse_and_do_not_crash(policy):
     empty = policy.__new__(policy)
     for use in (empty.choose, lambda: empty.choose_many(1), lambda: empty.update(0, 1.0), empty.statistics):

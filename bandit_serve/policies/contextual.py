@@ -1,4 +1,4 @@
-"""What every contextual policy is: linear models of the reward (in C, `_linear.Linear`) and a map from scores to shares."""
+"""What every contextual policy is: linear models of rewards (in C, `_linear.Linear`) and a map to shares."""
 
 from __future__ import annotations
 
@@ -55,17 +55,15 @@ class ContextualPolicy(Linear):
     """A policy over `n_arms` arms, known by their indices, that learns which is best for which features.
 
     n_features: d, the length of the vectors x that `choose`, `shares` and `update` take. They are rounded to float32
-        before they are used, and used as they are: an intercept is a feature that is always 1 (`Features` adds
-        one). Large or many features need no scaling, as `prior` says.
+        before they are used. An intercept is a feature that is always 1; `Features` adds one.
     objective, low, high, min_share, max_share, warmup, half_life, holdout, seed: as `Policy` has them. Binary and
         bounded rewards are scaled to [0, 1]. Forgetting happens when at least 1/64 of the half-life has passed
         since it last did, so that models are not made anew at each step of the clock.
     prior: {"precision": 1.0}, the least precision of the Normal prior, of mean 0, of each coefficient. The prior's
-        precision for feature j is that times max(1, p · s_j / 4), s_j the mean square of x_j in what was learned and
-        p the number of features present in a row, each counted with min(1, s_j): so a coefficient matters as much
-        beforehand in any unit, and x as a whole does whatever its length. It is the same for all arms, is read when
-        the number of updates is a power of two and when something is forgotten, and is 1 for features that are not
-        seen any more.
+        precision for feature j is that times max(1, p / 4) · max(1, s_j), s_j the mean square of x_j in what was
+        learned and p = Σ min(1, s_j), the number of features present in a row: so large features need no scaling,
+        and x as a whole matters as much beforehand whatever its length. It is the same for all arms, and read when
+        the number of updates is a power of two and when something is forgotten; so replay gives the same.
     arm_features: (K, m), features of the arms. Without, each arm has coefficients of its own for x, so D = d. With
         them there is one model for all arms over x, the arm's features a, and every product of one of x and one of
         a, so D = d + m + d · m: what is learned on one arm holds for others like it.
@@ -182,7 +180,10 @@ class ContextualPolicy(Linear):
         """The policy itself: shares (E,) of the eligible `arms`, indices (E,). They need not sum to 1 exactly."""
         raw = self.raw_shares_of(x, arms)
         # Normal scores: the chance to draw the largest is what their quadrature says.
-        return student_best(*raw, np.full(arms.size, NORMAL)) if isinstance(raw, tuple) else raw
+        if isinstance(raw, tuple):
+            locations, scales = raw
+            return student_best(locations, scales, np.full(arms.size, NORMAL))
+        return np.asarray(raw)
 
     def advance(self, now_ms: int) -> bool:
         """Lets what was learned fade from the last fading to `now_ms`, Unix milliseconds; whether it did.
@@ -216,10 +217,15 @@ class ContextualPolicy(Linear):
                 raise InvalidInput("arm_features belong to a policy that was made with them")
             by_arm = {"gram", "moment", "updates", "inverse", "coefficients"}
         else:
-            kept = np.asarray(arm_features, dtype=np.float32)[: self.n_arms] if more else self.arm_features
-            if not np.array_equal(kept, self.arm_features):
-                raise InvalidInput("arm_features must be those of all arms, and of arms that were there as they were")
-            state["parameters"]["arm_features"] = arm_features if more else self.arm_features
+            if more:
+                table = np.asarray([] if arm_features is None else arm_features)
+                if len(table) != n_arms or not np.array_equal(
+                    table[: self.n_arms].astype(np.float32), self.arm_features
+                ):
+                    raise InvalidInput(
+                        "arm_features must be those of all arms, as they were for those that were there"
+                    )
+                state["parameters"]["arm_features"] = table
             by_arm = set()
         for part in ("statistics", "factors"):
             for name, values in state[part].items():
@@ -263,7 +269,11 @@ class ContextualPolicy(Linear):
             "n_arms": self.n_arms,
             "n_features": self.n_features,
             **{name: getattr(self, name) for name in sorted(COMMON)},
-            "parameters": {**deepcopy(self.own), "prior": dict(self.prior), "arm_features": self.arm_features},
+            "parameters": {
+                **deepcopy(self.own),
+                "prior": dict(self.prior),
+                "arm_features": self.arm_features,
+            },
             "statistics": self.statistics(),
             "factors": self.factors(),
             "observed": self.observed,

@@ -9,7 +9,7 @@ from bandit_serve.policies.policy import RANGES
 
 
 class LinTS(ContextualPolicy):
-    """P(arm is best) when coefficients are drawn from Normal(θ, (scale · σ)² (A + λ)⁻¹). `ContextualPolicy` says the rest.
+    """P(arm is best) under draws from Normal(θ, (scale · σ)² (A + λ)⁻¹). For the rest see `ContextualPolicy`.
 
     scale: the width of the draws beside the posterior's, above 0. σ is the standard deviation that the rewards are
         found to have about their predictions, 0.5 before there are any. 1 is the posterior under Normal noise; less

@@ -1,4 +1,4 @@
-"""LinUCB: the arm whose mean for these features could be the largest (Li, Chu, Langford & Schapire 2010, Algorithm 1)."""
+"""LinUCB: the arm whose mean for these features could be the largest (Li et al. 2010, Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bandit_serve.policies.policy import RANGES
 
 
 class LinUCB(ContextualPolicy):
-    """All of the share to the arm of the largest θ'x + alpha · σ · sqrt(x' (A + λ)⁻¹ x). `ContextualPolicy` says the rest.
+    """All to the arm of the largest θ'x + alpha · σ · sqrt(x' (A + λ)⁻¹ x). For the rest see `ContextualPolicy`.
 
     alpha: how many standard errors, above 0. As in the paper with σ = 1; σ here is the standard deviation that the
         rewards are found to have about their predictions, so that one alpha fits rewards in any unit, and

@@ -8,7 +8,7 @@ from bandit_serve.policies.contextual import ContextualCommon, ContextualPolicy,
 
 
 class LogisticTS(ContextualPolicy):
-    """P(arm is best) when the coefficients of its log odds are drawn from their posterior. `ContextualPolicy` says the rest.
+    """P(arm is best) under draws of the coefficients of its log odds. For the rest see `ContextualPolicy`.
 
     scale: the width of the draws beside the posterior's, above 0; less than 1 explores less (Chapelle & Li 2011,
         Algorithm 3 and section 3, whose diagonal precision is the whole matrix here).
@@ -25,7 +25,7 @@ class LogisticTS(ContextualPolicy):
     logit: ClassVar[bool] = True
 
     def __init__(
-        self, n_arms: int, n_features: int, *, scale: float = 0.15, **common: Unpack[ContextualCommon]
+        self, n_arms: int, n_features: int, *, scale: float = 0.1, **common: Unpack[ContextualCommon]
     ) -> None:
         scale = positive("scale", scale)
         super().__init__(n_arms, n_features, {"scale": scale}, scale, **common)

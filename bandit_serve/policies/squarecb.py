@@ -9,14 +9,15 @@ from bandit_serve.policies.policy import RANGES
 
 
 class SquareCB(ContextualPolicy):
-    """1 / (E + gamma · gap) to each arm but the best, the rest to that (Algorithm 1). `ContextualPolicy` says the rest.
+    """1 / (E + gamma · gap) to each arm but the best, the rest to that (Algorithm 1). For the rest see `ContextualPolicy`.
 
     E: the eligible arms; gap: how far the arm's predicted reward θ'x is below the largest. Arms that tie for the
     largest divide its share evenly.
 
     gamma: above 0; the more, the less is explored. None, the default, is the paper's sqrt(E · t / regret of the
-        regression) for a horizon that is not known: 4 · sqrt(E · (1 + n)) / σ, n the observations so far and σ the
-        standard deviation that the rewards are found to have about their predictions, 0.5 before there are any.
+        regression) for a horizon that is not known, with σ² D as that regret's order:
+        10 · sqrt(E · (1 + n) / (D · σ²)), n the observations so far, D the coefficients of a model, and σ the standard
+        deviation that the rewards are found to have about their predictions, 0.5 before there are any.
     """
 
     kind: ClassVar[str] = "squarecb"
