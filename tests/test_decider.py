@@ -11,7 +11,8 @@ import pytest
 from makers import eventually, experiment, record
 from scipy.stats import chisquare
 
-from bandit_serve.decisions.decider import Decider, Draw
+from bandit_serve.decisions.decider import Decider
+from bandit_serve.decisions.draw import Draw
 from bandit_serve.decisions.refresh import Refresher
 from bandit_serve.errors import Conflict, InvalidInput
 from bandit_serve.events import HELD_OUT, Change, Changed, Exposed
