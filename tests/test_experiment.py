@@ -8,16 +8,20 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from makers import described, experiment
+from makers import described, experiment, record
 
 from bandit_serve.errors import InvalidInput, NotBuilt
 from bandit_serve.experiment import (
     LARGEST_VALUE,
     MAX_ARMS,
     MAX_METRICS,
+    RAMP_STEP,
+    Arm,
     Experiment,
     Metric,
     Policy,
+    Ramp,
+    Standing,
     Status,
     may,
     validated,
@@ -412,3 +416,33 @@ def test_the_description_of_the_contract_is_an_experiment() -> None:
     made = validated(msgspec.convert(fields, Experiment))
     assert msgspec.convert(msgspec.to_builtins(made), Experiment) == made
     assert from_experiment(made).kind == "thompson"
+
+
+def test_a_ramp_caps_less_and_less() -> None:
+    standing = Standing("active", Ramp(0.1, "10s"), 1_000)
+    assert [standing.cap(at) for at in (0, 1_000, 6_000, 11_000, 99_000)] == pytest.approx(
+        [0.1, 0.1, 0.55, 1.0, 1.0]
+    )
+    assert Standing().cap(5) == 1.0
+    assert Standing(ramp=Ramp(0.1, "10s")).cap(10**12) == 0.1, "it has not begun"
+    at, steps = 1_000.0, 0
+    while standing.cap(int(at)) < 1.0:
+        later = standing.next_cap_ms(int(at))
+        assert later > at
+        assert standing.cap(int(later)) <= standing.cap(int(at)) * RAMP_STEP + 2e-4
+        at, steps = later, steps + 1
+    assert 200 < steps < 300
+    assert standing.next_cap_ms(11_000) == math.inf
+    assert Standing(ramp=Ramp(0.1, "10s")).next_cap_ms(5) == math.inf
+
+
+def test_arms_come_after_the_others_and_their_standing_is_kept() -> None:
+    made = experiment()
+    grown = made.with_arm(Arm("c"))
+    assert grown.arm_names == ("a", "b", "c")
+    about = msgspec.structs.replace(record(made), experiment=grown)
+    assert about.arm_statuses == {"a": "active", "b": "active", "c": "active"}
+    about = about.with_standing(1, Standing("removed"))
+    assert about.arm_statuses == {"a": "active", "b": "removed", "c": "active"}
+    with pytest.raises(InvalidInput, match="taken"):
+        made.with_arm(Arm("a"))

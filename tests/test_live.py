@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from makers import created, experiment, exposed, record, rewards
 
 from bandit_serve import events
-from bandit_serve.events import Census, Change, Changed, Event, Exposed, Rewarded, Tick
-from bandit_serve.experiment import Experiment
+from bandit_serve.events import HELD_OUT, Census, Change, Changed, Event, Exposed, Rewarded, Tick
+from bandit_serve.experiment import Arm, Experiment, Ramp, Standing
 from bandit_serve.experiment import Policy as PolicySettings
 from bandit_serve.live import MAX_HISTORY, LiveExperiment
 from bandit_serve.store.offset import Offset
@@ -344,3 +345,94 @@ def test_a_snapshot_holds_no_objects() -> None:
     live.exposures = np.array([object(), object()])
     with pytest.raises(TypeError, match="numbers"):
         live.state()
+
+
+def grown(made: Experiment, *names: str, revision: int = 2) -> Changed:
+    for name in names:
+        made = made.with_arm(Arm(name))
+    return Changed(record(made, revision=revision), Change("add_arm", "test", None, names[-1]))
+
+
+@pytest.mark.parametrize("missing", ["zero", "ignore"])
+@pytest.mark.parametrize(
+    ("policy", "objective"), KINDS, ids=lambda value: str(value if isinstance(value, str) else value["kind"])
+)
+def test_states_are_equal_bit_for_bit_across_an_arm_that_comes(
+    policy: str, objective: dict[str, Any], missing: str
+) -> None:
+    """Also for what comes late from before: entries of two arms after the third is there."""
+    made = experiment(
+        metrics=metrics(objective, "maximize"),
+        policy={"kind": policy, "half_life": "5s", "warmup": 5, "holdout": 0.1},
+        attribution={"window": f"{WINDOW_MS}ms", "missing": missing},
+    )
+    kept = [entry for entry in written(made, seed=3) if not isinstance(entry[1], Changed)]
+    comes = grown(made, "c")
+    third = made.with_arm(Arm("c"))
+    later = [
+        (Offset(offset.time_ms + kept[-1][0].time_ms, offset.sequence), event)
+        for offset, event in written(third, seed=4)
+        if not isinstance(event, Changed)
+    ]
+    half = len(kept) // 2
+    log: Log = [(Offset(1_000, 0), created(made)), *kept[:half]]
+    log += [(Offset(kept[half - 1][0].time_ms, 9), on_the_wire(comes)), *kept[half:], *later]
+    live = folded(log)
+    assert live.rewards[2] > 0
+    assert live.exposures[2] > 0
+    assert live.policy.n_arms == len(live.rewards) == 3
+    assert live.history[-1].arm == "c"
+    for cut in (1, half, half + 1, half + 2, len(kept), len(log)):
+        part = folded(log[:cut])
+        assert folded(log[cut:], LiveExperiment.from_state(part.offset, part.state())).state() == live.state()
+
+
+@pytest.mark.parametrize("missing", ["zero", "ignore"])
+def test_the_holdout_is_counted_and_never_learned_from(missing: str) -> None:
+    made = experiment(attribution={"window": "2s", "missing": missing})
+    live = folded([(Offset(1, 0), created(made))])
+    held_out = np.packbits([0, 1, 0, 1], bitorder="little").tobytes()
+    event = msgspec.structs.replace(exposed(0, [0, 0, 1, 1], [5, 5, 5, 5]), held_out=held_out)
+    live.apply(Offset(6, 0), on_the_wire(event))
+    assert live.exposures.tolist() == [2, 2]
+    assert live.held_out.tolist() == [1, 1]
+    assert live.decided.tolist() == [1, 1]
+    rows = rewards([0, 1], times_ms=5)
+    rows["flags"] = [0, HELD_OUT]
+    live.apply(Offset(7, 0), Rewarded(rows))
+    assert live.rewards.tolist() == [2, 0]
+    assert live.policy.counts.tolist() == [1, 0]
+    before = live.evidence
+    only = rewards([3], times_ms=5, arms=1)
+    only["flags"] = HELD_OUT
+    live.apply(Offset(8, 0), Rewarded(only))
+    assert live.evidence == before
+    live.apply(Offset(10_000, 0), Tick())
+    assert live.policy.counts.tolist() == ([1, 1] if missing == "zero" else [1, 0])
+
+
+def test_a_warm_up_goes_by_the_policys_own_decisions() -> None:
+    live = folded([(Offset(1, 0), created(experiment(policy={"kind": "thompson", "warmup": 2})))])
+    live.apply(Offset(2, 0), Rewarded(rewards(range(50), arms=0)))
+    assert live.shares().tolist() == [0.5, 0.5]
+    before = live.evidence
+    live.apply(Offset(3, 0), exposed(0, [0, 0, 1], [2, 2, 2]))
+    assert live.evidence > before, "decisions move the shares of a warm-up"
+    assert live.shares()[1] == pytest.approx(0.98)
+    held_out = msgspec.structs.replace(exposed(3, [1], [3]), held_out=b"\x01")
+    live.apply(Offset(4, 0), held_out)
+    assert live.shares()[1] == pytest.approx(0.98)
+    live.apply(Offset(5, 0), exposed(4, [1], [4]))
+    assert live.shares()[1] < 0.1
+    before = live.evidence
+    live.apply(Offset(6, 0), exposed(5, [1], [5]))
+    assert live.evidence == before
+
+
+def test_a_ramp_overrides_the_floor_and_ends() -> None:
+    made = experiment(policy={"kind": "fixed_split", "min_share": 0.2}).with_arm(Arm("c"))
+    about = record(made).with_standing(2, Standing("active", Ramp(0.01, "10s"), 1_000))
+    live = folded([(Offset(1_000, 0), Changed(about, Change("create", "test")))])
+    assert live.shares(now_ms=1_000).tolist() == pytest.approx([0.495, 0.495, 0.01])
+    assert live.shares(now_ms=2_000)[2] == pytest.approx(0.109)
+    assert live.shares(now_ms=11_000).tolist() == pytest.approx([1 / 3] * 3)

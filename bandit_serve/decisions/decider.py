@@ -6,13 +6,12 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve._assignment import Rendezvous
-from bandit_serve._draw import ShareSampler
+from bandit_serve.decisions.draw import Draw, Vector
 from bandit_serve.decisions.ejections import Ejections
 from bandit_serve.decisions.exposures import ExposureBuffer
 from bandit_serve.decisions.messages import Context, ModelName
@@ -24,73 +23,6 @@ from bandit_serve.times import now_ms
 from bandit_serve.token import Keyring
 
 MAX_SUBSETS = 256
-
-Vector = NDArray[np.float64]
-
-
-class Draw:
-    """A share vector, ready to be drawn from. What is drawn from is what is logged: `shares`, and nothing else.
-
-    With a holdout h, `shares` is the mixture (1 - h) · v + h/E over the E arms that have a share: a decision is of
-    the holdout with probability h, and then its arm is drawn evenly, else from v.
-    """
-
-    __slots__ = (
-        "_even",
-        "_even_sampler",
-        "_learned",
-        "_sampler",
-        "holdout",
-        "propensities",
-        "shares",
-        "used",
-    )
-
-    def __init__(self, shares: Vector, holdout: float = 0.0) -> None:
-        shares.flags.writeable = False
-        self.shares = shares
-        self.propensities: list[float] = shares.tolist()
-        self.used = False
-        self.holdout = holdout
-        self._learned = shares
-        if holdout:
-            self._even = (shares > 0.0) / np.count_nonzero(shares)
-            self._learned = _unmixed(shares, self._even, holdout)
-            self._even_sampler = ShareSampler(self._even)
-        self._sampler = ShareSampler(self._learned)
-
-    def arm(self, rendezvous: Rendezvous, unit: int, held_out: bool = False) -> int:
-        """The arm of a unit's hash, or of chance where that is 0."""
-        if held_out:
-            return rendezvous.arm(unit, self._even) if unit else self._even_sampler.choose()
-        return rendezvous.arm(unit, self._learned) if unit else self._sampler.choose()
-
-    def arms(
-        self,
-        rendezvous: Rendezvous,
-        units: NDArray[np.uint64] | None,
-        n: int,
-        held_out: NDArray[np.bool_] | None = None,
-    ) -> NDArray[np.uint16]:
-        """`held_out` bool (n,): which decisions are of the holdout; none without it."""
-        arms = np.empty(n, np.uint16)
-        rows: list[tuple[Any, Vector, ShareSampler]] = [(slice(None), self._learned, self._sampler)]
-        if held_out is not None:
-            rows = [(~held_out, self._learned, self._sampler), (held_out, self._even, self._even_sampler)]
-        for mine, shares, sampler in rows:
-            if units is not None:
-                arms[mine] = rendezvous.arms(units[mine], shares)
-            else:
-                arms[mine] = sampler.choose_many(len(arms[mine]))
-        return arms
-
-
-def _unmixed(shares: Vector, even: Vector, holdout: float) -> Vector:
-    """v of `shares` = (1 - holdout) · v + holdout · even; its sum is 1 also where rounding is all that is left."""
-    if holdout >= 1.0:
-        return even
-    learned = np.maximum(shares - holdout * even, 0.0)
-    return np.asarray(learned / learned.sum())
 
 
 class Choice:

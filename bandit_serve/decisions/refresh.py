@@ -9,7 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from bandit_serve.decisions.decider import Decider, Vector
+from bandit_serve.decisions.decider import Decider
+from bandit_serve.decisions.draw import Vector
 from bandit_serve.policies.serving import policy_from_state
 from bandit_serve.times import now_ms
 

@@ -45,8 +45,12 @@ class Report(Struct, frozen=True):
 
 
 def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms: int) -> Report:
-    """What is known at `as_of_ms`, Unix time; `shares` are the current ones by arm, 0 where none is given."""
-    fold, experiment = fold.complete(), record.experiment
+    """What is known at `as_of_ms`, Unix time; `shares` are the current ones by arm, 0 where none is given.
+
+    Where the log has a later record than `record`, that is what is reported on: it may have more arms.
+    """
+    fold, record = fold.complete(), max(record, fold.record, key=lambda known: known.revision)
+    experiment = record.experiment
     tables = [MetricTable(fold, record, index) for index in range(len(experiment.metrics))]
     objective = tables[experiment.metrics.index(experiment.objective)]
     srm = _sample_ratio(fold, objective)
