@@ -320,6 +320,33 @@ def test_choices_follow_the_shares(policy, objective, bound, eligible):
 
 
 @everyone
+def test_propensities_are_what_arms_are_drawn_with_while_it_learns(policy, objective):
+    """The mean of 1{A = k}/p is 1 over 20,000 decisions, with arms that come and go and shares that move."""
+    low, high = RANGES[objective]
+    rng = np.random.default_rng(16)
+    learner = make(
+        policy, objective, seed=17, min_share=0.02, holdout=0.1, warmup=20, half_life="1m", max_share=0.8
+    )
+    weighed, variance, eligible_times, moved = np.zeros(4), np.zeros(4), np.zeros(4), []
+    for step in range(1000):
+        eligible = rng.random(4) < 0.8
+        eligible[step % 4] = True
+        shares = learner.shares(eligible=eligible)
+        arms = learner.choose_many(20, eligible=eligible)
+        counts = np.bincount(arms, minlength=4)
+        weighed[eligible] += counts[eligible] / shares[eligible]
+        variance[eligible] += 20 * (1.0 / shares[eligible] - 1.0)
+        eligible_times += 20 * eligible
+        places = rng.random(20) ** (1 + arms)
+        rewards = low + (high - low) * (np.round(places) if objective == "binary" else places)
+        learner.update_many(arms, rewards, shares[arms])
+        learner.advance(100 * step)
+        moved.append(learner.shares())
+    assert (np.abs(weighed - eligible_times) <= 4 * np.sqrt(variance)).all()
+    assert (np.ptp(moved, axis=0) > 0.05).all()
+
+
+@everyone
 def test_seeds_repeat_and_many_choices_are_single_ones(policy, objective):
     one, many, other = (make(policy, objective, seed=seed, min_share=0.1) for seed in (3, 3, 4))
     arms = many.choose_many(100)
@@ -612,7 +639,7 @@ def test_propensities_are_for_policies_that_weigh(policy, objective):
     if policy.weighs:
         before = bits(told.statistics())
         for wrong in (0.0, -1.0, 1.5, float("nan"), "a"):
-            with pytest.raises(InvalidInput, match="propensities"):
+            with pytest.raises(InvalidInput, match="propensity"):
                 told.update(0, 1.0, wrong)
             with pytest.raises(InvalidInput, match="propensities"):
                 told.update_many([0, 1], [1.0, 1.0], [0.5, wrong])

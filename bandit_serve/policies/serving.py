@@ -12,21 +12,7 @@ from bandit_serve.policies import POLICIES, ContextualPolicy, FixedSplit, Policy
 from bandit_serve.policies.features import Features
 from bandit_serve.policies.thompson import LIKELIHOODS
 
-NOT_BUILT = frozenset(
-    [
-        "epsilon_greedy",
-        "softmax",
-        "kl_ucb",
-        "top_two_thompson",
-        "exp3",
-        "lin_ucb",
-        "lin_ts",
-        "logistic_ts",
-        "squarecb",
-    ]
-)
-SERVED = {kind: policy for kind, policy in POLICIES.items() if issubclass(policy, Policy)}
-OWN = ("shares", "prior", "epsilon", "decay", "temperature", "beta", "alpha", "gamma")
+OWN = ("shares", "prior", "epsilon", "decay", "temperature", "beta", "alpha", "gamma", "sigma", "scale")
 FOLD_SEED = 0
 
 
@@ -144,16 +130,14 @@ def carried_over(policy: Policy | ContextualPolicy, experiment: Experiment) -> P
     return successor
 
 
-def policy_from_state(state: Mapping[str, Any]) -> Policy:
-    return SERVED[state["kind"]].from_state(state)
+def policy_from_state(state: Mapping[str, Any]) -> Policy | ContextualPolicy:
+    return POLICIES[state["kind"]].from_state(state)
 
 
-def _kind(settings: PolicySettings) -> type[Policy]:
-    if settings.kind in NOT_BUILT:
-        raise NotBuilt(f"The policy {settings.kind} is part of the contract but not built yet.")
-    if settings.kind not in SERVED:
-        raise _wrong("policy.kind", f"expected one of {', '.join(SERVED)}, not {settings.kind!r}")
-    return SERVED[settings.kind]
+def _kind(settings: PolicySettings) -> type[Policy] | type[ContextualPolicy]:
+    if settings.kind not in POLICIES:
+        raise _wrong("policy.kind", f"expected one of {', '.join(POLICIES)}, not {settings.kind!r}")
+    return POLICIES[settings.kind]
 
 
 def _wrong(at: str, detail: str) -> InvalidInput:
