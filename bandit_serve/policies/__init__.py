@@ -5,6 +5,7 @@
 """
 
 from bandit_serve.policies.contextual import ContextualPolicy
+from bandit_serve.policies.features import Features
 from bandit_serve.policies.fixed_split import FixedSplit
 from bandit_serve.policies.lin_ts import LinTS
 from bandit_serve.policies.lin_ucb import LinUCB
@@ -22,6 +23,7 @@ __all__ = [
     "POLICIES",
     "UCB1",
     "ContextualPolicy",
+    "Features",
     "FixedSplit",
     "LinTS",
     "LinUCB",
