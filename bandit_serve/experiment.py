@@ -18,6 +18,8 @@ MAX_ARMS = 1_000
 MAX_METRICS = 32
 MAX_FEATURES = 512
 MAX_SAMPLES = 2**53
+# Values or buckets of one categorical field.
+MAX_CATEGORIES = 1_000
 MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
 # What policies and results can square and sum without an overflow; `policies` has the same bound.
@@ -142,10 +144,21 @@ class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
         return parse_duration_ms(self.window)
 
 
-class ContextField(Struct, frozen=True, forbid_unknown_fields=True):
+class ContextField(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One field of the context, and how it becomes features: see `policies.Features`.
+
+    A categorical field has either its `values`, each a feature, or `buckets` into which any values are hashed. A
+    numeric one is used as (value - mean) / std; `mean` is 0 and `std` 1 if not given. `interactions` names other
+    fields: every product of a feature of this field and one of theirs is a feature, too.
+    """
+
     name: Name
     kind: Literal["numeric", "categorical"]
-    values: list[str] | None = None
+    values: Annotated[list[str], Meta(min_length=1, max_length=MAX_CATEGORIES)] | None = None
+    buckets: Annotated[int, Meta(ge=1, le=MAX_CATEGORIES)] | None = None
+    mean: Annotated[float, Meta(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None = None
+    std: Annotated[float, Meta(gt=0.0, le=LARGEST_VALUE)] | None = None
+    interactions: list[Name] | None = None
 
 
 class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
@@ -267,6 +280,7 @@ def validated(experiment: Experiment) -> Experiment:
     """The same experiment with its defaults filled in; `InvalidInput` names every field that is wrong."""
     errors = [*_arm_errors(experiment), *_metric_errors(experiment), *_attribution_errors(experiment)]
     errors += _policy_errors(experiment)
+    errors += context_errors(experiment.context)
     if errors:
         raise InvalidInput(f"The experiment is not valid: {errors[0].at}: {errors[0].detail}.", errors)
     _refuse_unbuilt(experiment)
@@ -361,6 +375,29 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
             if unknown:
                 detail = f"expected names of arms, not {unknown[0]!r}"
                 errors.append(FieldError(f"policy.{field}.{name}", detail))
+    return errors
+
+
+def context_errors(fields: Sequence[ContextField]) -> list[FieldError]:
+    """What is wrong with the fields of a context, beyond what their types say."""
+    names = [field.name for field in fields]
+    errors = _repeated("context", names)
+    for i, field in enumerate(fields):
+        at = f"context[{i}]"
+        if field.kind == "categorical":
+            if (field.values is None) == (field.buckets is None):
+                errors.append(FieldError(at, "a categorical field needs either values or buckets"))
+            if field.values is not None and len(set(field.values)) < len(field.values):
+                errors.append(FieldError(f"{at}.values", "expected every value once"))
+            if field.mean is not None or field.std is not None:
+                errors.append(FieldError(at, "only a numeric field takes mean and std"))
+        elif field.values is not None or field.buckets is not None:
+            errors.append(FieldError(at, "only a categorical field takes values and buckets"))
+        for j, other in enumerate(field.interactions or ()):
+            if other not in names or other == field.name or other in (field.interactions or ())[:j]:
+                errors.append(
+                    FieldError(f"{at}.interactions[{j}]", f"expected another field, once, not {other!r}")
+                )
     return errors
 
 

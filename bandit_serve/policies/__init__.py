@@ -7,6 +7,7 @@
 from bandit_serve.policies.contextual import ContextualPolicy
 from bandit_serve.policies.epsilon_greedy import EpsilonGreedy
 from bandit_serve.policies.exp3 import Exp3
+from bandit_serve.policies.features import Features
 from bandit_serve.policies.fixed_split import FixedSplit
 from bandit_serve.policies.kl_ucb import KLUCB
 from bandit_serve.policies.lin_ts import LinTS
@@ -44,6 +45,7 @@ __all__ = [
     "ContextualPolicy",
     "EpsilonGreedy",
     "Exp3",
+    "Features",
     "FixedSplit",
     "LinTS",
     "LinUCB",

@@ -9,7 +9,7 @@ from bandit_serve.policies.policy import RANGES
 
 
 class SquareCB(ContextualPolicy):
-    """1 / (E + gamma · gap) to each arm but the best, the rest to that (Algorithm 1). For the rest see `ContextualPolicy`.
+    """1 / (E + gamma · gap) to each arm but the best, which has what is left. For the rest see `ContextualPolicy`.
 
     E: the eligible arms; gap: how far the arm's predicted reward θ'x is below the largest. Arms that tie for the
     largest divide its share evenly.

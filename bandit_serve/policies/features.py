@@ -1,0 +1,150 @@
+"""From a context, values by name, to the vector of features that contextual policies learn from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve.errors import InvalidInput
+from bandit_serve.experiment import ContextField, context_errors
+
+Value = float | int | str | bool
+# Within which numbers are kept, in standard deviations where those are given: one wild value must not rule a model.
+LARGEST = 1e6
+
+
+class Features:
+    """The features of contexts with these fields, in this order:
+
+    - an intercept, 1;
+    - of a numeric field: (value - mean) / std, and whether it is missing;
+    - of a categorical field: one for each value, or for each bucket into which values are hashed, and one for all
+      other values and for none; it is 1 where it applies and 0 elsewhere;
+    - of each named interaction of two fields: the products of their features.
+
+    Nothing in a context is refused. A field that is not there or null is missing; a number that is no finite number
+    and a value that is none of `values` are unknown: they count as missing and other. `missing` and `unknown` count
+    them by field, and `unexpected` counts what has no field.
+
+    A numeric field without `std` needs none: the policies' prior allows for the scale of each feature, and learns it
+    where everything is learned, in the fold (`ContextualPolicy`, prior). A value far from 0 compared with how it
+    varies, such as a year, should have its `mean` given: less is to be learned then.
+    """
+
+    def __init__(self, fields: Sequence[ContextField]) -> None:
+        """InvalidInput names what is wrong with the fields."""
+        errors = context_errors(fields)
+        if errors:
+            raise InvalidInput(f"The context is not valid: {errors[0].at}: {errors[0].detail}.", errors)
+        self.fields = tuple(fields)
+        self.missing = dict.fromkeys((field.name for field in fields), 0)
+        self.unknown = dict(self.missing)
+        self.unexpected = 0
+        places: dict[str, slice] = {}
+        names = ["intercept"]
+        for field in fields:
+            own = feature_names(field)
+            places[field.name] = slice(len(names), len(names) + len(own))
+            names += own
+        self._pairs: list[tuple[slice, slice]] = []
+        for field in fields:
+            for other in field.interactions or ():
+                left, right = places[field.name], places[other]
+                # Two fields that name each other have one interaction.
+                if (right, left) not in self._pairs:
+                    self._pairs.append((left, right))
+                    names += [f"{a} × {b}" for a in names[left] for b in names[right]]
+        self._places = places
+        self._n_plain = places[fields[-1].name].stop if fields else 1
+        self._categories = {
+            field.name: {value: i for i, value in enumerate(field.values)} for field in fields if field.values
+        }
+        self.names = tuple(names)
+
+    @property
+    def n_features(self) -> int:
+        return len(self.names)
+
+    def vector(self, context: Mapping[str, Value | None]) -> NDArray[np.float32]:
+        """float32 (n_features,): the features of a context."""
+        row = np.zeros(self.n_features, dtype=np.float32)
+        row[0] = 1.0
+        known = 0
+        for field in self.fields:
+            start = self._places[field.name].start
+            value = context.get(field.name)
+            known += field.name in context
+            if field.kind == "numeric":
+                number = self._number(field, value)
+                if number is None:
+                    row[start + 1] = 1.0
+                else:
+                    row[start] = number
+            else:
+                row[start + self._category(field, value)] = 1.0
+        self.unexpected += len(context) - known
+        at = self._n_plain
+        for left, right in self._pairs:
+            products = np.outer(row[left], row[right]).ravel()
+            row[at : at + products.size] = products
+            at += products.size
+        return row
+
+    def vectors(self, contexts: Sequence[Mapping[str, Value | None]]) -> NDArray[np.float32]:
+        """float32 (N, n_features): the features of N contexts."""
+        rows = np.empty((len(contexts), self.n_features), dtype=np.float32)
+        for row, context in zip(rows, contexts, strict=True):
+            row[:] = self.vector(context)
+        return rows
+
+    def _number(self, field: ContextField, value: Value | None) -> float | None:
+        if value is None:
+            self.missing[field.name] += 1
+            return None
+        try:
+            number = math.nan if isinstance(value, str) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number):
+            self.unknown[field.name] += 1
+            return None
+        scaled = (number - (field.mean or 0.0)) / (1.0 if field.std is None else field.std)
+        return min(max(scaled, -LARGEST), LARGEST)
+
+    def _category(self, field: ContextField, value: Value | None) -> int:
+        """The place among the field's features; the last is for what is missing or unknown."""
+        last = (len(field.values) if field.values is not None else field.buckets) or 0
+        if value is None:
+            self.missing[field.name] += 1
+            return last
+        text = written(value)
+        if field.values is None:
+            digest = blake2b(f"{field.name}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+            return int.from_bytes(digest, "little") % last
+        place = self._categories[field.name].get(text)
+        if place is None:
+            self.unknown[field.name] += 1
+            return last
+        return place
+
+
+def feature_names(field: ContextField) -> list[str]:
+    """The names of one field's features."""
+    if field.kind == "numeric":
+        return [field.name, f"{field.name} missing"]
+    if field.values is not None:
+        return [*(f"{field.name} = {value}" for value in field.values), f"{field.name} other"]
+    return [*(f"{field.name} # {bucket}" for bucket in range(field.buckets or 0)), f"{field.name} missing"]
+
+
+def written(value: Value) -> str:
+    """A value as the name of a category: as JSON writes it, whole numbers without a fraction."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
