@@ -79,12 +79,17 @@ class _Candidates:
         mean = min(total / n, 1.0)
         never = float(xlogy(total, mean) + xlogy(n - total, 1.0 - mean))
         ratios = _log_marginal(before, sums) + _log_marginal(n - before, total - sums)
-        ratios -= np.log(look * (look + 1.0)) + never
+        ratios += _log_weight(look) - never
         best = int(ratios.argmax())
         if ratios[best] + np.log(np.exp(ratios - ratios[best]).sum()) < -np.log(LEVEL):
             return None
         after = (total - sums[best]) / (n - before[best])
         return int(times_ms[best]), float(sums[best] / before[best]), float(after)
+
+
+def _log_weight(look: Vector) -> Vector:
+    weight: Vector = -np.log(look * (look + 1.0))
+    return weight
 
 
 def _log_marginal(n: Vector, total: Vector) -> Vector:

@@ -33,6 +33,7 @@ SHAPES = {0.5: 1.0, 1.0: 2.0, 3.0: 1.0}
 """The gamma distributions' shape parameters, and how likely each is beforehand."""
 MEANS = 2.0 ** np.arange(-15.0, 1.25, 0.5)
 POOLED = 0.0
+EB = 1
 SHAPE_WEIGHT = 20.0
 
 Counts = NDArray[np.int64]
@@ -82,8 +83,17 @@ class Delays:
         reach: f64[K, BINS], how many open decisions have been open for as long as the bin.
         """
         shown = reach + self.closed[:, None]
+        usual = (shown[:, 0].sum() + 1.0) / (self.arrivals.sum() + 1.0) if EB else 1.0
         return _delays.arrival_rates(
-            self.arrivals, shown, _MASSES, _LOG_MASSES, _BY_SHAPE, _PRIOR, POOLED, SHAPE_WEIGHT
+            self.arrivals,
+            shown,
+            _MASSES,
+            _LOG_MASSES,
+            _BY_SHAPE,
+            _PRIOR,
+            max(float(usual), 1.0),
+            POOLED,
+            SHAPE_WEIGHT,
         )
 
     def shown(self, reach: Matrix) -> NDArray[np.float64]:

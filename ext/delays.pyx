@@ -160,6 +160,7 @@ def arrival_rates(
     const double[:, ::1] log_masses,
     const double[:, ::1] by_shape,
     const double[::1] prior,
+    double usual,
     double pooled,
     double weight,
 ):
@@ -167,7 +168,7 @@ def arrival_rates(
 
     arrivals: (K, J), rewards. shown: (K, J), decisions that have been open for as long as the bin.
     masses, log_masses: (J, M), the distributions among which g is first sought, and their logarithms; by_shape: (M, J),
-    the same masses. prior: (M,). pooled: the part of the prior that is the arms' common posterior.
+    the same masses. prior: (M,). usual: how many decisions there are to a reward, all in all. pooled: the part of the prior that is the arms' common posterior.
     weight: what the distribution found weighs against the arrivals themselves, in rewards.
     """
     cdef Py_ssize_t n_arms = arrivals.shape[0], n_bins = arrivals.shape[1], n_shapes = prior.shape[0]
@@ -197,7 +198,7 @@ def arrival_rates(
                     p[m] += factor * row[m]
         most = -INFINITY
         for m in range(n_shapes):
-            p[m] -= (rewards[k] + 1.0) * log(trials[m] + 1.0)
+            p[m] -= (rewards[k] + 1.0) * log(trials[m] + usual)
             most = max(most, p[m] + logs[m])
         # From here on p is the likelihood, relative to what its mean over the prior is.
         total = 0.0

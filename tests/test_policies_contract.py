@@ -83,15 +83,20 @@ def test_shares_are_valid_on_every_reachable_state(policy, objective, data):
     n_arms = data.draw(st.integers(1, 6))
     min_share = data.draw(st.one_of(st.just(0.0), st.floats(0.0, 1.0 / n_arms)))
     max_share = data.draw(st.one_of(st.just(1.0), st.floats(max(min_share, 1e-6), 1.0)))
-    arms = make(policy, objective, n_arms, seed=1, min_share=min_share, max_share=max_share)
+    bounds = {"min_share": min_share, "max_share": max_share}
+    bounds["holdout"] = data.draw(st.one_of(st.just(0.0), st.floats(0.0, 1.0)))
+    bounds["warmup"] = data.draw(st.sampled_from([0, 0, 1, 5]))
+    arms = make(policy, objective, n_arms, seed=1, **bounds)
     reward, arm = rewards_of(objective), st.integers(0, n_arms - 1)
     for _ in range(data.draw(st.integers(0, 4))):
-        way = data.draw(st.sampled_from(["one", "many", "counts"]))
+        way = data.draw(st.sampled_from(["one", "many", "counts", "forget"]))
         if way == "one":
             arms.update(data.draw(arm), data.draw(reward))
         elif way == "many":
             pairs = data.draw(st.lists(st.tuples(arm, reward), max_size=20))
             arms.update_many([k for k, _ in pairs], [r for _, r in pairs])
+        elif way == "forget":
+            arms.forget(data.draw(st.sampled_from([1.0, 0.5, 1e-12, 1e-99, 1e-300])))
         else:
             counts = st.lists(st.sampled_from([0, 1, 7, 10**9]), min_size=n_arms, max_size=n_arms)
             arms.update_counts(data.draw(counts), data.draw(reward))

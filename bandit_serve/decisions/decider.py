@@ -166,7 +166,7 @@ class Decider:
     def encoded(self, context: Context | None) -> NDArray[np.float32] | None:
         """f4[d]: the features of a context; None where the experiment has none."""
         if self.features is not None:
-            return self.features.encode(context or {})
+            return self.features.vector(context or {})
         if context:
             detail = "this experiment has no context fields"
             raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])

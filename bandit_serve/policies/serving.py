@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bandit_serve.errors import FieldError, InvalidInput
-from bandit_serve.experiment import ByArm, Experiment, Metric
+from bandit_serve.experiment import MAX_FEATURES, ByArm, Experiment, Metric
 from bandit_serve.experiment import Policy as PolicySettings
 from bandit_serve.policies import POLICIES, ContextualPolicy, FixedSplit, Policy, Thompson
 from bandit_serve.policies.features import Features
@@ -25,14 +25,20 @@ def served_floor(experiment: Experiment) -> float:
 
 
 def features_of(experiment: Experiment) -> Features | None:
-    """How the experiment's contexts become vectors; None where it has no context."""
-    return Features(experiment.context) if experiment.context else None
+    """How the experiment's contexts become vectors; None where it has no context. `InvalidInput` if it is too large."""
+    if not experiment.context:
+        return None
+    features = Features(experiment.context)
+    if features.n_features > MAX_FEATURES:
+        detail = f"expected at most {MAX_FEATURES} features in all, not {features.n_features}"
+        raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])
+    return features
 
 
 def from_experiment(experiment: Experiment) -> Policy | ContextualPolicy:
     """A fresh policy. `InvalidInput` names what it does not take."""
     settings, objective = experiment.policy, experiment.objective
-    kind = _kind(settings)
+    kind, features = _kind(settings), features_of(experiment)
     modelled = _modelled(objective)
     if modelled not in kind.objectives:
         raise _wrong("policy.kind", f"{kind.kind} takes a {' or '.join(sorted(kind.objectives))} objective")
@@ -55,7 +61,7 @@ def from_experiment(experiment: Experiment) -> Policy | ContextualPolicy:
         if settings.pseudo_history is not None:
             own["pseudo_history"] = _in_order(_as_utility(settings.pseudo_history, objective), names, {})
         if issubclass(kind, ContextualPolicy):
-            own |= _of_context(experiment)
+            own |= _of_context(experiment, features)
         return kind(
             len(experiment.arms),
             **own,
@@ -75,8 +81,7 @@ def from_experiment(experiment: Experiment) -> Policy | ContextualPolicy:
         raise _wrong("policy", str(error)) from None
 
 
-def _of_context(experiment: Experiment) -> dict[str, Any]:
-    features = features_of(experiment)
+def _of_context(experiment: Experiment, features: Features | None) -> dict[str, Any]:
     if features is None:
         detail = f"{experiment.policy.kind} learns from context: expected at least one field"
         raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])
