@@ -26,7 +26,8 @@ from bandit_serve.experiment import (
     may,
     validated,
 )
-from bandit_serve.policies.serving import NOT_BUILT, from_experiment, served_floor
+from bandit_serve.policies import POLICIES, ContextualPolicy
+from bandit_serve.policies.serving import from_experiment, served_floor
 
 ARMS = [{"name": "a"}, {"name": "b"}]
 BOUNDED = {"name": "m", "kind": "bounded", "low": 1.0, "high": 5.0}
@@ -240,10 +241,34 @@ def test_what_a_policy_does_not_take_is_named(at: str, fields: dict[str, Any]) -
     assert [error.at for error in refused.value.errors] == [at]
 
 
-@pytest.mark.parametrize("kind", sorted(NOT_BUILT))
-def test_a_policy_of_a_later_day_is_refused(kind: str) -> None:
-    with pytest.raises(NotBuilt, match=kind):
-        from_experiment(experiment(policy={"kind": kind}))
+CONTEXTUAL = [kind for kind, policy in POLICIES.items() if policy.contextual]
+HOUR = [{"name": "hour", "kind": "numeric"}]
+
+
+@pytest.mark.parametrize("kind", CONTEXTUAL)
+def test_a_contextual_policy_has_the_features_of_the_context_and_of_the_arms(kind: str) -> None:
+    policy = from_experiment(experiment(policy={"kind": kind}, context=HOUR))
+    assert isinstance(policy, ContextualPolicy)
+    assert (policy.n_features, policy.arm_features) == (3, None)
+    arms = [{"name": "a", "features": [1.0, 0.0]}, {"name": "b", "features": [0.0, 2.0]}]
+    policy = from_experiment(experiment(policy={"kind": kind}, context=HOUR, arms=arms))
+    assert isinstance(policy, ContextualPolicy)
+    assert policy.arm_features is not None
+    assert policy.arm_features.tolist() == [[1.0, 0.0], [0.0, 2.0]]
+
+
+@pytest.mark.parametrize("kind", CONTEXTUAL)
+def test_what_a_contextual_policy_lacks_is_named(kind: str) -> None:
+    wide = [{"name": f"f{i}", "kind": "categorical", "buckets": 300} for i in range(2)]
+    arms = [{"name": "a", "features": [1.0]}, {"name": "b"}]
+    for at, fields in (
+        ("context", {}),
+        ("context", {"context": wide}),
+        ("arms", {"context": HOUR, "arms": arms}),
+    ):
+        with pytest.raises(InvalidInput) as refused:
+            from_experiment(experiment(policy={"kind": kind}, **fields))
+        assert [error.at for error in refused.value.errors] == [at]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,9 @@ def contextual(service: ThrowawayService, kind: str, missing: str = "ignore", **
 
 def visit(service: ThrowawayService, name: str, rng: np.random.Generator, n: int) -> list[dict[str, Any]]:
     """n decisions with their contexts; arm a is right on ios, arm b on the web."""
-    contexts = [{"hour": float(rng.integers(24)), "device": str(rng.choice(["ios", "web"]))} for _ in range(n)]
+    contexts = [
+        {"hour": float(rng.integers(24)), "device": str(rng.choice(["ios", "web"]))} for _ in range(n)
+    ]
     columns = call_msgpack(
         service,
         f"/v1/experiments/{name}/decide/batch",
@@ -116,8 +119,26 @@ def test_one_decision_with_its_context(service: ThrowawayService) -> None:
         found = service.call("POST", path, {"unit": "u", "context": context})
         assert found.status == 200, found.body
         assert 0.05 <= found.body["propensity"] <= 0.95
-    check_problem(service.call("POST", path, {"context": {"hours": 3}}), 400, "context.hours")
-    check_problem(service.call("POST", path, {"context": {"hour": "three"}}), 400, "context.hour")
+    for context in ({"hours": 3}, {"hour": "three"}):
+        assert service.call("POST", path, {"context": context}).status == 200
+    stats = [service.call("GET", "/v1/stats").body["experiments"][name]["context"] for _ in range(8)]
+    # Any worker may answer, each for itself; the metrics are those of all.
+    assert all(set(found) == {"missing", "unknown", "unexpected"} for found in stats)
+
+    def counted() -> bool:
+        text = service.call("GET", "/metrics").body.decode()
+        found = dict(re.findall(r'bandit_serve_context_values_total\{fault="(\w+)"\} ([\d.]+)', text))
+        return (
+            float(found["missing"]) >= 6 and float(found["unknown"]) >= 2 and float(found["unexpected"]) >= 1
+        )
+
+    wait_until(counted)
+
+
+def test_too_many_features_are_refused(service: ThrowawayService) -> None:
+    context = [{"name": f"f{i}", "kind": "categorical", "buckets": 200} for i in range(3)]
+    found = service.call("POST", "/v1/experiments", experiment(context=context, policy={"kind": "lin_ts"}))
+    check_problem(found, 400, "context")
 
 
 def test_a_contextual_policy_needs_context(service: ThrowawayService) -> None:

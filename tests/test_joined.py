@@ -23,7 +23,9 @@ def features(counters: list[int]) -> NDArray[np.float32]:
     return np.array([[counter, -counter, 0.5] for counter in counters], np.float32).reshape(-1, D)
 
 
-def expose(waiting: JoinedDecisions, first: int, arms: list[int], times_ms: list[int], **more: object) -> None:
+def expose(
+    waiting: JoinedDecisions, first: int, arms: list[int], times_ms: list[int], **more: object
+) -> None:
     x = features(list(range(first, first + len(arms))))
     held_out = more.get("held_out")
     waiting.exposed(

@@ -29,6 +29,9 @@ SCALARS = (
     "exposures_lost",
     "ejections",
     "ejected_arms",
+    "context_missing",
+    "context_unknown",
+    "context_unexpected",
     "top_k_hits",
     "top_k_misses",
     "store_away",
@@ -123,6 +126,14 @@ class ServiceCollector(Collector):
             "Exposures dropped because the store was away.",
             total("exposures_lost"),
         )
+        context = CounterMetricFamily(
+            "bandit_serve_context_values",
+            "Values of contexts that were missing, unknown to the schema, or of no field.",
+            labels=["fault"],
+        )
+        for fault in ("missing", "unknown", "unexpected"):
+            context.add_metric([fault], total(f"context_{fault}"))
+        yield context
         yield CounterMetricFamily(
             "bandit_serve_ejections",
             "Times that a worker left out an arm whose model had failed.",

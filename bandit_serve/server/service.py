@@ -146,6 +146,10 @@ class Service:
         self.counters.set("exposures_lost", sum(decider.exposures.lost for decider in deciders))
         self.counters.set("ejections", sum(decider.ejections.count for decider in deciders))
         self.counters.set("ejected_arms", sum(len(decider.ejected) for decider in deciders))
+        features = [decider.features for decider in deciders if decider.features is not None]
+        self.counters.set("context_missing", sum(sum(each.missing.values()) for each in features))
+        self.counters.set("context_unknown", sum(sum(each.unknown.values()) for each in features))
+        self.counters.set("context_unexpected", sum(each.unexpected for each in features))
         self.counters.set("top_k_hits", self.top_k.hits)
         self.counters.set("top_k_misses", self.top_k.misses)
         self.counters.set("store_away", float(self.degraded))

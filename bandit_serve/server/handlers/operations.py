@@ -14,6 +14,7 @@ from bandit_serve import __version__
 from bandit_serve.errors import NotBuilt, Unavailable
 from bandit_serve.experiment import Status
 from bandit_serve.log.census import living
+from bandit_serve.policies.features import Features
 from bandit_serve.rewards.messages import Verdict
 from bandit_serve.server.metrics import ServiceCollector, exposition
 from bandit_serve.server.service import Service
@@ -43,11 +44,20 @@ class StoreView(Struct, frozen=True):
     used_memory: int | UnsetType = UNSET
 
 
+class ContextStats(Struct, frozen=True):
+    """By field, the values that were missing or not among those of the schema; and how many values had no field."""
+
+    missing: dict[str, int]
+    unknown: dict[str, int]
+    unexpected: int
+
+
 class ExperimentStats(Struct, frozen=True):
     """By arm: shares now, what the log has of exposures and of the objective's rewards, and the mean reward that the
     policy reckons with (null while nothing is known of it; missing rewards that count as zero are in it, those of
     open decisions by how likely a reward would have come by now). `alarms`: changes that were noticed, the last 100.
-    `ejected`: the arms that the answering worker leaves out now because their model failed in it.
+    `ejected`: the arms that the answering worker leaves out now because their model failed in it. `context`: what it
+    met in the contexts of requests, null without a schema.
     """
 
     status: Status
@@ -58,6 +68,7 @@ class ExperimentStats(Struct, frozen=True):
     ejected: list[str]
     means: dict[str, float | None]
     alarms: list[AlarmView]
+    context: ContextStats | None
 
 
 class LoadedStats(Struct, frozen=True):
@@ -163,6 +174,7 @@ class OperationHandlers:
                 decider.ejected,
                 dict(zip(decider.arm_names, means, strict=True)),
                 [alarm_view(alarm, decider.arm_names) for alarm in live.alarms.alarms],
+                _context_stats(decider.features),
             )
         return found
 
@@ -185,3 +197,9 @@ class OperationHandlers:
             durability=facts.durability,
             used_memory=facts.used_memory,
         )
+
+
+def _context_stats(features: Features | None) -> ContextStats | None:
+    if features is None:
+        return None
+    return ContextStats(dict(features.missing), dict(features.unknown), features.unexpected)
