@@ -189,7 +189,6 @@ def test_only_the_objective_decides_what_must_be_said() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"context": [{"name": "hour", "kind": "numeric"}]},
         {"stopping": {"duration": "14d"}},
         {"stopping": {"promote_winner": True}},
         {"metrics": [BINARY, {**CONTINUOUS, "name": "n", "role": "guardrail"}]},

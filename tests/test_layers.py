@@ -18,7 +18,7 @@ LAYERS = [
     {"durations"},
     {"experiment", "settings", "validation"},
     {"events", "token"},
-    {"store", "policies", "models", "results", "training", "alarms", "delays", "pending"},
+    {"store", "policies", "models", "results", "training", "alarms", "delays", "joined", "pending"},
     {"live"},
     {"replica", "log", "views"},
     {"decisions", "rewards"},

@@ -57,7 +57,7 @@ def test_shares_follow_the_evidence(n_arms: int) -> None:
     one = decider("e", n_arms)
     before = one.draw.shares.copy()
     subset = frozenset([0, 1])
-    one._draw_among(["a0", "a1"])
+    one.choose(None, ["a0", "a1"])
 
     async def scenario(refresher: Refresher) -> None:
         for counter in range(30):
@@ -75,7 +75,7 @@ def test_shares_over_subsets_are_not_computed_on_the_loop(monkeypatch: pytest.Mo
     one = decider("e", 3)
     subsets = [["a0", "a1"], ["a1", "a2"]]
     for subset in subsets:
-        one._draw_among(subset)
+        one.choose(None, subset)
     threads: list[threading.Thread] = []
     real = Policy.shares
 

@@ -168,8 +168,7 @@ class Decider:
         if self.features is not None:
             return self.features.vector(context or {})
         if context:
-            detail = "this experiment has no context fields"
-            raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])
+            raise no_context("context")
         return None
 
     def choose(
@@ -291,3 +290,8 @@ class Decider:
             self._uid, self._incarnation, first, time_ms, self.revision, arms, propensities, logged, flags
         )
         return tokens, arms.tolist(), propensities.tolist()
+
+
+def no_context(at: str) -> InvalidInput:
+    detail = "this experiment has no context fields"
+    return InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from bandit_serve.decisions.decider import Choice, Decider
+from bandit_serve.decisions.decider import Choice, Decider, no_context
 from bandit_serve.decisions.messages import (
     Context,
     Decided,
@@ -102,8 +102,8 @@ class Decisions:
             detail = f"expected as many as units, {len(units)}"
             raise InvalidInput(f"contexts: {detail}.", [FieldError("contexts", detail)])
         if decider.features is None:
-            for context in contexts or ():
-                decider.encoded(context)
+            if any(contexts or ()):
+                raise no_context("contexts")
             tokens, arms, propensities = decider.decide_columns(units, self.keyring, now_ms())
             return DecidedColumns(tokens, arms, propensities, decider.arm_names)
         check_all_outside(units, "units")
