@@ -17,6 +17,7 @@ class Linear:
         precision: float,
         rule: str,
         strength: float,
+        optimism: float,
         logistic: bool,
         low: float,
         high: float,

@@ -67,8 +67,8 @@ cdef enum:
 cdef double LARGEST_GAIN = 1000.0
 # c, of the prior's precisions.
 cdef double PRECISION_A_FEATURE = 0.25
-# Of SquareCB's schedule, tuned on supervised and linear environments.
-cdef double GAP_FACTOR = 10.0
+# Of the schedule of γ, tuned on supervised and linear environments.
+cdef double GAP_FACTOR = 30.0
 # The noise's variance before anything was seen, and the observations that it weighs as.
 cdef double FIRST_VARIANCE = 0.25
 cdef double FIRST_WEIGHT = 1.0
@@ -122,7 +122,8 @@ cdef class Linear:
 
     rule: how scores become a choice, one of `RULES`, with `strength` as its parameter: upper_bound, the largest
         θ'x + strength · σ · sqrt(x'(A + λ)⁻¹x); posterior_draw, the largest draw from Normal(θ'x, that width²);
-        inverse_gap, 1 / (E + γ · gap) for the others (Foster & Rakhlin 2020), γ = strength, or by a schedule if 0.
+        inverse_gap, 1 / (E + γ · gap) for all but the best (Foster & Rakhlin 2020), γ = strength, or by a schedule
+        if 0; gaps are those of θ'x + optimism · σ · sqrt(x'(A + λ)⁻¹x).
     logistic: whether the models are logistic; then σ is 1, and rewards must be bounded.
     precision: the least precision of each coefficient's prior, whose mean is 0.
     """
@@ -130,7 +131,7 @@ cdef class Linear:
     cdef tally_t tally
     cdef bitgen_t *bits
     cdef readonly Py_ssize_t n_arms, n_features, n_models, order
-    cdef readonly double min_share, max_share, holdout, strength
+    cdef readonly double min_share, max_share, holdout, strength, optimism
     cdef readonly int64_t warmup
     cdef readonly str rule
     cdef Rule how
@@ -164,6 +165,7 @@ cdef class Linear:
         precision,
         rule,
         strength,
+        optimism,
         logistic,
         low,
         high,
@@ -199,7 +201,7 @@ cdef class Linear:
             raise InvalidInput(f"{self.n_models} models of {self.order} coefficients each are too large together")
         generator = bit_generator(seed)
         self.how, self.rule, self.strength, self.logistic = RULES[rule], rule, strength, logistic
-        self.least_precision = precision
+        self.least_precision, self.optimism = precision, optimism
         self.min_share, self.max_share, self.holdout, self.warmup = min_share, max_share, holdout, warmup
 
         self.tally.low, self.tally.high, self.tally.whole = low, high, whole
@@ -560,6 +562,15 @@ cdef class Linear:
             return self.strength
         return GAP_FACTOR * sqrt(<double>count * (1.0 + updates) / (self.order * self.variance_of_noise()))
 
+    cdef void score_gaps(self, const Py_ssize_t *among, Py_ssize_t count, double *means, double *widths) noexcept:
+        """The predictions between which the gaps are, in `means`."""
+        cdef double scale = self.optimism * sqrt(self.variance_of_noise())
+        cdef Py_ssize_t i
+        self.score(among, count, means, NULL if scale == 0.0 else widths)
+        if scale > 0.0:
+            for i in range(count):
+                means[i] += scale * widths[i]
+
     cdef void gap_shares(self, const double *means, Py_ssize_t count, double *shares) noexcept:
         """1 / (E + γ gap) for every arm below the best, the rest to the best, evenly where several are."""
         cdef Py_ssize_t i, best = 0
@@ -591,12 +602,13 @@ cdef class Linear:
         scale = self.strength * sqrt(self.variance_of_noise())
         if self.how == POSTERIOR_DRAW and self.per_arm:
             return self.votes(arms)
-        self.score(&among[0], count, means, NULL if self.how == INVERSE_GAP else widths)
         shares = np.empty(count)
         cdef double[::1] out = shares
         if self.how == INVERSE_GAP:
+            self.score_gaps(&among[0], count, means, widths)
             self.gap_shares(means, count, &out[0])
             return shares
+        self.score(&among[0], count, means, widths)
         if self.how == POSTERIOR_DRAW:
             scales = np.empty(count)
             if normal_scores(means, widths, scale, count, &out[0], place_of(scales)):
@@ -662,7 +674,7 @@ cdef class Linear:
         if even > 0.0 and uniform_double(self.bits) < even:
             return among[uniform_below(self.bits, count)]
         if self.how == INVERSE_GAP:
-            self.score(among, count, means, NULL)
+            self.score_gaps(among, count, means, widths)
             self.gap_shares(means, count, shares)
             place = uniform_double(self.bits)
             for i in range(count):

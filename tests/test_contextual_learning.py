@@ -27,7 +27,7 @@ def progressive_reward(policy, load, seed):
 # What each is to reach at least, a standard error or two below what it does over ten orders.
 @pytest.mark.parametrize(
     ("policy", "digits", "cancer"),
-    [(LinUCB, 0.84, 0.955), (LinTS, 0.84, 0.95), (LogisticTS, 0.81, 0.96), (SquareCB, 0.73, 0.935)],
+    [(LinUCB, 0.84, 0.955), (LinTS, 0.84, 0.95), (LogisticTS, 0.81, 0.96), (SquareCB, 0.83, 0.94)],
 )
 def test_classes_are_learned_from_rewards_alone(policy, digits, cancer):
     assert np.mean([progressive_reward(policy, load_digits, seed) for seed in range(3)]) >= digits
@@ -61,7 +61,7 @@ def linear_regret(policy, seed, n_arms=10, d=16, noise=0.5, horizon=10_000):
     return regret / horizon
 
 
-@pytest.mark.parametrize(("policy", "most"), [(LinUCB, 0.035), (LinTS, 0.042), (SquareCB, 0.08)])
+@pytest.mark.parametrize(("policy", "most"), [(LinUCB, 0.035), (LinTS, 0.042), (SquareCB, 0.04)])
 def test_regret_in_a_linear_world(policy, most):
     assert np.mean([linear_regret(policy, seed) for seed in range(3)]) <= most
 

@@ -6,6 +6,7 @@ import reference_contextual as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bandit_serve.errors import InvalidInput
 from bandit_serve.policies import LinTS, LinUCB, LogisticTS, SquareCB
 
 
@@ -147,13 +148,19 @@ def test_upper_bounds_are_the_reference():
 def test_inverse_gaps_are_the_reference():
     arms, rewards, x = traffic(100, 4, seed=6)
     for gamma in (None, 7.0):
-        policy = SquareCB(3, 4, gamma=gamma)
-        policy.update_many(arms, rewards, x)
-        scheduled = 10 * np.sqrt(3 * 101 / (4 * policy.noise_scale**2))
-        for row in x[:20]:
-            expected = reference.inverse_gap_shares(policy.scores_of(row)[0], gamma or scheduled)
-            np.testing.assert_allclose(policy.shares(row), expected, rtol=0, atol=1e-14)
+        for optimism in (0.0, 1.0, 0.5):
+            policy = SquareCB(3, 4, gamma=gamma, optimism=optimism)
+            policy.update_many(arms, rewards, x)
+            scheduled = 30 * np.sqrt(3 * 101 / (4 * policy.noise_scale**2))
+            for row in x[:20]:
+                means, widths = policy.scores_of(row)
+                predicted = means + optimism * policy.noise_scale * widths
+                expected = reference.inverse_gap_shares(predicted, gamma or scheduled)
+                np.testing.assert_allclose(policy.shares(row), expected, rtol=0, atol=1e-13)
     assert SquareCB(4, 2).shares([1.0, 0.0]).tolist() == [0.25] * 4
+    for wrong in (-0.5, float("nan"), "a", None):
+        with pytest.raises(InvalidInput, match="optimism"):
+            SquareCB(3, 4, optimism=wrong)
 
 
 @pytest.mark.parametrize("policy", [LinTS, LogisticTS])

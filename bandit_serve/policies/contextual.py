@@ -91,6 +91,7 @@ class ContextualPolicy(Linear):
         own: Mapping[str, Any],
         strength: float,
         *,
+        optimism: float = 0.0,
         objective: str = "binary",
         low: float | None = None,
         high: float | None = None,
@@ -103,7 +104,7 @@ class ContextualPolicy(Linear):
         arm_features: ArrayLike | None = None,
         seed: int | None = None,
     ) -> None:
-        """For subclasses: `own` are their parameters, `strength` what `_linear.Linear` says."""
+        """For subclasses: `own` are their parameters, `strength` and `optimism` what `_linear.Linear` says."""
         n_arms = arm_count(n_arms)
         check_bounds(n_arms, min_share, max_share)
         self.half_life_ms = None if half_life is None else positive_ms("half_life", half_life)
@@ -117,6 +118,7 @@ class ContextualPolicy(Linear):
             precision=self.prior["precision"],
             rule=self.choice,
             strength=strength,
+            optimism=optimism,
             logistic=self.logit,
             low=reward.low,
             high=reward.high,
