@@ -1,0 +1,132 @@
+"""Late and missing rewards: the decisions and rewards go through the fold that serves traffic."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator, SeedSequence, default_rng
+from numpy.typing import NDArray
+
+from bandit_serve.errors import InvalidInput
+from bandit_serve.events import REWARD, Change, Changed, Exposed, Rewarded, Tick
+from bandit_serve.experiment import Arm, Attribution, Experiment, Metric, Record, validated
+from bandit_serve.live import LiveExperiment
+from bandit_serve.simulation.contender import Contender
+from bandit_serve.simulation.delay import DECISION_MS, Delay
+from bandit_serve.simulation.environment import Block, Environment
+from bandit_serve.store.offset import Offset
+
+INCARNATION = 1
+
+
+def served(
+    policy: Any,
+    contender: Contender,
+    environment: Environment,
+    delay: Delay,
+    blocks: Iterator[Block],
+    seed: SeedSequence,
+) -> Iterator[tuple[Block, NDArray[np.intp]]]:
+    """Blocks of at most `refresh` decisions, each drawn from the shares that the fold had before them.
+
+    Decision i (from 0) is made at i seconds of log time. Its exposure is logged with the others of its block,
+    its reward when the decision is made whose number it comes at, and folded before the next block is drawn.
+    """
+    if contender.contextual:
+        raise InvalidInput(f"{contender.name}: delays are simulated for policies without context only.")
+    live = _experiment(policy, environment, delay)
+    delays, draws = (default_rng(child) for child in seed.spawn(2))
+    arriving: dict[int, list[NDArray[np.void]]] = defaultdict(list)
+    start = 0
+    for large in blocks:
+        for block in _parts(large, delay.refresh):
+            _fold(live, start, arriving)
+            shares = live.shares()
+            n = len(block.rewards)
+            arms = _drawn(shares, n, draws)
+            _expose(live, start, arms, shares)
+            due = delay.draw(n, environment.n_arms, delays)
+            _send(arriving, start, arms, block, due, shares, delay)
+            yield block, arms
+            start += n
+
+
+def _experiment(policy: Any, environment: Environment, delay: Delay) -> LiveExperiment:
+    """The fold of an experiment with these arms; its policy is the one that takes part."""
+    experiment = validated(
+        Experiment(
+            id="simulation",
+            arms=tuple(Arm(f"arm-{k}") for k in range(environment.n_arms)),
+            metrics=(Metric("reward", kind=environment.objective),),  # type: ignore[arg-type]
+            attribution=Attribution(f"{delay.window_decisions * DECISION_MS}ms", delay.missing),
+        )
+    )
+    record = Record(experiment, uid=1, status="running", revision=1, created_ms=0, updated_ms=0)
+    live = LiveExperiment(Changed(record, Change("create", "simulation")))
+    live.policy = policy
+    return live
+
+
+def _parts(block: Block, rows: int) -> Iterator[Block]:
+    for start in range(0, len(block.rewards), rows):
+        yield Block(block.means[start : start + rows], block.rewards[start : start + rows])
+
+
+def _drawn(shares: NDArray[np.float64], n: int, draws: Generator) -> NDArray[np.intp]:
+    arms = np.searchsorted(np.cumsum(shares), draws.random(n), side="right")
+    # Rounding may leave a little above the last sum.
+    possible: NDArray[np.intp] = np.minimum(arms, np.flatnonzero(shares)[-1]).astype(np.intp)
+    return possible
+
+
+def _fold(live: LiveExperiment, now: int, arriving: dict[int, list[NDArray[np.void]]]) -> None:
+    """What comes with decisions before `now`, in its order, and then the time."""
+    for at in sorted(at for at in arriving if at < now):
+        rows = np.concatenate(arriving.pop(at))
+        live.apply(Offset(at * DECISION_MS, 1), Rewarded(rows))
+    live.apply(Offset(now * DECISION_MS, 0), Tick())
+
+
+def _expose(live: LiveExperiment, start: int, arms: NDArray[np.intp], shares: NDArray[np.float64]) -> None:
+    n = len(arms)
+    live.apply(
+        Offset((start + n - 1) * DECISION_MS, 0),
+        Exposed(
+            incarnation=INCARNATION,
+            first=start,
+            revision=1,
+            time_ms=start * DECISION_MS,
+            arms=arms.astype("<u2").tobytes(),
+            ages_ms=(np.arange(n) * DECISION_MS).astype("<u4").tobytes(),
+            units=b"",
+            vectors=shares.tobytes(),
+            runs=np.array([n], "<u4").tobytes(),
+        ),
+    )
+
+
+def _send(
+    arriving: dict[int, list[NDArray[np.void]]],
+    start: int,
+    arms: NDArray[np.intp],
+    block: Block,
+    due: NDArray[np.int64],
+    shares: NDArray[np.float64],
+    delay: Delay,
+) -> None:
+    """The rewards of decisions from `start` on, those that come within the window, by when they come."""
+    places = np.arange(len(arms))
+    values, waits = block.rewards[places, arms], due[places, arms]
+    sent = (waits >= 0) & (waits <= delay.window_decisions)
+    if delay.missing == "zero":
+        sent &= values != 0.0
+    rows = np.zeros(len(arms), REWARD)
+    rows["incarnation"], rows["counter"] = INCARNATION, start + places
+    rows["time_ms"] = (start + places) * DECISION_MS
+    rows["value"], rows["propensity"] = values, shares[arms]
+    rows["revision"], rows["arm"] = 1, arms
+    for i in np.flatnonzero(sent).tolist():
+        arriving[start + i + int(waits[i])].append(rows[i : i + 1])
