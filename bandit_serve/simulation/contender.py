@@ -123,6 +123,10 @@ def _value(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
+        pass
+    try:
+        return float(text)  # .05 is no JSON
+    except ValueError:
         return text
 
 

@@ -48,7 +48,7 @@ class Standing(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """`growth` is C of the Lai–Robbins growth C·ln t, where the environment has one. Policies in order of regret."""
+    """`growth` is C of the Lai–Robbins growth C·ln t, where the environment has one. Policies as they were given."""
 
     environment: dict[str, Any]
     delay: dict[str, Any] | None
@@ -60,6 +60,10 @@ class Report(Struct, frozen=True):
     change_points: list[int]
     decisions: list[int]
     policies: list[Standing]
+
+    @property
+    def ranked(self) -> list[Standing]:
+        return sorted(self.policies, key=lambda standing: standing.regret.mean)
 
 
 def report(simulation: Simulation, trials: Sequence[Sequence[Trial]]) -> Report:
@@ -82,7 +86,7 @@ def report(simulation: Simulation, trials: Sequence[Sequence[Trial]]) -> Report:
         growth=growth if growth is None or math.isfinite(growth) else None,
         change_points=list(environment.change_points),
         decisions=checkpoints(simulation.horizon).tolist(),
-        policies=sorted(standings, key=lambda standing: standing.regret.mean),
+        policies=standings,
     )
 
 
