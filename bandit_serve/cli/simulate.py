@@ -175,6 +175,7 @@ def simulate(
     _check_writable(plot, png)
     with Progress(simulation, quiet=as_json) as progress:
         trials = run_trials(simulation, jobs, progress.on_trial)
+        elapsed_s = progress.elapsed_s
     found = report(simulation, trials)
     if plot is not None:
         plot.write_text(page(found, axis), encoding="utf-8")
@@ -183,7 +184,7 @@ def simulate(
     if as_json:
         print_json(found)
     else:
-        print_report(found, progress.elapsed_s, [path for path in (plot, png) if path is not None])
+        print_report(found, elapsed_s, [path for path in (plot, png) if path is not None])
 
 
 def _given(flags: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bandit_serve.cli.output import print_table, say
-from bandit_serve.simulation.chart import amount
-from bandit_serve.simulation.standing import Estimate, Report
+from bandit_serve.simulation.standing import Report
 
 
 def print_report(found: Report, elapsed_s: float, written: Sequence[Path]) -> None:
@@ -19,8 +18,8 @@ def print_report(found: Report, elapsed_s: float, written: Sequence[Path]) -> No
         [
             (
                 each.name,
-                _with_error(each.regret),
-                "–" if each is found.ranked[0] else _with_error(each.behind),
+                str(each.regret),
+                "–" if each is found.ranked[0] else str(each.behind),
                 f"{each.reward.mean:.4g}",
                 f"{100 * each.best_share.mean:.1f} %",
                 f"{100 * each.late_best_share.mean:.1f} %",
@@ -38,8 +37,3 @@ def print_report(found: Report, elapsed_s: float, written: Sequence[Path]) -> No
     say(f"{decisions:,} decisions in {elapsed_s:.1f} s.")
     for path in written:
         say(f"Plot: {path}")
-
-
-def _with_error(estimate: Estimate) -> str:
-    mean = amount(estimate.mean)
-    return mean if estimate.se is None else f"{mean} ± {amount(estimate.se)}"

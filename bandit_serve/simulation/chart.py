@@ -31,7 +31,7 @@ class Series(NamedTuple):
 
 
 class Label(NamedTuple):
-    """At the end of a curve, which is at height `at`."""
+    """At the end of a curve, which is at the height `at`."""
 
     at: float
     look: str
@@ -60,7 +60,7 @@ def chart(report: Report, kind: Kind) -> str:
         parts += _guide(report, growth, across, up, labels["growth"])
     # The best is drawn last, over the others.
     for each in sorted(series, key=lambda one: -one.standing.regret.mean):
-        parts += _curve(each, report, across, up, labels[each.standing.name])
+        parts += _curve(each, report, across, up, labels.get(each.standing.name))
     return "\n".join([*parts, "</svg>"])
 
 
@@ -86,10 +86,11 @@ def _top(standing: Standing) -> float:
 
 
 def _growth(report: Report) -> list[float] | None:
-    """C·ln t and the constant with which it ends where the best curve does, at the report's decisions."""
+    """C·ln t at the report's decisions, and the constant with which it ends where the best that learns does."""
     if report.growth is None:
         return None
-    end = min(standing.curve[-1] for standing in report.policies)
+    ends = [each.curve[-1] for each in report.policies if each.learns]
+    end = min(ends or [each.curve[-1] for each in report.policies])
     return [end + report.growth * math.log(t / report.horizon) for t in report.decisions]
 
 
@@ -116,7 +117,7 @@ def _axes(report: Report, across: Scale, up: Scale) -> list[str]:
         f'<text class="title" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">decisions{on_log}</text>'
     )
     band = f", mean of {report.seeds} seeds ± 1 standard error" if report.seeds > 1 else ", of one seed"
-    parts.append(f'<text class="title" x="{LEFT - 52}" y="15">cumulative regret{band}</text>')
+    parts.append(f'<text class="title" x="0" y="15">cumulative regret{band}</text>')
     return parts
 
 
@@ -125,7 +126,7 @@ def _changes(report: Report, across: Scale) -> list[str]:
     for point in report.change_points:
         x = _n(across(point))
         parts.append(f'<line class="change" x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        parts.append(f'<text class="mark" x="{x}" y="{TOP - 6}" text-anchor="middle">change</text>')
+        parts.append(f'<text class="mark" x="{x}" dx="6" y="{TOP + 11}">change</text>')
     return parts
 
 
@@ -135,7 +136,7 @@ def _guide(report: Report, growth: list[float], across: Scale, up: Scale, label:
         for t, value in zip(report.decisions, growth, strict=True)
         if value >= 0.0 and t >= across.low
     ]
-    about = f"{_growth_name(report)}: the Lai–Robbins growth, ending where the best curve does"
+    about = f"{_growth_name(report)}: the Lai–Robbins growth, ending where the best curve of a policy that learns does"
     return [
         f'<g class="series growth"><title>{escape(about)}</title>',
         f'<path class="line" clip-path="url(#frame-{across.kind})" d="{_path(points)}"/>',
@@ -144,7 +145,7 @@ def _guide(report: Report, growth: list[float], across: Scale, up: Scale, label:
     ]
 
 
-def _curve(series: Series, report: Report, across: Scale, up: Scale, label: str) -> list[str]:
+def _curve(series: Series, report: Report, across: Scale, up: Scale, label: str | None) -> list[str]:
     standing = series.standing
     # The first point may lie left of a log axis, which then begins in the middle of a curve.
     start = next(i for i, t in enumerate(report.decisions) if t >= across.low)
@@ -153,7 +154,7 @@ def _curve(series: Series, report: Report, across: Scale, up: Scale, label: str)
     clip = f'clip-path="url(#frame-{across.kind})"'
     parts = [
         f'<g class="series {series.look}"><title>{escape(standing.name)}: '
-        f"{_estimate(standing)} after {report.horizon:,} decisions</title>"
+        f"{standing.regret} after {report.horizon:,} decisions</title>"
     ]
     if standing.curve_se is not None:
         band = list(zip(places, standing.curve[start:], standing.curve_se[start:], strict=True))
@@ -161,7 +162,18 @@ def _curve(series: Series, report: Report, across: Scale, up: Scale, label: str)
         lower = [(x, up(value - error)) for x, value, error in reversed(band)]
         parts.append(f'<path class="band" {clip} d="{_path([*upper, *lower])}Z"/>')
     parts.append(f'<path class="line" {clip} d="{_path(line)}"/>')
-    return [*parts, label, "</g>"]
+    return [*parts, label or _leaving(standing, line, across), "</g>"]
+
+
+def _leaving(standing: Standing, line: Sequence[tuple[float, float]], across: Scale) -> str:
+    """The name of a curve beside the place where it leaves the picture at the top."""
+    x = next(x for x, y in line if y <= TOP)
+    to_the_right = x < (across.start + across.end) / 2
+    side = f'dx="{10 if to_the_right else -10}" text-anchor="{"start" if to_the_right else "end"}"'
+    return (
+        f'<text class="name" x="{_n(x)}" y="{TOP + 11}" {side}>{escape(_short(standing.name))} '
+        f'<tspan class="value">↑ {standing.regret}</tspan></text>'
+    )
 
 
 def _labels(
@@ -170,12 +182,13 @@ def _labels(
     """Names at the ends of curves, by name, with room between them."""
     wanted = {
         each.standing.name: Label(
-            max(up(each.standing.curve[-1]), float(TOP)),
+            up(each.standing.curve[-1]),
             each.look,
             _short(each.standing.name),
-            f"{'↑ ' if each.standing.curve[-1] > up.high else ''}{_estimate(each.standing)}",
+            str(each.standing.regret),
         )
         for each in series
+        if each.standing.curve[-1] <= up.high
     }
     if growth is not None:
         wanted["growth"] = Label(up(growth[-1]), "growth", _growth_name(report), "")
@@ -223,7 +236,7 @@ def _middle(group: Sequence[float], room: float, low: float, high: float) -> flo
 
 
 def _texts(report: Report) -> list[str]:
-    texts = [f"{_short(each.name)} ↑ {_estimate(each)}" for each in report.policies]
+    texts = [f"{_short(each.name)} ↑ {each.regret}" for each in report.policies]
     return [*texts, _growth_name(report)] if report.growth is not None else texts
 
 
@@ -235,24 +248,12 @@ def _short(name: str) -> str:
     return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
 
 
-def _estimate(standing: Standing) -> str:
-    regret = standing.regret
-    return amount(regret.mean) if regret.se is None else f"{amount(regret.mean)} ± {amount(regret.se)}"
-
-
-def amount(value: float) -> str:
-    """Of regret: as many digits as anyone looks at."""
-    if abs(value) >= 99.95:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 0.095 or value == 0.0 else f"{value:.2g}"
-
-
 def _count(value: float) -> str:
     return f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:,g} M"
 
 
 def _described(report: Report) -> str:
-    ends = ", ".join(f"{each.name} {_estimate(each)}" for each in report.ranked)
+    ends = ", ".join(f"{each.name} {each.regret}" for each in report.ranked)
     return f"Cumulative regret after {report.horizon:,} decisions: {ends}"
 
 

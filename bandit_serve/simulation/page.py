@@ -7,11 +7,14 @@ from typing import Literal
 
 import msgspec
 
-from bandit_serve.simulation.chart import amount, chart
+from bandit_serve.simulation.chart import chart
 from bandit_serve.simulation.scale import Kind
 from bandit_serve.simulation.standing import Estimate, Report
 
 Theme = Literal["light", "dark"]
+
+CLEAR = 2.0
+"""How many standard errors behind the second must be for a title that names the first."""
 
 LIGHT = """
   --paper: #fcfcfb; --ink: #16181d; --soft: #646a73; --grid: #e7e7e4; --faint: #f2f2f0; --axis: #9a9ea5;
@@ -130,8 +133,11 @@ def _document(report: Report, theme: Theme | None, body: str) -> str:
 def _title(report: Report) -> str:
     if len(report.policies) == 1:
         return f"Regret of {report.policies[0].name}"
-    best = report.ranked[0]
-    return f"{best.name} loses least: regret of {len(report.policies)} policies"
+    of_all = f"regret of {len(report.policies)} policies"
+    best, second, *_ = report.ranked
+    if second.behind.se is None or second.behind.mean < CLEAR * second.behind.se:
+        return of_all.capitalize()
+    return f"{best.name} loses least: {of_all}"
 
 
 def _seeds(report: Report) -> str:
@@ -139,10 +145,16 @@ def _seeds(report: Report) -> str:
 
 
 def _table(report: Report) -> str:
+    first = report.ranked[0]
     rows = "\n".join(
-        f"<tr><td>{escape(each.name)}</td><td>{_with_error(each.regret)}</td><td>{_with_error(each.behind)}</td>"
-        f"<td>{_with_error(each.reward, '.4g', '.1g')}</td><td>{_percent(each.best_share)}</td>"
-        f"<td>{_percent(each.late_best_share)}</td></tr>"
+        _row(
+            escape(each.name),
+            _small(each.regret),
+            "–" if each is first else _small(each.behind),
+            _small(each.reward),
+            _percent(each.best_share),
+            _percent(each.late_best_share),
+        )
         for each in report.ranked
     )
     return f"""<table>
@@ -154,12 +166,13 @@ def _table(report: Report) -> str:
 </table>"""
 
 
-def _with_error(estimate: Estimate, form: str | None = None, error_form: str = "") -> str:
-    mean = amount(estimate.mean) if form is None else format(estimate.mean, form)
-    if estimate.se is None:
-        return mean
-    error = amount(estimate.se) if form is None else format(estimate.se, error_form)
-    return f"{mean} <small>± {error}</small>"
+def _row(*cells: str) -> str:
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _small(estimate: Estimate) -> str:
+    mean, _, error = str(estimate).partition(" ± ")
+    return f"{mean} <small>± {error}</small>" if error else mean
 
 
 def _percent(estimate: Estimate) -> str:
@@ -179,6 +192,6 @@ def _note(report: Report) -> str:
         sentences.append(
             f"The dotted curve grows like C ln t with C = {report.growth:.4g}, the rate that no policy which is "
             "good everywhere can stay below in the long run (Lai and Robbins 1985). It is drawn through the end "
-            "of the best curve: compare slopes, not heights."
+            "of the best curve of a policy that learns: compare slopes, not heights."
         )
     return f'<p class="note">{escape(" ".join(sentences))}</p>'

@@ -27,6 +27,20 @@ class Estimate(Struct, frozen=True):
         array = np.array(values)
         return cls(float(array.mean()), _error(array) if len(array) > 1 else None)
 
+    def __str__(self) -> str:
+        """Both to the digits that the error leaves of interest."""
+        if self.se is None:
+            return f"{self.mean:,.{_places(abs(self.mean) / 100)}f}"
+        places = _places(self.se)
+        return f"{self.mean:,.{places}f} ± {self.se:,.{places}f}"
+
+
+def _places(error: float) -> int:
+    """Decimals: none for an error from 10 on, one from 0.1 on, two digits of a smaller one."""
+    if error >= 9.5 or error == 0.0:
+        return 0
+    return 1 if error >= 0.095 else min(12, 1 - math.floor(math.log10(error)))
+
 
 class Standing(Struct, frozen=True):
     """regret: at the end. behind: regret above that of the best policy, on the same seeds, so its error is small.
