@@ -294,7 +294,6 @@ def _refuse_unbuilt(experiment: Experiment) -> None:
         "stopping.duration": experiment.stopping.duration is not None,
         "stopping.promote_winner": experiment.stopping.promote_winner,
         "policy.warmup": bool(policy.warmup),
-        "policy.half_life": policy.half_life is not None,
         "policy.holdout": bool(policy.holdout),
         'metrics with the role "guardrail"': any(m.role == "guardrail" for m in experiment.metrics),
     }

@@ -60,6 +60,8 @@ class LiveExperiment:
 
     def apply(self, offset: Offset, event: Event) -> None:
         """Folds the log's entry at `offset`. `evidence` counts the entries that may have moved the shares."""
+        if self.policy.advance(offset.time_ms):
+            self.evidence += 1
         if self.pending is not None:
             zeros = self.pending.close(offset.time_ms)
             if zeros is not None:

@@ -7,7 +7,9 @@ from libc.stdint cimport int64_t, uint64_t
 from numpy.random cimport bitgen_t
 
 from alias cimport alias_draw, cell_t
-from tally cimport chooser_name, chooser_t, tally_accepts, tally_add, tally_merge, tally_t
+from tally cimport (
+    chooser_name, chooser_t, tally_accepts, tally_add, tally_forget, tally_merge, tally_t
+)
 from uniform cimport uniform_below, uniform_double
 
 from collections.abc import Mapping
@@ -57,6 +59,16 @@ cdef numbers(values, dtype, str name):
         raise InvalidInput(f"{name} must be a vector of numbers: {error}") from None
 
 
+cdef probabilities(values, shape):
+    """`values` as float64 of `shape`; InvalidInput unless they are from above 0 to 1."""
+    array = np.array(numbers(values, np.float64, "propensities"))
+    if array.shape != shape:
+        raise InvalidInput(f"propensities must be of shape {shape}, not {array.shape}")
+    if not ((array > 0.0) & (array <= 1.0)).all():
+        raise InvalidInput("propensities must be above 0 and at most 1")
+    return array
+
+
 cdef class Arms:
     """K arms with what was observed on each; every method either succeeds or changes nothing.
 
@@ -67,9 +79,13 @@ cdef class Arms:
         the rewards scaled to [0, 1].
     seed: an int of at least 0, or None for the system's entropy.
     min_share, max_share: the floor and the cap under each arm's probability of being chosen.
+    holdout: the share that is split evenly among the arms, whatever the policy says.
+    warmup: while an arm was observed less often, the shares are not the policy's.
     learns: whether an update changes the shares.
-    chooser: a capsule as `tally.pxd` describes it, which chooses in C with `parameters`; without it, and
-        whenever a cap may bind, an arm is drawn from `self.shares(eligible=…)`, which a subclass gives.
+    weighs: whether a reward is weighed by the propensity of its arm; then the statistics hold gain, too.
+    chooser: a capsule as `tally.pxd` describes it, which chooses in C with `parameters`, (P,) or (K, P); without
+        it, in the warm-up, and whenever a cap may bind, an arm is drawn from `self.shares(eligible=…)`, which a
+        subclass gives.
     """
 
     cdef tally_t tally
@@ -78,16 +94,35 @@ cdef class Arms:
     cdef const cell_t *cells
     cdef const Py_ssize_t *everyone
     cdef bint learns, table_fresh
-    cdef readonly double min_share, max_share
+    cdef readonly double min_share, max_share, holdout
+    cdef readonly int64_t warmup
+    # The arms that were observed less than `warmup` times.
+    cdef Py_ssize_t cold
     # The arrays behind the pointers above.
-    cdef object n, total, mean, m2, fresh, cache, chooser_parameters, table, indices, generator
+    cdef object n, total, mean, m2, gain, seen, fresh, cache, chooser_parameters, table, indices, generator
     cdef object chooser_capsule
 
     def __init__(
-        self, n_arms, *, low, high, whole, unbounded, seed, min_share, max_share, learns, chooser=None, parameters=()
+        self,
+        n_arms,
+        *,
+        low,
+        high,
+        whole,
+        unbounded,
+        seed,
+        min_share,
+        max_share,
+        holdout,
+        warmup,
+        learns,
+        weighs,
+        chooser=None,
+        parameters=(),
     ):
         cdef double[::1] view
-        cdef const double[::1] constants
+        cdef const double[:, ::1] constants
+        cdef int64_t[::1] times
         cdef unsigned char[::1] flags
         cdef const Py_ssize_t[::1] indices
         cdef Py_ssize_t count = arm_count(n_arms)
@@ -95,19 +130,31 @@ cdef class Arms:
         cdef const chooser_t *choosing = NULL
         if chooser is not None:
             choosing = <const chooser_t *>PyCapsule_GetPointer(chooser, chooser_name())
-            if choosing.parameters != len(parameters):
-                raise InvalidInput(f"the chooser takes {choosing.parameters} parameters, not {len(parameters)}")
+            given = np.atleast_2d(np.array(parameters, dtype=np.float64))
+            if given.shape not in ((1, choosing.parameters), (count, choosing.parameters)):
+                raise InvalidInput(
+                    f"the chooser takes {choosing.parameters} parameters an arm, not an array of {given.shape}"
+                )
 
         # Without arms nothing is read or chosen until everything is in its place.
         self.tally.n_arms, self.chooser, self.table_fresh = 0, NULL, False
         self.tally.low, self.tally.high = low, high
-        self.tally.whole, self.tally.unbounded = whole, unbounded
+        self.tally.whole, self.tally.unbounded, self.tally.weighs = whole, unbounded, weighs
         self.min_share, self.max_share, self.learns = min_share, max_share, learns
+        self.holdout, self.warmup = holdout, warmup
+        self.cold = count if warmup > 0 else 0
         self.n, self.fresh = np.zeros(count), np.zeros(count, dtype=np.uint8)
         view = self.n
         self.tally.n = &view[0]
         flags = self.fresh
         self.tally.fresh = &flags[0]
+        self.seen = np.zeros(count, dtype=np.int64)
+        times = self.seen
+        self.tally.observed = &times[0]
+        self.gain = np.zeros(count) if weighs else None
+        if weighs:
+            view = self.gain
+            self.tally.gain = &view[0]
         if unbounded:
             self.total, self.mean, self.m2 = None, np.zeros(count), np.zeros(count)
             view = self.mean
@@ -123,9 +170,11 @@ cdef class Arms:
             self.cache = np.zeros(max(1, count * choosing.cache_width))
             view = self.cache
             self.tally.cache = &view[0]
-            self.chooser_parameters = np.array([*parameters, 0.0])
+            # One number more, so that there is a first one.
+            self.chooser_parameters = np.hstack([given, np.zeros((len(given), 1))])
             constants = self.chooser_parameters
-            self.tally.parameters = &constants[0]
+            self.tally.parameters = &constants[0, 0]
+            self.tally.stride = constants.shape[1] if constants.shape[0] > 1 else 0
         self.indices = np.arange(count, dtype=np.intp)
         indices = self.indices
         self.everyone = &indices[0]
@@ -151,10 +200,31 @@ cdef class Arms:
         scaled = np.divide(self.total, self.n, out=np.full(self.tally.n_arms, np.nan), where=self.n > 0.0)
         return self.tally.low + (self.tally.high - self.tally.low) * scaled
 
-    def update(self, arm, reward):
-        """Counts one `reward` on `arm` (an index); InvalidInput, and nothing counted, when either is wrong."""
+    @property
+    def observed(self):
+        """int64 (K,): how often each arm was observed, forgotten or not; `warmup` goes by it."""
+        return self.seen.copy()
+
+    @observed.setter
+    def observed(self, counts):
+        array = numbers(counts, np.int64, "observed")
+        if array.shape != (self.tally.n_arms,) or (array < 0).any():
+            raise InvalidInput(f"observed must be {self.tally.n_arms} whole numbers of at least 0")
+        self.seen[:] = array
+        self._seen_changed()
+
+    cdef _seen_changed(self):
+        self.cold = int(np.count_nonzero(self.seen < self.warmup))
+        self.table_fresh = False
+
+    def update(self, arm, reward, propensity=None):
+        """Counts one `reward` on `arm` (an index); InvalidInput, and nothing counted, when anything is wrong.
+
+        propensity: the probability, in (0, 1], with which the arm was chosen, for a policy that weighs; if not
+            given it is the arm's present share. Other policies do not look at it.
+        """
         cdef Py_ssize_t k
-        cdef double value
+        cdef double value, chance = 1.0
         try:
             k = arm
             value = reward
@@ -166,18 +236,22 @@ cdef class Arms:
             raise InvalidInput(f"arm must be from 0 to {self.tally.n_arms - 1}, not {k}")
         if not tally_accepts(&self.tally, value):
             raise InvalidInput(self._refusal(value))
-        tally_add(&self.tally, k, value)
+        if self.tally.weighs:
+            chance = self._present_share(k) if propensity is None else float(probabilities(propensity, ())[()])
+        tally_add(&self.tally, k, value, chance)
+        if self.cold:
+            self._seen_changed()
         if self.learns:
             self.table_fresh = False
 
-    def update_many(self, arms, rewards):
+    def update_many(self, arms, rewards, propensities=None):
         """`update` for each pair of `arms`, integers (N,), and `rewards`, numbers (N,), in their order.
 
-        The statistics are bit for bit those of N single updates. If any pair is wrong: InvalidInput, and
-        nothing is counted.
+        propensities: (N,), as in `update`. The statistics are bit for bit those of N single updates. If anything
+        is wrong: InvalidInput, and nothing is counted.
         """
         cdef const int64_t[::1] places
-        cdef const double[::1] values
+        cdef const double[::1] values, chances
         cdef Py_ssize_t i
         arm_array = numbers(arms, np.int64, "arms")
         reward_array = numbers(rewards, np.float64, "rewards")
@@ -192,14 +266,31 @@ cdef class Arms:
                 raise InvalidInput(f"arms[{i}] must be from 0 to {self.tally.n_arms - 1}, not {places[i]}")
             if not tally_accepts(&self.tally, values[i]):
                 raise InvalidInput(f"rewards[{i}]: {self._refusal(values[i])}")
-        for i in range(places.shape[0]):
-            tally_add(&self.tally, places[i], values[i])
+        if not self.tally.weighs:
+            for i in range(places.shape[0]):
+                tally_add(&self.tally, places[i], values[i], 1.0)
+        elif propensities is not None:
+            chances = probabilities(propensities, arm_array.shape)
+            for i in range(places.shape[0]):
+                tally_add(&self.tally, places[i], values[i], chances[i])
+        else:
+            for i in range(places.shape[0]):
+                tally_add(&self.tally, places[i], values[i], self._present_share(places[i]))
+                if self.cold:
+                    self._seen_changed()
+                self.table_fresh = False
+        if self.cold and places.shape[0] > 0:
+            self._seen_changed()
         if self.learns and places.shape[0] > 0:
             self.table_fresh = False
 
-    def update_counts(self, counts, value):
-        """Counts `value` counts[k] times on each arm k, in closed form; `counts`: integers (K,) of at least 0."""
+    def update_counts(self, counts, value, propensities=None):
+        """Counts `value` counts[k] times on each arm k, in closed form; `counts`: integers (K,) of at least 0.
+
+        propensities: (K,), those of each arm, for a policy that weighs; its present shares if not given.
+        """
         cdef const int64_t[::1] weights
+        cdef const double[::1] chances
         cdef Py_ssize_t k
         cdef double each = self._reward(value)
         array = numbers(counts, np.int64, "counts")
@@ -209,19 +300,40 @@ cdef class Arms:
         for k in range(weights.shape[0]):
             if weights[k] < 0:
                 raise InvalidInput(f"counts[{k}] must be at least 0, not {weights[k]}")
+        chances = self._chances(propensities)
         for k in range(weights.shape[0]):
-            tally_merge(&self.tally, k, <double>weights[k], each)
+            tally_merge(&self.tally, k, <double>weights[k], each, chances[k])
+            self.tally.observed[k] += weights[k]
+        if self.cold:
+            self._seen_changed()
         if self.learns:
             self.table_fresh = False
 
+    def forget(self, factor):
+        """Multiplies what was learned, but no prior, by `factor`, from above 0 to 1; 1 changes nothing.
+
+        What is left of a weight below 1e-100 is dropped.
+        """
+        cdef double kept
+        try:
+            kept = factor
+        except (TypeError, ValueError):
+            raise InvalidInput(f"factor must be a number, not {factor!r}") from None
+        if not 0.0 < kept <= 1.0:
+            raise InvalidInput(f"factor must be above 0 and at most 1, not {kept}")
+        if kept < 1.0:
+            tally_forget(&self.tally, kept)
+            if self.learns:
+                self.table_fresh = False
+
     def statistics(self, pending=None, pending_value=0.0):
-        """Copies of the arrays (K,) by name: n and total, or n, mean and m2.
+        """Copies of the arrays (K,) by name: n and total (and gain where it weighs), or n, mean and m2.
 
         `pending`, numbers (K,) of at least 0, is the weight of further observations of `pending_value` on
         each arm, merged into the copies only.
         """
         cdef tally_t copy = self.tally
-        cdef const double[::1] weights
+        cdef const double[::1] weights, chances
         cdef double[::1] view
         cdef unsigned char[::1] flags
         cdef Py_ssize_t k
@@ -230,6 +342,8 @@ cdef class Arms:
             arrays = {"n": self.n.copy(), "mean": self.mean.copy(), "m2": self.m2.copy()}
         else:
             arrays = {"n": self.n.copy(), "total": self.total.copy()}
+        if self.tally.weighs:
+            arrays["gain"] = self.gain.copy()
         if pending is None:
             return arrays
         each = self._reward(pending_value)
@@ -250,15 +364,22 @@ cdef class Arms:
         else:
             view = arrays["total"]
             copy.total = &view[0]
+        if self.tally.weighs:
+            view = arrays["gain"]
+            copy.gain = &view[0]
         scratch = np.empty(self.tally.n_arms, dtype=np.uint8)
         flags = scratch
         copy.fresh = &flags[0]
+        chances = self._chances(None)
         for k in range(weights.shape[0]):
-            tally_merge(&copy, k, weights[k], each)
+            tally_merge(&copy, k, weights[k], each, chances[k])
         return arrays
 
     def restore(self, statistics):
-        """Takes over arrays as `statistics()` gives them; InvalidInput when they cannot be of these arms."""
+        """Takes over arrays as `statistics()` gives them; InvalidInput when they cannot be of these arms.
+
+        `observed` is then what is left of the observations, rounded down.
+        """
         mine = self.statistics()
         if not isinstance(statistics, Mapping) or set(statistics) != set(mine):
             raise InvalidInput(f"statistics must hold {', '.join(mine)} and nothing else")
@@ -266,7 +387,9 @@ cdef class Arms:
         for name, array in arrays.items():
             if array.shape != (self.tally.n_arms,) or not np.isfinite(array).all():
                 raise InvalidInput(f"statistics.{name} must be {self.tally.n_arms} finite numbers")
-        if (arrays["n"] < 0.0).any() or any((arrays[name] < 0.0).any() for name in ("total", "m2") if name in arrays):
+        if (arrays["n"] < 0.0).any() or any(
+            (arrays[name] < 0.0).any() for name in ("total", "m2", "gain") if name in arrays
+        ):
             raise InvalidInput("statistics must not be negative")
         # Rounding is monotone, so not even the rounded sum of rewards in [0, 1] can pass their count.
         if "total" in arrays and (arrays["total"] > arrays["n"]).any():
@@ -275,10 +398,12 @@ cdef class Arms:
             (arrays["mean"] >= self.tally.low) & (arrays["mean"] <= self.tally.high)
         ).all():
             raise InvalidInput(f"statistics.mean must be from {self.tally.low} to {self.tally.high}")
+        own = {"n": self.n, "total": self.total, "mean": self.mean, "m2": self.m2, "gain": self.gain}
         for name, array in arrays.items():
-            {"n": self.n, "total": self.total, "mean": self.mean, "m2": self.m2}[name][:] = array
+            own[name][:] = array
         self.fresh[:] = 0
-        self.table_fresh = False
+        self.seen[:] = np.minimum(self.n, 2.0**53)
+        self._seen_changed()
 
     @property
     def randomness(self):
@@ -304,7 +429,7 @@ cdef class Arms:
         """The index of one arm, chosen with the probabilities `shares(eligible=eligible)`."""
         cdef const Py_ssize_t[::1] among
         if eligible is None:
-            if self.chooser is not NULL and self.max_share >= 1.0:
+            if self.samples():
                 return self.pick(self.everyone, self.tally.n_arms)
             if not self.table_fresh:
                 self.tabulate()
@@ -320,7 +445,7 @@ cdef class Arms:
         cdef Py_ssize_t i
         out = np.empty(how_many(n), dtype=np.intp)
         arms = out
-        if self.chooser is not NULL and self.max_share >= 1.0:
+        if self.samples():
             indices = self.indices if eligible is None else eligible_arms(eligible, self.tally.n_arms)
             among = indices
             for i in range(arms.shape[0]):
@@ -338,11 +463,39 @@ cdef class Arms:
             arms[i] = alias_draw(cells, self.tally.n_arms, self.bits)
         return out
 
+    cdef bint samples(self) noexcept:
+        """Whether an arm is chosen by the chooser and not from the table of shares."""
+        return self.chooser is not NULL and self.max_share >= 1.0 and self.cold == 0
+
+    cdef double even_part(self, Py_ssize_t count) noexcept:
+        """What is split evenly among `count` arms: the holdout, and the floor in what that leaves."""
+        return self.holdout + (1.0 - self.holdout) * min(1.0, <double>count * self.min_share)
+
     cdef Py_ssize_t pick(self, const Py_ssize_t *among, Py_ssize_t count) noexcept:
-        """The floor is a mixture: with probability count · min_share evenly, otherwise as the policy chooses."""
-        if self.min_share > 0.0 and uniform_double(self.bits) < <double>count * self.min_share:
+        """With the probability of the even part evenly, otherwise as the policy chooses."""
+        cdef double even = self.even_part(count)
+        if even > 0.0 and uniform_double(self.bits) < even:
             return among[uniform_below(self.bits, count)]
         return self.chooser.choose(&self.tally, among, count, self.bits)
+
+    cdef double _present_share(self, Py_ssize_t arm) except -1.0:
+        cdef double even
+        if self.samples() and self.chooser.share is not NULL:
+            even = self.even_part(self.tally.n_arms)
+            return even / self.tally.n_arms + (1.0 - even) * self.chooser.share(&self.tally, arm)
+        share = self.shares()[arm]
+        # What has the share 0 was not chosen; where it was observed all the same, it counts once.
+        return share if share > 0.0 else 1.0
+
+    cdef _chances(self, propensities):
+        """Those given, or else each arm's present share if the policy weighs, or else whatever."""
+        if not self.tally.weighs:
+            return self.n
+        if propensities is not None:
+            return probabilities(propensities, (self.tally.n_arms,))
+        shares = self.shares()
+        shares[shares == 0.0] = 1.0
+        return shares
 
     cdef tabulate(self):
         cdef const uint64_t[:, ::1] view

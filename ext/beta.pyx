@@ -6,7 +6,7 @@ from numpy.random cimport bitgen_t
 from numpy.random.c_distributions cimport random_beta
 
 from gamma cimport gamma_draw, gamma_prepare
-from tally cimport chooser_name, chooser_t, tally_t
+from tally cimport chooser_name, chooser_t, tally_parameters, tally_t
 
 
 cdef Py_ssize_t choose(
@@ -20,12 +20,14 @@ cdef Py_ssize_t choose(
     cdef Py_ssize_t i, k, best = among[0]
     cdef double alpha, beta, x, y, best_x = -1.0, best_y = 1.0
     cdef double *constants
+    cdef const double *prior
     for i in range(count):
         k = among[i]
         constants = tally.cache + 4 * k
         if not tally.fresh[k]:
-            alpha = tally.parameters[0] + tally.total[k]
-            beta = tally.parameters[1] + (tally.n[k] - tally.total[k])
+            prior = tally_parameters(tally, k)
+            alpha = prior[0] + tally.total[k]
+            beta = prior[1] + (tally.n[k] - tally.total[k])
             if alpha >= 1.0 and beta >= 1.0:
                 gamma_prepare(alpha, &constants[0], &constants[1])
                 gamma_prepare(beta, &constants[2], &constants[3])
@@ -46,5 +48,5 @@ cdef Py_ssize_t choose(
 
 
 cdef chooser_t chooser
-chooser.choose, chooser.parameters, chooser.cache_width = choose, 2, 4
+chooser.choose, chooser.share, chooser.parameters, chooser.cache_width = choose, NULL, 2, 4
 CHOOSER = PyCapsule_New(&chooser, chooser_name(), NULL)

@@ -11,7 +11,7 @@ from numpy.random cimport bitgen_t
 from numpy.random.c_distributions cimport random_standard_gamma, random_standard_normal
 
 from gamma cimport gamma_draw, gamma_prepare
-from tally cimport chooser_name, chooser_t, tally_t
+from tally cimport chooser_name, chooser_t, tally_parameters, tally_t
 
 import numpy as np
 
@@ -36,20 +36,22 @@ cdef inline posterior_t posterior_of(
     return posterior
 
 
-def posterior(const double[::1] n, const double[::1] mean, const double[::1] m2, const double[::1] prior):
+def posterior(const double[::1] n, const double[::1] mean, const double[::1] m2, const double[:, ::1] prior):
     """Location, scale and degrees of freedom, float64 (K,) each, of the Student t of each arm's mean.
 
     n, mean, m2: (K,), the observations, their mean and their sum of squared deviations.
-    prior: (4,), the mean, kappa, alpha and beta of the Normal-inverse-gamma prior.
+    prior: (K, 4), the mean, kappa, alpha and beta of each arm's Normal-inverse-gamma prior.
     """
     cdef Py_ssize_t k
     cdef posterior_t arm
-    if prior.shape[0] != 4 or mean.shape[0] != n.shape[0] or m2.shape[0] != n.shape[0]:
-        raise ValueError("n, mean and m2 must have one length, and prior must be four numbers")
+    if mean.shape[0] != n.shape[0] or m2.shape[0] != n.shape[0]:
+        raise ValueError("n, mean and m2 must have one length")
+    if prior.shape[0] != n.shape[0] or prior.shape[1] != 4:
+        raise ValueError("prior must be four numbers an arm")
     loc, scale, df = np.empty(n.shape[0]), np.empty(n.shape[0]), np.empty(n.shape[0])
     cdef double[::1] locs = loc, scales = scale, dfs = df
     for k in range(n.shape[0]):
-        arm = posterior_of(n[k], mean[k], m2[k], &prior[0])
+        arm = posterior_of(n[k], mean[k], m2[k], &prior[k, 0])
         locs[k] = arm.mean
         scales[k] = sqrt(arm.beta / (arm.alpha * arm.kappa))
         dfs[k] = 2.0 * arm.alpha
@@ -68,7 +70,7 @@ cdef Py_ssize_t choose(
         k = among[i]
         constants = tally.cache + 4 * k
         if not tally.fresh[k]:
-            arm = posterior_of(tally.n[k], tally.mean[k], tally.m2[k], tally.parameters)
+            arm = posterior_of(tally.n[k], tally.mean[k], tally.m2[k], tally_parameters(tally, k))
             constants[0], constants[1] = arm.mean, arm.beta / arm.kappa
             if arm.alpha >= 1.0:
                 gamma_prepare(arm.alpha, &constants[2], &constants[3])
@@ -86,5 +88,5 @@ cdef Py_ssize_t choose(
 
 
 cdef chooser_t chooser
-chooser.choose, chooser.parameters, chooser.cache_width = choose, 4, 4
+chooser.choose, chooser.share, chooser.parameters, chooser.cache_width = choose, NULL, 4, 4
 CHOOSER = PyCapsule_New(&chooser, chooser_name(), NULL)

@@ -1,7 +1,8 @@
 """What was observed on each arm, and the form of a function that chooses an arm from it.
 
 Rewards with bounds are kept scaled to [0, 1] as a count and a sum; rewards without as a count, a mean and a sum
-of squared deviations (Welford 1962), which stays exact where a sum of squares cancels.
+of squared deviations (Welford 1962), which stays exact where a sum of squares cancels. A policy that weighs its
+rewards keeps the sum of rewards over propensities, too.
 """
 
 from libc.stdint cimport int64_t
@@ -11,13 +12,17 @@ ctypedef struct tally_t:
     Py_ssize_t n_arms
     bint unbounded             # keeps mean and m2; otherwise total
     bint whole                 # a reward is low or high and nothing between
+    bint weighs                # keeps gain
     double low
     double high
     double *n
     double *total              # sum of the rewards, scaled to [0, 1]
     double *mean
     double *m2                 # sum of squared deviations from the mean
+    double *gain               # sum of the scaled rewards, each over the propensity of its arm
+    int64_t *observed          # observations ever: forgetting leaves them
     const double *parameters   # the chooser's own
+    Py_ssize_t stride          # from one arm's parameters to the next one's; 0 where all have the same
     double *cache              # `cache_width` numbers an arm, the chooser's own
     unsigned char *fresh       # whether the arm's cache is of its present statistics
 
@@ -26,13 +31,17 @@ ctypedef Py_ssize_t (*choose_t)(
     const tally_t *tally, const Py_ssize_t *among, Py_ssize_t count, bitgen_t *bits
 ) noexcept nogil
 
+# The share of one of all arms, before floor and holdout.
+ctypedef double (*share_t)(const tally_t *tally, Py_ssize_t arm) noexcept nogil
+
 # What a kernel offers as a capsule of this name, for `_arms.Arms` to choose with.
 cdef inline const char *chooser_name() noexcept nogil:
     return b"bandit_serve.chooser"
 
 ctypedef struct chooser_t:
     choose_t choose
-    Py_ssize_t parameters
+    share_t share              # for a policy that weighs; otherwise NULL
+    Py_ssize_t parameters      # how many an arm has
     Py_ssize_t cache_width
 
 
@@ -47,21 +56,32 @@ cdef inline double tally_scaled(const tally_t *tally, double reward) noexcept no
     return (reward - tally.low) / (tally.high - tally.low)
 
 
-cdef inline void tally_add(tally_t *tally, Py_ssize_t arm, double reward) noexcept nogil:
-    cdef double deviation
+cdef inline const double *tally_parameters(const tally_t *tally, Py_ssize_t arm) noexcept nogil:
+    return tally.parameters + tally.stride * arm
+
+
+cdef inline void tally_add(tally_t *tally, Py_ssize_t arm, double reward, double propensity) noexcept nogil:
+    """`propensity` is read only by a tally that weighs."""
+    cdef double deviation, scaled
     tally.fresh[arm] = 0
+    tally.observed[arm] += 1
     tally.n[arm] += 1.0
     if tally.unbounded:
         deviation = reward - tally.mean[arm]
         tally.mean[arm] += deviation / tally.n[arm]
         tally.m2[arm] += deviation * (reward - tally.mean[arm])
     else:
-        tally.total[arm] += tally_scaled(tally, reward)
+        scaled = tally_scaled(tally, reward)
+        tally.total[arm] += scaled
+        if tally.weighs:
+            tally.gain[arm] += scaled / propensity
 
 
-cdef inline void tally_merge(tally_t *tally, Py_ssize_t arm, double weight, double reward) noexcept nogil:
+cdef inline void tally_merge(
+    tally_t *tally, Py_ssize_t arm, double weight, double reward, double propensity
+) noexcept nogil:
     """`weight` observations of `reward` at once (Chan, Golub & LeVeque 1983, the second sample of variance 0)."""
-    cdef double deviation, before
+    cdef double deviation, before, scaled
     if weight == 0.0:
         return
     tally.fresh[arm] = 0
@@ -72,4 +92,26 @@ cdef inline void tally_merge(tally_t *tally, Py_ssize_t arm, double weight, doub
         tally.mean[arm] += deviation * (weight / tally.n[arm])
         tally.m2[arm] += deviation * deviation * before * (weight / tally.n[arm])
     else:
-        tally.total[arm] += weight * tally_scaled(tally, reward)
+        scaled = tally_scaled(tally, reward)
+        tally.total[arm] += weight * scaled
+        if tally.weighs:
+            tally.gain[arm] += weight * (scaled / propensity)
+
+
+cdef inline void tally_forget(tally_t *tally, double factor) noexcept nogil:
+    """What was observed weighs `factor` of what it did. Below a weight of 1e-100 it is gone: quotients of still
+    smaller numbers lose their digits."""
+    cdef Py_ssize_t k
+    cdef double kept
+    for k in range(tally.n_arms):
+        tally.fresh[k] = 0
+        kept = factor if tally.n[k] * factor >= 1e-100 else 0.0
+        tally.n[k] *= kept
+        if tally.unbounded:
+            tally.m2[k] *= kept
+            if kept == 0.0:
+                tally.mean[k] = 0.0
+        else:
+            tally.total[k] *= kept
+            if tally.weighs:
+                tally.gain[k] *= kept

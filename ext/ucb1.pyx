@@ -65,5 +65,5 @@ cdef Py_ssize_t choose(
 
 
 cdef chooser_t chooser
-chooser.choose, chooser.parameters, chooser.cache_width = choose, 0, 0
+chooser.choose, chooser.share, chooser.parameters, chooser.cache_width = choose, NULL, 0, 0
 CHOOSER = PyCapsule_New(&chooser, chooser_name(), NULL)

@@ -188,7 +188,6 @@ def test_only_the_objective_decides_what_must_be_said() -> None:
         {"stopping": {"duration": "14d"}},
         {"stopping": {"promote_winner": True}},
         {"policy": {"kind": "thompson", "warmup": 10}},
-        {"policy": {"kind": "thompson", "half_life": "1d"}},
         {"policy": {"kind": "thompson", "holdout": 0.1}},
         {"metrics": [BINARY, {**CONTINUOUS, "name": "n", "role": "guardrail"}]},
     ],

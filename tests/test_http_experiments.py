@@ -128,7 +128,6 @@ def test_a_wrong_experiment_is_told_where_it_is_wrong(
         {"stopping": {"duration": "14d"}},
         {"stopping": {"promote_winner": True}},
         {"policy": {"kind": "thompson", "warmup": 100}},
-        {"policy": {"kind": "thompson", "half_life": "7d"}},
         {"policy": {"kind": "thompson", "holdout": 0.1}},
         {"policy": {"kind": "epsilon_greedy", "epsilon": 0.1}},
         {"policy": {"kind": "softmax"}},

@@ -149,6 +149,50 @@ def test_live_replayed_and_restored_states_are_equal_bit_for_bit(
         assert restored.offset == live.offset
 
 
+@pytest.mark.parametrize("missing", ["zero", "ignore"])
+@pytest.mark.parametrize(
+    ("policy", "objective"), KINDS, ids=lambda value: str(value if isinstance(value, str) else value["kind"])
+)
+def test_states_that_forget_are_equal_bit_for_bit_too(
+    policy: str, objective: dict[str, Any], missing: str
+) -> None:
+    made = experiment(
+        arms=[{"name": name} for name in "abc"],
+        metrics=metrics(objective, "maximize"),
+        policy={"kind": policy, "half_life": "3s"},
+        attribution={"window": f"{WINDOW_MS}ms", "missing": missing},
+    )
+    log = written(made, seed=12)
+    assert log[-1][0].time_ms - log[0][0].time_ms > 6_000
+    live = folded(log)
+    assert 0 < live.policy.counts.sum() < 0.5 * live.policy.observed.sum()
+    assert live.policy.clock_ms == log[-1][0].time_ms
+    assert folded(log).state() == live.state()
+    for cut in (1, 17, 60, len(log)):
+        half = folded(log[:cut])
+        restored = folded(log[cut:], LiveExperiment.from_state(half.offset, half.state()))
+        assert restored.state() == live.state()
+        assert restored.shares().tobytes() == live.shares().tobytes()
+
+
+def test_what_was_learned_fades_by_the_logs_time() -> None:
+    made = experiment(policy={"kind": "thompson", "half_life": "10s"})
+    live = folded([(Offset(1_000, 0), created(made)), (Offset(1_000, 1), Rewarded(rewards(range(8))))])
+    assert live.policy.counts.tolist() == [8, 0]
+    seen = live.evidence
+    live.apply(Offset(11_000, 0), Tick())
+    assert live.policy.counts.tolist() == [4, 0]
+    assert live.evidence > seen, "what fades moves the shares"
+    live.apply(Offset(21_000, 0), Rewarded(rewards([8])))
+    assert live.policy.counts.tolist() == [3, 0], "first the time passes, then the entry counts"
+    settings = made.with_policy(PolicySettings(kind="thompson", half_life="20s"))
+    live.apply(Offset(31_000, 0), Changed(record(settings, revision=2), Change("policy", "test")))
+    assert live.policy.counts.tolist() == [1.5, 0]
+    live.apply(Offset(51_000, 0), Tick())
+    assert live.policy.counts.tolist() == [0.75, 0]
+    assert live.policy.observed.tolist() == [9, 0]
+
+
 def test_a_missing_reward_is_a_zero_to_the_policy_only_when_its_window_has_closed() -> None:
     made = experiment(attribution={"window": "2s", "missing": "zero"})
     live = folded([(Offset(1, 0), created(made))])

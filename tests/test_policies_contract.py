@@ -205,13 +205,26 @@ def test_rewards_change_shares_only_where_the_policy_learns(policy, objective):
 @everyone
 def test_a_state_goes_on_identically(policy, objective):
     arms, rewards = some(objective, 4, 60, seed=5)
-    original = make(policy, objective, seed=6, min_share=0.05, max_share=0.9)
+    original = make(
+        policy,
+        objective,
+        seed=6,
+        min_share=0.05,
+        max_share=0.9,
+        holdout=0.1,
+        warmup=14,
+        half_life="2m",
+        pseudo_history={"n": [1.5, 0, 2, 3], "mean": 1.0},
+    )
+    original.advance(1_000)
     original.update_many(arms, rewards)
+    original.advance(31_000)
     original.choose_many(17)
     state = original.state()
     packed = msgpack.packb(state, default=lambda array: [array.dtype.str, array.tobytes()])
     unpacked = msgpack.unpackb(packed)
     unpacked["statistics"] = {name: np.frombuffer(*reversed(v)) for name, v in unpacked["statistics"].items()}
+    unpacked["observed"] = np.frombuffer(unpacked["observed"][1], dtype=unpacked["observed"][0])
     unpacked["randomness"] = np.frombuffer(unpacked["randomness"][1], dtype=unpacked["randomness"][0])
     copies = [
         policy.from_state(state),
@@ -219,18 +232,23 @@ def test_a_state_goes_on_identically(policy, objective):
         copy.deepcopy(original),
         pickle.loads(pickle.dumps(original)),
     ]
+    assert 0 < (original.observed < 14).sum() < 4
     choices = original.choose_many(100).tolist()
     original.update_many(arms, rewards)
+    original.advance(75_000)
+    assert (original.observed >= 14).all()
     assert len(set(choices)) > 1
     for again in copies:
         assert bits(again.statistics()) == bits(state["statistics"])
         assert again.choose_many(100).tolist() == choices
         again.update_many(arms, rewards)
+        assert again.advance(75_000)
         assert bits(again.statistics()) == bits(original.statistics())
         assert again.shares().tobytes() == original.shares().tobytes()
         last = again.state()
         assert bits(last.pop("statistics")) == bits(original.statistics())
         assert last.pop("randomness").tolist() == original.randomness.tolist()
+        assert last.pop("observed").tolist() == original.observed.tolist()
         assert {"kind": policy.kind, **last} == {k: v for k, v in original.state().items() if k in last}
 
 
@@ -240,7 +258,8 @@ def test_a_state_is_a_copy(policy, objective):
     state = learner.state()
     parameters = repr(state["parameters"])
     for value in state["parameters"].values():
-        value.clear()
+        if isinstance(value, dict | list):
+            value.clear()
     assert repr(learner.state()["parameters"]) == parameters
     learner.update(0, 1.0)
     assert state["statistics"]["n"].tolist() == [0.0] * 4
@@ -389,6 +408,216 @@ def test_arrays_of_other_types_and_layouts_work(policy, objective):
     assert bits(plain.statistics()) == bits(odd.statistics())
 
 
+@everyone
+def test_forgetting_nothing_is_no_change_bit_for_bit(policy, objective):
+    arms, rewards = some(objective, 4, 50, seed=12)
+    learner = make(policy, objective, seed=1)
+    learner.update_many(arms, rewards)
+    before, shares = bits(learner.statistics()), learner.shares().tobytes()
+    learner.forget(1)
+    assert bits(learner.statistics()) == before
+    assert learner.shares().tobytes() == shares
+    for factor in (0, -0.5, 1.5, float("nan"), "a", None):
+        with pytest.raises(InvalidInput, match="factor"):
+            learner.forget(factor)
+    assert bits(learner.statistics()) == before
+
+
+@everyone
+def test_forgetting_decays_weights_and_neither_means_nor_what_was_set(policy, objective):
+    arms, rewards = some(objective, 4, 50, seed=12)
+    learner, fresh = make(policy, objective, seed=1), make(policy, objective, seed=1)
+    learner.update_many(arms, rewards)
+    before, means, parameters = learner.statistics(), learner.means, learner.state()["parameters"]
+    learner.forget(0.25)
+    for name, values in learner.statistics().items():
+        np.testing.assert_array_equal(values, before[name] if name == "mean" else 0.25 * before[name])
+    np.testing.assert_allclose(learner.means, means, rtol=1e-12)
+    assert learner.observed.tolist() == np.bincount(arms, minlength=4).tolist()
+    assert learner.state()["parameters"] == parameters
+    for _ in range(400):
+        learner.forget(0.5)
+    assert bits(learner.statistics()) == bits(fresh.statistics())
+    np.testing.assert_array_equal(learner.shares(), fresh.shares())
+    learner.update_many(arms, rewards)
+    np.testing.assert_allclose(learner.means, means, rtol=1e-12)
+
+
+@everyone
+def test_a_choice_follows_what_is_forgotten(policy, objective):
+    """What is kept for choosing is made again; a cap has arms chosen from the table of shares."""
+    arms, rewards = some(objective, 4, 400, seed=12)
+    for cap in (1.0, 0.9999):
+        learner = make(policy, objective, seed=1, max_share=cap)
+        learner.update_many(arms, rewards)
+        learner.choose_many(10)
+        for factor in (0.5, 0.02, 1e-200):
+            learner.forget(factor)
+            shares = learner.shares()
+            drawn = np.bincount(learner.choose_many(20_000), minlength=4)
+            assert (
+                np.abs(drawn - 20_000 * shares) <= 5 * np.sqrt(20_000 * shares * (1 - shares)) + 1e-6
+            ).all()
+
+
+@everyone
+def test_time_forgets_by_half_lives(policy, objective):
+    arms, rewards = some(objective, 4, 50, seed=13)
+    timed, told, endless = (make(policy, objective, half_life=h) for h in ("10s", None, None))
+    assert not timed.advance(5_000)
+    for at_ms, factor in ((5_000, 1.0), (15_000, 0.5), (14_000, 1.0), (15_000, 1.0), (18_000, 2.0**-0.3)):
+        for learner in (timed, told, endless):
+            learner.update_many(arms, rewards)
+        assert timed.advance(at_ms) == (factor < 1.0)
+        told.forget(factor)
+        assert not endless.advance(at_ms)
+    assert bits(timed.statistics()) == bits(told.statistics())
+    assert endless.counts.sum() == 250
+    assert timed.state()["clock_ms"] == 18_000
+    assert endless.state()["clock_ms"] is None
+    again = policy.from_state(timed.state())
+    for learner in (timed, again):
+        learner.advance(20_000)
+    assert bits(timed.statistics()) == bits(again.statistics())
+    timed.advance(10**15)
+    assert not timed.counts.any()
+
+
+@everyone
+def test_a_warm_up_is_even_over_the_arms_that_are_short(policy, objective):
+    value = RANGES[objective][1]
+    learner = make(policy, objective, seed=1, warmup=3)
+    assert learner.shares().tolist() == [0.25] * 4
+    learner.update_counts([3, 2, 0, 5], value)
+    assert learner.shares().tolist() == [0.0, 0.5, 0.5, 0.0]
+    assert learner.shares(eligible=[True, True, False, True]).tolist() == [0.0, 1.0, 0.0, 0.0]
+    assert set(learner.choose_many(50).tolist()) == {1, 2}
+    plain = make(policy, objective, seed=1)
+    plain.update_counts([3, 2, 0, 5], value)
+    alone = [True, False, False, True]
+    assert learner.shares(eligible=alone).tolist() == plain.shares(eligible=alone).tolist()
+    assert learner.shares(decided=[3, 3, 3, 3]).tolist() == plain.shares().tolist()
+    assert learner.shares(decided=[9, 9, 2, 9]).tolist() == [0.0, 0.0, 1.0, 0.0]
+    for decided in ([1] * 3, [-1] * 4, "abcd"):
+        with pytest.raises(InvalidInput, match="decided"):
+            learner.shares(decided=decided)
+    learner.update_many([1, 2, 2, 2], [value] * 4)
+    plain.update_many([1, 2, 2, 2], [value] * 4)
+    np.testing.assert_allclose(learner.shares(), plain.shares(), atol=0 if not policy.weighs else 1)
+    learner.forget(0.1)
+    plain.forget(0.1)
+    assert set(learner.choose_many(2000).tolist()) == set(plain.choose_many(2000).tolist())
+    assert policy.from_state(learner.state()).shares().tobytes() == learner.shares().tobytes()
+
+
+@everyone
+@pytest.mark.parametrize("bound", [{}, {"min_share": 0.1}, {"max_share": 0.35}])
+@pytest.mark.parametrize("eligible", [None, [True, False, True, True]])
+def test_a_holdout_is_mixed_in_and_drawn(policy, objective, bound, eligible):
+    arms, rewards = some(objective, 4, 30, seed=9)
+    plain, learner = (make(policy, objective, seed=10, holdout=h, **bound) for h in (0.0, 0.3))
+    for each in (plain, learner):
+        each.update_many(arms, rewards, np.full(30, 0.25))
+    allowed = np.array([True] * 4 if eligible is None else eligible)
+    shares = learner.shares(eligible=eligible)
+    expected = 0.7 * plain.shares(eligible=eligible) + 0.3 * allowed / allowed.sum()
+    np.testing.assert_allclose(shares, expected, rtol=1e-14)
+    assert abs(shares.sum() - 1.0) < 1e-14
+    drawn = np.bincount(learner.choose_many(40_000, eligible=eligible), minlength=4)
+    assert (np.abs(drawn - 40_000 * shares) <= 4.5 * np.sqrt(40_000 * shares * (1 - shares)) + 1e-6).all()
+    whole = make(policy, objective, holdout=1.0, **bound)
+    whole.update_many(arms, rewards, np.full(30, 0.25))
+    np.testing.assert_allclose(whole.shares(), 0.25, rtol=1e-14)
+
+
+@everyone
+def test_a_ramp_is_the_most_of_its_arm(policy, objective):
+    arms, rewards = some(objective, 4, 30, seed=9)
+    learner = make(policy, objective, min_share=0.05)
+    learner.update_many(arms, rewards)
+    free = learner.shares()
+    assert learner.shares(ramps=np.ones(4)).tobytes() == free.tobytes()
+    best = int(free.argmax())
+    ramps = np.ones(4)
+    ramps[best] = 0.01
+    held = learner.shares(ramps=ramps)
+    assert held[best] == 0.01
+    others = np.arange(4) != best
+    np.testing.assert_allclose(held[others] / 0.99, free[others] / free[others].sum(), rtol=1e-12)
+    for wrong in ([1.0] * 3, [-1.0] * 4, "abcd"):
+        with pytest.raises(InvalidInput, match="ramps"):
+            learner.shares(ramps=wrong)
+
+
+@everyone
+def test_arms_may_be_added(policy, objective):
+    arms, rewards = some(objective, 4, 40, seed=14)
+    learner = make(policy, objective, seed=3, holdout=0.1, half_life="1h", warmup=2)
+    learner.update_many(arms, rewards)
+    learner.advance(1_000)
+    grown = learner.grown(6)
+    assert type(grown) is policy
+    assert grown.n_arms == 6
+    assert learner.n_arms == 4
+    for name, values in learner.statistics().items():
+        assert grown.statistics()[name].tolist() == [*values.tolist(), 0.0, 0.0]
+    assert grown.observed.tolist() == [*learner.observed.tolist(), 0, 0]
+    assert grown.state()["clock_ms"] == 1_000
+    first = [True] * 4 + [False] * 2
+    np.testing.assert_allclose(grown.shares(eligible=first)[:4], learner.shares(), rtol=0, atol=1e-12)
+    assert grown.shares().tolist() == [0.1 / 6] * 4 + [0.1 / 6 + 0.45] * 2
+    assert learner.grown(4).shares().tobytes() == learner.shares().tobytes()
+    for n_arms in (3, 0, "5", None):
+        with pytest.raises(InvalidInput, match="n_arms"):
+            learner.grown(n_arms)
+
+
+@everyone
+def test_a_pseudo_history_counts_as_observations_do(policy, objective):
+    low, high = RANGES[objective]
+    history = {"n": [8, 0, 4, 20], "mean": [low, high, high, (low + high) / 2]}
+    told, seen = make(policy, objective, pseudo_history=history, warmup=1), make(policy, objective)
+    assert not told.observed.any()
+    assert told.shares().tolist() == [0.25] * 4
+    seen.update_counts([8, 0, 0, 10], low, np.full(4, 0.25))
+    seen.update_counts([0, 0, 4, 10], high, np.full(4, 0.25))
+    np.testing.assert_allclose(told.means, seen.means)
+    np.testing.assert_array_equal(told.counts, seen.counts)
+    if objective in ("binary", "bounded"):
+        np.testing.assert_allclose(told.shares(decided=[1] * 4), seen.shares(), atol=1e-12)
+    told.forget(0.5)
+    np.testing.assert_array_equal(told.counts, [4, 0, 2, 10])
+    if objective in ("count", "continuous"):
+        history = {"n": 4.0, "mean": 1.0, "std": [0.0, 1.0, 2.0, 3.0]}
+        spread = make(policy, objective, pseudo_history=history)
+        assert spread.statistics()["m2"].tolist() == [0.0, 4.0, 16.0, 36.0]
+
+
+@everyone
+def test_propensities_are_for_policies_that_weigh(policy, objective):
+    arms, rewards = some(objective, 4, 30, seed=15)
+    plain, told, parts = (make(policy, objective, seed=1) for _ in range(3))
+    plain.update_many(arms, rewards)
+    chances = np.random.default_rng(1).uniform(0.05, 1.0, 30)
+    told.update_many(arms, rewards, chances)
+    for arm, reward, chance in zip(arms, rewards, chances, strict=True):
+        parts.update(arm, reward, propensity=chance)
+    assert bits(told.statistics()) == bits(parts.statistics())
+    assert (bits(told.statistics()) == bits(plain.statistics())) == (not policy.weighs)
+    if policy.weighs:
+        before = bits(told.statistics())
+        for wrong in (0.0, -1.0, 1.5, float("nan"), "a"):
+            with pytest.raises(InvalidInput, match="propensities"):
+                told.update(0, 1.0, wrong)
+            with pytest.raises(InvalidInput, match="propensities"):
+                told.update_many([0, 1], [1.0, 1.0], [0.5, wrong])
+            with pytest.raises(InvalidInput, match="propensities"):
+                told.update_counts([1] * 4, 1.0, [0.5, 0.5, 0.5, wrong])
+        with pytest.raises(InvalidInput, match="propensities"):
+            told.update_many([0, 1], [1.0, 1.0], [0.5])
+        assert bits(told.statistics()) == before
+
+
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_parameters_that_cannot_be_are_refused(policy):
     for n_arms in (0, -1, 1.5, "3", None, True, 2**40):
@@ -407,11 +636,27 @@ def test_parameters_that_cannot_be_are_refused(policy):
         {"objective": "bounded", "low": 0.0, "high": float("inf")},
         {"objective": "bounded", "high": "1"},
         {"objective": "bounded", "high": 1e200},
+        {"holdout": -0.1},
+        {"holdout": 1.5},
+        {"holdout": "a"},
+        {"warmup": -1},
+        {"warmup": 1.5},
+        {"warmup": True},
+        {"half_life": "0s"},
+        {"half_life": "soon"},
+        {"half_life": 3600},
+        {"pseudo_history": [1.0, 2.0]},
+        {"pseudo_history": {"n": 1.0}},
+        {"pseudo_history": {"n": -1.0, "mean": 0.5}},
+        {"pseudo_history": {"n": [1.0, 2.0], "mean": 0.5}},
+        {"pseudo_history": {"n": 1.0, "mean": 1e300}},
+        {"pseudo_history": {"n": 1.0, "mean": 0.5, "std": 1.0}},
+        {"pseudo_history": {"n": 1.0, "mean": "a"}},
     ):
         with pytest.raises(InvalidInput):
             policy(3, **parameters)
-    with pytest.raises(TypeError, match="temperature"):
-        policy(3, temperature=1.0)
+    with pytest.raises(TypeError, match="heat"):
+        policy(3, heat=1.0)
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
@@ -435,6 +680,14 @@ def test_what_is_no_state_is_refused(policy):
         {"statistics": {"n": np.full(3, np.nan), "total": np.zeros(3)}},
         {"statistics": {"n": np.zeros(2), "total": np.zeros(2)}},
         {"statistics": {"n": np.zeros(3), "total": "abc"}},
+        {"observed": np.zeros(2, dtype=np.int64)},
+        {"observed": -np.ones(3, dtype=np.int64)},
+        {"observed": None},
+        {"clock_ms": "now"},
+        {"clock_ms": -1},
+        {"half_life": "never"},
+        {"warmup": None},
+        {"holdout": 2},
     ):
         with pytest.raises(InvalidInput):
             policy.from_state({**whole, **change})

@@ -38,6 +38,54 @@ def test_weights_whose_sum_overflows_are_shared_out():
     np.testing.assert_allclose(shares, [0.4, 0.4, 0.1, 0.1], rtol=1e-15)
 
 
+@given(problems(), st.data())
+def test_ramps_and_caps_hold_as_far_as_they_can(problem, data):
+    n_arms, eligible, raw, min_share, max_share = problem
+    ramp = st.one_of(st.just(1.0), st.just(0.0), st.floats(0.0, 1.0), st.floats(0.0, 0.1))
+    ramps = np.array(data.draw(st.lists(ramp, min_size=n_arms, max_size=n_arms)))
+    shares = final_shares(raw, eligible, n_arms, min_share, max_share, ramps)
+    assert abs(shares.sum() - 1.0) <= 2e-15 * n_arms
+    assert (shares >= 0.0).all()
+    own = ramps[eligible]
+    most = np.minimum(own, max(max_share, 1.0 / eligible.size))
+    if most.sum() >= 1.0:
+        assert (shares[eligible] <= most * (1 + 1e-12) + 1e-15).all()
+    elif own.sum() >= 1.0:
+        assert (shares[eligible] <= own * (1 + 1e-12) + 1e-15).all()
+    else:
+        assert (shares[eligible] <= np.maximum(own, 1.0 / eligible.size) * (1 + 1e-12)).all()
+        assert (shares[eligible] >= own * (1 - 1e-12)).all()
+    none = final_shares(raw, eligible, n_arms, min_share, max_share, np.ones(n_arms))
+    assert none.tobytes() == final_shares(raw, eligible, n_arms, min_share, max_share).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("raw", "max_share", "ramps", "holdout", "expected"),
+    [
+        ([0.6, 0.3, 0.1], 1.0, [0.1, 1, 1], 0.0, [0.1, 0.675, 0.225]),
+        ([0.6, 0.3, 0.1], 0.5, [0.1, 1, 1], 0.0, [0.1, 0.5, 0.4]),
+        ([0.6, 0.3, 0.1], 0.4, [0.1, 1, 1], 0.0, [0.1, 0.45, 0.45]),
+        ([0.6, 0.3, 0.1], 0.4, [0.1, 0.2, 1], 0.0, [0.1, 0.2, 0.7]),
+        ([0.6, 0.3, 0.1], 1.0, [0.1, 0.1, 0.1], 0.0, [1 / 3, 1 / 3, 1 / 3]),
+        ([0.6, 0.3, 0.1], 1.0, [0.5, 0.1, 0.1], 0.0, [0.5, 0.25, 0.25]),
+        ([1.0, 0.0, 0.0], 1.0, [0.0, 1, 1], 0.0, [0.0, 0.5, 0.5]),
+        ([0.6, 0.3, 0.1], 1.0, [0.1, 1, 1], 0.3, [0.17, 0.5725, 0.2575]),
+        ([1.0, 0.0, 0.0], 1.0, [1, 1, 1], 1.0, [1 / 3, 1 / 3, 1 / 3]),
+    ],
+)
+def test_known_values_of_ramps_and_holdouts(raw, max_share, ramps, holdout, expected):
+    shares = final_shares(np.array(raw), np.arange(3), 3, 0.0, max_share, np.array(ramps, float), holdout)
+    np.testing.assert_allclose(shares, expected, rtol=1e-14)
+
+
+def test_a_ramp_is_below_the_floor_and_a_holdout_is_among_the_eligible():
+    ramps = np.array([1.0, 0.01, 1.0, 1.0])
+    shares = final_shares(np.array([1.0, 1.0, 2.0]), np.array([0, 1, 3]), 4, 0.1, 1.0, ramps)
+    np.testing.assert_allclose(shares[[1, 2]], [0.01, 0.0])
+    mixed = final_shares(np.array([1.0, 1.0, 2.0]), np.array([0, 1, 3]), 4, 0.1, 1.0, ramps, 0.3)
+    np.testing.assert_allclose(mixed, 0.7 * shares + [0.1, 0.1, 0.0, 0.1])
+
+
 @given(problems())
 def test_floor_is_a_mixture_and_cap_fills_as_water_does(problem):
     n_arms, eligible, raw, min_share, max_share = problem

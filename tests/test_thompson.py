@@ -97,7 +97,7 @@ def test_draws_of_means_have_the_posterior_as_distribution(rewards):
 def test_posterior_of_a_mean_is_the_textbook_one(rewards, mean, kappa, alpha, beta):
     policy = Thompson(1, objective="continuous")
     policy.update_many(np.zeros(len(rewards), dtype=int), rewards)
-    posterior = _normal.posterior(**policy.statistics(), prior=np.array([mean, kappa, alpha, beta]))
+    posterior = _normal.posterior(**policy.statistics(), prior=np.array([[mean, kappa, alpha, beta]]))
     expected = reference.normal_posterior(rewards, mean, kappa, alpha, beta)
     np.testing.assert_allclose(np.ravel(posterior), expected, rtol=1e-9, atol=1e-9)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,8 +40,13 @@ class FixedSplit(Policy):
         split = weights("shares", np.ones(n_arms) if shares is None else shares, n_arms)
         if not split.any():
             raise InvalidInput("shares must have at least one number above 0")
-        super().__init__(n_arms, {"shares": split.tolist()}, **common)
+        super().__init__(n_arms, {"shares": None if shares is None else split.tolist()}, **common)
         self.split = split
+
+    def grown_parameters(self, more: int) -> dict[str, Any]:
+        """New arms have the weight 0 where weights were given."""
+        shares = self.own["shares"]
+        return {"shares": None if shares is None else shares + [0.0] * more}
 
     def raw_shares(self, statistics: dict[str, Vector], arms: NDArray[np.intp]) -> Vector:
         return self.split[arms]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, ClassVar, NamedTuple, Self, TypedDict
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve._arms import Arms, arm_count, eligible_arms
+from bandit_serve.durations import parse_duration_ms
 from bandit_serve.errors import InvalidInput
 from bandit_serve.experiment import LARGEST_VALUE
 from bandit_serve.policies.shares import Vector, check_bounds, final_shares
@@ -40,6 +42,10 @@ class Common(TypedDict, total=False):
     high: float | None
     min_share: float
     max_share: float
+    warmup: int
+    half_life: str | None
+    holdout: float
+    pseudo_history: Mapping[str, float | ArrayLike] | None
     seed: int | None
 
 
@@ -50,6 +56,12 @@ class Policy(Arms):
         `count` (at least 0) or `continuous`; a policy supports those in `objectives`. More is better.
     min_share: the least share of every eligible arm, by a mixture with the even split; K · min_share <= 1.
     max_share: the most of any arm; what exceeds it goes to the others. Relaxed to 1/K if it cannot be kept.
+    warmup: while an eligible arm was observed less often than this, all is split evenly among such arms.
+    half_life: a duration like "24h": `advance` makes what was learned weigh half after each. None: nothing fades.
+    holdout: the share that is split evenly among the eligible arms whatever was learned, from 0 to 1.
+    pseudo_history: what to start with as if it had been observed, each a number or one an arm, (K,): `n`, of at
+        least 0, its `mean`, and for unbounded rewards its standard deviation `std` (default 0). It counts as
+        observations do and fades as they do; for the warm-up it does not count.
     seed: an int of at least 0 makes all choices repeatable; without it, the system's entropy.
 
     `update`, `update_many` and `update_counts` count rewards; `choose` and `choose_many` choose arms with the
@@ -65,6 +77,8 @@ class Policy(Arms):
     contextual: ClassVar[bool] = False
     # Whether rewards change the shares.
     learns: ClassVar[bool] = True
+    # Whether a reward is weighed by the propensity of its arm, which updates should then be given.
+    weighs: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -72,17 +86,23 @@ class Policy(Arms):
         own: Mapping[str, Any],
         *,
         chooser: object = None,
-        constants: tuple[float, ...] = (),
+        constants: ArrayLike = (),
         objective: str = "binary",
         low: float | None = None,
         high: float | None = None,
         min_share: float = 0.0,
         max_share: float = 1.0,
+        warmup: int = 0,
+        half_life: str | None = None,
+        holdout: float = 0.0,
+        pseudo_history: Mapping[str, float | ArrayLike] | None = None,
         seed: int | None = None,
     ) -> None:
         """For subclasses: `own` are their parameters, `chooser` and `constants` what `_arms.Arms` says."""
         n_arms = arm_count(n_arms)
         check_bounds(n_arms, min_share, max_share)
+        self.half_life_ms = None if half_life is None else positive_ms("half_life", half_life)
+        self.half_life = half_life
         reward = self._range(objective, low, high)
         super().__init__(
             n_arms,
@@ -93,14 +113,23 @@ class Policy(Arms):
             seed=seed,
             min_share=min_share,
             max_share=max_share,
+            holdout=share_of_all("holdout", holdout),
+            warmup=times("warmup", warmup),
             learns=self.learns,
+            weighs=self.weighs,
             chooser=chooser,
             parameters=constants,
         )
+        self.clock_ms: int | None = None
         self.objective = objective
+        self.unbounded = reward.unbounded
+        self.reward_range = (reward.low, reward.high)
         self.low = reward.low if objective == "bounded" else None
         self.high = reward.high if objective == "bounded" else None
         self.own = dict(own)
+        if pseudo_history is not None:
+            self.restore(self._pseudo_statistics(pseudo_history))
+            self.observed = np.zeros(n_arms, dtype=np.int64)
 
     @classmethod
     def _range(cls, objective: str, low: float | None, high: float | None) -> Range:
@@ -127,17 +156,102 @@ class Policy(Arms):
         eligible: ArrayLike | None = None,
         pending: ArrayLike | None = None,
         pending_value: float = 0.0,
+        decided: ArrayLike | None = None,
+        ramps: ArrayLike | None = None,
     ) -> Vector:
         """The probability, float64 (K,), with which each arm is to be chosen now.
 
         eligible: bool (K,); the shares are the policy's over those arms alone, and 0 for the others.
         pending: numbers (K,) of at least 0: the weight of observations of `pending_value` that are not
             counted yet and to be reckoned with this time.
+        decided: numbers (K,) of at least 0: the decisions for each arm that `warmup` is to go by, where they are
+            known; otherwise it goes by `observed`.
+        ramps: shares (K,): the most that each arm may have for now, before the holdout.
         """
         arms = eligible_arms(eligible, self.n_arms)
+        seen = self.observed if decided is None else weights("decided", decided, self.n_arms)
+        most = None if ramps is None else weights("ramps", ramps, self.n_arms)
+        short = seen[arms] < self.warmup
         statistics = self.statistics(pending, pending_value)
-        raw = self.raw_shares({name: values[arms] for name, values in statistics.items()}, arms)
-        return final_shares(raw, arms, self.n_arms, self.min_share, self.max_share)
+        if short.any():
+            raw = short.astype(np.float64)
+        else:
+            raw = self.raw_shares({name: values[arms] for name, values in statistics.items()}, arms)
+        return final_shares(raw, arms, self.n_arms, self.min_share, self.max_share, most, self.holdout)
+
+    def advance(self, now_ms: int) -> bool:
+        """Lets what was learned fade from the last call's time to `now_ms`, Unix milliseconds; whether it did.
+
+        The first call only sets the clock, and a time before the last one's is passed over. Without `half_life`
+        nothing happens.
+        """
+        if self.half_life_ms is None:
+            return False
+        if self.clock_ms is None:
+            self.clock_ms = now_ms
+        elapsed_ms = now_ms - self.clock_ms
+        if elapsed_ms <= 0:
+            return False
+        self.clock_ms = now_ms
+        # 2^-1000 is less than what `forget` keeps of any weight.
+        self.forget(math.exp2(-min(elapsed_ms / self.half_life_ms, 1000.0)))
+        return True
+
+    def grown(self, n_arms: int) -> Self:
+        """The same policy with arms up to `n_arms`: nothing was observed on the new ones."""
+        more = arm_count(n_arms) - self.n_arms
+        if more < 0:
+            raise InvalidInput(f"n_arms must be at least {self.n_arms}, not {n_arms}")
+        state = self.state()
+        statistics = {name: np.pad(values, (0, more)) for name, values in state["statistics"].items()}
+        return type(self).from_state(
+            {
+                **state,
+                "n_arms": int(n_arms),
+                "parameters": self.grown_parameters(more),
+                "statistics": statistics,
+                "observed": np.pad(state["observed"], (0, more)),
+            }
+        )
+
+    def take_over(self, former: Policy) -> None:
+        """Goes on from what `former`, a policy over as many arms or fewer, has observed of the same rewards.
+
+        A policy that weighs takes the rewards of one that does not as of arms that were drawn evenly.
+        """
+        more = self.n_arms - former.n_arms
+        statistics = {name: np.pad(values, (0, more)) for name, values in former.statistics().items()}
+        gain = statistics.pop("gain", None)
+        if self.weighs:
+            statistics["gain"] = self.n_arms * statistics["total"] if gain is None else gain
+        self.restore(statistics)
+        self.observed = np.pad(former.observed, (0, more))
+        self.clock_ms = former.clock_ms
+
+    def grown_parameters(self, more: int) -> dict[str, Any]:
+        """The parameters of this kind, for subclasses: those by arm have the defaults for `more` arms at the end."""
+        return deepcopy(self.own)
+
+    def _pseudo_statistics(self, history: Mapping[str, float | ArrayLike]) -> dict[str, Vector]:
+        names = ["n", "mean", "std"] if self.unbounded else ["n", "mean"]
+        if not isinstance(history, Mapping) or not {"n", "mean"} <= set(history) <= set(names):
+            raise InvalidInput(f"pseudo_history must be a mapping of {', '.join(names)}, not {history!r}")
+        given = {
+            name: by_arm(f"pseudo_history.{name}", history.get(name, 0.0), self.n_arms) for name in names
+        }
+        n, mean = given["n"], given["mean"]
+        if (n < 0.0).any() or (n > MOST_PSEUDO).any():
+            raise InvalidInput(f"pseudo_history.n must be from 0 to {MOST_PSEUDO:g}")
+        low, high = self.reward_range
+        if (mean < low).any() or (mean > high).any():
+            raise InvalidInput(f"pseudo_history.mean must be from {low:g} to {high:g}")
+        if self.unbounded:
+            if (np.abs(given["std"]) > LARGEST_VALUE).any():
+                raise InvalidInput(f"pseudo_history.std must be from 0 to {LARGEST_VALUE:g}")
+            return {"n": n, "mean": np.where(n > 0.0, mean, 0.0), "m2": n * given["std"] ** 2}
+        total = np.minimum(n * ((mean - low) / (high - low)), n)
+        # As if each pseudo-observation had come with the propensity 1/K.
+        return {"n": n, "total": total, **({"gain": self.n_arms * total} if self.weighs else {})}
 
     def state(self) -> dict[str, Any]:
         """All that this policy is, as plain values and arrays: with `from_state` it goes on identically.
@@ -152,8 +266,13 @@ class Policy(Arms):
             "high": self.high,
             "min_share": self.min_share,
             "max_share": self.max_share,
+            "warmup": self.warmup,
+            "half_life": self.half_life,
+            "holdout": self.holdout,
             "parameters": deepcopy(self.own),
             "statistics": self.statistics(),
+            "observed": self.observed,
+            "clock_ms": self.clock_ms,
             "randomness": self.randomness,
         }
 
@@ -170,6 +289,9 @@ class Policy(Arms):
         common = {name: state[name] for name in COMMON}
         policy = cls(state["n_arms"], **own, **common)
         policy.restore(state["statistics"])
+        policy.observed = state["observed"]
+        clock_ms = state["clock_ms"]
+        policy.clock_ms = None if clock_ms is None else times("clock_ms", clock_ms)
         policy.randomness = state["randomness"]
         return policy
 
@@ -177,8 +299,10 @@ class Policy(Arms):
         return type(self).from_state, (self.state(),)
 
 
-COMMON = frozenset({"objective", "low", "high", "min_share", "max_share"})
-STATE = COMMON | {"kind", "n_arms", "parameters", "statistics", "randomness"}
+COMMON = frozenset({"objective", "low", "high", "min_share", "max_share", "warmup", "half_life", "holdout"})
+STATE = COMMON | {"kind", "n_arms", "parameters", "statistics", "observed", "clock_ms", "randomness"}
+# More pseudo-observations than this are refused: beside them nothing that is observed would count.
+MOST_PSEUDO = 1e12
 
 
 def bounds(low: float | None, high: float | None) -> tuple[float, float]:
@@ -197,6 +321,45 @@ def finite(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
         raise InvalidInput(f"{name} must be a finite number, not {value!r}")
     return float(value)
+
+
+def share_of_all(name: str, value: object) -> float:
+    """`value` as a float; InvalidInput, naming `name`, unless it is a number from 0 to 1."""
+    share = finite(name, value)
+    if not 0.0 <= share <= 1.0:
+        raise InvalidInput(f"{name} must be a number from 0 to 1, not {value!r}")
+    return share
+
+
+def times(name: str, value: object) -> int:
+    """`value` as an int; InvalidInput, naming `name`, unless it is a whole number from 0 to 2^53."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value <= 2**53:
+        raise InvalidInput(f"{name} must be a whole number of at least 0, not {value!r}")
+    return int(value)
+
+
+def positive_ms(name: str, duration: object) -> int:
+    """The milliseconds of a duration like "24h"; InvalidInput, naming `name`, unless they are above 0."""
+    try:
+        milliseconds = parse_duration_ms(duration) if isinstance(duration, str) else 0
+    except InvalidInput as error:
+        raise InvalidInput(f"{name}: {error}") from None
+    if milliseconds <= 0:
+        raise InvalidInput(f'{name} must be a duration above 0 like "24h", not {duration!r}')
+    return milliseconds
+
+
+def by_arm(name: str, value: object, n_arms: int) -> Vector:
+    """`value`, a number for all arms or one for each, as float64 (n_arms,); InvalidInput unless all are finite."""
+    if np.ndim(value) == 0:  # type: ignore[arg-type]
+        return np.full(n_arms, finite(name, value))
+    try:
+        array = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{name} must be a number or {n_arms} numbers: {error}") from None
+    if array.shape != (n_arms,) or not np.isfinite(array).all():
+        raise InvalidInput(f"{name} must be a finite number, or {n_arms} of them")
+    return array
 
 
 def weights(name: str, values: ArrayLike, n_arms: int) -> NDArray[np.float64]:

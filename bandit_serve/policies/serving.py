@@ -66,6 +66,7 @@ def from_experiment(experiment: Experiment) -> Policy:
             high=objective.high if bounded else None,
             min_share=served_floor(experiment),
             max_share=1.0 if settings.max_share is None else settings.max_share,
+            half_life=settings.half_life,
             seed=FOLD_SEED,
         )
     except InvalidInput as error:
@@ -75,7 +76,7 @@ def from_experiment(experiment: Experiment) -> Policy:
 def carried_over(policy: Policy, experiment: Experiment) -> Policy:
     """The experiment's policy, with what its former one had counted."""
     successor = from_experiment(experiment)
-    successor.restore(policy.statistics())
+    successor.take_over(policy)
     return successor
 
 

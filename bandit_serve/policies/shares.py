@@ -1,6 +1,6 @@
 """From a policy's raw shares to the vector that arms are drawn from, in the one order there is.
 
-Eligibility (whoever calls gives the raw shares of the eligible arms only), policy, floor, cap.
+Eligibility (whoever calls gives the raw shares of the eligible arms only), policy, floor, cap, ramp, holdout.
 """
 
 from __future__ import annotations
@@ -32,15 +32,27 @@ def check_bounds(n_arms: int, min_share: float, max_share: float) -> None:
 
 
 def final_shares(
-    raw: Vector, eligible: NDArray[np.intp], n_arms: int, min_share: float = 0.0, max_share: float = 1.0
+    raw: Vector,
+    eligible: NDArray[np.intp],
+    n_arms: int,
+    min_share: float = 0.0,
+    max_share: float = 1.0,
+    ramps: Vector | None = None,
+    holdout: float = 0.0,
 ) -> Vector:
     """The shares of all `n_arms` arms: float64 (n_arms,), not negative, their sum within 1e-15 · n_arms of 1.
 
     raw: (E,), the policy's shares of the arms `eligible`, intp (E,); not negative, of any sum; all 0 is even.
     min_share: the least share of an eligible arm. max_share: the most; where that cannot be, 1/E is.
+    ramps: (n_arms,), the most of each arm for the time being, 1 where there is no such bound; even below
+        `min_share`. Where caps and ramps leave less than 1, caps are relaxed before ramps.
+    holdout: the share that is split evenly among the eligible arms, on top of all that.
     """
     shares = np.zeros(n_arms)
-    shares[eligible] = capped(floored(proportional(raw), min_share), max_share)
+    policy = capped(
+        floored(proportional(raw), min_share), max_share, None if ramps is None else ramps[eligible]
+    )
+    shares[eligible] = mixed_evenly(policy, holdout)
     return shares
 
 
@@ -61,18 +73,45 @@ def floored(shares: Vector, min_share: float) -> Vector:
     return min_share + max(0.0, 1.0 - shares.size * min_share) * shares
 
 
-def capped(shares: Vector, max_share: float) -> Vector:
-    """`shares` (E,) with what exceeds `max_share` given to the arms below it, in proportion to their shares.
+def mixed_evenly(shares: Vector, part: float) -> Vector:
+    """`part` of everything split evenly, the rest as `shares` (E,)."""
+    return shares if part == 0.0 else (1.0 - part) * shares + part / shares.size
+
+
+def capped(shares: Vector, max_share: float, ramps: Vector | None = None) -> Vector:
+    """`shares` (E,) with what exceeds `max_share`, or an arm's ramp, given to the others in proportion to theirs.
 
     Evenly if those have none. A cap under which the shares could not sum to 1 is relaxed to 1/E.
     """
-    cap = max(max_share, 1.0 / shares.size)
+    caps = np.full(shares.size, max(max_share, 1.0 / shares.size))
+    if ramps is not None:
+        caps = relaxed(caps[0], ramps)
     full = np.zeros(shares.size, dtype=bool)
     result = shares
-    while (over := (result > cap) & ~full).any():
+    while (over := (result > caps) & ~full).any():
         full |= over
         if full.all():
-            return np.full(shares.size, 1.0 / shares.size)
-        result = np.where(full, cap, 0.0)
-        result[~full] = (1.0 - full.sum() * cap) * proportional(shares[~full])
+            return proportional(caps)
+        result = np.where(full, caps, 0.0)
+        result[~full] = max(0.0, 1.0 - caps[full].sum()) * proportional(shares[~full])
     return result
+
+
+def relaxed(cap: float, ramps: Vector) -> Vector:
+    """What each arm may have, (E,), of the sum 1 or more: under both bounds if there is such a vector.
+
+    Otherwise `cap` is raised as far as is needed, and if that is not enough, ramps move towards 1/E.
+    """
+    caps = np.minimum(cap, ramps)
+    if caps.sum() >= 1.0:
+        return caps
+    if ramps.sum() <= 1.0:
+        room = np.maximum(1.0 / ramps.size - ramps, 0.0)
+        missing = 1.0 - ramps.sum()
+        return np.asarray(ramps + room * (missing / room.sum() if missing > 0.0 else 0.0))
+    # The cap c at which sum(min(c, ramps)) is 1: arms whose ramps lie below c have those, the others c.
+    ascending = np.sort(ramps)
+    left = 1.0 - np.concatenate([[0.0], np.cumsum(ascending)[:-1]])
+    levels = left / np.arange(ramps.size, 0, -1)
+    level = float(levels[np.argmax(levels <= ascending)])
+    return np.asarray(np.minimum(level, ramps))

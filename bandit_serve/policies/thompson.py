@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, NamedTuple, Unpack
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, TypeAlias, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve import _beta, _normal
+from bandit_serve._arms import arm_count
 from bandit_serve._best_arm import beta_best, student_best
 from bandit_serve.errors import InvalidInput
 from bandit_serve.experiment import LARGEST_VALUE
-from bandit_serve.policies.policy import Common, Policy, finite
+from bandit_serve.policies.policy import Common, Policy, by_arm
 from bandit_serve.policies.shares import Vector
 
 
@@ -24,14 +25,33 @@ class Parameter(NamedTuple):
     most: float
 
 
+Prior: TypeAlias = Mapping[str, float | ArrayLike]
+
+
 class Likelihood(NamedTuple):
-    """How rewards of a kind of objective are modelled: the prior, in its order, and the sampler in C."""
+    """How rewards of a kind of objective are modelled.
+
+    prior: its numbers, in their order. chooser: the sampler in C. best: from the statistics of E arms and their
+    priors, (E, P), to the probability that each is the best.
+    """
 
     prior: dict[str, Parameter]
     chooser: object
+    best: Callable[[dict[str, Vector], NDArray[np.float64]], Vector]
 
 
-BETA = Likelihood({"alpha": Parameter(1.0, 1e-6, 1e9), "beta": Parameter(1.0, 1e-6, 1e9)}, _beta.CHOOSER)
+def beta_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> Vector:
+    n, total = statistics["n"], statistics["total"]
+    return beta_best(prior[:, 0] + total, prior[:, 1] + (n - total))
+
+
+def student_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> Vector:
+    return student_best(*_normal.posterior(**statistics, prior=np.ascontiguousarray(prior)))
+
+
+BETA = Likelihood(
+    {"alpha": Parameter(1.0, 1e-6, 1e9), "beta": Parameter(1.0, 1e-6, 1e9)}, _beta.CHOOSER, beta_shares
+)
 NORMAL = Likelihood(
     {
         "mean": Parameter(0.0, -LARGEST_VALUE, LARGEST_VALUE),
@@ -40,6 +60,7 @@ NORMAL = Likelihood(
         "beta": Parameter(1.0, 1e-30, 1e30),
     },
     _normal.CHOOSER,
+    student_shares,
 )
 LIKELIHOODS = {"binary": BETA, "bounded": BETA, "continuous": NORMAL}
 
@@ -58,43 +79,63 @@ class Thompson(Policy):
       their variance: with one far above it exploration takes longer, with one far below it a first unlucky
       reward can put an arm aside for long, unless `min_share` is above 0.
 
-    A part of `prior` that is not given has its default. `choose` draws once from each posterior and takes
-    the largest; `shares` integrates. They are the same distribution.
+    A part of `prior` that is not given has its default; one that is given is a number, or one for each arm, (K,).
+    `choose` draws once from each posterior and takes the largest; `shares` integrates. They are the same
+    distribution.
     """
 
     kind: ClassVar[str] = "thompson"
     objectives: ClassVar[frozenset[str]] = frozenset(LIKELIHOODS)
     parameters: ClassVar[tuple[str, ...]] = ("prior",)
 
-    def __init__(
-        self, n_arms: int, *, prior: Mapping[str, float] | None = None, **common: Unpack[Common]
-    ) -> None:
+    def __init__(self, n_arms: int, *, prior: Prior | None = None, **common: Unpack[Common]) -> None:
         # What is no objective of this policy is refused below, where its sentence stands.
-        likelihood = LIKELIHOODS.get(str(common.get("objective", "binary")), BETA)
-        self.prior = checked_prior(likelihood.prior, {} if prior is None else prior)
+        self.likelihood = LIKELIHOODS.get(str(common.get("objective", "binary")), BETA)
+        n_arms = arm_count(n_arms)
+        self.prior = checked_prior(self.likelihood.prior, {} if prior is None else prior, n_arms)
+        self.by_arm = prior_by_arm(self.prior, n_arms)
         super().__init__(
             n_arms,
             {"prior": self.prior},
-            chooser=likelihood.chooser,
-            constants=tuple(self.prior.values()),
+            chooser=self.likelihood.chooser,
+            constants=self.by_arm,
             **common,
         )
 
     def raw_shares(self, statistics: dict[str, Vector], arms: NDArray[np.intp]) -> Vector:
-        if "total" in statistics:
-            n, total = statistics["n"], statistics["total"]
-            return beta_best(self.prior["alpha"] + total, self.prior["beta"] + (n - total))
-        prior = np.array(tuple(self.prior.values()))
-        return student_best(*_normal.posterior(**statistics, prior=prior))
+        return self.likelihood.best(statistics, self.by_arm[arms])
+
+    def grown_parameters(self, more: int) -> dict[str, Any]:
+        return {"prior": grown_prior(self.likelihood.prior, self.prior, more)}
 
 
-def checked_prior(parameters: dict[str, Parameter], given: Mapping[str, float]) -> dict[str, float]:
+def checked_prior(
+    parameters: dict[str, Parameter], given: Prior, n_arms: int
+) -> dict[str, float | list[float]]:
     """What is `given` and the other defaults, in the order of `parameters`; InvalidInput out of range."""
     if not isinstance(given, Mapping) or not set(given) <= set(parameters):
         raise InvalidInput(f"prior must be a mapping of {', '.join(parameters)}, not {given!r}")
-    prior = {}
+    prior: dict[str, float | list[float]] = {}
     for name, (default, least, most) in parameters.items():
-        prior[name] = finite(f"prior.{name}", given.get(name, default))
-        if not least <= prior[name] <= most:
-            raise InvalidInput(f"prior.{name} must be from {least:g} to {most:g}, not {prior[name]:g}")
+        value = given.get(name, default)
+        array = by_arm(f"prior.{name}", value, n_arms)
+        outside = array[(array < least) | (array > most)]
+        if outside.size:
+            raise InvalidInput(f"prior.{name} must be from {least:g} to {most:g}, not {outside[0]:g}")
+        prior[name] = float(array[0]) if np.ndim(value) == 0 else array.tolist()
     return prior
+
+
+def prior_by_arm(prior: Mapping[str, float | list[float]], n_arms: int) -> NDArray[np.float64]:
+    """(n_arms, P) from a checked prior."""
+    return np.column_stack([np.broadcast_to(value, n_arms) for value in prior.values()]).astype(np.float64)
+
+
+def grown_prior(
+    parameters: dict[str, Parameter], prior: Mapping[str, float | list[float]], more: int
+) -> dict[str, float | list[float]]:
+    """`prior` with the defaults for `more` arms wherever it is by arm."""
+    return {
+        name: [*value, *[parameters[name].default] * more] if isinstance(value, list) else value
+        for name, value in prior.items()
+    }
