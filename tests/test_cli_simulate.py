@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import bandit_serve
 
+README = Path(__file__).resolve().parent.parent / "README.md"
 SHORT = ("--horizon", "300", "--seeds", "3", "-p", "thompson", "-p", "ucb1")
 
 
@@ -118,6 +120,16 @@ def test_a_file_describes_it_and_flags_change_how_often(tmp_path: Path) -> None:
     supervised = bandit_serve("simulate", yaml, "--json")
     assert supervised.status == 0, supervised.err
     assert supervised.document["horizon"] == 3
+
+
+def test_the_file_in_the_readme_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", README.read_text(), re.M | re.S)
+    file = tmp_path / "simulation.toml"
+    file.write_text(text)
+    found = bandit_serve("simulate", file, "--seeds", "1", "--json")
+    assert found.status == 0, found.err
+    assert [each["name"] for each in found.document["policies"]] == ["thompson", "told of the base rate"]
+    assert (found.document["horizon"], found.document["change_points"]) == (20_000, [10_000])
 
 
 def test_wrong_usage_is_one_sentence(tmp_path: Path) -> None:

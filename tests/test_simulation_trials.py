@@ -88,8 +88,6 @@ def test_several_processes_find_what_one_does() -> None:
 
 def test_a_policy_that_forgets_is_told_the_time() -> None:
     """One decision is one second, so 50 s are 50 decisions: it follows a change that the other misses."""
-    if "half_life" not in Thompson(2).state():
-        pytest.skip("no policy forgets yet")
     world = {"kind": "bernoulli", "arms": [0.9, 0.1], "changes": [{"at": 2_000, "arms": [0.1, 0.9]}]}
     described = simulation(environment=world, policies=["thompson", "thompson:half_life=50s"])
     plain, forgetting = report(described, run_trials(described, 1)).policies

@@ -42,13 +42,13 @@ def served(
     arriving: dict[int, list[NDArray[np.void]]] = defaultdict(list)
     start = 0
     for large in blocks:
-        for block in _parts(large, delay.refresh):
+        waits = delay.draw(len(large.rewards), environment.n_arms, delays)
+        for block, due in _parts(large, waits, delay.refresh):
             _fold(live, start, arriving)
             shares = live.shares()
             n = len(block.rewards)
             arms = _drawn(shares, n, draws)
             _expose(live, start, arms, shares)
-            due = delay.draw(n, environment.n_arms, delays)
             _send(arriving, start, arms, block, due, shares, delay)
             yield block, arms
             start += n
@@ -70,9 +70,11 @@ def _experiment(policy: Any, environment: Environment, delay: Delay) -> LiveExpe
     return live
 
 
-def _parts(block: Block, rows: int) -> Iterator[Block]:
-    for start in range(0, len(block.rewards), rows):
-        yield Block(block.means[start : start + rows], block.rewards[start : start + rows])
+def _parts(block: Block, waits: NDArray[np.int64], rows: int) -> Iterator[tuple[Block, NDArray[np.int64]]]:
+    """At most `rows` decisions at a time, with what their rewards wait for."""
+    for start in range(0, len(waits), rows):
+        part = slice(start, start + rows)
+        yield Block(block.means[part], block.rewards[part]), waits[part]
 
 
 def _drawn(shares: NDArray[np.float64], n: int, draws: Generator) -> NDArray[np.intp]:

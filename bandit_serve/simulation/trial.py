@@ -107,11 +107,14 @@ def _out_of_time(policy: Any, block: Block) -> list[int]:
 
 
 def _by_the_clock(policy: Any, block: Block, start: int) -> list[int]:
+    choose, update, advance = policy.choose, policy.update, policy.advance
+    n, n_arms = block.rewards.shape
+    rewards = np.ascontiguousarray(block.rewards).reshape(-1).data
     arms = []
-    for at, rewards in enumerate(block.rewards, start):
-        policy.advance(at * DECISION_MS)
-        arm = policy.choose()
-        policy.update(arm, float(rewards[arm]))
+    for i in range(n):
+        advance((start + i) * DECISION_MS)
+        arm = choose()
+        update(arm, rewards[i * n_arms + arm])
         arms.append(arm)
     return arms
 
