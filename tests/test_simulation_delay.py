@@ -36,7 +36,7 @@ def counted(
     contender = described.contenders[0]
     policy = contender.policy(described.environment, seed=3)
     blocks = described.environment.blocks(horizon, SeedSequence(1))
-    taken = served(policy, contender, described.environment, described.delay, blocks, SeedSequence(2))
+    taken = served(policy, described.environment, described.delay, blocks, SeedSequence(2))
     arms, values = [], []
     for block, chosen in taken:
         arms.append(chosen)

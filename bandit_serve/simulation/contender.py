@@ -93,13 +93,14 @@ class Contender(Struct, frozen=True):
         return {"kind": self.kind, **self.parameters}
 
 
-def all_that_fit(environment: Environment) -> list[Contender]:
-    """Each kind of policy, with its defaults, that can be run there."""
-    fitting = []
-    for kind, policy in POLICIES.items():
-        if environment.objective in policy.objectives and (environment.n_features or not policy.contextual):
-            fitting.append(Contender(kind, {}, kind))
-    return fitting
+def all_that_fit(environment: Environment, *, late: bool) -> list[Contender]:
+    """Each kind of policy, with its defaults, that can be run there; `late` where rewards are."""
+    in_context = bool(environment.n_features) and not late
+    return [
+        Contender(kind, {}, kind)
+        for kind, policy in POLICIES.items()
+        if environment.objective in policy.objectives and (in_context or not policy.contextual)
+    ]
 
 
 def _pieces(text: str) -> Iterator[str]:

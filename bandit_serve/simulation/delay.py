@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from bandit_serve.experiment import MAX_WINDOW_MS
+from bandit_serve.experiment import MAX_ARMS, MAX_WINDOW_MS
 from bandit_serve.simulation.environment import Environment, require
 
 DECISION_MS = 1_000
@@ -53,6 +53,10 @@ class Delay(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def check(self, environment: Environment) -> None:
         """InvalidInput where it does not go with the `environment`."""
+        require(
+            environment.n_arms <= MAX_ARMS,
+            f"delays go through the fold of an experiment, which has at most {MAX_ARMS:,} arms.",
+        )
         require(
             len(self.means) in (1, environment.n_arms),
             f"a delay has one mean, or one for each of the {environment.n_arms} arms, not {len(self.means)}.",

@@ -61,7 +61,9 @@ class Simulation(Struct, frozen=True):
             raise InvalidInput(f"environment.kind: expected one of {', '.join(ENVIRONMENTS)}, not {kind!r}.")
         of_kind = {name: value for name, value in described.environment.items() if name != "kind"}
         environment = _converted(of_kind, ENVIRONMENTS[kind], "environment")
-        contenders = tuple(map(Contender.of, described.policies)) or tuple(all_that_fit(environment))
+        contenders = tuple(map(Contender.of, described.policies)) or tuple(
+            all_that_fit(environment, late=described.delay is not None)
+        )
         simulation = cls(
             environment,
             contenders,
@@ -84,6 +86,10 @@ class Simulation(Struct, frozen=True):
         if self.delay is not None:
             self.delay.check(self.environment)
         for contender in self.contenders:
+            require(
+                self.delay is None or not contender.contextual,
+                f"{contender.name}: delays are simulated for policies without context only.",
+            )
             contender.policy(self.environment, seed=0)
 
     def summary(self) -> str:

@@ -10,11 +10,9 @@ import numpy as np
 from numpy.random import Generator, SeedSequence, default_rng
 from numpy.typing import NDArray
 
-from bandit_serve.errors import InvalidInput
 from bandit_serve.events import REWARD, Change, Changed, Exposed, Rewarded, Tick
 from bandit_serve.experiment import Arm, Attribution, Experiment, Metric, Record, validated
 from bandit_serve.live import LiveExperiment
-from bandit_serve.simulation.contender import Contender
 from bandit_serve.simulation.delay import DECISION_MS, Delay
 from bandit_serve.simulation.environment import Block, Environment
 from bandit_serve.store.offset import Offset
@@ -24,7 +22,6 @@ INCARNATION = 1
 
 def served(
     policy: Any,
-    contender: Contender,
     environment: Environment,
     delay: Delay,
     blocks: Iterator[Block],
@@ -32,11 +29,10 @@ def served(
 ) -> Iterator[tuple[Block, NDArray[np.intp]]]:
     """Blocks of at most `refresh` decisions, each drawn from the shares that the fold had before them.
 
-    Decision i (from 0) is made at i seconds of log time. Its exposure is logged with the others of its block,
-    its reward when the decision is made whose number it comes at, and folded before the next block is drawn.
+    Decision i (from 0) is made at i seconds of log time. Exposures are logged together when the last of their block
+    is made, each reward when it comes: one that waits for n decisions is known before decision i + n is made, if that
+    begins a block.
     """
-    if contender.contextual:
-        raise InvalidInput(f"{contender.name}: delays are simulated for policies without context only.")
     live = _experiment(policy, environment, delay)
     delays, draws = (default_rng(child) for child in seed.spawn(2))
     arriving: dict[int, list[NDArray[np.void]]] = defaultdict(list)
@@ -44,12 +40,14 @@ def served(
     for large in blocks:
         waits = delay.draw(len(large.rewards), environment.n_arms, delays)
         for block, due in _parts(large, waits, delay.refresh):
-            _fold(live, start, arriving)
-            shares = live.shares()
             n = len(block.rewards)
+            _reward(live, start, arriving)
+            live.apply(Offset(start * DECISION_MS, 1), Tick())
+            shares = live.shares()
             arms = _drawn(shares, n, draws)
-            _expose(live, start, arms, shares)
             _send(arriving, start, arms, block, due, shares, delay)
+            _reward(live, start + n - 1, arriving)
+            _expose(live, start, arms, shares)
             yield block, arms
             start += n
 
@@ -61,7 +59,7 @@ def _experiment(policy: Any, environment: Environment, delay: Delay) -> LiveExpe
             id="simulation",
             arms=tuple(Arm(f"arm-{k}") for k in range(environment.n_arms)),
             metrics=(Metric("reward", kind=environment.objective),),  # type: ignore[arg-type]
-            attribution=Attribution(f"{delay.window_decisions * DECISION_MS}ms", delay.missing),
+            attribution=Attribution(f"{delay.window_decisions * DECISION_MS // 1_000}s", delay.missing),
         )
     )
     record = Record(experiment, uid=1, status="running", revision=1, created_ms=0, updated_ms=0)
@@ -84,18 +82,16 @@ def _drawn(shares: NDArray[np.float64], n: int, draws: Generator) -> NDArray[np.
     return possible
 
 
-def _fold(live: LiveExperiment, now: int, arriving: dict[int, list[NDArray[np.void]]]) -> None:
-    """What comes with decisions before `now`, in its order, and then the time."""
-    for at in sorted(at for at in arriving if at < now):
-        rows = np.concatenate(arriving.pop(at))
-        live.apply(Offset(at * DECISION_MS, 1), Rewarded(rows))
-    live.apply(Offset(now * DECISION_MS, 0), Tick())
+def _reward(live: LiveExperiment, until: int, arriving: dict[int, list[NDArray[np.void]]]) -> None:
+    """What comes by decision `until`, in its order."""
+    for at in sorted(at for at in arriving if at <= until):
+        live.apply(Offset(at * DECISION_MS, 0), Rewarded(np.concatenate(arriving.pop(at))))
 
 
 def _expose(live: LiveExperiment, start: int, arms: NDArray[np.intp], shares: NDArray[np.float64]) -> None:
     n = len(arms)
     live.apply(
-        Offset((start + n - 1) * DECISION_MS, 0),
+        Offset((start + n - 1) * DECISION_MS, 2),
         Exposed(
             incarnation=INCARNATION,
             first=start,

@@ -61,7 +61,7 @@ def run_trial(simulation: Simulation, contender: Contender, number: int) -> Tria
     if simulation.delay is None:
         taken = _at_once(policy, contender, blocks)
     else:
-        taken = served(policy, contender, environment, simulation.delay, blocks, seeds.delays)
+        taken = served(policy, environment, simulation.delay, blocks, seeds.delays)
     lost = np.empty(horizon)
     best = np.empty(horizon, dtype=bool)
     reward, start = 0.0, 0
