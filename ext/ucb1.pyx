@@ -1,11 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""UCB1's index and the arms on which it is the largest (Auer, Cesa-Bianchi & Fischer 2002, Figure 1)."""
+"""UCB1's index and the arms on which it is the largest (Auer, Cesa-Bianchi & Fischer 2002, Figure 1).
+
+Its width is of rewards whose deviations are no larger than those of a Normal law of standard deviation 1; `scale`
+makes it one for others. In [0, 1] they are no larger than those of 1/2, and UCB1 is on the safe side with 1.
+"""
 
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport INFINITY, log, sqrt
 from numpy.random cimport bitgen_t
 
-from tally cimport chooser_name, chooser_t, tally_t
+from tally cimport chooser_name, chooser_t, tally_mean, tally_t
 from uniform cimport uniform_below
 
 import numpy as np
@@ -16,27 +20,22 @@ cdef inline double twice_log(double trials) noexcept nogil:
     return 2.0 * log(trials) if trials > 1.0 else 0.0
 
 
-cdef inline double index_of(double n, double total, double width) noexcept nogil:
-    """Mean and width, sqrt(2 ln t / n), of an arm; infinite for one without observations."""
-    return total / n + sqrt(width / n) if n > 0.0 else INFINITY
-
-
-def shares(const double[::1] n, const double[::1] total):
+def shares(const double[::1] n, const double[::1] mean, double scale):
     """float64 (K,): the whole share on the arm of the largest index, evenly divided where several tie.
 
-    n, total: (K,), observations and sums of rewards in [0, 1].
+    n, mean: (K,), observations and mean rewards; the mean is not read where n is 0.
     """
     cdef Py_ssize_t k
-    cdef double trials = 0.0, width, highest = -1.0
-    if total.shape[0] != n.shape[0]:
-        raise ValueError("n and total must have one length")
+    cdef double trials = 0.0, width, highest = -INFINITY
+    if mean.shape[0] != n.shape[0]:
+        raise ValueError("n and mean must have one length")
     index = np.empty(n.shape[0])
     cdef double[::1] indices = index
     for k in range(n.shape[0]):
         trials += n[k]
-    width = twice_log(trials)
+    width = scale * scale * twice_log(trials)
     for k in range(n.shape[0]):
-        indices[k] = index_of(n[k], total[k], width)
+        indices[k] = mean[k] + sqrt(width / n[k]) if n[k] > 0.0 else INFINITY
         if indices[k] > highest:
             highest = indices[k]
     best = index == highest
@@ -46,15 +45,15 @@ def shares(const double[::1] n, const double[::1] total):
 cdef Py_ssize_t choose(
     const tally_t *tally, const Py_ssize_t *among, Py_ssize_t count, bitgen_t *bits
 ) noexcept nogil:
-    """No parameters, no cache. A tie is drawn evenly: the j-th to tie takes over with probability 1/j."""
+    """Parameter: the scale. A tie is drawn evenly: the j-th to tie takes over with probability 1/j."""
     cdef Py_ssize_t i, k, best = among[0], ties = 0
-    cdef double trials = 0.0, width, index, highest = -1.0
+    cdef double trials = 0.0, width, index, highest = -INFINITY
     for i in range(count):
         trials += tally.n[among[i]]
-    width = twice_log(trials)
+    width = tally.parameters[0] * tally.parameters[0] * twice_log(trials)
     for i in range(count):
         k = among[i]
-        index = index_of(tally.n[k], tally.total[k], width)
+        index = tally_mean(tally, k) + sqrt(width / tally.n[k]) if tally.n[k] > 0.0 else INFINITY
         if index > highest:
             best, highest, ties = k, index, 1
         elif index == highest:
@@ -65,5 +64,5 @@ cdef Py_ssize_t choose(
 
 
 cdef chooser_t chooser
-chooser.choose, chooser.share, chooser.parameters, chooser.cache_width = choose, NULL, 0, 0
+chooser.choose, chooser.share, chooser.parameters, chooser.cache_width = choose, NULL, 1, 0
 CHOOSER = PyCapsule_New(&chooser, chooser_name(), NULL)

@@ -170,8 +170,11 @@ def test_counts_are_repeated_updates_in_closed_form(policy, objective):
             closed, repeated = make(policy, objective), make(policy, objective)
             closed.update_many(arms[:start], rewards[:start])
             repeated.update_many(arms[:start], rewards[:start])
-            closed.update_counts(counts, value)
-            repeated.update_many(np.repeat(np.arange(4), counts), np.full(counts.sum(), value))
+            # A policy that weighs takes what it is told; its shares would move between the updates.
+            chances = np.array([0.1, 0.2, 0.3, 0.4])
+            places = np.repeat(np.arange(4), counts)
+            closed.update_counts(counts, value, chances)
+            repeated.update_many(places, np.full(counts.sum(), value), chances[places])
             for name, values in repeated.statistics().items():
                 scale = max(abs(low), abs(high)) * 1e-12
                 np.testing.assert_allclose(closed.statistics()[name], values, rtol=1e-12, atol=scale)
@@ -288,9 +291,10 @@ def test_eligible_arms_are_the_policy_over_them_alone(policy, objective):
     arms, rewards = some(objective, 5, 50, seed=8)
     eligible = np.array([True, False, True, True, False])
     whole, alone = make(policy, objective, 5, min_share=0.02), make(policy, objective, 3, min_share=0.02)
-    whole.update_many(arms, rewards)
+    chances = np.linspace(0.1, 0.9, 50)
+    whole.update_many(arms, rewards, chances)
     kept = eligible[arms]
-    alone.update_many((np.cumsum(eligible) - 1)[arms[kept]], rewards[kept])
+    alone.update_many((np.cumsum(eligible) - 1)[arms[kept]], rewards[kept], chances[kept])
     shares = whole.shares(eligible=eligible)
     np.testing.assert_allclose(shares[eligible], alone.shares(), rtol=0, atol=1e-12)
     assert shares[~eligible].tolist() == [0.0, 0.0]
