@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import bandit_serve
+from services import clean_environment
+from stores import wait_until
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 SHORT = ("--horizon", "300", "--seeds", "3", "-p", "thompson", "-p", "ucb1")
@@ -132,35 +139,73 @@ def test_the_file_in_the_readme_is_one(tmp_path: Path) -> None:
     assert (found.document["horizon"], found.document["change_points"]) == (20_000, [10_000])
 
 
-def test_wrong_usage_is_one_sentence(tmp_path: Path) -> None:
-    bad = tmp_path / "bad.toml"
-    bad.write_text("horizon = 3\n")
-    broken = tmp_path / "broken.json"
-    broken.write_text("{")
-    for arguments, told in (
-        (["--arms", "0.1,x"], "--arms must be numbers"),
-        (["--arms", "0.1,2"], "numbers from 0 to 1"),
-        (["-e", "casino"], "expected one of bernoulli"),
-        (["-e", "linear", "--arms", "0.1,0.2"], "--arms must be a whole number"),
-        (["-p", "thomson"], "no policy 'thomson'"),
-        (["-p", "thompson:prior.alpha=-1"], "prior.alpha must be"),
-        (["-p", "ucb1", "-e", "gaussian", "--arms", "0,1"], "ucb1 takes an objective"),
-        (["--horizon", "0"], "horizon"),
-        (["--seeds", "0"], "seeds"),
-        (["--change", "soon"], "--change must be"),
-        (["--window", "5"], "--window needs a --delay"),
-        (["--delay", "often"], "--delay must be numbers"),
-        (["--delay", "uniform:3"], "delay.kind"),
-        (["--csv", "nothing.csv", "--label", "y"], "can not be read"),
-        (["--csv", "nothing.csv"], "go together"),
-        (["--plot", str(tmp_path)], "can not be written"),
-        (["--plot", str(tmp_path / "no" / "x.html")], "can not be written"),
-        ([str(tmp_path / "none.toml")], "can not be read"),
-        ([str(bad)], "environment"),
-        ([str(broken)], "is not JSON"),
-        ([str(bad), "--arms", "0.1"], "does not go with it"),
-    ):
-        found = bandit_serve("simulate", *arguments)
-        assert (found.status, found.out) == (2, ""), (arguments, found)
-        assert told in found.err, (arguments, found.err)
-        assert found.err.count("\n") == 1, found.err
+@pytest.mark.parametrize("to_all", [True, False], ids=["a terminal's", "one process's"])
+def test_ctrl_c_ends_every_process_at_once(to_all: bool) -> None:
+    command = [sys.executable, "-m", "bandit_serve", "simulate", "--horizon", "100000000", "-p", "thompson"]
+    process = subprocess.Popen(
+        [*command, "--jobs", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+        start_new_session=True,
+    )
+    wait_until(lambda: sum(map(_is_at_work, _group(process.pid))) >= 2, 90.0)
+    (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "")
+    wait_until(lambda: _group(process.pid) == [], 30.0)
+
+
+def _group(leader: int) -> list[int]:
+    """The processes of a session that live."""
+    return [
+        pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _stat(pid)[2:3] == [str(leader)]
+    ]
+
+
+def _is_at_work(pid: int) -> bool:
+    """Whether it has computed for longer than its imports take."""
+    return sum(map(int, _stat(pid)[11:13])) > 3 * os.sysconf("SC_CLK_TCK")
+
+
+def _stat(pid: int) -> list[str]:
+    """From the state on; nothing of a process that has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields if fields[0] != "Z" else []
+    return []
+
+
+# What a description can not have is in the tests of the description; here is one of each way to say it.
+WRONG = [
+    ("--arms 0.1,x", "--arms must be numbers"),
+    ("--arms 0.1,2", "numbers from 0 to 1"),
+    ("-e casino", "expected one of bernoulli"),
+    ("-e linear --arms 0.1,0.2", "--arms must be a whole number"),
+    ("-p thomson", "no policy 'thomson'"),
+    ("-p exp3 -e gaussian --arms 0,1", "exp3 takes an objective"),
+    ("--horizon 0", "horizon"),
+    ("--change soon", "--change must be"),
+    ("--window 5", "--window needs a --delay"),
+    ("--delay often", "--delay must be numbers"),
+    ("--csv nothing.csv --label y", "can not be read"),
+    ("--plot .", "can not be written"),
+    ("--plot no/such/place.html", "can not be written"),
+    ("none.toml", "can not be read"),
+    ("bad.toml", "environment"),
+    ("broken.json", "is not JSON"),
+    ("bad.toml --arms 0.1", "does not go with it"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "told"), WRONG)
+def test_wrong_usage_is_one_sentence(arguments: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("horizon = 3\n")
+    (tmp_path / "broken.json").write_text("{")
+    files = {"bad.toml", "broken.json"}
+    words = [str(tmp_path / word) if word in files else word for word in arguments.split()]
+    found = bandit_serve("simulate", *words)
+    assert (found.status, found.out) == (2, "")
+    assert told in found.err
+    assert found.err.count("\n") == 1

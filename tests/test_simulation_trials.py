@@ -41,9 +41,10 @@ def test_a_trial_is_the_policy_itself_asked_and_told() -> None:
             regret.append(0.5 - means[arm])
             reward += rewards[arm]
     found = run_trial(described, described.contenders[0], 2)
-    assert np.array_equal(found.regret, np.cumsum(regret)[checkpoints(3_000) - 1])
+    assert found.regret == pytest.approx(np.cumsum(regret)[checkpoints(3_000) - 1])
     assert found.reward == reward / 3_000
     assert found.best == np.mean(np.array(regret) == 0.0)
+    assert found.late_best == np.mean(np.array(regret)[2_250:] == 0.0)
 
 
 @pytest.mark.parametrize("kind", POLICIES)

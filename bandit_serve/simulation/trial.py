@@ -62,19 +62,21 @@ def run_trial(simulation: Simulation, contender: Contender, number: int) -> Tria
         taken = _at_once(policy, contender, blocks)
     else:
         taken = served(policy, environment, simulation.delay, blocks, seeds.delays)
-    lost = np.empty(horizon)
-    best = np.empty(horizon, dtype=bool)
-    reward, start = 0.0, 0
+    points = checkpoints(horizon)
+    late = int(LATE * horizon)
+    regret: list[NDArray[np.float64]] = []
+    total, reward, best, late_best, start = 0.0, 0.0, 0, 0, 0
     for block, arms in taken:
         rows = np.arange(len(arms))
-        end = start + len(arms)
-        lost[start:end] = block.means.max(axis=1) - block.means[rows, arms]
-        best[start:end] = lost[start:end] == 0.0
+        lost = block.means.max(axis=1) - block.means[rows, arms]
+        so_far = total + np.cumsum(lost)
+        regret.append(so_far[points[(points > start) & (points <= start + len(arms))] - start - 1])
+        total = float(so_far[-1])
         reward += float(block.rewards[rows, arms].sum())
-        start = end
-    regret = np.cumsum(lost)[checkpoints(horizon) - 1]
-    late = best[int(LATE * horizon) :]
-    return Trial(regret, reward / horizon, float(best.mean()), float(late.mean()))
+        best += int((lost == 0.0).sum())
+        late_best += int((lost[max(0, late - start) :] == 0.0).sum())
+        start += len(arms)
+    return Trial(np.concatenate(regret), reward / horizon, best / horizon, late_best / (horizon - late))
 
 
 def _at_once(

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 
 from bandit_serve.errors import BanditServeError
 from bandit_serve.parent import end_with_parent
@@ -65,6 +65,7 @@ def _pooled(simulation: Simulation, places: deque[Place], jobs: int | None) -> I
     if not places:
         return
     processes = min(jobs or processors(), len(places))
+    others = set(active_children())
     # Not forked: the display may have a thread by now.
     pool = ProcessPoolExecutor(
         processes, mp_context=get_context("spawn"), initializer=_begin, initargs=(os.getpid(), simulation)
@@ -79,6 +80,10 @@ def _pooled(simulation: Simulation, places: deque[Place], jobs: int | None) -> I
                 yield running.pop(done), done.result()
     except BrokenProcessPool:
         raise BanditServeError("A process of the simulation ended before its work was done.") from None
+    except BaseException:  # Ctrl-C too: nobody waits for trials that nobody wants any more
+        for process in set(active_children()) - others:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -87,9 +92,9 @@ _simulation: Simulation | None = None
 
 
 def _begin(parent: int, simulation: Simulation) -> None:
-    """In each process: Ctrl-C is the parent's to hear."""
+    """In each process: Ctrl-C ends it without a word."""
     global _simulation
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent(parent)
     _simulation = simulation
 
