@@ -62,6 +62,17 @@ cdef numbers(values, dtype, str name):
         raise InvalidInput(f"{name} must be a vector of numbers: {error}") from None
 
 
+cdef double probability(value) except -1.0:
+    cdef double chance
+    try:
+        chance = value
+    except (TypeError, ValueError):
+        raise InvalidInput(f"a propensity must be a number, not {value!r}") from None
+    if not 0.0 < chance <= 1.0:
+        raise InvalidInput(f"a propensity must be above 0 and at most 1, not {chance}")
+    return chance
+
+
 cdef probabilities(values, shape):
     """`values` as float64 of `shape`; InvalidInput unless they are from above 0 to 1."""
     array = np.array(numbers(values, np.float64, "propensities"))
@@ -250,7 +261,7 @@ cdef class Arms:
         if not tally_accepts(&self.tally, value):
             raise InvalidInput(self._refusal(value))
         if self.tally.weighs:
-            chance = self._present_share(k) if propensity is None else float(probabilities(propensity, ())[()])
+            chance = self._present_share(k) if propensity is None else probability(propensity)
         tally_add(&self.tally, k, value, chance)
         if self.cold:
             self._seen_changed()

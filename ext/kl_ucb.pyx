@@ -78,7 +78,7 @@ cdef double fill(
 ) noexcept nogil:
     """Puts the index of each arm that may have the largest into `indices`, -1 for the others; returns the largest."""
     cdef Py_ssize_t i, k, likely = -1
-    cdef double trials = 0.0, width, p, d, bound, highest = -1.0
+    cdef double trials = 0.0, width, p, d, bound, first, highest = -1.0
     for i in range(count):
         trials += n[among[i] if among is not NULL else i]
     width = log_of(trials)
@@ -95,15 +95,17 @@ cdef double fill(
             k = among[i] if among is not NULL else i
             indices[k] = INFINITY if n[k] == 0.0 else -1.0
         return INFINITY
-    highest = index_of(total[likely] / n[likely], width / n[likely])
+    first = highest = index_of(total[likely] / n[likely], width / n[likely])
     for i in range(count):
         k = among[i] if among is not NULL else i
         p = total[k] / n[k]
         d = width / n[k]
-        if k != likely and surely_below(p, d, highest):
+        if k == likely:
+            indices[k] = first
+        elif surely_below(p, d, highest):
             indices[k] = -1.0
-            continue
-        indices[k] = index_of(p, d)
+        else:
+            indices[k] = index_of(p, d)
         if indices[k] > highest:
             highest = indices[k]
     return highest

@@ -20,20 +20,32 @@ cdef inline double twice_log(double trials) noexcept nogil:
     return 2.0 * log(trials) if trials > 1.0 else 0.0
 
 
+cdef inline double sum_of(const double *n, const Py_ssize_t *among, Py_ssize_t count) noexcept nogil:
+    """In four parts, which need not wait for one another; `among` NULL takes the first `count`."""
+    cdef double a = 0.0, b = 0.0, c = 0.0, d = 0.0
+    cdef Py_ssize_t i, whole = count - count % 4
+    for i in range(0, whole, 4):
+        a += n[among[i] if among is not NULL else i]
+        b += n[among[i + 1] if among is not NULL else i + 1]
+        c += n[among[i + 2] if among is not NULL else i + 2]
+        d += n[among[i + 3] if among is not NULL else i + 3]
+    for i in range(whole, count):
+        a += n[among[i] if among is not NULL else i]
+    return (a + b) + (c + d)
+
+
 def shares(const double[::1] n, const double[::1] mean, double scale):
     """float64 (K,): the whole share on the arm of the largest index, evenly divided where several tie.
 
     n, mean: (K,), observations and mean rewards; the mean is not read where n is 0.
     """
     cdef Py_ssize_t k
-    cdef double trials = 0.0, width, highest = -INFINITY
+    cdef double width, highest = -INFINITY
     if mean.shape[0] != n.shape[0]:
         raise ValueError("n and mean must have one length")
     index = np.empty(n.shape[0])
     cdef double[::1] indices = index
-    for k in range(n.shape[0]):
-        trials += n[k]
-    width = scale * scale * twice_log(trials)
+    width = scale * scale * twice_log(sum_of(&n[0], NULL, n.shape[0]))
     for k in range(n.shape[0]):
         indices[k] = mean[k] + sqrt(width / n[k]) if n[k] > 0.0 else INFINITY
         if indices[k] > highest:
@@ -42,17 +54,36 @@ def shares(const double[::1] n, const double[::1] mean, double scale):
     return best / np.count_nonzero(best)
 
 
+cdef inline bint surely_below(const tally_t *tally, Py_ssize_t k, double width, double highest) noexcept nogil:
+    """Whether the arm's index is below `highest`, told without a root or a quotient.
+
+    It is where highest - mean > 0 and n (highest - mean)^2 > width; the margins are far above rounding. Never where
+    n is 0, as nothing is above 0 then.
+    """
+    cdef double n = tally.n[k], distance, bound
+    if tally.unbounded:
+        distance = highest - tally.mean[k]
+        return (distance > 0.0) & (distance * distance * n > width * (1.0 + 1e-6))
+    bound = highest * n
+    distance = bound - tally.total[k]
+    return (distance > 1e-12 * bound) & (distance * distance > width * n * (1.0 + 1e-6))
+
+
 cdef Py_ssize_t choose(
     const tally_t *tally, const Py_ssize_t *among, Py_ssize_t count, bitgen_t *bits
 ) noexcept nogil:
     """Parameter: the scale. A tie is drawn evenly: the j-th to tie takes over with probability 1/j."""
     cdef Py_ssize_t i, k, best = among[0], ties = 0
-    cdef double trials = 0.0, width, index, highest = -INFINITY
+    cdef double width, index, highest = -INFINITY
+    # Indices ascend, so that as many as there are arms are all of them.
+    cdef bint everyone = count == tally.n_arms
+    width = tally.parameters[0] * tally.parameters[0] * twice_log(
+        sum_of(tally.n, NULL if everyone else among, count)
+    )
     for i in range(count):
-        trials += tally.n[among[i]]
-    width = tally.parameters[0] * tally.parameters[0] * twice_log(trials)
-    for i in range(count):
-        k = among[i]
+        k = i if everyone else among[i]
+        if surely_below(tally, k, width, highest):
+            continue
         index = tally_mean(tally, k) + sqrt(width / tally.n[k]) if tally.n[k] > 0.0 else INFINITY
         if index > highest:
             best, highest, ties = k, index, 1

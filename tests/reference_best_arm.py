@@ -77,22 +77,12 @@ def gamma_share(shape: ArrayLike, rate: ArrayLike, k: int) -> float:
     a, b = np.asarray(shape, float), np.asarray(rate, float)
     others = np.arange(a.size) != k
 
-    def below(x: Vector) -> Vector:
-        upper = special.gammaincc(a[k], x)
-        return np.where(upper < 0.5, 1.0 - upper, special.gammainc(a[k], x))
-
     def others_below(p: Vector) -> Vector:
-        x = np.where(p < 0.5, special.gammaincinv(a[k], p), special.gammainccinv(a[k], 1.0 - p))
+        lower = p < 0.5
+        x = np.where(lower, special.gammaincinv(a[k], p), special.gammainccinv(a[k], 1.0 - p))
+        round_trip = np.where(lower, special.gammainc(a[k], x), 1.0 - special.gammaincc(a[k], x))
         # What is no more than the least double is 0 to all arms that are of another size.
-        inside = (x > 1e-300) & (p < 1.0)
-        found, wanted = x[inside], p[inside]
-        for _ in range(3):
-            # SciPy's inverse of large shapes is polished by Newton's method.
-            log_slope = (a[k] - 1.0) * np.log(found) - found - special.gammaln(a[k])
-            step = (below(found) - wanted) * np.exp(np.clip(-log_slope, -600.0, 600.0))
-            found = np.where(np.abs(step) < 0.1 * found, found - step, found)
-        assert np.max(np.abs(below(found) - wanted), initial=0.0) < ROUND_TRIP
-        x[inside] = found
+        assert np.max(np.abs(round_trip - p)[x > 0.0], initial=0.0) < ROUND_TRIP
         return np.asarray(np.prod(special.gammainc(a[others], b[others] * (x / b[k])[:, None]), axis=1))
 
     return integral_of_rising(others_below)

@@ -280,6 +280,11 @@ def test_parameters_reach_the_policy(
     assert made.min_share == 0.02
 
 
+@pytest.mark.parametrize("kind", ["epsilon_greedy", "softmax", "top_two_thompson", "exp3", "thompson"])
+def test_policies_whose_shares_do_not_jump_keep_their_units(kind: str) -> None:
+    assert from_experiment(experiment(policy={"kind": kind}, unit="user")).kind == kind
+
+
 def test_a_pseudo_history_is_by_arm_and_as_rewards_are_learned_from() -> None:
     history = {"n": {"b": 40.0}, "mean": {"b": 0.25}}
     policy = {"kind": "ucb1", "pseudo_history": history}

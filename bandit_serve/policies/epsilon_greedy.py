@@ -20,8 +20,8 @@ class EpsilonGreedy(Policy):
     first, before any mean; arms that tie divide their part evenly. `Policy` says the rest.
 
     epsilon: from 0 to 1, default 0.1. decay: at least 0, default 0, with which exploration goes on for ever, at a
-        cost that grows in proportion to t; with decay d > 0 it sums up to (epsilon / d) · ln(1 + d·t)
-        (Auer, Cesa-Bianchi & Fischer 2002, Figure 3, is decay 1 and epsilon c·K/d² there).
+        cost that grows in proportion to t; with decay d > 0 it sums up to (epsilon / d) · ln(1 + d·t). What
+        Auer, Cesa-Bianchi & Fischer 2002, Figure 3, have, min(1, c / t), is nearly epsilon 1 and decay 1 / c.
     """
 
     kind: ClassVar[str] = "epsilon_greedy"
