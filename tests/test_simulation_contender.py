@@ -63,6 +63,20 @@ def test_what_is_no_policy_is_refused_in_one_sentence(policy: Any, told: str) ->
         Simulation.of({"environment": world, "policies": [policy]})
 
 
+def test_contextual_policies_take_part_where_there_is_a_context_and_no_delay() -> None:
+    contextual = {kind for kind, each in POLICIES.items() if each.contextual and "binary" in each.objectives}
+    world = {"kind": "logistic"}
+    everyone = {contender.kind for contender in Simulation.of({"environment": world}).contenders}
+    assert contextual <= everyone
+    late = Simulation.of({"environment": world, "delay": {"mean": 5.0}})
+    assert contextual.isdisjoint(contender.kind for contender in late.contenders)
+    for kind in contextual:
+        with pytest.raises(InvalidInput, match="without context only"):
+            Simulation.of({"environment": world, "delay": {"mean": 5.0}, "policies": [kind]})
+        with pytest.raises(InvalidInput, match="needs a context"):
+            Simulation.of({"environment": {"kind": "bernoulli", "arms": [0.1]}, "policies": [kind]})
+
+
 def test_one_name_is_one_policy() -> None:
     world = {"kind": "bernoulli", "arms": [0.1, 0.2]}
     with pytest.raises(InvalidInput, match="listed twice"):
