@@ -20,6 +20,7 @@ LAYERS = [
     {"events", "token"},
     {"store", "policies", "models", "results", "training", "alarms", "delays", "joined", "pending"},
     {"live"},
+    {"simulation"},
     {"replica", "log", "views"},
     {"decisions", "rewards"},
     {"server", "client"},

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-import msgspec.yaml
 
-from bandit_serve.errors import FieldError, InvalidInput, UsageError
+from bandit_serve.cli.described import read_described
+from bandit_serve.errors import FieldError, InvalidInput
 from bandit_serve.experiment import Arm, Experiment
 from bandit_serve.live import LiveExperiment
 from bandit_serve.log.experiment_changes import require_version, require_versions, servable
@@ -20,12 +19,6 @@ from bandit_serve.validation import field_error
 
 Outcome = Literal["created", "policy changed", "arms changed", "arms and policy changed", "unchanged"]
 
-READERS: Mapping[str, tuple[str, Callable[[bytes], Any]]] = {
-    ".toml": ("TOML", lambda content: tomllib.loads(content.decode())),
-    ".json": ("JSON", msgspec.json.decode),
-    ".yaml": ("YAML", msgspec.yaml.decode),
-    ".yml": ("YAML", msgspec.yaml.decode),
-}
 MAX_SHOWN = 60
 
 
@@ -45,7 +38,7 @@ class Planned(NamedTuple):
 
 def read_experiments(path: Path) -> list[Experiment]:
     """The experiments of a file with their defaults; `InvalidInput` names everything that is wrong."""
-    documents = _documents(path, _parse(path))
+    documents = _documents(path, read_described(path))
     experiments, errors = [], []
     for at, document in documents:
         try:
@@ -140,20 +133,6 @@ def _arm_errors(existing: LiveExperiment, wanted: Experiment, registry: Registry
             except InvalidInput as error:
                 errors += error.errors
     return errors
-
-
-def _parse(path: Path) -> Any:
-    try:
-        language, read = READERS[path.suffix.lower()]
-    except KeyError:
-        raise UsageError(f"The file {path} must end in {', '.join(READERS)}.") from None
-    try:
-        return read(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"The file {path} can not be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:  # DecodeError, TOMLDecodeError and UnicodeDecodeError are
-        told = " ".join(str(error).split()).rstrip(".")
-        raise InvalidInput(f"The file {path} is not {language}: {told}.") from None
 
 
 def _documents(path: Path, content: Any) -> list[tuple[str, Any]]:

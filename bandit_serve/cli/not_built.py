@@ -8,7 +8,6 @@ from bandit_serve.errors import NotBuilt
 
 COMMANDS = {
     "train": "The training pipeline on a ratings file (not built yet).",
-    "simulate": "Policies against a described environment (not built yet).",
     "evaluate": "Off-policy estimates of a policy from a log (not built yet).",
     "export": "An experiment's log as Parquet, JSON lines or CSV (not built yet).",
 }

@@ -1,0 +1,39 @@
+"""A simulation's report for people, in 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bandit_serve.cli.output import print_table, say
+from bandit_serve.simulation.standing import Report
+
+
+def print_report(found: Report, elapsed_s: float, written: Sequence[Path]) -> None:
+    seeds = "one seed" if found.seeds == 1 else f"{found.seeds:,} seeds"
+    decisions = found.horizon * found.seeds * len(found.policies)
+    say(f"{found.summary}: {found.horizon:,} decisions, {seeds}")
+    print_table(
+        ("Policy", "Regret", "Behind", "Reward", "Best arm", "At the end"),
+        [
+            (
+                each.name,
+                str(each.regret),
+                "–" if each is found.ranked[0] else str(each.behind),
+                f"{each.reward.mean:.4g}",
+                f"{100 * each.best_share.mean:.1f} %",
+                f"{100 * each.late_best_share.mean:.1f} %",
+            )
+            for each in found.ranked
+        ],
+        numbers=("Regret", "Behind", "Reward", "Best arm", "At the end"),
+    )
+    if found.seeds > 1:
+        say(
+            "± is one standard error. Behind: on the same outcomes, seed by seed. At the end: the last quarter."
+        )
+    if found.growth is not None:
+        say(f"Lai–Robbins: in the long run regret grows like C ln t at best, C = {found.growth:.4g}.")
+    say(f"{decisions:,} decisions in {elapsed_s:.1f} s.")
+    for path in written:
+        say(f"Plot: {path}")

@@ -1,0 +1,22 @@
+"""Policies against described environments: the policy objects that serve traffic, on many seeds.
+
+`ENVIRONMENTS` is the table of worlds; the policies are those of `policies.POLICIES`.
+"""
+
+from bandit_serve.simulation.description import ENVIRONMENTS, Simulation
+from bandit_serve.simulation.environment import Block, Environment
+from bandit_serve.simulation.standing import Report, report
+from bandit_serve.simulation.trial import Trial, run_trial
+from bandit_serve.simulation.trials import run_trials
+
+__all__ = [
+    "ENVIRONMENTS",
+    "Block",
+    "Environment",
+    "Report",
+    "Simulation",
+    "Trial",
+    "report",
+    "run_trial",
+    "run_trials",
+]

@@ -1,0 +1,109 @@
+"""What is simulated: an environment, delays, policies, how long and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from bandit_serve.errors import BanditServeError, FieldError, InvalidInput
+from bandit_serve.simulation.bernoulli import Bernoulli
+from bandit_serve.simulation.contender import Contender, all_that_fit
+from bandit_serve.simulation.counts import Counts
+from bandit_serve.simulation.delay import Delay
+from bandit_serve.simulation.environment import Environment, require
+from bandit_serve.simulation.gaussian import Gaussian
+from bandit_serve.simulation.linear import Linear
+from bandit_serve.simulation.logistic import Logistic
+from bandit_serve.simulation.supervised import Supervised
+from bandit_serve.validation import field_error
+
+ENVIRONMENTS: dict[str, type[Environment]] = {
+    each.kind: each for each in (Bernoulli, Gaussian, Counts, Linear, Logistic, Supervised)
+}
+HORIZON = 10_000
+SEEDS = 20
+MOST_DECISIONS = 10**9
+MOST_SEEDS = 100_000
+
+Horizon = Annotated[int, Meta(ge=1, le=MOST_DECISIONS)]
+
+
+class Document(Struct, frozen=True, forbid_unknown_fields=True):
+    """As a file has it."""
+
+    environment: dict[str, Any]
+    policies: list[Any] = []
+    delay: Delay | None = None
+    horizon: Horizon | None = None
+    seeds: Annotated[int, Meta(ge=1, le=MOST_SEEDS)] = SEEDS
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+
+
+class Simulation(Struct, frozen=True):
+    """`seeds` runs of `horizon` decisions of each contender; `seed` makes other ones of all."""
+
+    environment: Environment
+    contenders: tuple[Contender, ...]
+    delay: Delay | None
+    horizon: int
+    seeds: int
+    seed: int
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Simulation:
+        """InvalidInput names what is wrong. Without policies: all that can be run in the environment."""
+        described = _converted(document, Document, "")
+        kind = described.environment.get("kind")
+        if kind not in ENVIRONMENTS:
+            raise InvalidInput(f"environment.kind: expected one of {', '.join(ENVIRONMENTS)}, not {kind!r}.")
+        of_kind = {name: value for name, value in described.environment.items() if name != "kind"}
+        environment = _converted(of_kind, ENVIRONMENTS[kind], "environment")
+        contenders = tuple(map(Contender.of, described.policies)) or tuple(
+            all_that_fit(environment, late=described.delay is not None)
+        )
+        simulation = cls(
+            environment,
+            contenders,
+            described.delay,
+            described.horizon or environment.one_pass or HORIZON,
+            described.seeds,
+            described.seed,
+        )
+        simulation._check()
+        return simulation
+
+    def _check(self) -> None:
+        names = [contender.name for contender in self.contenders]
+        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        require(twice is None, f"The policy {twice} is listed twice: give one of them another name=….")
+        late = [at for at in self.environment.change_points if at >= self.horizon]
+        require(
+            not late, f"The change at {late[:1]} would come after the last of {self.horizon:,} decisions."
+        )
+        if self.delay is not None:
+            self.delay.check(self.environment)
+        for contender in self.contenders:
+            require(
+                self.delay is None or not contender.contextual,
+                f"{contender.name}: delays are simulated for policies without context only.",
+            )
+            contender.policy(self.environment, seed=0)
+
+    def summary(self) -> str:
+        delay = "" if self.delay is None else f"; {self.delay.summary()}"
+        return f"{self.environment.summary()}{delay}"
+
+
+def _converted(document: Any, kind: Any, at: str) -> Any:
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        field = field_error(error, at)
+        raise InvalidInput(f"{field.at or 'The description'}: {field.detail}.", [field]) from None
+    except BanditServeError as error:
+        raise InvalidInput(
+            f"{at or 'delay'}: {str(error).rstrip('.')}.", [FieldError(at, str(error))]
+        ) from None

@@ -1,0 +1,130 @@
+"""Late and missing rewards: the decisions and rewards go through the fold that serves traffic."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator, SeedSequence, default_rng
+from numpy.typing import NDArray
+
+from bandit_serve.events import REWARD, Change, Changed, Exposed, Rewarded, Tick
+from bandit_serve.experiment import Arm, Attribution, Experiment, Metric, Record, validated
+from bandit_serve.live import LiveExperiment
+from bandit_serve.simulation.delay import DECISION_MS, Delay
+from bandit_serve.simulation.environment import Block, Environment
+from bandit_serve.store.offset import Offset
+
+INCARNATION = 1
+
+
+def served(
+    policy: Any,
+    environment: Environment,
+    delay: Delay,
+    blocks: Iterator[Block],
+    seed: SeedSequence,
+) -> Iterator[tuple[Block, NDArray[np.intp]]]:
+    """Blocks of at most `refresh` decisions, each drawn from the shares that the fold had before them.
+
+    Decision i (from 0) is made at i seconds of log time. Exposures are logged together when the last of their block
+    is made, each reward when it comes: one that waits for n decisions is known before decision i + n is made, if that
+    begins a block.
+    """
+    live = _experiment(policy, environment, delay)
+    delays, draws = (default_rng(child) for child in seed.spawn(2))
+    arriving: dict[int, list[NDArray[np.void]]] = defaultdict(list)
+    start = 0
+    for large in blocks:
+        waits = delay.draw(len(large.rewards), environment.n_arms, delays)
+        for block, due in _parts(large, waits, delay.refresh):
+            n = len(block.rewards)
+            _reward(live, start, arriving)
+            live.apply(Offset(start * DECISION_MS, 1), Tick())
+            shares = live.shares()
+            arms = _drawn(shares, n, draws)
+            _send(arriving, start, arms, block, due, shares, delay)
+            _reward(live, start + n - 1, arriving)
+            _expose(live, start, arms, shares)
+            yield block, arms
+            start += n
+
+
+def _experiment(policy: Any, environment: Environment, delay: Delay) -> LiveExperiment:
+    """The fold of an experiment with these arms; its policy is the one that takes part."""
+    experiment = validated(
+        Experiment(
+            id="simulation",
+            arms=tuple(Arm(f"arm-{k}") for k in range(environment.n_arms)),
+            metrics=(Metric("reward", kind=environment.objective),),  # type: ignore[arg-type]
+            attribution=Attribution(f"{delay.window_decisions * DECISION_MS // 1_000}s", delay.missing),
+        )
+    )
+    record = Record(experiment, uid=1, status="running", revision=1, created_ms=0, updated_ms=0)
+    live = LiveExperiment(Changed(record, Change("create", "simulation")))
+    live.policy = policy
+    return live
+
+
+def _parts(block: Block, waits: NDArray[np.int64], rows: int) -> Iterator[tuple[Block, NDArray[np.int64]]]:
+    """At most `rows` decisions at a time, with what their rewards wait for."""
+    for start in range(0, len(waits), rows):
+        part = slice(start, start + rows)
+        yield Block(block.means[part], block.rewards[part]), waits[part]
+
+
+def _drawn(shares: NDArray[np.float64], n: int, draws: Generator) -> NDArray[np.intp]:
+    arms = np.searchsorted(np.cumsum(shares), draws.random(n), side="right")
+    # Rounding may leave a little above the last sum.
+    possible: NDArray[np.intp] = np.minimum(arms, np.flatnonzero(shares)[-1]).astype(np.intp)
+    return possible
+
+
+def _reward(live: LiveExperiment, until: int, arriving: dict[int, list[NDArray[np.void]]]) -> None:
+    """What comes by decision `until`, in its order."""
+    for at in sorted(at for at in arriving if at <= until):
+        live.apply(Offset(at * DECISION_MS, 0), Rewarded(np.concatenate(arriving.pop(at))))
+
+
+def _expose(live: LiveExperiment, start: int, arms: NDArray[np.intp], shares: NDArray[np.float64]) -> None:
+    n = len(arms)
+    live.apply(
+        Offset((start + n - 1) * DECISION_MS, 2),
+        Exposed(
+            incarnation=INCARNATION,
+            first=start,
+            revision=1,
+            time_ms=start * DECISION_MS,
+            arms=arms.astype("<u2").tobytes(),
+            ages_ms=(np.arange(n) * DECISION_MS).astype("<u4").tobytes(),
+            units=b"",
+            vectors=shares.tobytes(),
+            runs=np.array([n], "<u4").tobytes(),
+        ),
+    )
+
+
+def _send(
+    arriving: dict[int, list[NDArray[np.void]]],
+    start: int,
+    arms: NDArray[np.intp],
+    block: Block,
+    due: NDArray[np.int64],
+    shares: NDArray[np.float64],
+    delay: Delay,
+) -> None:
+    """The rewards of decisions from `start` on, those that come within the window, by when they come."""
+    places = np.arange(len(arms))
+    values, waits = block.rewards[places, arms], due[places, arms]
+    sent = (waits >= 0) & (waits <= delay.window_decisions)
+    if delay.missing == "zero":
+        sent &= values != 0.0
+    rows = np.zeros(len(arms), REWARD)
+    rows["incarnation"], rows["counter"] = INCARNATION, start + places
+    rows["time_ms"] = (start + places) * DECISION_MS
+    rows["value"], rows["propensity"] = values, shares[arms]
+    rows["revision"], rows["arm"] = 1, arms
+    for i in np.flatnonzero(sent).tolist():
+        arriving[start + i + int(waits[i])].append(rows[i : i + 1])

@@ -1,0 +1,131 @@
+"""What many trials say of each policy: means, and standard errors of the means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from bandit_serve.simulation.context_free import ContextFree
+from bandit_serve.simulation.description import Simulation
+from bandit_serve.simulation.trial import Trial, checkpoints
+
+
+class Estimate(Struct, frozen=True):
+    """A mean over seeds; `se`, its standard error, is None for a single one."""
+
+    mean: float
+    se: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        array = np.array(values)
+        return cls(float(array.mean()), _error(array) if len(array) > 1 else None)
+
+    def __str__(self) -> str:
+        """Both to the digits that the error leaves of interest."""
+        if self.se is None:
+            return f"{self.mean:,.{_places(abs(self.mean) / 100)}f}"
+        places = _places(self.se)
+        return f"{self.mean:,.{places}f} ± {self.se:,.{places}f}"
+
+
+def _places(error: float) -> int:
+    """Decimals: none for an error from 10 on, one from 0.1 on, two digits of a smaller one."""
+    if error >= 9.5 or error == 0.0:
+        return 0
+    return 1 if error >= 0.095 else min(12, 1 - math.floor(math.log10(error)))
+
+
+class Standing(Struct, frozen=True):
+    """regret: at the end. behind: regret above that of the best policy, on the same seeds, so its error is small.
+
+    reward: a decision. best_share, late_best_share: of decisions on an arm that was the best then, of all and of
+    the last quarter. curve, curve_se: cumulative regret at the report's `decisions`.
+    """
+
+    name: str
+    policy: dict[str, Any]
+    learns: bool
+    regret: Estimate
+    behind: Estimate
+    reward: Estimate
+    best_share: Estimate
+    late_best_share: Estimate
+    curve: list[float]
+    curve_se: list[float] | None
+
+
+class Report(Struct, frozen=True):
+    """`growth` is C of the Lai–Robbins growth C·ln t, where the environment has one. Policies as they were given."""
+
+    environment: dict[str, Any]
+    delay: dict[str, Any] | None
+    summary: str
+    horizon: int
+    seeds: int
+    seed: int
+    growth: float | None
+    change_points: list[int]
+    decisions: list[int]
+    policies: list[Standing]
+
+    @property
+    def ranked(self) -> list[Standing]:
+        return sorted(self.policies, key=lambda standing: standing.regret.mean)
+
+
+def report(simulation: Simulation, trials: Sequence[Sequence[Trial]]) -> Report:
+    """`trials[contender][seed]`."""
+    ends = [np.array([float(trial.regret[-1]) for trial in each]) for each in trials]
+    lead = ends[min(range(len(ends)), key=lambda i: float(ends[i].mean()))]
+    standings = [
+        _standing(contender.name, contender.summary(), contender.learns, each, end - lead)
+        for contender, each, end in zip(simulation.contenders, trials, ends, strict=True)
+    ]
+    environment = simulation.environment
+    growth = environment.lost_per_log() if isinstance(environment, ContextFree) else None
+    return Report(
+        environment={"kind": environment.kind, **_plain(environment)},
+        delay=None if simulation.delay is None else _plain(simulation.delay),
+        summary=simulation.summary(),
+        horizon=simulation.horizon,
+        seeds=simulation.seeds,
+        seed=simulation.seed,
+        growth=growth if growth is None or math.isfinite(growth) else None,
+        change_points=list(environment.change_points),
+        decisions=checkpoints(simulation.horizon).tolist(),
+        policies=standings,
+    )
+
+
+def _standing(
+    name: str, policy: dict[str, Any], learns: bool, trials: Sequence[Trial], behind: NDArray[np.float64]
+) -> Standing:
+    curves = np.array([trial.regret for trial in trials])
+    return Standing(
+        name=name,
+        policy=policy,
+        learns=learns,
+        regret=Estimate.of([float(curve[-1]) for curve in curves]),
+        behind=Estimate.of(behind.tolist()),
+        reward=Estimate.of([trial.reward for trial in trials]),
+        best_share=Estimate.of([trial.best for trial in trials]),
+        late_best_share=Estimate.of([trial.late_best for trial in trials]),
+        curve=curves.mean(axis=0).tolist(),
+        curve_se=None if len(trials) == 1 else [_error(column) for column in curves.T],
+    )
+
+
+def _error(values: NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def _plain(value: Struct) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(value)
+    return plain
