@@ -73,6 +73,7 @@ cdef double GAP_FACTOR = 30.0
 cdef double FIRST_VARIANCE = 0.25
 cdef double FIRST_WEIGHT = 1.0
 cdef double LEAST_WEIGHT = 1e-10
+cdef double LARGEST_NOISE = 1e200
 # How many standard deviations one score may lie from another, or one deviation be shorter, to be told from it.
 cdef double FARTHEST = 1e15
 
@@ -413,7 +414,7 @@ cdef class Linear:
             weight = 1.0
             weighed = target
             self.noise[0] += 1.0
-            self.noise[1] += surprise * (target - mean)
+            self.noise[1] = fmin(self.noise[1] + surprise * (target - mean), LARGEST_NOISE)
         tally_add(&self.tally, arm, reward, 1.0)
         symmetric_add(self.gram + m * self.size, weight, row, self.width)
         add_multiple(self.moment + m * self.width, weighed, row, self.width)

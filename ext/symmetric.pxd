@@ -145,7 +145,8 @@ cdef extern from *:
     /* The upper triangular W with WW' = (A + P)⁻¹, P the diagonal `precision`: the inverse of the Cholesky factor U.
 
        A is a sum of squares, so no pivot of A + P is below the entry of P, and none that rounding has put there is
-       let through. `root` and `work`: width · width each; W comes in `root`, by rows, 0 below its diagonal. */
+       let through. Where P is lost in the rounding of A, a pivot is what that rounding is, and its row is dropped:
+       it would be nothing else either. `root` and `work`: width · width each; W comes in `root`, by rows, 0 below its diagonal. */
     BY_PROCESSOR static void symmetric_inverse_root(
         const double *a, const double *precision, double *root, double *work, ptrdiff_t order, ptrdiff_t width)
     {
@@ -159,7 +160,13 @@ cdef extern from *:
         }
         for (ptrdiff_t k = 0; k < order; k++) {
             double *pivotal = work + k * width;
-            const double pivot = sqrt(pivotal[k] > precision[k] ? pivotal[k] : precision[k]);
+            const double noise = 4e-16 * (double)order * (a[symmetric_start(k, width)] + precision[k]);
+            double pivot = pivotal[k] > precision[k] ? pivotal[k] : precision[k];
+            if (pivot < noise) {
+                pivot = noise;
+                memset(pivotal + k + 1, 0, (size_t)(width - k - 1) * sizeof(double));
+            }
+            pivot = sqrt(pivot);
             for (ptrdiff_t c = k + 1; c < order; c++)
                 pivotal[c] /= pivot;
             pivotal[k] = pivot;
