@@ -86,6 +86,11 @@ class Textbook:
     def means(self):
         return self.total / self.n
 
+    def largest(self, values):
+        """A tie is drawn evenly: the first of those that tie would often be the best arm of a test."""
+        best = values == values.max(axis=1, keepdims=True)
+        return (best * (1.0 + self.rng.random(values.shape))).argmax(axis=1)
+
     def drawn(self, shares):
         return (self.rng.random((len(shares), 1)) < shares.cumsum(axis=1)).argmax(axis=1)
 
@@ -146,14 +151,14 @@ class UCB1(Textbook):
     """Auer, Cesa-Bianchi & Fischer 2002, Figure 1."""
 
     def chosen(self):
-        return (self.means + np.sqrt(2 * np.log(self.n[0].sum()) / self.n)).argmax(axis=1)
+        return self.largest(self.means + np.sqrt(2 * np.log(self.n[0].sum()) / self.n))
 
 
 class KLUCB(Textbook):
     """Garivier & Cappé 2011, Algorithm 1, with c = 0."""
 
     def chosen(self):
-        return kl_ucb_index(self.means, np.log(self.n[0].sum()) / self.n).argmax(axis=1)
+        return self.largest(kl_ucb_index(self.means, np.log(self.n[0].sum()) / self.n))
 
 
 class EpsilonGreedy(Textbook):
@@ -161,9 +166,8 @@ class EpsilonGreedy(Textbook):
 
     def chosen(self):
         explored = self.rng.random(len(self.n)) < 0.1
-        return np.where(
-            explored, self.rng.integers(0, self.n.shape[1], len(self.n)), self.means.argmax(axis=1)
-        )
+        anywhere = self.rng.integers(0, self.n.shape[1], len(self.n))
+        return np.where(explored, anywhere, self.largest(self.means))
 
 
 class Softmax(Textbook):
