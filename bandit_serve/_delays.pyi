@@ -35,7 +35,5 @@ def arrival_rates(
     log_masses: NDArray[np.float64],
     by_shape: NDArray[np.float64],
     prior: NDArray[np.float64],
-    usual: float,
-    pooled: float,
     weight: float,
 ) -> NDArray[np.float64]: ...

@@ -12,9 +12,10 @@ have the same estimate for a known g). In young experiments rate and delay can n
 are those of a low rate or of a long delay. The posterior keeps both in mind, where the most likely g would not.
 
 P(g) is over `SHAPES`: gamma distributions, cut at the window, of three shapes and of means from 2^-15 to 2 windows,
-evenly over their logarithms; to a part `POOLED` it is the common posterior of all arms. What they expect of θ g_j is
-the mean of a Gamma prior that weighs as much as `SHAPE_WEIGHT` rewards against D_j and A_j. So in the end arrivals
-decide, whatever shape their delays have, and the shapes where no decision is old enough yet.
+evenly over their logarithms. What they expect of θ g_j is the mean of a Gamma prior that weighs as much as
+`SHAPE_WEIGHT` rewards against D_j and A_j. So in the end arrivals decide, whatever shape their delays have, and the
+shapes where no decision is old enough yet. Delays are supposed to stay as they are, and to be each arm's own: to draw
+them towards those of all arms starves a slow arm among fast ones (simulated: regret 56 in place of 41 of 12 runs).
 """
 
 from __future__ import annotations
@@ -32,8 +33,6 @@ BINS = 16 * BINS_PER_OCTAVE
 SHAPES = {0.5: 1.0, 1.0: 2.0, 3.0: 1.0}
 """The gamma distributions' shape parameters, and how likely each is beforehand."""
 MEANS = 2.0 ** np.arange(-15.0, 1.25, 0.5)
-POOLED = 0.0
-EB = 1
 SHAPE_WEIGHT = 20.0
 
 Counts = NDArray[np.int64]
@@ -83,17 +82,8 @@ class Delays:
         reach: f64[K, BINS], how many open decisions have been open for as long as the bin.
         """
         shown = reach + self.closed[:, None]
-        usual = (shown[:, 0].sum() + 1.0) / (self.arrivals.sum() + 1.0) if EB else 1.0
         return _delays.arrival_rates(
-            self.arrivals,
-            shown,
-            _MASSES,
-            _LOG_MASSES,
-            _BY_SHAPE,
-            _PRIOR,
-            max(float(usual), 1.0),
-            POOLED,
-            SHAPE_WEIGHT,
+            self.arrivals, shown, _MASSES, _LOG_MASSES, _BY_SHAPE, _PRIOR, SHAPE_WEIGHT
         )
 
     def shown(self, reach: Matrix) -> NDArray[np.float64]:

@@ -160,32 +160,30 @@ def arrival_rates(
     const double[:, ::1] log_masses,
     const double[:, ::1] by_shape,
     const double[::1] prior,
-    double usual,
-    double pooled,
     double weight,
 ):
     """f64[K, J]: estimates of θ_k g_k(j), the probability that a decision of arm k gets a reward in bin j.
 
     arrivals: (K, J), rewards. shown: (K, J), decisions that have been open for as long as the bin.
     masses, log_masses: (J, M), the distributions among which g is first sought, and their logarithms; by_shape: (M, J),
-    the same masses. prior: (M,). usual: how many decisions there are to a reward, all in all. pooled: the part of the prior that is the arms' common posterior.
-    weight: what the distribution found weighs against the arrivals themselves, in rewards.
+    the same masses. prior: (M,). weight: what the distribution found weighs against the arrivals themselves, in rewards.
     """
     cdef Py_ssize_t n_arms = arrivals.shape[0], n_bins = arrivals.shape[1], n_shapes = prior.shape[0]
     cdef Py_ssize_t j, k, m
-    cdef double factor, most, total, rate
-    posteriors, expectations = np.zeros((n_arms, n_shapes)), np.zeros((n_arms, n_shapes))
+    cdef double factor, most, rewards, total, rate
+    posterior, expected = np.empty(n_shapes), np.empty(n_shapes)
     log_prior = np.log(prior)
-    common, totals, rates = np.zeros(n_shapes), np.zeros(n_arms), np.zeros((n_arms, n_bins))
-    cdef double[:, ::1] posterior = posteriors, expected = expectations, out = rates
-    cdef double[::1] pool = common, rewards = totals
+    rates = np.zeros((n_arms, n_bins))
+    cdef double[:, ::1] out = rates
+    cdef double[::1] p = posterior, trials = expected
     cdef const double[::1] logs = log_prior
-    cdef double *p
-    cdef double *trials
     cdef double *q
     cdef const double *row
     for k in range(n_arms):
-        p, trials = &posterior[k, 0], &expected[k, 0]
+        q, rewards = &out[k, 0], 0.0
+        for m in range(n_shapes):
+            p[m] = 0.0
+            trials[m] = 0.0
         for j in range(n_bins):
             if shown[k, j] > 0.0:
                 row, factor = &masses[j, 0], shown[k, j]
@@ -193,30 +191,21 @@ def arrival_rates(
                     trials[m] += factor * row[m]
             if arrivals[k, j] > 0:
                 row, factor = &log_masses[j, 0], <double>arrivals[k, j]
-                rewards[k] += factor
+                rewards += factor
                 for m in range(n_shapes):
                     p[m] += factor * row[m]
         most = -INFINITY
         for m in range(n_shapes):
-            p[m] -= (rewards[k] + 1.0) * log(trials[m] + usual)
-            most = max(most, p[m] + logs[m])
-        # From here on p is the likelihood, relative to what its mean over the prior is.
+            p[m] += logs[m] - (rewards + 1.0) * log(trials[m] + 1.0)
+            most = max(most, p[m])
         total = 0.0
         for m in range(n_shapes):
             p[m] = exp(p[m] - most)
-            total += p[m] * prior[m]
-        for m in range(n_shapes):
-            p[m] /= total
-            pool[m] += p[m] * prior[m] / <double>n_arms
-    for k in range(n_arms):
-        p, trials, q = &posterior[k, 0], &expected[k, 0], &out[k, 0]
-        total = 0.0
-        for m in range(n_shapes):
-            p[m] *= (1.0 - pooled) * prior[m] + pooled * pool[m]
             total += p[m]
+        # From here on p is the posterior times the mean rate that goes with each distribution.
         rate = 0.0
         for m in range(n_shapes):
-            p[m] *= (rewards[k] + 1.0) / (trials[m] + 2.0) / total
+            p[m] *= (rewards + 1.0) / (trials[m] + 2.0) / total
             rate += p[m]
         for m in range(n_shapes):
             if p[m] > NEGLIGIBLE * rate:

@@ -73,11 +73,11 @@ def test_delays_that_no_decision_is_old_enough_for_are_not_thought_absent() -> N
 
 
 def test_an_arm_of_which_little_is_known_keeps_slow_delays_in_mind() -> None:
-    """No reward of 300 decisions, open for a tenth of the window: failures, or rewards that take their time."""
+    """No reward of 300 decisions, open for a fifth of the window: failures, or rewards that take their time."""
     pending = PendingDecisions(WINDOW_MS, 1)
     pending.exposed(1, 0, np.zeros(300, np.uint16), np.zeros(300, np.int64))
-    young, old = pending.weights(WINDOW_MS // 10)[0], pending.weights(WINDOW_MS)[0]
-    assert 10 < young < 150
+    young, old = pending.weights(WINDOW_MS // 5)[0], pending.weights(WINDOW_MS)[0]
+    assert 1 < young < 100
     assert old > 290
 
 
@@ -88,7 +88,7 @@ def test_the_estimate_is_its_formula() -> None:
     decisions = np.sort(rng.uniform(0, 3_000, (4, delays.BINS)))[:, ::-1].copy()
     decisions[:, -8:] = 0.0
     arrivals[:, -8:] = 0
-    pooled, weight = 0.3, 7.0
+    weight = 7.0
     found = _delays.arrival_rates(
         arrivals,
         decisions,
@@ -96,16 +96,13 @@ def test_the_estimate_is_its_formula() -> None:
         delays._LOG_MASSES,
         delays._BY_SHAPE,
         delays._PRIOR,
-        pooled,
         weight,
     )
     g, n = delays._BY_SHAPE, arrivals.sum(axis=1, keepdims=True)
     trials = decisions @ g.T
     log_likelihood = arrivals @ np.log(g).T - (n + 1) * np.log(1 + trials)
     likelihood = np.exp(log_likelihood - log_likelihood.max(axis=1, keepdims=True))
-    own = likelihood * delays._PRIOR
-    pool = (own / own.sum(axis=1, keepdims=True)).mean(axis=0)
-    posterior = likelihood * ((1 - pooled) * delays._PRIOR + pooled * pool)
+    posterior = likelihood * delays._PRIOR
     posterior /= posterior.sum(axis=1, keepdims=True)
     by_shape = (posterior * (n + 1) / (trials + 2)) @ g
     rate = by_shape.sum(axis=1, keepdims=True)

@@ -56,6 +56,9 @@ def test_statistics(service: ThrowawayService) -> None:
     assert found.body["decisions"] >= 50
     assert found.body["rewards"]["accepted"] >= 50
     assert found.body["store"]["available"] is True
+    assert set(found.body["experiments"][name]["means"]) == set(found.body["experiments"][name]["shares"])
+    assert 1.0 in found.body["experiments"][name]["means"].values()
+    assert found.body["experiments"][name]["alarms"] == []
     wait_until(
         lambda: sum(service.call("GET", "/v1/stats").body["experiments"][name]["exposures"].values()) == 50
     )
