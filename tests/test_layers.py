@@ -18,7 +18,7 @@ LAYERS = [
     {"durations"},
     {"experiment", "settings", "validation"},
     {"events", "token"},
-    {"store", "policies", "models", "results", "training", "pending"},
+    {"store", "policies", "models", "results", "training", "pending", "delays", "alarms"},
     {"live"},
     {"replica", "log", "views"},
     {"decisions", "rewards"},
