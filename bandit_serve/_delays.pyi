@@ -35,5 +35,6 @@ def arrival_rates(
     log_masses: NDArray[np.float64],
     by_shape: NDArray[np.float64],
     prior: NDArray[np.float64],
+    trials_before: float,
     weight: float,
 ) -> NDArray[np.float64]: ...

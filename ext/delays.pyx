@@ -160,13 +160,15 @@ def arrival_rates(
     const double[:, ::1] log_masses,
     const double[:, ::1] by_shape,
     const double[::1] prior,
+    double trials_before,
     double weight,
 ):
     """f64[K, J]: estimates of θ_k g_k(j), the probability that a decision of arm k gets a reward in bin j.
 
     arrivals: (K, J), rewards. shown: (K, J), decisions that have been open for as long as the bin.
     masses, log_masses: (J, M), the distributions among which g is first sought, and their logarithms; by_shape: (M, J),
-    the same masses. prior: (M,). weight: what the distribution found weighs against the arrivals themselves, in rewards.
+    the same masses. prior: (M,). trials_before: b in `delays.py`. weight: what the distribution found weighs against the
+    arrivals themselves, in rewards.
     """
     cdef Py_ssize_t n_arms = arrivals.shape[0], n_bins = arrivals.shape[1], n_shapes = prior.shape[0]
     cdef Py_ssize_t j, k, m
@@ -196,7 +198,7 @@ def arrival_rates(
                     p[m] += factor * row[m]
         most = -INFINITY
         for m in range(n_shapes):
-            p[m] += logs[m] - (rewards + 1.0) * log(trials[m] + 1.0)
+            p[m] += logs[m] - (rewards + 0.5) * log(trials[m] + trials_before)
             most = max(most, p[m])
         total = 0.0
         for m in range(n_shapes):

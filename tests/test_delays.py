@@ -88,7 +88,7 @@ def test_the_estimate_is_its_formula() -> None:
     decisions = np.sort(rng.uniform(0, 3_000, (4, delays.BINS)))[:, ::-1].copy()
     decisions[:, -8:] = 0.0
     arrivals[:, -8:] = 0
-    weight = 7.0
+    before, weight = 4.0, 7.0
     found = _delays.arrival_rates(
         arrivals,
         decisions,
@@ -96,11 +96,12 @@ def test_the_estimate_is_its_formula() -> None:
         delays._LOG_MASSES,
         delays._BY_SHAPE,
         delays._PRIOR,
+        before,
         weight,
     )
     g, n = delays._BY_SHAPE, arrivals.sum(axis=1, keepdims=True)
     trials = decisions @ g.T
-    log_likelihood = arrivals @ np.log(g).T - (n + 1) * np.log(1 + trials)
+    log_likelihood = arrivals @ np.log(g).T - (n + 0.5) * np.log(before + trials)
     likelihood = np.exp(log_likelihood - log_likelihood.max(axis=1, keepdims=True))
     posterior = likelihood * delays._PRIOR
     posterior /= posterior.sum(axis=1, keepdims=True)
