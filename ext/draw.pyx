@@ -7,6 +7,7 @@ from libc.stdint cimport uint64_t
 from numpy.random cimport bitgen_t
 
 from alias cimport alias_draw, alias_fill, cell_t
+from uniform cimport uniform_double
 
 import numpy as np
 from numpy.random import PCG64
@@ -114,6 +115,28 @@ cdef class ShareSampler:
                 sums[k] += <double>cells[k, 0] * 2.0**-64
                 sums[<Py_ssize_t>cells[k, 1]] += <double>(0 - cells[k, 0]) * 2.0**-64 if cells[k, 0] else 1.0
         return out / self.n_arms
+
+
+cdef object one_generator = PCG64()
+cdef bitgen_t *one_bits = <bitgen_t *>PyCapsule_GetPointer(one_generator.capsule, "BitGenerator")
+
+
+def choose_one(const double[::1] shares):
+    """The index of one arm, with the probabilities `shares` (K,), by inversion: for a vector that is drawn from once.
+
+    The shares are not negative and sum to 1 within rounding; an arm of share 0 is never drawn.
+    """
+    cdef double place = uniform_double(one_bits), below = 0.0
+    cdef Py_ssize_t k, last = -1
+    for k in range(shares.shape[0]):
+        if shares[k] > 0.0:
+            last = k
+            below += shares[k]
+            if place < below:
+                return k
+    if last < 0:
+        raise InvalidInput("shares must have at least one number above 0")
+    return last
 
 
 def how_many(n):

@@ -86,6 +86,7 @@ class Decider:
         )
         self._active = frozenset(np.flatnonzero(live.active).tolist())
         self._subsets: dict[frozenset[int], Draw] = {}
+        self._masks: dict[frozenset[int], NDArray[np.bool_]] = {}
         self.refresh()
 
     def is_stale(self, now_ms: int) -> bool:
@@ -157,6 +158,14 @@ class Decider:
 
     def subsets_in_use(self) -> list[frozenset[int]]:
         return [key for key, draw in self._subsets.items() if draw.used]
+
+    def _mask_of(self, arms: frozenset[int]) -> NDArray[np.bool_]:
+        found = self._masks.get(arms)
+        if found is None:
+            if len(self._masks) >= MAX_SUBSETS:
+                self._masks.pop(next(iter(self._masks)))
+            found = self._masks[arms] = self.mask(arms)
+        return found
 
     def mask(self, arms: frozenset[int]) -> NDArray[np.bool_]:
         mask = np.zeros(len(self.arm_names), np.bool_)
@@ -233,7 +242,7 @@ class Decider:
 
     def _draw_among(self, arms: frozenset[int], x: NDArray[np.float32] | None) -> Draw:
         if self.contextual:
-            return Draw(self.live.shares(self.mask(arms), now_ms(), x), self._holdout)
+            return Draw(self.live.shares(self._mask_of(arms), now_ms(), x), self._holdout, once=True)
         draw = self.draw if arms == self._drawn_among else self._subsets.get(arms)
         if draw is None:
             if len(self._subsets) >= MAX_SUBSETS:

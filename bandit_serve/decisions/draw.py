@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve._assignment import Rendezvous
-from bandit_serve._draw import ShareSampler
+from bandit_serve._draw import ShareSampler, choose_one
 
 Vector = NDArray[np.float64]
 
@@ -31,24 +31,29 @@ class Draw:
         "used",
     )
 
-    def __init__(self, shares: Vector, holdout: float = 0.0) -> None:
+    def __init__(self, shares: Vector, holdout: float = 0.0, *, once: bool = False) -> None:
+        """`once`: it is drawn from by `arm` only, and hardly twice, so that no table is made for it."""
         shares.flags.writeable = False
         self.shares = shares
         self.propensities: list[float] = shares.tolist()
         self.used = False
         self.holdout = holdout
         self._learned = shares
+        self._sampler: ShareSampler | None = None
+        self._even_sampler: ShareSampler | None = None
         if holdout:
             self._even = (shares > 0.0) / np.count_nonzero(shares)
             self._learned = _unmixed(shares, self._even, holdout)
-            self._even_sampler = ShareSampler(self._even)
-        self._sampler = ShareSampler(self._learned)
+        if not once:
+            self._sampler = ShareSampler(self._learned)
+            self._even_sampler = ShareSampler(self._even) if holdout else None
 
     def arm(self, rendezvous: Rendezvous, unit: int, held_out: bool = False) -> int:
         """The arm of a unit's hash, or of chance where that is 0."""
-        if held_out:
-            return rendezvous.arm(unit, self._even) if unit else self._even_sampler.choose()
-        return rendezvous.arm(unit, self._learned) if unit else self._sampler.choose()
+        shares, sampler = (self._even, self._even_sampler) if held_out else (self._learned, self._sampler)
+        if unit:
+            return rendezvous.arm(unit, shares)
+        return choose_one(shares) if sampler is None else sampler.choose()
 
     def arms(
         self,
@@ -59,13 +64,14 @@ class Draw:
     ) -> NDArray[np.uint16]:
         """`held_out` bool (n,): which decisions are of the holdout; none without it."""
         arms = np.empty(n, np.uint16)
-        rows: list[tuple[Any, Vector, ShareSampler]] = [(slice(None), self._learned, self._sampler)]
+        rows: list[tuple[Any, Vector, ShareSampler | None]] = [(slice(None), self._learned, self._sampler)]
         if held_out is not None:
             rows = [(~held_out, self._learned, self._sampler), (held_out, self._even, self._even_sampler)]
         for mine, shares, sampler in rows:
             if units is not None:
                 arms[mine] = rendezvous.arms(units[mine], shares)
             else:
+                assert sampler is not None
                 arms[mine] = sampler.choose_many(len(arms[mine]))
         return arms
 

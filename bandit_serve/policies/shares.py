@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve._shares import uncapped_shares
 from bandit_serve.errors import InvalidInput
 
 Vector: TypeAlias = NDArray[np.float64]
@@ -48,6 +49,8 @@ def final_shares(
         `min_share`. Where caps and ramps leave less than 1, caps are relaxed before ramps.
     holdout: the share that is split evenly among the eligible arms, on top of all that.
     """
+    if max_share >= 1.0 and ramps is None:
+        return uncapped_shares(raw, eligible, n_arms, min_share, holdout)
     shares = np.zeros(n_arms)
     policy = capped(
         floored(proportional(raw), min_share), max_share, None if ramps is None else ramps[eligible]
