@@ -25,6 +25,7 @@ class Arms:
         warmup: int,
         learns: bool,
         weighs: bool,
+        leading: float = 1.0,
         chooser: object = None,
         parameters: ArrayLike = (),
     ) -> None: ...

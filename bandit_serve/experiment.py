@@ -34,6 +34,9 @@ Duration = Annotated[
 ]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 
+# A number for every arm, or one for each arm that is named and the default for the others.
+ByArm = float | dict[Name, float]
+
 
 class Arm(Struct, frozen=True, forbid_unknown_fields=True):
     """One alternative. `model` and `version` name what predicts for it; `payload` is handed to the caller."""
@@ -95,13 +98,15 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     half_life: Duration | None = None
     holdout: Share | None = None
     shares: dict[Name, Annotated[float, Meta(ge=0.0, le=LARGEST_VALUE)]] | None = None
-    prior: dict[str, float] | None = None
+    prior: dict[str, ByArm] | None = None
+    pseudo_history: dict[str, ByArm] | None = None
     epsilon: float | None = None
     decay: float | None = None
     temperature: float | None = None
     beta: float | None = None
     alpha: float | None = None
     gamma: float | None = None
+    sigma: float | None = None
 
     @property
     def refresh_ms(self) -> int:
@@ -298,6 +303,12 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
         total = math.fsum(policy.shares.values())
         if not (total > 0 and math.isfinite(total)):
             errors.append(FieldError("policy.shares", "expected weights with a positive sum"))
+    for field, values in (("prior", policy.prior), ("pseudo_history", policy.pseudo_history)):
+        for name, value in (values or {}).items():
+            unknown = sorted(set(value) - set(experiment.arm_names)) if isinstance(value, dict) else []
+            if unknown:
+                detail = f"expected names of arms, not {unknown[0]!r}"
+                errors.append(FieldError(f"policy.{field}.{name}", detail))
     return errors
 
 

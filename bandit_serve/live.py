@@ -112,7 +112,7 @@ class LiveExperiment:
         values = np.ascontiguousarray(rows["value"])
         if objective.goal == "minimize":
             values = np.array([objective.utility(value) for value in values.tolist()])
-        self.policy.update_many(arms, values)
+        self.policy.update_many(arms, values, rows["propensity"])
         self.rewards += np.bincount(arms, minlength=len(self.rewards))
         if self.pending is not None:
             self.pending.rewarded(rows, offset.time_ms)

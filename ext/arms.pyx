@@ -22,6 +22,9 @@ from bandit_serve.errors import InvalidInput
 # More arms than this are refused: a share vector of them would take longer than any refresh.
 MOST_ARMS = 1 << 20
 
+cdef enum:
+    MOST_REDRAWS = 32   # after them a leader is near enough to certain that a quadrature is cheaper
+
 
 def arm_count(n_arms):
     """`n_arms` if it is a whole number from 1 to 1,048,576; InvalidInput otherwise."""
@@ -59,6 +62,17 @@ cdef numbers(values, dtype, str name):
         raise InvalidInput(f"{name} must be a vector of numbers: {error}") from None
 
 
+cdef double probability(value) except -1.0:
+    cdef double chance
+    try:
+        chance = value
+    except (TypeError, ValueError):
+        raise InvalidInput(f"a propensity must be a number, not {value!r}") from None
+    if not 0.0 < chance <= 1.0:
+        raise InvalidInput(f"a propensity must be above 0 and at most 1, not {chance}")
+    return chance
+
+
 cdef probabilities(values, shape):
     """`values` as float64 of `shape`; InvalidInput unless they are from above 0 to 1."""
     array = np.array(numbers(values, np.float64, "propensities"))
@@ -86,6 +100,9 @@ cdef class Arms:
     chooser: a capsule as `tally.pxd` describes it, which chooses in C with `parameters`, (P,) or (K, P); without
         it, in the warm-up, and whenever a cap may bind, an arm is drawn from `self.shares(eligible=…)`, which a
         subclass gives.
+    leading: the probability with which the arm that the chooser comes upon is taken; otherwise it is asked again
+        until it comes upon another, and where that takes long, the arm is drawn from
+        `self.challengers(leader, arms)`, which a subclass gives.
     """
 
     cdef tally_t tally
@@ -96,11 +113,12 @@ cdef class Arms:
     cdef bint learns, table_fresh
     cdef readonly double min_share, max_share, holdout
     cdef readonly int64_t warmup
+    cdef double leading
     # The arms that were observed less than `warmup` times.
     cdef Py_ssize_t cold
     # The arrays behind the pointers above.
     cdef object n, total, mean, m2, gain, seen, fresh, cache, chooser_parameters, table, indices, generator
-    cdef object chooser_capsule
+    cdef object chooser_capsule, rivals
 
     def __init__(
         self,
@@ -117,6 +135,7 @@ cdef class Arms:
         warmup,
         learns,
         weighs,
+        leading=1.0,
         chooser=None,
         parameters=(),
     ):
@@ -137,11 +156,12 @@ cdef class Arms:
                 )
 
         # Without arms nothing is read or chosen until everything is in its place.
-        self.tally.n_arms, self.chooser, self.table_fresh = 0, NULL, False
+        self.tally.n_arms, self.chooser = 0, NULL
+        self._changed()
         self.tally.low, self.tally.high = low, high
         self.tally.whole, self.tally.unbounded, self.tally.weighs = whole, unbounded, weighs
         self.min_share, self.max_share, self.learns = min_share, max_share, learns
-        self.holdout, self.warmup = holdout, warmup
+        self.holdout, self.warmup, self.leading = holdout, warmup, leading
         self.cold = count if warmup > 0 else 0
         self.n, self.fresh = np.zeros(count), np.zeros(count, dtype=np.uint8)
         view = self.n
@@ -213,9 +233,13 @@ cdef class Arms:
         self.seen[:] = array
         self._seen_changed()
 
+    cdef inline void _changed(self) noexcept:
+        self.table_fresh = False
+        self.rivals = None
+
     cdef _seen_changed(self):
         self.cold = int(np.count_nonzero(self.seen < self.warmup))
-        self.table_fresh = False
+        self._changed()
 
     def update(self, arm, reward, propensity=None):
         """Counts one `reward` on `arm` (an index); InvalidInput, and nothing counted, when anything is wrong.
@@ -237,12 +261,12 @@ cdef class Arms:
         if not tally_accepts(&self.tally, value):
             raise InvalidInput(self._refusal(value))
         if self.tally.weighs:
-            chance = self._present_share(k) if propensity is None else float(probabilities(propensity, ())[()])
+            chance = self._present_share(k) if propensity is None else probability(propensity)
         tally_add(&self.tally, k, value, chance)
         if self.cold:
             self._seen_changed()
         if self.learns:
-            self.table_fresh = False
+            self._changed()
 
     def update_many(self, arms, rewards, propensities=None):
         """`update` for each pair of `arms`, integers (N,), and `rewards`, numbers (N,), in their order.
@@ -278,11 +302,11 @@ cdef class Arms:
                 tally_add(&self.tally, places[i], values[i], self._present_share(places[i]))
                 if self.cold:
                     self._seen_changed()
-                self.table_fresh = False
+                self._changed()
         if self.cold and places.shape[0] > 0:
             self._seen_changed()
         if self.learns and places.shape[0] > 0:
-            self.table_fresh = False
+            self._changed()
 
     def update_counts(self, counts, value, propensities=None):
         """Counts `value` counts[k] times on each arm k, in closed form; `counts`: integers (K,) of at least 0.
@@ -307,7 +331,7 @@ cdef class Arms:
         if self.cold:
             self._seen_changed()
         if self.learns:
-            self.table_fresh = False
+            self._changed()
 
     def forget(self, factor):
         """Multiplies what was learned, but no prior, by `factor`, from above 0 to 1; 1 changes nothing.
@@ -324,7 +348,7 @@ cdef class Arms:
         if kept < 1.0:
             tally_forget(&self.tally, kept)
             if self.learns:
-                self.table_fresh = False
+                self._changed()
 
     def statistics(self, pending=None, pending_value=0.0):
         """Copies of the arrays (K,) by name: n and total (and gain where it weighs), or n, mean and m2.
@@ -471,12 +495,39 @@ cdef class Arms:
         """What is split evenly among `count` arms: the holdout, and the floor in what that leaves."""
         return self.holdout + (1.0 - self.holdout) * min(1.0, <double>count * self.min_share)
 
-    cdef Py_ssize_t pick(self, const Py_ssize_t *among, Py_ssize_t count) noexcept:
+    cdef Py_ssize_t pick(self, const Py_ssize_t *among, Py_ssize_t count) except -1:
         """With the probability of the even part evenly, otherwise as the policy chooses."""
+        cdef Py_ssize_t arm
         cdef double even = self.even_part(count)
         if even > 0.0 and uniform_double(self.bits) < even:
             return among[uniform_below(self.bits, count)]
-        return self.chooser.choose(&self.tally, among, count, self.bits)
+        arm = self.chooser.choose(&self.tally, among, count, self.bits)
+        if self.leading < 1.0 and count > 1 and uniform_double(self.bits) >= self.leading:
+            return self.challenger(arm, among, count)
+        return arm
+
+    cdef Py_ssize_t challenger(self, Py_ssize_t leader, const Py_ssize_t *among, Py_ssize_t count) except -1:
+        cdef Py_ssize_t i, arm
+        cdef double place
+        cdef const double[::1] chances
+        for i in range(MOST_REDRAWS):
+            arm = self.chooser.choose(&self.tally, among, count, self.bits)
+            if arm != leader:
+                return arm
+        arms = np.array([among[i] for i in range(count)], dtype=np.intp)
+        key = leader, arms.tobytes()
+        if self.rivals is None or self.rivals[0] != key:
+            self.rivals = key, np.ascontiguousarray(self.challengers(leader, arms))
+        chances = self.rivals[1]
+        place = uniform_double(self.bits)
+        arm = -1
+        for i in range(count):
+            if chances[i] > 0.0:
+                arm = among[i]
+                place -= chances[i]
+                if place < 0.0:
+                    break
+        return arm
 
     cdef double _present_share(self, Py_ssize_t arm) except -1.0:
         cdef double even

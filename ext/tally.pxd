@@ -60,6 +60,11 @@ cdef inline const double *tally_parameters(const tally_t *tally, Py_ssize_t arm)
     return tally.parameters + tally.stride * arm
 
 
+cdef inline double tally_mean(const tally_t *tally, Py_ssize_t arm) noexcept nogil:
+    """Of an arm that was observed; scaled to [0, 1] where rewards have bounds."""
+    return tally.mean[arm] if tally.unbounded else tally.total[arm] / tally.n[arm]
+
+
 cdef inline void tally_add(tally_t *tally, Py_ssize_t arm, double reward, double propensity) noexcept nogil:
     """`propensity` is read only by a tally that weighs."""
     cdef double deviation, scaled

@@ -1,11 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""UCB1's index and the arms on which it is the largest (Auer, Cesa-Bianchi & Fischer 2002, Figure 1)."""
+"""UCB1's index and the arms on which it is the largest (Auer, Cesa-Bianchi & Fischer 2002, Figure 1).
+
+Its width is of rewards whose deviations are no larger than those of a Normal law of standard deviation 1; `scale`
+makes it one for others. In [0, 1] they are no larger than those of 1/2, and UCB1 is on the safe side with 1.
+"""
 
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport INFINITY, log, sqrt
 from numpy.random cimport bitgen_t
 
-from tally cimport chooser_name, chooser_t, tally_t
+from tally cimport chooser_name, chooser_t, tally_mean, tally_t
 from uniform cimport uniform_below
 
 import numpy as np
@@ -16,45 +20,71 @@ cdef inline double twice_log(double trials) noexcept nogil:
     return 2.0 * log(trials) if trials > 1.0 else 0.0
 
 
-cdef inline double index_of(double n, double total, double width) noexcept nogil:
-    """Mean and width, sqrt(2 ln t / n), of an arm; infinite for one without observations."""
-    return total / n + sqrt(width / n) if n > 0.0 else INFINITY
+cdef inline double sum_of(const double *n, const Py_ssize_t *among, Py_ssize_t count) noexcept nogil:
+    """In four parts, which need not wait for one another; `among` NULL takes the first `count`."""
+    cdef double a = 0.0, b = 0.0, c = 0.0, d = 0.0
+    cdef Py_ssize_t i, whole = count - count % 4
+    for i in range(0, whole, 4):
+        a += n[among[i] if among is not NULL else i]
+        b += n[among[i + 1] if among is not NULL else i + 1]
+        c += n[among[i + 2] if among is not NULL else i + 2]
+        d += n[among[i + 3] if among is not NULL else i + 3]
+    for i in range(whole, count):
+        a += n[among[i] if among is not NULL else i]
+    return (a + b) + (c + d)
 
 
-def shares(const double[::1] n, const double[::1] total):
+def shares(const double[::1] n, const double[::1] mean, double scale):
     """float64 (K,): the whole share on the arm of the largest index, evenly divided where several tie.
 
-    n, total: (K,), observations and sums of rewards in [0, 1].
+    n, mean: (K,), observations and mean rewards; the mean is not read where n is 0.
     """
     cdef Py_ssize_t k
-    cdef double trials = 0.0, width, highest = -1.0
-    if total.shape[0] != n.shape[0]:
-        raise ValueError("n and total must have one length")
+    cdef double width, highest = -INFINITY
+    if mean.shape[0] != n.shape[0]:
+        raise ValueError("n and mean must have one length")
     index = np.empty(n.shape[0])
     cdef double[::1] indices = index
+    width = scale * scale * twice_log(sum_of(&n[0], NULL, n.shape[0]))
     for k in range(n.shape[0]):
-        trials += n[k]
-    width = twice_log(trials)
-    for k in range(n.shape[0]):
-        indices[k] = index_of(n[k], total[k], width)
+        indices[k] = mean[k] + sqrt(width / n[k]) if n[k] > 0.0 else INFINITY
         if indices[k] > highest:
             highest = indices[k]
     best = index == highest
     return best / np.count_nonzero(best)
 
 
+cdef inline bint surely_below(const tally_t *tally, Py_ssize_t k, double width, double highest) noexcept nogil:
+    """Whether the arm's index is below `highest`, told without a root or a quotient.
+
+    It is where highest - mean > 0 and n (highest - mean)^2 > width; the margins are far above rounding. Never where
+    n is 0, as nothing is above 0 then.
+    """
+    cdef double n = tally.n[k], distance, bound
+    if tally.unbounded:
+        distance = highest - tally.mean[k]
+        return (distance > 0.0) & (distance * distance * n > width * (1.0 + 1e-6))
+    bound = highest * n
+    distance = bound - tally.total[k]
+    return (distance > 1e-12 * bound) & (distance * distance > width * n * (1.0 + 1e-6))
+
+
 cdef Py_ssize_t choose(
     const tally_t *tally, const Py_ssize_t *among, Py_ssize_t count, bitgen_t *bits
 ) noexcept nogil:
-    """No parameters, no cache. A tie is drawn evenly: the j-th to tie takes over with probability 1/j."""
+    """Parameter: the scale. A tie is drawn evenly: the j-th to tie takes over with probability 1/j."""
     cdef Py_ssize_t i, k, best = among[0], ties = 0
-    cdef double trials = 0.0, width, index, highest = -1.0
+    cdef double width, index, highest = -INFINITY
+    # Indices ascend, so that as many as there are arms are all of them.
+    cdef bint everyone = count == tally.n_arms
+    width = tally.parameters[0] * tally.parameters[0] * twice_log(
+        sum_of(tally.n, NULL if everyone else among, count)
+    )
     for i in range(count):
-        trials += tally.n[among[i]]
-    width = twice_log(trials)
-    for i in range(count):
-        k = among[i]
-        index = index_of(tally.n[k], tally.total[k], width)
+        k = i if everyone else among[i]
+        if surely_below(tally, k, width, highest):
+            continue
+        index = tally_mean(tally, k) + sqrt(width / tally.n[k]) if tally.n[k] > 0.0 else INFINITY
         if index > highest:
             best, highest, ties = k, index, 1
         elif index == highest:
@@ -65,5 +95,5 @@ cdef Py_ssize_t choose(
 
 
 cdef chooser_t chooser
-chooser.choose, chooser.share, chooser.parameters, chooser.cache_width = choose, NULL, 0, 0
+chooser.choose, chooser.share, chooser.parameters, chooser.cache_width = choose, NULL, 1, 0
 CHOOSER = PyCapsule_New(&chooser, chooser_name(), NULL)

@@ -73,6 +73,21 @@ def beta_share(alpha: ArrayLike, beta: ArrayLike, k: int) -> float:
     return integral_of_rising(others_below)
 
 
+def gamma_share(shape: ArrayLike, rate: ArrayLike, k: int) -> float:
+    a, b = np.asarray(shape, float), np.asarray(rate, float)
+    others = np.arange(a.size) != k
+
+    def others_below(p: Vector) -> Vector:
+        lower = p < 0.5
+        x = np.where(lower, special.gammaincinv(a[k], p), special.gammainccinv(a[k], 1.0 - p))
+        round_trip = np.where(lower, special.gammainc(a[k], x), 1.0 - special.gammaincc(a[k], x))
+        # What is no more than the least double is 0 to all arms that are of another size.
+        assert np.max(np.abs(round_trip - p)[x > 0.0], initial=0.0) < ROUND_TRIP
+        return np.asarray(np.prod(special.gammainc(a[others], b[others] * (x / b[k])[:, None]), axis=1))
+
+    return integral_of_rising(others_below)
+
+
 def student_quantile(df: float, p: Vector) -> Vector:
     """From the incomplete beta function's inverse, whichever way round keeps the digits."""
     tail = np.minimum(p, 1.0 - p)

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_best_arm import Vector, beta_loss, beta_share, student_loss, student_share
+from reference_best_arm import Vector, beta_loss, beta_share, gamma_share, student_loss, student_share
+from scipy import stats
 
 from bandit_serve._best_arm import (
     beta_best,
     beta_best_deviation,
     beta_expected_loss,
+    gamma_best,
+    gamma_best_deviation,
     student_best,
     student_best_deviation,
     student_expected_loss,
@@ -97,6 +100,84 @@ def student_problems() -> dict[str, tuple[Vector, Vector, Vector]]:
             10.0 ** rng.uniform(0.0, 6.0, 1000),
         ),
     }
+
+
+def gamma_problems() -> dict[str, tuple[Vector, Vector]]:
+    rng = np.random.default_rng(23)
+    # SciPy's incomplete gamma function errs by 3e-6 at shapes of 1e9; those are held against their limit below.
+    trials = 10.0 ** rng.uniform(0.0, 6.0, 30)
+    many = 10.0 ** rng.uniform(0.0, 6.0, 1000)
+    means = 3.0 + 2.0 / np.sqrt(trials + 9.0) * rng.normal(size=30)
+    return {
+        "two fresh": (np.ones(2), np.full(2, 1e-6)),
+        "thousand fresh": (np.ones(1000), np.full(1000, 1e-6)),
+        "no observation beside 1e6": (np.array([1.0, 3e6]), np.array([1e-6, 1e6])),
+        "nothing seen beside much": (np.array([1.0, 1.0, 200.0]), np.array([1e9, 3.0, 90.0])),
+        "ten equal": (np.full(10, 5e6), np.full(10, 1e6)),
+        "ten close": (5e6 + 2e3 * rng.normal(size=10), np.full(10, 1e6)),
+        "thirty of 1 to 1e6": (1.0 + means * trials, 1e-6 + trials),
+        "weak priors": (rng.integers(0, 3, 10) + 0.05, rng.integers(0, 3, 10) + 0.01),
+        "small shapes": (np.array([0.02, 0.03, 0.5]), np.array([1.0, 2.0, 3.0])),
+        "rates far apart": (10.0 ** rng.uniform(-1, 3, 20), 10.0 ** rng.uniform(-40, -38, 20)),
+        "thousand of 1 to 1e6": (
+            1.0 + many * np.abs(2.0 + 2.0 / np.sqrt(many) * rng.normal(size=1000)),
+            many,
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", gamma_problems())
+def test_gamma_shares_agree_with_another_quadrature(name: str) -> None:
+    shape, rate = gamma_problems()[name]
+    shares = gamma_best(shape, rate)
+    assert_shares(shares, shape.size)
+    assert gamma_best_deviation(shape, rate)[0] < 2e-9
+    arms = some_arms(shares, 6) if shape.size < 100 else np.argsort(-shares, kind="stable")[[0, 1, 30]]
+    for k in arms:
+        assert shares[k] == pytest.approx(gamma_share(shape, rate, int(k)), abs=1e-6, rel=0)
+
+
+def test_gamma_shares_of_a_billion_observations_are_those_of_their_normal_limit() -> None:
+    rng = np.random.default_rng(24)
+    for trials in (np.full(10, 1e9), 10.0 ** rng.uniform(8.5, 9.0, 10)):
+        means = 5.0 + np.sqrt(5.0 / trials) * rng.normal(size=10)
+        shape = means * trials
+        normal = student_best(means, np.sqrt(shape) / trials, np.full(10, 1e100))
+        # The skewness of a gamma law is 2 / sqrt(shape).
+        assert gamma_best(shape, trials) == pytest.approx(normal, abs=1e-5)
+        assert np.ptp(normal) > 0.1
+    assert gamma_best(np.full(10, 5e9), np.full(10, 1e9)) == pytest.approx(np.full(10, 0.1), abs=1e-12)
+    assert gamma_best([1.0, 3e9], [1e-6, 1e9]) == pytest.approx([np.exp(-3e-6), -np.expm1(-3e-6)], abs=1e-9)
+
+
+def test_known_gamma_values() -> None:
+    # Of two exponentials, and by the beta law of the ratio of two gammas: P(x/(x + y) > 1/2).
+    assert gamma_best([1, 1], [2, 1]) == pytest.approx([1 / 3, 2 / 3], abs=1e-9)
+    assert gamma_best([5, 3], [1, 1])[0] == pytest.approx(stats.beta(5, 3).sf(0.5), abs=1e-9)
+    assert gamma_best([2.0], [3.0]).tolist() == [1.0]
+    with pytest.raises(InvalidInput, match="shape must lie between"):
+        gamma_best([0, 1], [1, 1])
+    with pytest.raises(InvalidInput, match="rate must lie between"):
+        gamma_best([1, 1], [1, -1])
+    with pytest.raises(InvalidInput, match="shape has 2 arms and rate 3"):
+        gamma_best([1, 1], [1, 1, 1])
+
+
+@given(
+    st.lists(
+        st.tuples(st.one_of(st.floats(1e-3, 20.0), st.floats(1.0, 1e10)), st.floats(1e-6, 1e9)),
+        min_size=1,
+        max_size=12,
+    )
+)
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_gamma_shares_are_a_distribution_that_follows_the_arms(arms: list[tuple[float, float]]) -> None:
+    shape, rate = np.array(arms).T
+    shares = gamma_best(shape, rate)
+    assert_shares(shares, shape.size)
+    assert gamma_best_deviation(shape, rate)[0] < 1e-7
+    order = np.random.default_rng(shape.size).permutation(shape.size)
+    assert np.array_equal(gamma_best(shape[order], rate[order]), shares[order])
 
 
 @pytest.mark.parametrize("name", beta_problems())

@@ -218,7 +218,13 @@ def test_validating_again_changes_nothing() -> None:
     [
         ("policy.kind", {"policy": {"kind": "magic"}}),
         ("policy.kind", {"policy": {"kind": "ucb1"}, "unit": "user"}),
-        ("policy.kind", {"policy": {"kind": "ucb1"}, "metrics": [CONTINUOUS]}),
+        ("policy.kind", {"policy": {"kind": "kl_ucb"}, "unit": "user"}),
+        ("policy.kind", {"policy": {"kind": "kl_ucb"}, "metrics": [CONTINUOUS]}),
+        ("policy.sigma", {"policy": {"kind": "kl_ucb", "sigma": 1.0}}),
+        ("policy.prior.alpha", {"policy": {"kind": "thompson", "prior": {"alpha": {"c": 1.0}}}}),
+        ("policy", {"policy": {"kind": "thompson", "half_life": "0s"}}),
+        ("policy", {"policy": {"kind": "thompson", "pseudo_history": {"n": 3.0}}}),
+        ("policy.pseudo_history.n", {"policy": {"kind": "ucb1", "pseudo_history": {"n": {"c": 1.0}}}}),
         ("policy.epsilon", {"policy": {"kind": "thompson", "epsilon": 0.1}}),
         ("policy.shares", {"policy": {"kind": "thompson", "shares": {"a": 1.0}}}),
         ("policy.prior", {"policy": {"kind": "ucb1", "prior": {"alpha": 1.0}}}),
@@ -239,9 +245,63 @@ def test_a_policy_of_a_later_day_is_refused(kind: str) -> None:
         from_experiment(experiment(policy={"kind": kind}))
 
 
-def test_thompson_for_counts_is_not_built() -> None:
-    with pytest.raises(NotBuilt, match="count"):
-        from_experiment(experiment(metrics=[{"name": "m", "kind": "count"}]))
+@pytest.mark.parametrize(
+    ("policy", "objective", "own"),
+    [
+        ({"kind": "epsilon_greedy", "epsilon": 0.2, "decay": 0.01}, BINARY, {"epsilon": 0.2, "decay": 0.01}),
+        ({"kind": "softmax", "temperature": 0.1}, CONTINUOUS, {"temperature": 0.1}),
+        ({"kind": "ucb1", "sigma": 2.0}, CONTINUOUS, {"sigma": 2.0}),
+        ({"kind": "kl_ucb"}, BINARY, {}),
+        ({"kind": "exp3", "gamma": 0.1}, BINARY, {"gamma": 0.1}),
+        ({"kind": "exp3"}, BINARY, {"gamma": None}),
+        (
+            {"kind": "top_two_thompson", "beta": 0.7, "prior": {"alpha": 2.0}},
+            BINARY,
+            {"beta": 0.7, "prior": {"alpha": 2.0, "beta": 1.0}},
+        ),
+        (
+            {"kind": "thompson", "prior": {"alpha": {"b": 9.0}, "beta": 3.0}},
+            BINARY,
+            {"prior": {"alpha": [1.0, 9.0], "beta": 3.0}},
+        ),
+        (
+            {"kind": "thompson", "prior": {"beta": {"a": 2.0}}},
+            {"name": "m", "kind": "count"},
+            {"prior": {"alpha": 1.0, "beta": [2.0, 1e-6]}},
+        ),
+    ],
+)
+def test_parameters_reach_the_policy(
+    policy: dict[str, Any], objective: dict[str, Any], own: dict[str, Any]
+) -> None:
+    made = from_experiment(experiment(policy=policy, metrics=[objective]))
+    assert made.kind == policy["kind"]
+    assert made.state()["parameters"] == own
+    assert made.min_share == 0.02
+
+
+@pytest.mark.parametrize("kind", ["epsilon_greedy", "softmax", "top_two_thompson", "exp3", "thompson"])
+def test_policies_whose_shares_do_not_jump_keep_their_units(kind: str) -> None:
+    assert from_experiment(experiment(policy={"kind": kind}, unit="user")).kind == kind
+
+
+def test_a_pseudo_history_is_by_arm_and_as_rewards_are_learned_from() -> None:
+    history = {"n": {"b": 40.0}, "mean": {"b": 0.25}}
+    policy = {"kind": "ucb1", "pseudo_history": history}
+    made = from_experiment(experiment(policy=policy))
+    assert made.counts.tolist() == [0.0, 40.0]
+    assert made.means[1] == 0.25
+    bounced = {"name": "bounce", "kind": "binary", "goal": "minimize"}
+    made = from_experiment(experiment(policy=policy, metrics=[bounced]))
+    assert made.means[1] == 0.75
+    spend = {"name": "m", "kind": "bounded", "low": 2.0, "high": 6.0}
+    made = from_experiment(
+        experiment(
+            policy={"kind": "thompson", "pseudo_history": {"n": {"a": 4.0}, "mean": {"a": 3.0}}},
+            metrics=[spend],
+        )
+    )
+    assert made.means[0] == 3.0
 
 
 def test_the_floor_that_is_served() -> None:

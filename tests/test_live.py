@@ -113,6 +113,15 @@ KINDS = [
     ("fixed_split", BINARY),
     ("fixed_split", COUNT),
     ("fixed_split", CONTINUOUS),
+    ("thompson", COUNT),
+    ("ucb1", CONTINUOUS),
+    ("kl_ucb", BINARY),
+    ("epsilon_greedy", COUNT),
+    ("softmax", CONTINUOUS),
+    ("top_two_thompson", BINARY),
+    ("top_two_thompson", COUNT),
+    ("exp3", BINARY),
+    ("exp3", BOUNDED),
 ]
 
 
@@ -250,6 +259,28 @@ def test_a_change_of_policy_keeps_what_was_counted() -> None:
     restored = LiveExperiment.from_state(live.offset, live.state())
     assert restored.state() == live.state()
     assert folded([*log, (Offset(3, 0), change)]).state() == live.state()
+
+
+def test_a_change_of_policy_carries_over_between_policies_that_weigh_and_that_do_not() -> None:
+    made = experiment(policy={"kind": "ucb1"})
+    live = folded(
+        [(Offset(1, 0), created(made)), (Offset(2, 0), Rewarded(rewards(range(4), arms=[0, 0, 1, 0])))]
+    )
+    for revision, (kind, gain) in enumerate(
+        [("exp3", [6.0, 2.0]), ("exp3", [8.0, 2.0]), ("thompson", None)], 2
+    ):
+        settings = made.with_policy(PolicySettings(kind=kind, min_share=revision / 100))
+        live.apply(
+            Offset(revision + 1, 0), Changed(record(settings, revision=revision), Change("policy", "test"))
+        )
+        if revision == 2:
+            # The token's propensity, 0.5, weighs the reward.
+            live.apply(Offset(4, 0), Rewarded(rewards([9], arms=0)))
+            assert live.policy.statistics()["gain"].tolist() == [8.0, 2.0]
+        elif gain is not None:
+            assert live.policy.statistics()["gain"].tolist() == gain
+    assert live.policy.statistics()["total"].tolist() == [4.0, 1.0]
+    assert "gain" not in live.policy.statistics()
 
 
 def test_a_change_that_leaves_the_policy_alone_leaves_its_evidence_alone() -> None:

@@ -83,15 +83,20 @@ def test_shares_are_valid_on_every_reachable_state(policy, objective, data):
     n_arms = data.draw(st.integers(1, 6))
     min_share = data.draw(st.one_of(st.just(0.0), st.floats(0.0, 1.0 / n_arms)))
     max_share = data.draw(st.one_of(st.just(1.0), st.floats(max(min_share, 1e-6), 1.0)))
-    arms = make(policy, objective, n_arms, seed=1, min_share=min_share, max_share=max_share)
+    bounds = {"min_share": min_share, "max_share": max_share}
+    bounds["holdout"] = data.draw(st.one_of(st.just(0.0), st.floats(0.0, 1.0)))
+    bounds["warmup"] = data.draw(st.sampled_from([0, 0, 1, 5]))
+    arms = make(policy, objective, n_arms, seed=1, **bounds)
     reward, arm = rewards_of(objective), st.integers(0, n_arms - 1)
     for _ in range(data.draw(st.integers(0, 4))):
-        way = data.draw(st.sampled_from(["one", "many", "counts"]))
+        way = data.draw(st.sampled_from(["one", "many", "counts", "forget"]))
         if way == "one":
             arms.update(data.draw(arm), data.draw(reward))
         elif way == "many":
             pairs = data.draw(st.lists(st.tuples(arm, reward), max_size=20))
             arms.update_many([k for k, _ in pairs], [r for _, r in pairs])
+        elif way == "forget":
+            arms.forget(data.draw(st.sampled_from([1.0, 0.5, 1e-12, 1e-99, 1e-300])))
         else:
             counts = st.lists(st.sampled_from([0, 1, 7, 10**9]), min_size=n_arms, max_size=n_arms)
             arms.update_counts(data.draw(counts), data.draw(reward))
@@ -171,8 +176,11 @@ def test_counts_are_repeated_updates_in_closed_form(policy, objective):
             closed, repeated = make(policy, objective), make(policy, objective)
             closed.update_many(arms[:start], rewards[:start])
             repeated.update_many(arms[:start], rewards[:start])
-            closed.update_counts(counts, value)
-            repeated.update_many(np.repeat(np.arange(4), counts), np.full(counts.sum(), value))
+            # A policy that weighs takes what it is told; its shares would move between the updates.
+            chances = np.array([0.1, 0.2, 0.3, 0.4])
+            places = np.repeat(np.arange(4), counts)
+            closed.update_counts(counts, value, chances)
+            repeated.update_many(places, np.full(counts.sum(), value), chances[places])
             for name, values in repeated.statistics().items():
                 scale = max(abs(low), abs(high)) * 1e-12
                 np.testing.assert_allclose(closed.statistics()[name], values, rtol=1e-12, atol=scale)
@@ -289,9 +297,10 @@ def test_eligible_arms_are_the_policy_over_them_alone(policy, objective):
     arms, rewards = some(objective, 5, 50, seed=8)
     eligible = np.array([True, False, True, True, False])
     whole, alone = make(policy, objective, 5, min_share=0.02), make(policy, objective, 3, min_share=0.02)
-    whole.update_many(arms, rewards)
+    chances = np.linspace(0.1, 0.9, 50)
+    whole.update_many(arms, rewards, chances)
     kept = eligible[arms]
-    alone.update_many((np.cumsum(eligible) - 1)[arms[kept]], rewards[kept])
+    alone.update_many((np.cumsum(eligible) - 1)[arms[kept]], rewards[kept], chances[kept])
     shares = whole.shares(eligible=eligible)
     np.testing.assert_allclose(shares[eligible], alone.shares(), rtol=0, atol=1e-12)
     assert shares[~eligible].tolist() == [0.0, 0.0]
@@ -313,6 +322,33 @@ def test_choices_follow_the_shares(policy, objective, bound, eligible):
     if likely.sum() > 1:
         expected = shares[likely] * drawn[likely].sum() / shares[likely].sum()
         assert stats.chisquare(drawn[likely], expected).pvalue > 1e-4
+
+
+@everyone
+def test_propensities_are_what_arms_are_drawn_with_while_it_learns(policy, objective):
+    """The mean of 1{A = k}/p is 1 over 20,000 decisions, with arms that come and go and shares that move."""
+    low, high = RANGES[objective]
+    rng = np.random.default_rng(16)
+    learner = make(
+        policy, objective, seed=17, min_share=0.02, holdout=0.1, warmup=20, half_life="1m", max_share=0.8
+    )
+    weighed, variance, eligible_times, moved = np.zeros(4), np.zeros(4), np.zeros(4), []
+    for step in range(1000):
+        eligible = rng.random(4) < 0.8
+        eligible[step % 4] = True
+        shares = learner.shares(eligible=eligible)
+        arms = learner.choose_many(20, eligible=eligible)
+        counts = np.bincount(arms, minlength=4)
+        weighed[eligible] += counts[eligible] / shares[eligible]
+        variance[eligible] += 20 * (1.0 / shares[eligible] - 1.0)
+        eligible_times += 20 * eligible
+        places = rng.random(20) ** (1 + arms)
+        rewards = low + (high - low) * (np.round(places) if objective == "binary" else places)
+        learner.update_many(arms, rewards, shares[arms])
+        learner.advance(100 * step)
+        moved.append(learner.shares())
+    assert (np.abs(weighed - eligible_times) <= 4 * np.sqrt(variance)).all()
+    assert (np.ptp(moved, axis=0) > 0.05).all()
 
 
 @everyone
@@ -608,7 +644,7 @@ def test_propensities_are_for_policies_that_weigh(policy, objective):
     if policy.weighs:
         before = bits(told.statistics())
         for wrong in (0.0, -1.0, 1.5, float("nan"), "a"):
-            with pytest.raises(InvalidInput, match="propensities"):
+            with pytest.raises(InvalidInput, match="propensity"):
                 told.update(0, 1.0, wrong)
             with pytest.raises(InvalidInput, match="propensities"):
                 told.update_many([0, 1], [1.0, 1.0], [0.5, wrong])

@@ -202,7 +202,8 @@ def test_parts_of_a_prior_may_be_given():
         ("continuous", {"kappa": 0}, "prior.kappa must be from"),
         ("continuous", {"mean": float("inf")}, "finite"),
         ("continuous", {"alpha": 0.01}, "prior.alpha must be from"),
-        ("count", {}, "takes an objective of binary, bounded, continuous"),
+        ("count", {"alpha": 0}, "prior.alpha must be from"),
+        ("ordinal", {}, "takes an objective of binary, bounded, continuous, count"),
         ([], {}, "takes an objective"),
     ],
 )
@@ -211,21 +212,65 @@ def test_priors_that_cannot_be_are_refused(objective, prior, sentence):
         Thompson(2, objective=objective, prior=prior)
 
 
-def test_regret_is_the_textbooks():
-    means, horizon, runs = [0.12, *[0.1] * 9], 10_000, 60
-    regrets = []
-    for run in range(runs):
-        # The reward of each step is drawn beforehand, for whichever arm is chosen.
-        drawn = np.random.default_rng(run).random(horizon).tolist()
-        policy = Thompson(n_arms=10, seed=run)
-        missed = 0
-        for place in drawn:
-            arm = policy.choose()
-            policy.update(arm, place < means[arm])
-            missed += arm != 0
-        regrets.append(missed * 0.02)
-    textbook = reference.thompson_regret(means, horizon, runs, seed=1)
-    assert np.mean(regrets) <= 145.0
-    assert np.std(regrets) > 1.0
-    noise = np.sqrt((np.var(regrets) + np.var(textbook)) / runs)
-    assert abs(np.mean(regrets) - np.mean(textbook)) < 4 * noise
+def test_counts_are_poisson_under_a_gamma_prior():
+    policy = Thompson(3, objective="count", prior={"alpha": [2.0, 1.0, 5.0], "beta": 0.5}, seed=1)
+    policy.update_many([0, 0, 1, 2, 2, 2], [3.0, 4.0, 2.0, 1.0, 3.0, 3.5])
+    shape, rate = np.array([9.0, 3.0, 12.5]), np.array([2.5, 1.5, 3.5])
+    draws = np.random.default_rng(1).gamma(shape, 1 / rate, (400_000, 3)).argmax(axis=1)
+    np.testing.assert_allclose(policy.shares(), np.bincount(draws) / 400_000, atol=0.004)
+    assert_fits(np.bincount(policy.choose_many(100_000), minlength=3), policy.shares())
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 1e5])
+def test_every_arm_of_counts_is_tried_and_the_best_is_found(scale):
+    policy, rng = Thompson(5, objective="count", seed=2), np.random.default_rng(3)
+    means = scale * np.array([1.0, 1.1, 2.0, 0.5, 1.2])
+    chosen = []
+    for _ in range(20_000):
+        arm = policy.choose()
+        policy.update(arm, float(rng.poisson(means[arm])))
+        chosen.append(arm)
+    assert set(chosen[:50]) == {0, 1, 2, 3, 4}
+    assert np.mean(np.array(chosen[10_000:]) == 2) > 0.95
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-3, 7.0, 1e80])
+def test_counts_at_the_ends_have_valid_shares(value):
+    policy = Thompson(3, objective="count", seed=4)
+    policy.update_counts([BILLION, 0, 1], value)
+    shares = policy.shares()
+    assert np.isfinite(shares).all()
+    assert shares.sum() == pytest.approx(1.0, abs=1e-12)
+    assert_fits(np.bincount(policy.choose_many(10_000), minlength=3), shares)
+
+
+@pytest.mark.parametrize(
+    ("objective", "prior"),
+    [
+        ("binary", {"alpha": [1.0, 8.0, 3.0], "beta": 4.0}),
+        ("continuous", {"mean": [0.0, 0.5, 1.0], "kappa": [1.0, 2.0, 0.5], "alpha": 2.0}),
+        ("count", {"alpha": [1.0, 8.0, 3.0], "beta": [2.0, 4.0, 1.0]}),
+    ],
+)
+def test_priors_may_be_by_arm(objective, prior):
+    policy = Thompson(3, objective=objective, prior=prior, seed=5)
+    shares = policy.shares()
+    assert np.ptp(shares) > 0.1
+    assert_fits(np.bincount(policy.choose_many(100_000), minlength=3), shares)
+    assert policy.shares(eligible=[True, False, True])[2] > shares[2]
+    again = Thompson.from_state(policy.state())
+    assert again.shares().tobytes() == shares.tobytes()
+    grown = policy.grown(4)
+    assert grown.shares(eligible=[True] * 3 + [False])[:3] == pytest.approx(shares, abs=1e-12)
+    name = next(iter(prior))
+    assert grown.prior[name] == [*prior[name], Thompson(1, objective=objective).prior[name]]
+    policy.forget(1e-200)
+    assert policy.shares().tobytes() == shares.tobytes(), "a prior is not forgotten"
+
+
+@pytest.mark.parametrize(
+    "prior", [{"alpha": [1.0, 2.0]}, {"alpha": [1.0, 2.0, 0.0]}, {"alpha": [1.0, 2.0, "a"]}]
+)
+def test_priors_by_arm_that_cannot_be_are_refused(prior):
+    with pytest.raises(InvalidInput, match=r"prior\.alpha"):
+        Thompson(3, prior=prior)

@@ -5,30 +5,52 @@
 """
 
 from bandit_serve.policies.contextual import ContextualPolicy
+from bandit_serve.policies.epsilon_greedy import EpsilonGreedy
+from bandit_serve.policies.exp3 import Exp3
 from bandit_serve.policies.features import Features
 from bandit_serve.policies.fixed_split import FixedSplit
+from bandit_serve.policies.kl_ucb import KLUCB
 from bandit_serve.policies.lin_ts import LinTS
 from bandit_serve.policies.lin_ucb import LinUCB
 from bandit_serve.policies.logistic_ts import LogisticTS
 from bandit_serve.policies.policy import Policy
+from bandit_serve.policies.softmax import Softmax
 from bandit_serve.policies.squarecb import SquareCB
 from bandit_serve.policies.thompson import Thompson
+from bandit_serve.policies.top_two_thompson import TopTwoThompson
 from bandit_serve.policies.ucb1 import UCB1
 
+_CONTEXT_FREE: tuple[type[Policy], ...] = (
+    FixedSplit,
+    EpsilonGreedy,
+    Softmax,
+    UCB1,
+    KLUCB,
+    Thompson,
+    TopTwoThompson,
+    Exp3,
+)
+_CONTEXTUAL: tuple[type[ContextualPolicy], ...] = (LinUCB, LinTS, LogisticTS, SquareCB)
 POLICIES: dict[str, type[Policy] | type[ContextualPolicy]] = {
-    policy.kind: policy for policy in (FixedSplit, Thompson, UCB1, LinUCB, LinTS, LogisticTS, SquareCB)
+    **{policy.kind: policy for policy in _CONTEXT_FREE},
+    **{policy.kind: policy for policy in _CONTEXTUAL},
 }
 
 __all__ = [
+    "KLUCB",
     "POLICIES",
     "UCB1",
     "ContextualPolicy",
+    "EpsilonGreedy",
+    "Exp3",
     "Features",
     "FixedSplit",
     "LinTS",
     "LinUCB",
     "LogisticTS",
     "Policy",
+    "Softmax",
     "SquareCB",
     "Thompson",
+    "TopTwoThompson",
 ]

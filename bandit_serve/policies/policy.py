@@ -87,6 +87,7 @@ class Policy(Arms):
         *,
         chooser: object = None,
         constants: ArrayLike = (),
+        leading: float = 1.0,
         objective: str = "binary",
         low: float | None = None,
         high: float | None = None,
@@ -98,7 +99,7 @@ class Policy(Arms):
         pseudo_history: Mapping[str, float | ArrayLike] | None = None,
         seed: int | None = None,
     ) -> None:
-        """For subclasses: `own` are their parameters, `chooser` and `constants` what `_arms.Arms` says."""
+        """For subclasses: `own` are their parameters; `chooser`, `constants` and `leading` what `_arms.Arms` says."""
         n_arms = arm_count(n_arms)
         check_bounds(n_arms, min_share, max_share)
         self.half_life_ms = None if half_life is None else positive_ms("half_life", half_life)
@@ -117,6 +118,7 @@ class Policy(Arms):
             warmup=times("warmup", warmup),
             learns=self.learns,
             weighs=self.weighs,
+            leading=leading,
             chooser=chooser,
             parameters=constants,
         )
@@ -146,8 +148,13 @@ class Policy(Arms):
     def raw_shares(self, statistics: dict[str, Vector], arms: NDArray[np.intp]) -> Vector:
         """The policy itself, for subclasses: shares (E,) of the eligible `arms`, indices (E,).
 
-        `statistics`: n and total, or n, mean and m2, (E,) each. Shares need not sum to 1 exactly.
+        `statistics`: n and total (and gain where it weighs), or n, mean and m2, (E,) each. Shares
+        need not sum to 1 exactly.
         """
+        raise NotImplementedError
+
+    def challengers(self, leader: int, arms: NDArray[np.intp]) -> Vector:
+        """For subclasses with a `leading` below 1: see `_arms.Arms`."""
         raise NotImplementedError
 
     def shares(
@@ -243,13 +250,13 @@ class Policy(Arms):
         if (n < 0.0).any() or (n > MOST_PSEUDO).any():
             raise InvalidInput(f"pseudo_history.n must be from 0 to {MOST_PSEUDO:g}")
         low, high = self.reward_range
-        if (mean < low).any() or (mean > high).any():
+        if ((n > 0.0) & ((mean < low) | (mean > high))).any():
             raise InvalidInput(f"pseudo_history.mean must be from {low:g} to {high:g}")
         if self.unbounded:
             if (np.abs(given["std"]) > LARGEST_VALUE).any():
                 raise InvalidInput(f"pseudo_history.std must be from 0 to {LARGEST_VALUE:g}")
             return {"n": n, "mean": np.where(n > 0.0, mean, 0.0), "m2": n * given["std"] ** 2}
-        total = np.minimum(n * ((mean - low) / (high - low)), n)
+        total = np.where(n > 0.0, np.clip(n * ((mean - low) / (high - low)), 0.0, n), 0.0)
         # As if each pseudo-observation had come with the propensity 1/K.
         return {"n": n, "total": total, **({"gain": self.n_arms * total} if self.weighs else {})}
 
@@ -321,6 +328,22 @@ def finite(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
         raise InvalidInput(f"{name} must be a finite number, not {value!r}")
     return float(value)
+
+
+def mean_rewards(statistics: dict[str, Vector]) -> Vector:
+    """The mean rewards (E,) that the statistics of `Policy.raw_shares` hold; 0 where nothing was observed."""
+    if "mean" in statistics:
+        return statistics["mean"]
+    n = statistics["n"]
+    return np.divide(statistics["total"], n, out=np.zeros(n.size), where=n > 0.0)
+
+
+def positive(name: str, value: object) -> float:
+    """`value` as a float; InvalidInput, naming `name`, unless it is from 1e-12 to the largest reward."""
+    number = finite(name, value)
+    if not 1e-12 <= number <= LARGEST_VALUE:
+        raise InvalidInput(f"{name} must be from 1e-12 to {LARGEST_VALUE:g}, not {value!r}")
+    return number
 
 
 def share_of_all(name: str, value: object) -> float:

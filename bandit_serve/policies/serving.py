@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
-from bandit_serve.experiment import Experiment
+from bandit_serve.experiment import ByArm, Experiment, Metric
 from bandit_serve.experiment import Policy as PolicySettings
 from bandit_serve.policies import POLICIES, FixedSplit, Policy, Thompson
+from bandit_serve.policies.thompson import LIKELIHOODS
 
-NOT_BUILT = frozenset(
-    [
-        "epsilon_greedy",
-        "softmax",
-        "kl_ucb",
-        "top_two_thompson",
-        "exp3",
-        "lin_ucb",
-        "lin_ts",
-        "logistic_ts",
-        "squarecb",
-    ]
-)
+NOT_BUILT = frozenset(["lin_ucb", "lin_ts", "logistic_ts", "squarecb"])
 SERVED = {kind: policy for kind, policy in POLICIES.items() if issubclass(policy, Policy)}
-OWN = ("shares", "prior", "epsilon", "decay", "temperature", "beta", "alpha", "gamma")
+OWN = ("shares", "prior", "epsilon", "decay", "temperature", "beta", "alpha", "gamma", "sigma")
 FOLD_SEED = 0
 
 
@@ -40,9 +29,8 @@ def from_experiment(experiment: Experiment) -> Policy:
     """A fresh policy. `InvalidInput` names what it does not take; `NotBuilt` for a kind of a later day."""
     settings, objective = experiment.policy, experiment.objective
     kind = _kind(settings)
-    if objective.kind not in kind.objectives:
-        if objective.kind == "count" and kind is Thompson:
-            raise NotBuilt("thompson for a count objective is part of the contract but not built yet.")
+    modelled = _modelled(objective)
+    if modelled not in kind.objectives:
         raise _wrong("policy.kind", f"{kind.kind} takes a {' or '.join(sorted(kind.objectives))} objective")
     if kind.jumps and experiment.unit == "user":
         raise _wrong(
@@ -51,18 +39,21 @@ def from_experiment(experiment: Experiment) -> Policy:
     for name in OWN:
         if getattr(settings, name) is not None and name not in kind.parameters:
             raise _wrong(f"policy.{name}", f"{kind.kind} has no parameter {name}")
-    own: dict[str, Any] = {}
+    names = experiment.arm_names
+    own: dict[str, Any] = {name: getattr(settings, name) for name in OWN if name in kind.parameters}
+    own = {name: value for name, value in own.items() if value is not None}
     if settings.shares is not None:
-        own["shares"] = [settings.shares.get(name, 0.0) for name in experiment.arm_names]
-    if settings.prior is not None:
-        own["prior"] = settings.prior
+        own["shares"] = [settings.shares.get(name, 0.0) for name in names]
     bounded = objective.kind == "bounded"
-    unsigned = objective.kind == "count" and objective.goal == "minimize"
     try:
+        if settings.prior is not None:
+            own["prior"] = _in_order(settings.prior, names, _prior_defaults(kind, modelled))
+        if settings.pseudo_history is not None:
+            own["pseudo_history"] = _in_order(_as_utility(settings.pseudo_history, objective), names, {})
         return kind(
             len(experiment.arms),
             **own,
-            objective="continuous" if unsigned else objective.kind,
+            objective=modelled,
             low=objective.low if bounded else None,
             high=objective.high if bounded else None,
             min_share=served_floor(experiment),
@@ -72,6 +63,40 @@ def from_experiment(experiment: Experiment) -> Policy:
         )
     except InvalidInput as error:
         raise _wrong("policy", str(error)) from None
+
+
+def _modelled(objective: Metric) -> str:
+    """The kind of objective that the policy learns from: a count to be kept small is a negative number to it."""
+    return "continuous" if objective.kind == "count" and objective.goal == "minimize" else objective.kind
+
+
+def _prior_defaults(kind: type[Policy], objective: str) -> dict[str, float]:
+    if not issubclass(kind, Thompson):
+        return {}
+    return {name: parameter.default for name, parameter in LIKELIHOODS[objective].prior.items()}
+
+
+def _in_order(
+    given: Mapping[str, ByArm], names: Sequence[str], defaults: Mapping[str, float]
+) -> dict[str, float | list[float]]:
+    """What is by the name of an arm in the order of the arms; arms that are not named have the default, or 0."""
+    return {
+        name: [value.get(arm, defaults.get(name, 0.0)) for arm in names] if isinstance(value, dict) else value
+        for name, value in given.items()
+    }
+
+
+def _as_utility(history: Mapping[str, ByArm], objective: Metric) -> dict[str, ByArm]:
+    """The pseudo-history with means as the policy sees rewards."""
+    utilities = dict(history)
+    if "mean" in history:
+        mean = history["mean"]
+        utilities["mean"] = (
+            {arm: objective.utility(value) for arm, value in mean.items()}
+            if isinstance(mean, dict)
+            else objective.utility(mean)
+        )
+    return utilities
 
 
 def carried_over(policy: Policy, experiment: Experiment) -> Policy:

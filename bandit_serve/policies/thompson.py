@@ -8,9 +8,9 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bandit_serve import _beta, _normal
+from bandit_serve import _beta, _normal, _poisson
 from bandit_serve._arms import arm_count
-from bandit_serve._best_arm import beta_best, student_best
+from bandit_serve._best_arm import beta_best, gamma_best, student_best
 from bandit_serve.errors import InvalidInput
 from bandit_serve.experiment import LARGEST_VALUE
 from bandit_serve.policies.policy import Common, Policy, by_arm
@@ -24,6 +24,9 @@ class Parameter(NamedTuple):
     least: float
     most: float
 
+
+# The shapes of Gamma posteriors between which their quadrature is tested.
+SMALLEST_SHAPE, LARGEST_SHAPE = 1e-6, 1e15
 
 Prior: TypeAlias = Mapping[str, float | ArrayLike]
 
@@ -45,6 +48,14 @@ def beta_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> Ve
     return beta_best(prior[:, 0] + total, prior[:, 1] + (n - total))
 
 
+def gamma_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> Vector:
+    shape = prior[:, 0] + statistics["n"] * statistics["mean"]
+    rate = prior[:, 1] + statistics["n"]
+    # What is sharper than that is taken to be as sharp, at the same mean.
+    sharpest = np.minimum(1.0, LARGEST_SHAPE / shape)
+    return gamma_best(np.maximum(shape * sharpest, SMALLEST_SHAPE), rate * sharpest)
+
+
 def student_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> Vector:
     return student_best(*_normal.posterior(**statistics, prior=np.ascontiguousarray(prior)))
 
@@ -62,7 +73,10 @@ NORMAL = Likelihood(
     _normal.CHOOSER,
     student_shares,
 )
-LIKELIHOODS = {"binary": BETA, "bounded": BETA, "continuous": NORMAL}
+POISSON = Likelihood(
+    {"alpha": Parameter(1.0, 1e-6, 1e9), "beta": Parameter(1e-6, 1e-30, 1e9)}, _poisson.CHOOSER, gamma_shares
+)
+LIKELIHOODS = {"binary": BETA, "bounded": BETA, "count": POISSON, "continuous": NORMAL}
 
 
 class Thompson(Policy):
@@ -72,6 +86,8 @@ class Thompson(Policy):
 
     - binary: Bernoulli; `prior` is the Beta's, {"alpha": 1.0, "beta": 1.0} (uniform).
     - bounded: the same with fractional counts, alpha += r and beta += 1 - r for r scaled to [0, 1].
+    - count: Poisson; `prior` is the Gamma's of shape alpha and rate beta, {"alpha": 1.0, "beta": 1e-6}: next to flat,
+      so that one observation outweighs it and untried arms come first as long as means are below a million.
     - continuous: Normal, mean and variance unknown; `prior` is the Normal-inverse-gamma's,
       {"mean": 0.0, "kappa": 1e-4, "alpha": 0.5, "beta": 1.0}: one observation outweighs it, and its Cauchy
       tails leave untried arms their chance against means in the hundreds. It supposes that rewards of one arm
@@ -88,7 +104,15 @@ class Thompson(Policy):
     objectives: ClassVar[frozenset[str]] = frozenset(LIKELIHOODS)
     parameters: ClassVar[tuple[str, ...]] = ("prior",)
 
-    def __init__(self, n_arms: int, *, prior: Prior | None = None, **common: Unpack[Common]) -> None:
+    def __init__(
+        self,
+        n_arms: int,
+        *,
+        prior: Prior | None = None,
+        leading: float = 1.0,
+        **common: Unpack[Common],
+    ) -> None:
+        """`leading` is for subclasses: see `_arms.Arms`."""
         # What is no objective of this policy is refused below, where its sentence stands.
         self.likelihood = LIKELIHOODS.get(str(common.get("objective", "binary")), BETA)
         n_arms = arm_count(n_arms)
@@ -99,6 +123,7 @@ class Thompson(Policy):
             {"prior": self.prior},
             chooser=self.likelihood.chooser,
             constants=self.by_arm,
+            leading=leading,
             **common,
         )
 

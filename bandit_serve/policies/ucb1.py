@@ -8,23 +8,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve import _ucb1
-from bandit_serve.policies.policy import Common, Policy
+from bandit_serve.policies.policy import Common, Policy, mean_rewards, positive
 from bandit_serve.policies.shares import Vector
 
 
 class UCB1(Policy):
-    """All of the share to the arm of the largest p + sqrt(2 ln t / n). `Policy` says the rest.
+    """All of the share to the arm of the largest p + sigma · sqrt(2 ln t / n). `Policy` says the rest.
 
-    p: the arm's mean reward scaled to [0, 1]; n: its observations; t: those of all eligible arms.
-    Arms without observations come first; arms that tie divide the share evenly.
+    p: the arm's mean reward, scaled to [0, 1] unless the objective is continuous; n: its observations; t: those of
+    all eligible arms. Arms without observations come first; arms that tie divide the share evenly.
+
+    sigma: above 0, default 1, which is the paper's for rewards in [0, 1]. For a continuous objective it is the
+        standard deviation of an arm's rewards, or a bound on it, in their own units: they are supposed to have no
+        heavier tails than a Normal law (sub-Gaussian).
     """
 
     kind: ClassVar[str] = "ucb1"
-    objectives: ClassVar[frozenset[str]] = frozenset({"binary", "bounded"})
+    objectives: ClassVar[frozenset[str]] = frozenset({"binary", "bounded", "continuous"})
+    parameters: ClassVar[tuple[str, ...]] = ("sigma",)
     jumps: ClassVar[bool] = True
 
-    def __init__(self, n_arms: int, **common: Unpack[Common]) -> None:
-        super().__init__(n_arms, {}, chooser=_ucb1.CHOOSER, **common)
+    def __init__(self, n_arms: int, *, sigma: float = 1.0, **common: Unpack[Common]) -> None:
+        self.sigma = positive("sigma", sigma)
+        super().__init__(
+            n_arms, {"sigma": self.sigma}, chooser=_ucb1.CHOOSER, constants=(self.sigma,), **common
+        )
 
     def raw_shares(self, statistics: dict[str, Vector], arms: NDArray[np.intp]) -> Vector:
-        return _ucb1.shares(**statistics)
+        return _ucb1.shares(statistics["n"], mean_rewards(statistics), self.sigma)

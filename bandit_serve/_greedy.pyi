@@ -1,0 +1,1 @@
+CHOOSER: object
