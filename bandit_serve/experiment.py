@@ -127,6 +127,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     gamma: float | None = None
     sigma: float | None = None
     scale: float | None = None
+    optimism: float | None = None
 
     @property
     def refresh_ms(self) -> int:

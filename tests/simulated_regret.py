@@ -115,7 +115,7 @@ def policies_of(objective: str) -> dict[str, Callable[..., Policy]]:
     return {
         kind: partial(policy, objective=objective)
         for kind, policy in POLICIES.items()
-        if objective in policy.objectives and policy.learns
+        if objective in policy.objectives and policy.learns and not policy.contextual
     }
 
 

@@ -12,7 +12,19 @@ from bandit_serve.policies import POLICIES, ContextualPolicy, FixedSplit, Policy
 from bandit_serve.policies.features import Features
 from bandit_serve.policies.thompson import LIKELIHOODS
 
-OWN = ("shares", "prior", "epsilon", "decay", "temperature", "beta", "alpha", "gamma", "sigma", "scale")
+OWN = (
+    "shares",
+    "prior",
+    "epsilon",
+    "decay",
+    "temperature",
+    "beta",
+    "alpha",
+    "gamma",
+    "sigma",
+    "scale",
+    "optimism",
+)
 FOLD_SEED = 0
 
 
