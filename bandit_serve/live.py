@@ -178,8 +178,13 @@ class LiveExperiment:
         held_out = event.held_out_rows()
         if held_out is not None:
             self.held_out += np.bincount(arms[held_out], minlength=len(self.held_out))
+        times_ms = event.time_ms + np.frombuffer(event.ages_ms, np.uint32).astype(np.int64)
+        if self.policy.contextual:
+            self._average(event)
+        if self.joined is not None:
+            x = np.frombuffer(event.x, "<f4").reshape(len(arms), self.n_features)
+            self.joined.exposed(event.incarnation, event.first, arms, times_ms, x, held_out)
         if self.pending is not None:
-            times_ms = event.time_ms + np.frombuffer(event.ages_ms, np.uint32).astype(np.int64)
             self.pending.exposed(event.incarnation, event.first, arms, times_ms)
             if held_out is not None:
                 self.pending.take_back(arms[held_out], times_ms[held_out])

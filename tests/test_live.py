@@ -387,6 +387,90 @@ def test_states_are_equal_bit_for_bit_across_an_arm_that_comes(
         assert folded(log[cut:], LiveExperiment.from_state(part.offset, part.state())).state() == live.state()
 
 
+CONTEXT = [{"name": "z", "kind": "numeric"}]
+CONTEXTUAL = ["lin_ucb", "lin_ts", "logistic_ts", "squarecb"]
+
+
+def contextual(kind: str = "lin_ts", **fields: Any) -> Experiment:
+    window = {"window": f"{WINDOW_MS}ms", "missing": "zero"}
+    return experiment(**{"context": CONTEXT, "policy": {"kind": kind}, "attribution": window, **fields})
+
+
+def with_x(event: Event, generator: np.random.Generator) -> Event:
+    """The same exposures or rewards, with features: an intercept, a number, and that it is not missing."""
+
+    def features(n: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return np.column_stack([np.ones(n), generator.normal(size=n), np.zeros(n)]).astype("<f4")
+
+    match event:
+        case Exposed():
+            return msgspec.structs.replace(event, x=features(len(event.arms) // 2).tobytes())
+        case Rewarded():
+            return Rewarded(event.rows, features(len(event.rows)))
+    return event
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_with_context_a_missing_reward_is_learned_as_a_zero_when_its_window_has_closed(
+    held_out: bool,
+) -> None:
+    generator = np.random.default_rng(5)
+    live = folded([(Offset(1, 0), created(contextual()))])
+    shown = with_x(exposed(0, [0, 0, 1], [5, 5, 5]), generator)
+    assert isinstance(shown, Exposed)
+    if held_out:
+        shown = msgspec.structs.replace(shown, held_out=bytes([0b100]))
+    live.apply(Offset(10, 0), on_the_wire(shown))
+    live.apply(Offset(20, 0), with_x(Rewarded(rewards([1], times_ms=5)), generator))
+    assert live.policy.counts.tolist() == [0, 0]
+    live.apply(Offset(9_000, 0), Tick())
+    assert live.policy.counts.tolist() == [2, 0 if held_out else 1]
+    assert live.policy.means[0] == 0.5
+
+
+def test_with_context_the_current_shares_are_the_mean_of_those_drawn_from() -> None:
+    live = folded([(Offset(1, 0), created(contextual()))])
+    shown = with_x(exposed(0, [0] * 4_000, [5] * 4_000), np.random.default_rng(6))
+    assert isinstance(shown, Exposed)
+    live.apply(
+        Offset(10, 0),
+        msgspec.structs.replace(
+            shown,
+            vectors=np.array([[0.9, 0.1], [0.7, 0.3]]).tobytes(),
+            runs=np.array([1_000, 3_000], "<u4").tobytes(),
+        ),
+    )
+    assert live.current_shares(10).tolist() == pytest.approx([0.75, 0.25])
+
+
+@pytest.mark.parametrize("missing", ["zero", "ignore"])
+@pytest.mark.parametrize("kind", CONTEXTUAL)
+def test_states_with_context_are_equal_bit_for_bit(kind: str, missing: str) -> None:
+    """From a snapshot after any entry, across an arm that comes and policies without and with context."""
+    made = contextual(
+        kind,
+        policy={"kind": kind, "half_life": "5s", "warmup": 5, "holdout": 0.1},
+        metrics=metrics(BINARY, "maximize"),
+        attribution={"window": f"{WINDOW_MS}ms", "missing": missing},
+    )
+    generator = np.random.default_rng(8)
+    log = [(offset, with_x(event, generator)) for offset, event in written(made, seed=7)]
+    arm = made.with_arm(Arm("c"))
+    plain = arm.with_policy(PolicySettings(kind="thompson", half_life="5s"))
+    for at, changed in ((40, arm), (70, plain), (90, arm)):
+        log[at] = log[at][0], Changed(record(changed, revision=at), Change("policy", "test"))
+    for at in range(41, len(log)):
+        event = log[at][1]
+        if isinstance(event, Changed) and at not in (70, 90):
+            log[at] = log[at][0], Tick()
+    live = folded(log)
+    assert live.policy.counts.sum() > 0
+    assert live.policy.n_arms == 3
+    for cut in range(1, len(log)):
+        part = folded(log[:cut])
+        assert folded(log[cut:], LiveExperiment.from_state(part.offset, part.state())).state() == live.state()
+
+
 @pytest.mark.parametrize("missing", ["zero", "ignore"])
 def test_the_holdout_is_counted_and_never_learned_from(missing: str) -> None:
     made = experiment(attribution={"window": "2s", "missing": missing})
