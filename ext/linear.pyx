@@ -413,8 +413,8 @@ cdef class Linear:
             surprise = (target - mean) / (1.0 + variance)
             weight = 1.0
             weighed = target
-            self.noise[0] += 1.0
             self.noise[1] = fmin(self.noise[1] + surprise * (target - mean), LARGEST_NOISE)
+        self.noise[0] += 1.0
         tally_add(&self.tally, arm, reward, 1.0)
         symmetric_add(self.gram + m * self.size, weight, row, self.width)
         add_multiple(self.moment + m * self.width, weighed, row, self.width)
@@ -449,9 +449,8 @@ cdef class Linear:
 
     cdef void read_precisions(self) noexcept:
         cdef Py_ssize_t j, m
-        cdef double count = 0.0, present = 0.0
-        for j in range(self.tally.n_arms):
-            count += self.tally.n[j]
+        # Not the observations of the arms, which another policy may have made that had no features.
+        cdef double count = self.noise[0], present = 0.0
         for j in range(self.order):
             self.precision[j] = self.squares[j] / count if count > 0.0 else 0.0
             present += fmin(1.0, self.precision[j])
@@ -498,7 +497,7 @@ cdef class Linear:
 
     def forget(self, factor):
         """Multiplies what was learned, but no prior, by `factor`, from above 0 to 1; 1 changes nothing."""
-        cdef double kept
+        cdef double kept, rest
         cdef Py_ssize_t i
         self.check_made()
         try:
@@ -514,10 +513,12 @@ cdef class Linear:
             self.gram[i] *= kept
         for i in range(self.n_models * self.width):
             self.moment[i] *= kept
+        # Below a weight of 1e-100 it is gone, as in `tally_forget`.
+        rest = kept if self.noise[0] * kept >= 1e-100 else 0.0
         for i in range(self.width):
-            self.squares[i] *= kept
-        self.noise[0] *= kept
-        self.noise[1] *= kept
+            self.squares[i] *= rest
+        self.noise[0] *= rest
+        self.noise[1] *= rest
         self.draws = None
         self.read_precisions()
 
@@ -777,7 +778,8 @@ cdef class Linear:
     def statistics(self):
         """Copies of the sums, float64, by name. Of each arm, (K,): n and total, or n, mean and m2, as policies
         without context have them. Of each model: gram, (M, D(D + 1)/2), the upper triangle of A by rows, and
-        moment, (M, D), b. Of all: squares, (D,), the sums of x², and noise, (2,), a weight and a sum of squares.
+        moment, (M, D), b. Of all: squares, (D,), the sums of x², and noise, (2,), the weight of what the models
+        learned and a sum of squared residuals, which logistic models leave at 0.
         """
         names = ("mean", "m2") if self.tally.unbounded else ("total",)
         return {
@@ -857,6 +859,9 @@ cdef class Linear:
             own[: len(array.T)] = array.T
         self.arrays["observed"][:] = np.minimum(self.arrays["n"], 2.0**53)
         seen = self.arrays["n"] if self.n_models > 1 else self.arrays["n"].sum(keepdims=True)
+        if self.noise[0] == 0.0:
+            # What the arms are known to give was learned without features: the models have seen nothing.
+            seen = np.zeros(self.n_models)
         self.arrays["updates"][:] = np.ceil(np.minimum(seen, 2.0**53))
         self.all_updates = self.arrays["updates"].sum()
         self.count_cold()
