@@ -188,7 +188,11 @@ cdef class Linear:
         self.per_arm = 0
         self.arm_features_given = None
         if arm_features is not None:
-            table = vectors(arm_features, np.shape(arm_features)[1] if np.ndim(arm_features) == 2 else 0, "arm_features")
+            try:
+                own = np.shape(arm_features)
+            except ValueError as error:
+                raise InvalidInput(f"arm_features must be rows of numbers: {error}") from None
+            table = vectors(arm_features, own[1] if len(own) == 2 else 0, "arm_features")
             if len(table) != count or table.shape[1] == 0:
                 raise InvalidInput(f"arm_features must be a row of at least one number for each of {count} arms")
             self.per_arm, self.arm_features_given = table.shape[1], table
@@ -304,9 +308,13 @@ cdef class Linear:
             or not cnp.PyArray_ISCARRAY_RO(values)
             or cnp.PyArray_TYPE(values) not in (cnp.NPY_FLOAT64, cnp.NPY_FLOAT32)
         ):
-            if np.ndim(values) != 1:
+            try:
+                values = np.asarray(values)
+            except ValueError as error:
+                raise InvalidInput(f"x must be numbers: {error}") from None
+            if values.ndim != 1:
                 raise InvalidInput(f"x must be a vector of {d} numbers")
-            values = vectors([values] if not isinstance(values, np.ndarray) else values[None, :], d, "x")[0]
+            values = vectors(values[None, :], d, "x")[0]
         if cnp.PyArray_TYPE(values) == cnp.NPY_FLOAT64:
             wide = <const double *>cnp.PyArray_DATA(values)
             for i in range(d):
@@ -937,7 +945,10 @@ def masks_of(eligible, Py_ssize_t rows, Py_ssize_t n_arms):
     """Masks of eligible arms by row, or None for all arms in all rows; InvalidInput for what is neither."""
     if eligible is None:
         return None
-    masks = np.asarray(eligible)
+    try:
+        masks = np.asarray(eligible)
+    except ValueError as error:
+        raise InvalidInput(f"eligible must be rows of one length: {error}") from None
     if masks.ndim == 1:
         return np.broadcast_to(masks, (rows, masks.shape[0]))
     if masks.shape != (rows, n_arms):

@@ -287,3 +287,21 @@ def test_what_was_observed_without_features_leaves_the_models_as_if_new(kind):
         learner.update_many(arms, rewards, x)
     for name, values in policy.factors().items():
         np.testing.assert_array_equal(again.factors()[name], values, err_msg=name)
+
+
+def test_rows_of_different_lengths_are_refused():
+    ragged = [[1.0], [1.0, 2.0]]
+    policy = LinUCB(2, 2)
+    for wrong in (
+        lambda: LinUCB(2, 2, arm_features=ragged),
+        lambda: policy.choose(ragged),
+        lambda: policy.shares(ragged),
+        lambda: policy.shares_many(ragged),
+        lambda: policy.choose_many(ragged),
+        lambda: policy.choose_many([[1.0, 2.0]], [[True], [True, False]]),
+        lambda: policy.update(0, 1.0, ragged),
+        lambda: policy.update_many([0, 1], [1.0, 0.0], ragged),
+        lambda: policy.grown(3).grown(4, arm_features=ragged),
+    ):
+        with pytest.raises(InvalidInput):
+            wrong()
