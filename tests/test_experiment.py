@@ -259,11 +259,18 @@ def test_a_contextual_policy_has_the_features_of_the_context_and_of_the_arms(kin
 @pytest.mark.parametrize("kind", CONTEXTUAL)
 def test_what_a_contextual_policy_lacks_is_named(kind: str) -> None:
     wide = [{"name": f"f{i}", "kind": "categorical", "buckets": 300} for i in range(2)]
+    broad = [{"name": "f", "kind": "categorical", "buckets": 200}]
     arms = [{"name": "a", "features": [1.0]}, {"name": "b"}]
+    uneven = [{"name": "a", "features": [1.0]}, {"name": "b", "features": [1.0, 2.0]}]
+    many = [{"name": f"a{k}"} for k in range(300)]
+    detailed = [{"name": f"a{k}", "features": [1.0] * 5} for k in range(2)]
     for at, fields in (
         ("context", {}),
         ("context", {"context": wide}),
         ("arms", {"context": HOUR, "arms": arms}),
+        ("arms", {"context": HOUR, "arms": uneven}),
+        ("context", {"context": broad, "arms": many}),
+        ("context", {"context": broad, "arms": detailed}),
     ):
         with pytest.raises(InvalidInput) as refused:
             from_experiment(experiment(policy={"kind": kind}, **fields))
