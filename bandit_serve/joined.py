@@ -37,8 +37,8 @@ class Learned(NamedTuple):
 class JoinedDecisions:
     """Times are Unix milliseconds. A decision is named by its worker's incarnation and its number there.
 
-    More than `MAX_OPEN` decisions, or `MAX_OPEN_BYTES` of features, are not kept: then only each `one_in`th is learned from, chosen by its number, so
-    that what is learned stays unbiased.
+    More than `MAX_OPEN` decisions, or `MAX_OPEN_BYTES` of features, are not kept: then only each `one_in`th is learned
+    from, chosen by its number, so that what is learned stays unbiased.
     """
 
     def __init__(self, window_ms: int, n_features: int) -> None:
