@@ -226,8 +226,22 @@ class LiveExperiment:
             assert x is not None
             self.policy.update_many(arms, self._utilities(values), x)
         else:
-            self.policy.update_many(arms, self._utilities(values), rows["propensity"])
+            self.policy.update_many(arms, self._utilities(values), self._learned_chances(rows["propensity"]))
         self.evidence += 1
+
+    def _learned_chances(self, propensities: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The probabilities of decisions outside the holdout, given that they are: a policy that weighs learns only
+        from those, and by the mixture would undervalue the arms that it seldom draws itself.
+
+        The holdout is taken to have been of the arms that are active now. Where it was not, what the floor leaves
+        bounds the error.
+        """
+        holdout = self.policy.holdout
+        if not (self.policy.weighs and 0.0 < holdout < 1.0):
+            return propensities
+        chances = (propensities - holdout / np.count_nonzero(self.active)) / (1.0 - holdout)
+        least = np.minimum(propensities, max(self.policy.min_share, 1e-3))
+        return np.clip(chances, least, 1.0)
 
     def _utilities(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Rewards as the policy sees them: more is better."""

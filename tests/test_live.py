@@ -495,6 +495,21 @@ def test_the_holdout_is_counted_and_never_learned_from(missing: str) -> None:
     assert live.policy.counts.tolist() == ([1, 1] if missing == "zero" else [1, 0])
 
 
+def test_a_policy_that_weighs_learns_of_decisions_outside_the_holdout_by_their_own_probability() -> None:
+    """Arm 0 is drawn with .1 of what is not held out, arm 1 with .9; both always give 1."""
+    made = experiment(policy={"kind": "exp3", "holdout": 0.5})
+    live = folded([(Offset(1, 0), created(made))])
+    arms = [0] * 5 + [1] * 45
+    rows = rewards(range(50), arms=arms)
+    rows["propensity"] = np.where(rows["arm"] == 0, 0.5 * 0.1 + 0.25, 0.5 * 0.9 + 0.25)
+    live.apply(Offset(2, 0), Rewarded(rows))
+    assert live.policy.statistics()["gain"].tolist() == pytest.approx([50.0, 50.0])
+    seldom = rewards([50], arms=0)
+    seldom["propensity"] = 0.01
+    live.apply(Offset(3, 0), Rewarded(seldom))
+    assert live.policy.statistics()["gain"][0] == pytest.approx(50.0 + 1.0 / 0.01), "of fewer arms than now"
+
+
 def test_a_warm_up_goes_by_the_policys_own_decisions() -> None:
     live = folded([(Offset(1, 0), created(experiment(policy={"kind": "thompson", "warmup": 2})))])
     live.apply(Offset(2, 0), Rewarded(rewards(range(50), arms=0)))
