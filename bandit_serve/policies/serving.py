@@ -65,6 +65,8 @@ def from_experiment(experiment: Experiment) -> Policy | ContextualPolicy:
     for name in OWN:
         if getattr(settings, name) is not None and name not in kind.parameters:
             raise _wrong(f"policy.{name}", f"{kind.kind} has no parameter {name}")
+    if settings.pseudo_history is not None and issubclass(kind, ContextualPolicy):
+        raise _wrong("policy.pseudo_history", f"{kind.kind} learns from context, which no such history has")
     names = experiment.arm_names
     own: dict[str, Any] = {name: getattr(settings, name) for name in OWN if name in kind.parameters}
     own = {name: value for name, value in own.items() if value is not None}
