@@ -63,12 +63,12 @@ class JoinedDecisions:
         arms: NDArray[np.uint16],
         times_ms: NDArray[np.int64],
         x: NDArray[np.float32],
-        held_out: NDArray[np.bool_] | None,
+        unlearned: NDArray[np.bool_] | None = None,
     ) -> None:
-        """n decisions that were logged, numbered from `first`; those of the holdout are not learned from."""
+        """n decisions that were logged, numbered from `first`; those that are `unlearned` are not learned from."""
         start = -first % self.one_in
         for i in range(start, len(arms), self.one_in):
-            if held_out is not None and held_out[i]:
+            if unlearned is not None and unlearned[i]:
                 continue
             decision = (incarnation, first + i)
             if self._early.pop(decision, None) is not None:

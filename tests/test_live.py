@@ -428,6 +428,28 @@ def test_with_context_a_missing_reward_is_learned_as_a_zero_when_its_window_has_
     assert live.policy.means[0] == 0.5
 
 
+@pytest.mark.parametrize(("kind", "then"), [("thompson", "lin_ts"), ("lin_ts", "thompson")])
+def test_decisions_that_a_change_of_policy_leaves_open_are_not_learned_from_by_their_rewards_alone(
+    kind: str, then: str
+) -> None:
+    generator = np.random.default_rng(5)
+    made = contextual(kind)
+    live = folded([(Offset(1, 0), created(made))])
+    live.apply(Offset(10, 0), with_x(exposed(0, [0] * 4, [5] * 4), generator))
+    changed = Changed(record(made.with_policy(PolicySettings(kind=then)), revision=2), Change("policy", "t"))
+    live.apply(Offset(100, 0), changed)
+    # What was decided before and is logged after it; then a decision of the new policy.
+    live.apply(Offset(110, 0), with_x(exposed(4, [0, 0], [90, 105]), generator))
+    live.apply(Offset(120, 0), with_x(Rewarded(rewards([1, 4], times_ms=[5, 90])), generator))
+    live.apply(Offset(130, 0), with_x(Rewarded(rewards([5], times_ms=105)), generator))
+    restored = LiveExperiment.from_state(live.offset, live.state())
+    for fold in (live, restored):
+        fold.apply(Offset(9_000, 0), Tick())
+        assert fold.policy.counts.tolist() == [1, 0]
+        assert fold.policy.means[0] == 1.0
+    assert restored.state() == live.state()
+
+
 def test_with_context_the_current_shares_are_the_mean_of_those_drawn_from() -> None:
     live = folded([(Offset(1, 0), created(contextual()))])
     shown = with_x(exposed(0, [0] * 4_000, [5] * 4_000), np.random.default_rng(6))
