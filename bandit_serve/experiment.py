@@ -24,6 +24,7 @@ MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
 # What policies and results can square and sum without an overflow; `policies` has the same bound.
 LARGEST_VALUE = 1e80
+LARGEST_FEATURE = 1e9
 # Shares follow a ramp in steps of a hundredth of its cap: a vector for each millisecond would flood the log.
 RAMP_STEP = 1.01
 
@@ -37,6 +38,8 @@ Duration = Annotated[
     str, Meta(pattern=DURATION_PATTERN, description='a duration such as "90s", "24h" or "7d"')
 ]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+# Of an arm; policies round them to float32.
+Feature = Annotated[float, Meta(ge=-LARGEST_FEATURE, le=LARGEST_FEATURE)]
 
 # A number for every arm, or one for each arm that is named and the default for the others.
 ByArm = float | dict[Name, float]
@@ -52,7 +55,7 @@ class Arm(Struct, frozen=True, forbid_unknown_fields=True):
     model: Name | None = None
     version: Name | None = None
     payload: Any = None
-    features: Annotated[tuple[float, ...], Meta(min_length=1, max_length=MAX_FEATURES)] | None = None
+    features: Annotated[tuple[Feature, ...], Meta(min_length=1, max_length=MAX_FEATURES)] | None = None
 
 
 class Ramp(Struct, frozen=True, forbid_unknown_fields=True, rename={"start": "from"}):

@@ -20,6 +20,8 @@ from bandit_serve.pending import LINGER_MS
 
 BUCKETS = 256
 MAX_OPEN = 100_000
+# All of them are in each snapshot.
+MAX_OPEN_BYTES = 64 * 2**20
 
 Decision = tuple[int, int]
 
@@ -35,14 +37,15 @@ class Learned(NamedTuple):
 class JoinedDecisions:
     """Times are Unix milliseconds. A decision is named by its worker's incarnation and its number there.
 
-    More than `MAX_OPEN` decisions are not kept: then only each `one_in`th is learned from, chosen by its number, so
-    that what is learned stays unbiased.
+    More than `MAX_OPEN` decisions, or `MAX_OPEN_BYTES` of features, are not kept: then only each `one_in`th is learned
+    from, chosen by its number, so that what is learned stays unbiased.
     """
 
     def __init__(self, window_ms: int, n_features: int) -> None:
         self.window_ms = window_ms
         self.one_in = 1
         self._n_features = n_features
+        self._most_open = min(MAX_OPEN, MAX_OPEN_BYTES // (4 * n_features))
         self._width_ms = max(1, math.ceil(window_ms / BUCKETS))
         self._open: dict[int, dict[Decision, tuple[int, float, bytes]]] = {}
         self._n_open = 0
@@ -60,12 +63,12 @@ class JoinedDecisions:
         arms: NDArray[np.uint16],
         times_ms: NDArray[np.int64],
         x: NDArray[np.float32],
-        held_out: NDArray[np.bool_] | None,
+        unlearned: NDArray[np.bool_] | None = None,
     ) -> None:
-        """n decisions that were logged, numbered from `first`; those of the holdout are not learned from."""
+        """n decisions that were logged, numbered from `first`; those that are `unlearned` are not learned from."""
         start = -first % self.one_in
         for i in range(start, len(arms), self.one_in):
-            if held_out is not None and held_out[i]:
+            if unlearned is not None and unlearned[i]:
                 continue
             decision = (incarnation, first + i)
             if self._early.pop(decision, None) is not None:
@@ -124,7 +127,7 @@ class JoinedDecisions:
         return (bucket + 1) * self._width_ms + self.window_ms
 
     def _thin(self) -> None:
-        while self._n_open > MAX_OPEN:
+        while self._n_open > self._most_open:
             self.one_in *= 2
             for bucket in self._open.values():
                 for decision in [each for each in bucket if each[1] % self.one_in]:

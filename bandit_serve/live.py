@@ -53,6 +53,8 @@ class LiveExperiment:
         self.record: Record = first.record
         self.policy: Policy | ContextualPolicy = from_experiment(experiment)
         self.features = features_of(experiment)
+        # Of decisions before it, Unix time, nothing more is learned where they would have to wait for their rewards.
+        self.waits_since_ms = 0
         self._wait()
         self.alarms = ChangeAlarms(len(experiment.arms), _watched(experiment))
         self.history: list[HistoryEntry] = []
@@ -140,7 +142,9 @@ class LiveExperiment:
         former = self.experiment.policy
         self.record = record
         if POLICIES[former.kind].contextual != self.policy.contextual:
-            # What waited is not in the other's form; of those decisions only results will know.
+            # What waited is not in the other's form; of those decisions only results will know, also where their
+            # rewards are yet to come: without the zeros among them they would look better than they are.
+            self.waits_since_ms = offset.time_ms
             self._wait()
         self.history.append(
             HistoryEntry(
@@ -178,11 +182,19 @@ class LiveExperiment:
         held_out = event.held_out_rows()
         if held_out is not None:
             self.held_out += np.bincount(arms[held_out], minlength=len(self.held_out))
+        times_ms = event.time_ms + np.frombuffer(event.ages_ms, np.uint32).astype(np.int64)
+        unlearned = times_ms < self.waits_since_ms
+        if held_out is not None:
+            unlearned |= held_out
+        if self.policy.contextual:
+            self._average(event)
+        if self.joined is not None:
+            x = np.frombuffer(event.x, "<f4").reshape(len(arms), self.n_features)
+            self.joined.exposed(event.incarnation, event.first, arms, times_ms, x, unlearned)
         if self.pending is not None:
-            times_ms = event.time_ms + np.frombuffer(event.ages_ms, np.uint32).astype(np.int64)
             self.pending.exposed(event.incarnation, event.first, arms, times_ms)
-            if held_out is not None:
-                self.pending.take_back(arms[held_out], times_ms[held_out])
+            if unlearned.any():
+                self.pending.take_back(arms[unlearned], times_ms[unlearned])
             self.evidence += 1
         elif warming:
             self.evidence += 1
@@ -206,6 +218,8 @@ class LiveExperiment:
         chosen = event.rows["metric"] == objective
         self.rewards += np.bincount(event.rows["arm"][chosen], minlength=len(self.rewards))
         chosen &= event.rows["flags"] & HELD_OUT == 0
+        if self.experiment.missing == "zero":
+            chosen &= event.rows["time_ms"].astype(np.int64) >= self.waits_since_ms
         if not chosen.any():
             return
         rows, x = event.rows[chosen], None if event.x is None else event.x[chosen]
@@ -221,8 +235,22 @@ class LiveExperiment:
             assert x is not None
             self.policy.update_many(arms, self._utilities(values), x)
         else:
-            self.policy.update_many(arms, self._utilities(values), rows["propensity"])
+            self.policy.update_many(arms, self._utilities(values), self._learned_chances(rows["propensity"]))
         self.evidence += 1
+
+    def _learned_chances(self, propensities: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The probabilities of decisions outside the holdout, given that they are: a policy that weighs learns only
+        from those, and by the mixture would undervalue the arms that it seldom draws itself.
+
+        The holdout is taken to have been of the arms that are active now. Where it was not, what the floor leaves
+        bounds the error.
+        """
+        holdout = self.policy.holdout
+        if not (self.policy.weighs and 0.0 < holdout < 1.0):
+            return propensities
+        chances = (propensities - holdout / np.count_nonzero(self.active)) / (1.0 - holdout)
+        least = np.minimum(propensities, max(self.policy.min_share, 1e-3))
+        return np.clip(chances, least, 1.0)
 
     def _utilities(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Rewards as the policy sees them: more is better."""
@@ -293,6 +321,7 @@ class LiveExperiment:
                 "policy": self.policy.state(),
                 "pending": None if self.pending is None else self.pending.state(),
                 "joined": None if self.joined is None else self.joined.state(),
+                "waits_since_ms": self.waits_since_ms,
                 "alarms": self.alarms.state(),
                 "history": [msgspec.msgpack.encode(entry) for entry in self.history],
                 "exposures": self.exposures,
@@ -310,6 +339,7 @@ class LiveExperiment:
         live.policy = policy_from_state(fields["policy"])
         experiment = live.record.experiment
         live.features = features_of(experiment)
+        live.waits_since_ms = fields["waits_since_ms"]
         live.pending = live.joined = None
         window_ms = experiment.attribution.window_ms
         if fields["pending"] is not None:

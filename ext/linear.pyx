@@ -188,7 +188,11 @@ cdef class Linear:
         self.per_arm = 0
         self.arm_features_given = None
         if arm_features is not None:
-            table = vectors(arm_features, np.shape(arm_features)[1] if np.ndim(arm_features) == 2 else 0, "arm_features")
+            try:
+                own = np.shape(arm_features)
+            except ValueError as error:
+                raise InvalidInput(f"arm_features must be rows of numbers: {error}") from None
+            table = vectors(arm_features, own[1] if len(own) == 2 else 0, "arm_features")
             if len(table) != count or table.shape[1] == 0:
                 raise InvalidInput(f"arm_features must be a row of at least one number for each of {count} arms")
             self.per_arm, self.arm_features_given = table.shape[1], table
@@ -304,9 +308,13 @@ cdef class Linear:
             or not cnp.PyArray_ISCARRAY_RO(values)
             or cnp.PyArray_TYPE(values) not in (cnp.NPY_FLOAT64, cnp.NPY_FLOAT32)
         ):
-            if np.ndim(values) != 1:
+            try:
+                values = np.asarray(values)
+            except ValueError as error:
+                raise InvalidInput(f"x must be numbers: {error}") from None
+            if values.ndim != 1:
                 raise InvalidInput(f"x must be a vector of {d} numbers")
-            values = vectors([values] if not isinstance(values, np.ndarray) else values[None, :], d, "x")[0]
+            values = vectors(values[None, :], d, "x")[0]
         if cnp.PyArray_TYPE(values) == cnp.NPY_FLOAT64:
             wide = <const double *>cnp.PyArray_DATA(values)
             for i in range(d):
@@ -413,8 +421,8 @@ cdef class Linear:
             surprise = (target - mean) / (1.0 + variance)
             weight = 1.0
             weighed = target
-            self.noise[0] += 1.0
             self.noise[1] = fmin(self.noise[1] + surprise * (target - mean), LARGEST_NOISE)
+        self.noise[0] += 1.0
         tally_add(&self.tally, arm, reward, 1.0)
         symmetric_add(self.gram + m * self.size, weight, row, self.width)
         add_multiple(self.moment + m * self.width, weighed, row, self.width)
@@ -449,9 +457,8 @@ cdef class Linear:
 
     cdef void read_precisions(self) noexcept:
         cdef Py_ssize_t j, m
-        cdef double count = 0.0, present = 0.0
-        for j in range(self.tally.n_arms):
-            count += self.tally.n[j]
+        # Not the observations of the arms, which another policy may have made that had no features.
+        cdef double count = self.noise[0], present = 0.0
         for j in range(self.order):
             self.precision[j] = self.squares[j] / count if count > 0.0 else 0.0
             present += fmin(1.0, self.precision[j])
@@ -498,7 +505,7 @@ cdef class Linear:
 
     def forget(self, factor):
         """Multiplies what was learned, but no prior, by `factor`, from above 0 to 1; 1 changes nothing."""
-        cdef double kept
+        cdef double kept, rest
         cdef Py_ssize_t i
         self.check_made()
         try:
@@ -514,10 +521,12 @@ cdef class Linear:
             self.gram[i] *= kept
         for i in range(self.n_models * self.width):
             self.moment[i] *= kept
+        # Below a weight of 1e-100 it is gone, as in `tally_forget`.
+        rest = kept if self.noise[0] * kept >= 1e-100 else 0.0
         for i in range(self.width):
-            self.squares[i] *= kept
-        self.noise[0] *= kept
-        self.noise[1] *= kept
+            self.squares[i] *= rest
+        self.noise[0] *= rest
+        self.noise[1] *= rest
         self.draws = None
         self.read_precisions()
 
@@ -777,7 +786,8 @@ cdef class Linear:
     def statistics(self):
         """Copies of the sums, float64, by name. Of each arm, (K,): n and total, or n, mean and m2, as policies
         without context have them. Of each model: gram, (M, D(D + 1)/2), the upper triangle of A by rows, and
-        moment, (M, D), b. Of all: squares, (D,), the sums of x², and noise, (2,), a weight and a sum of squares.
+        moment, (M, D), b. Of all: squares, (D,), the sums of x², and noise, (2,), the weight of what the models
+        learned and a sum of squared residuals, which logistic models leave at 0.
         """
         names = ("mean", "m2") if self.tally.unbounded else ("total",)
         return {
@@ -857,6 +867,9 @@ cdef class Linear:
             own[: len(array.T)] = array.T
         self.arrays["observed"][:] = np.minimum(self.arrays["n"], 2.0**53)
         seen = self.arrays["n"] if self.n_models > 1 else self.arrays["n"].sum(keepdims=True)
+        if self.noise[0] == 0.0:
+            # What the arms are known to give was learned without features: the models have seen nothing.
+            seen = np.zeros(self.n_models)
         self.arrays["updates"][:] = np.ceil(np.minimum(seen, 2.0**53))
         self.all_updates = self.arrays["updates"].sum()
         self.count_cold()
@@ -932,7 +945,10 @@ def masks_of(eligible, Py_ssize_t rows, Py_ssize_t n_arms):
     """Masks of eligible arms by row, or None for all arms in all rows; InvalidInput for what is neither."""
     if eligible is None:
         return None
-    masks = np.asarray(eligible)
+    try:
+        masks = np.asarray(eligible)
+    except ValueError as error:
+        raise InvalidInput(f"eligible must be rows of one length: {error}") from None
     if masks.ndim == 1:
         return np.broadcast_to(masks, (rows, masks.shape[0]))
     if masks.shape != (rows, n_arms):

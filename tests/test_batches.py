@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from bandit_serve.server.handlers.decisions import ENTRIES_AT_ONCE, DecisionHandlers
+from bandit_serve.server.handlers.decisions import BREATH_S, ENTRIES_AT_ONCE, DecisionHandlers
 from bandit_serve.settings import Settings
 
 N = 10 * ENTRIES_AT_ONCE
+SLOW = 20
 
 
+@pytest.mark.parametrize("slow", [False, True])
 @pytest.mark.parametrize("asked", ["decide", "predict"])
-def test_a_large_batch_gives_way(asked: str) -> None:
+def test_a_large_batch_gives_way(asked: str, slow: bool) -> None:
+    """After some entries, and after each one that takes long."""
     done: list[int] = []
 
     def answered(experiment: str, wish: Any) -> Any:
         done.append(len(done))
+        if slow and len(done) <= SLOW:
+            time.sleep(2 * BREATH_S)
         return later() if asked == "predict" else {}
 
     async def later() -> dict[str, Any]:
@@ -46,3 +52,5 @@ def test_a_large_batch_gives_way(asked: str) -> None:
     at_once = asyncio.run(run())
     assert sum(at_once) == N
     assert max(at_once) <= ENTRIES_AT_ONCE
+    if slow:
+        assert max(at_once[:SLOW]) == 1

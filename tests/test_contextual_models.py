@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandit_serve.errors import InvalidInput
-from bandit_serve.policies import LinTS, LinUCB, LogisticTS, SquareCB
+from bandit_serve.policies import LinTS, LinUCB, LogisticTS, SquareCB, Thompson
 
 
 def inverse_of(policy, model=0):
@@ -267,3 +267,41 @@ def test_all_widths_of_vectors_have_one_way_of_summing():
         long.update_many(arms, rewards, np.pad(x, [(0, 0), (0, 9)]))
         for a, b in zip(short.scores_of(x[0]), long.scores_of(np.pad(x[0], (0, 9))), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [LinUCB, LinTS, LogisticTS, SquareCB])
+def test_what_was_observed_without_features_leaves_the_models_as_if_new(kind):
+    """Their prior goes by the features' scale, which those observations say nothing of."""
+    former = Thompson(n_arms=3)
+    former.update_many(np.repeat([0, 1, 2], 30_000), np.tile([0.0, 1.0], 45_000))
+    arms, rewards, x = traffic(3_000, 4, seed=11, scale=100.0)
+    policy, fresh = kind(3, 4, seed=1), kind(3, 4, seed=1)
+    policy.take_over(former)
+    for learner in (policy, fresh):
+        learner.update_many(arms, rewards, x)
+    assert policy.counts.sum() == 93_000
+    for name, values in fresh.factors().items():
+        np.testing.assert_array_equal(policy.factors()[name], values, err_msg=name)
+    again = kind.from_state(policy.state())
+    for learner in (policy, again):
+        learner.update_many(arms, rewards, x)
+    for name, values in policy.factors().items():
+        np.testing.assert_array_equal(again.factors()[name], values, err_msg=name)
+
+
+def test_rows_of_different_lengths_are_refused():
+    ragged = [[1.0], [1.0, 2.0]]
+    policy = LinUCB(2, 2)
+    for wrong in (
+        lambda: LinUCB(2, 2, arm_features=ragged),
+        lambda: policy.choose(ragged),
+        lambda: policy.shares(ragged),
+        lambda: policy.shares_many(ragged),
+        lambda: policy.choose_many(ragged),
+        lambda: policy.choose_many([[1.0, 2.0]], [[True], [True, False]]),
+        lambda: policy.update(0, 1.0, ragged),
+        lambda: policy.update_many([0, 1], [1.0, 0.0], ragged),
+        lambda: policy.grown(3).grown(4, arm_features=ragged),
+    ):
+        with pytest.raises(InvalidInput):
+            wrong()

@@ -256,17 +256,33 @@ def test_a_contextual_policy_has_the_features_of_the_context_and_of_the_arms(kin
     assert policy.arm_features.tolist() == [[1.0, 0.0], [0.0, 2.0]]
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, 1e300])
+def test_an_arms_features_are_numbers_that_a_policy_can_use(wrong: float) -> None:
+    """Also where the policy has no use for them yet: it may be changed."""
+    with pytest.raises(msgspec.ValidationError, match="features"):
+        experiment(arms=[{"name": "a", "features": [wrong]}, {"name": "b", "features": [1.0]}])
+
+
 @pytest.mark.parametrize("kind", CONTEXTUAL)
 def test_what_a_contextual_policy_lacks_is_named(kind: str) -> None:
     wide = [{"name": f"f{i}", "kind": "categorical", "buckets": 300} for i in range(2)]
+    history = {"n": 1.0, "mean": 0.5}
+    broad = [{"name": "f", "kind": "categorical", "buckets": 200}]
     arms = [{"name": "a", "features": [1.0]}, {"name": "b"}]
+    uneven = [{"name": "a", "features": [1.0]}, {"name": "b", "features": [1.0, 2.0]}]
+    many = [{"name": f"a{k}"} for k in range(300)]
+    detailed = [{"name": f"a{k}", "features": [1.0] * 5} for k in range(2)]
     for at, fields in (
         ("context", {}),
         ("context", {"context": wide}),
         ("arms", {"context": HOUR, "arms": arms}),
+        ("arms", {"context": HOUR, "arms": uneven}),
+        ("policy.pseudo_history", {"context": HOUR, "policy": {"kind": kind, "pseudo_history": history}}),
+        ("context", {"context": broad, "arms": many}),
+        ("context", {"context": broad, "arms": detailed}),
     ):
         with pytest.raises(InvalidInput) as refused:
-            from_experiment(experiment(policy={"kind": kind}, **fields))
+            from_experiment(experiment(**{"policy": {"kind": kind}, **fields}))
         assert [error.at for error in refused.value.errors] == [at]
 
 

@@ -92,10 +92,11 @@ def test_the_holdout_is_not_learned_from() -> None:
     assert [number for number, _, _ in closed(waiting, END_MS)] == [1]
 
 
-def test_over_its_bound_it_keeps_a_part_of_the_decisions_and_of_their_rewards(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("bound", "most"), [("MAX_OPEN", 1_000), ("MAX_OPEN_BYTES", 1_000 * 4 * D)])
+def test_over_its_bounds_it_keeps_a_part_of_the_decisions_and_of_their_rewards(
+    monkeypatch: pytest.MonkeyPatch, bound: str, most: int
 ) -> None:
-    monkeypatch.setattr(module, "MAX_OPEN", 1_000)
+    monkeypatch.setattr(module, bound, most)
     waiting = JoinedDecisions(WINDOW_MS, D)
     rng = np.random.default_rng(1)
     values = (rng.random(6_000) < 0.3).astype(float)

@@ -387,6 +387,112 @@ def test_states_are_equal_bit_for_bit_across_an_arm_that_comes(
         assert folded(log[cut:], LiveExperiment.from_state(part.offset, part.state())).state() == live.state()
 
 
+CONTEXT = [{"name": "z", "kind": "numeric"}]
+CONTEXTUAL = ["lin_ucb", "lin_ts", "logistic_ts", "squarecb"]
+
+
+def contextual(kind: str = "lin_ts", **fields: Any) -> Experiment:
+    window = {"window": f"{WINDOW_MS}ms", "missing": "zero"}
+    return experiment(**{"context": CONTEXT, "policy": {"kind": kind}, "attribution": window, **fields})
+
+
+def with_x(event: Event, generator: np.random.Generator) -> Event:
+    """The same exposures or rewards, with features: an intercept, a number, and that it is not missing."""
+
+    def features(n: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return np.column_stack([np.ones(n), generator.normal(size=n), np.zeros(n)]).astype("<f4")
+
+    match event:
+        case Exposed():
+            return msgspec.structs.replace(event, x=features(len(event.arms) // 2).tobytes())
+        case Rewarded():
+            return Rewarded(event.rows, features(len(event.rows)))
+    return event
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_with_context_a_missing_reward_is_learned_as_a_zero_when_its_window_has_closed(
+    held_out: bool,
+) -> None:
+    generator = np.random.default_rng(5)
+    live = folded([(Offset(1, 0), created(contextual()))])
+    shown = with_x(exposed(0, [0, 0, 1], [5, 5, 5]), generator)
+    assert isinstance(shown, Exposed)
+    if held_out:
+        shown = msgspec.structs.replace(shown, held_out=bytes([0b100]))
+    live.apply(Offset(10, 0), on_the_wire(shown))
+    live.apply(Offset(20, 0), with_x(Rewarded(rewards([1], times_ms=5)), generator))
+    assert live.policy.counts.tolist() == [0, 0]
+    live.apply(Offset(9_000, 0), Tick())
+    assert live.policy.counts.tolist() == [2, 0 if held_out else 1]
+    assert live.policy.means[0] == 0.5
+
+
+@pytest.mark.parametrize(("kind", "then"), [("thompson", "lin_ts"), ("lin_ts", "thompson")])
+def test_decisions_that_a_change_of_policy_leaves_open_are_not_learned_from_by_their_rewards_alone(
+    kind: str, then: str
+) -> None:
+    generator = np.random.default_rng(5)
+    made = contextual(kind)
+    live = folded([(Offset(1, 0), created(made))])
+    live.apply(Offset(10, 0), with_x(exposed(0, [0] * 4, [5] * 4), generator))
+    changed = Changed(record(made.with_policy(PolicySettings(kind=then)), revision=2), Change("policy", "t"))
+    live.apply(Offset(100, 0), changed)
+    # What was decided before and is logged after it; then a decision of the new policy.
+    live.apply(Offset(110, 0), with_x(exposed(4, [0, 0], [90, 105]), generator))
+    live.apply(Offset(120, 0), with_x(Rewarded(rewards([1, 4], times_ms=[5, 90])), generator))
+    live.apply(Offset(130, 0), with_x(Rewarded(rewards([5], times_ms=105)), generator))
+    restored = LiveExperiment.from_state(live.offset, live.state())
+    for fold in (live, restored):
+        fold.apply(Offset(9_000, 0), Tick())
+        assert fold.policy.counts.tolist() == [1, 0]
+        assert fold.policy.means[0] == 1.0
+    assert restored.state() == live.state()
+
+
+def test_with_context_the_current_shares_are_the_mean_of_those_drawn_from() -> None:
+    live = folded([(Offset(1, 0), created(contextual()))])
+    shown = with_x(exposed(0, [0] * 4_000, [5] * 4_000), np.random.default_rng(6))
+    assert isinstance(shown, Exposed)
+    live.apply(
+        Offset(10, 0),
+        msgspec.structs.replace(
+            shown,
+            vectors=np.array([[0.9, 0.1], [0.7, 0.3]]).tobytes(),
+            runs=np.array([1_000, 3_000], "<u4").tobytes(),
+        ),
+    )
+    assert live.current_shares(10).tolist() == pytest.approx([0.75, 0.25])
+
+
+@pytest.mark.parametrize("missing", ["zero", "ignore"])
+@pytest.mark.parametrize("kind", CONTEXTUAL)
+def test_states_with_context_are_equal_bit_for_bit(kind: str, missing: str) -> None:
+    """From a snapshot after any entry, across an arm that comes and policies without and with context."""
+    made = contextual(
+        kind,
+        policy={"kind": kind, "half_life": "5s", "warmup": 5, "holdout": 0.1},
+        metrics=metrics(BINARY, "maximize"),
+        attribution={"window": f"{WINDOW_MS}ms", "missing": missing},
+    )
+    generator = np.random.default_rng(8)
+    log = [(offset, with_x(event, generator)) for offset, event in written(made, seed=7)]
+    arm = made.with_arm(Arm("c"))
+    plain = arm.with_policy(PolicySettings(kind="thompson", half_life="5s"))
+    for at, changed in ((40, arm), (70, plain), (90, arm)):
+        log[at] = log[at][0], Changed(record(changed, revision=at), Change("policy", "test"))
+    for at in range(41, len(log)):
+        event = log[at][1]
+        if isinstance(event, Changed) and at not in (70, 90):
+            log[at] = log[at][0], Tick()
+    live = folded(log)
+    assert live.policy.counts.sum() > 0
+    assert live.policy.n_arms == 3
+    for cut in range(1, len(log)):
+        part = folded(log[:cut])
+        assert folded(log[cut:], LiveExperiment.from_state(part.offset, part.state())).state() == live.state()
+
+
 @pytest.mark.parametrize("missing", ["zero", "ignore"])
 def test_the_holdout_is_counted_and_never_learned_from(missing: str) -> None:
     made = experiment(attribution={"window": "2s", "missing": missing})
@@ -409,6 +515,21 @@ def test_the_holdout_is_counted_and_never_learned_from(missing: str) -> None:
     assert live.evidence == before
     live.apply(Offset(10_000, 0), Tick())
     assert live.policy.counts.tolist() == ([1, 1] if missing == "zero" else [1, 0])
+
+
+def test_a_policy_that_weighs_learns_of_decisions_outside_the_holdout_by_their_own_probability() -> None:
+    """Arm 0 is drawn with .1 of what is not held out, arm 1 with .9; both always give 1."""
+    made = experiment(policy={"kind": "exp3", "holdout": 0.5})
+    live = folded([(Offset(1, 0), created(made))])
+    arms = [0] * 5 + [1] * 45
+    rows = rewards(range(50), arms=arms)
+    rows["propensity"] = np.where(rows["arm"] == 0, 0.5 * 0.1 + 0.25, 0.5 * 0.9 + 0.25)
+    live.apply(Offset(2, 0), Rewarded(rows))
+    assert live.policy.statistics()["gain"].tolist() == pytest.approx([50.0, 50.0])
+    seldom = rewards([50], arms=0)
+    seldom["propensity"] = 0.01
+    live.apply(Offset(3, 0), Rewarded(seldom))
+    assert live.policy.statistics()["gain"][0] == pytest.approx(50.0 + 1.0 / 0.01), "of fewer arms than now"
 
 
 def test_a_warm_up_goes_by_the_policys_own_decisions() -> None:

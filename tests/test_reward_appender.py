@@ -236,10 +236,13 @@ def test_a_store_that_does_not_answer_fails_in_time_and_the_retry_counts_once() 
         on(server, scenario, timeout_s=0.3)
 
 
-def test_over_the_bound_it_says_so_and_takes_no_more(
-    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("bound", "most"), [("MAX_WAITING_ROWS", 10), ("MAX_WAITING_BYTES", 10 * REWARD.itemsize)]
+)
+def test_over_a_bound_it_says_so_and_takes_no_more(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
 ) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING_ROWS", 10)
+    monkeypatch.setattr(module, bound, most)
 
     async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
         first = asyncio.create_task(appender.append(rewards([0], times_ms=now_ms)))
@@ -254,8 +257,13 @@ def test_over_the_bound_it_says_so_and_takes_no_more(
     on(server, scenario)
 
 
-def test_groups_are_bounded(server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_GROUP_ROWS", 25)
+@pytest.mark.parametrize(
+    ("bound", "most"), [("MAX_GROUP_ROWS", 25), ("MAX_GROUP_BYTES", 25 * REWARD.itemsize)]
+)
+def test_groups_are_bounded(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
+    monkeypatch.setattr(module, bound, most)
 
     async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
         tries = [appender.append(rewards(range(10 * i, 10 * i + 10), times_ms=now_ms)) for i in range(6)]

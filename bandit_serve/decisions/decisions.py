@@ -36,8 +36,8 @@ from bandit_serve.token import Keyring
 
 log = logging.getLogger(__name__)
 
-# So many contextual decisions take some milliseconds; then other requests have their turn.
-ROWS_AT_ONCE = 50
+# A batch of contextual decisions lets other requests have their turn after so long.
+BREATH_S = 0.005
 
 
 class Decisions:
@@ -107,13 +107,14 @@ class Decisions:
             tokens, arms, propensities = decider.decide_columns(units, self.keyring, now_ms())
             return DecidedColumns(tokens, arms, propensities, decider.arm_names)
         check_all_outside(units, "units")
-        rows = [decider.encoded(context) for context in contexts or [{}] * len(units)]
         decision_ids, choices = [], []
-        for unit, x in zip(units, rows, strict=True):
-            choices.append(decider.choose(unit, None, x))
+        resumed_s = time.monotonic()
+        for unit, context in zip(units, contexts or [{}] * len(units), strict=True):
+            choices.append(decider.choose(unit, None, decider.encoded(context)))
             decision_ids.append(decider.record(choices[-1], self.keyring, now_ms()))
-            if len(choices) % ROWS_AT_ONCE == 0:
+            if time.monotonic() - resumed_s >= BREATH_S:
                 await asyncio.sleep(0)
+                resumed_s = time.monotonic()
         return DecidedColumns(
             decision_ids,
             [choice.arm for choice in choices],

@@ -17,6 +17,9 @@ from bandit_serve.store.store import Store
 
 MAX_GROUP_ROWS = 20_000
 MAX_WAITING_ROWS = 200_000
+# The same with features, of which a row may have two kilobytes.
+MAX_GROUP_BYTES = 4 * 2**20
+MAX_WAITING_BYTES = 64 * 2**20
 # An append costs about as much as three requests, whatever is in it, and each worker reads what each appended.
 PACE_S = 0.001
 
@@ -41,6 +44,7 @@ class RewardAppender:
         self._window_ms = window_ms
         self._waiting: deque[_Waiting] = deque()
         self._waiting_rows = 0
+        self._waiting_bytes = 0
         self._running: asyncio.Task[None] | None = None
         self._next_s = 0.0
 
@@ -57,9 +61,12 @@ class RewardAppender:
         if self._waiting_rows + len(rows) > MAX_WAITING_ROWS:
             raise Overloaded(f"More than {MAX_WAITING_ROWS} rewards wait for the store.")
         packed = rows.tobytes() if x is None else pack_rewards(rows, x)
+        if self._waiting and self._waiting_bytes + len(packed) > MAX_WAITING_BYTES:
+            raise Overloaded(f"More than {MAX_WAITING_BYTES} bytes of rewards wait for the store.")
         waiting = _Waiting(rows, packed, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._waiting_rows += len(rows)
+        self._waiting_bytes += len(packed)
         if self._running is None:
             self._running = asyncio.create_task(self._run(), name=f"rewards of {self._owner}")
         return await waiting.verdicts
@@ -87,7 +94,7 @@ class RewardAppender:
             for waiting in (*group, *self._waiting):
                 _fail(waiting.verdicts, StoreUnavailable("The service is stopping."))
             self._waiting.clear()
-            self._waiting_rows = 0
+            self._waiting_rows = self._waiting_bytes = 0
 
     async def _pace(self) -> None:
         """An append begins at once when the last one began `PACE_S` ago; a reward waits no longer than that."""
@@ -99,11 +106,17 @@ class RewardAppender:
 
     def _take_group(self) -> list[_Waiting]:
         group = [self._waiting.popleft()]
-        n_rows = len(group[0].rows)
-        while self._waiting and n_rows + len(self._waiting[0].rows) <= MAX_GROUP_ROWS:
+        n_rows, n_bytes = len(group[0].rows), len(group[0].packed)
+        while (
+            self._waiting
+            and n_rows + len(self._waiting[0].rows) <= MAX_GROUP_ROWS
+            and n_bytes + len(self._waiting[0].packed) <= MAX_GROUP_BYTES
+        ):
             group.append(self._waiting.popleft())
             n_rows += len(group[-1].rows)
+            n_bytes += len(group[-1].packed)
         self._waiting_rows -= n_rows
+        self._waiting_bytes -= n_bytes
         return group
 
     async def _append_group(self, group: list[_Waiting]) -> bytes:

@@ -168,7 +168,10 @@ class ContextualPolicy(Linear):
         ramps: ArrayLike | None = None,
     ) -> NDArray[np.float64]:
         """`shares` for each row of x, (N, d): float64 (N, K). eligible: bool (K,) for all rows, or (N, K)."""
-        rows = np.asarray(x)
+        try:
+            rows = np.asarray(x)
+        except ValueError as error:
+            raise InvalidInput(f"x must be rows of {self.n_features} numbers: {error}") from None
         if rows.ndim != 2:
             raise InvalidInput(f"x must be rows of {self.n_features} numbers, not of shape {rows.shape}")
         masks = masks_of(eligible, len(rows), self.n_arms)

@@ -26,6 +26,10 @@ OWN = (
     "optimism",
 )
 FOLD_SEED = 0
+# Of one model: the fold makes inverses anew, which holds all requests up for about 0.1 s at this size.
+MOST_COEFFICIENTS = 1_024
+# Of all models' matrices, sums and inverses: 64 MiB in each worker and in each snapshot, of which the store keeps some.
+MOST_NUMBERS = 1 << 23
 
 
 def served_floor(experiment: Experiment) -> float:
@@ -61,6 +65,8 @@ def from_experiment(experiment: Experiment) -> Policy | ContextualPolicy:
     for name in OWN:
         if getattr(settings, name) is not None and name not in kind.parameters:
             raise _wrong(f"policy.{name}", f"{kind.kind} has no parameter {name}")
+    if settings.pseudo_history is not None and issubclass(kind, ContextualPolicy):
+        raise _wrong("policy.pseudo_history", f"{kind.kind} learns from context, which no such history has")
     names = experiment.arm_names
     own: dict[str, Any] = {name: getattr(settings, name) for name in OWN if name in kind.parameters}
     own = {name: value for name, value in own.items() if value is not None}
@@ -98,12 +104,22 @@ def _of_context(experiment: Experiment, features: Features | None) -> dict[str, 
         detail = f"{experiment.policy.kind} learns from context: expected at least one field"
         raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])
     of_arms = [arm.features for arm in experiment.arms]
-    if None not in of_arms:
-        return {"n_features": features.n_features, "arm_features": of_arms}
-    if any(of_arms):
+    shared = None not in of_arms
+    if any(of_arms) and not shared:
         detail = "expected features for every arm, or for none"
         raise InvalidInput(f"arms: {detail}.", [FieldError("arms", detail)])
-    return {"n_features": features.n_features}
+    if len({len(own or ()) for own in of_arms}) > 1:
+        detail = "expected as many features for each arm"
+        raise InvalidInput(f"arms: {detail}.", [FieldError("arms", detail)])
+    d, m = features.n_features, len(of_arms[0] or ())
+    order, models = d + m + d * m, 1 if shared else len(of_arms)
+    if order > MOST_COEFFICIENTS or models * order * (order + 1) > MOST_NUMBERS:
+        detail = (
+            f"expected fewer features or arms: {models} models of {order} coefficients each are too large to be "
+            f"served (at most {MOST_COEFFICIENTS} each, and {MOST_NUMBERS} in number times their square)"
+        )
+        raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])
+    return {"n_features": d, "arm_features": of_arms} if shared else {"n_features": d}
 
 
 def _modelled(objective: Metric) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
@@ -25,8 +26,10 @@ from bandit_serve.server.wire import Body, Entries, Reply, negotiated
 from bandit_serve.store.keys import COMMON
 
 COLUMNS_OR_REQUESTS = "expected either requests or units"
-# So many entries of a batch take about a millisecond; then other requests have their turn.
+# After so many entries of a batch, or so long, other requests have their turn: with context, one entry may take
+# milliseconds.
 ENTRIES_AT_ONCE = 100
+BREATH_S = 0.001
 
 
 class DecisionHandlers:
@@ -108,6 +111,7 @@ class DecisionHandlers:
     ) -> Reply:
         await self._known(experiment)
         responses: list[Any] = []
+        resumed_s = time.monotonic()
         for wish in wishes:
             try:
                 if isinstance(wish, InvalidInput):
@@ -115,7 +119,7 @@ class DecisionHandlers:
                 responses.append(self._service.decisions.decide(experiment, wish))
             except BanditServeError as error:
                 responses.append(as_entry(error))
-            await _give_way(len(responses))
+            resumed_s = await _give_way(len(responses), resumed_s)
         self._service.counters.add("decisions", len(responses))
         return negotiated(headers, {"responses": responses})
 
@@ -128,6 +132,7 @@ class DecisionHandlers:
             wishes = self._predict_entries.after(error, headers, body)
         await self._known(experiment)
         responses: list[Any] = []
+        resumed_s = time.monotonic()
         for wish in wishes:
             try:
                 if isinstance(wish, InvalidInput):
@@ -136,7 +141,7 @@ class DecisionHandlers:
                 responses.append(found if isinstance(found, Predicted) else await found)
             except BanditServeError as error:
                 responses.append(as_entry(error))
-            await _give_way(len(responses))
+            resumed_s = await _give_way(len(responses), resumed_s)
         service.counters.add("predictions", len(responses))
         return negotiated(headers, {"responses": responses})
 
@@ -172,6 +177,9 @@ class DecisionHandlers:
             return
 
 
-async def _give_way(n_done: int) -> None:
-    if n_done % ENTRIES_AT_ONCE == 0:
-        await asyncio.sleep(0)
+async def _give_way(n_done: int, resumed_s: float) -> float:
+    """Since when the batch goes on, by `time.monotonic`; `resumed_s` if it was too early to give way."""
+    if n_done % ENTRIES_AT_ONCE and time.monotonic() - resumed_s < BREATH_S:
+        return resumed_s
+    await asyncio.sleep(0)
+    return time.monotonic()
