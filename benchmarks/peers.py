@@ -247,15 +247,15 @@ def vowpalwabbit() -> Makers:
         for arm, reward, text in zip(
             seen.arms[:ONE_BY_ONE].tolist(), seen.rewards.tolist(), cycle(shown), strict=False
         ):
-            vw.learn(f"{arm + 1}:{1 - reward:g}:{1 / seen.n_arms:g} {text}")
+            vw.learn(f"{arm + 1}:{-reward:g}:{1 / seen.n_arms:g} {text}")
         names = {"vw": vw, "xs": cycle(shown), "arms": range(seen.n_arms), "draw": random.Random(1).choices}
         return Peer(
             what,
             names,
             "draw(arms, vw.predict(next(xs)))[0]",
-            f'vw.learn(f"{ARM + 1}:{{1 - next(rewards)}}:0.5 {{next(xs)}}")',
+            f'vw.learn(f"{ARM + 1}:{{-next(rewards)}}:0.5 {{next(xs)}}")',
             "x = next(xs); p = vw.predict(x); k = draw(arms, p)[0]; "
-            'vw.learn(f"{k + 1}:{1 - next(rewards)}:{p[k]} {x}")',
+            'vw.learn(f"{k + 1}:{-next(rewards)}:{p[k]} {x}")',
         )
 
     def by_features(what: str, options: str, seen: Seen) -> Peer:
@@ -270,7 +270,7 @@ def vowpalwabbit() -> Makers:
         for arm, reward, x in zip(
             seen.arms[: ONE_BY_ONE // 10].tolist(), seen.rewards.tolist(), cycle(shared), strict=False
         ):
-            vw.learn(labelled(x, arm, 1 - reward, 1 / seen.n_arms))
+            vw.learn(labelled(x, arm, -reward, 1 / seen.n_arms))
         names = {
             "vw": vw,
             "xs": cycle(shared),
@@ -283,9 +283,9 @@ def vowpalwabbit() -> Makers:
             what,
             names,
             "draw(arms, vw.predict([next(xs), *lines]))[0]",
-            f"vw.learn(labelled(next(xs), {ARM}, 1 - next(rewards), 0.5))",
+            f"vw.learn(labelled(next(xs), {ARM}, -next(rewards), 0.5))",
             "x = next(xs); p = vw.predict([x, *lines]); k = draw(arms, p)[0]; "
-            "vw.learn(labelled(x, k, 1 - next(rewards), p[k]))",
+            "vw.learn(labelled(x, k, -next(rewards), p[k]))",
         )
 
     return {

@@ -10,23 +10,19 @@ it, which spares libraries that leave cycles behind. A cell whose call takes abo
 only. All learned the same rewards and see the same features.
 
 Calls: `choose` from a learned state, without an update in between; `update` with one reward; `step`, a choice and
-then an update of its arm, as in a simulation; `batch`, a reward of 1,000 learned at once, beside NumPy's update with one
-reward, and `bincount`, the same beside NumPy's count of all 1,000. NumPy's formula is vectorised, in float32 and in float64 where both can
-be; the faster one counts. A library that is not installed leaves a gap that is named. `peers.py` has their calls.
+then an update of its arm, as in a simulation; `batch`, a reward of 1,000 learned at once, beside NumPy's update with
+one reward, and `bincount`, the same beside NumPy's count of all 1,000. NumPy's formula is vectorised, in float32 and
+in float64 where both can be; the faster one counts. A library that is not installed leaves a gap that is named.
+`peers.py` has their calls.
 """
 
 from __future__ import annotations
-
-import os
-
-# Before NumPy is loaded: one thread, so that CPU time is time.
-for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_variable] = "1"
 
 import argparse
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import statistics
 import sys
@@ -41,6 +37,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from bench_policies import FORMULAS, IN_FLOAT32, formula_names
 from peers import ARM, PEERS, Makers, Peer, Seen
+from threadpoolctl import threadpool_limits
 
 from bandit_serve import _draw
 from bandit_serve.policies import POLICIES
@@ -74,7 +71,8 @@ AGAINST_EMPTY = ("shares", "fixed_split")
 
 COUNTING = "total[arm] += reward; n[arm] += 1"
 COUNTING_WHOLE = (
-    "total += np.bincount(arms, weights=values, minlength=n.size); n += np.bincount(arms, minlength=n.size)"
+    "np.add(total, np.bincount(arms, weights=values, minlength=n.size), out=total); "
+    "np.add(n, np.bincount(arms, minlength=n.size), out=n)"
 )
 WIDTHS = "means = theta @ x; widths = np.sqrt((inverse @ x) @ x); "
 CONTEXT_CHOICE = {
@@ -294,7 +292,7 @@ def import_peers() -> tuple[dict[str, Makers], dict[str, str]]:
 
 
 class Measured(NamedTuple):
-    """A row and what was found, microseconds a decision or reward in each round, by cell; `failed` those that raised."""
+    """A row and what was found: microseconds a decision or reward in each round, by cell; `failed`: what raised."""
 
     row: Row
     times: dict[str, list[float]]
@@ -484,7 +482,8 @@ def main() -> None:
 
     installed, missing = ({}, {}) if given.no_peers else import_peers()
     rows = list(all_rows(given.only, installed))
-    found = measure(rows, given.rounds, given.milliseconds / 1e3, show)
+    with threadpool_limits(1):
+        found = measure(rows, given.rounds, given.milliseconds / 1e3, show)
     show("")
     print(f"Microseconds a call, medians of {given.rounds} rounds; ³² float32. {machine()}\n")
     print(table([HEAD, *(line(measured) for measured in found)]))
