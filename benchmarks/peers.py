@@ -2,7 +2,7 @@
 
 `PEERS` is the table of all. Each is a function that imports its library and returns its policies: by the kind of ours
 that does the same, or that comes nearest to it, a function from what was observed (`Seen`) to a `Peer`. A library
-that is not installed raises ImportError, from which the table makes a named gap.
+that is not installed raises ImportError, of which the table makes a named gap.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Seen(NamedTuple):
 class Peer(NamedTuple):
     """A policy that has learned: statements for `timeit`, over `names`; None where the library has no such call.
 
-    The arm learned is `ARM`; `next(rewards)` is the reward of a step, 0 or 1.
+    The arm learned is `ARM`; `next(rewards)` is the reward of a step, 0 or 1; a batch is `arms` and `values`.
     what: the policy's name in its library, and what differs from ours.
     """
 
@@ -40,6 +40,7 @@ class Peer(NamedTuple):
     choose: str | None
     update: str | None
     step: str | None
+    batch: str | None = None
 
 
 ARM = 1
@@ -58,6 +59,7 @@ def mabwiser() -> Makers:
             "mab.predict()",
             f"mab.partial_fit([{ARM}], [1])",
             "mab.partial_fit([mab.predict()], [next(rewards)])",
+            "mab.partial_fit(arms, values)",
         )
 
     def contextual(policy: Any, seen: Seen) -> Peer:
