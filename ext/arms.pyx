@@ -74,12 +74,16 @@ cdef double probability(value) except -1.0:
 
 
 cdef probabilities(values, shape):
-    """`values` as float64 of `shape`; InvalidInput unless they are from above 0 to 1."""
-    array = np.array(numbers(values, np.float64, "propensities"))
+    """`values` as float64 of `shape`, of one dimension; InvalidInput unless they are from above 0 to 1."""
+    cdef const double[::1] view
+    cdef Py_ssize_t i
+    array = numbers(values, np.float64, "propensities")
     if array.shape != shape:
         raise InvalidInput(f"propensities must be of shape {shape}, not {array.shape}")
-    if not ((array > 0.0) & (array <= 1.0)).all():
-        raise InvalidInput("propensities must be above 0 and at most 1")
+    view = array
+    for i in range(view.shape[0]):
+        if not 0.0 < view[i] <= 1.0:
+            raise InvalidInput("propensities must be above 0 and at most 1")
     return array
 
 

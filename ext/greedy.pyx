@@ -15,8 +15,9 @@ cdef Py_ssize_t choose(
     cdef Py_ssize_t i, k, best = among[0], ties = 0
     cdef double trials = 0.0, mean, highest = 0.0
     cdef bint untried = False
-    for i in range(count):
-        trials += tally.n[among[i]]
+    if tally.parameters[1] > 0.0:
+        for i in range(count):
+            trials += tally.n[among[i]]
     if uniform_double(bits) * (1.0 + tally.parameters[1] * trials) < tally.parameters[0]:
         return among[uniform_below(bits, count)]
     for i in range(count):
