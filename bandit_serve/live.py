@@ -45,7 +45,7 @@ class LiveExperiment:
 
     It comes to be with its first `Changed` event. An arm keeps its index for ever: `exposures`, `rewards` and
     `held_out` (those of the exposures that are of the holdout), i8[K], grow with the arms. `mean_shares`, f8[K], is the
-    mean of the vectors that a contextual policy's latest decisions were drawn from.
+    mean of the vectors that the latest decisions were drawn from, kept where there is context.
     """
 
     def __init__(self, first: Changed) -> None:
@@ -175,6 +175,8 @@ class LiveExperiment:
         arms = np.frombuffer(event.arms, np.uint16)
         warming = self._warming
         self.exposures += np.bincount(arms, minlength=len(self.exposures))
+        if self.features is not None:
+            self._average(event)
         held_out = event.held_out_rows()
         if held_out is not None:
             self.held_out += np.bincount(arms[held_out], minlength=len(self.held_out))
@@ -255,8 +257,14 @@ class LiveExperiment:
         return self.policy.shares(eligible=mask, **told)
 
     def current_shares(self, now_ms: int) -> NDArray[np.float64]:
-        """f64[K]: the vector to draw from at `now_ms`; with a contextual policy, `mean_shares`."""
-        return self.mean_shares if self.policy.contextual else self.shares(now_ms=now_ms)
+        """f64[K]: the vector to draw from at `now_ms`; with a contextual policy, the mean of the latest ones."""
+        return self.latest_shares() if self.policy.contextual else self.shares(now_ms=now_ms)
+
+    def latest_shares(self) -> NDArray[np.float64]:
+        """f64[K]: `mean_shares` as they are among the arms that are active now."""
+        shares = np.where(self.active, self.mean_shares, 0.0)
+        total = shares.sum()
+        return shares / total if total > 0.0 else self.active / self.active.sum()
 
     def circumstances(self, now_ms: int) -> dict[str, Any]:
         """What the policy's `shares` is to be told beside the eligible arms: decisions whose window is open, ramps

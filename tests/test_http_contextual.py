@@ -147,6 +147,30 @@ def test_a_contextual_policy_needs_context(service: ThrowawayService) -> None:
         check_problem(found, 400, "context")
 
 
+@pytest.mark.timeout(60)
+def test_the_share_of_an_arm_is_the_mean_over_the_latest_decisions(service: ThrowawayService) -> None:
+    name, rng = contextual(service, "lin_ts"), np.random.default_rng(3)
+
+    def shares() -> list[float]:
+        found = service.call("GET", f"/v1/experiments/{name}/results").body
+        return [arm["share"] for arm in found["arms"]]
+
+    while shares()[1] < 0.7:
+        visits = visit(service, name, rng, 200)
+        reward_many(
+            service, [each["token"] for each in visits], [float(each["arm"] == "b") for each in visits]
+        )
+    assert sum(shares()) == pytest.approx(1.0)
+    assert service.call("POST", f"/v1/experiments/{name}/arms", {"name": "c"}).status == 200
+    assert service.call("POST", f"/v1/experiments/{name}/arms/b/pause").status == 200
+    assert shares() == [1.0, 0.0, 0.0]
+    assert service.call("DELETE", f"/v1/experiments/{name}/arms/b").status == 200
+    visit(service, name, rng, 200)
+    wait_until(lambda: shares()[2] > 0.0)
+    assert shares()[1] == 0.0
+    assert sum(shares()) == pytest.approx(1.0)
+
+
 def test_a_contextual_policy_follows_one_without_and_the_other_way_round(
     service: ThrowawayService, store: ThrowawayStore
 ) -> None:

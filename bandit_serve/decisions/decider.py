@@ -120,7 +120,7 @@ class Decider:
     @property
     def shares(self) -> Vector:
         """f64[K]: the vector to draw from now; with a contextual policy, the mean of those drawn from lately."""
-        return self.live.mean_shares if self.draw is None else self.draw.shares
+        return self.live.latest_shares() if self.draw is None else self.draw.shares
 
     def everyone(self) -> frozenset[int]:
         """The arms that a request without a wish may get: the active ones, without those that are ejected."""
