@@ -147,6 +147,21 @@ def test_a_contextual_policy_needs_context(service: ThrowawayService) -> None:
         check_problem(found, 400, "context")
 
 
+def test_a_context_of_a_columnar_batch_may_be_null_as_in_a_single_request(service: ThrowawayService) -> None:
+    name = contextual(service, "lin_ts")
+    assert (
+        service.call("POST", f"/v1/experiments/{name}/decide", {"unit": "u", "context": None}).status == 200
+    )
+    body = {"units": ["u", "v"], "contexts": [None, {"hour": 1.0, "device": "web"}]}
+    found = call_msgpack(service, f"/v1/experiments/{name}/decide/batch", body)
+    assert found.status == 200
+    assert len(found.body["decision_ids"]) == 2
+    without = running(service)
+    path = f"/v1/experiments/{without}/decide/batch"
+    assert call_msgpack(service, path, {"units": ["u", "v"], "contexts": [None, {}]}).status == 200
+    check_problem(call_msgpack(service, path, body), 400, "contexts")
+
+
 @pytest.mark.timeout(60)
 def test_the_share_of_an_arm_is_the_mean_over_the_latest_decisions(service: ThrowawayService) -> None:
     name, rng = contextual(service, "lin_ts"), np.random.default_rng(3)

@@ -94,7 +94,7 @@ class Decisions:
         )
 
     async def decide_columns(
-        self, experiment: str, units: list[str], contexts: list[Context] | None
+        self, experiment: str, units: list[str], contexts: list[Context | None] | None
     ) -> DecidedColumns:
         """`contexts` are as many as `units`; without them all are empty."""
         decider = self.decider(experiment)
@@ -107,7 +107,7 @@ class Decisions:
             tokens, arms, propensities = decider.decide_columns(units, self.keyring, now_ms())
             return DecidedColumns(tokens, arms, propensities, decider.arm_names)
         check_all_outside(units, "units")
-        rows = [decider.encoded(context) for context in contexts or [{}] * len(units)]
+        rows = [decider.encoded(context or {}) for context in contexts or [None] * len(units)]
         decision_ids, choices = [], []
         for unit, x in zip(units, rows, strict=True):
             choices.append(decider.choose(unit, None, x))
