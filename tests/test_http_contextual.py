@@ -147,6 +147,17 @@ def test_a_contextual_policy_needs_context(service: ThrowawayService) -> None:
         check_problem(found, 400, "context")
 
 
+def test_a_contextual_policy_does_not_start_from_means(service: ThrowawayService) -> None:
+    name = contextual(service, "lin_ts")
+    for kind in KINDS:
+        policy = {"kind": kind, "pseudo_history": {"n": 10, "mean": 0.5}}
+        made = service.call("POST", "/v1/experiments", experiment(context=CONTEXT, policy=policy))
+        changed = service.call("PUT", f"/v1/experiments/{name}/policy", policy)
+        for found in (made, changed):
+            problem = check_problem(found, 400)
+            assert [error["at"] for error in problem["errors"]] == ["policy.pseudo_history"]
+
+
 def test_a_context_of_a_columnar_batch_may_be_null_as_in_a_single_request(service: ThrowawayService) -> None:
     name = contextual(service, "lin_ts")
     assert (

@@ -13,6 +13,7 @@ from bandit_serve.policies.features import Features
 from bandit_serve.policies.thompson import LIKELIHOODS
 
 OWN = ("shares", "prior", "epsilon", "decay", "temperature", "beta", "alpha", "gamma", "sigma", "scale")
+PARAMETERS = frozenset(PolicySettings.__struct_fields__)
 FOLD_SEED = 0
 
 
@@ -49,6 +50,10 @@ def from_experiment(experiment: Experiment) -> Policy | ContextualPolicy:
     for name in OWN:
         if getattr(settings, name) is not None and name not in kind.parameters:
             raise _wrong(f"policy.{name}", f"{kind.kind} has no parameter {name}")
+    if kind.contextual and settings.pseudo_history is not None:
+        raise _wrong(
+            "policy.pseudo_history", f"{kind.kind} learns from contexts and can not start from means"
+        )
     names = experiment.arm_names
     own: dict[str, Any] = {name: getattr(settings, name) for name in OWN if name in kind.parameters}
     own = {name: value for name, value in own.items() if value is not None}
@@ -78,7 +83,7 @@ def from_experiment(experiment: Experiment) -> Policy | ContextualPolicy:
     except InvalidInput as error:
         if error.errors:
             raise
-        raise _wrong("policy", str(error)) from None
+        raise _wrong(_at(str(error)), str(error)) from None
 
 
 def _of_context(experiment: Experiment, features: Features | None) -> dict[str, Any]:
@@ -143,6 +148,12 @@ def _kind(settings: PolicySettings) -> type[Policy] | type[ContextualPolicy]:
     if settings.kind not in POLICIES:
         raise _wrong("policy.kind", f"expected one of {', '.join(POLICIES)}, not {settings.kind!r}")
     return POLICIES[settings.kind]
+
+
+def _at(detail: str) -> str:
+    """The path of the parameter that a policy's complaint begins with."""
+    parameter = detail.partition(" ")[0]
+    return f"policy.{parameter}" if parameter.partition(".")[0] in PARAMETERS else "policy"
 
 
 def _wrong(at: str, detail: str) -> InvalidInput:
