@@ -262,9 +262,10 @@ class LiveExperiment:
 
     def latest_shares(self) -> NDArray[np.float64]:
         """f64[K]: `mean_shares` as they are among the arms that are active now."""
-        shares = np.where(self.active, self.mean_shares, 0.0)
-        total = shares.sum()
-        return shares / total if total > 0.0 else self.active / self.active.sum()
+        shares: NDArray[np.float64] = np.where(self.active, self.mean_shares, 0.0)
+        if not shares.any():
+            shares = self.active.astype(np.float64)
+        return shares / float(shares.sum())
 
     def circumstances(self, now_ms: int) -> dict[str, Any]:
         """What the policy's `shares` is to be told beside the eligible arms: decisions whose window is open, ramps
