@@ -45,7 +45,7 @@ class LiveExperiment:
 
     It comes to be with its first `Changed` event. An arm keeps its index for ever: `exposures`, `rewards` and
     `held_out` (those of the exposures that are of the holdout), i8[K], grow with the arms. `mean_shares`, f8[K], is the
-    mean of the vectors that a contextual policy's latest decisions were drawn from.
+    mean of the vectors that the latest decisions were drawn from, kept where there is context.
     """
 
     def __init__(self, first: Changed) -> None:
@@ -179,6 +179,8 @@ class LiveExperiment:
         arms = np.frombuffer(event.arms, np.uint16)
         warming = self._warming
         self.exposures += np.bincount(arms, minlength=len(self.exposures))
+        if self.features is not None:
+            self._average(event)
         held_out = event.held_out_rows()
         if held_out is not None:
             self.held_out += np.bincount(arms[held_out], minlength=len(self.held_out))
@@ -186,8 +188,6 @@ class LiveExperiment:
         unlearned = times_ms < self.waits_since_ms
         if held_out is not None:
             unlearned |= held_out
-        if self.policy.contextual:
-            self._average(event)
         if self.joined is not None:
             x = np.frombuffer(event.x, "<f4").reshape(len(arms), self.n_features)
             self.joined.exposed(event.incarnation, event.first, arms, times_ms, x, unlearned)
@@ -283,8 +283,15 @@ class LiveExperiment:
         return self.policy.shares(eligible=mask, **told)
 
     def current_shares(self, now_ms: int) -> NDArray[np.float64]:
-        """f64[K]: the vector to draw from at `now_ms`; with a contextual policy, `mean_shares`."""
-        return self.mean_shares if self.policy.contextual else self.shares(now_ms=now_ms)
+        """f64[K]: the vector to draw from at `now_ms`; with a contextual policy, the mean of the latest ones."""
+        return self.latest_shares() if self.policy.contextual else self.shares(now_ms=now_ms)
+
+    def latest_shares(self) -> NDArray[np.float64]:
+        """f64[K]: `mean_shares` as they are among the arms that are active now."""
+        shares: NDArray[np.float64] = np.where(self.active, self.mean_shares, 0.0)
+        if not shares.any():
+            shares = self.active.astype(np.float64)
+        return shares / float(shares.sum())
 
     def circumstances(self, now_ms: int) -> dict[str, Any]:
         """What the policy's `shares` is to be told beside the eligible arms: decisions whose window is open, ramps

@@ -291,3 +291,15 @@ def test_an_arm_whose_model_does_not_load_is_left_out_for_a_time(
     )
     assert alone.status >= 400
     wait_until(lambda: shares(service, name)["b"] == 0.5, timeout_s=10.0)
+
+
+def test_paused_and_stopped_answer_whatever_is_eligible(service: ThrowawayService) -> None:
+    name = running(service, arms=[{"name": "a"}, {"name": "b"}, {"name": "c"}])
+    path = f"/v1/experiments/{name}"
+    assert service.call("DELETE", f"{path}/arms/b").status == 200
+    check_problem(service.call("POST", f"{path}/decide", {"eligible": ["b"]}), 409)
+    for move, body, arm in (("pause", {}, "a"), ("stop", {"winner": "c"}, "c")):
+        assert service.call("POST", f"{path}/{move}", body).status == 200
+        found = service.call("POST", f"{path}/decide", {"eligible": ["b"]})
+        assert (found.status, found.body["arm"], found.body["decision_id"]) == (200, arm, None)
+        check_problem(service.call("POST", f"{path}/decide", {"eligible": ["nobody"]}), 400, "eligible")

@@ -147,6 +147,56 @@ def test_a_contextual_policy_needs_context(service: ThrowawayService) -> None:
         check_problem(found, 400, "context")
 
 
+def test_a_contextual_policy_does_not_start_from_means(service: ThrowawayService) -> None:
+    name = contextual(service, "lin_ts")
+    for kind in KINDS:
+        policy = {"kind": kind, "pseudo_history": {"n": 10, "mean": 0.5}}
+        made = service.call("POST", "/v1/experiments", experiment(context=CONTEXT, policy=policy))
+        changed = service.call("PUT", f"/v1/experiments/{name}/policy", policy)
+        for found in (made, changed):
+            problem = check_problem(found, 400)
+            assert [error["at"] for error in problem["errors"]] == ["policy.pseudo_history"]
+
+
+def test_a_context_of_a_columnar_batch_may_be_null_as_in_a_single_request(service: ThrowawayService) -> None:
+    name = contextual(service, "lin_ts")
+    assert (
+        service.call("POST", f"/v1/experiments/{name}/decide", {"unit": "u", "context": None}).status == 200
+    )
+    body = {"units": ["u", "v"], "contexts": [None, {"hour": 1.0, "device": "web"}]}
+    found = call_msgpack(service, f"/v1/experiments/{name}/decide/batch", body)
+    assert found.status == 200
+    assert len(found.body["decision_ids"]) == 2
+    without = running(service)
+    path = f"/v1/experiments/{without}/decide/batch"
+    assert call_msgpack(service, path, {"units": ["u", "v"], "contexts": [None, {}]}).status == 200
+    check_problem(call_msgpack(service, path, body), 400, "contexts")
+
+
+@pytest.mark.timeout(60)
+def test_the_share_of_an_arm_is_the_mean_over_the_latest_decisions(service: ThrowawayService) -> None:
+    name, rng = contextual(service, "lin_ts"), np.random.default_rng(3)
+
+    def shares() -> list[float]:
+        found = service.call("GET", f"/v1/experiments/{name}/results").body
+        return [arm["share"] for arm in found["arms"]]
+
+    while shares()[1] < 0.7:
+        visits = visit(service, name, rng, 200)
+        reward_many(
+            service, [each["token"] for each in visits], [float(each["arm"] == "b") for each in visits]
+        )
+    assert sum(shares()) == pytest.approx(1.0)
+    assert service.call("POST", f"/v1/experiments/{name}/arms", {"name": "c"}).status == 200
+    assert service.call("POST", f"/v1/experiments/{name}/arms/b/pause").status == 200
+    assert shares() == [1.0, 0.0, 0.0]
+    assert service.call("DELETE", f"/v1/experiments/{name}/arms/b").status == 200
+    visit(service, name, rng, 200)
+    wait_until(lambda: shares()[2] > 0.0)
+    assert shares()[1] == 0.0
+    assert sum(shares()) == pytest.approx(1.0)
+
+
 def test_a_contextual_policy_follows_one_without_and_the_other_way_round(
     service: ThrowawayService, store: ThrowawayStore
 ) -> None:

@@ -103,6 +103,15 @@ def test_defaults(service: ThrowawayService) -> None:
         ({"policy": {"kind": "fixed_split", "shares": {"nobody": 1}}}, "policy.shares"),
         ({"policy": {"kind": "fixed_split", "shares": {"control": 0}}}, "policy.shares"),
         ({"policy": {"kind": "fixed_split", "shares": {"control": 1e308, "challenger": 1e308}}}, None),
+        ({"policy": {"kind": "epsilon_greedy", "epsilon": 2}}, "policy.epsilon"),
+        ({"policy": {"kind": "softmax", "temperature": 0}}, "policy.temperature"),
+        ({"policy": {"kind": "exp3", "gamma": 0}}, "policy.gamma"),
+        ({"policy": {"kind": "thompson", "half_life": "0s"}}, "policy.half_life"),
+        ({"policy": {"kind": "thompson", "warmup": 10**30}}, "policy.warmup"),
+        ({"policy": {"kind": "thompson", "min_share": 0.4, "max_share": 0.3}}, "policy.min_share"),
+        ({"policy": {"kind": "thompson", "prior": {"beta": -1}}}, "policy.prior.beta"),
+        ({"policy": {"kind": "thompson", "prior": {"gamma": 1}}}, "policy.prior"),
+        ({"policy": {"kind": "thompson", "pseudo_history": {"n": -1, "mean": 0}}}, "policy.pseudo_history.n"),
         ({"policy": {"kind": "ucb1"}, "unit": "user"}, "policy.kind"),
         ({"policy": {"kind": "kl_ucb"}, "metrics": [{"name": "a", "kind": "continuous"}]}, "policy.kind"),
         ({"stopping": {"alpha": 0}}, "stopping.alpha"),
@@ -119,6 +128,32 @@ def test_a_wrong_experiment_is_told_where_it_is_wrong(
     problem = check_problem(found, 400)
     if at is not None:
         assert at in [error["at"] for error in problem["errors"]]
+
+
+@pytest.mark.parametrize(
+    ("history", "status"),
+    [
+        ({"n": {"control": 10}, "mean": {"challenger": 0.5}}, 400),
+        ({"n": 10, "mean": {"challenger": 0.5}}, 400),
+        ({"n": {"control": 0}, "mean": {}}, 201),
+        ({"n": {"control": 10}, "mean": {"control": 0.0}}, 201),
+        ({"n": {"control": 10}, "mean": 0.5}, 201),
+    ],
+)
+def test_no_mean_is_guessed_for_a_pseudo_history(
+    service: ThrowawayService, history: dict[str, Any], status: int
+) -> None:
+    policy = {"kind": "thompson", "pseudo_history": history}
+    found = service.call("POST", "/v1/experiments", experiment(policy=policy))
+    other = draft(service)
+    path = f"/v1/experiments/{other}/policy"
+    if status == 201:
+        assert found.status == 201
+        assert service.call("PUT", path, policy).status == 200
+    else:
+        for refused in (found, service.call("PUT", path, policy)):
+            problem = check_problem(refused, 400)
+            assert [error["at"] for error in problem["errors"]] == ["policy.pseudo_history.mean"]
 
 
 @pytest.mark.parametrize(

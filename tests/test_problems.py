@@ -26,6 +26,8 @@ STATUSES = {
     "Conflict": 409,
     "PreconditionFailed": 412,
     "NotBuilt": 501,
+    "ModelLost": 500,
+    "LogLost": 500,
     "Unavailable": 503,
     "StoreUnavailable": 503,
     "Overloaded": 503,

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from makers import created, eventually, experiment, rewards
+from makers import created, eventually, experiment, record, rewards
 
 from bandit_serve.decisions import refresh as module
 from bandit_serve.decisions.decider import Decider
 from bandit_serve.decisions.refresh import Refresher
-from bandit_serve.events import Rewarded
+from bandit_serve.events import Change, Changed, Rewarded
+from bandit_serve.experiment import Arm
 from bandit_serve.live import LiveExperiment
 from bandit_serve.policies import Policy
 from bandit_serve.store.offset import Offset
@@ -93,6 +94,36 @@ def test_shares_over_subsets_are_not_computed_on_the_loop(monkeypatch: pytest.Mo
     assert len(threads) == 3
     assert threading.main_thread() not in threads
     assert set(one._subsets) == {frozenset([0, 1]), frozenset([1, 2])}
+
+
+def test_an_arm_may_be_added_while_shares_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = decider("e", 3)
+    one.choose(None, ["a0", "a1"])
+    computing, added = threading.Event(), threading.Event()
+    real = Policy.shares
+
+    def slow(self: Policy, **arguments: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            computing.set()
+            assert added.wait(10.0)
+        return real(self, **arguments)
+
+    monkeypatch.setattr(Policy, "shares", slow)
+
+    async def scenario(refresher: Refresher) -> None:
+        learn(one, 0, refresher)
+        await eventually(computing.is_set)
+        grown = one.live.experiment.with_arm(Arm("late"))
+        one.live.apply(
+            Offset(9, 0), Changed(record(grown, revision=2), Change("add_arm", "test", None, "late"))
+        )
+        one.renew(one.live)
+        added.set()
+        learn(one, 10, refresher)
+        await eventually(lambda: one.evidence == one.live.evidence)
+        assert len(one.shares) == 4
+
+    refreshing({"e": one}, scenario)
 
 
 def test_no_experiment_starves_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ class Decider:
     @property
     def shares(self) -> Vector:
         """f64[K]: the vector to draw from now; with a contextual policy, the mean of those drawn from lately."""
-        return self.live.mean_shares if self.draw is None else self.draw.shares
+        return self.live.latest_shares() if self.draw is None else self.draw.shares
 
     def everyone(self) -> frozenset[int]:
         """The arms that a request without a wish may get: the active ones, without those that are ejected."""
@@ -187,13 +187,15 @@ class Decider:
         x: NDArray[np.float32] | None = None,
     ) -> Choice:
         """Draws an arm and logs nothing yet; x (d,) are the decision's features. `Conflict` for a draft."""
-        draw = self.draw
-        if eligible is not None or draw is None:
-            draw = self._draw_among(self._drawn_among if eligible is None else self._allowed(eligible), x)
         if self.status != "running":
             if self.status == "draft":
                 raise Conflict(f"The experiment {self.live.experiment.id!r} is a draft; start it first.")
+            if eligible is not None:
+                self._named(eligible)
             return Choice(self._fallback, 1.0, 0, None)
+        draw = self.draw
+        if eligible is not None or draw is None:
+            draw = self._draw_among(self._drawn_among if eligible is None else self._allowed(eligible), x)
         hashed = 0
         if self.sticky:
             hashed = self._hash(unit)
@@ -226,7 +228,7 @@ class Decider:
         except ValueError:
             raise InvalidInput(f"unit: {OUTSIDE}.", [FieldError("unit", OUTSIDE)]) from None
 
-    def _allowed(self, eligible: Sequence[str]) -> frozenset[int]:
+    def _named(self, eligible: Sequence[str]) -> frozenset[int]:
         try:
             arms = frozenset([self._index[name] for name in eligible])
         except KeyError as error:
@@ -235,7 +237,10 @@ class Decider:
         if not arms:
             detail = "expected at least one arm"
             raise InvalidInput(f"eligible: {detail}.", [FieldError("eligible", detail)])
-        arms &= self._active
+        return arms
+
+    def _allowed(self, eligible: Sequence[str]) -> frozenset[int]:
+        arms = self._named(eligible) & self._active
         if not arms:
             raise Conflict("None of the arms in eligible takes traffic now: they are paused or were removed.")
         return (arms & self._drawn_among) or arms

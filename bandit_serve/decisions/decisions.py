@@ -94,7 +94,7 @@ class Decisions:
         )
 
     async def decide_columns(
-        self, experiment: str, units: list[str], contexts: list[Context] | None
+        self, experiment: str, units: list[str], contexts: list[Context | None] | None
     ) -> DecidedColumns:
         """`contexts` are as many as `units`; without them all are empty."""
         decider = self.decider(experiment)

@@ -47,7 +47,7 @@ class DecideBatch(Struct, frozen=True, forbid_unknown_fields=True):
 
     requests: Annotated[list[DecideRequest], Meta(max_length=MAX_BATCH)] | UnsetType = UNSET
     units: Annotated[list[str], Meta(max_length=MAX_BATCH)] | UnsetType = UNSET
-    contexts: Annotated[list[Context], Meta(max_length=MAX_BATCH)] | None = None
+    contexts: Annotated[list[Context | None], Meta(max_length=MAX_BATCH)] | None = None
 
 
 class PredictBatch(Struct, frozen=True, forbid_unknown_fields=True):

@@ -89,11 +89,11 @@ class Refresher:
         time_ms, everyone = now_ms(), decider.everyone()
         circumstances: dict[str, Any] = live.circumstances(time_ms)
         copy = policy_from_state(live.policy.state())
+        # Made here: an arm may be added while the thread computes, and the copy does not know it.
+        masks = {key: decider.mask(key) for key in (everyone, *keys)}
 
         def compute() -> dict[frozenset[int], Vector]:
-            return {
-                key: copy.shares(eligible=decider.mask(key), **circumstances) for key in (everyone, *keys)
-            }
+            return {key: copy.shares(eligible=mask, **circumstances) for key, mask in masks.items()}
 
         shares = await asyncio.to_thread(compute)
         if decider.live is live and decider.revision == revision and decider.everyone() == everyone:

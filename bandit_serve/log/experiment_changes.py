@@ -113,7 +113,7 @@ class ExperimentChanges:
             if record.status == "stopped":
                 raise Conflict(f"The experiment {name!r} is stopped; its policy is final.")
             experiment = record.experiment.with_policy(policy)
-            from_experiment(experiment)
+            servable(experiment)
             changed = msgspec.structs.replace(
                 record, experiment=experiment, revision=record.revision + 1, updated_ms=now_ms
             )
@@ -252,7 +252,20 @@ def servable(experiment: Experiment) -> Experiment:
     """The experiment with its defaults; `InvalidInput` or `NotBuilt` where no policy can serve it."""
     experiment = validated(experiment)
     from_experiment(experiment)
+    require_pseudo_means(experiment)
     return experiment
+
+
+def require_pseudo_means(experiment: Experiment) -> None:
+    """`InvalidInput` where a pseudo-history has observations of an arm, and no mean: 0 would be a guess."""
+    history = experiment.policy.pseudo_history or {}
+    n, mean = history.get("n", 0.0), history.get("mean", 0.0)
+    if isinstance(mean, dict):
+        observed = n if isinstance(n, dict) else dict.fromkeys(experiment.arm_names, n)
+        unknown = [arm for arm, count in observed.items() if count > 0.0 and arm not in mean]
+        if unknown:
+            at, detail = "policy.pseudo_history.mean", f"expected the mean of {unknown[0]!r}, too"
+            raise InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
 
 
 def require_versions(experiment: Experiment, registry: Registry) -> None:

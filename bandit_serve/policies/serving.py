@@ -25,6 +25,7 @@ OWN = (
     "scale",
     "optimism",
 )
+PARAMETERS = frozenset(PolicySettings.__struct_fields__)
 FOLD_SEED = 0
 # Of one model: the fold makes inverses anew, which holds all requests up for about 0.1 s at this size.
 MOST_COEFFICIENTS = 1_024
@@ -96,7 +97,7 @@ def from_experiment(experiment: Experiment) -> Policy | ContextualPolicy:
     except InvalidInput as error:
         if error.errors:
             raise
-        raise _wrong("policy", str(error)) from None
+        raise _wrong(_at(str(error)), str(error)) from None
 
 
 def _of_context(experiment: Experiment, features: Features | None) -> dict[str, Any]:
@@ -171,6 +172,12 @@ def _kind(settings: PolicySettings) -> type[Policy] | type[ContextualPolicy]:
     if settings.kind not in POLICIES:
         raise _wrong("policy.kind", f"expected one of {', '.join(POLICIES)}, not {settings.kind!r}")
     return POLICIES[settings.kind]
+
+
+def _at(detail: str) -> str:
+    """The path of the parameter that a policy's complaint begins with."""
+    parameter = detail.partition(" ")[0]
+    return f"policy.{parameter}" if parameter.partition(".")[0] in PARAMETERS else "policy"
 
 
 def _wrong(at: str, detail: str) -> InvalidInput:
