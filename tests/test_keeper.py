@@ -226,6 +226,7 @@ def test_a_log_over_its_bytes_is_trimmed_and_replay_stays_possible(
                 )
             await reward_some(worker, "e", 100 * i)
             await worker.keeper.keep()
+        await reward_some(worker, "e", 1_200)
         trimmed = await worker.store.trimmed("e")
         assert trimmed > START
         assert (await worker.store.read("e", START, 1))[0].offset > trimmed
