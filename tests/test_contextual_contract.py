@@ -591,6 +591,7 @@ def test_parameters_that_cannot_be_are_refused(policy):
         {"holdout": 1.5},
         {"warmup": -1},
         {"half_life": "soon"},
+        {"refresh": "now"},
         {"prior": {"precision": 0.0}},
         {"prior": {"mean": 1.0}},
         {"prior": 1.0},

@@ -681,6 +681,7 @@ def test_parameters_that_cannot_be_are_refused(policy):
         {"warmup": True},
         {"half_life": "0s"},
         {"half_life": "soon"},
+        {"refresh": "now"},
         {"half_life": 3600},
         {"pseudo_history": [1.0, 2.0]},
         {"pseudo_history": {"n": 1.0}},

@@ -45,6 +45,7 @@ class ContextualCommon(TypedDict, total=False):
     max_share: float
     warmup: int
     half_life: str | None
+    refresh: str
     holdout: float
     prior: Mapping[str, float] | None
     arm_features: ArrayLike | None
@@ -56,7 +57,7 @@ class ContextualPolicy(Linear):
 
     n_features: d, the length of the vectors x that `choose`, `shares` and `update` take. They are rounded to float32
         before they are used. An intercept is a feature that is always 1; `Features` adds one.
-    objective, low, high, min_share, max_share, warmup, half_life, holdout, seed: as `Policy` has them. Binary and
+    objective, low, high, min_share, max_share, warmup, half_life, refresh, holdout, seed: as `Policy` has them. Binary and
         bounded rewards are scaled to [0, 1]. Forgetting happens when at least 1/64 of the half-life has passed
         since it last did, so that models are not made anew at each step of the clock.
     prior: {"precision": 1.0}, the least precision of the Normal prior, of mean 0, of each coefficient. The prior's
@@ -99,6 +100,7 @@ class ContextualPolicy(Linear):
         max_share: float = 1.0,
         warmup: int = 0,
         half_life: str | None = None,
+        refresh: str = "50ms",
         holdout: float = 0.0,
         prior: Mapping[str, float] | None = None,
         arm_features: ArrayLike | None = None,
@@ -109,6 +111,7 @@ class ContextualPolicy(Linear):
         check_bounds(n_arms, min_share, max_share)
         self.half_life_ms = None if half_life is None else positive_ms("half_life", half_life)
         self.half_life = half_life
+        positive_ms("refresh", refresh)
         self.prior = checked_prior({} if prior is None else prior)
         reward = reward_range(self.kind, self.objectives, objective, low, high)
         super().__init__(

@@ -47,6 +47,7 @@ class Common(TypedDict, total=False):
     max_share: float
     warmup: int
     half_life: str | None
+    refresh: str
     holdout: float
     pseudo_history: Mapping[str, float | ArrayLike] | None
     seed: int | None
@@ -61,6 +62,7 @@ class Policy(Arms):
     max_share: the most of any arm; what exceeds it goes to the others. Relaxed to 1/K if it cannot be kept.
     warmup: while an eligible arm was observed less often than this, all is split evenly among such arms.
     half_life: a duration like "24h": `advance` makes what was learned weigh half after each. None: nothing fades.
+    refresh: a duration: how often shares follow what is learned where the policy is served; here they always do.
     holdout: the share that is split evenly among the eligible arms whatever was learned, from 0 to 1.
     pseudo_history: what to start with as if it had been observed, each a number or one an arm, (K,): `n`, of at
         least 0, its `mean`, and for unbounded rewards its standard deviation `std` (default 0). It counts as
@@ -98,6 +100,7 @@ class Policy(Arms):
         max_share: float = 1.0,
         warmup: int = 0,
         half_life: str | None = None,
+        refresh: str = "50ms",
         holdout: float = 0.0,
         pseudo_history: Mapping[str, float | ArrayLike] | None = None,
         seed: int | None = None,
@@ -107,6 +110,7 @@ class Policy(Arms):
         check_bounds(n_arms, min_share, max_share)
         self.half_life_ms = None if half_life is None else positive_ms("half_life", half_life)
         self.half_life = half_life
+        positive_ms("refresh", refresh)
         reward = self._range(objective, low, high)
         super().__init__(
             n_arms,
