@@ -58,8 +58,8 @@ class ContextualPolicy(Linear):
     n_features: d, the length of the vectors x that `choose`, `shares` and `update` take. They are rounded to float32
         before they are used. An intercept is a feature that is always 1; `Features` adds one.
     objective, low, high, min_share, max_share, warmup, half_life, refresh, holdout, seed: as `Policy` has them.
-        Binary and bounded rewards are scaled to [0, 1]. Forgetting happens when at least 1/64 of the half-life has passed
-        since it last did, so that models are not made anew at each step of the clock.
+        Binary and bounded rewards are scaled to [0, 1]. Forgetting happens when at least 1/64 of the half-life has
+        passed since it last did, so that models are not made anew at each step of the clock.
     prior: {"precision": 1.0}, the least precision of the Normal prior, of mean 0, of each coefficient. The prior's
         precision for feature j is that times max(1, p / 4) · max(1, s_j), s_j the mean square of x_j in what was
         learned and p = Σ min(1, s_j), the number of features present in a row: so large features need no scaling,
