@@ -28,5 +28,5 @@ def kernel(source: Path) -> Extension:
 
 setup(
     ext_modules=[kernel(path) for path in sorted(Path("ext").glob("*.pyx"))],
-    options={"build_ext": {"cython_c_in_temp": True}},
+    options={"build_ext": {"cython_c_in_temp": True, "parallel": True}},
 )
