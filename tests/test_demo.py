@@ -54,9 +54,11 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def run_demo(*flags: str) -> subprocess.CompletedProcess[str]:
+def run_demo(*flags: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    # -P, as the command of that name is started: what stands in the working directory is not imported.
     return subprocess.run(
-        [sys.executable, "-m", "bandit_serve", "demo", *flags],
+        [sys.executable, "-P", "-m", "bandit_serve", "demo", *flags],
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=RUN_S,
@@ -116,6 +118,16 @@ def test_run_on_made_up_ratings(cache: Path, temporary: Path) -> None:
     )
     assert list(temporary.iterdir()) == []
     assert processes_naming(str(temporary)) == []
+
+
+def test_run_beside_a_checkout_without_kernels(cache: Path, temporary: Path, tmp_path: Path) -> None:
+    """As after `pip install .`: the package that is installed serves, not the sources in the working directory."""
+    sources = tmp_path / "checkout" / "bandit_serve"
+    sources.mkdir(parents=True)
+    (sources / "__init__.py").write_text("raise ImportError('the sources')\n")
+    ran = run_demo("--offline", "--visits", "300", "--json", folder=sources.parent)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["visits"] == 300
 
 
 def test_run_on_a_file_twice_in_one_directory(cache: Path, tmp_path: Path) -> None:

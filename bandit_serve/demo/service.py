@@ -29,7 +29,7 @@ class DemoService:
     def __init__(self, data: Path, *, store: str | None, port: int) -> None:
         self.log = data / "service.log"
         self.url = ""
-        self._command = [sys.executable, "-m", "bandit_serve", "serve", "--data", str(data)]
+        self._command = [sys.executable, "-P", "-m", "bandit_serve", "serve", "--data", str(data)]
         self._command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
         if store is not None:
             self._command += ["--store", store]

@@ -147,7 +147,13 @@ class Supervisor:
         os.set_blocking(status_read, False)
         fds = (self._listener.fileno(), status_write, self._counters_fd)
         plan = Plan(self._settings, self._store_url, os.getpid(), *fds, self._n_slots, slot)
-        command = [sys.executable, "-m", "bandit_serve.server.worker", msgspec.json.encode(plan).decode()]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "bandit_serve.server.worker",
+            msgspec.json.encode(plan).decode(),
+        ]
         process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
         os.close(status_write)
         self._children.append(_Child(process, slot, status_read))
