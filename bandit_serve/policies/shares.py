@@ -49,12 +49,11 @@ def final_shares(
         `min_share`. Where caps and ramps leave less than 1, caps are relaxed before ramps.
     holdout: the share that is split evenly among the eligible arms, on top of all that.
     """
-    if max_share >= 1.0 and ramps is None:
+    own = None if ramps is None or ramps[eligible].min() >= 1.0 else ramps[eligible]
+    if max_share >= 1.0 and own is None:
         return uncapped_shares(raw, eligible, n_arms, min_share, holdout)
     shares = np.zeros(n_arms)
-    policy = capped(
-        floored(proportional(raw), min_share), max_share, None if ramps is None else ramps[eligible]
-    )
+    policy = capped(floored(proportional(raw), min_share), max_share, own)
     shares[eligible] = mixed_evenly(policy, holdout)
     return shares
 
