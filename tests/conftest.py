@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from services import ThrowawayService
 from stores import ThrowawayStore
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole suite runs in several processes; what is named on the command line in one, for `--pdb` and `-s`."""
+    whole = config.args_source is config.ArgsSource.TESTPATHS and not hasattr(config, "workerinput")
+    if whole and config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None:
+        # Tests of services wait as often as they compute.
+        config.option.numprocesses = (os.cpu_count() or 1) + 1
+        config.option.dist = "worksteal"
 
 
 @pytest.fixture
