@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve._ids import IdTable
+from bandit_serve._learner import Learner
 
 SAMPLE: np.dtype[Any]
 
@@ -21,8 +22,18 @@ def sgd_epoch(
     factor_regularization: float,
 ) -> float: ...
 def largest(values: NDArray[np.float32]) -> float: ...
+def pair_errors(
+    samples: NDArray[Any],
+    user_factors: NDArray[np.float32],
+    item_factors: NDArray[np.float32],
+    user_biases: NDArray[np.float32],
+    item_biases: NDArray[np.float32],
+    mean: float,
+) -> float: ...
 
 class Factorization:
+    _learner: Learner | None
+    _stale: bool
     @property
     def mean(self) -> float: ...
     @property
@@ -38,6 +49,10 @@ class Factorization:
     @property
     def item_ids(self) -> IdTable: ...
     @property
+    def user_counts(self) -> NDArray[np.int32]: ...
+    @property
+    def item_counts(self) -> NDArray[np.int32]: ...
+    @property
     def n_users(self) -> int: ...
     @property
     def n_items(self) -> int: ...
@@ -52,17 +67,27 @@ class Factorization:
         item_biases: NDArray[np.float32],
         user_ids: IdTable,
         item_ids: IdTable,
+        user_counts: NDArray[np.int32],
+        item_counts: NDArray[np.int32],
     ) -> None: ...
     def user_row(self, user_id: str | int) -> int: ...
     def item_row(self, item_id: str | int) -> int: ...
     def knows(self, user_id: str | int, item_id: str | int) -> bool: ...
     def score(self, user_row: int, item_row: int) -> float: ...
     def score_many(self, user_rows: ArrayLike, item_rows: ArrayLike) -> NDArray[np.float64]: ...
-    def predict(self, user_id: str | int, item_id: str | int) -> float: ...
-    def predict_many(
-        self, user_ids: Sequence[str | int], item_ids: Sequence[str | int]
+    def predict(self, user_id: str | int, item_id: str | int, features: Any = None) -> float: ...
+    def _pairs(self, user_ids: Sequence[str | int], item_ids: Sequence[str | int]) -> NDArray[np.float64]: ...
+    def _items(
+        self,
+        user_id: str | int,
+        item_ids: Sequence[str | int],
+        query: tuple[float, NDArray[np.float32]] | None = None,
     ) -> NDArray[np.float64]: ...
-    def predict_items(self, user_id: str | int, item_ids: Sequence[str | int]) -> NDArray[np.float64]: ...
-    def top_k(
-        self, user_id: str | int, k: int = 10, exclude: Collection[str | int] = ()
+    def _ranked(
+        self,
+        user_id: str | int,
+        k: int,
+        exclude: Collection[str | int],
+        among: Collection[str | int] | None,
+        query: tuple[float, NDArray[np.float32]] | None = None,
     ) -> list[tuple[str, float]]: ...

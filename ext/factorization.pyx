@@ -11,9 +11,11 @@ from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
 from numpy.random cimport bitgen_t
 
 from idhash cimport IdView, id_row
+from vectors cimport LANES, dot
 
 cnp.import_array()
 
@@ -36,29 +38,7 @@ cdef packed struct Sample:
     float rating
 
 cdef enum:
-    LANES = 16  # partial sums of a dot product, their order fixed here so that any vector width will do
-    AHEAD = 8   # how many samples or pairs ahead rows are fetched
-
-
-cdef inline float dot(const float *a, const float *b, Py_ssize_t n) noexcept nogil:
-    cdef float sums[LANES]
-    cdef Py_ssize_t at = 0, lane
-    cdef float total = 0
-    for lane in range(LANES):
-        sums[lane] = 0
-    while at + LANES <= n:
-        for lane in range(LANES):
-            sums[lane] += a[at + lane] * b[at + lane]
-        at += LANES
-    for lane in range(8):
-        sums[lane] += sums[lane + 8]
-    for lane in range(4):
-        sums[lane] += sums[lane + 4]
-    total = (sums[0] + sums[2]) + (sums[1] + sums[3])
-    while at < n:
-        total += a[at] * b[at]
-        at += 1
-    return total
+    AHEAD = 8  # how many samples or pairs ahead rows are fetched
 
 
 cdef inline void step(float *p, float *q, Py_ssize_t n, float rate_error, float shrink) noexcept nogil:
@@ -171,6 +151,48 @@ def sgd_epoch(Sample[::1] samples, generator, float[:, ::1] user_factors, float[
     return squares / n
 
 
+cdef struct Parameters:
+    double mean
+    const float *p
+    const float *q
+    const float *bu
+    const float *bi
+    Py_ssize_t users
+    Py_ssize_t items
+    Py_ssize_t factors
+
+
+cdef inline double value(const Parameters *model, Py_ssize_t user, Py_ssize_t item) noexcept nogil:
+    if user < 0:
+        return model.mean if item < 0 else model.mean + model.bi[item]
+    if item < 0:
+        return model.mean + model.bu[user]
+    return model.mean + model.bu[user] + model.bi[item] \
+        + dot(model.p + user * model.factors, model.q + item * model.factors, model.factors)
+
+
+def pair_errors(const Sample[::1] samples, const float[:, ::1] user_factors, const float[:, ::1] item_factors,
+                const float[::1] user_biases, const float[::1] item_biases, double mean):
+    """The mean squared error of the samples, of which a row may be −1: never seen. Shapes as for `sgd_epoch`."""
+    cdef Py_ssize_t n = samples.shape[0], at
+    cdef double squares = 0, error
+    cdef Parameters model
+    cdef bint wrong = False
+    model.mean, model.users, model.items = mean, user_factors.shape[0], item_factors.shape[0]
+    model.factors = user_factors.shape[1]
+    model.p, model.q, model.bu, model.bi = &user_factors[0, 0], &item_factors[0, 0], &user_biases[0], &item_biases[0]
+    with nogil:
+        for at in range(n):
+            if samples[at].user >= model.users or samples[at].item >= model.items:
+                wrong = True
+                break
+            error = samples[at].rating - value(&model, samples[at].user, samples[at].item)
+            squares += error * error
+    if wrong:
+        raise InvalidInput("A sample names a row that does not exist.")
+    return squares / n
+
+
 cdef struct Scored:
     double score
     Py_ssize_t row
@@ -204,112 +226,162 @@ cdef inline void sift_up(Scored *heap, Py_ssize_t at) noexcept nogil:
     heap[at] = moved
 
 
+cdef struct Query:
+    double base
+    const float *vector  # NULL for a user never seen
+
+
+cdef inline double against(const Parameters *model, const Query *asked, Py_ssize_t item) noexcept nogil:
+    """The score of an item; the same bits as `value` gives."""
+    if asked.vector == NULL:
+        return asked.base + model.bi[item]
+    return asked.base + model.bi[item] + dot(asked.vector, model.q + item * model.factors, model.factors)
+
+
 cdef class Factorization:
     """Scores of a fitted biased matrix factorization: r̂(u, i) = mean + b_u + b_i + p_u·q_i, not clipped.
 
     Scores are float64 sums of float32 parameters; the dot product is a float32 sum in a fixed order, the same
     in every method, so each gives the same bits for the same pair. A user or an item that was never seen adds
     neither its bias nor the dot product. Row −1 stands for such a one.
+
+    While it learns (`_learner` is there), pairs are scored by the learner, and all else by parameters that are
+    taken from it, by `_settle()`, when they are asked for and something was learned since. Arrays are replaced, not
+    changed, so a call that scores in another thread goes on with those that it began with.
     """
 
-    cdef readonly double mean
-    cdef readonly object user_factors
-    cdef readonly object item_factors
-    cdef readonly object user_biases
-    cdef readonly object item_biases
-    cdef readonly object user_ids
-    cdef readonly object item_ids
-    cdef const float *p
-    cdef const float *q
-    cdef const float *bu
-    cdef const float *bi
-    cdef Py_ssize_t users
-    cdef Py_ssize_t items
-    cdef Py_ssize_t factors
+    cdef Parameters model
     cdef IdView user_view
     cdef IdView item_view
+    cdef object held
+    cdef public object _learner
+    cdef public bint _stale
 
-    def _set(self, mean, user_factors, item_factors, user_biases, item_biases, user_ids, item_ids):
+    def _set(self, mean, user_factors, item_factors, user_biases, item_biases, user_ids, item_ids,
+             user_counts, item_counts):
         """Takes the parameters as they are, without a copy.
 
         user_factors, item_factors: (n_users, f), (n_items, f) float32, C-contiguous; user_biases,
-        item_biases: (n_users,), (n_items,) float32; user_ids, item_ids: IdTable. At least one of each.
+        item_biases: (n_users,), (n_items,) float32; user_ids, item_ids: IdTable; user_counts, item_counts:
+        (n_users,), (n_items,) int32, how many ratings each was learned from. At least one of each.
         InvalidInput when a shape or dtype is another, or a score could be infinite or NaN.
         """
-        if self.users:
-            raise InvalidInput("The model is fitted already; make a new one.")
+        cdef Parameters model
         _check_array(user_factors, 2, "user factors")
         _check_array(item_factors, 2, "item factors")
         _check_array(user_biases, 1, "user biases")
         _check_array(item_biases, 1, "item biases")
         n_users, n_items, f = len(user_ids), len(item_ids), user_factors.shape[1]
-        if not (n_users and n_items and f):
-            raise InvalidInput("A factorization needs at least one user, one item and one factor.")
-        if (user_factors.shape[0], user_biases.shape[0]) != (n_users, n_users) \
-                or item_factors.shape != (n_items, f) or item_biases.shape[0] != n_items:
-            raise InvalidInput("The shapes of ids, factors and biases disagree.")
+        if not (n_users and n_items):
+            raise InvalidInput("A factorization needs at least one user and one item.")
+        if (user_factors.shape[0], user_biases.shape[0], user_counts.shape[0]) != (n_users,) * 3 \
+                or item_factors.shape != (n_items, f) \
+                or (item_biases.shape[0], item_counts.shape[0]) != (n_items,) * 2:
+            raise InvalidInput("The shapes of ids, factors, biases and counts disagree.")
         bound = abs(float(mean)) + largest(user_biases) + largest(item_biases) \
             + f * largest(user_factors) * largest(item_factors)
         if not bound < 3e38:
             raise InvalidInput("A factor or bias is not finite, or so large that a score would not be.")
-        self.mean = mean
-        self.user_factors, self.item_factors = user_factors, item_factors
-        self.user_biases, self.item_biases = user_biases, item_biases
-        self.user_ids, self.item_ids = user_ids, item_ids
-        self.p = <const float *> cnp.PyArray_DATA(user_factors)
-        self.q = <const float *> cnp.PyArray_DATA(item_factors)
-        self.bu = <const float *> cnp.PyArray_DATA(user_biases)
-        self.bi = <const float *> cnp.PyArray_DATA(item_biases)
-        self.users, self.items, self.factors = n_users, n_items, f
-        self.user_view = view_of(user_ids)
-        self.item_view = view_of(item_ids)
+        model.mean = mean
+        model.p = <const float *> cnp.PyArray_DATA(user_factors)
+        model.q = <const float *> cnp.PyArray_DATA(item_factors)
+        model.bu = <const float *> cnp.PyArray_DATA(user_biases)
+        model.bi = <const float *> cnp.PyArray_DATA(item_biases)
+        model.users, model.items, model.factors = n_users, n_items, f
+        self.user_view, self.item_view = view_of(user_ids), view_of(item_ids)
+        self.held = (user_factors, item_factors, user_biases, item_biases, user_ids, item_ids,
+                     user_counts, item_counts)
+        self.model = model
+        self._stale = False
 
-    cdef inline double value(self, Py_ssize_t user, Py_ssize_t item) noexcept nogil:
-        if user < 0:
-            return self.mean if item < 0 else self.mean + self.bi[item]
-        if item < 0:
-            return self.mean + self.bu[user]
-        return self.mean + self.bu[user] + self.bi[item] \
-            + dot(self.p + user * self.factors, self.q + item * self.factors, self.factors)
-
-    cdef inline int fitted(self) except -1:
-        if self.users == 0:
+    cdef inline int ready(self) except -1:
+        """The parameters are there, and those of now."""
+        if self._stale:
+            self._settle()
+        if self.model.users == 0:
             raise InvalidInput("The model is not fitted.")
         return 0
 
+    cdef part(self, int number):
+        if self._stale:
+            self._settle()
+        return None if self.held is None else self.held[number]
+
+    @property
+    def mean(self):
+        if self._stale:
+            self._settle()
+        return self.model.mean
+
+    @property
+    def user_factors(self):
+        return self.part(0)
+
+    @property
+    def item_factors(self):
+        return self.part(1)
+
+    @property
+    def user_biases(self):
+        return self.part(2)
+
+    @property
+    def item_biases(self):
+        return self.part(3)
+
+    @property
+    def user_ids(self):
+        return self.part(4)
+
+    @property
+    def item_ids(self):
+        return self.part(5)
+
+    @property
+    def user_counts(self):
+        """int32 (n_users,): how many ratings of each were learned from."""
+        return self.part(6)
+
+    @property
+    def item_counts(self):
+        return self.part(7)
+
     @property
     def n_users(self):
-        return self.users
+        return self.model.users if self._learner is None else self._learner.users.size
 
     @property
     def n_items(self):
-        return self.items
+        return self.model.items if self._learner is None else self._learner.items.size
 
     @property
     def nbytes(self):
         """Bytes of the parameters, the ids and their tables; what is mapped from a file counts."""
-        self.fitted()
-        return sum(part.nbytes for part in (self.user_factors, self.item_factors, self.user_biases,
-                                            self.item_biases, self.user_ids, self.item_ids))
+        self.ready()
+        return sum(part.nbytes for part in self.held) + (0 if self._learner is None else self._learner.nbytes)
 
     def user_row(self, user_id):
         """The row of a user (str or int id), −1 when never seen."""
+        self.ready()
         return id_row(&self.user_view, user_id)
 
     def item_row(self, item_id):
         """The row of an item (str or int id), −1 when never seen."""
+        self.ready()
         return id_row(&self.item_view, item_id)
 
     def knows(self, user_id, item_id):
         """Whether both were seen in training, so that the prediction is the whole formula."""
+        if self._learner is not None:
+            return self._learner.users.ids.row(user_id) >= 0 and self._learner.items.ids.row(item_id) >= 0
         return id_row(&self.user_view, user_id) >= 0 and id_row(&self.item_view, item_id) >= 0
 
     def score(self, Py_ssize_t user_row, Py_ssize_t item_row):
         """The predicted rating of a pair of rows (−1: never seen). InvalidInput when there is no such row."""
-        self.fitted()
-        if user_row < -1 or user_row >= self.users or item_row < -1 or item_row >= self.items:
+        self.ready()
+        if user_row < -1 or user_row >= self.model.users or item_row < -1 or item_row >= self.model.items:
             raise InvalidInput("There is no such row.")
-        return self.value(user_row, item_row)
+        return value(&self.model, user_row, item_row)
 
     def score_many(self, user_rows, item_rows):
         """(n,) float64: the predicted rating of each pair of rows.
@@ -318,85 +390,126 @@ cdef class Factorization:
         """
         cdef const Py_ssize_t[::1] users = as_rows(user_rows)
         cdef const Py_ssize_t[::1] items = as_rows(item_rows)
-        cdef Py_ssize_t n = users.shape[0], at, user, item, ahead, wrong = 0
-        self.fitted()
+        cdef Py_ssize_t n = users.shape[0], at, ahead, wrong = 0
+        self.ready()
+        cdef Parameters model = self.model
+        cdef object held = self.held
         if items.shape[0] != n:
             raise InvalidInput("There must be as many item rows as user rows.")
         scores = np.empty(n, np.float64)
         cdef double *out = <double *> cnp.PyArray_DATA(scores)
         with nogil:
             for at in range(n):
-                wrong |= (users[at] < -1) | (users[at] >= self.users)
-                wrong |= (items[at] < -1) | (items[at] >= self.items)
+                wrong |= (users[at] < -1) | (users[at] >= model.users)
+                wrong |= (items[at] < -1) | (items[at] >= model.items)
             if not wrong:
                 for at in range(n):
                     ahead = at + AHEAD
                     if ahead < n:
                         # Row −1 would be fetched from before the array: harmless, a prefetch cannot fault.
-                        fetch(self.p + users[ahead] * self.factors, self.factors)
-                        fetch(self.q + items[ahead] * self.factors, self.factors)
-                    out[at] = self.value(users[at], items[at])
+                        fetch(model.p + users[ahead] * model.factors, model.factors)
+                        fetch(model.q + items[ahead] * model.factors, model.factors)
+                    out[at] = value(&model, users[at], items[at])
         if wrong:
             raise InvalidInput("There is no such row.")
         return scores
 
-    def predict(self, user_id, item_id):
-        """The predicted rating of a pair of ids (str or int)."""
-        self.fitted()
-        return self.value(id_row(&self.user_view, user_id), id_row(&self.item_view, item_id))
+    def predict(self, user_id, item_id, features=None):
+        """The predicted rating of a pair of ids (str or int), with what comes with the request."""
+        if features is not None or self._learner is not None:
+            return self._predict_slowly(user_id, item_id, features)
+        if self.model.users == 0:
+            raise InvalidInput("The model is not fitted.")
+        return value(&self.model, id_row(&self.user_view, user_id), id_row(&self.item_view, item_id))
 
-    def predict_many(self, user_ids, item_ids):
+    def _pairs(self, user_ids, item_ids):
         """(n,) float64: the predicted rating of each pair; user_ids, item_ids: n str or int each."""
-        self.fitted()
-        users, items = self.user_ids.rows(user_ids), self.item_ids.rows(item_ids)
+        self.ready()
+        held = self.held
+        users, items = held[4].rows(user_ids), held[5].rows(item_ids)
         if users.size != items.size:
             raise InvalidInput("There must be as many items as users.")
         return self.score_many(users, items)
 
-    def predict_items(self, user_id, item_ids):
-        """(n,) float64: the predicted rating of one user for each of n items (a sequence of str or int)."""
-        self.fitted()
-        cdef const int64_t[::1] items = self.item_ids.rows(item_ids)
-        cdef Py_ssize_t user = id_row(&self.user_view, user_id), n = items.shape[0], at
+    def _items(self, user_id, item_ids, query=None):
+        """(n,) float64: the predicted rating of one user for each of n items (a sequence of str or int).
+
+        query: (s, t), the bias and the vector, float32 (f,), that stand for the user.
+        """
+        self.ready()
+        cdef Parameters model = self.model
+        cdef object held = self.held
+        cdef const int64_t[::1] items = held[5].rows(item_ids)
+        cdef Py_ssize_t n = items.shape[0], at
         scores = np.empty(n, np.float64)
         cdef double *out = <double *> cnp.PyArray_DATA(scores)
+        cdef Query asked = self.asked(&model, user_id, query)
         with nogil:
             for at in range(n):
-                out[at] = self.value(user, items[at])
+                out[at] = asked.base if items[at] < 0 else against(&model, &asked, items[at])
         return scores
 
-    def top_k(self, user_id, Py_ssize_t k=10, exclude=()):
+    cdef Query asked(self, const Parameters *model, user_id, query) except *:
+        cdef Query asked
+        cdef Py_ssize_t user
+        cdef const float[::1] t
+        asked.vector = NULL
+        if query is not None:
+            t = query[1]
+            if t.shape[0] != model.factors:
+                raise InvalidInput("The query's vector must be as long as the factors.")
+            asked.base = model.mean + <double> query[0]
+            asked.vector = &t[0] if model.factors else model.q
+            return asked
+        user = id_row(&self.user_view, user_id)
+        if user < 0:
+            asked.base = model.mean
+        else:
+            asked.base = model.mean + model.bu[user]
+            asked.vector = model.p + user * model.factors
+        return asked
+
+    def _ranked(self, user_id, Py_ssize_t k, exclude, among, query=None):
         """The k items with the highest predicted rating: [(item_id, score)], best first, ties by item id.
 
-        k: 1 or more; fewer come back when fewer are left. exclude: ids (str or int) not to rank; unknown ones
-        are ignored. For a user never seen the ranking is by item bias.
+        exclude: ids not to rank, unknown ones are ignored; among: None, or the only ids to rank; query: as `_items`.
         """
-        cdef Py_ssize_t user, item, kept = 0, at
+        cdef Py_ssize_t item, kept = 0, at
         cdef uint8_t *skip = NULL
         cdef Scored *heap = NULL
         cdef Scored one
-        self.fitted()
+        self.ready()
+        cdef Parameters model = self.model
+        cdef object held = self.held
+        cdef IdView item_view = self.item_view
         if k < 1:
             raise InvalidInput("k must be 1 or more.")
-        if isinstance(exclude, (str, bytes)):
-            raise InvalidInput("exclude is a collection of ids, not one id.")
-        user = id_row(&self.user_view, user_id)
-        k = min(k, self.items)
+        for ids, name in ((exclude, "exclude"), (among, "among")):
+            if isinstance(ids, (str, bytes)):
+                raise InvalidInput(f"{name} is a collection of ids, not one id.")
+        cdef Query asked = self.asked(&model, user_id, query)
+        k = min(k, model.items)
         try:
-            skip = <uint8_t *> calloc(self.items, 1)
+            skip = <uint8_t *> calloc(model.items, 1)
             heap = <Scored *> malloc(k * sizeof(Scored))
             if skip == NULL or heap == NULL:
                 raise MemoryError
+            if among is not None:
+                memset(skip, 1, model.items)
+                for item_id in among:
+                    item = id_row(&item_view, item_id)
+                    if item >= 0:
+                        skip[item] = 0
             for item_id in exclude:
-                item = id_row(&self.item_view, item_id)
+                item = id_row(&item_view, item_id)
                 if item >= 0:
                     skip[item] = 1
             with nogil:
-                for item in range(self.items):
+                for item in range(model.items):
                     if skip[item]:
                         continue
                     one.row = item
-                    one.score = self.value(user, item)
+                    one.score = against(&model, &asked, item)
                     if kept < k:
                         heap[kept] = one
                         sift_up(heap, kept)
@@ -409,7 +522,7 @@ cdef class Factorization:
                 one = heap[0]
                 heap[0] = heap[at]
                 sift_down(heap, at)
-                ranked[at] = (self.item_ids.name(one.row), one.score)
+                ranked[at] = (held[5].name(one.row), one.score)
             return ranked
         finally:
             free(skip)

@@ -8,8 +8,9 @@ import numpy as np
 from bandit_serve.errors import InvalidInput
 
 cimport numpy as cnp
+from cpython.unicode cimport PyUnicode_Check
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 from idhash cimport IdView, id_hash, id_row
 
@@ -174,6 +175,140 @@ cdef class IdTable:
             raise IndexError(f"there is no row {row}, only {self.size}")
         cdef const char *start = <const char *> self.view.text + self.view.offsets[row]
         return start[:self.view.offsets[row + 1] - self.view.offsets[row]].decode()
+
+
+cdef class GrowingIds:
+    """Distinct ids in the order in which they came; room for more grows by doubling.
+
+    The row of an id never changes. `table()` gives the same ids in their own order, for an artifact.
+    """
+
+    cdef object _text
+    cdef object _offsets
+    cdef object _slots
+    cdef IdView view
+    cdef Py_ssize_t size
+    cdef int64_t used
+
+    def __cinit__(self):
+        self._text = np.empty(1024, np.uint8)
+        self._offsets = np.zeros(65, np.int64)
+        self._slots = np.zeros(128, np.int32)
+        self._look()
+
+    cdef _look(self):
+        self.view.text = <const uint8_t *> cnp.PyArray_DATA(self._text)
+        self.view.offsets = <const int64_t *> cnp.PyArray_DATA(self._offsets)
+        self.view.slots = <const int32_t *> cnp.PyArray_DATA(self._slots)
+        self.view.mask = <uint64_t> (self._slots.size - 1)
+        self.view.seed = SEED
+
+    def __len__(self):
+        return self.size
+
+    @property
+    def nbytes(self):
+        return self._text.nbytes + self._offsets.nbytes + self._slots.nbytes
+
+    def row(self, key):
+        """The row of an id (str or int), −1 when it is not there. InvalidInput for another type."""
+        return id_row(&self.view, key)
+
+    def add(self, key):
+        """The row of an id (str or int), which is a new one, `len()`, when it was not there.
+
+        InvalidInput for another type, and for what is not 1 to 256 bytes of UTF-8 without control characters.
+        """
+        cdef Py_ssize_t row = id_row(&self.view, key)
+        if row >= 0:
+            return row
+        text = id_text(key)
+        cdef const uint8_t *start = text
+        cdef Py_ssize_t length = len(text)
+        self._make_room(length)
+        cdef uint8_t *all_text = <uint8_t *> cnp.PyArray_DATA(self._text)
+        cdef int64_t *offsets = <int64_t *> cnp.PyArray_DATA(self._offsets)
+        cdef int32_t *slots = <int32_t *> cnp.PyArray_DATA(self._slots)
+        memcpy(all_text + self.used, start, length)
+        self.used += length
+        row = self.size
+        self.size += 1
+        offsets[self.size] = self.used
+        _place(&self.view, slots, row)
+        return row
+
+    cdef _make_room(self, Py_ssize_t length):
+        cdef Py_ssize_t row
+        if self.size >= 2**30:
+            raise InvalidInput("There are more ids than one table holds.")
+        if self.used + length > self._text.size:
+            self._text = _doubled(self._text)
+        if self.size + 2 > self._offsets.size:
+            self._offsets = _doubled(self._offsets)
+        if 2 * (self.size + 1) > self._slots.size:
+            self._slots = np.zeros(2 * self._slots.size, np.int32)
+            self._look()
+            for row in range(self.size):
+                _place(&self.view, <int32_t *> cnp.PyArray_DATA(self._slots), row)
+        self._look()
+
+    def name(self, Py_ssize_t row):
+        """The id of a row, as str. IndexError outside 0 … n − 1."""
+        if row < 0 or row >= self.size:
+            raise IndexError(f"there is no row {row}, only {self.size}")
+        cdef const char *start = <const char *> self.view.text + self.view.offsets[row]
+        return start[:self.view.offsets[row + 1] - self.view.offsets[row]].decode()
+
+    def table(self):
+        """An `IdTable` of the ids, and `order`, int64 (n,): the row here of each row there."""
+        cdef Py_ssize_t row
+        table = IdTable.of([self.name(row) for row in range(self.size)])
+        order = np.empty(self.size, np.int64)
+        for row in range(self.size):
+            order[table.row(self.name(row))] = row
+        return table, order
+
+    @staticmethod
+    def of(table):
+        """The ids of an `IdTable`, in its order."""
+        cdef GrowingIds ids = GrowingIds()
+        if len(table):
+            ids._text, ids._offsets, ids._slots = np.array(table.text), np.array(table.offsets), np.array(table.slots)
+            ids.size, ids.used = len(table), table.text.size
+            ids._look()
+        return ids
+
+
+cdef inline void _place(const IdView *view, int32_t *slots, Py_ssize_t row) noexcept nogil:
+    """Enters a row, whose text is there already, into the first free slot of its hash."""
+    cdef int64_t start = view.offsets[row]
+    cdef uint64_t slot = id_hash(view.text + start, view.offsets[row + 1] - start, view.seed) & view.mask
+    while slots[slot] != 0:
+        slot = (slot + 1) & view.mask
+    slots[slot] = <int32_t> (row + 1)
+
+
+cdef _doubled(array):
+    larger = np.zeros(2 * array.size, array.dtype)
+    larger[: array.size] = array
+    return larger
+
+
+def id_text(key):
+    """An id (str or int) as UTF-8. InvalidInput for another type, or for what no id may be."""
+    if not PyUnicode_Check(key):
+        if isinstance(key, (bool, np.bool_)) or not hasattr(key, "__index__"):
+            raise InvalidInput(f"An id is a str or an int, not {type(key).__name__}.")
+        return str(key.__index__()).encode()
+    try:
+        text = key.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("An id has a lone surrogate, which UTF-8 cannot say.") from None
+    if not 1 <= len(text) <= LONGEST:
+        raise InvalidInput("An id is 1 to 256 bytes of UTF-8.")
+    if has_control(text, len(text)):
+        raise InvalidInput("An id has no control characters.")
+    return text
 
 
 cdef _vector(values, dtype, str what):

@@ -37,6 +37,8 @@ def parts(n_users=3, n_items=4, n_factors=5, seed=0) -> dict:
         "item_biases": normal(n_items),
         "user_ids": IdTable.of([f"u{number}" for number in range(n_users)]),
         "item_ids": IdTable.of([f"i{number}" for number in range(n_items)]),
+        "user_counts": np.ones(n_users, np.int32),
+        "item_counts": np.ones(n_items, np.int32),
     }
 
 
@@ -73,6 +75,8 @@ def test_known_value():
         item_biases=np.array([-1, 0.5], np.float32),
         user_ids=IdTable.of(["u"]),
         item_ids=IdTable.of(["a", "b"]),
+        user_counts=np.ones(1, np.int32),
+        item_counts=np.ones(2, np.int32),
     )
     assert made.predict("u", "a") == 3.0 + 0.25 - 1 + 0.5 - 0.5
     assert made.predict("u", "b") == 3.0 + 0.25 + 0.5 + 4 + 16
@@ -81,15 +85,15 @@ def test_known_value():
         3.25,
         3.0,
     ]
-    assert made.top_k("new") == [("b", 3.5), ("a", 2.0)]
+    assert made._ranked("new", 10, (), None) == [("b", 3.5), ("a", 2.0)]
     assert (made.user_row("u"), made.item_row("b"), made.item_row("c")) == (0, 1, -1)
 
 
 def test_ties_are_broken_by_item_id():
     same = np.ones((4, 5), np.float32)
     made = scorer(item_factors=same, item_biases=np.zeros(4, np.float32))
-    assert [name for name, _ in made.top_k("u1", 3)] == ["i0", "i1", "i2"]
-    assert [name for name, _ in made.top_k("u1", 3, exclude=["i1"])] == ["i0", "i2", "i3"]
+    assert [name for name, _ in made._ranked("u1", 3, (), None)] == ["i0", "i1", "i2"]
+    assert [name for name, _ in made._ranked("u1", 3, ["i1"], None)] == ["i0", "i2", "i3"]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +146,7 @@ def test_rows_must_be_as_many_and_may_be_none():
         {"user_biases": np.array([0, np.nan, 0], np.float32)},
         {"item_factors": np.full((4, 5), np.inf, np.float32)},
         {"item_factors": np.full((4, 5), 1e38, np.float32), "user_factors": np.full((3, 5), 10, np.float32)},
-        {"item_factors": np.zeros((4, 0), np.float32), "user_factors": np.zeros((3, 0), np.float32)},
+        {"user_counts": np.ones(4, np.int32)},
     ],
 )
 def test_parameters_that_cannot_be_scored_are_refused(changes):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference_factorization import top_k
+from scale import scaled
 
 from bandit_serve.errors import InvalidArtifact, InvalidInput, NotFound
 from bandit_serve.models import FAMILIES, Artifact, Model, artifact, load_model
@@ -231,7 +232,7 @@ def test_mutated_files_are_refused_or_load_a_model_that_scores(family, tmp_path)
     random = np.random.default_rng(11)
     refused = loaded = 0
     reasons = set()
-    for _ in range(3_000):
+    for _ in range(scaled(3_000, 10_000)):
         mutated = bytearray(content)
         kind = random.integers(5)
         at = int(random.integers(len(content)))
@@ -262,3 +263,155 @@ def test_mutated_files_are_refused_or_load_a_model_that_scores(family, tmp_path)
     assert refused > 1_000
     assert loaded > 20
     assert len(reasons) > 10
+
+
+MORE = synthetic_ratings(seed=4, n_users=70, n_items=140, n_ratings=400)
+
+
+def fresh(model) -> Model:
+    """A copy of its own."""
+    return type(model)(**model.parameters).fit(RATINGS.users, RATINGS.items, RATINGS.values)
+
+
+def content(model, tmp_path) -> bytes:
+    model.save(tmp_path / "content")
+    return (tmp_path / "content").read_bytes()
+
+
+def test_one_by_one_or_many_at_once_it_learns_the_same_bits(model, tmp_path):
+    at_once = fresh(model).partial_fit(MORE.users, MORE.items, MORE.values)
+    one_by_one, in_groups = fresh(model), fresh(model)
+    for user, item, value in zip(MORE.users.tolist(), MORE.items.tolist(), MORE.values.tolist(), strict=True):
+        one_by_one.partial_fit(user, item, value)
+    for start in range(0, 400, 150):
+        rows = slice(start, start + 150)
+        in_groups.partial_fit(MORE.users[rows], MORE.items[rows], MORE.values[rows])
+        in_groups.predict("u1", "i1"), in_groups.top_k("u1")
+    expected = content(at_once, tmp_path)
+    assert content(one_by_one, tmp_path) == content(in_groups, tmp_path) == expected
+    assert expected != content(fresh(model), tmp_path)
+
+
+def test_a_loaded_model_goes_on_as_if_it_had_stayed(model, tmp_path):
+    stayed, path = fresh(model), tmp_path / "m"
+    stayed.save(path)
+    again = type(model).load(path)
+    for half in (slice(0, 200), slice(200, 400)):
+        stayed.partial_fit(MORE.users[half], MORE.items[half], MORE.values[half])
+        again.partial_fit(MORE.users[half], MORE.items[half], MORE.values[half])
+        again.save(path)
+        again = type(model).load(path)
+    pairs = MORE.users.tolist(), MORE.items.tolist()
+    np.testing.assert_allclose(again.predict_many(*pairs), stayed.predict_many(*pairs), rtol=0, atol=1e-9)
+    assert again.top_k("u1", 200) == stayed.top_k("u1", 200)
+
+
+def test_the_new_are_taken_in_and_all_ways_to_a_score_agree(model):
+    learning = fresh(model).partial_fit(MORE.users, MORE.items, MORE.values)
+    learning.partial_fit("someone new", "something new", 5)
+    learning.partial_fit(["other", 7], ["something new", "i1"], np.array([4, 1]))
+    assert learning.n_items == len({*ITEMS, *MORE.items.tolist(), "something new"})
+    assert learning.knows("someone new", "something new")
+    users, items = [*USERS[:30], "someone new", "nobody"], [*ITEMS[:31], "something new"]
+    scores = learning.predict_many(users, items)
+    assert scores.tolist() == [learning.predict(user, item) for user, item in zip(users, items, strict=True)]
+    every = sorted({*ITEMS, *MORE.items.tolist(), "something new"})
+    for user in ("u1", "someone new", "nobody"):
+        of_all = dict(zip(every, learning.predict_items(user, every).tolist(), strict=True))
+        assert learning.top_k(user, 25, exclude=ITEMS[:5]) == top_k(of_all, 25, ITEMS[:5])
+
+
+def test_it_may_learn_from_nothing(model):
+    learning = type(model)(**model.parameters)
+    for _ in range(3):
+        learning.partial_fit(RATINGS.users[:500], RATINGS.items[:500], RATINGS.values[:500])
+    assert learning.n_users == len(set(RATINGS.users[:500].tolist()))
+    assert math.isfinite(learning.predict("u1", "i1"))
+
+
+@pytest.mark.parametrize(
+    "rating",
+    [
+        ("u", "i", math.nan),
+        ("u", "i", 1e300),
+        ("u", "", 1.0),
+        ("", "i", 1.0),
+        ("u", "i\n", 1.0),
+        (1.5, "i", 1),
+    ],
+)
+def test_what_is_not_a_rating_teaches_nothing(model, tmp_path, rating):
+    learning = fresh(model)
+    before = content(learning, tmp_path)
+    user, item, value = rating
+    for call in (
+        lambda: learning.partial_fit(user, item, value),
+        lambda: learning.partial_fit(["u1", user], ["i1", item], [3.0, value]),
+        lambda: learning.partial_fit(["u1", "u2"], ["i1"], [3.0]),
+        lambda: learning.partial_fit(["u1"], ["i1"], ["3"]),
+    ):
+        with pytest.raises(InvalidInput):
+            call()
+    assert content(learning, tmp_path) == before
+
+
+def test_no_stream_of_ratings_leads_to_what_is_not_finite(model):
+    learning, random = type(model)(**model.parameters), np.random.default_rng(1)
+    for value in random.choice([1e6, -1e6, 0.0, 1e-30], 3_000):
+        learning.partial_fit(f"u{random.integers(5)}", f"i{random.integers(5)}", float(value))
+    users, items = np.divmod(np.arange(25), 5)
+    scores = learning.predict_many([f"u{n}" for n in users], [f"i{n}" for n in items])
+    assert np.isfinite(scores).all()
+
+
+def test_confidence_grows_with_what_was_seen(model):
+    known, unknown = model.confidence(USERS[0], ITEMS[0]), model.confidence("new", "new")
+    assert 0.0 == unknown < known < 1.0
+    learning = fresh(model)
+    for _ in range(40):
+        learning.partial_fit(USERS[0], ITEMS[0], 3.0)
+    assert known < learning.confidence(USERS[0], ITEMS[0]) < 1.0
+
+
+def test_only_those_among_are_ranked(model):
+    among = [*ITEMS[3:40:3], "never seen"]
+    scores = dict(zip(among[:-1], model.predict_items("u1", among[:-1]).tolist(), strict=True))
+    assert model.top_k("u1", 50, among=among) == top_k(scores, 50, ())
+    assert model.top_k("u1", 50, [ITEMS[3]], among=iter(among)) == top_k(scores, 50, [ITEMS[3]])
+    assert model.top_k("u1", among=[]) == []
+    with pytest.raises(InvalidInput, match="not one id"):
+        model.top_k("u1", among="i1")
+
+
+def test_features_are_refused_where_none_are_taken(model):
+    if model.takes_features:
+        return
+    for call in (
+        lambda: model.predict("u1", "i1", {"hour": 3}),
+        lambda: model.predict_items("u1", ["i1"], {"hour": 3}),
+        lambda: model.top_k("u1", features={"hour": 3}),
+        lambda: fresh(model).partial_fit("u1", "i1", 1.0, {"hour": 3}),
+        lambda: type(model)().fit(["u"], ["i"], [1], item_features={"i": {"a": 1}}),
+    ):
+        with pytest.raises(InvalidInput, match="takes no features"):
+            call()
+
+
+def test_validation_keeps_the_best_epoch(model):
+    if "n_epochs" not in model.parameters or model.family == "bias":
+        return
+    told: list[float] = []
+    held = (MORE.users, MORE.items, MORE.values)
+    long = type(model)(n_epochs=60, regularization=0.0)
+    long.fit(
+        RATINGS.users,
+        RATINGS.items,
+        RATINGS.values,
+        validation=held,
+        patience=4,
+        on_epoch=lambda *a: told.append(a[2]),
+    )
+    best = int(np.argmin(told))
+    assert len(told) == best + 1 + 4 < 60
+    errors = long.predict_many(MORE.users.tolist(), MORE.items.tolist()) - MORE.values
+    assert math.sqrt((errors**2).mean()) == pytest.approx(told[best], rel=1e-5)

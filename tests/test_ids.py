@@ -1,9 +1,11 @@
+import unicodedata
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandit_serve._ids import MAX_ID_BYTES, IdTable
+from bandit_serve._ids import MAX_ID_BYTES, GrowingIds, IdTable
 from bandit_serve.errors import InvalidInput
 
 IDS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=60).filter(
@@ -147,3 +149,42 @@ def test_what_the_table_reads_cannot_be_changed_from_outside():
     assert made.row("a") == 0
     with pytest.raises(ValueError, match="read-only"):
         made.offsets[1] = 5
+
+
+@given(st.lists(st.one_of(st.text(max_size=6), st.integers(-(10**20), 10**20)), max_size=200))
+def test_growing_ids_are_a_dictionary(keys):
+    ids, expected = GrowingIds(), {}
+    for key in keys:
+        text = str(key)
+        try:
+            row = ids.add(key)
+        except InvalidInput:
+            assert not 1 <= len(text.encode()) <= 256 or any(
+                unicodedata.category(one) == "Cc" for one in text
+            )
+            continue
+        assert row == expected.setdefault(text, len(expected))
+    assert [ids.name(row) for row in range(len(ids))] == list(expected)
+    assert all(ids.row(text) == row for text, row in expected.items())
+    assert ids.row("not there, as it is too long") == -1
+    table, order = ids.table()
+    assert [table.name(row) for row in range(len(table))] == sorted(expected, key=str.encode)
+    assert [ids.name(row) for row in order] == sorted(expected, key=str.encode)
+    again = GrowingIds.of(table)
+    again.add("one more")
+    assert [again.name(row) for row in range(len(table))] == sorted(expected, key=str.encode)
+    assert again.row("one more") == len(table)
+
+
+def test_growing_ids_grow():
+    ids = GrowingIds()
+    for number in range(200_000):
+        assert ids.add(f"an id {number}") == number
+    assert all(ids.row(f"an id {number}") == number for number in range(0, 200_000, 997))
+    assert ids.nbytes < 200_000 * (2 * 16 + 2 * 8 + 4 * 4 + 8)
+    with pytest.raises(IndexError):
+        ids.name(200_000)
+    for wrong in ("", "x" * 257, "a\n", "\ud800", 1.5, None, True, b"x"):
+        with pytest.raises(InvalidInput):
+            ids.add(wrong)
+    assert len(ids) == 200_000

@@ -1,10 +1,14 @@
-"""The column of ratings that every family is fitted on."""
+"""The columns that every family learns from."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bandit_serve._ids import id_text
 from bandit_serve.errors import InvalidInput
 
 
@@ -22,3 +26,17 @@ def rating_column(ratings: ArrayLike) -> NDArray[np.float32]:
     if not (np.abs(column.astype(np.float64)) <= 1e6).all():
         raise InvalidInput("Every rating must be finite and at most a million in size.")
     return column.astype(np.float32)
+
+
+def id_column(ids: Any, what: str) -> list[str | int]:
+    """n ids, each of which is one. Raises `InvalidInput`."""
+    if isinstance(ids, np.ndarray):
+        if ids.ndim != 1:
+            raise InvalidInput(f"The {what} must be a vector, not {ids.ndim}-dimensional.")
+        ids = ids.tolist()
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise InvalidInput(f"The {what} must be a sequence of str or int.")
+    column = list(ids)
+    for one in column:
+        id_text(one)
+    return column

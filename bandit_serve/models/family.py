@@ -6,12 +6,16 @@ from collections.abc import Mapping
 
 from bandit_serve.errors import InvalidArtifact
 from bandit_serve.models.artifact import Artifact
+from bandit_serve.models.bias import Bias
 from bandit_serve.models.factorization import MatrixFactorization
+from bandit_serve.models.factorization_machine import FactorizationMachine
 from bandit_serve.models.model import Model
 from bandit_serve.models.popularity import Popularity
 
 FAMILIES: Mapping[str, type[Model]] = {
     MatrixFactorization.family: MatrixFactorization,
+    FactorizationMachine.family: FactorizationMachine,
+    Bias.family: Bias,
     Popularity.family: Popularity,
 }
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve.models.artifact import Artifact
+from bandit_serve.models.descent import OnEpoch
 
 Id = str | int
-OnEpoch = Callable[[int, int, float], object]
+Feature = str | float | bool | Sequence[str]
+Features = Mapping[str, Feature]
+FeaturesById = Mapping[Id, Features]
+# users, items, ratings and, where they have them, the features of their requests
+Validation = (
+    tuple[ArrayLike, ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike, Sequence[Features]]
+)
 
 
 @runtime_checkable
@@ -20,10 +27,15 @@ class Model(Protocol):
     """Scores (user, item) pairs. Ids are str; an int is its decimal text, so 12 and "12" are one id.
 
     Every score is finite. A user or an item that was never seen is not an error: it is scored with what is
-    known. Scoring does not await, block or change the model, and may be called from many threads.
+    known, and `confidence` says so. Scoring does not await or block, and may be called from many threads; learning
+    may not, nor while a thread scores: learn on a copy that was loaded for it.
+
+    `features` are what comes with a request, in a family with `takes_features`; another refuses them with
+    `InvalidInput`.
     """
 
     family: ClassVar[str]
+    takes_features: ClassVar[bool]
 
     @property
     def n_users(self) -> int: ...
@@ -43,23 +55,64 @@ class Model(Protocol):
         """Whether training saw all that the family would use for this pair."""
         ...
 
-    def predict(self, user_id: Id, item_id: Id) -> float: ...
-    def predict_many(self, user_ids: Sequence[Id], item_ids: Sequence[Id]) -> NDArray[np.float64]:
+    def confidence(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:
+        """How much is known of what the family would use for this pair, from 0 (nothing) to 1."""
+        ...
+
+    def predict(self, user_id: Id, item_id: Id, features: Features | None = None) -> float: ...
+    def predict_many(
+        self, user_ids: Sequence[Id], item_ids: Sequence[Id], features: Sequence[Features] | None = None
+    ) -> NDArray[np.float64]:
         """(n,) scores of n pairs."""
         ...
 
-    def predict_items(self, user_id: Id, item_ids: Sequence[Id]) -> NDArray[np.float64]:
+    def predict_items(
+        self, user_id: Id, item_ids: Sequence[Id], features: Features | None = None
+    ) -> NDArray[np.float64]:
         """(n,) scores of n items for one user."""
         ...
 
-    def top_k(self, user_id: Id, k: int = 10, exclude: Collection[Id] = ()) -> list[tuple[str, float]]:
-        """The k items with the highest score, best first, ties by item id; fewer when fewer are left."""
+    def top_k(
+        self,
+        user_id: Id,
+        k: int = 10,
+        exclude: Collection[Id] = (),
+        features: Features | None = None,
+        among: Collection[Id] | None = None,
+    ) -> list[tuple[str, float]]:
+        """The k items with the highest score, best first, ties by item id; fewer when fewer are left.
+
+        `exclude`: items not to rank; `among`: the only items to rank.
+        """
         ...
 
     def fit(
-        self, users: ArrayLike, items: ArrayLike, ratings: ArrayLike, *, on_epoch: OnEpoch | None = None
+        self,
+        users: ArrayLike,
+        items: ArrayLike,
+        ratings: ArrayLike,
+        *,
+        user_features: FeaturesById | None = None,
+        item_features: FeaturesById | None = None,
+        features: Sequence[Features] | None = None,
+        validation: Validation | None = None,
+        patience: int | None = None,
+        on_epoch: OnEpoch | None = None,
     ) -> Self:
-        """Learns from n ratings (ids and finite numbers), once. Calls `on_epoch(done, epochs, rmse)`."""
+        """Learns from n ratings (ids and finite numbers), once. Calls `on_epoch(done, epochs, rmse)`.
+
+        With `validation`, the epoch that predicts it best is kept, and no more than `patience` come after it.
+        """
+        ...
+
+    def partial_fit(
+        self,
+        users: Id | ArrayLike,
+        items: Id | ArrayLike,
+        ratings: float | ArrayLike,
+        features: Features | Sequence[Features] | None = None,
+    ) -> Self:
+        """Goes on learning from one rating or from n; users and items may be new."""
         ...
 
     def save(self, path: str | os.PathLike[str]) -> None: ...

@@ -3,42 +3,51 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bandit_serve._ids import IdTable
+from bandit_serve._ids import GrowingIds
 from bandit_serve.errors import InvalidArtifact, InvalidInput
 from bandit_serve.models import artifact as artifacts
 from bandit_serve.models.artifact import Artifact
-from bandit_serve.models.columns import rating_column
-from bandit_serve.models.ids import id_tensors, index_ids, read_ids
-from bandit_serve.models.model import Id
+from bandit_serve.models.columns import id_column, rating_column
+from bandit_serve.models.descent import OnEpoch
+from bandit_serve.models.ids import id_tensors, read_ids
+from bandit_serve.models.model import Features, FeaturesById, Id, Validation
 
-_NO_IDS = IdTable.of([])
+HALF_KNOWN = 10
 
 
 class Popularity:
-    """An item's score is the number of its ratings, for every user alike; 0 for an item never seen."""
+    """An item's score is the number of its ratings, for every user alike; 0 for an item never seen.
+
+    Which users there were is kept, so that `partial_fit` knows a new one.
+    """
 
     family: ClassVar[str] = "popularity"
+    takes_features: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.parameters: dict[str, Any] = {}
-        self.n_users = 0
-        self.item_ids = _NO_IDS
-        self.counts: NDArray[np.int64] = np.zeros(0, np.int64)
-        self._ranking: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._users, self._items = GrowingIds(), GrowingIds()
+        self._counts: NDArray[np.int64] = np.zeros(64, np.int64)
+        # Items by descending count, and then by id; None when ratings have come since.
+        self._ranking: NDArray[np.int64] | None = None
+
+    @property
+    def n_users(self) -> int:
+        return len(self._users)
 
     @property
     def n_items(self) -> int:
-        return len(self.item_ids)
+        return len(self._items)
 
     @property
     def nbytes(self) -> int:
-        return self.counts.nbytes + self._ranking.nbytes + self.item_ids.nbytes
+        return self._counts.nbytes + 8 * self.n_items + self._users.nbytes + self._items.nbytes
 
     def fit(
         self,
@@ -46,78 +55,130 @@ class Popularity:
         items: ArrayLike,
         ratings: ArrayLike,
         *,
-        on_epoch: Callable[[int, int, float], object] | None = None,
+        user_features: FeaturesById | None = None,
+        item_features: FeaturesById | None = None,
+        features: Sequence[Features] | None = None,
+        validation: Validation | None = None,
+        patience: int | None = None,
+        on_epoch: OnEpoch | None = None,
     ) -> Self:
         """Counts the ratings of each item; returns the model. A model is fitted once.
 
         users, items : n ids each, str or int (12 and "12" are one id)
         ratings : n finite numbers, whose values do not matter
-        on_epoch : not called, there are no epochs
+        user_features, item_features, features : refused, this family takes none
+        validation, patience, on_epoch : not looked at, there are no epochs
 
         Raises `InvalidInput` when the columns disagree or are empty, or an id or a rating is not valid.
         """
-        values = rating_column(ratings)
-        user_ids, user_rows = index_ids(users, "users")
-        item_ids, item_rows = index_ids(items, "items")
-        if not user_rows.size == item_rows.size == values.size:
-            raise InvalidInput("There must be as many users as items as ratings.")
-        self._set(len(user_ids), item_ids, np.bincount(item_rows, minlength=len(item_ids)).astype(np.int64))
-        return self
-
-    def _set(self, n_users: int, item_ids: IdTable, counts: NDArray[np.int64]) -> None:
         if self.n_users:
             raise InvalidInput("The model is fitted already; make a new one.")
-        self.n_users, self.item_ids, self.counts = n_users, item_ids, counts
-        # Rows are in the order of ids, so a stable sort breaks ties by id.
-        self._ranking = np.argsort(-counts, kind="stable")
+        if user_features is not None or item_features is not None:
+            raise InvalidInput(f"The family {self.family} takes no features.")
+        return self.partial_fit(users, items, rating_column(ratings), features)
+
+    def partial_fit(
+        self,
+        users: Id | ArrayLike,
+        items: Id | ArrayLike,
+        ratings: float | ArrayLike,
+        features: Features | Sequence[Features] | None = None,
+    ) -> Self:
+        """Counts one rating or n; returns the model. Raises `InvalidInput`, before anything is counted."""
+        if features is not None:
+            raise InvalidInput(f"The family {self.family} takes no features.")
+        one = isinstance(ratings, int | float)
+        values = rating_column(np.atleast_1d(ratings) if one else ratings)
+        user_ids = id_column([users] if one else users, "users")
+        item_ids = id_column([items] if one else items, "items")
+        if not len(user_ids) == len(item_ids) == values.size:
+            raise InvalidInput("There must be as many users as items as ratings.")
+        for user in user_ids:
+            self._users.add(user)
+        rows = np.fromiter((self._items.add(item) for item in item_ids), np.int64, len(item_ids))
+        if len(self._items) > self._counts.size:
+            room = np.zeros(max(len(self._items), 2 * self._counts.size), np.int64)
+            room[: self._counts.size] = self._counts
+            self._counts = room
+        np.add.at(self._counts, rows, 1)
+        self._ranking = None
+        return self
 
     def knows(self, user_id: Id, item_id: Id) -> bool:
         """Whether the item was seen in training; the user does not matter."""
-        return self.item_ids.row(item_id) >= 0
+        return self._items.row(item_id) >= 0
 
-    def predict(self, user_id: Id, item_id: Id) -> float:
+    def confidence(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:
+        """n / (n + 10), where n is the number of ratings of the item."""
+        count = self.predict(user_id, item_id, features)
+        return count / (count + HALF_KNOWN)
+
+    def predict(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:
         """The number of ratings of the item."""
-        self._fitted()
-        row = self.item_ids.row(item_id)
-        return float(self.counts[row]) if row >= 0 else 0.0
+        self._fitted(features)
+        row = self._items.row(item_id)
+        return float(self._counts[row]) if row >= 0 else 0.0
 
-    def predict_many(self, user_ids: Sequence[Id], item_ids: Sequence[Id]) -> NDArray[np.float64]:
+    def predict_many(
+        self, user_ids: Sequence[Id], item_ids: Sequence[Id], features: Sequence[Features] | None = None
+    ) -> NDArray[np.float64]:
         """(n,) float64: the number of ratings of each item."""
         if len(user_ids) != len(item_ids):
             raise InvalidInput("There must be as many items as users.")
+        self._fitted(features)
         return self.predict_items("", item_ids)
 
-    def predict_items(self, user_id: Id, item_ids: Sequence[Id]) -> NDArray[np.float64]:
+    def predict_items(
+        self, user_id: Id, item_ids: Sequence[Id], features: Features | None = None
+    ) -> NDArray[np.float64]:
         """(n,) float64: the number of ratings of each item."""
-        self._fitted()
-        rows = self.item_ids.rows(item_ids)
-        return np.where(rows >= 0, self.counts[rows], 0).astype(np.float64)
+        self._fitted(features)
+        rows = np.array([self._items.row(item) for item in list(item_ids)], np.int64)
+        return np.where(rows >= 0, self._counts[rows], 0).astype(np.float64)
 
-    def top_k(self, user_id: Id, k: int = 10, exclude: Collection[Id] = ()) -> list[tuple[str, float]]:
+    def top_k(
+        self,
+        user_id: Id,
+        k: int = 10,
+        exclude: Collection[Id] = (),
+        features: Features | None = None,
+        among: Collection[Id] | None = None,
+    ) -> list[tuple[str, float]]:
         """The k items with the most ratings: [(item_id, count)], ties by id; exclude: ids to leave out."""
-        self._fitted()
+        self._fitted(features)
         if k < 1:
             raise InvalidInput("k must be 1 or more.")
-        if isinstance(exclude, str | bytes):
-            raise InvalidInput("exclude is a collection of ids, not one id.")
-        skip = {self.item_ids.row(item_id) for item_id in exclude}
-        # Of the first k + |skip| at most |skip| are left out.
-        rows = [row for row in self._ranking[: k + len(skip)].tolist() if row not in skip][:k]
-        return [(self.item_ids.name(row), float(self.counts[row])) for row in rows]
+        for name, ids in (("exclude", exclude), ("among", among)):
+            if isinstance(ids, str | bytes):
+                raise InvalidInput(f"{name} is a collection of ids, not one id.")
+        skip = {self._items.row(item_id) for item_id in exclude}
+        only = None if among is None else {self._items.row(item_id) for item_id in among}
+        rows = []
+        for row in self._ranked().tolist():
+            if row not in skip and (only is None or row in only):
+                rows.append(row)
+                if len(rows) == k:
+                    break
+        return [(self._items.name(row), float(self._counts[row])) for row in rows]
+
+    def _ranked(self) -> NDArray[np.int64]:
+        if self._ranking is None:
+            _, order = self._items.table()
+            # Rows in the order of ids, so a stable sort breaks ties by id.
+            self._ranking = order[np.argsort(-self._counts[order], kind="stable")]
+        return self._ranking
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model as a safetensors file, whole or not at all."""
-        self._fitted()
-        artifacts.write(
-            path,
-            self.family,
-            self.parameters,
-            {"n_users": np.array([self.n_users]), "counts": self.counts, **id_tensors(self.item_ids, "item")},
-        )
+        self._fitted(None)
+        users, _ = self._users.table()
+        items, order = self._items.table()
+        tensors = {"counts": self._counts[order], **id_tensors(users, "user"), **id_tensors(items, "item")}
+        artifacts.write(path, self.family, self.parameters, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """The model in a file that `save` wrote, mapped. Raises `InvalidArtifact`, `NotFound`."""
+        """The model in a file that `save` wrote. Raises `InvalidArtifact`, `NotFound`."""
         return cls.from_artifact(Artifact.map(path))
 
     @classmethod
@@ -126,15 +187,20 @@ class Popularity:
             raise InvalidArtifact(f"The artifact's family is not {cls.family}.")
         if artifact.parameters:
             raise InvalidArtifact("The artifact's parameters are not this family's: it has none.")
-        item_ids = read_ids(artifact, "item")
-        n_users = int(artifact.tensor("n_users", "I64", [1])[0])
-        counts = artifact.tensor("counts", "I64", [len(item_ids)])
-        if n_users < 1 or not len(item_ids) or counts.min() < 1:
+        users, items = read_ids(artifact, "user"), read_ids(artifact, "item")
+        counts = artifact.tensor("counts", "I64", [len(items)])
+        if not len(users) or not len(items) or counts.min() < 1 or counts.max() > 2**53:
             raise InvalidArtifact("The artifact cannot be served: users, items and counts must be 1 or more.")
         model = cls()
-        model._set(n_users, item_ids, counts)
+        model._users, model._items, model._counts = (
+            GrowingIds.of(users),
+            GrowingIds.of(items),
+            np.array(counts),
+        )
         return model
 
-    def _fitted(self) -> None:
+    def _fitted(self, features: Any) -> None:
+        if features is not None:
+            raise InvalidInput(f"The family {self.family} takes no features.")
         if not self.n_users:
             raise InvalidInput("The model is not fitted.")

@@ -1,0 +1,119 @@
+"""Biases alone: the baseline that factors have to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from bandit_serve._learner import Learner
+from bandit_serve.errors import InvalidInput
+from bandit_serve.models.columns import rating_column
+from bandit_serve.models.descent import OnEpoch
+from bandit_serve.models.factorized import Factorized
+from bandit_serve.models.hyper_parameters import real, whole
+from bandit_serve.models.ids import index_ids
+from bandit_serve.models.model import Features, FeaturesById, Validation
+
+
+class Bias(Factorized):
+    """r̂(u, i) = μ + b_u + b_i: means that are drawn towards 0 (Koren 2010, section 2.1), in turns.
+
+    b_i = Σ (r − μ − b_u) / (n_i + item_damping), then b_u likewise, `n_epochs` times.
+
+    Parameters
+    ----------
+    n_epochs : turns, 1 or more
+    user_damping, item_damping : so many ratings of 0 error count beside those of a user or an item
+    online_rate, online_halving : as in `MatrixFactorization`
+    """
+
+    family: ClassVar[str] = "bias"
+
+    def __init__(
+        self,
+        *,
+        n_epochs: int = 10,
+        user_damping: float = 5.0,
+        item_damping: float = 5.0,
+        online_rate: float = 0.1,
+        online_halving: float = 100.0,
+    ) -> None:
+        self.parameters: dict[str, Any] = {
+            "n_epochs": whole("n_epochs", n_epochs, 1, 2**31 - 1),
+            "user_damping": real("user_damping", user_damping),
+            "item_damping": real("item_damping", item_damping),
+            "online_rate": real("online_rate", online_rate, positive=True),
+            "online_halving": real("online_halving", online_halving, positive=True),
+        }
+
+    def _new_learner(self) -> Learner:
+        return Learner(
+            0,
+            0,
+            0.0,
+            rate=self.parameters["online_rate"],
+            halving=self.parameters["online_halving"],
+            regularization=0.0,
+            feature_regularization=0.0,
+            weight_regularization=0.02,
+        )
+
+    def fit(
+        self,
+        users: ArrayLike,
+        items: ArrayLike,
+        ratings: ArrayLike,
+        *,
+        user_features: FeaturesById | None = None,
+        item_features: FeaturesById | None = None,
+        features: Sequence[Features] | None = None,
+        validation: Validation | None = None,
+        patience: int | None = None,
+        on_epoch: OnEpoch | None = None,
+    ) -> Self:
+        """Learns from n ratings; returns the model. A model is fitted once.
+
+        users, items : n ids each, str or int (12 and "12" are one id)
+        ratings : n finite numbers
+        user_features, item_features, features : refused, this family takes none
+        validation, patience : not looked at, the turns converge
+        on_epoch : called as `on_epoch(done, epochs, rmse)` after each turn, with the RMSE of the training ratings
+
+        Raises `InvalidInput` when the columns disagree or are empty, or an id or a rating is not valid.
+        """
+        if self.n_users:
+            raise InvalidInput("The model is fitted already; make a new one.")
+        if user_features is not None or item_features is not None or features is not None:
+            raise InvalidInput(f"The family {self.family} takes no features.")
+        values = rating_column(ratings).astype(np.float64)
+        user_ids, user_rows = index_ids(users, "users")
+        item_ids, item_rows = index_ids(items, "items")
+        if not user_rows.size == item_rows.size == values.size:
+            raise InvalidInput("There must be as many users as items as ratings.")
+        given, mean = self.parameters, float(values.mean())
+        user_counts = np.bincount(user_rows, minlength=len(user_ids))
+        item_counts = np.bincount(item_rows, minlength=len(item_ids))
+        of_users, of_items = np.zeros(len(user_ids)), np.zeros(len(item_ids))
+        rest = values - mean
+        for epoch in range(given["n_epochs"]):
+            sums = np.bincount(item_rows, rest - of_users[user_rows], len(item_ids))
+            of_items = sums / (item_counts + given["item_damping"])
+            sums = np.bincount(user_rows, rest - of_items[item_rows], len(user_ids))
+            of_users = sums / (user_counts + given["user_damping"])
+            if on_epoch is not None:
+                errors = rest - of_users[user_rows] - of_items[item_rows]
+                on_epoch(epoch + 1, given["n_epochs"], float(np.sqrt((errors**2).mean())))
+        parts = (
+            np.zeros((len(user_ids), 0), np.float32),
+            np.zeros((len(item_ids), 0), np.float32),
+            of_users.astype(np.float32),
+            of_items.astype(np.float32),
+        )
+        counts = user_counts.astype(np.int32), item_counts.astype(np.int32)
+        for array in (*parts, *counts):
+            array.flags.writeable = False
+        self._set(mean, *parts, user_ids, item_ids, *counts)
+        return self

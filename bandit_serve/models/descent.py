@@ -1,0 +1,73 @@
+"""Epoch after epoch, until there are enough or a validation set says that more would not help."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve.errors import InvalidInput
+from bandit_serve.models.hyper_parameters import whole
+
+OnEpoch = Callable[[int, int, float], object]
+PATIENCE = 3
+
+
+class Schedule(NamedTuple):
+    """The learning rate falls from the first to the last epoch, geometrically."""
+
+    epochs: int
+    first_rate: float
+    last_rate: float
+
+    def rate(self, epoch: int) -> float:
+        """Of an epoch, counted from 0."""
+        return float(
+            self.first_rate * (self.last_rate / self.first_rate) ** (epoch / max(1, self.epochs - 1))
+        )
+
+
+def descend(
+    schedule: Schedule,
+    run: Callable[[float], float],
+    arrays: Callable[[], list[NDArray[Any]]],
+    *,
+    validate: Callable[[], float] | None = None,
+    patience: int | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> int:
+    """Runs the epochs; returns how many the parameters are of.
+
+    run : one epoch at a learning rate; returns the mean squared error of the training ratings
+    arrays : the parameters; with `validate` they are those of the best epoch in the end
+    validate : the mean squared error of ratings that are not learned from; after `patience` epochs without a
+        better one (3 by default) the descent ends
+    on_epoch : called as `on_epoch(done, epochs, rmse)`, with the RMSE of the validation set where there is one
+
+    Raises `InvalidInput` when the descent diverged.
+    """
+    limit = PATIENCE if patience is None else whole("patience", patience, 1, 2**31 - 1)
+    best, best_epoch, kept = math.inf, 0, []
+    for epoch in range(schedule.epochs):
+        mean_square = run(schedule.rate(epoch))
+        if not math.isfinite(mean_square):
+            raise InvalidInput(f"Training diverged in epoch {epoch + 1}; a lower learning_rate would help.")
+        if validate is not None:
+            mean_square = validate()
+        if on_epoch is not None:
+            on_epoch(epoch + 1, schedule.epochs, math.sqrt(mean_square))
+        if validate is None:
+            continue
+        if mean_square < best:
+            best, best_epoch = mean_square, epoch + 1
+            kept = [np.array(array) for array in arrays()]
+        elif epoch + 1 - best_epoch >= limit:
+            break
+    if not kept:
+        return schedule.epochs
+    for array, of_best in zip(arrays(), kept, strict=True):
+        array[...] = of_best
+    return best_epoch

@@ -1,0 +1,249 @@
+"""What the families have in common whose scores are μ + b_u + b_i + p_u·q_i: serving, learning on, files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bandit_serve._factorization import Factorization
+from bandit_serve._ids import id_text
+from bandit_serve._learner import Learner
+from bandit_serve.errors import InvalidArtifact, InvalidInput
+from bandit_serve.models import artifact as artifacts
+from bandit_serve.models.artifact import Artifact
+from bandit_serve.models.columns import id_column, rating_column
+from bandit_serve.models.ids import id_tensors, read_ids
+from bandit_serve.models.model import Features, Id
+
+# With so many ratings, half of what an id's own parameters could say is known.
+HALF_KNOWN = 10
+
+
+class Factorized(Factorization):
+    """A base class: a family says how it is fitted, and gives a learner that goes on from there."""
+
+    family: ClassVar[str]
+    takes_features: ClassVar[bool] = False
+    parameters: dict[str, Any]
+
+    def _new_learner(self) -> Learner:
+        raise NotImplementedError
+
+    def predict_many(
+        self,
+        user_ids: Sequence[Id],
+        item_ids: Sequence[Id],
+        features: Sequence[Features] | None = None,
+    ) -> NDArray[np.float64]:
+        """(n,) float64: the predicted rating of each pair; user_ids, item_ids: n str or int each.
+
+        features: n mappings of what comes with each request, in a family that takes features.
+        """
+        if features is None:
+            return self._pairs(user_ids, item_ids)
+        if not len(user_ids) == len(item_ids) == len(features):
+            raise InvalidInput("There must be as many items, and features, as users.")
+        pairs = zip(user_ids, item_ids, features, strict=True)
+        return np.array([self.predict(user, item, own) for user, item, own in pairs], np.float64)
+
+    def predict_items(
+        self, user_id: Id, item_ids: Sequence[Id], features: Features | None = None
+    ) -> NDArray[np.float64]:
+        """(n,) float64: the predicted rating of one user for each of n items."""
+        return self._items(user_id, item_ids, self._query(user_id, features))
+
+    def top_k(
+        self,
+        user_id: Id,
+        k: int = 10,
+        exclude: Collection[Id] = (),
+        features: Features | None = None,
+        among: Collection[Id] | None = None,
+    ) -> list[tuple[str, float]]:
+        """The k items with the highest predicted rating: [(item_id, score)], best first, ties by item id.
+
+        k: 1 or more; fewer come back when fewer are left. exclude: ids not to rank; among: the only ids to rank;
+        unknown ones are ignored. For a user never seen the ranking is by what is known of the items.
+        """
+        return self._ranked(user_id, k, exclude, among, self._query(user_id, features))
+
+    def confidence(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:
+        """How much is known of the pair, 0 (neither was seen) to 1: the mean of n / (n + 10) over user and item,
+        where n is how many ratings of each were learned from."""
+        if self._learner is not None:
+            known = (
+                (self._learner.users, self._learner.users.ids.row(user_id)),
+                (self._learner.items, self._learner.items.ids.row(item_id)),
+            )
+            counts = [int(rows.counts[row]) if row >= 0 else 0 for rows, row in known]
+        else:
+            user, item = self.user_row(user_id), self.item_row(item_id)
+            counts = [int(self.user_counts[user]) if user >= 0 else 0]
+            counts.append(int(self.item_counts[item]) if item >= 0 else 0)
+        return sum(count / (count + HALF_KNOWN) for count in counts) / 2
+
+    def partial_fit(
+        self,
+        users: Id | ArrayLike,
+        items: Id | ArrayLike,
+        ratings: float | ArrayLike,
+        features: Features | Sequence[Features] | None = None,
+    ) -> Self:
+        """Learns from one rating or from n, in their order; returns the model.
+
+        users, items, ratings : an id, an id and a number; or n of each
+        features : a mapping, or n of them, in a family that takes features
+
+        Users, items and values of features that were never seen are taken in. n ratings in one call leave the same
+        bits as n calls of one. A model that was loaded is copied into memory first. Raises `InvalidInput`, before
+        anything is learned, for an id, a rating or a feature that is not valid.
+        """
+        learner = self._learner
+        if learner is None:
+            learner = self._learner = self._thawed()
+        if isinstance(ratings, int | float):
+            if features is None:
+                learner.learn(users, items, ratings)
+            else:
+                self._learn_one(learner, users, items, ratings, features)
+        else:
+            self._learn_many(learner, users, items, ratings, features)
+        self._stale = True
+        return self
+
+    def _learn_one(
+        self, learner: Learner, user: Any, item: Any, rating: float, features: Features | Sequence[Features]
+    ) -> None:
+        id_text(user), id_text(item)
+        if not np.isfinite(rating):
+            raise InvalidInput("Every rating must be finite and at most a million in size.")
+        learner.learn(user, item, rating, *self._request_columns(features, learn=True))
+
+    def _learn_many(self, learner: Learner, users: Any, items: Any, ratings: Any, features: Any) -> None:
+        values = rating_column(ratings).tolist()
+        user_ids, item_ids = id_column(users, "users"), id_column(items, "items")
+        if not len(user_ids) == len(item_ids) == len(values):
+            raise InvalidInput("There must be as many users as items as ratings.")
+        if features is None:
+            for user, item, value in zip(user_ids, item_ids, values, strict=True):
+                learner.learn(user, item, value)
+            return
+        if isinstance(features, Mapping) or len(features) != len(values):
+            raise InvalidInput("There must be as many features as ratings.")
+        for own in features:
+            self._request_columns(own, learn=False)
+        for user, item, value, own in zip(user_ids, item_ids, values, features, strict=True):
+            learner.learn(user, item, value, *self._request_columns(own, learn=True))
+
+    def _request_columns(
+        self, features: Any, *, learn: bool
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        raise InvalidInput(f"The family {self.family} takes no features.")
+
+    def _query(self, user_id: Id, features: Features | None) -> tuple[float, NDArray[np.float32]] | None:
+        if features is None:
+            return None
+        self.mean  # noqa: B018 - settles what was learned, so that the learner and the parameters agree
+        learner = self._learner or self._thawed()
+        return learner.query(user_id, *self._request_columns(features, learn=False))
+
+    def _predict_slowly(self, user_id: Id, item_id: Id, features: Features | None) -> float:
+        if features is None:
+            assert self._learner is not None
+            return self._learner.predict(user_id, item_id)
+        return float(self.predict_items(user_id, [item_id], features)[0])
+
+    def _thawed(self) -> Learner:
+        """A learner that goes on from the fitted parameters, or from nothing."""
+        learner = self._new_learner()
+        if self.n_users:
+            learner.mean = self.mean
+            learner.users.take(self.user_ids, self.user_factors, self.user_biases, self.user_counts)
+            learner.items.take(self.item_ids, self.item_factors, self.item_biases, self.item_counts)
+            learner.n_ratings = int(self.user_counts.sum(dtype=np.int64))
+        return learner
+
+    def _settle(self) -> None:
+        """Takes the parameters from the learner."""
+        learner = self._learner
+        assert learner is not None
+        parts: dict[str, Any] = {}
+        for what, rows in (("user", learner.users), ("item", learner.items)):
+            table, order = rows.ids.table()
+            weights, vectors = learner.sides(f"{what}s")
+            parts |= {
+                f"{what}_factors": vectors[order],
+                f"{what}_biases": weights[order],
+                f"{what}_ids": table,
+                f"{what}_counts": rows.trimmed("counts")[order],
+            }
+        for part in parts.values():
+            if isinstance(part, np.ndarray):
+                part.flags.writeable = False
+        self._set(learner.mean, **parts)
+
+    def _tensors(self) -> dict[str, NDArray[Any]]:
+        return {
+            "mean": np.array([self.mean]),
+            "user_factors": self.user_factors,
+            "item_factors": self.item_factors,
+            "user_biases": self.user_biases,
+            "item_biases": self.item_biases,
+            "user_counts": self.user_counts,
+            "item_counts": self.item_counts,
+            **id_tensors(self.user_ids, "user"),
+            **id_tensors(self.item_ids, "item"),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the model as a safetensors file, whole or not at all."""
+        if not self.n_users:
+            raise InvalidInput("The model is not fitted.")
+        artifacts.write(path, self.family, self.parameters, self._tensors())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """The model in a file that `save` wrote, mapped. Raises `InvalidArtifact`, `NotFound`."""
+        return cls.from_artifact(Artifact.map(path))
+
+    @classmethod
+    def from_artifact(cls, artifact: Artifact) -> Self:
+        """The model on the mapped tensors. Raises `InvalidArtifact` if they are not this family's."""
+        if artifact.family != cls.family:
+            raise InvalidArtifact(f"The artifact's family is not {cls.family}.")
+        try:
+            model = cls(**artifact.parameters)
+        except (TypeError, InvalidInput) as error:
+            raise InvalidArtifact(f"The artifact's parameters are not this family's: {error}") from None
+        user_ids, item_ids = read_ids(artifact, "user"), read_ids(artifact, "item")
+        n_factors = model._new_learner().factors
+        counts = [
+            artifact.tensor(f"{what}_counts", "I32", [len(ids)])
+            for what, ids in (("user", user_ids), ("item", item_ids))
+        ]
+        if any(each.size and each.min() < 0 for each in counts):
+            raise InvalidArtifact("The artifact cannot be served: a count is negative.")
+        try:
+            model._set(
+                float(artifact.tensor("mean", "F64", [1])[0]),
+                artifact.tensor("user_factors", "F32", [len(user_ids), n_factors]),
+                artifact.tensor("item_factors", "F32", [len(item_ids), n_factors]),
+                artifact.tensor("user_biases", "F32", [len(user_ids)]),
+                artifact.tensor("item_biases", "F32", [len(item_ids)]),
+                user_ids,
+                item_ids,
+                *counts,
+            )
+        except InvalidArtifact:
+            raise
+        except InvalidInput as error:
+            raise InvalidArtifact(f"The artifact cannot be served: {error}") from None
+        model._take(artifact)
+        return model
+
+    def _take(self, artifact: Artifact) -> None:
+        """What else a family keeps in its files."""
