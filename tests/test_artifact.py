@@ -279,6 +279,27 @@ def test_over_the_limit_is_too_large(store, tmp_path):
         Artifact.map(tmp_path / "large", max_bytes=10)
 
 
+def test_content_is_hashed_once_and_again_when_the_file_is_another(store, tmp_path, monkeypatch):
+    digest, _ = store.put(GOOD)
+    (tmp_path / "try").touch()
+    try:
+        os.setxattr(tmp_path / "try", artifact.MARK, b"1")
+    except (OSError, AttributeError):
+        pytest.skip("this file system has no extended attributes")
+    hashed = []
+    real = hashlib.sha256
+    monkeypatch.setattr(artifact.hashlib, "sha256", lambda *data: hashed.append(1) or real(*data))
+    for _ in range(3):
+        store.open(digest)
+    assert hashed == []
+    content = store.path(digest).read_bytes()
+    store.path(digest).unlink()
+    store.path(digest).write_bytes(content)
+    for _ in range(3):
+        store.open(digest)
+    assert hashed == [1]
+
+
 @pytest.mark.parametrize("at", [0, 9, len(GOOD) - 1])
 def test_content_that_changed_on_disk_is_refused(store, at):
     digest, _ = store.put(GOOD)

@@ -15,7 +15,7 @@ from callers import MSGPACK, call_msgpack, check_problem, decide, draft, new_nam
 from services import ThrowawayService
 from stores import wait_until
 
-from bandit_serve.models import MatrixFactorization, Popularity
+from bandit_serve.models import FactorizationMachine, MatrixFactorization, Popularity
 
 USERS = [f"u{i % 40}" for i in range(1_200)]
 ITEMS = [f"i{(i * 7) % 60}" for i in range(1_200)]
@@ -382,9 +382,46 @@ def test_a_wrong_question_is_told_where_it_is_wrong(
         check_problem(call_msgpack(service, f"/v1/models/{model}/versions/v1/predict", body), 400, *wanted)
 
 
-def test_features_are_not_built(service: ThrowawayService, model: str) -> None:
+def test_features_are_refused_by_a_family_that_takes_none(service: ThrowawayService, model: str) -> None:
     body = {"user_id": "u", "item_id": "i", "features": {"hour": 3}}
-    check_problem(service.call("POST", f"/v1/models/{model}/predict", body), 501)
+    check_problem(service.call("POST", f"/v1/models/{model}/predict", body), 400)
+
+
+def test_features_change_what_a_factorization_machine_answers(
+    service: ThrowawayService, tmp_path: Path
+) -> None:
+    evenings = [{"evening": True, "x0": 1.0}, {"evening": False, "x0": -1.0}] * 100
+    users, items = [f"u{i % 7}" for i in range(200)], [f"i{i % 11}" for i in range(200)]
+    machine = FactorizationMachine(4, n_epochs=20)
+    machine.fit(users, items, [4.0, 2.0] * 100, features=evenings).save(tmp_path / "machine")
+    name = new_name("machine")
+    upload(service, name, (tmp_path / "machine").read_bytes(), {"status": "staged"})
+    ask: dict[str, Any] = {"user_id": "u1", "item_id": "i1"}
+    path = f"/v1/models/{name}/versions/v1/predict"
+    for features in ({"evening": True}, {"evening": False, "x0": 0.5}, {"evening": "maybe"}, [0.5], {}, None):
+        by_name = {"x0": 0.5} if features == [0.5] else features
+        answer = service.call("POST", path, {**ask, "features": features}).body
+        assert answer["prediction"] == machine.predict("u1", "i1", by_name or None)
+        assert answer["confidence"] == machine.confidence("u1", "i1")
+        assert not answer["cached"]
+    for cached in (False, True):
+        tops = []
+        for features in ({"evening": True}, {"evening": False}, None):
+            answer = service.call("POST", path, {"user_id": "u1", "k": 3, "features": features}).body
+            assert answer["cached"] is cached
+            assert "confidence" not in answer
+            tops.append([(item["item_id"], item["score"]) for item in answer["items"]])
+        assert tops == [
+            machine.top_k("u1", 3, features=own) for own in ({"evening": True}, {"evening": False}, None)
+        ]
+        assert tops[0] != tops[1]
+    many = [f"i{i}" for i in range(5_000)]
+    answer = service.call(
+        "POST", path, {"user_id": "u1", "item_ids": many, "features": {"evening": True}}
+    ).body
+    assert answer["predictions"] == machine.predict_items("u1", many, {"evening": True}).tolist()
+    for wrong in ({"": 1.0}, {"x": ["a"] * 300}):
+        check_problem(service.call("POST", path, {**ask, "features": wrong}), 400)
 
 
 def test_without_a_production_version_there_is_no_prediction(

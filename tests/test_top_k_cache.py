@@ -27,9 +27,9 @@ class Counted(Popularity):
         items = [str(i) for i in range(20) for _ in range(i + 1 + offset)]
         self.fit(["u"] * len(items), items, [1.0] * len(items))
 
-    def top_k(self, user_id: Any, k: int = 10, exclude: Any = ()) -> list[tuple[str, float]]:
+    def top_k(self, *asked: Any, **more: Any) -> list[tuple[str, float]]:
         self.asked += 1
-        return super().top_k(user_id, k, exclude)
+        return super().top_k(*asked, **more)
 
 
 @pytest.fixture

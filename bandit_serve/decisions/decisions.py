@@ -20,15 +20,15 @@ from bandit_serve.decisions.messages import (
     Predicted,
     PredictRequest,
     Scored,
-    ScoredItem,
     ScoreRequest,
 )
-from bandit_serve.errors import BanditServeError, Conflict, FieldError, InvalidInput, NotBuilt
+from bandit_serve.decisions.scoring import Scorer, check_score_request, features_of
+from bandit_serve.errors import BanditServeError, Conflict, FieldError, InvalidInput
 from bandit_serve.live import LiveExperiment
 from bandit_serve.models.loaded import LoadedModels
-from bandit_serve.models.model import Model
+from bandit_serve.models.model import Features, Model
 from bandit_serve.models.top_k_cache import TopKCache
-from bandit_serve.names import check_all_outside, check_outside
+from bandit_serve.names import check_all_outside
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
 from bandit_serve.times import now_ms
@@ -55,7 +55,7 @@ class Decisions:
         self.deciders: dict[str, Decider] = {}
         self._replica = replica
         self._models = models
-        self._top_k = top_k
+        self._scorer = Scorer(top_k)
         self._incarnation = incarnation
         for live in replica.experiments.values():
             self._follow(live)
@@ -123,7 +123,7 @@ class Decisions:
         )
 
     def predict(self, experiment: str, request: PredictRequest) -> Predicted | Awaitable[Predicted]:
-        """A decision and its arm's prediction; to be awaited for top-k, and for a model that is not in memory yet.
+        """A decision and its arm's prediction; to be awaited for several items, or a model not in memory yet.
 
         The arm is drawn once, before any waiting: its propensity is that of the answer. Where its model fails it is
         ejected and the request drawn anew, as if it came now.
@@ -145,28 +145,28 @@ class Decisions:
         reference = decider.models[choice.arm]
         assert reference is not None
         model = self._models.get(reference.id, reference.version)
-        if model is None or request.k is not None:
+        if model is None or request.item_id is None:
             return self._predict_later(decider, choice, reference, request)
         try:
-            scores = self._scores(model, request)
+            prediction = model.predict(request.user_id, request.item_id, _features(model, request))
         except BanditServeError:
             raise
         except Exception:
             if not self._eject(decider, choice):
                 raise
             return self._predict(decider, request)
-        return self._predicted(decider, choice, scores)
+        return self._predicted(decider, choice, {"prediction": prediction})
 
     async def _predict_later(
         self, decider: Decider, choice: Choice, reference: ModelName, request: PredictRequest
     ) -> Predicted:
         model = None
         try:
-            model = await self._models.load(self._replica.registry.version(reference.id, reference.version))
-            if request.k is None:
-                scores = self._scores(model, request)
-            else:
-                scores, _ = await self._top(model, reference.id, reference.version, request)
+            version = self._replica.registry.version(reference.id, reference.version)
+            model = await self._models.load(version)
+            found = self._scorer.score(model, version.sha256, request, _features(model, request))
+            scores = found if isinstance(found, dict) else await found
+            scores.pop("cached", None)
         except Exception as error:
             of_the_request = model is not None and isinstance(error, BanditServeError)
             if of_the_request or not self._eject(decider, choice):
@@ -201,56 +201,21 @@ class Decisions:
         registry = self._replica.registry
         found = registry.version(model, version) if version is not None else registry.production(model)
         loaded = self._models.get(model, found.version) or await self._models.load(found)
-        cached = False
-        if request.k is None:
-            scores = self._scores(loaded, request)
-        else:
-            scores, cached = await self._top(loaded, model, found.version, request)
+        features, item = features_of(request), request.item_id
+        coming = self._scorer.score(loaded, found.sha256, request, features)
+        scores = {"cached": False, **(coming if isinstance(coming, dict) else await coming)}
+        confidence = UNSET if item is None else loaded.confidence(request.user_id, item, features)
         return Scored(
             user_id=request.user_id,
             model_id=model,
             model_version=found.version,
             latency_ms=(time.perf_counter() - started) * 1000.0,
-            cached=cached,
-            item_id=request.item_id if request.item_id is not None else UNSET,
+            item_id=UNSET if item is None else item,
+            confidence=confidence,
             **scores,
         )
 
-    def _scores(self, model: Model, request: ScoreRequest) -> dict[str, Any]:
-        if request.item_id is not None:
-            return {"prediction": model.predict(request.user_id, request.item_id)}
-        assert request.item_ids is not None
-        return {"predictions": model.predict_items(request.user_id, request.item_ids).tolist()}
 
-    async def _top(
-        self, model: Model, name: str, version: str, request: ScoreRequest
-    ) -> tuple[dict[str, Any], bool]:
-        assert request.k is not None
-        artifact = self._replica.registry.version(name, version).sha256
-        items, cached = await self._top_k.get(artifact, model, request.user_id, request.k, request.exclude)
-        return {"items": [ScoredItem(item, score) for item, score in items]}, cached
-
-
-def check_score_request(request: ScoreRequest) -> None:
-    """`InvalidInput` unless exactly one of `item_id`, `item_ids` and `k` is there and all names are allowed."""
-    asked = (request.item_id is not None) + (request.item_ids is not None) + (request.k is not None)
-    if asked != 1:
-        detail = "expected one of item_id, item_ids and k"
-        raise InvalidInput(
-            f"The request has {asked} of item_id, item_ids and k: {detail}.", [FieldError("", detail)]
-        )
-    check_outside(request.user_id, "user_id")
-    if request.item_id is not None:
-        check_outside(request.item_id, "item_id")
-    elif request.item_ids is not None:
-        check_all_outside(request.item_ids, "item_ids")
-    if request.exclude:
-        if request.k is None:
-            raise InvalidInput(
-                "exclude: expected only with k.", [FieldError("exclude", "expected only with k")]
-            )
-        check_all_outside(request.exclude, "exclude")
-    if request.features:
-        raise NotBuilt(
-            "features are part of the contract, but no model family takes any yet; leave them out."
-        )
+def _features(model: Model, request: ScoreRequest) -> Features | None:
+    """Requests do not know which arm they meet: a model that takes no features is not asked with them."""
+    return features_of(request) if model.takes_features else None

@@ -31,7 +31,7 @@ class ScoreRequest(Struct, frozen=True, forbid_unknown_fields=True):
     item_ids: Annotated[list[OutsideName], Meta(min_length=1, max_length=MAX_ITEMS)] | None = None
     k: Annotated[int, Meta(ge=1, le=MAX_K)] | None = None
     exclude: Items = []
-    features: dict[str, float | str | bool] | list[float] | None = None
+    features: dict[str, float | str | bool | list[str]] | list[float] | None = None
 
 
 class PredictRequest(ScoreRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -97,7 +97,10 @@ class DecidedColumns(Struct, frozen=True):
 
 
 class Scored(Struct, frozen=True):
-    """A prediction without an experiment. `cached` says whether it was computed for this request."""
+    """A prediction without an experiment.
+
+    `cached` says that it was not computed for this request; `confidence`, 0 to 1, how much is known of the pair.
+    """
 
     user_id: str
     model_id: str
@@ -106,5 +109,6 @@ class Scored(Struct, frozen=True):
     cached: bool
     item_id: str | UnsetType = UNSET
     prediction: float | UnsetType = UNSET
+    confidence: float | UnsetType = UNSET
     predictions: list[float] | UnsetType = UNSET
     items: list[ScoredItem] | UnsetType = UNSET

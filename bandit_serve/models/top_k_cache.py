@@ -11,7 +11,7 @@ from hashlib import blake2b
 import msgpack
 
 from bandit_serve.errors import StoreUnavailable
-from bandit_serve.models.model import Model
+from bandit_serve.models.model import Features, Model
 from bandit_serve.store.store import Store
 
 MAX_ANSWERS = 10_000
@@ -38,13 +38,20 @@ class TopKCache:
         self.misses = 0
 
     async def get(
-        self, artifact: str, model: Model, user: str, k: int, exclude: Sequence[str]
+        self,
+        artifact: str,
+        model: Model,
+        user: str,
+        k: int,
+        exclude: Sequence[str],
+        features: Features | None = None,
     ) -> tuple[Items, bool]:
         """The `k` best items of `user` without `exclude`, and whether they came from a cache.
 
         `artifact` is the SHA-256 of the model's file, so another version never answers.
         """
-        digest = blake2b(msgpack.packb([artifact, user, k, sorted(set(exclude))]), digest_size=20).hexdigest()
+        asked = [artifact, user, k, sorted(set(exclude)), sorted((features or {}).items())]
+        digest = blake2b(msgpack.packb(asked), digest_size=20).hexdigest()
         items = self._recall(digest)
         if items is None:
             items = await self._fetch(digest)
@@ -53,9 +60,9 @@ class TopKCache:
             return items, True
         self.misses += 1
         if model.n_items > LOOP_ITEMS:
-            items = await asyncio.to_thread(model.top_k, user, k, exclude)
+            items = await asyncio.to_thread(model.top_k, user, k, exclude, features)
         else:
-            items = model.top_k(user, k, exclude)
+            items = model.top_k(user, k, exclude, features)
         self._remember(digest, items)
         await self._share(digest, items)
         return items, False

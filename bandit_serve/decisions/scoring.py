@@ -1,0 +1,81 @@
+"""What a model answers to a request: one score, several, or the best items."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+from bandit_serve.decisions.messages import ScoredItem, ScoreRequest
+from bandit_serve.errors import FieldError, InvalidInput
+from bandit_serve.models.model import Feature, Features, Model
+from bandit_serve.models.top_k_cache import TopKCache
+from bandit_serve.names import check_all_outside, check_outside
+
+# Scoring so many items by their ids takes about half a millisecond; more are scored in a thread.
+LOOP_ITEMS = 2_000
+
+Scores = dict[str, Any]
+
+
+class Scorer:
+    """Scores requests; the best items come from a cache where it has them."""
+
+    def __init__(self, top_k: TopKCache) -> None:
+        self._top_k = top_k
+
+    def score(
+        self, model: Model, artifact: str, request: ScoreRequest, features: Features | None
+    ) -> Scores | Awaitable[Scores]:
+        """The fields of the answer; to be awaited where computing them could hold up other requests.
+
+        `artifact` is the SHA-256 of the model's file. `features` are what the model takes of the request's.
+        """
+        if request.item_id is not None:
+            return {"prediction": model.predict(request.user_id, request.item_id, features)}
+        if request.item_ids is not None and len(request.item_ids) <= LOOP_ITEMS:
+            return {"predictions": model.predict_items(request.user_id, request.item_ids, features).tolist()}
+        return self._score_later(model, artifact, request, features)
+
+    async def _score_later(
+        self, model: Model, artifact: str, request: ScoreRequest, features: Features | None
+    ) -> Scores:
+        if request.item_ids is not None:
+            scores = await asyncio.to_thread(model.predict_items, request.user_id, request.item_ids, features)
+            return {"predictions": scores.tolist()}
+        assert request.k is not None
+        items, cached = await self._top_k.get(
+            artifact, model, request.user_id, request.k, request.exclude, features
+        )
+        return {"items": [ScoredItem(item, score) for item, score in items], "cached": cached}
+
+
+def features_of(request: ScoreRequest) -> Features | None:
+    """The request's features by name; a list of numbers has the names x0, x1, …; None where there are none."""
+    if not request.features:
+        return None
+    if isinstance(request.features, dict):
+        return request.features
+    numbers: dict[str, Feature] = {f"x{i}": number for i, number in enumerate(request.features)}
+    return numbers
+
+
+def check_score_request(request: ScoreRequest) -> None:
+    """`InvalidInput` unless exactly one of `item_id`, `item_ids` and `k` is there and all names are allowed."""
+    asked = (request.item_id is not None) + (request.item_ids is not None) + (request.k is not None)
+    if asked != 1:
+        detail = "expected one of item_id, item_ids and k"
+        raise InvalidInput(
+            f"The request has {asked} of item_id, item_ids and k: {detail}.", [FieldError("", detail)]
+        )
+    check_outside(request.user_id, "user_id")
+    if request.item_id is not None:
+        check_outside(request.item_id, "item_id")
+    elif request.item_ids is not None:
+        check_all_outside(request.item_ids, "item_ids")
+    if request.exclude:
+        if request.k is None:
+            raise InvalidInput(
+                "exclude: expected only with k.", [FieldError("exclude", "expected only with k")]
+            )
+        check_all_outside(request.exclude, "exclude")
