@@ -27,7 +27,7 @@ def test_an_unknown_command_gets_a_suggestion() -> None:
     assert "Did you mean 'experiments'?" in found.err
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "export"])
+@pytest.mark.parametrize("name", ["evaluate", "export"])
 def test_what_is_not_built_says_so(name: str) -> None:
     found = bandit_serve(name, "--some-flag", "3", "argument")
     assert (found.status, found.out) == (2, "")

@@ -32,7 +32,8 @@ from bandit_serve.demo.source import find_ratings
 from bandit_serve.demo.summary import ArmSummary, DataSummary, Summary
 from bandit_serve.demo.tally import Tally
 from bandit_serve.errors import InvalidInput, NotFound, Unavailable
-from bandit_serve.training.ratings import Ratings, holdout, synthetic_ratings
+from bandit_serve.training.ratings import Ratings, synthetic_ratings
+from bandit_serve.training.splits import holdout
 from bandit_serve.training.visits import visits
 
 RUN_S = 100.0

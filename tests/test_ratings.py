@@ -5,7 +5,8 @@ import pytest
 
 from bandit_serve.errors import InvalidInput, NotFound
 from bandit_serve.models import MatrixFactorization
-from bandit_serve.training.ratings import holdout, random_folds, read_ratings, synthetic_ratings
+from bandit_serve.training.ratings import read_ratings, synthetic_ratings
+from bandit_serve.training.splits import holdout
 
 CSV = "userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n1,1029,3.0,1260759179\n7,31,0.5,851868750\n"
 TABS = "196\t242\t3\t881250949\n186\t302\t3\t891717742\n196\t302\t1\t878887116\n"
@@ -75,42 +76,6 @@ def test_no_file_and_a_directory_are_refused(tmp_path):
         read_ratings(tmp_path / "none")
     with pytest.raises(InvalidInput, match="directory"):
         read_ratings(tmp_path)
-
-
-@pytest.mark.parametrize(("n", "n_folds"), [(10, 2), (103, 5), (7, 7)])
-def test_folds_are_a_partition(n, n_folds):
-    folds = random_folds(n, n_folds, seed=1)
-    assert len(folds) == n_folds
-    assert sorted(np.concatenate([test for _, test in folds]).tolist()) == list(range(n))
-    for train, test in folds:
-        assert sorted([*train, *test]) == list(range(n))
-        assert n // n_folds <= len(test) <= -(-n // n_folds)
-
-
-def test_folds_and_holdout_follow_the_seed():
-    users = np.repeat([1, 2, 3], 20)
-    for split in (lambda seed: random_folds(60, 3, seed)[0][1], lambda seed: holdout(users, 0.5, seed)[1]):
-        assert split(1).tolist() == split(1).tolist()
-        assert split(1).tolist() != split(2).tolist()
-
-
-@pytest.mark.parametrize(("n", "n_folds"), [(10, 1), (10, 11), (0, 2)])
-def test_folds_that_cannot_be_are_refused(n, n_folds):
-    with pytest.raises(InvalidInput):
-        random_folds(n, n_folds, seed=0)
-
-
-def test_holdout_takes_its_share_of_each_user():
-    users = np.random.default_rng(0).permutation(np.repeat(["a", "b", "c", "d"], [1, 10, 25, 100]))
-    train, test = holdout(users, 0.3, seed=4)
-    assert sorted([*train, *test]) == list(range(136))
-    assert {user: int((users[test] == user).sum()) for user in "abcd"} == {"a": 0, "b": 3, "c": 7, "d": 30}
-
-
-@pytest.mark.parametrize("share", [0, 1, -0.5, 2, float("nan")])
-def test_a_share_that_is_none_is_refused(share):
-    with pytest.raises(InvalidInput, match="share"):
-        holdout([1, 2], share, seed=0)
 
 
 def test_made_up_ratings_look_like_ratings():

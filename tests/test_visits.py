@@ -3,7 +3,8 @@ import pytest
 
 from bandit_serve.errors import InvalidInput
 from bandit_serve.models import MatrixFactorization, Popularity
-from bandit_serve.training.ratings import Ratings, holdout, synthetic_ratings
+from bandit_serve.training.ratings import Ratings, synthetic_ratings
+from bandit_serve.training.splits import holdout
 from bandit_serve.training.visits import Visit, visits
 
 RATINGS = synthetic_ratings(seed=0)

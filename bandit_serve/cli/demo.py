@@ -26,7 +26,8 @@ from bandit_serve.demo.service import DemoService
 from bandit_serve.demo.source import Source, find_ratings
 from bandit_serve.settings import load_settings
 from bandit_serve.store.binary import find_server
-from bandit_serve.training.ratings import Ratings, holdout
+from bandit_serve.training.ratings import Ratings
+from bandit_serve.training.splits import holdout
 from bandit_serve.training.visits import visits as visits_of
 
 HELD_OUT = 0.3

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bandit_serve import __version__
-from bandit_serve.cli import demo, doctor, experiments, models, not_built, replay, serve, simulate
+from bandit_serve.cli import demo, doctor, experiments, models, not_built, replay, serve, simulate, train
 from bandit_serve.errors import BanditServeError, InvalidInput, NotBuilt, UsageError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(experiments.app, name="experiments")
 app.command("replay")(replay.replay_all)
 app.command("doctor")(doctor.doctor)
 app.command()(simulate.simulate)
+app.command("train")(train.train_models)
 not_built.add_to(app)
 
 

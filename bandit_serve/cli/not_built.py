@@ -7,7 +7,6 @@ import typer
 from bandit_serve.errors import NotBuilt
 
 COMMANDS = {
-    "train": "The training pipeline on a ratings file (not built yet).",
     "evaluate": "Off-policy estimates of a policy from a log (not built yet).",
     "export": "An experiment's log as Parquet, JSON lines or CSV (not built yet).",
 }

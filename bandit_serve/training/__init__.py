@@ -1,1 +1,17 @@
-"""Training: the data that models are fitted on, and tried on."""
+"""Training: from ratings to models whose worth is known."""
+
+from bandit_serve.training.dataset import Columns, DataSet, read_dataset
+from bandit_serve.training.pipeline import Progress, Trained, TrainingResult, train
+from bandit_serve.training.plan import Plan, read_plan
+
+__all__ = [
+    "Columns",
+    "DataSet",
+    "Plan",
+    "Progress",
+    "Trained",
+    "TrainingResult",
+    "read_dataset",
+    "read_plan",
+    "train",
+]

@@ -1,4 +1,4 @@
-"""Ratings: read from MovieLens files or made up, and split for training and for trying."""
+"""Ratings: read from MovieLens files or made up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from bandit_serve.errors import InvalidInput, NotFound
 
@@ -107,33 +107,6 @@ def _lines(text: io.TextIOWrapper, first: str, tabs: bool) -> Iterator[tuple[int
         raise InvalidInput(
             f"Line {reader.line_num + 1}: a quote is not closed or a field is too long."
         ) from None
-
-
-def random_folds(n: int, n_folds: int, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(train, test) rows of each fold: every row is in one test set, and their sizes differ by at most 1."""
-    if not 2 <= n_folds <= n:
-        raise InvalidInput("n_folds must be from 2 to the number of ratings.")
-    order = np.random.default_rng(seed).permutation(n)
-    fold = np.empty(n, np.int64)
-    fold[order] = np.arange(n) % n_folds
-    return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_folds)]
-
-
-def holdout(users: ArrayLike, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(train, test) rows: of each user's ratings a random `share` (rounded down) is held out.
-
-    users : (n,) the user of each rating
-    share : 0 to 1, exclusive; a user keeps at least one rating
-    """
-    if not 0 < share < 1:
-        raise InvalidInput("share must be between 0 and 1.")
-    codes = np.unique(np.asarray(users), return_inverse=True)[1]
-    order = np.lexsort((np.random.default_rng(seed).random(codes.size), codes))
-    counts = np.bincount(codes)
-    place = np.arange(codes.size) - np.repeat(np.cumsum(counts) - counts, counts)
-    held = np.zeros(codes.size, bool)
-    held[order] = place < np.repeat(np.floor(counts * share), counts)
-    return np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def synthetic_ratings(

@@ -1,0 +1,87 @@
+"""What is shown while models are trained: how far it is, and the best of each family so far."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from bandit_serve.training.metrics import is_better
+from bandit_serve.training.pipeline import Progress
+
+BAR_WIDTH = 40
+STAGES = {
+    "search": "searching hyper-parameters",
+    "measure": "measuring the best",
+    "final": "fitting on all ratings",
+}
+
+
+class TrainProgress:
+    """On a terminal, on standard error; elsewhere a line as each stage ends; when `quiet`, nothing."""
+
+    def __init__(self, metric: str, *, quiet: bool) -> None:
+        self._metric = metric
+        self._quiet = quiet
+        self._console = Console(stderr=True, highlight=False)
+        self._live = None
+        if self._console.is_terminal and not quiet:
+            self._live = Live(console=self._console, transient=True, auto_refresh=False)
+        self._latest = Progress("search", 0, 1)
+        # Of each family: fits, and the best value of the stage.
+        self._best: dict[str, tuple[int, float]] = {}
+        self._started_s = time.monotonic()
+
+    def on_progress(self, progress: Progress) -> None:
+        if progress.stage != self._latest.stage:
+            self._best.clear()
+        self._latest = progress
+        if progress.trial is not None:
+            value = progress.trial.metrics.get(self._metric)
+            fits, best = self._best.get(progress.trial.family, (0, None))
+            if value is not None and (best is None or is_better(self._metric, value, best)):
+                best = value
+            if best is not None:
+                self._best[progress.trial.family] = fits + 1, best
+        if self._live is not None:
+            self._live.update(self._picture(), refresh=True)
+        elif not self._quiet and progress.done == progress.planned:
+            self._console.print(
+                f"{STAGES[progress.stage]}: {progress.done} fits, {time.monotonic() - self._started_s:.1f} s",
+                style="dim",
+            )
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+            self._live.update(self._picture(), refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.update(Text(""))
+            self._live.stop()
+
+    def _picture(self) -> RenderableType:
+        latest = self._latest
+        line = Table.grid(padding=(0, 2))
+        bar = ProgressBar(
+            latest.planned, latest.done, width=BAR_WIDTH, complete_style="cyan", finished_style="cyan"
+        )
+        line.add_row(bar, f"{STAGES[latest.stage]}: {latest.done} of {latest.planned} fits")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("family", no_wrap=True)
+        table.add_column("fits", justify="right")
+        table.add_column(f"best {self._metric}", justify="right")
+        for family, (fits, best) in self._best.items():
+            table.add_row(family, str(fits), f"{best:.4f}")
+        return Group(line, table)

@@ -1,0 +1,45 @@
+"""How trained models compare, as a table."""
+
+from __future__ import annotations
+
+from bandit_serve.cli.output import Cell, print_table, say
+from bandit_serve.training.pipeline import TrainingResult
+from bandit_serve.training.plan import Plan
+
+
+def print_result(result: TrainingResult, plan: Plan) -> None:
+    """A line for the biases and one for each family; and how they do on the latest ratings."""
+    names = ["rmse", "mae", f"precision@{plan.k}", f"recall@{plan.k}", f"ndcg@{plan.k}", "coverage"]
+    if plan.split.kind == "random":
+        how = f"{plan.split.folds} random folds, ± the standard error over them"
+    else:
+        how = f"the last {plan.split.share:.0%} of each user's ratings"
+    say(f"\nOn {how}:")
+    lines: list[tuple[Cell, ...]] = []
+    everyone = [("biases alone", result.baseline, result.baseline_errors, "")]
+    everyone += [
+        (each.record.family, each.record.metrics, each.errors, f"{each.record.seconds:.2f} s")
+        for each in result.trained
+    ]
+    for name, metrics, errors, took in everyone:
+        lines.append((name, *(_figure(metrics.get(metric), errors.get(metric)) for metric in names), took))
+    print_table(("Family", *names, "fit"), lines, numbers=(*names, "fit"))
+    if "time.rmse" not in result.baseline or plan.split.kind == "time":
+        return
+    say(f"On the last {plan.split.share:.0%} of each user's ratings, trained on those before:")
+    lines = [("biases alone", f"{result.baseline['time.rmse']:.4f}", "")]
+    for each in result.trained:
+        gain, error = each.record.metrics.get("time.gain"), each.errors.get("time.gain")
+        told = "" if gain is None or error is None else f"{gain:.4f} ± {error:.4f}"
+        lines.append((each.record.family, f"{each.record.metrics['time.rmse']:.4f}", told))
+    print_table(
+        ("Family", "rmse", "squared error below the biases'"),
+        lines,
+        numbers=("rmse", "squared error below the biases'"),
+    )
+
+
+def _figure(value: float | None, error: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"

@@ -1,0 +1,274 @@
+"""The training pipeline: search, measure, fit on everything, and ask the gates."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+
+from bandit_serve import __version__
+from bandit_serve.errors import InvalidInput
+from bandit_serve.models.model import Model
+from bandit_serve.training.dataset import DataSet
+from bandit_serve.training.metrics import Metrics, is_better
+from bandit_serve.training.plan import Plan, check_plan
+from bandit_serve.training.pool import Work, run
+from bandit_serve.training.space import grid, sample
+from bandit_serve.training.splits import Rows, latest_of_each_user, random_folds, random_split
+from bandit_serve.training.tracking import DataRecord, RunRecord
+from bandit_serve.training.trial import Measure, Trial, fit, measure, new_model, stop_early
+
+BASELINE = "bias"
+Status = Literal["failed", "staged", "production"]
+
+
+class Progress(NamedTuple):
+    """How far a run is: of `planned` fits, in this stage of it, `done`; and what the last one gave."""
+
+    stage: Literal["search", "measure", "final"]
+    done: int
+    planned: int
+    trial: Trial | None = None
+
+
+class Trained(NamedTuple):
+    """A family's best model, fitted on all ratings, and all that is known of it.
+
+    `errors`: standard errors of metrics over folds. `status` is what the gates give it.
+    """
+
+    model: Model
+    record: RunRecord
+    errors: Metrics
+    status: Status
+
+
+class TrainingResult(NamedTuple):
+    """`baseline` are metrics of the biases alone, on the same splits; `baseline_errors` their standard errors."""
+
+    trained: list[Trained]
+    baseline: Metrics
+    baseline_errors: Metrics
+    seconds: float
+
+
+def train(
+    data: DataSet,
+    plan: Plan | None = None,
+    *,
+    current: Mapping[str, float] | None = None,
+    on_progress: Callable[[Progress], object] = lambda progress: None,
+) -> TrainingResult:
+    """Searches hyper-parameters of each family, measures the best on splits, and fits it on all ratings.
+
+    current : metrics of the version that is in production, for gates
+    on_progress : called after each fit
+
+    The same data and plan give the same models and metrics. Raises `InvalidInput` for a plan that does not go with
+    the data, `UsageError` where a library that it needs is not installed.
+    """
+    plan = plan or Plan()
+    check_plan(plan)
+    started_s = time.perf_counter()
+    best, trials = _search(data, plan, on_progress)
+    measured = _measure(data, plan, best, on_progress)
+    baseline = measured[BASELINE]
+    trained = []
+    for number, (family, parameters) in enumerate(best.items()):
+        fit_s = time.perf_counter()
+        model = fit(new_model(family, parameters, plan.seed), data)
+        seconds = time.perf_counter() - fit_s
+        metrics, errors = measured[family]
+        if family != BASELINE:
+            metrics |= _advantage(measured[family])
+        status, reason = judge(plan, metrics, baseline.metrics, current)
+        trained.append(
+            Trained(
+                model,
+                RunRecord(
+                    family=family,
+                    parameters=dict(model.parameters),
+                    metrics=metrics,
+                    baseline=baseline.metrics,
+                    data=_describe(data),
+                    code=_code(),
+                    seed=plan.seed,
+                    split=msgspec.to_builtins(plan.split),
+                    trials=trials[family],
+                    seconds=seconds,
+                    gates={str(status): text for status, text in plan.gates.items()},
+                    status=status,
+                    reason=reason,
+                ),
+                errors,
+                status,
+            )
+        )
+        on_progress(Progress("final", number + 1, len(best), Trial(family, parameters, metrics, seconds)))
+    return TrainingResult(trained, *baseline, time.perf_counter() - started_s)
+
+
+def judge(
+    plan: Plan, metrics: Metrics, baseline: Metrics, current: Mapping[str, float] | None
+) -> tuple[Status, str]:
+    """The status that the gates give, and why. Production needs both gates, where there are both."""
+    known = {**metrics, **{f"baseline.{name}": value for name, value in baseline.items()}}
+    staging, production = plan.gate("staging"), plan.gate("production")
+    told, status = [], "staged"
+    if staging is not None:
+        verdict = staging.check(known, plan.measured, current)
+        told.append(f"staging: {verdict.reason}")
+        if not verdict.open:
+            return "failed", told[0]
+    if production is not None:
+        verdict = production.check(known, plan.measured, current)
+        told.append(f"production: {verdict.reason}")
+        status = "production" if verdict.open else "staged"
+    return ("production" if status == "production" else "staged"), "; ".join(told) or "no gates"
+
+
+class _Measured(NamedTuple):
+    metrics: Metrics
+    errors: Metrics
+
+
+def _search(
+    data: DataSet, plan: Plan, on_progress: Callable[[Progress], object]
+) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """The best parameters of each family, and how many were tried."""
+    train_rows, test_rows = (
+        random_split(len(data), plan.search.share, plan.seed)
+        if plan.split.kind == "random"
+        else latest_of_each_user(data.ratings.users, data.ratings.timestamps, plan.search.share)
+    )
+    train_part, test_part = data.take(train_rows), data.take(test_rows)
+    candidates: list[tuple[str, dict[str, Any]]] = []
+    for family in plan.families:
+        space = plan.space(family)
+        by_grid = plan.search.kind == "grid"
+        found = grid(space) if by_grid else sample(space, plan.search.trials, plan.seed)
+        # What the family itself thinks best is tried first.
+        if not plan.families[family] and space and not by_grid:
+            found = [{}, *found[: plan.search.trials - 1]]
+        candidates += [(family, parameters) for parameters in found]
+    ranked = plan.metric not in ("rmse", "mae")
+    works: list[Work] = []
+    for family, parameters in candidates:
+        if ranked:
+            what = Measure(plan.k, plan.relevant_from)
+            works.append((measure, (family, parameters, plan.seed, train_part, test_part, what)))
+        else:
+            works.append((stop_early, (family, parameters, plan.seed, train_part, test_part)))
+    done = 0
+
+    def told(index: int, trial: Trial) -> None:
+        nonlocal done
+        done += 1
+        on_progress(Progress("search", done, len(works), trial))
+
+    best: dict[str, Trial] = {}
+    tried: dict[str, int] = {}
+    for trial in run(works, plan.search, told):
+        tried[trial.family] = tried.get(trial.family, 0) + 1
+        value = trial.metrics.get(plan.measured)
+        if value is None:
+            raise InvalidInput(
+                f"The metric {plan.measured} can not be measured: no user liked anything held out."
+            )
+        before = best.get(trial.family)
+        if before is None or is_better(plan.measured, value, before.metrics[plan.measured]):
+            best[trial.family] = trial
+    return {family: best[family].parameters for family in plan.families}, tried
+
+
+def _measure(
+    data: DataSet,
+    plan: Plan,
+    best: Mapping[str, dict[str, Any]],
+    on_progress: Callable[[Progress], object],
+) -> dict[str, _Measured]:
+    """Metrics of the best of each family, and of the baseline, on the plan's splits and by time."""
+    ratings = data.ratings
+    splits: list[tuple[Rows, Rows]] = []
+    if plan.split.kind == "random":
+        splits = random_folds(len(data), plan.split.folds, plan.seed)
+    n_random = len(splits)
+    if np.unique(ratings.timestamps).size > 1:
+        splits.append(latest_of_each_user(ratings.users, ratings.timestamps, plan.split.share))
+    elif plan.split.kind == "time":
+        raise InvalidInput("A split by time needs ratings with times.")
+    everyone = {BASELINE: {}, **best}
+    works: list[Work] = []
+    for number, (train_rows, test_rows) in enumerate(splits):
+        parts = data.take(train_rows), data.take(test_rows)
+        in_time = number >= n_random
+        what = Measure(plan.k, plan.relevant_from, errors=in_time)
+        works += [
+            (measure, (family, parameters, plan.seed, *parts, what))
+            for family, parameters in everyone.items()
+        ]
+    done = 0
+
+    def told(index: int, trial: Trial) -> None:
+        nonlocal done
+        done += 1
+        on_progress(Progress("measure", done, len(works), trial))
+
+    found = run(works, plan.search, told)
+    by_time = {trial.family: trial for trial in found[n_random * len(everyone) :]}
+    measured = {}
+    for place, family in enumerate(everyone):
+        folds = found[place : n_random * len(everyone) : len(everyone)] or [by_time[family]]
+        names = [name for name in folds[0].metrics if all(name in fold.metrics for fold in folds)]
+        values = {name: np.array([fold.metrics[name] for fold in folds]) for name in names}
+        metrics = {name: float(each.mean()) for name, each in values.items()}
+        errors = {
+            name: float(each.std(ddof=1) / np.sqrt(each.size))
+            for name, each in values.items()
+            if each.size > 1
+        }
+        if family in by_time:
+            metrics |= {f"time.{name}": value for name, value in by_time[family].metrics.items()}
+        if family in by_time and family != BASELINE:
+            against, own = by_time[BASELINE].errors, by_time[family].errors
+            assert against is not None
+            assert own is not None
+            gain = against - own
+            metrics["time.gain"] = float(gain.mean())
+            errors["time.gain"] = float(gain.std(ddof=1) / np.sqrt(gain.size))
+        measured[family] = _Measured(metrics, errors)
+    return measured
+
+
+def _advantage(own: _Measured) -> Metrics:
+    """How many standard errors the mean squared error is below that of the biases, on the latest ratings."""
+    error = own.errors.get("time.gain")
+    return {} if not error else {"time.gain_z": own.metrics["time.gain"] / error}
+
+
+def _describe(data: DataSet) -> DataRecord:
+    return DataRecord(
+        source=data.source,
+        ratings=len(data),
+        users=int(np.unique(data.ratings.users).size),
+        items=int(np.unique(data.ratings.items).size),
+        sha256=data.fingerprint,
+    )
+
+
+def _code() -> dict[str, str]:
+    """The package's version and, in a checkout, the commit."""
+    code = {"bandit_serve": __version__}
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        answered = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return code
+    if answered.returncode == 0:
+        code["commit"] = answered.stdout.strip()
+    return code

@@ -1,0 +1,158 @@
+"""A training run as it is described: in a file, by flags, or in Python."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from bandit_serve.errors import InvalidInput
+from bandit_serve.models.family import FAMILIES
+from bandit_serve.names import is_name
+from bandit_serve.training.dataset import Columns
+from bandit_serve.training.gates import Gate
+from bandit_serve.training.space import LogUniform, Space, Uniform, Whole, check_space
+from bandit_serve.validation import invalid
+
+METRICS = ("rmse", "mae", "precision", "recall", "ndcg", "coverage")
+RANGES = {"uniform": Uniform, "loguniform": LogUniform, "whole": Whole}
+
+DEFAULT_FAMILIES = ("matrix_factorization", "factorization_machine")
+DEFAULT_GATES: dict[Literal["staging", "production"], str] = {"staging": "rmse < baseline.rmse"}
+DEFAULT_SPACES: dict[str, Space] = {
+    "bias": {},
+    "matrix_factorization": {
+        "n_factors": [16, 32, 64],
+        "regularization": LogUniform(0.05, 0.12),
+        "learning_rate": LogUniform(0.015, 0.04),
+    },
+    "factorization_machine": {
+        "n_factors": [16, 32, 64],
+        "regularization": LogUniform(0.05, 0.12),
+        "feature_regularization": LogUniform(0.005, 0.05),
+    },
+    "popularity": {},
+}
+
+
+class Data(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the ratings are: a file, or `log`, the name of an experiment whose rewards are ratings."""
+
+    path: str | None = None
+    items: str | None = None
+    users: str | None = None
+    columns: Columns | None = None
+    log: str | None = None
+
+
+class Split(Struct, frozen=True, forbid_unknown_fields=True):
+    """How versions are measured: `folds` at random, or the last `share` of each user's ratings in time."""
+
+    kind: Literal["random", "time"] = "random"
+    folds: int = 5
+    share: float = 0.1
+
+
+class Search(Struct, frozen=True, forbid_unknown_fields=True):
+    """`trials` combinations of each family, at random or all of a grid, each tried on a part of `share`.
+
+    `jobs` processes work through joblib's `backend`; `scheduler` is the address of a dask or ray cluster.
+    """
+
+    kind: Literal["random", "grid"] = "random"
+    trials: int = 6
+    share: float = 0.1
+    jobs: int = 2
+    backend: Literal["loky", "threading", "sequential", "dask", "ray"] = "loky"
+    scheduler: str | None = None
+
+
+class Plan(Struct, frozen=True, forbid_unknown_fields=True):
+    """A training run. `families`: hyper-parameters of each family, values to choose from, or ranges.
+
+    A range is `{"kind": "uniform" | "loguniform" | "whole", "low": …, "high": …}`. `gates`: conditions of `staging`
+    and `production` (`gates.py`). `metric` is what the search looks at and what "worse" means.
+    """
+
+    data: Data = Data()
+    families: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {name: {} for name in DEFAULT_FAMILIES}
+    )
+    split: Split = Split()
+    search: Search = Search()
+    gates: dict[Literal["staging", "production"], str] = field(default_factory=lambda: dict(DEFAULT_GATES))
+    metric: str = "rmse"
+    k: int = 10
+    relevant_from: float = 4.0
+    seed: int = 0
+    model: str = "recommender"
+    tracking: str | None = None
+
+    @property
+    def measured(self) -> str:
+        """The metric's whole name, as in `ndcg@10`."""
+        return f"{self.metric}@{self.k}" if self.metric in ("precision", "recall", "ndcg") else self.metric
+
+    def space(self, family: str) -> Space:
+        """What is searched of a family: what the plan says, or else what is known to be worth it."""
+        return self.families[family] or DEFAULT_SPACES[family]
+
+    def gate(self, status: Literal["staging", "production"]) -> Gate | None:
+        text = self.gates.get(status)
+        return None if text is None else Gate(text)
+
+
+def read_plan(document: Any) -> Plan:
+    """A plan from a document. `InvalidInput` with the place for what does not belong in it."""
+    try:
+        plan = msgspec.convert(document, Plan)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from None
+    families = {family: _ranges(family, space) for family, space in plan.families.items()}
+    plan = msgspec.structs.replace(plan, families=families)
+    check_plan(plan)
+    return plan
+
+
+def check_plan(plan: Plan) -> None:
+    """`InvalidInput` for a plan that can not be carried out."""
+    if not plan.families:
+        raise InvalidInput(f"families: expected at least one of {', '.join(FAMILIES)}.")
+    for family, space in plan.families.items():
+        if family not in FAMILIES:
+            raise InvalidInput(f"families: expected {', '.join(FAMILIES)}, not {family!r}.")
+        check_space(space, f"families.{family}")
+    if plan.metric.partition("@")[0] not in METRICS:
+        raise InvalidInput(f"metric: expected one of {', '.join(METRICS)}, not {plan.metric!r}.")
+    if "@" in plan.metric and plan.metric.partition("@")[2] != str(plan.k):
+        raise InvalidInput(f"metric: {plan.metric!r} does not go with k = {plan.k}.")
+    for name, value, low, high in (
+        ("split.folds", plan.split.folds, 2, 100),
+        ("search.trials", plan.search.trials, 1, 10_000),
+        ("search.jobs", plan.search.jobs, 1, 10_000),
+        ("k", plan.k, 1, 1_000),
+        ("seed", plan.seed, 0, 2**63 - 1),
+    ):
+        if not low <= value <= high:
+            raise InvalidInput(f"{name}: expected a whole number from {low} to {high}.")
+    for name, share in (("split.share", plan.split.share), ("search.share", plan.search.share)):
+        if not 0.0 < share < 1.0:
+            raise InvalidInput(f"{name}: expected a number between 0 and 1.")
+    if not is_name(plan.model):
+        raise InvalidInput(f"model: {plan.model!r} is not a name.")
+    for status in plan.gates:
+        plan.gate(status)
+
+
+def _ranges(family: str, space: dict[str, Any]) -> dict[str, Any]:
+    """The space with its ranges read."""
+    read = {}
+    for name, value in space.items():
+        if isinstance(value, dict) and value.get("kind") in RANGES:
+            try:
+                value = msgspec.convert(value, RANGES[value["kind"]])
+            except msgspec.ValidationError as error:
+                raise InvalidInput(f"families.{family}.{name}: {error}.") from None
+        read[name] = value
+    return read

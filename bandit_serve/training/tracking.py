@@ -1,0 +1,48 @@
+"""The record of a version that was trained, and where it is kept beside the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+
+class DataRecord(Struct, frozen=True):
+    """The data set: where it came from, how many ratings, and the SHA-256 of them."""
+
+    source: str
+    ratings: int
+    users: int
+    items: int
+    sha256: str
+
+
+class RunRecord(Struct, frozen=True):
+    """All that is needed to say how a version came about, and to make it again.
+
+    It is kept in the version's metadata, under `training`. `code` is the package's version and, in a checkout, the
+    commit. `baseline` are the metrics of the biases alone.
+    """
+
+    family: str
+    parameters: dict[str, Any]
+    metrics: dict[str, float]
+    baseline: dict[str, float]
+    data: DataRecord
+    code: dict[str, str]
+    seed: int
+    split: dict[str, Any]
+    trials: int
+    seconds: float
+    gates: dict[str, str]
+    status: str
+    reason: str
+
+
+class Tracker(Protocol):
+    """Where runs are tracked beside the registry."""
+
+    def log(self, model: str, version: str | None, record: RunRecord, artifact: Path) -> None:
+        """One run, with its model file; `version` is the registry's name for it, where it was registered."""
+        ...

@@ -1,0 +1,87 @@
+"""One fit and what came of it: the piece of work that goes to a process, on this machine or another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve.models.descent import OnEpoch, Schedule
+from bandit_serve.models.family import FAMILIES
+from bandit_serve.models.model import Model
+from bandit_serve.training.dataset import DataSet
+from bandit_serve.training.metrics import Metrics, of_rankings, of_ratings, squared_errors
+
+
+class Measure(NamedTuple):
+    """What to measure beside `rmse` and `mae`: rankings of k items, or the squared error of each rating."""
+
+    k: int | None = None
+    relevant_from: float = 4.0
+    errors: bool = False
+
+
+class Trial(NamedTuple):
+    """`parameters` are those with which the fit can be repeated; `errors` (n,) of the test ratings, if asked for."""
+
+    family: str
+    parameters: dict[str, Any]
+    metrics: Metrics
+    seconds: float
+    errors: NDArray[np.float64] | None = None
+
+
+def new_model(family: str, parameters: Mapping[str, Any], seed: int) -> Model:
+    kind = FAMILIES[family]
+    takes_seed = "seed" in kind().parameters
+    return kind(**({"seed": seed, **parameters} if takes_seed else parameters))
+
+
+def fit(
+    model: Model, data: DataSet, *, validation: DataSet | None = None, on_epoch: OnEpoch | None = None
+) -> Model:
+    """The model, fitted on a data set with the features that its family takes."""
+    given: dict[str, Any] = {}
+    if model.takes_features:
+        given = {
+            "user_features": data.user_features or None,
+            "item_features": data.item_features or None,
+            "features": data.features,
+        }
+    if validation is not None:
+        held = validation.ratings
+        given["validation"] = (held.users, held.items, held.values)
+        if model.takes_features and validation.features is not None:
+            given["validation"] += (validation.features,)
+    return model.fit(data.ratings.users, data.ratings.items, data.ratings.values, on_epoch=on_epoch, **given)
+
+
+def stop_early(family: str, parameters: Mapping[str, Any], seed: int, train: DataSet, test: DataSet) -> Trial:
+    """A fit that ends when `test` says so; its parameters are of a descent that ends there by itself."""
+    started_s = time.perf_counter()
+    model, told = new_model(family, parameters, seed), list[float]()
+    fit(model, train, validation=test, on_epoch=lambda done, epochs, rmse: told.append(rmse))
+    settled = dict(parameters)
+    if "final_learning_rate" in model.parameters:
+        best = int(np.argmin(told)) + 1
+        given = model.parameters
+        descent = Schedule(given["n_epochs"], given["learning_rate"], given["final_learning_rate"])
+        settled |= {"n_epochs": best, "final_learning_rate": descent.rate(best - 1)}
+    return Trial(family, settled, of_ratings(model, test), time.perf_counter() - started_s)
+
+
+def measure(
+    family: str, parameters: Mapping[str, Any], seed: int, train: DataSet, test: DataSet, what: Measure
+) -> Trial:
+    """A fit on `train`, measured on `test`."""
+    started_s = time.perf_counter()
+    model = fit(new_model(family, parameters, seed), train)
+    seconds = time.perf_counter() - started_s
+    metrics = of_ratings(model, test)
+    if what.k is not None:
+        metrics |= of_rankings(model, train, test, what.k, what.relevant_from)
+    errors = squared_errors(model, test) if what.errors else None
+    return Trial(family, dict(parameters), metrics, seconds, errors)

@@ -1,0 +1,115 @@
+"""`bandit-serve train`, as a command, on made-up ratings."""
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import bandit_serve
+
+from bandit_serve.models import Artifact, load_model
+from bandit_serve.training.ratings import synthetic_ratings
+
+RUN = """
+families:
+  matrix_factorization: {n_factors: [4], n_epochs: [15]}
+  factorization_machine: {n_factors: [4], n_epochs: [10]}
+search: {kind: grid, jobs: 1, backend: sequential}
+split: {folds: 2}
+gates:
+  staging: rmse <= 5
+  production: rmse <= 4.9 and not worse than the current one
+"""
+
+
+@pytest.fixture(scope="module")
+def ratings(tmp_path_factory) -> Path:
+    made = synthetic_ratings(seed=2, n_users=80, n_items=120, n_ratings=3_000)
+    place = tmp_path_factory.mktemp("ratings")
+    lines = [
+        f"{user},{item},{value},{number * 7919 % 100_003}"
+        for number, (user, item, value) in enumerate(zip(made.users, made.items, made.values, strict=True))
+    ]
+    (place / "ratings.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *lines]) + "\n")
+    movies = ["movieId,title,genres"]
+    for number, item in enumerate(sorted(set(made.items.tolist()))):
+        movies.append(f"{item},{item} (19{number % 10}5),{'Drama' if number % 2 else 'War|Love'}")
+    (place / "movies.csv").write_text("\n".join(movies) + "\n")
+    (place / "run.yaml").write_text(RUN)
+    return place
+
+
+def test_from_ratings_to_versions(ratings, tmp_path):
+    flags = [
+        str(ratings / "ratings.csv"),
+        "--config",
+        str(ratings / "run.yaml"),
+        "--data",
+        str(tmp_path / "d"),
+    ]
+    told = bandit_serve("train", *flags, "--model", "films", "--out", str(tmp_path / "out"))
+    assert told.status == 0, told.err
+    assert "biases alone" in told.out
+    assert "Versions of films:" in told.out
+    assert "measuring the best: 9 fits" in told.err
+    shown = json.loads(bandit_serve("models", "show", "films", "--data", str(tmp_path / "d"), "--json").out)
+    by_name = {version["version"]: version for version in shown["versions"]}
+    assert {version["family"] for version in by_name.values()} == {
+        "matrix_factorization",
+        "factorization_machine",
+    }
+    assert shown["production"] in by_name
+    record = by_name["v2"]["metadata"]["training"]
+    assert record["data"]["source"] == "ratings.csv"
+    assert record["data"]["ratings"] == 3_000
+    assert record["gates"]["staging"] == "rmse <= 5"
+    assert "rmse" in by_name["v2"]["reason"]
+    assert by_name["v2"]["metrics"]["rmse"] == record["metrics"]["rmse"]
+    model = load_model(Artifact.map(tmp_path / "out" / "factorization_machine.safetensors"))
+    assert model.parameters == record["parameters"]
+
+
+def test_gates_may_fail_a_version_and_json_is_the_report(ratings, tmp_path):
+    flags = [
+        str(ratings / "ratings.csv"),
+        "--config",
+        str(ratings / "run.yaml"),
+        "--data",
+        str(tmp_path / "d"),
+    ]
+    told = bandit_serve("train", *flags, "--family", "bias", "--gate", "staging: rmse < 0.01", "--json")
+    assert told.status == 0, told.err
+    report = json.loads(told.out)
+    assert [version["status"] for version in report["versions"]] == ["failed"]
+    assert "is not < 0.01" in report["versions"][0]["reason"]
+    assert report["data"]["users"] == 80
+
+
+def test_without_registering_no_store_is_needed(ratings, tmp_path):
+    flags = [
+        str(ratings / "ratings.csv"),
+        "--config",
+        str(ratings / "run.yaml"),
+        "--data",
+        str(tmp_path / "d"),
+    ]
+    told = bandit_serve("train", *flags, "--family", "bias", "--no-register")
+    assert told.status == 0, told.err
+    assert "Not registered:" in told.out
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "match"),
+    [
+        ([], 2, "Which ratings?"),
+        (["none.csv"], 1, "There is no ratings file"),
+        (["--config", "none.toml"], 2, "can not be read"),
+        (["x.csv", "--family", "forest"], 1, "forest"),
+        (["x.csv", "--gate", "rmse < 1"], 2, "A gate is"),
+        (["x.csv", "--gate", "staging: rmse <"], 1, "ends too early"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(flags, status, match):
+    told = bandit_serve("train", *flags)
+    assert told.status == status
+    assert match in told.err
