@@ -17,8 +17,10 @@ def kernel(source: Path) -> Extension:
     return Extension(
         f"bandit_serve._{source.stem}",
         [source.as_posix()],
-        depends=[path.as_posix() for path in sorted(Path("ext").glob("*.pxd"))],
-        include_dirs=[numpy.get_include()],
+        depends=[
+            path.as_posix() for pattern in ("*.pxd", "*.h") for path in sorted(Path("ext").glob(pattern))
+        ],
+        include_dirs=[numpy.get_include(), "ext"],
         library_dirs=[str(NUMPY / "random" / "lib"), str(NUMPY / "_core" / "lib")],
         libraries=["npyrandom", "npymath", "m"],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],

@@ -1,4 +1,4 @@
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve._ids import IdTable
 from bandit_serve._learner import Learner
+from bandit_serve._top_k import TopK
 
 SAMPLE: np.dtype[Any]
 
@@ -83,11 +84,9 @@ class Factorization:
         item_ids: Sequence[str | int],
         query: tuple[float, NDArray[np.float32]] | None = None,
     ) -> NDArray[np.float64]: ...
-    def _ranked(
+    def _asked(
         self,
-        user_id: str | int,
-        k: int,
-        exclude: Collection[str | int],
-        among: Collection[str | int] | None,
-        query: tuple[float, NDArray[np.float32]] | None = None,
-    ) -> list[tuple[str, float]]: ...
+        user_ids: Sequence[str | int],
+        queries: Sequence[tuple[float, NDArray[np.float32]] | None] | None = None,
+    ) -> tuple[NDArray[np.float32], list[float], IdTable]: ...
+    def _top(self) -> TopK: ...

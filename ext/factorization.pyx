@@ -4,14 +4,14 @@
 import numpy as np
 
 from bandit_serve._ids import IdTable
+from bandit_serve._top_k import TopK
 from bandit_serve.errors import InvalidInput
 
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy
 from numpy.random cimport bitgen_t
 
 from idhash cimport IdView, id_row
@@ -193,39 +193,6 @@ def pair_errors(const Sample[::1] samples, const float[:, ::1] user_factors, con
     return squares / n
 
 
-cdef struct Scored:
-    double score
-    Py_ssize_t row
-
-
-cdef inline bint worse(Scored a, Scored b) noexcept nogil:
-    """Whether a ranks after b: a lower score, or the same and a later row."""
-    return a.score < b.score or (a.score == b.score and a.row > b.row)
-
-
-cdef inline void sift_down(Scored *heap, Py_ssize_t size) noexcept nogil:
-    """Puts the root of a heap whose root is to be its worst where it belongs."""
-    cdef Scored moved = heap[0]
-    cdef Py_ssize_t at = 0, child = 1
-    while child < size:
-        if child + 1 < size and worse(heap[child + 1], heap[child]):
-            child += 1
-        if not worse(heap[child], moved):
-            break
-        heap[at] = heap[child]
-        at = child
-        child = 2 * at + 1
-    heap[at] = moved
-
-
-cdef inline void sift_up(Scored *heap, Py_ssize_t at) noexcept nogil:
-    cdef Scored moved = heap[at]
-    while at > 0 and worse(moved, heap[(at - 1) // 2]):
-        heap[at] = heap[(at - 1) // 2]
-        at = (at - 1) // 2
-    heap[at] = moved
-
-
 cdef struct Query:
     double base
     const float *vector  # NULL for a user never seen
@@ -254,6 +221,7 @@ cdef class Factorization:
     cdef IdView user_view
     cdef IdView item_view
     cdef object held
+    cdef object _searches
     cdef public object _learner
     cdef public bint _stale
 
@@ -469,64 +437,33 @@ cdef class Factorization:
             asked.vector = model.p + user * model.factors
         return asked
 
-    def _ranked(self, user_id, Py_ssize_t k, exclude, among, query=None):
-        """The k items with the highest predicted rating: [(item_id, score)], best first, ties by item id.
+    def _asked(self, user_ids, queries=None):
+        """What `TopK` is asked with for m users: vectors float32 (m, f) and bases; and this model's item ids.
 
-        exclude: ids not to rank, unknown ones are ignored; among: None, or the only ids to rank; query: as `_items`.
+        queries: None, or for each user what `_items` takes. The vector of a user never seen is 0.
         """
-        cdef Py_ssize_t item, kept = 0, at
-        cdef uint8_t *skip = NULL
-        cdef Scored *heap = NULL
-        cdef Scored one
         self.ready()
         cdef Parameters model = self.model
         cdef object held = self.held
-        cdef IdView item_view = self.item_view
-        if k < 1:
-            raise InvalidInput("k must be 1 or more.")
-        for ids, name in ((exclude, "exclude"), (among, "among")):
-            if isinstance(ids, (str, bytes)):
-                raise InvalidInput(f"{name} is a collection of ids, not one id.")
-        cdef Query asked = self.asked(&model, user_id, query)
-        k = min(k, model.items)
-        try:
-            skip = <uint8_t *> calloc(model.items, 1)
-            heap = <Scored *> malloc(k * sizeof(Scored))
-            if skip == NULL or heap == NULL:
-                raise MemoryError
-            if among is not None:
-                memset(skip, 1, model.items)
-                for item_id in among:
-                    item = id_row(&item_view, item_id)
-                    if item >= 0:
-                        skip[item] = 0
-            for item_id in exclude:
-                item = id_row(&item_view, item_id)
-                if item >= 0:
-                    skip[item] = 1
-            with nogil:
-                for item in range(model.items):
-                    if skip[item]:
-                        continue
-                    one.row = item
-                    one.score = against(&model, &asked, item)
-                    if kept < k:
-                        heap[kept] = one
-                        sift_up(heap, kept)
-                        kept += 1
-                    elif one.score > heap[0].score:  # an equal score has a later row: it ranks after
-                        heap[0] = one
-                        sift_down(heap, k)
-            ranked = [None] * kept
-            for at in range(kept - 1, -1, -1):
-                one = heap[0]
-                heap[0] = heap[at]
-                sift_down(heap, at)
-                ranked[at] = (held[5].name(one.row), one.score)
-            return ranked
-        finally:
-            free(skip)
-            free(heap)
+        cdef Query asked
+        cdef Py_ssize_t number
+        vectors, bases = np.zeros((len(user_ids), model.factors), np.float32), [0.0] * len(user_ids)
+        cdef float *out = <float *> cnp.PyArray_DATA(vectors)
+        for number in range(len(user_ids)):
+            asked = self.asked(&model, user_ids[number], None if queries is None else queries[number])
+            bases[number] = asked.base
+            if asked.vector != NULL:
+                memcpy(out + number * model.factors, asked.vector, model.factors * sizeof(float))
+        return vectors, bases, held[5]
+
+    def _top(self):
+        """The items, made ready for searches; made when it is first asked for."""
+        self.ready()
+        held = self.held
+        top = self._searches
+        if top is None or top[0] is not held:
+            top = self._searches = held, TopK(held[1], held[3])
+        return top[1]
 
 
 cdef IdView view_of(table) except *:

@@ -383,6 +383,18 @@ def test_only_those_among_are_ranked(model):
         model.top_k("u1", among="i1")
 
 
+def test_many_rankings_are_each_of_them(model):
+    users, exclude = [*USERS[:9], "new"], [ITEMS[n : n + 5] for n in range(10)]
+    assert model.top_k_many(users, 7) == [model.top_k(user, 7) for user in users]
+    assert model.top_k_many(users, 7, exclude) == [
+        model.top_k(u, 7, e) for u, e in zip(users, exclude, strict=True)
+    ]
+    assert model.top_k_many([]) == []
+    for wrong in (lambda: model.top_k_many(users, 7, exclude[1:]), lambda: model.top_k_many(users, 0)):
+        with pytest.raises(InvalidInput):
+            wrong()
+
+
 def test_features_are_refused_where_none_are_taken(model):
     if model.takes_features:
         return

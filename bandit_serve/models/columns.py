@@ -1,4 +1,4 @@
-"""The columns that every family learns from."""
+"""What comes in, checked for every family: the columns that it learns from, and what it is to rank."""
 
 from __future__ import annotations
 
@@ -40,3 +40,12 @@ def id_column(ids: Any, what: str) -> list[str | int]:
     for one in column:
         id_text(one)
     return column
+
+
+def check_ranking(k: int, exclude: Any, among: Any) -> None:
+    """`InvalidInput` unless k is 1 or more, and the items are in collections."""
+    if k < 1:
+        raise InvalidInput("k must be 1 or more.")
+    for name, ids in (("exclude", exclude), ("among", among)):
+        if isinstance(ids, str | bytes):
+            raise InvalidInput(f"{name} is a collection of ids, not one id.")

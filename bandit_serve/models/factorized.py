@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve._factorization import Factorization
-from bandit_serve._ids import id_text
+from bandit_serve._ids import IdTable, id_text
 from bandit_serve._learner import Learner
 from bandit_serve.errors import InvalidArtifact, InvalidInput
 from bandit_serve.models import artifact as artifacts
 from bandit_serve.models.artifact import Artifact
-from bandit_serve.models.columns import id_column, rating_column
+from bandit_serve.models.columns import check_ranking, id_column, rating_column
 from bandit_serve.models.ids import id_tensors, read_ids
 from bandit_serve.models.model import Features, Id
 
@@ -69,7 +69,26 @@ class Factorized(Factorization):
         k: 1 or more; fewer come back when fewer are left. exclude: ids not to rank; among: the only ids to rank;
         unknown ones are ignored. For a user never seen the ranking is by what is known of the items.
         """
-        return self._ranked(user_id, k, exclude, among, self._query(user_id, features))
+        check_ranking(k, exclude, among)
+        vectors, bases, items = self._asked([user_id], [self._query(user_id, features)])
+        skip = _skipped(items, exclude, among)
+        rows, scores = self._top().search(vectors, bases, k, [skip])[0]
+        return list(zip(map(items.name, rows.tolist()), scores.tolist(), strict=True))
+
+    def top_k_many(
+        self, user_ids: Sequence[Id], k: int = 10, exclude: Sequence[Collection[Id]] | None = None
+    ) -> list[list[tuple[str, float]]]:
+        """`top_k` of each of n users; exclude: n collections of ids."""
+        if exclude is not None and len(exclude) != len(user_ids):
+            raise InvalidInput("There must be as many collections to exclude as users.")
+        for own in exclude or ((),):
+            check_ranking(k, own, None)
+        vectors, bases, items = self._asked(list(user_ids))
+        skips = None if exclude is None else [_skipped(items, own, None) for own in exclude]
+        found = self._top().search(vectors, bases, k, skips)
+        return [
+            list(zip(map(items.name, rows.tolist()), scores.tolist(), strict=True)) for rows, scores in found
+        ]
 
     def confidence(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:
         """How much is known of the pair, 0 (neither was seen) to 1: the mean of n / (n + 10) over user and item,
@@ -247,3 +266,20 @@ class Factorized(Factorization):
 
     def _take(self, artifact: Artifact) -> None:
         """What else a family keeps in its files."""
+
+
+def _skipped(
+    items: IdTable, exclude: Collection[Id], among: Collection[Id] | None
+) -> NDArray[np.uint8] | None:
+    """uint8 (n_items,): which rows are not to be ranked; None where all are."""
+    exclude = list(exclude)
+    if not exclude and among is None:
+        return None
+    skip = np.zeros(len(items), np.uint8)
+    if among is not None:
+        skip[:] = 1
+        rows = items.rows(list(among))
+        skip[rows[rows >= 0]] = 0
+    rows = items.rows(exclude)
+    skip[rows[rows >= 0]] = 1
+    return skip

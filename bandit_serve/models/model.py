@@ -86,6 +86,12 @@ class Model(Protocol):
         """
         ...
 
+    def top_k_many(
+        self, user_ids: Sequence[Id], k: int = 10, exclude: Sequence[Collection[Id]] | None = None
+    ) -> list[list[tuple[str, float]]]:
+        """`top_k` of each of n users; `exclude`: n collections."""
+        ...
+
     def fit(
         self,
         users: ArrayLike,

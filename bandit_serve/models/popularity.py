@@ -13,7 +13,7 @@ from bandit_serve._ids import GrowingIds
 from bandit_serve.errors import InvalidArtifact, InvalidInput
 from bandit_serve.models import artifact as artifacts
 from bandit_serve.models.artifact import Artifact
-from bandit_serve.models.columns import id_column, rating_column
+from bandit_serve.models.columns import check_ranking, id_column, rating_column
 from bandit_serve.models.descent import OnEpoch
 from bandit_serve.models.ids import id_tensors, read_ids
 from bandit_serve.models.model import Features, FeaturesById, Id, Validation
@@ -146,11 +146,7 @@ class Popularity:
     ) -> list[tuple[str, float]]:
         """The k items with the most ratings: [(item_id, count)], ties by id; exclude: ids to leave out."""
         self._fitted(features)
-        if k < 1:
-            raise InvalidInput("k must be 1 or more.")
-        for name, ids in (("exclude", exclude), ("among", among)):
-            if isinstance(ids, str | bytes):
-                raise InvalidInput(f"{name} is a collection of ids, not one id.")
+        check_ranking(k, exclude, among)
         skip = {self._items.row(item_id) for item_id in exclude}
         only = None if among is None else {self._items.row(item_id) for item_id in among}
         rows = []
@@ -160,6 +156,15 @@ class Popularity:
                 if len(rows) == k:
                     break
         return [(self._items.name(row), float(self._counts[row])) for row in rows]
+
+    def top_k_many(
+        self, user_ids: Sequence[Id], k: int = 10, exclude: Sequence[Collection[Id]] | None = None
+    ) -> list[list[tuple[str, float]]]:
+        """`top_k` of each of n users; exclude: n collections of ids."""
+        if exclude is not None and len(exclude) != len(user_ids):
+            raise InvalidInput("There must be as many collections to exclude as users.")
+        own = exclude if exclude is not None else [()] * len(user_ids)
+        return [self.top_k(user, k, skip) for user, skip in zip(user_ids, own, strict=True)]
 
     def _ranked(self) -> NDArray[np.int64]:
         if self._ranking is None:

@@ -20,7 +20,8 @@ MAX_BYTES = 64 * 2**20
 ITEM_BYTES = 160
 STORE_TIMEOUT_S = 0.02
 STORE_REST_S = 1.0
-LOOP_ITEMS = 20_000
+# Ranking more items is done in a thread: the first time they are made ready for it, which takes longer.
+LOOP_ITEMS = 2_000
 
 Items = list[tuple[str, float]]
 

@@ -56,8 +56,10 @@ def of_rankings(model: Model, train: DataSet, test: DataSet, k: int, relevant_fr
     precisions, recalls, gains = [], [], []
     shown: set[str] = set()
     discounts = 1.0 / np.log2(np.arange(2, k + 2))
-    for user in sorted(set(test.ratings.users.tolist())):
-        ranked = [item for item, _ in model.top_k(user, k, rated.get(user, ()))]
+    users = sorted(set(test.ratings.users.tolist()))
+    found = model.top_k_many(users, k, [rated.get(user, ()) for user in users])
+    for user, best in zip(users, found, strict=True):
+        ranked = [item for item, _ in best]
         shown.update(ranked)
         wanted = liked.get(user)
         if not wanted:

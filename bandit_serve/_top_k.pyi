@@ -1,0 +1,18 @@
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+def use_plain(plain: bool) -> None: ...
+
+class TopK:
+    @property
+    def nbytes(self) -> int: ...
+    def __init__(self, factors: NDArray[np.float32], biases: NDArray[np.float32]) -> None: ...
+    def search(
+        self,
+        vectors: ArrayLike,
+        bases: Sequence[float],
+        k: int,
+        skips: Sequence[NDArray[np.uint8] | None] | None = None,
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]: ...
