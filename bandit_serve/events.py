@@ -62,6 +62,15 @@ class Changed(Struct, frozen=True):
     change: Change
 
 
+class Pair(Struct, frozen=True, array_like=True):
+    """What the prediction of a decision was about: decision number `first` + `place`."""
+
+    place: int
+    user: str
+    item: str
+    features: dict[str, Any] | None = None
+
+
 class Exposed(Struct, frozen=True, array_like=True):
     """n decisions of one worker, numbered `first` … `first + n − 1`, in that order.
 
@@ -69,7 +78,8 @@ class Exposed(Struct, frozen=True, array_like=True):
     `request`. Row i was drawn from the row of `vectors` (f8[V, K]) that `runs` (u4[V], sum n) gives it:
     the first `runs[0]` decisions from `vectors[0]`, and so on. K is the number of arms at `revision`.
     `held_out`: a bit for each decision, of the lowest value first (NumPy's `little`), 1 for one of the holdout; empty
-    where there is none. `x` f4[n, d]: the decisions' features, empty where the experiment has no context.
+    where there is none. `x` f4[n, d]: the decisions' features, empty where the experiment has no context. `pairs`: of
+    the decisions that were predictions of one item, where the service keeps them for learning.
     """
 
     incarnation: int
@@ -83,6 +93,7 @@ class Exposed(Struct, frozen=True, array_like=True):
     runs: bytes
     held_out: bytes = b""
     x: bytes = b""
+    pairs: tuple[Pair, ...] = ()
 
     def held_out_rows(self) -> NDArray[np.bool_] | None:
         """bool (n,): which decisions are of the holdout; None where none is."""

@@ -37,6 +37,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_artifact: Annotated[int, Meta(ge=1_024)] = 4 * 2**30
     model_memory: Annotated[int, Meta(ge=0)] = 2 * 2**30
     top_k_lifetime: Duration = "60s"
+    learn: bool = False
     drain: Duration = "10s"
     idle_grace: Duration = "1s"
     retention_time: Duration = "7d"

@@ -10,7 +10,18 @@ from rich.console import Console
 from rich.text import Text
 
 from bandit_serve import __version__
-from bandit_serve.cli import demo, doctor, experiments, models, not_built, replay, serve, simulate, train
+from bandit_serve.cli import (
+    demo,
+    doctor,
+    experiments,
+    learn,
+    models,
+    not_built,
+    replay,
+    serve,
+    simulate,
+    train,
+)
 from bandit_serve.errors import BanditServeError, InvalidInput, NotBuilt, UsageError
 
 app = typer.Typer(
@@ -28,6 +39,7 @@ app.command("replay")(replay.replay_all)
 app.command("doctor")(doctor.doctor)
 app.command()(simulate.simulate)
 app.command("train")(train.train_models)
+app.command("learn")(learn.learn)
 not_built.add_to(app)
 
 

@@ -37,6 +37,12 @@ def serve(
         int | None, typer.Option(help="Memory for models that take no live traffic, in bytes [2147483648].")
     ] = None,
     top_k_lifetime: Annotated[str | None, typer.Option(help="How long a top-k answer is kept [60s].")] = None,
+    learn: Annotated[
+        bool | None,
+        typer.Option(
+            "--learn", help="Keep the user and item of each prediction in the log, to learn from rewards."
+        ),
+    ] = None,
     drain: Annotated[
         str | None, typer.Option(help="Longest wait for requests under way when stopping [10s].")
     ] = None,

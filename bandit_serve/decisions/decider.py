@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -257,14 +258,20 @@ class Decider:
         draw.used = True
         return draw
 
-    def record(self, choice: Choice, keyring: Keyring, time_ms: int) -> str | None:
-        """Takes the decision into the log's next flush and signs it."""
+    def record(
+        self,
+        choice: Choice,
+        keyring: Keyring,
+        time_ms: int,
+        pair: tuple[str, str, dict[str, Any] | None] | None = None,
+    ) -> str | None:
+        """Takes the decision into the log's next flush, with what its prediction was about, and signs it."""
         draw = choice.draw
         if draw is None:
             return None
         counter = self.exposures.next
         self.exposures.add(
-            choice.arm, choice.unit, draw.shares, self.revision, time_ms, choice.held_out, choice.x
+            choice.arm, choice.unit, draw.shares, self.revision, time_ms, choice.held_out, choice.x, pair
         )
         return keyring.seal.sign(
             self._uid,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from msgspec import UNSET
@@ -50,8 +50,11 @@ class Decisions:
         top_k: TopKCache,
         incarnation: int,
         keyring: Keyring,
+        *,
+        keep_pairs: bool = False,
     ) -> None:
         self.keyring = keyring
+        self._keep_pairs = keep_pairs
         self.deciders: dict[str, Decider] = {}
         self._replica = replica
         self._models = models
@@ -155,7 +158,7 @@ class Decisions:
             if not self._eject(decider, choice):
                 raise
             return self._predict(decider, request)
-        return self._predicted(decider, choice, {"prediction": prediction})
+        return self._predicted(decider, choice, request, {"prediction": prediction})
 
     async def _predict_later(
         self, decider: Decider, choice: Choice, reference: ModelName, request: PredictRequest
@@ -173,7 +176,7 @@ class Decisions:
                 raise
             again = self._predict(decider, request)
             return again if isinstance(again, Predicted) else await again
-        return self._predicted(decider, choice, scores)
+        return self._predicted(decider, choice, request, scores)
 
     def _eject(self, decider: Decider, choice: Choice) -> bool:
         """Leaves an arm out whose model failed; whether another can be drawn in its place."""
@@ -181,8 +184,11 @@ class Decisions:
         log.warning("the model of the arm %s of %s failed", arm, experiment, exc_info=True)
         return decider.eject(choice)
 
-    def _predicted(self, decider: Decider, choice: Choice, scores: dict[str, Any]) -> Predicted:
-        token = decider.record(choice, self.keyring, now_ms())
+    def _predicted(
+        self, decider: Decider, choice: Choice, request: PredictRequest, scores: dict[str, Any]
+    ) -> Predicted:
+        pair = _pair(request, scores) if self._keep_pairs else None
+        token = decider.record(choice, self.keyring, now_ms(), pair)
         arm = choice.arm
         return Predicted(
             token,
@@ -219,3 +225,18 @@ class Decisions:
 def _features(model: Model, request: ScoreRequest) -> Features | None:
     """Requests do not know which arm they meet: a model that takes no features is not asked with them."""
     return features_of(request) if model.takes_features else None
+
+
+def _pair(
+    request: PredictRequest, scores: Mapping[str, Any]
+) -> tuple[str, str, dict[str, Any] | None] | None:
+    """The user, the item and the features that a reward will be about; None where there are several items."""
+    item = request.item_id
+    if item is None and request.item_ids is not None and len(request.item_ids) == 1:
+        item = request.item_ids[0]
+    if item is None and len(scores.get("items", ())) == 1:
+        item = scores["items"][0].item_id
+    if item is None:
+        return None
+    features = features_of(request)
+    return request.user_id, item, None if features is None else dict(features)

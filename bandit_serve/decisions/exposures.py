@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.events import Exposed
+from bandit_serve.events import Exposed, Pair
 
 MAX_BATCH_ROWS = 50_000
 MAX_BATCH_VECTOR_BYTES = 4 * 2**20
+# About what a pair takes in memory beyond its texts.
+PAIR_BYTES = 80
 MAX_WAITING_ROWS = 1_000_000
 MAX_WAITING_BYTES = 64 * 2**20
 
@@ -40,6 +43,8 @@ class ExposureBuffer:
         self._units = array("Q")
         self._held_out = bytearray()
         self._x = bytearray()
+        self._pairs: list[Pair] = []
+        self._pair_bytes = 0
         self._vectors: list[bytes] = []
         self._vector_bytes = 0
         self._runs = array("I")
@@ -54,8 +59,12 @@ class ExposureBuffer:
         time_ms: int,
         held_out: bool = False,
         x: NDArray[np.float32] | None = None,
+        pair: tuple[str, str, dict[str, Any] | None] | None = None,
     ) -> None:
-        """One decision with features x (d,), drawn from `vector`, which is compared by identity and must not change."""
+        """One decision with features x (d,), drawn from `vector`, which is compared by identity and must not change.
+
+        pair: the user, the item and the features that its prediction was about.
+        """
         if self._vector is not vector or revision != self._revision or time_ms < self._time_ms:
             self._turn(vector, revision, time_ms)
         self._arms.append(arm)
@@ -65,9 +74,16 @@ class ExposureBuffer:
         self._held_out.append(held_out)
         if x is not None:
             self._x += x.tobytes()
+        if pair is not None:
+            self._pairs.append(Pair(self.next - self._first, *pair))
+            self._pair_bytes += PAIR_BYTES + len(pair[0]) + len(pair[1]) + 16 * len(pair[2] or ())
         self._runs[-1] += 1
         self.next += 1
-        if len(self._arms) >= MAX_BATCH_ROWS or self._vector_bytes + len(self._x) >= MAX_BATCH_VECTOR_BYTES:
+        self._close_if_large()
+
+    def _close_if_large(self) -> None:
+        nbytes = self._vector_bytes + len(self._x) + self._pair_bytes
+        if len(self._arms) >= MAX_BATCH_ROWS or nbytes >= MAX_BATCH_VECTOR_BYTES:
             self._close()
 
     def add_many(
@@ -96,8 +112,7 @@ class ExposureBuffer:
             self._x += x.tobytes()
         self._runs[-1] += len(arms)
         self.next += len(arms)
-        if len(self._arms) >= MAX_BATCH_ROWS or self._vector_bytes + len(self._x) >= MAX_BATCH_VECTOR_BYTES:
-            self._close()
+        self._close_if_large()
 
     def _turn(self, vector: NDArray[np.float64], revision: int, time_ms: int) -> None:
         if self._arms and (revision != self._revision or time_ms < self._time_ms):
@@ -123,6 +138,7 @@ class ExposureBuffer:
             runs=self._runs.tobytes(),
             held_out=_bits(self._held_out),
             x=bytes(self._x),
+            pairs=tuple(self._pairs),
         )
         self._waiting.append((exposed, n_rows))
         self._waiting_rows += n_rows
@@ -156,4 +172,4 @@ def _bits(flags: bytearray) -> bytes:
 
 def _nbytes(batch: Exposed) -> int:
     columns = (batch.arms, batch.ages_ms, batch.units, batch.vectors, batch.runs, batch.held_out, batch.x)
-    return sum(map(len, columns))
+    return sum(map(len, columns)) + sum(PAIR_BYTES + len(pair.user) + len(pair.item) for pair in batch.pairs)

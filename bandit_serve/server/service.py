@@ -87,7 +87,9 @@ class Service:
         await self.store.check()
         keyring = await load_keyring(self.store)
         await self.tail.load()
-        self.decisions = Decisions(self.replica, self.models, self.top_k, self.incarnation, keyring)
+        self.decisions = Decisions(
+            self.replica, self.models, self.top_k, self.incarnation, keyring, keep_pairs=self.settings.learn
+        )
         self.rewards = Rewards(self.store, self.replica, self.tail, keyring)
         self.flusher = Flusher(self.store, self.decisions.deciders, self.incarnation)
         self._keep_live_models()

@@ -60,6 +60,10 @@ class Keys:
         """String, seconds: the worker that writes snapshots, trims and ticks."""
         return f"{self.namespace}:{{{COMMON}}}:lease"
 
+    def learner(self, model: str) -> str:
+        """String, seconds: the process that learns for a model."""
+        return f"{self.namespace}:{{{COMMON}}}:learner:{model}"
+
     def heard(self, owner: str, offset: str) -> str:
         """Hash of worker to nothing, one minute: who has applied the change at an offset."""
         return f"{self.namespace}:{{{owner}}}:heard:{offset}"

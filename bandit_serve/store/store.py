@@ -179,6 +179,10 @@ class Store:
     async def hold_lease(self, holder: str, lifetime_ms: int) -> bool:
         return bool(await self._run(scripts.HOLD_LEASE, [self.keys.lease], [holder, lifetime_ms]))
 
+    async def hold_learner(self, model: str, holder: str, lifetime_ms: int) -> bool:
+        """Whether `holder` is the one that learns for a model, for `lifetime_ms` from now."""
+        return bool(await self._run(scripts.HOLD_LEASE, [self.keys.learner(model)], [holder, lifetime_ms]))
+
     async def announce(self, about: bytes, lifetime_ms: int) -> None:
         """Says that a worker lives, for `lifetime_ms` from now."""
         now_ms = await self.time_ms()

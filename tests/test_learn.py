@@ -1,0 +1,211 @@
+"""`bandit-serve learn` beside a real service: killed again and again, it learns each event once."""
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from callers import new_name, upload
+from commands import bandit_serve
+from scale import scaled
+from services import ThrowawayService, clean_environment
+
+from bandit_serve import events
+from bandit_serve.models import Artifact, FactorizationMachine, MatrixFactorization, load_model
+from bandit_serve.store.offset import START
+from bandit_serve.store.store import Store
+from bandit_serve.training.learner import ContinuousLearner, Followed, in_order
+from bandit_serve.training.ratings import synthetic_ratings
+
+RATINGS = synthetic_ratings(seed=5, n_users=60, n_items=80, n_ratings=1_500)
+
+
+class Traffic(threading.Thread):
+    """Predictions and their rewards, which shift after a while, until it is stopped."""
+
+    def __init__(self, service, experiment):
+        super().__init__(daemon=True)
+        self.service, self.experiment = service, experiment
+        self.ended, self.sent = threading.Event(), 0
+
+    def run(self):
+        chosen = random.Random(1)
+        while not self.ended.is_set():
+            row = chosen.randrange(len(RATINGS))
+            user, item = (
+                str(RATINGS.users[row]),
+                f"new-{row % 9}" if row % 7 == 0 else str(RATINGS.items[row]),
+            )
+            ask = {"user_id": user, "item_id": item, "features": {"evening": row % 2 == 0}}
+            if row % 3 == 0:
+                ask = {"user_id": user, "item_ids": [item]}
+            path = f"/v1/experiments/{self.experiment}/predict"
+            decided = self.service.call("POST", path, ask)
+            assert decided.status == 200, decided
+            reward = {
+                "decision_id": decided.body["decision_id"],
+                "value": float(RATINGS.values[row]) + row % 2,
+            }
+            assert self.service.call("POST", "/v1/rewards", reward).status == 200
+            self.sent += 1
+
+    def stop(self):
+        self.ended.set()
+        self.join(30)
+
+
+@pytest.fixture(params=[MatrixFactorization, FactorizationMachine], ids=["mf", "fm"])
+def running(request, tmp_path):
+    with ThrowawayService(tmp_path / "d", "--learn") as service:
+        model = new_name("model")
+        path = tmp_path / "m.safetensors"
+        request.param(4, n_epochs=3).fit(RATINGS.users, RATINGS.items, RATINGS.values).save(path)
+        upload(service, model, path.read_bytes(), {"status": "staged"})
+        promoted = service.call("POST", f"/v1/models/{model}/versions/v1/status", {"status": "production"})
+        assert promoted.status == 200, promoted
+        name = new_name()
+        body = {
+            "id": name,
+            "arms": [{"name": arm, "model": model, "version": "v1"} for arm in ("control", "challenger")],
+            "metrics": [{"name": "stars", "kind": "continuous"}],
+            "policy": {"kind": "fixed_split"},
+            "attribution": {"missing": "ignore", "window": "1h"},
+        }
+        made = service.call("POST", "/v1/experiments", body)
+        assert made.status == 201, made
+        assert service.call("POST", f"/v1/experiments/{name}/start").status == 200
+        yield service, model, name, path
+
+
+def learn_command(service, model, *flags):
+    return [sys.executable, "-m", "bandit_serve", "learn", model, "--data", str(service.data), *flags]
+
+
+async def whole_log(url, experiment):
+    store = Store(url)
+    try:
+        entries, at = [], START
+        while found := await store.read(experiment, at, 500):
+            entries += [(entry.offset, events.decode(entry.kind, entry.data)) for entry in found]
+            at = found[-1].offset
+        return entries
+    finally:
+        await store.close()
+
+
+def test_killed_again_and_again_it_equals_one_that_was_not(running):
+    service, model, experiment, path = running
+    traffic, chosen = Traffic(service, experiment), random.Random(2)
+    traffic.start()
+    flags = ("--every", "60", "--checkpoint-every", "0.1")
+    kills = scaled(3, 20)
+    for _ in range(kills):
+        process = subprocess.Popen(
+            learn_command(service, model, *flags),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean_environment(),
+        )
+        time.sleep(0.8 + chosen.random() * 1.2)
+        assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+        process.stderr.close()
+    traffic.stop()
+    time.sleep(0.3)
+    done = bandit_serve("learn", model, "--data", service.data, *flags, "--until-caught-up", "--json")
+    assert done.status == 0, done.err
+    status = done.document
+    assert status["learned"] == traffic.sent
+    with PrivateServer.start_or_adopt(service.data) as server:
+        log = asyncio.run(whole_log(server.url, experiment))
+    base = load_model(Artifact.map(path)), load_model(Artifact.map(path))
+    record = service.call("GET", f"/v1/experiments/{experiment}").body
+    window_ms = 3_600_000
+    assert record["attribution"]["window"] == "1h"
+    once = ContinuousLearner(*base, [Followed(experiment, 1, window_ms, 0)])
+    for offset, name, event in in_order({experiment: log}, 2**62):
+        once.apply(name, offset, event)
+    assert once.learned == traffic.sent
+    assert once.prequential.metrics() == status["metrics"]
+    shown = service.call("GET", f"/v1/models/{model}").body["versions"]
+    published = {version["version"]: version for version in shown}
+    last = f"v1-learned-{status['learned']}"
+    assert last in published
+    assert published[last]["status"] == "staged"
+    assert len(published) > 2
+    artifact = Artifact.map(service.data / "artifacts" / f"{published[last]['sha256']}.safetensors")
+    found, expected = load_model(artifact), once.model
+    for part in ("user_factors", "item_factors", "user_biases", "item_biases"):
+        np.testing.assert_allclose(getattr(found, part), getattr(expected, part), rtol=0, atol=1e-6)
+    assert found.predict("u1", "new-1") == pytest.approx(expected.predict("u1", "new-1"), abs=1e-6)
+    assert found.confidence("u1", "new-1") > 0.1
+
+
+def test_it_publishes_promotes_and_adds_arms(running):
+    service, model, experiment, _ = running
+    traffic = Traffic(service, experiment)
+    traffic.start()
+    until = time.monotonic() + 60
+    while traffic.sent < 200 and time.monotonic() < until:
+        time.sleep(0.02)
+    traffic.stop()
+    time.sleep(0.3)
+    flags = (
+        "--every",
+        "80",
+        "--promote",
+        "prequential.rmse <= 9",
+        "--arm-of",
+        experiment,
+        "--ramp-over",
+        "1h",
+    )
+    done = bandit_serve("learn", model, "--data", service.data, *flags, "--until-caught-up")
+    assert done.status == 0, done.err
+    assert "goes into production" in done.out
+    shown = service.call("GET", f"/v1/models/{model}").body
+    assert shown["production"] == f"v1-learned-{traffic.sent}"
+    record = service.call("GET", f"/v1/experiments/{experiment}").body
+    assert [arm["name"] for arm in record["arms"]][2:] == [
+        version["version"] for version in shown["versions"] if "learned" in version["version"]
+    ]
+    for _ in range(30):
+        ask = {"user_id": "u1", "item_id": "i1"}
+        assert service.call("POST", f"/v1/experiments/{experiment}/predict", ask).status == 200
+    again = bandit_serve("learn", model, "--data", service.data, "--status", "--json")
+    assert again.document["learned"] == traffic.sent
+    assert again.document["metrics"]["prequential.rmse"] < again.document["metrics"]["frozen.rmse"] * 1.2
+    said = bandit_serve("learn", model, "--data", service.data, "--status")
+    assert "ratings learned" in said.out
+
+
+def test_only_one_learns_and_wrong_usage_is_a_sentence(running):
+    service, model, *_ = running
+    first = subprocess.Popen(
+        learn_command(service, model), stdout=subprocess.PIPE, text=True, env=clean_environment()
+    )
+    try:
+        assert "goes on from" in first.stdout.readline()
+        second = bandit_serve("learn", model, "--data", service.data, "--until-caught-up")
+        assert second.status == 1
+        assert "Another process learns" in second.err
+    finally:
+        first.kill()
+        first.wait(10)
+        first.stdout.close()
+    for flags, match in [
+        (("none",), "no model"),
+        ((model, "--from", "v9"), "no version"),
+        ((model, "--experiment", "none", "--until-caught-up"), "no experiment"),
+        ((model, "--gate", "rmse <"), "ends too early"),
+        ((model, "--ramp-over", "1h"), "--arm-of"),
+    ]:
+        refused = bandit_serve("learn", *flags, "--data", service.data)
+        assert refused.status in (1, 2)
+        assert match in refused.err

@@ -1,0 +1,78 @@
+"""Joining decisions with their rewards, whichever comes first."""
+
+import numpy as np
+
+from bandit_serve.events import HELD_OUT, REWARD, Exposed, Pair, Rewarded, Tick, decode, encode
+from bandit_serve.training.reward_log import GRACE_MS, RewardLog
+
+WINDOW_MS = 1_000
+
+
+def exposed(first, pairs, held_out=b"", n=10):
+    return Exposed(7, first, 1, 0, bytes(2 * n), bytes(4 * n), b"", b"", b"", held_out, b"", tuple(pairs))
+
+
+def rewarded(*rewards, metric=0, flags=0):
+    rows = np.zeros(len(rewards), REWARD)
+    rows["incarnation"], rows["metric"], rows["flags"] = 7, metric, flags
+    rows["counter"], rows["value"] = [r[0] for r in rewards], [r[1] for r in rewards]
+    return Rewarded(rows)
+
+
+def told(log, at_ms, event):
+    return [(rating.user, rating.item, rating.value, rating.features) for rating in log.apply(at_ms, event)]
+
+
+def test_pairs_wait_for_their_rewards():
+    log = RewardLog(WINDOW_MS, 0)
+    assert told(log, 0, exposed(100, [Pair(0, "u", "i"), Pair(3, "v", "j", {"a": 1})])) == []
+    assert told(log, 5, rewarded((103, 4.0), (101, 1.0), (100, 2.0))) == [
+        ("v", "j", 4.0, {"a": 1}),
+        ("u", "i", 2.0, None),
+    ]
+    assert told(log, 6, rewarded((103, 4.0))) == []
+
+
+def test_rewards_wait_for_their_pairs_and_other_metrics_are_not_ratings():
+    log = RewardLog(WINDOW_MS, 1)
+    assert told(log, 0, rewarded((100, 4.0), metric=1)) == []
+    assert told(log, 0, rewarded((101, 4.0), metric=0)) == []
+    assert told(log, 9, exposed(100, [Pair(0, "u", "i"), Pair(1, "v", "j")])) == [("u", "i", 4.0, None)]
+
+
+def test_the_holdout_teaches_nothing():
+    log = RewardLog(WINDOW_MS, 0)
+    told(log, 0, exposed(100, [Pair(0, "u", "i"), Pair(1, "v", "j")], held_out=b"\x01\x00"))
+    assert told(log, 1, rewarded((100, 4.0), flags=HELD_OUT)) == []
+    assert told(log, 1, rewarded((101, 4.0))) == [("v", "j", 4.0, None)]
+
+
+def test_what_is_too_late_is_forgotten():
+    log = RewardLog(WINDOW_MS, 0)
+    told(log, 0, exposed(100, [Pair(0, "u", "i"), Pair(1, "v", "j")]))
+    assert told(log, WINDOW_MS + GRACE_MS, rewarded((100, 4.0))) == [("u", "i", 4.0, None)]
+    told(log, WINDOW_MS + GRACE_MS + 1, Tick())
+    assert told(log, WINDOW_MS + GRACE_MS + 2, rewarded((101, 4.0))) == []
+
+
+def test_a_state_is_all_that_the_rest_needs():
+    random, events = np.random.default_rng(0), []
+    for number in range(200):
+        events.append(
+            exposed(10 * number, [Pair(place, f"u{place}", f"i{number}") for place in range(0, 10, 2)])
+        )
+        chosen = random.choice(10 * number + 20, 5, replace=False)
+        events.append(rewarded(*[(int(counter), float(counter % 5)) for counter in chosen]))
+    whole, resumed = RewardLog(WINDOW_MS, 0), RewardLog(WINDOW_MS, 0)
+    for at, event in enumerate(events):
+        state, resumed = resumed.state(), RewardLog(WINDOW_MS, 0)
+        resumed.restore(state)
+        assert told(resumed, 700 * at, event) == told(whole, 700 * at, event)
+    assert resumed.state() == whole.state()
+
+
+def test_pairs_survive_the_wire_and_logs_without_them_are_read():
+    event = exposed(1, [Pair(2, "ü", "i", {"a": [1, "b"]}), Pair(3, "v", "j")])
+    assert decode(b"x", encode(event)) == event
+    before = encode((7, 1, 1, 0, b"", b"", b"", b"", b"", b"", b""))
+    assert decode(b"x", before).pairs == ()
