@@ -1,5 +1,6 @@
 """`bandit-serve learn` beside a real service: killed again and again, it learns each event once."""
 
+import asyncio
 import random
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from services import ThrowawayService, clean_environment
 
 from bandit_serve import events
 from bandit_serve.models import Artifact, FactorizationMachine, MatrixFactorization, load_model
+from bandit_serve.store import PrivateServer
 from bandit_serve.store.offset import START
 from bandit_serve.store.store import Store
 from bandit_serve.training.learner import ContinuousLearner, Followed, in_order
@@ -147,6 +149,7 @@ def test_killed_again_and_again_it_equals_one_that_was_not(running):
     assert found.confidence("u1", "new-1") > 0.1
 
 
+@pytest.mark.parametrize("running", [FactorizationMachine], indirect=True, ids=["fm"])
 def test_it_publishes_promotes_and_adds_arms(running):
     service, model, experiment, _ = running
     traffic = Traffic(service, experiment)
@@ -185,6 +188,7 @@ def test_it_publishes_promotes_and_adds_arms(running):
     assert "ratings learned" in said.out
 
 
+@pytest.mark.parametrize("running", [MatrixFactorization], indirect=True, ids=["mf"])
 def test_only_one_learns_and_wrong_usage_is_a_sentence(running):
     service, model, *_ = running
     first = subprocess.Popen(
