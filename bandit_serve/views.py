@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve.alarms import Alarm
 from bandit_serve.experiment import ArmStatus, Experiment, Record, Status
 from bandit_serve.live import HistoryEntry
+from bandit_serve.models.catalogue import parameters_of
 from bandit_serve.models.registry import ModelHistoryEntry, RegisteredModel, Version, VersionStatus
 from bandit_serve.times import rfc3339
 
@@ -77,6 +78,39 @@ class VersionView(Struct, frozen=True):
     metrics: dict[str, float]
     metadata: dict[str, Any]
     reason: str | None
+    pruned: bool | UnsetType = UNSET
+
+
+class LoadedBy(Struct, frozen=True):
+    """The workers that have a version in memory, of those that live."""
+
+    model: str
+    version: str
+    workers: list[str]
+
+
+class VersionPage(Struct, frozen=True):
+    """`after` is what the next page is asked for with; null on the last one."""
+
+    versions: list[VersionView]
+    total: int
+    after: str | None
+
+
+class Difference(Struct, frozen=True):
+    a: Any
+    b: Any
+
+
+class VersionComparison(Struct, frozen=True):
+    """Metrics that both have, with b − a; hyper-parameters that differ; bytes and seconds that b has more."""
+
+    a: VersionView
+    b: VersionView
+    metrics: dict[str, float]
+    parameters: dict[str, Difference]
+    size: int
+    age_s: float
 
 
 class ModelHistoryView(Struct, frozen=True):
@@ -164,6 +198,23 @@ def version_view(version: Version) -> VersionView:
         metrics=version.metrics,
         metadata=version.metadata,
         reason=version.reason,
+        pruned=version.pruned or UNSET,
+    )
+
+
+def compare_versions(a: Version, b: Version) -> VersionComparison:
+    ours, theirs = parameters_of(a), parameters_of(b)
+    return VersionComparison(
+        version_view(a),
+        version_view(b),
+        {name: b.metrics[name] - value for name, value in a.metrics.items() if name in b.metrics},
+        {
+            name: Difference(ours.get(name), theirs.get(name))
+            for name in dict.fromkeys((*ours, *theirs))
+            if ours.get(name) != theirs.get(name)
+        },
+        b.size - a.size,
+        (a.created_ms - b.created_ms) / 1000,
     )
 
 

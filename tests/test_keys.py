@@ -20,6 +20,8 @@ ARGUMENTS: dict[str, Any] = {
     "name": "c1",
     "offset": "17-0",
     "digest": "0123456789abcdef",
+    "model": "m-1",
+    "version": "v1",
 }
 OF_A_TYPE = ("Stream", "String", "Hash", "Bitmap", "Sorted set")
 
@@ -44,7 +46,10 @@ def made(name: str, /, **other: Any) -> str:
 
 
 NAMES = sorted(name for name in members() if not name.startswith("_"))
-OWNED = [name for name in NAMES if not isinstance(members()[name], property) and name != "top_k"]
+OF_MODELS = {"agreement", "learner"}
+OWNED = [
+    name for name in NAMES if not isinstance(members()[name], property) and name not in {"top_k", *OF_MODELS}
+]
 
 
 def test_there_are_keys() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,18 @@ from bandit_serve.cli.command import AsJson, Reason, in_house
 from bandit_serve.cli.house import House, actor
 from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
 from bandit_serve.log.model_changes import take_in
+from bandit_serve.models.catalogue import find_versions
 from bandit_serve.models.registry import VersionStatus
 from bandit_serve.names import NAME_PATTERN, is_name
-from bandit_serve.views import ModelList, VersionView, model_summary, model_view, version_view
+from bandit_serve.views import (
+    ModelList,
+    VersionPage,
+    VersionView,
+    compare_versions,
+    model_summary,
+    model_view,
+    version_view,
+)
 
 app = typer.Typer(help="The model registry.", no_args_is_help=True)
 
@@ -192,3 +202,119 @@ def _print_version(version: VersionView, as_json: bool) -> None:
 
 def _metrics(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in metrics.items())
+
+
+@app.command()
+@in_house
+async def versions(
+    house: House,
+    model: Model,
+    status: Annotated[list[str] | None, typer.Option(help="Only of this status; repeatable.")] = None,
+    family: Annotated[str | None, typer.Option(help="Only of this family.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Only where a metric is so, such as 'rmse<=0.9'; repeatable.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Only with this in the name, reason or metadata.")] = None,
+    sort: Annotated[
+        str, typer.Option(help="created, version or a metric; - for the largest first.")
+    ] = "-created",
+    limit: Annotated[int, typer.Option(help="How many at most.")] = 100,
+    after: Annotated[str | None, typer.Option(help="The last version of the page before.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Finds versions of a model, the newest first."""
+    registry = await house.models.known()
+    page = find_versions(
+        registry.model(model),
+        statuses=status or (),
+        family=family,
+        metrics=metric or (),
+        text=text,
+        sort=sort,
+        limit=limit,
+        after=after,
+    )
+    if as_json:
+        print_json(VersionPage([version_view(each) for each in page.versions], page.total, page.after))
+        return
+    rows = [
+        (each.version, each.status, each.family, _few(each.metrics), each.reason or "")
+        for each in page.versions
+    ]
+    print_table(
+        ("Version", "Status", "Family", "Metrics", "Why"), rows, whole=("Version", "Status", "Family")
+    )
+    say(
+        f"{len(page.versions)} of {page.total}"
+        + ("" if page.after is None else f"; more with --after {page.after}")
+    )
+
+
+@app.command()
+@in_house
+async def compare(house: House, model: Model, a: Version, b: Version, as_json: AsJson = False) -> None:
+    """Compares two versions: metrics, hyper-parameters, size, age."""
+    registry = await house.models.known()
+    found = compare_versions(registry.version(model, a), registry.version(model, b))
+    if as_json:
+        print_json(found)
+        return
+    rows: list[tuple[str, ...]] = [
+        ("status", found.a.status, found.b.status, ""),
+        ("family", found.a.family, found.b.family, ""),
+        ("bytes", f"{found.a.size:,}", f"{found.b.size:,}", f"{found.size:+,}"),
+        (
+            "registered",
+            short_time(found.a.created_at),
+            short_time(found.b.created_at),
+            f"{-found.age_s:+,.0f} s",
+        ),
+    ]
+    for name in dict.fromkeys((*found.a.metrics, *found.b.metrics)):
+        figures = [_figure(each.metrics.get(name)) for each in (found.a, found.b)]
+        difference = found.metrics.get(name)
+        rows.append((name, *figures, "" if difference is None else f"{difference:+.4g}"))
+    rows += [(name, str(each.a), str(each.b), "") for name, each in found.parameters.items()]
+    print_table(("", a, b, "difference"), rows, numbers=(a, b, "difference"))
+
+
+@app.command()
+@in_house
+async def agreement(house: House, model: Model, version: Version, as_json: AsJson = False) -> None:
+    """How a shadow version agrees with what was answered."""
+    found = await house.models.agreement(model, version)
+    if as_json:
+        print_json(found)
+        return
+    facts = [(name.replace("_", " "), getattr(found, name)) for name in found.__struct_fields__]
+    print_facts([(name, _figure(value) if isinstance(value, float) else str(value)) for name, value in facts])
+
+
+@app.command()
+@in_house
+async def prune(
+    house: House,
+    keep: Annotated[int, typer.Option(help="Retired and failed versions to keep of each model.")] = 5,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Removes files of retired and failed versions that neither experiments nor a rollback need."""
+    gone = await house.models.prune(keep, actor(), dry_run=dry_run)
+    if as_json:
+        print_json([version_view(each) for each in gone])
+        return
+    for each in gone:
+        say(f"{each.model} {each.version}: {each.size:,} bytes, {each.status}")
+    say(
+        f"{'Would remove' if dry_run else 'Removed'} {len(gone)} files, {sum(each.size for each in gone):,} bytes."
+    )
+
+
+def _few(metrics: Mapping[str, float]) -> str:
+    """The first metrics, as many as a line holds."""
+    told = [f"{name} {value:.4g}" for name, value in metrics.items()]
+    return ", ".join(told[:3]) + (" …" if len(told) > 3 else "")
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"

@@ -23,9 +23,10 @@ from bandit_serve.decisions.messages import (
     ScoreRequest,
 )
 from bandit_serve.decisions.scoring import Scorer, check_score_request, features_of
+from bandit_serve.decisions.shadows import Shadows
 from bandit_serve.errors import BanditServeError, Conflict, FieldError, InvalidInput
 from bandit_serve.live import LiveExperiment
-from bandit_serve.models.loaded import LoadedModels
+from bandit_serve.models.loaded import LoadedModels, require_servable
 from bandit_serve.models.model import Features, Model
 from bandit_serve.models.top_k_cache import TopKCache
 from bandit_serve.names import check_all_outside
@@ -51,9 +52,11 @@ class Decisions:
         incarnation: int,
         keyring: Keyring,
         *,
+        shadows: Shadows | None = None,
         keep_pairs: bool = False,
     ) -> None:
         self.keyring = keyring
+        self._shadows = shadows
         self._keep_pairs = keep_pairs
         self.deciders: dict[str, Decider] = {}
         self._replica = replica
@@ -187,6 +190,9 @@ class Decisions:
     def _predicted(
         self, decider: Decider, choice: Choice, request: PredictRequest, scores: dict[str, Any]
     ) -> Predicted:
+        reference = decider.models[choice.arm]
+        if self._shadows is not None and reference is not None:
+            self._shadows.ask(reference.id, reference.version, request, scores)
         pair = _pair(request, scores) if self._keep_pairs else None
         token = decider.record(choice, self.keyring, now_ms(), pair)
         arm = choice.arm
@@ -206,10 +212,13 @@ class Decisions:
         check_score_request(request)
         registry = self._replica.registry
         found = registry.version(model, version) if version is not None else registry.production(model)
+        require_servable(found)
         loaded = self._models.get(model, found.version) or await self._models.load(found)
         features, item = features_of(request), request.item_id
         coming = self._scorer.score(loaded, found.sha256, request, features)
         scores = {"cached": False, **(coming if isinstance(coming, dict) else await coming)}
+        if self._shadows is not None and version is None:
+            self._shadows.ask(model, found.version, request, scores)
         confidence = UNSET if item is None else loaded.confidence(request.user_id, item, features)
         return Scored(
             user_id=request.user_id,

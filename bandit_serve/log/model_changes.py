@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
-from bandit_serve.errors import FieldError, InvalidInput
+import msgspec
+
+from bandit_serve.errors import FieldError, InvalidInput, NotFound
+from bandit_serve.log.census import living
 from bandit_serve.log.changes import Changes
 from bandit_serve.log.tail import Tail
+from bandit_serve.models.agreement import Agreement, AgreementReport, report
 from bandit_serve.models.artifact import ArtifactStore
+from bandit_serve.models.catalogue import prunable
 from bandit_serve.models.family import load_model
 from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.registry import ModelChanged, RegisteredModel, Registry, Version, VersionStatus
@@ -104,6 +111,51 @@ class ModelChanges:
             lambda registry: registry.rollback(model, now_ms=now_ms, who=who, reason=reason)
         )
         return self._replica.registry.model(model)
+
+    async def prune(self, keep: int, who: str, *, dry_run: bool = False) -> list[Version]:
+        """Removes the files of versions that nothing needs (`prunable`); returns them. A dry run removes nothing."""
+        if keep < 0:
+            raise InvalidInput("keep must be 0 or more.")
+        await self._tail.hear_all_news()
+        registry = await self.known()
+        needed = {
+            (arm.model, arm.version)
+            for live in self._replica.experiments.values()
+            for arm in live.experiment.arms
+            if arm.model is not None
+            and arm.version is not None
+            and (live.record.status != "stopped" or live.record.winner == arm.name)
+        }
+        gone = prunable(registry.models, needed, keep)
+        if dry_run:
+            return gone
+        now_ms = await self._store.time_ms()
+        for model in dict.fromkeys(version.model for version in gone):
+            names = [version.version for version in gone if version.model == model]
+            gone_now = partial(Registry.prune, model=model, versions=names, now_ms=now_ms, who=who)
+            await self._changes.models(gone_now)
+        for sha256 in dict.fromkeys(version.sha256 for version in gone):
+            with contextlib.suppress(NotFound):
+                await asyncio.to_thread(self._models.artifacts.delete, sha256)
+        return gone
+
+    async def agreement(self, model: str, version: str) -> AgreementReport:
+        """How a version agreed, while it was a shadow, with what was answered; over all workers."""
+        (await self.known()).version(model, version)
+        sums = Agreement()
+        for state in await self._store.agreements(model, version):
+            sums = sums.plus(msgspec.msgpack.decode(state, type=Agreement))
+        return report(model, version, sums)
+
+    async def loaded_by(self, model: str, version: str) -> list[str]:
+        """The living workers that have a version in memory, by incarnation."""
+        living_ones = {worker.incarnation for worker in await living(self._store)}
+        found = []
+        for incarnation, state in (await self._store.loaded()).items():
+            contents = msgspec.msgpack.decode(state, type=list[tuple[str, str, int]])
+            if incarnation in living_ones and (model, version) in {each[:2] for each in contents}:
+                found.append(f"{incarnation:016x}")
+        return sorted(found)
 
     async def patch(
         self, model: str, version: str, who: str, *, metrics: Mapping[str, float], metadata: Mapping[str, Any]

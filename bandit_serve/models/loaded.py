@@ -17,11 +17,19 @@ log = logging.getLogger(__name__)
 Reference = tuple[str, str]
 
 
+def require_servable(version: Version) -> None:
+    """`Conflict` for a version whose status or retention does not let it serve."""
+    if version.pruned:
+        raise Conflict(f"The file of {version.version!r} of {version.model!r} was removed by retention.")
+    if version.status not in SERVABLE:
+        raise Conflict(f"The version {version.version!r} of {version.model!r} is {version.status}.")
+
+
 class LoadedModels:
     """`max_bytes` bounds what is kept beyond the live ones."""
 
     def __init__(self, artifacts: ArtifactStore, *, max_bytes: int) -> None:
-        self._artifacts = artifacts
+        self.artifacts = artifacts
         self._max_bytes = max_bytes
         self._models: OrderedDict[Reference, Model] = OrderedDict()
         self._loading: dict[Reference, asyncio.Task[Model]] = {}
@@ -33,6 +41,10 @@ class LoadedModels:
     @property
     def nbytes(self) -> int:
         return sum(model.nbytes for model in self._models.values())
+
+    def contents(self) -> list[tuple[str, str, int]]:
+        """Model, version and bytes of each that is in memory."""
+        return [(*reference, model.nbytes) for reference, model in self._models.items()]
 
     def get(self, model: str, version: str) -> Model | None:
         found = self._models.get((model, version))
@@ -49,8 +61,7 @@ class LoadedModels:
         found = self.get(*reference)
         if found is not None:
             return found
-        if version.status not in SERVABLE:
-            raise Conflict(f"The version {version.version!r} of {version.model!r} is {version.status}.")
+        require_servable(version)
         task = self._loading.get(reference)
         if task is None:
             task = asyncio.create_task(self._load(version), name=f"load {version.model} {version.version}")
@@ -69,7 +80,7 @@ class LoadedModels:
 
     def _read(self, version: Version) -> Model:
         try:
-            return load_model(self._artifacts.open(version.sha256))
+            return load_model(self.artifacts.open(version.sha256))
         except (InvalidArtifact, NotFound) as error:
             raise ModelLost(f"{version.model} {version.version} can not be loaded: {error}") from error
 

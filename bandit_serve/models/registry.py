@@ -9,7 +9,7 @@ A command (`register`, `move`, `rollback`, `patch`) checks the present state and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -35,7 +35,7 @@ ANNOUNCED, MODEL = b"e", b"m"
 
 
 class Version(Struct, frozen=True):
-    """One version of a model. `sha256`, `size` (bytes) and `family` are of its artifact."""
+    """One version of a model. `sha256`, `size` (bytes) and `family` are of its artifact, which is gone if `pruned`."""
 
     model: str
     version: str
@@ -48,6 +48,7 @@ class Version(Struct, frozen=True):
     metrics: dict[str, float] = {}
     metadata: dict[str, Any] = {}
     reason: str | None = None
+    pruned: bool = False
 
 
 class ModelHistoryEntry(Struct, frozen=True):
@@ -189,6 +190,8 @@ class Registry:
     ) -> ModelChanged:
         """Another status; promotion retires the version that was in production, in the same event."""
         subject = self.version(model, version)
+        if subject.pruned:
+            raise Conflict(f"The file of {version!r} of {model!r} was removed by retention.")
         if status not in MOVES[subject.status]:
             legal = ", ".join(MOVES[subject.status]) or "nothing: it is final"
             raise Conflict(
@@ -224,7 +227,11 @@ class Registry:
     def rollback(self, model: str, *, now_ms: int, who: str, reason: str | None = None) -> ModelChanged:
         """Puts the version that was in production before back into production."""
         found = self.model(model)
-        former = [name for name in found.former if found.versions[name].status == "retired"]
+        former = [
+            name
+            for name in found.former
+            if found.versions[name].status == "retired" and not found.versions[name].pruned
+        ]
         if not former:
             raise Conflict(f"The model {model!r} has no former production version to roll back to.")
         subject = found.versions[former[-1]]
@@ -239,6 +246,14 @@ class Registry:
             what="rollback",
             who=who,
         )
+
+    def prune(self, model: str, versions: Collection[str], *, now_ms: int, who: str) -> ModelChanged:
+        """Versions without their files from now on."""
+        found = self.model(model)
+        gone = tuple(
+            msgspec.structs.replace(found.versions[name], pruned=True, updated_ms=now_ms) for name in versions
+        )
+        return ModelChanged(model, gone, found.production, found.former, "prune", who)
 
     def patch(
         self,

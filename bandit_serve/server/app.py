@@ -20,6 +20,7 @@ from bandit_serve.decisions.messages import (
 )
 from bandit_serve.errors import Unavailable
 from bandit_serve.experiment import Experiment, Policy
+from bandit_serve.models.agreement import AgreementReport
 from bandit_serve.results import Report
 from bandit_serve.rewards.messages import RewardsReport, RewardsRequest
 from bandit_serve.server.handlers.decisions import DecisionHandlers
@@ -45,7 +46,17 @@ from bandit_serve.server.problems import problem_response
 from bandit_serve.server.route import EITHER, MULTIPART, Entries, Route
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Reply, read_bytes
-from bandit_serve.views import ExperimentList, ExperimentView, History, ModelList, ModelView, VersionView
+from bandit_serve.views import (
+    ExperimentList,
+    ExperimentView,
+    History,
+    LoadedBy,
+    ModelList,
+    ModelView,
+    VersionComparison,
+    VersionPage,
+    VersionView,
+)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -272,6 +283,29 @@ ROUTES: tuple[Route, ...] = (
         refuses=(409,),
     ),
     Route(
+        "GET",
+        "/v1/models/{model}/versions",
+        "models.find",
+        "Versions by status, family, metric, text; sorted, page by page.",
+        answers=VersionPage,
+        refuses=(400,),
+    ),
+    Route(
+        "GET",
+        "/v1/models/{model}/compare",
+        "models.compare",
+        "Two versions, a and b, beside each other.",
+        answers=VersionComparison,
+        refuses=(400,),
+    ),
+    Route(
+        "GET",
+        "/v1/models/{model}/versions/{version}/agreement",
+        "models.agreement",
+        "How a shadow version agrees with what was answered.",
+        answers=AgreementReport,
+    ),
+    Route(
         "POST",
         "/v1/models/{model}/versions",
         "models.register",
@@ -305,6 +339,13 @@ ROUTES: tuple[Route, ...] = (
         StatusRequest,
         VersionView,
         refuses=(409,),
+    ),
+    Route(
+        "GET",
+        "/v1/models/{model}/versions/{version}/load",
+        "models.loaded_by",
+        "Which workers have a version in memory.",
+        answers=LoadedBy,
     ),
     Route(
         "POST",

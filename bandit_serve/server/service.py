@@ -19,6 +19,7 @@ from bandit_serve import events
 from bandit_serve.decisions.decisions import Decisions
 from bandit_serve.decisions.flush import Flusher
 from bandit_serve.decisions.refresh import Refresher
+from bandit_serve.decisions.shadows import Shadows
 from bandit_serve.errors import BanditServeError, LogLost, StoreUnavailable
 from bandit_serve.experiment import Record
 from bandit_serve.log.census import WorkerCard
@@ -71,6 +72,7 @@ class Service:
         self.experiment_changes = ExperimentChanges(*parts)
         self.model_changes = ModelChanges(*parts)
         self.top_k = TopKCache(store, lifetime_s=settings.seconds("top_k_lifetime"))
+        self.shadows = Shadows(store, self.replica, self.models, self.incarnation)
         self.decisions: Decisions
         self.rewards: Rewards
         self.flusher: Flusher
@@ -88,7 +90,13 @@ class Service:
         keyring = await load_keyring(self.store)
         await self.tail.load()
         self.decisions = Decisions(
-            self.replica, self.models, self.top_k, self.incarnation, keyring, keep_pairs=self.settings.learn
+            self.replica,
+            self.models,
+            self.top_k,
+            self.incarnation,
+            keyring,
+            shadows=self.shadows,
+            keep_pairs=self.settings.learn,
         )
         self.rewards = Rewards(self.store, self.replica, self.tail, keyring)
         self.flusher = Flusher(self.store, self.decisions.deciders, self.incarnation)
@@ -122,6 +130,7 @@ class Service:
             keeper.run,
             self._heartbeat,
             self._renew_keys,
+            self.shadows.run,
         ]
         for run in runs:
             task = asyncio.create_task(run())
@@ -161,7 +170,10 @@ class Service:
         record = None if owner == COMMON else self.replica.experiments[owner].record
         if record is None or self._records.get(owner) is not record:
             self._records[owner] = record
+            before = self.models.live
             self._keep_live_models()
+            if self.ready and self.models.live - before:
+                self._answer(self._load_live_models())
             self._follow_quickly_enough()
 
     def _follow_quickly_enough(self) -> None:
@@ -209,6 +221,8 @@ class Service:
             self.publish_counters()
             with contextlib.suppress(StoreUnavailable):
                 await self.store.announce(card, HEARTBEAT_LIFETIME_MS)
+                loaded = msgspec.msgpack.encode(self.models.contents())
+                await self.store.say_loaded(self.incarnation, loaded)
             await asyncio.sleep(HEARTBEAT_S)
 
     async def _renew_keys(self) -> None:

@@ -60,6 +60,15 @@ class Keys:
         """String, seconds: the worker that writes snapshots, trims and ticks."""
         return f"{self.namespace}:{{{COMMON}}}:lease"
 
+    def agreement(self, model: str, version: str) -> str:
+        """Hash of worker to sums, thirty days after the last: how a shadow version agrees with what was answered."""
+        return f"{self.namespace}:{{{COMMON}}}:agreement:{model}:{version}"
+
+    @property
+    def loaded(self) -> str:
+        """Hash of worker to what it has in memory, as long as a worker says so: which models are loaded where."""
+        return f"{self.namespace}:{{{COMMON}}}:loaded"
+
     def learner(self, model: str) -> str:
         """String, seconds: the process that learns for a model."""
         return f"{self.namespace}:{{{COMMON}}}:learner:{model}"

@@ -22,6 +22,8 @@ GRACE_MS = 60_000
 EXPOSED_MARK_MS = 3_600_000
 CENSUS_MS = 60_000
 TAIL_BLOCK_MS = 1_000
+AGREEMENT_MS = 30 * 86_400_000
+LOADED_MS = 60_000
 
 
 class Entry(NamedTuple):
@@ -207,6 +209,27 @@ class Store:
     async def reports(self, key: str) -> dict[int, bytes]:
         answers = await self._call(lambda: self._client.hgetall(key))
         return {int(field, 16): answer for field, answer in answers.items()}
+
+    async def write_agreement(self, model: str, version: str, incarnation: int, sums: bytes) -> None:
+        key = self.keys.agreement(model, version)
+        with translate_errors():
+            await self._client.hset(key, f"{incarnation:016x}", sums)
+            await self._client.pexpire(key, AGREEMENT_MS)
+
+    async def agreements(self, model: str, version: str) -> list[bytes]:
+        """What each worker that ever scored for a shadow version wrote."""
+        found = await self._call(lambda: self._client.hgetall(self.keys.agreement(model, version)))
+        return list(found.values())
+
+    async def say_loaded(self, incarnation: int, loaded: bytes) -> None:
+        """What a worker has in memory."""
+        with translate_errors():
+            await self._client.hset(self.keys.loaded, f"{incarnation:016x}", loaded)
+            await self._client.pexpire(self.keys.loaded, LOADED_MS)
+
+    async def loaded(self) -> dict[int, bytes]:
+        found = await self._call(lambda: self._client.hgetall(self.keys.loaded))
+        return {int(field, 16): value for field, value in found.items()}
 
     # Token keys
 

@@ -12,12 +12,21 @@ from msgspec import Meta, Struct
 
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
 from bandit_serve.log.model_changes import StoredArtifact, require_name, take_in
+from bandit_serve.models.catalogue import find_versions
 from bandit_serve.models.registry import VersionStatus
 from bandit_serve.names import Name
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Body, actor, answer
 from bandit_serve.validation import invalid
-from bandit_serve.views import ModelList, model_summary, model_view, version_view
+from bandit_serve.views import (
+    LoadedBy,
+    ModelList,
+    VersionPage,
+    compare_versions,
+    model_summary,
+    model_view,
+    version_view,
+)
 
 MAX_METADATA_BYTES = 65_536
 CHUNK_BYTES = 2**20
@@ -83,6 +92,47 @@ class ModelHandlers:
     async def show_version(self, request: web.Request) -> web.Response:
         registry = await self._changes.known()
         return answer(request, version_view(registry.version(*_reference(request))))
+
+    async def loaded_by(self, request: web.Request) -> web.Response:
+        model, version = _reference(request)
+        (await self._changes.known()).version(model, version)
+        return answer(request, LoadedBy(model, version, await self._changes.loaded_by(model, version)))
+
+    async def find(self, request: web.Request) -> web.Response:
+        """Versions by status, family, metrics and text, page by page."""
+        query = request.query
+        known = {"status", "family", "metric", "text", "sort", "limit", "after"}
+        unknown = sorted(set(query) - known)
+        if unknown:
+            raise InvalidInput(f"{unknown[0][:60]}: expected {', '.join(sorted(known))}.")
+        limit = query.get("limit", "100")
+        if not limit.isdecimal() or len(limit) > 6:
+            raise InvalidInput("limit: expected a whole number.", [FieldError("limit", "a whole number")])
+        registry = await self._changes.known()
+        page = find_versions(
+            registry.model(request.match_info["model"]),
+            statuses=query.getall("status", []),
+            family=query.get("family"),
+            metrics=query.getall("metric", []),
+            text=query.get("text"),
+            sort=query.get("sort", "-created"),
+            limit=int(limit),
+            after=query.get("after"),
+        )
+        return answer(
+            request, VersionPage([version_view(one) for one in page.versions], page.total, page.after)
+        )
+
+    async def compare(self, request: web.Request) -> web.Response:
+        registry, model = await self._changes.known(), request.match_info["model"]
+        names = [request.query.get(name) for name in ("a", "b")]
+        if None in names:
+            raise InvalidInput("Which versions? Expected a and b in the query.")
+        a, b = (registry.version(model, str(name)) for name in names)
+        return answer(request, compare_versions(a, b))
+
+    async def agreement(self, request: web.Request) -> web.Response:
+        return answer(request, await self._changes.agreement(*_reference(request)))
 
     async def register(self, request: web.Request) -> web.Response:
         """Takes the artifact in, checks that it is a model, and only then registers it."""

@@ -1,0 +1,142 @@
+"""Shadow versions: they score what is asked of their model, beside the way of the request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from bandit_serve.decisions.messages import ScoreRequest
+from bandit_serve.decisions.scoring import features_of
+from bandit_serve.errors import BanditServeError, StoreUnavailable
+from bandit_serve.models.agreement import Agreement
+from bandit_serve.models.loaded import LoadedModels
+from bandit_serve.models.model import Model
+from bandit_serve.models.registry import Version
+from bandit_serve.replica import Replica
+from bandit_serve.store.store import Store
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 10_000
+AT_ONCE = 200
+REPORT_S = 1.0
+
+
+class Asked(NamedTuple):
+    request: ScoreRequest
+    answer: Mapping[str, Any]
+    version: str
+
+
+class Shadows:
+    """What waits to be scored by shadows is bounded: when they do not keep up, requests are left out and counted."""
+
+    def __init__(self, store: Store, replica: Replica, models: LoadedModels, incarnation: int) -> None:
+        self._store = store
+        self._replica = replica
+        self._models = models
+        self._incarnation = incarnation
+        self._waiting: deque[tuple[str, Asked]] = deque()
+        self._versions: dict[str, list[Version]] = {}
+        self._seen_revision = -1
+        self._sums: dict[tuple[str, str], Agreement] = {}
+        self._changed: set[tuple[str, str]] = set()
+        self._arrived = asyncio.Event()
+
+    def of(self, model: str) -> list[Version]:
+        """The shadow versions of a model."""
+        registry = self._replica.registry
+        if registry.revision != self._seen_revision:
+            self._seen_revision = registry.revision
+            self._versions = {
+                name: [version for version in found.versions.values() if version.status == "shadow"]
+                for name, found in registry.models.items()
+            }
+        return self._versions.get(model, [])
+
+    def ask(self, model: str, version: str, request: ScoreRequest, answer: Mapping[str, Any]) -> None:
+        """Takes note of what a version answered, for the shadows of its model."""
+        shadows = self.of(model)
+        if not shadows:
+            return
+        if len(self._waiting) >= MAX_WAITING:
+            for shadow in shadows:
+                self._sum(shadow).dropped += 1
+            return
+        self._waiting.append((model, Asked(request, answer, version)))
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Scores what waits, and says in the store how it went, until cancelled."""
+        reported_s = time.monotonic()
+        while True:
+            self._arrived.clear()
+            if not self._waiting:
+                try:
+                    async with asyncio.timeout(REPORT_S):
+                        await self._arrived.wait()
+                except TimeoutError:
+                    pass
+            batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
+            for model in dict.fromkeys(name for name, _ in batch):
+                for shadow in self.of(model):
+                    asked = [each for name, each in batch if name == model]
+                    await self._score(shadow, asked)
+            if time.monotonic() - reported_s >= REPORT_S:
+                reported_s = time.monotonic()
+                await self._report()
+
+    def _sum(self, shadow: Version) -> Agreement:
+        key = shadow.model, shadow.version
+        self._changed.add(key)
+        return self._sums.setdefault(key, Agreement())
+
+    async def _score(self, shadow: Version, asked: list[Asked]) -> None:
+        sums = self._sum(shadow)
+        try:
+            model = self._models.get(shadow.model, shadow.version) or await self._models.load(shadow)
+        except BanditServeError as error:
+            log.warning("the shadow %s %s can not be loaded: %s", shadow.model, shadow.version, error)
+            sums.failed += len(asked)
+            return
+        await asyncio.to_thread(_score_all, model, asked, sums)
+
+    async def _report(self) -> None:
+        for key in list(self._changed):
+            self._changed.discard(key)
+            state = msgspec.msgpack.encode(self._sums[key])
+            try:
+                await self._store.write_agreement(*key, self._incarnation, state)
+            except StoreUnavailable:
+                self._changed.add(key)
+                return
+
+
+def _score_all(model: Model, asked: list[Asked], sums: Agreement) -> None:
+    for request, answer, _ in asked:
+        started_s = time.perf_counter()
+        features = features_of(request) if model.takes_features else None
+        try:
+            if "prediction" in answer:
+                assert request.item_id is not None
+                scores = [model.predict(request.user_id, request.item_id, features)]
+                sums.add_scores([answer["prediction"]], scores)
+            elif "predictions" in answer:
+                assert request.item_ids is not None
+                found = model.predict_items(request.user_id, request.item_ids, features)
+                sums.add_scores(answer["predictions"], found.tolist())
+            elif "items" in answer:
+                assert request.k is not None
+                ranked = model.top_k(request.user_id, request.k, request.exclude, features)
+                sums.add_ranking([item.item_id for item in answer["items"]], [item for item, _ in ranked])
+        except Exception:
+            log.debug("a shadow failed", exc_info=True)
+            sums.failed += 1
+        sums.requests += 1
+        sums.seconds += time.perf_counter() - started_s
