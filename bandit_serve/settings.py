@@ -27,6 +27,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
     store: str | None = None
     data: str = "bandit-serve-data"
+    artifacts: str | None = None
     insecure: bool = False
     access_log: bool = False
     log_level: Annotated[str, Meta(pattern=r"^(debug|info|warning|error)(?!\n)$")] = "info"

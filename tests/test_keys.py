@@ -22,6 +22,7 @@ ARGUMENTS: dict[str, Any] = {
     "digest": "0123456789abcdef",
     "model": "m-1",
     "version": "v1",
+    "sha256": "ab" * 32,
 }
 OF_A_TYPE = ("Stream", "String", "Hash", "Bitmap", "Sorted set")
 
@@ -46,7 +47,7 @@ def made(name: str, /, **other: Any) -> str:
 
 
 NAMES = sorted(name for name in members() if not name.startswith("_"))
-OF_MODELS = {"agreement", "learner"}
+OF_MODELS = {"agreement", "artifact", "learner"}
 OWNED = [
     name for name in NAMES if not isinstance(members()[name], property) and name not in {"top_k", *OF_MODELS}
 ]

@@ -25,6 +25,10 @@ WHERE: dict[str, Any] = {
         typer.Option(help="redis://, rediss:// or unix:// URL [the private server of the data directory]."),
     ],
     "data": Annotated[str | None, typer.Option(help="Data directory [bandit-serve-data].")],
+    "artifacts": Annotated[
+        str | None,
+        typer.Option(help="Where model files are kept: store, or a URL for fsspec [the data directory]."),
+    ],
     "namespace": Annotated[str | None, typer.Option(help="Prefix of all keys in the store [bandit_serve].")],
     "store_timeout": Annotated[str | None, typer.Option(help="Longest wait for the store [1s].")],
     "max_artifact": Annotated[int | None, typer.Option(help="Largest artifact, in bytes [4294967296].")],

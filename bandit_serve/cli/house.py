@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from functools import cached_property
 
+from bandit_serve.log.artifacts import open_artifacts
 from bandit_serve.log.changes import Changes
 from bandit_serve.log.experiment_changes import ExperimentChanges
 from bandit_serve.log.model_changes import ModelChanges
@@ -39,7 +40,7 @@ class House:
     @cached_property
     def artifacts(self) -> ArtifactStore:
         """Made when needed, as it makes its directory."""
-        return ArtifactStore(self.settings.data_dir / "artifacts", max_bytes=self.settings.max_artifact)
+        return open_artifacts(self.settings, self.store.url)
 
     @cached_property
     def experiments(self) -> ExperimentChanges:

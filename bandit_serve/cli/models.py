@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -16,6 +18,7 @@ from bandit_serve.log.model_changes import take_in
 from bandit_serve.models.catalogue import find_versions
 from bandit_serve.models.registry import VersionStatus
 from bandit_serve.names import NAME_PATTERN, is_name
+from bandit_serve.training.mlflow_mirror import MlflowMirror
 from bandit_serve.views import (
     ModelList,
     VersionPage,
@@ -308,6 +311,46 @@ async def prune(
     say(
         f"{'Would remove' if dry_run else 'Removed'} {len(gone)} files, {sum(each.size for each in gone):,} bytes."
     )
+
+
+@app.command()
+@in_house
+async def mirror(
+    house: House,
+    model: Model,
+    tracking: Annotated[str, typer.Option(help="MLflow's tracking server or store.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Writes a model's versions to MLflow, with @champion and @challenger."""
+    registry = await house.models.known()
+    numbers = await asyncio.to_thread(MlflowMirror(tracking).mirror, registry.model(model), house.artifacts)
+    if as_json:
+        print_json(numbers)
+        return
+    print_table(("Version", "In MLflow"), [(name, f"{model}/{number}") for name, number in numbers.items()])
+
+
+@app.command("import")
+@in_house
+async def import_version(
+    house: House,
+    reference: Annotated[str, typer.Argument(help="name@alias or name/number.", show_default=False)],
+    tracking: Annotated[str, typer.Option(help="MLflow's tracking server or store.", show_default=False)],
+    model: Annotated[str | None, typer.Option("--as", help="The model's name here [its name there].")] = None,
+    version: NewVersion = None,
+    as_json: AsJson = False,
+) -> None:
+    """Registers a version that is in MLflow, a safetensors file of ours, as staged."""
+    with TemporaryDirectory() as folder:
+        file, about = await asyncio.to_thread(MlflowMirror(tracking).fetch, reference, Path(folder))
+        stored = await take_in(house.artifacts, file)
+    metrics = about.pop("metrics")
+    name = _new_name(model or about["mlflow"]["name"])
+    assert name is not None
+    registered = await house.models.register(
+        name, stored, actor(), version=version, status="staged", metrics=metrics, metadata=about
+    )
+    _print_version(version_view(registered), as_json)
 
 
 def _few(metrics: Mapping[str, float]) -> str:

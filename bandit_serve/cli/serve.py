@@ -20,6 +20,10 @@ def serve(
         typer.Option(help="redis://, rediss:// or unix:// URL [a private server in the data directory]."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data directory [bandit-serve-data].")] = None,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(help="Where model files are kept: store, or a URL for fsspec [the data directory]."),
+    ] = None,
     config: Annotated[str | None, typer.Option(help="Config file (TOML).")] = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Bind an address that others can reach, without keys.")

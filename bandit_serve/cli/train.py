@@ -23,6 +23,7 @@ from bandit_serve.log.model_changes import take_in
 from bandit_serve.models.registry import Version, VersionStatus
 from bandit_serve.settings import Settings, load_settings
 from bandit_serve.training.dataset import DataSet, read_dataset
+from bandit_serve.training.mlflow_mirror import MlflowMirror
 from bandit_serve.training.pipeline import Status, Trained, TrainingResult, judge, train
 from bandit_serve.training.plan import Plan, read_plan
 
@@ -85,6 +86,9 @@ def train_models(
     seed: Annotated[int | None, typer.Option(help="Makes the run repeatable [0].")] = None,
     out: Annotated[Text, typer.Option(help="Directory to leave the model files in.")] = None,
     register: Annotated[bool, typer.Option(help="Register what was trained as versions.")] = True,
+    tracking: Annotated[
+        Text, typer.Option(help="MLflow's tracking server or store, to mirror versions to.")
+    ] = None,
     store: Annotated[Text, typer.Option(help="Store URL [the private server of the data directory].")] = None,
     data_dir: Annotated[Text, typer.Option("--data", help="Data directory [bandit-serve-data].")] = None,
     namespace: Annotated[Text, typer.Option(help="Prefix of all keys in the store [bandit_serve].")] = None,
@@ -102,6 +106,7 @@ def train_models(
             "metric": metric,
             "seed": seed,
             "model": model,
+            "tracking": tracking,
         },
     )
     settings = load_settings({"store": store, "data": data_dir, "namespace": namespace})
@@ -168,7 +173,11 @@ async def _register(
 ) -> list[Registered]:
     """A version for each family, with the status that the gates give it now."""
     async with open_house(settings, url) as house:
-        return [await _register_one(house, plan, result, each, files) for each in result.trained]
+        versions = [await _register_one(house, plan, result, each, files) for each in result.trained]
+        if plan.tracking is not None:
+            model = (await house.models.known()).model(plan.model)
+            await asyncio.to_thread(MlflowMirror(plan.tracking).mirror, model, house.artifacts)
+        return versions
 
 
 async def _register_one(

@@ -30,6 +30,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from bandit_serve.errors import InvalidArtifact, InvalidInput, NotFound, TooLarge
+from bandit_serve.models.remote import Remote
 
 METADATA_KEY = "bandit_serve"
 FORMAT_VERSION = 1
@@ -127,11 +128,17 @@ def write(
 
 
 class ArtifactStore:
-    """Model files in one local directory, each named `<sha256>.safetensors` and never changed."""
+    """Model files in one local directory, each named `<sha256>.safetensors` and never changed.
 
-    def __init__(self, root: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> None:
+    With a `remote`, every file is there too, and one that is not here is fetched from there once.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, remote: Remote | None = None
+    ) -> None:
         self.root = Path(root)
         self.max_bytes = max_bytes
+        self.remote = remote
         self.root.mkdir(parents=True, exist_ok=True)
         self._sweep()
 
@@ -164,6 +171,8 @@ class ArtifactStore:
                 raise InvalidArtifact("What was written to disk is not what was received.")
             if check is not None:
                 check(artifact)
+            if self.remote is not None:
+                self.remote.send(sha256, temporary)
             _write_mark(temporary)
             temporary.chmod(0o444)
             temporary.replace(self.path(sha256))
@@ -180,6 +189,8 @@ class ArtifactStore:
         content is not what was put.
         """
         path = self.path(sha256)
+        if self.remote is not None and not path.exists():
+            self._fetch(sha256, self.remote)
         artifact_map = _map(path, self.max_bytes)
         if _read_mark(path) != _mark_of(path):
             if hashlib.sha256(artifact_map).hexdigest() != sha256:
@@ -187,8 +198,28 @@ class ArtifactStore:
             _write_mark(path)
         return Artifact(artifact_map)
 
+    def _fetch(self, sha256: str, remote: Remote) -> None:
+        """Takes a file from the remote; `InvalidArtifact` when it is another, nothing when it is not there."""
+        descriptor, name = tempfile.mkstemp(prefix=PREFIX, dir=self.root)
+        temporary = Path(name)
+        try:
+            with open(descriptor, "wb") as file:
+                if not remote.fetch(sha256, file):
+                    return
+                file.flush()
+                os.fsync(file.fileno())
+            if Artifact.map(temporary, max_bytes=self.max_bytes).sha256 != sha256:
+                raise InvalidArtifact(f"The remote content of artifact {sha256} does not match its SHA-256.")
+            _write_mark(temporary)
+            temporary.chmod(0o444)
+            temporary.replace(self.path(sha256))
+        finally:
+            temporary.unlink(missing_ok=True)
+
     def delete(self, sha256: str) -> None:
-        """Removes a file; models that have it mapped keep it. Raises `NotFound`."""
+        """Removes a file, here and from the remote; models that have it mapped keep it. Raises `NotFound`."""
+        if self.remote is not None:
+            self.remote.delete(sha256)
         try:
             self.path(sha256).unlink()
         except FileNotFoundError:

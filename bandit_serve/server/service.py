@@ -22,6 +22,7 @@ from bandit_serve.decisions.refresh import Refresher
 from bandit_serve.decisions.shadows import Shadows
 from bandit_serve.errors import BanditServeError, LogLost, StoreUnavailable
 from bandit_serve.experiment import Record
+from bandit_serve.log.artifacts import open_artifacts
 from bandit_serve.log.census import WorkerCard
 from bandit_serve.log.changes import Changes
 from bandit_serve.log.experiment_changes import ExperimentChanges
@@ -30,7 +31,6 @@ from bandit_serve.log.keeper import Keeper, load_keyring
 from bandit_serve.log.model_changes import ModelChanges
 from bandit_serve.log.results_log import ResultsLog
 from bandit_serve.log.tail import GATHER_S, Tail
-from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.top_k_cache import TopKCache
 from bandit_serve.replica import Replica
@@ -66,7 +66,7 @@ class Service:
         self.tail = Tail(store, self.replica)
         self.changes = Changes(store, self.replica, self.tail)
         self.results = ResultsLog(store)
-        self.artifacts = ArtifactStore(settings.data_dir / "artifacts", max_bytes=settings.max_artifact)
+        self.artifacts = open_artifacts(settings, store.url)
         self.models = LoadedModels(self.artifacts, max_bytes=settings.model_memory)
         parts = (store, self.replica, self.tail, self.changes, self.models)
         self.experiment_changes = ExperimentChanges(*parts)

@@ -60,6 +60,10 @@ class Keys:
         """String, seconds: the worker that writes snapshots, trims and ticks."""
         return f"{self.namespace}:{{{COMMON}}}:lease"
 
+    def artifact(self, sha256: str) -> str:
+        """Hash of number to chunk, as long as a version needs it: a model file, where they are kept in the store."""
+        return f"{self.namespace}:{{{sha256[:4]}}}:artifact:{sha256}"
+
     def agreement(self, model: str, version: str) -> str:
         """Hash of worker to sums, thirty days after the last: how a shadow version agrees with what was answered."""
         return f"{self.namespace}:{{{COMMON}}}:agreement:{model}:{version}"

@@ -18,9 +18,9 @@ from bandit_serve.training.dataset import DataSet
 from bandit_serve.training.metrics import Metrics, is_better
 from bandit_serve.training.plan import Plan, check_plan
 from bandit_serve.training.pool import Work, run
+from bandit_serve.training.record import DataRecord, RunRecord
 from bandit_serve.training.space import grid, sample
 from bandit_serve.training.splits import Rows, latest_of_each_user, random_folds, random_split
-from bandit_serve.training.tracking import DataRecord, RunRecord
 from bandit_serve.training.trial import Measure, Trial, fit, measure, new_model, stop_early
 
 BASELINE = "bias"

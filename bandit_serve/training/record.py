@@ -1,9 +1,8 @@
-"""The record of a version that was trained, and where it is kept beside the registry."""
+"""The record of a version that was trained."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct
 
@@ -38,11 +37,3 @@ class RunRecord(Struct, frozen=True):
     gates: dict[str, str]
     status: str
     reason: str
-
-
-class Tracker(Protocol):
-    """Where runs are tracked beside the registry."""
-
-    def log(self, model: str, version: str | None, record: RunRecord, artifact: Path) -> None:
-        """One run, with its model file; `version` is the registry's name for it, where it was registered."""
-        ...

@@ -1,0 +1,75 @@
+"""Model files in the store itself: for installations without a shared disk, and models that are not large."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from bandit_serve.errors import TooLarge
+from bandit_serve.store.connection import parse_store_url
+from bandit_serve.store.failures import translate_errors
+from bandit_serve.store.keys import Keys
+
+CHUNK_BYTES = 2**20
+MAX_BYTES = 512 * 2**20
+TIMEOUT_S = 10.0
+
+
+class StoreFiles:
+    """Files as hashes of chunks of a megabyte, at most 512 of them. Blocking: to be called from threads."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self._keys = Keys(namespace)
+        where = parse_store_url(url)
+        given: dict[str, Any] = {"unix_socket_path": where.path} if where.scheme == "unix" else {}
+        if where.scheme != "unix":
+            given = {
+                "host": where.host,
+                "port": where.port,
+                "ssl": where.scheme == "rediss",
+                **dict(where.tls),
+            }
+        self._client: Any = Redis(
+            **given,
+            db=where.db,
+            username=where.username,
+            password=where.password,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    def send(self, sha256: str, path: Path) -> None:
+        """Puts a file there; `TooLarge` above 512 MiB. What is not whole has no number of chunks yet."""
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise TooLarge(
+                f"A model file of {size} bytes is too large for the store, which takes {MAX_BYTES}."
+            )
+        key = self._keys.artifact(sha256)
+        with translate_errors(), open(path, "rb") as file:
+            if self._client.hexists(key, "chunks"):
+                return
+            n = 0
+            while chunk := file.read(CHUNK_BYTES):
+                self._client.hset(key, str(n), chunk)
+                n += 1
+            self._client.hset(key, "chunks", n)
+
+    def fetch(self, sha256: str, into: BinaryIO) -> bool:
+        key = self._keys.artifact(sha256)
+        with translate_errors():
+            n = self._client.hget(key, "chunks")
+            if n is None:
+                return False
+            for number in range(int(n)):
+                into.write(self._client.hget(key, str(number)) or b"")
+        return True
+
+    def delete(self, sha256: str) -> None:
+        with translate_errors():
+            self._client.delete(self._keys.artifact(sha256))

@@ -1,0 +1,163 @@
+"""The registry's versions in an MLflow server: runs, model versions and aliases there; and the way back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bandit_serve.errors import BanditServeError, InvalidInput, NotFound, Unavailable
+from bandit_serve.extras import require
+from bandit_serve.models.artifact import ArtifactStore
+from bandit_serve.models.registry import RegisteredModel, Version
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+OURS = "bandit_serve.version"
+ARTIFACT_PATH = "model"
+REFERENCE = re.compile(r"(?:models:/)?([^/@]+)(?:@([^/@]+)|/(\d+))")
+MAX_TEXT = 500
+
+
+class MlflowMirror:
+    """Writes to the tracking server at `uri` (http://…, or sqlite:///… and so on for MLflow's own stores).
+
+    `UsageError` where MLflow is not installed, `Unavailable` where it does not do what is asked.
+    """
+
+    def __init__(self, uri: str) -> None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        mlflow = require("mlflow", "mlflow")
+        self._download = mlflow.artifacts.download_artifacts
+        self._client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self._uri = uri
+
+    def mirror(self, model: RegisteredModel, artifacts: ArtifactStore) -> dict[str, str]:
+        """Every version that is not there yet, with its record and its file; and the aliases.
+
+        `@champion` is the version in production, `@challenger` the newest that is staged or a shadow. Returns MLflow's
+        number of each version.
+        """
+        with _told(self._uri):
+            return self._mirror(model, artifacts)
+
+    def _mirror(self, model: RegisteredModel, artifacts: ArtifactStore) -> dict[str, str]:
+        known = self._known(model.name)
+        for version in model.versions.values():
+            if version.version not in known and not version.pruned and version.status != "training":
+                known[version.version] = self._log(version, artifacts.path(version.sha256))
+        waiting = [one for one in model.versions.values() if one.status in ("staged", "shadow")]
+        newest = max(waiting, key=lambda one: (one.created_ms, one.version), default=None)
+        self._alias(model.name, CHAMPION, known.get(model.production or ""))
+        self._alias(model.name, CHALLENGER, None if newest is None else known.get(newest.version))
+        for name, number in known.items():
+            self._client.set_model_version_tag(
+                model.name, number, "bandit_serve.status", model.versions[name].status
+            )
+        return known
+
+    def fetch(self, reference: str, folder: Path) -> tuple[Path, dict[str, Any]]:
+        """The model file of `name@alias` or `name/number`, into a folder; and where it came from, for the record.
+
+        `InvalidInput` for another reference and where there is not just one safetensors file, `NotFound`.
+        """
+        match = REFERENCE.fullmatch(reference)
+        if match is None:
+            raise InvalidInput(f"A version in MLflow is name@alias or name/number, not {reference[:100]!r}.")
+        with _told(self._uri):
+            return self._fetch(reference, match[1], match[2], match[3], folder)
+
+    def _fetch(
+        self, reference: str, name: str, alias: str | None, number: str | None, folder: Path
+    ) -> tuple[Path, dict[str, Any]]:
+        try:
+            if alias is not None:
+                found = self._client.get_model_version_by_alias(name, alias)
+            else:
+                found = self._client.get_model_version(name, number)
+        except Exception as error:
+            if getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise NotFound(f"MLflow has no {reference!r}.") from None
+            raise
+        place = self._download(
+            run_id=found.run_id, artifact_path=ARTIFACT_PATH, dst_path=str(folder), tracking_uri=self._uri
+        )
+        files = sorted(Path(place).rglob("*.safetensors"))
+        if len(files) != 1:
+            raise InvalidInput(f"{reference} has {len(files)} safetensors files; expected one.")
+        about = {"name": name, "version": str(found.version), "run_id": found.run_id, "uri": self._uri}
+        return files[0], {"mlflow": about, **_metrics_of(self._client.get_run(found.run_id).data.metrics)}
+
+    def _known(self, name: str) -> dict[str, str]:
+        """Our names of the versions that are there already, and MLflow's numbers."""
+        try:
+            self._client.get_registered_model(name)
+        except Exception as error:
+            if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self._client.create_registered_model(name, description="Mirrored from bandit_serve.")
+        found = self._client.search_model_versions(f"name='{name}'")
+        return {each.tags[OURS]: str(each.version) for each in found if OURS in each.tags}
+
+    def _log(self, version: Version, file: Path) -> str:
+        """One run and one model version; returns its number."""
+        client, record = self._client, version.metadata.get("training")
+        record = record if isinstance(record, dict) else {}
+        experiment = client.get_experiment_by_name(version.model)
+        experiment_id = experiment.experiment_id if experiment else client.create_experiment(version.model)
+        tags = {"mlflow.runName": f"{version.model} {version.version}", OURS: version.version}
+        tags |= {f"bandit_serve.{name}": value for name, value in _tags(version, record).items()}
+        run = client.create_run(experiment_id, tags=tags)
+        for name, value in (record.get("parameters") or {}).items():
+            client.log_param(run.info.run_id, name, value)
+        for name, value in version.metrics.items():
+            client.log_metric(run.info.run_id, name.replace("@", "_at_"), value)
+        client.log_artifact(run.info.run_id, str(file), ARTIFACT_PATH)
+        client.set_terminated(run.info.run_id, "FINISHED" if version.status != "failed" else "FAILED")
+        made = client.create_model_version(
+            version.model,
+            source=f"{run.info.artifact_uri}/{ARTIFACT_PATH}",
+            run_id=run.info.run_id,
+            tags={OURS: version.version, "sha256": version.sha256},
+            description=(version.reason or "")[:MAX_TEXT],
+        )
+        return str(made.version)
+
+    def _alias(self, name: str, alias: str, number: str | None) -> None:
+        if number is not None:
+            self._client.set_registered_model_alias(name, alias, number)
+        elif alias in self._client.get_registered_model(name).aliases:
+            self._client.delete_registered_model_alias(name, alias)
+
+
+@contextlib.contextmanager
+def _told(uri: str) -> Iterator[None]:
+    """What MLflow raises, as a sentence."""
+    try:
+        yield
+    except BanditServeError:
+        raise
+    except Exception as error:
+        told = " ".join(str(error).split())[:300].rstrip(".")
+        raise Unavailable(f"MLflow at {uri} did not do what was asked: {told}.") from error
+
+
+def _tags(version: Version, record: Mapping[str, Any]) -> dict[str, str]:
+    data, code = record.get("data") or {}, record.get("code") or {}
+    found = {
+        "family": version.family,
+        "sha256": version.sha256,
+        "data.source": data.get("source"),
+        "data.ratings": data.get("ratings"),
+        "data.sha256": data.get("sha256"),
+        "code.version": code.get("bandit_serve"),
+        "code.commit": code.get("commit"),
+        "seed": record.get("seed"),
+    }
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def _metrics_of(metrics: Mapping[str, float]) -> dict[str, Any]:
+    return {"metrics": {name.replace("_at_", "@"): value for name, value in metrics.items()}}
