@@ -15,7 +15,7 @@ from libc.string cimport memcpy
 from numpy.random cimport bitgen_t
 
 from idhash cimport IdView, id_row
-from vectors cimport LANES, dot
+from vectors cimport LANES, cloned_double, dot
 
 cnp.import_array()
 
@@ -81,6 +81,32 @@ cdef inline uint32_t below(bitgen_t *random, uint32_t bound) noexcept nogil:
     return <uint32_t> (product >> 32)
 
 
+cdef cloned_double descend(const Sample *samples, Py_ssize_t n, float *users, float *items, float *user_biases,
+                           float *item_biases, Py_ssize_t f, float base, float rate, float bias_shrink,
+                           float factor_shrink) noexcept nogil:
+    """One step for each sample, in their order; the sum of squared errors."""
+    cdef Py_ssize_t at
+    cdef double squares = 0
+    cdef float error
+    cdef float *p
+    cdef float *q
+    cdef Sample one, next_one
+    for at in range(n):
+        if at + AHEAD < n:
+            next_one = samples[at + AHEAD]
+            fetch(users + next_one.user * f, f)
+            fetch(items + next_one.item * f, f)
+        one = samples[at]
+        p = users + one.user * f
+        q = items + one.item * f
+        error = one.rating - (base + user_biases[one.user] + item_biases[one.item] + dot(p, q, f))
+        squares += error * error
+        user_biases[one.user] = bias_shrink * user_biases[one.user] + rate * error
+        item_biases[one.item] = bias_shrink * item_biases[one.item] + rate * error
+        step(p, q, f, rate * error, factor_shrink)
+    return squares
+
+
 def sgd_epoch(Sample[::1] samples, generator, float[:, ::1] user_factors, float[:, ::1] item_factors,
               float[::1] user_biases, float[::1] item_biases, double mean, double rate,
               double bias_regularization, double factor_regularization):
@@ -103,14 +129,12 @@ def sgd_epoch(Sample[::1] samples, generator, float[:, ::1] user_factors, float[
     cdef Py_ssize_t n = samples.shape[0], f = user_factors.shape[1]
     cdef Py_ssize_t n_users = user_factors.shape[0], n_items = item_factors.shape[0]
     cdef Py_ssize_t at, other, wrong = 0
-    cdef float lr = <float> rate, error
+    cdef float lr = <float> rate
     cdef float bias_shrink = <float> (1 - rate * bias_regularization)
     cdef float factor_shrink = <float> (1 - rate * factor_regularization)
     cdef float base = <float> mean
     cdef double squares = 0
-    cdef float *p
-    cdef float *q
-    cdef Sample one, next_one
+    cdef Sample one
     cdef bitgen_t *random
     if item_factors.shape[1] != f or user_biases.shape[0] != n_users or item_biases.shape[0] != n_items:
         raise InvalidInput("The shapes of factors and biases disagree.")
@@ -133,19 +157,8 @@ def sgd_epoch(Sample[::1] samples, generator, float[:, ::1] user_factors, float[
                 one = samples[at]
                 samples[at] = samples[other]
                 samples[other] = one
-            for at in range(n):
-                if at + AHEAD < n:
-                    next_one = samples[at + AHEAD]
-                    fetch(&user_factors[0, 0] + next_one.user * f, f)
-                    fetch(&item_factors[0, 0] + next_one.item * f, f)
-                one = samples[at]
-                p = &user_factors[0, 0] + one.user * f
-                q = &item_factors[0, 0] + one.item * f
-                error = one.rating - (base + user_biases[one.user] + item_biases[one.item] + dot(p, q, f))
-                squares += error * error
-                user_biases[one.user] = bias_shrink * user_biases[one.user] + lr * error
-                item_biases[one.item] = bias_shrink * item_biases[one.item] + lr * error
-                step(p, q, f, lr * error, factor_shrink)
+            squares = descend(&samples[0], n, &user_factors[0, 0], &item_factors[0, 0], &user_biases[0], &item_biases[0],
+                              f, base, lr, bias_shrink, factor_shrink)
     if wrong:
         raise InvalidInput("A sample names a row that does not exist.")
     return squares / n
@@ -389,6 +402,22 @@ cdef class Factorization:
         if self.model.users == 0:
             raise InvalidInput("The model is not fitted.")
         return value(&self.model, id_row(&self.user_view, user_id), id_row(&self.item_view, item_id))
+
+    def partial_fit(self, users, items, ratings, features=None):
+        """Learns from one rating or from n, in their order; returns the model.
+
+        users, items, ratings: an id, an id and a number; or n of each. features: a mapping, or n of them, in a family
+        that takes features.
+
+        Users, items and values of features that were never seen are taken in. n ratings in one call leave the same
+        bits as n calls of one. A model that was loaded is copied into memory first. Raises `InvalidInput`, before
+        anything is learned, for an id, a rating or a feature that is not valid.
+        """
+        if features is None and type(ratings) is float and self._learner is not None:
+            self._learner.learn(users, items, ratings)
+            self._stale = True
+            return self
+        return self._learn(users, items, ratings, features)
 
     def _pairs(self, user_ids, item_ids):
         """(n,) float64: the predicted rating of each pair; user_ids, item_ids: n str or int each."""

@@ -190,6 +190,11 @@ cdef class GrowingIds:
     cdef Py_ssize_t size
     cdef int64_t used
 
+    @property
+    def address(self):
+        """Where kernels find the view; it is as long as the object, and what it points to changes with each new id."""
+        return <size_t> &self.view
+
     def __cinit__(self):
         self._text = np.empty(1024, np.uint8)
         self._offsets = np.zeros(65, np.int64)

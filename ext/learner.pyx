@@ -22,8 +22,8 @@ from libc.math cimport INFINITY, cos, isfinite, log, sqrt
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from idhash cimport id_hash
-from vectors cimport dot
+from idhash cimport IdView, id_hash, id_row
+from vectors cimport LANES, cloned_double, dot
 
 cnp.import_array()
 
@@ -74,6 +74,7 @@ cdef class Rows:
     cdef int64_t *end
     cdef int32_t *feature
     cdef float *value
+    cdef const IdView *known
     cdef readonly Py_ssize_t size
     cdef Py_ssize_t factors
     cdef int64_t pooled
@@ -114,6 +115,7 @@ cdef class Rows:
             self.ends = array
 
     cdef _look(self):
+        self.known = <const IdView *> <size_t> self.ids.address
         self.v = <float *> cnp.PyArray_DATA(self.vectors)
         self.w = <float *> cnp.PyArray_DATA(self.weights)
         self.n = <int32_t *> cnp.PyArray_DATA(self.counts)
@@ -124,7 +126,10 @@ cdef class Rows:
 
     cpdef Py_ssize_t add(self, key) except -1:
         """The row of an id, a new one if it was not there."""
-        cdef Py_ssize_t row = self.ids.add(key)
+        cdef Py_ssize_t row = id_row(self.known, key)
+        if row >= 0:
+            return row
+        row = self.ids.add(key)
         if row == self.size:
             if row == self.counts.size:
                 self._allot(2 * row)
@@ -196,13 +201,51 @@ cdef class Rows:
                                             self.ends, self.pool, self.values))
 
 
+cdef inline void move(float *v, const float *whole, Py_ssize_t n, float keep, float push) noexcept nogil:
+    """v ← keep·v + push·whole."""
+    cdef Py_ssize_t at = 0, lane
+    cdef float old[LANES]
+    while at + LANES <= n:
+        for lane in range(LANES):
+            old[lane] = v[at + lane]
+        for lane in range(LANES):
+            v[at + lane] = keep * old[lane] + push * whole[at + lane]
+        at += LANES
+    while at < n:
+        v[at] = keep * v[at] + push * whole[at]
+        at += 1
+
+
+cdef inline float apart(const float *a, const float *b, float x, Py_ssize_t n) noexcept nogil:
+    """|a − x·b|²."""
+    cdef float sums[LANES]
+    cdef Py_ssize_t at = 0, lane
+    cdef float total = 0, one
+    for lane in range(LANES):
+        sums[lane] = 0
+    while at + LANES <= n:
+        for lane in range(LANES):
+            sums[lane] += (a[at + lane] - x * b[at + lane]) * (a[at + lane] - x * b[at + lane])
+        at += LANES
+    for lane in range(8):
+        sums[lane] += sums[lane + 8]
+    for lane in range(4):
+        sums[lane] += sums[lane + 4]
+    total = (sums[0] + sums[2]) + (sums[1] + sums[3])
+    while at < n:
+        one = a[at] - x * b[at]
+        total += one * one
+        at += 1
+    return total
+
+
 cdef struct Columns:
     Py_ssize_t n
     float *vector[MOST_COLUMNS]
     float *weight[MOST_COLUMNS]
     float x[MOST_COLUMNS]
     float rate[MOST_COLUMNS]
-    bint plain[MOST_COLUMNS]  # the user and the item, which are regularized as such
+    float keep[MOST_COLUMNS]  # what the penalty leaves of the vector
 
 
 cdef class Learner:
@@ -245,8 +288,8 @@ cdef class Learner:
 
     cdef double side(self, Rows rows, Py_ssize_t row, float *t) noexcept nogil:
         """s and t of a row with its features; all 0 for row −1."""
-        memset(t, 0, self.factors * sizeof(float))
         if row < 0:
+            memset(t, 0, self.factors * sizeof(float))
             return 0.0
         memcpy(t, rows.v + row * self.factors, self.factors * sizeof(float))
         if rows.start[row] == rows.end[row]:
@@ -271,7 +314,7 @@ cdef class Learner:
                 t[lane] += x * v[lane]
         return s + 0.5 * (dot(t, t, self.factors) - squares)
 
-    cdef double score(self, Py_ssize_t user, Py_ssize_t item, const int32_t *feature, const float *value,
+    cdef cloned_double score(self, Py_ssize_t user, Py_ssize_t item, const int32_t *feature, const float *value,
                       Py_ssize_t n) noexcept nogil:
         """The prediction, from sides in float32, as it is served."""
         cdef float su = <float> self.side(self.users, user, self.tu)
@@ -293,7 +336,7 @@ cdef class Learner:
         """The predicted rating; feature_rows int32 (n,), −1 for a feature never seen, and their values float32 (n,)."""
         cdef const int32_t[::1] features
         cdef const float[::1] values
-        cdef Py_ssize_t user = self.users.ids.row(user_id), item = self.items.ids.row(item_id)
+        cdef Py_ssize_t user = id_row(self.users.known, user_id), item = id_row(self.items.known, item_id)
         if feature_rows is None or len(feature_rows) == 0:
             return self.score(user, item, NULL, NULL, 0)
         features, values = feature_rows, feature_values
@@ -328,16 +371,17 @@ cdef class Learner:
         return s, t
 
     cdef inline void column(self, Columns *columns, Rows rows, Py_ssize_t row, float x, double rate,
-                            double halving, bint plain) noexcept nogil:
+                            double halving, double shrink) noexcept nogil:
         cdef Py_ssize_t at = columns.n
+        cdef float own = <float> (rate / sqrt(1.0 + rows.n[row] / halving))
         columns.vector[at] = rows.v + row * self.factors
         columns.weight[at] = rows.w + row
         columns.x[at] = x
-        columns.rate[at] = <float> (rate / sqrt(1.0 + rows.n[row] / halving))
-        columns.plain[at] = plain
+        columns.rate[at] = own
+        columns.keep[at] = 1 - own * <float> shrink
         columns.n = at + 1
 
-    cdef double step(self, Py_ssize_t user, Py_ssize_t item, double rating, const int32_t *feature,
+    cdef cloned_double step(self, Py_ssize_t user, Py_ssize_t item, double rating, const int32_t *feature,
                      const float *value, Py_ssize_t n, double rate, double halving) noexcept nogil:
         """One step of gradient descent on a sample; returns its error before it.
 
@@ -346,39 +390,37 @@ cdef class Learner:
         """
         cdef Columns columns
         cdef Py_ssize_t at, lane, f = self.factors
-        cdef float x, push, keep, rest
+        cdef float x, push, keep, shrink = <float> self.weight_regularization
         cdef float *v
+        cdef float *whole = self.tu
+        cdef const float *of_item = self.ti
         cdef double bend = 1
         cdef double error = rating - self.score(user, item, feature, value, n)
         cdef int64_t one
         # score() left t_u (with the request's) and t_i behind: their sum is that of all columns.
         for lane in range(f):
-            self.tu[lane] += self.ti[lane]
+            whole[lane] += of_item[lane]
         columns.n = 0
-        self.column(&columns, self.users, user, 1, rate, halving, True)
-        self.column(&columns, self.items, item, 1, rate, halving, True)
+        self.column(&columns, self.users, user, 1, rate, halving, self.regularization)
+        self.column(&columns, self.items, item, 1, rate, halving, self.regularization)
         for one in range(self.users.start[user], self.users.end[user]):
-            self.column(&columns, self.features, self.users.feature[one], self.users.value[one], rate, halving, False)
+            self.column(&columns, self.features, self.users.feature[one], self.users.value[one], rate, halving,
+                        self.feature_regularization)
         for one in range(self.items.start[item], self.items.end[item]):
-            self.column(&columns, self.features, self.items.feature[one], self.items.value[one], rate, halving, False)
+            self.column(&columns, self.features, self.items.feature[one], self.items.value[one], rate, halving,
+                        self.feature_regularization)
         for at in range(n):
             if feature[at] >= 0:
-                self.column(&columns, self.features, feature[at], value[at], rate, halving, False)
+                self.column(&columns, self.features, feature[at], value[at], rate, halving,
+                            self.feature_regularization)
         for at in range(columns.n):
-            x, v = columns.x[at], columns.vector[at]
-            for lane in range(f):
-                self.tr[lane] = self.tu[lane] - x * v[lane]
-            bend += columns.rate[at] * x * x * (1 + dot(self.tr, self.tr, f))
+            x = columns.x[at]
+            bend += columns.rate[at] * x * x * (1 + apart(whole, columns.vector[at], x, f))
         for at in range(columns.n):
-            x, v = columns.x[at], columns.vector[at]
+            x, v, keep = columns.x[at], columns.vector[at], columns.keep[at]
             push = <float> (columns.rate[at] * x * error / bend)
-            keep = 1 - columns.rate[at] * <float> (
-                self.regularization if columns.plain[at] else self.feature_regularization)
-            for lane in range(f):
-                rest = self.tu[lane] - x * v[lane]
-                v[lane] = keep * v[lane] + push * rest
-            columns.weight[at][0] += push - columns.rate[at] * <float> (
-                self.weight_regularization * columns.weight[at][0])
+            move(v, whole, f, keep - push * x, push)
+            columns.weight[at][0] += push - columns.rate[at] * shrink * columns.weight[at][0]
         return error
 
     cdef void count(self, Py_ssize_t user, Py_ssize_t item, const int32_t *feature, Py_ssize_t n) noexcept nogil:
@@ -412,9 +454,10 @@ cdef class Learner:
         if feature_rows is not None and len(feature_rows):
             features, values = feature_rows, feature_values
             feature, value, n = &features[0], &values[0], features.shape[0]
-        if self.items.ids.row(item_id) < 0:
-            id_text(item_id)
-        user, item = self.users.add(user_id), self.items.add(item_id)
+        user, item = id_row(self.users.known, user_id), id_row(self.items.known, item_id)
+        if user < 0 or item < 0:
+            id_text(user_id), id_text(item_id)
+            user, item = self.users.add(user_id), self.items.add(item_id)
         self.n_ratings += 1
         self.mean += (rating - self.mean) / self.n_ratings
         error = self.step(user, item, rating, feature, value, n, self.rate, self.halving)

@@ -1,4 +1,18 @@
-"""Dot products in one fixed order, so that every method gives the same bits for the same vectors: inline code."""
+"""Dot products in one fixed order, so that every method gives the same bits for the same vectors: inline code.
+
+A function that returns a `cloned_double` is compiled a second time for processors with AVX2, and the better one is taken
+when the module is loaded. The order of all sums is fixed and nothing is contracted, so both give the same bits.
+"""
+
+cdef extern from *:
+    """
+    #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
+    #define BANDIT_CLONED __attribute__((target_clones("avx2", "default"))) double
+    #else
+    #define BANDIT_CLONED double
+    #endif
+    """
+    ctypedef double cloned_double "BANDIT_CLONED"
 
 cdef enum:
     LANES = 16  # partial sums of a dot product, their order fixed here so that any vector width will do

@@ -29,11 +29,11 @@ def service(tmp_path_factory):
         yield running_service
 
 
-def registered(service, tmp_path, n, model=None):
-    model = model or new_name("model")
+def registered(service, tmp_path, n, base=0):
+    model = new_name("model")
     for number in range(1, n + 1):
         about = {"version": f"v{number}", "metrics": {"rmse": 1 / number}, "metadata": {"number": number}}
-        assert upload(service, model, popularity(tmp_path, number), about).status == 201
+        assert upload(service, model, popularity(tmp_path, base + number), about).status == 201
     return model
 
 
@@ -81,7 +81,8 @@ def test_workers_say_what_they_have_in_memory(service, tmp_path):
 
 
 def test_retention_removes_only_what_nothing_needs(service, tmp_path):
-    model = registered(service, tmp_path, 6)
+    # Files that no other test's models share.
+    model = registered(service, tmp_path, 6, base=100)
     name = running(
         service,
         arms=[{"name": "a", "model": model, "version": "v1"}, {"name": "b", "model": model, "version": "v6"}],

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec.yaml
 import pytest
 from services import ThrowawayService, clean_environment
 
 from bandit_serve.settings import Settings
+from bandit_serve.training import read_plan
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 FENCE = re.compile(r"^```(sh|python)\n(.*?)^```$", re.M | re.S)
@@ -69,3 +71,32 @@ def test_every_setting_is_in_the_table() -> None:
     table = section("Settings")
     for name in Settings.__struct_fields__:
         assert f"`{name}`" in table, name
+
+
+def test_the_models_section_runs_as_written(tmp_path: Path) -> None:
+    blocks = FENCE.findall(section("Models"))
+    [python] = [block for language, block in blocks if language == "python"]
+    done = subprocess.run(
+        [sys.executable, "-c", python],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "solaris" in done.stdout
+    commands = [line for language, block in blocks if language == "sh" for line in block.splitlines()]
+    told = subprocess.run(
+        [sys.executable, "-m", "bandit_serve", "learn", "--help"],
+        env={**clean_environment(), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout
+    for flag in re.findall(r"--[a-z-]+", next(line for line in commands if "bandit-serve learn" in line)):
+        assert flag in told
+    [described] = re.findall(r"```yaml\n(.*?)```", section("Models"), re.S)
+    plan = read_plan(msgspec.yaml.decode(described.encode()))
+    assert plan.model == "films"
+    assert plan.gate("production") is not None

@@ -84,6 +84,7 @@ class FactorizationMachine(Factorized):
         # The parameters that serving does not need, of a model that was loaded: read when it learns, or is asked
         # with features.
         self._raw: dict[str, Any] = {}
+        self._resting: Learner | None = None
 
     def _new_learner(self) -> Learner:
         given = self.parameters
@@ -164,16 +165,20 @@ class FactorizationMachine(Factorized):
         )
         self._columns, self._learner = columns, learner
         self._settle()
+        # Served from the settled parameters until it learns again.
+        self._learner, self._resting = None, learner
         return self
 
     def _request_columns(self, features: Any, *, learn: bool) -> Columns:
         if self._columns is None:
-            self._learner = self._thawed()
+            self._thawed()
         assert self._columns is not None
         return self._columns.columns("request", features, learn=learn)
 
     def _thawed(self) -> Learner:
-        learner = self._new_learner()
+        if self._resting is not None:
+            return self._resting
+        learner = self._resting = self._new_learner()
         self._columns = FeatureColumns(learner.features, self.parameters["hashed"])
         if not self.n_users:
             return learner

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from bandit_serve._factorization import Factorization
 from bandit_serve._ids import IdTable, id_text
@@ -105,32 +105,16 @@ class Factorized(Factorization):
             counts.append(int(self.item_counts[item]) if item >= 0 else 0)
         return sum(count / (count + HALF_KNOWN) for count in counts) / 2
 
-    def partial_fit(
-        self,
-        users: Id | ArrayLike,
-        items: Id | ArrayLike,
-        ratings: float | ArrayLike,
-        features: Features | Sequence[Features] | None = None,
-    ) -> Self:
-        """Learns from one rating or from n, in their order; returns the model.
-
-        users, items, ratings : an id, an id and a number; or n of each
-        features : a mapping, or n of them, in a family that takes features
-
-        Users, items and values of features that were never seen are taken in. n ratings in one call leave the same
-        bits as n calls of one. A model that was loaded is copied into memory first. Raises `InvalidInput`, before
-        anything is learned, for an id, a rating or a feature that is not valid.
-        """
+    def _learn(self, users: Any, items: Any, ratings: Any, features: Any) -> Self:
         learner = self._learner
         if learner is None:
             learner = self._learner = self._thawed()
-        if isinstance(ratings, int | float):
-            if features is None:
-                learner.learn(users, items, ratings)
-            else:
-                self._learn_one(learner, users, items, ratings, features)
-        else:
+        if not isinstance(ratings, int | float):
             self._learn_many(learner, users, items, ratings, features)
+        elif features is None:
+            learner.learn(users, items, ratings)
+        else:
+            self._learn_one(learner, users, items, ratings, features)
         self._stale = True
         return self
 
