@@ -30,7 +30,9 @@ from scipy.special import betaln, xlogy
 
 LEVEL = 0.001
 BLOCK = 32
-"""Observations of an arm between two looks, at least; each look is a candidate from then on."""
+SPACING = 64
+"""Each look is a candidate from then on. After n observations of an arm, the next look is `BLOCK` of them later, or n /
+`SPACING` where that is more: a change that took n to come is not noticed much later for it, and looks stay few."""
 CANDIDATES = 64
 REFERENCE = 100
 MAX_ALARMS = 100
@@ -99,6 +101,11 @@ def _log_marginal(n: Vector, total: Vector) -> Vector:
     return marginal
 
 
+def _next_look(n: int) -> int:
+    """After how many observations the look after the one at `n` is."""
+    return n + max(BLOCK, n // SPACING)
+
+
 class ChangeAlarms:
     """The watches of K arms, and their `alarms`: the last `MAX_ALARMS`, the oldest first. A fold by log time.
 
@@ -131,7 +138,7 @@ class ChangeAlarms:
 
     def rewarded(self, arms: NDArray[np.intp], values: Vector, now_ms: int) -> None:
         """Rewards (n,) of `arms` (n,), in the order of the log."""
-        x = np.clip((values - self._low[arms]) / self._width[arms], 0.0, 1.0)
+        x = np.minimum(np.maximum((values - self._low[arms]) / self._width[arms], 0.0), 1.0)
         if self._bounds is None:
             unknown = np.isnan(x)
             for arm, value in zip(arms[unknown].tolist(), values[unknown].tolist(), strict=True):
@@ -159,12 +166,12 @@ class ChangeAlarms:
         self._low[arm], self._width[arm], self._first[arm] = mean - half, 2.0 * half, []
 
     def _look(self, now_ms: int) -> None:
-        for arm in np.flatnonzero(self._n >= self._next).tolist():
+        for arm in (self._n >= self._next).nonzero()[0].tolist():
             n, total, candidates = int(self._n[arm]), float(self._total[arm]), self._candidates[arm]
             found = candidates.change(n, total)
             if found is None:
                 candidates.add(n, total, now_ms)
-                self._next[arm] = n + BLOCK
+                self._next[arm] = _next_look(n)
                 continue
             low, width = float(self._low[arm]), float(self._width[arm])
             since_ms, before, after = found
@@ -210,4 +217,4 @@ class ChangeAlarms:
         ]
         for arm, candidates in enumerate(self._candidates[arms]):
             last = int(candidates.rows[-1, 0]) if len(candidates.rows) else 0
-            self._next[arm] = last + BLOCK
+            self._next[arm] = _next_look(last)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from bandit_serve import alarms
-from bandit_serve.alarms import BLOCK, CANDIDATES, LEVEL, MAX_ALARMS, REFERENCE, ChangeAlarms
+from bandit_serve.alarms import BLOCK, CANDIDATES, LEVEL, MAX_ALARMS, REFERENCE, SPACING, ChangeAlarms
 from bandit_serve.events import Rewarded, Tick
 from bandit_serve.live import LiveExperiment
 from bandit_serve.store.offset import Offset
@@ -86,7 +86,7 @@ def test_a_change_is_noticed_soon_and_dated(before: float, after: float) -> None
         assert abs(alarm.since_ms - changed) < 400
         assert alarm.before == pytest.approx(before, abs=0.02)
         assert alarm.after == pytest.approx(after, abs=0.06)
-    assert len(set(delays)) > 5
+    assert len(set(delays)) > 3
     assert np.mean(delays) < 650
 
 
@@ -127,8 +127,10 @@ def test_memory_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     play(watch, bernoulli(0.1), 1, 0, 20_000, BLOCK)
     state = watch.state()
     assert len(state["candidates"][0]) <= CANDIDATES
-    assert state["looks"] == [20_000 // BLOCK]
-    assert np.diff(state["candidates"][0][-5:, 0]).tolist() == [BLOCK] * 4, "the newest are close together"
+    looks = SPACING + SPACING * np.log(20_000 / (BLOCK * SPACING))
+    assert state["looks"][0] == pytest.approx(looks, rel=0.15)
+    newest = np.diff(state["candidates"][0][-5:, 0])
+    assert (newest <= 20_000 / SPACING + BLOCK).all(), "the newest are close together"
     monkeypatch.setattr(alarms, "LEVEL", 1e9)
     for now in range(4 * MAX_ALARMS):
         watch.rewarded(np.zeros(BLOCK, np.intp), np.ones(BLOCK), now)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from bandit_serve.events import REWARD
 from bandit_serve.store import scripts
+from bandit_serve.store.calls import Calls
 from bandit_serve.store.connection import open_client, open_tail_client
 from bandit_serve.store.facts import StoreFacts, check, inspect
 from bandit_serve.store.failures import translate_errors
@@ -46,6 +47,7 @@ class Store:
         self.keys = Keys(namespace)
         # Any: redis-py types every reply as bytes or str, and ours are bytes.
         self._client: Any = open_client(url, timeout_s=timeout_s)
+        self._calls = Calls(self._client.connection_pool)
         self._tail: Any = open_tail_client(url, block_s=TAIL_BLOCK_MS / 1000, timeout_s=timeout_s)
 
     async def close(self) -> None:
@@ -69,7 +71,7 @@ class Store:
         self, script: scripts.Script, keys: Sequence[str], arguments: Sequence[scripts.Argument]
     ) -> Any:
         with translate_errors():
-            return await script.run(self._client, keys, arguments)
+            return await script.run(self._calls, keys, arguments)
 
     async def time_ms(self) -> int:
         seconds, microseconds = await self._call(self._client.time)
