@@ -18,7 +18,7 @@ from bandit_serve._ids import GrowingIds, id_text
 from bandit_serve.errors import InvalidInput
 
 cimport numpy as cnp
-from libc.math cimport INFINITY, cos, isfinite, log, sqrt
+from libc.math cimport cos, isfinite, log, sqrt, sqrtf
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -267,7 +267,7 @@ cdef class Learner:
     cdef public int64_t n_ratings
     cdef readonly Py_ssize_t factors
     cdef double rate
-    cdef double halving
+    cdef double fading  # 1 / halving
     cdef double regularization
     cdef double feature_regularization
     cdef double weight_regularization
@@ -281,12 +281,12 @@ cdef class Learner:
         self.items = Rows(factors, seed + 1, std)
         self.features = Rows(factors, seed + 2, std)
         self.factors = factors
-        self.rate, self.halving = rate, halving
+        self.rate, self.fading = rate, 1.0 / halving
         self.regularization = regularization
         self.feature_regularization = feature_regularization
         self.weight_regularization = weight_regularization
 
-    cdef double side(self, Rows rows, Py_ssize_t row, float *t) noexcept nogil:
+    cdef cloned_double side(self, Rows rows, Py_ssize_t row, float *t) noexcept nogil:
         """s and t of a row with its features; all 0 for row −1."""
         if row < 0:
             memset(t, 0, self.factors * sizeof(float))
@@ -297,7 +297,7 @@ cdef class Learner:
         return self.gathered(rows.w[row], dot(t, t, self.factors), rows.feature + rows.start[row],
                              rows.value + rows.start[row], rows.end[row] - rows.start[row], t)
 
-    cdef double gathered(self, double s, double squares, const int32_t *feature, const float *value,
+    cdef cloned_double gathered(self, double s, double squares, const int32_t *feature, const float *value,
                          Py_ssize_t n, float *t) noexcept nogil:
         """Adds features to a side whose vector so far is t, with the weight s and the sum of squares |v|²."""
         cdef Py_ssize_t at, lane
@@ -371,9 +371,9 @@ cdef class Learner:
         return s, t
 
     cdef inline void column(self, Columns *columns, Rows rows, Py_ssize_t row, float x, double rate,
-                            double halving, double shrink) noexcept nogil:
+                            double fading, double shrink) noexcept nogil:
         cdef Py_ssize_t at = columns.n
-        cdef float own = <float> (rate / sqrt(1.0 + rows.n[row] / halving))
+        cdef float own = <float> rate / sqrtf(1 + rows.n[row] * <float> fading)
         columns.vector[at] = rows.v + row * self.factors
         columns.weight[at] = rows.w + row
         columns.x[at] = x
@@ -382,7 +382,7 @@ cdef class Learner:
         columns.n = at + 1
 
     cdef cloned_double step(self, Py_ssize_t user, Py_ssize_t item, double rating, const int32_t *feature,
-                     const float *value, Py_ssize_t n, double rate, double halving) noexcept nogil:
+                     const float *value, Py_ssize_t n, double rate, double fading) noexcept nogil:
         """One step of gradient descent on a sample; returns its error before it.
 
         The step is the implicit one, to first order (Kulis and Bartlett 2010): divided by 1 + Σ rate_c |gradient_c|²,
@@ -390,7 +390,7 @@ cdef class Learner:
         """
         cdef Columns columns
         cdef Py_ssize_t at, lane, f = self.factors
-        cdef float x, push, keep, shrink = <float> self.weight_regularization
+        cdef float x, push, keep, pull, shrink = <float> self.weight_regularization
         cdef float *v
         cdef float *whole = self.tu
         cdef const float *of_item = self.ti
@@ -401,24 +401,25 @@ cdef class Learner:
         for lane in range(f):
             whole[lane] += of_item[lane]
         columns.n = 0
-        self.column(&columns, self.users, user, 1, rate, halving, self.regularization)
-        self.column(&columns, self.items, item, 1, rate, halving, self.regularization)
+        self.column(&columns, self.users, user, 1, rate, fading, self.regularization)
+        self.column(&columns, self.items, item, 1, rate, fading, self.regularization)
         for one in range(self.users.start[user], self.users.end[user]):
-            self.column(&columns, self.features, self.users.feature[one], self.users.value[one], rate, halving,
+            self.column(&columns, self.features, self.users.feature[one], self.users.value[one], rate, fading,
                         self.feature_regularization)
         for one in range(self.items.start[item], self.items.end[item]):
-            self.column(&columns, self.features, self.items.feature[one], self.items.value[one], rate, halving,
+            self.column(&columns, self.features, self.items.feature[one], self.items.value[one], rate, fading,
                         self.feature_regularization)
         for at in range(n):
             if feature[at] >= 0:
-                self.column(&columns, self.features, feature[at], value[at], rate, halving,
+                self.column(&columns, self.features, feature[at], value[at], rate, fading,
                             self.feature_regularization)
         for at in range(columns.n):
             x = columns.x[at]
             bend += columns.rate[at] * x * x * (1 + apart(whole, columns.vector[at], x, f))
+        pull = <float> (error / bend)
         for at in range(columns.n):
             x, v, keep = columns.x[at], columns.vector[at], columns.keep[at]
-            push = <float> (columns.rate[at] * x * error / bend)
+            push = columns.rate[at] * x * pull
             move(v, whole, f, keep - push * x, push)
             columns.weight[at][0] += push - columns.rate[at] * shrink * columns.weight[at][0]
         return error
@@ -460,7 +461,7 @@ cdef class Learner:
             user, item = self.users.add(user_id), self.items.add(item_id)
         self.n_ratings += 1
         self.mean += (rating - self.mean) / self.n_ratings
-        error = self.step(user, item, rating, feature, value, n, self.rate, self.halving)
+        error = self.step(user, item, rating, feature, value, n, self.rate, self.fading)
         self.count(user, item, feature, n)
         return error
 
@@ -494,7 +495,7 @@ cdef class Learner:
             for at in range(n):
                 one = order[at]
                 error = self.step(users[one], items[one], ratings[one], feature + starts[one],
-                                  value + starts[one], starts[one + 1] - starts[one], rate, INFINITY)
+                                  value + starts[one], starts[one + 1] - starts[one], rate, 0.0)
                 squares += error * error
         return squares / n
 

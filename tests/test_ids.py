@@ -18,6 +18,15 @@ def table(*texts: bytes) -> IdTable:
     return IdTable(np.frombuffer(b"".join(texts), np.uint8), offsets)
 
 
+@pytest.mark.parametrize("length", [*range(1, 41), 63, 64, 65, 256])
+def test_ids_that_differ_in_one_character_are_told_apart(length):
+    plain = "a" * length
+    others = [plain[:at] + "b" + plain[at + 1 :] for at in range(length)]
+    made = IdTable.of(others)
+    assert made.row(plain) == -1
+    assert [made.name(made.row(other)) for other in others] == others
+
+
 @given(st.lists(IDS, max_size=80), st.lists(IDS, max_size=20))
 def test_a_row_is_the_place_of_an_id_in_the_order_of_code_points(ids, others):
     made = IdTable.of(ids)
