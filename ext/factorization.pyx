@@ -39,6 +39,7 @@ cdef packed struct Sample:
 
 cdef enum:
     AHEAD = 8  # how many samples or pairs ahead rows are fetched
+    CACHED = 1 << 21  # bytes of rows that are near anyway
 
 
 cdef inline void step(float *p, float *q, Py_ssize_t n, float rate_error, float shrink) noexcept nogil:
@@ -218,6 +219,23 @@ cdef inline double against(const Parameters *model, const Query *asked, Py_ssize
     return asked.base + model.bi[item] + dot(asked.vector, model.q + item * model.factors, model.factors)
 
 
+cdef cloned_double values(const Parameters *model, const Py_ssize_t *users, const Py_ssize_t *items, Py_ssize_t n,
+                          double *out) noexcept nogil:
+    """Of n pairs; 0, or 1 when one of them names a row that does not exist."""
+    cdef Py_ssize_t at, ahead, floats = (model.users + model.items) * model.factors
+    cdef Py_ssize_t fetched = 0 if floats * sizeof(float) < CACHED else n - AHEAD
+    for at in range(n):
+        if <size_t> (users[at] + 1) > <size_t> model.users or <size_t> (items[at] + 1) > <size_t> model.items:
+            return 1
+        if at < fetched:
+            ahead = at + AHEAD
+            # A row that does not exist is fetched from outside the array: harmless, a prefetch cannot fault.
+            fetch(model.p + users[ahead] * model.factors, model.factors)
+            fetch(model.q + items[ahead] * model.factors, model.factors)
+        out[at] = value(model, users[at], items[at])
+    return 0
+
+
 cdef class Factorization:
     """Scores of a fitted biased matrix factorization: r̂(u, i) = mean + b_u + b_i + p_u·q_i, not clipped.
 
@@ -371,7 +389,7 @@ cdef class Factorization:
         """
         cdef const Py_ssize_t[::1] users = as_rows(user_rows)
         cdef const Py_ssize_t[::1] items = as_rows(item_rows)
-        cdef Py_ssize_t n = users.shape[0], at, ahead, wrong = 0
+        cdef Py_ssize_t n = users.shape[0]
         self.ready()
         cdef Parameters model = self.model
         cdef object held = self.held
@@ -379,18 +397,10 @@ cdef class Factorization:
             raise InvalidInput("There must be as many item rows as user rows.")
         scores = np.empty(n, np.float64)
         cdef double *out = <double *> cnp.PyArray_DATA(scores)
+        cdef double wrong = 0
         with nogil:
-            for at in range(n):
-                wrong |= (users[at] < -1) | (users[at] >= model.users)
-                wrong |= (items[at] < -1) | (items[at] >= model.items)
-            if not wrong:
-                for at in range(n):
-                    ahead = at + AHEAD
-                    if ahead < n:
-                        # Row −1 would be fetched from before the array: harmless, a prefetch cannot fault.
-                        fetch(model.p + users[ahead] * model.factors, model.factors)
-                        fetch(model.q + items[ahead] * model.factors, model.factors)
-                    out[at] = value(&model, users[at], items[at])
+            if n:
+                wrong = values(&model, &users[0], &items[0], n, out)
         if wrong:
             raise InvalidInput("There is no such row.")
         return scores

@@ -23,7 +23,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from idhash cimport IdView, id_hash, id_row
-from vectors cimport LANES, cloned_double, dot
+from vectors cimport LANES, cloned_double, dot, folded
 
 cnp.import_array()
 
@@ -220,18 +220,14 @@ cdef inline float apart(const float *a, const float *b, float x, Py_ssize_t n) n
     """|a − x·b|²."""
     cdef float sums[LANES]
     cdef Py_ssize_t at = 0, lane
-    cdef float total = 0, one
+    cdef float total, one
     for lane in range(LANES):
         sums[lane] = 0
     while at + LANES <= n:
         for lane in range(LANES):
             sums[lane] += (a[at + lane] - x * b[at + lane]) * (a[at + lane] - x * b[at + lane])
         at += LANES
-    for lane in range(8):
-        sums[lane] += sums[lane + 8]
-    for lane in range(4):
-        sums[lane] += sums[lane + 4]
-    total = (sums[0] + sums[2]) + (sums[1] + sums[3])
+    total = folded(sums)
     while at < n:
         one = a[at] - x * b[at]
         total += one * one

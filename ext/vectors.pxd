@@ -11,8 +11,23 @@ cdef extern from *:
     #else
     #define BANDIT_CLONED double
     #endif
+
+    static inline float bandit_folded(const float *sums) {
+    #if defined(__GNUC__)
+        typedef float quad __attribute__((vector_size(16)));
+        quad a, b, c, d;
+        memcpy(&a, sums, 16), memcpy(&b, sums + 4, 16), memcpy(&c, sums + 8, 16), memcpy(&d, sums + 12, 16);
+        a = (a + c) + (b + d);
+    #else
+        float a[4];
+        for (int i = 0; i < 4; i++)
+            a[i] = (sums[i] + sums[i + 8]) + (sums[i + 4] + sums[i + 12]);
+    #endif
+        return (a[0] + a[2]) + (a[1] + a[3]);
+    }
     """
     ctypedef double cloned_double "BANDIT_CLONED"
+    float folded "bandit_folded"(const float *sums) noexcept nogil  # the sum of LANES numbers
 
 cdef enum:
     LANES = 16  # partial sums of a dot product, their order fixed here so that any vector width will do
@@ -21,18 +36,14 @@ cdef enum:
 cdef inline float dot(const float *a, const float *b, Py_ssize_t n) noexcept nogil:
     cdef float sums[LANES]
     cdef Py_ssize_t at = 0, lane
-    cdef float total = 0
+    cdef float total
     for lane in range(LANES):
         sums[lane] = 0
     while at + LANES <= n:
         for lane in range(LANES):
             sums[lane] += a[at + lane] * b[at + lane]
         at += LANES
-    for lane in range(8):
-        sums[lane] += sums[lane + 8]
-    for lane in range(4):
-        sums[lane] += sums[lane + 4]
-    total = (sums[0] + sums[2]) + (sums[1] + sums[3])
+    total = folded(sums)
     while at < n:
         total += a[at] * b[at]
         at += 1

@@ -213,3 +213,33 @@ def test_only_one_learns_and_wrong_usage_is_a_sentence(running):
         refused = bandit_serve("learn", *flags, "--data", service.data)
         assert refused.status in (1, 2)
         assert match in refused.err
+
+
+@pytest.mark.parametrize("running", [MatrixFactorization], indirect=True, ids=["mf"])
+def test_what_was_rewarded_is_a_data_set_to_train_on(running):
+    service, model, experiment, _ = running
+    nothing = bandit_serve("train", "--log", experiment, "--data", service.data)
+    assert nothing.status != 0
+    assert "no rewarded predictions" in nothing.err
+    traffic = Traffic(service, experiment)
+    traffic.start()
+    until = time.monotonic() + 60
+    while traffic.sent < 300 and time.monotonic() < until:
+        time.sleep(0.02)
+    traffic.stop()
+    time.sleep(0.3)
+    flags = ("--log", experiment, "--family", "bias", "--family", "factorization_machine", "--trials", "1")
+    done = bandit_serve("train", *flags, "--folds", "2", "--model", model, "--data", service.data, "--json")
+    assert done.status == 0, done.err
+    assert done.document["data"]["source"] == f"rewards of {experiment}"
+    assert done.document["data"]["ratings"] == traffic.sent
+    registered = {each["family"]: each["version"] for each in done.document["versions"]}
+    shown = service.call("GET", f"/v1/models/{model}").body["versions"]
+    assert set(registered.values()) <= {version["version"] for version in shown}
+    sha256 = next(v["sha256"] for v in shown if v["version"] == registered["factorization_machine"])
+    learned = load_model(Artifact.map(service.data / "artifacts" / f"{sha256}.safetensors"))
+    assert learned.predict("u1", "i1", {"evening": True}) != learned.predict("u1", "i1", {"evening": False})
+    both = bandit_serve("train", "ratings.csv", *flags, "--data", service.data)
+    assert both.status == 2
+    assert "--log" in both.err
+    assert "no experiment" in bandit_serve("train", "--log", "none", "--data", service.data).err

@@ -25,7 +25,6 @@ from bandit_serve.live import LiveExperiment
 from bandit_serve.log.model_changes import take_in
 from bandit_serve.models.family import load_model
 from bandit_serve.models.registry import Version
-from bandit_serve.policies.serving import features_of
 from bandit_serve.store.offset import Offset
 from bandit_serve.training.gates import Gate
 from bandit_serve.training.learner import ContinuousLearner, Followed, in_order
@@ -192,7 +191,7 @@ class _Run:
                 learner.offsets[name] = trimmed
             log: list[tuple[Offset, events.Event]] = []
             at = learner.offsets[name]
-            n_features = self._n_features(name)
+            n_features = self._house.replica.experiment(name).n_features
             while len(log) < ENTRIES_AT_ONCE:
                 entries = await store.read(name, at, READ_COUNT)
                 log += [
@@ -211,10 +210,6 @@ class _Run:
             if learner.learned - learner.published >= self._wishes.every:
                 await self._publish(learner)
         return len(ordered)
-
-    def _n_features(self, name: str) -> int:
-        features = features_of(self._house.replica.experiment(name).experiment)
-        return 0 if features is None else features.n_features
 
     async def _save(self, learner: ContinuousLearner, *, force: bool) -> None:
         if force or time.monotonic() - self._saved_s >= self._wishes.checkpoint_s:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -22,7 +23,8 @@ from bandit_serve.errors import UsageError
 from bandit_serve.log.model_changes import take_in
 from bandit_serve.models.registry import Version, VersionStatus
 from bandit_serve.settings import Settings, load_settings
-from bandit_serve.training.dataset import DataSet, read_dataset
+from bandit_serve.training.dataset import DataSet, read_dataset, read_features
+from bandit_serve.training.logged import read_logged
 from bandit_serve.training.mlflow_mirror import MlflowMirror
 from bandit_serve.training.pipeline import Status, Trained, TrainingResult, judge, train
 from bandit_serve.training.plan import Plan, read_plan
@@ -63,6 +65,9 @@ def train_models(
             help="ratings.csv or u.data of MovieLens, another CSV, or Parquet.", show_default=False
         ),
     ] = None,
+    log: Annotated[
+        Text, typer.Option(help="In place of a file: an experiment whose rewarded predictions are ratings.")
+    ] = None,
     config: Annotated[Text, typer.Option(help="The run, described: TOML, YAML or JSON.")] = None,
     items: Annotated[
         Text, typer.Option(help="CSV of items' features [movies.csv beside ratings.csv].")
@@ -94,11 +99,11 @@ def train_models(
     namespace: Annotated[Text, typer.Option(help="Prefix of all keys in the store [bandit_serve].")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Searches, trains, measures, gates and registers models of a file of ratings."""
+    """Searches, trains, measures, gates and registers models of a file of ratings, or of the rewards of an experiment."""
     plan = _plan(
         {} if config is None else read_described(Path(config)),
         {
-            "data": {"path": data, "items": items, "users": users},
+            "data": {"path": data, "items": items, "users": users, "log": log},
             "families": None if not family else {name: {} for name in family},
             "split": {"kind": split, "folds": folds},
             "search": {"kind": search, "trials": trials, "jobs": jobs},
@@ -110,7 +115,7 @@ def train_models(
         },
     )
     settings = load_settings({"store": store, "data": data_dir, "namespace": namespace})
-    ratings = _read(plan)
+    ratings = _read(plan, settings)
     if not as_json:
         say(f"{len(ratings):,} ratings from {ratings.source}.")
     with TrainProgress(plan.measured, quiet=as_json) as progress:
@@ -153,11 +158,28 @@ def _gate(text: str) -> tuple[str, str]:
     return status.strip(), condition.strip()
 
 
-def _read(plan: Plan) -> DataSet:
+def _read(plan: Plan, settings: Settings) -> DataSet:
     about = plan.data
-    if about.path is None:
-        raise UsageError("Which ratings? Name a file, or one in the description as data.path.")
-    return read_dataset(about.path, columns=about.columns, items=about.items, users=about.users)
+    if (about.path is None) == (about.log is None):
+        raise UsageError(
+            "Which ratings? Name a file, or an experiment with --log; in the description, data.path or data.log."
+        )
+    if about.path is not None:
+        return read_dataset(about.path, columns=about.columns, items=about.items, users=about.users)
+    assert about.log is not None
+    with store_url(settings) as url:
+        found = asyncio.run(_read_logged(settings, url, about.log))
+    return replace(
+        found,
+        item_features={} if about.items is None else read_features(about.items),
+        user_features={} if about.users is None else read_features(about.users),
+    )
+
+
+async def _read_logged(settings: Settings, url: str, experiment: str) -> DataSet:
+    async with open_house(settings, url) as house:
+        await house.tail.hear_all_news()
+        return await read_logged(house.store, house.replica.experiment(experiment))
 
 
 def _save(result: TrainingResult, place: Path) -> dict[str, Path]:

@@ -1,0 +1,56 @@
+"""A data set out of the service's own log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bandit_serve import events
+from bandit_serve.errors import InvalidInput
+from bandit_serve.live import LiveExperiment
+from bandit_serve.store.offset import START
+from bandit_serve.store.store import Store
+from bandit_serve.training.dataset import DataSet
+from bandit_serve.training.ratings import Ratings
+from bandit_serve.training.reward_log import Rating, RewardLog
+
+READ_COUNT = 500
+
+
+async def read_logged(store: Store, live: LiveExperiment) -> DataSet:
+    """The rewarded predictions of an experiment that its log still holds, in its order: user, item, reward, when.
+
+    The reward is that of the objective. `InvalidInput` when there are none: predictions are logged with what they
+    were about while the service is set to `learn`.
+    """
+    experiment = live.experiment
+    objective = experiment.metrics.index(experiment.objective)
+    join, found = RewardLog(experiment.attribution.window_ms, objective), list[Rating]()
+    at, end = START, await store.last_offset(experiment.id)
+    while at < end:
+        entries = await store.read(experiment.id, at, READ_COUNT)
+        if not entries:
+            break
+        for entry in entries:
+            found += join.apply(entry.offset.time_ms, events.decode(entry.kind, entry.data, live.n_features))
+        at = entries[-1].offset
+    if not found:
+        raise InvalidInput(
+            f"The log of {experiment.id!r} has no rewarded predictions: they are kept for learning while the "
+            "service runs with --learn."
+        )
+    return _dataset(found, f"rewards of {experiment.id}")
+
+
+def _dataset(found: Sequence[Rating], source: str) -> DataSet:
+    ratings = Ratings(
+        np.array([rating.user for rating in found]),
+        np.array([rating.item for rating in found]),
+        np.array([rating.value for rating in found], np.float32),
+        np.array([rating.time_ms // 1000 for rating in found], np.int64),
+    )
+    described = any(rating.features for rating in found)
+    return DataSet(
+        ratings, features=[rating.features or {} for rating in found] if described else None, source=source
+    )
