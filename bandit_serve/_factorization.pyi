@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -90,4 +90,5 @@ class Factorization:
         user_ids: Sequence[str | int],
         queries: Sequence[tuple[float, NDArray[np.float32]] | None] | None = None,
     ) -> tuple[NDArray[np.float32], list[float], IdTable]: ...
+    def _take_top(self, parts: Mapping[str, NDArray[Any]]) -> None: ...
     def _top(self) -> TopK: ...

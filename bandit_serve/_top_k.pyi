@@ -1,4 +1,5 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -8,7 +9,13 @@ def use_plain(plain: bool) -> None: ...
 class TopK:
     @property
     def nbytes(self) -> int: ...
-    def __init__(self, factors: NDArray[np.float32], biases: NDArray[np.float32]) -> None: ...
+    def __init__(
+        self,
+        factors: NDArray[np.float32],
+        biases: NDArray[np.float32],
+        parts: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None: ...
+    def parts(self) -> dict[str, NDArray[Any]]: ...
     def search(
         self,
         vectors: ArrayLike,

@@ -355,9 +355,11 @@ cdef class Factorization:
 
     @property
     def nbytes(self):
-        """Bytes of the parameters, the ids and their tables; what is mapped from a file counts."""
+        """Bytes of the parameters, the ids and their tables, and what searches need; what is mapped from a file counts."""
         self.ready()
-        return sum(part.nbytes for part in self.held) + (0 if self._learner is None else self._learner.nbytes)
+        top, learner = self._searches, self._learner
+        return sum(part.nbytes for part in self.held) + (0 if learner is None else learner.nbytes) \
+            + (0 if top is None or top[0] is not self.held else top[1].nbytes)
 
     def user_row(self, user_id):
         """The row of a user (str or int id), −1 when never seen."""
@@ -494,6 +496,10 @@ cdef class Factorization:
             if asked.vector != NULL:
                 memcpy(out + number * model.factors, asked.vector, model.factors * sizeof(float))
         return vectors, bases, held[5]
+
+    def _take_top(self, parts):
+        """Takes what `TopK.parts` gave for these items, in place of computing it."""
+        self._searches = self.held, TopK(self.held[1], self.held[3], parts)
 
     def _top(self):
         """The items, made ready for searches; made when it is first asked for."""

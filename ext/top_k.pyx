@@ -108,8 +108,9 @@ cdef struct Search:
 cdef class TopK:
     """The items of a model, made ready for searches.
 
-    factors: float32 (N, F), contiguous; biases: float32 (N,). Both are kept, not copied. The codes take about F + 5
-    bytes an item.
+    factors: float32 (N, F), contiguous; biases: float32 (N,). Both are kept, not copied. The codes take about F + 10
+    bytes an item. parts: what `parts()` gave for the same items, kept too; without, they are computed. InvalidInput where
+    a shape disagrees or rows are not an order.
     """
 
     cdef object factors
@@ -133,7 +134,7 @@ cdef class TopK:
     cdef Py_ssize_t groups
     cdef bint biased
 
-    def __init__(self, factors, biases):
+    def __init__(self, factors, biases, parts=None):
         if not (isinstance(factors, np.ndarray) and factors.dtype == np.float32 and factors.ndim == 2
                 and factors.flags.c_contiguous and factors.shape[1] <= MOST_FACTORS):
             raise InvalidInput("Factors must be a contiguous float32 matrix.")
@@ -144,15 +145,55 @@ cdef class TopK:
         self.n, self.f = factors.shape[0], factors.shape[1]
         self.q, self.b = <const float *> cnp.PyArray_DATA(factors), <const float *> cnp.PyArray_DATA(biases)
         self.blocks, self.groups = (self.n + LANES8 - 1) // LANES8, (self.f + 3) // 4
+        self.biased = bool(biases.any())
+        if parts is None:
+            self._sort()
+        else:
+            self._take(parts)
+        # From a block on: how long and how biased an item may still be.
+        self.later_norms = np.maximum.accumulate(self.norms[::-1])[::-1].copy() if self.blocks else self.norms
+        of_blocks = self.sorted_biases.reshape(-1, LANES8).max(axis=1) if self.blocks else self.sorted_biases
+        self.later_biases = np.maximum.accumulate(of_blocks[::-1])[::-1].copy() if self.blocks else of_blocks
+        self.later_norm = <const float *> cnp.PyArray_DATA(self.later_norms)
+        self.later_bias = <const float *> cnp.PyArray_DATA(self.later_biases)
+
+    def parts(self):
+        """What was computed from the items, by name."""
+        return {"order": self.order, "codes": self.codes, "scales": self.scales, "norms": self.norms,
+                "errors": self.errors, "biases": self.sorted_biases}
+
+    cdef _take(self, parts):
+        cdef Py_ssize_t at, n = self.n, blocks = self.blocks
+        for name, dtype, size in (("order", np.int32, n), ("codes", np.uint8, blocks * self.groups * 32),
+                                  ("scales", np.float32, blocks), ("norms", np.float32, blocks),
+                                  ("errors", np.float32, blocks), ("biases", np.float32, blocks * LANES8)):
+            part = parts[name]
+            if part.dtype != dtype or part.shape != (size,) or not part.flags.c_contiguous:
+                raise InvalidInput(f"The part {name} does not fit the items.")
+        self.order, self.codes, self.scales = parts["order"], parts["codes"], parts["scales"]
+        self.norms, self.errors, self.sorted_biases = parts["norms"], parts["errors"], parts["biases"]
+        self.rows = <const int32_t *> cnp.PyArray_DATA(self.order)
+        seen = np.zeros(n, np.uint8)
+        cdef uint8_t *taken = <uint8_t *> cnp.PyArray_DATA(seen)
+        cdef bint wrong = False
+        with nogil:
+            for at in range(n):
+                if not 0 <= self.rows[at] < n or taken[self.rows[at]]:
+                    wrong = True
+                    break
+                taken[self.rows[at]] = 1
+        if wrong:
+            raise InvalidInput("The rows are not an order of the items.")
+
+    cdef _sort(self):
         lengths = np.empty(self.n, np.float32)
         cdef float *length = <float *> cnp.PyArray_DATA(lengths)
         cdef Py_ssize_t row
         with nogil:
             for row in range(self.n):
                 length[row] = <float> sqrt(<double> dot(self.q + row * self.f, self.q + row * self.f, self.f))
-        self.biased = bool(biases.any())
         # Longest first; what a bias adds counts as length, too.
-        importance = np.hypot(lengths, biases) if self.biased else lengths
+        importance = np.hypot(lengths, self.biases) if self.biased else lengths
         self.order = np.argsort(-importance, kind="stable").astype(np.int32)
         self.rows = <const int32_t *> cnp.PyArray_DATA(self.order)
         self._encode(lengths)
@@ -198,12 +239,6 @@ cdef class TopK:
                         place = block * self.groups * 32 + (at // 4) * 32 + lane * 4 + at % 4
                         codes[place] = <uint8_t> (<int> code + 128)
                     errors[block] = max(errors[block], <float> (sqrt(error) * (1 + 1e-6)))
-        # From a block on: how long and how biased an item may still be.
-        self.later_norms = np.maximum.accumulate(self.norms[::-1])[::-1].copy() if self.blocks else self.norms
-        of_blocks = padded.reshape(-1, LANES8).max(axis=1) if self.blocks else padded
-        self.later_biases = np.maximum.accumulate(of_blocks[::-1])[::-1].copy() if self.blocks else of_blocks
-        self.later_norm = <const float *> cnp.PyArray_DATA(self.later_norms)
-        self.later_bias = <const float *> cnp.PyArray_DATA(self.later_biases)
 
     @property
     def nbytes(self):

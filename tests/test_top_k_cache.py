@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
@@ -197,17 +198,16 @@ def test_a_store_that_is_gone_costs_no_answer(server: ThrowawayStore) -> None:
 
 def test_large_catalogues_are_ranked_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOP_ITEMS", 10)
-    threads: list[object] = []
-    real = asyncio.to_thread
+    threads: list[str] = []
 
-    async def counted(function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        threads.append(function)
-        return await real(function, *args, **kwargs)
-
-    monkeypatch.setattr(asyncio, "to_thread", counted)
+    class Noted(Counted):
+        def top_k(self, *args: Any, **kwargs: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            return super().top_k(*args, **kwargs)
 
     async def scenario() -> None:
-        assert not await ask(TopKCache(None, lifetime_s=60), Counted())
+        assert not await ask(TopKCache(None, lifetime_s=60), Noted())
 
     asyncio.run(scenario())
     assert len(threads) == 1
+    assert threads[0].startswith("scoring")

@@ -99,7 +99,7 @@ def train_models(
     namespace: Annotated[Text, typer.Option(help="Prefix of all keys in the store [bandit_serve].")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Searches, trains, measures, gates and registers models of a file of ratings, or of the rewards of an experiment."""
+    """Searches, trains, measures, gates and registers models of ratings: of a file, or of an experiment's rewards."""
     plan = _plan(
         {} if config is None else read_described(Path(config)),
         {

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
 from bandit_serve.decisions.messages import ScoredItem, ScoreRequest
 from bandit_serve.errors import FieldError, InvalidInput
+from bandit_serve.models.beside import beside
 from bandit_serve.models.model import Feature, Features, Model
 from bandit_serve.models.top_k_cache import TopKCache
 from bandit_serve.names import check_all_outside, check_outside
@@ -41,7 +41,7 @@ class Scorer:
         self, model: Model, artifact: str, request: ScoreRequest, features: Features | None
     ) -> Scores:
         if request.item_ids is not None:
-            scores = await asyncio.to_thread(model.predict_items, request.user_id, request.item_ids, features)
+            scores = await beside(model.predict_items, request.user_id, request.item_ids, features)
             return {"predictions": scores.tolist()}
         assert request.k is not None
         items, cached = await self._top_k.get(

@@ -21,6 +21,16 @@ from bandit_serve.models.model import Features, Id
 
 # With so many ratings, half of what an id's own parameters could say is known.
 HALF_KNOWN = 10
+# With so many items, what top-k searches need is in the file, so that all workers share it and none computes it.
+SEARCHABLE = 1 << 15
+TOP_K_DTYPES = {
+    "order": "I32",
+    "codes": "U8",
+    "scales": "F32",
+    "norms": "F32",
+    "errors": "F32",
+    "biases": "F32",
+}
 
 
 class Factorized(Factorization):
@@ -200,7 +210,13 @@ class Factorized(Factorization):
             "item_counts": self.item_counts,
             **id_tensors(self.user_ids, "user"),
             **id_tensors(self.item_ids, "item"),
+            **self._top_k_tensors(),
         }
+
+    def _top_k_tensors(self) -> dict[str, NDArray[Any]]:
+        if self.n_items < SEARCHABLE:
+            return {}
+        return {f"top_k_{name}": part for name, part in self._top().parts().items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model as a safetensors file, whole or not at all."""
@@ -241,6 +257,13 @@ class Factorized(Factorization):
                 item_ids,
                 *counts,
             )
+            if "top_k_order" in artifact.tensors:
+                model._take_top(
+                    {
+                        name: artifact.tensor(f"top_k_{name}", dtype, [None])
+                        for name, dtype in TOP_K_DTYPES.items()
+                    }
+                )
         except InvalidArtifact:
             raise
         except InvalidInput as error:

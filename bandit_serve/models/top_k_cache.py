@@ -11,6 +11,7 @@ from hashlib import blake2b
 import msgpack
 
 from bandit_serve.errors import StoreUnavailable
+from bandit_serve.models.beside import beside
 from bandit_serve.models.model import Features, Model
 from bandit_serve.store.store import Store
 
@@ -61,7 +62,7 @@ class TopKCache:
             return items, True
         self.misses += 1
         if model.n_items > LOOP_ITEMS:
-            items = await asyncio.to_thread(model.top_k, user, k, exclude, features)
+            items = await beside(model.top_k, user, k, exclude, features)
         else:
             items = model.top_k(user, k, exclude, features)
         self._remember(digest, items)

@@ -1,0 +1,133 @@
+"""A large model: how long it takes to load, what it takes of memory, and what scoring it does to the event loop.
+
+    python benchmarks/large_model.py [--items 1220000] [--factors 128] [--workers 2]
+
+The file has one user for four items, random factors with the norms of trained ones, and is in the page cache. Memory is
+the proportional set size (Linux), of all workers together and over what they had before. The event loop is probed by a
+task that sleeps a millisecond again and again: how much later than that it wakes, alone and while 16 clients ask for
+the ten best of all items, each for other users, so that no answer is cached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from large_models import proportional_bytes, write_large
+from services import ThrowawayService, clean_environment
+from stores import wait_until
+
+from bandit_serve.decisions.messages import ScoreRequest
+from bandit_serve.decisions.scoring import Scorer
+from bandit_serve.models import Artifact, MatrixFactorization, load_model
+from bandit_serve.models.top_k_cache import TopKCache
+
+NAP_S = 0.001
+CLIENTS = 16
+
+
+def loading(path: Path) -> None:
+    took, ranked = [], []
+    for number in range(7):
+        start = time.perf_counter()
+        model = load_model(Artifact.map(path))
+        took.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        model.top_k(f"u{number}", 10)
+        ranked.append(time.perf_counter() - start)
+    print(f"load, page cache warm: {statistics.median(took):.3f} s (slowest {max(took):.3f})")
+    print(f"the first top-10 after it: {statistics.median(ranked) * 1e3:.1f} ms")
+
+
+def memory(path: Path, workers: int) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ThrowawayService(Path(folder) / "d", workers=workers) as service,
+    ):
+        command = [sys.executable, "-m", "bandit_serve", "models", "register", "large", str(path)]
+        subprocess.run(
+            [*command, "--data", str(service.data)],
+            check=True,
+            env=clean_environment(),
+            stdout=subprocess.DEVNULL,
+        )
+        pids = service.worker_pids()
+        before = sum(map(proportional_bytes, pids))
+        versions = "/v1/models/large/versions/v1"
+        assert service.call("POST", f"{versions}/status", {"status": "production"}).status == 200
+        wait_until(lambda: len(service.call("GET", f"{versions}/load").body["workers"]) == workers, 60)
+        for user in range(20 * workers):
+            asked = service.call("POST", "/v1/models/large/predict", {"user_id": f"u{user}", "k": 10})
+            assert asked.status == 200, asked
+        taken = sum(map(proportional_bytes, pids)) - before
+    print(
+        f"memory of {workers} workers: {taken / 1e6:,.0f} MB ({taken / path.stat().st_size:.2f} of the file)"
+    )
+
+
+async def probe(lateness: list[float], ended: asyncio.Event) -> None:
+    while not ended.is_set():
+        start = time.perf_counter()
+        await asyncio.sleep(NAP_S)
+        lateness.append(time.perf_counter() - start - NAP_S)
+
+
+async def loop_latency(path: Path, seconds: float) -> None:
+    model = MatrixFactorization.load(path)
+    scorer = Scorer(TopKCache(None, lifetime_s=60.0))
+
+    async def ask(client: int, until: float) -> int:
+        n = 0
+        while time.perf_counter() < until:
+            request = ScoreRequest(user_id=f"u{client + CLIENTS * n}", k=10)
+            answer = scorer.score(model, "sha", request, None)
+            assert not isinstance(answer, dict)
+            await answer
+            n += 1
+        return n
+
+    for name, clients in (("alone", 0), (f"{CLIENTS} clients", CLIENTS)):
+        lateness: list[float] = []
+        ended = asyncio.Event()
+        probing = asyncio.create_task(probe(lateness, ended))
+        until = time.perf_counter() + seconds
+        asked = await asyncio.gather(*(ask(client, until) for client in range(clients)))
+        await asyncio.sleep(max(0.0, until - time.perf_counter()))
+        ended.set()
+        await probing
+        late = np.sort(lateness) * 1e3
+        print(
+            f"event loop, {name}: late by {np.median(late):.2f} ms, p99 {late[int(0.99 * len(late))]:.2f}, at most "
+            f"{late[-1]:.2f}; {sum(asked) / seconds:,.0f} searches a second"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--items", type=int, default=1_220_000)
+    parser.add_argument("--factors", type=int, default=128)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "large.safetensors"
+        size = write_large(path, given.items // 4, given.items, given.factors)
+        print(f"{given.items:,} items, {given.factors} factors: a file of {size / 1e6:,.0f} MB")
+        loading(path)
+        memory(path, given.workers)
+        asyncio.run(loop_latency(path, given.seconds))
+
+
+if __name__ == "__main__":
+    main()
