@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from inspect import signature
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -234,9 +235,12 @@ class Factorized(Factorization):
         """The model on the mapped tensors. Raises `InvalidArtifact` if they are not this family's."""
         if artifact.family != cls.family:
             raise InvalidArtifact(f"The artifact's family is not {cls.family}.")
+        unknown = set(artifact.parameters) - set(signature(cls).parameters)
+        if unknown:
+            raise InvalidArtifact(f"The family {cls.family} has no parameter {min(unknown)!r}.")
         try:
             model = cls(**artifact.parameters)
-        except (TypeError, InvalidInput) as error:
+        except InvalidInput as error:
             raise InvalidArtifact(f"The artifact's parameters are not this family's: {error}") from None
         user_ids, item_ids = read_ids(artifact, "user"), read_ids(artifact, "item")
         n_factors = model._new_learner().factors
