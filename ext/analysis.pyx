@@ -25,6 +25,10 @@ from u64map cimport U64Map, map_find, map_free, map_make, map_put, map_remove
 cdef enum:
     COUNTER_BITS = 42       # a decision's key: its worker's slot above, its counter below
     FEWEST = 64             # rows that a column has room for at first
+    BLOCK_BITS = 6          # decisions are left out in blocks of 64 consecutive ones
+    LEFT_OUT = -1           # in place of a run's vector: not analysed
+    PAST = -2               # its decisions have been analysed, and its vector is not needed any more
+    MOST_HALVINGS = 20
 
 cdef uint16_t COUNTED = 65535           # in place of an exposure's arm: analysed before the exposure came
 cdef double SAME_SHARE = 1e-9           # shares that differ by less are one share
@@ -71,6 +75,12 @@ cdef int must_refer(object numbers, Py_ssize_t n, Py_ssize_t fewest) except -1:
     return 0
 
 
+cdef struct Span:
+    uint64_t first
+    uint64_t end            # one past the last counter
+    int64_t last_ms
+
+
 cdef struct Timeline:
     uint64_t incarnation
     Py_ssize_t head         # runs [head, tail) are remembered
@@ -79,7 +89,17 @@ cdef struct Timeline:
     uint64_t *first
     uint64_t *end           # one past the run's last counter
     int64_t *last_ms        # when the run was last added to
-    int32_t *vector
+    int32_t *vector         # or LEFT_OUT
+    Span *past              # what was exposed before, without vectors, in the order of counters
+    Py_ssize_t n_past
+    Py_ssize_t most_past
+
+
+cdef inline uint64_t scattered(uint64_t number) noexcept nogil:
+    """The finaliser of splitmix64 (Steele, Lea, Flood 2014)."""
+    number = (number ^ (number >> 30)) * <uint64_t> 0xBF58476D1CE4E5B9
+    number = (number ^ (number >> 27)) * <uint64_t> 0x94D049BB133111EB
+    return number ^ (number >> 31)
 
 
 cdef class ShareHistory:
@@ -87,6 +107,11 @@ cdef class ShareHistory:
 
     `current` f8[K] stands in for a worker's vector until one has been logged. Vectors from before an arm was there
     have 0 for it.
+
+    At most `most` vectors are kept (0: any number). When more would have to be, only decisions of every second block
+    of 64 consecutive ones are analysed from then on, of the open ones too; and so on, until they fit. Which blocks those
+    are is a hash of the worker and the block's number, so it has nothing to do with contexts, arms or rewards. Once
+    an eighth of `most` would do, every second one of those left out is analysed again. `one_in` says where that stands.
     """
 
     cdef readonly Py_ssize_t n_arms
@@ -100,9 +125,12 @@ cdef class ShareHistory:
     cdef Py_ssize_t n_spare
     cdef int32_t current
     cdef double[::1] adjusted
+    cdef Py_ssize_t most
+    cdef int halvings
 
-    def __cinit__(self, const double[::1] current):
+    def __cinit__(self, const double[::1] current, Py_ssize_t most=0):
         map_make(&self.slots, 64)
+        self.most = most
         self.n_arms = current.shape[0]
         self.current = -1
         self.adjusted = np.zeros(self.n_arms)
@@ -116,6 +144,7 @@ cdef class ShareHistory:
             free(self.timelines[i].end)
             free(self.timelines[i].last_ms)
             free(self.timelines[i].vector)
+            free(self.timelines[i].past)
         free(self.timelines)
         map_free(&self.slots)
 
@@ -150,6 +179,8 @@ cdef class ShareHistory:
         return vector
 
     cdef void drop(self, int32_t vector) noexcept:
+        if vector < 0:
+            return
         self.references[vector] -= 1
         if self.references[vector] == 0:
             self.spare[self.n_spare] = vector
@@ -188,13 +219,43 @@ cdef class ShareHistory:
                 high = middle
         return low - 1 if low > line.head else -1
 
-    cdef bint exposed(self, Py_ssize_t slot, uint64_t counter) noexcept:
+    cdef Py_ssize_t past_before(self, Py_ssize_t slot, uint64_t counter) noexcept:
+        """The last span of the past that starts at or before `counter`, or -1."""
+        cdef Timeline *line = &self.timelines[slot]
+        cdef Py_ssize_t low = 0, high = line.n_past, middle
+        while low < high:
+            middle = (low + high) >> 1
+            if line.past[middle].first <= counter:
+                low = middle + 1
+            else:
+                high = middle
+        return low - 1
+
+    cdef uint64_t exposed_to(self, Py_ssize_t slot, uint64_t counter) noexcept:
+        """The end of what was exposed around `counter`, or 0 when it was not."""
+        cdef Timeline *line = &self.timelines[slot]
+        cdef Py_ssize_t at = self.run_before(slot, counter)
+        if at >= 0 and counter < line.end[at]:
+            return line.end[at]
+        at = self.past_before(slot, counter)
+        return line.past[at].end if at >= 0 and counter < line.past[at].end else 0
+
+    cdef uint64_t next_exposed(self, Py_ssize_t slot, uint64_t counter, uint64_t end) noexcept:
+        """Where something that was exposed begins after `counter`, at most `end`."""
+        cdef Timeline *line = &self.timelines[slot]
+        cdef Py_ssize_t run = max(self.run_before(slot, counter) + 1, line.head)
+        cdef Py_ssize_t span = self.past_before(slot, counter) + 1
+        if run < line.tail:
+            end = min(end, line.first[run])
+        return min(end, line.past[span].first) if span < line.n_past else end
+
+    cdef bint left_out(self, Py_ssize_t slot, uint64_t counter) noexcept:
         cdef Py_ssize_t run = self.run_before(slot, counter)
-        return run >= 0 and counter < self.timelines[slot].end[run]
+        return run >= 0 and counter < self.timelines[slot].end[run] and self.timelines[slot].vector[run] == LEFT_OUT
 
     cdef int32_t vector_before(self, Py_ssize_t slot, uint64_t counter) noexcept:
         cdef Py_ssize_t run = self.run_before(slot, counter)
-        return self.current if run < 0 else self.timelines[slot].vector[run]
+        return self.current if run < 0 or self.timelines[slot].vector[run] < 0 else self.timelines[slot].vector[run]
 
     cdef const double *shares_of(self, Py_ssize_t slot, const Reward *row) noexcept:
         """The shares that a rewarded decision was drawn from, as far as the log has told.
@@ -227,17 +288,16 @@ cdef class ShareHistory:
         self.references[vector] += 1
         return vector
 
-    cdef int add_run(self, Py_ssize_t slot, uint64_t first, uint64_t end, const double *shares, int64_t ms) except -1:
+    cdef int add_run(self, Py_ssize_t slot, uint64_t first, uint64_t end, int32_t vector, int64_t ms) except -1:
+        """Decisions `first` … `end - 1` have been exposed with a vector, or are LEFT_OUT."""
         cdef Timeline *line = &self.timelines[slot]
         cdef Py_ssize_t at = self.run_before(slot, first) + 1
-        cdef size_t size = self.n_arms * sizeof(double)
         if at == 0:
             at = line.head
-        if at == line.tail and at > line.head and line.end[at - 1] == first:
-            if memcmp(&self.vectors[line.vector[at - 1], 0], shares, size) == 0:
-                line.end[at - 1] = end
-                line.last_ms[at - 1] = max(line.last_ms[at - 1], ms)
-                return 0
+        if at == line.tail and at > line.head and line.end[at - 1] == first and self.same(line.vector[at - 1], vector):
+            line.end[at - 1] = end
+            line.last_ms[at - 1] = max(line.last_ms[at - 1], ms)
+            return 0
         at -= self.make_room(line)
         memmove(&line.first[at + 1], &line.first[at], (line.tail - at) * sizeof(uint64_t))
         memmove(&line.end[at + 1], &line.end[at], (line.tail - at) * sizeof(uint64_t))
@@ -247,7 +307,61 @@ cdef class ShareHistory:
         line.first[at] = first
         line.end[at] = end
         line.last_ms[at] = ms
-        line.vector[at] = self.keep(shares)
+        line.vector[at] = vector
+        if vector >= 0:
+            self.references[vector] += 1
+        return 0
+
+    cdef bint same(self, int32_t one, int32_t other) noexcept:
+        if one < 0 or other < 0:
+            return one == other
+        return memcmp(&self.vectors[one, 0], &self.vectors[other, 0], self.n_arms * sizeof(double)) == 0
+
+    cdef bint analysed(self, Py_ssize_t slot, uint64_t block) noexcept:
+        """Whether decisions of a block are analysed, as things stand."""
+        cdef uint64_t number = scattered(self.timelines[slot].incarnation + block * <uint64_t> 0x9E3779B97F4A7C15)
+        return number & ((<uint64_t> 1 << self.halvings) - 1) == 0
+
+    cdef int add_parts(self, Py_ssize_t slot, uint64_t first, uint64_t end, int32_t vector, int64_t ms) except -1:
+        """`add_run` for what is analysed of it and what is left out."""
+        cdef uint64_t low = first, high
+        cdef bint kept
+        if self.halvings == 0:
+            return self.add_run(slot, first, end, vector, ms)
+        while low < end:
+            kept = self.analysed(slot, low >> BLOCK_BITS)
+            high = min(end, (low >> BLOCK_BITS) + 1 << BLOCK_BITS)
+            while high < end and self.analysed(slot, high >> BLOCK_BITS) == kept:
+                high = min(end, high + (1 << BLOCK_BITS))
+            self.add_run(slot, low, high, vector if kept else LEFT_OUT, ms)
+            low = high
+        return 0
+
+    cdef int thin(self) except -1:
+        """Leaves every second block out of those that are still analysed."""
+        cdef Py_ssize_t slot, at
+        cdef Timeline *line
+        cdef Timeline old
+        self.halvings += 1
+        for slot in range(self.n_timelines):
+            line = &self.timelines[slot]
+            old = line[0]
+            line.head = line.tail = line.capacity = 0
+            line.first = line.end = NULL
+            line.last_ms = NULL
+            line.vector = NULL
+            try:
+                for at in range(old.head, old.tail):
+                    if old.vector[at] == LEFT_OUT:
+                        self.add_run(slot, old.first[at], old.end[at], LEFT_OUT, old.last_ms[at])
+                    else:
+                        self.add_parts(slot, old.first[at], old.end[at], old.vector[at], old.last_ms[at])
+                        self.drop(old.vector[at])
+            finally:
+                free(old.first)
+                free(old.end)
+                free(old.last_ms)
+                free(old.vector)
         return 0
 
     cdef Py_ssize_t make_room(self, Timeline *line) except -1:
@@ -273,44 +387,72 @@ cdef class ShareHistory:
 
     def unseen(self, uint64_t incarnation, uint64_t first, Py_ssize_t n):
         """The parts [(low, high), …] of decisions `first` … `first + n - 1` that have not been exposed before."""
-        cdef Py_ssize_t slot = self.slot(incarnation), run
-        cdef Timeline *line = &self.timelines[slot]
-        cdef uint64_t low = first, end = first + <uint64_t> n
-        if line.head == line.tail or first >= line.end[line.tail - 1]:
-            return [(0, n)]
+        cdef Py_ssize_t slot = self.slot(incarnation)
+        cdef uint64_t low = first, end = first + <uint64_t> n, high
         parts = []
-        for run in range(max(self.run_before(slot, first), line.head), line.tail):
-            if line.first[run] >= end:
-                break
-            if line.first[run] > low:
-                parts.append((low - first, line.first[run] - first))
-            low = max(low, line.end[run])
-        if low < end:
-            parts.append((low - first, n))
+        while low < end:
+            high = self.exposed_to(slot, low)
+            if high == 0:
+                high = self.next_exposed(slot, low, end)
+                parts.append((low - first, high - first))
+            low = high
         return parts
 
     def extend(self, uint64_t incarnation, uint64_t first, Py_ssize_t low, Py_ssize_t high, int64_t ms,
                const double[:, ::1] vectors, const uint32_t[::1] runs):
         """Remembers rows `low` … `high - 1` of an exposure that starts at counter `first`, seen at `ms`."""
         cdef Py_ssize_t slot = self.slot(incarnation), run, start = 0, end
-        cdef int32_t before = self.current
+        cdef int32_t before = self.current, vector
         for run in range(runs.shape[0]):
             end = start + <Py_ssize_t> runs[run]
             if max(start, low) < min(end, high):
-                self.add_run(slot, first + max(start, low), first + min(end, high), &vectors[run, 0], ms)
+                vector = self.keep(&vectors[run, 0])
+                self.add_parts(slot, first + max(start, low), first + min(end, high), vector, ms)
+                self.drop(vector)
             start = end
         self.current = self.keep(&vectors[runs.shape[0] - 1, 0])
         self.drop(before)
+        while self.most and self.n_vectors > self.most and self.halvings < MOST_HALVINGS:
+            self.thin()
 
-    def forget(self, int64_t before_ms):
-        """Forgets runs that were last added to before `before_ms`."""
-        cdef Py_ssize_t i
+    def forget(self, int64_t vectors_ms, int64_t before_ms):
+        """Forgets the vectors of runs that were last added to before `vectors_ms`, and all of those before `before_ms`."""
+        cdef Py_ssize_t i, gone
         cdef Timeline *line
         for i in range(self.n_timelines):
             line = &self.timelines[i]
-            while line.head < line.tail and line.last_ms[line.head] < before_ms:
+            while line.head < line.tail and line.last_ms[line.head] < vectors_ms:
+                self.add_past(i, line.first[line.head], line.end[line.head], line.last_ms[line.head])
                 self.drop(line.vector[line.head])
                 line.head += 1
+            gone = 0
+            while gone < line.n_past and line.past[gone].last_ms < before_ms:
+                gone += 1
+            if gone:
+                line.n_past -= gone
+                memmove(line.past, &line.past[gone], line.n_past * sizeof(Span))
+        if self.halvings and 8 * self.n_vectors < self.most:
+            self.halvings -= 1
+
+    cdef int add_past(self, Py_ssize_t slot, uint64_t first, uint64_t end, int64_t last_ms) except -1:
+        cdef Timeline *line = &self.timelines[slot]
+        cdef Py_ssize_t at = self.past_before(slot, first) + 1
+        if at > 0 and line.past[at - 1].end == first:
+            line.past[at - 1].end = end
+            line.past[at - 1].last_ms = max(line.past[at - 1].last_ms, last_ms)
+            return 0
+        if line.n_past == line.most_past:
+            line.most_past = 2 * line.most_past if line.most_past else 4
+            line.past = <Span *> lengthened(line.past, line.most_past * sizeof(Span))
+        memmove(&line.past[at + 1], &line.past[at], (line.n_past - at) * sizeof(Span))
+        line.past[at].first, line.past[at].end, line.past[at].last_ms = first, end, last_ms
+        line.n_past += 1
+        return 0
+
+    @property
+    def one_in(self):
+        """Of how many decisions one is analysed now."""
+        return 1 << self.halvings
 
     def grow(self, Py_ssize_t n_arms):
         """Makes room for arms that have come: all that was remembered gave them nothing."""
@@ -327,9 +469,13 @@ cdef class ShareHistory:
     def n_runs(self):
         return sum(self.timelines[i].tail - self.timelines[i].head for i in range(self.n_timelines))
 
+    @property
+    def n_past(self):
+        return sum(self.timelines[i].n_past for i in range(self.n_timelines))
+
     def state(self, of_units):
         """What `from_state` takes; with it `of_units` i4[n], vectors that units refer to, as numbered in it."""
-        cdef Py_ssize_t i, j, n_runs = self.n_runs
+        cdef Py_ssize_t i, j, n_runs = self.n_past + self.n_runs
         cdef Timeline *line
         incarnations = np.zeros(n_runs, np.uint64)
         first = np.zeros(n_runs, np.uint64)
@@ -339,13 +485,20 @@ cdef class ShareHistory:
         i = 0
         for _, slot in sorted((self.timelines[k].incarnation, k) for k in range(self.n_timelines)):
             line = &self.timelines[<Py_ssize_t> slot]
+            for j in range(line.n_past):
+                incarnations[i] = line.incarnation
+                first[i], end[i], last_ms[i] = line.past[j].first, line.past[j].end, line.past[j].last_ms
+                numbers[i] = PAST
+                i += 1
             for j in range(line.head, line.tail):
                 incarnations[i] = line.incarnation
                 first[i], end[i], last_ms[i] = line.first[j], line.end[j], line.last_ms[j]
                 numbers[i] = line.vector[j]
                 i += 1
         of_units = np.asarray(of_units, np.int32)
-        everyone = np.concatenate([np.array([self.current], np.int32), numbers, of_units[of_units >= 0]])
+        everyone = np.concatenate(
+            [np.array([self.current], np.int32), numbers[numbers >= 0], of_units[of_units >= 0]]
+        )
         distinct, seen_at = np.unique(everyone, return_index=True)
         distinct = distinct[np.argsort(seen_at)]
         renumbered = np.full(self.references.shape[0], -1, np.int32)
@@ -354,33 +507,41 @@ cdef class ShareHistory:
         return {
             "vectors": np.asarray(self.vectors)[distinct],
             "incarnations": incarnations, "first": first, "end": end, "last_ms": last_ms,
-            "numbers": renumbered[numbers],
+            "numbers": np.where(numbers >= 0, renumbered[np.maximum(numbers, 0)], numbers),
+            "halvings": np.array([self.halvings]),
         }, renumbered_units
 
     @staticmethod
-    def from_state(state):
+    def from_state(state, Py_ssize_t most=0):
         cdef const double[:, ::1] vectors = state["vectors"]
         cdef const uint64_t[::1] incarnations = state["incarnations"]
         cdef const uint64_t[::1] first = state["first"]
         cdef const uint64_t[::1] end = state["end"]
         cdef const int64_t[::1] last_ms = state["last_ms"]
         cdef const int32_t[::1] numbers = state["numbers"]
-        cdef ShareHistory self = ShareHistory(vectors[0])
+        cdef ShareHistory self = ShareHistory(vectors[0], most)
         cdef Py_ssize_t i
         cdef Timeline *line
-        must_refer(state["numbers"], vectors.shape[0], 0)
+        must_refer(state["numbers"], vectors.shape[0], PAST)
+        self.halvings = state["halvings"][0]
+        if not 0 <= self.halvings <= MOST_HALVINGS:
+            raise ValueError("the snapshot leaves more decisions out than there can be")
         self.make_vectors(vectors.shape[0])
         np.asarray(self.vectors)[: vectors.shape[0]] = vectors
         self.current = 0
         self.references[0] = 1
         for i in range(numbers.shape[0]):
+            if numbers[i] == PAST:
+                self.add_past(self.slot(incarnations[i]), first[i], end[i], last_ms[i])
+                continue
             line = &self.timelines[self.slot(incarnations[i])]
             self.make_room(line)
             line.first[line.tail] = first[i]
             line.end[line.tail] = end[i]
             line.last_ms[line.tail] = last_ms[i]
             line.vector[line.tail] = numbers[i]
-            self.references[numbers[i]] += 1
+            if numbers[i] >= 0:
+                self.references[numbers[i]] += 1
             line.tail += 1
         return self
 
@@ -561,12 +722,13 @@ cdef class RewardedDecisions:
         """Nothing is open."""
 
     def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored):
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, slot
         cdef const Reward *row
         for i in range(rows.shape[0]):
             row = &rows[i]
-            self.sums.analyse(row.metric, row.arm, self.shares.shares_of(self.shares.slot(row.incarnation), row),
-                              row.value, unfloored[i])
+            slot = self.shares.slot(row.incarnation)
+            if not self.shares.left_out(slot, row.counter):
+                self.sums.analyse(row.metric, row.arm, self.shares.shares_of(slot, row), row.value, unfloored[i])
 
     def vectors(self):
         return np.zeros(0, np.int32)
@@ -708,10 +870,11 @@ cdef class OpenDecisions:
             key = self.key(slot, row.counter)
             held = map_find(&self.held, key)
             if held < 0:
-                seen = self.shares.exposed(slot, row.counter)
+                seen = self.shares.exposed_to(slot, row.counter) > 0
                 if seen and row.time_ms < self.closed_ms:
-                    self.sums.update(row.metric, row.arm, self.shares.shares_of(slot, row), 0, row.propensity, 0.0,
-                                     row.value)
+                    if not self.shares.left_out(slot, row.counter):
+                        self.sums.update(row.metric, row.arm, self.shares.shares_of(slot, row), 0, row.propensity,
+                                         0.0, row.value)
                     continue
                 held = self.hold(key, row, seen, unfloored[i])
             elif self.held_flags[held] & DONE:
@@ -773,11 +936,12 @@ cdef class OpenDecisions:
             if self.arms[at] != COUNTED:
                 while run + 1 < line.tail and line.first[run + 1] <= counter:
                     run += 1
-                shares = &self.shares.vectors[line.vector[run], 0]
                 held = map_find(&self.held, self.key(slot, counter)) if self.n_held > self.n_gone else -1
-                for m in range(self.sums.n_metrics):
-                    value = self.held_values[held, m] if held >= 0 else 0.0
-                    self.sums.analyse(m, self.arms[at], shares, value, self.block_unfloored[b])
+                if line.vector[run] != LEFT_OUT:
+                    shares = &self.shares.vectors[line.vector[run], 0]
+                    for m in range(self.sums.n_metrics):
+                        value = self.held_values[held, m] if held >= 0 else 0.0
+                        self.sums.analyse(m, self.arms[at], shares, value, self.block_unfloored[b])
                 if held >= 0:
                     self.let_go(held)
                 self.pending_exposures -= 1
@@ -807,7 +971,7 @@ cdef class OpenDecisions:
         if self.held_flags[held] & SEEN:
             # Its exposure and its token disagree about the time of the decision: it counts, as a late reward does.
             for m in range(self.sums.n_metrics):
-                if self.held_metrics[held] >> m & 1:
+                if self.held_metrics[held] >> m & 1 and not self.shares.left_out(slot, row.counter):
                     self.sums.update(m, row.arm, shares, 0, row.propensity, 0.0, self.held_values[held, m])
             self.let_go(held)
             return 0

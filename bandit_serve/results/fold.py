@@ -19,6 +19,10 @@ from bandit_serve.results.sequence import Floats
 
 LINGER_MS = 3_600_000
 """How long after its window the fold remembers which decisions a worker has exposed."""
+GRACE_MS = 120_000
+"""And with which shares: a reward that was in time may still come, or an exposure that was long on its way."""
+MOST_BYTES = 64 * 2**20
+"""Of share vectors, where users do not see to it that there are few."""
 
 _BEFORE_ALL_MS = -(2**53)
 
@@ -40,7 +44,7 @@ class ResultsFold:
         self.sums = Accumulators(n_metrics, n_arms, experiment.control_arm)
         self.evidence = Evidence.none(n_metrics, n_arms)
         self._window_ms = experiment.attribution.window_ms
-        self._shares = ShareHistory(_first_shares(experiment))
+        self._shares = ShareHistory(_first_shares(experiment), _most_vectors(experiment))
         self._floors = Floors.since(record.revision, experiment.policy)
         self._decisions = _decisions(experiment, self.sums, self._shares)
         self._early = EarlyRewards()
@@ -49,6 +53,11 @@ class ResultsFold:
     def pending(self) -> int:
         """With `missing: zero`, the decisions (with `unit: user`, units) whose window has not closed."""
         return self._decisions.pending
+
+    @property
+    def one_in(self) -> int:
+        """Of how many decisions one is analysed now: more than 1 while more shares are open than are kept."""
+        return self._shares.one_in
 
     @property
     def crossovers(self) -> int:
@@ -72,7 +81,8 @@ class ResultsFold:
         self._count(self._early.given_up(self.now_ms))
         self._early.forget(self.now_ms - self._window_ms - LINGER_MS)
         self._decisions.close(self.now_ms - self._window_ms)
-        self._shares.forget(self.now_ms - self._window_ms - LINGER_MS)
+        closed_ms = self.now_ms - self._window_ms
+        self._shares.forget(closed_ms - GRACE_MS, closed_ms - LINGER_MS)
         self.evidence.look(self.sums, self.record.experiment)
 
     def _expose(self, time_ms: int, event: Exposed) -> None:
@@ -176,10 +186,15 @@ class ResultsFold:
         fold._floors = Floors(state["fold"]["revisions"], state["fold"]["flags"])
         fold.sums = Accumulators.from_state(state["sums"], experiment.control_arm)
         fold.evidence = Evidence(**state["evidence"])
-        fold._shares = ShareHistory.from_state(state["shares"])
+        fold._shares = ShareHistory.from_state(state["shares"], _most_vectors(experiment))
         fold._decisions = _kind_of(experiment).from_state(fold.sums, fold._shares, state["decisions"])
         fold._early = EarlyRewards.from_state(state["early"])
         return fold
+
+
+def _most_vectors(experiment: Experiment) -> int:
+    """How many share vectors are kept; 0: as many as there are, which is one a user at most."""
+    return 0 if experiment.unit == "user" else MOST_BYTES // (8 * len(experiment.arms))
 
 
 def _kind_of(experiment: Experiment) -> type[RewardedDecisions | OpenDecisions | Units]:

@@ -10,9 +10,12 @@ from bandit_serve.results.metric_result import MetricTable
 from bandit_serve.results.sample_ratio import Verdict
 
 
-def reason_of(record: Record, objective: MetricTable, pending: int, srm: Verdict, winner: str | None) -> str:
-    """Never empty. `pending` and `srm` as in the report."""
-    return f"{_finding(record, objective, winner)} {'; '.join(_provisos(record, objective, pending, srm))}."
+def reason_of(
+    record: Record, objective: MetricTable, pending: int, one_in: int, srm: Verdict, winner: str | None
+) -> str:
+    """Never empty. `pending` and `srm` as in the report, `one_in` as in the fold."""
+    provisos = _provisos(record, objective, pending, one_in, srm)
+    return f"{_finding(record, objective, winner)} {'; '.join(provisos)}."
 
 
 def _finding(record: Record, objective: MetricTable, winner: str | None) -> str:
@@ -34,7 +37,7 @@ def _finding(record: Record, objective: MetricTable, winner: str | None) -> str:
     return f"On {metric} no arm is shown better than {control}, nor {control} than all, at level {alpha:g}."
 
 
-def _provisos(record: Record, objective: MetricTable, pending: int, srm: Verdict) -> list[str]:
+def _provisos(record: Record, objective: MetricTable, pending: int, one_in: int, srm: Verdict) -> list[str]:
     experiment, sums = record.experiment, objective.sums
     unit = "units" if experiment.unit == "user" else "decisions"
     said = []
@@ -42,6 +45,10 @@ def _provisos(record: Record, objective: MetricTable, pending: int, srm: Verdict
         said.append(f"Everything is conditional on a reward: {unit} without one are left out")
     else:
         said.append(f"{unit.capitalize()} count once their window has closed, {pending} are pending")
+    if one_in > 1:
+        said.append(
+            f"more decisions wait with shares of their own than are kept, so now 1 in {one_in} is analysed, by number"
+        )
     removed = [name for name, there in zip(experiment.arm_names, objective.there, strict=True) if not there]
     if removed:
         said.append(f"{_listed(removed)} {'was' if len(removed) == 1 else 'were'} removed")

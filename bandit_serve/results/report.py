@@ -72,7 +72,7 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
         pending=fold.pending,
         crossovers=fold.crossovers,
         winner=winner,
-        reason=reason_of(record, objective, fold.pending, srm.verdict, winner),
+        reason=reason_of(record, objective, fold.pending, fold.one_in, srm.verdict, winner),
     )
 
 
