@@ -13,7 +13,7 @@ from bandit_serve.errors import InvalidInput
 from bandit_serve.models.hyper_parameters import whole
 
 OnEpoch = Callable[[int, int, float], object]
-PATIENCE = 3
+LEAST_PATIENCE = 3
 
 
 class Schedule(NamedTuple):
@@ -44,12 +44,15 @@ def descend(
     run : one epoch at a learning rate; returns the mean squared error of the training ratings
     arrays : the parameters; with `validate` they are those of the best epoch in the end
     validate : the mean squared error of ratings that are not learned from; after `patience` epochs without a
-        better one (3 by default) the descent ends
+        better one the descent ends: by default a quarter of all, and 3 at least, as a rate that is still high makes the
+        errors go up and down
     on_epoch : called as `on_epoch(done, epochs, rmse)`, with the RMSE of the validation set where there is one
 
     Raises `InvalidInput` when the descent diverged.
     """
-    limit = PATIENCE if patience is None else whole("patience", patience, 1, 2**31 - 1)
+    limit = max(LEAST_PATIENCE, schedule.epochs // 4)
+    if patience is not None:
+        limit = whole("patience", patience, 1, 2**31 - 1)
     best, best_epoch, kept = math.inf, 0, []
     for epoch in range(schedule.epochs):
         mean_square = run(schedule.rate(epoch))

@@ -101,7 +101,7 @@ class MatrixFactorization(Factorized):
         ratings : n finite numbers
         user_features, item_features, features : refused, this family takes none
         validation : (users, items, ratings) that are not learned from: the epoch that predicts them best is kept,
-            and there are no more than `patience` (3 by default) after it
+            and there are no more than `patience` (a quarter of `n_epochs`, 3 at least) after it
         on_epoch : called as `on_epoch(done, epochs, rmse)` after each epoch; the RMSE is that of the validation
             set, or else of the training ratings, each before its own update
 

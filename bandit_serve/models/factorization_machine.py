@@ -120,7 +120,7 @@ class FactorizationMachine(Factorized):
             of str is several. Those of items without ratings are kept, too: such items are scored by them
         features : n mappings of the same kind, of the requests
         validation : (users, items, ratings) or (…, features) that are not learned from: the epoch that predicts them
-            best is kept, and there are no more than `patience` (3 by default) after it
+            best is kept, and there are no more than `patience` (a quarter of `n_epochs`, 3 at least) after it
         on_epoch : called as `on_epoch(done, epochs, rmse)` after each epoch; the RMSE is that of the validation
             set, or else of the training ratings, each before its own update
 
