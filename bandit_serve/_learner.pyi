@@ -70,8 +70,12 @@ class Learner:
         feature_rows: NDArray[np.int32] | None = None,
         feature_values: NDArray[np.float32] | None = None,
     ) -> float: ...
-    def query(
-        self, user_id: str | int, feature_rows: NDArray[np.int32], feature_values: NDArray[np.float32]
+    def joined(
+        self,
+        s: float,
+        user: NDArray[np.float32],
+        feature_rows: NDArray[np.int32],
+        feature_values: NDArray[np.float32],
     ) -> tuple[float, NDArray[np.float32]]: ...
     def sides(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
     def learn(

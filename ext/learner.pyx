@@ -338,20 +338,21 @@ cdef class Learner:
         features, values = feature_rows, feature_values
         return self.score(user, item, &features[0], &values[0], features.shape[0])
 
-    def query(self, user_id, feature_rows, feature_values):
-        """s (float) and t, float32 (F,), of a user with what comes with a request."""
+    def joined(self, float s, const float[::1] user, feature_rows, feature_values):
+        """s (float) and t, float32 (F,), of a user's and what comes with a request."""
         cdef const int32_t[::1] features = feature_rows
         cdef const float[::1] values = feature_values
-        cdef float s = <float> self.side(self.users, self.users.ids.row(user_id), self.tu)
-        t = np.zeros(self.factors, np.float32)
-        cdef float[::1] out = t
         cdef Py_ssize_t lane
+        t = np.empty(self.factors, np.float32)
+        cdef float[::1] out = t
+        if user.shape[0] != self.factors:
+            raise InvalidInput("The user's vector must be as long as the factors.")
         memset(self.tr, 0, self.factors * sizeof(float))
         if features.shape[0]:
             s = <float> (s + self.gathered(0.0, 0.0, &features[0], &values[0], features.shape[0], self.tr)
-                         + dot(self.tu, self.tr, self.factors))
+                         + dot(&user[0], self.tr, self.factors))
         for lane in range(self.factors):
-            out[lane] = self.tu[lane] + self.tr[lane]
+            out[lane] = user[lane] + self.tr[lane]
         return s, t
 
     def sides(self, str name):

@@ -92,7 +92,7 @@ def test_sides_and_queries_give_what_predict_gives():
     su, tu = made.sides("users")
     si, ti = made.sides("items")
     assert made.mean + su[1] + si[1] + tu[1] @ ti[1] == pytest.approx(made.predict("b", "b"), rel=1e-6)
-    s, t = made.query("b", *REQUEST)
+    s, t = made.joined(su[1], tu[1], *REQUEST)
     assert made.mean + s + si[1] + t @ ti[1] == pytest.approx(made.predict("b", "b", *REQUEST), rel=1e-6)
 
 

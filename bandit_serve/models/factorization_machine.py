@@ -81,8 +81,7 @@ class FactorizationMachine(Factorized):
             "online_halving": real("online_halving", online_halving, positive=True),
         }
         self._columns: FeatureColumns | None = None
-        # The parameters that serving does not need, of a model that was loaded: read when it learns, or is asked
-        # with features.
+        # The parameters that serving does not need, of a model that was loaded: read when it learns.
         self._raw: dict[str, Any] = {}
         self._resting: Learner | None = None
 
@@ -171,22 +170,23 @@ class FactorizationMachine(Factorized):
 
     def _request_columns(self, features: Any, *, learn: bool) -> Columns:
         if self._columns is None:
-            self._thawed()
+            self._described()
         assert self._columns is not None
         return self._columns.columns("request", features, learn=learn)
 
+    def _described(self) -> Learner:
+        learner = self._learner or self._resting
+        if learner is None:
+            learner = self._resting = self._new_learner()
+            self._columns = FeatureColumns(learner.features, self.parameters["hashed"])
+        return learner
+
     def _thawed(self) -> Learner:
-        if self._resting is not None:
-            return self._resting
-        learner = self._resting = self._new_learner()
-        self._columns = FeatureColumns(learner.features, self.parameters["hashed"])
-        if not self.n_users:
+        learner = self._described()
+        if not self.n_users or learner.users.size:
             return learner
         raw = self._raw
         learner.mean, learner.n_ratings = self.mean, int(self.user_counts.sum(dtype=np.int64))
-        table, parts = raw["features"]
-        learner.features.take(table, parts[0], parts[1], parts[2])
-        self._columns.scales = dict(raw["scales"])
         for side, block, ids, counts in (
             ("user", learner.users, self.user_ids, self.user_counts),
             ("item", learner.items, self.item_ids, self.item_counts),
@@ -238,12 +238,11 @@ class FactorizationMachine(Factorized):
         scales = artifact.tensor("feature_scales", "F64", [n, 2])
         if not np.isfinite(scales).all() or (scales[:, 1] < 0.0).any():
             raise InvalidArtifact("The artifact cannot be served: a feature's scale is not a finite number.")
-        self._raw = {
-            "features": (table, parts),
-            "scales": {
-                table.name(row): (float(scales[row, 0]), float(scales[row, 1]))
-                for row in np.flatnonzero(scales[:, 1] > 0.0).tolist()
-            },
+        self._described().features.take(table, *parts)
+        assert self._columns is not None
+        self._columns.scales = {
+            table.name(row): (float(scales[row, 0]), float(scales[row, 1]))
+            for row in np.flatnonzero(scales[:, 1] > 0.0).tolist()
         }
         for side, ids, factors, biases in (
             ("user", self.user_ids, self.user_factors, self.user_biases),

@@ -161,9 +161,15 @@ class Factorized(Factorization):
     def _query(self, user_id: Id, features: Features | None) -> tuple[float, NDArray[np.float32]] | None:
         if features is None:
             return None
-        self.mean  # noqa: B018 - settles what was learned, so that the learner and the parameters agree
-        learner = self._learner or self._thawed()
-        return learner.query(user_id, *self._request_columns(features, learn=False))
+        columns = self._request_columns(features, learn=False)
+        row = self.user_row(user_id)  # settles what was learned
+        if row < 0:
+            return self._described().joined(0.0, np.zeros(self.parameters["n_factors"], np.float32), *columns)
+        return self._described().joined(float(self.user_biases[row]), self.user_factors[row], *columns)
+
+    def _described(self) -> Learner:
+        """A learner that knows the features' parameters."""
+        raise NotImplementedError
 
     def _predict_slowly(self, user_id: Id, item_id: Id, features: Features | None) -> float:
         if features is None:
