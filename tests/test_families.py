@@ -221,7 +221,9 @@ def test_another_family_and_an_unknown_one_are_refused(model, tmp_path):
 def test_parameters_of_another_family_are_refused(model, tmp_path):
     for parameters in ({**model.parameters, "surprise": 1}, {"surprise": []}):
         artifact.write(tmp_path / "x", model.family, parameters, {"a": np.zeros(3)})
-        with pytest.raises(InvalidArtifact, match=r"no parameter 'surprise'|parameters are not this family's"):
+        with pytest.raises(
+            InvalidArtifact, match=r"no parameter 'surprise'|parameters are not this family's"
+        ):
             load_model(Artifact.map(tmp_path / "x"))
 
 

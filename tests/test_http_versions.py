@@ -104,6 +104,9 @@ def test_retention_removes_only_what_nothing_needs(service, tmp_path):
     assert service.call("POST", f"/v1/experiments/{name}/predict", ask).status == 200
     for version in ("v1", "v4", "v5", "v6"):
         assert service.call("POST", f"/v1/models/{model}/versions/{version}/predict", ask).status == 200
+    examined = bandit_serve("doctor", "--json", "--data", service.data)
+    artifacts = [check for check in examined.document["checks"] if check["name"] == "artifacts"]
+    assert [check["verdict"] for check in artifacts] == ["ok"]
 
 
 def test_shadows_score_beside_and_answer_nothing(service, tmp_path):

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 from callers import new_name, upload
-from commands import save_model
+from commands import bandit_serve, save_model
 from services import ThrowawayService
 from stores import ThrowawayStore
 
@@ -89,3 +89,11 @@ def test_a_service_serves_what_another_registered(where, tmp_path):
                 for service in (one, two)
             ]
             assert answers[0] == answers[1] == 2.0
+        third = ("--data", tmp_path / "three", "--artifacts", flag, "--store", server.url)
+        examined = bandit_serve("doctor", *third)
+        assert "1 version has its artifact" in examined.out
+        if where == "fsspec":
+            (file,) = (tmp_path / "models").glob("*.safetensors")
+            file.unlink()
+            examined = bandit_serve("doctor", "--data", tmp_path / "four", *third[2:])
+            assert "There is no artifact" in examined.out

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bandit_serve.cli.checks import Check, Verdict
 from bandit_serve.errors import BanditServeError
+from bandit_serve.log.artifacts import open_artifacts
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.models.family import load_model
 from bandit_serve.models.registry import SERVABLE, Registry, Version
@@ -40,12 +41,12 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def unusable_versions(settings: Settings, registry: Registry) -> dict[tuple[str, str], str]:
-    """What is wrong with each version whose artifact can not be loaded."""
+def unusable_versions(settings: Settings, store_url: str, registry: Registry) -> dict[tuple[str, str], str]:
+    """What is wrong with each version whose artifact can not be loaded. One that is kept elsewhere is fetched."""
     wrong: dict[tuple[str, str], str] = {}
     by_artifact: dict[str, str | None] = {}
-    root = settings.data_dir / "artifacts"
-    artifacts = ArtifactStore(root, max_bytes=settings.max_artifact) if root.is_dir() else None
+    there = settings.artifacts is not None or (settings.data_dir / "artifacts").is_dir()
+    artifacts = open_artifacts(settings, store_url) if there else None
     for version in _versions(registry):
         if version.sha256 not in by_artifact:
             by_artifact[version.sha256] = _whats_wrong(artifacts, version.sha256)
@@ -109,5 +110,6 @@ def check_experiments(replica: Replica, wrong: dict[tuple[str, str], str]) -> It
 
 
 def _versions(registry: Registry) -> Iterator[Version]:
+    """Those whose file is to be there: retention removes others' on purpose."""
     for _, model in sorted(registry.models.items()):
-        yield from model.versions.values()
+        yield from (version for version in model.versions.values() if not version.pruned)

@@ -50,6 +50,10 @@ def doctor(
     ] = None,
     store_timeout: Annotated[str | None, typer.Option(help="Longest wait for the store [1s].")] = None,
     max_artifact: Annotated[int | None, typer.Option(help="Largest artifact, in bytes [4294967296].")] = None,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(help="Where model files are kept: store, or a URL for fsspec [the data directory]."),
+    ] = None,
     config: Annotated[str | None, typer.Option(help="Config file (TOML).")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -87,7 +91,7 @@ async def _look_into(settings: Settings, url: str, checks: list[Check]) -> None:
             advice = "run bandit-serve replay to see which log or snapshot was changed"
             checks.append(Check("state", "problem", f"the state can not be read: {error}", advice))
             return
-        wrong = await asyncio.to_thread(unusable_versions, settings, replica.registry)
+        wrong = await asyncio.to_thread(unusable_versions, settings, url, replica.registry)
         checks += check_artifacts(replica.registry, wrong)
         checks += check_experiments(replica, wrong)
         checks.append(await check_workers(store, replica))
