@@ -352,3 +352,50 @@ def test_ids_of_any_alphabet_survive_the_file(tmp_path):
     for user in users:
         assert again.knows(user, 3)
         assert again.predict(user, "3") == model.predict(user, 3)
+
+
+def test_factors_of_elsewhere_are_served_learned_on_and_saved(tmp_path):
+    random = np.random.default_rng(2)
+    users, items = ["zoe", 7, "ann"], [f"i{number}" for number in range(30)][::-1]
+    p, q = random.normal(size=(3, 5)), random.normal(size=(30, 5))
+    biases = random.normal(size=30)
+    model = MatrixFactorization.of_factors(users, items, p, q, mean=1.5, item_biases=biases)
+    for row, user in enumerate(users):
+        expected = 1.5 + biases + q @ p[row]
+        np.testing.assert_allclose(model.predict_items(user, items), expected, rtol=1e-5, atol=1e-5)
+        best = np.argsort(-expected)[:4]
+        assert [item for item, _ in model.top_k(user, 4)] == [items[at] for at in best]
+    model.save(tmp_path / "m")
+    loaded = MatrixFactorization.load(tmp_path / "m")
+    assert loaded.predict("ann", "i3") == model.predict("ann", "i3")
+    before = loaded.predict("ann", "i3")
+    assert loaded.partial_fit("ann", "i3", before + 3.0).predict("ann", "i3") > before
+    assert model.confidence("ann", "i3") == pytest.approx(1 / 11)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"user_ids": ["a", "a"]}, "twice"),
+        ({"user_ids": ["1", 1]}, "twice"),
+        ({"item_ids": ["x"]}, "as many"),
+        ({"item_factors": np.ones((3, 4))}, "equally long"),
+        ({"user_factors": np.ones(2)}, "matrix"),
+        ({"user_factors": [["a"], ["b"]]}, "numbers"),
+        ({"user_factors": np.full((2, 2), np.nan)}, "not finite"),
+        ({"item_biases": np.ones(2)}, "as many"),
+        ({"item_counts": [1, -1, 2]}, "Counts"),
+        ({"mean": float("inf")}, "not finite"),
+        ({"user_factors": np.ones((2, 0)), "item_factors": np.ones((3, 0))}, "n_factors"),
+    ],
+)
+def test_factors_that_do_not_fit_are_refused(change, match):
+    given = {
+        "user_ids": ["a", "b"],
+        "item_ids": ["x", "y", "z"],
+        "user_factors": np.ones((2, 2)),
+        "item_factors": np.ones((3, 2)),
+    }
+    MatrixFactorization.of_factors(**given)
+    with pytest.raises(InvalidInput, match=match):
+        MatrixFactorization.of_factors(**given | change)

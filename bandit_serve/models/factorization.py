@@ -69,6 +69,40 @@ class MatrixFactorization(Factorized):
             "online_halving": real("online_halving", online_halving, positive=True),
         }
 
+    @classmethod
+    def of_factors(
+        cls,
+        user_ids: ArrayLike,
+        item_ids: ArrayLike,
+        user_factors: ArrayLike,
+        item_factors: ArrayLike,
+        *,
+        mean: float = 0.0,
+        user_biases: ArrayLike | None = None,
+        item_biases: ArrayLike | None = None,
+        user_counts: ArrayLike | None = None,
+        item_counts: ArrayLike | None = None,
+    ) -> Self:
+        """A model of factors that were trained elsewhere, such as by ALS on implicit feedback.
+
+        user_ids, item_ids : n and m distinct ids, str or int
+        user_factors, item_factors : (n, f) and (m, f), finite
+        mean, user_biases, item_biases : a number, (n,) and (m,); 0 by default
+        user_counts, item_counts : (n,) and (m,), how many samples each was learned from; 1 by default
+
+        Raises `InvalidInput` for an id that is there twice or not valid, and for shapes or numbers that are not so.
+        """
+        sides = (
+            _side("users", user_ids, user_factors, user_biases, user_counts),
+            _side("items", item_ids, item_factors, item_biases, item_counts),
+        )
+        (users, p, bu, nu), (items, q, bi, ni) = sides
+        if p.shape[1] != q.shape[1]:
+            raise InvalidInput("Factors of users and items must be equally long.")
+        model = cls(p.shape[1])
+        model._set(float(mean), p, q, bu, bi, users, items, nu, ni)
+        return model
+
     def _new_learner(self) -> Learner:
         given = self.parameters
         return Learner(
@@ -148,6 +182,35 @@ class MatrixFactorization(Factorized):
             array.flags.writeable = False
         self._set(mean, *arrays, user_ids, item_ids, *counts)
         return self
+
+
+def _side(
+    what: str, ids: ArrayLike, factors: ArrayLike, biases: ArrayLike | None, counts: ArrayLike | None
+) -> tuple[IdTable, NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+    """The ids' table and the parameters, in its order."""
+    table, rows = index_ids(ids, what)
+    n = rows.size
+    if len(table) != n:
+        raise InvalidInput(f"An id is there twice among the {what}.")
+    given = np.asarray(factors)
+    columns = (
+        given,
+        np.zeros(n) if biases is None else np.asarray(biases),
+        np.ones(n) if counts is None else np.asarray(counts),
+    )
+    if given.ndim != 2 or not all(column.dtype.kind in "fiu" for column in columns):
+        raise InvalidInput(f"Factors of the {what} must be a matrix of numbers, biases and counts numbers.")
+    if not (len(given) == n and columns[1].shape == columns[2].shape == (n,)):
+        raise InvalidInput(f"There must be as many factors, biases and counts as {what}.")
+    if not (columns[2] >= 0).all() or not (columns[2] < 2**31).all():
+        raise InvalidInput(f"Counts of the {what} must be from 0 to 2³¹ − 1.")
+    order = np.empty(n, np.int64)
+    order[rows] = np.arange(n)
+    p, b = (np.ascontiguousarray(column[order], np.float32) for column in columns[:2])
+    c = columns[2][order].astype(np.int32)
+    for array in (p, b, c):
+        array.flags.writeable = False
+    return table, p, b, c
 
 
 def _samples(user_rows: NDArray[np.int64], item_rows: NDArray[np.int64], values: NDArray[np.float32]) -> Any:
