@@ -2,10 +2,10 @@
 
     python benchmarks/http_workers.py [--rounds 5] [--seconds 3]
 
-A service of one worker and one of two, each on a store of its own, are loaded in turn, route by route: one worker
-over 32 connections, two over 32 and over 64. At 64 each worker has as much to do as the one has; at 32 each has half
-of it, so it sleeps and is woken more often, and being woken is part of what a request costs. The figures are the
-medians over rounds of the ratios in a round (two / one). CPU is that of all workers of the loaded service.
+A service of one worker and one of two, each on a store of its own, are loaded in turn, route by route, over 32 and
+over 64 connections. Two workers with as many connections as one have each half of its work, so they sleep and are woken
+more often, and being woken is part of what a request costs; with twice as many each has as much to do as the one. The
+figures are the medians over rounds of the ratios in a round (two / one). CPU is that of all workers of the service.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import load
 from http_load import routes, serving, show
 
 SINGLES = ("decide", "predict", "reward")
-CONNECTIONS = 32
+CONNECTIONS = (32, 64)
+PAIRS = ((32, 32), (64, 64), (64, 32))
 
 
 def main() -> None:
@@ -27,22 +28,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
     arguments = parser.parse_args()
-    found: dict[tuple[str, int], list[float]] = {}
+    found: dict[tuple[str, int, int], list[float]] = {}
     with serving(1) as one, serving(2) as two:
         for number in range(arguments.rounds):
             for name in SINGLES:
-                alone = routes(one, arguments.seconds, CONNECTIONS)[name]()
-                show(number, f"{name}, 1 on {CONNECTIONS}", alone)
-                for connections in (CONNECTIONS, 2 * CONNECTIONS):
-                    both = routes(two, arguments.seconds, connections)[name]()
-                    show(number, f"{name}, 2 on {connections}", both)
-                    found.setdefault((name, connections), []).append(both.cpu_us / alone.cpu_us)
+                cost: dict[tuple[int, int], float] = {}
+                for workers, service in ((1, one), (2, two)):
+                    for connections in CONNECTIONS:
+                        measured = routes(service, arguments.seconds, connections)[name]()
+                        show(number, f"{name}, {workers} on {connections}", measured)
+                        cost[workers, connections] = measured.cpu_us
+                for of_two, of_one in PAIRS:
+                    ratio = cost[2, of_two] / cost[1, of_one]
+                    found.setdefault((name, of_two, of_one), []).append(ratio)
     print(f"\nmedians of {arguments.rounds} rounds, load from {load.generator()}")
-    for (name, connections), ratios in found.items():
+    for (name, of_two, of_one), ratios in found.items():
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        print(
-            f"{name:8} two on {connections} / one on {CONNECTIONS}: {statistics.median(ratios):.2f}  ({spread})"
-        )
+        print(f"{name:8} two on {of_two} / one on {of_one}: {statistics.median(ratios):.2f}  ({spread})")
 
 
 if __name__ == "__main__":
