@@ -39,7 +39,7 @@ cdef packed struct Sample:
 
 cdef enum:
     AHEAD = 8  # how many samples or pairs ahead rows are fetched
-    CACHED = 1 << 21  # bytes of rows that are near anyway
+    CACHED = 1 << 20  # bytes of rows that are near anyway
 
 
 cdef inline void step(float *p, float *q, Py_ssize_t n, float rate_error, float shrink) noexcept nogil:
