@@ -192,6 +192,7 @@ WRONG = [
     ("--csv nothing.csv --label y", "can not be read"),
     ("--plot .", "can not be written"),
     ("--plot no/such/place.html", "can not be written"),
+    ("--plot regret.png", "--png regret.png"),
     ("none.toml", "can not be read"),
     ("bad.toml", "environment"),
     ("broken.json", "is not JSON"),

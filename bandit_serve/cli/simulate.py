@@ -273,6 +273,8 @@ def _whole(flag: str, text: str) -> int:
 
 def _check_writable(plot: Path | None, png: Path | None) -> None:
     """Before anything is run for long."""
+    if plot is not None and plot.suffix.lower() == ".png":
+        raise UsageError(f"--plot writes an HTML page; for a picture: --png {plot}.")
     for path in filter(None, (plot, png)):
         if path.is_dir() or not path.parent.is_dir():
             raise UsageError(f"{path} can not be written: {path.parent} is no directory, or {path} is one.")
