@@ -67,6 +67,8 @@ def test_pages_are_all_of_them_once():
         ({"metrics": ["rmse"]}, InvalidInput),
         ({"metrics": ["rmse<a"]}, InvalidInput),
         ({"metrics": ["<1"]}, InvalidInput),
+        ({"statuses": ["staged", "lost"]}, InvalidInput),
+        ({"family": "forest"}, InvalidInput),
         ({"limit": 0}, InvalidInput),
         ({"limit": 1_001}, InvalidInput),
         ({"after": "v9"}, NotFound),

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from bandit_serve.errors import InvalidInput, NotFound
-from bandit_serve.models.registry import RegisteredModel, Version
+from bandit_serve.models.family import FAMILIES
+from bandit_serve.models.registry import MOVES, RegisteredModel, Version
 
 MAX_PAGE = 1_000
 CONDITION = re.compile(r"([A-Za-z0-9_.@-]{1,128})\s*(<=|>=|<|>|=)\s*(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)")
@@ -47,10 +48,15 @@ def find_versions(
     no such metric comes last. after : the last version of the page before.
 
     The newest of a status is the first with `statuses=[…], limit=1`. Raises `InvalidInput` for a condition that is
-    none, `NotFound` for an `after` that does not fit.
+    none and for a status or a family that does not exist, `NotFound` for an `after` that does not fit.
     """
     if not 1 <= limit <= MAX_PAGE:
         raise InvalidInput(f"limit: expected a whole number from 1 to {MAX_PAGE}.")
+    for status in statuses:
+        if status not in MOVES:
+            raise InvalidInput(f"status: expected {', '.join(MOVES)}, not {status[:128]!r}.")
+    if family is not None and family not in FAMILIES:
+        raise InvalidInput(f"family: expected {', '.join(FAMILIES)}, not {family[:128]!r}.")
     conditions = [_condition(condition) for condition in metrics]
     found = [
         version
