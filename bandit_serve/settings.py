@@ -39,6 +39,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     model_memory: Annotated[int, Meta(ge=0)] = 2 * 2**30
     top_k_lifetime: Duration = "60s"
     learn: bool = False
+    learners: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*(?!\n)$")] | None = None
     drain: Duration = "10s"
     idle_grace: Duration = "1s"
     retention_time: Duration = "7d"
@@ -49,6 +50,16 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def seconds(self, name: str) -> float:
         """A duration setting in seconds."""
         return parse_duration_ms(getattr(self, name)) / 1000
+
+    @property
+    def models_that_learn(self) -> list[str]:
+        """Each once."""
+        return list(dict.fromkeys(self.learners.split(","))) if self.learners else []
+
+    @property
+    def keeps_pairs(self) -> bool:
+        """Whether the log is to say what each prediction was about."""
+        return self.learn or bool(self.learners)
 
     @property
     def data_dir(self) -> Path:

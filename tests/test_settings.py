@@ -25,6 +25,7 @@ OTHERS: dict[str, Any] = {
     "data": "elsewhere",
     "artifacts": "s3://bucket/models",
     "learn": True,
+    "learners": "films,books",
     "insecure": True,
     "access_log": True,
     "log_level": "debug",
@@ -39,6 +40,7 @@ WRONG: dict[str, list[Any]] = {
     "workers": [0, 257, "many"],
     "insecure": ["perhaps"],
     "learn": ["perhaps"],
+    "learners": ["", "films,", "a b", "films;books", "films\n"],
     "access_log": ["perhaps"],
     "log_level": ["loud", "info\n", ""],
     "namespace": ["", "a b", "a:b", "{a}", "x" * 65, "a\n"],
@@ -92,7 +94,7 @@ def test_each_setting_has_a_flag_with_its_default_in_the_help(name: str) -> None
 def test_flags_are_stronger_than_variables_than_the_file_than_defaults(name: str, tmp_path: Path) -> None:
     value = other(name)
     assert value != getattr(DEFAULTS, name)
-    default = "unset" if name in ("store", "artifacts") else getattr(DEFAULTS, name)
+    default = "unset" if name in ("store", "artifacts", "learners") else getattr(DEFAULTS, name)
     text = {PREFIX + name.upper(): as_text(value)}
     weak = {PREFIX + name.upper(): as_text(default)}
     assert getattr(load_settings({name: value}, environ={}), name) == value

@@ -47,6 +47,9 @@ def serve(
             "--learn", help="Keep the user and item of each prediction in the log, to learn from rewards."
         ),
     ] = None,
+    learners: Annotated[
+        str | None, typer.Option(help="Models to go on learning beside the service: films,books [none].")
+    ] = None,
     drain: Annotated[
         str | None, typer.Option(help="Longest wait for requests under way when stopping [10s].")
     ] = None,

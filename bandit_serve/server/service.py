@@ -96,7 +96,7 @@ class Service:
             self.incarnation,
             keyring,
             shadows=self.shadows,
-            keep_pairs=self.settings.learn,
+            keep_pairs=self.settings.keeps_pairs,
         )
         self.rewards = Rewards(self.store, self.replica, self.tail, keyring)
         self.flusher = Flusher(self.store, self.decisions.deciders, self.incarnation)

@@ -21,6 +21,7 @@ import msgspec
 
 from bandit_serve.errors import BanditServeError, StoreRefused, StoreUnavailable, UsageError
 from bandit_serve.server.app import ROUTE_LABELS
+from bandit_serve.server.learners import Learners
 from bandit_serve.server.listening import bind, turn_away
 from bandit_serve.server.metrics import Counters
 from bandit_serve.server.worker import DRAINING, READY, Plan
@@ -78,10 +79,13 @@ class Supervisor:
             with tempfile.TemporaryFile() as counters, _wakeup() as wakeup:
                 counters.truncate(Counters.nbytes(len(ROUTE_LABELS), self._n_slots))
                 self._listener, self._counters_fd = listener, counters.fileno()
+                self._learners = Learners(settings, self._store_url)
                 while not self._stopping:
                     self._keep_workers()
                     self._keep_store()
                     self._announce(facts)
+                    if self._announced:
+                        self._learners.keep()
                     self._wait(wakeup)
                     if self._lost_for_good():
                         return 1
@@ -190,6 +194,7 @@ class Supervisor:
 
     def _stop(self, wakeup: int) -> int:
         """Workers accept what is in the socket's queue, answer it and leave; then the store may go."""
+        self._learners.terminate()
         turn_away(self._listener)
         self._listener.close()
         for child in self._children:
@@ -202,6 +207,7 @@ class Supervisor:
                 log.error("worker %d did not leave in time", child.process.pid)
                 child.process.kill()
                 child.process.wait()
+        self._learners.wait()
         return 0
 
 

@@ -1,0 +1,93 @@
+"""Models that the service keeps learning: a `bandit-serve learn` for each, beside the workers."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+
+from bandit_serve.settings import Settings
+from bandit_serve.store.child import start_child
+
+log = logging.getLogger(__name__)
+
+# Between two starts of one that ends: longer each time, until it has run so long.
+PAUSES_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+WELL_S = 60.0
+KILL_AFTER_S = 5.0
+STDERR = 2
+
+
+class _Learner:
+    """The process of one model, and when it is to be started again."""
+
+    def __init__(self, model: str, command: list[str]) -> None:
+        self.model = model
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+        self._keeper: threading.Thread | None = None
+        self._started_s = 0.0
+        self._start_at_s = 0.0
+        self._failures = 0
+
+    def keep(self) -> None:
+        now_s = time.monotonic()
+        if self._process is not None:
+            status = self._process.poll()
+            if status is None:
+                return
+            self._process = None
+            if now_s - self._started_s >= WELL_S:
+                self._failures = 0
+            pause_s = PAUSES_S[min(self._failures, len(PAUSES_S) - 1)]
+            self._failures += 1
+            self._start_at_s = now_s + pause_s
+            log.warning(
+                "learning %s ended with status %d; it starts again in %g s", self.model, status, pause_s
+            )
+        if now_s >= self._start_at_s:
+            self._process, self._keeper = start_child(self._command, output=STDERR)
+            self._started_s = now_s
+
+    def terminate(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+
+    def wait(self, until_s: float) -> None:
+        if self._process is None or self._keeper is None:
+            return
+        self._keeper.join(max(0.0, until_s - time.monotonic()))
+        if self._process.poll() is None:
+            self._process.kill()
+        self._keeper.join()
+
+
+class Learners:
+    """Those of `settings.learners`. They end with this process, and may at any time: each goes on where it was."""
+
+    def __init__(self, settings: Settings, store_url: str) -> None:
+        where = ["--store", store_url, "--data", settings.data, "--namespace", settings.namespace]
+        where += ["--store-timeout", settings.store_timeout, "--max-artifact", str(settings.max_artifact)]
+        if settings.artifacts is not None:
+            where += ["--artifacts", settings.artifacts]
+        self._learners = [
+            _Learner(model, [sys.executable, "-P", "-m", "bandit_serve", "learn", model, *where])
+            for model in settings.models_that_learn
+        ]
+
+    def keep(self) -> None:
+        """Starts those that do not run."""
+        for learner in self._learners:
+            learner.keep()
+
+    def terminate(self) -> None:
+        for learner in self._learners:
+            learner.terminate()
+
+    def wait(self) -> None:
+        """Returns when all have ended; those that do not are killed."""
+        until_s = time.monotonic() + KILL_AFTER_S
+        for learner in self._learners:
+            learner.wait(until_s)
