@@ -179,7 +179,8 @@ def _read(plan: Plan, settings: Settings) -> DataSet:
 async def _read_logged(settings: Settings, url: str, experiment: str) -> DataSet:
     async with open_house(settings, url) as house:
         await house.tail.hear_all_news()
-        return await read_logged(house.store, house.replica.experiment(experiment))
+        live = house.replica.experiment(experiment)
+        return await read_logged(house.store, live.experiment, live.n_features)
 
 
 def _save(result: TrainingResult, place: Path) -> dict[str, Path]:
