@@ -385,7 +385,7 @@ def _pack(fields: dict[str, Any]) -> bytes:
                 f"a snapshot holds numbers, texts and arrays of numbers, not {type(value).__name__}"
             )
         header = msgpack.packb([value.dtype.str, list(value.shape)])
-        return msgpack.ExtType(_ARRAY, header + np.ascontiguousarray(value).tobytes())
+        return msgpack.ExtType(_ARRAY, b"".join((header, np.ascontiguousarray(value).data)))
 
     packed: bytes = msgpack.packb(fields, default=array)
     return packed
