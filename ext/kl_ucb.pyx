@@ -14,6 +14,10 @@ cdef enum:
     MOST_STEPS = 50     # a bound; 3 to 6 are usual
 
 
+# Below it a mean is as good as 0, and what is divided by it overflows.
+cdef double LEAST = 1e-300
+
+
 cdef inline double log_of(double trials) noexcept nogil:
     return log(trials) if trials > 1.0 else 0.0
 
@@ -31,7 +35,7 @@ cdef double index_of(double p, double d) noexcept nogil:
     """
     cdef double rest = 1.0 - p, e, step, x, high
     cdef Py_ssize_t i
-    if p <= 0.0:
+    if p < LEAST:
         return -expm1(-d)
     if rest <= 0.0:
         return 1.0

@@ -3,7 +3,7 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 import reference_policies as reference
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bandit_serve import _kl_ucb
@@ -50,11 +50,14 @@ def test_the_divergence_at_an_index_is_the_bound(p, d):
 
 def test_ends_are_what_they_must_be():
     assert _kl_ucb.index(0.0, 0.3) == pytest.approx(1 - np.exp(-0.3), rel=1e-15)
+    assert _kl_ucb.index(5e-324, 0.3) == pytest.approx(1 - np.exp(-0.3), rel=1e-15)
+    assert _kl_ucb.index(1e-299, 0.3) == pytest.approx(1 - np.exp(-0.3), rel=1e-12)
     assert _kl_ucb.index(1.0, 0.3) == 1.0
     assert _kl_ucb.index(0.4, 0.0) == 0.4
     assert _kl_ucb.index(0.4, 1000.0) == 1.0
 
 
+@example([(1, 5e-324), (1, 1.0)])
 @given(st.lists(st.tuples(st.integers(1, 10**6), st.floats(0, 1)), min_size=2, max_size=20))
 def test_whole_share_goes_to_the_largest_index(arms):
     n = np.array([float(trials) for trials, _ in arms])
