@@ -523,7 +523,7 @@ cdef class ShareHistory:
         cdef Py_ssize_t i
         cdef Timeline *line
         must_refer(state["numbers"], vectors.shape[0], PAST)
-        # Snapshots of 0.1.0 before its release do not have it.
+        # Those of before there was such a thing do not say so.
         self.halvings = state["halvings"][0] if "halvings" in state else 0
         if not 0 <= self.halvings <= MOST_HALVINGS:
             raise ValueError("the snapshot leaves more decisions out than there can be")

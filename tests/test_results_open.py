@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from simulated_results import START_MS, exposed, record, rewarded
 
 from bandit_serve.events import Event, Exposed, Tick
-from bandit_serve.results import ResultsFold, fold, report
+from bandit_serve.results import ResultsFold, fold, report, snapshot
 from bandit_serve.results.fold import GRACE_MS, LINGER_MS
 
 WINDOW_MS = 60_000
@@ -152,3 +152,12 @@ def test_past_and_present_exposures_are_told_apart_from_those_between() -> None:
     assert expose(140, 10, later) == 30
     assert expose(95, 60, later) == 60, "5 before, 10 between the first two, 10 between the others, 5 after"
     assert expose(95, 60, later) == 60
+
+
+def test_a_snapshot_of_before_anything_was_left_out_is_read() -> None:
+    some = begun("ignore")
+    for at, event in contextual_log(np.random.default_rng(6), 20, reward_after=3):
+        some.apply(at, event)
+    about, columns = snapshot.unpacked(some.state())
+    del columns["shares"]["halvings"]
+    assert ResultsFold.from_state(snapshot.packed(about, columns)).state() == some.state()

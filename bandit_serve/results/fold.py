@@ -22,7 +22,7 @@ LINGER_MS = 3_600_000
 GRACE_MS = 120_000
 """And with which shares: a reward that was in time may still come, or an exposure that was long on its way."""
 MOST_BYTES = 64 * 2**20
-"""Of share vectors, where users do not see to it that there are few."""
+"""Of share vectors with `unit: request`: more are thinned out."""
 
 _BEFORE_ALL_MS = -(2**53)
 
@@ -78,10 +78,10 @@ class ResultsFold:
             case Changed():
                 self._change(event.record)
         self.now_ms = max(self.now_ms, time_ms)
-        self._count(self._early.given_up(self.now_ms))
-        self._early.forget(self.now_ms - self._window_ms - LINGER_MS)
-        self._decisions.close(self.now_ms - self._window_ms)
         closed_ms = self.now_ms - self._window_ms
+        self._count(self._early.given_up(self.now_ms))
+        self._early.forget(closed_ms - LINGER_MS)
+        self._decisions.close(closed_ms)
         self._shares.forget(closed_ms - GRACE_MS, closed_ms - LINGER_MS)
         self.evidence.look(self.sums, self.record.experiment)
 
@@ -193,7 +193,7 @@ class ResultsFold:
 
 
 def _most_vectors(experiment: Experiment) -> int:
-    """How many share vectors are kept; 0: as many as there are, which is one a user at most."""
+    """How many share vectors are kept; 0, for units, which are analysed whole: as many as there are."""
     return 0 if experiment.unit == "user" else MOST_BYTES // (8 * len(experiment.arms))
 
 
