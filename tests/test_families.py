@@ -11,7 +11,7 @@ from reference_factorization import top_k
 from scale import scaled
 
 from bandit_serve.errors import InvalidArtifact, InvalidInput, NotFound
-from bandit_serve.models import FAMILIES, Artifact, Model, artifact, load_model
+from bandit_serve.models import FAMILIES, Artifact, Model, artifact, factorized, load_model
 from bandit_serve.training.ratings import synthetic_ratings
 
 RATINGS = synthetic_ratings(seed=3, n_users=60, n_items=120, n_ratings=2_000)
@@ -227,8 +227,11 @@ def test_parameters_of_another_family_are_refused(model, tmp_path):
             load_model(Artifact.map(tmp_path / "x"))
 
 
+@pytest.mark.parametrize("searchable", [False, True], ids=["plain", "with what searches need"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_mutated_files_are_refused_or_load_a_model_that_scores(family, tmp_path):
+def test_mutated_files_are_refused_or_load_a_model_that_scores(family, searchable, tmp_path, monkeypatch):
+    if searchable:
+        monkeypatch.setattr(factorized, "SEARCHABLE", 1)
     small = FAMILIES[family]().fit(["a", "b", "ä", "a"], ["x", "y", "x", "z"], [1, 2, 3, 4])
     small.save(tmp_path / "small")
     content = (tmp_path / "small").read_bytes()
@@ -436,3 +439,39 @@ def test_validation_keeps_the_best_epoch(model):
     assert len(told) == best + 1 + 4 < 60
     errors = long.predict_many(MORE.users.tolist(), MORE.items.tolist()) - MORE.values
     assert math.sqrt((errors**2).mean()) == pytest.approx(told[best], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "match"),
+    [
+        ("order", lambda part: part[:-1], "does not fit"),
+        ("order", lambda part: np.zeros_like(part), "not an order"),
+        ("order", lambda part: part + np.int32(1), "not an order"),
+        ("order", lambda part: part - np.int32(1), "not an order"),
+        ("codes", lambda part: part[:-32], "does not fit"),
+        ("scales", lambda part: np.append(part, np.float32(1)), "does not fit"),
+        ("norms", lambda part: part.astype(np.float64), "must be F32"),
+        ("biases", None, "has no tensor top_k_biases"),
+    ],
+)
+def test_what_searches_need_is_checked(name, spoil, match, tmp_path, monkeypatch):
+    monkeypatch.setattr(factorized, "SEARCHABLE", 1)
+    fitted = FAMILIES["matrix_factorization"](4, n_epochs=2).fit(RATINGS.users, RATINGS.items, RATINGS.values)
+    fitted.save(tmp_path / "m")
+    file = Artifact.map(tmp_path / "m")
+    tensors = {
+        each: np.frombuffer(
+            file.buffer,
+            found.dtype,
+            offset=found.begin,
+            count=(found.end - found.begin) // found.dtype.itemsize,
+        ).reshape(found.shape)
+        for each, found in file.tensors.items()
+    }
+    if spoil is None:
+        del tensors[f"top_k_{name}"]
+    else:
+        tensors[f"top_k_{name}"] = spoil(tensors[f"top_k_{name}"])
+    artifact.write(tmp_path / "spoiled", file.family, file.parameters, tensors)
+    with pytest.raises(InvalidArtifact, match=match):
+        load_model(Artifact.map(tmp_path / "spoiled"))

@@ -163,9 +163,10 @@ class Factorized(Factorization):
             return None
         columns = self._request_columns(features, learn=False)
         row = self.user_row(user_id)  # settles what was learned
-        if row < 0:
-            return self._described().joined(0.0, np.zeros(self.parameters["n_factors"], np.float32), *columns)
-        return self._described().joined(float(self.user_biases[row]), self.user_factors[row], *columns)
+        known = row >= 0
+        s = float(self.user_biases[row]) if known else 0.0
+        t = self.user_factors[row] if known else np.zeros(self.parameters["n_factors"], np.float32)
+        return self._described().joined(s, t, *columns)
 
     def _described(self) -> Learner:
         """A learner that knows the features' parameters."""
