@@ -14,6 +14,7 @@ from callers import new_name, upload
 from commands import bandit_serve
 from scale import scaled
 from services import ThrowawayService, clean_environment
+from stores import wait_until
 
 from bandit_serve import events
 from bandit_serve.models import Artifact, FactorizationMachine, MatrixFactorization, load_model
@@ -56,8 +57,14 @@ class Traffic(threading.Thread):
             self.sent += 1
 
     def stop(self):
+        """Returns when all that was sent is in the log."""
         self.ended.set()
         self.join(30)
+        wait_until(lambda: self.exposures() == self.sent)
+
+    def exposures(self):
+        results = self.service.call("GET", f"/v1/experiments/{self.experiment}/results").body
+        return sum(arm["exposures"] for arm in results["arms"])
 
 
 @pytest.fixture(params=[MatrixFactorization, FactorizationMachine], ids=["mf", "fm"])
@@ -119,7 +126,6 @@ def test_killed_again_and_again_it_equals_one_that_was_not(running):
         process.wait(10)
         process.stderr.close()
     traffic.stop()
-    time.sleep(0.3)
     done = bandit_serve("learn", model, "--data", service.data, *flags, "--until-caught-up", "--json")
     assert done.status == 0, done.err
     status = done.document
@@ -154,11 +160,8 @@ def test_it_publishes_promotes_and_adds_arms(running):
     service, model, experiment, _ = running
     traffic = Traffic(service, experiment)
     traffic.start()
-    until = time.monotonic() + 60
-    while traffic.sent < 200 and time.monotonic() < until:
-        time.sleep(0.02)
+    wait_until(lambda: traffic.sent >= 200, 60)
     traffic.stop()
-    time.sleep(0.3)
     flags = (
         "--every",
         "80",
@@ -223,11 +226,8 @@ def test_what_was_rewarded_is_a_data_set_to_train_on(running):
     assert "no rewarded predictions" in nothing.err
     traffic = Traffic(service, experiment)
     traffic.start()
-    until = time.monotonic() + 60
-    while traffic.sent < 300 and time.monotonic() < until:
-        time.sleep(0.02)
+    wait_until(lambda: traffic.sent >= 300, 60)
     traffic.stop()
-    time.sleep(0.3)
     flags = ("--log", experiment, "--family", "bias", "--family", "factorization_machine", "--trials", "1")
     done = bandit_serve("train", *flags, "--folds", "2", "--model", model, "--data", service.data, "--json")
     assert done.status == 0, done.err
