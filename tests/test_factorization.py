@@ -399,3 +399,10 @@ def test_factors_that_do_not_fit_are_refused(change, match):
     MatrixFactorization.of_factors(**given)
     with pytest.raises(InvalidInput, match=match):
         MatrixFactorization.of_factors(**given | change)
+
+
+def test_rows_begin_where_cache_lines_do() -> None:
+    fitted = MatrixFactorization(16, n_epochs=1).fit(["a", "b", "c"], ["x", "y", "z"], [1, 2, 3])
+    given = MatrixFactorization.of_factors(["b", "a"], ["x"], np.ones((2, 16)), np.ones((1, 16)))
+    for model in (fitted, given):
+        assert model.user_factors.ctypes.data % 64 == model.item_factors.ctypes.data % 64 == 0
