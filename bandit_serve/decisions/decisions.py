@@ -38,7 +38,7 @@ from bandit_serve.token import Keyring
 log = logging.getLogger(__name__)
 
 # A batch of contextual decisions lets other requests have their turn after so long.
-BREATH_S = 0.005
+BREATH_S = 0.001
 
 
 class Decisions:
