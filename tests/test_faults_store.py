@@ -176,6 +176,9 @@ def test_workers_start_over_when_the_store_has_lost_what_they_know(tmp_path: Pat
         saved = len(load.tally.acknowledged)
         with Load(service.port, "forgotten", seed=1) as load:
             load.wait_for_visits(50)
+        with store.client() as client:
+            # A worker that has not read what will be lost has no reason to start over.
+            assert_states_equal_replay(client, "forgotten", WORKERS)
         store.kill()
         store.start()
         wait_until(lambda: not workers & set(service.worker_pids()))
