@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from callers import new_name, upload
 from commands import bandit_serve
 from services import ThrowawayService
-from stores import gone, wait_until
+from stores import ThrowawayStore, gone, wait_until
 
 from bandit_serve.errors import UsageError
 from bandit_serve.models import MatrixFactorization
@@ -89,6 +90,23 @@ def test_without_its_model_it_is_tried_again_and_it_ends_with_a_supervisor_that_
         service.process.kill()
         service.process.wait()
         wait_until(lambda: learner_pids(data, "none") == [], 30)
+
+
+def test_the_stores_password_is_in_no_arguments_of_workers_and_learners(tmp_path: Path) -> None:
+    data, secret = tmp_path / "d", "pass-word-of-the-store"
+    with ThrowawayStore(options={"requirepass": secret}) as store:
+        named = f"{store.url}?password={secret}"
+        with ThrowawayService(data, "--learners", "none", store=named) as service:
+            wait_until(lambda: learner_pids(data, "none") != [], 30)
+            processes = service.worker_pids() + learner_pids(data, "none")
+            assert len(processes) >= 2
+            for pid in processes:
+                with contextlib.suppress(FileNotFoundError):
+                    assert secret.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+            wait_until(
+                lambda: any("learning none ended with status 1" in line for line in service.output), 30
+            )
+            assert any("There is no model 'none'" in line for line in service.output), service.output
 
 
 def test_which_models_learn_is_a_list_of_names() -> None:

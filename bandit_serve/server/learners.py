@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-from bandit_serve.settings import Settings
+from bandit_serve.settings import PREFIX, Settings
 from bandit_serve.store.child import start_child
 
 log = logging.getLogger(__name__)
@@ -23,9 +23,10 @@ STDERR = 2
 class _Learner:
     """The process of one model, and when it is to be started again."""
 
-    def __init__(self, model: str, command: list[str]) -> None:
+    def __init__(self, model: str, command: list[str], variables: dict[str, str]) -> None:
         self.model = model
         self._command = command
+        self._variables = variables
         self._process: subprocess.Popen[bytes] | None = None
         self._keeper: threading.Thread | None = None
         self._started_s = 0.0
@@ -48,7 +49,7 @@ class _Learner:
                 "learning %s ended with status %d; it starts again in %g s", self.model, status, pause_s
             )
         if now_s >= self._start_at_s:
-            self._process, self._keeper = start_child(self._command, output=STDERR)
+            self._process, self._keeper = start_child(self._command, output=STDERR, variables=self._variables)
             self._started_s = now_s
 
     def terminate(self) -> None:
@@ -68,12 +69,14 @@ class Learners:
     """Those of `settings.learners`. They end with this process, and may at any time: each goes on where it was."""
 
     def __init__(self, settings: Settings, store_url: str) -> None:
-        where = ["--store", store_url, "--data", settings.data, "--namespace", settings.namespace]
+        where = ["--data", settings.data, "--namespace", settings.namespace]
         where += ["--store-timeout", settings.store_timeout, "--max-artifact", str(settings.max_artifact)]
+        # Not a flag: it may have a password in it, and anybody on the machine can read a process's arguments.
+        variables = {f"{PREFIX}STORE": store_url}
         if settings.artifacts is not None:
             where += ["--artifacts", settings.artifacts]
         self._learners = [
-            _Learner(model, [sys.executable, "-P", "-m", "bandit_serve", "learn", model, *where])
+            _Learner(model, [sys.executable, "-P", "-m", "bandit_serve", "learn", model, *where], variables)
             for model in settings.models_that_learn
         ]
 

@@ -151,15 +151,12 @@ class Supervisor:
         os.set_blocking(status_read, False)
         fds = (self._listener.fileno(), status_write, self._counters_fd)
         plan = Plan(self._settings, self._store_url, os.getpid(), *fds, self._n_slots, slot)
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "bandit_serve.server.worker",
-            msgspec.json.encode(plan).decode(),
-        ]
-        process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
+        command = [sys.executable, "-P", "-m", "bandit_serve.server.worker"]
+        process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.PIPE)
         os.close(status_write)
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), process.stdin as plan_in:
+            plan_in.write(msgspec.json.encode(plan))
         self._children.append(_Child(process, slot, status_read))
 
     def _keep_store(self) -> None:

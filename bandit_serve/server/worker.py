@@ -1,6 +1,7 @@
 """One worker process: loads, accepts, answers, and leaves without dropping anything.
 
-Started by the supervisor as `python -m bandit_serve.server.worker PLAN`.
+Started by the supervisor as `python -m bandit_serve.server.worker`, with its plan on the standard input: the store's
+URL may have a password in it, and anybody on the machine can read a process's arguments.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ class Worker:
 
 
 def main() -> None:
-    plan = msgspec.json.decode(sys.argv[1], type=Plan)
+    plan = msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)
     end_with_parent(plan.parent)
     logging.basicConfig(
         level=plan.settings.log_level.upper(),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -14,11 +15,16 @@ LAUNCHER = Path(__file__).with_name("launch.py")
 
 
 def start_child(
-    command: list[str], *, output: int, pass_fds: tuple[int, ...] = ()
+    command: list[str],
+    *,
+    output: int,
+    pass_fds: tuple[int, ...] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> tuple[subprocess.Popen[bytes], threading.Thread]:
     """Starts a process that ends with this one, and the thread that waits for its end.
 
-    `output` takes what it prints. It is in a session of its own, so that Ctrl-C reaches this process only.
+    `output` takes what it prints; `variables` join its environment. It is in a session of its own, so that Ctrl-C
+    reaches this process only.
     """
     started: Future[subprocess.Popen[bytes]] = Future()
 
@@ -33,6 +39,7 @@ def start_child(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=pass_fds,
+                env={**os.environ, **(variables or {})},
                 start_new_session=True,
                 umask=0o077,
             )
