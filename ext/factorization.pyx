@@ -221,28 +221,18 @@ cdef inline double against(const Parameters *model, const Query *asked, Py_ssize
 
 cdef cloned_double values(const Parameters *model, const Py_ssize_t *users, const Py_ssize_t *items, Py_ssize_t n,
                           double *out) noexcept nogil:
-    """Of n pairs, the same bits as `value` gives; 0, or 1 when one of them names a row that does not exist."""
-    # Copies, as for all that the compiler knows `out` may lie over the model.
-    cdef double mean = model.mean
-    cdef const float *p = model.p
-    cdef const float *q = model.q
-    cdef const float *bu = model.bu
-    cdef const float *bi = model.bi
-    cdef size_t n_users = model.users, n_items = model.items
-    cdef Py_ssize_t factors = model.factors, at, user, item
-    cdef Py_ssize_t fetched = 0 if (n_users + n_items) * factors * sizeof(float) < CACHED else n - AHEAD
+    """Of n pairs; 0, or 1 when one of them names a row that does not exist."""
+    cdef Py_ssize_t at, ahead, floats = (model.users + model.items) * model.factors
+    cdef Py_ssize_t fetched = 0 if floats * sizeof(float) < CACHED else n - AHEAD
     for at in range(n):
-        user, item = users[at], items[at]
-        if at < fetched:
-            # A row that does not exist is fetched from outside the array: harmless, a prefetch cannot fault.
-            fetch(p + users[at + AHEAD] * factors, factors)
-            fetch(q + items[at + AHEAD] * factors, factors)
-        if <size_t> user < n_users and <size_t> item < n_items:
-            out[at] = mean + bu[user] + bi[item] + dot(p + user * factors, q + item * factors, factors)
-        elif <size_t> (user + 1) > n_users or <size_t> (item + 1) > n_items:
+        if <size_t> (users[at] + 1) > <size_t> model.users or <size_t> (items[at] + 1) > <size_t> model.items:
             return 1
-        else:
-            out[at] = value(model, user, item)
+        if at < fetched:
+            ahead = at + AHEAD
+            # A row that does not exist is fetched from outside the array: harmless, a prefetch cannot fault.
+            fetch(model.p + users[ahead] * model.factors, model.factors)
+            fetch(model.q + items[ahead] * model.factors, model.factors)
+        out[at] = value(model, users[at], items[at])
     return 0
 
 
