@@ -155,6 +155,7 @@ class Supervisor:
         process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.PIPE)
         os.close(status_write)
         assert process.stdin is not None
+        # One that has ended already is replaced like any other.
         with contextlib.suppress(BrokenPipeError), process.stdin as plan_in:
             plan_in.write(msgspec.json.encode(plan))
         self._children.append(_Child(process, slot, status_read))
