@@ -28,6 +28,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from scipy.special import betaln, xlogy
 
+from bandit_serve._rewards import watch
+
 LEVEL = 0.001
 BLOCK = 32
 SPACING = 64
@@ -138,17 +140,15 @@ class ChangeAlarms:
 
     def rewarded(self, arms: NDArray[np.intp], values: Vector, now_ms: int) -> None:
         """Rewards (n,) of `arms` (n,), in the order of the log."""
-        x = np.minimum(np.maximum((values - self._low[arms]) / self._width[arms], 0.0), 1.0)
         if self._bounds is None:
-            unknown = np.isnan(x)
+            unknown = np.isnan(self._low[arms])
             for arm, value in zip(arms[unknown].tolist(), values[unknown].tolist(), strict=True):
                 self._first[arm].append(value)
             for arm in set(arms[unknown].tolist()):
                 self._set_scale(arm)
-            arms, x = arms[~unknown], x[~unknown]
-        self._n += np.bincount(arms, minlength=len(self._n))
-        self._total += np.bincount(arms, x, minlength=len(self._n))
-        self._look(now_ms)
+            arms, values = arms[~unknown], values[~unknown]
+        if watch(arms, values, self._low, self._width, self._n, self._total, self._next):
+            self._look(now_ms)
 
     def closed(self, decisions: NDArray[np.int64], conversions: NDArray[np.int64], now_ms: int) -> None:
         """How many `decisions` (K,) have closed, and how many of them, `conversions` (K,), with a reward."""

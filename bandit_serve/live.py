@@ -11,8 +11,9 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from bandit_serve._rewards import learned
 from bandit_serve.alarms import ChangeAlarms
-from bandit_serve.events import HELD_OUT, Changed, Event, Exposed, Rewarded
+from bandit_serve.events import Changed, Event, Exposed, Rewarded
 from bandit_serve.experiment import Experiment, Record
 from bandit_serve.joined import JoinedDecisions
 from bandit_serve.pending import PendingDecisions
@@ -53,6 +54,7 @@ class LiveExperiment:
         self.record: Record = first.record
         self.policy: Policy | ContextualPolicy = from_experiment(experiment)
         self.features = features_of(experiment)
+        self._objective = experiment.metrics.index(experiment.objective)
         # Of decisions before it, Unix time, nothing more is learned where they would have to wait for their rewards.
         self.waits_since_ms = 0
         self._wait()
@@ -214,19 +216,16 @@ class LiveExperiment:
         return self.policy.warmup > 0 and bool((self.decided[self.active] < self.policy.warmup).any())
 
     def _rewarded(self, offset: Offset, event: Rewarded) -> None:
-        objective = self.experiment.metrics.index(self.experiment.objective)
-        chosen = event.rows["metric"] == objective
-        self.rewards += np.bincount(event.rows["arm"][chosen], minlength=len(self.rewards))
-        chosen &= event.rows["flags"] & HELD_OUT == 0
-        if self.experiment.missing == "zero":
-            chosen &= event.rows["time_ms"].astype(np.int64) >= self.waits_since_ms
-        if not chosen.any():
+        since_ms = self.waits_since_ms if self.experiment.missing == "zero" else 0
+        arms, values, chances, places = learned(event.rows, self._objective, since_ms, self.rewards)
+        if not len(arms):
             return
-        rows, x = event.rows[chosen], None if event.x is None else event.x[chosen]
+        rows, x = event.rows, event.x
+        if places is not None:
+            rows, x = rows[places], None if x is None else x[places]
         if self.joined is not None and x is not None:
             self.joined.rewarded(rows, x)
             return
-        arms, values = rows["arm"].astype(np.intp), np.ascontiguousarray(rows["value"])
         if self.pending is not None:
             self.pending.rewarded(rows, offset.time_ms)
         else:
@@ -235,7 +234,7 @@ class LiveExperiment:
             assert x is not None
             self.policy.update_many(arms, self._utilities(values), x)
         else:
-            self.policy.update_many(arms, self._utilities(values), self._learned_chances(rows["propensity"]))
+            self.policy.update_many(arms, self._utilities(values), self._learned_chances(chances))
         self.evidence += 1
 
     def _learned_chances(self, propensities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -254,7 +253,7 @@ class LiveExperiment:
 
     def _utilities(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Rewards as the policy sees them: more is better."""
-        objective = self.experiment.objective
+        objective = self.experiment.metrics[self._objective]
         if objective.goal == "maximize":
             return values
         return np.array([objective.utility(value) for value in values.tolist()])
@@ -346,6 +345,7 @@ class LiveExperiment:
         live.policy = policy_from_state(fields["policy"])
         experiment = live.record.experiment
         live.features = features_of(experiment)
+        live._objective = experiment.metrics.index(experiment.objective)
         live.waits_since_ms = fields["waits_since_ms"]
         live.pending = live.joined = None
         window_ms = experiment.attribution.window_ms

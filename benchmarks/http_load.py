@@ -130,7 +130,7 @@ def routes(
     def single_rewards() -> Measured:
         bodies = [
             json.dumps({"decision_id": token, "value": i % 2}).encode()
-            for i, token in enumerate(tokens(service, int(15_000 * seconds)))
+            for i, token in enumerate(tokens(service, int(45_000 * seconds)))
         ]
         return measure(pids, f"{base}/v1/rewards", bodies, JSON, seconds, connections)
 

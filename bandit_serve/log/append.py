@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve._rewards import seen_bits
 from bandit_serve.errors import Overloaded, StoreUnavailable
 from bandit_serve.events import REWARD, pack_rewards
-from bandit_serve.store.keys import SEEN_BLOCK_BITS
 from bandit_serve.store.store import Store
 
 MAX_GROUP_ROWS = 20_000
@@ -22,8 +22,6 @@ MAX_GROUP_BYTES = 4 * 2**20
 MAX_WAITING_BYTES = 64 * 2**20
 # An append costs about as much as three requests, whatever is in it, and each worker reads what each appended.
 PACE_S = 0.001
-
-CHECK = np.dtype([("bitmap", "<u2"), ("bit", "<u2"), ("deadline_ms", "<u8")])
 
 Rows = NDArray[np.void]
 
@@ -125,25 +123,14 @@ class RewardAppender:
         packed = b"".join(waiting.packed for waiting in group)
         bitmaps, checks = self._checks(rows)
         return await self._store.append_rewards(
-            self._owner, bitmaps, packed, checks.tobytes(), len(packed) // len(rows)
+            self._owner, bitmaps, packed, checks, len(packed) // len(rows)
         )
 
-    def _checks(self, rows: Rows) -> tuple[list[str], NDArray[np.void]]:
-        """The bitmaps that the rows' bits are in, and for each row which bitmap, which bit and until when."""
-        checks = np.empty(len(rows), CHECK)
-        checks["bit"] = rows["counter"] & np.uint64((1 << SEEN_BLOCK_BITS) - 1)
-        checks["deadline_ms"] = rows["time_ms"] + self._window_ms
-        blocks = (rows["counter"] >> np.uint64(SEEN_BLOCK_BITS)).tolist()
-        places: dict[tuple[Any, Any, Any], int] = {}
-        checks["bitmap"] = [
-            places.setdefault(place, len(places))
-            for place in zip(rows["metric"].tolist(), rows["incarnation"].tolist(), blocks, strict=True)
-        ]
-        bitmaps = [
-            self._store.keys.seen(self._owner, self._metrics[metric], incarnation, block)
-            for metric, incarnation, block in places
-        ]
-        return bitmaps, checks
+    def _checks(self, rows: Rows) -> tuple[list[str], bytes]:
+        """The bitmaps that the rows' bits are in, and what the script is to check of each row."""
+        bitmaps, checks = seen_bits(rows, self._window_ms)
+        seen = self._store.keys.seen
+        return [seen(self._owner, self._metrics[metric], *place) for metric, *place in bitmaps], checks
 
 
 def _fail(verdicts: asyncio.Future[bytes], error: Exception) -> None:

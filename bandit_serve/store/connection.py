@@ -122,6 +122,11 @@ def open_client(
     return _client(url, reply_timeout_s=timeout_s, timeout_s=timeout_s, max_connections=max_connections)
 
 
+def open_waiting_client(url: str | StoreUrl, *, timeout_s: float = TIMEOUT_S) -> Redis:
+    """As `open_client`, but sending and the reply take as long as they take: for callers that give up by themselves."""
+    return _client(url, reply_timeout_s=None, timeout_s=timeout_s, max_connections=MAX_CONNECTIONS)
+
+
 def open_tail_client(url: str | StoreUrl, *, block_s: float, timeout_s: float = TIMEOUT_S) -> Redis:
     """A client with one connection, for reads that block up to `block_s` in the store before they answer."""
     return _client(url, reply_timeout_s=block_s + timeout_s, timeout_s=timeout_s, max_connections=1)
@@ -143,7 +148,9 @@ async def connect(
     return client
 
 
-def _client(url: str | StoreUrl, *, reply_timeout_s: float, timeout_s: float, max_connections: int) -> Redis:
+def _client(
+    url: str | StoreUrl, *, reply_timeout_s: float | None, timeout_s: float, max_connections: int
+) -> Redis:
     where = parse_store_url(url) if isinstance(url, str) else url
     pool = BlockingConnectionPool(
         max_connections=max_connections,

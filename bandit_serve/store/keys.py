@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 COMMON = ".common"
-SEEN_BLOCK_BITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Keys:
         return f"{self.namespace}:{{{owner}}}:trimmed"
 
     def seen(self, owner: str, metric: str, incarnation: int, block: int) -> str:
-        """Bitmap, one bit a decision: which rewards are in the log.
+        """Bitmap, one bit a decision and 65,536 in a block: which rewards are in the log.
 
         Lives until the youngest token that it must refuse has expired: its time + window + grace.
         """

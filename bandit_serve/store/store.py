@@ -40,18 +40,19 @@ class Snapshot:
 
 
 class Store:
-    """One connection pool for calls and one connection for the blocking tail."""
+    """Connections for scripts, for other commands, and one for the blocking tail."""
 
     def __init__(self, url: str, *, namespace: str = "bandit_serve", timeout_s: float = 1.0) -> None:
         self.url = url
         self.keys = Keys(namespace)
         # Any: redis-py types every reply as bytes or str, and ours are bytes.
         self._client: Any = open_client(url, timeout_s=timeout_s)
-        self._calls = Calls(self._client.connection_pool)
+        self._calls = Calls(url, timeout_s=timeout_s)
         self._tail: Any = open_tail_client(url, block_s=TAIL_BLOCK_MS / 1000, timeout_s=timeout_s)
 
     async def close(self) -> None:
         await self._client.aclose()
+        await self._calls.close()
         await self._tail.aclose()
 
     async def facts(self) -> StoreFacts:

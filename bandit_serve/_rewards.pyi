@@ -1,0 +1,18 @@
+"""Stub of the kernel `ext/rewards.pyx`."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+def learned(
+    rows: NDArray[np.void], metric: int, since_ms: int, rewards: NDArray[np.int64]
+) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64], NDArray[np.intp] | None]: ...
+def watch(
+    arms: NDArray[np.intp],
+    values: NDArray[np.float64],
+    low: NDArray[np.float64],
+    width: NDArray[np.float64],
+    n: NDArray[np.int64],
+    total: NDArray[np.float64],
+    next_look: NDArray[np.int64],
+) -> bool: ...
+def seen_bits(rows: NDArray[np.void], window_ms: int) -> tuple[list[tuple[int, int, int]], bytes]: ...

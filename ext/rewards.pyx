@@ -1,0 +1,95 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Rewards as the log has them: which of them are learned from, what an arm's watch counts, and which bits of the
+store's bitmaps stand for them. A busy log is many small groups, so each is one pass over its rows."""
+
+cimport numpy as cnp
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from reward cimport Reward
+
+import numpy as np
+
+cnp.import_array()
+
+cdef enum:
+    HELD_OUT = 1        # `events.HELD_OUT`
+    BLOCK_BITS = 16     # decisions in a bitmap, `Keys.seen`
+
+# As append_rewards.lua reads it.
+cdef packed struct Check:
+    uint16_t bitmap
+    uint16_t bit
+    uint64_t deadline_ms
+
+
+def learned(const Reward[::1] rows, int metric, int64_t since_ms, int64_t[::1] rewards):
+    """What a policy learns from: the rewards of `metric` whose decision was not of the holdout nor before `since_ms`.
+
+    Their arms, intp[m]; values, f8[m]; propensities, f8[m]; and places among the rows, intp[m], or None where they
+    are all of them. `rewards`, i8[K], counts those of `metric`, whether learned from or not. ValueError, and nothing
+    is counted, where an arm is not below K.
+    """
+    cdef Py_ssize_t i, m = 0, n = rows.shape[0]
+    for i in range(n):
+        if rows[i].arm >= rewards.shape[0]:
+            raise ValueError(f"expected arms below {rewards.shape[0]}, not {rows[i].arm}")
+    cdef cnp.npy_intp size = n
+    arms = cnp.PyArray_EMPTY(1, &size, cnp.NPY_INTP, 0)
+    values = cnp.PyArray_EMPTY(1, &size, cnp.NPY_DOUBLE, 0)
+    propensities = cnp.PyArray_EMPTY(1, &size, cnp.NPY_DOUBLE, 0)
+    places = cnp.PyArray_EMPTY(1, &size, cnp.NPY_INTP, 0)
+    cdef Py_ssize_t *arm = <Py_ssize_t *> cnp.PyArray_DATA(arms)
+    cdef double *value = <double *> cnp.PyArray_DATA(values)
+    cdef double *propensity = <double *> cnp.PyArray_DATA(propensities)
+    cdef Py_ssize_t *place = <Py_ssize_t *> cnp.PyArray_DATA(places)
+    for i in range(n):
+        if rows[i].metric != metric:
+            continue
+        rewards[rows[i].arm] += 1
+        if rows[i].flags & HELD_OUT or rows[i].time_ms < since_ms:
+            continue
+        arm[m], value[m], propensity[m], place[m] = rows[i].arm, rows[i].value, rows[i].propensity, i
+        m += 1
+    if m == n:
+        return arms, values, propensities, None
+    return arms[:m], values[:m], propensities[:m], places[:m]
+
+
+def watch(
+    const Py_ssize_t[::1] arms, const double[::1] values, const double[::1] low, const double[::1] width,
+    int64_t[::1] n, double[::1] total, const int64_t[::1] next_look,
+):
+    """Counts rewards, each scaled to [0, 1] by its arm's `low` and `width`, into `n` and `total`, all [K].
+
+    Whether an arm has come to its next look.
+    """
+    cdef Py_ssize_t i, k
+    cdef bint due = False
+    for i in range(arms.shape[0]):
+        k = arms[i]
+        n[k] += 1
+        total[k] += min(max((values[i] - low[k]) / width[k], 0.0), 1.0)
+        due |= n[k] >= next_look[k]
+    return due
+
+
+def seen_bits(const Reward[::1] rows, int64_t window_ms):
+    """The bitmaps that the rows' bits are in, (metric, incarnation, block) each; and what append_rewards.lua is told
+    about each row, 12 bytes: which of these, which bit, and until when the reward is not late.
+    """
+    cdef Py_ssize_t i, n = rows.shape[0]
+    cdef uint64_t incarnation = 0, block = 0
+    cdef int metric = -1
+    cdef uint16_t bitmap = 0
+    cdef dict bitmaps = {}
+    cdef bytes packed = PyBytes_FromStringAndSize(NULL, n * sizeof(Check))
+    cdef Check *check = <Check *> PyBytes_AS_STRING(packed)
+    for i in range(n):
+        if rows[i].metric != metric or rows[i].incarnation != incarnation or rows[i].counter >> BLOCK_BITS != block:
+            metric, incarnation, block = rows[i].metric, rows[i].incarnation, rows[i].counter >> BLOCK_BITS
+            bitmap = bitmaps.setdefault((metric, incarnation, block), len(bitmaps))
+        check[i].bitmap = bitmap
+        check[i].bit = <uint16_t> (rows[i].counter & ((1 << BLOCK_BITS) - 1))
+        check[i].deadline_ms = <uint64_t> (rows[i].time_ms + window_ms)
+    return list(bitmaps), packed
