@@ -100,6 +100,9 @@ class RewardAppender:
         wait_s = self._next_s - loop.time()
         if wait_s > 0.0:
             await asyncio.sleep(wait_s)
+        # What has arrived goes along: one turn of the loop reads it, the next brings it here.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         self._next_s = loop.time() + PACE_S
 
     def _take_group(self) -> list[_Waiting]:
