@@ -9,7 +9,7 @@ import pytest
 from makers import created, eventually, experiment, record, rewards
 from stores import ThrowawayStore
 
-from bandit_serve import events
+from bandit_serve import events, turn
 from bandit_serve.errors import Conflict, NotFound, PreconditionFailed, StoreUnavailable
 from bandit_serve.events import Change, Changed
 from bandit_serve.live import LiveExperiment
@@ -199,7 +199,7 @@ def test_a_reader_that_slept_through_a_trim_starts_over_from_the_snapshot(
 def test_requests_have_their_turn_while_many_entries_are_applied(
     server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BREATH_S", 0.0)
+    monkeypatch.setattr(turn, "TURN_S", 0.0)
 
     async def scenario(writer: Reader, reader: Reader) -> None:
         await writer.changes.create(created(experiment()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Mapping
@@ -34,11 +33,9 @@ from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
 from bandit_serve.times import now_ms
 from bandit_serve.token import Keyring
+from bandit_serve.turn import Turn
 
 log = logging.getLogger(__name__)
-
-# A batch of contextual decisions lets other requests have their turn after so long.
-BREATH_S = 0.001
 
 
 class Decisions:
@@ -114,13 +111,12 @@ class Decisions:
             return DecidedColumns(tokens, arms, propensities, decider.arm_names)
         check_all_outside(units, "units")
         decision_ids, choices = [], []
-        resumed_s = time.monotonic()
+        turn = Turn()
         for unit, context in zip(units, contexts or [{}] * len(units), strict=True):
             choices.append(decider.choose(unit, None, decider.encoded(context)))
             decision_ids.append(decider.record(choices[-1], self.keyring, now_ms()))
-            if time.monotonic() - resumed_s >= BREATH_S:
-                await asyncio.sleep(0)
-                resumed_s = time.monotonic()
+            if turn.over:
+                await turn.give_way()
         return DecidedColumns(
             decision_ids,
             [choice.arm for choice in choices],

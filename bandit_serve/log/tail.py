@@ -15,12 +15,12 @@ from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Entry, Store
+from bandit_serve.turn import Turn
 
 log = logging.getLogger(__name__)
 
 READ_COUNT = 200
 GATHER_S = 0.02
-BREATH_S = 0.001
 RETRY_S = 0.1
 LAPSE_S = 3.0
 """More than two reads that find nothing, and less than `keeper.UNTRIMMED_MS`."""
@@ -88,14 +88,13 @@ class Tail:
                 raise LogLost(f"The store has lost the end of the log of {owner}, from {offset} backwards.")
 
     async def _apply(self, found: dict[str, list[Entry]]) -> None:
-        """Applies entries in their order; requests have their turn after every `BREATH_S` of it."""
-        resumed_s = time.monotonic()
+        """Applies entries in their order; requests have their turn meanwhile."""
+        turn = Turn()
         for owner, entries in found.items():
             for entry in entries:
                 self._replica.apply(owner, entry)
-                if time.monotonic() - resumed_s >= BREATH_S:
-                    await asyncio.sleep(0)
-                    resumed_s = time.monotonic()
+                if turn.over:
+                    await turn.give_way()
 
     async def _read_news(self) -> dict[str, list[Entry]]:
         """What came since, of logs of which nothing is missing before it."""

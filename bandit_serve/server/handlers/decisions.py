@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
@@ -24,12 +22,9 @@ from bandit_serve.server.problems import as_entry
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Body, Entries, Reply, negotiated
 from bandit_serve.store.keys import COMMON
+from bandit_serve.turn import Turn
 
 COLUMNS_OR_REQUESTS = "expected either requests or units"
-# After so many entries of a batch, or so long, other requests have their turn: with context, one entry may take
-# milliseconds.
-ENTRIES_AT_ONCE = 100
-BREATH_S = 0.001
 
 
 class DecisionHandlers:
@@ -111,7 +106,7 @@ class DecisionHandlers:
     ) -> Reply:
         await self._known(experiment)
         responses: list[Any] = []
-        resumed_s = time.monotonic()
+        turn = Turn()
         for wish in wishes:
             try:
                 if isinstance(wish, InvalidInput):
@@ -119,7 +114,8 @@ class DecisionHandlers:
                 responses.append(self._service.decisions.decide(experiment, wish))
             except BanditServeError as error:
                 responses.append(as_entry(error))
-            resumed_s = await _give_way(len(responses), resumed_s)
+            if turn.over:
+                await turn.give_way()
         self._service.counters.add("decisions", len(responses))
         return negotiated(headers, {"responses": responses})
 
@@ -132,7 +128,7 @@ class DecisionHandlers:
             wishes = self._predict_entries.after(error, headers, body)
         await self._known(experiment)
         responses: list[Any] = []
-        resumed_s = time.monotonic()
+        turn = Turn()
         for wish in wishes:
             try:
                 if isinstance(wish, InvalidInput):
@@ -141,7 +137,8 @@ class DecisionHandlers:
                 responses.append(found if isinstance(found, Predicted) else await found)
             except BanditServeError as error:
                 responses.append(as_entry(error))
-            resumed_s = await _give_way(len(responses), resumed_s)
+            if turn.over:
+                await turn.give_way()
         service.counters.add("predictions", len(responses))
         return negotiated(headers, {"responses": responses})
 
@@ -175,11 +172,3 @@ class DecisionHandlers:
             await tail.hear_news(owner)
         except Unavailable:
             return
-
-
-async def _give_way(n_done: int, resumed_s: float) -> float:
-    """Since when the batch goes on, by `time.monotonic`; `resumed_s` if it was too early to give way."""
-    if n_done % ENTRIES_AT_ONCE and time.monotonic() - resumed_s < BREATH_S:
-        return resumed_s
-    await asyncio.sleep(0)
-    return time.monotonic()
