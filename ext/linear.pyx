@@ -44,6 +44,7 @@ import numpy as np
 
 from bandit_serve._arms import arm_count, eligible_arms
 from bandit_serve._draw import bit_generator
+from bandit_serve.aligned import aligned_zeros
 from bandit_serve.errors import InvalidInput
 
 cnp.import_array()
@@ -83,14 +84,6 @@ cdef enum Rule:
     INVERSE_GAP
 
 RULES = {"upper_bound": UPPER_BOUND, "posterior_draw": POSTERIOR_DRAW, "inverse_gap": INVERSE_GAP}
-
-
-cdef aligned(shape):
-    """Zeros, float64, from an address that is a multiple of a cache line."""
-    size = int(np.prod(shape))
-    whole = np.zeros(size + 8)
-    start = (-(whole.ctypes.data // 8)) % 8
-    return whole[start : start + size].reshape(shape)
 
 
 cdef double *place_of(array):
@@ -219,16 +212,16 @@ cdef class Linear:
             "updates": np.zeros(self.n_models, dtype=np.int64),
             "stale": np.zeros(self.n_models, dtype=np.uint8),
             "everyone": np.arange(count, dtype=np.intp),
-            "gram": aligned((self.n_models, self.size)),
-            "inverse": aligned((self.n_models, self.size)),
-            "moment": aligned((self.n_models, self.width)),
-            "theta": aligned((self.n_models, self.width)),
-            "squares": aligned((self.width,)),
-            "precision": aligned((self.width,)),
+            "gram": aligned_zeros((self.n_models, self.size), np.float64),
+            "inverse": aligned_zeros((self.n_models, self.size), np.float64),
+            "moment": aligned_zeros((self.n_models, self.width), np.float64),
+            "theta": aligned_zeros((self.n_models, self.width), np.float64),
+            "squares": aligned_zeros((self.width,), np.float64),
+            "precision": aligned_zeros((self.width,), np.float64),
             "noise": np.zeros(2),
-            "x": aligned((self.width,)),
-            "direction": aligned((self.width,)),
-            "rows": aligned((count if self.per_arm else 1, self.width)),
+            "x": aligned_zeros((self.width,), np.float64),
+            "direction": aligned_zeros((self.width,), np.float64),
+            "rows": aligned_zeros((count if self.per_arm else 1, self.width), np.float64),
             "scores": np.zeros(3 * count),
         }
         self.tally.n = place_of(self.arrays["n"])

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from bandit_serve._factorization import SAMPLE, pair_errors, sgd_epoch
 from bandit_serve._ids import IdTable
 from bandit_serve._learner import Learner
+from bandit_serve.aligned import aligned_zeros
 from bandit_serve.errors import InvalidInput
 from bandit_serve.models.columns import rating_column
 from bandit_serve.models.descent import OnEpoch, Schedule, descend
@@ -18,8 +19,6 @@ from bandit_serve.models.factorized import Factorized
 from bandit_serve.models.hyper_parameters import real, whole
 from bandit_serve.models.ids import index_ids
 from bandit_serve.models.model import Features, FeaturesById, Validation
-
-CACHE_LINE = 64
 
 
 class MatrixFactorization(Factorized):
@@ -156,8 +155,8 @@ class MatrixFactorization(Factorized):
         generator = np.random.Generator(np.random.PCG64(given["seed"]))
         std = np.float32(given["init_std"])
         arrays = (
-            _whole_lines(generator.standard_normal((len(user_ids), given["n_factors"]), np.float32) * std),
-            _whole_lines(generator.standard_normal((len(item_ids), given["n_factors"]), np.float32) * std),
+            _aligned(generator.standard_normal((len(user_ids), given["n_factors"]), np.float32) * std),
+            _aligned(generator.standard_normal((len(item_ids), given["n_factors"]), np.float32) * std),
             np.zeros(len(user_ids), np.float32),
             np.zeros(len(item_ids), np.float32),
         )
@@ -208,7 +207,7 @@ def _side(
         raise InvalidInput(f"Counts of the {what} must be from 0 to 2³¹ − 1.")
     order = np.empty(n, np.int64)
     order[rows] = np.arange(n)
-    p = _whole_lines(given[order])
+    p = _aligned(given[order])
     b = columns[1][order].astype(np.float32)
     c = columns[2][order].astype(np.int32)
     for array in (p, b, c):
@@ -216,11 +215,8 @@ def _side(
     return table, p, b, c
 
 
-def _whole_lines(factors: NDArray[Any]) -> NDArray[np.float32]:
-    """A float32 copy that begins with a cache line: rows of a multiple of 16 factors then lie in as few as they can."""
-    room = np.empty(factors.size * 4 + CACHE_LINE, np.uint8)
-    start = -room.ctypes.data % CACHE_LINE
-    copy = room[start : start + factors.size * 4].view(np.float32).reshape(factors.shape)
+def _aligned(factors: NDArray[Any]) -> NDArray[np.float32]:
+    copy: NDArray[np.float32] = aligned_zeros(factors.shape, np.float32)
     copy[:] = factors
     return copy
 

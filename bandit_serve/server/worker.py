@@ -174,7 +174,10 @@ def collect_less() -> None:
 
 def main() -> None:
     collect_less()
-    plan = msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)
+    told = sys.stdin.buffer.read()
+    if not told:
+        sys.exit("the supervisor ended before it had said what to do")
+    plan = msgspec.json.decode(told, type=Plan)
     end_with_parent(plan.parent)
     logging.basicConfig(
         level=plan.settings.log_level.upper(),
