@@ -60,7 +60,7 @@ def watch(
     const Py_ssize_t[::1] arms, const double[::1] values, const double[::1] low, const double[::1] width,
     int64_t[::1] n, double[::1] total, const int64_t[::1] next_look,
 ):
-    """Counts rewards, each scaled to [0, 1] by its arm's `low` and `width`, into `n` and `total`, all [K].
+    """Counts rewards of `arms`, below K, each scaled to [0, 1] by its arm's `low` and `width`, into `n` and `total`, [K].
 
     Whether an arm has come to its next look.
     """

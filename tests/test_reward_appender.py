@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 
 import numpy as np
@@ -71,6 +72,27 @@ def test_what_arrives_during_an_append_goes_into_the_next_together(server: Throw
         assert [len(entry) for entry in entries] == [1, 99]
         assert np.concatenate(entries)["counter"].tolist() == list(range(100))
         assert appender.idle
+
+    on(server, scenario)
+
+
+def test_what_lies_in_a_socket_when_an_append_is_due_goes_along(server: ThrowawayStore) -> None:
+    async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+        tries = []
+
+        def ask(counter: int) -> None:
+            tries.append(asyncio.create_task(appender.append(rewards([counter], times_ms=now_ms))))
+
+        here, there = socket.socketpair()
+        with here, there:
+            asyncio.get_running_loop().add_reader(here, lambda: ask(here.recv(1)[0]))
+            ask(0)
+            await asyncio.sleep(0)
+            there.send(b"\x01")
+            assert await tries[0] == b"a"
+            assert asyncio.get_running_loop().remove_reader(here)
+        assert await tries[1] == b"a"
+        assert [len(entry) for entry in await logged(store)] == [2]
 
     on(server, scenario)
 

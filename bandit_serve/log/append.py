@@ -20,7 +20,7 @@ MAX_WAITING_ROWS = 200_000
 # The same with features, of which a row may have two kilobytes.
 MAX_GROUP_BYTES = 4 * 2**20
 MAX_WAITING_BYTES = 64 * 2**20
-# An append costs about as much as three requests, whatever is in it, and each worker reads what each appended.
+# An append costs about as much as four requests, whatever is in it, and each worker reads what each appended.
 PACE_S = 0.001
 
 Rows = NDArray[np.void]

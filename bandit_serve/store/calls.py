@@ -20,7 +20,7 @@ class _Kept(NamedTuple):
 
 
 class Calls:
-    """What `Redis.execute_command` does, for the calls that requests wait for, at three quarters of the cost.
+    """What `Redis.execute_command` does, for the calls that requests wait for.
 
     A pool checks each connection that it hands out, and takes as long for it as the call. So a few are kept after a
     call for the next one. One that was not used for `KEPT_S` goes back to the pool, whose check notices when the
