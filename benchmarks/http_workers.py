@@ -2,10 +2,10 @@
 
     python benchmarks/http_workers.py [--rounds 5] [--seconds 3]
 
-A service of one worker and one of two, each on a store of its own, are loaded in turn, route by route, over 32 and
-over 64 connections. Two workers with as many connections as one have each half of its work, so they sleep and are woken
-more often, and being woken is part of what a request costs; with twice as many each has as much to do as the one. The
-figures are the medians over rounds of the ratios in a round (two / one). CPU is that of all workers of the service.
+A service of one worker and one of two, each on a store of its own, are loaded in turn, route by route. With twice as
+many connections, each of the two has as much to do as the one: that is what a second worker costs. With as many, each
+has half, so less is done at each turn of its loop and in each append; what that alone costs is shown by the one on half
+as many. The figures are the medians over rounds of the ratios in a round. CPU is that of all workers of the service.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import load
 from http_load import routes, serving, show
 
 SINGLES = ("decide", "predict", "reward")
-CONNECTIONS = (32, 64)
-PAIRS = ((32, 32), (64, 64), (64, 32))
+# Workers and connections: those loaded, and of which the ratios are shown.
+LOADED = ((1, 16), (1, 32), (2, 32), (2, 64))
+RATIOS = (((2, 64), (1, 32)), ((2, 32), (1, 16)), ((2, 32), (1, 32)), ((1, 16), (1, 32)))
 
 
 def main() -> None:
@@ -28,23 +29,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
     arguments = parser.parse_args()
-    found: dict[tuple[str, int, int], list[float]] = {}
+    costs: dict[str, list[dict[tuple[int, int], float]]] = {name: [] for name in SINGLES}
     with serving(1) as one, serving(2) as two:
+        services = {1: one, 2: two}
         for number in range(arguments.rounds):
             for name in SINGLES:
                 cost: dict[tuple[int, int], float] = {}
-                for workers, service in ((1, one), (2, two)):
-                    for connections in CONNECTIONS:
-                        measured = routes(service, arguments.seconds, connections)[name]()
-                        show(number, f"{name}, {workers} on {connections}", measured)
-                        cost[workers, connections] = measured.cpu_us
-                for of_two, of_one in PAIRS:
-                    ratio = cost[2, of_two] / cost[1, of_one]
-                    found.setdefault((name, of_two, of_one), []).append(ratio)
+                for workers, connections in LOADED:
+                    measured = routes(services[workers], arguments.seconds, connections)[name]()
+                    show(number, f"{name}, {workers} on {connections}", measured)
+                    cost[workers, connections] = measured.cpu_us
+                costs[name].append(cost)
     print(f"\nmedians of {arguments.rounds} rounds, load from {load.generator()}")
-    for (name, of_two, of_one), ratios in found.items():
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        print(f"{name:8} two on {of_two} / one on {of_one}: {statistics.median(ratios):.2f}  ({spread})")
+    for name in SINGLES:
+        for these, those in RATIOS:
+            ratios = [cost[these] / cost[those] for cost in costs[name]]
+            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+            print(f"{name:8} {_said(these)} / {_said(those)}: {statistics.median(ratios):.2f}  ({spread})")
+
+
+def _said(loaded: tuple[int, int]) -> str:
+    workers, connections = loaded
+    return f"{('one', 'two')[workers - 1]} on {connections}"
 
 
 if __name__ == "__main__":
