@@ -249,7 +249,7 @@ cdef class Arms:
         """Counts one `reward` on `arm` (an index); InvalidInput, and nothing counted, when anything is wrong.
 
         propensity: the probability, in (0, 1], with which the arm was chosen, for a policy that weighs; if not
-            given it is the arm's present share. Other policies do not look at it.
+            given it is the arm's present share. What is below 1e-100 counts as that. Other policies do not look at it.
         """
         cdef Py_ssize_t k
         cdef double value, chance = 1.0

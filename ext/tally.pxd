@@ -5,6 +5,7 @@ of squared deviations (Welford 1962), which stays exact where a sum of squares c
 rewards keeps the sum of rewards over propensities, too.
 """
 
+from libc.math cimport fmax
 from libc.stdint cimport int64_t
 from numpy.random cimport bitgen_t
 
@@ -60,6 +61,11 @@ cdef inline const double *tally_parameters(const tally_t *tally, Py_ssize_t arm)
     return tally.parameters + tally.stride * arm
 
 
+cdef inline double tally_gain(double scaled, double propensity) noexcept nogil:
+    """A scaled reward over the propensity of its arm. What is below 1e-100 counts as that: sums stay finite so."""
+    return scaled / fmax(propensity, 1e-100)
+
+
 cdef inline double tally_mean(const tally_t *tally, Py_ssize_t arm) noexcept nogil:
     """Of an arm that was observed; scaled to [0, 1] where rewards have bounds."""
     return tally.mean[arm] if tally.unbounded else tally.total[arm] / tally.n[arm]
@@ -79,7 +85,7 @@ cdef inline void tally_add(tally_t *tally, Py_ssize_t arm, double reward, double
         scaled = tally_scaled(tally, reward)
         tally.total[arm] += scaled
         if tally.weighs:
-            tally.gain[arm] += scaled / propensity
+            tally.gain[arm] += tally_gain(scaled, propensity)
 
 
 cdef inline void tally_merge(
@@ -100,7 +106,7 @@ cdef inline void tally_merge(
         scaled = tally_scaled(tally, reward)
         tally.total[arm] += weight * scaled
         if tally.weighs:
-            tally.gain[arm] += weight * (scaled / propensity)
+            tally.gain[arm] += weight * tally_gain(scaled, propensity)
 
 
 cdef inline void tally_forget(tally_t *tally, double factor) noexcept nogil:

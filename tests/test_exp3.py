@@ -43,6 +43,23 @@ def test_without_a_propensity_it_is_the_present_share():
         assert np.ptp(left.shares()) > 0.05
 
 
+@pytest.mark.parametrize("chance", [5e-324, 1e-310, 1e-200])
+def test_a_reward_of_an_arm_that_could_hardly_be_chosen_leaves_shares(chance):
+    one, many, counts, floor = Exp3(2), Exp3(2), Exp3(2), Exp3(2, min_share=chance, warmup=1)
+    one.update(1, 1.0, propensity=chance)
+    many.update_many([1, 1], [1.0, 1.0], [chance, chance])
+    counts.update_counts([0, 10**9], 1.0, [chance, chance])
+    # Arm 0 has its warm-up before arm 1 has its own.
+    floor.update_many([1, 1, 0], [0.0, 1.0, 0.0])
+    for policy in (one, many, counts, floor):
+        shares = policy.shares()
+        assert np.isfinite(shares).all()
+        assert shares[1] > 0.5
+        assert policy.choose() in (0, 1)
+        copy = Exp3(2)
+        copy.restore(policy.statistics())
+
+
 def test_gains_are_unbiased_whatever_the_shares_were():
     means, gains = np.array([0.2, 0.5, 0.3]), np.zeros(3)
     for run in range(200):
