@@ -24,7 +24,6 @@ ROUTES = ("GET /a", "POST /b")
 def workers() -> Iterator[list[Counters]]:
     """Four slots of one mapping, three of them in use."""
     with tempfile.TemporaryFile() as file:
-        file.truncate(Counters.nbytes(len(ROUTES), 4))
         yield [Counters(ROUTES, n_slots=4, slot=slot, fd=file.fileno()) for slot in range(3)]
 
 

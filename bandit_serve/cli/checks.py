@@ -15,7 +15,7 @@ from msgspec import Struct
 
 import bandit_serve
 from bandit_serve.errors import BanditServeError
-from bandit_serve.server.supervisor import require_keys_or_loopback
+from bandit_serve.server.listening import require_keys_or_loopback
 from bandit_serve.settings import Settings
 
 OLDEST_PYTHON = (3, 11)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -10,19 +11,21 @@ from rich.console import Console
 from rich.text import Text
 
 from bandit_serve import __version__
-from bandit_serve.cli import (
-    demo,
-    doctor,
-    experiments,
-    learn,
-    models,
-    not_built,
-    replay,
-    serve,
-    simulate,
-    train,
-)
+from bandit_serve.cli import not_built
 from bandit_serve.errors import BanditServeError, InvalidInput, NotBuilt, UsageError
+
+# Where each is, under `bandit_serve.cli`.
+COMMANDS = {
+    "serve": "serve.serve",
+    "demo": "demo.demo",
+    "models": "models.app",
+    "experiments": "experiments.app",
+    "replay": "replay.replay_all",
+    "doctor": "doctor.doctor",
+    "simulate": "simulate.simulate",
+    "train": "train.train_models",
+    "learn": "learn.learn",
+}
 
 app = typer.Typer(
     name="bandit-serve",
@@ -31,16 +34,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(serve.serve)
-app.command()(demo.demo)
-app.add_typer(models.app, name="models")
-app.add_typer(experiments.app, name="experiments")
-app.command("replay")(replay.replay_all)
-app.command("doctor")(doctor.doctor)
-app.command()(simulate.simulate)
-app.command("train")(train.train_models)
-app.command("learn")(learn.learn)
-not_built.add_to(app)
+
+
+def _add_commands(named: str | None) -> None:
+    """Those that are `named` by the first argument, or all where it names none: each imports what it needs, and all
+    together would take longer than most of them run.
+    """
+    for name in (named,) if named in COMMANDS else () if named == "--version" else COMMANDS:
+        module, _, attribute = COMMANDS[name].partition(".")
+        command = getattr(import_module(f"bandit_serve.cli.{module}"), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    not_built.add_to(app)
 
 
 def _version(wanted: bool) -> None:
@@ -60,6 +67,7 @@ def _options(
 
 def run() -> None:
     """Exit status: 0 done, 1 failed, 2 wrong usage."""
+    _add_commands(sys.argv[1] if len(sys.argv) > 1 else None)
     try:
         app(prog_name="bandit-serve")
     except BanditServeError as error:

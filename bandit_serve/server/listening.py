@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import ipaddress
 import logging
 import socket
 import struct
@@ -11,6 +12,7 @@ import sys
 import time
 
 from bandit_serve.errors import UsageError
+from bandit_serve.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,21 @@ _UNLESS_SYN_SKIP = (0x15, 0, 1, 0x02)
 _DROP = (0x06, 0, 0, 0)
 _KEEP = (0x06, 0, 0, 0xFFFF_FFFF)
 _FILTER = (_LOAD_FLAGS, _ONLY_SYN_AND_ACK, _UNLESS_SYN_SKIP, _DROP, _KEEP)
+
+
+def require_keys_or_loopback(settings: Settings) -> None:
+    """Without keys the service is open to all, so it stays on this machine unless it is told otherwise."""
+    if settings.insecure:
+        return
+    try:
+        found = socket.getaddrinfo(settings.host, None)
+    except socket.gaierror as error:
+        raise UsageError(f"The host {settings.host!r} is unknown: {error.strerror}.") from None
+    if not all(ipaddress.ip_address(str(each[4][0]).partition("%")[0]).is_loopback for each in found):
+        raise UsageError(
+            f"{settings.host} can be reached from other machines and no keys are configured: "
+            "bind a loopback address, or give --insecure."
+        )
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -7,6 +7,7 @@ fixed by the routes and by the experiments that exist, never by what a request s
 from __future__ import annotations
 
 import mmap
+import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -41,21 +42,22 @@ _PER_ROUTE = len(OUTCOMES) + len(BUCKETS_S) + 2
 
 
 class Counters:
-    """`n_slots` rows of float64 in an anonymous or inherited mapping; this worker writes row `slot`."""
+    """`n_slots` rows of float64 in memory of its own or in the file `fd`, which it makes large enough; this worker
+    writes row `slot`.
+    """
 
     def __init__(self, routes: Sequence[str], *, n_slots: int = 1, slot: int = 0, fd: int = -1) -> None:
         self.routes = tuple(routes)
         self._width = len(SCALARS) + len(self.routes) * _PER_ROUTE
         self._n_slots = n_slots
-        self._map = mmap.mmap(fd, self.nbytes(len(self.routes), n_slots))
+        size = 8 * n_slots * self._width
+        if fd >= 0:
+            os.ftruncate(fd, size)
+        self._map = mmap.mmap(fd, size)
         self._all = memoryview(self._map).cast("d")
         self._mine = self._all[slot * self._width : (slot + 1) * self._width]
         self._scalars = {name: i for i, name in enumerate(SCALARS)}
         self._starts = {route: len(SCALARS) + i * _PER_ROUTE for i, route in enumerate(self.routes)}
-
-    @staticmethod
-    def nbytes(n_routes: int, n_slots: int) -> int:
-        return 8 * n_slots * (len(SCALARS) + n_routes * _PER_ROUTE)
 
     def add(self, scalar: str, amount: float = 1.0) -> None:
         self._mine[self._scalars[scalar]] += amount

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,12 +17,10 @@ from types import FrameType
 
 import msgspec
 
-from bandit_serve.errors import BanditServeError, StoreRefused, StoreUnavailable, UsageError
-from bandit_serve.server.app import ROUTE_LABELS
+from bandit_serve.errors import BanditServeError, StoreRefused, StoreUnavailable
 from bandit_serve.server.learners import Learners
-from bandit_serve.server.listening import bind, turn_away
-from bandit_serve.server.metrics import Counters
-from bandit_serve.server.worker import DRAINING, READY, Plan
+from bandit_serve.server.listening import bind, require_keys_or_loopback, turn_away
+from bandit_serve.server.plan import DRAINING, READY, Plan
 from bandit_serve.settings import Settings
 from bandit_serve.store import PrivateServer
 from bandit_serve.store.facts import StoreFacts
@@ -77,7 +73,6 @@ class Supervisor:
             self._store_url = self._find_store()
             facts = self._check_store()
             with tempfile.TemporaryFile() as counters, _wakeup() as wakeup:
-                counters.truncate(Counters.nbytes(len(ROUTE_LABELS), self._n_slots))
                 self._listener, self._counters_fd = listener, counters.fileno()
                 self._learners = Learners(settings, self._store_url)
                 while not self._stopping:
@@ -207,21 +202,6 @@ class Supervisor:
                 child.process.wait()
         self._learners.wait()
         return 0
-
-
-def require_keys_or_loopback(settings: Settings) -> None:
-    """Without keys the service is open to all, so it stays on this machine unless it is told otherwise."""
-    if settings.insecure:
-        return
-    try:
-        found = socket.getaddrinfo(settings.host, None)
-    except socket.gaierror as error:
-        raise UsageError(f"The host {settings.host!r} is unknown: {error.strerror}.") from None
-    if not all(ipaddress.ip_address(str(each[4][0]).partition("%")[0]).is_loopback for each in found):
-        raise UsageError(
-            f"{settings.host} can be reached from other machines and no keys are configured: "
-            "bind a loopback address, or give --insecure."
-        )
 
 
 @contextlib.contextmanager

@@ -26,34 +26,20 @@ from bandit_serve.server.ending import end
 from bandit_serve.server.lane import Lane, LaneProtocol
 from bandit_serve.server.listening import BACKLOG
 from bandit_serve.server.metrics import Counters
+from bandit_serve.server.plan import DRAINING, READY, Plan
 from bandit_serve.server.service import Service
-from bandit_serve.settings import Settings
 from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
 
 ProtocolFactory = Callable[[], asyncio.Protocol]
 
-READY, DRAINING = b"r", b"d"
 LOAD_RETRY_S = 0.2
 LOAD_QUIETLY_S = 3.0
 MAX_LAST_ACCEPTS = 4_096
 # How long the rest of a body that was refused is still read, so that its sender gets to read why.
 LINGER_S = 1.0
 COLLECTED_AT = 10_000
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """What the supervisor gives to a worker. The `fd`s are inherited."""
-
-    settings: Settings
-    store_url: str
-    parent: int
-    listen_fd: int
-    status_fd: int
-    counters_fd: int
-    n_slots: int
-    slot: int
 
 
 class Worker:
