@@ -14,6 +14,7 @@ from services import clean_environment
 from stores import ThrowawayStore, wait_until
 
 import bandit_serve as package
+from bandit_serve.cli.main import COMMANDS
 
 
 def test_version() -> None:
@@ -25,6 +26,24 @@ def test_an_unknown_command_gets_a_suggestion() -> None:
     found = bandit_serve("experimants")
     assert found.status == 2
     assert "Did you mean 'experiments'?" in found.err
+
+
+def test_help_lists_all_commands_and_what_is_taken_where_nothing_is_said() -> None:
+    listed = bandit_serve("--help").out
+    for name in (*COMMANDS, "evaluate", "export"):
+        assert f" {name} " in listed
+    words = " ".join(bandit_serve("serve", "--help").out.replace("│", " ").split())
+    assert "Data directory (default: bandit-serve-data)." in words
+    assert "Prefix of all keys in the store (default: bandit_serve)." in words
+
+
+@pytest.mark.parametrize(
+    ("imported", "needless"),
+    [("cli.main", "bandit_serve.server"), ("cli.main", "numpy"), ("server.supervisor", "aiohttp")],
+)
+def test_nothing_is_imported_that_is_not_needed(imported: str, needless: str) -> None:
+    code = f"import sys, bandit_serve.{imported}; sys.exit({needless!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=clean_environment(), check=False).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["evaluate", "export"])

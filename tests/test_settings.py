@@ -87,7 +87,7 @@ def test_each_setting_has_a_flag_with_its_default_in_the_help(name: str) -> None
     (option,) = inspect.get_annotations(serve, eval_str=True)[name].__metadata__
     default = getattr(DEFAULTS, name)
     if default is not None and not isinstance(default, bool):
-        assert f"[{default}]" in option.help
+        assert f"(default: {default})" in option.help
 
 
 @pytest.mark.parametrize("name", NAMES)

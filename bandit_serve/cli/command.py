@@ -22,16 +22,24 @@ Work = Callable[..., Awaitable[None]]
 WHERE: dict[str, Any] = {
     "store": Annotated[
         str | None,
-        typer.Option(help="redis://, rediss:// or unix:// URL [the private server of the data directory]."),
+        typer.Option(
+            help="redis://, rediss:// or unix:// URL (default: the private server of the data directory)."
+        ),
     ],
-    "data": Annotated[str | None, typer.Option(help="Data directory [bandit-serve-data].")],
+    "data": Annotated[str | None, typer.Option(help="Data directory (default: bandit-serve-data).")],
     "artifacts": Annotated[
         str | None,
-        typer.Option(help="Where model files are kept: store, or a URL for fsspec [the data directory]."),
+        typer.Option(
+            help="Where model files are kept: store, or a URL for fsspec (default: the data directory)."
+        ),
     ],
-    "namespace": Annotated[str | None, typer.Option(help="Prefix of all keys in the store [bandit_serve].")],
-    "store_timeout": Annotated[str | None, typer.Option(help="Longest wait for the store [1s].")],
-    "max_artifact": Annotated[int | None, typer.Option(help="Largest artifact, in bytes [4294967296].")],
+    "namespace": Annotated[
+        str | None, typer.Option(help="Prefix of all keys in the store (default: bandit_serve).")
+    ],
+    "store_timeout": Annotated[str | None, typer.Option(help="Longest wait for the store (default: 1s).")],
+    "max_artifact": Annotated[
+        int | None, typer.Option(help="Largest artifact, in bytes (default: 4294967296).")
+    ],
 }
 CONFIG = Annotated[str | None, typer.Option(help="Config file (TOML).")]
 

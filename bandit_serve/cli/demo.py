@@ -41,10 +41,10 @@ TRAFFIC_UNTIL_S = 90.0
 def demo(
     ratings: Annotated[
         str | None,
-        typer.Option(help="MovieLens ratings.csv or u.data [the MovieLens small set, downloaded]."),
+        typer.Option(help="MovieLens ratings.csv or u.data (default: the MovieLens small set, downloaded)."),
     ] = None,
     visits: Annotated[
-        int | None, typer.Option(min=1, max=1_000_000, help=f"Visits to send [{VISITS}].")
+        int | None, typer.Option(min=1, max=1_000_000, help=f"Visits to send (default: {VISITS}).")
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Of the visits: who comes, and what they are offered.")
@@ -53,9 +53,9 @@ def demo(
         bool, typer.Option("--offline", help="Download nothing: without --ratings, use made-up ones.")
     ] = False,
     store: Annotated[
-        str | None, typer.Option(help="redis://, rediss:// or unix:// URL [a private server].")
+        str | None, typer.Option(help="redis://, rediss:// or unix:// URL (default: a private server).")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Data directory [a temporary one].")] = None,
+    data: Annotated[str | None, typer.Option(help="Data directory (default: a temporary one).")] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="Port of the service; 0 takes a free one.")
     ] = 0,

@@ -36,23 +36,35 @@ class Examination(Struct, frozen=True):
 
 
 def doctor(
-    host: Annotated[str | None, typer.Option(help="Address that serve would bind [127.0.0.1].")] = None,
-    port: Annotated[int | None, typer.Option(help="Port that serve would bind [8000].")] = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes that serve would run [1].")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address that serve would bind (default: 127.0.0.1).")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port that serve would bind (default: 8000).")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes that serve would run (default: 1).")
+    ] = None,
     insecure: Annotated[bool | None, typer.Option("--insecure", help="As serve would take it.")] = None,
     store: Annotated[
         str | None,
-        typer.Option(help="redis://, rediss:// or unix:// URL [the private server of the data directory]."),
+        typer.Option(
+            help="redis://, rediss:// or unix:// URL (default: the private server of the data directory)."
+        ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Data directory [bandit-serve-data].")] = None,
+    data: Annotated[str | None, typer.Option(help="Data directory (default: bandit-serve-data).")] = None,
     namespace: Annotated[
-        str | None, typer.Option(help="Prefix of all keys in the store [bandit_serve].")
+        str | None, typer.Option(help="Prefix of all keys in the store (default: bandit_serve).")
     ] = None,
-    store_timeout: Annotated[str | None, typer.Option(help="Longest wait for the store [1s].")] = None,
-    max_artifact: Annotated[int | None, typer.Option(help="Largest artifact, in bytes [4294967296].")] = None,
+    store_timeout: Annotated[
+        str | None, typer.Option(help="Longest wait for the store (default: 1s).")
+    ] = None,
+    max_artifact: Annotated[
+        int | None, typer.Option(help="Largest artifact, in bytes (default: 4294967296).")
+    ] = None,
     artifacts: Annotated[
         str | None,
-        typer.Option(help="Where model files are kept: store, or a URL for fsspec [the data directory]."),
+        typer.Option(
+            help="Where model files are kept: store, or a URL for fsspec (default: the data directory)."
+        ),
     ] = None,
     config: Annotated[str | None, typer.Option(help="Config file (TOML).")] = None,
     as_json: AsJson = False,

@@ -68,16 +68,18 @@ async def learn(
     house: House,
     model: Annotated[str, typer.Argument(help="The model whose versions learn.", show_default=False)],
     start_from: Annotated[
-        str | None, typer.Option("--from", help="The version to start from [the one in production].")
+        str | None, typer.Option("--from", help="The version to start from (default: the one in production).")
     ] = None,
     experiment: Annotated[
         list[str] | None,
-        typer.Option(help="An experiment to learn from [all that use the model]; repeatable."),
+        typer.Option(help="An experiment to learn from (default: all that use the model); repeatable."),
     ] = None,
     every: Annotated[int, typer.Option(help="Ratings between two versions.", min=1)] = 5_000,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between two checkpoints.", min=0.0)] = 5.0,
     gate: Annotated[str, typer.Option(help="What a version's metrics must be to be staged.")] = STAGING,
-    promote: Annotated[str | None, typer.Option(help="And to go into production: a gate [never].")] = None,
+    promote: Annotated[
+        str | None, typer.Option(help="And to go into production: a gate (default: never).")
+    ] = None,
     arm_of: Annotated[str | None, typer.Option(help="Add each version as an arm of this experiment.")] = None,
     ramp_over: Annotated[
         str | None, typer.Option(help='How long a new arm\'s share is bounded, such as "2h".')

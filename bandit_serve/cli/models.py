@@ -42,7 +42,7 @@ Model = Annotated[str, typer.Argument(help="The model's name.", show_default=Fal
 Version = Annotated[str, typer.Argument(help="The version's name.", show_default=False)]
 NewModel = Annotated[str, typer.Argument(help="The model's name.", callback=_new_name, show_default=False)]
 NewVersion = Annotated[
-    str | None, typer.Option("--version", help="The version's name [v1, v2, …].", callback=_new_name)
+    str | None, typer.Option("--version", help="The version's name (default: v1, v2, …).", callback=_new_name)
 ]
 File = Annotated[
     Path,
@@ -336,7 +336,9 @@ async def import_version(
     house: House,
     reference: Annotated[str, typer.Argument(help="name@alias or name/number.", show_default=False)],
     tracking: Annotated[str, typer.Option(help="MLflow's tracking server or store.", show_default=False)],
-    model: Annotated[str | None, typer.Option("--as", help="The model's name here [its name there].")] = None,
+    model: Annotated[
+        str | None, typer.Option("--as", help="The model's name here (default: its name there).")
+    ] = None,
     version: NewVersion = None,
     as_json: AsJson = False,
 ) -> None:

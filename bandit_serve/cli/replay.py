@@ -29,7 +29,7 @@ class ReplayReport(Struct, frozen=True):
 async def replay_all(
     store: Store,
     experiments: Annotated[
-        list[str] | None, typer.Argument(help="The experiments to replay [all].", show_default=False)
+        list[str] | None, typer.Argument(help="The experiments to replay (default: all).", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:

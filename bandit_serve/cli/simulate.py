@@ -40,24 +40,27 @@ def simulate(
     arms: Annotated[
         str | None,
         typer.Option(
-            help=f"Means of the arms [{EXAMPLE_ARMS}]; with context, how many there are [10].",
+            help=f"Means of the arms (default: {EXAMPLE_ARMS}); with context, how many there are [10].",
             rich_help_panel=WORLD,
         ),
     ] = None,
     sd: Annotated[
         float | None,
-        typer.Option(help="gaussian: standard deviation of a reward [1].", rich_help_panel=WORLD),
+        typer.Option(help="gaussian: standard deviation of a reward (default: 1).", rich_help_panel=WORLD),
     ] = None,
     features: Annotated[
-        int | None, typer.Option(help="linear, logistic: length of a context [16].", rich_help_panel=WORLD)
+        int | None,
+        typer.Option(help="linear, logistic: length of a context (default: 16).", rich_help_panel=WORLD),
     ] = None,
     signal: Annotated[
         float | None,
-        typer.Option(help="linear, logistic: standard deviation of a score [1].", rich_help_panel=WORLD),
+        typer.Option(
+            help="linear, logistic: standard deviation of a score (default: 1).", rich_help_panel=WORLD
+        ),
     ] = None,
     noise: Annotated[
         float | None,
-        typer.Option(help="linear: standard deviation of the noise [0.5].", rich_help_panel=WORLD),
+        typer.Option(help="linear: standard deviation of the noise (default: 0.5).", rich_help_panel=WORLD),
     ] = None,
     csv: Annotated[
         str | None,
@@ -102,7 +105,8 @@ def simulate(
     window: Annotated[
         int | None,
         typer.Option(
-            help="How many decisions a reward may take [5 × the mean delay].", rich_help_panel=MODIFIERS
+            help="How many decisions a reward may take (default: 5 × the mean delay).",
+            rich_help_panel=MODIFIERS,
         ),
     ] = None,
     missing: Annotated[
@@ -112,16 +116,21 @@ def simulate(
         ),
     ] = None,
     lost: Annotated[
-        float | None, typer.Option(help="Share of rewards that never come [0].", rich_help_panel=MODIFIERS)
+        float | None,
+        typer.Option(help="Share of rewards that never come (default: 0).", rich_help_panel=MODIFIERS),
     ] = None,
     horizon: Annotated[
         int | None,
-        typer.Option(help=f"Decisions of a run [{HORIZON}, or the data set once].", rich_help_panel=OUTPUT),
+        typer.Option(
+            help=f"Decisions of a run (default: {HORIZON}, or the data set once).", rich_help_panel=OUTPUT
+        ),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(help=f"Runs of each policy [{SEEDS}].", rich_help_panel=OUTPUT)
+        int | None, typer.Option(help=f"Runs of each policy (default: {SEEDS}).", rich_help_panel=OUTPUT)
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes other runs [0].", rich_help_panel=OUTPUT)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Makes other runs (default: 0).", rich_help_panel=OUTPUT)
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(min=1, max=256, help="Processes (default: one a processor).", rich_help_panel=OUTPUT),

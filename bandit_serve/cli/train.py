@@ -70,33 +70,43 @@ def train_models(
     ] = None,
     config: Annotated[Text, typer.Option(help="The run, described: TOML, YAML or JSON.")] = None,
     items: Annotated[
-        Text, typer.Option(help="CSV of items' features [movies.csv beside ratings.csv].")
+        Text, typer.Option(help="CSV of items' features (default: movies.csv beside ratings.csv).")
     ] = None,
     users: Annotated[Text, typer.Option(help="CSV of users' features.")] = None,
     family: Annotated[list[str] | None, typer.Option(help="A family to train; repeatable.")] = None,
-    model: Annotated[Text, typer.Option(help="The model that versions are of [recommender].")] = None,
-    search: Annotated[Text, typer.Option(help="random or grid [random].")] = None,
-    trials: Annotated[int | None, typer.Option(help="Combinations of each family at random [6].")] = None,
-    split: Annotated[
-        Text, typer.Option(help="What versions are measured on: random or time [random].")
+    model: Annotated[
+        Text, typer.Option(help="The model that versions are of (default: recommender).")
     ] = None,
-    folds: Annotated[int | None, typer.Option(help="Random folds [5].")] = None,
+    search: Annotated[Text, typer.Option(help="random or grid (default: random).")] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Combinations of each family at random (default: 6).")
+    ] = None,
+    split: Annotated[
+        Text, typer.Option(help="What versions are measured on: random or time (default: random).")
+    ] = None,
+    folds: Annotated[int | None, typer.Option(help="Random folds (default: 5).")] = None,
     metric: Annotated[
-        Text, typer.Option(help="rmse, mae, precision, recall, ndcg or coverage [rmse].")
+        Text, typer.Option(help="rmse, mae, precision, recall, ndcg or coverage (default: rmse).")
     ] = None,
     gate: Annotated[
         list[str] | None, typer.Option(help="'staging: rmse <= 1.0' or 'production: …'; repeatable.")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(help="Fits at a time [2].")] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes the run repeatable [0].")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Fits at a time (default: 2).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes the run repeatable (default: 0).")] = None,
     out: Annotated[Text, typer.Option(help="Directory to leave the model files in.")] = None,
     register: Annotated[bool, typer.Option(help="Register what was trained as versions.")] = True,
     tracking: Annotated[
         Text, typer.Option(help="MLflow's tracking server or store, to mirror versions to.")
     ] = None,
-    store: Annotated[Text, typer.Option(help="Store URL [the private server of the data directory].")] = None,
-    data_dir: Annotated[Text, typer.Option("--data", help="Data directory [bandit-serve-data].")] = None,
-    namespace: Annotated[Text, typer.Option(help="Prefix of all keys in the store [bandit_serve].")] = None,
+    store: Annotated[
+        Text, typer.Option(help="Store URL (default: the private server of the data directory).")
+    ] = None,
+    data_dir: Annotated[
+        Text, typer.Option("--data", help="Data directory (default: bandit-serve-data).")
+    ] = None,
+    namespace: Annotated[
+        Text, typer.Option(help="Prefix of all keys in the store (default: bandit_serve).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Searches, trains, measures, gates and registers models of ratings: of a file, or of an experiment's rewards."""
