@@ -44,13 +44,9 @@ def main() -> None:
     for name in SINGLES:
         for these, those in RATIOS:
             ratios = [cost[these] / cost[those] for cost in costs[name]]
+            compared = f"{these[0]} on {these[1]} / {those[0]} on {those[1]}"
             spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-            print(f"{name:8} {_said(these)} / {_said(those)}: {statistics.median(ratios):.2f}  ({spread})")
-
-
-def _said(loaded: tuple[int, int]) -> str:
-    workers, connections = loaded
-    return f"{('one', 'two')[workers - 1]} on {connections}"
+            print(f"{name:8} {compared}: {statistics.median(ratios):.2f}  ({spread})")
 
 
 if __name__ == "__main__":
