@@ -15,6 +15,7 @@ BanditServeError
 ├── ModelLost             a registered model whose artifact is gone or damaged
 ├── LogLost               the store has lost entries that were read from it
 └── Unavailable           try again later; nothing was counted, or the retry will be a duplicate
+    ├── SetAside          an experiment whose log can not be folded: see `bandit-serve repair`
     ├── StoreUnavailable  the store does not answer
     │   └── StoreRefused  it answers, but does not let us in or must not be used (it may evict)
     └── Overloaded        a bound was reached
@@ -96,6 +97,10 @@ class Unavailable(BanditServeError):
     def __init__(self, detail: str, retry_after_s: float = 1.0) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+
+
+class SetAside(Unavailable):
+    pass
 
 
 class StoreUnavailable(Unavailable):

@@ -41,6 +41,7 @@ from bandit_serve.settings import Settings
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import Offset
 from bandit_serve.store.store import Store
+from bandit_serve.troubles import Trouble, Troubles
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Service:
         )
         self.draining = False
         self.ready = False
+        self.troubles = Troubles()
         self.replica = Replica()
         self.tail = Tail(store, self.replica)
         self.changes = Changes(store, self.replica, self.tail)
@@ -81,8 +83,14 @@ class Service:
         self._records: dict[str, Record | None] = {}
 
     @property
+    def reasons(self) -> list[Trouble]:
+        """Why this worker is degraded; empty where it is not."""
+        away = [] if self.tail.available else [Trouble("store_away", detail="The store does not answer.")]
+        return [*away, *self.troubles]
+
+    @property
     def degraded(self) -> bool:
-        return not self.tail.available
+        return bool(self.troubles) or not self.tail.available
 
     async def load(self) -> None:
         """Checks the store and reads the state; `StoreUnavailable` while it is away, `StoreRefused` if unfit."""

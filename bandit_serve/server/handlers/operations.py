@@ -20,11 +20,15 @@ from bandit_serve.server.metrics import ServiceCollector, exposition
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import answer
 from bandit_serve.times import rfc3339
+from bandit_serve.troubles import Trouble
 from bandit_serve.views import AlarmView, alarm_view
 
 
 class Health(Struct, frozen=True):
+    """`reasons` say why it is degraded."""
+
     status: Literal["live", "ready", "degraded"]
+    reasons: list[Trouble] | UnsetType = UNSET
 
 
 class WorkerView(Struct, frozen=True):
@@ -83,6 +87,7 @@ class Stats(Struct, frozen=True):
 
     version: str
     status: Literal["ready", "degraded"]
+    reasons: list[Trouble]
     uptime_s: float
     workers: list[WorkerView]
     store: StoreView
@@ -111,7 +116,7 @@ class OperationHandlers:
             raise Unavailable("The first state is not loaded yet.")
         if self._service.draining:
             raise Unavailable("This worker is draining.")
-        return answer(request, Health(self._status()))
+        return answer(request, Health(self._status(), self._service.reasons or UNSET))
 
     async def metrics(self, request: web.Request) -> web.Response:
         """All workers' counters, and the same series whichever worker is asked."""
@@ -131,6 +136,7 @@ class OperationHandlers:
         found = Stats(
             version=__version__,
             status=self._status(),
+            reasons=service.reasons,
             uptime_s=time.monotonic() - self._started_s,
             workers=await self._workers(),
             store=await self._store(),

@@ -1,0 +1,41 @@
+"""What is wrong now in one process: said in its log once, and in health, statistics and metrics while it lasts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from msgspec import UNSET, Struct, UnsetType
+
+log = logging.getLogger(__name__)
+
+
+class Trouble(Struct, frozen=True):
+    """`what` is a word for programs, such as `store_away` or `set_aside`; `detail` is a sentence for people."""
+
+    what: str
+    experiment: str | UnsetType = UNSET
+    detail: str = ""
+
+
+class Troubles:
+    """Each is known by `what` it is and, where it is of one, by its experiment."""
+
+    def __init__(self) -> None:
+        self._now: dict[tuple[str, str | None], Trouble] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._now)
+
+    def __iter__(self) -> Iterator[Trouble]:
+        return iter(list(self._now.values()))
+
+    def begin(self, what: str, detail: str, experiment: str | None = None) -> None:
+        """Nothing new is logged where it has begun already, also where the detail is another now."""
+        if (what, experiment) not in self._now:
+            log.error("degraded (%s): %s", what, detail)
+        self._now[what, experiment] = Trouble(what, experiment or UNSET, detail)
+
+    def end(self, what: str, experiment: str | None = None) -> None:
+        if self._now.pop((what, experiment), None) is not None:
+            log.warning("no longer degraded (%s)%s", what, f": {experiment}" if experiment else "")
