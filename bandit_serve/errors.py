@@ -14,6 +14,7 @@ BanditServeError
 ├── NotBuilt              named by the contract, not built yet
 ├── ModelLost             a registered model whose artifact is gone or damaged
 ├── LogLost               the store has lost entries that were read from it
+├── Unfoldable            a log and its snapshots of which no state can be made
 └── Unavailable           try again later; nothing was counted, or the retry will be a duplicate
     ├── SetAside          an experiment whose log can not be folded: see `bandit-serve repair`
     ├── StoreUnavailable  the store does not answer
@@ -90,6 +91,10 @@ class ModelLost(BanditServeError):
 
 
 class LogLost(BanditServeError):
+    pass
+
+
+class Unfoldable(BanditServeError):
     pass
 
 

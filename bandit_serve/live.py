@@ -13,13 +13,17 @@ from numpy.typing import NDArray
 
 from bandit_serve._rewards import learned
 from bandit_serve.alarms import ChangeAlarms
-from bandit_serve.events import Changed, Event, Exposed, Rewarded
+from bandit_serve.errors import Unfoldable
+from bandit_serve.events import Changed, Event, Exposed, Rewarded, decode
 from bandit_serve.experiment import Experiment, Record
 from bandit_serve.joined import JoinedDecisions
+from bandit_serve.lenient import decode_known
 from bandit_serve.pending import PendingDecisions
 from bandit_serve.policies import POLICIES, ContextualPolicy, Policy
 from bandit_serve.policies.serving import carried_over, features_of, from_experiment, policy_from_state
+from bandit_serve.repairs import Omission, Repairs
 from bandit_serve.store.offset import START, Offset
+from bandit_serve.store.store import Entry
 
 MAX_HISTORY = 10_000
 # About how many decisions `mean_shares` is the mean of.
@@ -46,7 +50,8 @@ class LiveExperiment:
 
     It comes to be with its first `Changed` event. An arm keeps its index for ever: `exposures`, `rewards` and
     `held_out` (those of the exposures that are of the holdout), i8[K], grow with the arms. `mean_shares`, f8[K], is the
-    mean of the vectors that the latest decisions were drawn from, kept where there is context.
+    mean of the vectors that the latest decisions were drawn from, kept where there is context. `omitted` counts the
+    omissions that it has met (`repairs.py`).
     """
 
     def __init__(self, first: Changed) -> None:
@@ -65,6 +70,7 @@ class LiveExperiment:
         self.rewards: NDArray[np.int64] = np.zeros(len(experiment.arms), np.int64)
         self.held_out: NDArray[np.int64] = np.zeros(len(experiment.arms), np.int64)
         self.mean_shares: NDArray[np.float64] = np.full(len(experiment.arms), 1.0 / len(experiment.arms))
+        self.omitted = 0
         self.evidence = 0
 
     @property
@@ -115,6 +121,19 @@ class LiveExperiment:
             case Changed():
                 self._changed(offset, event)
         self.offset = offset
+
+    def leave_out(self, offset: Offset, omission: Omission, met: int) -> None:
+        """Passes over the entry at `offset`; `met` is how many omissions the fold has met with it."""
+        if met > self.omitted:
+            self.omitted = met
+            policy, record = self.experiment.policy.kind, self.record
+            who, reason = omission.who, omission.reason
+            self.history.append(
+                HistoryEntry(record.revision, omission.at_ms, "leave_out", who, reason, record.status, policy)
+            )
+            del self.history[:-MAX_HISTORY]
+        self.offset = offset
+        self.evidence += 1
 
     def _close(self, now_ms: int) -> None:
         """Learns from the decisions whose windows have closed."""
@@ -334,6 +353,7 @@ class LiveExperiment:
                 "rewards": self.rewards,
                 "held_out": self.held_out,
                 "mean_shares": self.mean_shares,
+                "omitted": self.omitted,
             }
         )
 
@@ -359,12 +379,40 @@ class LiveExperiment:
         live.rewards = fields["rewards"]
         live.held_out = fields["held_out"]
         live.mean_shares = fields["mean_shares"]
+        live.omitted = fields.get("omitted", 0)
         live.offset = offset
         live.evidence = 0
         return live
 
+    @staticmethod
+    def omitted_in(state: bytes) -> int:
+        """`omitted` in a snapshot."""
+        return int(_unpack(state).get("omitted", 0))
+
+    @staticmethod
+    def record_in(state: bytes) -> Record:
+        """The record in a snapshot, as far as this build knows its fields, also where the rest can not be used."""
+        return decode_known(_unpack(state)["record"], Record)
+
     def digest(self) -> str:
         return blake2b(self.state(), digest_size=16).hexdigest()
+
+
+def folded(live: LiveExperiment | None, owner: str, entry: Entry, repairs: Repairs) -> LiveExperiment:
+    """The fold of a log with one entry more; `live` is None before the first. Whatever is raised, `live` is spoilt."""
+    omission = repairs.omission(owner, entry.offset)
+    if omission is not None and live is not None:
+        live.leave_out(entry.offset, omission, repairs.omitted_before(owner, entry.offset))
+        return live
+    event = decode(entry.kind, entry.data, 0 if live is None else live.n_features)
+    if live is None:
+        if not isinstance(event, Changed):
+            raise Unfoldable(
+                f"The log of {owner} does not begin with its creation, and no snapshot is there."
+            )
+        live = LiveExperiment(event)
+    live.apply(entry.offset, event)
+    return live
 
 
 def _watched(experiment: Experiment) -> tuple[float, float] | None:

@@ -2,27 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from bandit_serve import events
-from bandit_serve.errors import NotFound
-from bandit_serve.events import Census, Changed
-from bandit_serve.live import LiveExperiment
+from bandit_serve.errors import NotFound, SetAside, StoreUnavailable
+from bandit_serve.events import Census
+from bandit_serve.experiment import Record
+from bandit_serve.live import LiveExperiment, folded
 from bandit_serve.models.registry import Registry, decode_registry_event
+from bandit_serve.repairs import Repaired
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Entry
+from bandit_serve.times import now_ms
+
+log = logging.getLogger(__name__)
+
+MAX_REASON = 300
+RETRY_S = 10.0
+
+
+class Aside(NamedTuple):
+    """Why an experiment is set aside, and since when (Unix time): at which entry or snapshot, if it was one.
+
+    `record` is the newest that is known of it. One that was `given_up` is over: nothing is wrong any more.
+    """
+
+    since_ms: int
+    offset: Offset | None
+    reason: str
+    record: Record | None
+    given_up: bool = False
 
 
 class Replica:
-    """`apply` is the only way in. It is called with each entry of each log once, in the log's order."""
+    """`apply` is the only way in. It is called with each entry of each log once, in the log's order.
+
+    An experiment of which something can not be folded, or used once it is folded, is set aside: it is in `aside`
+    instead of in `experiments`, its entries are passed over, and all others go on.
+    """
 
     def __init__(self) -> None:
         self.registry = Registry()
         self.experiments: dict[str, LiveExperiment] = {}
         self.by_uid: dict[int, LiveExperiment] = {}
+        self.aside: dict[str, Aside] = {}
+        self.repaired: set[str] = set()
+        self._anew: set[str] = set()
         self._positions: dict[str, Offset] = {COMMON: START}
         self._listeners: list[Callable[[str], None]] = []
+        self._aside_listeners: list[Callable[[str], None]] = []
         self._census_listener: Callable[[str, Census], None] | None = None
         self._configured_listener: Callable[[str, Offset], None] | None = None
 
@@ -35,6 +67,10 @@ class Replica:
         """`listener(owner)` is called after each entry, with the experiment's id or `COMMON`."""
         self._listeners.append(listener)
 
+    def on_set_aside(self, listener: Callable[[str], None]) -> None:
+        """`listener(owner)` is called when an experiment is set aside, or `COMMON`, and again with news of it."""
+        self._aside_listeners.append(listener)
+
     def on_configured(self, listener: Callable[[str, Offset], None]) -> None:
         """`listener(owner, offset)` is called when a configuration change has been applied."""
         self._configured_listener = listener
@@ -44,53 +80,163 @@ class Replica:
         self._census_listener = listener
 
     def apply(self, owner: str, entry: Entry) -> None:
-        if owner == COMMON:
-            self.registry.apply(entry.offset, decode_registry_event(entry.kind, entry.data))
-            for name in self.registry.experiments:
-                self._positions.setdefault(name, START)
-        else:
-            self._apply_experiment(owner, entry)
+        with self.island(owner, entry.offset):
+            if owner == COMMON:
+                self._apply_common(entry)
+            elif owner not in self.aside or owner in self._anew:
+                self._apply_experiment(owner, entry)
+            self._positions[owner] = entry.offset
+            # Whoever counts the workers' states is to know, too, that this one has none.
+            if entry.kind == events.CENSUS:
+                self._answer_census(owner, entry)
+            if owner not in self.aside or owner == COMMON:
+                self._tell(owner)
         self._positions[owner] = entry.offset
-        for listener in self._listeners:
-            listener(owner)
         if self._configured_listener is not None and (owner == COMMON or entry.kind == events.CHANGED):
             self._configured_listener(owner, entry.offset)
 
+    @contextlib.contextmanager
+    def island(self, owner: str, offset: Offset | None = None) -> Iterator[None]:
+        """Work on one experiment: an exception in the block sets it aside and ends there.
+
+        Except one that says that the store is away, which is nobody's fault.
+        """
+        try:
+            yield
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            self.put_aside(owner, error, offset)
+
+    def put_aside(
+        self, owner: str, error: Exception, offset: Offset | None = None, record: Record | None = None
+    ) -> None:
+        """`offset` is where the log or its snapshot can not be used; `record` what is known where nothing is live.
+
+        Of the common log only the entry is passed over, and models can not be changed until that is repaired.
+        """
+        live, former = self._forget(owner), self.aside.get(owner)
+        if owner == COMMON and former is not None:
+            return
+        if live is not None:
+            record = live.record
+        elif record is None and former is not None:
+            record = former.record
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON]
+        since_ms = now_ms() if offset is None else offset.time_ms
+        if former is None:
+            log.error("%s is set aside%s", owner, "" if offset is None else f" at {offset}", exc_info=error)
+        self.aside[owner] = Aside(since_ms, offset, reason, record)
+        self._tell_aside(owner)
+
+    def recognise(self, owner: str, record: Record | None) -> None:
+        """Takes down what is known of an experiment that was set aside with nothing in memory."""
+        self.aside[owner] = self.aside[owner]._replace(record=record)
+        self._tell_aside(owner)
+
+    def give_up(self, owner: str, record: Record | None) -> None:
+        """Sets an experiment aside for good, as somebody decided."""
+        live = self._forget(owner)
+        if live is not None:
+            record = live.record
+        since_ms = self.registry.repairs.given_up[owner]
+        self.aside[owner] = Aside(since_ms, None, "It was given up by bandit-serve repair.", record, True)
+        self._tell_aside(owner)
+
+    def _apply_common(self, entry: Entry) -> None:
+        event = decode_registry_event(entry.kind, entry.data)
+        self.registry.apply(entry.offset, event)
+        if isinstance(event, Repaired):
+            self._repair(event)
+        for name in self.registry.experiments:
+            self._positions.setdefault(name, START)
+
+    def _repair(self, event: Repaired) -> None:
+        if event.experiment != COMMON:
+            self.repaired.add(event.experiment)
+            return
+        aside = self.aside.get(COMMON)
+        omission = self.registry.repairs.omission
+        if aside is not None and aside.offset is not None and omission(COMMON, aside.offset) is not None:
+            del self.aside[COMMON]
+
     def _apply_experiment(self, owner: str, entry: Entry) -> None:
         live = self.experiments.get(owner)
-        event = events.decode(entry.kind, entry.data, 0 if live is None else live.n_features)
+        now = folded(live, owner, entry, self.registry.repairs)
         if live is None:
-            if not isinstance(event, Changed):
-                raise ValueError(
-                    f"the log of {owner} does not begin with its creation; its snapshot is missing"
-                )
-            live = LiveExperiment(event)
-            self._keep(live)
-        live.apply(entry.offset, event)
-        if isinstance(event, Census) and self._census_listener is not None:
+            self._keep(now)
+
+    def _answer_census(self, owner: str, entry: Entry) -> None:
+        event = events.decode(entry.kind, entry.data)
+        assert isinstance(event, Census)
+        if self._census_listener is not None:
             self._census_listener(owner, event)
 
     def restore(self, live: LiveExperiment) -> None:
         """Takes over a snapshot; its log is to be applied from its offset on."""
         self._keep(live)
         self._positions[live.experiment.id] = live.offset
-        for listener in self._listeners:
-            listener(live.experiment.id)
+        self._tell(live.experiment.id)
+
+    def begin_anew(self, name: str) -> None:
+        """Forgets an experiment, whose log is to be applied from its beginning."""
+        if self._forget(name) is not None or name in self.aside:
+            self._anew.add(name)
+        self._positions[name] = START
 
     def restore_registry(self, registry: Registry) -> None:
         self.registry = registry
         self._positions[COMMON] = registry.offset
         for name in registry.experiments:
             self._positions.setdefault(name, START)
-        for listener in self._listeners:
-            listener(COMMON)
+        self._tell(COMMON)
 
     def _keep(self, live: LiveExperiment) -> None:
         self.experiments[live.experiment.id] = live
         self.by_uid[live.record.uid] = live
+        self.aside.pop(live.experiment.id, None)
+        self._anew.discard(live.experiment.id)
+
+    def _forget(self, name: str) -> LiveExperiment | None:
+        live = self.experiments.pop(name, None)
+        if live is not None:
+            self.by_uid.pop(live.record.uid, None)
+        self._anew.discard(name)
+        return live
+
+    def _tell(self, owner: str) -> None:
+        for listener in self._listeners:
+            listener(owner)
+
+    def _tell_aside(self, owner: str) -> None:
+        for listener in self._aside_listeners:
+            listener(owner)
 
     def experiment(self, name: str) -> LiveExperiment:
-        try:
-            return self.experiments[name]
-        except KeyError:
-            raise NotFound(f"There is no experiment {name[:128]!r}.") from None
+        live = self.experiments.get(name)
+        if live is None:
+            aside = self.aside.get(name)
+            if aside is not None:
+                raise set_aside(name, aside)
+            if name in self._anew:
+                raise SetAside(f"The experiment {name!r} is being read from its log.")
+            raise NotFound(f"There is no experiment {name[:128]!r}.")
+        return live
+
+    def aside_of(self, uid: int) -> tuple[str, Aside] | None:
+        """The experiment with this uid if it is set aside; where one is of which no uid is known, it may be that."""
+        unknown = None
+        for name, aside in self.aside.items():
+            if aside.record is not None and aside.record.uid == uid:
+                return name, aside
+            if aside.record is None and name != COMMON:
+                unknown = name, aside
+        return unknown
+
+
+def set_aside(name: str, aside: Aside) -> SetAside:
+    """What a caller is told."""
+    if aside.given_up:
+        return SetAside(f"The experiment {name!r} was given up by bandit-serve repair.", RETRY_S)
+    at = "" if aside.offset is None else f" at {aside.offset}"
+    return SetAside(f"The experiment {name!r} is set aside{at}: see bandit-serve repair {name}.", RETRY_S)

@@ -30,9 +30,12 @@ class Troubles:
     def __iter__(self) -> Iterator[Trouble]:
         return iter(list(self._now.values()))
 
-    def begin(self, what: str, detail: str, experiment: str | None = None) -> None:
-        """Nothing new is logged where it has begun already, also where the detail is another now."""
-        if (what, experiment) not in self._now:
+    def begin(self, what: str, detail: str, experiment: str | None = None, *, logged: bool = False) -> None:
+        """Nothing new is logged where it has begun already, also where the detail is another now.
+
+        `logged`: whoever met it has said so in the log, with more than the detail.
+        """
+        if (what, experiment) not in self._now and not logged:
             log.error("degraded (%s): %s", what, detail)
         self._now[what, experiment] = Trouble(what, experiment or UNSET, detail)
 

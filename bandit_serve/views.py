@@ -12,6 +12,7 @@ from bandit_serve.experiment import ArmStatus, Experiment, Record, Status
 from bandit_serve.live import HistoryEntry
 from bandit_serve.models.catalogue import parameters_of
 from bandit_serve.models.registry import ModelHistoryEntry, RegisteredModel, Version, VersionStatus
+from bandit_serve.replica import Aside, Replica
 from bandit_serve.times import rfc3339
 
 
@@ -23,8 +24,19 @@ class RampView(Struct, frozen=True, rename={"start": "from"}):
     since: str | None
 
 
+class SetAsideView(Struct, frozen=True):
+    """Since when an experiment can not be folded, at which entry or snapshot of its log if it is one, and why."""
+
+    since: str
+    offset: str | None
+    reason: str
+
+
 class ExperimentView(Experiment, frozen=True, kw_only=True):
-    """The experiment and where it stands. `arm_status` and `ramps` are by arm; `arms` has the removed ones too."""
+    """The experiment and where it stands. `arm_status` and `ramps` are by arm; `arms` has the removed ones too.
+
+    One with `set_aside` is as it was when it could be read last.
+    """
 
     status: Status
     revision: int
@@ -35,6 +47,7 @@ class ExperimentView(Experiment, frozen=True, kw_only=True):
     winner: str | None
     arm_status: dict[str, ArmStatus]
     ramps: dict[str, RampView]
+    set_aside: SetAsideView | UnsetType = UNSET
 
 
 class ExperimentList(Struct, frozen=True):
@@ -139,12 +152,19 @@ class ModelList(Struct, frozen=True):
     models: list[ModelSummary]
 
 
-def experiment_view(record: Record) -> ExperimentView:
+def set_aside_view(aside: Aside) -> SetAsideView:
+    return SetAsideView(
+        rfc3339(aside.since_ms), None if aside.offset is None else str(aside.offset), aside.reason
+    )
+
+
+def experiment_view(record: Record, aside: Aside | None = None) -> ExperimentView:
+    """`aside` where the experiment is set aside; one that was given up is stopped."""
     experiment = record.experiment
     fields = {name: getattr(experiment, name) for name in Experiment.__struct_fields__}
     return ExperimentView(
         **fields,
-        status=record.status,
+        status="stopped" if aside is not None and aside.given_up else record.status,
         revision=record.revision,
         created_at=rfc3339(record.created_ms),
         updated_at=rfc3339(record.updated_ms),
@@ -153,7 +173,17 @@ def experiment_view(record: Record) -> ExperimentView:
         winner=record.winner,
         arm_status=record.arm_statuses,
         ramps=_ramps(record),
+        set_aside=UNSET if aside is None else set_aside_view(aside),
     )
+
+
+def experiment_views(replica: Replica) -> list[ExperimentView]:
+    """All experiments by name, those that are set aside and of which something is known among them."""
+    views = {name: experiment_view(live.record) for name, live in replica.experiments.items()}
+    for name, aside in replica.aside.items():
+        if aside.record is not None:
+            views[name] = experiment_view(aside.record, aside)
+    return [views[name] for name in sorted(views)]
 
 
 def _ramps(record: Record) -> dict[str, RampView]:

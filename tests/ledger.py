@@ -17,7 +17,7 @@ from stores import wait_until
 
 from bandit_serve import events
 from bandit_serve.live import LiveExperiment
-from bandit_serve.log.tail import POLICY_FOLD
+from bandit_serve.log.beginnings import POLICY_FOLD
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import Keys
 from bandit_serve.store.offset import START, Offset

@@ -18,6 +18,7 @@ from bandit_serve.errors import Conflict, InvalidInput
 from bandit_serve.events import HELD_OUT, Change, Changed, Exposed
 from bandit_serve.experiment import Ramp, Standing
 from bandit_serve.live import LiveExperiment
+from bandit_serve.replica import Replica
 from bandit_serve.store.offset import Offset
 from bandit_serve.times import now_ms
 from bandit_serve.token import Keyring, new_key
@@ -143,7 +144,7 @@ def test_shares_follow_a_ramp_without_any_news() -> None:
         return bool(one.draw.shares[2] > 1 / 3 - 1e-9)
 
     async def scenario() -> None:
-        task = asyncio.create_task(Refresher({"e": one}).run())
+        task = asyncio.create_task(Refresher({"e": one}, Replica()).run())
         try:
             await eventually(done)
         finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -208,8 +207,7 @@ def test_a_flush_that_never_got_its_answer_adds_nothing_when_repeated(server: Th
     async def scenario() -> None:
         store = Store(server.url, timeout_s=5)
         buffer = ExposureBuffer(1)
-        deciders: Any = {"e": SimpleNamespace(exposures=buffer)}
-        flusher = Flusher(store, deciders, 1)
+        flusher = Flusher(store, {"e": buffer}, 1)
         try:
             buffer.add(0, 0, EVEN, 1, 5)
             waiting = buffer.first_waiting()
@@ -231,8 +229,7 @@ def test_what_a_store_that_is_away_does_not_take_stays(server: ThrowawayStore) -
     async def scenario() -> None:
         store = Store(server.url, timeout_s=1)
         buffers = {name: ExposureBuffer(1) for name in ("e", "f")}
-        deciders: Any = {name: SimpleNamespace(exposures=buffer) for name, buffer in buffers.items()}
-        flusher = Flusher(store, deciders, 1)
+        flusher = Flusher(store, buffers, 1)
         try:
             for buffer in buffers.values():
                 for _ in range(3):
@@ -265,12 +262,11 @@ def test_a_busy_experiment_does_not_keep_the_others_from_being_flushed(server: T
 
     async def scenario() -> None:
         store = BusyStore(server.url, timeout_s=5)
-        deciders: Any = {name: SimpleNamespace(exposures=buffer) for name, buffer in buffers.items()}
         try:
             for buffer in buffers.values():
                 buffer.add(0, 0, EVEN, 1, 5)
             async with asyncio.timeout(5):
-                await Flusher(store, deciders, 1).flush()
+                await Flusher(store, buffers, 1).flush()
             assert buffers["calm"].first_waiting() is None
             assert buffers["busy"].first_waiting() is not None
         finally:

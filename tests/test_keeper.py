@@ -17,10 +17,11 @@ from bandit_serve.events import Change, Changed
 from bandit_serve.experiment import Experiment
 from bandit_serve.live import LiveExperiment
 from bandit_serve.log import keeper as module
+from bandit_serve.log.beginnings import POLICY_FOLD
 from bandit_serve.log.changes import Changes
 from bandit_serve.log.keeper import KEPT_SNAPSHOTS, Keeper, load_keyring, promote_winner
 from bandit_serve.log.results_log import RESULTS_FOLD, ResultsLog
-from bandit_serve.log.tail import POLICY_FOLD, REGISTRY_FOLD, Tail
+from bandit_serve.log.tail import REGISTRY_FOLD, Tail
 from bandit_serve.models.registry import Version
 from bandit_serve.replica import Replica
 from bandit_serve.server.ending import end
@@ -51,7 +52,7 @@ class Worker:
         self.replica = Replica()
         self.tail = Tail(self.store, self.replica)
         self.changes = Changes(self.store, self.replica, self.tail)
-        self.results = ResultsLog(self.store)
+        self.results = ResultsLog(self.store, self.replica)
         self.keeper = Keeper(
             self.store,
             self.replica,

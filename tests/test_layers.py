@@ -13,12 +13,23 @@ ROOT = Path(bandit_serve.__file__).parent
 
 # From the bottom up. What stands on one line may import each other, unless `STRANGERS` says otherwise.
 LAYERS = [
-    {"aligned", "errors", "documents", "extras", "parent", "times", "troubles", "turn", ""},
+    {"aligned", "errors", "documents", "extras", "lenient", "parent", "times", "troubles", "turn", ""},
     {"names"},
     {"durations"},
     {"experiment", "settings", "validation"},
     {"events", "token"},
-    {"store", "policies", "models", "results", "training", "alarms", "delays", "joined", "pending"},
+    {
+        "store",
+        "policies",
+        "models",
+        "results",
+        "training",
+        "alarms",
+        "delays",
+        "joined",
+        "pending",
+        "repairs",
+    },
     {"live"},
     {"simulation"},
     {"replica", "log", "views"},

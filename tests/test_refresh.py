@@ -19,6 +19,7 @@ from bandit_serve.events import Change, Changed, Rewarded
 from bandit_serve.experiment import Arm
 from bandit_serve.live import LiveExperiment
 from bandit_serve.policies import Policy
+from bandit_serve.replica import Replica
 from bandit_serve.store.offset import Offset
 
 
@@ -42,7 +43,7 @@ def learn(one: Decider, counter: int, refresher: Refresher) -> None:
 
 def refreshing(deciders: dict[str, Decider], scenario: Callable[[Refresher], Awaitable[None]]) -> None:
     async def run() -> None:
-        refresher = Refresher(deciders)
+        refresher = Refresher(deciders, Replica())
         task = asyncio.create_task(refresher.run())
         try:
             await scenario(refresher)

@@ -6,7 +6,7 @@ import pytest
 from makers import created, experiment, rewards
 
 from bandit_serve import events
-from bandit_serve.errors import NotFound
+from bandit_serve.errors import NotFound, SetAside
 from bandit_serve.events import Census
 from bandit_serve.live import LiveExperiment
 from bandit_serve.models.registry import ANNOUNCED, ExperimentAnnounced, Registry
@@ -97,8 +97,11 @@ def test_a_registry_brings_the_experiments_it_knows() -> None:
     assert replica.positions == {COMMON: Offset(8, 0), "e": START}
 
 
-def test_a_log_that_does_not_begin_with_its_creation_is_an_error() -> None:
+def test_a_log_that_does_not_begin_with_its_creation_is_set_aside() -> None:
     replica = Replica()
     announced(replica, "e")
-    with pytest.raises(ValueError, match="snapshot is missing"):
-        replica.apply("e", Entry(Offset(2, 0), events.TICK, b""))
+    replica.apply("e", Entry(Offset(2, 0), events.TICK, b""))
+    assert "does not begin with its creation" in replica.aside["e"].reason
+    assert replica.aside["e"].offset == Offset(2, 0)
+    with pytest.raises(SetAside):
+        replica.experiment("e")

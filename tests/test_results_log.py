@@ -35,7 +35,7 @@ def test_nothing_is_applied_while_a_result_is_read() -> None:
 
         try:
             live = await Changes(store, replica, tail).create(created(experiment()))
-            log = ResultsLog(store)
+            log = ResultsLog(store, replica)
             slow = asyncio.create_task(log.up_to_now(live, slowly))
             await asyncio.to_thread(entered.wait, 10)
             offset = await store.append("e", events.REWARDED, rewards([0, 1]).tobytes())

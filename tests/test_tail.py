@@ -14,8 +14,9 @@ from bandit_serve.errors import Conflict, NotFound, PreconditionFailed, StoreUna
 from bandit_serve.events import Change, Changed
 from bandit_serve.live import LiveExperiment
 from bandit_serve.log import tail as module
+from bandit_serve.log.beginnings import POLICY_FOLD
 from bandit_serve.log.changes import Changes
-from bandit_serve.log.tail import POLICY_FOLD, Tail
+from bandit_serve.log.tail import Tail
 from bandit_serve.models.registry import ANNOUNCED, ExperimentAnnounced
 from bandit_serve.replica import Replica
 from bandit_serve.server.ending import end

@@ -12,9 +12,10 @@ from stores import ThrowawayStore
 from bandit_serve import events
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.live import LiveExperiment
+from bandit_serve.log.beginnings import POLICY_FOLD
 from bandit_serve.log.changes import Changes
 from bandit_serve.log.results_log import RESULTS_FOLD, ResultsLog
-from bandit_serve.log.tail import POLICY_FOLD, Tail
+from bandit_serve.log.tail import Tail
 from bandit_serve.replica import Replica
 from bandit_serve.results import ResultsFold
 from bandit_serve.store.offset import Offset
@@ -69,7 +70,7 @@ def scene(server: ThrowawayStore, play: Callable[[Reader, Reader, ResultsLog], A
         following = asyncio.create_task(writer.tail.run())
         try:
             await Changes(writer.store, writer.replica, writer.tail).create(created(experiment()))
-            await play(writer, reader, ResultsLog(writer.store))
+            await play(writer, reader, ResultsLog(writer.store, writer.replica))
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
@@ -130,7 +131,7 @@ def test_results_that_are_asked_for_during_a_trim_cover_everything(server: Throw
     async def play(writer: Reader, reader: Reader, results: ResultsLog) -> None:
         await reward(writer, 0)
         await reader.tail.load()
-        asked = ResultsLog(reader.store)
+        asked = ResultsLog(reader.store, reader.replica)
         await asked.up_to_now(reader.live, ResultsFold.state)
         await reward(writer, 1)
         reader.store.before_read = lambda: forget(writer, results)
@@ -141,15 +142,16 @@ def test_results_that_are_asked_for_during_a_trim_cover_everything(server: Throw
     scene(server, play)
 
 
-def test_a_log_whose_snapshot_is_gone_is_unavailable_and_not_wrong(server: ThrowawayStore) -> None:
+def test_an_experiment_whose_snapshot_is_gone_is_set_aside_and_not_wrong(server: ThrowawayStore) -> None:
     async def play(writer: Reader, reader: Reader, results: ResultsLog) -> None:
         await reward(writer, 0)
         await snapshot(writer, results)
         await forget(writer, results)
         with server.client() as client:
             client.delete(writer.store.keys.snapshots("e", POLICY_FOLD))
-        with pytest.raises(StoreUnavailable, match="no snapshot reaches that"):
-            await reader.tail.load()
+        await reader.tail.load()
+        assert "e" not in reader.replica.experiments
+        assert "no snapshot after that can be used" in reader.replica.aside["e"].reason
 
     scene(server, play)
 

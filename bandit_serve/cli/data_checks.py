@@ -83,6 +83,15 @@ def check_artifacts(registry: Registry, wrong: dict[tuple[str, str], str]) -> It
         yield Check("artifacts", "ok", detail if count else "no version is registered")
 
 
+def check_state(replica: Replica) -> Iterator[Check]:
+    """What of the logs can not be folded."""
+    for name, aside in sorted(replica.aside.items()):
+        if not aside.given_up:
+            at = "" if aside.offset is None else f" at {aside.offset}"
+            advice = f"run bandit-serve repair {name}"
+            yield Check("state", "problem", f"{name} is set aside{at}: {aside.reason}", advice)
+
+
 def check_experiments(replica: Replica, wrong: dict[tuple[str, str], str]) -> Iterator[Check]:
     taking = [
         live for _, live in sorted(replica.experiments.items()) if live.record.status in ("running", "paused")

@@ -15,11 +15,12 @@ from bandit_serve.cli.data_checks import (
     check_artifacts,
     check_data_directory,
     check_experiments,
+    check_state,
     unusable_versions,
 )
 from bandit_serve.cli.house import place_of, store_url
 from bandit_serve.cli.output import print_json, print_table, say
-from bandit_serve.cli.store_checks import check_store, check_workers
+from bandit_serve.cli.store_checks import check_snapshots, check_store, check_workers
 from bandit_serve.errors import BanditServeError
 from bandit_serve.log.tail import Tail
 from bandit_serve.replica import Replica
@@ -99,10 +100,12 @@ async def _look_into(settings: Settings, url: str, checks: list[Check]) -> None:
             await Tail(store, replica).load()
         except BanditServeError:
             raise
-        except Exception as error:  # whatever bytes that somebody changed can cause
-            advice = "run bandit-serve replay to see which log or snapshot was changed"
-            checks.append(Check("state", "problem", f"the state can not be read: {error}", advice))
+        except Exception as error:  # whatever bytes that somebody changed in the common log can cause
+            detail = f"the registry can not be read: {type(error).__name__}: {error}"
+            checks.append(Check("state", "problem", detail, "restore the store from a backup"))
             return
+        checks += check_state(replica)
+        checks += await check_snapshots(store, replica)
         wrong = await asyncio.to_thread(unusable_versions, settings, url, replica.registry)
         checks += check_artifacts(replica.registry, wrong)
         checks += check_experiments(replica, wrong)

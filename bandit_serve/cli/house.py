@@ -31,7 +31,7 @@ class House:
         self.store = store
         self.replica = Replica()
         self.tail = Tail(store, self.replica)
-        self.results = ResultsLog(store)
+        self.results = ResultsLog(store, self.replica)
 
     @property
     def place(self) -> str:

@@ -22,6 +22,7 @@ COMMANDS = {
     "experiments": "experiments.app",
     "replay": "replay.replay_all",
     "doctor": "doctor.doctor",
+    "repair": "repair.repair",
     "simulate": "simulate.simulate",
     "train": "train.train_models",
     "learn": "learn.learn",

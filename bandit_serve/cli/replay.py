@@ -38,7 +38,16 @@ async def replay_all(
     With the state of every worker that lives, and with every snapshot that is kept. Exit status 1 where one
     differs, or where a worker that lives does not answer.
     """
-    replayed = [await replay(store, name) for name in experiments] if experiments else await _all(store)
+    replica = Replica()
+    await Tail(store, replica).load_registry()
+    replayed = []
+    for name in experiments or sorted(replica.registry.experiments):
+        try:
+            replayed.append(await replay(store, name, replica.registry.repairs))
+        except NotFound:
+            if experiments:
+                raise
+            # One that was announced, and then its creation failed.
     report = ReplayReport(all(each.equal is not False for each in replayed), replayed)
     if as_json:
         print_json(report)
@@ -48,18 +57,6 @@ async def replay_all(
         _print(replayed)
     if not report.equal:
         raise typer.Exit(1)
-
-
-async def _all(store: Store) -> list[Replayed]:
-    replica = Replica()
-    await Tail(store, replica).load_registry()
-    replayed = []
-    for name in sorted(replica.registry.experiments):
-        try:
-            replayed.append(await replay(store, name))
-        except NotFound:
-            continue  # announced, and then its creation failed
-    return replayed
 
 
 def _print(replayed: list[Replayed]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from bandit_serve.cli.checks import Check, Verdict
 from bandit_serve.errors import StoreRefused
+from bandit_serve.live import LiveExperiment
+from bandit_serve.log.beginnings import POLICY_FOLD
 from bandit_serve.log.census import living
 from bandit_serve.replica import Replica
 from bandit_serve.store.facts import StoreFacts, check
@@ -33,6 +36,22 @@ async def check_workers(store: Store, replica: Replica) -> Check:
         detail = f"none is alive, and {_several(len(running), 'experiment')} should be running"
         return Check("workers", "warning", detail, "start the service: bandit-serve serve")
     return Check("workers", "ok", "none is alive; bandit-serve serve starts some")
+
+
+async def check_snapshots(store: Store, replica: Replica) -> list[Check]:
+    """The newest snapshots that can not be read: without them a log can not be trimmed, or is lost when it is."""
+    checks = []
+    for name in sorted(replica.experiments):
+        snapshot = await store.read_snapshot(name, POLICY_FOLD)
+        if snapshot is None:
+            continue
+        try:
+            await asyncio.to_thread(LiveExperiment.from_state, snapshot.offset, snapshot.state)
+        except Exception as error:  # whatever bytes that somebody changed can cause
+            detail = f"the snapshot of {name} at {snapshot.offset} can not be read: {type(error).__name__}: {error}"
+            advice = f"the log before it is used instead; see bandit-serve replay {name}"
+            checks.append(Check("state", "problem", detail, advice))
+    return checks
 
 
 def _several(n: int, what: str) -> str:

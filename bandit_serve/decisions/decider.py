@@ -51,15 +51,19 @@ class Choice:
 class Decider:
     """One experiment in one worker. `renew` takes over a configuration, `refresh` what moves shares."""
 
-    def __init__(self, live: LiveExperiment, incarnation: int) -> None:
+    def __init__(
+        self, live: LiveExperiment, incarnation: int, exposures: ExposureBuffer | None = None
+    ) -> None:
+        """`exposures` are those of a former decider in this worker, whose decisions are numbered on."""
         self._incarnation = incarnation
         self._generator = np.random.default_rng()
         self.ejections = Ejections()
-        self.exposures = ExposureBuffer(incarnation)
+        self.exposures = ExposureBuffer(incarnation) if exposures is None else exposures
         self.renew(live)
 
     def renew(self, live: LiveExperiment) -> None:
         experiment = live.experiment
+        self.id = experiment.id
         self.live = live
         self.revision = live.record.revision
         self.status = live.record.status
@@ -172,6 +176,11 @@ class Decider:
         mask = np.zeros(len(self.arm_names), np.bool_)
         mask[list(arms)] = True
         return mask
+
+    @property
+    def contextless(self) -> bool:
+        """Whether requests may have no context."""
+        return self.features is None
 
     def encoded(self, context: Context | None) -> NDArray[np.float32] | None:
         """f4[d]: the features of a context; None where the experiment has none."""

@@ -9,7 +9,9 @@ from typing import Any
 
 from msgspec import UNSET
 
+from bandit_serve.decisions.control_only import ControlOnly
 from bandit_serve.decisions.decider import Choice, Decider, no_context
+from bandit_serve.decisions.exposures import ExposureBuffer
 from bandit_serve.decisions.messages import (
     Context,
     Decided,
@@ -56,31 +58,55 @@ class Decisions:
         self._shadows = shadows
         self._keep_pairs = keep_pairs
         self.deciders: dict[str, Decider] = {}
+        # By experiment: of those that are or were set aside too, whose decisions are numbered on.
+        self.exposures: dict[str, ExposureBuffer] = {}
+        self._aside: dict[str, ControlOnly] = {}
         self._replica = replica
         self._models = models
         self._scorer = Scorer(top_k)
         self._incarnation = incarnation
-        for live in replica.experiments.values():
-            self._follow(live)
+        for name, live in list(replica.experiments.items()):
+            with replica.island(name):
+                self._follow(live)
+        for name in replica.aside:
+            self._set_aside(name)
         replica.on_change(self._changed)
+        replica.on_set_aside(self._set_aside)
 
     def _changed(self, owner: str) -> None:
         if owner != COMMON:
             self._follow(self._replica.experiments[owner])
 
     def _follow(self, live: LiveExperiment) -> None:
-        decider = self.deciders.get(live.experiment.id)
+        name = live.experiment.id
+        decider = self.deciders.get(name)
         if decider is None:
-            self.deciders[live.experiment.id] = Decider(live, self._incarnation)
+            decider = Decider(live, self._incarnation, self.exposures.get(name))
+            self.deciders[name], self.exposures[name] = decider, decider.exposures
+            self._aside.pop(name, None)
         elif decider.live is not live or decider.revision != live.record.revision:
             decider.renew(live)
 
-    def decider(self, experiment: str) -> Decider:
+    def _set_aside(self, owner: str) -> None:
+        self.deciders.pop(owner, None)
+        self._aside.pop(owner, None)
+        record = self._replica.aside[owner].record
+        if record is not None:
+            self._aside[owner] = ControlOnly(record)
+
+    def find(self, experiment: str) -> Decider | ControlOnly | None:
+        return self.deciders.get(experiment) or self._aside.get(experiment)
+
+    def decider(self, experiment: str) -> Decider | ControlOnly:
+        """`NotFound`; `SetAside` where not even the arms of an experiment are known."""
         decider = self.deciders.get(experiment)
-        if decider is None:
+        if decider is not None:
+            return decider
+        aside = self._aside.get(experiment)
+        if aside is None:
             self._replica.experiment(experiment)
             raise AssertionError("every experiment of the replica has a decider")
-        return decider
+        return aside
 
     def decide(self, experiment: str, request: DecideRequest) -> Decided:
         decider = self.decider(experiment)
@@ -105,7 +131,7 @@ class Decisions:
             detail = f"expected as many as units, {len(units)}"
             raise InvalidInput(f"contexts: {detail}.", [FieldError("contexts", detail)])
         if decider.features is None:
-            if any(contexts or ()):
+            if decider.contextless and any(contexts or ()):
                 raise no_context("contexts")
             tokens, arms, propensities = decider.decide_columns(units, self.keyring, now_ms())
             return DecidedColumns(tokens, arms, propensities, decider.arm_names)
@@ -141,7 +167,9 @@ class Decisions:
                     )
         return self._predict(decider, request)
 
-    def _predict(self, decider: Decider, request: PredictRequest) -> Predicted | Awaitable[Predicted]:
+    def _predict(
+        self, decider: Decider | ControlOnly, request: PredictRequest
+    ) -> Predicted | Awaitable[Predicted]:
         unit = request.user_id if request.unit is None else request.unit
         choice = decider.choose(unit, request.eligible, decider.encoded(request.context))
         reference = decider.models[choice.arm]
@@ -160,7 +188,7 @@ class Decisions:
         return self._predicted(decider, choice, request, {"prediction": prediction})
 
     async def _predict_later(
-        self, decider: Decider, choice: Choice, reference: ModelName, request: PredictRequest
+        self, decider: Decider | ControlOnly, choice: Choice, reference: ModelName, request: PredictRequest
     ) -> Predicted:
         model = None
         try:
@@ -177,14 +205,14 @@ class Decisions:
             return again if isinstance(again, Predicted) else await again
         return self._predicted(decider, choice, request, scores)
 
-    def _eject(self, decider: Decider, choice: Choice) -> bool:
+    def _eject(self, decider: Decider | ControlOnly, choice: Choice) -> bool:
         """Leaves an arm out whose model failed; whether another can be drawn in its place."""
-        experiment, arm = decider.live.experiment.id, decider.arm_names[choice.arm]
+        experiment, arm = decider.id, decider.arm_names[choice.arm]
         log.warning("the model of the arm %s of %s failed", arm, experiment, exc_info=True)
         return decider.eject(choice)
 
     def _predicted(
-        self, decider: Decider, choice: Choice, request: PredictRequest, scores: dict[str, Any]
+        self, decider: Decider | ControlOnly, choice: Choice, request: PredictRequest, scores: dict[str, Any]
     ) -> Predicted:
         reference = decider.models[choice.arm]
         if self._shadows is not None and reference is not None:
@@ -194,7 +222,7 @@ class Decisions:
         arm = choice.arm
         return Predicted(
             token,
-            decider.live.experiment.id,
+            decider.id,
             decider.arm_names[arm],
             choice.propensity,
             decider.models[arm],

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from bandit_serve import events
-from bandit_serve.decisions.decider import Decider
+from bandit_serve.decisions.exposures import ExposureBuffer
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.store.store import Store
 
@@ -14,9 +14,11 @@ FLUSH_S = 0.1
 
 
 class Flusher:
-    def __init__(self, store: Store, deciders: Mapping[str, Decider], incarnation: int) -> None:
+    """Flushes the `exposures` of each experiment, by its name."""
+
+    def __init__(self, store: Store, exposures: Mapping[str, ExposureBuffer], incarnation: int) -> None:
         self._store = store
-        self._deciders = deciders
+        self._exposures = exposures
         self._incarnation = incarnation
         self._flushing = asyncio.Lock()
 
@@ -32,8 +34,7 @@ class Flusher:
     async def flush(self) -> None:
         """Returns when everything that was decided before is in the log; `StoreUnavailable` when that fails."""
         async with self._flushing:
-            for name, decider in list(self._deciders.items()):
-                buffer = decider.exposures
+            for name, buffer in list(self._exposures.items()):
                 # Not what is decided meanwhile: a busy experiment would never let the others have their turn.
                 end = buffer.next
                 while (waiting := buffer.first_waiting(end)) is not None:

@@ -12,6 +12,7 @@ from typing import Any
 from bandit_serve.decisions.decider import Decider
 from bandit_serve.decisions.draw import Vector
 from bandit_serve.policies.serving import policy_from_state
+from bandit_serve.replica import Replica
 from bandit_serve.times import now_ms
 
 MOST_OF_A_CORE = 0.05
@@ -26,8 +27,9 @@ class Refresher:
     done in a thread, on a copy of the posterior.
     """
 
-    def __init__(self, deciders: Mapping[str, Decider]) -> None:
+    def __init__(self, deciders: Mapping[str, Decider], replica: Replica) -> None:
         self._deciders = deciders
+        self._replica = replica
         self._moved: set[str] = set(deciders)
         self._moving: set[str] = set()
         self._news = asyncio.Event()
@@ -63,7 +65,8 @@ class Refresher:
                 if now_s < due_s:
                     return min(due_s, soonest_s)
                 self._moved.discard(name)
-                await self._refresh(decider)
+                with self._replica.island(name):
+                    await self._refresh(decider)
                 spent_s = time.monotonic() - now_s
                 self._due_s[name] = now_s + decider.live.experiment.policy.refresh_ms / 1000
                 self._rest_until_s = now_s + spent_s / MOST_OF_A_CORE

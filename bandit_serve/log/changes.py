@@ -13,7 +13,7 @@ from bandit_serve.live import LiveExperiment
 from bandit_serve.log.heard import heard_everywhere
 from bandit_serve.log.tail import Tail
 from bandit_serve.models.registry import ANNOUNCED, MODEL, ExperimentAnnounced, ModelChanged, Registry
-from bandit_serve.replica import Replica
+from bandit_serve.replica import Replica, set_aside
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import Offset
 from bandit_serve.store.store import Store
@@ -68,6 +68,8 @@ class Changes:
         """Appends what `decide` makes of the registry; None when it found nothing to do."""
         for _ in range(ATTEMPTS):
             await self._tail.catch_up(COMMON)
+            if COMMON in self._replica.aside:
+                raise set_aside(COMMON, self._replica.aside[COMMON])
             registry = self._replica.registry
             change = decide(registry)
             if change is None:

@@ -9,9 +9,10 @@ import time
 from bandit_serve import events
 from bandit_serve.errors import BanditServeError, Conflict, NotFound, StoreUnavailable
 from bandit_serve.experiment import Record
+from bandit_serve.log.beginnings import POLICY_FOLD
 from bandit_serve.log.changes import Changes
 from bandit_serve.log.results_log import RESULTS_FOLD, ResultsLog
-from bandit_serve.log.tail import POLICY_FOLD, REGISTRY_FOLD
+from bandit_serve.log.tail import REGISTRY_FOLD
 from bandit_serve.models.registry import ModelChanged, Registry
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON

@@ -8,12 +8,11 @@ from typing import Literal
 
 from msgspec import Struct
 
-from bandit_serve import events
 from bandit_serve.errors import BanditServeError, NotFound, Unavailable
-from bandit_serve.events import Changed
-from bandit_serve.live import LiveExperiment
+from bandit_serve.live import LiveExperiment, folded
+from bandit_serve.log.beginnings import POLICY_FOLD
 from bandit_serve.log.census import Answers, WorkerCard, living, take
-from bandit_serve.log.tail import POLICY_FOLD
+from bandit_serve.repairs import Repairs
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Entry, Snapshot, Store
 
@@ -64,8 +63,12 @@ class Replayed(Struct, frozen=True):
 class _Fold:
     """A state that is made anew from the log, and what it was at the offsets of snapshots."""
 
-    def __init__(self, start: Snapshot | None, snapshots: Mapping[Offset, bytes]) -> None:
-        self.live = None if start is None else _restored(start)
+    def __init__(
+        self, name: str, repairs: Repairs, start: Snapshot | None, snapshots: Mapping[Offset, bytes]
+    ) -> None:
+        self.live = None if start is None else LiveExperiment.from_state(start.offset, start.state)
+        self._name = name
+        self._repairs = repairs
         self.position = START if start is None else start.offset
         self.entries = 0
         self.compared: dict[Offset, Compared] = {}
@@ -73,13 +76,7 @@ class _Fold:
 
     def apply(self, entries: list[Entry]) -> None:
         for entry in entries:
-            n_features = 0 if self.live is None else self.live.n_features
-            event = events.decode(entry.kind, entry.data, n_features)
-            if self.live is None:
-                if not isinstance(event, Changed):
-                    raise ValueError("the log does not begin with the experiment's creation")
-                self.live = LiveExperiment(event)
-            self.live.apply(entry.offset, event)
+            self.live = folded(self.live, self._name, entry, self._repairs)
             self.entries += 1
             self.position = entry.offset
             state = self.snapshots.get(entry.offset)
@@ -87,8 +84,10 @@ class _Fold:
                 self.compared[entry.offset] = "equal" if self.live.state() == state else "different"
 
 
-async def replay(store: Store, name: str) -> Replayed:
+async def replay(store: Store, name: str, repairs: Repairs) -> Replayed:
     """Folds the log anew up to now and compares with every worker that lives and every snapshot that is kept.
+
+    What was left out by a repair is left out, and snapshots that still have it are passed over.
 
     Where no worker lives, snapshots are all there is. `NotFound` where the experiment has no log.
     """
@@ -101,7 +100,7 @@ async def replay(store: Store, name: str) -> Replayed:
         answers = await take(store, name, workers)
         end = answers.offset
     try:
-        start, fold = await _fold_to(store, name, end)
+        start, fold = await _fold_to(store, name, repairs, end)
     except NotReplayable as error:
         return Replayed(name, None, 0, str(end), None, False, str(error), [], [])
     assert fold.live is not None
@@ -161,21 +160,30 @@ def _wrong(result: Compared) -> bool:
     return result not in ("equal", "ended")
 
 
-async def _snapshots(store: Store, name: str) -> dict[Offset, bytes]:
+async def _snapshots(store: Store, name: str, repairs: Repairs) -> dict[Offset, bytes]:
     """Those that are kept, oldest first."""
     kept = {}
     for offset in await store.snapshot_offsets(name, POLICY_FOLD):
         snapshot = await store.read_snapshot(name, POLICY_FOLD, offset)
-        if snapshot is not None:
+        if snapshot is not None and _is_of(snapshot, name, repairs):
             kept[offset] = snapshot.state
     return kept
 
 
-async def _fold_to(store: Store, name: str, end: Offset) -> tuple[Offset | None, _Fold]:
+def _is_of(snapshot: Snapshot, name: str, repairs: Repairs) -> bool:
+    """Whether a snapshot is of the log as it was repaired; one that can not be read is looked at later."""
+    met = repairs.omitted_before(name, snapshot.offset)
+    try:
+        return LiveExperiment.omitted_in(snapshot.state) == met
+    except Exception:
+        return True
+
+
+async def _fold_to(store: Store, name: str, repairs: Repairs, end: Offset) -> tuple[Offset | None, _Fold]:
     """From the beginning, or from the oldest snapshot where the log was trimmed, up to and with `end`."""
     for _ in range(ATTEMPTS):
         trimmed = await store.trimmed(name)
-        snapshots = await _snapshots(store, name)
+        snapshots = await _snapshots(store, name, repairs)
         start = None
         if trimmed > START:
             at = min((offset for offset in snapshots if offset >= trimmed), default=None)
@@ -183,7 +191,7 @@ async def _fold_to(store: Store, name: str, end: Offset) -> tuple[Offset | None,
                 raise NotReplayable(f"the log is trimmed through {trimmed} and no snapshot is there")
             start = Snapshot(at, snapshots[at])
         try:
-            fold = await asyncio.to_thread(_Fold, start, snapshots)
+            fold = await asyncio.to_thread(_Fold, name, repairs, start, snapshots)
             if await _read(store, name, fold, end):
                 return (None if start is None else start.offset), fold
         except (NotReplayable, Unavailable):
@@ -206,7 +214,3 @@ async def _read(store: Store, name: str, fold: _Fold, end: Offset) -> bool:
     if fold.live is None:
         raise NotReplayable("the log is empty")
     return True
-
-
-def _restored(start: Snapshot) -> LiveExperiment:
-    return LiveExperiment.from_state(start.offset, start.state)

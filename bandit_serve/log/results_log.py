@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
 from bandit_serve import events
-from bandit_serve.errors import StoreUnavailable
+from bandit_serve.errors import SetAside
 from bandit_serve.live import LiveExperiment
 from bandit_serve.policies.serving import features_of
+from bandit_serve.replica import Replica
 from bandit_serve.results import ResultsFold
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Entry, Snapshot, Store
+
+log = logging.getLogger(__name__)
 
 RESULTS_FOLD = "results"
 READ_COUNT = 500
@@ -21,17 +25,34 @@ T = TypeVar("T")
 
 
 class _Folded:
-    def __init__(self, uid: int, fold: ResultsFold, offset: Offset) -> None:
+    """`omissions` is how many were known when it was begun."""
+
+    def __init__(self, uid: int, omissions: int, fold: ResultsFold, offset: Offset) -> None:
         self.uid = uid
+        self.omissions = omissions
         self.fold = fold
         self.offset = offset
         self.lock = asyncio.Lock()
 
 
+class ResultsSetAside(SetAside):
+    """An entry at `offset` that the results can not be made with; `__cause__` says why."""
+
+    def __init__(self, name: str, offset: Offset) -> None:
+        super().__init__(
+            f"The results of {name!r} can not be made at {offset}: see bandit-serve repair {name}."
+        )
+        self.offset = offset
+
+
 class ResultsLog:
-    def __init__(self, store: Store) -> None:
+    """`ResultsSetAside` where an entry can not be folded: until the experiment is repaired it has no results."""
+
+    def __init__(self, store: Store, replica: Replica) -> None:
         self._store = store
+        self._replica = replica
         self._folded: dict[str, _Folded] = {}
+        self._said: dict[str, Offset] = {}
 
     async def up_to_now(self, live: LiveExperiment, read: Callable[[ResultsFold], T]) -> T:
         """What `read` makes of everything that is in the log when this is called; where a window has closed
@@ -59,14 +80,19 @@ class ResultsLog:
             await self._store.write_snapshot(name, RESULTS_FOLD, Snapshot(offset, state))
             await self._store.drop_snapshots(name, RESULTS_FOLD, [at for at in older if at < offset])
 
+    async def reach(self, live: LiveExperiment) -> None:
+        """Folds the log as far as `live` has come."""
+        await self._reach(live, live.offset)
+
     async def _reach(self, live: LiveExperiment, end: Offset) -> _Folded:
         name = live.experiment.id
         folded = self._folded.get(name)
-        if folded is None or folded.uid != live.record.uid:
+        if not self._is_of(folded, live):
             started = await self._start(live)
             folded = self._folded.get(name)
-            if folded is None or folded.uid != started.uid:
+            if not self._is_of(folded, live):
                 folded = self._folded[name] = started
+        assert folded is not None
         async with folded.lock:
             trimmed = await self._store.trimmed(name)
             while folded.offset < max(end, trimmed):
@@ -76,27 +102,53 @@ class ResultsLog:
                 if folded.offset < trimmed:
                     restarted = await self._start(live)
                     if restarted.offset < trimmed:
-                        raise StoreUnavailable(
-                            f"The results of {name} can not be read now: its log was trimmed."
-                        )
+                        raise ResultsSetAside(name, trimmed)
                     folded.fold, folded.offset = restarted.fold, restarted.offset
                     continue
                 if not entries:
                     break
-                await asyncio.to_thread(_apply, folded.fold, entries)
-                folded.offset = entries[-1].offset
+                await asyncio.to_thread(self._apply, name, folded, entries)
         return folded
 
+    def _is_of(self, folded: _Folded | None, live: LiveExperiment) -> bool:
+        omissions = self._replica.registry.repairs.omissions.get(live.experiment.id, ())
+        return folded is not None and (folded.uid, folded.omissions) == (live.record.uid, len(omissions))
+
     async def _start(self, live: LiveExperiment) -> _Folded:
-        snapshot = await self._store.read_snapshot(live.experiment.id, RESULTS_FOLD)
-        if snapshot is None:
-            return _Folded(live.record.uid, ResultsFold(live.record), START)
-        fold = await asyncio.to_thread(ResultsFold.from_state, snapshot.state)
-        return _Folded(live.record.uid, fold, snapshot.offset)
+        name, uid = live.experiment.id, live.record.uid
+        repairs = self._replica.registry.repairs
+        omissions = len(repairs.omissions.get(name, ()))
+        for offset in reversed(await self._store.snapshot_offsets(name, RESULTS_FOLD)):
+            snapshot = await self._store.read_snapshot(name, RESULTS_FOLD, offset)
+            if snapshot is None:
+                continue
+            try:
+                fold = await asyncio.to_thread(ResultsFold.from_state, snapshot.state)
+            except Exception as error:
+                self._say(name, offset, error)
+                continue
+            if fold.omitted >= repairs.omitted_through(name, offset):
+                return _Folded(uid, omissions, fold, offset)
+        return _Folded(uid, omissions, ResultsFold(live.record), START)
 
+    def _apply(self, name: str, folded: _Folded, entries: list[Entry]) -> None:
+        """In a thread. A fold that stopped in the middle of an entry is not used again."""
+        fold, repairs = folded.fold, self._replica.registry.repairs
+        features = features_of(fold.record.experiment)
+        n_features = 0 if features is None else features.n_features
+        for entry in entries:
+            if repairs.omission(name, entry.offset) is not None:
+                fold.omitted = repairs.omitted_before(name, entry.offset)
+            else:
+                try:
+                    fold.apply(entry.offset.time_ms, events.decode(entry.kind, entry.data, n_features))
+                except Exception as error:
+                    self._folded.pop(name, None)
+                    self._say(name, entry.offset, error)
+                    raise ResultsSetAside(name, entry.offset) from error
+            folded.offset = entry.offset
 
-def _apply(fold: ResultsFold, entries: list[Entry]) -> None:
-    features = features_of(fold.record.experiment)
-    n_features = 0 if features is None else features.n_features
-    for entry in entries:
-        fold.apply(entry.offset.time_ms, events.decode(entry.kind, entry.data, n_features))
+    def _say(self, name: str, offset: Offset, error: Exception) -> None:
+        if self._said.get(name) != offset:
+            self._said[name] = offset
+            log.error("the results of %s can not be made at %s", name, offset, exc_info=error)

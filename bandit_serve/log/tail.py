@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from bandit_serve.errors import LogLost, StoreUnavailable
-from bandit_serve.live import LiveExperiment
+from bandit_serve.log.beginnings import newest_record, newest_state
 from bandit_serve.models.registry import Registry
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
@@ -25,7 +25,6 @@ RETRY_S = 0.1
 LAPSE_S = 3.0
 """More than two reads that find nothing, and less than `keeper.UNTRIMMED_MS`."""
 REACH_S = 5.0
-POLICY_FOLD = "policy"
 REGISTRY_FOLD = "registry"
 
 
@@ -49,13 +48,32 @@ class Tail:
         """Restores the newest snapshots and applies what came after them, up to now."""
         await self.load_registry()
         for name in list(self._replica.registry.experiments):
-            await self._restore(name)
-            await self._read_to_end(name)
+            await self._take_up(name)
+        self._replica.repaired.clear()
         self.available = True
 
     async def load_registry(self) -> None:
-        await self._restore(COMMON)
+        await self._restore_registry()
         await self._read_to_end(COMMON)
+
+    async def _take_up(self, name: str) -> None:
+        """An experiment as its snapshots and its log say that it is, or set aside with what is known of it."""
+        replica = self._replica
+        if name in replica.registry.repairs.given_up:
+            replica.give_up(name, await newest_record(self._store, name))
+            replica.positions[name] = await self._store.last_offset(name)
+            return
+        with replica.island(name):
+            await self._restore(name)
+            await self._read_to_end(name)
+        if name in replica.aside and replica.aside[name].record is None:
+            replica.recognise(name, await newest_record(self._store, name))
+
+    async def _take_up_repaired(self) -> None:
+        """Loads those anew of which the common log says that they were repaired."""
+        for name in list(self._replica.repaired):
+            await self._take_up(name)
+            self._replica.repaired.discard(name)
 
     async def run(self) -> None:
         """Follows the logs until cancelled; while the store is away it keeps trying.
@@ -66,6 +84,7 @@ class Tail:
             try:
                 if not self.available:
                     await self._check_positions()
+                await self._take_up_repaired()
                 found = await self._read_news()
             except StoreUnavailable as error:
                 if self.available:
@@ -183,14 +202,17 @@ class Tail:
                 reached.set_result(None)
                 self._waiting.remove(item)
 
-    async def _restore(self, owner: str) -> None:
-        snapshot = await self._store.read_snapshot(owner, REGISTRY_FOLD if owner == COMMON else POLICY_FOLD)
-        if snapshot is None:
-            return
-        if owner == COMMON:
+    async def _restore_registry(self) -> None:
+        snapshot = await self._store.read_snapshot(COMMON, REGISTRY_FOLD)
+        if snapshot is not None:
             self._replica.restore_registry(Registry.from_state(snapshot.offset, snapshot.state))
+
+    async def _restore(self, name: str) -> None:
+        live = await newest_state(self._store, name, self._replica.registry.repairs)
+        if live is None:
+            self._replica.begin_anew(name)
         else:
-            self._replica.restore(LiveExperiment.from_state(snapshot.offset, snapshot.state))
+            self._replica.restore(live)
 
     async def _read_to_end(self, owner: str) -> None:
         while True:
@@ -209,12 +231,12 @@ class Tail:
         To be asked after a read and before its entries are applied: the trim may have come in between.
         """
         trimmed = await self._store.trimmed(owner)
-        if trimmed <= self._replica.positions[owner]:
+        if trimmed <= self._replica.positions[owner] or owner in self._replica.aside:
             return False
         log.warning("%s was trimmed past this worker's position; starting over from its snapshot", owner)
-        await self._restore(owner)
-        if trimmed > self._replica.positions[owner]:
-            raise StoreUnavailable(
-                f"The log of {owner} is trimmed through {trimmed}, and no snapshot reaches that."
-            )
+        if owner == COMMON:
+            await self._restore_registry()
+        else:
+            with self._replica.island(owner):
+                await self._restore(owner)
         return True

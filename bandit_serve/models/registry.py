@@ -5,6 +5,7 @@ A command (`register`, `move`, `rollback`, `patch`) checks the present state and
 
     e  ExperimentAnnounced   an experiment's log exists from now on
     m  ModelChanged          versions as they are from now on, and which one is in production
+    f  Repaired              an experiment that was set aside is to be folded anew, or is given up
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from msgspec import Struct
 
 from bandit_serve.documents import document_fault
 from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotFound
+from bandit_serve.repairs import Repaired, Repairs
 from bandit_serve.store.offset import START, Offset
 
 VersionStatus = Literal["training", "staged", "shadow", "production", "retired", "failed"]
@@ -31,10 +33,10 @@ MOVES: Mapping[VersionStatus, tuple[VersionStatus, ...]] = {
 }
 SERVABLE: tuple[VersionStatus, ...] = ("staged", "shadow", "production", "retired")
 MAX_HISTORY = 10_000
-ANNOUNCED, MODEL = b"e", b"m"
+ANNOUNCED, MODEL, REPAIRED = b"e", b"m", b"f"
 
 
-class Version(Struct, frozen=True):
+class Version(Struct, frozen=True, forbid_unknown_fields=True):
     """One version of a model. `sha256`, `size` (bytes) and `family` are of its artifact, which is gone if `pruned`."""
 
     model: str
@@ -51,7 +53,7 @@ class Version(Struct, frozen=True):
     pruned: bool = False
 
 
-class ModelHistoryEntry(Struct, frozen=True):
+class ModelHistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):
     at_ms: int
     what: str
     who: str
@@ -60,11 +62,11 @@ class ModelHistoryEntry(Struct, frozen=True):
     reason: str | None = None
 
 
-class ExperimentAnnounced(Struct, frozen=True):
+class ExperimentAnnounced(Struct, frozen=True, forbid_unknown_fields=True):
     experiment: str
 
 
-class ModelChanged(Struct, frozen=True):
+class ModelChanged(Struct, frozen=True, forbid_unknown_fields=True):
     """`because` names what caused it, for changes that must happen once: `experiment:revision`."""
 
     model: str
@@ -76,7 +78,7 @@ class ModelChanged(Struct, frozen=True):
     because: str | None = None
 
 
-class RegisteredModel(Struct):
+class RegisteredModel(Struct, forbid_unknown_fields=True):
     """`former` are the versions that were in production before, oldest first: where rollback goes."""
 
     name: str
@@ -86,11 +88,15 @@ class RegisteredModel(Struct):
     history: list[ModelHistoryEntry] = []
 
 
-class RegistryState(Struct):
+RegistryEvent = ExperimentAnnounced | ModelChanged | Repaired
+
+
+class RegistryState(Struct, forbid_unknown_fields=True):
     revision: int
     experiments: list[str]
     models: dict[str, RegisteredModel]
     done: list[str]
+    repairs: Repairs = msgspec.field(default_factory=Repairs)
 
 
 class Registry:
@@ -99,14 +105,17 @@ class Registry:
         self.revision = 0
         self.experiments: dict[str, None] = {}
         self.models: dict[str, RegisteredModel] = {}
+        self.repairs = Repairs()
         self._done: dict[str, None] = {}
 
-    def apply(self, offset: Offset, event: ExperimentAnnounced | ModelChanged) -> None:
+    def apply(self, offset: Offset, event: RegistryEvent) -> None:
         match event:
             case ExperimentAnnounced():
                 self.experiments[event.experiment] = None
             case ModelChanged():
                 self._changed(offset, event)
+            case Repaired():
+                self.repairs.apply(offset, event)
         self.offset = offset
 
     def _changed(self, offset: Offset, event: ModelChanged) -> None:
@@ -289,7 +298,7 @@ class Registry:
 
     def state(self) -> bytes:
         return msgspec.msgpack.encode(
-            RegistryState(self.revision, list(self.experiments), self.models, list(self._done))
+            RegistryState(self.revision, list(self.experiments), self.models, list(self._done), self.repairs)
         )
 
     @classmethod
@@ -298,6 +307,7 @@ class Registry:
         registry = cls()
         registry.offset, registry.revision, registry.models = offset, fields.revision, fields.models
         registry.experiments = dict.fromkeys(fields.experiments)
+        registry.repairs = fields.repairs
         registry._done = dict.fromkeys(fields.done)
         return registry
 
@@ -315,11 +325,14 @@ def _with(version: Version, status: VersionStatus, now_ms: int, reason: str | No
 
 _announced = msgspec.msgpack.Decoder(ExperimentAnnounced).decode
 _model = msgspec.msgpack.Decoder(ModelChanged).decode
+_repaired = msgspec.msgpack.Decoder(Repaired).decode
 
 
-def decode_registry_event(kind: bytes, data: bytes) -> ExperimentAnnounced | ModelChanged:
+def decode_registry_event(kind: bytes, data: bytes) -> RegistryEvent:
     if kind == ANNOUNCED:
         return _announced(data)
     if kind == MODEL:
         return _model(data)
+    if kind == REPAIRED:
+        return _repaired(data)
     raise ValueError(f"the common log holds an event of a kind that this build does not know: {kind!r}")

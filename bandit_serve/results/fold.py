@@ -32,7 +32,7 @@ class ResultsFold:
 
     `exposures` i8[K] counts the exposures seen, `sums` and `evidence` are what estimates and p-values are
     made from, `pending` and `crossovers` as in the contract. `now_ms` is the time of the last entry, by the
-    store's clock.
+    store's clock; `omitted` counts the omissions that it has met (`repairs.py`).
     """
 
     def __init__(self, record: Record) -> None:
@@ -40,6 +40,7 @@ class ResultsFold:
         n_metrics, n_arms = len(experiment.metrics), len(experiment.arms)
         self.record = record
         self.now_ms = _BEFORE_ALL_MS
+        self.omitted = 0
         self.exposures = np.zeros(n_arms, np.int64)
         self.sums = Accumulators(n_metrics, n_arms, experiment.control_arm)
         self.evidence = Evidence.none(n_metrics, n_arms)
@@ -156,6 +157,7 @@ class ResultsFold:
             {
                 "fold": {
                     "now_ms": np.array([self.now_ms]),
+                    "omitted": np.array([self.omitted]),
                     "exposures": self.exposures,
                     "revisions": self._floors.revisions,
                     "flags": self._floors.flags,
@@ -182,6 +184,7 @@ class ResultsFold:
         fold = cls(msgspec.msgpack.decode(packed_record, type=Record))
         experiment = fold.record.experiment
         fold.now_ms = int(state["fold"]["now_ms"][0])
+        fold.omitted = int(state["fold"].get("omitted", [0])[0])
         fold.exposures = state["fold"]["exposures"]
         fold._floors = Floors(state["fold"]["revisions"], state["fold"]["flags"])
         fold.sums = Accumulators.from_state(state["sums"], experiment.control_arm)

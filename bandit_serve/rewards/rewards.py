@@ -9,12 +9,12 @@ from collections.abc import Coroutine, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.errors import StoreUnavailable
+from bandit_serve.errors import SetAside, StoreUnavailable
 from bandit_serve.experiment import Experiment, Metric
 from bandit_serve.log.append import RewardAppender
 from bandit_serve.log.keeper import load_keyring
 from bandit_serve.log.tail import Tail
-from bandit_serve.replica import Replica
+from bandit_serve.replica import Replica, set_aside
 from bandit_serve.rewards.messages import Reward, Verdict
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
@@ -60,7 +60,8 @@ class Rewards:
     async def submit(self, rewards: Sequence[Reward]) -> list[Verdict]:
         """A verdict for each; returns when the accepted ones are in the log.
 
-        `Unavailable` when that is not known for all of them: nothing was counted, or the retry is a duplicate.
+        `Unavailable` when that is not known for all of them, or an experiment of theirs is set aside: nothing was
+        counted, or the retry is a duplicate.
         """
         values = np.array([reward.value for reward in rewards], np.float64)
         tokens = [reward.decision_id for reward in rewards]
@@ -71,9 +72,16 @@ class Rewards:
             await self._renew_keyring()
             rows, uids, features = self.keyring.open(tokens, values)
         verdicts: list[Verdict] = ["invalid"] * len(rewards)
+        refused: SetAside | None = None
         groups: dict[int, list[int]] = {}
         for i, uid in enumerate(uids.tolist()):
             if uid == 0:
+                continue
+            if self._replica.aside and (aside := self._replica.aside_of(uid)) is not None:
+                if aside[1].given_up:
+                    verdicts[i] = "unknown"
+                else:
+                    refused = set_aside(*aside)
                 continue
             desk = self._desks.get(uid) or await self._open_desk(uid)
             if desk is None:
@@ -85,6 +93,8 @@ class Rewards:
                     rows["metric"][i] = metric
                 groups.setdefault(uid, []).append(i)
         await _all([self._append(uid, rows, features, places, verdicts) for uid, places in groups.items()])
+        if refused is not None:
+            raise refused
         return verdicts
 
     async def _renew_keyring(self) -> None:
@@ -155,4 +165,7 @@ async def _all(appends: list[Coroutine[None, None, None]]) -> None:
     if len(appends) == 1:
         await appends[0]
     elif appends:
-        await asyncio.gather(*appends)
+        # Each to its end: what one experiment can not take is not the others' loss.
+        for result in await asyncio.gather(*appends, return_exceptions=True):
+            if result is not None:
+                raise result

@@ -95,6 +95,7 @@ class ServiceCollector(Collector):
         yield from self._requests()
         yield from self._totals()
         yield from self._experiments()
+        yield self._set_aside()
 
     def _requests(self) -> Iterable[Metric]:
         requests = CounterMetricFamily(
@@ -173,6 +174,17 @@ class ServiceCollector(Collector):
                 exposures.add_metric([name, arm], float(live.exposures[k]))
                 rewards.add_metric([name, arm], float(live.rewards[k]))
         return (exposures, rewards)
+
+    def _set_aside(self) -> Metric:
+        aside = GaugeMetricFamily(
+            "bandit_serve_set_aside",
+            "1 for each experiment that is set aside in the worker that answers.",
+            labels=["experiment"],
+        )
+        for name, each in list(self._replica.aside.items())[:MAX_EXPERIMENT_SERIES]:
+            if not each.given_up:
+                aside.add_metric([name], 1.0)
+        return aside
 
 
 def exposition(collector: ServiceCollector) -> bytes:

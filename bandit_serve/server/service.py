@@ -67,7 +67,7 @@ class Service:
         self.replica = Replica()
         self.tail = Tail(store, self.replica)
         self.changes = Changes(store, self.replica, self.tail)
-        self.results = ResultsLog(store)
+        self.results = ResultsLog(store, self.replica)
         self.artifacts = open_artifacts(settings, store.url)
         self.models = LoadedModels(self.artifacts, max_bytes=settings.model_memory)
         parts = (store, self.replica, self.tail, self.changes, self.models)
@@ -107,10 +107,13 @@ class Service:
             keep_pairs=self.settings.keeps_pairs,
         )
         self.rewards = Rewards(self.store, self.replica, self.tail, keyring)
-        self.flusher = Flusher(self.store, self.decisions.deciders, self.incarnation)
+        self.flusher = Flusher(self.store, self.decisions.exposures, self.incarnation)
         self._keep_live_models()
         self._follow_quickly_enough()
         self.replica.on_change(self._changed)
+        self.replica.on_set_aside(self._set_aside)
+        for name in self.replica.aside:
+            self._set_aside(name)
         await self._load_live_models()
         self.ready = True
 
@@ -129,7 +132,7 @@ class Service:
         )
         self.replica.on_census(self._answer_census)
         self.replica.on_configured(self._say_heard)
-        refresher = Refresher(self.decisions.deciders)
+        refresher = Refresher(self.decisions.deciders, self.replica)
         self.replica.on_change(refresher.moved)
         runs: list[Callable[[], Coroutine[None, None, None]]] = [
             self.tail.run,
@@ -162,7 +165,8 @@ class Service:
     def publish_counters(self) -> None:
         """What other parts count for themselves, for the next scrape."""
         deciders = list(self.decisions.deciders.values()) if self.ready else []
-        self.counters.set("exposures_lost", sum(decider.exposures.lost for decider in deciders))
+        exposures = self.decisions.exposures.values() if self.ready else ()
+        self.counters.set("exposures_lost", sum(buffer.lost for buffer in exposures))
         self.counters.set("ejections", sum(decider.ejections.count for decider in deciders))
         self.counters.set("ejected_arms", sum(len(decider.ejected) for decider in deciders))
         features = [decider.features for decider in deciders if decider.features is not None]
@@ -175,7 +179,13 @@ class Service:
 
     def _changed(self, owner: str) -> None:
         """Rewards and exposures, which are most of a log, change no record and so nothing that is live."""
-        record = None if owner == COMMON else self.replica.experiments[owner].record
+        if owner == COMMON:
+            record = None
+            if COMMON not in self.replica.aside:
+                self.troubles.end("registry")
+        else:
+            record = self.replica.experiments[owner].record
+            self.troubles.end("set_aside", owner)
         if record is None or self._records.get(owner) is not record:
             self._records[owner] = record
             before = self.models.live
@@ -183,6 +193,20 @@ class Service:
             if self.ready and self.models.live - before:
                 self._answer(self._load_live_models())
             self._follow_quickly_enough()
+
+    def _set_aside(self, owner: str) -> None:
+        self._records.pop(owner, None)
+        aside = self.replica.aside[owner]
+        if aside.given_up:
+            self.troubles.end("set_aside", owner)
+        elif owner == COMMON:
+            detail = f"{aside.reason} at {aside.offset}; see bandit-serve repair {COMMON}."
+            self.troubles.begin("registry", detail, logged=True)
+        else:
+            at = "" if aside.offset is None else f" at {aside.offset}"
+            detail = f"{aside.reason}{at}; see bandit-serve repair {owner}."
+            self.troubles.begin("set_aside", detail, owner, logged=True)
+        self._keep_live_models()
 
     def _follow_quickly_enough(self) -> None:
         """Evidence that is older than `refresh` when it is read would make shares follow more slowly than that."""
@@ -197,13 +221,13 @@ class Service:
         self.tail.gather_s = min(GATHER_S, quickest_ms / 2000)
 
     def _keep_live_models(self) -> None:
+        aside = [each.record for each in self.replica.aside.values() if each.record is not None]
+        records = [*(experiment.record for experiment in self.replica.experiments.values()), *aside]
         live = [
             (arm.model, arm.version)
-            for experiment in self.replica.experiments.values()
-            if experiment.record.status in ("running", "paused")
-            for arm, status in zip(
-                experiment.experiment.arms, experiment.record.arm_statuses.values(), strict=True
-            )
+            for record in records
+            if record.status in ("running", "paused")
+            for arm, status in zip(record.experiment.arms, record.arm_statuses.values(), strict=True)
             if status != "removed" and arm.model is not None and arm.version is not None
         ]
         live += [
@@ -216,9 +240,8 @@ class Service:
     async def _load_live_models(self) -> None:
         """So that the first request for an arm finds its model in memory."""
         for reference in self.models.live:
-            version = self.replica.registry.version(*reference)
             try:
-                await self.models.load(version)
+                await self.models.load(self.replica.registry.version(*reference))
             except BanditServeError as error:
                 log.warning("%s", error)
 
@@ -245,7 +268,8 @@ class Service:
         self._answer(say_heard(self.store, owner, offset, self.incarnation))
 
     def _answer_census(self, owner: str, census: events.Census) -> None:
-        digest = self.replica.experiments[owner].digest().encode()
+        live = self.replica.experiments.get(owner)
+        digest = b"set aside" if live is None else live.digest().encode()
         self._answer(self.store.report(owner, census.key, self.incarnation, digest))
 
     def _answer(self, answer: Coroutine[None, None, None]) -> None:

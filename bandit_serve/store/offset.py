@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+LAST_SEQUENCE = 2**64 - 1
+
 
 class Offset(NamedTuple):
     time_ms: int
@@ -18,8 +20,18 @@ class Offset(NamedTuple):
         return f"{self.time_ms}-{self.sequence}"
 
     @property
+    def former(self) -> Offset:
+        """The last offset before this one."""
+        if self.sequence:
+            return Offset(self.time_ms, self.sequence - 1)
+        return Offset(self.time_ms - 1, LAST_SEQUENCE)
+
+    @property
     def next(self) -> Offset:
-        return Offset(self.time_ms, self.sequence + 1)
+        """The first offset after this one."""
+        if self.sequence < LAST_SEQUENCE:
+            return Offset(self.time_ms, self.sequence + 1)
+        return Offset(self.time_ms + 1, 0)
 
 
 START = Offset(0, 0)

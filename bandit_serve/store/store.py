@@ -93,6 +93,10 @@ class Store:
         offset = await self._run(scripts.APPEND_CHANGE, keys, [str(revision), kind, event])
         return Offset.parse(offset) if offset else None
 
+    async def set_head(self, owner: str, revision: int) -> None:
+        """The revision of the last change that counts, where later ones in the log are left out."""
+        await self._call(lambda: self._client.set(self.keys.head(owner), str(revision)))
+
     async def append_exposures(
         self, owner: str, incarnation: int, first: int, count: int, event: bytes
     ) -> bool:

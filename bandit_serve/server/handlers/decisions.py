@@ -156,7 +156,7 @@ class DecisionHandlers:
         return web.Response(body=reply.body, headers={"Content-Type": reply.content_type})
 
     async def _known(self, name: str) -> None:
-        decider = self._service.decisions.deciders.get(name)
+        decider = self._service.decisions.find(name)
         if decider is None or decider.status == "draft":
             await self._hear_news(name)
         if self._service.decisions.decider(name).status == "draft":

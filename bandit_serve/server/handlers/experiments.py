@@ -15,7 +15,13 @@ from bandit_serve.names import Name
 from bandit_serve.results import report
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Body, actor, answer, revision
-from bandit_serve.views import ExperimentList, History, experiment_view, history_view
+from bandit_serve.views import (
+    ExperimentList,
+    History,
+    experiment_view,
+    experiment_views,
+    history_view,
+)
 
 Reason = Annotated[str, Meta(max_length=1_000)]
 
@@ -53,12 +59,15 @@ class ExperimentHandlers:
 
     async def list_all(self, request: web.Request) -> web.Response:
         await self._service.tail.hear_all_news()
-        experiments = self._service.replica.experiments
-        views = [experiment_view(experiments[name].record) for name in sorted(experiments)]
-        return answer(request, ExperimentList(views))
+        return answer(request, ExperimentList(experiment_views(self._service.replica)))
 
     async def show(self, request: web.Request) -> web.Response:
-        return _answer(request, await self._changes.known(_name(request)))
+        await self._service.tail.hear_news(_name(request))
+        replica = self._service.replica
+        aside = replica.aside.get(_name(request))
+        if aside is None or aside.record is None:
+            return _answer(request, replica.experiment(_name(request)))
+        return answer(request, experiment_view(aside.record, aside), etag=aside.record.revision)
 
     async def history(self, request: web.Request) -> web.Response:
         live = await self._changes.known(_name(request))

@@ -21,7 +21,7 @@ from bandit_serve.server.service import Service
 from bandit_serve.server.wire import answer
 from bandit_serve.times import rfc3339
 from bandit_serve.troubles import Trouble
-from bandit_serve.views import AlarmView, alarm_view
+from bandit_serve.views import AlarmView, SetAsideView, alarm_view, set_aside_view
 
 
 class Health(Struct, frozen=True):
@@ -92,6 +92,7 @@ class Stats(Struct, frozen=True):
     workers: list[WorkerView]
     store: StoreView
     experiments: dict[str, ExperimentStats]
+    set_aside: dict[str, SetAsideView]
     models: dict[str, str | None]
     loaded: LoadedStats
     decisions: int
@@ -141,6 +142,7 @@ class OperationHandlers:
             workers=await self._workers(),
             store=await self._store(),
             experiments=self._experiments(),
+            set_aside={name: set_aside_view(each) for name, each in sorted(service.replica.aside.items())},
             models={
                 name: model.production for name, model in sorted(service.replica.registry.models.items())
             },
@@ -177,7 +179,7 @@ class OperationHandlers:
                 shares,
                 exposures,
                 rewards,
-                decider.ejected,
+                list(decider.ejected),
                 dict(zip(decider.arm_names, means, strict=True)),
                 [alarm_view(alarm, decider.arm_names) for alarm in live.alarms.alarms],
                 _context_stats(decider.features),

@@ -1,0 +1,168 @@
+"""`bandit-serve repair`: why an experiment was set aside, and the ways out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from msgspec import Struct
+
+from bandit_serve.cli.command import AsJson, Reason, at_store
+from bandit_serve.cli.house import actor
+from bandit_serve.cli.output import print_json, print_table, say
+from bandit_serve.errors import UsageError
+from bandit_serve.log.census import living, take
+from bandit_serve.log.repair import Cost, Diagnosis, Repair, diagnose
+from bandit_serve.log.tail import Tail
+from bandit_serve.models.registry import Registry
+from bandit_serve.replica import Replica
+from bandit_serve.store.keys import COMMON
+from bandit_serve.store.store import Store
+
+WAYS = """--try-again      after an upgrade: with the build that runs now
+--leave-out      without the entries above; the decisions and rewards in them count nowhere
+--from-snapshot  as it was at a snapshot above (its offset, or `newest`), without all that came after it
+--stop           for good: everyone gets control, and rewards are unknown"""
+
+
+class Repaired(Struct, frozen=True):
+    """What was left out, and what this build makes of the log now. `taken_up`: by how many workers of `workers`."""
+
+    experiment: str
+    way: str
+    left_out: Cost
+    taken_up: int
+    workers: int
+    diagnosis: Diagnosis
+
+
+@at_store
+async def repair(
+    store: Store,
+    experiment: Annotated[
+        str, typer.Argument(help="The experiment's name, or .common for the registry.", show_default=False)
+    ],
+    try_again: Annotated[
+        bool, typer.Option("--try-again", help="Load it anew, with the build that runs now.")
+    ] = False,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="Fold its log without the entries that can not be folded.")
+    ] = False,
+    from_snapshot: Annotated[
+        str | None,
+        typer.Option(
+            help="Start over from the snapshot at this offset, or from the newest, without all that came after it.",
+            show_default=False,
+        ),
+    ] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="Give it up: control for everyone, for good.")] = False,
+    reason: Reason = None,
+    as_json: AsJson = False,
+) -> None:
+    """Says why an experiment was set aside, and mends it.
+
+    Without a way out it changes nothing. What is done is in the log: every worker, every later start and `replay`
+    heed it. Exit status 1 where the experiment can not be folded after it.
+    """
+    ways = {
+        "try_again": try_again,
+        "leave_out": leave_out,
+        "from_snapshot": from_snapshot is not None,
+        "stop": stop,
+    }
+    chosen = [way for way, wanted in ways.items() if wanted]
+    if len(chosen) > 1:
+        raise UsageError("Choose one of --try-again, --leave-out, --from-snapshot and --stop.")
+    if experiment == COMMON and chosen and chosen != ["leave_out"]:
+        raise UsageError("Of the common log only entries can be left out: --leave-out.")
+    if not chosen:
+        diagnosis = await diagnose(store, await _registry(store), experiment)
+        if as_json:
+            print_json(diagnosis)
+        else:
+            _explain(diagnosis)
+        return
+    mender = Repair(store, await _registry(store), actor(), reason)
+    if leave_out:
+        cost = await mender.leave_out(experiment)
+    elif from_snapshot is not None:
+        offset = None if from_snapshot == "newest" else from_snapshot
+        cost = await mender.from_snapshot(experiment, offset)
+    else:
+        cost = await (mender.stop if stop else mender.try_again)(experiment)
+    workers = await living(store)
+    taken_up = 0
+    if workers and experiment != COMMON and not stop:
+        answers = await take(store, experiment, workers)
+        taken_up = sum(digest != "set aside" for digest in answers.digests.values())
+    diagnosis = await diagnose(store, await _registry(store), experiment)
+    repaired = Repaired(experiment, chosen[0], cost, taken_up, len(workers), diagnosis)
+    if as_json:
+        print_json(repaired)
+    else:
+        _tell(repaired)
+    if diagnosis.condition == "set_aside":
+        raise typer.Exit(1)
+
+
+async def _registry(store: Store) -> Registry:
+    replica = Replica()
+    await Tail(store, replica).load_registry()
+    return replica.registry
+
+
+def _explain(diagnosis: Diagnosis) -> None:
+    name = diagnosis.experiment
+    if diagnosis.condition == "well":
+        say(f"{name} is well: this build folds all of its log.")
+        say(
+            "If the service says otherwise, it runs another build, or it met something beside the log: --try-again."
+        )
+    elif diagnosis.condition == "given_up":
+        say(f"{name} was given up; --try-again takes it up again.")
+    else:
+        say(f"{name} is set aside: this build can not fold its log.")
+    if diagnosis.faults:
+        print_table(
+            ("Entry", "At", "Kind", "Bytes", "Fold", "Why"),
+            [
+                (fault.offset, fault.at, fault.kind, str(fault.size), fault.fold, fault.reason)
+                for fault in diagnosis.faults
+            ],
+            numbers=("Bytes",),
+            whole=("Entry", "At"),
+        )
+    if diagnosis.lost:
+        say(f"Leaving entries out does not help: {diagnosis.lost}")
+    if diagnosis.condition == "set_aside" and name != COMMON:
+        if diagnosis.snapshots:
+            print_table(
+                ("Snapshot", "At"),
+                [(kept.offset, kept.at) for kept in diagnosis.snapshots],
+                whole=("Snapshot", "At"),
+            )
+        else:
+            say("There is no snapshot that this build can start from.")
+        say(f"Ways out, each with `bandit-serve repair {name}`:")
+        say(WAYS)
+    for omission in diagnosis.omissions:
+        why = f": {omission.reason}" if omission.reason else ""
+        say(f"Left out by {omission.who}: {omission.first} to {omission.last}{why}")
+
+
+def _tell(repaired: Repaired) -> None:
+    name, cost = repaired.experiment, repaired.left_out
+    if cost.entries:
+        say(
+            f"Left out of {name}: {cost.entries} entries, with {cost.decisions} decisions, {cost.rewards} rewards "
+            f"and {cost.changes} changes."
+        )
+    if repaired.diagnosis.condition == "set_aside":
+        say(f"{name} can still not be folded.")
+        _explain(repaired.diagnosis)
+    elif repaired.way == "stop":
+        say(f"{name} is given up: everyone gets control.")
+    elif repaired.workers:
+        say(f"{name} is folded again, in {repaired.taken_up} of {repaired.workers} workers.")
+    else:
+        say(f"{name} can be folded again; no worker runs.")

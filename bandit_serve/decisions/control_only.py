@@ -1,0 +1,67 @@
+"""Deciding for an experiment that is set aside: everyone gets control, and nothing is logged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve.decisions.decider import Choice
+from bandit_serve.decisions.draw import Vector
+from bandit_serve.decisions.messages import Context, ModelName
+from bandit_serve.errors import Conflict
+from bandit_serve.experiment import Record
+from bandit_serve.token import Keyring
+
+
+class ControlOnly:
+    """What a `Decider` is to those that ask for a decision, made from the record alone."""
+
+    contextless = False
+    features = None
+    ejected: Sequence[str] = ()
+
+    def __init__(self, record: Record) -> None:
+        experiment = record.experiment
+        self.id = experiment.id
+        self.status = record.status
+        self.arm_names = list(experiment.arm_names)
+        self.payloads = [arm.payload for arm in experiment.arms]
+        self.models = [
+            ModelName(arm.model, arm.version) if arm.model and arm.version else None
+            for arm in experiment.arms
+        ]
+        winner = record.winner if record.status == "stopped" else None
+        self._arm = self.arm_names.index(winner) if winner else experiment.control_arm
+        self.active = [self._arm]
+
+    @property
+    def shares(self) -> Vector:
+        shares = np.zeros(len(self.arm_names))
+        shares[self._arm] = 1.0
+        return shares
+
+    def encoded(self, context: Context | None) -> None:
+        """Nothing is made of a context."""
+
+    def choose(
+        self, unit: str | None, eligible: Sequence[str] | None, x: NDArray[np.float32] | None = None
+    ) -> Choice:
+        if self.status == "draft":
+            raise Conflict(f"The experiment {self.id!r} is a draft; start it first.")
+        return Choice(self._arm, 1.0, 0, None)
+
+    def eject(self, choice: Choice) -> bool:
+        """There is no other arm."""
+        return False
+
+    def record(self, choice: Choice, keyring: Keyring, time_ms: int, pair: Any = None) -> None:
+        """Nothing is logged, and so no reward is asked for."""
+
+    def decide_columns(
+        self, names: list[str], keyring: Keyring, time_ms: int
+    ) -> tuple[list[None], list[int], list[float]]:
+        n = len(names)
+        return [None] * n, [self.choose(None, None).arm] * n, [1.0] * n

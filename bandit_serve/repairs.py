@@ -1,0 +1,65 @@
+"""What was decided about experiments whose log could not be folded: a fold of the common log, kept by the registry."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from bandit_serve.store.offset import Offset
+
+Way = Literal["try_again", "leave_out", "stop"]
+
+
+class Omission(Struct, frozen=True, forbid_unknown_fields=True):
+    """Entries of one log that every fold of it leaves out: those at the offsets from `first` through `last`."""
+
+    first: str
+    last: str
+    at_ms: int
+    who: str
+    reason: str | None = None
+
+    def has(self, offset: Offset) -> bool:
+        return Offset.parse(self.first) <= offset <= Offset.parse(self.last)
+
+
+class Repaired(Struct, frozen=True, forbid_unknown_fields=True):
+    """An experiment is to be loaded anew, without the entries at the offsets that `omitted` names by first and last.
+
+    Or it is given up (`stop`): everyone gets control for good.
+    """
+
+    experiment: str
+    way: Way
+    who: str
+    reason: str | None = None
+    omitted: tuple[tuple[str, str], ...] = ()
+
+
+class Repairs(Struct):
+    """`omissions` by experiment, in the order in which they were decided; `given_up`, and since when (Unix time)."""
+
+    omissions: dict[str, list[Omission]] = {}
+    given_up: dict[str, int] = {}
+
+    def apply(self, offset: Offset, event: Repaired) -> None:
+        for first, last in event.omitted:
+            omission = Omission(first, last, offset.time_ms, event.who, event.reason)
+            self.omissions.setdefault(event.experiment, []).append(omission)
+        if event.way == "stop":
+            self.given_up[event.experiment] = offset.time_ms
+        else:
+            self.given_up.pop(event.experiment, None)
+
+    def omission(self, experiment: str, offset: Offset) -> Omission | None:
+        """Why the entry at an offset is left out; None where it is not."""
+        return next((each for each in self.omissions.get(experiment, ()) if each.has(offset)), None)
+
+    def omitted_through(self, experiment: str, offset: Offset) -> int:
+        """How many omissions lie behind `offset` with all their entries."""
+        return sum(Offset.parse(each.last) <= offset for each in self.omissions.get(experiment, ()))
+
+    def omitted_before(self, experiment: str, offset: Offset) -> int:
+        """How many omissions a fold that has come to `offset` must have met."""
+        return sum(Offset.parse(each.first) <= offset for each in self.omissions.get(experiment, ()))
