@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -18,8 +17,6 @@ from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Entry
 from bandit_serve.times import now_ms
-
-log = logging.getLogger(__name__)
 
 MAX_REASON = 300
 RETRY_S = 10.0
@@ -54,7 +51,7 @@ class Replica:
         self._anew: set[str] = set()
         self._positions: dict[str, Offset] = {COMMON: START}
         self._listeners: list[Callable[[str], None]] = []
-        self._aside_listeners: list[Callable[[str], None]] = []
+        self._aside_listeners: list[Callable[[str, Exception | None], None]] = []
         self._census_listener: Callable[[str, Census], None] | None = None
         self._configured_listener: Callable[[str, Offset], None] | None = None
 
@@ -67,8 +64,8 @@ class Replica:
         """`listener(owner)` is called after each entry, with the experiment's id or `COMMON`."""
         self._listeners.append(listener)
 
-    def on_set_aside(self, listener: Callable[[str], None]) -> None:
-        """`listener(owner)` is called when an experiment is set aside, or `COMMON`, and again with news of it."""
+    def on_set_aside(self, listener: Callable[[str, Exception | None], None]) -> None:
+        """`listener(owner, error)` is called when an experiment is set aside, or `COMMON`, and with news of it."""
         self._aside_listeners.append(listener)
 
     def on_configured(self, listener: Callable[[str, Offset], None]) -> None:
@@ -124,10 +121,8 @@ class Replica:
             record = former.record
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON]
         since_ms = now_ms() if offset is None else offset.time_ms
-        if former is None:
-            log.error("%s is set aside%s", owner, "" if offset is None else f" at {offset}", exc_info=error)
         self.aside[owner] = Aside(since_ms, offset, reason, record)
-        self._tell_aside(owner)
+        self._tell_aside(owner, error)
 
     def recognise(self, owner: str, record: Record | None) -> None:
         """Takes down what is known of an experiment that was set aside with nothing in memory."""
@@ -208,9 +203,9 @@ class Replica:
         for listener in self._listeners:
             listener(owner)
 
-    def _tell_aside(self, owner: str) -> None:
+    def _tell_aside(self, owner: str, error: Exception | None = None) -> None:
         for listener in self._aside_listeners:
-            listener(owner)
+            listener(owner, error)
 
     def experiment(self, name: str) -> LiveExperiment:
         live = self.experiments.get(name)
@@ -225,6 +220,8 @@ class Replica:
 
     def aside_of(self, uid: int) -> tuple[str, Aside] | None:
         """The experiment with this uid if it is set aside; where one is of which no uid is known, it may be that."""
+        if uid in self.by_uid:
+            return None
         unknown = None
         for name, aside in self.aside.items():
             if aside.record is not None and aside.record.uid == uid:

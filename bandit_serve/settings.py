@@ -42,6 +42,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     learners: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*(?!\n)$")] | None = None
     drain: Duration = "10s"
     idle_grace: Duration = "1s"
+    stall_timeout: Duration = "30s"
     retention_time: Duration = "7d"
     retention_bytes: Annotated[int, Meta(ge=2**20)] = 256 * 2**20
     snapshot_every: Duration = "60s"

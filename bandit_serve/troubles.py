@@ -30,13 +30,16 @@ class Troubles:
     def __iter__(self) -> Iterator[Trouble]:
         return iter(list(self._now.values()))
 
-    def begin(self, what: str, detail: str, experiment: str | None = None, *, logged: bool = False) -> None:
+    def begin(
+        self, what: str, detail: str, experiment: str | None = None, *, error: BaseException | None = None
+    ) -> None:
         """Nothing new is logged where it has begun already, also where the detail is another now.
 
-        `logged`: whoever met it has said so in the log, with more than the detail.
+        `error` is what caused it, for the log.
         """
-        if (what, experiment) not in self._now and not logged:
-            log.error("degraded (%s): %s", what, detail)
+        if (what, experiment) not in self._now:
+            where = "" if experiment is None else f" {experiment}:"
+            log.error("degraded (%s):%s %s", what, where, detail, exc_info=error)
         self._now[what, experiment] = Trouble(what, experiment or UNSET, detail)
 
     def end(self, what: str, experiment: str | None = None) -> None:

@@ -46,7 +46,7 @@ def reward(counter: int, offset: Offset) -> Entry:
 def test_a_poisoned_log_is_set_aside_and_the_others_go_on(poison: Poison) -> None:
     replica = replica_of("sick", "well")
     heard: list[str] = []
-    replica.on_set_aside(heard.append)
+    replica.on_set_aside(lambda owner, error: heard.append(owner))
     replica.apply("sick", Entry(Offset(3, 0), *poison))
     replica.apply("sick", reward(1, Offset(4, 0)))
     replica.apply("well", reward(1, Offset(4, 0)))
@@ -179,7 +179,7 @@ def test_a_service_goes_on_without_the_experiment_that_is_poisoned(
     wait_until(lambda: is_set_aside(served, "sick"))
     assert served.worker_pids() == pids
     assert_set_aside(served, "sick", offset, tokens["sick"])
-    assert sum("sick is set aside at" in line for line in served.output) == WORKERS
+    assert sum("degraded (set_aside): sick:" in line for line in served.output) == WORKERS
     both = [{"decision_id": tokens[name], "value": 1} for name in ("sick", "well")]
     assert served.call("POST", "/v1/rewards", {"rewards": both}).status == 503
     assert give(served, tokens["well"]).body["verdicts"] == ["duplicate"], "the others' rewards were counted"

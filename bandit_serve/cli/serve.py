@@ -74,6 +74,10 @@ def serve(
     idle_grace: Annotated[
         str | None, typer.Option(help="When stopping, how long an idle connection may stay (default: 1s).")
     ] = None,
+    stall_timeout: Annotated[
+        str | None,
+        typer.Option(help="How long a worker may stand still before it is replaced (default: 30s)."),
+    ] = None,
     retention_time: Annotated[
         str | None, typer.Option(help="How far back a log reaches (default: 7d).")
     ] = None,

@@ -87,7 +87,7 @@ class Decisions:
         elif decider.live is not live or decider.revision != live.record.revision:
             decider.renew(live)
 
-    def _set_aside(self, owner: str) -> None:
+    def _set_aside(self, owner: str, error: Exception | None = None) -> None:
         self.deciders.pop(owner, None)
         self._aside.pop(owner, None)
         record = self._replica.aside[owner].record

@@ -8,13 +8,13 @@ import sys
 import threading
 import time
 
+from bandit_serve.server.backoff import Backoff
 from bandit_serve.settings import PREFIX, Settings
 from bandit_serve.store.child import start_child
 
 log = logging.getLogger(__name__)
 
-# Between two starts of one that ends: longer each time, until it has run so long.
-PAUSES_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+# One that ran so long has not failed.
 WELL_S = 60.0
 KILL_AFTER_S = 5.0
 STDERR = 2
@@ -31,7 +31,7 @@ class _Learner:
         self._keeper: threading.Thread | None = None
         self._started_s = 0.0
         self._start_at_s = 0.0
-        self._failures = 0
+        self._backoff = Backoff()
 
     def keep(self) -> None:
         now_s = time.monotonic()
@@ -41,9 +41,8 @@ class _Learner:
                 return
             self._process = None
             if now_s - self._started_s >= WELL_S:
-                self._failures = 0
-            pause_s = PAUSES_S[min(self._failures, len(PAUSES_S) - 1)]
-            self._failures += 1
+                self._backoff.ran_well()
+            pause_s = self._backoff.failed()
             self._start_at_s = now_s + pause_s
             log.warning(
                 "learning %s ended with status %d; it starts again in %g s", self.model, status, pause_s

@@ -36,6 +36,7 @@ SCALARS = (
     "top_k_hits",
     "top_k_misses",
     "store_away",
+    "task_failures",
 )
 MAX_EXPERIMENT_SERIES = 5_000
 _PER_ROUTE = len(OUTCOMES) + len(BUCKETS_S) + 2
@@ -151,6 +152,11 @@ class ServiceCollector(Collector):
         cache.add_metric(["hit"], total("top_k_hits"))
         cache.add_metric(["miss"], total("top_k_misses"))
         yield cache
+        yield CounterMetricFamily(
+            "bandit_serve_task_failures",
+            "Times that a task beside the requests failed and began again.",
+            total("task_failures"),
+        )
         yield GaugeMetricFamily(
             "bandit_serve_workers_without_store", "Workers whose store is away.", total("store_away")
         )

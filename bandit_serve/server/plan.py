@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+
 import msgspec
 
 from bandit_serve.settings import Settings
 
 # Of a worker, by its `status_fd`: it serves; it takes no more connections.
 READY, DRAINING = b"r", b"d"
+# To a worker: write the stacks of all threads into the log, whatever they are doing.
+SAY_STACKS = signal.SIGUSR2
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -19,5 +23,6 @@ class Plan(msgspec.Struct, frozen=True):
     listen_fd: int
     status_fd: int
     counters_fd: int
+    beats_fd: int
     n_slots: int
     slot: int

@@ -8,10 +8,9 @@ import logging
 import math
 import os
 import secrets
-import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 
 import msgspec
 
@@ -20,7 +19,7 @@ from bandit_serve.decisions.decisions import Decisions
 from bandit_serve.decisions.flush import Flusher
 from bandit_serve.decisions.refresh import Refresher
 from bandit_serve.decisions.shadows import Shadows
-from bandit_serve.errors import BanditServeError, LogLost, StoreUnavailable
+from bandit_serve.errors import BanditServeError, StoreUnavailable
 from bandit_serve.experiment import Record
 from bandit_serve.log.artifacts import open_artifacts
 from bandit_serve.log.census import WorkerCard
@@ -35,8 +34,8 @@ from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.top_k_cache import TopKCache
 from bandit_serve.replica import Replica
 from bandit_serve.rewards.rewards import Rewards
-from bandit_serve.server.ending import end
 from bandit_serve.server.metrics import Counters
+from bandit_serve.server.tasks import Tasks
 from bandit_serve.settings import Settings
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import Offset
@@ -78,7 +77,7 @@ class Service:
         self.decisions: Decisions
         self.rewards: Rewards
         self.flusher: Flusher
-        self._tasks: list[asyncio.Task[None]] = []
+        self.tasks = Tasks(self.troubles)
         self._answers: set[asyncio.Task[None]] = set()
         self._records: dict[str, Record | None] = {}
 
@@ -134,19 +133,13 @@ class Service:
         self.replica.on_configured(self._say_heard)
         refresher = Refresher(self.decisions.deciders, self.replica)
         self.replica.on_change(refresher.moved)
-        runs: list[Callable[[], Coroutine[None, None, None]]] = [
-            self.tail.run,
-            self.flusher.run,
-            refresher.run,
-            keeper.run,
-            self._heartbeat,
-            self._renew_keys,
-            self.shadows.run,
-        ]
-        for run in runs:
-            task = asyncio.create_task(run())
-            task.add_done_callback(_report_death)
-            self._tasks.append(task)
+        self.tasks.vital(self.tail.run)
+        self.tasks.vital(self.flusher.run)
+        self.tasks.repeated("refresher", refresher.run)
+        self.tasks.repeated("keeper", keeper.run)
+        self.tasks.repeated("heartbeat", self._heartbeat)
+        self.tasks.repeated("renewal_of_keys", self._renew_keys)
+        self.tasks.repeated("shadows", self.shadows.run)
 
     async def stop(self) -> None:
         """Flushes what was decided, waits for appends under way, and takes leave."""
@@ -157,9 +150,7 @@ class Service:
                 await self.store.retire(msgspec.msgpack.encode(self.card))
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("left without the last flush: %s", error)
-        for task in self._tasks:
-            task.remove_done_callback(_report_death)
-        await end(self._tasks)
+        await self.tasks.end()
         await self.store.close()
 
     def publish_counters(self) -> None:
@@ -175,6 +166,7 @@ class Service:
         self.counters.set("context_unexpected", sum(each.unexpected for each in features))
         self.counters.set("top_k_hits", self.top_k.hits)
         self.counters.set("top_k_misses", self.top_k.misses)
+        self.counters.set("task_failures", self.tasks.failures)
         self.counters.set("store_away", float(self.degraded))
 
     def _changed(self, owner: str) -> None:
@@ -194,18 +186,18 @@ class Service:
                 self._answer(self._load_live_models())
             self._follow_quickly_enough()
 
-    def _set_aside(self, owner: str) -> None:
+    def _set_aside(self, owner: str, error: Exception | None = None) -> None:
         self._records.pop(owner, None)
         aside = self.replica.aside[owner]
         if aside.given_up:
             self.troubles.end("set_aside", owner)
         elif owner == COMMON:
             detail = f"{aside.reason} at {aside.offset}; see bandit-serve repair {COMMON}."
-            self.troubles.begin("registry", detail, logged=True)
+            self.troubles.begin("registry", detail, error=error)
         else:
             at = "" if aside.offset is None else f" at {aside.offset}"
             detail = f"{aside.reason}{at}; see bandit-serve repair {owner}."
-            self.troubles.begin("set_aside", detail, owner, logged=True)
+            self.troubles.begin("set_aside", detail, owner, error=error)
         self._keep_live_models()
 
     def _follow_quickly_enough(self) -> None:
@@ -284,18 +276,3 @@ class Service:
         task = asyncio.create_task(send())
         self._answers.add(task)
         task.add_done_callback(self._answers.discard)
-
-
-def _report_death(task: asyncio.Task[None]) -> None:
-    """A background task that ends on its own is a bug: without it the worker would only seem to work.
-
-    Except where the worker knows what the log does not: another takes its place, and begins with the log.
-    """
-    if task.cancelled():
-        return
-    if isinstance(task.exception(), LogLost):
-        log.critical("%s The worker leaves, and its successor starts from what there is.", task.exception())
-        signal.raise_signal(signal.SIGTERM)
-    else:
-        log.critical("a background task ended; the worker leaves", exc_info=task.exception())
-        os._exit(70)

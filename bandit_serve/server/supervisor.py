@@ -18,9 +18,11 @@ from types import FrameType
 import msgspec
 
 from bandit_serve.errors import BanditServeError, StoreRefused, StoreUnavailable
+from bandit_serve.server.backoff import Backoff
+from bandit_serve.server.beats import Beats
 from bandit_serve.server.learners import Learners
 from bandit_serve.server.listening import bind, require_keys_or_loopback, turn_away
-from bandit_serve.server.plan import DRAINING, READY, Plan
+from bandit_serve.server.plan import DRAINING, READY, SAY_STACKS, Plan
 from bandit_serve.settings import Settings
 from bandit_serve.store import PrivateServer
 from bandit_serve.store.facts import StoreFacts
@@ -32,6 +34,11 @@ POLL_S = 0.1
 QUICK_DEATH_S = 2.0
 RESTART_PAUSE_S = 0.5
 KILL_AFTER_S = 5.0
+# A stalled worker has so long to say where it is.
+STACKS_S = 1.0
+OVERSLEPT_S = 5.0
+# A worker that begins imports, and turns no loop yet.
+FIRST_BEAT_S = 60.0
 
 
 class _Child:
@@ -44,6 +51,7 @@ class _Child:
         self.started_s = time.monotonic()
         self.ready = False
         self.draining = False
+        self.kill_at_s: float | None = None
 
     def listen(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -62,6 +70,8 @@ class Supervisor:
         self._stopping = False
         self._announced = False
         self._restart_at_s = 0.0
+        self._backoff = Backoff()
+        self._looked_s = self._watching_since_s = time.monotonic()
         self._n_slots = 2 * settings.workers
 
     def run(self) -> int:
@@ -72,11 +82,18 @@ class Supervisor:
         try:
             self._store_url = self._find_store()
             facts = self._check_store()
-            with tempfile.TemporaryFile() as counters, _wakeup() as wakeup:
+            with (
+                tempfile.TemporaryFile() as counters,
+                tempfile.TemporaryFile() as beats,
+                _wakeup() as wakeup,
+            ):
                 self._listener, self._counters_fd = listener, counters.fileno()
+                self._beats_fd = beats.fileno()
+                self._beats = Beats(self._n_slots, self._beats_fd)
                 self._learners = Learners(settings, self._store_url)
                 while not self._stopping:
                     self._keep_workers()
+                    self._end_stalled()
                     self._keep_store()
                     self._announce(facts)
                     if self._announced:
@@ -128,12 +145,45 @@ class Supervisor:
                 self._spawn()
 
     def _bury(self, child: _Child, status: int) -> None:
+        """One that ended before it was ready, or by itself soon after, would do it again: the next waits longer."""
         self._children.remove(child)
         os.close(child.status_fd)
+        now_s = time.monotonic()
+        quick = now_s - child.started_s < QUICK_DEATH_S
+        pause_s = 0.0
+        if child.ready and not quick:
+            self._backoff.ran_well()
+        elif not child.ready or (status > 0 and not child.draining):
+            pause_s = self._backoff.failed()
+        else:
+            pause_s = RESTART_PAUSE_S
+        self._restart_at_s = max(self._restart_at_s, now_s + pause_s)
         if not child.draining:
-            log.warning("worker %d ended with status %d; starting another", child.process.pid, status)
-        if time.monotonic() - child.started_s < QUICK_DEATH_S:
-            self._restart_at_s = time.monotonic() + RESTART_PAUSE_S
+            when = f"in {pause_s:g} s" if pause_s else "now"
+            log.warning("worker %d ended with status %d; another starts %s", child.process.pid, status, when)
+
+    def _end_stalled(self) -> None:
+        """Kills workers that live and do not turn, after they have said where they are."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s > OVERSLEPT_S:
+            # This process stood still itself, and perhaps all of them did.
+            self._watching_since_s = now_s
+        self._looked_s = now_s
+        stall_s = self._settings.seconds("stall_timeout")
+        for child in self._children:
+            beat_s = self._beats.last_s(child.slot)
+            last_s = max(beat_s, child.started_s, self._watching_since_s)
+            allowed_s = stall_s if beat_s > child.started_s else max(stall_s, FIRST_BEAT_S)
+            if child.kill_at_s is None and now_s - last_s > allowed_s:
+                log.error(
+                    "worker %d has not turned for %g s and is ended; this is where it is:",
+                    child.process.pid,
+                    now_s - last_s,
+                )
+                child.process.send_signal(SAY_STACKS)
+                child.kill_at_s = now_s + STACKS_S
+            elif child.kill_at_s is not None and now_s >= child.kill_at_s:
+                child.process.kill()
 
     def _lost_for_good(self) -> bool:
         """Whether the first workers all ended before any of them was ready: then starting more is no help."""
@@ -144,7 +194,7 @@ class Supervisor:
         slot = next(slot for slot in range(self._n_slots) if slot not in taken)
         status_read, status_write = os.pipe()
         os.set_blocking(status_read, False)
-        fds = (self._listener.fileno(), status_write, self._counters_fd)
+        fds = (self._listener.fileno(), status_write, self._counters_fd, self._beats_fd)
         plan = Plan(self._settings, self._store_url, os.getpid(), *fds, self._n_slots, slot)
         command = [sys.executable, "-P", "-m", "bandit_serve.server.worker"]
         process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.PIPE)

@@ -7,6 +7,7 @@ URL may have a password in it, and anybody on the machine can read a process's a
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import os
@@ -22,11 +23,12 @@ from aiohttp import web
 from bandit_serve.errors import StoreRefused, StoreUnavailable
 from bandit_serve.parent import end_with_parent
 from bandit_serve.server.app import ROUTE_LABELS, make_app
+from bandit_serve.server.beats import Beats
 from bandit_serve.server.ending import end
 from bandit_serve.server.lane import Lane, LaneProtocol
 from bandit_serve.server.listening import BACKLOG
 from bandit_serve.server.metrics import Counters
-from bandit_serve.server.plan import DRAINING, READY, Plan
+from bandit_serve.server.plan import DRAINING, READY, SAY_STACKS, Plan
 from bandit_serve.server.service import Service
 from bandit_serve.store.store import Store
 
@@ -47,6 +49,7 @@ class Worker:
         self._plan = plan
         self._settings = plan.settings
         self._listener = socket.socket(fileno=plan.listen_fd)
+        self._beats = Beats(plan.n_slots, plan.beats_fd)
         counters = Counters(ROUTE_LABELS, n_slots=plan.n_slots, slot=plan.slot, fd=plan.counters_fd)
         store = Store(
             plan.store_url,
@@ -58,6 +61,7 @@ class Worker:
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
+        self._beats.beat_from_now_on(self._plan.slot, loop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         app, lane = make_app(self._service)
@@ -164,6 +168,7 @@ def main() -> None:
         sys.exit("the supervisor ended before it had said what to do")
     plan = msgspec.json.decode(told, type=Plan)
     end_with_parent(plan.parent)
+    faulthandler.register(SAY_STACKS, all_threads=True)
     logging.basicConfig(
         level=plan.settings.log_level.upper(),
         format=f"%(asctime)s %(levelname)s worker {os.getpid()} %(name)s: %(message)s",

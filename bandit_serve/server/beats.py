@@ -1,0 +1,28 @@
+"""When each worker's event loop turned last: one number a slot, in memory that the supervisor reads."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import time
+
+BEAT_S = 0.5
+_BYTES = 8
+
+
+class Beats:
+    """`n_slots` times of the monotonic clock, in seconds, in the file `fd`."""
+
+    def __init__(self, n_slots: int, fd: int) -> None:
+        os.ftruncate(fd, n_slots * _BYTES)
+        self._map = mmap.mmap(fd, n_slots * _BYTES)
+        self._times_s = memoryview(self._map).cast("d")
+
+    def last_s(self, slot: int) -> float:
+        return self._times_s[slot]
+
+    def beat_from_now_on(self, slot: int, loop: asyncio.AbstractEventLoop) -> None:
+        """Every `BEAT_S`, as long as the loop turns."""
+        self._times_s[slot] = time.monotonic()
+        loop.call_later(BEAT_S, self.beat_from_now_on, slot, loop)

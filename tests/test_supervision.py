@@ -1,0 +1,127 @@
+"""What may end a worker and what may not; workers that stand still, and successors that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from makers import eventually
+from services import ThrowawayService
+from stores import gone, wait_until
+
+from bandit_serve.server.backoff import PAUSES_S, Backoff
+from bandit_serve.server.tasks import Tasks
+from bandit_serve.troubles import Troubles
+
+# In every process of the service: SIGUSR1 makes it spin, and while the file is there workers end as they start.
+SITE = """
+import os, signal, sys
+
+def spin(number, frame):
+    def standing_still():
+        while True:
+            pass
+    standing_still()
+
+signal.signal(signal.SIGUSR1, spin)
+if "bandit_serve.server.worker" in sys.orig_argv and os.path.exists({broken!r}):
+    os._exit(3)
+"""
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """While this file is there, workers can not start."""
+    return tmp_path / "broken"
+
+
+@pytest.fixture
+def service(tmp_path: Path, broken: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThrowawayService]:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(SITE.format(broken=str(broken)))
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    with ThrowawayService(tmp_path / "data", "--stall-timeout", "2s", workers=2) as running:
+        running.wait_for_workers(2)
+        yield running
+
+
+def test_a_worker_that_spins_says_where_and_is_replaced(service: ThrowawayService) -> None:
+    victim, other = service.worker_pids()
+    os.kill(victim, signal.SIGUSR1)
+    wait_until(lambda: gone(victim), 20)
+    wait_until(lambda: len(service.worker_pids()) == 2, 20)
+    assert other in service.worker_pids()
+    assert any(f"worker {victim} has not turned for" in line for line in service.output)
+    assert any("in standing_still" in line for line in service.output)
+
+
+def test_a_worker_that_is_stopped_is_replaced(service: ThrowawayService) -> None:
+    victim = service.worker_pids()[0]
+    os.kill(victim, signal.SIGSTOP)
+    wait_until(lambda: gone(victim), 20)
+    service.wait_for_workers(2)
+
+
+def test_a_service_that_stood_still_as_a_whole_goes_on_as_it_is(service: ThrowawayService) -> None:
+    """As on a machine that was suspended: the clock went on, and nobody is to blame."""
+    pids = service.worker_pids()
+    everyone = [service.process.pid, *pids]
+    for pid in everyone:
+        os.kill(pid, signal.SIGSTOP)
+    asyncio.run(asyncio.sleep(6.0))
+    for pid in everyone:
+        os.kill(pid, signal.SIGCONT)
+    service.wait_for_workers(2)
+    asyncio.run(asyncio.sleep(1.0))
+    assert service.worker_pids() == pids
+
+
+def test_successors_that_fail_come_ever_less_often(service: ThrowawayService, broken: Path) -> None:
+    broken.touch()
+    victim = service.worker_pids()[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: sum("ended with status 3" in line for line in service.output) >= 3, 30)
+    pauses = [
+        float(found[1])
+        for line in service.output
+        if (found := re.search(r"ended with status 3; another starts in (\S+) s", line))
+    ]
+    assert pauses[:3] == list(PAUSES_S[:3])
+    assert service.call("GET", "/health/ready").status == 200, "the other worker serves"
+    broken.unlink()
+    service.wait_for_workers(2)
+
+
+def test_pauses_grow_to_a_bound_and_begin_anew() -> None:
+    backoff = Backoff((1.0, 2.0, 4.0))
+    assert [backoff.failed() for _ in range(5)] == [1.0, 2.0, 4.0, 4.0, 4.0]
+    backoff.ran_well()
+    assert backoff.failed() == 1.0
+
+
+def test_a_task_that_fails_is_said_and_begins_again(caplog: pytest.LogCaptureFixture) -> None:
+    begun = []
+
+    async def chore() -> None:
+        begun.append(1)
+        if len(begun) == 1:
+            raise RuntimeError("a bug")
+        await asyncio.Event().wait()
+
+    async def run() -> None:
+        troubles = Troubles()
+        tasks = Tasks(troubles)
+        tasks.repeated("keeper", chore)
+        await eventually(lambda: len(begun) == 2)
+        assert [each.what for each in troubles] == ["keeper_failed"]
+        assert tasks.failures == 1
+        await tasks.end()
+
+    asyncio.run(run())
+    assert "a bug" in caplog.text
