@@ -24,6 +24,8 @@ MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
 # What policies and results can square and sum without an overflow; `policies` has the same bound.
 LARGEST_VALUE = 1e80
+# Of a count: sums of nine million of the largest are still exact in float64.
+LARGEST_COUNT = 10**9
 LARGEST_FEATURE = 1e9
 # Shares follow a ramp in steps of a hundredth of its cap: a vector for each millisecond would flood the log.
 RAMP_STEP = 1.01
@@ -85,8 +87,8 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True):
             return f"expected a number within ±{LARGEST_VALUE:g}"
         if self.kind == "binary" and value not in (0.0, 1.0):
             return f"{self.name} is binary: expected 0 or 1"
-        if self.kind == "count" and (value < 0 or value != math.floor(value)):
-            return f"{self.name} is a count: expected a whole number of at least 0"
+        if self.kind == "count" and not (0 <= value <= LARGEST_COUNT and value == math.floor(value)):
+            return f"{self.name} is a count: expected a whole number from 0 to {LARGEST_COUNT:,}"
         if self.kind == "bounded" and not self.floor <= value <= self.ceiling:
             return f"{self.name} is bounded: expected a number from {self.floor:g} to {self.ceiling:g}"
         return None

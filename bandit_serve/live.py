@@ -316,7 +316,9 @@ class LiveExperiment:
             pending = self.pending.weights(self.offset.time_ms)
         counts, means = self.policy.counts, np.nan_to_num(self.policy.means)
         with np.errstate(invalid="ignore"):
-            utilities = (counts * means + pending * self._zero) / (counts + pending)
+            utilities = means + (self._zero - means) * (pending / (counts + pending))
+        # Between the two, whatever rounding makes of the step.
+        utilities = np.clip(utilities, np.minimum(means, self._zero), np.maximum(means, self._zero))
         return np.array([self.experiment.objective.utility(value) for value in utilities.tolist()])
 
     def state(self) -> bytes:
