@@ -42,7 +42,7 @@ MAX_ALARMS = 100
 Vector = NDArray[np.float64]
 
 
-class Alarm(Struct, frozen=True, array_like=True):
+class Alarm(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """By log time, `arm`'s mean changed from `before` to `after` soon after `since_ms`, as was noticed at `at_ms`."""
 
     arm: int

@@ -14,6 +14,7 @@ BanditServeError
 ├── NotBuilt              named by the contract, not built yet
 ├── ModelLost             a registered model whose artifact is gone or damaged
 ├── LogLost               the store has lost entries that were read from it
+├── UnreadableEntry       an entry of a log, or a state, that this build can not fold
 └── Unavailable           try again later; nothing was counted, or the retry will be a duplicate
     ├── SetAside          an experiment whose log can not be folded: see `bandit-serve repair`
     ├── StoreUnavailable  the store does not answer
@@ -62,6 +63,10 @@ class TooLarge(InvalidInput):
 
 
 class UnsupportedMedia(InvalidInput):
+    pass
+
+
+class UnreadableEntry(BanditServeError):
     pass
 
 

@@ -94,6 +94,16 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True):
         return None
 
     @property
+    def limits(self) -> tuple[float, float]:
+        """Between which values all rewards in a log lie, also those of before counts had a bound."""
+        match self.kind:
+            case "continuous":
+                return -LARGEST_VALUE, LARGEST_VALUE
+            case "count":
+                return 0.0, LARGEST_VALUE
+        return self.floor, self.ceiling
+
+    @property
     def floor(self) -> float:
         return 0.0 if self.low is None else self.low
 
@@ -211,7 +221,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
         return validated(msgspec.structs.replace(self, arms=(*self.arms, arm)))
 
 
-class Standing(Struct, frozen=True):
+class Standing(Struct, frozen=True, forbid_unknown_fields=True):
     """What became of one arm. Its ramp counts from `ramp_since_ms`, Unix time: in a draft, from the start on."""
 
     status: ArmStatus = "active"
@@ -238,7 +248,7 @@ class Standing(Struct, frozen=True):
 ACTIVE = Standing()
 
 
-class Record(Struct, frozen=True):
+class Record(Struct, frozen=True, forbid_unknown_fields=True):
     """An experiment and where it stands. `revision` counts its changes and is its ETag.
 
     `uid` is random and names it in tokens, so that a namesake made later refuses them. `standings` are those of the

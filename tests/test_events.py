@@ -7,6 +7,7 @@ import pytest
 from makers import created, experiment, exposed, rewards
 
 from bandit_serve import events
+from bandit_serve.errors import UnreadableEntry
 from bandit_serve.events import REWARD, Census, Change, Changed, Exposed, Rewarded, Tick
 from bandit_serve.experiment import Record
 
@@ -91,7 +92,7 @@ def test_kinds_are_one_letter_each() -> None:
 
 @pytest.mark.parametrize("kind", [b"z", b"", b"cc", b"e", b"m"])
 def test_an_unknown_kind_is_an_error_that_names_it(kind: bytes) -> None:
-    with pytest.raises(ValueError, match="kind"):
+    with pytest.raises(UnreadableEntry, match="kind"):
         events.decode(kind, b"")
 
 
@@ -106,5 +107,5 @@ def test_an_unknown_kind_is_an_error_that_names_it(kind: bytes) -> None:
     ],
 )
 def test_broken_entries_are_errors(kind: bytes, data: bytes) -> None:
-    with pytest.raises(Exception):  # noqa: B017, PT011
+    with pytest.raises(UnreadableEntry):
         events.decode(kind, data)

@@ -84,12 +84,12 @@ def written(made: Experiment, seed: int) -> Log:
     return [(offset, on_the_wire(event)) for offset, event in log]
 
 
-def on_the_wire(event: Event) -> Event:
+def on_the_wire(event: Event, n_features: int = 0) -> Event:
     match event:
         case Rewarded():
             return events.decode(events.REWARDED, event.rows.tobytes())
         case Exposed():
-            return events.decode(events.EXPOSED, events.encode(event))
+            return events.decode(events.EXPOSED, events.encode(event), n_features)
         case Changed():
             return events.decode(events.CHANGED, events.encode(event))
     return event
@@ -420,7 +420,7 @@ def test_with_context_a_missing_reward_is_learned_as_a_zero_when_its_window_has_
     assert isinstance(shown, Exposed)
     if held_out:
         shown = msgspec.structs.replace(shown, held_out=bytes([0b100]))
-    live.apply(Offset(10, 0), on_the_wire(shown))
+    live.apply(Offset(10, 0), on_the_wire(shown, live.n_features))
     live.apply(Offset(20, 0), with_x(Rewarded(rewards([1], times_ms=5)), generator))
     assert live.policy.counts.tolist() == [0, 0]
     live.apply(Offset(9_000, 0), Tick())

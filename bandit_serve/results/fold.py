@@ -9,7 +9,7 @@ import numpy as np
 
 from bandit_serve._analysis import Accumulators, OpenDecisions, RewardedDecisions, ShareHistory, Units
 from bandit_serve.errors import InvalidInput
-from bandit_serve.events import Changed, Event, Exposed, Rewarded
+from bandit_serve.events import Changed, Event, Exposed, Rewarded, Shape
 from bandit_serve.experiment import Experiment, Record
 from bandit_serve.results import columns, snapshot
 from bandit_serve.results.early import EarlyRewards
@@ -39,6 +39,7 @@ class ResultsFold:
         experiment = record.experiment
         n_metrics, n_arms = len(experiment.metrics), len(experiment.arms)
         self.record = record
+        self._shape = Shape(experiment, None)
         self.now_ms = _BEFORE_ALL_MS
         self.exposures = np.zeros(n_arms, np.int64)
         self.sums = Accumulators(n_metrics, n_arms, experiment.control_arm)
@@ -67,7 +68,7 @@ class ResultsFold:
     def apply(self, time_ms: int, event: Event) -> None:
         """Takes the next entry of the log; `time_ms` is its stream time.
 
-        The event comes first, then what has closed by now is analysed. `InvalidInput`, and nothing has
+        The event comes first, then what has closed by now is analysed. `UnreadableEntry`, and nothing has
         changed, when an entry's columns do not fit together or the experiment.
         """
         match event:
@@ -76,7 +77,7 @@ class ResultsFold:
             case Rewarded():
                 self._reward(time_ms, event)
             case Changed():
-                self._change(event.record)
+                self._change(event)
         self.now_ms = max(self.now_ms, time_ms)
         closed_ms = self.now_ms - self._window_ms
         self._count(self._early.given_up(self.now_ms))
@@ -87,7 +88,7 @@ class ResultsFold:
 
     def _expose(self, time_ms: int, event: Exposed) -> None:
         experiment = self.record.experiment
-        rows = columns.exposures(event, len(experiment.arms), experiment.unit == "user")
+        rows = columns.widened(self._shape.columns(event), len(experiment.arms))
         unfloored = bool(self._floors.of(np.array([event.revision], np.uint32))[0])
         for low, high in self._shares.unseen(event.incarnation, event.first, len(rows.arms)):
             if low == high:
@@ -110,9 +111,9 @@ class ResultsFold:
         self._count(self._early.exposed(event.incarnation, event.first + len(rows.arms), seen_ms))
 
     def _reward(self, time_ms: int, event: Rewarded) -> None:
-        experiment = self.record.experiment
-        rows = columns.rewards(event.rows, len(experiment.arms), len(experiment.metrics))
-        if experiment.missing == "ignore":
+        self._shape.check(event)
+        rows = np.ascontiguousarray(event.rows)
+        if self.record.experiment.missing == "ignore":
             rows = self._early.keep(rows, time_ms)
         self._count(rows)
 
@@ -129,17 +130,16 @@ class ResultsFold:
         copy.evidence.look(copy.sums, copy.record.experiment)
         return copy
 
-    def _change(self, record: Record) -> None:
-        names, n_arms = record.experiment.arm_names, len(self.exposures)
-        if names[:n_arms] != self.record.experiment.arm_names[: len(names)]:
-            raise InvalidInput(
-                "The log holds a change that can not be analysed: arms were put in another order."
-            )
-        if len(names) > n_arms:
-            self._grow(len(names))
+    def _change(self, event: Changed) -> None:
+        self._shape.check(event)
+        record = event.record
+        n_arms = len(record.experiment.arms)
+        if n_arms > len(self.exposures):
+            self._grow(n_arms)
         self._floors.learn(record.revision, record.experiment.policy)
         if record.revision >= self.record.revision:
             self.record = record
+            self._shape = Shape(record.experiment, None)
 
     def _grow(self, n_arms: int) -> None:
         """Makes room for the arms that have come. What was decided before them says nothing about them."""
