@@ -112,7 +112,7 @@ class Exposed(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 
 
 class Columns(NamedTuple):
-    """Those of an `Exposed`: `arms` u2[n], `ages_ms` u4[n], `units` u8[n] or u8[0], `vectors` f8[V, K], `runs` u4[V]."""
+    """Of an `Exposed`: `arms` u2[n], `ages_ms` u4[n], `units` u8[n] or u8[0], `vectors` f8[V, K], `runs` u4[V]."""
 
     arms: NDArray[np.uint16]
     ages_ms: NDArray[np.uint32]

@@ -20,6 +20,7 @@ from bandit_serve.joined import JoinedDecisions
 from bandit_serve.pending import PendingDecisions
 from bandit_serve.policies import POLICIES, ContextualPolicy, Policy
 from bandit_serve.policies.serving import features_of, from_experiment, policy_from_state
+from bandit_serve.states import known_only
 from bandit_serve.store.offset import START, Offset
 
 MAX_HISTORY = 10_000
@@ -160,9 +161,7 @@ class LiveExperiment:
             self.alarms.closed(closed.decisions, closed.conversions, now_ms)
             self.evidence += 1
 
-    def _changed(
-        self, offset: Offset, event: Changed, successor: Policy | ContextualPolicy | None
-    ) -> None:
+    def _changed(self, offset: Offset, event: Changed, successor: Policy | ContextualPolicy | None) -> None:
         record, change = event.record, event.change
         self._grow(len(record.experiment.arms))
         if successor is not None:
@@ -374,6 +373,7 @@ class LiveExperiment:
     @classmethod
     def from_state(cls, offset: Offset, state: bytes) -> LiveExperiment:
         fields = _unpack(state)
+        known_only(fields, _STATE, "an experiment")
         live = cls.__new__(cls)
         live.record = msgspec.msgpack.decode(fields["record"], type=Record)
         live.policy = policy_from_state(fields["policy"])
@@ -410,6 +410,10 @@ def _watched(experiment: Experiment) -> tuple[float, float] | None:
     return (objective.floor, objective.ceiling) if objective.kind == "bounded" else None
 
 
+_STATE = frozenset(
+    {"record", "policy", "pending", "joined", "waits_since_ms", "alarms", "history"}
+    | {"exposures", "rewards", "held_out", "mean_shares"}
+)
 _ARRAY = 1
 
 

@@ -32,7 +32,6 @@ from bandit_serve.events import (
 from bandit_serve.experiment import (
     LARGEST_COUNT,
     LARGEST_VALUE,
-    ContextField,
     Experiment,
     Metric,
     Ramp,
@@ -232,7 +231,11 @@ class History:
 
     def _context(self) -> list[dict[str, Any]]:
         choices = self._choices
-        numeric = {"name": "x", "kind": "numeric", "std": choices.one_of([None, 1.0, 1e-6, LARGEST_VALUE, TINY])}
+        numeric = {
+            "name": "x",
+            "kind": "numeric",
+            "std": choices.one_of([None, 1.0, 1e-6, LARGEST_VALUE, TINY]),
+        }
         category = {"name": "c", "kind": "categorical", "values": ["p", "q"]}
         other = {"name": "y", "kind": "numeric", "mean": choices.one_of([None, 1e6, -LARGEST_VALUE])}
         chosen = choices.one_of([[numeric], [category], [numeric, category], [numeric, other]])
@@ -342,7 +345,9 @@ class History:
 
     def _pass_time(self) -> None:
         live, choices = self.live, self._choices
-        unit_ms = choices.one_of([live.experiment.attribution.window_ms, live.policy.half_life_ms or 1_000, 1])
+        unit_ms = choices.one_of(
+            [live.experiment.attribution.window_ms, live.policy.half_life_ms or 1_000, 1]
+        )
         gap_ms = min(int(choices.one_of(GAPS) * unit_ms), 2**50)
         if chance(choices, 5):
             gap_ms = -choices.one_of([1, 7, 1_000])
@@ -427,11 +432,9 @@ class History:
             x=b"".join(xs),
         )
 
-    def _orphan(self) -> Decision:
-        """A decision whose exposure never comes."""
+    def _orphan(self, x: NDArray[np.float32] | None, vector: NDArray[np.float64]) -> Decision:
+        """A decision for features x, drawn from `vector`, whose exposure never comes."""
         choices, live = self._choices, self.live
-        x = self.x()
-        vector = live.shares(self.mask(), self._time_ms, x)
         arm = choices.one_of(np.flatnonzero(vector > 0.0).tolist())
         worker = choices.one_of(WORKERS)
         number, self._counters[worker] = self._counters[worker], self._counters[worker] + 1
@@ -443,20 +446,22 @@ class History:
         choices, live = self._choices, self.live
         metrics = live.experiment.metrics
         objective = metrics.index(live.experiment.objective)
-        n = choices.one_of([1, 1, 1, 2, 5, 40])
+        n = choices.one_of([1, 1, 1, 1, 2, 2, 5, 40, 150])
         rows = np.zeros(n, REWARD)
         xs = []
+        orphans_x = self.x()
+        orphans_vector = live.shares(self.mask(), self._time_ms, orphans_x)
         # Some histories have one value only, or but a few.
         few = chance(choices, 30)
         for i in range(n):
             decision = (
                 choices.one_of(self._decisions)
                 if self._decisions and chance(choices, 90)
-                else self._orphan()
+                else self._orphan(orphans_x, orphans_vector)
             )
             metric = objective if chance(choices, 80) else choices.integer(0, len(metrics) - 1)
             if (*decision[:2], metric) in self._rewarded_already:
-                decision = self._orphan()
+                decision = self._orphan(orphans_x, orphans_vector)
             self._rewarded_already.add((*decision[:2], metric))
             values = self._values(metrics[metric])
             value = choices.one_of(values[:2] if few else values)
@@ -499,7 +504,9 @@ class History:
         if standing.status == "removed":
             return record
         if what == "ramp":
-            ramp = Ramp(choices.one_of([TINY, 1e-300, 0.01, BELOW_ONE, 1.0]), choices.one_of(["0ms", "1ms", "90d"]))
+            ramp = Ramp(
+                choices.one_of([TINY, 1e-300, 0.01, BELOW_ONE, 1.0]), choices.one_of(["0ms", "1ms", "90d"])
+            )
             return record.with_standing(arm, Standing(standing.status, ramp, self._time_ms))
         if what in ("pause", "remove") and arm == record.experiment.control_arm:
             return record

@@ -16,6 +16,7 @@ from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
 from bandit_serve.results.sequence import Floats
+from bandit_serve.states import known_only
 
 LINGER_MS = 3_600_000
 """How long after its window the fold remembers which decisions a worker has exposed."""
@@ -150,27 +151,29 @@ class ResultsFold:
 
     def state(self) -> bytes:
         """A snapshot: equal bytes for equal folds, wherever the log was cut."""
+        return snapshot.packed(msgspec.msgpack.encode(self.record), self._columns())
+
+    def _columns(self) -> snapshot.Columns:
         shares, numbers = self._shares.state(self._decisions.vectors())
-        return snapshot.packed(
-            msgspec.msgpack.encode(self.record),
-            {
-                "fold": {
-                    "now_ms": np.array([self.now_ms]),
-                    "exposures": self.exposures,
-                    "revisions": self._floors.revisions,
-                    "flags": self._floors.flags,
-                },
-                "sums": self.sums.state(),
-                "evidence": vars(self.evidence),
-                "shares": shares,
-                "decisions": self._decisions.state(numbers),
-                "early": self._early.state(),
+        return {
+            "fold": {
+                "now_ms": np.array([self.now_ms]),
+                "exposures": self.exposures,
+                "revisions": self._floors.revisions,
+                "flags": self._floors.flags,
             },
-        )
+            "sums": self.sums.state(),
+            "evidence": vars(self.evidence),
+            "shares": shares,
+            "decisions": self._decisions.state(numbers),
+            "early": self._early.state(),
+        }
 
     @classmethod
     def from_state(cls, data: bytes) -> ResultsFold:
-        """The fold whose `state()` was `data`; `InvalidInput` for anything else."""
+        """The fold whose `state()` was `data`; `InvalidInput` for anything else, `UnreadableEntry` where this build
+        does not know a part of it.
+        """
         packed_record, state = snapshot.unpacked(data)
         try:
             return cls._restored(packed_record, state)
@@ -181,6 +184,10 @@ class ResultsFold:
     def _restored(cls, packed_record: bytes, state: snapshot.Columns) -> ResultsFold:
         fold = cls(msgspec.msgpack.decode(packed_record, type=Record))
         experiment = fold.record.experiment
+        known = fold._columns()
+        known_only(state, known, "results")
+        for part, of_part in state.items():
+            known_only(of_part, known[part], f"results' {part}")
         fold.now_ms = int(state["fold"]["now_ms"][0])
         fold.exposures = state["fold"]["exposures"]
         fold._floors = Floors(state["fold"]["revisions"], state["fold"]["flags"])
