@@ -6,6 +6,13 @@ from numpy.typing import NDArray
 def learned(
     rows: NDArray[np.void], metric: int, since_ms: int, rewards: NDArray[np.int64]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64], NDArray[np.intp] | None]: ...
+def misfit(
+    rows: NDArray[np.void],
+    n_arms: int,
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    whole: NDArray[np.uint8],
+) -> str | None: ...
 def watch(
     arms: NDArray[np.intp],
     values: NDArray[np.float64],

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from scipy.special import betaln, xlogy
 
 from bandit_serve._rewards import watch
+from bandit_serve.states import known_only
 
 LEVEL = 0.001
 BLOCK = 32
@@ -38,11 +39,12 @@ SPACING = 64
 CANDIDATES = 64
 REFERENCE = 100
 MAX_ALARMS = 100
+STATE = frozenset({"bounds", "alarms", "n", "total", "low", "width", "first", "looks", "candidates"})
 
 Vector = NDArray[np.float64]
 
 
-class Alarm(Struct, frozen=True, array_like=True):
+class Alarm(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """By log time, `arm`'s mean changed from `before` to `after` soon after `since_ms`, as was noticed at `at_ms`."""
 
     arm: int
@@ -200,6 +202,7 @@ class ChangeAlarms:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> ChangeAlarms:
+        known_only(state, STATE, "alarms")
         bounds = state["bounds"]
         found = cls(len(state["n"]), None if bounds is None else (bounds[0], bounds[1]))
         found._take(state)

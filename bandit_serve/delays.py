@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from scipy.special import gammainc
 
 from bandit_serve import _delays
+from bandit_serve.states import known_only
 
 BINS_PER_OCTAVE = 4
 BINS = 16 * BINS_PER_OCTAVE
@@ -113,6 +114,7 @@ class Delays:
 
     @classmethod
     def from_state(cls, window_ms: int, n_arms: int, state: dict[str, Any]) -> Delays:
+        known_only(state, ("arrivals", "closed"), "delays")
         delays = cls(window_ms, n_arms)
         delays.arrivals = np.array(state["arrivals"], np.int64)
         delays.closed = np.array(state["closed"], np.int64)

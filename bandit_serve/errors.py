@@ -15,6 +15,7 @@ BanditServeError
 ├── ModelLost             a registered model whose artifact is gone or damaged
 ├── LogLost               the store has lost entries that were read from it
 ├── Unfoldable            a log and its snapshots of which no state can be made
+│   └── UnreadableEntry   an entry of a log, or a state, that this build can not fold
 └── Unavailable           try again later; nothing was counted, or the retry will be a duplicate
     ├── SetAside          an experiment whose log can not be folded: see `bandit-serve repair`
     ├── StoreUnavailable  the store does not answer
@@ -95,6 +96,10 @@ class LogLost(BanditServeError):
 
 
 class Unfoldable(BanditServeError):
+    pass
+
+
+class UnreadableEntry(Unfoldable):
     pass
 
 

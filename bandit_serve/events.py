@@ -15,14 +15,17 @@ The registry's stream has kinds of its own (`models/registry.py`). Numbers are l
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from bandit_serve.experiment import Record
+from bandit_serve._analysis import MAX_COUNTER
+from bandit_serve._rewards import misfit
+from bandit_serve.errors import UnreadableEntry
+from bandit_serve.experiment import Experiment, Record
 
 REWARD = np.dtype(
     [
@@ -42,9 +45,14 @@ REWARD = np.dtype(
 
 # The decision was one of the holdout: analysed like every other, but the policy learns nothing from it.
 HELD_OUT = 1
+# What `ages_ms` can hold: 49.7 days.
+MAX_AGE_MS = 2**32 - 1
+MAX_TIME_MS = 2**53
+# How far a share may be rounded past 1.
+ROUNDING = 1e-9
 
 
-class Change(Struct, frozen=True):
+class Change(Struct, frozen=True, forbid_unknown_fields=True):
     """Who changed what, and why.
 
     `what` is `create`, `start`, `pause`, `stop` or `policy`, or `add_arm`, `pause_arm`, `resume_arm` or `remove_arm`
@@ -57,12 +65,12 @@ class Change(Struct, frozen=True):
     arm: str | None = None
 
 
-class Changed(Struct, frozen=True):
+class Changed(Struct, frozen=True, forbid_unknown_fields=True):
     record: Record
     change: Change
 
 
-class Pair(Struct, frozen=True, array_like=True):
+class Pair(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What the prediction of a decision was about: decision number `first` + `place`."""
 
     place: int
@@ -71,7 +79,7 @@ class Pair(Struct, frozen=True, array_like=True):
     features: dict[str, Any] | None = None
 
 
-class Exposed(Struct, frozen=True, array_like=True):
+class Exposed(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """n decisions of one worker, numbered `first` … `first + n − 1`, in that order.
 
     `arms` u2[n]; `ages_ms` u4[n], milliseconds after `time_ms`; `units` u8[n], or empty where `unit` is
@@ -103,6 +111,54 @@ class Exposed(Struct, frozen=True, array_like=True):
         return np.unpackbits(bits, count=len(self.arms) // 2, bitorder="little").astype(np.bool_)
 
 
+class Columns(NamedTuple):
+    """Of an `Exposed`: `arms` u2[n], `ages_ms` u4[n], `units` u8[n] or u8[0], `vectors` f8[V, K], `runs` u4[V]."""
+
+    arms: NDArray[np.uint16]
+    ages_ms: NDArray[np.uint32]
+    units: NDArray[np.uint64]
+    vectors: NDArray[np.float64]
+    runs: NDArray[np.uint32]
+
+
+def columns_of(event: Exposed, n_features: int | None) -> Columns:
+    """The columns of `event`, with `n_features` d, None where it does not matter; `UnreadableEntry` when they do not
+    fit together.
+    """
+    n, n_runs = len(event.arms) // 2, len(event.runs) // 4
+    _require(len(event.arms) == 2 * n, "whole items in arms")
+    _require(len(event.ages_ms) == 4 * n, "as many ages as arms")
+    _require(len(event.units) in (0, 8 * n), "as many units as arms, or none")
+    _require(len(event.held_out) in (0, (n + 7) // 8), "as many bits of the holdout as arms, or none")
+    _require(n_features is None or len(event.x) == 4 * n * n_features, "the features of every decision")
+    _require(len(event.runs) == 4 * n_runs, "whole items in runs")
+    n_arms = len(event.vectors) // (8 * max(n_runs, 1))
+    _require(len(event.vectors) == 8 * n_runs * n_arms, "as many share vectors as runs")
+    _require(0 <= event.incarnation < 2**64, "an incarnation of 64 bits")
+    _require(0 <= event.first <= MAX_COUNTER - n, "counters of at most 42 bits")
+    _require(0 <= event.revision < 2**32, "a revision of 32 bits")
+    _require(abs(event.time_ms) < MAX_TIME_MS, "a time in milliseconds")
+    _require(all(0 <= pair.place < n for pair in event.pairs), "pairs of decisions that are there")
+    columns = Columns(
+        np.frombuffer(event.arms, "<u2"),
+        np.frombuffer(event.ages_ms, "<u4"),
+        np.frombuffer(event.units, "<u8"),
+        np.frombuffer(event.vectors, "<f8").reshape(n_runs, n_arms),
+        np.frombuffer(event.runs, "<u4"),
+    )
+    _require(int(columns.runs.sum(dtype=np.uint64)) == n, "runs that add up to the decisions")
+    _require(n == 0 or int(columns.arms.max()) < n_arms, "arms that have a share")
+    least, most = columns.vectors.min(initial=0.0), columns.vectors.max(initial=0.0)
+    # Written so that NaN fails.
+    _require(bool(least >= 0.0 and most <= 1.0 + ROUNDING), "shares from 0 to 1")
+    return columns
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise UnreadableEntry(f"The log holds an entry that this build can not fold: expected {what}.")
+
+
 class Rewarded(Struct, frozen=True):
     """n `REWARD` records, and the features of their decisions, f4[n, d], where the experiment has context."""
 
@@ -112,13 +168,16 @@ class Rewarded(Struct, frozen=True):
 
 def pack_rewards(rows: NDArray[np.void], x: NDArray[np.float32]) -> bytes:
     """The wire form of n `REWARD` records with features f4[n, d], row by row."""
+    _require(x.ndim == 2 and len(x) == len(rows), "the features of every reward")
     return np.hstack([_bytes_of(rows), _bytes_of(x)]).tobytes()
 
 
 def _unpack_rewards(data: bytes, n_features: int) -> Rewarded:
+    width = REWARD.itemsize + 4 * n_features
+    _require(len(data) % width == 0, f"whole rows of {width} bytes")
     if n_features == 0:
         return Rewarded(np.frombuffer(data, REWARD))
-    both = np.frombuffer(data, np.uint8).reshape(-1, REWARD.itemsize + 4 * n_features)
+    both = np.frombuffer(data, np.uint8).reshape(-1, width)
     return Rewarded(
         np.ascontiguousarray(both[:, : REWARD.itemsize]).view(REWARD)[:, 0],
         np.ascontiguousarray(both[:, REWARD.itemsize :]).view("<f4"),
@@ -134,7 +193,7 @@ class Tick(Struct, frozen=True):
     pass
 
 
-class Census(Struct, frozen=True):
+class Census(Struct, frozen=True, forbid_unknown_fields=True):
     """`key` is the hash in the store that takes each worker's digest."""
 
     key: str
@@ -151,16 +210,79 @@ _census = msgspec.msgpack.Decoder(Census).decode
 
 
 def decode(kind: bytes, data: bytes, n_features: int = 0) -> Event:
-    """The event of an entry's field and value; `n_features` is d of the experiment's context, 0 without."""
-    match kind:
-        case b"r":
-            return _unpack_rewards(data, n_features)
-        case b"x":
-            return _exposed(data)
-        case b"t":
-            return Tick()
-        case b"c":
-            return _changed(data)
-        case b"q":
-            return _census(data)
-    raise ValueError(f"the log holds an event of a kind that this build does not know: {kind!r}")
+    """The event of an entry's field and value; `n_features` is d of the experiment's context, 0 without.
+
+    `UnreadableEntry` for what this build does not know, a kind or a field, and for columns that do not fit together.
+    """
+    try:
+        match kind:
+            case b"r":
+                return _unpack_rewards(data, n_features)
+            case b"x":
+                event = _exposed(data)
+                columns_of(event, n_features)
+                return event
+            case b"t":
+                _require(not data, "a tick without content")
+                return Tick()
+            case b"c":
+                return _changed(data)
+            case b"q":
+                return _census(data)
+    except msgspec.MsgspecError as error:
+        raise UnreadableEntry(
+            f"The log holds an entry of kind {kind!r} that this build does not know: {error}."
+        ) from error
+    raise UnreadableEntry(f"The log holds an entry of a kind that this build does not know: {kind!r}.")
+
+
+class Shape:
+    """What the entries of an experiment have to fit, as it is now. `n_features` as in `columns_of`."""
+
+    def __init__(self, experiment: Experiment, n_features: int | None) -> None:
+        self._experiment = experiment
+        self._n_features = n_features
+        self._n_arms = len(experiment.arms)
+        limits = [metric.limits for metric in experiment.metrics]
+        self._low, self._high = np.array(limits).T.copy()
+        self._whole = np.array([metric.kind == "binary" for metric in experiment.metrics], np.uint8)
+
+    def check(self, event: Event) -> None:
+        """`UnreadableEntry` when the event can not be folded as a whole; before any of it has been."""
+        match event:
+            case Exposed():
+                self.columns(event)
+            case Rewarded():
+                self._check_rewards(event)
+            case Changed():
+                self._check_change(event)
+
+    def columns(self, event: Exposed) -> Columns:
+        """The columns of `event`, checked."""
+        columns = columns_of(event, self._n_features)
+        _require(bool(np.isfinite(np.frombuffer(event.x, "<f4")).all()), "finite features")
+        _require(columns.vectors.shape[1] <= self._n_arms, "share vectors of arms that are there")
+        _require(len(columns.units) > 0 or self._experiment.unit != "user", "as many units as arms")
+        drawn = columns.vectors[np.repeat(np.arange(len(columns.runs)), columns.runs), columns.arms]
+        _require(bool((drawn > 0.0).all()), "a positive share of each arm that was drawn")
+        return columns
+
+    def _check_rewards(self, event: Rewarded) -> None:
+        rows, x = event.rows, event.x
+        _require(rows.dtype == REWARD and rows.ndim == 1, "rewards in a row of REWARD records")
+        if self._n_features is not None:
+            there = x is not None and x.shape == (len(rows), self._n_features)
+            _require(there or (x is None and not self._n_features), "the features of every reward")
+        _require(x is None or bool(np.isfinite(x).all()), "finite features")
+        fault = misfit(rows, self._n_arms, self._low, self._high, self._whole)
+        _require(fault is None, str(fault))
+
+    def _check_change(self, event: Changed) -> None:
+        here, there = self._experiment, event.record.experiment
+        n_both = min(self._n_arms, len(there.arms))
+        same = there.arm_names[:n_both] == here.arm_names[:n_both]
+        _require(same, "the arms that were there, in no other order")
+        _require(here.metrics == there.metrics, "the metrics that were there")
+        same = here.unit == there.unit and here.context == there.context
+        _require(same and here.attribution == there.attribution, "unit, context and attribution as they were")
+        _require(0 <= event.record.revision < 2**32, "a revision of 32 bits")

@@ -24,6 +24,8 @@ MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
 # What policies and results can square and sum without an overflow; `policies` has the same bound.
 LARGEST_VALUE = 1e80
+# Of a count: sums of nine million of the largest are still exact in float64.
+LARGEST_COUNT = 10**9
 LARGEST_FEATURE = 1e9
 # Shares follow a ramp in steps of a hundredth of its cap: a vector for each millisecond would flood the log.
 RAMP_STEP = 1.01
@@ -85,11 +87,21 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True):
             return f"expected a number within ±{LARGEST_VALUE:g}"
         if self.kind == "binary" and value not in (0.0, 1.0):
             return f"{self.name} is binary: expected 0 or 1"
-        if self.kind == "count" and (value < 0 or value != math.floor(value)):
-            return f"{self.name} is a count: expected a whole number of at least 0"
+        if self.kind == "count" and not (0 <= value <= LARGEST_COUNT and value == math.floor(value)):
+            return f"{self.name} is a count: expected a whole number from 0 to {LARGEST_COUNT:,}"
         if self.kind == "bounded" and not self.floor <= value <= self.ceiling:
             return f"{self.name} is bounded: expected a number from {self.floor:g} to {self.ceiling:g}"
         return None
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Between which values all rewards in a log lie, also those of before counts had a bound."""
+        match self.kind:
+            case "continuous":
+                return -LARGEST_VALUE, LARGEST_VALUE
+            case "count":
+                return 0.0, LARGEST_VALUE
+        return self.floor, self.ceiling
 
     @property
     def floor(self) -> float:
@@ -209,7 +221,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
         return validated(msgspec.structs.replace(self, arms=(*self.arms, arm)))
 
 
-class Standing(Struct, frozen=True):
+class Standing(Struct, frozen=True, forbid_unknown_fields=True):
     """What became of one arm. Its ramp counts from `ramp_since_ms`, Unix time: in a draft, from the start on."""
 
     status: ArmStatus = "active"
@@ -236,7 +248,7 @@ class Standing(Struct, frozen=True):
 ACTIVE = Standing()
 
 
-class Record(Struct, frozen=True):
+class Record(Struct, frozen=True, forbid_unknown_fields=True):
     """An experiment and where it stands. `revision` counts its changes and is its ETag.
 
     `uid` is random and names it in tokens, so that a namesake made later refuses them. `standings` are those of the

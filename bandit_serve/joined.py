@@ -17,11 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.pending import LINGER_MS
+from bandit_serve.states import known_only
 
 BUCKETS = 256
 MAX_OPEN = 100_000
 # All of them are in each snapshot.
 MAX_OPEN_BYTES = 64 * 2**20
+
+STATE = frozenset({"one_in", "open", "early"})
 
 Decision = tuple[int, int]
 
@@ -148,6 +151,7 @@ class JoinedDecisions:
 
     @classmethod
     def from_state(cls, window_ms: int, n_features: int, state: dict[str, Any]) -> JoinedDecisions:
+        known_only(state, STATE, "joined decisions")
         joined = cls(window_ms, n_features)
         joined.one_in = state["one_in"]
         for bucket, incarnation, counter, arm, value, x, exposed in state["open"]:

@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 
 from bandit_serve._rewards import learned
 from bandit_serve.alarms import ChangeAlarms
-from bandit_serve.errors import Unfoldable
-from bandit_serve.events import Changed, Event, Exposed, Rewarded, decode
+from bandit_serve.errors import Unfoldable, UnreadableEntry
+from bandit_serve.events import Changed, Event, Exposed, Rewarded, Shape, decode
 from bandit_serve.experiment import Experiment, Record
 from bandit_serve.joined import JoinedDecisions
 from bandit_serve.lenient import decode_known
 from bandit_serve.pending import PendingDecisions
 from bandit_serve.policies import POLICIES, ContextualPolicy, Policy
-from bandit_serve.policies.serving import carried_over, features_of, from_experiment, policy_from_state
+from bandit_serve.policies.serving import features_of, from_experiment, policy_from_state
 from bandit_serve.repairs import Omission, Repairs
+from bandit_serve.states import known_only
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Entry
 
@@ -30,7 +31,7 @@ MAX_HISTORY = 10_000
 AVERAGED = 1_000
 
 
-class HistoryEntry(Struct, frozen=True):
+class HistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):
     """One change: when it was made (the store's clock), by whom, to which arm if it was to one, and the policy's kind
     from then on.
     """
@@ -59,6 +60,7 @@ class LiveExperiment:
         self.record: Record = first.record
         self.policy: Policy | ContextualPolicy = from_experiment(experiment)
         self.features = features_of(experiment)
+        self._shape = Shape(experiment, self.n_features)
         self._objective = experiment.metrics.index(experiment.objective)
         # Of decisions before it, Unix time, nothing more is learned where they would have to wait for their rewards.
         self.waits_since_ms = 0
@@ -109,17 +111,26 @@ class LiveExperiment:
         return None if waiting is None else waiting.next_close_ms()
 
     def apply(self, offset: Offset, event: Event) -> None:
-        """Folds the log's entry at `offset`. `evidence` counts the entries that may have moved the shares."""
-        if self.policy.advance(offset.time_ms):
-            self.evidence += 1
-        self._close(offset.time_ms)
+        """Folds the log's entry at `offset`. `evidence` counts the entries that may have moved the shares.
+
+        `UnreadableEntry`, or `InvalidInput` for a policy that can not be made, and nothing has changed, when an entry
+        does not fit the experiment.
+        """
+        # What may be refused is asked before anything is changed.
+        self._shape.check(event)
         match event:
             case Rewarded():
+                self._pass_time(offset.time_ms)
                 self._rewarded(offset, event)
             case Exposed():
+                self._pass_time(offset.time_ms)
                 self._exposed(event)
             case Changed():
-                self._changed(offset, event)
+                successor = self._successor(event.record)
+                self._pass_time(offset.time_ms)
+                self._changed(offset, event, successor)
+            case _:
+                self._pass_time(offset.time_ms)
         self.offset = offset
 
     def leave_out(self, offset: Offset, omission: Omission, met: int) -> None:
@@ -134,6 +145,19 @@ class LiveExperiment:
             del self.history[:-MAX_HISTORY]
         self.offset = offset
         self.evidence += 1
+
+    def _successor(self, record: Record) -> Policy | ContextualPolicy | None:
+        """The policy of a changed record, which knows nothing yet; None where it is the one that there is."""
+        added = len(record.experiment.arms) - len(self.exposures)
+        if added < 0:
+            raise UnreadableEntry("The log holds a change that takes arms away; they can only be removed.")
+        changed = added > 0 or record.experiment.policy != self.experiment.policy
+        return from_experiment(record.experiment) if changed else None
+
+    def _pass_time(self, now_ms: int) -> None:
+        if self.policy.advance(now_ms):
+            self.evidence += 1
+        self._close(now_ms)
 
     def _close(self, now_ms: int) -> None:
         """Learns from the decisions whose windows have closed."""
@@ -155,13 +179,15 @@ class LiveExperiment:
             self.alarms.closed(closed.decisions, closed.conversions, now_ms)
             self.evidence += 1
 
-    def _changed(self, offset: Offset, event: Changed) -> None:
+    def _changed(self, offset: Offset, event: Changed, successor: Policy | ContextualPolicy | None) -> None:
         record, change = event.record, event.change
-        grown = self._grow(len(record.experiment.arms))
-        if grown or record.experiment.policy != self.experiment.policy:
-            self.policy = carried_over(self.policy, record.experiment)
+        self._grow(len(record.experiment.arms))
+        if successor is not None:
+            successor.take_over(self.policy)
+            self.policy = successor
         former = self.experiment.policy
         self.record = record
+        self._shape = Shape(record.experiment, self.n_features)
         if POLICIES[former.kind].contextual != self.policy.contextual:
             # What waited is not in the other's form; of those decisions only results will know, also where their
             # rewards are yet to come: without the zeros among them they would look better than they are.
@@ -182,11 +208,11 @@ class LiveExperiment:
         del self.history[:-MAX_HISTORY]
         self.evidence += 1
 
-    def _grow(self, n_arms: int) -> bool:
-        """Makes room for the arms that were added; whether there are any."""
+    def _grow(self, n_arms: int) -> None:
+        """Makes room for the arms that were added."""
         added = n_arms - len(self.exposures)
         if added <= 0:
-            return False
+            return
         if self.pending is not None:
             self.pending = self.pending.grown(n_arms)
         self.alarms = self.alarms.grown(n_arms)
@@ -194,9 +220,10 @@ class LiveExperiment:
             np.pad(counts, (0, added)) for counts in (self.exposures, self.rewards, self.held_out)
         )
         self.mean_shares = np.pad(self.mean_shares, (0, added))
-        return True
 
     def _exposed(self, event: Exposed) -> None:
+        if not event.arms:
+            return
         arms = np.frombuffer(event.arms, np.uint16)
         warming = self._warming
         self.exposures += np.bincount(arms, minlength=len(self.exposures))
@@ -264,7 +291,10 @@ class LiveExperiment:
         bounds the error.
         """
         holdout = self.policy.holdout
-        if not (self.policy.weighs and 0.0 < holdout < 1.0):
+        if not self.policy.weighs:
+            return propensities
+        propensities = np.minimum(propensities, 1.0)
+        if not 0.0 < holdout < 1.0:
             return propensities
         chances = (propensities - holdout / np.count_nonzero(self.active)) / (1.0 - holdout)
         least = np.minimum(propensities, max(self.policy.min_share, 1e-3))
@@ -335,7 +365,9 @@ class LiveExperiment:
             pending = self.pending.weights(self.offset.time_ms)
         counts, means = self.policy.counts, np.nan_to_num(self.policy.means)
         with np.errstate(invalid="ignore"):
-            utilities = (counts * means + pending * self._zero) / (counts + pending)
+            utilities = means + (self._zero - means) * (pending / (counts + pending))
+        # Between the two, whatever rounding makes of the step.
+        utilities = np.clip(utilities, np.minimum(means, self._zero), np.maximum(means, self._zero))
         return np.array([self.experiment.objective.utility(value) for value in utilities.tolist()])
 
     def state(self) -> bytes:
@@ -360,11 +392,13 @@ class LiveExperiment:
     @classmethod
     def from_state(cls, offset: Offset, state: bytes) -> LiveExperiment:
         fields = _unpack(state)
+        known_only(fields, _STATE, "an experiment")
         live = cls.__new__(cls)
         live.record = msgspec.msgpack.decode(fields["record"], type=Record)
         live.policy = policy_from_state(fields["policy"])
         experiment = live.record.experiment
         live.features = features_of(experiment)
+        live._shape = Shape(experiment, live.n_features)
         live._objective = experiment.metrics.index(experiment.objective)
         live.waits_since_ms = fields["waits_since_ms"]
         live.pending = live.joined = None
@@ -423,6 +457,10 @@ def _watched(experiment: Experiment) -> tuple[float, float] | None:
     return (objective.floor, objective.ceiling) if objective.kind == "bounded" else None
 
 
+_STATE = frozenset(
+    {"record", "policy", "pending", "joined", "waits_since_ms", "alarms", "history"}
+    | {"exposures", "rewards", "held_out", "mean_shares", "omitted"}
+)
 _ARRAY = 1
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bandit_serve import _delays
 from bandit_serve.delays import Delays
+from bandit_serve.states import known_only
 
 BUCKETS = 256
 # How long after its window a rewarded decision is remembered whose exposure may still come.
@@ -28,6 +29,7 @@ Counts = NDArray[np.int64]
 Decisions = dict[int, dict[int, tuple[int, int]]]
 """By worker and number: the bucket and the arm."""
 _NEVER = 2**62
+STATE = frozenset({"exposed", "rewarded", "blank", "reached", "lost", "early", "settled", "delays"})
 
 
 class Closed(NamedTuple):
@@ -183,6 +185,7 @@ class PendingDecisions:
 
     @classmethod
     def from_state(cls, window_ms: int, n_arms: int, state: dict[str, Any]) -> PendingDecisions:
+        known_only(state, STATE, "pending decisions")
         pending = cls(window_ms, n_arms)
         pending._exposed = {b: np.array(counts, np.int64) for b, counts in state["exposed"]}
         pending._rewarded = {b: np.array(counts, np.int64) for b, counts in state["rewarded"]}

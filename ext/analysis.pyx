@@ -32,6 +32,8 @@ cdef enum:
 
 cdef uint16_t COUNTED = 65535           # in place of an exposure's arm: analysed before the exposure came
 cdef double SAME_SHARE = 1e-9           # shares that differ by less are one share
+# What is less counts as that where values are divided by it: no arm is ever drawn so, and all sums stay finite.
+cdef double LEAST_SHARE = 1e-50
 
 # Of a held reward or a unit.
 cdef uint8_t SEEN = 1                   # its exposure has come
@@ -273,7 +275,7 @@ cdef class ShareHistory:
                 rest += shares[k]
         for k in range(self.n_arms):
             if rest > 0.0:
-                self.adjusted[k] = shares[k] * ((1.0 - row.propensity) / rest)
+                self.adjusted[k] = shares[k] / rest * (1.0 - row.propensity)
             else:
                 self.adjusted[k] = (1.0 - row.propensity) / (self.n_arms - 1)
         self.adjusted[row.arm] = row.propensity
@@ -650,14 +652,14 @@ cdef class Accumulators:
                     self.moved_[m] = 1
                     break
         if e[c] > 0.0:
-            control_inverse = 1.0 / e[c]
+            control_inverse = 1.0 / max(e[c], LEAST_SHARE)
             control_score = (self.total_[m, c] + pooled) / (self.n_[m, c] + 1)
             if c == arm:
                 control_score += (y - control_score) * control_inverse
         for k in range(self.n_arms):
             if e[k] <= 0.0:
                 continue
-            inverse = 1.0 / e[k]
+            inverse = 1.0 / max(e[k], LEAST_SHARE)
             score = (self.total_[m, k] + pooled) / (self.n_[m, k] + 1)
             if k == arm:
                 score += (y - score) * inverse
@@ -676,7 +678,8 @@ cdef class Accumulators:
         self.n_[m, arm] += 1
         self.total_[m, arm] += y
         after = self.total_[m, arm] / self.n_[m, arm]
-        self.m2_[m, arm] += (y - before) * (y - after)
+        # Of one sign, but for what rounding makes of means next to the value.
+        self.m2_[m, arm] += max(0.0, (y - before) * (y - after))
         self.analysed_[m] += 1
         self.grand_[m] += y
         self.unfloored_[m] += unfloored
@@ -685,7 +688,7 @@ cdef class Accumulators:
                      double old, double new) noexcept nogil:
         """One that has been analysed with value `old` now has `new`; `e` NULL: the first `all_of` arms had a share."""
         cdef Py_ssize_t k, c = self.control
-        cdef double change = new - old, step = change / propensity, before, after
+        cdef double change = new - old, step = change / max(propensity, LEAST_SHARE), before, after
         cdef bint control = e == NULL or e[c] > 0.0
         if self.n_[m, arm]:
             before = self.total_[m, arm] / self.n_[m, arm]

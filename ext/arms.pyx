@@ -222,7 +222,8 @@ cdef class Arms:
         if self.tally.unbounded:
             return np.where(self.n > 0.0, self.mean, np.nan)
         scaled = np.divide(self.total, self.n, out=np.full(self.tally.n_arms, np.nan), where=self.n > 0.0)
-        return self.tally.low + (self.tally.high - self.tally.low) * scaled
+        # Rounding alone could pass a bound.
+        return np.minimum(self.tally.low + (self.tally.high - self.tally.low) * scaled, self.tally.high)
 
     @property
     def observed(self):

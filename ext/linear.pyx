@@ -756,7 +756,8 @@ cdef class Linear:
         if self.tally.unbounded:
             return np.where(n > 0.0, self.arrays["mean"], np.nan)
         scaled = np.divide(self.arrays["total"], n, out=np.full(self.tally.n_arms, np.nan), where=n > 0.0)
-        return self.tally.low + (self.tally.high - self.tally.low) * scaled
+        # Rounding alone could pass a bound.
+        return np.minimum(self.tally.low + (self.tally.high - self.tally.low) * scaled, self.tally.high)
 
     @property
     def arm_features(self):

@@ -16,6 +16,10 @@ cdef enum:
     HELD_OUT = 1        # `events.HELD_OUT`
     BLOCK_BITS = 16     # decisions in a bitmap, `Keys.seen`
 
+cdef uint64_t MOST_COUNTER = <uint64_t> 1 << 42     # `_analysis.MAX_COUNTER`
+cdef int64_t MOST_TIME_MS = <int64_t> 1 << 53       # `events.MAX_TIME_MS`
+cdef double ROUNDING = 1e-9                         # `events.ROUNDING`
+
 # As append_rewards.lua reads it.
 cdef packed struct Check:
     uint16_t bitmap
@@ -54,6 +58,34 @@ def learned(const Reward[::1] rows, int metric, int64_t since_ms, int64_t[::1] r
     if m == n:
         return arms, values, propensities, None
     return arms[:m], values[:m], propensities[:m], places[:m]
+
+
+def misfit(
+    const Reward[:] rows, Py_ssize_t n_arms, const double[::1] low, const double[::1] high, const uint8_t[::1] whole
+):
+    """What was to be expected of the first row that does not fit; None where all of them do.
+
+    low, high: (M,), between which the values of each metric lie; whole: whether they are one of the two.
+    """
+    cdef Py_ssize_t i
+    cdef const Reward *row
+    for i in range(rows.shape[0]):
+        row = &rows[i]
+        if row.arm >= n_arms:
+            return f"arms of the experiment, not number {row.arm}"
+        if row.metric >= low.shape[0]:
+            return f"metrics of the experiment, not number {row.metric}"
+        if not low[row.metric] <= row.value <= high[row.metric]:
+            return f"values of metric {row.metric} from {low[row.metric]:g} to {high[row.metric]:g}, not {row.value!r}"
+        if whole[row.metric] and row.value != low[row.metric] and row.value != high[row.metric]:
+            return f"values of metric {row.metric} that are one of two, not {row.value!r}"
+        if not 0.0 < row.propensity <= 1.0 + ROUNDING:
+            return f"propensities above 0, at most 1, not {row.propensity!r}"
+        if row.counter >= MOST_COUNTER:
+            return "counters of at most 42 bits"
+        if not -MOST_TIME_MS < row.time_ms < MOST_TIME_MS:
+            return "times in milliseconds"
+    return None
 
 
 def watch(

@@ -5,7 +5,7 @@ of squared deviations (Welford 1962), which stays exact where a sum of squares c
 rewards keeps the sum of rewards over propensities, too.
 """
 
-from libc.math cimport fmax
+from libc.math cimport fmax, fmin
 from libc.stdint cimport int64_t
 from numpy.random cimport bitgen_t
 
@@ -71,6 +71,11 @@ cdef inline double tally_mean(const tally_t *tally, Py_ssize_t arm) noexcept nog
     return tally.mean[arm] if tally.unbounded else tally.total[arm] / tally.n[arm]
 
 
+cdef inline double tally_between(double mean, double reward, double step) noexcept nogil:
+    """mean + step, a step towards `reward`: rounding alone could take it past that, where deviations change sign."""
+    return fmin(mean + step, reward) if reward > mean else fmax(mean + step, reward)
+
+
 cdef inline void tally_add(tally_t *tally, Py_ssize_t arm, double reward, double propensity) noexcept nogil:
     """`propensity` is read only by a tally that weighs."""
     cdef double deviation, scaled
@@ -79,7 +84,7 @@ cdef inline void tally_add(tally_t *tally, Py_ssize_t arm, double reward, double
     tally.n[arm] += 1.0
     if tally.unbounded:
         deviation = reward - tally.mean[arm]
-        tally.mean[arm] += deviation / tally.n[arm]
+        tally.mean[arm] = tally_between(tally.mean[arm], reward, deviation / tally.n[arm])
         tally.m2[arm] += deviation * (reward - tally.mean[arm])
     else:
         scaled = tally_scaled(tally, reward)
@@ -100,7 +105,7 @@ cdef inline void tally_merge(
     tally.n[arm] = before + weight
     if tally.unbounded:
         deviation = reward - tally.mean[arm]
-        tally.mean[arm] += deviation * (weight / tally.n[arm])
+        tally.mean[arm] = tally_between(tally.mean[arm], reward, deviation * (weight / tally.n[arm]))
         tally.m2[arm] += deviation * deviation * before * (weight / tally.n[arm])
     else:
         scaled = tally_scaled(tally, reward)

@@ -118,6 +118,94 @@ def test_a_clock_that_steps_back_begins_a_new_batch_and_keeps_its_times() -> Non
     assert [batch.first for batch in batches] == [0, 1, 2]
 
 
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize("step_ms", [2**32 - 1, 2**32, 50 * DAY_MS, 30_000 * DAY_MS])
+@pytest.mark.parametrize("way", ["one", "many"])
+def test_a_clock_that_steps_far_ahead_begins_a_new_batch_and_keeps_its_times(step_ms: int, way: str) -> None:
+    buffer = ExposureBuffer(1)
+    times_ms = [1_000, 1_000 + step_ms, 1_007 + step_ms, 1_008]
+    for time_ms in times_ms:
+        if way == "one":
+            buffer.add(1, 7, EVEN, 1, time_ms)
+        else:
+            buffer.add_many(many([1]), np.array([7], np.uint64), EVEN, 1, time_ms)
+    batches = [events.decode(events.EXPOSED, events.encode(batch)) for batch in taken(buffer)]
+    found = [Rows(batch).times_ms for batch in batches if isinstance(batch, Exposed)]
+    assert [time_ms for times in found for time_ms in times] == times_ms
+    assert len(found) == 3, "no more batches than are needed"
+
+
+class NoArray:
+    """In place of features."""
+
+    def tobytes(self) -> bytes:
+        raise MemoryError
+
+
+BAD_ROWS: list[dict[str, Any]] = [
+    {"arm": 2**16},
+    {"arm": -1},
+    {"arm": "a"},
+    {"unit": 2**64},
+    {"unit": -1},
+    {"time_ms": 5.5},
+    {"held_out": 256},
+    {"held_out": "x"},
+    {"x": NoArray()},
+    {"pair": ("user",)},
+    {"pair": (1, "item", None)},
+    {"revision": 2, "arm": 2**16},
+    {"vector": "no vector"},
+    {"vector": TILTED, "unit": -1},
+]
+
+
+@given(st.lists(st.one_of(st.none(), st.sampled_from(BAD_ROWS)), min_size=1, max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_a_row_that_can_not_be_added_leaves_no_part_of_it(rows: list[dict[str, Any] | None]) -> None:
+    buffer = ExposureBuffer(1)
+    added = 0
+    for bad in rows:
+        row = {
+            "arm": 1,
+            "unit": 7,
+            "vector": EVEN,
+            "revision": 1,
+            "time_ms": 5,
+            "x": np.ones(2, np.float32),
+            "pair": ("user", "item", None),
+            **(bad or {}),
+        }
+        if bad is None:
+            buffer.add(**row)
+            added += 1
+        else:
+            with pytest.raises((TypeError, ValueError, OverflowError, AttributeError, MemoryError)):
+                buffer.add(**row)
+        assert buffer.next == added
+    batches = taken(buffer)
+    assert buffer.lost == 0
+    assert sum(len(Rows(batch).arms) for batch in batches) == added
+    for batch in batches:
+        found = events.decode(events.EXPOSED, events.encode(batch), 2)
+        assert isinstance(found, Exposed)
+        assert [pair.place for pair in found.pairs] == list(range(len(found.arms) // 2))
+
+
+def test_a_batch_that_no_fold_could_read_is_not_logged_and_counted_as_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    buffer = ExposureBuffer(1)
+    buffer.add(2, 0, EVEN, 1, 5)
+    buffer.add(1, 0, EVEN, 2, 5)
+    (batch,) = taken(buffer)
+    assert (batch.first, batch.revision) == (1, 2)
+    assert buffer.lost == 1
+    assert "1 decisions are not logged" in caplog.text
+
+
 def test_batches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BATCH_ROWS", 10)
     buffer = ExposureBuffer(1)

@@ -13,7 +13,19 @@ ROOT = Path(bandit_serve.__file__).parent
 
 # From the bottom up. What stands on one line may import each other, unless `STRANGERS` says otherwise.
 LAYERS = [
-    {"aligned", "errors", "documents", "extras", "lenient", "parent", "times", "troubles", "turn", ""},
+    {
+        "aligned",
+        "errors",
+        "documents",
+        "extras",
+        "lenient",
+        "parent",
+        "states",
+        "times",
+        "troubles",
+        "turn",
+        "",
+    },
     {"names"},
     {"durations"},
     {"experiment", "settings", "validation"},

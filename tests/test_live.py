@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack
 import msgspec
 import numpy as np
 import pytest
 from makers import created, experiment, exposed, record, rewards
 
 from bandit_serve import events
+from bandit_serve.errors import InvalidInput, UnreadableEntry
 from bandit_serve.events import HELD_OUT, Census, Change, Changed, Event, Exposed, Rewarded, Tick
 from bandit_serve.experiment import Arm, Experiment, Ramp, Standing
 from bandit_serve.experiment import Policy as PolicySettings
@@ -84,12 +86,12 @@ def written(made: Experiment, seed: int) -> Log:
     return [(offset, on_the_wire(event)) for offset, event in log]
 
 
-def on_the_wire(event: Event) -> Event:
+def on_the_wire(event: Event, n_features: int = 0) -> Event:
     match event:
         case Rewarded():
             return events.decode(events.REWARDED, event.rows.tobytes())
         case Exposed():
-            return events.decode(events.EXPOSED, events.encode(event))
+            return events.decode(events.EXPOSED, events.encode(event), n_features)
         case Changed():
             return events.decode(events.CHANGED, events.encode(event))
     return event
@@ -420,7 +422,7 @@ def test_with_context_a_missing_reward_is_learned_as_a_zero_when_its_window_has_
     assert isinstance(shown, Exposed)
     if held_out:
         shown = msgspec.structs.replace(shown, held_out=bytes([0b100]))
-    live.apply(Offset(10, 0), on_the_wire(shown))
+    live.apply(Offset(10, 0), on_the_wire(shown, live.n_features))
     live.apply(Offset(20, 0), with_x(Rewarded(rewards([1], times_ms=5)), generator))
     assert live.policy.counts.tolist() == [0, 0]
     live.apply(Offset(9_000, 0), Tick())
@@ -557,3 +559,77 @@ def test_a_ramp_overrides_the_floor_and_ends() -> None:
     assert live.shares(now_ms=1_000).tolist() == pytest.approx([0.495, 0.495, 0.01])
     assert live.shares(now_ms=2_000)[2] == pytest.approx(0.109)
     assert live.shares(now_ms=11_000).tolist() == pytest.approx([1 / 3] * 3)
+
+
+def bad_row(**fields: Any) -> Rewarded:
+    rows = rewards([1, 2, 3], times_ms=5)
+    for name, value in fields.items():
+        rows[name][-1] = value
+    return Rewarded(rows)
+
+
+def bad_change(**fields: Any) -> Changed:
+    return Changed(record(experiment(**fields), revision=2), Change("policy", "test"))
+
+
+BAD: list[Event] = [
+    exposed(5, [0, 2], [5, 5], n_arms=3),
+    exposed(5, [0, 2], [5, 5]),
+    msgspec.structs.replace(exposed(5, [0, 1], [5, 6]), ages_ms=bytes(4)),
+    msgspec.structs.replace(exposed(5, [0, 1], [5, 6]), vectors=np.array([0.0, 1.0]).tobytes()),
+    msgspec.structs.replace(exposed(5, [0, 1], [5, 6]), held_out=bytes(2)),
+    bad_row(arm=2),
+    bad_row(metric=1),
+    bad_row(value=np.nan),
+    bad_row(value=0.5),
+    bad_row(value=2.0),
+    bad_row(propensity=0.0),
+    bad_row(propensity=np.nan),
+    bad_row(propensity=1.5),
+    bad_row(counter=2**42),
+    bad_row(time_ms=2**60),
+    Rewarded(rewards([1], times_ms=5), np.zeros((1, 2), np.float32)),
+    bad_change(arms=[{"name": "b"}, {"name": "a"}]),
+    bad_change(arms=[{"name": "a"}]),
+    bad_change(metrics=[{"name": "click", "kind": "continuous"}]),
+    bad_change(attribution={"window": "2h", "missing": "ignore"}),
+    bad_change(unit="user"),
+    bad_change(policy={"kind": "of-a-later-version"}),
+    bad_change(policy={"kind": "ucb1", "prior": {"alpha": 1.0}}),
+]
+
+
+@pytest.mark.parametrize("missing", ["zero", "ignore"])
+@pytest.mark.parametrize("event", BAD, ids=range(len(BAD)))
+def test_an_entry_that_does_not_fit_is_an_error_and_changes_nothing(event: Event, missing: str) -> None:
+    attribution = {"window": "1h", "missing": missing}
+    if isinstance(event, Changed) and event.record.experiment.attribution.window == "1h":
+        made = msgspec.structs.replace(
+            event.record.experiment, attribution=experiment(attribution=attribution).attribution
+        )
+        event = Changed(msgspec.structs.replace(event.record, experiment=made), event.change)
+    made = experiment(attribution=attribution, policy={"kind": "thompson", "half_life": "1s"})
+    live = LiveExperiment(created(made))
+    live.apply(Offset(1_000, 0), exposed(0, [0, 1], [5, 6]))
+    live.apply(Offset(1_000, 1), Rewarded(rewards([0], times_ms=5)))
+    before = live.state()
+    # So late that a window would close and much be forgotten.
+    with pytest.raises((UnreadableEntry, InvalidInput)):
+        live.apply(Offset(9_000_000, 0), event)
+    assert live.state() == before
+    assert live.offset == Offset(1_000, 1)
+
+
+@pytest.mark.parametrize("part", ["", "pending", "alarms", "joined"])
+def test_a_state_with_a_part_that_is_not_known_is_an_error(part: str) -> None:
+    policy = {"kind": "lin_ts"} if part == "joined" else {"kind": "thompson"}
+    made = experiment(
+        policy=policy,
+        attribution={"window": "1h", "missing": "zero"},
+        context=[{"name": "x", "kind": "numeric"}] if part == "joined" else [],
+    )
+    live = folded([(Offset(1_000, 0), created(made))])
+    fields = msgpack.unpackb(live.state(), strict_map_key=False)
+    (fields[part] if part else fields)["later"] = 1
+    with pytest.raises(UnreadableEntry, match="later"):
+        LiveExperiment.from_state(live.offset, msgpack.packb(fields))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reference_results import ReferenceFold
 from simulated_results import START_MS, exposed, random_log, record, rewarded, with_arm
 
-from bandit_serve.errors import InvalidInput
+from bandit_serve.errors import InvalidInput, UnreadableEntry
 from bandit_serve.events import Census, Change, Changed, Exposed, Rewarded, Tick
 from bandit_serve.experiment import Metric, Policy
 from bandit_serve.results import ResultsFold, report
@@ -228,7 +228,7 @@ def test_a_change_of_policy_says_which_decisions_had_no_floor():
     assert fold.complete().sums.of_metric(0)["unfloored"] == 1
     assert ResultsFold(bare).apply(START_MS, Changed(about, Change("create", "me"))) is None
     other = msgspec.structs.replace(about.experiment, arms=about.experiment.arms[::-1])
-    with pytest.raises(InvalidInput, match="another order"):
+    with pytest.raises(UnreadableEntry, match="in no other order"):
         fold.apply(
             START_MS, Changed(msgspec.structs.replace(about, experiment=other), Change("create", "me"))
         )
@@ -267,13 +267,13 @@ EVEN = np.full((1, 2), 0.5)
 def test_a_bad_entry_is_an_error_and_changes_nothing(event, unit, missing):
     fold = ResultsFold(record(2, unit=unit, missing=missing))
     before = fold.state()
-    with pytest.raises(InvalidInput, match="can not be analysed: expected"):
+    with pytest.raises(UnreadableEntry, match="can not fold: expected"):
         fold.apply(START_MS, event)
     assert fold.state() == before
 
 
 def test_an_exposure_without_its_units_is_refused_where_units_are_analysed():
-    with pytest.raises(InvalidInput, match="as many units as arms"):
+    with pytest.raises(UnreadableEntry, match="as many units as arms"):
         ResultsFold(record(2, unit="user")).apply(START_MS, exposed(0, np.array([0]), EVEN, [1]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from array import array
 from collections import deque
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.events import Exposed, Pair
+from bandit_serve.errors import UnreadableEntry
+from bandit_serve.events import MAX_AGE_MS, Exposed, Pair, columns_of
+
+log = logging.getLogger(__name__)
 
 MAX_BATCH_ROWS = 50_000
 MAX_BATCH_VECTOR_BYTES = 4 * 2**20
@@ -22,7 +26,8 @@ MAX_WAITING_BYTES = 64 * 2**20
 class ExposureBuffer:
     """The exposures of one experiment in one worker. `next` is the number of its next decision.
 
-    What can not be logged for long is dropped from the oldest end and counted in `lost`; decisions go on.
+    What can not be logged for long is dropped from the oldest end and counted in `lost`; decisions go on. A decision
+    whose row can not be added leaves no part of it in any column, and a batch that no fold could read is not logged.
     """
 
     def __init__(self, incarnation: int) -> None:
@@ -65,21 +70,39 @@ class ExposureBuffer:
 
         pair: the user, the item and the features that its prediction was about.
         """
-        if self._vector is not vector or revision != self._revision or time_ms < self._time_ms:
+        if self._vector is not vector or revision != self._revision or not self._holds(time_ms):
             self._turn(vector, revision, time_ms)
-        self._arms.append(arm)
-        self._ages_ms.append(time_ms - self._time_ms)
-        if unit:
-            self._units.append(unit)
-        self._held_out.append(held_out)
-        if x is not None:
-            self._x += x.tobytes()
-        if pair is not None:
-            self._pairs.append(Pair(self.next - self._first, *pair))
-            self._pair_bytes += PAIR_BYTES + len(pair[0]) + len(pair[1]) + 16 * len(pair[2] or ())
-        self._runs[-1] += 1
+        n_x = len(self._x)
+        try:
+            self._arms.append(arm)
+            self._ages_ms.append(time_ms - self._time_ms)
+            if unit:
+                self._units.append(unit)
+            self._held_out.append(held_out)
+            if x is not None:
+                self._x += x.tobytes()
+            if pair is not None:
+                self._pairs.append(Pair(self.next - self._first, *pair))
+                self._pair_bytes += PAIR_BYTES + len(pair[0]) + len(pair[1]) + 16 * len(pair[2] or ())
+            self._runs[-1] += 1
+        except Exception:
+            self._take_back(n_x)
+            raise
         self.next += 1
         self._close_if_large()
+
+    def _holds(self, time_ms: int) -> bool:
+        """Whether a decision of then can be told as an age in this batch."""
+        return 0 <= time_ms - self._time_ms <= MAX_AGE_MS
+
+    def _take_back(self, n_x: int) -> None:
+        """Leaves as many rows as decisions were counted, the first `n_x` bytes of features being theirs."""
+        n_rows = self.next - self._first
+        for column in (self._arms, self._ages_ms, self._units, self._held_out):
+            del column[n_rows:]
+        del self._x[n_x:]
+        self._pairs = [pair for pair in self._pairs if pair.place < n_rows]
+        self._runs[-1] = n_rows - sum(self._runs[:-1])
 
     def _close_if_large(self) -> None:
         nbytes = self._vector_bytes + len(self._x) + self._pair_bytes
@@ -102,26 +125,34 @@ class ExposureBuffer:
         """
         if not len(arms):
             return
-        if self._vector is not vector or revision != self._revision or time_ms < self._time_ms:
+        if self._vector is not vector or revision != self._revision or not self._holds(time_ms):
             self._turn(vector, revision, time_ms)
-        self._arms.frombytes(arms.tobytes())
-        self._ages_ms.frombytes(np.full(len(arms), time_ms - self._time_ms, np.uint32).tobytes())
-        self._units.frombytes(units.tobytes())
-        self._held_out += bytes(len(arms)) if held_out is None else held_out.tobytes()
-        if x is not None:
-            self._x += x.tobytes()
-        self._runs[-1] += len(arms)
+        n_x = len(self._x)
+        try:
+            self._arms.frombytes(arms.tobytes())
+            self._ages_ms.frombytes(np.full(len(arms), time_ms - self._time_ms, np.uint32).tobytes())
+            self._units.frombytes(units.tobytes())
+            self._held_out += bytes(len(arms)) if held_out is None else held_out.tobytes()
+            if x is not None:
+                self._x += x.tobytes()
+            self._runs[-1] += len(arms)
+        except Exception:
+            self._take_back(n_x)
+            raise
         self.next += len(arms)
         self._close_if_large()
 
     def _turn(self, vector: NDArray[np.float64], revision: int, time_ms: int) -> None:
-        if self._arms and (revision != self._revision or time_ms < self._time_ms):
+        shares = vector.tobytes()
+        if self._arms and (revision != self._revision or not self._holds(time_ms)):
             self._close()
         if not self._arms:
+            # A run of no decision may be left of one that could not be added.
+            self._open()
             self._time_ms, self._revision = time_ms, revision
         self._vector = vector
-        self._vectors.append(vector.tobytes())
-        self._vector_bytes += vector.nbytes
+        self._vectors.append(shares)
+        self._vector_bytes += len(shares)
         self._runs.append(0)
 
     def _close(self) -> None:
@@ -140,9 +171,15 @@ class ExposureBuffer:
             x=bytes(self._x),
             pairs=tuple(self._pairs),
         )
-        self._waiting.append((exposed, n_rows))
-        self._waiting_rows += n_rows
-        self._waiting_bytes += _nbytes(exposed)
+        try:
+            columns_of(exposed, None if not exposed.x else len(exposed.x) // (4 * n_rows))
+        except UnreadableEntry as error:
+            log.error("%d decisions are not logged: %s", n_rows, error)
+            self.lost += n_rows
+        else:
+            self._waiting.append((exposed, n_rows))
+            self._waiting_rows += n_rows
+            self._waiting_bytes += _nbytes(exposed)
         while self._waiting_rows > MAX_WAITING_ROWS or self._waiting_bytes > MAX_WAITING_BYTES:
             self.lost += self._drop_oldest()
         self._open()

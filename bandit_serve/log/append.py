@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve._rewards import seen_bits
-from bandit_serve.errors import Overloaded, StoreUnavailable
+from bandit_serve.errors import Overloaded, StoreUnavailable, UnreadableEntry
 from bandit_serve.events import REWARD, pack_rewards
 from bandit_serve.store.store import Store
 
@@ -35,11 +35,14 @@ class _Waiting(NamedTuple):
 class RewardAppender:
     """The rewards of one experiment on their way into its log."""
 
-    def __init__(self, store: Store, owner: str, metrics: tuple[str, ...], window_ms: int) -> None:
+    def __init__(
+        self, store: Store, owner: str, metrics: tuple[str, ...], window_ms: int, n_features: int = 0
+    ) -> None:
         self._store = store
         self._owner = owner
         self._metrics = metrics
         self._window_ms = window_ms
+        self._row_bytes = REWARD.itemsize + 4 * n_features
         self._waiting: deque[_Waiting] = deque()
         self._waiting_rows = 0
         self._waiting_bytes = 0
@@ -54,11 +57,14 @@ class RewardAppender:
         """One letter a row: `a`ccepted, `d`uplicate, `l`ate. Returns when they are in the log.
 
         rows: `events.REWARD` (n,); x: the features of their decisions, f4[n, d], where the experiment has context.
+        `UnreadableEntry`, and nothing is appended, for rows that no fold of this experiment could read.
         `StoreUnavailable` when that is not known: a later try counts each of them at most once.
         """
         if self._waiting_rows + len(rows) > MAX_WAITING_ROWS:
             raise Overloaded(f"More than {MAX_WAITING_ROWS} rewards wait for the store.")
         packed = rows.tobytes() if x is None else pack_rewards(rows, x)
+        if len(packed) != len(rows) * self._row_bytes:
+            raise UnreadableEntry(f"Rewards of {self._owner} take {self._row_bytes} bytes each in its log.")
         if self._waiting and self._waiting_bytes + len(packed) > MAX_WAITING_BYTES:
             raise Overloaded(f"More than {MAX_WAITING_BYTES} bytes of rewards wait for the store.")
         waiting = _Waiting(rows, packed, asyncio.get_running_loop().create_future())

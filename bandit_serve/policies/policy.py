@@ -258,6 +258,7 @@ class Policy(Arms):
         n, mean = given["n"], given["mean"]
         if (n < 0.0).any() or (n > MOST_PSEUDO).any():
             raise InvalidInput(f"pseudo_history.n must be from 0 to {MOST_PSEUDO:g}")
+        n = np.where(n >= LEAST_WEIGHT, n, 0.0)
         low, high = self.reward_range
         if ((n > 0.0) & ((mean < low) | (mean > high))).any():
             raise InvalidInput(f"pseudo_history.mean must be from {low:g} to {high:g}")
@@ -317,6 +318,8 @@ class Policy(Arms):
 
 COMMON = frozenset({"objective", "low", "high", "min_share", "max_share", "warmup", "half_life", "holdout"})
 STATE = COMMON | {"kind", "n_arms", "parameters", "statistics", "observed", "clock_ms", "randomness"}
+# Fewer observations than this are none, as where they are forgotten: of less, quotients lose their digits.
+LEAST_WEIGHT = 1e-100
 # More pseudo-observations than this are refused: beside them nothing that is observed would count.
 MOST_PSEUDO = 1e12
 

@@ -157,13 +157,6 @@ def _as_utility(history: Mapping[str, ByArm], objective: Metric) -> dict[str, By
     return utilities
 
 
-def carried_over(policy: Policy | ContextualPolicy, experiment: Experiment) -> Policy | ContextualPolicy:
-    """The experiment's policy, with what its former one had counted."""
-    successor = from_experiment(experiment)
-    successor.take_over(policy)
-    return successor
-
-
 def policy_from_state(state: Mapping[str, Any]) -> Policy | ContextualPolicy:
     return POLICIES[state["kind"]].from_state(state)
 

@@ -51,9 +51,9 @@ def beta_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> Ve
 def gamma_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> Vector:
     shape = prior[:, 0] + statistics["n"] * statistics["mean"]
     rate = prior[:, 1] + statistics["n"]
-    # What is sharper than that is taken to be as sharp, at the same mean.
+    # What is sharper than that is taken to be as sharp, at the same mean. The product may be rounded past it.
     sharpest = np.minimum(1.0, LARGEST_SHAPE / shape)
-    return gamma_best(np.maximum(shape * sharpest, SMALLEST_SHAPE), rate * sharpest)
+    return gamma_best(np.clip(shape * sharpest, SMALLEST_SHAPE, LARGEST_SHAPE), rate * sharpest)
 
 
 def student_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> Vector:

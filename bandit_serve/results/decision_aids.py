@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bandit_serve import _best_arm
 from bandit_serve.experiment import Metric
-from bandit_serve.results.estimates import Sums
+from bandit_serve.results.estimates import LEAST_VARIANCE, Sums
 from bandit_serve.results.sequence import Floats
 
 FEWEST = 3
@@ -50,7 +50,7 @@ def _of_those(there: Arms, of: Beta, sums: Sums, metric: Metric) -> Floats:
 
 
 def _known_only(sums: Sums, of: Student, metric: Metric, there: Arms) -> Floats:
-    known = there & (sums.n >= FEWEST) & (sums.m2 > 0)
+    known = there & (sums.n >= FEWEST) & (sums.sample_variance > LEAST_VARIANCE)
     result = np.full(len(known), np.nan)
     if known.sum() >= min(2, there.sum()) and known.any():
         n = sums.n[known].astype(np.float64)

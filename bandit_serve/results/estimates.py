@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve._analysis import Accumulators
 from bandit_serve.experiment import MetricKind
@@ -21,6 +21,9 @@ FEWEST = 50
 """Observations of its own from which an arm has intervals and p-values: the sequences are asymptotic."""
 
 PRIOR = 1_000.0
+
+LEAST_VARIANCE, LARGEST_VARIANCE = 1e-190, 1e190
+"""Between which variances, also that of a lift, is reckoned with: products of others have no digits or no end."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +104,13 @@ def fixed_split(sums: Sums, kind: MetricKind, control: int) -> Estimates:
     """The two-sample sequences on sample means (FORMULAS of arXiv 2103.06476v7, eq. 9, N = n_a + n_b)."""
     own = sums.sample_variance
     variance = np.where(own > 0, own, sums.cautious_variance(kind))
-    usable = (sums.n >= FEWEST) & (variance > 0)
+    usable = (sums.n >= FEWEST) & (variance > LEAST_VARIANCE)
     compared = _with_control(sums.n > 0, control)
     n = np.maximum(sums.n, 1)
     of_mean_k = np.where(usable, variance, 1.0) / n
     pair = n + n[control]
     divisor, liftable = _divisor(sums.mean[control], compared)
-    lift, lift_variance = relative_lift(sums.mean, of_mean_k, divisor, of_mean_k[control])
+    lift, lift_variance, liftable = _lift(sums.mean, of_mean_k, divisor, of_mean_k[control], liftable)
     return Estimates(
         of_mean(n, sums.mean, of_mean_k),
         of_mean(pair, sums.mean - sums.mean[control], of_mean_k + of_mean_k[control]),
@@ -128,7 +131,7 @@ def moving_shares(sums: Sums, kind: MetricKind, control: int, peers: NDArray[np.
     """
     k = peers.astype(np.float64)
     variance = sums.cautious_variance(kind)
-    usable = (sums.n >= FEWEST) & (variance > 0)
+    usable = (sums.n >= FEWEST) & (variance > LEAST_VARIANCE)
     compared = _with_control(sums.n > 0, control) & (sums.pair_eligible > 0)
     comparable = _with_control(usable, control) & compared
     v = np.where(usable, variance, 1.0)
@@ -145,8 +148,8 @@ def moving_shares(sums: Sums, kind: MetricKind, control: int, peers: NDArray[np.
     differences = Sequence(t, sums.pair_score, of_arm + of_control, tightest_at * (v + v[control]))
     divisor, liftable = _divisor(arms.mean[control], compared)
     mean = divisor + differences.mean
-    lift, lift_variance = relative_lift(mean, of_arm, divisor, of_control)
-    _, lift_unit = relative_lift(mean, v, divisor, v[control])
+    _, lift_unit, liftable = _lift(mean, v, divisor, v[control], liftable)
+    lift, lift_variance, liftable = _lift(mean, of_arm, divisor, of_control, liftable)
     lifts = Sequence(t, t * lift, lift_variance, tightest_at * lift_unit)
     return Estimates(arms, differences, lifts, compared, liftable, usable, comparable)
 
@@ -156,6 +159,20 @@ def _with_control(has: NDArray[np.bool_], control: int) -> NDArray[np.bool_]:
     both: NDArray[np.bool_] = has & has[control]
     both[control] = False
     return both
+
+
+def _lift(
+    mean: Floats,
+    variance: Floats,
+    control_mean: float,
+    control_variance: ArrayLike,
+    liftable: NDArray[np.bool_],
+) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """`relative_lift`, and for which of the arms that are `liftable` it is a number that can be reckoned with."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        lift, spread = relative_lift(mean, variance, control_mean, control_variance)
+        known = liftable & (spread > LEAST_VARIANCE) & (spread < LARGEST_VARIANCE) & np.isfinite(lift)
+    return np.where(known, lift, 0.0), np.where(known, spread, 1.0), known
 
 
 def _divisor(control_mean: float, compared: NDArray[np.bool_]) -> tuple[float, NDArray[np.bool_]]:

@@ -9,13 +9,14 @@ import numpy as np
 
 from bandit_serve._analysis import Accumulators, OpenDecisions, RewardedDecisions, ShareHistory, Units
 from bandit_serve.errors import InvalidInput
-from bandit_serve.events import Changed, Event, Exposed, Rewarded
+from bandit_serve.events import Changed, Event, Exposed, Rewarded, Shape
 from bandit_serve.experiment import Experiment, Record
 from bandit_serve.results import columns, snapshot
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
 from bandit_serve.results.sequence import Floats
+from bandit_serve.states import known_only
 
 LINGER_MS = 3_600_000
 """How long after its window the fold remembers which decisions a worker has exposed."""
@@ -39,6 +40,7 @@ class ResultsFold:
         experiment = record.experiment
         n_metrics, n_arms = len(experiment.metrics), len(experiment.arms)
         self.record = record
+        self._shape = Shape(experiment, None)
         self.now_ms = _BEFORE_ALL_MS
         self.omitted = 0
         self.exposures = np.zeros(n_arms, np.int64)
@@ -68,7 +70,7 @@ class ResultsFold:
     def apply(self, time_ms: int, event: Event) -> None:
         """Takes the next entry of the log; `time_ms` is its stream time.
 
-        The event comes first, then what has closed by now is analysed. `InvalidInput`, and nothing has
+        The event comes first, then what has closed by now is analysed. `UnreadableEntry`, and nothing has
         changed, when an entry's columns do not fit together or the experiment.
         """
         match event:
@@ -77,7 +79,7 @@ class ResultsFold:
             case Rewarded():
                 self._reward(time_ms, event)
             case Changed():
-                self._change(event.record)
+                self._change(event)
         self.now_ms = max(self.now_ms, time_ms)
         closed_ms = self.now_ms - self._window_ms
         self._count(self._early.given_up(self.now_ms))
@@ -88,7 +90,7 @@ class ResultsFold:
 
     def _expose(self, time_ms: int, event: Exposed) -> None:
         experiment = self.record.experiment
-        rows = columns.exposures(event, len(experiment.arms), experiment.unit == "user")
+        rows = columns.widened(self._shape.columns(event), len(experiment.arms))
         unfloored = bool(self._floors.of(np.array([event.revision], np.uint32))[0])
         for low, high in self._shares.unseen(event.incarnation, event.first, len(rows.arms)):
             if low == high:
@@ -111,9 +113,9 @@ class ResultsFold:
         self._count(self._early.exposed(event.incarnation, event.first + len(rows.arms), seen_ms))
 
     def _reward(self, time_ms: int, event: Rewarded) -> None:
-        experiment = self.record.experiment
-        rows = columns.rewards(event.rows, len(experiment.arms), len(experiment.metrics))
-        if experiment.missing == "ignore":
+        self._shape.check(event)
+        rows = np.ascontiguousarray(event.rows)
+        if self.record.experiment.missing == "ignore":
             rows = self._early.keep(rows, time_ms)
         self._count(rows)
 
@@ -130,17 +132,16 @@ class ResultsFold:
         copy.evidence.look(copy.sums, copy.record.experiment)
         return copy
 
-    def _change(self, record: Record) -> None:
-        names, n_arms = record.experiment.arm_names, len(self.exposures)
-        if names[:n_arms] != self.record.experiment.arm_names[: len(names)]:
-            raise InvalidInput(
-                "The log holds a change that can not be analysed: arms were put in another order."
-            )
-        if len(names) > n_arms:
-            self._grow(len(names))
+    def _change(self, event: Changed) -> None:
+        self._shape.check(event)
+        record = event.record
+        n_arms = len(record.experiment.arms)
+        if n_arms > len(self.exposures):
+            self._grow(n_arms)
         self._floors.learn(record.revision, record.experiment.policy)
         if record.revision >= self.record.revision:
             self.record = record
+            self._shape = Shape(record.experiment, None)
 
     def _grow(self, n_arms: int) -> None:
         """Makes room for the arms that have come. What was decided before them says nothing about them."""
@@ -151,28 +152,30 @@ class ResultsFold:
 
     def state(self) -> bytes:
         """A snapshot: equal bytes for equal folds, wherever the log was cut."""
+        return snapshot.packed(msgspec.msgpack.encode(self.record), self._columns())
+
+    def _columns(self) -> snapshot.Columns:
         shares, numbers = self._shares.state(self._decisions.vectors())
-        return snapshot.packed(
-            msgspec.msgpack.encode(self.record),
-            {
-                "fold": {
-                    "now_ms": np.array([self.now_ms]),
-                    "omitted": np.array([self.omitted]),
-                    "exposures": self.exposures,
-                    "revisions": self._floors.revisions,
-                    "flags": self._floors.flags,
-                },
-                "sums": self.sums.state(),
-                "evidence": vars(self.evidence),
-                "shares": shares,
-                "decisions": self._decisions.state(numbers),
-                "early": self._early.state(),
+        return {
+            "fold": {
+                "now_ms": np.array([self.now_ms]),
+                "omitted": np.array([self.omitted]),
+                "exposures": self.exposures,
+                "revisions": self._floors.revisions,
+                "flags": self._floors.flags,
             },
-        )
+            "sums": self.sums.state(),
+            "evidence": vars(self.evidence),
+            "shares": shares,
+            "decisions": self._decisions.state(numbers),
+            "early": self._early.state(),
+        }
 
     @classmethod
     def from_state(cls, data: bytes) -> ResultsFold:
-        """The fold whose `state()` was `data`; `InvalidInput` for anything else."""
+        """The fold whose `state()` was `data`; `InvalidInput` for anything else, `UnreadableEntry` where this build
+        does not know a part of it.
+        """
         packed_record, state = snapshot.unpacked(data)
         try:
             return cls._restored(packed_record, state)
@@ -183,6 +186,10 @@ class ResultsFold:
     def _restored(cls, packed_record: bytes, state: snapshot.Columns) -> ResultsFold:
         fold = cls(msgspec.msgpack.decode(packed_record, type=Record))
         experiment = fold.record.experiment
+        known = fold._columns()
+        known_only(state, known, "results")
+        for part, of_part in state.items():
+            known_only(of_part, known[part], f"results' {part}")
         fold.now_ms = int(state["fold"]["now_ms"][0])
         fold.omitted = int(state["fold"].get("omitted", [0])[0])
         fold.exposures = state["fold"]["exposures"]

@@ -46,7 +46,8 @@ def log_e_moving(balance: ArrayLike, spread: ArrayLike, peers: ArrayLike | None 
     n = int(np.count_nonzero(some))
     if n < 2:
         return 0.0
-    k = np.full(n, n) if peers is None else np.asarray(peers)[some]
+    # An arm that came alone has spread only since others came to it.
+    k = np.full(n, n) if peers is None else np.maximum(np.asarray(peers)[some], 2)
     total: Floats = np.asarray(balance, np.float64)[some]
     largest = -math.inf
     for among in np.unique(k).tolist():

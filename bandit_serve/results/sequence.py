@@ -54,7 +54,9 @@ class Sequence:
         """
         rho2 = tuning(alpha) / self.tightest_at
         q = self.variance * rho2 + 1.0
-        return rho2 * np.square(self.total) / (2.0 * q) - 0.5 * np.log(q)
+        # Evidence without end is that, too.
+        with np.errstate(over="ignore"):
+            return rho2 * np.square(self.total) / (2.0 * q) - 0.5 * np.log(q)
 
 
 def of_mean(n: ArrayLike, mean: ArrayLike, variance: ArrayLike) -> Sequence:
@@ -69,8 +71,8 @@ def relative_lift(
 ) -> tuple[Floats, Floats]:
     """(m_b - m_a)/m_a and its variance by the delta method; the variances are those of the two means."""
     m_a, m_b = np.asarray(control_mean, np.float64), np.asarray(mean, np.float64)
-    spread = np.asarray(variance) / np.square(m_a) + np.asarray(control_variance) * np.square(m_b) / m_a**4
-    return (m_b - m_a) / m_a, spread
+    spread = np.asarray(variance) + np.asarray(control_variance) * np.square(m_b / m_a)
+    return (m_b - m_a) / m_a, spread / np.square(m_a)
 
 
 def p_value(log_e: ArrayLike) -> Floats:

@@ -28,13 +28,14 @@ _LETTERS: dict[int, Verdict] = {ord("a"): "accepted", ord("d"): "duplicate", ord
 class Desk:
     """Where the rewards of one experiment go: its metrics, which never change, and its appender."""
 
-    def __init__(self, store: Store, experiment: Experiment) -> None:
+    def __init__(self, store: Store, experiment: Experiment, n_features: int) -> None:
         self._metrics: dict[str | None, tuple[int, Metric]] = {
             metric.name: (i, metric) for i, metric in enumerate(experiment.metrics)
         }
         self._metrics[None] = self._metrics[experiment.objective.name]
         names = tuple(metric.name for metric in experiment.metrics)
-        self.appender = RewardAppender(store, experiment.id, names, experiment.attribution.window_ms)
+        window_ms = experiment.attribution.window_ms
+        self.appender = RewardAppender(store, experiment.id, names, window_ms, n_features)
 
     def metric_of(self, reward: Reward) -> int | None:
         """The index of a reward's metric; None where there is none or it does not take the value."""
@@ -153,7 +154,7 @@ class Rewards:
             live = self._replica.by_uid.get(uid)
             if live is None:
                 return None
-        return self._desks.setdefault(uid, Desk(self._store, live.experiment))
+        return self._desks.setdefault(uid, Desk(self._store, live.experiment, live.n_features))
 
     async def drain(self) -> None:
         """Returns when no append is under way."""

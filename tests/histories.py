@@ -1,0 +1,514 @@
+"""Histories of experiments that a caller may write, with every number drawn near a bound that the code has.
+
+A history is drawn from choices alone (`Choices`), so the same code serves a fast random run, by seed, and Hypothesis,
+which makes a failing history small.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve.errors import InvalidInput, NotBuilt
+from bandit_serve.events import (
+    CHANGED,
+    EXPOSED,
+    HELD_OUT,
+    REWARD,
+    REWARDED,
+    TICK,
+    Change,
+    Changed,
+    Exposed,
+    encode,
+    pack_rewards,
+)
+from bandit_serve.experiment import (
+    LARGEST_COUNT,
+    LARGEST_VALUE,
+    Experiment,
+    Metric,
+    Ramp,
+    Record,
+    Standing,
+)
+from bandit_serve.experiment import Policy as PolicySettings
+from bandit_serve.live import LiveExperiment
+from bandit_serve.log.experiment_changes import servable
+from bandit_serve.policies import POLICIES
+from bandit_serve.store.offset import Offset
+
+T = TypeVar("T")
+
+Entry = tuple[Offset, bytes, bytes]
+Decision = tuple[int, int, int, int, float, int, int, bytes]
+"""Worker, number, time, arm, propensity, unit, flags, features."""
+
+
+class Choices(Protocol):
+    """Where a history comes from: one of some things, and a whole number from `low` to `high`."""
+
+    def one_of(self, things: Sequence[T]) -> T: ...
+
+    def integer(self, low: int, high: int) -> int: ...
+
+
+class RandomChoices:
+    """Those of a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def one_of(self, things: Sequence[T]) -> T:
+        return self._random.choice(things)
+
+    def integer(self, low: int, high: int) -> int:
+        return self._random.randint(low, high)
+
+
+def chance(choices: Choices, percent: int) -> bool:
+    return choices.integer(1, 100) <= percent
+
+
+TINY = math.ulp(0.0)
+BELOW_ONE = math.nextafter(1.0, 0.0)
+ABOVE_ONE = math.nextafter(1.0, 2.0)
+LARGEST_EXACT = 2.0**53
+
+WINDOWS = ["10ms", "11ms", "999ms", "1s", "1h", "90d"]
+HALF_LIVES = ["1ms", "7ms", "1s", "1h", "90d", "999999999d"]
+# Of a bounded objective: as wide and as narrow as there are, and where both are rounded most.
+RANGES = [
+    (0.0, 1.0),
+    (-1.0, 2.0),
+    (0.1, 0.3),
+    (-LARGEST_VALUE, LARGEST_VALUE),
+    (0.0, LARGEST_VALUE),
+    (-LARGEST_VALUE, 0.0),
+    (math.nextafter(LARGEST_VALUE, 0.0), LARGEST_VALUE),
+    (-LARGEST_VALUE, math.nextafter(-LARGEST_VALUE, 0.0)),
+    (1.0, ABOVE_ONE),
+    (BELOW_ONE, 1.0),
+    (0.0, TINY),
+    (-TINY, TINY),
+    (-TINY, 0.0),
+    (0.0, 1e-300),
+    (-1e-300, LARGEST_VALUE),
+    (0.1, math.nextafter(0.1, 1.0)),
+    (1e15, 1e15 + 0.125),
+    (-(2.0**53), 2.0**53),
+]
+CONTINUOUS = [
+    0.0,
+    -0.0,
+    1.0,
+    14.5,
+    3.2,
+    0.1,
+    -0.1,
+    0.3,
+    1e-9,
+    TINY,
+    -TINY,
+    1e-300,
+    1e-160,
+    1e-80,
+    1e15,
+    1e15 + 1.0,
+    LARGEST_EXACT,
+    1e16,
+    1e40,
+    LARGEST_VALUE,
+    -LARGEST_VALUE,
+    math.nextafter(LARGEST_VALUE, 0.0),
+    -1e40,
+]
+COUNTS = [0.0, 1.0, 2.0, 3.0, 7.0, 1000.0, 65_537.0, LARGEST_COUNT - 1.0, float(LARGEST_COUNT)]
+# Rewards that logs of former versions may hold.
+FORMER_COUNTS = [1795892426485000.0, 1e15, LARGEST_EXACT, 1e16, 1e40, LARGEST_VALUE, 999999999999999.0]
+# In the unit of the experiment's half-life and of its window.
+GAPS = [0.0, 0.0, 0.0, 0.01, 1 / 64, 0.02, 0.5, 1.0, 1.0, 2.0, 16.0, 50.0, 64.0, 300.0, 332.0, 340.0, 1000.0]
+PSEUDO = [0.0, TINY, 1e-300, 1e-100, 1e-99, 1e-16, 0.5, 1.0, 1e6, 1e12]
+SHARES = [0.0, TINY, 1e-300, 1e-17, 1e-9, 0.01, 0.1, 0.5, BELOW_ONE, 1.0]
+POSITIVE = [1e-12, 1e-9, 1e-3, 0.05, 1.0, 1e3, 1e9, LARGEST_VALUE]
+CONTEXTUAL_POSITIVE = [1e-9, 1e-3, 0.1, 1.0, 1e3, 1e9]
+PRIORS: dict[str, dict[str, list[float]]] = {
+    "beta": {"alpha": [1e-6, 1.0, 0.5, 1e9], "beta": [1e-6, 1.0, 3.0, 1e9]},
+    "gamma": {"alpha": [1e-6, 1.0, 1e9], "beta": [1e-30, 1e-6, 1.0, 1e9]},
+    "normal": {
+        "mean": [0.0, -LARGEST_VALUE, LARGEST_VALUE, 1e-300, 7.0],
+        "kappa": [1e-9, 1e-4, 1.0, 1e9],
+        "alpha": [0.05, 0.5, 1.0, 1e9],
+        "beta": [1e-30, 1.0, 1e30],
+    },
+    "linear": {"precision": [1e-6, 1.0, 1e9]},
+}
+NUMBERS = [0.0, 1.0, -1.0, 1e-6, 1e6, -1e6, 1e5, 0.5, 3.0, TINY, 1e-30]
+FEATURES = [0.0, 1.0, -1.0, 1e-9, 1e9, -1e9, 0.5, 1e-45]
+WORKERS = [1, 2, 2**64 - 1]
+# In the year 6429: times of answers are written with four digits of the year.
+LATEST_MS = 2**47
+
+
+class History:
+    """One history: `written()` gives the entries of its log one by one, in their wire form.
+
+    It looks at `live`, the fold of what it has given so far, for the shares that decisions are drawn from.
+    `former`: with rewards that only a former version would have taken.
+    """
+
+    def __init__(self, choices: Choices, *, former: bool = False) -> None:
+        self._choices = choices
+        self._former = former
+        self._time_ms = choices.one_of([1_000, 1_700_000_000_000, LATEST_MS // 2])
+        self._sequence = 0
+        self._counters = dict.fromkeys(WORKERS, 0)
+        # Those that rewards may come for.
+        self._decisions: list[Decision] = []
+        # The store lets a reward of a metric in once for each decision.
+        self._rewarded_already: set[tuple[int, int, int]] = set()
+        self.live = self._first()
+
+    # -- experiments
+
+    def _first(self) -> LiveExperiment:
+        for _ in range(1_000):
+            try:
+                made = servable(msgspec.convert(self._description(), Experiment))
+                live = LiveExperiment(Changed(self._record(made), Change("create", "test")))
+            except (InvalidInput, NotBuilt):
+                continue
+            live.offset = Offset(self._time_ms, 0)
+            return live
+        raise AssertionError("no legal experiment came up")
+
+    @staticmethod
+    def _record(made: Experiment) -> Record:
+        return Record(made, 7, "running", 1, created_ms=1, updated_ms=1)
+
+    def _description(self) -> dict[str, Any]:
+        choices = self._choices
+        n_arms = choices.one_of([1, 2, 2, 3, 3, 4, 7])
+        objective = self._metric("objective")
+        others = [self._metric(f"m{i}") for i in range(choices.one_of([0, 0, 0, 1, 2]))]
+        metrics = [*others, {**objective, "role": "objective"}]
+        context: list[dict[str, Any]] = []
+        if chance(choices, 40):
+            context = self._context()
+        described = {
+            "id": "e",
+            "arms": [{"name": f"a{k}"} for k in range(n_arms)],
+            "control": choices.one_of([None, f"a{n_arms - 1}"]),
+            "metrics": metrics,
+            "unit": choices.one_of(["request", "request", "user"]),
+            "attribution": {
+                "window": choices.one_of(WINDOWS),
+                "missing": choices.one_of(["zero", "ignore"]),
+            },
+            "policy": self._policy(n_arms, objective, bool(context)),
+            "context": context,
+            "stopping": {"alpha": choices.one_of([0.05, TINY, 1e-9, BELOW_ONE])},
+        }
+        if context and chance(choices, 30):
+            m = choices.one_of([1, 2])
+            for arm in described["arms"]:
+                arm["features"] = [choices.one_of(FEATURES) for _ in range(m)]
+        return described
+
+    def _metric(self, name: str) -> dict[str, Any]:
+        choices = self._choices
+        kind = choices.one_of(["binary", "bounded", "count", "continuous"])
+        metric = {"name": name, "kind": kind, "goal": choices.one_of(["maximize", "minimize"])}
+        if kind == "bounded":
+            metric["low"], metric["high"] = choices.one_of(RANGES)
+        return metric
+
+    def _context(self) -> list[dict[str, Any]]:
+        choices = self._choices
+        numeric = {
+            "name": "x",
+            "kind": "numeric",
+            "std": choices.one_of([None, 1.0, 1e-6, LARGEST_VALUE, TINY]),
+        }
+        category = {"name": "c", "kind": "categorical", "values": ["p", "q"]}
+        other = {"name": "y", "kind": "numeric", "mean": choices.one_of([None, 1e6, -LARGEST_VALUE])}
+        chosen = choices.one_of([[numeric], [category], [numeric, category], [numeric, other]])
+        if len(chosen) > 1 and chance(choices, 50):
+            chosen[0] = {**chosen[0], "interactions": [chosen[1]["name"]]}
+        return chosen
+
+    def _policy(self, n_arms: int, objective: dict[str, Any], context: bool) -> dict[str, Any]:
+        choices = self._choices
+        modelled = objective["kind"]
+        if modelled == "count" and objective["goal"] == "minimize":
+            modelled = "continuous"
+        kinds = [
+            kind
+            for kind, policy in POLICIES.items()
+            if modelled in policy.objectives and policy.contextual <= context
+        ]
+        contextual = [kind for kind in kinds if POLICIES[kind].contextual]
+        kind = choices.one_of(contextual if contextual and chance(choices, 70) else kinds)
+        policy: dict[str, Any] = {"kind": kind}
+        if chance(choices, 60):
+            policy["min_share"] = choices.one_of([*SHARES, 1.0 / n_arms, 0.5 / n_arms])
+        if chance(choices, 25):
+            policy["max_share"] = choices.one_of([*SHARES[1:], 1.0 / n_arms])
+        if chance(choices, 25):
+            policy["warmup"] = choices.one_of([0, 1, 2, 5, 2**53])
+        if chance(choices, 60):
+            policy["half_life"] = choices.one_of(HALF_LIVES)
+        if chance(choices, 25):
+            policy["holdout"] = choices.one_of(SHARES)
+        for name in POLICIES[kind].parameters:
+            if name not in ("prior", "shares", "arm_features") and chance(choices, 50):
+                policy[name] = choices.one_of(self._values_of(name, kind))
+        if kind == "fixed_split" and chance(choices, 50):
+            policy["shares"] = {f"a{k}": choices.one_of([*SHARES, LARGEST_VALUE]) for k in range(n_arms)}
+        if "prior" in POLICIES[kind].parameters and chance(choices, 50):
+            policy["prior"] = self._prior(n_arms, kind, modelled)
+        if not POLICIES[kind].contextual and chance(choices, 40):
+            policy["pseudo_history"] = self._pseudo_history(n_arms, objective)
+        return policy
+
+    @staticmethod
+    def _values_of(name: str, kind: str) -> list[float]:
+        if name == "decay":
+            return [0.0, TINY, 1e-3, 1.0, 1e9]
+        if name in ("epsilon", "gamma", "beta") and not POLICIES[kind].contextual:
+            return SHARES
+        return CONTEXTUAL_POSITIVE if POLICIES[kind].contextual else POSITIVE
+
+    def _prior(self, n_arms: int, kind: str, modelled: str) -> dict[str, Any]:
+        family = {"binary": "beta", "bounded": "beta", "count": "gamma", "continuous": "normal"}[modelled]
+        return {
+            name: self._by_arm(n_arms, values)
+            for name, values in PRIORS["linear" if POLICIES[kind].contextual else family].items()
+            if chance(self._choices, 60)
+        }
+
+    def _by_arm(self, n_arms: int, values: Sequence[float]) -> Any:
+        if chance(self._choices, 50):
+            return self._choices.one_of(values)
+        return {f"a{k}": self._choices.one_of(values) for k in range(n_arms) if chance(self._choices, 80)}
+
+    def _pseudo_history(self, n_arms: int, objective: dict[str, Any]) -> dict[str, Any]:
+        metric = msgspec.convert(objective, Metric)
+        means = self._values(metric)
+        if metric.kind in ("binary", "bounded"):
+            means = [*means, metric.floor + (metric.ceiling - metric.floor) * 0.3]
+        history = {"n": self._by_arm(n_arms, PSEUDO), "mean": self._by_arm(n_arms, means)}
+        if metric.kind in ("count", "continuous") and chance(self._choices, 50):
+            history["std"] = self._by_arm(n_arms, [0.0, TINY, 1.0, 1e40, LARGEST_VALUE])
+        return history
+
+    def _values(self, metric: Metric) -> list[float]:
+        match metric.kind:
+            case "binary":
+                return [0.0, 1.0]
+            case "count":
+                return [*COUNTS, *FORMER_COUNTS] if self._former else COUNTS
+            case "bounded":
+                low, high = metric.floor, metric.ceiling
+                middle = low + (high - low) * self._choices.one_of([0.5, 0.1, 1 / 3, 0.9, 1e-17])
+                near = [math.nextafter(low, high), math.nextafter(high, low), middle]
+                return [low, high, *near, min(max(0.0, low), high)]
+        return CONTINUOUS
+
+    # -- entries
+
+    def written(self, n_entries: int) -> Iterator[Entry]:
+        """After each entry `live` is to have taken it before the next is asked for."""
+        yield self._entry(CHANGED, encode(Changed(self.live.record, Change("create", "test"))))
+        for _ in range(n_entries):
+            self._pass_time()
+            what = self._choices.integer(1, 100)
+            if what <= 35:
+                yield self._entry(EXPOSED, encode(self._exposed()))
+            elif what <= 75:
+                yield self._rewarded()
+            elif what <= 85:
+                yield self._entry(TICK, b"")
+            else:
+                changed = self._changed()
+                if changed is not None:
+                    yield self._entry(CHANGED, encode(changed))
+
+    def _entry(self, kind: bytes, data: bytes) -> Entry:
+        return Offset(self._time_ms, self._sequence), kind, data
+
+    def _pass_time(self) -> None:
+        live, choices = self.live, self._choices
+        unit_ms = choices.one_of(
+            [live.experiment.attribution.window_ms, live.policy.half_life_ms or 1_000, 1]
+        )
+        gap_ms = min(int(choices.one_of(GAPS) * unit_ms), 2**50)
+        if chance(choices, 5):
+            gap_ms = -choices.one_of([1, 7, 1_000])
+        if gap_ms and 0 < self._time_ms + gap_ms < LATEST_MS:
+            self._time_ms += gap_ms
+            self._sequence = 0
+        else:
+            self._sequence += 1
+
+    def x(self) -> NDArray[np.float32] | None:
+        """The features of a context, where the experiment has one."""
+        if self.live.features is None:
+            return None
+        context: dict[str, Any] = {}
+        for field in self.live.features.fields:
+            if chance(self._choices, 85):
+                context[field.name] = self._choices.one_of(
+                    NUMBERS if field.kind == "numeric" else ["p", "q", "r"]
+                )
+        return self.live.features.vector(context)
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Arms that a caller may ask for: some of the active ones, at least one."""
+        active = self.live.active
+        some = np.array([bool(there) and chance(self._choices, 70) for there in active])
+        return some if some.any() else active
+
+    def _exposed(self) -> Exposed:
+        choices, live = self._choices, self.live
+        worker, revision = choices.one_of(WORKERS), live.record.revision
+        if chance(choices, 10):
+            # Its flush was lost.
+            self._counters[worker] += choices.one_of([1, 3, 2**16])
+        first = self._counters[worker]
+        sticky = live.experiment.unit == "user"
+        time_ms = max(self._time_ms - choices.one_of([0, 0, 1, 100, 10_000]), 1)
+        arms, ages, units, held, vectors, runs, xs = [], [], [], [], [], [], []
+        age = 0
+        for _ in range(choices.one_of([1, 1, 2, 3])):
+            x = self.x()
+            vector = live.shares(self.mask(), self._time_ms, x)
+            vectors.append(vector)
+            n = choices.one_of([1, 1, 2, 5, 70]) if x is None else 1
+            runs.append(n)
+            drawn = np.flatnonzero(vector > 0.0).tolist()
+            for _ in range(n):
+                arm = choices.one_of(drawn)
+                age += choices.one_of([0, 0, 1, 50])
+                unit = choices.integer(1, 6) if sticky else 0
+                flag = HELD_OUT if live.policy.holdout and chance(choices, 30) else 0
+                arms.append(arm)
+                ages.append(age)
+                held.append(flag)
+                if sticky:
+                    units.append(unit)
+                if x is not None:
+                    xs.append(x.tobytes())
+                self._decisions.append(
+                    (
+                        worker,
+                        first + len(arms) - 1,
+                        time_ms + age,
+                        arm,
+                        float(vector[arm]),
+                        unit,
+                        flag,
+                        b"" if x is None else x.tobytes(),
+                    )
+                )
+        self._counters[worker] += len(arms)
+        return Exposed(
+            incarnation=worker,
+            first=first,
+            revision=revision,
+            time_ms=time_ms,
+            arms=np.array(arms, "<u2").tobytes(),
+            ages_ms=np.array(ages, "<u4").tobytes(),
+            units=np.array(units, "<u8").tobytes(),
+            vectors=b"".join(vector.tobytes() for vector in vectors),
+            runs=np.array(runs, "<u4").tobytes(),
+            held_out=np.packbits(np.array(held, np.uint8), bitorder="little").tobytes() if any(held) else b"",
+            x=b"".join(xs),
+        )
+
+    def _orphan(self, x: NDArray[np.float32] | None, vector: NDArray[np.float64]) -> Decision:
+        """A decision for features x, drawn from `vector`, whose exposure never comes."""
+        choices, live = self._choices, self.live
+        arm = choices.one_of(np.flatnonzero(vector > 0.0).tolist())
+        worker = choices.one_of(WORKERS)
+        number, self._counters[worker] = self._counters[worker], self._counters[worker] + 1
+        unit = choices.integer(1, 6) if live.experiment.unit == "user" else 0
+        packed = b"" if x is None else x.tobytes()
+        return worker, number, self._time_ms, arm, float(vector[arm]), unit, 0, packed
+
+    def _rewarded(self) -> Entry:
+        choices, live = self._choices, self.live
+        metrics = live.experiment.metrics
+        objective = metrics.index(live.experiment.objective)
+        n = choices.one_of([1, 1, 1, 1, 2, 2, 5, 40, 150])
+        rows = np.zeros(n, REWARD)
+        xs = []
+        orphans_x = self.x()
+        orphans_vector = live.shares(self.mask(), self._time_ms, orphans_x)
+        # Some histories have one value only, or but a few.
+        few = chance(choices, 30)
+        for i in range(n):
+            decision = (
+                choices.one_of(self._decisions)
+                if self._decisions and chance(choices, 90)
+                else self._orphan(orphans_x, orphans_vector)
+            )
+            metric = objective if chance(choices, 80) else choices.integer(0, len(metrics) - 1)
+            if (*decision[:2], metric) in self._rewarded_already:
+                decision = self._orphan(orphans_x, orphans_vector)
+            self._rewarded_already.add((*decision[:2], metric))
+            values = self._values(metrics[metric])
+            value = choices.one_of(values[:2] if few else values)
+            assert self._former or metrics[metric].refuses(value) is None
+            worker, number, time_ms, arm, propensity, unit, flags, x = decision
+            rows[i] = (worker, number, time_ms, value, propensity, unit, 1, arm, metric, flags)
+            xs.append(x)
+        if live.features is None:
+            return self._entry(REWARDED, rows.tobytes())
+        x = np.frombuffer(b"".join(xs), "<f4").reshape(n, live.n_features)
+        return self._entry(REWARDED, pack_rewards(rows, x))
+
+    def _changed(self) -> Changed | None:
+        choices, record = self._choices, self.live.record
+        experiment = record.experiment
+        names = experiment.arm_names
+        objective = msgspec.to_builtins(experiment.objective)
+        what = choices.one_of(["policy", "policy", "arm", "pause", "resume", "remove", "ramp"])
+        try:
+            match what:
+                case "policy":
+                    policy = self._policy(len(names), objective, bool(experiment.context))
+                    settings = msgspec.convert(policy, PolicySettings)
+                    record = msgspec.structs.replace(record, experiment=experiment.with_policy(settings))
+                case "arm" if len(names) < 9:
+                    like = msgspec.structs.replace(experiment.arms[0], name=f"a{len(names)}")
+                    record = msgspec.structs.replace(record, experiment=experiment.with_arm(like))
+                case _:
+                    record = self._with_standing(what, record)
+            servable(record.experiment)
+        except (InvalidInput, NotBuilt):
+            return None
+        record = msgspec.structs.replace(record, revision=record.revision + 1)
+        return Changed(record, Change(what, "test", "why", names[0]))
+
+    def _with_standing(self, what: str, record: Record) -> Record:
+        choices = self._choices
+        arm = choices.integer(0, len(record.experiment.arms) - 1)
+        standing = record.standing(arm)
+        if standing.status == "removed":
+            return record
+        if what == "ramp":
+            ramp = Ramp(
+                choices.one_of([TINY, 1e-300, 0.01, BELOW_ONE, 1.0]), choices.one_of(["0ms", "1ms", "90d"])
+            )
+            return record.with_standing(arm, Standing(standing.status, ramp, self._time_ms))
+        if what in ("pause", "remove") and arm == record.experiment.control_arm:
+            return record
+        status = {"pause": "paused", "remove": "removed", "resume": "active"}.get(what, "active")
+        return record.with_standing(arm, msgspec.structs.replace(standing, status=status))
