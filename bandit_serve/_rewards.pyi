@@ -13,6 +13,9 @@ def misfit(
     high: NDArray[np.float64],
     whole: NDArray[np.uint8],
 ) -> str | None: ...
+def undrawable(
+    arms: NDArray[np.uint16], runs: NDArray[np.uint32], vectors: NDArray[np.float64]
+) -> str | None: ...
 def watch(
     arms: NDArray[np.intp],
     values: NDArray[np.float64],

@@ -72,7 +72,7 @@ class Ramp(Struct, frozen=True, forbid_unknown_fields=True, rename={"start": "fr
 
 
 class Metric(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a reward measures. `low` and `high` bound a `bounded` metric."""
+    """What a reward measures. `low` and `high` bound a `bounded` metric, `LARGEST_COUNT` a count."""
 
     name: Name
     kind: MetricKind

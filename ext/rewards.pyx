@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Rewards as the log has them: which of them are learned from, what an arm's watch counts, and which bits of the
-store's bitmaps stand for them. A busy log is many small groups, so each is one pass over its rows."""
+"""Rows as the log has them: whether they can be folded, which rewards are learned from, what an arm's watch counts, and
+which bits of the store's bitmaps stand for them. A busy log is many small groups, so each is one pass over its rows."""
 
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -18,7 +18,7 @@ cdef enum:
 
 cdef uint64_t MOST_COUNTER = <uint64_t> 1 << 42     # `_analysis.MAX_COUNTER`
 cdef int64_t MOST_TIME_MS = <int64_t> 1 << 53       # `events.MAX_TIME_MS`
-cdef double ROUNDING = 1e-9                         # `events.ROUNDING`
+cdef double ROUNDING = 1e-9                         # how far a share may be rounded past 1
 
 # As append_rewards.lua reads it.
 cdef packed struct Check:
@@ -86,6 +86,26 @@ def misfit(
         if not -MOST_TIME_MS < row.time_ms < MOST_TIME_MS:
             return "times in milliseconds"
     return None
+
+
+def undrawable(const uint16_t[::1] arms, const uint32_t[::1] runs, const double[:, ::1] vectors):
+    """Why decisions of `arms`, (n,), can not have been drawn from `vectors`, (V, K), runs[v] of them from row v; None
+    where they can.
+    """
+    cdef Py_ssize_t v, k, at = 0, end, n = arms.shape[0]
+    for v in range(runs.shape[0]):
+        for k in range(vectors.shape[1]):
+            # Written so that NaN fails.
+            if not 0.0 <= vectors[v, k] <= 1.0 + ROUNDING:
+                return f"shares from 0 to 1, not {vectors[v, k]!r}"
+        end = at + <Py_ssize_t> runs[v]
+        if end > n:
+            return "runs that add up to the decisions"
+        while at < end:
+            if arms[at] >= vectors.shape[1] or not vectors[v, arms[at]] > 0.0:
+                return f"a positive share of each arm that was drawn, not of number {arms[at]}"
+            at += 1
+    return None if at == n else "runs that add up to the decisions"
 
 
 def watch(

@@ -12,6 +12,7 @@ from makers import described, experiment, record
 
 from bandit_serve.errors import InvalidInput, NotBuilt
 from bandit_serve.experiment import (
+    LARGEST_COUNT,
     LARGEST_VALUE,
     MAX_ARMS,
     MAX_METRICS,
@@ -378,13 +379,13 @@ METRICS = [
 FINE: dict[str, list[float]] = {
     "binary": [0, 1],
     "bounded": [-1, 0.3, 2],
-    "count": [0, 7, 1e15],
+    "count": [0, 7, LARGEST_COUNT],
     "continuous": [-1e79, 0, 3.25],
 }
 WRONG: dict[str, list[float]] = {
     "binary": [0.5, 2, -1],
     "bounded": [-1.1, 2.1],
-    "count": [-1, 0.5],
+    "count": [-1, 0.5, LARGEST_COUNT + 1, 1795892426485000, 1e80],
     "continuous": [],
 }
 
@@ -415,11 +416,17 @@ def test_what_a_metric_takes_a_policy_takes() -> None:
 def test_the_largest_rewards_are_folded(kind: str, goal: str) -> None:
     made = experiment(metrics=[{"name": "m", "kind": kind, "goal": goal}], policy={"kind": "fixed_split"})
     policy, objective = from_experiment(made), made.objective
-    values = [LARGEST_VALUE, 0.0] if kind == "count" else [LARGEST_VALUE, -LARGEST_VALUE]
+    values = [LARGEST_COUNT, 0.0] if kind == "count" else [LARGEST_VALUE, -LARGEST_VALUE]
     for value in values:
         assert objective.refuses(value) is None
         policy.update(0, objective.utility(value))
     assert np.isfinite(policy.shares()).all()
+
+
+def test_sums_of_nine_million_of_the_largest_counts_are_exact() -> None:
+    assert 9_000_000 * LARGEST_COUNT < 2**53
+    refusal = Metric("m", "count").refuses(LARGEST_COUNT + 1)
+    assert refusal == "m is a count: expected a whole number from 0 to 1,000,000,000"
 
 
 def test_utility_is_larger_for_what_is_better() -> None:

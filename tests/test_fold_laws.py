@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from scale import scaled
 
 from bandit_serve import events
+from bandit_serve._assignment import Rendezvous
+from bandit_serve.decisions.draw import Draw
 from bandit_serve.events import Changed, Rewarded, Tick
 from bandit_serve.live import LiveExperiment
 from bandit_serve.results import ResultsFold, report
@@ -40,6 +42,16 @@ def check_shares(shares: NDArray[np.float64], among: NDArray[np.bool_]) -> None:
     assert (shares[~among] == 0.0).all(), shares
 
 
+def check_draw(shares: NDArray[np.float64], live: LiveExperiment) -> None:
+    """An arm that has a share can be drawn from a vector, also apart from its holdout."""
+    holdout = live.experiment.policy.holdout or 0.0
+    rendezvous = Rendezvous(bytes(16), list(live.experiment.arm_names))
+    draw = Draw(shares.copy(), holdout, once=live.policy.contextual)
+    for unit in (0, 7):
+        for held_out in {False, holdout > 0.0}:
+            assert shares[draw.arm(rendezvous, unit, held_out)] > 0.0
+
+
 def check_live(live: LiveExperiment, history: History) -> None:
     state = live.state()
     restored = LiveExperiment.from_state(live.offset, state)
@@ -50,6 +62,7 @@ def check_live(live: LiveExperiment, history: History) -> None:
         shares = live.shares(among, now_ms, x)
         check_shares(shares, among)
         assert restored.shares(among, now_ms, x).tobytes() == shares.tobytes()
+        check_draw(shares, live)
     check_shares(live.current_shares(live.offset.time_ms), live.active)
     means = live.means()
     waiting = 0.0 if live.pending is None else live.pending.weights(live.offset.time_ms)

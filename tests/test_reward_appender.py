@@ -12,7 +12,7 @@ from makers import rewards
 from numpy.typing import NDArray
 from stores import ThrowawayStore
 
-from bandit_serve.errors import Overloaded, StoreUnavailable, Unavailable
+from bandit_serve.errors import Overloaded, StoreUnavailable, Unavailable, UnreadableEntry
 from bandit_serve.events import REWARD, Rewarded, decode
 from bandit_serve.log import append as module
 from bandit_serve.log.append import RewardAppender
@@ -122,6 +122,11 @@ def test_features_are_logged_behind_their_rows_and_dropped_with_them(server: Thr
     async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
         x = np.arange(12, dtype=np.float32).reshape(4, 3)
         rows = rewards([1, 2, 1, 3], times_ms=now_ms)
+        appender = RewardAppender(store, OWNER, ("click", "spend"), WINDOW_MS, 3)
+        for unlike in (None, x[:, :2], x[:3]):
+            with pytest.raises(UnreadableEntry):
+                await appender.append(rows, unlike)
+        assert await store.read(OWNER, START, 10) == [], "what no fold could read is not appended"
         assert await appender.append(rows, x) == b"aada"
         (entry,) = await store.read(OWNER, START, 10)
         found = decode(entry.kind, entry.data, 3)

@@ -70,39 +70,36 @@ class ExposureBuffer:
 
         pair: the user, the item and the features that its prediction was about.
         """
-        if self._vector is not vector or revision != self._revision or not self._holds(time_ms):
+        if (
+            self._vector is not vector
+            or revision != self._revision
+            or not 0 <= time_ms - self._time_ms <= MAX_AGE_MS
+        ):
             self._turn(vector, revision, time_ms)
-        n_x = len(self._x)
         try:
             self._arms.append(arm)
             self._ages_ms.append(time_ms - self._time_ms)
             if unit:
                 self._units.append(unit)
             self._held_out.append(held_out)
-            if x is not None:
-                self._x += x.tobytes()
             if pair is not None:
                 self._pairs.append(Pair(self.next - self._first, *pair))
                 self._pair_bytes += PAIR_BYTES + len(pair[0]) + len(pair[1]) + 16 * len(pair[2] or ())
-            self._runs[-1] += 1
+            if x is not None:
+                self._x += x.tobytes()
         except Exception:
-            self._take_back(n_x)
+            self._take_back()
             raise
+        self._runs[-1] += 1
         self.next += 1
         self._close_if_large()
 
-    def _holds(self, time_ms: int) -> bool:
-        """Whether a decision of then can be told as an age in this batch."""
-        return 0 <= time_ms - self._time_ms <= MAX_AGE_MS
-
-    def _take_back(self, n_x: int) -> None:
-        """Leaves as many rows as decisions were counted, the first `n_x` bytes of features being theirs."""
+    def _take_back(self) -> None:
+        """Leaves as many rows as decisions were counted; features are added last, so they are as many already."""
         n_rows = self.next - self._first
         for column in (self._arms, self._ages_ms, self._units, self._held_out):
             del column[n_rows:]
-        del self._x[n_x:]
         self._pairs = [pair for pair in self._pairs if pair.place < n_rows]
-        self._runs[-1] = n_rows - sum(self._runs[:-1])
 
     def _close_if_large(self) -> None:
         nbytes = self._vector_bytes + len(self._x) + self._pair_bytes
@@ -125,9 +122,12 @@ class ExposureBuffer:
         """
         if not len(arms):
             return
-        if self._vector is not vector or revision != self._revision or not self._holds(time_ms):
+        if (
+            self._vector is not vector
+            or revision != self._revision
+            or not 0 <= time_ms - self._time_ms <= MAX_AGE_MS
+        ):
             self._turn(vector, revision, time_ms)
-        n_x = len(self._x)
         try:
             self._arms.frombytes(arms.tobytes())
             self._ages_ms.frombytes(np.full(len(arms), time_ms - self._time_ms, np.uint32).tobytes())
@@ -135,16 +135,16 @@ class ExposureBuffer:
             self._held_out += bytes(len(arms)) if held_out is None else held_out.tobytes()
             if x is not None:
                 self._x += x.tobytes()
-            self._runs[-1] += len(arms)
         except Exception:
-            self._take_back(n_x)
+            self._take_back()
             raise
+        self._runs[-1] += len(arms)
         self.next += len(arms)
         self._close_if_large()
 
     def _turn(self, vector: NDArray[np.float64], revision: int, time_ms: int) -> None:
         shares = vector.tobytes()
-        if self._arms and (revision != self._revision or not self._holds(time_ms)):
+        if self._arms and (revision != self._revision or not 0 <= time_ms - self._time_ms <= MAX_AGE_MS):
             self._close()
         if not self._arms:
             # A run of no decision may be left of one that could not be added.
