@@ -505,7 +505,9 @@ def test_without_a_winner_or_its_model_nothing_is_promoted(server: ThrowawayStor
     with_workers(server, scenario)
 
 
-def test_a_promotion_that_fails_keeps_no_other_chore_from_being_done(server: ThrowawayStore) -> None:
+def test_a_promotion_that_fails_keeps_no_other_chore_from_being_done(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario(worker: Worker) -> None:
         await worker.create(winning())  # of a model that nobody registered
         await worker.stop("e", "b")
@@ -517,9 +519,13 @@ def test_a_promotion_that_fails_keeps_no_other_chore_from_being_done(server: Thr
         await worker.register("v2", "staged", model="other")
         await worker.create(experiment(id="sound", arms=arms), uid=8)
         await worker.stop("sound", "b")
-        await worker.keeper._round()
-        assert worker.replica.registry.production("other").version == "v2"
-        assert await worker.store.snapshot_offsets("e", POLICY_FOLD)
+        monkeypatch.setattr(module, "ROUND_S", 0.01)
+        worker.run(worker.keeper.run())
+        worker.run(worker.keeper.keep_regularly())
+        await eventually(lambda: worker.replica.registry.production("other").version == "v2")
+        async with asyncio.timeout(10):
+            while not await worker.store.snapshot_offsets("e", POLICY_FOLD):
+                await asyncio.sleep(0.01)
 
     with_workers(server, scenario, snapshot_every_s=0.0)
 

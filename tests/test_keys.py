@@ -54,7 +54,7 @@ OWNED = [
 
 
 def test_there_are_keys() -> None:
-    assert {"log", "head", "seen", "exposed", "snapshots", "trimmed", "census", "heard"} == set(OWNED)
+    assert {"log", "head", "seen", "exposed", "snapshots", "snapshot_pieces", "trimmed", "census", "heard"} == set(OWNED)
 
 
 @pytest.mark.parametrize("name", NAMES)

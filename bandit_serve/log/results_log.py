@@ -53,7 +53,7 @@ class ResultsLog:
         name = live.experiment.id
         folded = await self._reach(live, live.offset)
         async with folded.lock:
-            offset, state = folded.offset, await asyncio.to_thread(folded.fold.state)
+            offset, state = folded.offset, await asyncio.to_thread(_readable_state, folded.fold)
         older = await self._store.snapshot_offsets(name, RESULTS_FOLD)
         if offset not in older:
             await self._store.write_snapshot(name, RESULTS_FOLD, Snapshot(offset, state))
@@ -100,3 +100,10 @@ def _apply(fold: ResultsFold, entries: list[Entry]) -> None:
     n_features = 0 if features is None else features.n_features
     for entry in entries:
         fold.apply(entry.offset.time_ms, events.decode(entry.kind, entry.data, n_features))
+
+
+def _readable_state(fold: ResultsFold) -> bytes:
+    """What a reader of the snapshot refuses is not written."""
+    state = fold.state()
+    ResultsFold.from_state(state)
+    return state

@@ -11,7 +11,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 
 import msgspec
 
@@ -45,7 +45,9 @@ from bandit_serve.troubles import Trouble, Troubles
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S = 3.0
+# Each is a write, too: whether the store takes any is known by it when no caller writes.
+HEARTBEAT_S = 1.0
+HEARTBEAT_AGAIN_S = 0.25
 HEARTBEAT_LIFETIME_MS = 10_000
 KEYS_EVERY_S = 30.0
 
@@ -64,6 +66,8 @@ class Service:
         self.draining = False
         self.ready = False
         self.troubles = Troubles()
+        self._outages: set[str] = set()
+        store.outages.on_change(self._say_outages)
         self.replica = Replica()
         self.tail = Tail(store, self.replica)
         self.changes = Changes(store, self.replica, self.tail)
@@ -78,6 +82,7 @@ class Service:
         self.decisions: Decisions
         self.rewards: Rewards
         self.flusher: Flusher
+        self.keeper: Keeper | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._answers: set[asyncio.Task[None]] = set()
         self._records: dict[str, Record | None] = {}
@@ -85,12 +90,11 @@ class Service:
     @property
     def reasons(self) -> list[Trouble]:
         """Why this worker is degraded; empty where it is not."""
-        away = [] if self.tail.available else [Trouble("store_away", detail="The store does not answer.")]
-        return [*away, *self.troubles]
+        return list(self.troubles)
 
     @property
     def degraded(self) -> bool:
-        return bool(self.troubles) or not self.tail.available
+        return bool(self.troubles)
 
     async def load(self) -> None:
         """Checks the store and reads the state; `StoreUnavailable` while it is away, `StoreRefused` if unfit."""
@@ -126,7 +130,9 @@ class Service:
             retention_s=settings.seconds("retention_time"),
             retention_bytes=settings.retention_bytes,
             key_rotation_s=settings.seconds("key_rotation"),
+            troubles=self.troubles,
         )
+        self.keeper = keeper
         self.replica.on_census(self._answer_census)
         self.replica.on_configured(self._say_heard)
         refresher = Refresher(self.decisions.deciders)
@@ -136,6 +142,7 @@ class Service:
             self.flusher.run,
             refresher.run,
             keeper.run,
+            keeper.keep_regularly,
             self._heartbeat,
             self._renew_keys,
             self.shadows.run,
@@ -171,7 +178,8 @@ class Service:
         self.counters.set("context_unexpected", sum(each.unexpected for each in features))
         self.counters.set("top_k_hits", self.top_k.hits)
         self.counters.set("top_k_misses", self.top_k.misses)
-        self.counters.set("store_away", float(self.degraded))
+        self.counters.set("store_away", float(bool(self._outages)))
+        self.counters.set("chores_failed", 0 if self.keeper is None else self.keeper.failed)
 
     def _changed(self, owner: str) -> None:
         """Rewards and exposures, which are most of a log, change no record and so nothing that is live."""
@@ -227,11 +235,21 @@ class Service:
         while True:
             # Not only when a scrape comes to this worker: any worker answers for all.
             self.publish_counters()
-            with contextlib.suppress(StoreUnavailable):
+            try:
                 await self.store.announce(card, HEARTBEAT_LIFETIME_MS)
                 loaded = msgspec.msgpack.encode(self.models.contents())
                 await self.store.say_loaded(self.incarnation, loaded)
-            await asyncio.sleep(HEARTBEAT_S)
+                await asyncio.sleep(HEARTBEAT_S)
+            except StoreUnavailable:
+                await asyncio.sleep(HEARTBEAT_AGAIN_S)
+
+    def _say_outages(self, now: Sequence[StoreUnavailable]) -> None:
+        begun = {error.what: str(error) for error in now}
+        for what in self._outages - begun.keys():
+            self.troubles.end(what)
+        for what, detail in begun.items():
+            self.troubles.begin(what, detail)
+        self._outages = set(begun)
 
     async def _renew_keys(self) -> None:
         while True:
