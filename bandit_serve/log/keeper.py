@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from bandit_serve import events
 from bandit_serve.errors import BanditServeError, Conflict, NotFound, StoreUnavailable
@@ -127,7 +128,7 @@ class Keeper:
         await self._attempt("the token keys", self._rotate_keys)
         await self._attempt("the registry", self._keep_registry)
         for name in await self._in_order():
-            await self._attempt(name, lambda name=name: self._keep_experiment(name))
+            await self._attempt(name, partial(self._keep_experiment, name))
 
     async def _in_order(self) -> list[str]:
         """The experiments; in a full store those with the largest logs first, which free the most of it."""

@@ -36,7 +36,9 @@ class Overdue:
             for chore, says in SAYS.items():
                 waited_s = now_s - self._done_s.setdefault((chore, owner), now_s)
                 if waited_s > self._after_s:
-                    detail = says.format(owner=owner if owner != COMMON else "the registry", minutes=waited_s / 60)
+                    detail = says.format(
+                        owner=owner if owner != COMMON else "the registry", minutes=waited_s / 60
+                    )
                     self._troubles.begin(chore, f"{detail[0].upper()}{detail[1:]}.", _experiment(owner))
 
     def forget(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from bandit_serve.errors import LogLost, StoreUnavailable
 from bandit_serve.live import LiveExperiment
+from bandit_serve.log.local_snapshots import Found
 from bandit_serve.models.registry import Registry
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
@@ -60,6 +61,21 @@ class Tail:
             await self._restore(name)
             await self._read_to_end(name)
         self.available = True
+
+    def start_from(self, found: Found) -> None:
+        """Takes the snapshots of this host instead, while the store is away; `run` goes on from there.
+
+        A state that this build can not read is passed over: its log is read when the store is there.
+        """
+        self.identity = found.identity
+        registry = Registry.from_state(*found.states[COMMON])
+        self._replica.restore_registry(registry)
+        for name in registry.experiments:
+            if name in found.states:
+                try:
+                    self._replica.restore(LiveExperiment.from_state(*found.states[name]))
+                except Exception:
+                    log.exception("the snapshot file of %s can not be read and is passed over", name)
 
     async def load_registry(self) -> None:
         await self._restore(COMMON)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import os
@@ -28,6 +27,8 @@ from bandit_serve.log.changes import Changes
 from bandit_serve.log.experiment_changes import ExperimentChanges
 from bandit_serve.log.heard import say_heard
 from bandit_serve.log.keeper import Keeper, load_keyring
+from bandit_serve.log.local_keeper import LocalKeeper
+from bandit_serve.log.local_snapshots import LocalSnapshots
 from bandit_serve.log.model_changes import ModelChanges
 from bandit_serve.log.results_log import ResultsLog
 from bandit_serve.log.tail import GATHER_S, Tail
@@ -41,6 +42,8 @@ from bandit_serve.settings import Settings
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import Offset
 from bandit_serve.store.store import Store
+from bandit_serve.times import now_ms, rfc3339
+from bandit_serve.token import Keyring
 from bandit_serve.troubles import Trouble, Troubles
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ HEARTBEAT_S = 1.0
 HEARTBEAT_AGAIN_S = 0.25
 HEARTBEAT_LIFETIME_MS = 10_000
 KEYS_EVERY_S = 30.0
+STARTED_WITHOUT_STORE = "started_without_store"
 
 
 class Service:
@@ -72,6 +76,7 @@ class Service:
         self.tail = Tail(store, self.replica)
         self.changes = Changes(store, self.replica, self.tail)
         self.results = ResultsLog(store)
+        self.local = LocalSnapshots(settings.data_dir, settings.namespace)
         self.artifacts = open_artifacts(settings, store.url)
         self.models = LoadedModels(self.artifacts, max_bytes=settings.model_memory)
         parts = (store, self.replica, self.tail, self.changes, self.models)
@@ -101,6 +106,23 @@ class Service:
         await self.store.check()
         keyring = await load_keyring(self.store)
         await self.tail.load()
+        await self._begin_with(keyring)
+
+    async def load_without_store(self) -> bool:
+        """Reads the state from the files of this host while the store is away; False where there are none."""
+        found = await asyncio.to_thread(self.local.read)
+        if found is None:
+            return False
+        self.tail.start_from(found)
+        newest_ms = max(offset.time_ms for offset, _ in found.states.values())
+        self.troubles.begin(
+            STARTED_WITHOUT_STORE,
+            f"This worker has not reached the store yet and decides from the snapshot of {rfc3339(newest_ms)}.",
+        )
+        await self._begin_with(Keyring(found.token_keys, now_ms()))
+        return True
+
+    async def _begin_with(self, keyring: Keyring) -> None:
         self.decisions = Decisions(
             self.replica,
             self.models,
@@ -133,6 +155,14 @@ class Service:
             troubles=self.troubles,
         )
         self.keeper = keeper
+        local_keeper = LocalKeeper(
+            self.local,
+            self.store,
+            self.replica,
+            self.tail,
+            self.troubles,
+            snapshot_every_s=settings.seconds("snapshot_every"),
+        )
         self.replica.on_census(self._answer_census)
         self.replica.on_configured(self._say_heard)
         refresher = Refresher(self.decisions.deciders)
@@ -143,6 +173,7 @@ class Service:
             refresher.run,
             keeper.run,
             keeper.keep_regularly,
+            local_keeper.run,
             self._heartbeat,
             self._renew_keys,
             self.shadows.run,
@@ -164,6 +195,7 @@ class Service:
         for task in self._tasks:
             task.remove_done_callback(_report_death)
         await end(self._tasks)
+        self.local.close()
         await self.store.close()
 
     def publish_counters(self) -> None:
@@ -237,6 +269,8 @@ class Service:
             self.publish_counters()
             try:
                 await self.store.announce(card, HEARTBEAT_LIFETIME_MS)
+                if self.tail.available:
+                    self.troubles.end(STARTED_WITHOUT_STORE)
                 loaded = msgspec.msgpack.encode(self.models.contents())
                 await self.store.say_loaded(self.incarnation, loaded)
                 await asyncio.sleep(HEARTBEAT_S)

@@ -153,7 +153,8 @@ async def renew(client: Redis) -> None:
 
     A name or a virtual address leads to another node after a failover, but a connection that is there does not.
     """
-    pool = client.connection_pool
+    # Any: redis-py has no types for it.
+    pool: Any = client.connection_pool
     await pool.update_active_connections_for_reconnect()
     await pool.disconnect(inuse_connections=False)
 

@@ -123,7 +123,9 @@ def translate(error: Exception) -> BanditServeError | None:
                 f"The store does not let us in: {_one_line(met)}; check the name and the password."
             )
     outage = _outage(error)
-    return None if outage is None else StoreUnavailable(f"{outage.says}: {_one_line(error)}.", what=outage.what)
+    return (
+        None if outage is None else StoreUnavailable(f"{outage.says}: {_one_line(error)}.", what=outage.what)
+    )
 
 
 def _outage(error: Exception) -> Outage | None:

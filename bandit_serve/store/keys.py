@@ -31,7 +31,7 @@ class Keys:
         return f"{self.namespace}:{{{owner}}}:snapshots:{fold}"
 
     def snapshot_pieces(self, owner: str, fold: str, offset: str) -> str:
-        """Hash of number to piece, as long as its snapshot; minutes while it is being written: a state that is large."""
+        """Hash of number to piece, as long as its snapshot, minutes until that is whole: a state that is large."""
         return f"{self.snapshots(owner, fold)}:{offset}"
 
     def trimmed(self, owner: str) -> str:

@@ -90,7 +90,7 @@ class Store:
         return await self._call(lambda: script.run(self._calls, keys, arguments))
 
     async def _write(self, call: Awaitable[Any]) -> Any:
-        """The reply to what is to be in the log, or tells of a worker; whether the store takes writes is known by it."""
+        """The reply to a write that is tried often enough to know by it whether the store takes writes."""
         try:
             reply = await call
         except StoreUnavailable as error:
@@ -117,7 +117,7 @@ class Store:
     ) -> bytes:
         """One letter a row: `a`ccepted, `d`uplicate, `l`ate. `checks` are 12 bytes a row (append_rewards.lua)."""
         keys = [self.keys.log(owner), *bitmaps]
-        arguments = [rows, row_bytes, checks, GRACE_MS]
+        arguments: list[scripts.Argument] = [rows, row_bytes, checks, GRACE_MS]
         return bytes(await self._write(self._run(scripts.APPEND_REWARDS, keys, arguments)))
 
     async def append_change(self, owner: str, revision: int, kind: bytes, event: bytes) -> Offset | None:
@@ -131,7 +131,7 @@ class Store:
     ) -> bool:
         """False when an earlier try had already appended them."""
         keys = [self.keys.log(owner), self.keys.exposed(owner, incarnation)]
-        arguments = [first, count, event, EXPOSED_MARK_MS]
+        arguments: list[scripts.Argument] = [first, count, event, EXPOSED_MARK_MS]
         return bool(await self._write(self._run(scripts.APPEND_EXPOSURES, keys, arguments)))
 
     async def append(self, owner: str, kind: bytes, event: bytes) -> Offset:
@@ -221,10 +221,8 @@ class Store:
         if field is None or not field.startswith(IN_PIECES):
             return None if field is None else bytes(field)
         n_pieces, digest = int.from_bytes(field[1:5], "little"), field[5:]
-        pieces = []
-        for number in range(n_pieces):
-            pieces.append(await self._piece(self.keys.snapshot_pieces(owner, fold, at), number))
-        state = b"".join(pieces)
+        key = self.keys.snapshot_pieces(owner, fold, at)
+        state = b"".join([await self._piece(key, number) for number in range(n_pieces)])
         return state if hashlib.sha256(state).digest() == digest else None
 
     async def _piece(self, key: str, number: int) -> bytes:
