@@ -122,8 +122,13 @@ class Tail:
                 break
         self._looked_s = now_s
 
+    async def _look_before(self, found: dict[str, list[Entry]]) -> None:
+        """Once news are applied, what is missing before them could not be told any more."""
+        before = [(owner, self._replica.positions[owner]) for owner in found]
+        await self._look_at([(owner, at) for owner, at in before if at > START][:LOOK_COUNT])
+
     async def _look_at(self, positions: list[tuple[str, Offset]]) -> None:
-        for owner in await self._store.find_lost(positions):
+        for owner in await self._store.find_lost(positions) if positions else ():
             at = dict(positions)[owner]
             raise LogLost(f"The store has lost the end of the log of {owner}, from {at} backwards.")
 
@@ -157,6 +162,7 @@ class Tail:
         owners = list(self._replica.positions)
         asked_s = time.monotonic()
         found = await self._store.read_any(self._replica.positions, READ_COUNT)
+        await self._look_before(found)
         answered_s = time.monotonic()
         for owner in owners:
             # A log that was read to its end a moment ago cannot have been trimmed past that end since.
