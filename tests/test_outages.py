@@ -85,7 +85,7 @@ def reasons(service: ThrowawayService) -> dict[str, str]:
 
 
 def decided(service: ThrowawayService, name: str) -> str:
-    answer = service.call("POST", f"/v1/experiments/{name}/decide", {})
+    answer = service.call("POST", f"/v1/experiments/{name}/decide", {"unit": "u"})
     assert answer.status == 200
     token: str = answer.body["decision_id"]
     return token

@@ -19,7 +19,6 @@ from bandit_serve.log.results_log import RESULTS_FOLD, ResultsLog
 from bandit_serve.log.tail import POLICY_FOLD, REGISTRY_FOLD
 from bandit_serve.models.registry import ModelChanged, Registry
 from bandit_serve.replica import Replica
-from bandit_serve.store.failures import FULL
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Snapshot, Store
 from bandit_serve.token import Keyring, new_key
@@ -30,6 +29,8 @@ log = logging.getLogger(__name__)
 LEASE_MS = 10_000
 ROUND_S = 1.0
 RELIEF_S = 5.0
+FULL_AT, RELIEVED_AT = 0.95, 0.9
+"""Shares of the store's memory: above the one, logs are trimmed to their newest snapshot down to the other."""
 OVERDUE_ROUNDS = 3
 KEPT_SNAPSHOTS = 8
 UNTRIMMED_MS = 5_000
@@ -66,6 +67,7 @@ class Keeper:
         self._retention_bytes = retention_bytes
         self._key_rotation_ms = round(key_rotation_s * 1000)
         self._leading = False
+        self._relieving = False
         self._overdue = Overdue(replica, troubles or Troubles(), OVERDUE_ROUNDS * snapshot_every_s)
         self.failed = 0
         """Chores of one experiment, of the registry or of the keys."""
@@ -93,12 +95,19 @@ class Keeper:
                 self._overdue.forget()
                 continue
             now_s = time.monotonic()
-            full = self._store.outages.has(FULL)
-            if now_s >= next_s or (full and now_s >= relief_s):
-                next_s, relief_s = now_s + self._snapshot_every_s, now_s + RELIEF_S
-                with contextlib.suppress(StoreUnavailable):
+            with contextlib.suppress(StoreUnavailable):
+                if now_s >= relief_s:
+                    relief_s = now_s + RELIEF_S
+                    self._relieving = await self._is_full()
+                if now_s >= next_s or self._relieving:
+                    next_s = now_s + self._snapshot_every_s
                     await self.keep()
+            self._relieving = False
             self._overdue.look()
+
+    async def _is_full(self, share: float = FULL_AT) -> bool:
+        facts = await self._store.facts()
+        return facts.maxmemory > 0 and facts.used_memory > share * facts.maxmemory
 
     async def _round(self) -> None:
         await self._tick()
@@ -133,7 +142,7 @@ class Keeper:
     async def _in_order(self) -> list[str]:
         """The experiments; in a full store those with the largest logs first, which free the most of it."""
         names = list(self._replica.experiments)
-        if not self._store.outages.has(FULL):
+        if not self._relieving:
             return names
         sizes = {name: (await self._store.log_size(name))[1] for name in names}
         return sorted(names, key=lambda name: -sizes[name])
@@ -149,10 +158,9 @@ class Keeper:
         except Exception:
             log.exception("a chore for %s failed", whose)
             self.failed += 1
-        if self._store.outages.has(FULL):
+        if self._relieving:
             # What was freed may be enough: others then keep what their retention says.
-            with contextlib.suppress(StoreUnavailable):
-                await self._store.try_write()
+            self._relieving = await self._is_full(RELIEVED_AT)
 
     async def _keep_registry(self) -> None:
         registry = self._replica.registry
@@ -202,7 +210,7 @@ class Keeper:
         now_ms = await self._store.time_ms()
         offsets = await self._store.snapshot_offsets(owner, fold)
         _, size = await self._store.log_size(owner)
-        too_large = size > self._retention_bytes or self._store.outages.has(FULL)
+        too_large = size > self._retention_bytes or self._relieving
         kept_ms = UNTRIMMED_MS if too_large else max(self._retention_ms, UNTRIMMED_MS)
         old = [offset for offset in offsets if offset.time_ms < now_ms - kept_ms]
         if old and old[-1] > await self._store.trimmed(owner):

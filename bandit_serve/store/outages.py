@@ -22,9 +22,6 @@ class Outages:
         """One of each kind."""
         return list({error.what: error for error in self._by_way.values()}.values())
 
-    def has(self, what: str) -> bool:
-        return any(error.what == what for error in self._by_way.values())
-
     def on_change(self, listener: Callable[[Sequence[StoreUnavailable]], None]) -> None:
         """`listener(now)` is called when an outage has begun, has become another, or is over."""
         self._listener = listener

@@ -166,14 +166,10 @@ class Store:
         found: bytes | None = await self._call(lambda: self._tail.get(self.keys.identity))
         return found
 
-    async def try_write(self) -> None:
-        """Writes what changes nothing, once the store has an identity: so that it is known whether it takes writes."""
-        made = secrets.token_hex(16)
-        await self._write(self._call(lambda: self._client.setnx(self.keys.identity, made)))
-
     async def make_identity(self) -> bytes:
         """The store's identity, which the first worker gives to it."""
-        await self.try_write()
+        made = secrets.token_hex(16)
+        await self._write(self._call(lambda: self._client.setnx(self.keys.identity, made)))
         return bytes(await self._call(lambda: self._client.get(self.keys.identity)))
 
     async def read(self, owner: str, after: Offset, count: int) -> list[Entry]:
