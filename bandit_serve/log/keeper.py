@@ -20,6 +20,7 @@ from bandit_serve.log.tail import POLICY_FOLD, REGISTRY_FOLD
 from bandit_serve.models.registry import ModelChanged, Registry
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
+from bandit_serve.store.offset import Offset
 from bandit_serve.store.store import Snapshot, Store
 from bandit_serve.token import Keyring, new_key
 from bandit_serve.troubles import Troubles
@@ -176,10 +177,10 @@ class Keeper:
         """Trims also where a snapshot can not be written: a full store is freed by it, behind an earlier one."""
         live = self._replica.experiments[name]
         try:
-            snapshot = Snapshot(live.offset, live.state())
+            offset, pack = live.offset, live.capture()
             await self._results.snapshot(live)
-            await asyncio.to_thread(LiveExperiment.from_state, snapshot.offset, snapshot.state)
-            await self._keep_fold(name, POLICY_FOLD, snapshot)
+            state = await asyncio.to_thread(_readable_state, offset, pack)
+            await self._keep_fold(name, POLICY_FOLD, Snapshot(offset, state))
             self._overdue.done("snapshot_overdue", name)
         finally:
             await self._trim(name, POLICY_FOLD, RESULTS_FOLD)
@@ -231,6 +232,13 @@ class Keeper:
         )
         for key_id in keyring.expired(now_ms, longest_ms):
             await self._store.drop_token_key(key_id)
+
+
+def _readable_state(offset: Offset, pack: Callable[[], bytes]) -> bytes:
+    """What a reader of the snapshot refuses is not written."""
+    state = pack()
+    LiveExperiment.from_state(offset, state)
+    return state
 
 
 async def load_keyring(store: Store) -> Keyring:

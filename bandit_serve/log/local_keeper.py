@@ -93,6 +93,6 @@ class LocalKeeper:
             self._written[COMMON] = at
 
     async def _keep_experiment(self, name: str, live: LiveExperiment) -> None:
-        at = live.record.revision, live.offset
-        await asyncio.to_thread(self._files.write, self._identity, name, at[1], live.state())
+        at, pack = (live.record.revision, live.offset), live.capture()
+        await asyncio.to_thread(lambda: self._files.write(self._identity, name, at[1], pack()))
         self._written[name] = at
