@@ -195,9 +195,9 @@ class ChangeAlarms:
             "total": self._total.tolist(),
             "low": self._low.tolist(),
             "width": self._width.tolist(),
-            "first": self._first,
+            "first": [list(first) for first in self._first],
             "looks": [candidates.looks for candidates in self._candidates],
-            "candidates": [candidates.rows for candidates in self._candidates],
+            "candidates": [candidates.rows.copy() for candidates in self._candidates],
         }
 
     @classmethod

@@ -18,7 +18,7 @@ BanditServeError
 │   └── UnreadableEntry   an entry of a log, or a state, that this build can not fold
 └── Unavailable           try again later; nothing was counted, or the retry will be a duplicate
     ├── SetAside          an experiment whose log can not be folded: see `bandit-serve repair`
-    ├── StoreUnavailable  the store does not answer
+    ├── StoreUnavailable  the store can not be read or written now: `what` says which outage it is
     │   └── StoreRefused  it answers, but does not let us in or must not be used (it may evict)
     └── Overloaded        a bound was reached
 """
@@ -114,11 +114,18 @@ class SetAside(Unavailable):
 
 
 class StoreUnavailable(Unavailable):
-    pass
+    """`what` is the outage's name in health and statistics, such as `store_away` or `store_full`."""
+
+    what = "store_away"
+
+    def __init__(self, detail: str, retry_after_s: float = 1.0, *, what: str | None = None) -> None:
+        super().__init__(detail, retry_after_s)
+        if what is not None:
+            self.what = what
 
 
 class StoreRefused(StoreUnavailable):
-    pass
+    what = "store_refused"
 
 
 class Overloaded(Unavailable):

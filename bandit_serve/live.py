@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
@@ -372,22 +373,25 @@ class LiveExperiment:
 
     def state(self) -> bytes:
         """Everything, in one spelling."""
-        return _pack(
-            {
-                "record": msgspec.msgpack.encode(self.record),
-                "policy": self.policy.state(),
-                "pending": None if self.pending is None else self.pending.state(),
-                "joined": None if self.joined is None else self.joined.state(),
-                "waits_since_ms": self.waits_since_ms,
-                "alarms": self.alarms.state(),
-                "history": [msgspec.msgpack.encode(entry) for entry in self.history],
-                "exposures": self.exposures,
-                "rewards": self.rewards,
-                "held_out": self.held_out,
-                "mean_shares": self.mean_shares,
-                "omitted": self.omitted,
-            }
-        )
+        return self.capture()()
+
+    def capture(self) -> Callable[[], bytes]:
+        """What packs the state as it is now; that takes longer, and may be in a thread while entries are applied."""
+        fields = {
+            "record": msgspec.msgpack.encode(self.record),
+            "policy": self.policy.state(),
+            "pending": None if self.pending is None else self.pending.state(),
+            "joined": None if self.joined is None else self.joined.state(),
+            "waits_since_ms": self.waits_since_ms,
+            "alarms": self.alarms.state(),
+            "history": [msgspec.msgpack.encode(entry) for entry in self.history],
+            "exposures": self.exposures.copy(),
+            "rewards": self.rewards.copy(),
+            "held_out": self.held_out.copy(),
+            "mean_shares": self.mean_shares.copy(),
+            "omitted": self.omitted,
+        }
+        return lambda: _pack(fields)
 
     @classmethod
     def from_state(cls, offset: Offset, state: bytes) -> LiveExperiment:

@@ -29,6 +29,7 @@ from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Snapshot, Store
 from bandit_serve.token import SETTLE_MS, Keyring, new_key
+from bandit_serve.troubles import Troubles
 
 HOUR_S = 3_600.0
 
@@ -53,6 +54,7 @@ class Worker:
         self.tail = Tail(self.store, self.replica)
         self.changes = Changes(self.store, self.replica, self.tail)
         self.results = ResultsLog(self.store, self.replica)
+        self.troubles = Troubles()
         self.keeper = Keeper(
             self.store,
             self.replica,
@@ -64,6 +66,7 @@ class Worker:
                 "retention_s": 24 * HOUR_S,
                 "retention_bytes": 2**30,
                 "key_rotation_s": 24 * HOUR_S,
+                "troubles": self.troubles,
                 **limits,
             },
         )
@@ -77,6 +80,9 @@ class Worker:
         task = asyncio.create_task(coroutine)
         self._tasks.append(task)
         return task
+
+    def troubles_now(self) -> set[tuple[str, object]]:
+        return {(trouble.what, trouble.experiment) for trouble in self.troubles}
 
     async def die(self) -> None:
         await end(self._tasks)
@@ -506,7 +512,9 @@ def test_without_a_winner_or_its_model_nothing_is_promoted(server: ThrowawayStor
     with_workers(server, scenario)
 
 
-def test_a_promotion_that_fails_keeps_no_other_chore_from_being_done(server: ThrowawayStore) -> None:
+def test_a_promotion_that_fails_keeps_no_other_chore_from_being_done(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario(worker: Worker) -> None:
         await worker.create(winning())  # of a model that nobody registered
         await worker.stop("e", "b")
@@ -518,11 +526,84 @@ def test_a_promotion_that_fails_keeps_no_other_chore_from_being_done(server: Thr
         await worker.register("v2", "staged", model="other")
         await worker.create(experiment(id="sound", arms=arms), uid=8)
         await worker.stop("sound", "b")
-        await worker.keeper._round()
-        assert worker.replica.registry.production("other").version == "v2"
-        assert await worker.store.snapshot_offsets("e", POLICY_FOLD)
+        monkeypatch.setattr(module, "ROUND_S", 0.01)
+        worker.run(worker.keeper.run())
+        worker.run(worker.keeper.keep_regularly())
+        await eventually(lambda: worker.replica.registry.production("other").version == "v2")
+        async with asyncio.timeout(10):
+            while not await worker.store.snapshot_offsets("e", POLICY_FOLD):
+                await asyncio.sleep(0.01)
 
     with_workers(server, scenario, snapshot_every_s=0.0)
+
+
+# Chores that fail
+
+
+def test_a_snapshot_that_fails_keeps_no_other_experiment_from_its_own(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where one is too large for a thin link, or its state can not be packed."""
+
+    async def scenario(worker: Worker) -> None:
+        for uid, name in enumerate(("slow", "odd", "sound"), 1):
+            await worker.create(experiment(id=name), uid=uid)
+        write = worker.store.write_snapshot
+
+        async def write_slowly(owner: str, fold: str, snapshot: Snapshot) -> None:
+            if owner == "slow":
+                raise StoreUnavailable("slow", what="store_slow")
+            await write(owner, fold, snapshot)
+
+        def fail() -> Callable[[], bytes]:
+            raise ValueError("NaN")
+
+        monkeypatch.setattr(worker.store, "write_snapshot", write_slowly)
+        monkeypatch.setattr(worker.replica.experiments["odd"], "capture", fail)
+        await worker.keeper.keep()
+        assert worker.keeper.failed == 2
+        assert await worker.store.snapshot_offsets("sound", POLICY_FOLD)
+        assert await worker.store.snapshot_offsets(COMMON, REGISTRY_FOLD)
+        assert not await worker.store.snapshot_offsets("odd", POLICY_FOLD)
+        assert worker.troubles_now() == set()
+
+    with_workers(server, scenario)
+
+
+def test_a_state_that_can_not_be_read_is_not_written(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(worker: Worker) -> None:
+        live = await worker.create(experiment())
+        monkeypatch.setattr(live, "capture", lambda: lambda: b"no state")
+        await worker.keeper.keep()
+        assert worker.keeper.failed == 1
+        assert not await worker.store.snapshot_offsets("e", POLICY_FOLD)
+
+    with_workers(server, scenario)
+
+
+def test_what_is_overdue_is_said_until_it_is_done(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROUND_S", 0.01)
+
+    async def scenario(worker: Worker) -> None:
+        live = await worker.create(experiment())
+        whole = live.capture
+
+        def fail() -> Callable[[], bytes]:
+            raise ValueError("NaN")
+
+        monkeypatch.setattr(live, "capture", fail)
+        worker.run(worker.keeper.run())
+        worker.run(worker.keeper.keep_regularly())
+        await eventually(lambda: ("snapshot_overdue", "e") in worker.troubles_now())
+        monkeypatch.setattr(live, "capture", whole)
+        await eventually(lambda: ("snapshot_overdue", "e") not in worker.troubles_now())
+        assert await worker.store.snapshot_offsets("e", POLICY_FOLD)
+
+    with_workers(server, scenario, snapshot_every_s=0.2)
 
 
 # Keys

@@ -54,7 +54,8 @@ OWNED = [
 
 
 def test_there_are_keys() -> None:
-    assert {"log", "head", "seen", "exposed", "snapshots", "trimmed", "census", "heard"} == set(OWNED)
+    of_logs = {"log", "head", "seen", "exposed", "snapshots", "snapshot_pieces", "trimmed", "census", "heard"}
+    assert of_logs == set(OWNED)
 
 
 @pytest.mark.parametrize("name", NAMES)

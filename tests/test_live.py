@@ -128,6 +128,13 @@ KINDS = [
 ]
 
 
+def assert_captured_once(live: LiveExperiment, rest: list[tuple[Offset, Any]]) -> None:
+    """What was captured is packed as it was, whatever is applied before."""
+    state, pack = live.state(), live.capture()
+    folded(rest, live)
+    assert pack() == state
+
+
 @pytest.mark.parametrize("goal", ["maximize", "minimize"])
 @pytest.mark.parametrize("missing", ["zero", "ignore"])
 @pytest.mark.parametrize(
@@ -159,6 +166,7 @@ def test_live_replayed_and_restored_states_are_equal_bit_for_bit(
         assert restored.digest() == live.digest()
         assert restored.shares().tobytes() == shares.tobytes()
         assert restored.offset == live.offset
+        assert_captured_once(half, log[cut:])
 
 
 @pytest.mark.parametrize("missing", ["zero", "ignore"])
@@ -387,6 +395,7 @@ def test_states_are_equal_bit_for_bit_across_an_arm_that_comes(
     for cut in (1, half, half + 1, half + 2, len(kept), len(log)):
         part = folded(log[:cut])
         assert folded(log[cut:], LiveExperiment.from_state(part.offset, part.state())).state() == live.state()
+        assert_captured_once(part, log[cut:])
 
 
 CONTEXT = [{"name": "z", "kind": "numeric"}]
@@ -493,6 +502,7 @@ def test_states_with_context_are_equal_bit_for_bit(kind: str, missing: str) -> N
     for cut in range(1, len(log)):
         part = folded(log[:cut])
         assert folded(log[cut:], LiveExperiment.from_state(part.offset, part.state())).state() == live.state()
+        assert_captured_once(part, log[cut:])
 
 
 @pytest.mark.parametrize("missing", ["zero", "ignore"])

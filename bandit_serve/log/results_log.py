@@ -74,7 +74,7 @@ class ResultsLog:
         name = live.experiment.id
         folded = await self._reach(live, live.offset)
         async with folded.lock:
-            offset, state = folded.offset, await asyncio.to_thread(folded.fold.state)
+            offset, state = folded.offset, await asyncio.to_thread(_readable_state, folded.fold)
         older = await self._store.snapshot_offsets(name, RESULTS_FOLD)
         if offset not in older:
             await self._store.write_snapshot(name, RESULTS_FOLD, Snapshot(offset, state))
@@ -152,3 +152,10 @@ class ResultsLog:
         if self._said.get(name) != offset:
             self._said[name] = offset
             log.error("the results of %s can not be made at %s", name, offset, exc_info=error)
+
+
+def _readable_state(fold: ResultsFold) -> bytes:
+    """What a reader of the snapshot refuses is not written."""
+    state = fold.state()
+    ResultsFold.from_state(state)
+    return state

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 
 from bandit_serve.errors import LogLost, StoreUnavailable
+from bandit_serve.live import LiveExperiment
 from bandit_serve.log.beginnings import newest_record, newest_state
+from bandit_serve.log.local_snapshots import Found
 from bandit_serve.models.registry import Registry
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
@@ -25,6 +27,9 @@ RETRY_S = 0.1
 LAPSE_S = 3.0
 """More than two reads that find nothing, and less than `keeper.UNTRIMMED_MS`."""
 REACH_S = 5.0
+LOOK_S = 1.0
+LOOK_COUNT = 64
+"""A store that lost all, or the end of one of few logs, is noticed within seconds; of 10,000 within minutes."""
 REGISTRY_FOLD = "registry"
 
 
@@ -43,14 +48,40 @@ class Tail:
         self._complete_s: dict[str, float] = {}
         self.available = False
         self.gather_s = GATHER_S
+        self.identity: bytes | None = None
+        """What tells the store that was read from any other."""
+        self._looked_s = -math.inf
+        self._to_look_at: list[str] = []
 
     async def load(self) -> None:
         """Restores the newest snapshots and applies what came after them, up to now."""
+        self.identity = await self._identify()
         await self.load_registry()
         for name in list(self._replica.registry.experiments):
             await self._take_up(name)
         self._replica.repaired.clear()
         self.available = True
+
+    def start_from(self, found: Found) -> None:
+        """Takes the snapshots of this host instead, while the store is away; `run` goes on from there.
+
+        A state that this build can not read is passed over: its log is read when the store is there.
+        """
+        self.identity = found.identity
+        registry = Registry.from_state(*found.states[COMMON])
+        self._replica.restore_registry(registry)
+        for name in registry.experiments:
+            if name in found.states:
+                try:
+                    live = LiveExperiment.from_state(*found.states[name])
+                except Exception:
+                    log.exception("the snapshot file of %s can not be read and is passed over", name)
+                    continue
+                if name in registry.repairs.given_up:
+                    self._replica.give_up(name, live.record)
+                elif live.omitted == registry.repairs.omitted_before(name, live.offset):
+                    with self._replica.island(name):
+                        self._replica.restore(live)
 
     async def load_registry(self) -> None:
         await self._restore_registry()
@@ -78,33 +109,70 @@ class Tail:
     async def run(self) -> None:
         """Follows the logs until cancelled; while the store is away it keeps trying.
 
-        `LogLost` when it came back without what had been read from it.
+        `LogLost` when it has no longer what had been read from it.
         """
         while True:
             try:
-                if not self.available:
-                    await self._check_positions()
+                await self._look_after_losses()
                 await self._take_up_repaired()
                 found = await self._read_news()
             except StoreUnavailable as error:
-                if self.available:
-                    log.warning("the store is away: %s", error)
+                self._store.outages.failed("read", error)
                 self.available = False
                 await asyncio.sleep(RETRY_S)
                 continue
+            self._store.outages.passed("read")
             self.available = True
             await self._apply(found)
             self._wake()
             if not self._waiting:
                 await self._gather()
 
-    async def _check_positions(self) -> None:
-        """A store without an append-only file, or one that took over, may have forgotten what is in our memory."""
-        for owner, offset in list(self._replica.positions.items()):
-            if offset > START and not await self._store.holds(owner, offset):
-                if await self._store.trimmed(owner) >= offset:
-                    continue
-                raise LogLost(f"The store has lost the end of the log of {owner}, from {offset} backwards.")
+    async def _look_after_losses(self) -> None:
+        """`LogLost` where the store has lost what is in our memory: one that was emptied, was given an older file, or
+        took over from another.
+
+        Of all logs after an outage; of some of them, in turn, while the store is there.
+        """
+        now_s = time.monotonic()
+        if self.available and now_s - self._looked_s < LOOK_S:
+            return
+        await self._compare_identity()
+        positions = {owner: at for owner, at in self._replica.positions.items() if at > START}
+        if not self.available or not self._to_look_at:
+            self._to_look_at = list(positions)
+        while self._to_look_at:
+            some, self._to_look_at = self._to_look_at[:LOOK_COUNT], self._to_look_at[LOOK_COUNT:]
+            await self._look_at([(owner, positions[owner]) for owner in some if owner in positions])
+            if self.available:
+                break
+        self._looked_s = now_s
+
+    async def _look_before(self, found: dict[str, list[Entry]]) -> None:
+        """Once news are applied, what is missing before them could not be told any more."""
+        before = [(owner, self._replica.positions[owner]) for owner in found]
+        await self._look_at([(owner, at) for owner, at in before if at > START][:LOOK_COUNT])
+
+    async def _look_at(self, positions: list[tuple[str, Offset]]) -> None:
+        for owner in await self._store.find_lost(positions) if positions else ():
+            at = dict(positions)[owner]
+            raise LogLost(f"The store has lost the end of the log of {owner}, from {at} backwards.")
+
+    async def _compare_identity(self) -> None:
+        found = await self._store.identity()
+        if self.identity is None:
+            self.identity = await self._identify()
+        elif found != self.identity:
+            raise LogLost(
+                "The store has lost everything." if found is None else "The store holds the data of another."
+            )
+
+    async def _identify(self) -> bytes | None:
+        """The store's identity; None where it has none and takes none now."""
+        try:
+            return await self._store.identity() or await self._store.make_identity()
+        except StoreUnavailable:
+            return await self._store.identity()
 
     async def _apply(self, found: dict[str, list[Entry]]) -> None:
         """Applies entries in their order; requests have their turn meanwhile."""
@@ -120,6 +188,7 @@ class Tail:
         owners = list(self._replica.positions)
         asked_s = time.monotonic()
         found = await self._store.read_any(self._replica.positions, READ_COUNT)
+        await self._look_before(found)
         answered_s = time.monotonic()
         for owner in owners:
             # A log that was read to its end a moment ago cannot have been trimmed past that end since.

@@ -37,6 +37,7 @@ SCALARS = (
     "top_k_misses",
     "store_away",
     "task_failures",
+    "chores_failed",
 )
 MAX_EXPERIMENT_SERIES = 5_000
 _PER_ROUTE = len(OUTCOMES) + len(BUCKETS_S) + 2
@@ -158,7 +159,14 @@ class ServiceCollector(Collector):
             total("task_failures"),
         )
         yield GaugeMetricFamily(
-            "bandit_serve_workers_without_store", "Workers whose store is away.", total("store_away")
+            "bandit_serve_workers_without_store",
+            "Workers that can not read from the store or write to it.",
+            total("store_away"),
+        )
+        yield CounterMetricFamily(
+            "bandit_serve_chores_failed",
+            "Snapshots, trims and rotations of keys that failed, each tried again later.",
+            total("chores_failed"),
         )
 
     def _experiments(self) -> Iterable[Metric]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import os
 import secrets
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 
 import msgspec
 
@@ -27,6 +26,8 @@ from bandit_serve.log.changes import Changes
 from bandit_serve.log.experiment_changes import ExperimentChanges
 from bandit_serve.log.heard import say_heard
 from bandit_serve.log.keeper import Keeper, load_keyring
+from bandit_serve.log.local_keeper import LocalKeeper
+from bandit_serve.log.local_snapshots import LocalSnapshots
 from bandit_serve.log.model_changes import ModelChanges
 from bandit_serve.log.results_log import ResultsLog
 from bandit_serve.log.tail import GATHER_S, Tail
@@ -40,13 +41,18 @@ from bandit_serve.settings import Settings
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import Offset
 from bandit_serve.store.store import Store
+from bandit_serve.times import now_ms, rfc3339
+from bandit_serve.token import Keyring
 from bandit_serve.troubles import Trouble, Troubles
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S = 3.0
+# Each is a write, too: whether the store takes any is known by it when no caller writes.
+HEARTBEAT_S = 1.0
+HEARTBEAT_AGAIN_S = 0.25
 HEARTBEAT_LIFETIME_MS = 10_000
 KEYS_EVERY_S = 30.0
+STARTED_WITHOUT_STORE = "started_without_store"
 
 
 class Service:
@@ -63,10 +69,13 @@ class Service:
         self.draining = False
         self.ready = False
         self.troubles = Troubles()
+        self._outages: set[str] = set()
+        store.outages.on_change(self._say_outages)
         self.replica = Replica()
         self.tail = Tail(store, self.replica)
         self.changes = Changes(store, self.replica, self.tail)
         self.results = ResultsLog(store, self.replica)
+        self.local = LocalSnapshots(settings.data_dir, settings.namespace)
         self.artifacts = open_artifacts(settings, store.url)
         self.models = LoadedModels(self.artifacts, max_bytes=settings.model_memory)
         parts = (store, self.replica, self.tail, self.changes, self.models)
@@ -78,24 +87,41 @@ class Service:
         self.rewards: Rewards
         self.flusher: Flusher
         self.tasks = Tasks(self.troubles)
+        self.keeper: Keeper | None = None
         self._answers: set[asyncio.Task[None]] = set()
         self._records: dict[str, Record | None] = {}
 
     @property
     def reasons(self) -> list[Trouble]:
         """Why this worker is degraded; empty where it is not."""
-        away = [] if self.tail.available else [Trouble("store_away", detail="The store does not answer.")]
-        return [*away, *self.troubles]
+        return list(self.troubles)
 
     @property
     def degraded(self) -> bool:
-        return bool(self.troubles) or not self.tail.available
+        return bool(self.troubles)
 
     async def load(self) -> None:
         """Checks the store and reads the state; `StoreUnavailable` while it is away, `StoreRefused` if unfit."""
         await self.store.check()
         keyring = await load_keyring(self.store)
         await self.tail.load()
+        await self._begin_with(keyring)
+
+    async def load_without_store(self) -> bool:
+        """Reads the state from the files of this host while the store is away; False where there are none."""
+        found = await asyncio.to_thread(self.local.read)
+        if found is None:
+            return False
+        self.tail.start_from(found)
+        newest_ms = max(offset.time_ms for offset, _ in found.states.values())
+        self.troubles.begin(
+            STARTED_WITHOUT_STORE,
+            f"This worker has not reached the store yet and decides from the snapshot of {rfc3339(newest_ms)}.",
+        )
+        await self._begin_with(Keyring(found.token_keys, now_ms()))
+        return True
+
+    async def _begin_with(self, keyring: Keyring) -> None:
         self.decisions = Decisions(
             self.replica,
             self.models,
@@ -128,6 +154,16 @@ class Service:
             retention_s=settings.seconds("retention_time"),
             retention_bytes=settings.retention_bytes,
             key_rotation_s=settings.seconds("key_rotation"),
+            troubles=self.troubles,
+        )
+        self.keeper = keeper
+        local_keeper = LocalKeeper(
+            self.local,
+            self.store,
+            self.replica,
+            self.tail,
+            self.troubles,
+            snapshot_every_s=settings.seconds("snapshot_every"),
         )
         self.replica.on_census(self._answer_census)
         self.replica.on_configured(self._say_heard)
@@ -137,6 +173,8 @@ class Service:
         self.tasks.vital(self.flusher.run)
         self.tasks.repeated("refresher", refresher.run)
         self.tasks.repeated("keeper", keeper.run)
+        self.tasks.repeated("snapshots", keeper.keep_regularly)
+        self.tasks.repeated("local_snapshots", local_keeper.run)
         self.tasks.repeated("heartbeat", self._heartbeat)
         self.tasks.repeated("renewal_of_keys", self._renew_keys)
         self.tasks.repeated("shadows", self.shadows.run)
@@ -151,6 +189,7 @@ class Service:
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("left without the last flush: %s", error)
         await self.tasks.end()
+        self.local.close()
         await self.store.close()
 
     def publish_counters(self) -> None:
@@ -167,7 +206,8 @@ class Service:
         self.counters.set("top_k_hits", self.top_k.hits)
         self.counters.set("top_k_misses", self.top_k.misses)
         self.counters.set("task_failures", self.tasks.failures)
-        self.counters.set("store_away", float(self.degraded))
+        self.counters.set("store_away", float(bool(self._outages)))
+        self.counters.set("chores_failed", 0 if self.keeper is None else self.keeper.failed)
 
     def _changed(self, owner: str) -> None:
         """Rewards and exposures, which are most of a log, change no record and so nothing that is live."""
@@ -242,11 +282,23 @@ class Service:
         while True:
             # Not only when a scrape comes to this worker: any worker answers for all.
             self.publish_counters()
-            with contextlib.suppress(StoreUnavailable):
+            try:
                 await self.store.announce(card, HEARTBEAT_LIFETIME_MS)
+                if self.tail.available:
+                    self.troubles.end(STARTED_WITHOUT_STORE)
                 loaded = msgspec.msgpack.encode(self.models.contents())
                 await self.store.say_loaded(self.incarnation, loaded)
-            await asyncio.sleep(HEARTBEAT_S)
+                await asyncio.sleep(HEARTBEAT_S)
+            except StoreUnavailable:
+                await asyncio.sleep(HEARTBEAT_AGAIN_S)
+
+    def _say_outages(self, now: Sequence[StoreUnavailable]) -> None:
+        begun = {error.what: str(error) for error in now}
+        for what in self._outages - begun.keys():
+            self.troubles.end(what)
+        for what, detail in begun.items():
+            self.troubles.begin(what, detail)
+        self._outages = set(begun)
 
     async def _renew_keys(self) -> None:
         while True:

@@ -18,6 +18,7 @@ from types import FrameType
 import msgspec
 
 from bandit_serve.errors import BanditServeError, StoreRefused, StoreUnavailable
+from bandit_serve.log.local_snapshots import LocalSnapshots
 from bandit_serve.server.backoff import Backoff
 from bandit_serve.server.beats import Beats
 from bandit_serve.server.learners import Learners
@@ -26,6 +27,7 @@ from bandit_serve.server.plan import DRAINING, READY, SAY_STACKS, Plan
 from bandit_serve.settings import Settings
 from bandit_serve.store import PrivateServer
 from bandit_serve.store.facts import StoreFacts
+from bandit_serve.store.failures import READ_ONLY
 from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -115,7 +117,10 @@ class Supervisor:
         return self._private.url
 
     def _check_store(self) -> StoreFacts | None:
-        """Refuses a store that must not be used before any worker starts; one that is away may come yet."""
+        """Refuses a store that must not be used before any worker starts; one that is away may come yet.
+
+        A replica is refused where this host has never worked with the store: else it may be amid a failover.
+        """
 
         async def check() -> StoreFacts:
             store = Store(self._store_url, timeout_s=self._settings.seconds("store_timeout"))
@@ -126,9 +131,11 @@ class Supervisor:
 
         try:
             return asyncio.run(check())
-        except StoreRefused:
-            raise
         except StoreUnavailable as error:
+            settings = self._settings
+            known = LocalSnapshots(settings.data_dir, settings.namespace).exist()
+            if isinstance(error, StoreRefused) and not (error.what == READ_ONLY and known):
+                raise
             log.warning("the store is away, the workers wait for it: %s", error)
             return None
 

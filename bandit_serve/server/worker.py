@@ -30,6 +30,7 @@ from bandit_serve.server.listening import BACKLOG
 from bandit_serve.server.metrics import Counters
 from bandit_serve.server.plan import DRAINING, READY, SAY_STACKS, Plan
 from bandit_serve.server.service import Service
+from bandit_serve.store.failures import READ_ONLY
 from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -98,14 +99,17 @@ class Worker:
         return lambda: LaneProtocol(lane, server, loop=loop, access_log=None, lingering_time=LINGER_S)
 
     async def _load(self) -> None:
+        """Returns when decisions can be served: from the store's state, or from this host's while it is away."""
         while True:
             try:
                 await self._service.load()
                 return
-            except StoreRefused:
-                raise
             except StoreUnavailable as error:
+                if isinstance(error, StoreRefused) and error.what != READ_ONLY:
+                    raise
                 log.warning("waiting for the store: %s", error)
+                if await self._service.load_without_store():
+                    return
                 await asyncio.sleep(LOAD_RETRY_S)
 
     async def _leave(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from hiredis import pack_command
 
-from bandit_serve.store.connection import open_waiting_client
+from bandit_serve.store.connection import open_waiting_client, renew
 
 KEPT_S = 0.1
 MOST_KEPT = 4
@@ -37,6 +37,12 @@ class Calls:
     async def close(self) -> None:
         await self._client.aclose()
 
+    async def renew(self) -> None:
+        """As `connection.renew`."""
+        while self._kept:
+            await self._pool.release(self._kept.pop().connection)
+        await renew(self._client)
+
     async def execute_command(self, *command: Any) -> Any:
         """The reply to one command. Raises redis-py's errors, and TimeoutError `timeout_s` after it was called."""
         async with asyncio.timeout(self._timeout_s):
@@ -46,7 +52,8 @@ class Calls:
                 return await connection.read_response()
             finally:
                 # redis-py disconnects one that is left in the middle of a reply.
-                if connection.is_connected and len(self._kept) < MOST_KEPT:
+                fit = connection.is_connected and not connection.should_reconnect()
+                if fit and len(self._kept) < MOST_KEPT:
                     self._kept.append(_Kept(connection, time.monotonic()))
                 else:
                     await self._pool.release(connection)

@@ -148,6 +148,17 @@ async def connect(
     return client
 
 
+async def renew(client: Redis) -> None:
+    """Has every connection of a client made anew before it is used again: one under way is, when its reply is there.
+
+    A name or a virtual address leads to another node after a failover, but a connection that is there does not.
+    """
+    # Any: redis-py has no types for it.
+    pool: Any = client.connection_pool
+    await pool.update_active_connections_for_reconnect()
+    await pool.disconnect(inuse_connections=False)
+
+
 def _client(
     url: str | StoreUrl, *, reply_timeout_s: float | None, timeout_s: float, max_connections: int
 ) -> Redis:

@@ -1,5 +1,6 @@
 -- Drops snapshots of a fold, but never the newest: it may be the only one that the log still joins, and a keeper that
--- slept knows less than the store. KEYS: the snapshots. ARGV: their offsets
+-- slept knows less than the store.
+-- KEYS: the snapshots, then the pieces of each. ARGV: their offsets
 local newest, newest_ms, newest_sequence = nil, -1, -1
 for _, offset in ipairs(redis.call('HKEYS', KEYS[1])) do
   local ms, sequence = string.match(offset, '^(%d+)-(%d+)$')
@@ -9,7 +10,10 @@ for _, offset in ipairs(redis.call('HKEYS', KEYS[1])) do
   end
 end
 local dropped = 0
-for _, offset in ipairs(ARGV) do
-  if offset ~= newest then dropped = dropped + redis.call('HDEL', KEYS[1], offset) end
+for i, offset in ipairs(ARGV) do
+  if offset ~= newest then
+    dropped = dropped + redis.call('HDEL', KEYS[1], offset)
+    redis.call('DEL', KEYS[i + 1])
+  end
 end
 return dropped

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from bandit_serve.errors import StoreRefused
-from bandit_serve.store.failures import translate_errors
+from bandit_serve.store.failures import READ_ONLY, translate_errors
 
 OLDEST = (6, 2)
 UNKNOWN = "unknown"
@@ -80,13 +80,16 @@ async def inspect(client: Redis) -> StoreFacts:
 
 
 def check(facts: StoreFacts) -> None:
-    """Raises StoreRefused where rewards could be lost or count twice here, and says what to change."""
+    """Raises StoreRefused where rewards could be lost or count twice here, and says what to change.
+
+    `what` of the one for a replica is `store_read_only`: by a failover it may be the primary in a moment.
+    """
     if facts.name == "redis" and facts.version < OLDEST:
         raise StoreRefused(
             f"The store is Redis {_dotted(facts.version)}: {_dotted(OLDEST)} or later, or Valkey, is needed."
         )
     if facts.role not in ("master", UNKNOWN):
-        raise StoreRefused("The store is a read-only replica: name the primary instead.")
+        raise StoreRefused("The store is a read-only replica: name the primary instead.", what=READ_ONLY)
     if facts.cluster_enabled:
         raise StoreRefused(
             "The store is a node of a Redis Cluster, which is not supported yet: name a single node."

@@ -1,8 +1,8 @@
 """What the store's failures mean here: `with translate_errors():` around every use of a client.
 
-A store that does not answer, or cannot take a write now, is StoreUnavailable: the caller may try again. One
-that will not let us in is StoreRefused. Any other reply is a mistake in a script or a command of ours and
-passes unchanged.
+A store that does not answer, or cannot take a write now, is StoreUnavailable: the caller may try again, and
+`what` names the outage. One that will not let us in is StoreRefused. Any other reply is a mistake in a script or a
+command of ours and passes unchanged.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import re
 from collections.abc import Iterator
 from types import TracebackType
+from typing import NamedTuple
 
 from redis import exceptions as redis_errors
 
@@ -22,21 +23,63 @@ REFUSALS = (
     redis_errors.AuthorizationError,
     redis_errors.NoPermissionError,
 )
+
+
+class Outage(NamedTuple):
+    """One way of not being available: how redis-py raises it, and with which word the store's own error begins."""
+
+    what: str
+    says: str
+    errors: tuple[type[Exception], ...] = ()
+    codes: tuple[str, ...] = ()
+
+
+AWAY = "store_away"
+SLOW = "store_slow"
+READ_ONLY = "store_read_only"
+FULL = "store_full"
+LOADING = "store_loading"
+MOVED = "store_moved"
+BUSY = "store_busy"
+CANNOT_SAVE = "store_cannot_save"
+LACKS_REPLICAS = "store_lacks_replicas"
+
+# The special before the general: redis-py derives some of its errors from others.
 OUTAGES = (
-    redis_errors.ConnectionError,
-    redis_errors.TimeoutError,
-    TimeoutError,
-    redis_errors.ReadOnlyError,
-    redis_errors.OutOfMemoryError,
-    redis_errors.TryAgainError,
-    redis_errors.ClusterDownError,
+    Outage(
+        LOADING,
+        "The store loads its data and is not available now",
+        (redis_errors.BusyLoadingError, redis_errors.MasterDownError),
+        ("LOADING", "MASTERDOWN"),
+    ),
+    # A primary that is demoted says UNBLOCKED to whoever waits in it.
+    Outage(
+        READ_ONLY,
+        "The store is read-only and takes no writes now",
+        (redis_errors.ReadOnlyError,),
+        ("READONLY", "UNBLOCKED"),
+    ),
+    Outage(FULL, "The store is full and takes no writes now", (redis_errors.OutOfMemoryError,), ("OOM",)),
+    Outage(
+        MOVED,
+        "The store is moving its data and is not available now",
+        (redis_errors.AskError, redis_errors.TryAgainError, redis_errors.ClusterDownError),
+        ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"),
+    ),
+    Outage(BUSY, "The store is held up by a script and is not available now", codes=("BUSY",)),
+    Outage(CANNOT_SAVE, "The store can not save and takes no writes now", codes=("MISCONF",)),
+    Outage(LACKS_REPLICAS, "The store lacks replicas and takes no writes now", codes=("NOREPLICAS",)),
+    Outage(SLOW, "The store does not answer in time now", (redis_errors.TimeoutError, TimeoutError)),
+    Outage(AWAY, "The store is not available now", (redis_errors.ConnectionError,)),
 )
-# Refusals that redis-py does not tell apart: no disk left (MISCONF), a script that hogs the store (BUSY), too
-# few replicas. A pipeline quotes them, and Redis 6.2 wraps what a script's call met in an ERR of its own.
-TEMPORARY = re.compile(
-    r"(?:^|caused error: \('|^Error running script .*: -)(?:MISCONF|BUSY|NOREPLICAS|OOM|READONLY) ",
+# A pipeline quotes what a command met, and Redis 6.2 wraps what a script's call met in an ERR of its own.
+_CODE = re.compile(
+    r"(?:^|caused error: \('|^Error running script .*: -)("
+    + "|".join(code for outage in OUTAGES for code in outage.codes)
+    + ") ",
     re.DOTALL,
 )
+_BY_CODE = {code: outage for outage in OUTAGES for code in outage.codes}
 
 
 class translate_errors:
@@ -79,11 +122,22 @@ def translate(error: Exception) -> BanditServeError | None:
             return StoreRefused(
                 f"The store does not let us in: {_one_line(met)}; check the name and the password."
             )
-    if isinstance(error, OUTAGES) or (
-        isinstance(error, redis_errors.ResponseError) and TEMPORARY.search(str(error))
-    ):
-        return StoreUnavailable(f"The store is not available now: {_one_line(error)}.")
-    return None
+    outage = _outage(error)
+    return (
+        None if outage is None else StoreUnavailable(f"{outage.says}: {_one_line(error)}.", what=outage.what)
+    )
+
+
+def _outage(error: Exception) -> Outage | None:
+    if not isinstance(error, redis_errors.RedisError | TimeoutError):
+        return None
+    if isinstance(error, redis_errors.ResponseError):
+        found = _CODE.search(str(error))
+        if found is not None:
+            return _BY_CODE[found[1]]
+    # With causes: a connection that came to nothing is one error for redis-py, whatever the store said.
+    met = tuple(_with_causes(error))
+    return next((outage for outage in OUTAGES if any(isinstance(each, outage.errors) for each in met)), None)
 
 
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -30,6 +30,10 @@ class Keys:
         """Hash of log offset to state, as long as the log reaches back: where a fold starts from."""
         return f"{self.namespace}:{{{owner}}}:snapshots:{fold}"
 
+    def snapshot_pieces(self, owner: str, fold: str, offset: str) -> str:
+        """Hash of number to piece, as long as its snapshot, minutes until that is whole: a state that is large."""
+        return f"{self.snapshots(owner, fold)}:{offset}"
+
     def trimmed(self, owner: str) -> str:
         """String, for ever: the last offset that is no longer in the log. A reader behind it starts over."""
         return f"{self.namespace}:{{{owner}}}:trimmed"
@@ -48,6 +52,11 @@ class Keys:
     def census(self, owner: str, name: str) -> str:
         """Hash of worker to digest, one minute: the answers to a `Census` event."""
         return f"{self.namespace}:{{{owner}}}:census:{name}"
+
+    @property
+    def identity(self) -> str:
+        """String, for ever: a random number that tells this store's data from any other's."""
+        return f"{self.namespace}:{{{COMMON}}}:id"
 
     @property
     def token_keys(self) -> str:

@@ -6,18 +6,22 @@ here tries again by itself. What redis-py raises becomes `StoreUnavailable` here
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from bandit_serve.errors import StoreUnavailable
 from bandit_serve.events import REWARD
 from bandit_serve.store import scripts
 from bandit_serve.store.calls import Calls
-from bandit_serve.store.connection import open_client, open_tail_client
+from bandit_serve.store.connection import open_client, open_tail_client, renew
 from bandit_serve.store.facts import StoreFacts, check, inspect
-from bandit_serve.store.failures import translate_errors
+from bandit_serve.store.failures import BUSY, CANNOT_SAVE, FULL, READ_ONLY, SLOW, translate_errors
 from bandit_serve.store.keys import COMMON, Keys
 from bandit_serve.store.offset import START, Offset
+from bandit_serve.store.outages import Outages
 
 GRACE_MS = 60_000
 EXPOSED_MARK_MS = 3_600_000
@@ -25,6 +29,12 @@ CENSUS_MS = 60_000
 TAIL_BLOCK_MS = 1_000
 AGREEMENT_MS = 30 * 86_400_000
 LOADED_MS = 60_000
+PIECE_BYTES = 256 * 2**10
+PIECES_MS = 600_000
+IN_PIECES = b"\xc1"
+"""What no MessagePack begins with, and so no state."""
+# Outages in which it is the right node that answers, so that another connection would lead to the same.
+STAYING = (FULL, BUSY, CANNOT_SAVE)
 
 
 class Entry(NamedTuple):
@@ -49,6 +59,7 @@ class Store:
         self._client: Any = open_client(url, timeout_s=timeout_s)
         self._calls = Calls(url, timeout_s=timeout_s)
         self._tail: Any = open_tail_client(url, block_s=TAIL_BLOCK_MS / 1000, timeout_s=timeout_s)
+        self.outages = Outages()
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -56,7 +67,8 @@ class Store:
         await self._tail.aclose()
 
     async def facts(self) -> StoreFacts:
-        return await inspect(self._client)
+        facts: StoreFacts = await self._call(lambda: inspect(self._client))
+        return facts
 
     async def check(self) -> StoreFacts:
         """The facts of a store that may be used; `StoreRefused` otherwise."""
@@ -65,14 +77,34 @@ class Store:
         return facts
 
     async def _call(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        with translate_errors():
-            return await call()
+        try:
+            with translate_errors():
+                return await call()
+        except StoreUnavailable as error:
+            await self._renew(error)
+            raise
 
     async def _run(
         self, script: scripts.Script, keys: Sequence[str], arguments: Sequence[scripts.Argument]
     ) -> Any:
-        with translate_errors():
-            return await script.run(self._calls, keys, arguments)
+        return await self._call(lambda: script.run(self._calls, keys, arguments))
+
+    async def _write(self, call: Awaitable[Any]) -> Any:
+        """The reply to a write that is tried often enough to know by it whether the store takes writes."""
+        try:
+            reply = await call
+        except StoreUnavailable as error:
+            self.outages.failed("write", error)
+            raise
+        self.outages.passed("write")
+        return reply
+
+    async def _renew(self, error: StoreUnavailable) -> None:
+        if error.what in STAYING:
+            return
+        await self._calls.renew()
+        for client in (self._client, self._tail):
+            await renew(client)
 
     async def time_ms(self) -> int:
         seconds, microseconds = await self._call(self._client.time)
@@ -85,12 +117,13 @@ class Store:
     ) -> bytes:
         """One letter a row: `a`ccepted, `d`uplicate, `l`ate. `checks` are 12 bytes a row (append_rewards.lua)."""
         keys = [self.keys.log(owner), *bitmaps]
-        return bytes(await self._run(scripts.APPEND_REWARDS, keys, [rows, row_bytes, checks, GRACE_MS]))
+        arguments: list[scripts.Argument] = [rows, row_bytes, checks, GRACE_MS]
+        return bytes(await self._write(self._run(scripts.APPEND_REWARDS, keys, arguments)))
 
     async def append_change(self, owner: str, revision: int, kind: bytes, event: bytes) -> Offset | None:
         """The entry's offset, or None when `revision` is no longer the head's."""
         keys = [self.keys.log(owner), self.keys.head(owner)]
-        offset = await self._run(scripts.APPEND_CHANGE, keys, [str(revision), kind, event])
+        offset = await self._write(self._run(scripts.APPEND_CHANGE, keys, [str(revision), kind, event]))
         return Offset.parse(offset) if offset else None
 
     async def set_head(self, owner: str, revision: int) -> None:
@@ -102,20 +135,46 @@ class Store:
     ) -> bool:
         """False when an earlier try had already appended them."""
         keys = [self.keys.log(owner), self.keys.exposed(owner, incarnation)]
-        return bool(await self._run(scripts.APPEND_EXPOSURES, keys, [first, count, event, EXPOSED_MARK_MS]))
+        arguments: list[scripts.Argument] = [first, count, event, EXPOSED_MARK_MS]
+        return bool(await self._write(self._run(scripts.APPEND_EXPOSURES, keys, arguments)))
 
     async def append(self, owner: str, kind: bytes, event: bytes) -> Offset:
         fields: dict[Any, Any] = {kind: event}
-        return Offset.parse(await self._call(lambda: self._client.xadd(self.keys.log(owner), fields)))
+        appended = self._write(self._call(lambda: self._client.xadd(self.keys.log(owner), fields)))
+        return Offset.parse(await appended)
 
     async def last_offset(self, owner: str) -> Offset:
         newest = await self._call(lambda: self._client.xrevrange(self.keys.log(owner), count=1))
         return Offset.parse(newest[0][0]) if newest else START
 
-    async def holds(self, owner: str, offset: Offset) -> bool:
-        """Whether the log has an entry at an offset."""
-        key = self.keys.log(owner)
-        return bool(await self._call(lambda: self._client.xrange(key, str(offset), str(offset))))
+    async def find_lost(self, positions: Sequence[tuple[str, Offset]]) -> list[str]:
+        """The owners of logs that hold no entry at these offsets any more, though they were not trimmed that far.
+
+        Asked on the connection of `read_any`, so of the node that is read from.
+        """
+        keys = [key for owner, _ in positions for key in (self.keys.log(owner), self.keys.trimmed(owner))]
+        offsets = [str(offset) for _, offset in positions]
+        found = await self._call(lambda: scripts.FIND_LOST.run(self._tail, keys, offsets))
+        return [positions[number - 1][0] for number in found]
+
+    async def identity(self) -> bytes | None:
+        """What tells this store's data from any other's. Asked on the connection of `read_any`.
+
+        `StoreUnavailable` where that leads to a node that takes no writes because another is the primary.
+        """
+        replication = await self._call(lambda: self._tail.info("replication"))
+        if replication.get("role") not in ("master", None):
+            error = StoreUnavailable("The store is a replica now and takes no writes.", what=READ_ONLY)
+            await self._renew(error)
+            raise error
+        found: bytes | None = await self._call(lambda: self._tail.get(self.keys.identity))
+        return found
+
+    async def make_identity(self) -> bytes:
+        """The store's identity, which the first worker gives to it."""
+        made = secrets.token_hex(16)
+        await self._write(self._call(lambda: self._client.setnx(self.keys.identity, made)))
+        return bytes(await self._call(lambda: self._client.get(self.keys.identity)))
 
     async def read(self, owner: str, after: Offset, count: int) -> list[Entry]:
         """At most `count` entries after an offset."""
@@ -149,25 +208,59 @@ class Store:
         return sorted(Offset.parse(field) for field in fields)
 
     async def read_snapshot(self, owner: str, fold: str, offset: Offset | None = None) -> Snapshot | None:
-        """The snapshot at `offset`, by default the newest."""
-        if offset is None:
-            offsets = await self.snapshot_offsets(owner, fold)
-            if not offsets:
-                return None
-            offset = offsets[-1]
-        at = str(offset)
-        state = await self._call(lambda: self._client.hget(self.keys.snapshots(owner, fold), at))
-        return Snapshot(offset, bytes(state)) if state is not None else None
+        """The snapshot at `offset`, by default the newest that is whole."""
+        offsets = [offset] if offset is not None else reversed(await self.snapshot_offsets(owner, fold))
+        for at in offsets:
+            state = await self._state(owner, fold, str(at))
+            if state is not None:
+                return Snapshot(at, state)
+        return None
+
+    async def _state(self, owner: str, fold: str, at: str) -> bytes | None:
+        field = await self._call(lambda: self._client.hget(self.keys.snapshots(owner, fold), at))
+        if field is None or not field.startswith(IN_PIECES):
+            return None if field is None else bytes(field)
+        n_pieces, digest = int.from_bytes(field[1:5], "little"), field[5:]
+        key = self.keys.snapshot_pieces(owner, fold, at)
+        state = b"".join([await self._piece(key, number) for number in range(n_pieces)])
+        return state if hashlib.sha256(state).digest() == digest else None
+
+    async def _piece(self, key: str, number: int) -> bytes:
+        return await self._call(lambda: self._client.hget(key, str(number))) or b""
 
     async def write_snapshot(self, owner: str, fold: str, snapshot: Snapshot) -> None:
-        at = str(snapshot.offset)
-        await self._call(lambda: self._client.hset(self.keys.snapshots(owner, fold), at, snapshot.state))
+        """A large one goes in pieces, each a call of its own: in one it would hold up the store, and take longer than
+        a call may.
+        """
+        at, told = str(snapshot.offset), snapshot.state
+        pieces = self.keys.snapshot_pieces(owner, fold, at)
+        n_pieces = 0
+        if len(told) > PIECE_BYTES:
+            n_pieces = await self._write_pieces(pieces, told)
+            told = IN_PIECES + n_pieces.to_bytes(4, "little") + hashlib.sha256(told).digest()
+        keys = [self.keys.snapshots(owner, fold), pieces]
+        if not await self._run(scripts.KEEP_SNAPSHOT, keys, [at, n_pieces, told]):
+            raise StoreUnavailable(f"The snapshot of {owner} at {at} lost pieces on its way.", what=SLOW)
+
+    async def _write_pieces(self, key: str, state: bytes) -> int:
+        await self._call(lambda: self._client.delete(key))
+        starts = range(0, len(state), PIECE_BYTES)
+        for number, start in enumerate(starts):
+            await self._write_piece(key, number, state[start : start + PIECE_BYTES])
+        return len(starts)
+
+    async def _write_piece(self, key: str, number: int, piece: bytes) -> None:
+        await self._call(lambda: self._client.hset(key, str(number), piece))
+        # Pieces of a snapshot that never becomes whole are not to stay.
+        await self._call(lambda: self._client.pexpire(key, PIECES_MS))
 
     async def drop_snapshots(self, owner: str, fold: str, offsets: Sequence[Offset]) -> None:
         """Drops those of these that are there, but never the newest of the fold."""
         if offsets:
             fields = [str(offset) for offset in offsets]
-            await self._run(scripts.DROP_SNAPSHOTS, [self.keys.snapshots(owner, fold)], fields)
+            keys = [self.keys.snapshots(owner, fold)]
+            keys += [self.keys.snapshot_pieces(owner, fold, field) for field in fields]
+            await self._run(scripts.DROP_SNAPSHOTS, keys, fields)
 
     async def trim(self, owner: str, through: Offset, folds: Sequence[str] = ()) -> int:
         """Forgets the log up to and with an offset; returns how many entries went.
@@ -194,10 +287,13 @@ class Store:
 
     async def announce(self, about: bytes, lifetime_ms: int) -> None:
         """Says that a worker lives, for `lifetime_ms` from now."""
-        now_ms = await self.time_ms()
-        with translate_errors():
-            await self._client.zadd(self.keys.workers, {about: now_ms + lifetime_ms})
-            await self._client.zremrangebyscore(self.keys.workers, "-inf", now_ms)
+
+        async def announce() -> None:
+            now_ms = await self.time_ms()
+            await self._call(lambda: self._client.zadd(self.keys.workers, {about: now_ms + lifetime_ms}))
+            await self._call(lambda: self._client.zremrangebyscore(self.keys.workers, "-inf", now_ms))
+
+        await self._write(announce())
 
     async def retire(self, about: bytes) -> None:
         await self._call(lambda: self._client.zrem(self.keys.workers, about))
@@ -209,9 +305,8 @@ class Store:
 
     async def report(self, owner: str, key: str, incarnation: int, answer: bytes) -> None:
         """A worker's answer to a census."""
-        with translate_errors():
-            await self._client.hset(key, f"{incarnation:016x}", answer)
-            await self._client.pexpire(key, CENSUS_MS)
+        await self._call(lambda: self._client.hset(key, f"{incarnation:016x}", answer))
+        await self._call(lambda: self._client.pexpire(key, CENSUS_MS))
 
     async def reports(self, key: str) -> dict[int, bytes]:
         answers = await self._call(lambda: self._client.hgetall(key))
@@ -219,9 +314,8 @@ class Store:
 
     async def write_agreement(self, model: str, version: str, incarnation: int, sums: bytes) -> None:
         key = self.keys.agreement(model, version)
-        with translate_errors():
-            await self._client.hset(key, f"{incarnation:016x}", sums)
-            await self._client.pexpire(key, AGREEMENT_MS)
+        await self._call(lambda: self._client.hset(key, f"{incarnation:016x}", sums))
+        await self._call(lambda: self._client.pexpire(key, AGREEMENT_MS))
 
     async def agreements(self, model: str, version: str) -> list[bytes]:
         """What each worker that ever scored for a shadow version wrote."""
@@ -230,9 +324,8 @@ class Store:
 
     async def say_loaded(self, incarnation: int, loaded: bytes) -> None:
         """What a worker has in memory."""
-        with translate_errors():
-            await self._client.hset(self.keys.loaded, f"{incarnation:016x}", loaded)
-            await self._client.pexpire(self.keys.loaded, LOADED_MS)
+        await self._call(lambda: self._client.hset(self.keys.loaded, f"{incarnation:016x}", loaded))
+        await self._call(lambda: self._client.pexpire(self.keys.loaded, LOADED_MS))
 
     async def loaded(self) -> dict[int, bytes]:
         found = await self._call(lambda: self._client.hgetall(self.keys.loaded))

@@ -1,0 +1,184 @@
+"""What a store remembers of its outages, and large snapshots in pieces."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+from redis.exceptions import ResponseError
+from stores import ThrowawayStore
+
+from bandit_serve.errors import StoreUnavailable
+from bandit_serve.store import store as module
+from bandit_serve.store.failures import AWAY, FULL, OUTAGES, SLOW, Outage, translate
+from bandit_serve.store.offset import START, Offset
+from bandit_serve.store.outages import Outages
+from bandit_serve.store.store import Snapshot, Store
+
+AT = Offset(17, 0)
+FOLD = "policy"
+LARGE = bytes(range(256)) * (4 * module.PIECE_BYTES // 256) + b"end"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ThrowawayStore]:
+    with ThrowawayStore(appendfsync="no") as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def empty(server: ThrowawayStore) -> None:
+    server.flush()
+
+
+def with_store(server: ThrowawayStore, use: Callable[[Store], Awaitable[None]]) -> None:
+    async def run() -> None:
+        store = Store(server.url, timeout_s=2)
+        try:
+            await use(store)
+        finally:
+            await store.close()
+
+    asyncio.run(run())
+
+
+def test_each_way_has_its_outage_and_each_kind_is_told_once() -> None:
+    outages = Outages()
+    told: list[list[str]] = []
+    outages.on_change(lambda now: told.append([error.what for error in now]))
+    away, slow = StoreUnavailable("away", what=AWAY), StoreUnavailable("slow", what=SLOW)
+    outages.passed("read")
+    outages.failed("read", away)
+    outages.failed("read", away)
+    outages.failed("write", away)
+    outages.failed("write", slow)
+    outages.passed("read")
+    outages.passed("read")
+    outages.passed("write")
+    assert told == [[AWAY], [AWAY], [AWAY, SLOW], [SLOW], []]
+    assert outages.now == []
+
+
+@pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.what)
+def test_every_outage_has_its_name_as_an_error_and_in_each_spelling(outage: Outage) -> None:
+    for kind in outage.errors:
+        try:
+            error = kind("no")
+        except (TypeError, ValueError, IndexError):
+            error = kind("3999 127.0.0.1:6381")
+        found = translate(error)
+        assert isinstance(found, StoreUnavailable)
+        assert found.what == outage.what
+    for code in outage.codes:
+        for text in (f"{code} no", f"Error running script (call to f_1): @user_script:4: -{code} no"):
+            found = translate(ResponseError(text))
+            assert isinstance(found, StoreUnavailable)
+            assert found.what == outage.what
+        assert translate(ResponseError(f"no {code} here")) is None
+
+
+def test_a_full_store_takes_small_snapshots_the_lease_and_trims(server: ThrowawayStore) -> None:
+    async def use(store: Store) -> None:
+        offsets = [await store.append("e", b"k", b"x" * 1_000) for _ in range(10)]
+        with server.client() as client:
+            client.config_set("maxmemory", "1")
+            try:
+                with pytest.raises(StoreUnavailable) as refused:
+                    await store.append("e", b"k", b"x")
+                assert refused.value.what == FULL
+                assert [error.what for error in store.outages.now] == [FULL]
+                assert await store.hold_lease("me", 60_000)
+                assert await store.hold_lease("me", 60_000)
+                assert not await store.hold_lease("you", 60_000)
+                await store.write_snapshot("e", FOLD, Snapshot(offsets[-1], b"state"))
+                assert await store.trim("e", offsets[-2], [FOLD]) == 9
+                assert await store.trimmed("e") == offsets[-2]
+                assert await store.trim("e", offsets[-2], [FOLD]) == 0
+            finally:
+                client.config_set("maxmemory", "0")
+        await store.append("e", b"k", b"x")
+        assert store.outages.now == []
+
+    with_store(server, use)
+
+
+def test_a_large_snapshot_is_read_as_it_was_written_and_dropped_whole(server: ThrowawayStore) -> None:
+    async def use(store: Store) -> None:
+        await store.write_snapshot("e", FOLD, Snapshot(AT, LARGE))
+        await store.write_snapshot("e", FOLD, Snapshot(AT.next, LARGE[::-1]))
+        assert await store.read_snapshot("e", FOLD, AT) == Snapshot(AT, LARGE)
+        assert await store.read_snapshot("e", FOLD) == Snapshot(AT.next, LARGE[::-1])
+        with server.client() as client:
+            longest = max(
+                client.hstrlen(key, field)
+                for key in client.keys("*:snapshots:*")
+                for field in client.hkeys(key)
+            )
+            assert longest == module.PIECE_BYTES
+            await store.drop_snapshots("e", FOLD, [AT, AT.next])
+            assert len(client.keys("*:snapshots:*")) == 2, "the newest and its pieces stay"
+        assert await store.read_snapshot("e", FOLD, AT) is None
+
+    with_store(server, use)
+
+
+@pytest.mark.parametrize("damage", ["a piece is gone", "a piece is another", "all are gone"])
+def test_a_snapshot_that_is_not_whole_is_none(server: ThrowawayStore, damage: str) -> None:
+    async def use(store: Store) -> None:
+        await store.write_snapshot("e", FOLD, Snapshot(AT, b"older"))
+        await store.write_snapshot("e", FOLD, Snapshot(AT.next, LARGE))
+        key = store.keys.snapshot_pieces("e", FOLD, str(AT.next))
+        with server.client() as client:
+            if damage == "a piece is gone":
+                client.hdel(key, "1")
+            elif damage == "a piece is another":
+                client.hset(key, "1", b"other")
+            else:
+                client.delete(key)
+        assert await store.read_snapshot("e", FOLD, AT.next) is None
+        assert await store.read_snapshot("e", FOLD) == Snapshot(AT, b"older")
+
+    with_store(server, use)
+
+
+def test_pieces_of_a_snapshot_that_never_became_whole_expire(server: ThrowawayStore) -> None:
+    async def use(store: Store) -> None:
+        key = store.keys.snapshot_pieces("e", FOLD, str(AT))
+        await store._write_pieces(key, LARGE)
+        assert await store.read_snapshot("e", FOLD) is None
+        with server.client() as client:
+            assert 0 < client.pttl(key) <= module.PIECES_MS
+            await store.write_snapshot("e", FOLD, Snapshot(AT, LARGE))
+            assert client.pttl(key) == -1
+
+    with_store(server, use)
+
+
+def test_logs_that_lost_their_end_are_found(server: ThrowawayStore) -> None:
+    async def use(store: Store) -> None:
+        at = {}
+        for owner in "abcd":
+            await store.append(owner, b"k", b"x")
+            at[owner] = await store.append(owner, b"k", b"x")
+        with server.client() as client:
+            client.delete(store.keys.log("b"))
+            client.xdel(store.keys.log("c"), str(at["c"]))
+        await store.trim("d", at["d"])
+        assert await store.find_lost(list(at.items())) == ["b", "c"]
+        assert await store.find_lost([("a", at["a"].next)]) == ["a"]
+
+    with_store(server, use)
+
+
+def test_a_store_has_one_identity_until_it_is_emptied(server: ThrowawayStore) -> None:
+    async def use(store: Store) -> None:
+        assert await store.identity() is None
+        made = await store.make_identity()
+        assert await store.make_identity() == made == await store.identity()
+        server.flush()
+        assert await store.identity() is None
+        assert await store.make_identity() != made
+        assert await store.trimmed("e") == START
+
+    with_store(server, use)
