@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -24,6 +25,9 @@ from bandit_serve.store.offset import START, Offset
 MAX_HISTORY = 10_000
 # About how many decisions `mean_shares` is the mean of.
 AVERAGED = 1_000
+# What is folded in one piece: rows that wait for their rewards, and about how many numbers of models are moved.
+PIECE_ROWS = 500
+PIECE_NUMBERS = 2**16
 
 
 class HistoryEntry(Struct, frozen=True):
@@ -44,6 +48,9 @@ class HistoryEntry(Struct, frozen=True):
 class LiveExperiment:
     """`apply` folds one entry; `state` is everything, and two workers at one `offset` have the same, bit for bit.
 
+    `steps` folds one entry, too, to the same bits, and lets others have their turn between its pieces. In between,
+    `midway`, there is no state; shares may be asked for.
+
     It comes to be with its first `Changed` event. An arm keeps its index for ever: `exposures`, `rewards` and
     `held_out` (those of the exposures that are of the holdout), i8[K], grow with the arms. `mean_shares`, f8[K], is the
     mean of the vectors that the latest decisions were drawn from, kept where there is context.
@@ -52,7 +59,7 @@ class LiveExperiment:
     def __init__(self, first: Changed) -> None:
         experiment = first.record.experiment
         self.record: Record = first.record
-        self.policy: Policy | ContextualPolicy = from_experiment(experiment)
+        self.policy: Policy | ContextualPolicy = _patient(from_experiment(experiment))
         self.features = features_of(experiment)
         self._objective = experiment.metrics.index(experiment.objective)
         # Of decisions before it, Unix time, nothing more is learned where they would have to wait for their rewards.
@@ -66,6 +73,7 @@ class LiveExperiment:
         self.held_out: NDArray[np.int64] = np.zeros(len(experiment.arms), np.int64)
         self.mean_shares: NDArray[np.float64] = np.full(len(experiment.arms), 1.0 / len(experiment.arms))
         self.evidence = 0
+        self.midway = False
 
     @property
     def experiment(self) -> Experiment:
@@ -104,30 +112,39 @@ class LiveExperiment:
 
     def apply(self, offset: Offset, event: Event) -> None:
         """Folds the log's entry at `offset`. `evidence` counts the entries that may have moved the shares."""
+        for _ in self.steps(offset, event):
+            pass
+
+    def steps(self, offset: Offset, event: Event) -> Iterator[None]:
+        """`apply` in pieces, to be run to its end."""
+        self.midway = True
         if self.policy.advance(offset.time_ms):
             self.evidence += 1
-        self._close(offset.time_ms)
+        yield from self._close(offset.time_ms)
         match event:
             case Rewarded():
-                self._rewarded(offset, event)
+                yield from self._rewarded(offset, event)
             case Exposed():
-                self._exposed(event)
+                yield from self._exposed(event)
             case Changed():
-                self._changed(offset, event)
+                yield from self._changed(offset, event)
+        yield from _freshened(self.policy)
         self.offset = offset
+        self.midway = False
 
-    def _close(self, now_ms: int) -> None:
+    def _close(self, now_ms: int) -> Iterator[None]:
         """Learns from the decisions whose windows have closed."""
-        if self.joined is not None and isinstance(self.policy, ContextualPolicy):
-            learned = self.joined.close(now_ms)
-            if learned is None:
-                return
-            values = np.where(np.isnan(learned.values), 0.0, learned.values)
-            self.policy.update_many(learned.arms, self._utilities(values), learned.x)
+        if self.joined is not None:
             n_arms = len(self.exposures)
-            decisions = np.bincount(learned.arms, minlength=n_arms)
-            self.alarms.closed(decisions, np.bincount(learned.arms[values != 0.0], minlength=n_arms), now_ms)
-            self.evidence += 1
+            decisions, conversions = np.zeros((2, n_arms), np.int64)
+            for learned in self.joined.close(now_ms, PIECE_ROWS):
+                values = np.where(np.isnan(learned.values), 0.0, learned.values)
+                yield from self._learn(learned.arms, values, learned.x)
+                decisions += np.bincount(learned.arms, minlength=n_arms)
+                conversions += np.bincount(learned.arms[values != 0.0], minlength=n_arms)
+            if decisions.any():
+                self.alarms.closed(decisions, conversions, now_ms)
+                self.evidence += 1
         elif self.pending is not None and isinstance(self.policy, Policy):
             closed = self.pending.close(now_ms)
             if closed is None:
@@ -136,11 +153,25 @@ class LiveExperiment:
             self.alarms.closed(closed.decisions, closed.conversions, now_ms)
             self.evidence += 1
 
-    def _changed(self, offset: Offset, event: Changed) -> None:
+    def _learn(
+        self, arms: NDArray[np.intp], values: NDArray[np.float64], x: NDArray[np.float32]
+    ) -> Iterator[None]:
+        """A contextual policy learns from rows with features, a few at once: row by row is the same to it."""
+        assert isinstance(self.policy, ContextualPolicy)
+        few = max(1, PIECE_NUMBERS // self.policy.order**2)
+        for start in range(0, len(arms), few):
+            some = slice(start, start + few)
+            self.policy.update_many(arms[some], self._utilities(values[some]), x[some])
+            yield
+
+    def _changed(self, offset: Offset, event: Changed) -> Iterator[None]:
         record, change = event.record, event.change
-        grown = self._grow(len(record.experiment.arms))
-        if grown or record.experiment.policy != self.experiment.policy:
-            self.policy = carried_over(self.policy, record.experiment)
+        n_arms = len(record.experiment.arms)
+        if n_arms > len(self.exposures) or record.experiment.policy != self.experiment.policy:
+            successor = _patient(carried_over(self.policy, record.experiment))
+            yield from _freshened(successor)
+            self.policy = successor
+        self._grow(n_arms)
         former = self.experiment.policy
         self.record = record
         if POLICIES[former.kind].contextual != self.policy.contextual:
@@ -163,11 +194,11 @@ class LiveExperiment:
         del self.history[:-MAX_HISTORY]
         self.evidence += 1
 
-    def _grow(self, n_arms: int) -> bool:
-        """Makes room for the arms that were added; whether there are any."""
+    def _grow(self, n_arms: int) -> None:
+        """Makes room for the arms that were added."""
         added = n_arms - len(self.exposures)
         if added <= 0:
-            return False
+            return
         if self.pending is not None:
             self.pending = self.pending.grown(n_arms)
         self.alarms = self.alarms.grown(n_arms)
@@ -175,9 +206,8 @@ class LiveExperiment:
             np.pad(counts, (0, added)) for counts in (self.exposures, self.rewards, self.held_out)
         )
         self.mean_shares = np.pad(self.mean_shares, (0, added))
-        return True
 
-    def _exposed(self, event: Exposed) -> None:
+    def _exposed(self, event: Exposed) -> Iterator[None]:
         arms = np.frombuffer(event.arms, np.uint16)
         warming = self._warming
         self.exposures += np.bincount(arms, minlength=len(self.exposures))
@@ -192,7 +222,18 @@ class LiveExperiment:
             unlearned |= held_out
         if self.joined is not None:
             x = np.frombuffer(event.x, "<f4").reshape(len(arms), self.n_features)
-            self.joined.exposed(event.incarnation, event.first, arms, times_ms, x, unlearned)
+            for start in range(0, len(arms), PIECE_ROWS):
+                some = slice(start, start + PIECE_ROWS)
+                self.joined.exposed(
+                    event.incarnation,
+                    event.first + start,
+                    arms[some],
+                    times_ms[some],
+                    x[some],
+                    unlearned[some],
+                    last=start + PIECE_ROWS >= len(arms),
+                )
+                yield
         if self.pending is not None:
             self.pending.exposed(event.incarnation, event.first, arms, times_ms)
             if unlearned.any():
@@ -215,7 +256,7 @@ class LiveExperiment:
     def _warming(self) -> bool:
         return self.policy.warmup > 0 and bool((self.decided[self.active] < self.policy.warmup).any())
 
-    def _rewarded(self, offset: Offset, event: Rewarded) -> None:
+    def _rewarded(self, offset: Offset, event: Rewarded) -> Iterator[None]:
         since_ms = self.waits_since_ms if self.experiment.missing == "zero" else 0
         arms, values, chances, places = learned(event.rows, self._objective, since_ms, self.rewards)
         if not len(arms):
@@ -224,7 +265,10 @@ class LiveExperiment:
         if places is not None:
             rows, x = rows[places], None if x is None else x[places]
         if self.joined is not None and x is not None:
-            self.joined.rewarded(rows, x)
+            for start in range(0, len(rows), PIECE_ROWS):
+                some = slice(start, start + PIECE_ROWS)
+                self.joined.rewarded(rows[some], x[some], last=start + PIECE_ROWS >= len(rows))
+                yield
             return
         if self.pending is not None:
             self.pending.rewarded(rows, offset.time_ms)
@@ -232,7 +276,7 @@ class LiveExperiment:
             self.alarms.rewarded(arms, values, offset.time_ms)
         if isinstance(self.policy, ContextualPolicy):
             assert x is not None
-            self.policy.update_many(arms, self._utilities(values), x)
+            yield from self._learn(arms, values, x)
         else:
             self.policy.update_many(arms, self._utilities(values), self._learned_chances(chances))
         self.evidence += 1
@@ -281,6 +325,11 @@ class LiveExperiment:
             return self.policy.shares(x, eligible=mask, **told)
         return self.policy.shares(eligible=mask, **told)
 
+    def redraw(self) -> None:
+        """Makes anew what shares are drawn by, where a policy draws it once for many decisions."""
+        if isinstance(self.policy, ContextualPolicy):
+            self.policy.redraw()
+
     def current_shares(self, now_ms: int) -> NDArray[np.float64]:
         """f64[K]: the vector to draw from at `now_ms`; with a contextual policy, the mean of the latest ones."""
         return self.latest_shares() if self.policy.contextual else self.shares(now_ms=now_ms)
@@ -321,6 +370,8 @@ class LiveExperiment:
 
     def state(self) -> bytes:
         """Everything, in one spelling."""
+        if self.midway:
+            raise RuntimeError(f"{self.experiment.id} has no state in the middle of an entry")
         return _pack(
             {
                 "record": msgspec.msgpack.encode(self.record),
@@ -342,7 +393,9 @@ class LiveExperiment:
         fields = _unpack(state)
         live = cls.__new__(cls)
         live.record = msgspec.msgpack.decode(fields["record"], type=Record)
-        live.policy = policy_from_state(fields["policy"])
+        live.policy = _patient(policy_from_state(fields["policy"]))
+        for _ in _freshened(live.policy):
+            pass
         experiment = live.record.experiment
         live.features = features_of(experiment)
         live._objective = experiment.metrics.index(experiment.objective)
@@ -361,10 +414,24 @@ class LiveExperiment:
         live.mean_shares = fields["mean_shares"]
         live.offset = offset
         live.evidence = 0
+        live.midway = False
         return live
 
     def digest(self) -> str:
         return blake2b(self.state(), digest_size=16).hexdigest()
+
+
+def _patient(policy: Policy | ContextualPolicy) -> Policy | ContextualPolicy:
+    """The policy, so that no request makes factors or draws anew: the fold does, in pieces, and the refresh."""
+    if isinstance(policy, ContextualPolicy):
+        policy.patient = True
+    return policy
+
+
+def _freshened(policy: Policy | ContextualPolicy) -> Iterator[None]:
+    if isinstance(policy, ContextualPolicy):
+        while policy.freshen_one():
+            yield
 
 
 def _watched(experiment: Experiment) -> tuple[float, float] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 
 from bandit_serve import events
 from bandit_serve.errors import NotFound
@@ -25,6 +26,7 @@ class Replica:
         self._listeners: list[Callable[[str], None]] = []
         self._census_listener: Callable[[str, Census], None] | None = None
         self._configured_listener: Callable[[str, Offset], None] | None = None
+        self._resting: list[asyncio.Future[None]] = []
 
     @property
     def positions(self) -> dict[str, Offset]:
@@ -44,19 +46,41 @@ class Replica:
         self._census_listener = listener
 
     def apply(self, owner: str, entry: Entry) -> None:
+        for _ in self.steps(owner, entry):
+            pass
+
+    def steps(self, owner: str, entry: Entry) -> Iterator[None]:
+        """`apply` in pieces, to be run to its end before the next entry."""
         if owner == COMMON:
             self.registry.apply(entry.offset, decode_registry_event(entry.kind, entry.data))
             for name in self.registry.experiments:
                 self._positions.setdefault(name, START)
         else:
-            self._apply_experiment(owner, entry)
+            yield from self._experiment_steps(owner, entry)
         self._positions[owner] = entry.offset
         for listener in self._listeners:
             listener(owner)
         if self._configured_listener is not None and (owner == COMMON or entry.kind == events.CHANGED):
             self._configured_listener(owner, entry.offset)
+        for rest in self._resting:
+            if not rest.done():
+                rest.set_result(None)
+        self._resting.clear()
 
-    def _apply_experiment(self, owner: str, entry: Entry) -> None:
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for an experiment to be `at_rest`, and should have a turn after this entry."""
+        return bool(self._resting)
+
+    async def at_rest(self, name: str) -> LiveExperiment:
+        """The experiment when no entry of its log is half applied; so it stays until the caller gives way."""
+        while (live := self.experiment(name)).midway:
+            rest = asyncio.get_running_loop().create_future()
+            self._resting.append(rest)
+            await rest
+        return live
+
+    def _experiment_steps(self, owner: str, entry: Entry) -> Iterator[None]:
         live = self.experiments.get(owner)
         event = events.decode(entry.kind, entry.data, 0 if live is None else live.n_features)
         if live is None:
@@ -66,7 +90,7 @@ class Replica:
                 )
             live = LiveExperiment(event)
             self._keep(live)
-        live.apply(entry.offset, event)
+        yield from live.steps(entry.offset, event)
         if isinstance(event, Census) and self._census_listener is not None:
             self._census_listener(owner, event)
 

@@ -128,6 +128,9 @@ cdef class Linear:
     cdef readonly double min_share, max_share, holdout, strength, optimism
     cdef readonly int64_t warmup
     cdef readonly str rule
+    # Scores go by the inverses and the draws that are there, until `freshen_one` and `redraw` have made new ones.
+    cdef public bint patient
+    cdef bint outdated
     cdef Rule how
     cdef bint logistic
     cdef Py_ssize_t width, size, per_arm, cold, stale_models
@@ -252,6 +255,7 @@ cdef class Linear:
         self.generator = generator
         self.bits = <bitgen_t *>PyCapsule_GetPointer(generator.capsule, "BitGenerator")
         self.draws = None
+        self.outdated = self.patient = False
         self.all_updates = 0
         self.cold = count if warmup > 0 else 0
         self.tally.n_arms = self.n_arms = count
@@ -423,7 +427,7 @@ cdef class Linear:
             self.squares[j] += row[j] * row[j]
         self.updates[m] += 1
         self.all_updates += 1
-        self.draws = None
+        self.outdated = True
         if self.cold:
             self.count_cold()
         if is_power_of_two(self.all_updates):
@@ -490,6 +494,15 @@ cdef class Linear:
             if self.stale[m]:
                 self.factorize(m)
 
+    def freshen_one(self):
+        """Makes one model's inverse anew, if there is one of which it is due; whether there was."""
+        cdef Py_ssize_t m
+        for m in range(self.n_models):
+            if self.stale[m]:
+                self.factorize(m)
+                return True
+        return False
+
     cdef void count_cold(self) noexcept:
         cdef Py_ssize_t k
         self.cold = 0
@@ -520,7 +533,7 @@ cdef class Linear:
             self.squares[i] *= rest
         self.noise[0] *= rest
         self.noise[1] *= rest
-        self.draws = None
+        self.outdated = True
         self.read_precisions()
 
     # -- scores
@@ -536,7 +549,7 @@ cdef class Linear:
         """θ'x and, unless `widths` is NULL, sqrt(x'(A + λ)⁻¹x) of the arms in `among`, for the present x."""
         cdef Py_ssize_t i, m
         cdef const double *row
-        if self.stale_models:
+        if self.stale_models and not self.patient:
             self.freshen()
         for i in range(count):
             m = 0 if self.per_arm else among[i]
@@ -628,7 +641,7 @@ cdef class Linear:
 
     cdef draw_parameters(self):
         """DRAWS vectors from Normal(θ, strength² σ² (A + λ)⁻¹), float64 (DRAWS, D), which the state determines."""
-        if self.stale_models:
+        if self.stale_models and not self.patient:
             self.freshen()
         root = np.empty((self.width, self.width))
         work = np.empty((self.width, self.width))
@@ -642,12 +655,19 @@ cdef class Linear:
         # W W' is the inverse, so W times a standard normal vector has it as its covariance.
         deviations = np.einsum("ij,sj->si", root[: self.order, : self.order], normal)
         self.draws = self.arrays["theta"][0, : self.order] + scale * deviations
+        self.outdated = False
+
+    def redraw(self):
+        """Draws the coefficients of a shared model anew, if shares go by such draws and these are not of the present
+        state."""
+        if self.how == POSTERIOR_DRAW and self.per_arm and (self.draws is None or self.outdated):
+            self.draw_parameters()
 
     cdef values_of_draws(self, arms):
         """float64 (DRAWS, E): the value of each of `arms` under each draw, for the present x."""
         cdef const Py_ssize_t[::1] among = arms
         cdef Py_ssize_t i
-        if self.draws is None:
+        if self.draws is None or (self.outdated and not self.patient):
             self.draw_parameters()
         for i in range(among.shape[0]):
             self.row_of(among[i])

@@ -27,7 +27,7 @@ from bandit_serve.log.keeper import promote_winner
 from bandit_serve.log.tail import Tail
 from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.registry import SERVABLE, Registry
-from bandit_serve.policies.serving import from_experiment
+from bandit_serve.policies.serving import from_experiment, require_quick
 from bandit_serve.replica import Replica
 from bandit_serve.store.store import Store
 
@@ -251,6 +251,7 @@ class ExperimentChanges:
 def servable(experiment: Experiment) -> Experiment:
     """The experiment with its defaults; `InvalidInput` or `NotBuilt` where no policy can serve it."""
     experiment = validated(experiment)
+    require_quick(experiment)
     from_experiment(experiment)
     require_pseudo_means(experiment)
     return experiment
@@ -323,7 +324,8 @@ def _index(record: Record, arm: str) -> int:
 
 def _ramps_begin(record: Record, now_ms: int) -> Record:
     """The ramps of arms that were added to the draft count from its start."""
-    for k, standing in enumerate(record.standings):
-        if standing.ramp is not None:
-            record = record.with_standing(k, msgspec.structs.replace(standing, ramp_since_ms=now_ms))
-    return record
+    standings = tuple(
+        standing if standing.ramp is None else msgspec.structs.replace(standing, ramp_since_ms=now_ms)
+        for standing in record.standings
+    )
+    return msgspec.structs.replace(record, standings=standings)

@@ -97,6 +97,7 @@ class Keeper:
         await self._keep_fold(COMMON, REGISTRY_FOLD, Snapshot(registry.offset, registry.state()))
         await self._trim(COMMON, REGISTRY_FOLD)
         for name, live in list(self._replica.experiments.items()):
+            live = await self._replica.at_rest(name)
             snapshot = Snapshot(live.offset, live.state())
             await self._results.snapshot(live)
             await self._keep_fold(name, POLICY_FOLD, snapshot)
