@@ -38,7 +38,10 @@ class ExperimentView(Experiment, frozen=True, kw_only=True):
 
 
 class ExperimentList(Struct, frozen=True):
+    """`after` is what the next page is asked for with; null on the last one, and where no `limit` was given."""
+
     experiments: list[ExperimentView]
+    after: str | None = None
 
 
 class HistoryView(Struct, frozen=True):
@@ -136,7 +139,10 @@ class ModelSummary(Struct, frozen=True):
 
 
 class ModelList(Struct, frozen=True):
+    """`after` as in `ExperimentList`."""
+
     models: list[ModelSummary]
+    after: str | None = None
 
 
 def experiment_view(record: Record) -> ExperimentView:
@@ -223,7 +229,7 @@ def model_view(model: RegisteredModel) -> ModelView:
         model=model.name,
         production=model.production,
         versions=[version_view(version) for version in model.versions.values()],
-        history=[_model_history(entry) for entry in model.history],
+        history=[model_history_view(entry) for entry in model.history],
     )
 
 
@@ -231,7 +237,7 @@ def model_summary(model: RegisteredModel) -> ModelSummary:
     return ModelSummary(model.name, model.production, list(model.versions))
 
 
-def _model_history(entry: ModelHistoryEntry) -> ModelHistoryView:
+def model_history_view(entry: ModelHistoryEntry) -> ModelHistoryView:
     return ModelHistoryView(
         rfc3339(entry.at_ms), entry.who, entry.what, entry.version, entry.status, entry.reason
     )

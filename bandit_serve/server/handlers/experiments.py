@@ -13,9 +13,10 @@ from bandit_serve.experiment import Arm, Experiment, Policy, Ramp
 from bandit_serve.live import LiveExperiment
 from bandit_serve.names import Name
 from bandit_serve.results import report
+from bandit_serve.server.page import page
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Body, actor, answer, revision
-from bandit_serve.views import ExperimentList, History, experiment_view, history_view
+from bandit_serve.server.wire import Body, actor, answer, answer_in_turns, revision
+from bandit_serve.views import experiment_view, history_view
 
 Reason = Annotated[str, Meta(max_length=1_000)]
 
@@ -53,16 +54,17 @@ class ExperimentHandlers:
 
     async def list_all(self, request: web.Request) -> web.Response:
         await self._service.tail.hear_all_news()
-        experiments = self._service.replica.experiments
-        views = [experiment_view(experiments[name].record) for name in sorted(experiments)]
-        return answer(request, ExperimentList(views))
+        names, after = page(request, sorted(self._service.replica.experiments))
+        records = [self._service.replica.experiments[name].record for name in names]
+        fields = {"experiments": map(experiment_view, records), "after": after}
+        return await answer_in_turns(fields, "ask for fewer with ?limit=")
 
     async def show(self, request: web.Request) -> web.Response:
         return _answer(request, await self._changes.known(_name(request)))
 
     async def history(self, request: web.Request) -> web.Response:
         live = await self._changes.known(_name(request))
-        return answer(request, History([history_view(entry) for entry in live.history]))
+        return await answer_in_turns({"history": map(history_view, list(live.history))}, "it is too long")
 
     async def results(self, request: web.Request) -> web.Response:
         live = await self._changes.known(_name(request))
