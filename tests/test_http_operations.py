@@ -10,9 +10,12 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from callers import check_problem, decide_many, experiment, new_name, reward_many, running
+from callers import check_problem, decide_many, experiment, reward_many, running
 from services import ThrowawayService, clean_environment
 from stores import wait_until
+
+from bandit_serve.server.app import ROUTES
+from bandit_serve.server.route import MULTIPART
 
 LARGEST_BODY = 2_000_000
 

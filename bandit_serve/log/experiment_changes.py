@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable
 
@@ -54,7 +55,8 @@ class ExperimentChanges:
         return self._replica.experiment(name)
 
     async def create(self, experiment: Experiment, who: str) -> LiveExperiment:
-        experiment = servable(experiment)
+        # Its payloads, which may be many, are looked into: a thread lets others have their turn.
+        experiment = await asyncio.to_thread(servable, experiment)
         await self._tail.hear_news(experiment.id)
         require_versions(experiment, self._replica.registry)
         now_ms = await self._store.time_ms()
@@ -251,8 +253,8 @@ class ExperimentChanges:
 def servable(experiment: Experiment) -> Experiment:
     """The experiment with its defaults; `InvalidInput` or `NotBuilt` where no policy can serve it."""
     experiment = validated(experiment)
-    require_quick(experiment)
     from_experiment(experiment)
+    require_quick(experiment)
     require_pseudo_means(experiment)
     return experiment
 
