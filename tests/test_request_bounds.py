@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from callers import call_msgpack, check_problem, new_name, running
+from callers import call_msgpack, check_problem, draft, new_name, running
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import experiment
