@@ -21,6 +21,7 @@ from bandit_serve.pending import PendingDecisions
 from bandit_serve.policies import POLICIES, ContextualPolicy, Policy
 from bandit_serve.policies.serving import carried_over, features_of, from_experiment, policy_from_state
 from bandit_serve.store.offset import START, Offset
+from bandit_serve.turn import Heavy, Step
 
 MAX_HISTORY = 10_000
 # About how many decisions `mean_shares` is the mean of.
@@ -28,6 +29,8 @@ AVERAGED = 1_000
 # What is folded in one piece: rows that wait for their rewards, and about how many numbers of models are moved.
 PIECE_ROWS = 500
 PIECE_NUMBERS = 2**16
+# The inverse of a model with so many coefficients takes a millisecond or more.
+HEAVY_ORDER = 128
 
 
 class HistoryEntry(Struct, frozen=True):
@@ -112,11 +115,12 @@ class LiveExperiment:
 
     def apply(self, offset: Offset, event: Event) -> None:
         """Folds the log's entry at `offset`. `evidence` counts the entries that may have moved the shares."""
-        for _ in self.steps(offset, event):
-            pass
+        for heavy in self.steps(offset, event):
+            if heavy is not None:
+                heavy.do()
 
-    def steps(self, offset: Offset, event: Event) -> Iterator[None]:
-        """`apply` in pieces, to be run to its end."""
+    def steps(self, offset: Offset, event: Event) -> Iterator[Step]:
+        """`apply` in pieces, to be run to its end. A piece that takes long is given out, to be done by the caller."""
         self.midway = True
         if self.policy.advance(offset.time_ms):
             self.evidence += 1
@@ -129,10 +133,11 @@ class LiveExperiment:
             case Changed():
                 yield from self._changed(offset, event)
         yield from _freshened(self.policy)
+        yield from _drawn(self.policy)
         self.offset = offset
         self.midway = False
 
-    def _close(self, now_ms: int) -> Iterator[None]:
+    def _close(self, now_ms: int) -> Iterator[Step]:
         """Learns from the decisions whose windows have closed."""
         if self.joined is not None:
             n_arms = len(self.exposures)
@@ -155,22 +160,24 @@ class LiveExperiment:
 
     def _learn(
         self, arms: NDArray[np.intp], values: NDArray[np.float64], x: NDArray[np.float32]
-    ) -> Iterator[None]:
+    ) -> Iterator[Step]:
         """A contextual policy learns from rows with features, a few at once: row by row is the same to it."""
         assert isinstance(self.policy, ContextualPolicy)
         few = max(1, PIECE_NUMBERS // self.policy.order**2)
         for start in range(0, len(arms), few):
             some = slice(start, start + few)
             self.policy.update_many(arms[some], self._utilities(values[some]), x[some])
-            yield
+            yield None
+            # Here rather than by the next row, which would do it in one piece with its own.
+            yield from _freshened(self.policy)
 
-    def _changed(self, offset: Offset, event: Changed) -> Iterator[None]:
+    def _changed(self, offset: Offset, event: Changed) -> Iterator[Step]:
         record, change = event.record, event.change
         n_arms = len(record.experiment.arms)
         if n_arms > len(self.exposures) or record.experiment.policy != self.experiment.policy:
-            successor = _patient(carried_over(self.policy, record.experiment))
-            yield from _freshened(successor)
-            self.policy = successor
+            succession = Heavy[Any](lambda: _ready(carried_over(self.policy, record.experiment)))
+            yield succession
+            self.policy = succession.result
         self._grow(n_arms)
         former = self.experiment.policy
         self.record = record
@@ -207,7 +214,7 @@ class LiveExperiment:
         )
         self.mean_shares = np.pad(self.mean_shares, (0, added))
 
-    def _exposed(self, event: Exposed) -> Iterator[None]:
+    def _exposed(self, event: Exposed) -> Iterator[Step]:
         arms = np.frombuffer(event.arms, np.uint16)
         warming = self._warming
         self.exposures += np.bincount(arms, minlength=len(self.exposures))
@@ -233,7 +240,7 @@ class LiveExperiment:
                     unlearned[some],
                     last=start + PIECE_ROWS >= len(arms),
                 )
-                yield
+                yield None
         if self.pending is not None:
             self.pending.exposed(event.incarnation, event.first, arms, times_ms)
             if unlearned.any():
@@ -256,7 +263,7 @@ class LiveExperiment:
     def _warming(self) -> bool:
         return self.policy.warmup > 0 and bool((self.decided[self.active] < self.policy.warmup).any())
 
-    def _rewarded(self, offset: Offset, event: Rewarded) -> Iterator[None]:
+    def _rewarded(self, offset: Offset, event: Rewarded) -> Iterator[Step]:
         since_ms = self.waits_since_ms if self.experiment.missing == "zero" else 0
         arms, values, chances, places = learned(event.rows, self._objective, since_ms, self.rewards)
         if not len(arms):
@@ -268,7 +275,7 @@ class LiveExperiment:
             for start in range(0, len(rows), PIECE_ROWS):
                 some = slice(start, start + PIECE_ROWS)
                 self.joined.rewarded(rows[some], x[some], last=start + PIECE_ROWS >= len(rows))
-                yield
+                yield None
             return
         if self.pending is not None:
             self.pending.rewarded(rows, offset.time_ms)
@@ -324,11 +331,6 @@ class LiveExperiment:
             assert x is not None
             return self.policy.shares(x, eligible=mask, **told)
         return self.policy.shares(eligible=mask, **told)
-
-    def redraw(self) -> None:
-        """Makes anew what shares are drawn by, where a policy draws it once for many decisions."""
-        if isinstance(self.policy, ContextualPolicy):
-            self.policy.redraw()
 
     def current_shares(self, now_ms: int) -> NDArray[np.float64]:
         """f64[K]: the vector to draw from at `now_ms`; with a contextual policy, the mean of the latest ones."""
@@ -393,9 +395,7 @@ class LiveExperiment:
         fields = _unpack(state)
         live = cls.__new__(cls)
         live.record = msgspec.msgpack.decode(fields["record"], type=Record)
-        live.policy = _patient(policy_from_state(fields["policy"]))
-        for _ in _freshened(live.policy):
-            pass
+        live.policy = _ready(policy_from_state(fields["policy"]))
         experiment = live.record.experiment
         live.features = features_of(experiment)
         live._objective = experiment.metrics.index(experiment.objective)
@@ -428,10 +428,32 @@ def _patient(policy: Policy | ContextualPolicy) -> Policy | ContextualPolicy:
     return policy
 
 
-def _freshened(policy: Policy | ContextualPolicy) -> Iterator[None]:
+def _freshened(policy: Policy | ContextualPolicy) -> Iterator[Step]:
+    """Makes anew what inverses are due."""
     if isinstance(policy, ContextualPolicy):
-        while policy.freshen_one():
-            yield
+        while policy.stale_models:
+            if policy.order < HEAVY_ORDER:
+                policy.freshen_one()
+                yield None
+            else:
+                heavy = Heavy[object](policy.freshen_one)
+                yield heavy
+                assert heavy.result is None
+
+
+def _drawn(policy: Policy | ContextualPolicy) -> Iterator[Step]:
+    """Draws for the first time; later the refresh does, and requests go by the draws that are there."""
+    if isinstance(policy, ContextualPolicy) and not policy.drawn:
+        yield Heavy[object](policy.redraw)
+
+
+def _ready(policy: Policy | ContextualPolicy) -> Policy | ContextualPolicy:
+    """The policy with all that requests go by."""
+    for steps in (_freshened(_patient(policy)), _drawn(policy)):
+        for heavy in steps:
+            if heavy is not None:
+                heavy.do()
+    return policy
 
 
 def _watched(experiment: Experiment) -> tuple[float, float] | None:

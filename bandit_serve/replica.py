@@ -13,6 +13,7 @@ from bandit_serve.models.registry import Registry, decode_registry_event
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Entry
+from bandit_serve.turn import Step
 
 
 class Replica:
@@ -46,10 +47,11 @@ class Replica:
         self._census_listener = listener
 
     def apply(self, owner: str, entry: Entry) -> None:
-        for _ in self.steps(owner, entry):
-            pass
+        for heavy in self.steps(owner, entry):
+            if heavy is not None:
+                heavy.do()
 
-    def steps(self, owner: str, entry: Entry) -> Iterator[None]:
+    def steps(self, owner: str, entry: Entry) -> Iterator[Step]:
         """`apply` in pieces, to be run to its end before the next entry."""
         if owner == COMMON:
             self.registry.apply(entry.offset, decode_registry_event(entry.kind, entry.data))
@@ -80,7 +82,7 @@ class Replica:
             await rest
         return live
 
-    def _experiment_steps(self, owner: str, entry: Entry) -> Iterator[None]:
+    def _experiment_steps(self, owner: str, entry: Entry) -> Iterator[Step]:
         live = self.experiments.get(owner)
         event = events.decode(entry.kind, entry.data, 0 if live is None else live.n_features)
         if live is None:

@@ -11,6 +11,7 @@ before, at its peak and after. A route of the service without a row here is an e
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -122,11 +123,9 @@ def send(url: str, worst: Worst) -> tuple[int, int]:
     host, _, port = url.removeprefix("http://").partition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=TIMEOUT_S)
     headers = {"Content-Type": worst.content_type} if worst.body else {}
-    try:
+    # Refused before all of it was read, the answer is there.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         connection.request(worst.method, worst.path, worst.body or None, headers)
-    except (BrokenPipeError, ConnectionResetError):
-        # Refused before all of it was read; the answer is there.
-        pass
     try:
         response = connection.getresponse()
         out = 0

@@ -133,7 +133,8 @@ cdef class Linear:
     cdef bint outdated
     cdef Rule how
     cdef bint logistic
-    cdef Py_ssize_t width, size, per_arm, cold, stale_models
+    cdef Py_ssize_t width, size, per_arm, cold
+    cdef readonly Py_ssize_t stale_models
     cdef double least_precision
     cdef int64_t all_updates
     cdef double *gram
@@ -469,7 +470,6 @@ cdef class Linear:
     cdef void factorize(self, Py_ssize_t m) noexcept:
         """The inverse and the coefficients from the sums and the prior."""
         cdef Py_ssize_t j
-        cdef double *work
         cdef double *inverse = self.inverse + m * self.size
         if self.stale[m]:
             self.stale[m] = 0
@@ -480,13 +480,16 @@ cdef class Linear:
                 inverse[symmetric_start(j, self.width)] = 1.0 / self.precision[j]
             memset(self.theta + m * self.width, 0, self.width * sizeof(double))
             return
-        work = <double *>malloc(2 * self.width * self.width * sizeof(double))
+        self.invert(m, inverse, self.theta + m * self.width)
+
+    cdef void invert(self, Py_ssize_t m, double *inverse, double *theta) noexcept nogil:
+        cdef double *work = <double *>malloc(2 * self.width * self.width * sizeof(double))
         symmetric_inverse_root(
             self.gram + m * self.size, self.precision, work, work + self.width * self.width, self.order, self.width
         )
         symmetric_from_root(work, inverse, self.order, self.width)
         free(work)
-        symmetric_multiply(inverse, self.moment + m * self.width, self.theta + m * self.width, self.width)
+        symmetric_multiply(inverse, self.moment + m * self.width, theta, self.width)
 
     cdef void freshen(self) noexcept:
         cdef Py_ssize_t m
@@ -495,13 +498,31 @@ cdef class Linear:
                 self.factorize(m)
 
     def freshen_one(self):
-        """Makes one model's inverse anew, if there is one of which it is due; whether there was."""
-        cdef Py_ssize_t m
+        """Makes one model's inverse anew, if there is one of which it is due.
+
+        In a thread others may ask for scores meanwhile, which go by the former inverse where the policy is `patient`;
+        nothing may be learned.
+        """
+        cdef Py_ssize_t m, n = self.size
+        cdef double *made
+        cdef double *theta
         for m in range(self.n_models):
             if self.stale[m]:
-                self.factorize(m)
-                return True
-        return False
+                break
+        else:
+            return
+        if self.updates[m] == 0:
+            self.factorize(m)
+            return
+        made = <double *>malloc((n + self.width) * sizeof(double))
+        theta = made + n
+        with nogil:
+            self.invert(m, made, theta)
+        memcpy(self.inverse + m * n, made, n * sizeof(double))
+        memcpy(self.theta + m * self.width, theta, self.width * sizeof(double))
+        free(made)
+        self.stale[m] = 0
+        self.stale_models -= 1
 
     cdef void count_cold(self) noexcept:
         cdef Py_ssize_t k
@@ -643,25 +664,39 @@ cdef class Linear:
         """DRAWS vectors from Normal(θ, strength² σ² (A + λ)⁻¹), float64 (DRAWS, D), which the state determines."""
         if self.stale_models and not self.patient:
             self.freshen()
+        # What is learned meanwhile, where this is a thread, is no part of it.
+        self.outdated = False
+        updates, middle = self.all_updates, self.arrays["theta"][0, : self.order].copy()
+        gram, precision = self.arrays["gram"].copy(), self.arrays["precision"].copy()
         root = np.empty((self.width, self.width))
         work = np.empty((self.width, self.width))
-        symmetric_inverse_root(
-            self.gram, self.precision, place_of(root), place_of(work), self.order, self.width
-        )
-        normal = np.random.Generator(np.random.PCG64([DRAW_SEED, self.all_updates])).standard_normal(
+        cdef double *into = place_of(root)
+        cdef double *beside = place_of(work)
+        cdef const double *sums = place_of(gram)
+        cdef const double *least = place_of(precision)
+        with nogil:
+            symmetric_inverse_root(sums, least, into, beside, self.order, self.width)
+        normal = np.random.Generator(np.random.PCG64([DRAW_SEED, updates])).standard_normal(
             (DRAWS, self.order)
         )
         scale = self.strength * sqrt(self.variance_of_noise())
         # W W' is the inverse, so W times a standard normal vector has it as its covariance.
         deviations = np.einsum("ij,sj->si", root[: self.order, : self.order], normal)
-        self.draws = self.arrays["theta"][0, : self.order] + scale * deviations
-        self.outdated = False
+        self.draws = middle + scale * deviations
+
+    @property
+    def drawn(self):
+        """Whether there are draws, where shares go by draws of the coefficients."""
+        return self.how != POSTERIOR_DRAW or self.per_arm == 0 or self.draws is not None
+
+    @property
+    def to_redraw(self):
+        """Whether the draws are not of the present state."""
+        return not self.drawn or (self.draws is not None and self.outdated)
 
     def redraw(self):
-        """Draws the coefficients of a shared model anew, if shares go by such draws and these are not of the present
-        state."""
-        if self.how == POSTERIOR_DRAW and self.per_arm and (self.draws is None or self.outdated):
-            self.draw_parameters()
+        """Makes those draws anew. In a thread others may learn and ask for shares meanwhile."""
+        self.draw_parameters()
 
     cdef values_of_draws(self, arms):
         """float64 (DRAWS, E): the value of each of `arms` under each draw, for the present x."""
@@ -819,31 +854,33 @@ cdef class Linear:
         cdef Py_ssize_t m, j, at
         packed = np.empty((self.n_models, self.order * (self.order + 1) // 2))
         out = packed
-        for m in range(self.n_models):
-            at = 0
-            for j in range(self.order):
-                memcpy(
-                    &out[m, at],
-                    matrices + m * self.size + symmetric_start(j, self.width),
-                    (self.order - j) * sizeof(double),
-                )
-                at += self.order - j
+        with nogil:
+            for m in range(self.n_models):
+                at = 0
+                for j in range(self.order):
+                    memcpy(
+                        &out[m, at],
+                        matrices + m * self.size + symmetric_start(j, self.width),
+                        (self.order - j) * sizeof(double),
+                    )
+                    at += self.order - j
         return packed
 
     cdef unpack(self, str name, packed):
         cdef const double[:, ::1] rows = packed
         cdef double *matrices = place_of(self.arrays[name])
         cdef Py_ssize_t m, j, at
-        for m in range(self.n_models):
-            at = 0
-            for j in range(self.order):
-                memcpy(
-                    matrices + m * self.size + symmetric_start(j, self.width),
-                    &rows[m, at],
-                    (self.order - j) * sizeof(double),
-                )
-                at += self.order - j
-            symmetric_mirror(matrices + m * self.size, self.width)
+        with nogil:
+            for m in range(self.n_models):
+                at = 0
+                for j in range(self.order):
+                    memcpy(
+                        matrices + m * self.size + symmetric_start(j, self.width),
+                        &rows[m, at],
+                        (self.order - j) * sizeof(double),
+                    )
+                    at += self.order - j
+                symmetric_mirror(matrices + m * self.size, self.width)
 
     cdef dict checked(self, given, dict mine, str what):
         if not isinstance(given, Mapping) or set(given) != set(mine):

@@ -30,7 +30,7 @@ from bandit_serve.errors import MAX_FIELD_ERRORS, FieldError, InvalidInput, TooL
 from bandit_serve.experiment import MAX_ARMS, MAX_FEATURES, MAX_FIELDS, ContextField, Experiment
 from bandit_serve.log.experiment_changes import servable
 from bandit_serve.policies.features import Features, n_features_of
-from bandit_serve.policies.serving import MOST_QUICK, features_of, order_of
+from bandit_serve.policies.serving import features_of
 from bandit_serve.server.app import ROUTES
 from bandit_serve.server.route import MULTIPART
 from bandit_serve.server.wire import LARGE_BYTES, MAX_ANSWER_BYTES, MAX_VALUES, Body, Responses
@@ -145,22 +145,6 @@ def test_only_the_first_of_many_errors_are_told() -> None:
         Features(fields)
     assert len(refused.value.errors) == MAX_FIELD_ERRORS + 1
     assert refused.value.errors[-1].detail == f"and {MAX_FIELDS**2 - MAX_FIELD_ERRORS} more"
-
-
-def test_a_new_experiment_has_models_that_are_made_anew_quickly_and_an_old_one_goes_on() -> None:
-    def of(values: int) -> Experiment:
-        field = {"name": "f", "kind": "categorical", "buckets": values}
-        arms = [{"name": name, "features": [1.0]} for name in "ab"]
-        metrics = [{"name": "m", "kind": "continuous"}]
-        return experiment(context=[field], arms=arms, metrics=metrics, policy={"kind": "lin_ucb"})
-
-    # d = values + 2 (an intercept, and one for what is missing), and twice that + 1 with one feature of the arm.
-    fits = (MOST_QUICK - 1) // 2 - 2
-    assert order_of(of(fits)) in (MOST_QUICK - 1, MOST_QUICK)
-    assert servable(of(fits)) == of(fits)
-    with pytest.raises(InvalidInput, match=f"at most {MOST_QUICK}"):
-        servable(of(fits + 1))
-    assert features_of(of(fits + 1)) is not None
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,6 @@ class Decider:
         """
         time_ms = now_ms()
         everyone = self.everyone()
-        self.live.redraw()
         shares = {} if self.contextual else {everyone: self.live.shares(self.mask(everyone), time_ms)}
         self.take(everyone, shares, self.live.evidence, time_ms)
 

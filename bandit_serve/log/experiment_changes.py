@@ -28,7 +28,7 @@ from bandit_serve.log.keeper import promote_winner
 from bandit_serve.log.tail import Tail
 from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.registry import SERVABLE, Registry
-from bandit_serve.policies.serving import from_experiment, require_quick
+from bandit_serve.policies.serving import from_experiment
 from bandit_serve.replica import Replica
 from bandit_serve.store.store import Store
 
@@ -254,7 +254,6 @@ def servable(experiment: Experiment) -> Experiment:
     """The experiment with its defaults; `InvalidInput` or `NotBuilt` where no policy can serve it."""
     experiment = validated(experiment)
     from_experiment(experiment)
-    require_quick(experiment)
     require_pseudo_means(experiment)
     return experiment
 

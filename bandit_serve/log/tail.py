@@ -92,8 +92,10 @@ class Tail:
         turn = Turn()
         for owner in sorted(found, key=lambda owner: sum(len(entry.data) for entry in found[owner])):
             for entry in found[owner]:
-                for _ in self._replica.steps(owner, entry):
-                    if turn.over:
+                for heavy in self._replica.steps(owner, entry):
+                    if heavy is not None:
+                        await asyncio.to_thread(heavy.do)
+                    elif turn.over:
                         await turn.give_way()
                 if turn.over or self._replica.awaited:
                     await turn.give_way()

@@ -27,10 +27,8 @@ OWN = (
 )
 PARAMETERS = frozenset(PolicySettings.__struct_fields__)
 FOLD_SEED = 0
-# Of one model, in any log: its inverse is made anew in about 0.1 s, in one piece.
+# Of one model: its inverse is made anew in about 0.1 s, which the fold of its experiment waits for, and nobody else.
 MOST_COEFFICIENTS = 1_024
-# Of one model in an experiment that is made now: an eighth of that.
-MOST_QUICK = 512
 # Of all models' matrices, sums and inverses: 64 MiB in each worker and in each snapshot, of which the store keeps some.
 MOST_NUMBERS = 1 << 23
 
@@ -54,20 +52,6 @@ def order_of(experiment: Experiment) -> int:
     """The coefficients of a model over the experiment's features and those of its arms; 0 where it has no context."""
     d, m = n_features_of(experiment.context), len(experiment.arms[0].features or ())
     return d + m + d * m if experiment.context else 0
-
-
-def require_quick(experiment: Experiment) -> None:
-    """`InvalidInput` for models of which one takes too long to be made anew, in one piece, beside requests.
-
-    Asked of what is to be made or changed: an experiment that is there already goes on, and is folded as ever.
-    """
-    order = order_of(experiment)
-    if issubclass(_kind(experiment.policy), ContextualPolicy) and order > MOST_QUICK:
-        detail = (
-            f"expected fewer features: a model of {order} coefficients takes too long to be made anew "
-            f"(at most {MOST_QUICK})"
-        )
-        raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])
 
 
 def from_experiment(experiment: Experiment) -> Policy | ContextualPolicy:
