@@ -37,14 +37,22 @@ class FieldError:
     detail: str
 
 
+# So many are named; a caller with more mends these first.
+MAX_FIELD_ERRORS = 20
+
+
 class BanditServeError(Exception):
     """The root. `str(error)` is one sentence for the person who has to act on it."""
 
 
 class InvalidInput(BanditServeError):
+    """`errors` are the first `MAX_FIELD_ERRORS` of those given, and one that says how many more there are."""
+
     def __init__(self, detail: str, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(detail)
-        self.errors = tuple(errors)
+        self.errors = tuple(errors[:MAX_FIELD_ERRORS])
+        if len(errors) > MAX_FIELD_ERRORS:
+            self.errors += (FieldError("", f"and {len(errors) - MAX_FIELD_ERRORS} more"),)
 
 
 class UsageError(InvalidInput):

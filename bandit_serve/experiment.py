@@ -17,9 +17,14 @@ from bandit_serve.names import Name
 MAX_ARMS = 1_000
 MAX_METRICS = 32
 MAX_FEATURES = 512
+# A field has two features or more, beside the intercept.
+MAX_FIELDS = (MAX_FEATURES - 1) // 2
 MAX_SAMPLES = 2**53
 # Values or buckets of one categorical field.
 MAX_CATEGORIES = 1_000
+MAX_VALUE_CHARS = 256
+# More than any policy has; which of them there are is for the policy to say.
+MAX_PARAMETERS = 16
 MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
 # What policies and results can square and sum without an overflow; `policies` has the same bound.
@@ -44,7 +49,9 @@ Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Feature = Annotated[float, Meta(ge=-LARGEST_FEATURE, le=LARGEST_FEATURE)]
 
 # A number for every arm, or one for each arm that is named and the default for the others.
-ByArm = float | dict[Name, float]
+ByArm = float | Annotated[dict[Name, float], Meta(max_length=MAX_ARMS)]
+Parameters = Annotated[dict[Annotated[str, Meta(max_length=64)], ByArm], Meta(max_length=MAX_PARAMETERS)]
+Weight = Annotated[float, Meta(ge=0.0, le=LARGEST_VALUE)]
 
 
 class Arm(Struct, frozen=True, forbid_unknown_fields=True):
@@ -131,9 +138,9 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     warmup: Annotated[int, Meta(ge=0)] | None = None
     half_life: Duration | None = None
     holdout: Share | None = None
-    shares: dict[Name, Annotated[float, Meta(ge=0.0, le=LARGEST_VALUE)]] | None = None
-    prior: dict[str, ByArm] | None = None
-    pseudo_history: dict[str, ByArm] | None = None
+    shares: Annotated[dict[Name, Weight], Meta(max_length=MAX_ARMS)] | None = None
+    prior: Parameters | None = None
+    pseudo_history: Parameters | None = None
     epsilon: float | None = None
     decay: float | None = None
     temperature: float | None = None
@@ -174,7 +181,7 @@ class ContextField(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     buckets: Annotated[int, Meta(ge=1, le=MAX_CATEGORIES)] | None = None
     mean: Annotated[float, Meta(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None = None
     std: Annotated[float, Meta(gt=0.0, le=LARGEST_VALUE)] | None = None
-    interactions: list[Name] | None = None
+    interactions: Annotated[list[Name], Meta(max_length=MAX_FIELDS)] | None = None
 
 
 class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
@@ -194,7 +201,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     unit: Unit = "request"
     policy: Policy = Policy(kind="fixed_split")
     attribution: Attribution = Attribution()
-    context: tuple[ContextField, ...] = ()
+    context: Annotated[tuple[ContextField, ...], Meta(max_length=MAX_FIELDS)] = ()
     stopping: Stopping = Stopping()
 
     @property
@@ -214,11 +221,11 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
         return self.attribution.missing or "ignore"
 
     def with_policy(self, policy: Policy) -> Experiment:
-        return validated(msgspec.structs.replace(self, policy=policy))
+        return validated(msgspec.structs.replace(self, policy=policy), known_arms=len(self.arms))
 
     def with_arm(self, arm: Arm) -> Experiment:
         """With one arm more, after the others: an arm keeps its index for ever."""
-        return validated(msgspec.structs.replace(self, arms=(*self.arms, arm)))
+        return validated(msgspec.structs.replace(self, arms=(*self.arms, arm)), known_arms=len(self.arms))
 
 
 class Standing(Struct, frozen=True, forbid_unknown_fields=True):
@@ -292,11 +299,14 @@ def may(move: str, status: Status) -> bool:
     return status in _MOVES[move]
 
 
-def validated(experiment: Experiment) -> Experiment:
-    """The same experiment with its defaults filled in; `InvalidInput` names every field that is wrong."""
-    errors = [*_arm_errors(experiment), *_metric_errors(experiment), *_attribution_errors(experiment)]
-    errors += _policy_errors(experiment)
-    errors += context_errors(experiment.context)
+def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
+    """The same experiment with its defaults filled in; `InvalidInput` names the fields that are wrong.
+
+    The payloads of the first `known_arms` were looked at before.
+    """
+    errors = [*_arm_errors(experiment), *_payload_errors(experiment, known_arms)]
+    errors += [*_metric_errors(experiment), *_attribution_errors(experiment), *_policy_errors(experiment)]
+    errors += [*context_errors(experiment.context), *_long_values(experiment.context)]
     if errors:
         raise InvalidInput(f"The experiment is not valid: {errors[0].at}: {errors[0].detail}.", errors)
     _refuse_unbuilt(experiment)
@@ -327,12 +337,18 @@ def _arm_errors(experiment: Experiment) -> list[FieldError]:
     for i, arm in enumerate(experiment.arms):
         if (arm.model is None) != (arm.version is None):
             errors.append(FieldError(f"arms[{i}]", "expected model and version together, or neither"))
-        fault = document_fault(arm.payload)
-        if fault is not None:
-            errors.append(FieldError(f"arms[{i}].payload", fault))
     if experiment.control is not None and experiment.control not in experiment.arm_names:
         errors.append(FieldError("control", f"expected the name of an arm, not {experiment.control!r}"))
     return errors
+
+
+def _payload_errors(experiment: Experiment, known_arms: int) -> list[FieldError]:
+    faults = [document_fault(arm.payload) for arm in experiment.arms[known_arms:]]
+    return [
+        FieldError(f"arms[{i}].payload", fault)
+        for i, fault in enumerate(faults, known_arms)
+        if fault is not None
+    ]
 
 
 def _metric_errors(experiment: Experiment) -> list[FieldError]:
@@ -372,14 +388,14 @@ def _attribution_errors(experiment: Experiment) -> list[FieldError]:
 
 
 def _policy_errors(experiment: Experiment) -> list[FieldError]:
-    policy, n_arms = experiment.policy, len(experiment.arms)
+    policy, n_arms, arm_names = experiment.policy, len(experiment.arms), set(experiment.arm_names)
     errors = []
     if policy.min_share is not None and policy.min_share * n_arms > 1.0 + 1e-12:
         errors.append(
             FieldError("policy.min_share", f"expected at most 1/{n_arms}, as there are {n_arms} arms")
         )
     if policy.shares is not None:
-        unknown = sorted(set(policy.shares) - set(experiment.arm_names))
+        unknown = sorted(set(policy.shares) - arm_names)
         if unknown:
             errors.append(FieldError("policy.shares", f"expected names of arms, not {unknown[0]!r}"))
         total = math.fsum(policy.shares.values())
@@ -387,7 +403,7 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
             errors.append(FieldError("policy.shares", "expected weights with a positive sum"))
     for field, values in (("prior", policy.prior), ("pseudo_history", policy.pseudo_history)):
         for name, value in (values or {}).items():
-            unknown = sorted(set(value) - set(experiment.arm_names)) if isinstance(value, dict) else []
+            unknown = sorted(set(value) - arm_names) if isinstance(value, dict) else []
             if unknown:
                 detail = f"expected names of arms, not {unknown[0]!r}"
                 errors.append(FieldError(f"policy.{field}.{name}", detail))
@@ -396,8 +412,8 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
 
 def context_errors(fields: Sequence[ContextField]) -> list[FieldError]:
     """What is wrong with the fields of a context, beyond what their types say."""
-    names = [field.name for field in fields]
-    errors = _repeated("context", names)
+    names = {field.name for field in fields}
+    errors = _repeated("context", [field.name for field in fields])
     for i, field in enumerate(fields):
         at = f"context[{i}]"
         if field.kind == "categorical":
@@ -409,12 +425,25 @@ def context_errors(fields: Sequence[ContextField]) -> list[FieldError]:
                 errors.append(FieldError(at, "only a numeric field takes mean and std"))
         elif field.values is not None or field.buckets is not None:
             errors.append(FieldError(at, "only a categorical field takes values and buckets"))
+        met = {field.name}
         for j, other in enumerate(field.interactions or ()):
-            if other not in names or other == field.name or other in (field.interactions or ())[:j]:
+            if other not in names or other in met:
                 errors.append(
                     FieldError(f"{at}.interactions[{j}]", f"expected another field, once, not {other!r}")
                 )
+            met.add(other)
     return errors
+
+
+def _long_values(fields: Sequence[ContextField]) -> list[FieldError]:
+    """Asked of what comes in, and not of `context_errors`: a log may hold longer ones."""
+    detail = f"expected at most {MAX_VALUE_CHARS} characters"
+    return [
+        FieldError(f"context[{i}].values[{j}]", detail)
+        for i, field in enumerate(fields)
+        for j, value in enumerate(field.values or ())
+        if len(value) > MAX_VALUE_CHARS
+    ]
 
 
 def _refuse_unbuilt(experiment: Experiment) -> None:
@@ -429,8 +458,10 @@ def _refuse_unbuilt(experiment: Experiment) -> None:
 
 
 def _repeated(at: str, names: Sequence[str]) -> list[FieldError]:
-    return [
-        FieldError(f"{at}[{i}].name", f"the name {name!r} is taken")
-        for i, name in enumerate(names)
-        if name in names[:i]
-    ]
+    errors = []
+    met: set[str] = set()
+    for i, name in enumerate(names):
+        if name in met:
+            errors.append(FieldError(f"{at}[{i}].name", f"the name {name!r} is taken"))
+        met.add(name)
+    return errors

@@ -11,6 +11,7 @@ A reward may come before its exposure, and an exposure never, when its worker cr
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,8 +68,13 @@ class JoinedDecisions:
         times_ms: NDArray[np.int64],
         x: NDArray[np.float32],
         unlearned: NDArray[np.bool_] | None = None,
+        *,
+        last: bool = True,
     ) -> None:
-        """n decisions that were logged, numbered from `first`; those that are `unlearned` are not learned from."""
+        """n decisions that were logged, numbered from `first`; those that are `unlearned` are not learned from.
+
+        `last` says that they are not the beginning of more that are to be as if they came with them.
+        """
         start = -first % self.one_in
         for i in range(start, len(arms), self.one_in):
             if unlearned is not None and unlearned[i]:
@@ -81,10 +87,13 @@ class JoinedDecisions:
                 bucket[decision] = (int(arms[i]), math.nan, x[i].tobytes())
                 self._n_open += 1
             self._exposed.add(decision)
-        self._thin()
+        if last:
+            self._thin()
 
-    def rewarded(self, rows: NDArray[np.void], x: NDArray[np.float32]) -> None:
-        """The objective's rewards (`events.REWARD`) outside the holdout, with their decisions' features."""
+    def rewarded(self, rows: NDArray[np.void], x: NDArray[np.float32], *, last: bool = True) -> None:
+        """The objective's rewards (`events.REWARD`) outside the holdout, with their decisions' features; `last` as in
+        `exposed`.
+        """
         columns = (rows[name].tolist() for name in ("incarnation", "counter", "time_ms", "arm", "value"))
         for i, (incarnation, counter, time_ms, arm, value) in enumerate(zip(*columns, strict=True)):
             if counter % self.one_in:
@@ -93,29 +102,35 @@ class JoinedDecisions:
             bucket = self._open.setdefault(time_ms // self._width_ms, {})
             self._n_open += decision not in bucket
             bucket[decision] = (arm, value, x[i].tobytes())
-        self._thin()
+        if last:
+            self._thin()
 
-    def close(self, now_ms: int) -> Learned | None:
-        """Those whose windows have closed since, in the order of their times; None if there are none."""
+    def close(self, now_ms: int, most: int = MAX_OPEN) -> Iterator[Learned]:
+        """Those whose windows have closed since, in the order of their times, at most `most` at once.
+
+        They are closed as they are taken from it, so all are to be taken.
+        """
         due = sorted(bucket for bucket in self._open if self._closes_ms(bucket) < now_ms)
-        if not due:
-            return None
-        closed: list[tuple[int, float, bytes]] = []
         for bucket in due:
             decisions = self._open.pop(bucket)
             self._n_open -= len(decisions)
-            for decision in sorted(decisions):
-                closed.append(decisions[decision])
-                if decision in self._exposed:
-                    self._exposed.discard(decision)
-                else:
-                    self._early[decision] = bucket
-        for decision, bucket in list(self._early.items()):
-            if self._closes_ms(bucket) + LINGER_MS < now_ms:
-                del self._early[decision]
-        if not closed:
-            return None
-        arms, values, x = zip(*closed, strict=True)
+            order = sorted(decisions)
+            for start in range(0, len(order), most):
+                yield self._learned(decisions, order[start : start + most], bucket)
+        if due:
+            for decision, bucket in list(self._early.items()):
+                if self._closes_ms(bucket) + LINGER_MS < now_ms:
+                    del self._early[decision]
+
+    def _learned(
+        self, decisions: dict[Decision, tuple[int, float, bytes]], some: list[Decision], bucket: int
+    ) -> Learned:
+        for decision in some:
+            if decision in self._exposed:
+                self._exposed.discard(decision)
+            else:
+                self._early[decision] = bucket
+        arms, values, x = zip(*(decisions[decision] for decision in some), strict=True)
         return Learned(
             np.array(arms, np.intp),
             np.array(values, np.float64),

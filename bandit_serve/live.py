@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -26,10 +27,16 @@ from bandit_serve.repairs import Omission, Repairs
 from bandit_serve.states import known_only
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Entry
+from bandit_serve.turn import Heavy, Step
 
 MAX_HISTORY = 10_000
 # About how many decisions `mean_shares` is the mean of.
 AVERAGED = 1_000
+# What is folded in one piece: rows that wait for their rewards, and about how many numbers of models are moved.
+PIECE_ROWS = 500
+PIECE_NUMBERS = 2**16
+# The inverse of a model with so many coefficients takes a millisecond or more.
+HEAVY_ORDER = 128
 
 
 class HistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +57,9 @@ class HistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):
 class LiveExperiment:
     """`apply` folds one entry; `state` is everything, and two workers at one `offset` have the same, bit for bit.
 
+    `steps` folds one entry, too, to the same bits, and lets others have their turn between its pieces. In between,
+    `midway`, there is no state; shares may be asked for.
+
     It comes to be with its first `Changed` event. An arm keeps its index for ever: `exposures`, `rewards` and
     `held_out` (those of the exposures that are of the holdout), i8[K], grow with the arms. `mean_shares`, f8[K], is the
     mean of the vectors that the latest decisions were drawn from, kept where there is context. `omitted` counts the
@@ -59,7 +69,7 @@ class LiveExperiment:
     def __init__(self, first: Changed) -> None:
         experiment = first.record.experiment
         self.record: Record = first.record
-        self.policy: Policy | ContextualPolicy = from_experiment(experiment)
+        self.policy: Policy | ContextualPolicy = _patient(from_experiment(experiment))
         self.features = features_of(experiment)
         self._shape = Shape(experiment, self.n_features)
         self._objective = experiment.metrics.index(experiment.objective)
@@ -75,6 +85,7 @@ class LiveExperiment:
         self.mean_shares: NDArray[np.float64] = np.full(len(experiment.arms), 1.0 / len(experiment.arms))
         self.omitted = 0
         self.evidence = 0
+        self.midway = False
 
     @property
     def experiment(self) -> Experiment:
@@ -117,22 +128,30 @@ class LiveExperiment:
         `UnreadableEntry`, or `InvalidInput` for a policy that can not be made, and nothing has changed, when an entry
         does not fit the experiment.
         """
+        for heavy in self.steps(offset, event):
+            if heavy is not None:
+                heavy.do()
+
+    def steps(self, offset: Offset, event: Event) -> Iterator[Step]:
+        """`apply` in pieces, to be run to its end. A piece that takes long is given out, to be done by the caller."""
         # What may be refused is asked before anything is changed.
         self._shape.check(event)
+        successor = self._successor(event.record) if isinstance(event, Changed) else None
+        self.midway = True
+        if self.policy.advance(offset.time_ms):
+            self.evidence += 1
+        yield from self._close(offset.time_ms)
         match event:
             case Rewarded():
-                self._pass_time(offset.time_ms)
-                self._rewarded(offset, event)
+                yield from self._rewarded(offset, event)
             case Exposed():
-                self._pass_time(offset.time_ms)
-                self._exposed(event)
+                yield from self._exposed(event)
             case Changed():
-                successor = self._successor(event.record)
-                self._pass_time(offset.time_ms)
-                self._changed(offset, event, successor)
-            case _:
-                self._pass_time(offset.time_ms)
+                yield from self._changed(offset, event, successor)
+        yield from _freshened(self.policy)
+        yield from _drawn(self.policy)
         self.offset = offset
+        self.midway = False
 
     def leave_out(self, offset: Offset, omission: Omission, met: int) -> None:
         """Passes over the entry at `offset`; `met` is how many omissions the fold has met with it."""
@@ -155,23 +174,19 @@ class LiveExperiment:
         changed = added > 0 or record.experiment.policy != self.experiment.policy
         return from_experiment(record.experiment) if changed else None
 
-    def _pass_time(self, now_ms: int) -> None:
-        if self.policy.advance(now_ms):
-            self.evidence += 1
-        self._close(now_ms)
-
-    def _close(self, now_ms: int) -> None:
+    def _close(self, now_ms: int) -> Iterator[Step]:
         """Learns from the decisions whose windows have closed."""
-        if self.joined is not None and isinstance(self.policy, ContextualPolicy):
-            learned = self.joined.close(now_ms)
-            if learned is None:
-                return
-            values = np.where(np.isnan(learned.values), 0.0, learned.values)
-            self.policy.update_many(learned.arms, self._utilities(values), learned.x)
+        if self.joined is not None:
             n_arms = len(self.exposures)
-            decisions = np.bincount(learned.arms, minlength=n_arms)
-            self.alarms.closed(decisions, np.bincount(learned.arms[values != 0.0], minlength=n_arms), now_ms)
-            self.evidence += 1
+            decisions, conversions = np.zeros((2, n_arms), np.int64)
+            for learned in self.joined.close(now_ms, PIECE_ROWS):
+                values = np.where(np.isnan(learned.values), 0.0, learned.values)
+                yield from self._learn(learned.arms, values, learned.x)
+                decisions += np.bincount(learned.arms, minlength=n_arms)
+                conversions += np.bincount(learned.arms[values != 0.0], minlength=n_arms)
+            if decisions.any():
+                self.alarms.closed(decisions, conversions, now_ms)
+                self.evidence += 1
         elif self.pending is not None and isinstance(self.policy, Policy):
             closed = self.pending.close(now_ms)
             if closed is None:
@@ -180,12 +195,28 @@ class LiveExperiment:
             self.alarms.closed(closed.decisions, closed.conversions, now_ms)
             self.evidence += 1
 
-    def _changed(self, offset: Offset, event: Changed, successor: Policy | ContextualPolicy | None) -> None:
+    def _learn(
+        self, arms: NDArray[np.intp], values: NDArray[np.float64], x: NDArray[np.float32]
+    ) -> Iterator[Step]:
+        """A contextual policy learns from rows with features, a few at once: row by row is the same to it."""
+        assert isinstance(self.policy, ContextualPolicy)
+        few = max(1, PIECE_NUMBERS // self.policy.order**2)
+        for start in range(0, len(arms), few):
+            some = slice(start, start + few)
+            self.policy.update_many(arms[some], self._utilities(values[some]), x[some])
+            yield None
+            # Here rather than by the next row, which would do it in one piece with its own.
+            yield from _freshened(self.policy)
+
+    def _changed(
+        self, offset: Offset, event: Changed, successor: Policy | ContextualPolicy | None
+    ) -> Iterator[Step]:
         record, change = event.record, event.change
-        self._grow(len(record.experiment.arms))
         if successor is not None:
-            successor.take_over(self.policy)
-            self.policy = successor
+            succession = Heavy[Any](partial(_succeeded, successor, self.policy))
+            yield succession
+            self.policy = succession.result
+        self._grow(len(record.experiment.arms))
         former = self.experiment.policy
         self.record = record
         self._shape = Shape(record.experiment, self.n_features)
@@ -222,7 +253,7 @@ class LiveExperiment:
         )
         self.mean_shares = np.pad(self.mean_shares, (0, added))
 
-    def _exposed(self, event: Exposed) -> None:
+    def _exposed(self, event: Exposed) -> Iterator[Step]:
         if not event.arms:
             return
         arms = np.frombuffer(event.arms, np.uint16)
@@ -239,7 +270,18 @@ class LiveExperiment:
             unlearned |= held_out
         if self.joined is not None:
             x = np.frombuffer(event.x, "<f4").reshape(len(arms), self.n_features)
-            self.joined.exposed(event.incarnation, event.first, arms, times_ms, x, unlearned)
+            for start in range(0, len(arms), PIECE_ROWS):
+                some = slice(start, start + PIECE_ROWS)
+                self.joined.exposed(
+                    event.incarnation,
+                    event.first + start,
+                    arms[some],
+                    times_ms[some],
+                    x[some],
+                    unlearned[some],
+                    last=start + PIECE_ROWS >= len(arms),
+                )
+                yield None
         if self.pending is not None:
             self.pending.exposed(event.incarnation, event.first, arms, times_ms)
             if unlearned.any():
@@ -262,7 +304,7 @@ class LiveExperiment:
     def _warming(self) -> bool:
         return self.policy.warmup > 0 and bool((self.decided[self.active] < self.policy.warmup).any())
 
-    def _rewarded(self, offset: Offset, event: Rewarded) -> None:
+    def _rewarded(self, offset: Offset, event: Rewarded) -> Iterator[Step]:
         since_ms = self.waits_since_ms if self.experiment.missing == "zero" else 0
         arms, values, chances, places = learned(event.rows, self._objective, since_ms, self.rewards)
         if not len(arms):
@@ -271,7 +313,10 @@ class LiveExperiment:
         if places is not None:
             rows, x = rows[places], None if x is None else x[places]
         if self.joined is not None and x is not None:
-            self.joined.rewarded(rows, x)
+            for start in range(0, len(rows), PIECE_ROWS):
+                some = slice(start, start + PIECE_ROWS)
+                self.joined.rewarded(rows[some], x[some], last=start + PIECE_ROWS >= len(rows))
+                yield None
             return
         if self.pending is not None:
             self.pending.rewarded(rows, offset.time_ms)
@@ -279,7 +324,7 @@ class LiveExperiment:
             self.alarms.rewarded(arms, values, offset.time_ms)
         if isinstance(self.policy, ContextualPolicy):
             assert x is not None
-            self.policy.update_many(arms, self._utilities(values), x)
+            yield from self._learn(arms, values, x)
         else:
             self.policy.update_many(arms, self._utilities(values), self._learned_chances(chances))
         self.evidence += 1
@@ -377,6 +422,8 @@ class LiveExperiment:
 
     def capture(self) -> Callable[[], bytes]:
         """What packs the state as it is now; that takes longer, and may be in a thread while entries are applied."""
+        if self.midway:
+            raise RuntimeError(f"{self.experiment.id} has no state in the middle of an entry")
         fields = {
             "record": msgspec.msgpack.encode(self.record),
             "policy": self.policy.state(),
@@ -399,7 +446,7 @@ class LiveExperiment:
         known_only(fields, _STATE, "an experiment")
         live = cls.__new__(cls)
         live.record = msgspec.msgpack.decode(fields["record"], type=Record)
-        live.policy = policy_from_state(fields["policy"])
+        live.policy = _ready(policy_from_state(fields["policy"]))
         experiment = live.record.experiment
         live.features = features_of(experiment)
         live._shape = Shape(experiment, live.n_features)
@@ -420,6 +467,7 @@ class LiveExperiment:
         live.omitted = fields.get("omitted", 0)
         live.offset = offset
         live.evidence = 0
+        live.midway = False
         return live
 
     @staticmethod
@@ -436,12 +484,14 @@ class LiveExperiment:
         return blake2b(self.state(), digest_size=16).hexdigest()
 
 
-def folded(live: LiveExperiment | None, owner: str, entry: Entry, repairs: Repairs) -> LiveExperiment:
-    """The fold of a log with one entry more; `live` is None before the first. Whatever is raised, `live` is spoilt."""
+def folding(
+    live: LiveExperiment | None, owner: str, entry: Entry, repairs: Repairs
+) -> tuple[LiveExperiment, Iterator[Step]]:
+    """The fold of a log and the steps that take it one entry further; `live` is None before the first entry."""
     omission = repairs.omission(owner, entry.offset)
     if omission is not None and live is not None:
         live.leave_out(entry.offset, omission, repairs.omitted_before(owner, entry.offset))
-        return live
+        return live, iter(())
     event = decode(entry.kind, entry.data, 0 if live is None else live.n_features)
     if live is None:
         if not isinstance(event, Changed):
@@ -449,8 +499,61 @@ def folded(live: LiveExperiment | None, owner: str, entry: Entry, repairs: Repai
                 f"The log of {owner} does not begin with its creation, and no snapshot is there."
             )
         live = LiveExperiment(event)
-    live.apply(entry.offset, event)
+    return live, live.steps(entry.offset, event)
+
+
+def folded(live: LiveExperiment | None, owner: str, entry: Entry, repairs: Repairs) -> LiveExperiment:
+    """`folding` to its end. Whatever is raised, `live` may be spoilt."""
+    live, steps = folding(live, owner, entry, repairs)
+    for heavy in steps:
+        if heavy is not None:
+            heavy.do()
     return live
+
+
+def _patient(policy: Policy | ContextualPolicy) -> Policy | ContextualPolicy:
+    """The policy, so that no request makes factors or draws anew: the fold does, in pieces, and the refresh."""
+    if isinstance(policy, ContextualPolicy):
+        policy.patient = True
+    return policy
+
+
+def _freshened(policy: Policy | ContextualPolicy) -> Iterator[Step]:
+    """Makes anew what inverses are due."""
+    if isinstance(policy, ContextualPolicy):
+        while policy.stale_models:
+            if policy.order < HEAVY_ORDER:
+                policy.freshen_one()
+                yield None
+            else:
+                heavy = Heavy[object](policy.freshen_one)
+                yield heavy
+                assert heavy.result is None
+
+
+def _drawn(policy: Policy | ContextualPolicy) -> Iterator[Step]:
+    """Draws for the first time; later the refresh does, and requests go by the draws that are there."""
+    if isinstance(policy, ContextualPolicy) and not policy.drawn:
+        heavy = Heavy[object](policy.redraw)
+        yield heavy
+        assert heavy.result is None
+
+
+def _succeeded(
+    successor: Policy | ContextualPolicy, former: Policy | ContextualPolicy
+) -> Policy | ContextualPolicy:
+    """`successor` with what `former` has learned."""
+    successor.take_over(former)
+    return _ready(successor)
+
+
+def _ready(policy: Policy | ContextualPolicy) -> Policy | ContextualPolicy:
+    """The policy with all that requests go by."""
+    for steps in (_freshened(_patient(policy)), _drawn(policy)):
+        for heavy in steps:
+            if heavy is not None:
+                heavy.do()
+    return policy
 
 
 def _watched(experiment: Experiment) -> tuple[float, float] | None:

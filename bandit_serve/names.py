@@ -19,6 +19,8 @@ OUTSIDE = "expected 1 to 256 bytes of UTF-8 without control characters"
 Name = Annotated[
     str, msgspec.Meta(pattern=NAME_PATTERN, description="letters, digits and . _ - ; at most 128")
 ]
+# The name of something that is looked up among few, where it is not found if it is none.
+GivenName = Annotated[str, msgspec.Meta(max_length=128, extra_json_schema={"pattern": NAME_PATTERN})]
 # For descriptions only: bytes are counted, and refusals worded, by `check_outside`.
 _OUTSIDE_SCHEMA = {"minLength": 1, "maxLength": 256, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
 OutsideName = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -10,13 +11,14 @@ from bandit_serve import events
 from bandit_serve.errors import NotFound, SetAside, StoreUnavailable
 from bandit_serve.events import Census
 from bandit_serve.experiment import Record
-from bandit_serve.live import LiveExperiment, folded
+from bandit_serve.live import LiveExperiment, folding
 from bandit_serve.models.registry import Registry, decode_registry_event
 from bandit_serve.repairs import Repaired
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Entry
 from bandit_serve.times import now_ms
+from bandit_serve.turn import Step
 
 MAX_REASON = 300
 RETRY_S = 10.0
@@ -54,6 +56,7 @@ class Replica:
         self._aside_listeners: list[Callable[[str, Exception | None], None]] = []
         self._census_listener: Callable[[str, Census], None] | None = None
         self._configured_listener: Callable[[str, Offset], None] | None = None
+        self._resting: list[asyncio.Future[None]] = []
 
     @property
     def positions(self) -> dict[str, Offset]:
@@ -77,11 +80,17 @@ class Replica:
         self._census_listener = listener
 
     def apply(self, owner: str, entry: Entry) -> None:
+        for heavy in self.steps(owner, entry):
+            if heavy is not None:
+                heavy.do()
+
+    def steps(self, owner: str, entry: Entry) -> Iterator[Step]:
+        """`apply` in pieces, to be run to its end before the next entry."""
         with self.island(owner, entry.offset):
             if owner == COMMON:
                 self._apply_common(entry)
             elif owner not in self.aside or owner in self._anew:
-                self._apply_experiment(owner, entry)
+                yield from self._experiment_steps(owner, entry)
             self._positions[owner] = entry.offset
             # Whoever counts the workers' states is to know, too, that this one has none.
             if entry.kind == events.CENSUS:
@@ -91,6 +100,23 @@ class Replica:
         self._positions[owner] = entry.offset
         if self._configured_listener is not None and (owner == COMMON or entry.kind == events.CHANGED):
             self._configured_listener(owner, entry.offset)
+        for rest in self._resting:
+            if not rest.done():
+                rest.set_result(None)
+        self._resting.clear()
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for an experiment to be `at_rest`, and should have a turn after this entry."""
+        return bool(self._resting)
+
+    async def at_rest(self, name: str) -> LiveExperiment:
+        """The experiment when no entry of its log is half applied; so it stays until the caller gives way."""
+        while (live := self.experiment(name)).midway:
+            rest = asyncio.get_running_loop().create_future()
+            self._resting.append(rest)
+            await rest
+        return live
 
     @contextlib.contextmanager
     def island(self, owner: str, offset: Offset | None = None) -> Iterator[None]:
@@ -155,11 +181,11 @@ class Replica:
         if aside is not None and aside.offset is not None and omission(COMMON, aside.offset) is not None:
             del self.aside[COMMON]
 
-    def _apply_experiment(self, owner: str, entry: Entry) -> None:
-        live = self.experiments.get(owner)
-        now = folded(live, owner, entry, self.registry.repairs)
-        if live is None:
-            self._keep(now)
+    def _experiment_steps(self, owner: str, entry: Entry) -> Iterator[Step]:
+        live, steps = folding(self.experiments.get(owner), owner, entry, self.registry.repairs)
+        if owner not in self.experiments:
+            self._keep(live)
+        yield from steps
 
     def _answer_census(self, owner: str, entry: Entry) -> None:
         event = events.decode(entry.kind, entry.data)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
 
 TURN_S = 0.001
 
@@ -21,3 +25,29 @@ class Turn:
     async def give_way(self) -> None:
         await asyncio.sleep(0)
         self._began_s = time.monotonic()
+
+
+class Heavy(Generic[T]):
+    """Work that is done in one piece: `do` it, in a thread where it may, and then take its `result`."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._results: list[T] = []
+        self._error: Exception | None = None
+
+    def do(self) -> None:
+        try:
+            self._results.append(self._work())
+        except Exception as error:
+            self._error = error
+
+    @property
+    def result(self) -> T:
+        """Raises what the work raised."""
+        if self._error is not None:
+            raise self._error
+        return self._results[0]
+
+
+# What is done in pieces gives, between them, None or what takes long.
+Step = Heavy[Any] | None

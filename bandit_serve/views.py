@@ -51,7 +51,10 @@ class ExperimentView(Experiment, frozen=True, kw_only=True):
 
 
 class ExperimentList(Struct, frozen=True):
+    """`after` is what the next page is asked for with; null on the last one, and where no `limit` was given."""
+
     experiments: list[ExperimentView]
+    after: str | None = None
 
 
 class HistoryView(Struct, frozen=True):
@@ -149,7 +152,10 @@ class ModelSummary(Struct, frozen=True):
 
 
 class ModelList(Struct, frozen=True):
+    """`after` as in `ExperimentList`."""
+
     models: list[ModelSummary]
+    after: str | None = None
 
 
 def set_aside_view(aside: Aside) -> SetAsideView:
@@ -177,13 +183,18 @@ def experiment_view(record: Record, aside: Aside | None = None) -> ExperimentVie
     )
 
 
-def experiment_views(replica: Replica) -> list[ExperimentView]:
+def known_experiments(replica: Replica) -> list[str]:
     """All experiments by name, those that are set aside and of which something is known among them."""
-    views = {name: experiment_view(live.record) for name, live in replica.experiments.items()}
-    for name, aside in replica.aside.items():
-        if aside.record is not None:
-            views[name] = experiment_view(aside.record, aside)
-    return [views[name] for name in sorted(views)]
+    aside = [name for name, each in replica.aside.items() if each.record is not None]
+    return sorted({*replica.experiments, *aside})
+
+
+def view_of(replica: Replica, name: str) -> ExperimentView:
+    """One of `known_experiments`, also where it was set aside since."""
+    aside = replica.aside.get(name)
+    if aside is not None and aside.record is not None:
+        return experiment_view(aside.record, aside)
+    return experiment_view(replica.experiment(name).record)
 
 
 def _ramps(record: Record) -> dict[str, RampView]:
@@ -253,7 +264,7 @@ def model_view(model: RegisteredModel) -> ModelView:
         model=model.name,
         production=model.production,
         versions=[version_view(version) for version in model.versions.values()],
-        history=[_model_history(entry) for entry in model.history],
+        history=[model_history_view(entry) for entry in model.history],
     )
 
 
@@ -261,7 +272,7 @@ def model_summary(model: RegisteredModel) -> ModelSummary:
     return ModelSummary(model.name, model.production, list(model.versions))
 
 
-def _model_history(entry: ModelHistoryEntry) -> ModelHistoryView:
+def model_history_view(entry: ModelHistoryEntry) -> ModelHistoryView:
     return ModelHistoryView(
         rfc3339(entry.at_ms), entry.who, entry.what, entry.version, entry.status, entry.reason
     )

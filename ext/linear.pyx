@@ -128,9 +128,13 @@ cdef class Linear:
     cdef readonly double min_share, max_share, holdout, strength, optimism
     cdef readonly int64_t warmup
     cdef readonly str rule
+    # Scores go by the inverses and the draws that are there, until `freshen_one` and `redraw` have made new ones.
+    cdef public bint patient
+    cdef bint outdated
     cdef Rule how
     cdef bint logistic
-    cdef Py_ssize_t width, size, per_arm, cold, stale_models
+    cdef Py_ssize_t width, size, per_arm, cold
+    cdef readonly Py_ssize_t stale_models
     cdef double least_precision
     cdef int64_t all_updates
     cdef double *gram
@@ -252,6 +256,7 @@ cdef class Linear:
         self.generator = generator
         self.bits = <bitgen_t *>PyCapsule_GetPointer(generator.capsule, "BitGenerator")
         self.draws = None
+        self.outdated = self.patient = False
         self.all_updates = 0
         self.cold = count if warmup > 0 else 0
         self.tally.n_arms = self.n_arms = count
@@ -423,7 +428,7 @@ cdef class Linear:
             self.squares[j] += row[j] * row[j]
         self.updates[m] += 1
         self.all_updates += 1
-        self.draws = None
+        self.outdated = True
         if self.cold:
             self.count_cold()
         if is_power_of_two(self.all_updates):
@@ -465,7 +470,6 @@ cdef class Linear:
     cdef void factorize(self, Py_ssize_t m) noexcept:
         """The inverse and the coefficients from the sums and the prior."""
         cdef Py_ssize_t j
-        cdef double *work
         cdef double *inverse = self.inverse + m * self.size
         if self.stale[m]:
             self.stale[m] = 0
@@ -476,19 +480,49 @@ cdef class Linear:
                 inverse[symmetric_start(j, self.width)] = 1.0 / self.precision[j]
             memset(self.theta + m * self.width, 0, self.width * sizeof(double))
             return
-        work = <double *>malloc(2 * self.width * self.width * sizeof(double))
+        self.invert(m, inverse, self.theta + m * self.width)
+
+    cdef void invert(self, Py_ssize_t m, double *inverse, double *theta) noexcept nogil:
+        cdef double *work = <double *>malloc(2 * self.width * self.width * sizeof(double))
         symmetric_inverse_root(
             self.gram + m * self.size, self.precision, work, work + self.width * self.width, self.order, self.width
         )
         symmetric_from_root(work, inverse, self.order, self.width)
         free(work)
-        symmetric_multiply(inverse, self.moment + m * self.width, self.theta + m * self.width, self.width)
+        symmetric_multiply(inverse, self.moment + m * self.width, theta, self.width)
 
     cdef void freshen(self) noexcept:
         cdef Py_ssize_t m
         for m in range(self.n_models):
             if self.stale[m]:
                 self.factorize(m)
+
+    def freshen_one(self):
+        """Makes one model's inverse anew, if there is one of which it is due.
+
+        In a thread others may ask for scores meanwhile, which go by the former inverse where the policy is `patient`;
+        nothing may be learned.
+        """
+        cdef Py_ssize_t m, n = self.size
+        cdef double *made
+        cdef double *theta
+        for m in range(self.n_models):
+            if self.stale[m]:
+                break
+        else:
+            return
+        if self.updates[m] == 0:
+            self.factorize(m)
+            return
+        made = <double *>malloc((n + self.width) * sizeof(double))
+        theta = made + n
+        with nogil:
+            self.invert(m, made, theta)
+        memcpy(self.inverse + m * n, made, n * sizeof(double))
+        memcpy(self.theta + m * self.width, theta, self.width * sizeof(double))
+        free(made)
+        self.stale[m] = 0
+        self.stale_models -= 1
 
     cdef void count_cold(self) noexcept:
         cdef Py_ssize_t k
@@ -520,7 +554,7 @@ cdef class Linear:
             self.squares[i] *= rest
         self.noise[0] *= rest
         self.noise[1] *= rest
-        self.draws = None
+        self.outdated = True
         self.read_precisions()
 
     # -- scores
@@ -536,7 +570,7 @@ cdef class Linear:
         """θ'x and, unless `widths` is NULL, sqrt(x'(A + λ)⁻¹x) of the arms in `among`, for the present x."""
         cdef Py_ssize_t i, m
         cdef const double *row
-        if self.stale_models:
+        if self.stale_models and not self.patient:
             self.freshen()
         for i in range(count):
             m = 0 if self.per_arm else among[i]
@@ -628,26 +662,47 @@ cdef class Linear:
 
     cdef draw_parameters(self):
         """DRAWS vectors from Normal(θ, strength² σ² (A + λ)⁻¹), float64 (DRAWS, D), which the state determines."""
-        if self.stale_models:
+        if self.stale_models and not self.patient:
             self.freshen()
+        # What is learned meanwhile, where this is a thread, is no part of it.
+        self.outdated = False
+        updates, middle = self.all_updates, self.arrays["theta"][0, : self.order].copy()
+        gram, precision = self.arrays["gram"].copy(), self.arrays["precision"].copy()
         root = np.empty((self.width, self.width))
         work = np.empty((self.width, self.width))
-        symmetric_inverse_root(
-            self.gram, self.precision, place_of(root), place_of(work), self.order, self.width
-        )
-        normal = np.random.Generator(np.random.PCG64([DRAW_SEED, self.all_updates])).standard_normal(
+        cdef double *into = place_of(root)
+        cdef double *beside = place_of(work)
+        cdef const double *sums = place_of(gram)
+        cdef const double *least = place_of(precision)
+        with nogil:
+            symmetric_inverse_root(sums, least, into, beside, self.order, self.width)
+        normal = np.random.Generator(np.random.PCG64([DRAW_SEED, updates])).standard_normal(
             (DRAWS, self.order)
         )
         scale = self.strength * sqrt(self.variance_of_noise())
         # W W' is the inverse, so W times a standard normal vector has it as its covariance.
         deviations = np.einsum("ij,sj->si", root[: self.order, : self.order], normal)
-        self.draws = self.arrays["theta"][0, : self.order] + scale * deviations
+        self.draws = middle + scale * deviations
+
+    @property
+    def drawn(self):
+        """Whether there are draws, where shares go by draws of the coefficients."""
+        return self.how != POSTERIOR_DRAW or self.per_arm == 0 or self.draws is not None
+
+    @property
+    def to_redraw(self):
+        """Whether the draws are not of the present state."""
+        return not self.drawn or (self.draws is not None and self.outdated)
+
+    def redraw(self):
+        """Makes those draws anew. In a thread others may learn and ask for shares meanwhile."""
+        self.draw_parameters()
 
     cdef values_of_draws(self, arms):
         """float64 (DRAWS, E): the value of each of `arms` under each draw, for the present x."""
         cdef const Py_ssize_t[::1] among = arms
         cdef Py_ssize_t i
-        if self.draws is None:
+        if self.draws is None or (self.outdated and not self.patient):
             self.draw_parameters()
         for i in range(among.shape[0]):
             self.row_of(among[i])
@@ -800,31 +855,33 @@ cdef class Linear:
         cdef Py_ssize_t m, j, at
         packed = np.empty((self.n_models, self.order * (self.order + 1) // 2))
         out = packed
-        for m in range(self.n_models):
-            at = 0
-            for j in range(self.order):
-                memcpy(
-                    &out[m, at],
-                    matrices + m * self.size + symmetric_start(j, self.width),
-                    (self.order - j) * sizeof(double),
-                )
-                at += self.order - j
+        with nogil:
+            for m in range(self.n_models):
+                at = 0
+                for j in range(self.order):
+                    memcpy(
+                        &out[m, at],
+                        matrices + m * self.size + symmetric_start(j, self.width),
+                        (self.order - j) * sizeof(double),
+                    )
+                    at += self.order - j
         return packed
 
     cdef unpack(self, str name, packed):
         cdef const double[:, ::1] rows = packed
         cdef double *matrices = place_of(self.arrays[name])
         cdef Py_ssize_t m, j, at
-        for m in range(self.n_models):
-            at = 0
-            for j in range(self.order):
-                memcpy(
-                    matrices + m * self.size + symmetric_start(j, self.width),
-                    &rows[m, at],
-                    (self.order - j) * sizeof(double),
-                )
-                at += self.order - j
-            symmetric_mirror(matrices + m * self.size, self.width)
+        with nogil:
+            for m in range(self.n_models):
+                at = 0
+                for j in range(self.order):
+                    memcpy(
+                        matrices + m * self.size + symmetric_start(j, self.width),
+                        &rows[m, at],
+                        (self.order - j) * sizeof(double),
+                    )
+                    at += self.order - j
+                symmetric_mirror(matrices + m * self.size, self.width)
 
     cdef dict checked(self, given, dict mine, str what):
         if not isinstance(given, Mapping) or set(given) != set(mine):

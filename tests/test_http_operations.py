@@ -10,9 +10,12 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from callers import check_problem, decide_many, experiment, new_name, reward_many, running
+from callers import check_problem, decide_many, experiment, reward_many, running
 from services import ThrowawayService, clean_environment
 from stores import wait_until
+
+from bandit_serve.server.app import ROUTES
+from bandit_serve.server.route import MULTIPART
 
 LARGEST_BODY = 2_000_000
 
@@ -122,10 +125,16 @@ def test_another_method_is_405_and_says_which_it_takes(service: ThrowawayService
 
 
 def test_a_body_above_the_limit_is_413(service: ThrowawayService) -> None:
-    name = new_name()
-    largest = b" " * (LARGEST_BODY - 2) + b"{}"
-    assert service.call("POST", f"/v1/experiments/{name}/decide", largest).status == 404
-    check_problem(service.call("POST", f"/v1/experiments/{name}/decide", largest + b" "), 413)
+    for route in ROUTES:
+        if route.takes is None or route.media == MULTIPART:
+            continue
+        path = re.sub(r"\{\w+\}", "a", route.path)
+        most = min(route.max_body or LARGEST_BODY, LARGEST_BODY)
+        largest = b" " * (most - 2) + b"{}"
+        assert service.call(route.method, path, largest).status in (400, 404), route.label
+        refused = service.call(route.method, path, largest + b" ")
+        check_problem(refused, 413)
+        assert str(most) in refused.body["detail"], route.label
     announced = say(service, head("/v1/rewards", f"Content-Length: {10**12}"))
     assert announced.startswith(b"HTTP/1.1 413 ")
     chunks = b"10000\r\n" + b"x" * 65_536 + b"\r\n"

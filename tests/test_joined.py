@@ -44,12 +44,13 @@ def reward(waiting: JoinedDecisions, counter: int, value: float, time_ms: int, a
 
 def closed(waiting: JoinedDecisions, now_ms: int) -> list[tuple[int, int, float]]:
     """Number, arm and value of each."""
-    found = waiting.close(now_ms)
-    if found is None:
-        return []
-    numbers = found.x[:, 0].astype(int)
-    np.testing.assert_array_equal(found.x, features(numbers.tolist()))
-    return list(zip(numbers.tolist(), found.arms.tolist(), found.values.tolist(), strict=True))
+    found = []
+    for some in waiting.close(now_ms, most=2):
+        assert 1 <= len(some.arms) <= 2
+        numbers = some.x[:, 0].astype(int)
+        np.testing.assert_array_equal(some.x, features(numbers.tolist()))
+        found += zip(numbers.tolist(), some.arms.tolist(), some.values.tolist(), strict=True)
+    return found
 
 
 END_MS = 2 * WINDOW_MS

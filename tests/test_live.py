@@ -11,11 +11,12 @@ import pytest
 from makers import created, experiment, exposed, record, rewards
 
 from bandit_serve import events
+from bandit_serve import live as module
 from bandit_serve.errors import InvalidInput, UnreadableEntry
 from bandit_serve.events import HELD_OUT, Census, Change, Changed, Event, Exposed, Rewarded, Tick
 from bandit_serve.experiment import Arm, Experiment, Ramp, Standing
 from bandit_serve.experiment import Policy as PolicySettings
-from bandit_serve.live import MAX_HISTORY, LiveExperiment
+from bandit_serve.live import MAX_HISTORY, PIECE_NUMBERS, PIECE_ROWS, LiveExperiment
 from bandit_serve.store.offset import Offset
 
 WINDOW_MS = 2_000
@@ -503,6 +504,58 @@ def test_states_with_context_are_equal_bit_for_bit(kind: str, missing: str) -> N
         part = folded(log[:cut])
         assert folded(log[cut:], LiveExperiment.from_state(part.offset, part.state())).state() == live.state()
         assert_captured_once(part, log[cut:])
+
+
+@pytest.mark.parametrize("missing", ["zero", "ignore"])
+@pytest.mark.parametrize(("kind", "shared"), [("lin_ts", True), ("lin_ucb", False), ("logistic_ts", False)])
+def test_an_entry_in_pieces_leaves_the_state_of_one_in_one_piece(
+    kind: str, shared: bool, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the size of the pieces, and whoever asks for shares between them."""
+    arms = [{"name": name, "features": [float(i)] if shared else None} for i, name in enumerate("ab")]
+    made = contextual(
+        kind,
+        arms=arms,
+        policy={"kind": kind, "half_life": "5s"},
+        attribution={"window": f"{WINDOW_MS}ms", "missing": missing},
+    )
+    generator = np.random.default_rng(9)
+    log: Log = [(Offset(1, 0), created(made))]
+    for i in range(6):
+        first, time_ms = 300 * i, 10 + 400 * i
+        drawn = generator.integers(0, 2, 300)
+        shown = exposed(first, drawn.tolist(), [time_ms] * 300)
+        log.append((Offset(time_ms, 0), with_x(shown, generator)))
+        counters = range(first, first + 300, 2)
+        rows = rewards(counters, values=(generator.random(150) < 0.3).astype(float), times_ms=time_ms)
+        rows["arm"] = drawn[::2]
+        log.append((Offset(time_ms + 100, 0), with_x(Rewarded(rows), generator)))
+    log.append((Offset(900, 0), Tick()))
+    log.append((Offset(9_000, 0), Tick()))
+    log = sorted(log, key=lambda entry: entry[0])
+    monkeypatch.setattr(module, "PIECE_ROWS", 10**9)
+    monkeypatch.setattr(module, "PIECE_NUMBERS", 10**12)
+    whole = folded(log)
+    assert whole.policy.counts.sum() > 0
+    pieces = []
+    for rows_in_a_piece, numbers in ((1, 1), (7, 100), (PIECE_ROWS, PIECE_NUMBERS)):
+        monkeypatch.setattr(module, "PIECE_ROWS", rows_in_a_piece)
+        monkeypatch.setattr(module, "PIECE_NUMBERS", numbers)
+        live = LiveExperiment(created(made))
+        n_pieces = 0
+        for offset, event in log:
+            for _ in live.steps(offset, event):
+                n_pieces += 1
+                assert live.midway
+                with pytest.raises(RuntimeError, match="in the middle of an entry"):
+                    live.state()
+                if n_pieces % 50 == 0:
+                    x = generator.normal(size=live.n_features).astype(np.float32)
+                    assert live.shares(x=x).sum() == pytest.approx(1.0)
+            assert not live.midway
+        assert live.state() == whole.state()
+        pieces.append(n_pieces)
+    assert pieces[0] > pieces[1] > pieces[2]
 
 
 @pytest.mark.parametrize("missing", ["zero", "ignore"])

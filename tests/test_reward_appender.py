@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -326,5 +327,26 @@ def test_stopping_tells_everyone_who_waits(server: ThrowawayStore) -> None:
         finally:
             server.resume()
         assert all(isinstance(failure, StoreUnavailable) for failure in found)
+
+    on(server, scenario)
+
+
+def test_an_entry_moves_no_more_of_a_model_than_is_folded_quickly(server: ThrowawayStore) -> None:
+    order = 500
+    most = module.MAX_GROUP_NUMBERS // order**2
+
+    async def scenario(store: Store, _: RewardAppender, now_ms: int) -> None:
+        appender = RewardAppender(store, OWNER, ("click",), WINDOW_MS, order)
+        n = 2 * most + 3
+        x = np.arange(n * 2, dtype=np.float32).reshape(n, 2)
+        verdicts, alone = await asyncio.gather(
+            appender.append(rewards(range(n), times_ms=now_ms), x),
+            appender.append(rewards([1, n], times_ms=now_ms), x[:2]),
+        )
+        assert (verdicts, alone) == (b"a" * n, b"da")
+        found = [decode(entry.kind, entry.data, 2) for entry in await store.read(OWNER, START, 1_000)]
+        assert [len(each.rows) for each in found if isinstance(each, Rewarded)] == [most, most, 4]
+        counters = [each.rows["counter"].tolist() for each in found if isinstance(each, Rewarded)]
+        assert list(itertools.chain(*counters)) == list(range(n + 1))
 
     on(server, scenario)

@@ -5,22 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from bandit_serve.names import Name, OutsideName
+from bandit_serve.experiment import MAX_ARMS
+from bandit_serve.names import GivenName, OutsideName
 
 MAX_BATCH = 10_000
 MAX_ITEMS = 10_000
 MAX_K = 1_000
+# Over all requests of a batch, of `item_ids` and `k` together.
+MAX_BATCH_ITEMS = 100_000
+MAX_CONTEXT = 1_000
+MAX_REQUEST_FEATURES = 10_000
 
-Context = dict[str, float | str | bool | None]
+Context = Annotated[dict[str, float | str | bool | None], Meta(max_length=MAX_CONTEXT)]
+Eligible = Annotated[list[GivenName], Meta(max_length=MAX_ARMS)]
 Items = Annotated[list[OutsideName], Meta(max_length=MAX_ITEMS)]
+Texts = Annotated[list[str], Meta(max_length=MAX_REQUEST_FEATURES)]
+NamedFeatures = Annotated[dict[str, float | str | bool | Texts], Meta(max_length=MAX_REQUEST_FEATURES)]
+NumberedFeatures = Annotated[list[float], Meta(max_length=MAX_REQUEST_FEATURES)]
 
 
 class DecideRequest(Struct, frozen=True, forbid_unknown_fields=True):
     unit: OutsideName | None = None
     context: Context | None = None
-    eligible: list[Name] | None = None
+    eligible: Eligible | None = None
 
 
 class ScoreRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,7 +40,7 @@ class ScoreRequest(Struct, frozen=True, forbid_unknown_fields=True):
     item_ids: Annotated[list[OutsideName], Meta(min_length=1, max_length=MAX_ITEMS)] | None = None
     k: Annotated[int, Meta(ge=1, le=MAX_K)] | None = None
     exclude: Items = []
-    features: dict[str, float | str | bool | list[str]] | list[float] | None = None
+    features: NamedFeatures | NumberedFeatures | None = None
 
 
 class PredictRequest(ScoreRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -39,7 +48,7 @@ class PredictRequest(ScoreRequest, frozen=True, forbid_unknown_fields=True, kw_o
 
     unit: OutsideName | None = None
     context: Context | None = None
-    eligible: list[Name] | None = None
+    eligible: Eligible | None = None
 
 
 class DecideBatch(Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,6 +61,13 @@ class DecideBatch(Struct, frozen=True, forbid_unknown_fields=True):
 
 class PredictBatch(Struct, frozen=True, forbid_unknown_fields=True):
     requests: Annotated[list[PredictRequest], Meta(max_length=MAX_BATCH)]
+
+
+class ContextColumns(Struct, frozen=True, forbid_unknown_fields=True):
+    """The columnar form with its contexts as they came, to be read one by one."""
+
+    units: Annotated[list[str], Meta(max_length=MAX_BATCH)]
+    contexts: Annotated[list[Raw], Meta(max_length=MAX_BATCH)] | None = None
 
 
 class ModelName(Struct, frozen=True):

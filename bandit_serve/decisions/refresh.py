@@ -11,6 +11,7 @@ from typing import Any
 
 from bandit_serve.decisions.decider import Decider
 from bandit_serve.decisions.draw import Vector
+from bandit_serve.policies import ContextualPolicy
 from bandit_serve.policies.serving import policy_from_state
 from bandit_serve.replica import Replica
 from bandit_serve.times import now_ms
@@ -85,6 +86,12 @@ class Refresher:
 
     async def _refresh(self, decider: Decider) -> None:
         keys = decider.subsets_in_use()
+        policy = decider.live.policy
+        if isinstance(policy, ContextualPolicy) and policy.to_redraw:
+            evidence, time_ms, everyone = decider.live.evidence, now_ms(), decider.everyone()
+            await asyncio.to_thread(policy.redraw)
+            decider.take(everyone, {}, evidence, time_ms)
+            return
         if decider.contextual or (not keys and len(decider.arm_names) <= MAX_ARMS_IN_LOOP):
             decider.refresh()
             return

@@ -20,6 +20,8 @@ MAX_WAITING_ROWS = 200_000
 # The same with features, of which a row may have two kilobytes.
 MAX_GROUP_BYTES = 4 * 2**20
 MAX_WAITING_BYTES = 64 * 2**20
+# Each row moves about so many numbers of a model; what an entry moves is folded within some tens of milliseconds.
+MAX_GROUP_NUMBERS = 2**26
 # An append costs about as much as four requests, whatever is in it, and each worker reads what each appended.
 PACE_S = 0.001
 
@@ -33,11 +35,22 @@ class _Waiting(NamedTuple):
 
 
 class RewardAppender:
-    """The rewards of one experiment on their way into its log."""
+    """The rewards of one experiment on their way into its log.
+
+    `n_features` is d of the experiment's context, `order` the coefficients of a model that learns from a row; 0 where
+    there is none.
+    """
 
     def __init__(
-        self, store: Store, owner: str, metrics: tuple[str, ...], window_ms: int, n_features: int = 0
+        self,
+        store: Store,
+        owner: str,
+        metrics: tuple[str, ...],
+        window_ms: int,
+        n_features: int = 0,
+        order: int = 0,
     ) -> None:
+        self._most_rows = max(1, min(MAX_GROUP_ROWS, MAX_GROUP_NUMBERS // max(order * order, 1)))
         self._store = store
         self._owner = owner
         self._metrics = metrics
@@ -62,18 +75,28 @@ class RewardAppender:
         """
         if self._waiting_rows + len(rows) > MAX_WAITING_ROWS:
             raise Overloaded(f"More than {MAX_WAITING_ROWS} rewards wait for the store.")
-        packed = rows.tobytes() if x is None else pack_rewards(rows, x)
-        if len(packed) != len(rows) * self._row_bytes:
+        row_bytes = rows.itemsize if x is None else rows.itemsize + x.itemsize * x.shape[1]
+        if row_bytes != self._row_bytes:
             raise UnreadableEntry(f"Rewards of {self._owner} take {self._row_bytes} bytes each in its log.")
-        if self._waiting and self._waiting_bytes + len(packed) > MAX_WAITING_BYTES:
+        if self._waiting and self._waiting_bytes + len(rows) * row_bytes > MAX_WAITING_BYTES:
             raise Overloaded(f"More than {MAX_WAITING_BYTES} bytes of rewards wait for the store.")
-        waiting = _Waiting(rows, packed, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
-        self._waiting_rows += len(rows)
-        self._waiting_bytes += len(packed)
+        parts = []
+        for start in range(0, max(len(rows), 1), self._most_rows):
+            some = slice(start, start + self._most_rows)
+            parts.append(self._wait(rows[some], None if x is None else x[some]))
         if self._running is None:
             self._running = asyncio.create_task(self._run(), name=f"rewards of {self._owner}")
-        return await waiting.verdicts
+        if len(parts) == 1:
+            return await parts[0]
+        return b"".join(await asyncio.gather(*parts))
+
+    def _wait(self, rows: Rows, x: NDArray[np.float32] | None) -> asyncio.Future[bytes]:
+        packed = rows.tobytes() if x is None else pack_rewards(rows, x)
+        verdicts = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(rows, packed, verdicts))
+        self._waiting_rows += len(rows)
+        self._waiting_bytes += len(packed)
+        return verdicts
 
     async def _run(self) -> None:
         group: list[_Waiting] = []
@@ -116,7 +139,7 @@ class RewardAppender:
         n_rows, n_bytes = len(group[0].rows), len(group[0].packed)
         while (
             self._waiting
-            and n_rows + len(self._waiting[0].rows) <= MAX_GROUP_ROWS
+            and n_rows + len(self._waiting[0].rows) <= self._most_rows
             and n_bytes + len(self._waiting[0].packed) <= MAX_GROUP_BYTES
         ):
             group.append(self._waiting.popleft())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable
 
@@ -54,7 +55,8 @@ class ExperimentChanges:
         return self._replica.experiment(name)
 
     async def create(self, experiment: Experiment, who: str) -> LiveExperiment:
-        experiment = servable(experiment)
+        # Its payloads, which may be many, are looked into: a thread lets others have their turn.
+        experiment = await asyncio.to_thread(servable, experiment)
         await self._tail.hear_news(experiment.id)
         require_versions(experiment, self._replica.registry)
         now_ms = await self._store.time_ms()
@@ -323,7 +325,8 @@ def _index(record: Record, arm: str) -> int:
 
 def _ramps_begin(record: Record, now_ms: int) -> Record:
     """The ramps of arms that were added to the draft count from its start."""
-    for k, standing in enumerate(record.standings):
-        if standing.ramp is not None:
-            record = record.with_standing(k, msgspec.structs.replace(standing, ramp_since_ms=now_ms))
-    return record
+    standings = tuple(
+        standing if standing.ramp is None else msgspec.structs.replace(standing, ramp_since_ms=now_ms)
+        for standing in record.standings
+    )
+    return msgspec.structs.replace(record, standings=standings)

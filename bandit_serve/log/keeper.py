@@ -182,9 +182,9 @@ class Keeper:
 
     async def _keep_experiment(self, name: str) -> None:
         """Trims also where a snapshot can not be written: a full store is freed by it, behind an earlier one."""
-        live = self._replica.experiments.get(name)
-        if live is None:
+        if name not in self._replica.experiments:
             return
+        live = await self._replica.at_rest(name)
         try:
             offset, pack = live.offset, live.capture()
             await self._keep_results(live)

@@ -175,13 +175,18 @@ class Tail:
             return await self._store.identity()
 
     async def _apply(self, found: dict[str, list[Entry]]) -> None:
-        """Applies entries in their order; requests have their turn meanwhile."""
+        """Applies entries in their order, the largest log last; requests have their turn meanwhile."""
         turn = Turn()
-        for owner, entries in found.items():
-            for entry in entries:
-                self._replica.apply(owner, entry)
-                if turn.over:
+        for owner in sorted(found, key=lambda owner: sum(len(entry.data) for entry in found[owner])):
+            for entry in found[owner]:
+                for heavy in self._replica.steps(owner, entry):
+                    if heavy is not None:
+                        await asyncio.to_thread(heavy.do)
+                    elif turn.over:
+                        await turn.give_way()
+                if turn.over or self._replica.awaited:
                     await turn.give_way()
+            self._wake()
 
     async def _read_news(self) -> dict[str, list[Entry]]:
         """What came since, of logs of which nothing is missing before it."""

@@ -9,7 +9,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.errors import InvalidInput
+from bandit_serve.errors import FieldError, InvalidInput
 from bandit_serve.experiment import ContextField, context_errors
 
 Value = float | int | str | bool
@@ -35,11 +35,14 @@ class Features:
     varies, such as a year, should have its `mean` given: less is to be learned then.
     """
 
-    def __init__(self, fields: Sequence[ContextField]) -> None:
-        """InvalidInput names what is wrong with the fields."""
+    def __init__(self, fields: Sequence[ContextField], most: int | None = None) -> None:
+        """InvalidInput names what is wrong with the fields, or says that they have more than `most` features."""
         errors = context_errors(fields)
         if errors:
             raise InvalidInput(f"The context is not valid: {errors[0].at}: {errors[0].detail}.", errors)
+        if most is not None and (n_features := n_features_of(fields)) > most:
+            detail = f"expected at most {most} features in all, not {n_features}"
+            raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])
         self.fields = tuple(fields)
         self.missing = dict.fromkeys((field.name for field in fields), 0)
         self.unknown = dict(self.missing)
@@ -51,13 +54,10 @@ class Features:
             places[field.name] = slice(len(names), len(names) + len(own))
             names += own
         self._pairs: list[tuple[slice, slice]] = []
-        for field in fields:
-            for other in field.interactions or ():
-                left, right = places[field.name], places[other]
-                # Two fields that name each other have one interaction.
-                if (right, left) not in self._pairs:
-                    self._pairs.append((left, right))
-                    names += [f"{a} × {b}" for a in names[left] for b in names[right]]
+        for name, other in interactions(fields):
+            left, right = places[name], places[other]
+            self._pairs.append((left, right))
+            names += [f"{a} × {b}" for a in names[left] for b in names[right]]
         self._places = places
         self._n_plain = places[fields[-1].name].stop if fields else 1
         self._categories = {
@@ -130,6 +130,29 @@ class Features:
             self.unknown[field.name] += 1
             return last
         return place
+
+
+def n_features_of(fields: Sequence[ContextField]) -> int:
+    """How many features contexts with these fields have, without making any of them. The fields have no errors."""
+    widths = {field.name: _width(field) for field in fields}
+    products = (widths[name] * widths[other] for name, other in interactions(fields))
+    return 1 + sum(widths.values()) + sum(products)
+
+
+def interactions(fields: Sequence[ContextField]) -> list[tuple[str, str]]:
+    """Each pair of fields that is to interact, once: two fields that name each other have one interaction."""
+    pairs: dict[tuple[str, str], None] = {}
+    for field in fields:
+        for other in field.interactions or ():
+            if (other, field.name) not in pairs:
+                pairs[field.name, other] = None
+    return list(pairs)
+
+
+def _width(field: ContextField) -> int:
+    if field.kind == "numeric":
+        return 2
+    return 1 + (len(field.values) if field.values is not None else field.buckets or 0)
 
 
 def feature_names(field: ContextField) -> list[str]:

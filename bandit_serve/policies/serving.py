@@ -9,7 +9,7 @@ from bandit_serve.errors import FieldError, InvalidInput
 from bandit_serve.experiment import MAX_FEATURES, ByArm, Experiment, Metric
 from bandit_serve.experiment import Policy as PolicySettings
 from bandit_serve.policies import POLICIES, ContextualPolicy, FixedSplit, Policy, Thompson
-from bandit_serve.policies.features import Features
+from bandit_serve.policies.features import Features, n_features_of
 from bandit_serve.policies.thompson import LIKELIHOODS
 
 OWN = (
@@ -27,7 +27,7 @@ OWN = (
 )
 PARAMETERS = frozenset(PolicySettings.__struct_fields__)
 FOLD_SEED = 0
-# Of one model: the fold makes inverses anew, which holds all requests up for about 0.1 s at this size.
+# Of one model: its inverse is made anew in about 0.1 s, which the fold of its experiment waits for, and nobody else.
 MOST_COEFFICIENTS = 1_024
 # Of all models' matrices, sums and inverses: 64 MiB in each worker and in each snapshot, of which the store keeps some.
 MOST_NUMBERS = 1 << 23
@@ -45,11 +45,13 @@ def features_of(experiment: Experiment) -> Features | None:
     """How the experiment's contexts become vectors; None where it has no context. `InvalidInput` if it is too large."""
     if not experiment.context:
         return None
-    features = Features(experiment.context)
-    if features.n_features > MAX_FEATURES:
-        detail = f"expected at most {MAX_FEATURES} features in all, not {features.n_features}"
-        raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])
-    return features
+    return Features(experiment.context, most=MAX_FEATURES)
+
+
+def order_of(experiment: Experiment) -> int:
+    """The coefficients of a model over the experiment's features and those of its arms; 0 where it has no context."""
+    d, m = n_features_of(experiment.context), len(experiment.arms[0].features or ())
+    return d + m + d * m if experiment.context else 0
 
 
 def from_experiment(experiment: Experiment) -> Policy | ContextualPolicy:
@@ -112,8 +114,7 @@ def _of_context(experiment: Experiment, features: Features | None) -> dict[str, 
     if len({len(own or ()) for own in of_arms}) > 1:
         detail = "expected as many features for each arm"
         raise InvalidInput(f"arms: {detail}.", [FieldError("arms", detail)])
-    d, m = features.n_features, len(of_arms[0] or ())
-    order, models = d + m + d * m, 1 if shared else len(of_arms)
+    d, order, models = features.n_features, order_of(experiment), 1 if shared else len(of_arms)
     if order > MOST_COEFFICIENTS or models * order * (order + 1) > MOST_NUMBERS:
         detail = (
             f"expected fewer features or arms: {models} models of {order} coefficients each are too large to be "

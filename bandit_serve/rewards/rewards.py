@@ -14,6 +14,7 @@ from bandit_serve.experiment import Experiment, Metric
 from bandit_serve.log.append import RewardAppender
 from bandit_serve.log.keeper import load_keyring
 from bandit_serve.log.tail import Tail
+from bandit_serve.policies.serving import order_of
 from bandit_serve.replica import Replica, set_aside
 from bandit_serve.rewards.messages import Reward, Verdict
 from bandit_serve.store.keys import COMMON
@@ -34,8 +35,8 @@ class Desk:
         }
         self._metrics[None] = self._metrics[experiment.objective.name]
         names = tuple(metric.name for metric in experiment.metrics)
-        window_ms = experiment.attribution.window_ms
-        self.appender = RewardAppender(store, experiment.id, names, window_ms, n_features)
+        window_ms, order = experiment.attribution.window_ms, order_of(experiment)
+        self.appender = RewardAppender(store, experiment.id, names, window_ms, n_features, order)
 
     def metric_of(self, reward: Reward) -> int | None:
         """The index of a reward's metric; None where there is none or it does not take the value."""

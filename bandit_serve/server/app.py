@@ -45,7 +45,7 @@ from bandit_serve.server.openapi import document
 from bandit_serve.server.problems import problem_response
 from bandit_serve.server.route import EITHER, MULTIPART, Entries, Route
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Reply, read_bytes
+from bandit_serve.server.wire import MAX_BODY, Reply, read_bytes
 from bandit_serve.views import (
     ExperimentList,
     ExperimentView,
@@ -61,6 +61,16 @@ from bandit_serve.views import (
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 UNMATCHED = "unmatched"
+# A reason has a thousand characters, of which each may be written as six.
+REASON_BYTES = 16 * 1024
+# 1,000 arms by name, and a context.
+DECIDE_BYTES = 256 * 1024
+# 10,000 items of 256 bytes, of which many may be written as escapes.
+SCORE_BYTES = 4 * 2**20
+POLICY_BYTES = 2**20
+# A payload of 64 KiB, however it is laid out, and features.
+ARM_BYTES = 256 * 1024
+PATCH_BYTES = 256 * 1024
 ALWAYS_OPEN = ("/health/live", "/health/ready")
 # After these the rest of the body may still come, or never: no other request can follow it.
 BODY_ABANDONED = frozenset({408, 413})
@@ -89,6 +99,7 @@ ROUTES: tuple[Route, ...] = (
         optional=True,
         refuses=(409,),
         hot=True,
+        max_body=DECIDE_BYTES,
     ),
     Route(
         "POST",
@@ -100,6 +111,7 @@ ROUTES: tuple[Route, ...] = (
         media=EITHER,
         refuses=(409, 501),
         hot=True,
+        max_body=SCORE_BYTES,
     ),
     Route(
         "POST",
@@ -132,6 +144,7 @@ ROUTES: tuple[Route, ...] = (
         Scored,
         media=EITHER,
         refuses=(409, 501),
+        max_body=SCORE_BYTES,
     ),
     Route(
         "POST",
@@ -142,6 +155,7 @@ ROUTES: tuple[Route, ...] = (
         Scored,
         media=EITHER,
         refuses=(409, 501),
+        max_body=SCORE_BYTES,
     ),
     Route("GET", "/health/live", "operations.live", "Whether this worker runs.", answers=Health),
     Route("GET", "/health/ready", "operations.ready", "Whether this worker can serve.", answers=Health),
@@ -180,6 +194,7 @@ ROUTES: tuple[Route, ...] = (
         Policy,
         ExperimentView,
         refuses=(409, 412, 501),
+        max_body=POLICY_BYTES,
     ),
     Route(
         "POST",
@@ -189,6 +204,7 @@ ROUTES: tuple[Route, ...] = (
         ArmRequest,
         ExperimentView,
         refuses=(409, 412, 501),
+        max_body=ARM_BYTES,
     ),
     Route(
         "DELETE",
@@ -199,6 +215,7 @@ ROUTES: tuple[Route, ...] = (
         ExperimentView,
         optional=True,
         refuses=(409, 412),
+        max_body=REASON_BYTES,
     ),
     Route(
         "POST",
@@ -209,6 +226,7 @@ ROUTES: tuple[Route, ...] = (
         ExperimentView,
         optional=True,
         refuses=(409, 412),
+        max_body=REASON_BYTES,
     ),
     Route(
         "POST",
@@ -219,6 +237,7 @@ ROUTES: tuple[Route, ...] = (
         ExperimentView,
         optional=True,
         refuses=(409, 412),
+        max_body=REASON_BYTES,
     ),
     Route(
         "POST",
@@ -229,6 +248,7 @@ ROUTES: tuple[Route, ...] = (
         ExperimentView,
         optional=True,
         refuses=(409, 412),
+        max_body=REASON_BYTES,
     ),
     Route(
         "POST",
@@ -239,6 +259,7 @@ ROUTES: tuple[Route, ...] = (
         ExperimentView,
         optional=True,
         refuses=(409, 412),
+        max_body=REASON_BYTES,
     ),
     Route(
         "POST",
@@ -249,6 +270,7 @@ ROUTES: tuple[Route, ...] = (
         ExperimentView,
         optional=True,
         refuses=(409, 412),
+        max_body=REASON_BYTES,
     ),
     Route(
         "GET",
@@ -281,6 +303,7 @@ ROUTES: tuple[Route, ...] = (
         ModelView,
         optional=True,
         refuses=(409,),
+        max_body=REASON_BYTES,
     ),
     Route(
         "GET",
@@ -330,6 +353,7 @@ ROUTES: tuple[Route, ...] = (
         "Adds metrics and metadata to a version.",
         PatchRequest,
         VersionView,
+        max_body=PATCH_BYTES,
     ),
     Route(
         "POST",
@@ -339,6 +363,7 @@ ROUTES: tuple[Route, ...] = (
         StatusRequest,
         VersionView,
         refuses=(409,),
+        max_body=REASON_BYTES,
     ),
     Route(
         "GET",
@@ -376,9 +401,12 @@ def make_app(service: Service) -> tuple[web.Application, Lane]:
     for route in ROUTES:
         group, name = route.handler.split(".")
         endpoint = getattr(groups[group], name)
+        max_body = min(route.max_body or service.settings.max_body, service.settings.max_body)
         if route.hot:
-            lane.add(route.path, route.label, endpoint)
+            lane.add(route.path, route.label, endpoint, max_body)
             endpoint = _ordinary(endpoint, service.settings.seconds("body_timeout"))
+        if route.max_body is not None:
+            endpoint = _limited(endpoint, max_body)
         labels[app.router.add_route(route.method, route.path, endpoint)] = route.label
     return app, lane
 
@@ -392,6 +420,14 @@ def _ordinary(endpoint: Endpoint, timeout_s: float) -> Handler:
         if not isinstance(reply, Reply):
             reply = await reply
         return web.Response(body=reply.body, headers={"Content-Type": reply.content_type})
+
+    return handle
+
+
+def _limited(handler: Handler, max_body: int) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        request[MAX_BODY] = max_body
+        return await handler(request)
 
     return handle
 

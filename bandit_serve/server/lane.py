@@ -19,10 +19,10 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE, HttpVersion11, RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
 
-from bandit_serve.errors import InvalidInput, TooLarge
+from bandit_serve.errors import InvalidInput
 from bandit_serve.server.problems import problem_parts, problem_response
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Reply
+from bandit_serve.server.wire import Reply, too_large
 
 Endpoint = Callable[[str, Mapping[str, str], bytes], Reply | Awaitable[Reply]]
 
@@ -31,11 +31,12 @@ MAX_PATHS = 10_000
 
 
 class Hot(NamedTuple):
-    """An endpoint, the name in its path, and what its requests are counted as."""
+    """An endpoint, the name in its path, what its requests are counted as, and how large they may be."""
 
     endpoint: Endpoint
     name: str
     label: str
+    max_body: int
 
 
 class Lane:
@@ -44,24 +45,25 @@ class Lane:
     def __init__(self, service: Service) -> None:
         self.service = service
         self._paths: dict[str, Hot] = {}
-        self._patterns: list[tuple[re.Pattern[str], str, Endpoint]] = []
+        self._patterns: list[tuple[re.Pattern[str], Hot]] = []
 
-    def add(self, path: str, label: str, endpoint: Endpoint) -> None:
+    def add(self, path: str, label: str, endpoint: Endpoint, max_body: int) -> None:
+        hot = Hot(endpoint, "", label, max_body)
         if EXPERIMENT not in path:
-            self._paths[path] = Hot(endpoint, "", label)
+            self._paths[path] = hot
             return
         before, _, after = path.partition(EXPERIMENT)
         pattern = re.compile(re.escape(before) + r"([A-Za-z0-9._-]+)" + re.escape(after))
-        self._patterns.append((pattern, label, endpoint))
+        self._patterns.append((pattern, hot))
 
     def find(self, path: str) -> Hot | None:
         """The hot route of a path without escapes or a query; None for all others."""
         found = self._paths.get(path)
         if found is None and self.service.ready:
-            for pattern, label, endpoint in self._patterns:
+            for pattern, hot in self._patterns:
                 match = pattern.fullmatch(path)
                 if match is not None and match[1] in self.service.replica.experiments:
-                    found = Hot(endpoint, match[1], label)
+                    found = hot._replace(name=match[1])
                     if len(self._paths) < MAX_PATHS:
                         self._paths[path] = found
                     break
@@ -71,12 +73,11 @@ class Lane:
 class LaneProtocol(web.RequestHandler):
     """A connection. While it is idle, or an answer of the lane is on its way, `start()` sleeps on `_waiter`."""
 
-    __slots__ = ("_answering", "_lane", "_looking", "_max_body")
+    __slots__ = ("_answering", "_lane", "_looking")
 
     def __init__(self, lane: Lane, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self._lane = lane
-        self._max_body = lane.service.settings.max_body
         self._answering: asyncio.Task[None] | None = None
         self._looking = False
 
@@ -148,8 +149,8 @@ class LaneProtocol(web.RequestHandler):
         started_s = time.perf_counter()
         try:
             body = payload.read_nowait()
-            if len(body) > self._max_body:
-                raise TooLarge("The request's body is larger than this service accepts.")
+            if len(body) > hot.max_body:
+                raise too_large(hot.max_body)
             reply = hot.endpoint(hot.name, headers, body)
         except Exception as error:
             self._refuse(hot, error, started_s)

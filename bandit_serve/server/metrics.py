@@ -180,7 +180,8 @@ class ServiceCollector(Collector):
             labels=["experiment", "arm"],
         )
         room = MAX_EXPERIMENT_SERIES
-        for name, live in self._replica.experiments.items():
+        # In a thread, beside which experiments may come.
+        for name, live in list(self._replica.experiments.items()):
             room -= len(live.experiment.arms)
             if room < 0:
                 break

@@ -16,6 +16,8 @@ from bandit_serve import errors
 log = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
+# A sentence may name what a caller sent, which may be long.
+MAX_DETAIL = 1_000
 
 STATUS: Mapping[type[Exception], int] = {
     errors.TooLarge: 413,
@@ -70,7 +72,8 @@ def problem(error: Exception) -> Problem:
         status = STATUS.get(kind)
         if status is not None:
             fields = getattr(error, "errors", ())
-            return _problem(status, str(error), [FieldProblem(each.at, each.detail) for each in fields])
+            told = [FieldProblem(_clipped(each.at), _clipped(each.detail)) for each in fields]
+            return _problem(status, _clipped(str(error)), told)
     if isinstance(error, TimeoutError):
         return _problem(408, "The request's body did not arrive in time.")
     if isinstance(error, HttpProcessingError | web.RequestPayloadError):
@@ -84,6 +87,10 @@ def problem(error: Exception) -> Problem:
 def _problem(status: int, detail: str, fields: list[FieldProblem] | None = None) -> Problem:
     slug, title = TITLES.get(status, ("error", "An error"))
     return Problem(f"urn:bandit-serve:problem:{slug}", title, status, detail, fields or UNSET)
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= MAX_DETAIL else f"{text[:MAX_DETAIL]} …"
 
 
 def _http_detail(error: web.HTTPException) -> str:

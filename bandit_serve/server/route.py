@@ -23,7 +23,8 @@ class Route(NamedTuple):
     `answers` is the type of the answer's body, or a tuple of alternatives; a `str` goes out as plain text.
     `refuses` are statuses beyond those that every route of its shape has; 412 says that it heeds `If-Match`.
     A `hot` one is answered by the lane (`lane.py`) when the whole request is there: its handler is a function of the
-    name in the path, the headers and the body.
+    name in the path, the headers and the body. `max_body` is what it needs for the most that `takes` allows, in bytes,
+    where that is less than the setting of that name.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Route(NamedTuple):
     status: int = 200
     refuses: tuple[int, ...] = ()
     hot: bool = False
+    max_body: int | None = None
 
     @property
     def label(self) -> str:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast
 
 import msgspec
 from aiohttp import web
 
-from bandit_serve.errors import InvalidInput, TooLarge, UnsupportedMedia
+from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
+from bandit_serve.turn import Turn
 from bandit_serve.validation import invalid
 
 T = TypeVar("T")
 
 JSON, MSGPACK = "application/json", "application/msgpack"
 JSON_HEADERS = {"Content-Type": JSON}
+
+MAX_ANSWER_BYTES = 32 * 2**20
+# Each value of JSON costs some tenths of a microsecond, in one piece, before anything can be said of it.
+MAX_VALUES = 200_000
+# Up to this size, nothing that a body may hold takes long to be read.
+LARGE_BYTES = 256 * 1024
+# What a request's route takes at most, where that is less than what the service does.
+MAX_BODY: web.RequestKey[int] = web.RequestKey("max_body", int)
 
 encode_json = msgspec.json.Encoder().encode
 encode_msgpack = msgspec.msgpack.Encoder().encode
@@ -52,6 +61,7 @@ class Body(Generic[T]):
             body, content_type = b"{}", JSON
         try:
             if content_type == JSON or _essence(content_type) == JSON:
+                _check_values(body)
                 return self._json(body)
             if self.msgpack and _essence(content_type) == MSGPACK:
                 return self._msgpack(body)
@@ -69,7 +79,7 @@ class Entries(Generic[T]):
     `field` is the batch's only field, a list of at most `most` of `kind`.
     """
 
-    def __init__(self, kind: type[T], field: str, most: int) -> None:
+    def __init__(self, kind: Any, field: str, most: int) -> None:
         self._field = field
         many = Annotated[list[msgspec.Raw], msgspec.Meta(max_length=most)]
         batch = msgspec.defstruct("Batch", [(field, many)], forbid_unknown_fields=True)
@@ -78,17 +88,50 @@ class Entries(Generic[T]):
             MSGPACK: (msgspec.msgpack.Decoder(batch).decode, msgspec.msgpack.Decoder(kind).decode),
         }
 
-    def after(self, error: InvalidInput, headers: Mapping[str, str], body: bytes) -> list[T | InvalidInput]:
+    async def after(
+        self, error: InvalidInput, headers: Mapping[str, str], body: bytes
+    ) -> list[T | InvalidInput]:
         """Each entry or what is wrong with it; raises `error`, for which the batch was refused, if it is none."""
-        form = self._read.get(_essence(headers.get("Content-Type", JSON)))
-        if form is None:
+        entries = None if isinstance(error, TooLarge) else await self.each(headers, body)
+        if entries is None:
             raise error
+        return entries
+
+    async def each(self, headers: Mapping[str, str], body: bytes) -> list[T | InvalidInput] | None:
+        """Each entry or what is wrong with it, read in turns; None where the body is no such batch."""
+        essence = _essence(headers.get("Content-Type", JSON))
+        form = self._read.get(essence)
+        if form is None:
+            return None
+        if essence == JSON:
+            _check_values(body)
         decode_batch, decode = form
         try:
             raws: list[msgspec.Raw] = getattr(decode_batch(body), self._field)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise error from None
-        return [_read_entry(decode, raw) for raw in raws]
+            return None
+        return await _read_all(decode, raws)
+
+    async def read(self, headers: Mapping[str, str], raws: Iterable[msgspec.Raw]) -> list[T]:
+        """Each of `raws`, read in turns; raises what is wrong with the first that is not valid."""
+        _, decode = self._read[_essence(headers.get("Content-Type", JSON))]
+        entries = await _read_all(decode, raws)
+        for i, entry in enumerate(entries):
+            if isinstance(entry, InvalidInput):
+                errors = [FieldError(f"{self._field}[{i}].{each.at}", each.detail) for each in entry.errors]
+                raise InvalidInput(f"{self._field}[{i}]: {entry}", errors)
+        return cast(list[T], entries)
+
+
+async def _read_all(
+    decode: Callable[[msgspec.Raw], T], raws: Iterable[msgspec.Raw]
+) -> list[T | InvalidInput]:
+    entries, turn = [], Turn()
+    for raw in raws:
+        entries.append(_read_entry(decode, raw))
+        if turn.over:
+            await turn.give_way()
+    return entries
 
 
 def _read_entry(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw) -> T | InvalidInput:
@@ -100,14 +143,34 @@ def _read_entry(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw) -> T | Inv
         return InvalidInput(f"The entry can not be read: {_sentence(str(error))}")
 
 
+def _check_values(body: bytes) -> None:
+    """`TooLarge` for JSON with more values than may be read in one piece. MessagePack says how many come."""
+    if len(body) > LARGE_BYTES and body.count(b",") > MAX_VALUES:
+        raise TooLarge(f"The body has more than {MAX_VALUES} values, by its commas; send it in parts.")
+
+
 async def read_bytes(request: web.Request, timeout_s: float) -> bytes:
-    """The whole body. One that is here already costs no timer."""
+    """The whole body, of which no more is kept than the route takes. One that is here already costs no timer."""
+    most = min(request.get(MAX_BODY, request.client_max_size), request.client_max_size)
+    if (request.content_length or 0) > most:
+        raise too_large(most)
     if request.content.is_eof():
-        return await request.read()
-    if (request.content_length or 0) > request.client_max_size:
-        raise TooLarge("The request's body is larger than this service accepts.")
+        return await _read_up_to(request, most)
     async with asyncio.timeout(timeout_s):
-        return await request.read()
+        return await _read_up_to(request, most)
+
+
+async def _read_up_to(request: web.Request, most: int) -> bytes:
+    body = bytearray()
+    while chunk := await request.content.readany():
+        body += chunk
+        if len(body) > most:
+            raise too_large(most)
+    return bytes(body)
+
+
+def too_large(most: int) -> TooLarge:
+    return TooLarge(f"The request's body is larger than the {most} bytes that are accepted here.")
 
 
 def answer(request: web.Request, content: Any, status: int = 200, etag: int | None = None) -> web.Response:
@@ -116,16 +179,92 @@ def answer(request: web.Request, content: Any, status: int = 200, etag: int | No
     return web.Response(status=status, body=encode_json(content), headers=headers)
 
 
+class Pairs(NamedTuple):
+    """The entries of an object, made one by one."""
+
+    entries: Iterator[tuple[str, Any]]
+
+
+async def answer_in_turns(fields: Mapping[str, Any], instead: str) -> web.Response:
+    """A JSON object of `fields`, of which an iterator is an array, and `Pairs` an object.
+
+    Their entries are made and encoded in turns. `TooLarge` when there are too many; `instead` says what to do.
+    """
+    body = bytearray()
+    turn = Turn()
+    for name, content in fields.items():
+        body += b"," if body else b"{"
+        body += encode_json(name) + b":"
+        if isinstance(content, Pairs):
+            brackets, parts = b"{}", map(_pair, content.entries)
+        elif isinstance(content, Iterator):
+            brackets, parts = b"[]", map(encode_json, content)
+        else:
+            body += encode_json(content)
+            continue
+        body += brackets[:1]
+        comma = b""
+        for part in parts:
+            body += comma + part
+            comma = b","
+            if len(body) > MAX_ANSWER_BYTES:
+                raise TooLarge(f"The answer is larger than {MAX_ANSWER_BYTES} bytes; {instead}.")
+            if turn.over:
+                await turn.give_way()
+        body += brackets[1:]
+    return web.Response(body=bytes(body) + b"}", headers=JSON_HEADERS)
+
+
+def _pair(entry: tuple[str, Any]) -> bytes:
+    return encode_json(entry[0]) + b":" + encode_json(entry[1])
+
+
 def negotiated(headers: Mapping[str, str], content: Any) -> Reply:
     """`content` in the form that `Accept` asks for; without a wish, in the form of the request."""
+    if _wants_msgpack(headers):
+        return Reply(encode_msgpack(content), MSGPACK)
+    return Reply(encode_json(content), JSON)
+
+
+def _wants_msgpack(headers: Mapping[str, str]) -> bool:
     accept = headers.get("Accept")
     if accept is None or accept == "*/*" or ("json" not in accept and "msgpack" not in accept):
         wanted = headers.get("Content-Type", JSON)
     else:
         wanted = accept
-    if "msgpack" in wanted and not ("json" in wanted and wanted.index("json") < wanted.index("msgpack")):
-        return Reply(encode_msgpack(content), MSGPACK)
-    return Reply(encode_json(content), JSON)
+    return "msgpack" in wanted and not ("json" in wanted and wanted.index("json") < wanted.index("msgpack"))
+
+
+class Responses:
+    """The answer to a batch, `{"responses": [ … ]}`, in the form of `negotiated`, encoded entry by entry."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._is_msgpack = _wants_msgpack(headers)
+        self._encode = encode_msgpack if self._is_msgpack else encode_json
+        self._entries: list[bytes] = []
+        self._nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, response: Any) -> None:
+        """`TooLarge` when the answer has become so."""
+        entry = self._encode(response)
+        self._entries.append(entry)
+        self._nbytes += len(entry)
+        if self._nbytes > MAX_ANSWER_BYTES:
+            raise answer_too_large()
+
+    def reply(self) -> Reply:
+        if self._is_msgpack:
+            # A map of one, and an array of 32 bits' length.
+            head = b"\x81" + encode_msgpack("responses") + b"\xdd" + len(self._entries).to_bytes(4, "big")
+            return Reply(b"".join([head, *self._entries]), MSGPACK)
+        return Reply(b'{"responses":[' + b",".join(self._entries) + b"]}", JSON)
+
+
+def answer_too_large() -> TooLarge:
+    return TooLarge(f"The answer could be larger than {MAX_ANSWER_BYTES} bytes; send fewer requests at once.")
 
 
 def revision(request: web.Request) -> int | None:

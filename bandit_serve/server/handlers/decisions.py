@@ -10,6 +10,9 @@ from msgspec import UNSET
 
 from bandit_serve.decisions.messages import (
     MAX_BATCH,
+    MAX_BATCH_ITEMS,
+    Context,
+    ContextColumns,
     DecideBatch,
     DecideRequest,
     PredictBatch,
@@ -17,14 +20,38 @@ from bandit_serve.decisions.messages import (
     PredictRequest,
     ScoreRequest,
 )
-from bandit_serve.errors import BanditServeError, Conflict, FieldError, InvalidInput, NotFound, Unavailable
+from bandit_serve.errors import (
+    BanditServeError,
+    Conflict,
+    FieldError,
+    InvalidInput,
+    NotFound,
+    TooLarge,
+    Unavailable,
+)
 from bandit_serve.server.problems import as_entry
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Body, Entries, Reply, negotiated
+from bandit_serve.server.wire import (
+    LARGE_BYTES,
+    MAX_ANSWER_BYTES,
+    Body,
+    Entries,
+    Reply,
+    Responses,
+    answer_too_large,
+    encode_json,
+    encode_msgpack,
+    negotiated,
+)
 from bandit_serve.store.keys import COMMON
 from bandit_serve.turn import Turn
 
 COLUMNS_OR_REQUESTS = "expected either requests or units"
+# Of an answer, beside its payload: names, numbers and a token without features.
+ENTRY_BYTES = 1_024
+TOKEN_BYTES_A_FEATURE = 6
+# Of an item with its name, and of a number in a list.
+ITEM_BYTES, NUMBER_BYTES = 300, 26
 
 
 class DecisionHandlers:
@@ -35,9 +62,13 @@ class DecisionHandlers:
         self._predict = Body(PredictRequest, timeout_s=timeout_s, msgpack=True)
         self._score = Body(ScoreRequest, timeout_s=timeout_s, msgpack=True)
         self._decide_batch = Body(DecideBatch, timeout_s=timeout_s, msgpack=True)
+        self._columns = Body(ContextColumns, timeout_s=timeout_s, msgpack=True)
+        self._contexts: Entries[Context | None] = Entries(Context | None, "contexts", MAX_BATCH)
         self._predict_batch = Body(PredictBatch, timeout_s=timeout_s, msgpack=True)
-        self._decide_entries = Entries(DecideRequest, "requests", MAX_BATCH)
-        self._predict_entries = Entries(PredictRequest, "requests", MAX_BATCH)
+        self._decide_entries: Entries[DecideRequest] = Entries(DecideRequest, "requests", MAX_BATCH)
+        # By experiment: its arms' payloads, and the bytes of the largest.
+        self._largest: dict[str, tuple[list[Any], int]] = {}
+        self._predict_entries: Entries[PredictRequest] = Entries(PredictRequest, "requests", MAX_BATCH)
 
     def decide(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply | Awaitable[Reply]:
         wish = self._decide.decode(headers, body)
@@ -81,10 +112,12 @@ class DecisionHandlers:
         return negotiated(headers, predicted)
 
     async def decide_batch(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        if len(body) > LARGE_BYTES:
+            return await self._decide_many(experiment, headers, body)
         try:
             batch = self._decide_batch.decode(headers, body)
         except InvalidInput as error:
-            wishes = self._decide_entries.after(error, headers, body)
+            wishes = await self._decide_entries.after(error, headers, body)
             return await self._decide_each(experiment, headers, wishes)
         if batch.units is UNSET:
             if batch.requests is UNSET:
@@ -96,51 +129,98 @@ class DecisionHandlers:
             raise InvalidInput(
                 f"The batch has both: {COLUMNS_OR_REQUESTS}.", [FieldError("", COLUMNS_OR_REQUESTS)]
             )
+        return await self._decide_columns(experiment, headers, batch.units, batch.contexts)
+
+    async def _decide_many(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        """A batch that takes long to be read: in turns, entry by entry."""
+        wishes = await self._decide_entries.each(headers, body)
+        if wishes is not None:
+            return await self._decide_each(experiment, headers, wishes)
+        columns = self._columns.decode(headers, body)
+        contexts = None if columns.contexts is None else await self._contexts.read(headers, columns.contexts)
+        return await self._decide_columns(experiment, headers, columns.units, contexts)
+
+    async def _decide_columns(
+        self,
+        experiment: str,
+        headers: Mapping[str, str],
+        units: list[str],
+        contexts: list[Context | None] | None,
+    ) -> Reply:
         await self._known(experiment)
-        columns = await self._service.decisions.decide_columns(experiment, batch.units, batch.contexts)
-        self._service.counters.add("decisions", len(batch.units))
+        columns = await self._service.decisions.decide_columns(experiment, units, contexts)
+        self._service.counters.add("decisions", len(units))
         return negotiated(headers, columns)
 
     async def _decide_each(
         self, experiment: str, headers: Mapping[str, str], wishes: Sequence[DecideRequest | InvalidInput]
     ) -> Reply:
         await self._known(experiment)
-        responses: list[Any] = []
-        turn = Turn()
+        await self._check_answer(experiment, len(wishes))
+        responses, turn = Responses(headers), Turn()
         for wish in wishes:
             try:
                 if isinstance(wish, InvalidInput):
                     raise wish
-                responses.append(self._service.decisions.decide(experiment, wish))
+                response: Any = self._service.decisions.decide(experiment, wish)
             except BanditServeError as error:
-                responses.append(as_entry(error))
+                response = as_entry(error)
+            responses.add(response)
             if turn.over:
                 await turn.give_way()
         self._service.counters.add("decisions", len(responses))
-        return negotiated(headers, {"responses": responses})
+        return responses.reply()
 
     async def predict_batch(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply:
         service = self._service
-        wishes: Sequence[PredictRequest | InvalidInput]
-        try:
-            wishes = self._predict_batch.decode(headers, body).requests
-        except InvalidInput as error:
-            wishes = self._predict_entries.after(error, headers, body)
+        wishes = await self._wishes_to_predict(headers, body)
+        items = [_items(wish) for wish in wishes if isinstance(wish, PredictRequest)]
+        if sum(ids + k for ids, k in items) > MAX_BATCH_ITEMS:
+            raise TooLarge(
+                f"The batch asks for more than {MAX_BATCH_ITEMS} items; send fewer requests at once."
+            )
         await self._known(experiment)
-        responses: list[Any] = []
-        turn = Turn()
+        nbytes = sum(ids * NUMBER_BYTES + k * ITEM_BYTES for ids, k in items)
+        await self._check_answer(experiment, len(wishes), nbytes)
+        responses, turn = Responses(headers), Turn()
         for wish in wishes:
             try:
                 if isinstance(wish, InvalidInput):
                     raise wish
                 found = service.decisions.predict(experiment, wish)
-                responses.append(found if isinstance(found, Predicted) else await found)
+                response: Any = found if isinstance(found, Predicted) else await found
             except BanditServeError as error:
-                responses.append(as_entry(error))
+                response = as_entry(error)
+            responses.add(response)
             if turn.over:
                 await turn.give_way()
         service.counters.add("predictions", len(responses))
-        return negotiated(headers, {"responses": responses})
+        return responses.reply()
+
+    async def _wishes_to_predict(
+        self, headers: Mapping[str, str], body: bytes
+    ) -> Sequence[PredictRequest | InvalidInput]:
+        if len(body) > LARGE_BYTES:
+            entries = await self._predict_entries.each(headers, body)
+            if entries is not None:
+                return entries
+        try:
+            return self._predict_batch.decode(headers, body).requests
+        except InvalidInput as error:
+            return await self._predict_entries.after(error, headers, body)
+
+    async def _check_answer(self, experiment: str, n: int, more_bytes: int = 0) -> None:
+        """`TooLarge` where n answers could be: before anything is decided, by the largest payload."""
+        decider = self._service.decisions.decider(experiment)
+        payloads, largest = self._largest.get(experiment, (None, 0))
+        if payloads is not decider.payloads:
+            payloads = decider.payloads
+            largest = await _largest(payloads)
+            self._largest[experiment] = payloads, largest
+        n_features = 0 if decider.features is None else decider.features.n_features
+        entry_bytes = ENTRY_BYTES + TOKEN_BYTES_A_FEATURE * n_features + largest
+        if n * entry_bytes + more_bytes > MAX_ANSWER_BYTES:
+            raise answer_too_large()
 
     async def score(self, request: web.Request) -> web.Response:
         service = self._service
@@ -172,3 +252,18 @@ class DecisionHandlers:
             await tail.hear_news(owner)
         except Unavailable:
             return
+
+
+def _items(wish: PredictRequest) -> tuple[int, int]:
+    """How many items a request names, and how many it wants named."""
+    return len(wish.item_ids or ()), wish.k or 0
+
+
+async def _largest(payloads: Sequence[Any]) -> int:
+    """The bytes of the largest payload, in either form."""
+    largest, turn = 0, Turn()
+    for payload in payloads:
+        largest = max(largest, len(encode_json(payload)), len(encode_msgpack(payload)))
+        if turn.over:
+            await turn.give_way()
+    return largest

@@ -13,15 +13,10 @@ from bandit_serve.experiment import Arm, Experiment, Policy, Ramp
 from bandit_serve.live import LiveExperiment
 from bandit_serve.names import Name
 from bandit_serve.results import report
+from bandit_serve.server.page import page
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Body, actor, answer, revision
-from bandit_serve.views import (
-    ExperimentList,
-    History,
-    experiment_view,
-    experiment_views,
-    history_view,
-)
+from bandit_serve.server.wire import Body, actor, answer, answer_in_turns, revision
+from bandit_serve.views import experiment_view, history_view, known_experiments, view_of
 
 Reason = Annotated[str, Meta(max_length=1_000)]
 
@@ -59,19 +54,20 @@ class ExperimentHandlers:
 
     async def list_all(self, request: web.Request) -> web.Response:
         await self._service.tail.hear_all_news()
-        return answer(request, ExperimentList(experiment_views(self._service.replica)))
+        replica = self._service.replica
+        names, after = page(request, known_experiments(replica))
+        fields = {"experiments": (view_of(replica, name) for name in names), "after": after}
+        return await answer_in_turns(fields, "ask for fewer with ?limit=")
 
     async def show(self, request: web.Request) -> web.Response:
         await self._service.tail.hear_news(_name(request))
         replica = self._service.replica
-        aside = replica.aside.get(_name(request))
-        if aside is None or aside.record is None:
-            return _answer(request, replica.experiment(_name(request)))
-        return answer(request, experiment_view(aside.record, aside), etag=aside.record.revision)
+        view = view_of(replica, _name(request))
+        return answer(request, view, etag=view.revision)
 
     async def history(self, request: web.Request) -> web.Response:
         live = await self._changes.known(_name(request))
-        return answer(request, History([history_view(entry) for entry in live.history]))
+        return await answer_in_turns({"history": map(history_view, list(live.history))}, "it is too long")
 
     async def results(self, request: web.Request) -> web.Response:
         live = await self._changes.known(_name(request))

@@ -15,14 +15,14 @@ from bandit_serve.log.model_changes import StoredArtifact, require_name, take_in
 from bandit_serve.models.catalogue import find_versions
 from bandit_serve.models.registry import VersionStatus
 from bandit_serve.names import Name
+from bandit_serve.server.page import page
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Body, actor, answer
+from bandit_serve.server.wire import Body, actor, answer, answer_in_turns
 from bandit_serve.validation import invalid
 from bandit_serve.views import (
     LoadedBy,
-    ModelList,
-    VersionPage,
     compare_versions,
+    model_history_view,
     model_summary,
     model_view,
     version_view,
@@ -30,6 +30,10 @@ from bandit_serve.views import (
 
 MAX_METADATA_BYTES = 65_536
 CHUNK_BYTES = 2**20
+# What a document of `documents.MAX_DOCUMENT_BYTES` may have.
+MAX_ENTRIES = 10_000
+Metrics = Annotated[dict[str, float], Meta(max_length=MAX_ENTRIES)]
+Metadata = Annotated[dict[str, Any], Meta(max_length=MAX_ENTRIES)]
 
 
 class VersionMetadata(Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,8 +41,8 @@ class VersionMetadata(Struct, frozen=True, forbid_unknown_fields=True):
 
     version: Name | None = None
     status: VersionStatus = "staged"
-    metrics: dict[str, float] = {}
-    metadata: dict[str, Any] = {}
+    metrics: Metrics = {}
+    metadata: Metadata = {}
 
 
 class Upload(Struct, frozen=True):
@@ -60,8 +64,8 @@ class RollbackRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PatchRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    metrics: dict[str, float] = {}
-    metadata: dict[str, Any] = {}
+    metrics: Metrics = {}
+    metadata: Metadata = {}
 
 
 class Loaded(Struct, frozen=True):
@@ -81,13 +85,21 @@ class ModelHandlers:
 
     async def list_all(self, request: web.Request) -> web.Response:
         registry = await self._changes.known()
-        return answer(
-            request, ModelList([model_summary(model) for _, model in sorted(registry.models.items())])
-        )
+        names, after = page(request, sorted(registry.models))
+        models = [registry.models[name] for name in names]
+        fields = {"models": map(model_summary, models), "after": after}
+        return await answer_in_turns(fields, "ask for fewer with ?limit=")
 
     async def show(self, request: web.Request) -> web.Response:
         registry = await self._changes.known()
-        return answer(request, model_view(registry.model(request.match_info["model"])))
+        model = registry.model(request.match_info["model"])
+        fields = {
+            "model": model.name,
+            "production": model.production,
+            "versions": map(version_view, list(model.versions.values())),
+            "history": map(model_history_view, list(model.history)),
+        }
+        return await answer_in_turns(fields, "ask for its versions page by page at /versions")
 
     async def show_version(self, request: web.Request) -> web.Response:
         registry = await self._changes.known()
@@ -109,7 +121,7 @@ class ModelHandlers:
         if not limit.isdecimal() or len(limit) > 6:
             raise InvalidInput("limit: expected a whole number.", [FieldError("limit", "a whole number")])
         registry = await self._changes.known()
-        page = find_versions(
+        found = find_versions(
             registry.model(request.match_info["model"]),
             statuses=query.getall("status", []),
             family=query.get("family"),
@@ -119,9 +131,8 @@ class ModelHandlers:
             limit=int(limit),
             after=query.get("after"),
         )
-        return answer(
-            request, VersionPage([version_view(one) for one in page.versions], page.total, page.after)
-        )
+        fields = {"versions": map(version_view, found.versions), "total": found.total, "after": found.after}
+        return await answer_in_turns(fields, "ask for fewer with ?limit=")
 
     async def compare(self, request: web.Request) -> web.Response:
         registry, model = await self._changes.known(), request.match_info["model"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import time
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 from aiohttp import web
@@ -15,10 +17,11 @@ from bandit_serve.errors import NotBuilt, Unavailable
 from bandit_serve.experiment import Status
 from bandit_serve.log.census import living
 from bandit_serve.policies.features import Features
+from bandit_serve.replica import Replica
 from bandit_serve.rewards.messages import Verdict
-from bandit_serve.server.metrics import ServiceCollector, exposition
+from bandit_serve.server.metrics import MAX_EXPERIMENT_SERIES, ServiceCollector, exposition
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import answer
+from bandit_serve.server.wire import Pairs, answer, answer_in_turns
 from bandit_serve.times import rfc3339
 from bandit_serve.troubles import Trouble
 from bandit_serve.views import AlarmView, SetAsideView, alarm_view, set_aside_view
@@ -83,7 +86,10 @@ class LoadedStats(Struct, frozen=True):
 
 
 class Stats(Struct, frozen=True):
-    """Counters are those of all workers since the service started; `models` maps each to its production version."""
+    """Counters are those of all workers since the service started; `models` maps each to its production version.
+
+    `experiments_left_out` counts those, the newest, that have no room here, as in `/metrics`.
+    """
 
     version: str
     status: Literal["ready", "degraded"]
@@ -93,6 +99,7 @@ class Stats(Struct, frozen=True):
     store: StoreView
     experiments: dict[str, ExperimentStats]
     set_aside: dict[str, SetAsideView]
+    experiments_left_out: int
     models: dict[str, str | None]
     loaded: LoadedStats
     decisions: int
@@ -125,7 +132,8 @@ class OperationHandlers:
             await self._service.tail.hear_of_new()
         self._service.publish_counters()
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        return web.Response(body=exposition(self._collector), headers=headers)
+        # Some tens of thousands of lines: a thread lets others have their turn.
+        return web.Response(body=await asyncio.to_thread(exposition, self._collector), headers=headers)
 
     async def stats(self, request: web.Request) -> web.Response:
         """The service in one page: workers, store, experiments, models, counters."""
@@ -134,26 +142,28 @@ class OperationHandlers:
             await service.tail.hear_all_news()
         service.publish_counters()
         total = service.counters.total
-        found = Stats(
-            version=__version__,
-            status=self._status(),
-            reasons=service.reasons,
-            uptime_s=time.monotonic() - self._started_s,
-            workers=await self._workers(),
-            store=await self._store(),
-            experiments=self._experiments(),
-            set_aside={name: set_aside_view(each) for name, each in sorted(service.replica.aside.items())},
-            models={
-                name: model.production for name, model in sorted(service.replica.registry.models.items())
-            },
-            loaded=LoadedStats(len(service.models), service.models.nbytes),
-            decisions=int(total("decisions")),
-            predictions=int(total("predictions")),
-            rewards={verdict: int(total(f"rewards_{verdict}")) for verdict in get_args(Verdict)},
-            exposures_lost=int(total("exposures_lost")),
-            ejections=int(total("ejections")),
-        )
-        return answer(request, found)
+        names = _within(service.replica)
+        fields = {
+            "version": __version__,
+            "status": self._status(),
+            "reasons": service.reasons,
+            "uptime_s": time.monotonic() - self._started_s,
+            "workers": await self._workers(),
+            "store": await self._store(),
+            "experiments": Pairs(self._experiments(names)),
+            "set_aside": {name: set_aside_view(each) for name, each in sorted(service.replica.aside.items())},
+            "experiments_left_out": len(service.replica.experiments) - len(names),
+            "models": Pairs(
+                (name, model.production) for name, model in sorted(service.replica.registry.models.items())
+            ),
+            "loaded": LoadedStats(len(service.models), service.models.nbytes),
+            "decisions": int(total("decisions")),
+            "predictions": int(total("predictions")),
+            "rewards": {verdict: int(total(f"rewards_{verdict}")) for verdict in get_args(Verdict)},
+            "exposures_lost": int(total("exposures_lost")),
+            "ejections": int(total("ejections")),
+        }
+        return await answer_in_turns(fields, "ask for experiments one by one")
 
     async def openapi(self, request: web.Request) -> web.Response:
         return answer(request, self._openapi)
@@ -164,27 +174,31 @@ class OperationHandlers:
     def _status(self) -> Literal["ready", "degraded"]:
         return "degraded" if self._service.degraded else "ready"
 
-    def _experiments(self) -> dict[str, ExperimentStats]:
-        found = {}
-        for name, live in sorted(self._service.replica.experiments.items()):
+    def _experiments(self, names: list[str]) -> Iterator[tuple[str, ExperimentStats]]:
+        for name in names:
+            live = self._service.replica.experiments.get(name)
+            if live is None:
+                continue
             decider = self._service.decisions.decider(name)
             shares, exposures, rewards = (
                 dict(zip(decider.arm_names, column, strict=True))
                 for column in (decider.shares.tolist(), live.exposures.tolist(), live.rewards.tolist())
             )
             means = [None if math.isnan(mean) else mean for mean in live.means().tolist()]
-            found[name] = ExperimentStats(
-                live.record.status,
-                live.experiment.policy.kind,
-                shares,
-                exposures,
-                rewards,
-                list(decider.ejected),
-                dict(zip(decider.arm_names, means, strict=True)),
-                [alarm_view(alarm, decider.arm_names) for alarm in live.alarms.alarms],
-                _context_stats(decider.features),
+            yield (
+                name,
+                ExperimentStats(
+                    live.record.status,
+                    live.experiment.policy.kind,
+                    shares,
+                    exposures,
+                    rewards,
+                    list(decider.ejected),
+                    dict(zip(decider.arm_names, means, strict=True)),
+                    [alarm_view(alarm, decider.arm_names) for alarm in live.alarms.alarms],
+                    _context_stats(decider.features),
+                ),
             )
-        return found
 
     async def _workers(self) -> list[WorkerView]:
         try:
@@ -205,6 +219,17 @@ class OperationHandlers:
             durability=facts.durability,
             used_memory=facts.used_memory,
         )
+
+
+def _within(replica: Replica) -> list[str]:
+    """The experiments, by name, that have at most `MAX_EXPERIMENT_SERIES` arms in all: the newest are left out."""
+    names, room = [], MAX_EXPERIMENT_SERIES
+    for name, live in replica.experiments.items():
+        room -= len(live.experiment.arms)
+        if room < 0:
+            break
+        names.append(name)
+    return sorted(names)
 
 
 def _context_stats(features: Features | None) -> ContextStats | None:

@@ -18,7 +18,7 @@ class RewardHandlers:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._body = Body(RewardsRequest, timeout_s=service.settings.seconds("body_timeout"), msgpack=True)
-        self._entries = Entries(Reward, "rewards", MAX_REWARDS)
+        self._entries: Entries[Reward] = Entries(Reward, "rewards", MAX_REWARDS)
 
     async def reward(self, _: str, headers: Mapping[str, str], body: bytes) -> Reply:
         service = self._service
@@ -26,7 +26,7 @@ class RewardHandlers:
         try:
             wish = self._body.decode(headers, body)
         except InvalidInput as error:
-            verdicts = await self._submit_valid(self._entries.after(error, headers, body))
+            verdicts = await self._submit_valid(await self._entries.after(error, headers, body))
         else:
             single = wish.rewards is UNSET
             rewards = _rewards(wish)

@@ -1,0 +1,32 @@
+"""A page of a list that is sorted by name: `limit` entries `after` a name, as the query asks."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from bandit_serve.errors import FieldError, InvalidInput
+
+MAX_PAGE = 1_000
+PAGED = ("limit", "after")
+
+
+def page(request: web.Request, names: Sequence[str]) -> tuple[Sequence[str], str | None]:
+    """The names that are asked for, all without a `limit`, and after which the next page begins, None on the last."""
+    unknown = sorted(set(request.query) - set(PAGED))
+    if unknown:
+        raise _wrong(unknown[0][:128], f"expected {' or '.join(PAGED)} in the query")
+    start = bisect_right(names, request.query["after"]) if "after" in request.query else 0
+    limit = request.query.get("limit")
+    if limit is None:
+        return names[start:], None
+    if not (limit.isascii() and limit.isdecimal() and len(limit) < 5 and 1 <= int(limit) <= MAX_PAGE):
+        raise _wrong("limit", f"expected a whole number from 1 to {MAX_PAGE}")
+    end = start + int(limit)
+    return names[start:end], names[end - 1] if end < len(names) else None
+
+
+def _wrong(at: str, detail: str) -> InvalidInput:
+    return InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
