@@ -29,7 +29,9 @@ def test_a_batch_gives_way_after_each_entry_that_takes_long(asked: str) -> None:
     async def later() -> dict[str, Any]:
         return {}
 
-    decider = SimpleNamespace(status="running", payloads=[None], features=None)
+    decider = SimpleNamespace(
+        status="running", arm_names=["a"], models=[None], payloads=[None], features=None
+    )
     decisions = SimpleNamespace(deciders={"e": decider}, decider=lambda name: decider, **{asked: answered})
     counters = SimpleNamespace(add=lambda name, amount=1: None)
     service: Any = SimpleNamespace(settings=Settings(), decisions=decisions, counters=counters)

@@ -160,7 +160,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/health/live", "operations.live", "Whether this worker runs.", answers=Health),
     Route("GET", "/health/ready", "operations.ready", "Whether this worker can serve.", answers=Health),
     Route("GET", "/metrics", "operations.metrics", "Counters for Prometheus.", answers=str),
-    Route("GET", "/v1/stats", "operations.stats", "The service in one page.", answers=Stats),
+    Route("GET", "/v1/stats", "operations.stats", "The service in one page.", answers=Stats, refuses=(413,)),
     Route(
         "POST",
         "/v1/experiments",
@@ -171,7 +171,14 @@ ROUTES: tuple[Route, ...] = (
         status=201,
         refuses=(409, 501),
     ),
-    Route("GET", "/v1/experiments", "experiments.list_all", "All experiments.", answers=ExperimentList),
+    Route(
+        "GET",
+        "/v1/experiments",
+        "experiments.list_all",
+        "All experiments, or a page of them.",
+        answers=ExperimentList,
+        paged=True,
+    ),
     Route(
         "GET",
         "/v1/experiments/{experiment}",
@@ -285,14 +292,23 @@ ROUTES: tuple[Route, ...] = (
         "experiments.history",
         "Who changed what, and when.",
         answers=History,
+        refuses=(413,),
     ),
-    Route("GET", "/v1/models", "models.list_all", "All models.", answers=ModelList),
+    Route(
+        "GET",
+        "/v1/models",
+        "models.list_all",
+        "All models, or a page of them.",
+        answers=ModelList,
+        paged=True,
+    ),
     Route(
         "GET",
         "/v1/models/{model}",
         "models.show",
         "One model, its versions and its history.",
         answers=ModelView,
+        refuses=(413,),
     ),
     Route(
         "POST",
@@ -311,7 +327,7 @@ ROUTES: tuple[Route, ...] = (
         "models.find",
         "Versions by status, family, metric, text; sorted, page by page.",
         answers=VersionPage,
-        refuses=(400,),
+        refuses=(400, 413),
     ),
     Route(
         "GET",

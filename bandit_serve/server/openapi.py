@@ -10,6 +10,7 @@ import msgspec
 
 from bandit_serve import __version__
 from bandit_serve.names import NAME_PATTERN
+from bandit_serve.server.page import MAX_PAGE
 from bandit_serve.server.problems import PROBLEM_TYPE, TITLES, Problem
 from bandit_serve.server.route import Entries, Route
 from bandit_serve.server.wire import JSON
@@ -25,6 +26,20 @@ IF_MATCH = {
     "description": "The ETag that the change is based on; 412 when it is not the present one.",
     "schema": {"type": "string"},
 }
+PAGE = (
+    {
+        "name": "limit",
+        "in": "query",
+        "description": "How many there are on a page; all without it.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE},
+    },
+    {
+        "name": "after",
+        "in": "query",
+        "description": "The name that the page begins after: what `after` was in the answer before.",
+        "schema": {"type": "string"},
+    },
+)
 RETRY_AFTER = {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
 
 _parameter = re.compile(r"\{(\w+)\}")
@@ -59,6 +74,8 @@ def statuses(route: Route) -> tuple[int, ...]:
         found.update(OF_A_BODY)
     if _parameter.search(route.path) and route.answers is not None:
         found.add(404)
+    if route.paged:
+        found.update((400, 413))
     if route.handler not in ALWAYS_ANSWERED:
         found.add(503)
     return (*((route.status,) if route.answers is not None else ()), *sorted(found))
@@ -106,6 +123,8 @@ def _operation(route: Route, schemas: dict[Any, Schema]) -> Schema:
     ]
     if 412 in route.refuses:
         parameters.append(IF_MATCH)
+    if route.paged:
+        parameters += PAGE
     if parameters:
         operation["parameters"] = parameters
     if route.takes is not None:

@@ -24,7 +24,7 @@ class Route(NamedTuple):
     `refuses` are statuses beyond those that every route of its shape has; 412 says that it heeds `If-Match`.
     A `hot` one is answered by the lane (`lane.py`) when the whole request is there: its handler is a function of the
     name in the path, the headers and the body. `max_body` is what it needs for the most that `takes` allows, in bytes,
-    where that is less than the setting of that name.
+    where that is less than the setting of that name. A `paged` one heeds `limit` and `after` (`page.py`).
     """
 
     method: str
@@ -39,6 +39,7 @@ class Route(NamedTuple):
     refuses: tuple[int, ...] = ()
     hot: bool = False
     max_body: int | None = None
+    paged: bool = False
 
     @property
     def label(self) -> str:

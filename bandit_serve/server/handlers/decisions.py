@@ -15,6 +15,7 @@ from bandit_serve.decisions.messages import (
     ContextColumns,
     DecideBatch,
     DecideRequest,
+    ModelName,
     PredictBatch,
     Predicted,
     PredictRequest,
@@ -47,9 +48,9 @@ from bandit_serve.store.keys import COMMON
 from bandit_serve.turn import Turn
 
 COLUMNS_OR_REQUESTS = "expected either requests or units"
-# Of an answer, beside its payload: names, numbers and a token without features.
-ENTRY_BYTES = 1_024
-TOKEN_BYTES_A_FEATURE = 6
+# Of an answer, beside its names and its payload: fields, numbers and a token, and what each feature adds to that.
+ENTRY_BYTES = 400
+TOKEN_BYTES_A_FEATURE = 5.34
 # Of an item with its name, and of a number in a list.
 ITEM_BYTES, NUMBER_BYTES = 300, 26
 
@@ -66,7 +67,7 @@ class DecisionHandlers:
         self._contexts: Entries[Context | None] = Entries(Context | None, "contexts", MAX_BATCH)
         self._predict_batch = Body(PredictBatch, timeout_s=timeout_s, msgpack=True)
         self._decide_entries: Entries[DecideRequest] = Entries(DecideRequest, "requests", MAX_BATCH)
-        # By experiment: its arms' payloads, and the bytes of the largest.
+        # By experiment: its arms' payloads, and the bytes of the arm with the most.
         self._largest: dict[str, tuple[list[Any], int]] = {}
         self._predict_entries: Entries[PredictRequest] = Entries(PredictRequest, "requests", MAX_BATCH)
 
@@ -215,10 +216,10 @@ class DecisionHandlers:
         payloads, largest = self._largest.get(experiment, (None, 0))
         if payloads is not decider.payloads:
             payloads = decider.payloads
-            largest = await _largest(payloads)
+            largest = await _largest(decider.arm_names, decider.models, payloads)
             self._largest[experiment] = payloads, largest
         n_features = 0 if decider.features is None else decider.features.n_features
-        entry_bytes = ENTRY_BYTES + TOKEN_BYTES_A_FEATURE * n_features + largest
+        entry_bytes = ENTRY_BYTES + len(experiment) + TOKEN_BYTES_A_FEATURE * n_features + largest
         if n * entry_bytes + more_bytes > MAX_ANSWER_BYTES:
             raise answer_too_large()
 
@@ -259,11 +260,11 @@ def _items(wish: PredictRequest) -> tuple[int, int]:
     return len(wish.item_ids or ()), wish.k or 0
 
 
-async def _largest(payloads: Sequence[Any]) -> int:
-    """The bytes of the largest payload, in either form."""
+async def _largest(names: Sequence[str], models: Sequence[ModelName | None], payloads: Sequence[Any]) -> int:
+    """The bytes of what the arms differ in, of the arm with the most, in either form."""
     largest, turn = 0, Turn()
-    for payload in payloads:
-        largest = max(largest, len(encode_json(payload)), len(encode_msgpack(payload)))
+    for arm in zip(names, models, payloads, strict=True):
+        largest = max(largest, len(encode_json(arm)), len(encode_msgpack(arm)))
         if turn.over:
             await turn.give_way()
     return largest
