@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -55,7 +56,7 @@ class Tail:
 
     async def load(self) -> None:
         """Restores the newest snapshots and applies what came after them, up to now."""
-        self.identity = await self._identify()
+        self.identity = await self._store.identity()
         await self.load_registry()
         for name in list(self._replica.registry.experiments):
             await self._restore(name)
@@ -135,18 +136,13 @@ class Tail:
     async def _compare_identity(self) -> None:
         found = await self._store.identity()
         if self.identity is None:
-            self.identity = await self._identify()
+            # One that takes no writes now is read all the same, and gets its identity later.
+            with contextlib.suppress(StoreUnavailable):
+                self.identity = found or await self._store.make_identity()
         elif found != self.identity:
             raise LogLost(
                 "The store has lost everything." if found is None else "The store holds the data of another."
             )
-
-    async def _identify(self) -> bytes | None:
-        """The store's identity; None where it has none and takes none now."""
-        try:
-            return await self._store.identity() or await self._store.make_identity()
-        except StoreUnavailable:
-            return await self._store.identity()
 
     async def _apply(self, found: dict[str, list[Entry]]) -> None:
         """Applies entries in their order; requests have their turn meanwhile."""
