@@ -202,19 +202,19 @@ class Tail:
         Few at a time, so that a flood of unknown names does not keep the store from what matters; and none once the
         store is known to be away, or the last of the flood would wait for as many time-outs as it is long.
         """
-        if self.available:
+        if self._answers:
             async with self._hearing:
                 await self._hear(lambda: [owner] if owner in self._replica.positions else [])
 
     async def hear_all_news(self) -> None:
         """`hear_news` of every experiment, before a caller is given a list of them."""
-        if self.available:
+        if self._answers:
             async with self._hearing:
                 await self._hear(lambda: list(self._replica.registry.experiments))
 
     async def hear_of_new(self) -> None:
         """`hear_news` of the experiments that this worker has not heard of yet."""
-        if self.available:
+        if self._answers:
             async with self._hearing:
                 await self._hear(
                     lambda: [
@@ -223,11 +223,15 @@ class Tail:
                 )
 
     async def _hear(self, owners: Callable[[], list[str]]) -> None:
-        if not self.available:
+        if not self._answers:
             return
         await self.catch_up(COMMON)
         for owner in owners():
             await self.catch_up(owner)
+
+    @property
+    def _answers(self) -> bool:
+        return self.available and self._store.outages.readable
 
     def _has(self, owner: str, offset: Offset) -> bool:
         return self._replica.positions.get(owner, START) >= offset
