@@ -57,7 +57,7 @@ class Keeper:
         retention_s: float,
         retention_bytes: int,
         key_rotation_s: float,
-        troubles: Troubles | None = None,
+        troubles: Troubles,
     ) -> None:
         self._store = store
         self._replica = replica
@@ -70,7 +70,7 @@ class Keeper:
         self._key_rotation_ms = round(key_rotation_s * 1000)
         self._leading = False
         self._relieving = False
-        self._troubles = troubles or Troubles()
+        self._troubles = troubles
         self._overdue = Overdue(replica, self._troubles, OVERDUE_ROUNDS * snapshot_every_s)
         self.failed = 0
         """Chores of one experiment, of the registry or of the keys."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -55,7 +56,7 @@ class Tail:
 
     async def load(self) -> None:
         """Restores the newest snapshots and applies what came after them, up to now."""
-        self.identity = await self._identify()
+        self.identity = await self._store.identity()
         await self.load_registry()
         for name in list(self._replica.registry.experiments):
             await self._take_up(name)
@@ -161,18 +162,13 @@ class Tail:
     async def _compare_identity(self) -> None:
         found = await self._store.identity()
         if self.identity is None:
-            self.identity = await self._identify()
+            # One that takes no writes now is read all the same, and gets its identity later.
+            with contextlib.suppress(StoreUnavailable):
+                self.identity = found or await self._store.make_identity()
         elif found != self.identity:
             raise LogLost(
                 "The store has lost everything." if found is None else "The store holds the data of another."
             )
-
-    async def _identify(self) -> bytes | None:
-        """The store's identity; None where it has none and takes none now."""
-        try:
-            return await self._store.identity() or await self._store.make_identity()
-        except StoreUnavailable:
-            return await self._store.identity()
 
     async def _apply(self, found: dict[str, list[Entry]]) -> None:
         """Applies entries in their order, the largest log last; requests have their turn meanwhile."""
@@ -237,19 +233,19 @@ class Tail:
         Few at a time, so that a flood of unknown names does not keep the store from what matters; and none once the
         store is known to be away, or the last of the flood would wait for as many time-outs as it is long.
         """
-        if self.available:
+        if self._answers:
             async with self._hearing:
                 await self._hear(lambda: [owner] if owner in self._replica.positions else [])
 
     async def hear_all_news(self) -> None:
         """`hear_news` of every experiment, before a caller is given a list of them."""
-        if self.available:
+        if self._answers:
             async with self._hearing:
                 await self._hear(lambda: list(self._replica.registry.experiments))
 
     async def hear_of_new(self) -> None:
         """`hear_news` of the experiments that this worker has not heard of yet."""
-        if self.available:
+        if self._answers:
             async with self._hearing:
                 await self._hear(
                     lambda: [
@@ -258,11 +254,15 @@ class Tail:
                 )
 
     async def _hear(self, owners: Callable[[], list[str]]) -> None:
-        if not self.available:
+        if not self._answers:
             return
         await self.catch_up(COMMON)
         for owner in owners():
             await self.catch_up(owner)
+
+    @property
+    def _answers(self) -> bool:
+        return self.available and self._store.outages.readable
 
     def _has(self, owner: str, offset: Offset) -> bool:
         return self._replica.positions.get(owner, START) >= offset

@@ -44,6 +44,9 @@ BUSY = "store_busy"
 CANNOT_SAVE = "store_cannot_save"
 LACKS_REPLICAS = "store_lacks_replicas"
 
+OF_WRITES = (READ_ONLY, FULL, CANNOT_SAVE, LACKS_REPLICAS)
+"""Outages in which what there is can still be read."""
+
 # The special before the general: redis-py derives some of its errors from others.
 OUTAGES = (
     Outage(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -9,7 +11,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from bandit_serve.errors import TooLarge
+from bandit_serve.errors import StoreUnavailable, TooLarge
 from bandit_serve.store.connection import parse_store_url
 from bandit_serve.store.failures import translate_errors
 from bandit_serve.store.keys import Keys
@@ -43,6 +45,16 @@ class StoreFiles:
             retry=Retry(NoBackoff(), 0),
         )
 
+    @contextlib.contextmanager
+    def _calls(self) -> Iterator[None]:
+        """After an outage connections are made anew: the store may be another node by then."""
+        try:
+            with translate_errors():
+                yield
+        except StoreUnavailable:
+            self._client.connection_pool.disconnect(inuse_connections=False)
+            raise
+
     def send(self, sha256: str, path: Path) -> None:
         """Puts a file there; `TooLarge` above 512 MiB. What is not whole has no number of chunks yet."""
         size = path.stat().st_size
@@ -51,7 +63,7 @@ class StoreFiles:
                 f"A model file of {size} bytes is too large for the store, which takes {MAX_BYTES}."
             )
         key = self._keys.artifact(sha256)
-        with translate_errors(), open(path, "rb") as file:
+        with self._calls(), open(path, "rb") as file:
             if self._client.hexists(key, "chunks"):
                 return
             n = 0
@@ -62,7 +74,7 @@ class StoreFiles:
 
     def fetch(self, sha256: str, into: BinaryIO) -> bool:
         key = self._keys.artifact(sha256)
-        with translate_errors():
+        with self._calls():
             n = self._client.hget(key, "chunks")
             if n is None:
                 return False
@@ -71,5 +83,5 @@ class StoreFiles:
         return True
 
     def delete(self, sha256: str) -> None:
-        with translate_errors():
+        with self._calls():
             self._client.delete(self._keys.artifact(sha256))

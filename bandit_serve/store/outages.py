@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from bandit_serve.errors import StoreUnavailable
+from bandit_serve.store.failures import OF_WRITES
 
 Way = Literal["read", "write"]
 
@@ -21,6 +22,11 @@ class Outages:
     def now(self) -> list[StoreUnavailable]:
         """One of each kind."""
         return list({error.what: error for error in self._by_way.values()}.values())
+
+    @property
+    def readable(self) -> bool:
+        """Whether a read may be expected to be answered."""
+        return all(error.what in OF_WRITES for error in self._by_way.values())
 
     def on_change(self, listener: Callable[[Sequence[StoreUnavailable]], None]) -> None:
         """`listener(now)` is called when an outage has begun, has become another, or is over."""

@@ -29,7 +29,8 @@ CENSUS_MS = 60_000
 TAIL_BLOCK_MS = 1_000
 AGREEMENT_MS = 30 * 86_400_000
 LOADED_MS = 60_000
-PIECE_BYTES = 256 * 2**10
+PIECE_BYTES = 512 * 2**10
+PIECES_A_LIFETIME = 16
 PIECES_MS = 600_000
 IN_PIECES = b"\xc1"
 """What no MessagePack begins with, and so no state."""
@@ -251,8 +252,9 @@ class Store:
 
     async def _write_piece(self, key: str, number: int, piece: bytes) -> None:
         await self._call(lambda: self._client.hset(key, str(number), piece))
-        # Pieces of a snapshot that never becomes whole are not to stay.
-        await self._call(lambda: self._client.pexpire(key, PIECES_MS))
+        if number % PIECES_A_LIFETIME == 0:
+            # Pieces of a snapshot that never becomes whole are not to stay.
+            await self._call(lambda: self._client.pexpire(key, PIECES_MS))
 
     async def drop_snapshots(self, owner: str, fold: str, offsets: Sequence[Offset]) -> None:
         """Drops those of these that are there, but never the newest of the fold."""
