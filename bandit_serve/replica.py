@@ -91,8 +91,10 @@ class Replica:
                     f"the log of {owner} does not begin with its creation; its snapshot is missing"
                 )
             live = LiveExperiment(event)
-            self._keep(live)
         yield from live.steps(entry.offset, event)
+        # Not before: what is there is followed by all listeners.
+        if owner not in self.experiments:
+            self._keep(live)
         if isinstance(event, Census) and self._census_listener is not None:
             self._census_listener(owner, event)
 
