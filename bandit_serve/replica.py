@@ -183,9 +183,10 @@ class Replica:
 
     def _experiment_steps(self, owner: str, entry: Entry) -> Iterator[Step]:
         live, steps = folding(self.experiments.get(owner), owner, entry, self.registry.repairs)
-        if owner not in self.experiments:
-            self._keep(live)
         yield from steps
+        # Not before: what is there is followed by all listeners.
+        if owner not in self.experiments and (owner not in self.aside or owner in self._anew):
+            self._keep(live)
 
     def _answer_census(self, owner: str, entry: Entry) -> None:
         event = events.decode(entry.kind, entry.data)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.errors import SetAside, StoreUnavailable
+from bandit_serve.events import REWARD
 from bandit_serve.experiment import Experiment, Metric
 from bandit_serve.log.append import RewardAppender
 from bandit_serve.log.keeper import load_keyring
@@ -20,8 +21,11 @@ from bandit_serve.rewards.messages import Reward, Verdict
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 from bandit_serve.token import Keyring
+from bandit_serve.turn import Turn
 
 RENEW_S = 1.0
+# Tokens of which each may have kilobytes of features.
+OPENED_AT_ONCE = 500
 
 _LETTERS: dict[int, Verdict] = {ord("a"): "accepted", ord("d"): "duplicate", ord("l"): "late"}
 
@@ -67,12 +71,12 @@ class Rewards:
         """
         values = np.array([reward.value for reward in rewards], np.float64)
         tokens = [reward.decision_id for reward in rewards]
-        rows, uids, features = self.keyring.open(tokens, values)
+        rows, uids, features = await self._open(tokens, values)
         if not uids.all() and not all(
             self.keyring.knows_key_of(tokens[i]) for i in np.flatnonzero(uids == 0)
         ):
             await self._renew_keyring()
-            rows, uids, features = self.keyring.open(tokens, values)
+            rows, uids, features = await self._open(tokens, values)
         verdicts: list[Verdict] = ["invalid"] * len(rewards)
         refused: SetAside | None = None
         groups: dict[int, list[int]] = {}
@@ -98,6 +102,23 @@ class Rewards:
         if refused is not None:
             raise refused
         return verdicts
+
+    async def _open(
+        self, tokens: list[str], values: NDArray[np.float64]
+    ) -> tuple[NDArray[np.void], NDArray[np.uint64], dict[int, bytes]]:
+        """`Keyring.open`, of many in turns."""
+        if len(tokens) <= OPENED_AT_ONCE:
+            return self.keyring.open(tokens, values)
+        all_rows, all_uids, all_features, turn = bytearray(), [], {}, Turn()
+        for start in range(0, len(tokens), OPENED_AT_ONCE):
+            some = slice(start, start + OPENED_AT_ONCE)
+            rows, uids, features = self.keyring.open(tokens[some], values[some])
+            all_rows += rows.tobytes()
+            all_uids.append(uids)
+            all_features.update({start + i: x for i, x in features.items()})
+            if turn.over:
+                await turn.give_way()
+        return np.frombuffer(all_rows, REWARD), np.concatenate(all_uids), all_features
 
     async def _renew_keyring(self) -> None:
         """Another worker may sign with a key that came since. At most once in `RENEW_S`, for forgers' sake.

@@ -61,7 +61,8 @@ class Body(Generic[T]):
             body, content_type = b"{}", JSON
         try:
             if content_type == JSON or _essence(content_type) == JSON:
-                _check_values(body)
+                if len(body) > LARGE_BYTES:
+                    _check_values(body)
                 return self._json(body)
             if self.msgpack and _essence(content_type) == MSGPACK:
                 return self._msgpack(body)
@@ -103,7 +104,7 @@ class Entries(Generic[T]):
         form = self._read.get(essence)
         if form is None:
             return None
-        if essence == JSON:
+        if essence == JSON and len(body) > LARGE_BYTES:
             _check_values(body)
         decode_batch, decode = form
         try:
@@ -145,7 +146,7 @@ def _read_entry(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw) -> T | Inv
 
 def _check_values(body: bytes) -> None:
     """`TooLarge` for JSON with more values than may be read in one piece. MessagePack says how many come."""
-    if len(body) > LARGE_BYTES and body.count(b",") > MAX_VALUES:
+    if body.count(b",") > MAX_VALUES:
         raise TooLarge(f"The body has more than {MAX_VALUES} values, by its commas; send it in parts.")
 
 

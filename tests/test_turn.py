@@ -1,0 +1,24 @@
+"""Work that takes long: done by whoever may, and what it raised is raised where it is used."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from bandit_serve.turn import Heavy
+
+
+def test_the_result_is_taken_where_the_work_was_asked_for() -> None:
+    heavy = Heavy(threading.get_ident)
+    worker = threading.Thread(target=heavy.do)
+    worker.start()
+    worker.join()
+    assert heavy.result not in (None, threading.get_ident())
+
+
+def test_what_the_work_raised_is_raised_by_its_result() -> None:
+    heavy = Heavy(lambda: 1 / 0)
+    heavy.do()
+    with pytest.raises(ZeroDivisionError):
+        assert heavy.result
