@@ -7,7 +7,9 @@ BanditServeError
 │   ├── InvalidArtifact   a file that is not a model we can serve
 │   ├── TooLarge          over a size limit
 │   └── UnsupportedMedia  a content type that is not spoken here
+├── Forbidden             a page of another site asks, or by a name that is not ours
 ├── NotFound              no such experiment, model or version
+├── TooSlow               a request that did not arrive in time
 ├── Late                  a reward after its attribution window
 ├── Conflict              the state does not allow it now
 ├── PreconditionFailed    If-Match named another revision
@@ -65,7 +67,15 @@ class UnsupportedMedia(InvalidInput):
     pass
 
 
+class Forbidden(BanditServeError):
+    pass
+
+
 class NotFound(BanditServeError):
+    pass
+
+
+class TooSlow(BanditServeError):
     pass
 
 

@@ -11,12 +11,13 @@ import msgspec
 from bandit_serve import __version__
 from bandit_serve.names import NAME_PATTERN
 from bandit_serve.server.problems import PROBLEM_TYPE, TITLES, Problem
-from bandit_serve.server.route import Entries, Route
+from bandit_serve.server.route import Entries, Query, Route
 from bandit_serve.server.wire import JSON
 
 Schema = dict[str, Any]
 
 ALWAYS_ANSWERED = frozenset({"operations.live"})
+OF_ANY_REQUEST = (400, 403)
 OF_A_BODY = (400, 408, 413, 415)
 ETAG = {"description": "The experiment's revision, for `If-Match`.", "schema": {"type": "string"}}
 IF_MATCH = {
@@ -54,7 +55,7 @@ def document(routes: Iterable[Route]) -> Schema:
 
 def statuses(route: Route) -> tuple[int, ...]:
     """Every status that the route answers with, its success (if it is built) first."""
-    found = set(route.refuses)
+    found = {*OF_ANY_REQUEST, *route.refuses}
     if route.takes is not None:
         found.update(OF_A_BODY)
     if _parameter.search(route.path) and route.answers is not None:
@@ -104,6 +105,7 @@ def _operation(route: Route, schemas: dict[Any, Schema]) -> Schema:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": NAME_PATTERN}}
         for name in _parameter.findall(route.path)
     ]
+    parameters += [_query_parameter(query) for query in route.query]
     if 412 in route.refuses:
         parameters.append(IF_MATCH)
     if parameters:
@@ -112,6 +114,17 @@ def _operation(route: Route, schemas: dict[Any, Schema]) -> Schema:
         content = {media: {"schema": schemas[route.takes]} for media in route.media}
         operation["requestBody"] = {"required": not route.optional, "content": content}
     return operation
+
+
+def _query_parameter(query: Query) -> Schema:
+    text: Schema = {"type": "string"}
+    return {
+        "name": query.name,
+        "in": "query",
+        "description": query.description,
+        "required": query.required,
+        "schema": {"type": "array", "items": text} if query.many else text,
+    }
 
 
 def _response(route: Route, status: int, schemas: dict[Any, Schema]) -> Schema:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
@@ -10,11 +9,14 @@ import msgspec
 from aiohttp import web
 
 from bandit_serve.errors import InvalidInput, TooLarge, UnsupportedMedia
+from bandit_serve.server.arrival import arriving
 from bandit_serve.validation import invalid
 
 T = TypeVar("T")
 
 JSON, MSGPACK = "application/json", "application/msgpack"
+# What a browser lets a page of another site send without asking us first.
+SENT_BY_ANY_PAGE = frozenset({"text/plain", "application/x-www-form-urlencoded", "multipart/form-data"})
 JSON_HEADERS = {"Content-Type": JSON}
 
 encode_json = msgspec.json.Encoder().encode
@@ -42,25 +44,27 @@ class Body(Generic[T]):
         self._msgpack = msgspec.msgpack.Decoder(kind).decode
 
     async def read(self, request: web.Request) -> T:
-        """`InvalidInput` that names the field, `UnsupportedMedia`, `TooLarge`, or `TimeoutError`."""
+        """`InvalidInput` that names the field, `UnsupportedMedia`, `TooLarge`, or `TooSlow`."""
         return self.decode(request.headers, await read_bytes(request, self._timeout_s))
 
     def decode(self, headers: Mapping[str, str], body: bytes) -> T:
         """`InvalidInput` that names the field, or `UnsupportedMedia`."""
-        content_type = headers.get("Content-Type", JSON)
-        if not body and self.optional:
-            body, content_type = b"{}", JSON
+        content_type = headers.get("Content-Type", "")
+        essence = content_type if content_type == JSON else _essence(content_type)
+        if not body and self.optional and essence not in SENT_BY_ANY_PAGE:
+            body, essence = b"{}", JSON
         try:
-            if content_type == JSON or _essence(content_type) == JSON:
+            if essence == JSON:
                 return self._json(body)
-            if self.msgpack and _essence(content_type) == MSGPACK:
+            if self.msgpack and essence == MSGPACK:
                 return self._msgpack(body)
         except msgspec.ValidationError as error:
             raise invalid(error) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(f"The body can not be read: {_sentence(str(error))}") from None
         spoken = f"{JSON} or {MSGPACK}" if self.msgpack else JSON
-        raise UnsupportedMedia(f"Expected a Content-Type of {spoken}, not {content_type[:80]!r}.")
+        found = f"not {content_type[:80]!r}" if content_type else "and there is none"
+        raise UnsupportedMedia(f"Expected a Content-Type of {spoken}, {found}.")
 
 
 class Entries(Generic[T]):
@@ -80,7 +84,7 @@ class Entries(Generic[T]):
 
     def after(self, error: InvalidInput, headers: Mapping[str, str], body: bytes) -> list[T | InvalidInput]:
         """Each entry or what is wrong with it; raises `error`, for which the batch was refused, if it is none."""
-        form = self._read.get(_essence(headers.get("Content-Type", JSON)))
+        form = self._read.get(_essence(headers.get("Content-Type", "")))
         if form is None:
             raise error
         decode_batch, decode = form
@@ -102,11 +106,11 @@ def _read_entry(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw) -> T | Inv
 
 async def read_bytes(request: web.Request, timeout_s: float) -> bytes:
     """The whole body. One that is here already costs no timer."""
-    if request.content.is_eof():
+    if request.content.is_eof() and request.content.exception() is None:
         return await request.read()
     if (request.content_length or 0) > request.client_max_size:
         raise TooLarge("The request's body is larger than this service accepts.")
-    async with asyncio.timeout(timeout_s):
+    async with arriving(timeout_s):
         return await request.read()
 
 
