@@ -43,7 +43,7 @@ ATTEMPTS = {
     "remove an arm": """fetch(`${url}/v1/experiments/${name}/arms/challenger`, {method: 'DELETE'}).then(read)""",
     "upload": """(() => {
         const form = new FormData();
-        form.append('metadata', '{"version": "evil", "status": "production"}');
+        form.append('metadata', '{"version": "evil"}');
         form.append('artifact', new Blob([new Uint8Array(artifact)]), 'm.safetensors');
         return fetch(`${url}/v1/models/ranker/versions`, {method: 'POST', mode: 'no-cors', body: form}).then(read);
     })()""",
@@ -55,7 +55,7 @@ ATTEMPTS = {
         Object.assign(form, {method: 'POST', target: 'sink', enctype: 'multipart/form-data',
                              action: `${url}/v1/models/ranker/versions`});
         const metadata = document.createElement('textarea');
-        Object.assign(metadata, {name: 'metadata', value: '{"version": "formed", "status": "production"}'});
+        Object.assign(metadata, {name: 'metadata', value: '{"version": "formed"}'});
         const artifactInput = document.createElement('input');
         Object.assign(artifactInput, {name: 'artifact', type: 'file'});
         const files = new DataTransfer();
@@ -67,6 +67,8 @@ ATTEMPTS = {
         form.submit();
         setTimeout(() => done(null), 3000);
     })""",
+    "promote": """fetch(`${url}/v1/models/ranker/versions/v1/status`, {method: 'POST', mode: 'no-cors',
+        body: new Blob(['{"status": "production"}'])}).then(read)""",
     "read": "fetch(`${url}/v1/stats`).then(read)",
     "read the experiment": "fetch(`${url}/v1/experiments/${name}`).then(read)",
     "image": """new Promise((done) => {

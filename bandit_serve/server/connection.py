@@ -82,7 +82,7 @@ class Connection(web.RequestHandler):
         super().data_received(data)
         if self._messages:
             self._head_since_s = 0.0
-        elif data and self.idle:
+        elif data and (self._head_since_s or self.idle):
             self._await_the_rest_of_the_head()
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio heeds what is returned
@@ -134,6 +134,13 @@ class Connection(web.RequestHandler):
         elif now_s - self._unread_since_s > reading_patience_s:
             wire.abort()
         self._unread = unread
+
+    def _process_keepalive(self) -> None:
+        """A head that has begun has its own time; until it is here, or that is over, the connection stays."""
+        if self._head_since_s:
+            self._keepalive_handle = None
+        else:
+            super()._process_keepalive()
 
     def _await_the_rest_of_the_head(self) -> None:
         self._head_begun = True
