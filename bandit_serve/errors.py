@@ -14,6 +14,7 @@ BanditServeError
 ├── Conflict              the state does not allow it now
 ├── PreconditionFailed    If-Match named another revision
 ├── NotBuilt              named by the contract, not built yet
+├── StateFault            what we keep ourselves can not be read: our fault, whoever asks
 ├── ModelLost             a registered model whose artifact is gone or damaged
 ├── LogLost               the store has lost entries that were read from it
 └── Unavailable           try again later; nothing was counted, or the retry will be a duplicate
@@ -25,7 +26,8 @@ BanditServeError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -95,6 +97,10 @@ class NotBuilt(BanditServeError):
     pass
 
 
+class StateFault(BanditServeError):
+    pass
+
+
 class ModelLost(BanditServeError):
     pass
 
@@ -123,3 +129,17 @@ class StoreRefused(StoreUnavailable):
 
 class Overloaded(Unavailable):
     pass
+
+
+@contextmanager
+def of_our_state(what: str) -> Iterator[None]:
+    """Around the reading of what we keep: what is refused there is no caller's fault, but a `StateFault` of `what`.
+
+    To try again later stays what it is.
+    """
+    try:
+        yield
+    except (Unavailable, LogLost, ModelLost, StateFault):
+        raise
+    except BanditServeError as error:
+        raise StateFault(f"{what} can not be read; the service's log says why.") from error

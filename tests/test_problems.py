@@ -28,6 +28,7 @@ STATUSES = {
     "Conflict": 409,
     "PreconditionFailed": 412,
     "NotBuilt": 501,
+    "StateFault": 500,
     "ModelLost": 500,
     "LogLost": 500,
     "Unavailable": 503,

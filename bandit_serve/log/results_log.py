@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from bandit_serve import events
-from bandit_serve.errors import StoreUnavailable
+from bandit_serve.errors import StoreUnavailable, of_our_state
 from bandit_serve.live import LiveExperiment
 from bandit_serve.policies.serving import features_of
 from bandit_serve.results import ResultsFold
@@ -46,7 +46,8 @@ class ResultsLog:
             end = await self._store.append(name, events.TICK, b"")
         folded = await self._reach(live, end)
         async with folded.lock:
-            return await asyncio.to_thread(read, folded.fold)
+            with of_our_state(f"What is known of {name}"):
+                return await asyncio.to_thread(read, folded.fold)
 
     async def snapshot(self, live: LiveExperiment) -> None:
         """Writes the fold at the experiment's offset, which its log may then be trimmed to."""
@@ -83,7 +84,8 @@ class ResultsLog:
                     continue
                 if not entries:
                     break
-                await asyncio.to_thread(_apply, folded.fold, entries)
+                with of_our_state(f"The log of {name}"):
+                    await asyncio.to_thread(_apply, folded.fold, entries)
                 folded.offset = entries[-1].offset
         return folded
 
@@ -91,7 +93,8 @@ class ResultsLog:
         snapshot = await self._store.read_snapshot(live.experiment.id, RESULTS_FOLD)
         if snapshot is None:
             return _Folded(live.record.uid, ResultsFold(live.record), START)
-        fold = await asyncio.to_thread(ResultsFold.from_state, snapshot.state)
+        with of_our_state(f"The results of {live.experiment.id}"):
+            fold = await asyncio.to_thread(ResultsFold.from_state, snapshot.state)
         return _Folded(live.record.uid, fold, snapshot.offset)
 
 

@@ -18,7 +18,7 @@ from bandit_serve.decisions.messages import (
     Scored,
     ScoreRequest,
 )
-from bandit_serve.errors import FieldError, InvalidInput, Overloaded, Unavailable
+from bandit_serve.errors import FieldError, InvalidInput, Overloaded, StateFault, Unavailable
 from bandit_serve.experiment import Experiment, Policy
 from bandit_serve.models.agreement import AgreementReport
 from bandit_serve.results import Report
@@ -429,7 +429,7 @@ def _shared(
                 raise Unavailable("The first state is not loaded yet.")
             if route is not None and request.query_string:
                 _check_query(route, request)
-            response = await handler(request)
+            response = await _answered(route, handler, request)
         except Exception as error:
             response = problem_response(error)
         if (
@@ -445,6 +445,16 @@ def _shared(
         return response
 
     return answer
+
+
+async def _answered(route: Route | None, handler: Handler, request: web.Request) -> web.StreamResponse:
+    """A route that takes nothing from its caller cannot have been given anything invalid: then the fault is ours."""
+    if route is None or route.takes is not None or route.query:
+        return await handler(request)
+    try:
+        return await handler(request)
+    except InvalidInput as error:
+        raise StateFault("What we know can not be read; the service's log says why.") from error
 
 
 def _check_query(route: Route, request: web.Request) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -18,6 +20,8 @@ from bandit_serve import errors
 
 log = logging.getLogger(__name__)
 
+SAID_AGAIN_S = 10.0
+MAX_SAID = 1_000
 PROBLEM_TYPE = "application/problem+json"
 
 STATUS: Mapping[type[Exception], int] = {
@@ -30,6 +34,7 @@ STATUS: Mapping[type[Exception], int] = {
     errors.Conflict: 409,
     errors.Late: 410,
     errors.PreconditionFailed: 412,
+    errors.StateFault: 500,
     errors.LogLost: 500,
     errors.ModelLost: 500,
     errors.NotBuilt: 501,
@@ -50,6 +55,9 @@ TITLES: Mapping[int, tuple[str, str]] = {
     501: ("not-built", "Not built yet"),
     503: ("unavailable", "Try again later"),
 }
+
+
+_said_s: dict[str, float] = {}
 
 
 class FieldProblem(Struct, frozen=True):
@@ -74,12 +82,25 @@ def problem(error: Exception) -> Problem:
     for kind in type(error).__mro__:
         status = STATUS.get(kind)
         if status is not None:
+            if status == 500:
+                _say(error)
             fields = getattr(error, "errors", ())
             return _problem(status, str(error), [FieldProblem(each.at, each.detail) for each in fields])
     if is_of_the_parser(error):
         return _problem(400, "The body can not be read: its encoding is broken.")
     log.error("an unforeseen error", exc_info=error)
     return _problem(500, "An unforeseen error; it is in the service's log.")
+
+
+def _say(error: Exception) -> None:
+    """Says in the log where an error of ours comes from; once in a while each, as a batch may meet one often."""
+    sentence, now_s = str(error), time.monotonic()
+    if now_s - _said_s.get(sentence, -math.inf) < SAID_AGAIN_S:
+        return
+    if len(_said_s) >= MAX_SAID:
+        _said_s.clear()
+    _said_s[sentence] = now_s
+    log.error("an error of our own: %s", sentence, exc_info=error)
 
 
 def _problem(status: int, detail: str, fields: list[FieldProblem] | None = None) -> Problem:
