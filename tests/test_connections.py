@@ -49,6 +49,11 @@ def n_files(service: ThrowawayService) -> int:
     return sum(1 for pid in service.worker_pids() for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
+def series(service: ThrowawayService, name: str) -> float:
+    text = service.call("GET", "/metrics").body.decode()
+    return float(next(line for line in text.splitlines() if line.startswith(f"{name} ")).split()[-1])
+
+
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThrowawayService]:
     with ThrowawayService(tmp_path_factory.mktemp("data"), *SHORT) as running:
@@ -80,6 +85,9 @@ def test_many_that_wait_leave_room_and_are_gone_in_the_end(patient: ThrowawaySer
             assert b"application/problem+json" in answer
             assert b"Connection: close" in answer
     wait_until(lambda: n_files(patient) <= before + 2)
+    # Silent ones and those with half a head; bodies are answered by those who read them.
+    assert series(patient, 'bandit_serve_connections_ended_total{why="late"}') == 2 * (MANY // 3)
+    wait_until(lambda: series(patient, "bandit_serve_connections") < 5)
 
 
 def test_a_head_that_comes_a_byte_at_a_time_has_no_more_time_than_others(patient: ThrowawayService) -> None:
@@ -142,6 +150,7 @@ def test_one_too_many_takes_the_place_of_one_that_waits(small: ThrowawayService,
             assert small.call("GET", "/health/live").status == 200
             assert small.call("POST", f"/v1/experiments/{name}/decide", {}).status == 200
         assert n_files(small) < 64 + 64
+    assert series(small, 'bandit_serve_connections_ended_total{why="crowded"}') >= 300 - 64
 
 
 def test_when_all_are_at_work_others_are_told_and_health_is_answered(tmp_path: Path) -> None:
@@ -166,6 +175,10 @@ def test_when_all_are_at_work_others_are_told_and_health_is_answered(tmp_path: P
                     assert refused.headers["Retry-After"]
                     assert service.call("GET", "/health/live").status == 200
                     assert service.call("GET", "/health/ready").status == 200
+                with connections(service, 600, b""):
+                    for _ in range(20):
+                        assert service.call("GET", "/health/live").status == 200
+                    assert n_files(service) < 16 + 256 + 64
                 os.kill(store, signal.SIGCONT)
                 for connection in rewarding:
                     with connection.makefile("rb") as reading:

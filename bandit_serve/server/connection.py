@@ -6,7 +6,7 @@ This sits on the inside of aiohttp's `RequestHandler`, as the lane does.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from aiohttp import web
 
@@ -119,8 +119,10 @@ class Connection(web.RequestHandler):
         response.force_close()
         return response
 
-    def review(self, now_s: float, head_patience_s: float, reading_patience_s: float) -> None:
-        """Ends a connection whose caller sends no head, or reads no answer, for too long."""
+    def review(
+        self, now_s: float, head_patience_s: float, reading_patience_s: float
+    ) -> Literal["late", "unread"] | None:
+        """Ends a connection whose caller sends no head, or reads no answer, for too long; says which it was."""
         wire = self._wire
         assert wire is not None
         if self._head_since_s and now_s - self._head_since_s > head_patience_s and self.idle:
@@ -128,12 +130,15 @@ class Connection(web.RequestHandler):
                 status, headers, body = problem_parts(TooSlow("The request's head did not arrive in time."))
                 wire.write(head_of(status, lines_of({**headers, "Connection": "close"}), len(body)) + body)
             self.force_close()
+            return "late"
         unread = wire.get_write_buffer_size()
         if not self._unread or unread < self._unread:
             self._unread_since_s = now_s
         elif now_s - self._unread_since_s > reading_patience_s:
             wire.abort()
+            return "unread"
         self._unread = unread
+        return None
 
     def _process_keepalive(self) -> None:
         """A head that has begun has its own time; until it is here, or that is over, the connection stays."""

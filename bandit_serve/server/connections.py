@@ -8,11 +8,13 @@ import logging
 import resource
 
 from bandit_serve.server.connection import Connection
+from bandit_serve.server.metrics import Counters
 from bandit_serve.settings import Settings
 
 log = logging.getLogger(__name__)
 
 REVIEW_S = 1.0
+QUICKEST_REVIEW_S = 0.05
 # What a worker opens beside callers' connections (to the store, model files, spools), and as many for callers that
 # are told that there is no room.
 MAX_SPARE = 256
@@ -25,7 +27,8 @@ class Connections:
     no room get one answer (`Connection.crowded`), and beyond `spare` of them none.
     """
 
-    def __init__(self, settings: Settings, files: int) -> None:
+    def __init__(self, settings: Settings, files: int, counters: Counters) -> None:
+        self._counters = counters
         self._head_patience_s = settings.seconds("header_timeout")
         self._reading_patience_s = settings.seconds("body_timeout")
         self._spare = min(MAX_SPARE, files // 4)
@@ -33,7 +36,8 @@ class Connections:
         self._open: set[Connection] = set()
         self._leaving: set[Connection] = set()
         self._crowded = False
-        self._every_s = min(REVIEW_S, self._head_patience_s / 4, self._reading_patience_s / 4)
+        patience_s = min(self._head_patience_s, self._reading_patience_s)
+        self._every_s = max(QUICKEST_REVIEW_S, min(REVIEW_S, patience_s / 4))
 
     def __len__(self) -> int:
         return len(self._open)
@@ -43,6 +47,7 @@ class Connections:
         if len(self._open) - len(self._leaving) >= self.most:
             self._make_room()
         if len(self._open) >= self.most + self._spare:
+            self._counters.add("connections_crowded")
             return False
         connection.crowded = len(self._open) - len(self._leaving) >= self.most
         self._open.add(connection)
@@ -60,7 +65,10 @@ class Connections:
         loop.call_later(self._every_s, self.review)
         now_s = loop.time()
         for connection in list(self._open):
-            connection.review(now_s, self._head_patience_s, self._reading_patience_s)
+            why = connection.review(now_s, self._head_patience_s, self._reading_patience_s)
+            if why is not None:
+                self._counters.add(f"connections_{why}")
+        self._counters.set("connections", len(self._open))
 
     def _make_room(self) -> None:
         if not self._crowded:
@@ -70,6 +78,7 @@ class Connections:
         n_closed = max(1, int(self.most * CLOSED_AT_ONCE))
         for connection in heapq.nsmallest(n_closed, waiting, key=lambda each: each.quiet_since_s):
             self._leaving.add(connection)
+            self._counters.add("connections_crowded")
             connection.force_close()
 
 

@@ -36,6 +36,10 @@ SCALARS = (
     "top_k_hits",
     "top_k_misses",
     "store_away",
+    "connections",
+    "connections_crowded",
+    "connections_late",
+    "connections_unread",
 )
 MAX_EXPERIMENT_SERIES = 5_000
 _PER_ROUTE = len(OUTCOMES) + len(BUCKETS_S) + 2
@@ -153,6 +157,18 @@ class ServiceCollector(Collector):
         yield GaugeMetricFamily(
             "bandit_serve_workers_without_store", "Workers whose store is away.", total("store_away")
         )
+
+        yield GaugeMetricFamily(
+            "bandit_serve_connections", "Connections that are open.", total("connections")
+        )
+        ended = CounterMetricFamily(
+            "bandit_serve_connections_ended",
+            "Connections ended for want of room, because their head was late, or because they read no answer.",
+            labels=["why"],
+        )
+        for why in ("crowded", "late", "unread"):
+            ended.add_metric([why], total(f"connections_{why}"))
+        yield ended
 
     def _experiments(self) -> Iterable[Metric]:
         """Bounded: experiments beyond `MAX_EXPERIMENT_SERIES` arms are left out, the newest first."""

@@ -58,7 +58,7 @@ class Worker:
             timeout_s=plan.settings.seconds("store_timeout"),
         )
         self._service = Service(plan.settings, store, counters)
-        self._connections = Connections(plan.settings, raise_file_limit())
+        self._connections = Connections(plan.settings, raise_file_limit(), counters)
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
