@@ -120,6 +120,14 @@ def test_a_name_that_is_not_listed_as_it_is_called_is_refused(service: Throwaway
     check_problem(service.call("GET", "/health/live", None, {"Host": host}), 403)
 
 
+def test_nothing_is_promised_to_a_browser_that_asks_first(service: ThrowawayService) -> None:
+    """Until there is more to say of `cors_origins`, also not to a page that may talk to us."""
+    wish = {"Origin": SHOP, "Access-Control-Request-Method": "POST"}
+    answer = service.call("OPTIONS", "/v1/rewards", None, wish)
+    check_problem(answer, 405)
+    assert not any(name.startswith("Access-Control") for name in answer.headers)
+
+
 def test_a_page_of_the_same_site_may_look_without_an_origin_and_change_nothing() -> None:
     admission = Admission(Settings(), loopback=True)
     same_site = {"Host": "localhost:8000", "Sec-Fetch-Site": "same-site"}

@@ -91,18 +91,31 @@ def test_many_that_wait_leave_room_and_are_gone_in_the_end(patient: ThrowawaySer
 
 
 def test_a_head_that_comes_a_byte_at_a_time_has_no_more_time_than_others(patient: ThrowawayService) -> None:
-    with connections(patient, 1, b"GET ") as (connection,):
+    assert drip(patient, b"GET ").startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("what", ["body", "metadata", "artifact"])
+def test_a_body_that_comes_a_byte_at_a_time_has_no_more_time_than_others(
+    patient: ThrowawayService, what: str
+) -> None:
+    if what == "body":
+        head = post("/v1/rewards", {"decision_id": "x" * 1_000})[:-1_000]
+    else:
+        part = f'--b\r\nContent-Disposition: form-data; name="{what}"; filename="f"\r\n\r\n'
+        lines = ["POST /v1/models/m/versions HTTP/1.1", "Host: localhost", "Content-Length: 100000"]
+        head = "\r\n".join([*lines, "Content-Type: multipart/form-data; boundary=b", "", part]).encode()
+    assert drip(patient, head).startswith(b"HTTP/1.1 408 ")
+
+
+def drip(service: ThrowawayService, head: bytes) -> bytes:
+    """The answer to `head` and a byte every fifth of a second after it, of which it takes less than a hundred."""
+    with connections(service, 1, head) as (connection,):
         connection.settimeout(0.2)
-        answer = None
-        sent = 0
-        while answer is None:
+        for _ in range(100):
             with contextlib.suppress(TimeoutError):
-                answer = connection.recv(65_536)
-            if answer is None:
-                connection.sendall(b"/")
-                sent += 1
-                assert sent < 100
-    assert answer.startswith(b"HTTP/1.1 408 ")
+                return connection.recv(65_536)
+            connection.sendall(b"/")
+    raise AssertionError("it never ends")
 
 
 def test_a_kept_connection_has_the_time_for_a_head_from_its_first_byte_on(patient: ThrowawayService) -> None:
