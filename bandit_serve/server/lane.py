@@ -13,11 +13,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11, RawRequestMessage
 
 from bandit_serve.errors import TooLarge
-from bandit_serve.server.admission import Admission
+from bandit_serve.server.admission import SEC_FETCH_SITE, Admission
 from bandit_serve.server.connection import Connection
 from bandit_serve.server.connections import Connections
 from bandit_serve.server.problems import head_of, lines_of, problem_parts
@@ -130,7 +130,7 @@ class LaneProtocol(Connection):
         ):
             return False
         service, hot, headers = self._lane.service, self._lane.find(message.path), message.headers
-        if hot is None or service.draining or not service.ready or "Expect" in headers:
+        if hot is None or service.draining or not service.ready or hdrs.EXPECT in headers:
             return False
         if not self._is_plainly_admitted(headers):
             return False
@@ -159,9 +159,9 @@ class LaneProtocol(Connection):
 
     def _is_plainly_admitted(self, headers: Mapping[str, str]) -> bool:
         """Whether no browser sent this, by a name that is ours; of all others the application decides."""
-        if "Origin" in headers or "Sec-Fetch-Site" in headers:
+        if hdrs.ORIGIN in headers or SEC_FETCH_SITE in headers:
             return False
-        host = headers.get("Host")
+        host = headers.get(hdrs.HOST)
         if host != self._host:
             if host is not None and not self._lane.admission.knows(host):
                 return False

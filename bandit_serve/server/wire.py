@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from bandit_serve.errors import InvalidInput, TooLarge, UnsupportedMedia
 from bandit_serve.server.arrival import arriving
@@ -49,7 +49,7 @@ class Body(Generic[T]):
 
     def decode(self, headers: Mapping[str, str], body: bytes) -> T:
         """`InvalidInput` that names the field, or `UnsupportedMedia`."""
-        content_type = headers.get("Content-Type", "")
+        content_type = headers.get(hdrs.CONTENT_TYPE, "")
         essence = content_type if content_type == JSON else _essence(content_type)
         if not body and self.optional and essence not in SENT_BY_ANY_PAGE:
             body, essence = b"{}", JSON
@@ -84,7 +84,7 @@ class Entries(Generic[T]):
 
     def after(self, error: InvalidInput, headers: Mapping[str, str], body: bytes) -> list[T | InvalidInput]:
         """Each entry or what is wrong with it; raises `error`, for which the batch was refused, if it is none."""
-        form = self._read.get(_essence(headers.get("Content-Type", "")))
+        form = self._read.get(_essence(headers.get(hdrs.CONTENT_TYPE, "")))
         if form is None:
             raise error
         decode_batch, decode = form
@@ -122,9 +122,9 @@ def answer(request: web.Request, content: Any, status: int = 200, etag: int | No
 
 def negotiated(headers: Mapping[str, str], content: Any) -> Reply:
     """`content` in the form that `Accept` asks for; without a wish, in the form of the request."""
-    accept = headers.get("Accept")
+    accept = headers.get(hdrs.ACCEPT)
     if accept is None or accept == "*/*" or ("json" not in accept and "msgpack" not in accept):
-        wanted = headers.get("Content-Type", JSON)
+        wanted = headers.get(hdrs.CONTENT_TYPE, JSON)
     else:
         wanted = accept
     if "msgpack" in wanted and not ("json" in wanted and wanted.index("json") < wanted.index("msgpack")):
