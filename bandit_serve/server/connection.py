@@ -89,7 +89,8 @@ class Connection(web.RequestHandler):
         """The caller has said all that it will say; what it asked before is still answered, and then we close."""
         self._half_closed = True
         self._end_the_body()
-        if self.idle:
+        # `start()` may not have begun to wait yet.
+        if self.idle or not self._request_count:
             return False
         if not self._messages:
             self._close = True
