@@ -7,15 +7,18 @@ BanditServeError
 │   ├── InvalidArtifact   a file that is not a model we can serve
 │   ├── TooLarge          over a size limit
 │   └── UnsupportedMedia  a content type that is not spoken here
+├── Forbidden             a page of another site asks, or by a name that is not ours
 ├── NotFound              no such experiment, model or version
+├── TooSlow               a request that did not arrive in time
 ├── Late                  a reward after its attribution window
 ├── Conflict              the state does not allow it now
 ├── PreconditionFailed    If-Match named another revision
 ├── NotBuilt              named by the contract, not built yet
+├── StateFault            what we keep ourselves can not be read: our fault, whoever asks
+│   └── Unfoldable        a log and its snapshots of which no state can be made
+│       └── UnreadableEntry  an entry of a log, or a state, that this build can not fold
 ├── ModelLost             a registered model whose artifact is gone or damaged
 ├── LogLost               the store has lost entries that were read from it
-├── Unfoldable            a log and its snapshots of which no state can be made
-│   └── UnreadableEntry   an entry of a log, or a state, that this build can not fold
 └── Unavailable           try again later; nothing was counted, or the retry will be a duplicate
     ├── SetAside          an experiment whose log can not be folded: see `bandit-serve repair`
     ├── StoreUnavailable  the store can not be read or written now: `what` says which outage it is
@@ -25,7 +28,8 @@ BanditServeError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -75,7 +79,15 @@ class UnsupportedMedia(InvalidInput):
     pass
 
 
+class Forbidden(BanditServeError):
+    pass
+
+
 class NotFound(BanditServeError):
+    pass
+
+
+class TooSlow(BanditServeError):
     pass
 
 
@@ -95,6 +107,10 @@ class NotBuilt(BanditServeError):
     pass
 
 
+class StateFault(BanditServeError):
+    pass
+
+
 class ModelLost(BanditServeError):
     pass
 
@@ -103,7 +119,7 @@ class LogLost(BanditServeError):
     pass
 
 
-class Unfoldable(BanditServeError):
+class Unfoldable(StateFault):
     pass
 
 
@@ -138,3 +154,17 @@ class StoreRefused(StoreUnavailable):
 
 class Overloaded(Unavailable):
     pass
+
+
+@contextmanager
+def of_our_state(what: str) -> Iterator[None]:
+    """Around the reading of what we keep: what is refused there is no caller's fault, but a `StateFault` of `what`.
+
+    To try again later stays what it is.
+    """
+    try:
+        yield
+    except (Unavailable, LogLost, ModelLost, StateFault):
+        raise
+    except BanditServeError as error:
+        raise StateFault(f"{what} can not be read; the service's log says why.") from error

@@ -16,6 +16,10 @@ from bandit_serve.errors import UsageError
 from bandit_serve.validation import field_error
 
 PREFIX = "BANDIT_SERVE_"
+HostNames = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:\[\]-]+(,[A-Za-z0-9._:\[\]-]+)*(?!\n)$")]
+Origins = Annotated[
+    str, Meta(pattern=r"^https?://[A-Za-z0-9._:\[\]-]+(,https?://[A-Za-z0-9._:\[\]-]+)*(?!\n)$")
+]
 Duration = Annotated[str, Meta(pattern=DURATION_PATTERN)]
 
 
@@ -29,11 +33,16 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     data: str = "bandit-serve-data"
     artifacts: str | None = None
     insecure: bool = False
+    allowed_hosts: HostNames | None = None
+    cors_origins: Origins | None = None
     access_log: bool = False
     log_level: Annotated[str, Meta(pattern=r"^(debug|info|warning|error)(?!\n)$")] = "info"
     namespace: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}(?!\n)$")] = "bandit_serve"
     store_timeout: Duration = "1s"
     body_timeout: Duration = "10s"
+    header_timeout: Duration = "10s"
+    keepalive_timeout: Duration = "75s"
+    max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 4_096
     max_body: Annotated[int, Meta(ge=1_024)] = 16 * 2**20
     max_artifact: Annotated[int, Meta(ge=1_024)] = 4 * 2**30
     model_memory: Annotated[int, Meta(ge=0)] = 2 * 2**30
@@ -51,6 +60,16 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def seconds(self, name: str) -> float:
         """A duration setting in seconds."""
         return parse_duration_ms(getattr(self, name)) / 1000
+
+    @property
+    def allowed_host_names(self) -> list[str]:
+        """Names by which this service is called beside those of this machine, in lower case."""
+        return self.allowed_hosts.lower().split(",") if self.allowed_hosts else []
+
+    @property
+    def allowed_origins(self) -> list[str]:
+        """Origins whose pages may talk to this service, as browsers write them."""
+        return self.cors_origins.lower().split(",") if self.cors_origins else []
 
     @property
     def models_that_learn(self) -> list[str]:

@@ -104,7 +104,7 @@ class Grammar:
             else chance.choice(["GET", "POST", "PUT", "HEAD", "OPTIONS", "X"])
         )
         content_type, body = self._body(route)
-        headers = [("Host", "x")]
+        headers = [("Host", "localhost")]
         if content_type:
             headers.append(("Content-Type", content_type))
         headers += chance.choices(WEIRD_HEADERS, k=chance.choice([0, 0, 0, 1, 1, 2]))

@@ -283,7 +283,7 @@ class Hammer:
     def _ask(self, connection: socket.socket) -> None:
         reply = b""
         try:
-            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             while received := connection.recv(4_096):
                 reply += received
         except OSError as error:

@@ -25,6 +25,7 @@ from services import ThrowawayService
 from stores import ThrowawayStore, gone, wait_until
 
 WORKERS = 2
+REWARD = "POST /v1/rewards HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_rewards_that_wait_for_the_store_are_answered_when_the_service_stops(
         make_experiment(service, "waiting")
         decided = service.call("POST", "/v1/experiments/waiting/decide", {"unit": "u"})
         body = json.dumps({"decision_id": decided.body["decision_id"], "value": 1.0}).encode()
-        head = f"POST /v1/rewards HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"{REWARD}Content-Length: {len(body)}\r\n\r\n"
         connection.settimeout(20)
         connection.connect(("127.0.0.1", service.port))
         store.pause()
@@ -111,7 +112,7 @@ def test_workers_that_leave_slowly_are_replaced_and_do_no_harm(tmp_path: Path, s
         for _ in range(4):
             wait_until(lambda: bool(ready(service)), 30)
             connection = open_.enter_context(socket.create_connection(("127.0.0.1", service.port)))
-            connection.sendall(b"POST /v1/rewards HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+            connection.sendall(f"{REWARD}Content-Length: 9\r\n\r\n{{".encode())
             (worker,) = ready(service)
             os.kill(worker, signal.SIGTERM)
             left.add(worker)

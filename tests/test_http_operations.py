@@ -144,7 +144,7 @@ def test_a_body_above_the_limit_is_413(service: ThrowawayService) -> None:
 
 
 def head(path: str, *headers: str) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", *headers]
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
@@ -154,11 +154,11 @@ def head(path: str, *headers: str) -> bytes:
         head("/v1/rewards", "Content-Length: 100") + b'{"decision_id"',
         head("/v1/rewards", "Transfer-Encoding: chunked") + b"5\r\n{",
         head("/v1/experiments", "Content-Length: 2"),
-        b"POST /v1/models/m/versions HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        b"POST /v1/models/m/versions HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         b"Content-Length: 1000\r\n\r\n--b\r\nContent-Disp",
-        b"POST /v1/models/m/versions HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        b"POST /v1/models/m/versions HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         b'Content-Length: 1000\r\n\r\n--b\r\nContent-Disposition: form-data; name="artifact"\r\n\r\nabc',
-        b"POST /v1/models/m/versions HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        b"POST /v1/models/m/versions HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         b'Content-Length: 1000\r\n\r\n--b\r\nContent-Disposition: form-data; name="metadata"\r\n\r\n{"a',
     ],
     ids=["body", "chunked", "nothing", "multipart head", "artifact", "metadata"],

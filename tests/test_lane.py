@@ -25,7 +25,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThrowawayServi
 
 def post(path: str, body: object = None, *headers: str, version: str = "1.1") -> bytes:
     content = b"" if body is None else json.dumps(body).encode()
-    lines = [f"POST {path} HTTP/{version}", "Host: x", f"Content-Length: {len(content)}", *headers]
+    lines = [f"POST {path} HTTP/{version}", "Host: localhost", "Content-Type: application/json"]
+    lines += [f"Content-Length: {len(content)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + content
 
 
@@ -37,7 +38,7 @@ def say(
         socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection,
         connection.makefile("rb") as reading,
     ):
-        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert read_answer(reading)[0] == 200
         connection.sendall(content)
         return [read_answer(reading) for _ in range(n_answers)]
@@ -110,8 +111,8 @@ def test_an_old_client_is_told_whether_its_connection_stays(service: ThrowawaySe
     "sent",
     [
         b"this is no HTTP\r\n\r\n",
-        b"POST /v1/rewards HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"POST /v1/rewards HTTP/1.1\r\nHost: localhost\r\nContent-Length: many\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 20_000 + b"\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
 )

@@ -27,6 +27,9 @@ OTHERS: dict[str, Any] = {
     "learn": True,
     "learners": "films,books",
     "insecure": True,
+    "allowed_hosts": "bandits.internal,box:8000",
+    "cors_origins": "https://shop.example,http://localhost:3000",
+    "max_connections": 7,
     "access_log": True,
     "log_level": "debug",
     "namespace": "other",
@@ -39,6 +42,9 @@ WRONG: dict[str, list[Any]] = {
     "port": [-1, 65_536, "http", 1.5],
     "workers": [0, 257, "many"],
     "insecure": ["perhaps"],
+    "allowed_hosts": ["", "a,", "a b", "http://a", "a\n"],
+    "cors_origins": ["", "*", "shop.example", "https://shop.example/", "https://a,", "null", "https://a\n"],
+    "max_connections": [0, "many"],
     "learn": ["perhaps"],
     "learners": ["", "films,", "a b", "films;books", "films\n"],
     "access_log": ["perhaps"],
@@ -94,7 +100,8 @@ def test_each_setting_has_a_flag_with_its_default_in_the_help(name: str) -> None
 def test_flags_are_stronger_than_variables_than_the_file_than_defaults(name: str, tmp_path: Path) -> None:
     value = other(name)
     assert value != getattr(DEFAULTS, name)
-    default = "unset" if name in ("store", "artifacts", "learners") else getattr(DEFAULTS, name)
+    unset = "http://unset" if name == "cors_origins" else "unset"
+    default = unset if getattr(DEFAULTS, name) is None else getattr(DEFAULTS, name)
     text = {PREFIX + name.upper(): as_text(value)}
     weak = {PREFIX + name.upper(): as_text(default)}
     assert getattr(load_settings({name: value}, environ={}), name) == value

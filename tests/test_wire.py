@@ -13,9 +13,9 @@ from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
 from bandit_serve.decisions.messages import DecideRequest
-from bandit_serve.errors import InvalidInput, TooLarge, UnsupportedMedia
+from bandit_serve.errors import InvalidInput, TooLarge, TooSlow, UnsupportedMedia
 from bandit_serve.experiment import Experiment
-from bandit_serve.server.wire import JSON, MSGPACK, Body, answer, negotiated, revision
+from bandit_serve.server.wire import JSON, MSGPACK, SENT_BY_ANY_PAGE, Body, answer, negotiated, revision
 
 IN_JSON = msgspec.json.encode({"unit": "u"})
 IN_MSGPACK = msgspec.msgpack.encode({"unit": "u"})
@@ -45,7 +45,6 @@ def read(body: bytes | None, content_type: str | None, kind: Any = DecideRequest
 @pytest.mark.parametrize(
     ("body", "content_type"),
     [
-        (IN_JSON, None),
         (IN_JSON, JSON),
         (IN_JSON, "application/json; charset=utf-8"),
         (IN_JSON, "Application/JSON"),
@@ -65,6 +64,12 @@ def test_other_content_types_are_not_spoken(content_type: str) -> None:
         read(IN_JSON, content_type)
 
 
+def test_a_body_needs_a_content_type() -> None:
+    for optional in (False, True):
+        with pytest.raises(UnsupportedMedia, match="there is none"):
+            read(IN_JSON, None, optional=optional)
+
+
 def test_messagepack_is_spoken_only_where_the_contract_says_so() -> None:
     with pytest.raises(UnsupportedMedia):
         read(IN_MSGPACK, MSGPACK, msgpack=False)
@@ -72,7 +77,11 @@ def test_messagepack_is_spoken_only_where_the_contract_says_so() -> None:
 
 def test_a_body_is_optional_only_where_it_is_said() -> None:
     assert read(b"", None, optional=True) == DecideRequest()
-    assert read(b"", "text/plain", optional=True) == DecideRequest()
+    for content_type in (JSON, MSGPACK, "application/octet-stream"):
+        assert read(b"", content_type, optional=True) == DecideRequest()
+    for content_type in SENT_BY_ANY_PAGE:
+        with pytest.raises(UnsupportedMedia):
+            read(b"", f"{content_type}; charset=utf-8", optional=True)
     with pytest.raises(InvalidInput):
         read(b"", JSON)
 
@@ -126,7 +135,7 @@ def test_a_body_that_is_too_large_is_refused() -> None:
 
 
 def test_a_body_that_does_not_come_times_out() -> None:
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TooSlow):
         read(None, JSON, timeout_s=0.02)
 
 

@@ -34,6 +34,15 @@ def serve(
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Bind an address that others can reach, without keys.")
     ] = None,
+    allowed_hosts: Annotated[
+        str | None,
+        typer.Option(
+            help="Names beside those of this machine that a loopback service goes by (default: none)."
+        ),
+    ] = None,
+    cors_origins: Annotated[
+        str | None, typer.Option(help="Origins whose web pages may talk to the service (default: none).")
+    ] = None,
     access_log: Annotated[bool | None, typer.Option("--access-log", help="Log every request.")] = None,
     log_level: Annotated[
         str | None, typer.Option(help="debug, info, warning or error (default: info).")
@@ -46,6 +55,15 @@ def serve(
     ] = None,
     body_timeout: Annotated[
         str | None, typer.Option(help="Longest wait for a request's body (default: 10s).")
+    ] = None,
+    header_timeout: Annotated[
+        str | None, typer.Option(help="Longest wait for a request's head (default: 10s).")
+    ] = None,
+    keepalive_timeout: Annotated[
+        str | None, typer.Option(help="How long an idle connection is kept (default: 75s).")
+    ] = None,
+    max_connections: Annotated[
+        int | None, typer.Option(help="Most connections of a worker (default: 4096).")
     ] = None,
     max_body: Annotated[int | None, typer.Option(help="Largest body, in bytes (default: 16777216).")] = None,
     max_artifact: Annotated[

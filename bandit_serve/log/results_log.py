@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from bandit_serve import events
-from bandit_serve.errors import SetAside
+from bandit_serve.errors import SetAside, of_our_state
 from bandit_serve.live import LiveExperiment
 from bandit_serve.policies.serving import features_of
 from bandit_serve.replica import Replica
@@ -67,7 +67,8 @@ class ResultsLog:
             end = await self._store.append(name, events.TICK, b"")
         folded = await self._reach(live, end)
         async with folded.lock:
-            return await asyncio.to_thread(read, folded.fold)
+            with of_our_state(f"What is known of {name}"):
+                return await asyncio.to_thread(read, folded.fold)
 
     async def snapshot(self, live: LiveExperiment) -> None:
         """Writes the fold at the experiment's offset, which its log may then be trimmed to."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 
-from bandit_serve.errors import Conflict, InvalidArtifact, ModelLost, NotFound
+from bandit_serve.errors import BanditServeError, Conflict, ModelLost, Unavailable
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.models.family import load_model
 from bandit_serve.models.model import Model
@@ -81,8 +81,14 @@ class LoadedModels:
     def _read(self, version: Version) -> Model:
         try:
             return load_model(self.artifacts.open(version.sha256))
-        except (InvalidArtifact, NotFound) as error:
+        except Unavailable:
+            raise
+        except BanditServeError as error:
             raise ModelLost(f"{version.model} {version.version} can not be loaded: {error}") from error
+        except (OSError, ValueError) as error:
+            raise ModelLost(
+                f"{version.model} {version.version} can not be loaded: its file is not readable."
+            ) from error
 
     def keep_live(self, references: frozenset[Reference]) -> None:
         """Says which versions take live traffic from now on."""

@@ -18,11 +18,13 @@ from bandit_serve.decisions.messages import (
     Scored,
     ScoreRequest,
 )
-from bandit_serve.errors import Unavailable
+from bandit_serve.errors import FieldError, InvalidInput, Overloaded, StateFault, Unavailable
 from bandit_serve.experiment import Experiment, Policy
 from bandit_serve.models.agreement import AgreementReport
 from bandit_serve.results import Report
 from bandit_serve.rewards.messages import RewardsReport, RewardsRequest
+from bandit_serve.server.admission import Admission
+from bandit_serve.server.connection import Connection
 from bandit_serve.server.handlers.decisions import DecisionHandlers
 from bandit_serve.server.handlers.experiments import (
     ArmRequest,
@@ -42,8 +44,9 @@ from bandit_serve.server.handlers.operations import Health, OperationHandlers, S
 from bandit_serve.server.handlers.rewards import RewardHandlers
 from bandit_serve.server.lane import Endpoint, Lane
 from bandit_serve.server.openapi import document
+from bandit_serve.server.page import PAGE
 from bandit_serve.server.problems import problem_response
-from bandit_serve.server.route import EITHER, MULTIPART, Entries, Route
+from bandit_serve.server.route import EITHER, MULTIPART, Entries, Query, Route
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import MAX_BODY, Reply, read_bytes
 from bandit_serve.views import (
@@ -177,7 +180,8 @@ ROUTES: tuple[Route, ...] = (
         "experiments.list_all",
         "All experiments, or a page of them.",
         answers=ExperimentList,
-        paged=True,
+        query=PAGE,
+        refuses=(413,),
     ),
     Route(
         "GET",
@@ -300,7 +304,8 @@ ROUTES: tuple[Route, ...] = (
         "models.list_all",
         "All models, or a page of them.",
         answers=ModelList,
-        paged=True,
+        query=PAGE,
+        refuses=(413,),
     ),
     Route(
         "GET",
@@ -327,7 +332,16 @@ ROUTES: tuple[Route, ...] = (
         "models.find",
         "Versions by status, family, metric, text; sorted, page by page.",
         answers=VersionPage,
-        refuses=(400, 413),
+        refuses=(413,),
+        query=(
+            Query("status", "A status that it may have.", many=True),
+            Query("family", "The family of its model."),
+            Query("metric", "A condition that it meets, such as `rmse<=0.9`.", many=True),
+            Query("text", "Text that is in its name or metadata."),
+            Query("sort", "What to sort by, with `-` before it downward (default: `-created`)."),
+            Query("limit", "The most versions on a page (default: 100)."),
+            Query("after", "Where the page before ended."),
+        ),
     ),
     Route(
         "GET",
@@ -336,6 +350,7 @@ ROUTES: tuple[Route, ...] = (
         "Two versions, a and b, beside each other.",
         answers=VersionComparison,
         refuses=(400,),
+        query=(Query("a", "A version.", required=True), Query("b", "Another.", required=True)),
     ),
     Route(
         "GET",
@@ -402,7 +417,7 @@ ROUTES: tuple[Route, ...] = (
 ROUTE_LABELS: tuple[str, ...] = (*(route.label for route in ROUTES), UNMATCHED)
 
 
-def make_app(service: Service) -> tuple[web.Application, Lane]:
+def make_app(service: Service, admission: Admission) -> tuple[web.Application, Lane]:
     """The application, and the lane for those of its routes that are hot."""
     groups = {
         "decisions": DecisionHandlers(service),
@@ -411,9 +426,11 @@ def make_app(service: Service) -> tuple[web.Application, Lane]:
         "models": ModelHandlers(service),
         "operations": OperationHandlers(service, document(ROUTES)),
     }
-    labels: dict[web.AbstractRoute, str] = {}
-    lane = Lane(service)
-    app = web.Application(middlewares=[_shared(service, labels)], client_max_size=service.settings.max_body)
+    routes: dict[web.AbstractRoute, Route] = {}
+    lane = Lane(service, admission)
+    app = web.Application(
+        middlewares=[_shared(service, admission, routes)], client_max_size=service.settings.max_body
+    )
     for route in ROUTES:
         group, name = route.handler.split(".")
         endpoint = getattr(groups[group], name)
@@ -423,7 +440,7 @@ def make_app(service: Service) -> tuple[web.Application, Lane]:
             endpoint = _ordinary(endpoint, service.settings.seconds("body_timeout"))
         if route.max_body is not None:
             endpoint = _limited(endpoint, max_body)
-        labels[app.router.add_route(route.method, route.path, endpoint)] = route.label
+        routes[app.router.add_route(route.method, route.path, endpoint)] = route
     return app, lane
 
 
@@ -449,7 +466,7 @@ def _limited(handler: Handler, max_body: int) -> Handler:
 
 
 def _shared(
-    service: Service, labels: dict[web.AbstractRoute, str]
+    service: Service, admission: Admission, routes: dict[web.AbstractRoute, Route]
 ) -> Callable[..., Awaitable[web.StreamResponse]]:
     """Errors become problems, requests are counted, and a draining worker closes what it has answered."""
     counters = service.counters
@@ -457,17 +474,51 @@ def _shared(
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
+        route = routes.get(request.match_info.route)
         response: web.StreamResponse
         try:
+            admission.check(request.method, request.headers)
+            if _is_crowded(request) and request.path not in ALWAYS_OPEN:
+                raise Overloaded("This worker has as many connections as it can have.")
             if not service.ready and request.path not in ALWAYS_OPEN:
                 raise Unavailable("The first state is not loaded yet.")
-            response = await handler(request)
+            if route is not None and request.query_string:
+                _check_query(route, request)
+            response = await _answered(route, handler, request)
         except Exception as error:
             response = problem_response(error)
-        if service.draining or response.status in BODY_ABANDONED or request.content.exception() is not None:
+        if (
+            service.draining
+            or _is_crowded(request)
+            or response.status in BODY_ABANDONED
+            or request.content.exception() is not None
+        ):
             response.force_close()
-        label = labels.get(request.match_info.route, UNMATCHED)
-        counters.request(label, response.status, time.perf_counter() - started)
+        counters.request(
+            UNMATCHED if route is None else route.label, response.status, time.perf_counter() - started
+        )
         return response
 
     return answer
+
+
+async def _answered(route: Route | None, handler: Handler, request: web.Request) -> web.StreamResponse:
+    """A route that takes nothing from its caller cannot have been given anything invalid: then the fault is ours."""
+    if route is None or route.takes is not None or route.query:
+        return await handler(request)
+    try:
+        return await handler(request)
+    except InvalidInput as error:
+        raise StateFault("What we know can not be read; the service's log says why.") from error
+
+
+def _check_query(route: Route, request: web.Request) -> None:
+    known = [parameter.name for parameter in route.query]
+    for name in request.query:
+        if name not in known:
+            detail = f"expected {', '.join(known)}" if known else "expected no parameters in the query"
+            raise InvalidInput(f"{name[:60]}: {detail}.", [FieldError(name[:60], detail)])
+
+
+def _is_crowded(request: web.Request) -> bool:
+    return isinstance(request.protocol, Connection) and request.protocol.crowded

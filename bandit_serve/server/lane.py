@@ -11,16 +11,15 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from aiohttp import web
-from aiohttp.helpers import rfc822_formatted_time
-from aiohttp.http import SERVER_SOFTWARE, HttpVersion11, RawRequestMessage
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11, RawRequestMessage
 
-from bandit_serve.errors import InvalidInput
-from bandit_serve.server.problems import problem_parts, problem_response
+from bandit_serve.server.admission import SEC_FETCH_SITE, Admission
+from bandit_serve.server.connection import Connection
+from bandit_serve.server.connections import Connections
+from bandit_serve.server.problems import head_of, lines_of, problem_parts
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Reply, too_large
 
@@ -42,8 +41,9 @@ class Hot(NamedTuple):
 class Lane:
     """Which paths are hot. Paths that have been seen are remembered, as long as their experiment exists."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, admission: Admission) -> None:
         self.service = service
+        self.admission = admission
         self._paths: dict[str, Hot] = {}
         self._patterns: list[tuple[re.Pattern[str], Hot]] = []
 
@@ -70,14 +70,16 @@ class Lane:
         return found
 
 
-class LaneProtocol(web.RequestHandler):
-    """A connection. While it is idle, or an answer of the lane is on its way, `start()` sleeps on `_waiter`."""
+class LaneProtocol(Connection):
+    """A connection with a lane. While an answer of the lane is on its way, too, `start()` sleeps on `_waiter`."""
 
-    __slots__ = ("_answering", "_lane", "_looking")
+    __slots__ = ("_answering", "_host", "_lane", "_looking")
 
-    def __init__(self, lane: Lane, manager: web.Server, **options: Any) -> None:
-        super().__init__(manager, **options)
+    def __init__(self, lane: Lane, connections: Connections, manager: web.Server, **options: Any) -> None:
+        super().__init__(connections, manager, **options)
         self._lane = lane
+        # The last `Host` that was found to be ours.
+        self._host: str | None = None
         self._answering: asyncio.Task[None] | None = None
         self._looking = False
 
@@ -90,23 +92,11 @@ class LaneProtocol(web.RequestHandler):
         self._waiter = None
         super().data_received(data)
         self._waiter = waiter
-        if self._answering is None and not self._looking:
+        if not self._messages:
+            if data:
+                self._await_the_rest_of_the_head()
+        elif self._answering is None and not self._looking:
             self._look()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """What the parser refuses is answered as other refusals are, and is no news for our log."""
-        if not isinstance(exc, HttpProcessingError) or request.writer.output_size > 0:
-            return super().handle_error(request, status, exc, message)
-        reason = " ".join(exc.message.split()).rstrip(".:") or "it can not be read"
-        response = problem_response(InvalidInput(f"The request is not valid HTTP: {reason}."))
-        response.force_close()
-        return response
 
     def _look(self) -> None:
         """Answers what the lane can from the head of the queue, and wakes `start()` for the rest.
@@ -136,10 +126,13 @@ class LaneProtocol(web.RequestHandler):
             or message.compression is not None
             or not payload.is_eof()
             or self._paused
+            or self.crowded
         ):
             return False
         service, hot, headers = self._lane.service, self._lane.find(message.path), message.headers
-        if hot is None or service.draining or not service.ready or "Expect" in headers:
+        if hot is None or service.draining or not service.ready or hdrs.EXPECT in headers:
+            return False
+        if not self._is_plainly_admitted(headers):
             return False
         assert self._parser is not None
         assert self._manager is not None
@@ -164,6 +157,17 @@ class LaneProtocol(web.RequestHandler):
             self._answering = self._loop.create_task(self._answer_later(hot, reply, started_s))
         return True
 
+    def _is_plainly_admitted(self, headers: Mapping[str, str]) -> bool:
+        """Whether no browser sent this, by a name that is ours; of all others the application decides."""
+        if hdrs.ORIGIN in headers or SEC_FETCH_SITE in headers:
+            return False
+        host = headers.get(hdrs.HOST)
+        if host != self._host:
+            if host is not None and not self._lane.admission.knows(host):
+                return False
+            self._host = host
+        return True
+
     async def _answer_later(self, hot: Hot, coming: Awaitable[Reply], started_s: float) -> None:
         try:
             reply = await coming
@@ -179,22 +183,27 @@ class LaneProtocol(web.RequestHandler):
             if self._handler_waiter is not None and not self._handler_waiter.done():
                 self._handler_waiter.set_result(None)
         self._look()
+        if self._half_closed and self.idle:
+            self.force_close()
 
     def _refuse(self, hot: Hot, error: Exception, started_s: float) -> None:
         status, headers, body = problem_parts(error)
-        self._write(status, "".join(f"{name}: {value}\r\n" for name, value in headers.items()), body)
+        self._write(status, lines_of(headers), body)
         self._lane.service.counters.request(hot.label, status, time.perf_counter() - started_s)
 
     def _write(self, status: int, headers: str, body: bytes) -> None:
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        head = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{headers}Content-Length: {len(body)}\r\n"
-            f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
-        )
-        transport.write(head.encode("latin-1") + body)
+        transport.write(head_of(status, headers, len(body)) + body)
         self._stay_open()
+
+    def _process_keepalive(self) -> None:
+        if self._answering is None:
+            super()._process_keepalive()
+        else:
+            self._keepalive_handle = None
+            self._stay_open()
 
     def _stay_open(self) -> None:
         """From now on, the connection is closed when nothing comes for the keep-alive time."""

@@ -38,6 +38,10 @@ SCALARS = (
     "store_away",
     "task_failures",
     "chores_failed",
+    "connections",
+    "connections_crowded",
+    "connections_late",
+    "connections_unread",
 )
 MAX_EXPERIMENT_SERIES = 5_000
 _PER_ROUTE = len(OUTCOMES) + len(BUCKETS_S) + 2
@@ -168,6 +172,18 @@ class ServiceCollector(Collector):
             "Snapshots, trims and rotations of keys that failed, each tried again later.",
             total("chores_failed"),
         )
+
+        yield GaugeMetricFamily(
+            "bandit_serve_connections", "Connections that are open.", total("connections")
+        )
+        ended = CounterMetricFamily(
+            "bandit_serve_connections_ended",
+            "Connections ended for want of room, because their head was late, or because they read no answer.",
+            labels=["why"],
+        )
+        for why in ("crowded", "late", "unread"):
+            ended.add_metric([why], total(f"connections_{why}"))
+        yield ended
 
     def _experiments(self) -> Iterable[Metric]:
         """Bounded: experiments beyond `MAX_EXPERIMENT_SERIES` arms are left out, the newest first."""

@@ -10,14 +10,14 @@ import msgspec
 
 from bandit_serve import __version__
 from bandit_serve.names import NAME_PATTERN
-from bandit_serve.server.page import MAX_PAGE
 from bandit_serve.server.problems import PROBLEM_TYPE, TITLES, Problem
-from bandit_serve.server.route import Entries, Route
+from bandit_serve.server.route import Entries, Query, Route
 from bandit_serve.server.wire import JSON
 
 Schema = dict[str, Any]
 
 ALWAYS_ANSWERED = frozenset({"operations.live"})
+OF_ANY_REQUEST = (400, 403)
 OF_A_BODY = (400, 408, 413, 415)
 ETAG = {"description": "The experiment's revision, for `If-Match`.", "schema": {"type": "string"}}
 IF_MATCH = {
@@ -26,20 +26,6 @@ IF_MATCH = {
     "description": "The ETag that the change is based on; 412 when it is not the present one.",
     "schema": {"type": "string"},
 }
-PAGE = (
-    {
-        "name": "limit",
-        "in": "query",
-        "description": "How many there are on a page; all without it.",
-        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE},
-    },
-    {
-        "name": "after",
-        "in": "query",
-        "description": "The name that the page begins after: what `after` was in the answer before.",
-        "schema": {"type": "string"},
-    },
-)
 RETRY_AFTER = {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
 
 _parameter = re.compile(r"\{(\w+)\}")
@@ -69,13 +55,11 @@ def document(routes: Iterable[Route]) -> Schema:
 
 def statuses(route: Route) -> tuple[int, ...]:
     """Every status that the route answers with, its success (if it is built) first."""
-    found = set(route.refuses)
+    found = {*OF_ANY_REQUEST, *route.refuses}
     if route.takes is not None:
         found.update(OF_A_BODY)
     if _parameter.search(route.path) and route.answers is not None:
         found.add(404)
-    if route.paged:
-        found.update((400, 413))
     if route.handler not in ALWAYS_ANSWERED:
         found.add(503)
     return (*((route.status,) if route.answers is not None else ()), *sorted(found))
@@ -121,16 +105,26 @@ def _operation(route: Route, schemas: dict[Any, Schema]) -> Schema:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": NAME_PATTERN}}
         for name in _parameter.findall(route.path)
     ]
+    parameters += [_query_parameter(query) for query in route.query]
     if 412 in route.refuses:
         parameters.append(IF_MATCH)
-    if route.paged:
-        parameters += PAGE
     if parameters:
         operation["parameters"] = parameters
     if route.takes is not None:
         content = {media: {"schema": schemas[route.takes]} for media in route.media}
         operation["requestBody"] = {"required": not route.optional, "content": content}
     return operation
+
+
+def _query_parameter(query: Query) -> Schema:
+    text: Schema = {"type": "string"}
+    return {
+        "name": query.name,
+        "in": "query",
+        "description": query.description,
+        "required": query.required,
+        "schema": {"type": "array", "items": text} if query.many else text,
+    }
 
 
 def _response(route: Route, status: int, schemas: dict[Any, Schema]) -> Schema:

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from bandit_serve.errors import FieldError, InvalidInput
+from bandit_serve.server.route import Query
 
 MAX_PAGE = 1_000
-PAGED = ("limit", "after")
+PAGE = (
+    Query("limit", f"The most entries on a page, from 1 to {MAX_PAGE} (default: all)."),
+    Query("after", "Where the page before ended."),
+)
 
 
 def page(request: web.Request, names: Sequence[str]) -> tuple[Sequence[str], str | None]:
     """The names that are asked for, all without a `limit`, and after which the next page begins, None on the last."""
-    unknown = sorted(set(request.query) - set(PAGED))
-    if unknown:
-        raise _wrong(unknown[0][:128], f"expected {' or '.join(PAGED)} in the query")
     start = bisect_right(names, request.query["after"]) if "after" in request.query else 0
     limit = request.query.get("limit")
     if limit is None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import SERVER_SOFTWARE
 from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import UNSET, Struct, UnsetType
 
@@ -15,6 +20,8 @@ from bandit_serve import errors
 
 log = logging.getLogger(__name__)
 
+SAID_AGAIN_S = 10.0
+MAX_SAID = 1_000
 PROBLEM_TYPE = "application/problem+json"
 # A sentence may name what a caller sent, which may be long.
 MAX_DETAIL = 1_000
@@ -23,21 +30,24 @@ STATUS: Mapping[type[Exception], int] = {
     errors.TooLarge: 413,
     errors.UnsupportedMedia: 415,
     errors.InvalidInput: 400,
+    errors.Forbidden: 403,
     errors.NotFound: 404,
+    errors.TooSlow: 408,
     errors.Conflict: 409,
     errors.Late: 410,
     errors.PreconditionFailed: 412,
+    errors.StateFault: 500,
     errors.LogLost: 500,
-    errors.Unfoldable: 500,
     errors.ModelLost: 500,
     errors.NotBuilt: 501,
     errors.Unavailable: 503,
 }
 TITLES: Mapping[int, tuple[str, str]] = {
     400: ("invalid-request", "The request is not valid"),
+    403: ("forbidden", "This caller may not do this"),
     404: ("not-found", "Not found"),
     405: ("method-not-allowed", "Method not allowed"),
-    408: ("request-timeout", "The request's body did not arrive in time"),
+    408: ("request-timeout", "The request did not arrive in time"),
     409: ("conflict", "The present state does not allow it"),
     410: ("late", "Too late"),
     412: ("precondition-failed", "It has changed since it was read"),
@@ -47,6 +57,9 @@ TITLES: Mapping[int, tuple[str, str]] = {
     501: ("not-built", "Not built yet"),
     503: ("unavailable", "Try again later"),
 }
+
+
+_said_s: dict[str, float] = {}
 
 
 class FieldProblem(Struct, frozen=True):
@@ -71,17 +84,26 @@ def problem(error: Exception) -> Problem:
     for kind in type(error).__mro__:
         status = STATUS.get(kind)
         if status is not None:
+            if status == 500:
+                _say(error)
             fields = getattr(error, "errors", ())
             told = [FieldProblem(_clipped(each.at), _clipped(each.detail)) for each in fields]
             return _problem(status, _clipped(str(error)), told)
-    if isinstance(error, TimeoutError):
-        return _problem(408, "The request's body did not arrive in time.")
-    if isinstance(error, HttpProcessingError | web.RequestPayloadError):
+    if is_of_the_parser(error):
         return _problem(400, "The body can not be read: its encoding is broken.")
-    if isinstance(error, ConnectionResetError):
-        return _problem(400, "The connection was lost before the whole body had come.")
     log.error("an unforeseen error", exc_info=error)
     return _problem(500, "An unforeseen error; it is in the service's log.")
+
+
+def _say(error: Exception) -> None:
+    """Says in the log where an error of ours comes from; once in a while each, as a batch may meet one often."""
+    sentence, now_s = str(error), time.monotonic()
+    if now_s - _said_s.get(sentence, -math.inf) < SAID_AGAIN_S:
+        return
+    if len(_said_s) >= MAX_SAID:
+        _said_s.clear()
+    _said_s[sentence] = now_s
+    log.error("an error of our own: %s", sentence, exc_info=error)
 
 
 def _problem(status: int, detail: str, fields: list[FieldProblem] | None = None) -> Problem:
@@ -116,6 +138,19 @@ def problem_parts(error: Exception) -> tuple[int, dict[str, str], bytes]:
     return found.status, headers, msgspec.json.encode(found)
 
 
+def head_of(status: int, lines: str, n_bytes: int) -> bytes:
+    """The head of an answer of `n_bytes`, with `lines` of headers of its own, for who writes past the application."""
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{lines}Content-Length: {n_bytes}\r\n"
+        f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
+    )
+    return head.encode("latin-1")
+
+
+def lines_of(headers: Mapping[str, str]) -> str:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+
+
 def problem_response(error: Exception) -> web.Response:
     status, headers, body = problem_parts(error)
     return web.Response(status=status, body=body, headers=headers)
@@ -125,3 +160,8 @@ def as_entry(error: errors.BanditServeError) -> dict[str, Any]:
     """A problem as an entry of a batch."""
     entry: dict[str, Any] = msgspec.to_builtins(problem(error))
     return entry
+
+
+def is_of_the_parser(error: BaseException | None) -> bool:
+    """Whether it says that what came is not HTTP."""
+    return isinstance(error, HttpProcessingError | web.RequestPayloadError)

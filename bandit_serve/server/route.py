@@ -17,14 +17,24 @@ class Entries(NamedTuple):
     one: type
 
 
+class Query(NamedTuple):
+    """A parameter that may stand in the query."""
+
+    name: str
+    description: str
+    required: bool = False
+    many: bool = False
+
+
 class Route(NamedTuple):
     """`handler` is `group.method`, `takes` the body's type in any of `media`, without which the route takes none.
 
     `answers` is the type of the answer's body, or a tuple of alternatives; a `str` goes out as plain text.
     `refuses` are statuses beyond those that every route of its shape has; 412 says that it heeds `If-Match`.
+    Parameters in the query other than those of `query` are refused.
     A `hot` one is answered by the lane (`lane.py`) when the whole request is there: its handler is a function of the
     name in the path, the headers and the body. `max_body` is what it needs for the most that `takes` allows, in bytes,
-    where that is less than the setting of that name. A `paged` one heeds `limit` and `after` (`page.py`).
+    where that is less than the setting of that name.
     """
 
     method: str
@@ -39,7 +49,7 @@ class Route(NamedTuple):
     refuses: tuple[int, ...] = ()
     hot: bool = False
     max_body: int | None = None
-    paged: bool = False
+    query: tuple[Query, ...] = ()
 
     @property
     def label(self) -> str:

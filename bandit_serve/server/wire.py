@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
+from bandit_serve.server.arrival import arriving
 from bandit_serve.turn import Turn
 from bandit_serve.validation import invalid
 
 T = TypeVar("T")
 
 JSON, MSGPACK = "application/json", "application/msgpack"
+# What a browser lets a page of another site send without asking us first.
+SENT_BY_ANY_PAGE = frozenset({"text/plain", "application/x-www-form-urlencoded", "multipart/form-data"})
 JSON_HEADERS = {"Content-Type": JSON}
 
 MAX_ANSWER_BYTES = 32 * 2**20
@@ -51,27 +53,29 @@ class Body(Generic[T]):
         self._msgpack = msgspec.msgpack.Decoder(kind).decode
 
     async def read(self, request: web.Request) -> T:
-        """`InvalidInput` that names the field, `UnsupportedMedia`, `TooLarge`, or `TimeoutError`."""
+        """`InvalidInput` that names the field, `UnsupportedMedia`, `TooLarge`, or `TooSlow`."""
         return self.decode(request.headers, await read_bytes(request, self._timeout_s))
 
     def decode(self, headers: Mapping[str, str], body: bytes) -> T:
         """`InvalidInput` that names the field, or `UnsupportedMedia`."""
-        content_type = headers.get("Content-Type", JSON)
-        if not body and self.optional:
-            body, content_type = b"{}", JSON
+        content_type = headers.get(hdrs.CONTENT_TYPE, "")
+        essence = content_type if content_type == JSON else _essence(content_type)
+        if not body and self.optional and essence not in SENT_BY_ANY_PAGE:
+            body, essence = b"{}", JSON
         try:
-            if content_type == JSON or _essence(content_type) == JSON:
+            if essence == JSON:
                 if len(body) > LARGE_BYTES:
                     _check_values(body)
                 return self._json(body)
-            if self.msgpack and _essence(content_type) == MSGPACK:
+            if self.msgpack and essence == MSGPACK:
                 return self._msgpack(body)
         except msgspec.ValidationError as error:
             raise invalid(error) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(f"The body can not be read: {_sentence(str(error))}") from None
         spoken = f"{JSON} or {MSGPACK}" if self.msgpack else JSON
-        raise UnsupportedMedia(f"Expected a Content-Type of {spoken}, not {content_type[:80]!r}.")
+        found = f"not {content_type[:80]!r}" if content_type else "and there is none"
+        raise UnsupportedMedia(f"Expected a Content-Type of {spoken}, {found}.")
 
 
 class Entries(Generic[T]):
@@ -100,7 +104,7 @@ class Entries(Generic[T]):
 
     async def each(self, headers: Mapping[str, str], body: bytes) -> list[T | InvalidInput] | None:
         """Each entry or what is wrong with it, read in turns; None where the body is no such batch."""
-        essence = _essence(headers.get("Content-Type", JSON))
+        essence = _essence(headers.get(hdrs.CONTENT_TYPE, ""))
         form = self._read.get(essence)
         if form is None:
             return None
@@ -115,7 +119,7 @@ class Entries(Generic[T]):
 
     async def read(self, headers: Mapping[str, str], raws: Iterable[msgspec.Raw]) -> list[T]:
         """Each of `raws`, read in turns; raises what is wrong with the first that is not valid."""
-        _, decode = self._read[_essence(headers.get("Content-Type", JSON))]
+        _, decode = self._read[_essence(headers.get(hdrs.CONTENT_TYPE, ""))]
         entries = await _read_all(decode, raws)
         for i, entry in enumerate(entries):
             if isinstance(entry, InvalidInput):
@@ -155,9 +159,9 @@ async def read_bytes(request: web.Request, timeout_s: float) -> bytes:
     most = min(request.get(MAX_BODY, request.client_max_size), request.client_max_size)
     if (request.content_length or 0) > most:
         raise too_large(most)
-    if request.content.is_eof():
+    if request.content.is_eof() and request.content.exception() is None:
         return await _read_up_to(request, most)
-    async with asyncio.timeout(timeout_s):
+    async with arriving(timeout_s):
         return await _read_up_to(request, most)
 
 
@@ -228,9 +232,9 @@ def negotiated(headers: Mapping[str, str], content: Any) -> Reply:
 
 
 def _wants_msgpack(headers: Mapping[str, str]) -> bool:
-    accept = headers.get("Accept")
+    accept = headers.get(hdrs.ACCEPT)
     if accept is None or accept == "*/*" or ("json" not in accept and "msgpack" not in accept):
-        wanted = headers.get("Content-Type", JSON)
+        wanted = headers.get(hdrs.CONTENT_TYPE, JSON)
     else:
         wanted = accept
     return "msgpack" in wanted and not ("json" in wanted and wanted.index("json") < wanted.index("msgpack"))

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import uvloop
@@ -22,8 +23,11 @@ from aiohttp import web
 
 from bandit_serve.errors import StoreRefused, StoreUnavailable
 from bandit_serve.parent import end_with_parent
+from bandit_serve.server.admission import Admission, is_loopback
 from bandit_serve.server.app import ROUTE_LABELS, make_app
 from bandit_serve.server.beats import Beats
+from bandit_serve.server.connection import Connection
+from bandit_serve.server.connections import Connections, raise_file_limit
 from bandit_serve.server.ending import end
 from bandit_serve.server.lane import Lane, LaneProtocol
 from bandit_serve.server.listening import BACKLOG
@@ -58,6 +62,7 @@ class Worker:
             timeout_s=plan.settings.seconds("store_timeout"),
         )
         self._service = Service(plan.settings, store, counters)
+        self._connections = Connections(plan.settings, raise_file_limit(), counters)
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -65,13 +70,12 @@ class Worker:
         self._beats.beat_from_now_on(self._plan.slot, loop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
-        app, lane = make_app(self._service)
+        admission = Admission(self._settings, loopback=is_loopback(str(self._listener.getsockname()[0])))
+        app, lane = make_app(self._service, admission)
         runner = web.AppRunner(
             app,
-            access_log=logging.getLogger("bandit_serve.access") if self._settings.access_log else None,
             handle_signals=False,
             shutdown_timeout=self._settings.seconds("drain"),
-            lingering_time=LINGER_S,
         )
         await runner.setup()
         loading = asyncio.create_task(self._load())
@@ -79,6 +83,7 @@ class Worker:
         await asyncio.wait({loading, stopping}, timeout=LOAD_QUIETLY_S, return_when=asyncio.FIRST_COMPLETED)
         # While the store is away at the start, callers are told so instead of waiting in the socket's queue.
         connect = self._protocol_factory(runner, lane)
+        self._connections.review()
         server = await loop.create_server(connect, sock=self._listener.dup(), backlog=BACKLOG)
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
@@ -93,10 +98,15 @@ class Worker:
         """Connections with a lane; without one where every request is to be in the access log."""
         server = runner.server
         assert server is not None
+        options: dict[str, Any] = {
+            "loop": asyncio.get_running_loop(),
+            "keepalive_timeout": self._settings.seconds("keepalive_timeout"),
+            "lingering_time": LINGER_S,
+        }
         if self._settings.access_log:
-            return server
-        loop = asyncio.get_running_loop()
-        return lambda: LaneProtocol(lane, server, loop=loop, access_log=None, lingering_time=LINGER_S)
+            access_log = logging.getLogger("bandit_serve.access")
+            return lambda: Connection(self._connections, server, access_log=access_log, **options)
+        return lambda: LaneProtocol(lane, self._connections, server, access_log=None, **options)
 
     async def _load(self) -> None:
         """Returns when decisions can be served: from the store's state, or from this host's while it is away."""

@@ -15,6 +15,7 @@ from bandit_serve.log.model_changes import StoredArtifact, require_name, take_in
 from bandit_serve.models.catalogue import find_versions
 from bandit_serve.models.registry import VersionStatus
 from bandit_serve.names import Name
+from bandit_serve.server.arrival import Multipart
 from bandit_serve.server.page import page
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Body, actor, answer, answer_in_turns
@@ -113,10 +114,6 @@ class ModelHandlers:
     async def find(self, request: web.Request) -> web.Response:
         """Versions by status, family, metrics and text, page by page."""
         query = request.query
-        known = {"status", "family", "metric", "text", "sort", "limit", "after"}
-        unknown = sorted(set(query) - known)
-        if unknown:
-            raise InvalidInput(f"{unknown[0][:60]}: expected {', '.join(sorted(known))}.")
         limit = query.get("limit", "100")
         if not limit.isdecimal() or len(limit) > 6:
             raise InvalidInput("limit: expected a whole number.", [FieldError("limit", "a whole number")])
@@ -192,29 +189,25 @@ class ModelHandlers:
             raise UnsupportedMedia("Expected multipart/form-data with the parts metadata and artifact.")
         metadata = VersionMetadata()
         stored: StoredArtifact | None = None
-        try:
-            reader = await request.multipart()
-            while (part := await asyncio.wait_for(reader.next(), self._timeout_s)) is not None:
-                if not isinstance(part, BodyPartReader):
-                    raise InvalidInput("The upload has a part inside a part: expected metadata and artifact.")
-                if part.name == "metadata":
-                    metadata = await self._read_metadata(part)
-                elif part.name == "artifact":
-                    stored = await self._store(part)
-                else:
-                    raise InvalidInput(
-                        f"The upload has a part {part.name!r}: expected metadata and artifact."
-                    )
-        except (ValueError, RuntimeError) as error:
-            raise InvalidInput(f"The upload is not well-formed multipart: {error}.") from None
+        coming = Multipart(self._timeout_s)
+        reader = await coming.next(request.multipart())
+        while (part := await coming.next(reader.next())) is not None:
+            if not isinstance(part, BodyPartReader):
+                raise InvalidInput("The upload has a part inside a part: expected metadata and artifact.")
+            if part.name == "metadata":
+                metadata = await self._read_metadata(part, coming)
+            elif part.name == "artifact":
+                stored = await self._store(part, coming)
+            else:
+                raise InvalidInput(f"The upload has a part {part.name!r}: expected metadata and artifact.")
         if stored is None:
             detail = "expected a part artifact with a safetensors file"
             raise InvalidInput(f"artifact: {detail}.", [FieldError("artifact", detail)])
         return metadata, stored
 
-    async def _read_metadata(self, part: BodyPartReader) -> VersionMetadata:
+    async def _read_metadata(self, part: BodyPartReader, coming: Multipart) -> VersionMetadata:
         content = bytearray()
-        while chunk := await asyncio.wait_for(part.read_chunk(), self._timeout_s):
+        while chunk := await coming.next(part.read_chunk()):
             content += chunk
             if len(content) > MAX_METADATA_BYTES:
                 raise InvalidInput(f"metadata: expected at most {MAX_METADATA_BYTES} bytes.")
@@ -225,12 +218,12 @@ class ModelHandlers:
         except msgspec.DecodeError as error:
             raise InvalidInput(f"metadata: {error}.", [FieldError("metadata", str(error))]) from None
 
-    async def _store(self, part: BodyPartReader) -> StoredArtifact:
+    async def _store(self, part: BodyPartReader, coming: Multipart) -> StoredArtifact:
         """Checked as a model before it gets its name."""
         artifacts = self._service.artifacts
         with tempfile.TemporaryFile(dir=artifacts.root) as spool:
             size = 0
-            while chunk := await asyncio.wait_for(part.read_chunk(CHUNK_BYTES), self._timeout_s):
+            while chunk := await coming.next(part.read_chunk(CHUNK_BYTES)):
                 size += len(chunk)
                 if size > artifacts.max_bytes:
                     raise TooLarge(f"The artifact is larger than {artifacts.max_bytes} bytes.")

@@ -1,0 +1,84 @@
+"""Who may talk to the service: no page of another site, through whichever browser, and no name that is not ours.
+
+A browser sends along who asks: `Origin` with what may change something, `Sec-Fetch-Site` with everything. A page whose
+own name was pointed at this machine (DNS rebinding) is of the same site to the browser; its name stands in `Host`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from aiohttp import hdrs
+from multidict import istr
+
+from bandit_serve.errors import Forbidden
+from bandit_serve.settings import Settings
+
+# A name of this type costs a quarter to look up, as it is not folded each time.
+SEC_FETCH_SITE = istr("Sec-Fetch-Site")
+READS = frozenset({"GET", "HEAD"})
+
+
+class Admission:
+    """`loopback`: whether the service is bound to an address that only this machine reaches."""
+
+    def __init__(self, settings: Settings, *, loopback: bool) -> None:
+        self._loopback = loopback
+        self._hosts = frozenset(settings.allowed_host_names)
+        self._origins = frozenset(settings.allowed_origins)
+
+    def check(self, method: str, headers: Mapping[str, str]) -> None:
+        """`Forbidden` for a request that a page of another site sent, or that calls us by a foreign name."""
+        host = headers.get(hdrs.HOST)
+        if host is not None and not self.knows(host):
+            raise Forbidden(
+                f"The Host {host[:128]!r} is not of this machine; the setting allowed_hosts names those that are ours."
+            )
+        origin, site = headers.get(hdrs.ORIGIN), headers.get(SEC_FETCH_SITE)
+        if origin is None and site is None:
+            return
+        if origin is not None:
+            if origin in self._origins:
+                return
+            if not _is_own(origin, host):
+                raise Forbidden(
+                    f"A page of {origin[:128]!r} may not talk to this service; "
+                    "the setting cors_origins names those that may."
+                )
+        elif site == "same-site" and method not in READS:
+            raise Forbidden("A page of another port or host name may not change anything here.")
+        if site == "cross-site":
+            raise Forbidden("A page of another site may not talk to this service.")
+
+    def knows(self, host: str) -> bool:
+        """Whether a `Host` is one that this service goes by; any is, where others than this machine reach it."""
+        if not self._loopback:
+            return True
+        name = _host_name(host)
+        return name in self._hosts or host.lower() in self._hosts or is_loopback(name)
+
+
+def is_loopback(name: str) -> bool:
+    """Of a host's name or address, without a port: whether no other machine can stand behind it."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_own(origin: str, host: str | None) -> bool:
+    """Whether the page came from here. What ends TLS before us may be asked by `https`."""
+    scheme, _, rest = origin.lower().partition("://")
+    return host is not None and scheme in ("http", "https") and rest == host.lower()
+
+
+def _host_name(host: str) -> str:
+    """A `Host` without its port and without the dot that ends a full name; empty where it is neither."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+    except ValueError:
+        return ""

@@ -1,0 +1,94 @@
+"""All connections of a worker: never more than it has room for, and always room for those who ask how it is."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import resource
+
+from bandit_serve.server.connection import Connection
+from bandit_serve.server.metrics import Counters
+from bandit_serve.settings import Settings
+
+log = logging.getLogger(__name__)
+
+REVIEW_S = 1.0
+QUICKEST_REVIEW_S = 0.05
+# What a worker opens beside callers' connections (to the store, model files, spools), and as many for callers that
+# are told that there is no room.
+MAX_SPARE = 256
+# When there is no room, this share of the connections is closed at a time, so that looking for them costs little each.
+CLOSED_AT_ONCE = 1 / 16
+
+
+class Connections:
+    """At most `most`. Beyond it those are closed that wait longest for their callers; callers for whom there is still
+    no room get one answer (`Connection.crowded`), and beyond `spare` of them none.
+    """
+
+    def __init__(self, settings: Settings, files: int, counters: Counters) -> None:
+        self._counters = counters
+        self._head_patience_s = settings.seconds("header_timeout")
+        self._reading_patience_s = settings.seconds("body_timeout")
+        self._spare = min(MAX_SPARE, files // 4)
+        self.most = min(settings.max_connections, files - 2 * self._spare)
+        self._open: set[Connection] = set()
+        self._leaving: set[Connection] = set()
+        self._crowded = False
+        patience_s = min(self._head_patience_s, self._reading_patience_s)
+        self._every_s = max(QUICKEST_REVIEW_S, min(REVIEW_S, patience_s / 4))
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def take_in(self, connection: Connection) -> bool:
+        """Whether the connection may stay; says so to it if it is one too many."""
+        if len(self._open) - len(self._leaving) >= self.most:
+            self._make_room()
+        if len(self._open) >= self.most + self._spare:
+            self._counters.add("connections_crowded")
+            return False
+        connection.crowded = len(self._open) - len(self._leaving) >= self.most
+        self._open.add(connection)
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        self._leaving.discard(connection)
+        if self._crowded and len(self._open) < self.most // 2:
+            self._crowded = False
+
+    def review(self) -> None:
+        """Looks after all connections, from now on until the loop ends."""
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._every_s, self.review)
+        now_s = loop.time()
+        for connection in list(self._open):
+            why = connection.review(now_s, self._head_patience_s, self._reading_patience_s)
+            if why is not None:
+                self._counters.add(f"connections_{why}")
+        self._counters.set("connections", len(self._open))
+
+    def _make_room(self) -> None:
+        if not self._crowded:
+            self._crowded = True
+            log.warning("%d connections are open, the most; those that wait longest are closed", self.most)
+        waiting = [each for each in self._open - self._leaving if each.waits]
+        n_closed = max(1, int(self.most * CLOSED_AT_ONCE))
+        for connection in heapq.nsmallest(n_closed, waiting, key=lambda each: each.quiet_since_s):
+            self._leaving.add(connection)
+            self._counters.add("connections_crowded")
+            connection.force_close()
+
+
+def raise_file_limit() -> int:
+    """How many files this process may have open, after asking for as many as it is allowed to ask for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError) as error:
+            log.warning("the limit of open files stays at %d: %s", soft, error)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 2**20 if soft == resource.RLIM_INFINITY else soft

@@ -1,0 +1,153 @@
+"""What we keep is damaged: that is an error of ours, in the log with its place, and never the caller's 400."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from callers import check_problem, decide, new_name, running, upload
+from services import Answer, ThrowawayService
+from stores import ThrowawayStore, wait_until
+
+from bandit_serve.errors import (
+    BanditServeError,
+    InvalidInput,
+    LogLost,
+    ModelLost,
+    StateFault,
+    StoreUnavailable,
+    of_our_state,
+)
+from bandit_serve.log.results_log import RESULTS_FOLD
+from bandit_serve.models import MatrixFactorization
+from bandit_serve.results.snapshot import VERSION, packed
+from bandit_serve.store.store import Snapshot, Store
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ThrowawayStore]:
+    with ThrowawayStore() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def service(store: ThrowawayStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThrowawayService]:
+    with ThrowawayService(tmp_path_factory.mktemp("data"), store=store.url) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("model") / "m.safetensors"
+    users, items = [f"u{i % 9}" for i in range(99)], [f"i{i % 11}" for i in range(99)]
+    ratings = [float(i % 5) for i in range(99)]
+    MatrixFactorization(n_factors=2, seed=1, n_epochs=2).fit(users, items, ratings).save(path)
+    return path.read_bytes()
+
+
+def check_our_fault(service: ThrowawayService, answer: Answer, place: str, n_lines: int) -> None:
+    """A 500 that says nothing of the inside, which is in the log."""
+    problem = check_problem(answer, 500)
+    for inside in ("Traceback", "/", "Errno", "bandit_serve"):
+        assert inside not in problem["detail"]
+    wait_until(lambda: place in traceback_since(service, n_lines))
+
+
+def traceback_since(service: ThrowawayService, n_lines: int) -> str:
+    return "".join(service.output[n_lines:]).partition("Traceback")[2]
+
+
+SNAPSHOTS = {
+    "no snapshot": b"garbage",
+    "nothing": b"",
+    "another version": zlib.compress(msgspec.msgpack.encode((VERSION + 1, b"", {}))),
+    "no record": packed(b"\xc1", {}),
+    "no columns": packed(msgspec.msgpack.encode({}), {}),
+}
+
+
+@pytest.mark.parametrize("content", SNAPSHOTS.values(), ids=SNAPSHOTS)
+def test_a_results_snapshot_that_is_none_is_our_fault(
+    service: ThrowawayService, store: ThrowawayStore, content: bytes
+) -> None:
+    name = running(service)
+    decide(service, name)
+
+    async def damage() -> None:
+        writing = Store(store.url)
+        offset = await writing.last_offset(name)
+        await writing.write_snapshot(name, RESULTS_FOLD, Snapshot(offset, content))
+        await writing.close()
+
+    asyncio.run(damage())
+    n_lines = len(service.output)
+    answer = service.call("GET", f"/v1/experiments/{name}/results")
+    check_our_fault(service, answer, "from_state", n_lines)
+    decide(service, name)
+
+
+def damaged(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    path.chmod(0o644)
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "changed":
+        path.write_bytes(content[:-8] + bytes(8))
+    elif how == "a directory":
+        path.unlink()
+        path.mkdir()
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "changed", "a directory"])
+def test_a_registered_file_that_is_damaged_is_our_fault(
+    service: ThrowawayService, artifact: bytes, how: str
+) -> None:
+    model = new_name("model")
+    version = upload(service, model, artifact).body
+    path = service.data / "artifacts" / f"{version['sha256']}.safetensors"
+    damaged(path, how)
+    try:
+        for path_of_route, body in [
+            (f"/v1/models/{model}/versions/v1/load", None),
+            (f"/v1/models/{model}/versions/v1/predict", {"user_id": "u1", "item_id": "i1"}),
+            (f"/v1/models/{model}/versions/v1/status", {"status": "production"}),
+        ]:
+            n_lines = len(service.output)
+            answer = service.call("POST", path_of_route, body)
+            problem = check_problem(answer, 500)
+            assert str(service.data) not in problem["detail"]
+            assert "Errno" not in problem["detail"]
+            if body is None:
+                wait_until(lambda n=n_lines: "loaded.py" in traceback_since(service, n))
+    finally:
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_a_registered_file_above_a_limit_that_was_lowered_is_our_fault(
+    store: ThrowawayStore, service: ThrowawayService, artifact: bytes
+) -> None:
+    model = new_name("model")
+    assert upload(service, model, artifact).status == 201
+    with ThrowawayService(service.data, "--max-artifact", "1024", store=store.url) as lowered:
+        n_lines = len(lowered.output)
+        answer = lowered.call("POST", f"/v1/models/{model}/versions/v1/predict", {"user_id": "u", "k": 1})
+        check_our_fault(lowered, answer, "loaded.py", n_lines)
+
+
+def test_what_state_refuses_is_a_fault_of_state_and_an_outage_stays_one() -> None:
+    for error in (InvalidInput("x"), BanditServeError("x")):
+        with (
+            pytest.raises(StateFault, match="The shelf can not be read") as raised,
+            of_our_state("The shelf"),
+        ):
+            raise error
+        assert raised.value.__cause__ is error
+    for error in (StoreUnavailable("x"), LogLost("x"), ModelLost("x"), KeyError("x")):
+        with pytest.raises(type(error)), of_our_state("The shelf"):
+            raise error
