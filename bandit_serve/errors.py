@@ -12,12 +12,14 @@ BanditServeError
 ├── Conflict              the state does not allow it now
 ├── PreconditionFailed    If-Match named another revision
 ├── NotBuilt              named by the contract, not built yet
-├── ModelLost             a registered model whose artifact is gone or damaged
 ├── LogLost               the store has lost entries that were read from it
 └── Unavailable           try again later; nothing was counted, or the retry will be a duplicate
     ├── SetAside          an experiment whose log can not be folded: see `bandit-serve repair`
     ├── StoreUnavailable  the store does not answer
     │   └── StoreRefused  it answers, but does not let us in or must not be used (it may evict)
+    ├── ModelLost         a registered model whose file is missing or damaged here
+    ├── FilesUnavailable  the place where model files are kept does not answer, or takes nothing more
+    │   └── DiskFull      there is no room for what was to be written
     └── Overloaded        a bound was reached
 """
 
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,21 @@ class FieldError:
 
 
 class BanditServeError(Exception):
-    """The root. `str(error)` is one sentence for the person who has to act on it."""
+    """The root. `str(error)` is one sentence for the person who has to act on it.
+
+    Callers over HTTP are told that sentence, so it names no path and no address of ours. What only the operator is to
+    know is in its notes (`add_note`), which the log and the command line show: see `in_full`.
+    """
+
+    def noted(self, note: str) -> Self:
+        """Itself, with one more note."""
+        self.add_note(note)
+        return self
+
+
+def in_full(error: BaseException) -> str:
+    """The sentence and its notes, for the operator."""
+    return " ".join([str(error), *(f"({note})" for note in getattr(error, "__notes__", ()))])
 
 
 class InvalidInput(BanditServeError):
@@ -85,10 +102,6 @@ class NotBuilt(BanditServeError):
     pass
 
 
-class ModelLost(BanditServeError):
-    pass
-
-
 class LogLost(BanditServeError):
     pass
 
@@ -108,6 +121,18 @@ class StoreUnavailable(Unavailable):
 
 
 class StoreRefused(StoreUnavailable):
+    pass
+
+
+class ModelLost(Unavailable):
+    pass
+
+
+class FilesUnavailable(Unavailable):
+    pass
+
+
+class DiskFull(FilesUnavailable):
     pass
 
 

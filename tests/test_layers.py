@@ -13,8 +13,20 @@ ROOT = Path(bandit_serve.__file__).parent
 
 # From the bottom up. What stands on one line may import each other, unless `STRANGERS` says otherwise.
 LAYERS = [
-    {"aligned", "errors", "documents", "extras", "parent", "times", "troubles", "turn", ""},
-    {"names"},
+    {
+        "aligned",
+        "concealed",
+        "documents",
+        "errors",
+        "extras",
+        "parent",
+        "printable",
+        "times",
+        "troubles",
+        "turn",
+        "",
+    },
+    {"logs", "names", "own_files", "terminal"},
     {"durations"},
     {"experiment", "settings", "validation"},
     {"events", "token"},

@@ -20,7 +20,8 @@ from bandit_serve.cli.data_checks import (
 from bandit_serve.cli.house import place_of, store_url
 from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.cli.store_checks import check_store, check_workers
-from bandit_serve.errors import BanditServeError
+from bandit_serve.concealed import concealed
+from bandit_serve.errors import BanditServeError, in_full
 from bandit_serve.log.tail import Tail
 from bandit_serve.replica import Replica
 from bandit_serve.settings import Settings, load_settings
@@ -79,7 +80,7 @@ def doctor(
         with store_url(settings) as url:
             asyncio.run(_look_into(settings, url, checks))
     except BanditServeError as error:
-        checks.append(Check("store", "problem", str(error), UNREACHABLE))
+        checks.append(Check("store", "problem", concealed(in_full(error)), UNREACHABLE))
     examination = Examination(not any(check.verdict == "problem" for check in checks), checks)
     if as_json:
         print_json(examination)
@@ -101,7 +102,9 @@ async def _look_into(settings: Settings, url: str, checks: list[Check]) -> None:
             raise
         except Exception as error:  # whatever bytes that somebody changed can cause
             advice = "run bandit-serve replay to see which log or snapshot was changed"
-            checks.append(Check("state", "problem", f"the state can not be read: {error}", advice))
+            checks.append(
+                Check("state", "problem", f"the state can not be read: {concealed(str(error))}", advice)
+            )
             return
         wrong = await asyncio.to_thread(unusable_versions, settings, url, replica.registry)
         checks += check_artifacts(replica.registry, wrong)

@@ -134,7 +134,7 @@ def train_models(
         print_result(result, plan)
     with TemporaryDirectory() as folder:
         place = Path(folder) if out is None else Path(out)
-        place.mkdir(parents=True, exist_ok=True)
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
         files = _save(result, place)
         if register:
             with store_url(settings) as url:

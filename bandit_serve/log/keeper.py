@@ -7,7 +7,7 @@ import logging
 import time
 
 from bandit_serve import events
-from bandit_serve.errors import BanditServeError, Conflict, NotFound, StoreUnavailable
+from bandit_serve.errors import BanditServeError, Conflict, NotFound, StoreUnavailable, in_full
 from bandit_serve.experiment import Record
 from bandit_serve.log.changes import Changes
 from bandit_serve.log.results_log import RESULTS_FOLD, ResultsLog
@@ -81,7 +81,7 @@ class Keeper:
         try:
             await promote_winner(self._changes, record)
         except (Conflict, NotFound) as error:
-            log.error("the winner of %s is not promoted: %s", record.experiment.id, error)
+            log.error("the winner of %s is not promoted: %s", record.experiment.id, in_full(error))
 
     async def _tick(self) -> None:
         """Lets time pass in the logs in which a window is to close and nothing else happens."""

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 
-from bandit_serve.errors import LogLost, StoreUnavailable
+from bandit_serve.errors import LogLost, StoreUnavailable, in_full
 from bandit_serve.live import LiveExperiment
 from bandit_serve.models.registry import Registry
 from bandit_serve.replica import Replica
@@ -69,7 +69,7 @@ class Tail:
                 found = await self._read_news()
             except StoreUnavailable as error:
                 if self.available:
-                    log.warning("the store is away: %s", error)
+                    log.warning("the store is away: %s", in_full(error))
                 self.available = False
                 await asyncio.sleep(RETRY_S)
                 continue

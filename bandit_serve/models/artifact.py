@@ -118,6 +118,9 @@ def write(
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
+        os.close(
+            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        )
         safetensors.numpy.save_file(dict(tensors), temporary, metadata=metadata)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())

@@ -26,7 +26,6 @@ STATUS: Mapping[type[Exception], int] = {
     errors.Late: 410,
     errors.PreconditionFailed: 412,
     errors.LogLost: 500,
-    errors.ModelLost: 500,
     errors.NotBuilt: 501,
     errors.Unavailable: 503,
 }

@@ -20,7 +20,7 @@ from bandit_serve.decisions.decisions import Decisions
 from bandit_serve.decisions.flush import Flusher
 from bandit_serve.decisions.refresh import Refresher
 from bandit_serve.decisions.shadows import Shadows
-from bandit_serve.errors import BanditServeError, LogLost, StoreUnavailable
+from bandit_serve.errors import BanditServeError, LogLost, StoreUnavailable, in_full
 from bandit_serve.experiment import Record
 from bandit_serve.log.artifacts import open_artifacts
 from bandit_serve.log.census import WorkerCard
@@ -153,7 +153,7 @@ class Service:
                 await self.flusher.flush()
                 await self.store.retire(msgspec.msgpack.encode(self.card))
         except (StoreUnavailable, TimeoutError) as error:
-            log.warning("left without the last flush: %s", error)
+            log.warning("left without the last flush: %s", in_full(error))
         for task in self._tasks:
             task.remove_done_callback(_report_death)
         await end(self._tasks)
@@ -255,7 +255,7 @@ class Service:
             try:
                 await answer
             except StoreUnavailable as error:
-                log.warning("an answer to the other workers was not sent: %s", error)
+                log.warning("an answer to the other workers was not sent: %s", in_full(error))
 
         task = asyncio.create_task(send())
         self._answers.add(task)

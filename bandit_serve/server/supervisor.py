@@ -17,7 +17,8 @@ from types import FrameType
 
 import msgspec
 
-from bandit_serve.errors import BanditServeError, StoreRefused, StoreUnavailable
+from bandit_serve.errors import BanditServeError, StoreRefused, StoreUnavailable, in_full
+from bandit_serve.own_files import own_folder
 from bandit_serve.server.learners import Learners
 from bandit_serve.server.listening import bind, require_keys_or_loopback, turn_away
 from bandit_serve.server.plan import DRAINING, READY, Plan
@@ -25,6 +26,7 @@ from bandit_serve.settings import Settings
 from bandit_serve.store import PrivateServer
 from bandit_serve.store.facts import StoreFacts
 from bandit_serve.store.store import Store
+from bandit_serve.terminal import print_line
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class Supervisor:
         """Serves until SIGTERM or SIGINT; returns the exit status."""
         settings = self._settings
         require_keys_or_loopback(settings)
+        own_folder(settings.data_dir)
         listener = bind(settings.host, settings.port)
         try:
             self._store_url = self._find_store()
@@ -112,7 +115,7 @@ class Supervisor:
         except StoreRefused:
             raise
         except StoreUnavailable as error:
-            log.warning("the store is away, the workers wait for it: %s", error)
+            log.warning("the store is away, the workers wait for it: %s", in_full(error))
             return None
 
     def _keep_workers(self) -> None:
@@ -162,7 +165,7 @@ class Supervisor:
             if self._private.ensure():
                 log.warning("the private store had ended; it runs again")
         except BanditServeError as error:
-            log.error("the private store can not be started: %s", error)
+            log.error("the private store can not be started: %s", in_full(error))
 
     def _announce(self, facts: StoreFacts | None) -> None:
         ready = sum(child.ready for child in self._children)
@@ -175,7 +178,7 @@ class Supervisor:
         store = "private store" if self._private is not None else "store"
         durability = f" ({facts.durability})" if facts is not None else ""
         warning = "; open to anyone who can reach it, as no keys are configured"
-        print(f"bandit-serve is ready on {address} with {workers}, {store}{durability}{warning}", flush=True)
+        print_line(f"bandit-serve is ready on {address} with {workers}, {store}{durability}{warning}")
 
     def _wait(self, wakeup: int) -> None:
         fds = [wakeup, *(child.status_fd for child in self._children)]

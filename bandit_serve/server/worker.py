@@ -19,7 +19,8 @@ import msgspec
 import uvloop
 from aiohttp import web
 
-from bandit_serve.errors import StoreRefused, StoreUnavailable
+from bandit_serve.errors import StoreRefused, StoreUnavailable, UsageError, in_full
+from bandit_serve.logs import log_to_stderr
 from bandit_serve.parent import end_with_parent
 from bandit_serve.server.app import ROUTE_LABELS, make_app
 from bandit_serve.server.ending import end
@@ -101,7 +102,7 @@ class Worker:
             except StoreRefused:
                 raise
             except StoreUnavailable as error:
-                log.warning("waiting for the store: %s", error)
+                log.warning("waiting for the store: %s", in_full(error))
                 await asyncio.sleep(LOAD_RETRY_S)
 
     async def _leave(
@@ -164,14 +165,11 @@ def main() -> None:
         sys.exit("the supervisor ended before it had said what to do")
     plan = msgspec.json.decode(told, type=Plan)
     end_with_parent(plan.parent)
-    logging.basicConfig(
-        level=plan.settings.log_level.upper(),
-        format=f"%(asctime)s %(levelname)s worker {os.getpid()} %(name)s: %(message)s",
-    )
+    log_to_stderr(f"worker {os.getpid()}", plan.settings.log_level)
     try:
         uvloop.run(_run(plan))
-    except StoreRefused as error:
-        log.critical("%s", error)
+    except (StoreRefused, UsageError) as error:
+        log.critical("%s", in_full(error))
         sys.exit(1)
 
 

@@ -76,13 +76,12 @@ def translate(error: Exception) -> BanditServeError | None:
     # On a unix socket redis-py wraps whatever the handshake met in a ConnectionError.
     for met in _with_causes(error):
         if isinstance(met, REFUSALS):
-            return StoreRefused(
-                f"The store does not let us in: {_one_line(met)}; check the name and the password."
-            )
+            refused = StoreRefused("The store does not let us in; check the name and the password.")
+            return refused.noted(_one_line(met))
     if isinstance(error, OUTAGES) or (
         isinstance(error, redis_errors.ResponseError) and TEMPORARY.search(str(error))
     ):
-        return StoreUnavailable(f"The store is not available now: {_one_line(error)}.")
+        return StoreUnavailable("The store is not available now.").noted(_one_line(error))
     return None
 
 
