@@ -6,14 +6,19 @@ So nothing is opened through a link, what is there must belong to this user, and
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from bandit_serve.errors import UsageError
+from bandit_serve.errors import DiskFull, UsageError
 
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL_RETRY_S = 30.0
 
 
 def own_folder(path: Path) -> Path:
@@ -67,3 +72,22 @@ def truncated(path: Path) -> BinaryIO:
     descriptor = open_own(path, os.O_WRONLY | os.O_CREAT)
     os.ftruncate(descriptor, 0)
     return os.fdopen(descriptor, "wb")
+
+
+@contextlib.contextmanager
+def said_when_full() -> Iterator[None]:
+    """Turns what the system says of a full disk, quota or file into `DiskFull`."""
+    try:
+        yield
+    except OSError as error:
+        full = disk_full(error)
+        if full is None:
+            raise
+        raise full from error
+
+
+def disk_full(error: OSError) -> DiskFull | None:
+    """The error of ours where there was no room; None where something else is the matter."""
+    if error.errno not in FULL:
+        return None
+    return DiskFull("There is no room left on the disk.", FULL_RETRY_S).noted(str(error))

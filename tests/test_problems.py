@@ -26,12 +26,15 @@ STATUSES = {
     "Conflict": 409,
     "PreconditionFailed": 412,
     "NotBuilt": 501,
-    "ModelLost": 500,
     "LogLost": 500,
     "Unavailable": 503,
     "StoreUnavailable": 503,
     "Overloaded": 503,
     "StoreRefused": 503,
+    "SetAside": 503,
+    "ModelLost": 503,
+    "FilesUnavailable": 503,
+    "DiskFull": 503,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import os
 import secrets
 import time
@@ -23,7 +24,6 @@ from bandit_serve.cli.output import print_json, say
 from bandit_serve.errors import Conflict, NotFound, UsageError
 from bandit_serve.experiment import Arm, Ramp
 from bandit_serve.live import LiveExperiment
-from bandit_serve.log.model_changes import take_in
 from bandit_serve.models.family import load_model
 from bandit_serve.models.registry import Version
 from bandit_serve.own_files import open_own, own_folder, truncated
@@ -236,12 +236,11 @@ class _Run:
             return
         path = self._folder / "publish.safetensors"
         await asyncio.to_thread(learner.model.save, path)
-        stored = await take_in(self._house.artifacts, path)
         known = model.versions.get(name)
         if known is None:
             await self._house.models.register(
                 self._model,
-                stored,
+                path,
                 actor(),
                 version=name,
                 status="training",
@@ -249,7 +248,7 @@ class _Run:
                 metadata={"learner": self._metadata(learner)},
             )
             await self._house.models.set_status(self._model, name, "staged", actor(), reason=verdict.reason)
-        elif known.sha256 != stored.sha256:
+        elif known.sha256 != await asyncio.to_thread(_sha256, path):
             raise Conflict(f"There is another version {name!r} of {self._model!r} already.")
         self._versions.append(name)
         self._say(f"{name}: {verdict.reason}.")
@@ -315,6 +314,11 @@ def _follow(live: LiveExperiment) -> Followed:
         experiment.attribution.window_ms,
         metrics.index(experiment.objective.name),
     )
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _started_from(folder: Path, version: Version) -> str:

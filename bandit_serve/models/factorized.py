@@ -284,7 +284,7 @@ class Factorized(Factorization):
         return model
 
     def check_search_tables(self, artifact: Artifact) -> None:
-        """`InvalidArtifact` where the file this model is of has search tables that are not of its factors. Reads all."""
+        """`InvalidArtifact` where the file of this model has search tables of other factors. Reads all of it."""
         if "top_k_order" in artifact.tensors:
             check_search_tables(self.item_factors, self.item_biases, self._top().parts())
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from bandit_serve.errors import InvalidArtifact
 from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.bias import Bias
-from bandit_serve.models.factorized import Factorized
 from bandit_serve.models.factorization import MatrixFactorization
 from bandit_serve.models.factorization_machine import FactorizationMachine
+from bandit_serve.models.factorized import Factorized
 from bandit_serve.models.model import Model
 from bandit_serve.models.popularity import Popularity
 

@@ -42,7 +42,7 @@ def _fault(
     begin: int,
     end: int,
 ) -> str | None:
-    n, f = factors.shape
+    f = factors.shape[1]
     rows = tables["order"][begin * LANES : end * LANES]
     places = (end - begin) * LANES
     vectors = np.zeros((places, f))

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import secrets
+import shutil
 import signal
 import socket
 import time
@@ -18,9 +19,10 @@ import msgspec
 from bandit_serve import events
 from bandit_serve.decisions.decisions import Decisions
 from bandit_serve.decisions.flush import Flusher
+from bandit_serve.decisions.messages import ModelName
 from bandit_serve.decisions.refresh import Refresher
 from bandit_serve.decisions.shadows import Shadows
-from bandit_serve.errors import BanditServeError, LogLost, StoreUnavailable, in_full
+from bandit_serve.errors import BanditServeError, LogLost, ModelLost, StoreUnavailable, in_full
 from bandit_serve.experiment import Record
 from bandit_serve.log.artifacts import open_artifacts
 from bandit_serve.log.census import WorkerCard
@@ -48,6 +50,8 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 3.0
 HEARTBEAT_LIFETIME_MS = 10_000
 KEYS_EVERY_S = 30.0
+SWEEP_EVERY_S = 3_600.0
+LEAST_FREE_BYTES = 64 * 2**20
 
 
 class Service:
@@ -69,7 +73,7 @@ class Service:
         self.changes = Changes(store, self.replica, self.tail)
         self.results = ResultsLog(store)
         self.artifacts = open_artifacts(settings, store.url)
-        self.models = LoadedModels(self.artifacts, max_bytes=settings.model_memory)
+        self.models = LoadedModels(self.artifacts, max_bytes=settings.model_memory, troubles=self.troubles)
         parts = (store, self.replica, self.tail, self.changes, self.models)
         self.experiment_changes = ExperimentChanges(*parts)
         self.model_changes = ModelChanges(*parts)
@@ -139,6 +143,8 @@ class Service:
             self._heartbeat,
             self._renew_keys,
             self.shadows.run,
+            self._keep_files,
+            self._sweep_files,
         ]
         for run in runs:
             task = asyncio.create_task(run())
@@ -214,13 +220,46 @@ class Service:
         self.models.keep_live(frozenset(live))
 
     async def _load_live_models(self) -> None:
-        """So that the first request for an arm finds its model in memory."""
+        """So that the first request for an arm finds its model in memory; an arm whose model is lost is left out."""
         for reference in self.models.live:
             version = self.replica.registry.version(*reference)
             try:
                 await self.models.load(version)
+            except ModelLost:
+                for decider in self.decisions.deciders.values():
+                    decider.leave_out(ModelName(*reference))
             except BanditServeError as error:
-                log.warning("%s", error)
+                log.warning("%s", in_full(error))
+
+    async def _keep_files(self) -> None:
+        """Looks again for the files of models that are lost, and draws the arms of those that are back; and how much
+        room there is for others.
+        """
+        while True:
+            self._say_how_full()
+            lost = self.models.lost
+            await asyncio.sleep(HEARTBEAT_S)
+            if self.models.lost:
+                await self._load_live_models()
+            for reference in lost - self.models.lost:
+                for decider in self.decisions.deciders.values():
+                    decider.readmit(ModelName(*reference))
+
+    def _say_how_full(self) -> None:
+        free = shutil.disk_usage(self.settings.data_dir).free
+        if free < LEAST_FREE_BYTES:
+            detail = f"The disk of the data directory has {free >> 20} MiB left: uploads may find no room."
+            self.troubles.begin("disk_full", detail)
+        else:
+            self.troubles.end("disk_full")
+
+    async def _sweep_files(self) -> None:
+        while True:
+            try:
+                await self.model_changes.sweep()
+            except BanditServeError as error:
+                log.warning("what uploads left is not swept: %s", in_full(error))
+            await asyncio.sleep(SWEEP_EVERY_S)
 
     async def _heartbeat(self) -> None:
         card = msgspec.msgpack.encode(self.card)

@@ -34,6 +34,8 @@ POLL_S = 0.1
 QUICK_DEATH_S = 2.0
 RESTART_PAUSE_S = 0.5
 KILL_AFTER_S = 5.0
+# Between two starts of a private store that ended; from the first again once it ran for longer than the last.
+STORE_PAUSES_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 class _Child:
@@ -64,6 +66,8 @@ class Supervisor:
         self._stopping = False
         self._announced = False
         self._restart_at_s = 0.0
+        self._store_at_s = 0.0
+        self._store_ends = 0
         self._n_slots = 2 * settings.workers
 
     def run(self) -> int:
@@ -159,13 +163,20 @@ class Supervisor:
         self._children.append(_Child(process, slot, status_read))
 
     def _keep_store(self) -> None:
-        if self._private is None:
+        """One that ends over and over, as on a full disk, is started again ever more seldom."""
+        now_s = time.monotonic()
+        if self._private is None or now_s < self._store_at_s or self._private.alive():
             return
+        if now_s > self._store_at_s + STORE_PAUSES_S[-1]:
+            self._store_ends = 0
+        pause_s = STORE_PAUSES_S[min(self._store_ends, len(STORE_PAUSES_S) - 1)]
+        self._store_ends += 1
         try:
             if self._private.ensure():
                 log.warning("the private store had ended; it runs again")
         except BanditServeError as error:
             log.error("the private store can not be started: %s", in_full(error))
+        self._store_at_s = time.monotonic() + pause_s
 
     def _announce(self, facts: StoreFacts | None) -> None:
         ready = sum(child.ready for child in self._children)
