@@ -49,22 +49,28 @@ def open_own(path: Path, flags: int) -> int:
     """
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, FILE_MODE)
-    except OSError:
-        if path.is_symlink():
-            raise UsageError(f"{path} is a symbolic link: remove it.") from None
+    except OSError as error:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise _refusal(path, path.lstat()) from error
         raise
     status = os.fstat(descriptor)
-    fault = None
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink > 1:
+        os.close(descriptor)
+        raise _refusal(path, status)
+    return descriptor
+
+
+def _refusal(path: Path, status: os.stat_result) -> UsageError:
+    if stat.S_ISLNK(status.st_mode):
+        fault = "is a symbolic link"
+    elif not stat.S_ISREG(status.st_mode):
         fault = "is not a plain file"
     elif status.st_uid != os.geteuid():
         fault = "belongs to another user"
-    elif status.st_nlink > 1:
+    else:
         fault = "has a second name"
-    if fault is not None:
-        os.close(descriptor)
-        raise UsageError(f"{path} {fault}: remove it.")
-    return descriptor
+    return UsageError(f"{path} {fault}: remove it.")
 
 
 def truncated(path: Path) -> BinaryIO:
