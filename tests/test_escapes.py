@@ -32,7 +32,7 @@ HOSTILE = (
     "[link=http://evil]z[/link][bold]"
 )
 # What rich sends for colours, and for displays that are drawn anew; the only sequences that a terminal is to get.
-OURS = re.compile(r"\x1b\[(?:[0-9;]*m|2K|1A|\?25[lh])|\r(?=\x1b\[2K)")
+OURS = re.compile(r"\x1b\[(?:[0-9;]*m|2K|1A|\?25[lh])|\r(?=\x1b\[|\n|$)")
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 LIMIT_S = 60.0
 
@@ -183,10 +183,9 @@ def test_no_command_sends_escapes_into_a_pipe(hostile: tuple[ThrowawayService, P
 def test_no_name_begins_a_line_of_its_own_in_the_log(hostile: tuple[ThrowawayService, Path]) -> None:
     service, _ = hostile
     forged = "2026-01-01 00:00:00,000 CRITICAL forged"
-    service.call("GET", "/v1/models/last%0a%1b%5d52", headers={"User-Agent": "a\x9b31m\x85" + forged})
-    wait_until(lambda: any("/v1/models/last" in line for line in service.output))
+    service.call("GET", "/v1/models/last%0a%1b%5d52", headers={"User-Agent": "a\xc2\x9b31m" + forged})
+    wait_until(lambda: any("\\x9b31m" in line for line in service.output))
     lines = list(service.output)
-    assert any("\\x9b31m" in line for line in lines)
     assert STEERING.findall("".join(lines)) == []
     record = logging.LogRecord("n", logging.ERROR, "", 0, "told %s", (f"x\n{forged}{CLIPBOARD}",), None)
     try:
