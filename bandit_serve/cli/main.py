@@ -15,6 +15,7 @@ from bandit_serve.cli import not_built
 from bandit_serve.concealed import concealed
 from bandit_serve.errors import BanditServeError, InvalidInput, NotBuilt, UsageError, in_full
 from bandit_serve.logs import plain_last_resort
+from bandit_serve.own_files import disk_full
 from bandit_serve.printable import printable
 from bandit_serve.terminal import Terminal, print_line
 
@@ -80,13 +81,24 @@ def run() -> None:
         status = 2 if isinstance(error, UsageError | NotBuilt) else 1
     except typer.Abort:
         status = 1
+    except OSError as error:
+        full = disk_full(error)
+        if full is None:
+            _print_traceback()
+        else:
+            _print_error(full)
+        status = 1
     except Exception as error:
         status = getattr(error, "exit_code", 1)
         if hasattr(error, "format_message"):
             _print_wrong_usage(error)
         else:
-            print_line(concealed(traceback.format_exc().rstrip()), to=sys.stderr)
+            _print_traceback()
     sys.exit(status)
+
+
+def _print_traceback() -> None:
+    print_line(concealed(traceback.format_exc().rstrip()), to=sys.stderr)
 
 
 def _print_wrong_usage(error: Any) -> None:

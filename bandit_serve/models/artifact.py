@@ -121,16 +121,27 @@ def write(
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
-        os.close(
-            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        )
-        safetensors.numpy.save_file(dict(tensors), temporary, metadata=metadata)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
-        _sync_directory(target.parent)
+        with said_when_full():
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(temporary, flags, 0o600))
+            _save(temporary, dict(tensors), metadata)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(target)
+            _sync_directory(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _save(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> None:
+    """The library has an error of its own for what the system says, with its number in the text."""
+    try:
+        safetensors.numpy.save_file(tensors, path, metadata=metadata)
+    except safetensors.SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 class Received:

@@ -189,7 +189,9 @@ class Supervisor:
         store = "private store" if self._private is not None else "store"
         durability = f" ({facts.durability})" if facts is not None else ""
         warning = "; open to anyone who can reach it, as no keys are configured"
-        print_line(f"bandit-serve is ready on {address} with {workers}, {store}{durability}{warning}")
+        # Its reader may have gone, or its disk be full.
+        with contextlib.suppress(OSError):
+            print_line(f"bandit-serve is ready on {address} with {workers}, {store}{durability}{warning}")
 
     def _wait(self, wakeup: int) -> None:
         fds = [wakeup, *(child.status_fd for child in self._children)]
