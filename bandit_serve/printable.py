@@ -30,6 +30,8 @@ def printable_line(text: str) -> str:
 
 def printable_json(document: bytes) -> bytes:
     """JSON with the same meaning, and such characters escaped. JSON itself escapes only those below U+0020."""
+    if document.isascii() and b"\x7f" not in document:
+        return document
     text = document.decode("utf-8", "surrogatepass")
     return _steering.sub(_escaped, text).encode()
 

@@ -12,6 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve import errors
+from bandit_serve.printable import printable_json
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def problem_parts(error: Exception) -> tuple[int, dict[str, str], bytes]:
         headers["Retry-After"] = "1"
     if isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.allowed_methods))
-    return found.status, headers, msgspec.json.encode(found)
+    return found.status, headers, printable_json(msgspec.json.encode(found))
 
 
 def problem_response(error: Exception) -> web.Response:

@@ -222,14 +222,15 @@ class Service:
     async def _load_live_models(self) -> None:
         """So that the first request for an arm finds its model in memory; an arm whose model is lost is left out."""
         for reference in self.models.live:
-            version = self.replica.registry.version(*reference)
             try:
-                await self.models.load(version)
+                await self.models.load(self.replica.registry.version(*reference))
             except ModelLost:
                 for decider in self.decisions.deciders.values():
                     decider.leave_out(ModelName(*reference))
             except BanditServeError as error:
                 log.warning("%s", in_full(error))
+            except Exception:
+                log.exception("the model %s %s can not be loaded", *reference)
 
     async def _keep_files(self) -> None:
         """Looks again for the files of models that are lost, and draws the arms of those that are back; and how much
@@ -246,7 +247,10 @@ class Service:
                     decider.readmit(ModelName(*reference))
 
     def _say_how_full(self) -> None:
-        free = shutil.disk_usage(self.settings.data_dir).free
+        try:
+            free = shutil.disk_usage(self.settings.data_dir).free
+        except OSError:  # the directory has gone: uploads will say so
+            return
         if free < LEAST_FREE_BYTES:
             detail = f"The disk of the data directory has {free >> 20} MiB left: uploads may find no room."
             self.troubles.begin("disk_full", detail)
@@ -257,7 +261,7 @@ class Service:
         while True:
             try:
                 await self.model_changes.sweep()
-            except BanditServeError as error:
+            except (BanditServeError, OSError) as error:
                 log.warning("what uploads left is not swept: %s", in_full(error))
             await asyncio.sleep(SWEEP_EVERY_S)
 
