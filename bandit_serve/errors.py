@@ -17,12 +17,14 @@ BanditServeError
 ├── StateFault            what we keep ourselves can not be read: our fault, whoever asks
 │   └── Unfoldable        a log and its snapshots of which no state can be made
 │       └── UnreadableEntry  an entry of a log, or a state, that this build can not fold
-├── ModelLost             a registered model whose artifact is gone or damaged
 ├── LogLost               the store has lost entries that were read from it
 └── Unavailable           try again later; nothing was counted, or the retry will be a duplicate
     ├── SetAside          an experiment whose log can not be folded: see `bandit-serve repair`
     ├── StoreUnavailable  the store can not be read or written now: `what` says which outage it is
     │   └── StoreRefused  it answers, but does not let us in or must not be used (it may evict)
+    ├── ModelLost         a registered model whose file is missing or damaged here
+    ├── FilesUnavailable  the place where model files are kept does not answer, or takes nothing more
+    │   └── DiskFull      there is no room for what was to be written
     └── Overloaded        a bound was reached
 """
 
@@ -31,6 +33,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,21 @@ MAX_FIELD_ERRORS = 20
 
 
 class BanditServeError(Exception):
-    """The root. `str(error)` is one sentence for the person who has to act on it."""
+    """The root. `str(error)` is one sentence for the person who has to act on it.
+
+    Callers over HTTP are told that sentence, so it names no path and no address of ours. What only the operator is to
+    know is in its notes (`add_note`), which the log and the command line show: see `in_full`.
+    """
+
+    def noted(self, note: str) -> Self:
+        """Itself, with one more note."""
+        self.add_note(note)
+        return self
+
+
+def in_full(error: BaseException) -> str:
+    """The sentence and its notes, for the operator."""
+    return " ".join([str(error), *(f"({note})" for note in getattr(error, "__notes__", ()))])
 
 
 class InvalidInput(BanditServeError):
@@ -111,10 +128,6 @@ class StateFault(BanditServeError):
     pass
 
 
-class ModelLost(BanditServeError):
-    pass
-
-
 class LogLost(BanditServeError):
     pass
 
@@ -152,6 +165,18 @@ class StoreRefused(StoreUnavailable):
     what = "store_refused"
 
 
+class ModelLost(Unavailable):
+    pass
+
+
+class FilesUnavailable(Unavailable):
+    pass
+
+
+class DiskFull(FilesUnavailable):
+    pass
+
+
 class Overloaded(Unavailable):
     pass
 
@@ -164,7 +189,7 @@ def of_our_state(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (Unavailable, LogLost, ModelLost, StateFault):
+    except (Unavailable, LogLost, StateFault):
         raise
     except BanditServeError as error:
         raise StateFault(f"{what} can not be read; the service's log says why.") from error

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from bandit_serve.concealed import know_secrets_of, shown_url
 from bandit_serve.durations import DURATION_PATTERN, parse_duration_ms
 from bandit_serve.errors import UsageError
 from bandit_serve.validation import field_error
@@ -56,6 +57,15 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     retention_bytes: Annotated[int, Meta(ge=2**20)] = 256 * 2**20
     snapshot_every: Duration = "60s"
     key_rotation: Duration = "30d"
+
+    def __post_init__(self) -> None:
+        know_secrets_of(self.store, self.artifacts)
+
+    def __repr__(self) -> str:
+        """Without the passwords that URLs may have in them."""
+        own = {name: getattr(self, name) for name in self.__struct_fields__}
+        own |= {name: shown_url(own[name]) for name in ("store", "artifacts") if own[name] is not None}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in own.items())})"
 
     def seconds(self, name: str) -> float:
         """A duration setting in seconds."""

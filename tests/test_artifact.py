@@ -228,7 +228,7 @@ def test_a_file_is_stored_under_its_digest(store, tmp_path, kind):
     digest = hashlib.sha256(GOOD).hexdigest()
     assert store.put(source) == (digest, len(GOOD))
     assert [path.name for path in store.root.iterdir()] == [f"{digest}.safetensors"]
-    assert stat.S_IMODE(store.path(digest).stat().st_mode) == 0o444
+    assert stat.S_IMODE(store.path(digest).stat().st_mode) == 0o400
     assert store.open(digest).sha256 == digest
     assert store.put(GOOD) == (digest, len(GOOD))
     store.delete(digest)
@@ -335,12 +335,12 @@ def test_what_is_not_a_regular_file_is_refused(store, tmp_path):
 
 
 def test_what_a_dead_process_left_is_swept(store):
-    old, fresh = store.root / f"{artifact.PREFIX}old", store.root / f"{artifact.PREFIX}fresh"
+    old, fresh = store.root / f"{artifact.PUT}old", store.root / f"{artifact.PUT}fresh"
     for path in (old, fresh):
         path.write_bytes(b"half")
     long_ago = old.stat().st_mtime - artifact.ABANDONED_AFTER_S - 60
     os.utime(old, (long_ago, long_ago))
-    ArtifactStore(store.root)
+    assert store.left() == []
     assert list(store.root.iterdir()) == [fresh]
 
 

@@ -71,7 +71,7 @@ def test_a_model_that_is_gone_or_changed_under_a_running_experiment(tmp_path: Pa
     artifact.unlink()
     gone = bandit_serve("doctor", *where)
     assert gone.status == 1
-    assert "There is no artifact" in gone.out
+    assert "The artifact is not there" in gone.out
     assert "register the model again" in gone.out
 
 

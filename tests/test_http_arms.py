@@ -258,7 +258,7 @@ def own_service(tmp_path: Any) -> Iterator[ThrowawayService]:
         yield running
 
 
-def test_an_arm_whose_model_does_not_load_is_left_out_for_a_time(
+def test_an_arm_whose_model_does_not_load_is_left_out_until_it_does(
     own_service: ThrowawayService, tmp_path: Any
 ) -> None:
     service = own_service
@@ -270,6 +270,8 @@ def test_an_arm_whose_model_does_not_load_is_left_out_for_a_time(
     sha = service.call("GET", "/v1/models/m/versions/v2").body["sha256"]
     (found,) = (tmp_path / "artifacts").glob(f"{sha}*")
     service.stop()
+    whole = found.read_bytes()
+    found.unlink()
     found.write_bytes(b"no model")
     service.start()
     predicted = [
@@ -289,7 +291,13 @@ def test_an_arm_whose_model_does_not_load_is_left_out_for_a_time(
     alone = service.call(
         "POST", f"/v1/experiments/{name}/predict", {"user_id": "1", "item_id": "0", "eligible": ["b"]}
     )
-    assert alone.status >= 400
+    check_problem(alone, 503)
+    assert alone.headers["Retry-After"] == "3"
+    health = service.call("GET", "/health/ready").body
+    assert health["status"] == "degraded"
+    assert [each["what"] for each in health["reasons"]] == ["model_missing"]
+    found.unlink()
+    found.write_bytes(whole)
     wait_until(lambda: shares(service, name)["b"] == 0.5, timeout_s=10.0)
 
 

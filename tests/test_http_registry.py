@@ -303,7 +303,7 @@ def test_an_artifact_that_changed_on_disk_is_not_served(
     ask = {"user_id": "u1", "item_id": "i1"}
     for _ in range(3):
         found = service.call("POST", f"/v1/models/{name}/versions/v1/predict", ask)
-        assert "can not be loaded" in check_problem(found, 500)["detail"]
+        assert "missing or damaged" in check_problem(found, 503)["detail"]
 
 
 def test_a_prediction_by_the_production_version_and_by_any(

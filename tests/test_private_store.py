@@ -437,7 +437,7 @@ def test_a_directory_too_deep_for_a_socket(start: Start, data_dir: Path) -> None
 
 def test_a_directory_that_cannot_be_made(start: Start, data_dir: Path) -> None:
     data_dir.write_text("a file")
-    with pytest.raises(UsageError, match="cannot be used"):
+    with pytest.raises(UsageError, match="can not be used"):
         start()
 
 

@@ -29,13 +29,15 @@ STATUSES = {
     "PreconditionFailed": 412,
     "NotBuilt": 501,
     "StateFault": 500,
-    "ModelLost": 500,
     "LogLost": 500,
     "Unavailable": 503,
     "SetAside": 503,
     "StoreUnavailable": 503,
     "Overloaded": 503,
     "StoreRefused": 503,
+    "ModelLost": 503,
+    "FilesUnavailable": 503,
+    "DiskFull": 503,
 }
 
 

@@ -96,4 +96,4 @@ def test_a_service_serves_what_another_registered(where, tmp_path):
             (file,) = (tmp_path / "models").glob("*.safetensors")
             file.unlink()
             examined = bandit_serve("doctor", "--data", tmp_path / "four", *third[2:])
-            assert "There is no artifact" in examined.out
+            assert "The artifact is not there" in examined.out

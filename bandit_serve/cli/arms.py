@@ -30,6 +30,10 @@ async def add_arm(
     model: Annotated[str | None, typer.Option(help="The model that predicts for it.")] = None,
     version: Annotated[str | None, typer.Option(help="The model's version.")] = None,
     payload: Annotated[str | None, typer.Option(help="What the caller is handed, as JSON.")] = None,
+    feature: Annotated[
+        list[float] | None,
+        typer.Option(help="A number that describes it to a contextual policy; repeatable, in order."),
+    ] = None,
     ramp_from: Annotated[
         float | None, typer.Option(help="The most of its share at first, above 0 and at most 1.")
     ] = None,
@@ -40,7 +44,7 @@ async def add_arm(
     as_json: AsJson = False,
 ) -> None:
     """Adds an arm, at once or with a ramp."""
-    wish: dict[str, Any] = {"name": arm, "model": model, "version": version}
+    wish: dict[str, Any] = {"name": arm, "model": model, "version": version, "features": feature or None}
     if payload is not None:
         wish["payload"] = _json(payload)
     if (ramp_from is None) != (ramp_over is None):

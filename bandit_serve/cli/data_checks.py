@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bandit_serve.cli.checks import Check, Verdict
-from bandit_serve.errors import BanditServeError
+from bandit_serve.concealed import concealed
+from bandit_serve.errors import BanditServeError, UsageError, in_full
 from bandit_serve.log.artifacts import open_artifacts
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.models.family import load_model
 from bandit_serve.models.registry import SERVABLE, Registry, Version
+from bandit_serve.own_files import own_folder
 from bandit_serve.replica import Replica
 from bandit_serve.settings import Settings
 
@@ -26,6 +28,13 @@ def check_data_directory(settings: Settings) -> Check:
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         detail = f"{directory} can not be written"
         return Check("data", "problem", detail, "choose another with --data, or change its owner")
+    if existing == directory:
+        try:
+            own_folder(directory)
+        except UsageError as error:
+            return Check(
+                "data", "problem", str(error), "what others can change there, they can make us serve"
+            )
     free = shutil.disk_usage(existing).free
     detail = f"{directory}, {free / GIB:.1f} GiB free"
     if free < LITTLE:
@@ -62,7 +71,7 @@ def _whats_wrong(artifacts: ArtifactStore | None, sha256: str) -> str | None:
     try:
         load_model(artifacts.open(sha256))
     except BanditServeError as error:
-        return str(error).rstrip(".")
+        return concealed(in_full(error)).rstrip(".")
     except OSError as error:
         return f"the artifact can not be read: {error.strerror}"
     return None

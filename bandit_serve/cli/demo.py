@@ -11,10 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
-import msgspec
 import typer
-from rich.console import Console
 
+from bandit_serve.cli.output import print_json
 from bandit_serve.demo.closing import print_closing
 from bandit_serve.demo.display import Display, Silence
 from bandit_serve.demo.interruption import Interrupted, Interruptible
@@ -26,6 +25,7 @@ from bandit_serve.demo.service import DemoService
 from bandit_serve.demo.source import Source, find_ratings
 from bandit_serve.settings import load_settings
 from bandit_serve.store.binary import find_server
+from bandit_serve.terminal import Terminal, print_line
 from bandit_serve.training.ratings import Ratings
 from bandit_serve.training.splits import holdout
 from bandit_serve.training.visits import visits as visits_of
@@ -72,7 +72,7 @@ def demo(
 
     if load_settings({"store": store}).store is None:
         find_server()
-    console = Console(highlight=False)
+    console = Terminal()
     display: Display = Silence() if as_json else Screen(console) if console.is_terminal else Lines()
     try:
         with Interruptible() as interruptible, _folder(data) as folder, ExitStack() as running:
@@ -89,13 +89,13 @@ def demo(
                 )
                 summary = interruptible.run(playing)
             if as_json:
-                print(msgspec.json.format(msgspec.json.encode(summary), indent=2).decode(), flush=True)
+                print_json(summary)
             else:
                 print_closing(console, summary)
             if keep:
                 _stay()
     except Interrupted as interruption:
-        print("Interrupted; the service has ended and nothing is left running.", file=sys.stderr)
+        print_line("Interrupted; the service has ended and nothing is left running.", to=sys.stderr)
         raise typer.Exit(128 + interruption.number) from None
 
 
@@ -140,4 +140,4 @@ def _stay() -> None:
         while True:
             signal.pause()
     except Interrupted:
-        print("The service has ended.", file=sys.stderr)
+        print_line("The service has ended.", to=sys.stderr)

@@ -21,7 +21,8 @@ from bandit_serve.cli.data_checks import (
 from bandit_serve.cli.house import place_of, store_url
 from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.cli.store_checks import check_snapshots, check_store, check_workers
-from bandit_serve.errors import BanditServeError
+from bandit_serve.concealed import concealed
+from bandit_serve.errors import BanditServeError, in_full
 from bandit_serve.log.tail import Tail
 from bandit_serve.replica import Replica
 from bandit_serve.settings import Settings, load_settings
@@ -80,7 +81,7 @@ def doctor(
         with store_url(settings) as url:
             asyncio.run(_look_into(settings, url, checks))
     except BanditServeError as error:
-        checks.append(Check("store", "problem", str(error), UNREACHABLE))
+        checks.append(Check("store", "problem", concealed(in_full(error)), UNREACHABLE))
     examination = Examination(not any(check.verdict == "problem" for check in checks), checks)
     if as_json:
         print_json(examination)
@@ -101,7 +102,7 @@ async def _look_into(settings: Settings, url: str, checks: list[Check]) -> None:
         except BanditServeError:
             raise
         except Exception as error:  # whatever bytes that somebody changed in the common log can cause
-            detail = f"the registry can not be read: {type(error).__name__}: {error}"
+            detail = f"the registry can not be read: {type(error).__name__}: {concealed(str(error))}"
             checks.append(Check("state", "problem", detail, "restore the store from a backup"))
             return
         checks += check_state(replica)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import hashlib
+import os
 import secrets
 import time
 from collections.abc import Iterator
@@ -22,9 +24,9 @@ from bandit_serve.cli.output import print_json, say
 from bandit_serve.errors import Conflict, NotFound, UsageError
 from bandit_serve.experiment import Arm, Ramp
 from bandit_serve.live import LiveExperiment
-from bandit_serve.log.model_changes import take_in
 from bandit_serve.models.family import load_model
 from bandit_serve.models.registry import Version
+from bandit_serve.own_files import open_own, own_folder, truncated
 from bandit_serve.store.offset import Offset
 from bandit_serve.training.gates import Gate
 from bandit_serve.training.learner import ContinuousLearner, Followed, in_order
@@ -113,7 +115,8 @@ async def learn(
             raise NotFound(f"Nothing was learned for {model!r} in {house.settings.data_dir} yet.")
         _report(_status(learner, model, _started_from(folder, version), []), as_json)
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    for each in (house.settings.data_dir, folder.parent, folder):
+        own_folder(each)
     with _only_one(folder, model) as holder:
         await _Run(house, model, version, wishes, folder, holder, experiment, as_json).run()
 
@@ -175,7 +178,8 @@ class _Run:
             return learner
         artifact = self._house.artifacts.open(self._version.sha256)
         learner = ContinuousLearner(load_model(artifact), load_model(artifact), followed.values())
-        (self._folder / "started-from").write_text(self._version.version)
+        with truncated(self._folder / "started-from") as file:
+            file.write(self._version.version.encode())
         learner.save(self._folder)
         return learner
 
@@ -232,12 +236,11 @@ class _Run:
             return
         path = self._folder / "publish.safetensors"
         await asyncio.to_thread(learner.model.save, path)
-        stored = await take_in(self._house.artifacts, path)
         known = model.versions.get(name)
         if known is None:
             await self._house.models.register(
                 self._model,
-                stored,
+                path,
                 actor(),
                 version=name,
                 status="training",
@@ -245,7 +248,7 @@ class _Run:
                 metadata={"learner": self._metadata(learner)},
             )
             await self._house.models.set_status(self._model, name, "staged", actor(), reason=verdict.reason)
-        elif known.sha256 != stored.sha256:
+        elif known.sha256 != await asyncio.to_thread(_sha256, path):
             raise Conflict(f"There is another version {name!r} of {self._model!r} already.")
         self._versions.append(name)
         self._say(f"{name}: {verdict.reason}.")
@@ -313,6 +316,11 @@ def _follow(live: LiveExperiment) -> Followed:
     )
 
 
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _started_from(folder: Path, version: Version) -> str:
     with contextlib.suppress(FileNotFoundError):
         return (folder / "started-from").read_text()
@@ -322,14 +330,15 @@ def _started_from(folder: Path, version: Version) -> str:
 @contextlib.contextmanager
 def _only_one(folder: Path, model: str) -> Iterator[str]:
     """The folder's own name in the store, while no other process of this machine has the folder."""
-    with open(folder / "lock", "a+") as lock:
+    with os.fdopen(open_own(folder / "lock", os.O_RDWR | os.O_CREAT), "r+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Conflict(f"Another process learns for {model!r} in {folder}.") from None
         holder = folder / "holder"
         if not holder.exists():
-            holder.write_text(secrets.token_hex(16))
+            with truncated(holder) as file:
+                file.write(secrets.token_hex(16).encode())
         yield holder.read_text()
 
 

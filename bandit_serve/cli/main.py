@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from bandit_serve import __version__
 from bandit_serve.cli import not_built
-from bandit_serve.errors import BanditServeError, InvalidInput, NotBuilt, UsageError
+from bandit_serve.concealed import concealed
+from bandit_serve.errors import BanditServeError, InvalidInput, NotBuilt, UsageError, in_full
+from bandit_serve.logs import plain_last_resort
+from bandit_serve.own_files import disk_full
+from bandit_serve.printable import printable
+from bandit_serve.terminal import Terminal, print_line
 
 # Where each is, under `bandit_serve.cli`.
 COMMANDS = {
@@ -69,19 +74,47 @@ def _options(
 def run() -> None:
     """Exit status: 0 done, 1 failed, 2 wrong usage."""
     _add_commands(sys.argv[1] if len(sys.argv) > 1 else None)
+    plain_last_resort()
     try:
-        app(prog_name="bandit-serve")
+        status = app(prog_name="bandit-serve", standalone_mode=False)
     except BanditServeError as error:
         _print_error(error)
-        sys.exit(2 if isinstance(error, UsageError | NotBuilt) else 1)
+        status = 2 if isinstance(error, UsageError | NotBuilt) else 1
+    except typer.Abort:
+        status = 1
+    except OSError as error:
+        full = disk_full(error)
+        if full is None:
+            _print_traceback()
+        else:
+            _print_error(full)
+        status = 1
+    except Exception as error:
+        status = getattr(error, "exit_code", 1)
+        if hasattr(error, "format_message"):
+            _print_wrong_usage(error)
+        else:
+            _print_traceback()
+    sys.exit(status)
+
+
+def _print_traceback() -> None:
+    print_line(concealed(traceback.format_exc().rstrip()), to=sys.stderr)
+
+
+def _print_wrong_usage(error: Any) -> None:
+    """What Typer says of an argument, which it repeats."""
+    from typer.rich_utils import rich_format_error
+
+    message = printable(error.format_message())
+    error.format_message = lambda: message
+    rich_format_error(error)
 
 
 def _print_error(error: BanditServeError) -> None:
-    console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
-    console.print(Text.assemble(("error:", "red"), f" {error}"))
+    console = Terminal(stderr=True, soft_wrap=True)
+    console.print(Text("error:", "red"), concealed(in_full(error)))
     fields = error.errors if isinstance(error, InvalidInput) else ()
     if len(fields) > 1 or (fields and fields[0].detail not in str(error)):
         for field in fields:
-            console.print(f"  {field.at}: {field.detail}" if field.at else f"  {field.detail}")
-    for note in getattr(error, "__notes__", ()):
-        console.print(note)
+            console.print(concealed(f"  {field.at}: {field.detail}" if field.at else f"  {field.detail}"))

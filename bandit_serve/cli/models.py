@@ -14,7 +14,6 @@ import typer
 from bandit_serve.cli.command import AsJson, Reason, in_house
 from bandit_serve.cli.house import House, actor
 from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
-from bandit_serve.log.model_changes import take_in
 from bandit_serve.models.catalogue import find_versions
 from bandit_serve.models.registry import VersionStatus
 from bandit_serve.names import NAME_PATTERN, is_name
@@ -89,9 +88,8 @@ async def register(
 ) -> None:
     """Registers a model file as a new version, after checking that it is a model."""
     metrics = dict(_metric(text) for text in metric or ())
-    stored = await take_in(house.artifacts, file)
     registered = await house.models.register(
-        model, stored, actor(), version=version, status=status, metrics=metrics, metadata={}
+        model, file, actor(), version=version, status=status, metrics=metrics, metadata={}
     )
     _print_version(version_view(registered), as_json)
 
@@ -345,13 +343,12 @@ async def import_version(
     """Registers a version that is in MLflow, a safetensors file of ours, as staged."""
     with TemporaryDirectory() as folder:
         file, about = await asyncio.to_thread(MlflowMirror(tracking).fetch, reference, Path(folder))
-        stored = await take_in(house.artifacts, file)
-    metrics = about.pop("metrics")
-    name = _new_name(model or about["mlflow"]["name"])
-    assert name is not None
-    registered = await house.models.register(
-        name, stored, actor(), version=version, status="staged", metrics=metrics, metadata=about
-    )
+        metrics = about.pop("metrics")
+        name = _new_name(model or about["mlflow"]["name"])
+        assert name is not None
+        registered = await house.models.register(
+            name, file, actor(), version=version, status="staged", metrics=metrics, metadata=about
+        )
     _print_version(version_view(registered), as_json)
 
 

@@ -8,32 +8,22 @@ from typing import Any
 
 import msgspec
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-PIPED_WIDTH = 200
+from bandit_serve.printable import printable_json
+from bandit_serve.terminal import Terminal, print_line
 
 Cell = str | Text
 
 
-def console() -> Console:
-    """For standard output; what is piped is not broken at a terminal's width."""
-    piped = not sys.stdout.isatty()
-    return Console(
-        highlight=False, markup=False, emoji=False, soft_wrap=False, width=PIPED_WIDTH if piped else None
-    )
-
-
 def print_json(document: Any) -> None:
-    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    print_line(printable_json(msgspec.json.format(msgspec.json.encode(document), indent=2)).decode())
 
 
 def say(text: str) -> None:
     """A sentence or a title."""
-    console().print(text, soft_wrap=not sys.stdout.isatty())
+    Terminal().print(text, soft_wrap=not sys.stdout.isatty())
 
 
 def print_table(
@@ -54,7 +44,7 @@ def print_table(
         )
     for row in rows:
         table.add_row(*row)
-    console().print(table)
+    Terminal().print(table)
 
 
 def print_facts(facts: Sequence[tuple[str, Cell]]) -> None:
@@ -64,7 +54,7 @@ def print_facts(facts: Sequence[tuple[str, Cell]]) -> None:
     table.add_column(overflow="fold")
     for fact in facts:
         table.add_row(*fact)
-    console().print(table)
+    Terminal().print(table)
 
 
 def short_time(at: str) -> str:

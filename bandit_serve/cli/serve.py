@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated
 
 import typer
 
+from bandit_serve.logs import log_to_stderr
 from bandit_serve.server.supervisor import Supervisor
 from bandit_serve.settings import load_settings
 
@@ -114,7 +114,5 @@ def serve(
     settings = load_settings(
         {name: value for name, value in flags.items() if name != "config"}, config=config
     )
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s supervisor %(name)s: %(message)s"
-    )
+    log_to_stderr("supervisor", settings.log_level)
     raise typer.Exit(Supervisor(settings).run())

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from bandit_serve.simulation.description import Simulation
 from bandit_serve.simulation.trial import Trial
+from bandit_serve.terminal import Terminal
 
 BAR_WIDTH = 40
 EVERY_S = 0.1
@@ -28,7 +29,7 @@ class Progress:
         self._planned = simulation.seeds * len(self._names)
         self._horizon = simulation.horizon
         self._regrets: list[list[float]] = [[] for _ in self._names]
-        console = Console(stderr=True, highlight=False)
+        console = Terminal(stderr=True)
         self._live = None
         if console.is_terminal and not quiet:
             self._live = Live(console=console, transient=True, auto_refresh=False)

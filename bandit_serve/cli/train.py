@@ -20,7 +20,6 @@ from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.cli.train_progress import TrainProgress
 from bandit_serve.cli.train_table import print_result
 from bandit_serve.errors import UsageError
-from bandit_serve.log.model_changes import take_in
 from bandit_serve.models.registry import Version, VersionStatus
 from bandit_serve.settings import Settings, load_settings
 from bandit_serve.training.dataset import DataSet, read_dataset, read_features
@@ -134,7 +133,7 @@ def train_models(
         print_result(result, plan)
     with TemporaryDirectory() as folder:
         place = Path(folder) if out is None else Path(out)
-        place.mkdir(parents=True, exist_ok=True)
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
         files = _save(result, place)
         if register:
             with store_url(settings) as url:
@@ -223,10 +222,9 @@ async def _register_one(
         current = known.versions[known.production].metrics
     status, reason = judge(plan, trained.record.metrics, result.baseline, current)
     record = msgspec.structs.replace(trained.record, status=status, reason=reason)
-    stored = await take_in(house.artifacts, files[record.family])
     version = await house.models.register(
         plan.model,
-        stored,
+        files[record.family],
         actor(),
         status="training",
         metrics=record.metrics,

@@ -7,12 +7,13 @@ from types import TracebackType
 from typing import Self
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from bandit_serve.terminal import Terminal
 from bandit_serve.training.metrics import is_better
 from bandit_serve.training.pipeline import Progress
 
@@ -30,7 +31,7 @@ class TrainProgress:
     def __init__(self, metric: str, *, quiet: bool) -> None:
         self._metric = metric
         self._quiet = quiet
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Terminal(stderr=True)
         self._live = None
         if self._console.is_terminal and not quiet:
             self._live = Live(console=self._console, transient=True, auto_refresh=False)

@@ -156,6 +156,24 @@ class Decider:
         is_out = choice.arm in self.ejections.out(time.monotonic())
         return is_out and bool(np.count_nonzero(choice.draw.shares) > 1)
 
+    def leave_out(self, model: ModelName) -> None:
+        """Ejects the arms of a model that can not be had here, as far as one that can is left."""
+        ejected = [
+            self.ejections.eject(arm, self._active, time.monotonic())
+            for arm in self.active
+            if self.models[arm] == model
+        ]
+        if any(ejected):
+            self.refresh()
+
+    def readmit(self, model: ModelName) -> None:
+        """Draws the arms of a model again that is back."""
+        back = [
+            self.ejections.readmit(arm, time.monotonic()) for arm in self.active if self.models[arm] == model
+        ]
+        if any(back):
+            self.refresh()
+
     @property
     def active(self) -> list[int]:
         """The arms that are neither paused nor removed."""

@@ -25,7 +25,7 @@ from bandit_serve.decisions.messages import (
 )
 from bandit_serve.decisions.scoring import Scorer, check_score_request, features_of
 from bandit_serve.decisions.shadows import Shadows
-from bandit_serve.errors import BanditServeError, Conflict, FieldError, InvalidInput
+from bandit_serve.errors import BanditServeError, Conflict, FieldError, InvalidInput, ModelLost
 from bandit_serve.live import LiveExperiment
 from bandit_serve.models.loaded import LoadedModels, require_servable
 from bandit_serve.models.model import Features, Model
@@ -181,8 +181,8 @@ class Decisions:
             prediction = model.predict(request.user_id, request.item_id, _features(model, request))
         except BanditServeError:
             raise
-        except Exception:
-            if not self._eject(decider, choice):
+        except Exception as error:
+            if not self._eject(decider, choice, error):
                 raise
             return self._predict(decider, request)
         return self._predicted(decider, choice, request, {"prediction": prediction})
@@ -199,16 +199,17 @@ class Decisions:
             scores.pop("cached", None)
         except Exception as error:
             of_the_request = model is not None and isinstance(error, BanditServeError)
-            if of_the_request or not self._eject(decider, choice):
+            if of_the_request or not self._eject(decider, choice, error):
                 raise
             again = self._predict(decider, request)
             return again if isinstance(again, Predicted) else await again
         return self._predicted(decider, choice, request, scores)
 
-    def _eject(self, decider: Decider | ControlOnly, choice: Choice) -> bool:
+    def _eject(self, decider: Decider | ControlOnly, choice: Choice, error: Exception) -> bool:
         """Leaves an arm out whose model failed; whether another can be drawn in its place."""
         experiment, arm = decider.id, decider.arm_names[choice.arm]
-        log.warning("the model of the arm %s of %s failed", arm, experiment, exc_info=True)
+        if not isinstance(error, ModelLost):  # which is said once, by who looked for the file
+            log.warning("the model of the arm %s of %s failed", arm, experiment, exc_info=error)
         return decider.eject(choice)
 
     def _predicted(

@@ -33,6 +33,13 @@ class Ejections:
         self.count += 1
         return True
 
+    def readmit(self, arm: int, now_s: float) -> bool:
+        """Ends an arm's time out; whether it was out."""
+        was_out = arm in self.out(now_s)
+        if was_out:
+            self._until_s[arm] = now_s
+        return was_out
+
     def out(self, now_s: float) -> frozenset[int]:
         """The arms that are out now."""
         return frozenset(arm for arm, until_s in self._until_s.items() if now_s < until_s)

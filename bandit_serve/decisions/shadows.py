@@ -13,7 +13,7 @@ import msgspec
 
 from bandit_serve.decisions.messages import ScoreRequest
 from bandit_serve.decisions.scoring import features_of
-from bandit_serve.errors import BanditServeError, StoreUnavailable
+from bandit_serve.errors import BanditServeError, StoreUnavailable, in_full
 from bandit_serve.models.agreement import Agreement
 from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.model import Model
@@ -102,7 +102,9 @@ class Shadows:
         try:
             model = self._models.get(shadow.model, shadow.version) or await self._models.load(shadow)
         except BanditServeError as error:
-            log.warning("the shadow %s %s can not be loaded: %s", shadow.model, shadow.version, error)
+            log.warning(
+                "the shadow %s %s can not be loaded: %s", shadow.model, shadow.version, in_full(error)
+            )
             sums.failed += len(asked)
             return
         await asyncio.to_thread(_score_all, model, asked, sums)

@@ -7,6 +7,7 @@ from typing import Self
 
 from bandit_serve.demo import wording
 from bandit_serve.demo.display import Moment
+from bandit_serve.terminal import print_line
 
 
 class Lines:
@@ -16,7 +17,7 @@ class Lines:
         pass
 
     def done(self, text: str) -> None:
-        print(text, flush=True)
+        print_line(text)
 
     def moment(self, moment: Moment) -> None:
         tally = moment.tally
@@ -26,10 +27,9 @@ class Lines:
                 f"{arm['name']} {wording.percent(arm['share'])} (mean {wording.mean(float(mean))})"
                 for arm, mean in zip(moment.results["arms"], tally.means, strict=True)
             )
-        print(
+        print_line(
             f"{tally.done} of {tally.planned} visits, {moment.requests_per_second:.0f} requests/s, "
-            f"shares: {arms}; regret {tally.regret:.0f} (even split: {tally.regret_of_even_split:.0f})",
-            flush=True,
+            f"shares: {arms}; regret {tally.regret:.0f} (even split: {tally.regret_of_even_split:.0f})"
         )
 
     def __enter__(self) -> Self:

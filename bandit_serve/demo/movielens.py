@@ -95,7 +95,7 @@ def _ratings_in(archive: bytes) -> bytes:
 
 def _keep(content: bytes) -> Path:
     path = cached_ratings()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent)
     try:
         with open(handle, "wb") as file:

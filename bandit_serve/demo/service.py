@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Self
 
 from bandit_serve.errors import BanditServeError, UsageError
+from bandit_serve.own_files import own_folder, truncated
+from bandit_serve.settings import PREFIX
 from bandit_serve.store.child import start_child
 
 READY = re.compile(r"^bandit-serve is ready on (http://\S+) ", re.MULTILINE)
@@ -31,14 +33,16 @@ class DemoService:
         self.url = ""
         self._command = [sys.executable, "-P", "-m", "bandit_serve", "serve", "--data", str(data)]
         self._command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-        if store is not None:
-            self._command += ["--store", store]
+        # Not a flag: it may have a password in it, and anybody on the machine can read a process's arguments.
+        self._variables = {} if store is None else {f"{PREFIX}STORE": store}
 
     def __enter__(self) -> Self:
         try:
-            self.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with open(self.log, "wb") as log:
-                self._process, self._keeper = start_child(self._command, output=log.fileno())
+            own_folder(self.log.parent)
+            with truncated(self.log) as log:
+                self._process, self._keeper = start_child(
+                    self._command, output=log.fileno(), variables=self._variables
+                )
         except OSError as error:
             raise UsageError(
                 f"The data directory {self.log.parent} can not be used: {error.strerror}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.models.remote import FsspecRemote, Remote
+from bandit_serve.own_files import own_folder
 from bandit_serve.settings import Settings
 from bandit_serve.store.files import StoreFiles
 
@@ -17,4 +18,5 @@ def open_artifacts(settings: Settings, store_url: str) -> ArtifactStore:
         remote = StoreFiles(store_url, settings.namespace)
     elif settings.artifacts is not None:
         remote = FsspecRemote(settings.artifacts)
+    own_folder(settings.data_dir)
     return ArtifactStore(settings.data_dir / "artifacts", max_bytes=settings.max_artifact, remote=remote)

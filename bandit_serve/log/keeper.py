@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from bandit_serve import events
-from bandit_serve.errors import BanditServeError, StoreUnavailable
+from bandit_serve.errors import BanditServeError, StoreUnavailable, in_full
 from bandit_serve.experiment import MAX_WINDOW_MS, Record
 from bandit_serve.live import LiveExperiment
 from bandit_serve.log.beginnings import POLICY_FOLD
@@ -125,7 +125,7 @@ class Keeper:
         except BanditServeError as error:
             if isinstance(error, StoreUnavailable):
                 raise
-            log.error("the winner of %s is not promoted: %s", record.experiment.id, error)
+            log.error("the winner of %s is not promoted: %s", record.experiment.id, in_full(error))
 
     async def _tick(self) -> None:
         """Lets time pass in the logs in which a window is to close and nothing else happens."""

@@ -7,30 +7,24 @@ import contextlib
 import os
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import msgspec
 
-from bandit_serve.errors import FieldError, InvalidInput, NotFound
+from bandit_serve.errors import FieldError, InvalidInput, NotFound, StoreUnavailable
 from bandit_serve.log.census import living
 from bandit_serve.log.changes import Changes
 from bandit_serve.log.tail import Tail
 from bandit_serve.models.agreement import Agreement, AgreementReport, report
-from bandit_serve.models.artifact import ArtifactStore
+from bandit_serve.models.artifact import Received
 from bandit_serve.models.catalogue import prunable
-from bandit_serve.models.family import load_model
+from bandit_serve.models.family import admit_model
 from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.registry import ModelChanged, RegisteredModel, Registry, Version, VersionStatus
 from bandit_serve.names import NAME_PATTERN, is_name
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
-
-
-class StoredArtifact(NamedTuple):
-    sha256: str
-    size: int
-    family: str
 
 
 class ModelChanges:
@@ -57,7 +51,7 @@ class ModelChanges:
     async def register(
         self,
         model: str,
-        stored: StoredArtifact,
+        source: BinaryIO | str | os.PathLike[str],
         who: str,
         *,
         version: str | None = None,
@@ -65,21 +59,24 @@ class ModelChanges:
         metrics: Mapping[str, float],
         metadata: Mapping[str, Any],
     ) -> Version:
-        """A version of what `take_in` stored; `v1`, `v2`, … unless it is named."""
+        """A version of a model file; `v1`, `v2`, … unless it is named. A file that is refused leaves nothing behind.
+
+        `InvalidArtifact`, `TooLarge` or `NotFound` for the file, `DiskFull` where there is no room for it.
+        """
         require_name("model", model)
         if version is not None:
             require_name("version", version)
         now_ms = await self._store.time_ms()
 
-        def decide(registry: Registry) -> ModelChanged:
+        def decide(registry: Registry, sha256: str = "", size: int = 0, family: str = "") -> ModelChanged:
             return registry.register(
                 Version(
                     model=model,
                     version=version or registry.next_version(model),
                     status=status,
-                    sha256=stored.sha256,
-                    size=stored.size,
-                    family=stored.family,
+                    sha256=sha256,
+                    size=size,
+                    family=family,
                     created_ms=now_ms,
                     updated_ms=now_ms,
                     metrics=dict(metrics),
@@ -88,9 +85,47 @@ class ModelChanges:
                 who,
             )
 
-        change = await self._changes.models(decide)
-        assert change is not None
+        # What would be refused whatever the file is, before it is copied and read.
+        decide(await self.known())
+        artifacts = self._models.artifacts
+        received = await asyncio.to_thread(artifacts.receive, source, check=admit_model)
+        try:
+            await asyncio.to_thread(artifacts.place, received)
+            about = received.sha256, received.size, received.family
+            change = await self._changes.models(lambda registry: decide(registry, *about))
+            assert change is not None
+            # Another upload of the same content may have been refused meanwhile, and its file taken back.
+            await asyncio.to_thread(artifacts.place, received)
+        except StoreUnavailable:
+            # Whether it is registered is not known: the copy stays, and `sweep` will see.
+            raise
+        except Exception:
+            await self._withdraw(received)
+            raise
+        await asyncio.to_thread(artifacts.forget, received)
         return change.versions[0]
+
+    async def _withdraw(self, received: Received) -> None:
+        """Takes a file back, unless a version has its content: then the file stays, or comes back."""
+        artifacts = self._models.artifacts
+        if not await self._is_used(received.sha256):
+            await asyncio.to_thread(artifacts.withdraw, received)
+            if await self._is_used(received.sha256):
+                await asyncio.to_thread(artifacts.place, received)
+        await asyncio.to_thread(artifacts.forget, received)
+
+    async def _is_used(self, sha256: str) -> bool:
+        registry = await self.known()
+        return any(
+            version.sha256 == sha256 and not version.pruned
+            for model in registry.models.values()
+            for version in model.versions.values()
+        )
+
+    async def sweep(self) -> None:
+        """Takes back the files of uploads on this machine that came to no end, a day after they came."""
+        for received in await asyncio.to_thread(self._models.artifacts.left):
+            await self._withdraw(received)
 
     async def set_status(
         self, model: str, version: str, status: VersionStatus, who: str, *, reason: str | None = None
@@ -174,12 +209,3 @@ def require_name(at: str, name: str) -> None:
     if not is_name(name):
         detail = f"expected a name that matches {NAME_PATTERN}"
         raise InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
-
-
-async def take_in(artifacts: ArtifactStore, source: BinaryIO | str | os.PathLike[str]) -> StoredArtifact:
-    """Stores a file that is a model of a known family; `InvalidArtifact`, `TooLarge` or `NotFound`."""
-    families: list[str] = []
-    sha256, size = await asyncio.to_thread(
-        artifacts.put, source, check=lambda artifact: families.append(load_model(artifact).family)
-    )
-    return StoredArtifact(sha256, size, families[0])

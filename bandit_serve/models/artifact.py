@@ -17,6 +17,7 @@ import mmap
 import os
 import re
 import secrets
+import shutil
 import stat
 import tempfile
 import time
@@ -29,8 +30,9 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from bandit_serve.errors import InvalidArtifact, InvalidInput, NotFound, TooLarge
+from bandit_serve.errors import BanditServeError, InvalidArtifact, InvalidInput, NotFound, TooLarge
 from bandit_serve.models.remote import Remote
+from bandit_serve.own_files import own_folder, said_when_full
 
 METADATA_KEY = "bandit_serve"
 FORMAT_VERSION = 1
@@ -38,7 +40,8 @@ MAX_BYTES = 4 * 2**30
 MAX_HEADER_BYTES = 2**20
 MAX_TENSORS = 64
 CHUNK_BYTES = 2**20
-PREFIX = ".put-"
+PUT, SENT = ".put-", ".sent-"
+IS_SHA256 = re.compile(r"[0-9a-f]{64}")
 ABANDONED_AFTER_S = 86_400
 MARK = "user.bandit_serve.checked"
 
@@ -118,13 +121,45 @@ def write(
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
-        safetensors.numpy.save_file(dict(tensors), temporary, metadata=metadata)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
-        _sync_directory(target.parent)
+        with said_when_full():
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(temporary, flags, 0o600))
+            _save(temporary, dict(tensors), metadata)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(target)
+            _sync_directory(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _save(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> None:
+    """The library has an error of its own for what the system says, with its number in the text."""
+    try:
+        safetensors.numpy.save_file(tensors, path, metadata=metadata)
+    except safetensors.SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+class Received:
+    """A checked file in an `ArtifactStore` that has no name yet. `place` gives it its name, `withdraw` takes it back.
+
+    It is known by its copy, a file `.put-<sha256>-…`, or `.sent-…` once it was sent to the remote. Where a process dies
+    before it has taken the copy away, the copy says what may have to be taken back.
+    """
+
+    def __init__(self, sha256: str, size: int, family: str, copy: Path) -> None:
+        self.sha256 = sha256
+        self.size = size
+        self.family = family
+        self.copy = copy
+
+    @property
+    def was_sent(self) -> bool:
+        return self.copy.name.startswith(SENT)
 
 
 class ArtifactStore:
@@ -136,11 +171,9 @@ class ArtifactStore:
     def __init__(
         self, root: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, remote: Remote | None = None
     ) -> None:
-        self.root = Path(root)
+        self.root = own_folder(Path(root))
         self.max_bytes = max_bytes
         self.remote = remote
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._sweep()
 
     def put(
         self,
@@ -150,36 +183,94 @@ class ArtifactStore:
     ) -> tuple[str, int]:
         """Stores a file on disk; returns (sha256, size in bytes). Putting it again changes nothing.
 
-        `source` is a binary stream (read to its end), the content, or a path. `check` is called with the
-        artifact before it gets its name, and refuses it by raising. Raises `InvalidArtifact`, and `TooLarge`
-        above `max_bytes`.
+        As `receive` and `place`.
+        """
+        received = self.receive(source, check=check)
+        try:
+            self.place(received)
+        finally:
+            self.forget(received)
+        return received.sha256, received.size
+
+    def receive(
+        self,
+        source: BinaryIO | bytes | str | os.PathLike[str],
+        *,
+        check: Callable[[Artifact], object] | None = None,
+    ) -> Received:
+        """Copies a file and checks it; who receives it also calls `forget`.
+
+        `source` is a binary stream (read to its end), the content, or a path. `check` is called with the artifact and
+        refuses it by raising. Raises `InvalidArtifact`, `DiskFull`, and `TooLarge` above `max_bytes`.
         """
         if isinstance(source, str | os.PathLike):
             try:
                 with open(source, "rb") as stream:
-                    return self.put(stream, check=check)
+                    return self.receive(stream, check=check)
             except FileNotFoundError:
                 raise NotFound(f"There is no file {os.fspath(source)!r}.") from None
         chunks = iter([source]) if isinstance(source, bytes) else iter(lambda: source.read(CHUNK_BYTES), b"")
-        descriptor, name = tempfile.mkstemp(prefix=PREFIX, dir=self.root)
-        temporary = Path(name)
+        temporary = self._temporary()
         try:
-            with open(descriptor, "wb") as file:
+            with said_when_full(), open(temporary, "wb") as file:
                 sha256, size = self._copy(chunks, file)
             artifact = Artifact.map(temporary, max_bytes=self.max_bytes)
             if artifact.sha256 != sha256:
                 raise InvalidArtifact("What was written to disk is not what was received.")
             if check is not None:
                 check(artifact)
-            if self.remote is not None:
-                self.remote.send(sha256, temporary)
             _write_mark(temporary)
-            temporary.chmod(0o444)
-            temporary.replace(self.path(sha256))
-            _sync_directory(self.root)
-        finally:
+            temporary.chmod(0o400)
+            received = Received(sha256, size, artifact.family, temporary)
+            self._rename(received, PUT)
+        except BaseException:
             temporary.unlink(missing_ok=True)
-        return sha256, size
+            raise
+        return received
+
+    def place(self, received: Received) -> None:
+        """Gives a file its name, here and in the remote, where it is not there already and whole."""
+        if self.remote is not None and not self.remote.has(received.sha256):
+            self._rename(received, SENT)
+            self.remote.send(received.sha256, received.copy)
+        path = self.path(received.sha256)
+        if not self._is_whole(path, received.sha256):
+            with said_when_full():
+                second = self._temporary()
+                second.unlink()
+                try:
+                    os.link(received.copy, second)
+                except OSError:  # a file system without links
+                    shutil.copy2(received.copy, second)
+                second.replace(path)
+                _sync_directory(self.root)
+
+    def withdraw(self, received: Received) -> None:
+        """Takes back what `place` did, and nothing that was there before it."""
+        if received.was_sent and self.remote is not None:
+            self.remote.delete(received.sha256)
+        path = self.path(received.sha256)
+        with contextlib.suppress(FileNotFoundError):
+            if path.samefile(received.copy):
+                path.unlink()
+
+    def forget(self, received: Received) -> None:
+        """Removes the copy: what became of the file is settled."""
+        received.copy.unlink(missing_ok=True)
+
+    def left(self) -> list[Received]:
+        """Files that a process received and left, a day ago or longer. Spoiled copies are removed."""
+        found = []
+        for copy in [*self.root.glob(f"{PUT}*"), *self.root.glob(f"{SENT}*")]:
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - copy.stat().st_mtime < ABANDONED_AFTER_S:
+                    continue
+                sha256 = copy.name.removeprefix(PUT).removeprefix(SENT)[:64]
+                if IS_SHA256.fullmatch(sha256):
+                    found.append(Received(sha256, copy.stat().st_size, "", copy))
+                else:
+                    copy.unlink()
+        return found
 
     def open(self, sha256: str) -> Artifact:
         """Maps a stored file whose content was checked against its name.
@@ -200,10 +291,9 @@ class ArtifactStore:
 
     def _fetch(self, sha256: str, remote: Remote) -> None:
         """Takes a file from the remote; `InvalidArtifact` when it is another, nothing when it is not there."""
-        descriptor, name = tempfile.mkstemp(prefix=PREFIX, dir=self.root)
-        temporary = Path(name)
+        temporary = self._temporary()
         try:
-            with open(descriptor, "wb") as file:
+            with said_when_full(), open(temporary, "wb") as file:
                 if not remote.fetch(sha256, file):
                     return
                 file.flush()
@@ -211,7 +301,7 @@ class ArtifactStore:
             if Artifact.map(temporary, max_bytes=self.max_bytes).sha256 != sha256:
                 raise InvalidArtifact(f"The remote content of artifact {sha256} does not match its SHA-256.")
             _write_mark(temporary)
-            temporary.chmod(0o444)
+            temporary.chmod(0o400)
             temporary.replace(self.path(sha256))
         finally:
             temporary.unlink(missing_ok=True)
@@ -228,16 +318,30 @@ class ArtifactStore:
 
     def path(self, sha256: str) -> Path:
         """Where the file is or would be. Raises `InvalidInput` for what is not a SHA-256."""
-        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        if not IS_SHA256.fullmatch(sha256):
             raise InvalidInput("An artifact is named by a SHA-256 of 64 lower-case hexadecimal digits.")
         return self.root / f"{sha256}.safetensors"
 
-    def _sweep(self) -> None:
-        """Removes what a process that died in `put` left; one that lives has written to its file lately."""
-        for left in self.root.glob(f"{PREFIX}*"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - left.stat().st_mtime > ABANDONED_AFTER_S:
-                    left.unlink()
+    def _temporary(self) -> Path:
+        """A file of a name that nobody has, for this user alone."""
+        with said_when_full():
+            descriptor, name = tempfile.mkstemp(prefix=PUT, dir=self.root)
+        os.close(descriptor)
+        return Path(name)
+
+    def _rename(self, received: Received, prefix: str) -> None:
+        renamed = self.root / f"{prefix}{received.sha256}-{secrets.token_hex(8)}"
+        received.copy.rename(renamed)
+        received.copy = renamed
+
+    def _is_whole(self, path: Path, sha256: str) -> bool:
+        """Whether the file is there with its content; one that is not is put anew."""
+        try:
+            if _read_mark(path) == _mark_of(path):
+                return True
+            return hashlib.sha256(_map(path, self.max_bytes)).hexdigest() == sha256
+        except (BanditServeError, OSError):
+            return False
 
     def _copy(self, chunks: Iterator[bytes], file: BinaryIO) -> tuple[str, int]:
         digest, size = hashlib.sha256(), 0
@@ -279,7 +383,7 @@ def _map(path: str | os.PathLike[str], max_bytes: int) -> mmap.mmap:
         # Not blocking: opening a FIFO would wait for its other end.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFound(f"There is no artifact at {os.fspath(path)!r}.") from None
+        raise NotFound("The artifact is not there.").noted(os.fspath(path)) from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

@@ -19,6 +19,7 @@ from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.columns import check_ranking, id_column, rating_column
 from bandit_serve.models.ids import id_tensors, read_ids
 from bandit_serve.models.model import Features, Id
+from bandit_serve.models.search_tables import check_search_tables
 
 # With so many ratings, half of what an id's own parameters could say is known.
 HALF_KNOWN = 10
@@ -281,6 +282,11 @@ class Factorized(Factorization):
             raise InvalidArtifact(f"The artifact cannot be served: {error}") from None
         model._take(artifact)
         return model
+
+    def check_search_tables(self, artifact: Artifact) -> None:
+        """`InvalidArtifact` where the file of this model has search tables of other factors. Reads all of it."""
+        if "top_k_order" in artifact.tensors:
+            check_search_tables(self.item_factors, self.item_biases, self._top().parts())
 
     def _take(self, artifact: Artifact) -> None:
         """What else a family keeps in its files."""

@@ -9,6 +9,7 @@ from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.bias import Bias
 from bandit_serve.models.factorization import MatrixFactorization
 from bandit_serve.models.factorization_machine import FactorizationMachine
+from bandit_serve.models.factorized import Factorized
 from bandit_serve.models.model import Model
 from bandit_serve.models.popularity import Popularity
 
@@ -18,6 +19,14 @@ FAMILIES: Mapping[str, type[Model]] = {
     Bias.family: Bias,
     Popularity.family: Popularity,
 }
+
+
+def admit_model(artifact: Artifact) -> Model:
+    """As `load_model`, for a file that comes from outside: what loading takes on trust is looked at, too."""
+    model = load_model(artifact)
+    if isinstance(model, Factorized):
+        model.check_search_tables(artifact)
+    return model
 
 
 def load_model(artifact: Artifact) -> Model:

@@ -70,10 +70,10 @@ class Learners:
     def __init__(self, settings: Settings, store_url: str) -> None:
         where = ["--data", settings.data, "--namespace", settings.namespace]
         where += ["--store-timeout", settings.store_timeout, "--max-artifact", str(settings.max_artifact)]
-        if settings.artifacts is not None:
-            where += ["--artifacts", settings.artifacts]
-        # Not a flag: it may have a password in it, and anybody on the machine can read a process's arguments.
+        # Not flags: they may have passwords in them, and anybody on the machine can read a process's arguments.
         variables = {f"{PREFIX}STORE": store_url}
+        if settings.artifacts is not None:
+            variables[f"{PREFIX}ARTIFACTS"] = settings.artifacts
         self._learners = [
             _Learner(model, [sys.executable, "-P", "-m", "bandit_serve", "learn", model, *where], variables)
             for model in settings.models_that_learn

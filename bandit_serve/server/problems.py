@@ -17,6 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve import errors
+from bandit_serve.printable import printable_json
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,6 @@ STATUS: Mapping[type[Exception], int] = {
     errors.PreconditionFailed: 412,
     errors.StateFault: 500,
     errors.LogLost: 500,
-    errors.ModelLost: 500,
     errors.NotBuilt: 501,
     errors.Unavailable: 503,
 }
@@ -135,7 +135,7 @@ def problem_parts(error: Exception) -> tuple[int, dict[str, str], bytes]:
         headers["Retry-After"] = "1"
     if isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.allowed_methods))
-    return found.status, headers, msgspec.json.encode(found)
+    return found.status, headers, printable_json(msgspec.json.encode(found))
 
 
 def head_of(status: int, lines: str, n_bytes: int) -> bytes:

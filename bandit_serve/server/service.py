@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Coroutine, Sequence
@@ -16,9 +17,10 @@ import msgspec
 from bandit_serve import events
 from bandit_serve.decisions.decisions import Decisions
 from bandit_serve.decisions.flush import Flusher
+from bandit_serve.decisions.messages import ModelName
 from bandit_serve.decisions.refresh import Refresher
 from bandit_serve.decisions.shadows import Shadows
-from bandit_serve.errors import BanditServeError, StoreUnavailable
+from bandit_serve.errors import BanditServeError, ModelLost, StoreUnavailable, in_full
 from bandit_serve.experiment import Record
 from bandit_serve.log.artifacts import open_artifacts
 from bandit_serve.log.census import WorkerCard
@@ -53,6 +55,8 @@ HEARTBEAT_AGAIN_S = 0.25
 HEARTBEAT_LIFETIME_MS = 10_000
 KEYS_EVERY_S = 30.0
 STARTED_WITHOUT_STORE = "started_without_store"
+SWEEP_EVERY_S = 3_600.0
+LEAST_FREE_BYTES = 64 * 2**20
 
 
 class Service:
@@ -77,7 +81,7 @@ class Service:
         self.results = ResultsLog(store, self.replica)
         self.local = LocalSnapshots(settings.data_dir, settings.namespace)
         self.artifacts = open_artifacts(settings, store.url)
-        self.models = LoadedModels(self.artifacts, max_bytes=settings.model_memory)
+        self.models = LoadedModels(self.artifacts, max_bytes=settings.model_memory, troubles=self.troubles)
         parts = (store, self.replica, self.tail, self.changes, self.models)
         self.experiment_changes = ExperimentChanges(*parts)
         self.model_changes = ModelChanges(*parts)
@@ -178,6 +182,8 @@ class Service:
         self.tasks.repeated("heartbeat", self._heartbeat)
         self.tasks.repeated("renewal_of_keys", self._renew_keys)
         self.tasks.repeated("shadows", self.shadows.run)
+        self.tasks.repeated("look_for_files", self._keep_files)
+        self.tasks.repeated("sweep_of_files", self._sweep_files)
 
     async def stop(self) -> None:
         """Flushes what was decided, waits for appends under way, and takes leave."""
@@ -187,7 +193,7 @@ class Service:
                 await self.flusher.flush()
                 await self.store.retire(msgspec.msgpack.encode(self.card))
         except (StoreUnavailable, TimeoutError) as error:
-            log.warning("left without the last flush: %s", error)
+            log.warning("left without the last flush: %s", in_full(error))
         await self.tasks.end()
         self.local.close()
         await self.store.close()
@@ -270,12 +276,50 @@ class Service:
         self.models.keep_live(frozenset(live))
 
     async def _load_live_models(self) -> None:
-        """So that the first request for an arm finds its model in memory."""
+        """So that the first request for an arm finds its model in memory; an arm whose model is lost is left out."""
         for reference in self.models.live:
             try:
                 await self.models.load(self.replica.registry.version(*reference))
+            except ModelLost:
+                for decider in self.decisions.deciders.values():
+                    decider.leave_out(ModelName(*reference))
             except BanditServeError as error:
-                log.warning("%s", error)
+                log.warning("%s", in_full(error))
+            except Exception:
+                log.exception("the model %s %s can not be loaded", *reference)
+
+    async def _keep_files(self) -> None:
+        """Looks again for the files of models that are lost, and draws the arms of those that are back; and how much
+        room there is for others.
+        """
+        while True:
+            self._say_how_full()
+            lost = self.models.lost
+            await asyncio.sleep(HEARTBEAT_S)
+            if self.models.lost:
+                await self._load_live_models()
+            for reference in lost - self.models.lost:
+                for decider in self.decisions.deciders.values():
+                    decider.readmit(ModelName(*reference))
+
+    def _say_how_full(self) -> None:
+        try:
+            free = shutil.disk_usage(self.settings.data_dir).free
+        except OSError:  # the directory has gone: uploads will say so
+            return
+        if free < LEAST_FREE_BYTES:
+            detail = f"The disk of the data directory has {free >> 20} MiB left: uploads may find no room."
+            self.troubles.begin("disk_full", detail)
+        else:
+            self.troubles.end("disk_full")
+
+    async def _sweep_files(self) -> None:
+        while True:
+            try:
+                await self.model_changes.sweep()
+            except (BanditServeError, OSError) as error:
+                log.warning("what uploads left is not swept: %s", in_full(error))
+            await asyncio.sleep(SWEEP_EVERY_S)
 
     async def _heartbeat(self) -> None:
         card = msgspec.msgpack.encode(self.card)
@@ -323,7 +367,7 @@ class Service:
             try:
                 await answer
             except StoreUnavailable as error:
-                log.warning("an answer to the other workers was not sent: %s", error)
+                log.warning("an answer to the other workers was not sent: %s", in_full(error))
 
         task = asyncio.create_task(send())
         self._answers.add(task)

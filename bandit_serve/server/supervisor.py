@@ -17,8 +17,9 @@ from types import FrameType
 
 import msgspec
 
-from bandit_serve.errors import BanditServeError, StoreRefused, StoreUnavailable
+from bandit_serve.errors import BanditServeError, StoreRefused, StoreUnavailable, in_full
 from bandit_serve.log.local_snapshots import LocalSnapshots
+from bandit_serve.own_files import own_folder
 from bandit_serve.server.backoff import Backoff
 from bandit_serve.server.beats import Beats
 from bandit_serve.server.learners import Learners
@@ -29,6 +30,7 @@ from bandit_serve.store import PrivateServer
 from bandit_serve.store.facts import StoreFacts
 from bandit_serve.store.failures import READ_ONLY
 from bandit_serve.store.store import Store
+from bandit_serve.terminal import print_line
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ STACKS_S = 1.0
 OVERSLEPT_S = 5.0
 # A worker that begins imports, and turns no loop yet.
 FIRST_BEAT_S = 60.0
+# Between two starts of a private store that ended; from the first again once it ran for longer than the last.
+STORE_PAUSES_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 class _Child:
@@ -74,12 +78,15 @@ class Supervisor:
         self._restart_at_s = 0.0
         self._backoff = Backoff()
         self._looked_s = self._watching_since_s = time.monotonic()
+        self._store_at_s = 0.0
+        self._store_ends = 0
         self._n_slots = 2 * settings.workers
 
     def run(self) -> int:
         """Serves until SIGTERM or SIGINT; returns the exit status."""
         settings = self._settings
         require_keys_or_loopback(settings)
+        own_folder(settings.data_dir)
         listener = bind(settings.host, settings.port)
         try:
             self._store_url = self._find_store()
@@ -136,7 +143,7 @@ class Supervisor:
             known = LocalSnapshots(settings.data_dir, settings.namespace).exist()
             if isinstance(error, StoreRefused) and not (error.what == READ_ONLY and known):
                 raise
-            log.warning("the store is away, the workers wait for it: %s", error)
+            log.warning("the store is away, the workers wait for it: %s", in_full(error))
             return None
 
     def _keep_workers(self) -> None:
@@ -213,13 +220,20 @@ class Supervisor:
         self._children.append(_Child(process, slot, status_read))
 
     def _keep_store(self) -> None:
-        if self._private is None:
+        """One that ends over and over, as on a full disk, is started again ever more seldom."""
+        now_s = time.monotonic()
+        if self._private is None or now_s < self._store_at_s or self._private.alive():
             return
+        if now_s > self._store_at_s + STORE_PAUSES_S[-1]:
+            self._store_ends = 0
+        pause_s = STORE_PAUSES_S[min(self._store_ends, len(STORE_PAUSES_S) - 1)]
+        self._store_ends += 1
         try:
             if self._private.ensure():
                 log.warning("the private store had ended; it runs again")
         except BanditServeError as error:
-            log.error("the private store can not be started: %s", error)
+            log.error("the private store can not be started: %s", in_full(error))
+        self._store_at_s = time.monotonic() + pause_s
 
     def _announce(self, facts: StoreFacts | None) -> None:
         ready = sum(child.ready for child in self._children)
@@ -232,7 +246,9 @@ class Supervisor:
         store = "private store" if self._private is not None else "store"
         durability = f" ({facts.durability})" if facts is not None else ""
         warning = "; open to anyone who can reach it, as no keys are configured"
-        print(f"bandit-serve is ready on {address} with {workers}, {store}{durability}{warning}", flush=True)
+        # Its reader may have gone, or its disk be full.
+        with contextlib.suppress(OSError):
+            print_line(f"bandit-serve is ready on {address} with {workers}, {store}{durability}{warning}")
 
     def _wait(self, wakeup: int) -> None:
         fds = [wakeup, *(child.status_fd for child in self._children)]

@@ -21,7 +21,8 @@ import msgspec
 import uvloop
 from aiohttp import web
 
-from bandit_serve.errors import StoreRefused, StoreUnavailable
+from bandit_serve.errors import StoreRefused, StoreUnavailable, UsageError, in_full
+from bandit_serve.logs import log_to_stderr
 from bandit_serve.parent import end_with_parent
 from bandit_serve.server.admission import Admission, is_loopback
 from bandit_serve.server.app import ROUTE_LABELS, make_app
@@ -117,7 +118,7 @@ class Worker:
             except StoreUnavailable as error:
                 if isinstance(error, StoreRefused) and error.what != READ_ONLY:
                     raise
-                log.warning("waiting for the store: %s", error)
+                log.warning("waiting for the store: %s", in_full(error))
                 if await self._service.load_without_store():
                     return
                 await asyncio.sleep(LOAD_RETRY_S)
@@ -183,14 +184,11 @@ def main() -> None:
     plan = msgspec.json.decode(told, type=Plan)
     end_with_parent(plan.parent)
     faulthandler.register(SAY_STACKS, all_threads=True)
-    logging.basicConfig(
-        level=plan.settings.log_level.upper(),
-        format=f"%(asctime)s %(levelname)s worker {os.getpid()} %(name)s: %(message)s",
-    )
+    log_to_stderr(f"worker {os.getpid()}", plan.settings.log_level)
     try:
         uvloop.run(_run(plan))
-    except StoreRefused as error:
-        log.critical("%s", error)
+    except (StoreRefused, UsageError) as error:
+        log.critical("%s", in_full(error))
         sys.exit(1)
 
 

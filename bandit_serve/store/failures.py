@@ -122,13 +122,12 @@ def translate(error: Exception) -> BanditServeError | None:
     # On a unix socket redis-py wraps whatever the handshake met in a ConnectionError.
     for met in _with_causes(error):
         if isinstance(met, REFUSALS):
-            return StoreRefused(
-                f"The store does not let us in: {_one_line(met)}; check the name and the password."
-            )
+            refused = StoreRefused("The store does not let us in; check the name and the password.")
+            return refused.noted(_one_line(met))
     outage = _outage(error)
-    return (
-        None if outage is None else StoreUnavailable(f"{outage.says}: {_one_line(error)}.", what=outage.what)
-    )
+    if outage is None:
+        return None
+    return StoreUnavailable(f"{outage.says}.", what=outage.what).noted(_one_line(error))
 
 
 def _outage(error: Exception) -> Outage | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +20,7 @@ from bandit_serve.store.keys import Keys
 CHUNK_BYTES = 2**20
 MAX_BYTES = 512 * 2**20
 TIMEOUT_S = 10.0
+UNFINISHED_S = 3_600
 
 
 class StoreFiles:
@@ -55,22 +57,34 @@ class StoreFiles:
             self._client.connection_pool.disconnect(inuse_connections=False)
             raise
 
+    def has(self, sha256: str) -> bool:
+        with self._calls():
+            return bool(self._client.hexists(self._keys.artifact(sha256), "chunks"))
+
     def send(self, sha256: str, path: Path) -> None:
-        """Puts a file there; `TooLarge` above 512 MiB. What is not whole has no number of chunks yet."""
+        """Puts a file there; `TooLarge` above 512 MiB.
+
+        It has its name once it is whole; what a sender that died left is gone after `UNFINISHED_S`.
+        """
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise TooLarge(
                 f"A model file of {size} bytes is too large for the store, which takes {MAX_BYTES}."
             )
         key = self._keys.artifact(sha256)
+        unfinished = f"{key}:{secrets.token_hex(8)}"
         with self._calls(), open(path, "rb") as file:
             if self._client.hexists(key, "chunks"):
                 return
             n = 0
             while chunk := file.read(CHUNK_BYTES):
-                self._client.hset(key, str(n), chunk)
+                with self._client.pipeline() as step:
+                    step.hset(unfinished, str(n), chunk).expire(unfinished, UNFINISHED_S)
+                    step.execute()
                 n += 1
-            self._client.hset(key, "chunks", n)
+            with self._client.pipeline() as last:
+                last.hset(unfinished, "chunks", n).persist(unfinished).rename(unfinished, key)
+                last.execute()
 
     def fetch(self, sha256: str, into: BinaryIO) -> bool:
         key = self._keys.artifact(sha256)

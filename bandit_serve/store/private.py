@@ -14,6 +14,7 @@ import fcntl
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from typing import Self
 from urllib.parse import quote
 
 from bandit_serve.errors import StoreUnavailable, UsageError
+from bandit_serve.own_files import open_own, own_folder
 from bandit_serve.store.binary import find_server
 from bandit_serve.store.child import start_child
 
@@ -34,6 +36,8 @@ POLL_S = 0.01
 LOG_BYTES = 1 << 20
 LONGEST_SOCKET_PATH = 103
 """Bytes; the address of a unix socket holds 104 on macOS and 108 on Linux, the closing zero included."""
+PEER = struct.Struct("=iII")
+"""Process, user and group, as Linux tells them of who listens."""
 PROCESS_ID = re.compile(rb"\r\nprocess_id:(\d+)\r\n")
 
 
@@ -121,11 +125,8 @@ class PrivateServer:
                 f"The data directory's path is too long for a unix socket in it ({length} bytes, "
                 f"{LONGEST_SOCKET_PATH} are possible): choose a shorter one with --data."
             )
-        try:
-            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (self.data_dir / "store").mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise self._unusable(error) from error
+        own_folder(self.data_dir)
+        own_folder(self.data_dir / "store")
 
     def _unusable(self, error: OSError) -> UsageError:
         return UsageError(
@@ -157,7 +158,7 @@ class PrivateServer:
     def _lock(self) -> int | None:
         """The lock file's descriptor, locked; None where a server, or someone about to start one, has it."""
         try:
-            descriptor = os.open(self.data_dir / "store.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = open_own(self.data_dir / "store.lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise self._unusable(error) from error
         try:
@@ -172,7 +173,7 @@ class PrivateServer:
         command = server_command(self._binary or find_server(), self.data_dir)
         if self._log.exists() and self._log.stat().st_size > LOG_BYTES:
             self._log.replace(self._log.with_name("store.log.1"))
-        with open(self._log, "ab", opener=_private) as log:
+        with os.fdopen(open_own(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as log:
             log_start = log.tell()
             self._process, self._keeper = start_child(command, output=log.fileno(), pass_fds=(lock,))
         if sys.platform != "linux":
@@ -253,6 +254,7 @@ def _ask(path: Path) -> tuple[_Answer, int]:
             ) from error
         except OSError:
             return _Answer.SILENT, 0
+        _require_own(path, connection)
         reply = b""
         try:
             connection.sendall(b"PING\r\nINFO server\r\n")
@@ -268,6 +270,20 @@ def _ask(path: Path) -> tuple[_Answer, int]:
     return (_Answer.LOADING if reply.startswith(b"-LOADING") else _Answer.SILENT), int(found[1])
 
 
+def _require_own(path: Path, connection: socket.socket) -> None:
+    """`UsageError` where it is not this user's server that listens, or a link led to it."""
+    if path.is_symlink():
+        raise UsageError(f"The private store's socket {path} is a symbolic link: remove it.")
+    if sys.platform == "linux":
+        _, owner, _ = PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size))
+    else:
+        owner = path.lstat().st_uid
+    if owner != os.geteuid():
+        raise UsageError(
+            f"The private store at {path} belongs to another user: choose another directory with --data."
+        )
+
+
 def _connects(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(PROBE_TIMEOUT_S)
@@ -278,7 +294,3 @@ def _connects(path: Path) -> bool:
         except OSError:
             return True
     return True
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -22,6 +22,7 @@ from bandit_serve.events import Event
 from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.family import load_model
 from bandit_serve.models.model import Model
+from bandit_serve.own_files import said_when_full, truncated
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.training.prequential import Prequential, PrequentialState
 from bandit_serve.training.reward_log import Rating, RewardLog
@@ -114,7 +115,7 @@ class ContinuousLearner:
             published=self.published,
         )
         temporary = folder / f".{CHECKPOINT}"
-        with open(temporary, "wb") as file:
+        with said_when_full(), truncated(temporary) as file:
             file.write(msgspec.msgpack.encode(checkpoint))
             file.flush()
             os.fsync(file.fileno())

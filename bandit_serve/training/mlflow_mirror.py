@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bandit_serve.concealed import concealed, know_secrets_of, shown_url
 from bandit_serve.errors import BanditServeError, InvalidInput, NotFound, Unavailable
 from bandit_serve.extras import require
 from bandit_serve.models.artifact import ArtifactStore
@@ -28,6 +29,7 @@ class MlflowMirror:
     """
 
     def __init__(self, uri: str) -> None:
+        know_secrets_of(uri)
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         mlflow = require("mlflow", "mlflow")
         self._download = mlflow.artifacts.download_artifacts
@@ -87,7 +89,12 @@ class MlflowMirror:
         files = sorted(Path(place).rglob("*.safetensors"))
         if len(files) != 1:
             raise InvalidInput(f"{reference} has {len(files)} safetensors files; expected one.")
-        about = {"name": name, "version": str(found.version), "run_id": found.run_id, "uri": self._uri}
+        about = {
+            "name": name,
+            "version": str(found.version),
+            "run_id": found.run_id,
+            "uri": shown_url(self._uri),
+        }
         return files[0], {"mlflow": about, **_metrics_of(self._client.get_run(found.run_id).data.metrics)}
 
     def _known(self, name: str) -> dict[str, str]:
@@ -140,8 +147,8 @@ def _told(uri: str) -> Iterator[None]:
     except BanditServeError:
         raise
     except Exception as error:
-        told = " ".join(str(error).split())[:300].rstrip(".")
-        raise Unavailable(f"MLflow at {uri} did not do what was asked: {told}.") from error
+        told = concealed(" ".join(str(error).split()))[:300].rstrip(".")
+        raise Unavailable(f"MLflow at {shown_url(uri)} did not do what was asked: {told}.") from error
 
 
 def _tags(version: Version, record: Mapping[str, Any]) -> dict[str, str]:

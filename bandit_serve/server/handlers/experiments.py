@@ -36,6 +36,10 @@ class ArmRequest(Arm, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ramp: Ramp | None = None
     reason: Reason | None = None
 
+    @property
+    def arm(self) -> Arm:
+        return Arm(**{name: getattr(self, name) for name in Arm.__struct_fields__})
+
 
 class ExperimentHandlers:
     def __init__(self, service: Service) -> None:
@@ -110,7 +114,7 @@ class ExperimentHandlers:
         wish = await self._arm.read(request)
         live = await self._changes.add_arm(
             _name(request),
-            Arm(wish.name, wish.model, wish.version, wish.payload),
+            wish.arm,
             actor(request),
             ramp=wish.ramp,
             reason=wish.reason,

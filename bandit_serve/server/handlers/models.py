@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import msgspec
 from aiohttp import BodyPartReader, web
 from msgspec import Meta, Struct
 
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
-from bandit_serve.log.model_changes import StoredArtifact, require_name, take_in
+from bandit_serve.log.model_changes import require_name
 from bandit_serve.models.catalogue import find_versions
 from bandit_serve.models.registry import VersionStatus
 from bandit_serve.names import Name
+from bandit_serve.own_files import said_when_full
 from bandit_serve.server.arrival import Multipart
 from bandit_serve.server.page import page
 from bandit_serve.server.service import Service
@@ -143,19 +144,21 @@ class ModelHandlers:
         return answer(request, await self._changes.agreement(*_reference(request)))
 
     async def register(self, request: web.Request) -> web.Response:
-        """Takes the artifact in, checks that it is a model, and only then registers it."""
+        """Takes the upload in, and only then looks at it: its parts come in any order."""
         model = request.match_info["model"]
         require_name("model", model)
-        metadata, stored = await self._read_upload(request)
-        version = await self._changes.register(
-            model,
-            stored,
-            actor(request),
-            version=metadata.version,
-            status=metadata.status,
-            metrics=metadata.metrics,
-            metadata=metadata.metadata,
-        )
+        with said_when_full(), tempfile.TemporaryFile(dir=self._service.artifacts.root) as spool:
+            metadata = await self._read_upload(request, spool)
+            spool.seek(0)
+            version = await self._changes.register(
+                model,
+                spool,
+                actor(request),
+                version=metadata.version,
+                status=metadata.status,
+                metrics=metadata.metrics,
+                metadata=metadata.metadata,
+            )
         return answer(request, version_view(version), status=201)
 
     async def set_status(self, request: web.Request) -> web.Response:
@@ -183,12 +186,12 @@ class ModelHandlers:
         await self._service.models.load(found)
         return answer(request, Loaded(found.model, found.version, True))
 
-    async def _read_upload(self, request: web.Request) -> tuple[VersionMetadata, StoredArtifact]:
-        """The parts `metadata` and `artifact`, in any order; the artifact goes to disk as it comes."""
+    async def _read_upload(self, request: web.Request, spool: IO[bytes]) -> VersionMetadata:
+        """The parts `metadata` and `artifact`, in any order; the artifact goes to `spool` as it comes."""
         if not request.content_type.startswith("multipart/"):
             raise UnsupportedMedia("Expected multipart/form-data with the parts metadata and artifact.")
         metadata = VersionMetadata()
-        stored: StoredArtifact | None = None
+        came = False
         coming = Multipart(self._timeout_s)
         reader = await coming.next(request.multipart())
         while (part := await coming.next(reader.next())) is not None:
@@ -197,13 +200,14 @@ class ModelHandlers:
             if part.name == "metadata":
                 metadata = await self._read_metadata(part, coming)
             elif part.name == "artifact":
-                stored = await self._store(part, coming)
+                await self._spool(part, coming, spool)
+                came = True
             else:
                 raise InvalidInput(f"The upload has a part {part.name!r}: expected metadata and artifact.")
-        if stored is None:
+        if not came:
             detail = "expected a part artifact with a safetensors file"
             raise InvalidInput(f"artifact: {detail}.", [FieldError("artifact", detail)])
-        return metadata, stored
+        return metadata
 
     async def _read_metadata(self, part: BodyPartReader, coming: Multipart) -> VersionMetadata:
         content = bytearray()
@@ -218,18 +222,21 @@ class ModelHandlers:
         except msgspec.DecodeError as error:
             raise InvalidInput(f"metadata: {error}.", [FieldError("metadata", str(error))]) from None
 
-    async def _store(self, part: BodyPartReader, coming: Multipart) -> StoredArtifact:
-        """Checked as a model before it gets its name."""
-        artifacts = self._service.artifacts
-        with tempfile.TemporaryFile(dir=artifacts.root) as spool:
-            size = 0
-            while chunk := await coming.next(part.read_chunk(CHUNK_BYTES)):
-                size += len(chunk)
-                if size > artifacts.max_bytes:
-                    raise TooLarge(f"The artifact is larger than {artifacts.max_bytes} bytes.")
-                await asyncio.to_thread(spool.write, chunk)
-            spool.seek(0)
-            return await take_in(artifacts, spool)
+    async def _spool(self, part: BodyPartReader, coming: Multipart, spool: IO[bytes]) -> None:
+        """The last part of the name counts."""
+        max_bytes = self._service.artifacts.max_bytes
+        await asyncio.to_thread(_empty, spool)
+        size = 0
+        while chunk := await coming.next(part.read_chunk(CHUNK_BYTES)):
+            size += len(chunk)
+            if size > max_bytes:
+                raise TooLarge(f"The artifact is larger than {max_bytes} bytes.")
+            await asyncio.to_thread(spool.write, chunk)
+
+
+def _empty(spool: IO[bytes]) -> None:
+    spool.seek(0)
+    spool.truncate()
 
 
 def _reference(request: web.Request) -> tuple[str, str]:

@@ -1,0 +1,171 @@
+"""Every field of an experiment and its parts survives its ways: made, read, applied again, arms added."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from callers import new_name
+from commands import bandit_serve, save_model
+from msgspec import Struct
+from services import ThrowawayService
+
+from bandit_serve.experiment import (
+    Arm,
+    Attribution,
+    ContextField,
+    Experiment,
+    Metric,
+    Ramp,
+    Stopping,
+)
+from bandit_serve.live import HistoryEntry
+from bandit_serve.models.registry import ModelHistoryEntry, Version
+from bandit_serve.server.handlers.experiments import ArmRequest
+from bandit_serve.views import (
+    ExperimentView,
+    HistoryView,
+    ModelHistoryView,
+    VersionView,
+    history_view,
+    version_view,
+)
+
+ARM = {
+    "name": "third",
+    "model": "m",
+    "version": "v1",
+    "payload": {"any": ["json", 1.5]},
+    "features": [0.5, -2.0],
+}
+WHOLE: dict[str, Any] = {
+    "arms": [
+        {**ARM, "name": "a", "features": [1.0, 0.0]},
+        {**ARM, "name": "b", "payload": None, "features": [0.0, 1.0]},
+    ],
+    "control": "b",
+    "unit": "request",
+    "policy": {
+        "kind": "lin_ts",
+        "min_share": 0.02,
+        "refresh": "70ms",
+        "holdout": 0.05,
+    },
+    "metrics": [
+        {
+            "name": "score",
+            "kind": "bounded",
+            "goal": "minimize",
+            "role": "objective",
+            "low": -1.0,
+            "high": 2.0,
+        },
+        {"name": "clicks", "kind": "count", "role": "secondary"},
+    ],
+    "attribution": {"window": "30m", "missing": "ignore"},
+    "context": [
+        {"name": "hour", "kind": "numeric", "mean": 12.0, "std": 6.0, "interactions": ["device"]},
+        {"name": "device", "kind": "categorical", "values": ["ios", "web"]},
+        {"name": "city", "kind": "categorical", "buckets": 4},
+    ],
+    "stopping": {"min_samples": 100, "alpha": 0.1},
+}
+
+
+NOT_BUILT = {Stopping: {"duration", "promote_winner"}}
+
+
+def named(parts: Any) -> set[str]:
+    return {name for part in parts for name in part}
+
+
+def test_the_example_has_every_field() -> None:
+    """So that a field that is added later is in these tests, or they fail."""
+    assert {*WHOLE, "id"} == set(Experiment.__struct_fields__)
+    for kind, parts in (
+        (Arm, WHOLE["arms"]),
+        (Metric, WHOLE["metrics"]),
+        (ContextField, WHOLE["context"]),
+        (Attribution, [WHOLE["attribution"]]),
+        (Stopping, [WHOLE["stopping"]]),
+    ):
+        assert named(parts) | NOT_BUILT.get(kind, set()) == set(kind.__struct_fields__), kind
+
+
+@pytest.fixture(scope="module")
+def with_model(service: ThrowawayService, tmp_path_factory: pytest.TempPathFactory) -> ThrowawayService:
+    file = save_model(tmp_path_factory.mktemp("m") / "m")
+    assert bandit_serve("models", "register", "m", file, "--data", service.data).status == 0
+    return service
+
+
+def of(view: Mapping[str, Any]) -> dict[str, Any]:
+    """The experiment's own part of what is shown, as it would be sent."""
+    own = {name: view[name] for name in Experiment.__struct_fields__}
+    found: dict[str, Any] = msgspec.to_builtins(msgspec.convert(own, Experiment))
+    return found
+
+
+def test_all_of_it_survives_create_get_apply_and_add_arm(
+    with_model: ThrowawayService, tmp_path: Path
+) -> None:
+    service = with_model
+    wanted = {"id": new_name(), **WHOLE}
+    made = service.call("POST", "/v1/experiments", wanted)
+    assert made.status == 201, made.body
+    path = f"/v1/experiments/{wanted['id']}"
+    expected = of(wanted)
+    assert of(made.body) == of(service.call("GET", path).body) == expected
+
+    shown = bandit_serve("experiments", "show", wanted["id"], "--json", "--data", service.data).document
+    assert of(shown) == expected
+    file = tmp_path / "e.json"
+    file.write_text(json.dumps({name: shown[name] for name in Experiment.__struct_fields__}))
+    applied = bandit_serve("experiments", "apply", file, "--json", "--data", service.data)
+    assert [each["result"] for each in applied.document["experiments"]] == ["unchanged"]
+
+    over_http = service.call(
+        "POST", f"{path}/arms", {**ARM, "ramp": {"from": 0.1, "over": "2h"}, "reason": "r"}
+    )
+    assert over_http.status == 200, over_http.body
+    flags = ["--model", "m", "--version", "v1", "--payload", json.dumps(ARM["payload"])]
+    flags += [word for number in (0.25, -1.0) for word in ("--feature", str(number))]
+    by_command = bandit_serve(
+        "experiments", "add-arm", wanted["id"], "fourth", *flags, "--data", service.data
+    )
+    assert by_command.status == 0, by_command.err
+    arms = service.call("GET", path).body["arms"]
+    assert arms[2:] == [ARM, {**ARM, "name": "fourth", "features": [0.25, -1.0]}]
+
+    file.write_text(json.dumps({**wanted, "arms": [*arms, {**ARM, "name": "fifth"}]}))
+    applied = bandit_serve("experiments", "apply", file, "--json", "--data", service.data)
+    assert [each["result"] for each in applied.document["experiments"]] == ["arms changed"], applied.err
+    assert service.call("GET", path).body["arms"] == [*arms, {**ARM, "name": "fifth"}]
+
+
+def filled(kind: type[Struct], **given: Any) -> dict[str, Any]:
+    """A value that is no default for each field."""
+    return {name: given.get(name, f"{name}-1") for name in kind.__struct_fields__}
+
+
+def test_what_is_shown_has_every_field_of_what_is_known() -> None:
+    wish = ArmRequest(**{**ARM, "features": (0.5,), "ramp": Ramp(0.5, "1h"), "reason": "r"})
+    assert msgspec.structs.asdict(wish.arm) == {**ARM, "features": (0.5,)}
+    assert set(Experiment.__struct_fields__) < set(ExperimentView.__struct_fields__)
+    version = Version(
+        **filled(Version, created_ms=1, updated_ms=2, size=3, metrics={"a": 1.0}, metadata={}, pruned=True)
+    )
+    shown = version_view(version)
+    same = set(Version.__struct_fields__) & set(VersionView.__struct_fields__)
+    assert set(Version.__struct_fields__) - same == {"created_ms", "updated_ms"}
+    assert {name: getattr(shown, name) for name in same} == {name: getattr(version, name) for name in same}
+    entry = HistoryEntry(**filled(HistoryEntry, revision=3, at_ms=1))
+    told = history_view(entry)
+    same = set(HistoryEntry.__struct_fields__) & set(HistoryView.__struct_fields__)
+    assert set(HistoryEntry.__struct_fields__) - same == {"at_ms"}
+    assert {name: getattr(told, name) for name in same} == {name: getattr(entry, name) for name in same}
+    assert set(ModelHistoryEntry.__struct_fields__) - set(ModelHistoryView.__struct_fields__) == {"at_ms"}
