@@ -31,7 +31,7 @@ from bandit_serve.models.top_k_cache import TopKCache
 from bandit_serve.names import check_all_outside
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
-from bandit_serve.times import now_ms
+from bandit_serve.times import Clock, now_ms
 from bandit_serve.token import Keyring
 from bandit_serve.turn import Turn
 
@@ -51,8 +51,10 @@ class Decisions:
         *,
         shadows: Shadows | None = None,
         keep_pairs: bool = False,
+        clock: Clock = now_ms,
     ) -> None:
         self.keyring = keyring
+        self._now_ms = clock
         self._shadows = shadows
         self._keep_pairs = keep_pairs
         self.deciders: dict[str, Decider] = {}
@@ -71,7 +73,7 @@ class Decisions:
     def _follow(self, live: LiveExperiment) -> None:
         decider = self.deciders.get(live.experiment.id)
         if decider is None:
-            self.deciders[live.experiment.id] = Decider(live, self._incarnation)
+            self.deciders[live.experiment.id] = Decider(live, self._incarnation, self._now_ms)
         elif decider.live is not live or decider.revision != live.record.revision:
             decider.renew(live)
 
@@ -85,7 +87,7 @@ class Decisions:
     def decide(self, experiment: str, request: DecideRequest) -> Decided:
         decider = self.decider(experiment)
         choice = decider.choose(request.unit, request.eligible, decider.encoded(request.context))
-        token = decider.record(choice, self.keyring, now_ms())
+        token = decider.record(choice, self.keyring, self._now_ms())
         arm = choice.arm
         return Decided(
             token,
@@ -107,14 +109,14 @@ class Decisions:
         if decider.features is None:
             if any(contexts or ()):
                 raise no_context("contexts")
-            tokens, arms, propensities = decider.decide_columns(units, self.keyring, now_ms())
+            tokens, arms, propensities = decider.decide_columns(units, self.keyring, self._now_ms())
             return DecidedColumns(tokens, arms, propensities, decider.arm_names)
         check_all_outside(units, "units")
         decision_ids, choices = [], []
         turn = Turn()
         for unit, context in zip(units, contexts or [{}] * len(units), strict=True):
             choices.append(decider.choose(unit, None, decider.encoded(context)))
-            decision_ids.append(decider.record(choices[-1], self.keyring, now_ms()))
+            decision_ids.append(decider.record(choices[-1], self.keyring, self._now_ms()))
             if turn.over:
                 await turn.give_way()
         return DecidedColumns(
@@ -190,7 +192,7 @@ class Decisions:
         if self._shadows is not None and reference is not None:
             self._shadows.ask(reference.id, reference.version, request, scores)
         pair = _pair(request, scores) if self._keep_pairs else None
-        token = decider.record(choice, self.keyring, now_ms(), pair)
+        token = decider.record(choice, self.keyring, self._now_ms(), pair)
         arm = choice.arm
         return Predicted(
             token,

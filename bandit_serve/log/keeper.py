@@ -101,6 +101,7 @@ class Keeper:
             await self._results.snapshot(live)
             await self._keep_fold(name, POLICY_FOLD, snapshot)
             await self._trim(name, POLICY_FOLD, RESULTS_FOLD)
+            await self._store.sweep(name)
         await self._rotate_keys()
 
     async def _keep_fold(self, owner: str, fold: str, newest: Snapshot) -> None:

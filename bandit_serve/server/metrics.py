@@ -36,6 +36,7 @@ SCALARS = (
     "top_k_hits",
     "top_k_misses",
     "store_away",
+    "clock_offset_s",
 )
 MAX_EXPERIMENT_SERIES = 5_000
 _PER_ROUTE = len(OUTCOMES) + len(BUCKETS_S) + 2
@@ -73,6 +74,11 @@ class Counters:
 
     def total(self, scalar: str) -> float:
         return self._sum(self._scalars[scalar])
+
+    def farthest(self, scalar: str) -> float:
+        """The value, among all workers', that is farthest from 0."""
+        place = self._scalars[scalar]
+        return max((self._all[slot * self._width + place] for slot in range(self._n_slots)), key=abs)
 
     def _sum(self, place: int) -> float:
         return sum(self._all[slot * self._width + place] for slot in range(self._n_slots))
@@ -152,6 +158,11 @@ class ServiceCollector(Collector):
         yield cache
         yield GaugeMetricFamily(
             "bandit_serve_workers_without_store", "Workers whose store is away.", total("store_away")
+        )
+        yield GaugeMetricFamily(
+            "bandit_serve_clock_offset_seconds",
+            "What a worker's clock is ahead of the store's: of all workers, the one that is farthest off.",
+            self._counters.farthest("clock_offset_s"),
         )
 
     def _experiments(self) -> Iterable[Metric]:

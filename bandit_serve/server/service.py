@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 3.0
 HEARTBEAT_LIFETIME_MS = 10_000
 KEYS_EVERY_S = 30.0
+CLOCK_OFF_MS = 1_000.0
 
 
 class Service:
@@ -81,6 +82,7 @@ class Service:
         self._tasks: list[asyncio.Task[None]] = []
         self._answers: set[asyncio.Task[None]] = set()
         self._records: dict[str, Record | None] = {}
+        self._clock_off = False
 
     @property
     def reasons(self) -> list[Trouble]:
@@ -105,6 +107,7 @@ class Service:
             keyring,
             shadows=self.shadows,
             keep_pairs=self.settings.keeps_pairs,
+            clock=self.store.clock.now_ms,
         )
         self.rewards = Rewards(self.store, self.replica, self.tail, keyring)
         self.flusher = Flusher(self.store, self.decisions.deciders, self.incarnation)
@@ -129,7 +132,7 @@ class Service:
         )
         self.replica.on_census(self._answer_census)
         self.replica.on_configured(self._say_heard)
-        refresher = Refresher(self.decisions.deciders)
+        refresher = Refresher(self.decisions.deciders, self.store.clock.now_ms)
         self.replica.on_change(refresher.moved)
         runs: list[Callable[[], Coroutine[None, None, None]]] = [
             self.tail.run,
@@ -229,9 +232,21 @@ class Service:
             self.publish_counters()
             with contextlib.suppress(StoreUnavailable):
                 await self.store.announce(card, HEARTBEAT_LIFETIME_MS)
+                self._compare_clocks()
                 loaded = msgspec.msgpack.encode(self.models.contents())
                 await self.store.say_loaded(self.incarnation, loaded)
             await asyncio.sleep(HEARTBEAT_S)
+
+    def _compare_clocks(self) -> None:
+        """Says where clocks are apart; nothing that is counted depends on this machine's."""
+        clock = self.store.clock
+        self.counters.set("clock_offset_s", clock.offset_ms / 1000)
+        apart = clocks_apart(clock.offset_ms, clock.shift_ms, already=self._clock_off)
+        self._clock_off = apart is not None
+        if apart is None:
+            self.troubles.end("clock_off")
+        else:
+            self.troubles.begin("clock_off", apart)
 
     async def _renew_keys(self) -> None:
         while True:
@@ -260,6 +275,21 @@ class Service:
         task = asyncio.create_task(send())
         self._answers.add(task)
         task.add_done_callback(self._answers.discard)
+
+
+def clocks_apart(offset_ms: float, shift_ms: int, *, already: bool) -> str | None:
+    """What is to be said of the clocks; None where there is nothing, and `already` ends at half of where it begins."""
+    said = []
+    if abs(offset_ms) > (CLOCK_OFF_MS / 2 if already else CLOCK_OFF_MS):
+        where = "ahead of" if offset_ms > 0 else "behind"
+        said.append(f"This machine's clock is {abs(offset_ms) / 1000:.1f} s {where} the store's.")
+    if shift_ms:
+        jumped = "ahead" if shift_ms < 0 else "back"
+        said.append(
+            f"The store's clock has jumped {jumped}, and the logs go on without that, {abs(shift_ms) / 1000:.1f} s "
+            f"{'ahead of' if shift_ms > 0 else 'behind'} it."
+        )
+    return " ".join(said) or None
 
 
 def _report_death(task: asyncio.Task[None]) -> None:

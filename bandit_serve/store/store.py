@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from bandit_serve.errors import StoreUnavailable
 from bandit_serve.events import REWARD
 from bandit_serve.store import scripts
 from bandit_serve.store.calls import Calls
+from bandit_serve.store.clock import TOLERANCE_MS, LogClock, even_ns
 from bandit_serve.store.connection import open_client, open_tail_client
 from bandit_serve.store.facts import StoreFacts, check, inspect
 from bandit_serve.store.failures import translate_errors
@@ -20,7 +22,11 @@ from bandit_serve.store.keys import COMMON, Keys
 from bandit_serve.store.offset import START, Offset
 
 GRACE_MS = 60_000
-EXPOSED_MARK_MS = 3_600_000
+EXPOSED_MARK_MS = 7 * 86_400_000
+"""How long, by the log's time, a worker's mark outlives what it last appended."""
+REPEATED_MS = EXPOSED_MARK_MS - GRACE_MS
+"""How long a worker may try the same exposures again: less, so that the mark of the first try is there to tell."""
+SWEPT_AT_ONCE = 500
 CENSUS_MS = 60_000
 TAIL_BLOCK_MS = 1_000
 AGREEMENT_MS = 30 * 86_400_000
@@ -45,6 +51,7 @@ class Store:
     def __init__(self, url: str, *, namespace: str = "bandit_serve", timeout_s: float = 1.0) -> None:
         self.url = url
         self.keys = Keys(namespace)
+        self.clock = LogClock()
         # Any: redis-py types every reply as bytes or str, and ours are bytes.
         self._client: Any = open_client(url, timeout_s=timeout_s)
         self._calls = Calls(url, timeout_s=timeout_s)
@@ -75,8 +82,39 @@ class Store:
             return await script.run(self._calls, keys, arguments)
 
     async def time_ms(self) -> int:
-        seconds, microseconds = await self._call(self._client.time)
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        """The log's time, which `clock` knows again from now on."""
+        clock = self.clock
+        sent_ns = even_ns()
+        arguments = [clock.now_ms(), int(clock.established), TOLERANCE_MS]
+        store_ms, shift_ms = await self._run(scripts.READ_CLOCK, [self.keys.clock], arguments)
+        return clock.hear(int(store_ms), int(shift_ms), sent_ns, even_ns())
+
+    async def _append(
+        self, script: scripts.Script, keys: Sequence[str], arguments: Sequence[scripts.Argument]
+    ) -> Any:
+        """What a script answers that appends at the log's time; what it does not append, it is asked for once more."""
+        for _ in range(2):
+            if not self.clock.known:
+                await self.time_ms()
+            time = (self.clock.shift_ms, self.clock.now_ms(), TOLERANCE_MS)
+            answer = await self._run(script, keys, (*time, *arguments))
+            if answer != b"clock":
+                return answer
+            await self.time_ms()
+        raise StoreUnavailable("The store's clock does not agree with this machine's, and jumps.")
+
+    async def sweep(self, owner: str) -> None:
+        """Deletes what an experiment's log does not need any more: bitmaps and marks of its past."""
+        index, now_ms = self.keys.expiries(owner), await self.time_ms()
+        while True:
+            found = await self._call(
+                lambda: self._client.zrangebyscore(index, "-inf", f"({now_ms}", start=0, num=SWEPT_AT_ONCE)
+            )
+            if not found:
+                return
+            keys = [key.decode() for key in found]
+            if not await self._run(scripts.SWEEP, [index, *keys], [now_ms]):
+                return
 
     # The log
 
@@ -84,25 +122,35 @@ class Store:
         self, owner: str, bitmaps: Sequence[str], rows: bytes, checks: bytes, row_bytes: int = REWARD.itemsize
     ) -> bytes:
         """One letter a row: `a`ccepted, `d`uplicate, `l`ate. `checks` are 12 bytes a row (append_rewards.lua)."""
-        keys = [self.keys.log(owner), *bitmaps]
-        return bytes(await self._run(scripts.APPEND_REWARDS, keys, [rows, row_bytes, checks, GRACE_MS]))
+        keys = [self.keys.log(owner), self.keys.expiries(owner), *bitmaps]
+        return bytes(await self._append(scripts.APPEND_REWARDS, keys, [rows, row_bytes, checks, GRACE_MS]))
 
     async def append_change(self, owner: str, revision: int, kind: bytes, event: bytes) -> Offset | None:
         """The entry's offset, or None when `revision` is no longer the head's."""
         keys = [self.keys.log(owner), self.keys.head(owner)]
-        offset = await self._run(scripts.APPEND_CHANGE, keys, [str(revision), kind, event])
+        offset = await self._append(scripts.APPEND_CHANGE, keys, [str(revision), kind, event])
         return Offset.parse(offset) if offset else None
 
     async def append_exposures(
-        self, owner: str, incarnation: int, first: int, count: int, event: bytes
-    ) -> bool:
-        """False when an earlier try had already appended them."""
-        keys = [self.keys.log(owner), self.keys.exposed(owner, incarnation)]
-        return bool(await self._run(scripts.APPEND_EXPOSURES, keys, [first, count, event, EXPOSED_MARK_MS]))
+        self,
+        owner: str,
+        incarnation: int,
+        first: int,
+        count: int,
+        event: bytes,
+        tried_ms: int | None = None,
+    ) -> bool | None:
+        """False when an earlier try had already appended them; None, and nothing is appended, when the first try, at
+        `tried_ms` of the log's time, is so long ago that this is not known any more.
+        """
+        keys = [self.keys.log(owner), self.keys.exposed(owner, incarnation), self.keys.expiries(owner)]
+        tried = -1 if tried_ms is None else tried_ms
+        arguments = (first, count, event, EXPOSED_MARK_MS, REPEATED_MS, tried)
+        answer = int(await self._append(scripts.APPEND_EXPOSURES, keys, arguments))
+        return None if answer < 0 else bool(answer)
 
     async def append(self, owner: str, kind: bytes, event: bytes) -> Offset:
-        fields: dict[Any, Any] = {kind: event}
-        return Offset.parse(await self._call(lambda: self._client.xadd(self.keys.log(owner), fields)))
+        return Offset.parse(await self._append(scripts.APPEND, [self.keys.log(owner)], [kind, event]))
 
     async def last_offset(self, owner: str) -> Offset:
         newest = await self._call(lambda: self._client.xrevrange(self.keys.log(owner), count=1))
