@@ -28,7 +28,7 @@ else:
 
 
 class LogClock:
-    """`now_ms` is the log's time, Unix milliseconds; before the store was heard, this machine's clock.
+    """`now_ms` is the log's time, Unix milliseconds, once it is `known`; before, this machine's clock.
 
     `shift_ms` is what the log's time is ahead of the store's clock, `offset_ms` what this machine's clock is.
     """
@@ -38,37 +38,37 @@ class LogClock:
         self.offset_ms = 0.0
         self._ahead_ns = time.time_ns() - even_ns()
         self._least_ms = 0
-        self._known_since_ns: int | None = None
-
-    @property
-    def known(self) -> bool:
-        return self._known_since_ns is not None
+        self._heard_first_ns: int | None = None
+        self.known = False
 
     @property
     def established(self) -> bool:
-        since_ns = self._known_since_ns
+        since_ns = self._heard_first_ns
         return since_ns is not None and even_ns() - since_ns >= ESTABLISHED_MS * _MS
 
     def now_ms(self) -> int:
         now_ms = (even_ns() + self._ahead_ns) // _MS
         return now_ms if now_ms > self._least_ms else self._least_ms
 
-    def hear(self, store_ms: int, shift_ms: int, sent_ns: int, received_ns: int) -> int:
+    def hear(
+        self, store_ms: int, shift_ms: int, sent_ns: int, received_ns: int, *, holds: bool = True
+    ) -> int:
         """Takes over what the store said between two moments of `even_ns`; returns the log's time as it was then.
 
         What is known already stays as it is where the answer allows it, so that a slow answer spoils nothing. Where
         time would go back it stands still instead, unless that were for longer than `TOLERANCE_MS`.
+        `holds` says whether the store is sure.
         """
         log_ms = store_ms + shift_ms
         least_ns, most_ns = log_ms * _MS - received_ns, (log_ms + 1) * _MS - sent_ns
         ahead_ns = min(max(self._ahead_ns, least_ns), most_ns)
-        if self._known_since_ns is None:
-            self._known_since_ns = received_ns
+        if self._heard_first_ns is None:
+            self._heard_first_ns = received_ns
         else:
             before_ms = self.now_ms()
             back_ms = before_ms - (even_ns() + ahead_ns) // _MS
             self._least_ms = before_ms if back_ms <= TOLERANCE_MS else 0
-        self._ahead_ns, self.shift_ms = ahead_ns, shift_ms
+        self._ahead_ns, self.shift_ms, self.known = ahead_ns, shift_ms, holds
         here_ns = time.time_ns() - even_ns() + (sent_ns + received_ns) // 2
         self.offset_ms = here_ns / _MS - store_ms
         return log_ms

@@ -6,6 +6,7 @@ here tries again by itself. What redis-py raises becomes `StoreUnavailable` here
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ EXPOSED_MARK_MS = 7 * 86_400_000
 REPEATED_MS = EXPOSED_MARK_MS - GRACE_MS
 """How long a worker may try the same exposures again: less, so that the mark of the first try is there to tell."""
 SWEPT_AT_ONCE = 500
+ASKED_AGAIN_S = 0.2
 CENSUS_MS = 60_000
 TAIL_BLOCK_MS = 1_000
 AGREEMENT_MS = 30 * 86_400_000
@@ -82,12 +84,20 @@ class Store:
             return await script.run(self._calls, keys, arguments)
 
     async def time_ms(self) -> int:
-        """The log's time, which `clock` knows again from now on."""
-        clock = self.clock
-        sent_ns = even_ns()
-        arguments = [clock.now_ms(), int(clock.established), TOLERANCE_MS]
-        store_ms, shift_ms = await self._run(scripts.READ_CLOCK, [self.keys.clock], arguments)
-        return clock.hear(int(store_ms), int(shift_ms), sent_ns, even_ns())
+        """The log's time, which `clock` knows again from now on.
+
+        Where a process that has just come can not tell whether the store's clock has jumped or nobody was there for a
+        while, it waits for those who may know, or until it may be believed itself.
+        """
+        clock, keys = self.clock, [self.keys.clock, self.keys.workers]
+        while True:
+            sent_ns = even_ns()
+            arguments = [clock.now_ms(), int(clock.established), TOLERANCE_MS]
+            store_ms, shift_ms, holds = await self._run(scripts.READ_CLOCK, keys, arguments)
+            log_ms = clock.hear(int(store_ms), int(shift_ms), sent_ns, even_ns(), holds=bool(holds))
+            if holds:
+                return log_ms
+            await asyncio.sleep(ASKED_AGAIN_S)
 
     async def _append(
         self, script: scripts.Script, keys: Sequence[str], arguments: Sequence[scripts.Argument]
