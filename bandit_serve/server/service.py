@@ -232,9 +232,9 @@ class Service:
             self.publish_counters()
             with contextlib.suppress(StoreUnavailable):
                 await self.store.announce(card, HEARTBEAT_LIFETIME_MS)
-                self._compare_clocks()
                 loaded = msgspec.msgpack.encode(self.models.contents())
                 await self.store.say_loaded(self.incarnation, loaded)
+            self._compare_clocks()
             await asyncio.sleep(HEARTBEAT_S)
 
     def _compare_clocks(self) -> None:
