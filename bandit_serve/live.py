@@ -27,7 +27,7 @@ AVERAGED = 1_000
 
 
 class HistoryEntry(Struct, frozen=True):
-    """One change: when it was made (the store's clock), by whom, to which arm if it was to one, and the policy's kind
+    """One change: when it was made (the log's time), by whom, to which arm if it was to one, and the policy's kind
     from then on.
     """
 
@@ -50,8 +50,8 @@ class LiveExperiment:
     """
 
     def __init__(self, first: Changed) -> None:
-        experiment = first.record.experiment
-        self.record: Record = first.record
+        self.record: Record = first.after(None)
+        experiment = self.record.experiment
         self.policy: Policy | ContextualPolicy = from_experiment(experiment)
         self.features = features_of(experiment)
         self._objective = experiment.metrics.index(experiment.objective)
@@ -137,7 +137,7 @@ class LiveExperiment:
             self.evidence += 1
 
     def _changed(self, offset: Offset, event: Changed) -> None:
-        record, change = event.record, event.change
+        record, change = event.after(self.record), event.change
         grown = self._grow(len(record.experiment.arms))
         if grown or record.experiment.policy != self.experiment.policy:
             self.policy = carried_over(self.policy, record.experiment)

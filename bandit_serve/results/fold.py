@@ -76,7 +76,7 @@ class ResultsFold:
             case Rewarded():
                 self._reward(time_ms, event)
             case Changed():
-                self._change(event.record)
+                self._change(event.after(self.record))
         self.now_ms = max(self.now_ms, time_ms)
         closed_ms = self.now_ms - self._window_ms
         self._count(self._early.given_up(self.now_ms))
