@@ -8,6 +8,8 @@ runs evenly and never goes back.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 TOLERANCE_MS = 10_000
 """By how much the store's clock and those of its callers may come apart before it is taken to have jumped."""
@@ -17,14 +19,12 @@ lives stays silent, so one that has just come does not speak for those who know 
 """
 _MS = 1_000_000
 
-if hasattr(time, "CLOCK_BOOTTIME"):
-
-    def even_ns() -> int:
-        """Nanoseconds on a clock that nobody sets, and that goes on while the machine sleeps."""
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-else:
-    even_ns = time.monotonic_ns
+# Nanoseconds on a clock that nobody sets and, where there is one, that goes on while the machine sleeps.
+even_ns: Callable[[], int] = (
+    partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
+    if hasattr(time, "CLOCK_BOOTTIME")
+    else time.monotonic_ns
+)
 
 
 class LogClock:
