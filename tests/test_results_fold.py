@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import numpy as np
 import pytest
@@ -374,7 +376,7 @@ def test_more_units_than_are_kept_are_thinned_by_their_hash(monkeypatch, missing
     assert one_in == sorted(one_in)
     assert one_in[-1] >= 64
     assert kept <= sizes[-1] <= 3.5 * kept + step
-    assert all(high - low <= step for low, high in zip(sizes, sizes[1:], strict=False))
+    assert all(high - low <= step for low, high in pairwise(sizes))
     assert fold.exposures.sum() == n, "exposures are counted all the same"
     state = fold.state()
     assert ResultsFold.from_state(state).state() == state
