@@ -86,7 +86,14 @@ class OpenDecisions(_Decisions):
 
 class Units(_Decisions):
     def __init__(
-        self, sums: Accumulators, shares: ShareHistory, zero: bool, takes_max: NDArray[np.uint8]
+        self,
+        sums: Accumulators,
+        shares: ShareHistory,
+        zero: bool,
+        takes_max: NDArray[np.uint8],
+        most: int = 0,
     ) -> None: ...
+    @property
+    def one_in(self) -> int: ...
     @staticmethod
-    def from_state(sums: Accumulators, shares: ShareHistory, state: _Columns) -> Units: ...
+    def from_state(sums: Accumulators, shares: ShareHistory, state: _Columns, most: int = 0) -> Units: ...

@@ -2,7 +2,7 @@
 
 An entry of a stream has one field. Its name is the kind of the event, its value the event:
 
-    c  Changed   MessagePack   a configuration change, with the record as it is from then on
+    c  Changed   MessagePack   a configuration change, with what is new in the record as it is from then on
     x  Exposed   MessagePack   decisions of one worker, as columns
     r  Rewarded  rows          rewards, `REWARD` records one after another, each with its decision's features
                                behind it where the experiment has context (the append script drops rows without
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from bandit_serve._analysis import MAX_COUNTER
 from bandit_serve._rewards import misfit, undrawable
 from bandit_serve.errors import UnreadableEntry
-from bandit_serve.experiment import Experiment, Record
+from bandit_serve.experiment import Arm, Experiment, Record
 
 REWARD = np.dtype(
     [
@@ -63,9 +63,42 @@ class Change(Struct, frozen=True, forbid_unknown_fields=True):
     arm: str | None = None
 
 
-class Changed(Struct, frozen=True, forbid_unknown_fields=True):
+class Changed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The record as it is from then on.
+
+    Arms and context never change once they are there, and may be large. So of the first `kept_arms` arms, which are
+    those of the record before, only the names are here, and of the context nothing where there are any; `whole` fills
+    it in.
+    """
+
     record: Record
     change: Change
+    kept_arms: int = 0
+
+    def without(self, former: Record) -> Changed:
+        """The same without what `former`, the record before, has already."""
+        now, before = self.record.experiment, former.experiment
+        kept = 0
+        while kept < min(len(now.arms), len(before.arms)) and now.arms[kept] is before.arms[kept]:
+            kept += 1
+        if kept == 0 or now.context != before.context:
+            return self
+        names = tuple(Arm(arm.name) for arm in now.arms[:kept])
+        shorter = msgspec.structs.replace(now, arms=(*names, *now.arms[kept:]), context=())
+        return Changed(msgspec.structs.replace(self.record, experiment=shorter), self.change, kept)
+
+    def whole(self, former: Record | None) -> Changed:
+        """With all of its record, given the one before; `UnreadableEntry` where that lacks what is left out."""
+        kept = self.kept_arms
+        if kept == 0:
+            return self
+        if former is None or len(former.experiment.arms) < kept:
+            raise UnreadableEntry("The log holds a change of an experiment whose arms it does not hold.")
+        now, before = self.record.experiment, former.experiment
+        experiment = msgspec.structs.replace(
+            now, arms=(*before.arms[:kept], *now.arms[kept:]), context=before.context
+        )
+        return Changed(msgspec.structs.replace(self.record, experiment=experiment), self.change)
 
 
 class Pair(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -20,6 +20,8 @@ MAX_FEATURES = 512
 # A field has two features or more, beside the intercept.
 MAX_FIELDS = (MAX_FEATURES - 1) // 2
 MAX_SAMPLES = 2**53
+# Of all arms of an experiment, as JSON: every worker and every snapshot has them.
+MAX_PAYLOAD_BYTES = 2**20
 # Values or buckets of one categorical field.
 MAX_CATEGORIES = 1_000
 MAX_VALUE_CHARS = 256
@@ -349,6 +351,20 @@ def _payload_errors(experiment: Experiment, known_arms: int) -> list[FieldError]
         for i, fault in enumerate(faults, known_arms)
         if fault is not None
     ]
+
+
+def require_payloads(experiment: Experiment) -> None:
+    """`InvalidInput` where the payloads are larger in all than `MAX_PAYLOAD_BYTES`.
+
+    Only for what is new: what was made before there was such a bound goes on.
+    """
+    left = MAX_PAYLOAD_BYTES
+    for i, arm in enumerate(experiment.arms):
+        left -= 0 if arm.payload is None else len(msgspec.json.encode(arm.payload))
+        if left < 0:
+            at = f"arms[{i}].payload"
+            detail = f"expected payloads of at most {MAX_PAYLOAD_BYTES} bytes of JSON in all arms together"
+            raise InvalidInput(f"The experiment is not valid: {at}: {detail}.", [FieldError(at, detail)])
 
 
 def _metric_errors(experiment: Experiment) -> list[FieldError]:

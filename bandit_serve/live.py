@@ -40,7 +40,7 @@ HEAVY_ORDER = 128
 
 
 class HistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):
-    """One change: when it was made (the store's clock), by whom, to which arm if it was to one, and the policy's kind
+    """One change: when it was made (the log's time), by whom, to which arm if it was to one, and the policy's kind
     from then on.
     """
 
@@ -67,8 +67,8 @@ class LiveExperiment:
     """
 
     def __init__(self, first: Changed) -> None:
-        experiment = first.record.experiment
-        self.record: Record = first.record
+        self.record: Record = first.whole(None).record
+        experiment = self.record.experiment
         self.policy: Policy | ContextualPolicy = _patient(from_experiment(experiment))
         self.features = features_of(experiment)
         self._shape = Shape(experiment, self.n_features)
@@ -135,6 +135,8 @@ class LiveExperiment:
     def steps(self, offset: Offset, event: Event) -> Iterator[Step]:
         """`apply` in pieces, to be run to its end. A piece that takes long is given out, to be done by the caller."""
         # What may be refused is asked before anything is changed.
+        if isinstance(event, Changed):
+            event = event.whole(self.record)
         self._shape.check(event)
         successor = self._successor(event.record) if isinstance(event, Changed) else None
         self.midway = True

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+
+Clock = Callable[[], int]
+"""What says the time, in Unix milliseconds."""
 
 
 def rfc3339(time_ms: int) -> str:

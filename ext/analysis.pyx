@@ -29,6 +29,7 @@ cdef enum:
     LEFT_OUT = -1           # in place of a run's vector: not analysed
     PAST = -2               # its decisions have been analysed, and its vector is not needed any more
     MOST_HALVINGS = 20
+    UNIT_BYTES = 35         # of a unit's columns, without its values
 
 cdef uint16_t COUNTED = 65535           # in place of an exposure's arm: analysed before the exposure came
 cdef double SAME_SHARE = 1e-9           # shares that differ by less are one share
@@ -1126,6 +1127,11 @@ cdef class Units:
     closes. Later rewards change its value. The first exposure is that of the earliest decision, of those that the
     log shows before the unit enters; until an exposure has come, a reward's row stands in for it.
     `takes_max` u1[M]: a metric whose value is the largest of the unit's rewards, in place of their sum.
+
+    Units that are here stay, and take `UNIT_BYTES` and 8 bytes a metric each, and what their share vectors take. Once that is more than `most`
+    (0: any number), only every second unit that comes is analysed, from an eighth of `most` further on every fourth, and
+    so on, up to 2^20. Which those are is a hash of the unit, so it has nothing to do with arms or rewards, and one that
+    was not taken is not taken later either. `one_in` says where that stands.
     """
 
     cdef Accumulators sums
@@ -1148,9 +1154,12 @@ cdef class Units:
     cdef Py_ssize_t n_units
     cdef U64Map rows
     cdef TimeHeap due
+    cdef Py_ssize_t most
+    cdef int halvings
 
     def __cinit__(self, Accumulators sums not None, ShareHistory shares not None, bint zero,
-                  const uint8_t[::1] takes_max):
+                  const uint8_t[::1] takes_max, Py_ssize_t most=0):
+        self.most = most
         map_make(&self.rows, FEWEST)
         self.sums = sums
         self.shares = shares
@@ -1186,6 +1195,8 @@ cdef class Units:
             vector = line.vector[run]
             row = map_find(&self.rows, units[i])
             if row < 0:
+                if not self.taken(units[i]):
+                    continue
                 self.shares.references[vector] += 1
                 row = self.enrol(units[i], ms + ages_ms[i], arms[i], vector, self.shares.vectors[vector, arms[i]],
                                  unfloored)
@@ -1208,6 +1219,8 @@ cdef class Units:
             m = reward.metric
             row = map_find(&self.rows, reward.unit)
             if row < 0:
+                if not self.taken(reward.unit):
+                    continue
                 vector = self.shares.keep_shares_of(self.shares.slot(reward.incarnation), reward)
                 row = self.enrol(reward.unit, reward.time_ms, reward.arm, vector, reward.propensity, unfloored[i])
             else:
@@ -1220,6 +1233,22 @@ cdef class Units:
                                  old, new)
             elif not self.zero:
                 self.enter(row, m)
+
+    @property
+    def one_in(self):
+        """Of how many units that come one is analysed now."""
+        return 1 << self.halvings
+
+    cdef bint taken(self, uint64_t unit) noexcept:
+        """Whether a unit that comes is analysed, as things stand."""
+        return scattered(unit + <uint64_t> 0x9E3779B97F4A7C15) & ((<uint64_t> 1 << self.halvings) - 1) == 0
+
+    cdef void thin(self) noexcept:
+        """Takes fewer of the units that come, where there are many."""
+        cdef Py_ssize_t n_vectors = min(self.shares.references.shape[0] - self.shares.n_spare, self.n_units)
+        cdef Py_ssize_t size = (UNIT_BYTES + 8 * self.sums.n_metrics) * self.n_units + 8 * self.sums.n_arms * n_vectors
+        while self.halvings < MOST_HALVINGS and size > self.most + self.halvings * (self.most >> 3):
+            self.halvings += 1
 
     cdef void cross(self, int32_t row, uint16_t arm) noexcept:
         if arm != self.arm[row] and not self.flags[row] & CROSSED:
@@ -1243,6 +1272,8 @@ cdef class Units:
         if self.zero:
             self.pending += 1
         self.begin(row, ms, arm, vector, propensity, unfloored)
+        if self.most:
+            self.thin()
         return row
 
     cdef int begin(self, int32_t row, int64_t ms, uint16_t arm, int32_t vector, double propensity,
@@ -1309,6 +1340,7 @@ cdef class Units:
         return {
             "zero": np.array([self.zero]),
             "takes_max": np.array(self.takes_max),
+            "halvings": np.array([self.halvings]),
             "closed_ms": np.array([self.closed_ms]),
             "unit": first_rows(self.unit, self.n_units),
             "first_ms": first_rows(self.first_ms, self.n_units),
@@ -1321,10 +1353,14 @@ cdef class Units:
         }
 
     @staticmethod
-    def from_state(Accumulators sums not None, ShareHistory shares not None, state):
-        cdef Units self = Units(sums, shares, state["zero"][0], state["takes_max"])
+    def from_state(Accumulators sums not None, ShareHistory shares not None, state, Py_ssize_t most=0):
+        cdef Units self = Units(sums, shares, state["zero"][0], state["takes_max"], most)
         cdef Py_ssize_t i, n = len(state["unit"])
         must_refer(state["vector"], shares.references.shape[0] - shares.n_spare, -sums.n_arms)
+        # Those of before there was such a thing do not say so.
+        self.halvings = state["halvings"][0] if "halvings" in state else 0
+        if not 0 <= self.halvings <= MOST_HALVINGS:
+            raise ValueError("the snapshot leaves more units out than there can be")
         self.closed_ms = state["closed_ms"][0]
         self.widen(room_for(n + 1))
         np.asarray(self.unit)[:n] = state["unit"]

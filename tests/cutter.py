@@ -6,12 +6,12 @@ import asyncio
 import hashlib
 import random
 import threading
-from importlib.resources import files
 from types import TracebackType
 from typing import Self
 
-_SCRIPT = files("bandit_serve.store").joinpath("append_rewards.lua").read_bytes()
-APPEND = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest().encode()
+from bandit_serve.store.scripts import APPEND_REWARDS
+
+APPEND = hashlib.sha1(APPEND_REWARDS.source.encode(), usedforsecurity=False).hexdigest().encode()
 
 
 class Cutter:

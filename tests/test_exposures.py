@@ -20,7 +20,7 @@ from bandit_serve.decisions.flush import Flusher
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.events import Exposed
 from bandit_serve.store.offset import START
-from bandit_serve.store.store import Store
+from bandit_serve.store.store import EXPOSED_MARK_MS, REPEATED_MS, Store
 
 EVEN = np.array([0.5, 0.5])
 TILTED = np.array([0.25, 0.75])
@@ -313,6 +313,100 @@ def test_a_flush_that_never_got_its_answer_adds_nothing_when_repeated(server: Th
     asyncio.run(scenario())
 
 
+class Unanswered(Store):
+    """The next `n_lost` answers to a flush are lost on their way back."""
+
+    n_lost = 1
+
+    async def append_exposures(self, owner: str, *batch: Any) -> bool | None:
+        answer = await super().append_exposures(owner, *batch)
+        if self.n_lost:
+            self.n_lost -= 1
+            raise StoreUnavailable("The answer was lost.")
+        return answer
+
+
+@pytest.mark.parametrize("away_ms", [0, 3_600_000, 2 * 86_400_000, 6 * 86_400_000])
+def test_exposures_are_in_the_log_once_however_long_the_answer_was_lost(
+    server: ThrowawayStore, away_ms: int
+) -> None:
+    """All that a keeper may sweep by then is swept."""
+
+    async def scenario() -> None:
+        store = Unanswered(server.url, timeout_s=5)
+        buffer = ExposureBuffer(1)
+        flusher = Flusher(store, {"e": buffer}, 1)
+        try:
+            buffer.add(0, 0, EVEN, 1, 5)
+            with pytest.raises(StoreUnavailable):
+                await flusher.flush()
+            await passes(store, server, away_ms)
+            buffer.add(1, 0, EVEN, 1, 6)
+            await flusher.flush()
+            found = [events.decode(entry.kind, entry.data) for entry in await store.read("e", START, 10)]
+            assert [event.first for event in found if isinstance(event, Exposed)] == [0, 1]
+            assert buffer.lost == 0
+        finally:
+            await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_exposures_that_may_be_in_the_log_are_lost_rather_than_counted_twice(server: ThrowawayStore) -> None:
+    """When nobody knows any more: the mark was swept, or the worker slept for longer than one is kept."""
+
+    async def scenario() -> None:
+        store = Unanswered(server.url, timeout_s=5)
+        buffer = ExposureBuffer(1)
+        flusher = Flusher(store, {"e": buffer}, 1)
+        try:
+            buffer.add(0, 0, EVEN, 1, 5)
+            with pytest.raises(StoreUnavailable):
+                await flusher.flush()
+            await passes(store, server, EXPOSED_MARK_MS + 60_000)
+            buffer.add(1, 0, EVEN, 1, 6)
+            await flusher.flush()
+            found = [events.decode(entry.kind, entry.data) for entry in await store.read("e", START, 10)]
+            assert [event.first for event in found if isinstance(event, Exposed)] == [0, 1]
+            assert buffer.lost == 1
+        finally:
+            await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_that_was_tried_too_long_ago_is_refused_only_without_its_mark(server: ThrowawayStore) -> None:
+    async def scenario() -> None:
+        store = Store(server.url, timeout_s=5)
+        try:
+            now_ms = await store.time_ms()
+            for tried_ms in (now_ms, now_ms - REPEATED_MS + 10_000):
+                assert await store.append_exposures("e", tried_ms, 0, 1, b"x", tried_ms) is True
+                assert await store.append_exposures("e", tried_ms, 0, 1, b"x", tried_ms) is False
+            assert await store.append_exposures("e", 1, 0, 1, b"x", now_ms - REPEATED_MS - 10_000) is None
+            assert await store.append_exposures("e", 1, 0, 1, b"x") is True
+            assert await store.append_exposures("e", 1, 0, 1, b"x", now_ms - 10 * REPEATED_MS) is False
+        finally:
+            await store.close()
+
+    asyncio.run(scenario())
+
+
+async def passes(store: Store, server: ThrowawayStore, ms: int) -> None:
+    """Time for all who know the store: what the store itself would end is ended, and what may be swept is."""
+    store.clock._ahead_ns += ms * 1_000_000
+    with server.client() as client:
+        found = client.hgetall(store.keys.clock)
+        shift_ms = int(found.get(b"shift", 0)) + ms
+        now_s, microseconds = client.time()
+        mark_ms = now_s * 1000 + microseconds // 1000 + shift_ms
+        client.hset(store.keys.clock, mapping={"shift": shift_ms, "mark": mark_ms})
+        for key in client.keys("*"):
+            if 0 <= client.pttl(key) <= ms:
+                client.delete(key)
+    await store.sweep("e")
+
+
 def test_what_a_store_that_is_away_does_not_take_stays(server: ThrowawayStore) -> None:
     async def scenario() -> None:
         store = Store(server.url, timeout_s=1)
@@ -344,7 +438,7 @@ def test_a_busy_experiment_does_not_keep_the_others_from_being_flushed(server: T
     class BusyStore(Store):
         """While it appends, the busy experiment decides again."""
 
-        async def append_exposures(self, owner: str, *batch: Any) -> bool:
+        async def append_exposures(self, owner: str, *batch: Any) -> bool | None:
             buffers["busy"].add(0, 0, EVEN, 1, 5)
             return await super().append_exposures(owner, *batch)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from simulated_results import START_MS, exposed, random_log, record, rewarded, w
 from bandit_serve.errors import InvalidInput, UnreadableEntry
 from bandit_serve.events import Census, Change, Changed, Exposed, Rewarded, Tick
 from bandit_serve.experiment import Metric, Policy
-from bandit_serve.results import ResultsFold, report
+from bandit_serve.results import ResultsFold, report, snapshot
 from bandit_serve.results.fold import LINGER_MS
 
 METRICS = (Metric(name="hit", kind="binary"), Metric(name="worth", kind="continuous"))
@@ -332,3 +334,80 @@ def test_an_earlier_exposure_takes_the_place_of_a_reward_that_overtook_it():
     sums = fold.complete().sums.of_metric(0)
     assert sums["total"].tolist() == [0.0, 1.0, 0.0]
     np.testing.assert_allclose(sums["inverse"], [5.0, 1 / 0.7, 10.0])
+
+
+# Many units
+
+
+def many_units(fold: ResultsFold, first: int, n: int, at_ms: int, *, rewarded_too: bool = True) -> None:
+    """`n` units from number `first` on, each with a decision and a reward of 1, evenly over three arms."""
+    arms = np.arange(first, first + n) % 3
+    fold.apply(
+        at_ms, exposed(first, arms, np.full((1, 3), 1 / 3), [n], time_ms=at_ms, units=units_of(first, n))
+    )
+    if rewarded_too:
+        reward_all(fold, first, n, at_ms)
+
+
+def units_of(first: int, n: int) -> np.ndarray:
+    return np.random.default_rng(5).integers(1, 2**64, first + n, np.uint64)[first:]
+
+
+def reward_all(fold: ResultsFold, first: int, n: int, at_ms: int) -> None:
+    numbers = np.arange(first, first + n)
+    row = {"counter": numbers, "arm": numbers % 3, "unit": units_of(first, n)}
+    fold.apply(at_ms, rewarded(**row, time_ms=at_ms, value=1.0, propensity=1 / 3))
+
+
+@pytest.mark.parametrize("missing", ["zero", "ignore"])
+def test_more_units_than_are_kept_are_thinned_by_their_hash(monkeypatch, missing):
+    """A few rows are kept, twice as many units come as fit, and twice as many again, and so on."""
+    kept = 2_000
+    monkeypatch.setattr("bandit_serve.results.fold.MOST_UNIT_BYTES", kept * (35 + 8 * 2))
+    fold, n, step = ResultsFold(mixed("user", missing)), 0, 1_000
+    sizes, one_in = [], []
+    for i in range(64):
+        many_units(fold, n, step, START_MS + i)
+        n += step
+        sizes.append(fold._decisions.state(fold._decisions.vectors())["unit"].size)
+        one_in.append(fold.one_in)
+    assert sizes[0] == 1_000
+    assert one_in[0] == 1
+    assert one_in == sorted(one_in)
+    assert one_in[-1] >= 64
+    assert kept <= sizes[-1] <= 3.5 * kept + step
+    assert all(high - low <= step for low, high in pairwise(sizes))
+    assert fold.exposures.sum() == n, "exposures are counted all the same"
+    state = fold.state()
+    assert ResultsFold.from_state(state).state() == state
+
+    # Who was not taken is not taken later, by an exposure or by a reward.
+    again = ResultsFold.from_state(state)
+    for each in (fold, again):
+        reward_all(each, 0, n, START_MS + 64)
+        assert each._decisions.state(each._decisions.vectors())["unit"].size == sizes[-1]
+    assert again.state() == fold.state()
+
+    if missing == "zero":
+        fold.apply(START_MS + WINDOW_MS + 1_000, Tick())
+    analysed = fold.complete().sums.of_metric(0)
+    counts = analysed["n"]
+    assert counts.sum() == sizes[-1]
+    # Evenly over the arms, as everybody is: 5 standard deviations.
+    assert np.abs(counts - counts.sum() / 3).max() < 5 * np.sqrt(counts.sum() * 2 / 9)
+    assert (analysed["total"] == counts).all(), "each with its one reward, none twice"
+
+
+def test_units_that_fit_are_all_analysed():
+    fold = ResultsFold(mixed("user", "ignore"))
+    many_units(fold, 0, 5_000, START_MS)
+    assert fold.one_in == 1
+    assert fold.complete().sums.of_metric(0)["n"].sum() == 5_000
+
+
+def test_a_snapshot_of_units_of_before_any_were_left_out_is_read():
+    fold = ResultsFold(mixed("user", "ignore"))
+    many_units(fold, 0, 100, START_MS)
+    about, parts = snapshot.unpacked(fold.state())
+    del parts["decisions"]["halvings"]
+    assert ResultsFold.from_state(snapshot.packed(about, parts)).state() == fold.state()

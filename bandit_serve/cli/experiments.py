@@ -17,7 +17,6 @@ from bandit_serve.cli.results_table import print_results
 from bandit_serve.errors import BanditServeError
 from bandit_serve.live import LiveExperiment
 from bandit_serve.results import report
-from bandit_serve.times import now_ms
 from bandit_serve.views import ExperimentList, experiment_view, history_view
 
 app = typer.Typer(help="Experiments.", no_args_is_help=True)
@@ -132,7 +131,7 @@ async def show(house: House, experiment: Experiment, as_json: AsJson = False) ->
     if as_json:
         print_json(experiment_view(live.record))
     else:
-        _print_experiment(live)
+        _print_experiment(live, await house.store.time_ms())
 
 
 @app.command()
@@ -174,8 +173,8 @@ for name, command in arms.COMMANDS.items():
 async def results(house: House, experiment: Experiment, as_json: AsJson = False) -> None:
     """Shows what is known so far; it may be looked at at any time."""
     live = await house.experiments.known(experiment)
-    shares = dict(zip(live.experiment.arm_names, live.current_shares(now_ms()).tolist(), strict=True))
     record, as_of_ms = live.record, await house.store.time_ms()
+    shares = dict(zip(live.experiment.arm_names, live.current_shares(as_of_ms).tolist(), strict=True))
     found = await house.results.up_to_now(live, lambda fold: report(fold, record, shares, as_of_ms))
     if as_json:
         print_json(found)
@@ -192,7 +191,7 @@ def _print_status(live: LiveExperiment, as_json: bool) -> None:
         say(f"{view.id} is {view.status}{winner}.")
 
 
-def _print_experiment(live: LiveExperiment) -> None:
+def _print_experiment(live: LiveExperiment, now_ms: int) -> None:
     view, experiment = experiment_view(live.record), live.experiment
     objective, attribution = experiment.objective, experiment.attribution
     print_facts(
@@ -209,7 +208,7 @@ def _print_experiment(live: LiveExperiment) -> None:
             *([("Stopped", view.stopped_at)] if view.stopped_at else []),
         ]
     )
-    shares = live.current_shares(now_ms()).tolist()
+    shares = live.current_shares(now_ms).tolist()
     print_table(
         ("Arm", "Model", "Share", "Decisions", "Rewards"),
         [

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
-from bandit_serve.cli.checks import Check, Verdict
+from bandit_serve.cli.checks import Check
 from bandit_serve.errors import StoreRefused
 from bandit_serve.live import LiveExperiment
 from bandit_serve.log.beginnings import POLICY_FOLD
@@ -15,7 +14,6 @@ from bandit_serve.store.facts import StoreFacts, check
 from bandit_serve.store.store import Store
 
 WRONG_CLOCK_MS = 1_000
-BROKEN_CLOCK_MS = 60_000
 FULL, ALMOST_FULL = 0.95, 0.8
 MIB = 2**20
 
@@ -78,19 +76,17 @@ def _durability(facts: StoreFacts) -> Check:
 
 
 async def _clock(store: Store) -> Check:
-    before_ms = time.time_ns() / 1e6
-    there_ms = await store.time_ms()
-    here_ms = (before_ms + time.time_ns() / 1e6) / 2
-    apart_ms = here_ms - there_ms
+    await store.time_ms()
+    apart_ms, shift_ms = store.clock.offset_ms, store.clock.shift_ms
     detail = (
         f"this machine's is {abs(apart_ms):.0f} ms {'ahead of' if apart_ms > 0 else 'behind'} the store's"
     )
-    verdict: Verdict = "ok"
-    if abs(apart_ms) > WRONG_CLOCK_MS:
-        verdict = "problem" if abs(apart_ms) > BROKEN_CLOCK_MS else "warning"
-        advice = "set both clocks by NTP: rewards are late or early by the difference"
-        return Check("clock", verdict, detail, advice)
-    return Check("clock", verdict, detail)
+    if shift_ms:
+        where = "ahead of" if shift_ms > 0 else "behind"
+        detail += f", which has jumped: the logs' time is {abs(shift_ms) / 1000:.1f} s {where} it"
+    if shift_ms or abs(apart_ms) > WRONG_CLOCK_MS:
+        return Check("clock", "warning", detail, "set the clocks by NTP: times in answers are the store's")
+    return Check("clock", "ok", detail)
 
 
 def _memory(facts: StoreFacts) -> Check:

@@ -20,7 +20,7 @@ from bandit_serve.errors import Conflict, FieldError, InvalidInput
 from bandit_serve.events import HELD_OUT
 from bandit_serve.live import LiveExperiment
 from bandit_serve.names import OUTSIDE, check_outside
-from bandit_serve.times import now_ms
+from bandit_serve.times import Clock, now_ms
 from bandit_serve.token import Keyring
 
 MAX_SUBSETS = 256
@@ -49,13 +49,21 @@ class Choice:
 
 
 class Decider:
-    """One experiment in one worker. `renew` takes over a configuration, `refresh` what moves shares."""
+    """One experiment in one worker. `renew` takes over a configuration, `refresh` what moves shares.
+
+    `clock` says the log's time; `exposures` are those of a former decider in this worker, whose decisions are
+    numbered on.
+    """
 
     def __init__(
-        self, live: LiveExperiment, incarnation: int, exposures: ExposureBuffer | None = None
+        self,
+        live: LiveExperiment,
+        incarnation: int,
+        clock: Clock = now_ms,
+        exposures: ExposureBuffer | None = None,
     ) -> None:
-        """`exposures` are those of a former decider in this worker, whose decisions are numbered on."""
         self._incarnation = incarnation
+        self._now_ms = clock
         self._generator = np.random.default_rng()
         self.ejections = Ejections()
         self.exposures = ExposureBuffer(incarnation) if exposures is None else exposures
@@ -103,7 +111,7 @@ class Decider:
 
         A contextual policy's are made for each decision.
         """
-        time_ms = now_ms()
+        time_ms = self._now_ms()
         everyone = self.everyone()
         shares = {} if self.contextual else {everyone: self.live.shares(self.mask(everyone), time_ms)}
         self.take(everyone, shares, self.live.evidence, time_ms)
@@ -275,12 +283,12 @@ class Decider:
 
     def _draw_among(self, arms: frozenset[int], x: NDArray[np.float32] | None) -> Draw:
         if self.contextual:
-            return Draw(self.live.shares(self._mask_of(arms), now_ms(), x), self._holdout, once=True)
+            return Draw(self.live.shares(self._mask_of(arms), self._now_ms(), x), self._holdout, once=True)
         draw = self.draw if arms == self._drawn_among else self._subsets.get(arms)
         if draw is None:
             if len(self._subsets) >= MAX_SUBSETS:
                 self._subsets.pop(next(iter(self._subsets)))
-            vector = self.live.shares(self.mask(arms), now_ms())
+            vector = self.live.shares(self.mask(arms), self._now_ms())
             draw = self._subsets[arms] = Draw(vector, self._holdout)
         draw.used = True
         return draw

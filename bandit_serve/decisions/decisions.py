@@ -33,7 +33,7 @@ from bandit_serve.models.top_k_cache import TopKCache
 from bandit_serve.names import check_all_outside
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
-from bandit_serve.times import now_ms
+from bandit_serve.times import Clock, now_ms
 from bandit_serve.token import Keyring
 from bandit_serve.turn import Turn
 
@@ -53,8 +53,10 @@ class Decisions:
         *,
         shadows: Shadows | None = None,
         keep_pairs: bool = False,
+        clock: Clock = now_ms,
     ) -> None:
         self.keyring = keyring
+        self._now_ms = clock
         self._shadows = shadows
         self._keep_pairs = keep_pairs
         self.deciders: dict[str, Decider] = {}
@@ -81,7 +83,7 @@ class Decisions:
         name = live.experiment.id
         decider = self.deciders.get(name)
         if decider is None:
-            decider = Decider(live, self._incarnation, self.exposures.get(name))
+            decider = Decider(live, self._incarnation, self._now_ms, self.exposures.get(name))
             self.deciders[name], self.exposures[name] = decider, decider.exposures
             self._aside.pop(name, None)
         elif decider.live is not live or decider.revision != live.record.revision:
@@ -111,7 +113,7 @@ class Decisions:
     def decide(self, experiment: str, request: DecideRequest) -> Decided:
         decider = self.decider(experiment)
         choice = decider.choose(request.unit, request.eligible, decider.encoded(request.context))
-        token = decider.record(choice, self.keyring, now_ms())
+        token = decider.record(choice, self.keyring, self._now_ms())
         arm = choice.arm
         return Decided(
             token,
@@ -133,14 +135,14 @@ class Decisions:
         if decider.features is None:
             if decider.contextless and any(contexts or ()):
                 raise no_context("contexts")
-            tokens, arms, propensities = decider.decide_columns(units, self.keyring, now_ms())
+            tokens, arms, propensities = decider.decide_columns(units, self.keyring, self._now_ms())
             return DecidedColumns(tokens, arms, propensities, decider.arm_names)
         check_all_outside(units, "units")
         decision_ids, choices = [], []
         turn = Turn()
         for unit, context in zip(units, contexts or [{}] * len(units), strict=True):
             choices.append(decider.choose(unit, None, decider.encoded(context)))
-            decision_ids.append(decider.record(choices[-1], self.keyring, now_ms()))
+            decision_ids.append(decider.record(choices[-1], self.keyring, self._now_ms()))
             if turn.over:
                 await turn.give_way()
         return DecidedColumns(
@@ -219,7 +221,7 @@ class Decisions:
         if self._shadows is not None and reference is not None:
             self._shadows.ask(reference.id, reference.version, request, scores)
         pair = _pair(request, scores) if self._keep_pairs else None
-        token = decider.record(choice, self.keyring, now_ms(), pair)
+        token = decider.record(choice, self.keyring, self._now_ms(), pair)
         arm = choice.arm
         return Predicted(
             token,

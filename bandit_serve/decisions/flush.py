@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from bandit_serve import events
 from bandit_serve.decisions.exposures import ExposureBuffer
 from bandit_serve.errors import StoreUnavailable
+from bandit_serve.events import Exposed
 from bandit_serve.store.store import Store
 
 FLUSH_S = 0.1
@@ -21,6 +22,8 @@ class Flusher:
         self._exposures = exposures
         self._incarnation = incarnation
         self._flushing = asyncio.Lock()
+        # By experiment, the batch whose append failed, and when it was first tried.
+        self._tried: dict[str, tuple[Exposed, int]] = {}
 
     async def run(self) -> None:
         """Flushes every `FLUSH_S` until cancelled; what a store that is away does not take stays."""
@@ -39,7 +42,22 @@ class Flusher:
                 end = buffer.next
                 while (waiting := buffer.first_waiting(end)) is not None:
                     batch, n_rows = waiting
-                    await self._store.append_exposures(
-                        name, self._incarnation, batch.first, n_rows, events.encode(batch)
-                    )
+                    if not await self._append(name, batch, n_rows):
+                        buffer.lost += n_rows
                     buffer.done(batch)
+
+    async def _append(self, name: str, batch: Exposed, n_rows: int) -> bool:
+        """False where it is not known any more whether an earlier try has appended them, and a second might be two."""
+        tried, tried_ms = self._tried.pop(name, (None, 0))
+        since_ms = tried_ms if tried is batch else None
+        if not self._store.clock.known:
+            await self._store.time_ms()
+        now_ms = self._store.clock.now_ms()
+        try:
+            appended = await self._store.append_exposures(
+                name, self._incarnation, batch.first, n_rows, events.encode(batch), since_ms
+            )
+        except BaseException:
+            self._tried[name] = batch, now_ms if since_ms is None else since_ms
+            raise
+        return appended is not None

@@ -14,7 +14,7 @@ from bandit_serve.decisions.draw import Vector
 from bandit_serve.policies import ContextualPolicy
 from bandit_serve.policies.serving import policy_from_state
 from bandit_serve.replica import Replica
-from bandit_serve.times import now_ms
+from bandit_serve.times import Clock, now_ms
 
 MOST_OF_A_CORE = 0.05
 MAX_ARMS_IN_LOOP = 32
@@ -28,9 +28,10 @@ class Refresher:
     done in a thread, on a copy of the posterior.
     """
 
-    def __init__(self, deciders: Mapping[str, Decider], replica: Replica) -> None:
+    def __init__(self, deciders: Mapping[str, Decider], replica: Replica, clock: Clock = now_ms) -> None:
         self._deciders = deciders
         self._replica = replica
+        self._now_ms = clock
         self._moved: set[str] = set(deciders)
         self._moving: set[str] = set()
         self._news = asyncio.Event()
@@ -60,7 +61,7 @@ class Refresher:
                 self._moved.discard(name)
                 self._moving.discard(name)
                 continue
-            if decider.is_stale(now_ms()):
+            if decider.is_stale(self._now_ms()):
                 now_s = time.monotonic()
                 due_s = max(self._due_s.get(name, 0.0), self._rest_until_s)
                 if now_s < due_s:
@@ -82,7 +83,7 @@ class Refresher:
             self._moving.discard(name)
             return math.inf
         self._moving.add(name)
-        return time.monotonic() + (decider.moves_at_ms - now_ms()) / 1000
+        return time.monotonic() + (decider.moves_at_ms - self._now_ms()) / 1000
 
     async def _refresh(self, decider: Decider) -> None:
         keys = decider.subsets_in_use()
@@ -96,7 +97,7 @@ class Refresher:
             decider.refresh()
             return
         live, evidence, revision = decider.live, decider.live.evidence, decider.revision
-        time_ms, everyone = now_ms(), decider.everyone()
+        time_ms, everyone = self._now_ms(), decider.everyone()
         circumstances: dict[str, Any] = live.circumstances(time_ms)
         copy = policy_from_state(live.policy.state())
         # Made here: an arm may be added while the thread computes, and the copy does not know it.

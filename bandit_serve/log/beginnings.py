@@ -65,8 +65,8 @@ async def newest_record(store: Store, name: str) -> Record | None:
         for entry in entries:
             if entry.kind == events.CHANGED:
                 try:
-                    record = decode_known(entry.data, Changed).record
-                except msgspec.MsgspecError:
+                    record = decode_known(entry.data, Changed).whole(record).record
+                except (msgspec.MsgspecError, Unfoldable):
                     continue
         position = entries[-1].offset
     return record

@@ -57,7 +57,7 @@ class Changes:
                 raise PreconditionFailed(
                     f"The experiment {name!r} is at revision {revision}, not at what If-Match names; read it again."
                 )
-            event = _encoded(decide(live))
+            event = _encoded(decide(live).without(live.record))
             offset = await self._store.append_change(name, revision, events.CHANGED, event)
             if offset is not None:
                 await self._settle(name, offset)

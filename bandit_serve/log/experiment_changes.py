@@ -20,6 +20,7 @@ from bandit_serve.experiment import (
     Standing,
     Status,
     may,
+    require_payloads,
     validated,
 )
 from bandit_serve.live import LiveExperiment
@@ -57,6 +58,7 @@ class ExperimentChanges:
     async def create(self, experiment: Experiment, who: str) -> LiveExperiment:
         # Its payloads, which may be many, are looked into: a thread lets others have their turn.
         experiment = await asyncio.to_thread(servable, experiment)
+        require_payloads(experiment)
         await self._tail.hear_news(experiment.id)
         require_versions(experiment, self._replica.registry)
         now_ms = await self._store.time_ms()
@@ -144,6 +146,8 @@ class ExperimentChanges:
                     f"The experiment {name!r} has or had an arm {arm.name!r}; a name is not used again."
                 )
             experiment = record.experiment.with_arm(arm)
+            if arm.payload is not None:
+                require_payloads(experiment)
             from_experiment(experiment)
             require_version(arm, "version", self._replica.registry)
             since_ms = None if record.status == "draft" or ramp is None else now_ms

@@ -193,6 +193,7 @@ class Keeper:
             self._overdue.done("snapshot_overdue", name)
         finally:
             await self._trim(name, POLICY_FOLD, RESULTS_FOLD)
+            await self._store.sweep(name)
 
     async def _keep_results(self, live: LiveExperiment) -> None:
         """Where results can not be made the policy is kept all the same, and the log is not trimmed past them."""

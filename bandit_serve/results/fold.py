@@ -24,6 +24,10 @@ GRACE_MS = 120_000
 """And with which shares: a reward that was in time may still come, or an exposure that was long on its way."""
 MOST_BYTES = 64 * 2**20
 """Of share vectors with `unit: request`: more are thinned out."""
+MOST_UNIT_BYTES = 96 * 2**20
+"""Of units with `unit: user`: then fewer of those that come are taken, so that they never are more than 3.5 times that,
+which fits into one value of the store.
+"""
 
 _BEFORE_ALL_MS = -(2**53)
 
@@ -59,8 +63,11 @@ class ResultsFold:
 
     @property
     def one_in(self) -> int:
-        """Of how many decisions one is analysed now: more than 1 while more shares are open than are kept."""
-        return self._shares.one_in
+        """Of how many decisions one is analysed now: more than 1 while more shares are open than are kept.
+
+        With `unit: user`, of how many units that come: more than 1 once there are more than are kept.
+        """
+        return self._decisions.one_in if isinstance(self._decisions, Units) else self._shares.one_in
 
     @property
     def crossovers(self) -> int:
@@ -133,6 +140,7 @@ class ResultsFold:
         return copy
 
     def _change(self, event: Changed) -> None:
+        event = event.whole(self.record)
         self._shape.check(event)
         record = event.record
         n_arms = len(record.experiment.arms)
@@ -197,7 +205,11 @@ class ResultsFold:
         fold.sums = Accumulators.from_state(state["sums"], experiment.control_arm)
         fold.evidence = Evidence(**state["evidence"])
         fold._shares = ShareHistory.from_state(state["shares"], _most_vectors(experiment))
-        fold._decisions = _kind_of(experiment).from_state(fold.sums, fold._shares, state["decisions"])
+        parts = fold.sums, fold._shares, state["decisions"]
+        if experiment.unit == "user":
+            fold._decisions = Units.from_state(*parts, MOST_UNIT_BYTES)
+        else:
+            fold._decisions = _kind_of(experiment).from_state(*parts)
         fold._early = EarlyRewards.from_state(state["early"])
         return fold
 
@@ -207,9 +219,7 @@ def _most_vectors(experiment: Experiment) -> int:
     return 0 if experiment.unit == "user" else MOST_BYTES // (8 * len(experiment.arms))
 
 
-def _kind_of(experiment: Experiment) -> type[RewardedDecisions | OpenDecisions | Units]:
-    if experiment.unit == "user":
-        return Units
+def _kind_of(experiment: Experiment) -> type[RewardedDecisions | OpenDecisions]:
     return OpenDecisions if experiment.missing == "zero" else RewardedDecisions
 
 
@@ -218,7 +228,7 @@ def _decisions(
 ) -> RewardedDecisions | OpenDecisions | Units:
     if experiment.unit == "user":
         takes_max = np.array([metric.kind == "binary" for metric in experiment.metrics], np.uint8)
-        return Units(sums, shares, experiment.missing == "zero", takes_max)
+        return Units(sums, shares, experiment.missing == "zero", takes_max, MOST_UNIT_BYTES)
     if experiment.missing == "zero":
         return OpenDecisions(sums, shares, LINGER_MS)
     return RewardedDecisions(sums, shares)

@@ -45,7 +45,11 @@ def _provisos(record: Record, objective: MetricTable, pending: int, one_in: int,
         said.append(f"Everything is conditional on a reward: {unit} without one are left out")
     else:
         said.append(f"{unit.capitalize()} count once their window has closed, {pending} are pending")
-    if one_in > 1:
+    if one_in > 1 and experiment.unit == "user":
+        said.append(
+            f"there are more units than are kept, so now 1 in {one_in} of those that come is taken, by its hash"
+        )
+    elif one_in > 1:
         said.append(
             f"more decisions wait with shares of their own than are kept, so now 1 in {one_in} is analysed, by number"
         )

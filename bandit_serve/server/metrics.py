@@ -42,6 +42,7 @@ SCALARS = (
     "connections_crowded",
     "connections_late",
     "connections_unread",
+    "clock_offset_s",
 )
 MAX_EXPERIMENT_SERIES = 5_000
 _PER_ROUTE = len(OUTCOMES) + len(BUCKETS_S) + 2
@@ -79,6 +80,11 @@ class Counters:
 
     def total(self, scalar: str) -> float:
         return self._sum(self._scalars[scalar])
+
+    def farthest(self, scalar: str) -> float:
+        """The value, among all workers', that is farthest from 0."""
+        place = self._scalars[scalar]
+        return max((self._all[slot * self._width + place] for slot in range(self._n_slots)), key=abs)
 
     def _sum(self, place: int) -> float:
         return sum(self._all[slot * self._width + place] for slot in range(self._n_slots))
@@ -184,6 +190,11 @@ class ServiceCollector(Collector):
         for why in ("crowded", "late", "unread"):
             ended.add_metric([why], total(f"connections_{why}"))
         yield ended
+        yield GaugeMetricFamily(
+            "bandit_serve_clock_offset_seconds",
+            "What a worker's clock is ahead of the store's: of all workers, the one that is farthest off.",
+            self._counters.farthest("clock_offset_s"),
+        )
 
     def _experiments(self) -> Iterable[Metric]:
         """Bounded: experiments beyond `MAX_EXPERIMENT_SERIES` arms are left out, the newest first."""

@@ -57,6 +57,7 @@ KEYS_EVERY_S = 30.0
 STARTED_WITHOUT_STORE = "started_without_store"
 SWEEP_EVERY_S = 3_600.0
 LEAST_FREE_BYTES = 64 * 2**20
+CLOCK_OFF_MS = 1_000.0
 
 
 class Service:
@@ -94,6 +95,7 @@ class Service:
         self.keeper: Keeper | None = None
         self._answers: set[asyncio.Task[None]] = set()
         self._records: dict[str, Record | None] = {}
+        self._clock_off = False
 
     @property
     def reasons(self) -> list[Trouble]:
@@ -134,6 +136,7 @@ class Service:
             keyring,
             shadows=self.shadows,
             keep_pairs=self.settings.keeps_pairs,
+            clock=self.store.clock.now_ms,
         )
         self.rewards = Rewards(self.store, self.replica, self.tail, keyring)
         self.flusher = Flusher(self.store, self.decisions.exposures, self.incarnation)
@@ -171,7 +174,7 @@ class Service:
         )
         self.replica.on_census(self._answer_census)
         self.replica.on_configured(self._say_heard)
-        refresher = Refresher(self.decisions.deciders, self.replica)
+        refresher = Refresher(self.decisions.deciders, self.replica, self.store.clock.now_ms)
         self.replica.on_change(refresher.moved)
         self.tasks.vital(self.tail.run)
         self.tasks.vital(self.flusher.run)
@@ -332,6 +335,7 @@ class Service:
                     self.troubles.end(STARTED_WITHOUT_STORE)
                 loaded = msgspec.msgpack.encode(self.models.contents())
                 await self.store.say_loaded(self.incarnation, loaded)
+                self._compare_clocks()
                 await asyncio.sleep(HEARTBEAT_S)
             except StoreUnavailable:
                 await asyncio.sleep(HEARTBEAT_AGAIN_S)
@@ -343,6 +347,17 @@ class Service:
         for what, detail in begun.items():
             self.troubles.begin(what, detail)
         self._outages = set(begun)
+
+    def _compare_clocks(self) -> None:
+        """Says where clocks are apart; nothing that is counted depends on this machine's."""
+        clock = self.store.clock
+        self.counters.set("clock_offset_s", clock.offset_ms / 1000)
+        apart = clocks_apart(clock.offset_ms, clock.shift_ms, already=self._clock_off)
+        self._clock_off = apart is not None
+        if apart is None:
+            self.troubles.end("clock_off")
+        else:
+            self.troubles.begin("clock_off", apart)
 
     async def _renew_keys(self) -> None:
         while True:
@@ -372,3 +387,18 @@ class Service:
         task = asyncio.create_task(send())
         self._answers.add(task)
         task.add_done_callback(self._answers.discard)
+
+
+def clocks_apart(offset_ms: float, shift_ms: int, *, already: bool) -> str | None:
+    """What is to be said of the clocks; None where there is nothing, and `already` ends at half of where it begins."""
+    said = []
+    if abs(offset_ms) > (CLOCK_OFF_MS / 2 if already else CLOCK_OFF_MS):
+        where = "ahead of" if offset_ms > 0 else "behind"
+        said.append(f"This machine's clock is {abs(offset_ms) / 1000:.1f} s {where} the store's.")
+    if shift_ms:
+        jumped = "ahead" if shift_ms < 0 else "back"
+        said.append(
+            f"The store's clock has jumped {jumped}, and the logs go on without that, {abs(shift_ms) / 1000:.1f} s "
+            f"{'ahead of' if shift_ms > 0 else 'behind'} it."
+        )
+    return " ".join(said) or None

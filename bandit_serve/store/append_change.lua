@@ -1,8 +1,10 @@
 -- Appends a configuration change if nobody else changed anything since the caller looked.
 -- KEYS: the log, its head
--- ARGV: the revision that the caller saw | kind | event
+-- ARGV: shift | the caller's time | tolerance | the revision that the caller saw | kind | event
 -- Returns the entry's id, or false when the revision has moved on.
-if (redis.call('GET', KEYS[2]) or '0') ~= ARGV[1] then return false end
-local id = redis.call('XADD', KEYS[1], '*', ARGV[2], ARGV[3])
+local now = log_time()
+if not now then return 'clock' end
+if (redis.call('GET', KEYS[2]) or '0') ~= ARGV[4] then return false end
+local id = append(KEYS[1], now, ARGV[5], ARGV[6])
 redis.call('INCR', KEYS[2])
 return id

@@ -41,13 +41,22 @@ class Keys:
     def seen(self, owner: str, metric: str, incarnation: int, block: int) -> str:
         """Bitmap, one bit a decision and 65,536 in a block: which rewards are in the log.
 
-        Lives until the youngest token that it must refuse has expired: its time + window + grace.
+        Lives until the youngest token that it must refuse has expired, by the log's time: its time + window + grace.
         """
         return f"{self.namespace}:{{{owner}}}:seen:{metric}:{incarnation:016x}:{block}"
 
     def exposed(self, owner: str, incarnation: int) -> str:
-        """String, one hour: the next exposure that this worker may append, so that a repeated flush adds nothing."""
+        """String, a week after the last: the next exposure that this worker may append, so that a repeated flush adds
+        nothing.
+        """
         return f"{self.namespace}:{{{owner}}}:exposed:{incarnation:016x}"
+
+    def expiries(self, owner: str) -> str:
+        """Sorted set, for ever: keys of this log, by the log's time at which they may go (`Store.sweep`).
+
+        The store's own expiry follows its clock, and would end them early where that is set ahead.
+        """
+        return f"{self.namespace}:{{{owner}}}:expiries"
 
     def census(self, owner: str, name: str) -> str:
         """Hash of worker to digest, one minute: the answers to a `Census` event."""
@@ -57,6 +66,11 @@ class Keys:
     def identity(self) -> str:
         """String, for ever: a random number that tells this store's data from any other's."""
         return f"{self.namespace}:{{{COMMON}}}:id"
+
+    @property
+    def clock(self) -> str:
+        """Hash, for ever: what the logs' time is ahead of the store's clock, and a mark of it (read_clock.lua)."""
+        return f"{self.namespace}:{{{COMMON}}}:clock"
 
     @property
     def token_keys(self) -> str:

@@ -1,4 +1,4 @@
-"""A place in a log: the id of a stream's entry. Its first number is the store's clock, in Unix milliseconds."""
+"""A place in a log: the id of a stream's entry. Its first number is the log's time, in Unix milliseconds."""
 
 from __future__ import annotations
 

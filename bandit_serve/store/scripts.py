@@ -13,10 +13,10 @@ Argument = str | bytes | int
 
 
 class Script:
-    """A script by the name of its `.lua` file beside this module."""
+    """A script by the name of its `.lua` file beside this module, with what has to be in `front` of it."""
 
-    def __init__(self, name: str) -> None:
-        self.source = files(__package__).joinpath(f"{name}.lua").read_text()
+    def __init__(self, name: str, front: str = "") -> None:
+        self.source = front + _text(name)
         self._sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     async def run(self, client: Any, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
@@ -27,9 +27,17 @@ class Script:
             return await client.execute_command("EVAL", self.source, len(keys), *keys, *arguments)
 
 
-APPEND_REWARDS = Script("append_rewards")
-APPEND_CHANGE = Script("append_change")
-APPEND_EXPOSURES = Script("append_exposures")
+def _text(name: str) -> str:
+    return files(__package__).joinpath(f"{name}.lua").read_text()
+
+
+APPENDING = _text("appending")
+APPEND = Script("append", APPENDING)
+APPEND_REWARDS = Script("append_rewards", APPENDING)
+APPEND_CHANGE = Script("append_change", APPENDING)
+APPEND_EXPOSURES = Script("append_exposures", APPENDING)
+READ_CLOCK = Script("read_clock")
+SWEEP = Script("sweep")
 TRIM = Script("trim")
 KEEP_SNAPSHOT = Script("keep_snapshot")
 DROP_SNAPSHOTS = Script("drop_snapshots")

@@ -6,6 +6,7 @@ here tries again by itself. What redis-py raises becomes `StoreUnavailable` here
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from bandit_serve.errors import StoreUnavailable
 from bandit_serve.events import REWARD
 from bandit_serve.store import scripts
 from bandit_serve.store.calls import Calls
+from bandit_serve.store.clock import TOLERANCE_MS, LogClock, even_ns
 from bandit_serve.store.connection import open_client, open_tail_client, renew
 from bandit_serve.store.facts import StoreFacts, check, inspect
 from bandit_serve.store.failures import BUSY, CANNOT_SAVE, FULL, READ_ONLY, SLOW, translate_errors
@@ -24,7 +26,12 @@ from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.outages import Outages
 
 GRACE_MS = 60_000
-EXPOSED_MARK_MS = 3_600_000
+EXPOSED_MARK_MS = 7 * 86_400_000
+"""How long, by the log's time, a worker's mark outlives what it last appended."""
+REPEATED_MS = EXPOSED_MARK_MS - GRACE_MS
+"""How long a worker may try the same exposures again: less, so that the mark of the first try is there to tell."""
+SWEPT_AT_ONCE = 500
+ASKED_AGAIN_S = 0.2
 CENSUS_MS = 60_000
 TAIL_BLOCK_MS = 1_000
 AGREEMENT_MS = 30 * 86_400_000
@@ -56,6 +63,7 @@ class Store:
     def __init__(self, url: str, *, namespace: str = "bandit_serve", timeout_s: float = 1.0) -> None:
         self.url = url
         self.keys = Keys(namespace)
+        self.clock = LogClock()
         # Any: redis-py types every reply as bytes or str, and ours are bytes.
         self._client: Any = open_client(url, timeout_s=timeout_s)
         self._calls = Calls(url, timeout_s=timeout_s)
@@ -108,8 +116,47 @@ class Store:
             await renew(client)
 
     async def time_ms(self) -> int:
-        seconds, microseconds = await self._call(self._client.time)
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        """The log's time, which `clock` knows again from now on.
+
+        Where a process that has just come can not tell whether the store's clock has jumped or nobody was there for a
+        while, it waits for those who may know, or until it may be believed itself.
+        """
+        clock, keys = self.clock, [self.keys.clock, self.keys.workers]
+        while True:
+            sent_ns = even_ns()
+            arguments = [clock.now_ms(), int(clock.established), TOLERANCE_MS]
+            store_ms, shift_ms, holds = await self._run(scripts.READ_CLOCK, keys, arguments)
+            log_ms = clock.hear(int(store_ms), int(shift_ms), sent_ns, even_ns(), holds=bool(holds))
+            if holds:
+                return log_ms
+            await asyncio.sleep(ASKED_AGAIN_S)
+
+    async def _append(
+        self, script: scripts.Script, keys: Sequence[str], arguments: Sequence[scripts.Argument]
+    ) -> Any:
+        """What a script answers that appends at the log's time; what it does not append, it is asked for once more."""
+        for _ in range(2):
+            if not self.clock.known:
+                await self.time_ms()
+            time = (self.clock.shift_ms, self.clock.now_ms(), TOLERANCE_MS)
+            answer = await self._run(script, keys, (*time, *arguments))
+            if answer != b"clock":
+                return answer
+            await self.time_ms()
+        raise StoreUnavailable("The store's clock does not agree with this machine's, and jumps.")
+
+    async def sweep(self, owner: str) -> None:
+        """Deletes what an experiment's log does not need any more: bitmaps and marks of its past."""
+        index, now_ms = self.keys.expiries(owner), await self.time_ms()
+        while True:
+            found = await self._call(
+                lambda: self._client.zrangebyscore(index, "-inf", f"({now_ms}", start=0, num=SWEPT_AT_ONCE)
+            )
+            if not found:
+                return
+            keys = [key.decode() for key in found]
+            if not await self._run(scripts.SWEEP, [index, *keys], [now_ms]):
+                return
 
     # The log
 
@@ -117,14 +164,15 @@ class Store:
         self, owner: str, bitmaps: Sequence[str], rows: bytes, checks: bytes, row_bytes: int = REWARD.itemsize
     ) -> bytes:
         """One letter a row: `a`ccepted, `d`uplicate, `l`ate. `checks` are 12 bytes a row (append_rewards.lua)."""
-        keys = [self.keys.log(owner), *bitmaps]
+        keys = [self.keys.log(owner), self.keys.expiries(owner), *bitmaps]
         arguments: list[scripts.Argument] = [rows, row_bytes, checks, GRACE_MS]
-        return bytes(await self._write(self._run(scripts.APPEND_REWARDS, keys, arguments)))
+        return bytes(await self._write(self._append(scripts.APPEND_REWARDS, keys, arguments)))
 
     async def append_change(self, owner: str, revision: int, kind: bytes, event: bytes) -> Offset | None:
         """The entry's offset, or None when `revision` is no longer the head's."""
         keys = [self.keys.log(owner), self.keys.head(owner)]
-        offset = await self._write(self._run(scripts.APPEND_CHANGE, keys, [str(revision), kind, event]))
+        arguments: list[scripts.Argument] = [str(revision), kind, event]
+        offset = await self._write(self._append(scripts.APPEND_CHANGE, keys, arguments))
         return Offset.parse(offset) if offset else None
 
     async def set_head(self, owner: str, revision: int) -> None:
@@ -132,17 +180,26 @@ class Store:
         await self._call(lambda: self._client.set(self.keys.head(owner), str(revision)))
 
     async def append_exposures(
-        self, owner: str, incarnation: int, first: int, count: int, event: bytes
-    ) -> bool:
-        """False when an earlier try had already appended them."""
-        keys = [self.keys.log(owner), self.keys.exposed(owner, incarnation)]
-        arguments: list[scripts.Argument] = [first, count, event, EXPOSED_MARK_MS]
-        return bool(await self._write(self._run(scripts.APPEND_EXPOSURES, keys, arguments)))
+        self,
+        owner: str,
+        incarnation: int,
+        first: int,
+        count: int,
+        event: bytes,
+        tried_ms: int | None = None,
+    ) -> bool | None:
+        """False when an earlier try had already appended them; None, and nothing is appended, when the first try, at
+        `tried_ms` of the log's time, is so long ago that this is not known any more.
+        """
+        keys = [self.keys.log(owner), self.keys.exposed(owner, incarnation), self.keys.expiries(owner)]
+        tried = -1 if tried_ms is None else tried_ms
+        arguments = (first, count, event, EXPOSED_MARK_MS, REPEATED_MS, tried)
+        answer = int(await self._write(self._append(scripts.APPEND_EXPOSURES, keys, arguments)))
+        return None if answer < 0 else bool(answer)
 
     async def append(self, owner: str, kind: bytes, event: bytes) -> Offset:
-        fields: dict[Any, Any] = {kind: event}
-        appended = self._write(self._call(lambda: self._client.xadd(self.keys.log(owner), fields)))
-        return Offset.parse(await appended)
+        appended = self._append(scripts.APPEND, [self.keys.log(owner)], [kind, event])
+        return Offset.parse(await self._write(appended))
 
     async def last_offset(self, owner: str) -> Offset:
         newest = await self._call(lambda: self._client.xrevrange(self.keys.log(owner), count=1))
