@@ -28,6 +28,8 @@ STATUSES = {
     "NotBuilt": 501,
     "ModelLost": 500,
     "LogLost": 500,
+    "UnreadableEntry": 500,
+    "SetAside": 503,
     "Unavailable": 503,
     "StoreUnavailable": 503,
     "Overloaded": 503,
