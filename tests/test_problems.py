@@ -30,6 +30,8 @@ STATUSES = {
     "NotBuilt": 501,
     "StateFault": 500,
     "LogLost": 500,
+    "UnreadableEntry": 500,
+    "SetAside": 503,
     "Unavailable": 503,
     "SetAside": 503,
     "StoreUnavailable": 503,

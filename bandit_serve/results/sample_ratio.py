@@ -13,6 +13,8 @@ from bandit_serve.results.sequence import TUNED_FOR, Floats, Sequence
 
 ALPHA = 0.01
 PRIOR_WEIGHT = 1_000.0
+# The gamma function of less has no end, and no arm is ever drawn so.
+LEAST_SHARE = 1e-50
 FEWEST_EXPECTED = 5.0
 """Below this many expected in any arm (of those with a share at all) the verdict is `insufficient`."""
 
@@ -23,11 +25,11 @@ def log_e_constant(counts: ArrayLike, shares: ArrayLike) -> float:
     """The logarithm of the Dirichlet-multinomial e-value (Lindon & Malek 2022) of `counts` [K] under a
     constant split.
 
-    `shares` [K] sum to 1; arms without a share have no count and are left out.
+    `shares` [K] sum to 1; arms without a share have no count and are left out, as are those of next to none.
     """
     theta = np.asarray(shares, np.float64)
-    n = np.asarray(counts, np.float64)[theta > 0]
-    theta = theta[theta > 0]
+    n = np.asarray(counts, np.float64)[theta > LEAST_SHARE]
+    theta = theta[theta > LEAST_SHARE]
     prior = PRIOR_WEIGHT * theta
     arms = gammaln(prior + n) - gammaln(prior) - n * np.log(theta)
     return float(gammaln(PRIOR_WEIGHT) - gammaln(PRIOR_WEIGHT + n.sum()) + math.fsum(arms))
