@@ -16,7 +16,7 @@ from services import ThrowawayService
 from stores import ThrowawayStore
 
 from bandit_serve import events
-from bandit_serve.errors import InvalidInput
+from bandit_serve.errors import InvalidInput, UnreadableEntry
 from bandit_serve.events import Change, Changed
 from bandit_serve.experiment import MAX_PAYLOAD_BYTES, Arm, Experiment, require_payloads
 from bandit_serve.live import LiveExperiment
@@ -69,10 +69,10 @@ def test_a_change_that_leaves_nothing_out_is_written_as_ever() -> None:
 def test_a_change_without_what_it_builds_on_is_refused() -> None:
     about = record(made_of(arms=arms(1, 2)))
     change = Changed(about, Change("pause", "me")).without(about)
-    with pytest.raises(ValueError, match="does not hold"):
+    with pytest.raises(UnreadableEntry, match="does not hold"):
         LiveExperiment(change)
     one = record(msgspec.structs.replace(about.experiment, arms=about.experiment.arms[:1]))
-    with pytest.raises(ValueError, match="does not hold"):
+    with pytest.raises(UnreadableEntry, match="does not hold"):
         change.whole(one)
 
 

@@ -33,7 +33,6 @@ STATUSES = {
     "UnreadableEntry": 500,
     "SetAside": 503,
     "Unavailable": 503,
-    "SetAside": 503,
     "StoreUnavailable": 503,
     "Overloaded": 503,
     "StoreRefused": 503,
