@@ -51,10 +51,10 @@ class ExperimentView(Experiment, frozen=True, kw_only=True):
 
 
 class ExperimentList(Struct, frozen=True):
-    """`after` is what the next page is asked for with; null on the last one, and where no `limit` was given."""
+    """`after` is what the next page is asked for with; not there on the last one, and where no `limit` was given."""
 
     experiments: list[ExperimentView]
-    after: str | None = None
+    after: str | UnsetType = UNSET
 
 
 class HistoryView(Struct, frozen=True):
@@ -155,7 +155,7 @@ class ModelList(Struct, frozen=True):
     """`after` as in `ExperimentList`."""
 
     models: list[ModelSummary]
-    after: str | None = None
+    after: str | UnsetType = UNSET
 
 
 def set_aside_view(aside: Aside) -> SetAsideView:

@@ -32,14 +32,16 @@ def test_a_batch_gives_way_after_each_entry_that_takes_long(asked: str) -> None:
     decider = SimpleNamespace(
         status="running", arm_names=["a"], models=[None], payloads=[None], features=None
     )
-    decisions = SimpleNamespace(deciders={"e": decider}, decider=lambda name: decider, **{asked: answered})
+    decisions = SimpleNamespace(find=lambda name: decider, decider=lambda name: decider, **{asked: answered})
     counters = SimpleNamespace(add=lambda name, amount=1: None)
     service: Any = SimpleNamespace(settings=Settings(), decisions=decisions, counters=counters)
     handlers = DecisionHandlers(service)
 
     async def run() -> list[int]:
         body = json.dumps({"requests": [{"user_id": "u", "item_id": "i"} if asked == "predict" else {}] * N})
-        batch = asyncio.create_task(getattr(handlers, f"{asked}_batch")("e", {}, body.encode()))
+        batch = asyncio.create_task(
+            getattr(handlers, f"{asked}_batch")("e", {"Content-Type": "application/json"}, body.encode())
+        )
         at_once = []
         while not batch.done():
             before = len(done)

@@ -24,6 +24,7 @@ from bandit_serve._assignment import Rendezvous
 from bandit_serve.decisions.draw import Draw
 from bandit_serve.events import Changed, Rewarded, Tick
 from bandit_serve.live import LiveExperiment
+from bandit_serve.policies import ContextualPolicy
 from bandit_serve.results import ResultsFold, report
 from bandit_serve.store.offset import Offset
 
@@ -57,6 +58,10 @@ def check_live(live: LiveExperiment, history: History) -> None:
     restored = LiveExperiment.from_state(live.offset, state)
     assert restored.state() == state
     mask, x = history.mask(), history.x()
+    for each in (live, restored):
+        # Parameters that are drawn for all arms are drawn at a refresh.
+        if isinstance(each.policy, ContextualPolicy) and each.policy.to_redraw:
+            each.policy.redraw()
     for among in (live.active, mask):
         now_ms = live.offset.time_ms
         shares = live.shares(among, now_ms, x)

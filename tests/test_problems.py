@@ -29,6 +29,7 @@ STATUSES = {
     "PreconditionFailed": 412,
     "NotBuilt": 501,
     "StateFault": 500,
+    "Unfoldable": 500,
     "LogLost": 500,
     "UnreadableEntry": 500,
     "SetAside": 503,

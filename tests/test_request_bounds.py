@@ -33,7 +33,7 @@ from bandit_serve.policies.features import Features, n_features_of
 from bandit_serve.policies.serving import features_of
 from bandit_serve.server.app import ROUTES
 from bandit_serve.server.route import MULTIPART
-from bandit_serve.server.wire import LARGE_BYTES, MAX_ANSWER_BYTES, MAX_VALUES, Body, Responses
+from bandit_serve.server.wire import JSON_HEADERS, LARGE_BYTES, MAX_ANSWER_BYTES, MAX_VALUES, Body, Responses
 
 
 def lists_and_mappings(kind: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -198,9 +198,9 @@ def test_a_body_with_too_many_values_is_refused_unread(service: ThrowawayService
 def test_values_are_counted_in_large_bodies_only() -> None:
     read = Body(DecideBatch, timeout_s=1.0).decode
     with pytest.raises(TooLarge):
-        read({}, b"," * (MAX_VALUES + 1) + b" " * LARGE_BYTES)
+        read(JSON_HEADERS, b"," * (MAX_VALUES + 1) + b" " * LARGE_BYTES)
     with pytest.raises(InvalidInput, match="can not be read") as refused:
-        read({}, b"," * LARGE_BYTES)
+        read(JSON_HEADERS, b"," * LARGE_BYTES)
     assert not isinstance(refused.value, TooLarge)
 
 
@@ -214,13 +214,15 @@ def test_what_messagepack_claims_is_refused_before_room_is_made_for_it(kind: typ
 
 def test_one_decision_names_at_most_all_arms_and_a_thousand_values() -> None:
     read = Body(DecideRequest, timeout_s=1.0).decode
-    assert read({}, msgspec.json.encode({"eligible": ["a"] * MAX_ARMS})).eligible == ["a"] * MAX_ARMS
+    assert (
+        read(JSON_HEADERS, msgspec.json.encode({"eligible": ["a"] * MAX_ARMS})).eligible == ["a"] * MAX_ARMS
+    )
     for body in (
         {"eligible": ["a"] * (MAX_ARMS + 1)},
         {"context": {str(i): i for i in range(MAX_CONTEXT + 1)}},
     ):
         with pytest.raises(InvalidInput, match="length <= 1000"):
-            read({}, msgspec.json.encode(body))
+            read(JSON_HEADERS, msgspec.json.encode(body))
 
 
 @pytest.mark.parametrize("form", ["json", "msgpack"])
@@ -270,12 +272,12 @@ def test_experiments_are_listed_page_by_page(service: ThrowawayService, heavy: s
     assert everything == sorted(everything)
     assert set(names) <= set(everything)
     paged: list[str] = []
-    after = ""
+    after: str | None = ""
     while after is not None:
         page = service.call("GET", f"/v1/experiments?limit=2&after={after}").body
         assert len(page["experiments"]) <= 2
         paged += [each["id"] for each in page["experiments"]]
-        after = page["after"]
+        after = page.get("after")
     assert paged == everything
     for query in ("limit=0", "limit=1001", "limit=x", "limit=", "first=2"):
         check_problem(service.call("GET", f"/v1/experiments?{query}"), 400)
@@ -284,8 +286,8 @@ def test_experiments_are_listed_page_by_page(service: ThrowawayService, heavy: s
 
 def test_a_list_that_is_too_large_says_how_to_ask_for_less(service: ThrowawayService) -> None:
     payload = "x" * (MAX_DOCUMENT_BYTES - 2)
-    arms = [{"name": f"a{i}", "payload": payload} for i in range(200)]
-    for _ in range(3):
+    arms = [{"name": f"a{i}", "payload": payload} for i in range(15)]
+    for _ in range(MAX_ANSWER_BYTES // (15 * MAX_DOCUMENT_BYTES) + 1):
         draft(service, arms=arms)
     refused = service.call("GET", "/v1/experiments")
     check_problem(refused, 413)

@@ -336,7 +336,7 @@ def test_an_entry_moves_no_more_of_a_model_than_is_folded_quickly(server: Throwa
     most = module.MAX_GROUP_NUMBERS // order**2
 
     async def scenario(store: Store, _: RewardAppender, now_ms: int) -> None:
-        appender = RewardAppender(store, OWNER, ("click",), WINDOW_MS, order)
+        appender = RewardAppender(store, OWNER, ("click",), WINDOW_MS, 2, order)
         n = 2 * most + 3
         x = np.arange(n * 2, dtype=np.float32).reshape(n, 2)
         verdicts, alone = await asyncio.gather(

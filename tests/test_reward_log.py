@@ -9,7 +9,10 @@ WINDOW_MS = 1_000
 
 
 def exposed(first, pairs, held_out=b"", n=10):
-    return Exposed(7, first, 1, 0, bytes(2 * n), bytes(4 * n), b"", b"", b"", held_out, b"", tuple(pairs))
+    vectors, runs = np.ones(1).tobytes(), np.array([n], np.uint32).tobytes()
+    return Exposed(
+        7, first, 1, 0, bytes(2 * n), bytes(4 * n), b"", vectors, runs, held_out, b"", tuple(pairs)
+    )
 
 
 def rewarded(*rewards, metric=0, flags=0):

@@ -89,7 +89,7 @@ class Refresher:
         keys = decider.subsets_in_use()
         policy = decider.live.policy
         if isinstance(policy, ContextualPolicy) and policy.to_redraw:
-            evidence, time_ms, everyone = decider.live.evidence, now_ms(), decider.everyone()
+            evidence, time_ms, everyone = decider.live.evidence, self._now_ms(), decider.everyone()
             await asyncio.to_thread(policy.redraw)
             decider.take(everyone, {}, evidence, time_ms)
             return

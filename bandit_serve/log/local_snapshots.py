@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
+from bandit_serve.own_files import own_folder
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import START, Offset
 
@@ -59,7 +60,7 @@ class LocalSnapshots:
     def is_mine(self) -> bool:
         """Whether this process is the one on this host that writes; it stays so until it ends."""
         if self._lock_fd is None:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            own_folder(self._directory)
             fd = os.open(
                 self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
             )

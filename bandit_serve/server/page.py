@@ -17,16 +17,18 @@ PAGE = (
 )
 
 
-def page(request: web.Request, names: Sequence[str]) -> tuple[Sequence[str], str | None]:
-    """The names that are asked for, all without a `limit`, and after which the next page begins, None on the last."""
+def page(request: web.Request, names: Sequence[str]) -> tuple[Sequence[str], dict[str, str]]:
+    """The names that are asked for, all without a `limit`; and what the answer has beside them: where it went on after
+    them, `after`, unless it did not.
+    """
     start = bisect_right(names, request.query["after"]) if "after" in request.query else 0
     limit = request.query.get("limit")
     if limit is None:
-        return names[start:], None
+        return names[start:], {}
     if not (limit.isascii() and limit.isdecimal() and len(limit) < 5 and 1 <= int(limit) <= MAX_PAGE):
         raise _wrong("limit", f"expected a whole number from 1 to {MAX_PAGE}")
     end = start + int(limit)
-    return names[start:end], names[end - 1] if end < len(names) else None
+    return names[start:end], {"after": names[end - 1]} if end < len(names) else {}
 
 
 def _wrong(at: str, detail: str) -> InvalidInput:

@@ -79,7 +79,7 @@ class Supervisor:
         self._backoff = Backoff()
         self._looked_s = self._watching_since_s = time.monotonic()
         self._store_at_s = 0.0
-        self._store_ends = 0
+        self._store_backoff = Backoff(STORE_PAUSES_S)
         self._n_slots = 2 * settings.workers
 
     def run(self) -> int:
@@ -225,9 +225,8 @@ class Supervisor:
         if self._private is None or now_s < self._store_at_s or self._private.alive():
             return
         if now_s > self._store_at_s + STORE_PAUSES_S[-1]:
-            self._store_ends = 0
-        pause_s = STORE_PAUSES_S[min(self._store_ends, len(STORE_PAUSES_S) - 1)]
-        self._store_ends += 1
+            self._store_backoff.ran_well()
+        pause_s = self._store_backoff.failed()
         try:
             if self._private.ensure():
                 log.warning("the private store had ended; it runs again")

@@ -60,7 +60,7 @@ class ExperimentHandlers:
         await self._service.tail.hear_all_news()
         replica = self._service.replica
         names, after = page(request, known_experiments(replica))
-        fields = {"experiments": (view_of(replica, name) for name in names), "after": after}
+        fields = {"experiments": (view_of(replica, name) for name in names), **after}
         return await answer_in_turns(fields, "ask for fewer with ?limit=")
 
     async def show(self, request: web.Request) -> web.Response:

@@ -89,7 +89,7 @@ class ModelHandlers:
         registry = await self._changes.known()
         names, after = page(request, sorted(registry.models))
         models = [registry.models[name] for name in names]
-        fields = {"models": map(model_summary, models), "after": after}
+        fields = {"models": map(model_summary, models), **after}
         return await answer_in_turns(fields, "ask for fewer with ?limit=")
 
     async def show(self, request: web.Request) -> web.Response:
