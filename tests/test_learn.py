@@ -76,18 +76,22 @@ def running(request, tmp_path):
         upload(service, model, path.read_bytes(), {"status": "staged"})
         promoted = service.call("POST", f"/v1/models/{model}/versions/v1/status", {"status": "production"})
         assert promoted.status == 200, promoted
-        name = new_name()
-        body = {
-            "id": name,
-            "arms": [{"name": arm, "model": model, "version": "v1"} for arm in ("control", "challenger")],
-            "metrics": [{"name": "stars", "kind": "continuous"}],
-            "policy": {"kind": "fixed_split"},
-            "attribution": {"missing": "ignore", "window": "1h"},
-        }
-        made = service.call("POST", "/v1/experiments", body)
-        assert made.status == 201, made
-        assert service.call("POST", f"/v1/experiments/{name}/start").status == 200
-        yield service, model, name, path
+        yield service, model, started(service, model), path
+
+
+def started(service, model):
+    name = new_name()
+    body = {
+        "id": name,
+        "arms": [{"name": arm, "model": model, "version": "v1"} for arm in ("control", "challenger")],
+        "metrics": [{"name": "stars", "kind": "continuous"}],
+        "policy": {"kind": "fixed_split"},
+        "attribution": {"missing": "ignore", "window": "1h"},
+    }
+    made = service.call("POST", "/v1/experiments", body)
+    assert made.status == 201, made
+    assert service.call("POST", f"/v1/experiments/{name}/start").status == 200
+    return name
 
 
 def learn_command(service, model, *flags):
@@ -243,3 +247,28 @@ def test_what_was_rewarded_is_a_data_set_to_train_on(running):
     assert both.status == 2
     assert "--log" in both.err
     assert "no experiment" in bandit_serve("train", "--log", "none", "--data", service.data).err
+
+
+@pytest.mark.parametrize("running", [MatrixFactorization], indirect=True, ids=["mf"])
+def test_an_experiment_that_is_set_aside_keeps_no_other_from_being_learned(running):
+    service, model, sick, _ = running
+    well = started(service, model)
+    sent = {}
+    for name in (sick, well):
+        traffic = Traffic(service, name)
+        traffic.start()
+        wait_until(lambda traffic=traffic: traffic.sent >= 20, 60)
+        traffic.stop()
+        sent[name] = traffic.sent
+
+    async def spoil():
+        store = Store(PrivateServer(service.data).url)
+        await store.append(sick, b"z", b"unknown")
+        await store.close()
+
+    asyncio.run(spoil())
+    wait_until(lambda: "set_aside" in service.call("GET", f"/v1/experiments/{sick}").body)
+    learn = ("learn", model, "--until-caught-up", "--json", "--data", service.data)
+    assert bandit_serve(*learn).document["learned"] == sent[well]
+    assert bandit_serve("repair", sick, "--leave-out", "--data", service.data).status == 0
+    assert bandit_serve(*learn).document["learned"] == sent[well] + sent[sick]

@@ -22,12 +22,12 @@ from bandit_serve.cli.command import AsJson, in_house
 from bandit_serve.cli.house import House, actor
 from bandit_serve.cli.output import print_json, say
 from bandit_serve.errors import Conflict, NotFound, UsageError
-from bandit_serve.experiment import Arm, Ramp
-from bandit_serve.live import LiveExperiment
+from bandit_serve.experiment import Arm, Ramp, Record
 from bandit_serve.models.family import load_model
 from bandit_serve.models.registry import Version
 from bandit_serve.own_files import open_own, own_folder, truncated
 from bandit_serve.store.offset import Offset
+from bandit_serve.store.store import Entry
 from bandit_serve.training.gates import Gate
 from bandit_serve.training.learner import ContinuousLearner, Followed, in_order
 
@@ -160,7 +160,9 @@ class _Run:
             if n or time.monotonic() - self._saved_s >= self._wishes.checkpoint_s:
                 await self._save(learner, force=not n)
             if self._wishes.caught_up_ends and all(
-                learner.offsets[name] >= end for name, end in ends.items() if name in learner.offsets
+                learner.offsets[name] >= end
+                for name, end in ends.items()
+                if name in learner.offsets and name in self._house.replica.experiments
             ):
                 break
             if not n:
@@ -189,6 +191,9 @@ class _Run:
         known_ms = await store.time_ms()
         found: dict[str, list[tuple[Offset, events.Event]]] = {}
         for name in list(learner.offsets):
+            live = self._house.replica.experiments.get(name)
+            if live is None:
+                continue  # set aside: the others are learned from meanwhile
             trimmed = await store.trimmed(name)
             if trimmed > learner.offsets[name]:
                 self._say(
@@ -197,13 +202,11 @@ class _Run:
                 learner.offsets[name] = trimmed
             log: list[tuple[Offset, events.Event]] = []
             at = learner.offsets[name]
-            n_features = self._house.replica.experiment(name).n_features
             while len(log) < ENTRIES_AT_ONCE:
                 entries = await store.read(name, at, READ_COUNT)
-                log += [
-                    (entry.offset, events.decode(entry.kind, entry.data, n_features)) for entry in entries
-                ]
-                if len(entries) < READ_COUNT:
+                decoded = self._decoded(name, entries, live.n_features)
+                log += decoded
+                if len(decoded) < READ_COUNT:
                     break
                 at = entries[-1].offset
             else:
@@ -216,6 +219,19 @@ class _Run:
             if learner.learned - learner.published >= self._wishes.every:
                 await self._publish(learner)
         return len(ordered)
+
+    def _decoded(self, name: str, entries: list[Entry], n_features: int) -> list[tuple[Offset, events.Event]]:
+        """The events of entries, up to one that can not be read; one that was left out is as if time passed."""
+        omission = self._house.replica.registry.repairs.omission
+        found: list[tuple[Offset, events.Event]] = []
+        for entry in entries:
+            try:
+                left_out = omission(name, entry.offset) is not None
+                event = events.Tick() if left_out else events.decode(entry.kind, entry.data, n_features)
+            except Exception:
+                break  # this experiment is set aside when the fold comes there
+            found.append((entry.offset, event))
+        return found
 
     async def _save(self, learner: ContinuousLearner, *, force: bool) -> None:
         if force or time.monotonic() - self._saved_s >= self._wishes.checkpoint_s:
@@ -295,22 +311,25 @@ async def _followed(house: House, model: str, names: list[str] | None) -> dict[s
     """The named experiments, or all that have an arm of the model."""
     await house.tail.hear_all_news()
     found = {}
-    for name, live in sorted(house.replica.experiments.items()):
-        uses = any(arm.model == model for arm in live.experiment.arms)
-        if (uses if names is None else name in names) and live.record.status != "draft":
-            found[name] = _follow(live)
-    missing = [name for name in names or () if name not in house.replica.experiments]
+    # Those that are set aside, too: once they are repaired, the learner goes on where it was.
+    aside = {name: each.record for name, each in house.replica.aside.items() if each.record is not None}
+    records = {**{name: live.record for name, live in house.replica.experiments.items()}, **aside}
+    for name, record in sorted(records.items()):
+        uses = any(arm.model == model for arm in record.experiment.arms)
+        if (uses if names is None else name in names) and record.status != "draft":
+            found[name] = _follow(record)
+    missing = [name for name in names or () if name not in records]
     if missing:
         raise NotFound(f"There is no experiment {missing[0]!r}.")
     return found
 
 
-def _follow(live: LiveExperiment) -> Followed:
-    experiment = live.experiment
+def _follow(record: Record) -> Followed:
+    experiment = record.experiment
     metrics = [metric.name for metric in experiment.metrics]
     return Followed(
         experiment.id,
-        live.record.uid,
+        record.uid,
         experiment.attribution.window_ms,
         metrics.index(experiment.objective.name),
     )

@@ -189,7 +189,8 @@ async def _read_logged(settings: Settings, url: str, experiment: str) -> DataSet
     async with open_house(settings, url) as house:
         await house.tail.hear_all_news()
         live = house.replica.experiment(experiment)
-        return await read_logged(house.store, live.experiment, live.n_features)
+        repairs = house.replica.registry.repairs
+        return await read_logged(house.store, live.experiment, live.n_features, repairs)
 
 
 def _save(result: TrainingResult, place: Path) -> dict[str, Path]:

@@ -310,6 +310,10 @@ class Tail:
         log.warning("%s was trimmed past this worker's position; starting over from its snapshot", owner)
         if owner == COMMON:
             await self._restore_registry()
+            if trimmed > self._replica.positions[owner]:
+                raise StoreUnavailable(
+                    f"The log of {owner} is trimmed through {trimmed}, and no snapshot reaches that."
+                )
         else:
             with self._replica.island(owner):
                 await self._restore(owner)

@@ -9,6 +9,7 @@ import numpy as np
 from bandit_serve import events
 from bandit_serve.errors import InvalidInput
 from bandit_serve.experiment import Experiment
+from bandit_serve.repairs import Repairs
 from bandit_serve.store.offset import START
 from bandit_serve.store.store import Store
 from bandit_serve.training.dataset import DataSet
@@ -18,11 +19,12 @@ from bandit_serve.training.reward_log import Rating, RewardLog
 READ_COUNT = 500
 
 
-async def read_logged(store: Store, experiment: Experiment, n_features: int) -> DataSet:
+async def read_logged(store: Store, experiment: Experiment, n_features: int, repairs: Repairs) -> DataSet:
     """The rewarded predictions of an experiment that its log still holds, in its order: user, item, reward, when.
 
-    n_features: of its context. The reward is that of the objective. `InvalidInput` when there are none: predictions are
-    logged with what they were about while the service is set to `learn`.
+    n_features: of its context; `repairs` say which entries are left out. The reward is that of the objective.
+    `InvalidInput` when there are none: predictions are logged with what they were about while the service is set to
+    `learn`.
     """
     objective = experiment.metrics.index(experiment.objective)
     join, found = RewardLog(experiment.attribution.window_ms, objective), list[Rating]()
@@ -32,7 +34,9 @@ async def read_logged(store: Store, experiment: Experiment, n_features: int) -> 
         if not entries:
             break
         for entry in entries:
-            found += join.apply(entry.offset.time_ms, events.decode(entry.kind, entry.data, n_features))
+            if repairs.omission(experiment.id, entry.offset) is None:
+                event = events.decode(entry.kind, entry.data, n_features)
+                found += join.apply(entry.offset.time_ms, event)
         at = entries[-1].offset
     if not found:
         raise InvalidInput(
