@@ -32,6 +32,7 @@ REPEATED_MS = EXPOSED_MARK_MS - GRACE_MS
 """How long a worker may try the same exposures again: less, so that the mark of the first try is there to tell."""
 SWEPT_AT_ONCE = 500
 ASKED_AGAIN_S = 0.2
+APPEND_TRIES = 4
 CENSUS_MS = 60_000
 TAIL_BLOCK_MS = 1_000
 AGREEMENT_MS = 30 * 86_400_000
@@ -134,8 +135,11 @@ class Store:
     async def _append(
         self, script: scripts.Script, keys: Sequence[str], arguments: Sequence[scripts.Argument]
     ) -> Any:
-        """What a script answers that appends at the log's time; what it does not append, it is asked for once more."""
-        for _ in range(2):
+        """What a script answers that appends at the log's time; what it does not append, it is asked for again.
+
+        More than once: a store's look at its clock may be older than the one before.
+        """
+        for _ in range(APPEND_TRIES):
             if not self.clock.known:
                 await self.time_ms()
             time = (self.clock.shift_ms, self.clock.now_ms(), TOLERANCE_MS)
