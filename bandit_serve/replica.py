@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -12,13 +13,15 @@ from bandit_serve.errors import NotFound, SetAside, StoreUnavailable
 from bandit_serve.events import Census
 from bandit_serve.experiment import Record
 from bandit_serve.live import LiveExperiment, folding
-from bandit_serve.models.registry import Registry, decode_registry_event
+from bandit_serve.models.registry import MODEL, Registry, decode_registry_event
 from bandit_serve.repairs import Repaired
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Entry
 from bandit_serve.times import now_ms
 from bandit_serve.turn import Step
+
+log = logging.getLogger(__name__)
 
 MAX_REASON = 300
 RETRY_S = 10.0
@@ -165,7 +168,12 @@ class Replica:
         self._tell_aside(owner)
 
     def _apply_common(self, entry: Entry) -> None:
-        event = decode_registry_event(entry.kind, entry.data)
+        try:
+            event = decode_registry_event(entry.kind, entry.data)
+        except Exception:
+            # Its writer has counted it, and the next change is compared with that.
+            self.registry.revision += entry.kind == MODEL
+            raise
         self.registry.apply(entry.offset, event)
         if isinstance(event, Repaired):
             self._repair(event)
@@ -232,7 +240,10 @@ class Replica:
 
     def _tell_aside(self, owner: str, error: Exception | None = None) -> None:
         for listener in self._aside_listeners:
-            listener(owner, error)
+            try:
+                listener(owner, error)
+            except Exception:
+                log.exception("%s is set aside, and that can not be followed everywhere", owner)
 
     def experiment(self, name: str) -> LiveExperiment:
         live = self.experiments.get(name)
@@ -253,7 +264,7 @@ class Replica:
         for name, aside in self.aside.items():
             if aside.record is not None and aside.record.uid == uid:
                 return name, aside
-            if aside.record is None and name != COMMON:
+            if aside.record is None and name != COMMON and not aside.given_up:
                 unknown = name, aside
         return unknown
 

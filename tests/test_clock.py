@@ -90,7 +90,7 @@ def test_a_clock_that_heard_nothing_is_this_machines() -> None:
 def test_time_never_goes_back_and_is_right_within_the_answer(
     shift_ms: int, answers: list[tuple[int, int]]
 ) -> None:
-    """Each answer says a time that is off by up to a quarter of the tolerance and took up to 3 s: together less than it."""
+    """Each answer says a time that is off by up to a quarter of the tolerance and took up to 3 s."""
     clock, last_ms = LogClock(), 0
     for off_ms, took_ms in answers:
         received_ns = even_ns()

@@ -229,6 +229,22 @@ def test_an_experiment_of_which_nothing_is_left_to_read_answers_503(
     assert give(served, decide(served, "f").body["decision_id"]).status == 200
 
 
+@pytest.mark.parametrize("garbage", [b"\xa1\xff", b"\x91" * 2_000, b""], ids=["no text", "deep", "nothing"])
+def test_workers_start_whatever_a_change_is_made_of(
+    served: ThrowawayService, store: ThrowawayStore, garbage: bytes
+) -> None:
+    make_experiment(served, "e")
+    offset = poison(store, "e", Poison(events.CHANGED, garbage))
+    wait_until(lambda: is_set_aside(served, "e"))
+    for victim in served.worker_pids():
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda victim=victim: gone(victim))
+    wait_until_all_serve(served, WORKERS)
+    decided = decide(served, "e")
+    assert (decided.status, decided.body["arm"]) == (200, "control")
+    assert served.call("GET", "/v1/experiments/e").body["set_aside"]["offset"] == offset
+
+
 def test_states_before_repairs_existed_can_be_read() -> None:
     live = LiveExperiment(created(experiment()))
     live.omitted = 0

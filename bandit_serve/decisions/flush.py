@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 
 from bandit_serve import events
@@ -10,6 +11,8 @@ from bandit_serve.decisions.exposures import ExposureBuffer
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.events import Exposed
 from bandit_serve.store.store import Store
+
+log = logging.getLogger(__name__)
 
 FLUSH_S = 0.1
 
@@ -22,6 +25,8 @@ class Flusher:
         self._exposures = exposures
         self._incarnation = incarnation
         self._flushing = asyncio.Lock()
+        self._late: set[str] = set()
+        self._said: set[str] = set()
         # By experiment, the batch whose append failed, and when it was first tried.
         self._tried: dict[str, tuple[Exposed, int]] = {}
 
@@ -37,14 +42,28 @@ class Flusher:
     async def flush(self) -> None:
         """Returns when everything that was decided before is in the log; `StoreUnavailable` when that fails."""
         async with self._flushing:
-            for name, buffer in list(self._exposures.items()):
-                # Not what is decided meanwhile: a busy experiment would never let the others have their turn.
-                end = buffer.next
-                while (waiting := buffer.first_waiting(end)) is not None:
-                    batch, n_rows = waiting
-                    if not await self._append(name, batch, n_rows):
-                        buffer.lost += n_rows
-                    buffer.done(batch)
+            # One that was not taken comes last the next time, so that it keeps no other from being flushed.
+            for name, buffer in sorted(self._exposures.items(), key=lambda item: item[0] in self._late):
+                self._late.add(name)
+                try:
+                    await self._flush_one(name, buffer)
+                except StoreUnavailable:
+                    raise
+                except Exception:
+                    if name not in self._said:
+                        self._said.add(name)
+                        log.exception("the exposures of %s can not be logged", name)
+                else:
+                    self._late.discard(name)
+
+    async def _flush_one(self, name: str, buffer: ExposureBuffer) -> None:
+        # Not what is decided meanwhile: a busy experiment would never let the others have their turn.
+        end = buffer.next
+        while (waiting := buffer.first_waiting(end)) is not None:
+            batch, n_rows = waiting
+            if not await self._append(name, batch, n_rows):
+                buffer.lost += n_rows
+            buffer.done(batch)
 
     async def _append(self, name: str, batch: Exposed, n_rows: int) -> bool:
         """False where it is not known any more whether an earlier try has appended them, and a second might be two."""

@@ -61,20 +61,20 @@ class Refresher:
                 self._moved.discard(name)
                 self._moving.discard(name)
                 continue
-            if decider.is_stale(self._now_ms()):
-                now_s = time.monotonic()
-                due_s = max(self._due_s.get(name, 0.0), self._rest_until_s)
-                if now_s < due_s:
-                    return min(due_s, soonest_s)
-                self._moved.discard(name)
-                with self._replica.island(name):
+            with self._replica.island(name):
+                if decider.is_stale(self._now_ms()):
+                    now_s = time.monotonic()
+                    due_s = max(self._due_s.get(name, 0.0), self._rest_until_s)
+                    if now_s < due_s:
+                        return min(due_s, soonest_s)
+                    self._moved.discard(name)
                     await self._refresh(decider)
-                spent_s = time.monotonic() - now_s
-                self._due_s[name] = now_s + decider.live.experiment.policy.refresh_ms / 1000
-                self._rest_until_s = now_s + spent_s / MOST_OF_A_CORE
-            else:
-                self._moved.discard(name)
-            soonest_s = min(soonest_s, self._moves_at_s(name, decider))
+                    spent_s = time.monotonic() - now_s
+                    self._due_s[name] = now_s + decider.live.experiment.policy.refresh_ms / 1000
+                    self._rest_until_s = now_s + spent_s / MOST_OF_A_CORE
+                else:
+                    self._moved.discard(name)
+                soonest_s = min(soonest_s, self._moves_at_s(name, decider))
         return soonest_s if math.isfinite(soonest_s) else None
 
     def _moves_at_s(self, name: str, decider: Decider) -> float:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import msgspec
-
 from bandit_serve import events
 from bandit_serve.errors import Unfoldable
 from bandit_serve.events import Changed
@@ -33,6 +31,9 @@ async def newest_state(store: Store, name: str, repairs: Repairs) -> LiveExperim
         snapshot = await store.read_snapshot(name, POLICY_FOLD, offset) if offset >= trimmed else None
         if snapshot is None:
             continue
+        if await store.find_lost([(name, offset)]):
+            log.warning("the log of %s has lost what came before the snapshot at %s", name, offset)
+            continue
         try:
             live = LiveExperiment.from_state(offset, snapshot.state)
         except Exception as error:  # whatever bytes that another build wrote, or somebody changed, can cause
@@ -56,7 +57,7 @@ async def newest_record(store: Store, name: str) -> Record | None:
         snapshot = await store.read_snapshot(name, POLICY_FOLD, offset)
         try:
             record = None if snapshot is None else LiveExperiment.record_in(snapshot.state)
-        except (ValueError, TypeError, LookupError, msgspec.MsgspecError):
+        except Exception:  # whatever bytes can cause
             continue
         if record is not None:
             position = offset
@@ -66,7 +67,7 @@ async def newest_record(store: Store, name: str) -> Record | None:
             if entry.kind == events.CHANGED:
                 try:
                     record = decode_known(entry.data, Changed).whole(record).record
-                except (msgspec.MsgspecError, Unfoldable):
+                except Exception:
                     continue
         position = entries[-1].offset
     return record

@@ -208,7 +208,8 @@ class Keeper:
     async def _keep_fold(self, owner: str, fold: str, newest: Snapshot) -> None:
         """Keeps the newest snapshot, and older ones some way apart for replay and trimming to start from."""
         offsets = await self._store.snapshot_offsets(owner, fold)
-        if offsets and offsets[-1] == newest.offset:
+        # One at the same place may be from before a repair.
+        if offsets and offsets[-1] == newest.offset and owner not in self._replica.registry.repairs.omissions:
             return
         await self._store.write_snapshot(owner, fold, newest)
         apart_ms = self._retention_ms // KEPT_SNAPSHOTS
@@ -252,6 +253,8 @@ class Keeper:
         windows_ms = [
             MAX_WINDOW_MS if record is None else record.experiment.attribution.window_ms for record in records
         ]
+        if len(records) < len(self._replica.registry.experiments):
+            windows_ms.append(MAX_WINDOW_MS)  # of one that is being read, or was only announced
         for key_id in keyring.expired(now_ms, max(windows_ms, default=0)):
             await self._store.drop_token_key(key_id)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 from bandit_serve.errors import StoreUnavailable
@@ -14,6 +15,8 @@ from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import Offset
 from bandit_serve.store.store import Store
 from bandit_serve.troubles import Troubles
+
+log = logging.getLogger(__name__)
 
 ROUND_S = 1.0
 AGAIN_S = 10.0
@@ -75,9 +78,17 @@ class LocalKeeper:
         for name, live in list(self._replica.experiments.items()):
             revision, offset = self._written.get(name, (-1, None))
             if revision != live.record.revision or (all_due and offset != live.offset):
-                await self._keep_experiment(name, live)
+                try:
+                    await self._keep_experiment(name, await self._replica.at_rest(name))
+                except OSError:
+                    raise
+                except Exception:
+                    # Said once a revision; of its snapshot in the store, health says that it is overdue.
+                    self._written[name] = live.record.revision, live.offset
+                    log.exception("no file can be written of %s", name)
         if all_due:
-            await asyncio.to_thread(self._files.sweep, list(self._replica.experiments))
+            kept = [*self._replica.experiments, *self._replica.aside]
+            await asyncio.to_thread(self._files.sweep, kept)
 
     async def _keep_token_keys(self) -> None:
         keys = await self._store.token_keys()

@@ -77,7 +77,8 @@ class ResultsLog:
         async with folded.lock:
             offset, state = folded.offset, await asyncio.to_thread(_readable_state, folded.fold)
         older = await self._store.snapshot_offsets(name, RESULTS_FOLD)
-        if offset not in older:
+        # One at the same place may be from before a repair.
+        if offset not in older or self._replica.registry.repairs.omissions.get(name):
             await self._store.write_snapshot(name, RESULTS_FOLD, Snapshot(offset, state))
             await self._store.drop_snapshots(name, RESULTS_FOLD, [at for at in older if at < offset])
 
@@ -119,6 +120,7 @@ class ResultsLog:
         name, uid = live.experiment.id, live.record.uid
         repairs = self._replica.registry.repairs
         omissions = len(repairs.omissions.get(name, ()))
+        superset: _Folded | None = None
         for offset in reversed(await self._store.snapshot_offsets(name, RESULTS_FOLD)):
             snapshot = await self._store.read_snapshot(name, RESULTS_FOLD, offset)
             if snapshot is None:
@@ -128,8 +130,13 @@ class ResultsLog:
             except Exception as error:
                 self._say(name, offset, error)
                 continue
-            if fold.omitted >= repairs.omitted_through(name, offset):
+            if fold.omitted == repairs.omitted_before(name, offset):
                 return _Folded(uid, omissions, fold, offset)
+            if superset is None and fold.omitted >= repairs.omitted_through(name, offset):
+                superset = _Folded(uid, omissions, fold, offset)
+        # Where the log is not whole any more, some of what a repair left out is better than no results.
+        if superset is not None and await self._store.trimmed(name) > START:
+            return superset
         return _Folded(uid, omissions, ResultsFold(live.record), START)
 
     def _apply(self, name: str, folded: _Folded, entries: list[Entry]) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from bandit_serve.errors import LogLost, StoreUnavailable
+from bandit_serve.experiment import Record
 from bandit_serve.live import LiveExperiment
 from bandit_serve.log.beginnings import newest_record, newest_state
 from bandit_serve.log.local_snapshots import Found
@@ -53,6 +54,7 @@ class Tail:
         """What tells the store that was read from any other."""
         self._looked_s = -math.inf
         self._to_look_at: list[str] = []
+        self._asked_for: set[str] = set()
 
     async def load(self) -> None:
         """Restores the newest snapshots and applies what came after them, up to now."""
@@ -72,7 +74,10 @@ class Tail:
         registry = Registry.from_state(*found.states[COMMON])
         self._replica.restore_registry(registry)
         for name in registry.experiments:
-            if name in found.states:
+            if name not in found.states:
+                if name in registry.repairs.given_up:
+                    self._replica.give_up(name, None)
+            else:
                 try:
                     live = LiveExperiment.from_state(*found.states[name])
                 except Exception:
@@ -92,14 +97,30 @@ class Tail:
         """An experiment as its snapshots and its log say that it is, or set aside with what is known of it."""
         replica = self._replica
         if name in replica.registry.repairs.given_up:
-            replica.give_up(name, await newest_record(self._store, name))
+            replica.give_up(name, await self._newest_record(name))
             replica.positions[name] = await self._store.last_offset(name)
             return
         with replica.island(name):
             await self._restore(name)
             await self._read_to_end(name)
         if name in replica.aside and replica.aside[name].record is None:
-            replica.recognise(name, await newest_record(self._store, name))
+            replica.recognise(name, await self._newest_record(name))
+
+    async def _newest_record(self, name: str) -> Record | None:
+        try:
+            return await newest_record(self._store, name)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            log.exception("nothing of %s can be read", name)
+            return None
+
+    async def _recognise_new(self) -> None:
+        """Looks once for what is known of those that were set aside before they were anything."""
+        for name, aside in list(self._replica.aside.items()):
+            if aside.record is None and name != COMMON and name not in self._asked_for:
+                self._replica.recognise(name, await self._newest_record(name))
+                self._asked_for.add(name)
 
     async def _take_up_repaired(self) -> None:
         """Loads those anew of which the common log says that they were repaired."""
@@ -116,6 +137,7 @@ class Tail:
             try:
                 await self._look_after_losses()
                 await self._take_up_repaired()
+                await self._recognise_new()
                 found = await self._read_news()
             except StoreUnavailable as error:
                 self._store.outages.failed("read", error)
@@ -295,9 +317,7 @@ class Tail:
                 continue
             if not entries:
                 return
-            for entry in entries:
-                self._replica.apply(owner, entry)
-            await asyncio.sleep(0)
+            await self._apply({owner: entries})
 
     async def _start_over(self, owner: str) -> bool:
         """Whether a log was trimmed past what this worker has read of it: then its snapshot is taken instead.

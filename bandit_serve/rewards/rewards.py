@@ -91,7 +91,12 @@ class Rewards:
                 continue
             desk = self._desks.get(uid) or await self._open_desk(uid)
             if desk is None:
-                verdicts[i] = "unknown"
+                # It may have been set aside as its log was read a moment ago.
+                now = self._replica.aside_of(uid)
+                if now is not None and not now[1].given_up:
+                    refused = set_aside(*now)
+                else:
+                    verdicts[i] = "unknown"
                 continue
             metric = desk.metric_of(rewards[i])
             if metric is not None:
@@ -145,6 +150,10 @@ class Rewards:
         places: list[int],
         verdicts: list[Verdict],
     ) -> None:
+        if self._replica.registry.repairs.omissions:
+            places = await self._of_arms_that_are(uid, rows, places, verdicts)
+            if not places:
+                return
         chosen = rows if len(places) == len(rows) else rows[places]
         x = None
         if features and places[0] in features:
@@ -152,6 +161,20 @@ class Rewards:
         letters = await self._desks[uid].appender.append(chosen, x)
         for i, letter in zip(places, letters, strict=True):
             verdicts[i] = _LETTERS[letter]
+
+    async def _of_arms_that_are(
+        self, uid: int, rows: NDArray[np.void], places: list[int], verdicts: list[Verdict]
+    ) -> list[int]:
+        """Those of decisions for arms that the experiment has: a repair may have left out that an arm was added."""
+        live = self._replica.by_uid.get(uid)
+        if live is None or int(rows["arm"][places].max()) < len(live.exposures):
+            return places
+        await self._tail.catch_up(live.experiment.id)
+        there = rows["arm"] < len(live.exposures)
+        for i in places:
+            if not there[i]:
+                verdicts[i] = "unknown"
+        return [i for i in places if there[i]]
 
     def refusal(self, reward: Reward) -> tuple[str, str] | None:
         """Why a reward whose token is ours is not valid: the field and what it should be. None: it is the token."""
@@ -170,7 +193,7 @@ class Rewards:
         live = self._replica.by_uid.get(uid)
         if live is None:
             await self._tail.catch_up(COMMON)
-            for name in self._replica.registry.experiments:
+            for name in list(self._replica.registry.experiments):
                 if name not in self._replica.experiments:
                     await self._tail.catch_up(name)
             live = self._replica.by_uid.get(uid)
