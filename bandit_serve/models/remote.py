@@ -40,7 +40,7 @@ class FsspecRemote:
         know_secrets_of(url)
         fsspec = require("fsspec", "fsspec")
         try:
-            self._files, self._root = fsspec.core.url_to_fs(url)
+            self._files, self._root = fsspec.core.url_to_fs(url, skip_instance_cache=True)
             self._files.makedirs(self._root, exist_ok=True)
         except Exception as error:  # each kind of place has errors of its own
             raise UsageError(
@@ -81,7 +81,7 @@ class FsspecRemote:
         return True
 
     def delete(self, sha256: str) -> None:
-        with _translated():
+        with _translated(), contextlib.suppress(FileNotFoundError):  # also of what another removes at once
             if self.has(sha256):
                 self._files.rm(self._place(sha256))
 
