@@ -7,13 +7,14 @@ written but the secret pieces themselves, as they stand in it and decoded.
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import quote, unquote, unquote_plus
 
 MASK = "***"
 # Shorter ones would blank out ordinary words, and are no secrets.
 LEAST_CHARACTERS = 3
 
 _url = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^?#]*)((?:[?#].*)?)", re.DOTALL)
+_ends = re.compile(r"[/?#]")
 _secret_name = re.compile(r"pass|secret|token|key|sig|cred|auth", re.IGNORECASE)
 _secrets: set[str] = set()
 
@@ -38,16 +39,26 @@ def shown_url(url: str) -> str:
     found = _url.search(url)
     if found is None:
         return MASK if "@" in url else url
-    place = found[2].rpartition("@")[2]
-    return f"{url[: found.start()]}{found[1]}{place}{f'?{MASK}' if found[3] else ''}"
+    before, place, query = f"{url[: found.start()]}{found[1]}", found[2].rpartition("@")[2], found[3]
+    # A password as it was typed may have a ? or # in it, and then the place comes after that.
+    return before + (MASK if "@" in query else f"{place}?{MASK}" if query else place)
 
 
-def _pieces(url: str) -> list[str]:
+def _pieces(url: str) -> set[str]:
     found = _url.search(url)
     if found is None:
-        return []
-    user, at, _ = found[2].rpartition("@")
-    name, colon, password = user.partition(":")
-    pieces = ([password] if colon else [name]) if at else []
-    query = parse_qsl(found[3].lstrip("?#"), keep_blank_values=True)
-    return pieces + [value for name, value in query if _secret_name.search(name)]
+        return set()
+    pieces = set()
+    for rest in (found[2], found[2] + found[3]):
+        user, at, _ = rest.rpartition("@")
+        name, colon, password = user.partition(":")
+        pieces.add((password if colon else name) if at else "")
+        # Whoever reads it as a URL takes what comes first for a port, and the rest for a path.
+        parts = _ends.split(password)
+        if not parts[0].isdigit():
+            pieces.update(parts)
+    for field in _ends.sub("&", found[3]).split("&"):
+        name, _, value = field.partition("=")
+        if _secret_name.search(unquote_plus(name)):
+            pieces.update((value, unquote_plus(value)))
+    return pieces

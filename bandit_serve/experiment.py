@@ -304,11 +304,14 @@ def may(move: str, status: Status) -> bool:
 def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     """The same experiment with its defaults filled in; `InvalidInput` names the fields that are wrong.
 
-    The payloads of the first `known_arms` were looked at before.
+    Of an experiment that is there already, the payloads of its first `known_arms` and its context were looked at
+    before, perhaps by less.
     """
     errors = [*_arm_errors(experiment), *_payload_errors(experiment, known_arms)]
     errors += [*_metric_errors(experiment), *_attribution_errors(experiment), *_policy_errors(experiment)]
-    errors += [*context_errors(experiment.context), *_long_values(experiment.context)]
+    errors += context_errors(experiment.context)
+    if not known_arms:
+        errors += _long_values(experiment.context)
     if errors:
         raise InvalidInput(f"The experiment is not valid: {errors[0].at}: {errors[0].detail}.", errors)
     _refuse_unbuilt(experiment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from types import TracebackType
 
 from bandit_serve.concealed import concealed
@@ -31,6 +32,7 @@ def log_to_stderr(who: str, level: str) -> None:
     handler.setFormatter(LineFormatter(f"%(asctime)s %(levelname)s {who} %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
 
 
 def plain_last_resort() -> None:
@@ -43,3 +45,8 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Traceb
     if issubclass(kind, KeyboardInterrupt):
         return
     log.critical("ended by an error that nobody foresaw", exc_info=(kind, error, trace))
+
+
+def _log_uncaught_in_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None:
+        _log_uncaught(ended.exc_type, ended.exc_value, ended.exc_traceback)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from bandit_serve.store.offset import Offset
+from bandit_serve.store.offset import START, Offset
 
 Way = Literal["try_again", "leave_out", "stop"]
 
@@ -51,6 +51,14 @@ class Repairs(Struct):
             self.given_up[event.experiment] = offset.time_ms
         else:
             self.given_up.pop(event.experiment, None)
+
+    def leaving_out(self, experiment: str, omitted: tuple[tuple[str, str], ...]) -> Repairs:
+        """A copy in which entries are left out, too: to see what that would do."""
+        trial = Repairs(
+            {name: list(omissions) for name, omissions in self.omissions.items()}, dict(self.given_up)
+        )
+        trial.apply(START, Repaired(experiment, "leave_out", "trial", None, omitted))
+        return trial
 
     def omission(self, experiment: str, offset: Offset) -> Omission | None:
         """Why the entry at an offset is left out; None where it is not."""

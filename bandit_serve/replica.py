@@ -256,6 +256,11 @@ class Replica:
             raise NotFound(f"There is no experiment {name[:128]!r}.")
         return live
 
+    def records(self) -> dict[str, Record]:
+        """All experiments of which something is known, those that are set aside among them."""
+        aside = {name: each.record for name, each in self.aside.items() if each.record is not None}
+        return {**aside, **{name: live.record for name, live in self.experiments.items()}}
+
     def aside_of(self, uid: int) -> tuple[str, Aside] | None:
         """The experiment with this uid if it is set aside; where one is of which no uid is known, it may be that."""
         if uid in self.by_uid:

@@ -24,7 +24,7 @@ class Terminal(Console):
     def __init__(self, *, stderr: bool = False, **options: Any) -> None:
         piped = not (sys.stderr if stderr else sys.stdout).isatty()
         options = {"highlight": False, "markup": False, "emoji": False, **options}
-        super().__init__(stderr=stderr, width=PIPED_WIDTH if piped and not stderr else None, **options)
+        super().__init__(stderr=stderr, width=PIPED_WIDTH if piped else None, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Before it is measured, so that columns stay straight."""

@@ -185,8 +185,7 @@ def experiment_view(record: Record, aside: Aside | None = None) -> ExperimentVie
 
 def known_experiments(replica: Replica) -> list[str]:
     """All experiments by name, those that are set aside and of which something is known among them."""
-    aside = [name for name, each in replica.aside.items() if each.record is not None]
-    return sorted({*replica.experiments, *aside})
+    return sorted(replica.records())
 
 
 def view_of(replica: Replica, name: str) -> ExperimentView:

@@ -20,7 +20,7 @@ class Neighbour:
     def __init__(self, host: str, port: int) -> None:
         self._address = host, port
         self._longest_s = 0.0
-        self._began_s = time.perf_counter()
+        self._began_s: float | None = None
         self._lock = threading.Lock()
 
     def run(self) -> None:
@@ -32,11 +32,18 @@ class Neighbour:
             if not connection.recv(65_536):
                 raise SystemExit("the service closed the connection")
             with self._lock:
-                self._longest_s = max(self._longest_s, time.perf_counter() - self._began_s)
+                self._take(self._began_s)
+                self._began_s = None
             time.sleep(PAUSE_S)
 
+    def _take(self, began_s: float) -> None:
+        self._longest_s = max(self._longest_s, time.perf_counter() - began_s)
+
     def longest_ms(self) -> float:
+        """That of a request that still waits counts as long as it has waited."""
         with self._lock:
+            if self._began_s is not None:
+                self._take(self._began_s)
             longest_s, self._longest_s = self._longest_s, 0.0
         return longest_s * 1000
 

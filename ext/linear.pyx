@@ -523,6 +523,8 @@ cdef class Linear:
         free(made)
         self.stale[m] = 0
         self.stale_models -= 1
+        # Draws that were made meanwhile went by the former estimates.
+        self.outdated = True
 
     cdef void count_cold(self) noexcept:
         cdef Py_ssize_t k
@@ -667,6 +669,7 @@ cdef class Linear:
         # What is learned meanwhile, where this is a thread, is no part of it.
         self.outdated = False
         updates, middle = self.all_updates, self.arrays["theta"][0, : self.order].copy()
+        scale = self.strength * sqrt(self.variance_of_noise())
         gram, precision = self.arrays["gram"].copy(), self.arrays["precision"].copy()
         root = np.empty((self.width, self.width))
         work = np.empty((self.width, self.width))
@@ -679,7 +682,6 @@ cdef class Linear:
         normal = np.random.Generator(np.random.PCG64([DRAW_SEED, updates])).standard_normal(
             (DRAWS, self.order)
         )
-        scale = self.strength * sqrt(self.variance_of_noise())
         # W W' is the inverse, so W times a standard normal vector has it as its covariance.
         deviations = np.einsum("ij,sj->si", root[: self.order, : self.order], normal)
         self.draws = middle + scale * deviations

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import io
 import json
@@ -237,6 +238,29 @@ def test_a_file_is_stored_under_its_digest(store, tmp_path, kind):
         store.open(digest)
     with pytest.raises(NotFound):
         store.delete(digest)
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_what_was_placed_is_taken_back_and_what_was_there_stays(store, monkeypatch, links):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "no links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    first, second = store.receive(io.BytesIO(GOOD)), store.receive(io.BytesIO(GOOD))
+    path = store.path(first.sha256)
+    store.place(first)
+    assert path.read_bytes() == GOOD
+    assert stat.S_IMODE(path.stat().st_mode) == 0o400
+    assert store.open(first.sha256).sha256 == first.sha256
+    store.place(second)
+    store.withdraw(second)
+    assert path.exists(), "another placed it"
+    store.withdraw(first)
+    assert not path.exists()
+    store.forget(first)
+    store.forget(second)
+    assert list(store.root.iterdir()) == []
 
 
 def test_a_stream_in_small_pieces_is_one_file(store):

@@ -157,10 +157,38 @@ def test_whatever_a_password_is_it_is_hidden_as_it_stands_and_decoded(password: 
         ("sqlite:///db#x", "sqlite:///db?***"),
         ("/just/a/path", "/just/a/path"),
         ("key:secret@host", "***"),
+        ("redis://:hunter/2#x@host:6379", "redis://***"),
+        ("redis://:hunter?2@host:6379", "redis://***"),
     ],
 )
 def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
     assert shown_url(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "secrets"),
+    [
+        ("redis://:hunter/2#x@host:6379", ["hunter/2#x", "hunter"]),
+        ("redis://:hunter?two@host:6379", ["hunter?two", "hunter", "two"]),
+        ("redis://:one/two@host:6379", ["one/two", "one", "two"]),
+        ("https://h/p?token=abc+def&key=ab%2fcd", ["abc+def", "abc def", "ab%2fcd", "ab/cd"]),
+        ("https://h/p?x=1&my%5Ftoken=abc==", ["abc=="]),
+        ("redis://:pass@h/0?auth=tok@en", ["pass", "tok@en"]),
+    ],
+)
+def test_what_is_secret_in_a_url_is_hidden_as_it_is_written_and_meant(
+    url: str, secrets: list[str], known: None
+) -> None:
+    know_secrets_of(url)
+    for secret in secrets:
+        assert secret not in concealed(f"no {secret}: {url}")
+
+
+@pytest.mark.parametrize("url", ["https://models.example:8080/bucket?user=a@b", "redis://host:6379/0"])
+def test_what_is_no_secret_in_a_url_is_told(url: str, known: None) -> None:
+    know_secrets_of(url)
+    for word in ("models.example", "8080", "bucket", "host", "6379"):
+        assert concealed(word) == word
 
 
 def test_the_sentence_is_for_callers_and_the_rest_for_the_operator() -> None:

@@ -85,3 +85,16 @@ def test_propensities_are_right_over_twenty_thousand_decisions(policy):
         variance[may] += 1 / shares[may] - 1
         learner.update(arm, float(rng.random() < 1 / (1 + np.exp(-theta[arm] @ x[i]))), x[i])
     assert (np.abs(excess) <= 4 * np.sqrt(variance)).all()
+
+
+def test_draws_that_were_made_before_an_inverse_are_due_again():
+    learner = LinTS(3, 5, objective="continuous", seed=1)
+    rng = np.random.default_rng(2)
+    for at in range(60):
+        learner.update(at % 3, rng.standard_normal(), rng.standard_normal(5))
+    assert learner.stale_models > 1
+    while learner.stale_models:
+        learner.redraw()
+        assert not learner.to_redraw
+        learner.freshen_one()
+        assert learner.to_redraw

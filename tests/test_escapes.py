@@ -206,3 +206,19 @@ def test_what_is_shown_has_no_control_and_json_means_the_same(text: str) -> None
     safe = printable_json(document)
     assert STEERING.findall(safe.decode()) == []
     assert json.loads(safe) == {text: [text]}
+
+
+@pytest.mark.parametrize("where", ["a thread", "the main thread"])
+def test_what_nobody_caught_is_a_record_and_steers_nothing(where: str) -> None:
+    raising = f"def fail():\n raise ValueError({HOSTILE!r})\n"
+    begun = {
+        "a thread": "import threading\nt = threading.Thread(target=fail)\nt.start()\nt.join()\n",
+        "the main thread": "fail()\n",
+    }[where]
+    program = f"from bandit_serve.logs import log_to_stderr\nlog_to_stderr('w', 'info')\n{raising}{begun}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=LIMIT_S)
+    printed = done.stderr.decode()
+    first, *rest = printed.splitlines()
+    assert re.fullmatch(r"\S+ \S+ CRITICAL w bandit_serve.logs: ended by an error that nobody foresaw", first)
+    assert all(line.startswith("  ") for line in rest)
+    assert STEERING.findall(printed) == []

@@ -498,3 +498,15 @@ def test_arms_come_after_the_others_and_their_standing_is_kept() -> None:
     assert about.arm_statuses == {"a": "active", "b": "removed", "c": "active"}
     with pytest.raises(InvalidInput, match="taken"):
         made.with_arm(Arm("a"))
+
+
+def test_what_was_made_with_longer_values_than_are_taken_now_is_changed_all_the_same() -> None:
+    field = {"name": "c", "kind": "categorical", "values": ["x" * 300, "y"]}
+    fields = described(
+        arms=ARMS, metrics=[BINARY], attribution=IGNORE, context=[field], policy={"kind": "lin_ts"}
+    )
+    older = msgspec.convert(fields, Experiment)
+    with pytest.raises(InvalidInput, match=r"context\[0\]\.values\[0\]"):
+        validated(older)
+    assert older.with_policy(Policy("lin_ucb")).policy.kind == "lin_ucb"
+    assert older.with_arm(Arm("c")).arm_names == ("a", "b", "c")

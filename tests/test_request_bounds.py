@@ -20,10 +20,10 @@ from bandit_serve.decisions.messages import (
     MAX_BATCH,
     MAX_BATCH_ITEMS,
     MAX_CONTEXT,
-    ContextColumns,
     DecideBatch,
     DecideRequest,
     PredictBatch,
+    RawBatch,
 )
 from bandit_serve.documents import MAX_DOCUMENT_BYTES
 from bandit_serve.errors import MAX_FIELD_ERRORS, FieldError, InvalidInput, TooLarge
@@ -204,7 +204,7 @@ def test_values_are_counted_in_large_bodies_only() -> None:
     assert not isinstance(refused.value, TooLarge)
 
 
-@pytest.mark.parametrize("kind", [DecideBatch, ContextColumns, PredictBatch])
+@pytest.mark.parametrize("kind", [DecideBatch, RawBatch, PredictBatch])
 def test_what_messagepack_claims_is_refused_before_room_is_made_for_it(kind: type[Any]) -> None:
     field = kind.__struct_fields__[0]
     claims = b"\x81" + msgspec.msgpack.encode(field) + b"\xdd\xff\xff\xff\xff"
@@ -244,7 +244,22 @@ def test_a_large_batch_is_read_entry_by_entry_to_the_same_answers(
     columns["contexts"][9] = {"n": [1]}
     refused = call("POST", path, columns)
     check_problem(refused, 400)
-    assert refused.body["errors"][0]["at"].startswith("contexts[9]")
+    few = {name: column[9:10] for name, column in columns.items()}
+    for wrong in ({"n": [1]}, {"n": {}}, 7):
+        columns["contexts"][9] = few["contexts"][0] = wrong
+        at_once, in_turns = (call("POST", path, each).body["errors"] for each in (few, columns))
+        assert in_turns == [{**at_once[0], "at": at_once[0]["at"].replace("[0]", "[9]", 1)}]
+
+
+@pytest.mark.parametrize("n", [1, 1_500])
+@pytest.mark.parametrize("more", [{"units": ["u"]}, {"contexts": [None]}, {"units": 7}, {"more": 1}])
+def test_a_batch_of_both_forms_is_refused_whatever_its_size(
+    service: ThrowawayService, n: int, more: dict[str, Any]
+) -> None:
+    path = f"/v1/experiments/{running(service)}/decide/batch"
+    refused = service.call("POST", path, {"requests": [{"unit": "u" * 256}] * n, **more})
+    check_problem(refused, 400)
+    assert refused.body["errors"][0]["at"] in ("", *more)
 
 
 def test_answers_to_a_batch_are_those_of_the_whole_encoded_at_once() -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from aiohttp.typedefs import Handler
 from callers import check_problem, decide, new_name, running, upload
 from services import Answer, ThrowawayService
 from stores import ThrowawayStore, wait_until
@@ -20,11 +23,13 @@ from bandit_serve.errors import (
     ModelLost,
     StateFault,
     StoreUnavailable,
+    TooLarge,
     of_our_state,
 )
 from bandit_serve.log.results_log import RESULTS_FOLD
 from bandit_serve.models import MatrixFactorization
 from bandit_serve.results.snapshot import VERSION, packed
+from bandit_serve.server.app import ROUTES, _answered
 from bandit_serve.store.store import Snapshot, Store
 
 
@@ -47,6 +52,23 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     ratings = [float(i % 5) for i in range(99)]
     MatrixFactorization(n_factors=2, seed=1, n_epochs=2).fit(users, items, ratings).save(path)
     return path.read_bytes()
+
+
+def test_only_what_a_caller_gave_can_be_the_callers_fault_but_an_answer_can_be_too_large() -> None:
+    def raising(error: Exception) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            raise error
+
+        return handle
+
+    request = make_mocked_request("GET", "/")
+    routes = [route for route in ROUTES if route.takes is None and not route.query]
+    assert any(413 in route.refuses for route in routes)
+    for route in routes:
+        with pytest.raises(TooLarge):
+            asyncio.run(_answered(route, raising(TooLarge("too much")), request))
+        with pytest.raises(StateFault):
+            asyncio.run(_answered(route, raising(InvalidInput("wrong")), request))
 
 
 def check_our_fault(service: ThrowawayService, answer: Answer, place: str, n_lines: int) -> None:

@@ -11,7 +11,7 @@ from stores import ThrowawayStore
 
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.store import store as module
-from bandit_serve.store.failures import AWAY, FULL, OUTAGES, SLOW, Outage, translate
+from bandit_serve.store.failures import AWAY, CLOCK, FULL, OF_WRITES, OUTAGES, SLOW, Outage, translate
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.outages import Outages
 from bandit_serve.store.store import Snapshot, Store
@@ -58,6 +58,28 @@ def test_each_way_has_its_outage_and_each_kind_is_told_once() -> None:
     outages.passed("write")
     assert told == [[AWAY], [AWAY], [AWAY, SLOW], [SLOW], []]
     assert outages.now == []
+
+
+def test_what_keeps_writes_away_keeps_no_reads_away() -> None:
+    for what in OF_WRITES:
+        outages = Outages()
+        outages.failed("write", StoreUnavailable("no", what=what))
+        assert outages.readable
+
+
+def test_a_clock_that_never_agrees_is_an_outage_of_writes(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use(store: Store) -> None:
+        now_ms = await store.time_ms()
+        monkeypatch.setattr(store.clock, "now_ms", lambda: now_ms + 3_600_000)
+        monkeypatch.setattr(store, "time_ms", lambda: asyncio.sleep(0, now_ms))
+        with pytest.raises(StoreUnavailable) as refused:
+            await store.append_exposures("e", 1, 0, 1, b"x")
+        assert refused.value.what == CLOCK
+        assert CLOCK in OF_WRITES
+
+    with_store(server, use)
 
 
 @pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.what)

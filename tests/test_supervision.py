@@ -98,6 +98,24 @@ def test_successors_that_fail_come_ever_less_often(service: ThrowawayService, br
     service.wait_for_workers(2)
 
 
+def test_workers_that_fail_together_are_one_failure(service: ThrowawayService, broken: Path) -> None:
+    broken.touch()
+    n_lines = len(service.output)
+    for victim in service.worker_pids():
+        os.kill(victim, signal.SIGKILL)
+
+    def failures() -> list[str]:
+        return [line for line in service.output[n_lines:] if "ended with status 3" in line]
+
+    wait_until(lambda: len(failures()) >= 4, 30)
+    broken.unlink()
+    pauses_s = [
+        float(found[1]) for line in failures()[:4] if (found := re.search(r"starts in (\S+) s", line))
+    ]
+    assert max(pauses_s) <= PAUSES_S[1]
+    service.wait_for_workers(2)
+
+
 def test_pauses_grow_to_a_bound_and_begin_anew() -> None:
     backoff = Backoff((1.0, 2.0, 4.0))
     assert [backoff.failed() for _ in range(5)] == [1.0, 2.0, 4.0, 4.0, 4.0]
@@ -110,18 +128,19 @@ def test_a_task_that_fails_is_said_and_begins_again(caplog: pytest.LogCaptureFix
 
     async def chore() -> None:
         begun.append(1)
-        if len(begun) == 1:
-            raise RuntimeError("a bug")
+        if len(begun) <= 2:
+            raise RuntimeError(f"bug {len(begun)}")
         await asyncio.Event().wait()
 
     async def run() -> None:
         troubles = Troubles()
         tasks = Tasks(troubles)
         tasks.repeated("keeper", chore)
-        await eventually(lambda: len(begun) == 2)
+        await eventually(lambda: len(begun) == 3)
         assert [each.what for each in troubles] == ["keeper_failed"]
-        assert tasks.failures == 1
+        assert tasks.failures == 2
         await tasks.end()
 
     asyncio.run(run())
-    assert "a bug" in caplog.text
+    assert "RuntimeError: bug 1" in caplog.text
+    assert "RuntimeError: bug 2" in caplog.text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import hashlib
 import os
 import secrets
 import time
@@ -23,13 +22,14 @@ from bandit_serve.cli.house import House, actor
 from bandit_serve.cli.output import print_json, say
 from bandit_serve.errors import Conflict, NotFound, UsageError
 from bandit_serve.experiment import Arm, Ramp, Record
+from bandit_serve.live import LiveExperiment
 from bandit_serve.models.family import load_model
 from bandit_serve.models.registry import Version
 from bandit_serve.own_files import open_own, own_folder, truncated
 from bandit_serve.store.offset import Offset
 from bandit_serve.store.store import Entry
 from bandit_serve.training.gates import Gate
-from bandit_serve.training.learner import ContinuousLearner, Followed, in_order
+from bandit_serve.training.learner import ContinuousLearner, Followed, in_order, sha256_of
 
 READ_COUNT = 500
 # How many entries of a log are read before they are learned from.
@@ -204,7 +204,7 @@ class _Run:
             at = learner.offsets[name]
             while len(log) < ENTRIES_AT_ONCE:
                 entries = await store.read(name, at, READ_COUNT)
-                decoded = self._decoded(name, entries, live.n_features)
+                decoded = self._decoded(live, entries)
                 log += decoded
                 if len(decoded) < READ_COUNT:
                     break
@@ -220,16 +220,25 @@ class _Run:
                 await self._publish(learner)
         return len(ordered)
 
-    def _decoded(self, name: str, entries: list[Entry], n_features: int) -> list[tuple[Offset, events.Event]]:
-        """The events of entries, up to one that can not be read; one that was left out is as if time passed."""
+    def _decoded(self, live: LiveExperiment, entries: list[Entry]) -> list[tuple[Offset, events.Event]]:
+        """The events of entries; what was left out, or was folded by a build that could, is as if time passed.
+
+        They end at one that can not be read where the fold has not come to yet: there the experiment is set aside.
+        """
+        name = live.experiment.id
         omission = self._house.replica.registry.repairs.omission
         found: list[tuple[Offset, events.Event]] = []
         for entry in entries:
-            try:
-                left_out = omission(name, entry.offset) is not None
-                event = events.Tick() if left_out else events.decode(entry.kind, entry.data, n_features)
-            except Exception:
-                break  # this experiment is set aside when the fold comes there
+            event: events.Event = events.Tick()
+            if omission(name, entry.offset) is None:
+                try:
+                    event = events.decode(entry.kind, entry.data, live.n_features)
+                except Exception as error:
+                    if entry.offset > live.offset:
+                        break
+                    self._say(
+                        f"What {name} has at {entry.offset} can not be read and is passed over: {error}"
+                    )
             found.append((entry.offset, event))
         return found
 
@@ -264,7 +273,7 @@ class _Run:
                 metadata={"learner": self._metadata(learner)},
             )
             await self._house.models.set_status(self._model, name, "staged", actor(), reason=verdict.reason)
-        elif known.sha256 != await asyncio.to_thread(_sha256, path):
+        elif known.sha256 != await asyncio.to_thread(sha256_of, path):
             raise Conflict(f"There is another version {name!r} of {self._model!r} already.")
         self._versions.append(name)
         self._say(f"{name}: {verdict.reason}.")
@@ -312,13 +321,11 @@ async def _followed(house: House, model: str, names: list[str] | None) -> dict[s
     await house.tail.hear_all_news()
     found = {}
     # Those that are set aside, too: once they are repaired, the learner goes on where it was.
-    aside = {name: each.record for name, each in house.replica.aside.items() if each.record is not None}
-    records = {**{name: live.record for name, live in house.replica.experiments.items()}, **aside}
-    for name, record in sorted(records.items()):
+    for name, record in sorted(house.replica.records().items()):
         uses = any(arm.model == model for arm in record.experiment.arms)
         if (uses if names is None else name in names) and record.status != "draft":
             found[name] = _follow(record)
-    missing = [name for name in names or () if name not in records]
+    missing = [name for name in names or () if name not in house.replica.registry.experiments]
     if missing:
         raise NotFound(f"There is no experiment {missing[0]!r}.")
     return found
@@ -333,11 +340,6 @@ def _follow(record: Record) -> Followed:
         experiment.attribution.window_ms,
         metrics.index(experiment.objective.name),
     )
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _started_from(folder: Path, version: Version) -> str:

@@ -91,7 +91,8 @@ async def repair(
     else:
         cost = await (mender.stop if stop else mender.try_again)(experiment)
     workers = await living(store)
-    taken_up = 0
+    # Each has heard of it when it was said; only of an experiment it may still be that a worker can not fold it.
+    taken_up = len(workers)
     if workers and experiment != COMMON and not stop:
         answers = await take(store, experiment, workers)
         taken_up = sum(digest != "set aside" for digest in answers.digests.values())
@@ -145,6 +146,8 @@ def _explain(diagnosis: Diagnosis) -> None:
             say("There is no snapshot that this build can start from.")
         say(f"Ways out, each with `bandit-serve repair {name}`:")
         say(WAYS)
+    elif diagnosis.condition == "set_aside":
+        say(f"Models can not be changed until then: bandit-serve repair {name} --leave-out")
     for omission in diagnosis.omissions:
         why = f": {omission.reason}" if omission.reason else ""
         say(f"Left out by {omission.who}: {omission.first} to {omission.last}{why}")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from bandit_serve.cli.checks import Check
+from bandit_serve.concealed import concealed
 from bandit_serve.errors import StoreRefused
 from bandit_serve.live import LiveExperiment
 from bandit_serve.log.beginnings import POLICY_FOLD
 from bandit_serve.log.census import living
+from bandit_serve.log.results_log import RESULTS_FOLD
 from bandit_serve.replica import Replica
+from bandit_serve.results.fold import ResultsFold
 from bandit_serve.store.facts import StoreFacts, check
-from bandit_serve.store.store import Store
+from bandit_serve.store.store import Snapshot, Store
 
 WRONG_CLOCK_MS = 1_000
 FULL, ALMOST_FULL = 0.95, 0.8
@@ -38,17 +42,23 @@ async def check_workers(store: Store, replica: Replica) -> Check:
 
 async def check_snapshots(store: Store, replica: Replica) -> list[Check]:
     """The newest snapshots that can not be read: without them a log can not be trimmed, or is lost when it is."""
+    readers: tuple[tuple[str, str, Callable[[Snapshot], object]], ...] = (
+        (POLICY_FOLD, "snapshot", lambda kept: LiveExperiment.from_state(kept.offset, kept.state)),
+        (RESULTS_FOLD, "snapshot of the results", lambda kept: ResultsFold.from_state(kept.state)),
+    )
     checks = []
     for name in sorted(replica.experiments):
-        snapshot = await store.read_snapshot(name, POLICY_FOLD)
-        if snapshot is None:
-            continue
-        try:
-            await asyncio.to_thread(LiveExperiment.from_state, snapshot.offset, snapshot.state)
-        except Exception as error:  # whatever bytes that somebody changed can cause
-            detail = f"the snapshot of {name} at {snapshot.offset} can not be read: {type(error).__name__}: {error}"
-            advice = f"the log before it is used instead; see bandit-serve replay {name}"
-            checks.append(Check("state", "problem", detail, advice))
+        for fold, what, read in readers:
+            snapshot = await store.read_snapshot(name, fold)
+            if snapshot is None:
+                continue
+            try:
+                await asyncio.to_thread(read, snapshot)
+            except Exception as error:  # whatever bytes that somebody changed can cause
+                why = f"{type(error).__name__}: {concealed(str(error))}"
+                detail = f"the {what} of {name} at {snapshot.offset} can not be read: {why}"
+                advice = f"the log before it is used instead; see bandit-serve replay {name}"
+                checks.append(Check("state", "problem", detail, advice))
     return checks
 
 

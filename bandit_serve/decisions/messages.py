@@ -63,10 +63,11 @@ class PredictBatch(Struct, frozen=True, forbid_unknown_fields=True):
     requests: Annotated[list[PredictRequest], Meta(max_length=MAX_BATCH)]
 
 
-class ContextColumns(Struct, frozen=True, forbid_unknown_fields=True):
-    """The columnar form with its contexts as they came, to be read one by one."""
+class RawBatch(Struct, frozen=True, forbid_unknown_fields=True):
+    """A `DecideBatch` whose entries are as they came, to be read one by one."""
 
-    units: Annotated[list[str], Meta(max_length=MAX_BATCH)]
+    requests: Annotated[list[Raw], Meta(max_length=MAX_BATCH)] | UnsetType = UNSET
+    units: Annotated[list[str], Meta(max_length=MAX_BATCH)] | UnsetType = UNSET
     contexts: Annotated[list[Raw], Meta(max_length=MAX_BATCH)] | None = None
 
 

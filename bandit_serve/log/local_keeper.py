@@ -70,9 +70,9 @@ class LocalKeeper:
             return
         if identity != self._identity:
             self._identity, self._token_keys, self._written, self._next_s = identity, {}, {}, 0.0
-        all_due = time.monotonic() >= self._next_s
+        now_s = time.monotonic()
+        all_due = now_s >= self._next_s
         if all_due:
-            self._next_s = time.monotonic() + self._snapshot_every_s
             await self._keep_token_keys()
         await self._keep_registry()
         for name, live in list(self._replica.experiments.items()):
@@ -89,6 +89,8 @@ class LocalKeeper:
         if all_due:
             kept = [*self._replica.experiments, *self._replica.aside]
             await asyncio.to_thread(self._files.sweep, kept)
+            # Not before: what a store that was away or a full disk cut short is due again in the next round.
+            self._next_s = now_s + self._snapshot_every_s
 
     async def _keep_token_keys(self) -> None:
         keys = await self._store.token_keys()

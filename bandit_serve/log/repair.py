@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Literal, NamedTuple
 
-import msgspec
 from msgspec import Struct
 
 from bandit_serve import events
@@ -25,7 +24,6 @@ from bandit_serve.times import rfc3339
 
 # More entries than this are not a few bad ones: then an older snapshot is the way out.
 MOST_FAULTS = 100
-WHO = "diagnosis"
 
 Condition = Literal["well", "set_aside", "given_up"]
 
@@ -95,21 +93,20 @@ async def diagnose(store: Store, registry: Registry, name: str) -> Diagnosis:
 
 async def _try(store: Store, repairs: Repairs, name: str) -> _Found:
     """Folds the log up to its end; an entry that can not be folded is left out, and all is begun anew."""
-    trial = msgspec.msgpack.decode(msgspec.msgpack.encode(repairs), type=Repairs)
     faults: list[Fault] = []
     while len(faults) <= MOST_FAULTS:
         try:
-            live, fault = await _fold(store, trial, name)
+            live, fault = await _fold(store, repairs, name)
         except Unfoldable as error:
             return _Found(None, faults, str(error))
         if fault is None and live is not None:
-            fault = await _fold_results(store, trial, name, live)
+            fault = await _fold_results(store, repairs, name, live)
         if fault is None:
             return _Found(live, faults, await asyncio.to_thread(_why_unkept, live))
         faults.append(fault)
         if live is None:
             return _Found(None, faults, "The log does not begin with the experiment's creation.")
-        trial.apply(START, Repaired(name, "leave_out", WHO, None, ((fault.offset, fault.offset),)))
+        repairs = repairs.leaving_out(name, ((fault.offset, fault.offset),))
     return _Found(None, faults, f"More than {MOST_FAULTS} entries can not be folded.")
 
 
@@ -250,9 +247,8 @@ class Repair:
 
     async def _put_head_back(self, name: str, omitted: tuple[tuple[str, str], ...]) -> None:
         """Changes are compared with the revision that the fold has, which those that are left out do not raise."""
-        trial = msgspec.msgpack.decode(msgspec.msgpack.encode(self._registry.repairs), type=Repairs)
-        trial.apply(START, Repaired(name, "leave_out", self._who, None, omitted))
-        live, fault = await _fold(self._store, trial, name)
+        repairs = self._registry.repairs.leaving_out(name, omitted)
+        live, fault = await _fold(self._store, repairs, name)
         if live is None or fault is not None:
             raise Conflict(
                 f"Leaving these entries out does not help: {'' if fault is None else fault.reason}."

@@ -156,6 +156,7 @@ class Received:
         self.size = size
         self.family = family
         self.copy = copy
+        self.was_placed = False
 
     @property
     def was_sent(self) -> bool:
@@ -239,11 +240,15 @@ class ArtifactStore:
                 second = self._temporary()
                 second.unlink()
                 try:
-                    os.link(received.copy, second)
-                except OSError:  # a file system without links
-                    shutil.copy2(received.copy, second)
-                second.replace(path)
-                _sync_directory(self.root)
+                    try:
+                        os.link(received.copy, second)
+                    except OSError:  # a file system without links
+                        _duplicate(received.copy, second)
+                    second.replace(path)
+                    received.was_placed = True
+                    _sync_directory(self.root)
+                finally:
+                    second.unlink(missing_ok=True)
 
     def withdraw(self, received: Received) -> None:
         """Takes back what `place` did, and nothing that was there before it."""
@@ -251,7 +256,7 @@ class ArtifactStore:
             self.remote.delete(received.sha256)
         path = self.path(received.sha256)
         with contextlib.suppress(FileNotFoundError):
-            if path.samefile(received.copy):
+            if received.was_placed or path.samefile(received.copy):
                 path.unlink()
 
     def forget(self, received: Received) -> None:
@@ -354,6 +359,15 @@ class ArtifactStore:
         file.flush()
         os.fsync(file.fileno())
         return digest.hexdigest(), size
+
+
+def _duplicate(path: Path, to: Path) -> None:
+    """A checked file once more, also on the disk."""
+    shutil.copyfile(path, to)
+    with open(to, "rb") as file:
+        os.fsync(file.fileno())
+    _write_mark(to)
+    to.chmod(0o400)
 
 
 def _mark_of(path: Path) -> bytes:

@@ -59,14 +59,9 @@ class FsspecRemote:
             return bool(self._files.exists(self._place(sha256)))
 
     def send(self, sha256: str, path: Path) -> None:
-        place = self._place(sha256)
-        with _translated(), self._sending:
-            if not self._files.exists(place):
-                with (
-                    self._files.transaction,
-                    open(path, "rb") as source,
-                    self._files.open(place, "wb") as target,
-                ):
+        with open(path, "rb") as source, _translated(), self._sending:
+            if not self.has(sha256):
+                with self._files.transaction, self._files.open(self._place(sha256), "wb") as target:
                     shutil.copyfileobj(source, target, 2**20)
 
     def fetch(self, sha256: str, into: BinaryIO) -> bool:
@@ -75,15 +70,20 @@ class FsspecRemote:
                 source = self._files.open(self._place(sha256), "rb")
             except FileNotFoundError:
                 return False
-            with source:
-                while chunk := source.read(2**20):
-                    into.write(chunk)
+        with source:
+            while chunk := _read_from(source):
+                into.write(chunk)
         return True
 
     def delete(self, sha256: str) -> None:
         with _translated(), contextlib.suppress(FileNotFoundError):  # also of what another removes at once
             if self.has(sha256):
                 self._files.rm(self._place(sha256))
+
+
+def _read_from(source: BinaryIO) -> bytes:
+    with _translated():
+        return source.read(2**20)
 
 
 @contextlib.contextmanager

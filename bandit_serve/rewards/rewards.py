@@ -83,20 +83,14 @@ class Rewards:
         for i, uid in enumerate(uids.tolist()):
             if uid == 0:
                 continue
-            if self._replica.aside and (aside := self._replica.aside_of(uid)) is not None:
-                if aside[1].given_up:
-                    verdicts[i] = "unknown"
-                else:
-                    refused = set_aside(*aside)
-                continue
-            desk = self._desks.get(uid) or await self._open_desk(uid)
+            is_aside = self._replica.aside and self._replica.aside_of(uid) is not None
+            # It may be set aside as its log is read here.
+            desk = None if is_aside else self._desks.get(uid) or await self._open_desk(uid)
             if desk is None:
-                # It may have been set aside as its log was read a moment ago.
-                now = self._replica.aside_of(uid)
-                if now is not None and not now[1].given_up:
-                    refused = set_aside(*now)
-                else:
+                waits = self._why_it_waits(uid)
+                if waits is None:
                     verdicts[i] = "unknown"
+                refused = refused or waits
                 continue
             metric = desk.metric_of(rewards[i])
             if metric is not None:
@@ -166,15 +160,26 @@ class Rewards:
         self, uid: int, rows: NDArray[np.void], places: list[int], verdicts: list[Verdict]
     ) -> list[int]:
         """Those of decisions for arms that the experiment has: a repair may have left out that an arm was added."""
+        highest = int(rows["arm"][places].max())
         live = self._replica.by_uid.get(uid)
-        if live is None or int(rows["arm"][places].max()) < len(live.exposures):
+        if live is not None and highest >= len(live.exposures):
+            await self._tail.catch_up(live.experiment.id)
+            live = self._replica.by_uid.get(uid)  # another, where it was repaired meanwhile
+        if live is None and (waits := self._why_it_waits(uid)) is not None:
+            raise waits
+        n_arms = 0 if live is None else len(live.exposures)
+        if highest < n_arms:
             return places
-        await self._tail.catch_up(live.experiment.id)
-        there = rows["arm"] < len(live.exposures)
+        there = rows["arm"] < n_arms
         for i in places:
             if not there[i]:
                 verdicts[i] = "unknown"
         return [i for i in places if there[i]]
+
+    def _why_it_waits(self, uid: int) -> SetAside | None:
+        """Of an experiment that can take no rewards now; None where it never will."""
+        aside = self._replica.aside_of(uid)
+        return None if aside is None or aside[1].given_up else set_aside(*aside)
 
     def refusal(self, reward: Reward) -> tuple[str, str] | None:
         """Why a reward whose token is ours is not valid: the field and what it should be. None: it is the token."""

@@ -14,13 +14,13 @@ from aiohttp import hdrs
 from multidict import istr
 
 from bandit_serve.errors import Forbidden
+from bandit_serve.server.wire import SENT_BY_ANY_PAGE, essence
 from bandit_serve.settings import Settings
 
 # A name of this type costs a quarter to look up, as it is not folded each time.
 SEC_FETCH_SITE = istr("Sec-Fetch-Site")
-READS = frozenset({"GET", "HEAD"})
-# What a page may send anywhere without asking first; nothing is what an empty body has.
-SIMPLE = frozenset({"", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"})
+# OPTIONS is how a browser asks; it has no body, and so no type.
+READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Admission:
@@ -43,7 +43,10 @@ class Admission:
             return
         if origin is not None:
             if origin in self._origins:
-                if method not in READS and _essence(headers) in SIMPLE:
+                if method not in READS and essence(headers.get(hdrs.CONTENT_TYPE, "")) in (
+                    "",
+                    *SENT_BY_ANY_PAGE,
+                ):
                     raise Forbidden("A page may send JSON or MessagePack here, with its Content-Type.")
                 return
             if not _is_own(origin, host):
@@ -62,10 +65,6 @@ class Admission:
             return True
         name = _host_name(host)
         return name in self._hosts or host.lower() in self._hosts or is_loopback(name)
-
-
-def _essence(headers: Mapping[str, str]) -> str:
-    return headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
 
 
 def is_loopback(name: str) -> bool:

@@ -18,7 +18,7 @@ from bandit_serve.decisions.messages import (
     Scored,
     ScoreRequest,
 )
-from bandit_serve.errors import FieldError, InvalidInput, Overloaded, StateFault, Unavailable
+from bandit_serve.errors import FieldError, InvalidInput, Overloaded, StateFault, TooLarge, Unavailable
 from bandit_serve.experiment import Experiment, Policy
 from bandit_serve.models.agreement import AgreementReport
 from bandit_serve.results import Report
@@ -434,12 +434,10 @@ def make_app(service: Service, admission: Admission) -> tuple[web.Application, L
     for route in ROUTES:
         group, name = route.handler.split(".")
         endpoint = getattr(groups[group], name)
-        max_body = min(route.max_body or service.settings.max_body, service.settings.max_body)
         if route.hot:
+            max_body = min(route.max_body or service.settings.max_body, service.settings.max_body)
             lane.add(route.path, route.label, endpoint, max_body)
             endpoint = _ordinary(endpoint, service.settings.seconds("body_timeout"))
-        if route.max_body is not None:
-            endpoint = _limited(endpoint, max_body)
         routes[app.router.add_route(route.method, route.path, endpoint)] = route
     return app, lane
 
@@ -453,14 +451,6 @@ def _ordinary(endpoint: Endpoint, timeout_s: float) -> Handler:
         if not isinstance(reply, Reply):
             reply = await reply
         return web.Response(body=reply.body, headers={"Content-Type": reply.content_type})
-
-    return handle
-
-
-def _limited(handler: Handler, max_body: int) -> Handler:
-    async def handle(request: web.Request) -> web.StreamResponse:
-        request[MAX_BODY] = max_body
-        return await handler(request)
 
     return handle
 
@@ -482,8 +472,11 @@ def _shared(
                 raise Overloaded("This worker has as many connections as it can have.")
             if not service.ready and request.path not in ALWAYS_OPEN:
                 raise Unavailable("The first state is not loaded yet.")
-            if route is not None and request.query_string:
-                _check_query(route, request)
+            if route is not None:
+                if request.query_string:
+                    _check_query(route, request)
+                if route.max_body is not None:
+                    request[MAX_BODY] = route.max_body
             response = await _answered(route, handler, request)
         except Exception as error:
             response = problem_response(error)
@@ -503,11 +496,16 @@ def _shared(
 
 
 async def _answered(route: Route | None, handler: Handler, request: web.Request) -> web.StreamResponse:
-    """A route that takes nothing from its caller cannot have been given anything invalid: then the fault is ours."""
+    """A route that takes nothing from its caller cannot have been given anything invalid: then the fault is ours.
+
+    What we have to say may still be too much for one answer.
+    """
     if route is None or route.takes is not None or route.query:
         return await handler(request)
     try:
         return await handler(request)
+    except TooLarge:
+        raise
     except InvalidInput as error:
         raise StateFault("What we know can not be read; the service's log says why.") from error
 

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from bandit_serve.live import LiveExperiment
 from bandit_serve.replica import Replica
 
 OUTCOMES = ("2xx", "4xx", "5xx")
@@ -197,7 +198,6 @@ class ServiceCollector(Collector):
         )
 
     def _experiments(self) -> Iterable[Metric]:
-        """Bounded: experiments beyond `MAX_EXPERIMENT_SERIES` arms are left out, the newest first."""
         exposures = CounterMetricFamily(
             "bandit_serve_exposures", "Decisions in the log.", labels=["experiment", "arm"]
         )
@@ -206,12 +206,7 @@ class ServiceCollector(Collector):
             "Rewards of the objective in the log.",
             labels=["experiment", "arm"],
         )
-        room = MAX_EXPERIMENT_SERIES
-        # In a thread, beside which experiments may come.
-        for name, live in list(self._replica.experiments.items()):
-            room -= len(live.experiment.arms)
-            if room < 0:
-                break
+        for name, live in counted(self._replica):
             for k, arm in enumerate(live.experiment.arm_names):
                 exposures.add_metric([name, arm], float(live.exposures[k]))
                 rewards.add_metric([name, arm], float(live.rewards[k]))
@@ -227,6 +222,17 @@ class ServiceCollector(Collector):
             if not each.given_up:
                 aside.add_metric([name], 1.0)
         return aside
+
+
+def counted(replica: Replica) -> Iterator[tuple[str, LiveExperiment]]:
+    """The experiments that have at most `MAX_EXPERIMENT_SERIES` arms in all: the newest are left out."""
+    room = MAX_EXPERIMENT_SERIES
+    # In a thread, beside which experiments may come.
+    for name, live in list(replica.experiments.items()):
+        room -= len(live.experiment.arms)
+        if room < 0:
+            return
+        yield name, live
 
 
 def exposition(collector: ServiceCollector) -> bytes:

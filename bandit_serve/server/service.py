@@ -10,7 +10,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 
 import msgspec
 
@@ -33,7 +33,7 @@ from bandit_serve.log.local_snapshots import LocalSnapshots
 from bandit_serve.log.model_changes import ModelChanges
 from bandit_serve.log.results_log import ResultsLog
 from bandit_serve.log.tail import GATHER_S, Tail
-from bandit_serve.models.loaded import LoadedModels
+from bandit_serve.models.loaded import LoadedModels, Reference
 from bandit_serve.models.top_k_cache import TopKCache
 from bandit_serve.replica import Replica
 from bandit_serve.rewards.rewards import Rewards
@@ -146,7 +146,7 @@ class Service:
         self.replica.on_set_aside(self._set_aside)
         for name in self.replica.aside:
             self._set_aside(name)
-        await self._load_live_models()
+        await self._load_models(self.models.live)
         self.ready = True
 
     def start(self) -> None:
@@ -232,7 +232,7 @@ class Service:
             before = self.models.live
             self._keep_live_models()
             if self.ready and self.models.live - before:
-                self._answer(self._load_live_models())
+                self._answer(self._load_models(self.models.live))
             self._follow_quickly_enough()
 
     def _set_aside(self, owner: str, error: Exception | None = None) -> None:
@@ -262,11 +262,9 @@ class Service:
         self.tail.gather_s = min(GATHER_S, quickest_ms / 2000)
 
     def _keep_live_models(self) -> None:
-        aside = [each.record for each in self.replica.aside.values() if each.record is not None]
-        records = [*(experiment.record for experiment in self.replica.experiments.values()), *aside]
         live = [
             (arm.model, arm.version)
-            for record in records
+            for record in self.replica.records().values()
             if record.status in ("running", "paused")
             for arm, status in zip(record.experiment.arms, record.arm_statuses.values(), strict=True)
             if status != "removed" and arm.model is not None and arm.version is not None
@@ -278,9 +276,9 @@ class Service:
         ]
         self.models.keep_live(frozenset(live))
 
-    async def _load_live_models(self) -> None:
+    async def _load_models(self, references: Collection[Reference]) -> None:
         """So that the first request for an arm finds its model in memory; an arm whose model is lost is left out."""
-        for reference in self.models.live:
+        for reference in references:
             try:
                 await self.models.load(self.replica.registry.version(*reference))
             except ModelLost:
@@ -300,7 +298,7 @@ class Service:
             lost = self.models.lost
             await asyncio.sleep(HEARTBEAT_S)
             if self.models.lost:
-                await self._load_live_models()
+                await self._load_models(self.models.lost)
             for reference in lost - self.models.lost:
                 for decider in self.decisions.deciders.values():
                     decider.readmit(ModelName(*reference))

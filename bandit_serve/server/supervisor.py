@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import select
 import signal
@@ -76,6 +77,7 @@ class Supervisor:
         self._stopping = False
         self._announced = False
         self._restart_at_s = 0.0
+        self._failed_s = -math.inf
         self._backoff = Backoff()
         self._looked_s = self._watching_since_s = time.monotonic()
         self._store_at_s = 0.0
@@ -159,20 +161,23 @@ class Supervisor:
                 self._spawn()
 
     def _bury(self, child: _Child, status: int) -> None:
-        """One that ended before it was ready, or by itself soon after, would do it again: the next waits longer."""
+        """One that ended before it was ready, or by itself soon after, would do it again: the next waits longer.
+
+        Those that were started before the last failure share its cause, and are no further ones.
+        """
         self._children.remove(child)
         os.close(child.status_fd)
         now_s = time.monotonic()
         quick = now_s - child.started_s < QUICK_DEATH_S
-        pause_s = 0.0
         if child.ready and not quick:
             self._backoff.ran_well()
-        elif not child.ready or (status > 0 and not child.draining):
-            pause_s = self._backoff.failed()
-        else:
-            pause_s = RESTART_PAUSE_S
-        self._restart_at_s = max(self._restart_at_s, now_s + pause_s)
+        elif child.ready and (status <= 0 or child.draining):
+            self._restart_at_s = max(self._restart_at_s, now_s + RESTART_PAUSE_S)
+        elif child.started_s >= self._failed_s:
+            self._failed_s = now_s
+            self._restart_at_s = max(self._restart_at_s, now_s + self._backoff.failed())
         if not child.draining:
+            pause_s = max(self._restart_at_s - now_s, 0.0)
             when = f"in {pause_s:g} s" if pause_s else "now"
             log.warning("worker %d ended with status %d; another starts %s", child.process.pid, status, when)
 

@@ -57,8 +57,9 @@ class Tasks:
                     backoff.ran_well()
                 pause_s = backoff.failed()
                 self.failures += 1
+                log.exception("the %s failed and begins again in %g s", name, pause_s)
                 detail = f"The {name} of this worker failed: {type(error).__name__}; its log says why."
-                self._troubles.begin(what, detail, error=error)
+                self._troubles.begin(what, detail)
             finally:
                 well.cancel()
             await asyncio.sleep(pause_s)

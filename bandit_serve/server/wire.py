@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 from aiohttp import hdrs, web
@@ -59,15 +59,15 @@ class Body(Generic[T]):
     def decode(self, headers: Mapping[str, str], body: bytes) -> T:
         """`InvalidInput` that names the field, or `UnsupportedMedia`."""
         content_type = headers.get(hdrs.CONTENT_TYPE, "")
-        essence = content_type if content_type == JSON else _essence(content_type)
-        if not body and self.optional and essence not in SENT_BY_ANY_PAGE:
-            body, essence = b"{}", JSON
+        media = content_type if content_type == JSON else essence(content_type)
+        if not body and self.optional and media not in SENT_BY_ANY_PAGE:
+            body, media = b"{}", JSON
         try:
-            if essence == JSON:
+            if media == JSON:
                 if len(body) > LARGE_BYTES:
                     _check_values(body)
                 return self._json(body)
-            if self.msgpack and essence == MSGPACK:
+            if self.msgpack and media == MSGPACK:
                 return self._msgpack(body)
         except msgspec.ValidationError as error:
             raise invalid(error) from None
@@ -104,48 +104,58 @@ class Entries(Generic[T]):
 
     async def each(self, headers: Mapping[str, str], body: bytes) -> list[T | InvalidInput] | None:
         """Each entry or what is wrong with it, read in turns; None where the body is no such batch."""
-        essence = _essence(headers.get(hdrs.CONTENT_TYPE, ""))
-        form = self._read.get(essence)
+        media = essence(headers.get(hdrs.CONTENT_TYPE, ""))
+        form = self._read.get(media)
         if form is None:
             return None
-        if essence == JSON and len(body) > LARGE_BYTES:
+        if media == JSON and len(body) > LARGE_BYTES:
             _check_values(body)
-        decode_batch, decode = form
+        decode_batch, _ = form
         try:
             raws: list[msgspec.Raw] = getattr(decode_batch(body), self._field)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        return await _read_all(decode, raws)
+        return await self.each_of(headers, raws)
+
+    async def each_of(
+        self, headers: Mapping[str, str], raws: Iterable[msgspec.Raw]
+    ) -> list[T | InvalidInput]:
+        """Each of `raws` or what is wrong with it, read in turns."""
+        _, decode = self._read[essence(headers.get(hdrs.CONTENT_TYPE, ""))]
+        return await _in_turns(raws, lambda i, raw: _entry_or_refusal(decode, raw))
 
     async def read(self, headers: Mapping[str, str], raws: Iterable[msgspec.Raw]) -> list[T]:
         """Each of `raws`, read in turns; raises what is wrong with the first that is not valid."""
-        _, decode = self._read[_essence(headers.get(hdrs.CONTENT_TYPE, ""))]
-        entries = await _read_all(decode, raws)
-        for i, entry in enumerate(entries):
-            if isinstance(entry, InvalidInput):
-                errors = [FieldError(f"{self._field}[{i}].{each.at}", each.detail) for each in entry.errors]
-                raise InvalidInput(f"{self._field}[{i}]: {entry}", errors)
-        return cast(list[T], entries)
+        _, decode = self._read[essence(headers.get(hdrs.CONTENT_TYPE, ""))]
+        return await _in_turns(raws, lambda i, raw: _entry(decode, raw, f"{self._field}[{i}]"))
 
 
-async def _read_all(
-    decode: Callable[[msgspec.Raw], T], raws: Iterable[msgspec.Raw]
-) -> list[T | InvalidInput]:
+async def _in_turns(raws: Iterable[msgspec.Raw], read: Callable[[int, msgspec.Raw], T]) -> list[T]:
     entries, turn = [], Turn()
-    for raw in raws:
-        entries.append(_read_entry(decode, raw))
+    for i, raw in enumerate(raws):
+        entries.append(read(i, raw))
         if turn.over:
             await turn.give_way()
     return entries
 
 
-def _read_entry(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw) -> T | InvalidInput:
+def _entry_or_refusal(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw) -> T | InvalidInput:
+    try:
+        return _entry(decode, raw)
+    except InvalidInput as refusal:
+        return refusal
+
+
+def _entry(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw, within: str = "") -> T:
     try:
         return decode(raw)
     except msgspec.ValidationError as error:
-        return invalid(error)
+        raise invalid(error, within) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return InvalidInput(f"The entry can not be read: {_sentence(str(error))}")
+        detail = f"The entry can not be read: {_sentence(str(error))}"
+        if not within:
+            raise InvalidInput(detail) from None
+        raise InvalidInput(f"{within}: {detail}", [FieldError(within, detail)]) from None
 
 
 def _check_values(body: bytes) -> None:
@@ -286,7 +296,8 @@ def actor(request: web.Request) -> str:
     return f"http:{request.remote or 'unix'}"
 
 
-def _essence(content_type: str) -> str:
+def essence(content_type: str) -> str:
+    """A media type without its parameters."""
     return content_type.partition(";")[0].strip().lower()
 
 

@@ -43,8 +43,9 @@ MOVED = "store_moved"
 BUSY = "store_busy"
 CANNOT_SAVE = "store_cannot_save"
 LACKS_REPLICAS = "store_lacks_replicas"
+CLOCK = "store_clock"
 
-OF_WRITES = (READ_ONLY, FULL, CANNOT_SAVE, LACKS_REPLICAS)
+OF_WRITES = (READ_ONLY, FULL, CANNOT_SAVE, LACKS_REPLICAS, CLOCK)
 """Outages in which what there is can still be read."""
 
 # The special before the general: redis-py derives some of its errors from others.

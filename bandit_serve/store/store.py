@@ -20,7 +20,7 @@ from bandit_serve.store.calls import Calls
 from bandit_serve.store.clock import TOLERANCE_MS, LogClock, even_ns
 from bandit_serve.store.connection import open_client, open_tail_client, renew
 from bandit_serve.store.facts import StoreFacts, check, inspect
-from bandit_serve.store.failures import BUSY, CANNOT_SAVE, FULL, READ_ONLY, SLOW, translate_errors
+from bandit_serve.store.failures import BUSY, CANNOT_SAVE, CLOCK, FULL, READ_ONLY, SLOW, translate_errors
 from bandit_serve.store.keys import COMMON, Keys
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.outages import Outages
@@ -147,7 +147,7 @@ class Store:
             if answer != b"clock":
                 return answer
             await self.time_ms()
-        raise StoreUnavailable("The store's clock does not agree with this machine's, and jumps.")
+        raise StoreUnavailable("The store's clock does not agree with this machine's, and jumps.", what=CLOCK)
 
     async def sweep(self, owner: str) -> None:
         """Deletes what an experiment's log does not need any more: bitmaps and marks of its past."""

@@ -105,7 +105,7 @@ class ContinuousLearner:
         path = folder / name
         self.model.save(path)
         checkpoint = _Checkpoint(
-            model=f"{name} {_sha256(path)}",
+            model=f"{name} {sha256_of(path)}",
             frozen=self._kept_frozen(folder),
             offsets={name: (offset.time_ms, offset.sequence) for name, offset in self.offsets.items()},
             uids=dict(self._uids),
@@ -129,7 +129,7 @@ class ContinuousLearner:
         path = folder / "frozen.safetensors"
         if not path.exists():
             self._frozen.save(path)
-        return f"{path.name} {_sha256(path)}"
+        return f"{path.name} {sha256_of(path)}"
 
     @classmethod
     def load(cls, folder: Path, followed: Mapping[str, Followed]) -> ContinuousLearner | None:
@@ -158,12 +158,12 @@ class ContinuousLearner:
 def _read(folder: Path, about: str) -> Model:
     name, _, sha256 = about.partition(" ")
     path = folder / Path(name).name
-    if not path.is_file() or _sha256(path) != sha256:
+    if not path.is_file() or sha256_of(path) != sha256:
         raise InvalidArtifact(f"The checkpoint in {folder} names {name}, which is not there or was changed.")
     return load_model(Artifact.map(path))
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

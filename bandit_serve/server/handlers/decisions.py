@@ -12,13 +12,13 @@ from bandit_serve.decisions.messages import (
     MAX_BATCH,
     MAX_BATCH_ITEMS,
     Context,
-    ContextColumns,
     DecideBatch,
     DecideRequest,
     ModelName,
     PredictBatch,
     Predicted,
     PredictRequest,
+    RawBatch,
     ScoreRequest,
 )
 from bandit_serve.errors import (
@@ -63,7 +63,7 @@ class DecisionHandlers:
         self._predict = Body(PredictRequest, timeout_s=timeout_s, msgpack=True)
         self._score = Body(ScoreRequest, timeout_s=timeout_s, msgpack=True)
         self._decide_batch = Body(DecideBatch, timeout_s=timeout_s, msgpack=True)
-        self._columns = Body(ContextColumns, timeout_s=timeout_s, msgpack=True)
+        self._raw_batch = Body(RawBatch, timeout_s=timeout_s, msgpack=True)
         self._contexts: Entries[Context | None] = Entries(Context | None, "contexts", MAX_BATCH)
         self._predict_batch = Body(PredictBatch, timeout_s=timeout_s, msgpack=True)
         self._decide_entries: Entries[DecideRequest] = Entries(DecideRequest, "requests", MAX_BATCH)
@@ -120,26 +120,22 @@ class DecisionHandlers:
         except InvalidInput as error:
             wishes = await self._decide_entries.after(error, headers, body)
             return await self._decide_each(experiment, headers, wishes)
+        _check_form(batch)
         if batch.units is UNSET:
-            if batch.requests is UNSET:
-                raise InvalidInput(
-                    f"The batch is empty: {COLUMNS_OR_REQUESTS}.", [FieldError("", COLUMNS_OR_REQUESTS)]
-                )
+            assert batch.requests is not UNSET
             return await self._decide_each(experiment, headers, batch.requests)
-        if batch.requests is not UNSET:
-            raise InvalidInput(
-                f"The batch has both: {COLUMNS_OR_REQUESTS}.", [FieldError("", COLUMNS_OR_REQUESTS)]
-            )
         return await self._decide_columns(experiment, headers, batch.units, batch.contexts)
 
     async def _decide_many(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply:
         """A batch that takes long to be read: in turns, entry by entry."""
-        wishes = await self._decide_entries.each(headers, body)
-        if wishes is not None:
+        batch = self._raw_batch.decode(headers, body)
+        _check_form(batch)
+        if batch.units is UNSET:
+            assert batch.requests is not UNSET
+            wishes = await self._decide_entries.each_of(headers, batch.requests)
             return await self._decide_each(experiment, headers, wishes)
-        columns = self._columns.decode(headers, body)
-        contexts = None if columns.contexts is None else await self._contexts.read(headers, columns.contexts)
-        return await self._decide_columns(experiment, headers, columns.units, contexts)
+        contexts = None if batch.contexts is None else await self._contexts.read(headers, batch.contexts)
+        return await self._decide_columns(experiment, headers, batch.units, contexts)
 
     async def _decide_columns(
         self,
@@ -268,3 +264,14 @@ async def _largest(names: Sequence[str], models: Sequence[ModelName | None], pay
         if turn.over:
             await turn.give_way()
     return largest
+
+
+def _check_form(batch: DecideBatch | RawBatch) -> None:
+    """`InvalidInput` for a batch that is neither of the two, or is of both."""
+    if batch.units is UNSET and batch.requests is UNSET:
+        fault = "is empty"
+    elif batch.requests is not UNSET and (batch.units is not UNSET or batch.contexts is not None):
+        fault = "has both"
+    else:
+        return
+    raise InvalidInput(f"The batch {fault}: {COLUMNS_OR_REQUESTS}.", [FieldError("", COLUMNS_OR_REQUESTS)])

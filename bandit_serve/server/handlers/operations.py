@@ -17,9 +17,8 @@ from bandit_serve.errors import NotBuilt, Unavailable
 from bandit_serve.experiment import Status
 from bandit_serve.log.census import living
 from bandit_serve.policies.features import Features
-from bandit_serve.replica import Replica
 from bandit_serve.rewards.messages import Verdict
-from bandit_serve.server.metrics import MAX_EXPERIMENT_SERIES, ServiceCollector, exposition
+from bandit_serve.server.metrics import ServiceCollector, counted, exposition
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Pairs, answer, answer_in_turns
 from bandit_serve.times import rfc3339
@@ -142,7 +141,7 @@ class OperationHandlers:
             await service.tail.hear_all_news()
         service.publish_counters()
         total = service.counters.total
-        names = _within(service.replica)
+        names = sorted(name for name, _ in counted(service.replica))
         fields = {
             "version": __version__,
             "status": self._status(),
@@ -219,17 +218,6 @@ class OperationHandlers:
             durability=facts.durability,
             used_memory=facts.used_memory,
         )
-
-
-def _within(replica: Replica) -> list[str]:
-    """The experiments, by name, that have at most `MAX_EXPERIMENT_SERIES` arms in all: the newest are left out."""
-    names, room = [], MAX_EXPERIMENT_SERIES
-    for name, live in replica.experiments.items():
-        room -= len(live.experiment.arms)
-        if room < 0:
-            break
-        names.append(name)
-    return sorted(names)
 
 
 def _context_stats(features: Features | None) -> ContextStats | None:

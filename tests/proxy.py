@@ -1,0 +1,72 @@
+"""What proxies before a store have in common: a thread with a loop of its own, and a connection to each of theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import NamedTuple, Self
+
+
+class Ends(NamedTuple):
+    """One connection, as it is read and as it is written."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+
+class Proxy:
+    """Both connections end where one of the two `ways` does, or where the store is not reached."""
+
+    def __init__(self, store_port: int) -> None:
+        self.port = 0
+        self._store_port = store_port
+        self._listening = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._work, name="proxy")
+
+    def ways(
+        self, client: Ends, store: Ends
+    ) -> tuple[Coroutine[None, None, None], Coroutine[None, None, None]]:
+        """What passes on from the client to the store, and back."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._listening.wait(10)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+
+    def _work(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._stopping = asyncio.Event()
+        server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._listening.set()
+        await self._stopping.wait()
+        server.close()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            store = Ends(*await asyncio.open_connection("127.0.0.1", self._store_port))
+        except OSError:
+            writer.close()
+            return
+        tasks = [asyncio.create_task(way) for way in self.ways(Ends(reader, writer), store)]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for end in (writer, store.writer):
+                end.close()
