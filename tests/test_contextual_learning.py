@@ -88,11 +88,11 @@ def test_propensities_are_right_over_twenty_thousand_decisions(policy):
 
 
 def test_draws_that_were_made_before_an_inverse_are_due_again():
-    learner = LinTS(3, 5, objective="continuous", shared=True, seed=1)
+    learner = LinTS(3, 5, objective="continuous", arm_features=np.eye(3), seed=1)
     learner.patient = True
     rng = np.random.default_rng(2)
     for at in range(64):
-        learner.update(at % 3, rng.standard_normal(), rng.standard_normal((3, 5)))
+        learner.update(at % 3, rng.standard_normal(), rng.standard_normal(5))
     assert learner.stale_models
     while learner.stale_models:
         learner.redraw()
