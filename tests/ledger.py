@@ -58,11 +58,15 @@ def wait_until_all_serve(service: ThrowawayService, workers: int) -> None:
 
     def all_serve() -> bool:
         try:
-            told = service.call("GET", "/v1/stats").body["workers"]
+            stats = service.call("GET", "/v1/stats")
         except (OSError, http.client.HTTPException):
             return False
         pids = set(service.worker_pids())
-        return len(pids) == workers and pids <= {worker["pid"] for worker in told}
+        return (
+            stats.status == 200
+            and len(pids) == workers
+            and pids <= {worker["pid"] for worker in stats.body["workers"]}
+        )
 
     wait_until(all_serve, WAIT_S)
 
