@@ -146,17 +146,21 @@ cdef extern from *:
 
        A is a sum of squares, so no pivot of A + P is below the entry of P, and none that rounding has put there is
        let through. Where P is lost in the rounding of A, a pivot is what that rounding is, and its row is dropped:
-       it would be nothing else either. `root` and `work`: width · width each; W comes in `root`, by rows, 0 below its diagonal. */
+       it would be nothing else either. A column of U has the length of the root of its diagonal entry of A + P, and a
+       row of W is at most as long as 1 / √P's: what rounding makes of nearly dependent rows is held to that, so that
+       it does not grow from row to row without end. `root` and `work`: width · width each; W comes in `root`, by rows,
+       0 below its diagonal. */
     BY_PROCESSOR static void symmetric_inverse_root(
         const double *a, const double *precision, double *root, double *work, ptrdiff_t order, ptrdiff_t width)
     {
+        double *longest = root;
         memset(work, 0, (size_t)(width * width) * sizeof(double));
-        memset(root, 0, (size_t)(width * width) * sizeof(double));
         for (ptrdiff_t j = 0; j < order; j++) {
             const double *row = a + symmetric_start(j, width);
             for (ptrdiff_t c = j; c < order; c++)
                 work[j * width + c] = row[c - j];
             work[j * width + j] += precision[j];
+            longest[j] = sqrt(work[j * width + j]);
         }
         for (ptrdiff_t k = 0; k < order; k++) {
             double *pivotal = work + k * width;
@@ -168,7 +172,7 @@ cdef extern from *:
             }
             pivot = sqrt(pivot);
             for (ptrdiff_t c = k + 1; c < order; c++)
-                pivotal[c] /= pivot;
+                pivotal[c] = fmax(-longest[c], fmin(longest[c], pivotal[c] / pivot));
             pivotal[k] = pivot;
             for (ptrdiff_t j = k + 1; j < order; j++) {
                 const double factor = pivotal[j];
@@ -177,13 +181,15 @@ cdef extern from *:
                     LANES(row + c) -= factor * LANES(pivotal + c);
             }
         }
+        memset(root, 0, (size_t)(width * width) * sizeof(double));
         /* The subtraction above has also filled parts below the diagonal, which nothing reads. */
         for (ptrdiff_t j = 0; j < order; j++) {
             double *row = root + j * width;
+            const double most = 1.0 / sqrt(precision[j]);
             row[j] = 1.0;
             for (ptrdiff_t k = j; k < order; k++) {
                 const double *u = work + k * width;
-                const double factor = row[k] / u[k];
+                const double factor = fmax(-most, fmin(most, row[k] / u[k]));
                 row[k] = factor;
                 for (ptrdiff_t c = k + 1; c < order && (c & 7); c++)
                     row[c] -= factor * u[c];

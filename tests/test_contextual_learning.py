@@ -99,3 +99,25 @@ def test_draws_that_were_made_before_an_inverse_are_due_again():
         assert not learner.to_redraw
         learner.freshen_one()
         assert learner.to_redraw
+
+
+@pytest.mark.parametrize("policy", CONTEXTUAL.values(), ids=CONTEXTUAL)
+def test_rows_that_are_dependent_but_for_rounding_leave_all_finite(policy):
+    """As many as there are orders of magnitude between features and the prior, so that each pivot is rounding alone."""
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        arm_features = 10.0 ** rng.integers(-40, 10, (3, 3)) * rng.choice([-1.0, 1.0], (3, 3))
+        learner = policy(3, 7, arm_features=arm_features, prior={"precision": 1e-6}, seed=seed)
+        base = 10.0 ** rng.integers(-30, 10, (2, 7))
+        for at in range(300):
+            x = (rng.standard_normal(2) @ base) * (rng.random(7) < 0.7)
+            arm = int(rng.integers(3))
+            learner.update(arm, float(rng.random() < 0.5), x)
+            if at % 50 == 49:
+                assert np.isfinite(learner.shares(x)).all()
+        state = learner.state()
+        assert np.isfinite(state["factors"]["inverse"]).all()
+        assert (
+            policy.from_state(state).state()["factors"]["inverse"].tobytes()
+            == state["factors"]["inverse"].tobytes()
+        )
