@@ -7,7 +7,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bandit_serve.errors import InvalidArtifact
-from bandit_serve.models import Artifact, Bias, FactorizationMachine, MatrixFactorization, artifact, load_model
+from bandit_serve.models import (
+    Artifact,
+    Bias,
+    FactorizationMachine,
+    MatrixFactorization,
+    artifact,
+    load_model,
+)
 from bandit_serve.models.rating_scale import RatingScale
 from bandit_serve.training.ratings import synthetic_ratings
 
@@ -50,7 +57,8 @@ STANDARD = {family: fitted(family) for family in FAMILIES}
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=8, deadline=None)
 @given(
-    st.floats(-7, 8).map(lambda exponent: float(f"{10**exponent:.3g}")), st.sampled_from([0.0, -1.0, 3.0, 1e3])
+    st.floats(-7, 8).map(lambda exponent: float(f"{10**exponent:.3g}")),
+    st.sampled_from([0.0, -1.0, 3.0, 1e3]),
 )
 @example(20.0, 0.0)
 @example(100.0, 0.0)
@@ -102,7 +110,9 @@ def test_a_file_that_does_not_say_has_the_unit_one(family, tmp_path):
     learned(before), learned(one)
     assert (before.predict_many(USERS, ITEMS) == one.predict_many(USERS, ITEMS)).all()
     for wrong in (0.0, -1.0, np.nan, np.inf, 1e40):
-        artifact.write(tmp_path / "w", model.family, model.parameters, {**tensors, "rating_unit": unit * wrong})
+        artifact.write(
+            tmp_path / "w", model.family, model.parameters, {**tensors, "rating_unit": unit * wrong}
+        )
         with pytest.raises(InvalidArtifact, match="rating_unit"):
             load_model(Artifact.map(tmp_path / "w"))
 

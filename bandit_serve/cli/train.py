@@ -22,7 +22,8 @@ from bandit_serve.cli.train_table import print_result
 from bandit_serve.errors import UsageError
 from bandit_serve.models.registry import Version, VersionStatus
 from bandit_serve.settings import Settings, load_settings
-from bandit_serve.training.dataset import DataSet, read_dataset, read_features
+from bandit_serve.training.dataset import DataSet, read_dataset
+from bandit_serve.training.features import read_features
 from bandit_serve.training.logged import read_logged
 from bandit_serve.training.mlflow_mirror import MlflowMirror
 from bandit_serve.training.pipeline import Status, Trained, TrainingResult, judge, train

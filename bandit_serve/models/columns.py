@@ -12,7 +12,6 @@ from bandit_serve._ids import id_text
 from bandit_serve._learner import LARGEST_RATING
 from bandit_serve.errors import InvalidInput
 
-
 TOO_LARGE = f"Every rating must be finite and at most {LARGEST_RATING:g} in size."
 
 

@@ -163,7 +163,7 @@ class FactorizationMachine(Factorized):
         centred = scale.centred(values)
         descend(
             Schedule(given["n_epochs"], given["learning_rate"], given["final_learning_rate"]),
-            lambda rate: learner.epoch(*rows, centred, *requests, generator, rate),
+            lambda rate: learner.epoch(rows[0], rows[1], centred, *requests, generator, rate),
             lambda: [array for block in blocks for array in (block.vectors, block.weights)],
             validate=None if held_out is None else lambda: learner.errors(*held_out),
             patience=patience,

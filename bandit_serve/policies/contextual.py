@@ -60,8 +60,6 @@ class ContextualPolicy(Linear):
     objective, low, high, min_share, max_share, warmup, half_life, refresh, holdout, seed: as `Policy` has them.
         Binary and bounded rewards are scaled to [0, 1]. Forgetting happens when at least 1/64 of the half-life has
         passed since it last did, so that models are not made anew at each step of the clock.
-        What lies far outside of what a feature's values are like is taken as the farthest that they are, or as their
-        centre (`_linear`): one wild value, or a run of them, does not spoil what was learned.
     prior: {"precision": 1.0}, the least precision of the Normal prior, of mean 0, of each coefficient. The prior's
         precision for feature j is that times max(1, p / 4) · max(1, s_j), s_j the mean square of x_j in what was
         learned and p = Σ min(1, s_j), the number of features present in a row: so large features need no scaling,
@@ -265,8 +263,6 @@ class ContextualPolicy(Linear):
                     raise InvalidInput(f"a policy over {self.n_arms} arms can not go on from one over more")
                 statistics[name][: len(theirs[name])] = theirs[name]
         self.restore(statistics)
-        if same and isinstance(former, ContextualPolicy):
-            self.restore_limits(former.limits_state())
         self.observed = np.pad(former.observed, (0, self.n_arms - former.n_arms))
         self.clock_ms = former.clock_ms
 
@@ -274,7 +270,7 @@ class ContextualPolicy(Linear):
         """All that this policy is, as plain values and arrays: with `from_state` it goes on identically.
 
         What was learned is in `statistics`, apart from priors and other parameters; `factors` is what follows from
-        them but for the last bits; `limits` are those of the features.
+        them but for the last bits.
         """
         return {
             "kind": self.kind,
@@ -288,7 +284,6 @@ class ContextualPolicy(Linear):
             },
             "statistics": self.statistics(),
             "factors": self.factors(),
-            "limits": self.limits_state(),
             "observed": self.observed,
             "clock_ms": self.clock_ms,
             "randomness": self.randomness,
@@ -297,7 +292,7 @@ class ContextualPolicy(Linear):
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """The policy that `state` is of. InvalidInput when it is not a state of this kind of policy."""
-        if not isinstance(state, Mapping) or set(state) | LATER != STATE:
+        if not isinstance(state, Mapping) or set(state) != STATE:
             raise InvalidInput(f"a policy's state must hold {', '.join(sorted(STATE))} and nothing else")
         if state["kind"] != cls.kind:
             raise InvalidInput(f"the state is of a policy of kind {state['kind']!r}, not {cls.kind!r}")
@@ -307,7 +302,6 @@ class ContextualPolicy(Linear):
         policy = cls(state["n_arms"], state["n_features"], **own, **{name: state[name] for name in COMMON})
         policy.restore(state["statistics"])
         policy.restore_factors(state["factors"])
-        policy.restore_limits(state.get("limits"))
         policy.observed = state["observed"]
         clock_ms = state["clock_ms"]
         policy.clock_ms = None if clock_ms is None else times("clock_ms", clock_ms)
@@ -326,13 +320,10 @@ STATE = COMMON | {
     "parameters",
     "statistics",
     "factors",
-    "limits",
     "observed",
     "clock_ms",
     "randomness",
 }
-# What states of before do not have.
-LATER = frozenset({"limits"})
 LEAST_PRECISION, MOST_PRECISION = 1e-6, 1e9
 
 
