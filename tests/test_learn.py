@@ -22,6 +22,7 @@ from bandit_serve.store import PrivateServer
 from bandit_serve.store.offset import START
 from bandit_serve.store.store import Store
 from bandit_serve.training.learner import ContinuousLearner, Followed, in_order
+from bandit_serve.training.rating_rule import RatingRule
 from bandit_serve.training.ratings import synthetic_ratings
 
 RATINGS = synthetic_ratings(seed=5, n_users=60, n_items=80, n_ratings=1_500)
@@ -140,7 +141,7 @@ def test_killed_again_and_again_it_equals_one_that_was_not(running):
     record = service.call("GET", f"/v1/experiments/{experiment}").body
     window_ms = 3_600_000
     assert record["attribution"]["window"] == "1h"
-    once = ContinuousLearner(*base, [Followed(experiment, 1, window_ms, 0)])
+    once = ContinuousLearner(*base, [Followed(experiment, 1, window_ms, RatingRule())])
     for offset, name, event in in_order({experiment: log}, 2**62):
         once.apply(name, offset, event)
     assert once.learned == traffic.sent

@@ -94,7 +94,7 @@ def test_a_family_that_diverges_is_dropped_and_the_others_are_kept():
     result = run(data(MADE.values), families={"matrix_factorization": DIVERGES, "bias": {}})
     assert [each.record.family for each in result.trained] == ["bias"]
     assert "diverged in epoch" in result.dropped["matrix_factorization"]
-    with pytest.raises(InvalidInput, match="No model came of it. matrix_factorization: Training diverged"):
+    with pytest.raises(InvalidInput, match=r"No model came of it\. matrix_factorization: Training diverged"):
         run(data(MADE.values), families={"matrix_factorization": DIVERGES})
 
 

@@ -176,11 +176,13 @@ class _Facts(NamedTuple):
     told: list[str]
 
     def compare(self, left: _Value, symbol: str, right: _Value) -> bool:
-        values = [side.of(self.known) for side in (left, right)]
-        for side, value in zip((left, right), values, strict=True):
+        values = list[float]()
+        for side in (left, right):
+            value = side.of(self.known)
             if value is None:
                 self.told.append(f"there is no {side.token}")
                 return False
+            values.append(value)
         fulfilled = COMPARISONS[symbol](*values)
         names = [side.told(self.known) for side in (left, right)]
         self.told.append(f"{names[0]} {'is' if fulfilled else 'is not'} {symbol} {names[1]}")
