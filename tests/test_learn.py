@@ -80,12 +80,12 @@ def running(request, tmp_path):
         yield service, model, started(service, model), path
 
 
-def started(service, model):
+def started(service, model, **metric):
     name = new_name()
     body = {
         "id": name,
         "arms": [{"name": arm, "model": model, "version": "v1"} for arm in ("control", "challenger")],
-        "metrics": [{"name": "stars", "kind": "continuous"}],
+        "metrics": [{"name": "stars", "kind": "continuous", **metric}],
         "policy": {"kind": "fixed_split"},
         "attribution": {"missing": "ignore", "window": "1h"},
     }
@@ -273,3 +273,48 @@ def test_an_experiment_that_is_set_aside_keeps_no_other_from_being_learned(runni
     assert bandit_serve(*learn).document["learned"] == sent[well]
     assert bandit_serve("repair", sick, "--leave-out", "--data", service.data).status == 0
     assert bandit_serve(*learn).document["learned"] == sent[well] + sent[sick]
+
+
+@pytest.mark.parametrize("running", [MatrixFactorization], indirect=True, ids=["mf"])
+def test_what_is_to_be_minimized_is_ranked_last_and_other_scales_are_not_mixed_in(running, tmp_path):
+    service, model, stars, _ = running
+    skips = started(service, model, goal="minimize")
+    both = bandit_serve("learn", model, "--until-caught-up", "--data", service.data)
+    assert both.status == 2
+    assert "different kinds or scales" in both.err
+    assert "--rating" in both.err
+    for number in range(60):
+        ask = {"user_id": f"u{number % 5}", "item_id": "skipped" if number % 2 else "kept"}
+        decided = service.call("POST", f"/v1/experiments/{skips}/predict", ask)
+        reward = {"decision_id": decided.body["decision_id"], "value": 9.0 if number % 2 else 0.0}
+        assert service.call("POST", "/v1/rewards", reward).status == 200
+    results = f"/v1/experiments/{skips}/results"
+    wait_until(lambda: sum(arm["exposures"] for arm in service.call("GET", results).body["arms"]) == 60)
+    learn = (
+        "learn",
+        model,
+        "--until-caught-up",
+        "--json",
+        "--data",
+        service.data,
+        "--gate",
+        "window.rmse < 99",
+    )
+    done = bandit_serve(*learn, "--experiment", skips)
+    assert done.status == 0, done.err
+    assert done.document["learned"] == 60
+    version = done.document["versions"][-1]
+    shown = service.call("GET", f"/v1/models/{model}").body["versions"]
+    sha256 = next(each["sha256"] for each in shown if each["version"] == version)
+    learned = load_model(Artifact.map(service.data / "artifacts" / f"{sha256}.safetensors"))
+    ranked = [item for item, _ in learned.top_k("u1", 2, among=["skipped", "kept"])]
+    assert ranked == ["kept", "skipped"]
+    told = bandit_serve(*learn, "--experiment", stars, "--rating", f"{stars}=-5 + 1 * stars")
+    assert told.status == 0, told.err
+    trained = bandit_serve(
+        "train", "--log", skips, "--family", "bias", "--no-register", "--folds", "2", "--json", "--data", service.data,
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert trained.document["data"]["source"] == f"rewards of {skips}, as utilities"
+    bias = load_model(Artifact.map(tmp_path / "out" / "bias.safetensors"))
+    assert bias.predict("u1", "kept") > -2 > -7 > bias.predict("u1", "skipped")

@@ -176,3 +176,11 @@ def test_a_recommender_that_ranks_far_worse_than_the_biases_is_not_staged():
     assert each.status == "failed"
     assert "is < 0.5 × baseline.ndcg@10" in each.record.reason
     assert each.record.gates["staging"] == "rmse < baseline.rmse and not ndcg@10 < 0.5 * baseline.ndcg@10"
+
+
+def test_without_a_user_of_many_pairs_there_is_no_measure_in_time():
+    ratings = rated([f"u{n % 9}" for n in range(90)], [f"i{n % 27}" for n in range(90)], range(90))
+    result = run(data(np.arange(90) % 5 + 1, ratings), families={"bias": {}})
+    assert "time.rmse" not in result.trained[0].record.metrics
+    with pytest.raises(InvalidInput, match="No user"):
+        run(data(np.arange(90) % 5 + 1, ratings), families={"bias": {}}, split={"kind": "time"})

@@ -18,6 +18,7 @@ from bandit_serve.training.dataset import DataSet
 from bandit_serve.training.metrics import Metrics, is_better
 from bandit_serve.training.plan import Plan, check_plan
 from bandit_serve.training.pool import Work, run
+from bandit_serve.training.ratings import Ratings
 from bandit_serve.training.record import DataRecord, RunRecord
 from bandit_serve.training.space import grid, sample
 from bandit_serve.training.splits import Rows, latest_of_each_user, random_folds, random_split
@@ -239,10 +240,11 @@ def _measure(
     if plan.split.kind == "random":
         splits = random_folds(len(data), plan.split.folds, plan.seed, pairs)
     n_random = len(splits)
-    if np.unique(ratings.timestamps).size > 1:
-        splits.append(latest_of_each_user(ratings.users, ratings.timestamps, plan.split.share, pairs))
-    elif plan.split.kind == "time":
-        raise InvalidInput("A split by time needs ratings with times.")
+    try:
+        splits.append(_latest(ratings, plan.split.share, pairs))
+    except InvalidInput:
+        if not splits:
+            raise
     everyone = {BASELINE: {}, **best}
     works: list[Work] = []
     for number, (train_rows, test_rows) in enumerate(splits):
@@ -288,6 +290,12 @@ def _measure(
             errors["time.gain"] = float(gain.std(ddof=1) / np.sqrt(gain.size))
         measured[family] = _Measured(metrics, errors)
     return measured
+
+
+def _latest(ratings: Ratings, share: float, pairs: Rows) -> tuple[Rows, Rows]:
+    if np.unique(ratings.timestamps).size == 1:
+        raise InvalidInput("A split by time needs ratings with times.")
+    return latest_of_each_user(ratings.users, ratings.timestamps, share, pairs)
 
 
 def _advantage(own: _Measured) -> Metrics:
