@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import msgspec
 import numpy as np
 import pytest
 from callers import new_name, upload
@@ -21,7 +22,7 @@ from bandit_serve.models import Artifact, FactorizationMachine, MatrixFactorizat
 from bandit_serve.store import PrivateServer
 from bandit_serve.store.offset import START
 from bandit_serve.store.store import Store
-from bandit_serve.training.learner import ContinuousLearner, Followed, in_order
+from bandit_serve.training.learner import CHECKPOINT, ContinuousLearner, Followed, in_order
 from bandit_serve.training.rating_rule import RatingRule
 from bandit_serve.training.ratings import synthetic_ratings
 
@@ -309,6 +310,14 @@ def test_what_is_to_be_minimized_is_ranked_last_and_other_scales_are_not_mixed_i
     learned = load_model(Artifact.map(service.data / "artifacts" / f"{sha256}.safetensors"))
     ranked = [item for item, _ in learned.top_k("u1", 2, among=["skipped", "kept"])]
     assert ranked == ["kept", "skipped"]
+    checkpoint = service.data / "learn" / model / CHECKPOINT
+    before = msgspec.msgpack.decode(checkpoint.read_bytes())
+    del before["rules"]
+    checkpoint.write_bytes(msgspec.msgpack.encode(before))
+    again = bandit_serve(*learn, "--experiment", skips)
+    assert again.status == 0, again.err
+    assert again.document["learned"] == 60, "an earlier build had learned them as they are"
+    assert again.document["versions"] == ["v1-as-utilities-learned-60"]
     told = bandit_serve(*learn, "--experiment", stars, "--rating", f"{stars}=-5 + 1 * stars")
     assert told.status == 0, told.err
     trained = bandit_serve(

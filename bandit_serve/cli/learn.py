@@ -29,7 +29,7 @@ from bandit_serve.own_files import open_own, own_folder, truncated
 from bandit_serve.store.offset import Offset
 from bandit_serve.store.store import Entry
 from bandit_serve.training.gates import Gate
-from bandit_serve.training.learner import CHECKPOINT, ContinuousLearner, Followed, in_order, sha256_of
+from bandit_serve.training.learner import CHECKPOINT, FROZEN, ContinuousLearner, Followed, in_order, sha256_of
 from bandit_serve.training.rating_rule import rule_of, told_rule, told_rules
 
 READ_COUNT = 500
@@ -38,6 +38,7 @@ ENTRIES_AT_ONCE = 20_000
 PAUSE_S = 0.2
 LEASE_MS = 15_000
 STAGING = "prequential.rmse <= frozen.rmse"
+AS_UTILITIES = "-as-utilities"
 CHOOSE = "name those to learn from with --experiment, or say what their rewards are as ratings with --rating."
 
 
@@ -191,7 +192,7 @@ class _Run:
         if learner is not None:
             return learner
         if (self._folder / CHECKPOINT).exists():
-            self._say("Starts over: rewards had been learned as they are, though they are to be minimized.")
+            self._start_over()
         units = {each.rule.unit: name for name, each in followed.items() if each.rule.unit is not None}
         if len(units) > 1:
             told = ", ".join(f"{name} ({unit})" for unit, name in units.items())
@@ -199,9 +200,16 @@ class _Run:
         artifact = self._house.artifacts.open(self._version.sha256)
         learner = ContinuousLearner(load_model(artifact), load_model(artifact), followed.values())
         with truncated(self._folder / "started-from") as file:
-            file.write(self._version.version.encode())
+            file.write(self._base.encode())
         learner.save(self._folder)
         return learner
+
+    def _start_over(self) -> None:
+        """From the version of before, under names that its versions do not have."""
+        self._say("Starts over: rewards had been learned as they are, though they are to be minimized.")
+        self._version = self._house.replica.registry.version(self._model, self._base)
+        self._base += AS_UTILITIES
+        (self._folder / FROZEN).unlink(missing_ok=True)
 
     def _follow(self, learner: ContinuousLearner, followed: dict[str, Followed]) -> None:
         """Follows what has come; what is of another kind or scale than the ratings so far is said, once."""

@@ -28,7 +28,7 @@ from bandit_serve.training.prequential import Prequential, PrequentialState
 from bandit_serve.training.rating_rule import RatingRule
 from bandit_serve.training.reward_log import Rating, RewardLog
 
-CHECKPOINT = "checkpoint"
+CHECKPOINT, FROZEN = "checkpoint", "frozen.safetensors"
 
 
 class Followed(Struct, frozen=True):
@@ -146,7 +146,7 @@ class ContinuousLearner:
                 left.unlink()
 
     def _kept_frozen(self, folder: Path) -> str:
-        path = folder / "frozen.safetensors"
+        path = folder / FROZEN
         if not path.exists():
             self._frozen.save(path)
         return f"{path.name} {sha256_of(path)}"

@@ -183,11 +183,9 @@ def _search(
         # What the family itself thinks best is tried first.
         if not plan.families[family] and space and not by_grid:
             found = [{}, *found[: plan.search.trials - 1]]
-        for parameters in found:
-            new_model(
-                family, parameters, plan.seed
-            )  # what can not be made is refused before anything is fitted
-            candidates.append((family, parameters))
+        candidates += [(family, parameters) for parameters in found]
+    for family, parameters in candidates:
+        new_model(family, parameters, plan.seed)  # refuses what can not be made, before anything is fitted
     ranked = plan.metric not in ("rmse", "mae")
     works: list[Work] = []
     for family, parameters in candidates:
