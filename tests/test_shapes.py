@@ -94,6 +94,11 @@ def test_latin_1(tmp_path):
     assert data.ratings.users.tolist()[-1] == "zoë"
     assert data.ratings.items.tolist()[-1] == "café"
     assert data.source == "ratings.csv (read as Latin-1)"
+    file(tmp_path / "parts", CSV, "part-0.csv")
+    file(tmp_path / "parts", "zoë,café,4,5\n".encode("latin-1"), "part-1.csv")
+    data = read_dataset(tmp_path / "parts")
+    assert data.source == "parts (read as Latin-1)"
+    assert data.ratings.users.tolist()[-1] == "zoë"
 
 
 def test_utf_16_as_spreadsheets_write_it(tmp_path):

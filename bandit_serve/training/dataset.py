@@ -76,7 +76,7 @@ def read_dataset(
         user_features=read_features(users) if users is not None else {},
         item_features=read_features(items) if items is not None else {},
         features=rated.features,
-        source=place.name + (" (read as Latin-1)" if rated.encoding == "latin-1" else ""),
+        source=place.name + (" (read as Latin-1)" if "latin-1" in rated.encodings else ""),
     )
 
 

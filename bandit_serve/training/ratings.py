@@ -17,7 +17,7 @@ from bandit_serve.models.model import Features
 from bandit_serve.training.cells import Numbers, identity, seconds
 from bandit_serve.training.columns import Columns, Places, find_columns
 from bandit_serve.training.features import described
-from bandit_serve.training.tables import Table, tables
+from bandit_serve.training.tables import Table, TextTable, tables
 
 LATEST_S = 2**62
 
@@ -61,11 +61,11 @@ class Ratings:
 
 
 class Rated(NamedTuple):
-    """Ratings of a file; `features` of their requests, where the columns name some; and how the text was encoded."""
+    """Ratings; `features` of their requests, where the columns name some; and how texts were encoded."""
 
     ratings: Ratings
     features: list[Features] | None
-    encoding: str | None
+    encodings: frozenset[str]
 
 
 def read_ratings(path: str | os.PathLike[str], columns: Columns | None = None) -> Ratings:
@@ -101,7 +101,7 @@ class _Found:
         self._requests: dict[str, list[Any]] = {}
         self._ids: dict[str, str] = {}  # one str for each id, not one for each line
         self._first: tuple[Table, Places] | None = None
-        self._encoding: str | None = None
+        self._encodings: set[str] = set()
 
     def take(self, table: Table, columns: Columns | None) -> None:
         """Takes the ratings of a table; those of later parts may lack the names that the first one has."""
@@ -110,7 +110,8 @@ class _Found:
         else:
             places = find_columns(table, columns)
         self._first = self._first or (table, places)
-        self._encoding = self._encoding or getattr(table, "encoding", None)
+        if isinstance(table, TextTable):
+            self._encodings.add(table.encoding)
         numbers, timed = Numbers(), places.time is not None
         features = () if columns is None else columns.features
         requests = [self._requests.setdefault(name, []) for name in features]
@@ -169,7 +170,7 @@ class _Found:
         features = None
         if self._requests:
             features = described(self._requests, len(ratings), lists=False)
-        return Rated(ratings, features, self._encoding)
+        return Rated(ratings, features, frozenset(self._encodings))
 
 
 def _shown(cell: Any) -> str:
