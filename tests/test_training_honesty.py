@@ -1,5 +1,7 @@
 """What a run says of its models is so: repeated pairs, diverging combinations, any unit, and rankings."""
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -30,6 +32,7 @@ def rated(users, items, times=None):
     return Ratings(np.array(users), np.array(items), np.zeros(n, np.float32), times)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 9)), min_size=1, max_size=60))
 def test_ratings_of_a_pair_are_on_one_side_of_every_split(rows):
     users, items, times = ([str(row[place]) for row in rows] for place in range(3))
@@ -52,6 +55,7 @@ def test_ratings_of_a_pair_are_on_one_side_of_every_split(rows):
         assert not set(pairs[train_rows]) & set(pairs[test_rows])
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=40), st.integers(0, 99))
 def test_without_repetitions_pairs_change_no_split(users, seed):
     times = np.random.default_rng(seed).integers(0, 5, len(users))
@@ -115,11 +119,17 @@ def test_what_can_not_be_made_is_refused_before_anything_is_fitted(space, match)
         )
 
 
+@functools.cache
+def of_unit(factor, family):
+    return run(
+        data(factor * MADE.values), families={family: {"n_factors": [8], "n_epochs": [scaled(10, 40)]}}
+    )
+
+
 @pytest.mark.parametrize("factor", [20.0, 100.0, 0.2])
 @pytest.mark.parametrize("family", ["matrix_factorization", "factorization_machine"])
 def test_any_unit_does_as_well_as_stars(factor, family):
-    families = {family: {"n_factors": [8], "n_epochs": [scaled(15, 40)]}}
-    stars, other = (run(data(factor * MADE.values), families=families) for factor in (1.0, factor))
+    stars, other = of_unit(1.0, family), of_unit(factor, family)
     for name in ("rmse", "mae", "time.rmse"):
         expected = stars.trained[0].record.metrics[name]
         assert other.trained[0].record.metrics[name] / factor == pytest.approx(expected, rel=0.03)
@@ -141,7 +151,7 @@ def test_play_counts_are_trained_on():
         assert 1.0 < each.record.relevant_from < plays.max()
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.sampled_from([0.0, 0.5, 1.0, 4.0, 100.0]), min_size=1, max_size=30),
     st.sampled_from([1.0, 20.0]),
