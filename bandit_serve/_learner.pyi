@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from bandit_serve._ids import GrowingIds, IdTable
 
+LARGEST_RATING: float
 MAX_FEATURES: int
 
 class Rows:
@@ -42,6 +43,8 @@ class Learner:
     mean: float
     n_ratings: int
     @property
+    def scale(self) -> float: ...
+    @property
     def users(self) -> Rows: ...
     @property
     def items(self) -> Rows: ...
@@ -62,6 +65,7 @@ class Learner:
         regularization: float,
         feature_regularization: float,
         weight_regularization: float,
+        scale: float = 1.0,
     ) -> None: ...
     def predict(
         self,

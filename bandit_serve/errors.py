@@ -5,6 +5,7 @@ BanditServeError
 │   ├── UsageError        a setting, flag or variable is wrong (exit status 2)
 │   ├── InvalidToken      a decision id that we did not sign
 │   ├── InvalidArtifact   a file that is not a model we can serve
+│   ├── Diverged          a fit whose parameters grew without end
 │   ├── TooLarge          over a size limit
 │   └── UnsupportedMedia  a content type that is not spoken here
 ├── Forbidden             a page of another site asks, or by a name that is not ours
@@ -85,6 +86,10 @@ class InvalidToken(InvalidInput):
 
 
 class InvalidArtifact(InvalidInput):
+    pass
+
+
+class Diverged(InvalidInput):
     pass
 
 

@@ -40,6 +40,7 @@ cdef packed struct Sample:
 cdef enum:
     AHEAD = 8  # how many samples or pairs ahead rows are fetched
     CACHED = 1 << 20  # bytes of rows that are near anyway
+    OVERSHOOTS = 8  # an error from which on a step at a usual rate might overshoot
 
 
 cdef inline void step(float *p, float *q, Py_ssize_t n, float rate_error, float shrink) noexcept nogil:
@@ -102,6 +103,8 @@ cdef cloned_double descend(const Sample *samples, Py_ssize_t n, float *users, fl
         q = items + one.item * f
         error = one.rating - (base + user_biases[one.user] + item_biases[one.item] + dot(p, q, f))
         squares += error * error
+        if error > OVERSHOOTS or error < -OVERSHOOTS:
+            error /= 1 + rate * (2 + dot(p, p, f) + dot(q, q, f))
         user_biases[one.user] = bias_shrink * user_biases[one.user] + rate * error
         item_biases[one.item] = bias_shrink * item_biases[one.item] + rate * error
         step(p, q, f, rate * error, factor_shrink)
@@ -115,6 +118,8 @@ def sgd_epoch(Sample[::1] samples, generator, float[:, ::1] user_factors, float[
 
     For each sample with error e = r − prediction: b ← b + rate·(e − bias_regularization·b) for both biases and
     p, q ← p + rate·(e·q − factor_regularization·p), q + rate·(e·p − factor_regularization·q).
+    Where |e| > 8 the step is the implicit one, to first order (Kulis and Bartlett 2010): e is divided by
+    1 + rate·(2 + |p|² + |q|²), so that a single large rating does not make it overshoot.
 
     Parameters
     ----------

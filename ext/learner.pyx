@@ -28,7 +28,7 @@ from vectors cimport LANES, cloned_double, dot, folded
 cnp.import_array()
 
 MAX_FEATURES = 256
-LARGEST_RATING = 1e6
+LARGEST_RATING = 1e12
 cdef double LARGEST = LARGEST_RATING
 cdef enum:
     MOST_COLUMNS = 770  # a user, an item and MAX_FEATURES of each of the three sides
@@ -253,7 +253,8 @@ cdef class Learner:
 
     factors: F, 0 or more. seed, std: of new vectors. rate, halving: of the steps. regularization,
     feature_regularization, weight_regularization: weights of the L2 penalties, per sample, on vectors of users and
-    items, on vectors of features, and on weights.
+    items, on vectors of features, and on weights. scale: the unit of ratings, above 0, that all these are meant for:
+    with another one, weights are `scale` and vectors √scale times what they would be for ratings / scale.
     """
 
     cdef readonly Rows users
@@ -261,6 +262,7 @@ cdef class Learner:
     cdef readonly Rows features
     cdef public double mean
     cdef public int64_t n_ratings
+    cdef readonly double scale
     cdef readonly Py_ssize_t factors
     cdef double rate
     cdef double fading  # 1 / halving
@@ -272,7 +274,10 @@ cdef class Learner:
     cdef float tr[MOST_FACTORS]
 
     def __init__(self, Py_ssize_t factors, uint64_t seed, double std, *, double rate, double halving,
-                 double regularization, double feature_regularization, double weight_regularization):
+                 double regularization, double feature_regularization, double weight_regularization,
+                 double scale=1.0):
+        self.scale = scale
+        std *= sqrt(scale)
         self.users = Rows(factors, seed, std)
         self.items = Rows(factors, seed + 1, std)
         self.features = Rows(factors, seed + 2, std)
@@ -388,6 +393,7 @@ cdef class Learner:
         cdef Columns columns
         cdef Py_ssize_t at, lane, f = self.factors
         cdef float x, push, keep, pull, shrink = <float> self.weight_regularization
+        cdef float scale = <float> self.scale, per_scale = <float> (1 / self.scale)
         cdef float *v
         cdef float *whole = self.tu
         cdef const float *of_item = self.ti
@@ -412,13 +418,13 @@ cdef class Learner:
                             self.feature_regularization)
         for at in range(columns.n):
             x = columns.x[at]
-            bend += columns.rate[at] * x * x * (1 + apart(whole, columns.vector[at], x, f))
-        pull = <float> (error / bend)
+            bend += columns.rate[at] * x * x * (1 + per_scale * apart(whole, columns.vector[at], x, f))
+        pull = <float> (error / (self.scale * bend))
         for at in range(columns.n):
             x, v, keep = columns.x[at], columns.vector[at], columns.keep[at]
             push = columns.rate[at] * x * pull
             move(v, whole, f, keep - push * x, push)
-            columns.weight[at][0] += push - columns.rate[at] * shrink * columns.weight[at][0]
+            columns.weight[at][0] += scale * push - columns.rate[at] * shrink * columns.weight[at][0]
         return error
 
     cdef void count(self, Py_ssize_t user, Py_ssize_t item, const int32_t *feature, Py_ssize_t n) noexcept nogil:
@@ -438,7 +444,7 @@ cdef class Learner:
     def learn(self, user_id, item_id, double rating, feature_rows=None, feature_values=None):
         """Learns from one rating of a user and an item, which may be new; returns its error before that.
 
-        The mean μ of the ratings follows, too. InvalidInput for a rating that is not finite or above a million, and
+        The mean μ of the ratings follows, too. InvalidInput for a rating that is not finite or above 1e12, and
         when the step left what is finite; nothing was learned then.
         """
         cdef const int32_t[::1] features
@@ -448,7 +454,7 @@ cdef class Learner:
         cdef Py_ssize_t n = 0, user, item
         cdef double error
         if not (isfinite(rating) and -LARGEST <= rating <= LARGEST):
-            raise InvalidInput("Every rating must be finite and at most a million in size.")
+            raise InvalidInput(f"Every rating must be finite and at most {LARGEST_RATING:g} in size.")
         if feature_rows is not None and len(feature_rows):
             features, values = feature_rows, feature_values
             feature, value, n = &features[0], &values[0], features.shape[0]

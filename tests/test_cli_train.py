@@ -1,10 +1,15 @@
 """`bandit-serve train`, as a command, on made-up ratings."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from commands import bandit_serve
+from services import clean_environment
+from stores import ThrowawayStore
 
 from bandit_serve.models import Artifact, load_model
 from bandit_serve.training.ratings import synthetic_ratings
@@ -107,9 +112,86 @@ def test_without_registering_no_store_is_needed(ratings, tmp_path):
         (["x.csv", "--family", "forest"], 1, "forest"),
         (["x.csv", "--gate", "rmse < 1"], 2, "A gate is"),
         (["x.csv", "--gate", "staging: rmse <"], 1, "ends too early"),
+        (["x.csv", "--columns", "who,what"], 2, "Columns are told as"),
     ],
 )
 def test_wrong_usage_is_one_sentence(flags, status, match):
     told = bandit_serve("train", *flags)
     assert told.status == status
     assert match in told.err
+
+
+def test_a_store_that_is_not_there_is_said_before_anything_is_trained(ratings, tmp_path):
+    flags = [ratings / "ratings.csv", "--config", ratings / "run.yaml", "--data", tmp_path / "d"]
+    told = bandit_serve("train", *flags, "--store", f"unix://{tmp_path}/none")
+    assert told.status != 0
+    assert "store" in told.err
+    assert "fits" not in told.err
+    assert "3,000 ratings" in told.out
+
+
+def test_models_outlive_a_store_that_is_lost_while_they_are_trained(ratings, tmp_path):
+    flags = [ratings / "ratings.csv", "--config", ratings / "run.yaml", "--data", tmp_path / "d"]
+    with ThrowawayStore() as store:
+        command = [
+            sys.executable,
+            "-m",
+            "bandit_serve",
+            "train",
+            *flags,
+            "--store",
+            store.url,
+            "--model",
+            "films",
+        ]
+        training = subprocess.Popen(
+            list(map(str, command)),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean_environment(),
+        )
+        said = training.stderr.readline()
+        assert "searching" in said
+        store.kill()
+        rest = training.communicate(timeout=120)[1]
+        assert training.returncode != 0
+        (folder,) = (tmp_path / "d").glob("trained-*")
+        told = re.search(r"bandit-serve models register films (\S+)/FAMILY.safetensors", rest)
+        assert told is not None, rest
+        assert told[1] == str(folder)
+        store.start()
+        for family in ("matrix_factorization", "factorization_machine"):
+            done = bandit_serve(
+                "models",
+                "register",
+                "films",
+                folder / f"{family}.safetensors",
+                "--store",
+                store.url,
+                "--data",
+                tmp_path / "d",
+            )
+            assert done.status == 0, done.err
+
+
+def test_columns_repeated_pairs_and_a_family_that_diverges_are_said(ratings, tmp_path):
+    lines = (ratings / "ratings.csv").read_text().splitlines()[1:]
+    rows = [line.split(",") for line in lines]
+    table = [f"{item};{user};{value.replace('.', ',')}" for user, item, value, _ in rows]
+    (tmp_path / "plays.txt").write_text("\n".join(["what;who;stars", *table, *table[:100]]) + "\n")
+    (tmp_path / "run.yaml").write_text(
+        RUN.replace(
+            "n_factors: [4], n_epochs: [15]", "n_factors: [4], learning_rate: [90], final_learning_rate: [90]"
+        )
+    )
+    flags = [tmp_path / "plays.txt", "--config", tmp_path / "run.yaml", "--data", tmp_path / "d"]
+    flags += ["--columns", "user=who,item=what,rating=stars"]
+    told = bandit_serve("train", *flags)
+    assert told.status == 0, told.err
+    assert "They are of 3,000 pairs of a user and an item" in told.out
+    assert re.search(r"–\s+matrix_factorization\s+failed\s+Training diverged", told.out)
+    assert re.search(r"v1\s+factorization_machine\s+production", told.out)
+    report = json.loads(bandit_serve("train", *flags, "--json", "--no-register").out)
+    assert report["data"]["repeated"] == 200
+    assert [each["status"] for each in report["versions"]] == ["production", "failed"]

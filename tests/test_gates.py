@@ -112,3 +112,16 @@ def test_any_text_is_a_gate_or_refused(text):
     except InvalidInput:
         return
     assert isinstance(gate.check({}, "rmse", None).open, bool)
+
+
+def test_a_factor_is_a_number_before_a_metric():
+    gate = Gate("rmse < baseline.rmse and not ndcg@10 < 0.5 * baseline.ndcg@10")
+    known = {"rmse": 0.8, "baseline.rmse": 0.9, "baseline.ndcg@10": 0.1}
+    assert gate.check({**known, "ndcg@10": 0.05}, "rmse", None).open
+    refused = gate.check({**known, "ndcg@10": 0.04}, "rmse", None)
+    assert refused == (False, "rmse 0.8 is < baseline.rmse 0.9; ndcg@10 0.04 is < 0.5 × baseline.ndcg@10 0.1")
+    assert gate.check(known, "rmse", None).open, "what was not measured is not worse"
+    assert Gate("2 * 0.3 <= rmse").check({"rmse": 0.6}, "rmse", None).open
+    for wrong in ("rmse < rmse * 2", "rmse < 2 *", "rmse < 2 * * 3", "* rmse < 2", "rmse < 2 * 3 * rmse"):
+        with pytest.raises(InvalidInput, match="gate"):
+            Gate(wrong)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import msgspec
 import numpy as np
 import pytest
 from callers import new_name, upload
@@ -21,7 +22,8 @@ from bandit_serve.models import Artifact, FactorizationMachine, MatrixFactorizat
 from bandit_serve.store import PrivateServer
 from bandit_serve.store.offset import START
 from bandit_serve.store.store import Store
-from bandit_serve.training.learner import ContinuousLearner, Followed, in_order
+from bandit_serve.training.learner import CHECKPOINT, ContinuousLearner, Followed, in_order
+from bandit_serve.training.rating_rule import RatingRule
 from bandit_serve.training.ratings import synthetic_ratings
 
 RATINGS = synthetic_ratings(seed=5, n_users=60, n_items=80, n_ratings=1_500)
@@ -79,12 +81,12 @@ def running(request, tmp_path):
         yield service, model, started(service, model), path
 
 
-def started(service, model):
+def started(service, model, **metric):
     name = new_name()
     body = {
         "id": name,
         "arms": [{"name": arm, "model": model, "version": "v1"} for arm in ("control", "challenger")],
-        "metrics": [{"name": "stars", "kind": "continuous"}],
+        "metrics": [{"name": "stars", "kind": "continuous", **metric}],
         "policy": {"kind": "fixed_split"},
         "attribution": {"missing": "ignore", "window": "1h"},
     }
@@ -140,7 +142,7 @@ def test_killed_again_and_again_it_equals_one_that_was_not(running):
     record = service.call("GET", f"/v1/experiments/{experiment}").body
     window_ms = 3_600_000
     assert record["attribution"]["window"] == "1h"
-    once = ContinuousLearner(*base, [Followed(experiment, 1, window_ms, 0)])
+    once = ContinuousLearner(*base, [Followed(experiment, 1, window_ms, RatingRule())])
     for offset, name, event in in_order({experiment: log}, 2**62):
         once.apply(name, offset, event)
     assert once.learned == traffic.sent
@@ -272,3 +274,56 @@ def test_an_experiment_that_is_set_aside_keeps_no_other_from_being_learned(runni
     assert bandit_serve(*learn).document["learned"] == sent[well]
     assert bandit_serve("repair", sick, "--leave-out", "--data", service.data).status == 0
     assert bandit_serve(*learn).document["learned"] == sent[well] + sent[sick]
+
+
+@pytest.mark.parametrize("running", [MatrixFactorization], indirect=True, ids=["mf"])
+def test_what_is_to_be_minimized_is_ranked_last_and_other_scales_are_not_mixed_in(running, tmp_path):
+    service, model, stars, _ = running
+    skips = started(service, model, goal="minimize")
+    both = bandit_serve("learn", model, "--until-caught-up", "--data", service.data)
+    assert both.status == 2
+    assert "different kinds or scales" in both.err
+    assert "--rating" in both.err
+    for number in range(60):
+        ask = {"user_id": f"u{number % 5}", "item_id": "skipped" if number % 2 else "kept"}
+        decided = service.call("POST", f"/v1/experiments/{skips}/predict", ask)
+        reward = {"decision_id": decided.body["decision_id"], "value": 9.0 if number % 2 else 0.0}
+        assert service.call("POST", "/v1/rewards", reward).status == 200
+    results = f"/v1/experiments/{skips}/results"
+    wait_until(lambda: sum(arm["exposures"] for arm in service.call("GET", results).body["arms"]) == 60)
+    learn = (
+        "learn",
+        model,
+        "--until-caught-up",
+        "--json",
+        "--data",
+        service.data,
+        "--gate",
+        "window.rmse < 99",
+    )
+    done = bandit_serve(*learn, "--experiment", skips)
+    assert done.status == 0, done.err
+    assert done.document["learned"] == 60
+    version = done.document["versions"][-1]
+    shown = service.call("GET", f"/v1/models/{model}").body["versions"]
+    sha256 = next(each["sha256"] for each in shown if each["version"] == version)
+    learned = load_model(Artifact.map(service.data / "artifacts" / f"{sha256}.safetensors"))
+    ranked = [item for item, _ in learned.top_k("u1", 2, among=["skipped", "kept"])]
+    assert ranked == ["kept", "skipped"]
+    checkpoint = service.data / "learn" / model / CHECKPOINT
+    before = msgspec.msgpack.decode(checkpoint.read_bytes())
+    del before["rules"]
+    checkpoint.write_bytes(msgspec.msgpack.encode(before))
+    again = bandit_serve(*learn, "--experiment", skips)
+    assert again.status == 0, again.err
+    assert again.document["learned"] == 60, "an earlier build had learned them as they are"
+    assert again.document["versions"] == ["v1-as-utilities-learned-60"]
+    told = bandit_serve(*learn, "--experiment", stars, "--rating", f"{stars}=-5 + 1 * stars")
+    assert told.status == 0, told.err
+    trained = bandit_serve(
+        "train", "--log", skips, "--family", "bias", "--no-register", "--folds", "2", "--json", "--data", service.data,
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert trained.document["data"]["source"] == f"rewards of {skips}, as utilities"
+    bias = load_model(Artifact.map(tmp_path / "out" / "bias.safetensors"))
+    assert bias.predict("u1", "kept") > -2 > -7 > bias.predict("u1", "skipped")

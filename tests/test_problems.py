@@ -19,6 +19,7 @@ STATUSES = {
     "UsageError": 400,
     "InvalidToken": 400,
     "InvalidArtifact": 400,
+    "Diverged": 400,
     "TooLarge": 413,
     "UnsupportedMedia": 415,
     "Forbidden": 403,

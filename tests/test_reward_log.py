@@ -3,6 +3,7 @@
 import numpy as np
 
 from bandit_serve.events import HELD_OUT, REWARD, Exposed, Pair, Rewarded, Tick, decode, encode
+from bandit_serve.training.rating_rule import RatingRule
 from bandit_serve.training.reward_log import GRACE_MS, RewardLog
 
 WINDOW_MS = 1_000
@@ -27,7 +28,7 @@ def told(log, at_ms, event):
 
 
 def test_pairs_wait_for_their_rewards():
-    log = RewardLog(WINDOW_MS, 0)
+    log = RewardLog(WINDOW_MS, RatingRule())
     assert told(log, 0, exposed(100, [Pair(0, "u", "i"), Pair(3, "v", "j", {"a": 1})])) == []
     assert told(log, 5, rewarded((103, 4.0), (101, 1.0), (100, 2.0))) == [
         ("v", "j", 4.0, {"a": 1}),
@@ -37,21 +38,21 @@ def test_pairs_wait_for_their_rewards():
 
 
 def test_rewards_wait_for_their_pairs_and_other_metrics_are_not_ratings():
-    log = RewardLog(WINDOW_MS, 1)
+    log = RewardLog(WINDOW_MS, RatingRule(1))
     assert told(log, 0, rewarded((100, 4.0), metric=1)) == []
     assert told(log, 0, rewarded((101, 4.0), metric=0)) == []
     assert told(log, 9, exposed(100, [Pair(0, "u", "i"), Pair(1, "v", "j")])) == [("u", "i", 4.0, None)]
 
 
 def test_the_holdout_teaches_nothing():
-    log = RewardLog(WINDOW_MS, 0)
+    log = RewardLog(WINDOW_MS, RatingRule())
     told(log, 0, exposed(100, [Pair(0, "u", "i"), Pair(1, "v", "j")], held_out=b"\x01\x00"))
     assert told(log, 1, rewarded((100, 4.0), flags=HELD_OUT)) == []
     assert told(log, 1, rewarded((101, 4.0))) == [("v", "j", 4.0, None)]
 
 
 def test_what_is_too_late_is_forgotten():
-    log = RewardLog(WINDOW_MS, 0)
+    log = RewardLog(WINDOW_MS, RatingRule())
     told(log, 0, exposed(100, [Pair(0, "u", "i"), Pair(1, "v", "j")]))
     assert told(log, WINDOW_MS + GRACE_MS, rewarded((100, 4.0))) == [("u", "i", 4.0, None)]
     told(log, WINDOW_MS + GRACE_MS + 1, Tick())
@@ -66,9 +67,9 @@ def test_a_state_is_all_that_the_rest_needs():
         )
         chosen = random.choice(10 * number + 20, 5, replace=False)
         events.append(rewarded(*[(int(counter), float(counter % 5)) for counter in chosen]))
-    whole, resumed = RewardLog(WINDOW_MS, 0), RewardLog(WINDOW_MS, 0)
+    whole, resumed = RewardLog(WINDOW_MS, RatingRule()), RewardLog(WINDOW_MS, RatingRule())
     for at, event in enumerate(events):
-        state, resumed = resumed.state(), RewardLog(WINDOW_MS, 0)
+        state, resumed = resumed.state(), RewardLog(WINDOW_MS, RatingRule())
         resumed.restore(state)
         assert told(resumed, 700 * at, event) == told(whole, 700 * at, event)
     assert resumed.state() == whole.state()

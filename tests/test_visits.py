@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -33,7 +35,7 @@ def test_a_visit_offers_ten_held_out_items_with_their_ratings():
 def test_the_reward_is_whether_the_first_was_liked():
     visit = Visit("u", ("a", "b", "c"), (3.5, 4.0, 5.0))
     assert [visit.reward(item) for item in "abc"] == [0.0, 1.0, 1.0]
-    assert visit.reward("a", liked_from=3.5) == 1.0
+    assert replace(visit, liked_from=3.5).reward("a") == 1.0
 
 
 def test_nobody_with_enough_held_out_is_refused():

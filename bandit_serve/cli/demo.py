@@ -78,9 +78,12 @@ def demo(
         with Interruptible() as interruptible, _folder(data) as folder, ExitStack() as running:
             with display:
                 source = _find(ratings, offline, display)
-                train, held_out = holdout(source.ratings.users, HELD_OUT, SPLIT_SEED)
+                train, held_out = holdout(source.ratings.users, HELD_OUT, SPLIT_SEED, source.ratings.pairs)
                 recommenders = _train(source.ratings.take(train), display)
-                planned = list(visits_of(source.ratings.take(held_out), visits or VISITS, seed))
+                liked_from = source.ratings.liked_from
+                planned = list(
+                    visits_of(source.ratings.take(held_out), visits or VISITS, seed, liked_from=liked_from)
+                )
                 display.busy("starting the service")
                 service = running.enter_context(DemoService(folder, store=store, port=port))
                 display.done(f"Service: one worker on {service.url}")

@@ -29,7 +29,8 @@ from bandit_serve.own_files import open_own, own_folder, truncated
 from bandit_serve.store.offset import Offset
 from bandit_serve.store.store import Entry
 from bandit_serve.training.gates import Gate
-from bandit_serve.training.learner import ContinuousLearner, Followed, in_order, sha256_of
+from bandit_serve.training.learner import CHECKPOINT, FROZEN, ContinuousLearner, Followed, in_order, sha256_of
+from bandit_serve.training.rating_rule import rule_of, told_rule, told_rules
 
 READ_COUNT = 500
 # How many entries of a log are read before they are learned from.
@@ -37,6 +38,8 @@ ENTRIES_AT_ONCE = 20_000
 PAUSE_S = 0.2
 LEASE_MS = 15_000
 STAGING = "prequential.rmse <= frozen.rmse"
+AS_UTILITIES = "-as-utilities"
+CHOOSE = "name those to learn from with --experiment, or say what their rewards are as ratings with --rating."
 
 
 class LearnerStatus(Struct, frozen=True):
@@ -63,6 +66,8 @@ class Wishes(Struct, frozen=True):
     arm_of: str | None
     ramp: Ramp | None
     caught_up_ends: bool
+    experiments: list[str] | None
+    told: dict[str, str]
 
 
 @in_house
@@ -75,6 +80,13 @@ async def learn(
     experiment: Annotated[
         list[str] | None,
         typer.Option(help="An experiment to learn from (default: all that use the model); repeatable."),
+    ] = None,
+    rating: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What a reward is as a rating, such as 'EXPERIMENT=1 + 4 * METRIC' (default: the objective's, as a "
+            "utility); repeatable."
+        ),
     ] = None,
     every: Annotated[int, typer.Option(help="Ratings between two versions.", min=1)] = 5_000,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between two checkpoints.", min=0.0)] = 5.0,
@@ -105,12 +117,14 @@ async def learn(
         arm_of,
         None if ramp_over is None else msgspec.convert({"from": 0.05, "over": ramp_over}, Ramp),
         until_caught_up,
+        experiment,
+        told_rules(rating or []),
     )
     folder = house.settings.data_dir / "learn" / model
     registry = await house.models.known()
     version = registry.production(model) if start_from is None else registry.version(model, start_from)
     if status:
-        learner = ContinuousLearner.load(folder, await _followed(house, model, experiment))
+        learner = ContinuousLearner.load(folder, await _followed(house, model, wishes))
         if learner is None:
             raise NotFound(f"Nothing was learned for {model!r} in {house.settings.data_dir} yet.")
         _report(_status(learner, model, _started_from(folder, version), []), as_json)
@@ -118,7 +132,7 @@ async def learn(
     for each in (house.settings.data_dir, folder.parent, folder):
         own_folder(each)
     with _only_one(folder, model) as holder:
-        await _Run(house, model, version, wishes, folder, holder, experiment, as_json).run()
+        await _Run(house, model, version, wishes, folder, holder, as_json).run()
 
 
 class _Run:
@@ -130,7 +144,6 @@ class _Run:
         wishes: Wishes,
         folder: Path,
         holder: str,
-        experiments: list[str] | None,
         as_json: bool,
     ) -> None:
         self._house = house
@@ -140,18 +153,19 @@ class _Run:
         self._wishes = wishes
         self._folder = folder
         self._holder = holder
-        self._experiments = experiments
+        self._refused: set[str] = set()
         self._as_json = as_json
         self._versions: list[str] = []
         self._saved_s = time.monotonic()
 
     async def run(self) -> None:
         store = self._house.store
-        followed = await _followed(self._house, self._model, self._experiments)
+        followed = await _followed(self._house, self._model, self._wishes)
         learner = await asyncio.to_thread(self._start, followed)
+        self._follow(learner, followed)
         ends = {name: await store.last_offset(name) for name in followed}
         self._say(
-            f"{self._model} {self._base}: goes on from {learner.learned:,} ratings of {', '.join(followed)}."
+            f"{self._model} {self._base}: goes on from {learner.learned:,} ratings of {', '.join(learner.offsets)}."
         )
         while True:
             if not await store.hold_learner(self._model, self._holder, LEASE_MS):
@@ -167,8 +181,7 @@ class _Run:
                 break
             if not n:
                 await asyncio.sleep(PAUSE_S)
-                for experiment in (await _followed(self._house, self._model, self._experiments)).values():
-                    learner.follow(experiment)
+                self._follow(learner, await _followed(self._house, self._model, self._wishes))
         if learner.learned > learner.published:
             await self._publish(learner)
         await self._save(learner, force=True)
@@ -178,12 +191,38 @@ class _Run:
         learner = ContinuousLearner.load(self._folder, followed)
         if learner is not None:
             return learner
+        if (self._folder / CHECKPOINT).exists():
+            self._start_over()
+        units = {each.rule.unit: name for name, each in followed.items() if each.rule.unit is not None}
+        if len(units) > 1:
+            told = ", ".join(f"{name} ({unit})" for unit, name in units.items())
+            raise UsageError(f"The objectives of {told} are of different kinds or scales: {CHOOSE}")
         artifact = self._house.artifacts.open(self._version.sha256)
         learner = ContinuousLearner(load_model(artifact), load_model(artifact), followed.values())
         with truncated(self._folder / "started-from") as file:
-            file.write(self._version.version.encode())
+            file.write(self._base.encode())
         learner.save(self._folder)
         return learner
+
+    def _start_over(self) -> None:
+        """From the version of before, under names that its versions do not have."""
+        self._say("Starts over: rewards had been learned as they are, though they are to be minimized.")
+        self._version = self._house.replica.registry.version(self._model, self._base)
+        self._base += AS_UTILITIES
+        (self._folder / FROZEN).unlink(missing_ok=True)
+
+    def _follow(self, learner: ContinuousLearner, followed: dict[str, Followed]) -> None:
+        """Follows what has come; what is of another kind or scale than the ratings so far is said, once."""
+        for name, experiment in followed.items():
+            if not learner.follow(experiment) and name not in self._refused:
+                told = (
+                    f"{name} is not learned from: its objective ({experiment.rule.unit}) is of another kind or scale "
+                    f"than the ratings so far ({learner.unit}): {CHOOSE}"
+                )
+                if self._wishes.experiments is not None:
+                    raise UsageError(told)
+                self._refused.add(name)
+                self._say(told)
 
     async def _round(self, learner: ContinuousLearner) -> int:
         """Learns from what came; returns how many entries that were."""
@@ -308,6 +347,7 @@ class _Run:
             "learned": learner.learned,
             "drift_at": learner.prequential.drift_at,
             "lost": learner.lost,
+            "ratings": msgspec.to_builtins(learner.rules),
             "offsets": {name: str(offset) for name, offset in learner.offsets.items()},
         }
 
@@ -316,30 +356,27 @@ class _Run:
             say(text)
 
 
-async def _followed(house: House, model: str, names: list[str] | None) -> dict[str, Followed]:
+async def _followed(house: House, model: str, wishes: Wishes) -> dict[str, Followed]:
     """The named experiments, or all that have an arm of the model."""
     await house.tail.hear_all_news()
-    found = {}
+    found, names = {}, wishes.experiments
     # Those that are set aside, too: once they are repaired, the learner goes on where it was.
     for name, record in sorted(house.replica.records().items()):
         uses = any(arm.model == model for arm in record.experiment.arms)
         if (uses if names is None else name in names) and record.status != "draft":
-            found[name] = _follow(record)
-    missing = [name for name in names or () if name not in house.replica.registry.experiments]
+            found[name] = _follow(record, wishes.told.get(name))
+    missing = [
+        name for name in (*(names or ()), *wishes.told) if name not in house.replica.registry.experiments
+    ]
     if missing:
         raise NotFound(f"There is no experiment {missing[0]!r}.")
     return found
 
 
-def _follow(record: Record) -> Followed:
+def _follow(record: Record, told: str | None) -> Followed:
     experiment = record.experiment
-    metrics = [metric.name for metric in experiment.metrics]
-    return Followed(
-        experiment.id,
-        record.uid,
-        experiment.attribution.window_ms,
-        metrics.index(experiment.objective.name),
-    )
+    rule = rule_of(experiment) if told is None else told_rule(told, experiment)
+    return Followed(experiment.id, record.uid, experiment.attribution.window_ms, rule)
 
 
 def _started_from(folder: Path, version: Version) -> str:

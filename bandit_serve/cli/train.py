@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir, mkdtemp
 from typing import Annotated, Any
 
 import msgspec
@@ -19,10 +22,13 @@ from bandit_serve.cli.house import House, actor, open_house, store_url
 from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.cli.train_progress import TrainProgress
 from bandit_serve.cli.train_table import print_result
-from bandit_serve.errors import UsageError
+from bandit_serve.errors import BanditServeError, UsageError
 from bandit_serve.models.registry import Version, VersionStatus
+from bandit_serve.own_files import own_folder
 from bandit_serve.settings import Settings, load_settings
-from bandit_serve.training.dataset import DataSet, read_dataset, read_features
+from bandit_serve.terminal import print_line
+from bandit_serve.training.dataset import DataSet, read_dataset
+from bandit_serve.training.features import read_features
 from bandit_serve.training.logged import read_logged
 from bandit_serve.training.mlflow_mirror import MlflowMirror
 from bandit_serve.training.pipeline import Status, Trained, TrainingResult, judge, train
@@ -61,17 +67,23 @@ def train_models(
     data: Annotated[
         Text,
         typer.Argument(
-            help="ratings.csv or u.data of MovieLens, another CSV, or Parquet.", show_default=False
+            help="Ratings: MovieLens' files, another CSV or text, Parquet, or a directory of parts.",
+            show_default=False,
         ),
     ] = None,
     log: Annotated[
         Text, typer.Option(help="In place of a file: an experiment whose rewarded predictions are ratings.")
     ] = None,
+    columns: Annotated[
+        Text,
+        typer.Option(help="What the columns are: user=who,item=what,rating=stars,time=at,feature=hour."),
+    ] = None,
     config: Annotated[Text, typer.Option(help="The run, described: TOML, YAML or JSON.")] = None,
     items: Annotated[
-        Text, typer.Option(help="CSV of items' features (default: movies.csv beside ratings.csv).")
+        Text,
+        typer.Option(help="A table of items' features (default: movies.csv or .dat beside the ratings)."),
     ] = None,
-    users: Annotated[Text, typer.Option(help="CSV of users' features.")] = None,
+    users: Annotated[Text, typer.Option(help="A table of users' features.")] = None,
     family: Annotated[list[str] | None, typer.Option(help="A family to train; repeatable.")] = None,
     model: Annotated[
         Text, typer.Option(help="The model that versions are of (default: recommender).")
@@ -112,7 +124,13 @@ def train_models(
     plan = _plan(
         {} if config is None else read_described(Path(config)),
         {
-            "data": {"path": data, "items": items, "users": users, "log": log},
+            "data": {
+                "path": data,
+                "items": items,
+                "users": users,
+                "log": log,
+                "columns": None if columns is None else _columns(columns),
+            },
             "families": None if not family else {name: {} for name in family},
             "split": {"kind": split, "folds": folds},
             "search": {"kind": search, "trials": trials, "jobs": jobs},
@@ -124,25 +142,31 @@ def train_models(
         },
     )
     settings = load_settings({"store": store, "data": data_dir, "namespace": namespace})
+    place = None if out is None else _made(Path(out))
     ratings = _read(plan, settings)
     if not as_json:
-        say(f"{len(ratings):,} ratings from {ratings.source}.")
+        _say_what_was_read(ratings)
+        if not register and out is None:
+            say("Models are measured and not kept: --out names a directory for them.")
+    if register:
+        _look_for_store(settings, plan)
     with TrainProgress(plan.measured, quiet=as_json) as progress:
         result = train(ratings, plan, on_progress=progress.on_progress)
     if not as_json:
         print_result(result, plan)
-    with TemporaryDirectory() as folder:
-        place = Path(folder) if out is None else Path(out)
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files = _save(result, place)
-        if register:
-            with store_url(settings) as url:
-                versions = asyncio.run(_register(settings, url, plan, result, files))
-        else:
-            versions = [_told(each, each.status, each.record.reason) for each in result.trained]
-    if out is not None:
+    trouble: BanditServeError | None = None
+    if register:
+        with _kept(result, place, settings, plan) as files, store_url(settings) as url:
+            versions, trouble = asyncio.run(_register(settings, url, plan, result, files))
+    else:
+        files = {} if place is None else _save(result, place)
+        versions = [_told(each, each.status, each.record.reason) for each in result.trained]
+    if place is not None:
         versions = [msgspec.structs.replace(each, file=str(files[each.family])) for each in versions]
+    versions += [Registered(family, "failed", reason, {}, {}) for family, reason in result.dropped.items()]
     _print(Report(result.trained[0].record.data, result.baseline, result.seconds, versions), plan, as_json)
+    if trouble is not None:
+        raise trouble
 
 
 def _plan(document: Any, flags: dict[str, Any]) -> Plan:
@@ -158,6 +182,19 @@ def _plan(document: Any, flags: dict[str, Any]) -> Plan:
         elif value is not None:
             merged[name] = value
     return read_plan(merged)
+
+
+def _columns(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"features": []}
+    for part in text.split(","):
+        what, sign, name = part.partition("=")
+        if not sign or what.strip() not in ("user", "item", "rating", "time", "feature"):
+            raise UsageError(f"Columns are told as user=who,item=what,rating=stars, not {text!r}.")
+        if what.strip() == "feature":
+            found["features"].append(name)
+        else:
+            found[what.strip()] = name
+    return found
 
 
 def _gate(text: str) -> tuple[str, str]:
@@ -193,6 +230,62 @@ async def _read_logged(settings: Settings, url: str, experiment: str) -> DataSet
         return await read_logged(house.store, live.experiment, live.n_features, repairs)
 
 
+def _say_what_was_read(data: DataSet) -> None:
+    say(f"{len(data):,} ratings from {data.source}.")
+    n_pairs = int(data.ratings.pairs.max()) + 1
+    if n_pairs < len(data):
+        say(f"They are of {n_pairs:,} pairs of a user and an item; those of one pair stay in one fold.")
+
+
+def _look_for_store(settings: Settings, plan: Plan) -> None:
+    """Raises what would keep the versions from being registered, before the work is done."""
+
+    async def look(url: str) -> None:
+        async with open_house(settings, url) as house:
+            await house.models.known()
+
+    with store_url(settings) as url:
+        asyncio.run(look(url))
+    if plan.tracking is not None:
+        MlflowMirror(plan.tracking)
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"The directory {folder} can not be made: {error.strerror}.") from None
+    return folder
+
+
+@contextlib.contextmanager
+def _kept(
+    result: TrainingResult, out: Path | None, settings: Settings, plan: Plan
+) -> Iterator[dict[str, Path]]:
+    """The models' files, which stay in `out`; or elsewhere until the block has ended well, and for good where not."""
+    folder = out
+    for parent in () if out else (settings.data_dir, Path(gettempdir())):
+        with contextlib.suppress(OSError, UsageError):
+            folder = Path(
+                mkdtemp(prefix="trained-", dir=own_folder(parent) if parent == settings.data_dir else parent)
+            )
+            break
+    if folder is None:
+        raise UsageError(f"No file can be made, neither in {settings.data_dir} nor in {gettempdir()}.")
+    files = _save(result, folder)
+    try:
+        yield files
+    except BaseException:
+        print_line(
+            f"The models are kept: bandit-serve models register {plan.model} {folder.absolute()}/FAMILY.safetensors "
+            f"registers one ({', '.join(files)}).",
+            to=sys.stderr,
+        )
+        raise
+    if out is None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _save(result: TrainingResult, place: Path) -> dict[str, Path]:
     files = {}
     for each in result.trained:
@@ -203,14 +296,17 @@ def _save(result: TrainingResult, place: Path) -> dict[str, Path]:
 
 async def _register(
     settings: Settings, url: str, plan: Plan, result: TrainingResult, files: dict[str, Path]
-) -> list[Registered]:
-    """A version for each family, with the status that the gates give it now."""
+) -> tuple[list[Registered], BanditServeError | None]:
+    """A version for each family, with the status that the gates give it now; and what kept MLflow from having them."""
     async with open_house(settings, url) as house:
         versions = [await _register_one(house, plan, result, each, files) for each in result.trained]
-        if plan.tracking is not None:
-            model = (await house.models.known()).model(plan.model)
-            await asyncio.to_thread(MlflowMirror(plan.tracking).mirror, model, house.artifacts)
-        return versions
+        try:
+            if plan.tracking is not None:
+                model = (await house.models.known()).model(plan.model)
+                await asyncio.to_thread(MlflowMirror(plan.tracking).mirror, model, house.artifacts)
+        except BanditServeError as error:
+            return versions, error
+        return versions, None
 
 
 async def _register_one(
@@ -252,15 +348,13 @@ def _print(report: Report, plan: Plan, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    registered = report.versions[0].version is not None
+    registered = any(each.version is not None for each in report.versions)
     say(f"Versions of {plan.model}:" if registered else "Not registered:")
-    columns, rows = ["Version", "Family", "Status", "Why"], []
-    for each in report.versions:
-        rows.append([each.version or "–", each.family, each.status, each.reason])
-        if each.file is not None:
-            rows[-1].append(each.file)
-    if report.versions[0].file is not None:
+    columns = ["Version", "Family", "Status", "Why"]
+    rows = [[each.version or "–", each.family, each.status, each.reason] for each in report.versions]
+    if any(each.file is not None for each in report.versions):
         columns.append("File")
+        rows = [[*row, each.file or "–"] for row, each in zip(rows, report.versions, strict=True)]
     print_table(columns, rows, whole=("Version", "Family", "Status"))
     say(f"{report.seconds:.1f} s in all.")
     staged = [each for each in report.versions if each.status == "staged" and registered]

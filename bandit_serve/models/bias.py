@@ -16,6 +16,7 @@ from bandit_serve.models.factorized import Factorized
 from bandit_serve.models.hyper_parameters import real, whole
 from bandit_serve.models.ids import index_ids
 from bandit_serve.models.model import Features, FeaturesById, Validation
+from bandit_serve.models.rating_scale import RatingScale
 
 
 class Bias(Factorized):
@@ -59,6 +60,7 @@ class Bias(Factorized):
             regularization=0.0,
             feature_regularization=0.0,
             weight_regularization=0.02,
+            scale=self.rating_unit,
         )
 
     def fit(
@@ -88,16 +90,16 @@ class Bias(Factorized):
             raise InvalidInput("The model is fitted already; make a new one.")
         if user_features is not None or item_features is not None or features is not None:
             raise InvalidInput(f"The family {self.family} takes no features.")
-        values = rating_column(ratings).astype(np.float64)
+        values = rating_column(ratings)
         user_ids, user_rows = index_ids(users, "users")
         item_ids, item_rows = index_ids(items, "items")
         if not user_rows.size == item_rows.size == values.size:
             raise InvalidInput("There must be as many users as items as ratings.")
-        given, mean = self.parameters, float(values.mean())
+        given, scale = self.parameters, RatingScale.of(values)
         user_counts = np.bincount(user_rows, minlength=len(user_ids))
         item_counts = np.bincount(item_rows, minlength=len(item_ids))
         of_users, of_items = np.zeros(len(user_ids)), np.zeros(len(item_ids))
-        rest = values - mean
+        rest = values - scale.mean
         for epoch in range(given["n_epochs"]):
             sums = np.bincount(item_rows, rest - of_users[user_rows], len(item_ids))
             of_items = sums / (item_counts + given["item_damping"])
@@ -115,5 +117,6 @@ class Bias(Factorized):
         counts = user_counts.astype(np.int32), item_counts.astype(np.int32)
         for array in (*parts, *counts):
             array.flags.writeable = False
-        self._set(mean, *parts, user_ids, item_ids, *counts)
+        self.rating_unit = scale.unit
+        self._set(scale.mean, *parts, user_ids, item_ids, *counts)
         return self

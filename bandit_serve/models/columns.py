@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve._ids import id_text
+from bandit_serve._learner import LARGEST_RATING
 from bandit_serve.errors import InvalidInput
 
+TOO_LARGE = f"Every rating must be finite and at most {LARGEST_RATING:g} in size."
 
-def rating_column(ratings: ArrayLike) -> NDArray[np.float32]:
-    """(n,) float32, n ≥ 1. Raises `InvalidInput` when it is empty, not a vector of numbers, or not finite."""
+
+def rating_column(ratings: ArrayLike) -> NDArray[np.float64]:
+    """(n,) float64, n ≥ 1. Raises `InvalidInput` when it is empty, not a vector of numbers, or not finite."""
     try:
         column = np.asarray(ratings)
     except ValueError:  # nested sequences of different lengths
@@ -22,10 +25,11 @@ def rating_column(ratings: ArrayLike) -> NDArray[np.float32]:
         raise InvalidInput("The ratings must be a vector of numbers.")
     if not column.size:
         raise InvalidInput("There must be at least one rating.")
+    values = column.astype(np.float64)
     # Far from where float32 ends, so that training diverges visibly before anything overflows.
-    if not (np.abs(column.astype(np.float64)) <= 1e6).all():
-        raise InvalidInput("Every rating must be finite and at most a million in size.")
-    return column.astype(np.float32)
+    if not (np.abs(values) <= LARGEST_RATING).all():
+        raise InvalidInput(TOO_LARGE)
+    return values
 
 
 def id_column(ids: Any, what: str) -> list[str | int]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.errors import InvalidInput
+from bandit_serve.errors import Diverged
 from bandit_serve.models.hyper_parameters import whole
 
 OnEpoch = Callable[[int, int, float], object]
@@ -48,7 +48,7 @@ def descend(
         errors go up and down
     on_epoch : called as `on_epoch(done, epochs, rmse)`, with the RMSE of the validation set where there is one
 
-    Raises `InvalidInput` when the descent diverged.
+    Raises `Diverged`.
     """
     limit = max(LEAST_PATIENCE, schedule.epochs // 4)
     if patience is not None:
@@ -57,7 +57,7 @@ def descend(
     for epoch in range(schedule.epochs):
         mean_square = run(schedule.rate(epoch))
         if not math.isfinite(mean_square):
-            raise InvalidInput(f"Training diverged in epoch {epoch + 1}; a lower learning_rate would help.")
+            raise Diverged(f"Training diverged in epoch {epoch + 1}; a lower learning_rate would help.")
         if validate is not None:
             mean_square = validate()
         if on_epoch is not None:

@@ -19,6 +19,7 @@ from bandit_serve.models.factorized import Factorized
 from bandit_serve.models.hyper_parameters import real, whole
 from bandit_serve.models.ids import index_ids
 from bandit_serve.models.model import Features, FeaturesById, Validation
+from bandit_serve.models.rating_scale import RatingScale
 
 
 class MatrixFactorization(Factorized):
@@ -38,7 +39,9 @@ class MatrixFactorization(Factorized):
     online_rate, online_halving : of `partial_fit`: a row that has learned from n ratings moves by
         online_rate / √(1 + n / online_halving) times the gradient
 
-    The defaults are tuned for 5-fold RMSE on MovieLens' small set, those of `partial_fit` on its ratings in time.
+    Rates, penalties and `init_std` are meant for ratings whose spread is that of stars; others are scaled to it inside,
+    and scores are in the unit of the ratings that it was fitted to. The defaults are tuned for 5-fold RMSE on
+    MovieLens' small set, those of `partial_fit` on its ratings in time.
     """
 
     family: ClassVar[str] = "matrix_factorization"
@@ -115,6 +118,7 @@ class MatrixFactorization(Factorized):
             regularization=given["regularization"],
             feature_regularization=given["regularization"],
             weight_regularization=given["bias_regularization"],
+            scale=self.rating_unit,
         )
 
     def fit(
@@ -150,7 +154,8 @@ class MatrixFactorization(Factorized):
         values = rating_column(ratings)
         user_ids, user_rows = index_ids(users, "users")
         item_ids, item_rows = index_ids(items, "items")
-        samples = _samples(user_rows, item_rows, values)
+        scale = RatingScale.of(values)
+        samples = _samples(user_rows, item_rows, scale.plain(values))
         given = self.parameters
         generator = np.random.Generator(np.random.PCG64(given["seed"]))
         std = np.float32(given["init_std"])
@@ -160,28 +165,33 @@ class MatrixFactorization(Factorized):
             np.zeros(len(user_ids), np.float32),
             np.zeros(len(item_ids), np.float32),
         )
-        mean = float(values.mean(dtype=np.float64))
-        held_out = None if validation is None else _held_out(validation, user_ids, item_ids)
+        held_out = None if validation is None else _held_out(validation, user_ids, item_ids, scale)
+        square = scale.unit**2
 
         def run(rate: float) -> float:
             shrink = given["bias_regularization"], given["regularization"]
-            return sgd_epoch(samples, generator, *arrays, mean, rate, *shrink)
+            return square * sgd_epoch(samples, generator, *arrays, 0.0, rate, *shrink)
 
         descend(
             Schedule(given["n_epochs"], given["learning_rate"], given["final_learning_rate"]),
             run,
             lambda: list(arrays),
-            validate=None if held_out is None else lambda: pair_errors(held_out, *arrays, mean),
+            validate=None if held_out is None else lambda: square * pair_errors(held_out, *arrays, 0.0),
             patience=patience,
             on_epoch=on_epoch,
         )
+        for factors in arrays[:2]:
+            factors *= np.sqrt(scale.unit)
+        for biases in arrays[2:]:
+            biases *= scale.unit
         counts = (
             np.bincount(user_rows, minlength=len(user_ids)).astype(np.int32),
             np.bincount(item_rows, minlength=len(item_ids)).astype(np.int32),
         )
         for array in (*arrays, *counts):
             array.flags.writeable = False
-        self._set(mean, *arrays, user_ids, item_ids, *counts)
+        self.rating_unit = scale.unit
+        self._set(scale.mean, *arrays, user_ids, item_ids, *counts)
         return self
 
 
@@ -229,11 +239,12 @@ def _samples(user_rows: NDArray[np.int64], item_rows: NDArray[np.int64], values:
     return samples
 
 
-def _held_out(validation: Validation, user_ids: IdTable, item_ids: IdTable) -> Any:
+def _held_out(validation: Validation, user_ids: IdTable, item_ids: IdTable, scale: RatingScale) -> Any:
     """The samples of a validation set; −1 is a user or an item never seen."""
     users, items, ratings = validation[:3]
     user_rows = _known(user_ids, *index_ids(users, "users"))
-    return _samples(user_rows, _known(item_ids, *index_ids(items, "items")), rating_column(ratings))
+    values = scale.plain(rating_column(ratings))
+    return _samples(user_rows, _known(item_ids, *index_ids(items, "items")), values)
 
 
 def _known(known: IdTable, table: IdTable, codes: NDArray[np.int64]) -> NDArray[np.int64]:

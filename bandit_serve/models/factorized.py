@@ -16,9 +16,10 @@ from bandit_serve._learner import Learner
 from bandit_serve.errors import InvalidArtifact, InvalidInput
 from bandit_serve.models import artifact as artifacts
 from bandit_serve.models.artifact import Artifact
-from bandit_serve.models.columns import check_ranking, id_column, rating_column
+from bandit_serve.models.columns import TOO_LARGE, check_ranking, id_column, rating_column
 from bandit_serve.models.ids import id_tensors, read_ids
 from bandit_serve.models.model import Features, Id
+from bandit_serve.models.rating_scale import LARGEST, SMALLEST
 from bandit_serve.models.search_tables import check_search_tables
 
 # With so many ratings, half of what an id's own parameters could say is known.
@@ -36,11 +37,16 @@ TOP_K_DTYPES = {
 
 
 class Factorized(Factorization):
-    """A base class: a family says how it is fitted, and gives a learner that goes on from there."""
+    """A base class: a family says how it is fitted, and gives a learner that goes on from there.
+
+    `rating_unit` is the unit of the ratings that it was fitted to (`RatingScale`), in which all parameters are kept
+    and served: `partial_fit` goes on in it. It is 1 before a model was fitted, and in files that do not say.
+    """
 
     family: ClassVar[str]
     takes_features: ClassVar[bool] = False
     parameters: dict[str, Any]
+    rating_unit: float = 1.0
 
     def _new_learner(self) -> Learner:
         raise NotImplementedError
@@ -135,7 +141,7 @@ class Factorized(Factorization):
     ) -> None:
         id_text(user), id_text(item)
         if not np.isfinite(rating):
-            raise InvalidInput("Every rating must be finite and at most a million in size.")
+            raise InvalidInput(TOO_LARGE)
         learner.learn(user, item, rating, *self._request_columns(features, learn=True))
 
     def _learn_many(self, learner: Learner, users: Any, items: Any, ratings: Any, features: Any) -> None:
@@ -211,6 +217,7 @@ class Factorized(Factorization):
     def _tensors(self) -> dict[str, NDArray[Any]]:
         return {
             "mean": np.array([self.mean]),
+            "rating_unit": np.array([self.rating_unit]),
             "user_factors": self.user_factors,
             "item_factors": self.item_factors,
             "user_biases": self.user_biases,
@@ -251,6 +258,10 @@ class Factorized(Factorization):
         except InvalidInput as error:
             raise InvalidArtifact(f"The artifact's parameters are not this family's: {error}") from None
         user_ids, item_ids = read_ids(artifact, "user"), read_ids(artifact, "item")
+        if "rating_unit" in artifact.tensors:
+            model.rating_unit = float(artifact.tensor("rating_unit", "F64", [1])[0])
+        if not SMALLEST <= model.rating_unit <= LARGEST:
+            raise InvalidArtifact("The artifact cannot be served: its rating_unit is not a positive number.")
         n_factors = model._new_learner().factors
         counts = [
             artifact.tensor(f"{what}_counts", "I32", [len(ids)])

@@ -5,7 +5,7 @@
     one         =  "not" one | "(" expression ")" | value comparison value
                 |  "not worse than the current one"
     comparison  =  "<=" | "<" | ">=" | ">" | "==" | "!="
-    value       =  a number, or the name of a metric, such as rmse, recall@10, current.rmse, baseline.rmse
+    value       =  [ a number "*" ] a number, or the name of a metric, such as rmse, recall@10, baseline.rmse
 
 `current` is the version in production, `baseline` the biases alone. What there is no value for is not fulfilled; but
 nothing is worse than a current one that is not there.
@@ -21,7 +21,7 @@ from typing import NamedTuple
 from bandit_serve.errors import InvalidInput
 from bandit_serve.training.metrics import is_better
 
-TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)|([A-Za-z_][\w.@-]*)|(<=|>=|==|!=|<|>|\(|\)))")
+TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)|([A-Za-z_][\w.@-]*)|(<=|>=|==|!=|<|>|\(|\)|\*))")
 NOT_WORSE = ("not", "worse", "than", "the", "current", "one")
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -135,12 +135,36 @@ class Gate:
         right = self._value()
         return lambda facts: facts.compare(left, symbol, right)
 
-    def _value(self) -> str:
+    def _value(self) -> _Value:
+        token = self._operand()
+        if self._peek() != "*":
+            return _Value(token)
+        if not token[0].isdigit():
+            raise self._fault("expected a number before *")
+        self._next()
+        return _Value(self._operand(), float(token))
+
+    def _operand(self) -> str:
         token = self._next()
-        if token in ("and", "or", "not", "(", ")") or token in COMPARISONS:
+        if token in ("and", "or", "not", "(", ")", "*") or token in COMPARISONS:
             self._at -= 1
             raise self._fault("expected a metric or a number")
         return token
+
+
+class _Value(NamedTuple):
+    """A number or a metric, times a factor."""
+
+    token: str
+    factor: float = 1.0
+
+    def of(self, known: Mapping[str, float]) -> float | None:
+        value = float(self.token) if self.token[0].isdigit() else known.get(self.token)
+        return None if value is None else self.factor * value
+
+    def told(self, known: Mapping[str, float]) -> str:
+        times = "" if self.factor == 1.0 else f"{self.factor:g} × "
+        return times + (self.token if self.token[0].isdigit() else f"{self.token} {known[self.token]:.4g}")
 
 
 class _Facts(NamedTuple):
@@ -151,19 +175,16 @@ class _Facts(NamedTuple):
     current: Mapping[str, float] | None
     told: list[str]
 
-    def compare(self, left: str, symbol: str, right: str) -> bool:
-        values = []
-        for token in (left, right):
-            value = float(token) if token[0].isdigit() else self.known.get(token)
+    def compare(self, left: _Value, symbol: str, right: _Value) -> bool:
+        values = list[float]()
+        for side in (left, right):
+            value = side.of(self.known)
             if value is None:
-                self.told.append(f"there is no {token}")
+                self.told.append(f"there is no {side.token}")
                 return False
             values.append(value)
-        fulfilled = COMPARISONS[symbol](values[0], values[1])
-        names = [
-            token if token[0].isdigit() else f"{token} {value:.4g}"
-            for token, value in zip((left, right), values, strict=True)
-        ]
+        fulfilled = COMPARISONS[symbol](*values)
+        names = [side.told(self.known) for side in (left, right)]
         self.told.append(f"{names[0]} {'is' if fulfilled else 'is not'} {symbol} {names[1]}")
         return fulfilled
 

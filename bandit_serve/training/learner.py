@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from bandit_serve.errors import InvalidArtifact, InvalidInput
+from bandit_serve.errors import InvalidArtifact, InvalidInput, UsageError
 from bandit_serve.events import Event
 from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.family import load_model
@@ -25,18 +25,19 @@ from bandit_serve.models.model import Model
 from bandit_serve.own_files import said_when_full, truncated
 from bandit_serve.store.offset import START, Offset
 from bandit_serve.training.prequential import Prequential, PrequentialState
+from bandit_serve.training.rating_rule import RatingRule
 from bandit_serve.training.reward_log import Rating, RewardLog
 
-CHECKPOINT = "checkpoint"
+CHECKPOINT, FROZEN = "checkpoint", "frozen.safetensors"
 
 
 class Followed(Struct, frozen=True):
-    """An experiment whose rewards are learned from: its number, its window, and the index of the metric."""
+    """An experiment whose rewards are learned from: its number, its window, and the rule that makes ratings of them."""
 
     name: str
     uid: int
     window_ms: int
-    metric: int
+    rule: RatingRule
 
 
 class _Checkpoint(Struct):
@@ -48,16 +49,22 @@ class _Checkpoint(Struct):
     prequential: PrequentialState
     learned: int
     published: int
+    # Of all experiments that were ever followed; None from builds that took every reward as it is.
+    rules: dict[str, RatingRule] | None = None
 
 
 class ContinuousLearner:
-    """A model, and the logs it learns from. `learned` counts ratings, `published` is that count at the last version."""
+    """A model, and the logs it learns from. `learned` counts ratings, `published` is that count at the last version.
+
+    An experiment whose ratings would be of another unit than those so far is not followed.
+    """
 
     def __init__(self, model: Model, frozen: Model, followed: Iterable[Followed]) -> None:
         self.model = model
         self._frozen = frozen
         self.prequential = Prequential()
         self.offsets: dict[str, Offset] = {}
+        self.rules: dict[str, RatingRule] = {}
         self._uids: dict[str, int] = {}
         self._joins: dict[str, RewardLog] = {}
         self.learned = 0
@@ -70,12 +77,24 @@ class ContinuousLearner:
         """Decisions that were given up before their window closed, as there were too many."""
         return sum(join.lost for join in self._joins.values())
 
-    def follow(self, experiment: Followed) -> None:
-        """Another experiment, from the start of its log on, unless it is known."""
-        if self._uids.get(experiment.name) != experiment.uid:
-            self._uids[experiment.name] = experiment.uid
-            self.offsets[experiment.name] = START
-            self._joins[experiment.name] = RewardLog(experiment.window_ms, experiment.metric)
+    @property
+    def unit(self) -> str | None:
+        """What the ratings are of, unless that was told."""
+        return next((rule.unit for rule in self.rules.values() if rule.unit is not None), None)
+
+    def follow(self, experiment: Followed) -> bool:
+        """Another experiment, from the start of its log on, unless it is known; False where it is not followed."""
+        name, unit = experiment.name, experiment.rule.unit
+        if self._uids.get(name) == experiment.uid:
+            return True
+        others = {rule.unit for known, rule in self.rules.items() if known != name} - {None, unit}
+        if unit is not None and others:
+            return False
+        self._uids[name] = experiment.uid
+        self.offsets[name] = START
+        self.rules[name] = experiment.rule
+        self._joins[name] = RewardLog(experiment.window_ms, experiment.rule)
+        return True
 
     def apply(self, experiment: str, offset: Offset, event: Event) -> int:
         """Learns from the ratings that an event completes; returns how many those were."""
@@ -113,6 +132,7 @@ class ContinuousLearner:
             prequential=self.prequential.state(),
             learned=self.learned,
             published=self.published,
+            rules=self.rules,
         )
         temporary = folder / f".{CHECKPOINT}"
         with said_when_full(), truncated(temporary) as file:
@@ -126,7 +146,7 @@ class ContinuousLearner:
                 left.unlink()
 
     def _kept_frozen(self, folder: Path) -> str:
-        path = folder / "frozen.safetensors"
+        path = folder / FROZEN
         if not path.exists():
             self._frozen.save(path)
         return f"{path.name} {sha256_of(path)}"
@@ -135,7 +155,9 @@ class ContinuousLearner:
     def load(cls, folder: Path, followed: Mapping[str, Followed]) -> ContinuousLearner | None:
         """The learner that the checkpoint in a folder is of; None where there is none.
 
-        `InvalidArtifact` where a file is not what the checkpoint says.
+        None also where an earlier build took rewards for ratings as they are, and they are not to be taken so. What
+        an experiment's rewards were to it stays so: `UsageError` where something else is told now. `InvalidArtifact`
+        where a file is not what the checkpoint says.
         """
         try:
             content = (folder / CHECKPOINT).read_bytes()
@@ -145,7 +167,21 @@ class ContinuousLearner:
             found = msgspec.msgpack.decode(content, type=_Checkpoint)
         except msgspec.MsgspecError as error:
             raise InvalidArtifact(f"The checkpoint in {folder} can not be read: {error}.") from None
-        learner = cls(_read(folder, found.model), _read(folder, found.frozen), followed.values())
+        rules = found.rules
+        if rules is None:
+            rules = {
+                name: msgspec.structs.replace(each.rule, factor=1.0, shift=0.0)
+                for name, each in followed.items()
+                if name in found.uids
+            }
+            if any(followed[name].rule != rule for name, rule in rules.items()):
+                return None
+        learner = cls(_read(folder, found.model), _read(folder, found.frozen), ())
+        learner.rules = dict(rules)
+        for name, each in followed.items():
+            if found.uids.get(name) == each.uid:
+                each = _as_before(each, rules[name])
+            learner.follow(each)
         for name, offset in found.offsets.items():
             if name in learner._uids and learner._uids[name] == found.uids[name]:
                 learner.offsets[name] = Offset(*offset)
@@ -153,6 +189,17 @@ class ContinuousLearner:
         learner.prequential.restore(found.prequential)
         learner.learned, learner.published = found.learned, found.published
         return learner
+
+
+def _as_before(experiment: Followed, rule: RatingRule) -> Followed:
+    now = experiment.rule
+    if now.unit is None and now != msgspec.structs.replace(rule, unit=None):
+        raise UsageError(
+            f"The rewards of {experiment.name} were learned otherwise so far: {rule.shift:g} + {rule.factor:g} times "
+            f"its metric {rule.metric + 1}, not {now.shift:g} + {now.factor:g} times its metric {now.metric + 1}; "
+            "another model, or another data directory, can begin with that."
+        )
+    return msgspec.structs.replace(experiment, rule=rule)
 
 
 def _read(folder: Path, about: str) -> Model:

@@ -13,6 +13,7 @@ from bandit_serve.repairs import Repairs
 from bandit_serve.store.offset import START
 from bandit_serve.store.store import Store
 from bandit_serve.training.dataset import DataSet
+from bandit_serve.training.rating_rule import rule_of
 from bandit_serve.training.ratings import Ratings
 from bandit_serve.training.reward_log import Rating, RewardLog
 
@@ -20,14 +21,14 @@ READ_COUNT = 500
 
 
 async def read_logged(store: Store, experiment: Experiment, n_features: int, repairs: Repairs) -> DataSet:
-    """The rewarded predictions of an experiment that its log still holds, in its order: user, item, reward, when.
+    """The rewarded predictions of an experiment that its log still holds, in its order: user, item, rating, when.
 
-    n_features: of its context; `repairs` say which entries are left out. The reward is that of the objective.
+    n_features: of its context; `repairs` say which entries are left out. Ratings are rewards of the objective, as
+    utilities where it is minimized (`rule_of`).
     `InvalidInput` when there are none: predictions are logged with what they were about while the service is set to
     `learn`.
     """
-    objective = experiment.metrics.index(experiment.objective)
-    join, found = RewardLog(experiment.attribution.window_ms, objective), list[Rating]()
+    join, found = RewardLog(experiment.attribution.window_ms, rule_of(experiment)), list[Rating]()
     at, end = START, await store.last_offset(experiment.id)
     while at < end:
         entries = await store.read(experiment.id, at, READ_COUNT)
@@ -43,7 +44,8 @@ async def read_logged(store: Store, experiment: Experiment, n_features: int, rep
             f"The log of {experiment.id!r} has no rewarded predictions: they are kept for learning while the "
             "service runs with --learn."
         )
-    return _dataset(found, f"rewards of {experiment.id}")
+    minimized = ", as utilities" if experiment.objective.goal == "minimize" else ""
+    return _dataset(found, f"rewards of {experiment.id}{minimized}")
 
 
 def _dataset(found: Sequence[Rating], source: str) -> DataSet:

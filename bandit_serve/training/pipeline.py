@@ -12,12 +12,13 @@ import msgspec
 import numpy as np
 
 from bandit_serve import __version__
-from bandit_serve.errors import InvalidInput
+from bandit_serve.errors import Diverged, InvalidInput
 from bandit_serve.models.model import Model
 from bandit_serve.training.dataset import DataSet
 from bandit_serve.training.metrics import Metrics, is_better
 from bandit_serve.training.plan import Plan, check_plan
 from bandit_serve.training.pool import Work, run
+from bandit_serve.training.ratings import Ratings
 from bandit_serve.training.record import DataRecord, RunRecord
 from bandit_serve.training.space import grid, sample
 from bandit_serve.training.splits import Rows, latest_of_each_user, random_folds, random_split
@@ -49,12 +50,16 @@ class Trained(NamedTuple):
 
 
 class TrainingResult(NamedTuple):
-    """`baseline` are metrics of the biases alone, on the same splits; `baseline_errors` their standard errors."""
+    """`baseline` are metrics of the biases alone, on the same splits; `baseline_errors` their standard errors.
+
+    `dropped`: families that came to nothing, and why.
+    """
 
     trained: list[Trained]
     baseline: Metrics
     baseline_errors: Metrics
     seconds: float
+    dropped: dict[str, str]
 
 
 def train(
@@ -69,19 +74,30 @@ def train(
     current : metrics of the version that is in production, for gates
     on_progress : called after each fit
 
-    The same data and plan give the same models and metrics. Raises `InvalidInput` for a plan that does not go with
-    the data, `UsageError` where a library that it needs is not installed.
+    A combination that diverges is the worst of its family; a family of which nothing else is left is dropped. The same
+    data and plan give the same models and metrics. Raises `InvalidInput` for a plan that does not go with the data, or
+    of which no family is left, `UsageError` where a library that it needs is not installed.
     """
     plan = plan or Plan()
     check_plan(plan)
+    if plan.relevant_from is None:
+        plan = msgspec.structs.replace(plan, relevant_from=data.ratings.liked_from)
     started_s = time.perf_counter()
-    best, trials = _search(data, plan, on_progress)
-    measured = _measure(data, plan, best, on_progress)
+    pairs = data.ratings.pairs
+    dropped: dict[str, str] = {}
+    best, trials = _search(data, pairs, plan, dropped, on_progress)
+    measured = _measure(data, pairs, plan, best, dropped, on_progress)
     baseline = measured[BASELINE]
     trained = []
     for number, (family, parameters) in enumerate(best.items()):
+        if family in dropped:
+            continue
         fit_s = time.perf_counter()
-        model = fit(new_model(family, parameters, plan.seed), data)
+        try:
+            model = fit(new_model(family, parameters, plan.seed), data)
+        except Diverged as error:
+            dropped[family] = f"fitted on all ratings: {error}"
+            continue
         seconds = time.perf_counter() - fit_s
         metrics, errors = measured[family]
         if family != BASELINE:
@@ -95,22 +111,30 @@ def train(
                     parameters=dict(model.parameters),
                     metrics=metrics,
                     baseline=baseline.metrics,
-                    data=_describe(data),
+                    data=_describe(data, pairs),
                     code=_code(),
                     seed=plan.seed,
                     split=msgspec.to_builtins(plan.split),
                     trials=trials[family],
                     seconds=seconds,
-                    gates={str(status): text for status, text in plan.gates.items()},
+                    gates={
+                        str(status): gate.text
+                        for status in plan.gates
+                        if (gate := plan.gate(status)) is not None
+                    },
                     status=status,
                     reason=reason,
+                    relevant_from=plan.relevant_from,
                 ),
                 errors,
                 status,
             )
         )
         on_progress(Progress("final", number + 1, len(best), Trial(family, parameters, metrics, seconds)))
-    return TrainingResult(trained, *baseline, time.perf_counter() - started_s)
+    if not trained:
+        told = "; ".join(f"{family}: {why}" for family, why in dropped.items())
+        raise InvalidInput(f"No model came of it. {told}")
+    return TrainingResult(trained, *baseline, time.perf_counter() - started_s, dropped)
 
 
 def judge(
@@ -138,13 +162,17 @@ class _Measured(NamedTuple):
 
 
 def _search(
-    data: DataSet, plan: Plan, on_progress: Callable[[Progress], object]
+    data: DataSet,
+    pairs: Rows,
+    plan: Plan,
+    dropped: dict[str, str],
+    on_progress: Callable[[Progress], object],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
-    """The best parameters of each family, and how many were tried."""
+    """The best parameters of each family, and how many were tried; families in which all diverged are `dropped`."""
     train_rows, test_rows = (
-        random_split(len(data), plan.search.share, plan.seed)
+        random_split(len(data), plan.search.share, plan.seed, pairs)
         if plan.split.kind == "random"
-        else latest_of_each_user(data.ratings.users, data.ratings.timestamps, plan.search.share)
+        else latest_of_each_user(data.ratings.users, data.ratings.timestamps, plan.search.share, pairs)
     )
     train_part, test_part = data.take(train_rows), data.take(test_rows)
     candidates: list[tuple[str, dict[str, Any]]] = []
@@ -156,11 +184,13 @@ def _search(
         if not plan.families[family] and space and not by_grid:
             found = [{}, *found[: plan.search.trials - 1]]
         candidates += [(family, parameters) for parameters in found]
+    for family, parameters in candidates:
+        new_model(family, parameters, plan.seed)  # refuses what can not be made, before anything is fitted
     ranked = plan.metric not in ("rmse", "mae")
     works: list[Work] = []
     for family, parameters in candidates:
         if ranked:
-            what = Measure(plan.k, plan.relevant_from)
+            what = _measured_by(plan)
             works.append((measure, (family, parameters, plan.seed, train_part, test_part, what)))
         else:
             works.append((stop_early, (family, parameters, plan.seed, train_part, test_part)))
@@ -175,6 +205,9 @@ def _search(
     tried: dict[str, int] = {}
     for trial in run(works, plan.search, told):
         tried[trial.family] = tried.get(trial.family, 0) + 1
+        if trial.failure is not None:
+            dropped.setdefault(trial.family, trial.failure)
+            continue
         value = trial.metrics.get(plan.measured)
         if value is None:
             raise InvalidInput(
@@ -183,31 +216,39 @@ def _search(
         before = best.get(trial.family)
         if before is None or is_better(plan.measured, value, before.metrics[plan.measured]):
             best[trial.family] = trial
-    return {family: best[family].parameters for family in plan.families}, tried
+    for family in best:
+        dropped.pop(family, None)
+    return {family: best[family].parameters for family in plan.families if family in best}, tried
 
 
 def _measure(
     data: DataSet,
+    pairs: Rows,
     plan: Plan,
     best: Mapping[str, dict[str, Any]],
+    dropped: dict[str, str],
     on_progress: Callable[[Progress], object],
 ) -> dict[str, _Measured]:
-    """Metrics of the best of each family, and of the baseline, on the plan's splits and by time."""
+    """Metrics of the best of each family, and of the baseline, on the plan's splits and by time.
+
+    A family that diverged on one of them is `dropped`.
+    """
     ratings = data.ratings
     splits: list[tuple[Rows, Rows]] = []
     if plan.split.kind == "random":
-        splits = random_folds(len(data), plan.split.folds, plan.seed)
+        splits = random_folds(len(data), plan.split.folds, plan.seed, pairs)
     n_random = len(splits)
-    if np.unique(ratings.timestamps).size > 1:
-        splits.append(latest_of_each_user(ratings.users, ratings.timestamps, plan.split.share))
-    elif plan.split.kind == "time":
-        raise InvalidInput("A split by time needs ratings with times.")
+    try:
+        splits.append(_latest(ratings, plan.split.share, pairs))
+    except InvalidInput:
+        if not splits:
+            raise
     everyone = {BASELINE: {}, **best}
     works: list[Work] = []
     for number, (train_rows, test_rows) in enumerate(splits):
         parts = data.take(train_rows), data.take(test_rows)
         in_time = number >= n_random
-        what = Measure(plan.k, plan.relevant_from, errors=in_time)
+        what = _measured_by(plan)._replace(errors=in_time)
         works += [
             (measure, (family, parameters, plan.seed, *parts, what))
             for family, parameters in everyone.items()
@@ -223,6 +264,10 @@ def _measure(
     by_time = {trial.family: trial for trial in found[n_random * len(everyone) :]}
     measured = {}
     for place, family in enumerate(everyone):
+        failure = next((trial.failure for trial in found[place :: len(everyone)] if trial.failure), None)
+        if failure is not None:
+            dropped[family] = f"measured on a part: {failure}"
+            continue
         folds = found[place : n_random * len(everyone) : len(everyone)] or [by_time[family]]
         names = [name for name in folds[0].metrics if all(name in fold.metrics for fold in folds)]
         values = {name: np.array([fold.metrics[name] for fold in folds]) for name in names}
@@ -245,19 +290,32 @@ def _measure(
     return measured
 
 
+def _latest(ratings: Ratings, share: float, pairs: Rows) -> tuple[Rows, Rows]:
+    if np.unique(ratings.timestamps).size == 1:
+        raise InvalidInput("A split by time needs ratings with times.")
+    return latest_of_each_user(ratings.users, ratings.timestamps, share, pairs)
+
+
 def _advantage(own: _Measured) -> Metrics:
     """How many standard errors the mean squared error is below that of the biases, on the latest ratings."""
     error = own.errors.get("time.gain")
     return {} if not error else {"time.gain_z": own.metrics["time.gain"] / error}
 
 
-def _describe(data: DataSet) -> DataRecord:
+def _measured_by(plan: Plan) -> Measure:
+    assert plan.relevant_from is not None
+    return Measure(plan.k, plan.relevant_from)
+
+
+def _describe(data: DataSet, pairs: Rows) -> DataRecord:
+    counts = np.bincount(pairs)
     return DataRecord(
         source=data.source,
         ratings=len(data),
         users=int(np.unique(data.ratings.users).size),
         items=int(np.unique(data.ratings.items).size),
         sha256=data.fingerprint,
+        repeated=int(counts[counts > 1].sum()),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from inspect import signature
 from typing import Any, Literal
 
 import msgspec
@@ -10,7 +12,7 @@ from msgspec import Struct, field
 from bandit_serve.errors import InvalidInput
 from bandit_serve.models.family import FAMILIES
 from bandit_serve.names import is_name
-from bandit_serve.training.dataset import Columns
+from bandit_serve.training.columns import Columns
 from bandit_serve.training.gates import Gate
 from bandit_serve.training.space import LogUniform, Space, Uniform, Whole, check_space
 from bandit_serve.validation import invalid
@@ -19,7 +21,10 @@ METRICS = ("rmse", "mae", "precision", "recall", "ndcg", "coverage")
 RANGES = {"uniform": Uniform, "loguniform": LogUniform, "whole": Whole}
 
 DEFAULT_FAMILIES = ("matrix_factorization", "factorization_machine")
-DEFAULT_GATES: dict[Literal["staging", "production"], str] = {"staging": "rmse < baseline.rmse"}
+# The smallest error may be that of items which few have rated: whose k best are wrong twice as often is no recommender.
+DEFAULT_GATES: dict[Literal["staging", "production"], str] = {
+    "staging": "rmse < baseline.rmse and not ndcg@k < 0.5 * baseline.ndcg@k"
+}
 DEFAULT_SPACES: dict[str, Space] = {
     "bias": {},
     "matrix_factorization": {
@@ -72,7 +77,9 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     """A training run. `families`: hyper-parameters of each family, values to choose from, or ranges.
 
     A range is `{"kind": "uniform" | "loguniform" | "whole", "low": …, "high": …}`. `gates`: conditions of `staging`
-    and `production` (`gates.py`). `metric` is what the search looks at and what "worse" means.
+    and `production` (`gates.py`), in which `@k` stands for the plan's k. `metric` is what the search looks at and what
+    "worse" means. `relevant_from`: the rating from which on an item is liked; by default what about the upper half of
+    all ratings reach (`Ratings.liked_from`).
     """
 
     data: Data = Data()
@@ -84,7 +91,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     gates: dict[Literal["staging", "production"], str] = field(default_factory=lambda: dict(DEFAULT_GATES))
     metric: str = "rmse"
     k: int = 10
-    relevant_from: float = 4.0
+    relevant_from: float | None = None
     seed: int = 0
     model: str = "recommender"
     tracking: str | None = None
@@ -100,7 +107,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
 
     def gate(self, status: Literal["staging", "production"]) -> Gate | None:
         text = self.gates.get(status)
-        return None if text is None else Gate(text)
+        return None if text is None else Gate(re.sub(r"@k\b", f"@{self.k}", text))
 
 
 def read_plan(document: Any) -> Plan:
@@ -123,6 +130,9 @@ def check_plan(plan: Plan) -> None:
         if family not in FAMILIES:
             raise InvalidInput(f"families: expected {', '.join(FAMILIES)}, not {family!r}.")
         check_space(space, f"families.{family}")
+        for name in space:
+            if name not in signature(FAMILIES[family]).parameters:
+                raise InvalidInput(f"families.{family}: it has no parameter {name!r}.")
     if plan.metric.partition("@")[0] not in METRICS:
         raise InvalidInput(f"metric: expected one of {', '.join(METRICS)}, not {plan.metric!r}.")
     if "@" in plan.metric and plan.metric.partition("@")[2] != str(plan.k):

@@ -1,21 +1,25 @@
-"""Ratings: read from MovieLens files or made up."""
+"""Ratings: read from files or made up."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import os
-import zlib
-from collections.abc import Iterator
+from array import array
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve._ids import id_text
+from bandit_serve._learner import LARGEST_RATING
 from bandit_serve.errors import InvalidInput, NotFound
+from bandit_serve.models.model import Features
+from bandit_serve.training.cells import Numbers, identity, seconds
+from bandit_serve.training.columns import Columns, Places, find_columns
+from bandit_serve.training.features import described
+from bandit_serve.training.tables import Table, TextTable, tables
 
-HEADER = ["userId", "movieId", "rating", "timestamp"]
+LATEST_S = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,83 +34,148 @@ class Ratings:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def pairs(self) -> NDArray[np.int64]:
+        """(n,) the number of each rating's (user, item), counted from 0 in the order in which they come first."""
+        users, items = (np.unique(ids, return_inverse=True)[1] for ids in (self.users, self.items))
+        _, firsts, codes = np.unique(
+            users.astype(np.int64) * (int(items.max(initial=0)) + 1) + items,
+            return_index=True,
+            return_inverse=True,
+        )
+        place = np.empty(firsts.size, np.int64)
+        place[np.argsort(firsts)] = np.arange(firsts.size)
+        return place[codes]
+
+    @property
+    def liked_from(self) -> float:
+        """The smallest rating that no more than half of all reach: 4 of MovieLens' stars. Without one, the largest."""
+        values, counts = np.unique(self.values, return_counts=True)
+        reached = counts[::-1].cumsum()[::-1]
+        few = values[2 * reached <= len(self)]
+        return float(few[0] if few.size else values[-1])
+
     def take(self, rows: NDArray[np.int64]) -> Ratings:
         """The ratings of these rows, in their order."""
         return Ratings(self.users[rows], self.items[rows], self.values[rows], self.timestamps[rows])
 
 
-def read_ratings(path: str | os.PathLike[str]) -> Ratings:
-    """Reads MovieLens' `ratings.csv` (with its header) or `u.data` (tabs, no header), gzipped or not.
+class Rated(NamedTuple):
+    """Ratings; `features` of their requests, where the columns name some; and how texts were encoded."""
 
-    Raises `InvalidInput` with the line number for a malformed line, and for a file without ratings;
-    `NotFound` when there is no file.
+    ratings: Ratings
+    features: list[Features] | None
+    encodings: frozenset[str]
+
+
+def read_ratings(path: str | os.PathLike[str], columns: Columns | None = None) -> Ratings:
+    """Ratings from a text, from Parquet, or from a directory of such parts; see `read_rated`."""
+    return read_rated(path, columns).ratings
+
+
+def read_rated(path: str | os.PathLike[str], columns: Columns | None = None) -> Rated:
+    """Ratings and features of their requests.
+
+    columns : which columns they are in; without them MovieLens' names, or user, item, rating and time in a text
+        without names (`find_columns`)
+
+    A text may be gzipped, separated in any of the ways of `TextTable`, with decimal commas, with times in seconds or
+    ISO 8601. Raises `NotFound`, and `InvalidInput` with the line for what is not a rating.
     """
-    try:
-        with open(path, "rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
-        with (
-            (gzip.open if zipped else open)(path, "rb") as content,
-            io.TextIOWrapper(content, "utf-8-sig", newline="") as text,
-        ):
-            return _read(text)
-    except FileNotFoundError:
-        raise NotFound(f"There is no ratings file {os.fspath(path)!r}.") from None
-    except IsADirectoryError:
-        raise InvalidInput(f"{os.fspath(path)!r} is a directory, not a ratings file.") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise InvalidInput(f"{os.fspath(path)!r} is not a whole gzip file.") from None
-    except UnicodeDecodeError:
-        raise InvalidInput(f"{os.fspath(path)!r} is not UTF-8 text.") from None
+    if not os.path.exists(path):
+        raise NotFound(f"There is no ratings file {os.fspath(path)!r}.")
+    found = _Found()
+    for table in tables(path):
+        found.take(table, columns)
+    return found.rated(os.path.basename(os.path.abspath(path)))
 
 
-def _read(text: io.TextIOWrapper) -> Ratings:
-    first = text.readline()
-    tabs = "\t" in first
-    if not tabs and first.strip().split(",") != HEADER:
-        raise InvalidInput(
-            f"Line 1: expected the header {','.join(HEADER)}, or four fields separated by tabs."
-        )
-    users: list[str] = []
-    items: list[str] = []
-    values: list[float] = []
-    timestamps: list[int] = []
-    ids: dict[str, str] = {}  # one str for each id, not one for each line
-    for number, fields in _lines(text, first, tabs):
+class _Found:
+    """What was read so far."""
+
+    def __init__(self) -> None:
+        self._users: list[str] = []
+        self._items: list[str] = []
+        self._values = array("d")
+        self._times = array("q")
+        self._requests: dict[str, list[Any]] = {}
+        self._ids: dict[str, str] = {}  # one str for each id, not one for each line
+        self._first: tuple[Table, Places] | None = None
+        self._encodings: set[str] = set()
+
+    def take(self, table: Table, columns: Columns | None) -> None:
+        """Takes the ratings of a table; those of later parts may lack the names that the first one has."""
+        if self._first is not None and not table.named and len(table.head) == len(self._first[0].head):
+            places = self._first[1]._replace(named=self._first[1].named and table.head == self._first[0].head)
+        else:
+            places = find_columns(table, columns)
+        self._first = self._first or (table, places)
+        if isinstance(table, TextTable):
+            self._encodings.add(table.encoding)
+        numbers, timed = Numbers(), places.time is not None
+        features = () if columns is None else columns.features
+        requests = [self._requests.setdefault(name, []) for name in features]
+        known = self._ids.get
+        for number, cells in table.rows(places.all, skip_head=places.named):
+            user, item, rating = cells[:3]
+            self._users.append(
+                (isinstance(user, str) and known(user)) or self._id(table, number, user, "user")
+            )
+            self._items.append(
+                (isinstance(item, str) and known(item)) or self._id(table, number, item, "item")
+            )
+            try:
+                value = numbers.read(rating, number)
+            except (TypeError, ValueError):
+                value = float("nan")
+            if not abs(value) <= LARGEST_RATING:
+                raise table.fault(number, f"expected a finite rating, not {_shown(rating)}")
+            self._values.append(value)
+            self._times.append(self._time(table, number, cells[3]) if timed else 0)
+            for place, kept in enumerate(requests, 3 + timed):
+                kept.append(cells[place])
+        if numbers.doubtful is not None:
+            raise table.fault(
+                numbers.doubtful, "the comma in the rating may be the decimal one or that of the thousands"
+            )
+
+    def _id(self, table: Table, number: int, cell: Any, what: str) -> str:
         try:
-            user, item, value, timestamp = fields
-            values.append(float(value))
-            timestamps.append(int(timestamp))
-        except ValueError:
-            raise InvalidInput(
-                f"Line {number}: expected user, item, a number and a timestamp in seconds, "
-                f"separated by {'tabs' if tabs else 'commas'}."
-            ) from None
-        if not user or not item:
-            raise InvalidInput(f"Line {number}: expected a user and an item, one is empty.")
-        if not -1e6 <= values[-1] <= 1e6 or not -(2**62) < timestamps[-1] < 2**62:
-            raise InvalidInput(f"Line {number}: expected a finite rating and a timestamp in seconds.")
-        users.append(ids.setdefault(user, user))
-        items.append(ids.setdefault(item, item))
-    if not values:
-        raise InvalidInput("The file has no ratings.")
-    return Ratings(
-        np.array(users), np.array(items), np.array(values, np.float32), np.array(timestamps, np.int64)
-    )
+            text = identity(cell)
+            id_text(text)
+        except (ValueError, OverflowError, InvalidInput):
+            told = f"expected the {what}'s id, text or a whole number, not {_shown(cell)}"
+            is_empty = cell is None or cell == ""
+            raise table.fault(number, f"the {what} is empty" if is_empty else told) from None
+        return self._ids.setdefault(text, text)
+
+    def _time(self, table: Table, number: int, cell: Any) -> int:
+        try:
+            time = seconds(cell)
+        except (TypeError, ValueError, OverflowError):
+            time = LATEST_S
+        if not abs(time) < LATEST_S:
+            raise table.fault(number, f"expected a time in seconds or ISO 8601, not {_shown(cell)}")
+        return time
+
+    def rated(self, name: str) -> Rated:
+        if not self._values:
+            raise InvalidInput(f"{name} has no ratings.")
+        ratings = Ratings(
+            np.array(self._users),
+            np.array(self._items),
+            np.array(self._values, np.float32),
+            np.array(self._times, np.int64),
+        )
+        features = None
+        if self._requests:
+            features = described(self._requests, len(ratings), lists=False)
+        return Rated(ratings, features, frozenset(self._encodings))
 
 
-def _lines(text: io.TextIOWrapper, first: str, tabs: bool) -> Iterator[tuple[int, list[str]]]:
-    """The fields of each line of ratings, with its number; empty lines are passed over."""
-    reader = csv.reader(text, delimiter="\t" if tabs else ",", strict=True)
-    if tabs:
-        yield 1, first.rstrip("\r\n").split("\t")
-    try:
-        for fields in reader:
-            if fields:
-                yield reader.line_num + 1, fields
-    except csv.Error:
-        raise InvalidInput(
-            f"Line {reader.line_num + 1}: a quote is not closed or a field is too long."
-        ) from None
+def _shown(cell: Any) -> str:
+    """Of an error: short, and with nothing in it that can not be printed."""
+    return ascii(cell)[:60]
 
 
 def synthetic_ratings(

@@ -8,20 +8,24 @@ from msgspec import Struct
 
 
 class DataRecord(Struct, frozen=True):
-    """The data set: where it came from, how many ratings, and the SHA-256 of them."""
+    """The data set: where it came from, how many ratings, and the SHA-256 of them.
+
+    `repeated` counts the ratings of a user and an item that have another one; they were kept in one fold.
+    """
 
     source: str
     ratings: int
     users: int
     items: int
     sha256: str
+    repeated: int = 0
 
 
 class RunRecord(Struct, frozen=True):
     """All that is needed to say how a version came about, and to make it again.
 
     It is kept in the version's metadata, under `training`. `code` is the package's version and, in a checkout, the
-    commit. `baseline` are the metrics of the biases alone.
+    commit. `baseline` are the metrics of the biases alone. From `relevant_from` on an item counted as liked.
     """
 
     family: str
@@ -37,3 +41,4 @@ class RunRecord(Struct, frozen=True):
     gates: dict[str, str]
     status: str
     reason: str
+    relevant_from: float | None = None

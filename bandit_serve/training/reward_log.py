@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from bandit_serve.events import HELD_OUT, Event, Exposed, Rewarded
+from bandit_serve.training.rating_rule import RatingRule
 
 # A reward may come before the flush that says what its decision was; and tokens are honoured a while longer.
 GRACE_MS = 120_000
@@ -19,7 +20,7 @@ Key = tuple[int, int]
 
 
 class Rating(NamedTuple):
-    """`value` is the reward; `time_ms` when it was logged."""
+    """`value` is what the rule makes of the reward; `time_ms` when that was logged."""
 
     user: str
     item: str
@@ -50,9 +51,9 @@ class RewardLog:
     up before. Decisions of the holdout are not given, as nothing learns from them.
     """
 
-    def __init__(self, window_ms: int, metric: int) -> None:
+    def __init__(self, window_ms: int, rule: RatingRule) -> None:
         self._window_ms = window_ms
-        self._metric = metric
+        self._rule = rule
         self._open: OrderedDict[Key, _Open] = OrderedDict()
         self.lost = 0
 
@@ -76,14 +77,15 @@ class RewardLog:
             waiting = self._open.get(key)
             if waiting is not None and waiting.value is not None:
                 del self._open[key]
-                yield Rating(pair.user, pair.item, waiting.value, pair.features, time_ms)
+                rating = self._rule.rating(waiting.value)
+                yield Rating(pair.user, pair.item, rating, pair.features, time_ms)
             elif waiting is None:
                 until_ms = time_ms + self._window_ms + GRACE_MS
                 self._keep(key, _Open(until_ms, pair.user, pair.item, pair.features))
 
     def _rewarded(self, time_ms: int, event: Rewarded) -> Iterator[Rating]:
         rows = event.rows
-        chosen = (rows["metric"] == self._metric) & (rows["flags"] & HELD_OUT == 0)
+        chosen = (rows["metric"] == self._rule.metric) & (rows["flags"] & HELD_OUT == 0)
         for incarnation, counter, value in zip(
             rows["incarnation"][chosen].tolist(),
             rows["counter"][chosen].tolist(),
@@ -96,7 +98,8 @@ class RewardLog:
                 self._keep(key, _Open(time_ms + GRACE_MS, value=value))
             elif waiting.value is None:
                 del self._open[key]
-                yield Rating(waiting.user, waiting.item, value, waiting.features, time_ms)
+                rating = self._rule.rating(value)
+                yield Rating(waiting.user, waiting.item, rating, waiting.features, time_ms)
 
     def _keep(self, key: Key, waiting: _Open) -> None:
         self._open[key] = waiting

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve.errors import Diverged
 from bandit_serve.models.descent import OnEpoch, Schedule
 from bandit_serve.models.family import FAMILIES
 from bandit_serve.models.model import Model
@@ -25,13 +26,17 @@ class Measure(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """`parameters` are those with which the fit can be repeated; `errors` (n,) of the test ratings, if asked for."""
+    """`parameters` are those with which the fit can be repeated; `errors` (n,) of the test ratings, if asked for.
+
+    `failure` says why there are no metrics: the fit diverged.
+    """
 
     family: str
     parameters: dict[str, Any]
     metrics: Metrics
     seconds: float
     errors: NDArray[np.float64] | None = None
+    failure: str | None = None
 
 
 def new_model(family: str, parameters: Mapping[str, Any], seed: int) -> Model:
@@ -63,7 +68,10 @@ def stop_early(family: str, parameters: Mapping[str, Any], seed: int, train: Dat
     """A fit that ends when `test` says so; its parameters are of a descent that ends there by itself."""
     started_s = time.perf_counter()
     model, told = new_model(family, parameters, seed), list[float]()
-    fit(model, train, validation=test, on_epoch=lambda done, epochs, rmse: told.append(rmse))
+    try:
+        fit(model, train, validation=test, on_epoch=lambda done, epochs, rmse: told.append(rmse))
+    except Diverged as error:
+        return _failed(family, parameters, started_s, error)
     settled = dict(parameters)
     if "final_learning_rate" in model.parameters:
         best = int(np.argmin(told)) + 1
@@ -78,10 +86,17 @@ def measure(
 ) -> Trial:
     """A fit on `train`, measured on `test`."""
     started_s = time.perf_counter()
-    model = fit(new_model(family, parameters, seed), train)
+    try:
+        model = fit(new_model(family, parameters, seed), train)
+    except Diverged as error:
+        return _failed(family, parameters, started_s, error)
     seconds = time.perf_counter() - started_s
     metrics = of_ratings(model, test)
     if what.k is not None:
         metrics |= of_rankings(model, train, test, what.k, what.relevant_from)
     errors = squared_errors(model, test) if what.errors else None
     return Trial(family, dict(parameters), metrics, seconds, errors)
+
+
+def _failed(family: str, parameters: Mapping[str, Any], started_s: float, error: Diverged) -> Trial:
+    return Trial(family, dict(parameters), {}, time.perf_counter() - started_s, failure=str(error))

@@ -13,18 +13,24 @@ from bandit_serve.training.ratings import Ratings
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A user is offered `items`, which they rated `ratings` (not shown to the model), both of one length."""
+    """A user is offered `items`, which they rated `ratings` (not shown to the model), both of one length.
+
+    `liked_from`: the rating from which on the user liked an item.
+    """
 
     user: str
     items: tuple[str, ...]
     ratings: tuple[float, ...]
+    liked_from: float = 4.0
 
-    def reward(self, shown_first: str, liked_from: float = 4.0) -> float:
+    def reward(self, shown_first: str) -> float:
         """1.0 when the item that was shown first is one that the user liked, otherwise 0.0."""
-        return float(self.ratings[self.items.index(shown_first)] >= liked_from)
+        return float(self.ratings[self.items.index(shown_first)] >= self.liked_from)
 
 
-def visits(held_out: Ratings, n_visits: int, seed: int, n_offered: int = 10) -> Iterator[Visit]:
+def visits(
+    held_out: Ratings, n_visits: int, seed: int, n_offered: int = 10, liked_from: float = 4.0
+) -> Iterator[Visit]:
     """`n_visits` visits of users drawn uniformly from those with at least `n_offered` held-out ratings.
 
     Each is offered `n_offered` of their held-out items, drawn without replacement, in random order. Raises
@@ -42,4 +48,5 @@ def visits(held_out: Ratings, n_visits: int, seed: int, n_offered: int = 10) -> 
             str(users[user]),
             tuple(held_out.items[offered].tolist()),
             tuple(held_out.values[offered].tolist()),
+            liked_from,
         )
