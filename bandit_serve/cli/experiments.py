@@ -79,19 +79,19 @@ async def apply(house: House, file: File, as_json: AsJson = False) -> None:
 async def _apply(house: House, planned: Planned) -> LiveExperiment:
     """Arms that come are added before the policy that may name them, and others removed after it."""
     experiment, changes = planned.experiment, house.experiments
-    if planned.revision is None:
+    if planned.etag is None:
         return await changes.create(experiment, actor())
     live = house.replica.experiment(experiment.id)
-    seen = planned.revision
+    seen = planned.etag
     for arm in planned.added:
         live = await changes.add_arm(experiment.id, arm, actor(), if_match=seen)
-        seen = live.record.revision
+        seen = live.etag
     if planned.changes_policy:
         live = await changes.change_policy(experiment.id, experiment.policy, actor(), if_match=seen)
-        seen = live.record.revision
+        seen = live.etag
     for name in planned.removed:
         live = await changes.remove_arm(experiment.id, name, actor(), if_match=seen)
-        seen = live.record.revision
+        seen = live.etag
     return live
 
 

@@ -23,14 +23,14 @@ MAX_SHOWN = 60
 
 
 class Planned(NamedTuple):
-    """What is to be done for one experiment, seen at `revision` (None: it is not there).
+    """What is to be done for one experiment, seen at `etag` (None: it is not there).
 
     `added` and `removed` are arms that the file has more and does not have any more.
     """
 
     experiment: Experiment
     outcome: Outcome
-    revision: int | None
+    etag: str | None
     added: tuple[Arm, ...] = ()
     removed: tuple[str, ...] = ()
     changes_policy: bool = False
@@ -98,7 +98,7 @@ def _change(existing: LiveExperiment, wanted: Experiment, registry: Registry) ->
     outcome: Outcome = "policy changed" if changes_policy else "unchanged"
     if added or removed:
         outcome = "arms and policy changed" if changes_policy else "arms changed"
-    return Planned(wanted, outcome, record.revision, added, removed, changes_policy)
+    return Planned(wanted, outcome, existing.etag, added, removed, changes_policy)
 
 
 def _require_steps(present: Experiment, added: Sequence[Arm], wanted: Experiment) -> None:

@@ -149,7 +149,8 @@ class _Run:
         store = self._house.store
         followed = await _followed(self._house, self._model, self._experiments)
         learner = await asyncio.to_thread(self._start, followed)
-        ends = {name: await store.last_offset(name) for name in followed}
+        owner = self._house.replica.registry.owner
+        ends = {name: await store.last_offset(owner(name)) for name in followed}
         self._say(
             f"{self._model} {self._base}: goes on from {learner.learned:,} ratings of {', '.join(followed)}."
         )
@@ -192,9 +193,9 @@ class _Run:
         found: dict[str, list[tuple[Offset, events.Event]]] = {}
         for name in list(learner.offsets):
             live = self._house.replica.experiments.get(name)
-            if live is None:
-                continue  # set aside: the others are learned from meanwhile
-            trimmed = await store.trimmed(name)
+            if live is None or not learner.follows(name, live.record.uid):
+                continue  # set aside, or a namesake came: the others are learned from meanwhile
+            trimmed = await store.trimmed(live.owner)
             if trimmed > learner.offsets[name]:
                 self._say(
                     f"The log of {name} was trimmed through {trimmed}, further than was learned: a part is lost."
@@ -203,7 +204,7 @@ class _Run:
             log: list[tuple[Offset, events.Event]] = []
             at = learner.offsets[name]
             while len(log) < ENTRIES_AT_ONCE:
-                entries = await store.read(name, at, READ_COUNT)
+                entries = await store.read(live.owner, at, READ_COUNT)
                 decoded = self._decoded(live, entries)
                 log += decoded
                 if len(decoded) < READ_COUNT:
@@ -230,7 +231,7 @@ class _Run:
         found: list[tuple[Offset, events.Event]] = []
         for entry in entries:
             event: events.Event = events.Tick()
-            if omission(name, entry.offset) is None:
+            if omission(live.owner, entry.offset) is None:
                 try:
                     event = events.decode(entry.kind, entry.data, live.n_features)
                 except Exception as error:
@@ -325,7 +326,8 @@ async def _followed(house: House, model: str, names: list[str] | None) -> dict[s
         uses = any(arm.model == model for arm in record.experiment.arms)
         if (uses if names is None else name in names) and record.status != "draft":
             found[name] = _follow(record)
-    missing = [name for name in names or () if name not in house.replica.registry.experiments]
+    registry = house.replica.registry
+    missing = [name for name in names or () if registry.owner(name) not in registry.experiments]
     if missing:
         raise NotFound(f"There is no experiment {missing[0]!r}.")
     return found

@@ -41,9 +41,10 @@ async def replay_all(
     replica = Replica()
     await Tail(store, replica).load_registry()
     replayed = []
-    for name in experiments or sorted(replica.registry.experiments):
+    registry = replica.registry
+    for owner in map(registry.owner, experiments) if experiments else sorted(registry.experiments):
         try:
-            replayed.append(await replay(store, name, replica.registry.repairs))
+            replayed.append(await replay(store, owner, registry.repairs))
         except NotFound:
             if experiments:
                 raise

@@ -1,8 +1,11 @@
-"""What may be done to experiments, whoever asks: made, started, paused, stopped, given another policy or other arms."""
+"""What may be done to experiments, whoever asks: made, started, paused, stopped, deleted, given another policy or other
+arms, and as drafts changed whole.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable
 
@@ -24,7 +27,7 @@ from bandit_serve.experiment import (
     validated,
 )
 from bandit_serve.live import LiveExperiment
-from bandit_serve.log.changes import Changes
+from bandit_serve.log.changes import Changes, require_etag
 from bandit_serve.log.keeper import promote_winner
 from bandit_serve.log.tail import Tail
 from bandit_serve.models.loaded import LoadedModels
@@ -37,7 +40,7 @@ from bandit_serve.store.store import Store
 class ExperimentChanges:
     """Each returns the experiment as it is from then on.
 
-    `who` and `reason` are for the history, `if_match` is the revision that the caller knows. `NotFound`,
+    `who` and `reason` are for the history, `if_match` is the ETag that the caller knows. `NotFound`,
     `Conflict` where the present state does not allow it, `PreconditionFailed`, `InvalidInput`.
     """
 
@@ -72,8 +75,77 @@ class ExperimentChanges:
         )
         return await self._changes.create(Changed(record, Change("create", who)))
 
+    async def put(
+        self, name: str, experiment: Experiment, who: str, *, if_match: str | None = None
+    ) -> LiveExperiment:
+        """A draft as another one, of the same name; what was done to its arms is gone with them."""
+        if experiment.id != name:
+            detail = f"expected {name!r}, as in the path: a name stays"
+            raise InvalidInput(f"id: {detail}.", [FieldError("id", detail)])
+        experiment = await asyncio.to_thread(servable, experiment)
+        require_payloads(experiment)
+        await self.known(name)
+        require_versions(experiment, self._replica.registry)
+        now_ms = await self._store.time_ms()
+
+        def decide(live: LiveExperiment) -> Changed:
+            record = live.record
+            if record.status != "draft":
+                raise Conflict(
+                    f"The experiment {name!r} is {record.status}; only a draft can be changed whole."
+                )
+            changed = msgspec.structs.replace(
+                record,
+                experiment=experiment,
+                revision=record.revision + 1,
+                updated_ms=now_ms,
+                standings=(),
+            )
+            return Changed(changed, Change("put", who))
+
+        return await self._changes.experiment(name, decide, if_match)
+
+    async def delete(
+        self, name: str, who: str, *, reason: str | None = None, if_match: str | None = None
+    ) -> None:
+        """A draft, or one that is stopped or was given up: for good. Another may have the name from then on.
+
+        A draft is stopped first, so that nobody starts it meanwhile; one that is stopped does not change any more.
+        """
+        await self._tail.hear_news(name)
+        aside = self._replica.aside.get(name)
+        if aside is None or not aside.given_up:
+            live = self._replica.experiment(name)
+            require_etag(live, if_match)
+            if live.record.status != "stopped":
+                live = await self._end_draft(name, who, reason, if_match)
+            # What it has won is not lost with it.
+            with contextlib.suppress(NotFound, Conflict):
+                await promote_winner(self._changes, live.record)
+        await self._changes.delete(self._replica.registry.owner(name), who, reason)
+
+    async def _end_draft(
+        self, name: str, who: str, reason: str | None, if_match: str | None
+    ) -> LiveExperiment:
+        now_ms = await self._store.time_ms()
+
+        def decide(live: LiveExperiment) -> Changed:
+            record = live.record
+            if record.status not in ("draft", "stopped"):
+                raise Conflict(f"The experiment {name!r} is {record.status}; stop it before it is deleted.")
+            ended = msgspec.structs.replace(
+                record,
+                status="stopped",
+                revision=record.revision + 1,
+                updated_ms=now_ms,
+                stopped_ms=record.stopped_ms or now_ms,
+            )
+            return Changed(ended, Change("delete", who, reason))
+
+        return await self._changes.experiment(name, decide, if_match)
+
     async def start(
-        self, name: str, who: str, *, reason: str | None = None, if_match: int | None = None
+        self, name: str, who: str, *, reason: str | None = None, if_match: str | None = None
     ) -> LiveExperiment:
         """Loads the arms' models first: that one can not serve is better known before the first request."""
         live = await self.known(name)
@@ -84,7 +156,7 @@ class ExperimentChanges:
         return await self._move(name, "start", "running", who, reason, if_match)
 
     async def pause(
-        self, name: str, who: str, *, reason: str | None = None, if_match: int | None = None
+        self, name: str, who: str, *, reason: str | None = None, if_match: str | None = None
     ) -> LiveExperiment:
         await self.known(name)
         return await self._move(name, "pause", "paused", who, reason, if_match)
@@ -96,7 +168,7 @@ class ExperimentChanges:
         *,
         winner: str | None = None,
         reason: str | None = None,
-        if_match: int | None = None,
+        if_match: str | None = None,
     ) -> LiveExperiment:
         """For good. A winner with a model is promoted."""
         live = await self.known(name)
@@ -107,7 +179,7 @@ class ExperimentChanges:
         return live
 
     async def change_policy(
-        self, name: str, policy: Policy, who: str, *, if_match: int | None = None
+        self, name: str, policy: Policy, who: str, *, if_match: str | None = None
     ) -> LiveExperiment:
         await self.known(name)
         now_ms = await self._store.time_ms()
@@ -133,7 +205,7 @@ class ExperimentChanges:
         *,
         ramp: Ramp | None = None,
         reason: str | None = None,
-        if_match: int | None = None,
+        if_match: str | None = None,
     ) -> LiveExperiment:
         """The arm comes after the others; its model is loaded first. With a ramp its share rises from now on."""
         await self.known(name)
@@ -162,18 +234,18 @@ class ExperimentChanges:
         )
 
     async def remove_arm(
-        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
+        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: str | None = None
     ) -> LiveExperiment:
         """It is never drawn again; rewards of its decisions still count."""
         return await self._stand(name, arm, "removed", Change("remove_arm", who, reason, arm), if_match)
 
     async def pause_arm(
-        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
+        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: str | None = None
     ) -> LiveExperiment:
         return await self._stand(name, arm, "paused", Change("pause_arm", who, reason, arm), if_match)
 
     async def resume_arm(
-        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
+        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: str | None = None
     ) -> LiveExperiment:
         """Its model is loaded first."""
         live = await self.known(name)
@@ -183,7 +255,7 @@ class ExperimentChanges:
         return await self._stand(name, arm, "active", Change("resume_arm", who, reason, arm), if_match)
 
     async def _stand(
-        self, name: str, arm: str, to: ArmStatus, change: Change, if_match: int | None
+        self, name: str, arm: str, to: ArmStatus, change: Change, if_match: str | None
     ) -> LiveExperiment:
         await self.known(name)
         now_ms = await self._store.time_ms()
@@ -208,7 +280,7 @@ class ExperimentChanges:
         changed: Callable[[Record], Record],
         change: Change,
         now_ms: int,
-        if_match: int | None,
+        if_match: str | None,
     ) -> LiveExperiment:
         def decide(live: LiveExperiment) -> Changed:
             record = changed(live.record)
@@ -229,7 +301,7 @@ class ExperimentChanges:
         to: Status,
         who: str,
         reason: str | None,
-        if_match: int | None,
+        if_match: str | None,
         winner: str | None = None,
     ) -> LiveExperiment:
         now_ms = await self._store.time_ms()

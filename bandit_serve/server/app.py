@@ -191,11 +191,24 @@ ROUTES: tuple[Route, ...] = (
         answers=ExperimentView,
     ),
     Route(
+        "PUT",
+        "/v1/experiments/{experiment}",
+        "experiments.put",
+        "Makes a draft another one, of the same name.",
+        Experiment,
+        ExperimentView,
+        refuses=(409, 412, 501),
+    ),
+    Route(
         "DELETE",
         "/v1/experiments/{experiment}",
-        "experiments.not_built",
-        "Removes an experiment.",
-        refuses=(501,),
+        "experiments.delete",
+        "Deletes a draft, or an experiment that is stopped, for good.",
+        ReasonRequest,
+        optional=True,
+        status=204,
+        refuses=(404, 409, 412),
+        max_body=REASON_BYTES,
     ),
     Route(
         "PUT",
@@ -428,6 +441,7 @@ def make_app(service: Service, admission: Admission) -> tuple[web.Application, L
     }
     routes: dict[web.AbstractRoute, Route] = {}
     lane = Lane(service, admission)
+    service.replica.on_deleted(lane.forget)
     app = web.Application(
         middlewares=[_shared(service, admission, routes)], client_max_size=service.settings.max_body
     )

@@ -188,8 +188,8 @@ def too_large(most: int) -> TooLarge:
     return TooLarge(f"The request's body is larger than the {most} bytes that are accepted here.")
 
 
-def answer(request: web.Request, content: Any, status: int = 200, etag: int | None = None) -> web.Response:
-    """`content` as JSON, with its revision as its ETag."""
+def answer(request: web.Request, content: Any, status: int = 200, etag: str | None = None) -> web.Response:
+    """`content` as JSON."""
     headers = JSON_HEADERS if etag is None else {"Content-Type": JSON, "ETag": f'"{etag}"'}
     return web.Response(status=status, body=encode_json(content), headers=headers)
 
@@ -282,13 +282,12 @@ def answer_too_large() -> TooLarge:
     return TooLarge(f"The answer could be larger than {MAX_ANSWER_BYTES} bytes; send fewer requests at once.")
 
 
-def revision(request: web.Request) -> int | None:
-    """The revision that `If-Match` names; None where any will do; −1, which none has, where it is not ours."""
+def etag_known(request: web.Request) -> str | None:
+    """The ETag that `If-Match` names, without its quotes; None where any will do."""
     header = request.headers.get("If-Match")
     if header is None or header.strip() == "*":
         return None
-    text = header.strip().removeprefix("W/").strip('"')
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1
+    return header.strip().removeprefix("W/").strip('"')
 
 
 def actor(request: web.Request) -> str:

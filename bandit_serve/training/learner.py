@@ -70,6 +70,10 @@ class ContinuousLearner:
         """Decisions that were given up before their window closed, as there were too many."""
         return sum(join.lost for join in self._joins.values())
 
+    def follows(self, name: str, uid: int) -> bool:
+        """Whether `offsets[name]` is a place in the log of the experiment with this uid."""
+        return self._uids.get(name) == uid
+
     def follow(self, experiment: Followed) -> None:
         """Another experiment, from the start of its log on, unless it is known."""
         if self._uids.get(experiment.name) != experiment.uid:

@@ -8,14 +8,13 @@ from typing import Annotated
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from bandit_serve.errors import NotBuilt
 from bandit_serve.experiment import Arm, Experiment, Policy, Ramp
 from bandit_serve.live import LiveExperiment
 from bandit_serve.names import Name
 from bandit_serve.results import report
 from bandit_serve.server.page import page
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Body, actor, answer, answer_in_turns, revision
+from bandit_serve.server.wire import Body, actor, answer, answer_in_turns, etag_known
 from bandit_serve.views import experiment_view, history_view, known_experiments, view_of
 
 Reason = Annotated[str, Meta(max_length=1_000)]
@@ -67,7 +66,8 @@ class ExperimentHandlers:
         await self._service.tail.hear_news(_name(request))
         replica = self._service.replica
         view = view_of(replica, _name(request))
-        return answer(request, view, etag=view.revision)
+        live = replica.experiments.get(view.id)
+        return answer(request, view, etag=str(view.revision) if live is None else live.etag)
 
     async def history(self, request: web.Request) -> web.Response:
         live = await self._changes.known(_name(request))
@@ -85,28 +85,44 @@ class ExperimentHandlers:
     async def start(self, request: web.Request) -> web.Response:
         wish = await self._reason.read(request)
         live = await self._changes.start(
-            _name(request), actor(request), reason=wish.reason, if_match=revision(request)
+            _name(request), actor(request), reason=wish.reason, if_match=etag_known(request)
         )
         return _answer(request, live)
 
     async def pause(self, request: web.Request) -> web.Response:
         wish = await self._reason.read(request)
         live = await self._changes.pause(
-            _name(request), actor(request), reason=wish.reason, if_match=revision(request)
+            _name(request), actor(request), reason=wish.reason, if_match=etag_known(request)
         )
         return _answer(request, live)
 
     async def stop(self, request: web.Request) -> web.Response:
         wish = await self._stop.read(request)
         live = await self._changes.stop(
-            _name(request), actor(request), winner=wish.winner, reason=wish.reason, if_match=revision(request)
+            _name(request),
+            actor(request),
+            winner=wish.winner,
+            reason=wish.reason,
+            if_match=etag_known(request),
         )
         return _answer(request, live)
+
+    async def put(self, request: web.Request) -> web.Response:
+        experiment = await self._experiment.read(request)
+        name, if_match = _name(request), etag_known(request)
+        return _answer(request, await self._changes.put(name, experiment, actor(request), if_match=if_match))
+
+    async def delete(self, request: web.Request) -> web.Response:
+        wish = await self._reason.read(request)
+        await self._changes.delete(
+            _name(request), actor(request), reason=wish.reason, if_match=etag_known(request)
+        )
+        return web.Response(status=204)
 
     async def change_policy(self, request: web.Request) -> web.Response:
         policy = await self._policy.read(request)
         live = await self._changes.change_policy(
-            _name(request), policy, actor(request), if_match=revision(request)
+            _name(request), policy, actor(request), if_match=etag_known(request)
         )
         return _answer(request, live)
 
@@ -118,7 +134,7 @@ class ExperimentHandlers:
             actor(request),
             ramp=wish.ramp,
             reason=wish.reason,
-            if_match=revision(request),
+            if_match=etag_known(request),
         )
         return _answer(request, live)
 
@@ -135,12 +151,9 @@ class ExperimentHandlers:
         self, request: web.Request, change: Callable[..., Awaitable[LiveExperiment]]
     ) -> web.Response:
         wish = await self._reason.read(request)
-        arm, if_match = request.match_info["arm"], revision(request)
+        arm, if_match = request.match_info["arm"], etag_known(request)
         live = await change(_name(request), arm, actor(request), reason=wish.reason, if_match=if_match)
         return _answer(request, live)
-
-    async def not_built(self, request: web.Request) -> web.Response:
-        raise NotBuilt(f"{request.method} {request.path} is part of the contract but not built yet.")
 
 
 def _name(request: web.Request) -> str:
@@ -148,4 +161,4 @@ def _name(request: web.Request) -> str:
 
 
 def _answer(request: web.Request, live: LiveExperiment, status: int = 200) -> web.Response:
-    return answer(request, experiment_view(live.record), status, live.record.revision)
+    return answer(request, experiment_view(live.record), status, live.etag)
