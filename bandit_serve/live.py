@@ -61,9 +61,9 @@ class LiveExperiment:
     `steps` folds one entry, too, to the same bits, and lets others have their turn between its pieces. In between,
     `midway`, there is no state; shares may be asked for.
 
-    It comes to be with its first `Changed` event, in the log of `owner`. An arm keeps its index for ever, or as long as
-    it is a draft: `exposures`, `rewards` and `held_out` (those of the exposures that are of the holdout), i8[K], grow
-    with the arms. `mean_shares`, f8[K], is the mean of the vectors that the latest decisions were drawn from, kept where
+    It comes to be with its first `Changed` event, in the log of `owner`. An arm keeps its index for ever, once it is no
+    draft: `exposures`, `rewards` and `held_out` (those of the exposures that are of the holdout), i8[K], grow with the
+    arms. `mean_shares`, f8[K], is the mean of the vectors that the latest decisions were drawn from, kept where
     there is context. `omitted` counts the omissions that it has met (`repairs.py`).
     """
 
@@ -94,10 +94,9 @@ class LiveExperiment:
         return self.record.experiment
 
     @property
-    def etag(self) -> str:
-        """The revision, and which of its name it is where it is not the first: no two states have the same."""
-        revision = str(self.record.revision)
-        return revision if self.owner == self.experiment.id else f"{revision}-{generation_of(self.owner)}"
+    def etag(self) -> int:
+        """The revision, and above its 32 bits how many of the name there were before: no two states have the same."""
+        return self.record.revision + ((generation_of(self.owner) - 1) << 32)
 
     @property
     def n_features(self) -> int:

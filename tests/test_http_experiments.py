@@ -237,7 +237,7 @@ def test_only_a_whole_experiment_of_the_same_name_makes_another_draft(service: T
     path = f"/v1/experiments/{name}"
     before = service.call("GET", path).body
     check_problem(service.call("PUT", path, experiment()), 400, "id")
-    check_problem(service.call("PUT", path, {"id": name}), 400, "arms")
+    check_problem(service.call("PUT", path, {"id": name}), 400, "arms", "metrics")
     check_problem(service.call("PUT", path, experiment(id=name, control="nobody")), 400, "control")
     version = experiment(id=name, arms=[{"name": "a", "model": "m", "version": "v1"}])
     check_problem(service.call("PUT", path, version), 400, "arms[0].version")

@@ -17,7 +17,7 @@ import typer
 from msgspec import Struct
 
 from bandit_serve import events
-from bandit_serve.cli.command import AsJson, in_house
+from bandit_serve.cli.command import AsJson, in_house, of_what_is_there
 from bandit_serve.cli.house import House, actor
 from bandit_serve.cli.output import print_json, say
 from bandit_serve.errors import Conflict, NotFound, UsageError
@@ -66,6 +66,7 @@ class Wishes(Struct, frozen=True):
 
 
 @in_house
+@of_what_is_there
 async def learn(
     house: House,
     model: Annotated[str, typer.Argument(help="The model whose versions learn.", show_default=False)],

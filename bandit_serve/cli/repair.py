@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from msgspec import Struct
 
-from bandit_serve.cli.command import AsJson, Reason, at_store
+from bandit_serve.cli.command import AsJson, Reason, at_store, of_what_is_there
 from bandit_serve.cli.house import actor
 from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.errors import UsageError
@@ -37,6 +37,7 @@ class Repaired(Struct, frozen=True):
 
 
 @at_store
+@of_what_is_there
 async def repair(
     store: Store,
     experiment: Annotated[

@@ -60,7 +60,7 @@ class Changes:
         await self._settle(COMMON, await self._store.append(COMMON, REPAIRED, event))
 
     async def experiment(
-        self, name: str, decide: Callable[[LiveExperiment], Changed], if_match: str | None = None
+        self, name: str, decide: Callable[[LiveExperiment], Changed], if_match: int | None = None
     ) -> LiveExperiment:
         """Appends what `decide` makes of the present state; `if_match` is the ETag that the caller knows."""
         for _ in range(ATTEMPTS):
@@ -97,7 +97,7 @@ class Changes:
         await heard_everywhere(self._store, owner, offset)
 
 
-def require_etag(live: LiveExperiment, if_match: str | None) -> None:
+def require_etag(live: LiveExperiment, if_match: int | None) -> None:
     """`PreconditionFailed` unless `if_match` is the experiment's ETag, or None."""
     if if_match is not None and if_match != live.etag:
         raise PreconditionFailed(

@@ -30,10 +30,12 @@ from bandit_serve.live import LiveExperiment
 from bandit_serve.log.changes import Changes, require_etag
 from bandit_serve.log.keeper import promote_winner
 from bandit_serve.log.tail import Tail
+from bandit_serve.mistakes import expected_one_of
 from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.registry import SERVABLE, Registry
 from bandit_serve.policies.serving import from_experiment
 from bandit_serve.replica import Replica
+from bandit_serve.store.owner import name_of
 from bandit_serve.store.store import Store
 
 
@@ -76,7 +78,7 @@ class ExperimentChanges:
         return await self._changes.create(Changed(record, Change("create", who)))
 
     async def put(
-        self, name: str, experiment: Experiment, who: str, *, if_match: str | None = None
+        self, name: str, experiment: Experiment, who: str, *, if_match: int | None = None
     ) -> LiveExperiment:
         """A draft as another one, of the same name; what was done to its arms is gone with them."""
         if experiment.id != name:
@@ -106,31 +108,35 @@ class ExperimentChanges:
         return await self._changes.experiment(name, decide, if_match)
 
     async def delete(
-        self, name: str, who: str, *, reason: str | None = None, if_match: str | None = None
+        self, name: str, who: str, *, reason: str | None = None, if_match: int | None = None
     ) -> None:
         """A draft, or one that is stopped or was given up: for good. Another may have the name from then on.
 
         A draft is stopped first, so that nobody starts it meanwhile; one that is stopped does not change any more.
         """
         await self._tail.hear_news(name)
+        # This one, and none that may have the name by the time that it is gone.
+        owner = self._replica.registry.owner(name)
         aside = self._replica.aside.get(name)
         if aside is None or not aside.given_up:
             live = self._replica.experiment(name)
             require_etag(live, if_match)
             if live.record.status != "stopped":
-                live = await self._end_draft(name, who, reason, if_match)
+                live = await self._end_draft(owner, who, reason, if_match)
             # What it has won is not lost with it.
             with contextlib.suppress(NotFound, Conflict):
                 await promote_winner(self._changes, live.record)
-        await self._changes.delete(self._replica.registry.owner(name), who, reason)
+        await self._changes.delete(owner, who, reason)
 
     async def _end_draft(
-        self, name: str, who: str, reason: str | None, if_match: str | None
+        self, owner: str, who: str, reason: str | None, if_match: int | None
     ) -> LiveExperiment:
-        now_ms = await self._store.time_ms()
+        name, now_ms = name_of(owner), await self._store.time_ms()
 
         def decide(live: LiveExperiment) -> Changed:
             record = live.record
+            if live.owner != owner:
+                raise NotFound(f"The experiment {name!r} has been deleted meanwhile, and made again.")
             if record.status not in ("draft", "stopped"):
                 raise Conflict(f"The experiment {name!r} is {record.status}; stop it before it is deleted.")
             ended = msgspec.structs.replace(
@@ -145,7 +151,7 @@ class ExperimentChanges:
         return await self._changes.experiment(name, decide, if_match)
 
     async def start(
-        self, name: str, who: str, *, reason: str | None = None, if_match: str | None = None
+        self, name: str, who: str, *, reason: str | None = None, if_match: int | None = None
     ) -> LiveExperiment:
         """Loads the arms' models first: that one can not serve is better known before the first request."""
         live = await self.known(name)
@@ -156,7 +162,7 @@ class ExperimentChanges:
         return await self._move(name, "start", "running", who, reason, if_match)
 
     async def pause(
-        self, name: str, who: str, *, reason: str | None = None, if_match: str | None = None
+        self, name: str, who: str, *, reason: str | None = None, if_match: int | None = None
     ) -> LiveExperiment:
         await self.known(name)
         return await self._move(name, "pause", "paused", who, reason, if_match)
@@ -168,7 +174,7 @@ class ExperimentChanges:
         *,
         winner: str | None = None,
         reason: str | None = None,
-        if_match: str | None = None,
+        if_match: int | None = None,
     ) -> LiveExperiment:
         """For good. A winner with a model is promoted."""
         live = await self.known(name)
@@ -179,7 +185,7 @@ class ExperimentChanges:
         return live
 
     async def change_policy(
-        self, name: str, policy: Policy, who: str, *, if_match: str | None = None
+        self, name: str, policy: Policy, who: str, *, if_match: int | None = None
     ) -> LiveExperiment:
         await self.known(name)
         now_ms = await self._store.time_ms()
@@ -205,7 +211,7 @@ class ExperimentChanges:
         *,
         ramp: Ramp | None = None,
         reason: str | None = None,
-        if_match: str | None = None,
+        if_match: int | None = None,
     ) -> LiveExperiment:
         """The arm comes after the others; its model is loaded first. With a ramp its share rises from now on."""
         await self.known(name)
@@ -234,18 +240,18 @@ class ExperimentChanges:
         )
 
     async def remove_arm(
-        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: str | None = None
+        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
     ) -> LiveExperiment:
         """It is never drawn again; rewards of its decisions still count."""
         return await self._stand(name, arm, "removed", Change("remove_arm", who, reason, arm), if_match)
 
     async def pause_arm(
-        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: str | None = None
+        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
     ) -> LiveExperiment:
         return await self._stand(name, arm, "paused", Change("pause_arm", who, reason, arm), if_match)
 
     async def resume_arm(
-        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: str | None = None
+        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
     ) -> LiveExperiment:
         """Its model is loaded first."""
         live = await self.known(name)
@@ -255,7 +261,7 @@ class ExperimentChanges:
         return await self._stand(name, arm, "active", Change("resume_arm", who, reason, arm), if_match)
 
     async def _stand(
-        self, name: str, arm: str, to: ArmStatus, change: Change, if_match: str | None
+        self, name: str, arm: str, to: ArmStatus, change: Change, if_match: int | None
     ) -> LiveExperiment:
         await self.known(name)
         now_ms = await self._store.time_ms()
@@ -280,7 +286,7 @@ class ExperimentChanges:
         changed: Callable[[Record], Record],
         change: Change,
         now_ms: int,
-        if_match: str | None,
+        if_match: int | None,
     ) -> LiveExperiment:
         def decide(live: LiveExperiment) -> Changed:
             record = changed(live.record)
@@ -301,7 +307,7 @@ class ExperimentChanges:
         to: Status,
         who: str,
         reason: str | None,
-        if_match: str | None,
+        if_match: int | None,
         winner: str | None = None,
     ) -> LiveExperiment:
         now_ms = await self._store.time_ms()
@@ -379,7 +385,8 @@ def require_winner(record: Record, winner: str, registry: Registry) -> None:
     experiment = record.experiment
     status = record.arm_statuses.get(winner, "removed")
     if status == "removed":
-        detail = f"expected the name of an arm, not {winner!r}"
+        there = [arm for arm, status in record.arm_statuses.items() if status != "removed"]
+        detail = f"{expected_one_of(winner, there)}, not {winner!r}"
         if winner in experiment.arm_names:
             detail = f"expected an arm that is still there, and {winner!r} was removed"
         raise InvalidInput(f"winner: {detail}.", [FieldError("winner", detail)])

@@ -194,8 +194,8 @@ async def _usable_snapshots(store: Store, name: str) -> list[KeptSnapshot]:
 class Repair:
     """The ways out. Each is an event in the common log, which every worker and every fold heeds from then on.
 
-    A `name` here is the owner of a log. `who` and `reason` are for the history. Each returns what is left out by it, once
-    every worker that lives knows.
+    A `name` here is the owner of a log. `who` and `reason` are for the history. Each returns what is left out by it,
+    once every worker that lives knows.
     """
 
     def __init__(self, store: Store, registry: Registry, who: str, reason: str | None) -> None:

@@ -15,6 +15,7 @@ from bandit_serve.experiment import Experiment, Metric
 from bandit_serve.log.append import RewardAppender
 from bandit_serve.log.keeper import load_keyring
 from bandit_serve.log.tail import Tail
+from bandit_serve.mistakes import expected_one_of
 from bandit_serve.policies.serving import order_of
 from bandit_serve.replica import Replica, set_aside
 from bandit_serve.rewards.messages import Reward, Verdict
@@ -199,7 +200,7 @@ class Rewards:
         metrics = {metric.name: metric for metric in live.experiment.metrics}
         metric = metrics.get(reward.metric or live.experiment.objective.name)
         if metric is None:
-            return "metric", f"expected one of {', '.join(metrics)}"
+            return "metric", expected_one_of(reward.metric or "", list(metrics))
         return "value", metric.refuses(reward.value) or "expected a valid value"
 
     async def _open_desk(self, uid: int) -> Desk | None:

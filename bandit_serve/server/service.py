@@ -351,6 +351,8 @@ class Service:
             self.troubles.end(what)
         for what, detail in begun.items():
             self.troubles.begin(what, detail)
+        if self._outages and not begun:
+            log.warning("the store is back")
         self._outages = set(begun)
 
     def _compare_clocks(self) -> None:

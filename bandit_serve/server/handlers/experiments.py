@@ -14,7 +14,7 @@ from bandit_serve.names import Name
 from bandit_serve.results import report
 from bandit_serve.server.page import page
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Body, actor, answer, answer_in_turns, etag_known
+from bandit_serve.server.wire import Body, actor, answer, answer_in_turns, revision
 from bandit_serve.views import experiment_view, history_view, known_experiments, view_of
 
 Reason = Annotated[str, Meta(max_length=1_000)]
@@ -67,7 +67,7 @@ class ExperimentHandlers:
         replica = self._service.replica
         view = view_of(replica, _name(request))
         live = replica.experiments.get(view.id)
-        return answer(request, view, etag=str(view.revision) if live is None else live.etag)
+        return answer(request, view, etag=view.revision if live is None else live.etag)
 
     async def history(self, request: web.Request) -> web.Response:
         live = await self._changes.known(_name(request))
@@ -85,14 +85,14 @@ class ExperimentHandlers:
     async def start(self, request: web.Request) -> web.Response:
         wish = await self._reason.read(request)
         live = await self._changes.start(
-            _name(request), actor(request), reason=wish.reason, if_match=etag_known(request)
+            _name(request), actor(request), reason=wish.reason, if_match=revision(request)
         )
         return _answer(request, live)
 
     async def pause(self, request: web.Request) -> web.Response:
         wish = await self._reason.read(request)
         live = await self._changes.pause(
-            _name(request), actor(request), reason=wish.reason, if_match=etag_known(request)
+            _name(request), actor(request), reason=wish.reason, if_match=revision(request)
         )
         return _answer(request, live)
 
@@ -103,26 +103,26 @@ class ExperimentHandlers:
             actor(request),
             winner=wish.winner,
             reason=wish.reason,
-            if_match=etag_known(request),
+            if_match=revision(request),
         )
         return _answer(request, live)
 
     async def put(self, request: web.Request) -> web.Response:
         experiment = await self._experiment.read(request)
-        name, if_match = _name(request), etag_known(request)
+        name, if_match = _name(request), revision(request)
         return _answer(request, await self._changes.put(name, experiment, actor(request), if_match=if_match))
 
     async def delete(self, request: web.Request) -> web.Response:
         wish = await self._reason.read(request)
         await self._changes.delete(
-            _name(request), actor(request), reason=wish.reason, if_match=etag_known(request)
+            _name(request), actor(request), reason=wish.reason, if_match=revision(request)
         )
         return web.Response(status=204)
 
     async def change_policy(self, request: web.Request) -> web.Response:
         policy = await self._policy.read(request)
         live = await self._changes.change_policy(
-            _name(request), policy, actor(request), if_match=etag_known(request)
+            _name(request), policy, actor(request), if_match=revision(request)
         )
         return _answer(request, live)
 
@@ -134,7 +134,7 @@ class ExperimentHandlers:
             actor(request),
             ramp=wish.ramp,
             reason=wish.reason,
-            if_match=etag_known(request),
+            if_match=revision(request),
         )
         return _answer(request, live)
 
@@ -151,7 +151,7 @@ class ExperimentHandlers:
         self, request: web.Request, change: Callable[..., Awaitable[LiveExperiment]]
     ) -> web.Response:
         wish = await self._reason.read(request)
-        arm, if_match = request.match_info["arm"], etag_known(request)
+        arm, if_match = request.match_info["arm"], revision(request)
         live = await change(_name(request), arm, actor(request), reason=wish.reason, if_match=if_match)
         return _answer(request, live)
 
