@@ -53,7 +53,8 @@ MAX_TIME_MS = 2**53
 class Change(Struct, frozen=True, forbid_unknown_fields=True):
     """Who changed what, and why.
 
-    `what` is `create`, `start`, `pause`, `stop` or `policy`, or `add_arm`, `pause_arm`, `resume_arm` or `remove_arm`
+    `what` is `create`, `start`, `pause`, `stop` or `policy`, `put` for a draft that is another one from then on,
+    `delete` for one that is stopped so that it can be deleted, or `add_arm`, `pause_arm`, `resume_arm` or `remove_arm`
     and then `arm` its name.
     """
 
@@ -99,6 +100,11 @@ class Changed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tru
             now, arms=(*before.arms[:kept], *now.arms[kept:]), context=before.context
         )
         return Changed(msgspec.structs.replace(self.record, experiment=experiment), self.change)
+
+
+def is_another_draft(former: Record, event: Changed) -> bool:
+    """Whether a draft, of which nothing was decided yet, is another one from then on: none of it need stay."""
+    return event.change.what == "put" and former.status == "draft" and event.record.status == "draft"
 
 
 class Pair(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from bandit_serve.documents import document_fault
 from bandit_serve.durations import DURATION_PATTERN, parse_duration_ms
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
+from bandit_serve.mistakes import expected_one_of
 from bandit_serve.names import Name
 
 MAX_ARMS = 1_000
@@ -90,12 +91,14 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True):
     low: float | None = None
     high: float | None = None
 
-    def refuses(self, value: float) -> str | None:
-        """Why `value` can not be a reward of this metric, or None when it can."""
+    def refuses(self, value: float | bool) -> str | None:
+        """Why `value` can not be a reward of this metric, or None when it can. True and false are a binary 1 and 0."""
         if not -LARGEST_VALUE <= value <= LARGEST_VALUE:
             return f"expected a number within ±{LARGEST_VALUE:g}"
-        if self.kind == "binary" and value not in (0.0, 1.0):
-            return f"{self.name} is binary: expected 0 or 1"
+        if self.kind == "binary":
+            return None if value in (0.0, 1.0) else f"{self.name} is binary: expected 0 or 1"
+        if isinstance(value, bool):
+            return f"{self.name} is {self.kind}: expected a number"
         if self.kind == "count" and not (0 <= value <= LARGEST_COUNT and value == math.floor(value)):
             return f"{self.name} is a count: expected a whole number from 0 to {LARGEST_COUNT:,}"
         if self.kind == "bounded" and not self.floor <= value <= self.ceiling:
@@ -308,32 +311,19 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     before, perhaps by less.
     """
     errors = [*_arm_errors(experiment), *_payload_errors(experiment, known_arms)]
-    errors += [*_metric_errors(experiment), *_attribution_errors(experiment), *_policy_errors(experiment)]
+    errors += _metric_errors(experiment) or _missing_errors(experiment)
+    errors += [*_attribution_errors(experiment), *_policy_errors(experiment)]
     errors += context_errors(experiment.context)
     if not known_arms:
         errors += _long_values(experiment.context)
     if errors:
         raise InvalidInput(f"The experiment is not valid: {errors[0].at}: {errors[0].detail}.", errors)
     _refuse_unbuilt(experiment)
-    metrics = _with_roles(experiment.metrics)
-    objective = next(metric for metric in metrics if metric.role == "objective")
-    missing = experiment.attribution.missing
-    if missing is None:
-        if objective.kind in ("binary", "count"):
-            detail = (
-                f'expected "zero" or "ignore": with a {objective.kind} objective a decision without a reward '
-                "may count as 0 or be left out, and the wrong reading is silently wrong"
-            )
-            raise InvalidInput(f"attribution.missing: {detail}.", [FieldError("attribution.missing", detail)])
-        missing = "ignore"
-    if missing == "zero" and objective.refuses(0.0) is not None:
-        detail = f'expected "ignore": 0 is outside the range of {objective.name}'
-        raise InvalidInput(f"attribution.missing: {detail}.", [FieldError("attribution.missing", detail)])
     return msgspec.structs.replace(
         experiment,
-        metrics=metrics,
+        metrics=_with_roles(experiment.metrics),
         control=experiment.control or experiment.arms[0].name,
-        attribution=msgspec.structs.replace(experiment.attribution, missing=missing),
+        attribution=msgspec.structs.replace(experiment.attribution, missing=experiment.missing),
     )
 
 
@@ -343,7 +333,8 @@ def _arm_errors(experiment: Experiment) -> list[FieldError]:
         if (arm.model is None) != (arm.version is None):
             errors.append(FieldError(f"arms[{i}]", "expected model and version together, or neither"))
     if experiment.control is not None and experiment.control not in experiment.arm_names:
-        errors.append(FieldError("control", f"expected the name of an arm, not {experiment.control!r}"))
+        detail = f"{expected_one_of(experiment.control, experiment.arm_names)}, not {experiment.control!r}"
+        errors.append(FieldError("control", detail))
     return errors
 
 
@@ -388,6 +379,20 @@ def _metric_errors(experiment: Experiment) -> list[FieldError]:
         elif metric.low is not None or metric.high is not None:
             errors.append(FieldError(at, "only a bounded metric takes low and high"))
     return errors
+
+
+def _missing_errors(experiment: Experiment) -> list[FieldError]:
+    missing = experiment.attribution.missing
+    objective = next(metric for metric in _with_roles(experiment.metrics) if metric.role == "objective")
+    detail = None
+    if missing is None and objective.kind in ("binary", "count"):
+        detail = (
+            f'expected "zero" or "ignore": with a {objective.kind} objective a decision without a reward '
+            "may count as 0 or be left out, and the wrong reading is silently wrong"
+        )
+    elif missing == "zero" and objective.refuses(0.0) is not None:
+        detail = f'expected "ignore": 0 is outside the range of {objective.name}'
+    return [] if detail is None else [FieldError("attribution.missing", detail)]
 
 
 def _with_roles(metrics: Sequence[Metric]) -> tuple[Metric, ...]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bandit_serve._rewards import learned
 from bandit_serve.alarms import ChangeAlarms
 from bandit_serve.errors import Unfoldable, UnreadableEntry
-from bandit_serve.events import Changed, Event, Exposed, Rewarded, Shape, decode
+from bandit_serve.events import Changed, Event, Exposed, Rewarded, Shape, decode, is_another_draft
 from bandit_serve.experiment import Experiment, Record
 from bandit_serve.joined import JoinedDecisions
 from bandit_serve.lenient import decode_known
@@ -26,6 +26,7 @@ from bandit_serve.policies.serving import features_of, from_experiment, policy_f
 from bandit_serve.repairs import Omission, Repairs
 from bandit_serve.states import known_only
 from bandit_serve.store.offset import START, Offset
+from bandit_serve.store.owner import generation_of
 from bandit_serve.store.store import Entry
 from bandit_serve.turn import Heavy, Step
 
@@ -60,15 +61,16 @@ class LiveExperiment:
     `steps` folds one entry, too, to the same bits, and lets others have their turn between its pieces. In between,
     `midway`, there is no state; shares may be asked for.
 
-    It comes to be with its first `Changed` event. An arm keeps its index for ever: `exposures`, `rewards` and
-    `held_out` (those of the exposures that are of the holdout), i8[K], grow with the arms. `mean_shares`, f8[K], is the
-    mean of the vectors that the latest decisions were drawn from, kept where there is context. `omitted` counts the
-    omissions that it has met (`repairs.py`).
+    It comes to be with its first `Changed` event, in the log of `owner`. An arm keeps its index for ever, once it is no
+    draft: `exposures`, `rewards` and `held_out` (those of the exposures that are of the holdout), i8[K], grow with the
+    arms. `mean_shares`, f8[K], is the mean of the vectors that the latest decisions were drawn from, kept where
+    there is context. `omitted` counts the omissions that it has met (`repairs.py`).
     """
 
-    def __init__(self, first: Changed) -> None:
+    def __init__(self, first: Changed, owner: str | None = None) -> None:
         self.record: Record = first.whole(None).record
         experiment = self.record.experiment
+        self.owner = owner or experiment.id
         self.policy: Policy | ContextualPolicy = _patient(from_experiment(experiment))
         self.features = features_of(experiment)
         self._shape = Shape(experiment, self.n_features)
@@ -90,6 +92,11 @@ class LiveExperiment:
     @property
     def experiment(self) -> Experiment:
         return self.record.experiment
+
+    @property
+    def etag(self) -> int:
+        """The revision, and above its 32 bits how many of the name there were before: no two states have the same."""
+        return self.record.revision + ((generation_of(self.owner) - 1) << 32)
 
     @property
     def n_features(self) -> int:
@@ -137,6 +144,9 @@ class LiveExperiment:
         # What may be refused is asked before anything is changed.
         if isinstance(event, Changed):
             event = event.whole(self.record)
+            if self.offset > START and is_another_draft(self.record, event):
+                yield from self._put(offset, event)
+                return
         self._shape.check(event)
         successor = self._successor(event.record) if isinstance(event, Changed) else None
         self.midway = True
@@ -241,6 +251,13 @@ class LiveExperiment:
         )
         del self.history[:-MAX_HISTORY]
         self.evidence += 1
+
+    def _put(self, offset: Offset, event: Changed) -> Iterator[Step]:
+        """Begins anew with the other draft; nothing was decided or learned, so only the history goes on."""
+        anew = LiveExperiment(event, self.owner)
+        anew.history, anew.omitted, anew.evidence = list(self.history), self.omitted, self.evidence
+        yield from anew.steps(offset, event)
+        vars(self).update(vars(anew))
 
     def _grow(self, n_arms: int) -> None:
         """Makes room for the arms that were added."""
@@ -426,7 +443,7 @@ class LiveExperiment:
         """What packs the state as it is now; that takes longer, and may be in a thread while entries are applied."""
         if self.midway:
             raise RuntimeError(f"{self.experiment.id} has no state in the middle of an entry")
-        fields = {
+        fields: dict[str, Any] = {
             "record": msgspec.msgpack.encode(self.record),
             "policy": self.policy.state(),
             "pending": None if self.pending is None else self.pending.state(),
@@ -440,6 +457,8 @@ class LiveExperiment:
             "mean_shares": self.mean_shares.copy(),
             "omitted": self.omitted,
         }
+        if self.owner != self.experiment.id:
+            fields["owner"] = self.owner
         return lambda: _pack(fields)
 
     @classmethod
@@ -450,6 +469,7 @@ class LiveExperiment:
         live.record = msgspec.msgpack.decode(fields["record"], type=Record)
         live.policy = _ready(policy_from_state(fields["policy"]))
         experiment = live.record.experiment
+        live.owner = fields.get("owner", experiment.id)
         live.features = features_of(experiment)
         live._shape = Shape(experiment, live.n_features)
         live._objective = experiment.metrics.index(experiment.objective)
@@ -500,7 +520,7 @@ def folding(
             raise Unfoldable(
                 f"The log of {owner} does not begin with its creation, and no snapshot is there."
             )
-        live = LiveExperiment(event)
+        live = LiveExperiment(event, owner)
     return live, live.steps(entry.offset, event)
 
 
@@ -568,7 +588,7 @@ def _watched(experiment: Experiment) -> tuple[float, float] | None:
 
 _STATE = frozenset(
     {"record", "policy", "pending", "joined", "waits_since_ms", "alarms", "history"}
-    | {"exposures", "rewards", "held_out", "mean_shares", "omitted"}
+    | {"exposures", "rewards", "held_out", "mean_shares", "omitted", "owner"}
 )
 _ARRAY = 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from msgspec import Struct
@@ -27,7 +28,9 @@ class Omission(Struct, frozen=True, forbid_unknown_fields=True):
 class Repaired(Struct, frozen=True, forbid_unknown_fields=True):
     """An experiment is to be loaded anew, without the entries at the offsets that `omitted` names by first and last.
 
-    Or it is given up (`stop`): everyone gets control for good.
+    Or it is given up (`stop`): everyone gets control for good. One that is given up and of which all is left out from
+    before its first entry on is deleted: builds that do not know of that heed what it is made of. `experiment` is the
+    owner of the log.
     """
 
     experiment: str
@@ -37,8 +40,17 @@ class Repaired(Struct, frozen=True, forbid_unknown_fields=True):
     omitted: tuple[tuple[str, str], ...] = ()
 
 
+ALL = str(START)
+"""Where an omission begins that leaves nothing."""
+
+
+def deletion(owner: str, who: str, reason: str | None) -> Repaired:
+    """The event that deletes an experiment, for good."""
+    return Repaired(owner, "stop", who, reason, ((ALL, ALL),))
+
+
 class Repairs(Struct):
-    """`omissions` by experiment, in the order in which they were decided; `given_up`, and since when (Unix time)."""
+    """`omissions` by owner, in the order in which they were decided; `given_up`, and since when (Unix time)."""
 
     omissions: dict[str, list[Omission]] = {}
     given_up: dict[str, int] = {}
@@ -51,6 +63,17 @@ class Repairs(Struct):
             self.given_up[event.experiment] = offset.time_ms
         else:
             self.given_up.pop(event.experiment, None)
+
+    def is_deleted(self, owner: str) -> bool:
+        return any(each.first == ALL for each in self.omissions.get(owner, ()))
+
+    def deleted(self) -> Iterator[tuple[str, int]]:
+        """The owners that were deleted, and when (Unix time)."""
+        for owner, omissions in self.omissions.items():
+            for each in omissions:
+                if each.first == ALL:
+                    yield owner, each.at_ms
+                    break
 
     def leaving_out(self, experiment: str, omitted: tuple[tuple[str, str], ...]) -> Repairs:
         """A copy in which entries are left out, too: to see what that would do."""

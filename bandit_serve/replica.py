@@ -17,6 +17,7 @@ from bandit_serve.models.registry import MODEL, Registry, decode_registry_event
 from bandit_serve.repairs import Repaired
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import START, Offset
+from bandit_serve.store.owner import name_of
 from bandit_serve.store.store import Entry
 from bandit_serve.times import now_ms
 from bandit_serve.turn import Step
@@ -43,6 +44,8 @@ class Aside(NamedTuple):
 class Replica:
     """`apply` is the only way in. It is called with each entry of each log once, in the log's order.
 
+    Everything is by the experiment's name but `positions` and `repaired`, which are by the owners of logs.
+
     An experiment of which something can not be folded, or used once it is folded, is set aside: it is in `aside`
     instead of in `experiments`, its entries are passed over, and all others go on.
     """
@@ -57,6 +60,7 @@ class Replica:
         self._positions: dict[str, Offset] = {COMMON: START}
         self._listeners: list[Callable[[str], None]] = []
         self._aside_listeners: list[Callable[[str, Exception | None], None]] = []
+        self._deletion_listeners: list[Callable[[str, int | None], None]] = []
         self._census_listener: Callable[[str, Census], None] | None = None
         self._configured_listener: Callable[[str, Offset], None] | None = None
         self._resting: list[asyncio.Future[None]] = []
@@ -67,12 +71,16 @@ class Replica:
         return self._positions
 
     def on_change(self, listener: Callable[[str], None]) -> None:
-        """`listener(owner)` is called after each entry, with the experiment's id or `COMMON`."""
+        """`listener(name)` is called after each entry, with the experiment's name or `COMMON`."""
         self._listeners.append(listener)
 
     def on_set_aside(self, listener: Callable[[str, Exception | None], None]) -> None:
-        """`listener(owner, error)` is called when an experiment is set aside, or `COMMON`, and with news of it."""
+        """`listener(name, error)` is called when an experiment is set aside, or `COMMON`, and with news of it."""
         self._aside_listeners.append(listener)
+
+    def on_deleted(self, listener: Callable[[str, int | None], None]) -> None:
+        """`listener(name, uid)` is called when an experiment is deleted; `uid` is None where it is not known."""
+        self._deletion_listeners.append(listener)
 
     def on_configured(self, listener: Callable[[str, Offset], None]) -> None:
         """`listener(owner, offset)` is called when a configuration change has been applied."""
@@ -89,17 +97,20 @@ class Replica:
 
     def steps(self, owner: str, entry: Entry) -> Iterator[Step]:
         """`apply` in pieces, to be run to its end before the next entry."""
-        with self.island(owner, entry.offset):
+        if self.registry.repairs.is_deleted(owner):
+            return
+        name = name_of(owner)
+        with self.island(name, entry.offset):
             if owner == COMMON:
                 self._apply_common(entry)
-            elif owner not in self.aside or owner in self._anew:
+            elif name not in self.aside or name in self._anew:
                 yield from self._experiment_steps(owner, entry)
             self._positions[owner] = entry.offset
             # Whoever counts the workers' states is to know, too, that this one has none.
             if entry.kind == events.CENSUS:
                 self._answer_census(owner, entry)
-            if owner not in self.aside or owner == COMMON:
-                self._tell(owner)
+            if name not in self.aside or owner == COMMON:
+                self._tell(name)
         self._positions[owner] = entry.offset
         if self._configured_listener is not None and (owner == COMMON or entry.kind == events.CHANGED):
             self._configured_listener(owner, entry.offset)
@@ -122,7 +133,7 @@ class Replica:
         return live
 
     @contextlib.contextmanager
-    def island(self, owner: str, offset: Offset | None = None) -> Iterator[None]:
+    def island(self, name: str, offset: Offset | None = None) -> Iterator[None]:
         """Work on one experiment: an exception in the block sets it aside and ends there.
 
         Except one that says that the store is away, which is nobody's fault.
@@ -132,17 +143,20 @@ class Replica:
         except StoreUnavailable:
             raise
         except Exception as error:
-            self.put_aside(owner, error, offset)
+            self.put_aside(name, error, offset)
 
     def put_aside(
-        self, owner: str, error: Exception, offset: Offset | None = None, record: Record | None = None
+        self, name: str, error: Exception, offset: Offset | None = None, record: Record | None = None
     ) -> None:
         """`offset` is where the log or its snapshot can not be used; `record` what is known where nothing is live.
 
         Of the common log only the entry is passed over, and models can not be changed until that is repaired.
         """
-        live, former = self._forget(owner), self.aside.get(owner)
-        if owner == COMMON and former is not None:
+        owner = self.registry.owner(name)
+        if owner != name and owner not in self.registry.experiments:
+            return  # it was deleted while somebody worked on it
+        live, former = self._forget(name), self.aside.get(name)
+        if name == COMMON and former is not None:
             return
         if live is not None:
             record = live.record
@@ -150,22 +164,23 @@ class Replica:
             record = former.record
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON]
         since_ms = now_ms() if offset is None else offset.time_ms
-        self.aside[owner] = Aside(since_ms, offset, reason, record)
-        self._tell_aside(owner, error)
+        self.aside[name] = Aside(since_ms, offset, reason, record)
+        self._tell_aside(name, error)
 
-    def recognise(self, owner: str, record: Record | None) -> None:
+    def recognise(self, name: str, record: Record | None) -> None:
         """Takes down what is known of an experiment that was set aside with nothing in memory."""
-        self.aside[owner] = self.aside[owner]._replace(record=record)
-        self._tell_aside(owner)
+        self.aside[name] = self.aside[name]._replace(record=record)
+        self._tell_aside(name)
 
     def give_up(self, owner: str, record: Record | None) -> None:
         """Sets an experiment aside for good, as somebody decided."""
-        live = self._forget(owner)
+        name = name_of(owner)
+        live = self._forget(name)
         if live is not None:
             record = live.record
         since_ms = self.registry.repairs.given_up[owner]
-        self.aside[owner] = Aside(since_ms, None, "It was given up by bandit-serve repair.", record, True)
-        self._tell_aside(owner)
+        self.aside[name] = Aside(since_ms, None, "It was given up by bandit-serve repair.", record, True)
+        self._tell_aside(name)
 
     def _apply_common(self, entry: Entry) -> None:
         try:
@@ -174,13 +189,17 @@ class Replica:
             # Its writer has counted it, and the next change is compared with that.
             self.registry.revision += entry.kind == MODEL
             raise
+        was_there = isinstance(event, Repaired) and not self.registry.repairs.is_deleted(event.experiment)
         self.registry.apply(entry.offset, event)
-        if isinstance(event, Repaired):
+        if isinstance(event, Repaired) and was_there:
             self._repair(event)
-        for name in self.registry.experiments:
-            self._positions.setdefault(name, START)
+        for owner in self.registry.experiments:
+            self._positions.setdefault(owner, START)
 
     def _repair(self, event: Repaired) -> None:
+        if self.registry.repairs.is_deleted(event.experiment):
+            self._delete(event.experiment)
+            return
         if event.experiment != COMMON:
             self.repaired.add(event.experiment)
             return
@@ -189,11 +208,23 @@ class Replica:
         if aside is not None and aside.offset is not None and omission(COMMON, aside.offset) is not None:
             del self.aside[COMMON]
 
+    def _delete(self, owner: str) -> None:
+        """Forgets an experiment for good; its log is not followed any more."""
+        name = name_of(owner)
+        aside = self.aside.pop(name, None)
+        live = self._forget(name)
+        self._positions.pop(owner, None)
+        self.repaired.discard(owner)
+        record = live.record if live is not None else None if aside is None else aside.record
+        for listener in self._deletion_listeners:
+            listener(name, None if record is None else record.uid)
+
     def _experiment_steps(self, owner: str, entry: Entry) -> Iterator[Step]:
-        live, steps = folding(self.experiments.get(owner), owner, entry, self.registry.repairs)
+        name = name_of(owner)
+        live, steps = folding(self.experiments.get(name), owner, entry, self.registry.repairs)
         yield from steps
         # Not before: what is there is followed by all listeners.
-        if owner not in self.experiments and (owner not in self.aside or owner in self._anew):
+        if name not in self.experiments and (name not in self.aside or name in self._anew):
             self._keep(live)
 
     def _answer_census(self, owner: str, entry: Entry) -> None:
@@ -205,20 +236,23 @@ class Replica:
     def restore(self, live: LiveExperiment) -> None:
         """Takes over a snapshot; its log is to be applied from its offset on."""
         self._keep(live)
-        self._positions[live.experiment.id] = live.offset
+        self._positions[live.owner] = live.offset
         self._tell(live.experiment.id)
 
-    def begin_anew(self, name: str) -> None:
+    def begin_anew(self, owner: str) -> None:
         """Forgets an experiment, whose log is to be applied from its beginning."""
+        name = name_of(owner)
         if self._forget(name) is not None or name in self.aside:
             self._anew.add(name)
-        self._positions[name] = START
+        self._positions[owner] = START
 
     def restore_registry(self, registry: Registry) -> None:
         self.registry = registry
         self._positions[COMMON] = registry.offset
-        for name in registry.experiments:
-            self._positions.setdefault(name, START)
+        for owner in [owner for owner in self._positions if registry.repairs.is_deleted(owner)]:
+            self._delete(owner)
+        for owner in registry.experiments:
+            self._positions.setdefault(owner, START)
         self._tell(COMMON)
 
     def _keep(self, live: LiveExperiment) -> None:
@@ -234,16 +268,16 @@ class Replica:
         self._anew.discard(name)
         return live
 
-    def _tell(self, owner: str) -> None:
+    def _tell(self, name: str) -> None:
         for listener in self._listeners:
-            listener(owner)
+            listener(name)
 
-    def _tell_aside(self, owner: str, error: Exception | None = None) -> None:
+    def _tell_aside(self, name: str, error: Exception | None = None) -> None:
         for listener in self._aside_listeners:
             try:
-                listener(owner, error)
+                listener(name, error)
             except Exception:
-                log.exception("%s is set aside, and that can not be followed everywhere", owner)
+                log.exception("%s is set aside, and that can not be followed everywhere", name)
 
     def experiment(self, name: str) -> LiveExperiment:
         live = self.experiments.get(name)

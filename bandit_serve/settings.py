@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +15,11 @@ from msgspec import Meta, Struct
 
 from bandit_serve.concealed import know_secrets_of, shown_url
 from bandit_serve.durations import DURATION_PATTERN, parse_duration_ms
-from bandit_serve.errors import UsageError
+from bandit_serve.errors import FieldError, UsageError
+from bandit_serve.mistakes import expected_one_of, nearest
 from bandit_serve.validation import field_error
+
+log = logging.getLogger(__name__)
 
 PREFIX = "BANDIT_SERVE_"
 HostNames = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:\[\]-]+(,[A-Za-z0-9._:\[\]-]+)*(?!\n)$")]
@@ -96,27 +101,52 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return Path(self.data)
 
 
+KUBERNETES = re.compile(rf"{PREFIX}(SERVICE_(HOST|PORT)|PORT_\d+_)")
+"""What it sets in every container where a service is called bandit-serve; and `PORT` itself, as a URL."""
+
+
+def unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    """A sentence for each variable that looks like a setting and is none."""
+    known = [PREFIX + name.upper() for name in ("config", *Settings.__struct_fields__)]
+    for name in sorted(environ):
+        ours = name.upper().startswith(PREFIX) and not name.startswith(f"{PREFIX}TEST_")
+        if ours and name not in known and not KUBERNETES.match(name):
+            meant = nearest(name[len(PREFIX) :], [each[len(PREFIX) :].lower() for each in known])
+            guess = "" if meant is None else f" Did you mean {PREFIX}{meant.upper()}?"
+            yield f"The variable {name} is no setting and is not heeded.{guess}"
+
+
 def load_settings(
     flags: Mapping[str, Any], *, config: str | None = None, environ: Mapping[str, str] = os.environ
 ) -> Settings:
     """Flags over variables over the config file (TOML) over defaults; `UsageError` names the one that is wrong.
 
-    A flag that is None was not given, nor was a variable that is empty.
+    A flag that is None was not given, nor was a variable that is empty. Variables that are no settings are warned of.
     """
+    for sentence in unknown_variables(environ):
+        log.warning("%s", sentence)
     config = config or environ.get(f"{PREFIX}CONFIG")
     values: dict[str, Any] = _read_config(config) if config else {}
     for name in Settings.__struct_fields__:
-        if text := environ.get(PREFIX + name.upper()):
+        text = environ.get(PREFIX + name.upper())
+        if text and not (name == "port" and text.startswith("tcp://")):
             values[name] = text
     values.update({name: value for name, value in flags.items() if value is not None})
     try:
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise _wrong_setting(error) from None
+        raise _wrong_setting(error, values) from None
 
 
-def _wrong_setting(error: msgspec.ValidationError) -> UsageError:
+def _wrong_setting(error: msgspec.ValidationError, values: Mapping[str, Any]) -> UsageError:
     field = field_error(error)
+    unknown = [name for name in values if name not in Settings.__struct_fields__]
+    if unknown:
+        fields = [
+            FieldError(name, f"unknown setting: {expected_one_of(name, Settings.__struct_fields__)}")
+            for name in unknown
+        ]
+        return UsageError(f"The config file is wrong: {fields[0].at}: {fields[0].detail}.", fields)
     if field.at not in Settings.__struct_fields__:
         return UsageError(f"The config file is wrong: {field.detail}.", [field])
     spellings = f"--{field.at.replace('_', '-')}, {PREFIX}{field.at.upper()} or {field.at} in the config file"

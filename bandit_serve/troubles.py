@@ -42,6 +42,12 @@ class Troubles:
             log.error("degraded (%s):%s %s", what, where, detail, exc_info=error)
         self._now[what, experiment] = Trouble(what, experiment or UNSET, detail)
 
+    def forget(self, experiment: str) -> None:
+        """Ends all of an experiment that is no more."""
+        for what, of in list(self._now):
+            if of == experiment:
+                self.end(what, of)
+
     def end(self, what: str, experiment: str | None = None) -> None:
         if self._now.pop((what, experiment), None) is not None:
             log.warning("no longer degraded (%s)%s", what, f": {experiment}" if experiment else "")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import Any, TypeVar
 
 import msgspec
 
 from bandit_serve.durations import DURATION_PATTERN
 from bandit_serve.errors import FieldError, InvalidInput
+from bandit_serve.mistakes import mistakes, with_whole_numbers
 from bandit_serve.names import NAME_PATTERN
+
+T = TypeVar("T")
 
 # A pattern says to a program what it says to a person in these words.
 IN_WORDS = {
@@ -34,6 +38,37 @@ def field_error(error: msgspec.ValidationError, within: str = "") -> FieldError:
         path += f".{named['name']}"
     at = f"{within}{path}".removeprefix(".")
     return FieldError(at, message[: found.start()] if found else message)
+
+
+def reread(
+    document: Any,
+    kind: type[T],
+    error: msgspec.ValidationError,
+    within: str = "",
+    most: int | None = None,
+) -> T:
+    """What a document of JSON's types is that msgspec has refused: whole numbers may be written like 3.0.
+
+    `InvalidInput` with every mistake in it; with the first alone where `most` is 1.
+    """
+    document = with_whole_numbers(document, kind)
+    try:
+        return msgspec.json.decode(msgspec.json.encode(document), type=kind)
+    except msgspec.ValidationError as still:
+        error = still
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        raise invalid(error, within) from None
+    found = [] if most == 1 else mistakes(document, kind, field_error, within)
+    if not found:
+        raise invalid(error, within)
+    met_first = field_error(error, within).at
+    raise _told(sorted(found, key=lambda mistake: mistake.at != met_first))
+
+
+def _told(found: list[FieldError]) -> InvalidInput:
+    first = found[0]
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return InvalidInput(f"{first.at}: {first.detail}{more}." if first.at else f"{first.detail}{more}.", found)
 
 
 def invalid(error: msgspec.ValidationError, within: str = "") -> InvalidInput:

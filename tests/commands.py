@@ -27,8 +27,10 @@ class Finished(NamedTuple):
         return json.loads(self.out)
 
 
-def bandit_serve(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> Finished:
-    """Runs one command to its end, with nothing in the environment but what is given."""
+def bandit_serve(
+    *arguments: str | Path, environment: Mapping[str, str] | None = None, told: str = ""
+) -> Finished:
+    """Runs one command to its end, with nothing in the environment but what is given; `told` is its standard input."""
     done = subprocess.run(
         [sys.executable, "-m", "bandit_serve", *map(str, arguments)],
         capture_output=True,
@@ -36,7 +38,7 @@ def bandit_serve(*arguments: str | Path, environment: Mapping[str, str] | None =
         timeout=LIMIT_S,
         check=False,
         env={**clean_environment(), "COLUMNS": "80", **(environment or {})},
-        stdin=subprocess.DEVNULL,
+        input=told,
     )
     assert "Traceback" not in done.stderr, done.stderr
     return Finished(done.returncode, done.stdout, done.stderr)

@@ -6,12 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import msgspec.yaml
 import pytest
 from commands import bandit_serve, save_model
+from makers import experiment, record
 from services import ThrowawayService
 
 from bandit_serve.cli.experiments_file import read_experiments
 from bandit_serve.errors import InvalidInput
+from bandit_serve.experiment import Ramp, Standing, validated
+from bandit_serve.views import ExperimentList, experiment_view
 
 TWO_ARMS: dict[str, Any] = {
     "id": "colour",
@@ -80,6 +85,7 @@ def test_another_policy_is_applied_and_what_is_fixed_is_refused_with_all_else(
     other_policy = {**TWO_ARMS, "policy": {"kind": "thompson", "min_share": 0.1}}
     changed = bandit_serve("experiments", "apply", written(file, other_policy), "--json", "--data", data)
     assert results_of(changed) == {"colour": "policy changed"}
+    assert bandit_serve("experiments", "start", "colour", "--data", data).status == 0
 
     new = {**TWO_ARMS, "id": "new"}
     impossible = {
@@ -98,7 +104,7 @@ def test_another_policy_is_applied_and_what_is_fixed_is_refused_with_all_else(
         assert told in refused.err
     listed = bandit_serve("experiments", "list", "--json", "--data", data).document
     assert [each["id"] for each in listed["experiments"]] == ["colour"]
-    assert listed["experiments"][0]["revision"] == 2
+    assert listed["experiments"][0]["revision"] == 3
 
 
 def test_arms_that_a_file_has_more_come_and_others_go(data: Path, tmp_path: Path) -> None:
@@ -110,6 +116,7 @@ def test_arms_that_a_file_has_more_come_and_others_go(data: Path, tmp_path: Path
 
     red, blue, green = *TWO_ARMS["arms"], {"name": "green"}
     assert applied() == "created"
+    assert bandit_serve("experiments", "start", "colour", *where).status == 0
     assert applied(arms=[red, green, blue]) == "arms changed"
     assert applied(arms=[red, blue, green]) == "unchanged", "an arm is known by its name"
     split = {"kind": "fixed_split", "shares": {"red": 1, "green": 2, "pink": 3}}
@@ -167,6 +174,19 @@ def test_arms_are_added_paused_resumed_and_removed(data: Path, tmp_path: Path) -
         ("e.yaml", "- [", "is not YAML"),
         ("e.yml", "!!python/object/apply:os.getcwd []", "is not YAML"),
         ("e.yaml", "just words", "Expected `object`"),
+        ("e.yaml", "id: a\nid: b\n", "it gives the key 'id' twice, in what begins in line 1"),
+        ("e.yaml", YAML.replace("name: blue,", "name: blue, name: green,"), "it gives the key 'name' twice"),
+        ("e.yaml", YAML + "\n---\n- id: x\n  unit: user\n  'unit': user\n", "the key 'unit' twice"),
+        ("e.json", '{"id": "a", "arms": [{"name": "x", "name": "y"}]}', "it gives the key 'name' twice"),
+        ("e.toml", TOML + '\nid = "b"\nid = "c"', "is not TOML"),
+        ("e.json", '{"id": NaN}', "NaN is no number of JSON"),
+        ("e.yaml", "id: x\n---\nid: y\n", "document 2.arms: missing required field `arms`"),
+        (
+            "e.json",
+            json.dumps({**TWO_ARMS, "unt": "user", "polic": {}}),
+            "polic: unknown field `polic`: did you mean",
+        ),
+        ("e.json", json.dumps({**TWO_ARMS, "status": "draft"}), "unknown field `status`"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_field(tmp_path: Path, name: str, text: str, told: str) -> None:
@@ -175,6 +195,98 @@ def test_a_wrong_file_is_refused_with_the_field(tmp_path: Path, name: str, text:
         read_experiments(tmp_path / name)
     errors = [f"{error.at}: {error.detail}" for error in refused.value.errors]
     assert told in "\n".join([str(refused.value), *errors])
+
+
+def test_several_documents_and_several_files_are_one(tmp_path: Path) -> None:
+    def named(*names: str) -> list[str]:
+        return [json.dumps({**TWO_ARMS, "id": name}, indent=2) for name in names]
+
+    texts = {
+        "stream.json": "\n".join(named("a", "b")) + "\n",
+        "beside.json": "".join(named("a", "b")),
+        "list.json": f"[{','.join(named('a', 'b'))}]",
+        "both.json": f"[{named('a')[0]}] {named('b')[0]}",
+        "documents.yaml": "---\n" + "\n---\n".join(named("a", "b")) + "\n---\n",
+        "merged.yaml": YAML.replace("- id: colour", "- &first\n  id: a") + "- {<<: *first, id: b}\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        assert [each.id for each in read_experiments(tmp_path / name)] == ["a", "b"], name
+    (tmp_path / "c.toml").write_text(TOML)
+    together = read_experiments(tmp_path / "list.json", tmp_path / "c.toml")
+    assert [each.id for each in together] == ["a", "b", "colour"]
+    with pytest.raises(InvalidInput) as refused:
+        read_experiments(tmp_path / "list.json", tmp_path / "stream.json")
+    assert [error.at for error in refused.value.errors] == [
+        f"{tmp_path / 'stream.json'}: document 1.id",
+        f"{tmp_path / 'stream.json'}: document 2.id",
+    ]
+
+
+def test_what_show_prints_is_what_was_applied(tmp_path: Path) -> None:
+    """Also of one that is running, with an arm that was removed and a ramp."""
+    made = experiment(arms=[{"name": name, "payload": {"n": i}} for i, name in enumerate("abc")])
+    plain = record(made, status="running", revision=9)
+    ramped = plain.with_standing(2, Standing(ramp=Ramp(0.1, "1h"), ramp_since_ms=5))
+    for shown, arms in (
+        (plain, "abc"),
+        (ramped, "abc"),
+        (ramped.with_standing(1, Standing("removed")), "ac"),
+    ):
+        for name, text in (
+            ("one.json", msgspec.json.encode(experiment_view(shown))),
+            ("list.json", msgspec.json.encode(ExperimentList([experiment_view(shown)]))),
+            ("one.yaml", msgspec.yaml.encode(experiment_view(shown))),
+        ):
+            (tmp_path / name).write_bytes(text)
+            (found,) = read_experiments(tmp_path / name)
+            kept = tuple(arm for arm in made.arms if arm.name in arms)
+            assert found == msgspec.structs.replace(validated(made), arms=kept)
+
+
+def test_a_draft_is_changed_whole_from_the_standard_input_after_a_look(data: Path) -> None:
+    def apply(document: Any, *flags: str) -> Any:
+        return bandit_serve("experiments", "apply", "-", *flags, "--data", data, told=document)
+
+    assert results_of(apply(TOML, "--json")) == {"colour": "created"}
+    other = {
+        **TWO_ARMS,
+        "arms": [{"name": "red", "payload": 1}, {"name": "green"}],
+        "metrics": [{"name": "click", "kind": "count"}],
+        "unit": "user",
+    }
+    looked = apply(
+        YAML.replace("thompson", "softmax") + f"- {json.dumps({**other, 'id': 'new'})}", "--dry-run"
+    )
+    assert looked.status == 0
+    assert 'colour: its policy would change\n  ~ policy.kind: "thompson" → "softmax"\n' in looked.out
+    assert "new: would be created, as a draft\n" in looked.out
+    assert '  + arms.green: {"name":"green"}\n' in looked.out
+    looked = apply(json.dumps(other), "--dry-run", "--json").document["experiments"]
+    assert [(each["id"], each["result"], each["revision"]) for each in looked] == [
+        ("colour", "draft changed", 1)
+    ]
+    changes = {each["at"]: (each["before"], each["after"]) for each in looked[0]["changes"]}
+    assert changes == {
+        "unit": ("request", "user"),
+        "arms.red.payload": (None, 1),
+        "arms.blue": ({"name": "blue", "payload": {"hex": "#00f"}}, None),
+        "arms.green": (None, {"name": "green"}),
+        "metrics.click.kind": ("binary", "count"),
+        "metrics.spent": (
+            {"name": "spent", "kind": "continuous", "goal": "maximize", "role": "secondary"},
+            None,
+        ),
+    }
+    listed = bandit_serve("experiments", "list", "--json", "--data", data).document["experiments"]
+    assert [(each["id"], each["revision"]) for each in listed] == [("colour", 1)], "a look changes nothing"
+    assert results_of(apply(json.dumps(other), "--json")) == {"colour": "draft changed"}
+    shown = bandit_serve("experiments", "show", "colour", "--json", "--data", data)
+    assert (shown.document["unit"], shown.document["revision"]) == ("user", 2)
+    assert results_of(apply(shown.out, "--json")) == {"colour": "unchanged"}
+    assert bandit_serve("experiments", "delete", "colour", "--data", data).out == "colour is deleted.\n"
+    assert bandit_serve("experiments", "show", "colour", "--data", data).status == 1
+    assert results_of(apply(shown.out, "--json")) == {"colour": "created"}
 
 
 def test_a_wrong_file_fails_with_every_field(data: Path, tmp_path: Path) -> None:

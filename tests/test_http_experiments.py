@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from callers import check_problem, decide, decide_many, draft, experiment, reward_many, running
+from callers import check_problem, decide, decide_many, draft, experiment, new_name, reward_many, running
+from commands import bandit_serve
 from services import ThrowawayService
 from stores import wait_until
 
@@ -174,10 +175,74 @@ def test_what_is_not_built_is_501_and_makes_nothing(
 
 
 def test_routes_that_are_not_built_are_501(service: ThrowawayService) -> None:
-    name = draft(service)
-    check_problem(service.call("DELETE", f"/v1/experiments/{name}"), 501)
     check_problem(service.call("GET", "/"), 501)
-    assert service.call("GET", f"/v1/experiments/{name}").status == 200
+
+
+ANOTHER_DRAFT: list[dict[str, Any]] = [
+    {"arms": [{"name": "a"}, {"name": "b"}, {"name": "c"}]},
+    {"arms": [{"name": "challenger"}, {"name": "control"}], "control": "challenger"},
+    {"arms": [{"name": "only"}]},
+    {"metrics": [{"name": "spend", "kind": "continuous"}, {"name": "click", "kind": "binary"}]},
+    {"unit": "user", "attribution": {"missing": "zero", "window": "2h"}},
+    {
+        "context": [{"name": "hour", "kind": "numeric"}],
+        "policy": {"kind": "lin_ts"},
+        "attribution": {"missing": "zero"},
+    },
+    {"policy": {"kind": "thompson", "warmup": 5}, "stopping": {"min_samples": 7}},
+]
+
+
+@pytest.mark.parametrize("changes", ANOTHER_DRAFT, ids=lambda changes: "-".join(changes))
+def test_a_draft_can_be_changed_whole(service: ThrowawayService, changes: dict[str, Any]) -> None:
+    name = draft(service)
+    path = f"/v1/experiments/{name}"
+    # Arms that came and were paused are gone with it; and what was asked before knows nothing of it.
+    assert (
+        service.call("POST", f"{path}/arms", {"name": "third", "ramp": {"from": 0.1, "over": "1h"}}).status
+        == 200
+    )
+    assert service.call("POST", f"{path}/arms/third/pause").status == 200
+    assert service.call("GET", f"{path}/results").status == 200
+    before = service.call("GET", path)
+    body = experiment(id=name, **changes)
+    check_problem(service.call("PUT", path, body, {"If-Match": '"1"'}), 412)
+    found = service.call("PUT", path, body, {"If-Match": before.headers["ETag"]})
+    made = service.call("POST", "/v1/experiments", {**body, "id": new_name()}).body
+    own = {"id", "revision", "created_at", "updated_at"}
+    assert found.status == 200
+    assert {key: found.body[key] for key in found.body.keys() - own} == {
+        key: made[key] for key in made.keys() - own
+    }
+    assert (found.body["revision"], found.body["created_at"]) == (4, before.body["created_at"])
+    assert service.call("GET", path).headers["ETag"] == found.headers["ETag"] != before.headers["ETag"]
+    history = service.call("GET", f"{path}/history").body["history"]
+    assert [entry["what"] for entry in history] == ["create", "add_arm", "pause_arm", "put"]
+    assert service.call("POST", f"{path}/start").status == 200
+    context = {"context": {"hour": 3.0}} if "context" in changes else {}
+    tokens = [decide(service, name, unit=f"u{i}", **context)["decision_id"] for i in range(10)]
+    assert set(reward_many(service, tokens, [1.0] * 10)) == {"accepted"}
+    results = service.call("GET", f"{path}/results").body
+    assert [arm["name"] for arm in results["arms"]] == [arm["name"] for arm in made["arms"]]
+    metric = made["metrics"][0]["name"]
+    counted = sum(arm["metrics"][metric]["n"] for arm in results["arms"]) + (results["pending"] or 0)
+    assert counted == 10
+    replayed = bandit_serve("replay", name, "--data", service.data, "--json")
+    assert (replayed.status, replayed.document["equal"]) == (0, True)
+    check_problem(service.call("PUT", path, body), 409)
+
+
+def test_only_a_whole_experiment_of_the_same_name_makes_another_draft(service: ThrowawayService) -> None:
+    name = draft(service)
+    path = f"/v1/experiments/{name}"
+    before = service.call("GET", path).body
+    check_problem(service.call("PUT", path, experiment()), 400, "id")
+    check_problem(service.call("PUT", path, {"id": name}), 400, "arms", "metrics")
+    check_problem(service.call("PUT", path, experiment(id=name, control="nobody")), 400, "control")
+    version = experiment(id=name, arms=[{"name": "a", "model": "m", "version": "v1"}])
+    check_problem(service.call("PUT", path, version), 400, "arms[0].version")
+    assert service.call("GET", path).body == before
+    check_problem(service.call("PUT", "/v1/experiments/nobody", experiment(id="nobody")), 404)
 
 
 def test_an_unknown_experiment_is_404(service: ThrowawayService) -> None:

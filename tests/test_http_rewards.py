@@ -114,7 +114,7 @@ def test_an_unknown_metric_is_400(service: ThrowawayService, name: str) -> None:
         ({"value": 1}, "decision_id"),
         ({"decision_id": None, "value": 1}, "decision_id"),
         ({"decision_id": "x", "value": "1"}, "value"),
-        ({"decision_id": "x", "value": True}, "value"),
+        ({"decision_id": "x", "value": [True]}, "value"),
         ({"decision_id": 7, "value": 1}, "decision_id"),
         ({"decision_id": "x" * 5000, "value": 1}, "decision_id"),
         ({"decision_id": "x", "value": 1, "metrics": "click"}, None),

@@ -29,7 +29,7 @@ LAYERS = [
         "",
     },
     {"logs", "names", "own_files", "terminal"},
-    {"durations"},
+    {"durations", "mistakes"},
     {"experiment", "settings", "validation"},
     {"events", "token"},
     {

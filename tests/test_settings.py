@@ -155,3 +155,51 @@ def test_an_empty_variable_is_none(tmp_path: Path) -> None:
     empty = {PREFIX + name.upper(): "" for name in Settings.__struct_fields__}
     assert load_settings({}, environ=empty) == Settings()
     assert load_settings({}, environ=empty, config=config(tmp_path, workers=3)).workers == 3
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("BANDIT_SERVE_STOR", "Did you mean BANDIT_SERVE_STORE?"),
+        ("BANDIT_SERVE_DATA_DIR", "Did you mean BANDIT_SERVE_DATA?"),
+        ("BANDIT_SERVE_WORKER", "Did you mean BANDIT_SERVE_WORKERS?"),
+        ("BANDIT_SERVE_Port", "Did you mean BANDIT_SERVE_PORT?"),
+        ("Bandit_Serve_host", "Did you mean BANDIT_SERVE_HOST?"),
+        ("BANDIT_SERVE_CONFG", "Did you mean BANDIT_SERVE_CONFIG?"),
+        ("BANDIT_SERVE_XYZZY", "is no setting and is not heeded."),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_warned_of(
+    variable: str, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert load_settings({}, environ={variable: "1"}) == DEFAULTS
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith(f"The variable {variable} ")
+    assert warning.endswith(told)
+
+
+def test_variables_of_others_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Kubernetes sets some for every service of a namespace: here for one that is called bandit-serve."""
+    environ = {
+        "BANDIT_SERVE_SERVICE_HOST": "10.0.0.1",
+        "BANDIT_SERVE_SERVICE_PORT": "8000",
+        "BANDIT_SERVE_SERVICE_PORT_HTTP": "8000",
+        "BANDIT_SERVE_PORT": "tcp://10.0.0.1:8000",
+        "BANDIT_SERVE_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+        "BANDIT_SERVE_PORT_8000_TCP_ADDR": "10.0.0.1",
+        "BANDIT_SERVE_TEST_SCALE": "full",
+        "BANDIT_SERVER": "x",
+        "PATH": "/bin",
+    }
+    environ |= {PREFIX + name.upper(): "" for name in NAMES if name != "port"}
+    assert load_settings({}, environ=environ) == DEFAULTS
+    assert not caplog.records
+
+
+def test_an_unknown_key_of_the_config_file_is_told_with_what_is_known(tmp_path: Path) -> None:
+    path = config(tmp_path, stor="redis://h", prot=1)
+    with pytest.raises(UsageError) as refused:
+        load_settings({}, config=path, environ={})
+    told = {error.at: error.detail for error in refused.value.errors}
+    assert told["stor"].startswith("unknown setting: did you mean store? expected one of host, port, ")
+    assert told["prot"].startswith("unknown setting: did you mean port? expected one of ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -10,9 +11,11 @@ import pytest
 from aiohttp import StreamReader, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.test_utils import make_mocked_request
+from hypothesis import given
+from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from bandit_serve.decisions.messages import DecideRequest
+from bandit_serve.decisions.messages import DecideRequest, PredictRequest
 from bandit_serve.errors import InvalidInput, TooLarge, TooSlow, UnsupportedMedia
 from bandit_serve.experiment import Experiment
 from bandit_serve.server.wire import JSON, MSGPACK, SENT_BY_ANY_PAGE, Body, answer, negotiated, revision
@@ -110,14 +113,32 @@ def test_what_can_not_be_read_is_refused(body: bytes, content_type: str) -> None
     [
         ({"unit": 1}, DecideRequest, "unit"),
         ({"eligible": ["a", 2]}, DecideRequest, "eligible[1]"),
-        ({"context": {"x": []}}, DecideRequest, "context[...]"),
-        ({"id": "e", "arms": [{"name": "a"}, {"name": "?"}], "metrics": []}, Experiment, "arms[1].name"),
-        ({"id": "e", "arms": []}, Experiment, "arms"),
+        ({"context": {"x": []}}, DecideRequest, "context.x"),
+        (
+            {"id": "e", "arms": [{"name": "a"}, {"name": "?"}], "metrics": []},
+            Experiment,
+            "arms[1].name metrics",
+        ),
+        ({"id": "e", "arms": []}, Experiment, "arms metrics"),
         ([], DecideRequest, ""),
         ({"x": 1}, DecideRequest, "x"),
-        ({"id": "e", "arms": [{"name": "a"}, {"name": "b", "weight": 1}]}, Experiment, "arms[1].weight"),
-        ({"id": "e", "arms": [{"name": "a"}, {"payload": 1}]}, Experiment, "arms[1].name"),
+        (
+            {"id": "e", "arms": [{"name": "a"}, {"name": "b", "weight": 1}]},
+            Experiment,
+            "arms[1].weight metrics",
+        ),
+        ({"id": "e", "arms": [{"name": "a"}, {"payload": 1}]}, Experiment, "arms[1].name metrics"),
         ({"id": "e", "arms": [{"name": "a"}]}, Experiment, "metrics"),
+        (
+            {"polcy": {}, "id": "e f", "arms": 3, "metrics": [{"name": "m", "kind": "binry"}], "unit": "usr"},
+            Experiment,
+            "polcy id arms metrics[0].kind unit",
+        ),
+        (
+            {"policy": {"kind": "ucb1", "warmup": 2.5, "prior": {"a": "x"}, "alpa": 1}},
+            Experiment,
+            "policy.warmup id arms metrics policy.alpa policy.prior.a",
+        ),
     ],
 )
 @pytest.mark.parametrize("form", [JSON, MSGPACK])
@@ -125,8 +146,78 @@ def test_the_field_that_is_wrong_is_named(body: Any, kind: Any, at: str, form: s
     encoded = msgspec.json.encode(body) if form == JSON else msgspec.msgpack.encode(body)
     with pytest.raises(InvalidInput) as refused:
         read(encoded, form, kind)
-    assert [error.at for error in refused.value.errors] == [at]
-    assert str(refused.value).startswith(at)
+    assert [error.at for error in refused.value.errors] == at.split(" ")
+    assert str(refused.value).startswith(at.partition(" ")[0])
+
+
+def test_what_is_allowed_is_listed_and_what_was_meant_is_guessed() -> None:
+    body = {
+        "id": "e",
+        "arms": [{"name": "a", "modell": "m"}],
+        "metrics": [{"name": "m", "kind": "binry"}],
+        "attribution": {"missing": "none"},
+    }
+    with pytest.raises(InvalidInput) as refused:
+        read(msgspec.json.encode(body), JSON, Experiment)
+    told = {error.at: error.detail for error in refused.value.errors}
+    assert told == {
+        "arms[0].modell": "unknown field `modell`: did you mean model? expected one of name, model, version, "
+        "payload, features",
+        "metrics[0].kind": "did you mean binary? expected one of binary, bounded, count, continuous, not 'binry'",
+        "attribution.missing": "expected one of zero, ignore, not 'none'",
+    }
+
+
+WHOLE: list[tuple[Any, Any, Callable[[Any], Any]]] = [
+    ({"user_id": "u", "k": "?"}, PredictRequest, lambda found: found.k),
+    (
+        {
+            "id": "e",
+            "arms": [{"name": "a"}],
+            "metrics": [{"name": "m", "kind": "binary"}],
+            "policy": {"kind": "ucb1", "warmup": "?"},
+        },
+        Experiment,
+        lambda found: found.policy.warmup,
+    ),
+    (
+        {
+            "id": "e",
+            "arms": [{"name": "a"}],
+            "metrics": [{"name": "m", "kind": "binary"}],
+            "context": [{"name": "c", "kind": "categorical", "buckets": "?"}],
+        },
+        Experiment,
+        lambda found: found.context[0].buckets,
+    ),
+]
+
+
+@given(
+    st.integers(-(2**53), 2**53) | st.integers(-3, 1_001),
+    st.sampled_from(WHOLE),
+    st.sampled_from([JSON, MSGPACK]),
+)
+def test_a_whole_number_may_be_written_with_a_point(
+    number: int, where: tuple[Any, Any, Callable[[Any], Any]], form: str
+) -> None:
+    """3.0 is read, or refused, as 3 is."""
+    body, kind, found_in = where
+    encode = msgspec.json.encode if form == JSON else msgspec.msgpack.encode
+
+    def outcome(value: Any) -> Any:
+        text = msgspec.json.encode(body).replace(b'"?"', msgspec.json.encode(value))
+        try:
+            found = found_in(read(encode(msgspec.json.decode(text)), form, kind))
+        except InvalidInput as error:
+            return [(each.at, each.detail) for each in error.errors]
+        assert isinstance(found, int)
+        return found
+
+    assert outcome(float(number)) == outcome(number)
+    if abs(number) < 2**40:
+        refused = outcome(number + 0.5)
+        assert isinstance(refused, list), refused
 
 
 def test_a_body_that_is_too_large_is_refused() -> None:
@@ -152,7 +243,28 @@ def test_a_body_that_does_not_come_times_out() -> None:
         (MSGPACK, None, MSGPACK),
         ("application/json, application/msgpack", MSGPACK, JSON),
         ("application/msgpack, application/json", JSON, MSGPACK),
-        ("application/json;q=0.9, */*", MSGPACK, JSON),
+        ("application/json;q=0.9, */*", MSGPACK, MSGPACK),
+        ("application/json;q=0.9, */*", JSON, MSGPACK),
+        ("application/json;q=0.9, */*;q=0.1", MSGPACK, JSON),
+        ("application/json;q=0.5, application/msgpack;q=0.8", JSON, MSGPACK),
+        ("application/msgpack;q=0.5, application/json;q=0.8", MSGPACK, JSON),
+        ("application/msgpack; q=0.5 , application/json", MSGPACK, JSON),
+        ("application/json;q=0.8, application/msgpack;q=0.8", MSGPACK, JSON),
+        ("application/msgpack;q=0.8, application/json;q=0.800", JSON, MSGPACK),
+        ("application/msgpack;q=0, */*", MSGPACK, JSON),
+        ("application/json;q=0, */*", JSON, MSGPACK),
+        ("application/json;q=0", JSON, JSON),
+        ("APPLICATION/MSGPACK;Q=1, application/json;q=0.9", JSON, MSGPACK),
+        ("application/*", MSGPACK, MSGPACK),
+        ("application/*;q=0.5, application/json;q=0.1", JSON, MSGPACK),
+        ("text/html, application/msgpack;q=0.2", JSON, MSGPACK),
+        ("text/html, */*;q=0.8", MSGPACK, MSGPACK),
+        ("application/x-msgpack", JSON, MSGPACK),
+        ("application/json;charset=utf-8;q=0.3, application/msgpack;q=0.2", MSGPACK, JSON),
+        ("application/json;q=nonsense, application/msgpack;q=0.9", MSGPACK, JSON),
+        ("application/problem+json, application/msgpack", JSON, MSGPACK),
+        ("", MSGPACK, MSGPACK),
+        (",;,", JSON, JSON),
         ("text/html", JSON, JSON),
         ("text/html", MSGPACK, MSGPACK),
     ],

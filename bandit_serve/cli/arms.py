@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import typer
 
-from bandit_serve.cli.command import AsJson, Reason, in_house
+from bandit_serve.cli.command import AsJson, Reason, in_house, of_what_is_there
 from bandit_serve.cli.house import House, actor
 from bandit_serve.cli.output import print_json, say
 from bandit_serve.errors import UsageError
@@ -23,6 +23,7 @@ ArmName = Annotated[str, typer.Argument(help="The arm's name.", show_default=Fal
 
 
 @in_house
+@of_what_is_there
 async def add_arm(
     house: House,
     experiment: Experiment,
@@ -57,6 +58,7 @@ async def add_arm(
 
 
 @in_house
+@of_what_is_there
 async def remove_arm(
     house: House, experiment: Experiment, arm: ArmName, reason: Reason = None, as_json: AsJson = False
 ) -> None:
@@ -65,6 +67,7 @@ async def remove_arm(
 
 
 @in_house
+@of_what_is_there
 async def pause_arm(
     house: House, experiment: Experiment, arm: ArmName, reason: Reason = None, as_json: AsJson = False
 ) -> None:
@@ -73,6 +76,7 @@ async def pause_arm(
 
 
 @in_house
+@of_what_is_there
 async def resume_arm(
     house: House, experiment: Experiment, arm: ArmName, reason: Reason = None, as_json: AsJson = False
 ) -> None:

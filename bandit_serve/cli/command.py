@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bandit_serve.cli.house import open_house, open_store, store_url
+from bandit_serve.cli.house import open_house, open_store, require_data_directory, store_url
 from bandit_serve.settings import Settings, load_settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -54,6 +54,12 @@ def in_house(work: Work) -> Callable[..., None]:
     return _command(work, run)
 
 
+def of_what_is_there(work: Work) -> Work:
+    """Marks `work` as one that makes nothing new: where there is no store, it does not make one."""
+    work.of_what_is_there = True  # type: ignore[attr-defined]
+    return work
+
+
 def at_store(work: Work) -> Callable[..., None]:
     """A command from `work(store, …)`: the store is checked, and nothing is read yet."""
 
@@ -72,6 +78,8 @@ def _command(
     def command(config: str | None, **arguments: Any) -> None:
         flags = {name: arguments.pop(name) for name in WHERE}
         settings = load_settings(flags, config=config)
+        if getattr(work, "of_what_is_there", False):
+            require_data_directory(settings)
         with store_url(settings) as url:
             asyncio.run(run(settings, url, arguments))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bandit_serve.cli.checks import Check, Verdict
+from bandit_serve.cli.house import data_directory_near
 from bandit_serve.concealed import concealed
 from bandit_serve.errors import BanditServeError, UsageError, in_full
 from bandit_serve.log.artifacts import open_artifacts
@@ -40,6 +41,9 @@ def check_data_directory(settings: Settings) -> Check:
     if free < LITTLE:
         verdict: Verdict = "problem" if free < TOO_LITTLE else "warning"
         return Check("data", verdict, detail, "free some space, or choose another directory with --data")
+    meant = None if directory.exists() else data_directory_near(directory)
+    if meant is not None:
+        return Check("data", "warning", f"{directory} is not there yet", f"did you mean --data {meant}?")
     return Check("data", "ok", detail)
 
 

@@ -1,35 +1,122 @@
-"""Files that describe something: TOML, JSON or YAML, by how their names end."""
+"""Files that describe something: TOML, JSON or YAML, by how their names end, or by what is in them."""
 
 from __future__ import annotations
 
+import json
+import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import msgspec
-import msgspec.yaml
+import yaml
 
 from bandit_serve.errors import InvalidInput, UsageError
 
-READERS: Mapping[str, tuple[str, Callable[[bytes], Any]]] = {
-    ".toml": ("TOML", lambda content: tomllib.loads(content.decode())),
-    ".json": ("JSON", msgspec.json.decode),
-    ".yaml": ("YAML", msgspec.yaml.decode),
-    ".yml": ("YAML", msgspec.yaml.decode),
-}
+STDIN = Path("-")
+
+
+class Language(NamedTuple):
+    """`read` makes of a text the documents that are in it; ValueError, RecursionError or YAMLError."""
+
+    name: str
+    read: Callable[[str], list[Any]]
+
+
+class _Yaml(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML whose mappings have each key once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        _once((key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)), node)
+        return super().construct_mapping(node, deep)
+
+
+def _once(keys: Iterable[str], node: yaml.Node | None = None) -> None:
+    """ValueError where a key is given twice: one of its values would be lost."""
+    met: set[str] = set()
+    for key in keys:
+        if key in met:
+            where = "" if node is None else f", in what begins in line {node.start_mark.line + 1}"
+            raise ValueError(f"it gives the key {key!r} twice{where}")
+        met.add(key)
+
+
+def _read_yaml(text: str) -> list[Any]:
+    # Between two `---` there may be nothing.
+    found = [document for document in yaml.load_all(text, _Yaml) if document is not None]
+    return found or [None]
+
+
+def _read_json(text: str) -> list[Any]:
+    """One document after another, however much space is between them."""
+    decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
+    found, at = [], 0
+    text = text.rstrip()
+    while True:
+        at += len(text[at:]) - len(text[at:].lstrip())
+        document, at = decoder.raw_decode(text, at)
+        found.append(document)
+        if at == len(text):
+            return found
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    _once(key for key, _ in pairs)
+    return dict(pairs)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+JSON = Language("JSON", _read_json)
+TOML = Language("TOML", lambda text: [tomllib.loads(text)])
+YAML = Language("YAML", _read_yaml)
+LANGUAGES: Mapping[str, Language] = {".toml": TOML, ".json": JSON, ".yaml": YAML, ".yml": YAML}
 
 
 def read_described(path: Path) -> Any:
     """What the file holds; UsageError where it can not be read, InvalidInput where it is not what it is named."""
+    documents = read_documents(path)
+    if len(documents) > 1:
+        raise InvalidInput(f"The file {path} holds {len(documents)} documents: expected one.")
+    return documents[0]
+
+
+def read_documents(path: Path) -> list[Any]:
+    """All that the file holds, or the standard input; as `read_described`."""
+    if path == STDIN:
+        return _read_any(_text(path, sys.stdin.buffer.read()))
+    language = LANGUAGES.get(path.suffix.lower())
+    if language is None:
+        raise UsageError(f"The file {path} must end in {', '.join(LANGUAGES)}.")
     try:
-        language, read = READERS[path.suffix.lower()]
-    except KeyError:
-        raise UsageError(f"The file {path} must end in {', '.join(READERS)}.") from None
-    try:
-        return read(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise UsageError(f"The file {path} can not be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:  # DecodeError, TOMLDecodeError and UnicodeDecodeError are
-        told = " ".join(str(error).split()).rstrip(".")
-        raise InvalidInput(f"The file {path} is not {language}: {told}.") from None
+    try:
+        return language.read(_text(path, content))
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InvalidInput(f"The file {path} is not {language.name}: {_one_line(error)}.") from None
+
+
+def _read_any(text: str) -> list[Any]:
+    """In the first of the languages that it is; most texts in one of the others are YAML, too, but mean nothing."""
+    refusals = []
+    for language in (JSON, TOML, YAML):
+        try:
+            return language.read(text)
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
+            refusals.append(f"not {language.name} ({_one_line(error)})")
+    raise InvalidInput(f"The standard input is {', '.join(refusals)}.")
+
+
+def _text(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not UTF-8: {error}.") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve.cli import arms
-from bandit_serve.cli.command import AsJson, Reason, in_house
-from bandit_serve.cli.experiments_file import Outcome, Planned, plan, read_experiments
+from bandit_serve.cli.command import AsJson, Reason, in_house, of_what_is_there
+from bandit_serve.cli.experiments_file import named, read_experiments
+from bandit_serve.cli.experiments_plan import FieldChange, Outcome, Planned, plan
 from bandit_serve.cli.house import House, actor
 from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
 from bandit_serve.cli.results_table import print_results
@@ -22,40 +23,62 @@ from bandit_serve.views import ExperimentList, experiment_view, history_view
 app = typer.Typer(help="Experiments.", no_args_is_help=True)
 
 Experiment = Annotated[str, typer.Argument(help="The experiment's name.", show_default=False)]
-File = Annotated[
-    Path,
+Files = Annotated[
+    list[Path],
     typer.Argument(
-        help="One experiment or a list of them, as POST /v1/experiments takes them: .toml, .json or .yaml.",
-        exists=True,
-        dir_okay=False,
-        readable=True,
+        help="Experiments, as POST /v1/experiments takes them or `show --json` prints them: .toml, .json or .yaml, "
+        "of which each may hold several; - for the standard input.",
+        metavar="FILE...",
+        show_default=False,
     ),
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")]
 
 
 class Applied(Struct, frozen=True):
+    """What was done, or would be: `revision` 0 for one that is not there yet. `changes` only where nothing was done."""
+
     id: str
     result: Outcome
     status: str
     revision: int
+    changes: tuple[FieldChange, ...] | UnsetType = UNSET
+
+
+WOULD_BE: dict[Outcome, str] = {
+    "created": "would be created, as a draft",
+    "draft changed": "the draft would become another",
+    "policy changed": "its policy would change",
+    "arms changed": "its arms would change",
+    "arms and policy changed": "its arms and its policy would change",
+    "unchanged": "would stay as it is",
+}
 
 
 class AppliedList(Struct, frozen=True):
     experiments: list[Applied]
 
 
+class Deleted(Struct, frozen=True):
+    deleted: str
+
+
 @app.command()
 @in_house
-async def apply(house: House, file: File, as_json: AsJson = False) -> None:
-    """Creates the experiments of a file that are missing, and changes policy and arms where they differ.
+async def apply(house: House, files: Files, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Creates the experiments of files that are missing, and changes what differs of those that are there.
 
-    Arms that the file has more are added, those that it does not have any more are removed. Nothing is applied unless
-    all of it can be: what is fixed once an experiment is created is compared first.
+    Of a draft that is anything, of others policy and arms: arms that the file has more are added, those that it does
+    not have any more are removed. Nothing is applied unless all of it can be: what is fixed once an experiment is
+    started is compared first.
     """
-    experiments = read_experiments(file)
+    experiments = read_experiments(*files)
     for experiment in experiments:
         await house.tail.hear_news(experiment.id)
-    planned = plan(file, experiments, house.replica.experiments, house.replica.registry)
+    planned = plan(named(files), experiments, house.replica.experiments, house.replica.registry)
+    if dry_run:
+        _print_plan(house, planned, as_json)
+        return
     applied: list[Applied] = []
     try:
         for each in planned:
@@ -76,27 +99,45 @@ async def apply(house: House, file: File, as_json: AsJson = False) -> None:
         )
 
 
+def _print_plan(house: House, planned: list[Planned], as_json: bool) -> None:
+    would = []
+    for each in planned:
+        live = house.replica.experiments.get(each.experiment.id)
+        status, revision = ("draft", 0) if live is None else (live.record.status, live.record.revision)
+        would.append(Applied(each.experiment.id, each.outcome, status, revision, each.changes))
+    if as_json:
+        print_json(AppliedList(would))
+        return
+    for one in would:
+        say(f"{one.id}: {WOULD_BE[one.result]}")
+        for change in one.changes or ():
+            say(f"  {change.shown}")
+
+
 async def _apply(house: House, planned: Planned) -> LiveExperiment:
     """Arms that come are added before the policy that may name them, and others removed after it."""
     experiment, changes = planned.experiment, house.experiments
-    if planned.revision is None:
+    if planned.etag is None:
         return await changes.create(experiment, actor())
     live = house.replica.experiment(experiment.id)
-    seen = planned.revision
+    seen = planned.etag
+    if planned.whole:
+        return await changes.put(experiment.id, experiment, actor(), if_match=seen)
     for arm in planned.added:
         live = await changes.add_arm(experiment.id, arm, actor(), if_match=seen)
-        seen = live.record.revision
+        seen = live.etag
     if planned.changes_policy:
         live = await changes.change_policy(experiment.id, experiment.policy, actor(), if_match=seen)
-        seen = live.record.revision
+        seen = live.etag
     for name in planned.removed:
         live = await changes.remove_arm(experiment.id, name, actor(), if_match=seen)
-        seen = live.record.revision
+        seen = live.etag
     return live
 
 
 @app.command("list")
 @in_house
+@of_what_is_there
 async def list_all(house: House, as_json: AsJson = False) -> None:
     """Lists all experiments."""
     found = [live for _, live in sorted(house.replica.experiments.items())]
@@ -125,6 +166,7 @@ async def list_all(house: House, as_json: AsJson = False) -> None:
 
 @app.command()
 @in_house
+@of_what_is_there
 async def show(house: House, experiment: Experiment, as_json: AsJson = False) -> None:
     """Shows an experiment: what it is, how its traffic is shared now, and who changed what."""
     live = await house.experiments.known(experiment)
@@ -136,6 +178,7 @@ async def show(house: House, experiment: Experiment, as_json: AsJson = False) ->
 
 @app.command()
 @in_house
+@of_what_is_there
 async def start(house: House, experiment: Experiment, reason: Reason = None, as_json: AsJson = False) -> None:
     """Starts a draft, or goes on with one that is paused."""
     _print_status(await house.experiments.start(experiment, actor(), reason=reason), as_json)
@@ -143,6 +186,7 @@ async def start(house: House, experiment: Experiment, reason: Reason = None, as_
 
 @app.command()
 @in_house
+@of_what_is_there
 async def pause(house: House, experiment: Experiment, reason: Reason = None, as_json: AsJson = False) -> None:
     """Pauses an experiment: everyone gets control, and nothing is learned."""
     _print_status(await house.experiments.pause(experiment, actor(), reason=reason), as_json)
@@ -150,6 +194,7 @@ async def pause(house: House, experiment: Experiment, reason: Reason = None, as_
 
 @app.command()
 @in_house
+@of_what_is_there
 async def stop(
     house: House,
     experiment: Experiment,
@@ -164,12 +209,27 @@ async def stop(
     _print_status(stopped, as_json)
 
 
+@app.command()
+@in_house
+@of_what_is_there
+async def delete(
+    house: House, experiment: Experiment, reason: Reason = None, as_json: AsJson = False
+) -> None:
+    """Deletes a draft, or an experiment that is stopped, for good: its log, its results and its history."""
+    await house.experiments.delete(experiment, actor(), reason=reason)
+    if as_json:
+        print_json(Deleted(experiment))
+    else:
+        say(f"{experiment} is deleted.")
+
+
 for name, command in arms.COMMANDS.items():
     app.command(name)(command)
 
 
 @app.command()
 @in_house
+@of_what_is_there
 async def results(house: House, experiment: Experiment, as_json: AsJson = False) -> None:
     """Shows what is known so far; it may be looked at at any time."""
     live = await house.experiments.known(experiment)

@@ -5,22 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
+import itertools
 import socket
 from collections.abc import AsyncIterator, Iterator
 from functools import cached_property
+from pathlib import Path
 
+from bandit_serve.errors import UsageError
 from bandit_serve.log.artifacts import open_artifacts
 from bandit_serve.log.changes import Changes
 from bandit_serve.log.experiment_changes import ExperimentChanges
 from bandit_serve.log.model_changes import ModelChanges
 from bandit_serve.log.results_log import ResultsLog
 from bandit_serve.log.tail import Tail
+from bandit_serve.mistakes import nearest
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.models.loaded import LoadedModels
+from bandit_serve.own_files import own_folder
 from bandit_serve.replica import Replica
 from bandit_serve.settings import Settings
 from bandit_serve.store import PrivateServer, parse_store_url
 from bandit_serve.store.store import Store
+
+MOST_LOOKED_AT = 1_000
 
 
 class House:
@@ -62,6 +69,41 @@ def place_of(settings: Settings) -> str:
     if settings.store is None:
         return f"the private store of {settings.data_dir.absolute()}"
     return f"the store {parse_store_url(settings.store)}, namespace {settings.namespace}"
+
+
+def require_data_directory(settings: Settings) -> None:
+    """`UsageError` where no store is named, and the data directory has none either."""
+    data = settings.data_dir
+    if settings.store is not None or is_data_directory(data):
+        return
+    if data.is_dir():
+        own_folder(data)
+    meant = data_directory_near(data)
+    guess = "" if meant is None else f" Did you mean --data {meant}?"
+    what = "has no store of its own" if data.is_dir() else "is not there"
+    raise UsageError(
+        f"The data directory {data} {what}: name the one that the service has, or its store with --store.{guess}"
+    )
+
+
+def is_data_directory(path: Path) -> bool:
+    """Whether a private store has been there."""
+    return (path / "store.lock").exists()
+
+
+def data_directory_near(path: Path) -> Path | None:
+    """What was probably meant by a path that is no data directory."""
+    places = dict.fromkeys(place.resolve() for place in (path.parent, Path()))
+    near = {str(each): each for place in places for each in _data_directories(place)}
+    meant = nearest(str(path.absolute()), list(near)) or min(near, default=None)
+    return None if meant is None else near[meant]
+
+
+def _data_directories(folder: Path) -> Iterator[Path]:
+    with contextlib.suppress(OSError):
+        for each in itertools.islice(folder.iterdir(), MOST_LOOKED_AT):
+            if is_data_directory(each):
+                yield each
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import typer
 from msgspec import Struct
 
 from bandit_serve import events
-from bandit_serve.cli.command import AsJson, in_house
+from bandit_serve.cli.command import AsJson, in_house, of_what_is_there
 from bandit_serve.cli.house import House, actor
 from bandit_serve.cli.output import print_json, say
 from bandit_serve.errors import Conflict, NotFound, UsageError
@@ -71,6 +71,7 @@ class Wishes(Struct, frozen=True):
 
 
 @in_house
+@of_what_is_there
 async def learn(
     house: House,
     model: Annotated[str, typer.Argument(help="The model whose versions learn.", show_default=False)],
@@ -163,7 +164,8 @@ class _Run:
         followed = await _followed(self._house, self._model, self._wishes)
         learner = await asyncio.to_thread(self._start, followed)
         self._follow(learner, followed)
-        ends = {name: await store.last_offset(name) for name in followed}
+        owner = self._house.replica.registry.owner
+        ends = {name: await store.last_offset(owner(name)) for name in followed}
         self._say(
             f"{self._model} {self._base}: goes on from {learner.learned:,} ratings of {', '.join(learner.offsets)}."
         )
@@ -231,9 +233,9 @@ class _Run:
         found: dict[str, list[tuple[Offset, events.Event]]] = {}
         for name in list(learner.offsets):
             live = self._house.replica.experiments.get(name)
-            if live is None:
-                continue  # set aside: the others are learned from meanwhile
-            trimmed = await store.trimmed(name)
+            if live is None or not learner.follows(name, live.record.uid):
+                continue  # set aside, or a namesake came: the others are learned from meanwhile
+            trimmed = await store.trimmed(live.owner)
             if trimmed > learner.offsets[name]:
                 self._say(
                     f"The log of {name} was trimmed through {trimmed}, further than was learned: a part is lost."
@@ -242,7 +244,7 @@ class _Run:
             log: list[tuple[Offset, events.Event]] = []
             at = learner.offsets[name]
             while len(log) < ENTRIES_AT_ONCE:
-                entries = await store.read(name, at, READ_COUNT)
+                entries = await store.read(live.owner, at, READ_COUNT)
                 decoded = self._decoded(live, entries)
                 log += decoded
                 if len(decoded) < READ_COUNT:
@@ -269,7 +271,7 @@ class _Run:
         found: list[tuple[Offset, events.Event]] = []
         for entry in entries:
             event: events.Event = events.Tick()
-            if omission(name, entry.offset) is None:
+            if omission(live.owner, entry.offset) is None:
                 try:
                     event = events.decode(entry.kind, entry.data, live.n_features)
                 except Exception as error:
@@ -365,8 +367,9 @@ async def _followed(house: House, model: str, wishes: Wishes) -> dict[str, Follo
         uses = any(arm.model == model for arm in record.experiment.arms)
         if (uses if names is None else name in names) and record.status != "draft":
             found[name] = _follow(record, wishes.told.get(name))
+    registry = house.replica.registry
     missing = [
-        name for name in (*(names or ()), *wishes.told) if name not in house.replica.registry.experiments
+        name for name in (*(names or ()), *wishes.told) if registry.owner(name) not in registry.experiments
     ]
     if missing:
         raise NotFound(f"There is no experiment {missing[0]!r}.")

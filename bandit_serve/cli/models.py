@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bandit_serve.cli.command import AsJson, Reason, in_house
+from bandit_serve.cli.command import AsJson, Reason, in_house, of_what_is_there
 from bandit_serve.cli.house import House, actor
 from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
 from bandit_serve.models.catalogue import find_versions
@@ -56,6 +56,7 @@ Metrics = Annotated[
 
 @app.command("list")
 @in_house
+@of_what_is_there
 async def list_all(house: House, as_json: AsJson = False) -> None:
     """Lists all models with their versions."""
     registry = await house.models.known()
@@ -96,6 +97,7 @@ async def register(
 
 @app.command()
 @in_house
+@of_what_is_there
 async def show(
     house: House,
     model: Model,
@@ -137,6 +139,7 @@ async def show(
 
 @app.command("status")
 @in_house
+@of_what_is_there
 async def set_status(
     house: House,
     model: Model,
@@ -152,6 +155,7 @@ async def set_status(
 
 @app.command()
 @in_house
+@of_what_is_there
 async def promote(
     house: House, model: Model, version: Version, reason: Reason = None, as_json: AsJson = False
 ) -> None:
@@ -162,6 +166,7 @@ async def promote(
 
 @app.command()
 @in_house
+@of_what_is_there
 async def rollback(house: House, model: Model, reason: Reason = None, as_json: AsJson = False) -> None:
     """Puts the version that was in production before back into production."""
     found = model_view(await house.models.rollback(model, actor(), reason=reason))
@@ -207,6 +212,7 @@ def _metrics(metrics: dict[str, float]) -> str:
 
 @app.command()
 @in_house
+@of_what_is_there
 async def versions(
     house: House,
     model: Model,
@@ -253,6 +259,7 @@ async def versions(
 
 @app.command()
 @in_house
+@of_what_is_there
 async def compare(house: House, model: Model, a: Version, b: Version, as_json: AsJson = False) -> None:
     """Compares two versions: metrics, hyper-parameters, size, age."""
     registry = await house.models.known()
@@ -281,6 +288,7 @@ async def compare(house: House, model: Model, a: Version, b: Version, as_json: A
 
 @app.command()
 @in_house
+@of_what_is_there
 async def agreement(house: House, model: Model, version: Version, as_json: AsJson = False) -> None:
     """How a shadow version agrees with what was answered."""
     found = await house.models.agreement(model, version)
@@ -293,6 +301,7 @@ async def agreement(house: House, model: Model, version: Version, as_json: AsJso
 
 @app.command()
 @in_house
+@of_what_is_there
 async def prune(
     house: House,
     keep: Annotated[int, typer.Option(help="Retired and failed versions to keep of each model.")] = 5,
@@ -313,6 +322,7 @@ async def prune(
 
 @app.command()
 @in_house
+@of_what_is_there
 async def mirror(
     house: House,
     model: Model,

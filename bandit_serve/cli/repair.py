@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from msgspec import Struct
 
-from bandit_serve.cli.command import AsJson, Reason, at_store
+from bandit_serve.cli.command import AsJson, Reason, at_store, of_what_is_there
 from bandit_serve.cli.house import actor
 from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.errors import UsageError
@@ -37,6 +37,7 @@ class Repaired(Struct, frozen=True):
 
 
 @at_store
+@of_what_is_there
 async def repair(
     store: Store,
     experiment: Annotated[
@@ -75,28 +76,30 @@ async def repair(
         raise UsageError("Choose one of --try-again, --leave-out, --from-snapshot and --stop.")
     if experiment == COMMON and chosen and chosen != ["leave_out"]:
         raise UsageError("Of the common log only entries can be left out: --leave-out.")
+    registry = await _registry(store)
+    owner = registry.owner(experiment)
     if not chosen:
-        diagnosis = await diagnose(store, await _registry(store), experiment)
+        diagnosis = await diagnose(store, registry, owner)
         if as_json:
             print_json(diagnosis)
         else:
             _explain(diagnosis)
         return
-    mender = Repair(store, await _registry(store), actor(), reason)
+    mender = Repair(store, registry, actor(), reason)
     if leave_out:
-        cost = await mender.leave_out(experiment)
+        cost = await mender.leave_out(owner)
     elif from_snapshot is not None:
         offset = None if from_snapshot == "newest" else from_snapshot
-        cost = await mender.from_snapshot(experiment, offset)
+        cost = await mender.from_snapshot(owner, offset)
     else:
-        cost = await (mender.stop if stop else mender.try_again)(experiment)
+        cost = await (mender.stop if stop else mender.try_again)(owner)
     workers = await living(store)
     # Each has heard of it when it was said; only of an experiment it may still be that a worker can not fold it.
     taken_up = len(workers)
     if workers and experiment != COMMON and not stop:
-        answers = await take(store, experiment, workers)
+        answers = await take(store, owner, workers)
         taken_up = sum(digest != "set aside" for digest in answers.digests.values())
-    diagnosis = await diagnose(store, await _registry(store), experiment)
+    diagnosis = await diagnose(store, await _registry(store), owner)
     repaired = Repaired(experiment, chosen[0], cost, taken_up, len(workers), diagnosis)
     if as_json:
         print_json(repaired)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from msgspec import Struct
 
-from bandit_serve.cli.command import AsJson, at_store
+from bandit_serve.cli.command import AsJson, at_store, of_what_is_there
 from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.errors import NotFound
 from bandit_serve.log.replay import Replayed, replay
@@ -26,6 +26,7 @@ class ReplayReport(Struct, frozen=True):
 
 
 @at_store
+@of_what_is_there
 async def replay_all(
     store: Store,
     experiments: Annotated[
@@ -41,9 +42,10 @@ async def replay_all(
     replica = Replica()
     await Tail(store, replica).load_registry()
     replayed = []
-    for name in experiments or sorted(replica.registry.experiments):
+    registry = replica.registry
+    for owner in map(registry.owner, experiments) if experiments else sorted(registry.experiments):
         try:
-            replayed.append(await replay(store, name, replica.registry.repairs))
+            replayed.append(await replay(store, owner, registry.repairs))
         except NotFound:
             if experiments:
                 raise

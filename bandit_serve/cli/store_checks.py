@@ -47,9 +47,9 @@ async def check_snapshots(store: Store, replica: Replica) -> list[Check]:
         (RESULTS_FOLD, "snapshot of the results", lambda kept: ResultsFold.from_state(kept.state)),
     )
     checks = []
-    for name in sorted(replica.experiments):
+    for name, live in sorted(replica.experiments.items()):
         for fold, what, read in readers:
-            snapshot = await store.read_snapshot(name, fold)
+            snapshot = await store.read_snapshot(live.owner, fold)
             if snapshot is None:
                 continue
             try:

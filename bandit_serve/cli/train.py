@@ -227,7 +227,7 @@ async def _read_logged(settings: Settings, url: str, experiment: str) -> DataSet
         await house.tail.hear_all_news()
         live = house.replica.experiment(experiment)
         repairs = house.replica.registry.repairs
-        return await read_logged(house.store, live.experiment, live.n_features, repairs)
+        return await read_logged(house.store, live.experiment, live.n_features, repairs, live.owner)
 
 
 def _say_what_was_read(data: DataSet) -> None:

@@ -33,6 +33,7 @@ from bandit_serve.models.top_k_cache import TopKCache
 from bandit_serve.names import check_all_outside
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
+from bandit_serve.store.owner import name_of
 from bandit_serve.times import Clock, now_ms
 from bandit_serve.token import Keyring
 from bandit_serve.turn import Turn
@@ -60,8 +61,9 @@ class Decisions:
         self._shadows = shadows
         self._keep_pairs = keep_pairs
         self.deciders: dict[str, Decider] = {}
-        # By experiment: of those that are or were set aside too, whose decisions are numbered on.
+        # By the owner of the log: of those that are or were set aside too, whose decisions are numbered on.
         self.exposures: dict[str, ExposureBuffer] = {}
+        self._lost_before = 0
         self._aside: dict[str, ControlOnly] = {}
         self._replica = replica
         self._models = models
@@ -74,6 +76,17 @@ class Decisions:
             self._set_aside(name)
         replica.on_change(self._changed)
         replica.on_set_aside(self._set_aside)
+        replica.on_deleted(self._forget)
+
+    @property
+    def exposures_lost(self) -> int:
+        return self._lost_before + sum(buffer.lost for buffer in self.exposures.values())
+
+    def _forget(self, experiment: str, uid: int | None) -> None:
+        self.deciders.pop(experiment, None)
+        self._aside.pop(experiment, None)
+        for owner in [owner for owner in self.exposures if name_of(owner) == experiment]:
+            self._lost_before += self.exposures.pop(owner).lost
 
     def _changed(self, owner: str) -> None:
         if owner != COMMON:
@@ -83,8 +96,8 @@ class Decisions:
         name = live.experiment.id
         decider = self.deciders.get(name)
         if decider is None:
-            decider = Decider(live, self._incarnation, self._now_ms, self.exposures.get(name))
-            self.deciders[name], self.exposures[name] = decider, decider.exposures
+            decider = Decider(live, self._incarnation, self._now_ms, self.exposures.get(live.owner))
+            self.deciders[name], self.exposures[live.owner] = decider, decider.exposures
             self._aside.pop(name, None)
         elif decider.live is not live or decider.revision != live.record.revision:
             decider.renew(live)

@@ -18,7 +18,7 @@ FLUSH_S = 0.1
 
 
 class Flusher:
-    """Flushes the `exposures` of each experiment, by its name."""
+    """Flushes the `exposures` of each experiment, by the owner of its log."""
 
     def __init__(self, store: Store, exposures: Mapping[str, ExposureBuffer], incarnation: int) -> None:
         self._store = store

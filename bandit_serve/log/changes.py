@@ -12,7 +12,15 @@ from bandit_serve.events import Changed
 from bandit_serve.live import LiveExperiment
 from bandit_serve.log.heard import heard_everywhere
 from bandit_serve.log.tail import Tail
-from bandit_serve.models.registry import ANNOUNCED, MODEL, ExperimentAnnounced, ModelChanged, Registry
+from bandit_serve.models.registry import (
+    ANNOUNCED,
+    MODEL,
+    REPAIRED,
+    ExperimentAnnounced,
+    ModelChanged,
+    Registry,
+)
+from bandit_serve.repairs import deletion
 from bandit_serve.replica import Replica, set_aside
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import Offset
@@ -37,31 +45,34 @@ class Changes:
         name = event.record.experiment.id
         if name in self._replica.experiments:
             raise Conflict(f"There is already an experiment {name!r}.")
-        announcement, creation = _encoded(ExperimentAnnounced(name)), _encoded(event)
+        owner = self._replica.registry.owner(name)
+        announcement, creation = _encoded(ExperimentAnnounced(owner)), _encoded(event)
         await self._store.append(COMMON, ANNOUNCED, announcement)
-        offset = await self._store.append_change(name, 0, events.CHANGED, creation)
+        offset = await self._store.append_change(owner, 0, events.CHANGED, creation)
         if offset is None:
             raise Conflict(f"There is already an experiment {name!r}.")
-        await self._settle(name, offset)
+        await self._settle(owner, offset)
         return self._replica.experiment(name)
+
+    async def delete(self, owner: str, who: str, reason: str | None) -> None:
+        """For good. What its log and all else of it takes in the store is freed later, by the lease holder."""
+        event = _encoded(deletion(owner, who, reason))
+        await self._settle(COMMON, await self._store.append(COMMON, REPAIRED, event))
 
     async def experiment(
         self, name: str, decide: Callable[[LiveExperiment], Changed], if_match: int | None = None
     ) -> LiveExperiment:
-        """Appends what `decide` makes of the present state; `if_match` is the revision that the caller knows."""
+        """Appends what `decide` makes of the present state; `if_match` is the ETag that the caller knows."""
         for _ in range(ATTEMPTS):
-            await self._tail.catch_up(name)
+            owner = self._replica.registry.owner(name)
+            await self._tail.catch_up(owner)
             live = self._replica.experiment(name)
-            revision = live.record.revision
-            if if_match is not None and if_match != revision:
-                raise PreconditionFailed(
-                    f"The experiment {name!r} is at revision {revision}, not at what If-Match names; read it again."
-                )
+            require_etag(live, if_match)
             event = _encoded(decide(live).without(live.record))
-            offset = await self._store.append_change(name, revision, events.CHANGED, event)
+            offset = await self._store.append_change(owner, live.record.revision, events.CHANGED, event)
             if offset is not None:
-                await self._settle(name, offset)
-                return live
+                await self._settle(owner, offset)
+                return self._replica.experiment(name)
         raise Conflict(f"The experiment {name!r} is being changed by others; try again.")
 
     async def models(self, decide: Callable[[Registry], ModelChanged | None]) -> ModelChanged | None:
@@ -84,6 +95,15 @@ class Changes:
         """Returns when this process and every worker that lives have applied what was appended."""
         await self._tail.reach(owner, offset)
         await heard_everywhere(self._store, owner, offset)
+
+
+def require_etag(live: LiveExperiment, if_match: int | None) -> None:
+    """`PreconditionFailed` unless `if_match` is the experiment's ETag, or None."""
+    if if_match is not None and if_match != live.etag:
+        raise PreconditionFailed(
+            f"The experiment {live.experiment.id!r} is at revision {live.record.revision}, not at what If-Match "
+            "names; read it again."
+        )
 
 
 def _encoded(event: Struct) -> bytes:

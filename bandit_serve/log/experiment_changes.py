@@ -1,8 +1,11 @@
-"""What may be done to experiments, whoever asks: made, started, paused, stopped, given another policy or other arms."""
+"""What may be done to experiments, whoever asks: made, started, paused, stopped, deleted, given another policy or other
+arms, and as drafts changed whole.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable
 
@@ -24,20 +27,22 @@ from bandit_serve.experiment import (
     validated,
 )
 from bandit_serve.live import LiveExperiment
-from bandit_serve.log.changes import Changes
+from bandit_serve.log.changes import Changes, require_etag
 from bandit_serve.log.keeper import promote_winner
 from bandit_serve.log.tail import Tail
+from bandit_serve.mistakes import expected_one_of
 from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.registry import SERVABLE, Registry
 from bandit_serve.policies.serving import from_experiment
 from bandit_serve.replica import Replica
+from bandit_serve.store.owner import name_of
 from bandit_serve.store.store import Store
 
 
 class ExperimentChanges:
     """Each returns the experiment as it is from then on.
 
-    `who` and `reason` are for the history, `if_match` is the revision that the caller knows. `NotFound`,
+    `who` and `reason` are for the history, `if_match` is the ETag that the caller knows. `NotFound`,
     `Conflict` where the present state does not allow it, `PreconditionFailed`, `InvalidInput`.
     """
 
@@ -71,6 +76,79 @@ class ExperimentChanges:
             updated_ms=now_ms,
         )
         return await self._changes.create(Changed(record, Change("create", who)))
+
+    async def put(
+        self, name: str, experiment: Experiment, who: str, *, if_match: int | None = None
+    ) -> LiveExperiment:
+        """A draft as another one, of the same name; what was done to its arms is gone with them."""
+        if experiment.id != name:
+            detail = f"expected {name!r}, as in the path: a name stays"
+            raise InvalidInput(f"id: {detail}.", [FieldError("id", detail)])
+        experiment = await asyncio.to_thread(servable, experiment)
+        require_payloads(experiment)
+        await self.known(name)
+        require_versions(experiment, self._replica.registry)
+        now_ms = await self._store.time_ms()
+
+        def decide(live: LiveExperiment) -> Changed:
+            record = live.record
+            if record.status != "draft":
+                raise Conflict(
+                    f"The experiment {name!r} is {record.status}; only a draft can be changed whole."
+                )
+            changed = msgspec.structs.replace(
+                record,
+                experiment=experiment,
+                revision=record.revision + 1,
+                updated_ms=now_ms,
+                standings=(),
+            )
+            return Changed(changed, Change("put", who))
+
+        return await self._changes.experiment(name, decide, if_match)
+
+    async def delete(
+        self, name: str, who: str, *, reason: str | None = None, if_match: int | None = None
+    ) -> None:
+        """A draft, or one that is stopped or was given up: for good. Another may have the name from then on.
+
+        A draft is stopped first, so that nobody starts it meanwhile; one that is stopped does not change any more.
+        """
+        await self._tail.hear_news(name)
+        # This one, and none that may have the name by the time that it is gone.
+        owner = self._replica.registry.owner(name)
+        aside = self._replica.aside.get(name)
+        if aside is None or not aside.given_up:
+            live = self._replica.experiment(name)
+            require_etag(live, if_match)
+            if live.record.status != "stopped":
+                live = await self._end_draft(owner, who, reason, if_match)
+            # What it has won is not lost with it.
+            with contextlib.suppress(NotFound, Conflict):
+                await promote_winner(self._changes, live.record)
+        await self._changes.delete(owner, who, reason)
+
+    async def _end_draft(
+        self, owner: str, who: str, reason: str | None, if_match: int | None
+    ) -> LiveExperiment:
+        name, now_ms = name_of(owner), await self._store.time_ms()
+
+        def decide(live: LiveExperiment) -> Changed:
+            record = live.record
+            if live.owner != owner:
+                raise NotFound(f"The experiment {name!r} has been deleted meanwhile, and made again.")
+            if record.status not in ("draft", "stopped"):
+                raise Conflict(f"The experiment {name!r} is {record.status}; stop it before it is deleted.")
+            ended = msgspec.structs.replace(
+                record,
+                status="stopped",
+                revision=record.revision + 1,
+                updated_ms=now_ms,
+                stopped_ms=record.stopped_ms or now_ms,
+            )
+            return Changed(ended, Change("delete", who, reason))
+
+        return await self._changes.experiment(name, decide, if_match)
 
     async def start(
         self, name: str, who: str, *, reason: str | None = None, if_match: int | None = None
@@ -307,7 +385,8 @@ def require_winner(record: Record, winner: str, registry: Registry) -> None:
     experiment = record.experiment
     status = record.arm_statuses.get(winner, "removed")
     if status == "removed":
-        detail = f"expected the name of an arm, not {winner!r}"
+        there = [arm for arm, status in record.arm_statuses.items() if status != "removed"]
+        detail = f"{expected_one_of(winner, there)}, not {winner!r}"
         if winner in experiment.arm_names:
             detail = f"expected an arm that is still there, and {winner!r} was removed"
         raise InvalidInput(f"winner: {detail}.", [FieldError("winner", detail)])

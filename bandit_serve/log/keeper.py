@@ -22,6 +22,7 @@ from bandit_serve.models.registry import ModelChanged, Registry
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import Offset
+from bandit_serve.store.owner import name_of
 from bandit_serve.store.store import Snapshot, Store
 from bandit_serve.token import Keyring, new_key
 from bandit_serve.troubles import Troubles
@@ -134,7 +135,7 @@ class Keeper:
             with self._replica.island(name):
                 due_ms = live.next_close_ms()
                 if due_ms is not None and due_ms <= now_ms:
-                    await self._store.append(name, events.TICK, b"")
+                    await self._store.append(live.owner, events.TICK, b"")
 
     async def keep(self) -> None:
         """Snapshots of everything, trimmed logs, and token keys that are neither old nor useless.
@@ -144,6 +145,7 @@ class Keeper:
         await self._attempt("the token keys", self._rotate_keys)
         if COMMON not in self._replica.aside:
             await self._attempt("the registry", self._keep_registry)
+        await self._attempt("what was deleted", self._free_deleted)
         for name in await self._in_order():
             await self._attempt(name, partial(self._keep_experiment, name))
 
@@ -152,7 +154,8 @@ class Keeper:
         names = list(self._replica.experiments)
         if not self._relieving:
             return names
-        sizes = {name: (await self._store.log_size(name))[1] for name in names}
+        owner = self._replica.registry.owner
+        sizes = {name: (await self._store.log_size(owner(name)))[1] for name in names}
         return sorted(names, key=lambda name: -sizes[name])
 
     async def _attempt(self, whose: str, chore: Callable[[], Awaitable[None]]) -> None:
@@ -180,6 +183,15 @@ class Keeper:
         finally:
             await self._trim(COMMON, REGISTRY_FOLD)
 
+    async def _free_deleted(self) -> None:
+        """Frees what experiments that were deleted have in the store, once everybody has heard that they are; and again
+        where somebody who had not has written since.
+        """
+        before_ms = await self._store.time_ms() - UNTRIMMED_MS
+        gone = [owner for owner, at_ms in self._replica.registry.repairs.deleted() if at_ms < before_ms]
+        for owner in await self._store.find_present(gone):
+            await self._store.free(owner, (POLICY_FOLD, RESULTS_FOLD))
+
     async def _keep_experiment(self, name: str) -> None:
         """Trims also where a snapshot can not be written: a full store is freed by it, behind an earlier one."""
         if name not in self._replica.experiments:
@@ -189,11 +201,11 @@ class Keeper:
             offset, pack = live.offset, live.capture()
             await self._keep_results(live)
             state = await asyncio.to_thread(_readable_state, offset, pack)
-            await self._keep_fold(name, POLICY_FOLD, Snapshot(offset, state))
+            await self._keep_fold(live.owner, POLICY_FOLD, Snapshot(offset, state))
             self._overdue.done("snapshot_overdue", name)
         finally:
-            await self._trim(name, POLICY_FOLD, RESULTS_FOLD)
-            await self._store.sweep(name)
+            await self._trim(live.owner, POLICY_FOLD, RESULTS_FOLD)
+            await self._store.sweep(live.owner)
 
     async def _keep_results(self, live: LiveExperiment) -> None:
         """Where results can not be made the policy is kept all the same, and the log is not trimmed past them."""
@@ -241,7 +253,7 @@ class Keeper:
                 return
             await self._store.drop_snapshots(owner, fold, old[:-1])
             log.info("trimmed %d entries of the log of %s, through %s", gone, owner, old[-1])
-        self._overdue.done("trim_overdue", owner)
+        self._overdue.done("trim_overdue", name_of(owner))
 
     async def _rotate_keys(self) -> None:
         now_ms = await self._store.time_ms()

@@ -76,19 +76,18 @@ class LocalKeeper:
             await self._keep_token_keys()
         await self._keep_registry()
         for name, live in list(self._replica.experiments.items()):
-            revision, offset = self._written.get(name, (-1, None))
+            revision, offset = self._written.get(live.owner, (-1, None))
             if revision != live.record.revision or (all_due and offset != live.offset):
                 try:
-                    await self._keep_experiment(name, await self._replica.at_rest(name))
+                    await self._keep_experiment(await self._replica.at_rest(name))
                 except OSError:
                     raise
                 except Exception:
                     # Said once a revision; of its snapshot in the store, health says that it is overdue.
-                    self._written[name] = live.record.revision, live.offset
+                    self._written[live.owner] = live.record.revision, live.offset
                     log.exception("no file can be written of %s", name)
         if all_due:
-            kept = [*self._replica.experiments, *self._replica.aside]
-            await asyncio.to_thread(self._files.sweep, kept)
+            await asyncio.to_thread(self._files.sweep, list(self._replica.registry.experiments))
             # Not before: what a store that was away or a full disk cut short is due again in the next round.
             self._next_s = now_s + self._snapshot_every_s
 
@@ -105,7 +104,7 @@ class LocalKeeper:
             await asyncio.to_thread(self._files.write, self._identity, COMMON, at[1], registry.state())
             self._written[COMMON] = at
 
-    async def _keep_experiment(self, name: str, live: LiveExperiment) -> None:
-        at, pack = (live.record.revision, live.offset), live.capture()
-        await asyncio.to_thread(lambda: self._files.write(self._identity, name, at[1], pack()))
-        self._written[name] = at
+    async def _keep_experiment(self, live: LiveExperiment) -> None:
+        owner, at, pack = live.owner, (live.record.revision, live.offset), live.capture()
+        await asyncio.to_thread(lambda: self._files.write(self._identity, owner, at[1], pack()))
+        self._written[owner] = at

@@ -19,6 +19,7 @@ from bandit_serve.repairs import Omission, Repaired, Repairs, Way
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import START, Offset
+from bandit_serve.store.owner import name_of
 from bandit_serve.store.store import Entry, Store
 from bandit_serve.times import rfc3339
 
@@ -75,19 +76,19 @@ class _Found(NamedTuple):
     lost: str | None
 
 
-async def diagnose(store: Store, registry: Registry, name: str) -> Diagnosis:
+async def diagnose(store: Store, registry: Registry, owner: str) -> Diagnosis:
     """`NotFound` where there is no such experiment."""
-    omissions = registry.repairs.omissions.get(name, [])
+    name, omissions = name_of(owner), registry.repairs.omissions.get(owner, [])
     if name == COMMON:
         faults = await _common_faults(store, registry)
         return Diagnosis(name, "set_aside" if faults else "well", faults, None, [], omissions)
-    if name not in registry.experiments:
+    if owner not in registry.experiments:
         raise NotFound(f"There is no experiment {name[:128]!r}.")
-    found = await _try(store, registry.repairs, name)
+    found = await _try(store, registry.repairs, owner)
     condition: Condition = "set_aside" if found.faults or found.lost else "well"
-    if name in registry.repairs.given_up:
+    if owner in registry.repairs.given_up:
         condition = "given_up"
-    snapshots = await _usable_snapshots(store, name)
+    snapshots = await _usable_snapshots(store, owner)
     return Diagnosis(name, condition, found.faults, found.lost, snapshots, omissions)
 
 
@@ -193,7 +194,8 @@ async def _usable_snapshots(store: Store, name: str) -> list[KeptSnapshot]:
 class Repair:
     """The ways out. Each is an event in the common log, which every worker and every fold heeds from then on.
 
-    `who` and `reason` are for the history. Each returns what is left out by it, once every worker that lives knows.
+    A `name` here is the owner of a log. `who` and `reason` are for the history. Each returns what is left out by it,
+    once every worker that lives knows.
     """
 
     def __init__(self, store: Store, registry: Registry, who: str, reason: str | None) -> None:

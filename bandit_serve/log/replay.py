@@ -14,6 +14,7 @@ from bandit_serve.log.beginnings import POLICY_FOLD
 from bandit_serve.log.census import Answers, WorkerCard, living, take
 from bandit_serve.repairs import Repairs
 from bandit_serve.store.offset import START, Offset
+from bandit_serve.store.owner import name_of
 from bandit_serve.store.store import Entry, Snapshot, Store
 
 READ_COUNT = 500
@@ -84,23 +85,24 @@ class _Fold:
                 self.compared[entry.offset] = "equal" if self.live.state() == state else "different"
 
 
-async def replay(store: Store, name: str, repairs: Repairs) -> Replayed:
+async def replay(store: Store, owner: str, repairs: Repairs) -> Replayed:
     """Folds the log anew up to now and compares with every worker that lives and every snapshot that is kept.
 
     What was left out by a repair is left out, and snapshots that still have it are passed over.
 
     Where no worker lives, snapshots are all there is. `NotFound` where the experiment has no log.
     """
-    end = max([await store.last_offset(name), *await store.snapshot_offsets(name, POLICY_FOLD)])
+    end = max([await store.last_offset(owner), *await store.snapshot_offsets(owner, POLICY_FOLD)])
+    name = name_of(owner)
     if end == START:
         raise NotFound(f"There is no experiment {name[:128]!r}.")
     workers = await living(store)
     answers = None
     if workers:
-        answers = await take(store, name, workers)
+        answers = await take(store, owner, workers)
         end = answers.offset
     try:
-        start, fold = await _fold_to(store, name, repairs, end)
+        start, fold = await _fold_to(store, owner, repairs, end)
     except NotReplayable as error:
         return Replayed(name, None, 0, str(end), None, False, str(error), [], [])
     assert fold.live is not None

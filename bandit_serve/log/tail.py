@@ -18,6 +18,7 @@ from bandit_serve.models.registry import Registry
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import START, Offset
+from bandit_serve.store.owner import name_of
 from bandit_serve.store.store import Entry, Store
 from bandit_serve.turn import Turn
 
@@ -60,8 +61,8 @@ class Tail:
         """Restores the newest snapshots and applies what came after them, up to now."""
         self.identity = await self._store.identity()
         await self.load_registry()
-        for name in list(self._replica.registry.experiments):
-            await self._take_up(name)
+        for owner in list(self._replica.registry.experiments):
+            await self._take_up(owner)
         self._replica.repaired.clear()
         self.available = True
 
@@ -73,60 +74,61 @@ class Tail:
         self.identity = found.identity
         registry = Registry.from_state(*found.states[COMMON])
         self._replica.restore_registry(registry)
-        for name in registry.experiments:
-            if name not in found.states:
-                if name in registry.repairs.given_up:
-                    self._replica.give_up(name, None)
+        for owner in registry.experiments:
+            if owner not in found.states:
+                if owner in registry.repairs.given_up:
+                    self._replica.give_up(owner, None)
             else:
                 try:
-                    live = LiveExperiment.from_state(*found.states[name])
+                    live = LiveExperiment.from_state(*found.states[owner])
                 except Exception:
-                    log.exception("the snapshot file of %s can not be read and is passed over", name)
+                    log.exception("the snapshot file of %s can not be read and is passed over", owner)
                     continue
-                if name in registry.repairs.given_up:
-                    self._replica.give_up(name, live.record)
-                elif live.omitted == registry.repairs.omitted_before(name, live.offset):
-                    with self._replica.island(name):
+                if owner in registry.repairs.given_up:
+                    self._replica.give_up(owner, live.record)
+                elif live.omitted == registry.repairs.omitted_before(owner, live.offset):
+                    with self._replica.island(name_of(owner)):
                         self._replica.restore(live)
 
     async def load_registry(self) -> None:
         await self._restore_registry()
         await self._read_to_end(COMMON)
 
-    async def _take_up(self, name: str) -> None:
+    async def _take_up(self, owner: str) -> None:
         """An experiment as its snapshots and its log say that it is, or set aside with what is known of it."""
-        replica = self._replica
-        if name in replica.registry.repairs.given_up:
-            replica.give_up(name, await self._newest_record(name))
-            replica.positions[name] = await self._store.last_offset(name)
+        replica, name = self._replica, name_of(owner)
+        if owner in replica.registry.repairs.given_up:
+            replica.give_up(owner, await self._newest_record(owner))
+            replica.positions[owner] = await self._store.last_offset(owner)
             return
         with replica.island(name):
-            await self._restore(name)
-            await self._read_to_end(name)
+            await self._restore(owner)
+            await self._read_to_end(owner)
         if name in replica.aside and replica.aside[name].record is None:
-            replica.recognise(name, await self._newest_record(name))
+            replica.recognise(name, await self._newest_record(owner))
 
-    async def _newest_record(self, name: str) -> Record | None:
+    async def _newest_record(self, owner: str) -> Record | None:
         try:
-            return await newest_record(self._store, name)
+            return await newest_record(self._store, owner)
         except StoreUnavailable:
             raise
         except Exception:
-            log.exception("nothing of %s can be read", name)
+            log.exception("nothing of %s can be read", owner)
             return None
 
     async def _recognise_new(self) -> None:
         """Looks once for what is known of those that were set aside before they were anything."""
         for name, aside in list(self._replica.aside.items()):
             if aside.record is None and name != COMMON and name not in self._asked_for:
-                self._replica.recognise(name, await self._newest_record(name))
+                owner = self._replica.registry.owner(name)
+                self._replica.recognise(name, await self._newest_record(owner))
                 self._asked_for.add(name)
 
     async def _take_up_repaired(self) -> None:
         """Loads those anew of which the common log says that they were repaired."""
-        for name in list(self._replica.repaired):
-            await self._take_up(name)
-            self._replica.repaired.discard(name)
+        for owner in list(self._replica.repaired):
+            await self._take_up(owner)
+            self._replica.repaired.discard(owner)
 
     async def run(self) -> None:
         """Follows the logs until cancelled; while the store is away it keeps trying.
@@ -249,15 +251,19 @@ class Tail:
         """Returns when everything that was in a log when this was called has been applied."""
         await self.reach(owner, await self._store.last_offset(owner))
 
-    async def hear_news(self, owner: str) -> None:
-        """`catch_up` on the common log and then on `owner`, before a caller is told that something is unknown.
+    async def hear_news(self, name: str) -> None:
+        """`catch_up` on the common log and on that of an experiment, before a caller is told that it is unknown.
 
         Few at a time, so that a flood of unknown names does not keep the store from what matters; and none once the
         store is known to be away, or the last of the flood would wait for as many time-outs as it is long.
         """
         if self._answers:
             async with self._hearing:
-                await self._hear(lambda: [owner] if owner in self._replica.positions else [])
+                await self._hear(lambda: self._owners_of(name))
+
+    def _owners_of(self, name: str) -> list[str]:
+        owner = self._replica.registry.owner(name)
+        return [owner] if owner in self._replica.positions else []
 
     async def hear_all_news(self) -> None:
         """`hear_news` of every experiment, before a caller is given a list of them."""
@@ -269,11 +275,19 @@ class Tail:
         """`hear_news` of the experiments that this worker has not heard of yet."""
         if self._answers:
             async with self._hearing:
-                await self._hear(
-                    lambda: [
-                        n for n in self._replica.registry.experiments if n not in self._replica.experiments
-                    ]
-                )
+                await self._hear(lambda: self._new)
+
+    @property
+    def _new(self) -> list[str]:
+        """The owners of logs that were announced and are not folded here."""
+        replica = self._replica
+        return [owner for owner in replica.registry.experiments if name_of(owner) not in replica.experiments]
+
+    async def catch_up_on_new(self) -> None:
+        """`catch_up` on the common log, and then on those that it announces and this worker has not heard of yet."""
+        await self.catch_up(COMMON)
+        for owner in self._new:
+            await self.catch_up(owner)
 
     async def _hear(self, owners: Callable[[], list[str]]) -> None:
         if not self._answers:
@@ -287,7 +301,9 @@ class Tail:
         return self.available and self._store.outages.readable
 
     def _has(self, owner: str, offset: Offset) -> bool:
-        return self._replica.positions.get(owner, START) >= offset
+        """One that was deleted has nothing more to say."""
+        replica = self._replica
+        return replica.positions.get(owner, START) >= offset or replica.registry.repairs.is_deleted(owner)
 
     def _wake(self) -> None:
         for item in list(self._waiting):
@@ -303,10 +319,10 @@ class Tail:
         if snapshot is not None:
             self._replica.restore_registry(Registry.from_state(snapshot.offset, snapshot.state))
 
-    async def _restore(self, name: str) -> None:
-        live = await newest_state(self._store, name, self._replica.registry.repairs)
+    async def _restore(self, owner: str) -> None:
+        live = await newest_state(self._store, owner, self._replica.registry.repairs)
         if live is None:
-            self._replica.begin_anew(name)
+            self._replica.begin_anew(owner)
         else:
             self._replica.restore(live)
 
@@ -325,7 +341,9 @@ class Tail:
         To be asked after a read and before its entries are applied: the trim may have come in between.
         """
         trimmed = await self._store.trimmed(owner)
-        if trimmed <= self._replica.positions[owner] or owner in self._replica.aside:
+        if owner not in self._replica.positions:  # it was deleted meanwhile
+            return True
+        if trimmed <= self._replica.positions[owner] or name_of(owner) in self._replica.aside:
             return False
         log.warning("%s was trimmed past this worker's position; starting over from its snapshot", owner)
         if owner == COMMON:
@@ -335,6 +353,6 @@ class Tail:
                     f"The log of {owner} is trimmed through {trimmed}, and no snapshot reaches that."
                 )
         else:
-            with self._replica.island(owner):
+            with self._replica.island(name_of(owner)):
                 await self._restore(owner)
         return True

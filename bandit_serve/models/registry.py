@@ -5,7 +5,7 @@ A command (`register`, `move`, `rollback`, `patch`) checks the present state and
 
     e  ExperimentAnnounced   an experiment's log exists from now on
     m  ModelChanged          versions as they are from now on, and which one is in production
-    f  Repaired              an experiment that was set aside is to be folded anew, or is given up
+    f  Repaired              an experiment that was set aside is to be folded anew, or is given up; or one is deleted
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bandit_serve.documents import document_fault
 from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotFound
 from bandit_serve.repairs import Repaired, Repairs
 from bandit_serve.store.offset import START, Offset
+from bandit_serve.store.owner import successor
 
 VersionStatus = Literal["training", "staged", "shadow", "production", "retired", "failed"]
 
@@ -63,6 +64,8 @@ class ModelHistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ExperimentAnnounced(Struct, frozen=True, forbid_unknown_fields=True):
+    """`experiment` is the owner of the log."""
+
     experiment: str
 
 
@@ -100,6 +103,8 @@ class RegistryState(Struct, forbid_unknown_fields=True):
 
 
 class Registry:
+    """`experiments` are the owners of logs that were announced and not deleted."""
+
     def __init__(self) -> None:
         self.offset: Offset = START
         self.revision = 0
@@ -111,12 +116,22 @@ class Registry:
     def apply(self, offset: Offset, event: RegistryEvent) -> None:
         match event:
             case ExperimentAnnounced():
-                self.experiments[event.experiment] = None
+                if not self.repairs.is_deleted(event.experiment):
+                    self.experiments[event.experiment] = None
             case ModelChanged():
                 self._changed(offset, event)
             case Repaired():
                 self.repairs.apply(offset, event)
+                if self.repairs.is_deleted(event.experiment):
+                    self.experiments.pop(event.experiment, None)
         self.offset = offset
+
+    def owner(self, name: str) -> str:
+        """Who owns the log of the experiment of this name: of the next one, where all that there were are deleted."""
+        owner = name
+        while self.repairs.is_deleted(owner):
+            owner = successor(owner)
+        return owner
 
     def _changed(self, offset: Offset, event: ModelChanged) -> None:
         self.revision += 1
@@ -306,8 +321,10 @@ class Registry:
         fields = msgspec.msgpack.decode(state, type=RegistryState)
         registry = cls()
         registry.offset, registry.revision, registry.models = offset, fields.revision, fields.models
-        registry.experiments = dict.fromkeys(fields.experiments)
         registry.repairs = fields.repairs
+        # Builds that know of no deletion keep them.
+        living = (owner for owner in fields.experiments if not registry.repairs.is_deleted(owner))
+        registry.experiments = dict.fromkeys(living)
         registry._done = dict.fromkeys(fields.done)
         return registry
 

@@ -8,6 +8,7 @@ from typing import Any
 from bandit_serve.errors import FieldError, InvalidInput
 from bandit_serve.experiment import MAX_FEATURES, ByArm, Experiment, Metric
 from bandit_serve.experiment import Policy as PolicySettings
+from bandit_serve.mistakes import expected_one_of
 from bandit_serve.policies import POLICIES, ContextualPolicy, FixedSplit, Policy, Thompson
 from bandit_serve.policies.features import Features, n_features_of
 from bandit_serve.policies.thompson import LIKELIHOODS
@@ -65,9 +66,16 @@ def from_experiment(experiment: Experiment) -> Policy | ContextualPolicy:
         raise _wrong(
             "policy.kind", f'{kind.kind} jumps between arms and can not keep a "unit": "user" on one'
         )
-    for name in OWN:
-        if getattr(settings, name) is not None and name not in kind.parameters:
-            raise _wrong(f"policy.{name}", f"{kind.kind} has no parameter {name}")
+    foreign = [
+        FieldError(
+            f"policy.{name}",
+            f"{kind.kind} has no parameter {name}: {expected_one_of(name, sorted(kind.parameters))}",
+        )
+        for name in OWN
+        if getattr(settings, name) is not None and name not in kind.parameters
+    ]
+    if foreign:
+        raise InvalidInput(f"{foreign[0].at}: {foreign[0].detail}.", foreign)
     if settings.pseudo_history is not None and issubclass(kind, ContextualPolicy):
         raise _wrong("policy.pseudo_history", f"{kind.kind} learns from context, which no such history has")
     names = experiment.arm_names
@@ -164,7 +172,9 @@ def policy_from_state(state: Mapping[str, Any]) -> Policy | ContextualPolicy:
 
 def _kind(settings: PolicySettings) -> type[Policy] | type[ContextualPolicy]:
     if settings.kind not in POLICIES:
-        raise _wrong("policy.kind", f"expected one of {', '.join(POLICIES)}, not {settings.kind!r}")
+        raise _wrong(
+            "policy.kind", f"{expected_one_of(settings.kind, list(POLICIES))}, not {settings.kind!r}"
+        )
     return POLICIES[settings.kind]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from bandit_serve._analysis import Accumulators, OpenDecisions, RewardedDecisions, ShareHistory, Units
 from bandit_serve.errors import InvalidInput
-from bandit_serve.events import Changed, Event, Exposed, Rewarded, Shape
+from bandit_serve.events import Changed, Event, Exposed, Rewarded, Shape, is_another_draft
 from bandit_serve.experiment import Experiment, Record
 from bandit_serve.results import columns, snapshot
 from bandit_serve.results.early import EarlyRewards
@@ -140,7 +140,15 @@ class ResultsFold:
         return copy
 
     def _change(self, event: Changed) -> None:
-        event = event.whole(self.record)
+        former = self.record
+        if event.record.status == "draft" and event.record.revision < former.revision:
+            # What it was before it was another draft does not matter: nothing was decided.
+            return
+        event = event.whole(former)
+        if is_another_draft(former, event):
+            now_ms, omitted = self.now_ms, self.omitted
+            vars(self).update(vars(ResultsFold(event.record)), now_ms=now_ms, omitted=omitted)
+            return
         self._shape.check(event)
         record = event.record
         n_arms = len(record.experiment.arms)

@@ -16,10 +16,10 @@ Token = Annotated[str, Meta(max_length=MAX_TOKEN_CHARS)]
 
 
 class Reward(Struct, frozen=True, forbid_unknown_fields=True):
-    """`metric` is the objective unless it is given."""
+    """`metric` is the objective unless it is given; true and false are 1 and 0 of a binary one."""
 
     decision_id: Token
-    value: float
+    value: float | bool
     metric: Name | None = None
 
 
@@ -27,7 +27,7 @@ class RewardsRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Either one reward, or `rewards`."""
 
     decision_id: Token | UnsetType = UNSET
-    value: float | UnsetType = UNSET
+    value: float | bool | UnsetType = UNSET
     metric: Name | None = None
     rewards: Annotated[list[Reward], Meta(max_length=MAX_REWARDS)] | UnsetType = UNSET
 

@@ -15,10 +15,10 @@ from bandit_serve.experiment import Experiment, Metric
 from bandit_serve.log.append import RewardAppender
 from bandit_serve.log.keeper import load_keyring
 from bandit_serve.log.tail import Tail
+from bandit_serve.mistakes import expected_one_of
 from bandit_serve.policies.serving import order_of
 from bandit_serve.replica import Replica, set_aside
 from bandit_serve.rewards.messages import Reward, Verdict
-from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 from bandit_serve.token import Keyring
 from bandit_serve.turn import Turn
@@ -33,14 +33,14 @@ _LETTERS: dict[int, Verdict] = {ord("a"): "accepted", ord("d"): "duplicate", ord
 class Desk:
     """Where the rewards of one experiment go: its metrics, which never change, and its appender."""
 
-    def __init__(self, store: Store, experiment: Experiment, n_features: int) -> None:
+    def __init__(self, store: Store, owner: str, experiment: Experiment, n_features: int) -> None:
         self._metrics: dict[str | None, tuple[int, Metric]] = {
             metric.name: (i, metric) for i, metric in enumerate(experiment.metrics)
         }
         self._metrics[None] = self._metrics[experiment.objective.name]
         names = tuple(metric.name for metric in experiment.metrics)
         window_ms, order = experiment.attribution.window_ms, order_of(experiment)
-        self.appender = RewardAppender(store, experiment.id, names, window_ms, n_features, order)
+        self.appender = RewardAppender(store, owner, names, window_ms, n_features, order)
 
     def metric_of(self, reward: Reward) -> int | None:
         """The index of a reward's metric; None where there is none or it does not take the value."""
@@ -62,6 +62,11 @@ class Rewards:
         self._renewing = asyncio.Lock()
         self._next_renewal_s = 0.0
         self._renewal_failed: StoreUnavailable | None = None
+        replica.on_deleted(self._forget)
+
+    def _forget(self, experiment: str, uid: int | None) -> None:
+        if uid is not None:
+            self._desks.pop(uid, None)
 
     async def submit(self, rewards: Sequence[Reward]) -> list[Verdict]:
         """A verdict for each; returns when the accepted ones are in the log.
@@ -152,7 +157,12 @@ class Rewards:
         x = None
         if features and places[0] in features:
             x = np.frombuffer(b"".join(features[i] for i in places), np.float32).reshape(len(places), -1)
-        letters = await self._desks[uid].appender.append(chosen, x)
+        desk = self._desks.get(uid)
+        if desk is None:  # it was deleted meanwhile
+            for i in places:
+                verdicts[i] = "unknown"
+            return
+        letters = await desk.appender.append(chosen, x)
         for i, letter in zip(places, letters, strict=True):
             verdicts[i] = _LETTERS[letter]
 
@@ -163,7 +173,7 @@ class Rewards:
         highest = int(rows["arm"][places].max())
         live = self._replica.by_uid.get(uid)
         if live is not None and highest >= len(live.exposures):
-            await self._tail.catch_up(live.experiment.id)
+            await self._tail.catch_up(live.owner)
             live = self._replica.by_uid.get(uid)  # another, where it was repaired meanwhile
         if live is None and (waits := self._why_it_waits(uid)) is not None:
             raise waits
@@ -190,21 +200,18 @@ class Rewards:
         metrics = {metric.name: metric for metric in live.experiment.metrics}
         metric = metrics.get(reward.metric or live.experiment.objective.name)
         if metric is None:
-            return "metric", f"expected one of {', '.join(metrics)}"
+            return "metric", expected_one_of(reward.metric or "", list(metrics))
         return "value", metric.refuses(reward.value) or "expected a valid value"
 
     async def _open_desk(self, uid: int) -> Desk | None:
         """None for an experiment that does not exist; another worker may have decided before we heard of it."""
         live = self._replica.by_uid.get(uid)
         if live is None:
-            await self._tail.catch_up(COMMON)
-            for name in list(self._replica.registry.experiments):
-                if name not in self._replica.experiments:
-                    await self._tail.catch_up(name)
+            await self._tail.catch_up_on_new()
             live = self._replica.by_uid.get(uid)
             if live is None:
                 return None
-        return self._desks.setdefault(uid, Desk(self._store, live.experiment, live.n_features))
+        return self._desks.setdefault(uid, Desk(self._store, live.owner, live.experiment, live.n_features))
 
     async def drain(self) -> None:
         """Returns when no append is under way."""

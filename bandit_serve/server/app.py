@@ -20,6 +20,7 @@ from bandit_serve.decisions.messages import (
 )
 from bandit_serve.errors import FieldError, InvalidInput, Overloaded, StateFault, TooLarge, Unavailable
 from bandit_serve.experiment import Experiment, Policy
+from bandit_serve.mistakes import MAX_MISTAKES, expected_one_of
 from bandit_serve.models.agreement import AgreementReport
 from bandit_serve.results import Report
 from bandit_serve.rewards.messages import RewardsReport, RewardsRequest
@@ -191,11 +192,24 @@ ROUTES: tuple[Route, ...] = (
         answers=ExperimentView,
     ),
     Route(
+        "PUT",
+        "/v1/experiments/{experiment}",
+        "experiments.put",
+        "Makes a draft another one, of the same name.",
+        Experiment,
+        ExperimentView,
+        refuses=(409, 412, 501),
+    ),
+    Route(
         "DELETE",
         "/v1/experiments/{experiment}",
-        "experiments.not_built",
-        "Removes an experiment.",
-        refuses=(501,),
+        "experiments.delete",
+        "Deletes a draft, or an experiment that is stopped, for good.",
+        ReasonRequest,
+        optional=True,
+        status=204,
+        refuses=(404, 409, 412),
+        max_body=REASON_BYTES,
     ),
     Route(
         "PUT",
@@ -428,6 +442,7 @@ def make_app(service: Service, admission: Admission) -> tuple[web.Application, L
     }
     routes: dict[web.AbstractRoute, Route] = {}
     lane = Lane(service, admission)
+    service.replica.on_deleted(lane.forget)
     app = web.Application(
         middlewares=[_shared(service, admission, routes)], client_max_size=service.settings.max_body
     )
@@ -438,7 +453,9 @@ def make_app(service: Service, admission: Admission) -> tuple[web.Application, L
             max_body = min(route.max_body or service.settings.max_body, service.settings.max_body)
             lane.add(route.path, route.label, endpoint, max_body)
             endpoint = _ordinary(endpoint, service.settings.seconds("body_timeout"))
-        routes[app.router.add_route(route.method, route.path, endpoint)] = route
+        methods = ("GET", "HEAD") if route.method == "GET" else (route.method,)
+        for method in methods:
+            routes[app.router.add_route(method, route.path, endpoint)] = route
     return app, lane
 
 
@@ -512,10 +529,15 @@ async def _answered(route: Route | None, handler: Handler, request: web.Request)
 
 def _check_query(route: Route, request: web.Request) -> None:
     known = [parameter.name for parameter in route.query]
-    for name in request.query:
-        if name not in known:
-            detail = f"expected {', '.join(known)}" if known else "expected no parameters in the query"
-            raise InvalidInput(f"{name[:60]}: {detail}.", [FieldError(name[:60], detail)])
+    unknown = list(dict.fromkeys(name for name in request.query if name not in known))[:MAX_MISTAKES]
+    if unknown:
+        errors = [
+            FieldError(
+                name[:60], expected_one_of(name, known) if known else "expected no parameters in the query"
+            )
+            for name in unknown
+        ]
+        raise InvalidInput(f"{errors[0].at}: {errors[0].detail}.", errors)
 
 
 def _is_crowded(request: web.Request) -> bool:

@@ -69,6 +69,9 @@ class Lane:
                     break
         return found
 
+    def forget(self, experiment: str, uid: int | None) -> None:
+        self._paths = {path: hot for path, hot in self._paths.items() if hot.name != experiment}
+
 
 class LaneProtocol(Connection):
     """A connection with a lane. While an answer of the lane is on its way, too, `start()` sleeps on `_waiter`."""

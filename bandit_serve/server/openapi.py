@@ -17,6 +17,7 @@ from bandit_serve.server.wire import JSON
 Schema = dict[str, Any]
 
 ALWAYS_ANSWERED = frozenset({"operations.live"})
+NO_CONTENT = 204
 OF_ANY_REQUEST = (400, 403)
 OF_A_BODY = (400, 408, 413, 415)
 ETAG = {"description": "The experiment's revision, for `If-Match`.", "schema": {"type": "string"}}
@@ -62,7 +63,8 @@ def statuses(route: Route) -> tuple[int, ...]:
         found.add(404)
     if route.handler not in ALWAYS_ANSWERED:
         found.add(503)
-    return (*((route.status,) if route.answers is not None else ()), *sorted(found))
+    succeeds = route.answers is not None or route.status == NO_CONTENT
+    return (*((route.status,) if succeeds else ()), *sorted(found))
 
 
 def _schemas(routes: Sequence[Route]) -> tuple[dict[Any, Schema], Schema]:
@@ -128,6 +130,8 @@ def _query_parameter(query: Query) -> Schema:
 
 
 def _response(route: Route, status: int, schemas: dict[Any, Schema]) -> Schema:
+    if status == NO_CONTENT:
+        return {"description": route.summary}
     if status != route.status or route.answers is None:
         return {"$ref": f"#/components/responses/{_problem_name(status)}"}
     if route.answers is str:

@@ -12,10 +12,28 @@ from bandit_serve.settings import Settings
 READY, DRAINING = b"r", b"d"
 # To a worker: write the stacks of all threads into the log, whatever they are doing.
 SAY_STACKS = signal.SIGUSR2
+# To either: drain and leave. A terminal that closes sends SIGHUP, which nohup has had ignored.
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SAID_EVERY_S = 30.0
+"""How often it is said that a store is missing."""
+
+
+def heeded() -> list[signal.Signals]:
+    """Those of `ENDING` that whoever started this process has not had ignored."""
+    return [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def store_advice(settings: Settings) -> str:
+    if settings.store is None:
+        return "The data directory's store.log may say why."
+    return "Start it, or name another with --store (BANDIT_SERVE_STORE); bandit-serve doctor says more."
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What the supervisor gives to a worker. The `fd`s are inherited."""
+    """What the supervisor gives to a worker. The `fd`s are inherited.
+
+    `quiet_s`: for how long it need not say that the store is missing, None where another says it for all.
+    """
 
     settings: Settings
     store_url: str
@@ -26,3 +44,4 @@ class Plan(msgspec.Struct, frozen=True):
     beats_fd: int
     n_slots: int
     slot: int
+    quiet_s: float | None = 0.0

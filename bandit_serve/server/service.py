@@ -42,6 +42,7 @@ from bandit_serve.server.tasks import Tasks
 from bandit_serve.settings import Settings
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.offset import Offset
+from bandit_serve.store.owner import name_of
 from bandit_serve.store.store import Store
 from bandit_serve.times import now_ms, rfc3339
 from bandit_serve.token import Keyring
@@ -144,6 +145,7 @@ class Service:
         self._follow_quickly_enough()
         self.replica.on_change(self._changed)
         self.replica.on_set_aside(self._set_aside)
+        self.replica.on_deleted(self._deleted)
         for name in self.replica.aside:
             self._set_aside(name)
         await self._load_models(self.models.live)
@@ -204,8 +206,7 @@ class Service:
     def publish_counters(self) -> None:
         """What other parts count for themselves, for the next scrape."""
         deciders = list(self.decisions.deciders.values()) if self.ready else []
-        exposures = self.decisions.exposures.values() if self.ready else ()
-        self.counters.set("exposures_lost", sum(buffer.lost for buffer in exposures))
+        self.counters.set("exposures_lost", self.decisions.exposures_lost if self.ready else 0)
         self.counters.set("ejections", sum(decider.ejections.count for decider in deciders))
         self.counters.set("ejected_arms", sum(len(decider.ejected) for decider in deciders))
         features = [decider.features for decider in deciders if decider.features is not None]
@@ -248,6 +249,12 @@ class Service:
             detail = f"{aside.reason}{at}; see bandit-serve repair {owner}."
             self.troubles.begin("set_aside", detail, owner, error=error)
         self._keep_live_models()
+
+    def _deleted(self, experiment: str, uid: int | None) -> None:
+        self._records.pop(experiment, None)
+        self.troubles.forget(experiment)
+        self._keep_live_models()
+        self._follow_quickly_enough()
 
     def _follow_quickly_enough(self) -> None:
         """Evidence that is older than `refresh` when it is read would make shares follow more slowly than that."""
@@ -344,6 +351,8 @@ class Service:
             self.troubles.end(what)
         for what, detail in begun.items():
             self.troubles.begin(what, detail)
+        if self._outages and not begun:
+            log.warning("the store is back")
         self._outages = set(begun)
 
     def _compare_clocks(self) -> None:
@@ -369,7 +378,7 @@ class Service:
         self._answer(say_heard(self.store, owner, offset, self.incarnation))
 
     def _answer_census(self, owner: str, census: events.Census) -> None:
-        live = self.replica.experiments.get(owner)
+        live = self.replica.experiments.get(name_of(owner))
         digest = b"set aside" if live is None else live.digest().encode()
         self._answer(self.store.report(owner, census.key, self.incarnation, digest))
 

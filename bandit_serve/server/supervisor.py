@@ -25,7 +25,16 @@ from bandit_serve.server.backoff import Backoff
 from bandit_serve.server.beats import Beats
 from bandit_serve.server.learners import Learners
 from bandit_serve.server.listening import bind, require_keys_or_loopback, turn_away
-from bandit_serve.server.plan import DRAINING, READY, SAY_STACKS, Plan
+from bandit_serve.server.plan import (
+    DRAINING,
+    ENDING,
+    READY,
+    SAID_EVERY_S,
+    SAY_STACKS,
+    Plan,
+    heeded,
+    store_advice,
+)
 from bandit_serve.settings import Settings
 from bandit_serve.store import PrivateServer
 from bandit_serve.store.facts import StoreFacts
@@ -78,6 +87,7 @@ class Supervisor:
         self._announced = False
         self._restart_at_s = 0.0
         self._failed_s = -math.inf
+        self._store_missing = False
         self._backoff = Backoff()
         self._looked_s = self._watching_since_s = time.monotonic()
         self._store_at_s = 0.0
@@ -85,7 +95,7 @@ class Supervisor:
         self._n_slots = 2 * settings.workers
 
     def run(self) -> int:
-        """Serves until SIGTERM or SIGINT; returns the exit status."""
+        """Serves until SIGTERM, SIGINT or SIGHUP; returns the exit status."""
         settings = self._settings
         require_keys_or_loopback(settings)
         own_folder(settings.data_dir)
@@ -145,7 +155,8 @@ class Supervisor:
             known = LocalSnapshots(settings.data_dir, settings.namespace).exist()
             if isinstance(error, StoreRefused) and not (error.what == READ_ONLY and known):
                 raise
-            log.warning("the store is away, the workers wait for it: %s", in_full(error))
+            log.warning("waiting for the store: %s %s", in_full(error), store_advice(settings))
+            self._store_missing = True
             return None
 
     def _keep_workers(self) -> None:
@@ -214,7 +225,11 @@ class Supervisor:
         status_read, status_write = os.pipe()
         os.set_blocking(status_read, False)
         fds = (self._listener.fileno(), status_write, self._counters_fd, self._beats_fd)
-        plan = Plan(self._settings, self._store_url, os.getpid(), *fds, self._n_slots, slot)
+        quiet_s: float | None = 0.0
+        if self._store_missing and not self._announced:
+            # This process has just said it, and one worker says it again for all.
+            quiet_s = SAID_EVERY_S if slot == 0 else None
+        plan = Plan(self._settings, self._store_url, os.getpid(), *fds, self._n_slots, slot, quiet_s)
         command = [sys.executable, "-P", "-m", "bandit_serve.server.worker"]
         process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.PIPE)
         os.close(status_write)
@@ -259,7 +274,7 @@ class Supervisor:
         readable, _, _ = select.select(fds, [], [], POLL_S)
         if wakeup in readable:
             numbers = os.read(wakeup, 64)
-            if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+            if any(number in numbers for number in ENDING):
                 self._stopping = True
 
     def _stop(self, wakeup: int) -> int:
@@ -291,9 +306,7 @@ def _wakeup() -> Iterator[int]:
     def note(number: int, frame: FrameType | None) -> None:
         pass
 
-    former = {
-        number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-    }
+    former = {number: signal.signal(number, note) for number in (*heeded(), signal.SIGCHLD)}
     former_fd = signal.set_wakeup_fd(write)
     try:
         yield read

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+from functools import lru_cache
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast
 
 import msgspec
 from aiohttp import hdrs, web
 
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
+from bandit_serve.mistakes import MAX_MISTAKES
 from bandit_serve.server.arrival import arriving
 from bandit_serve.turn import Turn
-from bandit_serve.validation import invalid
+from bandit_serve.validation import invalid, reread
 
 T = TypeVar("T")
 
 JSON, MSGPACK = "application/json", "application/msgpack"
 # What a browser lets a page of another site send without asking us first.
 SENT_BY_ANY_PAGE = frozenset({"text/plain", "application/x-www-form-urlencoded", "multipart/form-data"})
+JSON_NAMES = frozenset({JSON})
+MSGPACK_NAMES = frozenset({MSGPACK, "application/x-msgpack", "application/vnd.msgpack"})
 JSON_HEADERS = {"Content-Type": JSON}
 
 MAX_ANSWER_BYTES = 32 * 2**20
@@ -25,6 +30,8 @@ MAX_ANSWER_BYTES = 32 * 2**20
 MAX_VALUES = 200_000
 # Up to this size, nothing that a body may hold takes long to be read.
 LARGE_BYTES = 256 * 1024
+# Up to this size, looking for every mistake takes not much longer than for one.
+PATIENT_BYTES = 8 * 1024
 # What a request's route takes at most, where that is less than what the service does.
 MAX_BODY: web.RequestKey[int] = web.RequestKey("max_body", int)
 
@@ -70,7 +77,7 @@ class Body(Generic[T]):
             if self.msgpack and media == MSGPACK:
                 return self._msgpack(body)
         except msgspec.ValidationError as error:
-            raise invalid(error) from None
+            return _reread(body, media, self.kind, error)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(f"The body can not be read: {_sentence(str(error))}") from None
         spoken = f"{JSON} or {MSGPACK}" if self.msgpack else JSON
@@ -88,6 +95,7 @@ class Entries(Generic[T]):
         self._field = field
         many = Annotated[list[msgspec.Raw], msgspec.Meta(max_length=most)]
         batch = msgspec.defstruct("Batch", [(field, many)], forbid_unknown_fields=True)
+        self._kind = kind
         self._read = {
             JSON: (msgspec.json.Decoder(batch).decode, msgspec.json.Decoder(kind).decode),
             MSGPACK: (msgspec.msgpack.Decoder(batch).decode, msgspec.msgpack.Decoder(kind).decode),
@@ -121,13 +129,35 @@ class Entries(Generic[T]):
         self, headers: Mapping[str, str], raws: Iterable[msgspec.Raw]
     ) -> list[T | InvalidInput]:
         """Each of `raws` or what is wrong with it, read in turns."""
-        _, decode = self._read[essence(headers.get(hdrs.CONTENT_TYPE, ""))]
-        return await _in_turns(raws, lambda i, raw: _entry_or_refusal(decode, raw))
+        read = self._reader(headers)
+        return await _in_turns(raws, lambda i, raw: _entry_or_refusal(read, raw))
 
     async def read(self, headers: Mapping[str, str], raws: Iterable[msgspec.Raw]) -> list[T]:
         """Each of `raws`, read in turns; raises what is wrong with the first that is not valid."""
-        _, decode = self._read[essence(headers.get(hdrs.CONTENT_TYPE, ""))]
-        return await _in_turns(raws, lambda i, raw: _entry(decode, raw, f"{self._field}[{i}]"))
+        read = self._reader(headers)
+        return await _in_turns(raws, lambda i, raw: read(raw, f"{self._field}[{i}]"))
+
+    def _reader(self, headers: Mapping[str, str]) -> Callable[[msgspec.Raw, str], T]:
+        """Every mistake is looked for in the first entries that have some: all may have."""
+        media, left = essence(headers.get(hdrs.CONTENT_TYPE, "")), MAX_MISTAKES
+        _, decode = self._read[media]
+
+        def read(raw: msgspec.Raw, within: str) -> T:
+            nonlocal left
+            try:
+                return cast(T, decode(raw))
+            except msgspec.ValidationError as error:
+                left -= 1
+                return cast(
+                    T, _reread(bytes(raw), media, self._kind, error, within, most=1 if left < 0 else None)
+                )
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                detail = f"The entry can not be read: {_sentence(str(error))}"
+                if not within:
+                    raise InvalidInput(detail) from None
+                raise InvalidInput(f"{within}: {detail}", [FieldError(within, detail)]) from None
+
+        return read
 
 
 async def _in_turns(raws: Iterable[msgspec.Raw], read: Callable[[int, msgspec.Raw], T]) -> list[T]:
@@ -139,23 +169,30 @@ async def _in_turns(raws: Iterable[msgspec.Raw], read: Callable[[int, msgspec.Ra
     return entries
 
 
-def _entry_or_refusal(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw) -> T | InvalidInput:
+def _entry_or_refusal(read: Callable[[msgspec.Raw, str], T], raw: msgspec.Raw) -> T | InvalidInput:
     try:
-        return _entry(decode, raw)
+        return read(raw, "")
     except InvalidInput as refusal:
         return refusal
 
 
-def _entry(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw, within: str = "") -> T:
+def _reread(
+    body: bytes,
+    media: str,
+    kind: type[T],
+    error: msgspec.ValidationError,
+    within: str = "",
+    most: int | None = None,
+) -> T:
+    """What msgspec refused, read with more patience where it is not large: up to `most` mistakes are told."""
+    if len(body) > PATIENT_BYTES:
+        raise invalid(error, within)
+    decode = msgspec.json.decode if media == JSON else msgspec.msgpack.decode
     try:
-        return decode(raw)
-    except msgspec.ValidationError as error:
+        document = decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise invalid(error, within) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        detail = f"The entry can not be read: {_sentence(str(error))}"
-        if not within:
-            raise InvalidInput(detail) from None
-        raise InvalidInput(f"{within}: {detail}", [FieldError(within, detail)]) from None
+    return reread(document, kind, error, within, most)
 
 
 def _check_values(body: bytes) -> None:
@@ -189,7 +226,7 @@ def too_large(most: int) -> TooLarge:
 
 
 def answer(request: web.Request, content: Any, status: int = 200, etag: int | None = None) -> web.Response:
-    """`content` as JSON, with its revision as its ETag."""
+    """`content` as JSON, with its ETag."""
     headers = JSON_HEADERS if etag is None else {"Content-Type": JSON, "ETag": f'"{etag}"'}
     return web.Response(status=status, body=encode_json(content), headers=headers)
 
@@ -243,11 +280,47 @@ def negotiated(headers: Mapping[str, str], content: Any) -> Reply:
 
 def _wants_msgpack(headers: Mapping[str, str]) -> bool:
     accept = headers.get(hdrs.ACCEPT)
-    if accept is None or accept == "*/*" or ("json" not in accept and "msgpack" not in accept):
-        wanted = headers.get(hdrs.CONTENT_TYPE, JSON)
-    else:
-        wanted = accept
-    return "msgpack" in wanted and not ("json" in wanted and wanted.index("json") < wanted.index("msgpack"))
+    came_as_msgpack = "msgpack" in headers.get(hdrs.CONTENT_TYPE, JSON)
+    if accept is None or accept == "*/*":
+        return came_as_msgpack
+    return prefers_msgpack(accept, came_as_msgpack)
+
+
+@lru_cache(1024)
+def prefers_msgpack(accept: str, came_as_msgpack: bool) -> bool:
+    """What an `Accept` asks for (RFC 9110, 12.5.1): the higher q, of equal ones the one that is named first.
+
+    Where it asks for neither, or for both alike without naming them, the answer is as the request was.
+    """
+    json, msgpack = (_wish(accept, names) for names in (JSON_NAMES, MSGPACK_NAMES))
+    if json.q != msgpack.q:
+        return msgpack.q > json.q
+    if json.q == 0.0 or json.place == msgpack.place:
+        return came_as_msgpack
+    return msgpack.place < json.place
+
+
+class _Wish(NamedTuple):
+    """How much a form is wanted, by the most specific range that has it, and where in the list that stands."""
+
+    q: float = 0.0
+    place: int = 0
+
+
+def _wish(accept: str, names: frozenset[str]) -> _Wish:
+    found: dict[int, _Wish] = {}
+    for place, text in enumerate(accept.lower().split(",")):
+        media, *parameters = (part.strip() for part in text.split(";"))
+        specific = 2 if media in names else {"application/*": 1, "*/*": 0}.get(media)
+        if specific is not None:
+            q = next((_q(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
+            found.setdefault(specific, _Wish(q, place))
+    return found[max(found)] if found else _Wish()
+
+
+def _q(text: str) -> float:
+    """1 where it is no number from 0 to 1."""
+    return float(text) if re.fullmatch(r"[01](\.\d{0,3})?", text) and float(text) <= 1.0 else 1.0
 
 
 class Responses:
@@ -283,7 +356,7 @@ def answer_too_large() -> TooLarge:
 
 
 def revision(request: web.Request) -> int | None:
-    """The revision that `If-Match` names; None where any will do; −1, which none has, where it is not ours."""
+    """The ETag that `If-Match` names; None where any will do; −1, which nothing has, where it is not ours."""
     header = request.headers.get("If-Match")
     if header is None or header.strip() == "*":
         return None

@@ -10,8 +10,8 @@ import asyncio
 import faulthandler
 import gc
 import logging
+import math
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -33,7 +33,15 @@ from bandit_serve.server.ending import end
 from bandit_serve.server.lane import Lane, LaneProtocol
 from bandit_serve.server.listening import BACKLOG
 from bandit_serve.server.metrics import Counters
-from bandit_serve.server.plan import DRAINING, READY, SAY_STACKS, Plan
+from bandit_serve.server.plan import (
+    DRAINING,
+    READY,
+    SAID_EVERY_S,
+    SAY_STACKS,
+    Plan,
+    heeded,
+    store_advice,
+)
 from bandit_serve.server.service import Service
 from bandit_serve.store.failures import READ_ONLY
 from bandit_serve.store.store import Store
@@ -69,7 +77,7 @@ class Worker:
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         self._beats.beat_from_now_on(self._plan.slot, loop)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in heeded():
             loop.add_signal_handler(number, self._stopping.set)
         admission = Admission(self._settings, loopback=is_loopback(str(self._listener.getsockname()[0])))
         app, lane = make_app(self._service, admission)
@@ -111,14 +119,22 @@ class Worker:
 
     async def _load(self) -> None:
         """Returns when decisions can be served: from the store's state, or from this host's while it is away."""
+        loop, settings, quiet_s = asyncio.get_running_loop(), self._settings, self._plan.quiet_s
+        # Where this worker is to be quiet for a while, the store was missing a moment ago.
+        waited, says_at_s = bool(quiet_s), math.inf if quiet_s is None else loop.time() + quiet_s
         while True:
             try:
                 await self._service.load()
+                if waited and quiet_s is not None:
+                    log.warning("the store is back")
                 return
             except StoreUnavailable as error:
                 if isinstance(error, StoreRefused) and error.what != READ_ONLY:
                     raise
-                log.warning("waiting for the store: %s", in_full(error))
+                waited = True
+                if loop.time() >= says_at_s:
+                    says_at_s = loop.time() + SAID_EVERY_S
+                    log.warning("waiting for the store: %s %s", in_full(error), store_advice(settings))
                 if await self._service.load_without_store():
                     return
                 await asyncio.sleep(LOAD_RETRY_S)

@@ -2,12 +2,15 @@
 
 All keys of one experiment share the hash tag `{experiment}`, and all that is common to the service shares
 `{.common}`, so each lives in one slot of a cluster and a script may touch everything it needs. No experiment can be
-called `.common`: names start with a letter or a digit.
+called `.common`: names start with a letter or a digit. An owner is what `owner.py` says; of one that is not the first
+of its name, the keys have its number behind the tag.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from bandit_serve.store.owner import MARK
 
 COMMON = ".common"
 
@@ -18,17 +21,21 @@ class Keys:
 
     namespace: str = "bandit_serve"
 
+    def _of(self, owner: str) -> str:
+        name, mark, generation = owner.partition(MARK)
+        return f"{self.namespace}:{{{name}}}{mark}{generation}"
+
     def log(self, owner: str) -> str:
         """Stream, trimmed by retention: the log of an experiment, or of the registry (`COMMON`)."""
-        return f"{self.namespace}:{{{owner}}}:log"
+        return f"{self._of(owner)}:log"
 
     def head(self, owner: str) -> str:
         """String, for ever: the revision of the last configuration change. Changes compare and set it."""
-        return f"{self.namespace}:{{{owner}}}:head"
+        return f"{self._of(owner)}:head"
 
     def snapshots(self, owner: str, fold: str) -> str:
         """Hash of log offset to state, as long as the log reaches back: where a fold starts from."""
-        return f"{self.namespace}:{{{owner}}}:snapshots:{fold}"
+        return f"{self._of(owner)}:snapshots:{fold}"
 
     def snapshot_pieces(self, owner: str, fold: str, offset: str) -> str:
         """Hash of number to piece, as long as its snapshot, minutes until that is whole: a state that is large."""
@@ -36,31 +43,31 @@ class Keys:
 
     def trimmed(self, owner: str) -> str:
         """String, for ever: the last offset that is no longer in the log. A reader behind it starts over."""
-        return f"{self.namespace}:{{{owner}}}:trimmed"
+        return f"{self._of(owner)}:trimmed"
 
     def seen(self, owner: str, metric: str, incarnation: int, block: int) -> str:
         """Bitmap, one bit a decision and 65,536 in a block: which rewards are in the log.
 
         Lives until the youngest token that it must refuse has expired, by the log's time: its time + window + grace.
         """
-        return f"{self.namespace}:{{{owner}}}:seen:{metric}:{incarnation:016x}:{block}"
+        return f"{self._of(owner)}:seen:{metric}:{incarnation:016x}:{block}"
 
     def exposed(self, owner: str, incarnation: int) -> str:
         """String, a week after the last: the next exposure that this worker may append, so that a repeated flush adds
         nothing.
         """
-        return f"{self.namespace}:{{{owner}}}:exposed:{incarnation:016x}"
+        return f"{self._of(owner)}:exposed:{incarnation:016x}"
 
     def expiries(self, owner: str) -> str:
         """Sorted set, for ever: keys of this log, by the log's time at which they may go (`Store.sweep`).
 
         The store's own expiry follows its clock, and would end them early where that is set ahead.
         """
-        return f"{self.namespace}:{{{owner}}}:expiries"
+        return f"{self._of(owner)}:expiries"
 
     def census(self, owner: str, name: str) -> str:
         """Hash of worker to digest, one minute: the answers to a `Census` event."""
-        return f"{self.namespace}:{{{owner}}}:census:{name}"
+        return f"{self._of(owner)}:census:{name}"
 
     @property
     def identity(self) -> str:
@@ -101,7 +108,7 @@ class Keys:
 
     def heard(self, owner: str, offset: str) -> str:
         """Hash of worker to nothing, one minute: who has applied the change at an offset."""
-        return f"{self.namespace}:{{{owner}}}:heard:{offset}"
+        return f"{self._of(owner)}:heard:{offset}"
 
     @property
     def workers(self) -> str:

@@ -262,6 +262,37 @@ class Store:
         size = await self._call(lambda: self._client.memory_usage(key, samples=100))
         return int(length), int(size or 0)
 
+    async def find_present(self, owners: Sequence[str]) -> list[str]:
+        """Those of which more is there than what stays of a log that was freed."""
+        found = []
+        for start in range(0, len(owners), SWEPT_AT_ONCE):
+            some = owners[start : start + SWEPT_AT_ONCE]
+            if await self._count([key for owner in some for key in self._freed(owner)]):
+                found += [owner for owner in some if await self._count(self._freed(owner))]
+        return found
+
+    async def _count(self, keys: Sequence[str]) -> int:
+        return int(await self._call(lambda: self._client.exists(*keys)))
+
+    def _freed(self, owner: str) -> list[str]:
+        return [self.keys.log(owner), self.keys.expiries(owner)]
+
+    async def free(self, owner: str, folds: Sequence[str]) -> None:
+        """Deletes a log and all that goes with it, for good. Its head stays, so that nobody begins it anew, and its
+        trimmed mark, so that a reader who has not heard does not take it for lost.
+        """
+        await self.trim(owner, await self.last_offset(owner))
+        keys = [self.keys.log(owner)]
+        for fold in folds:
+            offsets = await self.snapshot_offsets(owner, fold)
+            keys += [self.keys.snapshot_pieces(owner, fold, str(offset)) for offset in offsets]
+            keys.append(self.keys.snapshots(owner, fold))
+        index = self.keys.expiries(owner)
+        while found := await self._call(lambda: self._client.zrange(index, 0, SWEPT_AT_ONCE - 1)):
+            await self._call(lambda: self._client.unlink(*found))
+            await self._call(lambda: self._client.zrem(index, *found))
+        await self._call(lambda: self._client.unlink(*keys))
+
     # Snapshots
 
     async def snapshot_offsets(self, owner: str, fold: str) -> list[Offset]:

@@ -82,10 +82,14 @@ class ContinuousLearner:
         """What the ratings are of, unless that was told."""
         return next((rule.unit for rule in self.rules.values() if rule.unit is not None), None)
 
+    def follows(self, name: str, uid: int) -> bool:
+        """Whether `offsets[name]` is a place in the log of the experiment with this uid."""
+        return self._uids.get(name) == uid
+
     def follow(self, experiment: Followed) -> bool:
         """Another experiment, from the start of its log on, unless it is known; False where it is not followed."""
         name, unit = experiment.name, experiment.rule.unit
-        if self._uids.get(name) == experiment.uid:
+        if self.follows(name, experiment.uid):
             return True
         others = {rule.unit for known, rule in self.rules.items() if known != name} - {None, unit}
         if unit is not None and others:

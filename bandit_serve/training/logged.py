@@ -20,22 +20,25 @@ from bandit_serve.training.reward_log import Rating, RewardLog
 READ_COUNT = 500
 
 
-async def read_logged(store: Store, experiment: Experiment, n_features: int, repairs: Repairs) -> DataSet:
+async def read_logged(
+    store: Store, experiment: Experiment, n_features: int, repairs: Repairs, owner: str | None = None
+) -> DataSet:
     """The rewarded predictions of an experiment that its log still holds, in its order: user, item, rating, when.
 
-    n_features: of its context; `repairs` say which entries are left out. Ratings are rewards of the objective, as
-    utilities where it is minimized (`rule_of`).
+    n_features: of its context; `owner`: of its log, by default its name; `repairs` say which entries are left out.
+    Ratings are rewards of the objective, as utilities where it is minimized (`rule_of`).
     `InvalidInput` when there are none: predictions are logged with what they were about while the service is set to
     `learn`.
     """
+    owner = owner or experiment.id
     join, found = RewardLog(experiment.attribution.window_ms, rule_of(experiment)), list[Rating]()
-    at, end = START, await store.last_offset(experiment.id)
+    at, end = START, await store.last_offset(owner)
     while at < end:
-        entries = await store.read(experiment.id, at, READ_COUNT)
+        entries = await store.read(owner, at, READ_COUNT)
         if not entries:
             break
         for entry in entries:
-            if repairs.omission(experiment.id, entry.offset) is None:
+            if repairs.omission(owner, entry.offset) is None:
                 event = events.decode(entry.kind, entry.data, n_features)
                 found += join.apply(entry.offset.time_ms, event)
         at = entries[-1].offset

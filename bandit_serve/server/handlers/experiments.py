@@ -8,7 +8,6 @@ from typing import Annotated
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from bandit_serve.errors import NotBuilt
 from bandit_serve.experiment import Arm, Experiment, Policy, Ramp
 from bandit_serve.live import LiveExperiment
 from bandit_serve.names import Name
@@ -67,7 +66,8 @@ class ExperimentHandlers:
         await self._service.tail.hear_news(_name(request))
         replica = self._service.replica
         view = view_of(replica, _name(request))
-        return answer(request, view, etag=view.revision)
+        live = replica.experiments.get(view.id)
+        return answer(request, view, etag=view.revision if live is None else live.etag)
 
     async def history(self, request: web.Request) -> web.Response:
         live = await self._changes.known(_name(request))
@@ -99,9 +99,25 @@ class ExperimentHandlers:
     async def stop(self, request: web.Request) -> web.Response:
         wish = await self._stop.read(request)
         live = await self._changes.stop(
-            _name(request), actor(request), winner=wish.winner, reason=wish.reason, if_match=revision(request)
+            _name(request),
+            actor(request),
+            winner=wish.winner,
+            reason=wish.reason,
+            if_match=revision(request),
         )
         return _answer(request, live)
+
+    async def put(self, request: web.Request) -> web.Response:
+        experiment = await self._experiment.read(request)
+        name, if_match = _name(request), revision(request)
+        return _answer(request, await self._changes.put(name, experiment, actor(request), if_match=if_match))
+
+    async def delete(self, request: web.Request) -> web.Response:
+        wish = await self._reason.read(request)
+        await self._changes.delete(
+            _name(request), actor(request), reason=wish.reason, if_match=revision(request)
+        )
+        return web.Response(status=204)
 
     async def change_policy(self, request: web.Request) -> web.Response:
         policy = await self._policy.read(request)
@@ -139,13 +155,10 @@ class ExperimentHandlers:
         live = await change(_name(request), arm, actor(request), reason=wish.reason, if_match=if_match)
         return _answer(request, live)
 
-    async def not_built(self, request: web.Request) -> web.Response:
-        raise NotBuilt(f"{request.method} {request.path} is part of the contract but not built yet.")
-
 
 def _name(request: web.Request) -> str:
     return request.match_info["experiment"]
 
 
 def _answer(request: web.Request, live: LiveExperiment, status: int = 200) -> web.Response:
-    return answer(request, experiment_view(live.record), status, live.record.revision)
+    return answer(request, experiment_view(live.record), status, live.etag)

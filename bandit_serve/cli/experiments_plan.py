@@ -1,0 +1,204 @@
+"""What applying experiments from files would change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from bandit_serve.cli.experiments_file import refuse, within
+from bandit_serve.errors import FieldError, InvalidInput
+from bandit_serve.experiment import Arm, Experiment
+from bandit_serve.live import LiveExperiment
+from bandit_serve.log.experiment_changes import require_version, require_versions, servable
+from bandit_serve.models.registry import Registry
+
+Outcome = Literal[
+    "created", "draft changed", "policy changed", "arms changed", "arms and policy changed", "unchanged"
+]
+
+MAX_SHOWN = 60
+# What is known by name in an experiment.
+NAMED = ("arms", "metrics", "context")
+
+
+class FieldChange(Struct, frozen=True):
+    """`before` is null where there was nothing, `after` where nothing is left."""
+
+    at: str
+    before: Any
+    after: Any
+
+    @property
+    def shown(self) -> str:
+        """For people: one line."""
+        if self.before is None:
+            return f"+ {self.at}: {shown(self.after)}"
+        if self.after is None:
+            return f"- {self.at}: {shown(self.before)}"
+        return f"~ {self.at}: {shown(self.before)} → {shown(self.after)}"
+
+
+class Planned(NamedTuple):
+    """What is to be done for one experiment, seen at `etag` (None: it is not there).
+
+    `added` and `removed` are arms that the file has more and does not have any more. A draft is changed `whole` where
+    steps would not do. `changes` says what would be another than it is.
+    """
+
+    experiment: Experiment
+    outcome: Outcome
+    etag: int | None
+    added: tuple[Arm, ...] = ()
+    removed: tuple[str, ...] = ()
+    changes_policy: bool = False
+    whole: bool = False
+    changes: tuple[FieldChange, ...] = ()
+
+
+def plan(
+    files: str, experiments: Sequence[Experiment], live: Mapping[str, LiveExperiment], registry: Registry
+) -> list[Planned]:
+    """What each experiment needs; `InvalidInput` when any of them can not be had."""
+    planned, errors = [], []
+    for experiment in experiments:
+        existing = live.get(experiment.id)
+        try:
+            if existing is None:
+                require_versions(experiment, registry)
+                planned.append(Planned(experiment, "created", None, changes=_changes(None, experiment)))
+            else:
+                planned.append(_change(existing, experiment, registry))
+        except InvalidInput as error:
+            errors += within(experiment.id, error)
+    refuse(files, errors)
+    return planned
+
+
+def _change(existing: LiveExperiment, wanted: Experiment, registry: Registry) -> Planned:
+    present, record = existing.experiment, existing.record
+    changes = _changes(_standing(existing), wanted)
+    if record.status == "draft" and _is_another_draft(existing, wanted):
+        require_versions(wanted, registry)
+        return Planned(wanted, "draft changed", existing.etag, whole=True, changes=changes)
+    fixed = [name for name in Experiment.__struct_fields__ if name not in ("policy", "arms")]
+    errors = [
+        FieldError(at, f"is {shown(before)} and can not become {shown(after)}: it is fixed once created")
+        for name in fixed
+        for at, before, after in _differences(
+            _plain(getattr(present, name)), _plain(getattr(wanted, name)), name
+        )
+    ]
+    errors += _arm_errors(existing, wanted, registry)
+    names = set(wanted.arm_names)
+    added = tuple(arm for arm in wanted.arms if arm.name not in present.arm_names)
+    removed = tuple(
+        name for name, status in record.arm_statuses.items() if status != "removed" and name not in names
+    )
+    changes_policy = present.policy != wanted.policy
+    if not errors:
+        _require_steps(present, added, wanted)
+    if record.status == "stopped":
+        if changes_policy:
+            errors.append(FieldError("policy", "is final, as the experiment is stopped"))
+        if added or removed:
+            errors.append(FieldError("arms", "are final, as the experiment is stopped"))
+    if errors:
+        raise InvalidInput(f"{errors[0].at}: {errors[0].detail}.", errors)
+    outcome: Outcome = "policy changed" if changes_policy else "unchanged"
+    if added or removed:
+        outcome = "arms and policy changed" if changes_policy else "arms changed"
+    changes = () if outcome == "unchanged" else changes
+    return Planned(wanted, outcome, existing.etag, added, removed, changes_policy, changes=changes)
+
+
+def _is_another_draft(existing: LiveExperiment, wanted: Experiment) -> bool:
+    """Whether more differs than a policy, and arms that come or go."""
+    present, statuses = existing.experiment, existing.record.arm_statuses
+    kept = {arm.name: arm for arm in present.arms}
+    return msgspec.structs.replace(wanted, policy=present.policy, arms=present.arms) != present or any(
+        statuses.get(arm.name) == "removed" or kept.get(arm.name, arm) != arm for arm in wanted.arms
+    )
+
+
+def _standing(existing: LiveExperiment) -> Experiment:
+    """The experiment with the arms that are not removed."""
+    statuses = existing.record.arm_statuses
+    arms = tuple(arm for arm in existing.experiment.arms if statuses[arm.name] != "removed")
+    return msgspec.structs.replace(existing.experiment, arms=arms)
+
+
+def _changes(present: Experiment | None, wanted: Experiment) -> tuple[FieldChange, ...]:
+    """By field; arms and metrics by their names."""
+    before: dict[str, Any] = {"id": wanted.id, **{at: {} for at in NAMED}}
+    if present is not None:
+        before = _by_name(_plain(present))
+    return tuple(
+        FieldChange(at.removeprefix("."), one, other)
+        for at, one, other in _differences(before, _by_name(_plain(wanted)), "")
+    )
+
+
+def _by_name(experiment: dict[str, Any]) -> dict[str, Any]:
+    """Without what is not given, and with arms, metrics and fields of the context by their names."""
+    named = {
+        at: {each["name"]: {k: v for k, v in each.items() if v is not None} for each in experiment[at]}
+        for at in NAMED
+    }
+    return {**experiment, **named}
+
+
+def _require_steps(present: Experiment, added: Sequence[Arm], wanted: Experiment) -> None:
+    """`InvalidInput` or `NotBuilt` where the experiment could not be served on the way to what is wanted.
+
+    Arms come one by one before the policy changes; those that go keep their place.
+    """
+    for arm in added:
+        present = servable(present.with_arm(arm))
+    servable(present.with_policy(wanted.policy))
+
+
+def _arm_errors(existing: LiveExperiment, wanted: Experiment, registry: Registry) -> list[FieldError]:
+    """An arm is known by its name: what it is stays, and a name is not used again."""
+    present, statuses = existing.experiment, existing.record.arm_statuses
+    errors = []
+    for i, arm in enumerate(wanted.arms):
+        if statuses.get(arm.name) == "removed":
+            detail = f"the arm {arm.name!r} was removed, and a name is not used again"
+            errors.append(FieldError(f"arms[{i}].name", detail))
+        elif arm.name in statuses:
+            before = present.arms[present.arm_names.index(arm.name)]
+            errors += [
+                FieldError(at, f"is {shown(one)} and can not become {shown(other)}: add another arm instead")
+                for at, one, other in _differences(_plain(before), _plain(arm), f"arms[{i}]")
+            ]
+        else:
+            try:
+                require_version(arm, f"arms[{i}].version", registry)
+            except InvalidInput as error:
+                errors += error.errors
+    return errors
+
+
+def _plain(value: Any) -> Any:
+    return msgspec.to_builtins(value)
+
+
+def _differences(before: Any, after: Any, at: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in [*before, *(name for name in after if name not in before)]:
+            yield from _differences(before.get(name), after.get(name), f"{at}.{name}")
+    elif isinstance(before, list | tuple) and isinstance(after, list | tuple) and len(before) == len(after):
+        for i, (one, other) in enumerate(zip(before, after, strict=True)):
+            yield from _differences(one, other, f"{at}[{i}]")
+    elif before != after:
+        yield at, before, after
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, list | tuple) and len(value) != 1:
+        return f"a list of {len(value)}"
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
