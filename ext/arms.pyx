@@ -2,13 +2,13 @@
 """The statistics of K arms, the updates that fold rewards into them, and the choice of an arm."""
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport isfinite
+from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int64_t, uint64_t
 from numpy.random cimport bitgen_t
 
 from alias cimport alias_draw, cell_t
 from tally cimport (
-    chooser_name, chooser_t, tally_accepts, tally_add, tally_forget, tally_merge, tally_t
+    chooser_name, chooser_t, scale_of, tally_accepts, tally_add, tally_forget, tally_merge, tally_t
 )
 from uniform cimport uniform_below, uniform_double
 
@@ -49,6 +49,14 @@ def eligible_arms(eligible, Py_ssize_t n_arms):
     if indices.size == 0:
         raise InvalidInput("at least one arm must be eligible")
     return indices
+
+
+def deviation(const double[::1] n, const double[::1] mean, const double[::1] m2):
+    """The standard deviation of an arm's rewards, above 0, as the n, mean and m2 of K arms, (K,), have shown it: see
+    `scale_of` in `tally.pxd`."""
+    if n.shape[0] == 0 or mean.shape[0] != n.shape[0] or m2.shape[0] != n.shape[0]:
+        raise InvalidInput("n, mean and m2 must be of the same arms, at least one")
+    return sqrt(scale_of(&n[0], &mean[0], &m2[0], NULL, n.shape[0]).variance)
 
 
 cdef numbers(values, dtype, str name):
