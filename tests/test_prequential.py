@@ -81,7 +81,12 @@ def grown(before: NDArray[np.float64], factor: float, after: int, seed: int) -> 
     [
         ("soon", lambda random: random.normal(size=1_000), 1.5, 600),
         ("after 18,000 steady ratings", lambda random: random.normal(size=18_000), 1.2, 2_500),
-        ("while the model improves", lambda random: random.normal(size=8_000) * np.geomspace(2, 1, 8_000), 1.5, 900),
+        (
+            "while the model improves",
+            lambda random: random.normal(size=8_000) * np.geomspace(2, 1, 8_000),
+            1.5,
+            900,
+        ),
     ],
 )
 def test_a_drift_is_found(

@@ -248,7 +248,7 @@ class ContextualPolicy(Linear):
         """Goes on from what `former`, a policy over as many arms or fewer, has observed of the same rewards.
 
         The models are taken over from a policy with models of the same features and kind; from others only the
-        counts and means of the arms, and the models start anew.
+        counts and means of the arms and, from one of the same features, their limits, and the models start anew.
         """
         statistics = self.statistics()
         theirs = former.statistics()
@@ -265,7 +265,12 @@ class ContextualPolicy(Linear):
                     raise InvalidInput(f"a policy over {self.n_arms} arms can not go on from one over more")
                 statistics[name][: len(theirs[name])] = theirs[name]
         self.restore(statistics)
-        if same and isinstance(former, ContextualPolicy):
+        # The rows that limits are yet to come of are those of its models.
+        if (
+            isinstance(former, ContextualPolicy)
+            and former.n_features == self.n_features
+            and (same or former.limits is not None)
+        ):
             self.restore_limits(former.limits_state())
         self.observed = np.pad(former.observed, (0, self.n_arms - former.n_arms))
         self.clock_ms = former.clock_ms

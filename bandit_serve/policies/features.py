@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from hashlib import blake2b
 
 import numpy as np
@@ -69,7 +70,7 @@ class Features:
     def n_features(self) -> int:
         return len(self.names)
 
-    @property
+    @cached_property
     def numeric(self) -> tuple[dict[str, int], NDArray[np.bool_]]:
         """The places of the numeric fields' values in a vector, by field, and bool: whether a standard deviation of
         the field is given.

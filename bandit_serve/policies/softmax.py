@@ -33,9 +33,7 @@ class Softmax(Policy):
     objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
     parameters: ClassVar[tuple[str, ...]] = ("temperature",)
 
-    def __init__(
-        self, n_arms: int, *, temperature: float | None = None, **common: Unpack[Common]
-    ) -> None:
+    def __init__(self, n_arms: int, *, temperature: float | None = None, **common: Unpack[Common]) -> None:
         self.temperature = None if temperature is None else positive("temperature", temperature)
         unbounded = common.get("objective") in ("count", "continuous")
         super().__init__(

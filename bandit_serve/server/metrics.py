@@ -232,7 +232,7 @@ class ServiceCollector(Collector):
 
 
 def counted(replica: Replica) -> Iterator[tuple[str, LiveExperiment]]:
-    """The experiments that have at most `MAX_EXPERIMENT_SERIES` arms and numeric fields in all: the newest are left out."""
+    """The experiments that have at most `MAX_EXPERIMENT_SERIES` arms and numeric fields in all, without the newest."""
     room = MAX_EXPERIMENT_SERIES
     # In a thread, beside which experiments may come.
     for name, live in list(replica.experiments.items()):

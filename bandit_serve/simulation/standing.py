@@ -44,10 +44,11 @@ def _places(error: float) -> int:
 
 
 class Standing(Struct, frozen=True):
-    """min_share: the floor that it had. regret: at the end. behind: regret above that of the best policy, on the same seeds, so its error is small.
+    """regret: at the end. behind: regret above that of the best policy, on the same seeds, so its error is small.
 
-    reward: a decision. best_share, late_best_share: of decisions on an arm that was the best then, of all and of
-    the last quarter. curve, curve_se: cumulative regret at the report's `decisions`.
+    min_share: the floor under each arm's share that it had. reward: a decision. best_share, late_best_share: of
+    decisions on an arm that was the best then, of all and of the last quarter. curve, curve_se: cumulative regret at
+    the report's `decisions`.
     """
 
     name: str
