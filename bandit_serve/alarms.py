@@ -4,19 +4,26 @@ For each arm, x_1, x_2, … in [0, 1] are watched. Against "their mean never cha
 x_s(i)", for candidates i = 1, 2, …; both means unknown. With B(·) the likelihood of a Bernoulli sequence over a
 Beta(½, ½) mean,
 
-    E_n = Σ_i 1/(i (i + 1)) · B(x_1 … x_s(i)) · B(x_s(i)+1 … x_n) / sup_p Π p^x (1 − p)^(1 − x)
+    E_n = Σ_i w_i · B(x_1 … x_s(i)) · B(x_s(i)+1 … x_n) / sup_p Π p^x (1 − p)^(1 − x),    w_i = 1 / (5.3 (i + 10))
 
-Whatever the mean p is, the numerator over the likelihood of p is a supermartingale that starts below 1: for binary x
-it is a likelihood ratio, and for others p^x (1 − p)^(1 − x) and its ratios are convex in x. E_n is at most that. So
-by Ville's inequality the probability that E_n ever reaches 1/`LEVEL`, though nothing changes, is at most `LEVEL` for
-each arm, however often it is looked at (universal inference: Wasserman, Ramdas and Balakrishnan 2020). An alarm
-begins the arm's watch anew, with the same promise.
+with weights that add up to less than 1 over all looks that there can be. Whatever the mean p is, the numerator over the
+likelihood of p is a supermartingale that starts below 1: for binary x it is a likelihood ratio, and for others
+p^x (1 − p)^(1 − x) and its ratios are convex in x. E_n is at most that. So by Ville's inequality the probability that
+E_n ever reaches 1/`LEVEL`, though nothing changes, is at most `LEVEL` for each arm, however often it is looked at
+(universal inference: Wasserman, Ramdas and Balakrishnan 2020). An alarm begins the arm's watch anew, with the same
+promise.
 
 Where values are not 0 or 1 they vary less than a Bernoulli sequence of their mean, by a dispersion
-D = variance / (p (1 − p)) below 1, and tell more: n values count as n/D, and so does their sum (quasi-likelihood:
-Wedderburn 1974), with the variance that the arm has shown so far, and one observation more of D = 1. That is an
-e-detector with the running variance (Shin, Ramdas and Rinaldo 2023): E_n is at most 1 on average to the second order in
-how far means are apart, and not exactly any more; benchmarks/README.md has what that comes to, by law.
+D = variance / (p (1 − p)) below 1, and tell more. So for them the i-th ratio is that of Normal means of this variance,
+the change being Normal(0, `SHIFT`² · variance) beforehand and the mean before it whatever it is (Pérez-Ortiz et al.
+2024, e-statistics and group invariance), with m values before and k behind:
+
+    sqrt(1 / (1 + h)) · exp(½ · h / (1 + h) · z²),    h = SHIFT² · m k / (m + k)
+
+where z² is the deviance of the two means against one, over D (quasi-likelihood: Wedderburn 1974), which for values of
+which most are 0 says better than their difference how rare it is. The variance is what the arm has shown so far, with
+one observation more of D = 1. That is an e-detector with the running variance (Shin, Ramdas and Rinaldo 2023), and not
+exact: benchmarks/README.md has what it comes to, by law.
 
 What is watched must come in an order that has nothing to do with its values. Where a missing reward is ignored,
 rewards are watched as they come. Where it counts as zero, good news comes sooner than bad: what is watched is
@@ -47,10 +54,13 @@ SPACING = 64
 """Each look is a candidate from then on. After n observations of an arm, the next look is `BLOCK` of them later, or n /
 `SPACING` where that is more: a change that took n to come is not noticed much later for it, and looks stay few."""
 CANDIDATES = 64
+SHIFT = 0.5
 REFERENCE = 100
 MOST_REFERENCE = 1_000
 FARTHEST = 4.0
 MAX_ALARMS = 100
+# From this dispersion on values are 0 and 1, but for rounding.
+WHOLE = 1.0 - 1e-9
 STATE = frozenset({"bounds", "alarms", "n", "total", "m2", "low", "width", "first", "looks", "candidates"})
 
 Vector = NDArray[np.float64]
@@ -94,21 +104,31 @@ class _Candidates:
         if not self._used:
             return None
         before, sums, look, times_ms = self.rows.T
-        mean = min(total / n, 1.0)
-        never = float(xlogy(total, mean) + xlogy(n - total, 1.0 - mean)) / dispersion
-        ratios = _log_marginal(before / dispersion, sums / dispersion)
-        ratios += _log_marginal((n - before) / dispersion, (total - sums) / dispersion)
-        ratios += _log_weight(look) - never
+        after, rest = n - before, total - sums
+        never = float(_log_largest(np.float64(n), np.float64(total)))
+        if dispersion > WHOLE:
+            ratios = _log_marginal(before, sums) + _log_marginal(after, rest) - never
+        else:
+            half_deviance = (_log_largest(before, sums) + _log_largest(after, rest) - never) / dispersion
+            prior = SHIFT**2 * before * after / n
+            ratios = half_deviance * prior / (1.0 + prior) - 0.5 * np.log1p(prior)
+        ratios += _log_weight(look)
         best = int(ratios.argmax())
         if ratios[best] + np.log(np.exp(ratios - ratios[best]).sum()) < -np.log(LEVEL):
             return None
-        after = (total - sums[best]) / (n - before[best])
-        return int(times_ms[best]), float(sums[best] / before[best]), float(after)
+        return int(times_ms[best]), float(sums[best] / before[best]), float(rest[best] / after[best])
 
 
 def _log_weight(look: Vector) -> Vector:
-    weight: Vector = -np.log(look * (look + 1.0))
+    weight: Vector = -np.log(5.3 * (look + 10.0))
     return weight
+
+
+def _log_largest(n: Vector, total: Vector) -> Vector:
+    """ln of the likelihood of n values in [0, 1] with sum `total` at its maximum."""
+    mean = np.minimum(total / n, 1.0)
+    largest: Vector = xlogy(total, mean) + xlogy(np.maximum(n - total, 0.0), 1.0 - mean)
+    return largest
 
 
 def _log_marginal(n: Vector, total: Vector) -> Vector:

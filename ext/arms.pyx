@@ -24,10 +24,10 @@ from bandit_serve.errors import InvalidInput
 MOST_ARMS = 1 << 20
 
 # Of a leading arm's challenger, before it is drawn among the others alone.
-MOST_REDRAWS = 32
+MOST_REDRAWS = 64
 
 cdef enum:
-    REDRAWS = 32
+    REDRAWS = 64
 
 
 def arm_count(n_arms):

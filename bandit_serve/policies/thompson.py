@@ -162,7 +162,7 @@ def _checked(
     outside = array[(array < least) | (array > most)]
     if outside.size:
         raise InvalidInput(f"prior.{name} must be from {least:g} to {most:g}, not {outside[0]:g}")
-    if np.ndim(value) == 0:  # type: ignore[arg-type]
+    if np.ndim(value) == 0:
         return float(array[0])
     return [None if each else number for each, number in zip(shown, array.tolist(), strict=True)]
 

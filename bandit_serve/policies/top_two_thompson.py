@@ -24,8 +24,8 @@ class TopTwoThompson(Thompson):
 
         P_k · (beta + (1 - beta) · sum over j other than k of P_j / (1 - P_j)).
 
-    Where an arm is all but certain to be the best, drawing again would not end. So after 32 times the challenger is
-    Thompson's choice among the other arms: that is as good as never for a leader of P = 1/2, in 1 of 30 choices for
+    Where an arm is all but certain to be the best, drawing again would not end. So after 64 times the challenger is
+    Thompson's choice among the other arms: that is as good as never for a leader of P = 2/3, once in 800 times for
     one of .9, and for one of .999 nearly always.
 
     beta: from 0 to 1, default 0.5. About this share goes to the best arm in the long run and the rest to those

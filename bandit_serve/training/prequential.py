@@ -124,8 +124,8 @@ class Prequential:
             self._absolutes,
             self._frozen_squares,
             list(self._window),
-            # The shorter ones are the ends of the longest.
-            list(max((each.sizes for each in self._references), key=len)),
+            # The others are ends of the longest.
+            list(self._references[-1].sizes),
             [statistic for each in self._references for statistic in each.statistics],
             self.drift_at,
             [len(each.sizes) for each in self._references],
