@@ -105,7 +105,7 @@ class _Candidates:
             return None
         before, sums, look, times_ms = self.rows.T
         after, rest = n - before, total - sums
-        never = float(_log_largest(np.float64(n), np.float64(total)))
+        never = float(_log_largest(np.array([n]), np.array([total]))[0])
         if dispersion > WHOLE:
             ratios = _log_marginal(before, sums) + _log_marginal(after, rest) - never
         else:
@@ -124,7 +124,7 @@ def _log_weight(look: Vector) -> Vector:
     return weight
 
 
-def _log_largest(n: Vector, total: Vector) -> Vector:
+def _log_largest(n: NDArray[Any], total: Vector) -> Vector:
     """ln of the likelihood of n values in [0, 1] with sum `total` at its maximum."""
     mean = np.minimum(total / n, 1.0)
     largest: Vector = xlogy(total, mean) + xlogy(np.maximum(n - total, 0.0), 1.0 - mean)

@@ -23,7 +23,7 @@ from bandit_serve.joined import JoinedDecisions
 from bandit_serve.lenient import decode_known
 from bandit_serve.pending import PendingDecisions
 from bandit_serve.policies import POLICIES, ContextualPolicy, Policy
-from bandit_serve.policies.serving import features_of, from_experiment, policy_from_state
+from bandit_serve.policies.serving import features_of, from_experiment, policy_from_snapshot
 from bandit_serve.repairs import Omission, Repairs
 from bandit_serve.states import known_only
 from bandit_serve.store.offset import START, Offset
@@ -475,7 +475,7 @@ class LiveExperiment:
         live = cls.__new__(cls)
         live.record = msgspec.msgpack.decode(fields["record"], type=Record)
         experiment = live.record.experiment
-        live.policy = _ready(policy_from_state(fields["policy"], experiment))
+        live.policy = _ready(policy_from_snapshot(fields["policy"], experiment))
         live.features = features_of(experiment)
         live._shape = Shape(experiment, live.n_features)
         live._objective = experiment.metrics.index(experiment.objective)

@@ -163,16 +163,19 @@ def _as_utility(history: Mapping[str, ByArm], objective: Metric) -> dict[str, By
     return utilities
 
 
-def policy_from_state(state: Mapping[str, Any], experiment: Experiment) -> Policy | ContextualPolicy:
-    """The policy that `state` is of. Where nothing is given that depends on the rewards' unit, what they show is taken,
+def policy_from_state(state: Mapping[str, Any]) -> Policy | ContextualPolicy:
+    return POLICIES[state["kind"]].from_state(state)
+
+
+def policy_from_snapshot(state: Mapping[str, Any], experiment: Experiment) -> Policy | ContextualPolicy:
+    """The policy of `experiment` that `state` is of. Where nothing is given that depends on the rewards' unit, what they show is taken,
     also where a former build had a number in the state.
     """
-    kind, unit = POLICIES[state["kind"]], UNITS.get(state["kind"])
-    parameters = state["parameters"]
-    if unit is not None and kind.kind == experiment.policy.kind:
-        fresh = from_experiment(experiment)
-        parameters = {**parameters, unit: fresh.own[unit]}
-    return kind.from_state({**state, "parameters": parameters})
+    unit = UNITS.get(state["kind"])
+    if unit is None or state["kind"] != experiment.policy.kind:
+        return policy_from_state(state)
+    given = from_experiment(experiment).own[unit]
+    return policy_from_state({**state, "parameters": {**state["parameters"], unit: given}})
 
 
 def _kind(settings: PolicySettings) -> type[Policy] | type[ContextualPolicy]:
