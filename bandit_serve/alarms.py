@@ -28,9 +28,9 @@ exact: benchmarks/README.md has what it comes to, by law.
 What is watched must come in an order that has nothing to do with its values. Where a missing reward is ignored,
 rewards are watched as they come. Where it counts as zero, good news comes sooner than bad: what is watched is
 whether decisions got a reward other than 0, in the order of the decisions, when their windows have closed.
-Rewards without bounds are scaled by the arm's first `REFERENCE`: their least and largest become 0 and 1, or their
-mean ± `FARTHEST` standard deviations where these are nearer, and what lies outside is cut off. Where these are all the
-same, more are waited for.
+Rewards without bounds are scaled by the arm's first `REFERENCE`: what lies `ROOM` standard deviations beyond the least
+and the largest becomes 0 and 1, or their mean ± `FARTHEST` where that is nearer; the rest is cut off. Where
+these are all the same, more are waited for.
 
 An arm's mean under a policy that goes by context is not watched: as the policy learns, others come to the arm, and
 their mean changes though nothing else does.
@@ -57,7 +57,7 @@ CANDIDATES = 64
 SHIFT = 0.5
 REFERENCE = 100
 MOST_REFERENCE = 1_000
-FARTHEST = 4.0
+FARTHEST, ROOM = 4.0, 0.5
 MAX_ALARMS = 100
 # From this dispersion on values are 0 and 1, but for rounding.
 WHOLE = 1.0 - 1e-9
@@ -206,8 +206,9 @@ class ChangeAlarms:
         mean = sum(first) / len(first)
         variance = sum((value - mean) ** 2 for value in first) / len(first)
         least = 1e-9 * (abs(mean) or 1.0)
-        half = max(FARTHEST * variance**0.5, least)
-        low, high = max(mean - half, min(first)), min(mean + half, max(first))
+        deviation = variance**0.5
+        half, room = max(FARTHEST * deviation, least), ROOM * deviation
+        low, high = max(mean - half, min(first) - room), min(mean + half, max(first) + room)
         if low == high:
             # Whatever else comes is a change; of amounts that have all been 0 so far, to more.
             low, high = low - (least if low else 0.0), high + least

@@ -168,8 +168,10 @@ def policy_from_state(state: Mapping[str, Any]) -> Policy | ContextualPolicy:
 
 
 def policy_from_snapshot(state: Mapping[str, Any], experiment: Experiment) -> Policy | ContextualPolicy:
-    """The policy of `experiment` that `state` is of. Where nothing is given that depends on the rewards' unit, what they show is taken,
-    also where a former build had a number in the state.
+    """The policy of `experiment` that `state` is of.
+
+    Where nothing is given that depends on the rewards' unit, what they show is taken, also where a former build had a
+    number in the state.
     """
     unit = UNITS.get(state["kind"])
     if unit is None or state["kind"] != experiment.policy.kind:
