@@ -44,7 +44,6 @@ cdef inline posterior_t posterior_of(
 def posterior(const double[::1] n, const double[::1] mean, const double[::1] m2, const double[:, ::1] prior):
     """Location, scale and degrees of freedom, float64 (K,) each, of the Student t of each arm's mean.
 
-    Locations are from the mean of all rewards and in units of their standard deviation, as the scales are.
     n, mean, m2: (K,), the observations, their mean and their sum of squared deviations.
     prior: (K, 4), the mean, kappa, alpha and beta of each arm's Normal-inverse-gamma prior, or NaN.
     """
@@ -59,11 +58,10 @@ def posterior(const double[::1] n, const double[::1] mean, const double[::1] m2,
     if n.shape[0] == 0:
         return loc, scale, df
     cdef scale_t shown = scale_of(&n[0], &mean[0], &m2[0], NULL, n.shape[0])
-    cdef double unit = sqrt(shown.variance)
     for k in range(n.shape[0]):
         arm = posterior_of(n[k], mean[k], m2[k], &prior[k, 0], shown)
-        locs[k] = (arm.mean - shown.mean) / unit
-        scales[k] = sqrt(arm.beta / (arm.alpha * arm.kappa)) / unit
+        locs[k] = arm.mean
+        scales[k] = sqrt(arm.beta / (arm.alpha * arm.kappa))
         dfs[k] = 2.0 * arm.alpha
     return loc, scale, df
 

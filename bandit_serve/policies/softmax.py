@@ -14,6 +14,7 @@ from bandit_serve.policies.shares import Vector
 
 # Temperatures where none is given: in the range of a bounded objective, and in standard deviations.
 BOUNDED, DEVIATIONS = 0.05, 0.1
+AUTO = "auto"
 
 
 class Softmax(Policy):
@@ -24,7 +25,7 @@ class Softmax(Policy):
 
     temperature: above 0, in the unit of the means. Differences between means that are well below it are hardly acted
         on, and arms that lie far more below the best are all but dropped, whether they deserve it or had bad luck: it
-        should be near the smallest difference that matters. None, the default, is 0.05 where the objective has
+        should be near the smallest difference that matters. "auto", the default, is 0.05 where the objective has
         bounds, and otherwise a tenth of the standard deviation within arms that the eligible arms have shown, which
         is as much for a binary objective of mean 1/2.
     """
@@ -33,8 +34,8 @@ class Softmax(Policy):
     objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
     parameters: ClassVar[tuple[str, ...]] = ("temperature",)
 
-    def __init__(self, n_arms: int, *, temperature: float | None = None, **common: Unpack[Common]) -> None:
-        self.temperature = None if temperature is None else positive("temperature", temperature)
+    def __init__(self, n_arms: int, *, temperature: float | str = AUTO, **common: Unpack[Common]) -> None:
+        self.temperature = AUTO if temperature == AUTO else positive("temperature", temperature)
         unbounded = common.get("objective") in ("count", "continuous")
         super().__init__(
             n_arms,
@@ -46,7 +47,7 @@ class Softmax(Policy):
 
     def _temperature(self, unbounded: bool) -> tuple[float, bool]:
         """A number, and whether it is in standard deviations."""
-        if self.temperature is not None:
+        if not isinstance(self.temperature, str):
             return self.temperature, False
         return (DEVIATIONS, True) if unbounded else (BOUNDED, False)
 

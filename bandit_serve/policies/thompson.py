@@ -60,7 +60,9 @@ def gamma_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> V
 
 
 def student_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> Vector:
-    return student_best(*_normal.posterior(**statistics, prior=np.ascontiguousarray(prior)))
+    loc, scale, df = _normal.posterior(**statistics, prior=np.ascontiguousarray(prior))
+    # Which is best does not depend on the unit and the zero, and is integrated in the same ones.
+    return student_best((loc - loc.max()) / scale.max(), scale / scale.max(), df)
 
 
 BETA = Likelihood(
