@@ -23,7 +23,7 @@ limits of the state. The first rows are learned as they are, and once more, with
 """
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport INFINITY, exp, fmax, fmin, isfinite, sqrt
+from libc.math cimport INFINITY, exp, fabs, fmax, fmin, isfinite, sqrt
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -128,11 +128,10 @@ cdef vectors(values, Py_ssize_t length, str name):
 cdef inline double usual(double value, double centre, double spread) noexcept nogil:
     """`value` as it is taken: see the module's text. 0 says that a feature is not there, and is always that."""
     cdef double off = value - centre, most = NEAREST * spread
-    if value == 0.0 or -most <= off <= most:
-        return value
-    if not -UNKNOWN * most <= off <= UNKNOWN * most:
-        return centre
-    return centre + most if off > 0.0 else centre - most
+    cdef double size = fabs(off)
+    cdef double edge = centre + most if off > 0.0 else centre - most
+    cdef double beyond = centre if size > UNKNOWN * most else edge
+    return value if (size <= most) | (value == 0.0) else beyond
 
 
 cdef class Linear:
@@ -448,18 +447,21 @@ cdef class Linear:
     cdef void limit_and_move(self) noexcept:
         """`limit`, and then a step of each centre and spread towards the quartiles of the values that come."""
         cdef Py_ssize_t j
-        cdef double value, off, step
+        cdef double *x = self.x
+        cdef double *centre = self.centre
+        cdef double *spread = self.spread
+        cdef double value, off, step, factor, moved
+        # Without branches, so that several are done at once.
         for j in range(self.n_features):
-            value = self.x[j]
-            if value == 0.0:
-                continue
-            self.x[j] = usual(value, self.centre[j], self.spread[j])
-            off, step = value - self.centre[j], PACE * self.spread[j]
-            self.centre[j] += fmin(step, off) if off > 0.0 else fmax(-step, off)
-            if -self.spread[j] <= off <= self.spread[j]:
-                self.spread[j] = fmax(LEAST_SPREAD, (1.0 - 0.25 * PACE) * self.spread[j])
-            else:
-                self.spread[j] *= 1.0 + 0.75 * PACE
+            value, off, step = x[j], x[j] - centre[j], PACE * spread[j]
+            x[j] = usual(value, centre[j], spread[j])
+            factor = 1.0 - 0.25 * PACE if fabs(off) <= spread[j] else 1.0 + 0.75 * PACE
+            step = 0.0 if value == 0.0 else step
+            factor = 1.0 if value == 0.0 else factor
+            moved = off if off < step else step
+            centre[j] += moved if moved > -step else -step
+            moved = spread[j] * factor
+            spread[j] = moved if moved > LEAST_SPREAD else LEAST_SPREAD
 
     cdef int find_limits(self) except -1:
         """Of the first rows, which are learned anew where some of their values were beyond."""
