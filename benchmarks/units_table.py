@@ -2,7 +2,7 @@
 
     python benchmarks/units_table.py --runs 20
 
-Five arms with Normal rewards, the best of them `--gap` standard deviations above 0 and the others at 0, 1/3, 2/3 and 0 of
+Five arms with Normal rewards, the best `--gap` standard deviations above 0 and the others at 0, 1/3, 2/3 and 0 of
 that; the same outcomes in each unit, told one decision after another. Counts: orders of one item or of many, in orders.
 """
 
