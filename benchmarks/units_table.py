@@ -1,4 +1,4 @@
-"""Regret of policies with their defaults in units of measurement that differ, in standard deviations of a reward.
+"""Regret of policies with their defaults, and with numbers that have a unit, in units of measurement that differ, in standard deviations of a reward.
 
     python benchmarks/units_table.py --runs 20
 
@@ -9,20 +9,29 @@ that; the same outcomes in each unit, told one decision after another. Counts: o
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import numpy as np
 
 from bandit_serve.policies import POLICIES
 
 UNITS = ((0.01, 0.0), (1.0, 0.0), (100.0, 0.0), (1.0, 100.0))
-KINDS = ("thompson", "softmax", "ucb1")
+CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "thompson": ("thompson", {}),
+    '… with `prior` {"mean": 0, "beta": 1}': ("thompson", {"prior": {"mean": 0.0, "beta": 1.0}}),
+    "softmax": ("softmax", {}),
+    "… with `temperature` .05": ("softmax", {"temperature": 0.05}),
+    "ucb1": ("ucb1", {}),
+    "… with `sigma` 1": ("ucb1", {"sigma": 1.0}),
+}
 SIZES = (1.0, 20.0, 200.0)
 
 
-def normal_regret(kind: str, unit: float, zero: float, seed: int, options: argparse.Namespace) -> float:
+def normal_regret(contender: str, unit: float, zero: float, seed: int, options: argparse.Namespace) -> float:
     means = options.gap * np.array([0.0, 1.0, 1.0 / 3.0, 2.0 / 3.0, 0.0])
     noise = np.random.default_rng([options.seed, seed]).standard_normal((options.horizon, 5))
-    policy, lost = POLICIES[kind](5, objective="continuous", seed=seed), 0.0
+    kind, parameters = CONTENDERS[contender]
+    policy, lost = POLICIES[kind](5, objective="continuous", seed=seed, **parameters), 0.0
     for row in unit * (zero + means + noise):
         arm = policy.choose()
         policy.update(arm, row[arm])
@@ -55,12 +64,12 @@ def main() -> None:
     parser.add_argument("--gap", type=float, default=0.3)
     options = parser.parse_args()
     print("| | sd .01 | sd 1 | sd 100 | sd 1, mean 100 sd away |\n|---|---|---|---|---|")
-    for kind in KINDS:
+    for name in CONTENDERS:
         cells = [
-            cell([normal_regret(kind, unit, zero, run, options) for run in range(options.runs)])
+            cell([normal_regret(name, unit, zero, run, options) for run in range(options.runs)])
             for unit, zero in UNITS
         ]
-        print(f"| {kind} | {' | '.join(cells)} |", flush=True)
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
     print("\n| | orders of 1 | of 20 | of 200 |\n|---|---|---|---|")
     cells = [cell([count_regret(size, run, options) for run in range(options.runs)]) for size in SIZES]
     print(f"| thompson, counts | {' | '.join(cells)} |")
