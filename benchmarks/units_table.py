@@ -1,4 +1,4 @@
-"""Regret of policies with their defaults, and with numbers that have a unit, in units of measurement that differ, in standard deviations of a reward.
+"""Regret, in standard deviations, of policies with their defaults and with numbers that have a unit, in several units.
 
     python benchmarks/units_table.py --runs 20
 
