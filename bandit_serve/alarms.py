@@ -29,8 +29,8 @@ What is watched must come in an order that has nothing to do with its values. Wh
 rewards are watched as they come. Where it counts as zero, good news comes sooner than bad: what is watched is
 whether decisions got a reward other than 0, in the order of the decisions, when their windows have closed.
 Rewards without bounds are scaled by the arm's first `REFERENCE`: what lies `ROOM` standard deviations beyond the least
-and the largest becomes 0 and 1, or their mean ± `FARTHEST` where that is nearer; the rest is cut off. Where
-these are all the same, more are waited for.
+and the largest, but no farther from them than their median, becomes 0 and 1, or their mean ± `FARTHEST` where that is
+nearer; the rest is cut off. Where these are all the same, more are waited for.
 
 An arm's mean under a policy that goes by context is not watched: as the policy learns, others come to the arm, and
 their mean changes though nothing else does.
@@ -208,7 +208,10 @@ class ChangeAlarms:
         least = 1e-9 * (abs(mean) or 1.0)
         deviation = variance**0.5
         half, room = max(FARTHEST * deviation, least), ROOM * deviation
-        low, high = max(mean - half, min(first) - room), min(mean + half, max(first) + room)
+        # None where most are the least or the largest that can be: how rare others are must not be lost.
+        middle = sorted(first)[len(first) // 2]
+        low = max(mean - half, min(first) - min(room, middle - min(first)))
+        high = min(mean + half, max(first) + min(room, max(first) - middle))
         if low == high:
             # Whatever else comes is a change; of amounts that have all been 0 so far, to more.
             low, high = low - (least if low else 0.0), high + least
