@@ -5,9 +5,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 MOST_ARMS: int
+MOST_REDRAWS: int
 
 def arm_count(n_arms: Any) -> int: ...
 def eligible_arms(eligible: ArrayLike | None, n_arms: int) -> NDArray[np.intp]: ...
+def deviation(n: NDArray[np.float64], mean: NDArray[np.float64], m2: NDArray[np.float64]) -> float: ...
 
 class Arms:
     def __init__(

@@ -23,6 +23,7 @@ def watch(
     width: NDArray[np.float64],
     n: NDArray[np.int64],
     total: NDArray[np.float64],
+    m2: NDArray[np.float64],
     next_look: NDArray[np.int64],
 ) -> bool: ...
 def seen_bits(rows: NDArray[np.void], window_ms: int) -> tuple[list[tuple[int, int, int]], bytes]: ...

@@ -4,19 +4,36 @@ For each arm, x_1, x_2, … in [0, 1] are watched. Against "their mean never cha
 x_s(i)", for candidates i = 1, 2, …; both means unknown. With B(·) the likelihood of a Bernoulli sequence over a
 Beta(½, ½) mean,
 
-    E_n = Σ_i 1/(i (i + 1)) · B(x_1 … x_s(i)) · B(x_s(i)+1 … x_n) / sup_p Π p^x (1 − p)^(1 − x)
+    E_n = Σ_i w_i · B(x_1 … x_s(i)) · B(x_s(i)+1 … x_n) / sup_p Π p^x (1 − p)^(1 − x),    w_i = 1 / (5.3 (i + 10))
 
-Whatever the mean p is, the numerator over the likelihood of p is a supermartingale that starts below 1: for binary x
-it is a likelihood ratio, and for others p^x (1 − p)^(1 − x) and its ratios are convex in x. E_n is at most that. So
-by Ville's inequality the probability that E_n ever reaches 1/`LEVEL`, though nothing changes, is at most `LEVEL` for
-each arm, however often it is looked at (universal inference: Wasserman, Ramdas and Balakrishnan 2020). An alarm
-begins the arm's watch anew, with the same promise.
+with weights that add up to less than 1 over all looks that there can be. Whatever the mean p is, the numerator over the
+likelihood of p is a supermartingale that starts below 1: for binary x it is a likelihood ratio, and for others
+p^x (1 − p)^(1 − x) and its ratios are convex in x. E_n is at most that. So by Ville's inequality the probability that
+E_n ever reaches 1/`LEVEL`, though nothing changes, is at most `LEVEL` for each arm, however often it is looked at
+(universal inference: Wasserman, Ramdas and Balakrishnan 2020). An alarm begins the arm's watch anew, with the same
+promise.
+
+Where values are not 0 or 1 they vary less than a Bernoulli sequence of their mean, by a dispersion
+D = variance / (p (1 − p)) below 1, and tell more. So for them the i-th ratio is that of Normal means of this variance,
+the change being Normal(0, `SHIFT`² · variance) beforehand and the mean before it whatever it is (Pérez-Ortiz et al.
+2024, e-statistics and group invariance), with m values before and k behind:
+
+    sqrt(1 / (1 + h)) · exp(½ · h / (1 + h) · z²),    h = SHIFT² · m k / (m + k)
+
+where z² is the deviance of the two means against one, over D (quasi-likelihood: Wedderburn 1974), which for values of
+which most are 0 says better than their difference how rare it is. The variance is what the arm has shown so far, with
+one observation more of D = 1. That is an e-detector with the running variance (Shin, Ramdas and Rinaldo 2023), and not
+exact: benchmarks/README.md has what it comes to, by law.
 
 What is watched must come in an order that has nothing to do with its values. Where a missing reward is ignored,
 rewards are watched as they come. Where it counts as zero, good news comes sooner than bad: what is watched is
 whether decisions got a reward other than 0, in the order of the decisions, when their windows have closed.
-Rewards without bounds are scaled by the arm's first `REFERENCE` (their mean ± 2 standard deviations become 0 to 1)
-and what lies outside is cut off.
+Rewards without bounds are scaled by the arm's first `REFERENCE`: what lies `ROOM` standard deviations beyond the least
+and the largest, but no farther from them than their median, becomes 0 and 1, or their mean ± `FARTHEST` where that is
+nearer; the rest is cut off. Where these are all the same, more are waited for.
+
+An arm's mean under a policy that goes by context is not watched: as the policy learns, others come to the arm, and
+their mean changes though nothing else does.
 """
 
 from __future__ import annotations
@@ -37,9 +54,14 @@ SPACING = 64
 """Each look is a candidate from then on. After n observations of an arm, the next look is `BLOCK` of them later, or n /
 `SPACING` where that is more: a change that took n to come is not noticed much later for it, and looks stay few."""
 CANDIDATES = 64
+SHIFT = 0.5
 REFERENCE = 100
+MOST_REFERENCE = 1_000
+FARTHEST, ROOM = 4.0, 0.5
 MAX_ALARMS = 100
-STATE = frozenset({"bounds", "alarms", "n", "total", "low", "width", "first", "looks", "candidates"})
+# From this dispersion on values are 0 and 1, but for rounding.
+WHOLE = 1.0 - 1e-9
+STATE = frozenset({"bounds", "alarms", "n", "total", "m2", "low", "width", "first", "looks", "candidates"})
 
 Vector = NDArray[np.float64]
 
@@ -77,25 +99,36 @@ class _Candidates:
             self._used = len(kept)
             self._rows[: self._used] = kept
 
-    def change(self, n: int, total: float) -> tuple[int, float, float] | None:
+    def change(self, n: int, total: float, dispersion: float) -> tuple[int, float, float] | None:
         """From when on, from which mean, to which: the likeliest change if there was one, else None."""
         if not self._used:
             return None
         before, sums, look, times_ms = self.rows.T
-        mean = min(total / n, 1.0)
-        never = float(xlogy(total, mean) + xlogy(n - total, 1.0 - mean))
-        ratios = _log_marginal(before, sums) + _log_marginal(n - before, total - sums)
-        ratios += _log_weight(look) - never
+        after, rest = n - before, total - sums
+        never = float(_log_largest(np.array([n]), np.array([total]))[0])
+        if dispersion > WHOLE:
+            ratios = _log_marginal(before, sums) + _log_marginal(after, rest) - never
+        else:
+            half_deviance = (_log_largest(before, sums) + _log_largest(after, rest) - never) / dispersion
+            prior = SHIFT**2 * before * after / n
+            ratios = half_deviance * prior / (1.0 + prior) - 0.5 * np.log1p(prior)
+        ratios += _log_weight(look)
         best = int(ratios.argmax())
         if ratios[best] + np.log(np.exp(ratios - ratios[best]).sum()) < -np.log(LEVEL):
             return None
-        after = (total - sums[best]) / (n - before[best])
-        return int(times_ms[best]), float(sums[best] / before[best]), float(after)
+        return int(times_ms[best]), float(sums[best] / before[best]), float(rest[best] / after[best])
 
 
 def _log_weight(look: Vector) -> Vector:
-    weight: Vector = -np.log(look * (look + 1.0))
+    weight: Vector = -np.log(5.3 * (look + 10.0))
     return weight
+
+
+def _log_largest(n: NDArray[Any], total: Vector) -> Vector:
+    """ln of the likelihood of n values in [0, 1] with sum `total` at its maximum."""
+    mean = np.minimum(total / n, 1.0)
+    largest: Vector = xlogy(total, mean) + xlogy(np.maximum(n - total, 0.0), 1.0 - mean)
+    return largest
 
 
 def _log_marginal(n: Vector, total: Vector) -> Vector:
@@ -103,6 +136,12 @@ def _log_marginal(n: Vector, total: Vector) -> Vector:
     failures = np.maximum(n - total, 0.0)
     marginal: Vector = betaln(np.maximum(total, 0.0) + 0.5, failures + 0.5) - betaln(0.5, 0.5)
     return marginal
+
+
+def _binary_m2(n: NDArray[np.int64], total: Vector) -> Vector:
+    """The sum of squared deviations of n values that are 0 or 1."""
+    m2: Vector = total * (n - total) / np.maximum(n, 1)
+    return m2
 
 
 def _next_look(n: int) -> int:
@@ -121,6 +160,7 @@ class ChangeAlarms:
         self.alarms: list[Alarm] = []
         self._n = np.zeros(n_arms, np.int64)
         self._total = np.zeros(n_arms)
+        self._m2 = np.zeros(n_arms)
         # What of a value is 0, and how much more is 1; NaN while it is not known.
         self._low = np.full(n_arms, np.nan)
         self._width = np.full(n_arms, np.nan)
@@ -133,7 +173,7 @@ class ChangeAlarms:
             self._begin(arm)
 
     def _begin(self, arm: int) -> None:
-        self._n[arm], self._total[arm], self._next[arm] = 0, 0.0, BLOCK
+        self._n[arm], self._total[arm], self._m2[arm], self._next[arm] = 0, 0.0, 0.0, BLOCK
         self._candidates[arm] = _Candidates()
         if self._bounds is not None:
             self._low[arm], self._width[arm] = self._bounds[0], self._bounds[1] - self._bounds[0]
@@ -149,28 +189,46 @@ class ChangeAlarms:
             for arm in set(arms[unknown].tolist()):
                 self._set_scale(arm)
             arms, values = arms[~unknown], values[~unknown]
-        if watch(arms, values, self._low, self._width, self._n, self._total, self._next):
+        if watch(arms, values, self._low, self._width, self._n, self._total, self._m2, self._next):
             self._look(now_ms)
 
     def closed(self, decisions: NDArray[np.int64], conversions: NDArray[np.int64], now_ms: int) -> None:
         """How many `decisions` (K,) have closed, and how many of them, `conversions` (K,), with a reward."""
         self._n += decisions
         self._total += conversions
+        self._m2 = _binary_m2(self._n, self._total)
         self._look(now_ms)
 
     def _set_scale(self, arm: int) -> None:
         first = self._first[arm]
-        if len(first) < REFERENCE:
+        if len(first) < REFERENCE or (min(first) == max(first) and len(first) < MOST_REFERENCE):
             return
         mean = sum(first) / len(first)
         variance = sum((value - mean) ** 2 for value in first) / len(first)
-        half = max(2.0 * variance**0.5, 1e-9 * (1.0 + abs(mean)))
-        self._low[arm], self._width[arm], self._first[arm] = mean - half, 2.0 * half, []
+        least = 1e-9 * (abs(mean) or 1.0)
+        deviation = variance**0.5
+        half, room = max(FARTHEST * deviation, least), ROOM * deviation
+        # None where most are the least or the largest that can be: how rare others are must not be lost.
+        middle = sorted(first)[len(first) // 2]
+        low = max(mean - half, min(first) - min(room, middle - min(first)))
+        high = min(mean + half, max(first) + min(room, max(first) - middle))
+        if low == high:
+            # Whatever else comes is a change; of amounts that have all been 0 so far, to more.
+            low, high = low - (least if low else 0.0), high + least
+        self._low[arm], self._width[arm], self._first[arm] = low, high - low, []
+
+    def _dispersion(self, arm: int) -> float:
+        """The variance that the arm has shown, in parts of a Bernoulli sequence's of its mean."""
+        n = float(self._n[arm])
+        binary = float(_binary_m2(self._n[arm], self._total[arm]))
+        if binary <= 0.0:
+            return 1.0
+        return min((float(self._m2[arm]) / binary * n + 1.0) / (n + 1.0), 1.0)
 
     def _look(self, now_ms: int) -> None:
         for arm in (self._n >= self._next).nonzero()[0].tolist():
             n, total, candidates = int(self._n[arm]), float(self._total[arm]), self._candidates[arm]
-            found = candidates.change(n, total)
+            found = candidates.change(n, total, self._dispersion(arm))
             if found is None:
                 candidates.add(n, total, now_ms)
                 self._next[arm] = _next_look(n)
@@ -193,6 +251,7 @@ class ChangeAlarms:
             "alarms": [[a.arm, a.at_ms, a.since_ms, a.before, a.after] for a in self.alarms],
             "n": self._n.tolist(),
             "total": self._total.tolist(),
+            "m2": self._m2.tolist(),
             "low": self._low.tolist(),
             "width": self._width.tolist(),
             "first": [list(first) for first in self._first],
@@ -205,6 +264,9 @@ class ChangeAlarms:
         known_only(state, STATE, "alarms")
         bounds = state["bounds"]
         found = cls(len(state["n"]), None if bounds is None else (bounds[0], bounds[1]))
+        if "m2" not in state:
+            # Of a build that knew no variance.
+            state = {**state, "m2": _binary_m2(np.array(state["n"]), np.array(state["total"]))}
         found._take(state)
         return found
 
@@ -212,7 +274,7 @@ class ChangeAlarms:
         """Everything of `state`, for as many arms as it has."""
         self.alarms = [Alarm(*alarm) for alarm in state["alarms"]]
         arms = slice(len(state["n"]))
-        for name in ("n", "total", "low", "width"):
+        for name in ("n", "total", "m2", "low", "width"):
             getattr(self, f"_{name}")[arms] = state[name]
         self._first[arms] = [list(first) for first in state["first"]]
         self._candidates[arms] = [

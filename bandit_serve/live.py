@@ -13,6 +13,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from bandit_serve._linear import NEAR
 from bandit_serve._rewards import learned
 from bandit_serve.alarms import ChangeAlarms
 from bandit_serve.errors import Unfoldable, UnreadableEntry
@@ -22,7 +23,7 @@ from bandit_serve.joined import JoinedDecisions
 from bandit_serve.lenient import decode_known
 from bandit_serve.pending import PendingDecisions
 from bandit_serve.policies import POLICIES, ContextualPolicy, Policy
-from bandit_serve.policies.serving import features_of, from_experiment, policy_from_state
+from bandit_serve.policies.serving import features_of, from_experiment, policy_from_snapshot
 from bandit_serve.repairs import Omission, Repairs
 from bandit_serve.states import known_only
 from bandit_serve.store.offset import START, Offset
@@ -63,8 +64,9 @@ class LiveExperiment:
 
     It comes to be with its first `Changed` event, in the log of `owner`. An arm keeps its index for ever, once it is no
     draft: `exposures`, `rewards` and `held_out` (those of the exposures that are of the holdout), i8[K], grow with the
-    arms. `mean_shares`, f8[K], is the mean of the vectors that the latest decisions were drawn from, kept where
-    there is context. `omitted` counts the omissions that it has met (`repairs.py`).
+    arms. `mean_shares`, f8[K], is the mean of the vectors that the latest decisions were drawn from, kept where there is
+    context. `far` counts, by numeric field of the context, decisions with a value so far outside that the policy did not
+    take it as it was. `omitted` counts the omissions that it has met (`repairs.py`).
     """
 
     def __init__(self, first: Changed, owner: str | None = None) -> None:
@@ -78,13 +80,14 @@ class LiveExperiment:
         # Of decisions before it, Unix time, nothing more is learned where they would have to wait for their rewards.
         self.waits_since_ms = 0
         self._wait()
-        self.alarms = ChangeAlarms(len(experiment.arms), _watched(experiment))
+        self.alarms = self._watch()
         self.history: list[HistoryEntry] = []
         self.offset: Offset = START
         self.exposures: NDArray[np.int64] = np.zeros(len(experiment.arms), np.int64)
         self.rewards: NDArray[np.int64] = np.zeros(len(experiment.arms), np.int64)
         self.held_out: NDArray[np.int64] = np.zeros(len(experiment.arms), np.int64)
         self.mean_shares: NDArray[np.float64] = np.full(len(experiment.arms), 1.0 / len(experiment.arms))
+        self.far = self._none_far()
         self.omitted = 0
         self.evidence = 0
         self.midway = False
@@ -123,6 +126,13 @@ class LiveExperiment:
             self.joined = JoinedDecisions(window_ms, self.policy.n_features)
         elif zero:
             self.pending = PendingDecisions(window_ms, len(experiment.arms))
+
+    def _watch(self) -> ChangeAlarms | None:
+        """What watches the arms' means; None with a contextual policy, which changes them itself."""
+        experiment = self.experiment
+        if self.policy.contextual:
+            return None
+        return ChangeAlarms(len(experiment.arms), _watched(experiment))
 
     def next_close_ms(self) -> int | None:
         """From when on a tick would close a decision's window."""
@@ -189,22 +199,17 @@ class LiveExperiment:
     def _close(self, now_ms: int) -> Iterator[Step]:
         """Learns from the decisions whose windows have closed."""
         if self.joined is not None:
-            n_arms = len(self.exposures)
-            decisions, conversions = np.zeros((2, n_arms), np.int64)
             for learned in self.joined.close(now_ms, PIECE_ROWS):
                 values = np.where(np.isnan(learned.values), 0.0, learned.values)
                 yield from self._learn(learned.arms, values, learned.x)
-                decisions += np.bincount(learned.arms, minlength=n_arms)
-                conversions += np.bincount(learned.arms[values != 0.0], minlength=n_arms)
-            if decisions.any():
-                self.alarms.closed(decisions, conversions, now_ms)
                 self.evidence += 1
         elif self.pending is not None and isinstance(self.policy, Policy):
             closed = self.pending.close(now_ms)
             if closed is None:
                 return
             self.policy.update_counts(closed.zeros, self._zero)
-            self.alarms.closed(closed.decisions, closed.conversions, now_ms)
+            if self.alarms is not None:
+                self.alarms.closed(closed.decisions, closed.conversions, now_ms)
             self.evidence += 1
 
     def _learn(
@@ -237,6 +242,7 @@ class LiveExperiment:
             # rewards are yet to come: without the zeros among them they would look better than they are.
             self.waits_since_ms = offset.time_ms
             self._wait()
+            self.alarms = self._watch()
         self.history.append(
             HistoryEntry(
                 revision=record.revision,
@@ -266,7 +272,8 @@ class LiveExperiment:
             return
         if self.pending is not None:
             self.pending = self.pending.grown(n_arms)
-        self.alarms = self.alarms.grown(n_arms)
+        if self.alarms is not None:
+            self.alarms = self.alarms.grown(n_arms)
         self.exposures, self.rewards, self.held_out = (
             np.pad(counts, (0, added)) for counts in (self.exposures, self.rewards, self.held_out)
         )
@@ -280,6 +287,7 @@ class LiveExperiment:
         self.exposures += np.bincount(arms, minlength=len(self.exposures))
         if self.features is not None:
             self._average(event)
+            self._count_far(np.frombuffer(event.x, "<f4").reshape(len(arms), self.n_features))
         held_out = event.held_out_rows()
         if held_out is not None:
             self.held_out += np.bincount(arms[held_out], minlength=len(self.held_out))
@@ -308,6 +316,23 @@ class LiveExperiment:
             self.evidence += 1
         elif warming:
             self.evidence += 1
+
+    def _none_far(self) -> dict[str, int]:
+        return {} if self.features is None else dict.fromkeys(self.features.numeric[0], 0)
+
+    def _count_far(self, x: NDArray[np.float32]) -> None:
+        """Decisions with features x, f4[n, d]. Before the policy knows limits, those that were declared count."""
+        if self.features is None or not self.far or not isinstance(self.policy, ContextualPolicy):
+            return
+        places, declared = self.features.numeric
+        columns = list(places.values())
+        centre, spread = np.zeros(len(columns)), np.where(declared, 1.0, np.inf)
+        if self.policy.limits is not None:
+            centre, spread = (of_all[columns] for of_all in self.policy.limits)
+        values = x[:, columns]
+        beyond = (np.abs(values - centre) > NEAR * spread) & (values != 0.0)
+        for name, count in zip(places, np.count_nonzero(beyond, axis=0).tolist(), strict=True):
+            self.far[name] += count
 
     def _average(self, event: Exposed) -> None:
         """Moves `mean_shares` towards the vectors that these decisions were drawn from."""
@@ -339,7 +364,7 @@ class LiveExperiment:
             return
         if self.pending is not None:
             self.pending.rewarded(rows, offset.time_ms)
-        else:
+        elif self.alarms is not None:
             self.alarms.rewarded(arms, values, offset.time_ms)
         if isinstance(self.policy, ContextualPolicy):
             assert x is not None
@@ -449,12 +474,13 @@ class LiveExperiment:
             "pending": None if self.pending is None else self.pending.state(),
             "joined": None if self.joined is None else self.joined.state(),
             "waits_since_ms": self.waits_since_ms,
-            "alarms": self.alarms.state(),
+            "alarms": None if self.alarms is None else self.alarms.state(),
             "history": [msgspec.msgpack.encode(entry) for entry in self.history],
             "exposures": self.exposures.copy(),
             "rewards": self.rewards.copy(),
             "held_out": self.held_out.copy(),
             "mean_shares": self.mean_shares.copy(),
+            "far": dict(self.far),
             "omitted": self.omitted,
         }
         if self.owner != self.experiment.id:
@@ -467,9 +493,9 @@ class LiveExperiment:
         known_only(fields, _STATE, "an experiment")
         live = cls.__new__(cls)
         live.record = msgspec.msgpack.decode(fields["record"], type=Record)
-        live.policy = _ready(policy_from_state(fields["policy"]))
         experiment = live.record.experiment
         live.owner = fields.get("owner", experiment.id)
+        live.policy = _ready(policy_from_snapshot(fields["policy"], experiment))
         live.features = features_of(experiment)
         live._shape = Shape(experiment, live.n_features)
         live._objective = experiment.metrics.index(experiment.objective)
@@ -480,12 +506,15 @@ class LiveExperiment:
             live.pending = PendingDecisions.from_state(window_ms, len(experiment.arms), fields["pending"])
         if fields["joined"] is not None:
             live.joined = JoinedDecisions.from_state(window_ms, live.n_features, fields["joined"])
-        live.alarms = ChangeAlarms.from_state(fields["alarms"])
+        live.alarms = live._watch()
+        if live.alarms is not None and fields["alarms"] is not None:
+            live.alarms = ChangeAlarms.from_state(fields["alarms"])
         live.history = [msgspec.msgpack.decode(entry, type=HistoryEntry) for entry in fields["history"]]
         live.exposures = fields["exposures"]
         live.rewards = fields["rewards"]
         live.held_out = fields["held_out"]
         live.mean_shares = fields["mean_shares"]
+        live.far = live._none_far() | fields.get("far", {})
         live.omitted = fields.get("omitted", 0)
         live.offset = offset
         live.evidence = 0
@@ -588,7 +617,7 @@ def _watched(experiment: Experiment) -> tuple[float, float] | None:
 
 _STATE = frozenset(
     {"record", "policy", "pending", "joined", "waits_since_ms", "alarms", "history"}
-    | {"exposures", "rewards", "held_out", "mean_shares", "omitted", "owner"}
+    | {"exposures", "rewards", "held_out", "mean_shares", "far", "omitted", "owner"}
 )
 _ARRAY = 1
 

@@ -2,13 +2,14 @@
 """The statistics of K arms, the updates that fold rewards into them, and the choice of an arm."""
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport isfinite
+from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport free, malloc
 from numpy.random cimport bitgen_t
 
 from alias cimport alias_draw, cell_t
 from tally cimport (
-    chooser_name, chooser_t, tally_accepts, tally_add, tally_forget, tally_merge, tally_t
+    chooser_name, chooser_t, scale_of, tally_accepts, tally_add, tally_forget, tally_merge, tally_t
 )
 from uniform cimport uniform_below, uniform_double
 
@@ -22,8 +23,11 @@ from bandit_serve.errors import InvalidInput
 # More arms than this are refused: a share vector of them would take longer than any refresh.
 MOST_ARMS = 1 << 20
 
+# Of a leading arm's challenger, before it is drawn among the others alone.
+MOST_REDRAWS = 64
+
 cdef enum:
-    MOST_REDRAWS = 32   # after them a leader is near enough to certain that a quadrature is cheaper
+    REDRAWS = 64
 
 
 def arm_count(n_arms):
@@ -49,6 +53,14 @@ def eligible_arms(eligible, Py_ssize_t n_arms):
     if indices.size == 0:
         raise InvalidInput("at least one arm must be eligible")
     return indices
+
+
+def deviation(const double[::1] n, const double[::1] mean, const double[::1] m2):
+    """The standard deviation of an arm's rewards, above 0, as the n, mean and m2 of K arms, (K,), have shown it: see
+    `scale_of` in `tally.pxd`."""
+    if n.shape[0] == 0 or mean.shape[0] != n.shape[0] or m2.shape[0] != n.shape[0]:
+        raise InvalidInput("n, mean and m2 must be of the same arms, at least one")
+    return sqrt(scale_of(&n[0], &mean[0], &m2[0], NULL, n.shape[0]).variance)
 
 
 cdef numbers(values, dtype, str name):
@@ -105,8 +117,7 @@ cdef class Arms:
         it, in the warm-up, and whenever a cap may bind, an arm is drawn from `self.shares(eligible=…)`, which a
         subclass gives.
     leading: the probability with which the arm that the chooser comes upon is taken; otherwise it is asked again
-        until it comes upon another, and where that takes long, the arm is drawn from
-        `self.challengers(leader, arms)`, which a subclass gives.
+        until it comes upon another, `MOST_REDRAWS` times at most, and then it is asked for one among the others.
     """
 
     cdef tally_t tally
@@ -122,7 +133,7 @@ cdef class Arms:
     cdef Py_ssize_t cold
     # The arrays behind the pointers above.
     cdef object n, total, mean, m2, gain, seen, fresh, cache, chooser_parameters, table, indices, generator
-    cdef object chooser_capsule, rivals
+    cdef object chooser_capsule
 
     def __init__(
         self,
@@ -240,7 +251,6 @@ cdef class Arms:
 
     cdef inline void _changed(self) noexcept:
         self.table_fresh = False
-        self.rivals = None
 
     cdef _seen_changed(self):
         self.cold = int(np.count_nonzero(self.seen < self.warmup))
@@ -512,26 +522,23 @@ cdef class Arms:
         return arm
 
     cdef Py_ssize_t challenger(self, Py_ssize_t leader, const Py_ssize_t *among, Py_ssize_t count) except -1:
-        cdef Py_ssize_t i, arm
-        cdef double place
-        cdef const double[::1] chances
-        for i in range(MOST_REDRAWS):
+        cdef Py_ssize_t i, arm, left = 0
+        cdef Py_ssize_t *others
+        if count == 2:
+            return among[1] if among[0] == leader else among[0]
+        for i in range(REDRAWS):
             arm = self.chooser.choose(&self.tally, among, count, self.bits)
             if arm != leader:
                 return arm
-        arms = np.array([among[i] for i in range(count)], dtype=np.intp)
-        key = leader, arms.tobytes()
-        if self.rivals is None or self.rivals[0] != key:
-            self.rivals = key, np.ascontiguousarray(self.challengers(leader, arms))
-        chances = self.rivals[1]
-        place = uniform_double(self.bits)
-        arm = -1
+        others = <Py_ssize_t *>malloc(count * sizeof(Py_ssize_t))
+        if others is NULL:
+            raise MemoryError()
         for i in range(count):
-            if chances[i] > 0.0:
-                arm = among[i]
-                place -= chances[i]
-                if place < 0.0:
-                    break
+            if among[i] != leader:
+                others[left] = among[i]
+                left += 1
+        arm = self.chooser.choose(&self.tally, others, left, self.bits)
+        free(others)
         return arm
 
     cdef double _present_share(self, Py_ssize_t arm) except -1.0:

@@ -13,10 +13,17 @@ The precision of feature j is the given one times max(1, c · p) · max(1, s_j),
 was learned and p = Σ min(1, s_j), the features present in a row: many or large features get a smaller coefficient
 each, as if they had been scaled. It is read when the number of all updates is a power of two and when something was
 forgotten.
+
+One wild value must not rule a model, as the square of a feature is what a row weighs. So each feature has limits: a
+centre c and a spread v of its values other than 0, a median and the third quartile of |x_j - c| (at least 1), which
+the first `FIRST_ROWS` rows give and each later row moves by a step (Robbins & Monro 1951), so that a run of wild values
+moves them little and a lasting change of unit moves them in the end. A value farther than `NEAR` · v from c is taken
+as that far; one of `UNKNOWN` times that tells nothing and is taken as c. So for scores and for learning alike, by the
+limits of the state. The first rows are learned as they are, and once more, within the limits, when those are known.
 """
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport INFINITY, exp, fmax, fmin, isfinite, sqrt
+from libc.math cimport INFINITY, exp, fabs, fmax, fmin, isfinite, sqrt
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -62,6 +69,8 @@ cdef enum:
     LEAST_BETWEEN = 1024
     BETWEEN_A_FEATURE = 16
     MOST_STEPS = 60
+    FIRST_ROWS = 128
+    LEAST_VALUES = 8
 
 # An update that takes all but this part of the variance in its direction away makes the inverse anew at once: a
 # rank-one update would lose as many digits.
@@ -74,6 +83,11 @@ cdef double GAP_FACTOR = 30.0
 cdef double FIRST_VARIANCE = 0.25
 cdef double FIRST_WEIGHT = 1.0
 cdef double LEAST_WEIGHT = 1e-10
+# Of the limits of features: see above. In fewer values than LEAST_VALUES nothing is a quartile.
+cdef double NEAREST = 8.0
+cdef double UNKNOWN = 10.0
+cdef double PACE = 0.05
+cdef double LEAST_SPREAD = 1.0
 cdef double LARGEST_NOISE = 1e200
 # How many standard deviations one score may lie from another, or one deviation be shorter, to be told from it.
 cdef double FARTHEST = 1e15
@@ -83,6 +97,9 @@ cdef enum Rule:
     POSTERIOR_DRAW
     INVERSE_GAP
 
+NEAR = NEAREST
+# What is kept of the limits of features, by name.
+LIMITS = ("centre", "spread", "first_x", "first_arms", "first_rewards")
 RULES = {"upper_bound": UPPER_BOUND, "posterior_draw": POSTERIOR_DRAW, "inverse_gap": INVERSE_GAP}
 
 
@@ -106,6 +123,15 @@ cdef vectors(values, Py_ssize_t length, str name):
     if not np.isfinite(rounded).all():
         raise InvalidInput(f"{name} must be finite as float32")
     return rounded
+
+
+cdef inline double usual(double value, double centre, double spread) noexcept nogil:
+    """`value` as it is taken: see the module's text. 0 says that a feature is not there, and is always that."""
+    cdef double off = value - centre, most = NEAREST * spread
+    cdef double size = fabs(off)
+    cdef double edge = centre + most if off > 0.0 else centre - most
+    cdef double beyond = centre if size > UNKNOWN * most else edge
+    return value if (size <= most) | (value == 0.0) else beyond
 
 
 cdef class Linear:
@@ -135,6 +161,8 @@ cdef class Linear:
     cdef bint logistic
     cdef Py_ssize_t width, size, per_arm, cold
     cdef readonly Py_ssize_t stale_models
+    cdef Py_ssize_t n_first
+    cdef bint limited
     cdef double least_precision
     cdef int64_t all_updates
     cdef double *gram
@@ -146,6 +174,8 @@ cdef class Linear:
     cdef double *noise
     cdef double *x
     cdef double *direction
+    cdef double *centre
+    cdef double *spread
     cdef double *rows
     cdef double *scores
     cdef int64_t *updates
@@ -225,6 +255,11 @@ cdef class Linear:
             "noise": np.zeros(2),
             "x": aligned_zeros((self.width,), np.float64),
             "direction": aligned_zeros((self.width,), np.float64),
+            "centre": np.zeros(self.n_features),
+            "spread": np.zeros(self.n_features),
+            "first_x": np.zeros((FIRST_ROWS, self.n_features), dtype=np.float32),
+            "first_arms": np.zeros(FIRST_ROWS, dtype=np.int64),
+            "first_rewards": np.zeros(FIRST_ROWS),
             "rows": aligned_zeros((count if self.per_arm else 1, self.width), np.float64),
             "scores": np.zeros(3 * count),
         }
@@ -248,6 +283,7 @@ cdef class Linear:
         self.squares, self.precision = place_of(self.arrays["squares"]), place_of(self.arrays["precision"])
         self.noise, self.x = place_of(self.arrays["noise"]), place_of(self.arrays["x"])
         self.direction, self.rows = place_of(self.arrays["direction"]), place_of(self.arrays["rows"])
+        self.centre, self.spread = place_of(self.arrays["centre"]), place_of(self.arrays["spread"])
         self.scores = place_of(self.arrays["scores"])
         if self.per_arm:
             features = self.arm_features_given
@@ -257,7 +293,8 @@ cdef class Linear:
         self.bits = <bitgen_t *>PyCapsule_GetPointer(generator.capsule, "BitGenerator")
         self.draws = None
         self.outdated = self.patient = False
-        self.all_updates = 0
+        self.all_updates = self.n_first = 0
+        self.limited = False
         self.cold = count if warmup > 0 else 0
         self.tally.n_arms = self.n_arms = count
         self.read_precisions()
@@ -398,9 +435,123 @@ cdef class Linear:
                 self.x[j] = <double>rows[i, j]
             self.learn(places[i], values[i])
 
+    # -- the limits of features
+
+    cdef void limit(self) noexcept:
+        """The present x within its limits."""
+        cdef Py_ssize_t j
+        if self.limited:
+            for j in range(self.n_features):
+                self.x[j] = usual(self.x[j], self.centre[j], self.spread[j])
+
+    cdef void limit_and_move(self) noexcept:
+        """`limit`, and then a step of each centre and spread towards the quartiles of the values that come."""
+        cdef Py_ssize_t j
+        cdef double *x = self.x
+        cdef double *centre = self.centre
+        cdef double *spread = self.spread
+        cdef double value, off, step, factor, moved
+        # Without branches, so that several are done at once.
+        for j in range(self.n_features):
+            value, off, step = x[j], x[j] - centre[j], PACE * spread[j]
+            x[j] = usual(value, centre[j], spread[j])
+            factor = 1.0 - 0.25 * PACE if fabs(off) <= spread[j] else 1.0 + 0.75 * PACE
+            step = 0.0 if value == 0.0 else step
+            factor = 1.0 if value == 0.0 else factor
+            moved = off if off < step else step
+            centre[j] += moved if moved > -step else -step
+            moved = spread[j] * factor
+            spread[j] = moved if moved > LEAST_SPREAD else LEAST_SPREAD
+
+    cdef int find_limits(self) except -1:
+        """Of the first rows, which are learned anew where some of their values were beyond."""
+        cdef const float[:, ::1] rows = self.arrays["first_x"]
+        cdef const int64_t[::1] arms = self.arrays["first_arms"]
+        cdef const double[::1] rewards = self.arrays["first_rewards"]
+        cdef Py_ssize_t i, j
+        cdef bint beyond = False
+        self.arrays["spread"][:] = LEAST_SPREAD
+        for j in range(self.n_features):
+            column = self.arrays["first_x"][:, j].astype(np.float64)
+            column = column[column != 0.0]
+            if len(column) >= LEAST_VALUES:
+                self.centre[j] = middle = np.median(column)
+                self.spread[j] = fmax(LEAST_SPREAD, np.quantile(np.abs(column - middle), 0.75))
+        self.limited = True
+        for i in range(FIRST_ROWS):
+            for j in range(self.n_features):
+                beyond |= usual(rows[i, j], self.centre[j], self.spread[j]) != rows[i, j]
+        if not beyond:
+            return 0
+        for name in ("gram", "moment", "theta", "squares", "noise", "updates"):
+            self.arrays[name][:] = 0
+        self.all_updates = 0
+        self.read_precisions()
+        for i in range(FIRST_ROWS):
+            for j in range(self.n_features):
+                self.x[j] = <double>rows[i, j]
+            self.limit()
+            self.fit(arms[i], rewards[i])
+        return 0
+
+    @property
+    def limits(self):
+        """Centre and spread, (d,) each, beyond `NEAR` times which values are not taken as they are; None at first."""
+        return (self.arrays["centre"].copy(), self.arrays["spread"].copy()) if self.limited else None
+
+    def limits_state(self):
+        """Copies of centre and spread, float64 (d,), 0 while they are not known, and of the first rows until then."""
+        n = 0 if self.limited else self.n_first
+        return {name: self.arrays[name][: n if name.startswith("first") else None].copy() for name in LIMITS}
+
+    def restore_limits(self, given):
+        """Takes over what `limits_state()` gives, after `restore`; InvalidInput when it cannot be of these features.
+
+        Nothing, of a state from before there were limits: spreads are then the root mean squares that were learned.
+        """
+        if not given:
+            learned = self.noise[0] > 0.0
+            self.arrays["centre"][:] = 0.0
+            if learned:
+                rms = np.sqrt(self.arrays["squares"][: self.n_features] / self.noise[0])
+                self.arrays["spread"][:] = np.maximum(rms, LEAST_SPREAD)
+            self.limited, self.n_first = learned, 0
+            return
+        n = min(np.size(given.get("first_arms", ())), FIRST_ROWS - 1)
+        mine = {name: self.arrays[name][: n if name.startswith("first") else None] for name in LIMITS}
+        arrays = self.checked(given, mine, "factors")
+        limited = bool((arrays["spread"] >= LEAST_SPREAD).all())
+        arms = arrays["first_arms"]
+        if not limited and arrays["spread"].any() or limited and n or ((arms < 0) | (arms >= self.tally.n_arms)).any():
+            raise InvalidInput("factors.spread must be at least 1, or 0 and the first rows of arms that are there")
+        for name, array in arrays.items():
+            self.arrays[name][: len(array)] = array
+        self.limited, self.n_first = limited, n
+
     # -- the fold
 
-    cdef void learn(self, Py_ssize_t arm, double reward) noexcept:
+    cdef int learn(self, Py_ssize_t arm, double reward) except -1:
+        """`reward` of `arm` for the present x, as it came."""
+        cdef float[:, ::1] rows
+        cdef Py_ssize_t j
+        tally_add(&self.tally, arm, reward, 1.0)
+        if self.cold:
+            self.count_cold()
+        if self.limited:
+            self.limit_and_move()
+            self.fit(arm, reward)
+            return 0
+        rows = self.arrays["first_x"]
+        for j in range(self.n_features):
+            rows[self.n_first, j] = <float>self.x[j]
+        self.arrays["first_arms"][self.n_first], self.arrays["first_rewards"][self.n_first] = arm, reward
+        self.n_first += 1
+        self.fit(arm, reward)
+        if self.n_first == FIRST_ROWS:
+            self.find_limits()
+        return 0
+
+    cdef void fit(self, Py_ssize_t arm, double reward) noexcept:
         cdef Py_ssize_t m = 0 if self.per_arm else arm, j
         cdef const double *row = self.row_of(arm)
         cdef double target = reward if self.tally.unbounded else tally_scaled(&self.tally, reward)
@@ -421,7 +572,6 @@ cdef class Linear:
             weighed = target
             self.noise[1] = fmin(self.noise[1] + surprise * (target - mean), LARGEST_NOISE)
         self.noise[0] += 1.0
-        tally_add(&self.tally, arm, reward, 1.0)
         symmetric_add(self.gram + m * self.size, weight, row, self.width)
         add_multiple(self.moment + m * self.width, weighed, row, self.width)
         for j in range(self.width):
@@ -429,8 +579,6 @@ cdef class Linear:
         self.updates[m] += 1
         self.all_updates += 1
         self.outdated = True
-        if self.cold:
-            self.count_cold()
         if is_power_of_two(self.all_updates):
             self.read_precisions()
         elif self.time_to_factorize(m) or weight * variance > LARGEST_GAIN:
@@ -584,6 +732,7 @@ cdef class Linear:
     def scores_of(self, x):
         """Two float64 (K,) for the features x, (d,): the means θ'x and the widths sqrt(x'(A + λ)⁻¹x) of all arms."""
         self.take(x)
+        self.limit()
         means, widths = np.empty(self.tally.n_arms), np.empty(self.tally.n_arms)
         self.score(self.everyone, self.tally.n_arms, place_of(means), place_of(widths))
         return means, widths
@@ -638,6 +787,7 @@ cdef class Linear:
         cdef double *widths = self.scores + self.tally.n_arms
         cdef double scale, largest = -INFINITY
         self.take(x)
+        self.limit()
         scale = self.strength * sqrt(self.variance_of_noise())
         if self.how == POSTERIOR_DRAW and self.per_arm:
             return self.votes(arms)
@@ -780,6 +930,7 @@ cdef class Linear:
         if self.max_share < 1.0 or self.cold or (self.how == POSTERIOR_DRAW and self.per_arm):
             return self.pick_from(self.shares(x, eligible))
         self.take(x)
+        self.limit()
         if eligible is None:
             return self.pick(self.everyone, self.tally.n_arms)
         among = eligible_arms(eligible, self.tally.n_arms)
@@ -931,9 +1082,10 @@ cdef class Linear:
 
     def factors(self):
         """Copies of what is derived and cannot be made again bit for bit: precision (D,), inverse (M, D(D + 1)/2)
-        and coefficients (M, D), float64; updates, int64 (M,)."""
+        and coefficients (M, D), float64; updates, int64 (M,); and `limits_state()`."""
         self.freshen()
         return {
+            **self.limits_state(),
             "updates": self.arrays["updates"].copy(),
             "precision": self.arrays["precision"][: self.order].copy(),
             "inverse": self.triangles("inverse"),
@@ -949,7 +1101,10 @@ cdef class Linear:
             "inverse": np.empty((self.n_models, self.order * (self.order + 1) // 2)),
             "coefficients": self.arrays["theta"][:, : self.order],
         }
-        arrays = self.checked(factors, mine, "factors")
+        if not isinstance(factors, Mapping):
+            raise InvalidInput(f"factors must hold {', '.join([*mine, *LIMITS])}")
+        limits = {name: factors[name] for name in LIMITS if name in factors}
+        arrays = self.checked({name: each for name, each in factors.items() if name not in LIMITS}, mine, "factors")
         if (arrays["precision"] <= 0.0).any() or (arrays["updates"] < 0).any():
             raise InvalidInput("factors.precision must be above 0 and factors.updates at least 0")
         self.unpack("inverse", arrays["inverse"])
@@ -963,6 +1118,7 @@ cdef class Linear:
             # What nothing was learned for follows from the precisions alone.
             if self.updates[m] == 0:
                 self.mark(m)
+        self.restore_limits(limits)
 
     @property
     def randomness(self):

@@ -1,20 +1,25 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Boltzmann exploration: an arm's probability is proportional to exp(mean / temperature)."""
+"""Boltzmann exploration: an arm's probability is proportional to exp(mean / temperature).
+
+Of rewards without bounds the temperature may be in standard deviations of an arm's rewards, as the arms to choose
+among have shown it (`tally.pxd`).
+"""
 
 from cpython.pycapsule cimport PyCapsule_New
-from libc.math cimport exp
+from libc.math cimport exp, sqrt
 from numpy.random cimport bitgen_t
 
-from tally cimport chooser_name, chooser_t, tally_mean, tally_t
+from tally cimport chooser_name, chooser_t, scale_of, tally_mean, tally_t
 from uniform cimport uniform_below, uniform_double
 
 
 cdef Py_ssize_t choose(
     const tally_t *tally, const Py_ssize_t *among, Py_ssize_t count, bitgen_t *bits
 ) noexcept nogil:
-    """Parameter: the temperature. Cache: each arm's weight. Arms without observations come first, evenly."""
+    """Parameters: the temperature, and whether it is in standard deviations. Cache: each arm's weight. Arms without
+    observations come first, evenly."""
     cdef Py_ssize_t i, k, chosen = among[0], untried = 0
-    cdef double mean, highest = 0.0, total = 0.0, place
+    cdef double mean, highest = 0.0, total = 0.0, place, temperature = tally.parameters[0]
     for i in range(count):
         k = among[i]
         if tally.n[k] == 0.0:
@@ -27,9 +32,11 @@ cdef Py_ssize_t choose(
                 highest = mean
     if untried > 0:
         return chosen
+    if tally.parameters[1] != 0.0:
+        temperature *= sqrt(scale_of(tally.n, tally.mean, tally.m2, among, count).variance)
     for i in range(count):
         k = among[i]
-        tally.cache[k] = exp((tally_mean(tally, k) - highest) / tally.parameters[0])
+        tally.cache[k] = exp((tally_mean(tally, k) - highest) / temperature)
         total += tally.cache[k]
     place = uniform_double(bits) * total
     for i in range(count):
@@ -43,5 +50,5 @@ cdef Py_ssize_t choose(
 
 
 cdef chooser_t chooser
-chooser.choose, chooser.share, chooser.parameters, chooser.cache_width = choose, NULL, 1, 1
+chooser.choose, chooser.share, chooser.parameters, chooser.cache_width = choose, NULL, 2, 1
 CHOOSER = PyCapsule_New(&chooser, chooser_name(), NULL)

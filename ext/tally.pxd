@@ -39,6 +39,11 @@ ctypedef double (*share_t)(const tally_t *tally, Py_ssize_t arm) noexcept nogil
 cdef inline const char *chooser_name() noexcept nogil:
     return b"bandit_serve.chooser"
 
+# What the arms that were chosen among have shown, as far as it says in which unit rewards are.
+ctypedef struct scale_t:
+    double mean
+    double variance            # of an arm's rewards; above 0
+
 ctypedef struct chooser_t:
     choose_t choose
     share_t share              # for a policy that weighs; otherwise NULL
@@ -59,6 +64,35 @@ cdef inline double tally_scaled(const tally_t *tally, double reward) noexcept no
 
 cdef inline const double *tally_parameters(const tally_t *tally, Py_ssize_t arm) noexcept nogil:
     return tally.parameters + tally.stride * arm
+
+
+cdef inline scale_t scale_of(
+    const double *n, const double *mean, const double *m2, const Py_ssize_t *among, Py_ssize_t count
+) noexcept nogil:
+    """Of the arms in `among`, all `count` where it is NULL: the mean of all their rewards, and the variance within
+    arms, with one observation more that deviates as rewards do from the mean of all, so that there is one as soon as
+    two rewards differ. Before that it does not matter, and is 1."""
+    cdef scale_t scale
+    cdef double weight = 0.0, within = 0.0, between = 0.0, freedom = 0.0, deviation
+    cdef Py_ssize_t i, k
+    scale.mean = 0.0
+    for i in range(count):
+        k = i if among is NULL else among[i]
+        if n[k] > 0.0:
+            weight += n[k]
+            scale.mean += (mean[k] - scale.mean) * (n[k] / weight)
+            within += m2[k]
+            freedom += fmax(n[k] - 1.0, 0.0)
+    for i in range(count):
+        k = i if among is NULL else among[i]
+        if n[k] > 0.0:
+            deviation = mean[k] - scale.mean
+            between += n[k] * deviation * deviation
+    scale.variance = (within + (within + between) / weight) / (freedom + 1.0) if weight > 0.0 else 0.0
+    # What rounding leaves of rewards that are all the same is no variance.
+    if scale.variance <= 1e-28 * scale.mean * scale.mean or scale.variance < 1e-290:
+        scale.variance = 1.0
+    return scale
 
 
 cdef inline double tally_gain(double scaled, double propensity) noexcept nogil:

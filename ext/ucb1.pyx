@@ -2,14 +2,15 @@
 """UCB1's index and the arms on which it is the largest (Auer, Cesa-Bianchi & Fischer 2002, Figure 1).
 
 Its width is of rewards whose deviations are no larger than those of a Normal law of standard deviation 1; `scale`
-makes it one for others. In [0, 1] they are no larger than those of 1/2, and UCB1 is on the safe side with 1.
+makes it one for others; where it is NaN, it is the standard deviation of an arm's rewards, as the arms to choose among
+have shown it (`tally.pxd`). In [0, 1] they are no larger than those of 1/2, and UCB1 is on the safe side with 1.
 """
 
 from cpython.pycapsule cimport PyCapsule_New
-from libc.math cimport INFINITY, log, sqrt
+from libc.math cimport INFINITY, isnan, log, sqrt
 from numpy.random cimport bitgen_t
 
-from tally cimport chooser_name, chooser_t, tally_mean, tally_t
+from tally cimport chooser_name, chooser_t, scale_of, tally_mean, tally_t
 from uniform cimport uniform_below
 
 import numpy as np
@@ -74,12 +75,12 @@ cdef Py_ssize_t choose(
 ) noexcept nogil:
     """Parameter: the scale. A tie is drawn evenly: the j-th to tie takes over with probability 1/j."""
     cdef Py_ssize_t i, k, best = among[0], ties = 0
-    cdef double width, index, highest = -INFINITY
+    cdef double width, index, highest = -INFINITY, variance = tally.parameters[0] * tally.parameters[0]
     # Indices ascend, so that as many as there are arms are all of them.
     cdef bint everyone = count == tally.n_arms
-    width = tally.parameters[0] * tally.parameters[0] * twice_log(
-        sum_of(tally.n, NULL if everyone else among, count)
-    )
+    if isnan(variance):
+        variance = scale_of(tally.n, tally.mean, tally.m2, NULL if everyone else among, count).variance
+    width = variance * twice_log(sum_of(tally.n, NULL if everyone else among, count))
     for i in range(count):
         k = i if everyone else among[i]
         if surely_below(tally, k, width, highest):

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgpack
+import msgspec
 import numpy as np
 import pytest
 from makers import created, experiment, exposed, rewards
 from numpy.typing import NDArray
+from scale import scaled
 from scipy.special import xlogy
 
 from bandit_serve import alarms
 from bandit_serve.alarms import BLOCK, CANDIDATES, LEVEL, MAX_ALARMS, REFERENCE, SPACING, ChangeAlarms
-from bandit_serve.events import Rewarded, Tick
+from bandit_serve.events import Change, Changed, Rewarded, Tick
+from bandit_serve.experiment import Policy
 from bandit_serve.live import LiveExperiment
 from bandit_serve.store.offset import Offset
 
@@ -49,6 +52,10 @@ DRAWS: dict[str, tuple[Draw, tuple[float, float] | None]] = {
     "bounded": (lambda rng, n: rng.beta(0.4, 1.0, n), UNIT),
     "counts": (lambda rng, n: rng.poisson(0.3, n).astype(np.float64), None),
     "heavy tails": (lambda rng, n: rng.lognormal(3.0, 1.5, n), None),
+    "normal": (lambda rng, n: rng.normal(50.0, 1.0, n), None),
+    "orders": (lambda rng, n: (rng.random(n) < 0.05) * (1.0 + rng.poisson(2.0, n)), None),
+    "revenue": (lambda rng, n: (rng.random(n) < 0.01) * rng.lognormal(0.0, 1.5, n), None),
+    "next to nothing": (lambda rng, n: rng.beta(0.05, 0.95, n), UNIT),
 }
 
 
@@ -88,6 +95,58 @@ def test_a_change_is_noticed_soon_and_dated(before: float, after: float) -> None
         assert alarm.after == pytest.approx(after, abs=0.06)
     assert len(set(delays)) > 3
     assert np.mean(delays) < 650
+
+
+# Laws of values that are not 0 or 1, with mean 0 or so and the standard deviation that a shift is measured in.
+LAWS: dict[str, tuple[Draw, float]] = {
+    "normal": (lambda rng, n: rng.normal(0.0, 1.0, n), 1.0),
+    "t3": (lambda rng, n: rng.standard_t(3, n), 3.0**0.5),
+    "counts": (lambda rng, n: rng.poisson(3.0, n).astype(np.float64), 3.0**0.5),
+    "bounded": (lambda rng, n: 0.2 + 0.5 * rng.beta(2.0, 2.0, n), 0.5 * 0.05**0.5),
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_shift_of_three_tenths_of_a_deviation_is_noticed_within_a_thousand(law: str, sign: float) -> None:
+    """ADWIN at .002 needs about 800 (benchmarks/README.md)."""
+    draw, deviation = LAWS[law]
+    bounds = UNIT if law == "bounded" else None
+    delays = []
+    for seed in range(scaled(5, 200)):
+        watch = ChangeAlarms(1, bounds)
+        play(watch, draw, seed, 0, 3_000)
+        assert not watch.alarms
+        shift = sign * 0.3 * deviation
+        play(watch, lambda rng, n, by=shift: draw(rng, n) + by, seed, 3_000, 6_000)
+        (alarm,) = watch.alarms
+        delays.append(alarm.at_ms - 3_000)
+    assert np.mean(delays) < 1_000
+
+
+def test_a_state_that_knew_no_variance_goes_on_as_of_zeros_and_ones() -> None:
+    watch = ChangeAlarms(1, UNIT)
+    play(watch, bernoulli(0.2), 4, 0, 2_000)
+    state = watch.state()
+    (kept,) = state.pop("m2")
+    restored = ChangeAlarms.from_state(state)
+    assert restored.state()["m2"] == pytest.approx([kept])
+
+
+def test_a_contextual_policy_s_arms_are_not_watched() -> None:
+    """As it learns, other contexts come to an arm, and its mean changes in a world that does not."""
+    context = [{"name": "z", "kind": "numeric", "mean": 0.0, "std": 1.0}]
+    live = LiveExperiment(created(experiment(policy={"kind": "lin_ts"}, context=context)))
+    assert live.alarms is None
+    assert LiveExperiment.from_state(live.offset, live.state()).alarms is None
+    record = msgspec.structs.replace(
+        live.record, revision=2, experiment=live.experiment.with_policy(Policy(kind="thompson"))
+    )
+    live.apply(Offset(1, 0), Changed(record, Change("policy", "test")))
+    assert live.alarms is not None
+    rows = rewards(range(5))
+    live.apply(Offset(2, 0), Rewarded(rows, np.ones((5, live.n_features), np.float32)))
+    assert LiveExperiment.from_state(live.offset, live.state()).digest() == live.digest()
 
 
 def test_a_shift_of_values_without_bounds_is_noticed_in_their_own_units() -> None:

@@ -9,6 +9,7 @@ import pytest
 from bandit_serve.errors import InvalidInput
 from bandit_serve.policies import POLICIES
 from bandit_serve.simulation import Simulation
+from bandit_serve.simulation.bernoulli import Bernoulli
 from bandit_serve.simulation.contender import Contender
 
 
@@ -88,3 +89,21 @@ def test_without_policies_all_that_fit_take_part() -> None:
     fitting = {kind for kind, each in POLICIES.items() if not each.contextual and "binary" in each.objectives}
     assert {contender.kind for contender in found.contenders} == fitting
     assert len(fitting) >= 3
+
+
+@pytest.mark.parametrize("n_arms", [2, 5, 20])
+def test_it_has_the_floor_that_it_would_be_served_with_unless_one_is_given(n_arms):
+    environment = Bernoulli(arms=tuple([0.1] * n_arms))
+    for text, floor in (
+        ("thompson", min(0.02, 0.1 / n_arms)),
+        ("thompson:min_share=0", 0.0),
+        ("ucb1:min_share=.01", 0.01),
+        ("fixed_split", 0.0),
+    ):
+        contender = Contender.parse(text)
+        assert contender.min_share(environment) == floor
+        policy = contender.policy(environment, 1)
+        assert policy.min_share == floor
+        policy.update_counts([0] + [1_000] * (n_arms - 1), 0.0)
+        policy.update_counts([1_000] + [0] * (n_arms - 1), 1.0)
+        assert policy.shares().min() >= floor

@@ -152,7 +152,8 @@ def simulate(
 ) -> None:
     """Runs policies in a world that is known, many times, and says what each loses against the best arm.
 
-    The policies are the objects that serve traffic, asked and told one decision after another.
+    The policies are the objects that serve traffic, with the floor under each arm's share that they are served with
+    (min_share, 0.02 or 0.1 / arms), asked and told one decision after another.
 
     bandit-serve simulate --arms 0.05,0.04,0.04 -p thompson -p epsilon_greedy:epsilon=0.1 --plot regret.html
     """

@@ -32,8 +32,20 @@ def print_report(found: Report, elapsed_s: float, written: Sequence[Path]) -> No
         say(
             "± is one standard error. Behind: on the same outcomes, seed by seed. At the end: the last quarter."
         )
+    say(_floors(found))
     if found.growth is not None:
         say(f"Lai–Robbins: in the long run regret grows like C ln t at best, C = {found.growth:.4g}.")
     say(f"{decisions:,} decisions in {elapsed_s:.1f} s.")
     for path in written:
         say(f"Plot: {path}")
+
+
+def _floors(found: Report) -> str:
+    """What each policy explores whatever it knows, which is part of what it loses."""
+    served = {each.min_share for each in found.policies if "min_share" not in each.policy and each.min_share}
+    if not served:
+        return "No arm has a floor under its share, unless min_share is given."
+    return (
+        f"Each arm has a share of at least {max(served):g}, as when served, unless min_share is given "
+        "(fixed_split has none)."
+    )

@@ -56,7 +56,9 @@ class ContextualPolicy(Linear):
     """A policy over `n_arms` arms, known by their indices, that learns which is best for which features.
 
     n_features: d, the length of the vectors x that `choose`, `shares` and `update` take. They are rounded to float32
-        before they are used. An intercept is a feature that is always 1; `Features` adds one.
+        before they are used. An intercept is a feature that is always 1; `Features` adds one. What lies far outside
+        of a feature's values so far is taken as the farthest that they are, or as their centre (`_linear` says how
+        far), so that one wild value, or a run of them, does not spoil what was learned.
     objective, low, high, min_share, max_share, warmup, half_life, refresh, holdout, seed: as `Policy` has them.
         Binary and bounded rewards are scaled to [0, 1]. Forgetting happens when at least 1/64 of the half-life has
         passed since it last did, so that models are not made anew at each step of the clock.
@@ -246,7 +248,7 @@ class ContextualPolicy(Linear):
         """Goes on from what `former`, a policy over as many arms or fewer, has observed of the same rewards.
 
         The models are taken over from a policy with models of the same features and kind; from others only the
-        counts and means of the arms, and the models start anew.
+        counts and means of the arms and, from one of the same features, their limits, and the models start anew.
         """
         statistics = self.statistics()
         theirs = former.statistics()
@@ -263,6 +265,13 @@ class ContextualPolicy(Linear):
                     raise InvalidInput(f"a policy over {self.n_arms} arms can not go on from one over more")
                 statistics[name][: len(theirs[name])] = theirs[name]
         self.restore(statistics)
+        # The rows that limits are yet to come of are those of its models.
+        if (
+            isinstance(former, ContextualPolicy)
+            and former.n_features == self.n_features
+            and (same or former.limits is not None)
+        ):
+            self.restore_limits(former.limits_state())
         self.observed = np.pad(former.observed, (0, self.n_arms - former.n_arms))
         self.clock_ms = former.clock_ms
 
@@ -270,7 +279,7 @@ class ContextualPolicy(Linear):
         """All that this policy is, as plain values and arrays: with `from_state` it goes on identically.
 
         What was learned is in `statistics`, apart from priors and other parameters; `factors` is what follows from
-        them but for the last bits.
+        them but for the last bits, and what can not be made again as the rows are gone.
         """
         return {
             "kind": self.kind,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from hashlib import blake2b
 
 import numpy as np
@@ -68,6 +69,15 @@ class Features:
     @property
     def n_features(self) -> int:
         return len(self.names)
+
+    @cached_property
+    def numeric(self) -> tuple[dict[str, int], NDArray[np.bool_]]:
+        """The places of the numeric fields' values in a vector, by field, and bool: whether a standard deviation of
+        the field is given.
+        """
+        fields = [field for field in self.fields if field.kind == "numeric"]
+        places = {field.name: self._places[field.name].start for field in fields}
+        return places, np.array([field.std is not None for field in fields], np.bool_)
 
     def vector(self, context: Mapping[str, Value | None]) -> NDArray[np.float32]:
         """float32 (n_features,): the features of a context."""

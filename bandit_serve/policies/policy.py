@@ -160,10 +160,6 @@ class Policy(Arms):
         """
         raise NotImplementedError
 
-    def challengers(self, leader: int, arms: NDArray[np.intp]) -> Vector:
-        """For subclasses with a `leading` below 1: see `_arms.Arms`."""
-        raise NotImplementedError
-
     def shares(
         self,
         *,

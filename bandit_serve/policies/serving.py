@@ -26,6 +26,8 @@ OWN = (
     "scale",
     "optimism",
 )
+# The parameter of a kind of policy that is in the unit of the rewards, where they have no bounds.
+UNITS = {"thompson": "prior", "top_two_thompson": "prior", "softmax": "temperature", "ucb1": "sigma"}
 PARAMETERS = frozenset(PolicySettings.__struct_fields__)
 FOLD_SEED = 0
 # Of one model: its inverse is made anew in about 0.1 s, which the fold of its experiment waits for, and nobody else.
@@ -35,11 +37,14 @@ MOST_NUMBERS = 1 << 23
 
 
 def served_floor(experiment: Experiment) -> float:
-    """`min_share` as it is served: what is given, else min(0.02, 0.1/K); a fixed split's shares are its floor."""
-    policy = experiment.policy
-    if policy.min_share is not None:
-        return policy.min_share
-    return 0.0 if policy.kind == FixedSplit.kind else min(0.02, 0.1 / len(experiment.arms))
+    """`min_share` as it is served: what is given, else `default_floor`."""
+    given = experiment.policy.min_share
+    return default_floor(experiment.policy.kind, len(experiment.arms)) if given is None else given
+
+
+def default_floor(kind: str, n_arms: int) -> float:
+    """`min_share` of a served policy unless it is given: min(0.02, 0.1/K); a fixed split's shares are its floor."""
+    return 0.0 if kind == FixedSplit.kind else min(0.02, 0.1 / n_arms)
 
 
 def features_of(experiment: Experiment) -> Features | None:
@@ -137,15 +142,15 @@ def _modelled(objective: Metric) -> str:
     return "continuous" if objective.kind == "count" and objective.goal == "minimize" else objective.kind
 
 
-def _prior_defaults(kind: type[Policy] | type[ContextualPolicy], objective: str) -> dict[str, float]:
+def _prior_defaults(kind: type[Policy] | type[ContextualPolicy], objective: str) -> dict[str, float | None]:
     if not issubclass(kind, Thompson):
         return {}
     return {name: parameter.default for name, parameter in LIKELIHOODS[objective].prior.items()}
 
 
 def _in_order(
-    given: Mapping[str, ByArm], names: Sequence[str], defaults: Mapping[str, float]
-) -> dict[str, float | list[float]]:
+    given: Mapping[str, ByArm], names: Sequence[str], defaults: Mapping[str, float | None]
+) -> dict[str, float | list[float | None]]:
     """What is by the name of an arm in the order of the arms; arms that are not named have the default, or 0."""
     return {
         name: [value.get(arm, defaults.get(name, 0.0)) for arm in names] if isinstance(value, dict) else value
@@ -168,6 +173,19 @@ def _as_utility(history: Mapping[str, ByArm], objective: Metric) -> dict[str, By
 
 def policy_from_state(state: Mapping[str, Any]) -> Policy | ContextualPolicy:
     return POLICIES[state["kind"]].from_state(state)
+
+
+def policy_from_snapshot(state: Mapping[str, Any], experiment: Experiment) -> Policy | ContextualPolicy:
+    """The policy of `experiment` that `state` is of.
+
+    Where nothing is given that depends on the rewards' unit, what they show is taken, also where a former build had a
+    number in the state.
+    """
+    unit = UNITS.get(state["kind"])
+    if unit is None or state["kind"] != experiment.policy.kind:
+        return policy_from_state(state)
+    given = from_experiment(experiment).own[unit]
+    return policy_from_state({**state, "parameters": {**state["parameters"], unit: given}})
 
 
 def _kind(settings: PolicySettings) -> type[Policy] | type[ContextualPolicy]:

@@ -18,9 +18,11 @@ from bandit_serve.policies.shares import Vector
 
 
 class Parameter(NamedTuple):
-    """A number of a prior: its default, and the range within which the shares' quadrature is tested."""
+    """A number of a prior: its default, None where it is what the rewards show, and the range within which the shares'
+    quadrature is tested.
+    """
 
-    default: float
+    default: float | None
     least: float
     most: float
 
@@ -28,7 +30,9 @@ class Parameter(NamedTuple):
 # The shapes of Gamma posteriors between which their quadrature is tested.
 SMALLEST_SHAPE, LARGEST_SHAPE = 1e-6, 1e15
 
-Prior: TypeAlias = Mapping[str, float | ArrayLike]
+Prior: TypeAlias = Mapping[str, float | ArrayLike | None]
+# By the names of its numbers; None where the rewards show it.
+Checked: TypeAlias = dict[str, float | list[float | None] | None]
 
 
 class Likelihood(NamedTuple):
@@ -49,15 +53,16 @@ def beta_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> Ve
 
 
 def gamma_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> Vector:
-    shape = prior[:, 0] + statistics["n"] * statistics["mean"]
-    rate = prior[:, 1] + statistics["n"]
+    shape, rate = _poisson.posterior(**statistics, prior=np.ascontiguousarray(prior))
     # What is sharper than that is taken to be as sharp, at the same mean. The product may be rounded past it.
     sharpest = np.minimum(1.0, LARGEST_SHAPE / shape)
     return gamma_best(np.clip(shape * sharpest, SMALLEST_SHAPE, LARGEST_SHAPE), rate * sharpest)
 
 
 def student_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> Vector:
-    return student_best(*_normal.posterior(**statistics, prior=np.ascontiguousarray(prior)))
+    loc, scale, df = _normal.posterior(**statistics, prior=np.ascontiguousarray(prior))
+    # Which is best does not depend on the unit and the zero, and is integrated in the same ones.
+    return student_best((loc - loc.max()) / scale.max(), scale / scale.max(), df)
 
 
 BETA = Likelihood(
@@ -65,10 +70,10 @@ BETA = Likelihood(
 )
 NORMAL = Likelihood(
     {
-        "mean": Parameter(0.0, -LARGEST_VALUE, LARGEST_VALUE),
+        "mean": Parameter(None, -LARGEST_VALUE, LARGEST_VALUE),
         "kappa": Parameter(1e-4, 1e-9, 1e9),
         "alpha": Parameter(0.5, 0.05, 1e9),
-        "beta": Parameter(1.0, 1e-30, 1e30),
+        "beta": Parameter(None, 1e-30, 1e30),
     },
     _normal.CHOOSER,
     student_shares,
@@ -86,14 +91,15 @@ class Thompson(Policy):
 
     - binary: Bernoulli; `prior` is the Beta's, {"alpha": 1.0, "beta": 1.0} (uniform).
     - bounded: the same with fractional counts, alpha += r and beta += 1 - r for r scaled to [0, 1].
-    - count: Poisson; `prior` is the Gamma's of shape alpha and rate beta, {"alpha": 1.0, "beta": 1e-6}: next to flat,
-      so that one observation outweighs it and untried arms come first as long as means are below a million.
+    - count: Poisson, where counts vary as Poisson's do; `prior` is the Gamma's of shape alpha and rate beta,
+      {"alpha": 1.0, "beta": 1e-6}: next to flat, so that one observation outweighs it and untried arms come first as
+      long as means are below a million. Of counts whose variance is more than their mean, both of what was observed
+      are divided by how much more it is (`_poisson`), so that the posterior is as wide as it should be.
     - continuous: Normal, mean and variance unknown; `prior` is the Normal-inverse-gamma's,
-      {"mean": 0.0, "kappa": 1e-4, "alpha": 0.5, "beta": 1.0}: one observation outweighs it, and its Cauchy
-      tails leave untried arms their chance against means in the hundreds. It supposes that rewards of one arm
-      have a standard deviation of about 1, within a factor of 3. Scale others, or give a `beta` of about
-      their variance: with one far above it exploration takes longer, with one far below it a first unlucky
-      reward can put an arm aside for long, unless `min_share` is above 0.
+      {"mean": None, "kappa": 1e-4, "alpha": 0.5, "beta": None}: one observation outweighs it, and its Cauchy tails
+      leave untried arms their chance. A mean of None is the mean of all rewards of the eligible arms, a beta of None
+      their variance within arms, as far as they have shown them: shares are the same whatever the unit and the
+      zero of the rewards. Given as numbers they are in the rewards' own units.
 
     A part of `prior` that is not given has its default; one that is given is a number, or one for each arm, (K,).
     `choose` draws once from each posterior and takes the largest; `shares` integrates. They are the same
@@ -134,31 +140,42 @@ class Thompson(Policy):
         return {"prior": grown_prior(self.likelihood.prior, self.prior, more)}
 
 
-def checked_prior(
-    parameters: dict[str, Parameter], given: Prior, n_arms: int
-) -> dict[str, float | list[float]]:
+def checked_prior(parameters: dict[str, Parameter], given: Prior, n_arms: int) -> Checked:
     """What is `given` and the other defaults, in the order of `parameters`; InvalidInput out of range."""
     if not isinstance(given, Mapping) or not set(given) <= set(parameters):
         raise InvalidInput(f"prior must be a mapping of {', '.join(parameters)}, not {given!r}")
-    prior: dict[str, float | list[float]] = {}
-    for name, (default, least, most) in parameters.items():
-        value = given.get(name, default)
+    return {name: _checked(name, parameters[name], given.get(name), n_arms) for name in parameters}
+
+
+def _checked(
+    name: str, parameter: Parameter, given: float | ArrayLike | None, n_arms: int
+) -> float | list[float | None] | None:
+    default, least, most = parameter
+    value = default if given is None else given
+    if value is None:
+        return None
+    if default is None and isinstance(value, list | tuple):
+        # Of some arms it is known, of the others it is what the rewards show.
+        shown = [each is None for each in value]
+        array = by_arm(f"prior.{name}", [least if each is None else each for each in value], n_arms)
+    else:
         array = by_arm(f"prior.{name}", value, n_arms)
-        outside = array[(array < least) | (array > most)]
-        if outside.size:
-            raise InvalidInput(f"prior.{name} must be from {least:g} to {most:g}, not {outside[0]:g}")
-        prior[name] = float(array[0]) if np.ndim(value) == 0 else array.tolist()
-    return prior
+        shown = [False] * n_arms
+    outside = array[(array < least) | (array > most)]
+    if outside.size:
+        raise InvalidInput(f"prior.{name} must be from {least:g} to {most:g}, not {outside[0]:g}")
+    if np.ndim(value) == 0:
+        return float(array[0])
+    return [None if each else number for each, number in zip(shown, array.tolist(), strict=True)]
 
 
-def prior_by_arm(prior: Mapping[str, float | list[float]], n_arms: int) -> NDArray[np.float64]:
-    """(n_arms, P) from a checked prior."""
-    return np.column_stack([np.broadcast_to(value, n_arms) for value in prior.values()]).astype(np.float64)
+def prior_by_arm(prior: Checked, n_arms: int) -> NDArray[np.float64]:
+    """(n_arms, P) from a checked prior; NaN where the rewards show it."""
+    columns = [np.broadcast_to(np.array(value, dtype=np.float64), n_arms) for value in prior.values()]
+    return np.column_stack(columns)
 
 
-def grown_prior(
-    parameters: dict[str, Parameter], prior: Mapping[str, float | list[float]], more: int
-) -> dict[str, float | list[float]]:
+def grown_prior(parameters: dict[str, Parameter], prior: Checked, more: int) -> Checked:
     """`prior` with the defaults for `more` arms wherever it is by arm."""
     return {
         name: [*value, *[parameters[name].default] * more] if isinstance(value, list) else value

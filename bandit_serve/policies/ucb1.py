@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve import _ucb1
+from bandit_serve._arms import deviation
 from bandit_serve.policies.policy import Common, Policy, mean_rewards, positive
 from bandit_serve.policies.shares import Vector
 
@@ -18,9 +20,10 @@ class UCB1(Policy):
     p: the arm's mean reward, scaled to [0, 1] unless the objective is continuous; n: its observations; t: those of
     all eligible arms. Arms without observations come first; arms that tie divide the share evenly.
 
-    sigma: above 0, default 1, which is the paper's for rewards in [0, 1]. For a continuous objective it is the
+    sigma: above 0; 1 is the paper's for rewards in [0, 1], and the default there. For a continuous objective it is the
         standard deviation of an arm's rewards, or a bound on it, in their own units: they are supposed to have no
-        heavier tails than a Normal law (sub-Gaussian).
+        heavier tails than a Normal law (sub-Gaussian). None, the default there, is the standard deviation within
+        arms that the eligible arms have shown.
     """
 
     kind: ClassVar[str] = "ucb1"
@@ -28,11 +31,24 @@ class UCB1(Policy):
     parameters: ClassVar[tuple[str, ...]] = ("sigma",)
     jumps: ClassVar[bool] = True
 
-    def __init__(self, n_arms: int, *, sigma: float = 1.0, **common: Unpack[Common]) -> None:
-        self.sigma = positive("sigma", sigma)
+    def __init__(self, n_arms: int, *, sigma: float | None = None, **common: Unpack[Common]) -> None:
+        self.sigma = None if sigma is None else positive("sigma", sigma)
         super().__init__(
-            n_arms, {"sigma": self.sigma}, chooser=_ucb1.CHOOSER, constants=(self.sigma,), **common
+            n_arms,
+            {"sigma": self.sigma},
+            chooser=_ucb1.CHOOSER,
+            constants=(self._sigma(common.get("objective") == "continuous"),),
+            **common,
         )
 
+    def _sigma(self, unbounded: bool) -> float:
+        """NaN where the rewards are to show it."""
+        return self.sigma if self.sigma is not None else math.nan if unbounded else 1.0
+
     def raw_shares(self, statistics: dict[str, Vector], arms: NDArray[np.intp]) -> Vector:
-        return _ucb1.shares(statistics["n"], mean_rewards(statistics), self.sigma)
+        sigma = self._sigma(self.unbounded)
+        return _ucb1.shares(
+            statistics["n"],
+            mean_rewards(statistics),
+            deviation(**statistics) if math.isnan(sigma) else sigma,
+        )

@@ -206,11 +206,18 @@ class ServiceCollector(Collector):
             "Rewards of the objective in the log.",
             labels=["experiment", "arm"],
         )
+        far = CounterMetricFamily(
+            "bandit_serve_context_far",
+            "Decisions in the log with a value so far outside that a contextual policy did not take it as it was.",
+            labels=["experiment", "field"],
+        )
         for name, live in counted(self._replica):
             for k, arm in enumerate(live.experiment.arm_names):
                 exposures.add_metric([name, arm], float(live.exposures[k]))
                 rewards.add_metric([name, arm], float(live.rewards[k]))
-        return (exposures, rewards)
+            for field, count in live.far.items():
+                far.add_metric([name, field], float(count))
+        return (exposures, rewards, far)
 
     def _set_aside(self) -> Metric:
         aside = GaugeMetricFamily(
@@ -225,11 +232,11 @@ class ServiceCollector(Collector):
 
 
 def counted(replica: Replica) -> Iterator[tuple[str, LiveExperiment]]:
-    """The experiments that have at most `MAX_EXPERIMENT_SERIES` arms in all: the newest are left out."""
+    """The experiments that have at most `MAX_EXPERIMENT_SERIES` arms and numeric fields in all, without the newest."""
     room = MAX_EXPERIMENT_SERIES
     # In a thread, beside which experiments may come.
     for name, live in list(replica.experiments.items()):
-        room -= len(live.experiment.arms)
+        room -= len(live.experiment.arms) + len(live.far)
         if room < 0:
             return
         yield name, live

@@ -10,13 +10,17 @@ from msgspec import Struct
 
 from bandit_serve.errors import BanditServeError, InvalidInput
 from bandit_serve.policies import POLICIES
+from bandit_serve.policies.serving import default_floor
 from bandit_serve.simulation.environment import Environment, require
 
 MOST_NAME = 60
 
 
 class Contender(Struct, frozen=True):
-    """`parameters` are those of the policy's class, by keyword; `name` is what tables and plots call it."""
+    """`parameters` are those of the policy's class, by keyword; `name` is what tables and plots call it.
+
+    Without a `min_share` it has the one that it would be served with.
+    """
 
     kind: str
     parameters: dict[str, Any]
@@ -74,6 +78,9 @@ class Contender(Struct, frozen=True):
     def forgets(self) -> bool:
         return self.parameters.get("half_life") is not None
 
+    def min_share(self, environment: Environment) -> Any:
+        return self.parameters.get("min_share", default_floor(self.kind, environment.n_arms))
+
     def policy(self, environment: Environment, seed: int) -> Any:
         """A fresh policy for the environment's arms; InvalidInput, naming this one, where there can be none."""
         if self.contextual and not environment.n_features:
@@ -82,8 +89,9 @@ class Contender(Struct, frozen=True):
             )
         sizes = (environment.n_arms, environment.n_features) if self.contextual else (environment.n_arms,)
         made: Any = POLICIES[self.kind]
+        common = {"objective": environment.objective, "min_share": self.min_share(environment)}
         try:
-            return made(*sizes, **{"objective": environment.objective, **self.parameters, "seed": seed})
+            return made(*sizes, **{**common, **self.parameters, "seed": seed})
         except BanditServeError as error:
             raise InvalidInput(f"{self.name}: {str(error).rstrip('.')}.") from None
         except TypeError:

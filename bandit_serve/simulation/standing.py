@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from bandit_serve.simulation.contender import Contender
 from bandit_serve.simulation.context_free import ContextFree
 from bandit_serve.simulation.description import Simulation
 from bandit_serve.simulation.trial import Trial, checkpoints
@@ -45,13 +46,15 @@ def _places(error: float) -> int:
 class Standing(Struct, frozen=True):
     """regret: at the end. behind: regret above that of the best policy, on the same seeds, so its error is small.
 
-    reward: a decision. best_share, late_best_share: of decisions on an arm that was the best then, of all and of
-    the last quarter. curve, curve_se: cumulative regret at the report's `decisions`.
+    min_share: the floor under each arm's share that it had. reward: a decision. best_share, late_best_share: of
+    decisions on an arm that was the best then, of all and of the last quarter. curve, curve_se: cumulative regret at
+    the report's `decisions`.
     """
 
     name: str
     policy: dict[str, Any]
     learns: bool
+    min_share: float
     regret: Estimate
     behind: Estimate
     reward: Estimate
@@ -85,7 +88,7 @@ def report(simulation: Simulation, trials: Sequence[Sequence[Trial]]) -> Report:
     ends = [np.array([float(trial.regret[-1]) for trial in each]) for each in trials]
     lead = ends[min(range(len(ends)), key=lambda i: float(ends[i].mean()))]
     standings = [
-        _standing(contender.name, contender.summary(), contender.learns, each, end - lead)
+        _standing(contender, contender.min_share(simulation.environment), each, end - lead)
         for contender, each, end in zip(simulation.contenders, trials, ends, strict=True)
     ]
     environment = simulation.environment
@@ -105,13 +108,14 @@ def report(simulation: Simulation, trials: Sequence[Sequence[Trial]]) -> Report:
 
 
 def _standing(
-    name: str, policy: dict[str, Any], learns: bool, trials: Sequence[Trial], behind: NDArray[np.float64]
+    contender: Contender, min_share: float, trials: Sequence[Trial], behind: NDArray[np.float64]
 ) -> Standing:
     curves = np.array([trial.regret for trial in trials])
     return Standing(
-        name=name,
-        policy=policy,
-        learns=learns,
+        name=contender.name,
+        policy=contender.summary(),
+        learns=contender.learns,
+        min_share=min_share,
         regret=Estimate.of([float(curve[-1]) for curve in curves]),
         behind=Estimate.of(behind.tolist()),
         reward=Estimate.of([trial.reward for trial in trials]),

@@ -9,9 +9,13 @@ from collections import deque
 from msgspec import Struct
 
 WINDOW = 1_000
-RANKED = 20_000
-LEVEL = 0.001
+# Among how many latest errors each is ranked, at most; of half of them at least, once there are as many.
+REFERENCES = (4_000, 20_000)
+# At most so many false alarms a rating, on average.
+LEVEL = 1e-6
 POWERS = (0.3, 0.5, 0.7, 0.9)
+# What a statistic may be without an alarm is less, and so are all that a state may hold.
+LARGEST = 1e12
 
 
 class _State(Struct, array_like=True):
@@ -23,24 +27,64 @@ class _State(Struct, array_like=True):
     drift: list[float]
     wealth: list[float]
     alarmed_at: int | None
+    # The lengths of the references. Without, `drift` and `wealth` are of a build that ranked in another way.
+    lengths: list[int] = []
+
+
+class _Reference:
+    """The latest errors, `sizes` in their order and at most `most`, and bets that the next one is among the largest.
+
+    p is the rank of an error's size among those before it, which is uniform while errors are exchangeable, and small
+    when they grow; a bet pays ε p^(ε−1). `statistics`: of each ε, the Shiryaev–Roberts statistic of its bets, of
+    which each R becomes (1 + R) · bet. When there is no room, the older half of the errors goes; what was bet stays.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.begin()
+
+    def begin(self) -> None:
+        self.sizes: list[float] = []
+        self._ranked: list[float] = []
+        self.statistics = [0.0] * len(POWERS)
+
+    def restore(self, sizes: list[float], statistics: list[float]) -> None:
+        self.sizes, self._ranked, self.statistics = list(sizes), sorted(sizes), list(statistics)
+
+    def add(self, size: float) -> None:
+        if len(self.sizes) == self._most:
+            del self.sizes[: self._most // 2]
+            self._ranked = sorted(self.sizes)
+        # Ties count as half, which is as good as deciding them at random on average.
+        below = bisect.bisect_left(self._ranked, size)
+        equal = bisect.bisect_right(self._ranked, size) - below
+        n = len(self._ranked) + 1
+        p = (n - below - 0.5 * equal) / n
+        self._ranked.insert(below, size)
+        self.sizes.append(size)
+        self.statistics = [
+            min((1.0 + each) * power * p ** (power - 1.0), LARGEST)
+            for each, power in zip(self.statistics, POWERS, strict=True)
+        ]
 
 
 class Prequential:
     """Errors before learning from each rating (Dawid 1984), of the model and of the one that was frozen at its start.
 
-    `drift_at` is the number of the rating at which errors were found to be larger than they used to be; None before.
-    That is a conformal test martingale (Vovk, Gammerman and Shafer 2005, chapter 7): p is the rank of an error among
-    all before it, which is uniform while errors are exchangeable, and small when they grow; the bets are ε p^(ε−1),
-    mixed over four ε. Their wealth reaches 1,000 with a probability of .001 at most, at any time, while errors do not
-    grow. It starts anew every 20,000 ratings.
+    `drift_at` is the number of the rating at which errors were last found to be larger than they used to be; None
+    before. Conformal bets (Vovk, Gammerman and Shafer 2005, chapter 7) that they are among the largest of the latest
+    errors are added up by Shiryaev–Roberts statistics (Vovk et al. 2021, "Retrain or not retrain: conformal test
+    martingales for change-point detection"), whose mean over all bets and references reaches 1,000,000 by chance at
+    most once in 1,000,000 ratings on average, while errors do not grow. A statistic is never below what one bet
+    pays, so it does not sink while a model improves; and each reference keeps at least half of what it had, so that
+    there is always something to compare with, lately and for long. An alarm begins both anew.
     """
 
     def __init__(self) -> None:
         self.n = 0
         self._squares = self._absolutes = self._frozen_squares = 0.0
         self._window: deque[float] = deque(maxlen=WINDOW)
-        self._ranked: list[float] = []
-        self._wealth = [0.0] * len(POWERS)
+        self._references = [_Reference(most) for most in REFERENCES]
         self.drift_at: int | None = None
 
     def add(self, error: float, frozen_error: float) -> None:
@@ -54,23 +98,13 @@ class Prequential:
         self._watch(size)
 
     def _watch(self, size: float) -> None:
-        if len(self._ranked) == RANKED:
-            self._ranked, self._wealth = [], [0.0] * len(POWERS)
-        # Ties count as half, which is as good as deciding them at random on average.
-        below = bisect.bisect_left(self._ranked, size)
-        equal = bisect.bisect_right(self._ranked, size) - below
-        n = len(self._ranked) + 1
-        p = (n - below - equal + 0.5 * equal) / n if n > 1 else 1.0
-        self._ranked.insert(below, size)
-        self._wealth = [
-            wealth + math.log(power) + (power - 1.0) * math.log(p)
-            for wealth, power in zip(self._wealth, POWERS, strict=True)
-        ]
-        most = max(self._wealth)
-        log_wealth = most + math.log(sum(math.exp(each - most) for each in self._wealth) / len(POWERS))
-        if log_wealth >= -math.log(LEVEL):
+        for reference in self._references:
+            reference.add(size)
+        statistics = [each for reference in self._references for each in reference.statistics]
+        if sum(statistics) >= len(statistics) / LEVEL:
             self.drift_at = self.n
-            self._ranked, self._wealth = [], [0.0] * len(POWERS)
+            for reference in self._references:
+                reference.begin()
 
     def metrics(self) -> dict[str, float]:
         """`prequential.rmse` and `.mae` over all, `window.rmse` over the last 1,000, and `frozen.rmse`."""
@@ -90,9 +124,11 @@ class Prequential:
             self._absolutes,
             self._frozen_squares,
             list(self._window),
-            list(self._ranked),
-            list(self._wealth),
+            # The others are ends of the longest.
+            list(self._references[-1].sizes),
+            [statistic for each in self._references for statistic in each.statistics],
             self.drift_at,
+            [len(each.sizes) for each in self._references],
         )
 
     def restore(self, state: _State) -> None:
@@ -101,8 +137,12 @@ class Prequential:
         self._frozen_squares = state.frozen_squares
         self._window.clear()
         self._window.extend(state.window)
-        self._ranked, self._wealth = list(state.drift), list(state.wealth)
         self.drift_at = state.alarmed_at
+        for i, reference in enumerate(self._references):
+            reference.begin()
+            if state.lengths:
+                sizes = state.drift[len(state.drift) - state.lengths[i] :]
+                reference.restore(sizes, state.wealth[len(POWERS) * i : len(POWERS) * (i + 1)])
 
 
 PrequentialState = _State

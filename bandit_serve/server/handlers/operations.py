@@ -15,8 +15,8 @@ from msgspec import UNSET, Struct, UnsetType
 from bandit_serve import __version__
 from bandit_serve.errors import NotBuilt, Unavailable
 from bandit_serve.experiment import Status
+from bandit_serve.live import LiveExperiment
 from bandit_serve.log.census import living
-from bandit_serve.policies.features import Features
 from bandit_serve.rewards.messages import Verdict
 from bandit_serve.server.metrics import ServiceCollector, counted, exposition
 from bandit_serve.server.service import Service
@@ -51,17 +51,22 @@ class StoreView(Struct, frozen=True):
 
 
 class ContextStats(Struct, frozen=True):
-    """By field, the values that were missing or not among those of the schema; and how many values had no field."""
+    """By field, the values that were missing or not among those of the schema, in the answering worker; and how many
+    values had no field. `far`: by numeric field, the decisions in the log with a value so far outside of the field's
+    others that a contextual policy did not take it as it was.
+    """
 
     missing: dict[str, int]
     unknown: dict[str, int]
+    far: dict[str, int]
     unexpected: int
 
 
 class ExperimentStats(Struct, frozen=True):
     """By arm: shares now, what the log has of exposures and of the objective's rewards, and the mean reward that the
     policy reckons with (null while nothing is known of it; missing rewards that count as zero are in it, those of
-    open decisions by how likely a reward would have come by now). `alarms`: changes that were noticed, the last 100.
+    open decisions by how likely a reward would have come by now). `alarms`: changes that were noticed, the last 100;
+    null with a contextual policy, under which an arm's mean changes by itself.
     `ejected`: the arms that the answering worker leaves out now because their model failed in it. `context`: what it
     met in the contexts of requests, null without a schema.
     """
@@ -73,7 +78,7 @@ class ExperimentStats(Struct, frozen=True):
     rewards: dict[str, int]
     ejected: list[str]
     means: dict[str, float | None]
-    alarms: list[AlarmView]
+    alarms: list[AlarmView] | None
     context: ContextStats | None
 
 
@@ -194,8 +199,10 @@ class OperationHandlers:
                     rewards,
                     list(decider.ejected),
                     dict(zip(decider.arm_names, means, strict=True)),
-                    [alarm_view(alarm, decider.arm_names) for alarm in live.alarms.alarms],
-                    _context_stats(decider.features),
+                    None
+                    if live.alarms is None
+                    else [alarm_view(alarm, decider.arm_names) for alarm in live.alarms.alarms],
+                    _context_stats(live),
                 ),
             )
 
@@ -220,7 +227,8 @@ class OperationHandlers:
         )
 
 
-def _context_stats(features: Features | None) -> ContextStats | None:
+def _context_stats(live: LiveExperiment) -> ContextStats | None:
+    features = live.features
     if features is None:
         return None
-    return ContextStats(dict(features.missing), dict(features.unknown), features.unexpected)
+    return ContextStats(dict(features.missing), dict(features.unknown), dict(live.far), features.unexpected)
