@@ -100,8 +100,11 @@ class Estimates:
     comparable: NDArray[np.bool_]
 
 
-def fixed_split(sums: Sums, kind: MetricKind, control: int) -> Estimates:
-    """The two-sample sequences on sample means (FORMULAS of arXiv 2103.06476v7, eq. 9, N = n_a + n_b)."""
+def fixed_split(sums: Sums, kind: MetricKind, control: int, tuned_for: float = TUNED_FOR) -> Estimates:
+    """The two-sample sequences on sample means (arXiv 2103.06476v7, eq. 9, N = n_a + n_b).
+
+    They are tightest at `tuned_for` observations of their arms.
+    """
     own = sums.sample_variance
     variance = np.where(own > 0, own, sums.cautious_variance(kind))
     usable = (sums.n >= FEWEST) & (variance > LEAST_VARIANCE)
@@ -112,9 +115,9 @@ def fixed_split(sums: Sums, kind: MetricKind, control: int) -> Estimates:
     divisor, liftable = _divisor(sums.mean[control], compared)
     lift, lift_variance, liftable = _lift(sums.mean, of_mean_k, divisor, of_mean_k[control], liftable)
     return Estimates(
-        of_mean(n, sums.mean, of_mean_k),
-        of_mean(pair, sums.mean - sums.mean[control], of_mean_k + of_mean_k[control]),
-        of_mean(pair, lift, lift_variance),
+        of_mean(n, sums.mean, of_mean_k, tuned_for),
+        of_mean(pair, sums.mean - sums.mean[control], of_mean_k + of_mean_k[control], tuned_for),
+        of_mean(pair, lift, lift_variance, tuned_for),
         compared,
         liftable,
         usable,
@@ -122,10 +125,12 @@ def fixed_split(sums: Sums, kind: MetricKind, control: int) -> Estimates:
     )
 
 
-def moving_shares(sums: Sums, kind: MetricKind, control: int, peers: NDArray[np.int64]) -> Estimates:
+def moving_shares(
+    sums: Sums, kind: MetricKind, control: int, peers: NDArray[np.int64], tuned_for: float = TUNED_FOR
+) -> Estimates:
     """AIPW: the sequences over the decisions for which the arm (for a pair: both) had a share.
 
-    A sequence is tightest where, under even shares, `TUNED_FOR` observations of its arms would be in: a point
+    A sequence is tightest where, under even shares, `tuned_for` observations of its arms would be in: a point
     that depends on the outcomes through the arms' variances only. `peers` i8[K] is the number of arms that are to
     be thought of for each.
     """
@@ -139,12 +144,12 @@ def moving_shares(sums: Sums, kind: MetricKind, control: int, peers: NDArray[np.
         np.maximum(sums.eligible, 1).astype(np.float64),
         sums.score,
         np.where(usable, v * sums.inverse, 1.0),
-        TUNED_FOR * k * k * v,
+        tuned_for * k * k * v,
     )
     t = np.maximum(sums.pair_eligible, 1).astype(np.float64)
     of_arm = np.where(comparable, v * sums.pair_inverse, 1.0)
     of_control = np.where(comparable, v[control] * sums.pair_control_inverse, 1.0)
-    tightest_at = 0.5 * TUNED_FOR * k * k
+    tightest_at = 0.5 * tuned_for * k * k
     differences = Sequence(t, sums.pair_score, of_arm + of_control, tightest_at * (v + v[control]))
     divisor, liftable = _divisor(arms.mean[control], compared)
     mean = divisor + differences.mean
