@@ -29,7 +29,9 @@ LEAST_VARIANCE, LARGEST_VARIANCE = 1e-190, 1e190
 
 @dataclass(frozen=True)
 class Sums:
-    """One metric's rows of the `Accumulators`, arrays [K]."""
+    """One metric's rows of the `Accumulators`, arrays [K]; or those of any number of experiments side by side, arrays
+    [K, R], and [R] in place of numbers.
+    """
 
     n: NDArray[np.int64]
     total: Floats
@@ -104,17 +106,17 @@ class Sums:
         if kind == "binary":
             m = (self.total + 1.0) / (self.n + 2.0)
             own = m * (1.0 - m)
-            mean = float(self.total.sum()) / max(self.analysed, 1)
+            mean = self.total.sum(axis=0) / np.maximum(self.analysed, 1)
             pooled = mean * (1.0 - mean)
         else:
             own = self.sample_variance
-            pooled = float(self.m2.sum()) / max(self.analysed - int(np.count_nonzero(self.n)), 1)
+            pooled = self.m2.sum(axis=0) / np.maximum(self.analysed - np.count_nonzero(self.n, axis=0), 1)
         return own + np.maximum(pooled - own, 0.0) * PRIOR / (self.n + PRIOR)
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """Arrays [K]. `compared`: the difference to control has a mean, `liftable`: so has the lift; `usable`:
+    """Arrays of the shape of the sums'. `compared`: the difference to control has a mean, `liftable`: so has the lift; `usable`:
     the arm has an interval, `comparable`: so have its difference and its lift. What is not so holds numbers
     without a meaning.
     """
@@ -140,7 +142,7 @@ def fixed_split(sums: Sums, kind: MetricKind, control: int, tuned_for: float = T
     of_mean_k = np.where(usable, variance, 1.0) / n
     pair = n + n[control]
     differences = sums.shifted_mean - sums.shifted_mean[control]
-    divisor, liftable = _divisor(np.full(len(n), sums.mean[control]), compared)
+    divisor, liftable = _divisor(np.broadcast_to(sums.mean[control], n.shape), compared)
     lift, lift_variance, liftable = _lift(
         divisor + differences, of_mean_k, divisor, of_mean_k[control], liftable
     )
@@ -165,7 +167,7 @@ def moving_shares(
     would be in: a point that depends on the outcomes through the arms' variances only. `peers` i8[K] is the number of
     arms that are to be thought of for each.
     """
-    k = peers.astype(np.float64)
+    k = peers.astype(np.float64).reshape(-1, *(1,) * (sums.n.ndim - 1))
     variance = sums.cautious_variance(kind)
     usable = (sums.n >= FEWEST) & (variance > LEAST_VARIANCE) & (sums.eligible > 0)
     compared = _with_control(sums.n > 0, control) & (sums.pair_weight > 0)

@@ -1,0 +1,229 @@
+"""Many experiments side by side, played through the real fold with real events, and looked at together.
+
+A look asks `fixed_split` and `moving_shares` about the sums of all folds at once, as a report asks them about one;
+`report` itself is asked at every tenth look, and must say the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve.events import REWARD, Event, Exposed, Rewarded
+from bandit_serve.experiment import Arm, Attribution, Experiment, Metric, Policy, Record, Stopping, validated
+from bandit_serve.results import ResultsFold, report
+from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
+from bandit_serve.results.evidence import directed
+from bandit_serve.results.sequence import Sequence, holm, p_value
+
+ALPHA = 0.05
+START_MS = 1_700_000_000_000
+STEP_MS = 1_000
+NEVER = 2**62
+FIRST_LOOK, GROWTH = 100, 0.01
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def record(
+    kinds: list[str],
+    n_arms: int = 2,
+    policy: Policy | None = None,
+    unit: str = "request",
+    missing: str = "ignore",
+    window: str = "1h",
+) -> Record:
+    """An experiment that runs, with a metric of each of `kinds`."""
+    bounds = {"low": 0.0, "high": 1.0}
+    experiment = Experiment(
+        id="e",
+        arms=tuple(Arm(name) for name in "abcdefgh"[:n_arms]),
+        metrics=tuple(
+            Metric(name=f"m{i}", kind=kind, **(bounds if kind == "bounded" else {}))
+            for i, kind in enumerate(kinds)
+        ),
+        unit=unit,
+        policy=policy or Policy(kind="fixed_split"),
+        attribution=Attribution(window=window, missing=missing),
+        stopping=Stopping(alpha=ALPHA, min_samples=0),
+    )
+    return Record(
+        experiment=validated(experiment), uid=7, status="running", revision=2, created_ms=0, updated_ms=0
+    )
+
+
+def blocks(total: int, first: int = FIRST_LOOK) -> list[int]:
+    """How many observations come before each look: at each 1 % of growth from `first` to `total`."""
+    sizes, so_far = [first], first
+    while so_far < total:
+        sizes.append(min(max(1, math.ceil(so_far * GROWTH)), total - so_far))
+        so_far += sizes[-1]
+    return sizes
+
+
+def drawn(rng: np.random.Generator, shares: Floats) -> Ints:
+    """An arm for each row of `shares` f8[n, K]."""
+    below = rng.random(len(shares))[:, None] >= np.cumsum(shares, axis=1)
+    return np.minimum(below.sum(axis=1), shares.shape[1] - 1)
+
+
+@dataclass
+class Play:
+    """One experiment under way. Its fold keeps no evidence: looks keep that for all plays."""
+
+    fold: ResultsFold
+    rng: np.random.Generator
+    counter: int = 0
+    now_ms: int = START_MS
+
+    @classmethod
+    def of(cls, about: Record, rng: np.random.Generator) -> Play:
+        fold = ResultsFold(about)
+        fold.evidence.next_look[:] = NEVER
+        return cls(fold, rng)
+
+    def step(
+        self,
+        shares: Floats,
+        arms: Ints,
+        values: Floats,
+        *,
+        told: NDArray[np.bool_] | None = None,
+        units: NDArray[np.uint64] | None = None,
+        waits_ms: Ints | None = None,
+    ) -> list[tuple[int, Rewarded]]:
+        """Decisions `arms` [n] drawn from `shares` ([K], or [n, K]), with `values` [M, n] as rewards.
+
+        `told` [M, n] are those that are rewarded, by default all; with `waits_ms` [n] the rewards are returned, each with
+        its time, in place of being applied.
+        """
+        n = len(arms)
+        vectors = np.atleast_2d(shares)
+        runs = np.ones(n, "<u4") if len(vectors) == n > 1 else np.array([n], "<u4")
+        exposure = Exposed(
+            incarnation=1,
+            first=self.counter,
+            revision=2,
+            time_ms=self.now_ms,
+            arms=arms.astype("<u2").tobytes(),
+            ages_ms=np.zeros(n, "<u4").tobytes(),
+            units=b"" if units is None else units.astype("<u8").tobytes(),
+            vectors=np.ascontiguousarray(vectors, "<f8").tobytes(),
+            runs=runs.tobytes(),
+        )
+        self.apply(exposure)
+        own = np.broadcast_to(vectors, (n, vectors.shape[1]))[np.arange(n), arms]
+        metric, which = np.nonzero(np.ones(values.shape, bool) if told is None else told)
+        rows = np.zeros(len(which), REWARD)
+        rows["incarnation"], rows["revision"], rows["time_ms"] = 1, 2, self.now_ms
+        rows["counter"], rows["arm"], rows["propensity"] = self.counter + which, arms[which], own[which]
+        rows["metric"], rows["value"] = metric, values[metric, which]
+        if units is not None:
+            rows["unit"] = units[which]
+        later = []
+        if waits_ms is None:
+            if len(rows):
+                self.apply(Rewarded(rows))
+        else:
+            later = [(self.now_ms + int(wait), Rewarded(rows[waits_ms[which] == wait])) for wait in np.unique(waits_ms[which])]
+        self.counter += n
+        self.now_ms += STEP_MS
+        return later
+
+    def apply(self, event: Event, at_ms: int | None = None) -> None:
+        self.fold.apply(self.now_ms if at_ms is None else at_ms, event)
+
+
+def beside(plays: list[Play], n_metrics: int) -> list[Sums]:
+    """The sums of each metric of all plays, arrays [K, R]."""
+    states = [play.fold.sums.state() for play in plays]
+    stacked = {name: np.stack([state[name] for state in states], axis=-1) for name in states[0]}
+    contextual = plays[0].fold.sums.contextual
+    return [
+        Sums(**{of.name: stacked[of.name][m] for of in fields(Sums) if of.name != "contextual"}, contextual=contextual)
+        for m in range(n_metrics)
+    ]
+
+
+@dataclass
+class Watch:
+    """What many plays ever showed of one metric: bool [R] each, of the times that were looked at.
+
+    `rejected`: an adjusted p-value of at most .05; `missed_mean`, `missed_difference`: an arm's interval left the truth
+    out; `spoke`: there was an interval. `widths` f8[R]: of the last interval of the first difference.
+    """
+
+    n: int
+    means: Floats
+    differences: Floats
+    n_arms: int
+    rejected: NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rejected = np.zeros(self.n, bool)
+        self.missed_mean = np.zeros(self.n, bool)
+        self.missed_difference = np.zeros(self.n, bool)
+        self.spoke = np.zeros(self.n, bool)
+        self.widths = np.full(self.n, np.nan)
+        shape = (self.n_arms, self.n)
+        self.found = {moving: (np.zeros(shape), np.zeros(shape)) for moving in (False, True)}
+
+    def look(self, plays: list[Play], metric: int, sums: Sums) -> None:
+        experiment = plays[0].fold.record.experiment
+        kind, control = experiment.metrics[metric].kind, experiment.control_arm
+        peers = plays[0].fold.evidence.peers
+        if len(self.found[True][0]) < len(peers):
+            added = len(peers) - len(self.found[True][0])
+            self.found = {
+                by: tuple(np.pad(each, ((0, added), (0, 0))) for each in of) for by, of in self.found.items()
+            }
+        moved = np.asarray(sums.moved, bool)
+        said: dict[bool, Estimates] = {True: moving_shares(sums, kind, control, peers)}
+        if not moved.all():
+            said[False] = fixed_split(sums, kind, control)
+        for moving, estimates in said.items():
+            for largest, now in zip(self.found[moving], directed(estimates, ALPHA), strict=True):
+                np.maximum(largest, now, out=largest, where=np.ones(self.n, bool) if moving else ~moved)
+        for moving, estimates in said.items():
+            if (moved == moving).any():
+                self._note(estimates, moving, moved == moving, control)
+
+    def _note(self, estimates: Estimates, moving: bool, of: NDArray[np.bool_], control: int) -> None:
+        others = np.arange(len(estimates.usable)) != control
+        p = p_value(np.maximum(*self.found[moving]))
+        raw = np.where(estimates.comparable, p, np.nan)[others]
+        if (raw <= ALPHA).any():
+            least = np.stack([holm(column) for column in raw.T], axis=1)
+            self.rejected |= of & (least <= ALPHA).any(axis=0)
+        self.missed_mean |= of & _misses(estimates.arms, self.means, estimates.usable)
+        self.missed_difference |= of & _misses(estimates.differences, self.differences, estimates.comparable)
+        self.spoke |= of & estimates.comparable.any(axis=0)
+        first = int(np.flatnonzero(others)[0])
+        half = estimates.differences.half_width(ALPHA)[first]
+        self.widths = np.where(of & estimates.comparable[first], half, self.widths)
+
+    def ask(self, play: Play, run: int, metric: int) -> None:
+        """What `report` says of one play, by intervals that are those of the look; p-values are of the look only."""
+        name = play.fold.record.experiment.metrics[metric].name
+        said = report(play.fold, play.fold.record, {}, play.now_ms)
+        for k, arm in enumerate(said.arms):
+            row = arm.metrics[name]
+            if row.interval is not None:
+                low, high = row.interval
+                self.missed_mean[run] |= not low <= self.means[k] <= high
+            if row.difference_interval is not None:
+                low, high = row.difference_interval
+                self.missed_difference[run] |= not low <= self.differences[k] <= high
+
+
+def _misses(sequence: Sequence, truth: Floats, has: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    if np.isnan(truth).all():
+        return np.zeros(has.shape[1], bool)
+    with np.errstate(invalid="ignore"):
+        off = np.abs(sequence.mean - truth[: len(has), None]) > sequence.half_width(ALPHA)
+    return (off & has).any(axis=0)
+
