@@ -63,9 +63,7 @@ LAWS: dict[str, Law] = {
     "lognormal 2": _lognormal(2.0),
     "revenue, 95 % zeros": _REVENUE,
     "revenue, 99 % zeros": _lognormal(1.5, 0.01),
-    "bounded beta": Law(
-        "bounded", lambda rng, n: rng.beta(0.05, 0.95, n), 0.05, (0.05 * 0.95 / 2) ** 0.5
-    ),
+    "bounded beta": Law("bounded", lambda rng, n: rng.beta(0.05, 0.95, n), 0.05, (0.05 * 0.95 / 2) ** 0.5),
     "count 700 ± 5": Law("count", lambda rng, n: np.rint(rng.normal(700.0, 5.0, n)), 700.0, 5.0),
     "100 sd − 3 normal": _NORMAL.moved(-3.0, 300.0),
     "100 sd − 3 revenue": _REVENUE.moved(-3.0, 300.0 * _REVENUE.sd),

@@ -23,7 +23,7 @@ ALPHA = 0.05
 START_MS = 1_700_000_000_000
 STEP_MS = 1_000
 NEVER = 2**62
-FIRST_LOOK, GROWTH = 100, 0.01
+FIRST_LOOK = 100
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -56,11 +56,20 @@ def record(
     )
 
 
-def blocks(total: int, first: int = FIRST_LOOK) -> list[int]:
-    """How many observations come before each look: at each 1 % of growth from `first` to `total`."""
-    sizes, so_far = [first], first
+@dataclass(frozen=True)
+class Scale:
+    """`runs` experiments of `total` observations, looked at from `FIRST_LOOK` on at each `growth`."""
+
+    runs: int = 300
+    total: int = 20_000
+    growth: float = 0.01
+
+
+def blocks(scale: Scale) -> list[int]:
+    """How many observations come before each look."""
+    sizes, so_far, total = [FIRST_LOOK], FIRST_LOOK, scale.total
     while so_far < total:
-        sizes.append(min(max(1, math.ceil(so_far * GROWTH)), total - so_far))
+        sizes.append(min(max(1, math.ceil(so_far * scale.growth)), total - so_far))
         so_far += sizes[-1]
     return sizes
 
@@ -129,7 +138,10 @@ class Play:
             if len(rows):
                 self.apply(Rewarded(rows))
         else:
-            later = [(self.now_ms + int(wait), Rewarded(rows[waits_ms[which] == wait])) for wait in np.unique(waits_ms[which])]
+            later = [
+                (self.now_ms + int(wait), Rewarded(rows[waits_ms[which] == wait]))
+                for wait in np.unique(waits_ms[which])
+            ]
         self.counter += n
         self.now_ms += STEP_MS
         return later
@@ -144,7 +156,10 @@ def beside(plays: list[Play], n_metrics: int) -> list[Sums]:
     stacked = {name: np.stack([state[name] for state in states], axis=-1) for name in states[0]}
     contextual = plays[0].fold.sums.contextual
     return [
-        Sums(**{of.name: stacked[of.name][m] for of in fields(Sums) if of.name != "contextual"}, contextual=contextual)
+        Sums(
+            **{of.name: stacked[of.name][m] for of in fields(Sums) if of.name != "contextual"},
+            contextual=contextual,
+        )
         for m in range(n_metrics)
     ]
 
@@ -154,13 +169,12 @@ class Watch:
     """What many plays ever showed of one metric: bool [R] each, of the times that were looked at.
 
     `rejected`: an adjusted p-value of at most .05; `missed_mean`, `missed_difference`: an arm's interval left the truth
-    out; `spoke`: there was an interval. `widths` f8[R]: of the last interval of the first difference.
+    out; `spoke` and `spoke_mean`: there was an interval of a difference, and one of each arm's mean. `widths` f8[R]: of the last interval of the first difference.
     """
 
     n: int
     means: Floats
     differences: Floats
-    n_arms: int
     rejected: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -168,19 +182,20 @@ class Watch:
         self.missed_mean = np.zeros(self.n, bool)
         self.missed_difference = np.zeros(self.n, bool)
         self.spoke = np.zeros(self.n, bool)
+        self.spoke_mean = np.zeros(self.n, bool)
         self.widths = np.full(self.n, np.nan)
-        shape = (self.n_arms, self.n)
+        shape = (0, self.n)
         self.found = {moving: (np.zeros(shape), np.zeros(shape)) for moving in (False, True)}
 
     def look(self, plays: list[Play], metric: int, sums: Sums) -> None:
         experiment = plays[0].fold.record.experiment
         kind, control = experiment.metrics[metric].kind, experiment.control_arm
         peers = plays[0].fold.evidence.peers
-        if len(self.found[True][0]) < len(peers):
-            added = len(peers) - len(self.found[True][0])
-            self.found = {
-                by: tuple(np.pad(each, ((0, added), (0, 0))) for each in of) for by, of in self.found.items()
-            }
+        added = len(peers) - len(self.found[True][0])
+        self.found = {
+            by: (np.pad(above, ((0, added), (0, 0))), np.pad(below, ((0, added), (0, 0))))
+            for by, (above, below) in self.found.items()
+        }
         moved = np.asarray(sums.moved, bool)
         said: dict[bool, Estimates] = {True: moving_shares(sums, kind, control, peers)}
         if not moved.all():
@@ -199,12 +214,18 @@ class Watch:
         if (raw <= ALPHA).any():
             least = np.stack([holm(column) for column in raw.T], axis=1)
             self.rejected |= of & (least <= ALPHA).any(axis=0)
-        self.missed_mean |= of & _misses(estimates.arms, self.means, estimates.usable)
-        self.missed_difference |= of & _misses(estimates.differences, self.differences, estimates.comparable)
+        differences = estimates.differences
+        half = differences.half_width(ALPHA)
+        below, above = estimates.reach(ALPHA)
+        has = estimates.usable & estimates.tame
+        self.missed_mean |= of & _misses(estimates.arms, below, above, self.means, has)
+        self.missed_difference |= of & _misses(
+            differences, half, half, self.differences, estimates.comparable
+        )
+        self.spoke_mean |= of & has.all(axis=0)
         self.spoke |= of & estimates.comparable.any(axis=0)
         first = int(np.flatnonzero(others)[0])
-        half = estimates.differences.half_width(ALPHA)[first]
-        self.widths = np.where(of & estimates.comparable[first], half, self.widths)
+        self.widths = np.where(of & estimates.comparable[first], half[first], self.widths)
 
     def ask(self, play: Play, run: int, metric: int) -> None:
         """What `report` says of one play, by intervals that are those of the look; p-values are of the look only."""
@@ -220,10 +241,9 @@ class Watch:
                 self.missed_difference[run] |= not low <= self.differences[k] <= high
 
 
-def _misses(sequence: Sequence, truth: Floats, has: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    if np.isnan(truth).all():
-        return np.zeros(has.shape[1], bool)
-    with np.errstate(invalid="ignore"):
-        off = np.abs(sequence.mean - truth[: len(has), None]) > sequence.half_width(ALPHA)
-    return (off & has).any(axis=0)
-
+def _misses(
+    sequence: Sequence, below: Floats, above: Floats, truth: Floats, has: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Which plays have an interval without the truth, [R]; a truth that is NaN is in all."""
+    off = truth[: len(has), None] - sequence.mean
+    return (((off > above) | (off < -below)) & has).any(axis=0)

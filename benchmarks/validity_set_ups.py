@@ -1,7 +1,6 @@
 """Set-ups: how traffic is shared, from a fixed split to a contextual policy, in worlds where nothing differs.
 
-Each plays a number of experiments of `total` observations by laws, from seeds, and looks at each 1 % of growth. Where shares
-do not depend on outcomes all laws are metrics of the same experiments; where they do, an experiment has one.
+Each plays experiments by laws, from seeds, and looks at them all the while. Where shares do not depend on outcomes all laws are metrics of the same experiments; where they do, an experiment has one.
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ from typing import Any
 import msgspec
 import numpy as np
 from validity_laws import LAWS, Law
-from validity_runs import STEP_MS, Floats, Play, Watch, beside, blocks, drawn, record
+from validity_runs import STEP_MS, Floats, Play, Scale, Watch, beside, blocks, drawn, record
 
 from bandit_serve.events import Change, Changed, Tick
 from bandit_serve.experiment import Arm, Policy
 from bandit_serve.policies import POLICIES
 
 Watches = dict[str, Watch]
-Player = Callable[[list[str], int, int], Watches]
+Player = Callable[[list[str], Scale], Watches]
 
 
 @dataclass(frozen=True)
 class SetUp:
-    """`laws` are those that it can be played with; `play(laws, runs, total)` gives what was seen by law."""
+    """`laws` are those that it can be played with; `play(laws, scale)` gives what was seen by law."""
 
     laws: tuple[str, ...]
     play: Player
@@ -40,7 +39,7 @@ def generators(name: str, runs: int) -> list[np.random.Generator]:
 def watched(laws: list[str], runs: int, n_arms: int, *, means: bool = True) -> list[Watch]:
     """For arms that are all alike; without `means` only differences are compared with the truth."""
     truth = [LAWS[law].mean if means else np.nan for law in laws]
-    return [Watch(runs, np.full(n_arms, mean), np.zeros(n_arms), n_arms) for mean in truth]
+    return [Watch(runs, np.full(n_arms, mean), np.zeros(n_arms)) for mean in truth]
 
 
 def look(plays: list[Play], watches: list[Watch], number: int) -> None:
@@ -54,12 +53,12 @@ def look(plays: list[Play], watches: list[Watch], number: int) -> None:
 def scheduled(name: str, n_arms: int, shares_at: Callable[[float], Floats]) -> SetUp:
     """Shares that follow the clock: `shares_at` of the part of all observations that has come."""
 
-    def play(laws: list[str], runs: int, total: int) -> Watches:
+    def play(laws: list[str], scale: Scale) -> Watches:
         about = record([LAWS[law].kind for law in laws], n_arms)
-        plays = [Play.of(about, rng) for rng in generators(name, runs)]
-        watches, so_far = watched(laws, runs, n_arms), 0
-        for number, size in enumerate(blocks(total)):
-            shares = shares_at(so_far / total)
+        plays = [Play.of(about, rng) for rng in generators(name, scale.runs)]
+        watches, so_far = watched(laws, scale.runs, n_arms), 0
+        for number, size in enumerate(blocks(scale)):
+            shares = shares_at(so_far / scale.total)
             for each in plays:
                 values = np.stack([LAWS[law].draw(each.rng, size) for law in laws])
                 each.step(shares, drawn(each.rng, np.broadcast_to(shares, (size, n_arms))), values)
@@ -82,12 +81,12 @@ def steps(*of: tuple[float, tuple[float, ...]]) -> Callable[[float], Floats]:
 def added_late(name: str) -> SetUp:
     """Even shares of two arms, from half-way on of three."""
 
-    def play(laws: list[str], runs: int, total: int) -> Watches:
+    def play(laws: list[str], scale: Scale) -> Watches:
         about = record([LAWS[law].kind for law in laws])
-        plays = [Play.of(about, rng) for rng in generators(name, runs)]
-        watches, so_far, n_arms = watched(laws, runs, 3), 0, 2
-        for number, size in enumerate(blocks(total)):
-            if n_arms == 2 and 2 * so_far >= total:
+        plays = [Play.of(about, rng) for rng in generators(name, scale.runs)]
+        watches, so_far, n_arms = watched(laws, scale.runs, 3), 0, 2
+        for number, size in enumerate(blocks(scale)):
+            if n_arms == 2 and 2 * so_far >= scale.total:
                 n_arms = 3
                 for each in plays:
                     known = each.fold.record
@@ -109,11 +108,13 @@ def added_late(name: str) -> SetUp:
 def eligibility(name: str) -> SetUp:
     """Three arms with shares .6, .3 and .1, of which every third request may have only the first two."""
 
-    def play(laws: list[str], runs: int, total: int) -> Watches:
-        plays = [Play.of(record([LAWS[law].kind for law in laws], 3), rng) for rng in generators(name, runs)]
-        watches = watched(laws, runs, 3)
+    def play(laws: list[str], scale: Scale) -> Watches:
+        plays = [
+            Play.of(record([LAWS[law].kind for law in laws], 3), rng) for rng in generators(name, scale.runs)
+        ]
+        watches = watched(laws, scale.runs, 3)
         vectors = np.array([[0.6, 0.3, 0.1], [2 / 3, 1 / 3, 0.0]])
-        for number, size in enumerate(blocks(total)):
+        for number, size in enumerate(blocks(scale)):
             for each in plays:
                 values = np.stack([LAWS[law].draw(each.rng, size) for law in laws])
                 shares = vectors[(each.rng.random(size) < 1 / 3).astype(int)]
@@ -129,22 +130,26 @@ def users(name: str, shares: tuple[float, ...]) -> SetUp:
     a law's value, by user, and all of it is theirs. Half of the users never come twice.
     """
 
-    def play(laws: list[str], runs: int, total: int) -> Watches:
+    def play(laws: list[str], scale: Scale) -> Watches:
         about = record([LAWS[law].kind for law in laws], len(shares), unit="user")
-        plays, watches = [], watched(laws, runs, len(shares), means=False)
+        plays, watches = [], watched(laws, scale.runs, len(shares), means=False)
         people = []
-        for rng in generators(name, runs):
+        for rng in generators(name, scale.runs):
             plays.append(Play.of(about, rng))
             arms = drawn(rng, np.broadcast_to(np.array(shares), (5_000, len(shares))))
-            people.append((rng.integers(0, 2**63, 5_000).astype(np.uint64), arms, rng.poisson(1.0, 5_000) + 1.0))
+            people.append(
+                (rng.integers(0, 2**63, 5_000).astype(np.uint64), arms, rng.poisson(1.0, 5_000) + 1.0)
+            )
         binary = np.array([LAWS[law].kind == "binary" for law in laws])[:, None]
-        for number, size in enumerate(blocks(total)):
+        for number, size in enumerate(blocks(scale)):
             for each, (units, arms, worth) in zip(plays, people, strict=True):
                 who = np.minimum(each.rng.geometric(1 / 1_500, size), 5_000) - 1
                 values = np.stack([LAWS[law].draw(each.rng, size) for law in laws])
                 values = np.where(binary, values, values * worth[who])
                 if any(LAWS[law].kind == "bounded" for law in laws):
-                    values = np.where([[LAWS[law].kind == "bounded"] for law in laws], np.minimum(values, 1.0), values)
+                    values = np.where(
+                        [[LAWS[law].kind == "bounded"] for law in laws], np.minimum(values, 1.0), values
+                    )
                 each.step(np.array(shares), arms[who], values, units=units[who])
             look(plays, watches, number)
         return dict(zip(laws, watches, strict=True))
@@ -155,12 +160,12 @@ def users(name: str, shares: tuple[float, ...]) -> SetUp:
 def delayed(name: str, shares: tuple[float, ...]) -> SetUp:
     """`missing: zero`, a window of ten blocks, and rewards that come after one block or after nine, by arm."""
 
-    def play(laws: list[str], runs: int, total: int) -> Watches:
+    def play(laws: list[str], scale: Scale) -> Watches:
         about = record([LAWS[law].kind for law in laws], len(shares), missing="zero", window="10s")
-        plays = [Play.of(about, rng) for rng in generators(name, runs)]
-        watches = watched(laws, runs, len(shares))
+        plays = [Play.of(about, rng) for rng in generators(name, scale.runs)]
+        watches = watched(laws, scale.runs, len(shares))
         coming: list[list[Any]] = [[] for _ in plays]
-        for number, size in enumerate(blocks(total)):
+        for number, size in enumerate(blocks(scale)):
             for each, due in zip(plays, coming, strict=True):
                 arms = drawn(each.rng, np.broadcast_to(np.array(shares), (size, len(shares))))
                 values = np.stack([LAWS[law].draw(each.rng, size) for law in laws])
@@ -179,17 +184,17 @@ def delayed(name: str, shares: tuple[float, ...]) -> SetUp:
 def adaptive(name: str, kind: str, floor: float, n_arms: int, **parameters: Any) -> SetUp:
     """A policy without context, which follows the metric: its shares of before each look hold for the next 1 %."""
 
-    def play(laws: list[str], runs: int, total: int) -> Watches:
-        return {law: one_law(law, runs, total) for law in laws}
+    def play(laws: list[str], scale: Scale) -> Watches:
+        return {law: one_law(law, scale) for law in laws}
 
-    def one_law(law: str, runs: int, total: int) -> Watch:
+    def one_law(law: str, scale: Scale) -> Watch:
         of: Law = LAWS[law]
         about = record([of.kind], n_arms, Policy(kind=kind, min_share=floor, **parameters))
         options = {"objective": of.kind, "min_share": floor, **parameters}
-        plays = [Play.of(about, rng) for rng in generators(name + law, runs)]
-        policies = [POLICIES[kind](n_arms, seed=run, **options) for run in range(runs)]
-        (watch,) = watched([law], runs, n_arms, means="half_life" not in parameters)
-        for number, size in enumerate(blocks(total)):
+        plays = [Play.of(about, rng) for rng in generators(name + law, scale.runs)]
+        policies = [POLICIES[kind](n_arms, seed=run, **options) for run in range(scale.runs)]
+        (watch,) = watched([law], scale.runs, n_arms, means="half_life" not in parameters)
+        for number, size in enumerate(blocks(scale)):
             for each, policy in zip(plays, policies, strict=True):
                 policy.advance(each.now_ms)
                 shares = policy.shares()
@@ -253,19 +258,21 @@ WORLDS: dict[str, tuple[World, str, bool, float]] = {
 def contextual(name: str, kind: str, floor: float) -> SetUp:
     """A contextual policy in worlds whose best arm depends on the context and whose arms have equal means."""
 
-    def play(worlds: list[str], runs: int, total: int) -> Watches:
-        return {world: one_world(world, runs, total) for world in worlds}
+    def play(worlds: list[str], scale: Scale) -> Watches:
+        return {world: one_world(world, scale) for world in worlds}
 
-    def one_world(world: str, runs: int, total: int) -> Watch:
+    def one_world(world: str, scale: Scale) -> Watch:
         pays, metric, even, mean = WORLDS[world]
         if np.isnan(mean):
             grid = np.random.default_rng(0).normal(0, 1, 4_000_000)
             mean = float(np.mean(1 / (1 + np.exp(1.2 - grid)) + 1 / (1 + np.exp(1.2 + grid))) / 2)
         about = record([metric], 2, Policy(kind=kind, min_share=floor))
-        plays = [Play.of(about, rng) for rng in generators(name + world, runs)]
-        policies = [POLICIES[kind](2, 2, objective=metric, min_share=floor, seed=run) for run in range(runs)]
-        watch = Watch(runs, np.full(2, mean), np.zeros(2), 2)
-        for number, size in enumerate(blocks(total)):
+        plays = [Play.of(about, rng) for rng in generators(name + world, scale.runs)]
+        policies = [
+            POLICIES[kind](2, 2, objective=metric, min_share=floor, seed=run) for run in range(scale.runs)
+        ]
+        watch = Watch(scale.runs, np.full(2, mean), np.zeros(2))
+        for number, size in enumerate(blocks(scale)):
             for each, policy in zip(plays, policies, strict=True):
                 z = each.rng.choice([-1.0, 1.0], size) if even else each.rng.normal(0, 1, size)
                 x = np.stack([np.ones(size), z], axis=1)

@@ -5,7 +5,7 @@
     python benchmarks/validity_table.py --power                                    and what is found, by even splits
 
 Each row is printed when it is known: set-up, law, runs, how many ever rejected, ever missed with an arm's mean, ever missed
-with a difference, how many had intervals at all, and the mean half width of the first difference at the end.
+with a difference, how many had intervals of all means and of a difference at some time, and the mean half width of the first difference at the end.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import sys
 import time
 
 import numpy as np
-from validity_laws import LAWS
-from validity_runs import ALPHA, Watch
+from validity_runs import ALPHA, Scale, Watch
 from validity_set_ups import SET_UPS
 
 
@@ -31,24 +30,31 @@ def row(set_up: str, law: str, watch: Watch) -> str:
     shown = " | ".join(f"{rate:.3f}" for rate in rates)
     said = np.isfinite(watch.widths)
     width = f"{watch.widths[said].mean():.4g}" if said.any() else "none"
-    return f"| {set_up} | {law} | {watch.n} | {shown} | {watch.spoke.mean():.3f} | {width}{mark} |"
+    spoke = f"{watch.spoke_mean.mean():.2f}, {watch.spoke.mean():.2f}"
+    return f"| {set_up} | {law} | {watch.n} | {shown} | {spoke} | {width}{mark} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--total", type=int, default=20_000, help="observations of a run")
+    parser.add_argument("--growth", type=float, default=0.01, help="a look at each")
     parser.add_argument("--set-up", action="append", choices=list(SET_UPS), help="repeatable; by default all")
     parser.add_argument("--law", action="append", choices=None, help="repeatable; by default all that fit")
     options = parser.parse_args()
-    print("| set-up | law or world | runs | null rejected | mean missed | difference missed | spoke | half width |")
+    scale = Scale(options.runs, options.total, options.growth)
+    print(
+        "| set-up | law or world | runs | null rejected | mean missed | difference missed | had intervals | half width |"
+    )
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for name in options.set_up or list(SET_UPS):
         set_up, began = SET_UPS[name], time.process_time()
         laws = [law for law in set_up.laws if not options.law or law in options.law]
         if not laws:
             continue
-        for law, watch in set_up.play(laws, options.runs, options.total).items():
+        for law, watch in set_up.play(laws, scale).items():
             print(row(name, law, watch), flush=True)
         print(f"{name}: {time.process_time() - began:.0f} s of CPU", file=sys.stderr)
 

@@ -564,8 +564,8 @@ cdef class Accumulators:
     Values enter scores and `shifted` less the metric's `origin`, its first value. What is analysed first gives that
     only: its scores would need a centre from before it, so it has none.
 
-    Of each arm's own decisions: `n`, `total` and `shifted` (sums of the values and of the shifted ones) and `m2`
-    (squared deviations from the mean, Welford 1962). Over the decisions with e(k) > 0: `balance` (sum of
+    Of each arm's own decisions: `n`, `total`, `shifted` and `cube` (sums of the values, of the shifted ones and of the
+    cubes of these) and `m2` (squared deviations from the mean, Welford 1962). Over the decisions with e(k) > 0: `balance` (sum of
     1{A = k} - e(k)), `spread` (sum of e(k)(1 - e(k))); of those that have scores `eligible` (how many), `score` and
     `square` (sums of the AIPW scores and of their squares), `inverse` (sum of 1/e(k)). Over those of these with
     e(control) > 0, too, w the weight of the pair and d the difference of its scores: `pair_eligible` (how many),
@@ -582,8 +582,8 @@ cdef class Accumulators:
     """
 
     COUNTS = ("n", "eligible", "pair_eligible")
-    SUMS = ("total", "shifted", "m2", "score", "square", "inverse", "balance", "spread", "pair_weight", "pair_score",
-            "pair_control_score", "pair_weight_square", "pair_square_score", "pair_square", "pair_inverse",
+    SUMS = ("total", "shifted", "m2", "cube", "score", "square", "inverse", "balance", "spread", "pair_weight",
+            "pair_score", "pair_control_score", "pair_weight_square", "pair_square_score", "pair_square", "pair_inverse",
             "pair_control_inverse", "split")
     BY_METRIC = ("analysed", "unfloored", "unsquared", "moved")
 
@@ -592,7 +592,7 @@ cdef class Accumulators:
     cdef public bint contextual
     cdef double plain_weight
     cdef int64_t[:, ::1] n_, eligible_, pair_eligible_
-    cdef double[:, ::1] total_, shifted_, m2_, score_, square_, inverse_, balance_, spread_
+    cdef double[:, ::1] total_, shifted_, m2_, cube_, score_, square_, inverse_, balance_, spread_
     cdef double[:, ::1] pair_weight_, pair_score_, pair_control_score_, pair_weight_square_, pair_square_score_
     cdef double[:, ::1] pair_square_, pair_inverse_, pair_control_inverse_, split_
     cdef int64_t[::1] analysed_, unfloored_, unsquared_, moved_
@@ -613,8 +613,8 @@ cdef class Accumulators:
         self.n_metrics, self.n_arms = state["n"].shape
         self.control = control
         self.n_, self.eligible_, self.pair_eligible_ = (state[name].copy() for name in self.COUNTS)
-        (self.total_, self.shifted_, self.m2_, self.score_, self.square_, self.inverse_, self.balance_, self.spread_,
-         self.pair_weight_, self.pair_score_, self.pair_control_score_, self.pair_weight_square_,
+        (self.total_, self.shifted_, self.m2_, self.cube_, self.score_, self.square_, self.inverse_, self.balance_,
+         self.spread_, self.pair_weight_, self.pair_score_, self.pair_control_score_, self.pair_weight_square_,
          self.pair_square_score_, self.pair_square_, self.pair_inverse_, self.pair_control_inverse_,
          self.split_) = (state[name].copy() for name in self.SUMS)
         self.analysed_, self.unfloored_, self.unsquared_, self.moved_ = (
@@ -629,7 +629,7 @@ cdef class Accumulators:
     cdef dict views(self):
         return {
             "n": self.n_, "eligible": self.eligible_, "pair_eligible": self.pair_eligible_,
-            "total": self.total_, "shifted": self.shifted_, "m2": self.m2_, "score": self.score_,
+            "total": self.total_, "shifted": self.shifted_, "m2": self.m2_, "cube": self.cube_, "score": self.score_,
             "square": self.square_, "inverse": self.inverse_, "balance": self.balance_, "spread": self.spread_,
             "pair_weight": self.pair_weight_, "pair_score": self.pair_score_,
             "pair_control_score": self.pair_control_score_, "pair_weight_square": self.pair_weight_square_,
@@ -736,6 +736,7 @@ cdef class Accumulators:
         self.n_[m, arm] += 1
         self.total_[m, arm] += y
         self.shifted_[m, arm] += value
+        self.cube_[m, arm] += value * value * value
         after = self.shifted_[m, arm] / self.n_[m, arm]
         # Of one sign, but for what rounding makes of means next to the value.
         self.m2_[m, arm] += max(0.0, (value - before) * (value - after))
@@ -754,14 +755,15 @@ cdef class Accumulators:
         cdef double change = new - old, inverse = 1.0 / max(propensity, LEAST_SHARE), step = change * inverse
         cdef double before, after, score, difference, w, centre = self.centre(m, arm)
         cdef bint control = e == NULL or e[c] > 0.0
+        old -= self.origin_[m]
+        new -= self.origin_[m]
         if self.n_[m, arm]:
             before = self.shifted_[m, arm] / self.n_[m, arm]
             after = (self.shifted_[m, arm] + change) / self.n_[m, arm]
-            self.m2_[m, arm] = max(
-                0.0, self.m2_[m, arm] + change * ((new - self.origin_[m] - after) + (old - self.origin_[m] - before))
-            )
+            self.m2_[m, arm] = max(0.0, self.m2_[m, arm] + change * ((new - after) + (old - before)))
+        self.cube_[m, arm] += new * new * new - old * old * old
         if who != self.first_who_[m] or number != self.first_number_[m]:
-            score = centre + (old - self.origin_[m] - centre) * inverse
+            score = centre + (old - centre) * inverse
             self.score_[m, arm] += step
             self.square_[m, arm] += step * (2.0 * score + step)
             for k in range(self.n_arms):
@@ -789,12 +791,13 @@ cdef dict with_squares(dict state, Py_ssize_t control, bint contextual):
     """A state of a former build, with what it did not keep.
 
     All its decisions had scores, around 0, and weighed alike. Their squares are thought to be what the arms' variances
-    and the shares say.
+    and the shares say, their values not to be skewed.
     """
     n_metrics, n_arms = state["n"].shape
     weight = 0.5 / n_arms
     n, eligible, pairs = (state[name].astype(np.float64) for name in ("n", "eligible", "pair_eligible"))
     variance = state["m2"] / np.maximum(n - 1.0, 1.0)
+    of_sample = state["total"] / np.maximum(n, 1.0)
     mean = state["score"] / np.maximum(eligible, 1.0)
     difference = state["pair_score"] / np.maximum(pairs, 1.0)
     of_arm, of_control = weight**2 * state["pair_inverse"], weight**2 * state["pair_control_inverse"]
@@ -802,6 +805,7 @@ cdef dict with_squares(dict state, Py_ssize_t control, bint contextual):
     nobody = np.full(n_metrics, 2**64 - 1, np.uint64)
     return state | {
         "shifted": state["total"], "origin": np.zeros(n_metrics), "first_who": nobody, "first_number": nobody,
+        "cube": 3.0 * of_sample * state["m2"] + n * of_sample**3,
         "square": variance * state["inverse"] + eligible * mean**2,
         "pair_weight": weight * pairs,
         "pair_score": weight * state["pair_score"],

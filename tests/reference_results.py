@@ -88,6 +88,7 @@ class Entered:
                 "n": len(own),
                 "total": own.sum(),
                 "shifted": (own - self.origin).sum(),
+                "cube": ((own - self.origin) ** 3).sum(),
                 "m2": ((own - own.mean()) ** 2).sum() if len(own) else 0.0,
                 "eligible": len(mine),
                 "score": sum(s for _, s in mine),

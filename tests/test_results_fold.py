@@ -24,9 +24,7 @@ WINDOW_MS = 500
 
 
 def mixed(unit: str, missing: str, n_arms: int = 3, policy: Policy | None = None):
-    return record(
-        n_arms, unit=unit, missing=missing, window=f"{WINDOW_MS}ms", metrics=METRICS, policy=policy
-    )
+    return record(n_arms, unit=unit, missing=missing, window=f"{WINDOW_MS}ms", metrics=METRICS, policy=policy)
 
 
 def played(fold, log):

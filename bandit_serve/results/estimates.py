@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve._analysis import Accumulators
 from bandit_serve.experiment import MetricKind
+from bandit_serve.results import skewness
 from bandit_serve.results.sequence import TUNED_FOR, Floats, Sequence, of_mean, relative_lift
 
 FEWEST = 50
@@ -37,6 +38,7 @@ class Sums:
     total: Floats
     shifted: Floats
     m2: Floats
+    cube: Floats
     eligible: NDArray[np.int64]
     score: Floats
     square: Floats
@@ -85,6 +87,14 @@ class Sums:
         return self.m2 / np.maximum(self.n - 1, 1)
 
     @property
+    def skewness(self) -> Floats:
+        """Of each arm's values; 0 for one without variance."""
+        mean, n = self.shifted_mean, np.maximum(self.n, 1)
+        third = (self.cube - 3.0 * mean * self.m2) / n - mean**3
+        varied = self.m2 > n * LEAST_VARIANCE
+        return np.where(varied, third / np.where(varied, self.m2 / n, 1.0) ** 1.5, 0.0)
+
+    @property
     def variation(self) -> Floats:
         """The sum of the squared deviations of the scores from their mean."""
         return np.maximum(self.square - np.square(self.score) / np.maximum(self.eligible, 1), 0.0)
@@ -116,9 +126,9 @@ class Sums:
 
 @dataclass(frozen=True)
 class Estimates:
-    """Arrays of the shape of the sums'. `compared`: the difference to control has a mean, `liftable`: so has the lift; `usable`:
-    the arm has an interval, `comparable`: so have its difference and its lift. What is not so holds numbers
-    without a meaning.
+    """Arrays of the shape of the sums'. `compared`: the difference to control has a mean, `liftable`: so has the lift;
+    `usable`: the arm's mean has a variance, and, with `tame`, an interval; `comparable`: so have its difference and its
+    lift. What is not so holds numbers without a meaning. `skewness` is that of the arms' means.
     """
 
     arms: Sequence
@@ -128,6 +138,16 @@ class Estimates:
     liftable: NDArray[np.bool_]
     usable: NDArray[np.bool_]
     comparable: NDArray[np.bool_]
+    skewness: Floats
+
+    @property
+    def tame(self) -> NDArray[np.bool_]:
+        """Whose mean is not too skewed for an interval."""
+        return skewness.tame(self.skewness)
+
+    def reach(self, alpha: float) -> tuple[Floats, Floats]:
+        """How far the arms' intervals reach below and above their means."""
+        return skewness.reach(self.arms, self.skewness, alpha)
 
 
 def fixed_split(sums: Sums, kind: MetricKind, control: int, tuned_for: float = TUNED_FOR) -> Estimates:
@@ -154,6 +174,7 @@ def fixed_split(sums: Sums, kind: MetricKind, control: int, tuned_for: float = T
         liftable,
         usable,
         _with_control(usable, control),
+        _of_mean(sums, kind, n),
     )
 
 
@@ -196,7 +217,14 @@ def moving_shares(
         divisor + estimate, of_arm * wider, divisor, of_control * wider, liftable
     )
     lifts = Sequence(w, w * lift, lift_variance, tightest_at * lift_unit)
-    return Estimates(arms, differences, lifts, compared, liftable, usable, comparable)
+    shared = np.square(t) / np.maximum(sums.inverse, 1.0)
+    gamma = _of_mean(sums, kind, np.minimum(np.maximum(sums.n, 1), shared))
+    return Estimates(arms, differences, lifts, compared, liftable, usable, comparable, gamma)
+
+
+def _of_mean(sums: Sums, kind: MetricKind, n: Floats) -> Floats:
+    """The skewness of means that are worth `n` observations; 0 for values 0 and 1, whose cautious variance knows theirs."""
+    return np.zeros(sums.n.shape) if kind == "binary" else sums.skewness / np.sqrt(n)
 
 
 def _with_control(has: NDArray[np.bool_], control: int) -> NDArray[np.bool_]:

@@ -109,16 +109,13 @@ class MetricTable:
     def row(self, arm: int) -> MetricResult:
         sums, estimates = self.sums, self.estimates
         n = int(sums.n[arm])
-        usable, comparable = (
-            self._has_interval(estimates.usable, arm),
-            self._has_interval(estimates.comparable, arm),
-        )
+        comparable = self._has_interval(estimates.comparable, arm)
         compared, liftable = bool(estimates.compared[arm]), bool(estimates.liftable[arm])
         return MetricResult(
             n=n,
             mean=_number(sums.mean[arm]) if n else None,
             std=_number(math.sqrt(sums.sample_variance[arm])) if n > 1 else None,
-            interval=self._within_range(self._interval(estimates.arms, arm)) if usable else None,
+            interval=self._within_range(self._of_arm(arm)),
             difference=_number(estimates.differences.mean[arm]) if compared else None,
             difference_interval=self._interval(estimates.differences, arm) if comparable else None,
             lift=_number(estimates.lifts.mean[arm]) if liftable else None,
@@ -127,6 +124,15 @@ class MetricTable:
             probability_best=_number(self.best[arm]),
             expected_loss=_number(self.loss[arm]),
         )
+
+    def _of_arm(self, arm: int) -> Interval | None:
+        """The interval of the arm's mean."""
+        if not self._has_interval(self.estimates.usable & self.estimates.tame, arm):
+            return None
+        mean = self.estimates.arms.mean[arm]
+        below, above = (side[arm] for side in self.estimates.reach(self.alpha))
+        ends = (float(mean - below), float(mean + above))
+        return ends if all(map(math.isfinite, ends)) else None
 
     def _has_interval(self, arms: NDArray[np.bool_], arm: int) -> bool:
         return self.valid and bool(arms[arm])

@@ -83,6 +83,12 @@ def _provisos(record: Record, objective: MetricTable, pending: int, one_in: int,
     ]
     if short and objective.valid:
         said.append(f"no interval for {_listed(short)}: fewer than {FEWEST} observations, or no variance")
+    wild = objective.estimates.usable & ~objective.estimates.tame
+    skewed = [name for name, is_so in zip(experiment.arm_names, wild, strict=True) if is_so]
+    if skewed and objective.valid:
+        said.append(
+            f"no interval for the mean of {_listed(skewed)}: too few observations for values so skewed"
+        )
     if srm == "mismatch":
         said.append(
             "the arms did not get the traffic that was logged (sample-ratio mismatch), so distrust all of it"
