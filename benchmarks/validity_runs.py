@@ -107,8 +107,8 @@ class Play:
     ) -> list[tuple[int, Rewarded]]:
         """Decisions `arms` [n] drawn from `shares` ([K], or [n, K]), with `values` [M, n] as rewards.
 
-        `told` [M, n] are those that are rewarded, by default all; with `waits_ms` [n] the rewards are returned, each with
-        its time, in place of being applied.
+        `told` [M, n] are those that are rewarded, by default all; with `waits_ms` [n] the rewards are returned, each
+        with its time, in place of being applied.
         """
         n = len(arms)
         vectors = np.atleast_2d(shares)
@@ -169,7 +169,8 @@ class Watch:
     """What many plays ever showed of one metric: bool [R] each, of the times that were looked at.
 
     `rejected`: an adjusted p-value of at most .05; `missed_mean`, `missed_difference`: an arm's interval left the truth
-    out; `spoke` and `spoke_mean`: there was an interval of a difference, and one of each arm's mean. `widths` f8[R]: of the last interval of the first difference.
+    out; `spoke` and `spoke_mean`: there was an interval of a difference, and one of each arm's mean. `widths`
+    f8[R]: of the last interval of the first difference.
     """
 
     n: int

@@ -1,6 +1,7 @@
 """Set-ups: how traffic is shared, from a fixed split to a contextual policy, in worlds where nothing differs.
 
-Each plays experiments by laws, from seeds, and looks at them all the while. Where shares do not depend on outcomes all laws are metrics of the same experiments; where they do, an experiment has one.
+Each plays experiments by laws, from seeds, and looks at them all the while. Where shares do not depend on outcomes all
+laws are metrics of the same experiments; where they do, an experiment has one.
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ from simulated_results import (
     orders,
     record,
     split_of,
+    swapped,
     thompson,
+    uneven,
     users,
 )
 
@@ -58,11 +60,28 @@ def test_thompson_on_equal_arms_is_rarely_ever_significant():
     assert rate(outcome.differences) >= 0.95
 
 
+def test_arms_of_small_shares_are_rarely_ever_significant():
+    outcome = uneven(20, orders, 0.1)
+    assert sum(outcome.rejected) <= 2
+    assert rate(outcome.differences) >= 0.95
+
+
 def test_a_starved_arms_own_variance_would_be_caught(monkeypatch):
-    """Without the two things that guard against it."""
     monkeypatch.setattr(estimates, "PRIOR", 1e-9)
+    assert sum(uneven(20, orders, 0.1).rejected) > 4
+
+
+@pytest.mark.parametrize("kind", ["lin_ts", "squarecb"])
+def test_a_context_that_decides_the_share_and_the_mean_names_no_winner(kind):
+    outcome = swapped(20, kind)
+    assert sum(outcome.rejected) <= 2
+    assert np.mean(outcome.differences) >= 0.9
+    assert rate(outcome.arms) >= 0.9
+
+
+def test_a_variance_from_arms_and_shares_alone_would_be_caught(monkeypatch):
     monkeypatch.setattr(estimates.Sums, "pair_variation", lambda sums, estimate: np.zeros(len(sums.n)))
-    assert sum(adaptive(40, "count", "zero", orders, (0.1,) * 3, steps=40, every=40).rejected) > 8
+    assert sum(swapped(20, "lin_ts").rejected) > 4
 
 
 def test_a_difference_is_found_by_a_fixed_split_and_by_thompson():

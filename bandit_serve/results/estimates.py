@@ -107,11 +107,11 @@ class Sums:
     def cautious_variance(self, kind: MetricKind) -> Floats:
         """Each arm's variance, moved up towards that of all arms by the weight of `PRIOR` observations.
 
-        A starved arm's own variance is too small when poor first outcomes are what starved it: alone it
-        rejects 6 % (Bernoulli), 9 % (lognormal) or 38 % (sparse counts) of true nulls at level .05, moved up
-        at most 2 %. An arm of a small share in a fixed split is as badly known: alone it rejects 16 % (Bernoulli) to
-        67 % (revenue) of families of 80/5/5/5/5, moved up at most 2 %. For values 0 and 1 it is m(1 - m), with m = (successes + 1)/(n + 2) for an arm and the
-        plain mean over all; for others the sample variance and that within the arms.
+        A starved arm's own variance is too small when poor first outcomes are what starved it, and that of an arm of
+        a small share is as badly known: alone it rejects 16 % (Bernoulli) to 67 % (revenue) of true families of
+        80/5/5/5/5 at level .05, moved up at most 2 %. For values 0 and 1 it is m(1 - m), with
+        m = (successes + 1)/(n + 2) for an arm and the plain mean over all; for others the sample variance and that
+        within the arms.
         """
         if kind == "binary":
             m = (self.total + 1.0) / (self.n + 2.0)
@@ -223,7 +223,10 @@ def moving_shares(
 
 
 def _of_mean(sums: Sums, kind: MetricKind, n: Floats) -> Floats:
-    """The skewness of means that are worth `n` observations; 0 for values 0 and 1, whose cautious variance knows theirs."""
+    """The skewness of means that are worth `n` observations.
+
+    0 for values 0 and 1, whose cautious variance knows theirs.
+    """
     return np.zeros(sums.n.shape) if kind == "binary" else sums.skewness / np.sqrt(n)
 
 

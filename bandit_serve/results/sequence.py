@@ -27,9 +27,9 @@ def tuning(alpha: float) -> float:
 class Sequence:
     """Sums of observations, any number of them side by side (arrays of one shape).
 
-    `observations` t > 0 (where they are weighted, the sum of the weights), `total` S, `variance` V > 0 of S (t times the variance of one observation where
-    that is constant), `tightest_at` the V at which the interval is tightest: it may not depend on how S
-    turned out.
+    `observations` t > 0 (where they are weighted, the sum of the weights), `total` S, `variance` V > 0 of S (t times
+    the variance of one observation where that is constant), `tightest_at` the V at which the interval is tightest: it
+    may not depend on how S turned out.
     """
 
     observations: Floats

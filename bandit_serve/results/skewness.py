@@ -1,10 +1,10 @@
 """Skewed values: how far an interval of a mean must reach on the side of the long tail, and when there is none.
 
 The studentised mean of right-skewed values is skewed to the left: where the largest values have not come yet, the mean
-and the variance are both too small. Its quantile at z is z + gamma (1 + 2 z^2)/6 to the first order (Cornish and Fisher
-1938; Hall 1992, sect. 2.6), gamma the skewness of the mean. A sample's skewness is smaller than that of its law, for the
-same reason, so twice that is added; and where `TOO_SKEWED` is passed it tells too little (Cochran 1977, sect. 2.15, asks
-for 25 times the squared skewness as many observations, for one look without such a correction).
+and the variance are both too small. Its quantile at z is z + gamma (1 + 2 z^2)/6 to the first order (Cornish and
+Fisher 1938; Hall 1992), gamma the skewness of the mean. A sample's skewness is smaller than that of its law, for the
+same reason, so twice that is added; and where there are fewer observations than `TOO_SKEWED` says it tells too little
+(Cochran 1977, sect. 2.15, asks for 25 times the squared skewness, for one look without such a correction).
 """
 
 from __future__ import annotations

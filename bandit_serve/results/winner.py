@@ -14,8 +14,8 @@ def winner_of(
     """The arm that gains most on control among those that are shown to gain; control, if all others are shown to
     lose.
 
-    `standing` bool [K] says whose difference is shown. `gain` [K] is each arm's difference to control in the direction of the goal, NaN where there is none. An arm that
-    is not `there` any more, bool [K], is passed over.
+    `standing` bool [K] says whose difference is shown. `gain` [K] is each arm's difference to control in the direction
+    of the goal, NaN where there is none. An arm that is not `there` any more, bool [K], is passed over.
     """
     others = there & (np.arange(len(gain)) != control)
     better = others & standing & (gain > 0)
