@@ -1,7 +1,7 @@
 """Many experiments side by side, played through the real fold with real events, and looked at together.
 
-A look asks `fixed_split` and `moving_shares` about the sums of all folds at once, as a report asks them about one;
-`report` itself is asked at every tenth look, and must say the same.
+A look asks `fixed_split` and `moving_shares` about the sums of all folds at once, as a report asks them about one; some
+plays are asked for their whole report now and then.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bandit_serve.events import REWARD, Event, Exposed, Rewarded
 from bandit_serve.experiment import Arm, Attribution, Experiment, Metric, Policy, Record, Stopping, validated
-from bandit_serve.results import ResultsFold, report
+from bandit_serve.results import Report, ResultsFold
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import directed
 from bandit_serve.results.sequence import Sequence, holm, p_value
@@ -228,18 +228,16 @@ class Watch:
         first = int(np.flatnonzero(others)[0])
         self.widths = np.where(of & estimates.comparable[first], half[first], self.widths)
 
-    def ask(self, play: Play, run: int, metric: int) -> None:
-        """What `report` says of one play, by intervals that are those of the look; p-values are of the look only."""
-        name = play.fold.record.experiment.metrics[metric].name
-        said = report(play.fold, play.fold.record, {}, play.now_ms)
+    def note(self, said: Report, run: int, metric: str) -> None:
+        """What a report says of one play, by its intervals."""
         for k, arm in enumerate(said.arms):
-            row = arm.metrics[name]
+            row = arm.metrics[metric]
             if row.interval is not None:
                 low, high = row.interval
-                self.missed_mean[run] |= not low <= self.means[k] <= high
+                self.missed_mean[run] |= bool(self.means[k] < low or self.means[k] > high)
             if row.difference_interval is not None:
                 low, high = row.difference_interval
-                self.missed_difference[run] |= not low <= self.differences[k] <= high
+                self.missed_difference[run] |= bool(self.differences[k] < low or self.differences[k] > high)
 
 
 def _misses(

@@ -19,6 +19,7 @@ from validity_runs import STEP_MS, Floats, Play, Scale, Watch, beside, blocks, d
 from bandit_serve.events import Change, Changed, Tick
 from bandit_serve.experiment import Arm, Policy
 from bandit_serve.policies import POLICIES
+from bandit_serve.results import report
 
 Watches = dict[str, Watch]
 Player = Callable[[list[str], Scale], Watches]
@@ -26,10 +27,14 @@ Player = Callable[[list[str], Scale], Watches]
 
 @dataclass(frozen=True)
 class SetUp:
-    """`laws` are those that it can be played with; `play(laws, scale)` gives what was seen by law."""
+    """`laws` are those that it can be played with; `play(laws, scale)` gives what was seen by law.
+
+    `together`: the laws are metrics of the same experiments, so that many cost little more than one.
+    """
 
     laws: tuple[str, ...]
     play: Player
+    together: bool = True
 
 
 def generators(name: str, runs: int) -> list[np.random.Generator]:
@@ -46,9 +51,11 @@ def watched(laws: list[str], runs: int, n_arms: int, *, means: bool = True) -> l
 def look(plays: list[Play], watches: list[Watch], number: int) -> None:
     for metric, (watch, sums) in enumerate(zip(watches, beside(plays, len(watches)), strict=True)):
         watch.look(plays, metric, sums)
-        if number % 50 == 49:
-            for run, play in enumerate(plays[:20]):
-                watch.ask(play, run, metric)
+    if number % 50 == 49:
+        for run, play in enumerate(plays[:20]):
+            said = report(play.fold, play.fold.record, {}, play.now_ms)
+            for metric, watch in enumerate(watches):
+                watch.note(said, run, f"m{metric}")
 
 
 def scheduled(name: str, n_arms: int, shares_at: Callable[[float], Floats]) -> SetUp:
@@ -209,7 +216,7 @@ def adaptive(name: str, kind: str, floor: float, n_arms: int, **parameters: Any)
         return watch
 
     kinds = POLICIES[kind].objectives
-    return SetUp(tuple(law for law in LAWS if LAWS[law].kind in kinds), play)
+    return SetUp(tuple(law for law in LAWS if LAWS[law].kind in kinds), play, together=False)
 
 
 World = Callable[[np.random.Generator, Floats], Floats]
@@ -286,7 +293,7 @@ def contextual(name: str, kind: str, floor: float) -> SetUp:
         return watch
 
     kinds = POLICIES[kind].objectives
-    return SetUp(tuple(world for world in WORLDS if WORLDS[world][1] in kinds), play)
+    return SetUp(tuple(world for world in WORLDS if WORLDS[world][1] in kinds), play, together=False)
 
 
 def _named() -> dict[str, SetUp]:

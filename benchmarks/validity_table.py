@@ -61,8 +61,9 @@ def main() -> None:
         laws = [law for law in set_up.laws if not options.law or law in options.law]
         if not laws:
             continue
-        for law, watch in set_up.play(laws, scale).items():
-            print(row(name, law, watch), flush=True)
+        for some in [laws] if set_up.together else [[law] for law in laws]:
+            for law, watch in set_up.play(some, scale).items():
+                print(row(name, law, watch), flush=True)
         print(f"{name}: {time.process_time() - began:.0f} s of CPU", file=sys.stderr)
 
 

@@ -328,16 +328,16 @@ def adaptive(
     return outcome
 
 
-def uneven(n: int, draw: Draw, truth: float, steps: int = 20, each: int = 200) -> Outcome:
-    """Five arms that are alike, by a fixed split of 80/5/5/5/5, looked at after each step."""
+def uneven(n: int, draw: Draw, truth: float, steps: int = 20, each: int = 200, every: int = 1) -> Outcome:
+    """Five arms that are alike, by a fixed split of 80/5/5/5/5, looked at after every `every` steps."""
     outcome, shares = Outcome(), np.array([0.8, 0.05, 0.05, 0.05, 0.05])
     policy = Policy(kind="fixed_split", shares=dict(zip("abcde", shares.tolist(), strict=True)))
     for run in range(n):
         fold = ResultsFold(record(5, "continuous", policy))
         play, ever = Play(fold, np.random.default_rng([8, run]), draw, 5), False
-        for _ in range(steps):
+        for step in range(steps):
             play.step(shares, each)
-            ever = ever or significant(play)
+            ever = ever or (step % every == 0 and significant(play))
         outcome.take(play, np.full(5, truth), ever)
     return outcome
 

@@ -88,11 +88,15 @@ class Sums:
 
     @property
     def skewness(self) -> Floats:
-        """Of each arm's values; 0 for one without variance."""
+        """Of each arm's values, moved towards that within all arms as the variance is, where that is larger: an arm
+        that has seen nothing of its tail has none.
+        """
         mean, n = self.shifted_mean, np.maximum(self.n, 1)
-        third = (self.cube - 3.0 * mean * self.m2) / n - mean**3
-        varied = self.m2 > n * LEAST_VARIANCE
-        return np.where(varied, third / np.where(varied, self.m2 / n, 1.0) ** 1.5, 0.0)
+        third = self.cube - 3.0 * mean * self.m2 - n * mean**3
+        own = _skewness(third, self.m2, n)
+        pooled = _skewness(third.sum(axis=0), self.m2.sum(axis=0), np.maximum(self.n.sum(axis=0), 1))
+        larger = np.abs(pooled) > np.abs(own)
+        return own + np.where(larger, (pooled - own) * PRIOR / (self.n + PRIOR), 0.0)
 
     @property
     def variation(self) -> Floats:
@@ -220,6 +224,12 @@ def moving_shares(
     shared = np.square(t) / np.maximum(sums.inverse, 1.0)
     gamma = _of_mean(sums, kind, np.minimum(np.maximum(sums.n, 1), shared))
     return Estimates(arms, differences, lifts, compared, liftable, usable, comparable, gamma)
+
+
+def _skewness(third: Floats, second: Floats, n: ArrayLike) -> Floats:
+    """From the sums of cubed and squared deviations; 0 where nothing varies."""
+    varied = second > np.asarray(n) * LEAST_VARIANCE
+    return np.where(varied, third / n / np.where(varied, second / n, 1.0) ** 1.5, 0.0)
 
 
 def _of_mean(sums: Sums, kind: MetricKind, n: Floats) -> Floats:
