@@ -67,7 +67,9 @@ class Sums:
         rows = sums.of_metric(metric)
         return cls(
             **{name: rows[name] for name in (*sums.COUNTS, *sums.SUMS)},
-            **{name: int(rows[name]) for name in ("analysed", "unfloored", "unsquared")},
+            analysed=int(rows["analysed"]),
+            unfloored=int(rows["unfloored"]),
+            unsquared=int(rows["unsquared"]),
             origin=float(rows["origin"]),
             moved=bool(rows["moved"]),
             contextual=sums.contextual,
@@ -125,7 +127,8 @@ class Sums:
         else:
             own = self.sample_variance
             pooled = self.m2.sum(axis=0) / np.maximum(self.analysed - np.count_nonzero(self.n, axis=0), 1)
-        return own + np.maximum(pooled - own, 0.0) * PRIOR / (self.n + PRIOR)
+        cautious: Floats = own + np.maximum(pooled - own, 0.0) * PRIOR / (self.n + PRIOR)
+        return cautious
 
 
 @dataclass(frozen=True)
@@ -143,11 +146,7 @@ class Estimates:
     usable: NDArray[np.bool_]
     comparable: NDArray[np.bool_]
     skewness: Floats
-
-    @property
-    def tame(self) -> NDArray[np.bool_]:
-        """Whose mean is not too skewed for an interval."""
-        return skewness.tame(self.skewness)
+    tame: NDArray[np.bool_]
 
     def reach(self, alpha: float) -> tuple[Floats, Floats]:
         """How far the arms' intervals reach below and above their means."""
@@ -165,6 +164,7 @@ def fixed_split(sums: Sums, kind: MetricKind, control: int, tuned_for: float = T
     n = np.maximum(sums.n, 1)
     of_mean_k = np.where(usable, variance, 1.0) / n
     pair = n + n[control]
+    gamma = _of_mean(sums, kind, n)
     differences = sums.shifted_mean - sums.shifted_mean[control]
     divisor, liftable = _divisor(np.broadcast_to(sums.mean[control], n.shape), compared)
     lift, lift_variance, liftable = _lift(
@@ -178,7 +178,8 @@ def fixed_split(sums: Sums, kind: MetricKind, control: int, tuned_for: float = T
         liftable,
         usable,
         _with_control(usable, control),
-        _of_mean(sums, kind, n),
+        gamma,
+        _tame(gamma, kind),
     )
 
 
@@ -223,21 +224,28 @@ def moving_shares(
     lifts = Sequence(w, w * lift, lift_variance, tightest_at * lift_unit)
     shared = np.square(t) / np.maximum(sums.inverse, 1.0)
     gamma = _of_mean(sums, kind, np.minimum(np.maximum(sums.n, 1), shared))
-    return Estimates(arms, differences, lifts, compared, liftable, usable, comparable, gamma)
+    return Estimates(
+        arms, differences, lifts, compared, liftable, usable, comparable, gamma, _tame(gamma, kind)
+    )
 
 
-def _skewness(third: Floats, second: Floats, n: ArrayLike) -> Floats:
+def _skewness(third: Floats, second: Floats, n: NDArray[np.int64]) -> Floats:
     """From the sums of cubed and squared deviations; 0 where nothing varies."""
-    varied = second > np.asarray(n) * LEAST_VARIANCE
+    varied = second > n * LEAST_VARIANCE
     return np.where(varied, third / n / np.where(varied, second / n, 1.0) ** 1.5, 0.0)
 
 
 def _of_mean(sums: Sums, kind: MetricKind, n: Floats) -> Floats:
-    """The skewness of means that are worth `n` observations.
+    """The skewness of means that are worth `n` observations; of values 0 and 1 from the cautious m, as the variance."""
+    if kind == "binary":
+        m = (sums.total + 1.0) / (sums.n + 2.0)
+        return (1.0 - 2.0 * m) / np.sqrt(m * (1.0 - m) * n)
+    return sums.skewness / np.sqrt(n)
 
-    0 for values 0 and 1, whose cautious variance knows theirs.
-    """
-    return np.zeros(sums.n.shape) if kind == "binary" else sums.skewness / np.sqrt(n)
+
+def _tame(gamma: Floats, kind: MetricKind) -> NDArray[np.bool_]:
+    """Which means are not too skewed for an interval; of values 0 and 1 the cautious m has no tail to miss."""
+    return skewness.tame(gamma) | (kind == "binary")
 
 
 def _with_control(has: NDArray[np.bool_], control: int) -> NDArray[np.bool_]:

@@ -57,16 +57,19 @@ class Evidence:
 
     @classmethod
     def none(cls, n_metrics: int, n_arms: int) -> Evidence:
-        by_arm = (np.zeros((n_metrics, n_arms)) for _ in range(4))
+        def zeros() -> Floats:
+            return np.zeros((n_metrics, n_arms))
+
         one = np.ones(n_metrics, np.int64)
         peers = np.full(n_arms, n_arms, np.int64)
-        return cls(*by_arm, np.zeros(1), np.zeros(1), one, peers)
+        return cls(zeros(), zeros(), zeros(), zeros(), np.zeros(1), np.zeros(1), one, peers)
 
     @classmethod
     def from_state(cls, state: dict[str, NDArray[Any]]) -> Evidence:
         columns = {name: column for name, column in state.items() if name not in cls.FORMER}
         if "fixed" in state:
-            none = cls.none(*state["fixed"].shape)
+            n_metrics, n_arms = state["fixed"].shape
+            none = cls.none(n_metrics, n_arms)
             columns = vars(none) | columns
         return cls(**columns)
 
