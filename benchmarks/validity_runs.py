@@ -166,7 +166,7 @@ def beside(plays: list[Play], n_metrics: int) -> list[Sums]:
 
 @dataclass
 class Watch:
-    """What many plays ever showed of one metric: bool [R] each, of the times that were looked at.
+    """What many plays ever showed of one metric: of the times that were looked at, bool [R] or, of arms, [K, R].
 
     `rejected`: an adjusted p-value of at most .05; `missed_mean`, `missed_difference`: an arm's interval left the truth
     out; `spoke` and `spoke_mean`: there was an interval of a difference, and one of each arm's mean. `widths`
@@ -180,8 +180,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         self.rejected = np.zeros(self.n, bool)
-        self.missed_mean = np.zeros(self.n, bool)
-        self.missed_difference = np.zeros(self.n, bool)
+        self.missed_mean, self.missed_difference = np.zeros((2, len(self.means), self.n), bool)
         self.spoke = np.zeros(self.n, bool)
         self.spoke_mean = np.zeros(self.n, bool)
         self.widths = np.full(self.n, np.nan)
@@ -219,8 +218,8 @@ class Watch:
         half = differences.half_width(ALPHA)
         below, above = estimates.reach(ALPHA)
         has = estimates.usable & estimates.tame
-        self.missed_mean |= of & _misses(estimates.arms, below, above, self.means, has)
-        self.missed_difference |= of & _misses(
+        self.missed_mean[: len(has)] |= of & _misses(estimates.arms, below, above, self.means, has)
+        self.missed_difference[: len(has)] |= of & _misses(
             differences, half, half, self.differences, estimates.comparable
         )
         self.spoke_mean |= of & has.all(axis=0)
@@ -234,15 +233,18 @@ class Watch:
             row = arm.metrics[metric]
             if row.interval is not None:
                 low, high = row.interval
-                self.missed_mean[run] |= bool(self.means[k] < low or self.means[k] > high)
+                self.missed_mean[k, run] |= bool(self.means[k] < low or self.means[k] > high)
             if row.difference_interval is not None:
                 low, high = row.difference_interval
-                self.missed_difference[run] |= bool(self.differences[k] < low or self.differences[k] > high)
+                self.missed_difference[k, run] |= bool(
+                    self.differences[k] < low or self.differences[k] > high
+                )
 
 
 def _misses(
     sequence: Sequence, below: Floats, above: Floats, truth: Floats, has: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Which plays have an interval without the truth, [R]; a truth that is NaN is in all."""
+    """Where an interval is without the truth, [K, R]; a truth that is NaN is in all."""
     off = truth[: len(has), None] - sequence.mean
-    return (((off > above) | (off < -below)) & has).any(axis=0)
+    wrong: NDArray[np.bool_] = ((off > above) | (off < -below)) & has
+    return wrong
