@@ -64,9 +64,9 @@ class LiveExperiment:
 
     It comes to be with its first `Changed` event, in the log of `owner`. An arm keeps its index for ever, once it is no
     draft: `exposures`, `rewards` and `held_out` (those of the exposures that are of the holdout), i8[K], grow with the
-    arms. `mean_shares`, f8[K], is the mean of the vectors that the latest decisions were drawn from, kept where there is
-    context. `far` counts, by numeric field of the context, decisions with a value so far outside that the policy did not
-    take it as it was. `omitted` counts the omissions that it has met (`repairs.py`).
+    arms. `mean_shares`, f8[K], is the mean of the vectors that the latest decisions were drawn from, kept where there
+    is context. `far` counts, by numeric field of the context, decisions with a value so far outside that the policy did
+    not take it as it was. `omitted` counts the omissions that it has met (`repairs.py`).
     """
 
     def __init__(self, first: Changed, owner: str | None = None) -> None:

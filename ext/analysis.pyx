@@ -42,6 +42,7 @@ cdef uint8_t DONE = 2                   # it has been analysed
 cdef uint8_t GONE = 4                   # the row is free
 cdef uint8_t UNFLOORED = 8              # decided by an adaptive policy without a floor
 cdef uint8_t CROSSED = 16               # the unit was later served another arm
+cdef uint8_t PLAIN = 32                 # its share may depend on what moves the mean, so no weight may depend on it
 
 MAX_COUNTER = 2**42
 
@@ -560,57 +561,89 @@ cdef void *lengthened(void *column, size_t size) except NULL:
 cdef class Accumulators:
     """The sums over what has been analysed, M metrics by K arms; e is a decision's share vector, A its arm.
 
-    Of each arm's own decisions: `n`, `total` (sum of the values) and `m2` (squared deviations from the mean,
-    Welford 1962). Over the decisions with e(k) > 0: `eligible` (how many), `score` (sum of the AIPW scores),
-    `inverse` (sum of 1/e(k)), `balance` (sum of 1{A = k} - e(k)), `spread` (sum of e(k)(1 - e(k))). Over those with
-    e(k) > 0 and e(control) > 0: `pair_eligible`, `pair_score` (sum of the differences of the scores),
-    `pair_inverse`, `pair_control_inverse`. By metric: `analysed`, `grand` (sum of all values), `unfloored` (how
-    many an adaptive policy without a floor decided), `moved` (1 when not all had one share vector), `split` f8[M, K]
-    (the first's).
+    Values enter scores and `shifted` less the metric's `origin`, its first value. What is analysed first gives that
+    only: its scores would need a centre from before it, so it has none.
+
+    Of each arm's own decisions: `n`, `total`, `shifted` and `cube` (sums of the values, of the shifted ones and of the
+    cubes of these) and `m2` (squared deviations from the mean, Welford 1962). Over the decisions with e(k) > 0: `balance` (sum of
+    1{A = k} - e(k)), `spread` (sum of e(k)(1 - e(k))); of those that have scores `eligible` (how many), `score` and
+    `square` (sums of the AIPW scores and of their squares), `inverse` (sum of 1/e(k)). Over those of these with
+    e(control) > 0, too, w the weight of the pair and d the difference of its scores: `pair_eligible` (how many),
+    `pair_weight` (sum of w), `pair_score` (w d), `pair_control_score` (w times control's score), `pair_weight_square`
+    (w^2), `pair_square_score` (w^2 d), `pair_square` (w^2 d^2), `pair_inverse` (w^2/e(k)), `pair_control_inverse`
+    (w^2/e(control)). By metric: `analysed`, `grand` (sum of all shifted values), `unfloored` (how many an adaptive
+    policy without a floor decided), `unsquared` (how many a former build analysed, which kept no squares), `moved`
+    (1 when not all had one share vector), `split` f8[M, K] (the first's), `first_who` and `first_number` (which
+    decision or unit was the first).
+
+    w = e(k) e(control) / (e(k) + e(control)), the inverse of the variance of d where all values vary alike. Where
+    shares may depend on what moves the mean (`contextual`), or did so in what is `plain`, it is `plain_weight` for
+    all, that of even shares of the arms at first.
     """
 
     COUNTS = ("n", "eligible", "pair_eligible")
-    SUMS = ("total", "m2", "score", "inverse", "balance", "spread", "pair_score", "pair_inverse",
+    SUMS = ("total", "shifted", "m2", "cube", "score", "square", "inverse", "balance", "spread", "pair_weight",
+            "pair_score", "pair_control_score", "pair_weight_square", "pair_square_score", "pair_square", "pair_inverse",
             "pair_control_inverse", "split")
-    BY_METRIC = ("analysed", "unfloored", "moved")
+    BY_METRIC = ("analysed", "unfloored", "unsquared", "moved")
 
     cdef readonly Py_ssize_t n_metrics, n_arms, control
+    cdef readonly bint former           # restored from a state of a build that kept no squares
+    cdef public bint contextual
+    cdef double plain_weight
     cdef int64_t[:, ::1] n_, eligible_, pair_eligible_
-    cdef double[:, ::1] total_, m2_, score_, inverse_, balance_, spread_
-    cdef double[:, ::1] pair_score_, pair_inverse_, pair_control_inverse_, split_
-    cdef int64_t[::1] analysed_, unfloored_, moved_
-    cdef double[::1] grand_
+    cdef double[:, ::1] total_, shifted_, m2_, cube_, score_, square_, inverse_, balance_, spread_
+    cdef double[:, ::1] pair_weight_, pair_score_, pair_control_score_, pair_weight_square_, pair_square_score_
+    cdef double[:, ::1] pair_square_, pair_inverse_, pair_control_inverse_, split_
+    cdef int64_t[::1] analysed_, unfloored_, unsquared_, moved_
+    cdef double[::1] grand_, origin_
+    cdef uint64_t[::1] first_who_, first_number_
 
-    def __init__(self, Py_ssize_t n_metrics, Py_ssize_t n_arms, Py_ssize_t control):
+    def __init__(self, Py_ssize_t n_metrics, Py_ssize_t n_arms, Py_ssize_t control, bint contextual=False):
         by_arm = (n_metrics, n_arms)
         state = {name: np.zeros(by_arm, np.int64) for name in self.COUNTS}
         state |= {name: np.zeros(by_arm) for name in self.SUMS}
         state |= {name: np.zeros(n_metrics, np.int64) for name in self.BY_METRIC}
-        self.restore(state | {"grand": np.zeros(n_metrics)}, control)
+        state |= {name: np.zeros(n_metrics) for name in ("grand", "origin")}
+        state |= {name: np.zeros(n_metrics, np.uint64) for name in ("first_who", "first_number")}
+        state |= {"plain_weight": np.array([0.5 / n_arms]), "contextual": np.array([contextual])}
+        self.restore(state, control)
 
     cdef int restore(self, dict state, Py_ssize_t control) except -1:
         self.n_metrics, self.n_arms = state["n"].shape
         self.control = control
         self.n_, self.eligible_, self.pair_eligible_ = (state[name].copy() for name in self.COUNTS)
-        (self.total_, self.m2_, self.score_, self.inverse_, self.balance_, self.spread_, self.pair_score_,
-         self.pair_inverse_, self.pair_control_inverse_, self.split_) = (state[name].copy() for name in self.SUMS)
-        self.analysed_, self.unfloored_, self.moved_ = (state[name].copy() for name in self.BY_METRIC)
-        self.grand_ = state["grand"].copy()
+        (self.total_, self.shifted_, self.m2_, self.cube_, self.score_, self.square_, self.inverse_, self.balance_,
+         self.spread_, self.pair_weight_, self.pair_score_, self.pair_control_score_, self.pair_weight_square_,
+         self.pair_square_score_, self.pair_square_, self.pair_inverse_, self.pair_control_inverse_,
+         self.split_) = (state[name].copy() for name in self.SUMS)
+        self.analysed_, self.unfloored_, self.unsquared_, self.moved_ = (
+            state[name].copy() for name in self.BY_METRIC
+        )
+        self.grand_, self.origin_ = state["grand"].copy(), state["origin"].copy()
+        self.first_who_, self.first_number_ = state["first_who"].copy(), state["first_number"].copy()
+        self.plain_weight = state["plain_weight"][0]
+        self.contextual = state["contextual"][0]
         return 0
 
     cdef dict views(self):
         return {
             "n": self.n_, "eligible": self.eligible_, "pair_eligible": self.pair_eligible_,
-            "total": self.total_, "m2": self.m2_, "score": self.score_, "inverse": self.inverse_,
-            "balance": self.balance_, "spread": self.spread_, "pair_score": self.pair_score_,
+            "total": self.total_, "shifted": self.shifted_, "m2": self.m2_, "cube": self.cube_, "score": self.score_,
+            "square": self.square_, "inverse": self.inverse_, "balance": self.balance_, "spread": self.spread_,
+            "pair_weight": self.pair_weight_, "pair_score": self.pair_score_,
+            "pair_control_score": self.pair_control_score_, "pair_weight_square": self.pair_weight_square_,
+            "pair_square_score": self.pair_square_score_, "pair_square": self.pair_square_,
             "pair_inverse": self.pair_inverse_, "pair_control_inverse": self.pair_control_inverse_,
-            "split": self.split_, "analysed": self.analysed_, "unfloored": self.unfloored_, "moved": self.moved_,
-            "grand": self.grand_,
+            "split": self.split_, "analysed": self.analysed_, "unfloored": self.unfloored_,
+            "unsquared": self.unsquared_, "moved": self.moved_, "grand": self.grand_, "origin": self.origin_,
+            "first_who": self.first_who_, "first_number": self.first_number_,
         }
 
     def state(self):
         """A copy of every sum, by its name."""
-        return {name: np.array(column) for name, column in self.views().items()}
+        numbers = {"plain_weight": np.array([self.plain_weight]), "contextual": np.array([self.contextual])}
+        return {name: np.array(column) for name, column in self.views().items()} | numbers
 
     def of_metric(self, Py_ssize_t metric):
         """A copy of the sums of one metric, by name, [K] or a number."""
@@ -619,9 +652,11 @@ cdef class Accumulators:
         return {name: np.asarray(column)[metric].copy() for name, column in self.views().items()}
 
     @staticmethod
-    def from_state(state, Py_ssize_t control):
+    def from_state(state, Py_ssize_t control, bint contextual=False):
+        """`contextual`: what a state of a former build does not say."""
         cdef Accumulators self = Accumulators.__new__(Accumulators)
-        self.restore(state, control)
+        self.former = "square" not in state
+        self.restore(with_squares(state, control, contextual) if self.former else state, control)
         return self
 
     def counts(self):
@@ -635,16 +670,27 @@ cdef class Accumulators:
             state[name] = wider_by_arm(state[name], n_arms)
         self.restore(state, self.control)
 
-    cdef void analyse(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored) noexcept nogil:
-        """One decision or unit enters, with arm `arm`, shares `e` (e[arm] > 0) and value `y`.
+    cdef double centre(self, Py_ssize_t m, Py_ssize_t k) noexcept nogil:
+        """What arm k is thought to bring, shifted: its mean with one observation of the pooled mean added."""
+        cdef double pooled = self.grand_[m] / self.analysed_[m] if self.analysed_[m] else 0.0
+        return (self.shifted_[m, k] + pooled) / (self.n_[m, k] + 1)
 
-        The score of arm k is mu(k) + 1{A = k} (y - mu(k)) / e(k), with mu(k) from before: the arm's mean with one
-        observation of the pooled mean added.
+    cdef double weight(self, const double *e, Py_ssize_t k, bint plain) noexcept nogil:
+        return self.plain_weight if plain else e[k] * e[self.control] / (e[k] + e[self.control])
+
+    cdef void analyse(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
+                      uint64_t who, uint64_t number) noexcept nogil:
+        """One decision or unit enters, with arm `arm`, shares `e` (e[arm] > 0) and value `y`; `who` and `number` name it.
+
+        The score of arm k is mu(k) + 1{A = k} (y - mu(k)) / e(k), with mu(k) from before: its `centre`.
         """
         cdef Py_ssize_t k, c = self.control
-        cdef double pooled = self.grand_[m] / self.analysed_[m] if self.analysed_[m] else 0.0
-        cdef double control_inverse = 0.0, control_score = 0.0, inverse, score, before, after
-        if self.analysed_[m] == 0:
+        cdef double value, control_inverse = 0.0, control_score = 0.0, inverse, score, difference, w, before, after
+        cdef bint first = self.analysed_[m] == 0
+        if first:
+            self.origin_[m] = y
+            self.first_who_[m] = who
+            self.first_number_[m] = number
             for k in range(self.n_arms):
                 self.split_[m, k] = e[k]
         elif not self.moved_[m]:
@@ -652,59 +698,127 @@ cdef class Accumulators:
                 if fabs(self.split_[m, k] - e[k]) > SAME_SHARE:
                     self.moved_[m] = 1
                     break
+        value = y - self.origin_[m]
         if e[c] > 0.0:
             control_inverse = 1.0 / max(e[c], LEAST_SHARE)
-            control_score = (self.total_[m, c] + pooled) / (self.n_[m, c] + 1)
+            control_score = self.centre(m, c)
             if c == arm:
-                control_score += (y - control_score) * control_inverse
+                control_score += (value - control_score) * control_inverse
         for k in range(self.n_arms):
             if e[k] <= 0.0:
                 continue
-            inverse = 1.0 / max(e[k], LEAST_SHARE)
-            score = (self.total_[m, k] + pooled) / (self.n_[m, k] + 1)
-            if k == arm:
-                score += (y - score) * inverse
-            self.eligible_[m, k] += 1
-            self.score_[m, k] += score
-            self.inverse_[m, k] += inverse
             self.balance_[m, k] -= e[k]
             self.spread_[m, k] += e[k] * (1.0 - e[k])
+            if first:
+                continue
+            inverse = 1.0 / max(e[k], LEAST_SHARE)
+            score = self.centre(m, k)
+            if k == arm:
+                score += (value - score) * inverse
+            self.eligible_[m, k] += 1
+            self.score_[m, k] += score
+            self.square_[m, k] += score * score
+            self.inverse_[m, k] += inverse
             if e[c] > 0.0 and k != c:
+                w = self.weight(e, k, plain)
+                difference = w * (score - control_score)
                 self.pair_eligible_[m, k] += 1
-                self.pair_score_[m, k] += score - control_score
-                self.pair_inverse_[m, k] += inverse
-                self.pair_control_inverse_[m, k] += control_inverse
+                self.pair_weight_[m, k] += w
+                self.pair_score_[m, k] += difference
+                self.pair_control_score_[m, k] += w * control_score
+                self.pair_weight_square_[m, k] += w * w
+                self.pair_square_score_[m, k] += w * difference
+                self.pair_square_[m, k] += difference * difference
+                self.pair_inverse_[m, k] += w * w * inverse
+                self.pair_control_inverse_[m, k] += w * w * control_inverse
         self.balance_[m, arm] += 1.0
-        before = self.total_[m, arm] / self.n_[m, arm] if self.n_[m, arm] else y
+        before = self.shifted_[m, arm] / self.n_[m, arm] if self.n_[m, arm] else value
         self.n_[m, arm] += 1
         self.total_[m, arm] += y
-        after = self.total_[m, arm] / self.n_[m, arm]
+        self.shifted_[m, arm] += value
+        self.cube_[m, arm] += value * value * value
+        after = self.shifted_[m, arm] / self.n_[m, arm]
         # Of one sign, but for what rounding makes of means next to the value.
-        self.m2_[m, arm] += max(0.0, (y - before) * (y - after))
+        self.m2_[m, arm] += max(0.0, (value - before) * (value - after))
         self.analysed_[m] += 1
-        self.grand_[m] += y
+        self.grand_[m] += value
         self.unfloored_[m] += unfloored
 
     cdef void update(self, Py_ssize_t m, Py_ssize_t arm, const double *e, Py_ssize_t all_of, double propensity,
-                     double old, double new) noexcept nogil:
-        """One that has been analysed with value `old` now has `new`; `e` NULL: the first `all_of` arms had a share."""
+                     double old, double new, bint plain, uint64_t who, uint64_t number) noexcept nogil:
+        """One that has been analysed with value `old` now has `new`.
+
+        `e` NULL: the first `all_of` arms had a share, and it was `plain`. What its scores were around is not known any
+        more; their squares change as if that had been the arms' centres of now.
+        """
         cdef Py_ssize_t k, c = self.control
-        cdef double change = new - old, step = change / max(propensity, LEAST_SHARE), before, after
+        cdef double change = new - old, inverse = 1.0 / max(propensity, LEAST_SHARE), step = change * inverse
+        cdef double before, after, score, difference, w, centre = self.centre(m, arm)
         cdef bint control = e == NULL or e[c] > 0.0
+        old -= self.origin_[m]
+        new -= self.origin_[m]
         if self.n_[m, arm]:
-            before = self.total_[m, arm] / self.n_[m, arm]
-            after = (self.total_[m, arm] + change) / self.n_[m, arm]
+            before = self.shifted_[m, arm] / self.n_[m, arm]
+            after = (self.shifted_[m, arm] + change) / self.n_[m, arm]
             self.m2_[m, arm] = max(0.0, self.m2_[m, arm] + change * ((new - after) + (old - before)))
-        self.total_[m, arm] += change
-        self.grand_[m] += change
-        self.score_[m, arm] += step
-        if arm != c:
-            if control:
-                self.pair_score_[m, arm] += step
-        else:
+        self.cube_[m, arm] += new * new * new - old * old * old
+        if who != self.first_who_[m] or number != self.first_number_[m]:
+            score = centre + (old - centre) * inverse
+            self.score_[m, arm] += step
+            self.square_[m, arm] += step * (2.0 * score + step)
             for k in range(self.n_arms):
-                if k != c and (k < all_of if e == NULL else e[k] > 0.0):
-                    self.pair_score_[m, k] -= step
+                if k == c or not control or (arm != c and arm != k):
+                    continue
+                if not (k < all_of if e == NULL else e[k] > 0.0):
+                    continue
+                w = self.weight(e, k, plain)
+                difference = score - self.centre(m, c) if arm == k else self.centre(m, k) - score
+                self.change_pair(m, k, w, difference, step if arm == k else -step)
+                if arm == c:
+                    self.pair_control_score_[m, k] += w * step
+        self.total_[m, arm] += change
+        self.shifted_[m, arm] += change
+        self.grand_[m] += change
+
+    cdef void change_pair(self, Py_ssize_t m, Py_ssize_t k, double w, double difference, double step) noexcept nogil:
+        """A difference of scores becomes larger by `step`."""
+        self.pair_score_[m, k] += w * step
+        self.pair_square_score_[m, k] += w * w * step
+        self.pair_square_[m, k] += w * w * step * (2.0 * difference + step)
+
+
+cdef dict with_squares(dict state, Py_ssize_t control, bint contextual):
+    """A state of a former build, with what it did not keep.
+
+    All its decisions had scores, around 0, and weighed alike. Their squares are thought to be what the arms' variances
+    and the shares say, their values not to be skewed.
+    """
+    n_metrics, n_arms = state["n"].shape
+    weight = 0.5 / n_arms
+    n, eligible, pairs = (state[name].astype(np.float64) for name in ("n", "eligible", "pair_eligible"))
+    variance = state["m2"] / np.maximum(n - 1.0, 1.0)
+    of_sample = state["total"] / np.maximum(n, 1.0)
+    mean = state["score"] / np.maximum(eligible, 1.0)
+    difference = state["pair_score"] / np.maximum(pairs, 1.0)
+    of_arm, of_control = weight**2 * state["pair_inverse"], weight**2 * state["pair_control_inverse"]
+    spread = variance * of_arm + variance[:, [control]] * of_control
+    nobody = np.full(n_metrics, 2**64 - 1, np.uint64)
+    return state | {
+        "shifted": state["total"], "origin": np.zeros(n_metrics), "first_who": nobody, "first_number": nobody,
+        "cube": 3.0 * of_sample * state["m2"] + n * of_sample**3,
+        "square": variance * state["inverse"] + eligible * mean**2,
+        "pair_weight": weight * pairs,
+        "pair_score": weight * state["pair_score"],
+        "pair_control_score": weight * pairs * mean[:, [control]],
+        "pair_weight_square": weight**2 * pairs,
+        "pair_square_score": weight**2 * state["pair_score"],
+        "pair_square": spread + weight**2 * pairs * difference**2,
+        "pair_inverse": of_arm,
+        "pair_control_inverse": of_control,
+        "unsquared": state["analysed"],
+        "plain_weight": np.array([weight]),
+        "contextual": np.array([contextual]),
+    }
 
 
 cdef class RewardedDecisions:
@@ -733,7 +847,8 @@ cdef class RewardedDecisions:
             row = &rows[i]
             slot = self.shares.slot(row.incarnation)
             if not self.shares.left_out(slot, row.counter):
-                self.sums.analyse(row.metric, row.arm, self.shares.shares_of(slot, row), row.value, unfloored[i])
+                self.sums.analyse(row.metric, row.arm, self.shares.shares_of(slot, row), row.value, unfloored[i],
+                                  self.sums.contextual, row.incarnation, row.counter)
 
     def vectors(self):
         return np.zeros(0, np.int32)
@@ -878,16 +993,19 @@ cdef class OpenDecisions:
                 seen = self.shares.exposed_to(slot, row.counter) > 0
                 if seen and row.time_ms < self.closed_ms:
                     if not self.shares.left_out(slot, row.counter):
-                        self.sums.update(row.metric, row.arm, self.shares.shares_of(slot, row), 0, row.propensity,
-                                         0.0, row.value)
+                        self.late(slot, row, row.metric, self.shares.shares_of(slot, row), row.value)
                     continue
                 held = self.hold(key, row, seen, unfloored[i])
             elif self.held_flags[held] & DONE:
-                self.sums.update(row.metric, row.arm, self.shares.shares_of(slot, row), 0, row.propensity, 0.0,
-                                 row.value)
+                self.late(slot, row, row.metric, self.shares.shares_of(slot, row), row.value)
                 continue
             self.held_metrics[held] |= <uint32_t> 1 << row.metric
             self.held_values[held, row.metric] = row.value
+
+    cdef void late(self, Py_ssize_t slot, const Reward *row, Py_ssize_t m, const double *shares, double value) noexcept:
+        """What was analysed without a reward has one now."""
+        self.sums.update(m, row.arm, shares, 0, row.propensity, 0.0, value, self.sums.contextual,
+                         self.shares.timelines[slot].incarnation, row.counter)
 
     cdef int32_t hold(self, uint64_t key, const Reward *row, bint seen, bint unfloored) except -1:
         cdef int32_t held
@@ -946,7 +1064,8 @@ cdef class OpenDecisions:
                     shares = &self.shares.vectors[line.vector[run], 0]
                     for m in range(self.sums.n_metrics):
                         value = self.held_values[held, m] if held >= 0 else 0.0
-                        self.sums.analyse(m, self.arms[at], shares, value, self.block_unfloored[b])
+                        self.sums.analyse(m, self.arms[at], shares, value, self.block_unfloored[b],
+                                          self.sums.contextual, line.incarnation, counter)
                 if held >= 0:
                     self.let_go(held)
                 self.pending_exposures -= 1
@@ -977,11 +1096,12 @@ cdef class OpenDecisions:
             # Its exposure and its token disagree about the time of the decision: it counts, as a late reward does.
             for m in range(self.sums.n_metrics):
                 if self.held_metrics[held] >> m & 1 and not self.shares.left_out(slot, row.counter):
-                    self.sums.update(m, row.arm, shares, 0, row.propensity, 0.0, self.held_values[held, m])
+                    self.late(slot, &row, m, shares, self.held_values[held, m])
             self.let_go(held)
             return 0
         for m in range(self.sums.n_metrics):
-            self.sums.analyse(m, row.arm, shares, self.held_values[held, m], self.held_flags[held] & UNFLOORED != 0)
+            self.sums.analyse(m, row.arm, shares, self.held_values[held, m], self.held_flags[held] & UNFLOORED != 0,
+                              self.sums.contextual, self.shares.timelines[slot].incarnation, row.counter)
         self.pending_orphans -= 1
         self.held_flags[held] |= DONE
         self.held_due_ms[held] = self.closed_ms + self.linger_ms
@@ -1146,7 +1266,7 @@ cdef class Units:
     cdef uint64_t[::1] unit
     cdef int64_t[::1] first_ms
     cdef double[::1] propensity
-    cdef int32_t[::1] vector            # -K once it has entered and all K arms that there were had a share
+    cdef int32_t[::1] vector            # -K once it has entered PLAIN and all K arms that there were had a share
     cdef uint32_t[::1] entered          # bit m: analysed for metric m
     cdef uint16_t[::1] arm
     cdef uint8_t[::1] flags
@@ -1230,7 +1350,7 @@ cdef class Units:
             self.values[row, m] = new
             if self.entered[row] >> m & 1:
                 self.sums.update(m, self.arm[row], self.shares_or_null(row), -self.vector[row], self.propensity[row],
-                                 old, new)
+                                 old, new, self.flags[row] & PLAIN != 0, self.unit[row], 0)
             elif not self.zero:
                 self.enter(row, m)
 
@@ -1283,6 +1403,8 @@ cdef class Units:
         self.vector[row] = vector
         self.propensity[row] = propensity
         self.flags[row] = (self.flags[row] & (CROSSED | SEEN)) | (UNFLOORED if unfloored else 0)
+        if self.sums.contextual:
+            self.flags[row] |= PLAIN
         if self.zero:
             heap_push(&self.due, ms, row)
         return 0
@@ -1293,9 +1415,10 @@ cdef class Units:
     cdef void enter(self, int32_t row, Py_ssize_t m) noexcept:
         cdef const double *shares = &self.shares.vectors[self.vector[row], 0]
         cdef Py_ssize_t k, n = self.sums.n_arms
-        self.sums.analyse(m, self.arm[row], shares, self.values[row, m], self.flags[row] & UNFLOORED != 0)
+        self.sums.analyse(m, self.arm[row], shares, self.values[row, m], self.flags[row] & UNFLOORED != 0,
+                          self.flags[row] & PLAIN != 0, self.unit[row], 0)
         self.entered[row] |= <uint32_t> 1 << m
-        if self.entered[row] == self.all_metrics:
+        if self.entered[row] == self.all_metrics and self.flags[row] & PLAIN:
             while n > 0 and shares[n - 1] <= 0.0:
                 n -= 1
             for k in range(n):
@@ -1370,6 +1493,8 @@ cdef class Units:
         np.asarray(self.entered)[:n] = state["entered"]
         np.asarray(self.arm)[:n] = state["arm"]
         np.asarray(self.flags)[:n] = state["flags"]
+        if sums.former:
+            np.asarray(self.flags)[:n] |= PLAIN
         np.asarray(self.values)[:n] = state["values"]
         self.n_units = n
         for i in range(n):

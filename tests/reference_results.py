@@ -10,6 +10,7 @@ import numpy as np
 
 from bandit_serve.events import Event, Exposed, Rewarded
 from bandit_serve.experiment import Experiment
+from bandit_serve.policies import POLICIES
 from bandit_serve.results.early import PATIENCE_MS
 
 Vector = list[float]
@@ -19,53 +20,110 @@ COUNTED = -1
 
 @dataclass
 class Entered:
-    """What has been analysed on one metric: arm, share vector, value and every arm's score."""
+    """What has been analysed on one metric: arm, share vector, value and every arm's score.
+
+    The first value is what all are shifted by, and has no scores. `scores` are those that the squares are made from:
+    of a value that changed, as if it had been scored around the centres at that time.
+    """
 
     n_arms: int
+    contextual: bool = False
     arms: list[int] = field(default_factory=list)
     shares: list[Vector] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     scores: list[Vector] = field(default_factory=list)
+    firsts: list[float] = field(default_factory=list)
+    changes: list[tuple[int, float, Vector]] = field(default_factory=list)
 
-    def enter(self, arm: int, shares: Vector, value: float) -> int:
+    @property
+    def origin(self) -> float:
+        return self.firsts[0] if self.firsts else 0.0
+
+    def centres(self) -> Vector:
         pooled = sum(self.values) / len(self.values) if self.values else 0.0
-        scores = []
+        centres = []
         for k in range(self.n_arms):
             mine = [v for a, v in zip(self.arms, self.values, strict=True) if a == k]
-            mu = (sum(mine) + pooled) / (len(mine) + 1)
-            scores.append(mu + (value - mu) / shares[k] if k == arm else mu)
+            centres.append((sum(mine) + pooled) / (len(mine) + 1))
+        return centres
+
+    def enter(self, arm: int, shares: Vector, value: float) -> int:
+        self.scores.append(
+            [
+                mu + (value - mu) / shares[k] if k == arm else mu
+                for k, mu in enumerate(self.centres() if self.arms else [0.0] * self.n_arms)
+            ]
+        )
         self.arms.append(arm)
         self.shares.append(shares)
         self.values.append(value)
-        self.scores.append(scores)
+        self.firsts.append(value)
         return len(self.arms) - 1
 
     def change(self, row: int, value: float) -> None:
-        arm = self.arms[row]
-        self.scores[row][arm] += (value - self.values[row]) / self.shares[row][arm]
+        arm, centres = self.arms[row], self.centres()
+        before = list(centres)
+        before[arm] += (self.values[row] - centres[arm]) / self.shares[row][arm]
+        step = (value - self.values[row]) / self.shares[row][arm]
+        self.changes.append((row, step, before))
         self.values[row] = value
 
+    def weight(self, shares: Vector, k: int, control: int) -> float:
+        if self.contextual:
+            return 0.5 / self.n_arms
+        return shares[k] * shares[control] / (shares[k] + shares[control])
+
     def sums(self, control: int) -> dict[str, list[float]]:
-        rows = list(zip(self.arms, self.shares, self.values, self.scores, strict=True))
+        rows = list(zip(self.arms, self.shares, self.values, strict=True))
+        scored = [(e, s) for e, s in zip(self.shares[1:], self.scores[1:], strict=True)]
+        changed = [
+            (self.arms[row], self.shares[row], step, before) for row, step, before in self.changes if row
+        ]
         by_arm: dict[str, list[float]] = {}
         for k in range(self.n_arms):
-            own = np.array([v for a, _, v, _ in rows if a == k])
-            have = [(a, e, s) for a, e, _, s in rows if e[k] > 0]
-            pair = [(e, s) for _, e, _, s in rows if e[k] > 0 and e[control] > 0 and k != control]
+            own = np.array([v for a, _, v in rows if a == k])
+            have = [(a, e) for a, e, _ in rows if e[k] > 0]
+            mine = [(e, s[k] - self.origin) for e, s in scored if e[k] > 0]
             columns = {
                 "n": len(own),
                 "total": own.sum(),
+                "shifted": (own - self.origin).sum(),
+                "cube": ((own - self.origin) ** 3).sum(),
                 "m2": ((own - own.mean()) ** 2).sum() if len(own) else 0.0,
-                "eligible": len(have),
-                "score": sum(s[k] for _, _, s in have),
-                "inverse": sum(1 / e[k] for _, e, _ in have),
-                "balance": sum((a == k) - e[k] for a, e, _ in have),
-                "spread": sum(e[k] * (1 - e[k]) for _, e, _ in have),
-                "pair_eligible": len(pair),
-                "pair_score": sum(s[k] - s[control] for _, s in pair),
-                "pair_inverse": sum(1 / e[k] for e, _ in pair),
-                "pair_control_inverse": sum(1 / e[control] for e, _ in pair),
+                "eligible": len(mine),
+                "score": sum(s for _, s in mine),
+                "square": sum(s**2 for _, s in mine),
+                "inverse": sum(1 / e[k] for e, _ in mine),
+                "balance": sum((a == k) - e[k] for a, e in have),
+                "spread": sum(e[k] * (1 - e[k]) for _, e in have),
             }
+            both = [(e, s) for e, s in scored if e[k] > 0 and e[control] > 0 and k != control]
+            pair = [
+                (self.weight(e, k, control), e, s[k] - s[control], s[control] - self.origin) for e, s in both
+            ]
+            columns |= {
+                "pair_eligible": len(pair),
+                "pair_weight": sum(w for w, _, _, _ in pair),
+                "pair_score": sum(w * d for w, _, d, _ in pair),
+                "pair_control_score": sum(w * s for w, _, _, s in pair),
+                "pair_weight_square": sum(w**2 for w, _, _, _ in pair),
+                "pair_square_score": sum(w**2 * d for w, _, d, _ in pair),
+                "pair_square": sum(w**2 * d**2 for w, _, d, _ in pair),
+                "pair_inverse": sum(w**2 / e[k] for w, e, _, _ in pair),
+                "pair_control_inverse": sum(w**2 / e[control] for w, e, _, _ in pair),
+            }
+            for arm, e, step, before in changed:
+                if arm == k:
+                    columns["score"] += step
+                    old = before[k] - self.origin
+                    columns["square"] += (old + step) ** 2 - old**2
+                if k != control and arm in (k, control) and e[k] > 0 and e[control] > 0:
+                    w, old = self.weight(e, k, control), before[k] - before[control]
+                    new = old + (step if arm == k else -step)
+                    columns["pair_score"] += w * (new - old)
+                    columns["pair_control_score"] += w * step * (arm == control)
+                    columns["pair_square_score"] += w**2 * (new - old)
+                    columns["pair_square"] += w**2 * (new**2 - old**2)
             for name, value in columns.items():
                 by_arm.setdefault(name, []).append(float(value))
         return by_arm
@@ -99,7 +157,8 @@ class ReferenceFold:
         self.zero, self.by_unit = experiment.missing == "zero", experiment.unit == "user"
         self.window = experiment.attribution.window_ms
         self.current = current
-        self.entered = [Entered(self.n_arms) for _ in range(self.n_metrics)]
+        contextual = POLICIES[experiment.policy.kind].contextual
+        self.entered = [Entered(self.n_arms, contextual) for _ in range(self.n_metrics)]
         self.exposures = [0] * self.n_arms
         self.seen: dict[int, dict[int, Vector]] = {}
         self.blocks: list[list[tuple[int, tuple[int, int], int, Vector]]] = []

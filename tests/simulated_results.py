@@ -15,6 +15,7 @@ from scipy.special import gammaln
 
 from bandit_serve.events import REWARD, Change, Changed, Exposed, Rewarded, Tick
 from bandit_serve.experiment import Arm, Attribution, Experiment, Metric, Policy, Record, Stopping, validated
+from bandit_serve.policies import POLICIES
 from bandit_serve.results import ResultsFold, report
 
 Draw = Callable[[np.random.Generator, int, int], NDArray[np.float64]]
@@ -327,6 +328,39 @@ def adaptive(
     return outcome
 
 
+def uneven(n: int, draw: Draw, truth: float, steps: int = 20, each: int = 200, every: int = 1) -> Outcome:
+    """Five arms that are alike, by a fixed split of 80/5/5/5/5, looked at after every `every` steps."""
+    outcome, shares = Outcome(), np.array([0.8, 0.05, 0.05, 0.05, 0.05])
+    policy = Policy(kind="fixed_split", shares=dict(zip("abcde", shares.tolist(), strict=True)))
+    for run in range(n):
+        fold = ResultsFold(record(5, "continuous", policy))
+        play, ever = Play(fold, np.random.default_rng([8, run]), draw, 5), False
+        for step in range(steps):
+            play.step(shares, each)
+            ever = ever or (step % every == 0 and significant(play))
+        outcome.take(play, np.full(5, truth), ever)
+    return outcome
+
+
+def swapped(n: int, kind: str, steps: int = 20, each: int = 100) -> Outcome:
+    """A contextual policy, floor .05, where z = ±1 says which of two arms pays .9 and which .1; looked at each step."""
+    outcome = Outcome()
+    about = record(policy=Policy(kind=kind, min_share=0.05))
+    for run in range(n):
+        play, ever = Play(ResultsFold(about), np.random.default_rng([9, run]), bernoulli()), False
+        policy = POLICIES[kind](2, 2, objective="binary", min_share=0.05, seed=run)
+        for _ in range(steps):
+            n_high = int(play.rng.binomial(each, 0.5))
+            for z, count in ((1.0, n_high), (-1.0, each - n_high)):
+                x = np.array([[1.0, z]])
+                play.draw = bernoulli(0.5 + 0.4 * z, 0.5 - 0.4 * z)
+                play.step(policy.shares_many(x)[0], count)
+                policy.update_many(play.arms[-1], play.values[-1], np.repeat(x, count, axis=0))
+            ever = ever or significant(play)
+        outcome.take(play, np.full(2, 0.5), ever)
+    return outcome
+
+
 def with_arm(about: Record, name: str) -> Record:
     """The experiment with one arm more, at its next revision."""
     experiment = about.experiment.with_arm(Arm(name))
@@ -468,6 +502,10 @@ def at_full_size() -> None:
             500, 0.1, 0.2, split=True
         ),
         "Thompson, .1 and .1, a third arm of .2 from half-way on": lambda: growing(200, third=0.2),
+        "five lognormal arms, 80/5/5/5/5": lambda: uneven(200, lognormal, float(np.exp(0.5))),
+        "five arms of sparse counts, 80/5/5/5/5": lambda: uneven(200, orders, 0.1),
+        "lin_ts where the context swaps the arms": lambda: swapped(200, "lin_ts"),
+        "squarecb where the context swaps the arms": lambda: swapped(200, "squarecb"),
         "A/A by unit, missing ignore": lambda: users(200, "ignore"),
         "A/A by unit, missing zero": lambda: users(200, "zero"),
         "SRM: alarms of 200 at 50/50": lambda: split_of(200, 0.0, 40_000, 20),

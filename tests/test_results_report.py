@@ -16,6 +16,7 @@ from simulated_results import START_MS, Play, bernoulli, exposed, normal, random
 from bandit_serve.events import Tick
 from bandit_serve.experiment import Metric, Policy
 from bandit_serve.results import Report, ResultsFold, report
+from bandit_serve.results.sequence import of_mean
 
 EVEN = np.array([0.5, 0.5])
 METRICS = (Metric(name="hit", kind="binary"), Metric(name="worth", kind="continuous"))
@@ -36,6 +37,19 @@ def counted(about, counts):
     return fold
 
 
+def cautious_sequence(counts):
+    """The difference of two arms of 0/1 values: each variance is m(1 - m), m = (successes + 1)/(n + 2), moved up
+    towards that of all by the weight of 1,000 observations.
+    """
+    (s_a, n_a), (s_b, n_b) = counts
+    mean = (s_a + s_b) / (n_a + n_b)
+    of = []
+    for s, n in counts:
+        m = (s + 1) / (n + 2)
+        of.append((m * (1 - m) + max(mean * (1 - mean) - m * (1 - m), 0) * 1000 / (n + 1000)) / n)
+    return of_mean(n_a + n_b, s_b / n_b - s_a / n_a, sum(of))
+
+
 def metrics_of(fold, shares=None):
     return [arm.metrics["m"] for arm in report(fold, fold.record, shares or {}, START_MS).arms]
 
@@ -45,10 +59,12 @@ def test_the_known_values_come_out_of_a_log():
     assert (control.n, control.mean, treatment.n) == (4000, 0.1, 4100)
     assert control.std == pytest.approx(math.sqrt(0.09 * 4000 / 3999))
     assert treatment.difference == pytest.approx(470 / 4100 - 0.1, rel=1e-9)
-    assert treatment.difference_interval == pytest.approx(
-        (-0.006321422150146739, 0.03558971483307356), rel=1e-9
-    )
-    assert treatment.p_value == pytest.approx(0.45494430962357363, rel=1e-9)
+    expected = cautious_sequence([(400, 4000), (470, 4100)])
+    low, high = expected.mean - expected.half_width(0.05), expected.mean + expected.half_width(0.05)
+    assert treatment.difference_interval == pytest.approx((float(low), float(high)), rel=1e-9)
+    assert treatment.p_value == pytest.approx(float(np.exp(-expected.log_e_value(0.05))), rel=1e-9)
+    # The sample variances alone would give -0.0063214 to 0.0355897 (tests/test_sequence.py).
+    assert treatment.difference_interval == pytest.approx((-0.0063214, 0.0355897), abs=1e-4)
     assert treatment.lift == pytest.approx(0.14634146341463405, rel=1e-9)
     assert treatment.lift_interval[0] < 0 < treatment.lift_interval[1]
     assert control.difference is control.difference_interval is control.lift is control.lift_interval is None
@@ -145,29 +161,49 @@ def test_a_served_policy_that_names_no_floor_has_the_default_one():
     assert "AIPW" in report(fold, fold.record, {}, 0).reason
 
 
-def test_moving_shares_weight_by_the_logged_share():
-    fold = ResultsFold(record(2, "continuous", policy=Policy(kind="thompson", min_share=0.1)))
+@pytest.mark.parametrize("kind", ["thompson", "lin_ts"])
+def test_moving_shares_weight_by_the_logged_share(kind):
+    """Against sums over the decisions, one by one; a contextual policy's shares must not weight the differences."""
+    fold = ResultsFold(record(2, "continuous", policy=Policy(kind=kind, min_share=0.1)))
     play = Play(fold, np.random.default_rng(2), normal(1.0, 1.5))
     for shares in (EVEN, np.array([0.1, 0.9])) * 10:
         play.step(shares, 200)
     arms, values = np.concatenate(play.arms), np.concatenate(play.values)
     own = np.concatenate([np.full(200, share) for share in (0.5, 0.1) * 10])
-    e = np.where(arms == 0, own, 1 - own)
-    weighted = [np.mean((arms == k) * values / e) for k in (0, 1)]
+    e = np.stack([own, 1 - own], axis=1)
+    scores = np.zeros((len(arms), 2))
+    for i in range(1, len(arms)):
+        for k in (0, 1):
+            mine = values[:i][arms[:i] == k]
+            centre = (mine.sum() + values[:i].mean()) / (len(mine) + 1)
+            scores[i, k] = centre + (arms[i] == k) * (values[i] - centre) / e[i, k]
+    scores, e = scores[1:], e[1:]
+    w = e[:, 0] * e[:, 1] / e.sum(axis=1) if kind == "thompson" else np.full(len(e), 0.25)
+    d = scores[:, 1] - scores[:, 0]
+    estimate = (w * d).sum() / w.sum()
+    n = np.array([(arms == k).sum() for k in (0, 1)])
+    v = np.array([values[arms == k].var(ddof=1) for k in (0, 1)])
+    pooled = (v * (n - 1)).sum() / (len(arms) - 2)
+    v += np.maximum(pooled - v, 0) * 1000 / (n + 1000)
+    variance = max((v * (w[:, None] ** 2 / e).sum(axis=0)).sum(), (w**2 * (d - estimate) ** 2).sum())
     treatment = metrics_of(fold)[1]
-    assert treatment.difference == pytest.approx(weighted[1] - weighted[0], abs=0.1)
-    v = [values[arms == k].var(ddof=1) for k in (0, 1)]
-    pooled = sum(((values[arms == k] - values[arms == k].mean()) ** 2).sum() for k in (0, 1)) / (
-        len(arms) - 2
-    )
-    n = [(arms == k).sum() for k in (0, 1)]
-    v = [v[k] + max(pooled - v[k], 0) * 1000 / (n[k] + 1000) for k in (0, 1)]
-    variance = v[0] * (1 / own).sum() + v[1] * (1 / (1 - own)).sum()
-    rho2 = (-2 * math.log(0.05) + math.log(1 - 2 * math.log(0.05))) / (10_000 * (v[0] + v[1]))
+    assert treatment.difference == pytest.approx(estimate, rel=1e-9)
+    rho2 = (-2 * math.log(0.05) + math.log(1 - 2 * math.log(0.05))) / (5_000 / 8 * v.sum())
     q = variance * rho2 + 1
-    half = math.sqrt(2 * q / rho2 * math.log(math.sqrt(q) / 0.05)) / len(arms)
+    half = math.sqrt(2 * q / rho2 * math.log(math.sqrt(q) / 0.05)) / w.sum()
     low, high = treatment.difference_interval
     assert (high - low) / 2 == pytest.approx(half, rel=1e-9)
+    control = metrics_of(fold)[0]
+    mean = scores[:, 0].mean()
+    variance = max(v[0] * (1 / e[:, 0]).sum(), ((scores[:, 0] - mean) ** 2).sum())
+    rho2 = (-2 * math.log(0.05) + math.log(1 - 2 * math.log(0.05))) / (20_000 * v[0])
+    q = variance * rho2 + 1
+    half = math.sqrt(2 * q / rho2 * math.log(math.sqrt(q) / 0.05)) / len(e)
+    below, above = mean - control.interval[0], control.interval[1] - mean
+    assert min(below, above) == pytest.approx(half, rel=1e-9)
+    assert max(below, above) < 1.2 * half, (
+        "longer on the side of the sample's skewness only, of which there is little"
+    )
 
 
 def test_a_p_value_never_rises_again():
@@ -181,6 +217,37 @@ def test_a_p_value_never_rises_again():
     assert known == sorted(known, reverse=True)
     assert min(known) < 0.01
     assert abs(metrics_of(fold)[1].difference) < 0.1
+
+
+@pytest.mark.parametrize("goal", ["maximize", "minimize"])
+@pytest.mark.parametrize("moving", [False, True])
+def test_a_winner_needs_evidence_of_its_own_direction_that_still_stands(goal, moving):
+    """The treatment is ahead, and shown to be; then it falls behind: it was shown to gain, and never to lose, until
+    there is as much evidence for that.
+    """
+    policy = Policy(kind="thompson", min_share=0.1) if moving else None
+    fold = ResultsFold(record(2, policy=policy, goal=goal))
+    rng, winners = np.random.default_rng(3), []
+    loser = "b" if goal == "minimize" else "a"
+    for i, means in enumerate([(0.3, 0.6)] * 6 + [(0.6, 0.3)] * 24):
+        play = Play(fold, rng, bernoulli(*means), counter=i * 200, now_ms=START_MS + i)
+        play.step(np.array([0.4, 0.6]) if moving and i % 2 else EVEN, 200)
+        said = report(fold, fold.record, {}, START_MS)
+        low, high = said.arms[1].metrics["m"].difference_interval
+        winners.append(said.winner)
+        shown = low > 0 or high < 0
+        assert (said.winner is not None) <= shown
+        once = said.arms[1].metrics["m"].p_value <= 0.05
+        assert ("was shown before and is not any more: b" in said.reason) == (once and said.winner is None)
+        if shown and said.winner is not None:
+            assert (said.winner == "b") == ((low > 0) == (goal == "maximize"))
+    first = "a" if goal == "minimize" else "b"
+    assert winners[5] == first
+    turned = [i for i, winner in enumerate(winners) if winner == loser]
+    faded = [i for i, winner in enumerate(winners) if winner is None and i > 5]
+    assert faded
+    assert turned
+    assert min(turned) > max(i for i, winner in enumerate(winners) if winner == first)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +291,7 @@ def test_a_stopped_experiment_has_the_winner_of_its_record():
 
 def test_p_values_are_adjusted_over_the_arms():
     two = metrics_of(counted(record(2), [(100, 1000), (150, 1000)]))[1].p_value
-    three = metrics_of(counted(record(3), [(100, 1000), (150, 1000), (100, 1000)]))[1].p_value
+    three = metrics_of(counted(record(3), [(100, 1000), (150, 1000), (125, 1000)]))[1].p_value
     assert three == pytest.approx(2 * two, rel=1e-9)
 
 

@@ -15,11 +15,21 @@ from simulated_results import (
     orders,
     record,
     split_of,
+    swapped,
     thompson,
+    uneven,
     users,
 )
 
-from bandit_serve.results import ResultsFold, estimates
+from bandit_serve.experiment import Policy
+from bandit_serve.results import ResultsFold, estimates, report
+
+SALES = 0.05 * np.exp(0.5 * 1.0**2)
+
+
+def sales(rng, k, n):
+    """19 in 20 buy nothing, the others for lognormal sums."""
+    return rng.lognormal(0.0, 1.0, n) * (rng.random(n) < 0.05)
 
 
 def rate(held: list[bool]) -> float:
@@ -58,9 +68,68 @@ def test_thompson_on_equal_arms_is_rarely_ever_significant():
     assert rate(outcome.differences) >= 0.95
 
 
+def test_arms_of_small_shares_are_rarely_ever_significant():
+    outcome = uneven(20, orders, 0.1, every=4)
+    assert sum(outcome.rejected) <= 2
+    assert rate(outcome.differences) >= 0.95
+
+
 def test_a_starved_arms_own_variance_would_be_caught(monkeypatch):
     monkeypatch.setattr(estimates, "PRIOR", 1e-9)
-    assert sum(adaptive(40, "count", "zero", orders, (0.1,) * 3, steps=40, every=40).rejected) > 8
+    assert sum(uneven(20, orders, 0.1, every=4).rejected) > 4
+
+
+@pytest.mark.parametrize("kind", ["lin_ts", "squarecb"])
+def test_a_context_that_decides_the_share_and_the_mean_names_no_winner(kind):
+    outcome = swapped(12, kind)
+    assert sum(outcome.rejected) <= 2
+    assert np.mean(outcome.differences) >= 0.9
+    assert np.mean(outcome.arms) >= 0.9
+
+
+def test_a_variance_from_arms_and_shares_alone_would_be_caught(monkeypatch):
+    monkeypatch.setattr(estimates.Sums, "pair_variation", lambda sums, estimate: np.zeros(len(sums.n)))
+    assert sum(swapped(12, "lin_ts").rejected) > 2
+
+
+def test_a_ramp_costs_half_of_what_it_would_without_weights():
+    """The same traffic and values under a policy whose shares may not weight them."""
+    half = {}
+    for kind in ("thompson", "lin_ts"):
+        fold = ResultsFold(record(policy=Policy(kind=kind, min_share=0.01)))
+        play = Play(fold, np.random.default_rng(3), bernoulli(0.1, 0.1))
+        for share in (0.01, 0.05, 0.2, 0.5):
+            play.step(np.array([1 - share, share]), 5_000)
+        low, high = report(fold, fold.record, {}, 0).arms[1].metrics["m"].difference_interval
+        half[kind] = (high - low) / 2
+        assert low < 0 < high
+    assert half["thompson"] < 0.6 * half["lin_ts"]
+
+
+def test_a_mean_of_skewed_values_has_no_interval_before_there_are_many_and_a_longer_side_then():
+    """Without either, intervals of the means ever miss in half of the plays."""
+    missed, said, lengths = 0, 0, []
+    for run in range(12):
+        fold = ResultsFold(record(2, "continuous"))
+        play, ever = Play(fold, np.random.default_rng([10, run]), sales), False
+        for step in range(30):
+            play.step(np.array([0.5, 0.5]), 150 + 25 * step)
+            final = report(fold, fold.record, {}, 0)
+            rows = [arm.metrics["m"] for arm in final.arms]
+            intervals = [row.interval for row in rows if row.interval is not None]
+            assert ("too few observations for values so skewed" in final.reason) == (len(intervals) < 2)
+            ever |= any(not low <= SALES <= high for low, high in intervals)
+            lengths += [
+                (row.interval[1] - row.mean) / (row.mean - row.interval[0])
+                for row in rows
+                if row.interval is not None
+            ]
+        missed += ever
+        said += rows[1].difference_interval is not None
+    assert missed <= 2
+    assert said == 12
+    assert lengths
+    assert min(lengths) > 1.05
 
 
 def test_a_difference_is_found_by_a_fixed_split_and_by_thompson():

@@ -7,6 +7,7 @@ only is valid, as the largest over some is at most the largest over all; a repor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,25 +15,41 @@ from numpy.typing import NDArray
 from bandit_serve._analysis import Accumulators
 from bandit_serve.experiment import Experiment
 from bandit_serve.results import sample_ratio
-from bandit_serve.results.estimates import Sums, fixed_split, moving_shares
+from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.sequence import Floats
 
 GROWTH = 0.01
 
 
+def directed(estimates: Estimates, alpha: float) -> tuple[Floats, Floats]:
+    """The present logarithms of e-values above and below control, [K]; 0 where there are none."""
+    differences = estimates.differences
+    log_e = np.where(estimates.comparable, differences.log_e_value(alpha), 0.0)
+    return np.where(differences.total > 0, log_e, 0.0), np.where(differences.total < 0, log_e, 0.0)
+
+
 @dataclass
 class Evidence:
-    """Logarithms of the largest e-values, 0 or more: `fixed` and `moving` f8[M, K] against no difference from
-    control by either method, `ratio_fixed` and `ratio_moving` f8[1] against the logged shares of the
-    objective.
+    """Logarithms of the largest e-values, 0 or more: `fixed_above` and `moving_above` f8[M, K] by either method, of
+    the times at which an arm was ahead of control, `…_below` of those at which it was behind; `ratio_fixed` and
+    `ratio_moving` f8[1] against the logged shares of the objective.
 
-    `fixed` and `ratio_fixed` stay where they are once the shares have moved. `next_look` i8[M] in analysed.
+    The e-values are those against no difference; of the times at which the arm is ahead each is at most that of the
+    half-normal mixture, which is one against its not being better. So the larger of the two directions is evidence
+    against no difference, and each of them evidence in its own direction.
+
+    `fixed_…` and `ratio_fixed` stay where they are once the shares have moved. `next_look` i8[M] in analysed.
     `peers` i8[K]: among how many arms each arm came, itself included. That tunes its sequences for good: tuned anew
     with each arm that comes, the largest over time would be that of several sequences.
     """
 
-    fixed: Floats
-    moving: Floats
+    FORMER: ClassVar = ("fixed", "moving")
+    """Columns of former builds: without a direction, and partly of variances that were too small. Not taken over."""
+
+    fixed_above: Floats
+    fixed_below: Floats
+    moving_above: Floats
+    moving_below: Floats
     ratio_fixed: Floats
     ratio_moving: Floats
     next_look: NDArray[np.int64]
@@ -40,21 +57,35 @@ class Evidence:
 
     @classmethod
     def none(cls, n_metrics: int, n_arms: int) -> Evidence:
-        by_arm = (n_metrics, n_arms)
+        def zeros() -> Floats:
+            return np.zeros((n_metrics, n_arms))
+
         one = np.ones(n_metrics, np.int64)
         peers = np.full(n_arms, n_arms, np.int64)
-        return cls(np.zeros(by_arm), np.zeros(by_arm), np.zeros(1), np.zeros(1), one, peers)
+        return cls(zeros(), zeros(), zeros(), zeros(), np.zeros(1), np.zeros(1), one, peers)
+
+    @classmethod
+    def from_state(cls, state: dict[str, NDArray[Any]]) -> Evidence:
+        columns = {name: column for name, column in state.items() if name not in cls.FORMER}
+        if "fixed" in state:
+            n_metrics, n_arms = state["fixed"].shape
+            none = cls.none(n_metrics, n_arms)
+            columns = vars(none) | columns
+        return cls(**columns)
 
     def grow(self, n_arms: int, looked: bool) -> None:
         """Makes room for arms that have come; `looked` says whether anything has been analysed before."""
         added = n_arms - len(self.peers)
-        self.fixed = np.pad(self.fixed, ((0, 0), (0, added)))
-        self.moving = np.pad(self.moving, ((0, 0), (0, added)))
+        for name in ("fixed_above", "fixed_below", "moving_above", "moving_below"):
+            setattr(self, name, np.pad(getattr(self, name), ((0, 0), (0, added))))
         of_new = np.full(added, n_arms, np.int64)
         self.peers = np.concatenate([self.peers, of_new]) if looked else np.full(n_arms, n_arms, np.int64)
 
-    def copy(self) -> Evidence:
-        return Evidence(**{name: column.copy() for name, column in vars(self).items()})
+    def found(self, metric: int, moving: bool) -> tuple[Floats, Floats]:
+        """What one method has found of a metric, [K]: above and below control."""
+        if moving:
+            return self.moving_above[metric], self.moving_below[metric]
+        return self.fixed_above[metric], self.fixed_below[metric]
 
     def look(self, sums: Accumulators, experiment: Experiment) -> None:
         """Looks at the metrics that have grown enough since the last look."""
@@ -64,17 +95,19 @@ class Evidence:
     def look_at(self, metric: int, sums: Sums, experiment: Experiment) -> None:
         kind, control = experiment.metrics[metric].kind, experiment.control_arm
         alpha = experiment.stopping.alpha
-        found = [(self.moving, moving_shares(sums, kind, control, self.peers))]
+        self._note(metric, True, moving_shares(sums, kind, control, self.peers), alpha)
         if not sums.moved:
-            found.append((self.fixed, fixed_split(sums, kind, control)))
-        for largest, estimates in found:
-            log_e = np.where(estimates.comparable, estimates.differences.log_e_value(alpha), 0.0)
-            largest[metric] = np.maximum(largest[metric], log_e)
+            self._note(metric, False, fixed_split(sums, kind, control), alpha)
         if experiment.metrics[metric] is experiment.objective and sample_ratio.sufficient(
             sums.n, sums.balance
         ):
             self._look_at_ratio(sums)
         self.next_look[metric] = sums.analysed + max(1, int(sums.analysed * GROWTH))
+
+    def _note(self, metric: int, moving: bool, estimates: Estimates, alpha: float) -> None:
+        above, below = directed(estimates, alpha)
+        for largest, now in zip(self.found(metric, moving), (above, below), strict=True):
+            np.maximum(largest, now, out=largest)
 
     def _look_at_ratio(self, sums: Sums) -> None:
         if not sums.moved:

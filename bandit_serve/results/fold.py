@@ -10,7 +10,8 @@ import numpy as np
 from bandit_serve._analysis import Accumulators, OpenDecisions, RewardedDecisions, ShareHistory, Units
 from bandit_serve.errors import InvalidInput
 from bandit_serve.events import Changed, Event, Exposed, Rewarded, Shape, is_another_draft
-from bandit_serve.experiment import Experiment, Record
+from bandit_serve.experiment import Experiment, Policy, Record
+from bandit_serve.policies import POLICIES
 from bandit_serve.results import columns, snapshot
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
@@ -48,7 +49,9 @@ class ResultsFold:
         self.now_ms = _BEFORE_ALL_MS
         self.omitted = 0
         self.exposures = np.zeros(n_arms, np.int64)
-        self.sums = Accumulators(n_metrics, n_arms, experiment.control_arm)
+        self.sums = Accumulators(
+            n_metrics, n_arms, experiment.control_arm, contextual=_contextual(experiment.policy)
+        )
         self.evidence = Evidence.none(n_metrics, n_arms)
         self._window_ms = experiment.attribution.window_ms
         self._shares = ShareHistory(_first_shares(experiment), _most_vectors(experiment))
@@ -155,6 +158,7 @@ class ResultsFold:
         if n_arms > len(self.exposures):
             self._grow(n_arms)
         self._floors.learn(record.revision, record.experiment.policy)
+        self.sums.contextual |= _contextual(record.experiment.policy)
         if record.revision >= self.record.revision:
             self.record = record
             self._shape = Shape(record.experiment, None)
@@ -205,13 +209,15 @@ class ResultsFold:
         known = fold._columns()
         known_only(state, known, "results")
         for part, of_part in state.items():
-            known_only(of_part, known[part], f"results' {part}")
+            once_known = Evidence.FORMER if part == "evidence" else ()
+            known_only(of_part, {*known[part], *once_known}, f"results' {part}")
         fold.now_ms = int(state["fold"]["now_ms"][0])
         fold.omitted = int(state["fold"].get("omitted", [0])[0])
         fold.exposures = state["fold"]["exposures"]
         fold._floors = Floors(state["fold"]["revisions"], state["fold"]["flags"])
-        fold.sums = Accumulators.from_state(state["sums"], experiment.control_arm)
-        fold.evidence = Evidence(**state["evidence"])
+        context = bool(experiment.context) or _contextual(experiment.policy)
+        fold.sums = Accumulators.from_state(state["sums"], experiment.control_arm, contextual=context)
+        fold.evidence = Evidence.from_state(state["evidence"])
         fold._shares = ShareHistory.from_state(state["shares"], _most_vectors(experiment))
         parts = fold.sums, fold._shares, state["decisions"]
         if experiment.unit == "user":
@@ -225,6 +231,10 @@ class ResultsFold:
 def _most_vectors(experiment: Experiment) -> int:
     """How many share vectors are kept; 0, for units, which are analysed whole: as many as there are."""
     return 0 if experiment.unit == "user" else MOST_BYTES // (8 * len(experiment.arms))
+
+
+def _contextual(policy: Policy) -> bool:
+    return POLICIES[policy.kind].contextual
 
 
 def _kind_of(experiment: Experiment) -> type[RewardedDecisions | OpenDecisions]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bandit_serve.experiment import Metric, Record
 from bandit_serve.results import decision_aids
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
+from bandit_serve.results.evidence import directed
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.sequence import Floats, Sequence, holm, p_value
 from bandit_serve.results.winner import winner_of
@@ -52,7 +53,8 @@ class MetricTable:
         self.control = experiment.control_arm
         self.alpha = experiment.stopping.alpha
         self.sums = Sums.of(fold.sums, index)
-        self.valid = self.sums.unfloored == 0
+        self.unguarded = self.sums.unsquared if self.sums.contextual and self.sums.moved else 0
+        self.valid = self.sums.unfloored == 0 and self.unguarded == 0
         self.moving = self.sums.moved and self.valid
         kind, control = self.metric.kind, self.control
         self.estimates: Estimates = (
@@ -60,20 +62,40 @@ class MetricTable:
             if self.moving
             else fixed_split(self.sums, kind, control)
         )
-        self.p = self._p_values(fold)
+        self.evidence = self._evidence(fold)
+        self.p = self._p_values(np.maximum(*self.evidence))
         self.there = np.array([status != "removed" for status in record.arm_statuses.values()])
         self.best = decision_aids.probability_best(self.sums, self.metric, self.there)
         self.loss = decision_aids.expected_loss(self.sums, self.metric, self.there)
 
-    def _p_values(self, fold: ResultsFold) -> Floats:
+    def _evidence(self, fold: ResultsFold) -> tuple[Floats, Floats]:
+        """The logarithms of the largest e-values, [K]: above and below control."""
+        so_far = fold.evidence.found(self.index, self.moving)
+        now = directed(self.estimates, self.alpha)
+        return np.maximum(so_far[0], now[0]), np.maximum(so_far[1], now[1])
+
+    def _p_values(self, log_e: Floats) -> Floats:
         """Adjusted [K]; NaN where there is none."""
-        so_far = (fold.evidence.moving if self.moving else fold.evidence.fixed)[self.index]
-        now = self.estimates.differences.log_e_value(self.alpha)
-        raw = np.where(self.estimates.comparable & self.valid, p_value(np.maximum(so_far, now)), np.nan)
+        raw = np.where(self.estimates.comparable & self.valid, p_value(log_e), np.nan)
         others = np.arange(len(raw)) != self.control
         adjusted = np.full(len(raw), np.nan)
         adjusted[others] = holm(raw[others])
         return adjusted
+
+    def standing(self) -> NDArray[np.bool_]:
+        """Whose difference is shown, [K]: there is evidence enough in its present direction, and its present interval
+        leaves 0 out.
+        """
+        above, below = self.evidence
+        differences = self.estimates.differences
+        p = self._p_values(np.where(differences.total > 0, above, below))
+        with np.errstate(invalid="ignore"):
+            leaves_out: NDArray[np.bool_] = differences.log_e_value(self.alpha) >= -math.log(self.alpha)
+            return leaves_out & (p <= self.alpha)
+
+    def faded(self) -> NDArray[np.bool_]:
+        """Whose difference was shown once, [K], as the p-value says, and is not any more."""
+        return (self.p <= self.alpha) & ~self.standing()
 
     def winner(self) -> str | None:
         sums, estimates = self.sums, self.estimates
@@ -81,22 +103,19 @@ class MetricTable:
             return None
         gain = np.where(estimates.compared, estimates.differences.mean, np.nan)
         gain = gain if self.metric.goal == "maximize" else -gain
-        arm = winner_of(gain, self.p <= self.alpha, self.control, self.there)
+        arm = winner_of(gain, self.standing(), self.control, self.there)
         return None if arm is None else self.experiment.arm_names[arm]
 
     def row(self, arm: int) -> MetricResult:
         sums, estimates = self.sums, self.estimates
         n = int(sums.n[arm])
-        usable, comparable = (
-            self._has_interval(estimates.usable, arm),
-            self._has_interval(estimates.comparable, arm),
-        )
+        comparable = self._has_interval(estimates.comparable, arm)
         compared, liftable = bool(estimates.compared[arm]), bool(estimates.liftable[arm])
         return MetricResult(
             n=n,
             mean=_number(sums.mean[arm]) if n else None,
             std=_number(math.sqrt(sums.sample_variance[arm])) if n > 1 else None,
-            interval=self._within_range(self._interval(estimates.arms, arm)) if usable else None,
+            interval=self._within_range(self._of_arm(arm)),
             difference=_number(estimates.differences.mean[arm]) if compared else None,
             difference_interval=self._interval(estimates.differences, arm) if comparable else None,
             lift=_number(estimates.lifts.mean[arm]) if liftable else None,
@@ -105,6 +124,15 @@ class MetricTable:
             probability_best=_number(self.best[arm]),
             expected_loss=_number(self.loss[arm]),
         )
+
+    def _of_arm(self, arm: int) -> Interval | None:
+        """The interval of the arm's mean."""
+        if not self._has_interval(self.estimates.usable & self.estimates.tame, arm):
+            return None
+        mean = self.estimates.arms.mean[arm]
+        below, above = (side[arm] for side in self.estimates.reach(self.alpha))
+        ends = (float(mean - below), float(mean + above))
+        return ends if all(map(math.isfinite, ends)) else None
 
     def _has_interval(self, arms: NDArray[np.bool_], arm: int) -> bool:
         return self.valid and bool(arms[arm])

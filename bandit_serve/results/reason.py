@@ -56,20 +56,39 @@ def _provisos(record: Record, objective: MetricTable, pending: int, one_in: int,
     removed = [name for name, there in zip(experiment.arm_names, objective.there, strict=True) if not there]
     if removed:
         said.append(f"{_listed(removed)} {'was' if len(removed) == 1 else 'were'} removed")
-    if not objective.valid:
+    if objective.unguarded:
+        said.append(
+            f"{objective.unguarded} of {sums.analysed} {unit} were analysed by a version that did not keep the squares "
+            "that intervals under a contextual policy need, so no interval or p-value is valid"
+        )
+    elif not objective.valid:
         said.append(
             f"an adaptive policy without a floor (min_share 0) decided {sums.unfloored} of "
             f"{sums.analysed} {unit}, so no interval or p-value is valid"
         )
-    elif sums.moved:
+    elif sums.moved and sums.contextual:
         said.append(
             "shares moved, so intervals and differences weight each decision by its logged share (AIPW)"
         )
+    elif sums.moved:
+        said.append(
+            "shares moved, so intervals and differences weight each decision by its logged share (AIPW), differences "
+            "also by how much traffic both arms had: they are the effect over that traffic"
+        )
+    faded = [name for name, was in zip(experiment.arm_names, objective.faded(), strict=True) if was]
+    if faded and objective.valid:
+        said.append(f"a difference was shown before and is not any more: {_listed(faded)}")
     short = [
         name for name, has in zip(experiment.arm_names, objective.estimates.usable, strict=True) if not has
     ]
     if short and objective.valid:
         said.append(f"no interval for {_listed(short)}: fewer than {FEWEST} observations, or no variance")
+    wild = objective.estimates.usable & ~objective.estimates.tame
+    skewed = [name for name, is_so in zip(experiment.arm_names, wild, strict=True) if is_so]
+    if skewed and objective.valid:
+        said.append(
+            f"no interval for the mean of {_listed(skewed)}: too few observations for values so skewed"
+        )
     if srm == "mismatch":
         said.append(
             "the arms did not get the traffic that was logged (sample-ratio mismatch), so distrust all of it"

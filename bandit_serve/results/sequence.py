@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-TUNED_FOR = 5_000
-"""The number of observations at which a sequence is tightest."""
+TUNED_FOR = 5_000.0
+"""The number of observations at which a sequence is tightest, unless it is told another."""
 
 
 def tuning(alpha: float) -> float:
@@ -27,9 +27,9 @@ def tuning(alpha: float) -> float:
 class Sequence:
     """Sums of observations, any number of them side by side (arrays of one shape).
 
-    `observations` t > 0, `total` S, `variance` V > 0 of S (t times the variance of one observation where
-    that is constant), `tightest_at` the V at which the interval is tightest: it may not depend on how S
-    turned out.
+    `observations` t > 0 (where they are weighted, the sum of the weights), `total` S, `variance` V > 0 of S (t times
+    the variance of one observation where that is constant), `tightest_at` the V at which the interval is tightest: it
+    may not depend on how S turned out.
     """
 
     observations: Floats
@@ -59,11 +59,11 @@ class Sequence:
             return rho2 * np.square(self.total) / (2.0 * q) - 0.5 * np.log(q)
 
 
-def of_mean(n: ArrayLike, mean: ArrayLike, variance: ArrayLike) -> Sequence:
+def of_mean(n: ArrayLike, mean: ArrayLike, variance: ArrayLike, tuned_for: float = TUNED_FOR) -> Sequence:
     """An estimate from n observations, `variance` of the estimate (not of one observation)."""
     observations = np.asarray(n, np.float64)
     of_one = observations * np.asarray(variance, np.float64)
-    return Sequence(observations, observations * np.asarray(mean), observations * of_one, TUNED_FOR * of_one)
+    return Sequence(observations, observations * np.asarray(mean), observations * of_one, tuned_for * of_one)
 
 
 def relative_lift(

@@ -9,17 +9,17 @@ from bandit_serve.results.sequence import Floats
 
 
 def winner_of(
-    gain: Floats, significant: NDArray[np.bool_], control: int, there: NDArray[np.bool_]
+    gain: Floats, standing: NDArray[np.bool_], control: int, there: NDArray[np.bool_]
 ) -> int | None:
-    """The arm that gains most on control among those that significantly do; control, if all others
-    significantly lose.
+    """The arm that gains most on control among those that are shown to gain; control, if all others are shown to
+    lose.
 
-    `gain` [K] is each arm's difference to control in the direction of the goal, NaN where there is none. An arm that
-    is not `there` any more, bool [K], is passed over.
+    `standing` bool [K] says whose difference is shown. `gain` [K] is each arm's difference to control in the direction
+    of the goal, NaN where there is none. An arm that is not `there` any more, bool [K], is passed over.
     """
     others = there & (np.arange(len(gain)) != control)
-    better = others & significant & (gain > 0)
+    better = others & standing & (gain > 0)
     if better.any():
         return int(np.argmax(np.where(better, gain, -np.inf)))
-    worse = others & significant & (gain < 0)
+    worse = others & standing & (gain < 0)
     return control if others.any() and bool(worse[others].all()) else None

@@ -1,0 +1,250 @@
+"""Many experiments side by side, played through the real fold with real events, and looked at together.
+
+A look asks `fixed_split` and `moving_shares` about the sums of all folds at once, as a report asks them about one; some
+plays are asked for their whole report now and then.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve.events import REWARD, Event, Exposed, Rewarded
+from bandit_serve.experiment import Arm, Attribution, Experiment, Metric, Policy, Record, Stopping, validated
+from bandit_serve.results import Report, ResultsFold
+from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
+from bandit_serve.results.evidence import directed
+from bandit_serve.results.sequence import Sequence, holm, p_value
+
+ALPHA = 0.05
+START_MS = 1_700_000_000_000
+STEP_MS = 1_000
+NEVER = 2**62
+FIRST_LOOK = 100
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def record(
+    kinds: list[str],
+    n_arms: int = 2,
+    policy: Policy | None = None,
+    unit: str = "request",
+    missing: str = "ignore",
+    window: str = "1h",
+) -> Record:
+    """An experiment that runs, with a metric of each of `kinds`."""
+    bounds = {"low": 0.0, "high": 1.0}
+    experiment = Experiment(
+        id="e",
+        arms=tuple(Arm(name) for name in "abcdefgh"[:n_arms]),
+        metrics=tuple(
+            Metric(name=f"m{i}", kind=kind, **(bounds if kind == "bounded" else {}))
+            for i, kind in enumerate(kinds)
+        ),
+        unit=unit,
+        policy=policy or Policy(kind="fixed_split"),
+        attribution=Attribution(window=window, missing=missing),
+        stopping=Stopping(alpha=ALPHA, min_samples=0),
+    )
+    return Record(
+        experiment=validated(experiment), uid=7, status="running", revision=2, created_ms=0, updated_ms=0
+    )
+
+
+@dataclass(frozen=True)
+class Scale:
+    """`runs` experiments of `total` observations, looked at from `FIRST_LOOK` on at each `growth`."""
+
+    runs: int = 300
+    total: int = 20_000
+    growth: float = 0.01
+
+
+def blocks(scale: Scale) -> list[int]:
+    """How many observations come before each look."""
+    sizes, so_far, total = [FIRST_LOOK], FIRST_LOOK, scale.total
+    while so_far < total:
+        sizes.append(min(max(1, math.ceil(so_far * scale.growth)), total - so_far))
+        so_far += sizes[-1]
+    return sizes
+
+
+def drawn(rng: np.random.Generator, shares: Floats) -> Ints:
+    """An arm for each row of `shares` f8[n, K]."""
+    below = rng.random(len(shares))[:, None] >= np.cumsum(shares, axis=1)
+    return np.minimum(below.sum(axis=1), shares.shape[1] - 1)
+
+
+@dataclass
+class Play:
+    """One experiment under way. Its fold keeps no evidence: looks keep that for all plays."""
+
+    fold: ResultsFold
+    rng: np.random.Generator
+    counter: int = 0
+    now_ms: int = START_MS
+
+    @classmethod
+    def of(cls, about: Record, rng: np.random.Generator) -> Play:
+        fold = ResultsFold(about)
+        fold.evidence.next_look[:] = NEVER
+        return cls(fold, rng)
+
+    def step(
+        self,
+        shares: Floats,
+        arms: Ints,
+        values: Floats,
+        *,
+        told: NDArray[np.bool_] | None = None,
+        units: NDArray[np.uint64] | None = None,
+        waits_ms: Ints | None = None,
+    ) -> list[tuple[int, Rewarded]]:
+        """Decisions `arms` [n] drawn from `shares` ([K], or [n, K]), with `values` [M, n] as rewards.
+
+        `told` [M, n] are those that are rewarded, by default all; with `waits_ms` [n] the rewards are returned, each
+        with its time, in place of being applied.
+        """
+        n = len(arms)
+        vectors = np.atleast_2d(shares)
+        runs = np.ones(n, "<u4") if len(vectors) == n > 1 else np.array([n], "<u4")
+        exposure = Exposed(
+            incarnation=1,
+            first=self.counter,
+            revision=2,
+            time_ms=self.now_ms,
+            arms=arms.astype("<u2").tobytes(),
+            ages_ms=np.zeros(n, "<u4").tobytes(),
+            units=b"" if units is None else units.astype("<u8").tobytes(),
+            vectors=np.ascontiguousarray(vectors, "<f8").tobytes(),
+            runs=runs.tobytes(),
+        )
+        self.apply(exposure)
+        own = np.broadcast_to(vectors, (n, vectors.shape[1]))[np.arange(n), arms]
+        metric, which = np.nonzero(np.ones(values.shape, bool) if told is None else told)
+        rows = np.zeros(len(which), REWARD)
+        rows["incarnation"], rows["revision"], rows["time_ms"] = 1, 2, self.now_ms
+        rows["counter"], rows["arm"], rows["propensity"] = self.counter + which, arms[which], own[which]
+        rows["metric"], rows["value"] = metric, values[metric, which]
+        if units is not None:
+            rows["unit"] = units[which]
+        later = []
+        if waits_ms is None:
+            if len(rows):
+                self.apply(Rewarded(rows))
+        else:
+            later = [
+                (self.now_ms + int(wait), Rewarded(rows[waits_ms[which] == wait]))
+                for wait in np.unique(waits_ms[which])
+            ]
+        self.counter += n
+        self.now_ms += STEP_MS
+        return later
+
+    def apply(self, event: Event, at_ms: int | None = None) -> None:
+        self.fold.apply(self.now_ms if at_ms is None else at_ms, event)
+
+
+def beside(plays: list[Play], n_metrics: int) -> list[Sums]:
+    """The sums of each metric of all plays, arrays [K, R]."""
+    states = [play.fold.sums.state() for play in plays]
+    stacked = {name: np.stack([state[name] for state in states], axis=-1) for name in states[0]}
+    contextual = plays[0].fold.sums.contextual
+    return [
+        Sums(
+            **{of.name: stacked[of.name][m] for of in fields(Sums) if of.name != "contextual"},
+            contextual=contextual,
+        )
+        for m in range(n_metrics)
+    ]
+
+
+@dataclass
+class Watch:
+    """What many plays ever showed of one metric: of the times that were looked at, bool [R] or, of arms, [K, R].
+
+    `rejected`: an adjusted p-value of at most .05; `missed_mean`, `missed_difference`: an arm's interval left the truth
+    out; `spoke` and `spoke_mean`: there was an interval of a difference, and one of each arm's mean. `widths`
+    f8[R]: of the last interval of the first difference.
+    """
+
+    n: int
+    means: Floats
+    differences: Floats
+    rejected: NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rejected = np.zeros(self.n, bool)
+        self.missed_mean, self.missed_difference = np.zeros((2, len(self.means), self.n), bool)
+        self.spoke = np.zeros(self.n, bool)
+        self.spoke_mean = np.zeros(self.n, bool)
+        self.widths = np.full(self.n, np.nan)
+        shape = (0, self.n)
+        self.found = {moving: (np.zeros(shape), np.zeros(shape)) for moving in (False, True)}
+
+    def look(self, plays: list[Play], metric: int, sums: Sums) -> None:
+        experiment = plays[0].fold.record.experiment
+        kind, control = experiment.metrics[metric].kind, experiment.control_arm
+        peers = plays[0].fold.evidence.peers
+        added = len(peers) - len(self.found[True][0])
+        self.found = {
+            by: (np.pad(above, ((0, added), (0, 0))), np.pad(below, ((0, added), (0, 0))))
+            for by, (above, below) in self.found.items()
+        }
+        moved = np.asarray(sums.moved, bool)
+        said: dict[bool, Estimates] = {True: moving_shares(sums, kind, control, peers)}
+        if not moved.all():
+            said[False] = fixed_split(sums, kind, control)
+        for moving, estimates in said.items():
+            for largest, now in zip(self.found[moving], directed(estimates, ALPHA), strict=True):
+                np.maximum(largest, now, out=largest, where=np.ones(self.n, bool) if moving else ~moved)
+        for moving, estimates in said.items():
+            if (moved == moving).any():
+                self._note(estimates, moving, moved == moving, control)
+
+    def _note(self, estimates: Estimates, moving: bool, of: NDArray[np.bool_], control: int) -> None:
+        others = np.arange(len(estimates.usable)) != control
+        p = p_value(np.maximum(*self.found[moving]))
+        raw = np.where(estimates.comparable, p, np.nan)[others]
+        if (raw <= ALPHA).any():
+            least = np.stack([holm(column) for column in raw.T], axis=1)
+            self.rejected |= of & (least <= ALPHA).any(axis=0)
+        differences = estimates.differences
+        half = differences.half_width(ALPHA)
+        below, above = estimates.reach(ALPHA)
+        has = estimates.usable & estimates.tame
+        self.missed_mean[: len(has)] |= of & _misses(estimates.arms, below, above, self.means, has)
+        self.missed_difference[: len(has)] |= of & _misses(
+            differences, half, half, self.differences, estimates.comparable
+        )
+        self.spoke_mean |= of & has.all(axis=0)
+        self.spoke |= of & estimates.comparable.any(axis=0)
+        first = int(np.flatnonzero(others)[0])
+        self.widths = np.where(of & estimates.comparable[first], half[first], self.widths)
+
+    def note(self, said: Report, run: int, metric: str) -> None:
+        """What a report says of one play, by its intervals."""
+        for k, arm in enumerate(said.arms):
+            row = arm.metrics[metric]
+            if row.interval is not None:
+                low, high = row.interval
+                self.missed_mean[k, run] |= bool(self.means[k] < low or self.means[k] > high)
+            if row.difference_interval is not None:
+                low, high = row.difference_interval
+                self.missed_difference[k, run] |= bool(
+                    self.differences[k] < low or self.differences[k] > high
+                )
+
+
+def _misses(
+    sequence: Sequence, below: Floats, above: Floats, truth: Floats, has: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Where an interval is without the truth, [K, R]; a truth that is NaN is in all."""
+    off = truth[: len(has), None] - sequence.mean
+    wrong: NDArray[np.bool_] = ((off > above) | (off < -below)) & has
+    return wrong

@@ -1,0 +1,330 @@
+"""Set-ups: how traffic is shared, from a fixed split to a contextual policy, in worlds where nothing differs.
+
+Each plays experiments by laws, from seeds, and looks at them all the while. Where shares do not depend on outcomes all
+laws are metrics of the same experiments; where they do, an experiment has one.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from validity_laws import LAWS, Law
+from validity_runs import STEP_MS, Floats, Play, Scale, Watch, beside, blocks, drawn, record
+
+from bandit_serve.events import Change, Changed, Tick
+from bandit_serve.experiment import Arm, Policy
+from bandit_serve.policies import POLICIES
+from bandit_serve.results import report
+
+Watches = dict[str, Watch]
+Player = Callable[[list[str], Scale], Watches]
+
+
+@dataclass(frozen=True)
+class SetUp:
+    """`laws` are those that it can be played with; `play(laws, scale)` gives what was seen by law.
+
+    `together`: the laws are metrics of the same experiments, so that many cost little more than one.
+    """
+
+    laws: tuple[str, ...]
+    play: Player
+    together: bool = True
+
+
+def generators(name: str, runs: int) -> list[np.random.Generator]:
+    """From seeds that are the run's number and the CRC-32 of the set-up's name."""
+    return [np.random.default_rng([run, zlib.crc32(name.encode())]) for run in range(runs)]
+
+
+def watched(laws: list[str], runs: int, n_arms: int, *, means: bool = True) -> list[Watch]:
+    """For arms that are all alike; without `means` only differences are compared with the truth."""
+    truth = [LAWS[law].mean if means else np.nan for law in laws]
+    return [Watch(runs, np.full(n_arms, mean), np.zeros(n_arms)) for mean in truth]
+
+
+def look(plays: list[Play], watches: list[Watch], number: int) -> None:
+    for metric, (watch, sums) in enumerate(zip(watches, beside(plays, len(watches)), strict=True)):
+        watch.look(plays, metric, sums)
+    if number % 50 == 49:
+        for run, play in enumerate(plays[:20]):
+            said = report(play.fold, play.fold.record, {}, play.now_ms)
+            for metric, watch in enumerate(watches):
+                watch.note(said, run, f"m{metric}")
+
+
+def scheduled(name: str, n_arms: int, shares_at: Callable[[float], Floats]) -> SetUp:
+    """Shares that follow the clock: `shares_at` of the part of all observations that has come."""
+
+    def play(laws: list[str], scale: Scale) -> Watches:
+        about = record([LAWS[law].kind for law in laws], n_arms)
+        plays = [Play.of(about, rng) for rng in generators(name, scale.runs)]
+        watches, so_far = watched(laws, scale.runs, n_arms), 0
+        for number, size in enumerate(blocks(scale)):
+            shares = shares_at(so_far / scale.total)
+            for each in plays:
+                values = np.stack([LAWS[law].draw(each.rng, size) for law in laws])
+                each.step(shares, drawn(each.rng, np.broadcast_to(shares, (size, n_arms))), values)
+            so_far += size
+            look(plays, watches, number)
+        return dict(zip(laws, watches, strict=True))
+
+    return SetUp(tuple(LAWS), play)
+
+
+def steps(*of: tuple[float, tuple[float, ...]]) -> Callable[[float], Floats]:
+    """Shares from a part of all observations on."""
+
+    def at(part: float) -> Floats:
+        return np.array([shares for since, shares in of if since <= part][-1], float)
+
+    return at
+
+
+def added_late(name: str) -> SetUp:
+    """Even shares of two arms, from half-way on of three."""
+
+    def play(laws: list[str], scale: Scale) -> Watches:
+        about = record([LAWS[law].kind for law in laws])
+        plays = [Play.of(about, rng) for rng in generators(name, scale.runs)]
+        watches, so_far, n_arms = watched(laws, scale.runs, 3), 0, 2
+        for number, size in enumerate(blocks(scale)):
+            if n_arms == 2 and 2 * so_far >= scale.total:
+                n_arms = 3
+                for each in plays:
+                    known = each.fold.record
+                    grown = msgspec.structs.replace(
+                        known, experiment=known.experiment.with_arm(Arm("c")), revision=known.revision + 1
+                    )
+                    each.apply(Changed(grown, Change("add_arm", "me")))
+            shares = np.full(n_arms, 1 / n_arms)
+            for each in plays:
+                values = np.stack([LAWS[law].draw(each.rng, size) for law in laws])
+                each.step(shares, drawn(each.rng, np.broadcast_to(shares, (size, n_arms))), values)
+            so_far += size
+            look(plays, watches, number)
+        return dict(zip(laws, watches, strict=True))
+
+    return SetUp(tuple(LAWS), play)
+
+
+def eligibility(name: str) -> SetUp:
+    """Three arms with shares .6, .3 and .1, of which every third request may have only the first two."""
+
+    def play(laws: list[str], scale: Scale) -> Watches:
+        plays = [
+            Play.of(record([LAWS[law].kind for law in laws], 3), rng) for rng in generators(name, scale.runs)
+        ]
+        watches = watched(laws, scale.runs, 3)
+        vectors = np.array([[0.6, 0.3, 0.1], [2 / 3, 1 / 3, 0.0]])
+        for number, size in enumerate(blocks(scale)):
+            for each in plays:
+                values = np.stack([LAWS[law].draw(each.rng, size) for law in laws])
+                shares = vectors[(each.rng.random(size) < 1 / 3).astype(int)]
+                each.step(shares, drawn(each.rng, shares), values)
+            look(plays, watches, number)
+        return dict(zip(laws, watches, strict=True))
+
+    return SetUp(tuple(LAWS), play)
+
+
+def users(name: str, shares: tuple[float, ...]) -> SetUp:
+    """A value for a user: 5,000 users who come again and again, each to the same arm; a visit gives them a multiple of
+    a law's value, by user, and all of it is theirs. Half of the users never come twice.
+    """
+
+    def play(laws: list[str], scale: Scale) -> Watches:
+        about = record([LAWS[law].kind for law in laws], len(shares), unit="user")
+        plays, watches = [], watched(laws, scale.runs, len(shares), means=False)
+        people = []
+        for rng in generators(name, scale.runs):
+            plays.append(Play.of(about, rng))
+            arms = drawn(rng, np.broadcast_to(np.array(shares), (5_000, len(shares))))
+            people.append(
+                (rng.integers(0, 2**63, 5_000).astype(np.uint64), arms, rng.poisson(1.0, 5_000) + 1.0)
+            )
+        binary = np.array([LAWS[law].kind == "binary" for law in laws])[:, None]
+        for number, size in enumerate(blocks(scale)):
+            for each, (units, arms, worth) in zip(plays, people, strict=True):
+                who = np.minimum(each.rng.geometric(1 / 1_500, size), 5_000) - 1
+                values = np.stack([LAWS[law].draw(each.rng, size) for law in laws])
+                values = np.where(binary, values, values * worth[who])
+                if any(LAWS[law].kind == "bounded" for law in laws):
+                    values = np.where(
+                        [[LAWS[law].kind == "bounded"] for law in laws], np.minimum(values, 1.0), values
+                    )
+                each.step(np.array(shares), arms[who], values, units=units[who])
+            look(plays, watches, number)
+        return dict(zip(laws, watches, strict=True))
+
+    return SetUp(tuple(LAWS), play)
+
+
+def delayed(name: str, shares: tuple[float, ...]) -> SetUp:
+    """`missing: zero`, a window of ten blocks, and rewards that come after one block or after nine, by arm."""
+
+    def play(laws: list[str], scale: Scale) -> Watches:
+        about = record([LAWS[law].kind for law in laws], len(shares), missing="zero", window="10s")
+        plays = [Play.of(about, rng) for rng in generators(name, scale.runs)]
+        watches = watched(laws, scale.runs, len(shares))
+        coming: list[list[Any]] = [[] for _ in plays]
+        for number, size in enumerate(blocks(scale)):
+            for each, due in zip(plays, coming, strict=True):
+                arms = drawn(each.rng, np.broadcast_to(np.array(shares), (size, len(shares))))
+                values = np.stack([LAWS[law].draw(each.rng, size) for law in laws])
+                waits = np.where(arms == 0, STEP_MS, 9 * STEP_MS)
+                due += each.step(np.array(shares), arms, values, told=values != 0.0, waits_ms=waits)
+                for at_ms, event in [one for one in due if one[0] <= each.now_ms]:
+                    each.apply(event, at_ms)
+                due[:] = [one for one in due if one[0] > each.now_ms]
+                each.apply(Tick())
+            look(plays, watches, number)
+        return dict(zip(laws, watches, strict=True))
+
+    return SetUp(tuple(law for law in LAWS if not law.startswith("100 sd")), play)
+
+
+def adaptive(name: str, kind: str, floor: float, n_arms: int, **parameters: Any) -> SetUp:
+    """A policy without context, which follows the metric: its shares of before each look hold for the next 1 %."""
+
+    def play(laws: list[str], scale: Scale) -> Watches:
+        return {law: one_law(law, scale) for law in laws}
+
+    def one_law(law: str, scale: Scale) -> Watch:
+        of: Law = LAWS[law]
+        about = record([of.kind], n_arms, Policy(kind=kind, min_share=floor, **parameters))
+        options = {"objective": of.kind, "min_share": floor, **parameters}
+        plays = [Play.of(about, rng) for rng in generators(name + law, scale.runs)]
+        policies = [POLICIES[kind](n_arms, seed=run, **options) for run in range(scale.runs)]
+        (watch,) = watched([law], scale.runs, n_arms, means="half_life" not in parameters)
+        for number, size in enumerate(blocks(scale)):
+            for each, policy in zip(plays, policies, strict=True):
+                policy.advance(each.now_ms)
+                shares = policy.shares()
+                arms = drawn(each.rng, np.broadcast_to(shares, (size, n_arms)))
+                values = of.draw(each.rng, size)
+                if "half_life" in parameters and of.kind == "binary":
+                    values = np.minimum(values + (each.rng.random(size) < 0.1 * (number // 100 % 2)), 1.0)
+                each.step(shares, arms, values[None])
+                policy.update_many(arms, values)
+            look(plays, [watch], number)
+        return watch
+
+    kinds = POLICIES[kind].objectives
+    return SetUp(tuple(law for law in LAWS if LAWS[law].kind in kinds), play, together=False)
+
+
+World = Callable[[np.random.Generator, Floats], Floats]
+"""What both arms would bring, f8[n, 2], for features f8[n, 2], of which the first is 1."""
+
+
+def swap(rng: np.random.Generator, x: Floats) -> Floats:
+    """z = ±1: one arm pays .9 where z = 1 and .1 elsewhere, the other the reverse."""
+    p = np.where(x[:, 1] > 0, 0.9, 0.1)
+    return (rng.random((len(x), 2)) < np.stack([p, 1 - p], axis=1)).astype(float)
+
+
+def linear(rng: np.random.Generator, x: Floats) -> Floats:
+    """Normal values whose means cross: ± z/2 about 1, z standard normal."""
+    return 1.0 + np.stack([x[:, 1], -x[:, 1]], axis=1) / 2 + rng.normal(0, 1, (len(x), 2))
+
+
+def logistic(rng: np.random.Generator, x: Floats) -> Floats:
+    """Successes of about one in four whose log odds cross."""
+    p = 1 / (1 + np.exp(1.2 - np.stack([x[:, 1], -x[:, 1]], axis=1)))
+    return (rng.random((len(x), 2)) < p).astype(float)
+
+
+def rare(rng: np.random.Generator, x: Floats) -> Floats:
+    """One in twenty buys, for lognormal sums, whichever arm; which one for whom depends on the sign of z."""
+    p = np.where(x[:, 1] > 0, 0.09, 0.01)
+    buys = rng.random((len(x), 2)) < np.stack([p, 0.1 - p], axis=1)
+    return buys * rng.lognormal(0.0, 1.0, (len(x), 2))
+
+
+def noise_by_context(rng: np.random.Generator, x: Floats) -> Floats:
+    """Means that cross a little, and ten times as much noise where z > 1."""
+    sd = np.where(x[:, 1] > 1, 5.0, 0.5)[:, None]
+    return np.stack([x[:, 1], -x[:, 1]], axis=1) / 4 + sd * rng.normal(0, 1, (len(x), 2))
+
+
+WORLDS: dict[str, tuple[World, str, bool, float]] = {
+    "swap": (swap, "binary", True, 0.5),
+    "linear": (linear, "continuous", False, 1.0),
+    "logistic": (logistic, "binary", False, np.nan),
+    "rare sums": (rare, "continuous", True, 0.05 * np.exp(0.5)),
+    "noise by context": (noise_by_context, "continuous", False, 0.0),
+}
+"""By name: the world, the kind of its metric, whether z is ±1 or standard normal, and each arm's mean."""
+
+
+def contextual(name: str, kind: str, floor: float) -> SetUp:
+    """A contextual policy in worlds whose best arm depends on the context and whose arms have equal means."""
+
+    def play(worlds: list[str], scale: Scale) -> Watches:
+        return {world: one_world(world, scale) for world in worlds}
+
+    def one_world(world: str, scale: Scale) -> Watch:
+        pays, metric, even, mean = WORLDS[world]
+        if np.isnan(mean):
+            grid = np.random.default_rng(0).normal(0, 1, 4_000_000)
+            mean = float(np.mean(1 / (1 + np.exp(1.2 - grid)) + 1 / (1 + np.exp(1.2 + grid))) / 2)
+        about = record([metric], 2, Policy(kind=kind, min_share=floor))
+        plays = [Play.of(about, rng) for rng in generators(name + world, scale.runs)]
+        policies = [
+            POLICIES[kind](2, 2, objective=metric, min_share=floor, seed=run) for run in range(scale.runs)
+        ]
+        watch = Watch(scale.runs, np.full(2, mean), np.zeros(2))
+        for number, size in enumerate(blocks(scale)):
+            for each, policy in zip(plays, policies, strict=True):
+                z = each.rng.choice([-1.0, 1.0], size) if even else each.rng.normal(0, 1, size)
+                x = np.stack([np.ones(size), z], axis=1)
+                shares = policy.shares_many(x)
+                arms = drawn(each.rng, shares)
+                values = pays(each.rng, x)[np.arange(size), arms]
+                each.step(shares, arms, values[None])
+                policy.update_many(arms, values, x)
+            look(plays, [watch], number)
+        return watch
+
+    kinds = POLICIES[kind].objectives
+    return SetUp(tuple(world for world in WORLDS if WORLDS[world][1] in kinds), play, together=False)
+
+
+def _named() -> dict[str, SetUp]:
+    of: dict[str, SetUp] = {}
+    for name, shares in {
+        "even": (0.5, 0.5),
+        "90/10": (0.9, 0.1),
+        "99/1": (0.99, 0.01),
+        "80/5/5/5/5": (0.8, 0.05, 0.05, 0.05, 0.05),
+    }.items():
+        of[name] = scheduled(name, len(shares), steps((0.0, shares)))
+    of["weights changed once"] = scheduled("changed", 2, steps((0.0, (0.5, 0.5)), (0.5, (0.9, 0.1))))
+    ramp = steps((0.0, (0.99, 0.01)), (0.25, (0.95, 0.05)), (0.5, (0.8, 0.2)), (0.75, (0.5, 0.5)))
+    of["ramp 1, 5, 20, 50 %"] = scheduled("ramp", 2, ramp)
+    of["an arm added late"] = added_late("added")
+    of["eligibility by request"] = eligibility("eligibility")
+    of["users, even"] = users("users", (0.5, 0.5))
+    of["users, 90/10"] = users("users 90/10", (0.9, 0.1))
+    of["missing zero, delays by arm"] = delayed("delayed", (0.5, 0.5))
+    of["missing zero, delays by arm, 90/10"] = delayed("delayed 90/10", (0.9, 0.1))
+    for kind in ("thompson", "kl_ucb", "exp3"):
+        for floor in (0.05, 0.02, 0.005):
+            for n_arms in (2, 5):
+                name = f"{kind}, floor {floor:g}, {n_arms} arms"
+                of[name] = adaptive(name, kind, floor, n_arms)
+    of["thompson, half_life, drift"] = adaptive("drift", "thompson", 0.05, 2, half_life="100s")
+    for kind in ("lin_ts", "lin_ucb", "logistic_ts", "squarecb"):
+        for floor in (0.05, 0.02):
+            name = f"{kind}, floor {floor:g}"
+            of[name] = contextual(name, kind, floor)
+    return of
+
+
+SET_UPS = _named()
