@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bandit_serve.documents import document_fault
 from bandit_serve.durations import DURATION_PATTERN, parse_duration_ms
@@ -21,6 +21,10 @@ MAX_FEATURES = 512
 # A field has two features or more, beside the intercept.
 MAX_FIELDS = (MAX_FEATURES - 1) // 2
 MAX_SAMPLES = 2**53
+EXPECTED_SAMPLES = 5_000
+# No arm has an asymptotic interval before 50; and sums of more than that are of no one experiment.
+MIN_EXPECTED = 50
+MAX_EXPECTED = 10**12
 # Of all arms of an experiment, as JSON: every worker and every snapshot has them.
 MAX_PAYLOAD_BYTES = 2**20
 # Values or buckets of one categorical field.
@@ -190,12 +194,37 @@ class ContextField(Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 
 class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
-    """When a result names a winner: at level `alpha`, from `min_samples` of the objective in each arm on."""
+    """When a result names a winner: at level `alpha`, from `min_samples` of the objective in each arm on.
+
+    `expected_samples` is the number of observations at which intervals and p-values are tightest. No change of a
+    started experiment changes it: chosen by the outcomes, it would void them. The default is not written, so that
+    builds which do not know the field read the log of an experiment that does not use it.
+    """
 
     duration: Duration | None = None
     min_samples: Annotated[int, Meta(ge=0, le=MAX_SAMPLES)] = 0
     alpha: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.05
     promote_winner: bool = False
+    expected_samples: (
+        Annotated[
+            int, Meta(ge=MIN_EXPECTED, le=MAX_EXPECTED, extra_json_schema={"default": EXPECTED_SAMPLES})
+        ]
+        | UnsetType
+    ) = UNSET
+
+    @property
+    def tuned_for(self) -> int:
+        """`expected_samples`, also where none are written."""
+        return EXPECTED_SAMPLES if self.expected_samples is UNSET else self.expected_samples
+
+    def written(self) -> Stopping:
+        """As it stands in a log."""
+        given = UNSET if self.tuned_for == EXPECTED_SAMPLES else self.tuned_for
+        return msgspec.structs.replace(self, expected_samples=given)
+
+    def shown(self) -> Stopping:
+        """As callers see it."""
+        return msgspec.structs.replace(self, expected_samples=self.tuned_for)
 
 
 class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
@@ -288,6 +317,18 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(self, standings=tuple(standings))
 
     @property
+    def fallback(self) -> int:
+        """The arm that everyone gets for whom none is drawn: once stopped the winner, else control."""
+        if self.status == "stopped" and self.winner is not None:
+            return self.experiment.arm_names.index(self.winner)
+        return self.experiment.control_arm
+
+    @property
+    def draws(self) -> bool:
+        """Whether arms are drawn, or will be: a paused and a stopped experiment gives everyone its `fallback`."""
+        return self.status in ("draft", "running")
+
+    @property
     def arm_statuses(self) -> dict[str, ArmStatus]:
         return {name: self.standing(k).status for k, name in enumerate(self.experiment.arm_names)}
 
@@ -324,6 +365,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
         metrics=_with_roles(experiment.metrics),
         control=experiment.control or experiment.arms[0].name,
         attribution=msgspec.structs.replace(experiment.attribution, missing=experiment.missing),
+        stopping=experiment.stopping.written(),
     )
 
 

@@ -421,8 +421,19 @@ class LiveExperiment:
         return self.policy.shares(eligible=mask, **told)
 
     def current_shares(self, now_ms: int) -> NDArray[np.float64]:
-        """f64[K]: the vector to draw from at `now_ms`; with a contextual policy, the mean of the latest ones."""
+        """f64[K]: what share of the requests each arm gets at `now_ms`, Unix time.
+
+        That is the vector to draw from; with a contextual policy, the mean of the latest ones.
+        """
+        if not self.record.draws:
+            return self.undrawn_shares()
         return self.latest_shares() if self.policy.contextual else self.shares(now_ms=now_ms)
+
+    def undrawn_shares(self) -> NDArray[np.float64]:
+        """f64[K]: 1 for the arm that everyone gets while none is drawn, 0 for the others."""
+        shares = np.zeros(len(self.exposures))
+        shares[self.record.fallback] = 1.0
+        return shares
 
     def latest_shares(self) -> NDArray[np.float64]:
         """f64[K]: `mean_shares` as they are among the arms that are active now."""

@@ -168,6 +168,7 @@ def experiment_view(record: Record, aside: Aside | None = None) -> ExperimentVie
     """`aside` where the experiment is set aside; one that was given up is stopped."""
     experiment = record.experiment
     fields = {name: getattr(experiment, name) for name in Experiment.__struct_fields__}
+    fields["stopping"] = experiment.stopping.shown()
     return ExperimentView(
         **fields,
         status="stopped" if aside is not None and aside.given_up else record.status,

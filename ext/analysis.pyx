@@ -2,6 +2,7 @@
 """The loops of the results fold: which share vector a decision was drawn from, what is still open, and the sums.
 
     ShareHistory    per worker, the runs of counters that were drawn from one vector
+    Beginnings      per metric and arm, the first values themselves
     Accumulators    per metric and arm, the sums that every estimate is made from
     RewardedDecisions, OpenDecisions, Units
                     when a decision or unit enters the sums, one class for each way of analysing
@@ -30,6 +31,9 @@ cdef enum:
     PAST = -2               # its decisions have been analysed, and its vector is not needed any more
     MOST_HALVINGS = 20
     UNIT_BYTES = 35         # of a unit's columns, without its values
+    MOST_FIRST = 1000       # values that are kept of an arm
+    MOST_KEPT = 1 << 20     # and of all arms on all metrics: 8 MB
+    GIVEN_UP = -1           # in place of how many are kept
 
 cdef uint16_t COUNTED = 65535           # in place of an exposure's arm: analysed before the exposure came
 cdef double SAME_SHARE = 1e-9           # shares that differ by less are one share
@@ -558,6 +562,146 @@ cdef void *lengthened(void *column, size_t size) except NULL:
     return wider
 
 
+cdef struct Beginning:
+    double *values
+    Py_ssize_t n            # or GIVEN_UP
+    Py_ssize_t room
+
+
+cdef class Beginnings:
+    """The values of each arm on each `bounded` u1[M] metric, in the order of their analysis, while they are few.
+
+    They are given up for good: of an arm when there are more than `MOST_FIRST`, or more than `MOST_KEPT` in all, or when
+    one of them changes; of a metric with the first decision that other arms had a share in than in the first, as such
+    decisions may be about others; and of all by `close`.
+    """
+
+    cdef readonly Py_ssize_t n_metrics, n_arms, kept
+    cdef Beginning *of                  # [M, K]
+    cdef uint8_t[::1] closed            # [M]
+
+    def __init__(self, const uint8_t[::1] bounded, Py_ssize_t n_arms):
+        self.n_metrics = bounded.shape[0]
+        self.n_arms = 0
+        self.closed = (np.asarray(bounded) == 0).astype(np.uint8)
+        self.grow(n_arms)
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        for i in range(self.n_metrics * self.n_arms):
+            free(self.of[i].values)
+        free(self.of)
+
+    def grow(self, Py_ssize_t n_arms):
+        """Makes room for arms that have come."""
+        cdef Beginning *wider
+        cdef Py_ssize_t m
+        if n_arms <= self.n_arms:
+            return
+        wider = <Beginning *> lengthened(NULL, self.n_metrics * n_arms * sizeof(Beginning))
+        memset(wider, 0, self.n_metrics * n_arms * sizeof(Beginning))
+        for m in range(self.n_metrics):
+            if self.n_arms:
+                memcpy(&wider[m * n_arms], &self.of[m * self.n_arms], self.n_arms * sizeof(Beginning))
+        free(self.of)
+        self.of = wider
+        self.n_arms = n_arms
+
+    def close(self):
+        """Gives up everything."""
+        cdef Py_ssize_t m
+        for m in range(self.n_metrics):
+            self.close_metric(m)
+
+    def of_arm(self, Py_ssize_t metric, Py_ssize_t arm):
+        """The values, f8[n]; None where they were given up."""
+        if not (0 <= metric < self.n_metrics and 0 <= arm < self.n_arms):
+            raise IndexError("expected a metric and an arm that there are")
+        cdef Beginning *beginning = &self.of[metric * self.n_arms + arm]
+        if self.closed[metric] or beginning.n == GIVEN_UP:
+            return None
+        values = np.empty(beginning.n)
+        cdef double[::1] view = values
+        if beginning.n:
+            memcpy(&view[0], beginning.values, beginning.n * sizeof(double))
+        return values
+
+    cdef void take(self, Py_ssize_t m, Py_ssize_t arm, const double *e, const double *first, double y) noexcept nogil:
+        """The next value of an arm, from a decision with shares `e`; `first` are those of the metric's first decision."""
+        cdef Beginning *beginning = &self.of[m * self.n_arms + arm]
+        cdef double *values
+        cdef Py_ssize_t k
+        if self.closed[m] or beginning.n == GIVEN_UP:
+            return
+        for k in range(self.n_arms):
+            if (e[k] > 0.0) != (first[k] > 0.0):
+                self.close_metric(m)
+                return
+        if beginning.n == MOST_FIRST or self.kept == MOST_KEPT:
+            self.give_up(m, arm)
+            return
+        if beginning.n == beginning.room:
+            values = <double *> realloc(beginning.values, (2 * beginning.room + 16) * sizeof(double))
+            if values == NULL:
+                self.give_up(m, arm)
+                return
+            beginning.values = values
+            beginning.room = 2 * beginning.room + 16
+        beginning.values[beginning.n] = y
+        beginning.n += 1
+        self.kept += 1
+
+    cdef void give_up(self, Py_ssize_t m, Py_ssize_t arm) noexcept nogil:
+        cdef Beginning *beginning = &self.of[m * self.n_arms + arm]
+        if beginning.n > 0:
+            self.kept -= beginning.n
+        free(beginning.values)
+        beginning.values = NULL
+        beginning.room = 0
+        beginning.n = GIVEN_UP
+
+    cdef void close_metric(self, Py_ssize_t m) noexcept nogil:
+        cdef Py_ssize_t k
+        self.closed[m] = 1
+        for k in range(self.n_arms):
+            self.give_up(m, k)
+
+    def state(self):
+        """What `from_state` takes."""
+        counts = np.array(
+            [[self.of[m * self.n_arms + k].n for k in range(self.n_arms)] for m in range(self.n_metrics)], np.int64
+        ).reshape(self.n_metrics, self.n_arms)
+        values = [self.of_arm(m, k) for m, k in zip(*np.nonzero(counts > 0))]
+        return {
+            "closed": np.array(self.closed),
+            "counts": counts,
+            "values": np.concatenate([np.empty(0), *values]),
+        }
+
+    @staticmethod
+    def from_state(state):
+        cdef Py_ssize_t m, k, i, at = 0, n
+        counts = state["counts"]
+        cdef const double[::1] values = state["values"]
+        cdef Beginnings self = Beginnings((state["closed"] == 0).astype(np.uint8), counts.shape[1])
+        if counts.min(initial=0) < GIVEN_UP or counts.max(initial=0) > MOST_FIRST:
+            raise ValueError("the snapshot counts values that can not have been kept")
+        if counts[counts > 0].sum() != len(values) or len(values) > MOST_KEPT:
+            raise ValueError("the snapshot does not hold the values that it counts")
+        for m in range(self.n_metrics):
+            for k in range(self.n_arms):
+                i = m * self.n_arms + k
+                n = counts[m, k]
+                self.of[i].n = n
+                if n > 0:
+                    self.of[i].values = <double *> lengthened(NULL, n * sizeof(double))
+                    self.of[i].room = n
+                    memcpy(self.of[i].values, &values[at], n * sizeof(double))
+                    at += n
+        self.kept = at
+        return self
+
+
 cdef class Accumulators:
     """The sums over what has been analysed, M metrics by K arms; e is a decision's share vector, A its arm.
 
@@ -588,6 +732,7 @@ cdef class Accumulators:
     BY_METRIC = ("analysed", "unfloored", "unsquared", "moved")
 
     cdef readonly Py_ssize_t n_metrics, n_arms, control
+    cdef public Beginnings beginnings   # or None: of what is analysed no value is kept
     cdef readonly bint former           # restored from a state of a build that kept no squares
     cdef public bint contextual
     cdef double plain_weight
@@ -669,6 +814,8 @@ cdef class Accumulators:
         for name in (*self.COUNTS, *self.SUMS):
             state[name] = wider_by_arm(state[name], n_arms)
         self.restore(state, self.control)
+        if self.beginnings is not None:
+            self.beginnings.grow(n_arms)
 
     cdef double centre(self, Py_ssize_t m, Py_ssize_t k) noexcept nogil:
         """What arm k is thought to bring, shifted: its mean with one observation of the pooled mean added."""
@@ -743,6 +890,8 @@ cdef class Accumulators:
         self.analysed_[m] += 1
         self.grand_[m] += value
         self.unfloored_[m] += unfloored
+        if self.beginnings is not None:
+            self.beginnings.take(m, arm, e, &self.split_[m, 0], y)
 
     cdef void update(self, Py_ssize_t m, Py_ssize_t arm, const double *e, Py_ssize_t all_of, double propensity,
                      double old, double new, bint plain, uint64_t who, uint64_t number) noexcept nogil:
@@ -776,6 +925,8 @@ cdef class Accumulators:
                 self.change_pair(m, k, w, difference, step if arm == k else -step)
                 if arm == c:
                     self.pair_control_score_[m, k] += w * step
+        if change != 0.0 and self.beginnings is not None:
+            self.beginnings.give_up(m, arm)
         self.total_[m, arm] += change
         self.shifted_[m, arm] += change
         self.grand_[m] += change
@@ -1107,6 +1258,34 @@ cdef class OpenDecisions:
         self.held_due_ms[held] = self.closed_ms + self.linger_ms
         heap_push(&self.due_held, self.held_due_ms[held], held)
         return 0
+
+    def still_open(self):
+        """By arm, how many decisions are open, i8[K], and the sum of the rewards that they have had, f8[M, K]."""
+        cdef Py_ssize_t b, i, at, slot, run, held, m
+        cdef Timeline *line
+        cdef uint64_t counter
+        cdef int64_t[::1] n = np.zeros(self.sums.n_arms, np.int64)
+        cdef double[:, ::1] total = np.zeros((self.sums.n_metrics, self.sums.n_arms))
+        for b in range(self.n_blocks):
+            slot = self.block_slot[b]
+            line = &self.shares.timelines[slot]
+            counter = self.block_first[b] + <uint64_t> self.block_cursor[b]
+            run = self.shares.run_before(slot, counter)
+            for i in range(self.block_cursor[b], self.block_size[b]):
+                while run + 1 < line.tail and line.first[run + 1] <= counter:
+                    run += 1
+                counter += 1
+                at = self.block_start[b] + i
+                if self.arms[at] != COUNTED and line.vector[run] != LEFT_OUT:
+                    n[self.arms[at]] += 1
+        for held in range(self.n_held):
+            slot, counter = self.held_key[held] >> COUNTER_BITS, self.held_key[held] & ((<uint64_t> 1 << COUNTER_BITS) - 1)
+            if self.held_flags[held] & (GONE | DONE) or self.shares.left_out(slot, counter):
+                continue
+            n[self.held_arm[held]] += not self.held_flags[held] & SEEN
+            for m in range(self.sums.n_metrics):
+                total[m, self.held_arm[held]] += self.held_values[held, m]
+        return np.asarray(n), np.asarray(total)
 
     cdef int tidy_blocks(self, Py_ssize_t n) except -1:
         """Drops what has been analysed and makes room for a block of `n` rows."""
@@ -1442,6 +1621,18 @@ cdef class Units:
             self.pending -= 1
             for m in range(self.sums.n_metrics):
                 self.enter(row, m)
+
+    def still_open(self):
+        """With `zero`: by arm, how many units are open, i8[K], and the sum of their values so far, f8[M, K]."""
+        cdef Py_ssize_t row, m
+        cdef int64_t[::1] n = np.zeros(self.sums.n_arms, np.int64)
+        cdef double[:, ::1] total = np.zeros((self.sums.n_metrics, self.sums.n_arms))
+        for row in range(self.n_units):
+            if self.entered[row] == 0:
+                n[self.arm[row]] += 1
+                for m in range(self.sums.n_metrics):
+                    total[m, self.arm[row]] += self.values[row, m]
+        return np.asarray(n), np.asarray(total)
 
     cdef int widen(self, Py_ssize_t room) except -1:
         self.unit = longer(self.unit, room)

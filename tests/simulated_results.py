@@ -483,6 +483,10 @@ def at_full_size() -> None:
         "Thompson, .1 and .1, 1,000 plays": lambda: thompson(1000),
         "Thompson, .1 and .16": lambda: thompson(200, (0.1, 0.16)),
         "fixed split, .10 and .16, 2,000 an arm (one look)": lambda: fixed_split(60, (0.1, 0.16), 1, 4000),
+        "found by Thompson of floor .05, .10 and .12, 10,000 decisions": lambda: thompson(
+            120, (0.1, 0.12), every=5
+        ),
+        "found by an even split, the same": lambda: fixed_split(120, (0.1, 0.12), 20, 500),
         "three normal arms, adaptive": lambda: adaptive(
             200, "continuous", "ignore", normal(1, 1, 1), (1, 1, 1)
         ),

@@ -72,7 +72,7 @@ WHOLE: dict[str, Any] = {
         {"name": "device", "kind": "categorical", "values": ["ios", "web"]},
         {"name": "city", "kind": "categorical", "buckets": 4},
     ],
-    "stopping": {"min_samples": 100, "alpha": 0.1},
+    "stopping": {"min_samples": 100, "alpha": 0.1, "expected_samples": 80_000},
 }
 
 

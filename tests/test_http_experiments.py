@@ -13,7 +13,7 @@ from stores import wait_until
 
 ARM_METRIC = {
     "n", "mean", "std", "interval", "difference", "difference_interval", "lift", "lift_interval", "p_value",
-    "probability_best", "expected_loss",
+    "probability_best", "expected_loss", "preview",
 }  # fmt: skip
 RESULTS = {"experiment", "status", "as_of", "arms", "srm", "pending", "crossovers", "winner", "reason"}
 
@@ -118,6 +118,11 @@ def test_defaults(service: ThrowawayService) -> None:
         ({"stopping": {"alpha": 0}}, "stopping.alpha"),
         ({"stopping": {"alpha": 1}}, "stopping.alpha"),
         ({"stopping": {"min_samples": -1}}, "stopping.min_samples"),
+        ({"stopping": {"expected_samples": 0}}, "stopping.expected_samples"),
+        ({"stopping": {"expected_samples": -5_000}}, "stopping.expected_samples"),
+        ({"stopping": {"expected_samples": 10**13}}, "stopping.expected_samples"),
+        ({"stopping": {"expected_samples": 0.5}}, "stopping.expected_samples"),
+        ({"stopping": {"expected_samples": None}}, "stopping.expected_samples"),
         ({"stopping": {"min_samples": 2**70}}, "stopping.min_samples"),
         ({"colour": "blue"}, "colour"),
     ],
@@ -371,6 +376,48 @@ def test_the_history_says_who_changed_what_and_when(service: ThrowawayService) -
     ]
     assert all(is_time(entry["at"]) and entry["who"] for entry in entries)
     assert [entry["at"] for entry in entries] == sorted(entry["at"] for entry in entries)
+
+
+@pytest.mark.parametrize("policy", ["fixed_split", "thompson"])
+def test_once_nobody_is_drawn_for_the_shares_are_those_that_are_served(
+    service: ThrowawayService, policy: str
+) -> None:
+    def shares(name: str) -> list[list[float]]:
+        results = service.call("GET", f"/v1/experiments/{name}/results").body["arms"]
+        stats = service.call("GET", "/v1/stats").body["experiments"][name]["shares"]
+        shown = bandit_serve("experiments", "show", name, "--data", service.data)
+        assert shown.status == 0
+        words = [row.split() for row in shown.out.splitlines()]
+        table = [float(row[-3]) for row in words if row[:1] in (["control"], ["challenger"])]
+        return [[arm["share"] for arm in results], list(stats.values()), table]
+
+    weights = {"shares": {"control": 0.3, "challenger": 0.7}} if policy == "fixed_split" else {}
+    name = running(service, policy={"kind": policy, **weights})
+    at_first = [0.3, 0.7] if weights else [0.5, 0.5]
+    assert shares(name) == [pytest.approx(at_first, abs=1e-4)] * 3
+    service.call("POST", f"/v1/experiments/{name}/pause")
+    assert service.call("POST", f"/v1/experiments/{name}/decide", {}).body["arm"] == "control"
+    assert shares(name) == [[1.0, 0.0]] * 3
+    service.call("POST", f"/v1/experiments/{name}/stop", {"winner": "challenger"})
+    assert service.call("POST", f"/v1/experiments/{name}/decide", {}).body["arm"] == "challenger"
+    assert shares(name) == [[0.0, 1.0]] * 3
+    without = running(service, policy={"kind": policy})
+    service.call("POST", f"/v1/experiments/{without}/stop")
+    assert shares(without) == [[1.0, 0.0]] * 3
+
+
+def test_the_expected_number_of_samples_tunes_the_intervals(service: ThrowawayService) -> None:
+    widths = []
+    for given, shown in (({}, 5_000), ({"expected_samples": 200}, 200), ({"expected_samples": 10**6}, 10**6)):
+        name = running(service, stopping=given, attribution={"missing": "ignore"})
+        assert service.call("GET", f"/v1/experiments/{name}").body["stopping"]["expected_samples"] == shown
+        columns = decide_many(service, name, [f"u{i}" for i in range(400)])
+        values = [float(i % 3 == 0) for i in range(400)]
+        reward_many(service, columns["decision_ids"], values)
+        found = service.call("GET", f"/v1/experiments/{name}/results").body["arms"][1]["metrics"]["click"]
+        low, high = found["difference_interval"]
+        widths.append(high - low)
+    assert widths[1] < 0.8 * widths[0] < 0.5 * widths[2]
 
 
 def test_stopping_names_a_winner_that_is_an_arm(service: ThrowawayService) -> None:

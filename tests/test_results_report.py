@@ -86,7 +86,7 @@ def test_the_shape_is_that_of_the_contract():
     assert [arm["exposures"] for arm in said["arms"]] == [400, 410]
     assert set(said["arms"][0]["metrics"]["m"]) == {
         "n", "mean", "std", "interval", "difference", "difference_interval", "lift", "lift_interval",
-        "p_value", "probability_best", "expected_loss",
+        "p_value", "probability_best", "expected_loss", "preview",
     }  # fmt: skip
     assert said["srm"] == {"p_value": 1.0, "verdict": "ok"}
     assert "Report" in msgspec.json.schema(Report)["$defs"]
@@ -103,12 +103,19 @@ def test_nothing_is_said_before_anything_is_known():
         assert {getattr(row, name) for name in row.__struct_fields__ if name != "n"} == {None}
 
 
-def test_an_arm_with_too_little_data_has_no_interval_and_the_reason_says_so():
+def test_an_arm_with_too_little_data_is_not_compared_and_the_reason_says_so():
     fold = counted(record(3), [(100, 1000), (160, 1000), (3, 49)])
     rows = metrics_of(fold)
     assert rows[1].difference_interval is not None
-    assert rows[2].interval is rows[2].difference_interval is rows[2].p_value is None
+    assert rows[2].difference_interval is rows[2].p_value is None
     assert rows[2].difference == pytest.approx(3 / 49 - 0.1)
+    assert "no comparison with c: fewer than 50 observations" in report(fold, fold.record, {}, 0).reason
+    fold = ResultsFold(record(3, "continuous"))
+    play = Play(fold, np.random.default_rng(1), normal(1.0, 1.0, 1.0), 3)
+    play.play(np.repeat([0, 1, 2], [100, 100, 49]), np.full(3, 1 / 3))
+    rows = metrics_of(fold)
+    assert rows[1].interval is not None
+    assert rows[2].interval is rows[2].difference_interval is rows[2].p_value is None
     assert "no interval for c: fewer than 50 observations" in report(fold, fold.record, {}, 0).reason
 
 

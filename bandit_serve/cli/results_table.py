@@ -37,6 +37,18 @@ def _print_metric(found: Report, experiment: Experiment, metric: Metric) -> None
         [_row(arm, arm.metrics[metric.name], experiment) for arm in found.arms],
         numbers=("Share", "n", "Mean", "To control", "p", "P(best)"),
     )
+    previews = [(arm.name, arm.metrics[metric.name].preview) for arm in found.arms]
+    if any(preview is not None for _, preview in previews):
+        say("Preview, not final: what is still open, by its rewards so far.")
+        print_table(
+            ("Arm", "Open", "Mean so far"),
+            [
+                (name, str(preview.n), f"{preview.mean:.4g}")
+                for name, preview in previews
+                if preview is not None
+            ],
+            numbers=("Open", "Mean so far"),
+        )
 
 
 def _row(arm: ArmResult, result: MetricResult, experiment: Experiment) -> tuple[str, ...]:

@@ -33,8 +33,7 @@ class ControlOnly:
             ModelName(arm.model, arm.version) if arm.model and arm.version else None
             for arm in experiment.arms
         ]
-        winner = record.winner if record.status == "stopped" else None
-        self._arm = self.arm_names.index(winner) if winner else experiment.control_arm
+        self._arm = record.fallback
         self.active = [self._arm]
 
     @property

@@ -85,8 +85,7 @@ class Decider:
             for arm in experiment.arms
         ]
         self._index = {name: k for k, name in enumerate(self.arm_names)}
-        winner = live.record.winner if self.status == "stopped" else None
-        self._fallback = self._index[winner] if winner else experiment.control_arm
+        self._fallback = live.record.fallback
         self._uid = live.record.uid
         self._rendezvous = Rendezvous(
             blake2b(live.record.uid.to_bytes(8, "little"), digest_size=16).digest(), self.arm_names
@@ -133,7 +132,11 @@ class Decider:
 
     @property
     def shares(self) -> Vector:
-        """f64[K]: the vector to draw from now; with a contextual policy, the mean of those drawn from lately."""
+        """f64[K]: what share of the requests each arm gets now: the vector to draw from; with a contextual policy, the
+        mean of those drawn from lately.
+        """
+        if not self.live.record.draws:
+            return self.live.undrawn_shares()
         return self.live.latest_shares() if self.draw is None else self.draw.shares
 
     def everyone(self) -> frozenset[int]:

@@ -1,7 +1,7 @@
 """What is known so far: the results fold and its report, with statistics that hold at any time. No I/O."""
 
 from bandit_serve.results.fold import ResultsFold
-from bandit_serve.results.metric_result import MetricResult
+from bandit_serve.results.metric_result import MetricResult, Preview
 from bandit_serve.results.report import ArmResult, Report, SampleRatio, report
 
-__all__ = ["ArmResult", "MetricResult", "Report", "ResultsFold", "SampleRatio", "report"]
+__all__ = ["ArmResult", "MetricResult", "Preview", "Report", "ResultsFold", "SampleRatio", "report"]

@@ -1,9 +1,10 @@
 """How probable it is that an arm is best, and what choosing it may cost: aids for a decision, not
 significance.
 
-Independent posteriors from the sample: for binary metrics Beta(1 + successes, 1 + failures), for others
-Student-t about the mean with n - 1 degrees of freedom (the flat prior), which needs 3 observations and some
-variance.
+While the shares are the same, independent posteriors from the sample: for binary metrics
+Beta(1 + successes, 1 + failures), for others Student-t about the mean with n - 1 degrees of freedom (the flat prior),
+which needs 3 observations and some variance. Once they have moved, the samples' means compare arms at the times when
+each had traffic, which are not the same; then Student-t about the weighted differences to control, for all metrics.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from bandit_serve import _best_arm
 from bandit_serve.experiment import Metric
-from bandit_serve.results.estimates import LEAST_VARIANCE, Sums
+from bandit_serve.results.estimates import LEAST_VARIANCE, Estimates, Sums
 from bandit_serve.results.sequence import Floats
 
 FEWEST = 3
@@ -51,9 +52,56 @@ def _of_those(there: Arms, of: Beta, sums: Sums, metric: Metric) -> Floats:
 
 def _known_only(sums: Sums, of: Student, metric: Metric, there: Arms) -> Floats:
     known = there & (sums.n >= FEWEST) & (sums.sample_variance > LEAST_VARIANCE)
+    variance = np.where(known, sums.sample_variance, 1.0) / np.maximum(sums.n, 1)
+    return _of_known(of, sums.mean, variance, sums.n, known, metric, there)
+
+
+def weighted_probability_best(
+    estimates: Estimates, n: NDArray[np.int64], metric: Metric, control: int, there: Arms
+) -> Floats:
+    """As `probability_best`, where shares moved: from the differences to control and their variances."""
+    return _of_known(_best_arm.student_best, *_weighted(estimates, n, control, there), metric, there)
+
+
+def weighted_expected_loss(
+    estimates: Estimates, n: NDArray[np.int64], metric: Metric, control: int, there: Arms
+) -> Floats:
+    """As `expected_loss`, where shares moved."""
+    return _of_known(_best_arm.student_expected_loss, *_weighted(estimates, n, control, there), metric, there)
+
+
+def _weighted(
+    estimates: Estimates, n: NDArray[np.int64], control: int, there: Arms
+) -> tuple[Floats, Floats, NDArray[np.int64], Arms]:
+    """Of each arm: its mean less that of control, the variance that is its own, its n, and whether that is known.
+
+    The mean of a sample is no estimate of what the arm is worth where it got more traffic at one time than at another.
+    Control's part in the variances of the differences, which is weighted a little differently in each, is averaged.
+    """
+    compared = estimates.comparable
+    known = compared.copy()
+    known[control] = estimates.usable[control]
+    difference = np.where(compared, estimates.differences.mean, 0.0)
+    of_control = estimates.controls.variance_of_mean
+    variance = np.where(compared, estimates.differences.variance_of_mean - of_control, 1.0)
+    if compared.any():
+        variance[control] = of_control[compared].mean()
+    else:
+        variance[control] = estimates.arms.variance_of_mean[control]
+    return difference, variance, n, known & there
+
+
+def _of_known(
+    of: Student,
+    mean: Floats,
+    variance: Floats,
+    n: NDArray[np.int64],
+    known: Arms,
+    metric: Metric,
+    there: Arms,
+) -> Floats:
     result = np.full(len(known), np.nan)
     if known.sum() >= min(2, there.sum()) and known.any():
-        n = sums.n[known].astype(np.float64)
-        loc = sums.mean[known] if metric.goal == "maximize" else -sums.mean[known]
-        result[known] = of(loc, np.sqrt(sums.sample_variance[known] / n), n - 1.0)
+        loc = mean[known] if metric.goal == "maximize" else -mean[known]
+        result[known] = of(loc, np.sqrt(variance[known]), n[known].astype(np.float64) - 1.0)
     return result

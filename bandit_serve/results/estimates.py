@@ -12,20 +12,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from bandit_serve._analysis import Accumulators
 from bandit_serve.experiment import MetricKind
 from bandit_serve.results import skewness
-from bandit_serve.results.sequence import TUNED_FOR, Floats, Sequence, of_mean, relative_lift
+from bandit_serve.results.fieller import Ratios, ratios
+from bandit_serve.results.sequence import TUNED_FOR, Floats, Sequence, of_mean
 
 FEWEST = 50
 """Observations of its own from which an arm has intervals and p-values: the sequences are asymptotic."""
 
 PRIOR = 1_000.0
 
-LEAST_VARIANCE, LARGEST_VARIANCE = 1e-190, 1e190
-"""Between which variances, also that of a lift, is reckoned with: products of others have no digits or no end."""
+LEAST_VARIANCE = 1e-190
+"""From which variance on is reckoned with: products of smaller ones have no digits."""
 
 
 @dataclass(frozen=True)
@@ -133,16 +134,19 @@ class Sums:
 
 @dataclass(frozen=True)
 class Estimates:
-    """Arrays of the shape of the sums'. `compared`: the difference to control has a mean, `liftable`: so has the lift;
-    `usable`: the arm's mean has a variance, and, with `tame`, an interval; `comparable`: so have its difference and its
-    lift. What is not so holds numbers without a meaning. `skewness` is that of the arms' means.
+    """Arrays of the shape of the sums'. `controls`: control's mean over the decisions of each difference, with the same
+    weights; its variance is control's part of that of the difference. `control_variance` and `covariance` are those of
+    a mean of control's, and of that with the difference's. `compared`: the difference to control has a mean; `usable`:
+    the arm's mean has a variance, and, with `tame`, an interval; `comparable`: so has its difference. What is not so
+    holds numbers without a meaning. `skewness` is that of the arms' means.
     """
 
     arms: Sequence
     differences: Sequence
-    lifts: Sequence
+    controls: Sequence
+    control_variance: Floats
+    covariance: Floats
     compared: NDArray[np.bool_]
-    liftable: NDArray[np.bool_]
     usable: NDArray[np.bool_]
     comparable: NDArray[np.bool_]
     skewness: Floats
@@ -151,6 +155,20 @@ class Estimates:
     def reach(self, alpha: float) -> tuple[Floats, Floats]:
         """How far the arms' intervals reach below and above their means."""
         return skewness.reach(self.arms, self.skewness, alpha)
+
+    def lifts(self, alpha: float) -> Ratios:
+        """The differences relative to control, with intervals that hold like those of the differences."""
+        variance = self.differences.variance_of_mean
+        with np.errstate(over="ignore"):
+            squared_threshold = np.square(self.differences.half_width(alpha) / np.sqrt(variance))
+        return ratios(
+            self.differences.mean,
+            self.controls.mean,
+            variance,
+            self.control_variance,
+            self.covariance,
+            squared_threshold,
+        )
 
 
 def fixed_split(sums: Sums, kind: MetricKind, control: int, tuned_for: float = TUNED_FOR) -> Estimates:
@@ -165,17 +183,14 @@ def fixed_split(sums: Sums, kind: MetricKind, control: int, tuned_for: float = T
     of_mean_k = np.where(usable, variance, 1.0) / n
     pair = n + n[control]
     gamma = _of_mean(sums, kind, n)
-    differences = sums.shifted_mean - sums.shifted_mean[control]
-    divisor, liftable = _divisor(np.broadcast_to(sums.mean[control], n.shape), compared)
-    lift, lift_variance, liftable = _lift(
-        divisor + differences, of_mean_k, divisor, of_mean_k[control], liftable
-    )
+    of_control = np.broadcast_to(of_mean_k[control], n.shape)
     return Estimates(
         of_mean(n, sums.mean, of_mean_k, tuned_for),
-        of_mean(pair, differences, of_mean_k + of_mean_k[control], tuned_for),
-        of_mean(pair, lift, lift_variance, tuned_for),
+        of_mean(pair, sums.shifted_mean - sums.shifted_mean[control], of_mean_k + of_control, tuned_for),
+        of_mean(pair, np.broadcast_to(sums.mean[control], n.shape), of_control, tuned_for),
+        of_control,
+        -of_control,
         compared,
-        liftable,
         usable,
         _with_control(usable, control),
         gamma,
@@ -215,17 +230,27 @@ def moving_shares(
     # Under even shares, `tuned_for` observations of a pair have w = 1/4 each whatever the number of arms.
     tightest_at = 0.125 * tuned_for
     differences = Sequence(w, sums.pair_score, seen, tightest_at * (v + v[control]))
-    divisor, liftable = _divisor(sums.origin + sums.pair_control_score / w, compared)
-    _, lift_unit, liftable = _lift(divisor + estimate, v, divisor, v[control], liftable)
-    wider = seen / spread
-    lift, lift_variance, liftable = _lift(
-        divisor + estimate, of_arm * wider, divisor, of_control * wider, liftable
-    )
-    lifts = Sequence(w, w * lift, lift_variance, tightest_at * lift_unit)
+    control_part = seen * (of_control / spread)
+    controls = Sequence(w, sums.pair_control_score + w * sums.origin, control_part, differences.tightest_at)
+    control_variance = controls.variance_of_mean
+    covariance = -control_variance
+    if sums.contextual:
+        # What moves the mean moves the scores of both arms; their weights are even, so that the three variances tell.
+        control_variance = np.broadcast_to(arms.variance_of_mean[control], w.shape)
+        covariance = 0.5 * (arms.variance_of_mean - control_variance - differences.variance_of_mean)
     shared = np.square(t) / np.maximum(sums.inverse, 1.0)
     gamma = _of_mean(sums, kind, np.minimum(np.maximum(sums.n, 1), shared))
     return Estimates(
-        arms, differences, lifts, compared, liftable, usable, comparable, gamma, _tame(gamma, kind)
+        arms,
+        differences,
+        controls,
+        control_variance,
+        covariance,
+        compared,
+        usable,
+        comparable,
+        gamma,
+        _tame(gamma, kind),
     )
 
 
@@ -253,23 +278,3 @@ def _with_control(has: NDArray[np.bool_], control: int) -> NDArray[np.bool_]:
     both: NDArray[np.bool_] = has & has[control]
     both[control] = False
     return both
-
-
-def _lift(
-    mean: Floats,
-    variance: Floats,
-    control_mean: Floats,
-    control_variance: ArrayLike,
-    liftable: NDArray[np.bool_],
-) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """`relative_lift`, and for which of the arms that are `liftable` it is a number that can be reckoned with."""
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        lift, spread = relative_lift(mean, variance, control_mean, control_variance)
-        known = liftable & (spread > LEAST_VARIANCE) & (spread < LARGEST_VARIANCE) & np.isfinite(lift)
-    return np.where(known, lift, 0.0), np.where(known, spread, 1.0), known
-
-
-def _divisor(control_mean: Floats, compared: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bool_]]:
-    """What lifts are relative to, and for which arms there is one: a control mean of 0 has none."""
-    some = control_mean != 0.0
-    return np.where(some, control_mean, 1.0), compared & some

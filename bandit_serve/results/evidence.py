@@ -94,10 +94,10 @@ class Evidence:
 
     def look_at(self, metric: int, sums: Sums, experiment: Experiment) -> None:
         kind, control = experiment.metrics[metric].kind, experiment.control_arm
-        alpha = experiment.stopping.alpha
-        self._note(metric, True, moving_shares(sums, kind, control, self.peers), alpha)
+        alpha, tuned_for = experiment.stopping.alpha, experiment.stopping.tuned_for
+        self._note(metric, True, moving_shares(sums, kind, control, self.peers, tuned_for), alpha)
         if not sums.moved:
-            self._note(metric, False, fixed_split(sums, kind, control), alpha)
+            self._note(metric, False, fixed_split(sums, kind, control, tuned_for), alpha)
         if experiment.metrics[metric] is experiment.objective and sample_ratio.sufficient(
             sums.n, sums.balance
         ):

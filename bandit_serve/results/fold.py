@@ -6,11 +6,19 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from bandit_serve._analysis import Accumulators, OpenDecisions, RewardedDecisions, ShareHistory, Units
+from bandit_serve._analysis import (
+    Accumulators,
+    Beginnings,
+    OpenDecisions,
+    RewardedDecisions,
+    ShareHistory,
+    Units,
+)
 from bandit_serve.errors import InvalidInput
 from bandit_serve.events import Changed, Event, Exposed, Rewarded, Shape, is_another_draft
-from bandit_serve.experiment import Experiment, Policy, Record
+from bandit_serve.experiment import Experiment, Metric, Policy, Record
 from bandit_serve.policies import POLICIES
 from bandit_serve.results import columns, snapshot
 from bandit_serve.results.early import EarlyRewards
@@ -29,6 +37,8 @@ MOST_UNIT_BYTES = 96 * 2**20
 """Of units with `unit: user`: then fewer of those that come are taken, so that they never are more than 3.5 times that,
 which fits into one value of the store.
 """
+
+StillOpen = tuple[NDArray[np.int64], Floats]
 
 _BEFORE_ALL_MS = -(2**53)
 
@@ -52,6 +62,7 @@ class ResultsFold:
         self.sums = Accumulators(
             n_metrics, n_arms, experiment.control_arm, contextual=_contextual(experiment.policy)
         )
+        self._beginnings = self.sums.beginnings = _beginnings(experiment)
         self.evidence = Evidence.none(n_metrics, n_arms)
         self._window_ms = experiment.attribution.window_ms
         self._shares = ShareHistory(_first_shares(experiment), _most_vectors(experiment))
@@ -64,6 +75,19 @@ class ResultsFold:
         """With `missing: zero`, the decisions (with `unit: user`, units) whose window has not closed."""
         return self._decisions.pending
 
+    def begins_exactly(self, metric: int) -> bool:
+        """Whether an arm's first values are kept, so that their interval can be exact."""
+        experiment = self.record.experiment
+        return _has_bounds(experiment, experiment.metrics[metric]) and not self.sums.contextual
+
+    def still_open(self) -> StillOpen | None:
+        """With `missing: zero`: by arm, how many decisions (units) are pending, i8[K], and the sum of the rewards that
+        they have had, f8[M, K]. None otherwise.
+        """
+        if isinstance(self._decisions, RewardedDecisions) or self.record.experiment.missing == "ignore":
+            return None
+        return self._decisions.still_open()
+
     @property
     def one_in(self) -> int:
         """Of how many decisions one is analysed now: more than 1 while more shares are open than are kept.
@@ -71,6 +95,10 @@ class ResultsFold:
         With `unit: user`, of how many units that come: more than 1 once there are more than are kept.
         """
         return self._decisions.one_in if isinstance(self._decisions, Units) else self._shares.one_in
+
+    def beginning(self, metric: int, arm: int) -> Floats | None:
+        """All values that have been analysed of an arm, in their order; None where they are not kept (`Beginnings`)."""
+        return self._beginnings.of_arm(metric, arm)
 
     @property
     def crossovers(self) -> int:
@@ -159,6 +187,8 @@ class ResultsFold:
             self._grow(n_arms)
         self._floors.learn(record.revision, record.experiment.policy)
         self.sums.contextual |= _contextual(record.experiment.policy)
+        if _contextual(record.experiment.policy):
+            self._beginnings.close()
         if record.revision >= self.record.revision:
             self.record = record
             self._shape = Shape(record.experiment, None)
@@ -185,6 +215,7 @@ class ResultsFold:
                 "flags": self._floors.flags,
             },
             "sums": self.sums.state(),
+            "beginnings": self._beginnings.state(),
             "evidence": vars(self.evidence),
             "shares": shares,
             "decisions": self._decisions.state(numbers),
@@ -217,6 +248,12 @@ class ResultsFold:
         fold._floors = Floors(state["fold"]["revisions"], state["fold"]["flags"])
         context = bool(experiment.context) or _contextual(experiment.policy)
         fold.sums = Accumulators.from_state(state["sums"], experiment.control_arm, contextual=context)
+        if "beginnings" in state:
+            fold._beginnings = Beginnings.from_state(state["beginnings"])
+        else:
+            # A former build counted values without keeping them.
+            fold._beginnings.close()
+        fold.sums.beginnings = fold._beginnings
         fold.evidence = Evidence.from_state(state["evidence"])
         fold._shares = ShareHistory.from_state(state["shares"], _most_vectors(experiment))
         parts = fold.sums, fold._shares, state["decisions"]
@@ -259,3 +296,17 @@ def _first_shares(experiment: Experiment) -> Floats:
     shares: Floats = np.array([(weights or even).get(name, 0.0) for name in experiment.arm_names], np.float64)
     shares /= shares.sum()
     return shares
+
+
+def _beginnings(experiment: Experiment) -> Beginnings:
+    """Under a contextual policy the decisions that an arm gets are not of the kind that all are: nothing is kept."""
+    bounded = np.array([_has_bounds(experiment, metric) for metric in experiment.metrics], np.uint8)
+    beginnings = Beginnings(bounded, len(experiment.arms))
+    if _contextual(experiment.policy):
+        beginnings.close()
+    return beginnings
+
+
+def _has_bounds(experiment: Experiment, metric: Metric) -> bool:
+    """Whether every analysed value lies between two that are known: not where it is the sum of a unit's rewards."""
+    return metric.kind == "binary" or (metric.kind == "bounded" and experiment.unit == "request")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from bandit_serve.experiment import Record
@@ -59,12 +61,12 @@ def _provisos(record: Record, objective: MetricTable, pending: int, one_in: int,
     if objective.unguarded:
         said.append(
             f"{objective.unguarded} of {sums.analysed} {unit} were analysed by a version that did not keep the squares "
-            "that intervals under a contextual policy need, so no interval or p-value is valid"
+            "that intervals under a contextual policy need, so no interval, p-value or chance of being best is valid"
         )
     elif not objective.valid:
         said.append(
             f"an adaptive policy without a floor (min_share 0) decided {sums.unfloored} of "
-            f"{sums.analysed} {unit}, so no interval or p-value is valid"
+            f"{sums.analysed} {unit}, so no interval, p-value or chance of being best is valid"
         )
     elif sums.moved and sums.contextual:
         said.append(
@@ -78,20 +80,50 @@ def _provisos(record: Record, objective: MetricTable, pending: int, one_in: int,
     faded = [name for name, was in zip(experiment.arm_names, objective.faded(), strict=True) if was]
     if faded and objective.valid:
         said.append(f"a difference was shown before and is not any more: {_listed(faded)}")
-    short = [
-        name for name, has in zip(experiment.arm_names, objective.estimates.usable, strict=True) if not has
-    ]
-    if short and objective.valid:
-        said.append(f"no interval for {_listed(short)}: fewer than {FEWEST} observations, or no variance")
-    wild = objective.estimates.usable & ~objective.estimates.tame
-    skewed = [name for name, is_so in zip(experiment.arm_names, wild, strict=True) if is_so]
-    if skewed and objective.valid:
-        said.append(
-            f"no interval for the mean of {_listed(skewed)}: too few observations for values so skewed"
-        )
+    if objective.valid:
+        said += _left_out(objective, experiment.arm_names)
     if srm == "mismatch":
         said.append(
             "the arms did not get the traffic that was logged (sample-ratio mismatch), so distrust all of it"
+        )
+    return said
+
+
+def _left_out(objective: MetricTable, names: tuple[str, ...]) -> list[str]:
+    """What there is no interval of, and why."""
+
+    def those(which: Iterable[bool]) -> list[str]:
+        return [name for name, is_one in zip(names, which, strict=True) if is_one]
+
+    estimates, others = objective.estimates, np.arange(len(names)) != objective.control
+    has, liftable = objective.has_interval(), objective.liftable()
+    said = []
+    exact = those(interval is not None for interval in objective.exact)
+    if exact:
+        said.append(
+            f"{'the interval' if len(exact) == 1 else 'the intervals'} of {_listed(exact)} "
+            f"{'is' if len(exact) == 1 else 'are'} exact, for a mean that stays the same"
+        )
+    without = those(~has & ~estimates.usable)
+    if without:
+        said.append(f"no interval for {_listed(without)}: fewer than {FEWEST} observations, or no variance")
+    skewed = those(~has & estimates.usable)
+    if skewed:
+        said.append(
+            f"no interval for the mean of {_listed(skewed)}: too few observations for values so skewed"
+        )
+    uncompared = those(has & ~estimates.usable)
+    if uncompared:
+        said.append(f"no comparison with {_listed(uncompared)}: fewer than {FEWEST} observations")
+    unlifted = those(others & estimates.compared & ~liftable)
+    if unlifted:
+        said.append(
+            f"no lift of {_listed(unlifted)}: control is 0, or an estimate is below what {objective.metric.name} can be"
+        )
+    unbounded = those(liftable & estimates.comparable & ~objective.lifts.bounded)
+    if unbounded:
+        said.append(
+            f"no interval for the lift of {_listed(unbounded)}: control's mean is not told apart from 0"
         )
     return said
 

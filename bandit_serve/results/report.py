@@ -54,6 +54,7 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
     tables = [MetricTable(fold, record, index) for index in range(len(experiment.metrics))]
     objective = tables[experiment.metrics.index(experiment.objective)]
     srm = _sample_ratio(fold, objective)
+    still_open = fold.still_open()
     winner = record.winner if record.status == "stopped" else objective.winner()
     return Report(
         experiment=experiment.id,
@@ -64,7 +65,7 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
                 name=name,
                 share=float(shares.get(name, 0.0)),
                 exposures=int(fold.exposures[arm]),
-                metrics={table.metric.name: table.row(arm) for table in tables},
+                metrics={table.metric.name: table.row(arm, still_open) for table in tables},
             )
             for arm, name in enumerate(experiment.arm_names)
         ),

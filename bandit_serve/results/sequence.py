@@ -41,6 +41,10 @@ class Sequence:
     def mean(self) -> Floats:
         return self.total / self.observations
 
+    @property
+    def variance_of_mean(self) -> Floats:
+        return self.variance / self.observations / self.observations
+
     def half_width(self, alpha: float) -> Floats:
         """Half the width of the 1 - alpha interval of the mean (eq. 9)."""
         rho2 = tuning(alpha) / self.tightest_at
@@ -64,15 +68,6 @@ def of_mean(n: ArrayLike, mean: ArrayLike, variance: ArrayLike, tuned_for: float
     observations = np.asarray(n, np.float64)
     of_one = observations * np.asarray(variance, np.float64)
     return Sequence(observations, observations * np.asarray(mean), observations * of_one, tuned_for * of_one)
-
-
-def relative_lift(
-    mean: ArrayLike, variance: ArrayLike, control_mean: ArrayLike, control_variance: ArrayLike
-) -> tuple[Floats, Floats]:
-    """(m_b - m_a)/m_a and its variance by the delta method; the variances are those of the two means."""
-    m_a, m_b = np.asarray(control_mean, np.float64), np.asarray(mean, np.float64)
-    spread = np.asarray(variance) + np.asarray(control_variance) * np.square(m_b / m_a)
-    return (m_b - m_a) / m_a, spread / np.square(m_a)
 
 
 def p_value(log_e: ArrayLike) -> Floats:

@@ -1,0 +1,67 @@
+"""The interval of a mean by betting: exact from the second observation on, for values between two bounds.
+
+Someone who holds that the mean is m offers fair bets on the next value; two gamblers, one that the mean is more and one
+that it is less, stake by what the values before say. If the mean is m, the chance that either ever has 2/alpha times
+what it came with is at most alpha, by Ville's inequality, however often one looks: so what m either did that to
+is left out for good. (Waudby-Smith & Ramdas, JRSS-B 2024: the hedged capital process with predictable plug-in bets,
+section 4.3, theorem 3, and the running intersection.)
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from bandit_serve.results.sequence import Floats
+
+STEPS = 10_000
+"""Ends are multiples of the range over this, rounded outwards."""
+LARGEST_STAKE = 0.5
+"""The part of its capital that a gambler bets at most, if the worst came."""
+
+
+def mean_interval(values: ArrayLike, low: float, high: float, alpha: float) -> tuple[float, float] | None:
+    """The 1 - alpha interval of the mean of `values`, in their order, all between `low` and `high`.
+
+    It holds at every time at once where each value has the same mean given those before it. None where every mean
+    has been left out, which has probability at most alpha.
+    """
+    x = np.clip((np.asarray(values, np.float64) - low) / (high - low), 0.0, 1.0)
+    stakes = _stakes(x, alpha)
+    above, below = _least_kept(x, stakes, alpha), STEPS - _least_kept(1.0 - x, stakes, alpha)
+    if above > below:
+        return None
+    ends = np.array([max(above - 1, 0), min(below + 1, STEPS)]) / STEPS
+    # Of the two the sum is exact where an end is a bound.
+    lower, upper = low * (1.0 - ends) + high * ends
+    return float(lower), float(upper)
+
+
+def _stakes(x: Floats, alpha: float) -> Floats:
+    """What is staked on each value, by those before it (eq. 26), before the bound of `LARGEST_STAKE`."""
+    t = np.arange(1, len(x) + 1)
+    means = (0.5 + np.cumsum(x)) / (t + 1)
+    variances = (0.25 + np.cumsum(np.square(x - means))) / (t + 1)
+    before = np.concatenate([[0.25], variances[:-1]])
+    stakes: Floats = np.sqrt(2.0 * math.log(2.0 / alpha) / (before * t * np.log(t + 1)))
+    return stakes
+
+
+def _least_kept(x: Floats, stakes: Floats, alpha: float) -> int:
+    """The least mean, in steps, that betting on more has not refuted: the larger one is, the less that ever brings."""
+    low, high = 0, STEPS
+    while low < high:
+        middle = (low + high) // 2
+        if _refuted(middle / STEPS, x, stakes, alpha):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _refuted(mean: float, x: Floats, stakes: Floats, alpha: float) -> bool:
+    bets = np.minimum(stakes, LARGEST_STAKE / mean) if mean > 0.0 else stakes
+    capital = np.cumsum(np.log1p(bets * (x - mean)))
+    return bool(capital.max() >= math.log(2.0 / alpha))
