@@ -21,6 +21,8 @@ from bandit_serve.decisions.messages import (
 from bandit_serve.errors import FieldError, InvalidInput, Overloaded, StateFault, TooLarge, Unavailable
 from bandit_serve.experiment import Experiment, Policy
 from bandit_serve.models.agreement import AgreementReport
+from bandit_serve.models.registry import VersionStatus
+from bandit_serve.names import Name
 from bandit_serve.results import Report
 from bandit_serve.rewards.messages import RewardsReport, RewardsRequest
 from bandit_serve.server.admission import Admission
@@ -33,6 +35,8 @@ from bandit_serve.server.handlers.experiments import (
     StopRequest,
 )
 from bandit_serve.server.handlers.models import (
+    Condition,
+    Family,
     Loaded,
     ModelHandlers,
     PatchRequest,
@@ -44,7 +48,7 @@ from bandit_serve.server.handlers.operations import Health, OperationHandlers, S
 from bandit_serve.server.handlers.rewards import RewardHandlers
 from bandit_serve.server.lane import Endpoint, Lane
 from bandit_serve.server.openapi import document
-from bandit_serve.server.page import PAGE
+from bandit_serve.server.page import PAGE, Limit
 from bandit_serve.server.problems import problem_response
 from bandit_serve.server.route import EITHER, MULTIPART, Entries, Query, Route
 from bandit_serve.server.service import Service
@@ -90,6 +94,7 @@ ROUTES: tuple[Route, ...] = (
         media=EITHER,
         refuses=(404, 410),
         hot=True,
+        operation="reward",
     ),
     Route(
         "POST",
@@ -103,6 +108,7 @@ ROUTES: tuple[Route, ...] = (
         refuses=(409,),
         hot=True,
         max_body=DECIDE_BYTES,
+        operation="decide",
     ),
     Route(
         "POST",
@@ -115,6 +121,7 @@ ROUTES: tuple[Route, ...] = (
         refuses=(409, 501),
         hot=True,
         max_body=SCORE_BYTES,
+        operation="predict",
     ),
     Route(
         "POST",
@@ -126,6 +133,7 @@ ROUTES: tuple[Route, ...] = (
         media=EITHER,
         refuses=(409,),
         hot=True,
+        operation="decideBatch",
     ),
     Route(
         "POST",
@@ -137,6 +145,7 @@ ROUTES: tuple[Route, ...] = (
         media=EITHER,
         refuses=(409,),
         hot=True,
+        operation="predictBatch",
     ),
     Route(
         "POST",
@@ -148,6 +157,7 @@ ROUTES: tuple[Route, ...] = (
         media=EITHER,
         refuses=(409, 501),
         max_body=SCORE_BYTES,
+        operation="predictWithModel",
     ),
     Route(
         "POST",
@@ -159,11 +169,41 @@ ROUTES: tuple[Route, ...] = (
         media=EITHER,
         refuses=(409, 501),
         max_body=SCORE_BYTES,
+        operation="predictWithVersion",
     ),
-    Route("GET", "/health/live", "operations.live", "Whether this worker runs.", answers=Health),
-    Route("GET", "/health/ready", "operations.ready", "Whether this worker can serve.", answers=Health),
-    Route("GET", "/metrics", "operations.metrics", "Counters for Prometheus.", answers=str),
-    Route("GET", "/v1/stats", "operations.stats", "The service in one page.", answers=Stats, refuses=(413,)),
+    Route(
+        "GET",
+        "/health/live",
+        "operations.live",
+        "Whether this worker runs.",
+        answers=Health,
+        operation="checkLive",
+    ),
+    Route(
+        "GET",
+        "/health/ready",
+        "operations.ready",
+        "Whether this worker can serve.",
+        answers=Health,
+        operation="checkReady",
+    ),
+    Route(
+        "GET",
+        "/metrics",
+        "operations.metrics",
+        "Counters for Prometheus.",
+        answers=str,
+        operation="getMetrics",
+    ),
+    Route(
+        "GET",
+        "/v1/stats",
+        "operations.stats",
+        "The service in one page.",
+        answers=Stats,
+        refuses=(413,),
+        operation="getStats",
+    ),
     Route(
         "POST",
         "/v1/experiments",
@@ -173,6 +213,7 @@ ROUTES: tuple[Route, ...] = (
         ExperimentView,
         status=201,
         refuses=(409, 501),
+        operation="createExperiment",
     ),
     Route(
         "GET",
@@ -182,6 +223,7 @@ ROUTES: tuple[Route, ...] = (
         answers=ExperimentList,
         query=PAGE,
         refuses=(413,),
+        operation="listExperiments",
     ),
     Route(
         "GET",
@@ -189,6 +231,7 @@ ROUTES: tuple[Route, ...] = (
         "experiments.show",
         "One experiment, and where it stands.",
         answers=ExperimentView,
+        operation="getExperiment",
     ),
     Route(
         "DELETE",
@@ -196,6 +239,7 @@ ROUTES: tuple[Route, ...] = (
         "experiments.not_built",
         "Removes an experiment.",
         refuses=(501,),
+        operation="deleteExperiment",
     ),
     Route(
         "PUT",
@@ -206,6 +250,7 @@ ROUTES: tuple[Route, ...] = (
         ExperimentView,
         refuses=(409, 412, 501),
         max_body=POLICY_BYTES,
+        operation="changePolicy",
     ),
     Route(
         "POST",
@@ -216,6 +261,7 @@ ROUTES: tuple[Route, ...] = (
         ExperimentView,
         refuses=(409, 412, 501),
         max_body=ARM_BYTES,
+        operation="addArm",
     ),
     Route(
         "DELETE",
@@ -227,6 +273,7 @@ ROUTES: tuple[Route, ...] = (
         optional=True,
         refuses=(409, 412),
         max_body=REASON_BYTES,
+        operation="removeArm",
     ),
     Route(
         "POST",
@@ -238,6 +285,7 @@ ROUTES: tuple[Route, ...] = (
         optional=True,
         refuses=(409, 412),
         max_body=REASON_BYTES,
+        operation="pauseArm",
     ),
     Route(
         "POST",
@@ -249,6 +297,7 @@ ROUTES: tuple[Route, ...] = (
         optional=True,
         refuses=(409, 412),
         max_body=REASON_BYTES,
+        operation="resumeArm",
     ),
     Route(
         "POST",
@@ -260,6 +309,7 @@ ROUTES: tuple[Route, ...] = (
         optional=True,
         refuses=(409, 412),
         max_body=REASON_BYTES,
+        operation="startExperiment",
     ),
     Route(
         "POST",
@@ -271,6 +321,7 @@ ROUTES: tuple[Route, ...] = (
         optional=True,
         refuses=(409, 412),
         max_body=REASON_BYTES,
+        operation="pauseExperiment",
     ),
     Route(
         "POST",
@@ -282,6 +333,7 @@ ROUTES: tuple[Route, ...] = (
         optional=True,
         refuses=(409, 412),
         max_body=REASON_BYTES,
+        operation="stopExperiment",
     ),
     Route(
         "GET",
@@ -289,6 +341,7 @@ ROUTES: tuple[Route, ...] = (
         "experiments.results",
         "What is known so far.",
         answers=Report,
+        operation="getResults",
     ),
     Route(
         "GET",
@@ -297,6 +350,7 @@ ROUTES: tuple[Route, ...] = (
         "Who changed what, and when.",
         answers=History,
         refuses=(413,),
+        operation="getHistory",
     ),
     Route(
         "GET",
@@ -306,6 +360,7 @@ ROUTES: tuple[Route, ...] = (
         answers=ModelList,
         query=PAGE,
         refuses=(413,),
+        operation="listModels",
     ),
     Route(
         "GET",
@@ -314,6 +369,7 @@ ROUTES: tuple[Route, ...] = (
         "One model, its versions and its history.",
         answers=ModelView,
         refuses=(413,),
+        operation="getModel",
     ),
     Route(
         "POST",
@@ -325,6 +381,7 @@ ROUTES: tuple[Route, ...] = (
         optional=True,
         refuses=(409,),
         max_body=REASON_BYTES,
+        operation="rollbackModel",
     ),
     Route(
         "GET",
@@ -334,14 +391,15 @@ ROUTES: tuple[Route, ...] = (
         answers=VersionPage,
         refuses=(413,),
         query=(
-            Query("status", "A status that it may have.", many=True),
-            Query("family", "The family of its model."),
-            Query("metric", "A condition that it meets, such as `rmse<=0.9`.", many=True),
+            Query("status", "A status that it may have.", VersionStatus, many=True),
+            Query("family", "The family of its model.", Family),
+            Query("metric", "A condition that it meets, such as `rmse<=0.9`.", Condition, many=True),
             Query("text", "Text that is in its name or metadata."),
             Query("sort", "What to sort by, with `-` before it downward (default: `-created`)."),
-            Query("limit", "The most versions on a page (default: 100)."),
+            Query("limit", "The most versions on a page (default: 100).", Limit),
             Query("after", "Where the page before ended."),
         ),
+        operation="findVersions",
     ),
     Route(
         "GET",
@@ -350,7 +408,8 @@ ROUTES: tuple[Route, ...] = (
         "Two versions, a and b, beside each other.",
         answers=VersionComparison,
         refuses=(400,),
-        query=(Query("a", "A version.", required=True), Query("b", "Another.", required=True)),
+        query=(Query("a", "A version.", Name, required=True), Query("b", "Another.", Name, required=True)),
+        operation="compareVersions",
     ),
     Route(
         "GET",
@@ -358,6 +417,7 @@ ROUTES: tuple[Route, ...] = (
         "models.agreement",
         "How a shadow version agrees with what was answered.",
         answers=AgreementReport,
+        operation="getAgreement",
     ),
     Route(
         "POST",
@@ -369,6 +429,7 @@ ROUTES: tuple[Route, ...] = (
         media=MULTIPART,
         status=201,
         refuses=(409,),
+        operation="registerVersion",
     ),
     Route(
         "GET",
@@ -376,6 +437,7 @@ ROUTES: tuple[Route, ...] = (
         "models.show_version",
         "One version.",
         answers=VersionView,
+        operation="getVersion",
     ),
     Route(
         "PATCH",
@@ -385,6 +447,7 @@ ROUTES: tuple[Route, ...] = (
         PatchRequest,
         VersionView,
         max_body=PATCH_BYTES,
+        operation="describeVersion",
     ),
     Route(
         "POST",
@@ -395,6 +458,7 @@ ROUTES: tuple[Route, ...] = (
         VersionView,
         refuses=(409,),
         max_body=REASON_BYTES,
+        operation="setVersionStatus",
     ),
     Route(
         "GET",
@@ -402,6 +466,7 @@ ROUTES: tuple[Route, ...] = (
         "models.loaded_by",
         "Which workers have a version in memory.",
         answers=LoadedBy,
+        operation="getLoadedBy",
     ),
     Route(
         "POST",
@@ -410,9 +475,24 @@ ROUTES: tuple[Route, ...] = (
         "Loads a version into this worker's memory.",
         answers=Loaded,
         refuses=(400, 409),
+        operation="loadVersion",
     ),
-    Route("GET", "/openapi.json", "operations.openapi", "This description.", answers=dict),
-    Route("GET", "/", "operations.not_built", "The dashboard.", refuses=(501,)),
+    Route(
+        "GET",
+        "/openapi.json",
+        "operations.openapi",
+        "This description.",
+        answers=dict,
+        operation="getOpenapi",
+    ),
+    Route(
+        "GET",
+        "/",
+        "operations.not_built",
+        "The dashboard.",
+        refuses=(501,),
+        operation="getDashboard",
+    ),
 )
 ROUTE_LABELS: tuple[str, ...] = (*(route.label for route in ROUTES), UNMATCHED)
 
