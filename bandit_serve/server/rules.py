@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from bandit_serve.decisions.messages import DecideBatch, PredictRequest, ScoreRequest
+from bandit_serve.decisions.messages import DecideBatch, DecideRequest, PredictRequest, ScoreRequest
 from bandit_serve.experiment import (
+    LARGEST_VALUE,
+    MAX_ARMS,
+    MAX_SAMPLES,
     Arm,
     ContextField,
     Experiment,
@@ -19,9 +22,12 @@ from bandit_serve.experiment import (
     Stopping,
 )
 from bandit_serve.policies import POLICIES, ContextualPolicy, Thompson
+from bandit_serve.policies.contextual import LEAST_PRECISION, MOST_PRECISION
+from bandit_serve.policies.policy import MOST_PSEUDO
 from bandit_serve.policies.thompson import LIKELIHOODS
 from bandit_serve.rewards.messages import RewardsRequest
-from bandit_serve.server.handlers.experiments import ArmRequest
+from bandit_serve.server.handlers.experiments import ArmRequest, StopRequest
+from bandit_serve.server.handlers.models import PatchRequest, Upload
 
 Schema = dict[str, Any]
 
@@ -121,28 +127,87 @@ def _takers(parameter: str) -> Schema:
     return having(kind=one_of(_kinds(lambda policy: parameter in policy.parameters)))
 
 
+def _number(least: float, most: float) -> Schema:
+    return {"type": "number", "minimum": least, "maximum": most}
+
+
+def _or_null(*schemas: Schema) -> Schema:
+    return {"anyOf": [*schemas, {"type": "null"}]}
+
+
+def _by_arm(number: Schema) -> Schema:
+    """A number for every arm, or one for each that is named."""
+    by_name = {"type": "object", "additionalProperties": number, "maxProperties": MAX_ARMS}
+    return {"anyOf": [number, by_name]}
+
+
 CONTEXTUAL = _kinds(lambda policy: issubclass(policy, ContextualPolicy))
 JUMPING = _kinds(lambda policy: policy.jumps)
-OWN = ("shares", "epsilon", "decay", "temperature", "beta", "alpha", "gamma", "sigma", "scale", "optimism")
-PRIORS = sorted({name for likelihood in LIKELIHOODS.values() for name in likelihood.prior})
+# The parameters of policies of which nothing else is to be said.
+PLAIN = ("epsilon", "decay", "temperature", "beta", "alpha", "sigma", "scale")
+PRIORS: Mapping[str, Schema] = {
+    name: _by_arm(_number(min(each.least for each in named), max(each.most for each in named)))
+    for name in ("alpha", "beta", "kappa", "mean")
+    if (named := [likelihood.prior[name] for likelihood in LIKELIHOODS.values() if name in likelihood.prior])
+}
 
+LARGE = _number(-LARGEST_VALUE, LARGEST_VALUE)
 POLICY: Schema = {
-    "properties": {"kind": {"type": "string", "enum": list(POLICIES)}},
+    "properties": {
+        "kind": {"type": "string", "enum": list(POLICIES)},
+        "warmup": _or_null({"type": "integer", "minimum": 0, "maximum": MAX_SAMPLES}),
+        "epsilon": _or_null(_number(0.0, 1.0)),
+        "decay": _or_null(_number(0.0, 1e9)),
+        "temperature": _or_null(_number(1e-12, LARGEST_VALUE)),
+        "beta": _or_null(_number(0.0, 1.0)),
+        "alpha": _or_null(_number(1e-9, 1e9)),
+        "gamma": _or_null({"type": "number", "exclusiveMinimum": 0.0, "maximum": 1e9}),
+        "sigma": _or_null(_number(1e-12, LARGEST_VALUE)),
+        "scale": _or_null(_number(1e-9, 1e9)),
+        "optimism": _or_null(_number(0.0, 1e9)),
+    },
     "dependentSchemas": {
-        **{name: rule for own in OWN for name, rule in where(own, _takers(own)).items()},
+        **{name: rule for own in PLAIN for name, rule in where(own, _takers(own)).items()},
+        **where(
+            "shares",
+            {
+                "allOf": [
+                    _takers("shares"),
+                    having(shares={"not": {"additionalProperties": {"maximum": 0}}}),
+                ]
+            },
+        ),
+        **where(
+            "gamma",
+            {
+                "anyOf": [
+                    having(kind={"const": "exp3"}, gamma={"maximum": 1.0}),
+                    having(kind={"const": "squarecb"}, gamma={"minimum": 1e-9}),
+                ]
+            },
+        ),
+        **where(
+            "optimism",
+            {
+                "allOf": [
+                    _takers("optimism"),
+                    having(optimism={"anyOf": [{"const": 0}, {"minimum": 1e-9}]}),
+                ]
+            },
+        ),
         **where(
             "prior",
             {
                 "anyOf": [
                     having(
                         kind=one_of(_kinds(lambda policy: issubclass(policy, Thompson))),
-                        prior={"propertyNames": one_of(PRIORS)},
+                        prior={"propertyNames": one_of(PRIORS), **having(**PRIORS)},
                     ),
                     having(
                         kind=one_of(CONTEXTUAL),
                         prior={
                             "propertyNames": one_of(["precision"]),
-                            "additionalProperties": {"type": "number"},
+                            "additionalProperties": _number(LEAST_PRECISION, MOST_PRECISION),
                         },
                     ),
                 ]
@@ -152,7 +217,11 @@ POLICY: Schema = {
             "pseudo_history",
             having(
                 kind={"not": one_of(CONTEXTUAL)},
-                pseudo_history={"required": ["n", "mean"], "propertyNames": one_of(["n", "mean", "std"])},
+                pseudo_history={
+                    "required": ["n", "mean"],
+                    "propertyNames": one_of(["n", "mean", "std"]),
+                    **having(n=_by_arm(_number(0.0, MOST_PSEUDO)), std=_by_arm(LARGE)),
+                },
             ),
         ),
     },
@@ -164,7 +233,10 @@ METRIC: Schema = {
     "dependentSchemas": {
         "kind": {
             "anyOf": [
-                {"allOf": [having(kind={"const": "bounded"}), given("low", "high")]},
+                {
+                    "required": ["low", "high"],
+                    **having(kind={"const": "bounded"}, low=LARGE, high=LARGE),
+                },
                 {"allOf": [having(kind={"not": {"const": "bounded"}}), absent("low", "high")]},
             ]
         }
@@ -172,6 +244,8 @@ METRIC: Schema = {
 }
 FIELD: Schema = {
     "dependentSchemas": {
+        "values": having(values={"uniqueItems": True}),
+        "interactions": having(interactions={"uniqueItems": True}),
         "kind": {
             "anyOf": [
                 {"allOf": [having(kind={"const": "numeric"}), absent("values", "buckets")]},
@@ -183,7 +257,7 @@ FIELD: Schema = {
                     ]
                 },
             ]
-        }
+        },
     },
 }
 ARM: Schema = {"dependentSchemas": {**where("model", given("version")), **where("version", given("model"))}}
@@ -259,4 +333,37 @@ RULES: Mapping[type, Schema] = {
     ArmRequest: ARM,
     Stopping: STOPPING,
     Experiment: EXPERIMENT,
+}
+
+# What no schema can say, by type and in words.
+OF_A_DECISION = (
+    "Names are counted in bytes, and the experiment says more: with `unit: user` a unit is needed; a context is for "
+    "experiments that have one; `eligible` names arms."
+)
+OF_A_POLICY = (
+    "It is for the experiment's kind of objective, unit and context. Arms that are named are those of the experiment, "
+    "and `min_share` is at most `max_share` and one part of them; "
+    "durations are of a millisecond or more; what a `prior` and a `pseudo_history` may hold follows the objective's "
+    "kind."
+)
+OF_AN_ARM = "A payload is of 64 KiB and 64 levels at most; a version that is named is registered."
+BEYOND: Mapping[type, str] = {
+    DecideRequest: OF_A_DECISION,
+    PredictRequest: OF_A_DECISION,
+    ScoreRequest: "Names are counted in bytes.",
+    DecideBatch: OF_A_DECISION,
+    RewardsRequest: "`decision_id` is one of ours, and `value` one that the metric takes.",
+    Policy: OF_A_POLICY,
+    Arm: OF_AN_ARM,
+    ArmRequest: f"{OF_AN_ARM} Where others have `features`, it has as many.",
+    Metric: "`low` is below `high`.",
+    ContextField: "`interactions` names other fields, each pair once.",
+    StopRequest: "`winner` is an arm that is there.",
+    Experiment: (
+        "The names of arms, of metrics and of context fields are each unique; `control` is an arm; the window is of "
+        "10 ms to 90 days; arms have as many `features` each, models at most 512 and 1,024 coefficients; the objective "
+        "is the metric with that role or else the first without one."
+    ),
+    Upload: "`artifact` is a safetensors file of one of our families; `metrics` and `metadata` are of 64 KiB at most.",
+    PatchRequest: "`metrics` and `metadata` are of 64 KiB at most.",
 }

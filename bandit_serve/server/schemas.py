@@ -15,7 +15,7 @@ import msgspec
 from bandit_serve.names import TEXT_END
 from bandit_serve.server.problems import Problem
 from bandit_serve.server.route import Entries
-from bandit_serve.server.rules import FORMS, RULES, Form
+from bandit_serve.server.rules import BEYOND, FORMS, RULES, Form
 
 Schema = dict[str, Any]
 
@@ -40,6 +40,10 @@ class Schemas:
                 component = self.components[kind.__name__]
                 properties = component["properties"] | rule.get("properties", {})
                 component.update(rule, properties=properties)
+        for kind, words in BEYOND.items():
+            if kind.__name__ in self.components:
+                component = self.components[kind.__name__]
+                component["description"] = f"{component.get('description', '')}\n\n{words}".strip()
         for kind, forms in FORMS.items():
             if kind.__name__ in self.components:
                 self._split(kind.__name__, forms)
