@@ -54,9 +54,11 @@ def plain(node: Any) -> Any:
 @functools.cache
 def validator(name: str) -> Draft202012Validator:
     """Of a component, by its name."""
-    return Draft202012Validator(
-        {"$ref": f"#/components/schemas/{name}", "components": plain(DESCRIBED["components"])}
-    )
+    return validator_of({"$ref": f"#/components/schemas/{name}"})
+
+
+def validator_of(schema: dict[str, Any]) -> Draft202012Validator:
+    return Draft202012Validator({**plain(schema), "components": plain(DESCRIBED["components"])})
 
 
 def fits(name: str, value: Any) -> bool:
