@@ -6,7 +6,7 @@ tests/test_schema_rules.py holds the two to each other.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from bandit_serve.decisions.messages import DecideBatch, DecideRequest, PredictRequest, ScoreRequest
@@ -265,14 +265,20 @@ STOPPING: Schema = {"properties": {"duration": NULL, "promote_winner": {"type": 
 
 
 OBJECTIVE: Schema = {"required": ["role"], **having(role={"const": "objective"})}
-ABOVE_ZERO: Schema = {"required": ["low"], **having(low={"type": "number", "exclusiveMinimum": 0})}
-BELOW_ZERO: Schema = {"required": ["high"], **having(high={"type": "number", "exclusiveMaximum": 0})}
+ANOTHER: Schema = {"required": ["role"], **having(role={"const": "secondary"})}
+NOT_NAMED: Schema = having(role={"enum": ["secondary", None]})
+ONE_NAMED: Schema = {"contains": OBJECTIVE, "maxContains": 1}
+NONE_NAMED: Schema = {"allOf": [{"items": NOT_NAMED}, {"contains": having(role=NULL)}]}
 
 
-def _objective(rule: Schema) -> Schema:
-    """An experiment whose objective fits `rule`, as far as a schema can find it: by its role, or as the first."""
-    first = {"prefixItems": [{"allOf": [absent("role"), rule]}], "not": {"contains": OBJECTIVE}}
-    return {"anyOf": [having(metrics={"contains": {"allOf": [OBJECTIVE, rule]}}), having(metrics=first)]}
+def _objective_named(rule: Schema) -> Schema:
+    """The metric with the role of the objective fits `rule`."""
+    return having(metrics={"items": {"anyOf": [NOT_NAMED, rule]}})
+
+
+def _objective_first(rule: Schema) -> Schema:
+    """The first metric fits `rule`, where it has no role; of one that comes later no schema can say it."""
+    return having(metrics={"prefixItems": [{"anyOf": [ANOTHER, rule]}]})
 
 
 def _every_arm(rule: Schema) -> Schema:
@@ -284,34 +290,40 @@ def _excludes(policies: Collection[str], rule: Schema) -> Schema:
     return {"anyOf": [having(policy=having(kind={"not": one_of(policies)})), rule]}
 
 
-def _learnable() -> list[Schema]:
-    """Which policies do not learn from which objectives; a count to be kept small is a continuous one to them."""
-    rules = []
-    for taken in {policy.objectives for policy in POLICIES.values()} - {frozenset(LIKELIHOODS)}:
-        kinds = [kind for kind, policy in POLICIES.items() if policy.objectives == taken]
-        others = having(kind=one_of(set(LIKELIHOODS) - taken))
-        if "continuous" in taken:
-            others["properties"]["goal"] = {"not": {"const": "minimize"}}
-        rules.append(_excludes(kinds, {"not": _objective(others)}))
-    return sorted(rules, key=repr)
+def _of_objectives(objective: Callable[[Schema], Schema]) -> list[Schema]:
+    """What follows from the objective's kind; a count to be kept small is a continuous one to policies."""
+    rules = [
+        {
+            "anyOf": [
+                objective(having(kind=one_of(["bounded", "continuous"]))),
+                {"required": ["attribution"], **having(attribution=given("missing"))},
+            ]
+        },
+        {
+            "anyOf": [
+                having(attribution=having(missing={"not": {"const": "zero"}})),
+                objective(having(low={"maximum": 0}, high={"minimum": 0})),
+            ]
+        },
+    ]
+    small = {"required": ["goal"], **having(kind={"const": "count"}, goal={"const": "minimize"})}
+    for taken in sorted({tuple(sorted(policy.objectives)) for policy in POLICIES.values()}):
+        if len(taken) < len(LIKELIHOODS):
+            kinds = [kind for kind, policy in POLICIES.items() if policy.objectives == set(taken)]
+            fitting = having(kind=one_of(taken))
+            fits = {"anyOf": [fitting, small]} if "continuous" in taken else fitting
+            rules.append(_excludes(kinds, objective(fits)))
+    return rules
 
 
 EXPERIMENT: Schema = {
     "dependentSchemas": {
         "metrics": {
             "allOf": [
-                having(metrics={"contains": having(role={"enum": ["objective", None]})}),
-                having(metrics={"contains": OBJECTIVE, "minContains": 0, "maxContains": 1}),
                 {
                     "anyOf": [
-                        {"not": _objective(having(kind=one_of(["binary", "count"])))},
-                        {"required": ["attribution"], **having(attribution=given("missing"))},
-                    ]
-                },
-                {
-                    "anyOf": [
-                        having(attribution=having(missing={"not": {"const": "zero"}})),
-                        {"not": _objective({"anyOf": [ABOVE_ZERO, BELOW_ZERO]})},
+                        {"allOf": [having(metrics=ONE_NAMED), *_of_objectives(_objective_named)]},
+                        {"allOf": [having(metrics=NONE_NAMED), *_of_objectives(_objective_first)]},
                     ]
                 },
                 _excludes(JUMPING, having(unit={"const": "request"})),
@@ -319,7 +331,6 @@ EXPERIMENT: Schema = {
                 _excludes(
                     CONTEXTUAL, {"anyOf": [_every_arm(given("features")), _every_arm(absent("features"))]}
                 ),
-                *_learnable(),
             ]
         }
     },
