@@ -314,3 +314,19 @@ def test_a_policy_that_can_not_be_is_said_before_what_if_match_names(service: Th
     path = f"/v1/experiments/{draft(service)}/policy"
     assert service.call("PUT", path, {"kind": "lin_ts"}, {"If-Match": '"99"'}).status == 400
     assert service.call("PUT", path, {"kind": "thompson"}, {"If-Match": '"99"'}).status == 412
+
+
+@pytest.mark.parametrize("state", ["draft", "paused", "stopped"])
+def test_what_can_not_be_is_refused_where_nothing_is_drawn_too(service: ThrowawayService, state: str) -> None:
+    name = draft(service) if state == "draft" else running(service)
+    if state != "draft":
+        move = {"paused": "pause", "stopped": "stop"}[state]
+        assert service.call("POST", f"/v1/experiments/{name}/{move}").status == 200
+    path = f"/v1/experiments/{name}/decide"
+    for body in ({"unit": "a\u0007"}, {"unit": ""}, {"eligible": []}, {"eligible": ["none"]}):
+        assert service.call("POST", path, body).status == 400, body
+    assert service.call("POST", f"{path}/batch", {"units": ["u", "a\u0007"]}).status >= 400
+
+
+def test_a_metric_beside_many_rewards_is_refused(service: ThrowawayService) -> None:
+    assert service.call("POST", "/v1/rewards", {"rewards": [], "metric": None}).status == 400

@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
-from bandit_serve.decisions.messages import DecideBatch, DecideRequest, PredictRequest, ScoreRequest
+from bandit_serve.decisions.messages import (
+    DecideBatch,
+    DecideRequest,
+    PredictBatch,
+    PredictRequest,
+    ScoreRequest,
+)
 from bandit_serve.experiment import (
     LARGEST_VALUE,
     MAX_ARMS,
@@ -50,6 +56,11 @@ class Form(NamedTuple):
     only: Mapping[str, Schema] = {}
 
 
+ANSWERED_IN_PLACE = (
+    "One that is not valid is answered by a problem in its place, and costs the others nothing."
+)
+
+
 def _asking(stem: str) -> tuple[Form, ...]:
     return (
         Form(f"{stem}Item", "One item.", ("item_id",), only={"item_ids": NULL, "k": NULL, "exclude": EMPTY}),
@@ -83,7 +94,7 @@ FORMS: Mapping[type, tuple[Form, ...]] = {
     DecideBatch: (
         Form(
             "DecideRequests",
-            "Entries. One that is not valid is answered by a problem in its place, and costs the others nothing.",
+            f"Entries. {ANSWERED_IN_PLACE}",
             ("requests",),
             without=("units",),
             only={"contexts": NULL},
@@ -361,7 +372,8 @@ OF_AN_ARM = "A payload is of 64 KiB and 64 levels at most; a version that is nam
 BEYOND: Mapping[type, str] = {
     DecideRequest: OF_A_DECISION,
     PredictRequest: OF_A_DECISION,
-    ScoreRequest: "Names are counted in bytes.",
+    PredictBatch: f"Entries. {ANSWERED_IN_PLACE}",
+    ScoreRequest: "Names are counted in bytes; `features` are for models that take them.",
     DecideBatch: OF_A_DECISION,
     RewardsRequest: "`decision_id` is one of ours, and `value` one that the metric takes.",
     Policy: OF_A_POLICY,
