@@ -61,6 +61,10 @@ Parameters = Annotated[dict[Annotated[str, Meta(max_length=64)], ByArm], Meta(ma
 Weight = Annotated[float, Meta(ge=0.0, le=LARGEST_VALUE)]
 
 
+# Asked of what comes in by `_long_values`: a log may hold longer ones.
+Category = Annotated[str, Meta(extra_json_schema={"maxLength": MAX_VALUE_CHARS})]
+
+
 class Arm(Struct, frozen=True, forbid_unknown_fields=True):
     """One alternative. `model` and `version` name what predicts for it; `payload` is handed to the caller.
 
@@ -186,7 +190,7 @@ class ContextField(Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
     name: Name
     kind: Literal["numeric", "categorical"]
-    values: Annotated[list[str], Meta(min_length=1, max_length=MAX_CATEGORIES)] | None = None
+    values: Annotated[list[Category], Meta(min_length=1, max_length=MAX_CATEGORIES)] | None = None
     buckets: Annotated[int, Meta(ge=1, le=MAX_CATEGORIES)] | None = None
     mean: Annotated[float, Meta(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None = None
     std: Annotated[float, Meta(gt=0.0, le=LARGEST_VALUE)] | None = None

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 import pytest
+from described import DESCRIBED, validator_of
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from services import ThrowawayService
 
 from bandit_serve.server.app import ROUTES
-from bandit_serve.server.openapi import document, statuses
+from bandit_serve.server.openapi import statuses
 from bandit_serve.server.problems import TITLES
 from bandit_serve.server.route import EITHER, Route
-
-DESCRIBED = msgspec.json.decode(msgspec.json.encode(document(ROUTES)))
 
 
 def operations() -> dict[tuple[str, str], dict[str, Any]]:
@@ -45,9 +44,81 @@ def test_it_describes_every_route_and_no_other() -> None:
     assert set(operations()) == {(route.method, route.path) for route in ROUTES}
 
 
-def test_operation_ids_are_unique() -> None:
+def test_operation_ids_are_unique_and_names_of_functions_in_any_language() -> None:
     ids = [operation["operationId"] for operation in operations().values()]
-    assert len(ids) == len(set(ids))
+    assert len({each.lower() for each in ids}) == len(ids)
+    assert all(re.fullmatch(r"[a-z]+([A-Z][a-z]+)*", each) for each in ids), ids
+    assert {"decide", "predict", "reward", "createExperiment", "getResults"} <= set(ids)
+
+
+def nodes(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    yield path, node
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for step, child in children:
+        yield from nodes(child, (*path, step))
+
+
+def test_generators_of_clients_can_read_it() -> None:
+    """What they stumble over: schemas that are no objects, types without names, patterns that only Python has."""
+    for path, node in nodes({"paths": DESCRIBED["paths"], "components": DESCRIBED["components"]}):
+        *_, holder, last = ("", "", *path)
+        if last in ("items", "additionalItems", "prefixItems", "contains", "not"):
+            assert isinstance(node, dict | list), path
+        if holder == "properties":
+            assert isinstance(node, dict), path
+            assert node.get("type") != "null", path
+        if last == "pattern" and holder != "properties":
+            assert "(?" not in node.replace("(?:", ""), path
+        if (
+            last == "enum"
+            and all(isinstance(value, str) for value in node)
+            and "dependentSchemas" not in path
+        ):
+            parent: Any = {"paths": DESCRIBED["paths"], "components": DESCRIBED["components"]}
+            for step in path[:-1]:
+                parent = parent[step]
+            assert parent["type"] == "string", path
+        if last == "description":
+            assert "\n    " not in str(node), path
+
+
+def bodies() -> list[tuple[str, dict[str, Any]]]:
+    """Every body in JSON that goes in or out with a success, and where it stands."""
+    found = []
+    for (method, path), operation in operations().items():
+        contents = [("in", operation.get("requestBody", {}).get("content", {}))]
+        contents += [(status, each.get("content", {})) for status, each in operation["responses"].items()]
+        found += [
+            (f"{method} {path} {where}", content["application/json"])
+            for where, content in contents
+            if "application/json" in content
+        ]
+    return found
+
+
+def test_every_body_that_is_sent_has_an_example_and_all_examples_fit() -> None:
+    fitted = 0
+    for where, body in bodies():
+        examples = body.get("examples", {})
+        assert examples or not where.endswith(" in"), where
+        for example in examples.values():
+            errors = list(validator_of(body["schema"]).iter_errors(example["value"]))
+            assert not errors, (where, errors)
+            fitted += 1
+    assert fitted > 40
+
+
+def test_what_is_one_of_several_is_said_as_such() -> None:
+    schemas = DESCRIBED["components"]["schemas"]
+    for name, forms in {
+        "ScoreRequest": ["ScoreItem", "ScoreItems", "ScoreTopK"],
+        "PredictRequest": ["PredictItem", "PredictItems", "PredictTopK"],
+        "RewardsRequest": ["Reward", "Rewards"],
+        "DecideBatch": ["DecideRequests", "DecideColumns"],
+    }.items():
+        assert [each["$ref"].rpartition("/")[2] for each in schemas[name]["oneOf"]] == forms
+        assert all(schemas[form]["additionalProperties"] is False for form in forms)
+    assert set(schemas["DecidedBatch"]["properties"]["responses"]["items"]) == {"oneOf"}
 
 
 def test_every_reference_leads_somewhere_and_every_component_is_used() -> None:

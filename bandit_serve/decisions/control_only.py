@@ -13,6 +13,7 @@ from bandit_serve.decisions.draw import Vector
 from bandit_serve.decisions.messages import Context, ModelName
 from bandit_serve.errors import Conflict
 from bandit_serve.experiment import Record
+from bandit_serve.names import check_all_outside, check_outside
 from bandit_serve.token import Keyring
 
 
@@ -48,6 +49,8 @@ class ControlOnly:
     def choose(
         self, unit: str | None, eligible: Sequence[str] | None, x: NDArray[np.float32] | None = None
     ) -> Choice:
+        if unit is not None:
+            check_outside(unit, "unit")
         if self.status == "draft":
             raise Conflict(f"The experiment {self.id!r} is a draft; start it first.")
         return Choice(self._arm, 1.0, 0, None)
@@ -62,5 +65,6 @@ class ControlOnly:
     def decide_columns(
         self, names: list[str], keyring: Keyring, time_ms: int
     ) -> tuple[list[None], list[int], list[float]]:
+        check_all_outside(names, "units")
         n = len(names)
         return [None] * n, [self.choose(None, None).arm] * n, [1.0] * n

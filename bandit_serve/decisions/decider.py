@@ -19,7 +19,7 @@ from bandit_serve.decisions.messages import Context, ModelName
 from bandit_serve.errors import Conflict, FieldError, InvalidInput
 from bandit_serve.events import HELD_OUT
 from bandit_serve.live import LiveExperiment
-from bandit_serve.names import OUTSIDE, check_outside
+from bandit_serve.names import OUTSIDE, check_all_outside, check_outside
 from bandit_serve.times import Clock, now_ms
 from bandit_serve.token import Keyring
 
@@ -227,10 +227,12 @@ class Decider:
     ) -> Choice:
         """Draws an arm and logs nothing yet; x (d,) are the decision's features. `Conflict` for a draft."""
         if self.status != "running":
-            if self.status == "draft":
-                raise Conflict(f"The experiment {self.live.experiment.id!r} is a draft; start it first.")
+            if unit is not None:
+                check_outside(unit, "unit")
             if eligible is not None:
                 self._named(eligible)
+            if self.status == "draft":
+                raise Conflict(f"The experiment {self.live.experiment.id!r} is a draft; start it first.")
             return Choice(self._fallback, 1.0, 0, None)
         draw = self.draw
         if eligible is not None or draw is None:
@@ -330,6 +332,7 @@ class Decider:
         """Decides for n units at once, where there is no context: tokens, arms, propensities."""
         n = len(names)
         if self.status != "running":
+            check_all_outside(names, "units")
             choice = self.choose(None, None)
             return [None] * n, [choice.arm] * n, [1.0] * n
         try:

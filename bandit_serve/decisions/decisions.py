@@ -30,7 +30,7 @@ from bandit_serve.live import LiveExperiment
 from bandit_serve.models.loaded import LoadedModels, require_servable
 from bandit_serve.models.model import Features, Model
 from bandit_serve.models.top_k_cache import TopKCache
-from bandit_serve.names import check_all_outside
+from bandit_serve.names import check_all_outside, check_outside
 from bandit_serve.replica import Replica
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.owner import name_of
@@ -176,6 +176,8 @@ class Decisions:
         if None in decider.models:
             for arm in decider.active:
                 if decider.models[arm] is None:
+                    if request.unit is not None:
+                        check_outside(request.unit, "unit")
                     name = decider.arm_names[arm]
                     raise Conflict(
                         f"The arm {name!r} of {experiment!r} has no model to predict with; use decide."

@@ -19,7 +19,7 @@ MAX_CONTEXT = 1_000
 MAX_REQUEST_FEATURES = 10_000
 
 Context = Annotated[dict[str, float | str | bool | None], Meta(max_length=MAX_CONTEXT)]
-Eligible = Annotated[list[GivenName], Meta(max_length=MAX_ARMS)]
+Eligible = Annotated[list[GivenName], Meta(max_length=MAX_ARMS, extra_json_schema={"minItems": 1})]
 Items = Annotated[list[OutsideName], Meta(max_length=MAX_ITEMS)]
 Texts = Annotated[list[str], Meta(max_length=MAX_REQUEST_FEATURES)]
 NamedFeatures = Annotated[dict[str, float | str | bool | Texts], Meta(max_length=MAX_REQUEST_FEATURES)]
@@ -55,7 +55,7 @@ class DecideBatch(Struct, frozen=True, forbid_unknown_fields=True):
     """Either `requests`, or the columnar form: `units`."""
 
     requests: Annotated[list[DecideRequest], Meta(max_length=MAX_BATCH)] | UnsetType = UNSET
-    units: Annotated[list[str], Meta(max_length=MAX_BATCH)] | UnsetType = UNSET
+    units: Annotated[list[OutsideName], Meta(max_length=MAX_BATCH)] | UnsetType = UNSET
     contexts: Annotated[list[Context | None], Meta(max_length=MAX_BATCH)] | None = None
 
 

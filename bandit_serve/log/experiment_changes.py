@@ -187,7 +187,8 @@ class ExperimentChanges:
     async def change_policy(
         self, name: str, policy: Policy, who: str, *, if_match: int | None = None
     ) -> LiveExperiment:
-        await self.known(name)
+        # What is wrong at any revision is said before the revision is looked at.
+        servable((await self.known(name)).experiment.with_policy(policy))
         now_ms = await self._store.time_ms()
 
         def decide(live: LiveExperiment) -> Changed:
@@ -263,7 +264,7 @@ class ExperimentChanges:
     async def _stand(
         self, name: str, arm: str, to: ArmStatus, change: Change, if_match: int | None
     ) -> LiveExperiment:
-        await self.known(name)
+        _index((await self.known(name)).record, arm)
         now_ms = await self._store.time_ms()
 
         def changed(record: Record) -> Record:

@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 from bandit_serve.errors import InvalidInput, NotFound
 from bandit_serve.models.family import FAMILIES
 from bandit_serve.models.registry import MOVES, RegisteredModel, Version
+from bandit_serve.names import TEXT_END
 
 MAX_PAGE = 1_000
-CONDITION = re.compile(r"([A-Za-z0-9_.@-]{1,128})\s*(<=|>=|<|>|=)\s*(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)")
+CONDITION_PATTERN = (
+    r"^ *([A-Za-z0-9_.@-]{1,128}) *(<=|>=|<|>|=) *(-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?) *" + TEXT_END
+)
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -79,7 +82,7 @@ def find_versions(
 
 
 def _condition(text: str) -> tuple[str, str, float]:
-    match = CONDITION.fullmatch(text.strip())
+    match = re.match(CONDITION_PATTERN, text)
     if match is None:
         raise InvalidInput(f"metric: expected a condition such as rmse<=0.9, not {text[:100]!r}.")
     return match[1], match[2], float(match[3])

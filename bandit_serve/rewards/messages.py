@@ -28,7 +28,7 @@ class RewardsRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
     decision_id: Token | UnsetType = UNSET
     value: float | bool | UnsetType = UNSET
-    metric: Name | None = None
+    metric: Name | UnsetType | None = UNSET
     rewards: Annotated[list[Reward], Meta(max_length=MAX_REWARDS)] | UnsetType = UNSET
 
 

@@ -22,6 +22,8 @@ from bandit_serve.errors import FieldError, InvalidInput, Overloaded, StateFault
 from bandit_serve.experiment import Experiment, Policy
 from bandit_serve.mistakes import MAX_MISTAKES, expected_one_of
 from bandit_serve.models.agreement import AgreementReport
+from bandit_serve.models.registry import VersionStatus
+from bandit_serve.names import Name
 from bandit_serve.results import Report
 from bandit_serve.rewards.messages import RewardsReport, RewardsRequest
 from bandit_serve.server.admission import Admission
@@ -34,6 +36,8 @@ from bandit_serve.server.handlers.experiments import (
     StopRequest,
 )
 from bandit_serve.server.handlers.models import (
+    Condition,
+    Family,
     Loaded,
     ModelHandlers,
     PatchRequest,
@@ -45,7 +49,7 @@ from bandit_serve.server.handlers.operations import Health, OperationHandlers, S
 from bandit_serve.server.handlers.rewards import RewardHandlers
 from bandit_serve.server.lane import Endpoint, Lane
 from bandit_serve.server.openapi import document
-from bandit_serve.server.page import PAGE
+from bandit_serve.server.page import PAGE, Limit
 from bandit_serve.server.problems import problem_response
 from bandit_serve.server.route import EITHER, MULTIPART, Entries, Query, Route
 from bandit_serve.server.service import Service
@@ -91,6 +95,7 @@ ROUTES: tuple[Route, ...] = (
         media=EITHER,
         refuses=(404, 410),
         hot=True,
+        operation="reward",
     ),
     Route(
         "POST",
@@ -104,6 +109,7 @@ ROUTES: tuple[Route, ...] = (
         refuses=(409,),
         hot=True,
         max_body=DECIDE_BYTES,
+        operation="decide",
     ),
     Route(
         "POST",
@@ -116,6 +122,7 @@ ROUTES: tuple[Route, ...] = (
         refuses=(409, 501),
         hot=True,
         max_body=SCORE_BYTES,
+        operation="predict",
     ),
     Route(
         "POST",
@@ -127,6 +134,7 @@ ROUTES: tuple[Route, ...] = (
         media=EITHER,
         refuses=(409,),
         hot=True,
+        operation="decideBatch",
     ),
     Route(
         "POST",
@@ -138,6 +146,7 @@ ROUTES: tuple[Route, ...] = (
         media=EITHER,
         refuses=(409,),
         hot=True,
+        operation="predictBatch",
     ),
     Route(
         "POST",
@@ -149,6 +158,7 @@ ROUTES: tuple[Route, ...] = (
         media=EITHER,
         refuses=(409, 501),
         max_body=SCORE_BYTES,
+        operation="predictWithModel",
     ),
     Route(
         "POST",
@@ -160,11 +170,41 @@ ROUTES: tuple[Route, ...] = (
         media=EITHER,
         refuses=(409, 501),
         max_body=SCORE_BYTES,
+        operation="predictWithVersion",
     ),
-    Route("GET", "/health/live", "operations.live", "Whether this worker runs.", answers=Health),
-    Route("GET", "/health/ready", "operations.ready", "Whether this worker can serve.", answers=Health),
-    Route("GET", "/metrics", "operations.metrics", "Counters for Prometheus.", answers=str),
-    Route("GET", "/v1/stats", "operations.stats", "The service in one page.", answers=Stats, refuses=(413,)),
+    Route(
+        "GET",
+        "/health/live",
+        "operations.live",
+        "Whether this worker runs.",
+        answers=Health,
+        operation="checkLive",
+    ),
+    Route(
+        "GET",
+        "/health/ready",
+        "operations.ready",
+        "Whether this worker can serve.",
+        answers=Health,
+        operation="checkReady",
+    ),
+    Route(
+        "GET",
+        "/metrics",
+        "operations.metrics",
+        "Counters for Prometheus.",
+        answers=str,
+        operation="getMetrics",
+    ),
+    Route(
+        "GET",
+        "/v1/stats",
+        "operations.stats",
+        "The service in one page.",
+        answers=Stats,
+        refuses=(413,),
+        operation="getStats",
+    ),
     Route(
         "POST",
         "/v1/experiments",
@@ -174,6 +214,7 @@ ROUTES: tuple[Route, ...] = (
         ExperimentView,
         status=201,
         refuses=(409, 501),
+        operation="createExperiment",
     ),
     Route(
         "GET",
@@ -183,6 +224,7 @@ ROUTES: tuple[Route, ...] = (
         answers=ExperimentList,
         query=PAGE,
         refuses=(413,),
+        operation="listExperiments",
     ),
     Route(
         "GET",
@@ -190,6 +232,7 @@ ROUTES: tuple[Route, ...] = (
         "experiments.show",
         "One experiment, and where it stands.",
         answers=ExperimentView,
+        operation="getExperiment",
     ),
     Route(
         "PUT",
@@ -199,6 +242,7 @@ ROUTES: tuple[Route, ...] = (
         Experiment,
         ExperimentView,
         refuses=(409, 412, 501),
+        operation="replaceExperiment",
     ),
     Route(
         "DELETE",
@@ -210,6 +254,7 @@ ROUTES: tuple[Route, ...] = (
         status=204,
         refuses=(404, 409, 412),
         max_body=REASON_BYTES,
+        operation="deleteExperiment",
     ),
     Route(
         "PUT",
@@ -220,6 +265,7 @@ ROUTES: tuple[Route, ...] = (
         ExperimentView,
         refuses=(409, 412, 501),
         max_body=POLICY_BYTES,
+        operation="changePolicy",
     ),
     Route(
         "POST",
@@ -230,6 +276,7 @@ ROUTES: tuple[Route, ...] = (
         ExperimentView,
         refuses=(409, 412, 501),
         max_body=ARM_BYTES,
+        operation="addArm",
     ),
     Route(
         "DELETE",
@@ -241,6 +288,7 @@ ROUTES: tuple[Route, ...] = (
         optional=True,
         refuses=(409, 412),
         max_body=REASON_BYTES,
+        operation="removeArm",
     ),
     Route(
         "POST",
@@ -252,6 +300,7 @@ ROUTES: tuple[Route, ...] = (
         optional=True,
         refuses=(409, 412),
         max_body=REASON_BYTES,
+        operation="pauseArm",
     ),
     Route(
         "POST",
@@ -263,6 +312,7 @@ ROUTES: tuple[Route, ...] = (
         optional=True,
         refuses=(409, 412),
         max_body=REASON_BYTES,
+        operation="resumeArm",
     ),
     Route(
         "POST",
@@ -274,6 +324,7 @@ ROUTES: tuple[Route, ...] = (
         optional=True,
         refuses=(409, 412),
         max_body=REASON_BYTES,
+        operation="startExperiment",
     ),
     Route(
         "POST",
@@ -285,6 +336,7 @@ ROUTES: tuple[Route, ...] = (
         optional=True,
         refuses=(409, 412),
         max_body=REASON_BYTES,
+        operation="pauseExperiment",
     ),
     Route(
         "POST",
@@ -296,6 +348,7 @@ ROUTES: tuple[Route, ...] = (
         optional=True,
         refuses=(409, 412),
         max_body=REASON_BYTES,
+        operation="stopExperiment",
     ),
     Route(
         "GET",
@@ -303,6 +356,7 @@ ROUTES: tuple[Route, ...] = (
         "experiments.results",
         "What is known so far.",
         answers=Report,
+        operation="getResults",
     ),
     Route(
         "GET",
@@ -311,6 +365,7 @@ ROUTES: tuple[Route, ...] = (
         "Who changed what, and when.",
         answers=History,
         refuses=(413,),
+        operation="getHistory",
     ),
     Route(
         "GET",
@@ -320,6 +375,7 @@ ROUTES: tuple[Route, ...] = (
         answers=ModelList,
         query=PAGE,
         refuses=(413,),
+        operation="listModels",
     ),
     Route(
         "GET",
@@ -328,6 +384,7 @@ ROUTES: tuple[Route, ...] = (
         "One model, its versions and its history.",
         answers=ModelView,
         refuses=(413,),
+        operation="getModel",
     ),
     Route(
         "POST",
@@ -339,6 +396,7 @@ ROUTES: tuple[Route, ...] = (
         optional=True,
         refuses=(409,),
         max_body=REASON_BYTES,
+        operation="rollbackModel",
     ),
     Route(
         "GET",
@@ -348,14 +406,15 @@ ROUTES: tuple[Route, ...] = (
         answers=VersionPage,
         refuses=(413,),
         query=(
-            Query("status", "A status that it may have.", many=True),
-            Query("family", "The family of its model."),
-            Query("metric", "A condition that it meets, such as `rmse<=0.9`.", many=True),
+            Query("status", "A status that it may have.", VersionStatus, many=True),
+            Query("family", "The family of its model.", Family),
+            Query("metric", "A condition that it meets, such as `rmse<=0.9`.", Condition, many=True),
             Query("text", "Text that is in its name or metadata."),
             Query("sort", "What to sort by, with `-` before it downward (default: `-created`)."),
-            Query("limit", "The most versions on a page (default: 100)."),
+            Query("limit", "The most versions on a page (default: 100).", Limit),
             Query("after", "Where the page before ended."),
         ),
+        operation="findVersions",
     ),
     Route(
         "GET",
@@ -364,7 +423,8 @@ ROUTES: tuple[Route, ...] = (
         "Two versions, a and b, beside each other.",
         answers=VersionComparison,
         refuses=(400,),
-        query=(Query("a", "A version.", required=True), Query("b", "Another.", required=True)),
+        query=(Query("a", "A version.", Name, required=True), Query("b", "Another.", Name, required=True)),
+        operation="compareVersions",
     ),
     Route(
         "GET",
@@ -372,6 +432,7 @@ ROUTES: tuple[Route, ...] = (
         "models.agreement",
         "How a shadow version agrees with what was answered.",
         answers=AgreementReport,
+        operation="getAgreement",
     ),
     Route(
         "POST",
@@ -383,6 +444,7 @@ ROUTES: tuple[Route, ...] = (
         media=MULTIPART,
         status=201,
         refuses=(409,),
+        operation="registerVersion",
     ),
     Route(
         "GET",
@@ -390,6 +452,7 @@ ROUTES: tuple[Route, ...] = (
         "models.show_version",
         "One version.",
         answers=VersionView,
+        operation="getVersion",
     ),
     Route(
         "PATCH",
@@ -399,6 +462,7 @@ ROUTES: tuple[Route, ...] = (
         PatchRequest,
         VersionView,
         max_body=PATCH_BYTES,
+        operation="describeVersion",
     ),
     Route(
         "POST",
@@ -409,6 +473,7 @@ ROUTES: tuple[Route, ...] = (
         VersionView,
         refuses=(409,),
         max_body=REASON_BYTES,
+        operation="setVersionStatus",
     ),
     Route(
         "GET",
@@ -416,6 +481,7 @@ ROUTES: tuple[Route, ...] = (
         "models.loaded_by",
         "Which workers have a version in memory.",
         answers=LoadedBy,
+        operation="getLoadedBy",
     ),
     Route(
         "POST",
@@ -424,9 +490,24 @@ ROUTES: tuple[Route, ...] = (
         "Loads a version into this worker's memory.",
         answers=Loaded,
         refuses=(400, 409),
+        operation="loadVersion",
     ),
-    Route("GET", "/openapi.json", "operations.openapi", "This description.", answers=dict),
-    Route("GET", "/", "operations.not_built", "The dashboard.", refuses=(501,)),
+    Route(
+        "GET",
+        "/openapi.json",
+        "operations.openapi",
+        "This description.",
+        answers=dict,
+        operation="getOpenapi",
+    ),
+    Route(
+        "GET",
+        "/",
+        "operations.not_built",
+        "The dashboard.",
+        refuses=(501,),
+        operation="getDashboard",
+    ),
 )
 ROUTE_LABELS: tuple[str, ...] = (*(route.label for route in ROUTES), UNMATCHED)
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-
 from bandit_serve import __version__
-from bandit_serve.names import NAME_PATTERN
+from bandit_serve.names import Name
+from bandit_serve.server.examples import examples_of
 from bandit_serve.server.problems import PROBLEM_TYPE, TITLES, Problem
 from bandit_serve.server.route import Entries, Query, Route
+from bandit_serve.server.schemas import Schema, Schemas
 from bandit_serve.server.wire import JSON
-
-Schema = dict[str, Any]
 
 ALWAYS_ANSWERED = frozenset({"operations.live"})
 NO_CONTENT = 204
@@ -29,13 +27,25 @@ IF_MATCH = {
 }
 RETRY_AFTER = {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
 
+TAGS = {
+    "decisions": "Which arm, and what its model predicts.",
+    "rewards": "What came of it.",
+    "experiments": "Made, changed, read.",
+    "models": "The registry.",
+    "operations": "Health, statistics, this description.",
+}
+ABOUT = (
+    "Bodies are JSON, or where it says so MessagePack. Numbers are finite, of double precision. A problem "
+    "(RFC 9457) says in one sentence what was expected, and for single fields in `errors`."
+)
+
 _parameter = re.compile(r"\{(\w+)\}")
 
 
 def document(routes: Iterable[Route]) -> Schema:
     """The whole description, ready to be encoded."""
     routes = tuple(routes)
-    schemas, components = _schemas(routes)
+    schemas = Schemas(kind for route in routes for kind in _kinds(route) if kind is not None)
     paths: dict[str, Schema] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
@@ -44,11 +54,13 @@ def document(routes: Iterable[Route]) -> Schema:
         "info": {
             "title": "bandit-serve",
             "version": __version__,
+            "description": ABOUT,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "tags": [{"name": tag, "description": text} for tag, text in TAGS.items()],
         "paths": paths,
         "components": {
-            "schemas": components,
+            "schemas": schemas.components,
             "responses": {_problem_name(status): _problem(status, schemas) for status in sorted(TITLES)},
         },
     }
@@ -67,13 +79,10 @@ def statuses(route: Route) -> tuple[int, ...]:
     return (*((route.status,) if succeeds else ()), *sorted(found))
 
 
-def _schemas(routes: Sequence[Route]) -> tuple[dict[Any, Schema], Schema]:
-    """The schema of each type that a route names, and the components that they refer to."""
-    types: dict[Any, None] = {Problem: None}
-    for route in routes:
-        types.update(dict.fromkeys(_one_type(kind) for kind in (route.takes, *_alternatives(route)) if kind))
-    found, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-    return dict(zip(types, found, strict=True)), components
+def _kinds(route: Route) -> list[Any]:
+    """The types that a route names."""
+    named = [Name] if _parameter.search(route.path) else []
+    return [*named, route.takes, *_alternatives(route), *(query.kind for query in route.query)]
 
 
 def _alternatives(route: Route) -> tuple[Any, ...]:
@@ -81,78 +90,73 @@ def _alternatives(route: Route) -> tuple[Any, ...]:
     return answers if isinstance(answers, tuple) and not isinstance(answers, Entries) else (answers,)
 
 
-def _one_type(kind: Any) -> Any:
-    return kind.one if isinstance(kind, Entries) else kind
-
-
-def _schema(kind: Any, schemas: dict[Any, Schema]) -> Schema:
-    if not isinstance(kind, Entries):
-        return schemas[kind]
-    entry = {"anyOf": [schemas[kind.one], schemas[Problem]]}
-    return {
-        "type": "object",
-        "properties": {"responses": {"type": "array", "items": entry}},
-        "required": ["responses"],
-    }
-
-
-def _operation(route: Route, schemas: dict[Any, Schema]) -> Schema:
+def _operation(route: Route, schemas: Schemas) -> Schema:
     operation: Schema = {
-        "operationId": route.handler.replace(".", "_") + "_" + re.sub(r"\W+", "_", route.path).strip("_"),
+        "operationId": route.operation,
         "summary": route.summary,
         "tags": [route.handler.partition(".")[0]],
         "responses": {str(status): _response(route, status, schemas) for status in statuses(route)},
     }
     parameters: list[Schema] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": NAME_PATTERN}}
+        {"name": name, "in": "path", "required": True, "schema": schemas.of(Name)}
         for name in _parameter.findall(route.path)
     ]
-    parameters += [_query_parameter(query) for query in route.query]
+    parameters += [_query_parameter(query, schemas) for query in route.query]
     if 412 in route.refuses:
         parameters.append(IF_MATCH)
     if parameters:
         operation["parameters"] = parameters
     if route.takes is not None:
-        content = {media: {"schema": schemas[route.takes]} for media in route.media}
+        content = {media: _content(media, [route.takes], schemas) for media in route.media}
         operation["requestBody"] = {"required": not route.optional, "content": content}
     return operation
 
 
-def _query_parameter(query: Query) -> Schema:
-    text: Schema = {"type": "string"}
+def _query_parameter(query: Query, schemas: Schemas) -> Schema:
+    one = schemas.of(query.kind)
     return {
         "name": query.name,
         "in": "query",
         "description": query.description,
         "required": query.required,
-        "schema": {"type": "array", "items": text} if query.many else text,
+        "schema": {"type": "array", "items": one} if query.many else one,
     }
 
 
-def _response(route: Route, status: int, schemas: dict[Any, Schema]) -> Schema:
+def _response(route: Route, status: int, schemas: Schemas) -> Schema:
     if status == NO_CONTENT:
         return {"description": route.summary}
     if status != route.status or route.answers is None:
         return {"$ref": f"#/components/responses/{_problem_name(status)}"}
     if route.answers is str:
         return {"description": route.summary, "content": {"text/plain": {"schema": {"type": "string"}}}}
-    found = [_schema(kind, schemas) for kind in _alternatives(route)]
-    schema = found[0] if len(found) == 1 else {"anyOf": found}
-    media = route.media if JSON in route.media else (JSON,)
-    response: Schema = {"description": route.summary, "content": {each: {"schema": schema} for each in media}}
+    kinds = list(_alternatives(route))
+    spoken = route.media if JSON in route.media else (JSON,)
+    content = {media: _content(media, kinds, schemas) for media in spoken}
+    response: Schema = {"description": route.summary, "content": content}
     if 412 in route.refuses or route.handler in ("experiments.show", "experiments.create"):
         response["headers"] = {"ETag": ETAG}
     return response
+
+
+def _content(media: str, kinds: list[Any], schemas: Schemas) -> Schema:
+    """A body that is of one of these types, with examples of each."""
+    found = [schemas.of(kind) for kind in kinds]
+    content: Schema = {"schema": found[0] if len(found) == 1 else {"oneOf": found}}
+    examples = examples_of(kinds) if media == JSON else {}
+    if examples:
+        content["examples"] = examples
+    return content
 
 
 def _problem_name(status: int) -> str:
     return f"Problem{status}"
 
 
-def _problem(status: int, schemas: dict[Any, Schema]) -> Schema:
+def _problem(status: int, schemas: Schemas) -> Schema:
     response: Schema = {
         "description": TITLES[status][1],
-        "content": {PROBLEM_TYPE: {"schema": schemas[Problem]}},
+        "content": {PROBLEM_TYPE: {"schema": schemas.of(Problem)}},
     }
     if status == 503:
         response["headers"] = {"Retry-After": RETRY_AFTER}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import Annotated
 
 from aiohttp import web
+from msgspec import Meta
 
 from bandit_serve.errors import FieldError, InvalidInput
 from bandit_serve.server.route import Query
 
 MAX_PAGE = 1_000
+Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 PAGE = (
-    Query("limit", f"The most entries on a page, from 1 to {MAX_PAGE} (default: all)."),
+    Query("limit", "The most entries on a page (default: all).", Limit),
     Query("after", "Where the page before ended."),
 )
 
@@ -22,14 +25,19 @@ def page(request: web.Request, names: Sequence[str]) -> tuple[Sequence[str], dic
     them, `after`, unless it did not.
     """
     start = bisect_right(names, request.query["after"]) if "after" in request.query else 0
-    limit = request.query.get("limit")
+    limit = limit_of(request)
     if limit is None:
         return names[start:], {}
-    if not (limit.isascii() and limit.isdecimal() and len(limit) < 5 and 1 <= int(limit) <= MAX_PAGE):
-        raise _wrong("limit", f"expected a whole number from 1 to {MAX_PAGE}")
-    end = start + int(limit)
+    end = start + limit
     return names[start:end], {"after": names[end - 1]} if end < len(names) else {}
 
 
-def _wrong(at: str, detail: str) -> InvalidInput:
-    return InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
+def limit_of(request: web.Request) -> int | None:
+    """The most entries that a page is to have, 1 to `MAX_PAGE`, where the query says; `InvalidInput`."""
+    limit = request.query.get("limit")
+    if limit is None:
+        return None
+    if not (limit.isascii() and limit.isdecimal() and len(limit) < 5 and 1 <= int(limit) <= MAX_PAGE):
+        detail = f"expected a whole number from 1 to {MAX_PAGE}"
+        raise InvalidInput(f"limit: {detail}.", [FieldError("limit", detail)])
+    return int(limit)

@@ -18,10 +18,11 @@ class Entries(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A parameter that may stand in the query."""
+    """A parameter that may stand in the query: `kind` is the type of its value, or of each where there are `many`."""
 
     name: str
     description: str
+    kind: Any = str
     required: bool = False
     many: bool = False
 
@@ -31,7 +32,8 @@ class Route(NamedTuple):
 
     `answers` is the type of the answer's body, or a tuple of alternatives; a `str` goes out as plain text.
     `refuses` are statuses beyond those that every route of its shape has; 412 says that it heeds `If-Match`.
-    Parameters in the query other than those of `query` are refused.
+    Parameters in the query other than those of `query` are refused. `operation` is its name in `/openapi.json`, and so
+    that of a function in clients that are made from it.
     A `hot` one is answered by the lane (`lane.py`) when the whole request is there: its handler is a function of the
     name in the path, the headers and the body. `max_body` is what it needs for the most that `takes` allows, in bytes,
     where that is less than the setting of that name.
@@ -50,6 +52,7 @@ class Route(NamedTuple):
     hot: bool = False
     max_body: int | None = None
     query: tuple[Query, ...] = ()
+    operation: str = ""
 
     @property
     def label(self) -> str:

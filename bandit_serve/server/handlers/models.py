@@ -12,12 +12,13 @@ from msgspec import Meta, Struct
 
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
 from bandit_serve.log.model_changes import require_name
-from bandit_serve.models.catalogue import find_versions
+from bandit_serve.models.catalogue import CONDITION_PATTERN, find_versions
+from bandit_serve.models.family import FAMILIES
 from bandit_serve.models.registry import VersionStatus
 from bandit_serve.names import Name
 from bandit_serve.own_files import said_when_full
 from bandit_serve.server.arrival import Multipart
-from bandit_serve.server.page import page
+from bandit_serve.server.page import limit_of, page
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Body, actor, answer, answer_in_turns
 from bandit_serve.validation import invalid
@@ -31,11 +32,16 @@ from bandit_serve.views import (
 )
 
 MAX_METADATA_BYTES = 65_536
+DEFAULT_PAGE = 100
 CHUNK_BYTES = 2**20
 # What a document of `documents.MAX_DOCUMENT_BYTES` may have.
 MAX_ENTRIES = 10_000
 Metrics = Annotated[dict[str, float], Meta(max_length=MAX_ENTRIES)]
 Metadata = Annotated[dict[str, Any], Meta(max_length=MAX_ENTRIES)]
+
+
+Family = Annotated[str, Meta(extra_json_schema={"enum": list(FAMILIES)})]
+Condition = Annotated[str, Meta(extra_json_schema={"pattern": CONDITION_PATTERN})]
 
 
 class VersionMetadata(Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,9 +56,7 @@ class VersionMetadata(Struct, frozen=True, forbid_unknown_fields=True):
 class Upload(Struct, frozen=True):
     """The parts of a registration, in any order."""
 
-    artifact: Annotated[
-        bytes, Meta(description="a safetensors file", extra_json_schema={"contentEncoding": "binary"})
-    ]
+    artifact: Annotated[bytes, Meta(description="a safetensors file", extra_json_schema={"format": "binary"})]
     metadata: VersionMetadata = VersionMetadata()
 
 
@@ -114,10 +118,7 @@ class ModelHandlers:
 
     async def find(self, request: web.Request) -> web.Response:
         """Versions by status, family, metrics and text, page by page."""
-        query = request.query
-        limit = query.get("limit", "100")
-        if not limit.isdecimal() or len(limit) > 6:
-            raise InvalidInput("limit: expected a whole number.", [FieldError("limit", "a whole number")])
+        query, limit = request.query, limit_of(request)
         registry = await self._changes.known()
         found = find_versions(
             registry.model(request.match_info["model"]),
@@ -126,7 +127,7 @@ class ModelHandlers:
             metrics=query.getall("metric", []),
             text=query.get("text"),
             sort=query.get("sort", "-created"),
-            limit=int(limit),
+            limit=DEFAULT_PAGE if limit is None else limit,
             after=query.get("after"),
         )
         fields = {"versions": map(version_view, found.versions), "total": found.total, "after": found.after}

@@ -61,7 +61,7 @@ class RewardHandlers:
 
 
 def _rewards(wish: RewardsRequest) -> list[Reward]:
-    single = wish.decision_id is not UNSET or wish.value is not UNSET or wish.metric is not None
+    single = wish.decision_id is not UNSET or wish.value is not UNSET or wish.metric is not UNSET
     if wish.rewards is not UNSET:
         if single:
             raise InvalidInput(f"The body has both: {ONE_OR_MANY}.", [FieldError("rewards", ONE_OR_MANY)])
@@ -69,4 +69,4 @@ def _rewards(wish: RewardsRequest) -> list[Reward]:
     if wish.decision_id is UNSET or wish.value is UNSET:
         missing = "decision_id" if wish.decision_id is UNSET else "value"
         raise InvalidInput(f"{missing} is missing: {ONE_OR_MANY}.", [FieldError(missing, ONE_OR_MANY)])
-    return [Reward(wish.decision_id, wish.value, wish.metric)]
+    return [Reward(wish.decision_id, wish.value, None if wish.metric is UNSET else wish.metric)]

@@ -1,0 +1,151 @@
+"""Bodies as they are sent and answered, for `/openapi.json`: each fits the schema of its type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bandit_serve.decisions.messages import (
+    DecideBatch,
+    Decided,
+    DecidedColumns,
+    DecideRequest,
+    PredictBatch,
+    Predicted,
+    PredictRequest,
+    Scored,
+    ScoreRequest,
+)
+from bandit_serve.experiment import Experiment, Policy
+from bandit_serve.rewards.messages import RewardsReport, RewardsRequest
+from bandit_serve.server.handlers.experiments import ArmRequest, ReasonRequest, StopRequest
+from bandit_serve.server.handlers.models import PatchRequest, RollbackRequest, StatusRequest
+from bandit_serve.server.route import Entries
+
+TOKEN = "Af9PqR0JbC3kWmYx8sT1uQ"
+MODEL = {"id": "ranker", "version": "v2"}
+CONTEXT = {"hour": 9, "device": "ios"}
+DECIDED = {
+    "decision_id": TOKEN,
+    "experiment": "ranker-v2",
+    "arm": "challenger",
+    "propensity": 0.74,
+    "model": MODEL,
+    "payload": None,
+}
+SCORED = {
+    "user_id": "7",
+    "model_id": "ranker",
+    "model_version": "v2",
+    "latency_ms": 0.04,
+    "cached": False,
+}
+BEST = [{"item_id": "50", "score": 4.6}, {"item_id": "181", "score": 4.4}]
+REFUSED = {
+    "type": "urn:bandit-serve:problem:invalid-request",
+    "title": "The request is not valid",
+    "status": 400,
+    "detail": "eligible: expected at least one arm.",
+    "errors": [{"at": "eligible", "detail": "expected at least one arm"}],
+}
+
+# By type, and by a name of the case.
+EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
+    DecideRequest: {
+        "unit": {"unit": "u1"},
+        "context": {"unit": "u1", "context": CONTEXT, "eligible": ["control", "challenger"]},
+    },
+    Decided: {"decided": DECIDED},
+    DecideBatch: {
+        "requests": {"requests": [{"unit": "u1"}, {"unit": "u2", "context": CONTEXT}]},
+        "columns": {"units": ["u1", "u2"], "contexts": [CONTEXT, None]},
+    },
+    Entries(Decided): {"responses": {"responses": [DECIDED, REFUSED]}},
+    DecidedColumns: {
+        "columns": {
+            "decision_ids": [TOKEN, None],
+            "arms": [1, 0],
+            "propensities": [0.74, 1.0],
+            "arm_names": ["control", "challenger"],
+        }
+    },
+    PredictRequest: {
+        "item": {"user_id": "7", "item_id": "50"},
+        "items": {"user_id": "7", "item_ids": ["50", "181"], "features": {"hour": 9}},
+        "top_k": {"user_id": "7", "k": 2, "exclude": ["1"], "unit": "session-3"},
+    },
+    Predicted: {
+        "item": {**DECIDED, "prediction": 4.6},
+        "items": {**DECIDED, "predictions": [4.6, 4.4]},
+        "top_k": {**DECIDED, "items": BEST},
+    },
+    PredictBatch: {"requests": {"requests": [{"user_id": "7", "item_id": "50"}, {"user_id": "8", "k": 2}]}},
+    Entries(Predicted): {
+        "responses": {"responses": [{**DECIDED, "prediction": 4.6}, {**DECIDED, "items": BEST}]}
+    },
+    ScoreRequest: {
+        "item": {"user_id": "7", "item_id": "50"},
+        "items": {"user_id": "7", "item_ids": ["50", "181"]},
+        "top_k": {"user_id": "7", "k": 2, "exclude": ["1"]},
+    },
+    Scored: {
+        "item": {**SCORED, "item_id": "50", "prediction": 4.6, "confidence": 0.9},
+        "items": {**SCORED, "predictions": [4.6, 4.4]},
+        "top_k": {**SCORED, "cached": True, "items": BEST},
+    },
+    RewardsRequest: {
+        "one": {"decision_id": TOKEN, "value": 1},
+        "many": {"rewards": [{"decision_id": TOKEN, "value": 25.0, "metric": "revenue"}]},
+    },
+    RewardsReport: {
+        "accepted": {"accepted": 1, "duplicates": 0, "rejected": 0, "verdicts": ["accepted"]},
+    },
+    Experiment: {
+        "split": {
+            "id": "checkout-button",
+            "arms": [
+                {"name": "control", "payload": {"colour": "grey"}},
+                {"name": "challenger", "payload": {"colour": "green"}},
+            ],
+            "unit": "user",
+            "metrics": [{"name": "paid", "kind": "binary"}, {"name": "revenue", "kind": "continuous"}],
+            "attribution": {"window": "24h", "missing": "zero"},
+        },
+        "bandit": {
+            "id": "headline",
+            "arms": [{"name": "control"}, {"name": "question"}, {"name": "number"}],
+            "policy": {"kind": "thompson", "min_share": 0.02},
+            "metrics": [{"name": "click", "kind": "binary", "goal": "maximize", "role": "objective"}],
+            "attribution": {"window": "1h", "missing": "zero"},
+            "stopping": {"min_samples": 1000, "alpha": 0.05},
+        },
+        "contextual": {
+            "id": "banner",
+            "arms": [{"name": "control"}, {"name": "summer"}],
+            "policy": {"kind": "lin_ts"},
+            "metrics": [{"name": "score", "kind": "bounded", "low": 0, "high": 10}],
+            "context": [
+                {"name": "hour", "kind": "numeric", "mean": 12, "std": 6},
+                {"name": "device", "kind": "categorical", "values": ["ios", "web"], "interactions": ["hour"]},
+            ],
+        },
+    },
+    Policy: {
+        "thompson": {"kind": "thompson", "min_share": 0.02, "half_life": "7d"},
+        "fixed_split": {"kind": "fixed_split", "shares": {"control": 9, "challenger": 1}},
+    },
+    ArmRequest: {
+        "ramp": {"name": "third", "payload": {"colour": "blue"}, "ramp": {"from": 0.01, "over": "2h"}},
+        "model": {"name": "fourth", "model": "ranker", "version": "v3", "reason": "retrained"},
+    },
+    ReasonRequest: {"reason": {"reason": "the button was broken on phones"}},
+    StopRequest: {"winner": {"winner": "challenger", "reason": "beats control"}},
+    PatchRequest: {"metrics": {"metrics": {"rmse": 0.87}, "metadata": {"note": "of March"}}},
+    RollbackRequest: {"reason": {"reason": "slower than v1"}},
+    StatusRequest: {"production": {"status": "production", "reason": "won ranker-v2"}},
+}
+
+
+def examples_of(kinds: Iterable[Any]) -> dict[str, Any]:
+    """The examples of these types, as a media type has them."""
+    return {name: {"value": value} for kind in kinds for name, value in EXAMPLES.get(kind, {}).items()}

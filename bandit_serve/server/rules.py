@@ -1,0 +1,392 @@
+"""What fields may be together, in JSON Schema: what the types of single fields can not say.
+
+What a schema can not say either stands in `BEYOND`. Each rule is also checked where the request is looked at;
+tests/test_schema_rules.py holds the two to each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+from bandit_serve.decisions.messages import (
+    DecideBatch,
+    DecideRequest,
+    PredictBatch,
+    PredictRequest,
+    ScoreRequest,
+)
+from bandit_serve.experiment import (
+    LARGEST_VALUE,
+    MAX_ARMS,
+    MAX_SAMPLES,
+    Arm,
+    ContextField,
+    Experiment,
+    Metric,
+    Policy,
+    Stopping,
+)
+from bandit_serve.policies import POLICIES, ContextualPolicy, Thompson
+from bandit_serve.policies.contextual import LEAST_PRECISION, MOST_PRECISION
+from bandit_serve.policies.policy import MOST_PSEUDO
+from bandit_serve.policies.thompson import LIKELIHOODS
+from bandit_serve.rewards.messages import RewardsRequest
+from bandit_serve.server.handlers.experiments import ArmRequest, StopRequest
+from bandit_serve.server.handlers.models import PatchRequest, Upload
+
+Schema = dict[str, Any]
+
+# As what a field is, where it stands alone: `{"type": "null"}` is no type to some readers.
+NULL: Schema = {"enum": [None]}
+EMPTY: Schema = {"type": "array", "items": {"type": "string"}, "maxItems": 0}
+
+
+class Form(NamedTuple):
+    """One of several that a body may have.
+
+    `needs` are the fields that it has beside those that all forms have, `without` those that it has not, and `only`
+    says what else others may be.
+    """
+
+    name: str
+    description: str
+    needs: tuple[str, ...]
+    without: tuple[str, ...] = ()
+    only: Mapping[str, Schema] = {}
+
+
+ANSWERED_IN_PLACE = (
+    "One that is not valid is answered by a problem in its place, and costs the others nothing."
+)
+
+
+def _asking(stem: str) -> tuple[Form, ...]:
+    return (
+        Form(f"{stem}Item", "One item.", ("item_id",), only={"item_ids": NULL, "k": NULL, "exclude": EMPTY}),
+        Form(
+            f"{stem}Items",
+            "Several items.",
+            ("item_ids",),
+            only={"item_id": NULL, "k": NULL, "exclude": EMPTY},
+        ),
+        Form(f"{stem}TopK", "The k best items.", ("k",), only={"item_id": NULL, "item_ids": NULL}),
+    )
+
+
+FORMS: Mapping[type, tuple[Form, ...]] = {
+    ScoreRequest: _asking("Score"),
+    PredictRequest: _asking("Predict"),
+    RewardsRequest: (
+        Form(
+            "Reward",
+            "`metric` is the objective unless it is given.",
+            ("decision_id", "value"),
+            without=("rewards",),
+        ),
+        Form(
+            "Rewards",
+            "Many rewards. One that is not valid is answered `invalid` in its place, and costs the others nothing.",
+            ("rewards",),
+            without=("decision_id", "value", "metric"),
+        ),
+    ),
+    DecideBatch: (
+        Form(
+            "DecideRequests",
+            f"Entries. {ANSWERED_IN_PLACE}",
+            ("requests",),
+            without=("units",),
+            only={"contexts": NULL},
+        ),
+        Form(
+            "DecideColumns", "Columns: `contexts` has as many as `units`.", ("units",), without=("requests",)
+        ),
+    ),
+}
+
+
+def given(*names: str) -> Schema:
+    """These fields are there, and not null."""
+    return {"required": list(names), "properties": {name: {"not": NULL} for name in names}}
+
+
+def absent(*names: str) -> Schema:
+    """These fields are not there, or null."""
+    return {"properties": dict.fromkeys(names, NULL)}
+
+
+def having(**fields: Schema) -> Schema:
+    """These fields, where they are there, fit these schemas."""
+    return {"properties": fields}
+
+
+def one_of(values: Collection[str]) -> Schema:
+    return {"enum": sorted(values)}
+
+
+def where(name: str, rule: Schema) -> Schema:
+    """`rule`, where `name` is given."""
+    return {name: {"anyOf": [absent(name), rule]}}
+
+
+def _kinds(condition: Any) -> list[str]:
+    return [kind for kind, policy in POLICIES.items() if condition(policy)]
+
+
+def _takers(parameter: str) -> Schema:
+    return having(kind=one_of(_kinds(lambda policy: parameter in policy.parameters)))
+
+
+def _number(least: float, most: float) -> Schema:
+    return {"type": "number", "minimum": least, "maximum": most}
+
+
+def _or_null(*schemas: Schema) -> Schema:
+    return {"anyOf": [*schemas, {"type": "null"}]}
+
+
+def _by_arm(number: Schema) -> Schema:
+    """A number for every arm, or one for each that is named."""
+    by_name = {"type": "object", "additionalProperties": number, "maxProperties": MAX_ARMS}
+    return {"anyOf": [number, by_name]}
+
+
+CONTEXTUAL = _kinds(lambda policy: issubclass(policy, ContextualPolicy))
+JUMPING = _kinds(lambda policy: policy.jumps)
+# The parameters of policies of which nothing else is to be said.
+PLAIN = ("epsilon", "decay", "temperature", "beta", "alpha", "sigma", "scale")
+PRIORS: Mapping[str, Schema] = {
+    name: _by_arm(_number(min(each.least for each in named), max(each.most for each in named)))
+    for name in ("alpha", "beta", "kappa", "mean")
+    if (named := [likelihood.prior[name] for likelihood in LIKELIHOODS.values() if name in likelihood.prior])
+}
+
+LARGE = _number(-LARGEST_VALUE, LARGEST_VALUE)
+POLICY: Schema = {
+    "properties": {
+        "kind": {"type": "string", "enum": list(POLICIES)},
+        "warmup": _or_null({"type": "integer", "minimum": 0, "maximum": MAX_SAMPLES}),
+        "epsilon": _or_null(_number(0.0, 1.0)),
+        "decay": _or_null(_number(0.0, 1e9)),
+        "temperature": _or_null(_number(1e-12, LARGEST_VALUE)),
+        "beta": _or_null(_number(0.0, 1.0)),
+        "alpha": _or_null(_number(1e-9, 1e9)),
+        "gamma": _or_null({"type": "number", "exclusiveMinimum": 0.0, "maximum": 1e9}),
+        "sigma": _or_null(_number(1e-12, LARGEST_VALUE)),
+        "scale": _or_null(_number(1e-9, 1e9)),
+        "optimism": _or_null(_number(0.0, 1e9)),
+    },
+    "dependentSchemas": {
+        **{name: rule for own in PLAIN for name, rule in where(own, _takers(own)).items()},
+        **where(
+            "shares",
+            {
+                "allOf": [
+                    _takers("shares"),
+                    having(shares={"not": {"additionalProperties": {"maximum": 0}}}),
+                ]
+            },
+        ),
+        **where(
+            "gamma",
+            {
+                "anyOf": [
+                    having(kind={"const": "exp3"}, gamma={"maximum": 1.0}),
+                    having(kind={"const": "squarecb"}, gamma={"minimum": 1e-9}),
+                ]
+            },
+        ),
+        **where(
+            "optimism",
+            {
+                "allOf": [
+                    _takers("optimism"),
+                    having(optimism={"anyOf": [{"const": 0}, {"minimum": 1e-9}]}),
+                ]
+            },
+        ),
+        **where(
+            "prior",
+            {
+                "anyOf": [
+                    having(
+                        kind=one_of(_kinds(lambda policy: issubclass(policy, Thompson))),
+                        prior={"propertyNames": one_of(PRIORS), **having(**PRIORS)},
+                    ),
+                    having(
+                        kind=one_of(CONTEXTUAL),
+                        prior={
+                            "propertyNames": one_of(["precision"]),
+                            "additionalProperties": _number(LEAST_PRECISION, MOST_PRECISION),
+                        },
+                    ),
+                ]
+            },
+        ),
+        **where(
+            "pseudo_history",
+            having(
+                kind={"not": one_of(CONTEXTUAL)},
+                pseudo_history={
+                    "required": ["n", "mean"],
+                    "propertyNames": one_of(["n", "mean", "std"]),
+                    **having(n=_by_arm(_number(0.0, MOST_PSEUDO)), std=_by_arm(LARGE)),
+                },
+            ),
+        ),
+    },
+}
+# Guardrails are of the contract, and not built yet; so are the two of `STOPPING`.
+ROLE: Schema = {"anyOf": [{"type": "string", "enum": ["objective", "secondary"]}, {"type": "null"}]}
+METRIC: Schema = {
+    "properties": {"role": ROLE},
+    "dependentSchemas": {
+        "kind": {
+            "anyOf": [
+                {
+                    "required": ["low", "high"],
+                    **having(kind={"const": "bounded"}, low=LARGE, high=LARGE),
+                },
+                {"allOf": [having(kind={"not": {"const": "bounded"}}), absent("low", "high")]},
+            ]
+        }
+    },
+}
+FIELD: Schema = {
+    "dependentSchemas": {
+        "values": having(values={"uniqueItems": True}),
+        "interactions": having(interactions={"uniqueItems": True}),
+        "kind": {
+            "anyOf": [
+                {"allOf": [having(kind={"const": "numeric"}), absent("values", "buckets")]},
+                {
+                    "allOf": [
+                        having(kind={"const": "categorical"}),
+                        absent("mean", "std"),
+                        {"oneOf": [given("values"), given("buckets")]},
+                    ]
+                },
+            ]
+        },
+    },
+}
+ARM: Schema = {"dependentSchemas": {**where("model", given("version")), **where("version", given("model"))}}
+STOPPING: Schema = {"properties": {"duration": NULL, "promote_winner": {"type": "boolean", "const": False}}}
+
+
+OBJECTIVE: Schema = {"required": ["role"], **having(role={"const": "objective"})}
+ANOTHER: Schema = {"required": ["role"], **having(role={"const": "secondary"})}
+NOT_NAMED: Schema = having(role={"enum": ["secondary", None]})
+ONE_NAMED: Schema = {"contains": OBJECTIVE, "maxContains": 1}
+NONE_NAMED: Schema = {"allOf": [{"items": NOT_NAMED}, {"contains": having(role=NULL)}]}
+
+
+def _objective_named(rule: Schema) -> Schema:
+    """The metric with the role of the objective fits `rule`."""
+    return having(metrics={"items": {"anyOf": [NOT_NAMED, rule]}})
+
+
+def _objective_first(rule: Schema) -> Schema:
+    """The first metric fits `rule`, where it has no role; of one that comes later no schema can say it."""
+    return having(metrics={"prefixItems": [{"anyOf": [ANOTHER, rule]}]})
+
+
+def _every_arm(rule: Schema) -> Schema:
+    return having(arms={"items": rule})
+
+
+def _excludes(policies: Collection[str], rule: Schema) -> Schema:
+    """An experiment has none of these policies, or fits `rule`."""
+    return {"anyOf": [having(policy=having(kind={"not": one_of(policies)})), rule]}
+
+
+def _of_objectives(objective: Callable[[Schema], Schema]) -> list[Schema]:
+    """What follows from the objective's kind; a count to be kept small is a continuous one to policies."""
+    rules = [
+        {
+            "anyOf": [
+                objective(having(kind=one_of(["bounded", "continuous"]))),
+                {"required": ["attribution"], **having(attribution=given("missing"))},
+            ]
+        },
+        {
+            "anyOf": [
+                having(attribution=having(missing={"not": {"const": "zero"}})),
+                objective(having(low={"maximum": 0}, high={"minimum": 0})),
+            ]
+        },
+    ]
+    small = {"required": ["goal"], **having(kind={"const": "count"}, goal={"const": "minimize"})}
+    for taken in sorted({tuple(sorted(policy.objectives)) for policy in POLICIES.values()}):
+        if len(taken) < len(LIKELIHOODS):
+            kinds = [kind for kind, policy in POLICIES.items() if policy.objectives == set(taken)]
+            fitting = having(kind=one_of(taken))
+            fits = {"anyOf": [fitting, small]} if "continuous" in taken else fitting
+            rules.append(_excludes(kinds, objective(fits)))
+    return rules
+
+
+EXPERIMENT: Schema = {
+    "dependentSchemas": {
+        "metrics": {
+            "allOf": [
+                {
+                    "anyOf": [
+                        {"allOf": [having(metrics=ONE_NAMED), *_of_objectives(_objective_named)]},
+                        {"allOf": [having(metrics=NONE_NAMED), *_of_objectives(_objective_first)]},
+                    ]
+                },
+                _excludes(JUMPING, having(unit={"const": "request"})),
+                _excludes(CONTEXTUAL, {"required": ["context"], **having(context={"minItems": 1})}),
+                _excludes(
+                    CONTEXTUAL, {"anyOf": [_every_arm(given("features")), _every_arm(absent("features"))]}
+                ),
+            ]
+        }
+    },
+}
+
+RULES: Mapping[type, Schema] = {
+    Policy: POLICY,
+    Metric: METRIC,
+    ContextField: FIELD,
+    Arm: ARM,
+    ArmRequest: ARM,
+    Stopping: STOPPING,
+    Experiment: EXPERIMENT,
+}
+
+# What no schema can say, by type and in words.
+OF_A_DECISION = (
+    "Names are counted in bytes, and the experiment says more: with `unit: user` a unit is needed; a context is for "
+    "experiments that have one; `eligible` names arms."
+)
+OF_A_POLICY = (
+    "It is for the experiment's kind of objective, unit and context. Arms that are named are those of the experiment, "
+    "and `min_share` is at most `max_share` and one part of them; "
+    "durations are of a millisecond or more; what a `prior` and a `pseudo_history` may hold follows the objective's "
+    "kind."
+)
+OF_AN_ARM = "A payload is of 64 KiB and 64 levels at most; a version that is named is registered."
+BEYOND: Mapping[type, str] = {
+    DecideRequest: OF_A_DECISION,
+    PredictRequest: OF_A_DECISION,
+    PredictBatch: f"Entries. {ANSWERED_IN_PLACE}",
+    ScoreRequest: "Names are counted in bytes; `features` are for models that take them.",
+    DecideBatch: OF_A_DECISION,
+    RewardsRequest: "`decision_id` is one of ours, and `value` one that the metric takes.",
+    Policy: OF_A_POLICY,
+    Arm: OF_AN_ARM,
+    ArmRequest: f"{OF_AN_ARM} Where others have `features`, it has as many.",
+    Metric: "`low` is below `high`.",
+    ContextField: "`interactions` names other fields, each pair once.",
+    StopRequest: "`winner` is an arm that is there.",
+    Experiment: (
+        "The names of arms, of metrics and of context fields are each unique; `control` is an arm; the window is of "
+        "10 ms to 90 days; arms have as many `features` each, models at most 512 and 1,024 coefficients; the objective "
+        "is the metric with that role or else the first without one."
+    ),
+    Upload: "`artifact` is a safetensors file of one of our families; `metrics` and `metadata` are of 64 KiB at most.",
+    PatchRequest: "`metrics` and `metadata` are of 64 KiB at most.",
+}

@@ -1,0 +1,144 @@
+"""The schemas of what routes take and answer with, made from the types that validate it.
+
+msgspec says what each field may be, `rules.py` what fields may be together. Readers of OpenAPI know less of JSON
+Schema than it has: what they stumble over is said in other words here, and means the same.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from bandit_serve.names import TEXT_END
+from bandit_serve.server.problems import Problem
+from bandit_serve.server.route import Entries
+from bandit_serve.server.rules import BEYOND, FORMS, RULES, Form
+
+Schema = dict[str, Any]
+
+PLACE = "#/components/schemas/"
+
+
+class Schemas:
+    """`components` by name, each type that was given among them where it is a struct."""
+
+    def __init__(self, kinds: Iterable[Any]) -> None:
+        kinds = list(kinds)
+        types = dict.fromkeys([Problem, *(kind.one if isinstance(kind, Entries) else kind for kind in kinds)])
+        found, components = msgspec.json.schema_components(types, ref_template=PLACE + "{name}")
+        self.components: dict[str, Schema] = {
+            name: _in_plain_words(each) for name, each in components.items()
+        }
+        self._found: dict[Any, Schema] = {
+            kind: _in_plain_words(each) for kind, each in zip(types, found, strict=True)
+        }
+        for kind, rule in RULES.items():
+            if kind.__name__ in self.components:
+                component = self.components[kind.__name__]
+                properties = component["properties"] | rule.get("properties", {})
+                component.update(rule, properties=properties)
+        for kind, words in BEYOND.items():
+            if kind.__name__ in self.components:
+                component = self.components[kind.__name__]
+                component["description"] = f"{component.get('description', '')}\n\n{words}".strip()
+        for kind, forms in FORMS.items():
+            if kind.__name__ in self.components:
+                self._split(kind.__name__, forms)
+        for kind in kinds:
+            if isinstance(kind, Entries):
+                self._found[kind] = self._batch(kind.one)
+
+    def of(self, kind: Any) -> Schema:
+        """The schema of one of the types that were given."""
+        return self._found[kind]
+
+    def _batch(self, one: type) -> Schema:
+        name = f"{one.__name__}Batch"
+        entry = {"oneOf": [self._found[one], self._found[Problem]]}
+        self.components[name] = {
+            "title": name,
+            "type": "object",
+            "description": "In the order of the requests; one that was refused has a problem in its place.",
+            "properties": {"responses": {"type": "array", "items": entry}},
+            "required": ["responses"],
+        }
+        return {"$ref": PLACE + name}
+
+    def _split(self, name: str, forms: tuple[Form, ...]) -> None:
+        """Turns a component into one of several, of which each is a component of its own."""
+        whole = self.components[name]
+        for form in forms:
+            self.components[form.name] = _form(whole, form)
+        self.components[name] = {
+            "title": name,
+            "description": whole.get("description", ""),
+            "oneOf": [{"$ref": PLACE + form.name} for form in forms],
+        }
+
+
+def _form(whole: Schema, form: Form) -> Schema:
+    """`whole` with the fields that the form needs, and without those that it goes without."""
+    properties = {**whole["properties"], **form.only}
+    for name in form.needs:
+        properties[name] = _not_null(properties[name])
+    for name in form.without:
+        del properties[name]
+    required = [name for name in properties if name in form.needs or name in whole.get("required", ())]
+    return {
+        **whole,
+        "title": form.name,
+        "description": form.description,
+        "properties": properties,
+        "required": required,
+    }
+
+
+def _not_null(schema: Schema) -> Schema:
+    """Of a field that may be null: what it is otherwise."""
+    if "anyOf" not in schema:
+        return schema
+    found = {key: value for key, value in schema.items() if key != "anyOf"}
+    for other in schema["anyOf"]:
+        found |= other if other != {"type": "null"} else {}
+    return found
+
+
+def _in_plain_words(node: Any) -> Any:
+    """The same schema for readers that know less of JSON Schema than there is.
+
+    Without `items: false`, enumerations of no type, and patterns that only Python reads: of `$` JSON Schema says that
+    it is the end of the text, and nothing of a newline before it. A default is said in words: who is told of it
+    otherwise makes the field one that has to be given.
+    """
+    if isinstance(node, list):
+        return [_in_plain_words(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    schema = {key: value if key == "default" else _in_plain_words(value) for key, value in node.items()}
+    if schema.get("items") is False:
+        each, *others = schema.pop("prefixItems")
+        assert all(other == each for other in others), "a tuple of several types has no schema here"
+        schema["items"] = each
+    if isinstance(schema.get("description"), str):
+        schema["description"] = inspect.cleandoc(schema["description"])
+    if isinstance(schema.get("pattern"), str):
+        schema["pattern"] = schema["pattern"].replace(TEXT_END, "$")
+    if isinstance(schema.get("enum"), list) and all(isinstance(each, str) for each in schema["enum"]):
+        schema["type"] = "string"
+    if schema.get("format") == "binary":
+        schema.pop("contentEncoding", None)
+    if schema.get("required") == []:
+        del schema["required"]
+    if "default" in schema and not isinstance(schema["default"], dict):
+        _say_default(schema)
+    return schema
+
+
+def _say_default(schema: Schema) -> None:
+    default = schema.pop("default")
+    if default is not None and default != []:
+        said = f"default: {msgspec.json.encode(default).decode()}"
+        schema["description"] = f"{schema['description']} ({said})" if "description" in schema else said
