@@ -543,7 +543,7 @@ cdef class Linear:
             return 0
         rows = self.arrays["first_x"]
         for j in range(self.n_features):
-            rows[self.n_first, j] = <float>self.x[j]
+            rows[self.n_first, j] = <float>(self.x[j] + 0.0)  # -0.0 is 0.0
         self.arrays["first_arms"][self.n_first], self.arrays["first_rewards"][self.n_first] = arm, reward
         self.n_first += 1
         self.fit(arm, reward)

@@ -45,6 +45,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             yield Place(store, here, there)
 
 
+def exposures(service: ThrowawayService, path: str) -> int:
+    return sum(arm["exposures"] for arm in service.call("GET", f"{path}/results").body["arms"])
+
+
 def stopped(service: ThrowawayService) -> tuple[str, list[str]]:
     """An experiment that was decided and rewarded for; and decisions of it that have no reward yet."""
     name = running(service)
@@ -168,7 +172,7 @@ def test_one_that_has_not_heard_writes_into_no_namesake(place: Place) -> None:
     for service in (place.there, place.here):
         arms = service.call("GET", f"{path}/results").body["arms"]
         assert sum(arm["metrics"]["click"]["n"] for arm in arms) == 10
-        assert sum(arm["exposures"] for arm in arms) == 10
+        wait_until(lambda service=service: exposures(service, path) == 10)
     assert place.there.call("GET", "/health/ready").body["status"] == "ready"
 
 

@@ -123,7 +123,7 @@ def test_one_decision_with_its_context(service: ThrowawayService) -> None:
         assert service.call("POST", path, {"context": context}).status == 200
     stats = [service.call("GET", "/v1/stats").body["experiments"][name]["context"] for _ in range(8)]
     # Any worker may answer, each for itself; the metrics are those of all.
-    assert all(set(found) == {"missing", "unknown", "unexpected"} for found in stats)
+    assert all(set(found) == {"missing", "unknown", "unexpected", "far"} for found in stats)
 
     def counted() -> bool:
         text = service.call("GET", "/metrics").body.decode()

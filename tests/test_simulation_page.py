@@ -125,7 +125,7 @@ def drawn(root: ElementTree.Element, name: str, kind: str, horizon: int) -> Draw
     right = next(float(each.attrib["x2"]) for each in root.iter(f"{SVG}line") if each.get("class") == "grid")
     part = (x - LEFT) / (right - LEFT)
     decisions = part * horizon if kind == "linear" else LOG_STARTS * (horizon / LOG_STARTS) ** part
-    return Drawn(decisions, values, 0.15 * (high - low) / (bottom - top))
+    return Drawn(decisions, values, 0.2 * (high - low) / (bottom - top))
 
 
 @pytest.mark.parametrize("kind", ["linear", "log"])

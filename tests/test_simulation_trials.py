@@ -10,6 +10,7 @@ import pytest
 from numpy.random import SeedSequence
 
 from bandit_serve.policies import POLICIES, Thompson
+from bandit_serve.policies.serving import default_floor
 from bandit_serve.simulation import Simulation, Trial, report, run_trial, run_trials
 from bandit_serve.simulation.trial import Seeds, checkpoints
 
@@ -32,7 +33,7 @@ def same(one: Trial, other: Trial) -> bool:
 def test_a_trial_is_the_policy_itself_asked_and_told() -> None:
     described = simulation()
     seeds = Seeds.of(described, 2)
-    policy = Thompson(3, seed=seeds.policy)
+    policy = Thompson(3, seed=seeds.policy, min_share=default_floor("thompson", 3))
     regret, reward = [], 0.0
     for block in described.environment.blocks(3_000, seeds.world):
         for means, rewards in zip(block.means, block.rewards, strict=True):
