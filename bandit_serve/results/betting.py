@@ -45,7 +45,7 @@ def _stakes(x: Floats, alpha: float) -> Floats:
     means = (0.5 + np.cumsum(x)) / (t + 1)
     variances = (0.25 + np.cumsum(np.square(x - means))) / (t + 1)
     before = np.concatenate([[0.25], variances[:-1]])
-    stakes: Floats = np.sqrt(2.0 * math.log(2.0 / alpha) / (before * t * np.log(t + 1)))
+    stakes: Floats = np.sqrt(2.0 * _enough(alpha) / (before * t * np.log(t + 1)))
     return stakes
 
 
@@ -64,4 +64,9 @@ def _least_kept(x: Floats, stakes: Floats, alpha: float) -> int:
 def _refuted(mean: float, x: Floats, stakes: Floats, alpha: float) -> bool:
     bets = np.minimum(stakes, LARGEST_STAKE / mean) if mean > 0.0 else stakes
     capital = np.cumsum(np.log1p(bets * (x - mean)))
-    return bool(capital.max() >= math.log(2.0 / alpha))
+    return bool(capital.max() >= _enough(alpha))
+
+
+def _enough(alpha: float) -> float:
+    """The logarithm of what a gambler must have, 2/alpha, which itself need not be a finite number."""
+    return math.log(2.0) - math.log(alpha)

@@ -21,6 +21,9 @@ from bandit_serve.results.sequence import Floats
 
 FEWEST = 3
 
+LARGEST = 1e100
+"""Up to which size means are compared, and from 1/LARGEST on and up to which their standard errors."""
+
 Arms = NDArray[np.bool_]
 Beta = Callable[[Floats, Floats], Floats]
 Student = Callable[[Floats, Floats, Floats], Floats]
@@ -100,8 +103,10 @@ def _of_known(
     metric: Metric,
     there: Arms,
 ) -> Floats:
+    error = np.sqrt(variance)
+    known = known & (np.abs(mean) <= LARGEST) & (error >= 1.0 / LARGEST) & (error <= LARGEST)
     result = np.full(len(known), np.nan)
     if known.sum() >= min(2, there.sum()) and known.any():
         loc = mean[known] if metric.goal == "maximize" else -mean[known]
-        result[known] = of(loc, np.sqrt(variance[known]), n[known].astype(np.float64) - 1.0)
+        result[known] = of(loc, error[known], n[known].astype(np.float64) - 1.0)
     return result

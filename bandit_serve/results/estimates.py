@@ -27,6 +27,8 @@ PRIOR = 1_000.0
 
 LEAST_VARIANCE = 1e-190
 """From which variance on is reckoned with: products of smaller ones have no digits."""
+LEAST_WEIGHT = 1e-50
+"""From which sum of weights on two arms are compared: where it is smaller, one of them is never drawn."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ def moving_shares(
     k = peers.astype(np.float64).reshape(-1, *(1,) * (sums.n.ndim - 1))
     variance = sums.cautious_variance(kind)
     usable = (sums.n >= FEWEST) & (variance > LEAST_VARIANCE) & (sums.eligible > 0)
-    compared = _with_control(sums.n > 0, control) & (sums.pair_weight > 0)
+    compared = _with_control(sums.n > 0, control) & (sums.pair_weight > LEAST_WEIGHT)
     comparable = _with_control(usable, control) & compared
     v = np.where(usable, variance, 1.0)
     t = np.maximum(sums.eligible, 1).astype(np.float64)

@@ -84,7 +84,9 @@ class MetricTable:
         self.p = self._p_values(np.maximum(*self.evidence))
         self.there = np.array([status != "removed" for status in record.arm_statuses.values()])
         self.lifts = self.estimates.lifts(self.alpha)
-        self.asymptotic_alpha = self.alpha * (AFTER_EXACT if fold.begins_exactly(index) else 1.0)
+        part = AFTER_EXACT if fold.begins_exactly(index) else 1.0
+        # A part of the least number that there is would be 0.
+        self.asymptotic_alpha = max(part * self.alpha, math.ulp(0.0))
         self.exact = [self._exact(fold, arm) for arm in range(len(experiment.arms))]
         self._make_aids()
 
