@@ -45,36 +45,41 @@ def noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "unpickled"
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_a_service_does_without(family: str, noted: Path, tmp_path: Path) -> None:
-    FAMILIES[family]().fit(RATINGS.users, RATINGS.items, RATINGS.values).save(tmp_path / "m")
-    name, model = new_name(), new_name("model")
-    experiment = {
-        "id": name,
-        "arms": [{"name": arm, "model": model, "version": "v1"} for arm in ("control", "challenger")],
-        "metrics": [{"name": "click", "kind": "binary"}],
-        "policy": {"kind": "thompson", "half_life": "1h"},
-        "attribution": {"missing": "ignore", "window": "1h"},
-    }
+def test_a_service_does_without(noted: Path, tmp_path: Path) -> None:
+    experiments = {new_name(): (new_name("model"), family) for family in sorted(FAMILIES)}
     data = tmp_path / "d"
     with ThrowawayService(data, "--learn", workers=2) as service:
-        assert upload(service, model, (tmp_path / "m").read_bytes(), {"status": "staged"}).status == 201
-        assert service.call("POST", "/v1/experiments", experiment).status == 201
-        assert service.call("POST", f"/v1/experiments/{name}/start").status == 200
-        for user in range(20):
-            ask = {"user_id": f"u{user}", "item_id": "i1"} if user % 2 else {"user_id": f"u{user}", "k": 5}
-            decided = service.call("POST", f"/v1/experiments/{name}/predict", ask)
-            assert decided.status == 200, decided
-            reward = {"decision_id": decided.body["decision_id"], "value": user % 2}
-            assert service.call("POST", "/v1/rewards", reward).status == 200
+        for name, (model, family) in experiments.items():
+            FAMILIES[family]().fit(RATINGS.users, RATINGS.items, RATINGS.values).save(tmp_path / model)
+            artifact = (tmp_path / model).read_bytes()
+            assert upload(service, model, artifact, {"status": "staged"}).status == 201
+            experiment = {
+                "id": name,
+                "arms": [{"name": arm, "model": model, "version": "v1"} for arm in ("control", "challenger")],
+                "metrics": [{"name": "click", "kind": "binary"}],
+                "policy": {"kind": "thompson", "half_life": "1h"},
+                "attribution": {"missing": "ignore", "window": "1h"},
+            }
+            assert service.call("POST", "/v1/experiments", experiment).status == 201
+            assert service.call("POST", f"/v1/experiments/{name}/start").status == 200
+            for user in range(20):
+                ask = (
+                    {"user_id": f"u{user}", "item_id": "i1"} if user % 2 else {"user_id": f"u{user}", "k": 5}
+                )
+                decided = service.call("POST", f"/v1/experiments/{name}/predict", ask)
+                assert decided.status == 200, decided
+                reward = {"decision_id": decided.body["decision_id"], "value": user % 2}
+                assert service.call("POST", "/v1/rewards", reward).status == 200
     with ThrowawayService(data, "--learn") as service:
-        results = service.call("GET", f"/v1/experiments/{name}/results")
-        assert results.status == 200
-        assert sum(arm["exposures"] for arm in results.body["arms"]) == 20
-        replayed = bandit_serve("replay", name, "--data", data)
+        for name in experiments:
+            results = service.call("GET", f"/v1/experiments/{name}/results")
+            assert results.status == 200
+            assert sum(arm["exposures"] for arm in results.body["arms"]) == 20
+        replayed = bandit_serve("replay", "--data", data)
         assert replayed.status == 0, replayed.err
-        learned = bandit_serve("learn", model, "--from", "v1", "--data", data, "--until-caught-up")
-        assert learned.status == 0, learned.err
+        for model, _ in experiments.values():
+            learned = bandit_serve("learn", model, "--from", "v1", "--data", data, "--until-caught-up")
+            assert learned.status == 0, learned.err
     poisoned = Path(f"{noted}.here").read_text().count("poisoned")
     assert poisoned >= 5, "the service, its workers and the commands were all poisoned"
     assert not noted.exists()
