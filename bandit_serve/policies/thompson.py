@@ -29,6 +29,8 @@ class Parameter(NamedTuple):
 
 # The shapes of Gamma posteriors between which their quadrature is tested.
 SMALLEST_SHAPE, LARGEST_SHAPE = 1e-6, 1e15
+# How far behind the best, and how much narrower than the widest, a Student posterior is at most taken to be.
+FURTHEST = 1e100
 
 Prior: TypeAlias = Mapping[str, float | ArrayLike | None]
 # By the names of its numbers; None where the rewards show it.
@@ -62,7 +64,9 @@ def gamma_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> V
 def student_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> Vector:
     loc, scale, df = _normal.posterior(**statistics, prior=np.ascontiguousarray(prior))
     # Which is best does not depend on the unit and the zero, and is integrated in the same ones.
-    return student_best((loc - loc.max()) / scale.max(), scale / scale.max(), df)
+    unit = scale.max()
+    behind, width = (loc - loc.max()) / unit, scale / unit
+    return student_best(np.maximum(behind, -FURTHEST), np.maximum(width, 1.0 / FURTHEST), df)
 
 
 BETA = Likelihood(

@@ -97,7 +97,9 @@ class Sums:
         that has seen nothing of its tail has none.
         """
         mean, n = self.shifted_mean, np.maximum(self.n, 1)
-        third = self.cube - 3.0 * mean * self.m2 - n * mean**3
+        # Beyond the power of the squares' sum it is what was rounded beside a large mean.
+        most = self.m2**1.5
+        third = np.clip(self.cube - 3.0 * mean * self.m2 - n * mean**3, -most, most)
         own = _skewness(third, self.m2, n)
         pooled = _skewness(third.sum(axis=0), self.m2.sum(axis=0), np.maximum(self.n.sum(axis=0), 1))
         larger = np.abs(pooled) > np.abs(own)
