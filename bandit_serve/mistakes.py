@@ -50,6 +50,8 @@ def mistakes(document: Any, kind: Any, say: Say, at: str = "") -> list[FieldErro
 
 def with_whole_numbers(document: Any, kind: Any) -> Any:
     """The document with whole numbers where a `kind` has some and they are written like 3.0."""
+    if kind is Any:
+        return document
     alternatives = _alternatives(kind)
     if isinstance(document, float):
         whole = int in alternatives and float not in alternatives and document.is_integer()
@@ -59,7 +61,7 @@ def with_whole_numbers(document: Any, kind: Any) -> Any:
         return {name: with_whole_numbers(value, kinds.get(name, Any)) for name, value in document.items()}
     if isinstance(document, list):
         item = _item_kind(alternatives)
-        return document if item is Any else [with_whole_numbers(value, item) for value in document]
+        return [with_whole_numbers(value, item) for value in document]
     return document
 
 

@@ -47,13 +47,17 @@ def reread(
     within: str = "",
     most: int | None = None,
 ) -> T:
-    """What a document of JSON's types is that msgspec has refused: whole numbers may be written like 3.0.
+    """What a document is that msgspec has refused: whole numbers may be written like 3.0.
 
-    `InvalidInput` with every mistake in it; with the first alone where `most` is 1.
+    `InvalidInput` with every mistake in it; with the first alone where `most` is 1, or where MessagePack has brought
+    what JSON has no type for: bytes, times, keys that are no text.
     """
     document = with_whole_numbers(document, kind)
     try:
-        return msgspec.json.decode(msgspec.json.encode(document), type=kind)
+        content = msgspec.json.encode(document)
+        if msgspec.json.decode(content) != document:
+            raise invalid(error, within)
+        return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as still:
         error = still
     except (TypeError, ValueError, OverflowError, RecursionError):

@@ -316,14 +316,12 @@ def worst_requests(world: World) -> Iterator[Worst]:
     head = b'{"id":"tiny","metrics":[{"name":"m","kind":"continuous"}],"arms":['
     yield create("12 MB of tiny containers", head + arms + b"]}")
     arms_of_size = [{"name": f"a{i}", "payload": PAYLOAD} for i in range(240)]
-    yield create(
-        "16 MB of payloads",
-        as_json({**plain, "id": "sized", "arms": arms_of_size, "policy": {"kind": "fixed_split"}}),
-    )
+    sized = as_json({**plain, "id": "sized", "arms": arms_of_size, "policy": {"kind": "fixed_split"}})
+    yield create("16 MB of payloads", sized)
     yield route("GET", "/v1/experiments")("all of them")
     show = "/v1/experiments/{experiment}"
     yield route("GET", show, experiment="sized")("16 MB of payloads")
-    yield route("DELETE", show, experiment="heavy")("as it is")
+    yield route("PUT", show, experiment="sized")("16 MB of payloads, as they were", sized)
     yield route("PUT", show + "/policy", experiment="contextual")(
         "another policy for 30 models of 512", as_json({"kind": "lin_ts"})
     )
@@ -352,6 +350,7 @@ def worst_requests(world: World) -> Iterator[Worst]:
         "16 MB of reason", as_json({"reason": "x" * 16_000_000})
     )
     yield route("POST", show + "/stop", experiment="sized")("with 16 MB of payloads", reason)
+    yield route("DELETE", show, experiment="sized")("with 16 MB of payloads", reason)
 
     model, version = "/v1/models/{model}", "/v1/models/{model}/versions/{version}"
     ranker = {"model": "ranker", "version": "v1"}

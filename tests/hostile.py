@@ -87,9 +87,10 @@ class Grammar:
         self._artifact = artifact
         self._random = random.Random(seed)
 
-    def known_path(self, route: Route) -> str:
-        """The route's path with names that exist."""
-        return re.sub(r"\{(\w+)\}", lambda found: quote(self._names[found[1]][0]), route.path)
+    def known_path(self, route: Route, **named: str) -> str:
+        """The route's path with the names that are `named`, and others that exist."""
+        names = {parameter: known[0] for parameter, known in self._names.items()} | named
+        return re.sub(r"\{(\w+)\}", lambda found: quote(names[found[1]]), route.path)
 
     def request(self) -> bytes:
         """One request, whole: a request line, headers, and as many bytes of body as they say."""

@@ -115,7 +115,7 @@ def test_another_method_is_405_and_says_which_it_takes(service: ThrowawayService
     for method, path, allowed in [
         ("GET", "/v1/rewards", {"POST"}),
         ("DELETE", "/v1/experiments", {"GET", "POST"}),
-        ("PUT", "/v1/experiments/a", {"GET", "DELETE"}),
+        ("PATCH", "/v1/experiments/a", {"GET", "PUT", "DELETE"}),
         ("POST", "/health/live", {"GET"}),
         ("GET", "/v1/experiments/a/decide", {"POST"}),
     ]:

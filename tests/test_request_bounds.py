@@ -69,6 +69,7 @@ def test_every_route_with_a_body_takes_no_more_than_it_needs_or_is_a_batch() -> 
         "POST /v1/experiments/{experiment}/decide/batch",
         "POST /v1/experiments/{experiment}/predict/batch",
         "POST /v1/experiments",
+        "PUT /v1/experiments/{experiment}",
         "POST /v1/models/{model}/versions",
     }
     assert {route.label for route in ROUTES if route.media == MULTIPART} <= unbounded

@@ -53,14 +53,16 @@ BEYOND = {
     ],
     "Policy": [*OF_POLICIES, r"learns from context", r"takes a .* objective", r"jumps between arms"],
     "ArmRequest": [r"There is no model", r"the name '.*' is taken"],
-    "StopRequest": [r"expected the name of an arm"],
+    "StopRequest": [r"winner: (did you mean \w+\? )?expected one of control"],
     "Experiment": [
         *OF_POLICIES,
         r"expected a number above low",
         r'expected a duration from "10ms" to "90d"',
         r"expected another field, once",
-        r"expected the name of an arm",
+        r"control: (did you mean \w+\? )?expected one of",
         r"the name '.*' is taken",
+        r"id: expected '.*', as in the path",
+        r"There is no model",
     ],
 }
 STEP = scaled(16, 1)
@@ -116,7 +118,9 @@ OWN: dict[str, dict[str, Any]] = {
         "epsilon": 0.1,
         "pseudo_history": {"n": 3, "mean": {"control": 0.5, "challenger": 0.2}},
     },
-    "thompson": {"prior": {"alpha": 2, "beta": {"control": 3}}},
+    "softmax": {"temperature": 0.1},
+    "ucb1": {"sigma": 2},
+    "thompson": {"prior": {"alpha": 2, "beta": {"control": 3}, "mean": 0.5, "kappa": {"control": 1}}},
     "exp3": {"gamma": 0.5},
     "lin_ts": {"prior": {"precision": 2}, "scale": 1},
     "squarecb": {"gamma": 3, "optimism": 0},
@@ -207,7 +211,7 @@ CONTEXT = [{"name": "hour", "kind": "numeric"}]
 @pytest.fixture(scope="module")
 def bodies(service: ThrowawayService) -> dict[tuple[str, str], list[Any]]:
     """For every route that takes JSON, bodies that it takes, and in its path what there is."""
-    name, new = running(service, context=CONTEXT), draft(service)
+    name, new, other, old = running(service, context=CONTEXT), *(draft(service) for _ in range(3))
     token = decide(service, name)["decision_id"]
     context, arm = {"hour": 9, "more": "x"}, {"name": "another", "payload": {"a": [1]}, "features": [1.0]}
     whole = {"unit": "u", "context": context, "eligible": ["control"]}
@@ -231,6 +235,8 @@ def bodies(service: ThrowawayService) -> dict[tuple[str, str], list[Any]]:
         ],
         ("POST", "/v1/models/none/predict"): asked,
         ("POST", "/v1/models/none/versions/v1/predict"): asked[:1],
+        ("PUT", f"/v1/experiments/{other}"): [EXAMPLES[Experiment]["bandit"] | {"id": other}],
+        ("DELETE", f"/v1/experiments/{old}"): reason,
         ("PUT", f"/v1/experiments/{new}/policy"): [{"kind": "thompson", "min_share": 0.1}],
         ("POST", f"/v1/experiments/{new}/arms"): [{**arm, "ramp": {"from": 0.1, "over": "1h"}}],
         ("DELETE", of_arm): reason,

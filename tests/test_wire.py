@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -218,6 +219,24 @@ def test_a_whole_number_may_be_written_with_a_point(
     if abs(number) < 2**40:
         refused = outcome(number + 0.5)
         assert isinstance(refused, list), refused
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"unit": b"abc"}, {"unit": datetime.now(UTC)}, {"context": {1: 2}}, {"context": {None: 2}}, {1: 2}],
+    ids=["bytes", "time", "number as key", "nil as key", "number as field"],
+)
+def test_what_json_has_no_type_for_is_refused_in_messagepack(value: Any) -> None:
+    with pytest.raises(InvalidInput):
+        read(msgspec.msgpack.encode(value), MSGPACK)
+
+
+@pytest.mark.parametrize("depth", [10, 400, 600, 900])
+@pytest.mark.parametrize(("head", "value", "tail"), [('{"a":', "1", "}"), ("[", "", "]")])
+def test_a_deep_value_of_an_unknown_field_is_refused(head: str, value: str, tail: str, depth: int) -> None:
+    body = '{"units":' + head * depth + value + tail * depth + "}"
+    with pytest.raises(InvalidInput):
+        read(body.encode(), JSON)
 
 
 def test_a_body_that_is_too_large_is_refused() -> None:

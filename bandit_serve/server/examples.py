@@ -117,7 +117,7 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
             "policy": {"kind": "thompson", "min_share": 0.02},
             "metrics": [{"name": "click", "kind": "binary", "goal": "maximize", "role": "objective"}],
             "attribution": {"window": "1h", "missing": "zero"},
-            "stopping": {"min_samples": 1000, "alpha": 0.05},
+            "stopping": {"min_samples": 1000, "alpha": 0.05, "expected_samples": 20000},
         },
         "contextual": {
             "id": "banner",

@@ -383,6 +383,7 @@ BEYOND: Mapping[type, str] = {
     ContextField: "`interactions` names other fields, each pair once.",
     StopRequest: "`winner` is an arm that is there.",
     Experiment: (
+        "Where the path names the experiment, `id` is that name. "
         "The names of arms, of metrics and of context fields are each unique; `control` is an arm; the window is of "
         "10 ms to 90 days; arms have as many `features` each, models at most 512 and 1,024 coefficients; the objective "
         "is the metric with that role or else the first without one."

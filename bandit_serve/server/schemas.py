@@ -100,10 +100,9 @@ def _not_null(schema: Schema) -> Schema:
     """Of a field that may be null: what it is otherwise."""
     if "anyOf" not in schema:
         return schema
+    others = [other for other in schema["anyOf"] if other != {"type": "null"}]
     found = {key: value for key, value in schema.items() if key != "anyOf"}
-    for other in schema["anyOf"]:
-        found |= other if other != {"type": "null"} else {}
-    return found
+    return found | (others[0] if len(others) == 1 else {"anyOf": others})
 
 
 def _in_plain_words(node: Any) -> Any:
