@@ -30,6 +30,10 @@ Files = Annotated[
         "of which each may hold several; - for the standard input.",
         metavar="FILE...",
         show_default=False,
+        exists=True,
+        dir_okay=False,
+        readable=True,
+        allow_dash=True,
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")]
