@@ -581,7 +581,7 @@ cdef class Linear:
         self.outdated = True
         if is_power_of_two(self.all_updates):
             self.read_precisions()
-        elif self.time_to_factorize(m) or weight * variance > LARGEST_GAIN:
+        elif self.time_to_factorize(m) or weight * variance > LARGEST_GAIN or self.is_rounding(variance):
             self.mark(m)
         else:
             add_multiple(theta, surprise, self.direction, self.width)
@@ -590,6 +590,16 @@ cdef class Linear:
             for j in range(self.width):
                 self.direction[j] *= weight
             symmetric_add(self.inverse + m * self.size, -1.0, self.direction, self.width)
+
+    cdef bint is_rounding(self, double variance) noexcept:
+        """Whether no inverse has the present direction and variance, by Cauchy and Schwarz: what rounding has made of
+        one grows from row to row."""
+        cdef Py_ssize_t j
+        for j in range(self.order):
+            # Written so that NaN is rounding.
+            if not self.direction[j] * self.direction[j] * self.precision[j] <= 2.0 * variance:
+                return True
+        return False
 
     cdef bint time_to_factorize(self, Py_ssize_t m) noexcept:
         cdef int64_t between = max(<int64_t>LEAST_BETWEEN, <int64_t>BETWEEN_A_FEATURE * self.order)
