@@ -316,17 +316,19 @@ def worst_requests(world: World) -> Iterator[Worst]:
     head = b'{"id":"tiny","metrics":[{"name":"m","kind":"continuous"}],"arms":['
     yield create("12 MB of tiny containers", head + arms + b"]}")
     arms_of_size = [{"name": f"a{i}", "payload": PAYLOAD} for i in range(240)]
-    sized = as_json({**plain, "id": "sized", "arms": arms_of_size, "policy": {"kind": "fixed_split"}})
-    yield create("16 MB of payloads", sized)
+    split = {**plain, "id": "sized", "policy": {"kind": "fixed_split"}}
+    yield create("16 MB of payloads", as_json({**split, "arms": arms_of_size}))
+    sized = as_json({**split, "arms": arms_of_size[:16]})
+    yield create("1 MB of payloads", sized)
     yield route("GET", "/v1/experiments")("all of them")
     show = "/v1/experiments/{experiment}"
-    yield route("GET", show, experiment="sized")("16 MB of payloads")
-    yield route("PUT", show, experiment="sized")("16 MB of payloads, as they were", sized)
+    yield route("GET", show, experiment="sized")("1 MB of payloads")
+    yield route("PUT", show, experiment="sized")("1 MB of payloads", sized)
     yield route("PUT", show + "/policy", experiment="contextual")(
         "another policy for 30 models of 512", as_json({"kind": "lin_ts"})
     )
     yield route("PUT", show + "/policy", experiment="sized")(
-        "with 16 MB of payloads", as_json({"kind": "thompson"})
+        "with 1 MB of payloads", as_json({"kind": "thompson"})
     )
     shares = {f"arm-{i}": 1.0 for i in range(60_000)}
     yield route("PUT", show + "/policy", experiment="wide")(
@@ -341,16 +343,16 @@ def worst_requests(world: World) -> Iterator[Worst]:
     yield route("POST", arm + "/resume", experiment="wide", arm="arm-7")("a reason", reason)
     yield route("DELETE", arm, experiment="wide", arm="arm-7")("a reason", reason)
     yield route("POST", show + "/pause", experiment="sized")("a draft", reason)
-    yield route("POST", show + "/start", experiment="sized")("with 16 MB of payloads", reason)
-    yield route("POST", show + "/pause", experiment="sized")("with 16 MB of payloads", reason)
+    yield route("POST", show + "/start", experiment="sized")("with 1 MB of payloads", reason)
+    yield route("POST", show + "/pause", experiment="sized")("with 1 MB of payloads", reason)
     yield route("GET", show + "/results", experiment="contextual")("after all that")
     yield route("GET", show + "/results", experiment="wide")("1,000 arms")
     yield route("GET", show + "/history", experiment="changed")("all changes")
     yield route("POST", show + "/stop", experiment="sized")(
         "16 MB of reason", as_json({"reason": "x" * 16_000_000})
     )
-    yield route("POST", show + "/stop", experiment="sized")("with 16 MB of payloads", reason)
-    yield route("DELETE", show, experiment="sized")("with 16 MB of payloads", reason)
+    yield route("POST", show + "/stop", experiment="sized")("with 1 MB of payloads", reason)
+    yield route("DELETE", show, experiment="sized")("with 1 MB of payloads", reason)
 
     model, version = "/v1/models/{model}", "/v1/models/{model}/versions/{version}"
     ranker = {"model": "ranker", "version": "v1"}
