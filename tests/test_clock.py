@@ -64,6 +64,12 @@ def on(stepped: Stepped, scenario: Callable[[Store], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
+async def seen(store: Store, stepped: Stepped, step_s: int) -> None:
+    """Sets the store's clock. It reads that once for all commands that came together, so the next one comes alone."""
+    stepped.wall.step(step_s)
+    await store.time_ms()
+
+
 def wall_ms() -> int:
     return time.time_ns() // MS
 
@@ -297,11 +303,11 @@ def test_no_walk_of_the_stores_clock_moves_the_logs_time(stepped: Stepped, steps
 @needs_faketime
 def test_a_lease_from_before_the_clock_was_set_back_does_not_last(stepped: Stepped) -> None:
     async def scenario(store: Store) -> None:
-        stepped.wall.step(DAY_S)
+        await seen(store, stepped, DAY_S)
         assert await store.hold_lease("dead", 10_000)
         assert not await store.hold_lease("heir", 10_000)
-        stepped.wall.step(0)
-        # The store reads its clock now and then. By it, a lease that is waited out would take a day.
+        await seen(store, stepped, 0)
+        # A lease that is waited out would take a day.
         async with asyncio.timeout(5):
             while not await store.hold_lease("heir", 10_000):
                 await asyncio.sleep(0.01)
@@ -393,3 +399,15 @@ def test_what_an_earlier_version_let_the_stores_clock_end_is_kept() -> None:
 
 def test_a_try_may_be_repeated_for_less_long_than_its_mark_is_kept() -> None:
     assert REPEATED_MS + 2 * TOLERANCE_MS < EXPOSED_MARK_MS
+
+
+@needs_faketime
+@pytest.mark.parametrize("back_s", [1, 5, 9])
+def test_a_clock_that_is_set_back_a_little_takes_no_lease_from_its_holder(stepped: Stepped, back_s: int) -> None:
+    async def scenario(store: Store) -> None:
+        assert await store.hold_lease("first", 10_000)
+        await seen(store, stepped, -back_s)
+        assert not await store.hold_lease("second", 10_000)
+        assert await store.hold_lease("first", 10_000)
+
+    on(stepped, scenario)
