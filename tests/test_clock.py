@@ -67,7 +67,7 @@ def on(stepped: Stepped, scenario: Callable[[Store], Awaitable[None]]) -> None:
 async def seen(store: Store, stepped: Stepped, step_s: int) -> None:
     """Sets the store's clock. It reads that once for all commands that came together, so the next one comes alone."""
     stepped.wall.step(step_s)
-    await store.time_ms()
+    await log_times(store)
 
 
 def wall_ms() -> int:
@@ -403,7 +403,9 @@ def test_a_try_may_be_repeated_for_less_long_than_its_mark_is_kept() -> None:
 
 @needs_faketime
 @pytest.mark.parametrize("back_s", [1, 5, 9])
-def test_a_clock_that_is_set_back_a_little_takes_no_lease_from_its_holder(stepped: Stepped, back_s: int) -> None:
+def test_a_clock_that_is_set_back_a_little_takes_no_lease_from_its_holder(
+    stepped: Stepped, back_s: int
+) -> None:
     async def scenario(store: Store) -> None:
         assert await store.hold_lease("first", 10_000)
         await seen(store, stepped, -back_s)
