@@ -10,7 +10,9 @@ from setuptools import Extension, setup
 
 NUMPY = Path(numpy.__file__).parent
 # No -march=native (wheels are portable) and no -ffast-math: a fold must give the same bits everywhere it is replayed.
-COMPILE = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wno-unreachable-code-fallthrough"]
+COMPILE = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-Wno-unreachable-code-fallthrough"]
+# Holds what Cython would compile into every kernel, such as its memoryviews.
+SHARED = "bandit_serve._cython"
 
 
 def kernel(source: Path) -> Extension:
@@ -28,7 +30,11 @@ def kernel(source: Path) -> Extension:
     )
 
 
+shared = Extension(SHARED, [f"{SHARED.replace('.', '/')}.c"], extra_compile_args=COMPILE)
+
 setup(
-    ext_modules=[kernel(path) for path in sorted(Path("ext").glob("*.pyx"))],
-    options={"build_ext": {"cython_c_in_temp": True, "parallel": True}},
+    ext_modules=[shared, *(kernel(path) for path in sorted(Path("ext").glob("*.pyx")))],
+    options={
+        "build_ext": {"cython_c_in_temp": True, "parallel": True, "shared_utility_qualified_name": SHARED}
+    },
 )
