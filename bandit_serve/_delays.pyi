@@ -28,6 +28,7 @@ def reach(
     edges_ms: NDArray[np.int64],
     n_arms: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]: ...
+def gamma_below(shape: float, x: NDArray[np.float64]) -> NDArray[np.float64]: ...
 def arrival_rates(
     arrivals: NDArray[np.int64],
     shown: NDArray[np.float64],

@@ -43,9 +43,8 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
-from scipy.special import betaln, xlogy
 
-from bandit_serve._rewards import watch
+from bandit_serve._rewards import log_marginal, watch
 from bandit_serve.states import known_only
 
 LEVEL = 0.001
@@ -107,7 +106,7 @@ class _Candidates:
         after, rest = n - before, total - sums
         never = float(_log_largest(np.array([n]), np.array([total]))[0])
         if dispersion > WHOLE:
-            ratios = _log_marginal(before, sums) + _log_marginal(after, rest) - never
+            ratios = log_marginal(before, sums) + log_marginal(after, rest) - never
         else:
             half_deviance = (_log_largest(before, sums) + _log_largest(after, rest) - never) / dispersion
             prior = SHIFT**2 * before * after / n
@@ -127,15 +126,14 @@ def _log_weight(look: Vector) -> Vector:
 def _log_largest(n: NDArray[Any], total: Vector) -> Vector:
     """ln of the likelihood of n values in [0, 1] with sum `total` at its maximum."""
     mean = np.minimum(total / n, 1.0)
-    largest: Vector = xlogy(total, mean) + xlogy(np.maximum(n - total, 0.0), 1.0 - mean)
-    return largest
+    return _x_log(total, mean) + _x_log(n - total, 1.0 - mean)
 
 
-def _log_marginal(n: Vector, total: Vector) -> Vector:
-    """ln of the likelihood of n values in [0, 1] with sum `total`, over Beta(½, ½) means."""
-    failures = np.maximum(n - total, 0.0)
-    marginal: Vector = betaln(np.maximum(total, 0.0) + 0.5, failures + 0.5) - betaln(0.5, 0.5)
-    return marginal
+def _x_log(x: Vector, y: Vector) -> Vector:
+    """x ln y, 0 where x is 0 or, by rounding, less."""
+    some = x > 0.0
+    product: Vector = np.where(some, x, 0.0) * np.log(np.where(some, y, 1.0))
+    return product
 
 
 def _binary_m2(n: NDArray[np.int64], total: Vector) -> Vector:

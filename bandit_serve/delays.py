@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammainc
 
 from bandit_serve import _delays
 from bandit_serve.states import known_only
@@ -56,7 +55,7 @@ def _shapes() -> tuple[Matrix, NDArray[np.float64]]:
     masses, prior = [], []
     for shape, weight in SHAPES.items():
         for mean in MEANS:
-            mass = np.diff(gammainc(shape, edges * shape / mean))
+            mass = np.diff(_delays.gamma_below(shape, edges * shape / mean))
             # Nothing is impossible: an arrival where all shapes have no mass must not end the search.
             masses.append(np.maximum(mass / mass.sum(), 1e-12))
             prior.append(weight)

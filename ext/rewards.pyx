@@ -7,6 +7,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from reward cimport Reward
+from stirling cimport log_beta
 
 import numpy as np
 
@@ -18,6 +19,7 @@ cdef enum:
 
 cdef uint64_t MOST_COUNTER = <uint64_t> 1 << 42     # `_analysis.MAX_COUNTER`
 cdef int64_t MOST_TIME_MS = <int64_t> 1 << 53       # `events.MAX_TIME_MS`
+cdef double LOG_PI = 1.1447298858494001741          # ln B(1/2, 1/2)
 cdef double ROUNDING = 1e-9                         # how far a share may be rounded past 1
 
 # As append_rewards.lua reads it.
@@ -129,6 +131,16 @@ def watch(
         m2[k] += deviation * (scaled - total[k] / n[k])
         due |= n[k] >= next_look[k]
     return due
+
+
+def log_marginal(const double[:] n, const double[:] total):
+    """f8[C]: ln of the likelihood of n values in [0, 1] with sum `total`, over Beta(1/2, 1/2) means."""
+    cdef Py_ssize_t i
+    marginal = np.empty(n.shape[0])
+    cdef double[::1] out = marginal
+    for i in range(n.shape[0]):
+        out[i] = log_beta(max(total[i], 0.0) + 0.5, max(n[i] - total[i], 0.0) + 0.5) - LOG_PI
+    return marginal
 
 
 def seen_bits(const Reward[::1] rows, int64_t window_ms):

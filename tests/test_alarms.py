@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import msgpack
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from makers import created, experiment, exposed, rewards
 from numpy.typing import NDArray
 from scale import scaled
-from scipy.special import xlogy
+from scipy.special import betaln, gammaln, xlogy
 
 from bandit_serve import alarms
 from bandit_serve.alarms import BLOCK, CANDIDATES, LEVEL, MAX_ALARMS, REFERENCE, SPACING, ChangeAlarms
@@ -67,6 +70,38 @@ def test_false_alarms_are_fewer_than_promised(kind: str, monkeypatch: pytest.Mon
     assert false_alarms(draw, 60, 4_000, bounds) <= 12
 
 
+def test_the_likelihood_over_the_prior_is_that_of_whole_numbers() -> None:
+    """B(k + 1/2, m + 1/2) / pi is a fraction."""
+    pairs = [(0, 0), (0, 1), (1, 0), (3, 4), (9, 2), (0, 40), (57, 300), (2_000, 1)]
+    n = np.array([k + m for k, m in pairs], np.float64)
+    total = np.array([k for k, _ in pairs], np.float64)
+    expected = []
+    for k, m in pairs:
+        above = math.factorial(2 * k) * math.factorial(2 * m)
+        below = 4 ** (k + m) * math.factorial(k) * math.factorial(m) * math.factorial(k + m)
+        expected.append(math.log(above / below))
+    assert alarms.log_marginal(n, total) == pytest.approx(expected, rel=1e-13, abs=1e-13)
+
+
+@given(st.floats(0.0, 1e12), st.floats(0.0, 1.0))
+def test_the_likelihood_over_the_prior_is_scipys(n: float, share: float) -> None:
+    total = n * share
+    expected = betaln(total + 0.5, n - total + 0.5) - betaln(0.5, 0.5)
+    # SciPy's loses digits where one of the two is much the larger.
+    room = 1e-15 * abs(float(gammaln(n + 1.0)))
+    got = alarms.log_marginal(np.array([n]), np.array([total]))
+    assert got == pytest.approx([expected], rel=1e-13, abs=1e-13 + room)
+
+
+def test_the_largest_likelihood_is_scipys() -> None:
+    n = np.array([1.0, 3.0, 3.0, 7.0, 1e9])
+    total = np.array([0.0, 3.0, 1.2, 0.1, 3e8])
+    expected = xlogy(total, total / n) + xlogy(n - total, 1.0 - total / n)
+    assert alarms._log_largest(n, total) == pytest.approx(expected, rel=1e-14)
+    past_the_ends = np.array([-1e-12, 3.0 + 1e-12])
+    assert alarms._log_largest(n[:2], past_the_ends) == pytest.approx([0.0, 0.0], abs=1e-11)
+
+
 def test_a_watch_that_forgets_that_it_looks_often_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The likelihood at its maximum in place of its mean over the prior: a generalised likelihood ratio."""
 
@@ -75,7 +110,7 @@ def test_a_watch_that_forgets_that_it_looks_often_would_be_caught(monkeypatch: p
         return np.asarray(xlogy(total, mean) + xlogy(n - total, 1.0 - mean))
 
     monkeypatch.setattr(alarms, "LEVEL", 0.1)
-    monkeypatch.setattr(alarms, "_log_marginal", at_its_maximum)
+    monkeypatch.setattr(alarms, "log_marginal", at_its_maximum)
     monkeypatch.setattr(alarms, "_log_weight", lambda look: 0.0 * look)
     assert false_alarms(bernoulli(0.5), 60, 4_000) > 20
 

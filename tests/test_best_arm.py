@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_best_arm import Vector, beta_loss, beta_share, gamma_share, student_loss, student_share
-from scipy import stats
+from scipy import special, stats
 
 from bandit_serve._best_arm import (
     beta_best,
@@ -18,6 +18,7 @@ from bandit_serve._best_arm import (
     beta_expected_loss,
     gamma_best,
     gamma_best_deviation,
+    student_below_at,
     student_best,
     student_best_deviation,
     student_expected_loss,
@@ -386,6 +387,40 @@ def test_what_is_no_student_posterior_is_refused(
     for function in (student_best, student_expected_loss):
         with pytest.raises(InvalidInput, match=says):
             function(loc, scale, df)
+
+
+@pytest.mark.parametrize("df", [0.1, 0.5, 1.0, 2.0, 5.5, 20.0, 100.0, 1e4, 1e6])
+def test_students_distribution_function_is_scipys(df: float) -> None:
+    z = 10.0 ** np.linspace(-9.0, 12.0, 4_001)
+    with np.errstate(under="ignore"):
+        t = z * z / df
+        # From the side whose argument keeps its digits.
+        middle = 0.5 - 0.5 * special.betainc(0.5, 0.5 * df, t / (1.0 + t))
+        tail = 0.5 * special.betainc(0.5 * df, 0.5, 1.0 / (1.0 + t))
+    # SciPy's tail of a normal-like law has lost its digits where t is small, and is 0 or nearly so far out.
+    expected = np.where(z < 1.0, middle, tail)
+    seen = (expected > 1e-250) & ((z < 1.0) | (t > 1e-2))
+    assert seen.sum() > 1_500
+    freedom = np.full(len(z), df)
+    assert student_below_at(-z, freedom)[seen] == pytest.approx(expected[seen], rel=1e-13)
+    assert student_below_at(z, freedom)[seen] == pytest.approx(1.0 - expected[seen], rel=1e-14)
+    assert np.all(np.diff(student_below_at(z, freedom)) >= -1e-14)
+
+
+@pytest.mark.parametrize("df", [1e16, 1e30, 1e100])
+def test_students_distribution_function_becomes_the_normal_one(df: float) -> None:
+    z = np.linspace(-30.0, 8.0, 3_001)
+    expected = special.ndtr(z)
+    # It lies above by z^4 / 4 df.
+    assert student_below_at(z, np.full(len(z), df)) == pytest.approx(expected, rel=3e-13 + z[0] ** 4 / df)
+
+
+def test_students_distribution_function_at_its_ends() -> None:
+    # Far out P(T < -z) falls as z^-df; the square of 1e200 is infinite.
+    far = 0.5 * special.betainc(0.05, 0.5, 0.1 / 1e100) * 1e-15
+    z = np.array([0.0, -1e-300, -1e200, 1e200, -1e200, 1e200])
+    df = np.array([3.0, 1e100, 0.1, 0.1, 1e100, 1e100])
+    assert student_below_at(z, df) == pytest.approx([0.5, 0.5, far, 1.0, 0.0, 1.0], rel=1e-12)
 
 
 def test_threads_get_the_same_bits() -> None:

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 from makers import rewards
+from scipy.special import gammainc
 from simulated_delays import SLOW_BEST, Delays, Times, about, exponential, lognormal, served, two_groups
 
 from bandit_serve import _delays, delays
@@ -55,6 +56,12 @@ def test_open_decisions_weigh_what_has_shown_of_them_whatever_the_delays_are(kin
     expected = (np.searchsorted(delays_ms, ages) / len(delays_ms)).sum() * 0.9
     assert 0.1 * len(ages) < expected < 0.9 * len(ages), "some have shown, some not"
     assert pending.weights(3 * WINDOW_MS)[0] == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("shape", [*delays.SHAPES, 0.01, 10.0])
+def test_gamma_distributions_are_scipys(shape: float) -> None:
+    x = np.concatenate([[0.0], 10.0 ** np.linspace(-12.0, 6.0, 3_000)])
+    assert _delays.gamma_below(shape, x) == pytest.approx(gammainc(shape, x), rel=1e-13)
 
 
 def test_delays_that_no_decision_is_old_enough_for_are_not_thought_absent() -> None:

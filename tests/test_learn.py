@@ -69,16 +69,22 @@ class Traffic(threading.Thread):
         return sum(arm["exposures"] for arm in results["arms"])
 
 
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory):
+    """One service for all of them: each learns a model of its own."""
+    with ThrowawayService(tmp_path_factory.mktemp("learn") / "d", "--learn") as service:
+        yield service
+
+
 @pytest.fixture(params=[MatrixFactorization, FactorizationMachine], ids=["mf", "fm"])
-def running(request, tmp_path):
-    with ThrowawayService(tmp_path / "d", "--learn") as service:
-        model = new_name("model")
-        path = tmp_path / "m.safetensors"
-        request.param(4, n_epochs=3).fit(RATINGS.users, RATINGS.items, RATINGS.values).save(path)
-        upload(service, model, path.read_bytes(), {"status": "staged"})
-        promoted = service.call("POST", f"/v1/models/{model}/versions/v1/status", {"status": "production"})
-        assert promoted.status == 200, promoted
-        yield service, model, started(service, model), path
+def running(request, serving, tmp_path):
+    model = new_name("model")
+    path = tmp_path / "m.safetensors"
+    request.param(4, n_epochs=3).fit(RATINGS.users, RATINGS.items, RATINGS.values).save(path)
+    upload(serving, model, path.read_bytes(), {"status": "staged"})
+    promoted = serving.call("POST", f"/v1/models/{model}/versions/v1/status", {"status": "production"})
+    assert promoted.status == 200, promoted
+    return serving, model, started(serving, model), path
 
 
 def started(service, model, **metric):

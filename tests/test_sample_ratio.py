@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
+from scipy.special import gammaln
 from scipy.stats import beta
 
 from bandit_serve.results.sample_ratio import (
@@ -32,6 +33,17 @@ def test_it_is_the_likelihood_ratio_averaged_over_the_prior(n_a, n_b, theta):
     low, high = posterior.ppf(1e-14), posterior.isf(1e-14)
     expected, _ = quad(ratio, low, high, points=[posterior.mean()], epsabs=0, epsrel=1e-9, limit=200)
     assert math.exp(log_e_constant([n_a, n_b], [theta, 1 - theta])) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [0, 1, 50, 10_000, 10**9])
+def test_it_is_what_scipys_gamma_function_makes_of_it(n):
+    theta = np.array([0.5, 0.3, 0.2 - 1e-9, 1e-9])
+    counts = np.floor(n * theta)
+    prior = 1000 * theta
+    arms = gammaln(prior + counts) - gammaln(prior) - counts * np.log(theta)
+    expected = gammaln(1000) - gammaln(1000 + counts.sum()) + arms.sum()
+    size = gammaln(1000 + counts.sum())
+    assert log_e_constant(counts, theta) == pytest.approx(expected, rel=1e-13, abs=1e-15 * size)
 
 
 def test_arms_without_a_share_are_left_out():

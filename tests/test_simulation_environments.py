@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.random import SeedSequence, default_rng
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from bandit_serve.errors import InvalidInput, UsageError
 from bandit_serve.simulation import ENVIRONMENTS, Environment, Simulation
@@ -97,6 +98,13 @@ def test_contextual_means_are_of_one_linear_score(kind: str, expected: Any) -> N
     coefficients, *_ = np.linalg.lstsq(found.contexts, scores, rcond=None)
     assert np.allclose(expected(found.contexts @ coefficients), found.means, atol=1e-9)
     assert np.allclose(np.linalg.norm(coefficients, axis=0), 1.5)
+
+
+def test_logistic_means_are_probabilities_for_any_score() -> None:
+    scores = np.concatenate([np.linspace(-740.0, 740.0, 2_961), [-1e300, 1e300]])
+    means = made("logistic", arms=3, features=5).expected(scores)
+    assert means[scores > -700] == pytest.approx(expit(scores[scores > -700]), rel=2e-13)
+    assert means == pytest.approx(expit(scores), rel=1e-12, abs=1e-300)
 
 
 def test_a_change_comes_where_it_is_said() -> None:

@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import gammaln
 
 from bandit_serve.results.sequence import TUNED_FOR, Floats, Sequence
 
@@ -31,8 +30,12 @@ def log_e_constant(counts: ArrayLike, shares: ArrayLike) -> float:
     n = np.asarray(counts, np.float64)[theta > LEAST_SHARE]
     theta = theta[theta > LEAST_SHARE]
     prior = PRIOR_WEIGHT * theta
-    arms = gammaln(prior + n) - gammaln(prior) - n * np.log(theta)
-    return float(gammaln(PRIOR_WEIGHT) - gammaln(PRIOR_WEIGHT + n.sum()) + math.fsum(arms))
+    arms = _log_gamma(prior + n) - _log_gamma(prior) - n * np.log(theta)
+    return math.lgamma(PRIOR_WEIGHT) - math.lgamma(PRIOR_WEIGHT + float(n.sum())) + math.fsum(arms)
+
+
+def _log_gamma(x: Floats) -> Floats:
+    return np.array([math.lgamma(each) for each in x.tolist()])
 
 
 def log_e_moving(balance: ArrayLike, spread: ArrayLike, peers: ArrayLike | None = None) -> float:

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.random import Generator
-from scipy.special import expit
 
 from bandit_serve.simulation.contextual import Contextual
 from bandit_serve.simulation.environment import Matrix
@@ -20,7 +19,7 @@ class Logistic(Contextual, frozen=True, kw_only=True):
     noun: ClassVar[str] = "logistic"
 
     def expected(self, scores: Matrix) -> Matrix:
-        means: Matrix = expit(scores)
+        means: Matrix = np.exp(-np.logaddexp(0.0, -scores))
         return means
 
     def outcomes(self, means: Matrix, generator: Generator) -> Matrix:
