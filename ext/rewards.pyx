@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Rows as the log has them: whether they can be folded, which rewards are learned from, what an arm's watch counts, and
-which bits of the store's bitmaps stand for them. A busy log is many small groups, so each is one pass over its rows."""
+"""Rows as the log has them: whether they can be folded, which rewards are learned from, and which bits of the store's
+bitmaps stand for them. A busy log is many small groups, so each is one pass over its rows."""
 
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -106,29 +106,6 @@ def undrawable(const uint16_t[::1] arms, const uint32_t[::1] runs, const double[
                 return f"a positive share of each arm that was drawn, not of number {arms[at]}"
             at += 1
     return None if at == n else "runs that add up to the decisions"
-
-
-def watch(
-    const Py_ssize_t[::1] arms, const double[::1] values, const double[::1] low, const double[::1] width,
-    int64_t[::1] n, double[::1] total, double[::1] m2, const int64_t[::1] next_look,
-):
-    """Counts rewards of `arms`, below K, each scaled to [0, 1] by its arm's `low` and `width`, into `n`, `total` and
-    `m2`, the sum of squared deviations from their mean (Welford 1962), [K].
-
-    Whether an arm has come to its next look.
-    """
-    cdef Py_ssize_t i, k
-    cdef bint due = False
-    cdef double scaled, deviation
-    for i in range(arms.shape[0]):
-        k = arms[i]
-        scaled = min(max((values[i] - low[k]) / width[k], 0.0), 1.0)
-        deviation = scaled - total[k] / n[k] if n[k] > 0 else 0.0
-        n[k] += 1
-        total[k] += scaled
-        m2[k] += deviation * (scaled - total[k] / n[k])
-        due |= n[k] >= next_look[k]
-    return due
 
 
 def seen_bits(const Reward[::1] rows, int64_t window_ms):
