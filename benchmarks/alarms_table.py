@@ -2,6 +2,7 @@
 
     python benchmarks/alarms_table.py
     python benchmarks/alarms_table.py --detector ours --runs 0 --steady-runs 10000 [--stretched]
+    python benchmarks/alarms_table.py --every --level 1e-5 --steady 100000 --steady-runs 100
 
 Each run is one arm's rewards of one law: `--steady` of them without a change for the false alarms; and `--before`, then
 `--after` of the same law with its mean `--shift` standard deviations higher or lower, for the delays, of runs without
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,9 @@ except ImportError:
     drift = None
 
 Values = NDArray[np.float64]
+# Of arms' values (R, n), their law's standard deviation and whether 0 and 1 are bounds: after how many each had its
+# first alarm, (R,); 0 where it had none.
+Detector = Callable[[Values, float, bool], NDArray[np.int64]]
 Random = np.random.Generator
 # What is read at a time, as from a log; and how many arms are watched at once.
 BATCH, ARMS = 20, 50
@@ -103,9 +107,8 @@ LAWS = {
 }
 
 
-def ours(values: Values, deviation: float, bounded: bool) -> NDArray[np.int64]:
-    """After how many of its values (n,) each of the arms (R,) had its first alarm; 0 where it had none."""
-    found = np.zeros(len(values), np.int64)
+def alarms_of(values: Values, bounded: bool) -> Iterator[tuple[int, int]]:
+    """Of arms with these values (R, n), whose alarm came after how many, each."""
     for first in range(0, len(values), ARMS):
         some = values[first : first + ARMS]
         watch = ChangeAlarms(len(some), (0.0, 1.0) if bounded else None)
@@ -114,13 +117,18 @@ def ours(values: Values, deviation: float, bounded: bool) -> NDArray[np.int64]:
             arms = np.repeat(np.arange(len(some)), batch.shape[1])
             end = start + batch.shape[1]
             watch.rewarded(arms, batch.ravel(), end)
-            for alarm in watch.alarms:
-                found[first + alarm.arm] = found[first + alarm.arm] or end
+            yield from [(first + alarm.arm, end) for alarm in watch.alarms]
             watch.alarms.clear()
+
+
+def ours(values: Values, deviation: float, bounded: bool) -> NDArray[np.int64]:
+    found = np.zeros(len(values), np.int64)
+    for arm, end in alarms_of(values, bounded):
+        found[arm] = found[arm] or end
     return found
 
 
-def of_river(name: str) -> Callable[[Values, float, bool], NDArray[np.int64]]:
+def of_river(name: str) -> Detector:
     def first(values: list[float]) -> int:
         detector = drift.ADWIN(delta=0.002) if name == "ADWIN" else drift.PageHinkley()
         for at, value in enumerate(values, 1):
@@ -150,6 +158,7 @@ class Table:
 
     def __init__(self, options: argparse.Namespace, law: Law, seed: list[int]) -> None:
         self._options, self._law, self._seed = options, law, seed
+        self._steady = [(options.steady, law.mean)]
 
     def _drawn(self, run: int, means: list[tuple[int, float]]) -> Values:
         """One arm's values: so many of each mean, one after the other."""
@@ -157,22 +166,30 @@ class Table:
         values = np.concatenate([law.draw(random, n, mean) for n, mean in means])
         return 300.0 * law.deviation - 3.0 * values if self._options.stretched else values
 
-    def _alarms(
-        self, detector: Callable[..., NDArray[np.int64]], runs: int, means: list[tuple[int, float]]
-    ) -> Values:
-        found, stretched = [np.zeros(0)], self._options.stretched
+    def _alarms(self, detector: Detector, runs: int, means: list[tuple[int, float]]) -> NDArray[np.int64]:
+        found, stretched = [np.zeros(0, np.int64)], self._options.stretched
         for start in range(0, runs, ARMS):
             values = np.stack([self._drawn(run, means) for run in range(start, min(start + ARMS, runs))])
             deviation = (3.0 if stretched else 1.0) * self._law.deviation
             found.append(detector(values, deviation, self._law.bounded and not stretched))
         return np.concatenate(found)
 
-    def false(self, detector: Callable[..., NDArray[np.int64]]) -> int:
+    def false(self, detector: Detector) -> int:
         """How many of the steady runs had an alarm."""
-        steady = [(self._options.steady, self._law.mean)]
-        return int((self._alarms(detector, self._options.steady_runs, steady) > 0).sum())
+        return int((self._alarms(detector, self._options.steady_runs, self._steady) > 0).sum())
 
-    def shift(self, detector: Callable[..., NDArray[np.int64]], deviations: float) -> Found:
+    def every(self) -> int:
+        """How many alarms of ours the steady runs had, the second of an arm and so on with the others."""
+        counted: list[int] = []
+
+        def counts(values: Values, deviation: float, bounded: bool) -> NDArray[np.int64]:
+            counted.append(sum(1 for _ in alarms_of(values, bounded)))
+            return np.zeros(len(values), np.int64)
+
+        self._alarms(counts, self._options.steady_runs, self._steady)
+        return sum(counted)
+
+    def shift(self, detector: Detector, deviations: float) -> Found:
         before, after = self._options.before, self._options.after
         means = [(before, self._law.mean), (after, self._law.shifted(deviations))]
         found = self._alarms(detector, self._options.runs, means)
@@ -199,8 +216,19 @@ def main() -> None:
     parser.add_argument(
         "--stretched", action="store_true", help="read −3 y + 300 deviations of y in place of y"
     )
+    parser.add_argument(
+        "--every",
+        action="store_true",
+        help="count every false alarm of ours, in parts of what the level allows",
+    )
     options = parser.parse_args()
     alarms.LEVEL = options.level
+    if options.every:
+        allowed = options.level * options.steady_runs * options.steady
+        for law in options.law or LAWS:
+            found = Table(options, LAWS[law], [options.seed, zlib.crc32(law.encode())]).every()
+            print(f"| {law} | {found} | {found / allowed:.2f} ± {found**0.5 / allowed:.2f} |", flush=True)
+        return
     detectors = {"ours": ours}
     if drift is not None:
         detectors |= {"ADWIN": of_river("ADWIN"), "PageHinkley": of_river("PageHinkley")}
