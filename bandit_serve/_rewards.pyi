@@ -16,15 +16,4 @@ def misfit(
 def undrawable(
     arms: NDArray[np.uint16], runs: NDArray[np.uint32], vectors: NDArray[np.float64]
 ) -> str | None: ...
-def watch(
-    arms: NDArray[np.intp],
-    values: NDArray[np.float64],
-    low: NDArray[np.float64],
-    width: NDArray[np.float64],
-    n: NDArray[np.int64],
-    total: NDArray[np.float64],
-    m2: NDArray[np.float64],
-    next_look: NDArray[np.int64],
-) -> bool: ...
-def log_marginal(n: NDArray[np.float64], total: NDArray[np.float64]) -> NDArray[np.float64]: ...
 def seen_bits(rows: NDArray[np.void], window_ms: int) -> tuple[list[tuple[int, int, int]], bytes]: ...

@@ -1,13 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Rows as the log has them: whether they can be folded, which rewards are learned from, what an arm's watch counts, and
-which bits of the store's bitmaps stand for them. A busy log is many small groups, so each is one pass over its rows."""
+"""Rows as the log has them: whether they can be folded, which rewards are learned from, and which bits of the store's
+bitmaps stand for them. A busy log is many small groups, so each is one pass over its rows."""
 
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from reward cimport Reward
-from stirling cimport log_beta
 
 import numpy as np
 
@@ -19,7 +18,6 @@ cdef enum:
 
 cdef uint64_t MOST_COUNTER = <uint64_t> 1 << 42     # `_analysis.MAX_COUNTER`
 cdef int64_t MOST_TIME_MS = <int64_t> 1 << 53       # `events.MAX_TIME_MS`
-cdef double LOG_PI = 1.1447298858494001741          # ln B(1/2, 1/2)
 cdef double ROUNDING = 1e-9                         # how far a share may be rounded past 1
 
 # As append_rewards.lua reads it.
@@ -108,39 +106,6 @@ def undrawable(const uint16_t[::1] arms, const uint32_t[::1] runs, const double[
                 return f"a positive share of each arm that was drawn, not of number {arms[at]}"
             at += 1
     return None if at == n else "runs that add up to the decisions"
-
-
-def watch(
-    const Py_ssize_t[::1] arms, const double[::1] values, const double[::1] low, const double[::1] width,
-    int64_t[::1] n, double[::1] total, double[::1] m2, const int64_t[::1] next_look,
-):
-    """Counts rewards of `arms`, below K, each scaled to [0, 1] by its arm's `low` and `width`, into `n`, `total` and
-    `m2`, the sum of squared deviations from their mean (Welford 1962), [K].
-
-    Whether an arm has come to its next look.
-    """
-    cdef Py_ssize_t i, k
-    cdef bint due = False
-    cdef double scaled, deviation
-    for i in range(arms.shape[0]):
-        k = arms[i]
-        scaled = min(max((values[i] - low[k]) / width[k], 0.0), 1.0)
-        deviation = scaled - total[k] / n[k] if n[k] > 0 else 0.0
-        n[k] += 1
-        total[k] += scaled
-        m2[k] += deviation * (scaled - total[k] / n[k])
-        due |= n[k] >= next_look[k]
-    return due
-
-
-def log_marginal(const double[:] n, const double[:] total):
-    """f8[C]: ln of the likelihood of n values in [0, 1] with sum `total`, over Beta(1/2, 1/2) means."""
-    cdef Py_ssize_t i
-    marginal = np.empty(n.shape[0])
-    cdef double[::1] out = marginal
-    for i in range(n.shape[0]):
-        out[i] = log_beta(max(total[i], 0.0) + 0.5, max(n[i] - total[i], 0.0) + 0.5) - LOG_PI
-    return marginal
 
 
 def seen_bits(const Reward[::1] rows, int64_t window_ms):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bandit_serve._rewards import learned, seen_bits, watch
+from bandit_serve._rewards import learned, seen_bits
 from bandit_serve.events import HELD_OUT, REWARD
 
 K = 5
@@ -60,22 +60,6 @@ def test_an_arm_that_is_not_there_is_refused_and_nothing_is_counted() -> None:
     with pytest.raises(ValueError, match=f"expected arms below {K}, not {K}"):
         learned(rows, 0, 0, counts)
     assert not counts.any()
-
-
-def test_what_is_watched_is_scaled_and_counted_and_says_when_a_look_is_due() -> None:
-    rng = np.random.default_rng(1)
-    arms, values = rng.integers(0, K, 500), rng.normal(size=500)
-    low, width = rng.normal(size=K), rng.uniform(0.5, 2.0, K)
-    n, total, m2 = np.zeros(K, np.int64), np.zeros(K), np.zeros(K)
-    x = np.clip((values - low[arms]) / width[arms], 0.0, 1.0)
-    expected = np.bincount(arms, minlength=K)
-    assert not watch(arms, values, low, width, n, total, m2, expected + 1)
-    assert n.tolist() == expected.tolist()
-    assert total == pytest.approx(np.bincount(arms, x, minlength=K))
-    assert m2 == pytest.approx([n[k] * x[arms == k].var() for k in range(K)])
-    later = np.full(K, 10_000)
-    later[arms[0]] = n[arms[0]] + 1
-    assert watch(arms[:1], values[:1], low, width, n, total, m2, later)
 
 
 def test_every_reward_has_a_bit_of_its_own_in_the_bitmap_of_its_metric_worker_and_block() -> None:
