@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,6 +15,9 @@ from bandit_serve.mistakes import mistakes, with_whole_numbers
 from bandit_serve.names import NAME_PATTERN
 
 T = TypeVar("T")
+
+Every = Callable[[Any], list[FieldError]]
+"""Finds all that is wrong with a document, beyond its types, too."""
 
 # A pattern says to a program what it says to a person in these words.
 IN_WORDS = {
@@ -46,11 +51,12 @@ def reread(
     error: msgspec.ValidationError,
     within: str = "",
     most: int | None = None,
+    every: Every | None = None,
 ) -> T:
     """What a document is that msgspec has refused: whole numbers may be written like 3.0.
 
-    `InvalidInput` with every mistake in it; with the first alone where `most` is 1, or where MessagePack has brought
-    what JSON has no type for: bytes, times, keys that are no text.
+    `InvalidInput` with every mistake in it, those that `every` finds if it is given; with the first alone where `most`
+    is 1, or where MessagePack has brought what JSON has no type for: bytes, times, keys that are no text.
     """
     document = with_whole_numbers(document, kind)
     try:
@@ -62,7 +68,9 @@ def reread(
         error = still
     except (TypeError, ValueError, OverflowError, RecursionError):
         raise invalid(error, within) from None
-    found = [] if most == 1 else mistakes(document, kind, field_error, within)
+    if every is None:
+        every = partial(mistakes, kind=kind, say=field_error, at=within)
+    found = [] if most == 1 else every(document)
     if not found:
         raise invalid(error, within)
     met_first = field_error(error, within).at

@@ -14,7 +14,7 @@ from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedM
 from bandit_serve.mistakes import MAX_MISTAKES
 from bandit_serve.server.arrival import arriving
 from bandit_serve.turn import Turn
-from bandit_serve.validation import invalid, reread
+from bandit_serve.validation import Every, invalid, reread
 
 T = TypeVar("T")
 
@@ -59,11 +59,14 @@ class Body(Generic[T]):
         self._json = msgspec.json.Decoder(kind).decode
         self._msgpack = msgspec.msgpack.Decoder(kind).decode
 
-    async def read(self, request: web.Request) -> T:
-        """`InvalidInput` that names the field, `UnsupportedMedia`, `TooLarge`, or `TooSlow`."""
-        return self.decode(request.headers, await read_bytes(request, self._timeout_s))
+    async def read(self, request: web.Request, every: Every | None = None) -> T:
+        """`InvalidInput` that names the field, `UnsupportedMedia`, `TooLarge`, or `TooSlow`.
 
-    def decode(self, headers: Mapping[str, str], body: bytes) -> T:
+        `every` as in `reread`.
+        """
+        return self.decode(request.headers, await read_bytes(request, self._timeout_s), every)
+
+    def decode(self, headers: Mapping[str, str], body: bytes, every: Every | None = None) -> T:
         """`InvalidInput` that names the field, or `UnsupportedMedia`."""
         content_type = headers.get(hdrs.CONTENT_TYPE, "")
         media = content_type if content_type == JSON else essence(content_type)
@@ -77,7 +80,7 @@ class Body(Generic[T]):
             if self.msgpack and media == MSGPACK:
                 return self._msgpack(body)
         except msgspec.ValidationError as error:
-            return _reread(body, media, self.kind, error)
+            return _reread(body, media, self.kind, error, every=every)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(f"The body can not be read: {_sentence(str(error))}") from None
         spoken = f"{JSON} or {MSGPACK}" if self.msgpack else JSON
@@ -183,6 +186,7 @@ def _reread(
     error: msgspec.ValidationError,
     within: str = "",
     most: int | None = None,
+    every: Every | None = None,
 ) -> T:
     """What msgspec refused, read with more patience where it is not large: up to `most` mistakes are told."""
     if len(body) > PATIENT_BYTES:
@@ -192,7 +196,7 @@ def _reread(
         document = decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise invalid(error, within) from None
-    return reread(document, kind, error, within, most)
+    return reread(document, kind, error, within, most, every)
 
 
 def _check_values(body: bytes) -> None:
