@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -74,10 +74,11 @@ def reread(
     if not found:
         raise invalid(error, within)
     met_first = field_error(error, within).at
-    raise _told(sorted(found, key=lambda mistake: mistake.at != met_first))
+    raise told(sorted(found, key=lambda mistake: mistake.at != met_first))
 
 
-def _told(found: list[FieldError]) -> InvalidInput:
+def told(found: Sequence[FieldError]) -> InvalidInput:
+    """All that is wrong as one error, whose sentence has the first."""
     first = found[0]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return InvalidInput(f"{first.at}: {first.detail}{more}." if first.at else f"{first.detail}{more}.", found)
