@@ -202,6 +202,14 @@ def test_anything_in_any_place_is_an_answer(at: str, value: Any, places: list[st
     assert len(found) <= 40
 
 
+def test_what_is_not_there_is_told_once() -> None:
+    wrong = changed(
+        CONTEXT_FREE, [drop("attribution"), drop("policy", "kind"), drop("arms", 0, "name"), drop("id")]
+    )
+    assert sorted(told(wrong)) == ["arms[0].name", "attribution.missing", "id", "policy.kind"]
+    assert sorted(told({"arms": [], "metrics": {}})) == ["arms", "id", "metrics"]
+
+
 def test_over_http_they_come_in_one_answer(service: ThrowawayService) -> None:
     places = ["control", "policy.kind", "stopping.alpha", "metrics[1].high", "unit"]
     body = changed(CONTEXT_FREE, [(OF_ALL | OF_KIND)[at] for at in places])

@@ -197,7 +197,7 @@ def _put_right(document: Any, at: str, number: int) -> str:
         case "metrics[].low" | "metrics[].high":
             _bound(holder)
         case "attribution.missing":
-            holder[key] = "ignore"
+            document["attribution"] = _only(document.get("attribution"), "window") | {"missing": "ignore"}
         case "policy.kind":
             holder |= {"kind": "fixed_split"}
             for own in OWN:
