@@ -210,6 +210,12 @@ def test_what_is_not_there_is_told_once() -> None:
     assert sorted(told({"arms": [], "metrics": {}})) == ["arms", "id", "metrics"]
 
 
+@pytest.mark.parametrize("part", ["n", "mean"])
+def test_a_part_that_is_refused_is_not_told_of_the_whole(part: str) -> None:
+    wrong = changed(CONTEXT_FREE, [put("policy", "pseudo_history", part, value=-1e81), drop("id")])
+    assert sorted(told(wrong)) == ["id", f"policy.pseudo_history.{part}"]
+
+
 def test_over_http_they_come_in_one_answer(service: ThrowawayService) -> None:
     places = ["control", "policy.kind", "stopping.alpha", "metrics[1].high", "unit"]
     body = changed(CONTEXT_FREE, [(OF_ALL | OF_KIND)[at] for at in places])

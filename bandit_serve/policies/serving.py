@@ -101,8 +101,11 @@ def _all_wrong(experiment: Experiment) -> list[FieldError]:
         try:
             _made(experiment, objective, {"n_features": 1} if contextual else {})
         except InvalidInput as error:
-            found = {each.at: each for each in error.errors} | found
-            experiment = _without(experiment, error.errors[0].at)
+            at = error.errors[0].at
+            # What lacks a part that was refused may be refused for that.
+            if not any(place.startswith(f"{at}.") for place in found):
+                found.setdefault(at, error.errors[0])
+            experiment = _without(experiment, at)
         else:
             break
     return list(found.values())
