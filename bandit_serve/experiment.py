@@ -42,6 +42,8 @@ LARGEST_FEATURE = 1e9
 # Shares follow a ramp in steps of a hundredth of its cap: a vector for each millisecond would flood the log.
 RAMP_STEP = 1.01
 
+OTHER_ARMS = "expected names of arms"
+
 Unit = Literal["user", "request"]
 MetricKind = Literal["binary", "bounded", "count", "continuous"]
 Goal = Literal["maximize", "minimize"]
@@ -356,7 +358,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     before, perhaps by less.
     """
     errors = [*_arm_errors(experiment), *_payload_errors(experiment, known_arms)]
-    errors += _metric_errors(experiment) or _missing_errors(experiment)
+    errors += [*_metric_errors(experiment), *_missing_errors(experiment)]
     errors += [*_attribution_errors(experiment), *_policy_errors(experiment)]
     errors += context_errors(experiment.context)
     if not known_arms:
@@ -410,8 +412,7 @@ def require_payloads(experiment: Experiment) -> None:
 def _metric_errors(experiment: Experiment) -> list[FieldError]:
     metrics = experiment.metrics
     errors = _repeated("metrics", [metric.name for metric in metrics])
-    roles = [metric.role for metric in metrics]
-    if roles.count("objective") > 1 or ("objective" not in roles and None not in roles):
+    if _roles_fault(metrics):
         errors.append(FieldError("metrics", 'expected one metric with the role "objective"'))
     for i, metric in enumerate(metrics):
         at = f"metrics[{i}]"
@@ -427,8 +428,15 @@ def _metric_errors(experiment: Experiment) -> list[FieldError]:
     return errors
 
 
+def _roles_fault(metrics: Sequence[Metric]) -> bool:
+    roles = [metric.role for metric in metrics]
+    return roles.count("objective") > 1 or ("objective" not in roles and None not in roles)
+
+
 def _missing_errors(experiment: Experiment) -> list[FieldError]:
     missing = experiment.attribution.missing
+    if _roles_fault(experiment.metrics):
+        return []
     objective = next(metric for metric in _with_roles(experiment.metrics) if metric.role == "objective")
     detail = None
     if missing is None and objective.kind in ("binary", "count"):
@@ -436,7 +444,7 @@ def _missing_errors(experiment: Experiment) -> list[FieldError]:
             f'expected "zero" or "ignore": with a {objective.kind} objective a decision without a reward '
             "may count as 0 or be left out, and the wrong reading is silently wrong"
         )
-    elif missing == "zero" and objective.refuses(0.0) is not None:
+    elif missing == "zero" and objective.floor < objective.ceiling and objective.refuses(0.0) is not None:
         detail = f'expected "ignore": 0 is outside the range of {objective.name}'
     return [] if detail is None else [FieldError("attribution.missing", detail)]
 
@@ -467,7 +475,7 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
     if policy.shares is not None:
         unknown = sorted(set(policy.shares) - arm_names)
         if unknown:
-            errors.append(FieldError("policy.shares", f"expected names of arms, not {unknown[0]!r}"))
+            errors.append(FieldError("policy.shares", f"{OTHER_ARMS}, not {unknown[0]!r}"))
         total = math.fsum(policy.shares.values())
         if not (total > 0 and math.isfinite(total)):
             errors.append(FieldError("policy.shares", "expected weights with a positive sum"))
@@ -475,7 +483,7 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
         for name, value in (values or {}).items():
             unknown = sorted(set(value) - arm_names) if isinstance(value, dict) else []
             if unknown:
-                detail = f"expected names of arms, not {unknown[0]!r}"
+                detail = f"{OTHER_ARMS}, not {unknown[0]!r}"
                 errors.append(FieldError(f"policy.{field}.{name}", detail))
     return errors
 
@@ -516,15 +524,26 @@ def _long_values(fields: Sequence[ContextField]) -> list[FieldError]:
     ]
 
 
-def _refuse_unbuilt(experiment: Experiment) -> None:
-    unbuilt = {
+def unbuilt(experiment: Experiment) -> list[FieldError]:
+    """What it asks for that the contract has and this version has not."""
+    asked = {
         "stopping.duration": experiment.stopping.duration is not None,
         "stopping.promote_winner": experiment.stopping.promote_winner,
-        'metrics with the role "guardrail"': any(m.role == "guardrail" for m in experiment.metrics),
+        **{f"metrics[{i}].role": metric.role == "guardrail" for i, metric in enumerate(experiment.metrics)},
     }
-    for what, given in unbuilt.items():
-        if given:
-            raise NotBuilt(f"{what} is part of the contract but not built yet; leave it out.")
+    return [
+        FieldError(at, "is part of the contract but not built yet; leave it out")
+        for at, given in asked.items()
+        if given
+    ]
+
+
+def _refuse_unbuilt(experiment: Experiment) -> None:
+    found = unbuilt(experiment)
+    if found:
+        where = " and ".join(error.at for error in found)
+        are, them = ("is", "it") if len(found) == 1 else ("are", "them")
+        raise NotBuilt(f"{where} {are} part of the contract but not built yet; leave {them} out.")
 
 
 def _repeated(at: str, names: Sequence[str]) -> list[FieldError]:

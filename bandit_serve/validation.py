@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,6 +15,9 @@ from bandit_serve.mistakes import mistakes, with_whole_numbers
 from bandit_serve.names import NAME_PATTERN
 
 T = TypeVar("T")
+
+Every = Callable[[Any], list[FieldError]]
+"""Finds all that is wrong with a document, beyond its types, too."""
 
 # A pattern says to a program what it says to a person in these words.
 IN_WORDS = {
@@ -46,11 +51,12 @@ def reread(
     error: msgspec.ValidationError,
     within: str = "",
     most: int | None = None,
+    every: Every | None = None,
 ) -> T:
     """What a document is that msgspec has refused: whole numbers may be written like 3.0.
 
-    `InvalidInput` with every mistake in it; with the first alone where `most` is 1, or where MessagePack has brought
-    what JSON has no type for: bytes, times, keys that are no text.
+    `InvalidInput` with every mistake in it, those that `every` finds if it is given; with the first alone where `most`
+    is 1, or where MessagePack has brought what JSON has no type for: bytes, times, keys that are no text.
     """
     document = with_whole_numbers(document, kind)
     try:
@@ -62,14 +68,17 @@ def reread(
         error = still
     except (TypeError, ValueError, OverflowError, RecursionError):
         raise invalid(error, within) from None
-    found = [] if most == 1 else mistakes(document, kind, field_error, within)
+    if every is None:
+        every = partial(mistakes, kind=kind, say=field_error, at=within)
+    found = [] if most == 1 else every(document)
     if not found:
         raise invalid(error, within)
     met_first = field_error(error, within).at
-    raise _told(sorted(found, key=lambda mistake: mistake.at != met_first))
+    raise told(sorted(found, key=lambda mistake: mistake.at != met_first))
 
 
-def _told(found: list[FieldError]) -> InvalidInput:
+def told(found: Sequence[FieldError]) -> InvalidInput:
+    """All that is wrong as one error, whose sentence has the first."""
     first = found[0]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return InvalidInput(f"{first.at}: {first.detail}{more}." if first.at else f"{first.detail}{more}.", found)

@@ -34,6 +34,7 @@ cdef enum:
     MOST_FIRST = 1000       # values that are kept of an arm
     MOST_KEPT = 1 << 20     # and of all arms on all metrics: 8 MB
     GIVEN_UP = -1           # in place of how many are kept
+    ORPHANS_PART = 16       # of as many vectors as there may be, the part for what was analysed without its exposure
 
 cdef uint16_t COUNTED = 65535           # in place of an exposure's arm: analysed before the exposure came
 cdef double SAME_SHARE = 1e-9           # shares that differ by less are one share
@@ -1018,12 +1019,13 @@ cdef class OpenDecisions:
     Exposures are kept as they came, in blocks of consecutive counters whose times do not fall (6 bytes a decision);
     rewards are held by decision until its window closes. A held reward whose exposure has not come by then is
     analysed by its own row, and remembered for `linger_ms` so that the exposure, if it still comes, is not
-    analysed again. A reward for a decision that is already closed changes its value from 0.
+    analysed again. A reward for a decision that is already closed changes its value from 0, and all that was made of
+    it with the shares that it was analysed with: of one whose exposure came after that, they are kept `grace_ms` longer.
     """
 
     cdef Accumulators sums
     cdef ShareHistory shares
-    cdef readonly int64_t linger_ms
+    cdef readonly int64_t linger_ms, grace_ms
     cdef int64_t closed_ms              # decisions before this time have been analysed
     cdef readonly Py_ssize_t pending_exposures
     cdef readonly Py_ssize_t pending_orphans     # decisions with a held reward whose exposure has not come
@@ -1048,15 +1050,18 @@ cdef class OpenDecisions:
     cdef uint32_t[::1] held_metrics     # bit m: a value for metric m has come
     cdef uint8_t[::1] held_flags
     cdef double[:, ::1] held_values
-    cdef Py_ssize_t n_held, n_gone
+    cdef int32_t[::1] held_vector       # once DONE: what it was analysed with, -1 where that is not kept
+    cdef Py_ssize_t n_held, n_gone, n_kept
     cdef U64Map held
     cdef TimeHeap due_held
 
-    def __cinit__(self, Accumulators sums not None, ShareHistory shares not None, int64_t linger_ms):
+    def __cinit__(self, Accumulators sums not None, ShareHistory shares not None, int64_t linger_ms,
+                  int64_t grace_ms):
         map_make(&self.held, FEWEST)
         self.sums = sums
         self.shares = shares
         self.linger_ms = linger_ms
+        self.grace_ms = grace_ms
         self.closed_ms = -(<int64_t> 1 << 62)
         self.arms = np.zeros(FEWEST, np.uint16)
         self.ages_ms = np.zeros(FEWEST, np.uint32)
@@ -1071,6 +1076,7 @@ cdef class OpenDecisions:
         self.held_metrics = np.zeros(FEWEST, np.uint32)
         self.held_flags = np.zeros(FEWEST, np.uint8)
         self.held_values = np.zeros((FEWEST, sums.n_metrics))
+        self.held_vector = np.zeros(FEWEST, np.int32)
 
     def __dealloc__(self):
         map_free(&self.held)
@@ -1120,12 +1126,13 @@ cdef class OpenDecisions:
             if held < 0 or self.held_flags[held] & SEEN:
                 continue
             self.unseen -= 1
+            self.held_flags[held] |= SEEN
             if self.held_flags[held] & DONE:
                 self.arms[at + i] = COUNTED
                 self.pending_exposures -= 1
-                self.let_go(held)
+                self.held_due_ms[held] = min(self.held_due_ms[held], self.closed_ms + self.grace_ms)
+                heap_push(&self.due_held, self.held_due_ms[held], held)
             else:
-                self.held_flags[held] |= SEEN
                 self.pending_orphans -= 1
         return 0
 
@@ -1144,19 +1151,30 @@ cdef class OpenDecisions:
                 seen = self.shares.exposed_to(slot, row.counter) > 0
                 if seen and row.time_ms < self.closed_ms:
                     if not self.shares.left_out(slot, row.counter):
-                        self.late(slot, row, row.metric, self.shares.shares_of(slot, row), row.value)
+                        self.late(slot, row, row.metric, self.shares.shares_of(slot, row), row.value,
+                                  self.sums.contextual)
                     continue
                 held = self.hold(key, row, seen, unfloored[i])
             elif self.held_flags[held] & DONE:
-                self.late(slot, row, row.metric, self.shares.shares_of(slot, row), row.value)
+                self.late_orphan(slot, row, held)
                 continue
             self.held_metrics[held] |= <uint32_t> 1 << row.metric
             self.held_values[held, row.metric] = row.value
 
-    cdef void late(self, Py_ssize_t slot, const Reward *row, Py_ssize_t m, const double *shares, double value) noexcept:
+    cdef void late(self, Py_ssize_t slot, const Reward *row, Py_ssize_t m, const double *shares, double value,
+                   bint plain) noexcept:
         """What was analysed without a reward has one now."""
-        self.sums.update(m, row.arm, shares, 0, row.propensity, 0.0, value, self.sums.contextual,
+        self.sums.update(m, row.arm, shares, 0, row.propensity, 0.0, value, plain,
                          self.shares.timelines[slot].incarnation, row.counter)
+
+    cdef void late_orphan(self, Py_ssize_t slot, const Reward *row, int32_t held) noexcept:
+        """What was analysed before its exposure came has a reward on another metric."""
+        cdef int32_t vector = self.held_vector[held]
+        if vector < 0:
+            self.late(slot, row, row.metric, self.shares.shares_of(slot, row), row.value, self.sums.contextual)
+        else:
+            self.late(slot, row, row.metric, &self.shares.vectors[vector, 0], row.value,
+                      self.held_flags[held] & PLAIN != 0)
 
     cdef int32_t hold(self, uint64_t key, const Reward *row, bint seen, bint unfloored) except -1:
         cdef int32_t held
@@ -1171,6 +1189,7 @@ cdef class OpenDecisions:
         self.held_metrics[held] = 0
         self.held_flags[held] = (SEEN if seen else 0) | (UNFLOORED if unfloored else 0)
         self.held_values[held, :] = 0.0
+        self.held_vector[held] = -1
         map_put(&self.held, key, held)
         heap_push(&self.due_held, row.time_ms, held)
         if not seen:
@@ -1181,6 +1200,10 @@ cdef class OpenDecisions:
     cdef void let_go(self, int32_t held) noexcept:
         map_remove(&self.held, self.held_key[held])
         self.held_flags[held] = GONE
+        if self.held_vector[held] >= 0:
+            self.shares.drop(self.held_vector[held])
+            self.held_vector[held] = -1
+            self.n_kept -= 1
         self.n_gone += 1
 
     def close(self, int64_t before_ms):
@@ -1236,7 +1259,7 @@ cdef class OpenDecisions:
         cdef const double *shares
         cdef double value
         if self.held_flags[held] & DONE:
-            self.unseen -= 1
+            self.unseen -= self.held_flags[held] & SEEN == 0
             self.let_go(held)
             return 0
         row.counter = self.held_key[held] & ((<uint64_t> 1 << COUNTER_BITS) - 1)
@@ -1247,14 +1270,17 @@ cdef class OpenDecisions:
             # Its exposure and its token disagree about the time of the decision: it counts, as a late reward does.
             for m in range(self.sums.n_metrics):
                 if self.held_metrics[held] >> m & 1 and not self.shares.left_out(slot, row.counter):
-                    self.late(slot, &row, m, shares, self.held_values[held, m])
+                    self.late(slot, &row, m, shares, self.held_values[held, m], self.sums.contextual)
             self.let_go(held)
             return 0
         for m in range(self.sums.n_metrics):
             self.sums.analyse(m, row.arm, shares, self.held_values[held, m], self.held_flags[held] & UNFLOORED != 0,
                               self.sums.contextual, self.shares.timelines[slot].incarnation, row.counter)
+        if self.n_kept < self.shares.most // ORPHANS_PART:
+            self.held_vector[held] = self.shares.keep_shares_of(slot, &row)
+            self.n_kept += 1
         self.pending_orphans -= 1
-        self.held_flags[held] |= DONE
+        self.held_flags[held] |= DONE | (PLAIN if self.sums.contextual else 0)
         self.held_due_ms[held] = self.closed_ms + self.linger_ms
         heap_push(&self.due_held, self.held_due_ms[held], held)
         return 0
@@ -1336,6 +1362,7 @@ cdef class OpenDecisions:
             self.held_metrics[kept] = self.held_metrics[held]
             self.held_flags[kept] = self.held_flags[held]
             self.held_values[kept, :] = self.held_values[held, :]
+            self.held_vector[kept] = self.held_vector[held]
             map_put(&self.held, self.held_key[kept], <int32_t> kept)
             heap_push(&self.due_held, self.held_due_ms[kept], kept)
             kept += 1
@@ -1353,15 +1380,18 @@ cdef class OpenDecisions:
         self.held_metrics = longer(self.held_metrics, room)
         self.held_flags = longer(self.held_flags, room)
         self.held_values = longer(self.held_values, room)
+        self.held_vector = longer(self.held_vector, room)
         return 0
 
     def vectors(self):
-        return np.zeros(0, np.int32)
+        """The vectors that what is held refers to, i4[n]; below 0: none."""
+        self.tidy_held()
+        return first_rows(self.held_vector, self.n_held)
 
     def state(self, vectors):
+        """`vectors` i4[n]: what `vectors()` gave, as the state of the share history numbers them."""
         cdef Py_ssize_t i
         self.tidy_blocks(0)
-        self.tidy_held()
         incarnations = np.array([self.shares.timelines[i].incarnation for i in range(self.shares.n_timelines)],
                                 np.uint64)
         keys = first_rows(self.held_key, self.n_held)
@@ -1384,11 +1414,12 @@ cdef class OpenDecisions:
             "held_metrics": first_rows(self.held_metrics, held),
             "held_flags": first_rows(self.held_flags, held),
             "held_values": first_rows(self.held_values, held),
+            "held_vector": vectors,
         }
 
     @staticmethod
-    def from_state(Accumulators sums not None, ShareHistory shares not None, state):
-        cdef OpenDecisions self = OpenDecisions(sums, shares, state["linger_ms"][0])
+    def from_state(Accumulators sums not None, ShareHistory shares not None, state, int64_t grace_ms):
+        cdef OpenDecisions self = OpenDecisions(sums, shares, state["linger_ms"][0], grace_ms)
         cdef Py_ssize_t b, i, start = 0
         cdef uint8_t flags
         cdef const uint16_t[::1] arms = state["arms"]
@@ -1410,7 +1441,14 @@ cdef class OpenDecisions:
         np.asarray(self.held_metrics)[: self.n_held] = state["held_metrics"]
         np.asarray(self.held_flags)[: self.n_held] = state["held_flags"]
         np.asarray(self.held_values)[: self.n_held] = state["held_values"]
+        # Those of before there was such a thing do not say so.
+        vectors = state["held_vector"] if "held_vector" in state else np.full(self.n_held, -1, np.int32)
+        must_refer(vectors, shares.references.shape[0] - shares.n_spare, -1)
+        np.asarray(self.held_vector)[: self.n_held] = vectors
         for i in range(self.n_held):
+            if self.held_vector[i] >= 0:
+                shares.references[self.held_vector[i]] += 1
+                self.n_kept += 1
             map_put(&self.held, self.held_key[i], <int32_t> i)
             heap_push(&self.due_held, self.held_due_ms[i], i)
             flags = self.held_flags[i]

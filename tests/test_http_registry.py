@@ -106,7 +106,7 @@ def test_versions_name_themselves(service: ThrowawayService, artifacts: list[byt
         ({"versions": "v1"}, "metadata.versions"),
         ({"version": "a b"}, "metadata.version"),
         ({"status": "great"}, "metadata.status"),
-        ({"metrics": {"rmse": "low"}}, "metadata.metrics[...]"),
+        ({"metrics": {"rmse": "low"}}, "metadata.metrics.rmse"),
         ({"metadata": {"n": 2**70}}, "metadata"),
         (b'{"metadata": ' + b'{"a":' * 200 + b"1" + b"}" * 200 + b"}", "metadata"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import inspect
+import json
 import os
 import signal
 import subprocess
@@ -197,9 +198,10 @@ def test_many_mistakes_are_told_at_once(service: ThrowawayService) -> None:
         unt="user",
     )
     found = check_problem(
-        service.call("POST", "/v1/experiments", body), 400, "arms[0].modl", "unt", "policy.min_shar"
-    )
-    assert all("did you mean" in error["detail"] for error in found["errors"])
+        service.call("POST", "/v1/experiments", body), 400,
+        "arms[0].modl", "unt", "policy.min_shar", "arms[1].name",
+    )  # fmt: skip
+    assert all("did you mean" in error["detail"] for error in found["errors"][:3])
     body = experiment(
         arms=[{"name": "a"}, {"name": "a"}, {"name": "b", "model": "m"}],
         control="nobody",
@@ -216,3 +218,27 @@ def test_many_mistakes_are_told_at_once(service: ThrowawayService) -> None:
         "did you mean status",
         "did you mean limit",
     ]
+
+
+def test_a_key_that_is_given_twice_is_refused_where_something_is_set_up(service: ThrowawayService) -> None:
+    twice = b'{"id": "twice", "id": "again", "unt": 1, "arms": [{"name": "a", "name": "b"}], "metrics": []}'
+    found = check_problem(service.call("POST", "/v1/experiments", twice), 400)
+    assert {error["at"] for error in found["errors"]} == {"id", "unt", "arms[0].name", "metrics"}
+    assert service.call("POST", "/v1/experiments", experiment(id="once")).status == 201
+    for method, path, body, at in [
+        ("PUT", "/policy", b'{"kind": "thompson", "kind": "ucb1"}', "kind"),
+        ("POST", "/arms", b'{"name": "x", "payload": {"k": 1, "k": 2}}', "payload.k"),
+        ("POST", "/start", b'{"reason": "a", "reason": "b"}', "reason"),
+        (
+            "PUT",
+            "",
+            json.dumps(experiment(id="once")).encode()[:-1] + b', "unit": "user", "unit": "request"}',
+            "unit",
+        ),
+    ]:
+        check_problem(service.call(method, f"/v1/experiments/once{path}", body), 400, at)
+    large = b'{"name": "x", "payload": {"k": 1, "k": "' + b"x" * 50_000 + b'"}}'
+    check_problem(service.call("POST", "/v1/experiments/once/arms", large), 400, "payload.k")
+    assert service.call("POST", "/v1/experiments/once/start").status == 200
+    decided = service.call("POST", "/v1/experiments/once/decide", b'{"unit": "u", "unit": "v"}')
+    assert decided.status == 200, "the last one counts there, as the description says"

@@ -19,6 +19,7 @@ from multidict import CIMultiDict
 from bandit_serve.decisions.messages import DecideRequest, PredictRequest
 from bandit_serve.errors import InvalidInput, TooLarge, TooSlow, UnsupportedMedia
 from bandit_serve.experiment import Experiment
+from bandit_serve.server.repeated import repeated_keys
 from bandit_serve.server.wire import JSON, MSGPACK, SENT_BY_ANY_PAGE, Body, answer, negotiated, revision
 
 IN_JSON = msgspec.json.encode({"unit": "u"})
@@ -332,3 +333,11 @@ def test_an_answer_without_a_revision_has_no_etag() -> None:
         assert response.body == b'{"a":1}'
 
     asyncio.run(run())
+
+
+def test_a_key_that_is_given_twice_is_found_where_it_is():
+    body = b'{"a": 1, "b": [{"c": 1e999, "d": {}, "c": 2}], "a": {"a": 1}, "x.y": {"z": 1, "z": 1, "z": 2}}'
+    assert [error.at for error in repeated_keys(body)] == ["b[0].c", "a", "x.y.z"]
+    assert next(error.at for error in repeated_keys(body, "metadata")) == "metadata.b[0].c"
+    assert repeated_keys(b'{"a": {"b": 1}, "b": [{"b": 1}, {"b": 1}], "n": ' + b"9" * 9_000 + b"}") == []
+    assert repeated_keys(b"[" * 100_000) == []

@@ -13,6 +13,7 @@ from bandit_serve.cli.described import STDIN, read_documents
 from bandit_serve.errors import FieldError, InvalidInput
 from bandit_serve.experiment import Experiment
 from bandit_serve.log.experiment_changes import servable
+from bandit_serve.log.experiment_mistakes import every_mistake
 from bandit_serve.validation import reread
 from bandit_serve.views import ExperimentView
 
@@ -74,7 +75,7 @@ def _experiment(document: Any, at: str) -> Experiment:
         content = msgspec.json.encode(_untold(document))
         return msgspec.json.decode(content, type=Experiment)
     except msgspec.ValidationError as error:
-        return reread(msgspec.json.decode(content), Experiment, error)
+        return reread(msgspec.json.decode(content), Experiment, error, every=every_mistake)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"{at}: {error}.") from None
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import msgspec
 
-from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotFound
+from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotBuilt, NotFound
 from bandit_serve.events import Change, Changed
 from bandit_serve.experiment import (
     Arm,
@@ -28,12 +30,13 @@ from bandit_serve.experiment import (
 )
 from bandit_serve.live import LiveExperiment
 from bandit_serve.log.changes import Changes, require_etag
+from bandit_serve.log.experiment_mistakes import Check, every_mistake, with_all
 from bandit_serve.log.keeper import promote_winner
 from bandit_serve.log.tail import Tail
 from bandit_serve.mistakes import expected_one_of
 from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.registry import SERVABLE, Registry
-from bandit_serve.policies.serving import from_experiment
+from bandit_serve.policies.serving import from_experiment, require_pseudo_means
 from bandit_serve.replica import Replica
 from bandit_serve.store.owner import name_of
 from bandit_serve.store.store import Store
@@ -62,10 +65,8 @@ class ExperimentChanges:
 
     async def create(self, experiment: Experiment, who: str) -> LiveExperiment:
         # Its payloads, which may be many, are looked into: a thread lets others have their turn.
-        experiment = await asyncio.to_thread(servable, experiment)
-        require_payloads(experiment)
         await self._tail.hear_news(experiment.id)
-        require_versions(experiment, self._replica.registry)
+        experiment = await asyncio.to_thread(servable, experiment, self._further())
         now_ms = await self._store.time_ms()
         record = Record(
             experiment=experiment,
@@ -77,17 +78,20 @@ class ExperimentChanges:
         )
         return await self._changes.create(Changed(record, Change("create", who)))
 
+    def mistakes(self, name: str | None = None) -> Callable[[Any], list[FieldError]]:
+        """Of a document that is no experiment: everything that is wrong with it; `name` is what it must have."""
+        return partial(every_mistake, further=self._further(name))
+
+    def _further(self, name: str | None = None) -> tuple[Check, ...]:
+        versions = partial(require_versions, registry=self._replica.registry)
+        return (require_payloads, versions, *(() if name is None else (partial(require_id, name),)))
+
     async def put(
         self, name: str, experiment: Experiment, who: str, *, if_match: int | None = None
     ) -> LiveExperiment:
         """A draft as another one, of the same name; what was done to its arms is gone with them."""
-        if experiment.id != name:
-            detail = f"expected {name!r}, as in the path: a name stays"
-            raise InvalidInput(f"id: {detail}.", [FieldError("id", detail)])
-        experiment = await asyncio.to_thread(servable, experiment)
-        require_payloads(experiment)
         await self.known(name)
-        require_versions(experiment, self._replica.registry)
+        experiment = await asyncio.to_thread(servable, experiment, self._further(name))
         now_ms = await self._store.time_ms()
 
         def decide(live: LiveExperiment) -> Changed:
@@ -188,7 +192,7 @@ class ExperimentChanges:
         self, name: str, policy: Policy, who: str, *, if_match: int | None = None
     ) -> LiveExperiment:
         # What is wrong at any revision is said before the revision is looked at.
-        servable((await self.known(name)).experiment.with_policy(policy))
+        servable(msgspec.structs.replace((await self.known(name)).experiment, policy=policy))
         now_ms = await self._store.time_ms()
 
         def decide(live: LiveExperiment) -> Changed:
@@ -333,24 +337,24 @@ class ExperimentChanges:
         return await self._changes.experiment(name, decide, if_match)
 
 
-def servable(experiment: Experiment) -> Experiment:
-    """The experiment with its defaults; `InvalidInput` or `NotBuilt` where no policy can serve it."""
-    experiment = validated(experiment)
-    from_experiment(experiment)
-    require_pseudo_means(experiment)
-    return experiment
+def servable(experiment: Experiment, further: Sequence[Check] = ()) -> Experiment:
+    """The experiment with its defaults; `InvalidInput` with everything for which no policy can serve it, or `NotBuilt`.
+
+    `further` is asked, too.
+    """
+    try:
+        checked = validated(experiment)
+        for check in (from_experiment, require_pseudo_means, *further):
+            check(checked)
+    except (InvalidInput, NotBuilt) as error:
+        raise with_all(error, experiment, further) from None
+    return checked
 
 
-def require_pseudo_means(experiment: Experiment) -> None:
-    """`InvalidInput` where a pseudo-history has observations of an arm, and no mean: 0 would be a guess."""
-    history = experiment.policy.pseudo_history or {}
-    n, mean = history.get("n", 0.0), history.get("mean", 0.0)
-    if isinstance(mean, dict):
-        observed = n if isinstance(n, dict) else dict.fromkeys(experiment.arm_names, n)
-        unknown = [arm for arm, count in observed.items() if count > 0.0 and arm not in mean]
-        if unknown:
-            at, detail = "policy.pseudo_history.mean", f"expected the mean of {unknown[0]!r}, too"
-            raise InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
+def require_id(name: str, experiment: Experiment) -> None:
+    if experiment.id != name:
+        detail = f"expected {name!r}, as in the path: a name stays"
+        raise InvalidInput(f"id: {detail}.", [FieldError("id", detail)])
 
 
 def require_versions(experiment: Experiment, registry: Registry) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from bandit_serve.errors import FieldError, InvalidInput
 from bandit_serve.experiment import MAX_FEATURES, ByArm, Experiment, Metric
@@ -62,16 +64,81 @@ def order_of(experiment: Experiment) -> int:
 
 def from_experiment(experiment: Experiment) -> Policy | ContextualPolicy:
     """A fresh policy. `InvalidInput` names what it does not take."""
-    settings, objective = experiment.policy, experiment.objective
-    kind, features = _kind(settings), features_of(experiment)
-    modelled = _modelled(objective)
-    if modelled not in kind.objectives:
-        raise _wrong("policy.kind", f"{kind.kind} takes a {' or '.join(sorted(kind.objectives))} objective")
+    try:
+        _require_fit(experiment)
+        of_context: dict[str, Any] = {}
+        if issubclass(_kind(experiment.policy), ContextualPolicy):
+            of_context = _of_context(experiment, features_of(experiment))
+        return _made(experiment, _modelled(experiment.objective), of_context)
+    except InvalidInput as error:
+        found = _all_wrong(experiment) or error.errors
+        raise InvalidInput(str(error), found) from None
+
+
+def _all_wrong(experiment: Experiment) -> list[FieldError]:
+    """Everything for which there can be no such policy: what is refused is left out, to see what else is."""
+    if experiment.policy.kind not in POLICIES:
+        return []
+    found: dict[str, FieldError] = {}
+    kind, own = _kind(experiment.policy), dict.fromkeys(_kind(experiment.policy).parameters)
+    contextual = issubclass(kind, ContextualPolicy)
+    checks: list[Callable[[Experiment], object]] = [_require_fit]
+    if contextual:
+        checks.append(lambda of: _of_context(of, features_of(of)))
+    for check in checks:
+        try:
+            check(experiment)
+        except InvalidInput as error:
+            found |= {each.at: each for each in error.errors}
+    objective = _modelled(experiment.objective)
+    if objective not in kind.objectives:
+        objective = sorted(kind.objectives)[0]
+    left_out = {name: None for name in OWN if name not in own} | (
+        {"pseudo_history": None} if contextual else {}
+    )
+    experiment = _with(experiment, left_out)
+    for _ in PARAMETERS:
+        try:
+            _made(experiment, objective, {"n_features": 1} if contextual else {})
+        except InvalidInput as error:
+            at = error.errors[0].at
+            # What lacks a part that was refused may be refused for that.
+            if not any(place.startswith(f"{at}.") for place in found):
+                found.setdefault(at, error.errors[0])
+            experiment = _without(experiment, at)
+        else:
+            break
+    return list(found.values())
+
+
+def _with(experiment: Experiment, changed: Mapping[str, Any]) -> Experiment:
+    policy = msgspec.structs.replace(experiment.policy, **changed)
+    return msgspec.structs.replace(experiment, policy=policy)
+
+
+def _without(experiment: Experiment, at: str) -> Experiment:
+    """Without the parameter of the policy that is at `at`, or the part of it that is."""
+    _, _, rest = at.partition(".")
+    name, _, part = rest.partition(".")
+    value = getattr(experiment.policy, name, None)
+    if isinstance(value, dict) and part in value and len(value) > 1:
+        return _with(experiment, {name: {each: of for each, of in value.items() if each != part}})
+    if name not in PARAMETERS or name == "kind":
+        return experiment
+    return _with(experiment, {name: "50ms" if name == "refresh" else None})
+
+
+def _require_fit(experiment: Experiment) -> None:
+    """`InvalidInput` with all that a kind of policy does not take, whatever its values."""
+    settings, kind = experiment.policy, _kind(experiment.policy)
+    found = []
+    if _modelled(experiment.objective) not in kind.objectives:
+        objectives = " or ".join(sorted(kind.objectives))
+        found.append(FieldError("policy.kind", f"{kind.kind} takes a {objectives} objective"))
     if kind.jumps and experiment.unit == "user":
-        raise _wrong(
-            "policy.kind", f'{kind.kind} jumps between arms and can not keep a "unit": "user" on one'
-        )
-    foreign = [
+        detail = f'{kind.kind} jumps between arms and can not keep a "unit": "user" on one'
+        found.append(FieldError("policy.kind", detail))
+    found += [
         FieldError(
             f"policy.{name}",
             f"{kind.kind} has no parameter {name}: {expected_one_of(name, sorted(kind.parameters))}",
@@ -79,26 +146,31 @@ def from_experiment(experiment: Experiment) -> Policy | ContextualPolicy:
         for name in OWN
         if getattr(settings, name) is not None and name not in kind.parameters
     ]
-    if foreign:
-        raise InvalidInput(f"{foreign[0].at}: {foreign[0].detail}.", foreign)
     if settings.pseudo_history is not None and issubclass(kind, ContextualPolicy):
-        raise _wrong("policy.pseudo_history", f"{kind.kind} learns from context, which no such history has")
+        detail = f"{kind.kind} learns from context, which no such history has"
+        found.append(FieldError("policy.pseudo_history", detail))
+    if found:
+        raise InvalidInput(f"{found[0].at}: {found[0].detail}.", found)
+
+
+def _made(experiment: Experiment, modelled: str, of_context: Mapping[str, Any]) -> Policy | ContextualPolicy:
+    """`modelled` is the kind of objective, `of_context` what a contextual policy is made with."""
+    settings, objective, kind = experiment.policy, experiment.objective, _kind(experiment.policy)
     names = experiment.arm_names
     own: dict[str, Any] = {name: getattr(settings, name) for name in OWN if name in kind.parameters}
     own = {name: value for name, value in own.items() if value is not None}
     if settings.shares is not None:
         own["shares"] = [settings.shares.get(name, 0.0) for name in names]
-    bounded = objective.kind == "bounded"
+    bounded = modelled == objective.kind == "bounded"
     try:
         if settings.prior is not None:
             own["prior"] = _in_order(settings.prior, names, _prior_defaults(kind, modelled))
         if settings.pseudo_history is not None:
             own["pseudo_history"] = _in_order(_as_utility(settings.pseudo_history, objective), names, {})
-        if issubclass(kind, ContextualPolicy):
-            own |= _of_context(experiment, features)
         return kind(
             len(experiment.arms),
             **own,
+            **of_context,
             objective=modelled,
             low=objective.low if bounded else None,
             high=objective.high if bounded else None,
@@ -189,11 +261,29 @@ def policy_from_snapshot(state: Mapping[str, Any], experiment: Experiment) -> Po
 
 
 def _kind(settings: PolicySettings) -> type[Policy] | type[ContextualPolicy]:
-    if settings.kind not in POLICIES:
-        raise _wrong(
-            "policy.kind", f"{expected_one_of(settings.kind, list(POLICIES))}, not {settings.kind!r}"
-        )
+    error = kind_error(settings.kind)
+    if error is not None:
+        raise InvalidInput(f"{error.at}: {error.detail}.", [error])
     return POLICIES[settings.kind]
+
+
+def kind_error(kind: str) -> FieldError | None:
+    """What is wrong with the name of a kind of policy; None where there is such a kind."""
+    if kind in POLICIES:
+        return None
+    return FieldError("policy.kind", f"{expected_one_of(kind, list(POLICIES))}, not {kind[:60]!r}")
+
+
+def require_pseudo_means(experiment: Experiment) -> None:
+    """`InvalidInput` where a pseudo-history has observations of an arm, and no mean: 0 would be a guess."""
+    history = experiment.policy.pseudo_history or {}
+    n, mean = history.get("n", 0.0), history.get("mean", 0.0)
+    if isinstance(mean, dict):
+        observed = n if isinstance(n, dict) else dict.fromkeys(experiment.arm_names, n)
+        unknown = [arm for arm, count in observed.items() if count > 0.0 and arm not in mean]
+        if unknown:
+            at, detail = "policy.pseudo_history.mean", f"expected the mean of {unknown[0]!r}, too"
+            raise InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
 
 
 def _at(detail: str) -> str:

@@ -259,8 +259,10 @@ class ResultsFold:
         parts = fold.sums, fold._shares, state["decisions"]
         if experiment.unit == "user":
             fold._decisions = Units.from_state(*parts, MOST_UNIT_BYTES)
+        elif experiment.missing == "zero":
+            fold._decisions = OpenDecisions.from_state(*parts, GRACE_MS)
         else:
-            fold._decisions = _kind_of(experiment).from_state(*parts)
+            fold._decisions = RewardedDecisions.from_state(*parts)
         fold._early = EarlyRewards.from_state(state["early"])
         return fold
 
@@ -274,10 +276,6 @@ def _contextual(policy: Policy) -> bool:
     return POLICIES[policy.kind].contextual
 
 
-def _kind_of(experiment: Experiment) -> type[RewardedDecisions | OpenDecisions]:
-    return OpenDecisions if experiment.missing == "zero" else RewardedDecisions
-
-
 def _decisions(
     experiment: Experiment, sums: Accumulators, shares: ShareHistory
 ) -> RewardedDecisions | OpenDecisions | Units:
@@ -285,7 +283,7 @@ def _decisions(
         takes_max = np.array([metric.kind == "binary" for metric in experiment.metrics], np.uint8)
         return Units(sums, shares, experiment.missing == "zero", takes_max, MOST_UNIT_BYTES)
     if experiment.missing == "zero":
-        return OpenDecisions(sums, shares, LINGER_MS)
+        return OpenDecisions(sums, shares, LINGER_MS, GRACE_MS)
     return RewardedDecisions(sums, shares)
 
 

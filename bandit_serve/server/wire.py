@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast
 
@@ -13,8 +14,9 @@ from aiohttp import hdrs, web
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
 from bandit_serve.mistakes import MAX_MISTAKES
 from bandit_serve.server.arrival import arriving
+from bandit_serve.server.repeated import repeated_keys
 from bandit_serve.turn import Turn
-from bandit_serve.validation import invalid, reread
+from bandit_serve.validation import Every, invalid, reread, told
 
 T = TypeVar("T")
 
@@ -47,7 +49,11 @@ class Reply(NamedTuple):
 
 
 class Body(Generic[T]):
-    """What one route takes: decodes to `kind`, from JSON and, where the contract says so, from MessagePack."""
+    """What one route takes: decodes to `kind`, from JSON and, where the contract says so, from MessagePack.
+
+    A body that is JSON only is something that is set up: a key that it gives twice is refused. Where decisions and
+    rewards come in, the last one counts, as that is what reading it once can see.
+    """
 
     def __init__(
         self, kind: type[T], *, timeout_s: float, msgpack: bool = False, optional: bool = False
@@ -59,11 +65,24 @@ class Body(Generic[T]):
         self._json = msgspec.json.Decoder(kind).decode
         self._msgpack = msgspec.msgpack.Decoder(kind).decode
 
-    async def read(self, request: web.Request) -> T:
-        """`InvalidInput` that names the field, `UnsupportedMedia`, `TooLarge`, or `TooSlow`."""
-        return self.decode(request.headers, await read_bytes(request, self._timeout_s))
+    async def read(self, request: web.Request, every: Every | None = None) -> T:
+        """`InvalidInput` that names the field, `UnsupportedMedia`, `TooLarge`, or `TooSlow`.
 
-    def decode(self, headers: Mapping[str, str], body: bytes) -> T:
+        `every` as in `reread`.
+        """
+        body = await read_bytes(request, self._timeout_s)
+        if self.msgpack:
+            return self.decode(request.headers, body, every)
+        try:
+            found = self.decode(request.headers, body, every)
+        except InvalidInput as error:
+            if error.errors:
+                await require_once(body, error.errors)
+            raise
+        await require_once(body)
+        return found
+
+    def decode(self, headers: Mapping[str, str], body: bytes, every: Every | None = None) -> T:
         """`InvalidInput` that names the field, or `UnsupportedMedia`."""
         content_type = headers.get(hdrs.CONTENT_TYPE, "")
         media = content_type if content_type == JSON else essence(content_type)
@@ -77,7 +96,7 @@ class Body(Generic[T]):
             if self.msgpack and media == MSGPACK:
                 return self._msgpack(body)
         except msgspec.ValidationError as error:
-            return _reread(body, media, self.kind, error)
+            return reread_body(body, media, self.kind, error, every=every)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(f"The body can not be read: {_sentence(str(error))}") from None
         spoken = f"{JSON} or {MSGPACK}" if self.msgpack else JSON
@@ -149,7 +168,7 @@ class Entries(Generic[T]):
             except msgspec.ValidationError as error:
                 left -= 1
                 return cast(
-                    T, _reread(bytes(raw), media, self._kind, error, within, most=1 if left < 0 else None)
+                    T, reread_body(bytes(raw), media, self._kind, error, within, most=1 if left < 0 else None)
                 )
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 detail = f"The entry can not be read: {_sentence(str(error))}"
@@ -176,13 +195,14 @@ def _entry_or_refusal(read: Callable[[msgspec.Raw, str], T], raw: msgspec.Raw) -
         return refusal
 
 
-def _reread(
+def reread_body(
     body: bytes,
     media: str,
     kind: type[T],
     error: msgspec.ValidationError,
     within: str = "",
     most: int | None = None,
+    every: Every | None = None,
 ) -> T:
     """What msgspec refused, read with more patience where it is not large: up to `most` mistakes are told."""
     if len(body) > PATIENT_BYTES:
@@ -192,7 +212,15 @@ def _reread(
         document = decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise invalid(error, within) from None
-    return reread(document, kind, error, within, most)
+    return reread(document, kind, error, within, most, every)
+
+
+async def require_once(body: bytes, others: Sequence[FieldError] = (), within: str = "") -> None:
+    """`InvalidInput` where JSON gives a key twice, with the `others` that are wrong."""
+    here = len(body) <= PATIENT_BYTES
+    repeated = repeated_keys(body, within) if here else await asyncio.to_thread(repeated_keys, body, within)
+    if repeated:
+        raise told([*others, *repeated])
 
 
 def _check_values(body: bytes) -> None:

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from bandit_serve.experiment import Arm, Experiment, Policy, Ramp
 from bandit_serve.live import LiveExperiment
+from bandit_serve.log.experiment_mistakes import mistakes_of_policy
 from bandit_serve.names import Name
 from bandit_serve.results import report
 from bandit_serve.server.page import page
@@ -52,7 +53,7 @@ class ExperimentHandlers:
         self._stop = Body(StopRequest, timeout_s=timeout_s, optional=True)
 
     async def create(self, request: web.Request) -> web.Response:
-        experiment = await self._experiment.read(request)
+        experiment = await self._experiment.read(request, self._changes.mistakes())
         return _answer(request, await self._changes.create(experiment, actor(request)), status=201)
 
     async def list_all(self, request: web.Request) -> web.Response:
@@ -108,8 +109,8 @@ class ExperimentHandlers:
         return _answer(request, live)
 
     async def put(self, request: web.Request) -> web.Response:
-        experiment = await self._experiment.read(request)
         name, if_match = _name(request), revision(request)
+        experiment = await self._experiment.read(request, self._changes.mistakes(name))
         return _answer(request, await self._changes.put(name, experiment, actor(request), if_match=if_match))
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -120,7 +121,7 @@ class ExperimentHandlers:
         return web.Response(status=204)
 
     async def change_policy(self, request: web.Request) -> web.Response:
-        policy = await self._policy.read(request)
+        policy = await self._policy.read(request, mistakes_of_policy)
         live = await self._changes.change_policy(
             _name(request), policy, actor(request), if_match=revision(request)
         )

@@ -20,8 +20,7 @@ from bandit_serve.own_files import said_when_full
 from bandit_serve.server.arrival import Multipart
 from bandit_serve.server.page import limit_of, page
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Body, actor, answer, answer_in_turns
-from bandit_serve.validation import invalid
+from bandit_serve.server.wire import JSON, Body, actor, answer, answer_in_turns, require_once, reread_body
 from bandit_serve.views import (
     LoadedBy,
     compare_versions,
@@ -217,11 +216,13 @@ class ModelHandlers:
             if len(content) > MAX_METADATA_BYTES:
                 raise InvalidInput(f"metadata: expected at most {MAX_METADATA_BYTES} bytes.")
         try:
-            return msgspec.json.decode(bytes(content), type=VersionMetadata)
+            metadata = msgspec.json.decode(content, type=VersionMetadata)
         except msgspec.ValidationError as error:
-            raise invalid(error, "metadata") from None
+            metadata = reread_body(bytes(content), JSON, VersionMetadata, error, "metadata")
         except msgspec.DecodeError as error:
             raise InvalidInput(f"metadata: {error}.", [FieldError("metadata", str(error))]) from None
+        await require_once(bytes(content), within="metadata")
+        return metadata
 
     async def _spool(self, part: BodyPartReader, coming: Multipart, spool: IO[bytes]) -> None:
         """The last part of the name counts."""

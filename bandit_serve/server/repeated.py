@@ -1,0 +1,44 @@
+"""Keys that an object of JSON gives twice: of their values all but one would be lost without a word."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from bandit_serve.errors import FieldError
+
+DETAIL = "expected a key once: it is given twice"
+
+
+class _Repeating(list[tuple[str, Any]]):
+    """The entries of an object that gives a key twice."""
+
+
+def repeated_keys(body: bytes, within: str = "") -> list[FieldError]:
+    """Where `body`, which is JSON, gives a key again, as paths from `within` on; every such place once."""
+    try:
+        # Numbers stay as they are written: they may be longer than Python reads.
+        document = json.loads(body, object_pairs_hook=_entries, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return []
+    return [FieldError(at, DETAIL) for at in dict.fromkeys(_places(document, within))]
+
+
+def _entries(entries: list[tuple[str, Any]]) -> dict[str, Any] | _Repeating:
+    found = dict(entries)
+    return found if len(found) == len(entries) else _Repeating(entries)
+
+
+def _places(value: Any, at: str) -> Iterator[str]:
+    if isinstance(value, dict | _Repeating):
+        met = set()
+        for name, each in value.items() if isinstance(value, dict) else value:
+            place = f"{at}.{name[:60]}" if at else name[:60]
+            if name in met:
+                yield place
+            met.add(name)
+            yield from _places(each, place)
+    elif isinstance(value, list):
+        for i, each in enumerate(value):
+            yield from _places(each, f"{at}[{i}]")

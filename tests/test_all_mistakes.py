@@ -1,0 +1,241 @@
+"""Several mistakes in one experiment: each is told, whoever finds it, and nothing that only comes of another."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from callers import check_problem
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from services import Answer, ThrowawayService
+
+from bandit_serve.errors import InvalidInput, NotBuilt
+from bandit_serve.experiment import Experiment, require_payloads
+from bandit_serve.log.experiment_changes import servable
+from bandit_serve.log.experiment_mistakes import every_mistake
+from bandit_serve.mistakes import mistakes
+from bandit_serve.policies import POLICIES
+from bandit_serve.validation import field_error
+
+Document = dict[str, Any]
+
+CONTEXT_FREE: Document = {
+    "id": "e",
+    "arms": [{"name": name, "payload": {"n": 1}} for name in ("a", "b", "c.d")],
+    "control": "a",
+    "unit": "request",
+    "policy": {
+        "kind": "epsilon_greedy",
+        "epsilon": 0.1,
+        "decay": 0.5,
+        "min_share": 0.05,
+        "max_share": 0.9,
+        "holdout": 0.1,
+        "warmup": 10,
+        "half_life": "1d",
+        "refresh": "50ms",
+        "pseudo_history": {"n": {"a": 10, "b": 1}, "mean": {"a": 0.1, "b": 0.2}},
+    },
+    "metrics": [
+        {"name": "click", "kind": "binary", "role": "objective"},
+        {"name": "stars", "kind": "bounded", "low": 1, "high": 5},
+        {"name": "worth", "kind": "continuous", "goal": "maximize"},
+    ],
+    "attribution": {"window": "1h", "missing": "ignore"},
+    "context": [
+        {"name": "hour", "kind": "numeric", "mean": 12, "std": 6},
+        {"name": "device", "kind": "categorical", "values": ["ios", "web"], "interactions": ["hour"]},
+    ],
+    "stopping": {"min_samples": 10, "alpha": 0.05, "expected_samples": 1000},
+}
+CONTEXTUAL = CONTEXT_FREE | {
+    "arms": [arm | {"features": [1.0, 2.0]} for arm in CONTEXT_FREE["arms"]],
+    "policy": {
+        "kind": "lin_ts",
+        "scale": 1.0,
+        "prior": {"precision": 1.0},
+        "min_share": 0.05,
+        "max_share": 0.9,
+        "holdout": 0.1,
+    },
+}
+
+
+def put(*path: str | int, value: Any) -> Callable[[Document], None]:
+    def change(document: Document) -> None:
+        for step in path[:-1]:
+            document = document[step]
+        document[path[-1]] = value
+
+    return change
+
+
+def drop(*path: str | int) -> Callable[[Document], None]:
+    def change(document: Document) -> None:
+        for step in path[:-1]:
+            document = document[step]
+        del document[path[-1]]
+
+    return change
+
+
+# By where each is told, which is no other's place: of types and names, of fields together, of the policy, of payloads,
+# of what is not built yet.
+OF_ALL: dict[str, Callable[[Document], None]] = {
+    "id": put("id", value="no name!"),
+    "unt": put("unt", value="user"),
+    "unit": put("unit", value="users"),
+    "control": put("control", value="nobody"),
+    "arms[0].modl": put("arms", 0, "modl", value="m"),
+    "arms[0].payload": put("arms", 0, "payload", value="x" * 70_000),
+    "arms[1]": put("arms", 1, "model", value="m"),
+    "arms[2].name": put("arms", 2, "name", value="b"),
+    "metrics[0].goal": put("metrics", 0, "goal", value="maximise"),
+    "metrics[1].high": put("metrics", 1, "high", value=0),
+    "metrics[2]": put("metrics", 2, "low", value=0.0),
+    "attribution.window": put("attribution", "window", value="100d"),
+    "attribution.missing": drop("attribution", "missing"),
+    "context[0].std": put("context", 0, "std", value=0),
+    "context[1].interactions[0]": put("context", 1, "interactions", 0, value="nothing"),
+    "context[1].values": put("context", 1, "values", value=["ios", "ios"]),
+    "stopping.alpha": put("stopping", "alpha", value=5),
+    "stopping.min_samples": put("stopping", "min_samples", value="many"),
+    "stopping.expected_samples": put("stopping", "expected_samples", value=3),
+    "stopping.duration": put("stopping", "duration", value="14d"),
+    "policy.min_share": put("policy", "min_share", value=0.5),
+    "policy.holdout": put("policy", "holdout", value=1.5),
+}
+OF_CONTEXT_FREE = OF_ALL | {
+    "metrics[2].role": put("metrics", 2, "role", value="guardrail"),
+    "policy.warmup": put("policy", "warmup", value=1.5),
+    "policy.half_life": put("policy", "half_life", value="0s"),
+    "policy.refresh": put("policy", "refresh", value="soon"),
+    "policy.epsilon": put("policy", "epsilon", value=1.5),
+    "policy.decay": put("policy", "decay", value=-1),
+    "policy.beta": put("policy", "beta", value=0.5),
+    "policy.pseudo_history.mean": drop("policy", "pseudo_history", "mean", "b"),
+    "policy.temperature": put("policy", "temperature", value="hot"),
+}
+OF_CONTEXTUAL = OF_ALL | {
+    "policy.scale": put("policy", "scale", value=-1),
+    "policy.prior.precision": put("policy", "prior", "precision", value=0),
+    "policy.epsilon": put("policy", "epsilon", value=0.1),
+    "policy.pseudo_history": put("policy", "pseudo_history", value={"n": 1, "mean": 0.5}),
+    "arms": drop("arms", 1, "features"),
+}
+# What can not be said where another is wrong: nothing of the parameters of a kind that there is not.
+OF_KIND = {"policy.kind": put("policy", "kind", value="thomson")}
+STANDS_ALONE = ("policy.min_share", "policy.holdout", "policy.warmup", "policy.half_life", "policy.refresh")
+
+
+def test_what_is_changed_is_right_before() -> None:
+    for document in (CONTEXT_FREE, CONTEXTUAL):
+        assert every_mistake(document) == []
+        servable(msgspec.convert(document, Experiment))
+    assert "thomson" not in POLICIES
+
+
+def told(document: Document) -> list[str]:
+    return [mistake.at for mistake in every_mistake(document, [require_payloads])]
+
+
+def changed(document: Document, changes: list[Callable[[Document], None]]) -> Document:
+    document = copy.deepcopy(document)
+    for change in changes:
+        change(document)
+    return document
+
+
+@pytest.mark.parametrize(
+    ("document", "kinds"),
+    [(CONTEXT_FREE, OF_CONTEXT_FREE), (CONTEXTUAL, OF_CONTEXTUAL)],
+    ids=["context-free", "contextual"],
+)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_every_one_is_told_and_nothing_else(document: Document, kinds: Any, data: st.DataObject) -> None:
+    with_kind = data.draw(st.booleans())
+    if with_kind:
+        kinds = {at: of for at, of in kinds.items() if not at.startswith("policy.") or at in STANDS_ALONE}
+        kinds = {at: of for at, of in kinds.items() if at != "arms"} | OF_KIND
+    places = data.draw(st.lists(st.sampled_from(sorted(kinds)), min_size=2, max_size=6, unique=True))
+    wrong = changed(document, [kinds[at] for at in places])
+    assert sorted(told(wrong)) == sorted(places)
+    check_refused(wrong, places)
+
+
+UNBUILT = {"stopping.duration", "metrics[2].role"}
+
+
+def check_refused(document: Document, places: list[str]) -> None:
+    """That the whole way refuses it with the same, where it is an experiment by its types, and not too large."""
+    try:
+        experiment = msgspec.convert(document, Experiment)
+    except msgspec.ValidationError:
+        return
+    expected = NotBuilt if set(places) <= UNBUILT else InvalidInput
+    with pytest.raises(expected) as refusal:
+        servable(experiment, (require_payloads,))
+    if expected is InvalidInput and "arms[0].payload" not in places:
+        assert sorted(each.at for each in refusal.value.errors) == sorted(places)
+
+
+@given(
+    at=st.sampled_from([*OF_CONTEXT_FREE, *OF_KIND]),
+    value=st.sampled_from([None, 0, -1, "", "x", [], {}, [1], {"x": 1}, True, 1e300]),
+    places=st.lists(
+        st.sampled_from(["arms", "metrics", "context", "policy", "control", "attribution"]), unique=True
+    ),
+)
+@settings(max_examples=80, deadline=None)
+def test_anything_in_any_place_is_an_answer(at: str, value: Any, places: list[str]) -> None:
+    document = changed(CONTEXT_FREE, [(OF_CONTEXT_FREE | OF_KIND)[at]])
+    for place in places:
+        document[place] = value
+    found = told(document)
+    assert bool(found) == bool(places or at)
+    assert {mistake.at for mistake in mistakes(document, Experiment, field_error)} <= set(found)
+    assert len(found) <= 40
+
+
+def test_what_is_not_there_is_told_once() -> None:
+    wrong = changed(
+        CONTEXT_FREE, [drop("attribution"), drop("policy", "kind"), drop("arms", 0, "name"), drop("id")]
+    )
+    assert sorted(told(wrong)) == ["arms[0].name", "attribution.missing", "id", "policy.kind"]
+    assert sorted(told({"arms": [], "metrics": {}})) == ["arms", "id", "metrics"]
+
+
+@pytest.mark.parametrize("part", ["n", "mean"])
+def test_a_part_that_is_refused_is_not_told_of_the_whole(part: str) -> None:
+    wrong = changed(CONTEXT_FREE, [put("policy", "pseudo_history", part, value=-1e81), drop("id")])
+    assert sorted(told(wrong)) == ["id", f"policy.pseudo_history.{part}"]
+
+
+def test_over_http_they_come_in_one_answer(service: ThrowawayService) -> None:
+    places = ["control", "policy.kind", "stopping.alpha", "metrics[1].high", "unit"]
+    body = changed(CONTEXT_FREE, [(OF_ALL | OF_KIND)[at] for at in places])
+    found = refused(service.call("POST", "/v1/experiments", body), *places)
+    details = {error["at"]: error["detail"] for error in found["errors"]}
+    assert "did you mean thompson? expected one of" in details["policy.kind"]
+    assert "did you mean" not in details["control"]
+    assert "expected one of a, b, c.d" in details["control"]
+    body["arms"][0] |= {"model": "nobody", "version": "v1"}
+    made = service.call("POST", "/v1/experiments", CONTEXT_FREE | {"id": "draft"})
+    assert made.status == 201
+    refused(service.call("PUT", "/v1/experiments/draft", body), *places, "id", "arms[0].version")
+    policy = {"kind": "thomson", "min_share": 2, "bet": 1}
+    refused(service.call("PUT", "/v1/experiments/draft/policy", policy), "bet", "min_share", "kind")
+    policy = {"kind": "ucb1", "sigma": -1, "min_share": 0.5}
+    answer = service.call("PUT", "/v1/experiments/draft/policy", policy)
+    refused(answer, "policy.min_share", "policy.sigma")
+
+
+def refused(answer: Answer, *places: str) -> dict[str, Any]:
+    found = check_problem(answer, 400)
+    assert sorted(error["at"] for error in found["errors"]) == sorted(places)
+    return found
