@@ -1,6 +1,6 @@
 """The gamma function by Stirling's series, in forms whose large terms have cancelled on paper (DLMF 5.11.1, 5.12.1)."""
 
-from libc.math cimport log, log1p
+from libc.math cimport log
 
 cdef extern from *:
     """
@@ -23,13 +23,3 @@ cdef inline double stirling_rest(double z) noexcept nogil:
     if z < 10.0:
         rest += ((shifted - 0.5) * log(shifted) - shifted) - log(product) - ((z - 0.5) * log(z) - z)
     return rest
-
-
-cdef inline double log_beta(double a, double b) noexcept nogil:
-    """log B(a, b), a and b > 0: a log(a / n) + b log(b / n) and what is small beside them, n = a + b."""
-    cdef double more = a if a > b else b
-    cdef double less = b if a > b else a
-    cdef double n = a + b
-    return (HALF_LOG_2PI - more * log1p(less / more) - less * log1p(more / less)
-            - 0.5 * (log(more) + log(less) - log(n))
-            + stirling_rest(more) + stirling_rest(less) - stirling_rest(n))
