@@ -13,7 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.events import REWARD, Event, Exposed, Rewarded
-from bandit_serve.experiment import Arm, Attribution, Experiment, Metric, Policy, Record, Stopping, validated
+from bandit_serve.experiment import (
+    Arm,
+    Attribution,
+    ContextField,
+    Experiment,
+    Metric,
+    Policy,
+    Record,
+    Stopping,
+    validated,
+)
 from bandit_serve.results import Report, ResultsFold
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import directed
@@ -36,6 +46,7 @@ def record(
     unit: str = "request",
     missing: str = "ignore",
     window: str = "1h",
+    context: tuple[ContextField, ...] = (),
 ) -> Record:
     """An experiment that runs, with a metric of each of `kinds`."""
     bounds = {"low": 0.0, "high": 1.0}
@@ -49,6 +60,7 @@ def record(
         unit=unit,
         policy=policy or Policy(kind="fixed_split"),
         attribution=Attribution(window=window, missing=missing),
+        context=context,
         stopping=Stopping(alpha=ALPHA, min_samples=0),
     )
     return Record(
@@ -104,11 +116,12 @@ class Play:
         told: NDArray[np.bool_] | None = None,
         units: NDArray[np.uint64] | None = None,
         waits_ms: Ints | None = None,
+        x: Floats | None = None,
     ) -> list[tuple[int, Rewarded]]:
         """Decisions `arms` [n] drawn from `shares` ([K], or [n, K]), with `values` [M, n] as rewards.
 
         `told` [M, n] are those that are rewarded, by default all; with `waits_ms` [n] the rewards are returned, each
-        with its time, in place of being applied.
+        with its time, in place of being applied. `x` [n, d] are the decisions' features.
         """
         n = len(arms)
         vectors = np.atleast_2d(shares)
@@ -123,6 +136,7 @@ class Play:
             units=b"" if units is None else units.astype("<u8").tobytes(),
             vectors=np.ascontiguousarray(vectors, "<f8").tobytes(),
             runs=runs.tobytes(),
+            x=b"" if x is None else x.astype("<f4").tobytes(),
         )
         self.apply(exposure)
         own = np.broadcast_to(vectors, (n, vectors.shape[1]))[np.arange(n), arms]
@@ -136,10 +150,16 @@ class Play:
         later = []
         if waits_ms is None:
             if len(rows):
-                self.apply(Rewarded(rows))
+                self.apply(Rewarded(rows, None if x is None else x[which].astype("<f4")))
         else:
             later = [
-                (self.now_ms + int(wait), Rewarded(rows[waits_ms[which] == wait]))
+                (
+                    self.now_ms + int(wait),
+                    Rewarded(
+                        rows[waits_ms[which] == wait],
+                        None if x is None else x[which[waits_ms[which] == wait]].astype("<f4"),
+                    ),
+                )
                 for wait in np.unique(waits_ms[which])
             ]
         self.counter += n

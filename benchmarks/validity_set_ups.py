@@ -17,7 +17,7 @@ from validity_laws import LAWS, Law
 from validity_runs import STEP_MS, Floats, Play, Scale, Watch, beside, blocks, drawn, record
 
 from bandit_serve.events import Change, Changed, Tick
-from bandit_serve.experiment import Arm, Policy
+from bandit_serve.experiment import Arm, ContextField, Policy
 from bandit_serve.policies import POLICIES
 from bandit_serve.results import report
 
@@ -274,7 +274,8 @@ def contextual(name: str, kind: str, floor: float) -> SetUp:
         if np.isnan(mean):
             grid = np.random.default_rng(0).normal(0, 1, 4_000_000)
             mean = float(np.mean(1 / (1 + np.exp(1.2 - grid)) + 1 / (1 + np.exp(1.2 + grid))) / 2)
-        about = record([metric], 2, Policy(kind=kind, min_share=floor))
+        field = ContextField(name="z", kind="numeric")
+        about = record([metric], 2, Policy(kind=kind, min_share=floor), context=(field,))
         plays = [Play.of(about, rng) for rng in generators(name + world, scale.runs)]
         policies = [
             POLICIES[kind](2, 2, objective=metric, min_share=floor, seed=run) for run in range(scale.runs)
@@ -287,7 +288,8 @@ def contextual(name: str, kind: str, floor: float) -> SetUp:
                 shares = policy.shares_many(x)
                 arms = drawn(each.rng, shares)
                 values = pays(each.rng, x)[np.arange(size), arms]
-                each.step(shares, arms, values[None])
+                # The third feature says that z is missing.
+                each.step(shares, arms, values[None], x=np.pad(x, ((0, 0), (0, 1))))
                 policy.update_many(arms, values, x)
             look(plays, [watch], number)
         return watch

@@ -58,10 +58,17 @@ class Sums:
     balance: Floats
     spread: Floats
     split: Floats
+    residual: Floats
+    residual_cube: Floats
+    predicted: Floats
+    predicted_square: Floats
+    pair_predicted: Floats
+    pair_predicted_square: Floats
     origin: float
     analysed: int
     unfloored: int
     unsquared: int
+    modelled: int
     moved: bool
     contextual: bool
 
@@ -73,6 +80,7 @@ class Sums:
             analysed=int(rows["analysed"]),
             unfloored=int(rows["unfloored"]),
             unsquared=int(rows["unsquared"]),
+            modelled=int(rows["modelled"]),
             origin=float(rows["origin"]),
             moved=bool(rows["moved"]),
             contextual=sums.contextual,
@@ -114,6 +122,38 @@ class Sums:
         """The sum of w^2 (d - estimate)^2."""
         moved = np.square(estimate) * self.pair_weight_square - 2.0 * estimate * self.pair_square_score
         return np.maximum(self.pair_square + moved, 0.0)
+
+    @property
+    def predicted_variation(self) -> Floats:
+        """The sum of the squared deviations of what each arm was expected to bring, 0 where no model was asked."""
+        spread = self.predicted_square - np.square(self.predicted) / np.maximum(self.eligible, 1)
+        return np.where(self.modelled, np.maximum(spread, 0.0), 0.0)
+
+    @property
+    def pair_predicted_variation(self) -> Floats:
+        """The sum of w^2 times the squared deviations of the expected differences, as above."""
+        weight = np.where(self.pair_weight_square > 0.0, self.pair_weight_square, 1.0)
+        spread = self.pair_predicted_square - np.square(self.pair_predicted) / weight
+        return np.where(self.modelled, np.maximum(spread, 0.0), 0.0)
+
+    def residual_variance(self, kind: MetricKind) -> Floats:
+        """As `cautious_variance`, of the deviations from what was expected; the same where no model was asked.
+
+        To the squared deviations of values 0 and 1 is added what one success and one failure more add to those from
+        their mean: an arm without a success, which a model predicts well, varies all the same.
+        """
+        n = np.maximum(self.n, 1)
+        # What late rewards change is rounded, and their centres are not known any more.
+        residual = np.maximum(self.residual, 0.0)
+        if kind == "binary":
+            m, mean = (self.total + 1.0) / (self.n + 2.0), self.total / n
+            added = (self.n + 2.0) * m * (1.0 - m) - self.n * mean * (1.0 - mean)
+            own = (residual + added) / (self.n + 2.0)
+        else:
+            own = residual / np.maximum(self.n - 1, 1)
+        pooled = residual.sum(axis=0) / np.maximum(self.analysed - 1, 1)
+        cautious = own + np.maximum(pooled - own, 0.0) * PRIOR / (self.n + PRIOR)
+        return np.where(self.modelled, cautious, self.cautious_variance(kind))
 
     def cautious_variance(self, kind: MetricKind) -> Floats:
         """Each arm's variance, moved up towards that of all arms by the weight of `PRIOR` observations.
@@ -213,27 +253,29 @@ def moving_shares(
     arms that are to be thought of for each.
     """
     k = peers.astype(np.float64).reshape(-1, *(1,) * (sums.n.ndim - 1))
-    variance = sums.cautious_variance(kind)
+    variance = sums.residual_variance(kind)
     usable = (sums.n >= FEWEST) & (variance > LEAST_VARIANCE) & (sums.eligible > 0)
     compared = _with_control(sums.n > 0, control) & (sums.pair_weight > LEAST_WEIGHT)
     comparable = _with_control(usable, control) & compared
     v = np.where(usable, variance, 1.0)
     t = np.maximum(sums.eligible, 1).astype(np.float64)
+    expected = sums.predicted_variation
     arms = Sequence(
         t,
         sums.score + t * sums.origin,
-        np.where(usable, np.maximum(v * sums.inverse, sums.variation), 1.0),
-        tuned_for * k * k * v,
+        np.where(usable, np.maximum(v * sums.inverse + expected, sums.variation), 1.0),
+        tuned_for * k * (k * v + expected / t),
     )
     w = np.where(compared, sums.pair_weight, 1.0)
     estimate = sums.pair_score / w
     of_arm = np.where(comparable, v * sums.pair_inverse, 1.0)
     of_control = np.where(comparable, v[control] * sums.pair_control_inverse, 1.0)
     spread = of_arm + of_control
-    seen = np.where(comparable, np.maximum(spread, sums.pair_variation(estimate)), spread)
+    expected = sums.pair_predicted_variation
+    seen = np.where(comparable, np.maximum(spread + expected, sums.pair_variation(estimate)), spread)
     # Under even shares, `tuned_for` observations of a pair have w = 1/4 each whatever the number of arms.
-    tightest_at = 0.125 * tuned_for
-    differences = Sequence(w, sums.pair_score, seen, tightest_at * (v + v[control]))
+    of_one = 0.125 * (v + v[control]) + 0.5 * k * expected / np.maximum(sums.pair_eligible, 1)
+    differences = Sequence(w, sums.pair_score, seen, tuned_for * of_one)
     control_part = seen * (of_control / spread)
     controls = Sequence(w, sums.pair_control_score + w * sums.origin, control_part, differences.tightest_at)
     control_variance = controls.variance_of_mean
