@@ -147,19 +147,18 @@ class Play:
         rows["metric"], rows["value"] = metric, values[metric, which]
         if units is not None:
             rows["unit"] = units[which]
+        own_x = None if x is None else x[which].astype("<f4")
+
+        def rewarded(those: NDArray[np.bool_]) -> Rewarded:
+            return Rewarded(rows[those], None if own_x is None else own_x[those])
+
         later = []
         if waits_ms is None:
             if len(rows):
-                self.apply(Rewarded(rows, None if x is None else x[which].astype("<f4")))
+                self.apply(rewarded(np.ones(len(rows), bool)))
         else:
             later = [
-                (
-                    self.now_ms + int(wait),
-                    Rewarded(
-                        rows[waits_ms[which] == wait],
-                        None if x is None else x[which[waits_ms[which] == wait]].astype("<f4"),
-                    ),
-                )
+                (self.now_ms + int(wait), rewarded(waits_ms[which] == wait))
                 for wait in np.unique(waits_ms[which])
             ]
         self.counter += n
@@ -190,12 +189,13 @@ class Watch:
 
     `rejected`: an adjusted p-value of at most .05; `missed_mean`, `missed_difference`: an arm's interval left the truth
     out; `spoke` and `spoke_mean`: there was an interval of a difference, and one of each arm's mean. `widths`
-    f8[R]: of the last interval of the first difference.
+    f8[R]: of the last interval of the first difference; `of_split`: of that by other means, to be compared with.
     """
 
     n: int
     means: Floats
     differences: Floats
+    of_split: float | None = None
     rejected: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
