@@ -214,7 +214,9 @@ def test_intervals_are_narrower_where_x_explains_much():
         for of in (known, unknown):
             low, high = report(of, of.record, {}, 0).arms[1].metrics["m"].difference_interval
             assert low < 0.0 < high
-            assert report(of, of.record, {}, 0).winner is None
+            said = report(of, of.record, {}, 0)
+            assert said.winner is None
+            assert ("a regression on the context" in said.reason) == (of is known)
 
 
 def test_features_that_tell_nothing_cost_next_to_nothing():

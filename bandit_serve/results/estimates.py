@@ -4,7 +4,10 @@ Two methods. *Fixed split*, while everything analysed was drawn from one share v
 Welch-type variance. *Moving shares*: the mean of the AIPW scores, for a difference weighted by where both arms had
 traffic. Its variance is computed from the logged shares, V(a, b) = v_a sum w^2/e(a) + v_b sum w^2/e(b), because the
 running sample variance of the scores has not yet seen a starved arm; it is at least that sample variance, because
-shares may depend on what moves the mean.
+shares may depend on what moves the mean. Where scores are made around a model of the features (`outcome.pxd`; AIPW
+with regression: Bibaut et al. 2021, Zhan et al. 2021), v is of the deviations from what that expected, and the
+variation of the expected differences is added: V = v_a sum w^2/e(a) + v_b sum w^2/e(b) + sum w^2 (d_s - mean d)^2, with
+d_s = mu_s(b) - mu_s(a).
 """
 
 from __future__ import annotations
@@ -104,12 +107,23 @@ class Sums:
         """Of each arm's values, moved towards that within all arms as the variance is, where that is larger: an arm
         that has seen nothing of its tail has none.
         """
-        mean, n = self.shifted_mean, np.maximum(self.n, 1)
+        mean = self.shifted_mean
+        return self._moved_up(self.cube - 3.0 * mean * self.m2 - self.n * mean**3, self.m2)
+
+    @property
+    def residual_skewness(self) -> Floats:
+        """The same of what deviates from what was expected, where a model was asked."""
+        of_residuals = self._moved_up(self.residual_cube, np.maximum(self.residual, 0.0))
+        return np.where(self.modelled, of_residuals, self.skewness)
+
+    def _moved_up(self, third: Floats, second: Floats) -> Floats:
+        """From the sums of cubed and squared deviations, [K]."""
+        n = np.maximum(self.n, 1)
         # Beyond the power of the squares' sum it is what was rounded beside a large mean.
-        most = self.m2**1.5
-        third = np.clip(self.cube - 3.0 * mean * self.m2 - n * mean**3, -most, most)
-        own = _skewness(third, self.m2, n)
-        pooled = _skewness(third.sum(axis=0), self.m2.sum(axis=0), np.maximum(self.n.sum(axis=0), 1))
+        most = second**1.5
+        third = np.clip(third, -most, most)
+        own = _skewness(third, second, n)
+        pooled = _skewness(third.sum(axis=0), second.sum(axis=0), np.maximum(self.n.sum(axis=0), 1))
         larger = np.abs(pooled) > np.abs(own)
         return own + np.where(larger, (pooled - own) * PRIOR / (self.n + PRIOR), 0.0)
 
@@ -226,7 +240,7 @@ def fixed_split(sums: Sums, kind: MetricKind, control: int, tuned_for: float = T
     n = np.maximum(sums.n, 1)
     of_mean_k = np.where(usable, variance, 1.0) / n
     pair = n + n[control]
-    gamma = _of_mean(sums, kind, n)
+    gamma = _of_mean(sums, sums.skewness, kind, n)
     of_control = np.broadcast_to(of_mean_k[control], n.shape)
     return Estimates(
         of_mean(n, sums.mean, of_mean_k, tuned_for),
@@ -285,7 +299,7 @@ def moving_shares(
         control_variance = np.broadcast_to(arms.variance_of_mean[control], w.shape)
         covariance = 0.5 * (arms.variance_of_mean - control_variance - differences.variance_of_mean)
     shared = np.square(t) / np.maximum(sums.inverse, 1.0)
-    gamma = _of_mean(sums, kind, np.minimum(np.maximum(sums.n, 1), shared))
+    gamma = _of_mean(sums, sums.residual_skewness, kind, np.minimum(np.maximum(sums.n, 1), shared))
     return Estimates(
         arms,
         differences,
@@ -306,12 +320,14 @@ def _skewness(third: Floats, second: Floats, n: NDArray[np.int64]) -> Floats:
     return np.where(varied, third / n / np.where(varied, second / n, 1.0) ** 1.5, 0.0)
 
 
-def _of_mean(sums: Sums, kind: MetricKind, n: Floats) -> Floats:
-    """The skewness of means that are worth `n` observations; of values 0 and 1 from the cautious m, as the variance."""
+def _of_mean(sums: Sums, of_one: Floats, kind: MetricKind, n: Floats) -> Floats:
+    """The skewness of means that are worth `n` observations, of which one has `of_one`; of values 0 and 1 from the
+    cautious m, as the variance.
+    """
     if kind == "binary":
         m = (sums.total + 1.0) / (sums.n + 2.0)
         return (1.0 - 2.0 * m) / np.sqrt(m * (1.0 - m) * n)
-    return sums.skewness / np.sqrt(n)
+    return of_one / np.sqrt(n)
 
 
 def _tame(gamma: Floats, kind: MetricKind) -> NDArray[np.bool_]:
