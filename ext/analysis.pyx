@@ -782,6 +782,11 @@ cdef class Accumulators:
 
     cdef int restore(self, dict state, Py_ssize_t control) except -1:
         self.n_metrics, self.n_arms = state["n"].shape
+        shapes = dict.fromkeys((*self.COUNTS, *self.SUMS), (self.n_metrics, self.n_arms))
+        of_metrics = (*self.BY_METRIC, "grand", "origin", "first_who", "first_number")
+        shapes |= dict.fromkeys(of_metrics, (self.n_metrics,))
+        if any(state[name].shape != shape for name, shape in shapes.items()):
+            raise ValueError("the snapshot's sums are not of the same metrics and arms")
         self.control = control
         self.n_, self.eligible_, self.pair_eligible_ = (state[name].copy() for name in self.COUNTS)
         (self.total_, self.shifted_, self.m2_, self.cube_, self.score_, self.square_, self.inverse_, self.balance_,

@@ -15,7 +15,7 @@ from simulated_results import START_MS, Z, exposed, random_log, record, rewarded
 
 from bandit_serve.errors import InvalidInput
 from bandit_serve.events import Change, Changed, Event, Exposed, Rewarded, Tick
-from bandit_serve.experiment import ContextField, Metric, Policy, Record
+from bandit_serve.experiment import LARGEST_VALUE, ContextField, Metric, Policy, Record
 from bandit_serve.results import ResultsFold, fold, report, snapshot
 
 METRICS = (Metric(name="hit", kind="binary"), Metric(name="worth", kind="continuous"))
@@ -246,7 +246,14 @@ def test_numbers_at_the_end_of_their_range_are_no_end_of_results():
     for first in range(0, 2_000, 100):
         z = rng.choice([0.0, 1e-30, -1.0, 1e6, largest, -largest], (100, 1))
         arms = rng.integers(0, 2, 100)
-        decide(of, first, features(z), np.full((100, 2), 0.5), arms, rng.choice([-1e60, 1e60, 0.0], 100))
+        decide(
+            of,
+            first,
+            features(z),
+            np.full((100, 2), 0.5),
+            arms,
+            rng.choice([-LARGEST_VALUE, LARGEST_VALUE, 0.0], 100),
+        )
     assert all(np.isfinite(column).all() for column in of.sums.model_state().values())
     assert ResultsFold.from_state(of.state()).state() == of.state()
     assert msgspec.json.encode(report(of, of.record, {}, 0))
@@ -489,6 +496,7 @@ def test_a_snapshot_that_does_not_fit_together_is_refused(missing):
     model, early, open_ = parts["outcome"], parts["early"], parts["decisions"]
     faults = [("outcome", name, column[:-1]) for name, column in model.items()]
     faults += [("outcome", name, column[..., None]) for name, column in model.items()]
+    faults += [("sums", name, column[..., :-1]) for name, column in parts["sums"].items() if column.size > 1]
     faults += [
         ("outcome", name, np.full(column.shape, np.nan))
         for name, column in model.items()
