@@ -19,9 +19,9 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 
 import numpy as np
 
+from limits cimport LEAST_SPREAD
 from outcome cimport outcome_learn, outcome_predict, outcome_see, outcome_t
 from reward cimport Reward
-from limits cimport LEAST_SPREAD
 from symmetric cimport symmetric_start
 from timeheap cimport TimeHeap, heap_free, heap_pop, heap_push, heap_replace_top
 from u64map cimport U64Map, map_find, map_free, map_make, map_put, map_remove

@@ -17,6 +17,7 @@ from bandit_serve.errors import InvalidInput
 from bandit_serve.events import Change, Changed, Event, Exposed, Rewarded, Tick
 from bandit_serve.experiment import LARGEST_VALUE, ContextField, Metric, Policy, Record
 from bandit_serve.results import ResultsFold, fold, report, snapshot
+from bandit_serve.results.estimates import Sums, moving_shares
 
 METRICS = (Metric(name="hit", kind="binary"), Metric(name="worth", kind="continuous"))
 MISSING = ["ignore", "zero"]
@@ -156,14 +157,14 @@ def test_scores_are_made_around_ridge_regressions_on_the_past():
     arms = np.array([rng.choice(n_arms, p=row / row.sum()) for row in shares])
     values = 3.0 + x[:, 1] * (arms - 1) + 0.3 * x[:, 3] + rng.normal(0.0, 0.5, n)
     decide(of, 0, x, shares, arms, values)
-    reference, scores, expected, off = Reference(n_arms), [], [], np.zeros(n_arms)
+    reference, scores, expected, off = Reference(n_arms), [], [], [[] for _ in range(n_arms)]
     origin = values[0]
     for i in range(n):
         mu = np.array([reference.expected(k, x[i]) for k in range(n_arms)])
         if i:
             score = mu.copy()
             score[arms[i]] += (values[i] - origin - mu[arms[i]]) / shares[i, arms[i]]
-            off[arms[i]] += (values[i] - origin - mu[arms[i]]) ** 2
+            off[arms[i]].append(values[i] - origin - mu[arms[i]])
             scores.append(score)
             expected.append(mu)
         reference.learn(arms[i], x[i], values[i] - origin)
@@ -173,17 +174,55 @@ def test_scores_are_made_around_ridge_regressions_on_the_past():
     np.testing.assert_allclose(sums["square"], np.sum(np.square(scores), axis=0), **near)
     np.testing.assert_allclose(sums["predicted"], np.sum(expected, axis=0), **near)
     np.testing.assert_allclose(sums["predicted_square"], np.sum(np.square(expected), axis=0), **near)
-    np.testing.assert_allclose(sums["residual"], off, **near)
+    np.testing.assert_allclose(sums["residual"], [np.sum(np.square(mine)) for mine in off], **near)
+    np.testing.assert_allclose(sums["residual_cube"], [np.sum(np.power(mine, 3)) for mine in off], **near)
     apart = np.array(expected) - np.array(expected)[:, :1]
     weight = 0.5 / n_arms
     np.testing.assert_allclose(sums["pair_predicted"][1:], weight**2 * apart.sum(axis=0)[1:], **near)
     np.testing.assert_allclose(
         sums["pair_predicted_square"][1:], weight**2 * np.square(apart).sum(axis=0)[1:], **near
     )
+    said = moving_shares(Sums.of(of.sums, 0), "continuous", 0, np.full(n_arms, n_arms))
+    # Moved up towards that of all residuals by the weight of 1,000.
+    of_all = sum(np.sum(np.square(mine)) for mine in off) / (n - 1)
+    own = np.array([np.sum(np.square(mine)) / (np.sum(arms == k) - 1) for k, mine in enumerate(off)])
+    count = np.bincount(arms)
+    v = own + np.maximum(of_all - own, 0.0) * 1_000 / (count + 1_000)
+    inverse = (1.0 / shares[1:]).sum(axis=0)
+    around, differences = np.array(expected), np.array(scores) - np.array(scores)[:, :1]
+    least = v * inverse + np.square(around - around.mean(axis=0)).sum(axis=0)
+    np.testing.assert_allclose(
+        said.arms.variance, np.maximum(least, np.var(scores, axis=0) * (n - 1)), **near
+    )
+    least = v * inverse + v[0] * inverse[0] + np.square(apart - apart.mean(axis=0)).sum(axis=0)
+    most = weight**2 * np.maximum(least, np.var(differences, axis=0) * (n - 1))
+    np.testing.assert_allclose(said.differences.variance[1:], most[1:], **near)
+    np.testing.assert_allclose(said.differences.mean[1:], differences.mean(axis=0)[1:], **near)
     for k in range(n_arms):
         mine, y = np.array(reference.x[k]), np.array(reference.y[k])
         np.testing.assert_allclose(model["slope"][k][:5], ridge(mine, y, np.ones(5)), **near)
         np.testing.assert_allclose(model["share"][k][:5], ridge(mine, np.ones(len(y)), np.ones(5)), **near)
+
+
+def test_an_arm_without_a_success_varies_all_the_same():
+    """However well a model predicts that it has none: as if one success and one failure more had come."""
+    of, n = ResultsFold(about(kind="binary")), 240
+    z = np.resize([1.0, -1.0], n)
+    arms, values = np.arange(n) // 2 % 2, np.zeros(n)
+    values[(arms == 0) & (z > 0)] = 1.0
+    decide(of, 0, features(z[:, None]), np.full((n, 2), 0.5), arms, values)
+    sums = Sums.of(of.sums, 0)
+    added = 122 * (1 / 122) * (121 / 122)
+    residual, total = sums.residual[1], sums.residual.sum()
+    assert residual < 2.0
+    own = (residual + added) / 122
+    assert own > 0.008
+    np.testing.assert_allclose(
+        sums.residual_variance("binary")[1],
+        own + max(total / (n - 1) - own, 0.0) * 1_000 / 1_120,
+        rtol=1e-12,
+    )
+    assert sums.residual_variance("binary")[1] < sums.cautious_variance("binary")[1]
 
 
 def test_large_features_are_shrunk_by_their_size():
