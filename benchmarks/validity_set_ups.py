@@ -221,7 +221,7 @@ def adaptive(name: str, kind: str, floor: float, n_arms: int, **parameters: Any)
 
 
 World = Callable[[np.random.Generator, Floats], Floats]
-"""What both arms would bring, f8[n, 2], for features f8[n, 2], of which the first is 1."""
+"""What both arms would bring, f8[n, 2], for features f8[n, 3], of which the second is z."""
 
 
 def swap(rng: np.random.Generator, x: Floats) -> Floats:
@@ -265,6 +265,8 @@ WORLDS: dict[str, tuple[World, str, bool]] = {
 
 UNKNOWN = ", z unknown"
 """What is added to a world's name where the fold is not shown z, so that it has no model of outcomes."""
+MOST_BLIND = 50
+"""Runs that are played so, too: for the width."""
 
 
 def means_in(world: str) -> tuple[float, float]:
@@ -288,14 +290,15 @@ def drawn_z(rng: np.random.Generator, n: int, even: bool) -> Floats:
 
 
 def features(z: Floats) -> Floats:
-    return np.stack([np.ones_like(z), z], axis=1)
+    """An intercept, z, and whether z is missing."""
+    return np.stack([np.ones_like(z), z, np.zeros_like(z)], axis=1)
 
 
 def contextual(name: str, kind: str, floor: float) -> SetUp:
     """A contextual policy in worlds whose best arm depends on the context and whose arms have equal means.
 
-    The same decisions are folded with and without their features. Widths are compared with that of the 95 % interval,
-    for one look, of an even split of as many observations.
+    The decisions of some runs are folded without their features, too. Widths are compared with that of the 95 %
+    interval, for one look, of an even split of as many observations.
     """
 
     def play(worlds: list[str], scale: Scale) -> Watches:
@@ -310,23 +313,23 @@ def contextual(name: str, kind: str, floor: float) -> SetUp:
         field = ContextField(name="z", kind="numeric")
         about = record([metric], 2, Policy(kind=kind, min_share=floor), context=(field,))
         plays = [Play.of(about, rng) for rng in generators(name + world, scale.runs)]
-        blind = [Play.of(about, rng) for rng in generators("", scale.runs)]
+        blind = [Play.of(about, rng) for rng in generators("", min(scale.runs, MOST_BLIND))]
         policies = [
-            POLICIES[kind](2, 2, objective=metric, min_share=floor, seed=run) for run in range(scale.runs)
+            POLICIES[kind](2, 3, objective=metric, min_share=floor, seed=run) for run in range(scale.runs)
         ]
         of_split = 1.96 * sd * (4 / scale.total) ** 0.5
-        watch, beside_it = (Watch(scale.runs, np.full(2, mean), np.zeros(2), of_split) for _ in range(2))
+        watch, beside_it = (Watch(len(of), np.full(2, mean), np.zeros(2), of_split) for of in (plays, blind))
         for number, size in enumerate(blocks(scale)):
-            for each, other, policy in zip(plays, blind, policies, strict=True):
+            for run, (each, policy) in enumerate(zip(plays, policies, strict=True)):
                 z = drawn_z(each.rng, size, even)
                 x = features(z)
                 distinct, which = np.unique(z, return_inverse=True)
                 shares = policy.shares_many(features(distinct))[which]
                 arms = drawn(each.rng, shares)
                 values = pays(each.rng, x)[np.arange(size), arms]
-                # The third feature says that z is missing.
-                each.step(shares, arms, values[None], x=np.pad(x, ((0, 0), (0, 1))))
-                other.step(shares, arms, values[None])
+                each.step(shares, arms, values[None], x=x)
+                if run < len(blind):
+                    blind[run].step(shares, arms, values[None])
                 policy.update_many(arms, values, x)
             look(plays, [watch], number)
             look(blind, [beside_it], number)

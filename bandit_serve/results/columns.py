@@ -34,4 +34,6 @@ def features(x: bytes | Features | None, n: int, width: int) -> Features | None:
 def widened(columns: Columns, n_arms: int) -> Columns:
     """With share vectors of `n_arms` arms: those that came after the decisions have no share in them."""
     missing = n_arms - columns.vectors.shape[1]
+    if missing == 0:
+        return columns
     return columns._replace(vectors=np.pad(columns.vectors, ((0, 0), (0, missing))))
