@@ -13,7 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.events import REWARD, Event, Exposed, Rewarded
-from bandit_serve.experiment import Arm, Attribution, Experiment, Metric, Policy, Record, Stopping, validated
+from bandit_serve.experiment import (
+    Arm,
+    Attribution,
+    ContextField,
+    Experiment,
+    Metric,
+    Policy,
+    Record,
+    Stopping,
+    validated,
+)
 from bandit_serve.results import Report, ResultsFold
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import directed
@@ -36,6 +46,7 @@ def record(
     unit: str = "request",
     missing: str = "ignore",
     window: str = "1h",
+    context: tuple[ContextField, ...] = (),
 ) -> Record:
     """An experiment that runs, with a metric of each of `kinds`."""
     bounds = {"low": 0.0, "high": 1.0}
@@ -49,6 +60,7 @@ def record(
         unit=unit,
         policy=policy or Policy(kind="fixed_split"),
         attribution=Attribution(window=window, missing=missing),
+        context=context,
         stopping=Stopping(alpha=ALPHA, min_samples=0),
     )
     return Record(
@@ -104,11 +116,12 @@ class Play:
         told: NDArray[np.bool_] | None = None,
         units: NDArray[np.uint64] | None = None,
         waits_ms: Ints | None = None,
+        x: Floats | None = None,
     ) -> list[tuple[int, Rewarded]]:
         """Decisions `arms` [n] drawn from `shares` ([K], or [n, K]), with `values` [M, n] as rewards.
 
         `told` [M, n] are those that are rewarded, by default all; with `waits_ms` [n] the rewards are returned, each
-        with its time, in place of being applied.
+        with its time, in place of being applied. `x` [n, d] are the decisions' features.
         """
         n = len(arms)
         vectors = np.atleast_2d(shares)
@@ -123,6 +136,7 @@ class Play:
             units=b"" if units is None else units.astype("<u8").tobytes(),
             vectors=np.ascontiguousarray(vectors, "<f8").tobytes(),
             runs=runs.tobytes(),
+            x=b"" if x is None else x.astype("<f4").tobytes(),
         )
         self.apply(exposure)
         own = np.broadcast_to(vectors, (n, vectors.shape[1]))[np.arange(n), arms]
@@ -133,13 +147,18 @@ class Play:
         rows["metric"], rows["value"] = metric, values[metric, which]
         if units is not None:
             rows["unit"] = units[which]
+        own_x = None if x is None else x[which].astype("<f4")
+
+        def rewarded(those: NDArray[np.bool_]) -> Rewarded:
+            return Rewarded(rows[those], None if own_x is None else own_x[those])
+
         later = []
         if waits_ms is None:
             if len(rows):
-                self.apply(Rewarded(rows))
+                self.apply(rewarded(np.ones(len(rows), bool)))
         else:
             later = [
-                (self.now_ms + int(wait), Rewarded(rows[waits_ms[which] == wait]))
+                (self.now_ms + int(wait), rewarded(waits_ms[which] == wait))
                 for wait in np.unique(waits_ms[which])
             ]
         self.counter += n
@@ -170,12 +189,13 @@ class Watch:
 
     `rejected`: an adjusted p-value of at most .05; `missed_mean`, `missed_difference`: an arm's interval left the truth
     out; `spoke` and `spoke_mean`: there was an interval of a difference, and one of each arm's mean. `widths`
-    f8[R]: of the last interval of the first difference.
+    f8[R]: of the last interval of the first difference; `of_split`: of that by other means, to be compared with.
     """
 
     n: int
     means: Floats
     differences: Floats
+    of_split: float | None = None
     rejected: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -13,11 +13,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from scipy.stats import norm
 from validity_laws import LAWS, Law
 from validity_runs import STEP_MS, Floats, Play, Scale, Watch, beside, blocks, drawn, record
 
 from bandit_serve.events import Change, Changed, Tick
-from bandit_serve.experiment import Arm, Policy
+from bandit_serve.experiment import Arm, ContextField, Policy
 from bandit_serve.policies import POLICIES
 from bandit_serve.results import report
 
@@ -220,7 +221,7 @@ def adaptive(name: str, kind: str, floor: float, n_arms: int, **parameters: Any)
 
 
 World = Callable[[np.random.Generator, Floats], Floats]
-"""What both arms would bring, f8[n, 2], for features f8[n, 2], of which the first is 1."""
+"""What both arms would bring, f8[n, 2], for features f8[n, 3], of which the second is z."""
 
 
 def swap(rng: np.random.Generator, x: Floats) -> Floats:
@@ -230,7 +231,7 @@ def swap(rng: np.random.Generator, x: Floats) -> Floats:
 
 
 def linear(rng: np.random.Generator, x: Floats) -> Floats:
-    """Normal values whose means cross: ± z/2 about 1, z standard normal."""
+    """Normal values whose means cross: ± z/2 about 1."""
     return 1.0 + np.stack([x[:, 1], -x[:, 1]], axis=1) / 2 + rng.normal(0, 1, (len(x), 2))
 
 
@@ -253,44 +254,86 @@ def noise_by_context(rng: np.random.Generator, x: Floats) -> Floats:
     return np.stack([x[:, 1], -x[:, 1]], axis=1) / 4 + sd * rng.normal(0, 1, (len(x), 2))
 
 
-WORLDS: dict[str, tuple[World, str, bool, float]] = {
-    "swap": (swap, "binary", True, 0.5),
-    "linear": (linear, "continuous", False, 1.0),
-    "logistic": (logistic, "binary", False, np.nan),
-    "rare sums": (rare, "continuous", True, 0.05 * np.exp(0.5)),
-    "noise by context": (noise_by_context, "continuous", False, 0.0),
+WORLDS: dict[str, tuple[World, str, bool]] = {
+    "swap": (swap, "binary", True),
+    "linear": (linear, "continuous", False),
+    "logistic": (logistic, "binary", False),
+    "rare sums": (rare, "continuous", True),
+    "noise by context": (noise_by_context, "continuous", False),
 }
-"""By name: the world, the kind of its metric, whether z is ±1 or standard normal, and each arm's mean."""
+"""By name: the world, the kind of its metric, and whether z is ±1 or standard normal, to the nearest half."""
+
+UNKNOWN = ", z unknown"
+"""What is added to a world's name where the fold is not shown z, so that it has no model of outcomes."""
+MOST_BLIND = 50
+"""Runs that are played so, too: for the width."""
+
+
+def means_in(world: str) -> tuple[float, float]:
+    """What an arm brings on average, the same for both, and the standard deviation of that, by 4,000,000 draws; the
+    mean exactly, where its draws are not symmetrical.
+    """
+    pays, _, even = WORLDS[world]
+    rng = np.random.default_rng(0)
+    values = np.concatenate([pays(rng, features(drawn_z(rng, 400_000, even))).ravel() for _ in range(5)])
+    if world == "logistic":
+        z = np.arange(-20, 21) / 2
+        p = 1 / (1 + np.exp(1.2 - z))
+        mean = float((p * (norm.cdf(z + 0.25) - norm.cdf(z - 0.25))).sum())
+    else:
+        mean = {"swap": 0.5, "linear": 1.0, "rare sums": 0.05 * np.exp(0.5), "noise by context": 0.0}[world]
+    return mean, float(values.std())
+
+
+def drawn_z(rng: np.random.Generator, n: int, even: bool) -> Floats:
+    return rng.choice([-1.0, 1.0], n) if even else np.rint(2.0 * rng.normal(0, 1, n)) / 2.0
+
+
+def features(z: Floats) -> Floats:
+    """An intercept, z, and whether z is missing."""
+    return np.stack([np.ones_like(z), z, np.zeros_like(z)], axis=1)
 
 
 def contextual(name: str, kind: str, floor: float) -> SetUp:
-    """A contextual policy in worlds whose best arm depends on the context and whose arms have equal means."""
+    """A contextual policy in worlds whose best arm depends on the context and whose arms have equal means.
+
+    The decisions of some runs are folded without their features, too. Widths are compared with that of the 95 %
+    interval, for one look, of an even split of as many observations.
+    """
 
     def play(worlds: list[str], scale: Scale) -> Watches:
-        return {world: one_world(world, scale) for world in worlds}
+        found: Watches = {}
+        for world in worlds:
+            found |= one_world(world, scale)
+        return found
 
-    def one_world(world: str, scale: Scale) -> Watch:
-        pays, metric, even, mean = WORLDS[world]
-        if np.isnan(mean):
-            grid = np.random.default_rng(0).normal(0, 1, 4_000_000)
-            mean = float(np.mean(1 / (1 + np.exp(1.2 - grid)) + 1 / (1 + np.exp(1.2 + grid))) / 2)
-        about = record([metric], 2, Policy(kind=kind, min_share=floor))
+    def one_world(world: str, scale: Scale) -> Watches:
+        pays, metric, even = WORLDS[world]
+        mean, sd = means_in(world)
+        field = ContextField(name="z", kind="numeric")
+        about = record([metric], 2, Policy(kind=kind, min_share=floor), context=(field,))
         plays = [Play.of(about, rng) for rng in generators(name + world, scale.runs)]
+        blind = [Play.of(about, rng) for rng in generators("", min(scale.runs, MOST_BLIND))]
         policies = [
-            POLICIES[kind](2, 2, objective=metric, min_share=floor, seed=run) for run in range(scale.runs)
+            POLICIES[kind](2, 3, objective=metric, min_share=floor, seed=run) for run in range(scale.runs)
         ]
-        watch = Watch(scale.runs, np.full(2, mean), np.zeros(2))
+        of_split = 1.96 * sd * (4 / scale.total) ** 0.5
+        watch, beside_it = (Watch(len(of), np.full(2, mean), np.zeros(2), of_split) for of in (plays, blind))
         for number, size in enumerate(blocks(scale)):
-            for each, policy in zip(plays, policies, strict=True):
-                z = each.rng.choice([-1.0, 1.0], size) if even else each.rng.normal(0, 1, size)
-                x = np.stack([np.ones(size), z], axis=1)
-                shares = policy.shares_many(x)
+            for run, (each, policy) in enumerate(zip(plays, policies, strict=True)):
+                z = drawn_z(each.rng, size, even)
+                x = features(z)
+                distinct, which = np.unique(z, return_inverse=True)
+                shares = policy.shares_many(features(distinct))[which]
                 arms = drawn(each.rng, shares)
                 values = pays(each.rng, x)[np.arange(size), arms]
-                each.step(shares, arms, values[None])
+                each.step(shares, arms, values[None], x=x)
+                if run < len(blind):
+                    blind[run].step(shares, arms, values[None])
                 policy.update_many(arms, values, x)
             look(plays, [watch], number)
-        return watch
+            look(blind, [beside_it], number)
+        return {world: watch, world + UNKNOWN: beside_it}
 
     kinds = POLICIES[kind].objectives
     return SetUp(tuple(world for world in WORLDS if WORLDS[world][1] in kinds), play, together=False)

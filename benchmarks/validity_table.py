@@ -5,7 +5,7 @@
 
 Each row is printed when it is known: set-up, law, runs; how many ever rejected, ever missed with an arm's mean, ever
 missed with a difference; how many had intervals of all means and of a difference at some time; and the mean half width
-of the first difference at the end.
+of the first difference at the end, under a contextual policy also in that of an even split with a fixed n.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ def row(set_up: str, law: str, watch: Watch) -> str:
     shown = " | ".join(f"{rate:.3f}" for rate in rates)
     said = np.isfinite(watch.widths)
     width = f"{watch.widths[said].mean():.4g}" if said.any() else "none"
+    if said.any() and watch.of_split is not None:
+        width += f", {watch.widths[said].mean() / watch.of_split:.2f} × a split's"
     spoke = f"{watch.spoke_mean.mean():.2f}, {watch.spoke.mean():.2f}"
     return f"| {set_up} | {law} | {watch.n} | {shown} | {spoke} | {width}{mark} |"
 

@@ -19,7 +19,10 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 
 import numpy as np
 
+from limits cimport LEAST_SPREAD
+from outcome cimport outcome_learn, outcome_predict, outcome_see, outcome_t
 from reward cimport Reward
+from symmetric cimport symmetric_start
 from timeheap cimport TimeHeap, heap_free, heap_pop, heap_push, heap_replace_top
 from u64map cimport U64Map, map_find, map_free, map_make, map_put, map_remove
 
@@ -33,6 +36,7 @@ cdef enum:
     UNIT_BYTES = 35         # of a unit's columns, without its values
     MOST_FIRST = 1000       # values that are kept of an arm
     MOST_KEPT = 1 << 20     # and of all arms on all metrics: 8 MB
+    MOST_NUMBERS = 1 << 20  # in the matrices of a model of outcomes, M K d^2
     GIVEN_UP = -1           # in place of how many are kept
     ORPHANS_PART = 16       # of as many vectors as there may be, the part for what was analysed without its exposure
 
@@ -703,6 +707,15 @@ cdef class Beginnings:
         return self
 
 
+# Of the model's columns those that all arms share.
+OF_METRIC = ("centre", "spread", "lowest", "highest")
+
+
+cdef double *place_of(column):
+    cdef double[::1] view = np.asarray(column).reshape(-1)
+    return &view[0]
+
+
 cdef class Accumulators:
     """The sums over what has been analysed, M metrics by K arms; e is a decision's share vector, A its arm.
 
@@ -721,6 +734,13 @@ cdef class Accumulators:
     (1 when not all had one share vector), `split` f8[M, K] (the first's), `first_who` and `first_number` (which
     decision or unit was the first).
 
+    What scores are made around, mu(k), is expected of an arm before its value is known: its past mean, or, where the
+    sums are `contextual` and the features of decisions known, what a model of them says (`outcome.pxd`). Of an arm's
+    own decisions that have scores: `residual` and `residual_cube` (sums of (y - mu)^2 and of (y - mu)^3). Of all that
+    have: `predicted` and `predicted_square` (sums of mu(k) and of its square); of pairs `pair_predicted` (w^2 times the
+    difference of mu) and `pair_predicted_square` (w^2 times its square). By metric `modelled`: of how many a model was
+    asked. `n_features` is 0 where there is none, as where its matrices would have more than `MOST_NUMBERS` numbers.
+
     w = e(k) e(control) / (e(k) + e(control)), the inverse of the variance of d where all values vary alike. Where
     shares may depend on what moves the mean (`contextual`), or did so in what is `plain`, it is `plain_weight` for
     all, that of even shares of the arms at first.
@@ -729,8 +749,9 @@ cdef class Accumulators:
     COUNTS = ("n", "eligible", "pair_eligible")
     SUMS = ("total", "shifted", "m2", "cube", "score", "square", "inverse", "balance", "spread", "pair_weight",
             "pair_score", "pair_control_score", "pair_weight_square", "pair_square_score", "pair_square", "pair_inverse",
-            "pair_control_inverse", "split")
-    BY_METRIC = ("analysed", "unfloored", "unsquared", "moved")
+            "pair_control_inverse", "split", "residual", "residual_cube", "predicted", "predicted_square",
+            "pair_predicted", "pair_predicted_square")
+    BY_METRIC = ("analysed", "unfloored", "unsquared", "moved", "modelled")
 
     cdef readonly Py_ssize_t n_metrics, n_arms, control
     cdef public Beginnings beginnings   # or None: of what is analysed no value is kept
@@ -740,10 +761,15 @@ cdef class Accumulators:
     cdef int64_t[:, ::1] n_, eligible_, pair_eligible_
     cdef double[:, ::1] total_, shifted_, m2_, cube_, score_, square_, inverse_, balance_, spread_
     cdef double[:, ::1] pair_weight_, pair_score_, pair_control_score_, pair_weight_square_, pair_square_score_
-    cdef double[:, ::1] pair_square_, pair_inverse_, pair_control_inverse_, split_
-    cdef int64_t[::1] analysed_, unfloored_, unsquared_, moved_
-    cdef double[::1] grand_, origin_
+    cdef double[:, ::1] pair_square_, pair_inverse_, pair_control_inverse_, split_, residual_, residual_cube_
+    cdef double[:, ::1] predicted_, predicted_square_, pair_predicted_, pair_predicted_square_
+    cdef int64_t[::1] analysed_, unfloored_, unsquared_, moved_, modelled_
+    cdef double[::1] grand_, origin_, expected
     cdef uint64_t[::1] first_who_, first_number_
+    cdef outcome_t model
+    cdef dict of_model                  # the model's columns, by name
+    cdef double[::1] room
+    cdef int64_t[::1] learned_
 
     def __init__(self, Py_ssize_t n_metrics, Py_ssize_t n_arms, Py_ssize_t control, bint contextual=False):
         by_arm = (n_metrics, n_arms)
@@ -757,19 +783,27 @@ cdef class Accumulators:
 
     cdef int restore(self, dict state, Py_ssize_t control) except -1:
         self.n_metrics, self.n_arms = state["n"].shape
+        shapes = dict.fromkeys((*self.COUNTS, *self.SUMS), (self.n_metrics, self.n_arms))
+        of_metrics = (*self.BY_METRIC, "grand", "origin", "first_who", "first_number")
+        shapes |= dict.fromkeys(of_metrics, (self.n_metrics,))
+        if any(state[name].shape != shape for name, shape in shapes.items()):
+            raise ValueError("the snapshot's sums are not of the same metrics and arms")
         self.control = control
         self.n_, self.eligible_, self.pair_eligible_ = (state[name].copy() for name in self.COUNTS)
         (self.total_, self.shifted_, self.m2_, self.cube_, self.score_, self.square_, self.inverse_, self.balance_,
          self.spread_, self.pair_weight_, self.pair_score_, self.pair_control_score_, self.pair_weight_square_,
          self.pair_square_score_, self.pair_square_, self.pair_inverse_, self.pair_control_inverse_,
-         self.split_) = (state[name].copy() for name in self.SUMS)
-        self.analysed_, self.unfloored_, self.unsquared_, self.moved_ = (
+         self.split_, self.residual_, self.residual_cube_, self.predicted_, self.predicted_square_,
+         self.pair_predicted_, self.pair_predicted_square_) = (state[name].copy() for name in self.SUMS)
+        self.analysed_, self.unfloored_, self.unsquared_, self.moved_, self.modelled_ = (
             state[name].copy() for name in self.BY_METRIC
         )
+        self.expected = np.zeros(self.n_arms)
         self.grand_, self.origin_ = state["grand"].copy(), state["origin"].copy()
         self.first_who_, self.first_number_ = state["first_who"].copy(), state["first_number"].copy()
         self.plain_weight = state["plain_weight"][0]
         self.contextual = state["contextual"][0]
+        self.make_model(0)
         return 0
 
     cdef dict views(self):
@@ -781,9 +815,12 @@ cdef class Accumulators:
             "pair_control_score": self.pair_control_score_, "pair_weight_square": self.pair_weight_square_,
             "pair_square_score": self.pair_square_score_, "pair_square": self.pair_square_,
             "pair_inverse": self.pair_inverse_, "pair_control_inverse": self.pair_control_inverse_,
-            "split": self.split_, "analysed": self.analysed_, "unfloored": self.unfloored_,
-            "unsquared": self.unsquared_, "moved": self.moved_, "grand": self.grand_, "origin": self.origin_,
-            "first_who": self.first_who_, "first_number": self.first_number_,
+            "split": self.split_, "residual": self.residual_, "residual_cube": self.residual_cube_,
+            "predicted": self.predicted_, "predicted_square": self.predicted_square_,
+            "pair_predicted": self.pair_predicted_, "pair_predicted_square": self.pair_predicted_square_,
+            "analysed": self.analysed_, "unfloored": self.unfloored_,
+            "unsquared": self.unsquared_, "moved": self.moved_, "modelled": self.modelled_, "grand": self.grand_,
+            "origin": self.origin_, "first_who": self.first_who_, "first_number": self.first_number_,
         }
 
     def state(self):
@@ -802,8 +839,71 @@ cdef class Accumulators:
         """`contextual`: what a state of a former build does not say."""
         cdef Accumulators self = Accumulators.__new__(Accumulators)
         self.former = "square" not in state
-        self.restore(with_squares(state, control, contextual) if self.former else state, control)
+        if self.former:
+            state = with_squares(state, control, contextual)
+        self.restore(state if "residual" in state else with_residuals(state), control)
         return self
+
+    # -- the model of what arms bring
+
+    @property
+    def n_features(self):
+        return self.model.n_features
+
+    def know_features(self, Py_ssize_t n_features):
+        """From now on a model learns from decisions with so many features, if its matrices are not too large."""
+        self.make_model(n_features)
+
+    cdef int make_model(self, Py_ssize_t n_features, given=None) except -1:
+        """An empty model, or that of the columns `given`; none for 0 features or too many."""
+        cdef Py_ssize_t width = (n_features + 7) // 8 * 8, size = symmetric_start(width, width)
+        cdef Py_ssize_t n_models = self.n_metrics * self.n_arms
+        if n_features * n_features * n_models > MOST_NUMBERS:
+            n_features = width = size = n_models = 0
+        shapes = {
+            **dict.fromkeys(("gram", "inverse"), (n_models, size)),
+            **dict.fromkeys(("moment", "constant", "slope", "share", "precision"), (n_models, width)),
+            **dict.fromkeys(("agreed", "offered", "learned"), (n_models,)),
+            **dict.fromkeys(("centre", "spread"), (self.n_metrics if n_features else 0, width)),
+            **dict.fromkeys(("lowest", "highest"), (self.n_metrics if n_features else 0,)),
+        }
+        columns = {name: np.zeros(shape, np.int64 if name == "learned" else float) for name, shape in shapes.items()}
+        columns["spread"][:] = LEAST_SPREAD
+        if given is not None:
+            for name, column in columns.items():
+                if given[name].shape != column.shape or not np.isfinite(given[name]).all():
+                    raise ValueError(f"the snapshot's model has a {name} that does not fit its experiment")
+                column[:] = given[name]
+            if (columns["learned"] < 0).any() or (columns["spread"] < LEAST_SPREAD).any():
+                raise ValueError("the snapshot holds a model that can not have been learned")
+        self.of_model = columns
+        self.room = np.zeros(2 * width + 2 * width * width)
+        self.model.n_arms, self.model.n_features, self.model.width, self.model.size = (
+            self.n_arms, n_features, width, size
+        )
+        if n_features == 0:
+            return 0
+        self.model.gram, self.model.inverse = place_of(columns["gram"]), place_of(columns["inverse"])
+        self.model.moment, self.model.constant = place_of(columns["moment"]), place_of(columns["constant"])
+        self.model.slope, self.model.share = place_of(columns["slope"]), place_of(columns["share"])
+        self.model.precision = place_of(columns["precision"])
+        self.model.agreed, self.model.offered = place_of(columns["agreed"]), place_of(columns["offered"])
+        self.learned_ = columns["learned"]
+        self.model.learned = &self.learned_[0]
+        self.model.centre, self.model.spread = place_of(columns["centre"]), place_of(columns["spread"])
+        self.model.lowest, self.model.highest = place_of(columns["lowest"]), place_of(columns["highest"])
+        self.model.x = place_of(self.room)
+        self.model.direction = self.model.x + width
+        self.model.work = self.model.direction + width
+        return 0
+
+    def model_state(self):
+        """Copies of the model's columns, by name; all of them empty where there is none."""
+        return {name: column.copy() for name, column in self.of_model.items()}
+
+    def restore_model(self, Py_ssize_t n_features, state):
+        """Takes over what `model_state()` gave of a model of so many features; `ValueError` for anything else."""
+        self.make_model(n_features, state)
 
     def counts(self):
         """How many have been analysed, i8[M]: a view."""
@@ -814,7 +914,16 @@ cdef class Accumulators:
         state = self.state()
         for name in (*self.COUNTS, *self.SUMS):
             state[name] = wider_by_arm(state[name], n_arms)
+        former, of_model, n_before = self.n_features, self.model_state(), self.n_arms
         self.restore(state, self.control)
+        self.make_model(former)
+        for name in self.of_model if self.n_features else ():
+            mine, its = self.of_model[name], of_model[name]
+            if name in OF_METRIC:
+                mine[:] = its
+            else:
+                shape = self.n_metrics, n_before, *its.shape[1:]
+                mine.reshape(self.n_metrics, n_arms, *its.shape[1:])[:, :n_before] = its.reshape(shape)
         if self.beginnings is not None:
             self.beginnings.grow(n_arms)
 
@@ -826,14 +935,30 @@ cdef class Accumulators:
     cdef double weight(self, const double *e, Py_ssize_t k, bint plain) noexcept nogil:
         return self.plain_weight if plain else e[k] * e[self.control] / (e[k] + e[self.control])
 
+    cdef void expect(self, Py_ssize_t m, const double *e, const float *x) noexcept nogil:
+        """What each arm with a share is expected to bring with the features x, or with any where that is NULL."""
+        cdef Py_ssize_t k
+        for k in range(self.n_arms):
+            if e[k] > 0.0:
+                self.expected[k] = self.centre(m, k)
+        if x == NULL:
+            return
+        outcome_see(&self.model, m, x)
+        self.modelled_[m] += 1
+        for k in range(self.n_arms):
+            if e[k] > 0.0:
+                self.expected[k] = outcome_predict(&self.model, m, k, self.expected[k])
+
     cdef void analyse(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
-                      uint64_t who, uint64_t number) noexcept nogil:
+                      uint64_t who, uint64_t number, const float *x) noexcept nogil:
         """One decision or unit enters, with arm `arm`, shares `e` (e[arm] > 0) and value `y`; `who` and `number` name it.
 
-        The score of arm k is mu(k) + 1{A = k} (y - mu(k)) / e(k), with mu(k) from before: its `centre`.
+        The score of arm k is mu(k) + 1{A = k} (y - mu(k)) / e(k), with mu(k) from before. `x` are the features, finite
+        numbers, or NULL where they are not known.
         """
         cdef Py_ssize_t k, c = self.control
         cdef double value, control_inverse = 0.0, control_score = 0.0, inverse, score, difference, w, before, after
+        cdef double mu
         cdef bint first = self.analysed_[m] == 0
         if first:
             self.origin_[m] = y
@@ -847,9 +972,12 @@ cdef class Accumulators:
                     self.moved_[m] = 1
                     break
         value = y - self.origin_[m]
+        if self.model.n_features == 0:
+            x = NULL
+        self.expect(m, e, x)
         if e[c] > 0.0:
             control_inverse = 1.0 / max(e[c], LEAST_SHARE)
-            control_score = self.centre(m, c)
+            control_score = self.expected[c]
             if c == arm:
                 control_score += (value - control_score) * control_inverse
         for k in range(self.n_arms):
@@ -860,16 +988,21 @@ cdef class Accumulators:
             if first:
                 continue
             inverse = 1.0 / max(e[k], LEAST_SHARE)
-            score = self.centre(m, k)
+            score = mu = self.expected[k]
             if k == arm:
-                score += (value - score) * inverse
+                score += (value - mu) * inverse
+                self.residual_[m, k] += (value - mu) * (value - mu)
+                self.residual_cube_[m, k] += (value - mu) * (value - mu) * (value - mu)
             self.eligible_[m, k] += 1
             self.score_[m, k] += score
             self.square_[m, k] += score * score
             self.inverse_[m, k] += inverse
+            self.predicted_[m, k] += mu
+            self.predicted_square_[m, k] += mu * mu
             if e[c] > 0.0 and k != c:
                 w = self.weight(e, k, plain)
                 difference = w * (score - control_score)
+                mu = w * (mu - self.expected[c])
                 self.pair_eligible_[m, k] += 1
                 self.pair_weight_[m, k] += w
                 self.pair_score_[m, k] += difference
@@ -879,6 +1012,10 @@ cdef class Accumulators:
                 self.pair_square_[m, k] += difference * difference
                 self.pair_inverse_[m, k] += w * w * inverse
                 self.pair_control_inverse_[m, k] += w * w * control_inverse
+                self.pair_predicted_[m, k] += w * mu
+                self.pair_predicted_square_[m, k] += mu * mu
+        if x != NULL:
+            outcome_learn(&self.model, m, arm, value, self.centre(m, arm))
         self.balance_[m, arm] += 1.0
         before = self.shifted_[m, arm] / self.n_[m, arm] if self.n_[m, arm] else value
         self.n_[m, arm] += 1
@@ -914,6 +1051,9 @@ cdef class Accumulators:
         self.cube_[m, arm] += new * new * new - old * old * old
         if who != self.first_who_[m] or number != self.first_number_[m]:
             score = centre + (old - centre) * inverse
+            before, after = old - centre, new - centre
+            self.residual_[m, arm] += change * (before + after)
+            self.residual_cube_[m, arm] += after * after * after - before * before * before
             self.score_[m, arm] += step
             self.square_[m, arm] += step * (2.0 * score + step)
             for k in range(self.n_arms):
@@ -973,6 +1113,24 @@ cdef dict with_squares(dict state, Py_ssize_t control, bint contextual):
     }
 
 
+cdef dict with_residuals(dict state):
+    """A state of a build that made no model of outcomes, with what it did not keep: as if each arm and each difference
+    had been predicted by one number, from which values deviate as they do from their mean."""
+    n, mean = np.maximum(state["n"], 1), state["shifted"] / np.maximum(state["n"], 1)
+    predicted = state["score"] / np.maximum(state["eligible"], 1)
+    squares = state["pair_weight_square"]
+    difference = state["pair_square_score"] / np.where(squares > 0.0, squares, 1.0)
+    return state | {
+        "residual": state["m2"],
+        "residual_cube": state["cube"] - 3.0 * mean * state["m2"] - n * mean**3,
+        "predicted": state["eligible"] * predicted,
+        "predicted_square": state["eligible"] * predicted**2,
+        "pair_predicted": squares * difference,
+        "pair_predicted_square": squares * difference**2,
+        "modelled": np.zeros_like(state["moved"]),
+    }
+
+
 cdef class RewardedDecisions:
     """`missing: ignore`, `unit: request`: a decision is analysed, per metric, when its reward comes."""
 
@@ -992,15 +1150,18 @@ cdef class RewardedDecisions:
     def close(self, before_ms):
         """Nothing is open."""
 
-    def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored):
+    def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored, x=None):
+        """`x` f4[n, d]: the features of the rows' decisions, where they are known."""
         cdef Py_ssize_t i, slot
         cdef const Reward *row
+        cdef const float[:, ::1] features = x
         for i in range(rows.shape[0]):
             row = &rows[i]
             slot = self.shares.slot(row.incarnation)
             if not self.shares.left_out(slot, row.counter):
                 self.sums.analyse(row.metric, row.arm, self.shares.shares_of(slot, row), row.value, unfloored[i],
-                                  self.sums.contextual, row.incarnation, row.counter)
+                                  self.sums.contextual, row.incarnation, row.counter,
+                                  NULL if x is None else &features[i, 0])
 
     def vectors(self):
         return np.zeros(0, np.int32)
@@ -1021,11 +1182,18 @@ cdef class OpenDecisions:
     analysed by its own row, and remembered for `linger_ms` so that the exposure, if it still comes, is not
     analysed again. A reward for a decision that is already closed changes its value from 0, and all that was made of
     it with the shares that it was analysed with: of one whose exposure came after that, they are kept `grace_ms` longer.
+
+    Features are kept as they came, too, of an exposure, or of a reward while its exposure has not come, in at most
+    `most_x` bytes (0: any number): what comes when that is full is analysed without.
     """
 
     cdef Accumulators sums
     cdef ShareHistory shares
     cdef readonly int64_t linger_ms, grace_ms
+    cdef Py_ssize_t most_x
+    cdef readonly Py_ssize_t n_x        # open decisions whose features are kept
+    cdef list block_x                   # of each block: f4[its rows, d], or None
+    cdef dict held_x                    # of held rows: f4[d]
     cdef int64_t closed_ms              # decisions before this time have been analysed
     cdef readonly Py_ssize_t pending_exposures
     cdef readonly Py_ssize_t pending_orphans     # decisions with a held reward whose exposure has not come
@@ -1056,8 +1224,11 @@ cdef class OpenDecisions:
     cdef TimeHeap due_held
 
     def __cinit__(self, Accumulators sums not None, ShareHistory shares not None, int64_t linger_ms,
-                  int64_t grace_ms):
+                  int64_t grace_ms, Py_ssize_t most_x=0):
         map_make(&self.held, FEWEST)
+        self.most_x = most_x
+        self.block_x = []
+        self.held_x = {}
         self.sums = sums
         self.shares = shares
         self.linger_ms = linger_ms
@@ -1093,16 +1264,35 @@ cdef class OpenDecisions:
         return (<uint64_t> slot << COUNTER_BITS) | counter
 
     def expose(self, uint64_t incarnation, uint64_t first, Py_ssize_t low, Py_ssize_t high, int64_t ms,
-               const uint16_t[::1] arms, const uint32_t[::1] ages_ms, const uint64_t[::1] units, bint unfloored):
-        """Opens rows `low` … `high - 1` of an exposure that starts at counter `first` and time `ms`."""
+               const uint16_t[::1] arms, const uint32_t[::1] ages_ms, const uint64_t[::1] units, bint unfloored, x=None):
+        """Opens rows `low` … `high - 1` of an exposure that starts at counter `first` and time `ms`.
+
+        `x` f4[n, d]: the features of all its decisions, where they are known.
+        """
         cdef Py_ssize_t slot = self.shares.slot(incarnation), start = low, i
         for i in range(low + 1, high + 1):
             if i == high or ages_ms[i] < ages_ms[i - 1]:
-                self.open_block(slot, first + start, ms, arms[start:i], ages_ms[start:i], unfloored)
+                kept = x[start:i].copy() if x is not None and self.has_room(i - start, x.shape[1]) else None
+                self.open_block(slot, first + start, ms, arms[start:i], ages_ms[start:i], unfloored, kept)
                 start = i
 
+    cdef bint has_room(self, Py_ssize_t n, Py_ssize_t width) noexcept:
+        """For the features of n decisions more."""
+        return self.most_x == 0 or (self.n_x + n) * width * <Py_ssize_t> sizeof(float) <= self.most_x
+
+    def forget_features(self):
+        """Of all that is open: there is no model any more that would take them."""
+        self.block_x = [None] * self.n_blocks
+        self.held_x = {}
+        self.n_x = 0
+
+    cdef int forget_held_x(self, int32_t held) except -1:
+        if self.held_x and self.held_x.pop(held, None) is not None:
+            self.n_x -= 1
+        return 0
+
     cdef int open_block(self, Py_ssize_t slot, uint64_t first, int64_t ms, const uint16_t[::1] arms,
-                        const uint32_t[::1] ages_ms, bint unfloored) except -1:
+                        const uint32_t[::1] ages_ms, bint unfloored, x) except -1:
         cdef Py_ssize_t n = arms.shape[0], at, b, i
         cdef int32_t held
         if self.n_rows + n > self.arms.shape[0] or self.n_blocks == self.block_ms.shape[0]:
@@ -1115,6 +1305,8 @@ cdef class OpenDecisions:
         self.block_ms[b] = ms
         self.block_start[b], self.block_size[b], self.block_cursor[b] = at, n, 0
         self.block_unfloored[b] = unfloored
+        self.block_x.append(x)
+        self.n_x += 0 if x is None else n
         self.n_rows += n
         self.n_blocks += 1
         self.pending_exposures += n
@@ -1127,6 +1319,7 @@ cdef class OpenDecisions:
                 continue
             self.unseen -= 1
             self.held_flags[held] |= SEEN
+            self.forget_held_x(held)
             if self.held_flags[held] & DONE:
                 self.arms[at + i] = COUNTED
                 self.pending_exposures -= 1
@@ -1136,7 +1329,8 @@ cdef class OpenDecisions:
                 self.pending_orphans -= 1
         return 0
 
-    def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored):
+    def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored, x=None):
+        """`x` f4[n, d]: the features of the rows' decisions, where they are known."""
         cdef Py_ssize_t i, slot
         cdef const Reward *row
         cdef uint64_t key
@@ -1155,6 +1349,9 @@ cdef class OpenDecisions:
                                   self.sums.contextual)
                     continue
                 held = self.hold(key, row, seen, unfloored[i])
+                if x is not None and not seen and self.has_room(1, x.shape[1]):
+                    self.held_x[held] = x[i].copy()
+                    self.n_x += 1
             elif self.held_flags[held] & DONE:
                 self.late_orphan(slot, row, held)
                 continue
@@ -1226,6 +1423,8 @@ cdef class OpenDecisions:
         cdef const double *shares
         cdef int32_t held
         cdef double value
+        cdef const float[:, ::1] x = self.block_x[b]
+        cdef bint known = x is not None
         while i < self.block_size[b]:
             at = self.block_start[b] + i
             if self.block_ms[b] + self.ages_ms[at] >= self.closed_ms:
@@ -1239,15 +1438,18 @@ cdef class OpenDecisions:
                     for m in range(self.sums.n_metrics):
                         value = self.held_values[held, m] if held >= 0 else 0.0
                         self.sums.analyse(m, self.arms[at], shares, value, self.block_unfloored[b],
-                                          self.sums.contextual, line.incarnation, counter)
+                                          self.sums.contextual, line.incarnation, counter,
+                                          &x[i, 0] if known else NULL)
                 if held >= 0:
                     self.let_go(held)
                 self.pending_exposures -= 1
+            self.n_x -= known
             i += 1
             counter += 1
         self.block_cursor[b] = i
         if i == self.block_size[b]:
             heap_pop(&self.due_blocks)
+            self.block_x[b] = None
         else:
             heap_replace_top(&self.due_blocks, self.block_ms[b] + self.ages_ms[at], b)
         return 0
@@ -1257,7 +1459,7 @@ cdef class OpenDecisions:
         cdef Py_ssize_t slot = self.held_key[held] >> COUNTER_BITS, m
         cdef Reward row
         cdef const double *shares
-        cdef double value
+        cdef const float[::1] x = self.held_x.get(held)
         if self.held_flags[held] & DONE:
             self.unseen -= self.held_flags[held] & SEEN == 0
             self.let_go(held)
@@ -1275,7 +1477,9 @@ cdef class OpenDecisions:
             return 0
         for m in range(self.sums.n_metrics):
             self.sums.analyse(m, row.arm, shares, self.held_values[held, m], self.held_flags[held] & UNFLOORED != 0,
-                              self.sums.contextual, self.shares.timelines[slot].incarnation, row.counter)
+                              self.sums.contextual, self.shares.timelines[slot].incarnation, row.counter,
+                              &x[0] if x is not None else NULL)
+        self.forget_held_x(held)
         if self.n_kept < self.shares.most // ORPHANS_PART:
             self.held_vector[held] = self.shares.keep_shares_of(slot, &row)
             self.n_kept += 1
@@ -1316,6 +1520,7 @@ cdef class OpenDecisions:
     cdef int tidy_blocks(self, Py_ssize_t n) except -1:
         """Drops what has been analysed and makes room for a block of `n` rows."""
         cdef Py_ssize_t b, start, left, rows = 0, blocks = 0, room
+        cdef list kept = []
         self.due_blocks.size = 0
         for b in range(self.n_blocks):
             start = self.block_start[b] + self.block_cursor[b]
@@ -1327,12 +1532,14 @@ cdef class OpenDecisions:
             self.block_slot[blocks] = self.block_slot[b]
             self.block_first[blocks] = self.block_first[b] + <uint64_t> self.block_cursor[b]
             self.block_ms[blocks] = self.block_ms[b]
+            x = self.block_x[b]
+            kept.append(x if x is None or self.block_cursor[b] == 0 else x[self.block_cursor[b]:].copy())
             self.block_start[blocks], self.block_size[blocks], self.block_cursor[blocks] = rows, left, 0
             self.block_unfloored[blocks] = self.block_unfloored[b]
             heap_push(&self.due_blocks, self.block_ms[blocks] + self.ages_ms[rows], blocks)
             rows += left
             blocks += 1
-        self.n_rows, self.n_blocks = rows, blocks
+        self.n_rows, self.n_blocks, self.block_x = rows, blocks, kept
         room = room_for(rows + n)
         if room > self.arms.shape[0]:
             self.arms = longer(self.arms, room)
@@ -1351,6 +1558,7 @@ cdef class OpenDecisions:
     cdef int tidy_held(self) except -1:
         """Drops what was let go, and makes room for one more."""
         cdef Py_ssize_t held, kept = 0, room
+        cdef dict kept_x = {}
         self.due_held.size = 0
         for held in range(self.n_held):
             if self.held_flags[held] & GONE:
@@ -1363,10 +1571,12 @@ cdef class OpenDecisions:
             self.held_flags[kept] = self.held_flags[held]
             self.held_values[kept, :] = self.held_values[held, :]
             self.held_vector[kept] = self.held_vector[held]
+            if held in self.held_x:
+                kept_x[kept] = self.held_x[held]
             map_put(&self.held, self.held_key[kept], <int32_t> kept)
             heap_push(&self.due_held, self.held_due_ms[kept], kept)
             kept += 1
-        self.n_held, self.n_gone = kept, 0
+        self.n_held, self.n_gone, self.held_x = kept, 0, kept_x
         room = room_for(kept + 1)
         if room > self.held_key.shape[0]:
             self.widen_held(room)
@@ -1396,7 +1606,12 @@ cdef class OpenDecisions:
                                 np.uint64)
         keys = first_rows(self.held_key, self.n_held)
         rows, blocks, held = self.n_rows, self.n_blocks, self.n_held
+        features = [x for x in self.block_x if x is not None]
+        features += [self.held_x[i][None] for i in sorted(self.held_x)]
         return {
+            "x": np.concatenate(features) if features else np.zeros((0, 0), np.float32),
+            "block_has_x": np.array([x is not None for x in self.block_x], np.uint8),
+            "held_has_x": np.array([i in self.held_x for i in range(held)], np.uint8),
             "closed_ms": np.array([self.closed_ms]),
             "linger_ms": np.array([self.linger_ms]),
             "arms": first_rows(self.arms, rows),
@@ -1418,17 +1633,25 @@ cdef class OpenDecisions:
         }
 
     @staticmethod
-    def from_state(Accumulators sums not None, ShareHistory shares not None, state, int64_t grace_ms):
-        cdef OpenDecisions self = OpenDecisions(sums, shares, state["linger_ms"][0], grace_ms)
+    def from_state(Accumulators sums not None, ShareHistory shares not None, state, int64_t grace_ms,
+                   Py_ssize_t most_x=0):
+        cdef OpenDecisions self = OpenDecisions(sums, shares, state["linger_ms"][0], grace_ms, most_x)
         cdef Py_ssize_t b, i, start = 0
         cdef uint8_t flags
         cdef const uint16_t[::1] arms = state["arms"]
         cdef const uint32_t[::1] ages_ms = state["ages_ms"]
+        features, block_has_x, held_has_x = features_of(state, sums.n_features)
         for b in range(len(state["block_ms"])):
             end = start + state["block_size"][b]
+            x = None
+            if block_has_x[b]:
+                x, features = features[: end - start].copy(), features[end - start:]
             self.open_block(shares.slot(state["block_incarnation"][b]), state["block_first"][b], state["block_ms"][b],
-                            arms[start:end], ages_ms[start:end], state["block_unfloored"][b])
+                            arms[start:end], ages_ms[start:end], state["block_unfloored"][b], x)
             start = end
+        for i in np.flatnonzero(held_has_x):
+            self.held_x[i], features = features[0].copy(), features[1:]
+            self.n_x += 1
         self.pending_exposures -= np.count_nonzero(state["arms"] == COUNTED)
         self.closed_ms = state["closed_ms"][0]
         self.n_held = len(state["held_counter"])
@@ -1455,6 +1678,21 @@ cdef class OpenDecisions:
             self.unseen += not flags & SEEN
             self.pending_orphans += not flags & (SEEN | DONE)
         return self
+
+
+cdef features_of(state, Py_ssize_t n_features):
+    """What a state of `OpenDecisions` holds of features, f4[n, d], and which blocks and held rows have some."""
+    blocks, held = len(state["block_ms"]), len(state["held_counter"])
+    if "x" not in state:
+        # A former build kept none.
+        return None, np.zeros(blocks, np.uint8), np.zeros(held, np.uint8)
+    x, of_blocks, of_held = state["x"], state["block_has_x"], state["held_has_x"]
+    if of_blocks.shape != (blocks,) or of_held.shape != (held,):
+        raise ValueError("the snapshot does not say which decisions have features")
+    n = state["block_size"][of_blocks > 0].sum() + np.count_nonzero(of_held)
+    if x.dtype != np.float32 or not np.isfinite(x).all() or x.shape != ((n, n_features) if n else (0, 0)):
+        raise ValueError("the snapshot does not hold the features that it counts")
+    return x, of_blocks, of_held
 
 
 cdef class Units:
@@ -1518,7 +1756,7 @@ cdef class Units:
         heap_free(&self.due)
 
     def expose(self, uint64_t incarnation, uint64_t first, Py_ssize_t low, Py_ssize_t high, int64_t ms,
-               const uint16_t[::1] arms, const uint32_t[::1] ages_ms, const uint64_t[::1] units, bint unfloored):
+               const uint16_t[::1] arms, const uint32_t[::1] ages_ms, const uint64_t[::1] units, bint unfloored, x=None):
         """Rows `low` … `high - 1` of an exposure that starts at counter `first` and time `ms`."""
         cdef Py_ssize_t slot = self.shares.slot(incarnation), run, i
         cdef Timeline *line = &self.shares.timelines[slot]
@@ -1546,7 +1784,7 @@ cdef class Units:
                 self.begin(row, ms + ages_ms[i], arms[i], vector, self.shares.vectors[vector, arms[i]], unfloored)
             self.flags[row] |= SEEN
 
-    def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored):
+    def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored, x=None):
         cdef Py_ssize_t i, m
         cdef const Reward *reward
         cdef int32_t row, vector
@@ -1633,7 +1871,7 @@ cdef class Units:
         cdef const double *shares = &self.shares.vectors[self.vector[row], 0]
         cdef Py_ssize_t k, n = self.sums.n_arms
         self.sums.analyse(m, self.arm[row], shares, self.values[row, m], self.flags[row] & UNFLOORED != 0,
-                          self.flags[row] & PLAIN != 0, self.unit[row], 0)
+                          self.flags[row] & PLAIN != 0, self.unit[row], 0, NULL)
         self.entered[row] |= <uint32_t> 1 << m
         if self.entered[row] == self.all_metrics and self.flags[row] & PLAIN:
             while n > 0 and shares[n - 1] <= 0.0:

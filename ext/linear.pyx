@@ -14,12 +14,9 @@ was learned and p = Σ min(1, s_j), the features present in a row: many or large
 each, as if they had been scaled. It is read when the number of all updates is a power of two and when something was
 forgotten.
 
-One wild value must not rule a model, as the square of a feature is what a row weighs. So each feature has limits: a
-centre c and a spread v of its values other than 0, a median and the third quartile of |x_j - c| (at least 1), which
-the first `FIRST_ROWS` rows give and each later row moves by a step (Robbins & Monro 1951), so that a run of wild values
-moves them little and a lasting change of unit moves them in the end. A value farther than `NEAR` · v from c is taken
-as that far; one of `UNKNOWN` times that tells nothing and is taken as c. So for scores and for learning alike, by the
-limits of the state. The first rows are learned as they are, and once more, within the limits, when those are known.
+One wild value must not rule a model, as the square of a feature is what a row weighs. So each feature has limits
+(`limits.pxd`), which the first `FIRST_ROWS` rows give and each later row moves: for scores and for learning alike, by
+the limits of the state. The first rows are learned as they are, and once more, within the limits, when those are known.
 """
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
@@ -31,6 +28,7 @@ cimport numpy as cnp
 from numpy.random cimport bitgen_t
 from numpy.random.c_distributions cimport random_standard_normal
 
+from limits cimport LEAST_SPREAD, NEAREST, limit_and_move, usual
 from symmetric cimport (
     add_multiple,
     dot_product,
@@ -70,7 +68,7 @@ cdef enum:
     BETWEEN_A_FEATURE = 16
     MOST_STEPS = 60
     FIRST_ROWS = 128
-    LEAST_VALUES = 8
+    LEAST_VALUES = 8        # in fewer nothing is a quartile
 
 # An update that takes all but this part of the variance in its direction away makes the inverse anew at once: a
 # rank-one update would lose as many digits.
@@ -83,11 +81,6 @@ cdef double GAP_FACTOR = 30.0
 cdef double FIRST_VARIANCE = 0.25
 cdef double FIRST_WEIGHT = 1.0
 cdef double LEAST_WEIGHT = 1e-10
-# Of the limits of features: see above. In fewer values than LEAST_VALUES nothing is a quartile.
-cdef double NEAREST = 8.0
-cdef double UNKNOWN = 10.0
-cdef double PACE = 0.05
-cdef double LEAST_SPREAD = 1.0
 cdef double LARGEST_NOISE = 1e200
 # How many standard deviations one score may lie from another, or one deviation be shorter, to be told from it.
 cdef double FARTHEST = 1e15
@@ -123,15 +116,6 @@ cdef vectors(values, Py_ssize_t length, str name):
     if not np.isfinite(rounded).all():
         raise InvalidInput(f"{name} must be finite as float32")
     return rounded
-
-
-cdef inline double usual(double value, double centre, double spread) noexcept nogil:
-    """`value` as it is taken: see the module's text. 0 says that a feature is not there, and is always that."""
-    cdef double off = value - centre, most = NEAREST * spread
-    cdef double size = fabs(off)
-    cdef double edge = centre + most if off > 0.0 else centre - most
-    cdef double beyond = centre if size > UNKNOWN * most else edge
-    return value if (size <= most) | (value == 0.0) else beyond
 
 
 cdef class Linear:
@@ -444,25 +428,6 @@ cdef class Linear:
             for j in range(self.n_features):
                 self.x[j] = usual(self.x[j], self.centre[j], self.spread[j])
 
-    cdef void limit_and_move(self) noexcept:
-        """`limit`, and then a step of each centre and spread towards the quartiles of the values that come."""
-        cdef Py_ssize_t j
-        cdef double *x = self.x
-        cdef double *centre = self.centre
-        cdef double *spread = self.spread
-        cdef double value, off, step, factor, moved
-        # Without branches, so that several are done at once.
-        for j in range(self.n_features):
-            value, off, step = x[j], x[j] - centre[j], PACE * spread[j]
-            x[j] = usual(value, centre[j], spread[j])
-            factor = 1.0 - 0.25 * PACE if fabs(off) <= spread[j] else 1.0 + 0.75 * PACE
-            step = 0.0 if value == 0.0 else step
-            factor = 1.0 if value == 0.0 else factor
-            moved = off if off < step else step
-            centre[j] += moved if moved > -step else -step
-            moved = spread[j] * factor
-            spread[j] = moved if moved > LEAST_SPREAD else LEAST_SPREAD
-
     cdef int find_limits(self) except -1:
         """Of the first rows, which are learned anew where some of their values were beyond."""
         cdef const float[:, ::1] rows = self.arrays["first_x"]
@@ -538,7 +503,7 @@ cdef class Linear:
         if self.cold:
             self.count_cold()
         if self.limited:
-            self.limit_and_move()
+            limit_and_move(self.x, self.centre, self.spread, self.n_features)
             self.fit(arm, reward)
             return 0
         rows = self.arrays["first_x"]

@@ -23,7 +23,8 @@ class Entered:
     """What has been analysed on one metric: arm, share vector, value and every arm's score.
 
     The first value is what all are shifted by, and has no scores. `scores` are those that the squares are made from:
-    of a value that changed, as if it had been scored around the centres at that time.
+    of a value that changed, as if it had been scored around the centres at that time. `expected` are what scores were
+    made around.
     """
 
     n_arms: int
@@ -32,6 +33,8 @@ class Entered:
     shares: list[Vector] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     scores: list[Vector] = field(default_factory=list)
+    expected: list[Vector] = field(default_factory=list)
+    residual_changes: list[tuple[int, float, float]] = field(default_factory=list)
     firsts: list[float] = field(default_factory=list)
     changes: list[tuple[int, float, Vector]] = field(default_factory=list)
 
@@ -48,12 +51,11 @@ class Entered:
         return centres
 
     def enter(self, arm: int, shares: Vector, value: float) -> int:
+        expected = self.centres() if self.arms else [0.0] * self.n_arms
         self.scores.append(
-            [
-                mu + (value - mu) / shares[k] if k == arm else mu
-                for k, mu in enumerate(self.centres() if self.arms else [0.0] * self.n_arms)
-            ]
+            [mu + (value - mu) / shares[k] if k == arm else mu for k, mu in enumerate(expected)]
         )
+        self.expected.append(expected)
         self.arms.append(arm)
         self.shares.append(shares)
         self.values.append(value)
@@ -66,6 +68,7 @@ class Entered:
         before[arm] += (self.values[row] - centres[arm]) / self.shares[row][arm]
         step = (value - self.values[row]) / self.shares[row][arm]
         self.changes.append((row, step, before))
+        self.residual_changes.append((row, self.values[row] - centres[arm], value - centres[arm]))
         self.values[row] = value
 
     def weight(self, shares: Vector, k: int, control: int) -> float:
@@ -97,9 +100,31 @@ class Entered:
                 "balance": sum((a == k) - e[k] for a, e in have),
                 "spread": sum(e[k] * (1 - e[k]) for _, e in have),
             }
+            around = [
+                mu[k] - self.origin
+                for e, mu in zip(self.shares[1:], self.expected[1:], strict=True)
+                if e[k] > 0
+            ]
+            off = [
+                first - mu[k]
+                for a, first, mu in zip(self.arms[1:], self.firsts[1:], self.expected[1:], strict=True)
+                if a == k
+            ]
+            moved = [(old, new) for row, old, new in self.residual_changes if row and self.arms[row] == k]
+            columns |= {
+                "predicted": sum(around),
+                "predicted_square": sum(mu**2 for mu in around),
+                "residual": sum(r**2 for r in off) + sum(new**2 - old**2 for old, new in moved),
+                "residual_cube": sum(r**3 for r in off) + sum(new**3 - old**3 for old, new in moved),
+            }
             both = [(e, s) for e, s in scored if e[k] > 0 and e[control] > 0 and k != control]
             pair = [
                 (self.weight(e, k, control), e, s[k] - s[control], s[control] - self.origin) for e, s in both
+            ]
+            apart = [
+                self.weight(e, k, control) ** 2 * np.array([mu[k] - mu[control], (mu[k] - mu[control]) ** 2])
+                for e, mu in zip(self.shares[1:], self.expected[1:], strict=True)
+                if e[k] > 0 and e[control] > 0 and k != control
             ]
             columns |= {
                 "pair_eligible": len(pair),
@@ -111,6 +136,8 @@ class Entered:
                 "pair_square": sum(w**2 * d**2 for w, _, d, _ in pair),
                 "pair_inverse": sum(w**2 / e[k] for w, e, _, _ in pair),
                 "pair_control_inverse": sum(w**2 / e[control] for w, e, _, _ in pair),
+                "pair_predicted": sum(first for first, _ in apart),
+                "pair_predicted_square": sum(second for _, second in apart),
             }
             for arm, e, step, before in changed:
                 if arm == k:

@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from bandit_serve.events import REWARD, Change, Changed, Exposed, Rewarded, Tick
-from bandit_serve.experiment import Arm, Attribution, Experiment, Metric, Policy, Record, Stopping, validated
+from bandit_serve.experiment import (
+    Arm,
+    Attribution,
+    ContextField,
+    Experiment,
+    Metric,
+    Policy,
+    Record,
+    Stopping,
+    validated,
+)
 from bandit_serve.policies import POLICIES
 from bandit_serve.results import ResultsFold, report
 
@@ -34,6 +44,7 @@ def record(
     alpha: float = 0.05,
     min_samples: int = 0,
     metrics: tuple[Metric, ...] | None = None,
+    context: tuple[ContextField, ...] = (),
     **fields: object,
 ) -> Record:
     bounds = {"low": 0.0, "high": 1.0} if kind == "bounded" else {}
@@ -44,6 +55,7 @@ def record(
         unit=unit,
         policy=policy or Policy(kind="fixed_split"),
         attribution=Attribution(window=window, missing=missing),
+        context=context,
         stopping=Stopping(alpha=alpha, min_samples=min_samples),
     )
     about = {"uid": 7, "status": "running", "revision": 2, "created_ms": 0, "updated_ms": 0}
@@ -61,6 +73,7 @@ def exposed(
     units: NDArray[np.uint64] | None = None,
     incarnation: int = 1,
     revision: int = 2,
+    x: NDArray[np.floating] | None = None,
 ) -> Exposed:
     ages = np.zeros(len(arms), "<u4") if ages_ms is None else ages_ms.astype("<u4")
     return Exposed(
@@ -73,18 +86,19 @@ def exposed(
         units=b"" if units is None else units.astype("<u8").tobytes(),
         vectors=np.ascontiguousarray(vectors, "<f8").tobytes(),
         runs=np.array(runs, "<u4").tobytes(),
+        x=b"" if x is None else x.astype("<f4").tobytes(),
     )
 
 
-def rewarded(**columns: object) -> Rewarded:
-    """Rows from columns by name; what is not given is that of `exposed`."""
+def rewarded(*, x: NDArray[np.floating] | None = None, **columns: object) -> Rewarded:
+    """Rows from columns by name; what is not given is that of `exposed`. `x` [n, d]: the decisions' features."""
     n = max(np.size(column) for column in columns.values())
     rows = np.zeros(n, REWARD)
     for name, value in (
         {"incarnation": 1, "time_ms": START_MS, "propensity": 1.0, "revision": 2} | columns
     ).items():
         rows[name] = value
-    return Rewarded(rows)
+    return Rewarded(rows, None if x is None else x.astype("<f4"))
 
 
 def beta_shares(successes: NDArray[np.float64], n: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
@@ -124,13 +138,23 @@ class Play:
     arms: list[NDArray[np.int64]] = field(default_factory=list)
     values: list[NDArray[np.float64]] = field(default_factory=list)
 
-    def step(self, shares: NDArray[np.float64], n: int, units: NDArray[np.uint64] | None = None) -> None:
+    def step(
+        self,
+        shares: NDArray[np.float64],
+        n: int,
+        units: NDArray[np.uint64] | None = None,
+        x: NDArray[np.floating] | None = None,
+    ) -> None:
         """`n` decisions; those with a value that is not 0 are rewarded, or all when missing means ignore."""
         arms = np.searchsorted(np.cumsum(shares)[:-1], self.rng.random(n), side="right")
-        self.play(arms, shares, units)
+        self.play(arms, shares, units, x)
 
     def play(
-        self, arms: NDArray[np.int64], shares: NDArray[np.float64], units: NDArray[np.uint64] | None = None
+        self,
+        arms: NDArray[np.int64],
+        shares: NDArray[np.float64],
+        units: NDArray[np.uint64] | None = None,
+        x: NDArray[np.floating] | None = None,
     ) -> None:
         n = len(arms)
         values = np.empty(n)
@@ -143,7 +167,9 @@ class Play:
         )
         self.fold.apply(
             self.now_ms + STEP_MS,
-            exposed(self.counter, arms, shares[None], [n], time_ms=self.now_ms, ages_ms=ages, units=units),
+            exposed(
+                self.counter, arms, shares[None], [n], time_ms=self.now_ms, ages_ms=ages, units=units, x=x
+            ),
         )
         if len(told):
             rows = rewarded(
@@ -153,6 +179,7 @@ class Play:
                 propensity=shares[arms[told]],
                 unit=0 if units is None else units[told],
                 arm=arms[told],
+                x=None if x is None else x[told],
             )
             self.fold.apply(self.now_ms + STEP_MS, rows)
         self.counter += n
@@ -342,10 +369,16 @@ def uneven(n: int, draw: Draw, truth: float, steps: int = 20, each: int = 200, e
     return outcome
 
 
-def swapped(n: int, kind: str, steps: int = 20, each: int = 100) -> Outcome:
-    """A contextual policy, floor .05, where z = ±1 says which of two arms pays .9 and which .1; looked at each step."""
+Z = ContextField(name="z", kind="numeric")
+"""A number; with it the features of a decision are 1, z, and whether z is missing."""
+
+
+def swapped(n: int, kind: str, steps: int = 20, each: int = 100, *, known: bool = False) -> Outcome:
+    """A contextual policy, floor .05, where z = ±1 says which of two arms pays .9 and which .1; looked at each step.
+    `known`: the fold is shown z.
+    """
     outcome = Outcome()
-    about = record(policy=Policy(kind=kind, min_share=0.05))
+    about = record(policy=Policy(kind=kind, min_share=0.05), context=(Z,) if known else ())
     for run in range(n):
         play, ever = Play(ResultsFold(about), np.random.default_rng([9, run]), bernoulli()), False
         policy = POLICIES[kind](2, 2, objective="binary", min_share=0.05, seed=run)
@@ -354,7 +387,8 @@ def swapped(n: int, kind: str, steps: int = 20, each: int = 100) -> Outcome:
             for z, count in ((1.0, n_high), (-1.0, each - n_high)):
                 x = np.array([[1.0, z]])
                 play.draw = bernoulli(0.5 + 0.4 * z, 0.5 - 0.4 * z)
-                play.step(policy.shares_many(x)[0], count)
+                shown = np.tile([1.0, z, 0.0], (count, 1)) if known else None
+                play.step(policy.shares_many(x)[0], count, x=shown)
                 policy.update_many(play.arms[-1], play.values[-1], np.repeat(x, count, axis=0))
             ever = ever or significant(play)
         outcome.take(play, np.full(2, 0.5), ever)
@@ -510,6 +544,8 @@ def at_full_size() -> None:
         "five arms of sparse counts, 80/5/5/5/5": lambda: uneven(200, orders, 0.1),
         "lin_ts where the context swaps the arms": lambda: swapped(200, "lin_ts"),
         "squarecb where the context swaps the arms": lambda: swapped(200, "squarecb"),
+        "lin_ts, the same with a model of outcomes": lambda: swapped(200, "lin_ts", known=True),
+        "squarecb, the same with a model of outcomes": lambda: swapped(200, "squarecb", known=True),
         "A/A by unit, missing ignore": lambda: users(200, "ignore"),
         "A/A by unit, missing zero": lambda: users(200, "zero"),
         "SRM: alarms of 200 at 50/50": lambda: split_of(200, 0.0, 40_000, 20),

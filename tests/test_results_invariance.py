@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from simulated_results import START_MS, Play, lognormal, record
+from simulated_results import START_MS, Play, Z, lognormal, record
 
 from bandit_serve.experiment import Policy
 from bandit_serve.results import ResultsFold, report
@@ -17,21 +17,31 @@ SCHEDULES = {
     "weights that changed": ("fixed_split", [EVEN] * 6 + [UNEVEN] * 6),
     "a bandit": ("thompson", [EVEN, UNEVEN, UNEVEN[::-1]] * 4),
     "a contextual bandit": ("lin_ts", [EVEN, UNEVEN, UNEVEN[::-1]] * 4),
+    "a contextual bandit and its features": ("lin_ts", [EVEN, UNEVEN, UNEVEN[::-1]] * 4),
 }
 
 
 def played(schedule, unit, a, b, gain):
     """Reports on the way and the last table of two arms, the second worth `gain` more."""
     kind, shares = SCHEDULES[schedule]
-    about = record(2, "continuous", Policy(kind=kind), unit=unit, goal="maximize" if a > 0 else "minimize")
+    known = schedule.endswith("features")
+    fields = {"unit": unit, "goal": "maximize" if a > 0 else "minimize", "context": (Z,) if known else ()}
+    about = record(2, "continuous", Policy(kind=kind), **fields)
+    z = np.random.default_rng(12).normal(0.0, 1.0, (len(shares), 150))
+    x = np.stack([np.ones_like(z), z, np.zeros_like(z)], axis=2)
+    at = 0
 
     def draw(rng, k, n):
-        return a * (lognormal(rng, k, n) + gain * k) + b
+        # The first n of a step are the first arm's.
+        mine = z[at, :n] if k == 0 else z[at, 150 - n :]
+        return a * (lognormal(rng, k, n) + gain * k + (mine if known else 0.0)) + b
 
     play = Play(ResultsFold(about), np.random.default_rng(11), draw)
-    said = []
+    said: list = []
     for i, share in enumerate(shares):
-        play.step(share, 150, np.arange(150 * i, 150 * i + 150).astype(np.uint64))
+        at = i
+        arms = np.sort(np.searchsorted(np.cumsum(share)[:-1], play.rng.random(150), side="right"))
+        play.play(arms, share, np.arange(150 * i, 150 * i + 150).astype(np.uint64), x[i] if known else None)
         if i % 3 == 2:
             said.append(report(play.fold, about, {}, START_MS))
     return said, MetricTable(play.fold, about, 0)

@@ -79,9 +79,10 @@ def test_a_starved_arms_own_variance_would_be_caught(monkeypatch):
     assert sum(uneven(20, orders, 0.1, every=4).rejected) > 4
 
 
+@pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("kind", ["lin_ts", "squarecb"])
-def test_a_context_that_decides_the_share_and_the_mean_names_no_winner(kind):
-    outcome = swapped(12, kind)
+def test_a_context_that_decides_the_share_and_the_mean_names_no_winner(kind, known):
+    outcome = swapped(12, kind, known=known)
     assert sum(outcome.rejected) <= 2
     assert np.mean(outcome.differences) >= 0.9
     assert np.mean(outcome.arms) >= 0.9

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.events import Columns
 
 Rows = NDArray[np.void]
+Features = NDArray[np.float32]
+
+
+class Rewards(NamedTuple):
+    """Rows of `REWARD`, n, and the features of their decisions, f4[n, d], or None where they are not known."""
+
+    rows: Rows
+    x: Features | None
+
+    def those(self, chosen: NDArray[np.bool_]) -> Rewards:
+        return Rewards(self.rows[chosen], None if self.x is None else self.x[chosen])
+
+
+def features(x: bytes | Features | None, n: int, width: int) -> Features | None:
+    """Features of n decisions, f4[n, width], as the log holds them; None where it holds others, or for no width."""
+    if x is None or width == 0:
+        return None
+    rows = np.frombuffer(x, "<f4") if isinstance(x, bytes) else np.asarray(x, "<f4").reshape(-1)
+    return np.ascontiguousarray(rows.reshape(n, width)) if rows.size == n * width else None
 
 
 def widened(columns: Columns, n_arms: int) -> Columns:
     """With share vectors of `n_arms` arms: those that came after the decisions have no share in them."""
     missing = n_arms - columns.vectors.shape[1]
+    if missing == 0:
+        return columns
     return columns._replace(vectors=np.pad(columns.vectors, ((0, 0), (0, missing))))

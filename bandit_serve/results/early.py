@@ -14,39 +14,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.events import REWARD
-from bandit_serve.results.columns import Rows
+from bandit_serve.results.columns import Rewards, Rows
 
 PATIENCE_MS = 10_000
 """After this an exposure is taken for lost with its worker, and the reward is counted without it."""
 
 
 class EarlyRewards:
-    """Rows of `REWARD` that wait, in the order of the log, and how far each worker's exposures have been seen."""
+    """Rewards that wait, in the order of the log, and how far each worker's exposures have been seen."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[int, Rows]] = []
+        self._waiting: list[tuple[int, Rewards]] = []
         self._reached: dict[int, tuple[int, int]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def keep(self, rows: Rows, time_ms: int) -> Rows:
-        """Keeps the rows of `rows` that came too early; returns the others."""
-        known = self._known(rows)
+    def keep(self, rewards: Rewards, time_ms: int) -> Rewards:
+        """Keeps those of `rewards` that came too early; returns the others."""
+        known = self._known(rewards.rows)
         if known.all():
-            return rows
-        self._waiting.append((time_ms, rows[~known]))
-        ready: Rows = rows[known]
-        return ready
+            return rewards
+        self._waiting.append((time_ms, rewards.those(~known)))
+        return rewards.those(known)
 
-    def exposed(self, incarnation: int, end: int, time_ms: int) -> Rows:
-        """Notes that a worker's decisions before number `end` are in the log; returns the rows that may go on."""
+    def exposed(self, incarnation: int, end: int, time_ms: int) -> list[Rewards]:
+        """Notes that a worker's decisions before number `end` are in the log; returns the rewards that may go on."""
         reached = self._reached.get(incarnation, (0, 0))[0]
         self._reached[incarnation] = (max(reached, end), time_ms)
         return self._take(lambda at_ms, rows: self._known(rows))
 
-    def given_up(self, now_ms: int | None) -> Rows:
-        """The rows that have waited too long at `now_ms`; all of them where that is None."""
+    def given_up(self, now_ms: int | None) -> list[Rewards]:
+        """Those that have waited too long at `now_ms`; all of them where that is None."""
         return self._take(
             lambda at_ms, rows: np.full(len(rows), now_ms is None or at_ms + PATIENCE_MS < now_ms)
         )
@@ -63,25 +62,27 @@ class EarlyRewards:
             known |= (rows["incarnation"] == incarnation) & (rows["counter"] < reached)
         return known
 
-    def _take(self, goes: Callable[[int, Rows], NDArray[np.bool_]]) -> Rows:
-        if not self._waiting:
-            return np.empty(0, REWARD)
+    def _take(self, goes: Callable[[int, Rows], NDArray[np.bool_]]) -> list[Rewards]:
         taken, waiting = [], []
-        for at_ms, rows in self._waiting:
-            chosen = goes(at_ms, rows)
-            taken.append(rows[chosen])
+        for at_ms, rewards in self._waiting:
+            chosen = goes(at_ms, rewards.rows)
+            if chosen.any():
+                taken.append(rewards.those(chosen))
             if not chosen.all():
-                waiting.append((at_ms, rows[~chosen]))
+                waiting.append((at_ms, rewards.those(~chosen)))
         self._waiting = waiting
-        return np.frombuffer(b"".join(rows.tobytes() for rows in taken), REWARD)
+        return taken
 
     def state(self) -> dict[str, Any]:
-        content = b"".join(rows.tobytes() for _, rows in self._waiting)
+        content = b"".join(rewards.rows.tobytes() for _, rewards in self._waiting)
+        features = [rewards.x for _, rewards in self._waiting]
         reached = sorted(self._reached.items())
         return {
             "rows": np.frombuffer(content, np.uint8),
             "times_ms": np.array([at_ms for at_ms, _ in self._waiting], np.int64),
-            "counts": np.array([len(rows) for _, rows in self._waiting], np.int64),
+            "counts": np.array([len(rewards.rows) for _, rewards in self._waiting], np.int64),
+            "x": np.frombuffer(b"".join(x.tobytes() for x in features if x is not None), np.float32),
+            "widths": np.array([0 if x is None else x.shape[1] for x in features], np.int64),
             "workers": np.array([incarnation for incarnation, _ in reached], np.uint64),
             "reached": np.array([counter for _, (counter, _) in reached], np.uint64),
             "last_ms": np.array([last_ms for _, (_, last_ms) in reached], np.int64),
@@ -89,11 +90,21 @@ class EarlyRewards:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> EarlyRewards:
+        """`ValueError` where the columns do not fit together. Those of before features were kept have none."""
         early = cls()
-        rows = np.frombuffer(state["rows"].tobytes(), REWARD)
-        ends = np.cumsum(state["counts"]).tolist()
-        for at_ms, count, end in zip(state["times_ms"].tolist(), state["counts"].tolist(), ends, strict=True):
-            early._waiting.append((at_ms, rows[end - count : end]))
+        counts, rows = state["counts"], np.frombuffer(state["rows"].tobytes(), REWARD)
+        widths, x = state.get("widths", np.zeros_like(counts)), state.get("x", np.empty(0, np.float32))
+        if len(widths) != len(counts) or (counts < 0).any() or (widths < 0).any():
+            raise ValueError("the snapshot does not say what every early reward has")
+        if counts.sum() != len(rows) or (counts * widths).sum() != len(x) or not np.isfinite(x).all():
+            raise ValueError("the snapshot does not hold the early rewards that it counts")
+        end = end_of_x = 0
+        for at_ms, count, width in zip(
+            state["times_ms"].tolist(), counts.tolist(), widths.tolist(), strict=True
+        ):
+            mine = x[end_of_x : end_of_x + count * width].astype(np.float32).reshape(count, width)
+            early._waiting.append((at_ms, Rewards(rows[end : end + count], mine if width else None)))
+            end, end_of_x = end + count, end_of_x + count * width
         for worker, counter, last_ms in zip(
             state["workers"].tolist(), state["reached"].tolist(), state["last_ms"].tolist(), strict=True
         ):

@@ -4,7 +4,10 @@ Two methods. *Fixed split*, while everything analysed was drawn from one share v
 Welch-type variance. *Moving shares*: the mean of the AIPW scores, for a difference weighted by where both arms had
 traffic. Its variance is computed from the logged shares, V(a, b) = v_a sum w^2/e(a) + v_b sum w^2/e(b), because the
 running sample variance of the scores has not yet seen a starved arm; it is at least that sample variance, because
-shares may depend on what moves the mean.
+shares may depend on what moves the mean. Where scores are made around a model of the features (`outcome.pxd`; AIPW
+with regression: Bibaut et al. 2021, Zhan et al. 2021), v is of the deviations from what that expected, and the
+variation of the expected differences is added: V = v_a sum w^2/e(a) + v_b sum w^2/e(b) + sum w^2 (d_s - mean d)^2, with
+d_s = mu_s(b) - mu_s(a).
 """
 
 from __future__ import annotations
@@ -58,10 +61,17 @@ class Sums:
     balance: Floats
     spread: Floats
     split: Floats
+    residual: Floats
+    residual_cube: Floats
+    predicted: Floats
+    predicted_square: Floats
+    pair_predicted: Floats
+    pair_predicted_square: Floats
     origin: float
     analysed: int
     unfloored: int
     unsquared: int
+    modelled: int
     moved: bool
     contextual: bool
 
@@ -73,6 +83,7 @@ class Sums:
             analysed=int(rows["analysed"]),
             unfloored=int(rows["unfloored"]),
             unsquared=int(rows["unsquared"]),
+            modelled=int(rows["modelled"]),
             origin=float(rows["origin"]),
             moved=bool(rows["moved"]),
             contextual=sums.contextual,
@@ -96,12 +107,23 @@ class Sums:
         """Of each arm's values, moved towards that within all arms as the variance is, where that is larger: an arm
         that has seen nothing of its tail has none.
         """
-        mean, n = self.shifted_mean, np.maximum(self.n, 1)
+        mean = self.shifted_mean
+        return self._moved_up(self.cube - 3.0 * mean * self.m2 - self.n * mean**3, self.m2)
+
+    @property
+    def residual_skewness(self) -> Floats:
+        """The same of what deviates from what was expected, where a model was asked."""
+        of_residuals = self._moved_up(self.residual_cube, np.maximum(self.residual, 0.0))
+        return np.where(self.modelled, of_residuals, self.skewness)
+
+    def _moved_up(self, third: Floats, second: Floats) -> Floats:
+        """From the sums of cubed and squared deviations, [K]."""
+        n = np.maximum(self.n, 1)
         # Beyond the power of the squares' sum it is what was rounded beside a large mean.
-        most = self.m2**1.5
-        third = np.clip(self.cube - 3.0 * mean * self.m2 - n * mean**3, -most, most)
-        own = _skewness(third, self.m2, n)
-        pooled = _skewness(third.sum(axis=0), self.m2.sum(axis=0), np.maximum(self.n.sum(axis=0), 1))
+        most = second**1.5
+        third = np.clip(third, -most, most)
+        own = _skewness(third, second, n)
+        pooled = _skewness(third.sum(axis=0), second.sum(axis=0), np.maximum(self.n.sum(axis=0), 1))
         larger = np.abs(pooled) > np.abs(own)
         return own + np.where(larger, (pooled - own) * PRIOR / (self.n + PRIOR), 0.0)
 
@@ -114,6 +136,38 @@ class Sums:
         """The sum of w^2 (d - estimate)^2."""
         moved = np.square(estimate) * self.pair_weight_square - 2.0 * estimate * self.pair_square_score
         return np.maximum(self.pair_square + moved, 0.0)
+
+    @property
+    def predicted_variation(self) -> Floats:
+        """The sum of the squared deviations of what each arm was expected to bring, 0 where no model was asked."""
+        spread = self.predicted_square - np.square(self.predicted) / np.maximum(self.eligible, 1)
+        return np.where(self.modelled, np.maximum(spread, 0.0), 0.0)
+
+    @property
+    def pair_predicted_variation(self) -> Floats:
+        """The sum of w^2 times the squared deviations of the expected differences, as above."""
+        weight = np.where(self.pair_weight_square > 0.0, self.pair_weight_square, 1.0)
+        spread = self.pair_predicted_square - np.square(self.pair_predicted) / weight
+        return np.where(self.modelled, np.maximum(spread, 0.0), 0.0)
+
+    def residual_variance(self, kind: MetricKind) -> Floats:
+        """As `cautious_variance`, of the deviations from what was expected; the same where no model was asked.
+
+        To the squared deviations of values 0 and 1 is added what one success and one failure more add to those from
+        their mean: an arm without a success, which a model predicts well, varies all the same.
+        """
+        n = np.maximum(self.n, 1)
+        # What late rewards change is rounded, and their centres are not known any more.
+        residual = np.maximum(self.residual, 0.0)
+        if kind == "binary":
+            m, mean = (self.total + 1.0) / (self.n + 2.0), self.total / n
+            added = (self.n + 2.0) * m * (1.0 - m) - self.n * mean * (1.0 - mean)
+            own = (residual + added) / (self.n + 2.0)
+        else:
+            own = residual / np.maximum(self.n - 1, 1)
+        pooled = residual.sum(axis=0) / np.maximum(self.analysed - 1, 1)
+        cautious = own + np.maximum(pooled - own, 0.0) * PRIOR / (self.n + PRIOR)
+        return np.where(self.modelled, cautious, self.cautious_variance(kind))
 
     def cautious_variance(self, kind: MetricKind) -> Floats:
         """Each arm's variance, moved up towards that of all arms by the weight of `PRIOR` observations.
@@ -186,7 +240,7 @@ def fixed_split(sums: Sums, kind: MetricKind, control: int, tuned_for: float = T
     n = np.maximum(sums.n, 1)
     of_mean_k = np.where(usable, variance, 1.0) / n
     pair = n + n[control]
-    gamma = _of_mean(sums, kind, n)
+    gamma = _of_mean(sums, sums.skewness, kind, n)
     of_control = np.broadcast_to(of_mean_k[control], n.shape)
     return Estimates(
         of_mean(n, sums.mean, of_mean_k, tuned_for),
@@ -213,27 +267,29 @@ def moving_shares(
     arms that are to be thought of for each.
     """
     k = peers.astype(np.float64).reshape(-1, *(1,) * (sums.n.ndim - 1))
-    variance = sums.cautious_variance(kind)
+    variance = sums.residual_variance(kind)
     usable = (sums.n >= FEWEST) & (variance > LEAST_VARIANCE) & (sums.eligible > 0)
     compared = _with_control(sums.n > 0, control) & (sums.pair_weight > LEAST_WEIGHT)
     comparable = _with_control(usable, control) & compared
     v = np.where(usable, variance, 1.0)
     t = np.maximum(sums.eligible, 1).astype(np.float64)
+    expected = sums.predicted_variation
     arms = Sequence(
         t,
         sums.score + t * sums.origin,
-        np.where(usable, np.maximum(v * sums.inverse, sums.variation), 1.0),
-        tuned_for * k * k * v,
+        np.where(usable, np.maximum(v * sums.inverse + expected, sums.variation), 1.0),
+        tuned_for * k * (k * v + expected / t),
     )
     w = np.where(compared, sums.pair_weight, 1.0)
     estimate = sums.pair_score / w
     of_arm = np.where(comparable, v * sums.pair_inverse, 1.0)
     of_control = np.where(comparable, v[control] * sums.pair_control_inverse, 1.0)
     spread = of_arm + of_control
-    seen = np.where(comparable, np.maximum(spread, sums.pair_variation(estimate)), spread)
+    expected = sums.pair_predicted_variation
+    seen = np.where(comparable, np.maximum(spread + expected, sums.pair_variation(estimate)), spread)
     # Under even shares, `tuned_for` observations of a pair have w = 1/4 each whatever the number of arms.
-    tightest_at = 0.125 * tuned_for
-    differences = Sequence(w, sums.pair_score, seen, tightest_at * (v + v[control]))
+    of_one = 0.125 * (v + v[control]) + 0.5 * k * expected / np.maximum(sums.pair_eligible, 1)
+    differences = Sequence(w, sums.pair_score, seen, tuned_for * of_one)
     control_part = seen * (of_control / spread)
     controls = Sequence(w, sums.pair_control_score + w * sums.origin, control_part, differences.tightest_at)
     control_variance = controls.variance_of_mean
@@ -243,7 +299,7 @@ def moving_shares(
         control_variance = np.broadcast_to(arms.variance_of_mean[control], w.shape)
         covariance = 0.5 * (arms.variance_of_mean - control_variance - differences.variance_of_mean)
     shared = np.square(t) / np.maximum(sums.inverse, 1.0)
-    gamma = _of_mean(sums, kind, np.minimum(np.maximum(sums.n, 1), shared))
+    gamma = _of_mean(sums, sums.residual_skewness, kind, np.minimum(np.maximum(sums.n, 1), shared))
     return Estimates(
         arms,
         differences,
@@ -264,12 +320,14 @@ def _skewness(third: Floats, second: Floats, n: NDArray[np.int64]) -> Floats:
     return np.where(varied, third / n / np.where(varied, second / n, 1.0) ** 1.5, 0.0)
 
 
-def _of_mean(sums: Sums, kind: MetricKind, n: Floats) -> Floats:
-    """The skewness of means that are worth `n` observations; of values 0 and 1 from the cautious m, as the variance."""
+def _of_mean(sums: Sums, of_one: Floats, kind: MetricKind, n: Floats) -> Floats:
+    """The skewness of means that are worth `n` observations, of which one has `of_one`; of values 0 and 1 from the
+    cautious m, as the variance.
+    """
     if kind == "binary":
         m = (sums.total + 1.0) / (sums.n + 2.0)
         return (1.0 - 2.0 * m) / np.sqrt(m * (1.0 - m) * n)
-    return sums.skewness / np.sqrt(n)
+    return of_one / np.sqrt(n)
 
 
 def _tame(gamma: Floats, kind: MetricKind) -> NDArray[np.bool_]:

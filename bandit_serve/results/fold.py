@@ -20,6 +20,7 @@ from bandit_serve.errors import InvalidInput
 from bandit_serve.events import Changed, Event, Exposed, Rewarded, Shape, is_another_draft
 from bandit_serve.experiment import Experiment, Metric, Policy, Record
 from bandit_serve.policies import POLICIES
+from bandit_serve.policies.features import n_features_of
 from bandit_serve.results import columns, snapshot
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
@@ -33,6 +34,8 @@ GRACE_MS = 120_000
 """And with which shares: a reward that was in time may still come, or an exposure that was long on its way."""
 MOST_BYTES = 64 * 2**20
 """Of share vectors with `unit: request`: more are thinned out."""
+MOST_X_BYTES = 64 * 2**20
+"""Of the features of decisions that are open, with `missing: zero`: more are analysed without."""
 MOST_UNIT_BYTES = 96 * 2**20
 """Of units with `unit: user`: then fewer of those that come are taken, so that they never are more than 3.5 times that,
 which fits into one value of the store.
@@ -62,6 +65,7 @@ class ResultsFold:
         self.sums = Accumulators(
             n_metrics, n_arms, experiment.control_arm, contextual=_contextual(experiment.policy)
         )
+        self.sums.know_features(_n_features(experiment, self.sums))
         self._beginnings = self.sums.beginnings = _beginnings(experiment)
         self.evidence = Evidence.none(n_metrics, n_arms)
         self._window_ms = experiment.attribution.window_ms
@@ -130,6 +134,7 @@ class ResultsFold:
         experiment = self.record.experiment
         rows = columns.widened(self._shape.columns(event), len(experiment.arms))
         unfloored = bool(self._floors.of(np.array([event.revision], np.uint32))[0])
+        x = columns.features(event.x, len(rows.arms), self.sums.n_features)
         for low, high in self._shares.unseen(event.incarnation, event.first, len(rows.arms)):
             if low == high:
                 continue
@@ -146,20 +151,24 @@ class ResultsFold:
                 rows.ages_ms,
                 rows.units,
                 unfloored,
+                x,
             )
         seen_ms = max(time_ms, self.now_ms)
         self._count(self._early.exposed(event.incarnation, event.first + len(rows.arms), seen_ms))
 
     def _reward(self, time_ms: int, event: Rewarded) -> None:
         self._shape.check(event)
-        rows = np.ascontiguousarray(event.rows)
+        n_features = self.sums.n_features
+        x = columns.features(event.x, len(event.rows), n_features)
+        rewards = columns.Rewards(np.ascontiguousarray(event.rows), x)
         if self.record.experiment.missing == "ignore":
-            rows = self._early.keep(rows, time_ms)
-        self._count(rows)
+            rewards = self._early.keep(rewards, time_ms)
+        self._count([rewards])
 
-    def _count(self, rows: columns.Rows) -> None:
-        if len(rows):
-            self._decisions.reward(rows, self._floors.of(rows["revision"]))
+    def _count(self, several: list[columns.Rewards]) -> None:
+        for rows, x in several:
+            if len(rows):
+                self._decisions.reward(rows, self._floors.of(rows["revision"]), x)
 
     def complete(self) -> ResultsFold:
         """This fold, or a copy of it that counts the rewards too whose exposures are still on their way."""
@@ -186,8 +195,10 @@ class ResultsFold:
         if n_arms > len(self.exposures):
             self._grow(n_arms)
         self._floors.learn(record.revision, record.experiment.policy)
-        self.sums.contextual |= _contextual(record.experiment.policy)
         if _contextual(record.experiment.policy):
+            if not self.sums.contextual:
+                self.sums.contextual = True
+                self.sums.know_features(_n_features(record.experiment, self.sums))
             self._beginnings.close()
         if record.revision >= self.record.revision:
             self.record = record
@@ -198,6 +209,8 @@ class ResultsFold:
         self.evidence.grow(n_arms, looked=bool(self.sums.counts().any()))
         self.exposures = np.pad(self.exposures, (0, n_arms - len(self.exposures)))
         self.sums.grow(n_arms)
+        if self.sums.n_features == 0 and isinstance(self._decisions, OpenDecisions):
+            self._decisions.forget_features()
         self._shares.grow(n_arms)
 
     def state(self) -> bytes:
@@ -215,6 +228,7 @@ class ResultsFold:
                 "flags": self._floors.flags,
             },
             "sums": self.sums.state(),
+            "outcome": self.sums.model_state(),
             "beginnings": self._beginnings.state(),
             "evidence": vars(self.evidence),
             "shares": shares,
@@ -248,6 +262,12 @@ class ResultsFold:
         fold._floors = Floors(state["fold"]["revisions"], state["fold"]["flags"])
         context = bool(experiment.context) or _contextual(experiment.policy)
         fold.sums = Accumulators.from_state(state["sums"], experiment.control_arm, contextual=context)
+        n_features = _n_features(experiment, fold.sums)
+        if "outcome" in state:
+            fold.sums.restore_model(n_features, state["outcome"])
+        else:
+            # A former build knew no features: it is learned from now on.
+            fold.sums.know_features(n_features)
         if "beginnings" in state:
             fold._beginnings = Beginnings.from_state(state["beginnings"])
         else:
@@ -260,7 +280,7 @@ class ResultsFold:
         if experiment.unit == "user":
             fold._decisions = Units.from_state(*parts, MOST_UNIT_BYTES)
         elif experiment.missing == "zero":
-            fold._decisions = OpenDecisions.from_state(*parts, GRACE_MS)
+            fold._decisions = OpenDecisions.from_state(*parts, GRACE_MS, MOST_X_BYTES)
         else:
             fold._decisions = RewardedDecisions.from_state(*parts)
         fold._early = EarlyRewards.from_state(state["early"])
@@ -270,6 +290,12 @@ class ResultsFold:
 def _most_vectors(experiment: Experiment) -> int:
     """How many share vectors are kept; 0, for units, which are analysed whole: as many as there are."""
     return 0 if experiment.unit == "user" else MOST_BYTES // (8 * len(experiment.arms))
+
+
+def _n_features(experiment: Experiment, sums: Accumulators) -> int:
+    """Over how many features outcomes have a model, 0 for none: where shares follow them. A unit has no one context."""
+    modelled = sums.contextual and experiment.unit == "request" and experiment.context
+    return n_features_of(experiment.context) if modelled else 0
 
 
 def _contextual(policy: Policy) -> bool:
@@ -283,7 +309,7 @@ def _decisions(
         takes_max = np.array([metric.kind == "binary" for metric in experiment.metrics], np.uint8)
         return Units(sums, shares, experiment.missing == "zero", takes_max, MOST_UNIT_BYTES)
     if experiment.missing == "zero":
-        return OpenDecisions(sums, shares, LINGER_MS, GRACE_MS)
+        return OpenDecisions(sums, shares, LINGER_MS, GRACE_MS, MOST_X_BYTES)
     return RewardedDecisions(sums, shares)
 
 

@@ -69,8 +69,9 @@ def _provisos(record: Record, objective: MetricTable, pending: int, one_in: int,
             f"{sums.analysed} {unit}, so no interval, p-value or chance of being best is valid"
         )
     elif sums.moved and sums.contextual:
+        around = ", around what a regression on the context expects" if sums.modelled else ""
         said.append(
-            "shares moved, so intervals and differences weight each decision by its logged share (AIPW)"
+            f"shares moved, so intervals and differences weight each decision by its logged share (AIPW){around}"
         )
     elif sums.moved:
         said.append(
