@@ -145,6 +145,8 @@ def test_a_restored_older_file_is_noticed_while_the_store_answers(tmp_path: Path
         shutil.copy(store.directory / "dump.rdb", tmp_path / "older.rdb")
         assert rewarded(service, decided(service, "e")).status == 200
         wait_until(lambda: counted_in(service, "e") == saved + 1)
+        # One that has not read it yet would have lost nothing.
+        assert_states_equal_replay(client, "e", WORKERS)
         workers = set(service.worker_pids())
         shutil.copy(tmp_path / "older.rdb", store.directory / "dump.rdb")
         client.execute_command("DEBUG", "RELOAD", "NOSAVE")
