@@ -1,4 +1,4 @@
-"""Builds the kernels: every `ext/<name>.pyx` becomes `bandit_serve._<name>`.
+"""Builds the kernels: every `ext/<package>/<name>.pyx` becomes `bandit_serve.<package>._<name>`.
 
 The sources are handed to setuptools as they are, without `cythonize()`, so that the sdist carries the `.pyx`.
 """
@@ -17,8 +17,9 @@ SHARED = "bandit_serve._cython"
 
 
 def kernel(source: Path) -> Extension:
+    package = ".".join(("bandit_serve", *source.parent.parts[1:]))
     return Extension(
-        f"bandit_serve._{source.stem}",
+        f"{package}._{source.stem}",
         [source.as_posix()],
         depends=[
             path.as_posix() for pattern in ("*.pxd", "*.h") for path in sorted(Path("ext").glob(pattern))
@@ -45,7 +46,7 @@ class BuildKernels(build_ext):
 setup(
     ext_modules=[
         Extension(SHARED, [], extra_compile_args=COMPILE),
-        *(kernel(path) for path in sorted(Path("ext").glob("*.pyx"))),
+        *(kernel(path) for path in sorted(Path("ext").rglob("*.pyx"))),
     ],
     cmdclass={"build_ext": BuildKernels},
     options={

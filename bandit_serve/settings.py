@@ -13,11 +13,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from bandit_serve.concealed import know_secrets_of, shown_url
-from bandit_serve.durations import DURATION_PATTERN, parse_duration_ms
+from bandit_serve.base.durations import DURATION_PATTERN, parse_duration_ms
+from bandit_serve.base.mistakes import expected_one_of, nearest
+from bandit_serve.base.secrets import know_secrets_of, shown_url
+from bandit_serve.base.validation import field_error
 from bandit_serve.errors import FieldError, UsageError
-from bandit_serve.mistakes import expected_one_of, nearest
-from bandit_serve.validation import field_error
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve import alarms
-from bandit_serve.alarms import ChangeAlarms
+from bandit_serve.folds import alarms
+from bandit_serve.folds.alarms import ChangeAlarms
 
 try:
     from river import drift

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from bandit_serve._best_arm import beta_best, beta_expected_loss, student_best
+from bandit_serve.policies._best_arm import beta_best, beta_expected_loss, student_best
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(200)
 

@@ -11,14 +11,23 @@ import time
 import numpy as np
 import pytest
 
-from bandit_serve._assignment import Rendezvous
-from bandit_serve._draw import ShareSampler, nothing
+from bandit_serve.decisions._assignment import Rendezvous
 from bandit_serve.decisions.decider import Decider
-from bandit_serve.events import Change, Changed
-from bandit_serve.experiment import Arm, Attribution, Experiment, Metric, Policy, Record, Unit, validated
-from bandit_serve.live import LiveExperiment
-from bandit_serve.store.offset import Offset
-from bandit_serve.token import Keyring, new_key
+from bandit_serve.experiments.spec import (
+    Arm,
+    Attribution,
+    Experiment,
+    Metric,
+    Policy,
+    Record,
+    Unit,
+    validated,
+)
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.log.events import Change, Changed
+from bandit_serve.log.offset import Offset
+from bandit_serve.log.token import Keyring, new_key
+from bandit_serve.policies._draw import ShareSampler, nothing
 
 NOW_MS = time.time_ns() // 1_000_000
 UNITS = [f"user-{i}" for i in range(1_000)]

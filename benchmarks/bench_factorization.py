@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from empty_call import empty_call
 
-from bandit_serve._factorization import SAMPLE, sgd_epoch
-from bandit_serve._ids import IdTable
 from bandit_serve.models import Artifact, MatrixFactorization, Popularity
+from bandit_serve.models._factorization import SAMPLE, sgd_epoch
+from bandit_serve.models._ids import IdTable
 from bandit_serve.training.ratings import synthetic_ratings
 
 RATINGS = synthetic_ratings(seed=0, n_users=2_000, n_items=9_000, n_ratings=200_000)

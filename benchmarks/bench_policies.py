@@ -12,8 +12,7 @@ import timeit
 import numpy as np
 import pytest
 
-from bandit_serve import _draw
-from bandit_serve.policies import POLICIES, FixedSplit, Thompson
+from bandit_serve.policies import POLICIES, FixedSplit, Thompson, _draw
 
 CALLS = 1000
 REWARDS = 1000

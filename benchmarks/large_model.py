@@ -33,10 +33,10 @@ from large_models import proportional_bytes, write_large
 from services import ThrowawayService, clean_environment
 from stores import wait_until
 
-from bandit_serve.decisions.messages import ScoreRequest
+from bandit_serve.api.decisions import ScoreRequest
 from bandit_serve.decisions.scoring import Scorer
 from bandit_serve.models import Artifact, MatrixFactorization, load_model
-from bandit_serve.models.top_k_cache import TopKCache
+from bandit_serve.registry.top_k_cache import TopKCache
 from bandit_serve.server.worker import collect_less
 
 TICKER = """

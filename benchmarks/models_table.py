@@ -31,9 +31,9 @@ from empty_call import empty_call
 from policies_table import Cell, Statement, figure, machine, table, warm
 from threadpoolctl import threadpool_limits
 
-from bandit_serve._factorization import SAMPLE, sgd_epoch
-from bandit_serve._top_k import TopK
 from bandit_serve.models import FactorizationMachine, MatrixFactorization
+from bandit_serve.models._factorization import SAMPLE, sgd_epoch
+from bandit_serve.models._top_k import TopK
 from bandit_serve.training.ratings import Ratings, read_ratings, synthetic_ratings
 
 OURS = "bandit_serve"

@@ -40,8 +40,7 @@ from bench_policies import FORMULAS, IN_FLOAT32, formula_names
 from peers import ARM, PEERS, Makers, Seen
 from threadpoolctl import threadpool_limits
 
-from bandit_serve import _draw
-from bandit_serve.policies import POLICIES
+from bandit_serve.policies import POLICIES, _draw
 
 ARMS = (2, 10, 100, 1000)
 FEATURES = (16, 64, 128)

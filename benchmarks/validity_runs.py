@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.events import REWARD, Event, Exposed, Rewarded
-from bandit_serve.experiment import (
+from bandit_serve.experiments.spec import (
     Arm,
     Attribution,
     ContextField,
@@ -24,6 +23,7 @@ from bandit_serve.experiment import (
     Stopping,
     validated,
 )
+from bandit_serve.log.events import REWARD, Event, Exposed, Rewarded
 from bandit_serve.results import Report, ResultsFold
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import directed

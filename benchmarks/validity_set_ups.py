@@ -17,8 +17,8 @@ from scipy.stats import norm
 from validity_laws import LAWS, Law
 from validity_runs import STEP_MS, Floats, Play, Scale, Watch, beside, blocks, drawn, record
 
-from bandit_serve.events import Change, Changed, Tick
-from bandit_serve.experiment import Arm, ContextField, Policy
+from bandit_serve.experiments.spec import Arm, ContextField, Policy
+from bandit_serve.log.events import Change, Changed, Tick
 from bandit_serve.policies import POLICIES
 from bandit_serve.results import report
 

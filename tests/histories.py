@@ -15,8 +15,20 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve.changes.experiments import servable
 from bandit_serve.errors import InvalidInput, NotBuilt
-from bandit_serve.events import (
+from bandit_serve.experiments.spec import (
+    LARGEST_COUNT,
+    LARGEST_VALUE,
+    Experiment,
+    Metric,
+    Ramp,
+    Record,
+    Standing,
+)
+from bandit_serve.experiments.spec import Policy as PolicySettings
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.log.events import (
     CHANGED,
     EXPOSED,
     HELD_OUT,
@@ -29,20 +41,8 @@ from bandit_serve.events import (
     encode,
     pack_rewards,
 )
-from bandit_serve.experiment import (
-    LARGEST_COUNT,
-    LARGEST_VALUE,
-    Experiment,
-    Metric,
-    Ramp,
-    Record,
-    Standing,
-)
-from bandit_serve.experiment import Policy as PolicySettings
-from bandit_serve.live import LiveExperiment
-from bandit_serve.log.experiment_changes import servable
+from bandit_serve.log.offset import Offset
 from bandit_serve.policies import POLICIES
-from bandit_serve.store.offset import Offset
 
 T = TypeVar("T")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve._ids import IdTable
 from bandit_serve.models import MatrixFactorization
 from bandit_serve.models import artifact as artifacts
+from bandit_serve.models._ids import IdTable
 from bandit_serve.models.ids import id_tensors
 
 

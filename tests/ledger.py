@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from services import ThrowawayService
 from stores import wait_until
 
-from bandit_serve import events
-from bandit_serve.live import LiveExperiment
-from bandit_serve.log.beginnings import POLICY_FOLD
-from bandit_serve.replica import Replica
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
+from bandit_serve.log import events
+from bandit_serve.log.offset import START, Offset
+from bandit_serve.replication.beginnings import POLICY_FOLD
 from bandit_serve.store.keys import Keys
-from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Entry
 
 KEYS = Keys()

@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.events import REWARD, Change, Changed, Exposed
-from bandit_serve.experiment import Experiment, Record, Status, validated
+from bandit_serve.experiments.spec import Experiment, Record, Status, validated
+from bandit_serve.log.events import REWARD, Change, Changed, Exposed
 
 INCARNATION = 0xFEED
 

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from makers import exposed, rewards
 
-from bandit_serve import events
+from bandit_serve.log import events
 from bandit_serve.store.store import Entry
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bandit_serve.events import Event, Exposed, Rewarded
-from bandit_serve.experiment import Experiment
+from bandit_serve.experiments.spec import Experiment
+from bandit_serve.log.events import Event, Exposed, Rewarded
 from bandit_serve.policies import POLICIES
 from bandit_serve.results.early import PATIENCE_MS
 

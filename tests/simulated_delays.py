@@ -17,10 +17,10 @@ import numpy as np
 from makers import created, experiment, exposed
 from numpy.typing import NDArray
 
-from bandit_serve.events import REWARD, Rewarded
-from bandit_serve.live import LiveExperiment
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.log.events import REWARD, Rewarded
+from bandit_serve.log.offset import Offset
 from bandit_serve.policies import Thompson
-from bandit_serve.store.offset import Offset
 
 START_MS = 1_700_000_000_000
 DECISION_MS = 10

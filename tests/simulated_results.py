@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from bandit_serve.events import REWARD, Change, Changed, Exposed, Rewarded, Tick
-from bandit_serve.experiment import (
+from bandit_serve.experiments.spec import (
     Arm,
     Attribution,
     ContextField,
@@ -25,6 +24,7 @@ from bandit_serve.experiment import (
     Stopping,
     validated,
 )
+from bandit_serve.log.events import REWARD, Change, Changed, Exposed, Rewarded, Tick
 from bandit_serve.policies import POLICIES
 from bandit_serve.results import ResultsFold, report
 

@@ -27,8 +27,8 @@ from typing import Self
 
 import redis
 
+from bandit_serve.processes.child import start_child
 from bandit_serve.store import binary as search
-from bandit_serve.store.child import start_child
 
 START_TIMEOUT_S = 20.0
 

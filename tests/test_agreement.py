@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bandit_serve.models.agreement import Agreement, report
+from bandit_serve.registry.agreement import Agreement, report
 
 
 def test_sums_of_workers_are_the_figures_of_all():

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from scale import scaled
 from scipy import stats
 
-from bandit_serve import alarms
-from bandit_serve._changes import evidence, forget, watch
-from bandit_serve.alarms import BLOCK, CANDIDATES, LEVEL, MAX_ALARMS, REFERENCE, SHIFT, ChangeAlarms
-from bandit_serve.events import Change, Changed, Rewarded, Tick
-from bandit_serve.experiment import Policy
-from bandit_serve.live import LiveExperiment
-from bandit_serve.store.offset import Offset
+from bandit_serve.experiments.spec import Policy
+from bandit_serve.folds import alarms
+from bandit_serve.folds._changes import evidence, forget, watch
+from bandit_serve.folds.alarms import BLOCK, CANDIDATES, LEVEL, MAX_ALARMS, REFERENCE, SHIFT, ChangeAlarms
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.log.events import Change, Changed, Rewarded, Tick
+from bandit_serve.log.offset import Offset
 
 UNIT = (0.0, 1.0)
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]

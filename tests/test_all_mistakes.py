@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from services import Answer, ThrowawayService
 
+from bandit_serve.base.mistakes import mistakes
+from bandit_serve.base.validation import field_error
+from bandit_serve.changes.experiment_mistakes import every_mistake
+from bandit_serve.changes.experiments import servable
 from bandit_serve.errors import InvalidInput, NotBuilt
-from bandit_serve.experiment import Experiment, require_payloads
-from bandit_serve.log.experiment_changes import servable
-from bandit_serve.log.experiment_mistakes import every_mistake
-from bandit_serve.mistakes import mistakes
+from bandit_serve.experiments.spec import Experiment, require_payloads
 from bandit_serve.policies import POLICIES
-from bandit_serve.validation import field_error
 
 Document = dict[str, Any]
 

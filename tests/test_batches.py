@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from bandit_serve.base.turns import TURN_S
 from bandit_serve.server.handlers.decisions import DecisionHandlers
 from bandit_serve.settings import Settings
-from bandit_serve.turn import TURN_S
 
 N = 20
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from reference_best_arm import Vector, beta_loss, beta_share, gamma_share, student_loss, student_share
 from scipy import special, stats
 
-from bandit_serve._best_arm import (
+from bandit_serve.errors import InvalidInput
+from bandit_serve.policies._best_arm import (
     beta_best,
     beta_best_deviation,
     beta_expected_loss,
@@ -23,7 +24,6 @@ from bandit_serve._best_arm import (
     student_best_deviation,
     student_expected_loss,
 )
-from bandit_serve.errors import InvalidInput
 
 
 def assert_shares(shares: Vector, size: int) -> None:

@@ -1,8 +1,8 @@
 import pytest
 
 from bandit_serve.errors import InvalidInput, NotFound
-from bandit_serve.models.catalogue import find_versions, parameters_of, prunable
-from bandit_serve.models.registry import RegisteredModel, Version
+from bandit_serve.registry.catalogue import find_versions, parameters_of, prunable
+from bandit_serve.registry.registry import RegisteredModel, Version
 
 
 def version(number, status="staged", family="bias", **more):

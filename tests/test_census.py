@@ -7,9 +7,9 @@ import asyncio
 import msgspec
 from stores import ThrowawayStore
 
-from bandit_serve.events import CENSUS, Census, decode
-from bandit_serve.log.census import WorkerCard, living, take
-from bandit_serve.store.offset import START
+from bandit_serve.log.events import CENSUS, Census, decode
+from bandit_serve.log.offset import START
+from bandit_serve.replication.census import WorkerCard, living, take
 from bandit_serve.store.store import Store
 
 CARDS = [WorkerCard(incarnation, 100 + incarnation, "here", 7 - incarnation) for incarnation in (1, 2, 3)]

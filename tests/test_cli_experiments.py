@@ -13,10 +13,10 @@ from commands import bandit_serve, save_model
 from makers import experiment, record
 from services import ThrowawayService
 
+from bandit_serve.api.views import ExperimentList, experiment_view
 from bandit_serve.cli.experiments_file import read_experiments
 from bandit_serve.errors import InvalidInput
-from bandit_serve.experiment import Ramp, Standing, validated
-from bandit_serve.views import ExperimentList, experiment_view
+from bandit_serve.experiments.spec import Ramp, Standing, validated
 
 TWO_ARMS: dict[str, Any] = {
     "id": "colour",

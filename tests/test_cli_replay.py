@@ -14,9 +14,9 @@ from commands import bandit_serve
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
 
-from bandit_serve.live import LiveExperiment
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.log.offset import Offset
 from bandit_serve.store.keys import Keys
-from bandit_serve.store.offset import Offset
 
 KEYS = Keys()
 LEARNING = {

@@ -14,11 +14,11 @@ from makers import rewards
 from stepped import WallClock, needs_faketime
 from stores import ThrowawayStore, server_binaries
 
-from bandit_serve.events import REWARD
-from bandit_serve.log.append import RewardAppender
+from bandit_serve.log.events import REWARD
+from bandit_serve.log.offset import START
+from bandit_serve.rewards.appender import RewardAppender
 from bandit_serve.store import clock as module
 from bandit_serve.store.clock import TOLERANCE_MS, LogClock, even_ns
-from bandit_serve.store.offset import START
 from bandit_serve.store.store import EXPOSED_MARK_MS, REPEATED_MS, Store
 
 DAY_S = 86_400

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from services import Answer, ThrowawayService
 from stores import ThrowawayStore, wait_until
 
-from bandit_serve import concealed as module
-from bandit_serve.concealed import concealed, know_secrets_of, shown_url
+from bandit_serve.base import secrets as module
+from bandit_serve.base.secrets import concealed, know_secrets_of, shown_url
 from bandit_serve.demo.service import DemoService
 from bandit_serve.errors import StoreUnavailable, UsageError, in_full
 from bandit_serve.models.remote import FsspecRemote

@@ -11,17 +11,17 @@ import pytest
 from makers import eventually, experiment, record
 from scipy.stats import chisquare
 
+from bandit_serve.base.clock import now_ms
 from bandit_serve.decisions.decider import Decider
 from bandit_serve.decisions.draw import Draw
 from bandit_serve.decisions.refresh import Refresher
 from bandit_serve.errors import Conflict, InvalidInput
-from bandit_serve.events import HELD_OUT, Change, Changed, Exposed
-from bandit_serve.experiment import Ramp, Standing
-from bandit_serve.live import LiveExperiment
-from bandit_serve.replica import Replica
-from bandit_serve.store.offset import Offset
-from bandit_serve.times import now_ms
-from bandit_serve.token import Keyring, new_key
+from bandit_serve.experiments.spec import Ramp, Standing
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
+from bandit_serve.log.events import HELD_OUT, Change, Changed, Exposed
+from bandit_serve.log.offset import Offset
+from bandit_serve.log.token import Keyring, new_key
 
 N = 40_000
 KEYRING = Keyring({0: new_key(0)}, 10**12)

@@ -10,8 +10,8 @@ from makers import rewards
 from scipy.special import gammainc
 from simulated_delays import SLOW_BEST, Delays, Times, about, exponential, lognormal, served, two_groups
 
-from bandit_serve import _delays, delays
-from bandit_serve.pending import PendingDecisions
+from bandit_serve.folds.attribution import _delays, delays
+from bandit_serve.folds.attribution.pending import PendingDecisions
 
 WINDOW_MS = 100_000
 Seen = tuple[PendingDecisions, list[Times], Times]

@@ -17,11 +17,11 @@ from msgspec import Struct
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
 
-from bandit_serve.events import encode
-from bandit_serve.models.registry import ExperimentAnnounced, Registry, decode_registry_event
-from bandit_serve.repairs import deletion
+from bandit_serve.log.events import encode
+from bandit_serve.log.offset import Offset
+from bandit_serve.log.repairs import deletion
+from bandit_serve.registry.registry import ExperimentAnnounced, Registry, decode_registry_event
 from bandit_serve.store.keys import Keys
-from bandit_serve.store.offset import Offset
 from bandit_serve.store.store import Store
 
 EVERY = ("--snapshot-every", "1s")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandit_serve.documents import MAX_DOCUMENT_BYTES, MAX_DOCUMENT_DEPTH, document_fault
+from bandit_serve.base.documents import MAX_DOCUMENT_BYTES, MAX_DOCUMENT_DEPTH, document_fault
 
 leaves = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bandit_serve._draw import ShareSampler
 from bandit_serve.errors import InvalidInput
+from bandit_serve.policies._draw import ShareSampler
 
 weight = st.one_of(st.just(0.0), st.floats(1e-300, 1.0), st.floats(0.01, 1.0))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandit_serve.durations import DURATION_PATTERN, parse_duration_ms
+from bandit_serve.base.durations import DURATION_PATTERN, parse_duration_ms
 from bandit_serve.errors import InvalidInput
 
 

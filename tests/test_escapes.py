@@ -23,8 +23,8 @@ from scale import scaled
 from services import ThrowawayService, clean_environment
 from stores import wait_until
 
-from bandit_serve.logs import LineFormatter
-from bandit_serve.printable import printable, printable_json, printable_line
+from bandit_serve.base.printable import printable, printable_json, printable_line
+from bandit_serve.base.process_log import LineFormatter
 
 CLIPBOARD = "\x1b]52;c;Y3VybCBldmls\x07"
 HOSTILE = (
@@ -215,10 +215,12 @@ def test_what_nobody_caught_is_a_record_and_steers_nothing(where: str) -> None:
         "a thread": "import threading\nt = threading.Thread(target=fail)\nt.start()\nt.join()\n",
         "the main thread": "fail()\n",
     }[where]
-    program = f"from bandit_serve.logs import log_to_stderr\nlog_to_stderr('w', 'info')\n{raising}{begun}"
+    program = f"from bandit_serve.base.process_log import log_to_stderr\nlog_to_stderr('w', 'info')\n{raising}{begun}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=LIMIT_S)
     printed = done.stderr.decode()
     first, *rest = printed.splitlines()
-    assert re.fullmatch(r"\S+ \S+ CRITICAL w bandit_serve.logs: ended by an error that nobody foresaw", first)
+    assert re.fullmatch(
+        r"\S+ \S+ CRITICAL w bandit_serve.base.process_log: ended by an error that nobody foresaw", first
+    )
     assert all(line.startswith("  ") for line in rest)
     assert STEERING.findall(printed) == []

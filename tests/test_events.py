@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from makers import created, experiment, exposed, rewards
 
-from bandit_serve import events
 from bandit_serve.errors import UnreadableEntry
-from bandit_serve.events import REWARD, Census, Change, Changed, Exposed, Pair, Rewarded, Tick
-from bandit_serve.experiment import Record
+from bandit_serve.experiments.spec import Record
+from bandit_serve.log import events
+from bandit_serve.log.events import REWARD, Census, Change, Changed, Exposed, Pair, Rewarded, Tick
 
 
 def test_a_change_comes_off_the_wire_as_it_went() -> None:

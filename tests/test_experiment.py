@@ -11,7 +11,7 @@ import pytest
 from makers import described, experiment, record
 
 from bandit_serve.errors import InvalidInput, NotBuilt
-from bandit_serve.experiment import (
+from bandit_serve.experiments.spec import (
     LARGEST_COUNT,
     LARGEST_VALUE,
     MAX_ARMS,

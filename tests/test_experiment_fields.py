@@ -14,7 +14,15 @@ from commands import bandit_serve, save_model
 from msgspec import Struct
 from services import ThrowawayService
 
-from bandit_serve.experiment import (
+from bandit_serve.api.views import (
+    ExperimentView,
+    HistoryView,
+    ModelHistoryView,
+    VersionView,
+    history_view,
+    version_view,
+)
+from bandit_serve.experiments.spec import (
     Arm,
     Attribution,
     ContextField,
@@ -23,17 +31,9 @@ from bandit_serve.experiment import (
     Ramp,
     Stopping,
 )
-from bandit_serve.live import HistoryEntry
-from bandit_serve.models.registry import ModelHistoryEntry, Version
+from bandit_serve.folds.experiment import HistoryEntry
+from bandit_serve.registry.registry import ModelHistoryEntry, Version
 from bandit_serve.server.handlers.experiments import ArmRequest
-from bandit_serve.views import (
-    ExperimentView,
-    HistoryView,
-    ModelHistoryView,
-    VersionView,
-    history_view,
-    version_view,
-)
 
 ARM = {
     "name": "third",

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from stores import ThrowawayStore
 
-from bandit_serve import events
 from bandit_serve.decisions import exposures as module
 from bandit_serve.decisions.exposures import ExposureBuffer
 from bandit_serve.decisions.flush import Flusher
 from bandit_serve.errors import StoreUnavailable
-from bandit_serve.events import Exposed
-from bandit_serve.store.offset import START
+from bandit_serve.log import events
+from bandit_serve.log.events import Exposed
+from bandit_serve.log.offset import START
 from bandit_serve.store.store import EXPOSED_MARK_MS, REPEATED_MS, Store
 
 EVEN = np.array([0.5, 0.5])

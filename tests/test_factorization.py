@@ -9,10 +9,10 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandit_serve._factorization import SAMPLE, Factorization, largest, sgd_epoch
-from bandit_serve._ids import IdTable
 from bandit_serve.errors import InvalidArtifact, InvalidInput
 from bandit_serve.models import Artifact, MatrixFactorization, artifact
+from bandit_serve.models._factorization import SAMPLE, Factorization, largest, sgd_epoch
+from bandit_serve.models._ids import IdTable
 from bandit_serve.training.ratings import read_ratings, synthetic_ratings
 from bandit_serve.training.splits import random_folds
 

@@ -21,8 +21,8 @@ from scale import scaled
 from services import ThrowawayService
 from stores import ThrowawayStore, gone, wait_until
 
-from bandit_serve import events
-from bandit_serve.store.offset import Offset
+from bandit_serve.log import events
+from bandit_serve.log.offset import Offset
 from bandit_serve.store.store import Entry
 
 WORKERS = 2

@@ -23,7 +23,7 @@ from scale import scaled
 from services import ThrowawayService
 from stores import gone, wait_until
 
-from bandit_serve.store.offset import Offset
+from bandit_serve.log.offset import Offset
 
 WORKERS = 2
 TRIM_S = 40.0

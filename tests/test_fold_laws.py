@@ -19,14 +19,14 @@ from makers import created, experiment, rewards
 from numpy.typing import NDArray
 from scale import scaled
 
-from bandit_serve import events
-from bandit_serve._assignment import Rendezvous
+from bandit_serve.decisions._assignment import Rendezvous
 from bandit_serve.decisions.draw import Draw
-from bandit_serve.events import Changed, Rewarded, Tick
-from bandit_serve.live import LiveExperiment
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.log import events
+from bandit_serve.log.events import Changed, Rewarded, Tick
+from bandit_serve.log.offset import Offset
 from bandit_serve.policies import ContextualPolicy
 from bandit_serve.results import ResultsFold, report
-from bandit_serve.store.offset import Offset
 
 T = TypeVar("T")
 

@@ -17,11 +17,11 @@ from commands import bandit_serve, save_model
 from services import ThrowawayService, clean_environment
 from stores import ThrowawayStore, wait_until
 
+from bandit_serve.base.private_files import own_folder
 from bandit_serve.errors import DiskFull
 from bandit_serve.models import MatrixFactorization
 from bandit_serve.models.artifact import ArtifactStore
-from bandit_serve.own_files import own_folder
-from bandit_serve.training.learner import ContinuousLearner
+from bandit_serve.training.learning.learner import ContinuousLearner
 
 MIB = 2**20
 

@@ -11,9 +11,9 @@ import pytest
 from services import ThrowawayService
 from stores import ThrowawayStore
 
-from bandit_serve.events import TICK
-from bandit_serve.log.census import WorkerCard
-from bandit_serve.log.heard import PATIENCE_S, heard_everywhere, say_heard
+from bandit_serve.log.events import TICK
+from bandit_serve.replication.acknowledgements import PATIENCE_S, heard_everywhere, say_heard
+from bandit_serve.replication.census import WorkerCard
 from bandit_serve.store.store import Store
 
 ROUNDS = 12

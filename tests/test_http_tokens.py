@@ -14,7 +14,7 @@ from callers import decide_many, draft, reward_many, running
 from services import ThrowawayService
 from stores import wait_until
 
-from bandit_serve._token import Seal
+from bandit_serve.log._token import Seal
 
 N_TOKENS = 50
 N_SINGLES = 1_500

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandit_serve._ids import MAX_ID_BYTES, GrowingIds, IdTable
 from bandit_serve.errors import InvalidInput
+from bandit_serve.models._ids import MAX_ID_BYTES, GrowingIds, IdTable
 
 IDS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=60).filter(
     lambda text: len(text.encode()) <= MAX_ID_BYTES

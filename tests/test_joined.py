@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from makers import INCARNATION, rewards
 from numpy.typing import NDArray
 
-from bandit_serve import joined as module
-from bandit_serve.joined import JoinedDecisions
+from bandit_serve.folds.attribution import joined as module
+from bandit_serve.folds.attribution.joined import JoinedDecisions
 
 WINDOW_MS = 25_600
 D = 3

@@ -11,25 +11,27 @@ import pytest
 from makers import created, eventually, experiment, exposed, record, rewards
 from stores import ThrowawayStore
 
-from bandit_serve import events
+from bandit_serve.base.troubles import Troubles
+from bandit_serve.changes.changes import Changes
+from bandit_serve.changes.promotion import promote_winner
 from bandit_serve.errors import StoreUnavailable
-from bandit_serve.events import Change, Changed
-from bandit_serve.experiment import Experiment
-from bandit_serve.live import LiveExperiment
-from bandit_serve.log import keeper as module
-from bandit_serve.log.beginnings import POLICY_FOLD
-from bandit_serve.log.changes import Changes
-from bandit_serve.log.keeper import KEPT_SNAPSHOTS, Keeper, load_keyring, promote_winner
-from bandit_serve.log.results_log import RESULTS_FOLD, ResultsLog
-from bandit_serve.log.tail import REGISTRY_FOLD, Tail
-from bandit_serve.models.registry import Version
-from bandit_serve.replica import Replica
+from bandit_serve.experiments.spec import Experiment
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
+from bandit_serve.log import events
+from bandit_serve.log.events import Change, Changed
+from bandit_serve.log.offset import START, Offset
+from bandit_serve.log.token import SETTLE_MS, Keyring, new_key
+from bandit_serve.registry.registry import Version
+from bandit_serve.replication.beginnings import POLICY_FOLD
+from bandit_serve.replication.keyring import load_keyring
+from bandit_serve.replication.results_log import RESULTS_FOLD, ResultsLog
+from bandit_serve.replication.tail import REGISTRY_FOLD, Tail
 from bandit_serve.server.ending import end
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Snapshot, Store
-from bandit_serve.token import SETTLE_MS, Keyring, new_key
-from bandit_serve.troubles import Troubles
+from bandit_serve.upkeep import keeper as module
+from bandit_serve.upkeep.keeper import KEPT_SNAPSHOTS, Keeper
 
 HOUR_S = 3_600.0
 

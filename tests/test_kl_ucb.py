@@ -6,9 +6,8 @@ import reference_policies as reference
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bandit_serve import _kl_ucb
 from bandit_serve.errors import InvalidInput
-from bandit_serve.policies import KLUCB, UCB1
+from bandit_serve.policies import KLUCB, UCB1, _kl_ucb
 
 
 def divergence(p, q):

@@ -11,48 +11,35 @@ import bandit_serve
 
 ROOT = Path(bandit_serve.__file__).parent
 
-# From the bottom up. What stands on one line may import each other, unless `STRANGERS` says otherwise.
-LAYERS = [
-    {
-        "aligned",
-        "concealed",
-        "documents",
-        "errors",
-        "extras",
-        "lenient",
-        "parent",
-        "printable",
-        "states",
-        "times",
-        "troubles",
-        "turn",
-        "",
-    },
-    {"logs", "names", "own_files", "terminal"},
-    {"durations", "mistakes"},
-    {"experiment", "settings", "validation"},
-    {"events", "token"},
-    {
-        "store",
-        "policies",
-        "models",
-        "results",
-        "training",
-        "alarms",
-        "delays",
-        "joined",
-        "pending",
-        "repairs",
-    },
-    {"live"},
-    {"simulation"},
-    {"replica", "log", "views"},
-    {"decisions", "rewards"},
-    {"server", "client"},
-    {"demo"},
-    {"cli", "__main__"},
-]
-STRANGERS = [("decisions", "rewards"), ("policies", "store"), ("policies", "models"), ("results", "store")]
+# A package or module a line, from the bottom up: what it may import beside itself, `errors` and `base`.
+MAY_IMPORT = {
+    "errors": "",
+    "base": "errors",
+    "processes": "",
+    "settings": "",
+    "experiments": "",
+    "log": "experiments",
+    "policies": "experiments",
+    "models": "",
+    "results": "experiments log policies",
+    "store": "processes log",
+    "registry": "settings log models store",
+    "folds": "experiments log policies store registry",
+    "replication": "experiments log policies results store registry folds",
+    "changes": "experiments log policies models store registry folds replication",
+    "upkeep": "experiments log store registry folds replication changes",
+    "api": "experiments registry folds",
+    "decisions": "experiments log policies models store registry folds api",
+    "rewards": "experiments log policies store folds replication api",
+    "training": "experiments log models store registry",
+    "simulation": "processes experiments log policies folds",
+    "demo": "processes settings models training",
+    "server": "processes settings experiments log policies models results store registry folds "
+    "replication changes upkeep api decisions rewards",
+    "cli": "settings experiments log policies models results store registry folds replication "
+    "changes api training simulation demo server",
+    "__main__": "cli",
+}
 ONLY = {
     "aiohttp": {"server", "client", "demo"},
     "redis": {"store"},
@@ -89,30 +76,36 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-def layer(part: str) -> int:
-    return next(i for i, parts in enumerate(LAYERS) if part in parts)
-
-
 def ours(path: Path) -> set[str]:
     parts = {part_of(name) for name in imported(path) if name.split(".")[0] == "bandit_serve"}
-    known = {part for parts in LAYERS for part in parts}
-    # A name of the package itself, such as its version, or a kernel.
-    return {part for part in parts if part in known and not part.startswith("_")}
+    # A name of the package itself, such as its version, is of no part.
+    return {part for part in parts if part in MAY_IMPORT} - {part_of(name_of(path))}
 
 
-def test_every_part_has_its_layer() -> None:
-    known = {part for parts in LAYERS for part in parts}
-    assert {part_of(name_of(path)) for path in modules()} <= known
+def test_every_part_has_its_line() -> None:
+    assert {part_of(name_of(path)) for path in modules()} == {"", *MAY_IMPORT}
+
+
+def test_what_a_line_allows_is_above_it() -> None:
+    above: set[str] = set()
+    for part, allowed in MAY_IMPORT.items():
+        assert set(allowed.split()) <= above
+        above.add(part)
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_imports_run_downward(path: Path) -> None:
-    part = part_of(name_of(path))
-    for other in ours(path):
-        assert layer(other) <= layer(part), f"{name_of(path)} imports {other}, which is above it"
-        if other != part:
-            assert (part, other) not in STRANGERS
-            assert (other, part) not in STRANGERS
+def test_nothing_else_is_imported(path: Path) -> None:
+    allowed = {"errors", "base"} if part_of(name_of(path)) not in ("errors", "base") else set()
+    allowed |= set(MAY_IMPORT.get(part_of(name_of(path)), "").split())
+    assert ours(path) <= allowed
+
+
+def test_every_line_is_needed() -> None:
+    used: dict[str, set[str]] = {part: set() for part in MAY_IMPORT}
+    for path in modules():
+        used.setdefault(part_of(name_of(path)), set()).update(ours(path) - {"errors", "base"})
+    for part, allowed in MAY_IMPORT.items():
+        assert used[part] | ({"errors"} & set(allowed.split())) == set(allowed.split()), part
 
 
 @pytest.mark.parametrize("package", sorted(ONLY))

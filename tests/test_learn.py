@@ -17,12 +17,12 @@ from scale import scaled
 from services import ThrowawayService, clean_environment
 from stores import wait_until
 
-from bandit_serve import events
+from bandit_serve.log import events
+from bandit_serve.log.offset import START
 from bandit_serve.models import Artifact, FactorizationMachine, MatrixFactorization, load_model
 from bandit_serve.store import PrivateServer
-from bandit_serve.store.offset import START
 from bandit_serve.store.store import Store
-from bandit_serve.training.learner import CHECKPOINT, ContinuousLearner, Followed, in_order
+from bandit_serve.training.learning.learner import CHECKPOINT, ContinuousLearner, Followed, in_order
 from bandit_serve.training.rating_rule import RatingRule
 from bandit_serve.training.ratings import synthetic_ratings
 

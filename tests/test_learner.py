@@ -6,8 +6,8 @@ import reference_machine as reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandit_serve._learner import MAX_FEATURES, Learner
 from bandit_serve.errors import InvalidInput
+from bandit_serve.models._learner import MAX_FEATURES, Learner
 
 REGULARIZATION, FEATURE_REGULARIZATION, WEIGHT_REGULARIZATION = 0.08, 0.02, 0.05
 RATE, HALVING = 0.1, 50.0

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from makers import created, experiment, exposed, record, rewards
 
-from bandit_serve import events
-from bandit_serve import live as module
 from bandit_serve.errors import InvalidInput, UnreadableEntry
-from bandit_serve.events import HELD_OUT, Census, Change, Changed, Event, Exposed, Rewarded, Tick
-from bandit_serve.experiment import Arm, Experiment, Ramp, Standing
-from bandit_serve.experiment import Policy as PolicySettings
-from bandit_serve.live import MAX_HISTORY, PIECE_NUMBERS, PIECE_ROWS, LiveExperiment
-from bandit_serve.store.offset import Offset
+from bandit_serve.experiments.spec import Arm, Experiment, Ramp, Standing
+from bandit_serve.experiments.spec import Policy as PolicySettings
+from bandit_serve.folds import experiment as module
+from bandit_serve.folds.experiment import MAX_HISTORY, PIECE_NUMBERS, PIECE_ROWS, LiveExperiment
+from bandit_serve.log import events
+from bandit_serve.log.events import HELD_OUT, Census, Change, Changed, Event, Exposed, Rewarded, Tick
+from bandit_serve.log.offset import Offset
 
 WINDOW_MS = 2_000
 BOUNDED = {"name": "m", "kind": "bounded", "low": -1.0, "high": 2.0}

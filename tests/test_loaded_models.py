@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from bandit_serve.errors import Conflict, ModelLost
-from bandit_serve.models import loaded as module
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.models.family import load_model
-from bandit_serve.models.loaded import LoadedModels
 from bandit_serve.models.popularity import Popularity
-from bandit_serve.models.registry import MOVES, SERVABLE, Version, VersionStatus
+from bandit_serve.registry import loaded as module
+from bandit_serve.registry.loaded import LoadedModels
+from bandit_serve.registry.registry import MOVES, SERVABLE, Version, VersionStatus
 from bandit_serve.server.problems import problem
 
 N = 5

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bandit_serve.log import local_snapshots as module
-from bandit_serve.log.local_snapshots import LocalSnapshots
+from bandit_serve.log.offset import START, Offset
+from bandit_serve.replication import local_snapshots as module
+from bandit_serve.replication.local_snapshots import LocalSnapshots
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.offset import START, Offset
 
 ID = b"1" * 32
 OTHER = b"2" * 32

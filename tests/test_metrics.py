@@ -9,13 +9,13 @@ import pytest
 from makers import created, experiment, exposed, rewards
 from prometheus_client.parser import text_string_to_metric_families
 
-from bandit_serve.events import Rewarded
-from bandit_serve.live import LiveExperiment
-from bandit_serve.replica import Replica
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
+from bandit_serve.log.events import Rewarded
+from bandit_serve.log.offset import Offset
 from bandit_serve.server import metrics as module
 from bandit_serve.server.app import ROUTE_LABELS, UNMATCHED
 from bandit_serve.server.metrics import BUCKETS_S, SCALARS, Counters, ServiceCollector, exposition
-from bandit_serve.store.offset import Offset
 
 ROUTES = ("GET /a", "POST /b")
 

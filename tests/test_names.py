@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from bandit_serve.base.names import Name, check_all_outside, check_outside, is_name
 from bandit_serve.errors import InvalidInput
-from bandit_serve.names import Name, check_all_outside, check_outside, is_name
 
 GIVEN = ["a", "0", "A-b_c.d", "x" * 128]
 NOT_GIVEN = [

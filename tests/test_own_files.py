@@ -16,8 +16,8 @@ from callers import upload
 from commands import bandit_serve, save_model
 from services import ThrowawayService, clean_environment
 
+from bandit_serve.base.private_files import open_own, own_folder, truncated
 from bandit_serve.errors import UsageError
-from bandit_serve.own_files import open_own, own_folder, truncated
 from bandit_serve.store import PrivateServer
 
 STRANGER = 54_321

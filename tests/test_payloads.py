@@ -15,13 +15,13 @@ from scale import scaled
 from services import ThrowawayService
 from stores import ThrowawayStore
 
-from bandit_serve import events
 from bandit_serve.errors import InvalidInput, UnreadableEntry
-from bandit_serve.events import Change, Changed
-from bandit_serve.experiment import MAX_PAYLOAD_BYTES, Arm, Experiment, require_payloads
-from bandit_serve.live import LiveExperiment
+from bandit_serve.experiments.spec import MAX_PAYLOAD_BYTES, Arm, Experiment, require_payloads
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.log import events
+from bandit_serve.log.events import Change, Changed
+from bandit_serve.log.offset import Offset
 from bandit_serve.results import ResultsFold
-from bandit_serve.store.offset import Offset
 
 LARGE = "x" * (2**16 - 2)
 MOST = [LARGE] * (MAX_PAYLOAD_BYTES // 2**16)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import rewards
 
-from bandit_serve.pending import BUCKETS, LINGER_MS, PendingDecisions
+from bandit_serve.folds.attribution.pending import BUCKETS, LINGER_MS, PendingDecisions
 
 WINDOW_MS = 2_560
 WIDTH_MS = WINDOW_MS // BUCKETS

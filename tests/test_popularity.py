@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from bandit_serve._ids import IdTable
 from bandit_serve.errors import InvalidArtifact
 from bandit_serve.models import Popularity, artifact
+from bandit_serve.models._ids import IdTable
 from bandit_serve.models.ids import id_tensors
 
 

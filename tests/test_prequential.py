@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from scale import scaled
 
-from bandit_serve.training import prequential
-from bandit_serve.training.prequential import WINDOW, Prequential, PrequentialState
+from bandit_serve.training.learning import prequential
+from bandit_serve.training.learning.prequential import WINDOW, Prequential, PrequentialState
 
 
 def test_errors_are_averaged_over_all_and_over_the_last():

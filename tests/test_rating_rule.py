@@ -6,10 +6,10 @@ import pytest
 from makers import experiment, exposed, rewards
 
 from bandit_serve.errors import UsageError
-from bandit_serve.events import Pair, Rewarded
+from bandit_serve.log.events import Pair, Rewarded
+from bandit_serve.log.offset import Offset
 from bandit_serve.models import MatrixFactorization
-from bandit_serve.store.offset import Offset
-from bandit_serve.training.learner import CHECKPOINT, ContinuousLearner, Followed
+from bandit_serve.training.learning.learner import CHECKPOINT, ContinuousLearner, Followed
 from bandit_serve.training.rating_rule import RatingRule, rule_of, told_rule, told_rules
 
 WINDOW_MS = 3_600_000

@@ -15,12 +15,12 @@ from makers import created, eventually, experiment, record, rewards
 from bandit_serve.decisions import refresh as module
 from bandit_serve.decisions.decider import Decider
 from bandit_serve.decisions.refresh import Refresher
-from bandit_serve.events import Change, Changed, Rewarded
-from bandit_serve.experiment import Arm
-from bandit_serve.live import LiveExperiment
+from bandit_serve.experiments.spec import Arm
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
+from bandit_serve.log.events import Change, Changed, Rewarded
+from bandit_serve.log.offset import Offset
 from bandit_serve.policies import Policy
-from bandit_serve.replica import Replica
-from bandit_serve.store.offset import Offset
 
 
 def decider(name: str, n_arms: int = 2, refresh: str = "10ms") -> Decider:

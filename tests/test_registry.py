@@ -7,9 +7,10 @@ from typing import Any, get_args
 
 import pytest
 
-from bandit_serve import events
 from bandit_serve.errors import Conflict, NotFound
-from bandit_serve.models.registry import (
+from bandit_serve.log import events
+from bandit_serve.log.offset import START, Offset
+from bandit_serve.registry.registry import (
     ANNOUNCED,
     MAX_HISTORY,
     MODEL,
@@ -22,7 +23,6 @@ from bandit_serve.models.registry import (
     VersionStatus,
     decode_registry_event,
 )
-from bandit_serve.store.offset import START, Offset
 
 STATUSES: tuple[VersionStatus, ...] = get_args(VersionStatus)
 WHEN: dict[str, Any] = {"now_ms": 50, "who": "test"}

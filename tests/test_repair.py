@@ -13,8 +13,8 @@ from poisons import POISONS, Poison, later_change
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
 
-from bandit_serve import events
-from bandit_serve.store.offset import Offset
+from bandit_serve.log import events
+from bandit_serve.log.offset import Offset
 from bandit_serve.store.store import Entry
 
 UNKNOWN = POISONS["an unknown kind"]

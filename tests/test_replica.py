@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from makers import created, experiment, rewards
 
-from bandit_serve import events
 from bandit_serve.errors import NotFound, SetAside
-from bandit_serve.events import Census
-from bandit_serve.live import LiveExperiment
-from bandit_serve.models.registry import ANNOUNCED, ExperimentAnnounced, Registry
-from bandit_serve.replica import Replica
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
+from bandit_serve.log import events
+from bandit_serve.log.events import Census
+from bandit_serve.log.offset import START, Offset
+from bandit_serve.registry.registry import ANNOUNCED, ExperimentAnnounced, Registry
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Entry
 
 

@@ -16,7 +16,7 @@ from msgspec import inspect
 from services import ThrowawayService
 from stores import wait_until
 
-from bandit_serve.decisions.messages import (
+from bandit_serve.api.decisions import (
     MAX_BATCH,
     MAX_BATCH_ITEMS,
     MAX_CONTEXT,
@@ -25,10 +25,10 @@ from bandit_serve.decisions.messages import (
     PredictBatch,
     RawBatch,
 )
-from bandit_serve.documents import MAX_DOCUMENT_BYTES
+from bandit_serve.base.documents import MAX_DOCUMENT_BYTES
+from bandit_serve.changes.experiments import servable
 from bandit_serve.errors import MAX_FIELD_ERRORS, FieldError, InvalidInput, TooLarge
-from bandit_serve.experiment import MAX_ARMS, MAX_FEATURES, MAX_FIELDS, ContextField, Experiment
-from bandit_serve.log.experiment_changes import servable
+from bandit_serve.experiments.spec import MAX_ARMS, MAX_FEATURES, MAX_FIELDS, ContextField, Experiment
 from bandit_serve.policies.features import Features, n_features_of
 from bandit_serve.policies.serving import features_of
 from bandit_serve.server.app import ROUTES

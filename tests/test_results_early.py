@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from simulated_results import START_MS, exposed, record, rewarded
 
-from bandit_serve.events import Tick
+from bandit_serve.log.events import Tick
 from bandit_serve.results import ResultsFold, report
 from bandit_serve.results.early import PATIENCE_MS
 

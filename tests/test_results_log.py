@@ -8,11 +8,11 @@ import threading
 from makers import created, experiment, rewards
 from stores import ThrowawayStore
 
-from bandit_serve import events
-from bandit_serve.log.changes import Changes
-from bandit_serve.log.results_log import ResultsLog
-from bandit_serve.log.tail import Tail
-from bandit_serve.replica import Replica
+from bandit_serve.changes.changes import Changes
+from bandit_serve.folds.replica import Replica
+from bandit_serve.log import events
+from bandit_serve.replication.results_log import ResultsLog
+from bandit_serve.replication.tail import Tail
 from bandit_serve.results import ResultsFold
 from bandit_serve.server.ending import end
 from bandit_serve.store.store import Store

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from simulated_results import START_MS, exposed, record, rewarded
 
-from bandit_serve.events import Event, Exposed, Tick
+from bandit_serve.log.events import Event, Exposed, Tick
 from bandit_serve.results import ResultsFold, fold, report, snapshot
 from bandit_serve.results.fold import GRACE_MS, LINGER_MS
 

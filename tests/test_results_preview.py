@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_results import START_MS, exposed, random_log, record, rewarded
 
-from bandit_serve.events import Tick
-from bandit_serve.experiment import Metric
+from bandit_serve.experiments.spec import Metric
+from bandit_serve.log.events import Tick
 from bandit_serve.results import Preview, ResultsFold, report
 from bandit_serve.results.fold import LINGER_MS
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from stores import ThrowawayStore
 
 from bandit_serve.errors import Overloaded, StoreUnavailable, Unavailable, UnreadableEntry
-from bandit_serve.events import REWARD, Rewarded, decode
-from bandit_serve.log import append as module
-from bandit_serve.log.append import RewardAppender
-from bandit_serve.store.offset import START
+from bandit_serve.log.events import REWARD, Rewarded, decode
+from bandit_serve.log.offset import START
+from bandit_serve.rewards import appender as module
+from bandit_serve.rewards.appender import RewardAppender
 from bandit_serve.store.store import GRACE_MS, Store
 
 WINDOW_MS = 600_000

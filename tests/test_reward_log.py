@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from bandit_serve.events import HELD_OUT, REWARD, Exposed, Pair, Rewarded, Tick, decode, encode
+from bandit_serve.log.events import HELD_OUT, REWARD, Exposed, Pair, Rewarded, Tick, decode, encode
+from bandit_serve.training.learning.reward_log import GRACE_MS, RewardLog
 from bandit_serve.training.rating_rule import RatingRule
-from bandit_serve.training.reward_log import GRACE_MS, RewardLog
 
 WINDOW_MS = 1_000
 

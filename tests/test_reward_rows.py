@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bandit_serve._rewards import learned, seen_bits
-from bandit_serve.events import HELD_OUT, REWARD
+from bandit_serve.log._rewards import learned, seen_bits
+from bandit_serve.log.events import HELD_OUT, REWARD
 
 K = 5
 

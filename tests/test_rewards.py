@@ -10,18 +10,18 @@ import pytest
 from makers import created, experiment
 from stores import ThrowawayStore
 
-from bandit_serve._token import Seal
+from bandit_serve.api.rewards import Reward
+from bandit_serve.changes.changes import Changes
 from bandit_serve.errors import StoreUnavailable
-from bandit_serve.log.changes import Changes
-from bandit_serve.log.keeper import load_keyring
-from bandit_serve.log.tail import Tail
-from bandit_serve.replica import Replica
+from bandit_serve.folds.replica import Replica
+from bandit_serve.log._token import Seal
+from bandit_serve.log.token import new_key
+from bandit_serve.replication.keyring import load_keyring
+from bandit_serve.replication.tail import Tail
 from bandit_serve.rewards import rewards as module
-from bandit_serve.rewards.messages import Reward
 from bandit_serve.rewards.rewards import Rewards
 from bandit_serve.server.ending import end
 from bandit_serve.store.store import Store
-from bandit_serve.token import new_key
 
 UID = 7
 

@@ -19,9 +19,9 @@ from described import COMPONENTS, fits, near, schema_of
 from scale import scaled
 from services import Answer, ThrowawayService
 
+from bandit_serve.changes.experiments import servable
 from bandit_serve.errors import InvalidInput, NotBuilt
-from bandit_serve.experiment import Experiment, require_payloads
-from bandit_serve.log.experiment_changes import servable
+from bandit_serve.experiments.spec import Experiment, require_payloads
 from bandit_serve.policies import POLICIES
 from bandit_serve.server.app import ROUTES
 from bandit_serve.server.examples import EXAMPLES

@@ -11,8 +11,8 @@ import pytest
 from stores import ThrowawayStore
 
 from bandit_serve.errors import StoreUnavailable
+from bandit_serve.log.offset import START, Offset
 from bandit_serve.store import scripts
-from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import GRACE_MS, Store
 
 ROW = 56

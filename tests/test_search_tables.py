@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandit_serve._top_k import TopK
 from bandit_serve.errors import InvalidArtifact
 from bandit_serve.models import MatrixFactorization, factorized
+from bandit_serve.models._top_k import TopK
 from bandit_serve.models.artifact import Artifact, write
 from bandit_serve.models.family import admit_model, load_model
 from bandit_serve.models.search_tables import check_search_tables

@@ -15,14 +15,14 @@ from poisons import POISONS, Poison, later_change
 from services import Answer, ThrowawayService
 from stores import ThrowawayStore, gone, wait_until
 
-from bandit_serve import events
 from bandit_serve.decisions.control_only import ControlOnly
 from bandit_serve.errors import StoreUnavailable
-from bandit_serve.live import LiveExperiment
-from bandit_serve.models.registry import ANNOUNCED, ExperimentAnnounced
-from bandit_serve.replica import Replica
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
+from bandit_serve.log import events
+from bandit_serve.log.offset import Offset
+from bandit_serve.registry.registry import ANNOUNCED, ExperimentAnnounced
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.offset import Offset
 from bandit_serve.store.store import Entry
 
 WORKERS = 2

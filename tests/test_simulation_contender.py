@@ -9,8 +9,8 @@ import pytest
 from bandit_serve.errors import InvalidInput
 from bandit_serve.policies import POLICIES
 from bandit_serve.simulation import Simulation
-from bandit_serve.simulation.bernoulli import Bernoulli
 from bandit_serve.simulation.contender import Contender
+from bandit_serve.simulation.worlds.bernoulli import Bernoulli
 
 
 @pytest.mark.parametrize(

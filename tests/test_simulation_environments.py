@@ -14,10 +14,10 @@ from scipy.special import expit
 
 from bandit_serve.errors import InvalidInput, UsageError
 from bandit_serve.simulation import ENVIRONMENTS, Environment, Simulation
-from bandit_serve.simulation.context_free import ContextFree
-from bandit_serve.simulation.data_set import read_csv, shipped
-from bandit_serve.simulation.environment import Block, spans
-from bandit_serve.simulation.walk import Walk
+from bandit_serve.simulation.worlds.context_free import ContextFree
+from bandit_serve.simulation.worlds.data_set import read_csv, shipped
+from bandit_serve.simulation.worlds.environment import Block, spans
+from bandit_serve.simulation.worlds.walk import Walk
 
 Vector = NDArray[np.float64]
 CSV = "width,colour,kind\n1.0,red,a\n2.5,blue,b\n3.0,red,a\n,blue,b\n"

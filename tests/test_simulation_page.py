@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from bandit_serve.errors import UsageError
 from bandit_serve.simulation import Report, Simulation, report, run_trials
-from bandit_serve.simulation.chart import HEIGHT, LEFT, LOG_STARTS, chart, spread
-from bandit_serve.simulation.page import page, picture_page
-from bandit_serve.simulation.picture import BROWSERS, save_picture
-from bandit_serve.simulation.scale import Scale
+from bandit_serve.simulation.plot.chart import HEIGHT, LEFT, LOG_STARTS, chart, spread
+from bandit_serve.simulation.plot.page import page, picture_page
+from bandit_serve.simulation.plot.picture import BROWSERS, save_picture
+from bandit_serve.simulation.plot.scale import Scale
 from bandit_serve.simulation.standing import Estimate
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -26,8 +26,8 @@ from bandit_serve.errors import (
     TooLarge,
     of_our_state,
 )
-from bandit_serve.log.results_log import RESULTS_FOLD
 from bandit_serve.models import MatrixFactorization
+from bandit_serve.replication.results_log import RESULTS_FOLD
 from bandit_serve.results.snapshot import VERSION, packed
 from bandit_serve.server.app import ROUTES, _answered
 from bandit_serve.store.store import Snapshot, Store

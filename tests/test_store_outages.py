@@ -10,9 +10,9 @@ from redis.exceptions import ResponseError
 from stores import ThrowawayStore
 
 from bandit_serve.errors import StoreUnavailable
+from bandit_serve.log.offset import START, Offset
 from bandit_serve.store import store as module
 from bandit_serve.store.failures import AWAY, CLOCK, FULL, OF_WRITES, OUTAGES, SLOW, Outage, translate
-from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.outages import Outages
 from bandit_serve.store.store import Snapshot, Store
 

@@ -14,9 +14,9 @@ from makers import eventually
 from services import ThrowawayService
 from stores import gone, wait_until
 
+from bandit_serve.base.troubles import Troubles
 from bandit_serve.server.backoff import PAUSES_S, Backoff
 from bandit_serve.server.tasks import Tasks
-from bandit_serve.troubles import Troubles
 
 # In every process of the service: SIGUSR1 makes it spin, and while the file is there workers end as they start.
 SITE = """

@@ -9,19 +9,20 @@ import pytest
 from makers import created, eventually, experiment, record, rewards
 from stores import ThrowawayStore
 
-from bandit_serve import events, turn
+from bandit_serve.base import turns as turn
+from bandit_serve.changes.changes import Changes
 from bandit_serve.errors import Conflict, NotFound, PreconditionFailed, StoreUnavailable
-from bandit_serve.events import Change, Changed
-from bandit_serve.live import LiveExperiment
-from bandit_serve.log import tail as module
-from bandit_serve.log.beginnings import POLICY_FOLD
-from bandit_serve.log.changes import Changes
-from bandit_serve.log.tail import Tail
-from bandit_serve.models.registry import ANNOUNCED, ExperimentAnnounced
-from bandit_serve.replica import Replica
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
+from bandit_serve.log import events
+from bandit_serve.log.events import Change, Changed
+from bandit_serve.log.offset import START, Offset
+from bandit_serve.registry.registry import ANNOUNCED, ExperimentAnnounced
+from bandit_serve.replication import tail as module
+from bandit_serve.replication.beginnings import POLICY_FOLD
+from bandit_serve.replication.tail import Tail
 from bandit_serve.server.ending import end
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.store import Snapshot, Store
 
 

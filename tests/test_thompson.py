@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bandit_serve import _normal
 from bandit_serve.errors import InvalidInput
-from bandit_serve.policies import Thompson
+from bandit_serve.policies import Thompson, _normal
 
 BILLION = 1_000_000_000
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandit_serve._token import KEY_BYTES, MAX_FEATURES, TOKEN_CHARS, Opener, Seal
-from bandit_serve.events import REWARD
-from bandit_serve.token import SETTLE_MS, Keyring, new_key
+from bandit_serve.log._token import KEY_BYTES, MAX_FEATURES, TOKEN_CHARS, Opener, Seal
+from bandit_serve.log.events import REWARD
+from bandit_serve.log.token import SETTLE_MS, Keyring, new_key
 
 KEY = bytes(range(KEY_BYTES))
 ARMS, SHARES = np.array([0, 2], np.uint16), np.array([0.5, 0.25])

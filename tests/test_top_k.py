@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scale import scaled
 
-from bandit_serve._factorization import Factorization
-from bandit_serve._ids import IdTable
-from bandit_serve._top_k import TopK, use_plain
 from bandit_serve.errors import InvalidInput
+from bandit_serve.models._factorization import Factorization
+from bandit_serve.models._ids import IdTable
+from bandit_serve.models._top_k import TopK, use_plain
 
 
 @pytest.fixture(autouse=True, params=["processor", "portable"])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from bandit_serve.base.extras import require
 from bandit_serve.errors import InvalidInput, UsageError
-from bandit_serve.extras import require
 from bandit_serve.training import DataSet, Plan, read_plan, train
 from bandit_serve.training.pipeline import judge
 from bandit_serve.training.ratings import Ratings, synthetic_ratings

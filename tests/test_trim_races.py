@@ -9,16 +9,16 @@ import pytest
 from makers import created, eventually, experiment, rewards
 from stores import ThrowawayStore
 
-from bandit_serve import events
+from bandit_serve.changes.changes import Changes
 from bandit_serve.errors import StoreUnavailable
-from bandit_serve.live import LiveExperiment
-from bandit_serve.log.beginnings import POLICY_FOLD
-from bandit_serve.log.changes import Changes
-from bandit_serve.log.results_log import RESULTS_FOLD, ResultsLog
-from bandit_serve.log.tail import Tail
-from bandit_serve.replica import Replica
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
+from bandit_serve.log import events
+from bandit_serve.log.offset import Offset
+from bandit_serve.replication.beginnings import POLICY_FOLD
+from bandit_serve.replication.results_log import RESULTS_FOLD, ResultsLog
+from bandit_serve.replication.tail import Tail
 from bandit_serve.results import ResultsFold
-from bandit_serve.store.offset import Offset
 from bandit_serve.store.store import Entry, Snapshot, Store
 
 

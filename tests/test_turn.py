@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from bandit_serve.turn import Heavy
+from bandit_serve.base.turns import Heavy
 
 
 def test_the_result_is_taken_where_the_work_was_asked_for() -> None:

@@ -4,9 +4,8 @@ import reference_policies as reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandit_serve import _ucb1
 from bandit_serve.errors import InvalidInput
-from bandit_serve.policies import UCB1
+from bandit_serve.policies import UCB1, _ucb1
 
 
 def test_reference_has_the_known_value():

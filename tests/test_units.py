@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from makers import created, experiment
 from scale import scaled
 
-from bandit_serve import _poisson
-from bandit_serve.live import LiveExperiment, _pack, _unpack
-from bandit_serve.policies import POLICIES, UCB1, EpsilonGreedy, Softmax, Thompson, TopTwoThompson
+from bandit_serve.folds.experiment import LiveExperiment, _pack, _unpack
+from bandit_serve.policies import POLICIES, UCB1, EpsilonGreedy, Softmax, Thompson, TopTwoThompson, _poisson
 from bandit_serve.policies.policy import Policy
 
 EQUIVARIANT: list[type[Policy]] = [Thompson, TopTwoThompson, Softmax, UCB1, EpsilonGreedy]

@@ -20,7 +20,7 @@ from stores import ThrowawayStore, wait_until
 from bandit_serve.cli.house import House
 from bandit_serve.errors import Conflict, InvalidArtifact, InvalidInput
 from bandit_serve.models import artifact as artifacts_module
-from bandit_serve.models.registry import Version
+from bandit_serve.registry.registry import Version
 from bandit_serve.settings import Settings
 from bandit_serve.store.store import Store
 

@@ -11,7 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bandit_serve.errors import InvalidInput, NotBuilt
-from bandit_serve.experiment import LARGEST_VALUE, Arm, Attribution, Experiment, Metric, Policy, validated
+from bandit_serve.experiments.spec import (
+    LARGEST_VALUE,
+    Arm,
+    Attribution,
+    Experiment,
+    Metric,
+    Policy,
+    validated,
+)
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.serving import from_experiment
 

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from bandit_serve.decisions.messages import DecideRequest, PredictRequest
+from bandit_serve.api.decisions import DecideRequest, PredictRequest
 from bandit_serve.errors import InvalidInput, TooLarge, TooSlow, UnsupportedMedia
-from bandit_serve.experiment import Experiment
+from bandit_serve.experiments.spec import Experiment
 from bandit_serve.server.repeated import repeated_keys
 from bandit_serve.server.wire import JSON, MSGPACK, SENT_BY_ANY_PAGE, Body, answer, negotiated, revision
 

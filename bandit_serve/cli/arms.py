@@ -7,14 +7,14 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import typer
 
+from bandit_serve.api.views import experiment_view
+from bandit_serve.base.validation import invalid
 from bandit_serve.cli.command import AsJson, Reason, in_house, of_what_is_there
 from bandit_serve.cli.house import House, actor
 from bandit_serve.cli.output import print_json, say
 from bandit_serve.errors import UsageError
-from bandit_serve.experiment import Arm, Ramp
-from bandit_serve.live import LiveExperiment
-from bandit_serve.validation import invalid
-from bandit_serve.views import experiment_view
+from bandit_serve.experiments.spec import Arm, Ramp
+from bandit_serve.folds.experiment import LiveExperiment
 
 T = TypeVar("T")
 

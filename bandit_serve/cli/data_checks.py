@@ -7,16 +7,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from bandit_serve.base.private_files import own_folder
+from bandit_serve.base.secrets import concealed
 from bandit_serve.cli.checks import Check, Verdict
 from bandit_serve.cli.house import data_directory_near
-from bandit_serve.concealed import concealed
 from bandit_serve.errors import BanditServeError, UsageError, in_full
-from bandit_serve.log.artifacts import open_artifacts
+from bandit_serve.folds.replica import Replica
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.models.family import load_model
-from bandit_serve.models.registry import SERVABLE, Registry, Version
-from bandit_serve.own_files import own_folder
-from bandit_serve.replica import Replica
+from bandit_serve.registry.artifact_store import open_artifacts
+from bandit_serve.registry.registry import SERVABLE, Registry, Version
 from bandit_serve.settings import Settings
 
 LITTLE, TOO_LITTLE = 2**30, 100 * 2**20

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from bandit_serve.base.terminal import Terminal, print_line
 from bandit_serve.cli.output import print_json
 from bandit_serve.demo.closing import print_closing
 from bandit_serve.demo.display import Display, Silence
@@ -25,7 +26,6 @@ from bandit_serve.demo.service import DemoService
 from bandit_serve.demo.source import Source, find_ratings
 from bandit_serve.settings import load_settings
 from bandit_serve.store.binary import find_server
-from bandit_serve.terminal import Terminal, print_line
 from bandit_serve.training.ratings import Ratings
 from bandit_serve.training.splits import holdout
 from bandit_serve.training.visits import visits as visits_of

@@ -9,6 +9,7 @@ import typer
 from msgspec import Struct
 from rich.text import Text
 
+from bandit_serve.base.secrets import concealed
 from bandit_serve.cli.checks import Check, Verdict, check_installation, check_settings
 from bandit_serve.cli.command import AsJson
 from bandit_serve.cli.data_checks import (
@@ -21,10 +22,9 @@ from bandit_serve.cli.data_checks import (
 from bandit_serve.cli.house import place_of, store_url
 from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.cli.store_checks import check_snapshots, check_store, check_workers
-from bandit_serve.concealed import concealed
 from bandit_serve.errors import BanditServeError, in_full
-from bandit_serve.log.tail import Tail
-from bandit_serve.replica import Replica
+from bandit_serve.folds.replica import Replica
+from bandit_serve.replication.tail import Tail
 from bandit_serve.settings import Settings, load_settings
 from bandit_serve.store.store import Store
 

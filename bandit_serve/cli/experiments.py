@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from msgspec import UNSET, Struct, UnsetType
 
+from bandit_serve.api.views import ExperimentList, experiment_view, history_view
 from bandit_serve.cli import arms
 from bandit_serve.cli.command import AsJson, Reason, in_house, of_what_is_there
 from bandit_serve.cli.experiments_file import named, read_experiments
@@ -16,9 +17,8 @@ from bandit_serve.cli.house import House, actor
 from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
 from bandit_serve.cli.results_table import print_results
 from bandit_serve.errors import BanditServeError
-from bandit_serve.live import LiveExperiment
+from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.results import report
-from bandit_serve.views import ExperimentList, experiment_view, history_view
 
 app = typer.Typer(help="Experiments.", no_args_is_help=True)
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
+from bandit_serve.api.views import ExperimentView
+from bandit_serve.base.validation import reread
+from bandit_serve.changes.experiment_mistakes import every_mistake
+from bandit_serve.changes.experiments import servable
 from bandit_serve.cli.described import STDIN, read_documents
 from bandit_serve.errors import FieldError, InvalidInput
-from bandit_serve.experiment import Experiment
-from bandit_serve.log.experiment_changes import servable
-from bandit_serve.log.experiment_mistakes import every_mistake
-from bandit_serve.validation import reread
-from bandit_serve.views import ExperimentView
+from bandit_serve.experiments.spec import Experiment
 
 # What is only told of an experiment, and is not its own.
 TOLD = frozenset(ExperimentView.__struct_fields__) - frozenset(Experiment.__struct_fields__)

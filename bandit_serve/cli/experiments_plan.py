@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from bandit_serve.changes.experiments import require_version, require_versions, servable
 from bandit_serve.cli.experiments_file import refuse, within
 from bandit_serve.errors import FieldError, InvalidInput
-from bandit_serve.experiment import Arm, Experiment
-from bandit_serve.live import LiveExperiment
-from bandit_serve.log.experiment_changes import require_version, require_versions, servable
-from bandit_serve.models.registry import Registry
+from bandit_serve.experiments.spec import Arm, Experiment
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.registry.registry import Registry
 
 Outcome = Literal[
     "created", "draft changed", "policy changed", "arms changed", "arms and policy changed", "unchanged"

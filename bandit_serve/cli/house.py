@@ -11,18 +11,18 @@ from collections.abc import AsyncIterator, Iterator
 from functools import cached_property
 from pathlib import Path
 
+from bandit_serve.base.mistakes import nearest
+from bandit_serve.base.private_files import own_folder
+from bandit_serve.changes.changes import Changes
+from bandit_serve.changes.experiments import ExperimentChanges
+from bandit_serve.changes.models import ModelChanges
 from bandit_serve.errors import UsageError
-from bandit_serve.log.artifacts import open_artifacts
-from bandit_serve.log.changes import Changes
-from bandit_serve.log.experiment_changes import ExperimentChanges
-from bandit_serve.log.model_changes import ModelChanges
-from bandit_serve.log.results_log import ResultsLog
-from bandit_serve.log.tail import Tail
-from bandit_serve.mistakes import nearest
+from bandit_serve.folds.replica import Replica
 from bandit_serve.models.artifact import ArtifactStore
-from bandit_serve.models.loaded import LoadedModels
-from bandit_serve.own_files import own_folder
-from bandit_serve.replica import Replica
+from bandit_serve.registry.artifact_store import open_artifacts
+from bandit_serve.registry.loaded import LoadedModels
+from bandit_serve.replication.results_log import ResultsLog
+from bandit_serve.replication.tail import Tail
 from bandit_serve.settings import Settings
 from bandit_serve.store import PrivateServer, parse_store_url
 from bandit_serve.store.store import Store

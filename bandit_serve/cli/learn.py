@@ -16,20 +16,27 @@ import msgspec
 import typer
 from msgspec import Struct
 
-from bandit_serve import events
+from bandit_serve.base.private_files import open_own, own_folder, truncated
 from bandit_serve.cli.command import AsJson, in_house, of_what_is_there
 from bandit_serve.cli.house import House, actor
 from bandit_serve.cli.output import print_json, say
 from bandit_serve.errors import Conflict, NotFound, UsageError
-from bandit_serve.experiment import Arm, Ramp, Record
-from bandit_serve.live import LiveExperiment
+from bandit_serve.experiments.spec import Arm, Ramp, Record
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.log import events
+from bandit_serve.log.offset import Offset
 from bandit_serve.models.family import load_model
-from bandit_serve.models.registry import Version
-from bandit_serve.own_files import open_own, own_folder, truncated
-from bandit_serve.store.offset import Offset
+from bandit_serve.registry.registry import Version
 from bandit_serve.store.store import Entry
 from bandit_serve.training.gates import Gate
-from bandit_serve.training.learner import CHECKPOINT, FROZEN, ContinuousLearner, Followed, in_order, sha256_of
+from bandit_serve.training.learning.learner import (
+    CHECKPOINT,
+    FROZEN,
+    ContinuousLearner,
+    Followed,
+    in_order,
+    sha256_of,
+)
 from bandit_serve.training.rating_rule import rule_of, told_rule, told_rules
 
 READ_COUNT = 500

@@ -11,13 +11,13 @@ import typer
 from rich.text import Text
 
 from bandit_serve import __version__
+from bandit_serve.base.printable import printable
+from bandit_serve.base.private_files import disk_full
+from bandit_serve.base.process_log import plain_last_resort
+from bandit_serve.base.secrets import concealed
+from bandit_serve.base.terminal import Terminal, print_line
 from bandit_serve.cli import not_built
-from bandit_serve.concealed import concealed
 from bandit_serve.errors import BanditServeError, InvalidInput, NotBuilt, UsageError, in_full
-from bandit_serve.logs import plain_last_resort
-from bandit_serve.own_files import disk_full
-from bandit_serve.printable import printable
-from bandit_serve.terminal import Terminal, print_line
 
 # Where each is, under `bandit_serve.cli`.
 COMMANDS = {

@@ -11,14 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bandit_serve.cli.command import AsJson, Reason, in_house, of_what_is_there
-from bandit_serve.cli.house import House, actor
-from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
-from bandit_serve.models.catalogue import find_versions
-from bandit_serve.models.registry import VersionStatus
-from bandit_serve.names import NAME_PATTERN, is_name
-from bandit_serve.training.mlflow_mirror import MlflowMirror
-from bandit_serve.views import (
+from bandit_serve.api.views import (
     ModelList,
     VersionPage,
     VersionView,
@@ -27,6 +20,13 @@ from bandit_serve.views import (
     model_view,
     version_view,
 )
+from bandit_serve.base.names import NAME_PATTERN, is_name
+from bandit_serve.cli.command import AsJson, Reason, in_house, of_what_is_there
+from bandit_serve.cli.house import House, actor
+from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
+from bandit_serve.registry.catalogue import find_versions
+from bandit_serve.registry.registry import VersionStatus
+from bandit_serve.training.mlflow_mirror import MlflowMirror
 
 app = typer.Typer(help="The model registry.", no_args_is_help=True)
 

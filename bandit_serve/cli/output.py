@@ -11,8 +11,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from bandit_serve.printable import printable_json
-from bandit_serve.terminal import Terminal, print_line
+from bandit_serve.base.printable import printable_json
+from bandit_serve.base.terminal import Terminal, print_line
 
 Cell = str | Text
 

@@ -7,15 +7,15 @@ from typing import Annotated
 import typer
 from msgspec import Struct
 
+from bandit_serve.changes.repair import Cost, Diagnosis, Repair, diagnose
 from bandit_serve.cli.command import AsJson, Reason, at_store, of_what_is_there
 from bandit_serve.cli.house import actor
 from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.errors import UsageError
-from bandit_serve.log.census import living, take
-from bandit_serve.log.repair import Cost, Diagnosis, Repair, diagnose
-from bandit_serve.log.tail import Tail
-from bandit_serve.models.registry import Registry
-from bandit_serve.replica import Replica
+from bandit_serve.folds.replica import Replica
+from bandit_serve.registry.registry import Registry
+from bandit_serve.replication.census import living, take
+from bandit_serve.replication.tail import Tail
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 

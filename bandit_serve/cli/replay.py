@@ -10,9 +10,9 @@ from msgspec import Struct
 from bandit_serve.cli.command import AsJson, at_store, of_what_is_there
 from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.errors import NotFound
-from bandit_serve.log.replay import Replayed, replay
-from bandit_serve.log.tail import Tail
-from bandit_serve.replica import Replica
+from bandit_serve.folds.replica import Replica
+from bandit_serve.replication.replay import Replayed, replay
+from bandit_serve.replication.tail import Tail
 from bandit_serve.store.store import Store
 
 VERDICTS = {True: "equal", False: "DIFFERENT", None: "nothing to compare"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bandit_serve.cli.output import print_table, say
-from bandit_serve.experiment import Experiment, Metric
+from bandit_serve.experiments.spec import Experiment, Metric
 from bandit_serve.results import ArmResult, MetricResult, Report
 
 NONE = "–"

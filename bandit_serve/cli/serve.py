@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bandit_serve.logs import log_to_stderr
+from bandit_serve.base.process_log import log_to_stderr
 from bandit_serve.server.supervisor import Supervisor
 from bandit_serve.settings import load_settings
 

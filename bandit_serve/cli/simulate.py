@@ -14,8 +14,8 @@ from bandit_serve.cli.simulate_progress import Progress
 from bandit_serve.cli.simulate_table import print_report
 from bandit_serve.errors import InvalidInput, UsageError
 from bandit_serve.simulation.description import ENVIRONMENTS, HORIZON, SEEDS, Simulation
-from bandit_serve.simulation.page import page, picture_page
-from bandit_serve.simulation.picture import find_browser, save_picture
+from bandit_serve.simulation.plot.page import page, picture_page
+from bandit_serve.simulation.plot.picture import find_browser, save_picture
 from bandit_serve.simulation.standing import report
 from bandit_serve.simulation.trials import run_trials
 

@@ -13,9 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from bandit_serve.base.terminal import Terminal
 from bandit_serve.simulation.description import Simulation
 from bandit_serve.simulation.trial import Trial
-from bandit_serve.terminal import Terminal
 
 BAR_WIDTH = 40
 EVERY_S = 0.1

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from bandit_serve.base.secrets import concealed
 from bandit_serve.cli.checks import Check
-from bandit_serve.concealed import concealed
 from bandit_serve.errors import StoreRefused
-from bandit_serve.live import LiveExperiment
-from bandit_serve.log.beginnings import POLICY_FOLD
-from bandit_serve.log.census import living
-from bandit_serve.log.results_log import RESULTS_FOLD
-from bandit_serve.replica import Replica
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
+from bandit_serve.replication.beginnings import POLICY_FOLD
+from bandit_serve.replication.census import living
+from bandit_serve.replication.results_log import RESULTS_FOLD
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.store.facts import StoreFacts, check
 from bandit_serve.store.store import Snapshot, Store

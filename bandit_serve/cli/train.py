@@ -16,6 +16,8 @@ import msgspec
 import typer
 from msgspec import Struct
 
+from bandit_serve.base.private_files import own_folder
+from bandit_serve.base.terminal import print_line
 from bandit_serve.cli.command import AsJson
 from bandit_serve.cli.described import read_described
 from bandit_serve.cli.house import House, actor, open_house, store_url
@@ -23,10 +25,8 @@ from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.cli.train_progress import TrainProgress
 from bandit_serve.cli.train_table import print_result
 from bandit_serve.errors import BanditServeError, UsageError
-from bandit_serve.models.registry import Version, VersionStatus
-from bandit_serve.own_files import own_folder
+from bandit_serve.registry.registry import Version, VersionStatus
 from bandit_serve.settings import Settings, load_settings
-from bandit_serve.terminal import print_line
 from bandit_serve.training.dataset import DataSet, read_dataset
 from bandit_serve.training.features import read_features
 from bandit_serve.training.logged import read_logged

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bandit_serve.terminal import Terminal
+from bandit_serve.base.terminal import Terminal
 from bandit_serve.training.metrics import is_better
 from bandit_serve.training.pipeline import Progress
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve.api.decisions import Context, ModelName
+from bandit_serve.base.names import check_all_outside, check_outside
 from bandit_serve.decisions.decider import Choice
 from bandit_serve.decisions.draw import Vector
-from bandit_serve.decisions.messages import Context, ModelName
 from bandit_serve.errors import Conflict
-from bandit_serve.experiment import Record
-from bandit_serve.names import check_all_outside, check_outside
-from bandit_serve.token import Keyring
+from bandit_serve.experiments.spec import Record
+from bandit_serve.log.token import Keyring
 
 
 class ControlOnly:

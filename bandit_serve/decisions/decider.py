@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve._assignment import Rendezvous
+from bandit_serve.api.decisions import Context, ModelName
+from bandit_serve.base.clock import Clock, now_ms
+from bandit_serve.base.names import OUTSIDE, check_all_outside, check_outside
+from bandit_serve.decisions._assignment import Rendezvous
 from bandit_serve.decisions.draw import Draw, Vector
 from bandit_serve.decisions.ejections import Ejections
 from bandit_serve.decisions.exposures import ExposureBuffer
-from bandit_serve.decisions.messages import Context, ModelName
 from bandit_serve.errors import Conflict, FieldError, InvalidInput
-from bandit_serve.events import HELD_OUT
-from bandit_serve.live import LiveExperiment
-from bandit_serve.names import OUTSIDE, check_all_outside, check_outside
-from bandit_serve.times import Clock, now_ms
-from bandit_serve.token import Keyring
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.log.events import HELD_OUT
+from bandit_serve.log.token import Keyring
 
 MAX_SUBSETS = 256
 

@@ -9,10 +9,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from bandit_serve.decisions.control_only import ControlOnly
-from bandit_serve.decisions.decider import Choice, Decider, no_context
-from bandit_serve.decisions.exposures import ExposureBuffer
-from bandit_serve.decisions.messages import (
+from bandit_serve.api.decisions import (
     Context,
     Decided,
     DecidedColumns,
@@ -23,20 +20,23 @@ from bandit_serve.decisions.messages import (
     Scored,
     ScoreRequest,
 )
+from bandit_serve.base.clock import Clock, now_ms
+from bandit_serve.base.names import check_all_outside, check_outside
+from bandit_serve.base.turns import Turn
+from bandit_serve.decisions.control_only import ControlOnly
+from bandit_serve.decisions.decider import Choice, Decider, no_context
+from bandit_serve.decisions.exposures import ExposureBuffer
 from bandit_serve.decisions.scoring import Scorer, check_score_request, features_of
 from bandit_serve.decisions.shadows import Shadows
 from bandit_serve.errors import BanditServeError, Conflict, FieldError, InvalidInput, ModelLost
-from bandit_serve.live import LiveExperiment
-from bandit_serve.models.loaded import LoadedModels, require_servable
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
+from bandit_serve.log.owner import name_of
+from bandit_serve.log.token import Keyring
 from bandit_serve.models.model import Features, Model
-from bandit_serve.models.top_k_cache import TopKCache
-from bandit_serve.names import check_all_outside, check_outside
-from bandit_serve.replica import Replica
+from bandit_serve.registry.loaded import LoadedModels, require_servable
+from bandit_serve.registry.top_k_cache import TopKCache
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.owner import name_of
-from bandit_serve.times import Clock, now_ms
-from bandit_serve.token import Keyring
-from bandit_serve.turn import Turn
 
 log = logging.getLogger(__name__)
 

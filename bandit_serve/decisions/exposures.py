@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.errors import UnreadableEntry
-from bandit_serve.events import MAX_AGE_MS, Exposed, Pair, columns_of
+from bandit_serve.log.events import MAX_AGE_MS, Exposed, Pair, columns_of
 
 log = logging.getLogger(__name__)
 

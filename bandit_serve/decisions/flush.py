@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from bandit_serve import events
 from bandit_serve.decisions.exposures import ExposureBuffer
 from bandit_serve.errors import StoreUnavailable
-from bandit_serve.events import Exposed
+from bandit_serve.log import events
+from bandit_serve.log.events import Exposed
 from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)

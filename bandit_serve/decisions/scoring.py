@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any
 
-from bandit_serve.decisions.messages import ScoredItem, ScoreRequest
+from bandit_serve.api.decisions import ScoredItem, ScoreRequest
+from bandit_serve.base.names import check_all_outside, check_outside
+from bandit_serve.base.threads import beside
 from bandit_serve.errors import FieldError, InvalidInput
-from bandit_serve.models.beside import beside
 from bandit_serve.models.model import Feature, Features, Model
-from bandit_serve.models.top_k_cache import TopKCache
-from bandit_serve.names import check_all_outside, check_outside
+from bandit_serve.registry.top_k_cache import TopKCache
 
 # Scoring so many items by their ids takes about half a millisecond; more are scored in a thread.
 LOOP_ITEMS = 2_000

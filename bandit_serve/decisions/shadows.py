@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bandit_serve.decisions.messages import ScoreRequest
+from bandit_serve.api.decisions import ScoreRequest
 from bandit_serve.decisions.scoring import features_of
 from bandit_serve.errors import BanditServeError, StoreUnavailable, in_full
-from bandit_serve.models.agreement import Agreement
-from bandit_serve.models.loaded import LoadedModels
+from bandit_serve.folds.replica import Replica
 from bandit_serve.models.model import Model
-from bandit_serve.models.registry import Version
-from bandit_serve.replica import Replica
+from bandit_serve.registry.agreement import Agreement
+from bandit_serve.registry.loaded import LoadedModels
+from bandit_serve.registry.registry import Version
 from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from bandit_serve.base.terminal import print_line
 from bandit_serve.demo import wording
 from bandit_serve.demo.display import Moment
-from bandit_serve.terminal import print_line
 
 
 class Lines:

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from bandit_serve.base.private_files import own_folder, truncated
 from bandit_serve.errors import BanditServeError, UsageError
-from bandit_serve.own_files import own_folder, truncated
+from bandit_serve.processes.child import start_child
 from bandit_serve.settings import PREFIX
-from bandit_serve.store.child import start_child
 
 READY = re.compile(r"^bandit-serve is ready on (http://\S+) ", re.MULTILINE)
 REFUSED = re.compile(r"^error: (.+)", re.MULTILINE | re.DOTALL)

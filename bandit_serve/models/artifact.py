@@ -30,9 +30,9 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from bandit_serve.base.private_files import own_folder, said_when_full
 from bandit_serve.errors import BanditServeError, InvalidArtifact, InvalidInput, NotFound, TooLarge
 from bandit_serve.models.remote import Remote
-from bandit_serve.own_files import own_folder, said_when_full
 
 METADATA_KEY = "bandit_serve"
 FORMAT_VERSION = 1

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bandit_serve._learner import Learner
 from bandit_serve.errors import InvalidInput
+from bandit_serve.models._learner import Learner
 from bandit_serve.models.columns import rating_column
 from bandit_serve.models.descent import OnEpoch
 from bandit_serve.models.factorized import Factorized

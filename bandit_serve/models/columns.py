@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bandit_serve._ids import id_text
-from bandit_serve._learner import LARGEST_RATING
 from bandit_serve.errors import InvalidInput
+from bandit_serve.models._ids import id_text
+from bandit_serve.models._learner import LARGEST_RATING
 
 TOO_LARGE = f"Every rating must be finite and at most {LARGEST_RATING:g} in size."
 

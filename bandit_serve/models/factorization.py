@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bandit_serve._factorization import SAMPLE, pair_errors, sgd_epoch
-from bandit_serve._ids import IdTable
-from bandit_serve._learner import Learner
-from bandit_serve.aligned import aligned_zeros
+from bandit_serve.base.aligned import aligned_zeros
 from bandit_serve.errors import InvalidInput
+from bandit_serve.models._factorization import SAMPLE, pair_errors, sgd_epoch
+from bandit_serve.models._ids import IdTable
+from bandit_serve.models._learner import Learner
 from bandit_serve.models.columns import rating_column
 from bandit_serve.models.descent import OnEpoch, Schedule, descend
 from bandit_serve.models.factorized import Factorized

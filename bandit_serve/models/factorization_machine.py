@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bandit_serve._learner import Learner, Rows
 from bandit_serve.errors import InvalidArtifact, InvalidInput
+from bandit_serve.models._learner import Learner, Rows
 from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.columns import id_column, rating_column
 from bandit_serve.models.descent import OnEpoch, Schedule, descend

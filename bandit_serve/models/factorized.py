@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve._factorization import Factorization
-from bandit_serve._ids import IdTable, id_text
-from bandit_serve._learner import Learner
 from bandit_serve.errors import InvalidArtifact, InvalidInput
 from bandit_serve.models import artifact as artifacts
+from bandit_serve.models._factorization import Factorization
+from bandit_serve.models._ids import IdTable, id_text
+from bandit_serve.models._learner import Learner
 from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.columns import TOO_LARGE, check_ranking, id_column, rating_column
 from bandit_serve.models.ids import id_tensors, read_ids

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve._ids import MAX_ID_BYTES
-from bandit_serve._learner import MAX_FEATURES, Rows
 from bandit_serve.errors import InvalidInput
+from bandit_serve.models._ids import MAX_ID_BYTES
+from bandit_serve.models._learner import MAX_FEATURES, Rows
 from bandit_serve.models.model import Feature, Features
 
 # How many standard deviations from the mean a number counts as, at most: so that no outlier drives a model away.

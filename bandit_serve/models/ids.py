@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bandit_serve._ids import IdTable
 from bandit_serve.errors import InvalidArtifact, InvalidInput
+from bandit_serve.models._ids import IdTable
 from bandit_serve.models.artifact import Artifact
 
 

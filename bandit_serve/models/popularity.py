@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bandit_serve._ids import GrowingIds
 from bandit_serve.errors import InvalidArtifact, InvalidInput
 from bandit_serve.models import artifact as artifacts
+from bandit_serve.models._ids import GrowingIds
 from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.columns import check_ranking, id_column, rating_column
 from bandit_serve.models.descent import OnEpoch

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from bandit_serve.concealed import concealed, know_secrets_of, shown_url
+from bandit_serve.base.extras import require
+from bandit_serve.base.private_files import disk_full
+from bandit_serve.base.secrets import concealed, know_secrets_of, shown_url
 from bandit_serve.errors import BanditServeError, FilesUnavailable, UsageError
-from bandit_serve.extras import require
-from bandit_serve.own_files import disk_full
 
 
 class Remote(Protocol):

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Self, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bandit_serve._arms import arm_count, eligible_arms
-from bandit_serve._best_arm import student_best
-from bandit_serve._linear import Linear, masks_of
 from bandit_serve.errors import InvalidInput
+from bandit_serve.policies._arms import arm_count, eligible_arms
+from bandit_serve.policies._best_arm import student_best
+from bandit_serve.policies._linear import Linear, masks_of
 from bandit_serve.policies.policy import (
     RANGES,
     Policy,

@@ -7,8 +7,8 @@ from typing import ClassVar, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve import _greedy
 from bandit_serve.errors import InvalidInput
+from bandit_serve.policies import _greedy
 from bandit_serve.policies.policy import RANGES, Common, Policy, finite, mean_rewards, share_of_all
 from bandit_serve.policies.shares import Vector
 

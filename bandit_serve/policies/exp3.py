@@ -7,8 +7,8 @@ from typing import ClassVar, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve import _exp3
 from bandit_serve.errors import InvalidInput
+from bandit_serve.policies import _exp3
 from bandit_serve.policies.policy import Common, Policy, finite
 from bandit_serve.policies.shares import Vector
 

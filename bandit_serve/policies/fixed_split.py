@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bandit_serve._arms import arm_count
 from bandit_serve.errors import InvalidInput
+from bandit_serve.policies._arms import arm_count
 from bandit_serve.policies.policy import RANGES, Common, Policy, weights
 from bandit_serve.policies.shares import Vector
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve import _kl_ucb
+from bandit_serve.policies import _kl_ucb
 from bandit_serve.policies.policy import Common, Policy
 from bandit_serve.policies.shares import Vector
 

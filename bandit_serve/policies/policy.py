@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bandit_serve._arms import Arms, arm_count, eligible_arms
-from bandit_serve.durations import parse_duration_ms
+from bandit_serve.base.durations import parse_duration_ms
 from bandit_serve.errors import InvalidInput
-from bandit_serve.experiment import LARGEST_VALUE
+from bandit_serve.experiments.spec import LARGEST_VALUE
+from bandit_serve.policies._arms import Arms, arm_count, eligible_arms
 from bandit_serve.policies.shares import Vector, check_bounds, final_shares
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
+from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.errors import FieldError, InvalidInput
-from bandit_serve.experiment import MAX_FEATURES, ByArm, Experiment, Metric
-from bandit_serve.experiment import Policy as PolicySettings
-from bandit_serve.mistakes import expected_one_of
+from bandit_serve.experiments.spec import MAX_FEATURES, ByArm, Experiment, Metric
+from bandit_serve.experiments.spec import Policy as PolicySettings
 from bandit_serve.policies import POLICIES, ContextualPolicy, FixedSplit, Policy, Thompson
 from bandit_serve.policies.features import Features, n_features_of
 from bandit_serve.policies.thompson import LIKELIHOODS

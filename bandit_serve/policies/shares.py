@@ -10,8 +10,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve._shares import uncapped_shares
 from bandit_serve.errors import InvalidInput
+from bandit_serve.policies._shares import uncapped_shares
 
 Vector: TypeAlias = NDArray[np.float64]
 

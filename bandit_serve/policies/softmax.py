@@ -7,8 +7,8 @@ from typing import ClassVar, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve import _softmax
-from bandit_serve._arms import deviation
+from bandit_serve.policies import _softmax
+from bandit_serve.policies._arms import deviation
 from bandit_serve.policies.policy import RANGES, Common, Policy, mean_rewards, positive
 from bandit_serve.policies.shares import Vector
 

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bandit_serve import _beta, _normal, _poisson
-from bandit_serve._arms import arm_count
-from bandit_serve._best_arm import beta_best, gamma_best, student_best
 from bandit_serve.errors import InvalidInput
-from bandit_serve.experiment import LARGEST_VALUE
+from bandit_serve.experiments.spec import LARGEST_VALUE
+from bandit_serve.policies import _beta, _normal, _poisson
+from bandit_serve.policies._arms import arm_count
+from bandit_serve.policies._best_arm import beta_best, gamma_best, student_best
 from bandit_serve.policies.policy import Common, Policy, by_arm
 from bandit_serve.policies.shares import Vector
 

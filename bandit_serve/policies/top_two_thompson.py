@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve._arms import MOST_REDRAWS
+from bandit_serve.policies._arms import MOST_REDRAWS
 from bandit_serve.policies.policy import Common, share_of_all
 from bandit_serve.policies.shares import Vector
 from bandit_serve.policies.thompson import Prior, Thompson

@@ -8,8 +8,8 @@ from typing import ClassVar, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve import _ucb1
-from bandit_serve._arms import deviation
+from bandit_serve.policies import _ucb1
+from bandit_serve.policies._arms import deviation
 from bandit_serve.policies.policy import Common, Policy, mean_rewards, positive
 from bandit_serve.policies.shares import Vector
 

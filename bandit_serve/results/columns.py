@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.events import Columns
+from bandit_serve.log.events import Columns
 
 Rows = NDArray[np.void]
 Features = NDArray[np.float32]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.events import REWARD
+from bandit_serve.log.events import REWARD
 from bandit_serve.results.columns import Rewards, Rows
 
 PATIENCE_MS = 10_000

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve._analysis import Accumulators
-from bandit_serve.experiment import Experiment
+from bandit_serve.experiments.spec import Experiment
 from bandit_serve.results import sample_ratio
+from bandit_serve.results._analysis import Accumulators
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.sequence import Floats
 

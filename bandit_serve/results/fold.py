@@ -8,7 +8,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve._analysis import (
+from bandit_serve.errors import InvalidInput
+from bandit_serve.experiments.spec import Experiment, Metric, Policy, Record
+from bandit_serve.log.events import Changed, Event, Exposed, Rewarded, Shape, is_another_draft
+from bandit_serve.log.states import known_only
+from bandit_serve.policies import POLICIES
+from bandit_serve.policies.features import n_features_of
+from bandit_serve.results import columns, snapshot
+from bandit_serve.results._analysis import (
     Accumulators,
     Beginnings,
     OpenDecisions,
@@ -16,17 +23,10 @@ from bandit_serve._analysis import (
     ShareHistory,
     Units,
 )
-from bandit_serve.errors import InvalidInput
-from bandit_serve.events import Changed, Event, Exposed, Rewarded, Shape, is_another_draft
-from bandit_serve.experiment import Experiment, Metric, Policy, Record
-from bandit_serve.policies import POLICIES
-from bandit_serve.policies.features import n_features_of
-from bandit_serve.results import columns, snapshot
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
 from bandit_serve.results.sequence import Floats
-from bandit_serve.states import known_only
 
 LINGER_MS = 3_600_000
 """How long after its window the fold remembers which decisions a worker has exposed."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from bandit_serve.experiment import Record
+from bandit_serve.experiments.spec import Record
 from bandit_serve.results.estimates import FEWEST
 from bandit_serve.results.metric_result import MetricTable
 from bandit_serve.results.sample_ratio import Verdict

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from bandit_serve.experiment import Record, Status
+from bandit_serve.base.clock import rfc3339
+from bandit_serve.experiments.spec import Record, Status
 from bandit_serve.results import sample_ratio
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.metric_result import MetricResult, MetricTable
 from bandit_serve.results.reason import reason_of
 from bandit_serve.results.sequence import p_value
-from bandit_serve.times import rfc3339
 
 
 class ArmResult(Struct, frozen=True):

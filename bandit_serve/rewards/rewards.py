@@ -9,19 +9,19 @@ from collections.abc import Coroutine, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve.api.rewards import Reward, Verdict
+from bandit_serve.base.mistakes import expected_one_of
+from bandit_serve.base.turns import Turn
 from bandit_serve.errors import SetAside, StoreUnavailable
-from bandit_serve.events import REWARD
-from bandit_serve.experiment import Experiment, Metric
-from bandit_serve.log.append import RewardAppender
-from bandit_serve.log.keeper import load_keyring
-from bandit_serve.log.tail import Tail
-from bandit_serve.mistakes import expected_one_of
+from bandit_serve.experiments.spec import Experiment, Metric
+from bandit_serve.folds.replica import Replica, set_aside
+from bandit_serve.log.events import REWARD
+from bandit_serve.log.token import Keyring
 from bandit_serve.policies.serving import order_of
-from bandit_serve.replica import Replica, set_aside
-from bandit_serve.rewards.messages import Reward, Verdict
+from bandit_serve.replication.keyring import load_keyring
+from bandit_serve.replication.tail import Tail
+from bandit_serve.rewards.appender import RewardAppender
 from bandit_serve.store.store import Store
-from bandit_serve.token import Keyring
-from bandit_serve.turn import Turn
 
 RENEW_S = 1.0
 # Tokens of which each may have kilobytes of features.

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from bandit_serve.decisions.messages import (
+from bandit_serve.api.decisions import (
     DecideBatch,
     Decided,
     DecidedColumns,
@@ -18,14 +18,25 @@ from bandit_serve.decisions.messages import (
     Scored,
     ScoreRequest,
 )
+from bandit_serve.api.rewards import RewardsReport, RewardsRequest
+from bandit_serve.api.views import (
+    ExperimentList,
+    ExperimentView,
+    History,
+    LoadedBy,
+    ModelList,
+    ModelView,
+    VersionComparison,
+    VersionPage,
+    VersionView,
+)
+from bandit_serve.base.mistakes import MAX_MISTAKES, expected_one_of
+from bandit_serve.base.names import Name
 from bandit_serve.errors import FieldError, InvalidInput, Overloaded, StateFault, TooLarge, Unavailable
-from bandit_serve.experiment import Experiment, Policy
-from bandit_serve.mistakes import MAX_MISTAKES, expected_one_of
-from bandit_serve.models.agreement import AgreementReport
-from bandit_serve.models.registry import VersionStatus
-from bandit_serve.names import Name
+from bandit_serve.experiments.spec import Experiment, Policy
+from bandit_serve.registry.agreement import AgreementReport
+from bandit_serve.registry.registry import VersionStatus
 from bandit_serve.results import Report
-from bandit_serve.rewards.messages import RewardsReport, RewardsRequest
 from bandit_serve.server.admission import Admission
 from bandit_serve.server.connection import Connection
 from bandit_serve.server.handlers.decisions import DecisionHandlers
@@ -54,17 +65,6 @@ from bandit_serve.server.problems import problem_response
 from bandit_serve.server.route import EITHER, MULTIPART, Entries, Query, Route
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import MAX_BODY, Reply, read_bytes
-from bandit_serve.views import (
-    ExperimentList,
-    ExperimentView,
-    History,
-    LoadedBy,
-    ModelList,
-    ModelView,
-    VersionComparison,
-    VersionPage,
-    VersionView,
-)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bandit_serve.decisions.messages import (
+from bandit_serve.api.decisions import (
     DecideBatch,
     Decided,
     DecidedColumns,
@@ -16,8 +16,8 @@ from bandit_serve.decisions.messages import (
     Scored,
     ScoreRequest,
 )
-from bandit_serve.experiment import Experiment, Policy
-from bandit_serve.rewards.messages import RewardsReport, RewardsRequest
+from bandit_serve.api.rewards import RewardsReport, RewardsRequest
+from bandit_serve.experiments.spec import Experiment, Policy
 from bandit_serve.server.handlers.experiments import ArmRequest, ReasonRequest, StopRequest
 from bandit_serve.server.handlers.models import PatchRequest, RollbackRequest, StatusRequest
 from bandit_serve.server.route import Entries

@@ -8,9 +8,9 @@ import sys
 import threading
 import time
 
+from bandit_serve.processes.child import start_child
 from bandit_serve.server.backoff import Backoff
 from bandit_serve.settings import PREFIX, Settings
-from bandit_serve.store.child import start_child
 
 log = logging.getLogger(__name__)
 

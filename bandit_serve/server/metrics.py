@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from bandit_serve.live import LiveExperiment
-from bandit_serve.replica import Replica
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
 
 OUTCOMES = ("2xx", "4xx", "5xx")
 BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bandit_serve import __version__
-from bandit_serve.names import Name
+from bandit_serve.base.names import Name
 from bandit_serve.server.examples import examples_of
 from bandit_serve.server.problems import PROBLEM_TYPE, TITLES, Problem
 from bandit_serve.server.route import Entries, Query, Route

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
-from bandit_serve.decisions.messages import (
+from bandit_serve.api.decisions import (
     DecideBatch,
     DecideRequest,
     PredictBatch,
     PredictRequest,
     ScoreRequest,
 )
-from bandit_serve.experiment import (
+from bandit_serve.api.rewards import RewardsRequest
+from bandit_serve.experiments.spec import (
     LARGEST_VALUE,
     MAX_ARMS,
     MAX_SAMPLES,
@@ -31,7 +32,6 @@ from bandit_serve.policies import POLICIES, ContextualPolicy, Thompson
 from bandit_serve.policies.contextual import LEAST_PRECISION, MOST_PRECISION
 from bandit_serve.policies.policy import MOST_PSEUDO
 from bandit_serve.policies.thompson import LIKELIHOODS
-from bandit_serve.rewards.messages import RewardsRequest
 from bandit_serve.server.handlers.experiments import ArmRequest, StopRequest
 from bandit_serve.server.handlers.models import PatchRequest, Upload
 

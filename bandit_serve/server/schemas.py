@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from bandit_serve.names import TEXT_END
+from bandit_serve.base.names import TEXT_END
 from bandit_serve.server.problems import Problem
 from bandit_serve.server.route import Entries
 from bandit_serve.server.rules import BEYOND, FORMS, RULES, Form

@@ -14,39 +14,40 @@ from collections.abc import Collection, Coroutine, Sequence
 
 import msgspec
 
-from bandit_serve import events
+from bandit_serve.api.decisions import ModelName
+from bandit_serve.base.clock import now_ms, rfc3339
+from bandit_serve.base.troubles import Trouble, Troubles
+from bandit_serve.changes.changes import Changes
+from bandit_serve.changes.experiments import ExperimentChanges
+from bandit_serve.changes.models import ModelChanges
 from bandit_serve.decisions.decisions import Decisions
 from bandit_serve.decisions.flush import Flusher
-from bandit_serve.decisions.messages import ModelName
 from bandit_serve.decisions.refresh import Refresher
 from bandit_serve.decisions.shadows import Shadows
 from bandit_serve.errors import BanditServeError, ModelLost, StoreUnavailable, in_full
-from bandit_serve.experiment import Record
-from bandit_serve.log.artifacts import open_artifacts
-from bandit_serve.log.census import WorkerCard
-from bandit_serve.log.changes import Changes
-from bandit_serve.log.experiment_changes import ExperimentChanges
-from bandit_serve.log.heard import say_heard
-from bandit_serve.log.keeper import Keeper, load_keyring
-from bandit_serve.log.local_keeper import LocalKeeper
-from bandit_serve.log.local_snapshots import LocalSnapshots
-from bandit_serve.log.model_changes import ModelChanges
-from bandit_serve.log.results_log import ResultsLog
-from bandit_serve.log.tail import GATHER_S, Tail
-from bandit_serve.models.loaded import LoadedModels, Reference
-from bandit_serve.models.top_k_cache import TopKCache
-from bandit_serve.replica import Replica
+from bandit_serve.experiments.spec import Record
+from bandit_serve.folds.replica import Replica
+from bandit_serve.log import events
+from bandit_serve.log.offset import Offset
+from bandit_serve.log.owner import name_of
+from bandit_serve.log.token import Keyring
+from bandit_serve.registry.artifact_store import open_artifacts
+from bandit_serve.registry.loaded import LoadedModels, Reference
+from bandit_serve.registry.top_k_cache import TopKCache
+from bandit_serve.replication.acknowledgements import say_heard
+from bandit_serve.replication.census import WorkerCard
+from bandit_serve.replication.keyring import load_keyring
+from bandit_serve.replication.local_snapshots import LocalSnapshots
+from bandit_serve.replication.results_log import ResultsLog
+from bandit_serve.replication.tail import GATHER_S, Tail
 from bandit_serve.rewards.rewards import Rewards
 from bandit_serve.server.metrics import Counters
 from bandit_serve.server.tasks import Tasks
 from bandit_serve.settings import Settings
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.offset import Offset
-from bandit_serve.store.owner import name_of
 from bandit_serve.store.store import Store
-from bandit_serve.times import now_ms, rfc3339
-from bandit_serve.token import Keyring
-from bandit_serve.troubles import Trouble, Troubles
+from bandit_serve.upkeep.keeper import Keeper
+from bandit_serve.upkeep.local_keeper import LocalKeeper
 
 log = logging.getLogger(__name__)
 

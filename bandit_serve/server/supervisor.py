@@ -18,9 +18,10 @@ from types import FrameType
 
 import msgspec
 
+from bandit_serve.base.private_files import own_folder
+from bandit_serve.base.terminal import print_line
 from bandit_serve.errors import BanditServeError, StoreRefused, StoreUnavailable, in_full
-from bandit_serve.log.local_snapshots import LocalSnapshots
-from bandit_serve.own_files import own_folder
+from bandit_serve.replication.local_snapshots import LocalSnapshots
 from bandit_serve.server.backoff import Backoff
 from bandit_serve.server.beats import Beats
 from bandit_serve.server.learners import Learners
@@ -40,7 +41,6 @@ from bandit_serve.store import PrivateServer
 from bandit_serve.store.facts import StoreFacts
 from bandit_serve.store.failures import READ_ONLY
 from bandit_serve.store.store import Store
-from bandit_serve.terminal import print_line
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 
+from bandit_serve.base.troubles import Troubles
 from bandit_serve.errors import LogLost
 from bandit_serve.server.backoff import Backoff
 from bandit_serve.server.ending import end
-from bandit_serve.troubles import Troubles
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast
 import msgspec
 from aiohttp import hdrs, web
 
+from bandit_serve.base.mistakes import MAX_MISTAKES
+from bandit_serve.base.turns import Turn
+from bandit_serve.base.validation import Every, invalid, reread, told
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
-from bandit_serve.mistakes import MAX_MISTAKES
 from bandit_serve.server.arrival import arriving
 from bandit_serve.server.repeated import repeated_keys
-from bandit_serve.turn import Turn
-from bandit_serve.validation import Every, invalid, reread, told
 
 T = TypeVar("T")
 

@@ -21,9 +21,9 @@ import msgspec
 import uvloop
 from aiohttp import web
 
+from bandit_serve.base.process_log import log_to_stderr
 from bandit_serve.errors import StoreRefused, StoreUnavailable, UsageError, in_full
-from bandit_serve.logs import log_to_stderr
-from bandit_serve.parent import end_with_parent
+from bandit_serve.processes.parent import end_with_parent
 from bandit_serve.server.admission import Admission, is_loopback
 from bandit_serve.server.app import ROUTE_LABELS, make_app
 from bandit_serve.server.beats import Beats

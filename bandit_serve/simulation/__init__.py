@@ -4,10 +4,10 @@
 """
 
 from bandit_serve.simulation.description import ENVIRONMENTS, Simulation
-from bandit_serve.simulation.environment import Block, Environment
 from bandit_serve.simulation.standing import Report, report
 from bandit_serve.simulation.trial import Trial, run_trial
 from bandit_serve.simulation.trials import run_trials
+from bandit_serve.simulation.worlds.environment import Block, Environment
 
 __all__ = [
     "ENVIRONMENTS",

@@ -11,7 +11,7 @@ from msgspec import Struct
 from bandit_serve.errors import BanditServeError, InvalidInput
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.serving import default_floor
-from bandit_serve.simulation.environment import Environment, require
+from bandit_serve.simulation.worlds.environment import Environment, require
 
 MOST_NAME = 60
 

@@ -10,8 +10,8 @@ from msgspec import Meta, Struct
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from bandit_serve.experiment import MAX_ARMS, MAX_WINDOW_MS
-from bandit_serve.simulation.environment import Environment, require
+from bandit_serve.experiments.spec import MAX_ARMS, MAX_WINDOW_MS
+from bandit_serve.simulation.worlds.environment import Environment, require
 
 DECISION_MS = 1_000
 """Simulated log time between two decisions."""

@@ -8,17 +8,17 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from bandit_serve.base.validation import field_error
 from bandit_serve.errors import BanditServeError, FieldError, InvalidInput
-from bandit_serve.simulation.bernoulli import Bernoulli
 from bandit_serve.simulation.contender import Contender, all_that_fit
-from bandit_serve.simulation.counts import Counts
 from bandit_serve.simulation.delay import Delay
-from bandit_serve.simulation.environment import Environment, require
-from bandit_serve.simulation.gaussian import Gaussian
-from bandit_serve.simulation.linear import Linear
-from bandit_serve.simulation.logistic import Logistic
-from bandit_serve.simulation.supervised import Supervised
-from bandit_serve.validation import field_error
+from bandit_serve.simulation.worlds.bernoulli import Bernoulli
+from bandit_serve.simulation.worlds.counts import Counts
+from bandit_serve.simulation.worlds.environment import Environment, require
+from bandit_serve.simulation.worlds.gaussian import Gaussian
+from bandit_serve.simulation.worlds.linear import Linear
+from bandit_serve.simulation.worlds.logistic import Logistic
+from bandit_serve.simulation.worlds.supervised import Supervised
 
 ENVIRONMENTS: dict[str, type[Environment]] = {
     each.kind: each for each in (Bernoulli, Gaussian, Counts, Linear, Logistic, Supervised)

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.random import Generator, SeedSequence, default_rng
 from numpy.typing import NDArray
 
-from bandit_serve.events import REWARD, Change, Changed, Exposed, Rewarded, Tick
-from bandit_serve.experiment import Arm, Attribution, Experiment, Metric, Record, validated
-from bandit_serve.live import LiveExperiment
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, validated
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.log.events import REWARD, Change, Changed, Exposed, Rewarded, Tick
+from bandit_serve.log.offset import Offset
 from bandit_serve.simulation.delay import DECISION_MS, Delay
-from bandit_serve.simulation.environment import Block, Environment
-from bandit_serve.store.offset import Offset
+from bandit_serve.simulation.worlds.environment import Block, Environment
 
 INCARNATION = 1
 

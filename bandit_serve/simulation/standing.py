@@ -12,9 +12,9 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from bandit_serve.simulation.contender import Contender
-from bandit_serve.simulation.context_free import ContextFree
 from bandit_serve.simulation.description import Simulation
 from bandit_serve.simulation.trial import Trial, checkpoints
+from bandit_serve.simulation.worlds.context_free import ContextFree
 
 
 class Estimate(Struct, frozen=True):

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from bandit_serve.simulation.contender import Contender
 from bandit_serve.simulation.delay import DECISION_MS
 from bandit_serve.simulation.description import Simulation
-from bandit_serve.simulation.environment import Block
 from bandit_serve.simulation.served import served
+from bandit_serve.simulation.worlds.environment import Block
 
 EVEN_POINTS = 200
 LOG_POINTS = 100

@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context
 
 from bandit_serve.errors import BanditServeError
-from bandit_serve.parent import end_with_parent
+from bandit_serve.processes.parent import end_with_parent
 from bandit_serve.simulation.description import Simulation
 from bandit_serve.simulation.trial import Trial, run_trial
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bandit_serve.store.owner import MARK
+from bandit_serve.log.owner import MARK
 
 COMMON = ".common"
 

@@ -24,10 +24,10 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
+from bandit_serve.base.private_files import open_own, own_folder
 from bandit_serve.errors import StoreUnavailable, UsageError
-from bandit_serve.own_files import open_own, own_folder
+from bandit_serve.processes.child import start_child
 from bandit_serve.store.binary import find_server
-from bandit_serve.store.child import start_child
 
 TIMEOUT_S = 30.0
 STOP_GRACE_S = 5.0

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bandit_serve.errors import StoreUnavailable
-from bandit_serve.events import REWARD
+from bandit_serve.log.events import REWARD
+from bandit_serve.log.offset import START, Offset
 from bandit_serve.store import scripts
 from bandit_serve.store.calls import Calls
 from bandit_serve.store.clock import TOLERANCE_MS, LogClock, even_ns
@@ -22,7 +23,6 @@ from bandit_serve.store.connection import open_client, open_tail_client, renew
 from bandit_serve.store.facts import StoreFacts, check, inspect
 from bandit_serve.store.failures import BUSY, CANNOT_SAVE, CLOCK, FULL, READ_ONLY, SLOW, translate_errors
 from bandit_serve.store.keys import COMMON, Keys
-from bandit_serve.store.offset import START, Offset
 from bandit_serve.store.outages import Outages
 
 GRACE_MS = 60_000

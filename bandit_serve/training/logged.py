@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bandit_serve import events
 from bandit_serve.errors import InvalidInput
-from bandit_serve.experiment import Experiment
-from bandit_serve.repairs import Repairs
-from bandit_serve.store.offset import START
+from bandit_serve.experiments.spec import Experiment
+from bandit_serve.log import events
+from bandit_serve.log.offset import START
+from bandit_serve.log.repairs import Repairs
 from bandit_serve.store.store import Store
 from bandit_serve.training.dataset import DataSet
+from bandit_serve.training.learning.reward_log import Rating, RewardLog
 from bandit_serve.training.rating_rule import rule_of
 from bandit_serve.training.ratings import Ratings
-from bandit_serve.training.reward_log import Rating, RewardLog
 
 READ_COUNT = 500
 

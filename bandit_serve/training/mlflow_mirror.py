@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bandit_serve.concealed import concealed, know_secrets_of, shown_url
+from bandit_serve.base.extras import require
+from bandit_serve.base.secrets import concealed, know_secrets_of, shown_url
 from bandit_serve.errors import BanditServeError, InvalidInput, NotFound, Unavailable
-from bandit_serve.extras import require
 from bandit_serve.models.artifact import ArtifactStore
-from bandit_serve.models.registry import RegisteredModel, Version
+from bandit_serve.registry.registry import RegisteredModel, Version
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 OURS = "bandit_serve.version"

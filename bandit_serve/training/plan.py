@@ -9,13 +9,13 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct, field
 
+from bandit_serve.base.names import is_name
+from bandit_serve.base.validation import invalid
 from bandit_serve.errors import InvalidInput
 from bandit_serve.models.family import FAMILIES
-from bandit_serve.names import is_name
 from bandit_serve.training.columns import Columns
 from bandit_serve.training.gates import Gate
 from bandit_serve.training.space import LogUniform, Space, Uniform, Whole, check_space
-from bandit_serve.validation import invalid
 
 METRICS = ("rmse", "mae", "precision", "recall", "ndcg", "coverage")
 RANGES = {"uniform": Uniform, "loguniform": LogUniform, "whole": Whole}

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from bandit_serve.extras import require
+from bandit_serve.base.extras import require
 from bandit_serve.training.plan import Search
 from bandit_serve.training.trial import Trial
 

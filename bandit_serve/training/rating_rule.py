@@ -8,7 +8,7 @@ import re
 from msgspec import Struct
 
 from bandit_serve.errors import UsageError
-from bandit_serve.experiment import Experiment
+from bandit_serve.experiments.spec import Experiment
 
 NUMBER = r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
 TOLD = re.compile(rf"(?:({NUMBER})\s*([+-])\s*)?(?:({NUMBER})\s*\*\s*)?(\S+)")

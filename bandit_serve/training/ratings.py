@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve._ids import id_text
-from bandit_serve._learner import LARGEST_RATING
 from bandit_serve.errors import InvalidInput, NotFound
+from bandit_serve.models._ids import id_text
+from bandit_serve.models._learner import LARGEST_RATING
 from bandit_serve.models.model import Features
 from bandit_serve.training.cells import Numbers, identity, seconds
 from bandit_serve.training.columns import Columns, Places, find_columns

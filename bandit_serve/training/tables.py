@@ -13,8 +13,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, Protocol, cast
 
+from bandit_serve.base.extras import require
 from bandit_serve.errors import InvalidInput, NotFound
-from bandit_serve.extras import require
 
 GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
 PARQUET_ENDINGS = frozenset({".parquet", ".pq", ".parq"})

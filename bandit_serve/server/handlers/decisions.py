@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 from msgspec import UNSET
 
-from bandit_serve.decisions.messages import (
+from bandit_serve.api.decisions import (
     MAX_BATCH,
     MAX_BATCH_ITEMS,
     Context,
@@ -21,6 +21,7 @@ from bandit_serve.decisions.messages import (
     RawBatch,
     ScoreRequest,
 )
+from bandit_serve.base.turns import Turn
 from bandit_serve.errors import (
     BanditServeError,
     Conflict,
@@ -45,7 +46,6 @@ from bandit_serve.server.wire import (
     negotiated,
 )
 from bandit_serve.store.keys import COMMON
-from bandit_serve.turn import Turn
 
 COLUMNS_OR_REQUESTS = "expected either requests or units"
 # Of an answer, beside its names and its payload: fields, numbers and a token, and what each feature adds to that.

@@ -8,15 +8,15 @@ from typing import Annotated
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from bandit_serve.experiment import Arm, Experiment, Policy, Ramp
-from bandit_serve.live import LiveExperiment
-from bandit_serve.log.experiment_mistakes import mistakes_of_policy
-from bandit_serve.names import Name
+from bandit_serve.api.views import experiment_view, history_view, known_experiments, view_of
+from bandit_serve.base.names import Name
+from bandit_serve.changes.experiment_mistakes import mistakes_of_policy
+from bandit_serve.experiments.spec import Arm, Experiment, Policy, Ramp
+from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.results import report
 from bandit_serve.server.page import page
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Body, actor, answer, answer_in_turns, revision
-from bandit_serve.views import experiment_view, history_view, known_experiments, view_of
 
 Reason = Annotated[str, Meta(max_length=1_000)]
 

@@ -10,18 +10,7 @@ import msgspec
 from aiohttp import BodyPartReader, web
 from msgspec import Meta, Struct
 
-from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
-from bandit_serve.log.model_changes import require_name
-from bandit_serve.models.catalogue import CONDITION_PATTERN, find_versions
-from bandit_serve.models.family import FAMILIES
-from bandit_serve.models.registry import VersionStatus
-from bandit_serve.names import Name
-from bandit_serve.own_files import said_when_full
-from bandit_serve.server.arrival import Multipart
-from bandit_serve.server.page import limit_of, page
-from bandit_serve.server.service import Service
-from bandit_serve.server.wire import JSON, Body, actor, answer, answer_in_turns, require_once, reread_body
-from bandit_serve.views import (
+from bandit_serve.api.views import (
     LoadedBy,
     compare_versions,
     model_history_view,
@@ -29,6 +18,17 @@ from bandit_serve.views import (
     model_view,
     version_view,
 )
+from bandit_serve.base.names import Name
+from bandit_serve.base.private_files import said_when_full
+from bandit_serve.changes.models import require_name
+from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
+from bandit_serve.models.family import FAMILIES
+from bandit_serve.registry.catalogue import CONDITION_PATTERN, find_versions
+from bandit_serve.registry.registry import VersionStatus
+from bandit_serve.server.arrival import Multipart
+from bandit_serve.server.page import limit_of, page
+from bandit_serve.server.service import Service
+from bandit_serve.server.wire import JSON, Body, actor, answer, answer_in_turns, require_once, reread_body
 
 MAX_METADATA_BYTES = 65_536
 DEFAULT_PAGE = 100

@@ -13,17 +13,17 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve import __version__
+from bandit_serve.api.rewards import Verdict
+from bandit_serve.api.views import AlarmView, SetAsideView, alarm_view, set_aside_view
+from bandit_serve.base.clock import rfc3339
+from bandit_serve.base.troubles import Trouble
 from bandit_serve.errors import NotBuilt, Unavailable
-from bandit_serve.experiment import Status
-from bandit_serve.live import LiveExperiment
-from bandit_serve.log.census import living
-from bandit_serve.rewards.messages import Verdict
+from bandit_serve.experiments.spec import Status
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.replication.census import living
 from bandit_serve.server.metrics import ServiceCollector, counted, exposition
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Pairs, answer, answer_in_turns
-from bandit_serve.times import rfc3339
-from bandit_serve.troubles import Trouble
-from bandit_serve.views import AlarmView, SetAsideView, alarm_view, set_aside_view
 
 
 class Health(Struct, frozen=True):

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import UNSET
 
+from bandit_serve.api.rewards import MAX_REWARDS, Reward, RewardsRequest, Verdict, report
 from bandit_serve.errors import FieldError, InvalidInput, InvalidToken, Late, NotFound
-from bandit_serve.rewards.messages import MAX_REWARDS, Reward, RewardsRequest, Verdict, report
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Body, Entries, Reply, negotiated
 

@@ -1,0 +1,131 @@
+"""What comes in for a decision or a prediction, and what goes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from bandit_serve.base.names import GivenName, OutsideName
+from bandit_serve.experiments.spec import MAX_ARMS
+
+MAX_BATCH = 10_000
+MAX_ITEMS = 10_000
+MAX_K = 1_000
+# Over all requests of a batch, of `item_ids` and `k` together.
+MAX_BATCH_ITEMS = 100_000
+MAX_CONTEXT = 1_000
+MAX_REQUEST_FEATURES = 10_000
+
+Context = Annotated[dict[str, float | str | bool | None], Meta(max_length=MAX_CONTEXT)]
+Eligible = Annotated[list[GivenName], Meta(max_length=MAX_ARMS, extra_json_schema={"minItems": 1})]
+Items = Annotated[list[OutsideName], Meta(max_length=MAX_ITEMS)]
+Texts = Annotated[list[str], Meta(max_length=MAX_REQUEST_FEATURES)]
+NamedFeatures = Annotated[dict[str, float | str | bool | Texts], Meta(max_length=MAX_REQUEST_FEATURES)]
+NumberedFeatures = Annotated[list[float], Meta(max_length=MAX_REQUEST_FEATURES)]
+
+
+class DecideRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    unit: OutsideName | None = None
+    context: Context | None = None
+    eligible: Eligible | None = None
+
+
+class ScoreRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """One of `item_id`, `item_ids` and `k`. `exclude` goes with `k`."""
+
+    user_id: OutsideName
+    item_id: OutsideName | None = None
+    item_ids: Annotated[list[OutsideName], Meta(min_length=1, max_length=MAX_ITEMS)] | None = None
+    k: Annotated[int, Meta(ge=1, le=MAX_K)] | None = None
+    exclude: Items = []
+    features: NamedFeatures | NumberedFeatures | None = None
+
+
+class PredictRequest(ScoreRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A decision, then its arm's prediction; `unit` is `user_id` unless it is given."""
+
+    unit: OutsideName | None = None
+    context: Context | None = None
+    eligible: Eligible | None = None
+
+
+class DecideBatch(Struct, frozen=True, forbid_unknown_fields=True):
+    """Either `requests`, or the columnar form: `units`."""
+
+    requests: Annotated[list[DecideRequest], Meta(max_length=MAX_BATCH)] | UnsetType = UNSET
+    units: Annotated[list[OutsideName], Meta(max_length=MAX_BATCH)] | UnsetType = UNSET
+    contexts: Annotated[list[Context | None], Meta(max_length=MAX_BATCH)] | None = None
+
+
+class PredictBatch(Struct, frozen=True, forbid_unknown_fields=True):
+    requests: Annotated[list[PredictRequest], Meta(max_length=MAX_BATCH)]
+
+
+class RawBatch(Struct, frozen=True, forbid_unknown_fields=True):
+    """A `DecideBatch` whose entries are as they came, to be read one by one."""
+
+    requests: Annotated[list[Raw], Meta(max_length=MAX_BATCH)] | UnsetType = UNSET
+    units: Annotated[list[str], Meta(max_length=MAX_BATCH)] | UnsetType = UNSET
+    contexts: Annotated[list[Raw], Meta(max_length=MAX_BATCH)] | None = None
+
+
+class ModelName(Struct, frozen=True):
+    id: str
+    version: str
+
+
+class ScoredItem(Struct, frozen=True):
+    item_id: str
+    score: float
+
+
+class Decided(Struct, frozen=True):
+    """`propensity` is the probability with which `arm` was to be drawn; `decision_id` goes with the rewards."""
+
+    decision_id: str | None
+    experiment: str
+    arm: str
+    propensity: float
+    model: ModelName | None
+    payload: Any
+
+
+class Predicted(Struct, frozen=True):
+    decision_id: str | None
+    experiment: str
+    arm: str
+    propensity: float
+    model: ModelName | None
+    payload: Any
+    prediction: float | UnsetType = UNSET
+    predictions: list[float] | UnsetType = UNSET
+    items: list[ScoredItem] | UnsetType = UNSET
+
+
+class DecidedColumns(Struct, frozen=True):
+    """Decision i was for `units[i]`; `arms[i]` is an index into `arm_names`."""
+
+    decision_ids: Sequence[str | None]
+    arms: list[int]
+    propensities: list[float]
+    arm_names: list[str]
+
+
+class Scored(Struct, frozen=True):
+    """A prediction without an experiment.
+
+    `cached` says that it was not computed for this request; `confidence`, 0 to 1, how much is known of the pair.
+    """
+
+    user_id: str
+    model_id: str
+    model_version: str
+    latency_ms: float
+    cached: bool
+    item_id: str | UnsetType = UNSET
+    prediction: float | UnsetType = UNSET
+    confidence: float | UnsetType = UNSET
+    predictions: list[float] | UnsetType = UNSET
+    items: list[ScoredItem] | UnsetType = UNSET

@@ -1,0 +1,114 @@
+"""Configuration changes: look at the state, decide, append if nobody was quicker, see it applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from bandit_serve.errors import Conflict, InvalidInput, PreconditionFailed
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica, set_aside
+from bandit_serve.log import events
+from bandit_serve.log.events import Changed
+from bandit_serve.log.offset import Offset
+from bandit_serve.log.repairs import deletion
+from bandit_serve.registry.registry import (
+    ANNOUNCED,
+    MODEL,
+    REPAIRED,
+    ExperimentAnnounced,
+    ModelChanged,
+    Registry,
+)
+from bandit_serve.replication.acknowledgements import heard_everywhere
+from bandit_serve.replication.tail import Tail
+from bandit_serve.store.keys import COMMON
+from bandit_serve.store.store import Store
+
+ATTEMPTS = 16
+
+
+class Changes:
+    """Every change is compared and set against the revision that it was decided on."""
+
+    def __init__(self, store: Store, replica: Replica, tail: Tail) -> None:
+        self._store = store
+        self._replica = replica
+        self._tail = tail
+
+    async def create(self, event: Changed) -> LiveExperiment:
+        """A new experiment; `Conflict` when its name is taken.
+
+        Its log is announced first: an announcement without a log is harmless, a log that nobody reads is not.
+        """
+        name = event.record.experiment.id
+        if name in self._replica.experiments:
+            raise Conflict(f"There is already an experiment {name!r}.")
+        owner = self._replica.registry.owner(name)
+        announcement, creation = _encoded(ExperimentAnnounced(owner)), _encoded(event)
+        await self._store.append(COMMON, ANNOUNCED, announcement)
+        offset = await self._store.append_change(owner, 0, events.CHANGED, creation)
+        if offset is None:
+            raise Conflict(f"There is already an experiment {name!r}.")
+        await self._settle(owner, offset)
+        return self._replica.experiment(name)
+
+    async def delete(self, owner: str, who: str, reason: str | None) -> None:
+        """For good. What its log and all else of it takes in the store is freed later, by the lease holder."""
+        event = _encoded(deletion(owner, who, reason))
+        await self._settle(COMMON, await self._store.append(COMMON, REPAIRED, event))
+
+    async def experiment(
+        self, name: str, decide: Callable[[LiveExperiment], Changed], if_match: int | None = None
+    ) -> LiveExperiment:
+        """Appends what `decide` makes of the present state; `if_match` is the ETag that the caller knows."""
+        for _ in range(ATTEMPTS):
+            owner = self._replica.registry.owner(name)
+            await self._tail.catch_up(owner)
+            live = self._replica.experiment(name)
+            require_etag(live, if_match)
+            event = _encoded(decide(live).without(live.record))
+            offset = await self._store.append_change(owner, live.record.revision, events.CHANGED, event)
+            if offset is not None:
+                await self._settle(owner, offset)
+                return self._replica.experiment(name)
+        raise Conflict(f"The experiment {name!r} is being changed by others; try again.")
+
+    async def models(self, decide: Callable[[Registry], ModelChanged | None]) -> ModelChanged | None:
+        """Appends what `decide` makes of the registry; None when it found nothing to do."""
+        for _ in range(ATTEMPTS):
+            await self._tail.catch_up(COMMON)
+            if COMMON in self._replica.aside:
+                raise set_aside(COMMON, self._replica.aside[COMMON])
+            registry = self._replica.registry
+            change = decide(registry)
+            if change is None:
+                return None
+            offset = await self._store.append_change(COMMON, registry.revision, MODEL, _encoded(change))
+            if offset is not None:
+                await self._settle(COMMON, offset)
+                return change
+        raise Conflict("The registry is being changed by others; try again.")
+
+    async def _settle(self, owner: str, offset: Offset) -> None:
+        """Returns when this process and every worker that lives have applied what was appended."""
+        await self._tail.reach(owner, offset)
+        await heard_everywhere(self._store, owner, offset)
+
+
+def require_etag(live: LiveExperiment, if_match: int | None) -> None:
+    """`PreconditionFailed` unless `if_match` is the experiment's ETag, or None."""
+    if if_match is not None and if_match != live.etag:
+        raise PreconditionFailed(
+            f"The experiment {live.experiment.id!r} is at revision {live.record.revision}, not at what If-Match "
+            "names; read it again."
+        )
+
+
+def _encoded(event: Struct) -> bytes:
+    """JSON's whole numbers, in what callers attach to a model, may be too large for MessagePack."""
+    try:
+        return events.encode(event)
+    except OverflowError:
+        raise InvalidInput("Expected whole numbers of at most 64 bits.") from None

@@ -1,0 +1,420 @@
+"""What may be done to experiments, whoever asks: made, started, paused, stopped, deleted, given another policy or other
+arms, and as drafts changed whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from bandit_serve.base.mistakes import expected_one_of
+from bandit_serve.changes.changes import Changes, require_etag
+from bandit_serve.changes.experiment_mistakes import Check, every_mistake, with_all
+from bandit_serve.changes.promotion import promote_winner
+from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotBuilt, NotFound
+from bandit_serve.experiments.spec import (
+    Arm,
+    ArmStatus,
+    Experiment,
+    Policy,
+    Ramp,
+    Record,
+    Standing,
+    Status,
+    may,
+    require_payloads,
+    validated,
+)
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
+from bandit_serve.log.events import Change, Changed
+from bandit_serve.log.owner import name_of
+from bandit_serve.policies.serving import from_experiment, require_pseudo_means
+from bandit_serve.registry.loaded import LoadedModels
+from bandit_serve.registry.registry import SERVABLE, Registry
+from bandit_serve.replication.tail import Tail
+from bandit_serve.store.store import Store
+
+
+class ExperimentChanges:
+    """Each returns the experiment as it is from then on.
+
+    `who` and `reason` are for the history, `if_match` is the ETag that the caller knows. `NotFound`,
+    `Conflict` where the present state does not allow it, `PreconditionFailed`, `InvalidInput`.
+    """
+
+    def __init__(
+        self, store: Store, replica: Replica, tail: Tail, changes: Changes, models: LoadedModels
+    ) -> None:
+        self._store = store
+        self._replica = replica
+        self._tail = tail
+        self._changes = changes
+        self._models = models
+
+    async def known(self, name: str) -> LiveExperiment:
+        """The experiment, as far as its log goes now; `NotFound`."""
+        await self._tail.hear_news(name)
+        return self._replica.experiment(name)
+
+    async def create(self, experiment: Experiment, who: str) -> LiveExperiment:
+        # Its payloads, which may be many, are looked into: a thread lets others have their turn.
+        await self._tail.hear_news(experiment.id)
+        experiment = await asyncio.to_thread(servable, experiment, self._further())
+        now_ms = await self._store.time_ms()
+        record = Record(
+            experiment=experiment,
+            uid=secrets.randbits(63) + 1,
+            status="draft",
+            revision=1,
+            created_ms=now_ms,
+            updated_ms=now_ms,
+        )
+        return await self._changes.create(Changed(record, Change("create", who)))
+
+    def mistakes(self, name: str | None = None) -> Callable[[Any], list[FieldError]]:
+        """Of a document that is no experiment: everything that is wrong with it; `name` is what it must have."""
+        return partial(every_mistake, further=self._further(name))
+
+    def _further(self, name: str | None = None) -> tuple[Check, ...]:
+        versions = partial(require_versions, registry=self._replica.registry)
+        return (require_payloads, versions, *(() if name is None else (partial(require_id, name),)))
+
+    async def put(
+        self, name: str, experiment: Experiment, who: str, *, if_match: int | None = None
+    ) -> LiveExperiment:
+        """A draft as another one, of the same name; what was done to its arms is gone with them."""
+        await self.known(name)
+        experiment = await asyncio.to_thread(servable, experiment, self._further(name))
+        now_ms = await self._store.time_ms()
+
+        def decide(live: LiveExperiment) -> Changed:
+            record = live.record
+            if record.status != "draft":
+                raise Conflict(
+                    f"The experiment {name!r} is {record.status}; only a draft can be changed whole."
+                )
+            changed = msgspec.structs.replace(
+                record,
+                experiment=experiment,
+                revision=record.revision + 1,
+                updated_ms=now_ms,
+                standings=(),
+            )
+            return Changed(changed, Change("put", who))
+
+        return await self._changes.experiment(name, decide, if_match)
+
+    async def delete(
+        self, name: str, who: str, *, reason: str | None = None, if_match: int | None = None
+    ) -> None:
+        """A draft, or one that is stopped or was given up: for good. Another may have the name from then on.
+
+        A draft is stopped first, so that nobody starts it meanwhile; one that is stopped does not change any more.
+        """
+        await self._tail.hear_news(name)
+        # This one, and none that may have the name by the time that it is gone.
+        owner = self._replica.registry.owner(name)
+        aside = self._replica.aside.get(name)
+        if aside is None or not aside.given_up:
+            live = self._replica.experiment(name)
+            require_etag(live, if_match)
+            if live.record.status != "stopped":
+                live = await self._end_draft(owner, who, reason, if_match)
+            # What it has won is not lost with it.
+            with contextlib.suppress(NotFound, Conflict):
+                await promote_winner(self._changes, live.record)
+        await self._changes.delete(owner, who, reason)
+
+    async def _end_draft(
+        self, owner: str, who: str, reason: str | None, if_match: int | None
+    ) -> LiveExperiment:
+        name, now_ms = name_of(owner), await self._store.time_ms()
+
+        def decide(live: LiveExperiment) -> Changed:
+            record = live.record
+            if live.owner != owner:
+                raise NotFound(f"The experiment {name!r} has been deleted meanwhile, and made again.")
+            if record.status not in ("draft", "stopped"):
+                raise Conflict(f"The experiment {name!r} is {record.status}; stop it before it is deleted.")
+            ended = msgspec.structs.replace(
+                record,
+                status="stopped",
+                revision=record.revision + 1,
+                updated_ms=now_ms,
+                stopped_ms=record.stopped_ms or now_ms,
+            )
+            return Changed(ended, Change("delete", who, reason))
+
+        return await self._changes.experiment(name, decide, if_match)
+
+    async def start(
+        self, name: str, who: str, *, reason: str | None = None, if_match: int | None = None
+    ) -> LiveExperiment:
+        """Loads the arms' models first: that one can not serve is better known before the first request."""
+        live = await self.known(name)
+        statuses = live.record.arm_statuses
+        for arm in live.experiment.arms:
+            if statuses[arm.name] != "removed":
+                await self._load(arm)
+        return await self._move(name, "start", "running", who, reason, if_match)
+
+    async def pause(
+        self, name: str, who: str, *, reason: str | None = None, if_match: int | None = None
+    ) -> LiveExperiment:
+        await self.known(name)
+        return await self._move(name, "pause", "paused", who, reason, if_match)
+
+    async def stop(
+        self,
+        name: str,
+        who: str,
+        *,
+        winner: str | None = None,
+        reason: str | None = None,
+        if_match: int | None = None,
+    ) -> LiveExperiment:
+        """For good. A winner with a model is promoted."""
+        live = await self.known(name)
+        if winner is not None:
+            require_winner(live.record, winner, self._replica.registry)
+        live = await self._move(name, "stop", "stopped", who, reason, if_match, winner)
+        await promote_winner(self._changes, live.record)
+        return live
+
+    async def change_policy(
+        self, name: str, policy: Policy, who: str, *, if_match: int | None = None
+    ) -> LiveExperiment:
+        # What is wrong at any revision is said before the revision is looked at.
+        servable(msgspec.structs.replace((await self.known(name)).experiment, policy=policy))
+        now_ms = await self._store.time_ms()
+
+        def decide(live: LiveExperiment) -> Changed:
+            record = live.record
+            if record.status == "stopped":
+                raise Conflict(f"The experiment {name!r} is stopped; its policy is final.")
+            experiment = record.experiment.with_policy(policy)
+            servable(experiment)
+            changed = msgspec.structs.replace(
+                record, experiment=experiment, revision=record.revision + 1, updated_ms=now_ms
+            )
+            return Changed(changed, Change("policy", who))
+
+        return await self._changes.experiment(name, decide, if_match)
+
+    async def add_arm(
+        self,
+        name: str,
+        arm: Arm,
+        who: str,
+        *,
+        ramp: Ramp | None = None,
+        reason: str | None = None,
+        if_match: int | None = None,
+    ) -> LiveExperiment:
+        """The arm comes after the others; its model is loaded first. With a ramp its share rises from now on."""
+        await self.known(name)
+        now_ms = await self._store.time_ms()
+
+        def added(record: Record) -> Record:
+            require_changeable(record)
+            if arm.name in record.experiment.arm_names:
+                raise Conflict(
+                    f"The experiment {name!r} has or had an arm {arm.name!r}; a name is not used again."
+                )
+            experiment = record.experiment.with_arm(arm)
+            if arm.payload is not None:
+                require_payloads(experiment)
+            from_experiment(experiment)
+            require_version(arm, "version", self._replica.registry)
+            since_ms = None if record.status == "draft" or ramp is None else now_ms
+            standing = Standing(ramp=ramp, ramp_since_ms=since_ms)
+            record = msgspec.structs.replace(record, experiment=experiment)
+            return record.with_standing(len(experiment.arms) - 1, standing)
+
+        added(self._replica.experiment(name).record)
+        await self._load(arm)
+        return await self._change_arms(
+            name, added, Change("add_arm", who, reason, arm.name), now_ms, if_match
+        )
+
+    async def remove_arm(
+        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
+    ) -> LiveExperiment:
+        """It is never drawn again; rewards of its decisions still count."""
+        return await self._stand(name, arm, "removed", Change("remove_arm", who, reason, arm), if_match)
+
+    async def pause_arm(
+        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
+    ) -> LiveExperiment:
+        return await self._stand(name, arm, "paused", Change("pause_arm", who, reason, arm), if_match)
+
+    async def resume_arm(
+        self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
+    ) -> LiveExperiment:
+        """Its model is loaded first."""
+        live = await self.known(name)
+        found = live.experiment.arms[_index(live.record, arm)]
+        if live.record.arm_statuses[arm] == "paused":
+            await self._load(found)
+        return await self._stand(name, arm, "active", Change("resume_arm", who, reason, arm), if_match)
+
+    async def _stand(
+        self, name: str, arm: str, to: ArmStatus, change: Change, if_match: int | None
+    ) -> LiveExperiment:
+        _index((await self.known(name)).record, arm)
+        now_ms = await self._store.time_ms()
+
+        def changed(record: Record) -> Record:
+            require_changeable(record)
+            k = _index(record, arm)
+            standing = record.standing(k)
+            if to != "active" and k == record.experiment.control_arm:
+                raise Conflict(
+                    f"The arm {arm!r} is control, which everything is compared with; it has to stay."
+                )
+            if standing.status == "removed" or standing.status == to:
+                raise Conflict(f"The arm {arm!r} of {name!r} is {standing.status} already.")
+            return record.with_standing(k, msgspec.structs.replace(standing, status=to))
+
+        return await self._change_arms(name, changed, change, now_ms, if_match)
+
+    async def _change_arms(
+        self,
+        name: str,
+        changed: Callable[[Record], Record],
+        change: Change,
+        now_ms: int,
+        if_match: int | None,
+    ) -> LiveExperiment:
+        def decide(live: LiveExperiment) -> Changed:
+            record = changed(live.record)
+            return Changed(
+                msgspec.structs.replace(record, revision=record.revision + 1, updated_ms=now_ms), change
+            )
+
+        return await self._changes.experiment(name, decide, if_match)
+
+    async def _load(self, arm: Arm) -> None:
+        if arm.model is not None and arm.version is not None:
+            await self._models.load(self._replica.registry.version(arm.model, arm.version))
+
+    async def _move(
+        self,
+        name: str,
+        move: str,
+        to: Status,
+        who: str,
+        reason: str | None,
+        if_match: int | None,
+        winner: str | None = None,
+    ) -> LiveExperiment:
+        now_ms = await self._store.time_ms()
+
+        def decide(live: LiveExperiment) -> Changed:
+            record = live.record
+            if not may(move, record.status):
+                raise Conflict(f"The experiment {name!r} is {record.status}; it can not {move}.")
+            changed = msgspec.structs.replace(
+                record,
+                status=to,
+                revision=record.revision + 1,
+                updated_ms=now_ms,
+                started_ms=now_ms if move == "start" and record.started_ms is None else record.started_ms,
+                stopped_ms=now_ms if move == "stop" else None,
+                winner=winner,
+            )
+            if move == "start" and record.started_ms is None:
+                changed = _ramps_begin(changed, now_ms)
+            return Changed(changed, Change(move, who, reason))
+
+        return await self._changes.experiment(name, decide, if_match)
+
+
+def servable(experiment: Experiment, further: Sequence[Check] = ()) -> Experiment:
+    """The experiment with its defaults; `InvalidInput` with everything for which no policy can serve it, or `NotBuilt`.
+
+    `further` is asked, too.
+    """
+    try:
+        checked = validated(experiment)
+        for check in (from_experiment, require_pseudo_means, *further):
+            check(checked)
+    except (InvalidInput, NotBuilt) as error:
+        raise with_all(error, experiment, further) from None
+    return checked
+
+
+def require_id(name: str, experiment: Experiment) -> None:
+    if experiment.id != name:
+        detail = f"expected {name!r}, as in the path: a name stays"
+        raise InvalidInput(f"id: {detail}.", [FieldError("id", detail)])
+
+
+def require_versions(experiment: Experiment, registry: Registry) -> None:
+    """`InvalidInput` that names every arm whose model or version is not registered."""
+    errors: list[FieldError] = []
+    for i, arm in enumerate(experiment.arms):
+        try:
+            require_version(arm, f"arms[{i}].version", registry)
+        except InvalidInput as error:
+            errors += error.errors
+    if errors:
+        raise InvalidInput(f"{errors[0].at}: {errors[0].detail}.", errors)
+
+
+def require_version(arm: Arm, at: str, registry: Registry) -> None:
+    """`InvalidInput` at `at` when the arm's model or version is not registered."""
+    if arm.model is not None and arm.version is not None:
+        try:
+            registry.version(arm.model, arm.version)
+        except NotFound as error:
+            detail = str(error).rstrip(".")
+            raise InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)]) from None
+
+
+def require_changeable(record: Record) -> None:
+    """`Conflict` for arms of an experiment that is over."""
+    if record.status == "stopped":
+        raise Conflict(f"The experiment {record.experiment.id!r} is stopped; its arms are final.")
+
+
+def require_winner(record: Record, winner: str, registry: Registry) -> None:
+    """`InvalidInput` unless `winner` is an arm that is still there, `Conflict` when its version can not be promoted."""
+    experiment = record.experiment
+    status = record.arm_statuses.get(winner, "removed")
+    if status == "removed":
+        there = [arm for arm, status in record.arm_statuses.items() if status != "removed"]
+        detail = f"{expected_one_of(winner, there)}, not {winner!r}"
+        if winner in experiment.arm_names:
+            detail = f"expected an arm that is still there, and {winner!r} was removed"
+        raise InvalidInput(f"winner: {detail}.", [FieldError("winner", detail)])
+    arm = experiment.arms[experiment.arm_names.index(winner)]
+    if arm.model is not None and arm.version is not None:
+        version = registry.version(arm.model, arm.version)
+        if version.status not in SERVABLE:
+            raise Conflict(
+                f"The winner's version {arm.version!r} is {version.status} and can not be promoted."
+            )
+
+
+def _index(record: Record, arm: str) -> int:
+    try:
+        return record.experiment.arm_names.index(arm)
+    except ValueError:
+        raise NotFound(f"The experiment {record.experiment.id!r} has no arm {arm[:128]!r}.") from None
+
+
+def _ramps_begin(record: Record, now_ms: int) -> Record:
+    """The ramps of arms that were added to the draft count from its start."""
+    standings = tuple(
+        standing if standing.ramp is None else msgspec.structs.replace(standing, ramp_since_ms=now_ms)
+        for standing in record.standings
+    )
+    return msgspec.structs.replace(record, standings=standings)

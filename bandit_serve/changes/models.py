@@ -1,0 +1,211 @@
+"""What may be done to models, whoever asks: versions registered, moved, rolled back, described."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, BinaryIO
+
+import msgspec
+
+from bandit_serve.base.names import NAME_PATTERN, is_name
+from bandit_serve.changes.changes import Changes
+from bandit_serve.errors import FieldError, InvalidInput, NotFound, StoreUnavailable
+from bandit_serve.folds.replica import Replica
+from bandit_serve.models.artifact import Received
+from bandit_serve.models.family import admit_model
+from bandit_serve.registry.agreement import Agreement, AgreementReport, report
+from bandit_serve.registry.catalogue import prunable
+from bandit_serve.registry.loaded import LoadedModels
+from bandit_serve.registry.registry import ModelChanged, RegisteredModel, Registry, Version, VersionStatus
+from bandit_serve.replication.census import living
+from bandit_serve.replication.tail import Tail
+from bandit_serve.store.keys import COMMON
+from bandit_serve.store.store import Store
+
+
+class ModelChanges:
+    """Each returns what it changed, as it is from then on.
+
+    `who` and `reason` are for the history. `NotFound`, `Conflict` where the present state does not allow it,
+    `InvalidInput`.
+    """
+
+    def __init__(
+        self, store: Store, replica: Replica, tail: Tail, changes: Changes, models: LoadedModels
+    ) -> None:
+        self._store = store
+        self._replica = replica
+        self._tail = tail
+        self._changes = changes
+        self._models = models
+
+    async def known(self) -> Registry:
+        """The registry, as far as its log goes now."""
+        await self._tail.hear_news(COMMON)
+        return self._replica.registry
+
+    async def register(
+        self,
+        model: str,
+        source: BinaryIO | str | os.PathLike[str],
+        who: str,
+        *,
+        version: str | None = None,
+        status: VersionStatus = "staged",
+        metrics: Mapping[str, float],
+        metadata: Mapping[str, Any],
+    ) -> Version:
+        """A version of a model file; `v1`, `v2`, … unless it is named. A file that is refused leaves nothing behind.
+
+        `InvalidArtifact`, `TooLarge` or `NotFound` for the file, `DiskFull` where there is no room for it.
+        """
+        require_name("model", model)
+        if version is not None:
+            require_name("version", version)
+        now_ms = await self._store.time_ms()
+
+        def decide(registry: Registry, sha256: str = "", size: int = 0, family: str = "") -> ModelChanged:
+            return registry.register(
+                Version(
+                    model=model,
+                    version=version or registry.next_version(model),
+                    status=status,
+                    sha256=sha256,
+                    size=size,
+                    family=family,
+                    created_ms=now_ms,
+                    updated_ms=now_ms,
+                    metrics=dict(metrics),
+                    metadata=dict(metadata),
+                ),
+                who,
+            )
+
+        # What would be refused whatever the file is, before it is copied and read.
+        decide(await self.known())
+        artifacts = self._models.artifacts
+        received = await asyncio.to_thread(artifacts.receive, source, check=admit_model)
+        try:
+            await asyncio.to_thread(artifacts.place, received)
+            about = received.sha256, received.size, received.family
+            change = await self._changes.models(lambda registry: decide(registry, *about))
+            assert change is not None
+            # Another upload of the same content may have been refused meanwhile, and its file taken back.
+            await asyncio.to_thread(artifacts.place, received)
+        except StoreUnavailable:
+            # Whether it is registered is not known: the copy stays, and `sweep` will see.
+            raise
+        except Exception:
+            await self._withdraw(received)
+            raise
+        await asyncio.to_thread(artifacts.forget, received)
+        return change.versions[0]
+
+    async def _withdraw(self, received: Received) -> None:
+        """Takes a file back, unless a version has its content: then the file stays, or comes back."""
+        artifacts = self._models.artifacts
+        if not await self._is_used(received.sha256):
+            await asyncio.to_thread(artifacts.withdraw, received)
+            if await self._is_used(received.sha256):
+                await asyncio.to_thread(artifacts.place, received)
+        await asyncio.to_thread(artifacts.forget, received)
+
+    async def _is_used(self, sha256: str) -> bool:
+        registry = await self.known()
+        return any(
+            version.sha256 == sha256 and not version.pruned
+            for model in registry.models.values()
+            for version in model.versions.values()
+        )
+
+    async def sweep(self) -> None:
+        """Takes back the files of uploads on this machine that came to no end, a day after they came."""
+        for received in await asyncio.to_thread(self._models.artifacts.left):
+            await self._withdraw(received)
+
+    async def set_status(
+        self, model: str, version: str, status: VersionStatus, who: str, *, reason: str | None = None
+    ) -> Version:
+        """What goes into production is loaded first."""
+        registry = await self.known()
+        if status == "production":
+            await self._models.load(registry.version(model, version))
+        now_ms = await self._store.time_ms()
+        await self._changes.models(
+            lambda registry: registry.move(model, version, status, now_ms=now_ms, who=who, reason=reason)
+        )
+        return self._replica.registry.version(model, version)
+
+    async def rollback(self, model: str, who: str, *, reason: str | None = None) -> RegisteredModel:
+        now_ms = await self._store.time_ms()
+        await self._changes.models(
+            lambda registry: registry.rollback(model, now_ms=now_ms, who=who, reason=reason)
+        )
+        return self._replica.registry.model(model)
+
+    async def prune(self, keep: int, who: str, *, dry_run: bool = False) -> list[Version]:
+        """Removes the files of versions that nothing needs (`prunable`); returns them. A dry run removes nothing."""
+        if keep < 0:
+            raise InvalidInput("keep must be 0 or more.")
+        await self._tail.hear_all_news()
+        registry = await self.known()
+        needed = {
+            (arm.model, arm.version)
+            for live in self._replica.experiments.values()
+            for arm in live.experiment.arms
+            if arm.model is not None
+            and arm.version is not None
+            and (live.record.status != "stopped" or live.record.winner == arm.name)
+        }
+        gone = prunable(registry.models, needed, keep)
+        if dry_run:
+            return gone
+        now_ms = await self._store.time_ms()
+        for model in dict.fromkeys(version.model for version in gone):
+            names = [version.version for version in gone if version.model == model]
+            gone_now = partial(Registry.prune, model=model, versions=names, now_ms=now_ms, who=who)
+            await self._changes.models(gone_now)
+        for sha256 in dict.fromkeys(version.sha256 for version in gone):
+            with contextlib.suppress(NotFound):
+                await asyncio.to_thread(self._models.artifacts.delete, sha256)
+        return gone
+
+    async def agreement(self, model: str, version: str) -> AgreementReport:
+        """How a version agreed, while it was a shadow, with what was answered; over all workers."""
+        (await self.known()).version(model, version)
+        sums = Agreement()
+        for state in await self._store.agreements(model, version):
+            sums = sums.plus(msgspec.msgpack.decode(state, type=Agreement))
+        return report(model, version, sums)
+
+    async def loaded_by(self, model: str, version: str) -> list[str]:
+        """The living workers that have a version in memory, by incarnation."""
+        living_ones = {worker.incarnation for worker in await living(self._store)}
+        found = []
+        for incarnation, state in (await self._store.loaded()).items():
+            contents = msgspec.msgpack.decode(state, type=list[tuple[str, str, int]])
+            if incarnation in living_ones and (model, version) in {each[:2] for each in contents}:
+                found.append(f"{incarnation:016x}")
+        return sorted(found)
+
+    async def patch(
+        self, model: str, version: str, who: str, *, metrics: Mapping[str, float], metadata: Mapping[str, Any]
+    ) -> Version:
+        now_ms = await self._store.time_ms()
+        await self._changes.models(
+            lambda registry: registry.patch(
+                model, version, metrics=metrics, metadata=metadata, now_ms=now_ms, who=who
+            )
+        )
+        return self._replica.registry.version(model, version)
+
+
+def require_name(at: str, name: str) -> None:
+    """`InvalidInput` that names the field `at` unless `name` is one that we may give."""
+    if not is_name(name):
+        detail = f"expected a name that matches {NAME_PATTERN}"
+        raise InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])

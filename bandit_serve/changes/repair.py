@@ -1,0 +1,291 @@
+"""Repairing an experiment that was set aside: what of its log can not be folded, and the ways out of that."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal, NamedTuple
+
+from msgspec import Struct
+
+from bandit_serve.base.clock import rfc3339
+from bandit_serve.errors import Conflict, InvalidInput, NotFound, Unfoldable
+from bandit_serve.folds.experiment import LiveExperiment, folded
+from bandit_serve.folds.replica import Replica
+from bandit_serve.log import events
+from bandit_serve.log.offset import START, Offset
+from bandit_serve.log.owner import name_of
+from bandit_serve.log.repairs import Omission, Repaired, Repairs, Way
+from bandit_serve.policies.serving import features_of
+from bandit_serve.registry.registry import REPAIRED, Registry, decode_registry_event
+from bandit_serve.replication.acknowledgements import heard_everywhere
+from bandit_serve.replication.beginnings import POLICY_FOLD, READ_COUNT, newest_record, newest_state
+from bandit_serve.replication.results_log import ResultsLog, ResultsSetAside
+from bandit_serve.store.keys import COMMON
+from bandit_serve.store.store import Entry, Store
+
+# More entries than this are not a few bad ones: then an older snapshot is the way out.
+MOST_FAULTS = 100
+
+Condition = Literal["well", "set_aside", "given_up"]
+
+
+class Fault(Struct, frozen=True):
+    """An entry that can not be folded: the `kind` of its event, its size in bytes, and why; by which fold."""
+
+    offset: str
+    at: str
+    kind: str
+    size: int
+    fold: Literal["policy", "results", "registry"]
+    reason: str
+
+
+class KeptSnapshot(Struct, frozen=True):
+    """A snapshot from which this build can go on."""
+
+    offset: str
+    at: str
+
+
+class Diagnosis(Struct, frozen=True):
+    """What this build makes of an experiment's log. `faults` are the entries that would have to be left out.
+
+    `lost` says why leaving entries out would not help, null where it would. `snapshots` are the newest first.
+    """
+
+    experiment: str
+    condition: Condition
+    faults: list[Fault]
+    lost: str | None
+    snapshots: list[KeptSnapshot]
+    omissions: list[Omission]
+
+
+class Cost(Struct, frozen=True):
+    """What is left out with some entries: decisions and rewards as far as they can be read, and changes."""
+
+    entries: int = 0
+    decisions: int = 0
+    rewards: int = 0
+    changes: int = 0
+
+
+class _Found(NamedTuple):
+    live: LiveExperiment | None
+    faults: list[Fault]
+    lost: str | None
+
+
+async def diagnose(store: Store, registry: Registry, owner: str) -> Diagnosis:
+    """`NotFound` where there is no such experiment."""
+    name, omissions = name_of(owner), registry.repairs.omissions.get(owner, [])
+    if name == COMMON:
+        faults = await _common_faults(store, registry)
+        return Diagnosis(name, "set_aside" if faults else "well", faults, None, [], omissions)
+    if owner not in registry.experiments:
+        raise NotFound(f"There is no experiment {name[:128]!r}.")
+    found = await _try(store, registry.repairs, owner)
+    condition: Condition = "set_aside" if found.faults or found.lost else "well"
+    if owner in registry.repairs.given_up:
+        condition = "given_up"
+    snapshots = await _usable_snapshots(store, owner)
+    return Diagnosis(name, condition, found.faults, found.lost, snapshots, omissions)
+
+
+async def _try(store: Store, repairs: Repairs, name: str) -> _Found:
+    """Folds the log up to its end; an entry that can not be folded is left out, and all is begun anew."""
+    faults: list[Fault] = []
+    while len(faults) <= MOST_FAULTS:
+        try:
+            live, fault = await _fold(store, repairs, name)
+        except Unfoldable as error:
+            return _Found(None, faults, str(error))
+        if fault is None and live is not None:
+            fault = await _fold_results(store, repairs, name, live)
+        if fault is None:
+            return _Found(live, faults, await asyncio.to_thread(_why_unkept, live))
+        faults.append(fault)
+        if live is None:
+            return _Found(None, faults, "The log does not begin with the experiment's creation.")
+        repairs = repairs.leaving_out(name, ((fault.offset, fault.offset),))
+    return _Found(None, faults, f"More than {MOST_FAULTS} entries can not be folded.")
+
+
+async def _fold(store: Store, repairs: Repairs, name: str) -> tuple[LiveExperiment | None, Fault | None]:
+    """The state up to the log's end, or up to and with the first entry that can not be folded."""
+    live = await newest_state(store, name, repairs)
+    position = START if live is None else live.offset
+    while entries := await store.read(name, position, READ_COUNT):
+        for entry in entries:
+            try:
+                live = folded(live, name, entry, repairs)
+            except Exception as error:
+                return live, _fault(entry, "policy", error)
+        position = entries[-1].offset
+        await asyncio.sleep(0)
+    return live, None
+
+
+async def _fold_results(store: Store, repairs: Repairs, name: str, live: LiveExperiment) -> Fault | None:
+    replica = Replica()
+    replica.registry.repairs = repairs
+    try:
+        await ResultsLog(store, replica).reach(live)
+    except ResultsSetAside as error:
+        found = await store.read(name, error.offset.former, 1)
+        if not found or found[0].offset != error.offset:
+            raise Unfoldable(str(error)) from error
+        return _fault(found[0], "results", error.__cause__ or error)
+    return None
+
+
+def _why_unkept(live: LiveExperiment | None) -> str | None:
+    """Why a snapshot of the state could not be read again; None if it can."""
+    if live is None:
+        return "The log is empty."
+    try:
+        state = live.state()
+        if LiveExperiment.from_state(live.offset, state).state() == state:
+            return None
+    except Exception as error:
+        return f"The state that the log makes can not be kept: {_one_line(error)}."
+    return "The state that the log makes is another one when it is read again."
+
+
+async def _common_faults(store: Store, registry: Registry) -> list[Fault]:
+    faults, position = [], START
+    while entries := await store.read(COMMON, position, READ_COUNT):
+        for entry in entries:
+            try:
+                decode_registry_event(entry.kind, entry.data)
+            except Exception as error:
+                if registry.repairs.omission(COMMON, entry.offset) is None:
+                    faults.append(_fault(entry, "registry", error))
+        position = entries[-1].offset
+    return faults
+
+
+def _fault(entry: Entry, fold: Literal["policy", "results", "registry"], error: BaseException) -> Fault:
+    kind = entry.kind.decode("ascii", "backslashreplace")
+    at = rfc3339(entry.offset.time_ms)
+    return Fault(str(entry.offset), at, kind, len(entry.data), fold, _one_line(error))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")[:300]
+
+
+async def _usable_snapshots(store: Store, name: str) -> list[KeptSnapshot]:
+    """Those of the policy's fold that this build can read, the newest first."""
+    found = []
+    trimmed = await store.trimmed(name)
+    for offset in reversed(await store.snapshot_offsets(name, POLICY_FOLD)):
+        snapshot = await store.read_snapshot(name, POLICY_FOLD, offset) if offset >= trimmed else None
+        if snapshot is None:
+            continue
+        try:
+            await asyncio.to_thread(LiveExperiment.from_state, offset, snapshot.state)
+        except Exception:
+            continue
+        found.append(KeptSnapshot(str(offset), rfc3339(offset.time_ms)))
+    return found
+
+
+class Repair:
+    """The ways out. Each is an event in the common log, which every worker and every fold heeds from then on.
+
+    A `name` here is the owner of a log. `who` and `reason` are for the history. Each returns what is left out by it,
+    once every worker that lives knows.
+    """
+
+    def __init__(self, store: Store, registry: Registry, who: str, reason: str | None) -> None:
+        self._store = store
+        self._registry = registry
+        self._who = who
+        self._reason = reason
+
+    async def try_again(self, name: str) -> Cost:
+        """With the builds that run now."""
+        await self._say(name, "try_again")
+        return Cost()
+
+    async def leave_out(self, name: str) -> Cost:
+        """Without the entries that can not be folded; `Conflict` where that does not help."""
+        diagnosis = await diagnose(self._store, self._registry, name)
+        if diagnosis.lost is not None:
+            raise Conflict(f"Leaving entries out does not help: {diagnosis.lost}")
+        ranges = [(fault.offset, fault.offset) for fault in diagnosis.faults]
+        return await self._leave_out(name, ranges)
+
+    async def from_snapshot(self, name: str, offset: str | None) -> Cost:
+        """As the experiment was at a snapshot, by default the newest usable one, without all that came after it."""
+        usable = [kept.offset for kept in await _usable_snapshots(self._store, name)]
+        if not usable or (offset is not None and offset not in usable):
+            known = f"expected one of {', '.join(usable)}" if usable else "there is none that can be used"
+            raise InvalidInput(f"The snapshot {offset or ''} can not be started from: {known}.")
+        start = Offset.parse(offset or usable[0])
+        end = await self._store.last_offset(name)
+        if end <= start:
+            return await self.try_again(name)
+        return await self._leave_out(name, [(str(start.next), str(end))])
+
+    async def stop(self, name: str) -> Cost:
+        """For good: everyone gets control, and rewards are unknown."""
+        await self._say(name, "stop")
+        return Cost()
+
+    async def _leave_out(self, name: str, ranges: list[tuple[str, str]]) -> Cost:
+        cost = Cost()
+        record = None if name == COMMON else await newest_record(self._store, name)
+        features = None if record is None else features_of(record.experiment)
+        n_features = 0 if features is None else features.n_features
+        for first, last in ranges:
+            cost = await self._cost(name, Offset.parse(first), Offset.parse(last), n_features, cost)
+        omitted = tuple(ranges)
+        if cost.changes and name != COMMON:
+            await self._put_head_back(name, omitted)
+        await self._say(name, "leave_out", omitted)
+        return cost
+
+    async def _put_head_back(self, name: str, omitted: tuple[tuple[str, str], ...]) -> None:
+        """Changes are compared with the revision that the fold has, which those that are left out do not raise."""
+        repairs = self._registry.repairs.leaving_out(name, omitted)
+        live, fault = await _fold(self._store, repairs, name)
+        if live is None or fault is not None:
+            raise Conflict(
+                f"Leaving these entries out does not help: {'' if fault is None else fault.reason}."
+            )
+        await self._store.set_head(name, live.record.revision)
+
+    async def _cost(self, name: str, first: Offset, last: Offset, n_features: int, cost: Cost) -> Cost:
+        position = first.former
+        while entries := await self._store.read(name, position, READ_COUNT):
+            for entry in entries:
+                if entry.offset > last:
+                    return cost
+                cost = _with(cost, entry, n_features)
+            position = entries[-1].offset
+        return cost
+
+    async def _say(self, name: str, way: Way, omitted: tuple[tuple[str, str], ...] = ()) -> None:
+        event = Repaired(name, way, self._who, self._reason, omitted)
+        offset = await self._store.append(COMMON, REPAIRED, events.encode(event))
+        await heard_everywhere(self._store, COMMON, offset)
+
+
+def _with(cost: Cost, entry: Entry, n_features: int) -> Cost:
+    decisions = rewards = 0
+    try:
+        event = events.decode(entry.kind, entry.data, n_features)
+    except Exception:
+        event = None
+    if isinstance(event, events.Exposed):
+        decisions = len(event.arms) // 2
+    elif isinstance(event, events.Rewarded):
+        rewards = len(event.rows)
+    return Cost(
+        cost.entries + 1,
+        cost.decisions + decisions,
+        cost.rewards + rewards,
+        cost.changes + (entry.kind == events.CHANGED),
+    )

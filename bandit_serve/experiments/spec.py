@@ -1,0 +1,556 @@
+"""What an experiment is: arms, metrics, a policy, attribution. Frozen, and validated when it is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from bandit_serve.base.documents import document_fault
+from bandit_serve.base.durations import DURATION_PATTERN, parse_duration_ms
+from bandit_serve.base.mistakes import expected_one_of
+from bandit_serve.base.names import Name
+from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
+
+MAX_ARMS = 1_000
+MAX_METRICS = 32
+MAX_FEATURES = 512
+# A field has two features or more, beside the intercept.
+MAX_FIELDS = (MAX_FEATURES - 1) // 2
+MAX_SAMPLES = 2**53
+EXPECTED_SAMPLES = 5_000
+# No arm has an asymptotic interval before 50; and sums of more than that are of no one experiment.
+MIN_EXPECTED = 50
+MAX_EXPECTED = 10**12
+# Of all arms of an experiment, as JSON: every worker and every snapshot has them.
+MAX_PAYLOAD_BYTES = 2**20
+# Values or buckets of one categorical field.
+MAX_CATEGORIES = 1_000
+MAX_VALUE_CHARS = 256
+# More than any policy has; which of them there are is for the policy to say.
+MAX_PARAMETERS = 16
+MIN_WINDOW_MS = 10
+MAX_WINDOW_MS = 90 * 86_400_000
+# What policies and results can square and sum without an overflow; `policies` has the same bound.
+LARGEST_VALUE = 1e80
+# Of a count: sums of nine million of the largest are still exact in float64.
+LARGEST_COUNT = 10**9
+LARGEST_FEATURE = 1e9
+# Shares follow a ramp in steps of a hundredth of its cap: a vector for each millisecond would flood the log.
+RAMP_STEP = 1.01
+
+OTHER_ARMS = "expected names of arms"
+
+Unit = Literal["user", "request"]
+MetricKind = Literal["binary", "bounded", "count", "continuous"]
+Goal = Literal["maximize", "minimize"]
+Missing = Literal["zero", "ignore"]
+Status = Literal["draft", "running", "paused", "stopped"]
+ArmStatus = Literal["active", "paused", "removed"]
+Duration = Annotated[
+    str, Meta(pattern=DURATION_PATTERN, description='a duration such as "90s", "24h" or "7d"')
+]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+# Of an arm; policies round them to float32.
+Feature = Annotated[float, Meta(ge=-LARGEST_FEATURE, le=LARGEST_FEATURE)]
+
+# A number for every arm, or one for each arm that is named and the default for the others.
+ByArm = float | Annotated[dict[Name, float], Meta(max_length=MAX_ARMS)]
+Parameters = Annotated[dict[Annotated[str, Meta(max_length=64)], ByArm], Meta(max_length=MAX_PARAMETERS)]
+Weight = Annotated[float, Meta(ge=0.0, le=LARGEST_VALUE)]
+
+
+# Asked of what comes in by `_long_values`: a log may hold longer ones.
+Category = Annotated[str, Meta(extra_json_schema={"maxLength": MAX_VALUE_CHARS})]
+
+
+class Arm(Struct, frozen=True, forbid_unknown_fields=True):
+    """One alternative. `model` and `version` name what predicts for it; `payload` is handed to the caller.
+
+    `features`, numbers, describe it to a contextual policy, which then learns one model for all arms.
+    """
+
+    name: Name
+    model: Name | None = None
+    version: Name | None = None
+    payload: Any = None
+    features: Annotated[tuple[Feature, ...], Meta(min_length=1, max_length=MAX_FEATURES)] | None = None
+
+
+class Ramp(Struct, frozen=True, forbid_unknown_fields=True, rename={"start": "from"}):
+    """A cap on an arm's share that rises steadily from `from` to 1 within `over`."""
+
+    start: Annotated[float, Meta(gt=0.0, le=1.0)]
+    over: Duration
+
+    @property
+    def over_ms(self) -> int:
+        return parse_duration_ms(self.over)
+
+
+class Metric(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a reward measures. `low` and `high` bound a `bounded` metric, `LARGEST_COUNT` a count."""
+
+    name: Name
+    kind: MetricKind
+    goal: Goal = "maximize"
+    role: Literal["objective", "secondary", "guardrail"] | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def refuses(self, value: float | bool) -> str | None:
+        """Why `value` can not be a reward of this metric, or None when it can. True and false are a binary 1 and 0."""
+        if not -LARGEST_VALUE <= value <= LARGEST_VALUE:
+            return f"expected a number within ±{LARGEST_VALUE:g}"
+        if self.kind == "binary":
+            return None if value in (0.0, 1.0) else f"{self.name} is binary: expected 0 or 1"
+        if isinstance(value, bool):
+            return f"{self.name} is {self.kind}: expected a number"
+        if self.kind == "count" and not (0 <= value <= LARGEST_COUNT and value == math.floor(value)):
+            return f"{self.name} is a count: expected a whole number from 0 to {LARGEST_COUNT:,}"
+        if self.kind == "bounded" and not self.floor <= value <= self.ceiling:
+            return f"{self.name} is bounded: expected a number from {self.floor:g} to {self.ceiling:g}"
+        return None
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Between which values all rewards in a log lie, also those of before counts had a bound."""
+        match self.kind:
+            case "continuous":
+                return -LARGEST_VALUE, LARGEST_VALUE
+            case "count":
+                return 0.0, LARGEST_VALUE
+        return self.floor, self.ceiling
+
+    @property
+    def floor(self) -> float:
+        return 0.0 if self.low is None else self.low
+
+    @property
+    def ceiling(self) -> float:
+        return 1.0 if self.high is None else self.high
+
+    def utility(self, value: float) -> float:
+        """`value` as the policy sees it: larger is better, in the metric's own range."""
+        if self.goal == "maximize":
+            return value
+        if self.kind not in ("binary", "bounded"):
+            return -value
+        # The difference may be rounded past a bound, where the policy would refuse it.
+        return min(max((self.floor + self.ceiling) - value, self.floor), self.ceiling)
+
+
+class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How traffic is shared. `kind` selects the policy; which parameters it takes is in `policies.POLICIES`."""
+
+    kind: Name
+    min_share: Share | None = None
+    max_share: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    refresh: Duration = "50ms"
+    warmup: Annotated[int, Meta(ge=0)] | None = None
+    half_life: Duration | None = None
+    holdout: Share | None = None
+    shares: Annotated[dict[Name, Weight], Meta(max_length=MAX_ARMS)] | None = None
+    prior: Parameters | None = None
+    pseudo_history: Parameters | None = None
+    epsilon: float | None = None
+    decay: float | None = None
+    temperature: float | None = None
+    beta: float | None = None
+    alpha: float | None = None
+    gamma: float | None = None
+    sigma: float | None = None
+    scale: float | None = None
+    optimism: float | None = None
+
+    @property
+    def refresh_ms(self) -> int:
+        return parse_duration_ms(self.refresh)
+
+
+class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
+    """How long a decision waits for its rewards, and what it means when none came."""
+
+    window: Duration = "1h"
+    missing: Missing | None = None
+
+    @property
+    def window_ms(self) -> int:
+        return parse_duration_ms(self.window)
+
+
+class ContextField(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One field of the context, and how it becomes features: see `policies.Features`.
+
+    A categorical field has either its `values`, each a feature, or `buckets` into which any values are hashed. A
+    numeric one is used as (value - mean) / std; `mean` is 0 and `std` 1 if not given. `interactions` names other
+    fields: every product of a feature of this field and one of theirs is a feature, too.
+    """
+
+    name: Name
+    kind: Literal["numeric", "categorical"]
+    values: Annotated[list[Category], Meta(min_length=1, max_length=MAX_CATEGORIES)] | None = None
+    buckets: Annotated[int, Meta(ge=1, le=MAX_CATEGORIES)] | None = None
+    mean: Annotated[float, Meta(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None = None
+    std: Annotated[float, Meta(gt=0.0, le=LARGEST_VALUE)] | None = None
+    interactions: Annotated[list[Name], Meta(max_length=MAX_FIELDS)] | None = None
+
+
+class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
+    """When a result names a winner: at level `alpha`, from `min_samples` of the objective in each arm on.
+
+    `expected_samples` is the number of observations at which intervals and p-values are tightest. No change of a
+    started experiment changes it: chosen by the outcomes, it would void them. The default is not written, so that
+    builds which do not know the field read the log of an experiment that does not use it.
+    """
+
+    duration: Duration | None = None
+    min_samples: Annotated[int, Meta(ge=0, le=MAX_SAMPLES)] = 0
+    alpha: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.05
+    promote_winner: bool = False
+    expected_samples: (
+        Annotated[
+            int, Meta(ge=MIN_EXPECTED, le=MAX_EXPECTED, extra_json_schema={"default": EXPECTED_SAMPLES})
+        ]
+        | UnsetType
+    ) = UNSET
+
+    @property
+    def tuned_for(self) -> int:
+        """`expected_samples`, also where none are written."""
+        return EXPECTED_SAMPLES if self.expected_samples is UNSET else self.expected_samples
+
+    def written(self) -> Stopping:
+        """As it stands in a log."""
+        given = UNSET if self.tuned_for == EXPECTED_SAMPLES else self.tuned_for
+        return msgspec.structs.replace(self, expected_samples=given)
+
+    def shown(self) -> Stopping:
+        """As callers see it."""
+        return msgspec.structs.replace(self, expected_samples=self.tuned_for)
+
+
+class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
+    id: Name
+    arms: Annotated[tuple[Arm, ...], Meta(min_length=1, max_length=MAX_ARMS)]
+    metrics: Annotated[tuple[Metric, ...], Meta(min_length=1, max_length=MAX_METRICS)]
+    control: Name | None = None
+    unit: Unit = "request"
+    policy: Policy = Policy(kind="fixed_split")
+    attribution: Attribution = Attribution()
+    context: Annotated[tuple[ContextField, ...], Meta(max_length=MAX_FIELDS)] = ()
+    stopping: Stopping = Stopping()
+
+    @property
+    def arm_names(self) -> tuple[str, ...]:
+        return tuple(arm.name for arm in self.arms)
+
+    @property
+    def control_arm(self) -> int:
+        return self.arm_names.index(self.control) if self.control else 0
+
+    @property
+    def objective(self) -> Metric:
+        return next(metric for metric in self.metrics if metric.role == "objective")
+
+    @property
+    def missing(self) -> Missing:
+        return self.attribution.missing or "ignore"
+
+    def with_policy(self, policy: Policy) -> Experiment:
+        return validated(msgspec.structs.replace(self, policy=policy), known_arms=len(self.arms))
+
+    def with_arm(self, arm: Arm) -> Experiment:
+        """With one arm more, after the others: an arm keeps its index for ever."""
+        return validated(msgspec.structs.replace(self, arms=(*self.arms, arm)), known_arms=len(self.arms))
+
+
+class Standing(Struct, frozen=True, forbid_unknown_fields=True):
+    """What became of one arm. Its ramp counts from `ramp_since_ms`, Unix time: in a draft, from the start on."""
+
+    status: ArmStatus = "active"
+    ramp: Ramp | None = None
+    ramp_since_ms: int | None = None
+
+    def cap(self, now_ms: int) -> float:
+        """The most that the arm's share may be at `now_ms`."""
+        if self.ramp is None:
+            return 1.0
+        since_ms = now_ms if self.ramp_since_ms is None else self.ramp_since_ms
+        passed = min(max((now_ms - since_ms) / max(self.ramp.over_ms, 1), 0.0), 1.0)
+        return self.ramp.start + (1.0 - self.ramp.start) * passed
+
+    def next_cap_ms(self, now_ms: int) -> float:
+        """When the cap will be `RAMP_STEP` times what it is at `now_ms`, or 1; infinity where it does not rise."""
+        cap = self.cap(now_ms)
+        if self.ramp is None or self.ramp_since_ms is None or cap >= 1.0:
+            return math.inf
+        to_pass = (min(cap * RAMP_STEP, 1.0) - self.ramp.start) / (1.0 - self.ramp.start)
+        return self.ramp_since_ms + math.ceil(to_pass * self.ramp.over_ms)
+
+
+ACTIVE = Standing()
+
+
+class Record(Struct, frozen=True, forbid_unknown_fields=True):
+    """An experiment and where it stands. `revision` counts its changes and is its ETag.
+
+    `uid` is random and names it in tokens, so that a namesake made later refuses them. `standings` are those of the
+    first arms; the others are active.
+    """
+
+    experiment: Experiment
+    uid: int
+    status: Status
+    revision: int
+    created_ms: int
+    updated_ms: int
+    started_ms: int | None = None
+    stopped_ms: int | None = None
+    winner: str | None = None
+    standings: tuple[Standing, ...] = ()
+
+    def standing(self, arm: int) -> Standing:
+        """What became of the arm with this index."""
+        return self.standings[arm] if arm < len(self.standings) else ACTIVE
+
+    def with_standing(self, arm: int, standing: Standing) -> Record:
+        standings = [self.standing(k) for k in range(len(self.experiment.arms))]
+        standings[arm] = standing
+        return msgspec.structs.replace(self, standings=tuple(standings))
+
+    @property
+    def fallback(self) -> int:
+        """The arm that everyone gets for whom none is drawn: once stopped the winner, else control."""
+        if self.status == "stopped" and self.winner is not None:
+            return self.experiment.arm_names.index(self.winner)
+        return self.experiment.control_arm
+
+    @property
+    def draws(self) -> bool:
+        """Whether arms are drawn, or will be: a paused and a stopped experiment gives everyone its `fallback`."""
+        return self.status in ("draft", "running")
+
+    @property
+    def arm_statuses(self) -> dict[str, ArmStatus]:
+        return {name: self.standing(k).status for k, name in enumerate(self.experiment.arm_names)}
+
+
+_MOVES: dict[str, tuple[Status, ...]] = {
+    "start": ("draft", "paused"),
+    "pause": ("running",),
+    "stop": ("running", "paused"),
+}
+
+
+def may(move: str, status: Status) -> bool:
+    """Whether an experiment in `status` can be started, paused or stopped."""
+    return status in _MOVES[move]
+
+
+def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
+    """The same experiment with its defaults filled in; `InvalidInput` names the fields that are wrong.
+
+    Of an experiment that is there already, the payloads of its first `known_arms` and its context were looked at
+    before, perhaps by less.
+    """
+    errors = [*_arm_errors(experiment), *_payload_errors(experiment, known_arms)]
+    errors += [*_metric_errors(experiment), *_missing_errors(experiment)]
+    errors += [*_attribution_errors(experiment), *_policy_errors(experiment)]
+    errors += context_errors(experiment.context)
+    if not known_arms:
+        errors += _long_values(experiment.context)
+    if errors:
+        raise InvalidInput(f"The experiment is not valid: {errors[0].at}: {errors[0].detail}.", errors)
+    _refuse_unbuilt(experiment)
+    return msgspec.structs.replace(
+        experiment,
+        metrics=_with_roles(experiment.metrics),
+        control=experiment.control or experiment.arms[0].name,
+        attribution=msgspec.structs.replace(experiment.attribution, missing=experiment.missing),
+        stopping=experiment.stopping.written(),
+    )
+
+
+def _arm_errors(experiment: Experiment) -> list[FieldError]:
+    errors = _repeated("arms", experiment.arm_names)
+    for i, arm in enumerate(experiment.arms):
+        if (arm.model is None) != (arm.version is None):
+            errors.append(FieldError(f"arms[{i}]", "expected model and version together, or neither"))
+    if experiment.control is not None and experiment.control not in experiment.arm_names:
+        detail = f"{expected_one_of(experiment.control, experiment.arm_names)}, not {experiment.control!r}"
+        errors.append(FieldError("control", detail))
+    return errors
+
+
+def _payload_errors(experiment: Experiment, known_arms: int) -> list[FieldError]:
+    faults = [document_fault(arm.payload) for arm in experiment.arms[known_arms:]]
+    return [
+        FieldError(f"arms[{i}].payload", fault)
+        for i, fault in enumerate(faults, known_arms)
+        if fault is not None
+    ]
+
+
+def require_payloads(experiment: Experiment) -> None:
+    """`InvalidInput` where the payloads are larger in all than `MAX_PAYLOAD_BYTES`.
+
+    Only for what is new: what was made before there was such a bound goes on.
+    """
+    left = MAX_PAYLOAD_BYTES
+    for i, arm in enumerate(experiment.arms):
+        left -= 0 if arm.payload is None else len(msgspec.json.encode(arm.payload))
+        if left < 0:
+            at = f"arms[{i}].payload"
+            detail = f"expected payloads of at most {MAX_PAYLOAD_BYTES} bytes of JSON in all arms together"
+            raise InvalidInput(f"The experiment is not valid: {at}: {detail}.", [FieldError(at, detail)])
+
+
+def _metric_errors(experiment: Experiment) -> list[FieldError]:
+    metrics = experiment.metrics
+    errors = _repeated("metrics", [metric.name for metric in metrics])
+    if _roles_fault(metrics):
+        errors.append(FieldError("metrics", 'expected one metric with the role "objective"'))
+    for i, metric in enumerate(metrics):
+        at = f"metrics[{i}]"
+        if metric.kind == "bounded":
+            if metric.low is None or metric.high is None:
+                errors.append(FieldError(at, "a bounded metric needs low and high"))
+            elif not metric.low < metric.high:
+                errors.append(FieldError(f"{at}.high", "expected a number above low"))
+            elif max(-metric.low, metric.high) > LARGEST_VALUE:
+                errors.append(FieldError(at, f"expected low and high within ±{LARGEST_VALUE:g}"))
+        elif metric.low is not None or metric.high is not None:
+            errors.append(FieldError(at, "only a bounded metric takes low and high"))
+    return errors
+
+
+def _roles_fault(metrics: Sequence[Metric]) -> bool:
+    roles = [metric.role for metric in metrics]
+    return roles.count("objective") > 1 or ("objective" not in roles and None not in roles)
+
+
+def _missing_errors(experiment: Experiment) -> list[FieldError]:
+    missing = experiment.attribution.missing
+    if _roles_fault(experiment.metrics):
+        return []
+    objective = next(metric for metric in _with_roles(experiment.metrics) if metric.role == "objective")
+    detail = None
+    if missing is None and objective.kind in ("binary", "count"):
+        detail = (
+            f'expected "zero" or "ignore": with a {objective.kind} objective a decision without a reward '
+            "may count as 0 or be left out, and the wrong reading is silently wrong"
+        )
+    elif missing == "zero" and objective.floor < objective.ceiling and objective.refuses(0.0) is not None:
+        detail = f'expected "ignore": 0 is outside the range of {objective.name}'
+    return [] if detail is None else [FieldError("attribution.missing", detail)]
+
+
+def _with_roles(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
+    """The first metric without a role is the objective, unless another is."""
+    roles = [metric.role for metric in metrics]
+    objective = roles.index("objective") if "objective" in roles else roles.index(None)
+    return tuple(
+        msgspec.structs.replace(metric, role="objective" if i == objective else metric.role or "secondary")
+        for i, metric in enumerate(metrics)
+    )
+
+
+def _attribution_errors(experiment: Experiment) -> list[FieldError]:
+    if not MIN_WINDOW_MS <= experiment.attribution.window_ms <= MAX_WINDOW_MS:
+        return [FieldError("attribution.window", 'expected a duration from "10ms" to "90d"')]
+    return []
+
+
+def _policy_errors(experiment: Experiment) -> list[FieldError]:
+    policy, n_arms, arm_names = experiment.policy, len(experiment.arms), set(experiment.arm_names)
+    errors = []
+    if policy.min_share is not None and policy.min_share * n_arms > 1.0 + 1e-12:
+        errors.append(
+            FieldError("policy.min_share", f"expected at most 1/{n_arms}, as there are {n_arms} arms")
+        )
+    if policy.shares is not None:
+        unknown = sorted(set(policy.shares) - arm_names)
+        if unknown:
+            errors.append(FieldError("policy.shares", f"{OTHER_ARMS}, not {unknown[0]!r}"))
+        total = math.fsum(policy.shares.values())
+        if not (total > 0 and math.isfinite(total)):
+            errors.append(FieldError("policy.shares", "expected weights with a positive sum"))
+    for field, values in (("prior", policy.prior), ("pseudo_history", policy.pseudo_history)):
+        for name, value in (values or {}).items():
+            unknown = sorted(set(value) - arm_names) if isinstance(value, dict) else []
+            if unknown:
+                detail = f"{OTHER_ARMS}, not {unknown[0]!r}"
+                errors.append(FieldError(f"policy.{field}.{name}", detail))
+    return errors
+
+
+def context_errors(fields: Sequence[ContextField]) -> list[FieldError]:
+    """What is wrong with the fields of a context, beyond what their types say."""
+    names = {field.name for field in fields}
+    errors = _repeated("context", [field.name for field in fields])
+    for i, field in enumerate(fields):
+        at = f"context[{i}]"
+        if field.kind == "categorical":
+            if (field.values is None) == (field.buckets is None):
+                errors.append(FieldError(at, "a categorical field needs either values or buckets"))
+            if field.values is not None and len(set(field.values)) < len(field.values):
+                errors.append(FieldError(f"{at}.values", "expected every value once"))
+            if field.mean is not None or field.std is not None:
+                errors.append(FieldError(at, "only a numeric field takes mean and std"))
+        elif field.values is not None or field.buckets is not None:
+            errors.append(FieldError(at, "only a categorical field takes values and buckets"))
+        met = {field.name}
+        for j, other in enumerate(field.interactions or ()):
+            if other not in names or other in met:
+                errors.append(
+                    FieldError(f"{at}.interactions[{j}]", f"expected another field, once, not {other!r}")
+                )
+            met.add(other)
+    return errors
+
+
+def _long_values(fields: Sequence[ContextField]) -> list[FieldError]:
+    """Asked of what comes in, and not of `context_errors`: a log may hold longer ones."""
+    detail = f"expected at most {MAX_VALUE_CHARS} characters"
+    return [
+        FieldError(f"context[{i}].values[{j}]", detail)
+        for i, field in enumerate(fields)
+        for j, value in enumerate(field.values or ())
+        if len(value) > MAX_VALUE_CHARS
+    ]
+
+
+def unbuilt(experiment: Experiment) -> list[FieldError]:
+    """What it asks for that the contract has and this version has not."""
+    asked = {
+        "stopping.duration": experiment.stopping.duration is not None,
+        "stopping.promote_winner": experiment.stopping.promote_winner,
+        **{f"metrics[{i}].role": metric.role == "guardrail" for i, metric in enumerate(experiment.metrics)},
+    }
+    return [
+        FieldError(at, "is part of the contract but not built yet; leave it out")
+        for at, given in asked.items()
+        if given
+    ]
+
+
+def _refuse_unbuilt(experiment: Experiment) -> None:
+    found = unbuilt(experiment)
+    if found:
+        where = " and ".join(error.at for error in found)
+        are, them = ("is", "it") if len(found) == 1 else ("are", "them")
+        raise NotBuilt(f"{where} {are} part of the contract but not built yet; leave {them} out.")
+
+
+def _repeated(at: str, names: Sequence[str]) -> list[FieldError]:
+    errors = []
+    met: set[str] = set()
+    for i, name in enumerate(names):
+        if name in met:
+            errors.append(FieldError(f"{at}[{i}].name", f"the name {name!r} is taken"))
+        met.add(name)
+    return errors

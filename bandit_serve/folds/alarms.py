@@ -1,0 +1,279 @@
+"""A change of what an arm is worth: noticed and reported. Nothing else follows from it.
+
+For each arm, x_1, x_2, … in [0, 1] are watched. Against "their mean never changes" stands "it changed once, after x_m",
+for candidates m, one for each look that there was. How much likelier that has become after n values, m of them before
+and k = n − m behind, is
+
+    Λ_m = sqrt(1 / (1 + h)) · exp(½ · h / (1 + h) · z²),    h = SHIFT² · m k / n
+
+which is the ratio of Normal means of a known variance, the change being Normal(0, `SHIFT`² · variance) beforehand and
+the mean before it whatever it is (Pérez-Ortiz et al. 2024, e-statistics and group invariance). z² is the deviance of
+two means against one (quasi-likelihood: Wedderburn 1974) of a Poisson law, moved and stretched to have the mean, the
+variance and the third central moment that the arm has shown: for values of which few are large it says better than a
+difference how rare such a mean is, up or down. With s = third moment / variance, and u = s · (mean − mean of all) /
+variance for the values before m and for those behind,
+
+    ½ z² = Σ n · variance / s² · ((1 + u) ln(1 + u) − u),    or Σ n · (mean − mean of all)² / (2 variance) for s = 0
+
+The moments have one observation more, of a Bernoulli sequence of that mean.
+
+There is an alarm when
+
+    R_n = Σ_m g_m Λ_m ≥ PASSED / LEVEL,    g_m = values from the candidate before to m
+
+Each Λ_m is 1 on average while nothing changes, so R_n is at most n on average, and R_n − n never drifts up. So where
+nothing changes, R_n comes to 1/`LEVEL` at most once in 1/`LEVEL` values of an arm on average, however often it is
+looked at, and among its first N values with a probability of at most N · `LEVEL` (Shiryaev–Roberts; Shin, Ramdas and
+Rinaldo 2023, e-detectors). With moments that are estimated, and three of them, and with `PASSED`, that is near, not
+exact, for 0 and 1 as for others: benchmarks/README.md has what it comes to, by law. Of more than `CANDIDATES`, the one
+that is missed the least goes, and its weight to the one before it: a change that was earlier is noticed no later, so
+the promise stays. An alarm begins the arm's watch anew, with the same promise.
+
+What is watched must come in an order that has nothing to do with its values. Where a missing reward is ignored,
+rewards are watched as they come. Where it counts as zero, good news comes sooner than bad: what is watched is
+whether decisions got a reward other than 0, in the order of the decisions, when their windows have closed.
+Rewards without bounds are scaled by the arm's first `REFERENCE`: what lies `ROOM` standard deviations beyond the least
+and the largest, but no farther from them than their median, becomes 0 and 1, or their mean ± `FARTHEST` where that is
+nearer; the rest is cut off. Where these are all the same, more are waited for.
+
+An arm's mean under a policy that goes by context is not watched: as the policy learns, others come to the arm, and
+their mean changes though nothing else does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from bandit_serve.folds._changes import evidence, forget, watch
+from bandit_serve.log.states import known_only
+
+LEVEL = 1e-7
+"""At most so many false alarms a value, on average: of 1,000 arms with 10,000 each, one has one."""
+PASSED = 0.6
+"""How much of 1/`LEVEL` is enough. A look finds R_n past its mark by then, not at it: where all of it was asked for,
+nine laws of benchmarks/README.md had .34 to .52 times as many false alarms as `LEVEL` says (100 arms of 100,000 values
+each, at a level of 1e-5)."""
+BLOCK = 16
+SPACING = 1_024
+"""Each look is a candidate from then on. After n observations of an arm, the next look is `BLOCK` of them later, or n /
+`SPACING` where that is more: a change that took n to come is not noticed much later for it, and looks stay few."""
+CANDIDATES = 128
+SHIFT = 0.35
+REFERENCE = 100
+MOST_REFERENCE = 1_000
+FARTHEST, ROOM = 4.0, 0.5
+MAX_ALARMS = 100
+STATE = frozenset(
+    {"bounds", "alarms", "n", "total", "m2", "m3", "low", "width", "first", "looks", "candidates"}
+)
+
+Vector = NDArray[np.float64]
+
+
+class Alarm(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """By log time, `arm`'s mean changed from `before` to `after` soon after `since_ms`, as was noticed at `at_ms`."""
+
+    arm: int
+    at_ms: int
+    since_ms: int
+    before: float
+    after: float
+
+
+class _Candidates:
+    """Where an arm's mean may have changed: n, sum, weight, and time, a row for each look."""
+
+    def __init__(self, rows: NDArray[np.float64] | None = None) -> None:
+        self._rows = np.zeros((CANDIDATES + 1, 4))
+        self._used = 0 if rows is None else len(rows)
+        self._rows[: self._used] = 0.0 if rows is None else rows
+
+    @property
+    def rows(self) -> NDArray[np.float64]:
+        return self._rows[: self._used]
+
+    def add(self, n: int, total: float, now_ms: int) -> None:
+        last = float(self._rows[self._used - 1, 0]) if self._used else 0.0
+        self._rows[self._used] = n, total, n - last, now_ms
+        self._used += 1
+        if self._used > CANDIDATES:
+            forget(self.rows)
+            self._used -= 1
+
+    def change(self, n: int, total: float, variance: float, skew: float) -> tuple[int, float, float] | None:
+        """From when on, from which mean, to which: the likeliest change if there was one, else None."""
+        if not self._used or variance <= 0.0:
+            return None
+        found, best = evidence(self.rows, n, total, variance, skew, SHIFT)
+        if found * LEVEL < PASSED:
+            return None
+        before, sums, _, time_ms = self.rows[best].tolist()
+        return int(time_ms), sums / before, (total - sums) / (n - before)
+
+
+def _binary(n: NDArray[np.int64], total: Vector) -> tuple[Vector, Vector]:
+    """The sums of the second and third powers of deviations of n values that are 0 or 1."""
+    m2: Vector = total * (n - total) / np.maximum(n, 1)
+    m3: Vector = m2 * (1.0 - 2.0 * total / np.maximum(n, 1))
+    return m2, m3
+
+
+def _of_former_builds(state: dict[str, Any]) -> dict[str, Any]:
+    """What a state lacks of a build that knew two moments, or one, and that numbered looks where weights are now."""
+    n, total = np.array(state["n"], np.int64), np.array(state["total"])
+    m2, m3 = _binary(n, total)
+    if "m2" in state:
+        # As that build took them to be: of Bernoulli's shape, for their variance.
+        shown = np.array(state["m2"])
+        m3 = m3 * (shown / np.where(m2 > 0.0, m2, 1.0)) ** 2
+        m2 = shown
+    # Its candidates were no closer together than that.
+    candidates = [np.array(rows, np.float64).reshape(-1, 4) for rows in state["candidates"]]
+    for rows in candidates:
+        rows[:, 2] = BLOCK
+    return {"m2": m2, "m3": m3, "candidates": candidates}
+
+
+def _next_look(n: int) -> int:
+    """After how many observations the look after the one at `n` is."""
+    return n + max(BLOCK, n // SPACING)
+
+
+class ChangeAlarms:
+    """The watches of K arms, and their `alarms`: the last `MAX_ALARMS`, the oldest first. A fold by log time.
+
+    bounds: between which values lie, or None.
+    """
+
+    def __init__(self, n_arms: int, bounds: tuple[float, float] | None) -> None:
+        self._bounds = bounds
+        self.alarms: list[Alarm] = []
+        self._n = np.zeros(n_arms, np.int64)
+        self._total = np.zeros(n_arms)
+        self._m2, self._m3 = np.zeros(n_arms), np.zeros(n_arms)
+        # What of a value is 0, and how much more is 1; NaN while it is not known.
+        self._low = np.full(n_arms, np.nan)
+        self._width = np.full(n_arms, np.nan)
+        self._first: list[list[float]] = [[] for _ in range(n_arms)]
+        self._candidates: list[_Candidates] = []
+        # Of each arm, when it has its next look.
+        self._next = np.zeros(n_arms, np.int64)
+        for arm in range(n_arms):
+            self._candidates.append(_Candidates())
+            self._begin(arm)
+
+    def _begin(self, arm: int) -> None:
+        self._n[arm], self._total[arm], self._m2[arm], self._m3[arm] = 0, 0.0, 0.0, 0.0
+        self._next[arm] = BLOCK
+        self._candidates[arm] = _Candidates()
+        if self._bounds is not None:
+            self._low[arm], self._width[arm] = self._bounds[0], self._bounds[1] - self._bounds[0]
+        else:
+            self._low[arm] = self._width[arm] = np.nan
+
+    def rewarded(self, arms: NDArray[np.intp], values: Vector, now_ms: int) -> None:
+        """Rewards (n,) of `arms` (n,), in the order of the log."""
+        if self._bounds is None:
+            unknown = np.isnan(self._low[arms])
+            for arm, value in zip(arms[unknown].tolist(), values[unknown].tolist(), strict=True):
+                self._first[arm].append(value)
+            for arm in set(arms[unknown].tolist()):
+                self._set_scale(arm)
+            arms, values = arms[~unknown], values[~unknown]
+        counts = self._n, self._total, self._m2, self._m3
+        if watch(arms, values, self._low, self._width, *counts, self._next):
+            self._look(now_ms)
+
+    def closed(self, decisions: NDArray[np.int64], conversions: NDArray[np.int64], now_ms: int) -> None:
+        """How many `decisions` (K,) have closed, and how many of them, `conversions` (K,), with a reward."""
+        self._n += decisions
+        self._total += conversions
+        self._m2, self._m3 = _binary(self._n, self._total)
+        self._look(now_ms)
+
+    def _set_scale(self, arm: int) -> None:
+        first = self._first[arm]
+        if len(first) < REFERENCE or (min(first) == max(first) and len(first) < MOST_REFERENCE):
+            return
+        mean = sum(first) / len(first)
+        variance = sum((value - mean) ** 2 for value in first) / len(first)
+        least = 1e-9 * (abs(mean) or 1.0)
+        deviation = variance**0.5
+        half, room = max(FARTHEST * deviation, least), ROOM * deviation
+        # None where most are the least or the largest that can be: how rare others are must not be lost.
+        middle = sorted(first)[len(first) // 2]
+        low = max(mean - half, min(first) - min(room, middle - min(first)))
+        high = min(mean + half, max(first) + min(room, max(first) - middle))
+        if low == high:
+            # Whatever else comes is a change; of amounts that have all been 0 so far, to more.
+            low, high = low - (least if low else 0.0), high + least
+        self._low[arm], self._width[arm], self._first[arm] = low, high - low, []
+
+    def _moments(self, arm: int) -> tuple[float, float]:
+        """The variance that the arm has shown, and its third central moment over that; 0 where all were the same."""
+        n, mean = float(self._n[arm]), float(self._total[arm] / self._n[arm])
+        binary = mean * (1.0 - mean)
+        variance = (float(self._m2[arm]) + binary) / (n + 1.0)
+        if variance <= 0.0:
+            return 0.0, 0.0
+        return variance, (float(self._m3[arm]) + binary * (1.0 - 2.0 * mean)) / (n + 1.0) / variance
+
+    def _look(self, now_ms: int) -> None:
+        for arm in (self._n >= self._next).nonzero()[0].tolist():
+            n, total, candidates = int(self._n[arm]), float(self._total[arm]), self._candidates[arm]
+            found = candidates.change(n, total, *self._moments(arm))
+            if found is None:
+                candidates.add(n, total, now_ms)
+                self._next[arm] = _next_look(n)
+                continue
+            low, width = float(self._low[arm]), float(self._width[arm])
+            since_ms, before, after = found
+            self.alarms.append(Alarm(arm, now_ms, since_ms, low + width * before, low + width * after))
+            del self.alarms[:-MAX_ALARMS]
+            self._begin(arm)
+
+    def grown(self, n_arms: int) -> ChangeAlarms:
+        """The same with more arms."""
+        grown = ChangeAlarms(n_arms, self._bounds)
+        grown._take(self.state())
+        return grown
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "bounds": self._bounds,
+            "alarms": [[a.arm, a.at_ms, a.since_ms, a.before, a.after] for a in self.alarms],
+            "n": self._n.tolist(),
+            "total": self._total.tolist(),
+            "m2": self._m2.tolist(),
+            "m3": self._m3.tolist(),
+            "low": self._low.tolist(),
+            "width": self._width.tolist(),
+            "first": [list(first) for first in self._first],
+            "candidates": [candidates.rows.copy() for candidates in self._candidates],
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> ChangeAlarms:
+        known_only(state, STATE, "alarms")
+        bounds = state["bounds"]
+        found = cls(len(state["n"]), None if bounds is None else (bounds[0], bounds[1]))
+        if "m3" not in state:
+            state = {**state, **_of_former_builds(state)}
+        found._take(state)
+        return found
+
+    def _take(self, state: dict[str, Any]) -> None:
+        """Everything of `state`, for as many arms as it has."""
+        self.alarms = [Alarm(*alarm) for alarm in state["alarms"]]
+        arms = slice(len(state["n"]))
+        for name in ("n", "total", "m2", "m3", "low", "width"):
+            getattr(self, f"_{name}")[arms] = state[name]
+        self._first[arms] = [list(first) for first in state["first"]]
+        self._candidates[arms] = [_Candidates(rows) for rows in state["candidates"]]
+        for arm, candidates in enumerate(self._candidates[arms]):
+            last = int(candidates.rows[-1, 0]) if len(candidates.rows) else 0
+            self._next[arm] = _next_look(last)

@@ -1,0 +1,179 @@
+"""Decisions with features that wait for what they are learned by, for experiments in which a missing reward is zero.
+
+A policy without context counts missing rewards (`pending.py`); one with context has to know of which decisions they
+are. So each decision is kept with its features until its window has closed, by log time, and is then learned from
+once: by its reward, or by zero. Until then it is not learned from at all, whether its reward has come or not: rewards
+that come early and zeros that come late would make every arm look better than it is.
+
+A reward may come before its exposure, and an exposure never, when its worker crashed: either of them is enough.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve.folds.attribution.pending import LINGER_MS
+from bandit_serve.log.states import known_only
+
+BUCKETS = 256
+MAX_OPEN = 100_000
+# All of them are in each snapshot.
+MAX_OPEN_BYTES = 64 * 2**20
+
+STATE = frozenset({"one_in", "open", "early"})
+
+Decision = tuple[int, int]
+
+
+class Learned(NamedTuple):
+    """n decisions whose windows have closed, with features x; `values` f8[n] are NaN where no reward came."""
+
+    arms: NDArray[np.intp]
+    values: NDArray[np.float64]
+    x: NDArray[np.float32]
+
+
+class JoinedDecisions:
+    """Times are Unix milliseconds. A decision is named by its worker's incarnation and its number there.
+
+    More than `MAX_OPEN` decisions, or `MAX_OPEN_BYTES` of features, are not kept: then only each `one_in`th is learned
+    from, chosen by its number, so that what is learned stays unbiased.
+    """
+
+    def __init__(self, window_ms: int, n_features: int) -> None:
+        self.window_ms = window_ms
+        self.one_in = 1
+        self._n_features = n_features
+        self._most_open = min(MAX_OPEN, MAX_OPEN_BYTES // (4 * n_features))
+        self._width_ms = max(1, math.ceil(window_ms / BUCKETS))
+        self._open: dict[int, dict[Decision, tuple[int, float, bytes]]] = {}
+        self._n_open = 0
+        # Learned from before their exposure came, which may yet come.
+        self._early: dict[Decision, int] = {}
+        self._exposed: set[Decision] = set()
+
+    def __len__(self) -> int:
+        return self._n_open
+
+    def exposed(
+        self,
+        incarnation: int,
+        first: int,
+        arms: NDArray[np.uint16],
+        times_ms: NDArray[np.int64],
+        x: NDArray[np.float32],
+        unlearned: NDArray[np.bool_] | None = None,
+        *,
+        last: bool = True,
+    ) -> None:
+        """n decisions that were logged, numbered from `first`; those that are `unlearned` are not learned from.
+
+        `last` says that they are not the beginning of more that are to be as if they came with them.
+        """
+        start = -first % self.one_in
+        for i in range(start, len(arms), self.one_in):
+            if unlearned is not None and unlearned[i]:
+                continue
+            decision = (incarnation, first + i)
+            if self._early.pop(decision, None) is not None:
+                continue
+            bucket = self._open.setdefault(int(times_ms[i]) // self._width_ms, {})
+            if decision not in bucket:
+                bucket[decision] = (int(arms[i]), math.nan, x[i].tobytes())
+                self._n_open += 1
+            self._exposed.add(decision)
+        if last:
+            self._thin()
+
+    def rewarded(self, rows: NDArray[np.void], x: NDArray[np.float32], *, last: bool = True) -> None:
+        """The objective's rewards (`events.REWARD`) outside the holdout, with their decisions' features; `last` as in
+        `exposed`.
+        """
+        columns = (rows[name].tolist() for name in ("incarnation", "counter", "time_ms", "arm", "value"))
+        for i, (incarnation, counter, time_ms, arm, value) in enumerate(zip(*columns, strict=True)):
+            if counter % self.one_in:
+                continue
+            decision = (incarnation, counter)
+            bucket = self._open.setdefault(time_ms // self._width_ms, {})
+            self._n_open += decision not in bucket
+            bucket[decision] = (arm, value, x[i].tobytes())
+        if last:
+            self._thin()
+
+    def close(self, now_ms: int, most: int = MAX_OPEN) -> Iterator[Learned]:
+        """Those whose windows have closed since, in the order of their times, at most `most` at once.
+
+        They are closed as they are taken from it, so all are to be taken.
+        """
+        due = sorted(bucket for bucket in self._open if self._closes_ms(bucket) < now_ms)
+        for bucket in due:
+            decisions = self._open.pop(bucket)
+            self._n_open -= len(decisions)
+            order = sorted(decisions)
+            for start in range(0, len(order), most):
+                yield self._learned(decisions, order[start : start + most], bucket)
+        if due:
+            for decision, bucket in list(self._early.items()):
+                if self._closes_ms(bucket) + LINGER_MS < now_ms:
+                    del self._early[decision]
+
+    def _learned(
+        self, decisions: dict[Decision, tuple[int, float, bytes]], some: list[Decision], bucket: int
+    ) -> Learned:
+        for decision in some:
+            if decision in self._exposed:
+                self._exposed.discard(decision)
+            else:
+                self._early[decision] = bucket
+        arms, values, x = zip(*(decisions[decision] for decision in some), strict=True)
+        return Learned(
+            np.array(arms, np.intp),
+            np.array(values, np.float64),
+            np.frombuffer(b"".join(x), "<f4").reshape(len(x), self._n_features),
+        )
+
+    def next_close_ms(self) -> int | None:
+        """From when on a tick would close something."""
+        return self._closes_ms(min(self._open)) + 1 if self._open else None
+
+    def _closes_ms(self, bucket: int) -> int:
+        return (bucket + 1) * self._width_ms + self.window_ms
+
+    def _thin(self) -> None:
+        while self._n_open > self._most_open:
+            self.one_in *= 2
+            for bucket in self._open.values():
+                for decision in [each for each in bucket if each[1] % self.one_in]:
+                    del bucket[decision]
+                    self._exposed.discard(decision)
+                    self._n_open -= 1
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "one_in": self.one_in,
+            "open": [
+                [bucket, *decision, *self._open[bucket][decision], decision in self._exposed]
+                for bucket in sorted(self._open)
+                for decision in sorted(self._open[bucket])
+            ],
+            "early": [[*decision, self._early[decision]] for decision in sorted(self._early)],
+        }
+
+    @classmethod
+    def from_state(cls, window_ms: int, n_features: int, state: dict[str, Any]) -> JoinedDecisions:
+        known_only(state, STATE, "joined decisions")
+        joined = cls(window_ms, n_features)
+        joined.one_in = state["one_in"]
+        for bucket, incarnation, counter, arm, value, x, exposed in state["open"]:
+            decision = (incarnation, counter)
+            joined._open.setdefault(bucket, {})[decision] = (arm, value, x)
+            joined._n_open += 1
+            if exposed:
+                joined._exposed.add(decision)
+        joined._early = {(incarnation, counter): bucket for incarnation, counter, bucket in state["early"]}
+        return joined

@@ -1,0 +1,220 @@
+"""Decisions whose attribution window is open, for experiments in which a missing reward counts as zero.
+
+They are kept as counts by time of decision, in buckets of 1/`BUCKETS` of the window, so their memory does not grow
+with the traffic. When a bucket's window has closed, by log time, those of its decisions that got no reward count as
+zeros, once. Until then they count by how likely a reward would have come by now, Σ G_k(age) (Vernade, Cappé and
+Perchet 2017), with G_k the delays of arm k (`delays.py`).
+
+A reward may come before its exposure, and an exposure after its window has closed or, when its worker crashed, never.
+So rewards that wait for an exposure are remembered by decision.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve.folds.attribution import _delays
+from bandit_serve.folds.attribution.delays import Delays
+from bandit_serve.log.states import known_only
+
+BUCKETS = 256
+# How long after its window a rewarded decision is remembered whose exposure may still come.
+LINGER_MS = 3_600_000
+
+Counts = NDArray[np.int64]
+Decisions = dict[int, dict[int, tuple[int, int]]]
+"""By worker and number: the bucket and the arm."""
+_NEVER = 2**62
+STATE = frozenset({"exposed", "rewarded", "blank", "reached", "lost", "early", "settled", "delays"})
+
+
+class Closed(NamedTuple):
+    """What has closed, i64[K] each: the decisions, those that stayed without a reward, and those whose reward was
+    not 0.
+    """
+
+    decisions: Counts
+    zeros: Counts
+    conversions: Counts
+
+
+class PendingDecisions:
+    """Times are Unix milliseconds. Everything is integers, so the fold is the same wherever it runs."""
+
+    def __init__(self, window_ms: int, n_arms: int) -> None:
+        self.window_ms = window_ms
+        self.n_arms = n_arms
+        self.delays = Delays(window_ms, n_arms)
+        self._width_ms = max(1, math.ceil(window_ms / BUCKETS))
+        self._exposed: dict[int, Counts] = {}
+        self._rewarded: dict[int, Counts] = {}
+        self._blank: dict[int, Counts] = {}
+        self._earliest = _NEVER
+        self._reached: dict[int, tuple[int, int]] = {}
+        self._lost: dict[int, list[tuple[int, int]]] = {}
+        self._early: Decisions = {}
+        self._settled: Decisions = {}
+
+    def exposed(self, incarnation: int, first: int, arms: NDArray[np.uint16], times_ms: Counts) -> None:
+        """n decisions that were logged, numbered from `first` by the worker that made them."""
+        earliest = _delays.count_decisions(self._exposed, arms, times_ms, self._width_ms, self.n_arms)
+        self._earliest = min(self._earliest, earliest)
+        end = first + len(arms)
+        _taken(self._early, incarnation, first, end)
+        for bucket, arm in _taken(self._settled, incarnation, first, end):
+            self._exposed[bucket][arm] -= 1
+        reached = self._reached.get(incarnation, (0, 0))[0]
+        if first > reached:
+            self._lost.setdefault(incarnation, []).append((reached, first))
+        self._reached[incarnation] = (end, int(times_ms[-1]))
+
+    def take_back(self, arms: NDArray[np.uint16], times_ms: Counts) -> None:
+        """Leaves out decisions that `exposed` was told of and that nothing is to be learned from."""
+        for bucket, arm in zip((times_ms // self._width_ms).tolist(), arms.tolist(), strict=True):
+            self._exposed[bucket][arm] -= 1
+
+    def rewarded(self, rows: NDArray[np.void], now_ms: int) -> None:
+        """The objective's rewards (`events.REWARD`), as they arrive."""
+        earliest, early = _delays.count_rewards(
+            self._rewarded,
+            self._blank,
+            rows,
+            now_ms,
+            self._width_ms,
+            self.delays.edges_ms,
+            self.delays.arrivals,
+            self._reached,
+        )
+        self._earliest = min(self._earliest, earliest)
+        if self._lost:
+            early += self._among_lost(rows)
+        for i in early:
+            row = rows[i]
+            self._early.setdefault(int(row["incarnation"]), {})[int(row["counter"])] = (
+                int(row["time_ms"]) // self._width_ms,
+                int(row["arm"]),
+            )
+
+    def _among_lost(self, rows: NDArray[np.void]) -> list[int]:
+        """The rows of decisions in a gap of what their worker has logged."""
+        found: list[int] = []
+        counters = rows["counter"]
+        for incarnation in np.unique(rows["incarnation"]).tolist():
+            for low, high in self._lost.get(incarnation, ()):
+                inside = (counters >= low) & (counters < high) & (rows["incarnation"] == incarnation)
+                found += np.flatnonzero(inside).tolist()
+        return found
+
+    def close(self, now_ms: int) -> Closed | None:
+        """The decisions whose window has closed since; None if none has."""
+        if self._closes_ms(self._earliest) >= now_ms:
+            return None
+        due = sorted(b for b in {*self._exposed, *self._rewarded} if self._closes_ms(b) < now_ms)
+        decisions, rewarded, blank = np.zeros((3, self.n_arms), np.int64)
+        for bucket in due:
+            decisions += self._exposed.pop(bucket, 0)
+            rewarded += self._rewarded.pop(bucket, 0)
+            blank += self._blank.pop(bucket, 0)
+        self.delays.closed += decisions
+        zeros = decisions - rewarded
+        for incarnation, early in list(self._early.items()):
+            for counter, (bucket, arm) in list(early.items()):
+                if self._closes_ms(bucket) < now_ms:
+                    zeros[arm] += 1
+                    self._settled.setdefault(incarnation, {})[counter] = early.pop(counter)
+            if not early:
+                del self._early[incarnation]
+        self._earliest = min(min(self._exposed, default=_NEVER), min(self._rewarded, default=_NEVER))
+        self._forget(now_ms)
+        return Closed(decisions, np.maximum(zeros, 0), np.minimum(rewarded - blank, decisions))
+
+    def _forget(self, now_ms: int) -> None:
+        for incarnation, settled in list(self._settled.items()):
+            for counter, (bucket, _) in list(settled.items()):
+                if self._closes_ms(bucket) + LINGER_MS < now_ms:
+                    del settled[counter]
+            if not settled:
+                del self._settled[incarnation]
+        for incarnation, (_, last_ms) in list(self._reached.items()):
+            if last_ms + 2 * self.window_ms + LINGER_MS < now_ms:
+                del self._reached[incarnation]
+                self._lost.pop(incarnation, None)
+
+    def next_close_ms(self) -> int | None:
+        """From when on a tick would close something."""
+        return None if self._earliest == _NEVER else self._closes_ms(self._earliest) + 1
+
+    def weights(self, now_ms: int) -> NDArray[np.float64]:
+        """f64[K]: how many of the open decisions would have shown a reward by now if they were to get one.
+
+        Those that got one are counted elsewhere and not among them.
+        """
+        reach, exposed, rewarded = _delays.reach(
+            self._exposed, self._rewarded, now_ms, self._width_ms, self.delays.edges_ms, self.n_arms
+        )
+        shown = self.delays.shown(reach)
+        weights: NDArray[np.float64] = np.clip(shown - rewarded, 0.0, np.maximum(exposed - rewarded, 0))
+        return weights
+
+    def _closes_ms(self, bucket: int) -> int:
+        return (bucket + 1) * self._width_ms + self.window_ms
+
+    def grown(self, n_arms: int) -> PendingDecisions:
+        """The same with more arms, which nothing is pending for."""
+        state = self.state()
+        for counts in (*state["exposed"], *state["rewarded"], *state["blank"]):
+            counts[1] += [0] * (n_arms - self.n_arms)
+        state["delays"] = self.delays.grown(n_arms).state()
+        return PendingDecisions.from_state(self.window_ms, n_arms, state)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "exposed": [[b, self._exposed[b].tolist()] for b in sorted(self._exposed)],
+            "rewarded": [[b, self._rewarded[b].tolist()] for b in sorted(self._rewarded)],
+            "blank": [[b, self._blank[b].tolist()] for b in sorted(self._blank)],
+            "reached": [[i, *self._reached[i]] for i in sorted(self._reached)],
+            "lost": [[i, *ends] for i in sorted(self._lost) for ends in self._lost[i]],
+            "early": _rows(self._early),
+            "settled": _rows(self._settled),
+            "delays": self.delays.state(),
+        }
+
+    @classmethod
+    def from_state(cls, window_ms: int, n_arms: int, state: dict[str, Any]) -> PendingDecisions:
+        known_only(state, STATE, "pending decisions")
+        pending = cls(window_ms, n_arms)
+        pending._exposed = {b: np.array(counts, np.int64) for b, counts in state["exposed"]}
+        pending._rewarded = {b: np.array(counts, np.int64) for b, counts in state["rewarded"]}
+        pending._blank = {b: np.array(counts, np.int64) for b, counts in state["blank"]}
+        pending._earliest = min(
+            [b for name in ("exposed", "rewarded") for b, _ in state[name]], default=_NEVER
+        )
+        pending._reached = {i: (counter, last_ms) for i, counter, last_ms in state["reached"]}
+        for i, low, high in state["lost"]:
+            pending._lost.setdefault(i, []).append((low, high))
+        for decisions, name in ((pending._early, "early"), (pending._settled, "settled")):
+            for i, counter, bucket, arm in state[name]:
+                decisions.setdefault(i, {})[counter] = (bucket, arm)
+        pending.delays = Delays.from_state(window_ms, n_arms, state["delays"])
+        return pending
+
+
+def _rows(decisions: Decisions) -> list[list[int]]:
+    return [
+        [i, counter, *decisions[i][counter]] for i in sorted(decisions) for counter in sorted(decisions[i])
+    ]
+
+
+def _taken(decisions: Decisions, incarnation: int, first: int, end: int) -> list[tuple[int, int]]:
+    """What is remembered of the worker's decisions from `first` to before `end`, and no more from now on."""
+    of_worker = decisions.get(incarnation)
+    if of_worker is None:
+        return []
+    found = [of_worker.pop(counter) for counter in sorted(of_worker) if first <= counter < end]
+    if not of_worker:
+        del decisions[incarnation]
+    return found

@@ -1,0 +1,323 @@
+"""What the log holds, and its wire form.
+
+An entry of a stream has one field. Its name is the kind of the event, its value the event:
+
+    c  Changed   MessagePack   a configuration change, with what is new in the record as it is from then on
+    x  Exposed   MessagePack   decisions of one worker, as columns
+    r  Rewarded  rows          rewards, `REWARD` records one after another, each with its decision's features
+                               behind it where the experiment has context (the append script drops rows without
+                               decoding them, so they have a fixed width)
+    t  Tick      empty         time passed
+    q  Census    MessagePack   every worker is asked for a digest of its state at this offset
+
+The registry's stream has kinds of its own (`models/registry.py`). Numbers are little-endian.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from bandit_serve.errors import UnreadableEntry
+from bandit_serve.experiments.spec import Arm, Experiment, Record
+from bandit_serve.log._rewards import misfit, undrawable
+
+REWARD = np.dtype(
+    [
+        ("incarnation", "<u8"),  # of the worker that decided
+        ("counter", "<u8"),  # the decision's number in it
+        ("time_ms", "<i8"),  # when it was decided, Unix time of the deciding worker
+        ("value", "<f8"),
+        ("propensity", "<f8"),
+        ("unit", "<u8"),  # hash of the unit; 0 where `unit` is `request`
+        ("revision", "<u4"),  # of the experiment, when it was decided
+        ("arm", "<u2"),
+        ("metric", "u1"),  # index into the experiment's metrics
+        ("flags", "u1"),  # of the token: `HELD_OUT` or 0
+    ]
+)
+
+
+# The decision was one of the holdout: analysed like every other, but the policy learns nothing from it.
+HELD_OUT = 1
+# What `ages_ms` can hold: 49.7 days.
+MAX_AGE_MS = 2**32 - 1
+MAX_TIME_MS = 2**53
+# What a decision's number stays below: a token has 42 bits for it.
+MAX_COUNTER = 2**42
+
+
+class Change(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who changed what, and why.
+
+    `what` is `create`, `start`, `pause`, `stop` or `policy`, `put` for a draft that is another one from then on,
+    `delete` for one that is stopped so that it can be deleted, or `add_arm`, `pause_arm`, `resume_arm` or `remove_arm`
+    and then `arm` its name.
+    """
+
+    what: str
+    who: str
+    reason: str | None = None
+    arm: str | None = None
+
+
+class Changed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The record as it is from then on.
+
+    Arms and context never change once they are there, and may be large. So of the first `kept_arms` arms, which are
+    those of the record before, only the names are here, and of the context nothing where there are any; `whole` fills
+    it in.
+    """
+
+    record: Record
+    change: Change
+    kept_arms: int = 0
+
+    def without(self, former: Record) -> Changed:
+        """The same without what `former`, the record before, has already."""
+        now, before = self.record.experiment, former.experiment
+        kept = 0
+        while kept < min(len(now.arms), len(before.arms)) and now.arms[kept] is before.arms[kept]:
+            kept += 1
+        if kept == 0 or now.context != before.context:
+            return self
+        names = tuple(Arm(arm.name) for arm in now.arms[:kept])
+        shorter = msgspec.structs.replace(now, arms=(*names, *now.arms[kept:]), context=())
+        return Changed(msgspec.structs.replace(self.record, experiment=shorter), self.change, kept)
+
+    def whole(self, former: Record | None) -> Changed:
+        """With all of its record, given the one before; `UnreadableEntry` where that lacks what is left out."""
+        kept = self.kept_arms
+        if kept == 0:
+            return self
+        if former is None or len(former.experiment.arms) < kept:
+            raise UnreadableEntry("The log holds a change of an experiment whose arms it does not hold.")
+        now, before = self.record.experiment, former.experiment
+        experiment = msgspec.structs.replace(
+            now, arms=(*before.arms[:kept], *now.arms[kept:]), context=before.context
+        )
+        return Changed(msgspec.structs.replace(self.record, experiment=experiment), self.change)
+
+
+def is_another_draft(former: Record, event: Changed) -> bool:
+    """Whether a draft, of which nothing was decided yet, is another one from then on: none of it need stay."""
+    return event.change.what == "put" and former.status == "draft" and event.record.status == "draft"
+
+
+class Pair(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What the prediction of a decision was about: decision number `first` + `place`."""
+
+    place: int
+    user: str
+    item: str
+    features: dict[str, Any] | None = None
+
+
+class Exposed(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """n decisions of one worker, numbered `first` … `first + n − 1`, in that order.
+
+    `arms` u2[n]; `ages_ms` u4[n], milliseconds after `time_ms`; `units` u8[n], or empty where `unit` is
+    `request`. Row i was drawn from the row of `vectors` (f8[V, K]) that `runs` (u4[V], sum n) gives it:
+    the first `runs[0]` decisions from `vectors[0]`, and so on. K is the number of arms at `revision`.
+    `held_out`: a bit for each decision, of the lowest value first (NumPy's `little`), 1 for one of the holdout; empty
+    where there is none. `x` f4[n, d]: the decisions' features, empty where the experiment has no context. `pairs`: of
+    the decisions that were predictions of one item, where the service keeps them for learning.
+    """
+
+    incarnation: int
+    first: int
+    revision: int
+    time_ms: int
+    arms: bytes
+    ages_ms: bytes
+    units: bytes
+    vectors: bytes
+    runs: bytes
+    held_out: bytes = b""
+    x: bytes = b""
+    pairs: tuple[Pair, ...] = ()
+
+    def held_out_rows(self) -> NDArray[np.bool_] | None:
+        """bool (n,): which decisions are of the holdout; None where none is."""
+        if not self.held_out:
+            return None
+        bits = np.frombuffer(self.held_out, np.uint8)
+        return np.unpackbits(bits, count=len(self.arms) // 2, bitorder="little").astype(np.bool_)
+
+
+class Columns(NamedTuple):
+    """Of an `Exposed`: `arms` u2[n], `ages_ms` u4[n], `units` u8[n] or u8[0], `vectors` f8[V, K], `runs` u4[V]."""
+
+    arms: NDArray[np.uint16]
+    ages_ms: NDArray[np.uint32]
+    units: NDArray[np.uint64]
+    vectors: NDArray[np.float64]
+    runs: NDArray[np.uint32]
+
+
+def columns_of(event: Exposed, n_features: int | None) -> Columns:
+    """The columns of `event`, with `n_features` d, None where it does not matter; `UnreadableEntry` when they do not
+    fit together.
+    """
+    n, n_runs = len(event.arms) // 2, len(event.runs) // 4
+    _require(len(event.arms) == 2 * n, "whole items in arms")
+    _require(len(event.ages_ms) == 4 * n, "as many ages as arms")
+    _require(len(event.units) in (0, 8 * n), "as many units as arms, or none")
+    _require(len(event.held_out) in (0, (n + 7) // 8), "as many bits of the holdout as arms, or none")
+    _require(n_features is None or len(event.x) == 4 * n * n_features, "the features of every decision")
+    _require(len(event.runs) == 4 * n_runs, "whole items in runs")
+    n_arms = len(event.vectors) // (8 * max(n_runs, 1))
+    _require(len(event.vectors) == 8 * n_runs * n_arms, "as many share vectors as runs")
+    _require(0 <= event.incarnation < 2**64, "an incarnation of 64 bits")
+    _require(0 <= event.first <= MAX_COUNTER - n, "counters of at most 42 bits")
+    _require(0 <= event.revision < 2**32, "a revision of 32 bits")
+    _require(abs(event.time_ms) < MAX_TIME_MS, "a time in milliseconds")
+    _require(all(0 <= pair.place < n for pair in event.pairs), "pairs of decisions that are there")
+    columns = Columns(
+        np.frombuffer(event.arms, "<u2"),
+        np.frombuffer(event.ages_ms, "<u4"),
+        np.frombuffer(event.units, "<u8"),
+        np.frombuffer(event.vectors, "<f8").reshape(n_runs, n_arms),
+        np.frombuffer(event.runs, "<u4"),
+    )
+    fault = undrawable(columns.arms, columns.runs, columns.vectors)
+    _require(fault is None, str(fault))
+    return columns
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise UnreadableEntry(f"The log holds an entry that this build can not fold: expected {what}.")
+
+
+class Rewarded(Struct, frozen=True):
+    """n `REWARD` records, and the features of their decisions, f4[n, d], where the experiment has context."""
+
+    rows: NDArray[np.void]
+    x: NDArray[np.float32] | None = None
+
+
+def pack_rewards(rows: NDArray[np.void], x: NDArray[np.float32]) -> bytes:
+    """The wire form of n `REWARD` records with features f4[n, d], row by row."""
+    _require(x.ndim == 2 and len(x) == len(rows), "the features of every reward")
+    return np.hstack([_bytes_of(rows), _bytes_of(x)]).tobytes()
+
+
+def _unpack_rewards(data: bytes, n_features: int) -> Rewarded:
+    width = REWARD.itemsize + 4 * n_features
+    _require(len(data) % width == 0, f"whole rows of {width} bytes")
+    if n_features == 0:
+        return Rewarded(np.frombuffer(data, REWARD))
+    both = np.frombuffer(data, np.uint8).reshape(-1, width)
+    return Rewarded(
+        np.ascontiguousarray(both[:, : REWARD.itemsize]).view(REWARD)[:, 0],
+        np.ascontiguousarray(both[:, REWARD.itemsize :]).view("<f4"),
+    )
+
+
+def _bytes_of(rows: NDArray[Any]) -> NDArray[np.uint8]:
+    """u1[n, bytes in a row]."""
+    return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
+
+
+class Tick(Struct, frozen=True):
+    pass
+
+
+class Census(Struct, frozen=True, forbid_unknown_fields=True):
+    """`key` is the hash in the store that takes each worker's digest."""
+
+    key: str
+
+
+Event = Changed | Exposed | Rewarded | Tick | Census
+
+CHANGED, EXPOSED, REWARDED, TICK, CENSUS = b"c", b"x", b"r", b"t", b"q"
+
+encode = msgspec.msgpack.Encoder().encode
+_changed = msgspec.msgpack.Decoder(Changed).decode
+_exposed = msgspec.msgpack.Decoder(Exposed).decode
+_census = msgspec.msgpack.Decoder(Census).decode
+
+
+def decode(kind: bytes, data: bytes, n_features: int = 0) -> Event:
+    """The event of an entry's field and value; `n_features` is d of the experiment's context, 0 without.
+
+    `UnreadableEntry` for what this build does not know, a kind or a field, and for columns that do not fit together.
+    """
+    try:
+        match kind:
+            case b"r":
+                return _unpack_rewards(data, n_features)
+            case b"x":
+                event = _exposed(data)
+                columns_of(event, n_features)
+                return event
+            case b"t":
+                _require(not data, "a tick without content")
+                return Tick()
+            case b"c":
+                return _changed(data)
+            case b"q":
+                return _census(data)
+    except msgspec.MsgspecError as error:
+        raise UnreadableEntry(
+            f"The log holds an entry of kind {kind!r} that this build does not know: {error}."
+        ) from error
+    raise UnreadableEntry(f"The log holds an entry of a kind that this build does not know: {kind!r}.")
+
+
+class Shape:
+    """What the entries of an experiment have to fit, as it is now. `n_features` as in `columns_of`."""
+
+    def __init__(self, experiment: Experiment, n_features: int | None) -> None:
+        self._experiment = experiment
+        self._n_features = n_features
+        self._n_arms = len(experiment.arms)
+        limits = [metric.limits for metric in experiment.metrics]
+        self._low, self._high = np.array(limits).T.copy()
+        self._whole = np.array([metric.kind == "binary" for metric in experiment.metrics], np.uint8)
+
+    def check(self, event: Event) -> None:
+        """`UnreadableEntry` when the event can not be folded as a whole; before any of it has been."""
+        match event:
+            case Exposed():
+                self.columns(event)
+            case Rewarded():
+                self._check_rewards(event)
+            case Changed():
+                self._check_change(event)
+
+    def columns(self, event: Exposed) -> Columns:
+        """The columns of `event`, checked."""
+        columns = columns_of(event, self._n_features)
+        finite = not event.x or bool(np.isfinite(np.frombuffer(event.x, "<f4")).all())
+        _require(finite, "finite features")
+        _require(columns.vectors.shape[1] <= self._n_arms, "share vectors of arms that are there")
+        _require(len(columns.units) > 0 or self._experiment.unit != "user", "as many units as arms")
+        return columns
+
+    def _check_rewards(self, event: Rewarded) -> None:
+        rows, x = event.rows, event.x
+        is_row = (rows.dtype is REWARD or rows.dtype == REWARD) and rows.ndim == 1
+        _require(is_row, "rewards in a row of REWARD records")
+        if self._n_features is not None:
+            there = x is not None and x.shape == (len(rows), self._n_features)
+            _require(there or (x is None and not self._n_features), "the features of every reward")
+        _require(x is None or bool(np.isfinite(x).all()), "finite features")
+        fault = misfit(rows, self._n_arms, self._low, self._high, self._whole)
+        _require(fault is None, str(fault))
+
+    def _check_change(self, event: Changed) -> None:
+        here, there = self._experiment, event.record.experiment
+        n_both = min(self._n_arms, len(there.arms))
+        same = there.arm_names[:n_both] == here.arm_names[:n_both]
+        _require(same, "the arms that were there, in no other order")
+        _require(here.metrics == there.metrics, "the metrics that were there")
+        same = here.unit == there.unit and here.context == there.context
+        _require(same and here.attribution == there.attribution, "unit, context and attribution as they were")
+        _require(0 <= event.record.revision < 2**32, "a revision of 32 bits")

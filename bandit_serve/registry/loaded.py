@@ -1,0 +1,144 @@
+"""Models in memory: an LRU by bytes that never evicts one that takes live traffic."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+
+from bandit_serve.base.private_files import said_when_full
+from bandit_serve.base.troubles import Troubles
+from bandit_serve.errors import BanditServeError, Conflict, ModelLost, Unavailable, in_full
+from bandit_serve.models.artifact import ArtifactStore
+from bandit_serve.models.family import load_model
+from bandit_serve.models.model import Model
+from bandit_serve.registry.registry import SERVABLE, Version
+
+log = logging.getLogger(__name__)
+
+Reference = tuple[str, str]
+
+# One whose file is not well is not read again before that.
+LOST_REST_S = 3.0
+TROUBLE = "model_missing"
+
+
+def require_servable(version: Version) -> None:
+    """`Conflict` for a version whose status or retention does not let it serve."""
+    if version.pruned:
+        raise Conflict(f"The file of {version.version!r} of {version.model!r} was removed by retention.")
+    if version.status not in SERVABLE:
+        raise Conflict(f"The version {version.version!r} of {version.model!r} is {version.status}.")
+
+
+def _lost(version: Version, error: BaseException | None) -> ModelLost:
+    lost = ModelLost(
+        f"The file of {version.model} {version.version} is missing or damaged on this host.", LOST_REST_S
+    )
+    return lost if error is None else lost.noted(in_full(error))
+
+
+class LoadedModels:
+    """`max_bytes` bounds what is kept beyond the live ones; `troubles` hear of live ones whose files are not well."""
+
+    def __init__(self, artifacts: ArtifactStore, *, max_bytes: int, troubles: Troubles | None = None) -> None:
+        self.artifacts = artifacts
+        self._troubles = Troubles() if troubles is None else troubles
+        self._lost: dict[Reference, tuple[float, BaseException | None]] = {}
+        self._max_bytes = max_bytes
+        self._models: OrderedDict[Reference, Model] = OrderedDict()
+        self._loading: dict[Reference, asyncio.Task[Model]] = {}
+        self.live: frozenset[Reference] = frozenset()
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(model.nbytes for model in self._models.values())
+
+    def contents(self) -> list[tuple[str, str, int]]:
+        """Model, version and bytes of each that is in memory."""
+        return [(*reference, model.nbytes) for reference, model in self._models.items()]
+
+    def get(self, model: str, version: str) -> Model | None:
+        found = self._models.get((model, version))
+        if found is not None:
+            self._models.move_to_end((model, version))
+        return found
+
+    async def load(self, version: Version) -> Model:
+        """The model, from its artifact if it is not in memory; those who ask together wait for one load.
+
+        `Conflict` for a version that can not serve, `ModelLost` where the file is not what was registered.
+        """
+        reference = (version.model, version.version)
+        found = self.get(*reference)
+        if found is not None:
+            return found
+        require_servable(version)
+        if reference in self._lost and time.monotonic() < self._lost[reference][0]:
+            raise _lost(version, self._lost[reference][1])
+        task = self._loading.get(reference)
+        if task is None:
+            task = asyncio.create_task(self._load(version), name=f"load {version.model} {version.version}")
+            self._loading[reference] = task
+        return await asyncio.shield(task)
+
+    async def _load(self, version: Version) -> Model:
+        reference = (version.model, version.version)
+        try:
+            model = await asyncio.to_thread(self._read, version)
+            self._models[reference] = model
+            if self._lost.pop(reference, None) is not None:
+                log.warning("the model %s %s is back", *reference)
+                self._say_lost()
+            self._evict(keep=reference)
+            return model
+        except ModelLost as error:
+            if reference not in self._lost:
+                log.error("%s", in_full(error))
+            self._lost[reference] = time.monotonic() + LOST_REST_S, error.__cause__
+            self._say_lost()
+            raise
+        finally:
+            del self._loading[reference]
+
+    def _read(self, version: Version) -> Model:
+        try:
+            with said_when_full():
+                return load_model(self.artifacts.open(version.sha256))
+        except Unavailable:
+            raise
+        except (BanditServeError, OSError, ValueError) as error:
+            raise _lost(version, error) from error
+
+    @property
+    def lost(self) -> frozenset[Reference]:
+        """Those that take live traffic and whose files are missing or damaged here."""
+        return frozenset(self._lost) & self.live
+
+    def keep_live(self, references: frozenset[Reference]) -> None:
+        """Says which versions take live traffic from now on."""
+        self.live = references
+        self._lost = {each: lost for each, lost in self._lost.items() if each in references}
+        self._say_lost()
+        self._evict(keep=None)
+
+    def _say_lost(self) -> None:
+        if self.lost:
+            names = ", ".join(f"{model} {version}" for model, version in sorted(self.lost))
+            self._troubles.begin(
+                TROUBLE, f"The files of models are missing or damaged on this host: {names}."
+            )
+        else:
+            self._troubles.end(TROUBLE)
+
+    def _evict(self, keep: Reference | None) -> None:
+        idle = [reference for reference in self._models if reference not in self.live and reference != keep]
+        nbytes = sum(self._models[reference].nbytes for reference in idle)
+        for reference in idle:
+            if nbytes <= self._max_bytes:
+                return
+            nbytes -= self._models.pop(reference).nbytes

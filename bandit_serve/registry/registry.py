@@ -1,0 +1,355 @@
+"""The registry: models, their versions and statuses, as a fold of the common log.
+
+A command (`register`, `move`, `rollback`, `patch`) checks the present state and returns the event to append;
+`apply` is the only thing that changes it. The common log holds
+
+    e  ExperimentAnnounced   an experiment's log exists from now on
+    m  ModelChanged          versions as they are from now on, and which one is in production
+    f  Repaired              an experiment that was set aside is to be folded anew, or is given up; or one is deleted
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from bandit_serve.base.documents import document_fault
+from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotFound
+from bandit_serve.log.offset import START, Offset
+from bandit_serve.log.owner import successor
+from bandit_serve.log.repairs import Repaired, Repairs
+
+VersionStatus = Literal["training", "staged", "shadow", "production", "retired", "failed"]
+
+MOVES: Mapping[VersionStatus, tuple[VersionStatus, ...]] = {
+    "training": ("staged", "failed"),
+    "staged": ("shadow", "production", "retired", "failed"),
+    "shadow": ("staged", "production", "retired", "failed"),
+    "production": ("retired", "failed"),
+    "retired": ("staged",),
+    "failed": (),
+}
+SERVABLE: tuple[VersionStatus, ...] = ("staged", "shadow", "production", "retired")
+MAX_HISTORY = 10_000
+ANNOUNCED, MODEL, REPAIRED = b"e", b"m", b"f"
+
+
+class Version(Struct, frozen=True, forbid_unknown_fields=True):
+    """One version of a model. `sha256`, `size` (bytes) and `family` are of its artifact, which is gone if `pruned`."""
+
+    model: str
+    version: str
+    status: VersionStatus
+    sha256: str
+    size: int
+    family: str
+    created_ms: int
+    updated_ms: int
+    metrics: dict[str, float] = {}
+    metadata: dict[str, Any] = {}
+    reason: str | None = None
+    pruned: bool = False
+
+
+class ModelHistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    at_ms: int
+    what: str
+    who: str
+    version: str
+    status: VersionStatus
+    reason: str | None = None
+
+
+class ExperimentAnnounced(Struct, frozen=True, forbid_unknown_fields=True):
+    """`experiment` is the owner of the log."""
+
+    experiment: str
+
+
+class ModelChanged(Struct, frozen=True, forbid_unknown_fields=True):
+    """`because` names what caused it, for changes that must happen once: `experiment:revision`."""
+
+    model: str
+    versions: tuple[Version, ...]
+    production: str | None
+    former: tuple[str, ...]
+    what: str
+    who: str
+    because: str | None = None
+
+
+class RegisteredModel(Struct, forbid_unknown_fields=True):
+    """`former` are the versions that were in production before, oldest first: where rollback goes."""
+
+    name: str
+    versions: dict[str, Version]
+    production: str | None = None
+    former: tuple[str, ...] = ()
+    history: list[ModelHistoryEntry] = []
+
+
+RegistryEvent = ExperimentAnnounced | ModelChanged | Repaired
+
+
+class RegistryState(Struct, forbid_unknown_fields=True):
+    revision: int
+    experiments: list[str]
+    models: dict[str, RegisteredModel]
+    done: list[str]
+    repairs: Repairs = msgspec.field(default_factory=Repairs)
+
+
+class Registry:
+    """`experiments` are the owners of logs that were announced and not deleted."""
+
+    def __init__(self) -> None:
+        self.offset: Offset = START
+        self.revision = 0
+        self.experiments: dict[str, None] = {}
+        self.models: dict[str, RegisteredModel] = {}
+        self.repairs = Repairs()
+        self._done: dict[str, None] = {}
+
+    def apply(self, offset: Offset, event: RegistryEvent) -> None:
+        match event:
+            case ExperimentAnnounced():
+                if not self.repairs.is_deleted(event.experiment):
+                    self.experiments[event.experiment] = None
+            case ModelChanged():
+                self._changed(offset, event)
+            case Repaired():
+                self.repairs.apply(offset, event)
+                if self.repairs.is_deleted(event.experiment):
+                    self.experiments.pop(event.experiment, None)
+        self.offset = offset
+
+    def owner(self, name: str) -> str:
+        """Who owns the log of the experiment of this name: of the next one, where all that there were are deleted."""
+        owner = name
+        while self.repairs.is_deleted(owner):
+            owner = successor(owner)
+        return owner
+
+    def _changed(self, offset: Offset, event: ModelChanged) -> None:
+        self.revision += 1
+        model = self.models.setdefault(event.model, RegisteredModel(event.model, {}, history=[]))
+        for version in event.versions:
+            model.versions[version.version] = version
+            model.history.append(
+                ModelHistoryEntry(
+                    at_ms=offset.time_ms,
+                    what=event.what,
+                    who=event.who,
+                    version=version.version,
+                    status=version.status,
+                    reason=version.reason,
+                )
+            )
+        del model.history[:-MAX_HISTORY]
+        model.production = event.production
+        model.former = event.former
+        if event.because is not None:
+            self._done[event.because] = None
+
+    def is_done(self, because: str) -> bool:
+        return because in self._done
+
+    def model(self, name: str) -> RegisteredModel:
+        try:
+            return self.models[name]
+        except KeyError:
+            raise NotFound(f"There is no model {name[:128]!r}.") from None
+
+    def version(self, model: str, version: str) -> Version:
+        try:
+            return self.model(model).versions[version]
+        except KeyError:
+            raise NotFound(f"The model {model!r} has no version {version[:128]!r}.") from None
+
+    def production(self, model: str) -> Version:
+        """The version in production; `Conflict` while there is none."""
+        found = self.model(model)
+        if found.production is None:
+            raise Conflict(f"The model {model!r} has no version in production; promote one.")
+        return found.versions[found.production]
+
+    def register(self, version: Version, who: str) -> ModelChanged:
+        """A new version, `training` or `staged`."""
+        model = self.models.get(version.model)
+        if model is not None and version.version in model.versions:
+            raise Conflict(f"The model {version.model!r} already has a version {version.version!r}.")
+        if version.status not in ("training", "staged"):
+            raise Conflict(f"A version starts as training or staged, not as {version.status}.")
+        _check_documents(version)
+        return ModelChanged(
+            model=version.model,
+            versions=(version,),
+            production=model.production if model else None,
+            former=model.former if model else (),
+            what="register",
+            who=who,
+        )
+
+    def next_version(self, model: str) -> str:
+        """The name for a version that came without one: `v1`, `v2`, …"""
+        taken = self.models[model].versions if model in self.models else {}
+        number = len(taken) + 1
+        while f"v{number}" in taken:
+            number += 1
+        return f"v{number}"
+
+    def move(
+        self,
+        model: str,
+        version: str,
+        status: VersionStatus,
+        *,
+        now_ms: int,
+        who: str,
+        reason: str | None = None,
+        because: str | None = None,
+    ) -> ModelChanged:
+        """Another status; promotion retires the version that was in production, in the same event."""
+        subject = self.version(model, version)
+        if subject.pruned:
+            raise Conflict(f"The file of {version!r} of {model!r} was removed by retention.")
+        if status not in MOVES[subject.status]:
+            legal = ", ".join(MOVES[subject.status]) or "nothing: it is final"
+            raise Conflict(
+                f"A {subject.status} version can not become {status}; from {subject.status} it can become {legal}."
+            )
+        if status == "production":
+            return self._promotion(subject, "promote", now_ms, who, reason, because)
+        found = self.models[model]
+        leaves = subject.status == "production"
+        return ModelChanged(
+            model=model,
+            versions=(_with(subject, status, now_ms, reason),),
+            production=None if leaves else found.production,
+            former=(*found.former, version) if leaves else found.former,
+            what="status",
+            who=who,
+            because=because,
+        )
+
+    def promote(
+        self, model: str, version: str, *, now_ms: int, who: str, reason: str | None, because: str
+    ) -> ModelChanged:
+        """What a won experiment asks for.
+
+        Nothing but a note where the version is in production already, or can not serve any more.
+        """
+        subject = self.version(model, version)
+        if subject.status == "production" or subject.status not in SERVABLE:
+            found = self.models[model]
+            return ModelChanged(model, (), found.production, found.former, "promote", who, because)
+        return self._promotion(subject, "promote", now_ms, who, reason, because)
+
+    def rollback(self, model: str, *, now_ms: int, who: str, reason: str | None = None) -> ModelChanged:
+        """Puts the version that was in production before back into production."""
+        found = self.model(model)
+        former = [
+            name
+            for name in found.former
+            if found.versions[name].status == "retired" and not found.versions[name].pruned
+        ]
+        if not former:
+            raise Conflict(f"The model {model!r} has no former production version to roll back to.")
+        subject = found.versions[former[-1]]
+        versions = [_with(subject, "production", now_ms, reason)]
+        if found.production is not None:
+            versions.insert(0, _with(found.versions[found.production], "retired", now_ms, reason))
+        return ModelChanged(
+            model=model,
+            versions=tuple(versions),
+            production=subject.version,
+            former=tuple(former[:-1]),
+            what="rollback",
+            who=who,
+        )
+
+    def prune(self, model: str, versions: Collection[str], *, now_ms: int, who: str) -> ModelChanged:
+        """Versions without their files from now on."""
+        found = self.model(model)
+        gone = tuple(
+            msgspec.structs.replace(found.versions[name], pruned=True, updated_ms=now_ms) for name in versions
+        )
+        return ModelChanged(model, gone, found.production, found.former, "prune", who)
+
+    def patch(
+        self,
+        model: str,
+        version: str,
+        *,
+        metrics: Mapping[str, float],
+        metadata: Mapping[str, Any],
+        now_ms: int,
+        who: str,
+    ) -> ModelChanged:
+        """Metrics and metadata added to, or replaced in, what the version has."""
+        subject, found = self.version(model, version), self.models[model]
+        changed = msgspec.structs.replace(
+            subject,
+            metrics={**subject.metrics, **metrics},
+            metadata={**subject.metadata, **metadata},
+            updated_ms=now_ms,
+        )
+        _check_documents(changed)
+        return ModelChanged(model, (changed,), found.production, found.former, "patch", who)
+
+    def _promotion(
+        self, subject: Version, what: str, now_ms: int, who: str, reason: str | None, because: str | None
+    ) -> ModelChanged:
+        found = self.models[subject.model]
+        versions, former = [_with(subject, "production", now_ms, reason)], found.former
+        if found.production is not None:
+            predecessor = found.versions[found.production]
+            versions.insert(0, _with(predecessor, "retired", now_ms, f"{subject.version} was promoted"))
+            former = (*former, predecessor.version)
+        return ModelChanged(subject.model, tuple(versions), subject.version, former, what, who, because)
+
+    def state(self) -> bytes:
+        return msgspec.msgpack.encode(
+            RegistryState(self.revision, list(self.experiments), self.models, list(self._done), self.repairs)
+        )
+
+    @classmethod
+    def from_state(cls, offset: Offset, state: bytes) -> Registry:
+        fields = msgspec.msgpack.decode(state, type=RegistryState)
+        registry = cls()
+        registry.offset, registry.revision, registry.models = offset, fields.revision, fields.models
+        registry.repairs = fields.repairs
+        # Builds that know of no deletion keep them.
+        living = (owner for owner in fields.experiments if not registry.repairs.is_deleted(owner))
+        registry.experiments = dict.fromkeys(living)
+        registry._done = dict.fromkeys(fields.done)
+        return registry
+
+
+def _check_documents(version: Version) -> None:
+    for at, document in (("metrics", version.metrics), ("metadata", version.metadata)):
+        fault = document_fault(document)
+        if fault is not None:
+            raise InvalidInput(f"{at}: {fault}.", [FieldError(at, fault)])
+
+
+def _with(version: Version, status: VersionStatus, now_ms: int, reason: str | None) -> Version:
+    return msgspec.structs.replace(version, status=status, updated_ms=now_ms, reason=reason)
+
+
+_announced = msgspec.msgpack.Decoder(ExperimentAnnounced).decode
+_model = msgspec.msgpack.Decoder(ModelChanged).decode
+_repaired = msgspec.msgpack.Decoder(Repaired).decode
+
+
+def decode_registry_event(kind: bytes, data: bytes) -> RegistryEvent:
+    if kind == ANNOUNCED:
+        return _announced(data)
+    if kind == MODEL:
+        return _model(data)
+    if kind == REPAIRED:
+        return _repaired(data)
+    raise ValueError(f"the common log holds an event of a kind that this build does not know: {kind!r}")

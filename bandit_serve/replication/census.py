@@ -1,0 +1,61 @@
+"""Asking every worker for a digest of its state at one place of a log."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+
+import msgspec
+from msgspec import Struct
+
+from bandit_serve.log import events
+from bandit_serve.log.offset import Offset
+from bandit_serve.store.store import Store
+
+# Longer than a worker counts as alive after its last sign of life: by then one that was killed is gone, and
+# one that lives and does not answer stands out.
+ANSWER_S = 20.0
+POLL_S = 0.02
+
+
+class WorkerCard(Struct, frozen=True):
+    """What a worker says of itself to the others."""
+
+    incarnation: int
+    pid: int
+    host: str
+    started_ms: int
+
+
+class Answers(Struct, frozen=True):
+    """`digests` of those that answered, by incarnation; `silent` live and did not; `ended` live no more."""
+
+    offset: Offset
+    digests: dict[int, str]
+    silent: tuple[int, ...]
+    ended: tuple[int, ...]
+
+
+async def living(store: Store) -> list[WorkerCard]:
+    """The workers that live, the oldest first."""
+    cards = [msgspec.msgpack.decode(card, type=WorkerCard) for card in await store.workers()]
+    return sorted(cards, key=lambda card: (card.started_ms, card.pid))
+
+
+async def take(store: Store, name: str, workers: list[WorkerCard], *, answer_s: float = ANSWER_S) -> Answers:
+    """Appends a census to an experiment's log and waits for the answers, at most `answer_s`."""
+    asked = {worker.incarnation for worker in workers}
+    key = store.keys.census(name, secrets.token_hex(8))
+    offset = await store.append(name, events.CENSUS, events.encode(events.Census(key)))
+    until_s = time.monotonic() + answer_s
+    while True:
+        reports = await store.reports(key)
+        waiting = asked - reports.keys()
+        if waiting:
+            waiting &= {worker.incarnation for worker in await living(store)}
+        if not waiting or time.monotonic() > until_s:
+            break
+        await asyncio.sleep(POLL_S)
+    digests = {worker: reports[worker].decode() for worker in asked & reports.keys()}
+    return Answers(offset, digests, tuple(sorted(waiting)), tuple(sorted(asked - reports.keys() - waiting)))

@@ -1,0 +1,16 @@
+"""The keys of tokens that all workers share, from the store."""
+
+from __future__ import annotations
+
+from bandit_serve.log.token import Keyring, new_key
+from bandit_serve.store.store import Store
+
+
+async def load_keyring(store: Store) -> Keyring:
+    """The keys that all workers share; the first worker makes the first one."""
+    now_ms = await store.time_ms()
+    keys = await store.token_keys()
+    if not keys:
+        await store.add_token_key(0, new_key(now_ms))
+        keys = await store.token_keys()
+    return Keyring(keys, now_ms)

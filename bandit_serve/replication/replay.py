@@ -1,0 +1,218 @@
+"""Replaying an experiment's log, and comparing what comes of it with every state that should be the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+from bandit_serve.errors import BanditServeError, NotFound, Unavailable
+from bandit_serve.folds.experiment import LiveExperiment, folded
+from bandit_serve.log.offset import START, Offset
+from bandit_serve.log.owner import name_of
+from bandit_serve.log.repairs import Repairs
+from bandit_serve.replication.beginnings import POLICY_FOLD
+from bandit_serve.replication.census import Answers, WorkerCard, living, take
+from bandit_serve.store.store import Entry, Snapshot, Store
+
+READ_COUNT = 500
+ATTEMPTS = 5
+
+Compared = Literal["equal", "different", "silent", "ended", "unreachable"]
+
+
+class NotReplayable(BanditServeError):
+    """What the store holds of an experiment does not make a state."""
+
+
+class WorkerComparison(Struct, frozen=True):
+    """`silent`: it lives and did not answer. `ended`: it lives no more, and is no inequality."""
+
+    id: str
+    host: str
+    pid: int
+    result: Compared
+    digest: str | None
+
+
+class SnapshotComparison(Struct, frozen=True):
+    """`unreachable`: the log has no entry at its offset."""
+
+    offset: str
+    result: Compared
+
+
+class Replayed(Struct, frozen=True):
+    """What came of `entries` entries, applied to the snapshot at `start` or, where it is null, to nothing.
+
+    `equal` is null where there was nothing to compare with.
+    """
+
+    experiment: str
+    start: str | None
+    entries: int
+    offset: str
+    digest: str | None
+    equal: bool | None
+    reason: str
+    workers: list[WorkerComparison]
+    snapshots: list[SnapshotComparison]
+
+
+class _Fold:
+    """A state that is made anew from the log, and what it was at the offsets of snapshots."""
+
+    def __init__(
+        self, name: str, repairs: Repairs, start: Snapshot | None, snapshots: Mapping[Offset, bytes]
+    ) -> None:
+        self.live = None if start is None else LiveExperiment.from_state(start.offset, start.state)
+        self._name = name
+        self._repairs = repairs
+        self.position = START if start is None else start.offset
+        self.entries = 0
+        self.compared: dict[Offset, Compared] = {}
+        self.snapshots = snapshots
+
+    def apply(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            self.live = folded(self.live, self._name, entry, self._repairs)
+            self.entries += 1
+            self.position = entry.offset
+            state = self.snapshots.get(entry.offset)
+            if state is not None:
+                self.compared[entry.offset] = "equal" if self.live.state() == state else "different"
+
+
+async def replay(store: Store, owner: str, repairs: Repairs) -> Replayed:
+    """Folds the log anew up to now and compares with every worker that lives and every snapshot that is kept.
+
+    What was left out by a repair is left out, and snapshots that still have it are passed over.
+
+    Where no worker lives, snapshots are all there is. `NotFound` where the experiment has no log.
+    """
+    end = max([await store.last_offset(owner), *await store.snapshot_offsets(owner, POLICY_FOLD)])
+    name = name_of(owner)
+    if end == START:
+        raise NotFound(f"There is no experiment {name[:128]!r}.")
+    workers = await living(store)
+    answers = None
+    if workers:
+        answers = await take(store, owner, workers)
+        end = answers.offset
+    try:
+        start, fold = await _fold_to(store, owner, repairs, end)
+    except NotReplayable as error:
+        return Replayed(name, None, 0, str(end), None, False, str(error), [], [])
+    assert fold.live is not None
+    digest = fold.live.digest()
+    compared = _compare_workers(workers, answers, digest)
+    kept = [
+        SnapshotComparison(str(offset), fold.compared.get(offset, "unreachable"))
+        for offset in fold.snapshots
+        if (start is None or offset > start) and offset <= end
+    ]
+    equal, reason = _verdict(compared, kept)
+    return Replayed(
+        experiment=name,
+        start=None if start is None else str(start),
+        entries=fold.entries,
+        offset=str(fold.position),
+        digest=digest,
+        equal=equal,
+        reason=reason,
+        workers=compared,
+        snapshots=kept,
+    )
+
+
+def _compare_workers(
+    workers: list[WorkerCard], answers: Answers | None, digest: str
+) -> list[WorkerComparison]:
+    compared = []
+    for worker in workers:
+        assert answers is not None
+        told = answers.digests.get(worker.incarnation)
+        result: Compared
+        if told is not None:
+            result = "equal" if told == digest else "different"
+        else:
+            result = "silent" if worker.incarnation in answers.silent else "ended"
+        compared.append(WorkerComparison(f"{worker.incarnation:016x}", worker.host, worker.pid, result, told))
+    return compared
+
+
+def _verdict(workers: list[WorkerComparison], snapshots: list[SnapshotComparison]) -> tuple[bool | None, str]:
+    wrong = [f"worker {each.pid} on {each.host} is {each.result}" for each in workers if _wrong(each.result)]
+    wrong += [f"the snapshot at {each.offset} is {each.result}" for each in snapshots if _wrong(each.result)]
+    if wrong:
+        return False, ", ".join(wrong)
+    if any(each.result == "equal" for each in workers):
+        ended = [f"worker {each.pid} on {each.host}" for each in workers if each.result == "ended"]
+        without = f" ({', '.join(ended)} ended meanwhile)" if ended else ""
+        return True, f"the replayed state is every worker's, bit for bit{without}"
+    if snapshots:
+        at = snapshots[-1].offset
+        return True, f"no worker runs; compared with the newest snapshot, at {at}, bit for bit"
+    return None, "no worker runs and there is no snapshot behind the start: nothing to compare with"
+
+
+def _wrong(result: Compared) -> bool:
+    return result not in ("equal", "ended")
+
+
+async def _snapshots(store: Store, name: str, repairs: Repairs) -> dict[Offset, bytes]:
+    """Those that are kept, oldest first."""
+    kept = {}
+    for offset in await store.snapshot_offsets(name, POLICY_FOLD):
+        snapshot = await store.read_snapshot(name, POLICY_FOLD, offset)
+        if snapshot is not None and _is_of(snapshot, name, repairs):
+            kept[offset] = snapshot.state
+    return kept
+
+
+def _is_of(snapshot: Snapshot, name: str, repairs: Repairs) -> bool:
+    """Whether a snapshot is of the log as it was repaired; one that can not be read is looked at later."""
+    met = repairs.omitted_before(name, snapshot.offset)
+    try:
+        return LiveExperiment.omitted_in(snapshot.state) == met
+    except Exception:
+        return True
+
+
+async def _fold_to(store: Store, name: str, repairs: Repairs, end: Offset) -> tuple[Offset | None, _Fold]:
+    """From the beginning, or from the oldest snapshot where the log was trimmed, up to and with `end`."""
+    for _ in range(ATTEMPTS):
+        trimmed = await store.trimmed(name)
+        snapshots = await _snapshots(store, name, repairs)
+        start = None
+        if trimmed > START:
+            at = min((offset for offset in snapshots if offset >= trimmed), default=None)
+            if at is None:
+                raise NotReplayable(f"the log is trimmed through {trimmed} and no snapshot is there")
+            start = Snapshot(at, snapshots[at])
+        try:
+            fold = await asyncio.to_thread(_Fold, name, repairs, start, snapshots)
+            if await _read(store, name, fold, end):
+                return (None if start is None else start.offset), fold
+        except (NotReplayable, Unavailable):
+            raise
+        except Exception as error:  # whatever bytes that somebody changed can cause
+            raise NotReplayable(f"the log or its snapshot can not be read: {error}") from error
+    raise Unavailable(f"The log of {name} is being trimmed again and again; try later.")
+
+
+async def _read(store: Store, name: str, fold: _Fold, end: Offset) -> bool:
+    """False when the log was trimmed past the fold meanwhile."""
+    while fold.position < end:
+        entries = await store.read(name, fold.position, READ_COUNT)
+        if await store.trimmed(name) > fold.position:
+            return False
+        entries = [entry for entry in entries if entry.offset <= end]
+        if not entries:
+            break
+        await asyncio.to_thread(fold.apply, entries)
+    if fold.live is None:
+        raise NotReplayable("the log is empty")
+    return True

@@ -1,0 +1,170 @@
+"""Appending rewards: those that arrive while one append is under way, or soon after it began, go together into
+the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve.errors import Overloaded, StoreUnavailable, UnreadableEntry
+from bandit_serve.log._rewards import seen_bits
+from bandit_serve.log.events import REWARD, pack_rewards
+from bandit_serve.store.store import Store
+
+MAX_GROUP_ROWS = 20_000
+MAX_WAITING_ROWS = 200_000
+# The same with features, of which a row may have two kilobytes.
+MAX_GROUP_BYTES = 4 * 2**20
+MAX_WAITING_BYTES = 64 * 2**20
+# Each row moves about so many numbers of a model; what an entry moves is folded within some tens of milliseconds.
+MAX_GROUP_NUMBERS = 2**26
+# An append costs about as much as four requests, whatever is in it, and each worker reads what each appended.
+PACE_S = 0.001
+
+Rows = NDArray[np.void]
+
+
+class _Waiting(NamedTuple):
+    rows: Rows
+    packed: bytes
+    verdicts: asyncio.Future[bytes]
+
+
+class RewardAppender:
+    """The rewards of one experiment on their way into its log.
+
+    `n_features` is d of the experiment's context, `order` the coefficients of a model that learns from a row; 0 where
+    there is none.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        owner: str,
+        metrics: tuple[str, ...],
+        window_ms: int,
+        n_features: int = 0,
+        order: int = 0,
+    ) -> None:
+        self._most_rows = max(1, min(MAX_GROUP_ROWS, MAX_GROUP_NUMBERS // max(order * order, 1)))
+        self._store = store
+        self._owner = owner
+        self._metrics = metrics
+        self._window_ms = window_ms
+        self._row_bytes = REWARD.itemsize + 4 * n_features
+        self._waiting: deque[_Waiting] = deque()
+        self._waiting_rows = 0
+        self._waiting_bytes = 0
+        self._running: asyncio.Task[None] | None = None
+        self._next_s = 0.0
+
+    @property
+    def idle(self) -> bool:
+        return self._running is None
+
+    async def append(self, rows: Rows, x: NDArray[np.float32] | None = None) -> bytes:
+        """One letter a row: `a`ccepted, `d`uplicate, `l`ate. Returns when they are in the log.
+
+        rows: `events.REWARD` (n,); x: the features of their decisions, f4[n, d], where the experiment has context.
+        `UnreadableEntry`, and nothing is appended, for rows that no fold of this experiment could read.
+        `StoreUnavailable` when that is not known: a later try counts each of them at most once.
+        """
+        if self._waiting_rows + len(rows) > MAX_WAITING_ROWS:
+            raise Overloaded(f"More than {MAX_WAITING_ROWS} rewards wait for the store.")
+        row_bytes = rows.itemsize if x is None else rows.itemsize + x.itemsize * x.shape[1]
+        if row_bytes != self._row_bytes:
+            raise UnreadableEntry(f"Rewards of {self._owner} take {self._row_bytes} bytes each in its log.")
+        if self._waiting and self._waiting_bytes + len(rows) * row_bytes > MAX_WAITING_BYTES:
+            raise Overloaded(f"More than {MAX_WAITING_BYTES} bytes of rewards wait for the store.")
+        parts = []
+        for start in range(0, max(len(rows), 1), self._most_rows):
+            some = slice(start, start + self._most_rows)
+            parts.append(self._wait(rows[some], None if x is None else x[some]))
+        if self._running is None:
+            self._running = asyncio.create_task(self._run(), name=f"rewards of {self._owner}")
+        if len(parts) == 1:
+            return await parts[0]
+        return b"".join(await asyncio.gather(*parts))
+
+    def _wait(self, rows: Rows, x: NDArray[np.float32] | None) -> asyncio.Future[bytes]:
+        packed = rows.tobytes() if x is None else pack_rewards(rows, x)
+        verdicts = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(rows, packed, verdicts))
+        self._waiting_rows += len(rows)
+        self._waiting_bytes += len(packed)
+        return verdicts
+
+    async def _run(self) -> None:
+        group: list[_Waiting] = []
+        try:
+            while self._waiting:
+                await self._pace()
+                group = self._take_group()
+                try:
+                    verdicts = await self._append_group(group)
+                except Exception as error:
+                    for waiting in group:
+                        _fail(waiting.verdicts, error)
+                else:
+                    start = 0
+                    for waiting in group:
+                        end = start + len(waiting.rows)
+                        if not waiting.verdicts.done():
+                            waiting.verdicts.set_result(verdicts[start:end])
+                        start = end
+        finally:
+            self._running = None
+            for waiting in (*group, *self._waiting):
+                _fail(waiting.verdicts, StoreUnavailable("The service is stopping."))
+            self._waiting.clear()
+            self._waiting_rows = self._waiting_bytes = 0
+
+    async def _pace(self) -> None:
+        """An append begins at once when the last one began `PACE_S` ago; a reward waits no longer than that."""
+        loop = asyncio.get_running_loop()
+        wait_s = self._next_s - loop.time()
+        if wait_s > 0.0:
+            await asyncio.sleep(wait_s)
+        # What has arrived goes along: one turn of the loop reads it, the next brings it here.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        self._next_s = loop.time() + PACE_S
+
+    def _take_group(self) -> list[_Waiting]:
+        group = [self._waiting.popleft()]
+        n_rows, n_bytes = len(group[0].rows), len(group[0].packed)
+        while (
+            self._waiting
+            and n_rows + len(self._waiting[0].rows) <= self._most_rows
+            and n_bytes + len(self._waiting[0].packed) <= MAX_GROUP_BYTES
+        ):
+            group.append(self._waiting.popleft())
+            n_rows += len(group[-1].rows)
+            n_bytes += len(group[-1].packed)
+        self._waiting_rows -= n_rows
+        self._waiting_bytes -= n_bytes
+        return group
+
+    async def _append_group(self, group: list[_Waiting]) -> bytes:
+        # As bytes: concatenating structured arrays compares their fields anew, at ten times the cost.
+        rows = np.frombuffer(b"".join(waiting.rows.tobytes() for waiting in group), REWARD)
+        packed = b"".join(waiting.packed for waiting in group)
+        bitmaps, checks = self._checks(rows)
+        return await self._store.append_rewards(
+            self._owner, bitmaps, packed, checks, len(packed) // len(rows)
+        )
+
+    def _checks(self, rows: Rows) -> tuple[list[str], bytes]:
+        """The bitmaps that the rows' bits are in, and what the script is to check of each row."""
+        bitmaps, checks = seen_bits(rows, self._window_ms)
+        seen = self._store.keys.seen
+        return [seen(self._owner, self._metrics[metric], *place) for metric, *place in bitmaps], checks
+
+
+def _fail(verdicts: asyncio.Future[bytes], error: Exception) -> None:
+    if not verdicts.done():
+        verdicts.set_exception(error)

@@ -1,0 +1,197 @@
+"""The plot as a page of its own: nothing is loaded from anywhere, and it follows the reader's light or dark."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Literal
+
+import msgspec
+
+from bandit_serve.simulation.plot.chart import chart
+from bandit_serve.simulation.plot.scale import Kind
+from bandit_serve.simulation.standing import Estimate, Report
+
+Theme = Literal["light", "dark"]
+
+CLEAR = 2.0
+"""How many standard errors behind the second must be for a title that names the first."""
+
+LIGHT = """
+  --paper: #fcfcfb; --ink: #16181d; --soft: #646a73; --grid: #e7e7e4; --faint: #f2f2f0; --axis: #9a9ea5;
+  --s0: #2a78d6; --s1: #e0652b; --s2: #008a4a; --s3: #a03cc0; --s4: #c98a00; --s5: #10a0a8; --s6: #d6417f;
+  --s7: #5b5bd0; --even: #8a8f98;"""
+DARK = """
+  --paper: #16181c; --ink: #eceef1; --soft: #9da4ae; --grid: #2a2e34; --faint: #202329; --axis: #626a75;
+  --s0: #5ba3f5; --s1: #f0854f; --s2: #3fbf7f; --s3: #c98bea; --s4: #e0ae3a; --s5: #3cc4c8; --s6: #f07bab;
+  --s7: #9a9cf7; --even: #8b929c;"""
+STYLE = (
+    f":root {{ color-scheme: light;{LIGHT}\n}}\n"
+    f"@media (prefers-color-scheme: dark) {{ :root {{ color-scheme: dark;{DARK}\n}} }}\n"
+    f":root[data-theme=light] {{ color-scheme: light;{LIGHT}\n}}\n"
+    f":root[data-theme=dark] {{ color-scheme: dark;{DARK}\n}}\n"
+    """
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1120px; padding: 32px 40px 40px; background: var(--paper); color: var(--ink);
+  font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", "DejaVu Sans", sans-serif; }
+h1 { font-size: 23px; line-height: 1.25; font-weight: 650; margin: 0 0 4px; letter-spacing: -.01em; }
+p { margin: 0; color: var(--soft); }
+.axes { margin: 16px 0 0; display: flex; gap: 4px; font-size: 13px; color: var(--soft); }
+.axes span { padding: 3px 6px 3px 0; }
+.axes label { padding: 3px 11px; border-radius: 99px; cursor: pointer; }
+.pick { position: absolute; opacity: 0; pointer-events: none; }
+#linear:checked ~ .axes label[for=linear], #log:checked ~ .axes label[for=log]
+  { background: var(--grid); color: var(--ink); }
+#linear:focus-visible ~ .axes label[for=linear], #log:focus-visible ~ .axes label[for=log]
+  { outline: 2px solid var(--s0); }
+#linear:checked ~ .log, #log:checked ~ .linear { display: none; }
+.chart { display: block; width: 100%; height: auto; margin-top: 14px; overflow: visible;
+  font-family: inherit; font-size: 13px; }
+.chart text { fill: var(--ink); }
+.chart .mark, .chart .title, .chart .value { fill: var(--soft); }
+.chart .mark, .chart .value { font-variant-numeric: tabular-nums; }
+.chart .name { font-weight: 600; }
+.chart .value { font-weight: 400; }
+.grid { stroke: var(--grid); }
+.grid.faint { stroke: var(--faint); }
+.axis, .tick { stroke: var(--axis); }
+.change { stroke: var(--axis); stroke-dasharray: 2 4; }
+.series { transition: opacity .12s; }
+.line { fill: none; stroke: var(--c); stroke-width: 2.25; stroke-linejoin: round; stroke-linecap: round; }
+.leader { fill: none; stroke: var(--c); stroke-width: 1.5; }
+.band { fill: var(--c); fill-opacity: .14; stroke: none; }
+.dashed .line, .dashed .leader { stroke-dasharray: 7 5; }
+.growth .line, .growth .leader { stroke-width: 1.75; stroke-dasharray: 1 5; stroke-linecap: round; }
+.growth .name { fill: var(--soft); font-weight: 400; }
+.chart:has(.series:hover) .series:not(:hover) { opacity: .2; }
+.series:hover .line { stroke-width: 3; }
+"""
+    + "".join(f".s{i} {{ --c: var(--s{i}); }}\n" for i in range(8))
+    + """.even { --c: var(--even); }
+.growth { --c: var(--ink); }
+table { border-collapse: collapse; width: 100%; margin: 28px 0 0; font-size: 14px; }
+th, td { text-align: right; padding: 7px 0 7px 18px; border-bottom: 1px solid var(--grid);
+  font-variant-numeric: tabular-nums; white-space: nowrap; }
+th { color: var(--soft); font-weight: 500; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; width: 100%; white-space: normal; }
+td:first-child { font-weight: 600; }
+td small { color: var(--soft); font-size: 13px; }
+.note { margin-top: 18px; font-size: 13px; max-width: 78ch; }
+@media (max-width: 720px) { body { padding: 20px 16px; } .wide { overflow-x: auto; } }
+"""
+)
+
+
+def page(report: Report, kind: Kind = "linear", theme: Theme | None = None) -> str:
+    """HTML: the chart on both axes (`kind` is shown first), the table, and the report itself as JSON.
+
+    Without a `theme` it is the reader's own.
+    """
+    picks = "".join(
+        f'<input class="pick" type="radio" name="axis" id="{each}"{" checked" if each == kind else ""}>\n'
+        for each in ("linear", "log")
+    )
+    # In a script element only this can end it early.
+    data = msgspec.json.encode(report).decode().replace("<", "\\u003c")
+    return _document(
+        report,
+        theme,
+        f"""{picks}<div class="axes"><span>axis of decisions:</span>
+<label for="linear">linear</label><label for="log">log</label></div>
+{chart(report, "linear")}
+{chart(report, "log")}
+<div class="wide">{_table(report)}</div>
+{_note(report)}
+<script type="application/json" id="report">{data}</script>""",
+    )
+
+
+def picture_page(report: Report, kind: Kind, theme: Theme) -> str:
+    """HTML of the title and one chart, for a picture."""
+    return _document(report, theme, chart(report, kind))
+
+
+def _document(report: Report, theme: Theme | None, body: str) -> str:
+    chosen = f' data-theme="{theme}"' if theme else ""
+    return f"""<!DOCTYPE html>
+<html lang="en"{chosen}>
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(_title(report))}</title>
+<style>
+{STYLE}</style>
+</head>
+<body>
+<h1>{escape(_title(report))}</h1>
+<p>{escape(report.summary)}. {report.horizon:,} decisions, {_seeds(report)}.</p>
+{body}
+</body>
+</html>
+"""
+
+
+def _title(report: Report) -> str:
+    if len(report.policies) == 1:
+        return f"Regret of {report.policies[0].name}"
+    of_all = f"regret of {len(report.policies)} policies"
+    best, second, *_ = report.ranked
+    if second.behind.se is None or second.behind.mean < CLEAR * second.behind.se:
+        return of_all.capitalize()
+    return f"{best.name} loses least: {of_all}"
+
+
+def _seeds(report: Report) -> str:
+    return "one seed" if report.seeds == 1 else f"{report.seeds:,} seeds"
+
+
+def _table(report: Report) -> str:
+    first = report.ranked[0]
+    rows = "\n".join(
+        _row(
+            escape(each.name),
+            _small(each.regret),
+            "–" if each is first else _small(each.behind),
+            _small(each.reward),
+            _percent(each.best_share),
+            _percent(each.late_best_share),
+        )
+        for each in report.ranked
+    )
+    return f"""<table>
+<thead><tr><th>policy</th><th>regret</th><th>behind the first</th><th>reward a decision</th>
+<th>on the best arm</th><th>in the last quarter</th></tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table>"""
+
+
+def _row(*cells: str) -> str:
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _small(estimate: Estimate) -> str:
+    mean, _, error = str(estimate).partition(" ± ")
+    return f"{mean} <small>± {error}</small>" if error else mean
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{100 * estimate.mean:.1f} %"
+
+
+def _note(report: Report) -> str:
+    sentences = [
+        "Regret is the expected reward that was lost against always choosing the arm that is best then.",
+    ]
+    if report.seeds > 1:
+        sentences.append(
+            "Bands and ± are one standard error of the mean over seeds. All policies meet the same outcomes on "
+            "one seed, so the differences in “behind the first” are known better than the regrets."
+        )
+    if report.growth is not None:
+        sentences.append(
+            f"The dotted curve grows like C ln t with C = {report.growth:.4g}, the rate that no policy which is "
+            "good everywhere can stay below in the long run (Lai and Robbins 1985). It is drawn through the end "
+            "of the best curve of a policy that learns: compare slopes, not heights."
+        )
+    return f'<p class="note">{escape(" ".join(sentences))}</p>'

@@ -1,0 +1,112 @@
+"""Labelled rows to make a bandit of: a CSV with a header, or a data set that scikit-learn ships."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve.errors import InvalidInput, UsageError
+from bandit_serve.simulation.worlds.environment import Matrix, require
+
+# Those that come with scikit-learn itself, so that nothing is downloaded.
+SHIPPED = ("breast_cancer", "digits", "iris", "wine")
+MOST_CATEGORIES = 64
+MOST_CLASSES = 1_000
+MISSING = frozenset(["", "?", "na", "nan", "null", "none"])
+
+
+class DataSet(NamedTuple):
+    """features: float64 (N, d), the first always 1, the others standardised. labels: intp (N,), of `classes`."""
+
+    name: str
+    features: Matrix
+    labels: NDArray[np.intp]
+    classes: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def read_csv(path: Path, label: str) -> DataSet:
+    """Columns of numbers are taken as they are (a missing one is the column's mean), others one-hot.
+
+    UsageError names what can not be used, and where.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file))
+    except OSError as error:
+        raise UsageError(f"The file {path} can not be read: {error.strerror}.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"The file {path} is not CSV in UTF-8: {error}.") from None
+    rows = [row for row in rows if row]
+    if len(rows) < 2:
+        raise UsageError(f"The file {path} must have a header and at least one row.")
+    header, *body = rows
+    for number, row in enumerate(body, start=2):
+        if len(row) != len(header):
+            raise UsageError(
+                f"Row {number} of {path} has {len(row)} cells, where the header has {len(header)}."
+            )
+    if label not in header:
+        raise UsageError(f"The file {path} has no column {label!r}; it has {', '.join(header)}.")
+    columns = {name: [row[i].strip() for row in body] for i, name in enumerate(header)}
+    if len(columns) != len(header):
+        raise UsageError(f"The file {path} has two columns of one name.")
+    names = columns.pop(label)
+    features = [part for name, cells in columns.items() for part in _column(name, cells)]
+    return _data_set(path.name, features, names)
+
+
+@lru_cache(maxsize=1)
+def shipped(name: str) -> DataSet:
+    """One of `SHIPPED`. UsageError where there is no such one, or no scikit-learn."""
+    if name not in SHIPPED:
+        raise UsageError(f"There is no data set {name!r}: expected one of {', '.join(SHIPPED)}.")
+    try:
+        loaders = importlib.import_module("sklearn.datasets")
+    except ImportError:
+        raise UsageError(
+            f"The data set {name} comes with scikit-learn, which is not installed: pip install scikit-learn."
+        ) from None
+    found = getattr(loaders, f"load_{name}")()
+    classes = [str(each) for each in found.target_names]
+    columns = [np.asarray(column, dtype=np.float64) for column in np.asarray(found.data).T]
+    return _data_set(name, columns, [classes[target] for target in found.target])
+
+
+def _column(name: str, cells: list[str]) -> list[NDArray[np.float64]]:
+    """One column of numbers, or one of 0 and 1 for each category."""
+    missing = [cell.lower() in MISSING for cell in cells]
+    try:
+        numbers = [math.nan if gone else float(cell) for cell, gone in zip(cells, missing, strict=True)]
+    except ValueError:
+        categories = sorted(set(cells))
+        if len(categories) > MOST_CATEGORIES:
+            raise UsageError(
+                f"The column {name!r} has {len(categories)} different texts; "
+                f"at most {MOST_CATEGORIES} become features, so drop it first."
+            ) from None
+        return [np.array([cell == category for cell in cells], dtype=np.float64) for category in categories]
+    column = np.array(numbers)
+    known = np.isfinite(column)
+    column[~known] = column[known].mean() if known.any() else 0.0
+    return [column]
+
+
+def _data_set(name: str, columns: list[NDArray[np.float64]], names: list[str]) -> DataSet:
+    classes, labels = np.unique(names, return_inverse=True)
+    require(
+        2 <= len(classes) <= MOST_CLASSES,
+        f"{name} must have from 2 to {MOST_CLASSES:,} different labels, not {len(classes):,}.",
+    )
+    kept = [(column - column.mean()) / sd for column in columns if (sd := float(column.std())) > 0.0]
+    features = np.column_stack([np.ones(len(names)), *kept])
+    if not np.isfinite(features).all():
+        raise InvalidInput(f"{name} has numbers that are too large to be standardised.")
+    return DataSet(name, features, labels.astype(np.intp), tuple(str(each) for each in classes))

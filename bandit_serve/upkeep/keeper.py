@@ -1,0 +1,280 @@
+"""The lease holder's chores: snapshots, trimming, ticks, token keys, and promotions that an experiment decided."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from bandit_serve.base.troubles import Troubles
+from bandit_serve.changes.changes import Changes
+from bandit_serve.changes.promotion import promote_winner, promotion
+from bandit_serve.errors import BanditServeError, StoreUnavailable, in_full
+from bandit_serve.experiments.spec import MAX_WINDOW_MS, Record
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
+from bandit_serve.log import events
+from bandit_serve.log.offset import Offset
+from bandit_serve.log.owner import name_of
+from bandit_serve.log.token import new_key
+from bandit_serve.registry.registry import Registry
+from bandit_serve.replication.beginnings import POLICY_FOLD
+from bandit_serve.replication.keyring import load_keyring
+from bandit_serve.replication.results_log import RESULTS_FOLD, ResultsLog, ResultsSetAside
+from bandit_serve.replication.tail import REGISTRY_FOLD
+from bandit_serve.store.keys import COMMON
+from bandit_serve.store.store import Snapshot, Store
+from bandit_serve.upkeep.overdue import Overdue
+
+log = logging.getLogger(__name__)
+
+LEASE_MS = 10_000
+ROUND_S = 1.0
+RELIEF_S = 5.0
+FULL_AT, RELIEVED_AT = 0.95, 0.9
+"""Shares of the store's memory: above the one, logs are trimmed to their newest snapshot down to the other."""
+OVERDUE_ROUNDS = 3
+KEPT_SNAPSHOTS = 8
+UNTRIMMED_MS = 5_000
+"""How old an entry is before it may be trimmed: more than `tail.LAPSE_S`, so a reader that keeps up misses none."""
+
+
+class Keeper:
+    """Runs in every worker; the one that holds the lease does the work.
+
+    Nothing that it does twice does harm, so a lease that changes hands in the middle needs no fence.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        replica: Replica,
+        changes: Changes,
+        results: ResultsLog,
+        *,
+        incarnation: int,
+        snapshot_every_s: float,
+        retention_s: float,
+        retention_bytes: int,
+        key_rotation_s: float,
+        troubles: Troubles,
+    ) -> None:
+        self._store = store
+        self._replica = replica
+        self._changes = changes
+        self._results = results
+        self._holder = f"{incarnation:016x}"
+        self._snapshot_every_s = snapshot_every_s
+        self._retention_ms = round(retention_s * 1000)
+        self._retention_bytes = retention_bytes
+        self._key_rotation_ms = round(key_rotation_s * 1000)
+        self._leading = False
+        self._relieving = False
+        self._troubles = troubles
+        self._overdue = Overdue(replica, self._troubles, OVERDUE_ROUNDS * snapshot_every_s)
+        self.failed = 0
+        """Chores of one experiment, of the registry or of the keys."""
+
+    async def run(self) -> None:
+        """Holds the lease where it can, and then lets time pass and promotes."""
+        while True:
+            await asyncio.sleep(ROUND_S)
+            try:
+                self._leading = await self._store.hold_lease(self._holder, LEASE_MS)
+                if self._leading:
+                    await self._round()
+            except StoreUnavailable:
+                continue
+            except BanditServeError:
+                log.exception("a chore of the lease holder failed")
+
+    async def keep_regularly(self) -> None:
+        """Snapshots, trims and rotates keys while `run` holds the lease; what is slow here holds up nothing there."""
+        next_s = time.monotonic() + self._snapshot_every_s
+        relief_s = 0.0
+        while True:
+            await asyncio.sleep(ROUND_S)
+            if not self._leading:
+                self._overdue.forget()
+                continue
+            now_s = time.monotonic()
+            with contextlib.suppress(StoreUnavailable):
+                if now_s >= relief_s:
+                    relief_s = now_s + RELIEF_S
+                    self._relieving = await self._is_full()
+                if now_s >= next_s or self._relieving:
+                    next_s = now_s + self._snapshot_every_s
+                    await self.keep()
+            self._relieving = False
+            self._overdue.look()
+
+    async def _is_full(self, share: float = FULL_AT) -> bool:
+        facts = await self._store.facts()
+        return facts.maxmemory > 0 and facts.used_memory > share * facts.maxmemory
+
+    async def _round(self) -> None:
+        await self._tick()
+        for name, live in list(self._replica.experiments.items()):
+            with self._replica.island(name):
+                if not self._replica.registry.is_done(promotion(live.record)):
+                    await self._promote(live.record)
+
+    async def _promote(self, record: Record) -> None:
+        try:
+            await promote_winner(self._changes, record)
+        except BanditServeError as error:
+            if isinstance(error, StoreUnavailable):
+                raise
+            log.error("the winner of %s is not promoted: %s", record.experiment.id, in_full(error))
+
+    async def _tick(self) -> None:
+        """Lets time pass in the logs in which a window is to close and nothing else happens."""
+        now_ms = await self._store.time_ms()
+        for name, live in list(self._replica.experiments.items()):
+            with self._replica.island(name):
+                due_ms = live.next_close_ms()
+                if due_ms is not None and due_ms <= now_ms:
+                    await self._store.append(live.owner, events.TICK, b"")
+
+    async def keep(self) -> None:
+        """Snapshots of everything, trimmed logs, and token keys that are neither old nor useless.
+
+        Each is a chore of its own, which ends no other where it fails; only a store that answers nothing ends all.
+        """
+        await self._attempt("the token keys", self._rotate_keys)
+        if COMMON not in self._replica.aside:
+            await self._attempt("the registry", self._keep_registry)
+        await self._attempt("what was deleted", self._free_deleted)
+        for name in await self._in_order():
+            await self._attempt(name, partial(self._keep_experiment, name))
+
+    async def _in_order(self) -> list[str]:
+        """The experiments; in a full store those with the largest logs first, which free the most of it."""
+        names = list(self._replica.experiments)
+        if not self._relieving:
+            return names
+        owner = self._replica.registry.owner
+        sizes = {name: (await self._store.log_size(owner(name)))[1] for name in names}
+        return sorted(names, key=lambda name: -sizes[name])
+
+    async def _attempt(self, whose: str, chore: Callable[[], Awaitable[None]]) -> None:
+        """One chore, whose failure is counted; `StoreUnavailable` where the store answers nothing at all."""
+        try:
+            await chore()
+        except StoreUnavailable as error:
+            log.warning("a chore for %s failed: %s", whose, error)
+            self.failed += 1
+            await self._store.time_ms()
+        except Exception:
+            log.exception("a chore for %s failed", whose)
+            self.failed += 1
+        if self._relieving:
+            # What was freed may be enough: others then keep what their retention says.
+            self._relieving = await self._is_full(RELIEVED_AT)
+
+    async def _keep_registry(self) -> None:
+        registry = self._replica.registry
+        snapshot = Snapshot(registry.offset, registry.state())
+        try:
+            await asyncio.to_thread(Registry.from_state, snapshot.offset, snapshot.state)
+            await self._keep_fold(COMMON, REGISTRY_FOLD, snapshot)
+            self._overdue.done("snapshot_overdue", COMMON)
+        finally:
+            await self._trim(COMMON, REGISTRY_FOLD)
+
+    async def _free_deleted(self) -> None:
+        """Frees what experiments that were deleted have in the store, once everybody has heard that they are; and again
+        where somebody who had not has written since.
+        """
+        before_ms = await self._store.time_ms() - UNTRIMMED_MS
+        gone = [owner for owner, at_ms in self._replica.registry.repairs.deleted() if at_ms < before_ms]
+        for owner in await self._store.find_present(gone):
+            await self._store.free(owner, (POLICY_FOLD, RESULTS_FOLD))
+
+    async def _keep_experiment(self, name: str) -> None:
+        """Trims also where a snapshot can not be written: a full store is freed by it, behind an earlier one."""
+        if name not in self._replica.experiments:
+            return
+        live = await self._replica.at_rest(name)
+        try:
+            offset, pack = live.offset, live.capture()
+            await self._keep_results(live)
+            state = await asyncio.to_thread(_readable_state, offset, pack)
+            await self._keep_fold(live.owner, POLICY_FOLD, Snapshot(offset, state))
+            self._overdue.done("snapshot_overdue", name)
+        finally:
+            await self._trim(live.owner, POLICY_FOLD, RESULTS_FOLD)
+            await self._store.sweep(live.owner)
+
+    async def _keep_results(self, live: LiveExperiment) -> None:
+        """Where results can not be made the policy is kept all the same, and the log is not trimmed past them."""
+        name = live.experiment.id
+        try:
+            await self._results.snapshot(live)
+        except ResultsSetAside as error:
+            self._troubles.begin("results_set_aside", str(error), name)
+        else:
+            self._troubles.end("results_set_aside", name)
+
+    async def _keep_fold(self, owner: str, fold: str, newest: Snapshot) -> None:
+        """Keeps the newest snapshot, and older ones some way apart for replay and trimming to start from."""
+        offsets = await self._store.snapshot_offsets(owner, fold)
+        # One at the same place may be from before a repair.
+        if offsets and offsets[-1] == newest.offset and owner not in self._replica.registry.repairs.omissions:
+            return
+        await self._store.write_snapshot(owner, fold, newest)
+        apart_ms = self._retention_ms // KEPT_SNAPSHOTS
+        # The newest of the old ones stays: a log that grew too large is trimmed to it.
+        old = [offset for offset in offsets if offset.time_ms < newest.offset.time_ms - UNTRIMMED_MS]
+        dropped, last = [], old[0] if old else None
+        for offset in old[1:-1]:
+            assert last is not None
+            if offset.time_ms - last.time_ms < apart_ms:
+                dropped.append(offset)
+            else:
+                last = offset
+        await self._store.drop_snapshots(owner, fold, dropped)
+
+    async def _trim(self, owner: str, fold: str, *others: str) -> None:
+        """Forgets the log behind a snapshot of `fold`, which all `others` have reached, too.
+
+        What is older than the retention goes, or all that can when the log is too large or the store full.
+        """
+        now_ms = await self._store.time_ms()
+        offsets = await self._store.snapshot_offsets(owner, fold)
+        _, size = await self._store.log_size(owner)
+        too_large = size > self._retention_bytes or self._relieving
+        kept_ms = UNTRIMMED_MS if too_large else max(self._retention_ms, UNTRIMMED_MS)
+        old = [offset for offset in offsets if offset.time_ms < now_ms - kept_ms]
+        if old and old[-1] > await self._store.trimmed(owner):
+            gone = await self._store.trim(owner, old[-1], [fold, *others])
+            if await self._store.trimmed(owner) < old[-1]:
+                return
+            await self._store.drop_snapshots(owner, fold, old[:-1])
+            log.info("trimmed %d entries of the log of %s, through %s", gone, owner, old[-1])
+        self._overdue.done("trim_overdue", name_of(owner))
+
+    async def _rotate_keys(self) -> None:
+        now_ms = await self._store.time_ms()
+        keyring = await load_keyring(self._store)
+        if keyring.needs_new(now_ms, self._key_rotation_ms):
+            await self._store.add_token_key((keyring.newest + 1) % 256, new_key(now_ms))
+        aside = [each.record for each in self._replica.aside.values() if not each.given_up]
+        records = [*(live.record for live in self._replica.experiments.values()), *aside]
+        windows_ms = [
+            MAX_WINDOW_MS if record is None else record.experiment.attribution.window_ms for record in records
+        ]
+        if len(records) < len(self._replica.registry.experiments):
+            windows_ms.append(MAX_WINDOW_MS)  # of one that is being read, or was only announced
+        for key_id in keyring.expired(now_ms, max(windows_ms, default=0)):
+            await self._store.drop_token_key(key_id)
+
+
+def _readable_state(offset: Offset, pack: Callable[[], bytes]) -> bytes:
+    """What a reader of the snapshot refuses is not written."""
+    state = pack()
+    LiveExperiment.from_state(offset, state)
+    return state

@@ -1,0 +1,129 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Rows as the log has them: whether they can be folded, which rewards are learned from, and which bits of the store's
+bitmaps stand for them. A busy log is many small groups, so each is one pass over its rows."""
+
+cimport numpy as cnp
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from reward cimport Reward
+
+import numpy as np
+
+cnp.import_array()
+
+cdef enum:
+    HELD_OUT = 1        # `events.HELD_OUT`
+    BLOCK_BITS = 16     # decisions in a bitmap, `Keys.seen`
+
+cdef uint64_t MOST_COUNTER = <uint64_t> 1 << 42     # `events.MAX_COUNTER`
+cdef int64_t MOST_TIME_MS = <int64_t> 1 << 53       # `events.MAX_TIME_MS`
+cdef double ROUNDING = 1e-9                         # how far a share may be rounded past 1
+
+# As append_rewards.lua reads it.
+cdef packed struct Check:
+    uint16_t bitmap
+    uint16_t bit
+    uint64_t deadline_ms
+
+
+def learned(const Reward[::1] rows, int metric, int64_t since_ms, int64_t[::1] rewards):
+    """What a policy learns from: the rewards of `metric` whose decision was not of the holdout nor before `since_ms`.
+
+    Their arms, intp[m]; values, f8[m]; propensities, f8[m]; and places among the rows, intp[m], or None where they
+    are all of them. `rewards`, i8[K], counts those of `metric`, whether learned from or not. ValueError, and nothing
+    is counted, where an arm is not below K.
+    """
+    cdef Py_ssize_t i, m = 0, n = rows.shape[0]
+    for i in range(n):
+        if rows[i].arm >= rewards.shape[0]:
+            raise ValueError(f"expected arms below {rewards.shape[0]}, not {rows[i].arm}")
+    cdef cnp.npy_intp size = n
+    arms = cnp.PyArray_EMPTY(1, &size, cnp.NPY_INTP, 0)
+    values = cnp.PyArray_EMPTY(1, &size, cnp.NPY_DOUBLE, 0)
+    propensities = cnp.PyArray_EMPTY(1, &size, cnp.NPY_DOUBLE, 0)
+    places = cnp.PyArray_EMPTY(1, &size, cnp.NPY_INTP, 0)
+    cdef Py_ssize_t *arm = <Py_ssize_t *> cnp.PyArray_DATA(arms)
+    cdef double *value = <double *> cnp.PyArray_DATA(values)
+    cdef double *propensity = <double *> cnp.PyArray_DATA(propensities)
+    cdef Py_ssize_t *place = <Py_ssize_t *> cnp.PyArray_DATA(places)
+    for i in range(n):
+        if rows[i].metric != metric:
+            continue
+        rewards[rows[i].arm] += 1
+        if rows[i].flags & HELD_OUT or rows[i].time_ms < since_ms:
+            continue
+        arm[m], value[m], propensity[m], place[m] = rows[i].arm, rows[i].value, rows[i].propensity, i
+        m += 1
+    if m == n:
+        return arms, values, propensities, None
+    return arms[:m], values[:m], propensities[:m], places[:m]
+
+
+def misfit(
+    const Reward[:] rows, Py_ssize_t n_arms, const double[::1] low, const double[::1] high, const uint8_t[::1] whole
+):
+    """What was to be expected of the first row that does not fit; None where all of them do.
+
+    low, high: (M,), between which the values of each metric lie; whole: whether they are one of the two.
+    """
+    cdef Py_ssize_t i
+    cdef const Reward *row
+    for i in range(rows.shape[0]):
+        row = &rows[i]
+        if row.arm >= n_arms:
+            return f"arms of the experiment, not number {row.arm}"
+        if row.metric >= low.shape[0]:
+            return f"metrics of the experiment, not number {row.metric}"
+        if not low[row.metric] <= row.value <= high[row.metric]:
+            return f"values of metric {row.metric} from {low[row.metric]:g} to {high[row.metric]:g}, not {row.value!r}"
+        if whole[row.metric] and row.value != low[row.metric] and row.value != high[row.metric]:
+            return f"values of metric {row.metric} that are one of two, not {row.value!r}"
+        if not 0.0 < row.propensity <= 1.0 + ROUNDING:
+            return f"propensities above 0, at most 1, not {row.propensity!r}"
+        if row.counter >= MOST_COUNTER:
+            return "counters of at most 42 bits"
+        if not -MOST_TIME_MS < row.time_ms < MOST_TIME_MS:
+            return "times in milliseconds"
+    return None
+
+
+def undrawable(const uint16_t[::1] arms, const uint32_t[::1] runs, const double[:, ::1] vectors):
+    """Why decisions of `arms`, (n,), can not have been drawn from `vectors`, (V, K), runs[v] of them from row v; None
+    where they can.
+    """
+    cdef Py_ssize_t v, k, at = 0, end, n = arms.shape[0]
+    for v in range(runs.shape[0]):
+        for k in range(vectors.shape[1]):
+            # Written so that NaN fails.
+            if not 0.0 <= vectors[v, k] <= 1.0 + ROUNDING:
+                return f"shares from 0 to 1, not {vectors[v, k]!r}"
+        end = at + <Py_ssize_t> runs[v]
+        if end > n:
+            return "runs that add up to the decisions"
+        while at < end:
+            if arms[at] >= vectors.shape[1] or not vectors[v, arms[at]] > 0.0:
+                return f"a positive share of each arm that was drawn, not of number {arms[at]}"
+            at += 1
+    return None if at == n else "runs that add up to the decisions"
+
+
+def seen_bits(const Reward[::1] rows, int64_t window_ms):
+    """The bitmaps that the rows' bits are in, (metric, incarnation, block) each; and what append_rewards.lua is told
+    about each row, 12 bytes: which of these, which bit, and until when the reward is not late.
+    """
+    cdef Py_ssize_t i, n = rows.shape[0]
+    cdef uint64_t incarnation = 0, block = 0
+    cdef int metric = -1
+    cdef uint16_t bitmap = 0
+    cdef dict bitmaps = {}
+    cdef bytes packed = PyBytes_FromStringAndSize(NULL, n * sizeof(Check))
+    cdef Check *check = <Check *> PyBytes_AS_STRING(packed)
+    for i in range(n):
+        if rows[i].metric != metric or rows[i].incarnation != incarnation or rows[i].counter >> BLOCK_BITS != block:
+            metric, incarnation, block = rows[i].metric, rows[i].incarnation, rows[i].counter >> BLOCK_BITS
+            bitmap = bitmaps.setdefault((metric, incarnation, block), len(bitmaps))
+        check[i].bitmap = bitmap
+        check[i].bit = <uint16_t> (rows[i].counter & ((1 << BLOCK_BITS) - 1))
+        check[i].deadline_ms = <uint64_t> (rows[i].time_ms + window_ms)
+    return list(bitmaps), packed
