@@ -26,7 +26,7 @@ import load
 import msgpack
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 from services import ThrowawayService
 from stores import ThrowawayStore
 

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import uvloop
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 from large_models import proportional_bytes, write_large
 from services import ThrowawayService, clean_environment
 from stores import wait_until

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import msgpack
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 from callers import upload
 from large_models import write_large
 from services import ThrowawayService

@@ -1,7 +1,7 @@
 """Bandit policies without a server: from rewards to shares, and from shares or posterior draws to an arm.
 
 `POLICIES` is the table of all: a policy is one file here and one row there, and the contract suites
-(tests/test_policies_contract.py, and tests/test_contextual_contract.py for those that are `contextual`) then test it.
+(tests/policies/test_policies_contract.py, and tests/policies/test_contextual_contract.py for those that are `contextual`) then test it.
 """
 
 from bandit_serve.policies.contextual import ContextualPolicy

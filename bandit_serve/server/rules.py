@@ -1,7 +1,7 @@
 """What fields may be together, in JSON Schema: what the types of single fields can not say.
 
 What a schema can not say either stands in `BEYOND`. Each rule is also checked where the request is looked at;
-tests/test_schema_rules.py holds the two to each other.
+tests/http/test_schema_rules.py holds the two to each other.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from services import ThrowawayService, clean_environment
 from bandit_serve.settings import Settings
 from bandit_serve.training import read_plan
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 FENCE = re.compile(r"^```(sh|python)\n(.*?)^```$", re.M | re.S)
 
 

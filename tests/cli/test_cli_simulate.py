@@ -17,7 +17,7 @@ from commands import bandit_serve
 from services import clean_environment
 from stores import wait_until
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 SHORT = ("--horizon", "300", "--seeds", "3", "-p", "thompson", "-p", "ucb1")
 
 

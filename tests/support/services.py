@@ -136,7 +136,7 @@ class ThrowawayService:
 def clean_environment() -> dict[str, str]:
     """This environment without settings of ours, and with this checkout first on the path."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BANDIT_SERVE_")}
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     return environment
 

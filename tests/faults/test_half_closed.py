@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 from callers import decide, running
+from raw_http import post, read_answer
 from services import ThrowawayService
-from test_lane import post, read_answer
 
 
 @pytest.fixture(scope="module", params=[(), ("--access-log",)], ids=["lane", "application"])

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 from callers import PROBLEM, check_problem, experiment, new_name, running
+from raw_http import read_answer
 from services import ThrowawayService
-from test_lane import read_answer
 
 from bandit_serve.errors import Forbidden
 from bandit_serve.server.admission import Admission

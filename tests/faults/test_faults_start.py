@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ledger import assert_states_equal_replay, counted_in, make_experiment, wait_until_all_serve
 from load import Load
+from outages import decided, kill_workers, reasons, rewarded
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
-from test_outages import decided, reasons, rewarded
 
 WORKERS = 2
 
@@ -22,14 +20,6 @@ WORKERS = 2
 def store() -> Iterator[ThrowawayStore]:
     with ThrowawayStore(tcp=True) as running:
         yield running
-
-
-def kill_workers(service: ThrowawayService) -> None:
-    """All of them at once; returns when their successors serve."""
-    killed = service.worker_pids()
-    for pid in killed:
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not set(killed) & set(service.worker_pids()), 20)
 
 
 def wait_for_files(data: Path, *names: str) -> None:

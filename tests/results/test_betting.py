@@ -9,23 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from reference_betting import BINARY, SQUARES
 from scale import scaled
 
 from bandit_serve.results.betting import STEPS, mean_interval
 
 Floats = NDArray[np.float64]
-
-
-def lcg(n: int, seed: int) -> Floats:
-    """The documented generator, seed first."""
-    x, drawn = seed, []
-    for _ in range(n):
-        x = (1103515245 * x + 12345) % 2**31
-        drawn.append((x >> 8) / 8388608)
-    return np.array(drawn)
-
-
-BINARY, SQUARES = (lcg(200, 7) < 0.1).astype(float), lcg(200, 11) ** 2
 
 
 @pytest.mark.parametrize(

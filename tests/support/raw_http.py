@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 ANSWER_S = 30.0
 
@@ -82,3 +83,19 @@ async def storm(
             await connection.close()
 
     await asyncio.gather(*(send() for _ in range(in_flight)))
+
+
+def post(path: str, body: object = None, *headers: str, version: str = "1.1") -> bytes:
+    content = b"" if body is None else json.dumps(body).encode()
+    lines = [f"POST {path} HTTP/{version}", "Host: localhost", "Content-Type: application/json"]
+    lines += [f"Content-Length: {len(content)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + content
+
+
+def read_answer(reading: BinaryIO) -> tuple[int, dict[str, str], dict[str, Any]]:
+    status = int(reading.readline().split()[1])
+    headers = {}
+    while line := reading.readline().strip():
+        name, _, value = line.decode().partition(":")
+        headers[name.lower()] = value.strip()
+    return status, headers, json.loads(reading.read(int(headers["content-length"])))

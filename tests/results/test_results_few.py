@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_betting import BINARY, SQUARES
 from scale import scaled
 from simulated_results import (
     START_MS,
@@ -20,7 +21,6 @@ from simulated_results import (
     rewarded,
     with_arm,
 )
-from test_betting import BINARY, SQUARES
 
 from bandit_serve.errors import InvalidInput
 from bandit_serve.experiments.spec import Metric, Policy, Record

@@ -1,6 +1,6 @@
 """Generators of clients read the description, each where it is installed; and what one makes of it works.
 
-The rules that all of them need are held without them, in tests/test_openapi.py.
+The rules that all of them need are held without them, in tests/http/test_openapi.py.
 """
 
 from __future__ import annotations

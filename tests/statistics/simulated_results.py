@@ -1,6 +1,6 @@
 """Experiments with known arms, played through `ResultsFold` with real events: error rates, coverage, power.
 
-`python tests/simulated_results.py` plays each at full size and prints what it found.
+`python tests/statistics/simulated_results.py` plays each at full size and prints what it found.
 """
 
 from __future__ import annotations

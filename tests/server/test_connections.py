@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from callers import running
+from raw_http import post, read_answer
 from services import ThrowawayService
 from stores import wait_until
-from test_lane import post, read_answer
 
 from bandit_serve.server.connections import raise_file_limit
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 from ledger import assert_states_equal_replay, make_experiment, wait_until_all_serve
 from load import Load
+from outages import NOTICED_S, decided, kill_workers, reasons, rewarded
 from scale import scaled
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
 from switch import Switch
-from test_faults_start import kill_workers
-from test_outages import NOTICED_S, decided, reasons, rewarded
 
 from bandit_serve.store.keys import Keys
 

@@ -63,7 +63,7 @@ def test_the_known_values_come_out_of_a_log():
     low, high = expected.mean - expected.half_width(0.05), expected.mean + expected.half_width(0.05)
     assert treatment.difference_interval == pytest.approx((float(low), float(high)), rel=1e-9)
     assert treatment.p_value == pytest.approx(float(np.exp(-expected.log_e_value(0.05))), rel=1e-9)
-    # The sample variances alone would give -0.0063214 to 0.0355897 (tests/test_sequence.py).
+    # The sample variances alone would give -0.0063214 to 0.0355897 (tests/results/test_sequence.py).
     assert treatment.difference_interval == pytest.approx((-0.0063214, 0.0355897), abs=1e-4)
     assert treatment.lift == pytest.approx(0.14634146341463405, rel=1e-9)
     assert treatment.lift_interval[0] < 0 < treatment.lift_interval[1]

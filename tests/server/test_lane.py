@@ -6,10 +6,11 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 from callers import decide, running
+from raw_http import post, read_answer
 from services import ThrowawayService
 
 LARGEST_BODY = 300_000
@@ -21,13 +22,6 @@ MANY = 400
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThrowawayService]:
     with ThrowawayService(tmp_path_factory.mktemp("data"), "--max-body", str(LARGEST_BODY)) as running:
         yield running
-
-
-def post(path: str, body: object = None, *headers: str, version: str = "1.1") -> bytes:
-    content = b"" if body is None else json.dumps(body).encode()
-    lines = [f"POST {path} HTTP/{version}", "Host: localhost", "Content-Type: application/json"]
-    lines += [f"Content-Length: {len(content)}", *headers]
-    return "\r\n".join([*lines, "", ""]).encode() + content
 
 
 def say(
@@ -42,15 +36,6 @@ def say(
         assert read_answer(reading)[0] == 200
         connection.sendall(content)
         return [read_answer(reading) for _ in range(n_answers)]
-
-
-def read_answer(reading: BinaryIO) -> tuple[int, dict[str, str], dict[str, Any]]:
-    status = int(reading.readline().split()[1])
-    headers = {}
-    while line := reading.readline().strip():
-        name, _, value = line.decode().partition(":")
-        headers[name.lower()] = value.strip()
-    return status, headers, json.loads(reading.read(int(headers["content-length"])))
 
 
 def test_requests_sent_together_are_all_answered_in_order(service: ThrowawayService) -> None:

@@ -7,17 +7,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pytest
 from ledger import assert_counted, assert_states_equal_replay, make_experiment, wait_until_all_serve
 from load import Load
+from outages import NOTICED_S, decided, reasons, rewarded
 from scale import scaled
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
 from switch import Switch
 
-NOTICED_S = 3.0
 WORKERS = 2
 
 Break = Callable[[ThrowawayStore], contextlib.AbstractContextManager[None]]
@@ -75,24 +75,6 @@ STATES: dict[str, tuple[str, Break]] = {
         lambda store: configured(store, "min-replicas-to-write", "1", "0"),
     ),
 }
-
-
-def reasons(service: ThrowawayService) -> dict[str, str]:
-    told = service.call("GET", "/health/ready")
-    assert told.status == 200
-    assert (told.body["status"] == "degraded") == ("reasons" in told.body)
-    return {reason["what"]: reason["detail"] for reason in told.body.get("reasons", [])}
-
-
-def decided(service: ThrowawayService, name: str) -> str:
-    answer = service.call("POST", f"/v1/experiments/{name}/decide", {"unit": "u"})
-    assert answer.status == 200
-    token: str = answer.body["decision_id"]
-    return token
-
-
-def rewarded(service: ThrowawayService, token: str) -> Any:
-    return service.call("POST", "/v1/rewards", {"decision_id": token, "value": 1.0})
 
 
 @pytest.fixture(scope="module")
