@@ -1,1 +1,1 @@
-""""""
+"""What any program could use: it knows nothing of bandits."""

@@ -1,1 +1,1 @@
-""""""
+"""What may be done to experiments and models, whoever asks."""

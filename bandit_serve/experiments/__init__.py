@@ -1,1 +1,1 @@
-""""""
+"""What an experiment is, and what is refused."""

@@ -1,7 +1,7 @@
 """Bandit policies without a server: from rewards to shares, and from shares or posterior draws to an arm.
 
-`POLICIES` is the table of all: a policy is one file here and one row there, and the contract suites
-(tests/policies/test_policies_contract.py, and tests/policies/test_contextual_contract.py for those that are `contextual`) then test it.
+`POLICIES` is the table of all: a policy is one file here and one row there. The contract suites then test it
+(`test_policies_contract.py`, and `test_contextual_contract.py` for those that are `contextual`).
 """
 
 from bandit_serve.policies.contextual import ContextualPolicy

@@ -1,1 +1,1 @@
-""""""
+"""Versions of models: their statuses, their artifacts, and those that are loaded."""

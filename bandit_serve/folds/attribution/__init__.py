@@ -1,1 +1,1 @@
-""""""
+"""Decisions that wait for their rewards."""

@@ -1,1 +1,1 @@
-""""""
+"""Worlds that policies are tried in."""

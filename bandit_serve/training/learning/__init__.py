@@ -1,1 +1,1 @@
-""""""
+"""Learning on from the log, while a model serves."""
