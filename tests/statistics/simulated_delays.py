@@ -1,6 +1,7 @@
 """Rewards that come late, played through `LiveExperiment` with real entries: regret, and the means it reports.
 
-`python tests/statistics/simulated_delays.py` plays everything at full size and prints a table with standard errors.
+`PYTHONPATH=tests/support python tests/statistics/simulated_delays.py` plays everything at full size and prints a table
+with standard errors.
 """
 
 from __future__ import annotations
