@@ -1,7 +1,7 @@
 """Regret of the policies in worlds with known arms, beside that of textbook implementations in the same run.
 
-`PYTHONPATH=tests/reference python tests/statistics/simulated_regret.py` plays all at full size and prints the tables, with
-standard errors.
+`PYTHONPATH=tests/reference python tests/statistics/simulated_regret.py` plays all at full size and prints the tables,
+with standard errors.
 `--policy KIND` plays one policy only, `--runs N` fewer runs, `--skip-growth` leaves out the long runs.
 """
 
