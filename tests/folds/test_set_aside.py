@@ -176,7 +176,7 @@ def test_a_service_goes_on_without_the_experiment_that_is_poisoned(
         tokens[name] = decide(served, name).body["decision_id"]
     pids = served.worker_pids()
     offset = poison(store, "sick", POISONS["columns of unequal length"])
-    wait_until(lambda: is_set_aside(served, "sick"))
+    wait_until(lambda: sum("degraded (set_aside): sick:" in line for line in served.output) == WORKERS)
     assert served.worker_pids() == pids
     assert_set_aside(served, "sick", offset, tokens["sick"])
     assert sum("degraded (set_aside): sick:" in line for line in served.output) == WORKERS
