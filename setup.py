@@ -37,10 +37,18 @@ class BuildKernels(build_ext):
 
     def build_extensions(self) -> None:
         every = self.extensions
+        self.forget_what_is_older_than_a_header()
         for shared in (True, False):
             self.extensions = [extension for extension in every if (extension.name == SHARED) is shared]
             super().build_extensions()
         self.extensions = every
+
+    def forget_what_is_older_than_a_header(self) -> None:
+        """Cython does not look for headers above the folder of a kernel when it asks whether its C is up to date."""
+        headers = [path.stat().st_mtime for path in Path("ext").iterdir() if path.suffix in (".pxd", ".h")]
+        for made in Path(self.build_temp).rglob("*.c"):
+            if made.stat().st_mtime < max(headers):
+                made.unlink()
 
 
 setup(

@@ -80,7 +80,8 @@ cdef inline double outcome_predict(const outcome_t *o, Py_ssize_t m, Py_ssize_t 
     """What arm k is expected to bring with the present features."""
     cdef Py_ssize_t i = m * o.n_arms + k
     cdef double slope
-    if not o.agreed[i] > 0.0:
+    # The square of a very small offset is 0, its product with what came may not be.
+    if not (o.agreed[i] > 0.0 and o.offered[i] > 0.0):
         return c
     slope = o.agreed[i] / o.offered[i]
     return c + (slope if slope < 1.0 else 1.0) * outcome_offset(o, m, k, c)

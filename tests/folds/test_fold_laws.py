@@ -166,7 +166,7 @@ def test_no_history_ends_a_fold(part: int) -> None:
     assert min(seen["changed"], seen["rewarded"], seen["zero"], seen["user"]) >= 0.1 * per_part, seen
 
 
-@pytest.mark.parametrize("seed", [290, 520, 1_050, 1_114, 44_455, 62_385])
+@pytest.mark.parametrize("seed", [290, 520, 783, 1_050, 1_114, 44_455, 62_385])
 def test_histories_that_once_ended_a_fold_do_no_more(seed: int) -> None:
     follow(RandomChoices(seed), N_ENTRIES, former=seed % 10 == 0)
 
