@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """An alias table in integers (Walker 1977; Vose 1991): a draw in O(1), exact to 2⁻⁶³ an arm.
 
 A table in floating point loses digits with every subtraction while it is built and may leave the cell of an arm

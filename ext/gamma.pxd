@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """Gamma draws of a shape of at least 1 (Marsaglia & Tsang 2000), their two constants made beforehand."""
 
 from libc.math cimport log, sqrt

@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """Looking up an id in an open-addressing table over one blob of UTF-8 text: inline code that kernels share.
 
 `slots[h]` is 0 for an empty slot, otherwise 1 + the row of an id; collisions go to the next slot. At most

@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """Limits of features: within which a value is taken as it is, so that one wild one does not rule a model.
 
 A feature has a centre c and a spread v of its values other than 0: a median, and the third quartile of |x_j - c|, at

@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """What an arm is expected to bring by the features of a decision: one ridge regression a metric and arm.
 
 With c what the arm is thought to bring whatever the features, the prediction is c + θ'x,

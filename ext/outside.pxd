@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """Names that come from outside: 1 to 256 UTF-8 bytes without control characters (U+0000–1F, U+007F–9F)."""
 
 from libc.stdint cimport uint8_t

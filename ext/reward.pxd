@@ -1,3 +1,4 @@
+# cython: cdivision=True
 # A row of `events.REWARD`.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 

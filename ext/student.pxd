@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """Student's t distribution function: near the centre by a series, beyond by a continued fraction.
 
 With h = df/2, t = z²/df, y = t/(1 + t), x = 1/(1 + t) and the density f,

@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """Symmetric matrices in float64, of which the upper triangle is kept in stripes of eight rows.
 
 Row j of a matrix of order `width`, a multiple of 8, starts at the column 8 · ⌊j / 8⌋, so the diagonal blocks

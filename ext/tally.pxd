@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """What was observed on each arm, and the form of a function that chooses an arm from it.
 
 Rewards with bounds are kept scaled to [0, 1] as a count and a sum; rewards without as a count, a mean and a sum

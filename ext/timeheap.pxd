@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """A binary heap of (time, row), earliest first and the lower row first among equals: inline code that kernels share.
 
 The order is total, so what comes out does not depend on how the heap came to be.

@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """A map from 64-bit keys to row numbers: open addressing, linear probing, deletion by shifting back (Knuth 6.4R).
 
 Inline code that kernels share. At most two thirds of the slots are taken, so every probe ends.

@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """Uniform draws from a bit generator."""
 
 from libc.stdint cimport uint64_t

@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """Dot products in one fixed order, so that every method gives the same bits for the same vectors: inline code.
 
 A function that returns a `cloned_double` is compiled a second time for processors with AVX2, and the better one is taken

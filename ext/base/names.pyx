@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False
 """Which names from outside are allowed."""
 
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
