@@ -1,4 +1,4 @@
-"""Stub of the kernel `ext/changes.pyx`."""
+"""Stub of the kernel `ext/folds/changes.pyx`."""
 
 import numpy as np
 from numpy.typing import NDArray

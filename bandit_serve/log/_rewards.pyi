@@ -1,4 +1,4 @@
-"""Stub of the kernel `ext/rewards.pyx`."""
+"""Stub of the kernel `ext/log/rewards.pyx`."""
 
 import numpy as np
 from numpy.typing import NDArray

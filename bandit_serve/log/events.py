@@ -10,7 +10,7 @@ An entry of a stream has one field. Its name is the kind of the event, its value
     t  Tick      empty         time passed
     q  Census    MessagePack   every worker is asked for a digest of its state at this offset
 
-The registry's stream has kinds of its own (`models/registry.py`). Numbers are little-endian.
+The registry's stream has kinds of its own (`registry/registry.py`). Numbers are little-endian.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stub of the kernel `ext/analysis.pyx`."""
+"""Stub of the kernel `ext/results/analysis.pyx`."""
 
 from typing import Any, Final
 

@@ -1,4 +1,4 @@
-"""Stub of the kernel `ext/delays.pyx`."""
+"""Stub of the kernel `ext/folds/attribution/delays.pyx`."""
 
 from typing import Any
 
