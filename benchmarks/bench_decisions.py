@@ -13,16 +13,8 @@ import pytest
 
 from bandit_serve.decisions._assignment import Rendezvous
 from bandit_serve.decisions.decider import Decider
-from bandit_serve.experiments.spec import (
-    Arm,
-    Attribution,
-    Experiment,
-    Metric,
-    Policy,
-    Record,
-    Unit,
-    validated,
-)
+from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, Unit, validated
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log.events import Change, Changed
 from bandit_serve.log.offset import Offset

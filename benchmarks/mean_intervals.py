@@ -18,7 +18,7 @@ import numpy as np
 from validity_laws import LAWS, Law
 from validity_runs import ALPHA, NEVER, Floats, Play, drawn, record
 
-from bandit_serve.experiments.spec import Policy
+from bandit_serve.experiments.policy_spec import Policy
 from bandit_serve.policies import Thompson
 from bandit_serve.results import report
 

@@ -12,18 +12,10 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.experiments.spec import (
-    Arm,
-    Attribution,
-    ContextField,
-    Experiment,
-    Metric,
-    Policy,
-    Record,
-    Stopping,
-    validated,
-)
+from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, Stopping, validated
 from bandit_serve.log.events import REWARD, Event, Exposed, Rewarded
+from bandit_serve.policies.context import ContextField
 from bandit_serve.results import Report, ResultsFold
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import directed

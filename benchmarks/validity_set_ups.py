@@ -17,9 +17,11 @@ from scipy.stats import norm
 from validity_laws import LAWS, Law
 from validity_runs import STEP_MS, Floats, Play, Scale, Watch, beside, blocks, drawn, record
 
-from bandit_serve.experiments.spec import Arm, ContextField, Policy
+from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.spec import Arm
 from bandit_serve.log.events import Change, Changed, Tick
 from bandit_serve.policies import POLICIES
+from bandit_serve.policies.context import ContextField
 from bandit_serve.results import report
 
 Watches = dict[str, Watch]

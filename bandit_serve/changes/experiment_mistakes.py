@@ -17,8 +17,9 @@ import msgspec
 from bandit_serve.base.mistakes import mistakes
 from bandit_serve.base.validation import field_error
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
-from bandit_serve.experiments.spec import OTHER_ARMS, Experiment, Policy, unbuilt, validated
-from bandit_serve.policies.serving import OWN, from_experiment, kind_error, require_pseudo_means
+from bandit_serve.experiments.policy import from_experiment, kind_error, require_pseudo_means
+from bandit_serve.experiments.policy_spec import OWN, Policy
+from bandit_serve.experiments.spec import OTHER_ARMS, Experiment, unbuilt, validated
 
 Check = Callable[[Experiment], object]
 """`InvalidInput` where an experiment that is valid can not be all the same."""

@@ -10,16 +10,24 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bandit_serve.base.documents import document_fault
-from bandit_serve.base.durations import DURATION_PATTERN, parse_duration_ms
+from bandit_serve.base.durations import Duration, parse_duration_ms
 from bandit_serve.base.mistakes import expected_one_of
-from bandit_serve.base.names import Name
+from bandit_serve.base.names import Name, repeated_names
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
+from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.policies import parameters
+from bandit_serve.policies.context import (
+    MAX_FEATURES,
+    MAX_FIELDS,
+    MAX_VALUE_CHARS,
+    ContextField,
+    context_errors,
+)
+from bandit_serve.policies.numbers import LARGEST_VALUE
+from bandit_serve.policies.parameters import arms_named
 
-MAX_ARMS = 1_000
+MAX_ARMS = parameters.MAX_ARMS
 MAX_METRICS = 32
-MAX_FEATURES = 512
-# A field has two features or more, beside the intercept.
-MAX_FIELDS = (MAX_FEATURES - 1) // 2
 MAX_SAMPLES = 2**53
 EXPECTED_SAMPLES = 5_000
 # No arm has an asymptotic interval before 50; and sums of more than that are of no one experiment.
@@ -27,15 +35,8 @@ MIN_EXPECTED = 50
 MAX_EXPECTED = 10**12
 # Of all arms of an experiment, as JSON: every worker and every snapshot has them.
 MAX_PAYLOAD_BYTES = 2**20
-# Values or buckets of one categorical field.
-MAX_CATEGORIES = 1_000
-MAX_VALUE_CHARS = 256
-# More than any policy has; which of them there are is for the policy to say.
-MAX_PARAMETERS = 16
 MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
-# What policies and results can square and sum without an overflow; `policies` has the same bound.
-LARGEST_VALUE = 1e80
 # Of a count: sums of nine million of the largest are still exact in float64.
 LARGEST_COUNT = 10**9
 LARGEST_FEATURE = 1e9
@@ -50,21 +51,8 @@ Goal = Literal["maximize", "minimize"]
 Missing = Literal["zero", "ignore"]
 Status = Literal["draft", "running", "paused", "stopped"]
 ArmStatus = Literal["active", "paused", "removed"]
-Duration = Annotated[
-    str, Meta(pattern=DURATION_PATTERN, description='a duration such as "90s", "24h" or "7d"')
-]
-Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 # Of an arm; policies round them to float32.
 Feature = Annotated[float, Meta(ge=-LARGEST_FEATURE, le=LARGEST_FEATURE)]
-
-# A number for every arm, or one for each arm that is named and the default for the others.
-ByArm = float | Annotated[dict[Name, float], Meta(max_length=MAX_ARMS)]
-Parameters = Annotated[dict[Annotated[str, Meta(max_length=64)], ByArm], Meta(max_length=MAX_PARAMETERS)]
-Weight = Annotated[float, Meta(ge=0.0, le=LARGEST_VALUE)]
-
-
-# Asked of what comes in by `_long_values`: a log may hold longer ones.
-Category = Annotated[str, Meta(extra_json_schema={"maxLength": MAX_VALUE_CHARS})]
 
 
 class Arm(Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,34 +131,6 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True):
         return min(max((self.floor + self.ceiling) - value, self.floor), self.ceiling)
 
 
-class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How traffic is shared. `kind` selects the policy; which parameters it takes is in `policies.POLICIES`."""
-
-    kind: Name
-    min_share: Share | None = None
-    max_share: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
-    refresh: Duration = "50ms"
-    warmup: Annotated[int, Meta(ge=0)] | None = None
-    half_life: Duration | None = None
-    holdout: Share | None = None
-    shares: Annotated[dict[Name, Weight], Meta(max_length=MAX_ARMS)] | None = None
-    prior: Parameters | None = None
-    pseudo_history: Parameters | None = None
-    epsilon: float | None = None
-    decay: float | None = None
-    temperature: float | None = None
-    beta: float | None = None
-    alpha: float | None = None
-    gamma: float | None = None
-    sigma: float | None = None
-    scale: float | None = None
-    optimism: float | None = None
-
-    @property
-    def refresh_ms(self) -> int:
-        return parse_duration_ms(self.refresh)
-
-
 class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
     """How long a decision waits for its rewards, and what it means when none came."""
 
@@ -180,23 +140,6 @@ class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def window_ms(self) -> int:
         return parse_duration_ms(self.window)
-
-
-class ContextField(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One field of the context, and how it becomes features: see `policies.Features`.
-
-    A categorical field has either its `values`, each a feature, or `buckets` into which any values are hashed. A
-    numeric one is used as (value - mean) / std; `mean` is 0 and `std` 1 if not given. `interactions` names other
-    fields: every product of a feature of this field and one of theirs is a feature, too.
-    """
-
-    name: Name
-    kind: Literal["numeric", "categorical"]
-    values: Annotated[list[Category], Meta(min_length=1, max_length=MAX_CATEGORIES)] | None = None
-    buckets: Annotated[int, Meta(ge=1, le=MAX_CATEGORIES)] | None = None
-    mean: Annotated[float, Meta(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None = None
-    std: Annotated[float, Meta(gt=0.0, le=LARGEST_VALUE)] | None = None
-    interactions: Annotated[list[Name], Meta(max_length=MAX_FIELDS)] | None = None
 
 
 class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
@@ -376,7 +319,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
 
 
 def _arm_errors(experiment: Experiment) -> list[FieldError]:
-    errors = _repeated("arms", experiment.arm_names)
+    errors = repeated_names("arms", experiment.arm_names)
     for i, arm in enumerate(experiment.arms):
         if (arm.model is None) != (arm.version is None):
             errors.append(FieldError(f"arms[{i}]", "expected model and version together, or neither"))
@@ -411,7 +354,7 @@ def require_payloads(experiment: Experiment) -> None:
 
 def _metric_errors(experiment: Experiment) -> list[FieldError]:
     metrics = experiment.metrics
-    errors = _repeated("metrics", [metric.name for metric in metrics])
+    errors = repeated_names("metrics", [metric.name for metric in metrics])
     if _roles_fault(metrics):
         errors.append(FieldError("metrics", 'expected one metric with the role "objective"'))
     for i, metric in enumerate(metrics):
@@ -472,44 +415,11 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
         errors.append(
             FieldError("policy.min_share", f"expected at most 1/{n_arms}, as there are {n_arms} arms")
         )
-    if policy.shares is not None:
-        unknown = sorted(set(policy.shares) - arm_names)
-        if unknown:
-            errors.append(FieldError("policy.shares", f"{OTHER_ARMS}, not {unknown[0]!r}"))
-        total = math.fsum(policy.shares.values())
-        if not (total > 0 and math.isfinite(total)):
-            errors.append(FieldError("policy.shares", "expected weights with a positive sum"))
-    for field, values in (("prior", policy.prior), ("pseudo_history", policy.pseudo_history)):
-        for name, value in (values or {}).items():
-            unknown = sorted(set(value) - arm_names) if isinstance(value, dict) else []
+    for field in msgspec.structs.fields(Policy):
+        for at, names in arms_named(f"policy.{field.name}", getattr(policy, field.name), field.type):
+            unknown = sorted(set(names) - arm_names)
             if unknown:
-                detail = f"{OTHER_ARMS}, not {unknown[0]!r}"
-                errors.append(FieldError(f"policy.{field}.{name}", detail))
-    return errors
-
-
-def context_errors(fields: Sequence[ContextField]) -> list[FieldError]:
-    """What is wrong with the fields of a context, beyond what their types say."""
-    names = {field.name for field in fields}
-    errors = _repeated("context", [field.name for field in fields])
-    for i, field in enumerate(fields):
-        at = f"context[{i}]"
-        if field.kind == "categorical":
-            if (field.values is None) == (field.buckets is None):
-                errors.append(FieldError(at, "a categorical field needs either values or buckets"))
-            if field.values is not None and len(set(field.values)) < len(field.values):
-                errors.append(FieldError(f"{at}.values", "expected every value once"))
-            if field.mean is not None or field.std is not None:
-                errors.append(FieldError(at, "only a numeric field takes mean and std"))
-        elif field.values is not None or field.buckets is not None:
-            errors.append(FieldError(at, "only a categorical field takes values and buckets"))
-        met = {field.name}
-        for j, other in enumerate(field.interactions or ()):
-            if other not in names or other in met:
-                errors.append(
-                    FieldError(f"{at}.interactions[{j}]", f"expected another field, once, not {other!r}")
-                )
-            met.add(other)
+                errors.append(FieldError(at, f"{OTHER_ARMS}, not {unknown[0]!r}"))
     return errors
 
 
@@ -544,13 +454,3 @@ def _refuse_unbuilt(experiment: Experiment) -> None:
         where = " and ".join(error.at for error in found)
         are, them = ("is", "it") if len(found) == 1 else ("are", "them")
         raise NotBuilt(f"{where} {are} part of the contract but not built yet; leave {them} out.")
-
-
-def _repeated(at: str, names: Sequence[str]) -> list[FieldError]:
-    errors = []
-    met: set[str] = set()
-    for i, name in enumerate(names):
-        if name in met:
-            errors.append(FieldError(f"{at}[{i}].name", f"the name {name!r} is taken"))
-        met.add(name)
-    return errors

@@ -4,6 +4,9 @@
 (`test_policies_contract.py`, and `test_contextual_contract.py` for those that are `contextual`).
 """
 
+from typing import TypeAlias
+
+from bandit_serve.policies.context_free import ContextFreePolicy
 from bandit_serve.policies.contextual import ContextualPolicy
 from bandit_serve.policies.epsilon_greedy import EpsilonGreedy
 from bandit_serve.policies.exp3 import Exp3
@@ -20,7 +23,9 @@ from bandit_serve.policies.thompson import Thompson
 from bandit_serve.policies.top_two_thompson import TopTwoThompson
 from bandit_serve.policies.ucb1 import UCB1
 
-POLICIES: dict[str, type[Policy] | type[ContextualPolicy]] = {
+AnyPolicy: TypeAlias = ContextFreePolicy | ContextualPolicy
+
+POLICIES: dict[str, type[ContextFreePolicy] | type[ContextualPolicy]] = {
     policy.kind: policy
     for policy in (
         FixedSplit,
@@ -42,6 +47,8 @@ __all__ = [
     "KLUCB",
     "POLICIES",
     "UCB1",
+    "AnyPolicy",
+    "ContextFreePolicy",
     "ContextualPolicy",
     "EpsilonGreedy",
     "Exp3",

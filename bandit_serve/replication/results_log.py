@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from bandit_serve.errors import SetAside, of_our_state
+from bandit_serve.experiments.policy import context_features
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
 from bandit_serve.log.offset import START, Offset
-from bandit_serve.policies.serving import features_of
 from bandit_serve.results import ResultsFold
 from bandit_serve.store.store import Entry, Snapshot, Store
 
@@ -169,7 +169,7 @@ class ResultsLog:
 
 
 def _n_features(fold: ResultsFold) -> int:
-    features = features_of(fold.record.experiment)
+    features = context_features(fold.record.experiment)
     return 0 if features is None else features.n_features
 
 

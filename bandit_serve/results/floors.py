@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.experiments.spec import Policy
+from bandit_serve.experiments.policy_spec import Policy
 
 
 def unfloored(policy: Policy) -> bool:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.errors import InvalidInput
-from bandit_serve.experiments.spec import Experiment, Metric, Policy, Record
+from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.spec import Experiment, Metric, Record
 from bandit_serve.log.events import Changed, Event, Exposed, Rewarded, Shape, is_another_draft
 from bandit_serve.log.states import known_only
 from bandit_serve.policies import POLICIES

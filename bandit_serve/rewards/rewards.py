@@ -13,11 +13,11 @@ from bandit_serve.api.rewards import Reward, Verdict
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.turns import Turn
 from bandit_serve.errors import SetAside, StoreUnavailable
+from bandit_serve.experiments.policy import order_of
 from bandit_serve.experiments.spec import Experiment, Metric
 from bandit_serve.folds.replica import Replica, set_aside
 from bandit_serve.log.events import REWARD
 from bandit_serve.log.token import Keyring
-from bandit_serve.policies.serving import order_of
 from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.replication.tail import Tail
 from bandit_serve.rewards.appender import RewardAppender

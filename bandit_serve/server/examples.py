@@ -17,7 +17,8 @@ from bandit_serve.api.decisions import (
     ScoreRequest,
 )
 from bandit_serve.api.rewards import RewardsReport, RewardsRequest
-from bandit_serve.experiments.spec import Experiment, Policy
+from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.spec import Experiment
 from bandit_serve.server.handlers.experiments import ArmRequest, ReasonRequest, StopRequest
 from bandit_serve.server.handlers.models import PatchRequest, RollbackRequest, StatusRequest
 from bandit_serve.server.route import Entries

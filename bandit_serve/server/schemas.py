@@ -77,15 +77,19 @@ class Schemas:
             "description": whole.get("description", ""),
             "oneOf": [{"$ref": PLACE + form.name} for form in forms],
         }
+        mapping = {form.kind: PLACE + form.name for form in forms if form.kind is not None}
+        if mapping:
+            self.components[name]["discriminator"] = {"propertyName": "kind", "mapping": mapping}
 
 
 def _form(whole: Schema, form: Form) -> Schema:
     """`whole` with the fields that the form needs, and without those that it goes without."""
-    properties = {**whole["properties"], **form.only}
+    properties = {**whole["properties"], **_in_plain_words(dict(form.only))}
     for name in form.needs:
         properties[name] = _not_null(properties[name])
     for name in form.without:
         del properties[name]
+    ignored = {f"^({'|'.join(form.ignored)})$": {"enum": [None]}} if form.ignored else {}
     required = [name for name in properties if name in form.needs or name in whole.get("required", ())]
     return {
         **whole,
@@ -93,6 +97,7 @@ def _form(whole: Schema, form: Form) -> Schema:
         "description": form.description,
         "properties": properties,
         "required": required,
+        **({"patternProperties": ignored} if ignored else {}),
     }
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scale import scaled
 from scipy import stats
 
-from bandit_serve.experiments.spec import Policy
+from bandit_serve.experiments.policy_spec import Policy
 from bandit_serve.folds import alarms
 from bandit_serve.folds._changes import evidence, forget, watch
 from bandit_serve.folds.alarms import BLOCK, CANDIDATES, LEVEL, MAX_ALARMS, REFERENCE, SHIFT, ChangeAlarms

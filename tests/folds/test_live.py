@@ -11,8 +11,8 @@ import pytest
 from makers import created, experiment, exposed, record, rewards
 
 from bandit_serve.errors import InvalidInput, UnreadableEntry
+from bandit_serve.experiments.policy_spec import Policy as PolicySettings
 from bandit_serve.experiments.spec import Arm, Experiment, Ramp, Standing
-from bandit_serve.experiments.spec import Policy as PolicySettings
 from bandit_serve.folds import experiment as module
 from bandit_serve.folds.experiment import MAX_HISTORY, PIECE_NUMBERS, PIECE_ROWS, LiveExperiment
 from bandit_serve.log import events

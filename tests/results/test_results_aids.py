@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from simulated_results import Play, record
 
-from bandit_serve.experiments.spec import Policy
+from bandit_serve.experiments.policy_spec import Policy
 from bandit_serve.results import MetricResult, ResultsFold, report
 from bandit_serve.results.estimates import Sums, moving_shares
 

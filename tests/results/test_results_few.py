@@ -23,7 +23,8 @@ from simulated_results import (
 )
 
 from bandit_serve.errors import InvalidInput
-from bandit_serve.experiments.spec import Metric, Policy, Record
+from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.spec import Metric, Record
 from bandit_serve.log.events import Change, Changed, Tick
 from bandit_serve.results import ResultsFold, report, snapshot
 from bandit_serve.results.betting import mean_interval

@@ -13,7 +13,8 @@ from reference_results import ReferenceFold
 from simulated_results import START_MS, Play, bernoulli, exposed, random_log, record, rewarded, with_arm
 
 from bandit_serve.errors import InvalidInput, UnreadableEntry
-from bandit_serve.experiments.spec import Metric, Policy
+from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.spec import Metric
 from bandit_serve.log.events import Census, Change, Changed, Exposed, Rewarded, Tick
 from bandit_serve.results import ResultsFold, report, snapshot
 from bandit_serve.results.fold import GRACE_MS, LINGER_MS

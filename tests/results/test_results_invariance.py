@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from simulated_results import START_MS, Play, Z, lognormal, record
 
-from bandit_serve.experiments.spec import Policy
+from bandit_serve.experiments.policy_spec import Policy
 from bandit_serve.results import ResultsFold, report
 from bandit_serve.results.metric_result import MetricTable
 

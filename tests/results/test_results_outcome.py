@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from simulated_results import START_MS, Z, exposed, random_log, record, rewarded, with_arm
 
 from bandit_serve.errors import InvalidInput
-from bandit_serve.experiments.spec import LARGEST_VALUE, ContextField, Metric, Policy, Record
+from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.spec import Metric, Record
 from bandit_serve.log.events import Change, Changed, Event, Exposed, Rewarded, Tick
+from bandit_serve.policies.context import ContextField
+from bandit_serve.policies.numbers import LARGEST_VALUE
 from bandit_serve.results import ResultsFold, fold, report, snapshot
 from bandit_serve.results.estimates import Sums, moving_shares
 

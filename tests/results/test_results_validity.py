@@ -21,7 +21,7 @@ from simulated_results import (
     users,
 )
 
-from bandit_serve.experiments.spec import Policy
+from bandit_serve.experiments.policy_spec import Policy
 from bandit_serve.results import ResultsFold, estimates, report
 
 SALES = 0.05 * np.exp(0.5 * 1.0**2)

@@ -11,17 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bandit_serve.errors import InvalidInput, NotBuilt
-from bandit_serve.experiments.spec import (
-    LARGEST_VALUE,
-    Arm,
-    Attribution,
-    Experiment,
-    Metric,
-    Policy,
-    validated,
-)
+from bandit_serve.experiments.policy import from_experiment
+from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, validated
 from bandit_serve.policies import POLICIES
-from bandit_serve.policies.serving import from_experiment
+from bandit_serve.policies.numbers import LARGEST_VALUE
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 bounds = st.tuples(numbers, numbers) | st.tuples(st.floats(-5, 5), st.floats(-5, 5))

@@ -13,19 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from bandit_serve.experiments.spec import (
-    Arm,
-    Attribution,
-    ContextField,
-    Experiment,
-    Metric,
-    Policy,
-    Record,
-    Stopping,
-    validated,
-)
+from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, Stopping, validated
 from bandit_serve.log.events import REWARD, Change, Changed, Exposed, Rewarded, Tick
 from bandit_serve.policies import POLICIES
+from bandit_serve.policies.context import ContextField
 from bandit_serve.results import ResultsFold, report
 
 Draw = Callable[[np.random.Generator, int, int], NDArray[np.float64]]

@@ -17,16 +17,8 @@ from numpy.typing import NDArray
 
 from bandit_serve.changes.experiments import servable
 from bandit_serve.errors import InvalidInput, NotBuilt
-from bandit_serve.experiments.spec import (
-    LARGEST_COUNT,
-    LARGEST_VALUE,
-    Experiment,
-    Metric,
-    Ramp,
-    Record,
-    Standing,
-)
-from bandit_serve.experiments.spec import Policy as PolicySettings
+from bandit_serve.experiments.policy_spec import Policy as PolicySettings
+from bandit_serve.experiments.spec import LARGEST_COUNT, Experiment, Metric, Ramp, Record, Standing
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log.events import (
     CHANGED,
@@ -43,6 +35,7 @@ from bandit_serve.log.events import (
 )
 from bandit_serve.log.offset import Offset
 from bandit_serve.policies import POLICIES
+from bandit_serve.policies.numbers import LARGEST_VALUE
 
 T = TypeVar("T")
 

@@ -11,7 +11,8 @@ from msgspec import Meta, Struct
 from bandit_serve.api.views import experiment_view, history_view, known_experiments, view_of
 from bandit_serve.base.names import Name
 from bandit_serve.changes.experiment_mistakes import mistakes_of_policy
-from bandit_serve.experiments.spec import Arm, Experiment, Policy, Ramp
+from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.spec import Arm, Experiment, Ramp
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.results import report
 from bandit_serve.server.page import page
