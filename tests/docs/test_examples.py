@@ -50,7 +50,7 @@ PAGES = {
         ("pip install '.[embedded]'", "pip install -e '.[test]'", "bandit-serve serve"),
         ('"accepted":1', '"duplicates":1', "Winner: none."),
     ),
-    "CONTRIBUTING.md": Page(not_run=("git clone",)),
+    "CONTRIBUTING.md": Page(not_run=("git clone", "pip install '.[docs]'")),
     "docs/quick-start.md": Page(
         True,
         ("pip install '.[embedded]'", "bandit-serve serve"),
@@ -239,7 +239,7 @@ def lines_typed() -> list[tuple[str, str]]:
 
 def test_commands_and_flags_are_those_that_there_are() -> None:
     known, typed = commands(), lines_typed()
-    assert len(typed) > 60
+    assert len(typed) > 40
     for name, line in typed:
         words = shlex.split(line, comments=True)[1:]
         if not words or not re.fullmatch(r"[a-z-]+", words[0]) or words[0] in ("--version", *NOT_BUILT):
@@ -249,6 +249,19 @@ def test_commands_and_flags_are_those_that_there_are() -> None:
         assert len(words) == 1 or not isinstance(known[command], click.Group), f"{name}: {line}"
         flags = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert flags <= options_of(known[command]) | {"--help"}, f"{name}: {line}"
+
+
+def test_flags_that_the_text_names_are_those_of_a_command() -> None:
+    known = {option for command in commands().values() for option in options_of(command)} | {"--help"}
+    named = {
+        (name, flag)
+        for name in every_document()
+        for code in Document(name).inline_code
+        if code.startswith("--")
+        for flag in re.findall(r"(?<!\S)--[a-z-]+", code)
+    }
+    assert len(named) > 30
+    assert {each for each in named if each[1] not in known} == set()
 
 
 def test_extras_that_are_installed_are_those_that_there_are() -> None:
