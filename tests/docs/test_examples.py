@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import socket
 import subprocess
@@ -285,6 +286,9 @@ def test_scripts_that_are_named_are_there() -> None:
     assert [each for each in typed if not (ROOT / each[1]).exists()] == []
 
 
-def test_every_setting_is_in_the_table() -> None:
-    table = Document("docs/settings.md").between("<!-- settings -->", "<!-- /settings -->")
-    assert [name for name in Settings.__struct_fields__ if f"`{name}`" not in table] == []
+@pytest.mark.parametrize(
+    "script", sorted((ROOT / "docs" / "pictures").glob("*.py")), ids=lambda path: path.stem
+)
+def test_what_pictures_are_made_with_is_there(script: Path) -> None:
+    assert callable(runpy.run_path(str(script), run_name="picture")["main"])
+    assert script.with_suffix(".svg").stat().st_size < 200_000
