@@ -67,7 +67,7 @@ PAGES = {
     "docs/models.md": Page(
         True,
         ("pip install '.[train]'",),
-        ("solaris", "films: v1 is in production", '"version":"v1","workers":['),
+        ("solaris", '"production":"v1"', '"version":"v1","workers":['),
     ),
     "docs/learning.md": Page(not_run=("bandit-serve serve --learn",)),
     "docs/simulate.md": Page(shows=("thompson",)),
