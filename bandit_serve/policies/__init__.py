@@ -6,6 +6,7 @@
 
 from typing import TypeAlias
 
+from bandit_serve.policies.context import ContextField
 from bandit_serve.policies.context_free import ContextFreePolicy
 from bandit_serve.policies.contextual import ContextualPolicy
 from bandit_serve.policies.epsilon_greedy import EpsilonGreedy
@@ -48,6 +49,7 @@ __all__ = [
     "POLICIES",
     "UCB1",
     "AnyPolicy",
+    "ContextField",
     "ContextFreePolicy",
     "ContextualPolicy",
     "EpsilonGreedy",
