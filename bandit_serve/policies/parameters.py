@@ -260,19 +260,24 @@ def is_within(number: float, declared: Number) -> bool:
 
 
 def spelled_range(declared: Number) -> str:
-    """A range in words: "from 0 to 1", "above 0 and at most 1"."""
-    low = f"from {spelled(declared.ge)}" if declared.ge is not None else f"above {spelled(declared.gt)}"
-    if declared.le is not None:
-        return (
-            f"{low} to {spelled(declared.le)}"
-            if declared.ge is not None
-            else f"{low} and at most {declared.le:g}"
-        )
-    return f"{low} and below {spelled(declared.lt)}"
+    """A range in words: "from 0 to 1", "above 0 and at most 1"; "a number" where there is none."""
+    least = declared.gt if declared.ge is None else declared.ge
+    if least is None:
+        return "a number"
+    low = f"above {spelled(least)}" if declared.ge is None else f"from {spelled(least)}"
+    if declared.le is None:
+        return low if declared.lt is None else f"{low} and below {spelled(declared.lt)}"
+    return (
+        f"{low} and at most {spelled(declared.le)}"
+        if declared.ge is None
+        else f"{low} to {spelled(declared.le)}"
+    )
 
 
-def spelled(number: float | None) -> str:
+def spelled(number: float) -> str:
     """A number as people write it: 1e-9, not 1e-09."""
+    if isinstance(number, int):
+        return f"{number:,}"
     mantissa, _, exponent = f"{number:g}".partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 

@@ -6,8 +6,8 @@ from hashlib import sha256
 from typing import Any
 
 import msgspec
-from bandit_serve.policies.serving import features_of
 
+from bandit_serve.experiments.policy import context_features
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
 from bandit_serve.log.offset import START
@@ -81,7 +81,7 @@ async def fold_results(store: Store, owner: str, repairs: Repairs) -> ResultsFol
                 assert isinstance(event, events.Changed)
                 fold = ResultsFold(event.record)
             fold.apply(position.time_ms, event)
-            features = features_of(fold.record.experiment)
+            features = context_features(fold.record.experiment)
             n_features = 0 if features is None else features.n_features
             state = snapshots.pop(position, None)
             assert state is None or state == fold.state(), f"the results of {owner} at {position}"
