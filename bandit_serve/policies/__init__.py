@@ -1,7 +1,8 @@
 """Bandit policies without a server: from rewards to shares, and from shares or posterior draws to an arm.
 
-`POLICIES` is the table of all: a policy is one file here and one row there. The contract suites then test it
-(`test_policies_contract.py`, and `test_contextual_contract.py` for those that are `contextual`).
+`POLICIES` is the table of all: a policy is one file here, with its parameters, and one row there. Configuration, API
+and documents follow from what the file declares, and the contract suites test it (`test_policies_contract.py`, and
+`test_contextual_contract.py` for those that are `contextual`). `policy.py` says what a policy is made of.
 """
 
 from typing import TypeAlias

@@ -107,12 +107,10 @@ class ContextFreePolicy(Policy, Arms):
         """
         arms = eligible_arms(eligible, self.n_arms)
         statistics = self.statistics(pending, pending_value)
-        return self.bounded(
-            lambda: self.rule.shares({name: values[arms] for name, values in statistics.items()}, arms),
-            arms,
-            decided,
-            ramps,
-        )
+        raw = self.cold(arms, decided)
+        if raw is None:
+            raw = self.rule.shares({name: values[arms] for name, values in statistics.items()}, arms)
+        return self.bounded(raw, arms, ramps)
 
     def learn_from(self, former: Policy) -> None:
         """Takes over the sums of each arm. Of a policy that does not weigh rewards, one that does takes them as of

@@ -137,7 +137,9 @@ class ContextualPolicy(Policy, Linear):
         """
         arms = eligible_arms(eligible, self.n_arms)
         raw = self.raw_shares(x, arms)
-        return self.bounded(lambda: raw, arms, decided, ramps)
+        if self.warmup and (cold := self.cold(arms, decided)) is not None:
+            raw = cold
+        return self.bounded(raw, arms, ramps)
 
     def shares_many(
         self,

@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -172,19 +172,16 @@ class Policy:
         """The parameters of this kind, by name, with what was not given."""
         return deepcopy(msgspec.structs.asdict(self.given))
 
-    def bounded(
-        self,
-        raw: Callable[[], Vector],
-        arms: NDArray[np.intp],
-        decided: ArrayLike | None,
-        ramps: ArrayLike | None,
-    ) -> Vector:
-        """The final shares, float64 (K,), of those that the rule gives the eligible `arms`, (E,) both."""
+    def cold(self, arms: NDArray[np.intp], decided: ArrayLike | None) -> Vector | None:
+        """1 for each of the eligible `arms`, (E,), that is short of its warm-up, else 0; None where none is."""
         seen = self.observed if decided is None else weights("decided", decided, self.n_arms)
-        most = None if ramps is None else weights("ramps", ramps, self.n_arms)
         short = seen[arms] < self.warmup
-        free = short.astype(np.float64) if short.any() else raw()
-        return final_shares(free, arms, self.n_arms, self.min_share, self.max_share, most, self.holdout)
+        return short.astype(np.float64) if short.any() else None
+
+    def bounded(self, raw: Vector, arms: NDArray[np.intp], ramps: ArrayLike | None) -> Vector:
+        """The final shares, float64 (K,), of those that the rule gives the eligible `arms`, (E,) both."""
+        most = None if ramps is None else weights("ramps", ramps, self.n_arms)
+        return final_shares(raw, arms, self.n_arms, self.min_share, self.max_share, most, self.holdout)
 
     def advance(self, now_ms: int) -> bool:
         """Lets what was learned fade from when it last did to `now_ms`, Unix milliseconds; whether it did.
