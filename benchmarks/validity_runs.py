@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve.experiments.metrics import KINDS
 from bandit_serve.experiments.spec import (
     Arm,
     Attribution,
@@ -209,7 +210,7 @@ class Watch:
 
     def look(self, plays: list[Play], metric: int, sums: Sums) -> None:
         experiment = plays[0].fold.record.experiment
-        kind, control = experiment.metrics[metric].kind, experiment.control_arm
+        kind, control = KINDS[experiment.metrics[metric].kind], experiment.control_arm
         peers = plays[0].fold.evidence.peers
         added = len(peers) - len(self.found[True][0])
         self.found = {

@@ -620,10 +620,10 @@ def _ready(policy: Policy | ContextualPolicy) -> Policy | ContextualPolicy:
 
 def _watched(experiment: Experiment) -> tuple[float, float] | None:
     """Between which values lies what is watched for changes, if there are bounds."""
-    objective = experiment.objective
-    if experiment.missing == "zero" or objective.kind == "binary":
+    if experiment.missing == "zero":
         return 0.0, 1.0
-    return (objective.floor, objective.ceiling) if objective.kind == "bounded" else None
+    traits = experiment.objective.traits
+    return None if traits.unbounded else (traits.floor, traits.ceiling)
 
 
 _STATE = frozenset(

@@ -11,9 +11,8 @@ import pytest
 from makers import described, experiment, record
 
 from bandit_serve.errors import InvalidInput, NotBuilt
+from bandit_serve.experiments.metrics import LARGEST_COUNT, LARGEST_VALUE
 from bandit_serve.experiments.spec import (
-    LARGEST_COUNT,
-    LARGEST_VALUE,
     MAX_ARMS,
     MAX_METRICS,
     RAMP_STEP,

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from simulated_results import START_MS, Z, exposed, random_log, record, rewarded, with_arm
 
 from bandit_serve.errors import InvalidInput
-from bandit_serve.experiments.spec import LARGEST_VALUE, ContextField, Metric, Policy, Record
+from bandit_serve.experiments.metrics import LARGEST_VALUE, Binary, Continuous
+from bandit_serve.experiments.spec import ContextField, Metric, Policy, Record
 from bandit_serve.log.events import Change, Changed, Event, Exposed, Rewarded, Tick
 from bandit_serve.results import ResultsFold, fold, report, snapshot
 from bandit_serve.results.estimates import Sums, moving_shares
@@ -182,7 +183,7 @@ def test_scores_are_made_around_ridge_regressions_on_the_past():
     np.testing.assert_allclose(
         sums["pair_predicted_square"][1:], weight**2 * np.square(apart).sum(axis=0)[1:], **near
     )
-    said = moving_shares(Sums.of(of.sums, 0), "continuous", 0, np.full(n_arms, n_arms))
+    said = moving_shares(Sums.of(of.sums, 0), Continuous, 0, np.full(n_arms, n_arms))
     # Moved up towards that of all residuals by the weight of 1,000.
     of_all = sum(np.sum(np.square(mine)) for mine in off) / (n - 1)
     own = np.array([np.sum(np.square(mine)) / (np.sum(arms == k) - 1) for k, mine in enumerate(off)])
@@ -218,11 +219,11 @@ def test_an_arm_without_a_success_varies_all_the_same():
     own = (residual + added) / 122
     assert own > 0.008
     np.testing.assert_allclose(
-        sums.residual_variance("binary")[1],
+        sums.residual_variance(Binary)[1],
         own + max(total / (n - 1) - own, 0.0) * 1_000 / 1_120,
         rtol=1e-12,
     )
-    assert sums.residual_variance("binary")[1] < sums.cautious_variance("binary")[1]
+    assert sums.residual_variance(Binary)[1] < sums.cautious_variance(Binary)[1]
 
 
 def test_large_features_are_shrunk_by_their_size():
