@@ -11,16 +11,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve.errors import InvalidInput
+from bandit_serve.experiments.metrics import Binary
 from bandit_serve.policies._arms import arm_count, eligible_arms
 from bandit_serve.policies._best_arm import student_best
 from bandit_serve.policies._linear import Linear, masks_of
 from bandit_serve.policies.policy import (
-    RANGES,
     Policy,
-    Range,
-    bounds,
     finite,
     positive_ms,
+    reward_kind,
     share_of_all,
     times,
     weights,
@@ -95,7 +94,7 @@ class ContextualPolicy(Linear):
         strength: float,
         *,
         optimism: float = 0.0,
-        objective: str = "binary",
+        objective: str = Binary.name,
         low: float | None = None,
         high: float | None = None,
         min_share: float = 0.0,
@@ -115,7 +114,7 @@ class ContextualPolicy(Linear):
         self.half_life = half_life
         positive_ms("refresh", refresh)
         self.prior = checked_prior({} if prior is None else prior)
-        reward = reward_range(self.kind, self.objectives, objective, low, high)
+        reward = reward_kind(self.kind, self.objectives, objective, low, high)
         super().__init__(
             n_arms,
             n_features,
@@ -125,9 +124,9 @@ class ContextualPolicy(Linear):
             strength=strength,
             optimism=optimism,
             logistic=self.logit,
-            low=reward.low,
-            high=reward.high,
-            whole=reward.whole,
+            low=reward.floor,
+            high=reward.ceiling,
+            whole=reward.two_valued,
             unbounded=reward.unbounded,
             seed=seed,
             min_share=min_share,
@@ -137,8 +136,8 @@ class ContextualPolicy(Linear):
         )
         self.clock_ms: int | None = None
         self.objective = objective
-        self.low = reward.low if objective == "bounded" else None
-        self.high = reward.high if objective == "bounded" else None
+        self.low = reward.floor if reward.takes_bounds else None
+        self.high = reward.ceiling if reward.takes_bounds else None
         self.own = dict(own)
 
     def shares(
@@ -346,19 +345,6 @@ def checked_prior(given: Mapping[str, float]) -> dict[str, float]:
             f"prior.precision must be from {LEAST_PRECISION:g} to {MOST_PRECISION:g}, not {precision:g}"
         )
     return {"precision": precision}
-
-
-def reward_range(
-    kind: str, objectives: frozenset[str], objective: str, low: float | None, high: float | None
-) -> Range:
-    """The range of the rewards of an objective; InvalidInput when a policy of `kind` does not take it."""
-    if not isinstance(objective, str) or objective not in objectives:
-        raise InvalidInput(f"{kind} takes an objective of {', '.join(sorted(objectives))}, not {objective!r}")
-    if objective != "bounded":
-        if low is not None or high is not None:
-            raise InvalidInput(f"low and high belong to a bounded objective, not to a {objective} one")
-        return RANGES[objective]
-    return Range(*bounds(low, high))
 
 
 def positive(name: str, value: object) -> float:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.errors import InvalidInput
+from bandit_serve.experiments.metrics import KINDS
 from bandit_serve.policies import _greedy
-from bandit_serve.policies.policy import RANGES, Common, Policy, finite, mean_rewards, share_of_all
+from bandit_serve.policies.policy import Common, Policy, finite, mean_rewards, share_of_all
 from bandit_serve.policies.shares import Vector
 
 
@@ -25,7 +26,7 @@ class EpsilonGreedy(Policy):
     """
 
     kind: ClassVar[str] = "epsilon_greedy"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
+    objectives: ClassVar[frozenset[str]] = frozenset(KINDS)
     parameters: ClassVar[tuple[str, ...]] = ("epsilon", "decay")
 
     def __init__(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.errors import InvalidInput
+from bandit_serve.experiments.metrics import names_of
 from bandit_serve.policies import _exp3
 from bandit_serve.policies.policy import Common, Policy, finite
 from bandit_serve.policies.shares import Vector
@@ -28,7 +29,7 @@ class Exp3(Policy):
     """
 
     kind: ClassVar[str] = "exp3"
-    objectives: ClassVar[frozenset[str]] = frozenset({"binary", "bounded"})
+    objectives: ClassVar[frozenset[str]] = names_of(lambda kind: not kind.unbounded)
     parameters: ClassVar[tuple[str, ...]] = ("gamma",)
     weighs: ClassVar[bool] = True
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve.errors import InvalidInput
+from bandit_serve.experiments.metrics import KINDS
 from bandit_serve.policies._arms import arm_count
-from bandit_serve.policies.policy import RANGES, Common, Policy, weights
+from bandit_serve.policies.policy import Common, Policy, weights
 from bandit_serve.policies.shares import Vector
 
 
@@ -23,7 +24,7 @@ class FixedSplit(Policy):
     """
 
     kind: ClassVar[str] = "fixed_split"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
+    objectives: ClassVar[frozenset[str]] = frozenset(KINDS)
     parameters: ClassVar[tuple[str, ...]] = ("shares",)
     learns: ClassVar[bool] = False
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve.experiments.metrics import names_of
 from bandit_serve.policies import _kl_ucb
 from bandit_serve.policies.policy import Common, Policy
 from bandit_serve.policies.shares import Vector
@@ -23,7 +24,7 @@ class KLUCB(Policy):
     """
 
     kind: ClassVar[str] = "kl_ucb"
-    objectives: ClassVar[frozenset[str]] = frozenset({"binary", "bounded"})
+    objectives: ClassVar[frozenset[str]] = names_of(lambda kind: not kind.unbounded)
     jumps: ClassVar[bool] = True
 
     def __init__(self, n_arms: int, **common: Unpack[Common]) -> None:

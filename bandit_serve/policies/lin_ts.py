@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Unpack
 
+from bandit_serve.experiments.metrics import KINDS
 from bandit_serve.policies.contextual import ContextualCommon, ContextualPolicy, positive
-from bandit_serve.policies.policy import RANGES
 
 
 class LinTS(ContextualPolicy):
@@ -23,7 +23,7 @@ class LinTS(ContextualPolicy):
     """
 
     kind: ClassVar[str] = "lin_ts"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
+    objectives: ClassVar[frozenset[str]] = frozenset(KINDS)
     parameters: ClassVar[tuple[str, ...]] = ("scale", *ContextualPolicy.parameters)
     choice: ClassVar[str] = "posterior_draw"
 

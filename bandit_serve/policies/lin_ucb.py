@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Unpack
 
+from bandit_serve.experiments.metrics import KINDS
 from bandit_serve.policies.contextual import ContextualCommon, ContextualPolicy, positive
-from bandit_serve.policies.policy import RANGES
 
 
 class LinUCB(ContextualPolicy):
@@ -18,7 +18,7 @@ class LinUCB(ContextualPolicy):
     """
 
     kind: ClassVar[str] = "lin_ucb"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
+    objectives: ClassVar[frozenset[str]] = frozenset(KINDS)
     parameters: ClassVar[tuple[str, ...]] = ("alpha", *ContextualPolicy.parameters)
     jumps: ClassVar[bool] = True
     choice: ClassVar[str] = "upper_bound"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Unpack
 
+from bandit_serve.experiments.metrics import names_of
 from bandit_serve.policies.contextual import ContextualCommon, ContextualPolicy, positive
 
 
@@ -19,7 +20,7 @@ class LogisticTS(ContextualPolicy):
     """
 
     kind: ClassVar[str] = "logistic_ts"
-    objectives: ClassVar[frozenset[str]] = frozenset({"binary", "bounded"})
+    objectives: ClassVar[frozenset[str]] = names_of(lambda kind: not kind.unbounded)
     parameters: ClassVar[tuple[str, ...]] = ("scale", *ContextualPolicy.parameters)
     choice: ClassVar[str] = "posterior_draw"
     logit: ClassVar[bool] = True

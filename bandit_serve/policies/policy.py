@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve.base.durations import parse_duration_ms
 from bandit_serve.errors import InvalidInput
-from bandit_serve.experiments.spec import LARGEST_VALUE
+from bandit_serve.experiments.metrics import KINDS, LARGEST_VALUE, Binary, MetricKind, names_of
 from bandit_serve.policies._arms import Arms, arm_count, eligible_arms
 from bandit_serve.policies.shares import Vector, check_bounds, final_shares
 
@@ -20,21 +20,7 @@ if TYPE_CHECKING:
     from bandit_serve.policies.contextual import ContextualPolicy
 
 
-class Range(NamedTuple):
-    """The rewards of a kind of objective: from `low` to `high`, and how their statistics are kept."""
-
-    low: float
-    high: float
-    whole: bool = False
-    unbounded: bool = False
-
-
-RANGES = {
-    "binary": Range(0.0, 1.0, whole=True),
-    "bounded": Range(0.0, 1.0),
-    "count": Range(0.0, LARGEST_VALUE, unbounded=True),
-    "continuous": Range(-LARGEST_VALUE, LARGEST_VALUE, unbounded=True),
-}
+UNBOUNDED = tuple(names_of(lambda kind: kind.unbounded))
 
 
 class Common(TypedDict, total=False):
@@ -93,7 +79,7 @@ class Policy(Arms):
         chooser: object = None,
         constants: ArrayLike = (),
         leading: float = 1.0,
-        objective: str = "binary",
+        objective: str = Binary.name,
         low: float | None = None,
         high: float | None = None,
         min_share: float = 0.0,
@@ -111,12 +97,12 @@ class Policy(Arms):
         self.half_life_ms = None if half_life is None else positive_ms("half_life", half_life)
         self.half_life = half_life
         positive_ms("refresh", refresh)
-        reward = self._range(objective, low, high)
+        reward = reward_kind(self.kind, self.objectives, objective, low, high)
         super().__init__(
             n_arms,
-            low=reward.low,
-            high=reward.high,
-            whole=reward.whole,
+            low=reward.floor,
+            high=reward.ceiling,
+            whole=reward.two_valued,
             unbounded=reward.unbounded,
             seed=seed,
             min_share=min_share,
@@ -132,25 +118,13 @@ class Policy(Arms):
         self.clock_ms: int | None = None
         self.objective = objective
         self.unbounded = reward.unbounded
-        self.reward_range = (reward.low, reward.high)
-        self.low = reward.low if objective == "bounded" else None
-        self.high = reward.high if objective == "bounded" else None
+        self.reward_range = (reward.floor, reward.ceiling)
+        self.low = reward.floor if reward.takes_bounds else None
+        self.high = reward.ceiling if reward.takes_bounds else None
         self.own = dict(own)
         if pseudo_history is not None:
             self.restore(self._pseudo_statistics(pseudo_history))
             self.observed = np.zeros(n_arms, dtype=np.int64)
-
-    @classmethod
-    def _range(cls, objective: str, low: float | None, high: float | None) -> Range:
-        if not isinstance(objective, str) or objective not in cls.objectives:
-            raise InvalidInput(
-                f"{cls.kind} takes an objective of {', '.join(sorted(cls.objectives))}, not {objective!r}"
-            )
-        if objective != "bounded":
-            if low is not None or high is not None:
-                raise InvalidInput(f"low and high belong to a bounded objective, not to a {objective} one")
-            return RANGES[objective]
-        return Range(*bounds(low, high))
 
     def raw_shares(self, statistics: dict[str, Vector], arms: NDArray[np.intp]) -> Vector:
         """The policy itself, for subclasses: shares (E,) of the eligible `arms`, indices (E,).
@@ -318,6 +292,21 @@ STATE = COMMON | {"kind", "n_arms", "parameters", "statistics", "observed", "clo
 LEAST_WEIGHT = 1e-100
 # More pseudo-observations than this are refused: beside them nothing that is observed would count.
 MOST_PSEUDO = 1e12
+
+
+def reward_kind(
+    kind: str, objectives: frozenset[str], objective: str, low: float | None, high: float | None
+) -> MetricKind:
+    """Kind of an objective's rewards; InvalidInput when a policy of `kind` does not take it."""
+    if not isinstance(objective, str) or objective not in objectives:
+        raise InvalidInput(f"{kind} takes an objective of {', '.join(sorted(objectives))}, not {objective!r}")
+    of_objective = KINDS[objective]
+    if of_objective.takes_bounds:
+        return of_objective(*bounds(low, high))
+    if low is not None or high is not None:
+        takers = " or ".join(sorted(names_of(lambda each: each.takes_bounds)))
+        raise InvalidInput(f"low and high belong to a {takers} objective, not to a {objective} one")
+    return of_objective()
 
 
 def bounds(low: float | None, high: float | None) -> tuple[float, float]:

@@ -9,11 +9,12 @@ import msgspec
 
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.errors import FieldError, InvalidInput
+from bandit_serve.experiments.metrics import KINDS
 from bandit_serve.experiments.spec import MAX_FEATURES, ByArm, Experiment, Metric
 from bandit_serve.experiments.spec import Policy as PolicySettings
 from bandit_serve.policies import POLICIES, ContextualPolicy, FixedSplit, Policy, Thompson
 from bandit_serve.policies.features import Features, n_features_of
-from bandit_serve.policies.thompson import LIKELIHOODS
+from bandit_serve.policies.thompson import likelihood_of
 
 OWN = (
     "shares",
@@ -69,7 +70,7 @@ def from_experiment(experiment: Experiment) -> Policy | ContextualPolicy:
         of_context: dict[str, Any] = {}
         if issubclass(_kind(experiment.policy), ContextualPolicy):
             of_context = _of_context(experiment, features_of(experiment))
-        return _made(experiment, _modelled(experiment.objective), of_context)
+        return _made(experiment, _learned_as(experiment.objective), of_context)
     except InvalidInput as error:
         found = _all_wrong(experiment) or error.errors
         raise InvalidInput(str(error), found) from None
@@ -90,7 +91,7 @@ def _all_wrong(experiment: Experiment) -> list[FieldError]:
             check(experiment)
         except InvalidInput as error:
             found |= {each.at: each for each in error.errors}
-    objective = _modelled(experiment.objective)
+    objective = _learned_as(experiment.objective)
     if objective not in kind.objectives:
         objective = sorted(kind.objectives)[0]
     left_out = {name: None for name in OWN if name not in own} | (
@@ -132,7 +133,7 @@ def _require_fit(experiment: Experiment) -> None:
     """`InvalidInput` with all that a kind of policy does not take, whatever its values."""
     settings, kind = experiment.policy, _kind(experiment.policy)
     found = []
-    if _modelled(experiment.objective) not in kind.objectives:
+    if _learned_as(experiment.objective) not in kind.objectives:
         objectives = " or ".join(sorted(kind.objectives))
         found.append(FieldError("policy.kind", f"{kind.kind} takes a {objectives} objective"))
     if kind.jumps and experiment.unit == "user":
@@ -161,7 +162,7 @@ def _made(experiment: Experiment, modelled: str, of_context: Mapping[str, Any]) 
     own = {name: value for name, value in own.items() if value is not None}
     if settings.shares is not None:
         own["shares"] = [settings.shares.get(name, 0.0) for name in names]
-    bounded = modelled == objective.kind == "bounded"
+    bounded = modelled == objective.kind and KINDS[modelled].takes_bounds
     try:
         if settings.prior is not None:
             own["prior"] = _in_order(settings.prior, names, _prior_defaults(kind, modelled))
@@ -209,15 +210,15 @@ def _of_context(experiment: Experiment, features: Features | None) -> dict[str, 
     return {"n_features": d, "arm_features": of_arms} if shared else {"n_features": d}
 
 
-def _modelled(objective: Metric) -> str:
-    """The kind of objective that the policy learns from: a count to be kept small is a negative number to it."""
-    return "continuous" if objective.kind == "count" and objective.goal == "minimize" else objective.kind
+def _learned_as(objective: Metric) -> str:
+    """Name of the kind of objective that the policy learns from."""
+    return KINDS[objective.kind].learned_as(objective.goal).name
 
 
 def _prior_defaults(kind: type[Policy] | type[ContextualPolicy], objective: str) -> dict[str, float | None]:
     if not issubclass(kind, Thompson):
         return {}
-    return {name: parameter.default for name, parameter in LIKELIHOODS[objective].prior.items()}
+    return {name: parameter.default for name, parameter in likelihood_of(objective).prior.items()}
 
 
 def _in_order(

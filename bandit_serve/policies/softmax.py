@@ -7,9 +7,10 @@ from typing import ClassVar, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve.experiments.metrics import KINDS
 from bandit_serve.policies import _softmax
 from bandit_serve.policies._arms import deviation
-from bandit_serve.policies.policy import RANGES, Common, Policy, mean_rewards, positive
+from bandit_serve.policies.policy import UNBOUNDED, Common, Policy, mean_rewards, positive
 from bandit_serve.policies.shares import Vector
 
 # Temperatures where none is given: in the range of a bounded objective, and in standard deviations.
@@ -31,17 +32,16 @@ class Softmax(Policy):
     """
 
     kind: ClassVar[str] = "softmax"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
+    objectives: ClassVar[frozenset[str]] = frozenset(KINDS)
     parameters: ClassVar[tuple[str, ...]] = ("temperature",)
 
     def __init__(self, n_arms: int, *, temperature: float | str = AUTO, **common: Unpack[Common]) -> None:
         self.temperature = AUTO if temperature == AUTO else positive("temperature", temperature)
-        unbounded = common.get("objective") in ("count", "continuous")
         super().__init__(
             n_arms,
             {"temperature": self.temperature},
             chooser=_softmax.CHOOSER,
-            constants=self._temperature(unbounded),
+            constants=self._temperature(common.get("objective") in UNBOUNDED),
             **common,
         )
 

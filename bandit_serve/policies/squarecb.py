@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Unpack
 
+from bandit_serve.experiments.metrics import KINDS
 from bandit_serve.policies.contextual import ContextualCommon, ContextualPolicy, positive
-from bandit_serve.policies.policy import RANGES, finite
+from bandit_serve.policies.policy import finite
 
 
 class SquareCB(ContextualPolicy):
@@ -24,7 +25,7 @@ class SquareCB(ContextualPolicy):
     """
 
     kind: ClassVar[str] = "squarecb"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
+    objectives: ClassVar[frozenset[str]] = frozenset(KINDS)
     parameters: ClassVar[tuple[str, ...]] = ("gamma", "optimism", *ContextualPolicy.parameters)
     choice: ClassVar[str] = "inverse_gap"
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve.errors import InvalidInput
-from bandit_serve.experiments.spec import LARGEST_VALUE
+from bandit_serve.experiments.metrics import KINDS, LARGEST_VALUE, Binary, names_of
 from bandit_serve.policies import _beta, _normal, _poisson
 from bandit_serve.policies._arms import arm_count
 from bandit_serve.policies._best_arm import beta_best, gamma_best, student_best
@@ -85,7 +85,7 @@ NORMAL = Likelihood(
 POISSON = Likelihood(
     {"alpha": Parameter(1.0, 1e-6, 1e9), "beta": Parameter(1e-6, 1e-30, 1e9)}, _poisson.CHOOSER, gamma_shares
 )
-LIKELIHOODS = {"binary": BETA, "bounded": BETA, "count": POISSON, "continuous": NORMAL}
+LIKELIHOODS = {"bernoulli": BETA, "poisson": POISSON, "normal": NORMAL}
 
 
 class Thompson(Policy):
@@ -111,7 +111,7 @@ class Thompson(Policy):
     """
 
     kind: ClassVar[str] = "thompson"
-    objectives: ClassVar[frozenset[str]] = frozenset(LIKELIHOODS)
+    objectives: ClassVar[frozenset[str]] = names_of(lambda kind: kind.likelihood in LIKELIHOODS)
     parameters: ClassVar[tuple[str, ...]] = ("prior",)
 
     def __init__(
@@ -124,7 +124,8 @@ class Thompson(Policy):
     ) -> None:
         """`leading` is for subclasses: see `_arms.Arms`."""
         # What is no objective of this policy is refused below, where its sentence stands.
-        self.likelihood = LIKELIHOODS.get(str(common.get("objective", "binary")), BETA)
+        objective = str(common.get("objective"))
+        self.likelihood = likelihood_of(objective if objective in self.objectives else Binary.name)
         n_arms = arm_count(n_arms)
         self.prior = checked_prior(self.likelihood.prior, {} if prior is None else prior, n_arms)
         self.by_arm = prior_by_arm(self.prior, n_arms)
@@ -142,6 +143,11 @@ class Thompson(Policy):
 
     def grown_parameters(self, more: int) -> dict[str, Any]:
         return {"prior": grown_prior(self.likelihood.prior, self.prior, more)}
+
+
+def likelihood_of(objective: str) -> Likelihood:
+    """Likelihood of the rewards of a kind of objective."""
+    return LIKELIHOODS[KINDS[objective].likelihood]
 
 
 def checked_prior(parameters: dict[str, Parameter], given: Prior, n_arms: int) -> Checked:

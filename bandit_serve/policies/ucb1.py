@@ -8,26 +8,27 @@ from typing import ClassVar, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve.experiments.metrics import names_of
 from bandit_serve.policies import _ucb1
 from bandit_serve.policies._arms import deviation
-from bandit_serve.policies.policy import Common, Policy, mean_rewards, positive
+from bandit_serve.policies.policy import UNBOUNDED, Common, Policy, mean_rewards, positive
 from bandit_serve.policies.shares import Vector
 
 
 class UCB1(Policy):
     """All of the share to the arm of the largest p + sigma · sqrt(2 ln t / n). `Policy` says the rest.
 
-    p: the arm's mean reward, scaled to [0, 1] unless the objective is continuous; n: its observations; t: those of
+    p: the arm's mean reward, scaled to [0, 1] unless the objective is unbounded; n: its observations; t: those of
     all eligible arms. Arms without observations come first; arms that tie divide the share evenly.
 
-    sigma: above 0; 1 is the paper's for rewards in [0, 1], and the default there. For a continuous objective it is the
+    sigma: above 0; 1 is the paper's for rewards in [0, 1], and the default there. For an unbounded objective it is the
         standard deviation of an arm's rewards, or a bound on it, in their own units: they are supposed to have no
         heavier tails than a Normal law (sub-Gaussian). None, the default there, is the standard deviation within
         arms that the eligible arms have shown.
     """
 
     kind: ClassVar[str] = "ucb1"
-    objectives: ClassVar[frozenset[str]] = frozenset({"binary", "bounded", "continuous"})
+    objectives: ClassVar[frozenset[str]] = names_of(lambda kind: kind.sub_gaussian)
     parameters: ClassVar[tuple[str, ...]] = ("sigma",)
     jumps: ClassVar[bool] = True
 
@@ -37,7 +38,7 @@ class UCB1(Policy):
             n_arms,
             {"sigma": self.sigma},
             chooser=_ucb1.CHOOSER,
-            constants=(self._sigma(common.get("objective") == "continuous"),),
+            constants=(self._sigma(common.get("objective") in UNBOUNDED),),
             **common,
         )
 
