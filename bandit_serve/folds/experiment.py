@@ -395,7 +395,8 @@ class LiveExperiment:
         objective = self.experiment.metrics[self._objective]
         if objective.goal == "maximize":
             return values
-        return np.array([objective.utility(value) for value in values.tolist()])
+        reflected = objective.traits.reflected
+        return np.array([reflected(value) for value in values.tolist()])
 
     @property
     def _zero(self) -> float:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from makers import created, described, experiment, exposed, record, rewards
-from metric_kinds import beyond, bounds_of, near_bounds, objectives, range_of, rewards_at, traits_of
+from metric_kinds import OBJECTIVES, beyond, bounds_of, near_bounds, range_of, rewards_at, traits_of
 from scale import scaled
 from scipy import stats
 
@@ -320,4 +320,4 @@ def test_intervals_hold_whatever_the_law(kind, law):
 
 
 def test_configurations_of_every_kind_are_tried() -> None:
-    assert {objective["kind"] for objective in objectives()} == set(KINDS)
+    assert {objective["kind"] for objective in OBJECTIVES} == set(KINDS)

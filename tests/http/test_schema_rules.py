@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from callers import decide, draft, running
 from described import COMPONENTS, fits, near, schema_of
-from metric_kinds import objectives
+from metric_kinds import OBJECTIVES
 from scale import scaled
 from services import Answer, ThrowawayService
 
@@ -149,7 +149,7 @@ OTHER = {"name": "other", "kind": "continuous"}
 
 @pytest.mark.parametrize("kind", POLICIES)
 @pytest.mark.parametrize(
-    "objective", objectives(), ids=lambda objective: "-".join(map(str, objective.values()))
+    "objective", OBJECTIVES, ids=lambda objective: "-".join(map(str, objective.values()))
 )
 def test_policies_units_and_missing_rewards_by_objective(kind: str, objective: dict[str, Any]) -> None:
     metric = {"name": "m", **objective}

@@ -35,8 +35,7 @@ def range_of(kind: str) -> tuple[float, float]:
 RANGES = {kind: range_of(kind) for kind in KINDS}
 
 
-def objectives() -> Iterator[dict[str, Any]]:
-    """Objectives as a configuration has them: each kind, with other bounds and goals where they matter."""
+def _objectives() -> Iterator[dict[str, Any]]:
     for name, kind in KINDS.items():
         all_bounds = [(0, 1), (0.5, 1), (-2, -1)] if kind.takes_bounds else []
         yield from ({"kind": name, "low": low, "high": high} for low, high in all_bounds)
@@ -44,6 +43,10 @@ def objectives() -> Iterator[dict[str, Any]]:
             yield {"kind": name}
         if kind.mirror is not None:
             yield {"kind": name, **bounds_of(name), "goal": "minimize"}
+
+
+# As configurations have them: each kind, with other bounds and goals where they matter.
+OBJECTIVES = list(_objectives())
 
 
 def rewards_at(kind: str, places: NDArray[np.float64]) -> NDArray[np.float64]:

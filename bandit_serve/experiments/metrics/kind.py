@@ -49,6 +49,8 @@ class MetricKind:
         if self.takes_bounds:
             self.floor = 0.0 if low is None else low
             self.ceiling = 1.0 if high is None else high
+        # The number that `reflected` subtracts from.
+        self.reflection = 0.0 if self.unbounded else self.floor + self.ceiling
 
     @classmethod
     def learned_as(cls, goal: Goal) -> type[MetricKind]:
@@ -75,11 +77,6 @@ class MetricKind:
             return -value
         # The difference may be rounded past a bound, where the policy would refuse it.
         return min(max(self.reflection - value, self.floor), self.ceiling)
-
-    @property
-    def reflection(self) -> float:
-        """Number that `reflected` subtracts from."""
-        return 0.0 if self.unbounded else self.floor + self.ceiling
 
     def has_bounds(self, unit: Unit) -> bool:
         """Whether each value that is analysed lies between `floor` and `ceiling`."""
