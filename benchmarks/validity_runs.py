@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bandit_serve.experiments.policy_spec import Policy
 from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, Stopping, validated
 from bandit_serve.log.events import REWARD, Event, Exposed, Rewarded
+from bandit_serve.metrics import KINDS
 from bandit_serve.policies.context import ContextField
 from bandit_serve.results import Report, ResultsFold
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
@@ -201,7 +202,7 @@ class Watch:
 
     def look(self, plays: list[Play], metric: int, sums: Sums) -> None:
         experiment = plays[0].fold.record.experiment
-        kind, control = experiment.metrics[metric].kind, experiment.control_arm
+        kind, control = KINDS[experiment.metrics[metric].kind], experiment.control_arm
         peers = plays[0].fold.evidence.peers
         added = len(peers) - len(self.found[True][0])
         self.found = {

@@ -12,6 +12,7 @@ from bandit_serve.errors import FieldError, InvalidInput
 from bandit_serve.experiments.policy_spec import OWN
 from bandit_serve.experiments.policy_spec import Policy as PolicySettings
 from bandit_serve.experiments.spec import Experiment, Metric
+from bandit_serve.metrics import KINDS
 from bandit_serve.policies import POLICIES, AnyPolicy, ContextFreePolicy, ContextualPolicy, FixedSplit
 from bandit_serve.policies.context import MAX_FEATURES
 from bandit_serve.policies.features import Features, n_features_of
@@ -57,7 +58,7 @@ def from_experiment(experiment: Experiment) -> AnyPolicy:
         of_context: dict[str, Any] = {}
         if issubclass(_kind(experiment.policy), ContextualPolicy):
             of_context = _of_context(experiment, context_features(experiment))
-        return _made(experiment, _modelled(experiment.objective), of_context)
+        return _made(experiment, _learned_as(experiment.objective), of_context)
     except InvalidInput as error:
         found = _all_wrong(experiment) or error.errors
         raise InvalidInput(str(error), found) from None
@@ -78,7 +79,7 @@ def _all_wrong(experiment: Experiment) -> list[FieldError]:
             check(experiment)
         except InvalidInput as error:
             found |= {each.at: each for each in error.errors}
-    objective = _modelled(experiment.objective)
+    objective = _learned_as(experiment.objective)
     if objective not in kind.objectives:
         objective = sorted(kind.objectives)[0]
     left_out = {name: None for name in OWN if name not in own} | (
@@ -120,7 +121,7 @@ def _require_fit(experiment: Experiment) -> None:
     """`InvalidInput` with all that a kind of policy does not take, whatever its values."""
     settings, kind = experiment.policy, _kind(experiment.policy)
     found = []
-    if _modelled(experiment.objective) not in kind.objectives:
+    if _learned_as(experiment.objective) not in kind.objectives:
         objectives = " or ".join(sorted(kind.objectives))
         found.append(FieldError("policy.kind", f"{kind.kind} takes a {objectives} objective"))
     if kind.jumps and experiment.unit == "user":
@@ -148,7 +149,7 @@ def _made(experiment: Experiment, modelled: str, of_context: Mapping[str, Any]) 
     given = {name: getattr(settings, name) for name in OWN if name in kind.parameters}
     if settings.pseudo_history is not None:
         given["pseudo_history"] = _as_utility(settings.pseudo_history, objective)
-    bounded = modelled == objective.kind == "bounded"
+    bounded = modelled == objective.kind and KINDS[modelled].takes_bounds
     try:
         return kind(
             len(experiment.arms),
@@ -196,9 +197,9 @@ def _of_context(experiment: Experiment, features: Features | None) -> dict[str, 
     return {"n_features": d, "arm_features": of_arms} if shared else {"n_features": d}
 
 
-def _modelled(objective: Metric) -> str:
-    """The kind of objective that the policy learns from: a count to be kept small is a negative number to it."""
-    return "continuous" if objective.kind == "count" and objective.goal == "minimize" else objective.kind
+def _learned_as(objective: Metric) -> str:
+    """Name of the kind of objective that the policy learns from."""
+    return KINDS[objective.kind].learned_as(objective.goal).name
 
 
 def _as_utility(history: Mapping[str, Any], objective: Metric) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -15,6 +16,8 @@ from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.names import Name, repeated_names
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
 from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.metrics import KINDS, LARGEST_VALUE, MetricKind, names_of
+from bandit_serve.metrics.kind import Goal, Missing, Unit
 from bandit_serve.policies import parameters
 from bandit_serve.policies.context import (
     MAX_FEATURES,
@@ -23,7 +26,6 @@ from bandit_serve.policies.context import (
     ContextField,
     context_errors,
 )
-from bandit_serve.policies.numbers import LARGEST_VALUE
 from bandit_serve.policies.parameters import arms_named
 
 MAX_ARMS = parameters.MAX_ARMS
@@ -37,18 +39,17 @@ MAX_EXPECTED = 10**12
 MAX_PAYLOAD_BYTES = 2**20
 MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
-# Of a count: sums of nine million of the largest are still exact in float64.
-LARGEST_COUNT = 10**9
 LARGEST_FEATURE = 1e9
 # Shares follow a ramp in steps of a hundredth of its cap: a vector for each millisecond would flood the log.
 RAMP_STEP = 1.01
 
+if TYPE_CHECKING:
+    KindOfMetric = str
+else:
+    KindOfMetric = Literal[tuple(KINDS)]
+
 OTHER_ARMS = "expected names of arms"
 
-Unit = Literal["user", "request"]
-MetricKind = Literal["binary", "bounded", "count", "continuous"]
-Goal = Literal["maximize", "minimize"]
-Missing = Literal["zero", "ignore"]
 Status = Literal["draft", "running", "paused", "stopped"]
 ArmStatus = Literal["active", "paused", "removed"]
 # Of an arm; policies round them to float32.
@@ -79,56 +80,34 @@ class Ramp(Struct, frozen=True, forbid_unknown_fields=True, rename={"start": "fr
         return parse_duration_ms(self.over)
 
 
-class Metric(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a reward measures. `low` and `high` bound a `bounded` metric, `LARGEST_COUNT` a count."""
+class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """Quantity that rewards measure. `low` and `high` are its bounds, where its kind takes bounds."""
 
     name: Name
-    kind: MetricKind
+    kind: KindOfMetric
     goal: Goal = "maximize"
     role: Literal["objective", "secondary", "guardrail"] | None = None
     low: float | None = None
     high: float | None = None
 
+    @cached_property
+    def traits(self) -> MetricKind:
+        """Its kind, made with its bounds."""
+        return KINDS[self.kind](self.low, self.high)
+
     def refuses(self, value: float | bool) -> str | None:
         """Why `value` can not be a reward of this metric, or None when it can. True and false are a binary 1 and 0."""
+        if self.traits.takes(value):
+            return None
         if not -LARGEST_VALUE <= value <= LARGEST_VALUE:
             return f"expected a number within ±{LARGEST_VALUE:g}"
-        if self.kind == "binary":
-            return None if value in (0.0, 1.0) else f"{self.name} is binary: expected 0 or 1"
         if isinstance(value, bool):
             return f"{self.name} is {self.kind}: expected a number"
-        if self.kind == "count" and not (0 <= value <= LARGEST_COUNT and value == math.floor(value)):
-            return f"{self.name} is a count: expected a whole number from 0 to {LARGEST_COUNT:,}"
-        if self.kind == "bounded" and not self.floor <= value <= self.ceiling:
-            return f"{self.name} is bounded: expected a number from {self.floor:g} to {self.ceiling:g}"
-        return None
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Between which values all rewards in a log lie, also those of before counts had a bound."""
-        match self.kind:
-            case "continuous":
-                return -LARGEST_VALUE, LARGEST_VALUE
-            case "count":
-                return 0.0, LARGEST_VALUE
-        return self.floor, self.ceiling
-
-    @property
-    def floor(self) -> float:
-        return 0.0 if self.low is None else self.low
-
-    @property
-    def ceiling(self) -> float:
-        return 1.0 if self.high is None else self.high
+        return f"{self.name} {self.traits.refusal}"
 
     def utility(self, value: float) -> float:
         """`value` as the policy sees it: larger is better, in the metric's own range."""
-        if self.goal == "maximize":
-            return value
-        if self.kind not in ("binary", "bounded"):
-            return -value
-        # The difference may be rounded past a bound, where the policy would refuse it.
-        return min(max((self.floor + self.ceiling) - value, self.floor), self.ceiling)
+        return value if self.goal == "maximize" else self.traits.reflected(value)
 
 
 class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
@@ -359,15 +338,16 @@ def _metric_errors(experiment: Experiment) -> list[FieldError]:
         errors.append(FieldError("metrics", 'expected one metric with the role "objective"'))
     for i, metric in enumerate(metrics):
         at = f"metrics[{i}]"
-        if metric.kind == "bounded":
+        if metric.traits.takes_bounds:
             if metric.low is None or metric.high is None:
-                errors.append(FieldError(at, "a bounded metric needs low and high"))
+                errors.append(FieldError(at, f"a {metric.kind} metric needs low and high"))
             elif not metric.low < metric.high:
                 errors.append(FieldError(f"{at}.high", "expected a number above low"))
             elif max(-metric.low, metric.high) > LARGEST_VALUE:
                 errors.append(FieldError(at, f"expected low and high within ±{LARGEST_VALUE:g}"))
         elif metric.low is not None or metric.high is not None:
-            errors.append(FieldError(at, "only a bounded metric takes low and high"))
+            takers = " or ".join(sorted(names_of(lambda kind: kind.takes_bounds)))
+            errors.append(FieldError(at, f"only a {takers} metric takes low and high"))
     return errors
 
 
@@ -381,13 +361,13 @@ def _missing_errors(experiment: Experiment) -> list[FieldError]:
     if _roles_fault(experiment.metrics):
         return []
     objective = next(metric for metric in _with_roles(experiment.metrics) if metric.role == "objective")
-    detail = None
-    if missing is None and objective.kind in ("binary", "count"):
+    detail, traits = None, objective.traits
+    if missing is None and traits.asks_missing:
         detail = (
             f'expected "zero" or "ignore": with a {objective.kind} objective a decision without a reward '
             "may count as 0 or be left out, and the wrong reading is silently wrong"
         )
-    elif missing == "zero" and objective.floor < objective.ceiling and objective.refuses(0.0) is not None:
+    elif missing == "zero" and traits.floor < traits.ceiling and not traits.takes(0.0):
         detail = f'expected "ignore": 0 is outside the range of {objective.name}'
     return [] if detail is None else [FieldError("attribution.missing", detail)]
 

@@ -393,7 +393,8 @@ class LiveExperiment:
         objective = self.experiment.metrics[self._objective]
         if objective.goal == "maximize":
             return values
-        return np.array([objective.utility(value) for value in values.tolist()])
+        reflected = objective.traits.reflected
+        return np.array([reflected(value) for value in values.tolist()])
 
     @property
     def _zero(self) -> float:
@@ -616,10 +617,10 @@ def _ready(policy: AnyPolicy) -> AnyPolicy:
 
 def _watched(experiment: Experiment) -> tuple[float, float] | None:
     """Between which values lies what is watched for changes, if there are bounds."""
-    objective = experiment.objective
-    if experiment.missing == "zero" or objective.kind == "binary":
+    if experiment.missing == "zero":
         return 0.0, 1.0
-    return (objective.floor, objective.ceiling) if objective.kind == "bounded" else None
+    traits = experiment.objective.traits
+    return None if traits.unbounded else (traits.floor, traits.ceiling)
 
 
 _STATE = frozenset(

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from bandit_serve.base.names import Name, repeated_names
 from bandit_serve.errors import FieldError
-from bandit_serve.policies.numbers import LARGEST_VALUE
+from bandit_serve.metrics import LARGEST_VALUE
 
 MAX_FEATURES = 512
 # A field has two features or more, beside the intercept.

@@ -9,8 +9,9 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import ArrayLike, NDArray
 
+from bandit_serve.metrics import LARGEST_VALUE
 from bandit_serve.policies._arms import Arms, eligible_arms
-from bandit_serve.policies.numbers import LARGEST_VALUE, Vector, by_arm, refusal
+from bandit_serve.policies.numbers import Vector, by_arm, refusal
 from bandit_serve.policies.parameters import declared, require_within
 from bandit_serve.policies.policy import Policy
 
@@ -126,7 +127,7 @@ class ContextFreePolicy(Policy, Arms):
         self.restore(statistics)
 
     def _pseudo_statistics(self, history: Mapping[str, Any]) -> Statistics:
-        reward, parts = self.reward_range, declared(PseudoHistory)
+        reward, parts = self.reward, declared(PseudoHistory)
         names = [name for name in parts if name != "std" or reward.unbounded]
         if not isinstance(history, Mapping) or not {"n", "mean"} <= set(history) <= set(names):
             raise refusal(
@@ -139,7 +140,7 @@ class ContextFreePolicy(Policy, Arms):
         for name, values in given.items():
             require_within(f"pseudo_history.{name}", values.tolist(), parts[name].number)
         n = np.where(n >= LEAST_WEIGHT, n, 0.0)
-        low, high = reward.low, reward.high
+        low, high = reward.floor, reward.ceiling
         if ((n > 0.0) & ((mean < low) | (mean > high))).any():
             at = "pseudo_history.mean"
             raise refusal(at, f"{at} must be from {low:g} to {high:g}")

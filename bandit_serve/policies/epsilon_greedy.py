@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bandit_serve.policies import _greedy
 from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics, mean_rewards
 from bandit_serve.policies.numbers import Vector
-from bandit_serve.policies.objectives import RANGES
+from bandit_serve.policies.objectives import ALL
 
 
 class EpsilonGreedyParameters(Struct, frozen=True):
@@ -33,7 +33,7 @@ class EpsilonGreedy(ContextFreePolicy):
     """
 
     kind: ClassVar[str] = "epsilon_greedy"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
+    objectives: ClassVar[frozenset[str]] = ALL
     Parameters: ClassVar[type[Struct]] = EpsilonGreedyParameters
 
     @classmethod

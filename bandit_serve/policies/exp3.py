@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bandit_serve.policies import _exp3
 from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics
 from bandit_serve.policies.numbers import Vector
+from bandit_serve.policies.objectives import BOUNDED
 
 
 class Exp3Parameters(Struct, frozen=True):
@@ -38,7 +39,7 @@ class Exp3(ContextFreePolicy):
     """
 
     kind: ClassVar[str] = "exp3"
-    objectives: ClassVar[frozenset[str]] = frozenset({"binary", "bounded"})
+    objectives: ClassVar[frozenset[str]] = BOUNDED
     Parameters: ClassVar[type[Struct]] = Exp3Parameters
     weighs: ClassVar[bool] = True
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bandit_serve.base.names import Name
 from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics
 from bandit_serve.policies.numbers import Vector, in_order, refusal, weights
-from bandit_serve.policies.objectives import RANGES
+from bandit_serve.policies.objectives import ALL
 from bandit_serve.policies.parameters import MAX_ARMS, Weight
 from bandit_serve.policies.policy import Terms
 
@@ -44,7 +44,7 @@ class FixedSplit(ContextFreePolicy):
     """
 
     kind: ClassVar[str] = "fixed_split"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
+    objectives: ClassVar[frozenset[str]] = ALL
     Parameters: ClassVar[type[Struct]] = FixedSplitParameters
     learns: ClassVar[bool] = False
 

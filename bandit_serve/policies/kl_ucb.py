@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bandit_serve.policies import _kl_ucb
 from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics
 from bandit_serve.policies.numbers import Vector
+from bandit_serve.policies.objectives import BOUNDED
 
 
 class KLUCBParameters(Struct, frozen=True):
@@ -28,7 +29,7 @@ class KLUCB(ContextFreePolicy):
     """
 
     kind: ClassVar[str] = "kl_ucb"
-    objectives: ClassVar[frozenset[str]] = frozenset({"binary", "bounded"})
+    objectives: ClassVar[frozenset[str]] = BOUNDED
     Parameters: ClassVar[type[Struct]] = KLUCBParameters
     jumps: ClassVar[bool] = True
 

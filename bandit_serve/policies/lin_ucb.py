@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta, Struct
 
 from bandit_serve.policies.contextual import ContextualParameters, ContextualPolicy, ScoreRule
-from bandit_serve.policies.objectives import RANGES
+from bandit_serve.policies.objectives import ALL
 from bandit_serve.policies.parameters import Factor
 
 
@@ -25,7 +25,7 @@ class LinUCB(ContextualPolicy):
     """
 
     kind: ClassVar[str] = "lin_ucb"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
+    objectives: ClassVar[frozenset[str]] = ALL
     Parameters: ClassVar[type[Struct]] = LinUCBParameters
     jumps: ClassVar[bool] = True
 

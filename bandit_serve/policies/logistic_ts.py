@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta, Struct
 
 from bandit_serve.policies.contextual import ContextualParameters, ContextualPolicy, ScoreRule
+from bandit_serve.policies.objectives import BOUNDED
 from bandit_serve.policies.parameters import Factor
 
 
@@ -28,7 +29,7 @@ class LogisticTS(ContextualPolicy):
     """
 
     kind: ClassVar[str] = "logistic_ts"
-    objectives: ClassVar[frozenset[str]] = frozenset({"binary", "bounded"})
+    objectives: ClassVar[frozenset[str]] = BOUNDED
     Parameters: ClassVar[type[Struct]] = LogisticTSParameters
     logit: ClassVar[bool] = True
 

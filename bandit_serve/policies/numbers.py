@@ -16,9 +16,6 @@ Vector: TypeAlias = NDArray[np.float64]
 ByArm: TypeAlias = float | ArrayLike | Mapping[int, float | None]
 T = TypeVar("T")
 
-# Of a reward: policies and results can square and sum what is not beyond it without an overflow.
-LARGEST_VALUE = 1e80
-
 
 def refusal(at: str, detail: str) -> InvalidInput:
     """The error of a parameter: `at` is its name, and after a dot that of its part."""

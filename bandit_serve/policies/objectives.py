@@ -1,46 +1,33 @@
-"""Kinds of objective, and between which values the rewards of each lie."""
+"""Objectives of policies: the kinds of metrics whose rewards they learn from."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from bandit_serve.errors import InvalidInput
-from bandit_serve.policies.numbers import LARGEST_VALUE, finite, refusal
+from bandit_serve.metrics import KINDS, LARGEST_VALUE, MetricKind, names_of
+from bandit_serve.policies.numbers import finite, refusal
+
+ALL = frozenset(KINDS)
+BOUNDED = names_of(lambda kind: not kind.unbounded)
 
 
-class Range(NamedTuple):
-    """Rewards from `low` to `high`, and how their statistics are kept."""
-
-    low: float
-    high: float
-    whole: bool = False
-    unbounded: bool = False
-
-
-RANGES = {
-    "binary": Range(0.0, 1.0, whole=True),
-    "bounded": Range(0.0, 1.0),
-    "count": Range(0.0, LARGEST_VALUE, unbounded=True),
-    "continuous": Range(-LARGEST_VALUE, LARGEST_VALUE, unbounded=True),
-}
-
-
-def reward_range(
+def objective_kind(
     kind: str, objectives: frozenset[str], objective: str, low: float | None, high: float | None
-) -> Range:
-    """The range of an objective's rewards; `InvalidInput` where a policy of `kind` does not take `objective`.
+) -> MetricKind:
+    """The kind of an objective's rewards; `InvalidInput` where a policy of `kind` does not take `objective`.
 
-    low, high: of a bounded objective, 0 and 1 where not given; None for all others.
+    low, high: where the objective takes bounds, 0 and 1 unless given; None for all others.
     """
     if not isinstance(objective, str) or objective not in objectives:
         raise refusal(
             "objective", f"{kind} takes an objective of {', '.join(sorted(objectives))}, not {objective!r}"
         )
-    if objective == "bounded":
-        return Range(*bounds(low, high))
+    of_objective = KINDS[objective]
+    if of_objective.takes_bounds:
+        return of_objective(*bounds(low, high))
     if low is not None or high is not None:
-        raise refusal("low", f"low and high belong to a bounded objective, not to a {objective} one")
-    return RANGES[objective]
+        takers = " or ".join(sorted(names_of(lambda each: each.takes_bounds)))
+        raise refusal("low", f"low and high belong to a {takers} objective, not to a {objective} one")
+    return of_objective()
 
 
 def bounds(low: float | None, high: float | None) -> tuple[float, float]:

@@ -18,7 +18,8 @@ from msgspec import NODEFAULT, Meta, Struct, inspect
 
 from bandit_serve.base.durations import Duration, parse_duration_ms
 from bandit_serve.base.names import Name
-from bandit_serve.policies.numbers import LARGEST_VALUE, ByArm, by_arm, finite, in_order, refusal, whole
+from bandit_serve.metrics import LARGEST_VALUE
+from bandit_serve.policies.numbers import ByArm, by_arm, finite, in_order, refusal, whole
 
 # Of an experiment, and so of the numbers by the names of arms.
 MAX_ARMS = 1_000

@@ -29,9 +29,10 @@ from msgspec import Struct
 from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve.errors import InvalidInput
+from bandit_serve.metrics import Binary
 from bandit_serve.policies._arms import arm_count
 from bandit_serve.policies.numbers import Vector, milliseconds, weights, whole
-from bandit_serve.policies.objectives import reward_range
+from bandit_serve.policies.objectives import objective_kind
 from bandit_serve.policies.parameters import Settings, declared, read
 from bandit_serve.policies.shares import check_bounds, final_shares
 
@@ -50,7 +51,7 @@ class Terms:
     holdout: the share that is split evenly among the eligible arms whatever was learned, from 0 to 1.
     """
 
-    objective: str = "binary"
+    objective: str = Binary.name
     low: float | None = None
     high: float | None = None
     min_share: float = 0.0
@@ -149,18 +150,21 @@ class Policy:
         count = arm_count(n_arms)
         terms = Terms(**{name: value for name, value in given.items() if name in TERMS})
         own = read(self.Parameters, {name: value for name, value in given.items() if name not in TERMS})
-        reward = reward_range(self.kind, self.objectives, terms.objective, terms.low, terms.high)
+        reward = objective_kind(self.kind, self.objectives, terms.objective, terms.low, terms.high)
         check_bounds(count, terms.min_share, terms.max_share)
         milliseconds("refresh", terms.refresh)
         self.half_life_ms = None if terms.half_life is None else milliseconds("half_life", terms.half_life)
         self.half_life = terms.half_life
         self.clock_ms: int | None = None
-        self.objective, self.reward_range = terms.objective, reward
-        self.low = reward.low if terms.objective == "bounded" else None
-        self.high = reward.high if terms.objective == "bounded" else None
+        self.objective, self.reward = terms.objective, reward
+        self.low = reward.floor if reward.takes_bounds else None
+        self.high = reward.ceiling if reward.takes_bounds else None
         self.given = self.checked(own, terms, count)
         return {
-            **reward._asdict(),
+            "low": reward.floor,
+            "high": reward.ceiling,
+            "whole": reward.two_valued,
+            "unbounded": reward.unbounded,
             "min_share": terms.min_share,
             "max_share": terms.max_share,
             "holdout": read(Settings, {"kind": self.kind, "holdout": terms.holdout}).holdout,

@@ -10,16 +10,17 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from bandit_serve.metrics import KINDS
 from bandit_serve.policies import _softmax
 from bandit_serve.policies._arms import deviation
 from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics, mean_rewards
 from bandit_serve.policies.numbers import Vector
-from bandit_serve.policies.objectives import RANGES
+from bandit_serve.policies.objectives import ALL
 from bandit_serve.policies.parameters import Scale
 from bandit_serve.policies.policy import Terms
 
 # Temperatures where none is given: in the range of a bounded objective, and in standard deviations.
-BOUNDED, DEVIATIONS = 0.05, 0.1
+IN_RANGE, DEVIATIONS = 0.05, 0.1
 # The name of a temperature that is not given, in states, too.
 AUTO = "auto"
 
@@ -51,7 +52,7 @@ class Softmax(ContextFreePolicy):
     """
 
     kind: ClassVar[str] = "softmax"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
+    objectives: ClassVar[frozenset[str]] = ALL
     Parameters: ClassVar[type[Struct]] = SoftmaxParameters
     in_unit: ClassVar[str | None] = "temperature"
 
@@ -66,9 +67,9 @@ class Softmax(ContextFreePolicy):
 
     @classmethod
     def rule_of(cls, own: Any, objective: str) -> Rule:
-        unbounded = RANGES[objective].unbounded
+        unbounded = KINDS[objective].unbounded
         in_deviations = own.temperature == AUTO and unbounded
-        temperature = own.temperature if own.temperature != AUTO else DEVIATIONS if unbounded else BOUNDED
+        temperature = own.temperature if own.temperature != AUTO else DEVIATIONS if unbounded else IN_RANGE
 
         def shares(statistics: Statistics, arms: NDArray[np.intp]) -> Vector:
             untried = statistics["n"] == 0.0

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from bandit_serve.policies.contextual import ContextualParameters, ContextualPolicy, ScoreRule
 from bandit_serve.policies.numbers import refusal
-from bandit_serve.policies.objectives import RANGES
+from bandit_serve.policies.objectives import ALL
 from bandit_serve.policies.parameters import Factor
 from bandit_serve.policies.policy import Terms
 
@@ -44,7 +44,7 @@ class SquareCB(ContextualPolicy):
     """
 
     kind: ClassVar[str] = "squarecb"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
+    objectives: ClassVar[frozenset[str]] = ALL
     Parameters: ClassVar[type[Struct]] = SquareCBParameters
 
     @classmethod

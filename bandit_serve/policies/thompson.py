@@ -10,10 +10,11 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from bandit_serve.metrics import KINDS, LARGEST_VALUE, names_of
 from bandit_serve.policies import _beta, _normal, _poisson
 from bandit_serve.policies._best_arm import beta_best, gamma_best, student_best
 from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics
-from bandit_serve.policies.numbers import LARGEST_VALUE, Vector
+from bandit_serve.policies.numbers import Vector
 from bandit_serve.policies.parameters import Parts, PartsByName, parts_schema, read_parts
 from bandit_serve.policies.policy import Terms
 
@@ -83,7 +84,7 @@ def student_shares(statistics: Statistics, prior: NDArray[np.float64]) -> Vector
 BETA = Likelihood(BetaPrior, _beta.CHOOSER, beta_shares)
 POISSON = Likelihood(GammaPrior, _poisson.CHOOSER, gamma_shares)
 NORMAL = Likelihood(NormalPrior, _normal.CHOOSER, student_shares)
-LIKELIHOODS = {"binary": BETA, "bounded": BETA, "count": POISSON, "continuous": NORMAL}
+LIKELIHOODS = {"bernoulli": BETA, "poisson": POISSON, "normal": NORMAL}
 
 
 class ThompsonParameters(Struct, frozen=True):
@@ -123,26 +124,31 @@ class Thompson(ContextFreePolicy):
     """
 
     kind: ClassVar[str] = "thompson"
-    objectives: ClassVar[frozenset[str]] = frozenset(LIKELIHOODS)
+    objectives: ClassVar[frozenset[str]] = names_of(lambda kind: kind.likelihood in LIKELIHOODS)
     Parameters: ClassVar[type[Struct]] = ThompsonParameters
     in_unit: ClassVar[str | None] = "prior"
 
     @classmethod
     def checked(cls, own: Any, terms: Terms, n_arms: int) -> Any:
         prior = read_parts(
-            "prior", LIKELIHOODS[terms.objective].prior, {} if own.prior is None else own.prior, n_arms
+            "prior", likelihood_of(terms.objective).prior, {} if own.prior is None else own.prior, n_arms
         )
         return msgspec.structs.replace(own, prior=prior)
 
     @classmethod
     def rule_of(cls, own: Any, objective: str) -> Rule:
-        likelihood, prior = LIKELIHOODS[objective], prior_by_arm(own.prior)
+        likelihood, prior = likelihood_of(objective), prior_by_arm(own.prior)
 
         def shares(statistics: Statistics, arms: NDArray[np.intp]) -> Vector:
             of_arms = prior[arms] if len(prior) > 1 else np.repeat(prior, arms.size, axis=0)
             return likelihood.best(statistics, of_arms)
 
         return Rule(shares, likelihood.chooser, prior)
+
+
+def likelihood_of(objective: str) -> Likelihood:
+    """Likelihood of the rewards of a kind of objective."""
+    return LIKELIHOODS[KINDS[objective].likelihood]
 
 
 def prior_by_arm(prior: Parts) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from bandit_serve.policies._arms import MOST_REDRAWS
 from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics
 from bandit_serve.policies.numbers import Vector
 from bandit_serve.policies.policy import Terms
-from bandit_serve.policies.thompson import LIKELIHOODS, Thompson, ThompsonParameters
+from bandit_serve.policies.thompson import Thompson, ThompsonParameters
 
 # Of a leader whose redraws fail with less than this chance, what follows them is not worth an integral.
 NEGLIGIBLE = 1e-13
@@ -43,7 +43,7 @@ class TopTwoThompson(ContextFreePolicy):
     """
 
     kind: ClassVar[str] = "top_two_thompson"
-    objectives: ClassVar[frozenset[str]] = frozenset(LIKELIHOODS)
+    objectives: ClassVar[frozenset[str]] = Thompson.objectives
     Parameters: ClassVar[type[Struct]] = TopTwoThompsonParameters
     in_unit: ClassVar[str | None] = "prior"
 

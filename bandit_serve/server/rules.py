@@ -19,10 +19,9 @@ from bandit_serve.api.decisions import (
 from bandit_serve.api.rewards import RewardsRequest
 from bandit_serve.experiments.policy_spec import OWN, Policy
 from bandit_serve.experiments.spec import Arm, Experiment, Metric, Stopping
+from bandit_serve.metrics import KINDS, LARGEST_VALUE, names_of
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import ContextField
-from bandit_serve.policies.numbers import LARGEST_VALUE
-from bandit_serve.policies.objectives import RANGES
 from bandit_serve.policies.parameters import declared, property_schema
 from bandit_serve.policies.policy import Policy as AnyPolicy
 from bandit_serve.server.handlers.experiments import ArmRequest, StopRequest
@@ -142,6 +141,10 @@ def one_of(values: Collection[str]) -> Schema:
     return {"enum": sorted(values)}
 
 
+def among(values: Collection[str]) -> Schema:
+    return one_of(values) if len(values) != 1 else {"const": next(iter(values))}
+
+
 def where(name: str, rule: Schema) -> Schema:
     """`rule`, where `name` is given."""
     return {name: {"anyOf": [absent(name), rule]}}
@@ -161,6 +164,7 @@ JUMPING = _kinds(lambda policy: policy.jumps)
 LARGE = _number(-LARGEST_VALUE, LARGEST_VALUE)
 # Guardrails are of the contract, and not built yet; so are the two of `STOPPING`.
 ROLE: Schema = {"anyOf": [{"type": "string", "enum": ["objective", "secondary"]}, {"type": "null"}]}
+WITH_BOUNDS = names_of(lambda kind: kind.takes_bounds)
 METRIC: Schema = {
     "properties": {"role": ROLE},
     "dependentSchemas": {
@@ -168,9 +172,9 @@ METRIC: Schema = {
             "anyOf": [
                 {
                     "required": ["low", "high"],
-                    **having(kind={"const": "bounded"}, low=LARGE, high=LARGE),
+                    **having(kind=among(WITH_BOUNDS), low=LARGE, high=LARGE),
                 },
-                {"allOf": [having(kind={"not": {"const": "bounded"}}), absent("low", "high")]},
+                {"allOf": [having(kind={"not": among(WITH_BOUNDS)}), absent("low", "high")]},
             ]
         }
     },
@@ -223,29 +227,46 @@ def _excludes(policies: Collection[str], rule: Schema) -> Schema:
     return {"anyOf": [having(policy=having(kind={"not": one_of(policies)})), rule]}
 
 
+def _with_zero() -> Schema:
+    """Metrics of which 0 is a reward."""
+    without = names_of(lambda kind: not kind.takes_bounds and not kind().takes(0.0))
+    bounds = having(low={"maximum": 0}, high={"minimum": 0})
+    return {"allOf": [bounds, having(kind={"not": among(without)})]} if without else bounds
+
+
+def _learned_from(kinds: Collection[str]) -> Schema:
+    """Metrics of whose utilities a policy learns that takes objectives of these kinds."""
+    mirrors = {name: kind.mirror.name for name, kind in KINDS.items() if kind.mirror is not None}
+    larger = names_of(lambda kind: kind.name in kinds and mirrors.get(kind.name, kind.name) not in kinds)
+    smaller = names_of(lambda kind: kind.name not in kinds and mirrors.get(kind.name) in kinds)
+    fitting = [having(kind=one_of(set(kinds) - larger))]
+    if larger:
+        fitting.append(having(kind=among(larger), goal={"const": "maximize"}))
+    if smaller:
+        fitting.append({"required": ["goal"], **having(kind=among(smaller), goal={"const": "minimize"})})
+    return fitting[0] if len(fitting) == 1 else {"anyOf": fitting}
+
+
 def _of_objectives(objective: Callable[[Schema], Schema]) -> list[Schema]:
-    """What follows from the objective's kind; a count to be kept small is a continuous one to policies."""
+    """What follows from the objective's kind."""
     rules = [
         {
             "anyOf": [
-                objective(having(kind=one_of(["bounded", "continuous"]))),
+                objective(having(kind=one_of(names_of(lambda kind: not kind.asks_missing)))),
                 {"required": ["attribution"], **having(attribution=given("missing"))},
             ]
         },
         {
             "anyOf": [
                 having(attribution=having(missing={"not": {"const": "zero"}})),
-                objective(having(low={"maximum": 0}, high={"minimum": 0})),
+                objective(_with_zero()),
             ]
         },
     ]
-    small = {"required": ["goal"], **having(kind={"const": "count"}, goal={"const": "minimize"})}
     for taken in sorted({tuple(sorted(policy.objectives)) for policy in POLICIES.values()}):
-        if len(taken) < len(RANGES):
+        if len(taken) < len(KINDS):
             kinds = [kind for kind, policy in POLICIES.items() if policy.objectives == set(taken)]
-            fitting = having(kind=one_of(taken))
-            fits = {"anyOf": [fitting, small]} if "continuous" in taken else fitting
-            rules.append(_excludes(kinds, objective(fits)))
+            rules.append(_excludes(kinds, objective(_learned_from(taken))))
     return rules
 
 

@@ -14,7 +14,6 @@ from bandit_serve.errors import InvalidInput, NotBuilt
 from bandit_serve.experiments.policy import from_experiment, served_floor
 from bandit_serve.experiments.policy_spec import Policy
 from bandit_serve.experiments.spec import (
-    LARGEST_COUNT,
     MAX_ARMS,
     MAX_METRICS,
     RAMP_STEP,
@@ -27,8 +26,8 @@ from bandit_serve.experiments.spec import (
     may,
     validated,
 )
+from bandit_serve.metrics import LARGEST_COUNT, LARGEST_VALUE
 from bandit_serve.policies import POLICIES, ContextualPolicy
-from bandit_serve.policies.numbers import LARGEST_VALUE
 
 ARMS = [{"name": "a"}, {"name": "b"}]
 BOUNDED = {"name": "m", "kind": "bounded", "low": 1.0, "high": 5.0}

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from callers import decide, draft, running
 from described import COMPONENTS, fits, near, schema_of
+from metric_kinds import OBJECTIVES
 from scale import scaled
 from services import Answer, ThrowawayService
 
@@ -143,15 +144,6 @@ def test_policies(kind: str) -> None:
         assert fits("Policy", policy) or not fits("Experiment", body)
 
 
-OBJECTIVES = [
-    {"kind": "binary"},
-    {"kind": "count"},
-    {"kind": "count", "goal": "minimize"},
-    {"kind": "continuous"},
-    {"kind": "bounded", "low": 0, "high": 1},
-    {"kind": "bounded", "low": 0.5, "high": 1},
-    {"kind": "bounded", "low": -2, "high": -1},
-]
 OTHER = {"name": "other", "kind": "continuous"}
 
 

@@ -9,6 +9,7 @@ from scipy.stats import norm
 from simulated_results import Play, record
 
 from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.metrics import Binary
 from bandit_serve.results import MetricResult, ResultsFold, report
 from bandit_serve.results.estimates import Sums, moving_shares
 
@@ -96,7 +97,7 @@ def test_of_two_arms_it_is_the_normal_chance_of_the_difference(goal: str) -> Non
     play, _ = ramped(3, 0.03)
     play.fold.record = record(2, goal=goal)
     sums = Sums.of(play.fold.sums, 0)
-    difference = moving_shares(sums, "binary", 0, play.fold.evidence.peers).differences
+    difference = moving_shares(sums, Binary, 0, play.fold.evidence.peers).differences
     spread = np.sqrt(difference.variance_of_mean[1])
     z = difference.mean[1] / spread * (1 if goal == "maximize" else -1)
     control, b = rows(play)
@@ -107,7 +108,7 @@ def test_of_two_arms_it_is_the_normal_chance_of_the_difference(goal: str) -> Non
 def test_of_many_arms_it_is_that_of_draws() -> None:
     play, _ = ramped(5, 0.03, n_arms=4)
     sums = Sums.of(play.fold.sums, 0)
-    estimates = moving_shares(sums, "binary", 0, play.fold.evidence.peers)
+    estimates = moving_shares(sums, Binary, 0, play.fold.evidence.peers)
     rng = np.random.default_rng(1)
     of_control = estimates.controls.variance_of_mean
     own = estimates.differences.variance_of_mean - of_control

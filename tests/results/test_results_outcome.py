@@ -17,8 +17,8 @@ from bandit_serve.errors import InvalidInput
 from bandit_serve.experiments.policy_spec import Policy
 from bandit_serve.experiments.spec import Metric, Record
 from bandit_serve.log.events import Change, Changed, Event, Exposed, Rewarded, Tick
+from bandit_serve.metrics import LARGEST_VALUE, Binary, Continuous
 from bandit_serve.policies.context import ContextField
-from bandit_serve.policies.numbers import LARGEST_VALUE
 from bandit_serve.results import ResultsFold, fold, report, snapshot
 from bandit_serve.results.estimates import Sums, moving_shares
 
@@ -185,7 +185,7 @@ def test_scores_are_made_around_ridge_regressions_on_the_past():
     np.testing.assert_allclose(
         sums["pair_predicted_square"][1:], weight**2 * np.square(apart).sum(axis=0)[1:], **near
     )
-    said = moving_shares(Sums.of(of.sums, 0), "continuous", 0, np.full(n_arms, n_arms))
+    said = moving_shares(Sums.of(of.sums, 0), Continuous, 0, np.full(n_arms, n_arms))
     # Moved up towards that of all residuals by the weight of 1,000.
     of_all = sum(np.sum(np.square(mine)) for mine in off) / (n - 1)
     own = np.array([np.sum(np.square(mine)) / (np.sum(arms == k) - 1) for k, mine in enumerate(off)])
@@ -221,11 +221,11 @@ def test_an_arm_without_a_success_varies_all_the_same():
     own = (residual + added) / 122
     assert own > 0.008
     np.testing.assert_allclose(
-        sums.residual_variance("binary")[1],
+        sums.residual_variance(Binary)[1],
         own + max(total / (n - 1) - own, 0.0) * 1_000 / 1_120,
         rtol=1e-12,
     )
-    assert sums.residual_variance("binary")[1] < sums.cautious_variance("binary")[1]
+    assert sums.residual_variance(Binary)[1] < sums.cautious_variance(Binary)[1]
 
 
 def test_large_features_are_shrunk_by_their_size():

@@ -14,12 +14,12 @@ from bandit_serve.errors import InvalidInput, NotBuilt
 from bandit_serve.experiments.policy import from_experiment
 from bandit_serve.experiments.policy_spec import Policy
 from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, validated
+from bandit_serve.metrics import KINDS, LARGEST_VALUE
 from bandit_serve.policies import POLICIES
-from bandit_serve.policies.numbers import LARGEST_VALUE
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 bounds = st.tuples(numbers, numbers) | st.tuples(st.floats(-5, 5), st.floats(-5, 5))
-kinds = st.sampled_from(["binary", "bounded", "count", "continuous"])
+kinds = st.sampled_from(list(KINDS))
 
 
 def experiment(
@@ -47,7 +47,7 @@ def experiment(
 def test_a_policy_takes_what_its_experiment_takes(
     kind: str, policy: str, goal: str, missing: str, ends: tuple[float, float], values: list[float]
 ) -> None:
-    low, high = ends if kind == "bounded" else (None, None)
+    low, high = ends if KINDS[kind].takes_bounds else (None, None)
     try:
         made = experiment(kind, policy, goal, missing, low, high)
         learner = from_experiment(made)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bandit_serve.policies import POLICIES, ContextFreePolicy
 from bandit_serve.policies.context_free import Rule, Statistics, mean_rewards
 from bandit_serve.policies.numbers import Vector
-from bandit_serve.policies.objectives import RANGES
+from bandit_serve.policies.objectives import ALL
 
 
 class FirmGripParameters(Struct, frozen=True):
@@ -26,7 +26,7 @@ class FirmGrip(ContextFreePolicy):
     """
 
     kind: ClassVar[str] = "firm_grip"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
+    objectives: ClassVar[frozenset[str]] = ALL
     Parameters: ClassVar[type[Struct]] = FirmGripParameters
 
     @classmethod

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from bandit_serve.policies import POLICIES, ContextualPolicy
 from bandit_serve.policies.contextual import ContextualParameters, ScoreRule
-from bandit_serve.policies.objectives import RANGES
+from bandit_serve.policies.objectives import ALL
 
 
 class WideBoundParameters(ContextualParameters, frozen=True):
@@ -19,7 +19,7 @@ class WideBound(ContextualPolicy):
     """All to the arm of the largest upper bound, `width` standard errors above its score."""
 
     kind: ClassVar[str] = "wide_bound"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
+    objectives: ClassVar[frozenset[str]] = ALL
     Parameters: ClassVar[type[Struct]] = WideBoundParameters
     jumps: ClassVar[bool] = True
 
