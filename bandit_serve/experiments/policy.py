@@ -9,8 +9,7 @@ import msgspec
 
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.errors import FieldError, InvalidInput
-from bandit_serve.experiments.policy_spec import OWN
-from bandit_serve.experiments.policy_spec import Policy as PolicySettings
+from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import Experiment, Metric
 from bandit_serve.metrics import KINDS
 from bandit_serve.policies import POLICIES, AnyPolicy, ContextFreePolicy, ContextualPolicy, FixedSplit
@@ -19,7 +18,7 @@ from bandit_serve.policies.features import Features, n_features_of
 from bandit_serve.policies.parameters import by_index
 
 # As they are configured, with their types.
-PARAMETERS = {field.name: field.type for field in msgspec.structs.fields(PolicySettings)}
+PARAMETERS = {field.name: field.type for field in msgspec.structs.fields(PolicySpec)}
 FOLD_SEED = 0
 # Of one model: its inverse is made anew in about 0.1 s, which the fold of its experiment waits for, and nobody else.
 MAX_COEFFICIENTS = 1_024
@@ -232,7 +231,7 @@ def policy_from_snapshot(state: Mapping[str, Any], experiment: Experiment) -> An
     return policy_from_state({**state, "parameters": {**state["parameters"], unit: given}})
 
 
-def _kind(settings: PolicySettings) -> type[ContextFreePolicy] | type[ContextualPolicy]:
+def _kind(settings: PolicySpec) -> type[ContextFreePolicy] | type[ContextualPolicy]:
     error = kind_error(settings.kind)
     if error is not None:
         raise InvalidInput(f"{error.at}: {error.detail}.", [error])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.errors import InvalidInput
-from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment, Record
 from bandit_serve.log.events import Changed, Event, Exposed, Rewarded, Shape, is_another_draft
 from bandit_serve.log.states import known_only
@@ -297,7 +297,7 @@ def _n_features(experiment: Experiment, sums: Accumulators) -> int:
     return n_features_of(experiment.context) if modelled else 0
 
 
-def _contextual(policy: Policy) -> bool:
+def _contextual(policy: PolicySpec) -> bool:
     return POLICIES[policy.kind].contextual
 
 
