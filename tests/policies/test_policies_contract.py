@@ -148,6 +148,15 @@ def test_a_batch_is_the_sequence_bit_for_bit(policy, objective, data):
 
 
 @everyone
+def test_a_zero_has_one_sign_however_it_comes(policy, objective):
+    one, many, closed = (make(policy, objective, seed=1) for _ in range(3))
+    one.update(1, -0.0)
+    many.update_many([1], [-0.0])
+    closed.update_counts([0, 1, 0, 0], -0.0)
+    assert bits(one.statistics()) == bits(many.statistics()) == bits(closed.statistics())
+
+
+@everyone
 def test_counts_and_means_are_those_of_the_rewards(policy, objective):
     arms, rewards = some(objective, 4, 500, seed=1)
     learner = make(policy, objective)
