@@ -8,16 +8,13 @@ import typer
 from msgspec import Struct
 
 from bandit_serve.changes.repair import Cost, Diagnosis, Repair, diagnose
-from bandit_serve.cli.command import AsJson, Reason, at_store, of_what_is_there
-from bandit_serve.cli.house import actor
+from bandit_serve.cli.access import actor
+from bandit_serve.cli.command import AsJson, Reason, of_existing_store, with_store
 from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.errors import UsageError
-from bandit_serve.folds.replica import Replica
-from bandit_serve.registry.registry import Registry
+from bandit_serve.node import Node
 from bandit_serve.replication.census import living, take
-from bandit_serve.replication.tail import Tail
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.store import Store
 
 WAYS = """--try-again      after an upgrade: with the build that runs now
 --leave-out      without the entries above; the decisions and rewards in them count nowhere
@@ -36,10 +33,10 @@ class Repaired(Struct, frozen=True):
     diagnosis: Diagnosis
 
 
-@at_store
-@of_what_is_there
+@with_store
+@of_existing_store
 async def repair(
-    store: Store,
+    node: Node,
     experiment: Annotated[
         str, typer.Argument(help="The experiment's name, or .common for the registry.", show_default=False)
     ],
@@ -76,7 +73,7 @@ async def repair(
         raise UsageError("Choose one of --try-again, --leave-out, --from-snapshot and --stop.")
     if experiment == COMMON and chosen and chosen != ["leave_out"]:
         raise UsageError("Of the common log only entries can be left out: --leave-out.")
-    registry = await _registry(store)
+    store, registry = node.store, await node.read_registry()
     owner = registry.owner(experiment)
     if not chosen:
         diagnosis = await diagnose(store, registry, owner)
@@ -99,7 +96,7 @@ async def repair(
     if workers and experiment != COMMON and not stop:
         answers = await take(store, owner, workers)
         taken_up = sum(digest != "set aside" for digest in answers.digests.values())
-    diagnosis = await diagnose(store, await _registry(store), owner)
+    diagnosis = await diagnose(store, await node.read_registry(), owner)
     repaired = Repaired(experiment, chosen[0], cost, taken_up, len(workers), diagnosis)
     if as_json:
         print_json(repaired)
@@ -107,12 +104,6 @@ async def repair(
         _tell(repaired)
     if diagnosis.condition == "set_aside":
         raise typer.Exit(1)
-
-
-async def _registry(store: Store) -> Registry:
-    replica = Replica()
-    await Tail(store, replica).load_registry()
-    return replica.registry
 
 
 def _explain(diagnosis: Diagnosis) -> None:

@@ -18,13 +18,14 @@ from msgspec import Struct
 
 from bandit_serve.base.private_files import own_folder
 from bandit_serve.base.terminal import print_line
+from bandit_serve.cli.access import actor, following, store_url
 from bandit_serve.cli.command import AsJson
 from bandit_serve.cli.described import read_described
-from bandit_serve.cli.house import House, actor, open_house, store_url
 from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.cli.train_progress import TrainProgress
 from bandit_serve.cli.train_table import print_result
 from bandit_serve.errors import BanditServeError, UsageError
+from bandit_serve.node import Node
 from bandit_serve.registry.registry import Version, VersionStatus
 from bandit_serve.settings import Settings, load_settings
 from bandit_serve.training.dataset import DataSet, read_dataset
@@ -223,11 +224,11 @@ def _read(plan: Plan, settings: Settings) -> DataSet:
 
 
 async def _read_logged(settings: Settings, url: str, experiment: str) -> DataSet:
-    async with open_house(settings, url) as house:
-        await house.tail.hear_all_news()
-        live = house.replica.experiment(experiment)
-        repairs = house.replica.registry.repairs
-        return await read_logged(house.store, live.experiment, live.n_features, repairs, live.owner)
+    async with following(settings, url) as node:
+        await node.tail.hear_all_news()
+        live = node.replica.experiment(experiment)
+        repairs = node.replica.registry.repairs
+        return await read_logged(node.store, live.experiment, live.n_features, repairs, live.owner)
 
 
 def _say_what_was_read(data: DataSet) -> None:
@@ -241,8 +242,8 @@ def _look_for_store(settings: Settings, plan: Plan) -> None:
     """Raises what would keep the versions from being registered, before the work is done."""
 
     async def look(url: str) -> None:
-        async with open_house(settings, url) as house:
-            await house.models.known()
+        async with following(settings, url) as node:
+            await node.model_changes.known()
 
     with store_url(settings) as url:
         asyncio.run(look(url))
@@ -298,28 +299,28 @@ async def _register(
     settings: Settings, url: str, plan: Plan, result: TrainingResult, files: dict[str, Path]
 ) -> tuple[list[Registered], BanditServeError | None]:
     """A version for each family, with the status that the gates give it now; and what kept MLflow from having them."""
-    async with open_house(settings, url) as house:
-        versions = [await _register_one(house, plan, result, each, files) for each in result.trained]
+    async with following(settings, url) as node:
+        versions = [await _register_one(node, plan, result, each, files) for each in result.trained]
         try:
             if plan.tracking is not None:
-                model = (await house.models.known()).model(plan.model)
-                await asyncio.to_thread(MlflowMirror(plan.tracking).mirror, model, house.artifacts)
+                model = (await node.model_changes.known()).model(plan.model)
+                await asyncio.to_thread(MlflowMirror(plan.tracking).mirror, model, node.artifacts)
         except BanditServeError as error:
             return versions, error
         return versions, None
 
 
 async def _register_one(
-    house: House, plan: Plan, result: TrainingResult, trained: Trained, files: dict[str, Path]
+    node: Node, plan: Plan, result: TrainingResult, trained: Trained, files: dict[str, Path]
 ) -> Registered:
-    registry = await house.models.known()
+    registry = await node.model_changes.known()
     known = registry.models.get(plan.model)
     current = None
     if known is not None and known.production is not None:
         current = known.versions[known.production].metrics
     status, reason = judge(plan, trained.record.metrics, result.baseline, current)
     record = msgspec.structs.replace(trained.record, status=status, reason=reason)
-    version = await house.models.register(
+    version = await node.model_changes.register(
         plan.model,
         files[record.family],
         actor(),
@@ -328,7 +329,7 @@ async def _register_one(
         metadata={"training": msgspec.to_builtins(record)},
     )
     for step in STEPS[status]:
-        await house.models.set_status(plan.model, version.version, step, actor(), reason=reason)
+        await node.model_changes.set_status(plan.model, version.version, step, actor(), reason=reason)
     return _told(trained, status, reason, version)
 
 

@@ -523,7 +523,7 @@ def make_app(service: Service, admission: Admission) -> tuple[web.Application, L
     }
     routes: dict[web.AbstractRoute, Route] = {}
     lane = Lane(service, admission)
-    service.replica.on_deleted(lane.forget)
+    service.node.replica.on_deleted(lane.forget)
     app = web.Application(
         middlewares=[_shared(service, admission, routes)], client_max_size=service.settings.max_body
     )

@@ -62,7 +62,7 @@ class Lane:
         if found is None and self.service.ready:
             for pattern, hot in self._patterns:
                 match = pattern.fullmatch(path)
-                if match is not None and match[1] in self.service.replica.experiments:
+                if match is not None and match[1] in self.service.node.replica.experiments:
                     found = hot._replace(name=match[1])
                     if len(self._paths) < MAX_PATHS:
                         self._paths[path] = found

@@ -23,6 +23,7 @@ from aiohttp import web
 
 from bandit_serve.base.process_log import log_to_stderr
 from bandit_serve.errors import StoreRefused, StoreUnavailable, UsageError, in_full
+from bandit_serve.node import Node
 from bandit_serve.processes.parent import end_with_parent
 from bandit_serve.server.admission import Admission, is_loopback
 from bandit_serve.server.app import ROUTE_LABELS, make_app
@@ -44,7 +45,6 @@ from bandit_serve.server.plan import (
 )
 from bandit_serve.server.service import Service
 from bandit_serve.store.failures import READ_ONLY
-from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +65,7 @@ class Worker:
         self._listener = socket.socket(fileno=plan.listen_fd)
         self._beats = Beats(plan.n_slots, plan.beats_fd)
         counters = Counters(ROUTE_LABELS, n_slots=plan.n_slots, slot=plan.slot, fd=plan.counters_fd)
-        store = Store(
-            plan.store_url,
-            namespace=plan.settings.namespace,
-            timeout_s=plan.settings.seconds("store_timeout"),
-        )
-        self._service = Service(plan.settings, store, counters)
+        self._service = Service(Node(plan.settings, plan.store_url), counters)
         self._connections = Connections(plan.settings, raise_file_limit(), counters)
         self._stopping = asyncio.Event()
 

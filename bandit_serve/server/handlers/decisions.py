@@ -244,7 +244,7 @@ class DecisionHandlers:
 
         Only answers that would be a refusal wait for the store, and only while it answers.
         """
-        tail = self._service.tail
+        tail = self._service.node.tail
         try:
             await tail.hear_news(owner)
         except Unavailable:

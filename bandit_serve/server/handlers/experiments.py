@@ -45,7 +45,7 @@ class ExperimentHandlers:
     def __init__(self, service: Service) -> None:
         timeout_s = service.settings.seconds("body_timeout")
         self._service = service
-        self._changes = service.experiment_changes
+        self._changes = service.node.experiment_changes
         self._experiment = Body(Experiment, timeout_s=timeout_s)
         self._policy = Body(Policy, timeout_s=timeout_s)
         self._reason = Body(ReasonRequest, timeout_s=timeout_s, optional=True)
@@ -57,15 +57,15 @@ class ExperimentHandlers:
         return _answer(request, await self._changes.create(experiment, actor(request)), status=201)
 
     async def list_all(self, request: web.Request) -> web.Response:
-        await self._service.tail.hear_all_news()
-        replica = self._service.replica
+        await self._service.node.tail.hear_all_news()
+        replica = self._service.node.replica
         names, after = page(request, known_experiments(replica))
         fields = {"experiments": (view_of(replica, name) for name in names), **after}
         return await answer_in_turns(fields, "ask for fewer with ?limit=")
 
     async def show(self, request: web.Request) -> web.Response:
-        await self._service.tail.hear_news(_name(request))
-        replica = self._service.replica
+        await self._service.node.tail.hear_news(_name(request))
+        replica = self._service.node.replica
         view = view_of(replica, _name(request))
         live = replica.experiments.get(view.id)
         return answer(request, view, etag=view.revision if live is None else live.etag)
@@ -79,8 +79,10 @@ class ExperimentHandlers:
         service = self._service
         decider = service.decisions.decider(live.experiment.id)
         shares = dict(zip(decider.arm_names, decider.shares.tolist(), strict=True))
-        record, as_of_ms = live.record, await service.store.time_ms()
-        found = await service.results.up_to_now(live, lambda fold: report(fold, record, shares, as_of_ms))
+        record, as_of_ms = live.record, await service.node.store.time_ms()
+        found = await service.node.results.up_to_now(
+            live, lambda fold: report(fold, record, shares, as_of_ms)
+        )
         return answer(request, found)
 
     async def start(self, request: web.Request) -> web.Response:

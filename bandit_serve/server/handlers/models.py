@@ -82,7 +82,7 @@ class Loaded(Struct, frozen=True):
 class ModelHandlers:
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._changes = service.model_changes
+        self._changes = service.node.model_changes
         self._timeout_s = timeout_s = service.settings.seconds("body_timeout")
         self._status = Body(StatusRequest, timeout_s=timeout_s)
         self._rollback = Body(RollbackRequest, timeout_s=timeout_s, optional=True)
@@ -147,7 +147,7 @@ class ModelHandlers:
         """Takes the upload in, and only then looks at it: its parts come in any order."""
         model = request.match_info["model"]
         require_name("model", model)
-        with said_when_full(), tempfile.TemporaryFile(dir=self._service.artifacts.root) as spool:
+        with said_when_full(), tempfile.TemporaryFile(dir=self._service.node.artifacts.root) as spool:
             metadata = await self._read_upload(request, spool)
             spool.seek(0)
             version = await self._changes.register(
@@ -183,7 +183,7 @@ class ModelHandlers:
     async def load(self, request: web.Request) -> web.Response:
         registry = await self._changes.known()
         found = registry.version(*_reference(request))
-        await self._service.models.load(found)
+        await self._service.node.models.load(found)
         return answer(request, Loaded(found.model, found.version, True))
 
     async def _read_upload(self, request: web.Request, spool: IO[bytes]) -> VersionMetadata:
@@ -226,7 +226,7 @@ class ModelHandlers:
 
     async def _spool(self, part: BodyPartReader, coming: Multipart, spool: IO[bytes]) -> None:
         """The last part of the name counts."""
-        max_bytes = self._service.artifacts.max_bytes
+        max_bytes = self._service.node.artifacts.max_bytes
         await asyncio.to_thread(_empty, spool)
         size = 0
         while chunk := await coming.next(part.read_chunk(CHUNK_BYTES)):
