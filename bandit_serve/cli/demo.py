@@ -15,15 +15,12 @@ import typer
 
 from bandit_serve.base.terminal import Terminal, print_line
 from bandit_serve.cli.output import print_json
-from bandit_serve.demo.closing import print_closing
-from bandit_serve.demo.display import Display, Silence
-from bandit_serve.demo.interruption import Interrupted, Interruptible
-from bandit_serve.demo.lines import Lines
+from bandit_serve.demo.display import Display, Lines, Silence
 from bandit_serve.demo.play import play
+from bandit_serve.demo.ratings import Source, find_ratings
 from bandit_serve.demo.recommender import Recommender, train_all
-from bandit_serve.demo.screen import Screen
-from bandit_serve.demo.service import DemoService
-from bandit_serve.demo.source import Source, find_ratings
+from bandit_serve.demo.screen import Screen, print_closing
+from bandit_serve.demo.service import DemoService, Interrupted, Interruptible
 from bandit_serve.settings import load_settings
 from bandit_serve.store.binary import find_server
 from bandit_serve.training.ratings import Ratings

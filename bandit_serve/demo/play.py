@@ -12,12 +12,11 @@ import numpy as np
 
 from bandit_serve.demo import traffic
 from bandit_serve.demo.display import Display, Moment
-from bandit_serve.demo.http import Http
+from bandit_serve.demo.ratings import Source
 from bandit_serve.demo.recommender import Recommender
-from bandit_serve.demo.source import Source
 from bandit_serve.demo.summary import Summary, summarize
-from bandit_serve.demo.tally import Tally
-from bandit_serve.demo.trial import MIN_SHARE, Trial
+from bandit_serve.demo.traffic import Tally
+from bandit_serve.demo.trial import MIN_SHARE, Http, Trial
 from bandit_serve.training.visits import Visit
 
 SPARE_CONNECTIONS = 4

@@ -1,15 +1,72 @@
-"""The visits, sent as visitors would come: a prediction is asked for, then a reward is sent."""
+"""Traffic of the demo: visits, sent as visitors would come, and a tally of what came back."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bandit_serve.demo.recommender import reward_of
-from bandit_serve.demo.tally import Tally
 from bandit_serve.demo.trial import Trial
 from bandit_serve.errors import BanditServeError
 from bandit_serve.training.visits import Visit
+
+
+class Tally:
+    """Arms are numbered as in `arms`.
+
+    outcomes : f8[n, K], the reward of each visit under each arm. A live service sees one a visit; here every
+        recommender can be tried on every visit, so the arms' true means and the regret are known.
+    """
+
+    def __init__(self, arms: tuple[str, ...], outcomes: NDArray[np.float64]) -> None:
+        self.arms = arms
+        self.true_means: NDArray[np.float64] = outcomes.mean(axis=0)
+        self.planned = len(outcomes)
+        self.sent = 0
+        self.done = 0
+        self.visits = np.zeros(len(arms), np.int64)
+        self.rewards = np.zeros(len(arms))
+        self._number = {arm: number for number, arm in enumerate(arms)}
+        self._arm_of_visit = np.full(len(outcomes), -1, np.int64)
+
+    def count(self, visit: int, arm: str, reward: float) -> None:
+        """`visit` is its place in the order in which visits were sent."""
+        number = self._number[arm]
+        self._arm_of_visit[visit] = number
+        self.visits[number] += 1
+        self.rewards[number] += reward
+        self.done += 1
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """f8[K]: the mean reward of the visits that each arm got, 0 where it got none."""
+        found: NDArray[np.float64] = self.rewards / np.maximum(self.visits, 1)
+        return found
+
+    @property
+    def best(self) -> int:
+        return int(np.argmax(self.true_means))
+
+    @property
+    def regret(self) -> float:
+        """Rewards that went missing, in expectation, because not every visit got the best arm."""
+        return float(self.visits.sum() * self.true_means.max() - self.visits @ self.true_means)
+
+    @property
+    def regret_of_even_split(self) -> float:
+        """The same, had the arms been drawn evenly all along."""
+        return float(self.done * (self.true_means.max() - self.true_means.mean()))
+
+    def last_fifth(self) -> NDArray[np.float64]:
+        """f8[K]: each arm's share of the last fifth of the visits that were sent."""
+        last = self._arm_of_visit[: self.sent][-max(1, self.sent // 5) :]
+        counts = np.bincount(last[last >= 0], minlength=len(self.arms))
+        shares: NDArray[np.float64] = counts / max(1, counts.sum())
+        return shares
+
 
 AT_ONCE = 24
 """Few beside the number of visits: the bandit learns from what has come back."""
