@@ -25,6 +25,7 @@ from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.cli.train_progress import TrainProgress
 from bandit_serve.cli.train_table import print_result
 from bandit_serve.errors import BanditServeError, UsageError
+from bandit_serve.models.family import FAMILIES
 from bandit_serve.node import Node
 from bandit_serve.registry.registry import Version, VersionStatus
 from bandit_serve.settings import Settings, load_settings
@@ -36,6 +37,7 @@ from bandit_serve.training.pipeline import Status, Trained, TrainingResult, judg
 from bandit_serve.training.plan import Plan, read_plan
 
 Text = str | None
+FAMILY = f"A family to train: {', '.join(FAMILIES)} (default: {' and '.join(Plan().families)}); repeatable."
 # From training, where a version begins.
 STEPS: Mapping[Status, tuple[VersionStatus, ...]] = {
     "failed": ("failed",),
@@ -85,7 +87,7 @@ def train_models(
         typer.Option(help="A table of items' features (default: movies.csv or .dat beside the ratings)."),
     ] = None,
     users: Annotated[Text, typer.Option(help="A table of users' features.")] = None,
-    family: Annotated[list[str] | None, typer.Option(help="A family to train; repeatable.")] = None,
+    family: Annotated[list[str] | None, typer.Option(help=FAMILY)] = None,
     model: Annotated[
         Text, typer.Option(help="The model that versions are of (default: recommender).")
     ] = None,

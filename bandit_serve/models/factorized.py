@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from inspect import signature
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,8 +16,10 @@ from bandit_serve.models._ids import IdTable, id_text
 from bandit_serve.models._learner import Learner
 from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.columns import TOO_LARGE, check_ranking, id_column, rating_column
+from bandit_serve.models.hyper_parameters import HyperParameters
 from bandit_serve.models.ids import id_tensors, read_ids
 from bandit_serve.models.model import Features, Id
+from bandit_serve.models.ranges import Space
 from bandit_serve.models.rating_scale import LARGEST, SMALLEST
 from bandit_serve.models.search_tables import check_search_tables
 
@@ -45,6 +46,9 @@ class Factorized(Factorization):
 
     family: ClassVar[str]
     takes_features: ClassVar[bool] = False
+    hyper_parameters: ClassVar[type[HyperParameters]]
+    search_space: ClassVar[Space] = {}
+    trained_by_default: ClassVar[bool] = False
     parameters: dict[str, Any]
     rating_unit: float = 1.0
 
@@ -250,7 +254,7 @@ class Factorized(Factorization):
         """The model on the mapped tensors. Raises `InvalidArtifact` if they are not this family's."""
         if artifact.family != cls.family:
             raise InvalidArtifact(f"The artifact's family is not {cls.family}.")
-        unknown = set(artifact.parameters) - set(signature(cls).parameters)
+        unknown = set(artifact.parameters) - set(cls.hyper_parameters.__struct_fields__)
         if unknown:
             raise InvalidArtifact(f"The family {cls.family} has no parameter {min(unknown)!r}.")
         try:

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.descent import OnEpoch
+from bandit_serve.models.hyper_parameters import HyperParameters
+from bandit_serve.models.ranges import Space
 
 Id = str | int
 Feature = str | float | bool | Sequence[str]
@@ -36,6 +38,10 @@ class Model(Protocol):
 
     family: ClassVar[str]
     takes_features: ClassVar[bool]
+    # For training: what it can be made with, what of that is worth a search, and whether it is trained unasked.
+    hyper_parameters: ClassVar[type[HyperParameters]]
+    search_space: ClassVar[Space]
+    trained_by_default: ClassVar[bool]
 
     @property
     def n_users(self) -> int: ...

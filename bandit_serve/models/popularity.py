@@ -15,8 +15,10 @@ from bandit_serve.models._ids import GrowingIds
 from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.columns import check_ranking, id_column, rating_column
 from bandit_serve.models.descent import OnEpoch
+from bandit_serve.models.hyper_parameters import HyperParameters
 from bandit_serve.models.ids import id_tensors, read_ids
 from bandit_serve.models.model import Features, FeaturesById, Id, Validation
+from bandit_serve.models.ranges import Space
 
 HALF_KNOWN = 10
 
@@ -29,6 +31,9 @@ class Popularity:
 
     family: ClassVar[str] = "popularity"
     takes_features: ClassVar[bool] = False
+    hyper_parameters: ClassVar[type[HyperParameters]] = HyperParameters
+    search_space: ClassVar[Space] = {}
+    trained_by_default: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.parameters: dict[str, Any] = {}

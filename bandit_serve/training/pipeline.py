@@ -13,6 +13,7 @@ import numpy as np
 
 from bandit_serve import __version__
 from bandit_serve.errors import Diverged, InvalidInput
+from bandit_serve.models.family import BASELINE
 from bandit_serve.models.model import Model
 from bandit_serve.training.dataset import DataSet
 from bandit_serve.training.metrics import Metrics, is_better
@@ -24,7 +25,6 @@ from bandit_serve.training.space import grid, sample
 from bandit_serve.training.splits import Rows, latest_of_each_user, random_folds, random_split
 from bandit_serve.training.trial import Measure, Trial, fit, measure, new_model, stop_early
 
-BASELINE = "bias"
 Status = Literal["failed", "staged", "production"]
 
 

@@ -41,7 +41,7 @@ class Trial(NamedTuple):
 
 def new_model(family: str, parameters: Mapping[str, Any], seed: int) -> Model:
     kind = FAMILIES[family]
-    takes_seed = "seed" in kind().parameters
+    takes_seed = "seed" in kind.hyper_parameters.__struct_fields__
     return kind(**({"seed": seed, **parameters} if takes_seed else parameters))
 
 
