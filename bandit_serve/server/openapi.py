@@ -14,7 +14,6 @@ from bandit_serve.server.route import Entries, Query, Route
 from bandit_serve.server.schemas import Schema, Schemas
 from bandit_serve.server.wire import JSON
 
-ALWAYS_ANSWERED = frozenset({"operations.live"})
 NO_CONTENT = 204
 OF_ANY_REQUEST = (400, 403)
 OF_A_BODY = (400, 408, 413, 415)
@@ -73,7 +72,7 @@ def statuses(route: Route) -> tuple[int, ...]:
         found.update(OF_A_BODY)
     if _parameter.search(route.path) and route.answers is not None:
         found.add(404)
-    if route.handler not in ALWAYS_ANSWERED:
+    if not route.open:
         found.add(503)
     succeeds = route.answers is not None or route.status == NO_CONTENT
     return (*((route.status,) if succeeds else ()), *sorted(found))
@@ -134,7 +133,7 @@ def _response(route: Route, status: int, schemas: Schemas) -> Schema:
     spoken = route.media if JSON in route.media else (JSON,)
     content = {media: _content(media, kinds, schemas) for media in spoken}
     response: Schema = {"description": route.summary, "content": content}
-    if 412 in route.refuses or route.handler in ("experiments.show", "experiments.create"):
+    if 412 in route.refuses or route.etag:
         response["headers"] = {"ETag": ETAG}
     return response
 
