@@ -1,4 +1,4 @@
-"""The map: every route, what answers it, and what all routes share."""
+"""Application: the table of routes, their handlers, and the middleware that they share."""
 
 from __future__ import annotations
 
@@ -518,7 +518,7 @@ ROUTE_LABELS: tuple[str, ...] = (*(route.label for route in ROUTES), UNMATCHED)
 
 
 def make_app(service: Service, admission: Admission) -> tuple[web.Application, Lane]:
-    """The application, and the lane for those of its routes that are hot."""
+    """Application, and the lane for those of its routes that are hot."""
     groups = {
         "decisions": DecisionHandlers(service),
         "rewards": RewardHandlers(service),

@@ -27,10 +27,10 @@ IF_MATCH = {
 RETRY_AFTER = {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
 
 TAGS = {
-    "decisions": "Which arm, and what its model predicts.",
-    "rewards": "What came of it.",
-    "experiments": "Made, changed, read.",
-    "models": "The registry.",
+    "decisions": "Arms for units, and predictions of their models.",
+    "rewards": "Outcomes of decisions.",
+    "experiments": "Experiments, made, changed and read.",
+    "models": "Registry of models and their versions.",
     "operations": "Health, statistics, this description.",
 }
 ABOUT = (
@@ -42,7 +42,7 @@ _parameter = re.compile(r"\{(\w+)\}")
 
 
 def document(routes: Iterable[Route]) -> Schema:
-    """The whole description, ready to be encoded."""
+    """Whole description, ready to be encoded."""
     routes = tuple(routes)
     schemas = Schemas(kind for route in routes for kind in _kinds(route) if kind is not None)
     paths: dict[str, Schema] = {}
@@ -79,7 +79,7 @@ def statuses(route: Route) -> tuple[int, ...]:
 
 
 def _kinds(route: Route) -> list[Any]:
-    """The types that a route names."""
+    """Types that a route names."""
     named = [Name] if _parameter.search(route.path) else []
     return [*named, route.takes, *_alternatives(route), *(query.kind for query in route.query)]
 

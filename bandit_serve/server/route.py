@@ -1,4 +1,4 @@
-"""What one route is: the row of the table in `app.py` that routing and `/openapi.json` are made from."""
+"""Route: a row of the table in `app.py`, from which routing and `/openapi.json` are made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MULTIPART = ("multipart/form-data",)
 
 
 class Entries(NamedTuple):
-    """The answer to a batch: `{"responses": [ … ]}`, each of type `one` or a problem, in order."""
+    """Answer to a batch: `{"responses": [ … ]}`, each of type `one` or a problem, in order."""
 
     one: type
 
