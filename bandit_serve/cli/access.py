@@ -14,7 +14,7 @@ from bandit_serve.store import PrivateServer, parse_store_url
 
 
 def store_name(settings: Settings) -> str:
-    """The store that the settings mean, for a sentence."""
+    """Store that the settings mean, for a sentence."""
     if settings.store is None:
         return f"the private store of {settings.data_dir.absolute()}"
     return f"the store {parse_store_url(settings.store)}, namespace {settings.namespace}"
@@ -22,7 +22,7 @@ def store_name(settings: Settings) -> str:
 
 @contextlib.contextmanager
 def store_url(settings: Settings) -> Iterator[str]:
-    """The store that the settings name, or the data directory's own, which runs during the block."""
+    """Store that the settings name, or the data directory's own, which runs during the block."""
     if settings.store is not None:
         yield settings.store
         return

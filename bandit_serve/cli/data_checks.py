@@ -1,4 +1,4 @@
-"""What `doctor` looks at in the data directory, and whether experiments find there what they serve."""
+"""Checks of `doctor` on the data directory, the artifacts in it, and the experiments that serve them."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def check_data_directory(settings: Settings) -> Check:
 
 
 def _existing(path: Path) -> Path:
-    """The directory itself, or the nearest above it that is there: it will be made."""
+    """Directory itself, or the nearest above it that is there: it will be made."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
 
 
 def unusable_versions(node: Node) -> dict[tuple[str, str], str]:
-    """What is wrong with each version whose artifact can not be loaded. One that is kept elsewhere is fetched."""
+    """Faults of the versions whose artifact can not be loaded. One that is kept elsewhere is fetched."""
     wrong: dict[tuple[str, str], str] = {}
     by_artifact: dict[str, str | None] = {}
     settings = node.settings
@@ -98,7 +98,7 @@ def check_artifacts(registry: Registry, wrong: dict[tuple[str, str], str]) -> It
 
 
 def check_state(replica: Replica) -> Iterator[Check]:
-    """What of the logs can not be folded."""
+    """Checks for logs that can not be folded."""
     for name, aside in sorted(replica.aside.items()):
         if not aside.given_up:
             at = "" if aside.offset is None else f" at {aside.offset}"

@@ -36,7 +36,7 @@ def is_data_directory(path: Path) -> bool:
 
 
 def data_directory_near(path: Path) -> Path | None:
-    """The data directory that was probably meant by a path that is none."""
+    """Data directory that was probably meant by a path that is none."""
     places = dict.fromkeys(place.resolve() for place in (path.parent, Path()))
     near = {str(each): each for place in places for each in _data_directories(place)}
     meant = nearest(str(path.absolute()), list(near)) or min(near, default=None)

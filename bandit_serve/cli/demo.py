@@ -126,7 +126,7 @@ def _train(ratings: Ratings, display: Display) -> list[Recommender]:
 
 @contextmanager
 def _folder(data: str | None) -> Iterator[Path]:
-    """The data directory: the one that was named, or one that is gone afterwards."""
+    """Data directory: the one that was named, or one that is gone afterwards."""
     if data is not None:
         yield Path(data)
         return

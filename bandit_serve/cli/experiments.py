@@ -41,7 +41,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change, 
 
 
 class Applied(Struct, frozen=True):
-    """What was done, or would be: `revision` 0 for one that is not there yet. `changes` only where nothing was done."""
+    """Outcome for one experiment: `revision` 0 for one that is not there yet. `changes` only where nothing was done."""
 
     id: str
     result: Outcome

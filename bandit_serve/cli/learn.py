@@ -36,15 +36,15 @@ async def learn(
     rating: Annotated[
         list[str] | None,
         typer.Option(
-            help="What a reward is as a rating, such as 'EXPERIMENT=1 + 4 * METRIC' (default: the objective's, as a "
+            help="Rule from rewards to ratings, such as 'EXPERIMENT=1 + 4 * METRIC' (default: the objective's, as a "
             "utility); repeatable."
         ),
     ] = None,
     every: Annotated[int, typer.Option(help="Ratings between two versions.", min=1)] = 5_000,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between two checkpoints.", min=0.0)] = 5.0,
-    gate: Annotated[str, typer.Option(help="What a version's metrics must be to be staged.")] = STAGING,
+    gate: Annotated[str, typer.Option(help="Gate that a version has to pass to be staged.")] = STAGING,
     promote: Annotated[
-        str | None, typer.Option(help="And to go into production: a gate (default: never).")
+        str | None, typer.Option(help="Gate that it has to pass to go into production (default: never).")
     ] = None,
     arm_of: Annotated[str | None, typer.Option(help="Add each version as an arm of this experiment.")] = None,
     ramp_over: Annotated[
@@ -53,9 +53,7 @@ async def learn(
     until_caught_up: Annotated[
         bool, typer.Option("--until-caught-up", help="Stop when everything logged so far is learned.")
     ] = False,
-    status: Annotated[
-        bool, typer.Option("--status", help="Say where the learner stands, and leave.")
-    ] = False,
+    status: Annotated[bool, typer.Option("--status", help="Print the learner's status and exit.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Learns from rewards as they come, measures itself, and publishes versions; goes on after a crash."""

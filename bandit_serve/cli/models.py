@@ -145,7 +145,7 @@ async def set_status(
     node: Node,
     model: Model,
     version: Version,
-    status: Annotated[VersionStatus, typer.Argument(help="Its status from now on.", show_default=False)],
+    status: Annotated[VersionStatus, typer.Argument(help="The new status.", show_default=False)],
     reason: Reason = None,
     as_json: AsJson = False,
 ) -> None:
@@ -220,7 +220,8 @@ async def versions(
     status: Annotated[list[str] | None, typer.Option(help="Only of this status; repeatable.")] = None,
     family: Annotated[str | None, typer.Option(help="Only of this family.")] = None,
     metric: Annotated[
-        list[str] | None, typer.Option(help="Only where a metric is so, such as 'rmse<=0.9'; repeatable.")
+        list[str] | None,
+        typer.Option(help="Only versions whose metrics fit, such as 'rmse<=0.9'; repeatable."),
     ] = None,
     text: Annotated[str | None, typer.Option(help="Only with this in the name, reason or metadata.")] = None,
     sort: Annotated[
@@ -291,7 +292,7 @@ async def compare(node: Node, model: Model, a: Version, b: Version, as_json: AsJ
 @with_state
 @of_existing_store
 async def agreement(node: Node, model: Model, version: Version, as_json: AsJson = False) -> None:
-    """How a shadow version agrees with what was answered."""
+    """Shows how a shadow version agrees with the answers that were given."""
     found = await node.model_changes.agreement(model, version)
     if as_json:
         print_json(found)
@@ -306,7 +307,9 @@ async def agreement(node: Node, model: Model, version: Version, as_json: AsJson 
 async def prune(
     node: Node,
     keep: Annotated[int, typer.Option(help="Retired and failed versions to keep of each model.")] = 5,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would go, and remove nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Removes files of retired and failed versions that neither experiments nor a rollback need."""
@@ -364,7 +367,7 @@ async def import_version(
 
 
 def _few(metrics: Mapping[str, float]) -> str:
-    """The first metrics, as many as a line holds."""
+    """First metrics, as many as a line holds."""
     told = [f"{name} {value:.4g}" for name, value in metrics.items()]
     return ", ".join(told[:3]) + (" …" if len(told) > 3 else "")
 

@@ -23,7 +23,7 @@ WAYS = """--try-again      after an upgrade: with the build that runs now
 
 
 class Repaired(Struct, frozen=True):
-    """What was left out, and what this build makes of the log now. `taken_up`: by how many workers of `workers`."""
+    """Result of a repair: the entries left out, and the diagnosis after it. `taken_up`: how many of `workers` did."""
 
     experiment: str
     way: str
@@ -60,7 +60,7 @@ async def repair(
     """Says why an experiment was set aside, and mends it.
 
     Without a way out it changes nothing. What is done is in the log: every worker, every later start and `replay`
-    heed it. Exit status 1 where the experiment can not be folded after it.
+    follow it. Exit status 1 where the experiment can not be folded after it.
     """
     ways = {
         "try_again": try_again,

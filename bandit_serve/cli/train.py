@@ -47,7 +47,7 @@ STEPS: Mapping[Status, tuple[VersionStatus, ...]] = {
 
 
 class Registered(Struct, frozen=True, omit_defaults=True):
-    """What became of a family's best model."""
+    """Registration of a family's best model."""
 
     family: str
     status: str
@@ -59,7 +59,7 @@ class Registered(Struct, frozen=True, omit_defaults=True):
     file: str | None = None
 
 
-class Report(Struct, frozen=True):
+class TrainingReport(Struct, frozen=True):
     data: Any
     baseline: dict[str, float]
     seconds: float
@@ -79,7 +79,7 @@ def train_models(
     ] = None,
     columns: Annotated[
         Text,
-        typer.Option(help="What the columns are: user=who,item=what,rating=stars,time=at,feature=hour."),
+        typer.Option(help="Names of the columns: user=who,item=what,rating=stars,time=at,feature=hour."),
     ] = None,
     config: Annotated[Text, typer.Option(help="The run, described: TOML, YAML or JSON.")] = None,
     items: Annotated[
@@ -96,7 +96,7 @@ def train_models(
         int | None, typer.Option(help="Combinations of each family at random (default: 6).")
     ] = None,
     split: Annotated[
-        Text, typer.Option(help="What versions are measured on: random or time (default: random).")
+        Text, typer.Option(help="Split that versions are measured on: random or time (default: random).")
     ] = None,
     folds: Annotated[int | None, typer.Option(help="Random folds (default: 5).")] = None,
     metric: Annotated[
@@ -167,13 +167,17 @@ def train_models(
     if place is not None:
         versions = [msgspec.structs.replace(each, file=str(files[each.family])) for each in versions]
     versions += [Registered(family, "failed", reason, {}, {}) for family, reason in result.dropped.items()]
-    _print(Report(result.trained[0].record.data, result.baseline, result.seconds, versions), plan, as_json)
+    _print(
+        TrainingReport(result.trained[0].record.data, result.baseline, result.seconds, versions),
+        plan,
+        as_json,
+    )
     if trouble is not None:
         raise trouble
 
 
 def _plan(document: Any, flags: dict[str, Any]) -> Plan:
-    """The described run with flags over it."""
+    """Described run with flags over it."""
     if not isinstance(document, dict):
         raise UsageError("The file that describes a run must be an object of its parts.")
     merged = dict(document)
@@ -192,7 +196,7 @@ def _columns(text: str) -> dict[str, Any]:
     for part in text.split(","):
         what, sign, name = part.partition("=")
         if not sign or what.strip() not in ("user", "item", "rating", "time", "feature"):
-            raise UsageError(f"Columns are told as user=who,item=what,rating=stars, not {text!r}.")
+            raise UsageError(f"Expected columns as user=who,item=what,rating=stars, not {text!r}.")
         if what.strip() == "feature":
             found["features"].append(name)
         else:
@@ -265,7 +269,7 @@ def _made(folder: Path) -> Path:
 def _kept(
     result: TrainingResult, out: Path | None, settings: Settings, plan: Plan
 ) -> Iterator[dict[str, Path]]:
-    """The models' files, which stay in `out`; or elsewhere until the block has ended well, and for good where not."""
+    """Models' files, which stay in `out`; or elsewhere until the block has ended well, and for good where not."""
     folder = out
     for parent in () if out else (settings.data_dir, Path(gettempdir())):
         with contextlib.suppress(OSError, UsageError):
@@ -347,7 +351,7 @@ def _told(trained: Trained, status: str, reason: str, version: Version | None = 
     )
 
 
-def _print(report: Report, plan: Plan, as_json: bool) -> None:
+def _print(report: TrainingReport, plan: Plan, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return

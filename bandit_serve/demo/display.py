@@ -13,7 +13,7 @@ from bandit_serve.demo.traffic import Tally
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """How things stand: our own counts, and the service's results (None until they were first asked for)."""
+    """State of the traffic: our own counts, and the service's results (None until they were first asked for)."""
 
     tally: Tally
     results: Any

@@ -1,4 +1,4 @@
-"""Trial of the demo: an experiment whose arms are recommenders, and a client for the routes that it needs."""
+"""Experiment of the demo, whose arms are recommenders, and a client for the routes that it needs."""
 
 from __future__ import annotations
 
@@ -87,16 +87,16 @@ MIN_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class DemoExperiment:
     """A running experiment. `versions` are those of MODEL, one an arm, in the order of the arms."""
 
     http: Http
-    experiment: str
+    name: str
     arms: tuple[str, ...]
     versions: tuple[str, ...]
 
     @classmethod
-    async def start(cls, http: Http, recommenders: Sequence[Recommender]) -> Trial:
+    async def start(cls, http: Http, recommenders: Sequence[Recommender]) -> DemoExperiment:
         versions = tuple([await _register(http, recommender) for recommender in recommenders])
         arms = tuple(recommender.arm for recommender in recommenders)
         name = await _free_name(http)
@@ -106,7 +106,7 @@ class Trial:
 
     async def results(self) -> Any:
         """As `GET …/results` gives them; they cover every reward that was acknowledged."""
-        return await self.http.get(f"/v1/experiments/{self.experiment}/results")
+        return await self.http.get(f"/v1/experiments/{self.name}/results")
 
 
 async def _register(http: Http, recommender: Recommender) -> str:

@@ -46,7 +46,7 @@ class Source:
 
 
 def find_ratings(path: str | None, *, offline: bool) -> Source:
-    """The ratings in `path`; without one MovieLens' small set, cached or downloaded; else made-up ones.
+    """Ratings in `path`; without one MovieLens' small set, cached or downloaded; else made-up ones.
 
     `offline`: nothing is downloaded. Raises what `read_ratings` raises for a file that was named.
     """

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bandit_serve.demo.display import Moment, difference_text, interval_text, mean_text, percent_text
+from bandit_serve.demo.experiment import METRIC, MODEL
 from bandit_serve.demo.summary import Summary, regret_sentence, winner_sentence
-from bandit_serve.demo.trial import METRIC, MODEL
 
 VALID = (
     "The 95 % intervals hold whenever one looks and however the bandit moved the traffic; "

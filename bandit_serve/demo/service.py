@@ -78,7 +78,7 @@ class DemoService:
         )
 
     def _failure(self) -> BanditServeError:
-        """The service's own sentence where it gave one."""
+        """Service's own sentence where it gave one."""
         refused = REFUSED.search(self._told())
         if refused is None:
             return BanditServeError(f"The service ended as it started; its log ends: {self._end()}")

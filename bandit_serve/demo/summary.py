@@ -7,9 +7,9 @@ from typing import Any
 from msgspec import Struct
 
 from bandit_serve.demo.display import difference_text, percent_text
+from bandit_serve.demo.experiment import METRIC, MODEL, DemoExperiment
 from bandit_serve.demo.ratings import Source
 from bandit_serve.demo.traffic import Tally
-from bandit_serve.demo.trial import METRIC, MODEL, Trial
 
 Interval = tuple[float, float]
 
@@ -76,27 +76,35 @@ class Summary(Struct, frozen=True):
 
 
 def summarize(
-    source: Source, trial: Trial, tally: Tally, results: Any, *, seed: int, traffic_s: float, url: str | None
+    source: Source,
+    experiment: DemoExperiment,
+    tally: Tally,
+    results: Any,
+    *,
+    seed: int,
+    traffic_s: float,
+    url: str | None,
 ) -> Summary:
     """`results` as the service gave them when all rewards were in."""
     last_fifth = tally.last_fifth()
     arms = tuple(
-        _arm(arm, tally, i, float(last_fifth[i]), trial.versions[i]) for i, arm in enumerate(results["arms"])
+        _arm(arm, tally, i, float(last_fifth[i]), experiment.versions[i])
+        for i, arm in enumerate(results["arms"])
     )
     return Summary(
         data=DataSummary(
             source.kind, source.name, source.why, source.n_users, source.n_items, len(source.ratings)
         ),
         seed=seed,
-        experiment=trial.experiment,
-        control=trial.arms[0],
+        experiment=experiment.name,
+        control=experiment.arms[0],
         visits=tally.done,
         requests=2 * tally.done,
         requests_per_second=2 * tally.done / traffic_s,
         traffic_seconds=traffic_s,
         arms=arms,
         won=max(arms, key=lambda arm: arm.share_of_last_fifth).arm,
-        best=trial.arms[tally.best],
+        best=experiment.arms[tally.best],
         regret=tally.regret,
         regret_of_even_split=tally.regret_of_even_split,
         reason=results["reason"],

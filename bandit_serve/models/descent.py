@@ -17,7 +17,7 @@ LEAST_PATIENCE = 3
 
 
 class Schedule(NamedTuple):
-    """The learning rate falls from the first to the last epoch, geometrically."""
+    """Learning rates, which fall geometrically from the first to the last epoch."""
 
     epochs: int
     first_rate: float

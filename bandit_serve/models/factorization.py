@@ -206,7 +206,7 @@ class MatrixFactorization(Factorized):
 def _side(
     what: str, ids: ArrayLike, factors: ArrayLike, biases: ArrayLike | None, counts: ArrayLike | None
 ) -> tuple[IdTable, NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
-    """The ids' table and the parameters, in its order."""
+    """Ids' table and the parameters, in its order."""
     table, rows = index_ids(ids, what)
     n = rows.size
     if len(table) != n:
@@ -248,7 +248,7 @@ def _samples(user_rows: NDArray[np.int64], item_rows: NDArray[np.int64], values:
 
 
 def _held_out(validation: Validation, user_ids: IdTable, item_ids: IdTable, scale: RatingScale) -> Any:
-    """The samples of a validation set; −1 is a user or an item never seen."""
+    """Samples of a validation set; −1 is a user or an item never seen."""
     users, items, ratings = validation[:3]
     user_rows = _known(user_ids, *index_ids(users, "users"))
     values = scale.plain(rating_column(ratings))

@@ -1,4 +1,4 @@
-"""What the families have in common whose scores are μ + b_u + b_i + p_u·q_i: serving, learning on, files."""
+"""Base of the families whose scores are μ + b_u + b_i + p_u·q_i: serving, further learning, files."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Factorized(Factorization):
         features: Features | None = None,
         among: Collection[Id] | None = None,
     ) -> list[tuple[str, float]]:
-        """The k items with the highest predicted rating: [(item_id, score)], best first, ties by item id.
+        """Ranking of the k items with the highest predicted rating: [(item_id, score)], best first, ties by item id.
 
         k: 1 or more; fewer come back when fewer are left. exclude: ids not to rank; among: the only ids to rank;
         unknown ones are ignored. For a user never seen the ranking is by what is known of the items.
@@ -113,7 +113,7 @@ class Factorized(Factorization):
         ]
 
     def confidence(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:
-        """How much is known of the pair, 0 (neither was seen) to 1: the mean of n / (n + 10) over user and item,
+        """Confidence in a pair, 0 (neither was seen) to 1: the mean of n / (n + 10) over user and item,
         where n is how many ratings of each were learned from."""
         if self._learner is not None:
             known = (
@@ -246,12 +246,12 @@ class Factorized(Factorization):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """The model in a file that `save` wrote, mapped. Raises `InvalidArtifact`, `NotFound`."""
+        """Model in a file that `save` wrote, mapped. Raises `InvalidArtifact`, `NotFound`."""
         return cls.from_artifact(Artifact.map(path))
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
-        """The model on the mapped tensors. Raises `InvalidArtifact` if they are not this family's."""
+        """Model on the mapped tensors. Raises `InvalidArtifact` if they are not this family's."""
         if artifact.family != cls.family:
             raise InvalidArtifact(f"The artifact's family is not {cls.family}.")
         unknown = set(artifact.parameters) - set(cls.hyper_parameters.__struct_fields__)
@@ -304,7 +304,7 @@ class Factorized(Factorization):
             check_search_tables(self.item_factors, self.item_biases, self._top().parts())
 
     def _take(self, artifact: Artifact) -> None:
-        """What else a family keeps in its files."""
+        """Reads what else a family keeps in its files."""
 
 
 def _skipped(

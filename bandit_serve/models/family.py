@@ -33,7 +33,7 @@ def admit_model(artifact: Artifact) -> Model:
 
 
 def load_model(artifact: Artifact) -> Model:
-    """The model in an artifact, by its family. Raises `InvalidArtifact`."""
+    """Model in an artifact, by its family. Raises `InvalidArtifact`."""
     family = FAMILIES.get(artifact.family)
     if family is None:
         raise InvalidArtifact(f"The artifact's family must be one of {', '.join(FAMILIES)}.")

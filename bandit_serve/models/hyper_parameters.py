@@ -37,7 +37,7 @@ class HyperParameters(Struct, frozen=True):
 
     @classmethod
     def checked(cls, name: str, value: Any, at: str = "") -> Any:
-        """The value of a field, as it is kept. `at` goes before the field's name where it is refused."""
+        """Value of a field, as it is kept. `at` goes before the field's name where it is refused."""
         kind, limits = _ranges(cls)[name]
         check = whole if kind is int else real
         return check(at + name, value, limits.ge, limits.le)

@@ -1,4 +1,4 @@
-"""What a model family is to the rest: a protocol, so that the way of a request knows none of them by name."""
+"""Model: the protocol of all families, so that no other package knows one by name."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Model(Protocol):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """The hyper-parameters it was trained with, as JSON."""
+        """Hyper-parameters it was trained with, as JSON."""
         ...
 
     def knows(self, user_id: Id, item_id: Id) -> bool:
@@ -62,7 +62,7 @@ class Model(Protocol):
         ...
 
     def confidence(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:
-        """How much is known of what the family would use for this pair, from 0 (nothing) to 1."""
+        """Share of what the family would use for this pair that is known, from 0 to 1."""
         ...
 
     def predict(self, user_id: Id, item_id: Id, features: Features | None = None) -> float: ...
@@ -86,7 +86,7 @@ class Model(Protocol):
         features: Features | None = None,
         among: Collection[Id] | None = None,
     ) -> list[tuple[str, float]]:
-        """The k items with the highest score, best first, ties by item id; fewer when fewer are left.
+        """Ranking of the k items with the highest score, best first, ties by item id; fewer when fewer are left.
 
         `exclude`: items not to rank; `among`: the only items to rank.
         """
@@ -132,5 +132,5 @@ class Model(Protocol):
     def load(cls, path: str | os.PathLike[str]) -> Self: ...
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
-        """The model on the mapped tensors. Raises `InvalidArtifact` if they are not this family's."""
+        """Model on the mapped tensors. Raises `InvalidArtifact` if they are not this family's."""
         ...

@@ -1,4 +1,4 @@
-"""The most popular items: the baseline that a recommender has to beat."""
+"""Popularity: ranks items by their number of ratings, a baseline that a recommender has to beat."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Popularity:
         return count / (count + HALF_KNOWN)
 
     def predict(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:
-        """The number of ratings of the item."""
+        """Number of ratings of the item."""
         self._fitted(features)
         row = self._items.row(item_id)
         return float(self._counts[row]) if row >= 0 else 0.0
@@ -149,7 +149,7 @@ class Popularity:
         features: Features | None = None,
         among: Collection[Id] | None = None,
     ) -> list[tuple[str, float]]:
-        """The k items with the most ratings: [(item_id, count)], ties by id; exclude: ids to leave out."""
+        """Ranking of the k items with the most ratings: [(item_id, count)], ties by id; exclude: ids to leave out."""
         self._fitted(features)
         check_ranking(k, exclude, among)
         skip = {self._items.row(item_id) for item_id in exclude}
@@ -188,7 +188,7 @@ class Popularity:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """The model in a file that `save` wrote. Raises `InvalidArtifact`, `NotFound`."""
+        """Model in a file that `save` wrote. Raises `InvalidArtifact`, `NotFound`."""
         return cls.from_artifact(Artifact.map(path))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The unit of ratings: stars, percent, cents, play counts. Models are fitted in one that all data have in common."""
+"""Unit of ratings: stars, percent, cents, play counts. Models are fitted in one that all data have in common."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RatingScale(NamedTuple):
 
     @classmethod
     def of(cls, ratings: NDArray[np.float64]) -> RatingScale:
-        """The scale of n ratings; the unit is 1 where they are all equal."""
+        """Scale of n ratings; the unit is 1 where they are all equal."""
         mean, spread = float(ratings.mean()), float(ratings.std())
         unit = spread / TUNED_SPREAD
         is_spread = spread > ROUNDING * float(np.abs(ratings).max()) and unit >= SMALLEST

@@ -1,4 +1,4 @@
-"""The socket that all workers accept from: bound once, and closed without resetting anybody."""
+"""Listening socket that all workers accept from: bound once, and closed without resetting a connection."""
 
 from __future__ import annotations
 

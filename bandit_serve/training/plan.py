@@ -37,7 +37,7 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Split(Struct, frozen=True, forbid_unknown_fields=True):
-    """How versions are measured: `folds` at random, or the last `share` of each user's ratings in time."""
+    """Split to measure versions on: `folds` at random, or the last `share` of each user's ratings in time."""
 
     kind: Literal["random", "time"] = "random"
     folds: int = 5
@@ -83,11 +83,11 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def measured(self) -> str:
-        """The metric's whole name, as in `ndcg@10`."""
+        """Metric's whole name, as in `ndcg@10`."""
         return f"{self.metric}@{self.k}" if self.metric in ("precision", "recall", "ndcg") else self.metric
 
     def space(self, family: str) -> Space:
-        """What is searched of a family: what the plan says, or else what is known to be worth it."""
+        """Search space of a family: the plan's, or else the one that it declares."""
         return self.families[family] or FAMILIES[family].search_space
 
     def gate(self, status: Literal["staging", "production"]) -> Gate | None:
@@ -138,7 +138,7 @@ def check_plan(plan: Plan) -> None:
 
 
 def _ranges(family: str, space: dict[str, Any]) -> dict[str, Any]:
-    """The space with its ranges read."""
+    """Space with its ranges read."""
     read = {}
     for name, value in space.items():
         if isinstance(value, dict) and value.get("kind") in RANGES:

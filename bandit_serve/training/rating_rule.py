@@ -1,4 +1,4 @@
-"""How the rewards of an experiment become ratings that a model learns from."""
+"""Rating rule: makes ratings, which a model learns from, of an experiment's rewards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RatingRule(Struct, frozen=True):
 
 
 def rule_of(experiment: Experiment) -> RatingRule:
-    """The objective's rewards as utilities, larger is better, as policies have them (`Metric.utility`)."""
+    """Objective's rewards as utilities, larger is better, as policies have them (`Metric.utility`)."""
     metric, number = experiment.objective, experiment.metrics.index(experiment.objective)
     match metric.kind:
         case "binary":
@@ -49,18 +49,18 @@ def rule_of(experiment: Experiment) -> RatingRule:
 
 
 def read_rules(texts: list[str]) -> dict[str, str]:
-    """The text of each experiment's rule, of `EXPERIMENT=[SHIFT +] [FACTOR *] METRIC`."""
+    """Text of each experiment's rule, of `EXPERIMENT=[SHIFT +] [FACTOR *] METRIC`."""
     rules = {}
     for text in texts:
         experiment, sign, rule = text.partition("=")
         if not sign or RULE.fullmatch(rule.strip()) is None:
-            raise UsageError(f"A rating is told as 'EXPERIMENT=1 + 4 * METRIC', not {text!r}.")
+            raise UsageError(f"Expected a rating as 'EXPERIMENT=1 + 4 * METRIC', not {text!r}.")
         rules[experiment.strip()] = rule.strip()
     return rules
 
 
 def read_rule(text: str, experiment: Experiment) -> RatingRule:
-    """The rule of one experiment from its text. `UsageError` for a metric that it does not have."""
+    """Rule of one experiment from its text. `UsageError` for a metric that it does not have."""
     match = RULE.fullmatch(text)
     assert match is not None
     shift, sign, factor, name = match.groups()

@@ -69,7 +69,7 @@ def test_what_is_told_is_a_line(text, expected):
 
 def test_what_is_no_line_is_refused():
     for text in ("click", "e=", "e=1 + * click", "e=a b"):
-        with pytest.raises(UsageError, match="A rating is told as"):
+        with pytest.raises(UsageError, match="Expected a rating as"):
             read_rules([text])
     for text, match in (
         ("none", "no metric 'none'; it has click"),

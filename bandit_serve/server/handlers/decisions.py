@@ -240,7 +240,7 @@ class DecisionHandlers:
             raise Conflict(f"The experiment {name!r} is a draft; start it first.")
 
     async def _hear_news(self, owner: str) -> None:
-        """What this worker does not know yet another may have been told a moment ago.
+        """Waits for news of a name that this worker does not know yet: another worker may know it.
 
         Only answers that would be a refusal wait for the store, and only while it answers.
         """
@@ -252,12 +252,12 @@ class DecisionHandlers:
 
 
 def _items(wish: PredictRequest) -> tuple[int, int]:
-    """How many items a request names, and how many it wants named."""
+    """Counts the items that a request names, and those that it asks for."""
     return len(wish.item_ids or ()), wish.k or 0
 
 
 async def _largest(names: Sequence[str], models: Sequence[ModelName | None], payloads: Sequence[Any]) -> int:
-    """The bytes of what the arms differ in, of the arm with the most, in either form."""
+    """Bytes of what the arms differ in, of the arm with the most, in either form."""
     largest, turn = 0, Turn()
     for arm in zip(names, models, payloads, strict=True):
         largest = max(largest, len(encode_json(arm)), len(encode_msgpack(arm)))

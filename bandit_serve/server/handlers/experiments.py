@@ -1,4 +1,4 @@
-"""Experiments: made, changed, read."""
+"""Routes of experiments: made, changed, read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry: versions in, statuses moved, history out."""
+"""Routes of the registry: versions in, statuses moved, history out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Condition = Annotated[str, Meta(extra_json_schema={"pattern": CONDITION_PATTERN}
 
 
 class VersionMetadata(Struct, frozen=True, forbid_unknown_fields=True):
-    """What comes with an artifact. `version` is `v1`, `v2`, … unless it is given."""
+    """Metadata of an upload. `version` is `v1`, `v2`, … unless it is given."""
 
     version: Name | None = None
     status: VersionStatus = "staged"
@@ -53,7 +53,7 @@ class VersionMetadata(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Upload(Struct, frozen=True):
-    """The parts of a registration, in any order."""
+    """Parts of a registration, in any order."""
 
     artifact: Annotated[bytes, Meta(description="a safetensors file", extra_json_schema={"format": "binary"})]
     metadata: VersionMetadata = VersionMetadata()
@@ -187,7 +187,7 @@ class ModelHandlers:
         return answer(request, Loaded(found.model, found.version, True))
 
     async def _read_upload(self, request: web.Request, spool: IO[bytes]) -> VersionMetadata:
-        """The parts `metadata` and `artifact`, in any order; the artifact goes to `spool` as it comes."""
+        """Parts `metadata` and `artifact`, in any order; the artifact goes to `spool` as it comes."""
         if not request.content_type.startswith("multipart/"):
             raise UnsupportedMedia("Expected multipart/form-data with the parts metadata and artifact.")
         metadata = VersionMetadata()
@@ -225,7 +225,7 @@ class ModelHandlers:
         return metadata
 
     async def _spool(self, part: BodyPartReader, coming: Multipart, spool: IO[bytes]) -> None:
-        """The last part of the name counts."""
+        """Takes the last part of the path as the name."""
         max_bytes = self._service.node.artifacts.max_bytes
         await asyncio.to_thread(_empty, spool)
         size = 0

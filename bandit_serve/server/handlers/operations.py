@@ -41,7 +41,7 @@ class WorkerView(Struct, frozen=True):
 
 
 class StoreView(Struct, frozen=True):
-    """What is known of the store; only `available` while it is away. `used_memory` is in bytes."""
+    """State of the store; only `available` while it is away. `used_memory` is in bytes."""
 
     available: bool
     server: str | UnsetType = UNSET
@@ -83,7 +83,7 @@ class ExperimentStats(Struct, frozen=True):
 
 
 class LoadedStats(Struct, frozen=True):
-    """The models in this worker's memory."""
+    """Models in this worker's memory."""
 
     models: int
     bytes: int
@@ -140,7 +140,7 @@ class OperationHandlers:
         return web.Response(body=await asyncio.to_thread(exposition, self._collector), headers=headers)
 
     async def stats(self, request: web.Request) -> web.Response:
-        """The service in one page: workers, store, experiments, models, counters."""
+        """Service in one page: workers, store, experiments, models, counters."""
         service = self._service
         with contextlib.suppress(Unavailable):
             await service.node.tail.hear_all_news()

@@ -118,7 +118,7 @@ class Daemon:
         return self._status(learner)
 
     def _start(self, followed: dict[str, Followed]) -> ContinuousLearner:
-        """The learner of the checkpoint, or one that begins with the version."""
+        """Learner of the checkpoint, or one that begins with the version."""
         learner = ContinuousLearner.load(self._folder, followed)
         if learner is not None:
             return learner
@@ -204,7 +204,7 @@ class Daemon:
 
 @contextlib.contextmanager
 def _locked(folder: Path, model: str) -> Iterator[str]:
-    """The folder's own name in the store, while no other process of this machine has the folder."""
+    """Folder's own name in the store, while no other process of this machine has the folder."""
     with os.fdopen(open_own(folder / "lock", os.O_RDWR | os.O_CREAT), "r+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""How a model does on ratings that it has not learned from yet, one after another."""
+"""Prequential errors: those of a model on each rating before it learns from it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _State(Struct, array_like=True):
 
 
 class _Reference:
-    """The latest errors, `sizes` in their order and at most `most`, and bets that the next one is among the largest.
+    """Latest errors, `sizes` in their order and at most `most`, and bets that the next one is among the largest.
 
     p is the rank of an error's size among those before it, which is uniform while errors are exchangeable, and small
     when they grow; a bet pays ε p^(ε−1). `statistics`: of each ε, the Shiryaev–Roberts statistic of its bets, of

@@ -44,7 +44,7 @@ class Sources:
         return self._experiments is not None
 
     async def followed(self) -> dict[str, Followed]:
-        """The experiments to learn from as they are now. `NotFound` for one that is named and is not there."""
+        """Experiments to learn from as they are now. `NotFound` for one that is named and is not there."""
         await self._node.tail.hear_all_news()
         replica, names = self._node.replica, self._experiments
         followed = {}
@@ -66,7 +66,7 @@ class Sources:
         return Followed(experiment.id, record.uid, experiment.attribution.window_ms, rule)
 
     async def ends(self, names: Collection[str]) -> dict[str, Offset]:
-        """The last offset of each log."""
+        """Last offset of each log."""
         store, owner = self._node.store, self._node.replica.registry.owner
         return {name: await store.last_offset(owner(name)) for name in names}
 
@@ -109,7 +109,7 @@ class Sources:
         return in_order(logs, known_ms)
 
     def _decoded(self, live: LiveExperiment, entries: list[Entry]) -> list[tuple[Offset, events.Event]]:
-        """The events of entries; what was left out, or was folded by a build that could, is as if time passed.
+        """Events of entries; what was left out, or was folded by a build that could, is as if time passed.
 
         They end at one that can not be read where the fold has not come to yet: there the experiment is set aside.
         """
