@@ -46,14 +46,14 @@ async def add_arm(
     as_json: AsJson = False,
 ) -> None:
     """Adds an arm, at once or with a ramp."""
-    wish: dict[str, Any] = {"name": arm, "model": model, "version": version, "features": feature or None}
+    fields: dict[str, Any] = {"name": arm, "model": model, "version": version, "features": feature or None}
     if payload is not None:
-        wish["payload"] = _json(payload)
+        fields["payload"] = _json(payload)
     if (ramp_from is None) != (ramp_over is None):
         raise UsageError("A ramp needs both --ramp-from and --ramp-over.")
     ramp = None if ramp_from is None else _converted({"from": ramp_from, "over": ramp_over}, Ramp)
     live = await node.experiment_changes.add_arm(
-        experiment, _converted(wish, Arm), actor(), ramp=ramp, reason=reason
+        experiment, _converted(fields, Arm), actor(), ramp=ramp, reason=reason
     )
     _print_arm(live, arm, as_json)
 
@@ -96,9 +96,9 @@ def _json(text: str) -> Any:
         raise UsageError(f"The payload is not JSON: {error}.") from None
 
 
-def _converted(wish: dict[str, Any], kind: type[T]) -> T:
+def _converted(fields: dict[str, Any], kind: type[T]) -> T:
     try:
-        return msgspec.convert(wish, kind)
+        return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
         raise invalid(error) from None
 

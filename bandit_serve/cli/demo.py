@@ -31,7 +31,7 @@ HELD_OUT = 0.3
 SPLIT_SEED = 0
 """One split for every run: `--seed` changes the luck of the visits, not how much better one arm is."""
 VISITS = 40_000
-FEWEST_VISITS = 10_000
+MIN_VISITS = 10_000
 TRAFFIC_UNTIL_S = 90.0
 
 
@@ -101,7 +101,7 @@ def demo(
 
 def _enough(sent: int, elapsed_s: float) -> bool:
     """Whether a machine that is too slow for VISITS in two minutes may stop."""
-    return sent >= FEWEST_VISITS and elapsed_s > TRAFFIC_UNTIL_S
+    return sent >= MIN_VISITS and elapsed_s > TRAFFIC_UNTIL_S
 
 
 def _find(path: str | None, offline: bool, display: Display) -> Source:

@@ -91,7 +91,7 @@ async def repair(
     else:
         cost = await (mender.stop if stop else mender.try_again)(owner)
     workers = await living(store)
-    # Each has heard of it when it was said; only of an experiment it may still be that a worker can not fold it.
+    # Each has applied it by then; only of an experiment it may still be that a worker can not fold it.
     taken_up = len(workers)
     if workers and experiment != COMMON and not stop:
         answers = await take(store, owner, workers)

@@ -13,7 +13,7 @@ from bandit_serve.errors import Diverged
 from bandit_serve.models.hyper_parameters import whole
 
 OnEpoch = Callable[[int, int, float], object]
-LEAST_PATIENCE = 3
+MIN_PATIENCE = 3
 
 
 class Schedule(NamedTuple):
@@ -50,7 +50,7 @@ def descend(
 
     Raises `Diverged`.
     """
-    limit = max(LEAST_PATIENCE, schedule.epochs // 4)
+    limit = max(MIN_PATIENCE, schedule.epochs // 4)
     if patience is not None:
         limit = whole("patience", patience, 1, 2**31 - 1)
     best, best_epoch, kept = math.inf, 0, []

@@ -20,7 +20,7 @@ from bandit_serve.models.hyper_parameters import HyperParameters
 from bandit_serve.models.ids import id_tensors, read_ids
 from bandit_serve.models.model import Features, Id
 from bandit_serve.models.ranges import Space
-from bandit_serve.models.rating_scale import LARGEST, SMALLEST
+from bandit_serve.models.rating_scale import MAX_UNIT, MIN_UNIT
 from bandit_serve.models.search_tables import check_search_tables
 
 # With so many ratings, half of what an id's own parameters could say is known.
@@ -264,7 +264,7 @@ class Factorized(Factorization):
         user_ids, item_ids = read_ids(artifact, "user"), read_ids(artifact, "item")
         if "rating_unit" in artifact.tensors:
             model.rating_unit = float(artifact.tensor("rating_unit", "F64", [1])[0])
-        if not SMALLEST <= model.rating_unit <= LARGEST:
+        if not MIN_UNIT <= model.rating_unit <= MAX_UNIT:
             raise InvalidArtifact("The artifact cannot be served: its rating_unit is not a positive number.")
         n_factors = model._new_learner().factors
         counts = [

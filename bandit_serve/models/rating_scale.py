@@ -12,7 +12,7 @@ TUNED_SPREAD = 1.0425
 # What is left of rounding where all ratings are equal, relative to the largest.
 ROUNDING = 1e-12
 # Between which what is learned is far from the ends of float32.
-SMALLEST, LARGEST = 1e-30, 1e30
+MIN_UNIT, MAX_UNIT = 1e-30, 1e30
 
 
 class RatingScale(NamedTuple):
@@ -29,7 +29,7 @@ class RatingScale(NamedTuple):
         """Scale of n ratings; the unit is 1 where they are all equal."""
         mean, spread = float(ratings.mean()), float(ratings.std())
         unit = spread / TUNED_SPREAD
-        is_spread = spread > ROUNDING * float(np.abs(ratings).max()) and unit >= SMALLEST
+        is_spread = spread > ROUNDING * float(np.abs(ratings).max()) and unit >= MIN_UNIT
         return cls(mean, unit if is_spread else 1.0)
 
     def centred(self, ratings: NDArray[np.float64]) -> NDArray[np.float32]:

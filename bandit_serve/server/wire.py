@@ -300,7 +300,7 @@ def _pair(entry: tuple[str, Any]) -> bytes:
 
 
 def negotiated(headers: Mapping[str, str], content: Any) -> Reply:
-    """`content` in the form that `Accept` asks for; without a wish, in the form of the request."""
+    """`content` in the form that `Accept` asks for; without one, in the form of the request."""
     if _wants_msgpack(headers):
         return Reply(encode_msgpack(content), MSGPACK)
     return Reply(encode_json(content), JSON)

@@ -86,26 +86,26 @@ class ExperimentHandlers:
         return answer(request, found)
 
     async def start(self, request: web.Request) -> web.Response:
-        wish = await self._reason.read(request)
+        asked = await self._reason.read(request)
         live = await self._changes.start(
-            _name(request), actor(request), reason=wish.reason, if_match=revision(request)
+            _name(request), actor(request), reason=asked.reason, if_match=revision(request)
         )
         return _answer(request, live)
 
     async def pause(self, request: web.Request) -> web.Response:
-        wish = await self._reason.read(request)
+        asked = await self._reason.read(request)
         live = await self._changes.pause(
-            _name(request), actor(request), reason=wish.reason, if_match=revision(request)
+            _name(request), actor(request), reason=asked.reason, if_match=revision(request)
         )
         return _answer(request, live)
 
     async def stop(self, request: web.Request) -> web.Response:
-        wish = await self._stop.read(request)
+        asked = await self._stop.read(request)
         live = await self._changes.stop(
             _name(request),
             actor(request),
-            winner=wish.winner,
-            reason=wish.reason,
+            winner=asked.winner,
+            reason=asked.reason,
             if_match=revision(request),
         )
         return _answer(request, live)
@@ -116,9 +116,9 @@ class ExperimentHandlers:
         return _answer(request, await self._changes.put(name, experiment, actor(request), if_match=if_match))
 
     async def delete(self, request: web.Request) -> web.Response:
-        wish = await self._reason.read(request)
+        asked = await self._reason.read(request)
         await self._changes.delete(
-            _name(request), actor(request), reason=wish.reason, if_match=revision(request)
+            _name(request), actor(request), reason=asked.reason, if_match=revision(request)
         )
         return web.Response(status=204)
 
@@ -130,13 +130,13 @@ class ExperimentHandlers:
         return _answer(request, live)
 
     async def add_arm(self, request: web.Request) -> web.Response:
-        wish = await self._arm.read(request)
+        asked = await self._arm.read(request)
         live = await self._changes.add_arm(
             _name(request),
-            wish.arm,
+            asked.arm,
             actor(request),
-            ramp=wish.ramp,
-            reason=wish.reason,
+            ramp=asked.ramp,
+            reason=asked.reason,
             if_match=revision(request),
         )
         return _answer(request, live)
@@ -153,9 +153,9 @@ class ExperimentHandlers:
     async def _change_arm(
         self, request: web.Request, change: Callable[..., Awaitable[LiveExperiment]]
     ) -> web.Response:
-        wish = await self._reason.read(request)
+        asked = await self._reason.read(request)
         arm, if_match = request.match_info["arm"], revision(request)
-        live = await change(_name(request), arm, actor(request), reason=wish.reason, if_match=if_match)
+        live = await change(_name(request), arm, actor(request), reason=asked.reason, if_match=if_match)
         return _answer(request, live)
 
 

@@ -162,21 +162,21 @@ class ModelHandlers:
         return answer(request, version_view(version), status=201)
 
     async def set_status(self, request: web.Request) -> web.Response:
-        wish = await self._status.read(request)
+        asked = await self._status.read(request)
         version = await self._changes.set_status(
-            *_reference(request), wish.status, actor(request), reason=wish.reason
+            *_reference(request), asked.status, actor(request), reason=asked.reason
         )
         return answer(request, version_view(version))
 
     async def rollback(self, request: web.Request) -> web.Response:
-        wish = await self._rollback.read(request)
-        model = await self._changes.rollback(request.match_info["model"], actor(request), reason=wish.reason)
+        asked = await self._rollback.read(request)
+        model = await self._changes.rollback(request.match_info["model"], actor(request), reason=asked.reason)
         return answer(request, model_view(model))
 
     async def patch(self, request: web.Request) -> web.Response:
-        wish = await self._patch.read(request)
+        asked = await self._patch.read(request)
         version = await self._changes.patch(
-            *_reference(request), actor(request), metrics=wish.metrics, metadata=wish.metadata
+            *_reference(request), actor(request), metrics=asked.metrics, metadata=asked.metadata
         )
         return answer(request, version_view(version))
 

@@ -15,7 +15,7 @@ REFERENCES = (4_000, 20_000)
 LEVEL = 1e-6
 POWERS = (0.3, 0.5, 0.7, 0.9)
 # What a statistic may be without an alarm is less, and so are all that a state may hold.
-LARGEST = 1e12
+MAX_BET = 1e12
 
 
 class _State(Struct, array_like=True):
@@ -63,7 +63,7 @@ class _Reference:
         self._ranked.insert(below, size)
         self.sizes.append(size)
         self.statistics = [
-            min((1.0 + each) * power * p ** (power - 1.0), LARGEST)
+            min((1.0 + each) * power * p ** (power - 1.0), MAX_BET)
             for each, power in zip(self.statistics, POWERS, strict=True)
         ]
 
