@@ -18,7 +18,7 @@ SAY_STACKS = signal.SIGUSR2
 # To either: drain and leave. A terminal that closes sends SIGHUP, which nohup has had ignored.
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SAID_EVERY_S = 30.0
-"""How often it is said that a store is missing."""
+"""Between two sentences in the log that the store is missing."""
 
 
 def ending_signals() -> list[signal.Signals]:
