@@ -146,7 +146,7 @@ def test_a_log_takes_what_is_taken_and_breaks_with_nothing_else(kind, goal):
                 shape.check(event)
             for learner in learners if math.isfinite(value) else ():
                 utility = -value if traits.unbounded and goal == "minimize" else value
-                if not learner.reward_range[0] <= utility <= learner.reward_range[1]:
+                if not learner.reward.floor <= utility <= learner.reward.ceiling:
                     with pytest.raises(InvalidInput):
                         learner.update(0, utility)
     for learner in learners:
