@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, Stopping, validated
 from bandit_serve.log.events import REWARD, Event, Exposed, Rewarded
 from bandit_serve.metrics import KINDS
@@ -35,7 +35,7 @@ Ints = NDArray[np.int64]
 def record(
     kinds: list[str],
     n_arms: int = 2,
-    policy: Policy | None = None,
+    policy: PolicySpec | None = None,
     unit: str = "request",
     missing: str = "ignore",
     window: str = "1h",
@@ -51,7 +51,7 @@ def record(
             for i, kind in enumerate(kinds)
         ),
         unit=unit,
-        policy=policy or Policy(kind="fixed_split"),
+        policy=policy or PolicySpec(kind="fixed_split"),
         attribution=Attribution(window=window, missing=missing),
         context=context,
         stopping=Stopping(alpha=ALPHA, min_samples=0),

@@ -17,7 +17,7 @@ from scipy.stats import norm
 from validity_laws import LAWS, Law
 from validity_runs import STEP_MS, Floats, Play, Scale, Watch, beside, blocks, drawn, record
 
-from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm
 from bandit_serve.log.events import Change, Changed, Tick
 from bandit_serve.policies import POLICIES
@@ -200,7 +200,7 @@ def adaptive(name: str, kind: str, floor: float, n_arms: int, **parameters: Any)
 
     def one_law(law: str, scale: Scale) -> Watch:
         of: Law = LAWS[law]
-        about = record([of.kind], n_arms, Policy(kind=kind, min_share=floor, **parameters))
+        about = record([of.kind], n_arms, PolicySpec(kind=kind, min_share=floor, **parameters))
         options = {"objective": of.kind, "min_share": floor, **parameters}
         plays = [Play.of(about, rng) for rng in generators(name + law, scale.runs)]
         policies = [POLICIES[kind](n_arms, seed=run, **options) for run in range(scale.runs)]
@@ -313,7 +313,7 @@ def contextual(name: str, kind: str, floor: float) -> SetUp:
         pays, metric, even = WORLDS[world]
         mean, sd = means_in(world)
         field = ContextField(name="z", kind="numeric")
-        about = record([metric], 2, Policy(kind=kind, min_share=floor), context=(field,))
+        about = record([metric], 2, PolicySpec(kind=kind, min_share=floor), context=(field,))
         plays = [Play.of(about, rng) for rng in generators(name + world, scale.runs)]
         blind = [Play.of(about, rng) for rng in generators("", min(scale.runs, MOST_BLIND))]
         policies = [

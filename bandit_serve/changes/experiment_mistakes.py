@@ -18,7 +18,7 @@ from bandit_serve.base.mistakes import mistakes
 from bandit_serve.base.validation import field_error
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
 from bandit_serve.experiments.policy import from_experiment, kind_error, require_pseudo_means
-from bandit_serve.experiments.policy_spec import OWN, Policy
+from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import OTHER_ARMS, Experiment, unbuilt, validated
 from bandit_serve.metrics import KINDS, MetricKind
 
@@ -86,7 +86,7 @@ def with_all(
 
 def mistakes_of_policy(document: Any) -> list[FieldError]:
     """What is wrong with a document that is no policy, each at its field: of its types and its kind."""
-    found, kind = mistakes(document, Policy, field_error), _inside(document, "kind")
+    found, kind = mistakes(document, PolicySpec, field_error), _inside(document, "kind")
     error = kind_error(kind) if isinstance(kind, str) else None
     if error is not None and all(mistake.at != "kind" for mistake in found):
         found.append(FieldError("kind", error.detail))

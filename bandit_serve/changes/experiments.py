@@ -19,7 +19,7 @@ from bandit_serve.changes.experiment_mistakes import Check, every_mistake, with_
 from bandit_serve.changes.promotion import promote_winner
 from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotBuilt, NotFound
 from bandit_serve.experiments.policy import from_experiment, require_pseudo_means
-from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import (
     Arm,
     ArmStatus,
@@ -189,7 +189,7 @@ class ExperimentChanges:
         return live
 
     async def change_policy(
-        self, name: str, policy: Policy, who: str, *, if_match: int | None = None
+        self, name: str, policy: PolicySpec, who: str, *, if_match: int | None = None
     ) -> LiveExperiment:
         # What is wrong at any revision is said before the revision is looked at.
         servable(msgspec.structs.replace((await self.known(name)).experiment, policy=policy))

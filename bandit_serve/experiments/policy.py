@@ -9,8 +9,7 @@ import msgspec
 
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.errors import FieldError, InvalidInput
-from bandit_serve.experiments.policy_spec import OWN
-from bandit_serve.experiments.policy_spec import Policy as PolicySettings
+from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import Experiment, Metric
 from bandit_serve.metrics import KINDS
 from bandit_serve.policies import POLICIES, AnyPolicy, ContextFreePolicy, ContextualPolicy, FixedSplit
@@ -19,12 +18,12 @@ from bandit_serve.policies.features import Features, n_features_of
 from bandit_serve.policies.parameters import by_index
 
 # As they are configured, with their types.
-PARAMETERS = {field.name: field.type for field in msgspec.structs.fields(PolicySettings)}
+PARAMETERS = {field.name: field.type for field in msgspec.structs.fields(PolicySpec)}
 FOLD_SEED = 0
 # Of one model: its inverse is made anew in about 0.1 s, which the fold of its experiment waits for, and nobody else.
-MOST_COEFFICIENTS = 1_024
+MAX_COEFFICIENTS = 1_024
 # Of all models' matrices, sums and inverses: 64 MiB in each worker and in each snapshot, of which the store keeps some.
-MOST_NUMBERS = 1 << 23
+MAX_NUMBERS = 1 << 23
 
 
 def served_floor(experiment: Experiment) -> float:
@@ -188,10 +187,10 @@ def _of_context(experiment: Experiment, features: Features | None) -> dict[str, 
         detail = "expected as many features for each arm"
         raise InvalidInput(f"arms: {detail}.", [FieldError("arms", detail)])
     d, order, models = features.n_features, order_of(experiment), 1 if shared else len(of_arms)
-    if order > MOST_COEFFICIENTS or models * order * (order + 1) > MOST_NUMBERS:
+    if order > MAX_COEFFICIENTS or models * order * (order + 1) > MAX_NUMBERS:
         detail = (
             f"expected fewer features or arms: {models} models of {order} coefficients each are too large to be "
-            f"served (at most {MOST_COEFFICIENTS} each, and {MOST_NUMBERS} in number times their square)"
+            f"served (at most {MAX_COEFFICIENTS} each, and {MAX_NUMBERS} in number times their square)"
         )
         raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])
     return {"n_features": d, "arm_features": of_arms} if shared else {"n_features": d}
@@ -232,7 +231,7 @@ def policy_from_snapshot(state: Mapping[str, Any], experiment: Experiment) -> An
     return policy_from_state({**state, "parameters": {**state["parameters"], unit: given}})
 
 
-def _kind(settings: PolicySettings) -> type[ContextFreePolicy] | type[ContextualPolicy]:
+def _kind(settings: PolicySpec) -> type[ContextFreePolicy] | type[ContextualPolicy]:
     error = kind_error(settings.kind)
     if error is not None:
         raise InvalidInput(f"{error.at}: {error.detail}.", [error])

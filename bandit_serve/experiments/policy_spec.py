@@ -57,7 +57,7 @@ _WithAllKinds: Any = msgspec.defstruct(
 )
 
 
-class Policy(_WithAllKinds, Settings, frozen=True, forbid_unknown_fields=True, omit_defaults=True):  # type: ignore[misc]
+class PolicySpec(_WithAllKinds, Settings, frozen=True, forbid_unknown_fields=True, omit_defaults=True):  # type: ignore[misc]
     """How traffic is shared. `kind` selects the policy; which parameters it takes, `policies.POLICIES` says."""
 
 

@@ -15,7 +15,7 @@ from bandit_serve.base.durations import Duration, parse_duration_ms
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.names import Name, repeated_names
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
-from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.metrics import KINDS, LARGEST_VALUE, MetricKind, names_of
 from bandit_serve.metrics.kind import Goal, Missing, Unit
 from bandit_serve.policies import parameters
@@ -161,7 +161,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     metrics: Annotated[tuple[Metric, ...], Meta(min_length=1, max_length=MAX_METRICS)]
     control: Name | None = None
     unit: Unit = "request"
-    policy: Policy = Policy(kind="fixed_split")
+    policy: PolicySpec = PolicySpec(kind="fixed_split")
     attribution: Attribution = Attribution()
     context: Annotated[tuple[ContextField, ...], Meta(max_length=MAX_FIELDS)] = ()
     stopping: Stopping = Stopping()
@@ -182,7 +182,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     def missing(self) -> Missing:
         return self.attribution.missing or "ignore"
 
-    def with_policy(self, policy: Policy) -> Experiment:
+    def with_policy(self, policy: PolicySpec) -> Experiment:
         return validated(msgspec.structs.replace(self, policy=policy), known_arms=len(self.arms))
 
     def with_arm(self, arm: Arm) -> Experiment:
@@ -395,7 +395,7 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
         errors.append(
             FieldError("policy.min_share", f"expected at most 1/{n_arms}, as there are {n_arms} arms")
         )
-    for field in msgspec.structs.fields(Policy):
+    for field in msgspec.structs.fields(PolicySpec):
         for at, names in arms_named(f"policy.{field.name}", getattr(policy, field.name), field.type):
             unknown = sorted(set(names) - arm_names)
             if unknown:

@@ -16,7 +16,7 @@ from bandit_serve.policies.parameters import declared, require_within
 from bandit_serve.policies.policy import Policy
 
 # Fewer observations than this are none, as where they are forgotten: of less, quotients lose their digits.
-LEAST_WEIGHT = 1e-100
+MIN_WEIGHT = 1e-100
 
 # n and total (and gain where it weighs), or n, mean and m2, by name, (E,) each.
 Statistics: TypeAlias = dict[str, Vector]
@@ -139,7 +139,7 @@ class ContextFreePolicy(Policy, Arms):
         n, mean = given["n"], given["mean"]
         for name, values in given.items():
             require_within(f"pseudo_history.{name}", values.tolist(), parts[name].number)
-        n = np.where(n >= LEAST_WEIGHT, n, 0.0)
+        n = np.where(n >= MIN_WEIGHT, n, 0.0)
         low, high = reward.floor, reward.ceiling
         if ((n > 0.0) & ((mean < low) | (mean > high))).any():
             at = "pseudo_history.mean"

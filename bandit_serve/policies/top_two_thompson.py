@@ -8,7 +8,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-from bandit_serve.policies._arms import MOST_REDRAWS
+from bandit_serve.policies._arms import MAX_REDRAWS
 from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics
 from bandit_serve.policies.numbers import Vector
 from bandit_serve.policies.policy import Terms
@@ -61,9 +61,9 @@ class TopTwoThompson(ContextFreePolicy):
                 return best
             if arms.size == 2:
                 return np.asarray(beta * best + (1.0 - beta) * best[::-1])
-            # How often in MOST_REDRAWS times, if each of the arms leads, it is drawn again, and never another.
-            redraws = (best[:, None] ** np.arange(MOST_REDRAWS)).sum(axis=1)
-            never = best ** (MOST_REDRAWS + 1)
+            # How often in MAX_REDRAWS times, if each of the arms leads, it is drawn again, and never another.
+            redraws = (best[:, None] ** np.arange(MAX_REDRAWS)).sum(axis=1)
+            never = best ** (MAX_REDRAWS + 1)
             led = best * redraws
             second = best * (led.sum() - led)
             for leader in np.flatnonzero(never > NEGLIGIBLE):

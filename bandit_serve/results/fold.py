@@ -9,21 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.errors import InvalidInput
-from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment, Record
 from bandit_serve.log.events import Changed, Event, Exposed, Rewarded, Shape, is_another_draft
 from bandit_serve.log.states import known_only
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.features import n_features_of
 from bandit_serve.results import columns, snapshot
-from bandit_serve.results._analysis import (
-    Accumulators,
-    Beginnings,
-    OpenDecisions,
-    RewardedDecisions,
-    ShareHistory,
-    Units,
-)
+from bandit_serve.results._accumulators import Accumulators
+from bandit_serve.results._beginnings import Beginnings
+from bandit_serve.results._open_decisions import OpenDecisions
+from bandit_serve.results._rewarded_decisions import RewardedDecisions
+from bandit_serve.results._share_history import ShareHistory
+from bandit_serve.results._units import Units
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
@@ -299,7 +297,7 @@ def _n_features(experiment: Experiment, sums: Accumulators) -> int:
     return n_features_of(experiment.context) if modelled else 0
 
 
-def _contextual(policy: Policy) -> bool:
+def _contextual(policy: PolicySpec) -> bool:
     return POLICIES[policy.kind].contextual
 
 

@@ -17,13 +17,13 @@ from bandit_serve.api.decisions import (
     ScoreRequest,
 )
 from bandit_serve.api.rewards import RewardsRequest
-from bandit_serve.experiments.policy_spec import OWN, Policy
+from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment, Metric, Stopping
 from bandit_serve.metrics import KINDS, LARGEST_VALUE, names_of
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import ContextField
 from bandit_serve.policies.parameters import declared, property_schema
-from bandit_serve.policies.policy import Policy as AnyPolicy
+from bandit_serve.policies.policy import Policy
 from bandit_serve.server.handlers.experiments import ArmRequest, StopRequest
 from bandit_serve.server.handlers.models import PatchRequest, Upload
 
@@ -69,11 +69,11 @@ def _asking(stem: str) -> tuple[Form, ...]:
     )
 
 
-def _of_kind(policy: type[AnyPolicy]) -> Form:
+def _of_kind(policy: type[Policy]) -> Form:
     """A policy of one kind: with its parameters, and no other's."""
     own = declared(policy.Parameters)
     if not policy.contextual:
-        own = {**own, "pseudo_history": declared(Policy)["pseudo_history"]}
+        own = {**own, "pseudo_history": declared(PolicySpec)["pseudo_history"]}
     foreign = tuple(name for name in (*OWN, "pseudo_history") if name not in own)
     return Form(
         f"{policy.__name__}Policy",
@@ -90,7 +90,7 @@ def _of_kind(policy: type[AnyPolicy]) -> Form:
 
 
 FORMS: Mapping[type, tuple[Form, ...]] = {
-    Policy: tuple(_of_kind(policy) for policy in POLICIES.values()),
+    PolicySpec: tuple(_of_kind(policy) for policy in POLICIES.values()),
     ScoreRequest: _asking("Score"),
     PredictRequest: _asking("Predict"),
     RewardsRequest: (
@@ -290,6 +290,9 @@ EXPERIMENT: Schema = {
     },
 }
 
+# Components that are not called as their types are.
+NAMES: Mapping[type, str] = {PolicySpec: "Policy"}
+
 RULES: Mapping[type, Schema] = {
     Metric: METRIC,
     ContextField: FIELD,
@@ -318,7 +321,7 @@ BEYOND: Mapping[type, str] = {
     ScoreRequest: "Names are counted in bytes; `features` are for models that take them.",
     DecideBatch: OF_A_DECISION,
     RewardsRequest: "`decision_id` is one of ours, and `value` one that the metric takes.",
-    Policy: OF_A_POLICY,
+    PolicySpec: OF_A_POLICY,
     Arm: OF_AN_ARM,
     ArmRequest: f"{OF_AN_ARM} Where others have `features`, it has as many.",
     Metric: "`low` is below `high`.",

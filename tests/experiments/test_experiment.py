@@ -12,7 +12,7 @@ from makers import described, experiment, record
 
 from bandit_serve.errors import InvalidInput, NotBuilt
 from bandit_serve.experiments.policy import from_experiment, served_floor
-from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import (
     MAX_ARMS,
     MAX_METRICS,
@@ -362,9 +362,9 @@ def test_a_fixed_split_gives_the_arms_that_are_not_named_nothing() -> None:
 
 def test_a_change_of_policy_is_validated() -> None:
     made = experiment()
-    assert made.with_policy(Policy(kind="ucb1")).policy.kind == "ucb1"
+    assert made.with_policy(PolicySpec(kind="ucb1")).policy.kind == "ucb1"
     with pytest.raises(InvalidInput, match=r"policy\.min_share"):
-        made.with_policy(Policy(kind="ucb1", min_share=0.9))
+        made.with_policy(PolicySpec(kind="ucb1", min_share=0.9))
 
 
 # Metrics
@@ -507,5 +507,5 @@ def test_what_was_made_with_longer_values_than_are_taken_now_is_changed_all_the_
     older = msgspec.convert(fields, Experiment)
     with pytest.raises(InvalidInput, match=r"context\[0\]\.values\[0\]"):
         validated(older)
-    assert older.with_policy(Policy("lin_ucb")).policy.kind == "lin_ucb"
+    assert older.with_policy(PolicySpec("lin_ucb")).policy.kind == "lin_ucb"
     assert older.with_arm(Arm("c")).arm_names == ("a", "b", "c")

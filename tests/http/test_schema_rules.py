@@ -27,6 +27,7 @@ from bandit_serve.policies import POLICIES
 from bandit_serve.server.app import ROUTES
 from bandit_serve.server.examples import EXAMPLES
 from bandit_serve.server.rules import BEYOND as IN_WORDS
+from bandit_serve.server.schemas import component_name
 from bandit_serve.server.wire import JSON, Body
 
 # By component. Each stands in words in the description: see `test_what_no_schema_can_say_is_said`.
@@ -286,7 +287,7 @@ def test_entries_of_many_rewards(service: ThrowawayService) -> None:
 
 def test_what_no_schema_can_say_is_said() -> None:
     for kind, words in IN_WORDS.items():
-        assert words in COMPONENTS[kind.__name__]["description"]
+        assert words in COMPONENTS[component_name(kind)]["description"]
 
 
 LIMITS = ["1", "1000", "0", "1001", "-1", "1.5", "x", "", "1e2", "+1", "\u0663"]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from simulated_results import START_MS, Z, exposed, random_log, record, rewarded, with_arm
 
 from bandit_serve.errors import InvalidInput
-from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Metric, Record
 from bandit_serve.log.events import Change, Changed, Event, Exposed, Rewarded, Tick
 from bandit_serve.metrics import LARGEST_VALUE, Binary, Continuous
@@ -35,7 +35,7 @@ def numbers(n: int) -> tuple[ContextField, ...]:
 
 
 def about(n_arms: int = 2, n_fields: int = 1, kind: str = "continuous", **fields: object) -> Record:
-    policy = Policy(kind="lin_ts", min_share=0.05)
+    policy = PolicySpec(kind="lin_ts", min_share=0.05)
     return record(n_arms, kind, policy, context=numbers(n_fields), **fields)
 
 
@@ -399,7 +399,7 @@ def test_an_arm_that_comes_has_a_model_and_the_others_keep_theirs(missing):
 def test_a_policy_that_becomes_contextual_has_a_model_from_then_on():
     before = about()
     plain = msgspec.structs.replace(
-        before, experiment=msgspec.structs.replace(before.experiment, policy=Policy(kind="thompson"))
+        before, experiment=msgspec.structs.replace(before.experiment, policy=PolicySpec(kind="thompson"))
     )
     of, world = ResultsFold(plain), World(6)
     x, *rest = world.rows(300)
@@ -422,7 +422,7 @@ def test_matrices_have_at_most_so_many_numbers_and_beyond_scores_are_made_around
 
     def hashed(buckets: int) -> Record:
         field = ContextField(name="c", kind="categorical", buckets=buckets)
-        return record(2, "continuous", Policy(kind="lin_ts"), missing="zero", context=(field,))
+        return record(2, "continuous", PolicySpec(kind="lin_ts"), missing="zero", context=(field,))
 
     assert ResultsFold(hashed(722)).sums.n_features == 724
     assert ResultsFold(hashed(723)).sums.n_features == 0
@@ -463,12 +463,12 @@ def test_features_of_open_decisions_are_kept_within_a_bound(monkeypatch):
 
 
 def test_a_unit_has_no_model():
-    of = ResultsFold(record(2, policy=Policy(kind="lin_ts"), context=(Z,), unit="user"))
+    of = ResultsFold(record(2, policy=PolicySpec(kind="lin_ts"), context=(Z,), unit="user"))
     assert of.sums.n_features == 0
 
 
 def test_a_policy_without_context_has_none():
-    assert ResultsFold(record(2, policy=Policy(kind="thompson"), context=(Z,))).sums.n_features == 0
+    assert ResultsFold(record(2, policy=PolicySpec(kind="thompson"), context=(Z,))).sums.n_features == 0
 
 
 # Snapshots

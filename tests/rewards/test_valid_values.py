@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bandit_serve.errors import InvalidInput, NotBuilt
 from bandit_serve.experiments.policy import from_experiment
-from bandit_serve.experiments.policy_spec import Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, validated
 from bandit_serve.metrics import KINDS, LARGEST_VALUE
 from bandit_serve.policies import POLICIES
@@ -27,7 +27,11 @@ def experiment(
 ) -> Experiment:
     metric = Metric("m", kind, goal, None, low, high)
     found = Experiment(
-        "e", (Arm("a"), Arm("b")), (metric,), policy=Policy(policy), attribution=Attribution("1h", missing)
+        "e",
+        (Arm("a"), Arm("b")),
+        (metric,),
+        policy=PolicySpec(policy),
+        attribution=Attribution("1h", missing),
     )
     return validated(found)
 

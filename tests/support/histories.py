@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bandit_serve.changes.experiments import servable
 from bandit_serve.errors import InvalidInput, NotBuilt
-from bandit_serve.experiments.policy_spec import Policy as PolicySettings
+from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment, Metric, Ramp, Record, Standing
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log.events import (
@@ -475,7 +475,7 @@ class History:
             match what:
                 case "policy":
                     policy = self._policy(len(names), objective, bool(experiment.context))
-                    settings = msgspec.convert(policy, PolicySettings)
+                    settings = msgspec.convert(policy, PolicySpec)
                     record = msgspec.structs.replace(record, experiment=experiment.with_policy(settings))
                 case "arm" if len(names) < 9:
                     like = msgspec.structs.replace(experiment.arms[0], name=f"a{len(names)}")
