@@ -87,13 +87,18 @@ NORMAL = Likelihood(NormalPrior, _normal.CHOOSER, student_shares)
 LIKELIHOODS = {"bernoulli": BETA, "poisson": POISSON, "normal": NORMAL}
 
 
+def _modelled_by(likelihood: str) -> str:
+    return ", ".join(name for name, kind in KINDS.items() if kind.likelihood == likelihood)
+
+
 class ThompsonParameters(Struct, frozen=True):
     prior: (
         Annotated[
             PartsByName,
             Meta(
-                description="binary, bounded: `alpha` and `beta` (default: 1, 1); count: `alpha` and `beta` "
-                "(1, 1e-6); continuous: `mean`, `kappa`, `alpha`, `beta` (the rewards', 1e-4, 0.5, the rewards')",
+                description=f"{_modelled_by('bernoulli')}: `alpha` and `beta` (default: 1, 1); "
+                f"{_modelled_by('poisson')}: `alpha` and `beta` (1, 1e-6); {_modelled_by('normal')}: `mean`, "
+                "`kappa`, `alpha`, `beta` (the rewards', 1e-4, 0.5, the rewards')",
                 extra_json_schema=parts_schema(BetaPrior, GammaPrior, NormalPrior, by_arm=True),
             ),
         ]

@@ -13,13 +13,13 @@ TESTS = Path(__file__).parent.parent
 # An unbounded kind and a bounded one, and suites that go over the table: with a test for each kind, or `ALL` in one.
 ALL = "takes_what_its_experiment_takes or no_history_ends_a_fold"
 SUITES = [
-    ("duration", "experiments/test_metric_contract.py", None),
+    ("duration", "metrics/test_metrics_contract.py", None),
     ("duration", "policies/test_policies_contract.py", None),
     ("duration", "policies/test_contextual_contract.py", None),
     ("duration", "http/test_schema_rules.py", None),
     ("duration", "rewards/test_valid_values.py", ALL),
     ("duration", "folds/test_fold_laws.py::test_no_history_ends_a_fold[0]", ALL),
-    ("stars", "experiments/test_metric_contract.py", None),
+    ("stars", "metrics/test_metrics_contract.py", None),
     ("stars", "http/test_schema_rules.py", None),
     ("stars", "rewards/test_valid_values.py", ALL),
     ("stars", "folds/test_fold_laws.py::test_no_history_ends_a_fold[0]", ALL),
