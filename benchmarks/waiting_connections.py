@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
-from callers import running
+from http_calls import running
 from services import ThrowawayService
 
 from bandit_serve.server.connections import raise_file_limit

@@ -27,7 +27,7 @@ import msgpack
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
-from callers import upload
+from http_calls import upload
 from large_models import write_large
 from services import ThrowawayService
 

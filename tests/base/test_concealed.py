@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from callers import check_problem, decide, new_name, running, upload
 from commands import bandit_serve, save_model
+from http_calls import check_problem, decide, new_name, running, upload
 from hypothesis import given
 from hypothesis import strategies as st
 from services import Answer, ThrowawayService

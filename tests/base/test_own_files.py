@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from callers import upload
 from commands import bandit_serve, save_model
+from http_calls import upload
 from services import ThrowawayService, clean_environment
 
 from bandit_serve.base.private_files import open_own, own_folder, truncated

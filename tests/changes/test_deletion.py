@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from callers import check_problem, decide, draft, experiment, new_name, reward_many, running
 from commands import bandit_serve
+from http_calls import check_problem, decide, draft, experiment, new_name, reward_many, running
 from msgspec import Struct
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from callers import check_problem, decide, draft, experiment
-from ledger import assert_states_equal_replay, log
-from makers import experiment as made_of
-from makers import record
+from builders import experiment as made_of
+from builders import record
+from consistency_checks import assert_states_equal_replay, log
+from http_calls import check_problem, decide, draft, experiment
 from scale import scaled
 from services import ThrowawayService
 from stores import ThrowawayStore

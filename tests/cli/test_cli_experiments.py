@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import msgspec.yaml
 import pytest
+from builders import experiment, record
 from commands import bandit_serve, save_model
-from makers import experiment, record
 from services import ThrowawayService
 
 from bandit_serve.api.views import ExperimentList, experiment_view

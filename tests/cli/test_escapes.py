@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from callers import upload
 from commands import save_model
+from http_calls import upload
 from hypothesis import given
 from hypothesis import strategies as st
 from scale import scaled

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from callers import check_problem, decide, draft, experiment, reward_many, running
 from commands import bandit_serve
+from http_calls import check_problem, decide, draft, experiment, reward_many, running
 from services import ThrowawayService, clean_environment
 from stores import ThrowawayStore, wait_until
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from makers import eventually, experiment, record
+from builders import eventually, experiment, record
 from scipy.stats import chisquare
 
 from bandit_serve.base.clock import now_ms

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from makers import created, eventually, experiment, record, rewards
+from builders import created, eventually, experiment, record, rewards
 
 from bandit_serve.decisions import refresh as module
 from bandit_serve.decisions.decider import Decider

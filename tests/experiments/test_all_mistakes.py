@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from callers import check_problem
+from http_calls import check_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from services import Answer, ThrowawayService

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from makers import described, experiment, record
+from builders import described, experiment, record
 
 from bandit_serve.errors import InvalidInput, NotBuilt
 from bandit_serve.experiments.spec import (

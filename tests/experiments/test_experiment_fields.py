@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from callers import new_name
 from commands import bandit_serve, save_model
+from http_calls import new_name
 from msgspec import Struct
 from services import ThrowawayService
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledger import assert_counted, make_experiment, private_store
+from consistency_checks import assert_counted, make_experiment, private_store
 from load import Load
 from services import ThrowawayService
 from stores import wait_until

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger import (
+from consistency_checks import (
     assert_counted,
     assert_states_equal_replay,
     log,
@@ -18,8 +18,8 @@ from ledger import (
 from load import Load
 from scale import scaled
 from services import ThrowawayService
-from stepped import WallClock, needs_faketime
 from stores import ThrowawayStore, server_binaries, wait_until
+from wall_clock import WallClock, needs_faketime
 
 from bandit_serve.store.clock import ESTABLISHED_MS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from ledger import (
+from consistency_checks import (
     KEYS,
     assert_states_equal_replay,
     counted_in,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledger import assert_states_equal_replay, counted_in, make_experiment, wait_until_all_serve
+from consistency_checks import assert_states_equal_replay, counted_in, make_experiment, wait_until_all_serve
 from load import Load
 from outages import decided, kill_workers, reasons, rewarded
 from services import ThrowawayService

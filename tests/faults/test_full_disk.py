@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from callers import check_problem, decide, new_name, running, upload
 from commands import bandit_serve, save_model
+from http_calls import check_problem, decide, new_name, running, upload
 from services import ThrowawayService, clean_environment
 from stores import ThrowawayStore, wait_until
 

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from callers import decide, running
+from http_calls import decide, running
 from raw_http import post, read_answer
 from services import ThrowawayService
 

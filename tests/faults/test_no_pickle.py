@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from callers import new_name, upload
 from commands import bandit_serve
+from http_calls import new_name, upload
 from services import ThrowawayService
 
 from bandit_serve.models import FAMILIES

@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from ledger import assert_counted, assert_states_equal_replay, make_experiment, wait_until_all_serve
+from consistency_checks import (
+    assert_counted,
+    assert_states_equal_replay,
+    make_experiment,
+    wait_until_all_serve,
+)
 from load import Load
 from outages import NOTICED_S, decided, reasons, rewarded
 from scale import scaled
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
-from switch import Switch
+from switching_proxy import SwitchingProxy
 
 WORKERS = 2
 
@@ -129,7 +134,7 @@ def follow(replica: ThrowawayStore, primary: ThrowawayStore) -> None:
         wait_until(lambda: client.info("replication")["master_link_status"] == "up", 20)
 
 
-def fail_over(switch: Switch, stores: list[ThrowawayStore]) -> None:
+def fail_over(switch: SwitchingProxy, stores: list[ThrowawayStore]) -> None:
     """The replica takes over with everything that the primary has; the old primary lives on as its replica."""
     old, new = stores
     with old.client() as client, new.client() as successor:
@@ -169,7 +174,7 @@ class HealthLog:
 def test_failovers_behind_one_address_lose_nothing_and_end_nobody(tmp_path: Path) -> None:
     with (
         pair() as stores,
-        Switch(stores[0].port) as switch,
+        SwitchingProxy(stores[0].port) as switch,
         ThrowawayService(tmp_path, store=switch.url, workers=WORKERS) as service,
     ):
         wait_until_all_serve(service, WORKERS)
@@ -197,7 +202,7 @@ def test_failovers_behind_one_address_lose_nothing_and_end_nobody(tmp_path: Path
             assert_states_equal_replay(client, "moved", WORKERS)
 
 
-def fail_over_late(switch: Switch, stores: list[ThrowawayStore], health: HealthLog) -> None:
+def fail_over_late(switch: SwitchingProxy, stores: list[ThrowawayStore], health: HealthLog) -> None:
     """The address leads to the old primary for some seconds more: read-only all the time, and health says so."""
     old, new = stores
     with old.client() as client, new.client() as successor:

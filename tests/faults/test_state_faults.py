@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from aiohttp.typedefs import Handler
-from callers import check_problem, decide, new_name, running, upload
+from http_calls import check_problem, decide, new_name, running, upload
 from services import Answer, ThrowawayService
 from stores import ThrowawayStore, wait_until
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import pytest
-from makers import created, eventually, experiment, rewards
+from builders import created, eventually, experiment, rewards
 from stores import ThrowawayStore
 
 from bandit_serve.changes.changes import Changes

@@ -8,7 +8,7 @@ import msgpack
 import msgspec
 import numpy as np
 import pytest
-from makers import created, experiment, exposed, rewards
+from builders import created, experiment, exposed, rewards
 from numpy.typing import NDArray
 from scale import scaled
 from scipy import stats

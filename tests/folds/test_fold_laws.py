@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 import pytest
+from builders import created, experiment, rewards
 from histories import Choices, Entry, History, RandomChoices
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from makers import created, experiment, rewards
 from numpy.typing import NDArray
 from scale import scaled
 

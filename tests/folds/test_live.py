@@ -8,7 +8,7 @@ import msgpack
 import msgspec
 import numpy as np
 import pytest
-from makers import created, experiment, exposed, record, rewards
+from builders import created, experiment, exposed, record, rewards
 
 from bandit_serve.errors import InvalidInput, UnreadableEntry
 from bandit_serve.experiments.spec import Arm, Experiment, Ramp, Standing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from makers import created, experiment, rewards
+from builders import created, experiment, rewards
 
 from bandit_serve.errors import NotFound, SetAside
 from bandit_serve.folds.experiment import LiveExperiment

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger import KEYS, make_experiment, wait_until_all_serve
-from makers import created, experiment, rewards
-from poisons import POISONS, Poison, later_change
+from bad_entries import BAD_ENTRIES, BadEntry, later_change
+from builders import created, experiment, rewards
+from consistency_checks import KEYS, make_experiment, wait_until_all_serve
 from services import Answer, ThrowawayService
 from stores import ThrowawayStore, gone, wait_until
 
@@ -42,12 +42,12 @@ def reward(counter: int, offset: Offset) -> Entry:
     return Entry(offset, events.REWARDED, rewards([counter]).tobytes())
 
 
-@pytest.mark.parametrize("poison", POISONS.values(), ids=POISONS.keys())
-def test_a_poisoned_log_is_set_aside_and_the_others_go_on(poison: Poison) -> None:
+@pytest.mark.parametrize("bad_entry", BAD_ENTRIES.values(), ids=BAD_ENTRIES.keys())
+def test_a_poisoned_log_is_set_aside_and_the_others_go_on(bad_entry: BadEntry) -> None:
     replica = replica_of("sick", "well")
     heard: list[str] = []
     replica.on_set_aside(lambda owner, error: heard.append(owner))
-    replica.apply("sick", Entry(Offset(3, 0), *poison))
+    replica.apply("sick", Entry(Offset(3, 0), *bad_entry))
     replica.apply("sick", reward(1, Offset(4, 0)))
     replica.apply("well", reward(1, Offset(4, 0)))
     assert list(replica.experiments) == ["well"]
@@ -127,7 +127,7 @@ def give(service: ThrowawayService, decision_id: str) -> Answer:
     return service.call("POST", "/v1/rewards", {"decision_id": decision_id, "value": 1})
 
 
-def poison(store: ThrowawayStore, name: str, entry: Poison) -> str:
+def append_bad_entry(store: ThrowawayStore, name: str, entry: BadEntry) -> str:
     with store.client() as client:
         at: Any = client.xadd(KEYS.log(name), {entry.kind: entry.data})
     return Offset.parse(at).__str__()
@@ -175,7 +175,7 @@ def test_a_service_goes_on_without_the_experiment_that_is_poisoned(
         make_experiment(served, name)
         tokens[name] = decide(served, name).body["decision_id"]
     pids = served.worker_pids()
-    offset = poison(store, "sick", POISONS["columns of unequal length"])
+    offset = append_bad_entry(store, "sick", BAD_ENTRIES["columns of unequal length"])
     wait_until(lambda: sum("degraded (set_aside): sick:" in line for line in served.output) == WORKERS)
     assert served.worker_pids() == pids
     assert_set_aside(served, "sick", offset, tokens["sick"])
@@ -234,7 +234,7 @@ def test_workers_start_whatever_a_change_is_made_of(
     served: ThrowawayService, store: ThrowawayStore, garbage: bytes
 ) -> None:
     make_experiment(served, "e")
-    offset = poison(store, "e", Poison(events.CHANGED, garbage))
+    offset = append_bad_entry(store, "e", BadEntry(events.CHANGED, garbage))
     wait_until(lambda: is_set_aside(served, "e"))
     for victim in served.worker_pids():
         os.kill(victim, signal.SIGKILL)

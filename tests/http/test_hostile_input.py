@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from callers import decide_many, draft, experiment, running, upload
-from hostile import Grammar, packed
+from bad_requests import BadRequestGrammar, packed
+from http_calls import decide_many, draft, experiment, running, upload
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_http import RawAnswer, storm
@@ -62,7 +62,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def grammar(service: ThrowawayService, artifact: bytes) -> Grammar:
+def grammar(service: ThrowawayService, artifact: bytes) -> BadRequestGrammar:
     model = "ranker"
     for _ in range(3):
         assert upload(service, model, artifact).status == 201
@@ -131,11 +131,11 @@ def grammar(service: ThrowawayService, artifact: bytes) -> Grammar:
         "version": ["v1", "v2", "v3"],
         "arm": ["control"],
     }
-    return Grammar(ROUTES, bodies, known, artifact, seed=8)
+    return BadRequestGrammar(ROUTES, bodies, known, artifact, seed=8)
 
 
 @pytest.mark.timeout(300)
-def test_bad_input_over_all_routes(service: ThrowawayService, grammar: Grammar) -> None:
+def test_bad_input_over_all_routes(service: ThrowawayService, grammar: BadRequestGrammar) -> None:
     workers = sorted(service.worker_pids())
     seen: Counter[int] = Counter()
     wrong: list[tuple[bytes, RawAnswer]] = []
@@ -188,7 +188,7 @@ documents = st.recursive(
 @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(documents | st.binary(max_size=60), st.sampled_from(["application/json", "application/msgpack"]))
 def test_any_document_for_every_route_that_takes_one(
-    service: ThrowawayService, grammar: Grammar, asked: str, document: Any, content_type: str
+    service: ThrowawayService, grammar: BadRequestGrammar, asked: str, document: Any, content_type: str
 ) -> None:
     if isinstance(document, bytes):
         body = document

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from callers import (
+from commands import save_model
+from http_calls import (
     call_msgpack,
     check_problem,
     decide,
@@ -18,7 +19,6 @@ from callers import (
     running,
     upload,
 )
-from commands import save_model
 from services import Answer, ThrowawayService
 from stores import wait_until
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from callers import call_msgpack, check_problem, experiment, reward_many, running
-from ledger import assert_states_equal_replay, wait_until_all_serve
+from consistency_checks import assert_states_equal_replay, wait_until_all_serve
+from http_calls import call_msgpack, check_problem, experiment, reward_many, running
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from callers import (
+from http_calls import (
     MSGPACK,
     call_msgpack,
     check_problem,

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from callers import check_problem, decide, decide_many, draft, experiment, new_name, reward_many, running
 from commands import bandit_serve
+from http_calls import check_problem, decide, decide_many, draft, experiment, new_name, reward_many, running
 from services import ThrowawayService
 from stores import wait_until
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from callers import check_problem, decide_many, experiment, reward_many, running
+from http_calls import check_problem, decide_many, experiment, reward_many, running
 from services import ThrowawayService, clean_environment
 from stores import wait_until
 

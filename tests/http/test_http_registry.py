@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from callers import MSGPACK, call_msgpack, check_problem, decide, draft, new_name, running, upload
+from http_calls import MSGPACK, call_msgpack, check_problem, decide, draft, new_name, running, upload
 from services import ThrowawayService
 from stores import wait_until
 

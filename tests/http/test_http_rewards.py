@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from callers import call_msgpack, check_problem, decide, decide_many, reward_many, running
+from http_calls import call_msgpack, check_problem, decide, decide_many, reward_many, running
 from services import Answer, ThrowawayService
 from stores import wait_until
 

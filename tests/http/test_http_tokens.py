@@ -10,7 +10,7 @@ import secrets
 import time
 from pathlib import Path
 
-from callers import decide_many, draft, reward_many, running
+from http_calls import decide_many, draft, reward_many, running
 from services import ThrowawayService
 from stores import wait_until
 

@@ -7,8 +7,8 @@ import time
 import urllib.request
 
 import pytest
-from callers import check_problem, new_name, running, upload
 from commands import bandit_serve
+from http_calls import check_problem, new_name, running, upload
 from scale import scaled
 from services import ThrowawayService
 from stores import wait_until

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from callers import call_msgpack, check_problem, draft, new_name, running
+from builders import experiment
+from http_calls import call_msgpack, check_problem, draft, new_name, running
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import experiment
 from msgspec import inspect
 from services import ThrowawayService
 from stores import wait_until

@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
-from callers import decide, draft, running
-from described import COMPONENTS, fits, near, schema_of
+from api_schemas import COMPONENTS, fits, near, schema_of
+from http_calls import decide, draft, running
 from scale import scaled
 from services import Answer, ThrowawayService
 

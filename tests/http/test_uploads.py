@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from callers import check_problem, new_name, upload
 from commands import bandit_serve, save_model
+from http_calls import check_problem, new_name, upload
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from callers import running, upload
+from http_calls import running, upload
 from services import ThrowawayService
 
 from bandit_serve.models import MatrixFactorization

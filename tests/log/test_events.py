@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from makers import created, experiment, exposed, rewards
+from builders import created, experiment, exposed, rewards
 
 from bandit_serve.errors import UnreadableEntry
 from bandit_serve.experiments.spec import Record

@@ -3,8 +3,8 @@
 import hashlib
 
 import pytest
-from callers import new_name, upload
 from commands import bandit_serve, save_model
+from http_calls import new_name, upload
 from services import ThrowawayService
 from stores import ThrowawayStore
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import created, experiment
 from hypothesis import given
 from hypothesis import strategies as st
-from makers import created, experiment
 from scale import scaled
 
 from bandit_serve.folds.experiment import LiveExperiment, _pack, _unpack

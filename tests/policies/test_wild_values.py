@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from makers import created, experiment, exposed, rewards
+from builders import created, experiment, exposed, rewards
 from scale import scaled
 
 from bandit_serve.experiments.spec import ContextField

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from services import ThrowawayService
-from stored import restore, stored_files
 from stored_folds import fold_all
+from stored_keys import restore, stored_files
 from stores import ThrowawayStore
 
 FILES = stored_files()

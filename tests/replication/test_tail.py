@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
-from makers import created, eventually, experiment, record, rewards
+from builders import created, eventually, experiment, record, rewards
 from stores import ThrowawayStore
 
 from bandit_serve.base import turns as turn

@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import msgspec
-from makers import created, experiment, rewards
+from builders import created, experiment, rewards
 from stores import ThrowawayStore
 
 from bandit_serve.changes.changes import Changes

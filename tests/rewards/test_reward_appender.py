@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import numpy as np
 import pytest
-from makers import rewards
+from builders import rewards
 from numpy.typing import NDArray
 from stores import ThrowawayStore
 

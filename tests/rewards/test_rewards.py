@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
-from makers import created, experiment
+from builders import created, experiment
 from stores import ThrowawayStore
 
 from bandit_serve.api.rewards import Reward

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from callers import PROBLEM, check_problem, experiment, new_name, running
+from http_calls import PROBLEM, check_problem, experiment, new_name, running
 from raw_http import read_answer
 from services import ThrowawayService
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from callers import decide, running
+from http_calls import decide, running
 from raw_http import post, read_answer
 from services import ThrowawayService
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from callers import new_name
 from commands import bandit_serve
+from http_calls import new_name
 from large_models import proportional_bytes, write_large
 from scale import scaled
 from services import ThrowawayService

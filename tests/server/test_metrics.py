@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from makers import created, experiment, exposed, rewards
+from builders import created, experiment, exposed, rewards
 from prometheus_client.parser import text_string_to_metric_families
 
 from bandit_serve.folds.experiment import LiveExperiment

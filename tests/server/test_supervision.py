@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from makers import eventually
+from builders import eventually
 from services import ThrowawayService
 from stores import gone, wait_until
 

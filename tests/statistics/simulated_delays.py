@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
-from makers import created, experiment, exposed
+from builders import created, experiment, exposed
 from numpy.typing import NDArray
 
 from bandit_serve.folds.experiment import LiveExperiment

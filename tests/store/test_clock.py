@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from builders import rewards
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import rewards
-from stepped import WallClock, needs_faketime
 from stores import ThrowawayStore, server_binaries
+from wall_clock import WallClock, needs_faketime
 
 from bandit_serve.log.events import REWARD
 from bandit_serve.log.offset import START

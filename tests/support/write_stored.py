@@ -13,12 +13,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from callers import running
+from bad_entries import BAD_ENTRIES
 from commands import bandit_serve, save_model
-from poisons import POISONS
+from http_calls import running
 from services import ThrowawayService
-from stored import save
 from stored_folds import fold_all
+from stored_keys import save
 from stores import ThrowawayStore, wait_until
 
 from bandit_serve.store.keys import COMMON, Keys
@@ -143,9 +143,9 @@ def change(service: ThrowawayService, turn: int) -> None:
 
 def mend(store: ThrowawayStore, data: Path) -> None:
     """An entry that no fold takes comes into a log, and a repair leaves it out."""
-    poison = POISONS["columns of unequal length"]
+    bad_entry = BAD_ENTRIES["columns of unequal length"]
     with store.client() as client:
-        client.xadd(Keys().log("mended"), {poison.kind: poison.data})
+        client.xadd(Keys().log("mended"), {bad_entry.kind: bad_entry.data})
     repaired = bandit_serve("repair", "mended", "--leave-out", "--json", "--store", store.url, "--data", data)
     assert repaired.status == 0, repaired
 

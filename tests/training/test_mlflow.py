@@ -7,8 +7,8 @@ import sys
 import urllib.request
 
 import pytest
-from callers import new_name
 from commands import bandit_serve
+from http_calls import new_name
 from services import ThrowawayService
 from stores import wait_until
 

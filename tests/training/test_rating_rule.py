@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
-from makers import experiment, exposed, rewards
+from builders import experiment, exposed, rewards
 
 from bandit_serve.errors import UsageError
 from bandit_serve.log.events import Pair, Rewarded

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from makers import created, eventually, experiment, exposed, record, rewards
+from builders import created, eventually, experiment, exposed, record, rewards
 from stores import ThrowawayStore
 
 from bandit_serve.base.troubles import Troubles

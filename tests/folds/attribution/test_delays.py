@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from makers import rewards
+from builders import rewards
 from scipy.special import gammainc
 from simulated_delays import SLOW_BEST, Delays, Times, about, exponential, lognormal, served, two_groups
 

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from builders import INCARNATION, rewards
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import INCARNATION, rewards
 from numpy.typing import NDArray
 
 from bandit_serve.folds.attribution import joined as module

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from builders import rewards
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import rewards
 
 from bandit_serve.folds.attribution.pending import BUCKETS, LINGER_MS, PendingDecisions
 

@@ -11,8 +11,8 @@ import time
 import msgspec
 import numpy as np
 import pytest
-from callers import new_name, upload
 from commands import bandit_serve
+from http_calls import new_name, upload
 from scale import scaled
 from services import ThrowawayService, clean_environment
 from stores import wait_until

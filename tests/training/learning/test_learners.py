@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from callers import new_name, upload
 from commands import bandit_serve
+from http_calls import new_name, upload
 from services import ThrowawayService
 from stores import ThrowawayStore, gone, wait_until
 

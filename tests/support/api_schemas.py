@@ -13,8 +13,8 @@ from jsonschema import Draft202012Validator
 from bandit_serve.server.app import ROUTES
 from bandit_serve.server.openapi import document
 
-DESCRIBED: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document(ROUTES)))
-COMPONENTS: dict[str, Any] = DESCRIBED["components"]["schemas"]
+API_DESCRIPTION: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document(ROUTES)))
+COMPONENTS: dict[str, Any] = API_DESCRIPTION["components"]["schemas"]
 
 # Near bounds, of other types, and what is written alike.
 NUMBERS = [-1, 0, 1, 2, -0.5, 0.5, 1e-13, 1.5, 513, 1_001, 10**9, 10**13, 2**53, 2**53 + 2, 1e80, -1e80, 1e81]
@@ -58,7 +58,7 @@ def validator(name: str) -> Draft202012Validator:
 
 
 def validator_of(schema: dict[str, Any]) -> Draft202012Validator:
-    return Draft202012Validator({**plain(schema), "components": plain(DESCRIBED["components"])})
+    return Draft202012Validator({**plain(schema), "components": plain(API_DESCRIPTION["components"])})
 
 
 def fits(name: str, value: Any) -> bool:
@@ -67,7 +67,7 @@ def fits(name: str, value: Any) -> bool:
 
 def schema_of(method: str, path: str) -> str | None:
     """The name of the component that a route's JSON body is of."""
-    body = DESCRIBED["paths"][path][method.lower()].get("requestBody", {}).get("content", {})
+    body = API_DESCRIPTION["paths"][path][method.lower()].get("requestBody", {}).get("content", {})
     reference = body.get("application/json", {}).get("schema", {}).get("$ref")
     return None if reference is None else str(reference.rpartition("/")[2])
 

@@ -10,7 +10,7 @@ from proxy import Ends, Proxy
 CHUNK_BYTES = 16_384
 
 
-class Switch(Proxy):
+class SwitchingProxy(Proxy):
     """`lead_to` another store: connections that are there stay where they are, new ones go to it.
 
     With `bytes_per_s` all connections together pass no more than that in each direction, as one link does.

@@ -14,7 +14,7 @@ from bandit_serve.store.scripts import APPEND_REWARDS
 APPEND = hashlib.sha1(APPEND_REWARDS.source.encode(), usedforsecurity=False).hexdigest().encode()
 
 
-class Cutter(Proxy):
+class CuttingProxy(Proxy):
     """`cut_next_appends(n)`: of the next n appends of rewards the store's reply ends after none or some bytes."""
 
     def __init__(self, store_port: int, *, seed: int = 0) -> None:

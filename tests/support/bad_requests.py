@@ -70,7 +70,7 @@ def packed(document: Any) -> bytes:
     return content
 
 
-class Grammar:
+class BadRequestGrammar:
     """`bodies` maps a route's handler to valid bodies for it, `names` a path's parameter to names that exist."""
 
     def __init__(

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from makers import exposed, rewards
+from builders import exposed, rewards
 
 from bandit_serve.log import events
 from bandit_serve.store.store import Entry
 
 
-class Poison(NamedTuple):
+class BadEntry(NamedTuple):
     kind: bytes
     data: bytes
 
@@ -30,23 +30,23 @@ def later_change(entry: Entry) -> bytes:
     return msgspec.msgpack.encode(change)
 
 
-POISONS: dict[str, Poison] = {
-    "an unknown kind": Poison(b"z", b"\x80"),
-    "no MessagePack where exposures are": Poison(events.EXPOSED, b"\xc1"),
-    "another type where exposures are": Poison(events.EXPOSED, msgspec.msgpack.encode([1, "two", 3])),
-    "exposures with a column more": Poison(
+BAD_ENTRIES: dict[str, BadEntry] = {
+    "an unknown kind": BadEntry(b"z", b"\x80"),
+    "no MessagePack where exposures are": BadEntry(events.EXPOSED, b"\xc1"),
+    "another type where exposures are": BadEntry(events.EXPOSED, msgspec.msgpack.encode([1, "two", 3])),
+    "exposures with a column more": BadEntry(
         events.EXPOSED, msgspec.msgpack.encode([*msgspec.to_builtins(exposed(0, [0, 1], [5, 6])), 1])
     ),
-    "columns of unequal length": Poison(
+    "columns of unequal length": BadEntry(
         events.EXPOSED,
         events.encode(msgspec.structs.replace(exposed(0, [0, 1, 0], [5, 6, 7]), ages_ms=b"\0" * 8)),
     ),
-    "exposures of an arm that never was": Poison(events.EXPOSED, events.encode(exposed(0, [0, 9], [5, 6]))),
-    "half a reward": Poison(events.REWARDED, rewards([1, 2]).tobytes()[:-7]),
-    "a reward of an arm that never was": Poison(events.REWARDED, rewards([1], arms=700).tobytes()),
-    "a reward of a metric that never was": Poison(events.REWARDED, rewards([1], metric=200).tobytes()),
-    "a reward that is no number": Poison(events.REWARDED, rewards([1], values=np.nan).tobytes()),
-    "a change that is none": Poison(events.CHANGED, msgspec.msgpack.encode({"record": None})),
+    "exposures of an arm that never was": BadEntry(events.EXPOSED, events.encode(exposed(0, [0, 9], [5, 6]))),
+    "half a reward": BadEntry(events.REWARDED, rewards([1, 2]).tobytes()[:-7]),
+    "a reward of an arm that never was": BadEntry(events.REWARDED, rewards([1], arms=700).tobytes()),
+    "a reward of a metric that never was": BadEntry(events.REWARDED, rewards([1], metric=200).tobytes()),
+    "a reward that is no number": BadEntry(events.REWARDED, rewards([1], values=np.nan).tobytes()),
+    "a change that is none": BadEntry(events.CHANGED, msgspec.msgpack.encode({"record": None})),
 }
 
-OF_A_LATER_BUILD: dict[str, Callable[[Entry], bytes]] = {"a change with a field more": later_change}
+LATER_BUILD_ENTRIES: dict[str, Callable[[Entry], bytes]] = {"a change with a field more": later_change}
