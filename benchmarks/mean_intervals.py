@@ -23,7 +23,7 @@ from bandit_serve.policies import Thompson
 from bandit_serve.results import report
 
 OF = ("Bernoulli .5", "Bernoulli .1", "Bernoulli .01", "Bernoulli .001", "bounded beta")
-MOST_EXACT = 1_000
+MAX_EXACT_VALUES = 1_000
 FIRST_LOOKS = (4, 30, 100, 300)
 
 
@@ -49,8 +49,8 @@ def play(law: Law, set_up: str, seed: list[int], total: int, growth: float, miss
     while so_far < total:
         size = min(max(4, int(so_far * growth)), total - so_far)
         # Not beyond the last exact interval of either arm without a look at it.
-        if (open_ := n[n < MOST_EXACT]).size:
-            size = max(1, min(size, MOST_EXACT - int(open_.max())))
+        if (open_ := n[n < MAX_EXACT_VALUES]).size:
+            size = max(1, min(size, MAX_EXACT_VALUES - int(open_.max())))
         shares = np.full(2, 0.5) if bandit is None else np.asarray(bandit.shares())
         arms = drawn(rng, np.broadcast_to(shares, (size, 2)))
         values = law.draw(rng, size)
@@ -59,7 +59,7 @@ def play(law: Law, set_up: str, seed: list[int], total: int, growth: float, miss
             bandit.update_many(arms, values)
         before, n = n, n + np.bincount(arms, minlength=2)
         so_far += size
-        due = (n == MOST_EXACT) | (n > MOST_EXACT) | (so_far >= total)
+        due = (n == MAX_EXACT_VALUES) | (n > MAX_EXACT_VALUES) | (so_far >= total)
         due |= np.any([(before < at) & (n >= at) for at in FIRST_LOOKS], axis=0)
         if not due.any():
             continue
@@ -67,8 +67,8 @@ def play(law: Law, set_up: str, seed: list[int], total: int, growth: float, miss
         for k in np.flatnonzero(due):
             interval = said.arms[k].metrics["m0"].interval
             if interval is not None:
-                spoke[k] |= n[k] > MOST_EXACT
-                wrong[int(n[k] > MOST_EXACT), k] |= not interval[0] <= law.mean <= interval[1]
+                spoke[k] |= n[k] > MAX_EXACT_VALUES
+                wrong[int(n[k] > MAX_EXACT_VALUES), k] |= not interval[0] <= law.mean <= interval[1]
     missed.exact.append(wrong[0])
     missed.after.append(wrong[1])
     missed.spoke.append(spoke)

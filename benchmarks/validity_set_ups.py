@@ -265,7 +265,7 @@ WORLDS: dict[str, tuple[World, str, bool]] = {
 
 UNKNOWN = ", z unknown"
 """What is added to a world's name where the fold is not shown z, so that it has no model of outcomes."""
-MOST_BLIND = 50
+MAX_RUNS_WITHOUT_Z = 50
 """Runs that are played so, too: for the width."""
 
 
@@ -313,7 +313,7 @@ def contextual(name: str, kind: str, floor: float) -> SetUp:
         field = ContextField(name="z", kind="numeric")
         about = record([metric], 2, Policy(kind=kind, min_share=floor), context=(field,))
         plays = [Play.of(about, rng) for rng in generators(name + world, scale.runs)]
-        blind = [Play.of(about, rng) for rng in generators("", min(scale.runs, MOST_BLIND))]
+        blind = [Play.of(about, rng) for rng in generators("", min(scale.runs, MAX_RUNS_WITHOUT_Z))]
         policies = [
             POLICIES[kind](2, 3, objective=metric, min_share=floor, seed=run) for run in range(scale.runs)
         ]

@@ -15,10 +15,10 @@ from bandit_serve.errors import FieldError
 
 MAX_MISTAKES = 100
 MAX_LISTED = 40
-LARGEST_WHOLE = 2**53
+MAX_WHOLE_NUMBER = 2**53
 """Up to which a float that has no fraction is the whole number that was meant."""
 
-Say = Callable[[msgspec.ValidationError, str], FieldError]
+ErrorWording = Callable[[msgspec.ValidationError, str], FieldError]
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
@@ -35,7 +35,7 @@ def expected_one_of(name: str, known: Sequence[str]) -> str:
     return f"{guess}expected one of {listed}" if known else "expected nothing"
 
 
-def mistakes(document: Any, kind: Any, say: Say, at: str = "") -> list[FieldError]:
+def mistakes(document: Any, kind: Any, say: ErrorWording, at: str = "") -> list[FieldError]:
     """What keeps a document of JSON's types from being a `kind`, each at its place from `at` on.
 
     At most `MAX_MISTAKES`. `say` makes of msgspec's error, and of where the value is, what a caller is told.
@@ -55,7 +55,7 @@ def with_whole_numbers(document: Any, kind: Any) -> Any:
     alternatives = _alternatives(kind)
     if isinstance(document, float):
         whole = int in alternatives and float not in alternatives and document.is_integer()
-        return int(document) if whole and abs(document) <= LARGEST_WHOLE else document
+        return int(document) if whole and abs(document) <= MAX_WHOLE_NUMBER else document
     if isinstance(document, dict):
         kinds = _kinds_of_object(alternatives, document)
         return {name: with_whole_numbers(value, kinds.get(name, Any)) for name, value in document.items()}
@@ -65,7 +65,7 @@ def with_whole_numbers(document: Any, kind: Any) -> Any:
     return document
 
 
-def _found(value: Any, kind: Any, say: Say, at: str) -> Iterator[FieldError]:
+def _found(value: Any, kind: Any, say: ErrorWording, at: str) -> Iterator[FieldError]:
     error = _refusal(value, kind)
     if error is None:
         return
@@ -88,7 +88,9 @@ def _found(value: Any, kind: Any, say: Say, at: str) -> Iterator[FieldError]:
         yield FieldError(at, told.detail)
 
 
-def _in_struct(value: dict[str, Any], struct: type[Struct], say: Say, at: str) -> Iterator[FieldError]:
+def _in_struct(
+    value: dict[str, Any], struct: type[Struct], say: ErrorWording, at: str
+) -> Iterator[FieldError]:
     fields = _fields(struct)
     for name in value:
         if name not in fields and struct.__struct_config__.forbid_unknown_fields:

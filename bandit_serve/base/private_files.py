@@ -81,7 +81,7 @@ def truncated(path: Path) -> BinaryIO:
 
 
 @contextlib.contextmanager
-def said_when_full() -> Iterator[None]:
+def translating_disk_full() -> Iterator[None]:
     """Turns what the system says of a full disk, quota or file into `DiskFull`."""
     try:
         yield

@@ -7,7 +7,7 @@ import sys
 import threading
 from types import TracebackType
 
-from bandit_serve.base.printable import printable, printable_line
+from bandit_serve.base.printable_text import printable, printable_line
 from bandit_serve.base.secrets import concealed
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote, unquote_plus
 
 MASK = "***"
 # Shorter ones would blank out ordinary words, and are no secrets.
-LEAST_CHARACTERS = 3
+MIN_SECRET_CHARS = 3
 
 _url = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^?#]*)((?:[?#].*)?)", re.DOTALL)
 _ends = re.compile(r"[/?#]")
@@ -24,7 +24,7 @@ def know_secrets_of(*urls: str | None) -> None:
     for url in urls:
         for piece in () if url is None else _pieces(url):
             spellings = {piece, unquote(piece), quote(unquote(piece), safe="")}
-            _secrets.update(each for each in spellings if len(each) >= LEAST_CHARACTERS)
+            _secrets.update(each for each in spellings if len(each) >= MIN_SECRET_CHARS)
 
 
 def concealed(text: str) -> str:

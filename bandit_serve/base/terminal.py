@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from bandit_serve.base.printable import printable
+from bandit_serve.base.printable_text import printable
 
 PIPED_WIDTH = 200
 

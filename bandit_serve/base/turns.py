@@ -27,7 +27,7 @@ class Turn:
         self._began_s = time.monotonic()
 
 
-class Heavy(Generic[T]):
+class HeavyWork(Generic[T]):
     """Work that is done in one piece: `do` it, in a thread where it may, and then take its `result`."""
 
     def __init__(self, work: Callable[[], T]) -> None:
@@ -50,4 +50,4 @@ class Heavy(Generic[T]):
 
 
 # What is done in pieces gives, between them, None or what takes long.
-Step = Heavy[Any] | None
+Step = HeavyWork[Any] | None

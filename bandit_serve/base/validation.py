@@ -16,7 +16,7 @@ from bandit_serve.errors import FieldError, InvalidInput
 
 T = TypeVar("T")
 
-Every = Callable[[Any], list[FieldError]]
+FindMistakes = Callable[[Any], list[FieldError]]
 """Finds all that is wrong with a document, beyond its types, too."""
 
 # A pattern says to a program what it says to a person in these words.
@@ -45,18 +45,19 @@ def field_error(error: msgspec.ValidationError, within: str = "") -> FieldError:
     return FieldError(at, message[: found.start()] if found else message)
 
 
-def reread(
+def convert_or_explain(
     document: Any,
     kind: type[T],
     error: msgspec.ValidationError,
     within: str = "",
-    most: int | None = None,
-    every: Every | None = None,
+    max_mistakes: int | None = None,
+    find_mistakes: FindMistakes | None = None,
 ) -> T:
-    """What a document is that msgspec has refused: whole numbers may be written like 3.0.
+    """Converts a document that msgspec has refused: whole numbers may be written like 3.0.
 
-    `InvalidInput` with every mistake in it, those that `every` finds if it is given; with the first alone where `most`
-    is 1, or where MessagePack has brought what JSON has no type for: bytes, times, keys that are no text.
+    Raises `InvalidInput` with every mistake that `find_mistakes` finds, by default those of the types. It names only
+    the first where `max_mistakes` is 1, or where MessagePack has brought values that JSON has no type for: bytes,
+    times, keys that are not text.
     """
     document = with_whole_numbers(document, kind)
     try:
@@ -68,16 +69,16 @@ def reread(
         error = still
     except (TypeError, ValueError, OverflowError, RecursionError):
         raise invalid(error, within) from None
-    if every is None:
-        every = partial(mistakes, kind=kind, say=field_error, at=within)
-    found = [] if most == 1 else every(document)
+    if find_mistakes is None:
+        find_mistakes = partial(mistakes, kind=kind, say=field_error, at=within)
+    found = [] if max_mistakes == 1 else find_mistakes(document)
     if not found:
         raise invalid(error, within)
     met_first = field_error(error, within).at
-    raise told(sorted(found, key=lambda mistake: mistake.at != met_first))
+    raise as_invalid_input(sorted(found, key=lambda mistake: mistake.at != met_first))
 
 
-def told(found: Sequence[FieldError]) -> InvalidInput:
+def as_invalid_input(found: Sequence[FieldError]) -> InvalidInput:
     """All that is wrong as one error, whose sentence has the first."""
     first = found[0]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""

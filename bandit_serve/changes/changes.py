@@ -59,7 +59,7 @@ class Changes:
         event = _encoded(deletion(owner, who, reason))
         await self._settle(COMMON, await self._store.append(COMMON, REPAIRED, event))
 
-    async def experiment(
+    async def change_experiment(
         self, name: str, decide: Callable[[LiveExperiment], Changed], if_match: int | None = None
     ) -> LiveExperiment:
         """Appends what `decide` makes of the present state; `if_match` is the ETag that the caller knows."""
@@ -75,7 +75,7 @@ class Changes:
                 return self._replica.experiment(name)
         raise Conflict(f"The experiment {name!r} is being changed by others; try again.")
 
-    async def models(self, decide: Callable[[Registry], ModelChanged | None]) -> ModelChanged | None:
+    async def change_models(self, decide: Callable[[Registry], ModelChanged | None]) -> ModelChanged | None:
         """Appends what `decide` makes of the registry; None when it found nothing to do."""
         for _ in range(ATTEMPTS):
             await self._tail.catch_up(COMMON)

@@ -20,11 +20,11 @@ from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
 from bandit_serve.experiments.spec import OTHER_ARMS, Experiment, Policy, unbuilt, validated
 from bandit_serve.policies.serving import OWN, from_experiment, kind_error, require_pseudo_means
 
-Check = Callable[[Experiment], object]
+ExperimentCheck = Callable[[Experiment], object]
 """`InvalidInput` where an experiment that is valid can not be all the same."""
 
-MOST_ROUNDS = 8
-PATIENT_BYTES = 64 * 1024
+MAX_ROUNDS = 8
+MAX_EXPLAINED_BYTES = 64 * 1024
 """Of an experiment, as JSON: of a larger one, what the first check finds is told."""
 
 # Where a mistake may be that comes of another one, and where that is; {} is the first group.
@@ -48,7 +48,7 @@ _COMES_OF = [
 ]
 
 
-def every_mistake(document: Any, further: Sequence[Check] = ()) -> list[FieldError]:
+def every_mistake(document: Any, further: Sequence[ExperimentCheck] = ()) -> list[FieldError]:
     """What keeps a document from being an experiment that can be served, each at its field; what is not built yet is
     among it. `further` are asked of an experiment that is valid.
     """
@@ -57,7 +57,7 @@ def every_mistake(document: Any, further: Sequence[Check] = ()) -> list[FieldErr
     told: list[FieldError] = []
     met: set[str] = set()
     wrong: list[str] = []
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         found = list(_found(document, checks))
         told += [mistake for mistake in found if mistake.at not in met and not _comes_of(mistake, wrong)]
         if not found or not all(mistake.at for mistake in found):
@@ -69,11 +69,11 @@ def every_mistake(document: Any, further: Sequence[Check] = ()) -> list[FieldErr
 
 
 def with_all(
-    error: InvalidInput | NotBuilt, experiment: Experiment, further: Sequence[Check] = ()
+    error: InvalidInput | NotBuilt, experiment: Experiment, further: Sequence[ExperimentCheck] = ()
 ) -> InvalidInput | NotBuilt:
     """What to raise in place of `error`, for which an experiment was refused: with everything that is wrong."""
     content = msgspec.json.encode(experiment)
-    if len(content) > PATIENT_BYTES:
+    if len(content) > MAX_EXPLAINED_BYTES:
         return error
     found = every_mistake(msgspec.json.decode(content), further)
     only_unbuilt = isinstance(error, NotBuilt) and len(found) <= len(unbuilt(experiment))
@@ -94,7 +94,7 @@ def all_of(found: Sequence[FieldError]) -> InvalidInput:
     return InvalidInput(f"The experiment is not valid: {found[0].at}: {found[0].detail}{more}.", found)
 
 
-def _found(document: Any, checks: Sequence[Check]) -> Iterator[FieldError]:
+def _found(document: Any, checks: Sequence[ExperimentCheck]) -> Iterator[FieldError]:
     of_types, met = mistakes(document, Experiment, field_error), set()
     yield from of_types
     # It supposes nothing, and nothing can be said of a policy without it.

@@ -15,7 +15,7 @@ import msgspec
 
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.changes.changes import Changes, require_etag
-from bandit_serve.changes.experiment_mistakes import Check, every_mistake, with_all
+from bandit_serve.changes.experiment_mistakes import ExperimentCheck, every_mistake, with_all
 from bandit_serve.changes.promotion import promote_winner
 from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotBuilt, NotFound
 from bandit_serve.experiments.spec import (
@@ -82,7 +82,7 @@ class ExperimentChanges:
         """Of a document that is no experiment: everything that is wrong with it; `name` is what it must have."""
         return partial(every_mistake, further=self._further(name))
 
-    def _further(self, name: str | None = None) -> tuple[Check, ...]:
+    def _further(self, name: str | None = None) -> tuple[ExperimentCheck, ...]:
         versions = partial(require_versions, registry=self._replica.registry)
         return (require_payloads, versions, *(() if name is None else (partial(require_id, name),)))
 
@@ -109,7 +109,7 @@ class ExperimentChanges:
             )
             return Changed(changed, Change("put", who))
 
-        return await self._changes.experiment(name, decide, if_match)
+        return await self._changes.change_experiment(name, decide, if_match)
 
     async def delete(
         self, name: str, who: str, *, reason: str | None = None, if_match: int | None = None
@@ -152,7 +152,7 @@ class ExperimentChanges:
             )
             return Changed(ended, Change("delete", who, reason))
 
-        return await self._changes.experiment(name, decide, if_match)
+        return await self._changes.change_experiment(name, decide, if_match)
 
     async def start(
         self, name: str, who: str, *, reason: str | None = None, if_match: int | None = None
@@ -206,7 +206,7 @@ class ExperimentChanges:
             )
             return Changed(changed, Change("policy", who))
 
-        return await self._changes.experiment(name, decide, if_match)
+        return await self._changes.change_experiment(name, decide, if_match)
 
     async def add_arm(
         self,
@@ -299,7 +299,7 @@ class ExperimentChanges:
                 msgspec.structs.replace(record, revision=record.revision + 1, updated_ms=now_ms), change
             )
 
-        return await self._changes.experiment(name, decide, if_match)
+        return await self._changes.change_experiment(name, decide, if_match)
 
     async def _load(self, arm: Arm) -> None:
         if arm.model is not None and arm.version is not None:
@@ -334,10 +334,10 @@ class ExperimentChanges:
                 changed = _ramps_begin(changed, now_ms)
             return Changed(changed, Change(move, who, reason))
 
-        return await self._changes.experiment(name, decide, if_match)
+        return await self._changes.change_experiment(name, decide, if_match)
 
 
-def servable(experiment: Experiment, further: Sequence[Check] = ()) -> Experiment:
+def servable(experiment: Experiment, further: Sequence[ExperimentCheck] = ()) -> Experiment:
     """The experiment with its defaults; `InvalidInput` with everything for which no policy can serve it, or `NotBuilt`.
 
     `further` is asked, too.

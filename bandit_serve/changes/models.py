@@ -92,7 +92,7 @@ class ModelChanges:
         try:
             await asyncio.to_thread(artifacts.place, received)
             about = received.sha256, received.size, received.family
-            change = await self._changes.models(lambda registry: decide(registry, *about))
+            change = await self._changes.change_models(lambda registry: decide(registry, *about))
             assert change is not None
             # Another upload of the same content may have been refused meanwhile, and its file taken back.
             await asyncio.to_thread(artifacts.place, received)
@@ -135,14 +135,14 @@ class ModelChanges:
         if status == "production":
             await self._models.load(registry.version(model, version))
         now_ms = await self._store.time_ms()
-        await self._changes.models(
+        await self._changes.change_models(
             lambda registry: registry.move(model, version, status, now_ms=now_ms, who=who, reason=reason)
         )
         return self._replica.registry.version(model, version)
 
     async def rollback(self, model: str, who: str, *, reason: str | None = None) -> RegisteredModel:
         now_ms = await self._store.time_ms()
-        await self._changes.models(
+        await self._changes.change_models(
             lambda registry: registry.rollback(model, now_ms=now_ms, who=who, reason=reason)
         )
         return self._replica.registry.model(model)
@@ -168,7 +168,7 @@ class ModelChanges:
         for model in dict.fromkeys(version.model for version in gone):
             names = [version.version for version in gone if version.model == model]
             gone_now = partial(Registry.prune, model=model, versions=names, now_ms=now_ms, who=who)
-            await self._changes.models(gone_now)
+            await self._changes.change_models(gone_now)
         for sha256 in dict.fromkeys(version.sha256 for version in gone):
             with contextlib.suppress(NotFound):
                 await asyncio.to_thread(self._models.artifacts.delete, sha256)
@@ -196,7 +196,7 @@ class ModelChanges:
         self, model: str, version: str, who: str, *, metrics: Mapping[str, float], metadata: Mapping[str, Any]
     ) -> Version:
         now_ms = await self._store.time_ms()
-        await self._changes.models(
+        await self._changes.change_models(
             lambda registry: registry.patch(
                 model, version, metrics=metrics, metadata=metadata, now_ms=now_ms, who=who
             )

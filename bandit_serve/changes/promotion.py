@@ -34,4 +34,4 @@ async def promote_winner(changes: Changes, record: Record) -> None:
             because=because,
         )
 
-    await changes.models(decide)
+    await changes.change_models(decide)

@@ -24,9 +24,9 @@ from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Entry, Store
 
 # More entries than this are not a few bad ones: then an older snapshot is the way out.
-MOST_FAULTS = 100
+MAX_FAULTS = 100
 
-Condition = Literal["well", "set_aside", "given_up"]
+LogCondition = Literal["well", "set_aside", "given_up"]
 
 
 class Fault(Struct, frozen=True):
@@ -54,7 +54,7 @@ class Diagnosis(Struct, frozen=True):
     """
 
     experiment: str
-    condition: Condition
+    condition: LogCondition
     faults: list[Fault]
     lost: str | None
     snapshots: list[KeptSnapshot]
@@ -70,7 +70,7 @@ class Cost(Struct, frozen=True):
     changes: int = 0
 
 
-class _Found(NamedTuple):
+class _Refold(NamedTuple):
     live: LiveExperiment | None
     faults: list[Fault]
     lost: str | None
@@ -85,30 +85,30 @@ async def diagnose(store: Store, registry: Registry, owner: str) -> Diagnosis:
     if owner not in registry.experiments:
         raise NotFound(f"There is no experiment {name[:128]!r}.")
     found = await _try(store, registry.repairs, owner)
-    condition: Condition = "set_aside" if found.faults or found.lost else "well"
+    condition: LogCondition = "set_aside" if found.faults or found.lost else "well"
     if owner in registry.repairs.given_up:
         condition = "given_up"
     snapshots = await _usable_snapshots(store, owner)
     return Diagnosis(name, condition, found.faults, found.lost, snapshots, omissions)
 
 
-async def _try(store: Store, repairs: Repairs, name: str) -> _Found:
+async def _try(store: Store, repairs: Repairs, name: str) -> _Refold:
     """Folds the log up to its end; an entry that can not be folded is left out, and all is begun anew."""
     faults: list[Fault] = []
-    while len(faults) <= MOST_FAULTS:
+    while len(faults) <= MAX_FAULTS:
         try:
             live, fault = await _fold(store, repairs, name)
         except Unfoldable as error:
-            return _Found(None, faults, str(error))
+            return _Refold(None, faults, str(error))
         if fault is None and live is not None:
             fault = await _fold_results(store, repairs, name, live)
         if fault is None:
-            return _Found(live, faults, await asyncio.to_thread(_why_unkept, live))
+            return _Refold(live, faults, await asyncio.to_thread(_why_unkept, live))
         faults.append(fault)
         if live is None:
-            return _Found(None, faults, "The log does not begin with the experiment's creation.")
+            return _Refold(None, faults, "The log does not begin with the experiment's creation.")
         repairs = repairs.leaving_out(name, ((fault.offset, fault.offset),))
-    return _Found(None, faults, f"More than {MOST_FAULTS} entries can not be folded.")
+    return _Refold(None, faults, f"More than {MAX_FAULTS} entries can not be folded.")
 
 
 async def _fold(store: Store, repairs: Repairs, name: str) -> tuple[LiveExperiment | None, Fault | None]:

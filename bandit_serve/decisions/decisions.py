@@ -23,10 +23,10 @@ from bandit_serve.api.decisions import (
 from bandit_serve.base.clock import Clock, now_ms
 from bandit_serve.base.names import check_all_outside, check_outside
 from bandit_serve.base.turns import Turn
-from bandit_serve.decisions.control_only import ControlOnly
+from bandit_serve.decisions.control_decider import ControlDecider
 from bandit_serve.decisions.decider import Choice, Decider, no_context
 from bandit_serve.decisions.exposures import ExposureBuffer
-from bandit_serve.decisions.scoring import Scorer, check_score_request, features_of
+from bandit_serve.decisions.scoring import Scorer, check_score_request, request_features
 from bandit_serve.decisions.shadows import Shadows
 from bandit_serve.errors import BanditServeError, Conflict, FieldError, InvalidInput, ModelLost
 from bandit_serve.folds.experiment import LiveExperiment
@@ -64,7 +64,7 @@ class Decisions:
         # By the owner of the log: of those that are or were set aside too, whose decisions are numbered on.
         self.exposures: dict[str, ExposureBuffer] = {}
         self._lost_before = 0
-        self._aside: dict[str, ControlOnly] = {}
+        self._aside: dict[str, ControlDecider] = {}
         self._replica = replica
         self._models = models
         self._scorer = Scorer(top_k)
@@ -107,12 +107,12 @@ class Decisions:
         self._aside.pop(owner, None)
         record = self._replica.aside[owner].record
         if record is not None:
-            self._aside[owner] = ControlOnly(record)
+            self._aside[owner] = ControlDecider(record)
 
-    def find(self, experiment: str) -> Decider | ControlOnly | None:
+    def find(self, experiment: str) -> Decider | ControlDecider | None:
         return self.deciders.get(experiment) or self._aside.get(experiment)
 
-    def decider(self, experiment: str) -> Decider | ControlOnly:
+    def decider(self, experiment: str) -> Decider | ControlDecider:
         """`NotFound`; `SetAside` where not even the arms of an experiment are known."""
         decider = self.deciders.get(experiment)
         if decider is not None:
@@ -185,7 +185,7 @@ class Decisions:
         return self._predict(decider, request)
 
     def _predict(
-        self, decider: Decider | ControlOnly, request: PredictRequest
+        self, decider: Decider | ControlDecider, request: PredictRequest
     ) -> Predicted | Awaitable[Predicted]:
         unit = request.user_id if request.unit is None else request.unit
         choice = decider.choose(unit, request.eligible, decider.encoded(request.context))
@@ -205,7 +205,7 @@ class Decisions:
         return self._predicted(decider, choice, request, {"prediction": prediction})
 
     async def _predict_later(
-        self, decider: Decider | ControlOnly, choice: Choice, reference: ModelName, request: PredictRequest
+        self, decider: Decider | ControlDecider, choice: Choice, reference: ModelName, request: PredictRequest
     ) -> Predicted:
         model = None
         try:
@@ -222,7 +222,7 @@ class Decisions:
             return again if isinstance(again, Predicted) else await again
         return self._predicted(decider, choice, request, scores)
 
-    def _eject(self, decider: Decider | ControlOnly, choice: Choice, error: Exception) -> bool:
+    def _eject(self, decider: Decider | ControlDecider, choice: Choice, error: Exception) -> bool:
         """Leaves an arm out whose model failed; whether another can be drawn in its place."""
         experiment, arm = decider.id, decider.arm_names[choice.arm]
         if not isinstance(error, ModelLost):  # which is said once, by who looked for the file
@@ -230,7 +230,11 @@ class Decisions:
         return decider.eject(choice)
 
     def _predicted(
-        self, decider: Decider | ControlOnly, choice: Choice, request: PredictRequest, scores: dict[str, Any]
+        self,
+        decider: Decider | ControlDecider,
+        choice: Choice,
+        request: PredictRequest,
+        scores: dict[str, Any],
     ) -> Predicted:
         reference = decider.models[choice.arm]
         if self._shadows is not None and reference is not None:
@@ -256,7 +260,7 @@ class Decisions:
         found = registry.version(model, version) if version is not None else registry.production(model)
         require_servable(found)
         loaded = self._models.get(model, found.version) or await self._models.load(found)
-        features, item = features_of(request), request.item_id
+        features, item = request_features(request), request.item_id
         coming = self._scorer.score(loaded, found.sha256, request, features)
         scores = {"cached": False, **(coming if isinstance(coming, dict) else await coming)}
         if self._shadows is not None and version is None:
@@ -275,7 +279,7 @@ class Decisions:
 
 def _features(model: Model, request: ScoreRequest) -> Features | None:
     """Requests do not know which arm they meet: a model that takes no features is not asked with them."""
-    return features_of(request) if model.takes_features else None
+    return request_features(request) if model.takes_features else None
 
 
 def _pair(
@@ -289,5 +293,5 @@ def _pair(
         item = scores["items"][0].item_id
     if item is None:
         return None
-    features = features_of(request)
+    features = request_features(request)
     return request.user_id, item, None if features is None else dict(features)

@@ -1,7 +1,7 @@
 """Arms that one worker leaves out for a time, because their model failed in it.
 
-As Envoy's outlier ejection does it: the first time for `BASE_S`, each time after that twice as long, up to `MOST_S`;
-an arm that has been well for `MOST_S` starts anew.
+As Envoy's outlier ejection does it: the first time for `FIRST_EJECTION_S`, each time after that twice as long, up to
+`MAX_EJECTION_S`; an arm that has been well for `MAX_EJECTION_S` starts anew.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Set
 
-BASE_S = 5.0
-MOST_S = 300.0
+FIRST_EJECTION_S = 5.0
+MAX_EJECTION_S = 300.0
 
 
 class Ejections:
@@ -26,9 +26,9 @@ class Ejections:
         out = self.out(now_s)
         if arm in out or not among - out - {arm}:
             return False
-        if now_s >= self._until_s.get(arm, -math.inf) + MOST_S:
+        if now_s >= self._until_s.get(arm, -math.inf) + MAX_EJECTION_S:
             self._times[arm] = 0
-        self._until_s[arm] = now_s + min(BASE_S * 2.0 ** min(self._times[arm], 16), MOST_S)
+        self._until_s[arm] = now_s + min(FIRST_EJECTION_S * 2.0 ** min(self._times[arm], 16), MAX_EJECTION_S)
         self._times[arm] += 1
         self.count += 1
         return True

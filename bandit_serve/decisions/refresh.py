@@ -16,14 +16,14 @@ from bandit_serve.folds.replica import Replica
 from bandit_serve.policies import ContextualPolicy
 from bandit_serve.policies.serving import policy_from_state
 
-MOST_OF_A_CORE = 0.05
+MAX_CORE_SHARE = 0.05
 MAX_ARMS_IN_LOOP = 32
 
 
 class Refresher:
     """Recomputes the shares of experiments that have moved, by evidence or with time (ramps, arms that come back).
 
-    Each at most every `refresh` of its policy, and all together at most `MOST_OF_A_CORE` of a core: what is dear
+    Each at most every `refresh` of its policy, and all together at most `MAX_CORE_SHARE` of a core: what is dear
     is done less often. Over `MAX_ARMS_IN_LOOP` arms, or where shares over subsets of them are in use, the work is
     done in a thread, on a copy of the posterior.
     """
@@ -71,7 +71,7 @@ class Refresher:
                     await self._refresh(decider)
                     spent_s = time.monotonic() - now_s
                     self._due_s[name] = now_s + decider.live.experiment.policy.refresh_ms / 1000
-                    self._rest_until_s = now_s + spent_s / MOST_OF_A_CORE
+                    self._rest_until_s = now_s + spent_s / MAX_CORE_SHARE
                 else:
                     self._moved.discard(name)
                 soonest_s = min(soonest_s, self._moves_at_s(name, decider))

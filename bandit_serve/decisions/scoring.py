@@ -7,7 +7,7 @@ from typing import Any
 
 from bandit_serve.api.decisions import ScoredItem, ScoreRequest
 from bandit_serve.base.names import check_all_outside, check_outside
-from bandit_serve.base.threads import beside
+from bandit_serve.base.threads import in_scoring_thread
 from bandit_serve.errors import FieldError, InvalidInput
 from bandit_serve.models.model import Feature, Features, Model
 from bandit_serve.registry.top_k_cache import TopKCache
@@ -41,7 +41,7 @@ class Scorer:
         self, model: Model, artifact: str, request: ScoreRequest, features: Features | None
     ) -> Scores:
         if request.item_ids is not None:
-            scores = await beside(model.predict_items, request.user_id, request.item_ids, features)
+            scores = await in_scoring_thread(model.predict_items, request.user_id, request.item_ids, features)
             return {"predictions": scores.tolist()}
         assert request.k is not None
         items, cached = await self._top_k.get(
@@ -50,7 +50,7 @@ class Scorer:
         return {"items": [ScoredItem(item, score) for item, score in items], "cached": cached}
 
 
-def features_of(request: ScoreRequest) -> Features | None:
+def request_features(request: ScoreRequest) -> Features | None:
     """The request's features by name; a list of numbers has the names x0, x1, …; None where there are none."""
     if not request.features:
         return None

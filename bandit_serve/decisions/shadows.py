@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bandit_serve.api.decisions import ScoreRequest
-from bandit_serve.decisions.scoring import features_of
+from bandit_serve.decisions.scoring import request_features
 from bandit_serve.errors import BanditServeError, StoreUnavailable, in_full
 from bandit_serve.folds.replica import Replica
 from bandit_serve.models.model import Model
@@ -123,7 +123,7 @@ class Shadows:
 def _score_all(model: Model, asked: list[Asked], sums: Agreement) -> None:
     for request, answer, _ in asked:
         started_s = time.perf_counter()
-        features = features_of(request) if model.takes_features else None
+        features = request_features(request) if model.takes_features else None
         try:
             if "prediction" in answer:
                 assert request.item_id is not None

@@ -50,7 +50,7 @@ class RewardAppender:
         n_features: int = 0,
         order: int = 0,
     ) -> None:
-        self._most_rows = max(1, min(MAX_GROUP_ROWS, MAX_GROUP_NUMBERS // max(order * order, 1)))
+        self._max_group_rows = max(1, min(MAX_GROUP_ROWS, MAX_GROUP_NUMBERS // max(order * order, 1)))
         self._store = store
         self._owner = owner
         self._metrics = metrics
@@ -81,8 +81,8 @@ class RewardAppender:
         if self._waiting and self._waiting_bytes + len(rows) * row_bytes > MAX_WAITING_BYTES:
             raise Overloaded(f"More than {MAX_WAITING_BYTES} bytes of rewards wait for the store.")
         parts = []
-        for start in range(0, max(len(rows), 1), self._most_rows):
-            some = slice(start, start + self._most_rows)
+        for start in range(0, max(len(rows), 1), self._max_group_rows):
+            some = slice(start, start + self._max_group_rows)
             parts.append(self._wait(rows[some], None if x is None else x[some]))
         if self._running is None:
             self._running = asyncio.create_task(self._run(), name=f"rewards of {self._owner}")
@@ -139,7 +139,7 @@ class RewardAppender:
         n_rows, n_bytes = len(group[0].rows), len(group[0].packed)
         while (
             self._waiting
-            and n_rows + len(self._waiting[0].rows) <= self._most_rows
+            and n_rows + len(self._waiting[0].rows) <= self._max_group_rows
             and n_bytes + len(self._waiting[0].packed) <= MAX_GROUP_BYTES
         ):
             group.append(self._waiting.popleft())

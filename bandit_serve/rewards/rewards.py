@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.api.rewards import Reward, Verdict
+from bandit_serve.api.rewards import Reward, RewardVerdict
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.turns import Turn
 from bandit_serve.errors import SetAside, StoreUnavailable
@@ -27,10 +27,10 @@ RENEW_S = 1.0
 # Tokens of which each may have kilobytes of features.
 OPENED_AT_ONCE = 500
 
-_LETTERS: dict[int, Verdict] = {ord("a"): "accepted", ord("d"): "duplicate", ord("l"): "late"}
+_LETTERS: dict[int, RewardVerdict] = {ord("a"): "accepted", ord("d"): "duplicate", ord("l"): "late"}
 
 
-class Desk:
+class ExperimentRewards:
     """Where the rewards of one experiment go: its metrics, which never change, and its appender."""
 
     def __init__(self, store: Store, owner: str, experiment: Experiment, n_features: int) -> None:
@@ -58,7 +58,7 @@ class Rewards:
         self._store = store
         self._replica = replica
         self._tail = tail
-        self._desks: dict[int, Desk] = {}
+        self._by_uid: dict[int, ExperimentRewards] = {}
         self._renewing = asyncio.Lock()
         self._next_renewal_s = 0.0
         self._renewal_failed: StoreUnavailable | None = None
@@ -66,9 +66,9 @@ class Rewards:
 
     def _forget(self, experiment: str, uid: int | None) -> None:
         if uid is not None:
-            self._desks.pop(uid, None)
+            self._by_uid.pop(uid, None)
 
-    async def submit(self, rewards: Sequence[Reward]) -> list[Verdict]:
+    async def submit(self, rewards: Sequence[Reward]) -> list[RewardVerdict]:
         """A verdict for each; returns when the accepted ones are in the log.
 
         `Unavailable` when that is not known for all of them, or an experiment of theirs is set aside: nothing was
@@ -82,7 +82,7 @@ class Rewards:
         ):
             await self._renew_keyring()
             rows, uids, features = await self._open(tokens, values)
-        verdicts: list[Verdict] = ["invalid"] * len(rewards)
+        verdicts: list[RewardVerdict] = ["invalid"] * len(rewards)
         refused: SetAside | None = None
         groups: dict[int, list[int]] = {}
         for i, uid in enumerate(uids.tolist()):
@@ -90,7 +90,7 @@ class Rewards:
                 continue
             is_aside = self._replica.aside and self._replica.aside_of(uid) is not None
             # It may be set aside as its log is read here.
-            desk = None if is_aside else self._desks.get(uid) or await self._open_desk(uid)
+            desk = None if is_aside else self._by_uid.get(uid) or await self._rewards_of(uid)
             if desk is None:
                 waits = self._why_it_waits(uid)
                 if waits is None:
@@ -147,7 +147,7 @@ class Rewards:
         rows: NDArray[np.void],
         features: dict[int, bytes],
         places: list[int],
-        verdicts: list[Verdict],
+        verdicts: list[RewardVerdict],
     ) -> None:
         if self._replica.registry.repairs.omissions:
             places = await self._of_arms_that_are(uid, rows, places, verdicts)
@@ -157,7 +157,7 @@ class Rewards:
         x = None
         if features and places[0] in features:
             x = np.frombuffer(b"".join(features[i] for i in places), np.float32).reshape(len(places), -1)
-        desk = self._desks.get(uid)
+        desk = self._by_uid.get(uid)
         if desk is None:  # it was deleted meanwhile
             for i in places:
                 verdicts[i] = "unknown"
@@ -167,7 +167,7 @@ class Rewards:
             verdicts[i] = _LETTERS[letter]
 
     async def _of_arms_that_are(
-        self, uid: int, rows: NDArray[np.void], places: list[int], verdicts: list[Verdict]
+        self, uid: int, rows: NDArray[np.void], places: list[int], verdicts: list[RewardVerdict]
     ) -> list[int]:
         """Those of decisions for arms that the experiment has: a repair may have left out that an arm was added."""
         highest = int(rows["arm"][places].max())
@@ -203,7 +203,7 @@ class Rewards:
             return "metric", expected_one_of(reward.metric or "", list(metrics))
         return "value", metric.refuses(reward.value) or "expected a valid value"
 
-    async def _open_desk(self, uid: int) -> Desk | None:
+    async def _rewards_of(self, uid: int) -> ExperimentRewards | None:
         """None for an experiment that does not exist; another worker may have decided before we heard of it."""
         live = self._replica.by_uid.get(uid)
         if live is None:
@@ -211,11 +211,13 @@ class Rewards:
             live = self._replica.by_uid.get(uid)
             if live is None:
                 return None
-        return self._desks.setdefault(uid, Desk(self._store, live.owner, live.experiment, live.n_features))
+        return self._by_uid.setdefault(
+            uid, ExperimentRewards(self._store, live.owner, live.experiment, live.n_features)
+        )
 
     async def drain(self) -> None:
         """Returns when no append is under way."""
-        while any(not desk.appender.idle for desk in self._desks.values()):
+        while any(not desk.appender.idle for desk in self._by_uid.values()):
             await asyncio.sleep(0.005)
 
 

@@ -340,7 +340,7 @@ class Service:
                 if self.tail.available:
                     self.troubles.end(STARTED_WITHOUT_STORE)
                 loaded = msgspec.msgpack.encode(self.models.contents())
-                await self.store.say_loaded(self.incarnation, loaded)
+                await self.store.report_loaded(self.incarnation, loaded)
                 self._compare_clocks()
                 await asyncio.sleep(HEARTBEAT_S)
             except StoreUnavailable:
@@ -381,7 +381,7 @@ class Service:
     def _answer_census(self, owner: str, census: events.Census) -> None:
         live = self.replica.experiments.get(name_of(owner))
         digest = b"set aside" if live is None else live.digest().encode()
-        self._answer(self.store.report(owner, census.key, self.incarnation, digest))
+        self._answer(self.store.write_answer(census.key, self.incarnation, digest))
 
     def _answer(self, answer: Coroutine[None, None, None]) -> None:
         """Answers those who wait for this worker, beside everything else."""

@@ -4,8 +4,8 @@
 """
 
 from bandit_serve.simulation.description import ENVIRONMENTS, Simulation
-from bandit_serve.simulation.standing import Report, report
-from bandit_serve.simulation.trial import Trial, run_trial
+from bandit_serve.simulation.report import SimulationReport, simulation_report
+from bandit_serve.simulation.trial import SimulatedTrial, run_trial
 from bandit_serve.simulation.trials import run_trials
 from bandit_serve.simulation.worlds.environment import Block, Environment
 
@@ -13,10 +13,10 @@ __all__ = [
     "ENVIRONMENTS",
     "Block",
     "Environment",
-    "Report",
+    "SimulatedTrial",
     "Simulation",
-    "Trial",
-    "report",
+    "SimulationReport",
     "run_trial",
     "run_trials",
+    "simulation_report",
 ]

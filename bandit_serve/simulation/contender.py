@@ -11,9 +11,9 @@ from msgspec import Struct
 from bandit_serve.errors import BanditServeError, InvalidInput
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.serving import default_floor
-from bandit_serve.simulation.worlds.environment import Environment, require
+from bandit_serve.simulation.worlds.environment import Environment, require_that
 
-MOST_NAME = 60
+MAX_NAME_CHARS = 60
 
 
 class Contender(Struct, frozen=True):
@@ -36,13 +36,13 @@ class Contender(Struct, frozen=True):
         document: dict[str, Any] = {}
         for piece in _pieces(rest):
             name, equals, value = piece.partition("=")
-            require(bool(equals and name.strip() and value.strip()), _expected(text))
+            require_that(bool(equals and name.strip() and value.strip()), _expected(text))
             *outer, last = name.strip().split(".")
             place = document
             for part in outer:
                 place = place.setdefault(part, {})
-                require(isinstance(place, dict), _expected(text))
-            require(last not in place, f"The policy {text!r} gives {name.strip()} twice.")
+                require_that(isinstance(place, dict), _expected(text))
+            require_that(last not in place, f"The policy {text!r} gives {name.strip()} twice.")
             place[last] = _value(value.strip())
         document.setdefault("name", text.strip())
         return cls.of({**document, "kind": kind.strip()})
@@ -60,11 +60,13 @@ class Contender(Struct, frozen=True):
             raise InvalidInput(f"There is no policy {kind!r}; there are {', '.join(POLICIES)}.")
         spelled = ",".join(f"{each}={_text(value)}" for each, value in parameters.items())
         name = document.get("name", f"{kind}:{spelled}" if spelled else kind)
-        require(
+        require_that(
             isinstance(name, str) and name.isprintable(), f"A policy's name must be a text, not {name!r}."
         )
-        require("seed" not in parameters, "The seed of a policy is given by the simulation.")
-        return cls(kind, parameters, name if len(name) <= MOST_NAME else f"{name[: MOST_NAME - 1]}…")
+        require_that("seed" not in parameters, "The seed of a policy is given by the simulation.")
+        return cls(
+            kind, parameters, name if len(name) <= MAX_NAME_CHARS else f"{name[: MAX_NAME_CHARS - 1]}…"
+        )
 
     @property
     def contextual(self) -> bool:

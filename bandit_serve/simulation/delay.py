@@ -11,12 +11,12 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.spec import MAX_ARMS, MAX_WINDOW_MS
-from bandit_serve.simulation.worlds.environment import Environment, require
+from bandit_serve.simulation.worlds.environment import Environment, require_that
 
 DECISION_MS = 1_000
 """Simulated log time between two decisions."""
 WINDOW_DELAYS = 5
-MOST_WINDOW = MAX_WINDOW_MS // DECISION_MS
+MAX_WINDOW_DECISIONS = MAX_WINDOW_MS // DECISION_MS
 
 
 class Delay(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -31,14 +31,14 @@ class Delay(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     mean: float | list[float]
     kind: Literal["exponential", "geometric"] = "exponential"
-    window: Annotated[int, Meta(ge=1, le=MOST_WINDOW)] | None = None
+    window: Annotated[int, Meta(ge=1, le=MAX_WINDOW_DECISIONS)] | None = None
     missing: Literal["zero", "ignore"] = "zero"
     lost: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
     refresh: Annotated[int, Meta(ge=1, le=1_000_000)] = 20
 
     def __post_init__(self) -> None:
         least = 1.0 if self.kind == "geometric" else 0.0
-        require(
+        require_that(
             all(math.isfinite(mean) and mean >= least for mean in self.means),
             f"the mean of a delay must be finite and at least {least:g}, not {self.mean}.",
         )
@@ -49,15 +49,15 @@ class Delay(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def window_decisions(self) -> int:
-        return self.window or min(MOST_WINDOW, max(1, math.ceil(WINDOW_DELAYS * max(self.means))))
+        return self.window or min(MAX_WINDOW_DECISIONS, max(1, math.ceil(WINDOW_DELAYS * max(self.means))))
 
     def check(self, environment: Environment) -> None:
         """InvalidInput where it does not go with the `environment`."""
-        require(
+        require_that(
             environment.n_arms <= MAX_ARMS,
             f"delays go through the fold of an experiment, which has at most {MAX_ARMS:,} arms.",
         )
-        require(
+        require_that(
             len(self.means) in (1, environment.n_arms),
             f"a delay has one mean, or one for each of the {environment.n_arms} arms, not {len(self.means)}.",
         )

@@ -13,22 +13,22 @@ from bandit_serve.errors import BanditServeError, FieldError, InvalidInput
 from bandit_serve.simulation.contender import Contender, all_that_fit
 from bandit_serve.simulation.delay import Delay
 from bandit_serve.simulation.worlds.bernoulli import Bernoulli
-from bandit_serve.simulation.worlds.counts import Counts
-from bandit_serve.simulation.worlds.environment import Environment, require
+from bandit_serve.simulation.worlds.environment import Environment, require_that
 from bandit_serve.simulation.worlds.gaussian import Gaussian
 from bandit_serve.simulation.worlds.linear import Linear
 from bandit_serve.simulation.worlds.logistic import Logistic
+from bandit_serve.simulation.worlds.poisson import Poisson
 from bandit_serve.simulation.worlds.supervised import Supervised
 
 ENVIRONMENTS: dict[str, type[Environment]] = {
-    each.kind: each for each in (Bernoulli, Gaussian, Counts, Linear, Logistic, Supervised)
+    each.kind: each for each in (Bernoulli, Gaussian, Poisson, Linear, Logistic, Supervised)
 }
 HORIZON = 10_000
 SEEDS = 20
-MOST_DECISIONS = 10**9
-MOST_SEEDS = 100_000
+MAX_DECISIONS = 10**9
+MAX_SEEDS = 100_000
 
-Horizon = Annotated[int, Meta(ge=1, le=MOST_DECISIONS)]
+Horizon = Annotated[int, Meta(ge=1, le=MAX_DECISIONS)]
 
 
 class Document(Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,7 +38,7 @@ class Document(Struct, frozen=True, forbid_unknown_fields=True):
     policies: list[Any] = []
     delay: Delay | None = None
     horizon: Horizon | None = None
-    seeds: Annotated[int, Meta(ge=1, le=MOST_SEEDS)] = SEEDS
+    seeds: Annotated[int, Meta(ge=1, le=MAX_SEEDS)] = SEEDS
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
 
 
@@ -78,15 +78,15 @@ class Simulation(Struct, frozen=True):
     def _check(self) -> None:
         names = [contender.name for contender in self.contenders]
         twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-        require(twice is None, f"The policy {twice} is listed twice: give one of them another name=….")
+        require_that(twice is None, f"The policy {twice} is listed twice: give one of them another name=….")
         late = [at for at in self.environment.change_points if at >= self.horizon]
-        require(
+        require_that(
             not late, f"The change at {late[:1]} would come after the last of {self.horizon:,} decisions."
         )
         if self.delay is not None:
             self.delay.check(self.environment)
         for contender in self.contenders:
-            require(
+            require_that(
                 self.delay is None or not contender.contextual,
                 f"{contender.name}: delays are simulated for policies without context only.",
             )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bandit_serve.simulation.contender import Contender
 from bandit_serve.simulation.delay import DECISION_MS
 from bandit_serve.simulation.description import Simulation
-from bandit_serve.simulation.served import served
+from bandit_serve.simulation.late_rewards import run_with_delays
 from bandit_serve.simulation.worlds.environment import Block
 
 EVEN_POINTS = 200
@@ -35,7 +35,7 @@ class Seeds(NamedTuple):
         return cls(world, delays, int(policy.generate_state(1, np.uint64)[0] >> 1))
 
 
-class Trial(Struct, frozen=True):
+class SimulatedTrial(Struct, frozen=True):
     """regret: float64 (G,), cumulative, at the checkpoints. reward: the mean. best, late_best: shares of decisions."""
 
     regret: NDArray[np.float64]
@@ -52,7 +52,7 @@ def checkpoints(horizon: int) -> NDArray[np.int64]:
     return points
 
 
-def run_trial(simulation: Simulation, contender: Contender, number: int) -> Trial:
+def run_trial(simulation: Simulation, contender: Contender, number: int) -> SimulatedTrial:
     """Seed `number` of a simulation."""
     environment, horizon = simulation.environment, simulation.horizon
     seeds = Seeds.of(simulation, number)
@@ -61,7 +61,7 @@ def run_trial(simulation: Simulation, contender: Contender, number: int) -> Tria
     if simulation.delay is None:
         taken = _at_once(policy, contender, blocks)
     else:
-        taken = served(policy, environment, simulation.delay, blocks, seeds.delays)
+        taken = run_with_delays(policy, environment, simulation.delay, blocks, seeds.delays)
     points = checkpoints(horizon)
     late = int(LATE * horizon)
     regret: list[NDArray[np.float64]] = []
@@ -76,7 +76,9 @@ def run_trial(simulation: Simulation, contender: Contender, number: int) -> Tria
         best += int((lost == 0.0).sum())
         late_best += int((lost[max(0, late - start) :] == 0.0).sum())
         start += len(arms)
-    return Trial(np.concatenate(regret), reward / horizon, best / horizon, late_best / (horizon - late))
+    return SimulatedTrial(
+        np.concatenate(regret), reward / horizon, best / horizon, late_best / (horizon - late)
+    )
 
 
 def _at_once(

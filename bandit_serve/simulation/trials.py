@@ -14,7 +14,7 @@ from multiprocessing import active_children, get_context
 from bandit_serve.errors import BanditServeError
 from bandit_serve.processes.parent import end_with_parent
 from bandit_serve.simulation.description import Simulation
-from bandit_serve.simulation.trial import Trial, run_trial
+from bandit_serve.simulation.trial import SimulatedTrial, run_trial
 
 # What takes less is done before other processes would have started.
 WORTH_PROCESSES_S = 3.0
@@ -23,18 +23,20 @@ AHEAD = 4
 
 Place = tuple[int, int]
 """The contender's, and the seed's number."""
-Trials = list[list[Trial]]
-OnTrial = Callable[[int, int, Trial], None]
+Trials = list[list[SimulatedTrial]]
+OnSimulatedTrial = Callable[[int, int, SimulatedTrial], None]
 
 
-def run_trials(simulation: Simulation, jobs: int | None = None, on_trial: OnTrial | None = None) -> Trials:
+def run_trials(
+    simulation: Simulation, jobs: int | None = None, on_trial: OnSimulatedTrial | None = None
+) -> Trials:
     """trials[contender][seed], in `jobs` processes; by default as many as there are processors and work for.
 
     `on_trial(contender, seed, trial)` is called here as each ends. The result is the same for any `jobs`.
     """
     contenders, seeds = range(len(simulation.contenders)), range(simulation.seeds)
     places = deque((i, number) for number in seeds for i in contenders)
-    found: dict[Place, Trial] = {}
+    found: dict[Place, SimulatedTrial] = {}
     for done in (_here, _pooled):
         for place, trial in done(simulation, places, jobs):
             found[place] = trial
@@ -43,7 +45,9 @@ def run_trials(simulation: Simulation, jobs: int | None = None, on_trial: OnTria
     return [[found[i, number] for number in seeds] for i in contenders]
 
 
-def _here(simulation: Simulation, places: deque[Place], jobs: int | None) -> Iterator[tuple[Place, Trial]]:
+def _here(
+    simulation: Simulation, places: deque[Place], jobs: int | None
+) -> Iterator[tuple[Place, SimulatedTrial]]:
     """In this process: everything, or until it is seen that other processes are worth their start."""
     started_s, done = time.perf_counter(), 0
     several = (jobs or processors()) > 1
@@ -60,7 +64,9 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _pooled(simulation: Simulation, places: deque[Place], jobs: int | None) -> Iterator[tuple[Place, Trial]]:
+def _pooled(
+    simulation: Simulation, places: deque[Place], jobs: int | None
+) -> Iterator[tuple[Place, SimulatedTrial]]:
     """What is left, in processes of their own."""
     if not places:
         return
@@ -70,7 +76,7 @@ def _pooled(simulation: Simulation, places: deque[Place], jobs: int | None) -> I
     pool = ProcessPoolExecutor(
         processes, mp_context=get_context("spawn"), initializer=_begin, initargs=(os.getpid(), simulation)
     )
-    running: dict[Future[Trial], Place] = {}
+    running: dict[Future[SimulatedTrial], Place] = {}
     try:
         while places or running:
             while places and len(running) < processes * AHEAD:
@@ -99,6 +105,6 @@ def _begin(parent: int, simulation: Simulation) -> None:
     _simulation = simulation
 
 
-def _run(contender: int, number: int) -> Trial:
+def _run(contender: int, number: int) -> SimulatedTrial:
     assert _simulation is not None
     return run_trial(_simulation, _simulation.contenders[contender], number)

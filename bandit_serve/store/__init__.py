@@ -6,7 +6,7 @@ Only this package imports redis.
 from bandit_serve.store.connection import StoreUrl, connect, open_client, open_tail_client, parse_store_url
 from bandit_serve.store.facts import StoreFacts, check, inspect
 from bandit_serve.store.failures import translate_errors
-from bandit_serve.store.private import PrivateServer
+from bandit_serve.store.private_server import PrivateServer
 
 __all__ = [
     "PrivateServer",

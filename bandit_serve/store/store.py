@@ -127,7 +127,7 @@ class Store:
             sent_ns = even_ns()
             arguments = [clock.now_ms(), int(clock.established), TOLERANCE_MS]
             store_ms, shift_ms, holds = await self._run(scripts.READ_CLOCK, keys, arguments)
-            log_ms = clock.hear(int(store_ms), int(shift_ms), sent_ns, even_ns(), holds=bool(holds))
+            log_ms = clock.adjust(int(store_ms), int(shift_ms), sent_ns, even_ns(), holds=bool(holds))
             if holds:
                 return log_ms
             await asyncio.sleep(ASKED_AGAIN_S)
@@ -397,12 +397,12 @@ class Store:
         now_ms = await self.time_ms()
         return list(await self._call(lambda: self._client.zrangebyscore(self.keys.workers, now_ms, "+inf")))
 
-    async def report(self, owner: str, key: str, incarnation: int, answer: bytes) -> None:
+    async def write_answer(self, key: str, incarnation: int, answer: bytes) -> None:
         """A worker's answer to a census."""
         await self._call(lambda: self._client.hset(key, f"{incarnation:016x}", answer))
         await self._call(lambda: self._client.pexpire(key, CENSUS_MS))
 
-    async def reports(self, key: str) -> dict[int, bytes]:
+    async def answers(self, key: str) -> dict[int, bytes]:
         answers = await self._call(lambda: self._client.hgetall(key))
         return {int(field, 16): answer for field, answer in answers.items()}
 
@@ -416,7 +416,7 @@ class Store:
         found = await self._call(lambda: self._client.hgetall(self.keys.agreement(model, version)))
         return list(found.values())
 
-    async def say_loaded(self, incarnation: int, loaded: bytes) -> None:
+    async def report_loaded(self, incarnation: int, loaded: bytes) -> None:
         """What a worker has in memory."""
         await self._call(lambda: self._client.hset(self.keys.loaded, f"{incarnation:016x}", loaded))
         await self._call(lambda: self._client.pexpire(self.keys.loaded, LOADED_MS))

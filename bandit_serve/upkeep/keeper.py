@@ -27,7 +27,7 @@ from bandit_serve.replication.results_log import RESULTS_FOLD, ResultsLog, Resul
 from bandit_serve.replication.tail import REGISTRY_FOLD
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Snapshot, Store
-from bandit_serve.upkeep.overdue import Overdue
+from bandit_serve.upkeep.overdue_chores import OverdueChores
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Keeper:
         self._leading = False
         self._relieving = False
         self._troubles = troubles
-        self._overdue = Overdue(replica, self._troubles, OVERDUE_ROUNDS * snapshot_every_s)
+        self._overdue = OverdueChores(replica, self._troubles, OVERDUE_ROUNDS * snapshot_every_s)
         self.failed = 0
         """Chores of one experiment, of the registry or of the keys."""
 

@@ -24,7 +24,7 @@ from bandit_serve.log.offset import Offset
 from bandit_serve.results import ResultsFold
 
 LARGE = "x" * (2**16 - 2)
-MOST = [LARGE] * (MAX_PAYLOAD_BYTES // 2**16)
+MAX_PAYLOADS = [LARGE] * (MAX_PAYLOAD_BYTES // 2**16)
 
 
 def arms(*payloads: Any) -> list[dict[str, Any]]:
@@ -106,13 +106,13 @@ def test_folds_of_short_and_of_whole_changes_are_equal() -> None:
 @pytest.mark.parametrize(
     ("payloads", "fault"),
     [
-        (MOST, None),
-        ([*MOST, None, None], None),
-        ([*MOST, 1], len(MOST)),
-        ([1, *MOST], len(MOST)),
-        ([1, *MOST[1:], LARGE[1:]], None),
-        (["ž" * (2**15 - 1)] * len(MOST), None),
-        (["ž" * (2**15 - 1)] * len(MOST) + [0], len(MOST)),
+        (MAX_PAYLOADS, None),
+        ([*MAX_PAYLOADS, None, None], None),
+        ([*MAX_PAYLOADS, 1], len(MAX_PAYLOADS)),
+        ([1, *MAX_PAYLOADS], len(MAX_PAYLOADS)),
+        ([1, *MAX_PAYLOADS[1:], LARGE[1:]], None),
+        (["ž" * (2**15 - 1)] * len(MAX_PAYLOADS), None),
+        (["ž" * (2**15 - 1)] * len(MAX_PAYLOADS) + [0], len(MAX_PAYLOADS)),
     ],
 )
 def test_payloads_are_bounded_in_all(payloads: list[Any], fault: int | None) -> None:
@@ -126,9 +126,9 @@ def test_payloads_are_bounded_in_all(payloads: list[Any], fault: int | None) -> 
 
 
 def test_too_large_payloads_are_refused_over_http(service: ThrowawayService) -> None:
-    body = experiment(arms=arms(*MOST, 1))
+    body = experiment(arms=arms(*MAX_PAYLOADS, 1))
     check_problem(service.call("POST", "/v1/experiments", body), 400)
-    name = draft(service, arms=arms(*MOST))
+    name = draft(service, arms=arms(*MAX_PAYLOADS))
     check_problem(service.call("POST", f"/v1/experiments/{name}/arms", {"name": "c", "payload": 1}), 400)
     assert service.call("POST", f"/v1/experiments/{name}/arms", {"name": "c"}).status in (200, 201)
 
@@ -137,7 +137,7 @@ def test_changes_do_not_copy_payloads(tmp_path: Path) -> None:
     """Many changes of an experiment with the largest payloads; every worker has them whole, also one that comes."""
     with ThrowawayStore(appendfsync="no") as store, store.client() as client:
         with ThrowawayService(tmp_path / "data", store=store.url, workers=2) as service:
-            name = draft(service, arms=arms(*MOST))
+            name = draft(service, arms=arms(*MAX_PAYLOADS))
             for _ in range(scaled(6, 30)):
                 for move in ("start", "pause"):
                     assert service.call("POST", f"/v1/experiments/{name}/{move}").status == 200

@@ -23,7 +23,7 @@ from scale import scaled
 from services import ThrowawayService, clean_environment
 from stores import wait_until
 
-from bandit_serve.base.printable import printable, printable_json, printable_line
+from bandit_serve.base.printable_text import printable, printable_json, printable_line
 from bandit_serve.base.process_log import LineFormatter
 
 CLIPBOARD = "\x1b]52;c;Y3VybCBldmls\x07"

@@ -15,7 +15,7 @@ from consistency_checks import KEYS, make_experiment, wait_until_all_serve
 from services import Answer, ThrowawayService
 from stores import ThrowawayStore, gone, wait_until
 
-from bandit_serve.decisions.control_only import ControlOnly
+from bandit_serve.decisions.control_decider import ControlDecider
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
@@ -95,7 +95,7 @@ def test_an_entry_of_the_common_log_that_is_not_known_stops_no_experiment() -> N
 
 def test_control_is_what_everyone_gets() -> None:
     made = created(experiment(control="b"), status="running").record
-    control = ControlOnly(made)
+    control = ControlDecider(made)
     choice = control.choose("u", ["a"])
     assert (choice.arm, choice.propensity, choice.draw) == (1, 1.0, None)
     assert control.shares.tolist() == [0.0, 1.0]

@@ -17,12 +17,12 @@ from stores import wait_until
 from bandit_serve.server.app import ROUTES
 from bandit_serve.server.route import MULTIPART
 
-LARGEST_BODY = 2_000_000
+MAX_BODY_BYTES = 2_000_000
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThrowawayService]:
-    flags = ("--body-timeout", "300ms", "--max-body", str(LARGEST_BODY))
+    flags = ("--body-timeout", "300ms", "--max-body", str(MAX_BODY_BYTES))
     with ThrowawayService(tmp_path_factory.mktemp("data"), *flags, workers=2) as running:
         yield running
 
@@ -129,7 +129,7 @@ def test_a_body_above_the_limit_is_413(service: ThrowawayService) -> None:
         if route.takes is None or route.media == MULTIPART:
             continue
         path = re.sub(r"\{\w+\}", "a", route.path)
-        most = min(route.max_body or LARGEST_BODY, LARGEST_BODY)
+        most = min(route.max_body or MAX_BODY_BYTES, MAX_BODY_BYTES)
         largest = b" " * (most - 2) + b"{}"
         assert service.call(route.method, path, largest).status in (400, 404), route.label
         refused = service.call(route.method, path, largest + b" ")

@@ -79,7 +79,7 @@ def test_results_are_the_same_whenever_they_are_asked_for_first() -> None:
         try:
             live = await changes.create(created(experiment(policy={"kind": "lin_ts"}, context=[NUMERIC])))
             before = await early.up_to_now(live, ResultsFold.state)
-            await changes.experiment("e", with_another)
+            await changes.change_experiment("e", with_another)
             live = replica.experiment("e")
             await store.append("e", events.TICK, b"")
             state = await early.up_to_now(live, ResultsFold.state)

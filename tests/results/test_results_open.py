@@ -15,7 +15,7 @@ WINDOW_MS = 60_000
 PACE_MS = 100
 ENTRY = 50
 MEANS = np.array([0.3, 0.5, 0.4])
-MOST = 2_000
+MAX_OPEN_DECISIONS = 2_000
 
 Log = list[tuple[int, Event]]
 
@@ -46,7 +46,7 @@ def contextual_log(rng: np.random.Generator, n: int, *, reward_after: int) -> Lo
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold, "MOST_BYTES", MOST * 8 * 3)
+    monkeypatch.setattr(fold, "MOST_BYTES", MAX_OPEN_DECISIONS * 8 * 3)
 
 
 def begun(missing: str) -> ResultsFold:
@@ -62,7 +62,7 @@ def test_when_too_many_are_open_a_part_is_analysed_and_says_the_same(missing: st
     for at, event in log:
         whole.apply(at, event)
         most = max(most, whole.one_in)
-        assert whole._shares.n_vectors <= MOST
+        assert whole._shares.n_vectors <= MAX_OPEN_DECISIONS
     assert f"1 in {whole.one_in} is analysed" in report(whole, whole.record, {}, 0).reason
     whole.apply(log[-1][0] + WINDOW_MS + 1, Tick())
     assert most >= 8

@@ -13,14 +13,14 @@ from http_calls import decide, running
 from raw_http import post, read_answer
 from services import ThrowawayService
 
-LARGEST_BODY = 300_000
+MAX_BODY_BYTES = 300_000
 # More than aiohttp's parser lets wait on one connection (32).
 MANY = 400
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThrowawayService]:
-    with ThrowawayService(tmp_path_factory.mktemp("data"), "--max-body", str(LARGEST_BODY)) as running:
+    with ThrowawayService(tmp_path_factory.mktemp("data"), "--max-body", str(MAX_BODY_BYTES)) as running:
         yield running
 
 

@@ -13,7 +13,7 @@ from numpy.random import SeedSequence, default_rng
 from bandit_serve.errors import InvalidInput
 from bandit_serve.simulation import Simulation
 from bandit_serve.simulation.delay import Delay
-from bandit_serve.simulation.served import served
+from bandit_serve.simulation.late_rewards import run_with_delays
 
 
 def simulation(delay: dict[str, Any], horizon: int = 2_000, policy: str = "thompson") -> Simulation:
@@ -36,7 +36,7 @@ def counted(
     contender = described.contenders[0]
     policy = contender.policy(described.environment, seed=3)
     blocks = described.environment.blocks(horizon, SeedSequence(1))
-    taken = served(policy, described.environment, described.delay, blocks, SeedSequence(2))
+    taken = run_with_delays(policy, described.environment, described.delay, blocks, SeedSequence(2))
     arms, values = [], []
     for block, chosen in taken:
         arms.append(chosen)

@@ -15,8 +15,8 @@ from scipy.special import expit
 from bandit_serve.errors import InvalidInput, UsageError
 from bandit_serve.simulation import ENVIRONMENTS, Environment, Simulation
 from bandit_serve.simulation.worlds.context_free import ContextFree
-from bandit_serve.simulation.worlds.data_set import read_csv, shipped
 from bandit_serve.simulation.worlds.environment import Block, spans
+from bandit_serve.simulation.worlds.labelled_data_set import read_csv, shipped
 from bandit_serve.simulation.worlds.walk import Walk
 
 Vector = NDArray[np.float64]

@@ -11,7 +11,7 @@ from numpy.random import SeedSequence
 
 from bandit_serve.policies import POLICIES, Thompson
 from bandit_serve.policies.serving import default_floor
-from bandit_serve.simulation import Simulation, Trial, report, run_trial, run_trials
+from bandit_serve.simulation import SimulatedTrial, Simulation, run_trial, run_trials, simulation_report
 from bandit_serve.simulation.trial import Seeds, checkpoints
 
 WORLD = {"kind": "bernoulli", "arms": [0.5, 0.4, 0.2]}
@@ -22,7 +22,7 @@ def simulation(**changed: Any) -> Simulation:
     return Simulation.of({**document, **changed})
 
 
-def same(one: Trial, other: Trial) -> bool:
+def same(one: SimulatedTrial, other: SimulatedTrial) -> bool:
     return np.array_equal(one.regret, other.regret) and (one.reward, one.best, one.late_best) == (
         other.reward,
         other.best,
@@ -62,7 +62,7 @@ def test_every_kind_takes_part_by_being_listed(kind: str) -> None:
 
 def test_the_even_split_loses_what_it_must() -> None:
     described = simulation(policies=["fixed_split"], seeds=20)
-    standing = report(described, run_trials(described, 1)).policies[0]
+    standing = simulation_report(described, run_trials(described, 1)).policies[0]
     assert standing.regret.se is not None
     assert abs(standing.regret.mean - 3_000 * (0.1 + 0.3) / 3) < 4.0 * standing.regret.se
     assert standing.best_share.mean == pytest.approx(1 / 3, abs=0.01)
@@ -92,14 +92,14 @@ def test_a_policy_that_forgets_is_told_the_time() -> None:
     """One decision is one second, so 50 s are 50 decisions: it follows a change that the other misses."""
     world = {"kind": "bernoulli", "arms": [0.9, 0.1], "changes": [{"at": 2_000, "arms": [0.1, 0.9]}]}
     described = simulation(environment=world, policies=["thompson", "thompson:half_life=50s"])
-    plain, forgetting = report(described, run_trials(described, 1)).policies
+    plain, forgetting = simulation_report(described, run_trials(described, 1)).policies
     assert forgetting.late_best_share.mean > plain.late_best_share.mean + 0.2
 
 
 def test_errors_are_those_of_a_mean() -> None:
     described = simulation(seeds=9)
     trials = run_trials(described, 1)
-    found = report(described, trials)
+    found = simulation_report(described, trials)
     curves = np.array([trial.regret for trial in trials[0]])
     standing = found.policies[0]
     assert standing.curve == pytest.approx(curves.mean(axis=0))
@@ -107,14 +107,14 @@ def test_errors_are_those_of_a_mean() -> None:
     assert standing.regret.mean == pytest.approx(standing.curve[-1])
     assert found.decisions[-1] == 3_000
     single = simulation(seeds=1)
-    alone = report(single, run_trials(single, 1)).policies[0]
+    alone = simulation_report(single, run_trials(single, 1)).policies[0]
     assert (alone.curve_se, alone.regret.se) == (None, None)
 
 
 def test_behind_is_paired_by_seed() -> None:
     described = simulation(policies=["fixed_split", "ucb1", "thompson"], seeds=6)
     trials = run_trials(described, 1)
-    found = report(described, trials)
+    found = simulation_report(described, trials)
     first = found.ranked[0]
     assert (first.behind.mean, first.behind.se) == (0.0, 0.0)
     ends = {

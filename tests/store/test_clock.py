@@ -102,7 +102,7 @@ def test_time_never_goes_back_and_is_right_within_the_answer(
         received_ns = even_ns()
         sent_ns = received_ns - took_ms * MS
         store_ms = 1_700_000_000_000 + received_ns // MS + off_ms
-        clock.hear(store_ms, shift_ms, sent_ns, received_ns)
+        clock.adjust(store_ms, shift_ms, sent_ns, received_ns)
         now_ms, passed_ms = clock.now_ms(), (even_ns() - received_ns) // MS
         assert now_ms >= last_ms
         assert now_ms >= store_ms + shift_ms + passed_ms - 1
@@ -114,17 +114,17 @@ def test_time_never_goes_back_and_is_right_within_the_answer(
 def test_a_slow_answer_spoils_nothing() -> None:
     clock = LogClock()
     now_ns = even_ns()
-    clock.hear(10**12, 0, now_ns, now_ns)
+    clock.adjust(10**12, 0, now_ns, now_ns)
     before_ms = clock.now_ms()
-    clock.hear(10**12 + 60_000, 0, now_ns, now_ns + 120_000 * MS)
+    clock.adjust(10**12 + 60_000, 0, now_ns, now_ns + 120_000 * MS)
     assert 0 <= clock.now_ms() - before_ms < 1_000
 
 
 def test_more_than_the_tolerance_back_is_taken_over() -> None:
     clock = LogClock()
     now_ns = even_ns()
-    clock.hear(10**12, 0, now_ns, now_ns)
-    clock.hear(10**12 - TOLERANCE_MS - 5_000, 0, now_ns, now_ns)
+    clock.adjust(10**12, 0, now_ns, now_ns)
+    clock.adjust(10**12 - TOLERANCE_MS - 5_000, 0, now_ns, now_ns)
     assert clock.now_ms() < 10**12
 
 
@@ -198,7 +198,7 @@ def test_a_caller_that_comes_after_a_jump_waits_for_those_who_know(
         newcomer = Store(stepped.server.url, timeout_s=5)
         try:
             asked = asyncio.create_task(newcomer.append(OWNER, b"t", b""))
-            while newcomer.clock._heard_first_ns is None:
+            while newcomer.clock._first_adjusted_ns is None:
                 await asyncio.sleep(0.005)
             assert await store.last_offset(OWNER) == START
             monkeypatch.setattr(module, "ESTABLISHED_MS", 0)

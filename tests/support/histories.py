@@ -79,7 +79,7 @@ def chance(choices: Choices, percent: int) -> bool:
 TINY = math.ulp(0.0)
 BELOW_ONE = math.nextafter(1.0, 0.0)
 ABOVE_ONE = math.nextafter(1.0, 2.0)
-LARGEST_EXACT = 2.0**53
+MAX_EXACT_FLOAT = 2.0**53
 
 WINDOWS = ["10ms", "11ms", "999ms", "1s", "1h", "90d"]
 HALF_LIVES = ["1ms", "7ms", "1s", "1h", "90d", "999999999d"]
@@ -121,7 +121,7 @@ CONTINUOUS = [
     1e-80,
     1e15,
     1e15 + 1.0,
-    LARGEST_EXACT,
+    MAX_EXACT_FLOAT,
     1e16,
     1e40,
     LARGEST_VALUE,
@@ -131,7 +131,7 @@ CONTINUOUS = [
 ]
 COUNTS = [0.0, 1.0, 2.0, 3.0, 7.0, 1000.0, 65_537.0, LARGEST_COUNT - 1.0, float(LARGEST_COUNT)]
 # Rewards that logs of former versions may hold.
-FORMER_COUNTS = [1795892426485000.0, 1e15, LARGEST_EXACT, 1e16, 1e40, LARGEST_VALUE, 999999999999999.0]
+FORMER_COUNTS = [1795892426485000.0, 1e15, MAX_EXACT_FLOAT, 1e16, 1e40, LARGEST_VALUE, 999999999999999.0]
 # In the unit of the experiment's half-life and of its window.
 GAPS = [0.0, 0.0, 0.0, 0.01, 1 / 64, 0.02, 0.5, 1.0, 1.0, 2.0, 16.0, 50.0, 64.0, 300.0, 332.0, 340.0, 1000.0]
 PSEUDO = [0.0, TINY, 1e-300, 1e-100, 1e-99, 1e-16, 0.5, 1.0, 1e6, 1e12]

@@ -101,13 +101,13 @@ class Worker:
                 Change("stop", "test"),
             )
 
-        return await self.changes.experiment(name, decide)
+        return await self.changes.change_experiment(name, decide)
 
     async def register(self, version: str, status: str, model: str = "m") -> None:
         made = Version(model, version, "staged", "0" * 64, 1, "popularity", 1, 1)
-        await self.changes.models(lambda registry: registry.register(made, "test"))
+        await self.changes.change_models(lambda registry: registry.register(made, "test"))
         if status != "staged":
-            await self.changes.models(
+            await self.changes.change_models(
                 lambda registry: registry.move(model, version, status, now_ms=1, who="test")  # type: ignore[arg-type]
             )
 
@@ -464,7 +464,7 @@ def test_a_winner_is_promoted_once_also_when_the_worker_died_before_it_could(ser
         await lives.keeper._round()
         assert lives.replica.registry.production("m").version == "v2"
         assert lives.replica.registry.version("m", "v1").status == "retired"
-        await lives.changes.models(
+        await lives.changes.change_models(
             lambda registry: registry.rollback("m", now_ms=9, who="someone who knows better")
         )
         end = await lives.store.last_offset(COMMON)

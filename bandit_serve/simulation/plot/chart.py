@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from bandit_serve.simulation.plot.scale import Kind, Scale
-from bandit_serve.simulation.standing import Report, Standing
+from bandit_serve.simulation.plot.scale import AxisKind, Scale
+from bandit_serve.simulation.report import PolicySummary, SimulationReport
 
 WIDTH, HEIGHT = 1000, 520
 LEFT, TOP, BOTTOM = 62, 34, 46
 LETTER = 7.1
 LINE = 19
-MOST_LETTERS = 34
+MAX_LABEL_CHARS = 34
 COLOURS = 8
 ABOVE_THE_OTHERS = 1.5
 LOG_STARTS = 10
@@ -26,7 +26,7 @@ LOG_STARTS = 10
 class Series(NamedTuple):
     """`look` is its class; a policy keeps its own whatever the others come to."""
 
-    standing: Standing
+    standing: PolicySummary
     look: str
 
 
@@ -39,7 +39,7 @@ class Label(NamedTuple):
     value: str
 
 
-def chart(report: Report, kind: Kind) -> str:
+def chart(report: SimulationReport, kind: AxisKind) -> str:
     """The whole `<svg>`; `kind` is that of the axis of decisions."""
     series = _series(report)
     labels_width = LETTER * max(map(len, _texts(report))) + 34
@@ -64,7 +64,7 @@ def chart(report: Report, kind: Kind) -> str:
     return "\n".join([*parts, "</svg>"])
 
 
-def _series(report: Report) -> list[Series]:
+def _series(report: SimulationReport) -> list[Series]:
     learning = [standing for standing in report.policies if standing.learns]
     looks = {
         each.name: f"s{i % COLOURS}{' dashed' if i >= COLOURS else ''}" for i, each in enumerate(learning)
@@ -72,7 +72,7 @@ def _series(report: Report) -> list[Series]:
     return [Series(standing, looks.get(standing.name, "even")) for standing in report.policies]
 
 
-def _highest(report: Report) -> float:
+def _highest(report: SimulationReport) -> float:
     """The top of the axis: of the curves of all that learn, and of the others unless they are far above."""
     tops = {each.name: _top(each) for each in report.policies}
     learning = max((tops[each.name] for each in report.policies if each.learns), default=0.0)
@@ -80,12 +80,12 @@ def _highest(report: Report) -> float:
     return 1.06 * max([learning, *within]) or 1.0
 
 
-def _top(standing: Standing) -> float:
+def _top(standing: PolicySummary) -> float:
     errors = standing.curve_se or [0.0]
     return max(max(standing.curve), standing.curve[-1] + errors[-1])
 
 
-def _growth(report: Report) -> list[float] | None:
+def _growth(report: SimulationReport) -> list[float] | None:
     """C·ln t at the report's decisions, and the constant with which it ends where the best that learns does."""
     if report.growth is None:
         return None
@@ -94,7 +94,7 @@ def _growth(report: Report) -> list[float] | None:
     return [end + report.growth * math.log(t / report.horizon) for t in report.decisions]
 
 
-def _axes(report: Report, across: Scale, up: Scale) -> list[str]:
+def _axes(report: SimulationReport, across: Scale, up: Scale) -> list[str]:
     parts = []
     for mark in up.marks(6):
         y = _n(up(mark))
@@ -121,7 +121,7 @@ def _axes(report: Report, across: Scale, up: Scale) -> list[str]:
     return parts
 
 
-def _changes(report: Report, across: Scale) -> list[str]:
+def _changes(report: SimulationReport, across: Scale) -> list[str]:
     parts = []
     for point in report.change_points:
         x = _n(across(point))
@@ -130,7 +130,7 @@ def _changes(report: Report, across: Scale) -> list[str]:
     return parts
 
 
-def _guide(report: Report, growth: list[float], across: Scale, up: Scale, label: str) -> list[str]:
+def _guide(report: SimulationReport, growth: list[float], across: Scale, up: Scale, label: str) -> list[str]:
     points = [
         (across(t), up(value))
         for t, value in zip(report.decisions, growth, strict=True)
@@ -145,7 +145,9 @@ def _guide(report: Report, growth: list[float], across: Scale, up: Scale, label:
     ]
 
 
-def _curve(series: Series, report: Report, across: Scale, up: Scale, label: str | None) -> list[str]:
+def _curve(
+    series: Series, report: SimulationReport, across: Scale, up: Scale, label: str | None
+) -> list[str]:
     standing = series.standing
     # The first point may lie left of a log axis, which then begins in the middle of a curve.
     start = next(i for i, t in enumerate(report.decisions) if t >= across.low)
@@ -165,7 +167,7 @@ def _curve(series: Series, report: Report, across: Scale, up: Scale, label: str 
     return [*parts, label or _leaving(standing, line, across), "</g>"]
 
 
-def _leaving(standing: Standing, line: Sequence[tuple[float, float]], across: Scale) -> str:
+def _leaving(standing: PolicySummary, line: Sequence[tuple[float, float]], across: Scale) -> str:
     """The name of a curve beside the place where it leaves the picture at the top."""
     x = next(x for x, y in line if y <= TOP)
     to_the_right = x < (across.start + across.end) / 2
@@ -177,7 +179,7 @@ def _leaving(standing: Standing, line: Sequence[tuple[float, float]], across: Sc
 
 
 def _labels(
-    series: Sequence[Series], up: Scale, growth: list[float] | None, report: Report
+    series: Sequence[Series], up: Scale, growth: list[float] | None, report: SimulationReport
 ) -> dict[str, str]:
     """Names at the ends of curves, by name, with room between them."""
     wanted = {
@@ -235,24 +237,24 @@ def _middle(group: Sequence[float], room: float, low: float, high: float) -> flo
     return min(max(sum(group) / len(group), low + half), high - half)
 
 
-def _texts(report: Report) -> list[str]:
+def _texts(report: SimulationReport) -> list[str]:
     texts = [f"{_short(each.name)} ↑ {each.regret}" for each in report.policies]
     return [*texts, _growth_name(report)] if report.growth is not None else texts
 
 
-def _growth_name(report: Report) -> str:
+def _growth_name(report: SimulationReport) -> str:
     return f"C ln t, C = {report.growth:.3g}"
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
+    return name if len(name) <= MAX_LABEL_CHARS else f"{name[: MAX_LABEL_CHARS - 1]}…"
 
 
 def _count(value: float) -> str:
     return f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:,g} M"
 
 
-def _described(report: Report) -> str:
+def _described(report: SimulationReport) -> str:
     ends = ", ".join(f"{each.name} {each.regret}" for each in report.ranked)
     return f"Cumulative regret after {report.horizon:,} decisions: {ends}"
 

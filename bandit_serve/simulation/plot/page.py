@@ -8,8 +8,8 @@ from typing import Literal
 import msgspec
 
 from bandit_serve.simulation.plot.chart import chart
-from bandit_serve.simulation.plot.scale import Kind
-from bandit_serve.simulation.standing import Estimate, Report
+from bandit_serve.simulation.plot.scale import AxisKind
+from bandit_serve.simulation.report import Estimate, SimulationReport
 
 Theme = Literal["light", "dark"]
 
@@ -81,7 +81,7 @@ td small { color: var(--soft); font-size: 13px; }
 )
 
 
-def page(report: Report, kind: Kind = "linear", theme: Theme | None = None) -> str:
+def page(report: SimulationReport, kind: AxisKind = "linear", theme: Theme | None = None) -> str:
     """HTML: the chart on both axes (`kind` is shown first), the table, and the report itself as JSON.
 
     Without a `theme` it is the reader's own.
@@ -105,12 +105,12 @@ def page(report: Report, kind: Kind = "linear", theme: Theme | None = None) -> s
     )
 
 
-def picture_page(report: Report, kind: Kind, theme: Theme) -> str:
+def picture_page(report: SimulationReport, kind: AxisKind, theme: Theme) -> str:
     """HTML of the title and one chart, for a picture."""
     return _document(report, theme, chart(report, kind))
 
 
-def _document(report: Report, theme: Theme | None, body: str) -> str:
+def _document(report: SimulationReport, theme: Theme | None, body: str) -> str:
     chosen = f' data-theme="{theme}"' if theme else ""
     return f"""<!DOCTYPE html>
 <html lang="en"{chosen}>
@@ -130,7 +130,7 @@ def _document(report: Report, theme: Theme | None, body: str) -> str:
 """
 
 
-def _title(report: Report) -> str:
+def _title(report: SimulationReport) -> str:
     if len(report.policies) == 1:
         return f"Regret of {report.policies[0].name}"
     of_all = f"regret of {len(report.policies)} policies"
@@ -140,11 +140,11 @@ def _title(report: Report) -> str:
     return f"{best.name} loses least: {of_all}"
 
 
-def _seeds(report: Report) -> str:
+def _seeds(report: SimulationReport) -> str:
     return "one seed" if report.seeds == 1 else f"{report.seeds:,} seeds"
 
 
-def _table(report: Report) -> str:
+def _table(report: SimulationReport) -> str:
     first = report.ranked[0]
     rows = "\n".join(
         _row(
@@ -179,7 +179,7 @@ def _percent(estimate: Estimate) -> str:
     return f"{100 * estimate.mean:.1f} %"
 
 
-def _note(report: Report) -> str:
+def _note(report: SimulationReport) -> str:
     sentences = [
         "Regret is the expected reward that was lost against always choosing the arm that is best then.",
     ]

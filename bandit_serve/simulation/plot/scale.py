@@ -7,13 +7,13 @@ from typing import Literal
 
 from msgspec import Struct
 
-Kind = Literal["linear", "log"]
+AxisKind = Literal["linear", "log"]
 
 
 class Scale(Struct, frozen=True):
     """`low` is at place `start`, `high` at `end`; a log scale needs low > 0."""
 
-    kind: Kind
+    kind: AxisKind
     low: float
     high: float
     start: float

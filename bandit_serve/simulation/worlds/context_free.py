@@ -10,11 +10,18 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.random import Generator, SeedSequence, default_rng
 
-from bandit_serve.simulation.worlds.environment import Block, Environment, Matrix, block_rows, require, spans
+from bandit_serve.simulation.worlds.environment import (
+    Block,
+    Environment,
+    Matrix,
+    block_rows,
+    require_that,
+    spans,
+)
 from bandit_serve.simulation.worlds.walk import Walk
 
 
-class Change(Struct, frozen=True, forbid_unknown_fields=True):
+class MeanChange(Struct, frozen=True, forbid_unknown_fields=True):
     """From decision `at` on (counted from 0), the means are `arms`."""
 
     at: Annotated[int, Meta(ge=1)]
@@ -28,22 +35,22 @@ class ContextFree(Environment, frozen=True, kw_only=True):
     highest: ClassVar[float] = math.inf
 
     arms: Annotated[tuple[float, ...], Meta(min_length=1)]
-    changes: tuple[Change, ...] = ()
+    changes: tuple[MeanChange, ...] = ()
     drift: Annotated[float, Meta(ge=0.0)] = 0.0
 
     def __post_init__(self) -> None:
         for name, means in (("arms", self.arms), *(("a change's arms", each.arms) for each in self.changes)):
-            require(
+            require_that(
                 all(math.isfinite(mean) and self.lowest <= mean <= self.highest for mean in means),
                 f"{name} of a {self.kind} environment must be {self._range()}, not {list(means)}.",
             )
-            require(
+            require_that(
                 len(means) == len(self.arms),
                 f"a change must give a mean for each of the {len(self.arms)} arms, not {len(means)}.",
             )
         times = [each.at for each in self.changes]
-        require(times == sorted(set(times)), f"changes must come one after another, not at {times}.")
-        require(math.isfinite(self.drift), "drift must be finite.")
+        require_that(times == sorted(set(times)), f"changes must come one after another, not at {times}.")
+        require_that(math.isfinite(self.drift), "drift must be finite.")
 
     @property
     def n_arms(self) -> int:

@@ -10,7 +10,14 @@ import numpy as np
 from msgspec import Meta
 from numpy.random import Generator, SeedSequence, default_rng
 
-from bandit_serve.simulation.worlds.environment import Block, Environment, Matrix, block_rows, require, spans
+from bandit_serve.simulation.worlds.environment import (
+    Block,
+    Environment,
+    Matrix,
+    block_rows,
+    require_that,
+    spans,
+)
 from bandit_serve.simulation.worlds.walk import Walk
 
 
@@ -31,9 +38,11 @@ class Contextual(Environment, frozen=True, kw_only=True):
     noun: ClassVar[str]
 
     def __post_init__(self) -> None:
-        require(math.isfinite(self.signal) and math.isfinite(self.drift), "signal and drift must be finite.")
+        require_that(
+            math.isfinite(self.signal) and math.isfinite(self.drift), "signal and drift must be finite."
+        )
         times = list(self.changes)
-        require(times == sorted(set(times)), f"changes must come one after another, not at {times}.")
+        require_that(times == sorted(set(times)), f"changes must come one after another, not at {times}.")
 
     @property
     def n_arms(self) -> int:

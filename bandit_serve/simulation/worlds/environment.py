@@ -88,6 +88,6 @@ def spans(horizon: int, rows: int, cuts: tuple[int, ...] = ()) -> Iterator[tuple
             start = end
 
 
-def require(holds: bool, sentence: str) -> None:
+def require_that(holds: bool, sentence: str) -> None:
     if not holds:
         raise InvalidInput(sentence)

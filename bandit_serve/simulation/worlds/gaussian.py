@@ -9,7 +9,7 @@ from msgspec import Meta
 from numpy.random import Generator
 
 from bandit_serve.simulation.worlds.context_free import ContextFree
-from bandit_serve.simulation.worlds.environment import Matrix, require
+from bandit_serve.simulation.worlds.environment import Matrix, require_that
 
 
 class Gaussian(ContextFree, frozen=True, kw_only=True):
@@ -23,7 +23,7 @@ class Gaussian(ContextFree, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(math.isfinite(self.sd), "sd must be finite.")
+        require_that(math.isfinite(self.sd), "sd must be finite.")
 
     def outcomes(self, means: Matrix, generator: Generator) -> Matrix:
         return means + self.sd * generator.standard_normal(means.shape)

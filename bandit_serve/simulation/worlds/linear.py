@@ -9,7 +9,7 @@ from msgspec import Meta
 from numpy.random import Generator
 
 from bandit_serve.simulation.worlds.contextual import Contextual
-from bandit_serve.simulation.worlds.environment import Matrix, require
+from bandit_serve.simulation.worlds.environment import Matrix, require_that
 
 
 class Linear(Contextual, frozen=True, kw_only=True):
@@ -23,7 +23,7 @@ class Linear(Contextual, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(math.isfinite(self.noise), "noise must be finite.")
+        require_that(math.isfinite(self.noise), "noise must be finite.")
 
     def expected(self, scores: Matrix) -> Matrix:
         return scores

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import SeedSequence, default_rng
 
-from bandit_serve.simulation.worlds.data_set import DataSet, read_csv, shipped
-from bandit_serve.simulation.worlds.environment import Block, Environment, block_rows, require
+from bandit_serve.simulation.worlds.environment import Block, Environment, block_rows, require_that
+from bandit_serve.simulation.worlds.labelled_data_set import LabelledDataSet, read_csv, shipped
 
 
 class Supervised(Environment, frozen=True, kw_only=True):
@@ -28,16 +28,16 @@ class Supervised(Environment, frozen=True, kw_only=True):
     dataset: str | None = None
 
     def __post_init__(self) -> None:
-        require(
+        require_that(
             (self.csv is None) != (self.dataset is None),
             "a supervised environment takes csv, with label, or else dataset.",
         )
-        require(
+        require_that(
             (self.csv is None) == (self.label is None), "csv and label (the column to predict) go together."
         )
 
     @property
-    def data(self) -> DataSet:
+    def data(self) -> LabelledDataSet:
         if self.csv is not None and self.label is not None:
             return read_csv(Path(self.csv), self.label)
         return shipped(self.dataset or "")

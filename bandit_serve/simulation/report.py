@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bandit_serve.simulation.contender import Contender
 from bandit_serve.simulation.description import Simulation
-from bandit_serve.simulation.trial import Trial, checkpoints
+from bandit_serve.simulation.trial import SimulatedTrial, checkpoints
 from bandit_serve.simulation.worlds.context_free import ContextFree
 
 
@@ -43,7 +43,7 @@ def _places(error: float) -> int:
     return 1 if error >= 0.095 else min(12, 1 - math.floor(math.log10(error)))
 
 
-class Standing(Struct, frozen=True):
+class PolicySummary(Struct, frozen=True):
     """regret: at the end. behind: regret above that of the best policy, on the same seeds, so its error is small.
 
     min_share: the floor under each arm's share that it had. reward: a decision. best_share, late_best_share: of
@@ -64,7 +64,7 @@ class Standing(Struct, frozen=True):
     curve_se: list[float] | None
 
 
-class Report(Struct, frozen=True):
+class SimulationReport(Struct, frozen=True):
     """`growth` is C of the Lai–Robbins growth C·ln t, where the environment has one. Policies as they were given."""
 
     environment: dict[str, Any]
@@ -76,14 +76,14 @@ class Report(Struct, frozen=True):
     growth: float | None
     change_points: list[int]
     decisions: list[int]
-    policies: list[Standing]
+    policies: list[PolicySummary]
 
     @property
-    def ranked(self) -> list[Standing]:
+    def ranked(self) -> list[PolicySummary]:
         return sorted(self.policies, key=lambda standing: standing.regret.mean)
 
 
-def report(simulation: Simulation, trials: Sequence[Sequence[Trial]]) -> Report:
+def simulation_report(simulation: Simulation, trials: Sequence[Sequence[SimulatedTrial]]) -> SimulationReport:
     """`trials[contender][seed]`."""
     ends = [np.array([float(trial.regret[-1]) for trial in each]) for each in trials]
     lead = ends[min(range(len(ends)), key=lambda i: float(ends[i].mean()))]
@@ -93,7 +93,7 @@ def report(simulation: Simulation, trials: Sequence[Sequence[Trial]]) -> Report:
     ]
     environment = simulation.environment
     growth = environment.lost_per_log() if isinstance(environment, ContextFree) else None
-    return Report(
+    return SimulationReport(
         environment={"kind": environment.kind, **_plain(environment)},
         delay=None if simulation.delay is None else _plain(simulation.delay),
         summary=simulation.summary(),
@@ -108,10 +108,10 @@ def report(simulation: Simulation, trials: Sequence[Sequence[Trial]]) -> Report:
 
 
 def _standing(
-    contender: Contender, min_share: float, trials: Sequence[Trial], behind: NDArray[np.float64]
-) -> Standing:
+    contender: Contender, min_share: float, trials: Sequence[SimulatedTrial], behind: NDArray[np.float64]
+) -> PolicySummary:
     curves = np.array([trial.regret for trial in trials])
-    return Standing(
+    return PolicySummary(
         name=contender.name,
         policy=contender.summary(),
         learns=contender.learns,

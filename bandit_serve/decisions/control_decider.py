@@ -17,7 +17,7 @@ from bandit_serve.experiments.spec import Record
 from bandit_serve.log.token import Keyring
 
 
-class ControlOnly:
+class ControlDecider:
     """What a `Decider` is to those that ask for a decision, made from the record alone."""
 
     contextless = False

@@ -20,7 +20,7 @@ from bandit_serve.simulation.worlds.environment import Block, Environment
 INCARNATION = 1
 
 
-def served(
+def run_with_delays(
     policy: Any,
     environment: Environment,
     delay: Delay,

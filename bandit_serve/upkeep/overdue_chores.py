@@ -16,7 +16,7 @@ SAYS: dict[Chore, str] = {
 }
 
 
-class Overdue:
+class OverdueChores:
     """A log that has just been heard of, or a lease that was just taken, has its time from then on."""
 
     def __init__(self, replica: Replica, troubles: Troubles, after_s: float) -> None:

@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.errors import InvalidInput, UsageError
-from bandit_serve.simulation.worlds.environment import Matrix, require
+from bandit_serve.simulation.worlds.environment import Matrix, require_that
 
 # Those that come with scikit-learn itself, so that nothing is downloaded.
 SHIPPED = ("breast_cancer", "digits", "iris", "wine")
-MOST_CATEGORIES = 64
-MOST_CLASSES = 1_000
+MAX_CATEGORIES = 64
+MAX_CLASSES = 1_000
 MISSING = frozenset(["", "?", "na", "nan", "null", "none"])
 
 
-class DataSet(NamedTuple):
+class LabelledDataSet(NamedTuple):
     """features: float64 (N, d), the first always 1, the others standardised. labels: intp (N,), of `classes`."""
 
     name: str
@@ -32,7 +32,7 @@ class DataSet(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def read_csv(path: Path, label: str) -> DataSet:
+def read_csv(path: Path, label: str) -> LabelledDataSet:
     """Columns of numbers are taken as they are (a missing one is the column's mean), others one-hot.
 
     UsageError names what can not be used, and where.
@@ -64,7 +64,7 @@ def read_csv(path: Path, label: str) -> DataSet:
 
 
 @lru_cache(maxsize=1)
-def shipped(name: str) -> DataSet:
+def shipped(name: str) -> LabelledDataSet:
     """One of `SHIPPED`. UsageError where there is no such one, or no scikit-learn."""
     if name not in SHIPPED:
         raise UsageError(f"There is no data set {name!r}: expected one of {', '.join(SHIPPED)}.")
@@ -87,10 +87,10 @@ def _column(name: str, cells: list[str]) -> list[NDArray[np.float64]]:
         numbers = [math.nan if gone else float(cell) for cell, gone in zip(cells, missing, strict=True)]
     except ValueError:
         categories = sorted(set(cells))
-        if len(categories) > MOST_CATEGORIES:
+        if len(categories) > MAX_CATEGORIES:
             raise UsageError(
                 f"The column {name!r} has {len(categories)} different texts; "
-                f"at most {MOST_CATEGORIES} become features, so drop it first."
+                f"at most {MAX_CATEGORIES} become features, so drop it first."
             ) from None
         return [np.array([cell == category for cell in cells], dtype=np.float64) for category in categories]
     column = np.array(numbers)
@@ -99,14 +99,14 @@ def _column(name: str, cells: list[str]) -> list[NDArray[np.float64]]:
     return [column]
 
 
-def _data_set(name: str, columns: list[NDArray[np.float64]], names: list[str]) -> DataSet:
+def _data_set(name: str, columns: list[NDArray[np.float64]], names: list[str]) -> LabelledDataSet:
     classes, labels = np.unique(names, return_inverse=True)
-    require(
-        2 <= len(classes) <= MOST_CLASSES,
-        f"{name} must have from 2 to {MOST_CLASSES:,} different labels, not {len(classes):,}.",
+    require_that(
+        2 <= len(classes) <= MAX_CLASSES,
+        f"{name} must have from 2 to {MAX_CLASSES:,} different labels, not {len(classes):,}.",
     )
     kept = [(column - column.mean()) / sd for column in columns if (sd := float(column.std())) > 0.0]
     features = np.column_stack([np.ones(len(names)), *kept])
     if not np.isfinite(features).all():
         raise InvalidInput(f"{name} has numbers that are too large to be standardised.")
-    return DataSet(name, features, labels.astype(np.intp), tuple(str(each) for each in classes))
+    return LabelledDataSet(name, features, labels.astype(np.intp), tuple(str(each) for each in classes))

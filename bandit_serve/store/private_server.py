@@ -34,7 +34,7 @@ STOP_GRACE_S = 5.0
 PROBE_TIMEOUT_S = 1.0
 POLL_S = 0.01
 LOG_BYTES = 1 << 20
-LONGEST_SOCKET_PATH = 103
+MAX_SOCKET_PATH_BYTES = 103
 """Bytes; the address of a unix socket holds 104 on macOS and 108 on Linux, the closing zero included."""
 PEER = struct.Struct("=iII")
 """Process, user and group, as Linux tells them of who listens."""
@@ -120,10 +120,10 @@ class PrivateServer:
 
     def _check_directory(self) -> None:
         length = len(os.fsencode(self._socket))
-        if length > LONGEST_SOCKET_PATH:
+        if length > MAX_SOCKET_PATH_BYTES:
             raise UsageError(
                 f"The data directory's path is too long for a unix socket in it ({length} bytes, "
-                f"{LONGEST_SOCKET_PATH} are possible): choose a shorter one with --data."
+                f"{MAX_SOCKET_PATH_BYTES} are possible): choose a shorter one with --data."
             )
         own_folder(self.data_dir)
         own_folder(self.data_dir / "store")
