@@ -1,4 +1,4 @@
-"""What comes in with a reward, and the verdicts that go out."""
+"""Bodies of requests with rewards, and the verdicts of the answer."""
 
 from __future__ import annotations
 
@@ -42,5 +42,6 @@ class RewardsReport(Struct, frozen=True):
 
 
 def rewards_report(verdicts: list[RewardVerdict]) -> RewardsReport:
+    """Counts the verdicts."""
     accepted, duplicates = verdicts.count("accepted"), verdicts.count("duplicate")
     return RewardsReport(accepted, duplicates, len(verdicts) - accepted - duplicates, verdicts)

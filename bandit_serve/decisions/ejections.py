@@ -1,7 +1,7 @@
 """Arms that one worker leaves out for a time, because their model failed in it.
 
-As Envoy's outlier ejection does it: the first time for `FIRST_EJECTION_S`, each time after that twice as long, up to
-`MAX_EJECTION_S`; an arm that has been well for `MAX_EJECTION_S` starts anew.
+The times are as in Envoy's outlier ejection: `FIRST_EJECTION_S` at first, then twice as long each time, up to
+`MAX_EJECTION_S`. An arm that was not ejected for `MAX_EJECTION_S` starts anew.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MAX_EJECTION_S = 300.0
 
 
 class Ejections:
-    """Times are those of one monotonic clock, in seconds. `count` is how many there have been."""
+    """Ejected arms of one experiment. Times are seconds of one monotonic clock. `count`: ejections so far."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -22,7 +22,7 @@ class Ejections:
         self._times: dict[int, int] = {}
 
     def eject(self, arm: int, among: Set[int], now_s: float) -> bool:
-        """Takes `arm` out, unless it is the last of the arms `among` or out already; whether it was taken out."""
+        """Ejects `arm` unless it is out already or the last of the arms `among`; returns whether it did."""
         out = self.out(now_s)
         if arm in out or not among - out - {arm}:
             return False
@@ -34,16 +34,16 @@ class Ejections:
         return True
 
     def readmit(self, arm: int, now_s: float) -> bool:
-        """Ends an arm's time out; whether it was out."""
+        """Ends an arm's ejection; returns whether it was out."""
         was_out = arm in self.out(now_s)
         if was_out:
             self._until_s[arm] = now_s
         return was_out
 
     def out(self, now_s: float) -> frozenset[int]:
-        """The arms that are out now."""
+        """Arms that are out now."""
         return frozenset(arm for arm, until_s in self._until_s.items() if now_s < until_s)
 
     def next_back_s(self, now_s: float) -> float:
-        """When the first of them comes back; infinity where none is out."""
+        """Time at which the first of them comes back; infinity if none is out."""
         return min((self._until_s[arm] for arm in self.out(now_s)), default=math.inf)

@@ -1,4 +1,4 @@
-"""The store: connecting to one, what it promises, and the private server when none is named.
+"""Store: connections, durability, all keys and scripts, and a private server where none is named.
 
 Only this package imports redis.
 """

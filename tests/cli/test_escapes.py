@@ -220,7 +220,7 @@ def test_what_nobody_caught_is_a_record_and_steers_nothing(where: str) -> None:
     printed = done.stderr.decode()
     first, *rest = printed.splitlines()
     assert re.fullmatch(
-        r"\S+ \S+ CRITICAL w bandit_serve.base.process_log: ended by an error that nobody foresaw", first
+        r"\S+ \S+ CRITICAL w bandit_serve.base.process_log: ended by an unexpected error", first
     )
     assert all(line.startswith("  ") for line in rest)
     assert STEERING.findall(printed) == []

@@ -348,7 +348,7 @@ def test_credentials(binary: Path, tcp: bool) -> None:
                 username=username,
                 password=password,
             )
-            with pytest.raises(StoreRefused, match="does not let us in") as raised:
+            with pytest.raises(StoreRefused, match="rejects the login") as raised:
                 run(url, ping)
             assert "one" not in str(raised.value)
         query = "?username=app&password=pw" if not tcp else ""
