@@ -1,6 +1,6 @@
-"""Policies against described environments: the policy objects that serve traffic, on many seeds.
+"""Simulation: the policy objects that serve traffic, run in described environments on many seeds.
 
-`ENVIRONMENTS` is the table of worlds; the policies are those of `policies.POLICIES`.
+`ENVIRONMENTS` is the table of environments; the policies are those of `policies.POLICIES`.
 """
 
 from bandit_serve.simulation.description import ENVIRONMENTS, Simulation

@@ -1,4 +1,4 @@
-"""What is simulated: an environment, delays, policies, how long and how often."""
+"""Description of a simulation: environment, delays, policies, horizon and seeds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Horizon = Annotated[int, Meta(ge=1, le=MAX_DECISIONS)]
 
 
 class Document(Struct, frozen=True, forbid_unknown_fields=True):
-    """As a file has it."""
+    """Description as it stands in a file."""
 
     environment: dict[str, Any]
     policies: list[Any] = []
@@ -43,7 +43,7 @@ class Document(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Simulation(Struct, frozen=True):
-    """`seeds` runs of `horizon` decisions of each contender; `seed` makes other ones of all."""
+    """Valid description: `seeds` runs of `horizon` decisions for each contender. Another `seed` changes all runs."""
 
     environment: Environment
     contenders: tuple[Contender, ...]
@@ -54,23 +54,23 @@ class Simulation(Struct, frozen=True):
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Simulation:
-        """InvalidInput names what is wrong. Without policies: all that can be run in the environment."""
-        described = _converted(document, Document, "")
-        kind = described.environment.get("kind")
+        """Checks a description; raises `InvalidInput`. Without policies, all that fit the environment take part."""
+        given = _converted(document, Document, "")
+        kind = given.environment.get("kind")
         if kind not in ENVIRONMENTS:
             raise InvalidInput(f"environment.kind: expected one of {', '.join(ENVIRONMENTS)}, not {kind!r}.")
-        of_kind = {name: value for name, value in described.environment.items() if name != "kind"}
+        of_kind = {name: value for name, value in given.environment.items() if name != "kind"}
         environment = _converted(of_kind, ENVIRONMENTS[kind], "environment")
-        contenders = tuple(map(Contender.of, described.policies)) or tuple(
-            all_that_fit(environment, late=described.delay is not None)
+        contenders = tuple(map(Contender.of, given.policies)) or tuple(
+            all_that_fit(environment, late=given.delay is not None)
         )
         simulation = cls(
             environment,
             contenders,
-            described.delay,
-            described.horizon or environment.one_pass or HORIZON,
-            described.seeds,
-            described.seed,
+            given.delay,
+            given.horizon or environment.one_pass or HORIZON,
+            given.seeds,
+            given.seed,
         )
         simulation._check()
         return simulation
@@ -93,6 +93,7 @@ class Simulation(Struct, frozen=True):
             contender.policy(self.environment, seed=0)
 
     def summary(self) -> str:
+        """Few words for a title."""
         delay = "" if self.delay is None else f"; {self.delay.summary()}"
         return f"{self.environment.summary()}{delay}"
 

@@ -1,6 +1,6 @@
-"""Regret over decisions as an inline SVG: one curve a policy, with its band, its name at its end, and the growth.
+"""Chart of regret over decisions, as inline SVG: a curve with a band and a label for each policy, and the growth.
 
-Colours and type are the page's (`page.py`), by class, so that one picture serves light and dark.
+The page's style sheet (`page.py`) sets colours and fonts by class, so one chart serves the light and the dark theme.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ LOG_STARTS = 10
 
 
 class Series(NamedTuple):
-    """`look` is its class; a policy keeps its own whatever the others come to."""
+    """Policy, and the class that its curve is styled by."""
 
     standing: PolicySummary
     look: str
 
 
 class Label(NamedTuple):
-    """At the end of a curve, which is at the height `at`."""
+    """Label at the end of a curve; `at` is the height of that end."""
 
     at: float
     look: str
@@ -40,7 +40,7 @@ class Label(NamedTuple):
 
 
 def chart(report: SimulationReport, kind: AxisKind) -> str:
-    """The whole `<svg>`; `kind` is that of the axis of decisions."""
+    """Draws the whole `<svg>`; `kind` is that of the axis of decisions."""
     series = _series(report)
     labels_width = LETTER * max(map(len, _texts(report))) + 34
     first = LOG_STARTS if kind == "log" and report.horizon >= 100 * LOG_STARTS else 1
@@ -58,7 +58,7 @@ def chart(report: SimulationReport, kind: AxisKind) -> str:
     labels = _labels(series, up, growth, report)
     if growth is not None:
         parts += _guide(report, growth, across, up, labels["growth"])
-    # The best is drawn last, over the others.
+    # The best policy is drawn last, on top.
     for each in sorted(series, key=lambda one: -one.standing.regret.mean):
         parts += _curve(each, report, across, up, labels.get(each.standing.name))
     return "\n".join([*parts, "</svg>"])
@@ -73,7 +73,7 @@ def _series(report: SimulationReport) -> list[Series]:
 
 
 def _highest(report: SimulationReport) -> float:
-    """The top of the axis: of the curves of all that learn, and of the others unless they are far above."""
+    """Top of the regret axis: above all policies that learn, and above the others unless they are far higher."""
     tops = {each.name: _top(each) for each in report.policies}
     learning = max((tops[each.name] for each in report.policies if each.learns), default=0.0)
     within = [top for top in tops.values() if not learning or top <= ABOVE_THE_OTHERS * learning]
@@ -86,7 +86,7 @@ def _top(standing: PolicySummary) -> float:
 
 
 def _growth(report: SimulationReport) -> list[float] | None:
-    """C·ln t at the report's decisions, and the constant with which it ends where the best that learns does."""
+    """C·ln t at the report's decisions, shifted so that it ends where the best policy that learns does."""
     if report.growth is None:
         return None
     ends = [each.curve[-1] for each in report.policies if each.learns]
@@ -149,7 +149,7 @@ def _curve(
     series: Series, report: SimulationReport, across: Scale, up: Scale, label: str | None
 ) -> list[str]:
     standing = series.standing
-    # The first point may lie left of a log axis, which then begins in the middle of a curve.
+    # A log axis may begin in the middle of a curve; earlier points are left out.
     start = next(i for i, t in enumerate(report.decisions) if t >= across.low)
     places = [across(t) for t in report.decisions[start:]]
     line = [(x, up(value)) for x, value in zip(places, standing.curve[start:], strict=True)]
@@ -168,7 +168,7 @@ def _curve(
 
 
 def _leaving(standing: PolicySummary, line: Sequence[tuple[float, float]], across: Scale) -> str:
-    """The name of a curve beside the place where it leaves the picture at the top."""
+    """Label of a curve that leaves the chart at the top, next to that place."""
     x = next(x for x, y in line if y <= TOP)
     to_the_right = x < (across.start + across.end) / 2
     side = f'dx="{10 if to_the_right else -10}" text-anchor="{"start" if to_the_right else "end"}"'
@@ -181,7 +181,7 @@ def _leaving(standing: PolicySummary, line: Sequence[tuple[float, float]], acros
 def _labels(
     series: Sequence[Series], up: Scale, growth: list[float] | None, report: SimulationReport
 ) -> dict[str, str]:
-    """Names at the ends of curves, by name, with room between them."""
+    """Labels at the ends of curves, by name, spread so that they do not overlap."""
     wanted = {
         each.standing.name: Label(
             up(each.standing.curve[-1]),
@@ -194,7 +194,7 @@ def _labels(
     }
     if growth is not None:
         wanted["growth"] = Label(up(growth[-1]), "growth", _growth_name(report), "")
-    # Where two end at one height, the guide comes below the curve that it ends at.
+    # The guide ends at the height of the best curve: its label comes below that one.
     order = sorted(wanted, key=lambda name: (wanted[name].at, name == "growth"))
     heights = spread([wanted[name].at for name in order], LINE, 14.0, HEIGHT - 8.0)
     left = WIDTH - (LETTER * max(map(len, _texts(report))) + 34)
@@ -212,9 +212,9 @@ def _label(label: Label, height: float, left: float) -> str:
 
 
 def spread(wanted: Sequence[float], room: float, low: float, high: float) -> list[float]:
-    """Heights near those `wanted`, in ascending order, at least `room` apart and within low … high if that can be.
+    """Heights close to those `wanted` (ascending), at least `room` apart and within [low, high] if that is possible.
 
-    Neighbours that would overlap become a group around the mean of what they want.
+    Neighbours that would overlap become a group, which is centred on the mean of its wanted heights.
     """
     room = min(room, (high - low) / max(len(wanted) - 1, 1))
     groups: list[list[float]] = []

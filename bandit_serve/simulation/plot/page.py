@@ -1,4 +1,4 @@
-"""The plot as a page of its own: nothing is loaded from anywhere, and it follows the reader's light or dark."""
+"""Page with the plot: one HTML file that loads nothing and follows the reader's light or dark theme."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bandit_serve.simulation.report import Estimate, SimulationReport
 Theme = Literal["light", "dark"]
 
 CLEAR = 2.0
-"""How many standard errors behind the second must be for a title that names the first."""
+"""Number of standard errors that the second must be behind for the title to name the first."""
 
 LIGHT = """
   --paper: #fcfcfb; --ink: #16181d; --soft: #646a73; --grid: #e7e7e4; --faint: #f2f2f0; --axis: #9a9ea5;
@@ -82,15 +82,15 @@ td small { color: var(--soft); font-size: 13px; }
 
 
 def page(report: SimulationReport, kind: AxisKind = "linear", theme: Theme | None = None) -> str:
-    """HTML: the chart on both axes (`kind` is shown first), the table, and the report itself as JSON.
+    """HTML with the chart on both axes (`kind` is shown first), the table, and the report as JSON.
 
-    Without a `theme` it is the reader's own.
+    Without a `theme` the page follows the reader's settings.
     """
     picks = "".join(
         f'<input class="pick" type="radio" name="axis" id="{each}"{" checked" if each == kind else ""}>\n'
         for each in ("linear", "log")
     )
-    # In a script element only this can end it early.
+    # Only `<` can end the script element early.
     data = msgspec.json.encode(report).decode().replace("<", "\\u003c")
     return _document(
         report,
@@ -106,7 +106,7 @@ def page(report: SimulationReport, kind: AxisKind = "linear", theme: Theme | Non
 
 
 def picture_page(report: SimulationReport, kind: AxisKind, theme: Theme) -> str:
-    """HTML of the title and one chart, for a picture."""
+    """HTML with only the title and one chart, for a picture."""
     return _document(report, theme, chart(report, kind))
 
 
@@ -181,7 +181,7 @@ def _percent(estimate: Estimate) -> str:
 
 def _note(report: SimulationReport) -> str:
     sentences = [
-        "Regret is the expected reward that was lost against always choosing the arm that is best then.",
+        "Regret is the expected reward that was lost compared with always choosing the arm that is best at the time.",
     ]
     if report.seeds > 1:
         sentences.append(

@@ -1,4 +1,4 @@
-"""Environments whose arms have a mean each, whoever comes."""
+"""Environments without context: each arm has one mean for all decisions."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from bandit_serve.simulation.worlds.walk import Walk
 
 
 class MeanChange(Struct, frozen=True, forbid_unknown_fields=True):
-    """From decision `at` on (counted from 0), the means are `arms`."""
+    """Change of the means to `arms`, from decision `at` on, counted from 0."""
 
     at: Annotated[int, Meta(ge=1)]
     arms: tuple[float, ...]
 
 
 class ContextFree(Environment, frozen=True, kw_only=True):
-    """arms: the K means. changes: what they become, and when. drift: how far each wanders in 1,000 decisions."""
+    """arms: the K means. changes: later means. drift: standard deviation of a mean's walk over 1,000 decisions."""
 
     lowest: ClassVar[float] = -math.inf
     highest: ClassVar[float] = math.inf
@@ -66,28 +66,28 @@ class ContextFree(Environment, frozen=True, kw_only=True):
 
     def blocks(self, horizon: int, seed: SeedSequence) -> Iterator[Block]:
         outcomes, course = (default_rng(child) for child in seed.spawn(2))
-        become = {0: self.arms, **{each.at: each.arms for each in self.changes}}
+        means_from = {0: self.arms, **{each.at: each.arms for each in self.changes}}
         rows = block_rows(self.n_arms)
         for start, end in spans(horizon, rows, self.change_points):
-            if start in become:
-                means = np.array(become[start], dtype=np.float64)
+            if start in means_from:
+                means = np.array(means_from[start], dtype=np.float64)
                 walk = Walk(means, self.drift, course, self.lowest, self.highest)
             expected = walk.take(end - start)
             yield Block(expected, self.outcomes(expected, outcomes))
 
     def outcomes(self, means: Matrix, generator: Generator) -> Matrix:
-        """float64 (B, K): one reward of each arm at each decision, of these means."""
+        """Draws float64 (B, K): a reward of each arm at each decision, with these means."""
         raise NotImplementedError
 
     def lost_per_log(self) -> float | None:
-        """C of the growth C·ln t (Lai and Robbins 1985): Σ (μ* − μ_k)/KL(μ_k, μ*); None where there is none."""
+        """C of the growth C·ln t (Lai and Robbins 1985): Σ (μ* − μ_k)/KL(μ_k, μ*); None if means move or are equal."""
         best = max(self.arms)
         if self.moves or min(self.arms) == best:
             return None
         return math.fsum((best - mean) / self.divergence(mean, best) for mean in self.arms if mean < best)
 
     def divergence(self, mean: float, best: float) -> float:
-        """KL from an arm of `mean` to one that would be as good as the `best` mean; infinite where none is."""
+        """KL divergence from an arm of `mean` to one of mean `best`; infinite where there is no such arm."""
         raise NotImplementedError
 
     def summary(self) -> str:
@@ -106,7 +106,7 @@ class ContextFree(Environment, frozen=True, kw_only=True):
 
 
 def spelled(means: tuple[float, ...]) -> str:
-    """The means in their order, repeated ones once: `0.05, 9 × 0.04`."""
+    """Lists means in order, with runs of equal ones shortened: `0.05, 9 × 0.04`."""
     runs: list[tuple[float, int]] = []
     for mean in means:
         if runs and runs[-1][0] == mean:

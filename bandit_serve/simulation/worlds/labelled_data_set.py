@@ -1,4 +1,4 @@
-"""Labelled rows to make a bandit of: a CSV with a header, or a data set that scikit-learn ships."""
+"""Labelled data sets, from a CSV file with a header or from scikit-learn."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from bandit_serve.errors import InvalidInput, UsageError
 from bandit_serve.simulation.worlds.environment import Matrix, require_that
 
-# Those that come with scikit-learn itself, so that nothing is downloaded.
 SHIPPED = ("breast_cancer", "digits", "iris", "wine")
+"""Data sets that are part of scikit-learn's package, so nothing is downloaded."""
 MAX_CATEGORIES = 64
 MAX_CLASSES = 1_000
 MISSING = frozenset(["", "?", "na", "nan", "null", "none"])
 
 
 class LabelledDataSet(NamedTuple):
-    """features: float64 (N, d), the first always 1, the others standardised. labels: intp (N,), of `classes`."""
+    """features: float64 (N, d), the first always 1, the others standardised. labels: intp (N,), indices of classes."""
 
     name: str
     features: Matrix
@@ -33,9 +33,9 @@ class LabelledDataSet(NamedTuple):
 
 @lru_cache(maxsize=1)
 def read_csv(path: Path, label: str) -> LabelledDataSet:
-    """Columns of numbers are taken as they are (a missing one is the column's mean), others one-hot.
+    """Reads a CSV file. Numeric columns become one feature (a missing value is the column's mean), others one-hot.
 
-    UsageError names what can not be used, and where.
+    Raises `UsageError` that names what can not be used, and where.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -65,7 +65,7 @@ def read_csv(path: Path, label: str) -> LabelledDataSet:
 
 @lru_cache(maxsize=1)
 def shipped(name: str) -> LabelledDataSet:
-    """One of `SHIPPED`. UsageError where there is no such one, or no scikit-learn."""
+    """Loads one of `SHIPPED`. Raises `UsageError` for any other name, or without scikit-learn."""
     if name not in SHIPPED:
         raise UsageError(f"There is no data set {name!r}: expected one of {', '.join(SHIPPED)}.")
     try:
@@ -74,14 +74,14 @@ def shipped(name: str) -> LabelledDataSet:
         raise UsageError(
             f"The data set {name} comes with scikit-learn, which is not installed: pip install scikit-learn."
         ) from None
-    found = getattr(loaders, f"load_{name}")()
-    classes = [str(each) for each in found.target_names]
-    columns = [np.asarray(column, dtype=np.float64) for column in np.asarray(found.data).T]
-    return _data_set(name, columns, [classes[target] for target in found.target])
+    loaded = getattr(loaders, f"load_{name}")()
+    classes = [str(each) for each in loaded.target_names]
+    columns = [np.asarray(column, dtype=np.float64) for column in np.asarray(loaded.data).T]
+    return _data_set(name, columns, [classes[target] for target in loaded.target])
 
 
 def _column(name: str, cells: list[str]) -> list[NDArray[np.float64]]:
-    """One column of numbers, or one of 0 and 1 for each category."""
+    """Turns a column into one of numbers, or into one of 0 and 1 for each category."""
     missing = [cell.lower() in MISSING for cell in cells]
     try:
         numbers = [math.nan if gone else float(cell) for cell, gone in zip(cells, missing, strict=True)]

@@ -13,7 +13,7 @@ from bandit_serve.simulation.worlds.environment import Matrix, require_that
 
 
 class Linear(Contextual, frozen=True, kw_only=True):
-    """The reward is the score and Normal noise of the standard deviation `noise`."""
+    """Rewards are the score plus Gaussian noise with standard deviation `noise`."""
 
     kind: ClassVar[str] = "linear"
     objective: ClassVar[str] = "continuous"

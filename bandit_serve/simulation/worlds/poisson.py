@@ -16,7 +16,7 @@ MAX_RATE = 1e9
 
 
 class Poisson(ContextFree, frozen=True, kw_only=True):
-    """arms: the rate of each, of Poisson numbers."""
+    """Poisson rewards. arms: each arm's rate, at most `MAX_RATE`."""
 
     kind: ClassVar[str] = "counts"
     objective: ClassVar[str] = "count"
