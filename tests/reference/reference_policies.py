@@ -10,15 +10,6 @@ def ucb1_index(mean, n, trials):
     return mean + math.sqrt(2.0 * math.log(trials) / n)
 
 
-def ucb1_shares(n, total):
-    untried = n == 0
-    if untried.any():
-        return untried / untried.sum()
-    index = [ucb1_index(t / k, k, n.sum()) for t, k in zip(total, n, strict=True)]
-    best = np.array(index) == max(index)
-    return best / best.sum()
-
-
 def normal_posterior(rewards, mean, kappa, alpha, beta):
     """Murphy 2007, equations 85-89, from the raw rewards of one arm: location, scale, degrees of freedom."""
     n = len(rewards)

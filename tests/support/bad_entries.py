@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,11 +15,6 @@ from bandit_serve.store.store import Entry
 class BadEntry(NamedTuple):
     kind: bytes
     data: bytes
-
-
-def with_more(event: Any, **more: Any) -> bytes:
-    """A struct as a later build may write it: with a field that this one does not know."""
-    return msgspec.msgpack.encode({**msgspec.to_builtins(event), **more})
 
 
 def later_change(entry: Entry) -> bytes:
@@ -48,5 +42,3 @@ BAD_ENTRIES: dict[str, BadEntry] = {
     "a reward that is no number": BadEntry(events.REWARDED, rewards([1], values=np.nan).tobytes()),
     "a change that is none": BadEntry(events.CHANGED, msgspec.msgpack.encode({"record": None})),
 }
-
-LATER_BUILD_ENTRIES: dict[str, Callable[[Entry], bytes]] = {"a change with a field more": later_change}

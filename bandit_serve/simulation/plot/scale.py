@@ -30,7 +30,7 @@ class Scale(Struct, frozen=True):
         return (value - self.low) / (self.high - self.low) if self.high > self.low else 1.0
 
     def marks(self, about: int) -> list[float]:
-        """Round numbers within [low, high], about so many, in steps of 1, 2 or 5 times a power of ten, or powers of ten."""
+        """About so many round numbers in [low, high]: steps of 1, 2 or 5 times a power of ten, or powers of ten."""
         if self.kind == "log":
             powers = range(
                 math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1
