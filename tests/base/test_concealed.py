@@ -1,4 +1,4 @@
-"""Passwords of URLs are in no argument, log, answer or error; answers name no path and no address of ours."""
+"""Passwords in URLs: no argument, log, answer or error shows them. Answers name no path and no address of ours."""
 
 from __future__ import annotations
 

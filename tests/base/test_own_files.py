@@ -1,4 +1,4 @@
-"""What others own, can write to or lead elsewhere is refused; what is made is for this user alone."""
+"""Private files: a path that others own, can write to or have replaced by a link is refused; new files are 0600."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that takes long: done by whoever may, and what it raised is raised where it is used."""
+"""Work that can not be cut into turns: it runs in a thread, and its error is raised where its result is read."""
 
 from __future__ import annotations
 

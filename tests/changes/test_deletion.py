@@ -1,4 +1,4 @@
-"""Deleted experiments: gone everywhere and for good, and nothing of theirs is a namesake's."""
+"""Deletion of experiments: they are gone everywhere and for good, and a namesake inherits nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Payloads of arms: bounded, kept in the log once, and whole after any number of changes."""
+"""Payloads of arms: bounded, stored in the log once, and unchanged by any number of changes."""
 
 from __future__ import annotations
 

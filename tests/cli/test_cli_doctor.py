@@ -1,4 +1,4 @@
-"""`bandit-serve doctor`: well set up, and each thing that can be wrong."""
+"""`bandit-serve doctor`: an installation without problems, and each problem that it reports."""
 
 from __future__ import annotations
 

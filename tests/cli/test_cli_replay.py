@@ -1,4 +1,4 @@
-"""`bandit-serve replay`: equal in every worker after all that may happen, not when a bit was changed."""
+"""`bandit-serve replay`: every worker's state equals the replay after any traffic, and differs after one changed bit."""
 
 from __future__ import annotations
 

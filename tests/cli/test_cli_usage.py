@@ -1,4 +1,4 @@
-"""The command line as such: exit statuses, errors for people, settings from everywhere."""
+"""Usage of the command line: exit statuses, errors for people, settings from every source."""
 
 from __future__ import annotations
 

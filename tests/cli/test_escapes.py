@@ -1,4 +1,4 @@
-"""Whatever callers put into the service's state, the commands print text: no escape reaches a terminal or a pipe."""
+"""Control characters in stored texts: no command sends them to a terminal or a pipe."""
 
 from __future__ import annotations
 

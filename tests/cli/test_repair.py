@@ -1,4 +1,4 @@
-"""`bandit-serve repair`: what it says of an experiment that is set aside, and each way out."""
+"""`bandit-serve repair`: the diagnosis of an experiment that is set aside, and each remedy."""
 
 from __future__ import annotations
 

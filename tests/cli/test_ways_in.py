@@ -1,4 +1,4 @@
-"""The small things that a caller meets first: HEAD, the end by SIGHUP, a store that is not there, a wrong directory."""
+"""First contact: HEAD requests, SIGHUP, a store that does not answer, a wrong directory."""
 
 from __future__ import annotations
 

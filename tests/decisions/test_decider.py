@@ -1,4 +1,4 @@
-"""One experiment in one worker: what is drawn is what is logged, and the holdout is its own."""
+"""Decisions of one experiment in one worker: the shares drawn from are the shares logged, and the holdout is apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arms that are left out for a time: twice as long each time, bounded, and never all."""
+"""Ejected arms: each time twice as long, bounded, and never all arms."""
 
 from __future__ import annotations
 

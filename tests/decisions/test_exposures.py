@@ -1,4 +1,4 @@
-"""Decisions on their way into the log: numbered without gaps, bounded, and flushed once."""
+"""Exposure buffer: numbered without gaps, bounded, and flushed once."""
 
 from __future__ import annotations
 

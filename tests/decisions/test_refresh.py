@@ -1,4 +1,4 @@
-"""Keeping shares up to date: fair to all experiments, within a budget."""
+"""Refresh of shares: fair to all experiments, within a budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo, run as a user runs it: real service, real HTTP, nothing downloaded."""
+"""Demo as a user runs it: real service, real HTTP, nothing downloaded."""
 
 from __future__ import annotations
 

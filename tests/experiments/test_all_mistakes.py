@@ -1,4 +1,4 @@
-"""Several mistakes in one experiment: each is told, whoever finds it, and nothing that only comes of another."""
+"""Several mistakes in one experiment: each is reported, whichever check finds it, and no consequence of another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an experiment is: what is refused names its field, and what is left out has its default."""
+"""Validation of experiments: a refusal names its field, and an omitted field has its default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every field of an experiment and its parts survives its ways: made, read, applied again, arms added."""
+"""Every field of an experiment survives being created, read, applied again and extended by arms."""
 
 from __future__ import annotations
 

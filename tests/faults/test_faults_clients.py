@@ -1,4 +1,4 @@
-"""Clients that vanish, stall or never read: they harm nobody else, and what they sent counts once or not at all."""
+"""Clients that vanish, stall or never read: others are not affected, and their rewards count once or not at all."""
 
 from __future__ import annotations
 

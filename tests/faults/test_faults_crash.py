@@ -1,4 +1,4 @@
-"""Everything dies at once, or only what is on top: state survives, nothing is orphaned, the next start works."""
+"""Crash of all processes at once, or of the supervisor: state survives, no process is orphaned, the next start works."""
 
 from __future__ import annotations
 

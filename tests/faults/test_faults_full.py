@@ -1,4 +1,4 @@
-"""A store that is full, and one behind a thin link: it frees itself, and large snapshots disturb nobody."""
+"""Full store, and a store behind a slow link: it frees memory, and large snapshots delay nobody."""
 
 from __future__ import annotations
 

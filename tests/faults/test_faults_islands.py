@@ -1,4 +1,4 @@
-"""Eight experiments under load, three of which are poisoned: the others never fail, and `repair` mends the three."""
+"""Eight experiments under load, three with bad entries: the other five never fail, and `repair` restores the three."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers that start while the store is away, come back to one that lost something, or see it lose something."""
+"""Workers that start during an outage, and stores that have lost entries before or after it."""
 
 from __future__ import annotations
 

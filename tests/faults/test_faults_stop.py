@@ -1,4 +1,4 @@
-"""SIGTERM under load: what was accepted is answered, by a service that stops and by a worker that is replaced."""
+"""SIGTERM under load: accepted requests are answered, by a service that stops and by a worker that is replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store that stands still, and one whose connections are cut: decisions go on, rewards count once."""
+"""Store that stands still or whose connections are cut: decisions go on, rewards count once."""
 
 from __future__ import annotations
 

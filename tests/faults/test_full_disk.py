@@ -1,4 +1,4 @@
-"""A disk that is full: said, answered with 503, nothing half left behind, and well again once there is room."""
+"""Full disk: reported, answered with 503, nothing half-written left, and normal operation once there is room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callers that have said all they will (`shutdown(SHUT_WR)`) get their answers, and then the connection is closed."""
+"""Half-closed connections (`shutdown(SHUT_WR)`): all answers arrive, and then the connection is closed."""
 
 from __future__ import annotations
 

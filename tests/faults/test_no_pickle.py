@@ -1,4 +1,4 @@
-"""Nothing from the store, an artifact or the network is unpickled: a service in which that fails does all it does."""
+"""No unpickling of data from the store, an artifact or the network: a service in which pickle fails does all it must."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outages of the store, each by its name: health says so in seconds, decisions go on, rewards wait, nobody exits."""
+"""Outages of the store, each by its name: health reports them within seconds, decisions go on, rewards wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What we keep is damaged: that is an error of ours, in the log with its place, and never the caller's 400."""
+"""Damaged state: an error of ours with its place in the log, and never a 400 for the caller."""
 
 from __future__ import annotations
 

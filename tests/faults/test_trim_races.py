@@ -1,4 +1,4 @@
-"""Trims that come between a reader's look and its read: no entry is missed, whoever reads."""
+"""Trims between a reader's decision where to read and its read: no entry is missed."""
 
 from __future__ import annotations
 

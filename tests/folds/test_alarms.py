@@ -1,4 +1,4 @@
-"""Changes of what an arm is worth: rarely reported when there are none, soon when there are."""
+"""Alarms of changed means: rare without a change, and soon after one."""
 
 from __future__ import annotations
 

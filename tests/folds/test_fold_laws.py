@@ -1,4 +1,4 @@
-"""What holds for every legal experiment, reward, gap, change and order: nothing raises, and no number is no number.
+"""Laws of every valid experiment, reward, gap, change and order: nothing raises, and all numbers are finite.
 
 Histories come from `histories.py`. 200 by default; 100,000 with BANDIT_SERVE_TEST_SCALE=full.
 """

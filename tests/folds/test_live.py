@@ -1,4 +1,4 @@
-"""The policy fold: live, replayed, and snapshot-plus-tail states are equal, bit for bit."""
+"""Policy fold: live, replayed, and snapshot-plus-tail states are equal, bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker's memory: what the logs say, entered one way."""
+"""Replica: the state of all experiments in a worker, entered one way."""
 
 from __future__ import annotations
 

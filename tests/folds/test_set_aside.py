@@ -1,4 +1,4 @@
-"""Whatever one experiment's log holds, it alone is set aside, in workers that run and in those that start."""
+"""Experiments that are set aside: one bad log affects no other experiment, in running and in starting workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generators of clients read the description, each where it is installed; and what one makes of it works.
+"""Generators of API clients: each that is installed reads the description, and a generated client works.
 
 The rules that all of them need are held without them, in tests/http/test_openapi.py.
 """

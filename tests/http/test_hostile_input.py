@@ -1,4 +1,4 @@
-"""Bad input over all routes: it is refused, nothing of ours fails, no worker dies, and the log stays readable.
+"""Bad input for all routes: it is refused, no worker fails or dies, and the log stays readable.
 
 5,000 requests by default; 20,000 with BANDIT_SERVE_TEST_SCALE=full in the environment.
 """

@@ -1,4 +1,4 @@
-"""Arms that come and go over HTTP: who may change what, what they get, and what is known of them."""
+"""Changes of arms over HTTP: permissions of each status, shares, and results."""
 
 from __future__ import annotations
 

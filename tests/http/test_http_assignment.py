@@ -1,4 +1,4 @@
-"""Who gets which arm, over HTTP: splits, stickiness, and propensities that are what they say they are."""
+"""Assignment over HTTP: splits, stickiness, and propensities that match the frequencies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contextual experiments over HTTP: what a decision's context says is learned from, drawn by, and replayed."""
+"""Contextual experiments over HTTP: contexts are learned from, drawn by, and replayed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Experiments over HTTP, as API.md says: made, changed, read."""
+"""Experiments over HTTP, as API.md says: created, changed, read."""
 
 from __future__ import annotations
 

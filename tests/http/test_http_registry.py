@@ -1,4 +1,4 @@
-"""The registry and predictions over HTTP, as API.md says, with models that were really trained."""
+"""Registry and predictions over HTTP, as API.md says, with models that were really trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forged and spoiled decision tokens, sent to a real service: none is accepted, none is a failure of ours."""
+"""Forged and damaged decision tokens: a real service accepts none, and none causes a failure."""
 
 from __future__ import annotations
 

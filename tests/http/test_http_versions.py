@@ -1,4 +1,4 @@
-"""The registry at work: search, comparison, retention, shadows, and promotions while requests come."""
+"""Registry at work: search, comparison, retention, shadows, and promotions under load."""
 
 import contextlib
 import json

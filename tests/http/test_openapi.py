@@ -1,4 +1,4 @@
-"""`/openapi.json`: valid, complete, and in step with what the routes do."""
+"""`/openapi.json`: valid, complete, and in step with the routes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cost of a request is bounded before its work begins, on the product of its parts."""
+"""Bounds of a request's cost, checked before its work begins, on the product of its parts."""
 
 from __future__ import annotations
 

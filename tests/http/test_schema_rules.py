@@ -1,4 +1,4 @@
-"""What the description of the API says of a body, and what becomes of it: what fits is taken, what does not is refused.
+"""Schemas of the API description against the service: a body that fits is accepted, and one that does not is refused.
 
 Bodies are examples that differ in one place, near each bound and of each type. Where a body fits and is refused, the
 reason is one that no schema can say: `BEYOND` lists them, as the description does in words.

@@ -1,4 +1,4 @@
-"""Uploads that are refused leave nothing behind, and none takes away the file that another version uses."""
+"""Refused uploads leave no file behind, and remove no file that another version uses."""
 
 from __future__ import annotations
 

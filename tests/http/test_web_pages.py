@@ -1,4 +1,4 @@
-"""A web page in a real browser, from another origin: it changes nothing here and reads nothing, also by rebinding."""
+"""Web page of another origin in a real browser: it changes nothing and reads nothing, even by DNS rebinding."""
 
 from __future__ import annotations
 

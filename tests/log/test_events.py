@@ -1,4 +1,4 @@
-"""What the log holds: what goes onto the wire comes off it equal."""
+"""Events of the log: encoding and decoding give the same event."""
 
 from __future__ import annotations
 

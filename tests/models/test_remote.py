@@ -1,4 +1,4 @@
-"""Model files that several machines share: below a URL, and in the store."""
+"""Model files that several machines share: under a URL, and in the store."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""The exact search beside a full sort, with the processor's code and with the portable one."""
+"""Exact search against a full sort, with the processor's code and with the portable one."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Policies with their defaults do the same whatever the unit and the zero of the rewards."""
+"""Policies with their defaults behave the same for any unit and any zero of the rewards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wild values of a context: learning goes on, from states of before too, and what was far outside is counted."""
+"""Outliers in a context: learning goes on, from older states too, and they are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The formulas of the policies as they stand in the papers, in NumPy, with nothing from the package."""
+"""Formulas of the policies from their papers, in NumPy, without any code of the package."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Models in memory: bounded by bytes, live ones pinned, one load for all who wait."""
+"""Models in memory: bounded by bytes, live ones pinned, one load for all that wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry: the state machine in full, one version in production, and the way back."""
+"""Registry: the whole state machine, one version in production, and rollback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Top-k answers: from this process, then the store, then computed; by version and inputs."""
+"""Top-k cache: answers come from this process, else from the store, else they are computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A census: who answers, who is silent, who has ended."""
+"""Census of workers: those that answer, those that are silent, those that have ended."""
 
 from __future__ import annotations
 

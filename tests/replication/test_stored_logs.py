@@ -1,4 +1,4 @@
-"""Logs and snapshots that an earlier build left in a store give the same bits with this one.
+"""Logs and snapshots of an earlier build give the same bits with this one.
 
 `support/write_stored.py` writes such files.
 """

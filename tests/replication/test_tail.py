@@ -1,4 +1,4 @@
-"""Following all logs: every entry once and in order, through outages, and from snapshots."""
+"""Tail of all logs: every entry once and in order, through outages, and from snapshots."""
 
 from __future__ import annotations
 

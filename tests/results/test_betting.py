@@ -1,4 +1,4 @@
-"""Intervals by betting: their values, a reference on a grid, and how often they ever miss."""
+"""Betting intervals: values, a reference on a grid, and the rate of misses."""
 
 from __future__ import annotations
 

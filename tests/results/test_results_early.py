@@ -1,4 +1,4 @@
-"""Rewards that the log shows before their exposures: the shares they are weighed by are their own, not those before."""
+"""Rewards that are logged before their exposures are weighted by the shares of their own decisions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fold against its reference, on logs of bad days; snapshots; what it refuses; what it keeps."""
+"""Results fold against its reference, on irregular logs; snapshots, refusals and bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results fold of an experiment, made when asked: what is read of it is read at one place of the log."""
+"""Results fold of an experiment on demand: all of a report is of one offset of the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shares of each decision's own: what the fold keeps of them, and what it says when it can not keep all."""
+"""Decisions with shares of their own: the fold keeps a bounded number, and reports when it could not keep all."""
 
 from __future__ import annotations
 

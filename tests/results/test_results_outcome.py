@@ -1,4 +1,4 @@
-"""The model of what arms bring by the features of decisions: what scores of contextual policies are made around."""
+"""Outcome model, by the features of decisions: the scores of contextual policies are centred on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report: its shape, what is null and why, who wins."""
+"""Report: its shape, null values and their reasons, the winner."""
 
 from __future__ import annotations
 

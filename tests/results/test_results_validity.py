@@ -1,4 +1,4 @@
-"""Error rates, coverage and power by seeded simulation; `simulated_results.py` plays them at full size."""
+"""Error rates, coverage and power by seeded simulation; `simulated_results.py` runs it at full size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewards on their way into the log: grouped, counted once, refused when late, and never half-written."""
+"""Append of rewards: grouped, counted once, refused when late, and never half-written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way of a reward through one worker, with a real store and without HTTP."""
+"""Path of a reward through one worker, with a real store and without HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may talk to the service: no page of another site, and by no name that is not ours; on every route there is."""
+"""Admission: requests from pages of other sites, or under foreign host names, are refused on every route."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connecting to named stores: URLs, failures as errors of ours, and nothing sent twice; with real servers."""
+"""Connections to named stores: URLs, errors, and nothing sent twice; with real servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections that keep a worker waiting: others are answered beside them, and in the end they are gone."""
+"""Connections that keep a worker waiting: others are served meanwhile, and in the end they are closed."""
 
 from __future__ import annotations
 

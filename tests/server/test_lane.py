@@ -1,4 +1,4 @@
-"""The short way of hot requests (`server/lane.py`): what a connection may do that no single request shows."""
+"""Fast lane of hot requests (`server/lane.py`): sequences of requests on one connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a large model takes of the machine's memory when several workers serve it."""
+"""Memory of a large model that several workers serve."""
 
 from __future__ import annotations
 

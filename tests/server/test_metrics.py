@@ -1,4 +1,4 @@
-"""Counters that all workers share, and a set of series that no request can grow."""
+"""Counters that all workers share, and series that no request can multiply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters in the query: a route takes those that its row in the table names, and refuses all others."""
+"""Query parameters: a route takes those of its row in the table, and refuses all others."""
 
 from __future__ import annotations
 

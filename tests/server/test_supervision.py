@@ -1,4 +1,4 @@
-"""What may end a worker and what may not; workers that stand still, and successors that fail."""
+"""Supervision: ends of workers, workers that stand still, and successors that fail."""
 
 from __future__ import annotations
 

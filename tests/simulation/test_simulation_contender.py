@@ -1,4 +1,4 @@
-"""How policies are named on a command line and in a file."""
+"""Contenders: policies as they are named on a command line and in a file."""
 
 from __future__ import annotations
 

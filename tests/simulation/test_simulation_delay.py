@@ -1,4 +1,4 @@
-"""Late and missing rewards: the delays that are said, through the fold that serves traffic."""
+"""Late and missing rewards: delays as described, through the fold that serves traffic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Environments have the rates that they say, and one seed is one sequence of potential outcomes."""
+"""Environments: rates as described, and one sequence of potential outcomes for a seed."""
 
 from __future__ import annotations
 

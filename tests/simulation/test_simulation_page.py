@@ -1,4 +1,4 @@
-"""The plot: well-formed, with nothing to load, and its curves are the numbers."""
+"""Page with the plot: well-formed, nothing to load, and curves that match the numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trials: the policies that serve traffic, the same for the same seed, in one process or in several."""
+"""Trials: the same result for the same seed, in one process or in several."""
 
 from __future__ import annotations
 

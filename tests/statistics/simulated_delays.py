@@ -1,4 +1,4 @@
-"""Rewards that come late, played through `LiveExperiment` with real entries: regret, and the means it reports.
+"""Late rewards, run through `LiveExperiment` with real entries: regret, and the means it reports.
 
 `PYTHONPATH=tests/support python tests/statistics/simulated_delays.py` plays everything at full size and prints a table
 with standard errors.

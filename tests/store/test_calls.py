@@ -1,4 +1,4 @@
-"""Calls over connections that are kept, with real servers that stop and die."""
+"""Calls over kept connections, with real servers that stop and die."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log's time: even and never back, whatever the store's clock and the callers' do."""
+"""Log time: even and never back, for any jump of the store's or the callers' clocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every key is documented, and all keys of one experiment are in one slot of a cluster."""
+"""Keys: each is documented, and all keys of one experiment are in one slot of a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The private server, with real servers and real processes; what depends on the server is run with each."""
+"""Private server, with real servers and real processes; tests that depend on the server run with each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Lua scripts, on a real store: all of their checks come before any of their writes."""
+"""Lua scripts, on a real store: all checks come before any write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task that is cancelled while it talks to the store ends, at whatever point of the talk that is."""
+"""Cancellation of a task that waits for the store: the task ends, at any point of the call."""
 
 from __future__ import annotations
 

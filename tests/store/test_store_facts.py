@@ -1,4 +1,4 @@
-"""What real servers say about themselves, and which of them are refused."""
+"""Facts that real servers report of themselves, and the refusal of unsuitable ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a store remembers of its outages, and large snapshots in pieces."""
+"""Outages that a store remembers, and large snapshots in pieces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The description of the API as tests read it: what a schema says of a value, and values that are near a valid one."""
+"""API description for tests: validation of values against its schemas, and values that are close to a valid one."""
 
 from __future__ import annotations
 

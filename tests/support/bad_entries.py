@@ -1,4 +1,4 @@
-"""Entries that a log can not be folded with: each of another kind, as another build or a fault may leave them."""
+"""Entries that no fold can read, each of another kind, as another build or a fault may leave them."""
 
 from __future__ import annotations
 

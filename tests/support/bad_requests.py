@@ -1,4 +1,4 @@
-"""A grammar of bad requests: valid ones, bent in one or more places, for any route of the service."""
+"""Grammar of bad requests: valid ones with one or more changes, for any route of the service."""
 
 from __future__ import annotations
 

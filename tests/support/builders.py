@@ -1,4 +1,4 @@
-"""What tests of the core are made of: experiments, log entries, stores and a bounded wait."""
+"""Builders of experiments, log entries and stores, and a bounded wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bandit-serve …` as processes of their own."""
+"""`bandit-serve …` commands as processes of their own."""
 
 from __future__ import annotations
 

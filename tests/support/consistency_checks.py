@@ -1,4 +1,4 @@
-"""What a service counted, read in three ways that do not know each other: the results, the log, and the folds."""
+"""Checks that the results, the log and the folds of a service agree, each read on its own."""
 
 from __future__ import annotations
 

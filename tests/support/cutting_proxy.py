@@ -1,4 +1,4 @@
-"""A proxy before a store that lets a command through and cuts the connection in the middle of the reply."""
+"""Proxy in front of a store that passes a command on and cuts the connection in the middle of the reply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Histories of experiments that a caller may write, with every number drawn near a bound that the code has.
+"""Random histories of valid experiments, with every number drawn close to a bound of the code.
 
 A history is drawn from choices alone (`Choices`), so the same code serves a fast random run, by seed, and Hypothesis,
 which makes a failing history small.

@@ -1,4 +1,4 @@
-"""What tests over HTTP say again and again: bodies that are valid, MessagePack, problems, multipart."""
+"""Calls that many HTTP tests make: valid bodies, MessagePack, problems, multipart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A load of decisions and rewards over real HTTP, and the account of what was acknowledged.
+"""Load of decisions and rewards over real HTTP, with a tally of the acknowledged ones.
 
 Clients run in a thread with an event loop of its own. Each visit is one decision and the reward of that decision. A
 patient client sends again what was not answered or was answered 503; a strict one only retries a connection that was

@@ -1,4 +1,4 @@
-"""A service whose store is away: what it answers, what it says of itself, and the end of its workers."""
+"""Checks of a service during an outage of its store: answers, health, and the end of workers."""
 
 from __future__ import annotations
 

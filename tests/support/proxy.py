@@ -1,4 +1,4 @@
-"""What proxies before a store have in common: a thread with a loop of its own, and a connection to each of theirs."""
+"""Base of proxies in front of a store: a thread with an event loop, and a connection to the store for each client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests byte by byte: what no well-behaved client would send, over connections that are kept."""
+"""HTTP requests byte by byte, as no well-behaved client sends them, over kept connections."""
 
 from __future__ import annotations
 

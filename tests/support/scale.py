@@ -1,4 +1,4 @@
-"""How large the fault tests are: small by default, in full with BANDIT_SERVE_TEST_SCALE=full."""
+"""Scale of the fault tests: small by default, full with BANDIT_SERVE_TEST_SCALE=full."""
 
 from __future__ import annotations
 

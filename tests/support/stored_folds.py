@@ -1,4 +1,4 @@
-"""What a build makes of the logs in a store."""
+"""Folds of all logs in a store, as this build computes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store's keys in a file: logs and snapshots of an earlier build, to be read by this one."""
+"""Keys of a store in a file: logs and snapshots of an earlier build, for tests of this one."""
 
 from __future__ import annotations
 

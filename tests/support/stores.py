@@ -1,4 +1,4 @@
-"""Real servers to throw away: every test that needs a store starts one here.
+"""Throwaway stores: real servers, one for each test that needs a store.
 
 As fixtures, in conftest.py:
 

@@ -1,4 +1,4 @@
-"""A proxy before stores whose target can be switched, as a virtual address is, and whose rate can be bounded."""
+"""Proxy in front of stores: its target can be switched, like a virtual address, and its rate bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes whose wall clock a test sets, by libfaketime; their monotonic clocks run on."""
+"""Processes with a wall clock that a test sets, by libfaketime; their monotonic clocks run on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes what the build of today leaves in a store: `python tests/support/write_stored.py tests/stored/NAME.keys`.
+"""Writes the logs and snapshots of this build to a file: `python tests/support/write_stored.py tests/stored/NAME.keys`.
 
 To be run when a build that changes a fold, an event or a snapshot is about to follow: test_stored_logs.py reads all
 such files with the build that it tests.

@@ -1,4 +1,4 @@
-"""A real MLflow server beside the registry."""
+"""Mirror of the registry in a real MLflow server."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Rewards as ratings: utilities, or what was told; of one kind and scale in one model."""
+"""Rewards as ratings: by utility or by a given rule; of one kind and one scale in a model."""
 
 import msgspec
 import numpy as np

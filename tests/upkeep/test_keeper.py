@@ -1,4 +1,4 @@
-"""The lease holder's chores: snapshots, trimming that leaves replay possible, ticks, keys and promotions."""
+"""Chores of the lease holder: snapshots, trimming that leaves replay possible, ticks, keys and promotions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long rewards take: what is estimated of each arm's delays while most rewards have not come."""
+"""Delays of rewards: the estimated distribution of each arm while most rewards have not come."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decisions with features that wait until their window has closed: learned from once, by their reward or by zero."""
+"""Decisions with features that wait for their window to close: each is learned from once, by its reward or as zero."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Missing rewards that count as zero: each decision closes once, whatever order the log brings it in."""
+"""Missing rewards that count as zero: each decision closes once, in any order of the log."""
 
 from __future__ import annotations
 

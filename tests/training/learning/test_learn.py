@@ -1,4 +1,4 @@
-"""`bandit-serve learn` beside a real service: killed again and again, it learns each event once."""
+"""`bandit-serve learn` with a real service: killed again and again, it learns from each event once."""
 
 import asyncio
 import random

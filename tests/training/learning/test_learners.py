@@ -1,4 +1,4 @@
-"""A service that keeps models learning itself: real processes, killed and stopped."""
+"""Service that keeps its models learning: real processes, killed and stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How errors are averaged, and when they are said to have grown."""
+"""Prequential errors: their average, and the detection of a rise."""
 
 from __future__ import annotations
 
