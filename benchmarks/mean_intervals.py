@@ -1,11 +1,12 @@
-"""How often the interval of an arm's mean is ever wrong, from the exact one by betting to the asymptotic one after it.
+"""Error rate of the interval of an arm's mean, from the exact one by betting to the asymptotic one after it.
 
     python benchmarks/mean_intervals.py                          1,000 experiments of two equal arms a row
     python benchmarks/mean_intervals.py --law "Bernoulli .001" --runs 2000 --set-up even
 
-Intervals are those of `report`. An exact one that has left a mean out does so for good, so its last one is looked at
-(and some before); asymptotic ones at each 2 % of growth. Printed are the parts of the arms whose exact interval ever
-missed, whose asymptotic one did, and for which either did: at most alpha = .05, and two standard errors.
+Intervals are those of `report`. An exact interval that has left the mean out does so for good, so the last one is
+checked, and some before it. Asymptotic ones are checked at each 2 % of growth. Printed are the shares of arms whose
+exact interval ever missed the mean, whose asymptotic one did, and for which either did. The last should be at most
+alpha = .05, within two standard errors.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FIRST_LOOKS = (4, 30, 100, 300)
 
 @dataclass
 class Missed:
-    """bool [R, 2] each: of the experiments' arms."""
+    """Arms whose intervals have missed the mean: bool (R, 2) each."""
 
     exact: list[Floats] = field(default_factory=list)
     after: list[Floats] = field(default_factory=list)
@@ -37,7 +38,7 @@ class Missed:
 
 
 def play(law: Law, set_up: str, seed: list[int], total: int, growth: float, missed: Missed) -> None:
-    """One experiment of two arms alike, with an even split or Thompson of floor .05 for shares."""
+    """Runs experiments with two equal arms, by an even split or by Thompson sampling with floor .05."""
     policy = Policy(kind="fixed_split") if set_up == "even" else Policy(kind="thompson", min_share=0.05)
     about, rng = record([law.kind], 2, policy), np.random.default_rng(seed)
     played = Play.of(about, rng)
@@ -63,9 +64,9 @@ def play(law: Law, set_up: str, seed: list[int], total: int, growth: float, miss
         due |= np.any([(before < at) & (n >= at) for at in FIRST_LOOKS], axis=0)
         if not due.any():
             continue
-        said = report(played.fold, about, {}, 0)
+        results = report(played.fold, about, {}, 0)
         for k in np.flatnonzero(due):
-            interval = said.arms[k].metrics["m0"].interval
+            interval = results.arms[k].metrics["m0"].interval
             if interval is not None:
                 spoke[k] |= n[k] > MAX_EXACT_VALUES
                 wrong[int(n[k] > MAX_EXACT_VALUES), k] |= not interval[0] <= law.mean <= interval[1]

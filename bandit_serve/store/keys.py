@@ -38,7 +38,7 @@ class Keys:
         return f"{self._of(owner)}:snapshots:{fold}"
 
     def snapshot_pieces(self, owner: str, fold: str, offset: str) -> str:
-        """Hash of number to piece of a large snapshot: lives as long as that, and minutes if it never becomes whole."""
+        """Hash of number to piece, as long as its snapshot, minutes if that never becomes whole: a large snapshot."""
         return f"{self.snapshots(owner, fold)}:{offset}"
 
     def trimmed(self, owner: str) -> str:

@@ -101,9 +101,9 @@ def test_a_folder_of_others_is_refused_with_a_sentence(folder: Path, fault: str,
 def test_serve_and_demo_refuse_it_too(folder: Path) -> None:
     writable(folder / "data")
     for command in (["serve", "--port", "0"], ["demo", "--offline", "--visits", "1"], ["models", "list"]):
-        told = bandit_serve(*command, "--data", folder / "data")
-        assert (told.status, told.out) == (2, "") or command[0] == "demo"
-        assert "chmod go-w" in " ".join(told.err.split())
+        ran = bandit_serve(*command, "--data", folder / "data")
+        assert (ran.status, ran.out) == (2, "") or command[0] == "demo"
+        assert "chmod go-w" in " ".join(ran.err.split())
     named = bandit_serve("serve", "--port", "0", "--store", "unix:///nowhere", "--data", folder / "data")
     assert (named.status, "chmod go-w" in " ".join(named.err.split())) == (2, True)
     examined = bandit_serve("doctor", "--data", folder / "data")

@@ -73,8 +73,8 @@ def test_a_draft_and_one_that_is_stopped_can_be_deleted_and_no_other(place: Plac
             assert service.call("POST", f"{path}/{step}").status == 200
         before = service.call("GET", path)
         check_problem(service.call("DELETE", path, headers={"If-Match": '"999"'}), 412)
-        found = service.call("DELETE", path, headers={"If-Match": before.headers["ETag"]})
-        assert found.status == status
+        answer = service.call("DELETE", path, headers={"If-Match": before.headers["ETag"]})
+        assert answer.status == status
         for other in (place.here, place.there):
             if status == 204:
                 check_problem(other.call("GET", path), 404)
@@ -303,18 +303,18 @@ def test_one_that_was_given_up_can_be_deleted(store: ThrowawayStore, tmp_path: P
 
 def test_freeing_is_done_once_and_finds_what_came_since(store: ThrowawayStore) -> None:
     async def run() -> None:
-        house = Store(store.url)
+        sweeper = Store(store.url)
         try:
             for owner in ("a", "b@2"):
-                await house.append(owner, b"t", b"")
-            assert await house.find_present(["a", "b@2", "c"]) == ["a", "b@2"]
-            await house.free("a", ("policy", "results"))
-            assert await house.find_present(["a", "b@2", "c"]) == ["b@2"]
-            assert await house.trimmed("a") > Offset(0, 0)
-            await house.free("a", ("policy", "results"))
-            await house.append("a", b"t", b"")
-            assert await house.find_present(["a"]) == ["a"]
+                await sweeper.append(owner, b"t", b"")
+            assert await sweeper.find_present(["a", "b@2", "c"]) == ["a", "b@2"]
+            await sweeper.free("a", ("policy", "results"))
+            assert await sweeper.find_present(["a", "b@2", "c"]) == ["b@2"]
+            assert await sweeper.trimmed("a") > Offset(0, 0)
+            await sweeper.free("a", ("policy", "results"))
+            await sweeper.append("a", b"t", b"")
+            assert await sweeper.find_present(["a"]) == ["a"]
         finally:
-            await house.close()
+            await sweeper.close()
 
     asyncio.run(run())

@@ -50,11 +50,11 @@ def test_what_the_record_before_had_is_left_out_and_filled_in(
     whole = Changed(after, Change("pause", "me"))
     data = events.encode(whole.without(before))
     assert len(data) < 1_500
-    found = events.decode(events.CHANGED, data)
-    assert isinstance(found, Changed)
-    assert found.kept_arms == 2
-    assert found.whole(before).record == after
-    assert found.whole(after).record == after, "also for a fold that began with a later record"
+    decoded = events.decode(events.CHANGED, data)
+    assert isinstance(decoded, Changed)
+    assert decoded.kept_arms == 2
+    assert decoded.whole(before).record == after
+    assert decoded.whole(after).record == after, "also for a fold that began with a later record"
 
 
 def test_a_change_that_leaves_nothing_out_is_written_as_ever() -> None:

@@ -71,11 +71,14 @@ def test_what_is_wrong_is_said_and_nothing_changed(
     offset = put(store, "e", UNKNOWN)
     second = put(store, "e", BAD_ENTRIES["half a reward"])
     wait_until(lambda: set_aside(service, "e"))
-    found = bandit_serve("repair", "e", "--json", *where)
-    assert found.status == 0
-    told = found.document
-    assert told["condition"] == "set_aside"
-    assert [(fault["offset"], fault["kind"]) for fault in told["faults"]] == [(offset, "z"), (second, "r")]
+    ran = bandit_serve("repair", "e", "--json", *where)
+    assert ran.status == 0
+    document = ran.document
+    assert document["condition"] == "set_aside"
+    assert [(fault["offset"], fault["kind"]) for fault in document["faults"]] == [
+        (offset, "z"),
+        (second, "r"),
+    ]
     spoken = bandit_serve("repair", "e", *where)
     for text in (offset, second, "--try-again", "--leave-out", "--from-snapshot", "--stop"):
         assert text in spoken.out

@@ -222,8 +222,8 @@ def test_many_mistakes_are_told_at_once(service: ThrowawayService) -> None:
 
 def test_a_key_that_is_given_twice_is_refused_where_something_is_set_up(service: ThrowawayService) -> None:
     twice = b'{"id": "twice", "id": "again", "unt": 1, "arms": [{"name": "a", "name": "b"}], "metrics": []}'
-    found = check_problem(service.call("POST", "/v1/experiments", twice), 400)
-    assert {error["at"] for error in found["errors"]} == {"id", "unt", "arms[0].name", "metrics"}
+    problem = check_problem(service.call("POST", "/v1/experiments", twice), 400)
+    assert {error["at"] for error in problem["errors"]} == {"id", "unt", "arms[0].name", "metrics"}
     assert service.call("POST", "/v1/experiments", experiment(id="once")).status == 201
     for method, path, body, at in [
         ("PUT", "/policy", b'{"kind": "thompson", "kind": "ucb1"}', "kind"),

@@ -189,9 +189,9 @@ def test_a_row_that_can_not_be_added_leaves_no_part_of_it(rows: list[dict[str, A
     assert buffer.lost == 0
     assert sum(len(Rows(batch).arms) for batch in batches) == added
     for batch in batches:
-        found = events.decode(events.EXPOSED, events.encode(batch), 2)
-        assert isinstance(found, Exposed)
-        assert [pair.place for pair in found.pairs] == list(range(len(found.arms) // 2))
+        decoded = events.decode(events.EXPOSED, events.encode(batch), 2)
+        assert isinstance(decoded, Exposed)
+        assert [pair.place for pair in decoded.pairs] == list(range(len(decoded.arms) // 2))
 
 
 def test_a_batch_that_no_fold_could_read_is_not_logged_and_counted_as_lost(
@@ -396,8 +396,8 @@ async def passes(store: Store, server: ThrowawayStore, ms: int) -> None:
     """Time for all who know the store: what the store itself would end is ended, and what may be swept is."""
     store.clock._ahead_ns += ms * 1_000_000
     with server.client() as client:
-        found = client.hgetall(store.keys.clock)
-        shift_ms = int(found.get(b"shift", 0)) + ms
+        fields = client.hgetall(store.keys.clock)
+        shift_ms = int(fields.get(b"shift", 0)) + ms
         now_s, microseconds = client.time()
         mark_ms = now_s * 1000 + microseconds // 1000 + shift_ms
         client.hset(store.keys.clock, mapping={"shift": shift_ms, "mark": mark_ms})

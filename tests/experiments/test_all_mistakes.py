@@ -236,6 +236,6 @@ def test_over_http_they_come_in_one_answer(service: ThrowawayService) -> None:
 
 
 def refused(answer: Answer, *places: str) -> dict[str, Any]:
-    found = check_problem(answer, 400)
-    assert sorted(error["at"] for error in found["errors"]) == sorted(places)
-    return found
+    problem = check_problem(answer, 400)
+    assert sorted(error["at"] for error in problem["errors"]) == sorted(places)
+    return problem

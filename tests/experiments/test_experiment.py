@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from builders import described, experiment, record
+from builders import description, experiment, record
 
 from bandit_serve.errors import InvalidInput, NotBuilt
 from bandit_serve.experiments.spec import (
@@ -452,7 +452,7 @@ def test_moves(move: str, legal: set[Status]) -> None:
 
 
 def test_the_description_of_the_contract_is_an_experiment() -> None:
-    fields = described(
+    fields = description(
         id="ranker-v2",
         arms=[
             {"name": "control", "model": "ranker", "version": "v1"},
@@ -502,7 +502,7 @@ def test_arms_come_after_the_others_and_their_standing_is_kept() -> None:
 
 def test_what_was_made_with_longer_values_than_are_taken_now_is_changed_all_the_same() -> None:
     field = {"name": "c", "kind": "categorical", "values": ["x" * 300, "y"]}
-    fields = described(
+    fields = description(
         arms=ARMS, metrics=[BINARY], attribution=IGNORE, context=[field], policy={"kind": "lin_ts"}
     )
     older = msgspec.convert(fields, Experiment)

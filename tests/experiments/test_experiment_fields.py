@@ -106,8 +106,8 @@ def with_model(service: ThrowawayService, tmp_path_factory: pytest.TempPathFacto
 def of(view: Mapping[str, Any]) -> dict[str, Any]:
     """The experiment's own part of what is shown, as it would be sent."""
     own = {name: view[name] for name in Experiment.__struct_fields__}
-    found: dict[str, Any] = msgspec.to_builtins(msgspec.convert(own, Experiment))
-    return found
+    plain: dict[str, Any] = msgspec.to_builtins(msgspec.convert(own, Experiment))
+    return plain
 
 
 def test_all_of_it_survives_create_get_apply_and_add_arm(
@@ -164,8 +164,8 @@ def test_what_is_shown_has_every_field_of_what_is_known() -> None:
     assert set(Version.__struct_fields__) - same == {"created_ms", "updated_ms"}
     assert {name: getattr(shown, name) for name in same} == {name: getattr(version, name) for name in same}
     entry = HistoryEntry(**filled(HistoryEntry, revision=3, at_ms=1))
-    told = history_view(entry)
+    view = history_view(entry)
     same = set(HistoryEntry.__struct_fields__) & set(HistoryView.__struct_fields__)
     assert set(HistoryEntry.__struct_fields__) - same == {"at_ms"}
-    assert {name: getattr(told, name) for name in same} == {name: getattr(entry, name) for name in same}
+    assert {name: getattr(view, name) for name in same} == {name: getattr(entry, name) for name in same}
     assert set(ModelHistoryEntry.__struct_fields__) - set(ModelHistoryView.__struct_fields__) == {"at_ms"}

@@ -49,9 +49,9 @@ def wait_until_established() -> None:
 
 
 def results(service: ThrowawayService, name: str) -> dict[str, Any]:
-    found = service.call("GET", f"/v1/experiments/{name}/results")
-    assert found.status == 200, found.body
-    body: dict[str, Any] = found.body
+    answer = service.call("GET", f"/v1/experiments/{name}/results")
+    assert answer.status == 200, answer.body
+    body: dict[str, Any] = answer.body
     return body
 
 

@@ -1,4 +1,4 @@
-"""Crash of all processes at once, or of the supervisor: state survives, no process is orphaned, the next start works."""
+"""Crash of all processes at once, or of the supervisor: state survives, no process is orphaned, a restart works."""
 
 from __future__ import annotations
 

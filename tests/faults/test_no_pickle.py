@@ -1,4 +1,4 @@
-"""No unpickling of data from the store, an artifact or the network: a service in which pickle fails does all it must."""
+"""No unpickling of data from the store, an artifact or the network: a service without pickle does all it must."""
 
 from __future__ import annotations
 

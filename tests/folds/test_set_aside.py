@@ -206,9 +206,9 @@ def test_a_snapshot_that_can_not_be_read_is_passed_over_where_the_log_is_there(
     for victim in served.worker_pids():
         os.kill(victim, signal.SIGKILL)
     wait_until_all_serve(served, WORKERS)
-    told = served.call("GET", "/v1/stats").body
-    assert told["set_aside"] == {}
-    assert sum(told["experiments"]["e"]["rewards"].values()) == 5
+    body = served.call("GET", "/v1/stats").body
+    assert body["set_aside"] == {}
+    assert sum(body["experiments"]["e"]["rewards"].values()) == 5
 
 
 def test_an_experiment_of_which_nothing_is_left_to_read_answers_503(

@@ -17,7 +17,7 @@ from bad_requests import BadRequestGrammar, packed
 from http_calls import decide_many, draft, experiment, running, upload
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_http import RawAnswer, storm
+from raw_http import RawAnswer, send_all
 from services import ThrowawayService
 
 from bandit_serve.models import MatrixFactorization
@@ -151,7 +151,7 @@ def test_bad_input_over_all_routes(service: ThrowawayService, grammar: BadReques
         requests[number] = grammar.request()
         return requests[number]
 
-    asyncio.run(storm(service.port, make, N_REQUESTS, check))
+    asyncio.run(send_all(service.port, make, N_REQUESTS, check))
     assert not wrong, "\n".join(f"{request[:1500]!r}\n-> {answer}" for request, answer in wrong[:5])
     assert len(set(requests.values())) > 0.6 * N_REQUESTS, "the requests vary"
     assert {200, 201, 400, 404, 405, 409, 412, 415, 501} <= set(seen), seen
@@ -214,7 +214,7 @@ def test_any_document_for_every_route_that_takes_one(
         assert answer.status < 500 or answer.status == 501, (request, answer)
         assert explained(answer), (request, answer)
 
-    asyncio.run(storm(service.port, lambda i: heads[i].encode() + body, len(heads), check, in_flight=4))
+    asyncio.run(send_all(service.port, lambda i: heads[i].encode() + body, len(heads), check, in_flight=4))
 
 
 def explained(answer: RawAnswer) -> bool:

@@ -139,9 +139,9 @@ def test_every_status_is_described(route: Route) -> None:
 
 
 def test_the_service_serves_it(service: ThrowawayService) -> None:
-    found = service.call("GET", "/openapi.json")
-    assert (found.status, found.headers["Content-Type"]) == (200, "application/json")
-    assert found.body == API_DESCRIPTION
+    answer = service.call("GET", "/openapi.json")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
+    assert answer.body == API_DESCRIPTION
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.label)
@@ -150,12 +150,12 @@ def test_a_route_answers_as_described(service: ThrowawayService, route: Route) -
     path = in_a_path(route.path)
     sent = {"Content-Type": route.media[0]} if route.takes is not None else {}
     body = b"{}" if route.takes is not None else None
-    found = service.call(route.method, path, body, sent)
-    assert found.status in statuses(route)
-    described = operations()[route.method, route.path]["responses"][str(found.status)]
+    answer = service.call(route.method, path, body, sent)
+    assert answer.status in statuses(route)
+    described = operations()[route.method, route.path]["responses"][str(answer.status)]
     if "$ref" in described:
         described = API_DESCRIPTION["components"]["responses"][described["$ref"].rpartition("/")[2]]
-    assert found.headers["Content-Type"].partition(";")[0] in described["content"]
+    assert answer.headers["Content-Type"].partition(";")[0] in described["content"]
 
 
 @pytest.mark.parametrize(

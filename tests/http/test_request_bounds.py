@@ -235,9 +235,9 @@ def test_a_large_batch_is_read_entry_by_entry_to_the_same_answers(
     path, long = f"/v1/experiments/{name}/decide/batch", "u" * 256
     wishes: list[Any] = [{"unit": long, "context": {"n": i}} for i in range(1_500)]
     wishes[7] = {"unit": long, "eligible": "no list"}
-    found = call("POST", path, {"requests": wishes})
-    assert found.status == 200
-    responses = found.body["responses"]
+    answer = call("POST", path, {"requests": wishes})
+    assert answer.status == 200
+    responses = answer.body["responses"]
     assert [i for i, each in enumerate(responses) if "decision_id" not in each] == [7]
     assert responses[7]["status"] == 400
     columns = {"units": [long] * 1_500, "contexts": [{"n": i} for i in range(1_500)]}

@@ -70,13 +70,13 @@ def test_when_too_many_are_open_a_part_is_analysed_and_says_the_same(missing: st
     sums = whole.sums.of_metric(0)
     possible = 0.5 * 1_000 * ENTRY if missing == "ignore" else 1_200 * ENTRY
     assert possible / (2 * most) < sums["analysed"] < possible / 4
-    told = report(whole, whole.record, {}, 0)
+    results = report(whole, whole.record, {}, 0)
     rate = 1.0 if missing == "ignore" else 0.5 * 1_000 / 1_200
-    for arm, mean in zip(told.arms, MEANS, strict=True):
+    for arm, mean in zip(results.arms, MEANS, strict=True):
         low, high = arm.metrics["m"].interval
         assert low < rate * mean < high
         assert high - low < 0.25
-    assert told.srm.verdict == "ok"
+    assert results.srm.verdict == "ok"
     assert whole.pending == 0
 
 

@@ -35,9 +35,9 @@ def test_workers_share_a_model_and_what_its_searches_need(tmp_path: Path) -> Non
         wait_until(lambda: len(service.call("GET", f"{path}/v1/load").body["workers"]) == WORKERS, 60)
         ranked = set()
         for user in range(40):
-            found = service.call("POST", f"/v1/models/{name}/predict", {"user_id": f"u{user}", "k": 10})
-            assert found.status == 200, found
-            ranked.add(found.body["items"][0]["item_id"])
+            answer = service.call("POST", f"/v1/models/{name}/predict", {"user_id": f"u{user}", "k": 10})
+            assert answer.status == 200, answer
+            ranked.add(answer.body["items"][0]["item_id"])
         assert len(ranked) > 3
         taken = sum(map(proportional_bytes, pids)) - before
     print(f"{size / 1e6:,.0f} MB of file, {taken / 1e6:,.0f} MB in {WORKERS} workers")

@@ -88,9 +88,9 @@ def test_successors_that_fail_come_ever_less_often(service: ThrowawayService, br
     os.kill(victim, signal.SIGKILL)
     wait_until(lambda: sum("ended with status 3" in line for line in service.output) >= 3, 30)
     pauses = [
-        float(found[1])
+        float(match[1])
         for line in service.output
-        if (found := re.search(r"ended with status 3; another starts in (\S+) s", line))
+        if (match := re.search(r"ended with status 3; another starts in (\S+) s", line))
     ]
     assert pauses[:3] == list(PAUSES_S[:3])
     assert service.call("GET", "/health/ready").status == 200, "the other worker serves"
@@ -110,7 +110,7 @@ def test_workers_that_fail_together_are_one_failure(service: ThrowawayService, b
     wait_until(lambda: len(failures()) >= 4, 30)
     broken.unlink()
     pauses_s = [
-        float(found[1]) for line in failures()[:4] if (found := re.search(r"starts in (\S+) s", line))
+        float(match[1]) for line in failures()[:4] if (match := re.search(r"starts in (\S+) s", line))
     ]
     assert max(pauses_s) <= PAUSES_S[1]
     service.wait_for_workers(2)

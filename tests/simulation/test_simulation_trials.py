@@ -41,11 +41,11 @@ def test_a_trial_is_the_policy_itself_asked_and_told() -> None:
             policy.update(arm, rewards[arm])
             regret.append(0.5 - means[arm])
             reward += rewards[arm]
-    found = run_trial(described, described.contenders[0], 2)
-    assert found.regret == pytest.approx(np.cumsum(regret)[checkpoints(3_000) - 1])
-    assert found.reward == reward / 3_000
-    assert found.best == np.mean(np.array(regret) == 0.0)
-    assert found.late_best == np.mean(np.array(regret)[2_250:] == 0.0)
+    trial = run_trial(described, described.contenders[0], 2)
+    assert trial.regret == pytest.approx(np.cumsum(regret)[checkpoints(3_000) - 1])
+    assert trial.reward == reward / 3_000
+    assert trial.best == np.mean(np.array(regret) == 0.0)
+    assert trial.late_best == np.mean(np.array(regret)[2_250:] == 0.0)
 
 
 @pytest.mark.parametrize("kind", POLICIES)
@@ -99,13 +99,13 @@ def test_a_policy_that_forgets_is_told_the_time() -> None:
 def test_errors_are_those_of_a_mean() -> None:
     described = simulation(seeds=9)
     trials = run_trials(described, 1)
-    found = simulation_report(described, trials)
+    results = simulation_report(described, trials)
     curves = np.array([trial.regret for trial in trials[0]])
-    standing = found.policies[0]
+    standing = results.policies[0]
     assert standing.curve == pytest.approx(curves.mean(axis=0))
     assert standing.curve_se == pytest.approx(curves.std(axis=0, ddof=1) / 3.0)
     assert standing.regret.mean == pytest.approx(standing.curve[-1])
-    assert found.decisions[-1] == 3_000
+    assert results.decisions[-1] == 3_000
     single = simulation(seeds=1)
     alone = simulation_report(single, run_trials(single, 1)).policies[0]
     assert (alone.curve_se, alone.regret.se) == (None, None)
@@ -114,14 +114,14 @@ def test_errors_are_those_of_a_mean() -> None:
 def test_behind_is_paired_by_seed() -> None:
     described = simulation(policies=["fixed_split", "ucb1", "thompson"], seeds=6)
     trials = run_trials(described, 1)
-    found = simulation_report(described, trials)
-    first = found.ranked[0]
+    results = simulation_report(described, trials)
+    first = results.ranked[0]
     assert (first.behind.mean, first.behind.se) == (0.0, 0.0)
     ends = {
         each.name: np.array([trial.regret[-1] for trial in of])
-        for each, of in zip(found.policies, trials, strict=True)
+        for each, of in zip(results.policies, trials, strict=True)
     }
-    for standing in found.policies:
+    for standing in results.policies:
         difference = ends[standing.name] - ends[first.name]
         assert standing.behind.mean == pytest.approx(difference.mean())
         assert standing.behind.se == pytest.approx(difference.std(ddof=1) / math.sqrt(6))

@@ -54,7 +54,7 @@ OWNED = [
 
 
 def test_there_are_keys() -> None:
-    of_folds = {"snapshots", "snapshot_pieces", "census", "heard"}
+    of_folds = {"snapshots", "snapshot_pieces", "census", "acknowledgements"}
     assert {"log", "head", "seen", "exposed", "expiries", "trimmed", *of_folds} == set(OWNED)
 
 

@@ -146,10 +146,10 @@ def test_it_listens_on_a_socket_for_its_user_only_and_writes_to_disk_before_it_a
 ) -> None:
     server = start(binary=binary)
     with client(server) as store:
-        told = store.config_get("*")
+        config = store.config_get("*")
     assert server.owned
     assert {
-        name: told[name] for name in ("port", "appendonly", "appendfsync", "save", "maxmemory-policy")
+        name: config[name] for name in ("port", "appendonly", "appendfsync", "save", "maxmemory-policy")
     } == {
         "port": "0",
         "appendonly": "yes",

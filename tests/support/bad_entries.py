@@ -13,12 +13,14 @@ from bandit_serve.store.store import Entry
 
 
 class BadEntry(NamedTuple):
+    """Kind and data of an entry."""
+
     kind: bytes
     data: bytes
 
 
 def later_change(entry: Entry) -> bytes:
-    """The change of `entry` as a later build may write it: its record has a field more."""
+    """Encodes the change of `entry` as a later build may: with one more field in its record."""
     change = msgspec.msgpack.decode(entry.data)
     change["record"]["experiment"]["layer"] = {"name": "search", "share": 0.5}
     return msgspec.msgpack.encode(change)

@@ -7,7 +7,7 @@ import hashlib
 import random
 from collections.abc import Coroutine
 
-from proxy import Ends, Proxy
+from proxy import Proxy, Streams
 
 from bandit_serve.store.scripts import APPEND_REWARDS
 
@@ -15,7 +15,7 @@ APPEND = hashlib.sha1(APPEND_REWARDS.source.encode(), usedforsecurity=False).hex
 
 
 class CuttingProxy(Proxy):
-    """`cut_next_appends(n)`: of the next n appends of rewards the store's reply ends after none or some bytes."""
+    """Cuts the store's reply to the next n appends of rewards after `cut_next_appends(n)`, at a random byte."""
 
     def __init__(self, store_port: int, *, seed: int = 0) -> None:
         super().__init__(store_port)
@@ -26,8 +26,8 @@ class CuttingProxy(Proxy):
     def cut_next_appends(self, n: int) -> None:
         self.to_cut += n
 
-    def ways(
-        self, client: Ends, store: Ends
+    def directions(
+        self, client: Streams, store: Streams
     ) -> tuple[Coroutine[None, None, None], Coroutine[None, None, None]]:
         cutting = asyncio.Event()
 

@@ -52,7 +52,7 @@ Decision = tuple[int, int, int, int, float, int, int, bytes]
 
 
 class Choices(Protocol):
-    """Where a history comes from: one of some things, and a whole number from `low` to `high`."""
+    """Source of random choices: an element of a sequence, or an integer from `low` to `high`."""
 
     def one_of(self, things: Sequence[T]) -> T: ...
 
@@ -60,7 +60,7 @@ class Choices(Protocol):
 
 
 class RandomChoices:
-    """Those of a seed."""
+    """Choices by a seed."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -157,10 +157,10 @@ LATEST_MS = 2**47
 
 
 class History:
-    """One history: `written()` gives the entries of its log one by one, in their wire form.
+    """Random history: `written()` yields the entries of its log one by one, in their wire form.
 
-    It looks at `live`, the fold of what it has given so far, for the shares that decisions are drawn from.
-    `former`: with rewards that only a former version would have taken.
+    Decisions are drawn from the shares of `live`, the fold of the entries so far. former: whether rewards occur that
+    only a former version would have accepted.
     """
 
     def __init__(self, choices: Choices, *, former: bool = False) -> None:
@@ -324,7 +324,7 @@ class History:
     # -- entries
 
     def written(self, n_entries: int) -> Iterator[Entry]:
-        """After each entry `live` is to have taken it before the next is asked for."""
+        """Yields entries; the caller applies each to `live` before it asks for the next."""
         yield self._entry(CHANGED, encode(Changed(self.live.record, Change("create", "test"))))
         for _ in range(n_entries):
             self._pass_time()
@@ -358,7 +358,7 @@ class History:
             self._sequence += 1
 
     def x(self) -> NDArray[np.float32] | None:
-        """The features of a context, where the experiment has one."""
+        """Features of a random context; None if the experiment has no context."""
         if self.live.features is None:
             return None
         context: dict[str, Any] = {}
@@ -370,7 +370,7 @@ class History:
         return self.live.features.vector(context)
 
     def mask(self) -> NDArray[np.bool_]:
-        """Arms that a caller may ask for: some of the active ones, at least one."""
+        """Random eligible arms: at least one of the active ones."""
         active = self.live.active
         some = np.array([bool(there) and chance(self._choices, 70) for there in active])
         return some if some.any() else active
@@ -433,7 +433,7 @@ class History:
         )
 
     def _orphan(self, x: NDArray[np.float32] | None, vector: NDArray[np.float64]) -> Decision:
-        """A decision for features x, drawn from `vector`, whose exposure never comes."""
+        """Decision for features x, drawn from `vector`, whose exposure is never logged."""
         choices, live = self._choices, self.live
         arm = choices.one_of(np.flatnonzero(vector > 0.0).tolist())
         worker = choices.one_of(WORKERS)

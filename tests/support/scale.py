@@ -6,4 +6,5 @@ import os
 
 
 def scaled(default: int, full: int) -> int:
+    """Returns `full` at full scale, else `default`."""
     return full if os.environ.get("BANDIT_SERVE_TEST_SCALE") == "full" else default

@@ -96,7 +96,7 @@ def test_the_estimate_is_its_formula() -> None:
     decisions[:, -8:] = 0.0
     arrivals[:, -8:] = 0
     before, weight = 4.0, 7.0
-    found = _delays.arrival_rates(
+    rates = _delays.arrival_rates(
         arrivals,
         decisions,
         delays._MASSES,
@@ -116,7 +116,7 @@ def test_the_estimate_is_its_formula() -> None:
     rate = by_shape.sum(axis=1, keepdims=True)
     expected = (weight * by_shape / rate + arrivals) / (weight / rate + decisions)
     assert np.ptp(expected / expected.mean()) > 1
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(rates, expected, rtol=1e-9, atol=1e-13)
 
 
 @pytest.mark.parametrize("window_ms", [10, 1_000, 90 * 86_400_000])

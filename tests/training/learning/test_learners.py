@@ -40,8 +40,8 @@ def learner_pids(data: Path, model: str) -> list[int]:
 
 
 def learned(data: Path, model: str) -> int:
-    told = bandit_serve("learn", model, "--data", data, "--status", "--json")
-    return int(told.document["learned"]) if told.status == 0 else 0
+    ran = bandit_serve("learn", model, "--data", data, "--status", "--json")
+    return int(ran.document["learned"]) if ran.status == 0 else 0
 
 
 def send(service: ThrowawayService, experiment: str, n: int) -> None:
