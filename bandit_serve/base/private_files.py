@@ -72,7 +72,7 @@ def _refusal(path: Path, status: os.stat_result) -> UsageError:
     elif status.st_uid != os.geteuid():
         fault = "belongs to another user"
     else:
-        fault = "has a second name"
+        fault = "has a second hard link"
     return UsageError(f"{path} {fault}: remove it.")
 
 

@@ -100,7 +100,7 @@ class ExperimentChanges:
             record = live.record
             if record.status != "draft":
                 raise Conflict(
-                    f"The experiment {name!r} is {record.status}; only a draft can be changed whole."
+                    f"The experiment {name!r} is {record.status}; only a draft can be replaced."
                 )
             changed = msgspec.structs.replace(
                 record,
@@ -142,7 +142,7 @@ class ExperimentChanges:
         def decide(live: LiveExperiment) -> Changed:
             record = live.record
             if live.owner != owner:
-                raise NotFound(f"The experiment {name!r} has been deleted meanwhile, and made again.")
+                raise NotFound(f"The experiment {name!r} was deleted and created again meanwhile.")
             if record.status not in ("draft", "stopped"):
                 raise Conflict(f"The experiment {name!r} is {record.status}; stop it before it is deleted.")
             ended = msgspec.structs.replace(
@@ -230,7 +230,7 @@ class ExperimentChanges:
             require_changeable(record)
             if arm.name in record.experiment.arm_names:
                 raise Conflict(
-                    f"The experiment {name!r} has or had an arm {arm.name!r}; a name is not used again."
+                    f"The experiment {name!r} has or had an arm {arm.name!r}; names of arms are not reused."
                 )
             experiment = record.experiment.with_arm(arm)
             if arm.payload is not None:
@@ -288,7 +288,7 @@ class ExperimentChanges:
             standing = record.standing(k)
             if to != "active" and k == record.experiment.control_arm:
                 raise Conflict(
-                    f"The arm {arm!r} is control, which everything is compared with; it has to stay."
+                    f"The arm {arm!r} is control, which the others are compared with; it has to stay."
                 )
             if standing.status == "removed" or standing.status == to:
                 raise Conflict(f"The arm {arm!r} of {name!r} is {standing.status} already.")
@@ -365,7 +365,7 @@ def servable(experiment: Experiment, further: Sequence[ExperimentCheck] = ()) ->
 def require_id(name: str, experiment: Experiment) -> None:
     """Raises `InvalidInput` unless the experiment's id is `name`."""
     if experiment.id != name:
-        detail = f"expected {name!r}, as in the path: a name stays"
+        detail = f"expected {name!r}, as in the path: an experiment keeps its name"
         raise InvalidInput(f"id: {detail}.", [FieldError("id", detail)])
 
 
@@ -405,7 +405,7 @@ def require_winner(record: Record, winner: str, registry: Registry) -> None:
         there = [arm for arm, status in record.arm_statuses.items() if status != "removed"]
         detail = f"{expected_one_of(winner, there)}, not {winner!r}"
         if winner in experiment.arm_names:
-            detail = f"expected an arm that is still there, and {winner!r} was removed"
+            detail = f"expected an arm that was not removed, and {winner!r} was removed"
         raise InvalidInput(f"winner: {detail}.", [FieldError("winner", detail)])
     arm = experiment.arms[experiment.arm_names.index(winner)]
     if arm.model is not None and arm.version is not None:

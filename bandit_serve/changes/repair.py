@@ -222,7 +222,7 @@ class Repair:
         usable = [kept.offset for kept in await _usable_snapshots(self._store, name)]
         if not usable or (offset is not None and offset not in usable):
             known = f"expected one of {', '.join(usable)}" if usable else "there is none that can be used"
-            raise InvalidInput(f"The snapshot {offset or ''} can not be started from: {known}.")
+            raise InvalidInput(f"The experiment can not go back to the snapshot {offset or ''}: {known}.")
         start = Offset.parse(offset or usable[0])
         end = await self._store.last_offset(name)
         if end <= start:

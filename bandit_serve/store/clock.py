@@ -38,7 +38,7 @@ class LogClock:
         self.shift_ms = 0
         self.offset_ms = 0.0
         self._ahead_ns = time.time_ns() - even_ns()
-        self._least_ms = 0
+        self._min_ms = 0
         self._first_adjusted_ns: int | None = None
         self.known = False
 
@@ -50,7 +50,7 @@ class LogClock:
 
     def now_ms(self) -> int:
         now_ms = (even_ns() + self._ahead_ns) // _MS
-        return now_ms if now_ms > self._least_ms else self._least_ms
+        return now_ms if now_ms > self._min_ms else self._min_ms
 
     def adjust(
         self, store_ms: int, shift_ms: int, sent_ns: int, received_ns: int, *, holds: bool = True
@@ -62,14 +62,14 @@ class LogClock:
         unless that would take longer than `TOLERANCE_MS`. `holds` says whether the store is sure of its answer.
         """
         log_ms = store_ms + shift_ms
-        least_ns, most_ns = log_ms * _MS - received_ns, (log_ms + 1) * _MS - sent_ns
-        ahead_ns = min(max(self._ahead_ns, least_ns), most_ns)
+        min_ns, max_ns = log_ms * _MS - received_ns, (log_ms + 1) * _MS - sent_ns
+        ahead_ns = min(max(self._ahead_ns, min_ns), max_ns)
         if self._first_adjusted_ns is None:
             self._first_adjusted_ns = received_ns
         else:
             before_ms = self.now_ms()
             back_ms = before_ms - (even_ns() + ahead_ns) // _MS
-            self._least_ms = before_ms if back_ms <= TOLERANCE_MS else 0
+            self._min_ms = before_ms if back_ms <= TOLERANCE_MS else 0
         self._ahead_ns, self.shift_ms, self.known = ahead_ns, shift_ms, holds
         here_ns = time.time_ns() - even_ns() + (sent_ns + received_ns) // 2
         self.offset_ms = here_ns / _MS - store_ms

@@ -7,8 +7,8 @@
 -- Without one, the store's clock is believed, but never to a time before the mark. If a worker was live at the mark and
 -- did not retire, a caller that is not trusted has to ask again: that worker may still know.
 local expected, established, tolerance = tonumber(ARGV[1]), ARGV[2] == '1', tonumber(ARGV[3])
-local found = redis.call('HMGET', KEYS[1], 'shift', 'mark')
-local shift, mark = tonumber(found[1] or 0), tonumber(found[2] or 0)
+local known = redis.call('HMGET', KEYS[1], 'shift', 'mark')
+local shift, mark = tonumber(known[1] or 0), tonumber(known[2] or 0)
 local time = redis.call('TIME')
 time = time[1] * 1000 + math.floor(time[2] / 1000)
 local holds = true

@@ -154,7 +154,7 @@ class Store:
             if reply != b"clock":
                 return reply
             await self.time_ms()
-        raise StoreUnavailable("The store's clock does not agree with this machine's, and jumps.", what=CLOCK)
+        raise StoreUnavailable("The store's clock does not agree with this machine's, and keeps changing.", what=CLOCK)
 
     async def sweep(self, owner: str) -> None:
         """Deletes bitmaps and marks that an experiment's log does not need any more."""
@@ -352,7 +352,7 @@ class Store:
             value = IN_PIECES + n_pieces.to_bytes(4, "little") + hashlib.sha256(value).digest()
         keys = [self.keys.snapshots(owner, fold), pieces]
         if not await self._run(scripts.KEEP_SNAPSHOT, keys, [at, n_pieces, value]):
-            raise StoreUnavailable(f"The snapshot of {owner} at {at} lost pieces on its way.", what=SLOW)
+            raise StoreUnavailable(f"The snapshot of {owner} at {at} could not be written: pieces are missing.", what=SLOW)
 
     async def _write_pieces(self, key: str, state: bytes) -> int:
         await self._call(lambda: self._client.delete(key))

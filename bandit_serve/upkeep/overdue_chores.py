@@ -12,7 +12,7 @@ from bandit_serve.store.keys import COMMON
 Chore = Literal["snapshot_overdue", "trim_overdue"]
 DETAILS: dict[Chore, str] = {
     "snapshot_overdue": "no snapshot of {owner} could be written for {minutes:.1f} minutes, so its log only grows",
-    "trim_overdue": "the log of {owner} could not be looked at for trimming for {minutes:.1f} minutes",
+    "trim_overdue": "the log of {owner} could not be checked for trimming for {minutes:.1f} minutes",
 }
 
 

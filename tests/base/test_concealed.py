@@ -29,7 +29,7 @@ SECRETS = (PASSWORD, quote(PASSWORD, safe=""), TOKEN)
 
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What other tests know stays theirs."""
+    """Forgets the secrets of other tests, and restores them afterwards."""
     monkeypatch.setattr(module, "_secrets", set())
 
 

@@ -26,7 +26,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give fi
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Short, as sockets are in it."""
+    """Temporary folder with a short path, as sockets are created in it."""
     path = Path(tempfile.mkdtemp(prefix="own-"))
     yield path
     shutil.rmtree(path)
@@ -151,7 +151,7 @@ while True:
 @needs_root
 @pytest.mark.parametrize("linked", [False, True], ids=["in place", "linked"])
 def test_a_socket_that_another_user_listens_on_is_not_adopted(folder: Path, linked: bool) -> None:
-    """He would get every reward, and could make up every state."""
+    """Such a user would receive every reward, and could forge every state."""
     data, lair = own_folder(folder / "data"), folder / "lair"
     lair.mkdir()
     folder.chmod(0o711)

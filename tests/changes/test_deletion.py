@@ -50,7 +50,7 @@ def exposures(service: ThrowawayService, path: str) -> int:
 
 
 def stopped(service: ThrowawayService) -> tuple[str, list[str]]:
-    """An experiment that was decided and rewarded for; and decisions of it that have no reward yet."""
+    """Stopped experiment with decisions and rewards, and the tokens of decisions without a reward."""
     name = running(service)
     tokens = [decide(service, name, unit=f"u{i}")["decision_id"] for i in range(20)]
     assert set(reward_many(service, tokens[:10], [1.0] * 10)) == {"accepted"}
@@ -151,7 +151,7 @@ def test_a_namesake_has_nothing_of_it(place: Place) -> None:
 
 
 def test_one_that_has_not_heard_writes_into_no_namesake(place: Place) -> None:
-    """A worker that stands still while an experiment is deleted and made again flushes what it decided, and goes on."""
+    """A worker stands still while an experiment is deleted and created again; then it flushes, and goes on."""
     name = running(place.here)
     path = f"/v1/experiments/{name}"
     pid = place.there.worker_pids()[0]
@@ -246,7 +246,7 @@ def test_a_start_without_the_store_knows_no_deleted_one(tmp_path: Path) -> None:
 
 
 class FormerRepaired(Struct, frozen=True, forbid_unknown_fields=True):
-    """As builds have it that know of no deletion."""
+    """`Repaired` as in builds that do not know deletions."""
 
     experiment: str
     way: str

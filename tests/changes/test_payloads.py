@@ -134,7 +134,7 @@ def test_too_large_payloads_are_refused_over_http(service: ThrowawayService) -> 
 
 
 def test_changes_do_not_copy_payloads(tmp_path: Path) -> None:
-    """Many changes of an experiment with the largest payloads; every worker has them whole, also one that comes."""
+    """Changes an experiment with the largest payloads many times; every worker has them whole, even a new one."""
     with ThrowawayStore(appendfsync="no") as store, store.client() as client:
         with ThrowawayService(tmp_path / "data", store=store.url, workers=2) as service:
             name = draft(service, arms=arms(*MAX_PAYLOADS))

@@ -224,7 +224,7 @@ def test_several_documents_and_several_files_are_one(tmp_path: Path) -> None:
 
 
 def test_what_show_prints_is_what_was_applied(tmp_path: Path) -> None:
-    """Also of one that is running, with an arm that was removed and a ramp."""
+    """Even for a running experiment, with a removed arm and a ramp."""
     made = experiment(arms=[{"name": name, "payload": {"n": i}} for i, name in enumerate("abc")])
     plain = record(made, status="running", revision=9)
     ramped = plain.with_standing(2, Standing(ramp=Ramp(0.1, "1h"), ramp_since_ms=5))

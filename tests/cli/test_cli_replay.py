@@ -42,7 +42,7 @@ def start_experiments(service: ThrowawayService) -> None:
 
 
 def send_traffic(service: ThrowawayService, visits: int) -> None:
-    """Decisions in both experiments; some are rewarded, some late, some never."""
+    """Makes decisions in both experiments; some are rewarded, some late, some never."""
     for i in range(visits):
         learning = decide(service, "learning", {})
         measuring = decide(service, "measuring", {"unit": f"user-{i % 7}"})
@@ -76,7 +76,7 @@ def snapshots(store: ThrowawayStore) -> list[Offset]:
 
 @pytest.fixture
 def busy(store: ThrowawayStore, tmp_path: Path) -> Iterator[ThrowawayService]:
-    """Two workers, snapshots every second, and traffic in which windows closed and a policy changed."""
+    """Service with two workers, a snapshot every second, and traffic with closed windows and a change of policy."""
     flags = ("--snapshot-every", "1s")
     with ThrowawayService(tmp_path, *flags, store=store.url, workers=2) as service:
         service.wait_for_workers(2)

@@ -156,19 +156,19 @@ def test_ctrl_c_ends_every_process_at_once(to_all: bool) -> None:
 
 
 def _group(leader: int) -> list[int]:
-    """The processes of a session that live."""
+    """Process ids of a session."""
     return [
         pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _stat(pid)[2:3] == [str(leader)]
     ]
 
 
 def _is_at_work(pid: int) -> bool:
-    """Whether it has computed for longer than its imports take."""
+    """Whether the process has used more CPU time than its imports take."""
     return sum(map(int, _stat(pid)[11:13])) > 3 * os.sysconf("SC_CLK_TCK")
 
 
 def _stat(pid: int) -> list[str]:
-    """From the state on; nothing of a process that has ended."""
+    """Fields of /proc/PID/stat from the state on; empty for a process that has ended."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return fields if fields[0] != "Z" else []

@@ -163,7 +163,7 @@ def test_no_command_steers_a_terminal(hostile: tuple[ThrowawayService, Path], na
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
 def test_no_command_sends_escapes_into_a_pipe(hostile: tuple[ThrowawayService, Path], as_json: bool) -> None:
-    """Those that print what callers wrote; on a terminal all are looked at."""
+    """Commands that print texts from callers; on a terminal, all commands are checked."""
     shown = ""
     for words in ("models show m", "models show m v1", "experiments show e"):
         command = [*arguments(words, *hostile), *(["--json"] if as_json else [])]

@@ -41,7 +41,7 @@ RUN_S = 100.0
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, so that no set that was downloaded before is used."""
+    """Empty cache, so that no data set of an earlier download is used."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
@@ -69,7 +69,7 @@ def run_demo(*flags: str, folder: Path | None = None) -> subprocess.CompletedPro
 
 
 def processes_naming(text: str) -> list[int]:
-    """Processes that have `text` in their command line, this one left out."""
+    """Processes with `text` in their command line, without this one."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

@@ -172,7 +172,7 @@ UNBUILT = {"stopping.duration", "metrics[2].role"}
 
 
 def check_refused(document: Document, places: list[str]) -> None:
-    """That the whole way refuses it with the same, where it is an experiment by its types, and not too large."""
+    """Asserts that creating it reports the same mistakes, if its types are valid and it is not too large."""
     try:
         experiment = msgspec.convert(document, Experiment)
     except msgspec.ValidationError:

@@ -259,7 +259,7 @@ def test_a_contextual_policy_has_the_features_of_the_context_and_of_the_arms(kin
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, 1e300])
 def test_an_arms_features_are_numbers_that_a_policy_can_use(wrong: float) -> None:
-    """Also where the policy has no use for them yet: it may be changed."""
+    """Even if the policy does not use them: it may be changed to one that does."""
     with pytest.raises(msgspec.ValidationError, match="features"):
         experiment(arms=[{"name": "a", "features": [wrong]}, {"name": "b", "features": [1.0]}])
 
@@ -399,7 +399,7 @@ def test_a_metric_takes_its_values_and_no_others(metric: Metric) -> None:
 
 
 def test_what_a_metric_takes_a_policy_takes() -> None:
-    """A reward in the log that the fold refused would end every worker, again after each restart."""
+    """A logged reward that the fold refuses would end every worker, and again after each restart."""
     generator = np.random.default_rng(6)
     for _ in range(2_000):
         low = round(float(generator.uniform(-5, 5)), 1)

@@ -88,7 +88,7 @@ def test_clients_that_never_read_hold_up_nobody(service: ThrowawayService) -> No
 
 
 def _sends_nothing_more(connection: socket.socket, batch: bytes) -> bool:
-    """Because nothing more fits, or because the service has ended what was not read for so long."""
+    """Whether nothing more can be sent: the buffers are full, or the service has closed the connection."""
     try:
         connection.send(batch)
     except (BlockingIOError, ConnectionError):

@@ -45,7 +45,7 @@ def service(store: ThrowawayStore, tmp_path: Path) -> Iterator[ThrowawayService]
 
 
 def spoil(store: ThrowawayStore) -> None:
-    """Each of the sick in another way: a kind, columns, and a change that this build does not know."""
+    """Adds a bad entry to each of three logs: an unknown kind, wrong columns, and a change of a later build."""
     with store.client() as client:
         (at, fields), *_ = client.xrange(KEYS.log("sick-change"), count=1)
         change = Entry(Offset.parse(at), events.CHANGED, fields[events.CHANGED])
@@ -60,7 +60,7 @@ def spoil(store: ThrowawayStore) -> None:
 
 
 class Trickle:
-    """Decisions of one experiment without end; `wrong` are the answers that no caller should get."""
+    """Decides for one experiment in an endless loop; `wrong` collects answers that no caller should get."""
 
     def __init__(self, service: ThrowawayService, name: str) -> None:
         self._service = service

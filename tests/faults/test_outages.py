@@ -146,7 +146,7 @@ def fail_over(switch: SwitchingProxy, stores: list[ThrowawayStore]) -> None:
 
 
 class HealthLog:
-    """What health said, ten times a second, beside a test."""
+    """Records the answers of health ten times a second during a test."""
 
     def __init__(self, service: ThrowawayService) -> None:
         self._service = service
@@ -203,7 +203,7 @@ def test_failovers_behind_one_address_lose_nothing_and_end_nobody(tmp_path: Path
 
 
 def fail_over_late(switch: SwitchingProxy, stores: list[ThrowawayStore], health: HealthLog) -> None:
-    """The address leads to the old primary for some seconds more: read-only all the time, and health says so."""
+    """Fails over while the address leads to the old primary for seconds: it is read-only, and health reports it."""
     old, new = stores
     with old.client() as client, new.client() as successor:
         client.execute_command("FAILOVER")

@@ -134,7 +134,7 @@ def append_bad_entry(store: ThrowawayStore, name: str, entry: BadEntry) -> str:
 
 
 def is_set_aside(service: ThrowawayService, name: str) -> bool:
-    """As three answers in a row say, so that it is not one worker's view."""
+    """Whether three answers in a row say so, and not only one worker's."""
     return all(
         name
         in {each.get("experiment") for each in service.call("GET", "/health/ready").body.get("reasons", ())}
@@ -214,7 +214,7 @@ def test_a_snapshot_that_can_not_be_read_is_passed_over_where_the_log_is_there(
 def test_an_experiment_of_which_nothing_is_left_to_read_answers_503(
     served: ThrowawayService, store: ThrowawayStore
 ) -> None:
-    """Not even who its arms are is known, so that there is no control to give."""
+    """Its arms are unknown, so there is no control to return."""
     make_experiment(served, "e")
     token = decide(served, "e").body["decision_id"]
     assert served.stop() == 0

@@ -169,7 +169,7 @@ def test_bad_input_over_all_routes(service: ThrowawayService, grammar: BadReques
 
 @pytest.fixture(scope="module")
 def asked(service: ThrowawayService, artifact: bytes) -> str:
-    """An experiment that the requests above neither stop nor delete."""
+    """Experiment that the bad requests neither stop nor delete."""
     model = "asked"
     assert upload(service, model, artifact).status == 201
     arms = [{"name": name, "model": model, "version": "v1"} for name in ("control", "challenger")]

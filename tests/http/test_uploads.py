@@ -85,7 +85,7 @@ def with_houses(
     place: str | None,
     work: Callable[[House, House], Coroutine[Any, Any, None]],
 ) -> None:
-    """Two machines, each with a data directory of its own where files are kept elsewhere; the same one otherwise."""
+    """Two sets of parts as on two machines, with a data directory each if files are kept elsewhere, or a shared one."""
 
     async def run() -> None:
         houses = []

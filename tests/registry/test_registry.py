@@ -56,7 +56,7 @@ LEGAL = {
 
 
 class Log:
-    """A registry and the events that made it, each as its wire form says."""
+    """Registry, and its events after encoding and decoding."""
 
     def __init__(self) -> None:
         self.registry = Registry()

@@ -20,7 +20,7 @@ SHA, OTHER_SHA = "a" * 64, "b" * 64
 
 
 class Counted(Popularity):
-    """Counts how often it was asked."""
+    """Model that counts its calls."""
 
     def __init__(self, offset: int = 0) -> None:
         super().__init__()

@@ -40,7 +40,7 @@ def on(
     scenario: Callable[[Store, RewardAppender, int], Awaitable[None]],
     timeout_s: float = 5.0,
 ) -> None:
-    """Runs it with a store, an appender of the metrics `click` and `spend`, and the store's time."""
+    """Runs a scenario with a store, an appender for the metrics `click` and `spend`, and log time."""
 
     async def run() -> None:
         store = Store(server.url, timeout_s=timeout_s)
@@ -54,7 +54,7 @@ def on(
 
 
 async def under_way() -> None:
-    """Returns when an append that was just asked for has been handed to the store."""
+    """Returns when an append that was just begun has been sent to the store."""
     for _ in range(20):
         await asyncio.sleep(0)
 

@@ -57,7 +57,7 @@ def store(module_store: ThrowawayStore) -> Iterator[ThrowawayStore]:
 
 
 async def use(client: Any, what: Use) -> Any:
-    """What `what` makes of the client, errors translated; closes the client."""
+    """Calls `what` with a client, translates errors, and closes the client."""
     try:
         with translate_errors():
             return await what(client)
@@ -183,7 +183,7 @@ def test_a_connection_costs_no_extra_commands(store: ThrowawayStore) -> None:
 
 
 class LosesReplies:
-    """Stands before a store: hands on what it gets, and cuts the connection instead of giving the reply."""
+    """Proxy in front of a store that forwards commands, and cuts the connection instead of sending the reply."""
 
     def __init__(self, store: ThrowawayStore, *, losing: int) -> None:
         self._store = store

@@ -27,7 +27,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThrowawayServi
 def say(
     service: ThrowawayService, content: bytes, n_answers: int
 ) -> list[tuple[int, dict[str, str], dict[str, Any]]]:
-    """The first `n_answers` on one connection, as status, headers and document; it had been idle before."""
+    """Sends bytes on one idle connection; returns the first `n_answers` as status, headers and document."""
     with (
         socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection,
         connection.makefile("rb") as reading,

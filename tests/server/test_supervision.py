@@ -36,7 +36,7 @@ if "bandit_serve.server.worker" in sys.orig_argv and os.path.exists({broken!r}):
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
-    """While this file is there, workers can not start."""
+    """File that keeps workers from starting while it exists."""
     return tmp_path / "broken"
 
 
@@ -69,7 +69,7 @@ def test_a_worker_that_is_stopped_is_replaced(service: ThrowawayService) -> None
 
 
 def test_a_service_that_stood_still_as_a_whole_goes_on_as_it_is(service: ThrowawayService) -> None:
-    """As on a machine that was suspended: the clock went on, and nobody is to blame."""
+    """As on a machine that was suspended: the clock went on, but no worker is at fault."""
     pids = service.worker_pids()
     everyone = [service.process.pid, *pids]
     for pid in everyone:

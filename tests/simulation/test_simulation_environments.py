@@ -221,7 +221,7 @@ def test_a_csv_becomes_arms_and_features(tmp_path: Path) -> None:
         ("a,b\n1,2\n", "no column 'kind'; it has a, b"),
         ("a,a,kind\n1,2,x\n", "two columns"),
         ("a,kind\n1,x\n2,x\n", "different labels"),
-        ("a,kind\n" + "".join(f"t{i},{i % 2}\n" for i in range(100)), "100 different texts"),
+        ("a,kind\n" + "".join(f"t{i},{i % 2}\n" for i in range(100)), "100 different values"),
     ],
 )
 def test_a_csv_that_can_not_be_used_says_why(tmp_path: Path, content: str, told: str) -> None:

@@ -47,7 +47,7 @@ for line in sys.stdin:
 
 
 class Owner:
-    """Another process, that starts or adopts servers when told to."""
+    """Another process that starts or adopts servers on command."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -64,7 +64,7 @@ class Owner:
         return self._process.stdout.readline().strip()
 
     def start(self, directory: Path, binary: Path) -> tuple[int, bool]:
-        """The pid of the server and whether this process owns it."""
+        """Starts or adopts a server; returns its pid and whether the process owns it."""
         self.say(f"start {directory} {binary}")
         return self.started()
 
@@ -122,12 +122,12 @@ def kill_server(server: PrivateServer) -> None:
 
 
 def starts(directory: Path) -> int:
-    """How many servers ever began to start on the directory."""
+    """Number of servers that began to start on the directory."""
     return (directory / "store.log").read_text().count(" is starting ")
 
 
 def slow_to_load(binary: Path, folder: Path, *, microseconds_a_command: int) -> Path:
-    """A server that takes its time with every command that it reads from its append-only files."""
+    """Server that loads every command of its append-only files slowly."""
     wrapper = folder / "slow-server"
     wrapper.write_text(f'#!/bin/sh\nexec "{binary}" "$@" --key-load-delay {microseconds_a_command}\n')
     wrapper.chmod(0o755)

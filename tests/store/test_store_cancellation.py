@@ -14,7 +14,7 @@ STEPS = 60
 
 
 async def _cancelled_after(url: str, steps: int) -> bool:
-    """Whether a task that asks for ever ends when it is cancelled after `steps` rounds of the loop."""
+    """Whether a task that calls the store in a loop ends when it is cancelled after `steps` turns."""
     store, given_up = Store(url), False
 
     async def ask() -> None:

@@ -48,7 +48,7 @@ def empty(server: ThrowawayStore) -> None:
 
 
 class Worker:
-    """A worker's memory and its keeper, without HTTP."""
+    """Replica of a worker and its keeper, without HTTP."""
 
     def __init__(self, url: str, incarnation: int = 1, **limits: Any) -> None:
         self.store = Store(url, timeout_s=2)
@@ -133,14 +133,14 @@ def with_workers(
 
 
 async def reward_some(worker: Worker, name: str, first: int, n: int = 4) -> None:
-    """Rewards, straight into the log; returns when this worker has folded them."""
+    """Appends rewards to the log; returns when this worker has folded them."""
     rows = rewards(range(first, first + n), values=[1.0, 0.0] * (n // 2), arms=[0, 1] * (n // 2))
     offset = await worker.store.append(name, events.REWARDED, rows.tobytes())
     await worker.tail.reach(name, offset)
 
 
 async def replayed(store: Store, name: str, start: Offset | None = None) -> LiveExperiment:
-    """The state that the log says, from its beginning or from a snapshot on."""
+    """State by a replay of the log, from its beginning or from a snapshot."""
     live: LiveExperiment | None = None
     at = START
     if start is not None:
@@ -545,7 +545,7 @@ def test_a_promotion_that_fails_keeps_no_other_chore_from_being_done(
 def test_a_snapshot_that_fails_keeps_no_other_experiment_from_its_own(
     server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where one is too large for a thin link, or its state can not be packed."""
+    """Because it is too large for a slow link, for example, or its state can not be packed."""
 
     async def scenario(worker: Worker) -> None:
         for uid, name in enumerate(("slow", "odd", "sound"), 1):

@@ -89,7 +89,7 @@ def _column(name: str, cells: list[str]) -> list[NDArray[np.float64]]:
         categories = sorted(set(cells))
         if len(categories) > MAX_CATEGORIES:
             raise UsageError(
-                f"The column {name!r} has {len(categories)} different texts; "
+                f"The column {name!r} has {len(categories)} different values; "
                 f"at most {MAX_CATEGORIES} become features, so drop it first."
             ) from None
         return [np.array([cell == category for cell in cells], dtype=np.float64) for category in categories]
