@@ -26,7 +26,7 @@ from bandit_serve.replication.tail import Tail
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 
-ATTEMPTS = 16
+MAX_ATTEMPTS = 16
 
 
 class Changes:
@@ -68,9 +68,9 @@ class Changes:
         """Appends the event that `decide` returns for the present state; it runs again if another change came first.
 
         Raises `PreconditionFailed` unless `if_match`, the ETag that the caller knows, is None or the present one, and
-        `Conflict` after `ATTEMPTS` tries.
+        `Conflict` after `MAX_ATTEMPTS` tries.
         """
-        for _ in range(ATTEMPTS):
+        for _ in range(MAX_ATTEMPTS):
             owner = self._replica.registry.owner(name)
             await self._tail.catch_up(owner)
             live = self._replica.experiment(name)
@@ -84,7 +84,7 @@ class Changes:
 
     async def change_models(self, decide: Callable[[Registry], ModelChanged | None]) -> ModelChanged | None:
         """As `change_experiment`, for the registry; None when `decide` returns None, as there is nothing to do."""
-        for _ in range(ATTEMPTS):
+        for _ in range(MAX_ATTEMPTS):
             await self._tail.catch_up(COMMON)
             if COMMON in self._replica.aside:
                 raise set_aside(COMMON, self._replica.aside[COMMON])

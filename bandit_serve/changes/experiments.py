@@ -99,9 +99,7 @@ class ExperimentChanges:
         def decide(live: LiveExperiment) -> Changed:
             record = live.record
             if record.status != "draft":
-                raise Conflict(
-                    f"The experiment {name!r} is {record.status}; only a draft can be replaced."
-                )
+                raise Conflict(f"The experiment {name!r} is {record.status}; only a draft can be replaced.")
             changed = msgspec.structs.replace(
                 record,
                 experiment=experiment,

@@ -24,7 +24,7 @@ from bandit_serve.store.store import Store
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 10_000
-AT_ONCE = 200
+MAX_BATCH_REQUESTS = 200
 REPORT_S = 1.0
 
 
@@ -85,7 +85,7 @@ class Shadows:
                         await self._arrived.wait()
                 except TimeoutError:
                     pass
-            batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
+            batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH_REQUESTS, len(self._waiting)))]
             for model in dict.fromkeys(name for name, _ in batch):
                 for shadow in self.of(model):
                     asked = [each for name, each in batch if name == model]

@@ -25,7 +25,7 @@ from bandit_serve.store.store import Store
 
 RENEW_S = 1.0
 """Shortest time between two reads of the token keys, so that forged tokens do not cause one each."""
-OPENED_AT_ONCE = 500
+TOKENS_A_TURN = 500
 """Tokens that are opened in one turn: each may have kilobytes of features."""
 
 _LETTERS: dict[int, RewardVerdict] = {ord("a"): "accepted", ord("d"): "duplicate", ord("l"): "late"}
@@ -112,11 +112,11 @@ class Rewards:
         self, tokens: list[str], values: NDArray[np.float64]
     ) -> tuple[NDArray[np.void], NDArray[np.uint64], dict[int, bytes]]:
         """As `Keyring.open`, in turns of the event loop where there are many tokens."""
-        if len(tokens) <= OPENED_AT_ONCE:
+        if len(tokens) <= TOKENS_A_TURN:
             return self.keyring.open(tokens, values)
         all_rows, all_uids, all_features, turn = bytearray(), [], {}, Turn()
-        for start in range(0, len(tokens), OPENED_AT_ONCE):
-            some = slice(start, start + OPENED_AT_ONCE)
+        for start in range(0, len(tokens), TOKENS_A_TURN):
+            some = slice(start, start + TOKENS_A_TURN)
             rows, uids, features = self.keyring.open(tokens[some], values[some])
             all_rows += rows.tobytes()
             all_uids.append(uids)

@@ -10,7 +10,7 @@ from hiredis import pack_command
 
 from bandit_serve.store.connection import open_waiting_client, renew
 
-KEPT_S = 0.1
+MAX_IDLE_S = 0.1
 """How long an unused connection is kept before it goes back to the pool."""
 MAX_KEPT_CONNECTIONS = 4
 
@@ -24,7 +24,7 @@ class Calls:
     """Replaces `Redis.execute_command` for the calls that requests wait for, at about half its cost.
 
     redis-py's pool checks each connection that it hands out, which takes as long as the call itself. So up to
-    `MAX_KEPT_CONNECTIONS` are kept for the next calls. One that was unused for `KEPT_S` goes back to the pool, whose
+    `MAX_KEPT_CONNECTIONS` are kept for the next calls. One that was unused for `MAX_IDLE_S` goes back to the pool, whose
     check notices an outage in between. One timeout covers sending and reply; redis-py would need a task for that.
     """
 
@@ -60,7 +60,7 @@ class Calls:
                     await self._pool.release(connection)
 
     async def _connection(self) -> Any:
-        fresh_s = time.monotonic() - KEPT_S
+        fresh_s = time.monotonic() - MAX_IDLE_S
         while self._kept:
             connection, used_s = self._kept.pop()
             if used_s > fresh_s:

@@ -29,11 +29,11 @@ GRACE_MS = 60_000
 """How long a bitmap of seen rewards is kept after its last token has expired."""
 EXPOSED_MARK_MS = 7 * 86_400_000
 """How long, in log time, the mark of a worker's exposures is kept after its last change."""
-REPEATED_MS = EXPOSED_MARK_MS - GRACE_MS
+MAX_RETRY_MS = EXPOSED_MARK_MS - GRACE_MS
 """How long a worker may retry an append of exposures: shorter, so that the mark of the first try still exists."""
-SWEPT_AT_ONCE = 500
-ASKED_AGAIN_S = 0.2
-APPEND_TRIES = 4
+SWEEP_BATCH_KEYS = 500
+CLOCK_RETRY_S = 0.2
+MAX_APPEND_TRIES = 4
 CENSUS_MS = 60_000
 TAIL_BLOCK_MS = 1_000
 AGREEMENT_MS = 30 * 86_400_000
@@ -136,7 +136,7 @@ class Store:
             log_ms = clock.adjust(int(store_ms), int(shift_ms), sent_ns, even_ns(), holds=bool(holds))
             if holds:
                 return log_ms
-            await asyncio.sleep(ASKED_AGAIN_S)
+            await asyncio.sleep(CLOCK_RETRY_S)
 
     async def _append(
         self, script: scripts.Script, keys: Sequence[str], arguments: Sequence[scripts.Argument]
@@ -144,9 +144,9 @@ class Store:
         """Runs a script that appends at log time; returns its reply.
 
         The script refuses while the store's clock and ours differ. Then log time is read and the script runs again, at
-        most `APPEND_TRIES` times in all, because the store's clock may change once more in between.
+        most `MAX_APPEND_TRIES` times in all, because the store's clock may change once more in between.
         """
-        for _ in range(APPEND_TRIES):
+        for _ in range(MAX_APPEND_TRIES):
             if not self.clock.known:
                 await self.time_ms()
             time = (self.clock.shift_ms, self.clock.now_ms(), TOLERANCE_MS)
@@ -154,14 +154,16 @@ class Store:
             if reply != b"clock":
                 return reply
             await self.time_ms()
-        raise StoreUnavailable("The store's clock does not agree with this machine's, and keeps changing.", what=CLOCK)
+        raise StoreUnavailable(
+            "The store's clock does not agree with this machine's, and keeps changing.", what=CLOCK
+        )
 
     async def sweep(self, owner: str) -> None:
         """Deletes bitmaps and marks that an experiment's log does not need any more."""
         index, now_ms = self.keys.expiries(owner), await self.time_ms()
         while True:
             due = await self._call(
-                lambda: self._client.zrangebyscore(index, "-inf", f"({now_ms}", start=0, num=SWEPT_AT_ONCE)
+                lambda: self._client.zrangebyscore(index, "-inf", f"({now_ms}", start=0, num=SWEEP_BATCH_KEYS)
             )
             if not due:
                 return
@@ -210,7 +212,7 @@ class Store:
         """
         keys = [self.keys.log(owner), self.keys.exposed(owner, incarnation), self.keys.expiries(owner)]
         tried = -1 if tried_ms is None else tried_ms
-        arguments = (first, count, event, EXPOSED_MARK_MS, REPEATED_MS, tried)
+        arguments = (first, count, event, EXPOSED_MARK_MS, MAX_RETRY_MS, tried)
         result = int(await self._write(self._append(scripts.APPEND_EXPOSURES, keys, arguments)))
         return None if result < 0 else bool(result)
 
@@ -281,8 +283,8 @@ class Store:
     async def find_present(self, owners: Sequence[str]) -> list[str]:
         """Returns the owners whose log or expiries exist: they were not freed yet, or were written to again."""
         present = []
-        for start in range(0, len(owners), SWEPT_AT_ONCE):
-            some = owners[start : start + SWEPT_AT_ONCE]
+        for start in range(0, len(owners), SWEEP_BATCH_KEYS):
+            some = owners[start : start + SWEEP_BATCH_KEYS]
             if await self._count([key for owner in some for key in self._freed(owner)]):
                 present += [owner for owner in some if await self._count(self._freed(owner))]
         return present
@@ -306,7 +308,7 @@ class Store:
             keys += [self.keys.snapshot_pieces(owner, fold, str(offset)) for offset in offsets]
             keys.append(self.keys.snapshots(owner, fold))
         index = self.keys.expiries(owner)
-        while some := await self._call(lambda: self._client.zrange(index, 0, SWEPT_AT_ONCE - 1)):
+        while some := await self._call(lambda: self._client.zrange(index, 0, SWEEP_BATCH_KEYS - 1)):
             await self._call(lambda: self._client.unlink(*some))
             await self._call(lambda: self._client.zrem(index, *some))
         await self._call(lambda: self._client.unlink(*keys))
@@ -352,7 +354,9 @@ class Store:
             value = IN_PIECES + n_pieces.to_bytes(4, "little") + hashlib.sha256(value).digest()
         keys = [self.keys.snapshots(owner, fold), pieces]
         if not await self._run(scripts.KEEP_SNAPSHOT, keys, [at, n_pieces, value]):
-            raise StoreUnavailable(f"The snapshot of {owner} at {at} could not be written: pieces are missing.", what=SLOW)
+            raise StoreUnavailable(
+                f"The snapshot of {owner} at {at} was not written: pieces are missing.", what=SLOW
+            )
 
     async def _write_pieces(self, key: str, state: bytes) -> int:
         await self._call(lambda: self._client.delete(key))

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 LEASE_MS = 10_000
 ROUND_S = 1.0
 RELIEF_S = 5.0
-FULL_AT, RELIEVED_AT = 0.95, 0.9
+FULL_SHARE, RELIEVED_SHARE = 0.95, 0.9
 """Shares of the store's memory: above the first, logs are trimmed to their newest snapshot until below the second."""
 OVERDUE_ROUNDS = 3
 KEPT_SNAPSHOTS = 8
@@ -111,7 +111,7 @@ class Keeper:
             self._relieving = False
             self._overdue.look()
 
-    async def _is_full(self, share: float = FULL_AT) -> bool:
+    async def _is_full(self, share: float = FULL_SHARE) -> bool:
         facts = await self._store.facts()
         return facts.maxmemory > 0 and facts.used_memory > share * facts.maxmemory
 
@@ -173,7 +173,7 @@ class Keeper:
             self.failed += 1
         if self._relieving:
             # If enough is free now, the other logs keep what their retention says.
-            self._relieving = await self._is_full(RELIEVED_AT)
+            self._relieving = await self._is_full(RELIEVED_SHARE)
 
     async def _keep_registry(self) -> None:
         registry = self._replica.registry

@@ -19,7 +19,7 @@ from bandit_serve.store.store import Store
 log = logging.getLogger(__name__)
 
 ROUND_S = 1.0
-AGAIN_S = 10.0
+RETRY_AFTER_ERROR_S = 10.0
 TROUBLE = "snapshot_files"
 
 
@@ -62,7 +62,7 @@ class LocalKeeper:
                 continue
             except OSError as error:
                 self._troubles.begin(TROUBLE, f"The newest snapshots can not be written to files: {error}.")
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(RETRY_AFTER_ERROR_S)
 
     async def keep(self) -> None:
         """Writes what is due. A worker that has not reached the store has nothing newer than the files."""

@@ -9,7 +9,7 @@ import pytest
 from redis import exceptions
 from stores import ThrowawayStore
 
-from bandit_serve.store.calls import KEPT_S, MAX_KEPT_CONNECTIONS, Calls
+from bandit_serve.store.calls import MAX_IDLE_S, MAX_KEPT_CONNECTIONS, Calls
 from bandit_serve.store.connection import MAX_CONNECTIONS
 
 
@@ -49,7 +49,7 @@ def test_a_connection_that_rested_while_the_store_came_back_is_made_anew() -> No
         await calls.execute_command("PING")
         store.kill()
         store.start()
-        await asyncio.sleep(KEPT_S)
+        await asyncio.sleep(MAX_IDLE_S)
         assert await calls.execute_command("PING") == b"PONG"
 
     with ThrowawayStore() as store:

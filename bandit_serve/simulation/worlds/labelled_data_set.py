@@ -17,7 +17,7 @@ from bandit_serve.simulation.worlds.environment import Matrix, require_that
 
 SHIPPED = ("breast_cancer", "digits", "iris", "wine")
 """Data sets that are part of scikit-learn's package, so nothing is downloaded."""
-MAX_CATEGORIES = 64
+MAX_COLUMN_CATEGORIES = 64
 MAX_CLASSES = 1_000
 MISSING = frozenset(["", "?", "na", "nan", "null", "none"])
 
@@ -87,10 +87,10 @@ def _column(name: str, cells: list[str]) -> list[NDArray[np.float64]]:
         numbers = [math.nan if gone else float(cell) for cell, gone in zip(cells, missing, strict=True)]
     except ValueError:
         categories = sorted(set(cells))
-        if len(categories) > MAX_CATEGORIES:
+        if len(categories) > MAX_COLUMN_CATEGORIES:
             raise UsageError(
                 f"The column {name!r} has {len(categories)} different values; "
-                f"at most {MAX_CATEGORIES} become features, so drop it first."
+                f"at most {MAX_COLUMN_CATEGORIES} become features, so drop it first."
             ) from None
         return [np.array([cell == category for cell in cells], dtype=np.float64) for category in categories]
     column = np.array(numbers)
