@@ -24,8 +24,8 @@ class Calls:
     """Replaces `Redis.execute_command` for the calls that requests wait for, at about half its cost.
 
     redis-py's pool checks each connection that it hands out, which takes as long as the call itself. So up to
-    `MAX_KEPT_CONNECTIONS` are kept for the next calls. One that was unused for `MAX_IDLE_S` goes back to the pool, whose
-    check notices an outage in between. One timeout covers sending and reply; redis-py would need a task for that.
+    `MAX_KEPT_CONNECTIONS` are kept for the next calls. One that was unused for `MAX_IDLE_S` goes back to the pool,
+    whose check notices an outage in between. One timeout covers sending and reply; redis-py would need a task for that.
     """
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
