@@ -29,7 +29,7 @@ GRACE_MS = 60_000
 """How long a bitmap of seen rewards is kept after its last token has expired."""
 EXPOSED_MARK_MS = 7 * 86_400_000
 """How long, in log time, the mark of a worker's exposures is kept after its last change."""
-MAX_RETRY_MS = EXPOSED_MARK_MS - GRACE_MS
+REPEATED_MS = EXPOSED_MARK_MS - GRACE_MS
 """How long a worker may retry an append of exposures: shorter, so that the mark of the first try still exists."""
 SWEEP_BATCH_KEYS = 500
 CLOCK_RETRY_S = 0.2
@@ -212,7 +212,7 @@ class Store:
         """
         keys = [self.keys.log(owner), self.keys.exposed(owner, incarnation), self.keys.expiries(owner)]
         tried = -1 if tried_ms is None else tried_ms
-        arguments = (first, count, event, EXPOSED_MARK_MS, MAX_RETRY_MS, tried)
+        arguments = (first, count, event, EXPOSED_MARK_MS, REPEATED_MS, tried)
         result = int(await self._write(self._append(scripts.APPEND_EXPOSURES, keys, arguments)))
         return None if result < 0 else bool(result)
 

@@ -20,7 +20,7 @@ from bandit_serve.errors import StoreUnavailable
 from bandit_serve.log import events
 from bandit_serve.log.events import Exposed
 from bandit_serve.log.offset import START
-from bandit_serve.store.store import EXPOSED_MARK_MS, MAX_RETRY_MS, Store
+from bandit_serve.store.store import EXPOSED_MARK_MS, REPEATED_MS, Store
 
 EVEN = np.array([0.5, 0.5])
 TILTED = np.array([0.25, 0.75])
@@ -380,12 +380,12 @@ def test_a_batch_that_was_tried_too_long_ago_is_refused_only_without_its_mark(se
         store = Store(server.url, timeout_s=5)
         try:
             now_ms = await store.time_ms()
-            for tried_ms in (now_ms, now_ms - MAX_RETRY_MS + 10_000):
+            for tried_ms in (now_ms, now_ms - REPEATED_MS + 10_000):
                 assert await store.append_exposures("e", tried_ms, 0, 1, b"x", tried_ms) is True
                 assert await store.append_exposures("e", tried_ms, 0, 1, b"x", tried_ms) is False
-            assert await store.append_exposures("e", 1, 0, 1, b"x", now_ms - MAX_RETRY_MS - 10_000) is None
+            assert await store.append_exposures("e", 1, 0, 1, b"x", now_ms - REPEATED_MS - 10_000) is None
             assert await store.append_exposures("e", 1, 0, 1, b"x") is True
-            assert await store.append_exposures("e", 1, 0, 1, b"x", now_ms - 10 * MAX_RETRY_MS) is False
+            assert await store.append_exposures("e", 1, 0, 1, b"x", now_ms - 10 * REPEATED_MS) is False
         finally:
             await store.close()
 

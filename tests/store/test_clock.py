@@ -19,7 +19,7 @@ from bandit_serve.log.offset import START
 from bandit_serve.rewards.appender import RewardAppender
 from bandit_serve.store import clock as module
 from bandit_serve.store.clock import TOLERANCE_MS, LogClock, even_ns
-from bandit_serve.store.store import EXPOSED_MARK_MS, MAX_RETRY_MS, Store
+from bandit_serve.store.store import EXPOSED_MARK_MS, REPEATED_MS, Store
 
 DAY_S = 86_400
 WINDOW_MS = 600_000
@@ -398,7 +398,7 @@ def test_what_an_earlier_version_let_the_stores_clock_end_is_kept() -> None:
 
 
 def test_a_try_may_be_repeated_for_less_long_than_its_mark_is_kept() -> None:
-    assert MAX_RETRY_MS + 2 * TOLERANCE_MS < EXPOSED_MARK_MS
+    assert REPEATED_MS + 2 * TOLERANCE_MS < EXPOSED_MARK_MS
 
 
 @needs_faketime
