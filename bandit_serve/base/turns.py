@@ -21,9 +21,11 @@ class Turn:
 
     @property
     def over(self) -> bool:
+        """Whether the turn has lasted for `TURN_S`."""
         return time.monotonic() - self._began_s >= TURN_S
 
     async def give_way(self) -> None:
+        """Lets other tasks run, and begins the next turn."""
         await asyncio.sleep(0)
         self._began_s = time.monotonic()
 
@@ -37,6 +39,7 @@ class HeavyWork(Generic[T]):
         self._error: Exception | None = None
 
     def do(self) -> None:
+        """Does the work, once; its error is raised by `result`."""
         try:
             self._results.append(self._work())
         except Exception as error:

@@ -48,6 +48,7 @@ class Delay(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def means(self) -> list[float]:
+        """Mean delays: one, or one for each arm."""
         return self.mean if isinstance(self.mean, list) else [self.mean]
 
     @property

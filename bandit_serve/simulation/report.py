@@ -84,6 +84,7 @@ class SimulationReport(Struct, frozen=True):
 
     @property
     def ranked(self) -> list[PolicySummary]:
+        """Policies by regret, the least first."""
         return sorted(self.policies, key=lambda standing: standing.regret.mean)
 
 

@@ -471,10 +471,12 @@ class Store:
     # The cache
 
     async def cached(self, digest: str) -> bytes | None:
+        """Encoded top-k answer; None if it is not cached."""
         answer: bytes | None = await self._call(lambda: self._client.get(self.keys.top_k(digest)))
         return answer
 
     async def cache(self, digest: str, value: bytes, lifetime_ms: int) -> None:
+        """Caches an encoded top-k answer."""
         await self._call(lambda: self._client.set(self.keys.top_k(digest), value, px=lifetime_ms))
 
 

@@ -166,7 +166,7 @@ def test_one_that_has_not_heard_writes_into_no_namesake(place: Place) -> None:
         mine = [decide(place.here, name, unit=f"n{i}")["decision_id"] for i in range(10)]
     finally:
         os.kill(pid, signal.SIGCONT)
-    # What it takes before it has heard goes where the experiment went.
+    # Decisions that it takes before it knows of the deletion go where the experiment went.
     wait_until(lambda: set(reward_many(place.there, tokens, [1.0] * 50)) == {"unknown"})
     assert set(reward_many(place.there, mine, [1.0] * 10)) == {"accepted"}
     for service in (place.there, place.here):
@@ -216,7 +216,7 @@ def test_what_it_had_in_the_store_and_in_files_is_freed(place: Place) -> None:
         assert place.here.call("POST", "/v1/experiments", body).status == 201
         # Its head stays, so that nobody begins its log anew, and what says that it was trimmed.
         wait_until(lambda: found(name) == {"head", "trimmed"} and not file.exists(), 30.0)
-        # One that has not heard yet writes again.
+        # A worker that does not know yet writes again.
         client.xadd(keys.log(name), {"t": ""})
         client.set(keys.seen(name, "click", 7, 0), "x")
         client.zadd(keys.expiries(name), {keys.seen(name, "click", 7, 0): 4e12})

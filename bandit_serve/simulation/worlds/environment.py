@@ -43,6 +43,7 @@ class Environment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     @property
     def n_arms(self) -> int:
+        """K, the number of arms."""
         raise NotImplementedError
 
     @property
