@@ -166,7 +166,7 @@ def test_one_that_has_not_heard_writes_into_no_namesake(place: Place) -> None:
         mine = [decide(place.here, name, unit=f"n{i}")["decision_id"] for i in range(10)]
     finally:
         os.kill(pid, signal.SIGCONT)
-    # Decisions that it takes before it knows of the deletion go where the experiment went.
+    # Once it knows of the deletion, rewards of the old experiment are unknown.
     wait_until(lambda: set(reward_many(place.there, tokens, [1.0] * 50)) == {"unknown"})
     assert set(reward_many(place.there, mine, [1.0] * 10)) == {"accepted"}
     for service in (place.there, place.here):
