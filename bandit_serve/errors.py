@@ -1,32 +1,32 @@
-"""Everything that can go wrong, as one tree; `server/problems.py` maps it to HTTP and `cli` to exit codes.
+"""Errors, as one tree; `server/problems.py` maps them to HTTP and `cli` to exit statuses.
 
 BanditServeError
-├── InvalidInput          the caller sent what the contract does not allow
+├── InvalidInput          the caller sent something that the contract does not allow
 │   ├── UsageError        a setting, flag or variable is wrong (exit status 2)
 │   ├── InvalidToken      a decision id that we did not sign
-│   ├── InvalidArtifact   a file that is not a model we can serve
+│   ├── InvalidArtifact   a file that is no model, or none that can be served
 │   ├── Diverged          a fit whose parameters grew without end
 │   ├── TooLarge          over a size limit
 │   └── UnsupportedMedia  a content type that the route does not take
-├── Forbidden             a page of another site asks, or by a name that is not ours
+├── Forbidden             a request from a web page of another site, or under a host name that is not ours
 ├── NotFound              no such experiment, model or version
 ├── TooSlow               a request that did not arrive in time
 ├── Late                  a reward after its attribution window
-├── Conflict              the state does not allow it now
+├── Conflict              the present state does not allow it
 ├── PreconditionFailed    If-Match named another revision
 ├── NotBuilt              named by the contract, not built yet
-├── StateFault            what we keep ourselves can not be read: our fault, whoever asks
-│   └── Unfoldable        a log and its snapshots of which no state can be made
+├── StateFault            stored state can not be read: the service's fault, not the caller's
+│   └── Unfoldable        a log and its snapshots that no state can be made from
 │       └── UnreadableEntry  an entry of a log, or a state, that this build can not fold
-├── LogLost               the store has lost entries that were read from it
+├── LogLost               the store has lost entries that it once returned
 └── Unavailable           try again later; nothing was counted, or the retry will be a duplicate
     ├── SetAside          an experiment whose log can not be folded: see `bandit-serve repair`
-    ├── StoreUnavailable  the store can not be read or written now: `what` says which outage it is
-    │   └── StoreRefused  it answers, but does not let us in or must not be used (it may evict)
+    ├── StoreUnavailable  the store can not be read or written now: `what` names the outage
+    │   └── StoreRefused  it answers, but rejects our login or must not be used (it may evict)
     ├── ModelLost         a registered model whose file is missing or damaged here
-    ├── FilesUnavailable  the place where model files are kept does not answer, or takes nothing more
-    │   └── DiskFull      there is no room for what was to be written
-    └── Overloaded        a bound was reached
+    ├── FilesUnavailable  the storage of model files does not answer, or is full
+    │   └── DiskFull      there is no room for the write
+    └── Overloaded        a queue or buffer has reached its bound
 """
 
 from __future__ import annotations
@@ -39,36 +39,36 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One thing wrong with one field: `at` is its path (`arms[1].weight`), `detail` says what was expected."""
+    """One mistake in one field: `at` is its path (`arms[1].weight`), `detail` says what was expected."""
 
     at: str
     detail: str
 
 
-# So many are named; a caller with more mends these first.
 MAX_FIELD_ERRORS = 20
+"""How many an `InvalidInput` keeps: whoever has more corrects these first."""
 
 
 class BanditServeError(Exception):
-    """The root. `str(error)` is one sentence for the person who has to act on it.
+    """Root of the tree. `str(error)` is one sentence for the person who has to act on it.
 
-    Callers over HTTP are told that sentence, so it names no path and no address of ours. What only the operator is to
-    know is in its notes (`add_note`), which the log and the command line show: see `in_full`.
+    Callers over HTTP receive that sentence, so it names no path and no address of ours. Details for the operator alone
+    are notes (`add_note`), which the log and the command line show: see `in_full`.
     """
 
     def noted(self, note: str) -> Self:
-        """Itself, with one more note."""
+        """Adds a note and returns the error."""
         self.add_note(note)
         return self
 
 
 def in_full(error: BaseException) -> str:
-    """The sentence and its notes, for the operator."""
+    """The error's sentence and its notes, for the operator."""
     return " ".join([str(error), *(f"({note})" for note in getattr(error, "__notes__", ()))])
 
 
 class InvalidInput(BanditServeError):
-    """`errors` are the first `MAX_FIELD_ERRORS` of those given, and one that says how many more there are."""
+    """`errors` keeps the first `MAX_FIELD_ERRORS`, and one more that counts the rest."""
 
     def __init__(self, detail: str, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(detail)
@@ -188,9 +188,9 @@ class Overloaded(Unavailable):
 
 @contextmanager
 def of_our_state(what: str) -> Iterator[None]:
-    """Around the reading of what we keep: what is refused there is no caller's fault, but a `StateFault` of `what`.
+    """Wraps the reading of stored state: a refusal in the block becomes a `StateFault`, as no caller caused it.
 
-    To try again later stays what it is.
+    `what` names the state in the sentence. `Unavailable` and `LogLost` pass unchanged.
     """
     try:
         yield

@@ -1,15 +1,17 @@
-"""Alarms of changed means beside river's ADWIN and Page–Hinkley: how often false, how late, how often missed.
+"""Alarms of changed means against river's ADWIN and Page–Hinkley: rate of false alarms, delay, rate of misses.
 
     python benchmarks/alarms_table.py
     python benchmarks/alarms_table.py --detector ours --runs 0 --steady-runs 10000 [--stretched]
     python benchmarks/alarms_table.py --every --level 1e-5 --steady 100000 --steady-runs 100
 
-Each run is one arm's rewards of one law: `--steady` of them without a change for the false alarms; and `--before`, then
-`--after` of the same law with its mean `--shift` standard deviations higher or lower, for the delays, of runs without
-an alarm before it. No law leaves the values that it can have: of what is 0 or more, more or fewer are not 0, or all are
-multiplied; and where the shift down is more than half the mean, it is to half of it. A change that is missed counts as
-`--after`. The detectors read the same values. Those of river, which is not needed otherwise, are left out where it is
-not installed; Page–Hinkley gets values in standard deviations, which it would have to be told, the others any.
+Each run is a sequence of one arm's rewards from one law. For false alarms it has `--steady` rewards without a change.
+For delays it has `--before` rewards, then `--after` with a mean `--shift` standard deviations higher or lower, and runs
+with an alarm before the change are left out. A missed change counts as a delay of `--after`.
+
+A shift keeps to the values that a law can have. For laws of values from 0 on it changes the share of zeros, or scales
+all values; a shift down of more than half the mean goes to half of it. All detectors read the same values, but
+Page–Hinkley gets them in standard deviations, as it has no scale of its own. River's detectors are left out if it is
+not installed.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ BATCH, ARMS = 20, 50
 
 
 class Law(NamedTuple):
-    """`draw(random, n, mean)` are n values with that mean."""
+    """Law of rewards; `draw(random, n, mean)` draws n values with that mean."""
 
     draw: Callable[[Random, int, float], Values]
     mean: float
@@ -70,7 +72,7 @@ def lognormal(sigma: float) -> Law:
 
 
 def amounts(amount: Callable[[Random, int], Values], mean: float, square: float, share: float) -> Law:
-    """Amounts with this mean, and mean square, that `share` of all have, and others 0."""
+    """Draws amounts with this mean and mean square for a `share` of all values, and 0 for the others."""
     deviation = (share * square - (share * mean) ** 2) ** 0.5
     return Law(
         lambda random, n, m: (random.random(n) < m / mean) * amount(random, n), share * mean, deviation
@@ -108,7 +110,7 @@ LAWS = {
 
 
 def alarms_of(values: Values, bounded: bool) -> Iterator[tuple[int, int]]:
-    """Of arms with these values (R, n), whose alarm came after how many, each."""
+    """Of arms with values (R, n): which had an alarm, and after how many values."""
     for first in range(0, len(values), ARMS):
         some = values[first : first + ARMS]
         watch = ChangeAlarms(len(some), (0.0, 1.0) if bounded else None)
@@ -145,7 +147,7 @@ def of_river(name: str) -> Detector:
 
 
 class Found(NamedTuple):
-    """The share of runs with an alarm before the change, the mean delay, its error, and the share missed."""
+    """Share of runs with an alarm before the change, mean delay, its standard error, and share of missed changes."""
 
     early: float
     delay: float
@@ -154,14 +156,14 @@ class Found(NamedTuple):
 
 
 class Table:
-    """What detectors make of one law's runs."""
+    """Results of the detectors on one law."""
 
     def __init__(self, options: argparse.Namespace, law: Law, seed: list[int]) -> None:
         self._options, self._law, self._seed = options, law, seed
         self._steady = [(options.steady, law.mean)]
 
     def _drawn(self, run: int, means: list[tuple[int, float]]) -> Values:
-        """One arm's values: so many of each mean, one after the other."""
+        """Draws one arm's values: so many of each mean, in turn."""
         random, law = np.random.default_rng([*self._seed, run]), self._law
         values = np.concatenate([law.draw(random, n, mean) for n, mean in means])
         return 300.0 * law.deviation - 3.0 * values if self._options.stretched else values
@@ -175,11 +177,11 @@ class Table:
         return np.concatenate(found)
 
     def false(self, detector: Detector) -> int:
-        """How many of the steady runs had an alarm."""
+        """Number of steady runs with an alarm."""
         return int((self._alarms(detector, self._options.steady_runs, self._steady) > 0).sum())
 
     def every(self) -> int:
-        """How many alarms of ours the steady runs had, the second of an arm and so on with the others."""
+        """Number of our alarms in steady runs, later alarms of an arm included."""
         counted: list[int] = []
 
         def counts(values: Values, deviation: float, bounded: bool) -> NDArray[np.int64]:

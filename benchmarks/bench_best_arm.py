@@ -1,4 +1,4 @@
-"""P(arm is best), each kernel beside the same integral written with NumPy and SciPy.
+"""P(arm is best): each kernel against the same integral in NumPy and SciPy.
 
 The references evaluate every arm's distribution function at every node of a fixed grid, accurate for the
 posteriors that they are timed on and no others. Run: pytest benchmarks/bench_best_arm.py --benchmark-enable

@@ -1,4 +1,4 @@
-"""Choices and updates of the contextual policies, beside LinUCB's NumPy formula in one group each.
+"""Choices and updates of the contextual policies, against LinUCB's NumPy formula, one group each.
 
     python -m pytest benchmarks/bench_contextual.py --benchmark-enable --benchmark-columns=median,iqr
 

@@ -1,4 +1,4 @@
-"""The decision path in one process: draw, record, sign; and a reward's verification. Beside an empty call or NumPy.
+"""Decision path in one process: draw, record, sign; and verification of a reward. Against an empty call or NumPy.
 
 python -m pytest benchmarks/bench_decisions.py --benchmark-enable --benchmark-columns=median,iqr
 """

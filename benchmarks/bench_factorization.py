@@ -1,4 +1,4 @@
-"""Matrix factorization beside its NumPy formulas.
+"""Matrix factorization against its NumPy formulas.
 
     python -m pytest benchmarks/bench_factorization.py --benchmark-enable --benchmark-columns=min,median
 

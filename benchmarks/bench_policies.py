@@ -1,4 +1,4 @@
-"""Choices and updates, each beside its NumPy formula or an empty call, in one group each.
+"""Choices and updates of policies, each against its NumPy formula or an empty call, one group each.
 
     python -m pytest benchmarks/bench_policies.py --benchmark-enable --benchmark-columns=median,iqr
 

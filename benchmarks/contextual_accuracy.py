@@ -1,4 +1,4 @@
-"""How far coefficients are from a fresh solve after 10 million updates, for all four contextual policies.
+"""Accuracy of coefficients after 10 million updates, against a fresh solve, for all four contextual policies.
 
 python benchmarks/contextual_accuracy.py [--updates 10000000] [--features 64]
 """
@@ -16,7 +16,7 @@ ROWS = 1 << 16
 
 
 def deviation(policy: LinUCB | LinTS | LogisticTS | SquareCB) -> float:
-    """The largest relative difference of a coefficient from that which the sums give when they are solved."""
+    """Largest relative difference of a coefficient from the solution of the sums."""
     factors, statistics, order = policy.factors(), policy.statistics(), policy.order
     upper = np.zeros((order, order))
     upper[np.triu_indices(order)] = statistics["gram"][0]

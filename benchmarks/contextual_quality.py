@@ -1,4 +1,4 @@
-"""What contextual policies make of real data and of a linear world: defaults, one pass, beside other libraries.
+"""Quality of contextual policies on real data and in a linear environment, against other libraries: defaults, one pass.
 
     python benchmarks/contextual_quality.py [--seeds 10] [--horizon 10000] [--json FILE]
 
@@ -192,7 +192,7 @@ class Task(NamedTuple):
 
 
 def run(task: Task) -> float | str:
-    """The figure, or why there is none."""
+    """Returns the figure, or the reason why there is none."""
     warnings.simplefilter("ignore")
     with threadpool_limits(1):
         try:

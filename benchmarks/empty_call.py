@@ -1,4 +1,4 @@
-"""An empty Cython method of two arguments: what a call from Python costs before it does anything."""
+"""Empty Cython method of two arguments: the cost of a call from Python before it does anything."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ cdef class Empty:
 
 
 def empty_call(directory: Path) -> Callable[[object, object], None]:
-    """Compiles it in `directory`; the bound method."""
+    """Compiles the method in `directory`; returns it, bound."""
     source = directory / "empty.pyx"
     source.write_text(SOURCE)
     subprocess.run(

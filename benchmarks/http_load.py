@@ -1,4 +1,4 @@
-"""CPU a request of the service beside a bare aiohttp handler, in one run.
+"""CPU per request of the service and of a bare aiohttp handler, in one run.
 
     python benchmarks/http_load.py [--rounds 5] [--seconds 3] [--json FILE]
 
@@ -68,11 +68,11 @@ def measure(
     connections: int,
 ) -> Measured:
     before = cpu_s(pids)
-    found = load.run(url, bodies, content_type=content_type, seconds=seconds, connections=connections)
+    by_route = load.run(url, bodies, content_type=content_type, seconds=seconds, connections=connections)
     spent = cpu_s(pids) - before
-    if found.errors:
-        raise SystemExit(f"{found.errors} of {found.requests} requests to {url} failed")
-    return Measured(spent / found.requests * 1e6, found.requests / found.seconds)
+    if by_route.errors:
+        raise SystemExit(f"{by_route.errors} of {by_route.requests} requests to {url} failed")
+    return Measured(spent / by_route.requests * 1e6, by_route.requests / by_route.seconds)
 
 
 def register_models(service: ThrowawayService, directory: Path) -> None:
@@ -94,12 +94,12 @@ def register_models(service: ThrowawayService, directory: Path) -> None:
 
 
 def tokens(service: ThrowawayService, n: int) -> list[str]:
-    found: list[str] = []
+    by_route: list[str] = []
     body = msgpack.packb({"units": [f"u{i}" for i in range(10_000)]})
-    while len(found) < n:
+    while len(by_route) < n:
         answer = service.call("POST", "/v1/experiments/bench/decide/batch", body, {"Content-Type": MSGPACK})
-        found += msgpack.unpackb(answer.body)["decision_ids"]
-    return found[:n]
+        by_route += msgpack.unpackb(answer.body)["decision_ids"]
+    return by_route[:n]
 
 
 def free_port() -> int:
@@ -110,7 +110,7 @@ def free_port() -> int:
 
 def bare(size: int) -> tuple[subprocess.Popen[str], str]:
     port = free_port()
-    command = [sys.executable, str(Path(__file__).with_name("bare.py")), str(port), str(size)]
+    command = [sys.executable, str(Path(__file__).with_name("bare_handler.py")), str(port), str(size)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "ready"
@@ -135,12 +135,12 @@ def routes(
         return measure(pids, f"{base}/v1/rewards", bodies, JSON, seconds, connections)
 
     def reward_batches() -> Measured:
-        found = tokens(service, int(120_000 * seconds))
+        all_tokens = tokens(service, int(120_000 * seconds))
         bodies = [
             msgpack.packb(
-                {"rewards": [{"decision_id": token, "value": 1.0} for token in found[i : i + 1_000]]}
+                {"rewards": [{"decision_id": token, "value": 1.0} for token in all_tokens[i : i + 1_000]]}
             )
-            for i in range(0, len(found), 1_000)
+            for i in range(0, len(all_tokens), 1_000)
         ]
         return measure(pids, f"{base}/v1/rewards", bodies, MSGPACK, seconds, 4)
 
@@ -161,7 +161,7 @@ def routes(
 
 @contextlib.contextmanager
 def serving(workers: int) -> Iterator[ThrowawayService]:
-    """A service with a running experiment, on a store of its own."""
+    """Runs a service with a running experiment, on a store of its own."""
     with (
         tempfile.TemporaryDirectory() as directory,
         ThrowawayStore(appendfsync="everysec") as store,
@@ -174,39 +174,39 @@ def serving(workers: int) -> Iterator[ThrowawayService]:
 
 
 def run(rounds: int, seconds: float, workers: int) -> dict[str, Any]:
-    found: dict[str, list[Measured]] = {}
+    by_route: dict[str, list[Measured]] = {}
     with serving(workers) as service:
         answer = service.call("POST", "/v1/experiments/bench/decide", {"unit": "user-1"})
         process, url = bare(len(json.dumps(answer.body, separators=(",", ":"))))
-        wish = [json.dumps({"unit": f"user-{i}"}).encode() for i in range(2_000)]
+        bodies = [json.dumps({"unit": f"user-{i}"}).encode() for i in range(2_000)]
         try:
             for number in range(rounds):
-                measured = {"bare": measure([process.pid], url, wish, JSON, seconds, 32)}
+                measured = {"bare": measure([process.pid], url, bodies, JSON, seconds, 32)}
                 for name, route in routes(service, seconds).items():
                     measured[name] = route()
                 for name, figure in measured.items():
-                    found.setdefault(name, []).append(figure)
+                    by_route.setdefault(name, []).append(figure)
                     show(number, name, figure)
         finally:
             process.kill()
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
-    return summary(found)
+    return summary(by_route)
 
 
 def show(number: int, name: str, figure: Measured) -> None:
     print(f"round {number + 1} {name:18} {figure.cpu_us:10.1f} µs {figure.per_s:10.0f}/s", flush=True)
 
 
-def summary(found: dict[str, list[Measured]]) -> dict[str, Any]:
+def summary(by_route: dict[str, list[Measured]]) -> dict[str, Any]:
     rows: dict[str, Any] = {}
-    for name, figures in found.items():
+    for name, figures in by_route.items():
         rows[name] = {
             "cpu_us": statistics.median(f.cpu_us for f in figures),
             "per_s": statistics.median(f.per_s for f in figures),
             "bare/ours": statistics.median(
-                base.cpu_us / ours.cpu_us for base, ours in zip(found["bare"], figures, strict=True)
+                base.cpu_us / ours.cpu_us for base, ours in zip(by_route["bare"], figures, strict=True)
             ),
         }
     for name in ("decide/batch", "rewards/batch"):

@@ -1,4 +1,4 @@
-"""CPU a request with two workers beside one, in one run.
+"""CPU per request with two workers and with one, in one run.
 
     python benchmarks/http_workers.py [--rounds 5] [--seconds 3]
 

@@ -1,4 +1,4 @@
-"""A large model: how long it takes to load, what it takes of memory, and what scoring it does to the event loop.
+"""Large model: time to load, memory, and the delay that scoring causes on the event loop.
 
     python benchmarks/large_model.py [--items 1220000] [--factors 128] [--workers 2]
 
@@ -88,13 +88,13 @@ def memory(path: Path, workers: int) -> None:
 
 
 def waited_s() -> float:
-    """How long this thread has been ready to run while others had the processors (Linux)."""
+    """Seconds that this thread was ready to run but had to wait for a processor (Linux)."""
     return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) * 1e-9
 
 
 @contextlib.contextmanager
 def probed() -> Iterator[list[tuple[float, float]]]:
-    """How late, in seconds, the running loop reads what was written, and how late without waits for a processor."""
+    """Seconds until the running loop reads a message, and the same without waits for a processor."""
     found: list[tuple[float, float]] = []
     with subprocess.Popen([sys.executable, "-c", TICKER], stdout=subprocess.PIPE) as ticker:
         assert ticker.stdout is not None

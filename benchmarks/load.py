@@ -1,4 +1,4 @@
-"""HTTP load on one address: wrk where it is installed, a closed loop of asyncio connections where it is not."""
+"""HTTP load on one address, by wrk if it is installed, else by a closed loop of asyncio connections."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Load(NamedTuple):
 def run(
     url: str, bodies: Sequence[bytes], *, content_type: str, seconds: float, connections: int = 32
 ) -> Load:
-    """POSTs the bodies in turn over kept-alive connections, each of which sends its next when it was answered."""
+    """POSTs the bodies in turn over kept-alive connections. Each sends its next request after the answer."""
     if shutil.which("wrk"):
         return _wrk(url, bodies, content_type, seconds, connections)
     return asyncio.run(_loop(url, bodies, content_type, seconds, connections))

@@ -1,11 +1,12 @@
-"""How often the interval of an arm's mean is ever wrong, from the exact one by betting to the asymptotic one after it.
+"""Error rate of the interval of an arm's mean, from the exact one by betting to the asymptotic one after it.
 
     python benchmarks/mean_intervals.py                          1,000 experiments of two equal arms a row
     python benchmarks/mean_intervals.py --law "Bernoulli .001" --runs 2000 --set-up even
 
-Intervals are those of `report`. An exact one that has left a mean out does so for good, so its last one is looked at
-(and some before); asymptotic ones at each 2 % of growth. Printed are the parts of the arms whose exact interval ever
-missed, whose asymptotic one did, and for which either did: at most alpha = .05, and two standard errors.
+Intervals are those of `report`. An exact interval that has left the mean out does so for good, so the last one is
+checked, and some before it. Asymptotic ones are checked at each 2 % of growth. Printed are the shares of arms whose
+exact interval ever missed the mean, whose asymptotic one did, and for which either did. The last should be at most
+alpha = .05, within two standard errors.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from bandit_serve.policies import Thompson
 from bandit_serve.results import report
 
 OF = ("Bernoulli .5", "Bernoulli .1", "Bernoulli .01", "Bernoulli .001", "bounded beta")
-MOST_EXACT = 1_000
+MAX_EXACT_VALUES = 1_000
 FIRST_LOOKS = (4, 30, 100, 300)
 
 
 @dataclass
 class Missed:
-    """bool [R, 2] each: of the experiments' arms."""
+    """Arms whose intervals have missed the mean: bool (R, 2) each."""
 
     exact: list[Floats] = field(default_factory=list)
     after: list[Floats] = field(default_factory=list)
@@ -37,7 +38,7 @@ class Missed:
 
 
 def play(law: Law, set_up: str, seed: list[int], total: int, growth: float, missed: Missed) -> None:
-    """One experiment of two arms alike, with an even split or Thompson of floor .05 for shares."""
+    """Runs experiments with two equal arms, by an even split or by Thompson sampling with floor .05."""
     policy = (
         PolicySpec(kind="fixed_split") if set_up == "even" else PolicySpec(kind="thompson", min_share=0.05)
     )
@@ -51,8 +52,8 @@ def play(law: Law, set_up: str, seed: list[int], total: int, growth: float, miss
     while so_far < total:
         size = min(max(4, int(so_far * growth)), total - so_far)
         # Not beyond the last exact interval of either arm without a look at it.
-        if (open_ := n[n < MOST_EXACT]).size:
-            size = max(1, min(size, MOST_EXACT - int(open_.max())))
+        if (open_ := n[n < MAX_EXACT_VALUES]).size:
+            size = max(1, min(size, MAX_EXACT_VALUES - int(open_.max())))
         shares = np.full(2, 0.5) if bandit is None else np.asarray(bandit.shares())
         arms = drawn(rng, np.broadcast_to(shares, (size, 2)))
         values = law.draw(rng, size)
@@ -61,16 +62,16 @@ def play(law: Law, set_up: str, seed: list[int], total: int, growth: float, miss
             bandit.update_many(arms, values)
         before, n = n, n + np.bincount(arms, minlength=2)
         so_far += size
-        due = (n == MOST_EXACT) | (n > MOST_EXACT) | (so_far >= total)
+        due = (n == MAX_EXACT_VALUES) | (n > MAX_EXACT_VALUES) | (so_far >= total)
         due |= np.any([(before < at) & (n >= at) for at in FIRST_LOOKS], axis=0)
         if not due.any():
             continue
-        said = report(played.fold, about, {}, 0)
+        results = report(played.fold, about, {}, 0)
         for k in np.flatnonzero(due):
-            interval = said.arms[k].metrics["m0"].interval
+            interval = results.arms[k].metrics["m0"].interval
             if interval is not None:
-                spoke[k] |= n[k] > MOST_EXACT
-                wrong[int(n[k] > MOST_EXACT), k] |= not interval[0] <= law.mean <= interval[1]
+                spoke[k] |= n[k] > MAX_EXACT_VALUES
+                wrong[int(n[k] > MAX_EXACT_VALUES), k] |= not interval[0] <= law.mean <= interval[1]
     missed.exact.append(wrong[0])
     missed.after.append(wrong[1])
     missed.spoke.append(spoke)

@@ -1,4 +1,4 @@
-"""What the families predict, with their defaults: by folds, by time, and while they go on learning.
+"""Prediction quality of the model families with their defaults: by folds, by time, and while learning goes on.
 
     python benchmarks/models_quality.py ../ml-latest-small/ratings.csv
 
@@ -37,8 +37,8 @@ def fitted(family: Family, data: DataSet) -> Bias | MatrixFactorization | Factor
 
 def squares(family: Family, train: DataSet, test: DataSet) -> NDArray[np.float64]:
     held = test.ratings
-    found = fitted(family, train).predict_many(held.users.tolist(), held.items.tolist())
-    return np.square(found - held.values)
+    predicted = fitted(family, train).predict_many(held.users.tolist(), held.items.tolist())
+    return np.square(predicted - held.values)
 
 
 def by_folds(family: Family, data: DataSet) -> str:

@@ -1,4 +1,4 @@
-"""Training, learning, scoring and ranking beside NumPy, an empty call, and other libraries, in one table.
+"""Training, learning, scoring and ranking against NumPy, an empty call and other libraries, in one table.
 
     python benchmarks/models_table.py [--rounds 7] [--only top-k] [--ratings ratings.csv]
 
@@ -43,7 +43,7 @@ SIZES = (10_000, 100_000, 1_000_000)
 
 
 class Row(NamedTuple):
-    """`bounds`: the most that ours may cost, as a part of another's. `best_of`: of the fastest of some others."""
+    """Row of the table. bounds: largest allowed ratio of our cost to another's. best_of: to the fastest of others."""
 
     kind: str
     size: str
@@ -54,7 +54,7 @@ class Row(NamedTuple):
 
 @cache
 def library(name: str) -> Any:
-    """A library, or the reason why it is not there."""
+    """Imports a library; returns the reason if it can not."""
     try:
         match name:
             case "surprise":
@@ -320,7 +320,7 @@ class Measured(NamedTuple):
         return statistics.median(ours / other for ours, other in pairs)
 
     def verdicts(self) -> Iterator[tuple[str, float, float]]:
-        """Against whom, the ratio, and what it may be."""
+        """Yields each comparison: the other's name, the ratio, and its bound."""
         for name, bound in self.row.bounds.items():
             if name in self.times:
                 yield name, self.ratio(name), bound

@@ -1,8 +1,8 @@
-"""One decision, and one reward learned, with other libraries' policies, through their public APIs as documented.
+"""Policies of other libraries: one decision, and one learned reward, through their documented public APIs.
 
-`PEERS` is the table of all. Each is a function that imports its library and returns its policies: by the kind of ours
-that does the same, or that comes nearest to it, a function from what was observed (`Seen`) to a `Peer`. A library
-that is not installed raises ImportError, of which the table makes a named gap.
+`PEERS` is the table of libraries. Each entry is a function that imports its library and returns its policies, keyed by
+the closest kind of ours. A policy is a function from observations (`Seen`) to a `Peer`. A library that is not installed
+raises ImportError, which the table shows as a gap.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ONE_BY_ONE = 2000
 
 
 class Seen(NamedTuple):
-    """What a policy has learned: `arms` (N,) and 0/1 `rewards` (N,), and where there is context `x` (N, d)."""
+    """Observations: arms (N,), rewards (N,) of 0 or 1, and with context x (N, d)."""
 
     n_arms: int
     arms: NDArray[np.int64]
@@ -29,7 +29,7 @@ class Seen(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """A policy that has learned: statements for `timeit`, over `names`; None where the library has no such call.
+    """Trained policy: statements for `timeit`, with their `names`; None if the library has no such call.
 
     The arm learned is `ARM`; `next(rewards)` is the reward of a step, 0 or 1; a batch is `arms` and `values`.
     what: the policy's name in its library, and what differs from ours.

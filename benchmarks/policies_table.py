@@ -1,13 +1,13 @@
-"""Choosing and learning with every policy, beside NumPy's formula, an empty call and other libraries, in one table.
+"""Choosing and learning with every policy, against NumPy's formula, an empty call and other libraries, in one table.
 
     python benchmarks/policies_table.py [--rounds 15] [--milliseconds 2] [--only thompson] [--json FILE]
 
-Figures are microseconds a call: medians over rounds. Each round measures every cell once, those of a row one after
-another; a ratio is the median of the ratios of a round. A cell repeats its call for at least `--milliseconds`, found
-out beforehand, which is the warm-up. What is measured is the CPU time of the process, on one thread, so that other
-load on the machine counts only by what it does to the caches; the garbage collector is off meanwhile, as `timeit` has
-it, which spares libraries that leave cycles behind. A cell whose call takes above 50 ms is measured in three rounds
-only. All learned the same rewards and see the same features.
+Figures are microseconds per call: medians over rounds. Each round measures every cell once, the cells of a row one
+after another; a ratio is the median of the rounds' ratios. A cell repeats its call for at least `--milliseconds`; the
+warm-up finds the number of repetitions. CPU time of the process is measured, on one thread, so other load on the
+machine matters only through the caches. The garbage collector is off, as in `timeit`, which favours libraries that
+create cycles. A cell whose call takes more than 50 ms is measured in three rounds only. All learned the same rewards
+and see the same features.
 
 Calls: `choose` from a learned state, without an update in between; `update` with one reward; `step`, a choice and
 then an update of its arm, as in a simulation; `batch`, a reward of 1,000 learned at once, beside NumPy's update with
@@ -106,7 +106,7 @@ class Statement(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line: K or d, whose kind of policy, which call; and what is measured, ours first, by name."""
+    """Row of the table: K or d, kind of policy, call; and the statements to measure by name, ours first."""
 
     size: str
     kind: str
@@ -248,7 +248,7 @@ def rows_of_posterior(objective: str, n_arms: int) -> Iterator[Row]:
 
 
 def context_formula(kind: str, d: int, dtype: Any, what: Seen) -> dict[str, Statement]:
-    """NumPy's statement for each call, of one type throughout."""
+    """NumPy's statement for each call, in one dtype throughout."""
     rng = np.random.default_rng(0)
 
     def names() -> dict[str, Any]:
@@ -315,7 +315,7 @@ def all_rows(only: Sequence[str], installed: Mapping[str, Makers]) -> Iterator[R
 
 
 def import_peers() -> tuple[dict[str, Makers], dict[str, str]]:
-    """Those that are installed, and why the others are not there."""
+    """Imports the libraries; returns those that are installed, and the reasons for the others."""
     installed, missing = {}, {}
     for library, load in PEERS.items():
         try:
@@ -326,7 +326,7 @@ def import_peers() -> tuple[dict[str, Makers], dict[str, str]]:
 
 
 class Measured(NamedTuple):
-    """A row and what was found: microseconds a decision or reward in each round, by cell; `failed`: what raised."""
+    """Results of a row: microseconds a decision or reward in each round, by cell; `failed`: errors by cell."""
 
     row: Row
     times: dict[str, list[float]]
@@ -336,13 +336,13 @@ class Measured(NamedTuple):
         return statistics.median(self.times[name]) if self.times.get(name) else None
 
     def ratio(self, name: str) -> float:
-        """Ours over that, in the same round."""
+        """Median over rounds of our time over the other's in the same round."""
         pairs = zip(self.times[OURS], self.times[name], strict=False)
         return statistics.median(ours / other for ours, other in pairs)
 
     @property
     def numpy(self) -> str:
-        """The faster of the formula's types."""
+        """The formula's faster dtype."""
         return min((name for name in ("float32", "float64") if name in self.times), key=self.median)
 
     @property
@@ -365,7 +365,7 @@ class Cell(NamedTuple):
 
 
 def warm(statement: Statement, least_s: float, rounds: int) -> Cell:
-    """Calls it until it is known how many calls take at least `least_s`."""
+    """Finds how many calls take at least `least_s`."""
     timer = timeit.Timer(statement.code, timer=time.process_time, globals=dict(statement.names))
     if timer.timeit(1) > SLOW_S and timer.timeit(1) > SLOW_S:
         return Cell(timer, 1, statement.n, min(rounds, SLOW_ROUNDS))
@@ -437,29 +437,29 @@ def table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def slower_lines(found: Sequence[Measured]) -> list[str]:
-    told = []
+    lines = []
     for measured in found:
         row = measured.row
         for name in measured.slower_than():
             why = REASONS.get((row.kind, row.call, name), "not explained yet")
-            told.append(
+            lines.append(
                 f"- {row.size}, {row.kind}, {row.call}: {figure(measured.median(OURS))} µs, "
                 f"{name} {figure(measured.median(name))} µs. {why}"
             )
-    return told
+    return lines
 
 
 def what_peers_are(installed: Mapping[str, Makers]) -> list[str]:
-    """Which policy of a library stands beside which of ours."""
-    told = []
+    """Lines that say which policy of a library is compared with which of ours."""
+    lines = []
     for library, makers in installed.items():
         names = []
         for kind, make in makers.items():
             with contextlib.suppress(Exception):
                 what = seen(CONTEXT_ARMS, 4) if POLICIES[kind].contextual else seen(2)
                 names.append(f"{kind}: {make(what).what}")
-        told.append(f"- {library} {importlib.metadata.version(library)}: {'; '.join(names)}")
-    return told
+        lines.append(f"- {library} {importlib.metadata.version(library)}: {'; '.join(names)}")
+    return lines
 
 
 def machine() -> str:
@@ -523,8 +523,8 @@ def main() -> None:
     print(f"Microseconds a call, medians of {given.rounds} rounds; ³² float32. {machine()}\n")
     print(table([HEAD, *(line(measured) for measured in found)]))
     print("\nWhat stands beside ours:\n")
-    for told in what_peers_are(installed):
-        print(told)
+    for lines in what_peers_are(installed):
+        print(lines)
     for library, why in missing.items():
         print(f"- {library}: a gap, it could not be imported ({why})")
     failures = {(name, text): measured.row for measured in found for name, text in measured.failed.items()}

@@ -1,9 +1,9 @@
-"""Regret, in standard deviations, of policies with their defaults and with numbers that have a unit, in several units.
+"""Regret, in standard deviations, of policies in several units: with defaults, and with parameters that have a unit.
 
     python benchmarks/units_table.py --runs 20
 
 Five arms with Normal rewards, the best `--gap` standard deviations above 0 and the others at 0, 1/3, 2/3 and 0 of
-that; the same outcomes in each unit, told one decision after another. Counts: orders of one item or of many, in orders.
+that; the same outcomes in each unit, one decision after another. Counts: orders of one item or of many, in orders.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Laws of one observation, as people's metrics have them: what statements about error rates are tried on."""
+"""Laws of one observation, as real metrics have them, for checks of error rates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Law:
-    """`draw(rng, n)` f8[n]; `kind` is the metric's; `mean` and `sd` those of one observation."""
+    """Law of one observation with `mean` and `sd`: `draw(rng, n)` returns float64 (n,); `kind` is the metric's."""
 
     kind: str
     draw: Draw
@@ -21,7 +21,7 @@ class Law:
     sd: float
 
     def moved(self, a: float, b: float) -> Law:
-        """a y + b."""
+        """Law of a·y + b."""
         return Law(
             "continuous", lambda rng, n: a * self.draw(rng, n) + b, a * self.mean + b, abs(a) * self.sd
         )
@@ -36,7 +36,7 @@ def _orders(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
 
 
 def _lognormal(sigma: float, some: float = 1.0) -> Law:
-    """Lognormal values for a share `some` of observations, 0 for the others."""
+    """Draws lognormal values for a share `some` of observations, and 0 for the others."""
     first, second = np.exp(sigma**2 / 2), np.exp(2 * sigma**2)
     mean = some * first
 

@@ -1,4 +1,4 @@
-"""Many experiments side by side, played through the real fold with real events, and looked at together.
+"""Many experiments in parallel, run through the real fold with real events, and looked at together.
 
 A look asks `fixed_split` and `moving_shares` about the sums of all folds at once, as a report asks them about one; some
 plays are asked for their whole report now and then.
@@ -41,7 +41,7 @@ def record(
     window: str = "1h",
     context: tuple[ContextField, ...] = (),
 ) -> Record:
-    """An experiment that runs, with a metric of each of `kinds`."""
+    """Record of a running experiment with a metric of each of `kinds`."""
     bounds = {"low": 0.0, "high": 1.0}
     experiment = Experiment(
         id="e",
@@ -63,7 +63,7 @@ def record(
 
 @dataclass(frozen=True)
 class Scale:
-    """`runs` experiments of `total` observations, looked at from `FIRST_LOOK` on at each `growth`."""
+    """`runs` experiments of `total` observations, with looks from `FIRST_LOOK` on at each `growth`."""
 
     runs: int = 300
     total: int = 20_000
@@ -71,7 +71,7 @@ class Scale:
 
 
 def blocks(scale: Scale) -> list[int]:
-    """How many observations come before each look."""
+    """Yields the number of observations before each look."""
     sizes, so_far, total = [FIRST_LOOK], FIRST_LOOK, scale.total
     while so_far < total:
         sizes.append(min(max(1, math.ceil(so_far * scale.growth)), total - so_far))
@@ -80,14 +80,14 @@ def blocks(scale: Scale) -> list[int]:
 
 
 def drawn(rng: np.random.Generator, shares: Floats) -> Ints:
-    """An arm for each row of `shares` f8[n, K]."""
+    """Draws an arm for each row of `shares`, float64 (n, K)."""
     below = rng.random(len(shares))[:, None] >= np.cumsum(shares, axis=1)
     return np.minimum(below.sum(axis=1), shares.shape[1] - 1)
 
 
 @dataclass
 class Play:
-    """One experiment under way. Its fold keeps no evidence: looks keep that for all plays."""
+    """One running experiment. Its fold keeps no evidence: the looks keep it for all experiments."""
 
     fold: ResultsFold
     rng: np.random.Generator
@@ -106,15 +106,16 @@ class Play:
         arms: Ints,
         values: Floats,
         *,
-        told: NDArray[np.bool_] | None = None,
+        is_rewarded: NDArray[np.bool_] | None = None,
         units: NDArray[np.uint64] | None = None,
         waits_ms: Ints | None = None,
         x: Floats | None = None,
     ) -> list[tuple[int, Rewarded]]:
-        """Decisions `arms` [n] drawn from `shares` ([K], or [n, K]), with `values` [M, n] as rewards.
+        """Makes n decisions and rewards them.
 
-        `told` [M, n] are those that are rewarded, by default all; with `waits_ms` [n] the rewards are returned, each
-        with its time, in place of being applied. `x` [n, d] are the decisions' features.
+        arms: (n,), drawn from `shares`, (K,) or (n, K). values: (M, n), the rewards. is_rewarded: bool (M, n), by
+        default all True. waits_ms: (n,); with it the rewards are returned, each with its time, instead of being
+        applied. x: (n, d), the decisions' features.
         """
         n = len(arms)
         vectors = np.atleast_2d(shares)
@@ -133,7 +134,7 @@ class Play:
         )
         self.apply(exposure)
         own = np.broadcast_to(vectors, (n, vectors.shape[1]))[np.arange(n), arms]
-        metric, which = np.nonzero(np.ones(values.shape, bool) if told is None else told)
+        metric, which = np.nonzero(np.ones(values.shape, bool) if is_rewarded is None else is_rewarded)
         rows = np.zeros(len(which), REWARD)
         rows["incarnation"], rows["revision"], rows["time_ms"] = 1, 2, self.now_ms
         rows["counter"], rows["arm"], rows["propensity"] = self.counter + which, arms[which], own[which]
@@ -162,8 +163,8 @@ class Play:
         self.fold.apply(self.now_ms if at_ms is None else at_ms, event)
 
 
-def beside(plays: list[Play], n_metrics: int) -> list[Sums]:
-    """The sums of each metric of all plays, arrays [K, R]."""
+def sums_by_metric(plays: list[Play], n_metrics: int) -> list[Sums]:
+    """Sums of each metric over all plays, arrays (K, R)."""
     states = [play.fold.sums.state() for play in plays]
     stacked = {name: np.stack([state[name] for state in states], axis=-1) for name in states[0]}
     contextual = plays[0].fold.sums.contextual
@@ -178,11 +179,12 @@ def beside(plays: list[Play], n_metrics: int) -> list[Sums]:
 
 @dataclass
 class Watch:
-    """What many plays ever showed of one metric: of the times that were looked at, bool [R] or, of arms, [K, R].
+    """Events that any look has shown for one metric, bool (R,) by run, or (K, R) by arm and run.
 
-    `rejected`: an adjusted p-value of at most .05; `missed_mean`, `missed_difference`: an arm's interval left the truth
-    out; `spoke` and `spoke_mean`: there was an interval of a difference, and one of each arm's mean. `widths`
-    f8[R]: of the last interval of the first difference; `of_split`: of that by other means, to be compared with.
+    rejected: an adjusted p-value was at most .05. missed_mean, missed_difference: an interval left the truth out.
+    spoke, spoke_mean: there was an interval of a difference, and one of each arm's mean. widths: float64 (R,), half
+    widths of the last interval of the first difference. of_split: half width of an even split's interval, for
+    comparison.
     """
 
     n: int
@@ -241,7 +243,7 @@ class Watch:
         self.widths = np.where(of & estimates.comparable[first], half[first], self.widths)
 
     def note(self, said: Report, run: int, metric: str) -> None:
-        """What a report says of one play, by its intervals."""
+        """Adds the intervals of one play's report."""
         for k, arm in enumerate(said.arms):
             row = arm.metrics[metric]
             if row.interval is not None:
@@ -257,7 +259,7 @@ class Watch:
 def _misses(
     sequence: Sequence, below: Floats, above: Floats, truth: Floats, has: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Where an interval is without the truth, [K, R]; a truth that is NaN is in all."""
+    """bool (K, R): True where an interval does not contain the truth; NaN is in all intervals."""
     off = truth[: len(has), None] - sequence.mean
     wrong: NDArray[np.bool_] = ((off > above) | (off < -below)) & has
     return wrong

@@ -1,7 +1,7 @@
-"""Set-ups: how traffic is shared, from a fixed split to a contextual policy, in worlds where nothing differs.
+"""Set-ups of experiments without differences: traffic by a fixed split, by a policy, with or without context.
 
-Each plays experiments by laws, from seeds, and looks at them all the while. Where shares do not depend on outcomes all
-laws are metrics of the same experiments; where they do, an experiment has one.
+Each runs experiments by laws, from seeds, and looks at them all the time. If shares do not depend on outcomes, all laws
+are metrics of the same experiments; otherwise each experiment has one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from scipy.stats import norm
 from validity_laws import LAWS, Law
-from validity_runs import STEP_MS, Floats, Play, Scale, Watch, beside, blocks, drawn, record
+from validity_runs import STEP_MS, Floats, Play, Scale, Watch, blocks, drawn, record, sums_by_metric
 
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm
@@ -30,9 +30,9 @@ Player = Callable[[list[str], Scale], Watches]
 
 @dataclass(frozen=True)
 class SetUp:
-    """`laws` are those that it can be played with; `play(laws, scale)` gives what was seen by law.
+    """Set-up for `laws`; `play(laws, scale)` returns the watches by law.
 
-    `together`: the laws are metrics of the same experiments, so that many cost little more than one.
+    together: the laws are metrics of the same experiments, so that many laws cost little more than one.
     """
 
     laws: tuple[str, ...]
@@ -41,28 +41,28 @@ class SetUp:
 
 
 def generators(name: str, runs: int) -> list[np.random.Generator]:
-    """From seeds that are the run's number and the CRC-32 of the set-up's name."""
+    """Generators by the run's number and the CRC-32 of the set-up's name."""
     return [np.random.default_rng([run, zlib.crc32(name.encode())]) for run in range(runs)]
 
 
 def watched(laws: list[str], runs: int, n_arms: int, *, means: bool = True) -> list[Watch]:
-    """For arms that are all alike; without `means` only differences are compared with the truth."""
+    """Watches of equal arms; without `means` only differences are compared with the truth."""
     truth = [LAWS[law].mean if means else np.nan for law in laws]
     return [Watch(runs, np.full(n_arms, mean), np.zeros(n_arms)) for mean in truth]
 
 
 def look(plays: list[Play], watches: list[Watch], number: int) -> None:
-    for metric, (watch, sums) in enumerate(zip(watches, beside(plays, len(watches)), strict=True)):
+    for metric, (watch, sums) in enumerate(zip(watches, sums_by_metric(plays, len(watches)), strict=True)):
         watch.look(plays, metric, sums)
     if number % 50 == 49:
         for run, play in enumerate(plays[:20]):
-            said = report(play.fold, play.fold.record, {}, play.now_ms)
+            results = report(play.fold, play.fold.record, {}, play.now_ms)
             for metric, watch in enumerate(watches):
-                watch.note(said, run, f"m{metric}")
+                watch.note(results, run, f"m{metric}")
 
 
 def scheduled(name: str, n_arms: int, shares_at: Callable[[float], Floats]) -> SetUp:
-    """Shares that follow the clock: `shares_at` of the part of all observations that has come."""
+    """Shares that follow the clock: `shares_at` is a function of the part of the observations so far."""
 
     def play(laws: list[str], scale: Scale) -> Watches:
         about = record([LAWS[law].kind for law in laws], n_arms)
@@ -81,7 +81,7 @@ def scheduled(name: str, n_arms: int, shares_at: Callable[[float], Floats]) -> S
 
 
 def steps(*of: tuple[float, tuple[float, ...]]) -> Callable[[float], Floats]:
-    """Shares from a part of all observations on."""
+    """Shares that change at given parts of the observations."""
 
     def at(part: float) -> Floats:
         return np.array([shares for since, shares in of if since <= part][-1], float)
@@ -90,7 +90,7 @@ def steps(*of: tuple[float, tuple[float, ...]]) -> Callable[[float], Floats]:
 
 
 def added_late(name: str) -> SetUp:
-    """Even shares of two arms, from half-way on of three."""
+    """Even shares of two arms, and of three from the middle on."""
 
     def play(laws: list[str], scale: Scale) -> Watches:
         about = record([LAWS[law].kind for law in laws])
@@ -117,7 +117,7 @@ def added_late(name: str) -> SetUp:
 
 
 def eligibility(name: str) -> SetUp:
-    """Three arms with shares .6, .3 and .1, of which every third request may have only the first two."""
+    """Three arms with shares .6, .3 and .1; every third request is eligible for the first two only."""
 
     def play(laws: list[str], scale: Scale) -> Watches:
         plays = [
@@ -137,8 +137,9 @@ def eligibility(name: str) -> SetUp:
 
 
 def users(name: str, shares: tuple[float, ...]) -> SetUp:
-    """A value for a user: 5,000 users who come again and again, each to the same arm; a visit gives them a multiple of
-    a law's value, by user, and all of it is theirs. Half of the users never come twice.
+    """Sticky units: 5,000 users who return to the same arm, with rewards summed by user.
+
+    A visit's reward is a law's value times a factor of the user. Half of the users never return.
     """
 
     def play(laws: list[str], scale: Scale) -> Watches:
@@ -169,7 +170,7 @@ def users(name: str, shares: tuple[float, ...]) -> SetUp:
 
 
 def delayed(name: str, shares: tuple[float, ...]) -> SetUp:
-    """`missing: zero`, a window of ten blocks, and rewards that come after one block or after nine, by arm."""
+    """Late rewards with `missing: zero`: a window of ten blocks, and delays of one block or nine, by arm."""
 
     def play(laws: list[str], scale: Scale) -> Watches:
         about = record([LAWS[law].kind for law in laws], len(shares), missing="zero", window="10s")
@@ -181,7 +182,7 @@ def delayed(name: str, shares: tuple[float, ...]) -> SetUp:
                 arms = drawn(each.rng, np.broadcast_to(np.array(shares), (size, len(shares))))
                 values = np.stack([LAWS[law].draw(each.rng, size) for law in laws])
                 waits = np.where(arms == 0, STEP_MS, 9 * STEP_MS)
-                due += each.step(np.array(shares), arms, values, told=values != 0.0, waits_ms=waits)
+                due += each.step(np.array(shares), arms, values, is_rewarded=values != 0.0, waits_ms=waits)
                 for at_ms, event in [one for one in due if one[0] <= each.now_ms]:
                     each.apply(event, at_ms)
                 due[:] = [one for one in due if one[0] > each.now_ms]
@@ -193,7 +194,7 @@ def delayed(name: str, shares: tuple[float, ...]) -> SetUp:
 
 
 def adaptive(name: str, kind: str, floor: float, n_arms: int, **parameters: Any) -> SetUp:
-    """A policy without context, which follows the metric: its shares of before each look hold for the next 1 %."""
+    """Policy without context: its shares before each look hold for the next 1 % of observations."""
 
     def play(laws: list[str], scale: Scale) -> Watches:
         return {law: one_law(law, scale) for law in laws}
@@ -227,31 +228,31 @@ World = Callable[[np.random.Generator, Floats], Floats]
 
 
 def swap(rng: np.random.Generator, x: Floats) -> Floats:
-    """z = ±1: one arm pays .9 where z = 1 and .1 elsewhere, the other the reverse."""
+    """Crossing rewards: one arm has .9 at z = 1 and .1 at z = -1, the other the reverse."""
     p = np.where(x[:, 1] > 0, 0.9, 0.1)
     return (rng.random((len(x), 2)) < np.stack([p, 1 - p], axis=1)).astype(float)
 
 
 def linear(rng: np.random.Generator, x: Floats) -> Floats:
-    """Normal values whose means cross: ± z/2 about 1."""
+    """Gaussian rewards with crossing means: 1 ± z/2."""
     return 1.0 + np.stack([x[:, 1], -x[:, 1]], axis=1) / 2 + rng.normal(0, 1, (len(x), 2))
 
 
 def logistic(rng: np.random.Generator, x: Floats) -> Floats:
-    """Successes of about one in four whose log odds cross."""
+    """Binary rewards of rate about 1/4, with crossing log odds."""
     p = 1 / (1 + np.exp(1.2 - np.stack([x[:, 1], -x[:, 1]], axis=1)))
     return (rng.random((len(x), 2)) < p).astype(float)
 
 
 def rare(rng: np.random.Generator, x: Floats) -> Floats:
-    """One in twenty buys, for lognormal sums, whichever arm; which one for whom depends on the sign of z."""
+    """Rare lognormal rewards, 1 in 20 for each arm; the sign of z decides which arm."""
     p = np.where(x[:, 1] > 0, 0.09, 0.01)
     buys = rng.random((len(x), 2)) < np.stack([p, 0.1 - p], axis=1)
     return buys * rng.lognormal(0.0, 1.0, (len(x), 2))
 
 
 def noise_by_context(rng: np.random.Generator, x: Floats) -> Floats:
-    """Means that cross a little, and ten times as much noise where z > 1."""
+    """Slightly crossing means, with ten times the noise where z > 1."""
     sd = np.where(x[:, 1] > 1, 5.0, 0.5)[:, None]
     return np.stack([x[:, 1], -x[:, 1]], axis=1) / 4 + sd * rng.normal(0, 1, (len(x), 2))
 
@@ -266,14 +267,15 @@ WORLDS: dict[str, tuple[World, str, bool]] = {
 """By name: the world, the kind of its metric, and whether z is ±1 or standard normal, to the nearest half."""
 
 UNKNOWN = ", z unknown"
-"""What is added to a world's name where the fold is not shown z, so that it has no model of outcomes."""
-MOST_BLIND = 50
-"""Runs that are played so, too: for the width."""
+"""Suffix of a world's name for folds that do not see z, and so have no outcome model."""
+MAX_RUNS_WITHOUT_Z = 50
+"""Runs that are also folded without z, to compare widths."""
 
 
 def means_in(world: str) -> tuple[float, float]:
-    """What an arm brings on average, the same for both, and the standard deviation of that, by 4,000,000 draws; the
-    mean exactly, where its draws are not symmetrical.
+    """Mean and standard deviation of a reward, the same for both arms, by 4,000,000 draws.
+
+    The mean is computed exactly where the draws are not symmetrical.
     """
     pays, _, even = WORLDS[world]
     rng = np.random.default_rng(0)
@@ -292,15 +294,15 @@ def drawn_z(rng: np.random.Generator, n: int, even: bool) -> Floats:
 
 
 def features(z: Floats) -> Floats:
-    """An intercept, z, and whether z is missing."""
+    """Features (n, 3): intercept, z, and whether z is missing."""
     return np.stack([np.ones_like(z), z, np.zeros_like(z)], axis=1)
 
 
 def contextual(name: str, kind: str, floor: float) -> SetUp:
-    """A contextual policy in worlds whose best arm depends on the context and whose arms have equal means.
+    """Contextual policy in environments where the best arm depends on the context and all arms have equal means.
 
-    The decisions of some runs are folded without their features, too. Widths are compared with that of the 95 %
-    interval, for one look, of an even split of as many observations.
+    Some runs are also folded without features. Widths are compared with that of an even split's 95 % interval, for one
+    look at as many observations.
     """
 
     def play(worlds: list[str], scale: Scale) -> Watches:
@@ -315,7 +317,7 @@ def contextual(name: str, kind: str, floor: float) -> SetUp:
         field = ContextField(name="z", kind="numeric")
         about = record([metric], 2, PolicySpec(kind=kind, min_share=floor), context=(field,))
         plays = [Play.of(about, rng) for rng in generators(name + world, scale.runs)]
-        blind = [Play.of(about, rng) for rng in generators("", min(scale.runs, MOST_BLIND))]
+        blind = [Play.of(about, rng) for rng in generators("", min(scale.runs, MAX_RUNS_WITHOUT_Z))]
         policies = [
             POLICIES[kind](2, 3, objective=metric, min_share=floor, seed=run) for run in range(scale.runs)
         ]

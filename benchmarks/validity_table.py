@@ -1,4 +1,4 @@
-"""The table of laws × set-ups: how often a true null is ever rejected, and an interval ever wrong.
+"""Table of laws × set-ups: how often a true null is ever rejected, and an interval is ever wrong.
 
     python benchmarks/validity_table.py                                    every cell, which takes hours
     python benchmarks/validity_table.py --set-up "99/1" --law "orders" --growth .03        some, at fewer looks
@@ -20,7 +20,7 @@ from validity_set_ups import SET_UPS
 
 
 def bound(runs: int) -> float:
-    """Two standard errors above the level."""
+    """Level plus two standard errors."""
     return ALPHA + 2 * (ALPHA * (1 - ALPHA) / runs) ** 0.5
 
 

@@ -1,4 +1,4 @@
-"""What connections that only wait cost the others: decisions beside 2,000 of them, and beside none.
+"""Cost of connections that only wait: latency of decisions with 2,000 of them, and with none.
 
     python benchmarks/waiting_connections.py [--waiting 2000] [--decisions 2000] [--rounds 5]
 
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
-from callers import running
+from http_calls import running
 from services import ThrowawayService
 
 from bandit_serve.server.connections import raise_file_limit
@@ -50,33 +50,34 @@ def resident_kb(pid: int) -> int:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--waiting", type=int, default=2_000)
-    options.add_argument("--decisions", type=int, default=2_000)
-    options.add_argument("--rounds", type=int, default=5)
-    wish = options.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--waiting", type=int, default=2_000)
+    parser.add_argument("--decisions", type=int, default=2_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
     raise_file_limit()
     rows = []
     with tempfile.TemporaryDirectory() as data, ThrowawayService(Path(data), *PATIENCE) as service:
         whole = HEAD.format(path=f"/v1/experiments/{running(service)}/decide").encode() + b'{"unit":"u"}'
-        said = [b"", whole[:40], whole[:-3]]
+        beginnings = [b"", whole[:40], whole[:-3]]
         (worker,) = service.worker_pids()
-        latencies_ms(service.port, whole, wish.decisions)
-        for _ in range(wish.rounds):
-            alone, before_kb = latencies_ms(service.port, whole, wish.decisions), resident_kb(worker)
+        latencies_ms(service.port, whole, options.decisions)
+        for _ in range(options.rounds):
+            alone, before_kb = latencies_ms(service.port, whole, options.decisions), resident_kb(worker)
             with contextlib.ExitStack() as open_:
-                for i in range(wish.waiting):
+                for i in range(options.waiting):
                     waiting = open_.enter_context(socket.create_connection(("127.0.0.1", service.port)))
-                    waiting.sendall(said[i % 3])
-                beside, after_kb = latencies_ms(service.port, whole, wish.decisions), resident_kb(worker)
-            rows.append((alone, beside, (after_kb - before_kb) / wish.waiting))
+                    waiting.sendall(beginnings[i % 3])
+                crowded, after_kb = latencies_ms(service.port, whole, options.decisions), resident_kb(worker)
+            rows.append((alone, crowded, (after_kb - before_kb) / options.waiting))
     for share in (0.5, 0.99):
-        at = int(share * wish.decisions)
-        pairs = [(alone[at], beside[at]) for alone, beside, _ in rows]
-        ratio = statistics.median(beside / alone for alone, beside in pairs)
-        alone_ms, beside_ms = (statistics.median(column) for column in zip(*pairs, strict=True))
+        at = int(share * options.decisions)
+        pairs = [(alone[at], crowded[at]) for alone, crowded, _ in rows]
+        ratio = statistics.median(crowded / alone for alone, crowded in pairs)
+        alone_ms, crowded_ms = (statistics.median(column) for column in zip(*pairs, strict=True))
         print(
-            f"p{share * 100:g}: alone {alone_ms:.3f} ms, beside {wish.waiting} {beside_ms:.3f} ms, ratio {ratio:.2f}"
+            f"p{share * 100:g}: alone {alone_ms:.3f} ms, beside {options.waiting} {crowded_ms:.3f} ms, "
+            f"ratio {ratio:.2f}"
         )
     print(json.dumps({"kb_each": round(max(kb for _, _, kb in rows), 1)}))
 

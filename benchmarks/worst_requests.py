@@ -1,4 +1,4 @@
-"""The worst request of every route: what it costs the worker, and what another caller sees of it.
+"""Worst requests of every route: their cost for the worker, and the latency that another caller sees.
 
     python benchmarks/worst_requests.py [--only TEXT …] [--experiments 600] [--versions 60] [--changes 300]
 
@@ -27,7 +27,7 @@ import msgpack
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
-from callers import upload
+from http_calls import upload
 from large_models import write_large
 from services import ThrowawayService
 
@@ -36,7 +36,7 @@ from bandit_serve.server.app import ROUTES
 JSON, MSGPACK = "application/json", "application/msgpack"
 TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 TIMEOUT_S = 600.0
-# A worker that spends less than this in a tenth of a second only looks after its house.
+# A worker that spends less than this in a tenth of a second does only its background work.
 RESTING_S = 0.02
 PAYLOAD = "x" * 65_534
 REASON = "\u0001" * 1_000
@@ -46,7 +46,7 @@ N = 10_000
 
 
 class Worst(NamedTuple):
-    """One request. `{…}` in the path is filled in already."""
+    """Request to measure; its path has no placeholders left."""
 
     label: str
     what: str
@@ -67,12 +67,12 @@ class Measured(NamedTuple):
 
 
 class Worker:
-    """The one worker of a service, watched from outside."""
+    """Measures the only worker of a service from outside."""
 
-    def __init__(self, service: ThrowawayService, neighbour: subprocess.Popen[str]) -> None:
+    def __init__(self, service: ThrowawayService, prober: subprocess.Popen[str]) -> None:
         self.service = service
         self.pid = service.worker_pids()[0]
-        self._neighbour = neighbour
+        self._prober = prober
 
     def cpu_s(self) -> float:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
@@ -85,14 +85,14 @@ class Worker:
         raise SystemExit(f"the worker has no {field}")
 
     def longest_ms(self) -> float:
-        assert self._neighbour.stdin is not None
-        assert self._neighbour.stdout is not None
-        self._neighbour.stdin.write("\n")
-        self._neighbour.stdin.flush()
-        return float(self._neighbour.stdout.readline())
+        assert self._prober.stdin is not None
+        assert self._prober.stdout is not None
+        self._prober.stdin.write("\n")
+        self._prober.stdin.flush()
+        return float(self._prober.stdout.readline())
 
     def rest(self) -> None:
-        """Returns when the worker had nothing to do for a while: on a busy machine it may just not get to it."""
+        """Returns when the worker is idle, and has been for longer than it may have waited for a processor."""
         quiet = 0
         for _ in range(round(TIMEOUT_S / 0.1)):
             before = self.cpu_s()
@@ -142,7 +142,7 @@ def send(url: str, worst: Worst) -> tuple[int, int]:
 
 
 class World:
-    """The largest experiments and models that are legal here."""
+    """Largest experiments and models that the service accepts."""
 
     def __init__(self, service: ThrowawayService, directory: Path, arguments: argparse.Namespace) -> None:
         self.service = service
@@ -192,9 +192,9 @@ class World:
             raise SystemExit(f"the world can not be made: {str(found)[:300]}")
 
     def do(self, method: str, path: str, body: Any = None) -> Any:
-        found = self.service.call(method, path, body, timeout_s=120.0)
-        self.need(found.status < 300, found)
-        return found.body
+        answer = self.service.call(method, path, body, timeout_s=120.0)
+        self.need(answer.status < 300, answer)
+        return answer.body
 
     def draft(self, name: str, **changes: Any) -> None:
         plain = {"arms": [{"name": "a"}, {"name": "b"}], "metrics": METRICS, "attribution": IGNORE}
@@ -207,7 +207,7 @@ class World:
         self.do("POST", f"/v1/experiments/{name}/start")
 
     def decide(self, name: str, n: int, *, wild: bool) -> list[str]:
-        """Tokens of n decisions; wild ones have contexts as far apart as they may be."""
+        """Makes n decisions and returns their tokens; `wild` contexts differ as much as they may."""
         random = np.random.default_rng(0)
         tokens: list[str] = []
         for start in range(0, n, 500):
@@ -225,8 +225,8 @@ class World:
 
 
 def packed(body: Any) -> bytes:
-    found: bytes = msgpack.packb(body)
-    return found
+    packed_body: bytes = msgpack.packb(body)
+    return packed_body
 
 
 def as_json(body: Any) -> bytes:
@@ -405,15 +405,15 @@ def main() -> None:
             check_all_routes(found)
             host, _, port = service.url.removeprefix("http://").partition(":")
             with subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("neighbour.py")), host, port],
+                [sys.executable, str(Path(__file__).with_name("health_prober.py")), host, port],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-            ) as neighbour:
+            ) as prober:
                 try:
-                    print_table(Worker(service, neighbour), found, arguments.only)
+                    print_table(Worker(service, prober), found, arguments.only)
                 finally:
-                    neighbour.terminate()
+                    prober.terminate()
 
 
 def print_table(worker: Worker, found: list[Worst], only: list[str] | None) -> None:

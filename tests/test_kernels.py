@@ -1,4 +1,4 @@
-"""What all sources of kernels have in common."""
+"""Rules for the sources of all kernels."""
 
 from __future__ import annotations
 

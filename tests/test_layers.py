@@ -57,7 +57,7 @@ def modules() -> list[Path]:
 
 
 def part_of(module: str) -> str:
-    """`bandit_serve.store.keys` is of `store`; a kernel is of no layer."""
+    """Package that a module belongs to: `store` for `bandit_serve.store.keys`."""
     return module.removeprefix("bandit_serve").removeprefix(".").split(".")[0]
 
 
@@ -67,7 +67,7 @@ def name_of(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Every module that is imported, anywhere in the file, in full: `from a import b` is `a.b`."""
+    """Full names of all modules that a file imports; `from a import b` is `a.b`."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

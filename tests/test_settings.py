@@ -1,4 +1,4 @@
-"""Settings: one name in flags, variables and the config file; what is wrong is named."""
+"""Settings: one name in flags, variables and the config file; an error names it."""
 
 from __future__ import annotations
 

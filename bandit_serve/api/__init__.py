@@ -1,1 +1,1 @@
-"""The types of the contract."""
+"""Types of the HTTP contract."""

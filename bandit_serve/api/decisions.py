@@ -1,4 +1,4 @@
-"""What comes in for a decision or a prediction, and what goes out."""
+"""Bodies of requests and answers for decisions and predictions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bandit_serve.experiments.spec import MAX_ARMS
 MAX_BATCH = 10_000
 MAX_ITEMS = 10_000
 MAX_K = 1_000
-# Over all requests of a batch, of `item_ids` and `k` together.
 MAX_BATCH_ITEMS = 100_000
+"""Over all requests of a batch, of `item_ids` and `k` together."""
 MAX_CONTEXT = 1_000
 MAX_REQUEST_FEATURES = 10_000
 

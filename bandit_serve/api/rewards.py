@@ -1,4 +1,4 @@
-"""What comes in with a reward, and the verdicts that go out."""
+"""Bodies of requests with rewards, and the verdicts of the answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bandit_serve.base.names import Name
 MAX_REWARDS = 10_000
 MAX_TOKEN_CHARS = 4_096
 
-Verdict = Literal["accepted", "duplicate", "late", "unknown", "invalid"]
+RewardVerdict = Literal["accepted", "duplicate", "late", "unknown", "invalid"]
 Token = Annotated[str, Meta(max_length=MAX_TOKEN_CHARS)]
 
 
@@ -38,9 +38,10 @@ class RewardsReport(Struct, frozen=True):
     accepted: int
     duplicates: int
     rejected: int
-    verdicts: list[Verdict]
+    verdicts: list[RewardVerdict]
 
 
-def report(verdicts: list[Verdict]) -> RewardsReport:
+def rewards_report(verdicts: list[RewardVerdict]) -> RewardsReport:
+    """Counts the verdicts."""
     accepted, duplicates = verdicts.count("accepted"), verdicts.count("duplicate")
     return RewardsReport(accepted, duplicates, len(verdicts) - accepted - duplicates, verdicts)

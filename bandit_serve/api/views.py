@@ -165,7 +165,7 @@ def set_aside_view(aside: Aside) -> SetAsideView:
 
 
 def experiment_view(record: Record, aside: Aside | None = None) -> ExperimentView:
-    """`aside` where the experiment is set aside; one that was given up is stopped."""
+    """View of a record; `aside` if the experiment is set aside. One that was given up is shown as stopped."""
     experiment = record.experiment
     fields = {name: getattr(experiment, name) for name in Experiment.__struct_fields__}
     fields["stopping"] = experiment.stopping.shown()
@@ -185,12 +185,12 @@ def experiment_view(record: Record, aside: Aside | None = None) -> ExperimentVie
 
 
 def known_experiments(replica: Replica) -> list[str]:
-    """All experiments by name, those that are set aside and of which something is known among them."""
+    """Names of all experiments, in order; those that are set aside are included if their record is known."""
     return sorted(replica.records())
 
 
 def view_of(replica: Replica, name: str) -> ExperimentView:
-    """One of `known_experiments`, also where it was set aside since."""
+    """View of one of `known_experiments`, even if it was set aside since."""
     aside = replica.aside.get(name)
     if aside is not None and aside.record is not None:
         return experiment_view(aside.record, aside)
@@ -198,13 +198,13 @@ def view_of(replica: Replica, name: str) -> ExperimentView:
 
 
 def _ramps(record: Record) -> dict[str, RampView]:
-    found = {}
+    ramps = {}
     for name, standing in zip(record.experiment.arm_names, record.standings, strict=False):
         ramp, since_ms = standing.ramp, standing.ramp_since_ms
         if ramp is not None:
             since = None if since_ms is None else rfc3339(since_ms)
-            found[name] = RampView(ramp.start, ramp.over, since)
-    return found
+            ramps[name] = RampView(ramp.start, ramp.over, since)
+    return ramps
 
 
 def history_view(entry: HistoryEntry) -> HistoryView:

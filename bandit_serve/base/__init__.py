@@ -1,1 +1,1 @@
-"""What any program could use: it knows nothing of bandits."""
+"""Helpers that any program could use. Nothing here knows what a bandit is."""

@@ -1,4 +1,4 @@
-"""Arrays that begin with a cache line."""
+"""Arrays that begin at the start of a cache line."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-CACHE_LINE = 64
+CACHE_LINE_BYTES = 64
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """As `numpy.zeros`: rows of a multiple of 64 bytes then lie in as few cache lines as they can."""
+    """As `numpy.zeros`, aligned to 64 bytes: rows of a multiple of 64 bytes then span the fewest cache lines."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    room = np.zeros(size + CACHE_LINE, np.uint8)
-    start = -room.ctypes.data % CACHE_LINE
-    return room[start : start + size].view(dtype).reshape(shape)
+    buffer = np.zeros(size + CACHE_LINE_BYTES, np.uint8)
+    start = -buffer.ctypes.data % CACHE_LINE_BYTES
+    return buffer[start : start + size].view(dtype).reshape(shape)

@@ -1,4 +1,4 @@
-"""The present, and times as callers see them: RFC 3339, UTC."""
+"""Current time, and times as callers see them: RFC 3339, in UTC."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 Clock = Callable[[], int]
-"""What says the time, in Unix milliseconds."""
+"""Returns the current time in Unix milliseconds."""
 
 
 def rfc3339(time_ms: int) -> str:
+    """Unix milliseconds as `2026-01-31T12:00:00.000Z`."""
     return (
         datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     )
 
 
 def now_ms() -> int:
-    """Unix time by this machine's clock."""
+    """Unix milliseconds by this machine's clock."""
     return time.time_ns() // 1_000_000

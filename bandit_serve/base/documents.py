@@ -12,9 +12,10 @@ MAX_DOCUMENT_DEPTH = 64
 
 
 def document_fault(document: Any) -> str | None:
-    """What is expected of a document that can not be kept; None for one that can.
+    """Says what was expected of a document that can not be kept, or returns None for one that can.
 
-    It is kept as MessagePack, whose whole numbers have 64 bits, and is read again at any depth of our own stack.
+    Documents are stored as MessagePack, whose integers have at most 64 bits. Nesting is bounded because the decoder
+    recurses, possibly when our own call stack is already deep.
     """
     level: list[Any] = [document]
     for _ in range(MAX_DOCUMENT_DEPTH):

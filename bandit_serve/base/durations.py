@@ -1,4 +1,4 @@
-"""Durations as they are written: `"50ms"`, `"90s"`, `"15m"`, `"24h"`, `"7d"`."""
+"""Durations in text form: `"50ms"`, `"90s"`, `"15m"`, `"24h"`, `"7d"`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _duration = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
 
 
 def parse_duration_ms(text: str) -> int:
-    """Milliseconds in `text`, rounded; `InvalidInput` for anything that is not a number and a unit."""
+    """Converts to milliseconds, rounded. Raises `InvalidInput` unless `text` is a number and a unit."""
     match = _duration.fullmatch(text)
     if match is None:
         raise InvalidInput(f'expected a duration like "90s", "24h" or "7d", not {text[:40]!r}')

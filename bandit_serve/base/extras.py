@@ -1,4 +1,4 @@
-"""Libraries that only some need: imported when they are, with a sentence that says how to get them."""
+"""Optional libraries: imported on first use, with an error that says how to install them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bandit_serve.errors import UsageError
 
 
 def require(module: str, extra: str) -> Any:
-    """The module; `UsageError` that names the extra it comes with where it is not installed."""
+    """Imports a module. Raises `UsageError` that names the extra to install where it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,4 +1,7 @@
-"""All that is wrong with a document, and what it should have been: msgspec says the first thing that it meets."""
+"""Lists every mistake in a document, each with the field and what was expected there.
+
+msgspec stops at the first mistake. So a document that it refuses is walked again, part by part.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cache
+from itertools import islice
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
@@ -15,47 +19,42 @@ from bandit_serve.errors import FieldError
 
 MAX_MISTAKES = 100
 MAX_LISTED = 40
-LARGEST_WHOLE = 2**53
-"""Up to which a float that has no fraction is the whole number that was meant."""
+MAX_WHOLE_NUMBER = 2**53
+"""Largest magnitude at which every integer is a float: above it, 1e16 may not be the integer that was meant."""
 
-Say = Callable[[msgspec.ValidationError, str], FieldError]
+ErrorWording = Callable[[msgspec.ValidationError, str], FieldError]
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
-    """What was probably meant by a name that is none of those that are known."""
-    found = get_close_matches(name.lower(), [each.lower() for each in known], 1, 0.65)
-    return next((each for each in known if [each.lower()] == found), None)
+    """Returns the known name that a misspelt one is closest to, or None."""
+    matches = get_close_matches(name.lower(), [each.lower() for each in known], 1, 0.65)
+    return next((each for each in known if [each.lower()] == matches), None)
 
 
 def expected_one_of(name: str, known: Sequence[str]) -> str:
-    """For a sentence: what is known, and what was probably meant."""
+    """Part of an error sentence: the names that are allowed, and the closest one as a guess."""
     meant = nearest(name, known)
     listed = ", ".join(known[:MAX_LISTED]) + (" …" if len(known) > MAX_LISTED else "")
     guess = "" if meant is None else f"did you mean {meant}? "
     return f"{guess}expected one of {listed}" if known else "expected nothing"
 
 
-def mistakes(document: Any, kind: Any, say: Say, at: str = "") -> list[FieldError]:
-    """What keeps a document of JSON's types from being a `kind`, each at its place from `at` on.
+def mistakes(document: Any, kind: Any, say: ErrorWording, at: str = "") -> list[FieldError]:
+    """Finds what keeps a document of JSON's types from being a `kind`: at most `MAX_MISTAKES` mistakes.
 
-    At most `MAX_MISTAKES`. `say` makes of msgspec's error, and of where the value is, what a caller is told.
+    Paths begin with `at`. `say` turns msgspec's error, and the path of the value, into the sentence for callers.
     """
-    found = []
-    for mistake in _found(document, kind, say, at):
-        found.append(mistake)
-        if len(found) == MAX_MISTAKES:
-            break
-    return found
+    return list(islice(_mistakes(document, kind, say, at), MAX_MISTAKES))
 
 
 def with_whole_numbers(document: Any, kind: Any) -> Any:
-    """The document with whole numbers where a `kind` has some and they are written like 3.0."""
+    """Copies the document with 3.0 turned into 3 wherever `kind` expects an integer."""
     if kind is Any:
         return document
     alternatives = _alternatives(kind)
     if isinstance(document, float):
         whole = int in alternatives and float not in alternatives and document.is_integer()
-        return int(document) if whole and abs(document) <= LARGEST_WHOLE else document
+        return int(document) if whole and abs(document) <= MAX_WHOLE_NUMBER else document
     if isinstance(document, dict):
         kinds = _kinds_of_object(alternatives, document)
         return {name: with_whole_numbers(value, kinds.get(name, Any)) for name, value in document.items()}
@@ -65,7 +64,7 @@ def with_whole_numbers(document: Any, kind: Any) -> Any:
     return document
 
 
-def _found(value: Any, kind: Any, say: Say, at: str) -> Iterator[FieldError]:
+def _mistakes(value: Any, kind: Any, say: ErrorWording, at: str) -> Iterator[FieldError]:
     error = _refusal(value, kind)
     if error is None:
         return
@@ -76,19 +75,20 @@ def _found(value: Any, kind: Any, say: Say, at: str) -> Iterator[FieldError]:
     elif isinstance(value, dict) and _is_within(error):
         kinds = _kinds_of_object(alternatives, value)
         for name, each in value.items():
-            yield from _found(each, kinds.get(name, Any), say, _joined(at, name))
+            yield from _mistakes(each, kinds.get(name, Any), say, _joined(at, name))
     elif isinstance(value, list) and _is_within(error):
         item = _item_kind(alternatives)
         for i, each in enumerate(value):
-            yield from _found(each, item, say, f"{at}[{i}]")
+            yield from _mistakes(each, item, say, f"{at}[{i}]")
     elif isinstance(value, str) and (allowed := _literals(alternatives)):
         yield FieldError(at, f"{expected_one_of(value, allowed)}, not {value[:60]!r}")
     else:
-        told = say(error, at)
-        yield FieldError(at, told.detail)
+        yield FieldError(at, say(error, at).detail)
 
 
-def _in_struct(value: dict[str, Any], struct: type[Struct], say: Say, at: str) -> Iterator[FieldError]:
+def _in_struct(
+    value: dict[str, Any], struct: type[Struct], say: ErrorWording, at: str
+) -> Iterator[FieldError]:
     fields = _fields(struct)
     for name in value:
         if name not in fields and struct.__struct_config__.forbid_unknown_fields:
@@ -99,7 +99,7 @@ def _in_struct(value: dict[str, Any], struct: type[Struct], say: Say, at: str) -
     before = None
     for name, field in fields.items():
         if name in value:
-            for before in _found(value[name], field.type, say, _joined(at, name)):
+            for before in _mistakes(value[name], field.type, say, _joined(at, name)):
                 yield before
         elif field.required:
             before = FieldError(_joined(at, name), f"missing required field `{name}`")
@@ -112,7 +112,7 @@ def _in_struct(value: dict[str, Any], struct: type[Struct], say: Say, at: str) -
 
 @cache
 def _fields(struct: type[Struct]) -> dict[str, msgspec.structs.FieldInfo]:
-    """By the name that stands in a document."""
+    """Fields by the name that they have in a document."""
     return {field.encode_name: field for field in msgspec.structs.fields(struct)}
 
 
@@ -133,13 +133,13 @@ def _refusal(value: Any, kind: Any) -> msgspec.ValidationError | None:
 
 
 def _is_within(error: msgspec.ValidationError) -> bool:
-    """Whether it is of something in the value, and not of the value itself."""
+    """Whether the error is about a part of the value, not about the value itself."""
     return " - at `" in str(error)
 
 
 @cache
 def _alternatives(kind: Any) -> tuple[Any, ...]:
-    """The kinds, without what narrows them, of which a value is to be one."""
+    """The members of a union, without `Annotated`; a type that is no union is its only member."""
     if get_origin(kind) is Annotated:
         return _alternatives(get_args(kind)[0])
     if get_origin(kind) in (Union, types.UnionType):
@@ -155,7 +155,7 @@ def _struct(alternatives: Sequence[Any]) -> type[Struct] | None:
 
 
 def _kinds_of_object(alternatives: Sequence[Any], value: dict[str, Any]) -> dict[str, Any]:
-    """By name of a field or key of an object, its kind."""
+    """The type that is expected of each key of an object."""
     struct = _struct(alternatives)
     if struct is not None:
         return {name: field.type for name, field in _fields(struct).items()}

@@ -1,4 +1,8 @@
-"""The two kinds of names: those that we give, and those that come from outside."""
+"""Names of two kinds, and their checks.
+
+Names that users choose here, such as an experiment's, are short and safe in URLs. Names from outside, such as a unit or
+an item, belong to the caller's data and may be almost any text.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import msgspec
 from bandit_serve.base._names import first_refused, is_outside
 from bandit_serve.errors import FieldError, InvalidInput
 
-# In Python a `$` alone also matches before a final newline; with what follows it, it does not, here and in JSON Schema.
+# In Python a lone `$` also matches before a final newline. With the lookahead only the end matches, as in JSON Schema.
 TEXT_END = r"$(?!\n)"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}" + TEXT_END
 OUTSIDE = "expected 1 to 256 bytes of UTF-8 without control characters"
@@ -19,9 +23,9 @@ OUTSIDE = "expected 1 to 256 bytes of UTF-8 without control characters"
 Name = Annotated[
     str, msgspec.Meta(pattern=NAME_PATTERN, description="letters, digits and . _ - ; at most 128")
 ]
-# The name of something that is looked up among few, where it is not found if it is none.
+# A name that is only looked up: one that breaks the pattern is reported as unknown, not as malformed.
 GivenName = Annotated[str, msgspec.Meta(max_length=128, extra_json_schema={"pattern": NAME_PATTERN})]
-# For descriptions only: bytes are counted, and refusals worded, by `check_outside`.
+# For the API description only: `check_outside` counts the bytes and words the refusal.
 _OUTSIDE_SCHEMA = {"minLength": 1, "maxLength": 256, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
 OutsideName = Annotated[
     str,
@@ -34,16 +38,18 @@ _name = re.compile(NAME_PATTERN)
 
 
 def is_name(text: str) -> bool:
+    """Whether `text` matches `NAME_PATTERN`."""
     return _name.match(text) is not None
 
 
 def check_outside(name: str, at: str) -> None:
-    """`InvalidInput` that names the field `at` unless `name` may come from outside."""
+    """Raises `InvalidInput` that names the field `at` unless `name` is a valid name from outside."""
     if not is_outside(name):
         raise InvalidInput(f"{at}: {OUTSIDE}.", [FieldError(at, OUTSIDE)])
 
 
 def check_all_outside(names: Sequence[str], at: str) -> None:
+    """As `check_outside` for each of `names`; the error names the first that is refused, as `at[i]`."""
     refused = first_refused(names)
     if refused >= 0:
         where = f"{at}[{refused}]"

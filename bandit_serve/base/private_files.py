@@ -1,7 +1,7 @@
-"""Files and directories that nobody else may read, write or put in our way.
+"""Files and directories that only this user may read, write or create.
 
-In a folder that others can write to, a name that we are about to use may be a link to a file of ours or of theirs.
-So nothing is opened through a link, what is there must belong to this user, and what is made is for this user alone.
+In a folder that others can write to, somebody may have put a link in place of a file that we are about to open. So
+nothing is opened through a link, an existing file must belong to this user, and new files are for this user alone.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from typing import BinaryIO
 from bandit_serve.errors import DiskFull, UsageError
 
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FULL_RETRY_S = 30.0
 
 
 def own_folder(path: Path) -> Path:
-    """Makes a folder (0700) and those above it that are missing; `UsageError` unless one that is there is ours alone
-    to write."""
+    """Creates a folder (0700) and its missing parents; returns `path`.
+
+    Raises `UsageError` where the folder exists and is a link or a file, belongs to another user, or may be written to
+    by others.
+    """
     try:
         for missing in reversed([each for each in (path, *path.parents) if not os.path.lexists(each)]):
             missing.mkdir(mode=FOLDER_MODE, exist_ok=True)
@@ -42,10 +45,10 @@ def own_folder(path: Path) -> Path:
 
 
 def open_own(path: Path, flags: int) -> int:
-    """A file's descriptor; one that is missing is made (0600) where `flags` has O_CREAT.
+    """Opens a file and returns its descriptor; with O_CREAT in `flags`, a missing file is created (0600).
 
-    `UsageError` for a link, for what is no plain file, and for a file that belongs to another user or has a second
-    name; OSError for all else.
+    Raises `UsageError` for a link, for anything but a regular file, and for a file that belongs to another user or
+    has a second hard link; OSError for all else.
     """
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, FILE_MODE)
@@ -69,20 +72,20 @@ def _refusal(path: Path, status: os.stat_result) -> UsageError:
     elif status.st_uid != os.geteuid():
         fault = "belongs to another user"
     else:
-        fault = "has a second name"
+        fault = "has a second hard link"
     return UsageError(f"{path} {fault}: remove it.")
 
 
 def truncated(path: Path) -> BinaryIO:
-    """A file of ours to be written anew."""
+    """Opens a file for writing from its start; errors are those of `open_own`."""
     descriptor = open_own(path, os.O_WRONLY | os.O_CREAT)
     os.ftruncate(descriptor, 0)
     return os.fdopen(descriptor, "wb")
 
 
 @contextlib.contextmanager
-def said_when_full() -> Iterator[None]:
-    """Turns what the system says of a full disk, quota or file into `DiskFull`."""
+def translating_disk_full() -> Iterator[None]:
+    """Turns OSError for a full disk, an exhausted quota or a file that is too large into `DiskFull`."""
     try:
         yield
     except OSError as error:
@@ -93,7 +96,7 @@ def said_when_full() -> Iterator[None]:
 
 
 def disk_full(error: OSError) -> DiskFull | None:
-    """The error of ours where there was no room; None where something else is the matter."""
-    if error.errno not in FULL:
+    """`DiskFull` for an error that says that there is no room; None for any other."""
+    if error.errno not in DISK_FULL_ERRNOS:
         return None
     return DiskFull("There is no room left on the disk.", FULL_RETRY_S).noted(str(error))

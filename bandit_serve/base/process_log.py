@@ -1,4 +1,4 @@
-"""The log of one process: a record is a line, whatever is in it, and the lines of a traceback are set in."""
+"""Logging of one process: each record is one line, whatever it contains, and tracebacks are indented below it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import threading
 from types import TracebackType
 
-from bandit_serve.base.printable import printable, printable_line
+from bandit_serve.base.printable_text import printable, printable_line
 from bandit_serve.base.secrets import concealed
 
 log = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ INDENT = "  "
 
 
 class LineFormatter(logging.Formatter):
-    """No name, reason or error text can begin a line of its own, steer a terminal or show a password that is known."""
+    """Keeps text from users from starting a line of its own, controlling a terminal or showing a known password."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable_line(concealed(super().formatMessage(record)))
@@ -27,7 +27,7 @@ class LineFormatter(logging.Formatter):
 
 
 def log_to_stderr(who: str, level: str) -> None:
-    """`who` stands in every line: `supervisor`, `worker 17`. What nobody caught is logged, too."""
+    """Logs to stderr, with `who` (`supervisor`, `worker 17`) in every line. Uncaught exceptions are logged, too."""
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter(f"%(asctime)s %(levelname)s {who} %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
@@ -36,7 +36,7 @@ def log_to_stderr(who: str, level: str) -> None:
 
 
 def plain_last_resort() -> None:
-    """Where nobody configured a log, warnings are still lines."""
+    """Applies `LineFormatter` to the warnings of a process that has no log configured."""
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(LineFormatter())
 
@@ -44,7 +44,7 @@ def plain_last_resort() -> None:
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
         return
-    log.critical("ended by an error that nobody foresaw", exc_info=(kind, error, trace))
+    log.critical("ended by an unexpected error", exc_info=(kind, error, trace))
 
 
 def _log_uncaught_in_thread(ended: threading.ExceptHookArgs) -> None:

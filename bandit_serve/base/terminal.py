@@ -1,4 +1,4 @@
-"""Where people read: every text that is shown goes through here, on a terminal or into a pipe."""
+"""Output for people: all text that a command shows goes through this module, on a terminal or into a pipe."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from bandit_serve.base.printable import printable
+from bandit_serve.base.printable_text import printable
 
 PIPED_WIDTH = 200
 
 
 class Terminal(Console):
-    """A console that takes no text for markup, and shows what would steer the terminal instead of sending it.
+    """Console that never reads text as markup and spells out control characters.
 
-    What is piped is not broken at a terminal's width.
+    Piped output is `PIPED_WIDTH` columns wide, so that tables are not cut at a terminal's width.
     """
 
     def __init__(self, *, stderr: bool = False, **options: Any) -> None:
@@ -27,17 +27,17 @@ class Terminal(Console):
         super().__init__(stderr=stderr, width=PIPED_WIDTH if piped else None, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Before it is measured, so that columns stay straight."""
+        """Spells text out before rich measures it, so that columns stay aligned."""
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Whatever else makes texts of its own."""
+        """Spells out the text of renderables that do not go through `render_str`."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 def print_line(text: str, *, to: TextIO | None = None) -> None:
-    """A text of one or more lines, as it is but for what would steer a terminal."""
+    """Prints a text of one or more lines, with control characters spelled out."""
     out = to or sys.stdout
     out.write(f"{printable(text)}\n")
     out.flush()

@@ -1,4 +1,4 @@
-"""Scoring that takes long, beside the event loop."""
+"""A thread for scoring that takes too long for the event loop."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# One thread: more of them would score more at a time, but take the processor from the event loop. Workers are for that.
+# One thread only: more would take the processor from the event loop. More workers are the way to more throughput.
 _THREAD = ThreadPoolExecutor(1, thread_name_prefix="scoring")
 
 
-async def beside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What the function returns, called in the thread of this process that scores."""
+async def in_scoring_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls the function in the process's scoring thread; returns what it returns, raises what it raises."""
     return await asyncio.get_running_loop().run_in_executor(_THREAD, partial(function, *args, **kwargs))

@@ -1,4 +1,4 @@
-"""What is wrong now in one process: said in its log once, and in health, statistics and metrics while it lasts."""
+"""Troubles of one process: logged once when they begin, and shown in health, statistics and metrics while they last."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Trouble(Struct, frozen=True):
 
 
 class Troubles:
-    """Each is known by `what` it is and, where it is of one, by its experiment."""
+    """The troubles of now, by their `what` and their experiment, if they have one."""
 
     def __init__(self) -> None:
         self._now: dict[tuple[str, str | None], Trouble] = {}
@@ -33,21 +33,19 @@ class Troubles:
     def begin(
         self, what: str, detail: str, experiment: str | None = None, *, error: BaseException | None = None
     ) -> None:
-        """Nothing new is logged where it has begun already, also where the detail is another now.
-
-        `error` is what caused it, for the log.
-        """
+        """Begins a trouble, or updates its `detail`. Only the beginning is logged, with its cause `error`."""
         if (what, experiment) not in self._now:
             where = "" if experiment is None else f" {experiment}:"
             log.error("degraded (%s):%s %s", what, where, detail, exc_info=error)
         self._now[what, experiment] = Trouble(what, experiment or UNSET, detail)
 
     def forget(self, experiment: str) -> None:
-        """Ends all of an experiment that is no more."""
+        """Ends all troubles of an experiment that was deleted."""
         for what, of in list(self._now):
             if of == experiment:
                 self.end(what, of)
 
     def end(self, what: str, experiment: str | None = None) -> None:
+        """Ends a trouble and logs it; does nothing where there is none."""
         if self._now.pop((what, experiment), None) is not None:
             log.warning("no longer degraded (%s)%s", what, f": {experiment}" if experiment else "")

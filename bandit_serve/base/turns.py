@@ -1,4 +1,4 @@
-"""Turns of the event loop: work that takes long lets others have theirs."""
+"""Cooperation on the event loop: long work is cut into turns, between which other tasks run."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 TURN_S = 0.001
+"""Longest time that work holds the event loop before it gives way."""
 
 
 class Turn:
-    """The time since work began, or last gave way: `if turn.over: await turn.give_way()` after each piece of it."""
+    """Time since the work began or last gave way. Call `if turn.over: await turn.give_way()` after each piece of it."""
 
     def __init__(self) -> None:
         self._began_s = time.monotonic()
 
     @property
     def over(self) -> bool:
+        """Whether the turn has lasted for `TURN_S`."""
         return time.monotonic() - self._began_s >= TURN_S
 
     async def give_way(self) -> None:
+        """Lets other tasks run, and begins the next turn."""
         await asyncio.sleep(0)
         self._began_s = time.monotonic()
 
 
-class Heavy(Generic[T]):
-    """Work that is done in one piece: `do` it, in a thread where it may, and then take its `result`."""
+class HeavyWork(Generic[T]):
+    """Work that can not be cut into turns: call `do`, in a thread if possible, and then read `result`."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
@@ -36,6 +39,7 @@ class Heavy(Generic[T]):
         self._error: Exception | None = None
 
     def do(self) -> None:
+        """Does the work, once; its error is raised by `result`."""
         try:
             self._results.append(self._work())
         except Exception as error:
@@ -43,11 +47,11 @@ class Heavy(Generic[T]):
 
     @property
     def result(self) -> T:
-        """Raises what the work raised."""
+        """What the work returned; raises what it raised. Only after `do`."""
         if self._error is not None:
             raise self._error
         return self._results[0]
 
 
-# What is done in pieces gives, between them, None or what takes long.
-Step = Heavy[Any] | None
+# Work in pieces yields after each piece: None to give way, or work for a thread.
+Step = HeavyWork[Any] | None

@@ -1,4 +1,4 @@
-"""What msgspec says of a value that the contract does not allow, as an error of ours that names the field."""
+"""Conversion of msgspec's validation errors into `InvalidInput`, which names the field."""
 
 from __future__ import annotations
 
@@ -16,47 +16,48 @@ from bandit_serve.errors import FieldError, InvalidInput
 
 T = TypeVar("T")
 
-Every = Callable[[Any], list[FieldError]]
-"""Finds all that is wrong with a document, beyond its types, too."""
+FindMistakes = Callable[[Any], list[FieldError]]
+"""Finds all mistakes in a document, those beyond its types included."""
 
-# A pattern says to a program what it says to a person in these words.
+# Words for people, in place of the patterns that msgspec quotes.
 IN_WORDS = {
     f"`str` matching regex {DURATION_PATTERN!r}": 'a duration such as "90s", "24h" or "7d"',
     f"`str` matching regex {NAME_PATTERN!r}": "a name: a letter or digit, then at most 127 letters, digits, . _ or -",
 }
 _at = re.compile(r" - at `(?P<path>[^`]*)`$")
-# msgspec names the object around these two; the caller wants to know the field.
+# For these two errors msgspec's path ends at the object; we add the field.
 _lacks_or_has_more = re.compile(
     r"^Object (?:missing required|contains unknown) field `(?P<name>[^`.\[\]]{1,128})`"
 )
 
 
 def field_error(error: msgspec.ValidationError, within: str = "") -> FieldError:
-    """Which field is wrong, as a path from `within` on, and what was expected there."""
+    """The path of the wrong field, prefixed by `within`, and what was expected there."""
     message = str(error)
     for pattern, words in IN_WORDS.items():
         message = message.replace(pattern, words)
-    found = _at.search(message)
-    path = found["path"].removeprefix("$") if found else ""
+    place = _at.search(message)
+    path = place["path"].removeprefix("$") if place else ""
     named = _lacks_or_has_more.match(message)
     if named:
         path += f".{named['name']}"
     at = f"{within}{path}".removeprefix(".")
-    return FieldError(at, message[: found.start()] if found else message)
+    return FieldError(at, message[: place.start()] if place else message)
 
 
-def reread(
+def convert_or_explain(
     document: Any,
     kind: type[T],
     error: msgspec.ValidationError,
     within: str = "",
-    most: int | None = None,
-    every: Every | None = None,
+    max_mistakes: int | None = None,
+    find_mistakes: FindMistakes | None = None,
 ) -> T:
-    """What a document is that msgspec has refused: whole numbers may be written like 3.0.
+    """Converts a document that msgspec has refused: whole numbers may be written like 3.0.
 
-    `InvalidInput` with every mistake in it, those that `every` finds if it is given; with the first alone where `most`
-    is 1, or where MessagePack has brought what JSON has no type for: bytes, times, keys that are no text.
+    Raises `InvalidInput` with every mistake that `find_mistakes` finds, by default those of the types. It names only
+    the first where `max_mistakes` is 1, or where MessagePack has brought values that JSON has no type for: bytes,
+    times, keys that are not text.
     """
     document = with_whole_numbers(document, kind)
     try:
@@ -68,23 +69,26 @@ def reread(
         error = still
     except (TypeError, ValueError, OverflowError, RecursionError):
         raise invalid(error, within) from None
-    if every is None:
-        every = partial(mistakes, kind=kind, say=field_error, at=within)
-    found = [] if most == 1 else every(document)
-    if not found:
+    if find_mistakes is None:
+        find_mistakes = partial(mistakes, kind=kind, say=field_error, at=within)
+    all_mistakes = [] if max_mistakes == 1 else find_mistakes(document)
+    if not all_mistakes:
         raise invalid(error, within)
-    met_first = field_error(error, within).at
-    raise told(sorted(found, key=lambda mistake: mistake.at != met_first))
+    first_at = field_error(error, within).at
+    raise as_invalid_input(sorted(all_mistakes, key=lambda mistake: mistake.at != first_at))
 
 
-def told(found: Sequence[FieldError]) -> InvalidInput:
-    """All that is wrong as one error, whose sentence has the first."""
-    first = found[0]
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return InvalidInput(f"{first.at}: {first.detail}{more}." if first.at else f"{first.detail}{more}.", found)
+def as_invalid_input(errors: Sequence[FieldError]) -> InvalidInput:
+    """One error for all of `errors`, at least one; its sentence names the first."""
+    first = errors[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return InvalidInput(
+        f"{first.at}: {first.detail}{more}." if first.at else f"{first.detail}{more}.", errors
+    )
 
 
 def invalid(error: msgspec.ValidationError, within: str = "") -> InvalidInput:
+    """`InvalidInput` for msgspec's error alone."""
     field = field_error(error, within)
     where = f"{field.at}: {field.detail}." if field.at else f"{field.detail}."
     return InvalidInput(where, [field])

@@ -1,1 +1,1 @@
-"""What may be done to experiments and models, whoever asks."""
+"""Changes of experiments and models, the same over HTTP, on the command line and by the lease holder."""

@@ -1,4 +1,4 @@
-"""Configuration changes: look at the state, decide, append if nobody was quicker, see it applied."""
+"""Configuration changes: read the state, decide, append unless it has changed since, wait until all have applied it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,14 @@ from bandit_serve.replication.tail import Tail
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 
-ATTEMPTS = 16
+MAX_ATTEMPTS = 16
 
 
 class Changes:
-    """Every change is compared and set against the revision that it was decided on."""
+    """Appends changes to the logs. Each is appended only if the revision that it was decided on is still the last.
+
+    Methods return when this process and every live worker have applied the change.
+    """
 
     def __init__(self, store: Store, replica: Replica, tail: Tail) -> None:
         self._store = store
@@ -38,9 +41,9 @@ class Changes:
         self._tail = tail
 
     async def create(self, event: Changed) -> LiveExperiment:
-        """A new experiment; `Conflict` when its name is taken.
+        """Creates an experiment; raises `Conflict` when its name is taken.
 
-        Its log is announced first: an announcement without a log is harmless, a log that nobody reads is not.
+        Its log is announced before it begins: an announcement without a log is harmless, a log without readers is not.
         """
         name = event.record.experiment.id
         if name in self._replica.experiments:
@@ -55,15 +58,19 @@ class Changes:
         return self._replica.experiment(name)
 
     async def delete(self, owner: str, who: str, reason: str | None) -> None:
-        """For good. What its log and all else of it takes in the store is freed later, by the lease holder."""
+        """Deletes an experiment for good. The lease holder frees its log and other keys later."""
         event = _encoded(deletion(owner, who, reason))
         await self._settle(COMMON, await self._store.append(COMMON, REPAIRED, event))
 
-    async def experiment(
+    async def change_experiment(
         self, name: str, decide: Callable[[LiveExperiment], Changed], if_match: int | None = None
     ) -> LiveExperiment:
-        """Appends what `decide` makes of the present state; `if_match` is the ETag that the caller knows."""
-        for _ in range(ATTEMPTS):
+        """Appends the event that `decide` returns for the present state; it runs again if another change came first.
+
+        Raises `PreconditionFailed` unless `if_match`, the ETag that the caller knows, is None or the present one, and
+        `Conflict` after `MAX_ATTEMPTS` tries.
+        """
+        for _ in range(MAX_ATTEMPTS):
             owner = self._replica.registry.owner(name)
             await self._tail.catch_up(owner)
             live = self._replica.experiment(name)
@@ -75,9 +82,9 @@ class Changes:
                 return self._replica.experiment(name)
         raise Conflict(f"The experiment {name!r} is being changed by others; try again.")
 
-    async def models(self, decide: Callable[[Registry], ModelChanged | None]) -> ModelChanged | None:
-        """Appends what `decide` makes of the registry; None when it found nothing to do."""
-        for _ in range(ATTEMPTS):
+    async def change_models(self, decide: Callable[[Registry], ModelChanged | None]) -> ModelChanged | None:
+        """As `change_experiment`, for the registry; None when `decide` returns None, as there is nothing to do."""
+        for _ in range(MAX_ATTEMPTS):
             await self._tail.catch_up(COMMON)
             if COMMON in self._replica.aside:
                 raise set_aside(COMMON, self._replica.aside[COMMON])
@@ -92,13 +99,13 @@ class Changes:
         raise Conflict("The registry is being changed by others; try again.")
 
     async def _settle(self, owner: str, offset: Offset) -> None:
-        """Returns when this process and every worker that lives have applied what was appended."""
+        """Returns when this process and every live worker have applied the entry at `offset`."""
         await self._tail.reach(owner, offset)
         await heard_everywhere(self._store, owner, offset)
 
 
 def require_etag(live: LiveExperiment, if_match: int | None) -> None:
-    """`PreconditionFailed` unless `if_match` is the experiment's ETag, or None."""
+    """Raises `PreconditionFailed` unless `if_match` is None or the experiment's ETag."""
     if if_match is not None and if_match != live.etag:
         raise PreconditionFailed(
             f"The experiment {live.experiment.id!r} is at revision {live.record.revision}, not at what If-Match "
@@ -107,7 +114,7 @@ def require_etag(live: LiveExperiment, if_match: int | None) -> None:
 
 
 def _encoded(event: Struct) -> bytes:
-    """JSON's whole numbers, in what callers attach to a model, may be too large for MessagePack."""
+    """Encodes an event. Raises `InvalidInput` where a model's metadata has an integer too large for MessagePack."""
     try:
         return events.encode(event)
     except OverflowError:

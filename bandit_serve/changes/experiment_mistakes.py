@@ -1,8 +1,8 @@
-"""Everything that is wrong with an experiment, told at once.
+"""Lists all mistakes of an experiment at once.
 
-What is checked later supposes that what was checked before is right: a policy is not made of metrics that are none.
-So what is wrong is told, put right by a stand-in, and the whole looked at again; what is found then is told unless it
-may come of the stand-in.
+Later checks rely on earlier ones: no policy can be made for an invalid metric. So each round reports the mistakes that
+it sees, replaces the wrong values by valid stand-ins, and checks again. A mistake that a stand-in may have caused is
+not reported.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import OTHER_ARMS, Experiment, unbuilt, validated
 from bandit_serve.metrics import KINDS, MetricKind
 
-Check = Callable[[Experiment], object]
-"""`InvalidInput` where an experiment that is valid can not be all the same."""
+ExperimentCheck = Callable[[Experiment], object]
+"""Raises `InvalidInput` for a well-formed experiment that can not be served."""
 
-MOST_ROUNDS = 8
-PATIENT_BYTES = 64 * 1024
-"""Of an experiment, as JSON: of a larger one, what the first check finds is told."""
+MAX_ROUNDS = 8
+MAX_EXPLAINED_BYTES = 64 * 1024
+"""Size as JSON up to which all mistakes of an experiment are listed; of a larger one, only the first."""
 
 # Of a metric that stands in for another: it needs nothing else.
 _PLAIN_KIND = next(name for name, kind in KINDS.items() if not kind.takes_bounds and not kind.asks_missing)
-# Where a mistake may be that comes of another one, and where that is; {} is the first group.
+# Pairs of patterns of paths: a mistake at the first may be caused by one at the second. {} is the first group.
 _ARMS, _NAMES = r"arms(\[\d+\])?", r"arms(\[\d+\](\.name)?)?"
 _METRICS = r"metrics(\[\d+\](\.(kind|role|goal|low|high))?)?"
-_COMES_OF = [
+_CAUSES = [
     (r"metrics", r"metrics(\[\d+\](\.role)?)?"),
     (r"(metrics\[\d+\])(\.\w+)?", r"{}(\.(kind|low|high))?"),
     (r"arms", r"arms\[\d+\](\.features.*)?|policy\.kind"),
@@ -52,61 +52,62 @@ _COMES_OF = [
 ]
 
 
-def every_mistake(document: Any, further: Sequence[Check] = ()) -> list[FieldError]:
-    """What keeps a document from being an experiment that can be served, each at its field; what is not built yet is
-    among it. `further` are asked of an experiment that is valid.
+def every_mistake(document: Any, further: Sequence[ExperimentCheck] = ()) -> list[FieldError]:
+    """Lists what keeps a document from being an experiment that can be served, each mistake at its field.
+
+    Features that are not built yet count as mistakes. `further` checks are made when the experiment is well-formed.
     """
     checks = (from_experiment, require_pseudo_means, *further)
     document = copy.deepcopy(document)
-    told: list[FieldError] = []
-    met: set[str] = set()
-    wrong: list[str] = []
-    for _ in range(MOST_ROUNDS):
-        found = list(_found(document, checks))
-        told += [mistake for mistake in found if mistake.at not in met and not _comes_of(mistake, wrong)]
-        if not found or not all(mistake.at for mistake in found):
+    reported: list[FieldError] = []
+    seen: set[str] = set()
+    replaced: list[str] = []
+    for _ in range(MAX_ROUNDS):
+        errors = list(_check(document, checks))
+        reported += [each for each in errors if each.at not in seen and not _may_come_of(each, replaced)]
+        if not errors or not all(each.at for each in errors):
             break
-        for mistake in found:
-            met.add(mistake.at)
-            wrong.append(_put_right(document, mistake.at, len(met)))
-    return told
+        for each in errors:
+            seen.add(each.at)
+            replaced.append(_replace(document, each.at, len(seen)))
+    return reported
 
 
 def with_all(
-    error: InvalidInput | NotBuilt, experiment: Experiment, further: Sequence[Check] = ()
+    error: InvalidInput | NotBuilt, experiment: Experiment, further: Sequence[ExperimentCheck] = ()
 ) -> InvalidInput | NotBuilt:
-    """What to raise in place of `error`, for which an experiment was refused: with everything that is wrong."""
+    """Returns the error to raise in place of `error`: one that lists all mistakes of the refused experiment."""
     content = msgspec.json.encode(experiment)
-    if len(content) > PATIENT_BYTES:
+    if len(content) > MAX_EXPLAINED_BYTES:
         return error
-    found = every_mistake(msgspec.json.decode(content), further)
-    only_unbuilt = isinstance(error, NotBuilt) and len(found) <= len(unbuilt(experiment))
-    return error if not found or only_unbuilt else all_of(found)
+    errors = every_mistake(msgspec.json.decode(content), further)
+    only_unbuilt = isinstance(error, NotBuilt) and len(errors) <= len(unbuilt(experiment))
+    return error if not errors or only_unbuilt else _as_invalid_experiment(errors)
 
 
 def mistakes_of_policy(document: Any) -> list[FieldError]:
-    """What is wrong with a document that is no policy, each at its field: of its types and its kind."""
-    found, kind = mistakes(document, PolicySpec, field_error), _inside(document, "kind")
+    """Lists the mistakes in the types and the kind of a document that is to be a policy."""
+    errors, kind = mistakes(document, PolicySpec, field_error), _inside(document, "kind")
     error = kind_error(kind) if isinstance(kind, str) else None
-    if error is not None and all(mistake.at != "kind" for mistake in found):
-        found.append(FieldError("kind", error.detail))
-    return found
+    if error is not None and all(each.at != "kind" for each in errors):
+        errors.append(FieldError("kind", error.detail))
+    return errors
 
 
-def all_of(found: Sequence[FieldError]) -> InvalidInput:
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return InvalidInput(f"The experiment is not valid: {found[0].at}: {found[0].detail}{more}.", found)
+def _as_invalid_experiment(errors: Sequence[FieldError]) -> InvalidInput:
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return InvalidInput(f"The experiment is not valid: {errors[0].at}: {errors[0].detail}{more}.", errors)
 
 
-def _found(document: Any, checks: Sequence[Check]) -> Iterator[FieldError]:
-    of_types, met = mistakes(document, Experiment, field_error), set()
+def _check(document: Any, checks: Sequence[ExperimentCheck]) -> Iterator[FieldError]:
+    of_types, seen = mistakes(document, Experiment, field_error), set()
     yield from of_types
-    # It supposes nothing, and nothing can be said of a policy without it.
+    # The policy's kind can be checked whatever else is wrong, and other checks of the policy need it.
     kind = _inside(document, "policy", "kind")
     error = kind_error(kind) if isinstance(kind, str) else None
     if error is not None and all(mistake.at != error.at for mistake in of_types):
         yield error
-        met.add(error.at)
+        seen.add(error.at)
     if of_types:
         return
     experiment = msgspec.convert(document, Experiment)
@@ -131,23 +132,24 @@ def _found(document: Any, checks: Sequence[Check]) -> Iterator[FieldError]:
             check(experiment)
         except InvalidInput as error:
             errors = error.errors or (FieldError("", str(error).rstrip(".")),)
-            yield from (each for each in errors if each.at not in met)
-            met |= {each.at for each in errors}
+            yield from (each for each in errors if each.at not in seen)
+            seen |= {each.at for each in errors}
 
 
-def _comes_of(mistake: FieldError, wrong: Sequence[str]) -> bool:
+def _may_come_of(mistake: FieldError, replaced: Sequence[str]) -> bool:
+    """Whether a stand-in at one of the `replaced` places may have caused the mistake."""
     at = mistake.at
     patterns = [_NAMES] if OTHER_ARMS in mistake.detail else []
     patterns += [
-        before.format(re.escape(found[1]) if found.re.groups else "")
-        for after, before in _COMES_OF
-        if (found := re.fullmatch(after, at))
+        cause.format(re.escape(match[1]) if match.re.groups else "")
+        for effect, cause in _CAUSES
+        if (match := re.fullmatch(effect, at))
     ]
     return any(
         at == place
         or at.startswith((f"{place}.", f"{place}["))
         or any(re.fullmatch(pattern, place) for pattern in patterns)
-        for place in wrong
+        for place in replaced
     )
 
 
@@ -157,10 +159,10 @@ def _inside(document: Any, *names: str) -> Any:
     return document
 
 
-def _put_right(document: Any, at: str, number: int) -> str:
-    """Puts something that may be there in the place of what may not; a list keeps its length.
+def _replace(document: Any, at: str, number: int) -> str:
+    """Puts a valid stand-in in the place of a wrong value; a list keeps its length.
 
-    Where that is, if anything may come of it.
+    Returns the path of the stand-in, or "" if it can not cause another mistake.
     """
     if not isinstance(document, dict):
         return at
@@ -196,7 +198,7 @@ def _put_right(document: Any, at: str, number: int) -> str:
             return ""
         case "metrics[].goal":
             del holder[key]
-            # Of some kinds it says what a policy takes them for.
+            # The goal decides which policies can use some kinds.
             kind = _kind_of(holder)
             return at if kind is not None and kind.mirror is not None else ""
         case "metrics[].low" | "metrics[].high":
@@ -213,16 +215,16 @@ def _put_right(document: Any, at: str, number: int) -> str:
             field = value if generic == "context[]" else dict(holder)
             steps[1][0][steps[1][1]] = {"name": name} | _only(field, "name") | {"kind": "numeric"}
         case _:
-            # What may be left out is: of an item, the list that it is in.
+            # The value is left out; an item of a list takes the whole list with it.
             while isinstance(holder, list) and len(steps) > 1:
                 steps.pop()
                 holder, key = steps[-1]
             holder.pop(key, None)
-    return "" if _is_of_no_objective(document, generic, steps) else at
+    return "" if _is_secondary_metric(document, generic, steps) else at
 
 
-def _is_of_no_objective(document: dict[str, Any], generic: str, steps: Sequence[tuple[Any, Any]]) -> bool:
-    """Whether it is of a metric that is not the objective: nothing else is made of those."""
+def _is_secondary_metric(document: dict[str, Any], generic: str, steps: Sequence[tuple[Any, Any]]) -> bool:
+    """Whether the place is in a metric other than the objective: no other check depends on those."""
     if not generic.startswith("metrics[]") or generic == "metrics[].role":
         return False
     roles = [_inside(metric, "role") for metric in document["metrics"]]
@@ -233,15 +235,15 @@ def _is_of_no_objective(document: dict[str, Any], generic: str, steps: Sequence[
 
 
 def _steps(document: Any, at: str) -> Iterator[tuple[Any, Any]]:
-    """Each object or list on the way to a place in a document, and where the way goes on in it."""
+    """Yields each object or list on the path `at`, with the key or index that the path goes on with."""
     here, rest = document, at
     while rest:
         if isinstance(here, list) and (index := re.match(r"\[(\d+)\]\.?", rest)):
             key: Any = int(index[1])
             rest = rest[index.end() :]
         else:
-            # A name may have dots in it.
-            names = [name for name in (here if isinstance(here, dict) else ()) if _leads(name, rest)]
+            # A key may contain dots.
+            names = [name for name in (here if isinstance(here, dict) else ()) if _begins(name, rest)]
             key = max(names, key=len, default=re.split(r"[.\[]", rest)[0])
             rest = rest[len(key) :].removeprefix(".")
         yield here, key
@@ -251,7 +253,8 @@ def _steps(document: Any, at: str) -> Iterator[tuple[Any, Any]]:
         here = inner
 
 
-def _leads(name: str, rest: str) -> bool:
+def _begins(name: str, rest: str) -> bool:
+    """Whether the path `rest` begins with the key `name`."""
     return rest == name or rest.startswith((f"{name}.", f"{name}["))
 
 
@@ -264,7 +267,7 @@ def _without(value: Any, name: str) -> Any:
 
 
 def _bound(metric: dict[str, Any]) -> None:
-    """With bounds if its kind has some."""
+    """Gives the metric valid bounds if its kind has bounds, and none otherwise."""
     metric.pop("low", None)
     metric.pop("high", None)
     kind = _kind_of(metric)

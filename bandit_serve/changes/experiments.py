@@ -1,5 +1,6 @@
-"""What may be done to experiments, whoever asks: made, started, paused, stopped, deleted, given another policy or other
-arms, and as drafts changed whole.
+"""Changes of experiments: creating, starting, pausing, stopping, deleting, and new policies or arms.
+
+A draft can also be replaced as a whole.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.changes.changes import Changes, require_etag
-from bandit_serve.changes.experiment_mistakes import Check, every_mistake, with_all
+from bandit_serve.changes.experiment_mistakes import ExperimentCheck, every_mistake, with_all
 from bandit_serve.changes.promotion import promote_winner
 from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotBuilt, NotFound
 from bandit_serve.experiments.policy import from_experiment, require_pseudo_means
@@ -43,10 +44,10 @@ from bandit_serve.store.store import Store
 
 
 class ExperimentChanges:
-    """Each returns the experiment as it is from then on.
+    """Changes of experiments. Each returns the experiment as it is after the change.
 
-    `who` and `reason` are for the history, `if_match` is the ETag that the caller knows. `NotFound`,
-    `Conflict` where the present state does not allow it, `PreconditionFailed`, `InvalidInput`.
+    `who` and `reason` go into the history; `if_match` is the ETag that the caller knows. Methods raise `NotFound`,
+    `InvalidInput`, `PreconditionFailed`, and `Conflict` where the present state does not allow the change.
     """
 
     def __init__(
@@ -59,12 +60,13 @@ class ExperimentChanges:
         self._models = models
 
     async def known(self, name: str) -> LiveExperiment:
-        """The experiment, as far as its log goes now; `NotFound`."""
+        """Returns the experiment, up to date with its log; raises `NotFound`."""
         await self._tail.hear_news(name)
         return self._replica.experiment(name)
 
     async def create(self, experiment: Experiment, who: str) -> LiveExperiment:
-        # Its payloads, which may be many, are looked into: a thread lets others have their turn.
+        """Creates an experiment as a draft."""
+        # Checking many payloads takes long, so it is done in a thread.
         await self._tail.hear_news(experiment.id)
         experiment = await asyncio.to_thread(servable, experiment, self._further())
         now_ms = await self._store.time_ms()
@@ -79,17 +81,17 @@ class ExperimentChanges:
         return await self._changes.create(Changed(record, Change("create", who)))
 
     def mistakes(self, name: str | None = None) -> Callable[[Any], list[FieldError]]:
-        """Of a document that is no experiment: everything that is wrong with it; `name` is what it must have."""
+        """Returns a function that lists the mistakes of a document. `name`: the id that the document must have."""
         return partial(every_mistake, further=self._further(name))
 
-    def _further(self, name: str | None = None) -> tuple[Check, ...]:
+    def _further(self, name: str | None = None) -> tuple[ExperimentCheck, ...]:
         versions = partial(require_versions, registry=self._replica.registry)
         return (require_payloads, versions, *(() if name is None else (partial(require_id, name),)))
 
     async def put(
         self, name: str, experiment: Experiment, who: str, *, if_match: int | None = None
     ) -> LiveExperiment:
-        """A draft as another one, of the same name; what was done to its arms is gone with them."""
+        """Replaces a draft by `experiment`, of the same name. Pauses and ramps of the old arms are gone."""
         await self.known(name)
         experiment = await asyncio.to_thread(servable, experiment, self._further(name))
         now_ms = await self._store.time_ms()
@@ -97,9 +99,7 @@ class ExperimentChanges:
         def decide(live: LiveExperiment) -> Changed:
             record = live.record
             if record.status != "draft":
-                raise Conflict(
-                    f"The experiment {name!r} is {record.status}; only a draft can be changed whole."
-                )
+                raise Conflict(f"The experiment {name!r} is {record.status}; only a draft can be replaced.")
             changed = msgspec.structs.replace(
                 record,
                 experiment=experiment,
@@ -109,17 +109,17 @@ class ExperimentChanges:
             )
             return Changed(changed, Change("put", who))
 
-        return await self._changes.experiment(name, decide, if_match)
+        return await self._changes.change_experiment(name, decide, if_match)
 
     async def delete(
         self, name: str, who: str, *, reason: str | None = None, if_match: int | None = None
     ) -> None:
-        """A draft, or one that is stopped or was given up: for good. Another may have the name from then on.
+        """Deletes for good an experiment that is a draft, stopped or given up. Its name is free again.
 
-        A draft is stopped first, so that nobody starts it meanwhile; one that is stopped does not change any more.
+        A draft is stopped first, so that nobody can start it meanwhile.
         """
         await self._tail.hear_news(name)
-        # This one, and none that may have the name by the time that it is gone.
+        # Delete this experiment, not one that is created under its name meanwhile.
         owner = self._replica.registry.owner(name)
         aside = self._replica.aside.get(name)
         if aside is None or not aside.given_up:
@@ -127,7 +127,7 @@ class ExperimentChanges:
             require_etag(live, if_match)
             if live.record.status != "stopped":
                 live = await self._end_draft(owner, who, reason, if_match)
-            # What it has won is not lost with it.
+            # A pending promotion of its winner is not lost.
             with contextlib.suppress(NotFound, Conflict):
                 await promote_winner(self._changes, live.record)
         await self._changes.delete(owner, who, reason)
@@ -140,7 +140,7 @@ class ExperimentChanges:
         def decide(live: LiveExperiment) -> Changed:
             record = live.record
             if live.owner != owner:
-                raise NotFound(f"The experiment {name!r} has been deleted meanwhile, and made again.")
+                raise NotFound(f"The experiment {name!r} was deleted and created again meanwhile.")
             if record.status not in ("draft", "stopped"):
                 raise Conflict(f"The experiment {name!r} is {record.status}; stop it before it is deleted.")
             ended = msgspec.structs.replace(
@@ -152,24 +152,25 @@ class ExperimentChanges:
             )
             return Changed(ended, Change("delete", who, reason))
 
-        return await self._changes.experiment(name, decide, if_match)
+        return await self._changes.change_experiment(name, decide, if_match)
 
     async def start(
         self, name: str, who: str, *, reason: str | None = None, if_match: int | None = None
     ) -> LiveExperiment:
-        """Loads the arms' models first: that one can not serve is better known before the first request."""
+        """Starts the experiment. The arms' models are loaded first, so a broken one fails here and not in a request."""
         live = await self.known(name)
         statuses = live.record.arm_statuses
         for arm in live.experiment.arms:
             if statuses[arm.name] != "removed":
                 await self._load(arm)
-        return await self._move(name, "start", "running", who, reason, if_match)
+        return await self._set_status(name, "start", "running", who, reason, if_match)
 
     async def pause(
         self, name: str, who: str, *, reason: str | None = None, if_match: int | None = None
     ) -> LiveExperiment:
+        """Pauses the experiment: everyone gets control, and nothing is logged."""
         await self.known(name)
-        return await self._move(name, "pause", "paused", who, reason, if_match)
+        return await self._set_status(name, "pause", "paused", who, reason, if_match)
 
     async def stop(
         self,
@@ -180,18 +181,19 @@ class ExperimentChanges:
         reason: str | None = None,
         if_match: int | None = None,
     ) -> LiveExperiment:
-        """For good. A winner with a model is promoted."""
+        """Stops the experiment for good. If a `winner` is named and has a model, that version is promoted."""
         live = await self.known(name)
         if winner is not None:
             require_winner(live.record, winner, self._replica.registry)
-        live = await self._move(name, "stop", "stopped", who, reason, if_match, winner)
+        live = await self._set_status(name, "stop", "stopped", who, reason, if_match, winner)
         await promote_winner(self._changes, live.record)
         return live
 
     async def change_policy(
         self, name: str, policy: PolicySpec, who: str, *, if_match: int | None = None
     ) -> LiveExperiment:
-        # What is wrong at any revision is said before the revision is looked at.
+        """Gives the experiment another policy, which takes over what was learned as far as it can."""
+        # Errors that do not depend on the revision come before the check of the revision.
         servable(msgspec.structs.replace((await self.known(name)).experiment, policy=policy))
         now_ms = await self._store.time_ms()
 
@@ -206,7 +208,7 @@ class ExperimentChanges:
             )
             return Changed(changed, Change("policy", who))
 
-        return await self._changes.experiment(name, decide, if_match)
+        return await self._changes.change_experiment(name, decide, if_match)
 
     async def add_arm(
         self,
@@ -218,7 +220,7 @@ class ExperimentChanges:
         reason: str | None = None,
         if_match: int | None = None,
     ) -> LiveExperiment:
-        """The arm comes after the others; its model is loaded first. With a ramp its share rises from now on."""
+        """Adds an arm after the others. Its model is loaded first; with a `ramp` its share rises from now on."""
         await self.known(name)
         now_ms = await self._store.time_ms()
 
@@ -226,7 +228,7 @@ class ExperimentChanges:
             require_changeable(record)
             if arm.name in record.experiment.arm_names:
                 raise Conflict(
-                    f"The experiment {name!r} has or had an arm {arm.name!r}; a name is not used again."
+                    f"The experiment {name!r} has or had an arm {arm.name!r}; names of arms are not reused."
                 )
             experiment = record.experiment.with_arm(arm)
             if arm.payload is not None:
@@ -247,25 +249,32 @@ class ExperimentChanges:
     async def remove_arm(
         self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
     ) -> LiveExperiment:
-        """It is never drawn again; rewards of its decisions still count."""
-        return await self._stand(name, arm, "removed", Change("remove_arm", who, reason, arm), if_match)
+        """Removes an arm: it is never drawn again, but rewards of its decisions still count."""
+        return await self._set_arm_status(
+            name, arm, "removed", Change("remove_arm", who, reason, arm), if_match
+        )
 
     async def pause_arm(
         self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
     ) -> LiveExperiment:
-        return await self._stand(name, arm, "paused", Change("pause_arm", who, reason, arm), if_match)
+        """Pauses an arm: it is not drawn until it is resumed."""
+        return await self._set_arm_status(
+            name, arm, "paused", Change("pause_arm", who, reason, arm), if_match
+        )
 
     async def resume_arm(
         self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
     ) -> LiveExperiment:
-        """Its model is loaded first."""
+        """Resumes a paused arm. Its model is loaded first."""
         live = await self.known(name)
-        found = live.experiment.arms[_index(live.record, arm)]
+        paused = live.experiment.arms[_index(live.record, arm)]
         if live.record.arm_statuses[arm] == "paused":
-            await self._load(found)
-        return await self._stand(name, arm, "active", Change("resume_arm", who, reason, arm), if_match)
+            await self._load(paused)
+        return await self._set_arm_status(
+            name, arm, "active", Change("resume_arm", who, reason, arm), if_match
+        )
 
-    async def _stand(
+    async def _set_arm_status(
         self, name: str, arm: str, to: ArmStatus, change: Change, if_match: int | None
     ) -> LiveExperiment:
         _index((await self.known(name)).record, arm)
@@ -277,7 +286,7 @@ class ExperimentChanges:
             standing = record.standing(k)
             if to != "active" and k == record.experiment.control_arm:
                 raise Conflict(
-                    f"The arm {arm!r} is control, which everything is compared with; it has to stay."
+                    f"The arm {arm!r} is control, which the others are compared with; it has to stay."
                 )
             if standing.status == "removed" or standing.status == to:
                 raise Conflict(f"The arm {arm!r} of {name!r} is {standing.status} already.")
@@ -299,13 +308,13 @@ class ExperimentChanges:
                 msgspec.structs.replace(record, revision=record.revision + 1, updated_ms=now_ms), change
             )
 
-        return await self._changes.experiment(name, decide, if_match)
+        return await self._changes.change_experiment(name, decide, if_match)
 
     async def _load(self, arm: Arm) -> None:
         if arm.model is not None and arm.version is not None:
             await self._models.load(self._replica.registry.version(arm.model, arm.version))
 
-    async def _move(
+    async def _set_status(
         self,
         name: str,
         move: str,
@@ -334,13 +343,13 @@ class ExperimentChanges:
                 changed = _ramps_begin(changed, now_ms)
             return Changed(changed, Change(move, who, reason))
 
-        return await self._changes.experiment(name, decide, if_match)
+        return await self._changes.change_experiment(name, decide, if_match)
 
 
-def servable(experiment: Experiment, further: Sequence[Check] = ()) -> Experiment:
-    """The experiment with its defaults; `InvalidInput` with everything for which no policy can serve it, or `NotBuilt`.
+def servable(experiment: Experiment, further: Sequence[ExperimentCheck] = ()) -> Experiment:
+    """Returns the experiment with its defaults filled in.
 
-    `further` is asked, too.
+    Raises `InvalidInput` with every mistake for which it can not be served, `further` checks included, or `NotBuilt`.
     """
     try:
         checked = validated(experiment)
@@ -352,13 +361,14 @@ def servable(experiment: Experiment, further: Sequence[Check] = ()) -> Experimen
 
 
 def require_id(name: str, experiment: Experiment) -> None:
+    """Raises `InvalidInput` unless the experiment's id is `name`."""
     if experiment.id != name:
-        detail = f"expected {name!r}, as in the path: a name stays"
+        detail = f"expected {name!r}, as in the path: an experiment keeps its name"
         raise InvalidInput(f"id: {detail}.", [FieldError("id", detail)])
 
 
 def require_versions(experiment: Experiment, registry: Registry) -> None:
-    """`InvalidInput` that names every arm whose model or version is not registered."""
+    """Raises `InvalidInput` that names every arm whose model or version is not registered."""
     errors: list[FieldError] = []
     for i, arm in enumerate(experiment.arms):
         try:
@@ -370,7 +380,7 @@ def require_versions(experiment: Experiment, registry: Registry) -> None:
 
 
 def require_version(arm: Arm, at: str, registry: Registry) -> None:
-    """`InvalidInput` at `at` when the arm's model or version is not registered."""
+    """Raises `InvalidInput` that names the field `at` when the arm's model or version is not registered."""
     if arm.model is not None and arm.version is not None:
         try:
             registry.version(arm.model, arm.version)
@@ -380,20 +390,20 @@ def require_version(arm: Arm, at: str, registry: Registry) -> None:
 
 
 def require_changeable(record: Record) -> None:
-    """`Conflict` for arms of an experiment that is over."""
+    """Raises `Conflict` where the experiment is stopped, so that its arms are final."""
     if record.status == "stopped":
         raise Conflict(f"The experiment {record.experiment.id!r} is stopped; its arms are final.")
 
 
 def require_winner(record: Record, winner: str, registry: Registry) -> None:
-    """`InvalidInput` unless `winner` is an arm that is still there, `Conflict` when its version can not be promoted."""
+    """Raises `InvalidInput` unless `winner` is an arm that was not removed, `Conflict` if it can not be promoted."""
     experiment = record.experiment
     status = record.arm_statuses.get(winner, "removed")
     if status == "removed":
         there = [arm for arm, status in record.arm_statuses.items() if status != "removed"]
         detail = f"{expected_one_of(winner, there)}, not {winner!r}"
         if winner in experiment.arm_names:
-            detail = f"expected an arm that is still there, and {winner!r} was removed"
+            detail = f"expected an arm that was not removed, and {winner!r} was removed"
         raise InvalidInput(f"winner: {detail}.", [FieldError("winner", detail)])
     arm = experiment.arms[experiment.arm_names.index(winner)]
     if arm.model is not None and arm.version is not None:
@@ -412,7 +422,7 @@ def _index(record: Record, arm: str) -> int:
 
 
 def _ramps_begin(record: Record, now_ms: int) -> Record:
-    """The ramps of arms that were added to the draft count from its start."""
+    """Begins the ramps of arms that were added to the draft, now that it starts."""
     standings = tuple(
         standing if standing.ramp is None else msgspec.structs.replace(standing, ramp_since_ms=now_ms)
         for standing in record.standings

@@ -1,4 +1,4 @@
-"""What may be done to models, whoever asks: versions registered, moved, rolled back, described."""
+"""Changes of models: registering, moving, rolling back, describing and pruning versions."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from bandit_serve.store.store import Store
 
 
 class ModelChanges:
-    """Each returns what it changed, as it is from then on.
+    """Changes of the registry. Each returns the model or version as it is after the change.
 
-    `who` and `reason` are for the history. `NotFound`, `Conflict` where the present state does not allow it,
-    `InvalidInput`.
+    `who` and `reason` go into the history. Methods raise `NotFound`, `InvalidInput`, and `Conflict` where the present
+    state does not allow the change.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ModelChanges:
         self._models = models
 
     async def known(self) -> Registry:
-        """The registry, as far as its log goes now."""
+        """Returns the registry, up to date with its log."""
         await self._tail.hear_news(COMMON)
         return self._replica.registry
 
@@ -59,9 +59,10 @@ class ModelChanges:
         metrics: Mapping[str, float],
         metadata: Mapping[str, Any],
     ) -> Version:
-        """A version of a model file; `v1`, `v2`, … unless it is named. A file that is refused leaves nothing behind.
+        """Registers a model file as a version, called `v1`, `v2`, … unless `version` names it.
 
-        `InvalidArtifact`, `TooLarge` or `NotFound` for the file, `DiskFull` where there is no room for it.
+        Raises `InvalidArtifact`, `TooLarge` or `NotFound` for the file, and `DiskFull` where there is no room for it. A
+        refused file leaves no copy behind.
         """
         require_name("model", model)
         if version is not None:
@@ -85,19 +86,19 @@ class ModelChanges:
                 who,
             )
 
-        # What would be refused whatever the file is, before it is copied and read.
+        # Errors that do not depend on the file are raised before it is copied and read.
         decide(await self.known())
         artifacts = self._models.artifacts
         received = await asyncio.to_thread(artifacts.receive, source, check=admit_model)
         try:
             await asyncio.to_thread(artifacts.place, received)
             about = received.sha256, received.size, received.family
-            change = await self._changes.models(lambda registry: decide(registry, *about))
+            change = await self._changes.change_models(lambda registry: decide(registry, *about))
             assert change is not None
-            # Another upload of the same content may have been refused meanwhile, and its file taken back.
+            # A refused upload of the same content may have withdrawn the file meanwhile.
             await asyncio.to_thread(artifacts.place, received)
         except StoreUnavailable:
-            # Whether it is registered is not known: the copy stays, and `sweep` will see.
+            # Whether it was registered is unknown: the copy stays, and `sweep` decides later.
             raise
         except Exception:
             await self._withdraw(received)
@@ -106,7 +107,7 @@ class ModelChanges:
         return change.versions[0]
 
     async def _withdraw(self, received: Received) -> None:
-        """Takes a file back, unless a version has its content: then the file stays, or comes back."""
+        """Removes a received file unless a version has its content, which another upload may register meanwhile."""
         artifacts = self._models.artifacts
         if not await self._is_used(received.sha256):
             await asyncio.to_thread(artifacts.withdraw, received)
@@ -123,32 +124,33 @@ class ModelChanges:
         )
 
     async def sweep(self) -> None:
-        """Takes back the files of uploads on this machine that came to no end, a day after they came."""
+        """Removes the files of uploads to this machine that were not finished within a day."""
         for received in await asyncio.to_thread(self._models.artifacts.left):
             await self._withdraw(received)
 
     async def set_status(
         self, model: str, version: str, status: VersionStatus, who: str, *, reason: str | None = None
     ) -> Version:
-        """What goes into production is loaded first."""
+        """Moves a version to a status. One that goes into production is loaded first."""
         registry = await self.known()
         if status == "production":
             await self._models.load(registry.version(model, version))
         now_ms = await self._store.time_ms()
-        await self._changes.models(
+        await self._changes.change_models(
             lambda registry: registry.move(model, version, status, now_ms=now_ms, who=who, reason=reason)
         )
         return self._replica.registry.version(model, version)
 
     async def rollback(self, model: str, who: str, *, reason: str | None = None) -> RegisteredModel:
+        """Puts the version that was in production before into production again."""
         now_ms = await self._store.time_ms()
-        await self._changes.models(
+        await self._changes.change_models(
             lambda registry: registry.rollback(model, now_ms=now_ms, who=who, reason=reason)
         )
         return self._replica.registry.model(model)
 
     async def prune(self, keep: int, who: str, *, dry_run: bool = False) -> list[Version]:
-        """Removes the files of versions that nothing needs (`prunable`); returns them. A dry run removes nothing."""
+        """Removes the files of versions that nothing needs (`prunable`) and returns them. A dry run removes nothing."""
         if keep < 0:
             raise InvalidInput("keep must be 0 or more.")
         await self._tail.hear_all_news()
@@ -168,14 +170,14 @@ class ModelChanges:
         for model in dict.fromkeys(version.model for version in gone):
             names = [version.version for version in gone if version.model == model]
             gone_now = partial(Registry.prune, model=model, versions=names, now_ms=now_ms, who=who)
-            await self._changes.models(gone_now)
+            await self._changes.change_models(gone_now)
         for sha256 in dict.fromkeys(version.sha256 for version in gone):
             with contextlib.suppress(NotFound):
                 await asyncio.to_thread(self._models.artifacts.delete, sha256)
         return gone
 
     async def agreement(self, model: str, version: str) -> AgreementReport:
-        """How a version agreed, while it was a shadow, with what was answered; over all workers."""
+        """Reports how a shadow version's scores agreed with the answers that were given, over all workers."""
         (await self.known()).version(model, version)
         sums = Agreement()
         for state in await self._store.agreements(model, version):
@@ -183,20 +185,21 @@ class ModelChanges:
         return report(model, version, sums)
 
     async def loaded_by(self, model: str, version: str) -> list[str]:
-        """The living workers that have a version in memory, by incarnation."""
+        """Incarnations of the live workers that have a version in memory, in hexadecimal."""
         living_ones = {worker.incarnation for worker in await living(self._store)}
-        found = []
+        holders = []
         for incarnation, state in (await self._store.loaded()).items():
             contents = msgspec.msgpack.decode(state, type=list[tuple[str, str, int]])
             if incarnation in living_ones and (model, version) in {each[:2] for each in contents}:
-                found.append(f"{incarnation:016x}")
-        return sorted(found)
+                holders.append(f"{incarnation:016x}")
+        return sorted(holders)
 
     async def patch(
         self, model: str, version: str, who: str, *, metrics: Mapping[str, float], metadata: Mapping[str, Any]
     ) -> Version:
+        """Adds to a version's metrics and metadata; values under existing names are replaced."""
         now_ms = await self._store.time_ms()
-        await self._changes.models(
+        await self._changes.change_models(
             lambda registry: registry.patch(
                 model, version, metrics=metrics, metadata=metadata, now_ms=now_ms, who=who
             )
@@ -205,7 +208,7 @@ class ModelChanges:
 
 
 def require_name(at: str, name: str) -> None:
-    """`InvalidInput` that names the field `at` unless `name` is one that we may give."""
+    """Raises `InvalidInput` that names the field `at` unless `name` matches `NAME_PATTERN`."""
     if not is_name(name):
         detail = f"expected a name that matches {NAME_PATTERN}"
         raise InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])

@@ -8,12 +8,12 @@ from bandit_serve.registry.registry import ModelChanged, Registry
 
 
 def promotion(record: Record) -> str:
-    """What names the promotion of an experiment's winner among all that must happen once."""
+    """Key under which the registry remembers this promotion, so that it happens only once."""
     return f"{record.experiment.id}:{record.uid}:{record.revision}"
 
 
 async def promote_winner(changes: Changes, record: Record) -> None:
-    """Promotes the winner that an experiment was stopped with, once."""
+    """Promotes the winner's version if the experiment was stopped with one and this was not done before."""
     if record.status != "stopped" or record.winner is None:
         return
     arm = next(arm for arm in record.experiment.arms if arm.name == record.winner)
@@ -34,4 +34,4 @@ async def promote_winner(changes: Changes, record: Record) -> None:
             because=because,
         )
 
-    await changes.models(decide)
+    await changes.change_models(decide)

@@ -1,4 +1,4 @@
-"""Repairing an experiment that was set aside: what of its log can not be folded, and the ways out of that."""
+"""Repair of an experiment that was set aside: a diagnosis of its log, and the remedies."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from bandit_serve.replication.results_log import ResultsLog, ResultsSetAside
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Entry, Store
 
-# More entries than this are not a few bad ones: then an older snapshot is the way out.
-MOST_FAULTS = 100
+MAX_FAULTS = 100
+"""With more bad entries than this, the remedy is an older snapshot."""
 
-Condition = Literal["well", "set_aside", "given_up"]
+LogCondition = Literal["well", "set_aside", "given_up"]
 
 
 class Fault(Struct, frozen=True):
-    """An entry that can not be folded: the `kind` of its event, its size in bytes, and why; by which fold."""
+    """Entry that can not be folded: the `kind` of its event, its `size` in bytes, the `fold` that fails and why."""
 
     offset: str
     at: str
@@ -41,20 +41,20 @@ class Fault(Struct, frozen=True):
 
 
 class KeptSnapshot(Struct, frozen=True):
-    """A snapshot from which this build can go on."""
+    """Snapshot from which this build can go on."""
 
     offset: str
     at: str
 
 
 class Diagnosis(Struct, frozen=True):
-    """What this build makes of an experiment's log. `faults` are the entries that would have to be left out.
+    """State of an experiment's log as this build sees it. `faults` are the entries that would have to be left out.
 
-    `lost` says why leaving entries out would not help, null where it would. `snapshots` are the newest first.
+    `lost` says why leaving them out would not help; it is null where it would. `snapshots` are newest first.
     """
 
     experiment: str
-    condition: Condition
+    condition: LogCondition
     faults: list[Fault]
     lost: str | None
     snapshots: list[KeptSnapshot]
@@ -62,7 +62,7 @@ class Diagnosis(Struct, frozen=True):
 
 
 class Cost(Struct, frozen=True):
-    """What is left out with some entries: decisions and rewards as far as they can be read, and changes."""
+    """Loss by leaving entries out: decisions and rewards, as far as they can be read, and changes."""
 
     entries: int = 0
     decisions: int = 0
@@ -70,49 +70,49 @@ class Cost(Struct, frozen=True):
     changes: int = 0
 
 
-class _Found(NamedTuple):
+class _Refold(NamedTuple):
     live: LiveExperiment | None
     faults: list[Fault]
     lost: str | None
 
 
 async def diagnose(store: Store, registry: Registry, owner: str) -> Diagnosis:
-    """`NotFound` where there is no such experiment."""
+    """Folds the log of an owner and reports what fails; raises `NotFound` where there is no such experiment."""
     name, omissions = name_of(owner), registry.repairs.omissions.get(owner, [])
     if name == COMMON:
         faults = await _common_faults(store, registry)
         return Diagnosis(name, "set_aside" if faults else "well", faults, None, [], omissions)
     if owner not in registry.experiments:
         raise NotFound(f"There is no experiment {name[:128]!r}.")
-    found = await _try(store, registry.repairs, owner)
-    condition: Condition = "set_aside" if found.faults or found.lost else "well"
+    refold = await _refold(store, registry.repairs, owner)
+    condition: LogCondition = "set_aside" if refold.faults or refold.lost else "well"
     if owner in registry.repairs.given_up:
         condition = "given_up"
     snapshots = await _usable_snapshots(store, owner)
-    return Diagnosis(name, condition, found.faults, found.lost, snapshots, omissions)
+    return Diagnosis(name, condition, refold.faults, refold.lost, snapshots, omissions)
 
 
-async def _try(store: Store, repairs: Repairs, name: str) -> _Found:
-    """Folds the log up to its end; an entry that can not be folded is left out, and all is begun anew."""
+async def _refold(store: Store, repairs: Repairs, name: str) -> _Refold:
+    """Folds the whole log. On an entry that can not be folded it starts over without that entry."""
     faults: list[Fault] = []
-    while len(faults) <= MOST_FAULTS:
+    while len(faults) <= MAX_FAULTS:
         try:
             live, fault = await _fold(store, repairs, name)
         except Unfoldable as error:
-            return _Found(None, faults, str(error))
+            return _Refold(None, faults, str(error))
         if fault is None and live is not None:
             fault = await _fold_results(store, repairs, name, live)
         if fault is None:
-            return _Found(live, faults, await asyncio.to_thread(_why_unkept, live))
+            return _Refold(live, faults, await asyncio.to_thread(_why_unkept, live))
         faults.append(fault)
         if live is None:
-            return _Found(None, faults, "The log does not begin with the experiment's creation.")
+            return _Refold(None, faults, "The log does not begin with the experiment's creation.")
         repairs = repairs.leaving_out(name, ((fault.offset, fault.offset),))
-    return _Found(None, faults, f"More than {MOST_FAULTS} entries can not be folded.")
+    return _Refold(None, faults, f"More than {MAX_FAULTS} entries can not be folded.")
 
 
 async def _fold(store: Store, repairs: Repairs, name: str) -> tuple[LiveExperiment | None, Fault | None]:
-    """The state up to the log's end, or up to and with the first entry that can not be folded."""
+    """Folds the log to its end, or to the first entry that can not be folded, which is returned as a fault."""
     live = await newest_state(store, name, repairs)
     position = START if live is None else live.offset
     while entries := await store.read(name, position, READ_COUNT):
@@ -132,15 +132,15 @@ async def _fold_results(store: Store, repairs: Repairs, name: str, live: LiveExp
     try:
         await ResultsLog(store, replica).reach(live)
     except ResultsSetAside as error:
-        found = await store.read(name, error.offset.former, 1)
-        if not found or found[0].offset != error.offset:
+        entries = await store.read(name, error.offset.former, 1)
+        if not entries or entries[0].offset != error.offset:
             raise Unfoldable(str(error)) from error
-        return _fault(found[0], "results", error.__cause__ or error)
+        return _fault(entries[0], "results", error.__cause__ or error)
     return None
 
 
 def _why_unkept(live: LiveExperiment | None) -> str | None:
-    """Why a snapshot of the state could not be read again; None if it can."""
+    """Says why a snapshot of the state could not be read back; None if it can."""
     if live is None:
         return "The log is empty."
     try:
@@ -148,8 +148,8 @@ def _why_unkept(live: LiveExperiment | None) -> str | None:
         if LiveExperiment.from_state(live.offset, state).state() == state:
             return None
     except Exception as error:
-        return f"The state that the log makes can not be kept: {_one_line(error)}."
-    return "The state that the log makes is another one when it is read again."
+        return f"A snapshot of the log's state can not be written and read: {_one_line(error)}."
+    return "A snapshot of the log's state is another state when it is read."
 
 
 async def _common_faults(store: Store, registry: Registry) -> list[Fault]:
@@ -176,8 +176,8 @@ def _one_line(error: BaseException) -> str:
 
 
 async def _usable_snapshots(store: Store, name: str) -> list[KeptSnapshot]:
-    """Those of the policy's fold that this build can read, the newest first."""
-    found = []
+    """Snapshots of the policy's fold that this build can read, newest first."""
+    usable = []
     trimmed = await store.trimmed(name)
     for offset in reversed(await store.snapshot_offsets(name, POLICY_FOLD)):
         snapshot = await store.read_snapshot(name, POLICY_FOLD, offset) if offset >= trimmed else None
@@ -187,15 +187,15 @@ async def _usable_snapshots(store: Store, name: str) -> list[KeptSnapshot]:
             await asyncio.to_thread(LiveExperiment.from_state, offset, snapshot.state)
         except Exception:
             continue
-        found.append(KeptSnapshot(str(offset), rfc3339(offset.time_ms)))
-    return found
+        usable.append(KeptSnapshot(str(offset), rfc3339(offset.time_ms)))
+    return usable
 
 
 class Repair:
-    """The ways out. Each is an event in the common log, which every worker and every fold heeds from then on.
+    """Remedies. Each appends an event to the common log, which every worker and every fold obeys from then on.
 
-    A `name` here is the owner of a log. `who` and `reason` are for the history. Each returns what is left out by it,
-    once every worker that lives knows.
+    A `name` here is the owner of a log; `who` and `reason` go into the history. Methods return the loss, when every
+    live worker has applied the event.
     """
 
     def __init__(self, store: Store, registry: Registry, who: str, reason: str | None) -> None:
@@ -205,12 +205,12 @@ class Repair:
         self._reason = reason
 
     async def try_again(self, name: str) -> Cost:
-        """With the builds that run now."""
-        await self._say(name, "try_again")
+        """Has the running builds read the log again."""
+        await self._append_repair(name, "try_again")
         return Cost()
 
     async def leave_out(self, name: str) -> Cost:
-        """Without the entries that can not be folded; `Conflict` where that does not help."""
+        """Leaves out the entries that can not be folded. Raises `Conflict` where that does not help."""
         diagnosis = await diagnose(self._store, self._registry, name)
         if diagnosis.lost is not None:
             raise Conflict(f"Leaving entries out does not help: {diagnosis.lost}")
@@ -218,11 +218,11 @@ class Repair:
         return await self._leave_out(name, ranges)
 
     async def from_snapshot(self, name: str, offset: str | None) -> Cost:
-        """As the experiment was at a snapshot, by default the newest usable one, without all that came after it."""
+        """Goes back to a snapshot, by default the newest usable one, and leaves out all later entries."""
         usable = [kept.offset for kept in await _usable_snapshots(self._store, name)]
         if not usable or (offset is not None and offset not in usable):
             known = f"expected one of {', '.join(usable)}" if usable else "there is none that can be used"
-            raise InvalidInput(f"The snapshot {offset or ''} can not be started from: {known}.")
+            raise InvalidInput(f"The experiment can not go back to the snapshot {offset or ''}: {known}.")
         start = Offset.parse(offset or usable[0])
         end = await self._store.last_offset(name)
         if end <= start:
@@ -230,8 +230,8 @@ class Repair:
         return await self._leave_out(name, [(str(start.next), str(end))])
 
     async def stop(self, name: str) -> Cost:
-        """For good: everyone gets control, and rewards are unknown."""
-        await self._say(name, "stop")
+        """Gives the experiment up for good: everyone gets control, and rewards are unknown."""
+        await self._append_repair(name, "stop")
         return Cost()
 
     async def _leave_out(self, name: str, ranges: list[tuple[str, str]]) -> Cost:
@@ -243,12 +243,12 @@ class Repair:
             cost = await self._cost(name, Offset.parse(first), Offset.parse(last), n_features, cost)
         omitted = tuple(ranges)
         if cost.changes and name != COMMON:
-            await self._put_head_back(name, omitted)
-        await self._say(name, "leave_out", omitted)
+            await self._set_head_back(name, omitted)
+        await self._append_repair(name, "leave_out", omitted)
         return cost
 
-    async def _put_head_back(self, name: str, omitted: tuple[tuple[str, str], ...]) -> None:
-        """Changes are compared with the revision that the fold has, which those that are left out do not raise."""
+    async def _set_head_back(self, name: str, omitted: tuple[tuple[str, str], ...]) -> None:
+        """Sets the head to the fold's revision, which changes that are left out no longer raise."""
         repairs = self._registry.repairs.leaving_out(name, omitted)
         live, fault = await _fold(self._store, repairs, name)
         if live is None or fault is not None:
@@ -267,7 +267,7 @@ class Repair:
             position = entries[-1].offset
         return cost
 
-    async def _say(self, name: str, way: Way, omitted: tuple[tuple[str, str], ...] = ()) -> None:
+    async def _append_repair(self, name: str, way: Way, omitted: tuple[tuple[str, str], ...] = ()) -> None:
         event = Repaired(name, way, self._who, self._reason, omitted)
         offset = await self._store.append(COMMON, REPAIRED, events.encode(event))
         await heard_everywhere(self._store, COMMON, offset)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from bandit_serve.api.views import ExperimentView
-from bandit_serve.base.validation import reread
+from bandit_serve.base.validation import convert_or_explain
 from bandit_serve.changes.experiment_mistakes import every_mistake
 from bandit_serve.changes.experiments import servable
 from bandit_serve.cli.described import STDIN, read_documents
@@ -75,7 +75,9 @@ def _experiment(document: Any, at: str) -> Experiment:
         content = msgspec.json.encode(_untold(document))
         return msgspec.json.decode(content, type=Experiment)
     except msgspec.ValidationError as error:
-        return reread(msgspec.json.decode(content), Experiment, error, every=every_mistake)
+        return convert_or_explain(
+            msgspec.json.decode(content), Experiment, error, find_mistakes=every_mistake
+        )
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"{at}: {error}.") from None
 

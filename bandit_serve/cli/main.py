@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from bandit_serve import __version__
-from bandit_serve.base.printable import printable
+from bandit_serve.base.printable_text import printable
 from bandit_serve.base.private_files import disk_full
 from bandit_serve.base.process_log import plain_last_resort
 from bandit_serve.base.secrets import concealed

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from bandit_serve.base.printable import printable_json
+from bandit_serve.base.printable_text import printable_json
 from bandit_serve.base.terminal import Terminal, print_line
 
 Cell = str | Text

@@ -16,7 +16,7 @@ from bandit_serve.errors import InvalidInput, UsageError
 from bandit_serve.simulation.description import ENVIRONMENTS, HORIZON, SEEDS, Simulation
 from bandit_serve.simulation.plot.page import page, picture_page
 from bandit_serve.simulation.plot.picture import find_browser, save_picture
-from bandit_serve.simulation.standing import report
+from bandit_serve.simulation.report import simulation_report
 from bandit_serve.simulation.trials import run_trials
 
 EXAMPLE_ARMS = "0.1,0.08,0.06,0.05,0.05"
@@ -186,7 +186,7 @@ def simulate(
     with Progress(simulation, quiet=as_json) as progress:
         trials = run_trials(simulation, jobs, progress.on_trial)
         elapsed_s = progress.elapsed_s
-    found = report(simulation, trials)
+    found = simulation_report(simulation, trials)
     if plot is not None:
         plot.write_text(page(found, axis), encoding="utf-8")
     if png is not None:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from bandit_serve.base.terminal import Terminal
 from bandit_serve.simulation.description import Simulation
-from bandit_serve.simulation.trial import Trial
+from bandit_serve.simulation.trial import SimulatedTrial
 
 BAR_WIDTH = 40
 EVERY_S = 0.1
@@ -39,7 +39,7 @@ class Progress:
     def elapsed_s(self) -> float:
         return time.monotonic() - self._started_s
 
-    def on_trial(self, contender: int, number: int, trial: Trial) -> None:
+    def on_trial(self, contender: int, number: int, trial: SimulatedTrial) -> None:
         self._regrets[contender].append(float(trial.regret[-1]))
         now_s = time.monotonic()
         if self._live is not None and now_s - self._shown_s > EVERY_S:

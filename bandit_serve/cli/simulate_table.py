@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bandit_serve.cli.output import print_table, say
-from bandit_serve.simulation.standing import Report
+from bandit_serve.simulation.report import SimulationReport
 
 
-def print_report(found: Report, elapsed_s: float, written: Sequence[Path]) -> None:
+def print_report(found: SimulationReport, elapsed_s: float, written: Sequence[Path]) -> None:
     seeds = "one seed" if found.seeds == 1 else f"{found.seeds:,} seeds"
     decisions = found.horizon * found.seeds * len(found.policies)
     say(f"{found.summary}: {found.horizon:,} decisions, {seeds}")
@@ -40,7 +40,7 @@ def print_report(found: Report, elapsed_s: float, written: Sequence[Path]) -> No
         say(f"Plot: {path}")
 
 
-def _floors(found: Report) -> str:
+def _floors(found: SimulationReport) -> str:
     """Exploration floor of each policy, which is part of its regret."""
     served = {each.min_share for each in found.policies if "min_share" not in each.policy and each.min_share}
     if not served:

@@ -1,1 +1,1 @@
-"""The way of a request: parse, decide, score, respond. Nothing on it waits for the store."""
+"""Path of a request: parse, decide, score, respond. Nothing on it waits for the store."""

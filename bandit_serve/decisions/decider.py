@@ -1,4 +1,4 @@
-"""Deciding for one experiment: from shares in memory to an arm, and from an arm to a signed, logged decision."""
+"""Decisions of one experiment: an arm is drawn from shares in memory, then the decision is logged and signed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_SUBSETS = 256
 
 
 class Choice:
-    """An arm, and all that its log entry needs. `draw` is None where nothing is logged (paused, stopped)."""
+    """Arm that was drawn, with all that its log entry needs. `draw` is None if nothing is logged (paused, stopped)."""
 
     __slots__ = ("arm", "draw", "held_out", "propensity", "unit", "x")
 
@@ -49,10 +49,10 @@ class Choice:
 
 
 class Decider:
-    """One experiment in one worker. `renew` takes over a configuration, `refresh` what moves shares.
+    """Decides for one experiment in one worker. `renew` takes over a configuration, `refresh` computes new shares.
 
-    `clock` says the log's time; `exposures` are those of a former decider in this worker, whose decisions are
-    numbered on.
+    clock: returns log time. exposures: the buffer of a former decider of this experiment in this worker, so that
+    decisions are numbered on.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Decider:
         self.renew(live)
 
     def renew(self, live: LiveExperiment) -> None:
+        """Takes over a changed configuration, or another state of the experiment."""
         experiment = live.experiment
         self.id = experiment.id
         self.live = live
@@ -102,13 +103,13 @@ class Decider:
         self.refresh()
 
     def is_stale(self, now_ms: int) -> bool:
-        """Whether the shares have moved: by evidence, or with time alone (ramps, arms that come back)."""
+        """Whether the shares are out of date, by new evidence or by time alone (ramps, readmitted arms)."""
         return self.evidence != self.live.evidence or now_ms >= self.moves_at_ms
 
     def refresh(self) -> None:
-        """Shares as they are now; those over subsets are forgotten, and made anew when asked.
+        """Computes the shares anew. Those over subsets are dropped, and computed again when they are needed.
 
-        A contextual policy's are made for each decision.
+        A contextual policy computes shares for each decision instead.
         """
         time_ms = self._now_ms()
         everyone = self.everyone()
@@ -122,7 +123,7 @@ class Decider:
         evidence: int,
         time_ms: int,
     ) -> None:
-        """`shares` over `everyone` and over any subsets, by `evidence` and as they are at `time_ms`."""
+        """Takes over `shares`, by sets of arms, that were computed at `time_ms` from `evidence`."""
         self.evidence = evidence
         self.moves_at_ms = self._moves_at_ms(time_ms)
         draws = {arms: Draw(vector, self._holdout) for arms, vector in shares.items()}
@@ -132,19 +133,20 @@ class Decider:
 
     @property
     def shares(self) -> Vector:
-        """f64[K]: what share of the requests each arm gets now: the vector to draw from; with a contextual policy, the
-        mean of those drawn from lately.
+        """float64 (K,): the share of the requests that each arm gets now.
+
+        It is the vector that arms are drawn from; with a contextual policy, the mean of the latest such vectors.
         """
         if not self.live.record.draws:
             return self.live.undrawn_shares()
         return self.live.latest_shares() if self.draw is None else self.draw.shares
 
     def everyone(self) -> frozenset[int]:
-        """The arms that a request without a wish may get: the active ones, without those that are ejected."""
+        """Arms for a request that names no eligible ones: all active arms that are not ejected."""
         return (self._active - self.ejections.out(time.monotonic())) or self._active
 
     def _moves_at_ms(self, time_ms: int) -> float:
-        """When time alone will have moved the shares enough for new ones to be made."""
+        """Log time at which shares are out of date by time alone; infinity if that does not happen."""
         now_s = time.monotonic()
         back_ms = time_ms + 1000.0 * (self.ejections.next_back_s(now_s) - now_s)
         standings = [self.live.record.standing(arm) for arm in self._active]
@@ -152,13 +154,13 @@ class Decider:
 
     @property
     def ejected(self) -> list[str]:
-        """The names of the active arms that this worker leaves out now."""
+        """Names of the active arms that are ejected in this worker now."""
         return [self.arm_names[arm] for arm in sorted(self._active & self.ejections.out(time.monotonic()))]
 
     def eject(self, choice: Choice) -> bool:
-        """Takes an arm whose model failed out of what is drawn from, for a time; never the last one.
+        """Ejects an arm whose model failed, for a time, unless it is the last one.
 
-        Whether another arm can be drawn in its place.
+        Returns whether another arm can be drawn in its place.
         """
         if choice.draw is None:
             return False
@@ -168,7 +170,7 @@ class Decider:
         return is_out and bool(np.count_nonzero(choice.draw.shares) > 1)
 
     def leave_out(self, model: ModelName) -> None:
-        """Ejects the arms of a model that can not be had here, as far as one that can is left."""
+        """Ejects the arms of a model that can not be loaded here, but never the last arm."""
         ejected = [
             self.ejections.eject(arm, self._active, time.monotonic())
             for arm in self.active
@@ -178,7 +180,7 @@ class Decider:
             self.refresh()
 
     def readmit(self, model: ModelName) -> None:
-        """Draws the arms of a model again that is back."""
+        """Readmits the arms of a model that can be loaded again."""
         back = [
             self.ejections.readmit(arm, time.monotonic()) for arm in self.active if self.models[arm] == model
         ]
@@ -187,32 +189,34 @@ class Decider:
 
     @property
     def active(self) -> list[int]:
-        """The arms that are neither paused nor removed."""
+        """Arms that are neither paused nor removed, in order."""
         return sorted(self._active)
 
     def subsets_in_use(self) -> list[frozenset[int]]:
+        """Sets of eligible arms that were drawn from since the last refresh."""
         return [key for key, draw in self._subsets.items() if draw.used]
 
     def _mask_of(self, arms: frozenset[int]) -> NDArray[np.bool_]:
-        found = self._masks.get(arms)
-        if found is None:
+        mask = self._masks.get(arms)
+        if mask is None:
             if len(self._masks) >= MAX_SUBSETS:
                 self._masks.pop(next(iter(self._masks)))
-            found = self._masks[arms] = self.mask(arms)
-        return found
+            mask = self._masks[arms] = self.mask(arms)
+        return mask
 
     def mask(self, arms: frozenset[int]) -> NDArray[np.bool_]:
+        """bool (K,): True at `arms`."""
         mask = np.zeros(len(self.arm_names), np.bool_)
         mask[list(arms)] = True
         return mask
 
     @property
     def contextless(self) -> bool:
-        """Whether requests may have no context."""
+        """Whether the experiment has no context fields, so that requests may not have a context."""
         return self.features is None
 
     def encoded(self, context: Context | None) -> NDArray[np.float32] | None:
-        """f4[d]: the features of a context; None where the experiment has none."""
+        """float32 (d,): the features of a context; None if the experiment has no context fields."""
         if self.features is not None:
             return self.features.vector(context or {})
         if context:
@@ -225,7 +229,11 @@ class Decider:
         eligible: Sequence[str] | None,
         x: NDArray[np.float32] | None = None,
     ) -> Choice:
-        """Draws an arm and logs nothing yet; x (d,) are the decision's features. `Conflict` for a draft."""
+        """Draws an arm; `record` logs it.
+
+        x: the decision's features, float32 (d,). Raises `InvalidInput` for a wrong `unit` or `eligible`, and `Conflict`
+        for a draft or if no eligible arm is active.
+        """
         if self.status != "running":
             if unit is not None:
                 check_outside(unit, "unit")
@@ -247,13 +255,13 @@ class Decider:
         return Choice(arm, draw.propensities[arm], hashed, draw, held_out, x)
 
     def _is_held_out(self, unit: int) -> bool:
-        """By the unit's hash, so that it stays the same for good; by chance where that is 0."""
+        """Whether a unit is in the holdout: by its hash, so that it never changes; at random if the hash is 0."""
         if unit == 0:
             return random.random() < self._holdout
         return self._rendezvous.mixed(unit, self._holdout_salt) < self._holdout_below
 
     def _held_out(self, units: NDArray[np.uint64] | None, n: int) -> NDArray[np.bool_] | None:
-        """bool (n,) as `_is_held_out`; None where there is no holdout."""
+        """bool (n,): as `_is_held_out` for n units; None if there is no holdout."""
         if not self._holdout:
             return None
         if units is None:
@@ -305,7 +313,10 @@ class Decider:
         time_ms: int,
         pair: tuple[str, str, dict[str, Any] | None] | None = None,
     ) -> str | None:
-        """Takes the decision into the log's next flush, with what its prediction was about, and signs it."""
+        """Adds the decision to the next flush of the log and returns its signed token, or None if nothing is logged.
+
+        pair: the user, the item and the features of its prediction, for models that learn from the reward.
+        """
         draw = choice.draw
         if draw is None:
             return None
@@ -329,7 +340,7 @@ class Decider:
     def decide_columns(
         self, names: list[str], keyring: Keyring, time_ms: int
     ) -> tuple[list[str] | list[None], list[int], list[float]]:
-        """Decides for n units at once, where there is no context: tokens, arms, propensities."""
+        """Decides for n units at once, without context; returns tokens, arms and propensities."""
         n = len(names)
         if self.status != "running":
             check_all_outside(names, "units")
@@ -355,5 +366,6 @@ class Decider:
 
 
 def no_context(at: str) -> InvalidInput:
+    """Error for a context in an experiment that has none."""
     detail = "this experiment has no context fields"
     return InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])

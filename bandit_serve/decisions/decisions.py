@@ -1,4 +1,4 @@
-"""The way of a request through one worker: decide, score, respond."""
+"""Path of a request through one worker: decide, score, respond."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from bandit_serve.api.decisions import (
 from bandit_serve.base.clock import Clock, now_ms
 from bandit_serve.base.names import check_all_outside, check_outside
 from bandit_serve.base.turns import Turn
-from bandit_serve.decisions.control_only import ControlOnly
+from bandit_serve.decisions.control_decider import ControlDecider
 from bandit_serve.decisions.decider import Choice, Decider, no_context
 from bandit_serve.decisions.exposures import ExposureBuffer
-from bandit_serve.decisions.scoring import Scorer, check_score_request, features_of
+from bandit_serve.decisions.scoring import Scorer, check_score_request, request_features
 from bandit_serve.decisions.shadows import Shadows
 from bandit_serve.errors import BanditServeError, Conflict, FieldError, InvalidInput, ModelLost
 from bandit_serve.folds.experiment import LiveExperiment
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class Decisions:
-    """Deciders for all experiments, kept up to date with the replica; and the models that score."""
+    """Decides and scores for all experiments. Follows the replica, so each experiment has a decider that is current."""
 
     def __init__(
         self,
@@ -61,10 +61,10 @@ class Decisions:
         self._shadows = shadows
         self._keep_pairs = keep_pairs
         self.deciders: dict[str, Decider] = {}
-        # By the owner of the log: of those that are or were set aside too, whose decisions are numbered on.
+        # By the owner of the log. An experiment that is set aside keeps its buffer, so its decisions are numbered on.
         self.exposures: dict[str, ExposureBuffer] = {}
         self._lost_before = 0
-        self._aside: dict[str, ControlOnly] = {}
+        self._aside: dict[str, ControlDecider] = {}
         self._replica = replica
         self._models = models
         self._scorer = Scorer(top_k)
@@ -80,6 +80,7 @@ class Decisions:
 
     @property
     def exposures_lost(self) -> int:
+        """Exposures that were dropped since this worker started."""
         return self._lost_before + sum(buffer.lost for buffer in self.exposures.values())
 
     def _forget(self, experiment: str, uid: int | None) -> None:
@@ -107,13 +108,14 @@ class Decisions:
         self._aside.pop(owner, None)
         record = self._replica.aside[owner].record
         if record is not None:
-            self._aside[owner] = ControlOnly(record)
+            self._aside[owner] = ControlDecider(record)
 
-    def find(self, experiment: str) -> Decider | ControlOnly | None:
+    def find(self, experiment: str) -> Decider | ControlDecider | None:
+        """Decider of an experiment; None if there is none."""
         return self.deciders.get(experiment) or self._aside.get(experiment)
 
-    def decider(self, experiment: str) -> Decider | ControlOnly:
-        """`NotFound`; `SetAside` where not even the arms of an experiment are known."""
+    def decider(self, experiment: str) -> Decider | ControlDecider:
+        """Decider of an experiment. Raises `NotFound`, or `SetAside` where not even the arms are known."""
         decider = self.deciders.get(experiment)
         if decider is not None:
             return decider
@@ -124,6 +126,7 @@ class Decisions:
         return aside
 
     def decide(self, experiment: str, request: DecideRequest) -> Decided:
+        """Draws an arm, and records and signs the decision."""
         decider = self.decider(experiment)
         choice = decider.choose(request.unit, request.eligible, decider.encoded(request.context))
         token = decider.record(choice, self.keyring, self._now_ms())
@@ -140,7 +143,7 @@ class Decisions:
     async def decide_columns(
         self, experiment: str, units: list[str], contexts: list[Context | None] | None
     ) -> DecidedColumns:
-        """`contexts` are as many as `units`; without them all are empty."""
+        """Decides for many units. `contexts` has one for each unit; without it all are empty."""
         decider = self.decider(experiment)
         if contexts is not None and len(contexts) != len(units):
             detail = f"expected as many as units, {len(units)}"
@@ -166,10 +169,10 @@ class Decisions:
         )
 
     def predict(self, experiment: str, request: PredictRequest) -> Predicted | Awaitable[Predicted]:
-        """A decision and its arm's prediction; to be awaited for several items, or a model not in memory yet.
+        """Decides and scores with the arm's model. Awaitable for several items, or for a model that must be loaded.
 
-        The arm is drawn once, before any waiting: its propensity is that of the answer. Where its model fails it is
-        ejected and the request drawn anew, as if it came now.
+        The arm is drawn once, before any waiting, so that its propensity is the one that is logged. If its model fails,
+        the arm is ejected and the request starts over, as if it had arrived at that moment.
         """
         decider = self.decider(experiment)
         check_score_request(request)
@@ -185,7 +188,7 @@ class Decisions:
         return self._predict(decider, request)
 
     def _predict(
-        self, decider: Decider | ControlOnly, request: PredictRequest
+        self, decider: Decider | ControlDecider, request: PredictRequest
     ) -> Predicted | Awaitable[Predicted]:
         unit = request.user_id if request.unit is None else request.unit
         choice = decider.choose(unit, request.eligible, decider.encoded(request.context))
@@ -205,14 +208,14 @@ class Decisions:
         return self._predicted(decider, choice, request, {"prediction": prediction})
 
     async def _predict_later(
-        self, decider: Decider | ControlOnly, choice: Choice, reference: ModelName, request: PredictRequest
+        self, decider: Decider | ControlDecider, choice: Choice, reference: ModelName, request: PredictRequest
     ) -> Predicted:
         model = None
         try:
             version = self._replica.registry.version(reference.id, reference.version)
             model = await self._models.load(version)
-            found = self._scorer.score(model, version.sha256, request, _features(model, request))
-            scores = found if isinstance(found, dict) else await found
+            scoring = self._scorer.score(model, version.sha256, request, _features(model, request))
+            scores = scoring if isinstance(scoring, dict) else await scoring
             scores.pop("cached", None)
         except Exception as error:
             of_the_request = model is not None and isinstance(error, BanditServeError)
@@ -222,15 +225,19 @@ class Decisions:
             return again if isinstance(again, Predicted) else await again
         return self._predicted(decider, choice, request, scores)
 
-    def _eject(self, decider: Decider | ControlOnly, choice: Choice, error: Exception) -> bool:
-        """Leaves an arm out whose model failed; whether another can be drawn in its place."""
+    def _eject(self, decider: Decider | ControlDecider, choice: Choice, error: Exception) -> bool:
+        """Ejects an arm whose model failed; returns whether another can be drawn in its place."""
         experiment, arm = decider.id, decider.arm_names[choice.arm]
-        if not isinstance(error, ModelLost):  # which is said once, by who looked for the file
+        if not isinstance(error, ModelLost):  # which the loader has logged already
             log.warning("the model of the arm %s of %s failed", arm, experiment, exc_info=error)
         return decider.eject(choice)
 
     def _predicted(
-        self, decider: Decider | ControlOnly, choice: Choice, request: PredictRequest, scores: dict[str, Any]
+        self,
+        decider: Decider | ControlDecider,
+        choice: Choice,
+        request: PredictRequest,
+        scores: dict[str, Any],
     ) -> Predicted:
         reference = decider.models[choice.arm]
         if self._shadows is not None and reference is not None:
@@ -249,23 +256,23 @@ class Decisions:
         )
 
     async def score(self, model: str, version: str | None, request: ScoreRequest) -> Scored:
-        """A prediction without an experiment, by a version or by the one in production."""
+        """Predicts without an experiment, with a version or the one in production."""
         started = time.perf_counter()
         check_score_request(request)
         registry = self._replica.registry
-        found = registry.version(model, version) if version is not None else registry.production(model)
-        require_servable(found)
-        loaded = self._models.get(model, found.version) or await self._models.load(found)
-        features, item = features_of(request), request.item_id
-        coming = self._scorer.score(loaded, found.sha256, request, features)
-        scores = {"cached": False, **(coming if isinstance(coming, dict) else await coming)}
+        chosen = registry.version(model, version) if version is not None else registry.production(model)
+        require_servable(chosen)
+        loaded = self._models.get(model, chosen.version) or await self._models.load(chosen)
+        features, item = request_features(request), request.item_id
+        scoring = self._scorer.score(loaded, chosen.sha256, request, features)
+        scores = {"cached": False, **(scoring if isinstance(scoring, dict) else await scoring)}
         if self._shadows is not None and version is None:
-            self._shadows.ask(model, found.version, request, scores)
+            self._shadows.ask(model, chosen.version, request, scores)
         confidence = UNSET if item is None else loaded.confidence(request.user_id, item, features)
         return Scored(
             user_id=request.user_id,
             model_id=model,
-            model_version=found.version,
+            model_version=chosen.version,
             latency_ms=(time.perf_counter() - started) * 1000.0,
             item_id=UNSET if item is None else item,
             confidence=confidence,
@@ -274,14 +281,14 @@ class Decisions:
 
 
 def _features(model: Model, request: ScoreRequest) -> Features | None:
-    """Requests do not know which arm they meet: a model that takes no features is not asked with them."""
-    return features_of(request) if model.takes_features else None
+    """The request's features if the model takes any. A request can not know which arm's model it will meet."""
+    return request_features(request) if model.takes_features else None
 
 
 def _pair(
     request: PredictRequest, scores: Mapping[str, Any]
 ) -> tuple[str, str, dict[str, Any] | None] | None:
-    """The user, the item and the features that a reward will be about; None where there are several items."""
+    """User, item and features that a reward will refer to; None if there are several items."""
     item = request.item_id
     if item is None and request.item_ids is not None and len(request.item_ids) == 1:
         item = request.item_ids[0]
@@ -289,5 +296,5 @@ def _pair(
         item = scores["items"][0].item_id
     if item is None:
         return None
-    features = features_of(request)
+    features = request_features(request)
     return request.user_id, item, None if features is None else dict(features)

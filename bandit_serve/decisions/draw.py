@@ -1,4 +1,4 @@
-"""A share vector that arms are drawn from, with or without a holdout in it."""
+"""Drawing of arms from a share vector, with or without a holdout."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Vector = NDArray[np.float64]
 
 
 class Draw:
-    """A share vector, ready to be drawn from. What is drawn from is what is logged: `shares`, and nothing else.
+    """Share vector that arms are drawn from. The vector in `shares` is the one that is logged.
 
-    With a holdout h, `shares` is the mixture (1 - h) · v + h/E over the E arms that have a share: a decision is of
-    the holdout with probability h, and then its arm is drawn evenly, else from v.
+    With a holdout h, `shares` is the mixture (1 - h) · v + h/E over the E arms with a positive share: a decision is in
+    the holdout with probability h. Its arm is then drawn evenly, and otherwise from v.
     """
 
     __slots__ = (
@@ -32,7 +32,7 @@ class Draw:
     )
 
     def __init__(self, shares: Vector, holdout: float = 0.0, *, once: bool = False) -> None:
-        """`once`: it is drawn from by `arm` only, and hardly twice, so that no table is made for it."""
+        """shares: float64 (K,), made read-only. once: only `arm` is called, about once, so no lookup table is built."""
         shares.flags.writeable = False
         self.shares = shares
         self.propensities: list[float] = shares.tolist()
@@ -49,7 +49,7 @@ class Draw:
             self._even_sampler = ShareSampler(self._even) if holdout else None
 
     def arm(self, rendezvous: Rendezvous, unit: int, held_out: bool = False) -> int:
-        """The arm of a unit's hash, or of chance where that is 0."""
+        """Draws an arm by a unit's hash, or at random if the hash is 0."""
         shares, sampler = (self._even, self._even_sampler) if held_out else (self._learned, self._sampler)
         if unit:
             return rendezvous.arm(unit, shares)
@@ -62,7 +62,10 @@ class Draw:
         n: int,
         held_out: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.uint16]:
-        """`held_out` bool (n,): which decisions are of the holdout; none without it."""
+        """Draws n arms, by the hashes in `units`, uint64 (n,), or at random without them.
+
+        held_out: bool (n,), the decisions in the holdout; without it, none are.
+        """
         arms = np.empty(n, np.uint16)
         rows: list[tuple[Any, Vector, ShareSampler | None]] = [(slice(None), self._learned, self._sampler)]
         if held_out is not None:
@@ -77,7 +80,7 @@ class Draw:
 
 
 def _unmixed(shares: Vector, even: Vector, holdout: float) -> Vector:
-    """v of `shares` = (1 - holdout) · v + holdout · even; its sum is 1 also where rounding is all that is left."""
+    """Solves `shares` = (1 - holdout) · v + holdout · even for v. Rounding errors are scaled out, so v sums to 1."""
     if holdout >= 1.0:
         return even
     learned = np.maximum(shares - holdout * even, 0.0)

@@ -1,4 +1,4 @@
-"""Decisions on their way into the log: columns in memory, flushed in the background."""
+"""Buffer of decisions that are not in the log yet: columns in memory, flushed in the background."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ log = logging.getLogger(__name__)
 
 MAX_BATCH_ROWS = 50_000
 MAX_BATCH_VECTOR_BYTES = 4 * 2**20
-# About what a pair takes in memory beyond its texts.
 PAIR_BYTES = 80
+"""About the memory that a pair takes beyond its texts."""
 MAX_WAITING_ROWS = 1_000_000
 MAX_WAITING_BYTES = 64 * 2**20
 
 
 class ExposureBuffer:
-    """The exposures of one experiment in one worker. `next` is the number of its next decision.
+    """Exposures of one experiment in one worker. `next` is the number of its next decision.
 
-    What can not be logged for long is dropped from the oldest end and counted in `lost`; decisions go on. A decision
-    whose row can not be added leaves no part of it in any column, and a batch that no fold could read is not logged.
+    The buffer is bounded: during a long outage the oldest exposures are dropped and counted in `lost`, and decisions go
+    on. A row that can not be added leaves no trace in any column. A batch that no fold could read is not logged.
     """
 
     def __init__(self, incarnation: int) -> None:
@@ -66,9 +66,10 @@ class ExposureBuffer:
         x: NDArray[np.float32] | None = None,
         pair: tuple[str, str, dict[str, Any] | None] | None = None,
     ) -> None:
-        """One decision with features x (d,), drawn from `vector`, which is compared by identity and must not change.
+        """Adds one decision.
 
-        pair: the user, the item and the features that its prediction was about.
+        vector: the shares that it was drawn from, float64 (K,), compared by identity, so it must not change. x: its
+        features, float32 (d,). pair: the user, the item and the features of its prediction.
         """
         if (
             self._vector is not vector
@@ -95,7 +96,7 @@ class ExposureBuffer:
         self._close_if_large()
 
     def _take_back(self) -> None:
-        """Leaves as many rows as decisions were counted; features are added last, so they are as many already."""
+        """Cuts all columns to the number of counted decisions. Features are added last, so they never need it."""
         n_rows = self.next - self._first
         for column in (self._arms, self._ages_ms, self._units, self._held_out):
             del column[n_rows:]
@@ -116,9 +117,10 @@ class ExposureBuffer:
         held_out: NDArray[np.bool_] | None = None,
         x: NDArray[np.float32] | None = None,
     ) -> None:
-        """n decisions drawn from one vector at one time; `units` is empty where the unit is a request.
+        """Adds n decisions that were drawn from one vector at one time.
 
-        `held_out` (n,) says which are of the holdout; none without it. `x` (n, d) are their features.
+        units: uint64 (n,), or empty if the unit is a request. held_out: bool (n,), the decisions in the holdout;
+        without it, none are. x: their features, float32 (n, d).
         """
         if not len(arms):
             return
@@ -147,7 +149,7 @@ class ExposureBuffer:
         if self._arms and (revision != self._revision or not 0 <= time_ms - self._time_ms <= MAX_AGE_MS):
             self._close()
         if not self._arms:
-            # A run of no decision may be left of one that could not be added.
+            # An empty run may be left over from a decision that could not be added.
             self._open()
             self._time_ms, self._revision = time_ms, revision
         self._vector = vector
@@ -191,19 +193,20 @@ class ExposureBuffer:
         return n_rows
 
     def first_waiting(self, end: int | None = None) -> tuple[Exposed, int] | None:
-        """The oldest batch and its size, if it has decisions before number `end`; the same until `done` is called."""
+        """Oldest batch and its size, if it has decisions before number `end`; the same one until `done` is called."""
         end = self.next if end is None else end
         if not self._waiting and self._first < min(end, self.next):
             self._close()
         return self._waiting[0] if self._waiting and self._waiting[0][0].first < end else None
 
     def done(self, batch: Exposed) -> None:
+        """Drops a batch that was appended or is lost."""
         if self._waiting and self._waiting[0][0] is batch:
             self._drop_oldest()
 
 
 def _bits(flags: bytearray) -> bytes:
-    """A bit for each byte of 0 or 1; nothing where all are 0."""
+    """Packs bytes of 0 or 1 into bits; empty if all are 0."""
     return np.packbits(np.frombuffer(flags, np.uint8), bitorder="little").tobytes() if 1 in flags else b""
 
 

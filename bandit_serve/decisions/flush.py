@@ -1,4 +1,4 @@
-"""Flushing exposures into the log, in the background."""
+"""Background flush of exposures into the logs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLUSH_S = 0.1
 
 
 class Flusher:
-    """Flushes the `exposures` of each experiment, by the owner of its log."""
+    """Flushes `exposures`, the buffer of each experiment by the owner of its log."""
 
     def __init__(self, store: Store, exposures: Mapping[str, ExposureBuffer], incarnation: int) -> None:
         self._store = store
@@ -26,12 +26,12 @@ class Flusher:
         self._incarnation = incarnation
         self._flushing = asyncio.Lock()
         self._late: set[str] = set()
-        self._said: set[str] = set()
-        # By experiment, the batch whose append failed, and when it was first tried.
+        self._reported: set[str] = set()
+        # By owner, the batch whose append failed, and the log time of its first try.
         self._tried: dict[str, tuple[Exposed, int]] = {}
 
     async def run(self) -> None:
-        """Flushes every `FLUSH_S` until cancelled; what a store that is away does not take stays."""
+        """Flushes every `FLUSH_S` until cancelled. During an outage exposures stay in their buffers."""
         while True:
             await asyncio.sleep(FLUSH_S)
             try:
@@ -40,9 +40,9 @@ class Flusher:
                 continue
 
     async def flush(self) -> None:
-        """Returns when everything that was decided before is in the log; `StoreUnavailable` when that fails."""
+        """Returns when all earlier decisions are in the logs; raises `StoreUnavailable` if that fails."""
         async with self._flushing:
-            # One that was not taken comes last the next time, so that it keeps no other from being flushed.
+            # An experiment whose flush failed comes last the next time, so that it does not delay the others.
             for name, buffer in sorted(self._exposures.items(), key=lambda item: item[0] in self._late):
                 self._late.add(name)
                 try:
@@ -50,14 +50,14 @@ class Flusher:
                 except StoreUnavailable:
                     raise
                 except Exception:
-                    if name not in self._said:
-                        self._said.add(name)
+                    if name not in self._reported:
+                        self._reported.add(name)
                         log.exception("the exposures of %s can not be logged", name)
                 else:
                     self._late.discard(name)
 
     async def _flush_one(self, name: str, buffer: ExposureBuffer) -> None:
-        # Not what is decided meanwhile: a busy experiment would never let the others have their turn.
+        # Later decisions wait for the next flush: a busy experiment would never let the others have their turn.
         end = buffer.next
         while (waiting := buffer.first_waiting(end)) is not None:
             batch, n_rows = waiting
@@ -66,7 +66,7 @@ class Flusher:
             buffer.done(batch)
 
     async def _append(self, name: str, batch: Exposed, n_rows: int) -> bool:
-        """False where it is not known any more whether an earlier try has appended them, and a second might be two."""
+        """Appends a batch. False if it is lost: it is too late to know whether an earlier try has appended it."""
         tried, tried_ms = self._tried.pop(name, (None, 0))
         since_ms = tried_ms if tried is batch else None
         if not self._store.clock.known:

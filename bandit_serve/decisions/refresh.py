@@ -1,4 +1,4 @@
-"""Keeping shares up to date with the evidence, off the way of requests."""
+"""Background refresh of shares, so that no request waits for their computation."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from bandit_serve.experiments.policy import policy_from_state
 from bandit_serve.folds.replica import Replica
 from bandit_serve.policies import ContextualPolicy
 
-MOST_OF_A_CORE = 0.05
+MAX_CORE_SHARE = 0.05
+"""Share of one processor core that all refreshes together may use."""
 MAX_ARMS_IN_LOOP = 32
 
 
 class Refresher:
-    """Recomputes the shares of experiments that have moved, by evidence or with time (ramps, arms that come back).
+    """Recomputes shares that new evidence, or time alone (ramps, readmitted arms), has made out of date.
 
-    Each at most every `refresh` of its policy, and all together at most `MOST_OF_A_CORE` of a core: what is dear
-    is done less often. Over `MAX_ARMS_IN_LOOP` arms, or where shares over subsets of them are in use, the work is
-    done in a thread, on a copy of the posterior.
+    Each experiment is refreshed at most once in its policy's `refresh`, and all together use at most `MAX_CORE_SHARE`
+    of a core. With more than `MAX_ARMS_IN_LOOP` arms, or with shares over subsets in use, the work is done in a
+    thread, on a copy of the policy.
     """
 
     def __init__(self, deciders: Mapping[str, Decider], replica: Replica, clock: Clock = now_ms) -> None:
@@ -39,11 +40,12 @@ class Refresher:
         self._rest_until_s = 0.0
 
     def moved(self, name: str) -> None:
-        """To be called when an entry of an experiment's log has been applied."""
+        """Notes that an entry of an experiment's log has been applied."""
         self._moved.add(name)
         self._news.set()
 
     async def run(self) -> None:
+        """Refreshes until cancelled."""
         while True:
             self._news.clear()
             due_s = await self._refresh_due()
@@ -52,9 +54,9 @@ class Refresher:
                     await self._news.wait()
 
     async def _refresh_due(self) -> float | None:
-        """Refreshes those that are due; returns when the next one will be, None where nothing has moved."""
+        """Refreshes the experiments that are due; returns the time of the next one, None if there is none."""
         soonest_s = math.inf
-        # The longest due first, so that the first experiments do not use up what all of them may.
+        # The longest due come first, so that no experiment starves when the time for refreshes is used up.
         for name in sorted(self._moved | self._moving, key=lambda name: self._due_s.get(name, 0.0)):
             decider = self._deciders.get(name)
             if decider is None:
@@ -71,14 +73,14 @@ class Refresher:
                     await self._refresh(decider)
                     spent_s = time.monotonic() - now_s
                     self._due_s[name] = now_s + decider.live.experiment.policy.refresh_ms / 1000
-                    self._rest_until_s = now_s + spent_s / MOST_OF_A_CORE
+                    self._rest_until_s = now_s + spent_s / MAX_CORE_SHARE
                 else:
                     self._moved.discard(name)
                 soonest_s = min(soonest_s, self._moves_at_s(name, decider))
         return soonest_s if math.isfinite(soonest_s) else None
 
     def _moves_at_s(self, name: str, decider: Decider) -> float:
-        """When time alone will have moved the shares; those that it moves are looked at without news of them."""
+        """Time at which shares are out of date by time alone. Such experiments are checked without new evidence."""
         if math.isinf(decider.moves_at_ms):
             self._moving.discard(name)
             return math.inf
@@ -100,7 +102,7 @@ class Refresher:
         time_ms, everyone = self._now_ms(), decider.everyone()
         circumstances: dict[str, Any] = live.circumstances(time_ms)
         copy = policy_from_state(live.policy.state())
-        # Made here: an arm may be added while the thread computes, and the copy does not know it.
+        # Made before the thread starts: an arm may be added meanwhile, which the copy does not know.
         masks = {key: decider.mask(key) for key in (everyone, *keys)}
 
         def compute() -> dict[frozenset[int], Vector]:

@@ -1,4 +1,4 @@
-"""What a model answers to a request: one score, several, or the best items."""
+"""Scores of a model for a request: one item's, several items', or the k best items."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 from bandit_serve.api.decisions import ScoredItem, ScoreRequest
 from bandit_serve.base.names import check_all_outside, check_outside
-from bandit_serve.base.threads import beside
+from bandit_serve.base.threads import in_scoring_thread
 from bandit_serve.errors import FieldError, InvalidInput
 from bandit_serve.models.model import Feature, Features, Model
 from bandit_serve.registry.top_k_cache import TopKCache
 
-# Scoring so many items by their ids takes about half a millisecond; more are scored in a thread.
-LOOP_ITEMS = 2_000
+MAX_ITEMS_IN_LOOP = 2_000
+"""Number of items whose scoring takes about half a millisecond; more are scored in a thread."""
 
 Scores = dict[str, Any]
 
 
 class Scorer:
-    """Scores requests; the best items come from a cache where it has them."""
+    """Scores requests. The k best items may come from a cache."""
 
     def __init__(self, top_k: TopKCache) -> None:
         self._top_k = top_k
@@ -27,13 +27,13 @@ class Scorer:
     def score(
         self, model: Model, artifact: str, request: ScoreRequest, features: Features | None
     ) -> Scores | Awaitable[Scores]:
-        """The fields of the answer; to be awaited where computing them could hold up other requests.
+        """Returns the fields of the answer, or an awaitable of them if their computation would delay other requests.
 
-        `artifact` is the SHA-256 of the model's file. `features` are what the model takes of the request's.
+        artifact: SHA-256 of the model's file. features: those of the request, if the model takes any.
         """
         if request.item_id is not None:
             return {"prediction": model.predict(request.user_id, request.item_id, features)}
-        if request.item_ids is not None and len(request.item_ids) <= LOOP_ITEMS:
+        if request.item_ids is not None and len(request.item_ids) <= MAX_ITEMS_IN_LOOP:
             return {"predictions": model.predict_items(request.user_id, request.item_ids, features).tolist()}
         return self._score_later(model, artifact, request, features)
 
@@ -41,7 +41,7 @@ class Scorer:
         self, model: Model, artifact: str, request: ScoreRequest, features: Features | None
     ) -> Scores:
         if request.item_ids is not None:
-            scores = await beside(model.predict_items, request.user_id, request.item_ids, features)
+            scores = await in_scoring_thread(model.predict_items, request.user_id, request.item_ids, features)
             return {"predictions": scores.tolist()}
         assert request.k is not None
         items, cached = await self._top_k.get(
@@ -50,8 +50,8 @@ class Scorer:
         return {"items": [ScoredItem(item, score) for item, score in items], "cached": cached}
 
 
-def features_of(request: ScoreRequest) -> Features | None:
-    """The request's features by name; a list of numbers has the names x0, x1, …; None where there are none."""
+def request_features(request: ScoreRequest) -> Features | None:
+    """The request's features by name, x0, x1, … for a list of numbers; None if there are none."""
     if not request.features:
         return None
     if isinstance(request.features, dict):
@@ -61,7 +61,7 @@ def features_of(request: ScoreRequest) -> Features | None:
 
 
 def check_score_request(request: ScoreRequest) -> None:
-    """`InvalidInput` unless exactly one of `item_id`, `item_ids` and `k` is there and all names are allowed."""
+    """Raises `InvalidInput` unless exactly one of `item_id`, `item_ids` and `k` is given and all names are valid."""
     asked = (request.item_id is not None) + (request.item_ids is not None) + (request.k is not None)
     if asked != 1:
         detail = "expected one of item_id, item_ids and k"

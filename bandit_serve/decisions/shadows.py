@@ -1,4 +1,4 @@
-"""Shadow versions: they score what is asked of their model, beside the way of the request."""
+"""Shadow versions: they score the requests for their model in the background, after the answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bandit_serve.api.decisions import ScoreRequest
-from bandit_serve.decisions.scoring import features_of
+from bandit_serve.decisions.scoring import request_features
 from bandit_serve.errors import BanditServeError, StoreUnavailable, in_full
 from bandit_serve.folds.replica import Replica
 from bandit_serve.models.model import Model
@@ -24,18 +24,20 @@ from bandit_serve.store.store import Store
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 10_000
-AT_ONCE = 200
+MAX_BATCH_REQUESTS = 200
 REPORT_S = 1.0
 
 
 class Asked(NamedTuple):
+    """Request, the answer that was given to it, and the version that gave it."""
+
     request: ScoreRequest
     answer: Mapping[str, Any]
     version: str
 
 
 class Shadows:
-    """What waits to be scored by shadows is bounded: when they do not keep up, requests are left out and counted."""
+    """Queue of requests for shadows. It is bounded: when shadows do not keep up, requests are dropped and counted."""
 
     def __init__(self, store: Store, replica: Replica, models: LoadedModels, incarnation: int) -> None:
         self._store = store
@@ -50,18 +52,18 @@ class Shadows:
         self._arrived = asyncio.Event()
 
     def of(self, model: str) -> list[Version]:
-        """The shadow versions of a model."""
+        """Shadow versions of a model."""
         registry = self._replica.registry
         if registry.revision != self._seen_revision:
             self._seen_revision = registry.revision
             self._versions = {
-                name: [version for version in found.versions.values() if version.status == "shadow"]
-                for name, found in registry.models.items()
+                name: [version for version in registered.versions.values() if version.status == "shadow"]
+                for name, registered in registry.models.items()
             }
         return self._versions.get(model, [])
 
     def ask(self, model: str, version: str, request: ScoreRequest, answer: Mapping[str, Any]) -> None:
-        """Takes note of what a version answered, for the shadows of its model."""
+        """Queues a request and the answer that `version` gave, for the shadows of its model."""
         shadows = self.of(model)
         if not shadows:
             return
@@ -73,7 +75,7 @@ class Shadows:
         self._arrived.set()
 
     async def run(self) -> None:
-        """Scores what waits, and says in the store how it went, until cancelled."""
+        """Scores queued requests, and writes to the store how they agree, until cancelled."""
         reported_s = time.monotonic()
         while True:
             self._arrived.clear()
@@ -83,7 +85,7 @@ class Shadows:
                         await self._arrived.wait()
                 except TimeoutError:
                     pass
-            batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
+            batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH_REQUESTS, len(self._waiting)))]
             for model in dict.fromkeys(name for name, _ in batch):
                 for shadow in self.of(model):
                     asked = [each for name, each in batch if name == model]
@@ -123,7 +125,7 @@ class Shadows:
 def _score_all(model: Model, asked: list[Asked], sums: Agreement) -> None:
     for request, answer, _ in asked:
         started_s = time.perf_counter()
-        features = features_of(request) if model.takes_features else None
+        features = request_features(request) if model.takes_features else None
         try:
             if "prediction" in answer:
                 assert request.item_id is not None
@@ -131,8 +133,8 @@ def _score_all(model: Model, asked: list[Asked], sums: Agreement) -> None:
                 sums.add_scores([answer["prediction"]], scores)
             elif "predictions" in answer:
                 assert request.item_ids is not None
-                found = model.predict_items(request.user_id, request.item_ids, features)
-                sums.add_scores(answer["predictions"], found.tolist())
+                item_scores = model.predict_items(request.user_id, request.item_ids, features)
+                sums.add_scores(answer["predictions"], item_scores.tolist())
             elif "items" in answer:
                 assert request.k is not None
                 ranked = model.top_k(request.user_id, request.k, request.exclude, features)

@@ -13,8 +13,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from bandit_serve.base.lenient import decode_known
-from bandit_serve.base.turns import Heavy, Step
+from bandit_serve.base.known_fields import decode_known
+from bandit_serve.base.turns import HeavyWork, Step
 from bandit_serve.errors import Unfoldable, UnreadableEntry
 from bandit_serve.experiments.policy import context_features, from_experiment, policy_from_snapshot
 from bandit_serve.experiments.spec import Experiment, Record
@@ -228,7 +228,7 @@ class LiveExperiment:
     def _changed(self, offset: Offset, event: Changed, successor: AnyPolicy | None) -> Iterator[Step]:
         record, change = event.record, event.change
         if successor is not None:
-            succession = Heavy[Any](partial(_succeeded, successor, self.policy))
+            succession = HeavyWork[Any](partial(_succeeded, successor, self.policy))
             yield succession
             self.policy = succession.result
         self._grow(len(record.experiment.arms))
@@ -587,7 +587,7 @@ def _freshened(policy: AnyPolicy) -> Iterator[Step]:
                 policy.freshen_one()
                 yield None
             else:
-                heavy = Heavy[object](policy.freshen_one)
+                heavy = HeavyWork[object](policy.freshen_one)
                 yield heavy
                 assert heavy.result is None
 
@@ -595,7 +595,7 @@ def _freshened(policy: AnyPolicy) -> Iterator[Step]:
 def _drawn(policy: AnyPolicy) -> Iterator[Step]:
     """Draws for the first time; later the refresh does, and requests go by the draws that are there."""
     if isinstance(policy, ContextualPolicy) and not policy.drawn:
-        heavy = Heavy[object](policy.redraw)
+        heavy = HeavyWork[object](policy.redraw)
         yield heavy
         assert heavy.result is None
 

@@ -30,7 +30,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from bandit_serve.base.private_files import own_folder, said_when_full
+from bandit_serve.base.private_files import own_folder, translating_disk_full
 from bandit_serve.errors import BanditServeError, InvalidArtifact, InvalidInput, NotFound, TooLarge
 from bandit_serve.models.remote import Remote
 
@@ -121,7 +121,7 @@ def write(
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
-        with said_when_full():
+        with translating_disk_full():
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             os.close(os.open(temporary, flags, 0o600))
             _save(temporary, dict(tensors), metadata)
@@ -213,7 +213,7 @@ class ArtifactStore:
         chunks = iter([source]) if isinstance(source, bytes) else iter(lambda: source.read(CHUNK_BYTES), b"")
         temporary = self._temporary()
         try:
-            with said_when_full(), open(temporary, "wb") as file:
+            with translating_disk_full(), open(temporary, "wb") as file:
                 sha256, size = self._copy(chunks, file)
             artifact = Artifact.map(temporary, max_bytes=self.max_bytes)
             if artifact.sha256 != sha256:
@@ -236,7 +236,7 @@ class ArtifactStore:
             self.remote.send(received.sha256, received.copy)
         path = self.path(received.sha256)
         if not self._is_whole(path, received.sha256):
-            with said_when_full():
+            with translating_disk_full():
                 second = self._temporary()
                 second.unlink()
                 try:
@@ -298,7 +298,7 @@ class ArtifactStore:
         """Takes a file from the remote; `InvalidArtifact` when it is another, nothing when it is not there."""
         temporary = self._temporary()
         try:
-            with said_when_full(), open(temporary, "wb") as file:
+            with translating_disk_full(), open(temporary, "wb") as file:
                 if not remote.fetch(sha256, file):
                     return
                 file.flush()
@@ -329,7 +329,7 @@ class ArtifactStore:
 
     def _temporary(self) -> Path:
         """A file of a name that nobody has, for this user alone."""
-        with said_when_full():
+        with translating_disk_full():
             descriptor, name = tempfile.mkstemp(prefix=PUT, dir=self.root)
         os.close(descriptor)
         return Path(name)

@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it."""
+"""Starting of a process that ends with the one that started it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def start_child(
     pass_fds: tuple[int, ...] = (),
     variables: Mapping[str, str] | None = None,
 ) -> tuple[subprocess.Popen[bytes], threading.Thread]:
-    """Starts a process that ends with this one, and the thread that waits for its end.
+    """Starts a process that ends with this one; returns it and the thread that waits for its end.
 
-    `output` takes what it prints; `variables` join its environment. It is in a session of its own, so that Ctrl-C
-    reaches this process only.
+    `output` is the descriptor for its stdout and stderr; `variables` are added to its environment. It runs in a session
+    of its own, so that Ctrl-C reaches this process only. Raises what `subprocess.Popen` raises.
     """
     started: Future[subprocess.Popen[bytes]] = Future()
 
     def keep() -> None:
-        # Linux ties the child to the thread that started it, so this one stays until the child has ended.
-        # Signals are for the other threads.
+        # Linux ends the child with the thread that started it, so this thread lives until the child has ended.
+        # Signals are left to the other threads.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             child = subprocess.Popen(

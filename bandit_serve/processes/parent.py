@@ -1,4 +1,4 @@
-"""Ending with the process that started this one."""
+"""Ending of this process together with its parent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent(parent: int) -> None:
-    """Has the kernel send SIGTERM when `parent` ends, however it ends (Linux); leaves at once if it is gone."""
+    """Has the kernel send SIGTERM when `parent` ends for any reason (Linux only); exits at once if it has ended."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections import OrderedDict
 
-from bandit_serve.base.private_files import said_when_full
+from bandit_serve.base.private_files import translating_disk_full
 from bandit_serve.base.troubles import Troubles
 from bandit_serve.errors import BanditServeError, Conflict, ModelLost, Unavailable, in_full
 from bandit_serve.models.artifact import ArtifactStore
@@ -107,7 +107,7 @@ class LoadedModels:
 
     def _read(self, version: Version) -> Model:
         try:
-            with said_when_full():
+            with translating_disk_full():
                 return load_model(self.artifacts.open(version.sha256))
         except Unavailable:
             raise

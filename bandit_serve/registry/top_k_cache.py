@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 import msgpack
 
-from bandit_serve.base.threads import beside
+from bandit_serve.base.threads import in_scoring_thread
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.models.model import Features, Model
 from bandit_serve.store.store import Store
@@ -62,7 +62,7 @@ class TopKCache:
             return items, True
         self.misses += 1
         if model.n_items > LOOP_ITEMS:
-            items = await beside(model.top_k, user, k, exclude, features)
+            items = await in_scoring_thread(model.top_k, user, k, exclude, features)
         else:
             items = model.top_k(user, k, exclude, features)
         self._remember(digest, items)

@@ -17,16 +17,16 @@ POLL_S = 0.002
 
 async def say_heard(store: Store, owner: str, offset: Offset, incarnation: int) -> None:
     """Says that this worker has applied the change at `offset`."""
-    await store.report(owner, store.keys.heard(owner, str(offset)), incarnation, b"")
+    await store.write_answer(store.keys.acknowledgements(owner, str(offset)), incarnation, b"")
 
 
 async def heard_everywhere(store: Store, owner: str, offset: Offset) -> None:
     """Returns when all workers have said so, or after `PATIENCE_S`; the change holds either way."""
     until_s = time.monotonic() + PATIENCE_S
-    key = store.keys.heard(owner, str(offset))
+    key = store.keys.acknowledgements(owner, str(offset))
     try:
         waiting = {worker.incarnation for worker in await living(store)}
-        while waiting - (await store.reports(key)).keys() and time.monotonic() < until_s:
+        while waiting - (await store.answers(key)).keys() and time.monotonic() < until_s:
             await asyncio.sleep(POLL_S)
     except Unavailable:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from bandit_serve.base.lenient import decode_known
+from bandit_serve.base.known_fields import decode_known
 from bandit_serve.errors import Unfoldable
 from bandit_serve.experiments.spec import Record
 from bandit_serve.folds.experiment import LiveExperiment

@@ -50,7 +50,7 @@ async def take(store: Store, name: str, workers: list[WorkerCard], *, answer_s: 
     offset = await store.append(name, events.CENSUS, events.encode(events.Census(key)))
     until_s = time.monotonic() + answer_s
     while True:
-        reports = await store.reports(key)
+        reports = await store.answers(key)
         waiting = asked - reports.keys()
         if waiting:
             waiting &= {worker.incarnation for worker in await living(store)}

@@ -1,1 +1,1 @@
-"""The way of a reward: parse, verify, append. It is applied where everything is: by the tail of the log."""
+"""Path of a reward: parse, verify, append. The tail of the log applies it, as it applies every entry."""

@@ -1,5 +1,4 @@
-"""Appending rewards: those that arrive while one append is under way, or soon after it began, go together into
-the next."""
+"""Group commit of rewards: those that arrive during an append, or soon after it began, share the next one."""
 
 from __future__ import annotations
 
@@ -17,12 +16,12 @@ from bandit_serve.store.store import Store
 
 MAX_GROUP_ROWS = 20_000
 MAX_WAITING_ROWS = 200_000
-# The same with features, of which a row may have two kilobytes.
+# The same bounds in bytes, as a row with features may have two kilobytes.
 MAX_GROUP_BYTES = 4 * 2**20
 MAX_WAITING_BYTES = 64 * 2**20
-# Each row moves about so many numbers of a model; what an entry moves is folded within some tens of milliseconds.
+# Numbers of a model that an entry's rows change. Within this bound an entry is folded in some tens of milliseconds.
 MAX_GROUP_NUMBERS = 2**26
-# An append costs about as much as four requests, whatever is in it, and each worker reads what each appended.
+# Time between two appends. An append costs about as much as four requests, and every worker reads every entry.
 PACE_S = 0.001
 
 Rows = NDArray[np.void]
@@ -35,10 +34,10 @@ class _Waiting(NamedTuple):
 
 
 class RewardAppender:
-    """The rewards of one experiment on their way into its log.
+    """Appends the rewards of one experiment to its log, in groups.
 
-    `n_features` is d of the experiment's context, `order` the coefficients of a model that learns from a row; 0 where
-    there is none.
+    window_ms: the attribution window. n_features: d of the experiment's context, 0 without one. order: the number of
+    coefficients of the model that learns from a row, 0 without one.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class RewardAppender:
         n_features: int = 0,
         order: int = 0,
     ) -> None:
-        self._most_rows = max(1, min(MAX_GROUP_ROWS, MAX_GROUP_NUMBERS // max(order * order, 1)))
+        self._max_group_rows = max(1, min(MAX_GROUP_ROWS, MAX_GROUP_NUMBERS // max(order * order, 1)))
         self._store = store
         self._owner = owner
         self._metrics = metrics
@@ -64,14 +63,16 @@ class RewardAppender:
 
     @property
     def idle(self) -> bool:
+        """Whether no append is under way."""
         return self._running is None
 
     async def append(self, rows: Rows, x: NDArray[np.float32] | None = None) -> bytes:
-        """One letter a row: `a`ccepted, `d`uplicate, `l`ate. Returns when they are in the log.
+        """Appends rewards; returns, when they are in the log, one letter each: `a`ccepted, `d`uplicate or `l`ate.
 
-        rows: `events.REWARD` (n,); x: the features of their decisions, f4[n, d], where the experiment has context.
-        `UnreadableEntry`, and nothing is appended, for rows that no fold of this experiment could read.
-        `StoreUnavailable` when that is not known: a later try counts each of them at most once.
+        rows: `events.REWARD` (n,). x: the features of their decisions, float32 (n, d), where there is a context.
+        Raises `UnreadableEntry`, and appends nothing, for rows that no fold of this experiment could read, and
+        `Overloaded` where too many wait. Raises `StoreUnavailable` when it is unknown whether they were appended: a
+        retry counts each of them at most once.
         """
         if self._waiting_rows + len(rows) > MAX_WAITING_ROWS:
             raise Overloaded(f"More than {MAX_WAITING_ROWS} rewards wait for the store.")
@@ -81,8 +82,8 @@ class RewardAppender:
         if self._waiting and self._waiting_bytes + len(rows) * row_bytes > MAX_WAITING_BYTES:
             raise Overloaded(f"More than {MAX_WAITING_BYTES} bytes of rewards wait for the store.")
         parts = []
-        for start in range(0, max(len(rows), 1), self._most_rows):
-            some = slice(start, start + self._most_rows)
+        for start in range(0, max(len(rows), 1), self._max_group_rows):
+            some = slice(start, start + self._max_group_rows)
             parts.append(self._wait(rows[some], None if x is None else x[some]))
         if self._running is None:
             self._running = asyncio.create_task(self._run(), name=f"rewards of {self._owner}")
@@ -124,12 +125,12 @@ class RewardAppender:
             self._waiting_rows = self._waiting_bytes = 0
 
     async def _pace(self) -> None:
-        """An append begins at once when the last one began `PACE_S` ago; a reward waits no longer than that."""
+        """Waits until `PACE_S` have passed since the last append began."""
         loop = asyncio.get_running_loop()
         wait_s = self._next_s - loop.time()
         if wait_s > 0.0:
             await asyncio.sleep(wait_s)
-        # What has arrived goes along: one turn of the loop reads it, the next brings it here.
+        # Requests that have arrived are included: one turn of the loop reads them, the next brings their rewards here.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         self._next_s = loop.time() + PACE_S
@@ -139,7 +140,7 @@ class RewardAppender:
         n_rows, n_bytes = len(group[0].rows), len(group[0].packed)
         while (
             self._waiting
-            and n_rows + len(self._waiting[0].rows) <= self._most_rows
+            and n_rows + len(self._waiting[0].rows) <= self._max_group_rows
             and n_bytes + len(self._waiting[0].packed) <= MAX_GROUP_BYTES
         ):
             group.append(self._waiting.popleft())
@@ -150,7 +151,7 @@ class RewardAppender:
         return group
 
     async def _append_group(self, group: list[_Waiting]) -> bytes:
-        # As bytes: concatenating structured arrays compares their fields anew, at ten times the cost.
+        # Joined as bytes: concatenating structured arrays compares their fields, at ten times the cost.
         rows = np.frombuffer(b"".join(waiting.rows.tobytes() for waiting in group), REWARD)
         packed = b"".join(waiting.packed for waiting in group)
         bitmaps, checks = self._checks(rows)
@@ -159,7 +160,7 @@ class RewardAppender:
         )
 
     def _checks(self, rows: Rows) -> tuple[list[str], bytes]:
-        """The bitmaps that the rows' bits are in, and what the script is to check of each row."""
+        """Keys of the bitmaps that the rows refer to, and 12 bytes a row for the script to check."""
         bitmaps, checks = seen_bits(rows, self._window_ms)
         seen = self._store.keys.seen
         return [seen(self._owner, self._metrics[metric], *place) for metric, *place in bitmaps], checks

@@ -39,7 +39,7 @@ class Heartbeat:
                 if self._node.tail.available:
                     self._node.troubles.end(STARTED_WITHOUT_STORE)
                 loaded = msgspec.msgpack.encode(self._node.models.contents())
-                await store.say_loaded(self._card.incarnation, loaded)
+                await store.report_loaded(self._card.incarnation, loaded)
                 self._compare_clocks()
                 await asyncio.sleep(EVERY_S)
             except StoreUnavailable:

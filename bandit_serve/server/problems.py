@@ -17,7 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve import errors
-from bandit_serve.base.printable import printable_json
+from bandit_serve.base.printable_text import printable_json
 
 log = logging.getLogger(__name__)
 

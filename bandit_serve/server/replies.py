@@ -36,7 +36,7 @@ class Replies:
     def _answer_census(self, owner: str, census: Census) -> None:
         live = self._replica.experiments.get(name_of(owner))
         digest = b"set aside" if live is None else live.digest().encode()
-        self._send(self._store.report(owner, census.key, self._incarnation, digest))
+        self._send(self._store.write_answer(census.key, self._incarnation, digest))
 
     def _send(self, reply: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(_sent(reply))

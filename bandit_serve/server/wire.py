@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 
 from bandit_serve.base.mistakes import MAX_MISTAKES
 from bandit_serve.base.turns import Turn
-from bandit_serve.base.validation import Every, invalid, reread, told
+from bandit_serve.base.validation import FindMistakes, as_invalid_input, convert_or_explain, invalid
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
 from bandit_serve.server.arrival import arriving
 from bandit_serve.server.repeated import repeated_keys
@@ -65,10 +65,10 @@ class Body(Generic[T]):
         self._json = msgspec.json.Decoder(kind).decode
         self._msgpack = msgspec.msgpack.Decoder(kind).decode
 
-    async def read(self, request: web.Request, every: Every | None = None) -> T:
+    async def read(self, request: web.Request, every: FindMistakes | None = None) -> T:
         """`InvalidInput` that names the field, `UnsupportedMedia`, `TooLarge`, or `TooSlow`.
 
-        `every` as in `reread`.
+        `every` as `find_mistakes` in `convert_or_explain`.
         """
         body = await read_bytes(request, self._timeout_s)
         if self.msgpack:
@@ -82,7 +82,7 @@ class Body(Generic[T]):
         await require_once(body)
         return found
 
-    def decode(self, headers: Mapping[str, str], body: bytes, every: Every | None = None) -> T:
+    def decode(self, headers: Mapping[str, str], body: bytes, every: FindMistakes | None = None) -> T:
         """`InvalidInput` that names the field, or `UnsupportedMedia`."""
         content_type = headers.get(hdrs.CONTENT_TYPE, "")
         media = content_type if content_type == JSON else essence(content_type)
@@ -202,7 +202,7 @@ def reread_body(
     error: msgspec.ValidationError,
     within: str = "",
     most: int | None = None,
-    every: Every | None = None,
+    every: FindMistakes | None = None,
 ) -> T:
     """Reads again what msgspec refused, if it is not large, and collects up to `most` mistakes."""
     if len(body) > PATIENT_BYTES:
@@ -212,7 +212,7 @@ def reread_body(
         document = decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise invalid(error, within) from None
-    return reread(document, kind, error, within, most, every)
+    return convert_or_explain(document, kind, error, within, most, every)
 
 
 async def require_once(body: bytes, others: Sequence[FieldError] = (), within: str = "") -> None:
@@ -220,7 +220,7 @@ async def require_once(body: bytes, others: Sequence[FieldError] = (), within: s
     here = len(body) <= PATIENT_BYTES
     repeated = repeated_keys(body, within) if here else await asyncio.to_thread(repeated_keys, body, within)
     if repeated:
-        raise told([*others, *repeated])
+        raise as_invalid_input([*others, *repeated])
 
 
 def _check_values(body: bytes) -> None:

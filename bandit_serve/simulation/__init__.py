@@ -1,11 +1,11 @@
-"""Policies against described environments: the policy objects that serve traffic, on many seeds.
+"""Simulation: the policy objects that serve traffic, run in described environments on many seeds.
 
-`ENVIRONMENTS` is the table of worlds; the policies are those of `policies.POLICIES`.
+`ENVIRONMENTS` is the table of environments; the policies are those of `policies.POLICIES`.
 """
 
 from bandit_serve.simulation.description import ENVIRONMENTS, Simulation
-from bandit_serve.simulation.standing import Report, report
-from bandit_serve.simulation.trial import Trial, run_trial
+from bandit_serve.simulation.report import SimulationReport, simulation_report
+from bandit_serve.simulation.trial import SimulatedTrial, run_trial
 from bandit_serve.simulation.trials import run_trials
 from bandit_serve.simulation.worlds.environment import Block, Environment
 
@@ -13,10 +13,10 @@ __all__ = [
     "ENVIRONMENTS",
     "Block",
     "Environment",
-    "Report",
+    "SimulatedTrial",
     "Simulation",
-    "Trial",
-    "report",
+    "SimulationReport",
     "run_trial",
     "run_trials",
+    "simulation_report",
 ]

@@ -1,4 +1,4 @@
-"""A policy that takes part: its kind and its parameters."""
+"""Contender: a policy that takes part in a simulation, with its parameters."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from msgspec import Struct
 from bandit_serve.errors import BanditServeError, InvalidInput
 from bandit_serve.experiments.policy import default_floor
 from bandit_serve.policies import POLICIES
-from bandit_serve.simulation.worlds.environment import Environment, require
+from bandit_serve.simulation.worlds.environment import Environment, require_that
 
-MOST_NAME = 60
+MAX_NAME_CHARS = 60
 
 
 class Contender(Struct, frozen=True):
-    """`parameters` are those of the policy's class, by keyword; `name` is what tables and plots call it.
+    """Kind of policy and keyword arguments of its class; `name` is its name in tables and plots.
 
-    Without a `min_share` it has the one that it would be served with.
+    Without `min_share` in `parameters` it has the floor that it would be served with.
     """
 
     kind: str
@@ -28,7 +28,7 @@ class Contender(Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> Contender:
-        """Of `kind` or `kind:parameter=value,…`.
+        """Parses `kind` or `kind:parameter=value,…`; raises `InvalidInput`.
 
         A value is JSON, or else a text (`half_life=24h`); `prior.alpha=2` sets a part of a parameter.
         """
@@ -36,20 +36,20 @@ class Contender(Struct, frozen=True):
         document: dict[str, Any] = {}
         for piece in _pieces(rest):
             name, equals, value = piece.partition("=")
-            require(bool(equals and name.strip() and value.strip()), _expected(text))
+            require_that(bool(equals and name.strip() and value.strip()), _expected(text))
             *outer, last = name.strip().split(".")
             place = document
             for part in outer:
                 place = place.setdefault(part, {})
-                require(isinstance(place, dict), _expected(text))
-            require(last not in place, f"The policy {text!r} gives {name.strip()} twice.")
+                require_that(isinstance(place, dict), _expected(text))
+            require_that(last not in place, f"The policy {text!r} gives {name.strip()} twice.")
             place[last] = _value(value.strip())
         document.setdefault("name", text.strip())
         return cls.of({**document, "kind": kind.strip()})
 
     @classmethod
     def of(cls, document: Any) -> Contender:
-        """Of what a file says: such a text, or a mapping of `kind`, parameters and perhaps a `name`."""
+        """Reads a file's entry: a text as in `parse`, or a mapping of `kind`, parameters and an optional `name`."""
         if isinstance(document, str):
             return cls.parse(document)
         if not isinstance(document, Mapping) or not isinstance(document.get("kind"), str):
@@ -60,11 +60,13 @@ class Contender(Struct, frozen=True):
             raise InvalidInput(f"There is no policy {kind!r}; there are {', '.join(POLICIES)}.")
         spelled = ",".join(f"{each}={_text(value)}" for each, value in parameters.items())
         name = document.get("name", f"{kind}:{spelled}" if spelled else kind)
-        require(
+        require_that(
             isinstance(name, str) and name.isprintable(), f"A policy's name must be a text, not {name!r}."
         )
-        require("seed" not in parameters, "The seed of a policy is given by the simulation.")
-        return cls(kind, parameters, name if len(name) <= MOST_NAME else f"{name[: MOST_NAME - 1]}…")
+        require_that("seed" not in parameters, "The seed of a policy is given by the simulation.")
+        return cls(
+            kind, parameters, name if len(name) <= MAX_NAME_CHARS else f"{name[: MAX_NAME_CHARS - 1]}…"
+        )
 
     @property
     def contextual(self) -> bool:
@@ -76,33 +78,36 @@ class Contender(Struct, frozen=True):
 
     @property
     def forgets(self) -> bool:
+        """Whether old rewards lose weight with time, so that the policy needs to know the time."""
         return self.parameters.get("half_life") is not None
 
     def min_share(self, environment: Environment) -> Any:
+        """Floor under each arm's share in this environment."""
         return self.parameters.get("min_share", default_floor(self.kind, environment.n_arms))
 
     def policy(self, environment: Environment, seed: int) -> Any:
-        """A fresh policy for the environment's arms; InvalidInput, naming this one, where there can be none."""
+        """Makes a new policy for the environment's arms. Raises `InvalidInput` that names this contender."""
         if self.contextual and not environment.n_features:
             raise InvalidInput(
                 f"{self.name}: {self.kind} needs a context, and a {environment.kind} environment has none."
             )
         sizes = (environment.n_arms, environment.n_features) if self.contextual else (environment.n_arms,)
-        made: Any = POLICIES[self.kind]
+        policy_class: Any = POLICIES[self.kind]
         common = {"objective": environment.objective, "min_share": self.min_share(environment)}
         try:
-            return made(*sizes, **{**common, **self.parameters, "seed": seed})
+            return policy_class(*sizes, **{**common, **self.parameters, "seed": seed})
         except BanditServeError as error:
             raise InvalidInput(f"{self.name}: {str(error).rstrip('.')}.") from None
         except TypeError:
             raise InvalidInput(f"{self.name}: {self.kind} has no such parameter or value.") from None
 
     def summary(self) -> dict[str, Any]:
+        """Kind and given parameters, for the report."""
         return {"kind": self.kind, **self.parameters}
 
 
 def all_that_fit(environment: Environment, *, late: bool) -> list[Contender]:
-    """Each kind of policy, with its defaults, that can be run there; `late` where rewards are."""
+    """Contenders with defaults, one for each kind of policy that can run there; `late`: rewards are delayed."""
     in_context = bool(environment.n_features) and not late
     return [
         Contender(kind, {}, kind)
@@ -112,7 +117,7 @@ def all_that_fit(environment: Environment, *, late: bool) -> list[Contender]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """What commas outside of brackets and quotes divide."""
+    """Splits at commas outside of brackets and quotes."""
     depth, quoted, piece = 0, False, ""
     for character in text:
         if character == '"':

@@ -1,4 +1,4 @@
-"""Rewards that come later than the decision, or never."""
+"""Delay: how many decisions later a reward comes, if it comes."""
 
 from __future__ import annotations
 
@@ -11,61 +11,66 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.spec import MAX_ARMS, MAX_WINDOW_MS
-from bandit_serve.simulation.worlds.environment import Environment, require
+from bandit_serve.simulation.worlds.environment import Environment, require_that
 
 DECISION_MS = 1_000
 """Simulated log time between two decisions."""
 WINDOW_DELAYS = 5
-MOST_WINDOW = MAX_WINDOW_MS // DECISION_MS
+"""Length of the default window, in mean delays."""
+MAX_WINDOW_DECISIONS = MAX_WINDOW_MS // DECISION_MS
 
 
 class Delay(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """In decisions: a reward of a decision comes, if it comes, a random number of decisions later.
+    """Random delay of rewards, counted in decisions.
 
-    kind: `exponential` or `geometric` (1, 2, …). mean: of the delay, for all arms or for each.
-    window: rewards that are later do not count; 5 × the longest mean if not given.
-    missing: `zero`: only rewards that are not 0 are sent, and a decision without one when its window closes counts
-        as 0; `ignore`: all rewards are sent, and what does not come is not counted.
-    lost: the share of rewards that never come. refresh: for how many decisions one share vector is drawn from.
+    kind: `exponential` or `geometric` (1, 2, …).
+    mean: mean delay, one for all arms or one for each.
+    window: later rewards do not count; by default 5 × the longest mean.
+    missing: with `zero`, only rewards other than 0 are sent, and a decision without one counts as 0 when its window
+        closes. With `ignore`, all rewards are sent, and decisions without one do not count.
+    lost: share of rewards that never come.
+    refresh: number of decisions that are drawn from one share vector.
     """
 
     mean: float | list[float]
     kind: Literal["exponential", "geometric"] = "exponential"
-    window: Annotated[int, Meta(ge=1, le=MOST_WINDOW)] | None = None
+    window: Annotated[int, Meta(ge=1, le=MAX_WINDOW_DECISIONS)] | None = None
     missing: Literal["zero", "ignore"] = "zero"
     lost: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
     refresh: Annotated[int, Meta(ge=1, le=1_000_000)] = 20
 
     def __post_init__(self) -> None:
-        least = 1.0 if self.kind == "geometric" else 0.0
-        require(
-            all(math.isfinite(mean) and mean >= least for mean in self.means),
-            f"the mean of a delay must be finite and at least {least:g}, not {self.mean}.",
+        min_mean = 1.0 if self.kind == "geometric" else 0.0
+        require_that(
+            all(math.isfinite(mean) and mean >= min_mean for mean in self.means),
+            f"the mean of a delay must be finite and at least {min_mean:g}, not {self.mean}.",
         )
 
     @property
     def means(self) -> list[float]:
+        """Mean delays: one, or one for each arm."""
         return self.mean if isinstance(self.mean, list) else [self.mean]
 
     @property
     def window_decisions(self) -> int:
-        return self.window or min(MOST_WINDOW, max(1, math.ceil(WINDOW_DELAYS * max(self.means))))
+        """Attribution window, in decisions."""
+        return self.window or min(MAX_WINDOW_DECISIONS, max(1, math.ceil(WINDOW_DELAYS * max(self.means))))
 
     def check(self, environment: Environment) -> None:
-        """InvalidInput where it does not go with the `environment`."""
-        require(
+        """Raises `InvalidInput` unless the delay fits the `environment`."""
+        require_that(
             environment.n_arms <= MAX_ARMS,
             f"delays go through the fold of an experiment, which has at most {MAX_ARMS:,} arms.",
         )
-        require(
+        require_that(
             len(self.means) in (1, environment.n_arms),
             f"a delay has one mean, or one for each of the {environment.n_arms} arms, not {len(self.means)}.",
         )
 
     def draw(self, n: int, n_arms: int, generator: Generator) -> NDArray[np.int64]:
-        """int64 (n, K): after how many decisions the reward comes; -1 is never.
+        """Draws int64 (n, K): the number of decisions until the reward comes, -1 for never.
 
-        Of one decision all arms share the luck, so that policies which choose differently meet the same.
+        One random number serves all arms of a decision, so that policies that choose differently meet the same delays.
         """
         luck, kept = generator.random((2, n, 1))
         means = np.broadcast_to(np.array(self.means), (n_arms,))
@@ -78,6 +83,7 @@ class Delay(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return counted
 
     def summary(self) -> str:
+        """Few words for a title."""
         means = ", ".join(f"{mean:g}" for mean in self.means)
         lost = f", {100 * self.lost:g} % lost" if self.lost else ""
         return (

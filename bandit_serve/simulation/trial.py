@@ -1,4 +1,4 @@
-"""One policy on one seed: the policy object that serves traffic, asked and told one decision after another."""
+"""Trial: one policy on one seed, one decision after another, with the policy object that serves traffic."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from bandit_serve.simulation.contender import Contender
 from bandit_serve.simulation.delay import DECISION_MS
 from bandit_serve.simulation.description import Simulation
-from bandit_serve.simulation.served import served
+from bandit_serve.simulation.late_rewards import run_with_delays
 from bandit_serve.simulation.worlds.environment import Block
 
 EVEN_POINTS = 200
 LOG_POINTS = 100
 LATE = 0.75
-"""From which part of the horizon on the choices are looked at apart: what a policy has come to."""
+"""Part of the horizon after which choices are also counted apart: they show where a policy has settled."""
 
 
 class Seeds(NamedTuple):
-    """Independent randomness for each part; the same for every contender."""
+    """Independent seeds for the parts of a trial; the same for every contender."""
 
     world: SeedSequence
     delays: SeedSequence
@@ -35,8 +35,12 @@ class Seeds(NamedTuple):
         return cls(world, delays, int(policy.generate_state(1, np.uint64)[0] >> 1))
 
 
-class Trial(Struct, frozen=True):
-    """regret: float64 (G,), cumulative, at the checkpoints. reward: the mean. best, late_best: shares of decisions."""
+class SimulatedTrial(Struct, frozen=True):
+    """Results of one trial.
+
+    regret: float64 (G,), cumulative, at the checkpoints. reward: mean of a decision. best, late_best: shares of
+    decisions for the best arm, of all and of those after `LATE`.
+    """
 
     regret: NDArray[np.float64]
     reward: float
@@ -45,15 +49,15 @@ class Trial(Struct, frozen=True):
 
 
 def checkpoints(horizon: int) -> NDArray[np.int64]:
-    """Numbers of decisions, (G,), at which curves are drawn: close enough for an axis of either kind."""
+    """int64 (G,): the numbers of decisions at which curves are drawn, dense enough for a linear and a log axis."""
     even = np.linspace(1, horizon, EVEN_POINTS + 1)
     log = np.geomspace(1, horizon, LOG_POINTS + 1)
     points: NDArray[np.int64] = np.unique(np.rint(np.concatenate([even, log])).astype(np.int64))
     return points
 
 
-def run_trial(simulation: Simulation, contender: Contender, number: int) -> Trial:
-    """Seed `number` of a simulation."""
+def run_trial(simulation: Simulation, contender: Contender, number: int) -> SimulatedTrial:
+    """Runs a contender on seed `number` of a simulation."""
     environment, horizon = simulation.environment, simulation.horizon
     seeds = Seeds.of(simulation, number)
     policy = contender.policy(environment, seeds.policy)
@@ -61,7 +65,7 @@ def run_trial(simulation: Simulation, contender: Contender, number: int) -> Tria
     if simulation.delay is None:
         taken = _at_once(policy, contender, blocks)
     else:
-        taken = served(policy, environment, simulation.delay, blocks, seeds.delays)
+        taken = run_with_delays(policy, environment, simulation.delay, blocks, seeds.delays)
     points = checkpoints(horizon)
     late = int(LATE * horizon)
     regret: list[NDArray[np.float64]] = []
@@ -76,27 +80,29 @@ def run_trial(simulation: Simulation, contender: Contender, number: int) -> Tria
         best += int((lost == 0.0).sum())
         late_best += int((lost[max(0, late - start) :] == 0.0).sum())
         start += len(arms)
-    return Trial(np.concatenate(regret), reward / horizon, best / horizon, late_best / (horizon - late))
+    return SimulatedTrial(
+        np.concatenate(regret), reward / horizon, best / horizon, late_best / (horizon - late)
+    )
 
 
 def _at_once(
     policy: Any, contender: Contender, blocks: Iterator[Block]
 ) -> Iterator[tuple[Block, NDArray[np.intp]]]:
-    """Each reward is learned from before the next decision."""
+    """Yields the blocks and the arms that were chosen; each reward is learned from before the next decision."""
     start = 0
     for block in blocks:
         if contender.contextual:
-            arms = _in_context(policy, contender.forgets, block, start)
+            arms = _choose_with_context(policy, contender.forgets, block, start)
         elif contender.forgets:
-            arms = _by_the_clock(policy, block, start)
+            arms = _choose_with_time(policy, block, start)
         else:
-            arms = _out_of_time(policy, block)
+            arms = _choose_without_time(policy, block)
         yield block, np.array(arms, dtype=np.intp)
         start += len(arms)
 
 
-def _out_of_time(policy: Any, block: Block) -> list[int]:
-    # The loop that nearly all of the time is spent in.
+def _choose_without_time(policy: Any, block: Block) -> list[int]:
+    # Nearly all time is spent in this loop.
     choose, update = policy.choose, policy.update
     n, n_arms = block.rewards.shape
     rewards = np.ascontiguousarray(block.rewards).reshape(-1).data
@@ -108,7 +114,7 @@ def _out_of_time(policy: Any, block: Block) -> list[int]:
     return arms
 
 
-def _by_the_clock(policy: Any, block: Block, start: int) -> list[int]:
+def _choose_with_time(policy: Any, block: Block, start: int) -> list[int]:
     choose, update, advance = policy.choose, policy.update, policy.advance
     n, n_arms = block.rewards.shape
     rewards = np.ascontiguousarray(block.rewards).reshape(-1).data
@@ -121,7 +127,7 @@ def _by_the_clock(policy: Any, block: Block, start: int) -> list[int]:
     return arms
 
 
-def _in_context(policy: Any, forgets: bool, block: Block, start: int) -> list[int]:
+def _choose_with_context(policy: Any, forgets: bool, block: Block, start: int) -> list[int]:
     assert block.contexts is not None
     arms = []
     for at, (x, rewards) in enumerate(zip(block.contexts, block.rewards, strict=True), start):

@@ -14,37 +14,42 @@ from multiprocessing import active_children, get_context
 from bandit_serve.errors import BanditServeError
 from bandit_serve.processes.parent import end_with_parent
 from bandit_serve.simulation.description import Simulation
-from bandit_serve.simulation.trial import Trial, run_trial
+from bandit_serve.simulation.trial import SimulatedTrial, run_trial
 
-# What takes less is done before other processes would have started.
 WORTH_PROCESSES_S = 3.0
-# How many trials wait for a process that is free.
+"""Remaining work, in seconds, from which on more processes are started: less is done before they are ready."""
 AHEAD = 4
+"""Trials that are queued for each process."""
 
 Place = tuple[int, int]
-"""The contender's, and the seed's number."""
-Trials = list[list[Trial]]
-OnTrial = Callable[[int, int, Trial], None]
+"""Number of a contender, and of a seed."""
+Trials = list[list[SimulatedTrial]]
+OnSimulatedTrial = Callable[[int, int, SimulatedTrial], None]
 
 
-def run_trials(simulation: Simulation, jobs: int | None = None, on_trial: OnTrial | None = None) -> Trials:
-    """trials[contender][seed], in `jobs` processes; by default as many as there are processors and work for.
+def run_trials(
+    simulation: Simulation, jobs: int | None = None, on_trial: OnSimulatedTrial | None = None
+) -> Trials:
+    """Runs all trials in `jobs` processes; returns `trials[contender][seed]`, the same for any `jobs`.
 
-    `on_trial(contender, seed, trial)` is called here as each ends. The result is the same for any `jobs`.
+    By default there are as many processes as processors, if there is enough work. `on_trial(contender, seed, trial)` is
+    called in this process as each trial ends.
     """
     contenders, seeds = range(len(simulation.contenders)), range(simulation.seeds)
     places = deque((i, number) for number in seeds for i in contenders)
-    found: dict[Place, Trial] = {}
+    trials: dict[Place, SimulatedTrial] = {}
     for done in (_here, _pooled):
         for place, trial in done(simulation, places, jobs):
-            found[place] = trial
+            trials[place] = trial
             if on_trial is not None:
                 on_trial(*place, trial)
-    return [[found[i, number] for number in seeds] for i in contenders]
+    return [[trials[i, number] for number in seeds] for i in contenders]
 
 
-def _here(simulation: Simulation, places: deque[Place], jobs: int | None) -> Iterator[tuple[Place, Trial]]:
-    """In this process: everything, or until it is seen that other processes are worth their start."""
+def _here(
+    simulation: Simulation, places: deque[Place], jobs: int | None
+) -> Iterator[tuple[Place, SimulatedTrial]]:
+    """Runs trials in this process: all, or until more processes are worth their start."""
     started_s, done = time.perf_counter(), 0
     several = (jobs or processors()) > 1
     while places:
@@ -57,11 +62,14 @@ def _here(simulation: Simulation, places: deque[Place], jobs: int | None) -> Ite
 
 
 def processors() -> int:
+    """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _pooled(simulation: Simulation, places: deque[Place], jobs: int | None) -> Iterator[tuple[Place, Trial]]:
-    """What is left, in processes of their own."""
+def _pooled(
+    simulation: Simulation, places: deque[Place], jobs: int | None
+) -> Iterator[tuple[Place, SimulatedTrial]]:
+    """Runs the remaining trials in processes of their own."""
     if not places:
         return
     processes = min(jobs or processors(), len(places))
@@ -70,7 +78,7 @@ def _pooled(simulation: Simulation, places: deque[Place], jobs: int | None) -> I
     pool = ProcessPoolExecutor(
         processes, mp_context=get_context("spawn"), initializer=_begin, initargs=(os.getpid(), simulation)
     )
-    running: dict[Future[Trial], Place] = {}
+    running: dict[Future[SimulatedTrial], Place] = {}
     try:
         while places or running:
             while places and len(running) < processes * AHEAD:
@@ -80,7 +88,7 @@ def _pooled(simulation: Simulation, places: deque[Place], jobs: int | None) -> I
                 yield running.pop(done), done.result()
     except BrokenProcessPool:
         raise BanditServeError("A process of the simulation ended before its work was done.") from None
-    except BaseException:  # Ctrl-C too: nobody waits for trials that nobody wants any more
+    except BaseException:  # Ctrl-C too: the other trials are not wanted any more
         for process in set(active_children()) - others:
             process.terminate()
         raise
@@ -92,13 +100,13 @@ _simulation: Simulation | None = None
 
 
 def _begin(parent: int, simulation: Simulation) -> None:
-    """In each process: Ctrl-C ends it without a word."""
+    """Prepares a process: Ctrl-C ends it without a traceback."""
     global _simulation
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent(parent)
     _simulation = simulation
 
 
-def _run(contender: int, number: int) -> Trial:
+def _run(contender: int, number: int) -> SimulatedTrial:
     assert _simulation is not None
     return run_trial(_simulation, _simulation.contenders[contender], number)

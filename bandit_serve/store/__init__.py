@@ -1,4 +1,4 @@
-"""The store: connecting to one, what it promises, and the private server when none is named.
+"""Store: connections, durability, all keys and scripts, and a private server where none is named.
 
 Only this package imports redis.
 """
@@ -6,7 +6,7 @@ Only this package imports redis.
 from bandit_serve.store.connection import StoreUrl, connect, open_client, open_tail_client, parse_store_url
 from bandit_serve.store.facts import StoreFacts, check, inspect
 from bandit_serve.store.failures import translate_errors
-from bandit_serve.store.private import PrivateServer
+from bandit_serve.store.private_server import PrivateServer
 
 __all__ = [
     "PrivateServer",

@@ -3,7 +3,7 @@
 -- ARGV: shift | the caller's time | tolerance | number of the first decision | how many | event |
 --       how long the mark is kept, in ms | for how long a try may be repeated, in ms, which is less |
 --       when these were first tried, in the log's time, or -1
--- Returns 1, or 0 where they were there, or -1 where that can not be known any more.
+-- Returns 1 if they were appended, 0 if an earlier try did so, -1 if that can not be known any more.
 local now = log_time()
 if not now then return 'clock' end
 local first, count, tried = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[9])

@@ -36,7 +36,7 @@ if #kept > 0 then
   end
   for bitmap, deadline in pairs(expiry) do
     local key = KEYS[bitmap + 3]
-    -- Earlier versions had the store's clock end it.
+    -- Keys of earlier versions expire by the store's clock: end that.
     if redis.call('ZADD', KEYS[2], 'GT', string.format('%.0f', deadline + grace), key) == 1 then
       redis.call('PERSIST', key)
     end

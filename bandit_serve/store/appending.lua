@@ -1,7 +1,7 @@
--- In front of each script that appends to a log: the log's time, and an entry at that time.
--- ARGV[1] is the shift between the store's clock and the log's time, ARGV[2] the log's time by the caller's own clock,
--- ARGV[3] by how much they may differ: a caller that has not heard that the store's clock jumped is sent to look at it
--- ('clock') before anything is written.
+-- Preamble of each script that appends to a log: reads log time, and appends an entry at that time.
+-- ARGV[1] is the shift between the store's clock and log time, ARGV[2] log time by the caller's own clock, and ARGV[3]
+-- the largest difference that is allowed. A caller that does not know of a jump of the store's clock gets 'clock' before
+-- anything is written, and reads log time again.
 local shift = tonumber(ARGV[1])
 local function log_time()
   local time = redis.call('TIME')

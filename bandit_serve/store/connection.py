@@ -1,7 +1,6 @@
-"""Connecting to a named store.
+"""Connections to a named store.
 
-Nothing here is sent twice: redis-py would re-send a command whose reply it lost, and a write could then count
-twice.
+Nothing is sent twice. By default redis-py re-sends a command whose reply was lost, and a write could then count twice.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ MAX_CONNECTIONS = 32
 DEFAULT_PORT = 6379
 SCHEMES = "redis://, rediss:// or unix://"
 NOT_BUILT = {"redis+cluster": "Redis Cluster", "redis+sentinel": "Redis Sentinel"}
-# The only query arguments: redis-py would take any of its own from the URL, retries among them.
+# The only query arguments that are allowed: redis-py would take any of its own from the URL, retries among them.
 CREDENTIALS = ("username", "password")
 TLS = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 CERT_REQS = ("none", "optional", "required")
@@ -31,7 +30,7 @@ BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "
 
 @dataclass(frozen=True, slots=True)
 class StoreUrl:
-    """Where a store is. Neither its text nor its repr shows the password."""
+    """Address and credentials of a store. Neither `str` nor `repr` shows the password."""
 
     scheme: str
     host: str = ""
@@ -49,7 +48,7 @@ class StoreUrl:
         return f"{self.scheme}://{host}:{self.port}/{self.db}"
 
     def connection(self) -> dict[str, Any]:
-        """The arguments that say where to connect to and as whom, for redis-py's connection pools."""
+        """Address and credentials as arguments for redis-py's connection pools."""
         where: dict[str, Any]
         if self.scheme == "unix":
             where = {"connection_class": UnixDomainSocketConnection, "path": self.path}
@@ -68,8 +67,8 @@ def parse_store_url(url: str) -> StoreUrl:
     """Reads `redis://[user:password@]host[:port][/db]`, `rediss://` (TLS) or `unix:///path[?db=n&password=…]`.
 
     Query arguments: `db`, `username`, `password` and, with rediss://, redis-py's `ssl_*` files and checks.
-    Raises UsageError, or NotBuilt for redis+cluster:// and redis+sentinel://. No message repeats a piece of
-    the URL: where it is malformed, any piece may be of the password.
+    Raises UsageError, or NotBuilt for redis+cluster:// and redis+sentinel://. No message quotes the URL: in a malformed
+    one, any piece may belong to the password.
     """
     try:
         parts = urlsplit(url)
@@ -114,7 +113,7 @@ def parse_store_url(url: str) -> StoreUrl:
 def open_client(
     url: str | StoreUrl, *, timeout_s: float = TIMEOUT_S, max_connections: int = MAX_CONNECTIONS
 ) -> Redis:
-    """A client for commands that answer at once; connects when first used.
+    """Makes a client for commands that answer at once; it connects when first used.
 
     `timeout_s` bounds each of: waiting for a free connection, connecting, sending, and the reply.
     Replies are bytes. Close it with `aclose()`.
@@ -123,19 +122,19 @@ def open_client(
 
 
 def open_waiting_client(url: str | StoreUrl, *, timeout_s: float = TIMEOUT_S) -> Redis:
-    """As `open_client`, but sending and the reply take as long as they take: for callers that give up by themselves."""
+    """As `open_client`, without a limit on sending and reply: for callers that have a timeout of their own."""
     return _client(url, reply_timeout_s=None, timeout_s=timeout_s, max_connections=MAX_CONNECTIONS)
 
 
 def open_tail_client(url: str | StoreUrl, *, block_s: float, timeout_s: float = TIMEOUT_S) -> Redis:
-    """A client with one connection, for reads that block up to `block_s` in the store before they answer."""
+    """Makes a client with one connection, for reads that block in the store for up to `block_s`."""
     return _client(url, reply_timeout_s=block_s + timeout_s, timeout_s=timeout_s, max_connections=1)
 
 
 async def connect(
     url: str | StoreUrl, *, timeout_s: float = TIMEOUT_S, max_connections: int = MAX_CONNECTIONS
 ) -> Redis:
-    """A client as `open_client` makes it, for a store that answers and may be used.
+    """Makes a client as `open_client` does, and checks that the store answers and may be used.
 
     Raises StoreUnavailable, StoreRefused, UsageError or NotBuilt.
     """
@@ -149,9 +148,9 @@ async def connect(
 
 
 async def renew(client: Redis) -> None:
-    """Has every connection of a client made anew before it is used again: one under way is, when its reply is there.
+    """Replaces every connection of a client before its next use; a call under way finishes first.
 
-    A name or a virtual address leads to another node after a failover, but a connection that is there does not.
+    After a failover the store's name or virtual address leads to another node, but an open connection does not.
     """
     # Any: redis-py has no types for it.
     pool: Any = client.connection_pool
@@ -169,7 +168,7 @@ def _client(
         socket_timeout=reply_timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
-        # Protocol 3 is no quicker, and costs two round trips a connection (HELLO, maintenance notifications).
+        # Protocol 3 is no faster and costs two more round trips for each connection (HELLO, maintenance notifications).
         protocol=2,
         **where.connection(),
     )

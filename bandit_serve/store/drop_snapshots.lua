@@ -1,5 +1,5 @@
--- Drops snapshots of a fold, but never the newest: it may be the only one that the log still joins, and a keeper that
--- slept knows less than the store.
+-- Drops snapshots of a fold, but never the newest: the log may reach back to that one only, and a keeper that slept may
+-- not know of it.
 -- KEYS: the snapshots, then the pieces of each. ARGV: their offsets
 local newest, newest_ms, newest_sequence = nil, -1, -1
 for _, offset in ipairs(redis.call('HKEYS', KEYS[1])) do

@@ -1,4 +1,4 @@
-"""What a store says about itself, what a 200 means on it, and whether it may be used."""
+"""Facts that a store reports of itself: what an acknowledged write survives, and whether the store may be used."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from redis.exceptions import ResponseError
 from bandit_serve.errors import StoreRefused
 from bandit_serve.store.failures import READ_ONLY, translate_errors
 
-OLDEST = (6, 2)
+MIN_REDIS_VERSION = (6, 2)
 UNKNOWN = "unknown"
 SURVIVES_CRASH = "A 200 survives a crash of the store's process"
 
 
 @dataclass(frozen=True, slots=True)
 class StoreFacts:
-    """One reading of a store. Texts are the store's own words (`yes`, `everysec`, `master`), or "unknown"."""
+    """One reading of a store's facts. Texts are the store's own words (`yes`, `everysec`, `master`), or "unknown"."""
 
     name: str
     """`redis` or `valkey`."""
     version: tuple[int, ...]
     maxmemory: int
-    """Bytes; 0 is no limit."""
+    """Bytes; 0 means no limit."""
     maxmemory_policy: str
     used_memory: int
     """Bytes."""
     appendonly: str
     appendfsync: str
     save: str
-    """The snapshot schedule; empty is none."""
+    """Schedule of snapshots; empty means none."""
     role: str
     replicas: int
     cluster_enabled: bool
 
     @property
     def durability(self) -> str:
-        """One sentence: what an acknowledged write survives on this store."""
+        """Sentence that says what an acknowledged write survives on this store."""
         return self._on_this_node() + (
             "; a failover may lose what no replica had yet." if self.replicas else "."
         )
@@ -63,7 +63,7 @@ class StoreFacts:
 
 
 async def inspect(client: Redis) -> StoreFacts:
-    """Asks the store for its facts, in two round trips.
+    """Reads the store's facts, with one INFO and two CONFIG GET.
 
     Where CONFIG is forbidden, as on many managed stores, `appendfsync` and `save` are "unknown".
     Raises StoreUnavailable or StoreRefused.
@@ -80,13 +80,13 @@ async def inspect(client: Redis) -> StoreFacts:
 
 
 def check(facts: StoreFacts) -> None:
-    """Raises StoreRefused where rewards could be lost or count twice here, and says what to change.
+    """Raises StoreRefused where rewards could be lost or count twice on this store; the sentence says what to change.
 
-    `what` of the one for a replica is `store_read_only`: by a failover it may be the primary in a moment.
+    For a replica the error's `what` is `store_read_only`: after a failover it may be the primary in a moment.
     """
-    if facts.name == "redis" and facts.version < OLDEST:
+    if facts.name == "redis" and facts.version < MIN_REDIS_VERSION:
         raise StoreRefused(
-            f"The store is Redis {_dotted(facts.version)}: {_dotted(OLDEST)} or later, or Valkey, is needed."
+            f"The store is Redis {_dotted(facts.version)}: {_dotted(MIN_REDIS_VERSION)} or later, or Valkey, is needed."
         )
     if facts.role not in ("master", UNKNOWN):
         raise StoreRefused("The store is a read-only replica: name the primary instead.", what=READ_ONLY)
@@ -106,7 +106,7 @@ def _facts(info: Mapping[str, Any], config: Mapping[str, str]) -> StoreFacts:
     valkey = "valkey_version" in info
     return StoreFacts(
         name="valkey" if valkey else "redis",
-        # Valkey's redis_version is the Redis that it is compatible with, not its own.
+        # Valkey's redis_version is the version of Redis that it is compatible with, not its own.
         version=_parsed(str(info["valkey_version" if valkey else "redis_version"])),
         maxmemory=int(info.get("maxmemory", 0)),
         maxmemory_policy=str(info.get("maxmemory_policy", UNKNOWN)),

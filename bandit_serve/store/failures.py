@@ -1,8 +1,8 @@
-"""What the store's failures mean here: `with translate_errors():` around every use of a client.
+"""Translation of redis-py's errors: every use of a client is wrapped in `with translate_errors():`.
 
-A store that does not answer, or cannot take a write now, is StoreUnavailable: the caller may try again, and
-`what` names the outage. One that will not let us in is StoreRefused. Any other reply is a mistake in a script or a
-command of ours and passes unchanged.
+A store that does not answer, or cannot take a write now, raises StoreUnavailable: the caller may try again, and `what`
+names the outage. A store that rejects our login raises StoreRefused. Any other error is a bug in a script or a command
+of ours and passes unchanged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REFUSALS = (
 
 
 class Outage(NamedTuple):
-    """One way of not being available: how redis-py raises it, and with which word the store's own error begins."""
+    """Kind of outage: `errors` are redis-py's classes for it, `codes` the first words of the store's own messages."""
 
     what: str
     says: str
@@ -46,9 +46,9 @@ LACKS_REPLICAS = "store_lacks_replicas"
 CLOCK = "store_clock"
 
 OF_WRITES = (READ_ONLY, FULL, CANNOT_SAVE, LACKS_REPLICAS, CLOCK)
-"""Outages in which what there is can still be read."""
+"""Outages of writes only: reads still work."""
 
-# The special before the general: redis-py derives some of its errors from others.
+# Special kinds come first, because redis-py derives some of its errors from others.
 OUTAGES = (
     Outage(
         LOADING,
@@ -56,7 +56,7 @@ OUTAGES = (
         (redis_errors.BusyLoadingError, redis_errors.MasterDownError),
         ("LOADING", "MASTERDOWN"),
     ),
-    # A primary that is demoted says UNBLOCKED to whoever waits in it.
+    # A demoted primary answers UNBLOCKED to clients that wait in it.
     Outage(
         READ_ONLY,
         "The store is read-only and takes no writes now",
@@ -70,13 +70,13 @@ OUTAGES = (
         (redis_errors.AskError, redis_errors.TryAgainError, redis_errors.ClusterDownError),
         ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"),
     ),
-    Outage(BUSY, "The store is held up by a script and is not available now", codes=("BUSY",)),
+    Outage(BUSY, "The store is busy with a script and is not available now", codes=("BUSY",)),
     Outage(CANNOT_SAVE, "The store can not save and takes no writes now", codes=("MISCONF",)),
     Outage(LACKS_REPLICAS, "The store lacks replicas and takes no writes now", codes=("NOREPLICAS",)),
     Outage(SLOW, "The store does not answer in time now", (redis_errors.TimeoutError, TimeoutError)),
     Outage(AWAY, "The store is not available now", (redis_errors.ConnectionError,)),
 )
-# A pipeline quotes what a command met, and Redis 6.2 wraps what a script's call met in an ERR of its own.
+# A pipeline quotes the error of a command, and Redis 6.2 wraps the error of a script's call in an ERR of its own.
 _CODE = re.compile(
     r"(?:^|caused error: \('|^Error running script .*: -)("
     + "|".join(code for outage in OUTAGES for code in outage.codes)
@@ -87,10 +87,10 @@ _BY_CODE = {code: outage for outage in OUTAGES for code in outage.codes}
 
 
 class translate_errors:
-    """Turns what redis-py raises in the block into errors of ours; usable around `await`s.
+    """Turns redis-py's errors in the block into ours; usable around `await`.
 
-    A cancellation of the task that comes meanwhile ends the block in any case. redis-py sends with
-    `asyncio.wait_for`, which before Python 3.12 may swallow one, and then a task that was cancelled goes on.
+    If the task is cancelled during the block, CancelledError is raised at its end. redis-py sends with
+    `asyncio.wait_for`, which may swallow a cancellation before Python 3.12, and the task would go on.
     """
 
     __slots__ = ("_cancellations",)
@@ -110,7 +110,7 @@ class translate_errors:
 
 
 def _cancellations() -> int:
-    """How often the current task was told to end."""
+    """How often the current task was cancelled."""
     try:
         task = asyncio.current_task()
     except RuntimeError:
@@ -119,12 +119,12 @@ def _cancellations() -> int:
 
 
 def translate(error: Exception) -> BanditServeError | None:
-    """The error of ours that `error` means, or None where it means a bug."""
-    # On a unix socket redis-py wraps whatever the handshake met in a ConnectionError.
-    for met in _with_causes(error):
-        if isinstance(met, REFUSALS):
-            refused = StoreRefused("The store does not let us in; check the name and the password.")
-            return refused.noted(_one_line(met))
+    """Returns our error for one of redis-py's, or None where it means a bug."""
+    # On a unix socket redis-py wraps any error of the handshake in a ConnectionError.
+    for each in _with_causes(error):
+        if isinstance(each, REFUSALS):
+            refused = StoreRefused("The store rejects the login; check the user name and the password.")
+            return refused.noted(_one_line(each))
     outage = _outage(error)
     if outage is None:
         return None
@@ -135,12 +135,14 @@ def _outage(error: Exception) -> Outage | None:
     if not isinstance(error, redis_errors.RedisError | TimeoutError):
         return None
     if isinstance(error, redis_errors.ResponseError):
-        found = _CODE.search(str(error))
-        if found is not None:
-            return _BY_CODE[found[1]]
-    # With causes: a connection that came to nothing is one error for redis-py, whatever the store said.
-    met = tuple(_with_causes(error))
-    return next((outage for outage in OUTAGES if any(isinstance(each, outage.errors) for each in met)), None)
+        code = _CODE.search(str(error))
+        if code is not None:
+            return _BY_CODE[code[1]]
+    # With causes: redis-py raises one class for every failed connection, whatever the store answered.
+    errors = tuple(_with_causes(error))
+    return next(
+        (outage for outage in OUTAGES if any(isinstance(each, outage.errors) for each in errors)), None
+    )
 
 
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,4 +1,4 @@
-"""Model files in the store itself: for installations without a shared disk, and models that are not large."""
+"""Model files in the store itself, for installations without a shared disk and models of up to 512 MiB."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from bandit_serve.store.failures import translate_errors
 from bandit_serve.store.keys import Keys
 
 CHUNK_BYTES = 2**20
-MAX_BYTES = 512 * 2**20
+MAX_FILE_BYTES = 512 * 2**20
 TIMEOUT_S = 10.0
 UNFINISHED_S = 3_600
 
 
 class StoreFiles:
-    """Files as hashes of chunks of a megabyte, at most 512 of them. Blocking: to be called from threads."""
+    """Stores each file as a hash of chunks of 1 MiB, at most 512. Calls block, so they belong into threads."""
 
     def __init__(self, url: str, namespace: str) -> None:
         self._keys = Keys(namespace)
@@ -49,7 +49,7 @@ class StoreFiles:
 
     @contextlib.contextmanager
     def _calls(self) -> Iterator[None]:
-        """After an outage connections are made anew: the store may be another node by then."""
+        """Translates errors, and replaces the connections after an outage: another node may be the store by then."""
         try:
             with translate_errors():
                 yield
@@ -58,18 +58,19 @@ class StoreFiles:
             raise
 
     def has(self, sha256: str) -> bool:
+        """Whether the whole file is there."""
         with self._calls():
             return bool(self._client.hexists(self._keys.artifact(sha256), "chunks"))
 
     def send(self, sha256: str, path: Path) -> None:
-        """Puts a file there; `TooLarge` above 512 MiB.
+        """Stores a file. Raises `TooLarge` above 512 MiB, `StoreUnavailable` in an outage.
 
-        It has its name once it is whole; what a sender that died left is gone after `UNFINISHED_S`.
+        The file gets its final key when it is whole. Chunks of a sender that died expire after `UNFINISHED_S`.
         """
         size = path.stat().st_size
-        if size > MAX_BYTES:
+        if size > MAX_FILE_BYTES:
             raise TooLarge(
-                f"A model file of {size} bytes is too large for the store, which takes {MAX_BYTES}."
+                f"A model file of {size} bytes is too large for the store, which takes {MAX_FILE_BYTES}."
             )
         key = self._keys.artifact(sha256)
         unfinished = f"{key}:{secrets.token_hex(8)}"
@@ -87,6 +88,7 @@ class StoreFiles:
                 last.execute()
 
     def fetch(self, sha256: str, into: BinaryIO) -> bool:
+        """Writes the file's bytes to `into`; False where the store does not have it."""
         key = self._keys.artifact(sha256)
         with self._calls():
             n = self._client.hget(key, "chunks")

@@ -1,4 +1,4 @@
-"""Why the store can not be read or written now, as the last try each way has shown."""
+"""Outages of the store, as the last read and the last write have shown them."""
 
 from __future__ import annotations
 
@@ -8,41 +8,43 @@ from typing import Literal
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.store.failures import OF_WRITES
 
-Way = Literal["read", "write"]
+Access = Literal["read", "write"]
 
 
 class Outages:
-    """Both ways are tried all the time, by the tail and by the heartbeat, so what stands here is true now."""
+    """The present outages. The tail reads and the heartbeat writes all the time, so they are at most seconds old."""
 
     def __init__(self) -> None:
-        self._by_way: dict[Way, StoreUnavailable] = {}
+        self._by_access: dict[Access, StoreUnavailable] = {}
         self._listener: Callable[[Sequence[StoreUnavailable]], None] | None = None
 
     @property
     def now(self) -> list[StoreUnavailable]:
-        """One of each kind."""
-        return list({error.what: error for error in self._by_way.values()}.values())
+        """The outages of now, one of each kind."""
+        return list({error.what: error for error in self._by_access.values()}.values())
 
     @property
     def readable(self) -> bool:
-        """Whether a read may be expected to be answered."""
-        return all(error.what in OF_WRITES for error in self._by_way.values())
+        """Whether a read is likely to be answered."""
+        return all(error.what in OF_WRITES for error in self._by_access.values())
 
     def on_change(self, listener: Callable[[Sequence[StoreUnavailable]], None]) -> None:
-        """`listener(now)` is called when an outage has begun, has become another, or is over."""
+        """Has `listener(now)` called whenever an outage begins, ends or becomes another."""
         self._listener = listener
 
-    def failed(self, way: Way, error: StoreUnavailable) -> None:
-        before = self._by_way.get(way)
-        self._by_way[way] = error
+    def failed(self, access: Access, error: StoreUnavailable) -> None:
+        """Records that a read or a write has failed."""
+        before = self._by_access.get(access)
+        self._by_access[access] = error
         if before is None or before.what != error.what:
-            self._tell()
+            self._notify()
 
-    def passed(self, way: Way) -> None:
-        if way in self._by_way:
-            del self._by_way[way]
-            self._tell()
+    def passed(self, access: Access) -> None:
+        """Records that a read or a write has succeeded."""
+        if access in self._by_access:
+            del self._by_access[access]
+            self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         if self._listener is not None:
             self._listener(self.now)

@@ -1,21 +1,21 @@
--- What time it is: in the store, and in its logs. KEYS: the clock, a hash of `shift` and `mark` | the workers
--- ARGV: the log's time by the caller's own clock | 1 if the caller has known it for long enough to be believed |
---       by how much clocks may differ, in ms
--- Returns the store's time and the shift, in ms, which together are the log's time; and 1 if that holds.
--- `mark` is the log's time when somebody last looked, seconds ago while workers live. If it is as long ago as that by the
--- store's clock, this clock has run evenly. Otherwise the store was away, or its clock has jumped, and the caller's own
--- clock says which. Where nobody is left who knows, the store's clock is believed, but not to before the mark; a caller
--- that has just come, while a worker lived at the mark and took no leave, is to ask again.
+-- Reads the store's time and log time. KEYS: the clock, a hash of `shift` and `mark` | the workers
+-- ARGV: log time by the caller's own clock | 1 if the caller has known log time for long enough to be trusted |
+--       the largest difference of clocks that is no jump, in ms
+-- Returns the store's time and the shift, in ms, whose sum is log time; and 1 if that is sure.
+-- `mark` is log time at the last reading, which was seconds ago while workers are live. If the store's clock agrees, it
+-- has run evenly. Otherwise the store was away, or its clock has jumped, and the clock of a trusted caller says which.
+-- Without one, the store's clock is believed, but never to a time before the mark. If a worker was live at the mark and
+-- did not retire, a caller that is not trusted has to ask again: that worker may still know.
 local expected, established, tolerance = tonumber(ARGV[1]), ARGV[2] == '1', tonumber(ARGV[3])
-local found = redis.call('HMGET', KEYS[1], 'shift', 'mark')
-local shift, mark = tonumber(found[1] or 0), tonumber(found[2] or 0)
+local known = redis.call('HMGET', KEYS[1], 'shift', 'mark')
+local shift, mark = tonumber(known[1] or 0), tonumber(known[2] or 0)
 local time = redis.call('TIME')
 time = time[1] * 1000 + math.floor(time[2] / 1000)
 local holds = true
 if math.abs(time + shift - mark) > tolerance then
   if established then
     if math.abs(time + shift - expected) > tolerance then shift = expected - time end
-    -- A jump that was taken back, as well as other clocks can tell.
+    -- The jump was taken back, as far as other clocks can measure it.
     if math.abs(shift) <= tolerance / 10 then shift = 0 end
   else
     holds = redis.call('ZCOUNT', KEYS[2], string.format('%.0f', mark), '+inf') == 0
@@ -23,7 +23,7 @@ if math.abs(time + shift - mark) > tolerance then
   end
 end
 if holds then
-  -- A store that is full or read-only tells the time all the same.
+  -- A store that is full or read-only still answers.
   redis.pcall('HSET', KEYS[1], 'shift', string.format('%.0f', shift), 'mark', string.format('%.0f', time + shift))
 end
 return {time, shift, holds and 1 or 0}

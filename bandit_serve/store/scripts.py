@@ -1,4 +1,4 @@
-"""The Lua scripts: what must happen in the store at once or not at all."""
+"""Lua scripts: operations that must happen in the store as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Argument = str | bytes | int
 
 
 class Script:
-    """A script by the name of its `.lua` file beside this module, with what has to be in `front` of it."""
+    """Script from the `.lua` file of that name in this folder, preceded by the source in `front`."""
 
     def __init__(self, name: str, front: str = "") -> None:
         self.source = front + _text(name)
         self._sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     async def run(self, client: Any, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
-        """One EVALSHA; a store that was restarted and forgot the script is sent its source."""
+        """Runs EVALSHA. A store that does not know the script, as after a restart, is sent its source."""
         try:
             return await client.execute_command("EVALSHA", self._sha, len(keys), *keys, *arguments)
         except NoScriptError:

@@ -1,7 +1,7 @@
-"""The store as the rest of the house sees it: logs, snapshots, a lease, workers, keys, and a cache.
+"""Store as the rest of the service uses it: logs, snapshots, leases, workers, token keys and a cache.
 
-Every write is idempotent or compares before it sets, so a caller that never got its answer may try again; nothing
-here tries again by itself. What redis-py raises becomes `StoreUnavailable` here.
+Every write is idempotent or compares before it sets, so a caller whose reply was lost may try again. Nothing here tries
+again by itself. All methods raise `StoreUnavailable` in an outage.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from bandit_serve.store.keys import COMMON, Keys
 from bandit_serve.store.outages import Outages
 
 GRACE_MS = 60_000
+"""How long a bitmap of seen rewards is kept after its last token has expired."""
 EXPOSED_MARK_MS = 7 * 86_400_000
-"""How long, by the log's time, a worker's mark outlives what it last appended."""
+"""How long, in log time, the mark of a worker's exposures is kept after its last change."""
 REPEATED_MS = EXPOSED_MARK_MS - GRACE_MS
-"""How long a worker may try the same exposures again: less, so that the mark of the first try is there to tell."""
-SWEPT_AT_ONCE = 500
-ASKED_AGAIN_S = 0.2
-APPEND_TRIES = 4
+"""How long a worker may retry an append of exposures: shorter, so that the mark of the first try still exists."""
+SWEEP_BATCH_KEYS = 500
+CLOCK_RETRY_S = 0.2
+MAX_APPEND_TRIES = 4
 CENSUS_MS = 60_000
 TAIL_BLOCK_MS = 1_000
 AGREEMENT_MS = 30 * 86_400_000
@@ -41,12 +42,14 @@ PIECE_BYTES = 512 * 2**10
 PIECES_A_LIFETIME = 16
 PIECES_MS = 600_000
 IN_PIECES = b"\xc1"
-"""What no MessagePack begins with, and so no state."""
-# Outages in which it is the right node that answers, so that another connection would lead to the same.
-STAYING = (FULL, BUSY, CANNOT_SAVE)
+"""First byte of a snapshot in pieces: no MessagePack begins with it, so no state does."""
+# In these outages the right node answers: a new connection would lead to the same one.
+SAME_NODE_OUTAGES = (FULL, BUSY, CANNOT_SAVE)
 
 
 class Entry(NamedTuple):
+    """Entry of a log: the `kind` of its event and the event's bytes."""
+
     offset: Offset
     kind: bytes
     data: bytes
@@ -54,18 +57,20 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
+    """State of a fold after the entry at `offset`."""
+
     offset: Offset
     state: bytes
 
 
 class Store:
-    """Connections for scripts, for other commands, and one for the blocking tail."""
+    """Client of one store. Scripts, other commands and the blocking tail have connections of their own."""
 
     def __init__(self, url: str, *, namespace: str = "bandit_serve", timeout_s: float = 1.0) -> None:
         self.url = url
         self.keys = Keys(namespace)
         self.clock = LogClock()
-        # Any: redis-py types every reply as bytes or str, and ours are bytes.
+        # Any: redis-py types every reply as bytes or str; with our options all are bytes.
         self._client: Any = open_client(url, timeout_s=timeout_s)
         self._calls = Calls(url, timeout_s=timeout_s)
         self._tail: Any = open_tail_client(url, block_s=TAIL_BLOCK_MS / 1000, timeout_s=timeout_s)
@@ -77,11 +82,12 @@ class Store:
         await self._tail.aclose()
 
     async def facts(self) -> StoreFacts:
+        """As `facts.inspect`."""
         facts: StoreFacts = await self._call(lambda: inspect(self._client))
         return facts
 
     async def check(self) -> StoreFacts:
-        """The facts of a store that may be used; `StoreRefused` otherwise."""
+        """Returns the store's facts; raises `StoreRefused` where it must not be used."""
         facts = await self.facts()
         check(facts)
         return facts
@@ -100,7 +106,7 @@ class Store:
         return await self._call(lambda: script.run(self._calls, keys, arguments))
 
     async def _write(self, call: Awaitable[Any]) -> Any:
-        """The reply to a write that is tried often enough to know by it whether the store takes writes."""
+        """Awaits a write and records in `outages` whether it succeeded. Only for writes that are made all the time."""
         try:
             reply = await call
         except StoreUnavailable as error:
@@ -110,55 +116,58 @@ class Store:
         return reply
 
     async def _renew(self, error: StoreUnavailable) -> None:
-        if error.what in STAYING:
+        if error.what in SAME_NODE_OUTAGES:
             return
         await self._calls.renew()
         for client in (self._client, self._tail):
             await renew(client)
 
     async def time_ms(self) -> int:
-        """The log's time, which `clock` knows again from now on.
+        """Reads log time from the store and adjusts `clock` to it.
 
-        Where a process that has just come can not tell whether the store's clock has jumped or nobody was there for a
-        while, it waits for those who may know, or until it may be believed itself.
+        A new process can not tell a jump of the store's clock from a time without any workers. It then asks again until
+        a worker that knows has answered, or until its own clock may be trusted.
         """
         clock, keys = self.clock, [self.keys.clock, self.keys.workers]
         while True:
             sent_ns = even_ns()
             arguments = [clock.now_ms(), int(clock.established), TOLERANCE_MS]
             store_ms, shift_ms, holds = await self._run(scripts.READ_CLOCK, keys, arguments)
-            log_ms = clock.hear(int(store_ms), int(shift_ms), sent_ns, even_ns(), holds=bool(holds))
+            log_ms = clock.adjust(int(store_ms), int(shift_ms), sent_ns, even_ns(), holds=bool(holds))
             if holds:
                 return log_ms
-            await asyncio.sleep(ASKED_AGAIN_S)
+            await asyncio.sleep(CLOCK_RETRY_S)
 
     async def _append(
         self, script: scripts.Script, keys: Sequence[str], arguments: Sequence[scripts.Argument]
     ) -> Any:
-        """What a script answers that appends at the log's time; what it does not append, it is asked for again.
+        """Runs a script that appends at log time; returns its reply.
 
-        More than once: a store's look at its clock may be older than the one before.
+        The script refuses while the store's clock and ours differ. Then log time is read and the script runs again, at
+        most `MAX_APPEND_TRIES` times in all, because the store's clock may change once more in between.
         """
-        for _ in range(APPEND_TRIES):
+        for _ in range(MAX_APPEND_TRIES):
             if not self.clock.known:
                 await self.time_ms()
             time = (self.clock.shift_ms, self.clock.now_ms(), TOLERANCE_MS)
-            answer = await self._run(script, keys, (*time, *arguments))
-            if answer != b"clock":
-                return answer
+            reply = await self._run(script, keys, (*time, *arguments))
+            if reply != b"clock":
+                return reply
             await self.time_ms()
-        raise StoreUnavailable("The store's clock does not agree with this machine's, and jumps.", what=CLOCK)
+        raise StoreUnavailable(
+            "The store's clock does not agree with this machine's, and keeps changing.", what=CLOCK
+        )
 
     async def sweep(self, owner: str) -> None:
-        """Deletes what an experiment's log does not need any more: bitmaps and marks of its past."""
+        """Deletes bitmaps and marks that an experiment's log does not need any more."""
         index, now_ms = self.keys.expiries(owner), await self.time_ms()
         while True:
-            found = await self._call(
-                lambda: self._client.zrangebyscore(index, "-inf", f"({now_ms}", start=0, num=SWEPT_AT_ONCE)
+            due = await self._call(
+                lambda: self._client.zrangebyscore(index, "-inf", f"({now_ms}", start=0, num=SWEEP_BATCH_KEYS)
             )
-            if not found:
+            if not due:
                 return
-            keys = [key.decode() for key in found]
+            keys = [key.decode() for key in due]
             if not await self._run(scripts.SWEEP, [index, *keys], [now_ms]):
                 return
 
@@ -167,20 +176,24 @@ class Store:
     async def append_rewards(
         self, owner: str, bitmaps: Sequence[str], rows: bytes, checks: bytes, row_bytes: int = REWARD.itemsize
     ) -> bytes:
-        """One letter a row: `a`ccepted, `d`uplicate, `l`ate. `checks` are 12 bytes a row (append_rewards.lua)."""
+        """Appends the rewards that are neither late nor in the log already, in one entry.
+
+        `rows` holds `row_bytes` a reward, `checks` 12 bytes a reward (append_rewards.lua), `bitmaps` the keys that the
+        checks refer to. Returns one letter a row: `a`ccepted, `d`uplicate or `l`ate.
+        """
         keys = [self.keys.log(owner), self.keys.expiries(owner), *bitmaps]
         arguments: list[scripts.Argument] = [rows, row_bytes, checks, GRACE_MS]
         return bytes(await self._write(self._append(scripts.APPEND_REWARDS, keys, arguments)))
 
     async def append_change(self, owner: str, revision: int, kind: bytes, event: bytes) -> Offset | None:
-        """The entry's offset, or None when `revision` is no longer the head's."""
+        """Appends a configuration change. Returns its offset, or None when the head's revision is not `revision`."""
         keys = [self.keys.log(owner), self.keys.head(owner)]
         arguments: list[scripts.Argument] = [str(revision), kind, event]
         offset = await self._write(self._append(scripts.APPEND_CHANGE, keys, arguments))
         return Offset.parse(offset) if offset else None
 
     async def set_head(self, owner: str, revision: int) -> None:
-        """The revision of the last change that counts, where later ones in the log are left out."""
+        """Sets the revision of the head back after a repair that leaves later changes out."""
         await self._call(lambda: self._client.set(self.keys.head(owner), str(revision)))
 
     async def append_exposures(
@@ -192,84 +205,89 @@ class Store:
         event: bytes,
         tried_ms: int | None = None,
     ) -> bool | None:
-        """False when an earlier try had already appended them; None, and nothing is appended, when the first try, at
-        `tried_ms` of the log's time, is so long ago that this is not known any more.
+        """Appends `count` exposures of a worker, numbered from `first`.
+
+        tried_ms: log time of the first try, if this is a retry. Returns True if they were appended and False if an
+        earlier try has done so. Returns None, and appends nothing, if the first try is too long ago to know.
         """
         keys = [self.keys.log(owner), self.keys.exposed(owner, incarnation), self.keys.expiries(owner)]
         tried = -1 if tried_ms is None else tried_ms
         arguments = (first, count, event, EXPOSED_MARK_MS, REPEATED_MS, tried)
-        answer = int(await self._write(self._append(scripts.APPEND_EXPOSURES, keys, arguments)))
-        return None if answer < 0 else bool(answer)
+        result = int(await self._write(self._append(scripts.APPEND_EXPOSURES, keys, arguments)))
+        return None if result < 0 else bool(result)
 
     async def append(self, owner: str, kind: bytes, event: bytes) -> Offset:
+        """Appends one event; returns its offset. A retry after a lost reply appends it twice."""
         appended = self._append(scripts.APPEND, [self.keys.log(owner)], [kind, event])
         return Offset.parse(await self._write(appended))
 
     async def last_offset(self, owner: str) -> Offset:
+        """Offset of the newest entry; `START` for an empty log."""
         newest = await self._call(lambda: self._client.xrevrange(self.keys.log(owner), count=1))
         return Offset.parse(newest[0][0]) if newest else START
 
     async def find_lost(self, positions: Sequence[tuple[str, Offset]]) -> list[str]:
-        """The owners of logs that hold no entry at these offsets any more, though they were not trimmed that far.
+        """Returns the owners of logs that have lost their entry at the given offset without being trimmed that far.
 
-        Asked on the connection of `read_any`, so of the node that is read from.
+        Uses the connection of `read_any`, and so asks the node that is read from.
         """
         keys = [key for owner, _ in positions for key in (self.keys.log(owner), self.keys.trimmed(owner))]
         offsets = [str(offset) for _, offset in positions]
-        found = await self._call(lambda: scripts.FIND_LOST.run(self._tail, keys, offsets))
-        return [positions[number - 1][0] for number in found]
+        numbers = await self._call(lambda: scripts.FIND_LOST.run(self._tail, keys, offsets))
+        return [positions[number - 1][0] for number in numbers]
 
     async def identity(self) -> bytes | None:
-        """What tells this store's data from any other's. Asked on the connection of `read_any`.
+        """Reads the random number that identifies this store's data, on the connection of `read_any`; None before the
+        first worker has set one.
 
-        `StoreUnavailable` where that leads to a node that takes no writes because another is the primary.
+        Raises `StoreUnavailable` where that connection leads to a replica.
         """
         replication = await self._call(lambda: self._tail.info("replication"))
         if replication.get("role") not in ("master", None):
             error = StoreUnavailable("The store is a replica now and takes no writes.", what=READ_ONLY)
             await self._renew(error)
             raise error
-        found: bytes | None = await self._call(lambda: self._tail.get(self.keys.identity))
-        return found
+        identity: bytes | None = await self._call(lambda: self._tail.get(self.keys.identity))
+        return identity
 
     async def make_identity(self) -> bytes:
-        """The store's identity, which the first worker gives to it."""
+        """Returns the store's identity; sets one where there is none yet."""
         made = secrets.token_hex(16)
         await self._write(self._call(lambda: self._client.setnx(self.keys.identity, made)))
         return bytes(await self._call(lambda: self._client.get(self.keys.identity)))
 
     async def read(self, owner: str, after: Offset, count: int) -> list[Entry]:
-        """At most `count` entries after an offset."""
-        found = await self._call(
+        """Reads at most `count` entries after an offset."""
+        items = await self._call(
             lambda: self._client.xrange(self.keys.log(owner), min=str(after.next), count=count)
         )
-        return _entries(found)
+        return _entries(items)
 
     async def read_any(
         self, after: Mapping[str, Offset], count: int, block_ms: int = TAIL_BLOCK_MS
     ) -> dict[str, list[Entry]]:
-        """What came after the given offsets; waits until something does, at most `block_ms`."""
+        """Reads up to `count` entries a log after the given offsets; waits up to `block_ms` for the first."""
         streams: dict[Any, Any] = {self.keys.log(owner): str(offset) for owner, offset in after.items()}
-        found = await self._call(lambda: self._tail.xread(streams, count=count, block=block_ms))
+        reply = await self._call(lambda: self._tail.xread(streams, count=count, block=block_ms))
         owners = {self.keys.log(owner).encode(): owner for owner in after}
-        pairs = found.items() if isinstance(found, dict) else found
+        pairs = reply.items() if isinstance(reply, dict) else reply
         return {owners[stream]: _entries(entries) for stream, entries in pairs}
 
     async def log_size(self, owner: str) -> tuple[int, int]:
-        """Entries and bytes of a log."""
+        """Number of entries of a log, and its size in bytes, estimated by the store."""
         key = self.keys.log(owner)
         length = await self._call(lambda: self._client.xlen(key))
         size = await self._call(lambda: self._client.memory_usage(key, samples=100))
         return int(length), int(size or 0)
 
     async def find_present(self, owners: Sequence[str]) -> list[str]:
-        """Those of which more is there than what stays of a log that was freed."""
-        found = []
-        for start in range(0, len(owners), SWEPT_AT_ONCE):
-            some = owners[start : start + SWEPT_AT_ONCE]
+        """Returns the owners whose log or expiries exist: they were not freed yet, or were written to again."""
+        present = []
+        for start in range(0, len(owners), SWEEP_BATCH_KEYS):
+            some = owners[start : start + SWEEP_BATCH_KEYS]
             if await self._count([key for owner in some for key in self._freed(owner)]):
-                found += [owner for owner in some if await self._count(self._freed(owner))]
-        return found
+                present += [owner for owner in some if await self._count(self._freed(owner))]
+        return present
 
     async def _count(self, keys: Sequence[str]) -> int:
         return int(await self._call(lambda: self._client.exists(*keys)))
@@ -278,8 +296,10 @@ class Store:
         return [self.keys.log(owner), self.keys.expiries(owner)]
 
     async def free(self, owner: str, folds: Sequence[str]) -> None:
-        """Deletes a log and all that goes with it, for good. Its head stays, so that nobody begins it anew, and its
-        trimmed mark, so that a reader who has not heard does not take it for lost.
+        """Deletes a log for good, with its snapshots, bitmaps and marks.
+
+        Two small keys stay: the head, so that nobody begins the log again, and the trimmed mark, so that a reader that
+        does not know of the deletion does not take the log for lost.
         """
         await self.trim(owner, await self.last_offset(owner))
         keys = [self.keys.log(owner)]
@@ -288,20 +308,20 @@ class Store:
             keys += [self.keys.snapshot_pieces(owner, fold, str(offset)) for offset in offsets]
             keys.append(self.keys.snapshots(owner, fold))
         index = self.keys.expiries(owner)
-        while found := await self._call(lambda: self._client.zrange(index, 0, SWEPT_AT_ONCE - 1)):
-            await self._call(lambda: self._client.unlink(*found))
-            await self._call(lambda: self._client.zrem(index, *found))
+        while some := await self._call(lambda: self._client.zrange(index, 0, SWEEP_BATCH_KEYS - 1)):
+            await self._call(lambda: self._client.unlink(*some))
+            await self._call(lambda: self._client.zrem(index, *some))
         await self._call(lambda: self._client.unlink(*keys))
 
     # Snapshots
 
     async def snapshot_offsets(self, owner: str, fold: str) -> list[Offset]:
-        """Where snapshots stand, oldest first."""
+        """Offsets of the snapshots of a fold, oldest first."""
         fields = await self._call(lambda: self._client.hkeys(self.keys.snapshots(owner, fold)))
         return sorted(Offset.parse(field) for field in fields)
 
     async def read_snapshot(self, owner: str, fold: str, offset: Offset | None = None) -> Snapshot | None:
-        """The snapshot at `offset`, by default the newest that is whole."""
+        """Reads the snapshot at `offset`, by default the newest that is whole; None where there is none."""
         offsets = [offset] if offset is not None else reversed(await self.snapshot_offsets(owner, fold))
         for at in offsets:
             state = await self._state(owner, fold, str(at))
@@ -322,18 +342,21 @@ class Store:
         return await self._call(lambda: self._client.hget(key, str(number))) or b""
 
     async def write_snapshot(self, owner: str, fold: str, snapshot: Snapshot) -> None:
-        """A large one goes in pieces, each a call of its own: in one it would hold up the store, and take longer than
-        a call may.
+        """Writes a snapshot; one of more than `PIECE_BYTES` goes in pieces, each in a call of its own.
+
+        In one call it would block the store, and take longer than a call's timeout.
         """
-        at, told = str(snapshot.offset), snapshot.state
+        at, value = str(snapshot.offset), snapshot.state
         pieces = self.keys.snapshot_pieces(owner, fold, at)
         n_pieces = 0
-        if len(told) > PIECE_BYTES:
-            n_pieces = await self._write_pieces(pieces, told)
-            told = IN_PIECES + n_pieces.to_bytes(4, "little") + hashlib.sha256(told).digest()
+        if len(value) > PIECE_BYTES:
+            n_pieces = await self._write_pieces(pieces, value)
+            value = IN_PIECES + n_pieces.to_bytes(4, "little") + hashlib.sha256(value).digest()
         keys = [self.keys.snapshots(owner, fold), pieces]
-        if not await self._run(scripts.KEEP_SNAPSHOT, keys, [at, n_pieces, told]):
-            raise StoreUnavailable(f"The snapshot of {owner} at {at} lost pieces on its way.", what=SLOW)
+        if not await self._run(scripts.KEEP_SNAPSHOT, keys, [at, n_pieces, value]):
+            raise StoreUnavailable(
+                f"The snapshot of {owner} at {at} was not written: pieces are missing.", what=SLOW
+            )
 
     async def _write_pieces(self, key: str, state: bytes) -> int:
         await self._call(lambda: self._client.delete(key))
@@ -345,11 +368,11 @@ class Store:
     async def _write_piece(self, key: str, number: int, piece: bytes) -> None:
         await self._call(lambda: self._client.hset(key, str(number), piece))
         if number % PIECES_A_LIFETIME == 0:
-            # Pieces of a snapshot that never becomes whole are not to stay.
+            # Pieces of a snapshot that never becomes whole must not stay.
             await self._call(lambda: self._client.pexpire(key, PIECES_MS))
 
     async def drop_snapshots(self, owner: str, fold: str, offsets: Sequence[Offset]) -> None:
-        """Drops those of these that are there, but never the newest of the fold."""
+        """Drops the snapshots at these offsets, but never the newest of the fold."""
         if offsets:
             fields = [str(offset) for offset in offsets]
             keys = [self.keys.snapshots(owner, fold)]
@@ -357,30 +380,32 @@ class Store:
             await self._run(scripts.DROP_SNAPSHOTS, keys, fields)
 
     async def trim(self, owner: str, through: Offset, folds: Sequence[str] = ()) -> int:
-        """Forgets the log up to and with an offset; returns how many entries went.
+        """Deletes a log's entries up to and with an offset; returns how many were deleted.
 
-        None go where the log is trimmed as far already, or where one of the `folds` could not go on from there.
+        Deletes none where one of the `folds` has no snapshot at that offset or later, or the log is trimmed as far
+        already.
         """
         keys = [self.keys.log(owner), self.keys.trimmed(owner)]
         keys += [self.keys.snapshots(owner, fold) for fold in folds]
         return int(await self._run(scripts.TRIM, keys, [str(through), str(through.next)]))
 
     async def trimmed(self, owner: str) -> Offset:
-        """The last offset that the log has forgotten."""
+        """Offset of the last entry that was trimmed; `START` where none was."""
         offset = await self._call(lambda: self._client.get(self.keys.trimmed(owner)))
         return Offset.parse(offset) if offset else START
 
     # Workers
 
     async def hold_lease(self, holder: str, lifetime_ms: int) -> bool:
+        """Takes or renews the lease for `lifetime_ms`; returns whether `holder` has it."""
         return bool(await self._run(scripts.HOLD_LEASE, [self.keys.lease], [holder, lifetime_ms]))
 
     async def hold_learner(self, model: str, holder: str, lifetime_ms: int) -> bool:
-        """Whether `holder` is the one that learns for a model, for `lifetime_ms` from now."""
+        """As `hold_lease`, for the lease of the process that learns for a model."""
         return bool(await self._run(scripts.HOLD_LEASE, [self.keys.learner(model)], [holder, lifetime_ms]))
 
     async def announce(self, about: bytes, lifetime_ms: int) -> None:
-        """Says that a worker lives, for `lifetime_ms` from now."""
+        """Announces for `lifetime_ms` that a worker is live; `about` is its encoded description."""
 
         async def announce() -> None:
             now_ms = await self.time_ms()
@@ -390,49 +415,54 @@ class Store:
         await self._write(announce())
 
     async def retire(self, about: bytes) -> None:
+        """Ends an announcement."""
         await self._call(lambda: self._client.zrem(self.keys.workers, about))
 
     async def workers(self) -> list[bytes]:
-        """What each worker that lives said about itself."""
+        """Encoded descriptions of the live workers."""
         now_ms = await self.time_ms()
         return list(await self._call(lambda: self._client.zrangebyscore(self.keys.workers, now_ms, "+inf")))
 
-    async def report(self, owner: str, key: str, incarnation: int, answer: bytes) -> None:
-        """A worker's answer to a census."""
+    async def write_answer(self, key: str, incarnation: int, answer: bytes) -> None:
+        """Writes a worker's answer to a census, or its acknowledgement of a change, under `key`."""
         await self._call(lambda: self._client.hset(key, f"{incarnation:016x}", answer))
         await self._call(lambda: self._client.pexpire(key, CENSUS_MS))
 
-    async def reports(self, key: str) -> dict[int, bytes]:
+    async def answers(self, key: str) -> dict[int, bytes]:
+        """Answers under `key`, by incarnation."""
         answers = await self._call(lambda: self._client.hgetall(key))
         return {int(field, 16): answer for field, answer in answers.items()}
 
     async def write_agreement(self, model: str, version: str, incarnation: int, sums: bytes) -> None:
+        """Writes a worker's sums for a shadow version, in place of its former ones."""
         key = self.keys.agreement(model, version)
         await self._call(lambda: self._client.hset(key, f"{incarnation:016x}", sums))
         await self._call(lambda: self._client.pexpire(key, AGREEMENT_MS))
 
     async def agreements(self, model: str, version: str) -> list[bytes]:
-        """What each worker that ever scored for a shadow version wrote."""
-        found = await self._call(lambda: self._client.hgetall(self.keys.agreement(model, version)))
-        return list(found.values())
+        """Sums for a shadow version, of each worker that ever scored for it."""
+        sums = await self._call(lambda: self._client.hgetall(self.keys.agreement(model, version)))
+        return list(sums.values())
 
-    async def say_loaded(self, incarnation: int, loaded: bytes) -> None:
-        """What a worker has in memory."""
+    async def report_loaded(self, incarnation: int, loaded: bytes) -> None:
+        """Reports the models that a worker has in memory."""
         await self._call(lambda: self._client.hset(self.keys.loaded, f"{incarnation:016x}", loaded))
         await self._call(lambda: self._client.pexpire(self.keys.loaded, LOADED_MS))
 
     async def loaded(self) -> dict[int, bytes]:
-        found = await self._call(lambda: self._client.hgetall(self.keys.loaded))
-        return {int(field, 16): value for field, value in found.items()}
+        """Reports of loaded models, by incarnation."""
+        reports = await self._call(lambda: self._client.hgetall(self.keys.loaded))
+        return {int(field, 16): value for field, value in reports.items()}
 
     # Token keys
 
     async def token_keys(self) -> dict[int, bytes]:
+        """Keys that sign decision tokens, by id."""
         keys = await self._call(lambda: self._client.hgetall(self.keys.token_keys))
         return {int(field): value for field, value in keys.items()}
 
     async def add_token_key(self, key_id: int, value: bytes) -> bool:
-        """False when another worker was first; then its key is the one."""
+        """Adds a key; False when another worker has added one under the same id, which then is valid."""
         return bool(await self._call(lambda: self._client.hsetnx(self.keys.token_keys, str(key_id), value)))
 
     async def drop_token_key(self, key_id: int) -> None:
@@ -441,15 +471,17 @@ class Store:
     # The cache
 
     async def cached(self, digest: str) -> bytes | None:
-        found: bytes | None = await self._call(lambda: self._client.get(self.keys.top_k(digest)))
-        return found
+        """Encoded top-k answer; None if it is not cached."""
+        answer: bytes | None = await self._call(lambda: self._client.get(self.keys.top_k(digest)))
+        return answer
 
     async def cache(self, digest: str, value: bytes, lifetime_ms: int) -> None:
+        """Caches an encoded top-k answer."""
         await self._call(lambda: self._client.set(self.keys.top_k(digest), value, px=lifetime_ms))
 
 
-def _entries(found: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> list[Entry]:
-    return [Entry(Offset.parse(at), *next(iter(fields.items()))) for at, fields in found]
+def _entries(items: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> list[Entry]:
+    return [Entry(Offset.parse(at), *next(iter(fields.items()))) for at, fields in items]
 
 
 __all__ = ["COMMON", "Entry", "Snapshot", "Store"]

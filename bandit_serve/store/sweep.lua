@@ -1,5 +1,5 @@
--- Deletes what has been kept long enough. KEYS: the expiries, then keys that are among them. ARGV: the log's time in ms
--- Returns how many went; one that is to be kept for longer by now stays.
+-- Deletes keys whose time is over. KEYS: the expiries, then keys that are among them. ARGV: log time in ms
+-- Returns how many were deleted; a key whose time was extended meanwhile stays.
 local gone = 0
 for i = 2, #KEYS do
   local until_ms = redis.call('ZSCORE', KEYS[1], KEYS[i])

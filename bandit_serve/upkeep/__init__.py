@@ -1,1 +1,1 @@
-"""The lease holder's chores."""
+"""Upkeep of the store, done by the worker that holds the lease."""

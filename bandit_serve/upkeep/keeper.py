@@ -1,4 +1,4 @@
-"""The lease holder's chores: snapshots, trimming, ticks, token keys, and promotions that an experiment decided."""
+"""Chores of the lease holder: snapshots, trimming, ticks, token keys, and promotions of winners."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from bandit_serve.replication.results_log import RESULTS_FOLD, ResultsLog, Resul
 from bandit_serve.replication.tail import REGISTRY_FOLD
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Snapshot, Store
-from bandit_serve.upkeep.overdue import Overdue
+from bandit_serve.upkeep.overdue_chores import OverdueChores
 
 log = logging.getLogger(__name__)
 
 LEASE_MS = 10_000
 ROUND_S = 1.0
 RELIEF_S = 5.0
-FULL_AT, RELIEVED_AT = 0.95, 0.9
-"""Shares of the store's memory: above the one, logs are trimmed to their newest snapshot down to the other."""
+FULL_SHARE, RELIEVED_SHARE = 0.95, 0.9
+"""Shares of the store's memory: above the first, logs are trimmed to their newest snapshot until below the second."""
 OVERDUE_ROUNDS = 3
 KEPT_SNAPSHOTS = 8
 UNTRIMMED_MS = 5_000
-"""How old an entry is before it may be trimmed: more than `tail.LAPSE_S`, so a reader that keeps up misses none."""
+"""Minimum age of an entry that is trimmed: above `tail.LAPSE_S`, so that a reader that keeps up misses none."""
 
 
 class Keeper:
-    """Runs in every worker; the one that holds the lease does the work.
+    """Runs in every worker, but only the one that holds the lease works.
 
-    Nothing that it does twice does harm, so a lease that changes hands in the middle needs no fence.
+    Every chore may be done twice without harm, so no fencing is needed when the lease changes hands during one.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class Keeper:
         self._leading = False
         self._relieving = False
         self._troubles = troubles
-        self._overdue = Overdue(replica, self._troubles, OVERDUE_ROUNDS * snapshot_every_s)
+        self._overdue = OverdueChores(replica, self._troubles, OVERDUE_ROUNDS * snapshot_every_s)
         self.failed = 0
-        """Chores of one experiment, of the registry or of the keys."""
+        """Number of chores that have failed."""
 
     async def run(self) -> None:
-        """Holds the lease where it can, and then lets time pass and promotes."""
+        """Tries to hold the lease, and with it appends ticks and promotes winners, until cancelled."""
         while True:
             await asyncio.sleep(ROUND_S)
             try:
@@ -92,7 +92,7 @@ class Keeper:
                 log.exception("a chore of the lease holder failed")
 
     async def keep_regularly(self) -> None:
-        """Snapshots, trims and rotates keys while `run` holds the lease; what is slow here holds up nothing there."""
+        """Snapshots, trims and rotates keys while `run` holds the lease: a task of its own, because it may be slow."""
         next_s = time.monotonic() + self._snapshot_every_s
         relief_s = 0.0
         while True:
@@ -111,7 +111,7 @@ class Keeper:
             self._relieving = False
             self._overdue.look()
 
-    async def _is_full(self, share: float = FULL_AT) -> bool:
+    async def _is_full(self, share: float = FULL_SHARE) -> bool:
         facts = await self._store.facts()
         return facts.maxmemory > 0 and facts.used_memory > share * facts.maxmemory
 
@@ -131,7 +131,7 @@ class Keeper:
             log.error("the winner of %s is not promoted: %s", record.experiment.id, in_full(error))
 
     async def _tick(self) -> None:
-        """Lets time pass in the logs in which a window is to close and nothing else happens."""
+        """Appends a tick to each log in which a window should close, so that its fold learns the time."""
         now_ms = await self._store.time_ms()
         for name, live in list(self._replica.experiments.items()):
             with self._replica.island(name):
@@ -140,19 +140,19 @@ class Keeper:
                     await self._store.append(live.owner, events.TICK, b"")
 
     async def keep(self) -> None:
-        """Snapshots of everything, trimmed logs, and token keys that are neither old nor useless.
+        """Rotates token keys, and writes a snapshot and trims the log of the registry and of each experiment.
 
-        Each is a chore of its own, which ends no other where it fails; only a store that answers nothing ends all.
+        Each is a chore of its own: a failed one does not end the others, unless the store does not answer at all.
         """
         await self._attempt("the token keys", self._rotate_keys)
         if COMMON not in self._replica.aside:
             await self._attempt("the registry", self._keep_registry)
-        await self._attempt("what was deleted", self._free_deleted)
+        await self._attempt("deleted experiments", self._free_deleted)
         for name in await self._in_order():
             await self._attempt(name, partial(self._keep_experiment, name))
 
     async def _in_order(self) -> list[str]:
-        """The experiments; in a full store those with the largest logs first, which free the most of it."""
+        """Names of the experiments; in a full store, those with the largest logs first, as they free the most."""
         names = list(self._replica.experiments)
         if not self._relieving:
             return names
@@ -161,7 +161,7 @@ class Keeper:
         return sorted(names, key=lambda name: -sizes[name])
 
     async def _attempt(self, whose: str, chore: Callable[[], Awaitable[None]]) -> None:
-        """One chore, whose failure is counted; `StoreUnavailable` where the store answers nothing at all."""
+        """Does one chore and counts its failure. Raises `StoreUnavailable` where the store does not answer at all."""
         try:
             await chore()
         except StoreUnavailable as error:
@@ -172,8 +172,8 @@ class Keeper:
             log.exception("a chore for %s failed", whose)
             self.failed += 1
         if self._relieving:
-            # What was freed may be enough: others then keep what their retention says.
-            self._relieving = await self._is_full(RELIEVED_AT)
+            # If enough is free now, the other logs keep what their retention says.
+            self._relieving = await self._is_full(RELIEVED_SHARE)
 
     async def _keep_registry(self) -> None:
         registry = self._replica.registry
@@ -186,8 +186,9 @@ class Keeper:
             await self._trim(COMMON, REGISTRY_FOLD)
 
     async def _free_deleted(self) -> None:
-        """Frees what experiments that were deleted have in the store, once everybody has heard that they are; and again
-        where somebody who had not has written since.
+        """Frees the keys of deleted experiments, once every worker must know of the deletion.
+
+        It is repeated for a log that a worker which did not know has written to since.
         """
         before_ms = await self._store.time_ms() - UNTRIMMED_MS
         gone = [owner for owner, at_ms in self._replica.registry.repairs.deleted() if at_ms < before_ms]
@@ -195,7 +196,7 @@ class Keeper:
             await self._store.free(owner, (POLICY_FOLD, RESULTS_FOLD))
 
     async def _keep_experiment(self, name: str) -> None:
-        """Trims also where a snapshot can not be written: a full store is freed by it, behind an earlier one."""
+        """Writes an experiment's snapshots and trims its log, even if a snapshot fails, as that frees memory."""
         if name not in self._replica.experiments:
             return
         live = await self._replica.at_rest(name)
@@ -210,7 +211,7 @@ class Keeper:
             await self._store.sweep(live.owner)
 
     async def _keep_results(self, live: LiveExperiment) -> None:
-        """Where results can not be made the policy is kept all the same, and the log is not trimmed past them."""
+        """Writes a snapshot of the results. If they can not be folded it begins a trouble, and the policy's goes on."""
         name = live.experiment.id
         try:
             await self._results.snapshot(live)
@@ -220,14 +221,14 @@ class Keeper:
             self._troubles.end("results_set_aside", name)
 
     async def _keep_fold(self, owner: str, fold: str, newest: Snapshot) -> None:
-        """Keeps the newest snapshot, and older ones some way apart for replay and trimming to start from."""
+        """Writes the newest snapshot and thins out older ones, which replay and trimming start from."""
         offsets = await self._store.snapshot_offsets(owner, fold)
-        # One at the same place may be from before a repair.
+        # After a repair, one at the same offset may hold another state.
         if offsets and offsets[-1] == newest.offset and owner not in self._replica.registry.repairs.omissions:
             return
         await self._store.write_snapshot(owner, fold, newest)
         apart_ms = self._retention_ms // KEPT_SNAPSHOTS
-        # The newest of the old ones stays: a log that grew too large is trimmed to it.
+        # The newest of the old ones stays, because a log that is too large is trimmed to it.
         old = [offset for offset in offsets if offset.time_ms < newest.offset.time_ms - UNTRIMMED_MS]
         dropped, last = [], old[0] if old else None
         for offset in old[1:-1]:
@@ -239,9 +240,9 @@ class Keeper:
         await self._store.drop_snapshots(owner, fold, dropped)
 
     async def _trim(self, owner: str, fold: str, *others: str) -> None:
-        """Forgets the log behind a snapshot of `fold`, which all `others` have reached, too.
+        """Trims the log to a snapshot of `fold` that all `others` have reached, too.
 
-        What is older than the retention goes, or all that can when the log is too large or the store full.
+        Entries older than the retention go; when the log is too large or the store full, all that a snapshot covers.
         """
         now_ms = await self._store.time_ms()
         offsets = await self._store.snapshot_offsets(owner, fold)
@@ -268,13 +269,13 @@ class Keeper:
             MAX_WINDOW_MS if record is None else record.experiment.attribution.window_ms for record in records
         ]
         if len(records) < len(self._replica.registry.experiments):
-            windows_ms.append(MAX_WINDOW_MS)  # of one that is being read, or was only announced
+            windows_ms.append(MAX_WINDOW_MS)  # for an experiment that is being read or was only announced
         for key_id in keyring.expired(now_ms, max(windows_ms, default=0)):
             await self._store.drop_token_key(key_id)
 
 
 def _readable_state(offset: Offset, pack: Callable[[], bytes]) -> bytes:
-    """What a reader of the snapshot refuses is not written."""
+    """Packs a state and reads it back, so that no snapshot is written that a reader refuses."""
     state = pack()
     LiveExperiment.from_state(offset, state)
     return state

@@ -1,4 +1,4 @@
-"""Writing the newest snapshots into files of this host, in the background."""
+"""Background writer of the newest snapshots into files of this host."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from bandit_serve.store.store import Store
 log = logging.getLogger(__name__)
 
 ROUND_S = 1.0
-AGAIN_S = 10.0
+RETRY_AFTER_ERROR_S = 10.0
 TROUBLE = "snapshot_files"
 
 
 class LocalKeeper:
-    """Runs in every worker; one on each host writes.
+    """Runs in every worker, but only one on each host writes.
 
-    What was configured is in the files within seconds, evidence within `snapshot_every`.
+    Configuration reaches the files within seconds, evidence within `snapshot_every_s`.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class LocalKeeper:
         self._next_s = 0.0
 
     async def run(self) -> None:
+        """Writes until cancelled."""
         while True:
             await asyncio.sleep(ROUND_S)
             try:
@@ -61,10 +62,10 @@ class LocalKeeper:
                 continue
             except OSError as error:
                 self._troubles.begin(TROUBLE, f"The newest snapshots can not be written to files: {error}.")
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(RETRY_AFTER_ERROR_S)
 
     async def keep(self) -> None:
-        """Writes what is due. A worker without the store has nothing to say that is newer than the files."""
+        """Writes what is due. A worker that has not reached the store has nothing newer than the files."""
         identity = self._tail.identity
         if identity is None:
             return
@@ -83,12 +84,12 @@ class LocalKeeper:
                 except OSError:
                     raise
                 except Exception:
-                    # Said once a revision; of its snapshot in the store, health says that it is overdue.
+                    # Logged once a revision; for its snapshot in the store, health reports that it is overdue.
                     self._written[live.owner] = live.record.revision, live.offset
                     log.exception("no file can be written of %s", name)
         if all_due:
             await asyncio.to_thread(self._files.sweep, list(self._replica.registry.experiments))
-            # Not before: what a store that was away or a full disk cut short is due again in the next round.
+            # Only now: after an outage or a full disk, all is due again in the next round.
             self._next_s = now_s + self._snapshot_every_s
 
     async def _keep_token_keys(self) -> None:

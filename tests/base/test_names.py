@@ -1,4 +1,4 @@
-"""Names that we give, and names that come from outside."""
+"""Names that users choose here, and names from outside."""
 
 from __future__ import annotations
 

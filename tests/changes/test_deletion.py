@@ -1,4 +1,4 @@
-"""Deleted experiments: gone everywhere and for good, and nothing of theirs is a namesake's."""
+"""Deletion of experiments: they are gone everywhere and for good, and a namesake inherits nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from callers import check_problem, decide, draft, experiment, new_name, reward_many, running
 from commands import bandit_serve
+from http_calls import check_problem, decide, draft, experiment, new_name, reward_many, running
 from msgspec import Struct
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
@@ -50,7 +50,7 @@ def exposures(service: ThrowawayService, path: str) -> int:
 
 
 def stopped(service: ThrowawayService) -> tuple[str, list[str]]:
-    """An experiment that was decided and rewarded for; and decisions of it that have no reward yet."""
+    """Stopped experiment with decisions and rewards, and the tokens of decisions without a reward."""
     name = running(service)
     tokens = [decide(service, name, unit=f"u{i}")["decision_id"] for i in range(20)]
     assert set(reward_many(service, tokens[:10], [1.0] * 10)) == {"accepted"}
@@ -73,8 +73,8 @@ def test_a_draft_and_one_that_is_stopped_can_be_deleted_and_no_other(place: Plac
             assert service.call("POST", f"{path}/{step}").status == 200
         before = service.call("GET", path)
         check_problem(service.call("DELETE", path, headers={"If-Match": '"999"'}), 412)
-        found = service.call("DELETE", path, headers={"If-Match": before.headers["ETag"]})
-        assert found.status == status
+        answer = service.call("DELETE", path, headers={"If-Match": before.headers["ETag"]})
+        assert answer.status == status
         for other in (place.here, place.there):
             if status == 204:
                 check_problem(other.call("GET", path), 404)
@@ -151,7 +151,7 @@ def test_a_namesake_has_nothing_of_it(place: Place) -> None:
 
 
 def test_one_that_has_not_heard_writes_into_no_namesake(place: Place) -> None:
-    """A worker that stands still while an experiment is deleted and made again flushes what it decided, and goes on."""
+    """A worker stands still while an experiment is deleted and created again; then it flushes, and goes on."""
     name = running(place.here)
     path = f"/v1/experiments/{name}"
     pid = place.there.worker_pids()[0]
@@ -166,7 +166,7 @@ def test_one_that_has_not_heard_writes_into_no_namesake(place: Place) -> None:
         mine = [decide(place.here, name, unit=f"n{i}")["decision_id"] for i in range(10)]
     finally:
         os.kill(pid, signal.SIGCONT)
-    # What it takes before it has heard goes where the experiment went.
+    # Once it knows of the deletion, rewards of the old experiment are unknown.
     wait_until(lambda: set(reward_many(place.there, tokens, [1.0] * 50)) == {"unknown"})
     assert set(reward_many(place.there, mine, [1.0] * 10)) == {"accepted"}
     for service in (place.there, place.here):
@@ -216,7 +216,7 @@ def test_what_it_had_in_the_store_and_in_files_is_freed(place: Place) -> None:
         assert place.here.call("POST", "/v1/experiments", body).status == 201
         # Its head stays, so that nobody begins its log anew, and what says that it was trimmed.
         wait_until(lambda: found(name) == {"head", "trimmed"} and not file.exists(), 30.0)
-        # One that has not heard yet writes again.
+        # A worker that does not know yet writes again.
         client.xadd(keys.log(name), {"t": ""})
         client.set(keys.seen(name, "click", 7, 0), "x")
         client.zadd(keys.expiries(name), {keys.seen(name, "click", 7, 0): 4e12})
@@ -246,7 +246,7 @@ def test_a_start_without_the_store_knows_no_deleted_one(tmp_path: Path) -> None:
 
 
 class FormerRepaired(Struct, frozen=True, forbid_unknown_fields=True):
-    """As builds have it that know of no deletion."""
+    """`Repaired` as in builds that do not know deletions."""
 
     experiment: str
     way: str
@@ -303,18 +303,18 @@ def test_one_that_was_given_up_can_be_deleted(store: ThrowawayStore, tmp_path: P
 
 def test_freeing_is_done_once_and_finds_what_came_since(store: ThrowawayStore) -> None:
     async def run() -> None:
-        house = Store(store.url)
+        sweeper = Store(store.url)
         try:
             for owner in ("a", "b@2"):
-                await house.append(owner, b"t", b"")
-            assert await house.find_present(["a", "b@2", "c"]) == ["a", "b@2"]
-            await house.free("a", ("policy", "results"))
-            assert await house.find_present(["a", "b@2", "c"]) == ["b@2"]
-            assert await house.trimmed("a") > Offset(0, 0)
-            await house.free("a", ("policy", "results"))
-            await house.append("a", b"t", b"")
-            assert await house.find_present(["a"]) == ["a"]
+                await sweeper.append(owner, b"t", b"")
+            assert await sweeper.find_present(["a", "b@2", "c"]) == ["a", "b@2"]
+            await sweeper.free("a", ("policy", "results"))
+            assert await sweeper.find_present(["a", "b@2", "c"]) == ["b@2"]
+            assert await sweeper.trimmed("a") > Offset(0, 0)
+            await sweeper.free("a", ("policy", "results"))
+            await sweeper.append("a", b"t", b"")
+            assert await sweeper.find_present(["a"]) == ["a"]
         finally:
-            await house.close()
+            await sweeper.close()
 
     asyncio.run(run())

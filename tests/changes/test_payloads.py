@@ -1,4 +1,4 @@
-"""Payloads of arms: bounded, kept in the log once, and whole after any number of changes."""
+"""Payloads of arms: bounded, stored in the log once, and unchanged by any number of changes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from callers import check_problem, decide, draft, experiment
-from ledger import assert_states_equal_replay, log
-from makers import experiment as made_of
-from makers import record
+from builders import experiment as made_of
+from builders import record
+from consistency_checks import assert_states_equal_replay, log
+from http_calls import check_problem, decide, draft, experiment
 from scale import scaled
 from services import ThrowawayService
 from stores import ThrowawayStore
@@ -24,7 +24,7 @@ from bandit_serve.log.offset import Offset
 from bandit_serve.results import ResultsFold
 
 LARGE = "x" * (2**16 - 2)
-MOST = [LARGE] * (MAX_PAYLOAD_BYTES // 2**16)
+MAX_PAYLOADS = [LARGE] * (MAX_PAYLOAD_BYTES // 2**16)
 
 
 def arms(*payloads: Any) -> list[dict[str, Any]]:
@@ -50,11 +50,11 @@ def test_what_the_record_before_had_is_left_out_and_filled_in(
     whole = Changed(after, Change("pause", "me"))
     data = events.encode(whole.without(before))
     assert len(data) < 1_500
-    found = events.decode(events.CHANGED, data)
-    assert isinstance(found, Changed)
-    assert found.kept_arms == 2
-    assert found.whole(before).record == after
-    assert found.whole(after).record == after, "also for a fold that began with a later record"
+    decoded = events.decode(events.CHANGED, data)
+    assert isinstance(decoded, Changed)
+    assert decoded.kept_arms == 2
+    assert decoded.whole(before).record == after
+    assert decoded.whole(after).record == after, "also for a fold that began with a later record"
 
 
 def test_a_change_that_leaves_nothing_out_is_written_as_ever() -> None:
@@ -106,13 +106,13 @@ def test_folds_of_short_and_of_whole_changes_are_equal() -> None:
 @pytest.mark.parametrize(
     ("payloads", "fault"),
     [
-        (MOST, None),
-        ([*MOST, None, None], None),
-        ([*MOST, 1], len(MOST)),
-        ([1, *MOST], len(MOST)),
-        ([1, *MOST[1:], LARGE[1:]], None),
-        (["ž" * (2**15 - 1)] * len(MOST), None),
-        (["ž" * (2**15 - 1)] * len(MOST) + [0], len(MOST)),
+        (MAX_PAYLOADS, None),
+        ([*MAX_PAYLOADS, None, None], None),
+        ([*MAX_PAYLOADS, 1], len(MAX_PAYLOADS)),
+        ([1, *MAX_PAYLOADS], len(MAX_PAYLOADS)),
+        ([1, *MAX_PAYLOADS[1:], LARGE[1:]], None),
+        (["ž" * (2**15 - 1)] * len(MAX_PAYLOADS), None),
+        (["ž" * (2**15 - 1)] * len(MAX_PAYLOADS) + [0], len(MAX_PAYLOADS)),
     ],
 )
 def test_payloads_are_bounded_in_all(payloads: list[Any], fault: int | None) -> None:
@@ -126,18 +126,18 @@ def test_payloads_are_bounded_in_all(payloads: list[Any], fault: int | None) -> 
 
 
 def test_too_large_payloads_are_refused_over_http(service: ThrowawayService) -> None:
-    body = experiment(arms=arms(*MOST, 1))
+    body = experiment(arms=arms(*MAX_PAYLOADS, 1))
     check_problem(service.call("POST", "/v1/experiments", body), 400)
-    name = draft(service, arms=arms(*MOST))
+    name = draft(service, arms=arms(*MAX_PAYLOADS))
     check_problem(service.call("POST", f"/v1/experiments/{name}/arms", {"name": "c", "payload": 1}), 400)
     assert service.call("POST", f"/v1/experiments/{name}/arms", {"name": "c"}).status in (200, 201)
 
 
 def test_changes_do_not_copy_payloads(tmp_path: Path) -> None:
-    """Many changes of an experiment with the largest payloads; every worker has them whole, also one that comes."""
+    """Changes an experiment with the largest payloads many times; every worker has them whole, even a new one."""
     with ThrowawayStore(appendfsync="no") as store, store.client() as client:
         with ThrowawayService(tmp_path / "data", store=store.url, workers=2) as service:
-            name = draft(service, arms=arms(*MOST))
+            name = draft(service, arms=arms(*MAX_PAYLOADS))
             for _ in range(scaled(6, 30)):
                 for move in ("start", "pause"):
                     assert service.call("POST", f"/v1/experiments/{name}/{move}").status == 200

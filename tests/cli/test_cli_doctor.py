@@ -1,4 +1,4 @@
-"""`bandit-serve doctor`: well set up, and each thing that can be wrong."""
+"""`bandit-serve doctor`: an installation without problems, and each problem that it reports."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def check(found: Finished, name: str) -> dict[str, Any]:
 
 
 def test_a_fresh_set_up_is_well(tmp_path: Path) -> None:
-    found = bandit_serve("doctor", "--json", "--data", tmp_path / "data")
-    assert found.status == 0, found
-    assert {each["name"]: each["verdict"] for each in found.document["checks"]} == dict.fromkeys(NAMES, "ok")
-    assert "disk" in check(found, "durability")["detail"]
+    ran = bandit_serve("doctor", "--json", "--data", tmp_path / "data")
+    assert ran.status == 0, ran
+    assert {each["name"]: each["verdict"] for each in ran.document["checks"]} == dict.fromkeys(NAMES, "ok")
+    assert "disk" in check(ran, "durability")["detail"]
     table = bandit_serve("doctor", "--data", tmp_path / "data")
     assert (table.status, "no problems, no warnings" in table.out) == (0, True)
 
@@ -78,27 +78,27 @@ def test_a_model_that_is_gone_or_changed_under_a_running_experiment(tmp_path: Pa
 def test_beside_a_service_its_workers_are_seen(tmp_path: Path) -> None:
     with ThrowawayService(tmp_path, workers=2) as service:
         service.wait_for_workers(2)
-        found = bandit_serve("doctor", "--json", "--data", tmp_path)
-        assert found.status == 0, found
-        assert all(str(pid) in check(found, "workers")["detail"] for pid in service.worker_pids())
+        ran = bandit_serve("doctor", "--json", "--data", tmp_path)
+        assert ran.status == 0, ran
+        assert all(str(pid) in check(ran, "workers")["detail"] for pid in service.worker_pids())
         assert service.call("GET", "/health/ready").status == 200
 
 
 def test_a_store_that_may_lose_or_evict_or_is_away(tmp_path: Path) -> None:
     where = ("--data", tmp_path)
     with ThrowawayStore(appendonly=False) as forgetful:
-        found = bandit_serve("doctor", "--json", "--store", forgetful.url, *where)
-        assert (found.status, check(found, "durability")["verdict"]) == (0, "warning")
+        ran = bandit_serve("doctor", "--json", "--store", forgetful.url, *where)
+        assert (ran.status, check(ran, "durability")["verdict"]) == (0, "warning")
     with ThrowawayStore(maxmemory_policy="allkeys-lru") as evicting:
-        found = bandit_serve("doctor", "--json", "--store", evicting.url, *where)
-        assert (found.status, check(found, "store")["verdict"]) == (1, "problem")
-        assert "noeviction" in check(found, "store")["advice"]
+        ran = bandit_serve("doctor", "--json", "--store", evicting.url, *where)
+        assert (ran.status, check(ran, "store")["verdict"]) == (1, "problem")
+        assert "noeviction" in check(ran, "store")["advice"]
     with ThrowawayStore() as full:
         with full.client() as client:
             client.set("filling", b"x" * 20_000_000)
             client.config_set("maxmemory", 22_000_000)
-        found = bandit_serve("doctor", "--json", "--store", full.url, *where)
-        assert check(found, "memory")["verdict"] in ("warning", "problem")
+        ran = bandit_serve("doctor", "--json", "--store", full.url, *where)
+        assert check(ran, "memory")["verdict"] in ("warning", "problem")
     away = bandit_serve("doctor", "--json", "--store", "unix:///nowhere/s", *where)
     assert (away.status, check(away, "store")["verdict"]) == (1, "problem")
 
@@ -110,8 +110,8 @@ def test_a_snapshot_that_can_not_be_read_is_a_problem(store: ThrowawayStore, tmp
     assert bandit_serve("experiments", "apply", file, *where).status == 0
     with store.client() as client:
         client.hset("bandit_serve:{e}:snapshots:policy", "1-1", b"\x93not a state")
-    found = bandit_serve("doctor", "--json", *where)
-    assert (found.status, check(found, "state")["verdict"]) == (1, "problem")
+    ran = bandit_serve("doctor", "--json", *where)
+    assert (ran.status, check(ran, "state")["verdict"]) == (1, "problem")
 
 
 def test_settings_as_serve_would_take_them(tmp_path: Path) -> None:

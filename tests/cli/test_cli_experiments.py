@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import msgspec.yaml
 import pytest
+from builders import experiment, record
 from commands import bandit_serve, save_model
-from makers import experiment, record
 from services import ThrowawayService
 
 from bandit_serve.api.views import ExperimentList, experiment_view
@@ -111,8 +111,8 @@ def test_arms_that_a_file_has_more_come_and_others_go(data: Path, tmp_path: Path
     where, file = ("--data", data), tmp_path / "e.json"
 
     def applied(**changes: Any) -> Any:
-        found = bandit_serve("experiments", "apply", written(file, {**TWO_ARMS, **changes}), "--json", *where)
-        return found.document["experiments"][0]["result"] if found.status == 0 else found.err
+        ran = bandit_serve("experiments", "apply", written(file, {**TWO_ARMS, **changes}), "--json", *where)
+        return ran.document["experiments"][0]["result"] if ran.status == 0 else ran.err
 
     red, blue, green = *TWO_ARMS["arms"], {"name": "green"}
     assert applied() == "created"
@@ -224,7 +224,7 @@ def test_several_documents_and_several_files_are_one(tmp_path: Path) -> None:
 
 
 def test_what_show_prints_is_what_was_applied(tmp_path: Path) -> None:
-    """Also of one that is running, with an arm that was removed and a ramp."""
+    """Even for a running experiment, with a removed arm and a ramp."""
     made = experiment(arms=[{"name": name, "payload": {"n": i}} for i, name in enumerate("abc")])
     plain = record(made, status="running", revision=9)
     ramped = plain.with_standing(2, Standing(ramp=Ramp(0.1, "1h"), ramp_since_ms=5))
@@ -246,7 +246,7 @@ def test_what_show_prints_is_what_was_applied(tmp_path: Path) -> None:
 
 def test_a_draft_is_changed_whole_from_the_standard_input_after_a_look(data: Path) -> None:
     def apply(document: Any, *flags: str) -> Any:
-        return bandit_serve("experiments", "apply", "-", *flags, "--data", data, told=document)
+        return bandit_serve("experiments", "apply", "-", *flags, "--data", data, stdin=document)
 
     assert results_of(apply(TOML, "--json")) == {"colour": "created"}
     other = {

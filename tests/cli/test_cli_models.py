@@ -63,9 +63,9 @@ def test_what_is_refused_says_why(data: Path, file: Path, tmp_path: Path) -> Non
         (("models", "register", "x", file, "--metric", "rmse=nan"), "name=number"),
         (("models", "status", "x", "v1", "loved"), "'loved' is not one of"),
     ):
-        found = bandit_serve(*wrong, *where)
-        assert found.status == 2
-        assert told in found.err
+        ran = bandit_serve(*wrong, *where)
+        assert ran.status == 2
+        assert told in ran.err
     too_large = bandit_serve("models", "register", "x", foreign, "--max-artifact", "5000000", *where)
     assert too_large.status == 1
     assert bandit_serve("models", "rollback", "x", *where).status == 1

@@ -1,4 +1,4 @@
-"""`bandit-serve replay`: equal in every worker after all that may happen, not when a bit was changed."""
+"""`bandit-serve replay`: every worker's state equals the replay after any traffic, and differs after a changed bit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def start_experiments(service: ThrowawayService) -> None:
 
 
 def send_traffic(service: ThrowawayService, visits: int) -> None:
-    """Decisions in both experiments; some are rewarded, some late, some never."""
+    """Makes decisions in both experiments; some are rewarded, some late, some never."""
     for i in range(visits):
         learning = decide(service, "learning", {})
         measuring = decide(service, "measuring", {"unit": f"user-{i % 7}"})
@@ -76,7 +76,7 @@ def snapshots(store: ThrowawayStore) -> list[Offset]:
 
 @pytest.fixture
 def busy(store: ThrowawayStore, tmp_path: Path) -> Iterator[ThrowawayService]:
-    """Two workers, snapshots every second, and traffic in which windows closed and a policy changed."""
+    """Service with two workers, a snapshot every second, and traffic with closed windows and a change of policy."""
     flags = ("--snapshot-every", "1s")
     with ThrowawayService(tmp_path, *flags, store=store.url, workers=2) as service:
         service.wait_for_workers(2)
@@ -98,9 +98,9 @@ def test_the_log_makes_the_state_of_every_worker(
     busy: ThrowawayService, store: ThrowawayStore, tmp_path: Path
 ) -> None:
     where = ("--store", store.url, "--data", tmp_path)
-    found = bandit_serve("replay", "--json", *where)
-    assert found.status == 0, found
-    report = found.document
+    ran = bandit_serve("replay", "--json", *where)
+    assert ran.status == 0, ran
+    report = ran.document
     assert report["equal"] is True
     assert [each["experiment"] for each in report["experiments"]] == ["learning", "measuring"]
     for each in report["experiments"]:
@@ -149,12 +149,12 @@ def test_arms_that_come_and_go_a_ramp_forgetting_and_late_rewards_are_replayed(
 
         def visit(n: int, *eligible: str) -> None:
             for i in range(n):
-                found = decide(service, "churning", {} if i % 4 else {"eligible": eligible})
-                served.add(found["arm"])
+                decision = decide(service, "churning", {} if i % 4 else {"eligible": eligible})
+                served.add(decision["arm"])
                 if i % 3:
-                    reward(found["decision_id"], found["arm"] in "bd")
+                    reward(decision["decision_id"], decision["arm"] in "bd")
                 else:
-                    kept.append((found["arm"], found["decision_id"]))
+                    kept.append((decision["arm"], decision["decision_id"]))
 
         def reward(token: str, won: bool) -> None:
             answer = service.call("POST", "/v1/rewards", {"decision_id": token, "value": float(won)})
@@ -197,9 +197,9 @@ def test_a_killed_worker_and_the_one_in_its_place_are_no_inequality(
     wait_until(lambda: killed not in busy.worker_pids())
     busy.wait_for_workers(2)
     send_traffic(busy, 10)
-    found = bandit_serve("replay", "learning", "--json", "--store", store.url, "--data", tmp_path)
-    assert found.status == 0, found
-    results = {worker["pid"]: worker["result"] for worker in found.document["experiments"][0]["workers"]}
+    ran = bandit_serve("replay", "learning", "--json", "--store", store.url, "--data", tmp_path)
+    assert ran.status == 0, ran
+    results = {worker["pid"]: worker["result"] for worker in ran.document["experiments"][0]["workers"]}
     assert results.pop(killed, "ended") == "ended"
     assert set(results.values()) == {"equal"}
 
@@ -211,9 +211,9 @@ def test_without_workers_a_snapshot_is_compared_and_a_changed_one_is_found(
     wait_until(lambda: snapshots(store)[-1] >= newest)
     busy.stop()
     where = ("--store", store.url, "--data", tmp_path)
-    found = bandit_serve("replay", "learning", "--json", *where)
-    assert found.status == 0, found
-    replayed = found.document["experiments"][0]
+    ran = bandit_serve("replay", "learning", "--json", *where)
+    assert ran.status == 0, ran
+    replayed = ran.document["experiments"][0]
     assert (replayed["workers"], replayed["equal"]) == ([], True)
     assert "no worker runs; compared with the newest snapshot" in replayed["reason"]
 
@@ -227,8 +227,8 @@ def test_without_workers_a_snapshot_is_compared_and_a_changed_one_is_found(
     assert changed.status == 1
     assert changed.document["experiments"][0]["snapshots"][-1] == {"offset": str(at), "result": "different"}
     assert changed.document["equal"] is False
-    told = bandit_serve("replay", *where)
-    assert (told.status, "DIFFERENT" in told.out) == (1, True)
+    ran = bandit_serve("replay", *where)
+    assert (ran.status, "DIFFERENT" in ran.out) == (1, True)
 
 
 def test_a_trimmed_log_is_replayed_from_its_oldest_snapshot(store: ThrowawayStore, tmp_path: Path) -> None:
@@ -244,9 +244,9 @@ def test_a_trimmed_log_is_replayed_from_its_oldest_snapshot(store: ThrowawayStor
                 return client.exists(KEYS.trimmed("learning")) == 1
 
         wait_until(trimmed, 30.0)
-        found = bandit_serve("replay", "learning", "--json", *where)
-    assert found.status == 0, found
-    replayed = found.document["experiments"][0]
+        ran = bandit_serve("replay", "learning", "--json", *where)
+    assert ran.status == 0, ran
+    replayed = ran.document["experiments"][0]
     assert replayed["start"] is not None
     assert [worker["result"] for worker in replayed["workers"]] == ["equal", "equal"]
 
@@ -271,6 +271,6 @@ def test_nothing_to_compare_with_is_said(tmp_path: Path) -> None:
     file.write_text(json.dumps(LEARNING))
     data = tmp_path / "data"
     assert bandit_serve("experiments", "apply", file, "--data", data).status == 0
-    found = bandit_serve("replay", "--json", "--data", data)
-    assert (found.status, found.document["experiments"][0]["equal"]) == (0, None)
+    ran = bandit_serve("replay", "--json", "--data", data)
+    assert (ran.status, ran.document["experiments"][0]["equal"]) == (0, None)
     assert bandit_serve("replay", "nobody", "--data", data).status == 1

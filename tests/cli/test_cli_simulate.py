@@ -20,11 +20,11 @@ SHORT = ("--horizon", "300", "--seeds", "3", "-p", "thompson", "-p", "ucb1")
 
 
 def test_a_table_says_who_lost_what() -> None:
-    found = bandit_serve("simulate", "--arms", "0.5,0.4", *SHORT)
-    assert (found.status, found.err) == (0, "")
-    assert "2 Bernoulli arms, 0.5, 0.4: 300 decisions, 3 seeds" in found.out
+    ran = bandit_serve("simulate", "--arms", "0.5,0.4", *SHORT)
+    assert (ran.status, ran.err) == (0, "")
+    assert "2 Bernoulli arms, 0.5, 0.4: 300 decisions, 3 seeds" in ran.out
     for text in ("thompson", "ucb1", "Regret", "±", "Lai–Robbins"):
-        assert text in found.out
+        assert text in ran.out
 
 
 def test_json_is_repeatable_whatever_the_processes() -> None:
@@ -43,9 +43,9 @@ def test_json_is_repeatable_whatever_the_processes() -> None:
 
 def test_without_arguments_it_shows_what_it_is_for(tmp_path: Path) -> None:
     plot = tmp_path / "regret.html"
-    found = bandit_serve("simulate", "--plot", plot, "--seeds", "2", "--horizon", "200")
-    assert found.status == 0, found.err
-    assert f"Plot: {plot}" in found.out
+    ran = bandit_serve("simulate", "--plot", plot, "--seeds", "2", "--horizon", "200")
+    assert ran.status == 0, ran.err
+    assert f"Plot: {plot}" in ran.out
     html = plot.read_text()
     assert html.startswith("<!DOCTYPE html>")
     data = json.loads(html.split('id="report">')[1].split("</script>")[0])
@@ -64,16 +64,14 @@ FLAGS: list[tuple[list[str], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("flags", "expected"), FLAGS)
 def test_flags_describe_an_environment(flags: list[str], expected: dict[str, Any]) -> None:
-    found = bandit_serve(
-        "simulate", *flags, "-p", "fixed_split", "--horizon", "200", "--seeds", "1", "--json"
-    )
-    assert found.status == 0, found.err
-    environment = found.document["environment"]
+    ran = bandit_serve("simulate", *flags, "-p", "fixed_split", "--horizon", "200", "--seeds", "1", "--json")
+    assert ran.status == 0, ran.err
+    environment = ran.document["environment"]
     assert {name: environment[name] for name in expected} == expected
 
 
 def test_delays_by_flags() -> None:
-    found = bandit_serve(
+    ran = bandit_serve(
         "simulate",
         "--arms",
         "0.2,0.1",
@@ -86,8 +84,8 @@ def test_delays_by_flags() -> None:
         *SHORT,
         "--json",
     )
-    assert found.status == 0, found.err
-    delay = found.document["delay"]
+    assert ran.status == 0, ran.err
+    delay = ran.document["delay"]
     assert (delay["kind"], delay["mean"], delay["window"], delay["lost"]) == (
         "geometric",
         [5.0, 50.0],
@@ -115,10 +113,10 @@ seeds: 2
 def test_a_file_describes_it_and_flags_change_how_often(tmp_path: Path) -> None:
     toml = tmp_path / "a.toml"
     toml.write_text(TOML)
-    found = bandit_serve("simulate", toml, "--seeds", "1", "--json")
-    assert found.status == 0, found.err
-    assert [each["name"] for each in found.document["policies"]] == ["thompson", "mostly the first"]
-    assert (found.document["seeds"], found.document["horizon"]) == (1, 200)
+    ran = bandit_serve("simulate", toml, "--seeds", "1", "--json")
+    assert ran.status == 0, ran.err
+    assert [each["name"] for each in ran.document["policies"]] == ["thompson", "mostly the first"]
+    assert (ran.document["seeds"], ran.document["horizon"]) == (1, 200)
     (tmp_path / "rows.csv").write_text("x,kind\n1,a\n2,b\n3,a\n")
     yaml = tmp_path / "b.yaml"
     yaml.write_text(YAML)
@@ -146,19 +144,19 @@ def test_ctrl_c_ends_every_process_at_once(to_all: bool) -> None:
 
 
 def _group(leader: int) -> list[int]:
-    """The processes of a session that live."""
+    """Process ids of a session."""
     return [
         pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _stat(pid)[2:3] == [str(leader)]
     ]
 
 
 def _is_at_work(pid: int) -> bool:
-    """Whether it has computed for longer than its imports take."""
+    """Whether the process has used more CPU time than its imports take."""
     return sum(map(int, _stat(pid)[11:13])) > 3 * os.sysconf("SC_CLK_TCK")
 
 
 def _stat(pid: int) -> list[str]:
-    """From the state on; nothing of a process that has ended."""
+    """Fields of /proc/PID/stat from the state on; empty for a process that has ended."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return fields if fields[0] != "Z" else []
@@ -194,7 +192,7 @@ def test_wrong_usage_is_one_sentence(arguments: str, told: str, tmp_path: Path) 
     (tmp_path / "broken.json").write_text("{")
     files = {"bad.toml", "broken.json"}
     words = [str(tmp_path / word) if word in files else word for word in arguments.split()]
-    found = bandit_serve("simulate", *words)
-    assert (found.status, found.out) == (2, "")
-    assert told in found.err
-    assert found.err.count("\n") == 1
+    ran = bandit_serve("simulate", *words)
+    assert (ran.status, ran.out) == (2, "")
+    assert told in ran.err
+    assert ran.err.count("\n") == 1

@@ -51,11 +51,11 @@ def test_from_ratings_to_versions(ratings, tmp_path):
         "--data",
         str(tmp_path / "d"),
     ]
-    told = bandit_serve("train", *flags, "--model", "films", "--out", str(tmp_path / "out"))
-    assert told.status == 0, told.err
-    assert "biases alone" in told.out
-    assert "Versions of films:" in told.out
-    assert "measuring the best: 9 fits" in told.err
+    ran = bandit_serve("train", *flags, "--model", "films", "--out", str(tmp_path / "out"))
+    assert ran.status == 0, ran.err
+    assert "biases alone" in ran.out
+    assert "Versions of films:" in ran.out
+    assert "measuring the best: 9 fits" in ran.err
     shown = json.loads(bandit_serve("models", "show", "films", "--data", str(tmp_path / "d"), "--json").out)
     by_name = {version["version"]: version for version in shown["versions"]}
     assert {version["family"] for version in by_name.values()} == {
@@ -81,9 +81,9 @@ def test_gates_may_fail_a_version_and_json_is_the_report(ratings, tmp_path):
         "--data",
         str(tmp_path / "d"),
     ]
-    told = bandit_serve("train", *flags, "--family", "bias", "--gate", "staging: rmse < 0.01", "--json")
-    assert told.status == 0, told.err
-    report = json.loads(told.out)
+    ran = bandit_serve("train", *flags, "--family", "bias", "--gate", "staging: rmse < 0.01", "--json")
+    assert ran.status == 0, ran.err
+    report = json.loads(ran.out)
     assert [version["status"] for version in report["versions"]] == ["failed"]
     assert "is not < 0.01" in report["versions"][0]["reason"]
     assert report["data"]["users"] == 80
@@ -97,9 +97,9 @@ def test_without_registering_no_store_is_needed(ratings, tmp_path):
         "--data",
         str(tmp_path / "d"),
     ]
-    told = bandit_serve("train", *flags, "--family", "bias", "--no-register")
-    assert told.status == 0, told.err
-    assert "Not registered:" in told.out
+    ran = bandit_serve("train", *flags, "--family", "bias", "--no-register")
+    assert ran.status == 0, ran.err
+    assert "Not registered:" in ran.out
     assert not (tmp_path / "d").exists()
 
 
@@ -116,18 +116,18 @@ def test_without_registering_no_store_is_needed(ratings, tmp_path):
     ],
 )
 def test_wrong_usage_is_one_sentence(flags, status, match):
-    told = bandit_serve("train", *flags)
-    assert told.status == status
-    assert match in told.err
+    ran = bandit_serve("train", *flags)
+    assert ran.status == status
+    assert match in ran.err
 
 
 def test_a_store_that_is_not_there_is_said_before_anything_is_trained(ratings, tmp_path):
     flags = [ratings / "ratings.csv", "--config", ratings / "run.yaml", "--data", tmp_path / "d"]
-    told = bandit_serve("train", *flags, "--store", f"unix://{tmp_path}/none")
-    assert told.status != 0
-    assert "store" in told.err
-    assert "fits" not in told.err
-    assert "3,000 ratings" in told.out
+    ran = bandit_serve("train", *flags, "--store", f"unix://{tmp_path}/none")
+    assert ran.status != 0
+    assert "store" in ran.err
+    assert "fits" not in ran.err
+    assert "3,000 ratings" in ran.out
 
 
 def test_models_outlive_a_store_that_is_lost_while_they_are_trained(ratings, tmp_path):
@@ -151,15 +151,15 @@ def test_models_outlive_a_store_that_is_lost_while_they_are_trained(ratings, tmp
             text=True,
             env=clean_environment(),
         )
-        said = training.stderr.readline()
-        assert "searching" in said
+        line = training.stderr.readline()
+        assert "searching" in line
         store.kill()
         rest = training.communicate(timeout=120)[1]
         assert training.returncode != 0
         (folder,) = (tmp_path / "d").glob("trained-*")
-        told = re.search(r"bandit-serve models register films (\S+)/FAMILY.safetensors", rest)
-        assert told is not None, rest
-        assert told[1] == str(folder)
+        match = re.search(r"bandit-serve models register films (\S+)/FAMILY.safetensors", rest)
+        assert match is not None, rest
+        assert match[1] == str(folder)
         store.start()
         for family in ("matrix_factorization", "factorization_machine"):
             done = bandit_serve(
@@ -187,11 +187,11 @@ def test_columns_repeated_pairs_and_a_family_that_diverges_are_said(ratings, tmp
     )
     flags = [tmp_path / "plays.txt", "--config", tmp_path / "run.yaml", "--data", tmp_path / "d"]
     flags += ["--columns", "user=who,item=what,rating=stars"]
-    told = bandit_serve("train", *flags)
-    assert told.status == 0, told.err
-    assert "They are of 3,000 pairs of a user and an item" in told.out
-    assert re.search(r"–\s+matrix_factorization\s+failed\s+Training diverged", told.out)
-    assert re.search(r"v1\s+factorization_machine\s+production", told.out)
+    ran = bandit_serve("train", *flags)
+    assert ran.status == 0, ran.err
+    assert "They are of 3,000 pairs of a user and an item" in ran.out
+    assert re.search(r"–\s+matrix_factorization\s+failed\s+Training diverged", ran.out)
+    assert re.search(r"v1\s+factorization_machine\s+production", ran.out)
     report = json.loads(bandit_serve("train", *flags, "--json", "--no-register").out)
     assert report["data"]["repeated"] == 200
     assert [each["status"] for each in report["versions"]] == ["production", "failed"]

@@ -1,4 +1,4 @@
-"""The command line as such: exit statuses, errors for people, settings from everywhere."""
+"""Usage of the command line: exit statuses, errors for people, settings from every source."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from bandit_serve.cli.main import COMMANDS
 
 
 def test_version() -> None:
-    found = bandit_serve("--version")
-    assert (found.status, found.out) == (0, f"bandit-serve {package.__version__}\n")
+    ran = bandit_serve("--version")
+    assert (ran.status, ran.out) == (0, f"bandit-serve {package.__version__}\n")
 
 
 def test_an_unknown_command_gets_a_suggestion() -> None:
-    found = bandit_serve("experimants")
-    assert found.status == 2
-    assert "Did you mean 'experiments'?" in found.err
+    ran = bandit_serve("experimants")
+    assert ran.status == 2
+    assert "Did you mean 'experiments'?" in ran.err
 
 
 def test_help_lists_all_commands_and_what_is_taken_where_nothing_is_said() -> None:
@@ -48,9 +48,9 @@ def test_nothing_is_imported_that_is_not_needed(imported: str, needless: str) ->
 
 @pytest.mark.parametrize("name", ["evaluate", "export"])
 def test_what_is_not_built_says_so(name: str) -> None:
-    found = bandit_serve(name, "--some-flag", "3", "argument")
-    assert (found.status, found.out) == (2, "")
-    assert "not built yet" in found.err
+    ran = bandit_serve(name, "--some-flag", "3", "argument")
+    assert (ran.status, ran.out) == (2, "")
+    assert "not built yet" in ran.err
 
 
 def test_a_wrong_setting_is_named_with_its_spellings(tmp_path: Path) -> None:
@@ -69,17 +69,17 @@ def test_a_wrong_setting_is_named_with_its_spellings(tmp_path: Path) -> None:
 def test_a_config_key_that_is_no_setting_is_named(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text("prot = 1\n")
-    found = bandit_serve("models", "list", "--config", config)
-    assert found.status == 2
-    assert "prot" in found.err
+    ran = bandit_serve("models", "list", "--config", config)
+    assert ran.status == 2
+    assert "prot" in ran.err
 
 
 def test_a_missing_file_is_wrong_usage(tmp_path: Path) -> None:
     missing = tmp_path / "nothing.toml"
     for command in (("experiments", "apply", missing), ("models", "register", "m", missing)):
-        found = bandit_serve(*command, "--data", tmp_path)
-        assert found.status == 2
-        assert "does not exist" in found.err
+        ran = bandit_serve(*command, "--data", tmp_path)
+        assert ran.status == 2
+        assert "does not exist" in ran.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -96,17 +96,17 @@ def test_settings_come_from_variables_and_config_keys(tmp_path: Path, store: Thr
 
 
 def test_a_store_that_is_away_fails_with_one_sentence(tmp_path: Path) -> None:
-    found = bandit_serve("models", "list", "--store", "unix:///nowhere/store.sock", "--data", tmp_path)
-    assert (found.status, found.out) == (1, "")
-    assert found.err.startswith("error: The store is not available now")
-    assert found.err.count("\n") == 1
+    ran = bandit_serve("models", "list", "--store", "unix:///nowhere/store.sock", "--data", tmp_path)
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith("error: The store is not available now")
+    assert ran.err.count("\n") == 1
 
 
 def test_a_store_that_may_evict_is_refused(tmp_path: Path) -> None:
     with ThrowawayStore(maxmemory_policy="allkeys-lru") as store:
-        found = bandit_serve("experiments", "list", "--store", store.url, "--data", tmp_path)
-    assert found.status == 1
-    assert "maxmemory-policy" in found.err
+        ran = bandit_serve("experiments", "list", "--store", store.url, "--data", tmp_path)
+    assert ran.status == 1
+    assert "maxmemory-policy" in ran.err
 
 
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:

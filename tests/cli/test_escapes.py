@@ -1,4 +1,4 @@
-"""Whatever callers put into the service's state, the commands print text: no escape reaches a terminal or a pipe."""
+"""Control characters in stored texts: no command sends them to a terminal or a pipe."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from callers import upload
 from commands import save_model
+from http_calls import upload
 from hypothesis import given
 from hypothesis import strategies as st
 from scale import scaled
 from services import ThrowawayService, clean_environment
 from stores import wait_until
 
-from bandit_serve.base.printable import printable, printable_json, printable_line
+from bandit_serve.base.printable_text import printable, printable_json, printable_line
 from bandit_serve.base.process_log import LineFormatter
 
 CLIPBOARD = "\x1b]52;c;Y3VybCBldmls\x07"
@@ -163,7 +163,7 @@ def test_no_command_steers_a_terminal(hostile: tuple[ThrowawayService, Path], na
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
 def test_no_command_sends_escapes_into_a_pipe(hostile: tuple[ThrowawayService, Path], as_json: bool) -> None:
-    """Those that print what callers wrote; on a terminal all are looked at."""
+    """Commands that print texts from callers; on a terminal, all commands are checked."""
     shown = ""
     for words in ("models show m", "models show m v1", "experiments show e"):
         command = [*arguments(words, *hostile), *(["--json"] if as_json else [])]
@@ -220,7 +220,7 @@ def test_what_nobody_caught_is_a_record_and_steers_nothing(where: str) -> None:
     printed = done.stderr.decode()
     first, *rest = printed.splitlines()
     assert re.fullmatch(
-        r"\S+ \S+ CRITICAL w bandit_serve.base.process_log: ended by an error that nobody foresaw", first
+        r"\S+ \S+ CRITICAL w bandit_serve.base.process_log: ended by an unexpected error", first
     )
     assert all(line.startswith("  ") for line in rest)
     assert STEERING.findall(printed) == []

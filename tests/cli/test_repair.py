@@ -1,4 +1,4 @@
-"""`bandit-serve repair`: what it says of an experiment that is set aside, and each way out."""
+"""`bandit-serve repair`: the diagnosis of an experiment that is set aside, and each remedy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bad_entries import BAD_ENTRIES, BadEntry, later_change
 from commands import Finished, bandit_serve
-from ledger import KEYS, make_experiment, wait_until_all_serve
-from poisons import POISONS, Poison, later_change
+from consistency_checks import KEYS, make_experiment, wait_until_all_serve
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
 
@@ -17,7 +17,7 @@ from bandit_serve.log import events
 from bandit_serve.log.offset import Offset
 from bandit_serve.store.store import Entry
 
-UNKNOWN = POISONS["an unknown kind"]
+UNKNOWN = BAD_ENTRIES["an unknown kind"]
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def visit(service: ThrowawayService, name: str, n: int = 1) -> None:
         assert given.status == 200, given.body
 
 
-def put(store: ThrowawayStore, name: str, poison: Poison) -> str:
+def put(store: ThrowawayStore, name: str, bad_entry: BadEntry) -> str:
     with store.client() as client:
-        at: Any = client.xadd(KEYS.log(name), {poison.kind: poison.data})
+        at: Any = client.xadd(KEYS.log(name), {bad_entry.kind: bad_entry.data})
     return str(Offset.parse(at))
 
 
@@ -69,13 +69,16 @@ def test_what_is_wrong_is_said_and_nothing_changed(
     visit(service, "e", 2)
     assert bandit_serve("repair", "e", "--json", *where).document["condition"] == "well"
     offset = put(store, "e", UNKNOWN)
-    second = put(store, "e", POISONS["half a reward"])
+    second = put(store, "e", BAD_ENTRIES["half a reward"])
     wait_until(lambda: set_aside(service, "e"))
-    found = bandit_serve("repair", "e", "--json", *where)
-    assert found.status == 0
-    told = found.document
-    assert told["condition"] == "set_aside"
-    assert [(fault["offset"], fault["kind"]) for fault in told["faults"]] == [(offset, "z"), (second, "r")]
+    ran = bandit_serve("repair", "e", "--json", *where)
+    assert ran.status == 0
+    document = ran.document
+    assert document["condition"] == "set_aside"
+    assert [(fault["offset"], fault["kind"]) for fault in document["faults"]] == [
+        (offset, "z"),
+        (second, "r"),
+    ]
     spoken = bandit_serve("repair", "e", *where)
     for text in (offset, second, "--try-again", "--leave-out", "--from-snapshot", "--stop"):
         assert text in spoken.out
@@ -95,7 +98,7 @@ def test_entries_are_left_out_in_every_fold_and_for_good(
     held = service.call("POST", "/v1/experiments/e/decide", {}).body["decision_id"]
     put(store, "e", UNKNOWN)
     wait_until(lambda: set_aside(service, "e"))
-    put(store, "e", POISONS["no MessagePack where exposures are"])
+    put(store, "e", BAD_ENTRIES["no MessagePack where exposures are"])
     done = bandit_serve("repair", "e", "--leave-out", "--reason", "another build", "--json", *where)
     assert done.status == 0, done
     assert (done.document["left_out"]["entries"], done.document["taken_up"]) == (2, 2)

@@ -1,4 +1,4 @@
-"""One experiment in one worker: what is drawn is what is logged, and the holdout is its own."""
+"""Decisions of one experiment in one worker: the shares drawn from are the shares logged, and the holdout is apart."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from makers import eventually, experiment, record
+from builders import eventually, experiment, record
 from scipy.stats import chisquare
 
 from bandit_serve.base.clock import now_ms

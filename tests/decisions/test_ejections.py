@@ -1,8 +1,8 @@
-"""Arms that are left out for a time: twice as long each time, bounded, and never all."""
+"""Ejected arms: each time twice as long, bounded, and never all arms."""
 
 from __future__ import annotations
 
-from bandit_serve.decisions.ejections import BASE_S, MOST_S, Ejections
+from bandit_serve.decisions.ejections import FIRST_EJECTION_S, MAX_EJECTION_S, Ejections
 
 ALL = frozenset(range(3))
 
@@ -15,19 +15,19 @@ def test_each_time_is_twice_as_long_up_to_a_bound() -> None:
         now_s += lengths[-1]
         assert ejections.out(now_s - 0.001) == {1}
         assert ejections.out(now_s) == frozenset()
-    assert lengths[:4] == [BASE_S, 2 * BASE_S, 4 * BASE_S, 8 * BASE_S]
-    assert lengths[-1] == MOST_S
+    assert lengths[:4] == [FIRST_EJECTION_S, 2 * FIRST_EJECTION_S, 4 * FIRST_EJECTION_S, 8 * FIRST_EJECTION_S]
+    assert lengths[-1] == MAX_EJECTION_S
     assert ejections.count == 10
 
 
 def test_an_arm_that_was_well_for_long_starts_anew() -> None:
     ejections = Ejections()
     ejections.eject(1, ALL, 0.0)
-    ejections.eject(1, ALL, BASE_S)
-    back_s = 3 * BASE_S
-    assert ejections.next_back_s(BASE_S) == back_s
-    ejections.eject(1, ALL, back_s + MOST_S)
-    assert ejections.next_back_s(back_s + MOST_S) == back_s + MOST_S + BASE_S
+    ejections.eject(1, ALL, FIRST_EJECTION_S)
+    back_s = 3 * FIRST_EJECTION_S
+    assert ejections.next_back_s(FIRST_EJECTION_S) == back_s
+    ejections.eject(1, ALL, back_s + MAX_EJECTION_S)
+    assert ejections.next_back_s(back_s + MAX_EJECTION_S) == back_s + MAX_EJECTION_S + FIRST_EJECTION_S
 
 
 def test_the_last_one_stays_and_one_that_is_out_is_not_taken_out_again() -> None:
@@ -38,7 +38,7 @@ def test_the_last_one_stays_and_one_that_is_out_is_not_taken_out_again() -> None
     assert not ejections.eject(2, ALL, 2.0)
     assert ejections.out(2.0) == {0, 1}
     assert not Ejections().eject(0, frozenset([0]), 0.0)
-    assert ejections.next_back_s(2.0) == BASE_S
+    assert ejections.next_back_s(2.0) == FIRST_EJECTION_S
     assert ejections.count == 2
 
 

@@ -1,4 +1,4 @@
-"""Decisions on their way into the log: numbered without gaps, bounded, and flushed once."""
+"""Exposure buffer: numbered without gaps, bounded, and flushed once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Rows:
 
 
 def taken(buffer: ExposureBuffer) -> list[Exposed]:
-    """Everything that waits, as a flush takes it."""
+    """Takes all waiting batches, as a flush does."""
     batches = []
     while (waiting := buffer.first_waiting()) is not None:
         assert buffer.first_waiting() is waiting, "the same one until it is done"
@@ -138,7 +138,7 @@ def test_a_clock_that_steps_far_ahead_begins_a_new_batch_and_keeps_its_times(ste
 
 
 class NoArray:
-    """In place of features."""
+    """Stands in for features, and raises."""
 
     def tobytes(self) -> bytes:
         raise MemoryError
@@ -189,9 +189,9 @@ def test_a_row_that_can_not_be_added_leaves_no_part_of_it(rows: list[dict[str, A
     assert buffer.lost == 0
     assert sum(len(Rows(batch).arms) for batch in batches) == added
     for batch in batches:
-        found = events.decode(events.EXPOSED, events.encode(batch), 2)
-        assert isinstance(found, Exposed)
-        assert [pair.place for pair in found.pairs] == list(range(len(found.arms) // 2))
+        decoded = events.decode(events.EXPOSED, events.encode(batch), 2)
+        assert isinstance(decoded, Exposed)
+        assert [pair.place for pair in decoded.pairs] == list(range(len(decoded.arms) // 2))
 
 
 def test_a_batch_that_no_fold_could_read_is_not_logged_and_counted_as_lost(
@@ -290,7 +290,7 @@ def server() -> Iterator[ThrowawayStore]:
 
 
 def test_a_flush_that_never_got_its_answer_adds_nothing_when_repeated(server: ThrowawayStore) -> None:
-    """The store takes the batch, and the answer is lost: the client goes away just before it."""
+    """The store appends the batch, but the reply is lost because the client closes before it."""
 
     async def scenario() -> None:
         store = Store(server.url, timeout_s=5)
@@ -330,7 +330,7 @@ class Unanswered(Store):
 def test_exposures_are_in_the_log_once_however_long_the_answer_was_lost(
     server: ThrowawayStore, away_ms: int
 ) -> None:
-    """All that a keeper may sweep by then is swept."""
+    """The keeper sweeps all that it may by then."""
 
     async def scenario() -> None:
         store = Unanswered(server.url, timeout_s=5)
@@ -353,7 +353,7 @@ def test_exposures_are_in_the_log_once_however_long_the_answer_was_lost(
 
 
 def test_exposures_that_may_be_in_the_log_are_lost_rather_than_counted_twice(server: ThrowawayStore) -> None:
-    """When nobody knows any more: the mark was swept, or the worker slept for longer than one is kept."""
+    """Because the mark was swept, or the worker slept for longer than the mark is kept."""
 
     async def scenario() -> None:
         store = Unanswered(server.url, timeout_s=5)
@@ -393,11 +393,11 @@ def test_a_batch_that_was_tried_too_long_ago_is_refused_only_without_its_mark(se
 
 
 async def passes(store: Store, server: ThrowawayStore, ms: int) -> None:
-    """Time for all who know the store: what the store itself would end is ended, and what may be swept is."""
+    """Lets time pass for all clients of the store: expired keys end, and all that may be swept is swept."""
     store.clock._ahead_ns += ms * 1_000_000
     with server.client() as client:
-        found = client.hgetall(store.keys.clock)
-        shift_ms = int(found.get(b"shift", 0)) + ms
+        fields = client.hgetall(store.keys.clock)
+        shift_ms = int(fields.get(b"shift", 0)) + ms
         now_s, microseconds = client.time()
         mark_ms = now_s * 1000 + microseconds // 1000 + shift_ms
         client.hset(store.keys.clock, mapping={"shift": shift_ms, "mark": mark_ms})
@@ -436,7 +436,7 @@ def test_a_busy_experiment_does_not_keep_the_others_from_being_flushed(server: T
     buffers = {name: ExposureBuffer(1) for name in ("busy", "calm")}
 
     class BusyStore(Store):
-        """While it appends, the busy experiment decides again."""
+        """Store during whose appends the busy experiment makes more decisions."""
 
         async def append_exposures(self, owner: str, *batch: Any) -> bool | None:
             buffers["busy"].add(0, 0, EVEN, 1, 5)
@@ -458,7 +458,7 @@ def test_a_busy_experiment_does_not_keep_the_others_from_being_flushed(server: T
 
 
 def test_batches_and_what_waits_are_bounded_in_bytes_too() -> None:
-    """Draws among ever different eligible arms log a vector each, and a vector of many arms is large."""
+    """Each new set of eligible arms logs a vector of its own, and a vector of many arms is large."""
     buffer = ExposureBuffer(1)
     n_decisions = 3_000
     for i in range(n_decisions):

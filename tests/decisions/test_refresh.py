@@ -1,4 +1,4 @@
-"""Keeping shares up to date: fair to all experiments, within a budget."""
+"""Refresh of shares: fair to all experiments, within a budget."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from makers import created, eventually, experiment, record, rewards
+from builders import created, eventually, experiment, record, rewards
 
 from bandit_serve.decisions import refresh as module
 from bandit_serve.decisions.decider import Decider
@@ -129,7 +129,7 @@ def test_an_arm_may_be_added_while_shares_are_computed(monkeypatch: pytest.Monke
 
 def test_no_experiment_starves_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each refresh uses up the whole budget, and the first always has new evidence when it is due again."""
-    monkeypatch.setattr(module, "MOST_OF_A_CORE", 0.04)
+    monkeypatch.setattr(module, "MAX_CORE_SHARE", 0.04)
     deciders = {f"e{i}": decider(f"e{i}") for i in range(6)}
     refreshed: list[str] = []
 
@@ -168,7 +168,7 @@ def test_what_did_not_move_is_not_computed_again() -> None:
 @pytest.mark.parametrize("refresh", ["1ms", "40ms"])
 def test_shares_follow_as_often_as_refresh_says(monkeypatch: pytest.MonkeyPatch, refresh: str) -> None:
     """With evidence that comes all the time, and never more often."""
-    monkeypatch.setattr(module, "MOST_OF_A_CORE", 1.0)
+    monkeypatch.setattr(module, "MAX_CORE_SHARE", 1.0)
     one = decider("e", refresh=refresh)
     apart_s = one.live.experiment.policy.refresh_ms / 1000
     seen: list[Any] = []

@@ -1,4 +1,4 @@
-"""The demo, run as a user runs it: real service, real HTTP, nothing downloaded."""
+"""Demo as a user runs it: real service, real HTTP, nothing downloaded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RUN_S = 100.0
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, so that no set that was downloaded before is used."""
+    """Empty cache, so that no data set of an earlier download is used."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
@@ -69,7 +69,7 @@ def run_demo(*flags: str, folder: Path | None = None) -> subprocess.CompletedPro
 
 
 def processes_naming(text: str) -> list[int]:
-    """Processes that have `text` in their command line, this one left out."""
+    """Processes with `text` in their command line, without this one."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -354,15 +354,15 @@ def test_recommenders_are_of_different_worth() -> None:
     ratings = synthetic_ratings(1)
     train, held_out = holdout(ratings.users, 0.3, 0)
     told: list[tuple[str, int, int]] = []
-    found = train_all(ratings.take(train), lambda *epoch: told.append(epoch))
+    result = train_all(ratings.take(train), lambda *epoch: told.append(epoch))
     planned = list(visits(ratings.take(held_out), 2_000, 0))
-    means = [recommender.rewards(planned).mean() for recommender in found]
+    means = [recommender.rewards(planned).mean() for recommender in result]
     assert means[0] + 0.05 < means[1] < means[2] - 0.05
     assert told[0] == ("mf-1-epoch", 1, 1)
     assert told[-1] == ("mf-60-epochs", 60, 60)
-    first = found[2].rewards(planned[:1])
+    first = result[2].rewards(planned[:1])
     visit = planned[0]
-    scores = [found[2].model.predict(visit.user, item) for item in visit.items]
+    scores = [result[2].model.predict(visit.user, item) for item in visit.items]
     assert first.tolist() == [float(visit.ratings[scores.index(max(scores))] >= 4)]
 
 

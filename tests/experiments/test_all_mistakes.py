@@ -1,4 +1,4 @@
-"""Several mistakes in one experiment: each is told, whoever finds it, and nothing that only comes of another."""
+"""Several mistakes in one experiment: each is reported, whichever check finds it, and no consequence of another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from callers import check_problem
+from http_calls import check_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from services import Answer, ThrowawayService
@@ -172,7 +172,7 @@ UNBUILT = {"stopping.duration", "metrics[2].role"}
 
 
 def check_refused(document: Document, places: list[str]) -> None:
-    """That the whole way refuses it with the same, where it is an experiment by its types, and not too large."""
+    """Asserts that creating it reports the same mistakes, if its types are valid and it is not too large."""
     try:
         experiment = msgspec.convert(document, Experiment)
     except msgspec.ValidationError:
@@ -236,6 +236,6 @@ def test_over_http_they_come_in_one_answer(service: ThrowawayService) -> None:
 
 
 def refused(answer: Answer, *places: str) -> dict[str, Any]:
-    found = check_problem(answer, 400)
-    assert sorted(error["at"] for error in found["errors"]) == sorted(places)
-    return found
+    problem = check_problem(answer, 400)
+    assert sorted(error["at"] for error in problem["errors"]) == sorted(places)
+    return problem

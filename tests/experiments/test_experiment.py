@@ -1,4 +1,4 @@
-"""What an experiment is: what is refused names its field, and what is left out has its default."""
+"""Validation of experiments: a refusal names its field, and an omitted field has its default."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from makers import described, experiment, record
+from builders import description, experiment, record
 
 from bandit_serve.errors import InvalidInput, NotBuilt
 from bandit_serve.experiments.policy import from_experiment, served_floor
@@ -258,7 +258,7 @@ def test_a_contextual_policy_has_the_features_of_the_context_and_of_the_arms(kin
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, 1e300])
 def test_an_arms_features_are_numbers_that_a_policy_can_use(wrong: float) -> None:
-    """Also where the policy has no use for them yet: it may be changed."""
+    """Even if the policy does not use them: it may be changed to one that does."""
     with pytest.raises(msgspec.ValidationError, match="features"):
         experiment(arms=[{"name": "a", "features": [wrong]}, {"name": "b", "features": [1.0]}])
 
@@ -398,7 +398,7 @@ def test_a_metric_takes_its_values_and_no_others(metric: Metric) -> None:
 
 
 def test_what_a_metric_takes_a_policy_takes() -> None:
-    """A reward in the log that the fold refused would end every worker, again after each restart."""
+    """A logged reward that the fold refuses would end every worker, and again after each restart."""
     generator = np.random.default_rng(6)
     for _ in range(2_000):
         low = round(float(generator.uniform(-5, 5)), 1)
@@ -451,7 +451,7 @@ def test_moves(move: str, legal: set[Status]) -> None:
 
 
 def test_the_description_of_the_contract_is_an_experiment() -> None:
-    fields = described(
+    fields = description(
         id="ranker-v2",
         arms=[
             {"name": "control", "model": "ranker", "version": "v1"},
@@ -501,7 +501,7 @@ def test_arms_come_after_the_others_and_their_standing_is_kept() -> None:
 
 def test_what_was_made_with_longer_values_than_are_taken_now_is_changed_all_the_same() -> None:
     field = {"name": "c", "kind": "categorical", "values": ["x" * 300, "y"]}
-    fields = described(
+    fields = description(
         arms=ARMS, metrics=[BINARY], attribution=IGNORE, context=[field], policy={"kind": "lin_ts"}
     )
     older = msgspec.convert(fields, Experiment)

@@ -1,4 +1,4 @@
-"""Every field of an experiment and its parts survives its ways: made, read, applied again, arms added."""
+"""Every field of an experiment survives being created, read, applied again and extended by arms."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from callers import new_name
 from commands import bandit_serve, save_model
+from http_calls import new_name
 from msgspec import Struct
 from services import ThrowawayService
 
@@ -99,8 +99,8 @@ def with_model(service: ThrowawayService, tmp_path_factory: pytest.TempPathFacto
 def of(view: Mapping[str, Any]) -> dict[str, Any]:
     """The experiment's own part of what is shown, as it would be sent."""
     own = {name: view[name] for name in Experiment.__struct_fields__}
-    found: dict[str, Any] = msgspec.to_builtins(msgspec.convert(own, Experiment))
-    return found
+    plain: dict[str, Any] = msgspec.to_builtins(msgspec.convert(own, Experiment))
+    return plain
 
 
 def test_all_of_it_survives_create_get_apply_and_add_arm(
@@ -157,8 +157,8 @@ def test_what_is_shown_has_every_field_of_what_is_known() -> None:
     assert set(Version.__struct_fields__) - same == {"created_ms", "updated_ms"}
     assert {name: getattr(shown, name) for name in same} == {name: getattr(version, name) for name in same}
     entry = HistoryEntry(**filled(HistoryEntry, revision=3, at_ms=1))
-    told = history_view(entry)
+    view = history_view(entry)
     same = set(HistoryEntry.__struct_fields__) & set(HistoryView.__struct_fields__)
     assert set(HistoryEntry.__struct_fields__) - same == {"at_ms"}
-    assert {name: getattr(told, name) for name in same} == {name: getattr(entry, name) for name in same}
+    assert {name: getattr(view, name) for name in same} == {name: getattr(entry, name) for name in same}
     assert set(ModelHistoryEntry.__struct_fields__) - set(ModelHistoryView.__struct_fields__) == {"at_ms"}

@@ -1,4 +1,4 @@
-"""Clients that vanish, stall or never read: they harm nobody else, and what they sent counts once or not at all."""
+"""Clients that vanish, stall or never read: others are not affected, and their rewards count once or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledger import assert_counted, make_experiment, private_store
+from consistency_checks import assert_counted, make_experiment, private_store
 from load import Load
 from services import ThrowawayService
 from stores import wait_until
@@ -88,7 +88,7 @@ def test_clients_that_never_read_hold_up_nobody(service: ThrowawayService) -> No
 
 
 def _sends_nothing_more(connection: socket.socket, batch: bytes) -> bool:
-    """Because nothing more fits, or because the service has ended what was not read for so long."""
+    """Whether nothing more can be sent: the buffers are full, or the service has closed the connection."""
     try:
         connection.send(batch)
     except (BlockingIOError, ConnectionError):

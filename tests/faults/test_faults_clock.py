@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger import (
+from consistency_checks import (
     assert_counted,
     assert_states_equal_replay,
     log,
@@ -18,8 +18,8 @@ from ledger import (
 from load import Load
 from scale import scaled
 from services import ThrowawayService
-from stepped import WallClock, needs_faketime
 from stores import ThrowawayStore, server_binaries, wait_until
+from wall_clock import WallClock, needs_faketime
 
 from bandit_serve.store.clock import ESTABLISHED_MS
 
@@ -32,7 +32,7 @@ pytestmark = [needs_faketime, pytest.mark.timeout(300)]
 
 
 def clock_off(service: ThrowawayService) -> str | None:
-    """What health says about the clocks."""
+    """Troubles of the clocks, as health reports them."""
     reasons = service.call("GET", "/health/ready").body.get("reasons", [])
     return next((reason["detail"] for reason in reasons if reason["what"] == "clock_off"), None)
 
@@ -44,14 +44,14 @@ def offset_s(service: ThrowawayService) -> float:
 
 
 def wait_until_established() -> None:
-    """Workers that have come to know the time before this returns are believed."""
+    """Waits until the clocks of the present workers are trusted."""
     time.sleep(ESTABLISHED_MS / 1000 + 0.5)
 
 
 def results(service: ThrowawayService, name: str) -> dict[str, Any]:
-    found = service.call("GET", f"/v1/experiments/{name}/results")
-    assert found.status == 200, found.body
-    body: dict[str, Any] = found.body
+    answer = service.call("GET", f"/v1/experiments/{name}/results")
+    assert answer.status == 200, answer.body
+    body: dict[str, Any] = answer.body
     return body
 
 
@@ -64,7 +64,7 @@ def analysed(service: ThrowawayService, name: str) -> int:
 
 
 def test_the_stores_clock_steps_a_day_ahead_and_back_under_load(tmp_path: Path) -> None:
-    """What is acknowledged counts once, windows close after their time and not before, and results always answer."""
+    """Acknowledged rewards count once, windows close on time and not before, and results are always available."""
     wall = WallClock(tmp_path)
     stepped = ThrowawayStore(binary=wall.wrapped(server_binaries()[0]), appendfsync="no")
     with stepped, ThrowawayService(tmp_path / "data", store=stepped.url, workers=WORKERS) as service:
@@ -104,7 +104,7 @@ def test_the_stores_clock_steps_a_day_ahead_and_back_under_load(tmp_path: Path) 
 
 
 def test_a_workers_clock_is_nobodys_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two hours behind from the start, then fifty days ahead, then right: rewards are in time, batches can be read."""
+    """Two hours behind at first, then fifty days ahead, then right: rewards are on time, batches can be read."""
     wall = WallClock(tmp_path, -7_200)
     with ThrowawayStore(appendfsync="no") as store:
         for name, value in wall.environment.items():

@@ -1,4 +1,4 @@
-"""Everything dies at once, or only what is on top: state survives, nothing is orphaned, the next start works."""
+"""Crash of all processes at once, or of the supervisor: state survives, no process is orphaned, a restart works."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledger import (
+from consistency_checks import (
     assert_counted,
     assert_states_equal_replay,
     counted_in,

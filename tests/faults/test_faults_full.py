@@ -1,4 +1,4 @@
-"""A store that is full, and one behind a thin link: it frees itself, and large snapshots disturb nobody."""
+"""Full store, and a store behind a slow link: it frees memory, and large snapshots delay nobody."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledger import assert_states_equal_replay, make_experiment, wait_until_all_serve
+from consistency_checks import assert_states_equal_replay, make_experiment, wait_until_all_serve
 from load import Load
 from outages import NOTICED_S, decided, kill_workers, reasons, rewarded
 from scale import scaled
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
-from switch import Switch
+from switching_proxy import SwitchingProxy
 
 from bandit_serve.store.keys import Keys
 
@@ -74,7 +74,7 @@ def test_large_snapshots_over_a_thin_link_disturb_nobody(tmp_path: Path) -> None
     arms, fields = scaled(30, LARGE["arms"]), scaled(60, LARGE["fields"])
     with (
         ThrowawayStore(tcp=True) as store,
-        Switch(store.port, bytes_per_s=BYTES_PER_S) as link,
+        SwitchingProxy(store.port, bytes_per_s=BYTES_PER_S) as link,
         ThrowawayService(tmp_path, "--snapshot-every", "2s", store=link.url, workers=WORKERS) as service,
         store.client() as client,
     ):

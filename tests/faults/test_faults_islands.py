@@ -1,4 +1,4 @@
-"""Eight experiments under load, three of which are poisoned: the others never fail, and `repair` mends the three."""
+"""Eight experiments under load, three with bad entries: the other five never fail, and `repair` restores the three."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bad_entries import BAD_ENTRIES, BadEntry, later_change
 from commands import bandit_serve
-from ledger import KEYS, assert_counted, assert_states_equal_replay, make_experiment, wait_until_all_serve
+from consistency_checks import (
+    KEYS,
+    assert_counted,
+    assert_states_equal_replay,
+    make_experiment,
+    wait_until_all_serve,
+)
 from load import Load
-from poisons import POISONS, Poison, later_change
 from scale import scaled
 from services import ThrowawayService
 from stores import ThrowawayStore, gone, wait_until
@@ -39,22 +45,22 @@ def service(store: ThrowawayStore, tmp_path: Path) -> Iterator[ThrowawayService]
 
 
 def spoil(store: ThrowawayStore) -> None:
-    """Each of the sick in another way: a kind, columns, and a change that this build does not know."""
+    """Adds a bad entry to each of three logs: an unknown kind, wrong columns, and a change of a later build."""
     with store.client() as client:
         (at, fields), *_ = client.xrange(KEYS.log("sick-change"), count=1)
         change = Entry(Offset.parse(at), events.CHANGED, fields[events.CHANGED])
-        poisons = {
-            "sick-kind": POISONS["an unknown kind"],
-            "sick-columns": POISONS["columns of unequal length"],
-            "sick-change": Poison(events.CHANGED, later_change(change)),
+        bad_entries = {
+            "sick-kind": BAD_ENTRIES["an unknown kind"],
+            "sick-columns": BAD_ENTRIES["columns of unequal length"],
+            "sick-change": BadEntry(events.CHANGED, later_change(change)),
         }
-        for name, poison in poisons.items():
-            client.xadd(KEYS.log(name), {poison.kind: poison.data})
+        for name, bad_entry in bad_entries.items():
+            client.xadd(KEYS.log(name), {bad_entry.kind: bad_entry.data})
         client.incr(KEYS.head("sick-change"))
 
 
 class Trickle:
-    """Decisions of one experiment without end; `wrong` are the answers that no caller should get."""
+    """Decides for one experiment in an endless loop; `wrong` collects answers that no caller should get."""
 
     def __init__(self, service: ThrowawayService, name: str) -> None:
         self._service = service

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledger import (
+from consistency_checks import (
     assert_counted,
     assert_states_equal_replay,
     counted_in,

@@ -1,4 +1,4 @@
-"""Workers that sleep through trims and leases, windows that close across restarts."""
+"""Workers that sleep while logs are trimmed and leases expire, and windows that close across restarts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from ledger import (
+from consistency_checks import (
     KEYS,
     assert_states_equal_replay,
     counted_in,

@@ -1,4 +1,4 @@
-"""Workers that start while the store is away, come back to one that lost something, or see it lose something."""
+"""Workers that start during an outage, and stores that have lost entries before or after it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledger import assert_states_equal_replay, counted_in, make_experiment, wait_until_all_serve
+from consistency_checks import assert_states_equal_replay, counted_in, make_experiment, wait_until_all_serve
 from load import Load
 from outages import decided, kill_workers, reasons, rewarded
 from services import ThrowawayService

@@ -1,4 +1,4 @@
-"""SIGTERM under load: what was accepted is answered, by a service that stops and by a worker that is replaced."""
+"""SIGTERM under load: accepted requests are answered, by a service that stops and by a worker that is replaced."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledger import (
+from consistency_checks import (
     assert_counted,
     assert_states_equal_replay,
     make_experiment,
     private_store,
     wait_until_all_serve,
 )
-from load import Hammer, Load
+from load import Load, ReconnectingClients
 from scale import scaled
 from services import ThrowawayService
 from stores import ThrowawayStore, gone, wait_until
@@ -70,13 +70,13 @@ def test_a_worker_that_is_told_to_leave_fails_no_request(service: ThrowawayServi
 
 @pytest.mark.timeout(600)
 def test_nobody_who_could_connect_is_reset_when_a_service_stops(service: ThrowawayService) -> None:
-    with Hammer(service.port) as hammer:
+    with ReconnectingClients(service.port) as clients:
         for _ in range(scaled(2, 12)):
-            hammer.wait_for_answers(500)
+            clients.wait_for_answers(500)
             assert service.stop() == 0
             service.start()
-        hammer.wait_for_answers(500)
-    assert not hammer.dropped, f"{len(hammer.dropped)} dropped: {hammer.dropped[:5]}"
+        clients.wait_for_answers(500)
+    assert not clients.dropped, f"{len(clients.dropped)} dropped: {clients.dropped[:5]}"
 
 
 def test_rewards_that_wait_for_the_store_are_answered_when_the_service_stops(

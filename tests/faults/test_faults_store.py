@@ -1,4 +1,4 @@
-"""A store that stands still, and one whose connections are cut: decisions go on, rewards count once."""
+"""Store that stands still or whose connections are cut: decisions go on, rewards count once."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cutter import Cutter
-from ledger import (
+from consistency_checks import (
     assert_counted,
     assert_states_equal_replay,
     counted_in,
     make_experiment,
     wait_until_all_serve,
 )
+from cutting_proxy import CuttingProxy
 from load import Load
 from scale import scaled
 from services import ThrowawayService
@@ -114,18 +114,18 @@ def look_around_without_store(service: ThrowawayService) -> None:
 @pytest.mark.timeout(300)
 def test_rewards_count_once_while_replies_of_the_store_are_cut(tmp_path: Path, store: ThrowawayStore) -> None:
     with (
-        Cutter(store.port) as cutter,
-        ThrowawayService(tmp_path, store=f"redis://127.0.0.1:{cutter.port}/0", workers=WORKERS) as service,
+        CuttingProxy(store.port) as proxy,
+        ThrowawayService(tmp_path, store=f"redis://127.0.0.1:{proxy.port}/0", workers=WORKERS) as service,
     ):
         wait_until_all_serve(service, WORKERS)
         make_experiment(service, "cut")
         with Load(service.port, "cut") as load:
             for _ in range(scaled(20, 200)):
                 load.wait_for_visits(20)
-                cutter.cut_next_appends(2)
-            wait_until(lambda: cutter.to_cut == 0)
+                proxy.cut_next_appends(2)
+            wait_until(lambda: proxy.to_cut == 0)
             load.wait_for_visits(100)
-        assert cutter.cut_after_append >= scaled(20, 200)
+        assert proxy.cut_after_append >= scaled(20, 200)
         assert load.tally.statuses[503] > 0
         assert load.tally.verdicts["duplicate"] > 0
         wait_until_all_serve(service, WORKERS)

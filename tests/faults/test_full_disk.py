@@ -1,4 +1,4 @@
-"""A disk that is full: said, answered with 503, nothing half left behind, and well again once there is room."""
+"""Full disk: reported, answered with 503, nothing half-written left, and normal operation once there is room."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from callers import check_problem, decide, new_name, running, upload
 from commands import bandit_serve, save_model
+from http_calls import check_problem, decide, new_name, running, upload
 from services import ThrowawayService, clean_environment
 from stores import ThrowawayStore, wait_until
 
@@ -103,9 +103,9 @@ def test_an_upload_that_finds_no_room_is_503_and_the_service_says_so(tmp_path: P
         assert (health.status, health.body["status"]) == (200, "degraded")
         assert "disk_full" in [each["what"] for each in health.body["reasons"]]
         decide(service, running(service))
-        told = bandit_serve("models", "register", "m", large, "--data", disk / "data", "--store", store.url)
-        assert (told.status, told.out) == (1, "")
-        assert told.err.startswith("error: There is no room left on the disk.")
+        ran = bandit_serve("models", "register", "m", large, "--data", disk / "data", "--store", store.url)
+        assert (ran.status, ran.out) == (1, "")
+        assert ran.err.startswith("error: There is no room left on the disk.")
         subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
         assert upload(service, model, large.read_bytes()).status == 201
         wait_until(lambda: service.call("GET", "/health/ready").body["status"] == "ready", 15.0)
@@ -139,8 +139,8 @@ def test_a_private_store_whose_disk_is_full_is_not_started_over_and_over(tmp_pat
             ),
             30.0,
         )
-        found = service.call("GET", f"/v1/experiments/{name}/results").body
-        assert sum(arm["metrics"]["click"]["n"] for arm in found["arms"]) in (2, 3)
+        body = service.call("GET", f"/v1/experiments/{name}/results").body
+        assert sum(arm["metrics"]["click"]["n"] for arm in body["arms"]) in (2, 3)
     path.rmdir()
 
 
@@ -148,12 +148,12 @@ def test_a_command_says_so_in_a_sentence(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", MIB) as disk:
         fill(disk)
         saved = save_model(tmp_path / "m")
-        told = bandit_serve(
+        ran = bandit_serve(
             "models", "register", "m", saved, "--data", disk / "data", "--store", "unix:///nowhere"
         )
-        assert told.status != 0
-        assert told.err.startswith("error: ")
-        assert told.err.count("\n") == 1
+        assert ran.status != 0
+        assert ran.err.startswith("error: ")
+        assert ran.err.count("\n") == 1
 
 
 def test_a_log_that_takes_nothing_more_does_not_end_the_service(tmp_path: Path) -> None:

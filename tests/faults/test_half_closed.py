@@ -1,4 +1,4 @@
-"""Callers that have said all they will (`shutdown(SHUT_WR)`) get their answers, and then the connection is closed."""
+"""Half-closed connections (`shutdown(SHUT_WR)`): all answers arrive, and then the connection is closed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from callers import decide, running
+from http_calls import decide, running
 from raw_http import post, read_answer
 from services import ThrowawayService
 
@@ -20,8 +20,8 @@ def service(
         yield running
 
 
-def say_all(service: ThrowawayService, *parts: bytes) -> list[tuple[int, dict[str, object]]]:
-    """All answers to what is sent before this side is closed; returns when the service has closed its own."""
+def send_and_half_close(service: ThrowawayService, *parts: bytes) -> list[tuple[int, dict[str, object]]]:
+    """Sends requests and half-closes the connection; returns all answers when the service has closed its side."""
     answers = []
     with (
         socket.create_connection(("127.0.0.1", service.port), timeout=15) as connection,
@@ -42,14 +42,14 @@ def get(path: str) -> bytes:
 
 def test_each_kind_of_request_is_answered(service: ThrowawayService) -> None:
     name = running(service)
-    decided = say_all(service, post(f"/v1/experiments/{name}/decide"))
+    decided = send_and_half_close(service, post(f"/v1/experiments/{name}/decide"))
     assert [status for status, _ in decided] == [200]
     token = decided[0][1]["decision_id"]
-    rewarded = say_all(service, post("/v1/rewards", {"decision_id": token, "value": 1}))
+    rewarded = send_and_half_close(service, post("/v1/rewards", {"decision_id": token, "value": 1}))
     assert [document["accepted"] for _, document in rewarded] == [1]
-    results = say_all(service, get(f"/v1/experiments/{name}/results"))
+    results = send_and_half_close(service, get(f"/v1/experiments/{name}/results"))
     assert [document["experiment"] for _, document in results] == [name]
-    assert [status for status, _ in say_all(service, get("/nothing"))] == [404]
+    assert [status for status, _ in send_and_half_close(service, get("/nothing"))] == [404]
 
 
 @pytest.mark.parametrize("n", [1, 2, 33, 200])
@@ -69,7 +69,7 @@ def test_requests_sent_together_are_all_answered_in_order(service: ThrowawayServ
             requests.append(post(f"/v1/experiments/{name}/decide"))
         expected.append(("accepted", "revision", "decision_id")[i % 3])
     for sent in ([b"".join(requests)], requests):
-        answers = say_all(service, *sent)
+        answers = send_and_half_close(service, *sent)
         assert [status for status, _ in answers] == [200] * n
         assert all(key in document for key, (_, document) in zip(expected, answers, strict=True))
 
@@ -85,7 +85,7 @@ def test_a_body_that_stops_within_is_refused_behind_what_was_whole(service: Thro
     )
     for broken in (half, chunked):
         for parts in ([whole + broken], [whole, broken], [broken]):
-            answers = say_all(service, *parts)
+            answers = send_and_half_close(service, *parts)
             assert [status for status, _ in answers] == [200] * (len(b"".join(parts)) > len(broken)) + [400]
             assert "connection was lost" in str(answers[-1][1]["detail"])
     assert not [line for line in service.output[n_lines:] if "ERROR" in line]
@@ -104,7 +104,7 @@ def test_who_asks_nothing_is_closed(service: ThrowawayService, said: bytes) -> N
 def test_a_large_answer_comes_whole(service: ThrowawayService) -> None:
     name = running(service)
     body = {"units": [f"u{i}" for i in range(10_000)]}
-    (answer,) = say_all(service, post(f"/v1/experiments/{name}/decide/batch", body))
+    (answer,) = send_and_half_close(service, post(f"/v1/experiments/{name}/decide/batch", body))
     assert answer[0] == 200
     assert len(json.dumps(answer[1])) > 500_000
     assert len(answer[1]["decision_ids"]) == 10_000  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Nothing from the store, an artifact or the network is unpickled: a service in which that fails does all it does."""
+"""No unpickling of data from the store, an artifact or the network: a service without pickle does all it must."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from callers import new_name, upload
 from commands import bandit_serve
+from http_calls import new_name, upload
 from services import ThrowawayService
 
 from bandit_serve.models import FAMILIES

@@ -1,4 +1,4 @@
-"""Outages of the store, each by its name: health says so in seconds, decisions go on, rewards wait, nobody exits."""
+"""Outages of the store, each by its name: health reports them within seconds, decisions go on, rewards wait."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from ledger import assert_counted, assert_states_equal_replay, make_experiment, wait_until_all_serve
+from consistency_checks import (
+    assert_counted,
+    assert_states_equal_replay,
+    make_experiment,
+    wait_until_all_serve,
+)
 from load import Load
 from outages import NOTICED_S, decided, reasons, rewarded
 from scale import scaled
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
-from switch import Switch
+from switching_proxy import SwitchingProxy
 
 WORKERS = 2
 
@@ -129,7 +134,7 @@ def follow(replica: ThrowawayStore, primary: ThrowawayStore) -> None:
         wait_until(lambda: client.info("replication")["master_link_status"] == "up", 20)
 
 
-def fail_over(switch: Switch, stores: list[ThrowawayStore]) -> None:
+def fail_over(switch: SwitchingProxy, stores: list[ThrowawayStore]) -> None:
     """The replica takes over with everything that the primary has; the old primary lives on as its replica."""
     old, new = stores
     with old.client() as client, new.client() as successor:
@@ -141,7 +146,7 @@ def fail_over(switch: Switch, stores: list[ThrowawayStore]) -> None:
 
 
 class HealthLog:
-    """What health said, ten times a second, beside a test."""
+    """Records the answers of health ten times a second during a test."""
 
     def __init__(self, service: ThrowawayService) -> None:
         self._service = service
@@ -169,7 +174,7 @@ class HealthLog:
 def test_failovers_behind_one_address_lose_nothing_and_end_nobody(tmp_path: Path) -> None:
     with (
         pair() as stores,
-        Switch(stores[0].port) as switch,
+        SwitchingProxy(stores[0].port) as switch,
         ThrowawayService(tmp_path, store=switch.url, workers=WORKERS) as service,
     ):
         wait_until_all_serve(service, WORKERS)
@@ -197,8 +202,8 @@ def test_failovers_behind_one_address_lose_nothing_and_end_nobody(tmp_path: Path
             assert_states_equal_replay(client, "moved", WORKERS)
 
 
-def fail_over_late(switch: Switch, stores: list[ThrowawayStore], health: HealthLog) -> None:
-    """The address leads to the old primary for some seconds more: read-only all the time, and health says so."""
+def fail_over_late(switch: SwitchingProxy, stores: list[ThrowawayStore], health: HealthLog) -> None:
+    """Fails over while the address leads to the old primary for seconds: it is read-only, and health reports it."""
     old, new = stores
     with old.client() as client, new.client() as successor:
         client.execute_command("FAILOVER")

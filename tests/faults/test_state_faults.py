@@ -1,4 +1,4 @@
-"""What we keep is damaged: that is an error of ours, in the log with its place, and never the caller's 400."""
+"""Damaged state: an error of ours with its place in the log, and never a 400 for the caller."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from aiohttp.typedefs import Handler
-from callers import check_problem, decide, new_name, running, upload
-from services import Answer, ThrowawayService
+from http_calls import check_problem, decide, new_name, running, upload
+from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
 
 from bandit_serve.errors import (
@@ -69,14 +69,6 @@ def test_only_what_a_caller_gave_can_be_the_callers_fault_but_an_answer_can_be_t
             asyncio.run(_answered(route, raising(TooLarge("too much")), request))
         with pytest.raises(StateFault):
             asyncio.run(_answered(route, raising(InvalidInput("wrong")), request))
-
-
-def check_our_fault(service: ThrowawayService, answer: Answer, place: str, n_lines: int) -> None:
-    """A 500 that says nothing of the inside, which is in the log."""
-    problem = check_problem(answer, 500)
-    for inside in ("Traceback", "/", "Errno", "bandit_serve"):
-        assert inside not in problem["detail"]
-    wait_until(lambda: place in traceback_since(service, n_lines))
 
 
 def traceback_since(service: ThrowawayService, n_lines: int) -> str:

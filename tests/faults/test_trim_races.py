@@ -1,4 +1,4 @@
-"""Trims that come between a reader's look and its read: no entry is missed, whoever reads."""
+"""Trims between a reader's decision where to read and its read: no entry is missed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import pytest
-from makers import created, eventually, experiment, rewards
+from builders import created, eventually, experiment, rewards
 from stores import ThrowawayStore
 
 from bandit_serve.changes.changes import Changes
@@ -63,7 +63,7 @@ def server() -> Iterator[ThrowawayStore]:
 
 
 def scene(server: ThrowawayStore, play: Callable[[Reader, Reader, ResultsLog], Awaitable[None]]) -> None:
-    """A writer who follows its log, a reader who does not yet, and the writer's results."""
+    """Writer that follows its log, a reader that does not yet, and the writer's results."""
 
     async def run() -> None:
         writer, reader = Reader(server.url), Reader(server.url)
@@ -92,7 +92,7 @@ async def snapshot(writer: Reader, results: ResultsLog) -> None:
 
 
 async def forget(writer: Reader, results: ResultsLog) -> None:
-    """Rewards that are in the next snapshot, and soon only there."""
+    """Appends rewards, writes a snapshot, and trims the log to it."""
     for counter in range(10, 14):
         await reward(writer, counter)
     await snapshot(writer, results)

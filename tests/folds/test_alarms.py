@@ -1,4 +1,4 @@
-"""Changes of what an arm is worth: rarely reported when there are none, soon when there are."""
+"""Alarms of changed means: rare without a change, and soon after one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgpack
 import msgspec
 import numpy as np
 import pytest
-from makers import created, experiment, exposed, rewards
+from builders import created, experiment, exposed, rewards
 from numpy.typing import NDArray
 from scale import scaled
 from scipy import stats
@@ -206,9 +206,9 @@ def test_a_shift_of_three_tenths_of_a_deviation_is_noticed_within_one_and_a_half
     draw, deviation = LAWS[law]
     shift = sign * 0.3 * deviation
     bounds, most = (UNIT, 945) if law == "bounded" else (None, 375)
-    found = delays(draw, lambda rng, n: draw(rng, n) + shift, bounds, scaled(10, 200), 3_000)
-    error = float(np.std(found)) / len(found) ** 0.5
-    assert np.mean(found) < most + 2.0 * error
+    estimated = delays(draw, lambda rng, n: draw(rng, n) + shift, bounds, scaled(10, 200), 3_000)
+    error = float(np.std(estimated)) / len(estimated) ** 0.5
+    assert np.mean(estimated) < most + 2.0 * error
 
 
 @pytest.mark.parametrize(
@@ -235,8 +235,8 @@ def test_half_of_what_can_not_be_below_zero_is_noticed(
     before: Draw, after: Draw, bounds: tuple[float, float] | None, within: int
 ) -> None:
     """Within one and a half times what ADWIN at .002 needs (benchmarks/README.md), and sooner for heavy tails."""
-    found = delays(before, after, bounds, scaled(8, 100), 8_000)
-    assert np.mean(found) < within + 2.0 * float(np.std(found)) / len(found) ** 0.5
+    estimated = delays(before, after, bounds, scaled(8, 100), 8_000)
+    assert np.mean(estimated) < within + 2.0 * float(np.std(estimated)) / len(estimated) ** 0.5
 
 
 def test_a_state_that_knew_no_moments_goes_on_as_of_zeros_and_ones() -> None:

@@ -1,4 +1,4 @@
-"""What holds for every legal experiment, reward, gap, change and order: nothing raises, and no number is no number.
+"""Laws of every valid experiment, reward, gap, change and order: nothing raises, and all numbers are finite.
 
 Histories come from `histories.py`. 200 by default; 100,000 with BANDIT_SERVE_TEST_SCALE=full.
 """
@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 import pytest
+from builders import created, experiment, rewards
 from histories import Choices, Entry, History, RandomChoices
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from makers import created, experiment, rewards
 from numpy.typing import NDArray
 from scale import scaled
 

@@ -1,4 +1,4 @@
-"""The policy fold: live, replayed, and snapshot-plus-tail states are equal, bit for bit."""
+"""Policy fold: live, replayed, and snapshot-plus-tail states are equal, bit for bit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgpack
 import msgspec
 import numpy as np
 import pytest
-from makers import created, experiment, exposed, record, rewards
+from builders import created, experiment, exposed, record, rewards
 
 from bandit_serve.errors import InvalidInput, UnreadableEntry
 from bandit_serve.experiments.policy_spec import PolicySpec

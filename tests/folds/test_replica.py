@@ -1,9 +1,9 @@
-"""A worker's memory: what the logs say, entered one way."""
+"""Replica: the state of all experiments in a worker, entered one way."""
 
 from __future__ import annotations
 
 import pytest
-from makers import created, experiment, rewards
+from builders import created, experiment, rewards
 
 from bandit_serve.errors import NotFound, SetAside
 from bandit_serve.folds.experiment import LiveExperiment

@@ -1,4 +1,4 @@
-"""Whatever one experiment's log holds, it alone is set aside, in workers that run and in those that start."""
+"""Experiments that are set aside: one bad log affects no other experiment, in running and in starting workers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger import KEYS, make_experiment, wait_until_all_serve
-from makers import created, experiment, rewards
-from poisons import POISONS, Poison, later_change
+from bad_entries import BAD_ENTRIES, BadEntry, later_change
+from builders import created, experiment, rewards
+from consistency_checks import KEYS, make_experiment, wait_until_all_serve
 from services import Answer, ThrowawayService
 from stores import ThrowawayStore, gone, wait_until
 
-from bandit_serve.decisions.control_only import ControlOnly
+from bandit_serve.decisions.control_decider import ControlDecider
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
@@ -42,12 +42,12 @@ def reward(counter: int, offset: Offset) -> Entry:
     return Entry(offset, events.REWARDED, rewards([counter]).tobytes())
 
 
-@pytest.mark.parametrize("poison", POISONS.values(), ids=POISONS.keys())
-def test_a_poisoned_log_is_set_aside_and_the_others_go_on(poison: Poison) -> None:
+@pytest.mark.parametrize("bad_entry", BAD_ENTRIES.values(), ids=BAD_ENTRIES.keys())
+def test_a_poisoned_log_is_set_aside_and_the_others_go_on(bad_entry: BadEntry) -> None:
     replica = replica_of("sick", "well")
     heard: list[str] = []
     replica.on_set_aside(lambda owner, error: heard.append(owner))
-    replica.apply("sick", Entry(Offset(3, 0), *poison))
+    replica.apply("sick", Entry(Offset(3, 0), *bad_entry))
     replica.apply("sick", reward(1, Offset(4, 0)))
     replica.apply("well", reward(1, Offset(4, 0)))
     assert list(replica.experiments) == ["well"]
@@ -95,7 +95,7 @@ def test_an_entry_of_the_common_log_that_is_not_known_stops_no_experiment() -> N
 
 def test_control_is_what_everyone_gets() -> None:
     made = created(experiment(control="b"), status="running").record
-    control = ControlOnly(made)
+    control = ControlDecider(made)
     choice = control.choose("u", ["a"])
     assert (choice.arm, choice.propensity, choice.draw) == (1, 1.0, None)
     assert control.shares.tolist() == [0.0, 1.0]
@@ -127,14 +127,14 @@ def give(service: ThrowawayService, decision_id: str) -> Answer:
     return service.call("POST", "/v1/rewards", {"decision_id": decision_id, "value": 1})
 
 
-def poison(store: ThrowawayStore, name: str, entry: Poison) -> str:
+def append_bad_entry(store: ThrowawayStore, name: str, entry: BadEntry) -> str:
     with store.client() as client:
         at: Any = client.xadd(KEYS.log(name), {entry.kind: entry.data})
     return Offset.parse(at).__str__()
 
 
 def is_set_aside(service: ThrowawayService, name: str) -> bool:
-    """As three answers in a row say, so that it is not one worker's view."""
+    """Whether three answers in a row say so, and not only one worker's."""
     return all(
         name
         in {each.get("experiment") for each in service.call("GET", "/health/ready").body.get("reasons", ())}
@@ -175,7 +175,7 @@ def test_a_service_goes_on_without_the_experiment_that_is_poisoned(
         make_experiment(served, name)
         tokens[name] = decide(served, name).body["decision_id"]
     pids = served.worker_pids()
-    offset = poison(store, "sick", POISONS["columns of unequal length"])
+    offset = append_bad_entry(store, "sick", BAD_ENTRIES["columns of unequal length"])
     wait_until(lambda: sum("degraded (set_aside): sick:" in line for line in served.output) == WORKERS)
     assert served.worker_pids() == pids
     assert_set_aside(served, "sick", offset, tokens["sick"])
@@ -206,15 +206,15 @@ def test_a_snapshot_that_can_not_be_read_is_passed_over_where_the_log_is_there(
     for victim in served.worker_pids():
         os.kill(victim, signal.SIGKILL)
     wait_until_all_serve(served, WORKERS)
-    told = served.call("GET", "/v1/stats").body
-    assert told["set_aside"] == {}
-    assert sum(told["experiments"]["e"]["rewards"].values()) == 5
+    body = served.call("GET", "/v1/stats").body
+    assert body["set_aside"] == {}
+    assert sum(body["experiments"]["e"]["rewards"].values()) == 5
 
 
 def test_an_experiment_of_which_nothing_is_left_to_read_answers_503(
     served: ThrowawayService, store: ThrowawayStore
 ) -> None:
-    """Not even who its arms are is known, so that there is no control to give."""
+    """Its arms are unknown, so there is no control to return."""
     make_experiment(served, "e")
     token = decide(served, "e").body["decision_id"]
     assert served.stop() == 0
@@ -234,7 +234,7 @@ def test_workers_start_whatever_a_change_is_made_of(
     served: ThrowawayService, store: ThrowawayStore, garbage: bytes
 ) -> None:
     make_experiment(served, "e")
-    offset = poison(store, "e", Poison(events.CHANGED, garbage))
+    offset = append_bad_entry(store, "e", BadEntry(events.CHANGED, garbage))
     wait_until(lambda: is_set_aside(served, "e"))
     for victim in served.worker_pids():
         os.kill(victim, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Batches of decisions: other requests have their turn while one is worked on."""
+"""Batches of decisions: other requests are served while one is worked on."""
 
 from __future__ import annotations
 

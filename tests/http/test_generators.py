@@ -1,4 +1,4 @@
-"""Generators of clients read the description, each where it is installed; and what one makes of it works.
+"""Generators of API clients: each that is installed reads the description, and a generated client works.
 
 The rules that all of them need are held without them, in tests/http/test_openapi.py.
 """
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from described import DESCRIBED
+from api_schemas import API_DESCRIPTION
 from services import ThrowawayService
 
 COMMANDS = {
@@ -58,7 +58,7 @@ def made(folder: Path, generator: str) -> None:
     command = shutil.which(generator)
     if command is None:
         pytest.skip(f"{generator} is not installed")
-    (folder / "openapi.json").write_text(json.dumps(DESCRIBED))
+    (folder / "openapi.json").write_text(json.dumps(API_DESCRIPTION))
     (folder / "made").mkdir()
     overwrite = ["--overwrite"] if generator == "openapi-python-client" else []
     done = subprocess.run(

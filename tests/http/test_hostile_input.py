@@ -1,4 +1,4 @@
-"""Bad input over all routes: it is refused, nothing of ours fails, no worker dies, and the log stays readable.
+"""Bad input for all routes: it is refused, no worker fails or dies, and the log stays readable.
 
 5,000 requests by default; 20,000 with BANDIT_SERVE_TEST_SCALE=full in the environment.
 """
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from callers import decide_many, draft, experiment, running, upload
-from hostile import Grammar, packed
+from bad_requests import BadRequestGrammar, packed
+from http_calls import decide_many, draft, experiment, running, upload
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_http import RawAnswer, storm
+from raw_http import RawAnswer, send_all
 from services import ThrowawayService
 
 from bandit_serve.models import MatrixFactorization
@@ -62,7 +62,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def grammar(service: ThrowawayService, artifact: bytes) -> Grammar:
+def grammar(service: ThrowawayService, artifact: bytes) -> BadRequestGrammar:
     model = "ranker"
     for _ in range(3):
         assert upload(service, model, artifact).status == 201
@@ -131,11 +131,11 @@ def grammar(service: ThrowawayService, artifact: bytes) -> Grammar:
         "version": ["v1", "v2", "v3"],
         "arm": ["control"],
     }
-    return Grammar(ROUTES, bodies, known, artifact, seed=8)
+    return BadRequestGrammar(ROUTES, bodies, known, artifact, seed=8)
 
 
 @pytest.mark.timeout(300)
-def test_bad_input_over_all_routes(service: ThrowawayService, grammar: Grammar) -> None:
+def test_bad_input_over_all_routes(service: ThrowawayService, grammar: BadRequestGrammar) -> None:
     workers = sorted(service.worker_pids())
     seen: Counter[int] = Counter()
     wrong: list[tuple[bytes, RawAnswer]] = []
@@ -151,7 +151,7 @@ def test_bad_input_over_all_routes(service: ThrowawayService, grammar: Grammar) 
         requests[number] = grammar.request()
         return requests[number]
 
-    asyncio.run(storm(service.port, make, N_REQUESTS, check))
+    asyncio.run(send_all(service.port, make, N_REQUESTS, check))
     assert not wrong, "\n".join(f"{request[:1500]!r}\n-> {answer}" for request, answer in wrong[:5])
     assert len(set(requests.values())) > 0.6 * N_REQUESTS, "the requests vary"
     assert {200, 201, 400, 404, 405, 409, 412, 415, 501} <= set(seen), seen
@@ -169,7 +169,7 @@ def test_bad_input_over_all_routes(service: ThrowawayService, grammar: Grammar) 
 
 @pytest.fixture(scope="module")
 def asked(service: ThrowawayService, artifact: bytes) -> str:
-    """An experiment that the requests above neither stop nor delete."""
+    """Experiment that the bad requests neither stop nor delete."""
     model = "asked"
     assert upload(service, model, artifact).status == 201
     arms = [{"name": name, "model": model, "version": "v1"} for name in ("control", "challenger")]
@@ -188,7 +188,7 @@ documents = st.recursive(
 @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(documents | st.binary(max_size=60), st.sampled_from(["application/json", "application/msgpack"]))
 def test_any_document_for_every_route_that_takes_one(
-    service: ThrowawayService, grammar: Grammar, asked: str, document: Any, content_type: str
+    service: ThrowawayService, grammar: BadRequestGrammar, asked: str, document: Any, content_type: str
 ) -> None:
     if isinstance(document, bytes):
         body = document
@@ -214,7 +214,7 @@ def test_any_document_for_every_route_that_takes_one(
         assert answer.status < 500 or answer.status == 501, (request, answer)
         assert explained(answer), (request, answer)
 
-    asyncio.run(storm(service.port, lambda i: heads[i].encode() + body, len(heads), check, in_flight=4))
+    asyncio.run(send_all(service.port, lambda i: heads[i].encode() + body, len(heads), check, in_flight=4))
 
 
 def explained(answer: RawAnswer) -> bool:

@@ -1,4 +1,4 @@
-"""Arms that come and go over HTTP: who may change what, what they get, and what is known of them."""
+"""Changes of arms over HTTP: permissions of each status, shares, and results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from callers import (
+from commands import save_model
+from http_calls import (
     call_msgpack,
     check_problem,
     decide,
@@ -18,7 +19,6 @@ from callers import (
     running,
     upload,
 )
-from commands import save_model
 from services import Answer, ThrowawayService
 from stores import wait_until
 
@@ -152,12 +152,12 @@ def test_rewards_of_a_removed_arm_still_count(service: ThrowawayService) -> None
     tokens = [t for t, arm in zip(columns["decision_ids"], columns["arms"], strict=True) if arm == 1]
     assert remove(service, name, "b").status == 200
     assert set(reward_many(service, tokens, [1.0] * len(tokens))) == {"accepted"}
-    found = service.call("GET", f"/v1/experiments/{name}/results").body
-    of_b = found["arms"][1]
+    body = service.call("GET", f"/v1/experiments/{name}/results").body
+    of_b = body["arms"][1]
     assert (of_b["name"], of_b["share"]) == ("b", 0.0)
     assert of_b["metrics"]["click"]["n"] == len(tokens)
     assert of_b["metrics"]["click"]["probability_best"] is None
-    assert "b was removed" in found["reason"]
+    assert "b was removed" in body["reason"]
     wait_until(
         lambda: service.call("GET", "/v1/stats").body["experiments"][name]["rewards"]["b"] == len(tokens)
     )
@@ -230,9 +230,9 @@ def test_a_holdout_is_analysed_and_never_learned_from(service: ThrowawayService)
     columns = decide_many(service, name, ["u"] * 2_000)
     values = [float(arm) for arm in columns["arms"]]
     assert set(reward_many(service, columns["decision_ids"], values)) == {"accepted"}
-    found = service.call("GET", f"/v1/experiments/{name}/results").body
-    assert found["arms"][1]["metrics"]["click"]["mean"] == 1.0
-    assert found["winner"] == "challenger"
+    body = service.call("GET", f"/v1/experiments/{name}/results").body
+    assert body["arms"][1]["metrics"]["click"]["mean"] == 1.0
+    assert body["winner"] == "challenger"
     assert service.call("PUT", f"/v1/experiments/{name}/policy", LEARNING).status == 200
     assert shares(service, name) == pytest.approx({"control": 0.5, "challenger": 0.5}, abs=1e-6)
 
@@ -308,6 +308,6 @@ def test_paused_and_stopped_answer_whatever_is_eligible(service: ThrowawayServic
     check_problem(service.call("POST", f"{path}/decide", {"eligible": ["b"]}), 409)
     for move, body, arm in (("pause", {}, "a"), ("stop", {"winner": "c"}, "c")):
         assert service.call("POST", f"{path}/{move}", body).status == 200
-        found = service.call("POST", f"{path}/decide", {"eligible": ["b"]})
-        assert (found.status, found.body["arm"], found.body["decision_id"]) == (200, arm, None)
+        answer = service.call("POST", f"{path}/decide", {"eligible": ["b"]})
+        assert (answer.status, answer.body["arm"], answer.body["decision_id"]) == (200, arm, None)
         check_problem(service.call("POST", f"{path}/decide", {"eligible": ["nobody"]}), 400, "eligible")

@@ -1,4 +1,4 @@
-"""Who gets which arm, over HTTP: splits, stickiness, and propensities that are what they say they are."""
+"""Assignment over HTTP: splits, stickiness, and propensities that match the frequencies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from callers import decide_many, reward_many, running
+from http_calls import decide_many, reward_many, running
 from numpy.typing import NDArray
 from scipy.stats import chi2_contingency, chisquare
 from services import ThrowawayService

@@ -1,4 +1,4 @@
-"""Contextual experiments over HTTP: what a decision's context says is learned from, drawn by, and replayed."""
+"""Contextual experiments over HTTP: contexts are learned from, drawn by, and replayed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from callers import call_msgpack, check_problem, experiment, reward_many, running
-from ledger import assert_states_equal_replay, wait_until_all_serve
+from consistency_checks import assert_states_equal_replay, wait_until_all_serve
+from http_calls import call_msgpack, check_problem, experiment, reward_many, running
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
 
@@ -60,17 +60,17 @@ def visit(service: ThrowawayService, name: str, rng: np.random.Generator, n: int
         {"units": [f"u{i}" for i in range(n)], "contexts": contexts},
     )
     assert columns.status == 200, columns.body
-    found = columns.body
+    body = columns.body
     return [
         {
             "token": token,
-            "arm": found["arm_names"][arm],
+            "arm": body["arm_names"][arm],
             "propensity": propensity,
             "device": context["device"],
-            "right": found["arm_names"][arm] == ("a" if context["device"] == "ios" else "b"),
+            "right": body["arm_names"][arm] == ("a" if context["device"] == "ios" else "b"),
         }
         for token, arm, propensity, context in zip(
-            found["decision_ids"], found["arms"], found["propensities"], contexts, strict=True
+            body["decision_ids"], body["arms"], body["propensities"], contexts, strict=True
         )
     ]
 
@@ -137,14 +137,14 @@ def test_one_decision_with_its_context(service: ThrowawayService) -> None:
 
 def test_too_many_features_are_refused(service: ThrowawayService) -> None:
     context = [{"name": f"f{i}", "kind": "categorical", "buckets": 200} for i in range(3)]
-    found = service.call("POST", "/v1/experiments", experiment(context=context, policy={"kind": "lin_ts"}))
-    check_problem(found, 400, "context")
+    answer = service.call("POST", "/v1/experiments", experiment(context=context, policy={"kind": "lin_ts"}))
+    check_problem(answer, 400, "context")
 
 
 def test_a_contextual_policy_needs_context(service: ThrowawayService) -> None:
     for kind in KINDS:
-        found = service.call("POST", "/v1/experiments", experiment(policy={"kind": kind}))
-        check_problem(found, 400, "context")
+        answer = service.call("POST", "/v1/experiments", experiment(policy={"kind": kind}))
+        check_problem(answer, 400, "context")
 
 
 def test_a_contextual_policy_does_not_start_from_means(service: ThrowawayService) -> None:
@@ -164,9 +164,9 @@ def test_a_context_of_a_columnar_batch_may_be_null_as_in_a_single_request(servic
         service.call("POST", f"/v1/experiments/{name}/decide", {"unit": "u", "context": None}).status == 200
     )
     body = {"units": ["u", "v"], "contexts": [None, {"hour": 1.0, "device": "web"}]}
-    found = call_msgpack(service, f"/v1/experiments/{name}/decide/batch", body)
-    assert found.status == 200
-    assert len(found.body["decision_ids"]) == 2
+    answer = call_msgpack(service, f"/v1/experiments/{name}/decide/batch", body)
+    assert answer.status == 200
+    assert len(answer.body["decision_ids"]) == 2
     without = running(service)
     path = f"/v1/experiments/{without}/decide/batch"
     assert call_msgpack(service, path, {"units": ["u", "v"], "contexts": [None, {}]}).status == 200
@@ -178,8 +178,8 @@ def test_the_share_of_an_arm_is_the_mean_over_the_latest_decisions(service: Thro
     name, rng = contextual(service, "lin_ts"), np.random.default_rng(3)
 
     def shares() -> list[float]:
-        found = service.call("GET", f"/v1/experiments/{name}/results").body
-        return [arm["share"] for arm in found["arms"]]
+        body = service.call("GET", f"/v1/experiments/{name}/results").body
+        return [arm["share"] for arm in body["arms"]]
 
     while shares()[1] < 0.7:
         visits = visit(service, name, rng, 200)

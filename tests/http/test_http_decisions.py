@@ -7,7 +7,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from callers import (
+from http_calls import (
     MSGPACK,
     call_msgpack,
     check_problem,
@@ -77,16 +77,16 @@ def test_content_types_are_chosen_by_the_caller(
     body: dict[str, Any] = {"unit": "u"} if way == "decide" else {"requests": [{"unit": "u"}, {}]}
     headers = {"Content-Type": sent, **({"Accept": accept} if accept else {})}
     content = msgpack.packb(body) if sent == MSGPACK else body
-    found = service.call("POST", f"/v1/experiments/{name}/{way}", content, headers)
-    assert (found.status, found.headers["Content-Type"]) == (200, answered)
-    decoded = msgpack.unpackb(found.body) if answered == MSGPACK else found.body
+    answer = service.call("POST", f"/v1/experiments/{name}/{way}", content, headers)
+    assert (answer.status, answer.headers["Content-Type"]) == (200, answered)
+    decoded = msgpack.unpackb(answer.body) if answered == MSGPACK else answer.body
     first = decoded if way == "decide" else decoded["responses"][0]
     assert set(first) == DECIDED
 
 
 def test_other_content_types_are_refused(service: ThrowawayService, name: str) -> None:
-    found = service.call("POST", f"/v1/experiments/{name}/decide", b"unit=u", {"Content-Type": "text/plain"})
-    check_problem(found, 415)
+    answer = service.call("POST", f"/v1/experiments/{name}/decide", b"unit=u", {"Content-Type": "text/plain"})
+    check_problem(answer, 415)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def test_paused_everyone_gets_control_and_nothing_is_logged(service: ThrowawaySe
     decide(service, name)
     assert service.call("POST", f"/v1/experiments/{name}/pause").body["status"] == "paused"
     for _ in range(10):
-        found = decide(service, name, unit="u")
-        assert (found["decision_id"], found["arm"], found["propensity"]) == (None, "challenger", 1.0)
+        decision = decide(service, name, unit="u")
+        assert (decision["decision_id"], decision["arm"], decision["propensity"]) == (None, "challenger", 1.0)
     columns = decide_many(service, name, ["a", "b"])
     assert (columns["decision_ids"], columns["propensities"]) == ([None, None], [1.0, 1.0])
     assert [columns["arm_names"][arm] for arm in columns["arms"]] == ["challenger", "challenger"]
@@ -173,15 +173,15 @@ def test_stopped_everyone_gets_the_winner_or_else_control(
         "stopped",
         stop.get("winner"),
     )
-    found = decide(service, name)
-    assert (found["decision_id"], found["arm"], found["propensity"]) == (None, arm, 1.0)
+    decision = decide(service, name)
+    assert (decision["decision_id"], decision["arm"], decision["propensity"]) == (None, arm, 1.0)
 
 
 def test_a_batch_answers_each_entry_in_order(service: ThrowawayService, name: str) -> None:
     requests = [{"unit": "a"}, {"eligible": ["third"]}, {"eligible": ["nobody"]}, {"unit": "a\n"}, {}]
-    found = service.call("POST", f"/v1/experiments/{name}/decide/batch", {"requests": requests})
-    assert found.status == 200
-    responses = found.body["responses"]
+    answer = service.call("POST", f"/v1/experiments/{name}/decide/batch", {"requests": requests})
+    assert answer.status == 200
+    responses = answer.body["responses"]
     assert [set(each) == DECIDED for each in responses] == [True, True, False, False, True]
     assert responses[1]["arm"] == "third"
     assert responses[2]["status"] == 400
@@ -220,8 +220,8 @@ def test_the_columnar_form_agrees_with_the_others_on_sticky_units(service: Throw
 def test_a_sticky_experiment_needs_a_unit(service: ThrowawayService) -> None:
     sticky = running(service, unit="user")
     check_problem(service.call("POST", f"/v1/experiments/{sticky}/decide", {}), 400, "unit")
-    found = service.call("POST", f"/v1/experiments/{sticky}/decide/batch", {"requests": [{}, {"unit": "u"}]})
-    assert [each.get("status", 200) for each in found.body["responses"]] == [400, 200]
+    answer = service.call("POST", f"/v1/experiments/{sticky}/decide/batch", {"requests": [{}, {"unit": "u"}]})
+    assert [each.get("status", 200) for each in answer.body["responses"]] == [400, 200]
 
 
 @pytest.mark.parametrize(
@@ -290,8 +290,8 @@ def test_predicting_needs_a_model(service: ThrowawayService, name: str) -> None:
 def test_an_arm_without_a_share_is_chosen_only_when_it_is_alone(service: ThrowawayService) -> None:
     name = running(service, policy={"kind": "fixed_split", "shares": {"control": 1, "challenger": 0}})
     assert {decide(service, name)["arm"] for _ in range(20)} == {"control"}
-    found = decide(service, name, eligible=["challenger"])
-    assert (found["arm"], found["propensity"]) == ("challenger", 1.0)
+    decision = decide(service, name, eligible=["challenger"])
+    assert (decision["arm"], decision["propensity"]) == ("challenger", 1.0)
 
 
 def test_a_lone_arm_gets_everything(service: ThrowawayService) -> None:

@@ -1,4 +1,4 @@
-"""Experiments over HTTP, as API.md says: made, changed, read."""
+"""Experiments over HTTP, as API.md says: created, changed, read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from callers import check_problem, decide, decide_many, draft, experiment, new_name, reward_many, running
 from commands import bandit_serve
+from http_calls import check_problem, decide, decide_many, draft, experiment, new_name, reward_many, running
 from services import ThrowawayService
 from stores import wait_until
 
@@ -130,8 +130,8 @@ def test_defaults(service: ThrowawayService) -> None:
 def test_a_wrong_experiment_is_told_where_it_is_wrong(
     service: ThrowawayService, changes: dict[str, Any], at: str | None
 ) -> None:
-    found = service.call("POST", "/v1/experiments", experiment(**changes))
-    problem = check_problem(found, 400)
+    answer = service.call("POST", "/v1/experiments", experiment(**changes))
+    problem = check_problem(answer, 400)
     if at is not None:
         assert at in [error["at"] for error in problem["errors"]]
 
@@ -150,14 +150,14 @@ def test_no_mean_is_guessed_for_a_pseudo_history(
     service: ThrowawayService, history: dict[str, Any], status: int
 ) -> None:
     policy = {"kind": "thompson", "pseudo_history": history}
-    found = service.call("POST", "/v1/experiments", experiment(policy=policy))
+    answer = service.call("POST", "/v1/experiments", experiment(policy=policy))
     other = draft(service)
     path = f"/v1/experiments/{other}/policy"
     if status == 201:
-        assert found.status == 201
+        assert answer.status == 201
         assert service.call("PUT", path, policy).status == 200
     else:
-        for refused in (found, service.call("PUT", path, policy)):
+        for refused in (answer, service.call("PUT", path, policy)):
             problem = check_problem(refused, 400)
             assert [error["at"] for error in problem["errors"]] == ["policy.pseudo_history.mean"]
 
@@ -212,15 +212,15 @@ def test_a_draft_can_be_changed_whole(service: ThrowawayService, changes: dict[s
     before = service.call("GET", path)
     body = experiment(id=name, **changes)
     check_problem(service.call("PUT", path, body, {"If-Match": '"1"'}), 412)
-    found = service.call("PUT", path, body, {"If-Match": before.headers["ETag"]})
+    answer = service.call("PUT", path, body, {"If-Match": before.headers["ETag"]})
     made = service.call("POST", "/v1/experiments", {**body, "id": new_name()}).body
     own = {"id", "revision", "created_at", "updated_at"}
-    assert found.status == 200
-    assert {key: found.body[key] for key in found.body.keys() - own} == {
+    assert answer.status == 200
+    assert {key: answer.body[key] for key in answer.body.keys() - own} == {
         key: made[key] for key in made.keys() - own
     }
-    assert (found.body["revision"], found.body["created_at"]) == (4, before.body["created_at"])
-    assert service.call("GET", path).headers["ETag"] == found.headers["ETag"] != before.headers["ETag"]
+    assert (answer.body["revision"], answer.body["created_at"]) == (4, before.body["created_at"])
+    assert service.call("GET", path).headers["ETag"] == answer.headers["ETag"] != before.headers["ETag"]
     history = service.call("GET", f"{path}/history").body["history"]
     assert [entry["what"] for entry in history] == ["create", "add_arm", "pause_arm", "put"]
     assert service.call("POST", f"{path}/start").status == 200
@@ -277,14 +277,14 @@ def test_the_states(service: ThrowawayService, status: str, move: str) -> None:
         "stopped": ["start", "stop"],
     }[status]:
         assert service.call("POST", f"/v1/experiments/{name}/{step}").status == 200
-    found = service.call("POST", f"/v1/experiments/{name}/{move}", {"reason": "because"})
+    answer = service.call("POST", f"/v1/experiments/{name}/{move}", {"reason": "because"})
     if status in MOVES[move]:
-        assert (found.status, found.body["status"]) == (
+        assert (answer.status, answer.body["status"]) == (
             200,
             {"start": "running", "pause": "paused", "stop": "stopped"}[move],
         )
     else:
-        check_problem(found, 409)
+        check_problem(answer, 409)
         assert service.call("GET", f"/v1/experiments/{name}").body["status"] == status
 
 
@@ -449,31 +449,31 @@ def test_results_have_the_fields_of_the_contract(
     values = [float((i * 7 + arm) % 5 == 0) for i, arm in enumerate(columns["arms"])]
     assert set(values) == {0.0, 1.0}
     assert set(reward_many(service, columns["decision_ids"], values)) == {"accepted"}
-    found = service.call("GET", f"/v1/experiments/{name}/results").body
-    assert set(found) == RESULTS
-    assert (found["experiment"], found["status"], found["winner"]) == (name, "running", None)
-    assert is_time(found["as_of"])
-    assert found["reason"]
-    assert set(found["srm"]) == {"p_value", "verdict"}
-    assert found["srm"]["verdict"] in ("ok", "insufficient")
-    assert [arm["name"] for arm in found["arms"]] == ["control", "challenger"]
-    assert sum(arm["share"] for arm in found["arms"]) == pytest.approx(1.0)
-    for arm in found["arms"]:
+    body = service.call("GET", f"/v1/experiments/{name}/results").body
+    assert set(body) == RESULTS
+    assert (body["experiment"], body["status"], body["winner"]) == (name, "running", None)
+    assert is_time(body["as_of"])
+    assert body["reason"]
+    assert set(body["srm"]) == {"p_value", "verdict"}
+    assert body["srm"]["verdict"] in ("ok", "insufficient")
+    assert [arm["name"] for arm in body["arms"]] == ["control", "challenger"]
+    assert sum(arm["share"] for arm in body["arms"]) == pytest.approx(1.0)
+    for arm in body["arms"]:
         assert set(arm) == {"name", "share", "exposures", "metrics"}
         assert set(arm["metrics"]) == {"click", "spend"}
         assert all(set(metric) == ARM_METRIC for metric in arm["metrics"].values())
-    control = found["arms"][0]["metrics"]["click"]
+    control = body["arms"][0]["metrics"]["click"]
     compared = {"difference", "difference_interval", "lift", "lift_interval", "p_value"}
     assert all(control[field] is None for field in compared), "control is compared with nothing"
-    n = [arm["metrics"]["click"]["n"] for arm in found["arms"]]
+    n = [arm["metrics"]["click"]["n"] for arm in body["arms"]]
     if missing == "ignore":
-        assert (sum(n), found["pending"]) == (1_000, 0)
+        assert (sum(n), body["pending"]) == (1_000, 0)
         assert (
-            found["arms"][1]["metrics"]["click"]["interval"][0] < found["arms"][1]["metrics"]["click"]["mean"]
+            body["arms"][1]["metrics"]["click"]["interval"][0] < body["arms"][1]["metrics"]["click"]["mean"]
         )
-        assert 0 < found["arms"][1]["metrics"]["click"]["p_value"] <= 1
+        assert 0 < body["arms"][1]["metrics"]["click"]["p_value"] <= 1
     else:
-        assert (sum(n), found["pending"]) == (0, 1_000)
+        assert (sum(n), body["pending"]) == (0, 1_000)
 
 
 def test_exposures_are_in_the_results_after_the_flush(service: ThrowawayService) -> None:

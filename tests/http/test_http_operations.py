@@ -10,25 +10,25 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from callers import check_problem, decide_many, experiment, reward_many, running
+from http_calls import check_problem, decide_many, experiment, reward_many, running
 from services import ThrowawayService, clean_environment
 from stores import wait_until
 
 from bandit_serve.server.app import ROUTES
 from bandit_serve.server.route import MULTIPART
 
-LARGEST_BODY = 2_000_000
+MAX_BODY_BYTES = 2_000_000
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThrowawayService]:
-    flags = ("--body-timeout", "300ms", "--max-body", str(LARGEST_BODY))
+    flags = ("--body-timeout", "300ms", "--max-body", str(MAX_BODY_BYTES))
     with ThrowawayService(tmp_path_factory.mktemp("data"), *flags, workers=2) as running:
         yield running
 
 
 def say(service: ThrowawayService, content: bytes) -> bytes:
-    """All that is answered on one connection until the service closes it."""
+    """Sends bytes on one connection; returns all bytes until the service closes it."""
     with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
         connection.sendall(content)
         return b"".join(iter(lambda: connection.recv(65_536), b""))
@@ -50,18 +50,18 @@ def test_statistics(service: ThrowawayService) -> None:
     name = running(service)
     columns = decide_many(service, name, [f"u{i}" for i in range(50)])
     reward_many(service, columns["decision_ids"], [1.0] * 50)
-    found = service.call("GET", "/v1/stats")
-    assert found.status == 200
+    answer = service.call("GET", "/v1/stats")
+    assert answer.status == 200
     assert {"version", "status", "workers", "store", "experiments", "models", "decisions", "rewards"} <= set(
-        found.body
+        answer.body
     )
-    assert sorted(worker["pid"] for worker in found.body["workers"]) == sorted(service.worker_pids())
-    assert found.body["decisions"] >= 50
-    assert found.body["rewards"]["accepted"] >= 50
-    assert found.body["store"]["available"] is True
-    assert set(found.body["experiments"][name]["means"]) == set(found.body["experiments"][name]["shares"])
-    assert 1.0 in found.body["experiments"][name]["means"].values()
-    assert found.body["experiments"][name]["alarms"] == []
+    assert sorted(worker["pid"] for worker in answer.body["workers"]) == sorted(service.worker_pids())
+    assert answer.body["decisions"] >= 50
+    assert answer.body["rewards"]["accepted"] >= 50
+    assert answer.body["store"]["available"] is True
+    assert set(answer.body["experiments"][name]["means"]) == set(answer.body["experiments"][name]["shares"])
+    assert 1.0 in answer.body["experiments"][name]["means"].values()
+    assert answer.body["experiments"][name]["alarms"] == []
     wait_until(
         lambda: sum(service.call("GET", "/v1/stats").body["experiments"][name]["exposures"].values()) == 50
     )
@@ -71,13 +71,15 @@ def test_metrics_count_for_all_workers(service: ThrowawayService) -> None:
     content = service.call("GET", "/metrics")
     assert (content.status, content.headers["Content-Type"].partition(";")[0]) == (200, "text/plain")
     series = 'bandit_serve_requests_total{outcome="4xx",route="POST /v1/experiments/{experiment}/decide"}'
-    found = metrics(service)
+    metric_names = metrics(service)
     key = next(
-        each for each in found if set(re.findall(r'"[^"]*"', each)) == set(re.findall(r'"[^"]*"', series))
+        each
+        for each in metric_names
+        if set(re.findall(r'"[^"]*"', each)) == set(re.findall(r'"[^"]*"', series))
     )
     for _ in range(20):
         service.call("POST", "/v1/experiments/nobody/decide", {})
-    assert metrics(service)[key] == found[key] + 20
+    assert metrics(service)[key] == metric_names[key] + 20
 
 
 def test_one_hundred_thousand_random_names_leave_the_series_as_they_were(service: ThrowawayService) -> None:
@@ -119,9 +121,9 @@ def test_another_method_is_405_and_says_which_it_takes(service: ThrowawayService
         ("POST", "/health/live", {"GET"}),
         ("GET", "/v1/experiments/a/decide", {"POST"}),
     ]:
-        found = service.call(method, path)
-        check_problem(found, 405)
-        assert {each.strip() for each in found.headers["Allow"].split(",")} - {"HEAD"} == allowed
+        answer = service.call(method, path)
+        check_problem(answer, 405)
+        assert {each.strip() for each in answer.headers["Allow"].split(",")} - {"HEAD"} == allowed
 
 
 def test_a_body_above_the_limit_is_413(service: ThrowawayService) -> None:
@@ -129,7 +131,7 @@ def test_a_body_above_the_limit_is_413(service: ThrowawayService) -> None:
         if route.takes is None or route.media == MULTIPART:
             continue
         path = re.sub(r"\{\w+\}", "a", route.path)
-        most = min(route.max_body or LARGEST_BODY, LARGEST_BODY)
+        most = min(route.max_body or MAX_BODY_BYTES, MAX_BODY_BYTES)
         largest = b" " * (most - 2) + b"{}"
         assert service.call(route.method, path, largest).status in (400, 404), route.label
         refused = service.call(route.method, path, largest + b" ")
@@ -173,8 +175,8 @@ def test_a_slow_body_is_408_and_the_connection_closes(service: ThrowawayService,
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_a_garbled_encoding_is_400(service: ThrowawayService, encoding: str) -> None:
-    found = service.call("POST", "/v1/rewards", b"hello", {"Content-Encoding": encoding})
-    check_problem(found, 400)
+    answer = service.call("POST", "/v1/rewards", b"hello", {"Content-Encoding": encoding})
+    check_problem(answer, 400)
 
 
 def test_what_one_worker_made_the_other_knows(service: ThrowawayService) -> None:

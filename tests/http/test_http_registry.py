@@ -1,4 +1,4 @@
-"""The registry and predictions over HTTP, as API.md says, with models that were really trained."""
+"""Registry and predictions over HTTP, as API.md says, with models that were really trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from callers import MSGPACK, call_msgpack, check_problem, decide, draft, new_name, running, upload
+from http_calls import MSGPACK, call_msgpack, check_problem, decide, draft, new_name, running, upload
 from services import ThrowawayService
 from stores import wait_until
 
@@ -185,8 +185,8 @@ def test_the_parts_of_an_upload(service: ThrowawayService) -> None:
     check_problem(service.call("POST", path, {"version": "v1"}), 415)
     check_problem(service.call("POST", path, b"", {"Content-Type": "multipart/form-data"}), 400)
     for body in (b"", b"--b", b"--b\r\n", b"--b\r\nnonsense", b"--b\r\n\r\nx\r\n--b--\r\n"):
-        found = service.call("POST", path, body, {"Content-Type": "multipart/form-data; boundary=b"})
-        check_problem(found, 400)
+        answer = service.call("POST", path, body, {"Content-Type": "multipart/form-data; boundary=b"})
+        check_problem(answer, 400)
     for name in ("a b", ".a", "x" * 129):
         check_problem(
             service.call("POST", f"/v1/models/{name.replace(' ', '%20')}/versions", {}), 400, "model"
@@ -221,12 +221,12 @@ def test_the_states_of_a_version(
     assert upload(service, name, artifacts[0], {"status": begin}).body["status"] == begin
     for step in WAYS[status]:
         assert move(service, name, "v1", step).status == 200
-    found = move(service, name, "v1", to, reason="because")
+    moved = move(service, name, "v1", to, reason="because")
     if to in MOVES[status]:
-        assert (found.status, found.body["status"], found.body["reason"]) == (200, to, "because")
+        assert (moved.status, moved.body["status"], moved.body["reason"]) == (200, to, "because")
         assert statuses(service, name) == {"v1": to}
     else:
-        check_problem(found, 409)
+        check_problem(moved, 409)
         assert statuses(service, name) == {"v1": status}
 
 
@@ -269,8 +269,8 @@ def test_unknown_models_and_versions_are_404(service: ThrowawayService, model: s
 def test_patch_adds_metrics_and_metadata(service: ThrowawayService, model: str) -> None:
     path = f"/v1/models/{model}/versions/v3"
     service.call("PATCH", path, {"metrics": {"rmse": 0.9}, "metadata": {"a": 1}})
-    found = service.call("PATCH", path, {"metrics": {"mae": 0.7}, "metadata": {"a": 2}})
-    assert (found.status, found.body["metrics"], found.body["metadata"]) == (
+    answer = service.call("PATCH", path, {"metrics": {"mae": 0.7}, "metadata": {"a": 2}})
+    assert (answer.status, answer.body["metrics"], answer.body["metadata"]) == (
         200,
         {"rmse": 0.9, "mae": 0.7},
         {"a": 2},
@@ -281,8 +281,8 @@ def test_patch_adds_metrics_and_metadata(service: ThrowawayService, model: str) 
 
 
 def test_load_says_that_it_is_loaded(service: ThrowawayService, model: str) -> None:
-    found = service.call("POST", f"/v1/models/{model}/versions/v3/load")
-    assert (found.status, found.body["loaded"]) == (200, True)
+    answer = service.call("POST", f"/v1/models/{model}/versions/v3/load")
+    assert (answer.status, answer.body["loaded"]) == (200, True)
 
 
 def test_an_artifact_that_changed_on_disk_is_not_served(
@@ -302,8 +302,8 @@ def test_an_artifact_that_changed_on_disk_is_not_served(
     stored.write_bytes(spoiled)
     ask = {"user_id": "u1", "item_id": "i1"}
     for _ in range(3):
-        found = service.call("POST", f"/v1/models/{name}/versions/v1/predict", ask)
-        assert "missing or damaged" in check_problem(found, 503)["detail"]
+        answer = service.call("POST", f"/v1/models/{name}/versions/v1/predict", ask)
+        assert "missing or damaged" in check_problem(answer, 503)["detail"]
 
 
 def test_a_prediction_by_the_production_version_and_by_any(
@@ -315,15 +315,15 @@ def test_a_prediction_by_the_production_version_and_by_any(
         (f"/v1/models/{model}/versions/v3/predict", "v3", trained[2]),
         (f"/v1/models/{model}/versions/v1/predict", "v1", trained[0]),
     ]:
-        found = service.call("POST", path, ask)
-        assert found.status == 200
-        assert set(found.body) - {"confidence"} == {
+        answer = service.call("POST", path, ask)
+        assert answer.status == 200
+        assert set(answer.body) - {"confidence"} == {
             "user_id", "item_id", "prediction", "model_id", "model_version", "latency_ms", "cached",
         }  # fmt: skip
-        assert found.body["prediction"] == pytest.approx(scorer.predict("u1", "i14"), abs=1e-9)
-        assert (found.body["model_id"], found.body["model_version"]) == (model, version)
-        assert found.body["cached"] is False
-        assert found.body["latency_ms"] >= 0
+        assert answer.body["prediction"] == pytest.approx(scorer.predict("u1", "i14"), abs=1e-9)
+        assert (answer.body["model_id"], answer.body["model_version"]) == (model, version)
+        assert answer.body["cached"] is False
+        assert answer.body["latency_ms"] >= 0
 
 
 def test_predictions_for_many_items_and_top_k(
@@ -346,9 +346,9 @@ def test_users_and_items_never_seen_are_scored_with_what_is_known(
 ) -> None:
     path = f"/v1/models/{model}/predict"
     for user, item in [("nobody", "i1"), ("u1", "nothing"), ("nobody", "nothing")]:
-        found = service.call("POST", path, {"user_id": user, "item_id": item})
-        assert found.status == 200
-        assert found.body["prediction"] == pytest.approx(trained[1].predict(user, item))
+        answer = service.call("POST", path, {"user_id": user, "item_id": item})
+        assert answer.status == 200
+        assert answer.body["prediction"] == pytest.approx(trained[1].predict(user, item))
     assert len(service.call("POST", path, {"user_id": "nobody", "k": 7}).body["items"]) == 7
 
 
@@ -471,9 +471,9 @@ def test_an_experiment_predicts_with_its_arms_model(
     seen = set()
     for i in range(20):
         user = f"u{i}"
-        found = service.call("POST", f"/v1/experiments/{ranked}/predict", {"user_id": user, "item_id": "i9"})
-        assert found.status == 200
-        body = found.body
+        answer = service.call("POST", f"/v1/experiments/{ranked}/predict", {"user_id": user, "item_id": "i9"})
+        assert answer.status == 200
+        body = answer.body
         assert set(body) == {
             "decision_id",
             "experiment",

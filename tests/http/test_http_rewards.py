@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from callers import call_msgpack, check_problem, decide, decide_many, reward_many, running
+from http_calls import call_msgpack, check_problem, decide, decide_many, reward_many, running
 from services import Answer, ThrowawayService
 from stores import wait_until
 
@@ -49,12 +49,12 @@ def test_one_reward_counts_once(service: ThrowawayService, name: str) -> None:
 
 def test_messagepack_and_json_say_the_same(service: ThrowawayService, name: str) -> None:
     token = decide(service, name)["decision_id"]
-    found = call_msgpack(service, "/v1/rewards", {"decision_id": token, "value": 1})
-    assert found.body["verdicts"] == ["accepted"]
-    found = call_msgpack(
+    answer = call_msgpack(service, "/v1/rewards", {"decision_id": token, "value": 1})
+    assert answer.body["verdicts"] == ["accepted"]
+    answer = call_msgpack(
         service, "/v1/rewards", {"decision_id": token, "value": 1.0}, accept="application/json"
     )
-    assert (found.headers["Content-Type"], found.body["verdicts"]) == ("application/json", ["duplicate"])
+    assert (answer.headers["Content-Type"], answer.body["verdicts"]) == ("application/json", ["duplicate"])
 
 
 def test_each_metric_counts_once_for_a_decision(service: ThrowawayService, name: str) -> None:
@@ -147,9 +147,9 @@ def test_many_rewards_get_a_verdict_each_in_order(service: ThrowawayService, nam
         {"decision_id": three, "value": 3, "metric": "visits"},
         {"decision_id": three, "value": 3, "metric": "nothing"},
     ]
-    found = service.call("POST", "/v1/rewards", {"rewards": rewards})
-    assert found.status == 200
-    assert found.body == {
+    answer = service.call("POST", "/v1/rewards", {"rewards": rewards})
+    assert answer.status == 200
+    assert answer.body == {
         "accepted": 2,
         "duplicates": 1,
         "rejected": 3,

@@ -1,4 +1,4 @@
-"""Forged and spoiled decision tokens, sent to a real service: none is accepted, none is a failure of ours."""
+"""Forged and damaged decision tokens: a real service accepts none, and none causes a failure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import secrets
 import time
 from pathlib import Path
 
-from callers import decide_many, draft, reward_many, running
+from http_calls import decide_many, draft, reward_many, running
 from services import ThrowawayService
 from stores import wait_until
 

@@ -1,4 +1,4 @@
-"""The registry at work: search, comparison, retention, shadows, and promotions while requests come."""
+"""Registry at work: search, comparison, retention, shadows, and promotions under load."""
 
 import contextlib
 import json
@@ -7,8 +7,8 @@ import time
 import urllib.request
 
 import pytest
-from callers import check_problem, new_name, running, upload
 from commands import bandit_serve
+from http_calls import check_problem, new_name, running, upload
 from scale import scaled
 from services import ThrowawayService
 from stores import wait_until
@@ -44,12 +44,12 @@ def move(service, model, version, status):
 def test_versions_are_found_page_by_page(service, tmp_path):
     model = registered(service, tmp_path, 5)
     path = f"/v1/models/{model}/versions"
-    found = service.call("GET", f"{path}?status=staged&metric=rmse%3C0.6&sort=rmse&limit=2").body
-    assert [one["version"] for one in found["versions"]] == ["v5", "v4"]
-    assert found["total"] == 4
-    found = service.call("GET", f"{path}?metric=rmse%3C0.6&sort=rmse&limit=2&after={found['after']}").body
-    assert [one["version"] for one in found["versions"]] == ["v3", "v2"]
-    assert found["after"] is None
+    body = service.call("GET", f"{path}?status=staged&metric=rmse%3C0.6&sort=rmse&limit=2").body
+    assert [one["version"] for one in body["versions"]] == ["v5", "v4"]
+    assert body["total"] == 4
+    body = service.call("GET", f"{path}?metric=rmse%3C0.6&sort=rmse&limit=2&after={body['after']}").body
+    assert [one["version"] for one in body["versions"]] == ["v3", "v2"]
+    assert body["after"] is None
     for wrong in ("limit=x", "limit=0", "metric=rmse", "color=red", "limit=9999999"):
         check_problem(service.call("GET", f"{path}?{wrong}"), 400)
     check_problem(service.call("GET", "/v1/models/none/versions"), 404)
@@ -57,16 +57,16 @@ def test_versions_are_found_page_by_page(service, tmp_path):
 
 def test_two_versions_are_compared(service, tmp_path):
     model = registered(service, tmp_path, 2)
-    found = service.call("GET", f"/v1/models/{model}/compare?a=v1&b=v2").body
-    assert found["metrics"] == {"rmse": -0.5}
-    assert found["size"] == 0
-    assert found["age_s"] <= 0
-    assert found["a"]["version"] == "v1"
+    body = service.call("GET", f"/v1/models/{model}/compare?a=v1&b=v2").body
+    assert body["metrics"] == {"rmse": -0.5}
+    assert body["size"] == 0
+    assert body["age_s"] <= 0
+    assert body["a"]["version"] == "v1"
     check_problem(service.call("GET", f"/v1/models/{model}/compare?a=v1"), 400)
     check_problem(service.call("GET", f"/v1/models/{model}/compare?a=v1&b=v9"), 404)
-    told = bandit_serve("models", "compare", model, "v1", "v2", "--data", service.data)
-    assert "rmse" in told.out
-    assert "-0.5" in told.out
+    ran = bandit_serve("models", "compare", model, "v1", "v2", "--data", service.data)
+    assert "rmse" in ran.out
+    assert "-0.5" in ran.out
     listed = bandit_serve("models", "versions", model, "--metric", "rmse<0.6", "--data", service.data)
     assert "v2" in listed.out
     assert "1 of 1" in listed.out
@@ -91,8 +91,8 @@ def test_retention_removes_only_what_nothing_needs(service, tmp_path):
         assert move(service, model, f"v{number}", "production").status == 200
     # v1 is an arm, v4 is where a rollback goes, v5 is in production, v6 is staged: v2 and v3 may go.
     args = ("models", "prune", "--keep", "0", "--data", service.data)
-    told = bandit_serve(*args, "--dry-run", "--json").document
-    assert {one["version"] for one in told if one["model"] == model} == {"v2", "v3"}
+    document = bandit_serve(*args, "--dry-run", "--json").document
+    assert {one["version"] for one in document if one["model"] == model} == {"v2", "v3"}
     assert "Removed" in bandit_serve(*args).out
     shown = {one["version"]: one for one in service.call("GET", f"/v1/models/{model}").body["versions"]}
     assert shown["v2"]["pruned"] is shown["v3"]["pruned"] is True
@@ -127,12 +127,12 @@ def test_shadows_score_beside_and_answer_nothing(service, tmp_path):
         assert service.call("POST", f"/v1/experiments/{name}/predict", many).body["predictions"] == [2.0, 1.0]
     path = f"/v1/models/{model}/versions/v3/agreement"
     wait_until(lambda: service.call("GET", path).body["requests"] == 120, 15)
-    found = service.call("GET", path).body
-    assert (found["scores"], found["rankings"], found["dropped"], found["failed"]) == (120, 30, 0, 0)
+    body = service.call("GET", path).body
+    assert (body["scores"], body["rankings"], body["dropped"], body["failed"]) == (120, 30, 0, 0)
     # i: 3 − 1 and 3 − 2 (twice), j: 1 − 1.
-    assert found["mean_difference"] == pytest.approx((30 * 2 + 60 * 1 + 0) / 120)
-    assert found["overlap"] == 1.0
-    assert found["mean_latency_ms"] > 0
+    assert body["mean_difference"] == pytest.approx((30 * 2 + 60 * 1 + 0) / 120)
+    assert body["overlap"] == 1.0
+    assert body["mean_latency_ms"] > 0
     assert "mean difference" in bandit_serve("models", "agreement", model, "v3", "--data", service.data).out
     check_problem(service.call("GET", f"/v1/models/{model}/versions/v9/agreement"), 404)
 

@@ -1,4 +1,4 @@
-"""`/openapi.json`: valid, complete, and in step with what the routes do."""
+"""`/openapi.json`: valid, complete, and in step with the routes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from described import DESCRIBED, validator_of
+from api_schemas import API_DESCRIPTION, validator_of
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from services import ThrowawayService
 
@@ -20,7 +20,7 @@ from bandit_serve.server.route import EITHER, Route
 def operations() -> dict[tuple[str, str], dict[str, Any]]:
     return {
         (method.upper(), path): operation
-        for path, methods in DESCRIBED["paths"].items()
+        for path, methods in API_DESCRIPTION["paths"].items()
         for method, operation in methods.items()
     }
 
@@ -37,7 +37,7 @@ def in_a_path(path: str) -> str:
 
 
 def test_it_is_valid_openapi() -> None:
-    validate(DESCRIBED, cls=OpenAPIV31SpecValidator)
+    validate(API_DESCRIPTION, cls=OpenAPIV31SpecValidator)
 
 
 def test_it_describes_every_route_and_no_other() -> None:
@@ -60,7 +60,7 @@ def nodes(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ..
 
 def test_generators_of_clients_can_read_it() -> None:
     """What they stumble over: schemas that are no objects, types without names, patterns that only Python has."""
-    for path, node in nodes({"paths": DESCRIBED["paths"], "components": DESCRIBED["components"]}):
+    for path, node in nodes({"paths": API_DESCRIPTION["paths"], "components": API_DESCRIPTION["components"]}):
         *_, holder, last = ("", "", *path)
         if last in ("items", "additionalItems", "prefixItems", "contains", "not"):
             assert isinstance(node, dict | list), path
@@ -74,7 +74,7 @@ def test_generators_of_clients_can_read_it() -> None:
             and all(isinstance(value, str) for value in node)
             and "dependentSchemas" not in path
         ):
-            parent: Any = {"paths": DESCRIBED["paths"], "components": DESCRIBED["components"]}
+            parent: Any = {"paths": API_DESCRIPTION["paths"], "components": API_DESCRIPTION["components"]}
             for step in path[:-1]:
                 parent = parent[step]
             assert parent["type"] == "string", path
@@ -109,7 +109,7 @@ def test_every_body_that_is_sent_has_an_example_and_all_examples_fit() -> None:
 
 
 def test_what_is_one_of_several_is_said_as_such() -> None:
-    schemas = DESCRIBED["components"]["schemas"]
+    schemas = API_DESCRIPTION["components"]["schemas"]
     for name, forms in {
         "ScoreRequest": ["ScoreItem", "ScoreItems", "ScoreTopK"],
         "PredictRequest": ["PredictItem", "PredictItems", "PredictTopK"],
@@ -122,8 +122,8 @@ def test_what_is_one_of_several_is_said_as_such() -> None:
 
 
 def test_every_reference_leads_somewhere_and_every_component_is_used() -> None:
-    found = references(DESCRIBED)
-    for kind, components in DESCRIBED["components"].items():
+    found = references(API_DESCRIPTION)
+    for kind, components in API_DESCRIPTION["components"].items():
         used = {name.rpartition("/")[2] for name in found if f"/{kind}/" in name}
         if kind == "schemas":
             assert used == set(components)
@@ -139,9 +139,9 @@ def test_every_status_is_described(route: Route) -> None:
 
 
 def test_the_service_serves_it(service: ThrowawayService) -> None:
-    found = service.call("GET", "/openapi.json")
-    assert (found.status, found.headers["Content-Type"]) == (200, "application/json")
-    assert found.body == DESCRIBED
+    answer = service.call("GET", "/openapi.json")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
+    assert answer.body == API_DESCRIPTION
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.label)
@@ -150,12 +150,12 @@ def test_a_route_answers_as_described(service: ThrowawayService, route: Route) -
     path = in_a_path(route.path)
     sent = {"Content-Type": route.media[0]} if route.takes is not None else {}
     body = b"{}" if route.takes is not None else None
-    found = service.call(route.method, path, body, sent)
-    assert found.status in statuses(route)
-    described = operations()[route.method, route.path]["responses"][str(found.status)]
+    answer = service.call(route.method, path, body, sent)
+    assert answer.status in statuses(route)
+    described = operations()[route.method, route.path]["responses"][str(answer.status)]
     if "$ref" in described:
-        described = DESCRIBED["components"]["responses"][described["$ref"].rpartition("/")[2]]
-    assert found.headers["Content-Type"].partition(";")[0] in described["content"]
+        described = API_DESCRIPTION["components"]["responses"][described["$ref"].rpartition("/")[2]]
+    assert answer.headers["Content-Type"].partition(";")[0] in described["content"]
 
 
 @pytest.mark.parametrize(

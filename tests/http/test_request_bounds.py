@@ -1,4 +1,4 @@
-"""The cost of a request is bounded before its work begins, on the product of its parts."""
+"""Bounds of a request's cost, checked before its work begins, on the product of its parts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from callers import call_msgpack, check_problem, draft, new_name, running
+from builders import experiment
+from http_calls import call_msgpack, check_problem, draft, new_name, running
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import experiment
 from msgspec import inspect
 from services import ThrowawayService
 from stores import wait_until
@@ -236,9 +236,9 @@ def test_a_large_batch_is_read_entry_by_entry_to_the_same_answers(
     path, long = f"/v1/experiments/{name}/decide/batch", "u" * 256
     wishes: list[Any] = [{"unit": long, "context": {"n": i}} for i in range(1_500)]
     wishes[7] = {"unit": long, "eligible": "no list"}
-    found = call("POST", path, {"requests": wishes})
-    assert found.status == 200
-    responses = found.body["responses"]
+    answer = call("POST", path, {"requests": wishes})
+    assert answer.status == 200
+    responses = answer.body["responses"]
     assert [i for i, each in enumerate(responses) if "decision_id" not in each] == [7]
     assert responses[7]["status"] == 400
     columns = {"units": [long] * 1_500, "contexts": [{"n": i} for i in range(1_500)]}

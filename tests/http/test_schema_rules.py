@@ -1,4 +1,4 @@
-"""What the description of the API says of a body, and what becomes of it: what fits is taken, what does not is refused.
+"""Schemas of the API description against the service: a body that fits is accepted, and one that does not is refused.
 
 Bodies are examples that differ in one place, near each bound and of each type. Where a body fits and is refused, the
 reason is one that no schema can say: `BEYOND` lists them, as the description does in words.
@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
-from callers import decide, draft, running
-from described import COMPONENTS, fits, near, schema_of
+from api_schemas import COMPONENTS, fits, near, schema_of
+from http_calls import decide, draft, running
 from metric_kinds import OBJECTIVES
 from scale import scaled
 from services import Answer, ThrowawayService

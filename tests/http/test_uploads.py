@@ -1,4 +1,4 @@
-"""Uploads that are refused leave nothing behind, and none takes away the file that another version uses."""
+"""Refused uploads leave no file behind, and remove no file that another version uses."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from callers import check_problem, new_name, upload
 from commands import bandit_serve, save_model
+from http_calls import check_problem, new_name, upload
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
 
@@ -65,10 +65,10 @@ def test_a_refused_upload_leaves_nothing(service: ThrowawayService, tmp_path: Pa
             caller.recv(1)
     wait_until(lambda: files(service) == before)
     assert service.call("GET", f"/v1/models/{taken}").body["versions"][0]["version"] == "v1"
-    told = bandit_serve(
+    ran = bandit_serve(
         "models", "register", taken, tmp_path / "other", "--version", "v1", "--data", service.data
     )
-    assert (told.status, files(service)) == (1, before)
+    assert (ran.status, files(service)) == (1, before)
 
 
 @pytest.fixture(params=["local", "store", "fsspec"])
@@ -84,7 +84,7 @@ def with_nodes(
     place: str | None,
     work: Callable[[Node, Node], Coroutine[Any, Any, None]],
 ) -> None:
-    """Two machines, each with a data directory of its own where files are kept elsewhere; the same one otherwise."""
+    """Two sets of parts as on two machines, with a data directory each if files are kept elsewhere, or a shared one."""
 
     async def run() -> None:
         nodes = []
@@ -126,10 +126,10 @@ def test_of_uploads_of_one_content_at_once_the_registered_ones_keep_it(
                 node.model_changes.register(name, path, "me", version=f"v{k // 4}", **NO_METRICS)
                 for k, node in enumerate([one, two] * 4)
             ]
-            found = await asyncio.gather(*tries, return_exceptions=True)
-            made = [each for each in found if isinstance(each, Version)]
+            results = await asyncio.gather(*tries, return_exceptions=True)
+            made = [each for each in results if isinstance(each, Version)]
             assert {each.version for each in made} == {"v0", "v1"}
-            assert all(isinstance(each, Version | Conflict) for each in found), found
+            assert all(isinstance(each, Version | Conflict) for each in results), results
             for node in (one, two):
                 assert node.artifacts.open(made[0].sha256).sha256 == made[0].sha256
             for node in (one, two):
@@ -223,16 +223,16 @@ def test_a_model_that_is_missing_is_said_and_asked_for_again(tmp_path: Path) -> 
         ask = {"user_id": "0", "item_id": "0"}
 
         def reasons() -> list[str]:
-            found = service.call("GET", "/health/ready")
-            assert found.status == 200
-            return [each["what"] for each in found.body.get("reasons", [])]
+            answer = service.call("GET", "/health/ready")
+            assert answer.status == 200
+            return [each["what"] for each in answer.body.get("reasons", [])]
 
         assert reasons() == ["model_missing"]
         for path in ("/v1/experiments/only/predict", "/v1/models/m/predict"):
             for _ in range(3):
-                found = service.call("POST", path, ask)
-                check_problem(found, 503)
-                assert found.headers["Retry-After"]
+                answer = service.call("POST", path, ask)
+                check_problem(answer, 503)
+                assert answer.headers["Retry-After"]
         decided = [service.call("POST", "/v1/experiments/both/decide", {}).body for _ in range(30)]
         assert {(each["arm"], each["propensity"]) for each in decided} == {("b", 1.0)}
         predicted = [service.call("POST", "/v1/experiments/both/predict", ask) for _ in range(30)]

@@ -1,4 +1,4 @@
-"""A web page in a real browser, from another origin: it changes nothing here and reads nothing, also by rebinding."""
+"""Web page of another origin in a real browser: it changes nothing and reads nothing, even by DNS rebinding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from callers import running, upload
+from http_calls import running, upload
 from services import ThrowawayService
 
 from bandit_serve.models import MatrixFactorization
@@ -93,7 +93,7 @@ RUN = """async ([url, name, artifact]) => {
 
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[int]:
-    """The port of a server of pages that is not ours."""
+    """Port of a foreign web server."""
 
     class Pages(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -172,7 +172,7 @@ def test_a_page_of_another_origin_changes_nothing_and_reads_nothing(
 
 
 def test_a_page_of_our_own_origin_may_do_what_others_may_not(browser: Any, service: ThrowawayService) -> None:
-    """So that the refusals above are for where the page is from, and not for how it asks."""
+    """Shows that the refusals above are for the page's origin, and not for the form of its requests."""
     name = running(service)
     url = f"http://localhost:{service.port}"
     page = browser.new_page()

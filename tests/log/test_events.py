@@ -1,4 +1,4 @@
-"""What the log holds: what goes onto the wire comes off it equal."""
+"""Events of the log: encoding and decoding give the same event."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from makers import created, experiment, exposed, rewards
+from builders import created, experiment, exposed, rewards
 
 from bandit_serve.errors import UnreadableEntry
 from bandit_serve.experiments.spec import Record
@@ -34,12 +34,12 @@ def test_a_change_comes_off_the_wire_as_it_went() -> None:
 
 def test_exposures_come_off_the_wire_as_they_went() -> None:
     event = exposed(2**40, [0, 1, 1], [5, 6, 900], incarnation=2**64 - 1)
-    found = events.decode(events.EXPOSED, events.encode(event))
-    assert found == event
-    assert isinstance(found, Exposed)
-    assert np.frombuffer(found.arms, np.uint16).tolist() == [0, 1, 1]
-    assert np.frombuffer(found.ages_ms, np.uint32).tolist() == [0, 1, 895]
-    assert np.frombuffer(found.vectors).tolist() == [0.5, 0.5]
+    decoded = events.decode(events.EXPOSED, events.encode(event))
+    assert decoded == event
+    assert isinstance(decoded, Exposed)
+    assert np.frombuffer(decoded.arms, np.uint16).tolist() == [0, 1, 1]
+    assert np.frombuffer(decoded.ages_ms, np.uint32).tolist() == [0, 1, 895]
+    assert np.frombuffer(decoded.vectors).tolist() == [0.5, 0.5]
 
 
 def test_rewards_are_rows_of_a_fixed_layout() -> None:
@@ -62,21 +62,21 @@ def test_rewards_are_rows_of_a_fixed_layout() -> None:
 
 def test_rewards_come_off_the_wire_as_they_went() -> None:
     rows = rewards([1, 2**47], values=[0.1, -1e80], times_ms=[3, 4], arms=[0, 999], metric=31)
-    found = events.decode(events.REWARDED, rows.tobytes())
-    assert isinstance(found, Rewarded)
-    assert found.rows.tobytes() == rows.tobytes()
-    assert found.rows["arm"].tolist() == [0, 999]
+    decoded = events.decode(events.REWARDED, rows.tobytes())
+    assert isinstance(decoded, Rewarded)
+    assert decoded.rows.tobytes() == rows.tobytes()
+    assert decoded.rows["arm"].tolist() == [0, 999]
 
 
 def test_features_come_off_the_wire_as_they_went() -> None:
     rows = rewards([1, 2**47], values=[0.1, -1e80], times_ms=[3, 4], arms=[0, 999], metric=31)
     x = np.array([[1, 2, 3], [4, 5, 6.5]], np.float32)
     data = events.pack_rewards(rows, x)
-    found = events.decode(events.REWARDED, data, 3)
-    assert isinstance(found, Rewarded)
-    assert found.rows.tobytes() == rows.tobytes()
-    assert found.x is not None
-    assert found.x.tobytes() == x.tobytes()
+    decoded = events.decode(events.REWARDED, data, 3)
+    assert isinstance(decoded, Rewarded)
+    assert decoded.rows.tobytes() == rows.tobytes()
+    assert decoded.x is not None
+    assert decoded.x.tobytes() == x.tobytes()
     width = len(data) // 2
     second = events.decode(events.REWARDED, data[width:], 3)
     assert isinstance(second, Rewarded)

@@ -1,4 +1,4 @@
-"""The kernels over reward rows, beside the same in NumPy."""
+"""Kernels over reward rows, compared with NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decision tokens: their layout, their one spelling, and what is refused."""
+"""Decision tokens: their layout, their only spelling, and the refusal of all others."""
 
 from __future__ import annotations
 

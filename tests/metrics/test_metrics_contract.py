@@ -7,9 +7,9 @@ from itertools import product
 
 import numpy as np
 import pytest
+from builders import created, description, experiment, exposed, record, rewards
 from hypothesis import given
 from hypothesis import strategies as st
-from makers import created, described, experiment, exposed, record, rewards
 from metric_kinds import OBJECTIVES, beyond, bounds_of, near_bounds, range_of, rewards_at, traits_of
 from scale import scaled
 from scipy import stats
@@ -56,7 +56,7 @@ def configured(kind, goal="maximize", missing="ignore", policy="fixed_split", wi
     context = [{"name": "x", "kind": "numeric"}] if POLICIES[policy].contextual else []
     metric = {"name": "m", "kind": kind, "goal": goal, **bounds_of(kind)}
     attribution = {"window": window, "missing": missing}
-    return described(
+    return description(
         metrics=[metric], attribution=attribution, policy={"kind": policy}, context=context, **fields
     )
 

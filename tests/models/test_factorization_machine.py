@@ -1,4 +1,4 @@
-"""The factorization machine: its features, what it learns from them, its files."""
+"""Factorization machine: features, learning, files."""
 
 import contextlib
 import math

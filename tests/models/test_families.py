@@ -1,4 +1,4 @@
-"""What every model family promises, tested for each by being in the table."""
+"""Contract of model families. Each family of the table is tested."""
 
 import math
 import tracemalloc

@@ -1,4 +1,4 @@
-"""Ratings of any unit: a model of a·r + b is a times the model of r, plus b, whatever it does."""
+"""Rating scales: a model of a·r + b predicts a times the model of r, plus b, in training, learning and serving."""
 
 import numpy as np
 import pytest

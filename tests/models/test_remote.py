@@ -1,10 +1,10 @@
-"""Model files that several machines share: below a URL, and in the store."""
+"""Model files that several machines share: under a URL, and in the store."""
 
 import hashlib
 
 import pytest
-from callers import new_name, upload
 from commands import bandit_serve, save_model
+from http_calls import new_name, upload
 from services import ThrowawayService
 from stores import ThrowawayStore
 
@@ -58,7 +58,7 @@ def test_a_store_takes_large_files_in_chunks_and_none_that_are_too_large(tmp_pat
         with open(tmp_path / "back", "wb") as back:
             assert remote.fetch("a" * 64, back)
         assert (tmp_path / "back").read_bytes() == path.read_bytes()
-        monkeypatch.setattr(files, "MAX_BYTES", 100)
+        monkeypatch.setattr(files, "MAX_FILE_BYTES", 100)
         with pytest.raises(TooLarge):
             remote.send("b" * 64, path)
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Search tables of model files are those of their factors, or the file is refused."""
+"""Search tables of model files: a file whose tables do not match its factors is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exact search beside a full sort, with the processor's code and with the portable one."""
+"""Exact search against a full sort, with the processor's code and with the portable one."""
 
 import numpy as np
 import pytest
@@ -33,9 +33,9 @@ def scores_of(factors, biases, vectors, bases):
 
 
 def check(factors, biases, vectors, bases, k, skips=None):
-    found = TopK(factors, biases).search(vectors, bases, k, skips)
+    match = TopK(factors, biases).search(vectors, bases, k, skips)
     scores = scores_of(factors, biases, vectors, bases)
-    for number, (rows, values) in enumerate(found):
+    for number, (rows, values) in enumerate(match):
         left = np.arange(len(factors))
         if skips is not None and skips[number] is not None:
             left = left[skips[number] == 0]

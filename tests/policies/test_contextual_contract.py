@@ -1,4 +1,4 @@
-"""What every contextual policy must do. Those in `POLICIES` are tested here by being listed."""
+"""Contract of contextual policies. Each one listed in `POLICIES` is tested."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""What contextual policies make of real data and of a linear world, with their defaults and in one pass."""
+"""Contextual policies with their defaults, in one pass over real data and in a linear environment."""
 
 import numpy as np
 import pytest

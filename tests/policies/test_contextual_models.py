@@ -1,4 +1,4 @@
-"""The models under the contextual policies, beside the formulas in NumPy and the values that are known."""
+"""Models under the contextual policies, against the formulas in NumPy and known values."""
 
 import numpy as np
 import pytest

@@ -29,10 +29,10 @@ def test_indices_are_the_bisections():
     rng = np.random.default_rng(1)
     p = np.concatenate([rng.random(2000), rng.random(200) ** 8, 1 - rng.random(200) ** 8, [0.0, 1.0] * 50])
     d = 10.0 ** rng.uniform(-6, 1.3, p.size)
-    found = _kl_ucb.index(p, d)
-    np.testing.assert_allclose(found, reference.kl_ucb_index(p, d), rtol=0, atol=2e-9)
-    assert ((found >= p) & (found <= 1.0)).all()
-    assert np.ptp(found) > 0.9
+    index = _kl_ucb.index(p, d)
+    np.testing.assert_allclose(index, reference.kl_ucb_index(p, d), rtol=0, atol=2e-9)
+    assert ((index >= p) & (index <= 1.0)).all()
+    assert np.ptp(index) > 0.9
 
 
 @pytest.mark.parametrize("p", [0.0, 1e-12, 1e-6, 0.05, 0.5, 0.95, 1 - 1e-9])

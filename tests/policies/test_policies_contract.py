@@ -1,4 +1,4 @@
-"""What every policy without context must do. A policy listed in `POLICIES` is tested here by being listed."""
+"""Contract of policies without context. Each one listed in `POLICIES` is tested."""
 
 import copy
 import pickle

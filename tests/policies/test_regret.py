@@ -1,4 +1,4 @@
-"""Regret beside the textbook's, small and seeded; `simulated_regret.py` plays it at full size."""
+"""Regret against textbook implementations, small and seeded; `simulated_regret.py` runs it at full size."""
 
 from functools import partial
 

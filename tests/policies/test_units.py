@@ -1,4 +1,4 @@
-"""Policies with their defaults do the same whatever the unit and the zero of the rewards."""
+"""Policies with their defaults behave the same for any unit and any zero of the rewards."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import created, experiment
 from hypothesis import given
 from hypothesis import strategies as st
-from makers import created, experiment
 from scale import scaled
 
 from bandit_serve.folds.experiment import LiveExperiment, _pack, _unpack

@@ -1,10 +1,10 @@
-"""Wild values of a context: learning goes on, from states of before too, and what was far outside is counted."""
+"""Outliers in a context: learning goes on, from older states too, and they are counted."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from makers import created, experiment, exposed, rewards
+from builders import created, experiment, exposed, rewards
 from scale import scaled
 
 from bandit_serve.folds.experiment import LiveExperiment

@@ -1,4 +1,4 @@
-"""Sticky assignment as the papers write it, in plain Python."""
+"""Sticky assignment as in the papers, in plain Python."""
 
 from __future__ import annotations
 

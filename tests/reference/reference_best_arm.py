@@ -1,4 +1,4 @@
-"""P(arm is best) and expected loss by another road than the kernel's.
+"""P(arm is best) and expected loss by another method than the kernel's.
 
 An arm's share is written over its own probability p = F_k(x) in place of x, so that no density occurs in it:
 

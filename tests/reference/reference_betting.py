@@ -1,4 +1,4 @@
-"""Data that anybody can make again, and with which intervals by betting are known."""
+"""Reproducible data with known betting intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contextual policies' formulas as they stand in the papers, in NumPy, with nothing from the package."""
+"""Formulas of the contextual policies from their papers, in NumPy, without any code of the package."""
 
 import numpy as np
 

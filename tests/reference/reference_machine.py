@@ -1,4 +1,4 @@
-"""A factorization machine as its formula is written, in float64, one sample at a time."""
+"""Factorization machine as its formula reads, in float64, one sample at a time."""
 
 from __future__ import annotations
 

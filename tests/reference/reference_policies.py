@@ -1,4 +1,4 @@
-"""The formulas of the policies as they stand in the papers, in NumPy, with nothing from the package."""
+"""Formulas of the policies from their papers, in NumPy, without any code of the package."""
 
 import math
 
@@ -8,15 +8,6 @@ import numpy as np
 def ucb1_index(mean, n, trials):
     """Auer, Cesa-Bianchi & Fischer 2002, Figure 1."""
     return mean + math.sqrt(2.0 * math.log(trials) / n)
-
-
-def ucb1_shares(n, total):
-    untried = n == 0
-    if untried.any():
-        return untried / untried.sum()
-    index = [ucb1_index(t / k, k, n.sum()) for t, k in zip(total, n, strict=True)]
-    best = np.array(index) == max(index)
-    return best / best.sum()
 
 
 def normal_posterior(rewards, mean, kappa, alpha, beta):

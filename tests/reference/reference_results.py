@@ -1,4 +1,4 @@
-"""The results fold, written as the contract says it: one dict per decision or unit, row after row."""
+"""Reference of the results fold, as the contract states it: one dict per decision or unit, row after row."""
 
 from __future__ import annotations
 

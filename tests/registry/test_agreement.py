@@ -17,19 +17,21 @@ def test_sums_of_workers_are_the_figures_of_all():
     total = Agreement()
     for part in parts:
         total = total.plus(part)
-    found = report("m", "v2", total)
-    assert (found.scores, found.requests, found.rankings) == (500, 500, 4)
-    assert found.mean_difference == pytest.approx(np.mean(shadow - live))
-    assert found.mean_absolute_difference == pytest.approx(np.mean(np.abs(shadow - live)))
-    assert found.rms_difference == pytest.approx(np.sqrt(np.mean((shadow - live) ** 2)))
-    assert found.correlation == pytest.approx(np.corrcoef(live, shadow)[0, 1])
-    assert found.overlap == 0.5
-    assert found.mean_latency_ms == 2.0
+    results = report("m", "v2", total)
+    assert (results.scores, results.requests, results.rankings) == (500, 500, 4)
+    assert results.mean_difference == pytest.approx(np.mean(shadow - live))
+    assert results.mean_absolute_difference == pytest.approx(np.mean(np.abs(shadow - live)))
+    assert results.rms_difference == pytest.approx(np.sqrt(np.mean((shadow - live) ** 2)))
+    assert results.correlation == pytest.approx(np.corrcoef(live, shadow)[0, 1])
+    assert results.overlap == 0.5
+    assert results.mean_latency_ms == 2.0
 
 
 def test_what_there_is_nothing_for_is_null():
-    found = report("m", "v2", Agreement())
-    assert found.mean_difference is found.correlation is found.overlap is found.mean_latency_ms is None
+    results = report("m", "v2", Agreement())
+    assert (
+        results.mean_difference is results.correlation is results.overlap is results.mean_latency_ms is None
+    )
     constant = Agreement()
     constant.add_scores([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])
     assert report("m", "v2", constant).correlation is None

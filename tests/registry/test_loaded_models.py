@@ -1,4 +1,4 @@
-"""Models in memory: bounded by bytes, live ones pinned, one load for all who wait."""
+"""Models in memory: bounded by bytes, live ones pinned, one load for all that wait."""
 
 from __future__ import annotations
 
@@ -108,10 +108,10 @@ def test_those_who_ask_together_wait_for_one_load(shelf: Shelf, monkeypatch: pyt
 
     async def scenario() -> None:
         models = shelf.models(9)
-        found = await asyncio.gather(*(models.load(shelf.versions[0]) for _ in range(20)))
+        results = await asyncio.gather(*(models.load(shelf.versions[0]) for _ in range(20)))
         assert len(loads) == 1
-        assert all(model is found[0] for model in found)
-        assert await models.load(shelf.versions[0]) is found[0]
+        assert all(model is results[0] for model in results)
+        assert await models.load(shelf.versions[0]) is results[0]
         assert len(loads) == 1
 
     run(scenario)

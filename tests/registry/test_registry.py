@@ -1,4 +1,4 @@
-"""The registry: the state machine in full, one version in production, and the way back."""
+"""Registry: the whole state machine, one version in production, and rollback."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ LEGAL = {
 
 
 class Log:
-    """A registry and the events that made it, each as its wire form says."""
+    """Registry, and its events after encoding and decoding."""
 
     def __init__(self) -> None:
         self.registry = Registry()
@@ -219,11 +219,11 @@ def test_metrics_and_metadata_are_added_to() -> None:
     log.register("v1")
     log.take(log.registry.patch("m", "v1", metrics={"rmse": 0.9}, metadata={"a": 1}, **WHEN))
     log.take(log.registry.patch("m", "v1", metrics={"rmse": 0.8, "mae": 0.5}, metadata={"b": [2]}, **WHEN))
-    found = log.registry.version("m", "v1")
-    assert found.metrics == {"rmse": 0.8, "mae": 0.5}
-    assert found.metadata == {"a": 1, "b": [2]}
-    assert found.status == "training"
-    assert found.updated_ms == 50
+    version = log.registry.version("m", "v1")
+    assert version.metrics == {"rmse": 0.8, "mae": 0.5}
+    assert version.metadata == {"a": 1, "b": [2]}
+    assert version.status == "training"
+    assert version.updated_ms == 50
 
 
 def test_the_state_is_a_fold_of_the_log_from_any_snapshot_on() -> None:

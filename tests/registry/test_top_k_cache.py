@@ -1,4 +1,4 @@
-"""Top-k answers: from this process, then the store, then computed; by version and inputs."""
+"""Top-k cache: answers come from this process, else from the store, else they are computed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHA, OTHER_SHA = "a" * 64, "b" * 64
 
 
 class Counted(Popularity):
-    """Counts how often it was asked."""
+    """Model that counts its calls."""
 
     def __init__(self, offset: int = 0) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A census: who answers, who is silent, who has ended."""
+"""Census of workers: those that answer, those that are silent, those that have ended."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_answers_silence_and_the_end_of_a_worker_are_told_apart(store: Throwaway
             await asyncio.sleep(0)
         census = decode(entries[0].kind, entries[0].data)
         assert isinstance(census, Census)
-        await client.report("e", census.key, 1, b"digest")
+        await client.write_answer(census.key, 1, b"digest")
         answers = await asked
         assert (answers.offset, entries[0].kind) == (entries[0].offset, CENSUS)
         assert (answers.digests, answers.silent, answers.ended) == ({1: "digest"}, (2,), (3,))

@@ -1,4 +1,4 @@
-"""The snapshots in files of a host: whole, private, bounded, of one store, and enough to start with."""
+"""Snapshot files of a host: whole, private, bounded, of one store, and enough to start with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logs and snapshots that an earlier build left in a store give the same bits with this one.
+"""Logs and snapshots of an earlier build give the same bits with this one.
 
 `support/write_stored.py` writes such files.
 """
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from services import ThrowawayService
-from stored import restore, stored_files
 from stored_folds import fold_all
+from stored_keys import restore, stored_files
 from stores import ThrowawayStore
 
 FILES = stored_files()

@@ -1,4 +1,4 @@
-"""Following all logs: every entry once and in order, through outages, and from snapshots."""
+"""Tail of all logs: every entry once and in order, through outages, and from snapshots."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
-from makers import created, eventually, experiment, record, rewards
+from builders import created, eventually, experiment, record, rewards
 from stores import ThrowawayStore
 
 from bandit_serve.base import turns as turn
@@ -261,7 +261,8 @@ def test_changes_at_once_are_all_made_one_after_another(server: ThrowawayStore) 
         await one.changes.create(created(experiment()))
         await two.tail.catch_up(COMMON)
         tries = [
-            reader.changes.experiment("e", lambda live: changed(live, "paused")) for reader in (one, two) * 4
+            reader.changes.change_experiment("e", lambda live: changed(live, "paused"))
+            for reader in (one, two) * 4
         ]
         await asyncio.gather(*tries)
         await one.tail.catch_up("e")
@@ -275,10 +276,10 @@ def test_if_match_is_compared_with_the_newest_revision(server: ThrowawayStore) -
     async def scenario(one: Reader, two: Reader) -> None:
         await one.changes.create(created(experiment()))
         await two.tail.catch_up(COMMON)
-        await one.changes.experiment("e", lambda live: changed(live, "paused"), 1)
+        await one.changes.change_experiment("e", lambda live: changed(live, "paused"), 1)
         with pytest.raises(PreconditionFailed, match="revision 2"):
-            await two.changes.experiment("e", lambda live: changed(live, "running"), 1)
-        live = await two.changes.experiment("e", lambda live: changed(live, "running"), 2)
+            await two.changes.change_experiment("e", lambda live: changed(live, "running"), 1)
+        live = await two.changes.change_experiment("e", lambda live: changed(live, "running"), 2)
         assert live.record.revision == 3
 
     reading(server, scenario, n=2)
@@ -287,7 +288,7 @@ def test_if_match_is_compared_with_the_newest_revision(server: ThrowawayStore) -
 def test_a_change_of_nothing_is_not_found_and_a_refusal_appends_nothing(server: ThrowawayStore) -> None:
     async def scenario(reader: Reader) -> None:
         with pytest.raises(NotFound):
-            await reader.changes.experiment("nothing", lambda live: changed(live, "paused"))
+            await reader.changes.change_experiment("nothing", lambda live: changed(live, "paused"))
         await reader.changes.create(created(experiment()))
         end = await reader.store.last_offset("e")
 
@@ -295,8 +296,8 @@ def test_a_change_of_nothing_is_not_found_and_a_refusal_appends_nothing(server: 
             raise Conflict("no")
 
         with pytest.raises(Conflict):
-            await reader.changes.experiment("e", refuse)
-        assert await reader.changes.models(lambda registry: None) is None
+            await reader.changes.change_experiment("e", refuse)
+        assert await reader.changes.change_models(lambda registry: None) is None
         assert await reader.store.last_offset("e") == end
 
     reading(server, scenario)

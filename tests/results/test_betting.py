@@ -1,4 +1,4 @@
-"""Intervals by betting: their values, a reference on a grid, and how often they ever miss."""
+"""Betting intervals: values, a reference on a grid, and the rate of misses."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def test_it_is_what_is_left_of_a_grid(values: list[float]) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(-3.0, 7.0), (0.0, 1e80), (-1e-9, 1e-9), (100.0, 101.0)])
 def test_other_bounds_move_it_along(low: float, high: float) -> None:
-    found = mean_interval(low + (high - low) * SQUARES, low, high, 0.05)
+    bounds = mean_interval(low + (high - low) * SQUARES, low, high, 0.05)
     expected = [low + (high - low) * end for end in (0.2437, 0.3726)]
-    assert found == pytest.approx(expected, rel=1e-9, abs=1.01e-4 * (high - low))
+    assert bounds == pytest.approx(expected, rel=1e-9, abs=1.01e-4 * (high - low))
     assert mean_interval(high - (high - low) * SQUARES, low, high, 0.05) == pytest.approx(
         [low + high - expected[1], low + high - expected[0]], rel=1e-9, abs=1.01e-4 * (high - low)
     )

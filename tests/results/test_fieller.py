@@ -1,4 +1,4 @@
-"""Fieller's set: its values, its invariances, and how often it misses beside the linear approximation."""
+"""Fieller's set: values, invariances, and the rate of misses against the linear approximation."""
 
 from __future__ import annotations
 

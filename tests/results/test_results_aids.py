@@ -116,10 +116,10 @@ def test_of_many_arms_it_is_that_of_draws() -> None:
     others = rng.normal(estimates.differences.mean[1:], np.sqrt(own[1:]), (DRAWS, 3))
     worth = np.concatenate([worth, others], axis=1)
     best = np.bincount(worth.argmax(axis=1), minlength=4) / DRAWS
-    found = rows(play)
-    np.testing.assert_allclose([row.probability_best for row in found], best, atol=4 * 0.5 / DRAWS**0.5)
+    logged = rows(play)
+    np.testing.assert_allclose([row.probability_best for row in logged], best, atol=4 * 0.5 / DRAWS**0.5)
     loss = (worth.max(axis=1, keepdims=True) - worth).mean(axis=0)
-    np.testing.assert_allclose([row.expected_loss for row in found], loss, rtol=0.05, atol=1e-4)
+    np.testing.assert_allclose([row.expected_loss for row in logged], loss, rtol=0.05, atol=1e-4)
 
 
 def test_it_is_null_where_no_variance_is_known() -> None:

@@ -1,4 +1,4 @@
-"""Rewards that the log shows before their exposures: the shares they are weighed by are their own, not those before."""
+"""Rewards that are logged before their exposures are weighted by the shares of their own decisions."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def test_quick_rewards_are_no_sample_ratio_mismatch() -> None:
     """Weighed by the shares of the flush before, they were one."""
     fold = ResultsFold(record(2))
     quick_rewards(fold, rounds=400, seed=3)
-    found = report(fold, fold.record, {}, 0)
-    assert sum(arm.metrics["m"].n for arm in found.arms) == 20_000
-    assert found.srm.verdict == "ok"
+    results = report(fold, fold.record, {}, 0)
+    assert sum(arm.metrics["m"].n for arm in results.arms) == 20_000
+    assert results.srm.verdict == "ok"
 
 
 def test_an_early_reward_is_in_the_report_at_once_and_in_the_fold_once() -> None:

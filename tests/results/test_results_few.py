@@ -67,14 +67,14 @@ def told(about: Record, values, *, arm: int = 0, fold: ResultsFold | None = None
     ],
 )
 def test_the_known_values_come_out_of_a_log(kind, values, expected) -> None:
-    found = interval(told(record(2, kind), values))
-    assert found == (None if expected is None else pytest.approx(expected, abs=1e-9))
+    bounds = interval(told(record(2, kind), values))
+    assert bounds == (None if expected is None else pytest.approx(expected, abs=1e-9))
 
 
 def test_a_bounded_metric_has_its_own_bounds_and_0_where_that_is_what_is_missing() -> None:
     metric = Metric(name="m", kind="bounded", low=-10.0, high=10.0)
-    found = interval(told(record(metrics=(metric,)), 20 * SQUARES[:30] - 10))
-    assert found == pytest.approx((20 * 0.1672 - 10, 20 * 0.4625 - 10), abs=1e-6)
+    bounds = interval(told(record(metrics=(metric,)), 20 * SQUARES[:30] - 10))
+    assert bounds == pytest.approx((20 * 0.1672 - 10, 20 * 0.4625 - 10), abs=1e-6)
     metrics = (
         Metric(name="m", kind="bounded", low=2.0, high=4.0),
         Metric(name="o", kind="binary", role="objective"),
@@ -233,9 +233,9 @@ def test_from_the_second_observation_to_the_end_it_misses_in_at_most_one_of_twen
             play.step(beta_shares(won, tried, 0.05) if adaptive else EVEN, int(n))
             tried += np.bincount(play.arms[-1], minlength=2)
             won += np.bincount(play.arms[-1], play.values[-1], minlength=2)
-            found = interval(play.fold)
-            seen += found is not None
-            ever |= found is not None and not found[0] <= mean <= found[1]
+            bounds = interval(play.fold)
+            seen += bounds is not None
+            ever |= bounds is not None and not bounds[0] <= mean <= bounds[1]
         missed += ever
     assert seen > 0.8 * len(looks) * runs
     assert missed / runs <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / runs)

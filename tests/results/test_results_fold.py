@@ -1,4 +1,4 @@
-"""The fold against its reference, on logs of bad days; snapshots; what it refuses; what it keeps."""
+"""Results fold against its reference, on irregular logs; snapshots, refusals and bounds."""
 
 from __future__ import annotations
 
@@ -387,11 +387,11 @@ def test_bytes_that_are_no_snapshot_are_refused(noise, at):
     at %= len(whole)
     for data in (noise, whole[:at], whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :]):
         try:
-            found = ResultsFold.from_state(data)
+            restored = ResultsFold.from_state(data)
         except InvalidInput:
             continue
         # A flipped bit may lead the decompression to the same content by another way.
-        assert found.state() == whole
+        assert restored.state() == whole
         assert len(data) == len(whole)
 
 
@@ -543,8 +543,8 @@ def test_a_snapshot_without_squares_is_read_and_goes_on(kind, unit):
         play.step(np.array([0.5, 0.5]), 200, units)
     told = report(fold, about, {}, 0).arms[1].metrics["m"]
     again = ResultsFold.from_state(former(fold))
-    said = report(again, about, {}, 0)
-    row = said.arms[1].metrics["m"]
+    results = report(again, about, {}, 0)
+    row = results.arms[1].metrics["m"]
     assert (row.n, row.mean) == (told.n, told.mean)
     assert row.difference_interval == pytest.approx(told.difference_interval, rel=1e-9)
     assert row.p_value > 1e-20, "evidence of variances that were too small is not taken over"
@@ -552,13 +552,13 @@ def test_a_snapshot_without_squares_is_read_and_goes_on(kind, unit):
     for shares, units in zip([0.3, 0.5] * 3, halves[5:], strict=False):
         play.step(np.array([shares, 1 - shares]), 200, units)
     assert ResultsFold.from_state(again.state()).state() == again.state()
-    said = report(again, about, {}, 0)
-    row = said.arms[1].metrics["m"]
+    results = report(again, about, {}, 0)
+    row = results.arms[1].metrics["m"]
     assert row.difference == pytest.approx(0.2, abs=0.08)
     if kind == "lin_ts":
-        assert row.p_value is row.interval is row.difference_interval is said.winner is None
-        assert "1000 of 2000" in said.reason
-        assert "did not keep the squares" in said.reason
+        assert row.p_value is row.interval is row.difference_interval is results.winner is None
+        assert "1000 of 2000" in results.reason
+        assert "did not keep the squares" in results.reason
     else:
         low, high = row.difference_interval
         assert low < 0.2 < high

@@ -1,4 +1,4 @@
-"""Results do not depend on the unit of measurement: those of a·y + b are those of y, times a, plus b."""
+"""Unit invariance: results for a·y + b are the results for y, times a, plus b."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results fold of an experiment, made when asked: what is read of it is read at one place of the log."""
+"""Results fold of an experiment on demand: all of a report is of one offset of the log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import msgspec
-from makers import created, experiment, rewards
+from builders import created, experiment, rewards
 from stores import ThrowawayStore
 
 from bandit_serve.changes.changes import Changes
@@ -80,7 +80,7 @@ def test_results_are_the_same_whenever_they_are_asked_for_first() -> None:
         try:
             live = await changes.create(created(experiment(policy={"kind": "lin_ts"}, context=[NUMERIC])))
             before = await early.up_to_now(live, ResultsFold.state)
-            await changes.experiment("e", with_another)
+            await changes.change_experiment("e", with_another)
             live = replica.experiment("e")
             await store.append("e", events.TICK, b"")
             state = await early.up_to_now(live, ResultsFold.state)

@@ -1,4 +1,4 @@
-"""Shares of each decision's own: what the fold keeps of them, and what it says when it can not keep all."""
+"""Decisions with shares of their own: the fold keeps a bounded number, and reports when it could not keep all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WINDOW_MS = 60_000
 PACE_MS = 100
 ENTRY = 50
 MEANS = np.array([0.3, 0.5, 0.4])
-MOST = 2_000
+MAX_OPEN_DECISIONS = 2_000
 
 Log = list[tuple[int, Event]]
 
@@ -46,7 +46,7 @@ def contextual_log(rng: np.random.Generator, n: int, *, reward_after: int) -> Lo
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold, "MOST_BYTES", MOST * 8 * 3)
+    monkeypatch.setattr(fold, "MOST_BYTES", MAX_OPEN_DECISIONS * 8 * 3)
 
 
 def begun(missing: str) -> ResultsFold:
@@ -62,7 +62,7 @@ def test_when_too_many_are_open_a_part_is_analysed_and_says_the_same(missing: st
     for at, event in log:
         whole.apply(at, event)
         most = max(most, whole.one_in)
-        assert whole._shares.n_vectors <= MOST
+        assert whole._shares.n_vectors <= MAX_OPEN_DECISIONS
     assert f"1 in {whole.one_in} is analysed" in report(whole, whole.record, {}, 0).reason
     whole.apply(log[-1][0] + WINDOW_MS + 1, Tick())
     assert most >= 8
@@ -70,13 +70,13 @@ def test_when_too_many_are_open_a_part_is_analysed_and_says_the_same(missing: st
     sums = whole.sums.of_metric(0)
     possible = 0.5 * 1_000 * ENTRY if missing == "ignore" else 1_200 * ENTRY
     assert possible / (2 * most) < sums["analysed"] < possible / 4
-    told = report(whole, whole.record, {}, 0)
+    results = report(whole, whole.record, {}, 0)
     rate = 1.0 if missing == "ignore" else 0.5 * 1_000 / 1_200
-    for arm, mean in zip(told.arms, MEANS, strict=True):
+    for arm, mean in zip(results.arms, MEANS, strict=True):
         low, high = arm.metrics["m"].interval
         assert low < rate * mean < high
         assert high - low < 0.25
-    assert told.srm.verdict == "ok"
+    assert results.srm.verdict == "ok"
     assert whole.pending == 0
 
 

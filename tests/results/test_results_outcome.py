@@ -1,4 +1,4 @@
-"""The model of what arms bring by the features of decisions: what scores of contextual policies are made around."""
+"""Outcome model, by the features of decisions: the scores of contextual policies are centred on it."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_scores_are_made_around_ridge_regressions_on_the_past():
     np.testing.assert_allclose(
         sums["pair_predicted_square"][1:], weight**2 * np.square(apart).sum(axis=0)[1:], **near
     )
-    said = moving_shares(Sums.of(of.sums, 0), Continuous, 0, np.full(n_arms, n_arms))
+    estimates = moving_shares(Sums.of(of.sums, 0), Continuous, 0, np.full(n_arms, n_arms))
     # Moved up towards that of all residuals by the weight of 1,000.
     of_all = sum(np.sum(np.square(mine)) for mine in off) / (n - 1)
     own = np.array([np.sum(np.square(mine)) / (np.sum(arms == k) - 1) for k, mine in enumerate(off)])
@@ -195,12 +195,12 @@ def test_scores_are_made_around_ridge_regressions_on_the_past():
     around, differences = np.array(expected), np.array(scores) - np.array(scores)[:, :1]
     least = v * inverse + np.square(around - around.mean(axis=0)).sum(axis=0)
     np.testing.assert_allclose(
-        said.arms.variance, np.maximum(least, np.var(scores, axis=0) * (n - 1)), **near
+        estimates.arms.variance, np.maximum(least, np.var(scores, axis=0) * (n - 1)), **near
     )
     least = v * inverse + v[0] * inverse[0] + np.square(apart - apart.mean(axis=0)).sum(axis=0)
     most = weight**2 * np.maximum(least, np.var(differences, axis=0) * (n - 1))
-    np.testing.assert_allclose(said.differences.variance[1:], most[1:], **near)
-    np.testing.assert_allclose(said.differences.mean[1:], differences.mean(axis=0)[1:], **near)
+    np.testing.assert_allclose(estimates.differences.variance[1:], most[1:], **near)
+    np.testing.assert_allclose(estimates.differences.mean[1:], differences.mean(axis=0)[1:], **near)
     for k in range(n_arms):
         mine, y = np.array(reference.x[k]), np.array(reference.y[k])
         np.testing.assert_allclose(model["slope"][k][:5], ridge(mine, y, np.ones(5)), **near)
@@ -256,9 +256,9 @@ def test_intervals_are_narrower_where_x_explains_much():
         for of in (known, unknown):
             low, high = report(of, of.record, {}, 0).arms[1].metrics["m"].difference_interval
             assert low < 0.0 < high
-            said = report(of, of.record, {}, 0)
-            assert said.winner is None
-            assert ("a regression on the context" in said.reason) == (of is known)
+            results = report(of, of.record, {}, 0)
+            assert results.winner is None
+            assert ("a regression on the context" in results.reason) == (of is known)
 
 
 def test_features_that_tell_nothing_cost_next_to_nothing():

@@ -1,4 +1,4 @@
-"""The preview: what is open, beside what is final."""
+"""Preview: open decisions, next to final results."""
 
 from __future__ import annotations
 

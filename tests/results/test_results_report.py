@@ -1,4 +1,4 @@
-"""The report: its shape, what is null and why, who wins."""
+"""Report: its shape, null values and their reasons, the winner."""
 
 from __future__ import annotations
 
@@ -77,28 +77,28 @@ def test_the_known_values_come_out_of_a_log():
 
 def test_the_shape_is_that_of_the_contract():
     fold = counted(record(2), [(40, 400), (47, 410)])
-    said = json.loads(msgspec.json.encode(report(fold, fold.record, {"a": 0.4, "b": 0.6}, START_MS)))
-    assert set(said) == {
+    document = json.loads(msgspec.json.encode(report(fold, fold.record, {"a": 0.4, "b": 0.6}, START_MS)))
+    assert set(document) == {
         "experiment", "status", "as_of", "arms", "srm", "pending", "crossovers", "winner", "reason",
     }  # fmt: skip
-    assert said["as_of"] == "2023-11-14T22:13:20.000Z"
-    assert [arm["name"] for arm in said["arms"]] == ["a", "b"]
-    assert [arm["share"] for arm in said["arms"]] == [0.4, 0.6]
-    assert [arm["exposures"] for arm in said["arms"]] == [400, 410]
-    assert set(said["arms"][0]["metrics"]["m"]) == {
+    assert document["as_of"] == "2023-11-14T22:13:20.000Z"
+    assert [arm["name"] for arm in document["arms"]] == ["a", "b"]
+    assert [arm["share"] for arm in document["arms"]] == [0.4, 0.6]
+    assert [arm["exposures"] for arm in document["arms"]] == [400, 410]
+    assert set(document["arms"][0]["metrics"]["m"]) == {
         "n", "mean", "std", "interval", "difference", "difference_interval", "lift", "lift_interval",
         "p_value", "probability_best", "expected_loss", "preview",
     }  # fmt: skip
-    assert said["srm"] == {"p_value": 1.0, "verdict": "ok"}
+    assert document["srm"] == {"p_value": 1.0, "verdict": "ok"}
     assert "Report" in msgspec.json.schema(Report)["$defs"]
 
 
 def test_nothing_is_said_before_anything_is_known():
     fold = ResultsFold(record(2, "continuous"))
-    said = report(fold, fold.record, {}, START_MS)
-    assert said.srm.verdict == "insufficient"
-    assert said.srm.p_value is None
-    assert said.reason.startswith("Nothing has been analysed on m yet.")
+    results = report(fold, fold.record, {}, START_MS)
+    assert results.srm.verdict == "insufficient"
+    assert results.srm.p_value is None
+    assert results.reason.startswith("Nothing has been analysed on m yet.")
     for row in metrics_of(fold):
         assert row.n == 0
         assert {getattr(row, name) for name in row.__struct_fields__ if name != "n"} == {None}
@@ -147,9 +147,9 @@ def test_without_a_floor_there_is_no_interval_and_the_reason_says_so(unit, missi
     for i in range(10):
         play.step(np.array([0.3, 0.7]), 100, np.arange(100 * i, 100 * i + 100).astype(np.uint64))
     play.finish()
-    said = report(fold, about, {}, play.now_ms)
-    assert said.winner is None
-    assert "without a floor" in said.reason
+    results = report(fold, about, {}, play.now_ms)
+    assert results.winner is None
+    assert "without a floor" in results.reason
     for row in metrics_of(fold):
         assert row.interval is row.difference_interval is row.lift_interval is row.p_value is None
         assert row.mean is not None
@@ -240,15 +240,17 @@ def test_a_winner_needs_evidence_of_its_own_direction_that_still_stands(goal, mo
     for i, means in enumerate([(0.3, 0.6)] * 6 + [(0.6, 0.3)] * 24):
         play = Play(fold, rng, bernoulli(*means), counter=i * 200, now_ms=START_MS + i)
         play.step(np.array([0.4, 0.6]) if moving and i % 2 else EVEN, 200)
-        said = report(fold, fold.record, {}, START_MS)
-        low, high = said.arms[1].metrics["m"].difference_interval
-        winners.append(said.winner)
+        results = report(fold, fold.record, {}, START_MS)
+        low, high = results.arms[1].metrics["m"].difference_interval
+        winners.append(results.winner)
         shown = low > 0 or high < 0
-        assert (said.winner is not None) <= shown
-        once = said.arms[1].metrics["m"].p_value <= 0.05
-        assert ("was shown before and is not any more: b" in said.reason) == (once and said.winner is None)
-        if shown and said.winner is not None:
-            assert (said.winner == "b") == ((low > 0) == (goal == "maximize"))
+        assert (results.winner is not None) <= shown
+        once = results.arms[1].metrics["m"].p_value <= 0.05
+        assert ("was shown before and is not any more: b" in results.reason) == (
+            once and results.winner is None
+        )
+        if shown and results.winner is not None:
+            assert (results.winner == "b") == ((low > 0) == (goal == "maximize"))
     first = "a" if goal == "minimize" else "b"
     assert winners[5] == first
     turned = [i for i, winner in enumerate(winners) if winner == loser]
@@ -272,11 +274,11 @@ def test_a_winner_needs_evidence_of_its_own_direction_that_still_stands(goal, mo
 )
 def test_the_winner_is_significantly_better_by_the_goal(counts, goal, winner):
     fold = counted(record(3, goal=goal), counts)
-    said = report(fold, fold.record, {}, START_MS)
-    assert said.winner == winner
+    results = report(fold, fold.record, {}, START_MS)
+    assert results.winner == winner
     if winner is not None:
-        assert said.reason.startswith(f"{winner} is better on m than")
-        best = [arm.metrics["m"].probability_best for arm in said.arms]
+        assert results.reason.startswith(f"{winner} is better on m than")
+        best = [arm.metrics["m"].probability_best for arm in results.arms]
         assert "abc"[int(np.argmax(best))] == winner
 
 
@@ -284,17 +286,17 @@ def test_no_winner_before_every_arm_has_its_samples():
     counts = [(100, 1000), (100, 999), (200, 1000)]
     for least, winner in ((999, "c"), (1000, None)):
         fold = counted(record(3, min_samples=least), counts)
-        said = report(fold, fold.record, {}, START_MS)
-        assert said.winner == winner
-    assert said.reason.startswith("No winner is named before every arm has 1000 observations")
+        results = report(fold, fold.record, {}, START_MS)
+        assert results.winner == winner
+    assert results.reason.startswith("No winner is named before every arm has 1000 observations")
 
 
 def test_a_stopped_experiment_has_the_winner_of_its_record():
     fold = counted(record(3), [(100, 1000), (100, 1000), (200, 1000)])
     stopped = msgspec.structs.replace(fold.record, status="stopped", winner="b")
-    said = report(fold, stopped, {}, START_MS)
-    assert (said.status, said.winner) == ("stopped", "b")
-    assert said.reason.startswith("Stopped with b as the winner.")
+    results = report(fold, stopped, {}, START_MS)
+    assert (results.status, results.winner) == ("stopped", "b")
+    assert results.reason.startswith("Stopped with b as the winner.")
 
 
 def test_p_values_are_adjusted_over_the_arms():
@@ -335,18 +337,18 @@ def test_a_mismatch_is_said():
     fold = ResultsFold(record(2))
     play = Play(fold, np.random.default_rng(4), bernoulli(0.5, 0.5))
     play.play((np.arange(2000) % 5 > 1).astype(np.int64), EVEN)
-    said = report(fold, fold.record, {}, START_MS)
-    assert said.srm.verdict == "mismatch"
-    assert said.srm.p_value <= 0.01
-    assert "sample-ratio mismatch" in said.reason
+    results = report(fold, fold.record, {}, START_MS)
+    assert results.srm.verdict == "mismatch"
+    assert results.srm.p_value <= 0.01
+    assert "sample-ratio mismatch" in results.reason
 
 
 def test_one_arm_alone_is_reported():
     fold = ResultsFold(record(1))
     Play(fold, np.random.default_rng(4), bernoulli(0.5), 1).step(np.array([1.0]), 100)
-    said = report(fold, fold.record, {"a": 1.0}, START_MS)
-    assert said.winner is None
-    assert said.arms[0].metrics["m"].interval is not None
+    results = report(fold, fold.record, {"a": 1.0}, START_MS)
+    assert results.winner is None
+    assert results.arms[0].metrics["m"].interval is not None
 
 
 @pytest.mark.parametrize("unit", ["request", "user"])

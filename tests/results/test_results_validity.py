@@ -1,4 +1,4 @@
-"""Error rates, coverage and power by seeded simulation; `simulated_results.py` plays them at full size."""
+"""Error rates, coverage and power by seeded simulation; `simulated_results.py` runs it at full size."""
 
 from __future__ import annotations
 
@@ -135,9 +135,9 @@ def test_a_mean_of_skewed_values_has_no_interval_before_there_are_many_and_a_lon
 
 def test_a_difference_is_found_by_a_fixed_split_and_by_thompson():
     assert sum(fixed_split(20, (0.1, 0.16), 1, 4000).rejected) >= 18
-    found = thompson(20, (0.1, 0.2), steps=60, every=60)
-    assert sum(found.rejected) >= 18
-    assert rate(found.arms) >= 0.93
+    outcome = thompson(20, (0.1, 0.2), steps=60, every=60)
+    assert sum(outcome.rejected) >= 18
+    assert rate(outcome.arms) >= 0.93
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,9 @@ def test_an_arm_that_comes_half_way_is_rarely_ever_significant(after, split):
 
 
 def test_an_arm_that_comes_half_way_and_is_better_is_found():
-    found = growing(20, third=0.25, every=60)
-    assert sum(found.rejected) >= 17
-    assert rate(found.differences) >= 0.93
+    outcome = growing(20, third=0.25, every=60)
+    assert sum(outcome.rejected) >= 17
+    assert rate(outcome.differences) >= 0.93
 
 
 @pytest.mark.parametrize("missing", ["ignore", "zero"])

@@ -1,4 +1,4 @@
-"""The sample-ratio test against known values, and against direct integration over its prior."""
+"""Sample-ratio test against known values, and against direct integration over its prior."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Confidence sequences against known values and against the formulas as the paper writes them."""
+"""Confidence sequences against known values and against the formulas of the paper."""
 
 from __future__ import annotations
 

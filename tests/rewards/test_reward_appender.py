@@ -1,4 +1,4 @@
-"""Rewards on their way into the log: grouped, counted once, refused when late, and never half-written."""
+"""Append of rewards: grouped, counted once, refused when late, and never half-written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import numpy as np
 import pytest
-from makers import rewards
+from builders import rewards
 from numpy.typing import NDArray
 from stores import ThrowawayStore
 
@@ -40,7 +40,7 @@ def on(
     scenario: Callable[[Store, RewardAppender, int], Awaitable[None]],
     timeout_s: float = 5.0,
 ) -> None:
-    """Runs it with a store, an appender of the metrics `click` and `spend`, and the store's time."""
+    """Runs a scenario with a store, an appender for the metrics `click` and `spend`, and log time."""
 
     async def run() -> None:
         store = Store(server.url, timeout_s=timeout_s)
@@ -54,7 +54,7 @@ def on(
 
 
 async def under_way() -> None:
-    """Returns when an append that was just asked for has been handed to the store."""
+    """Returns when an append that was just begun has been sent to the store."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -130,11 +130,11 @@ def test_features_are_logged_behind_their_rows_and_dropped_with_them(server: Thr
         assert await store.read(OWNER, START, 10) == [], "what no fold could read is not appended"
         assert await appender.append(rows, x) == b"aada"
         (entry,) = await store.read(OWNER, START, 10)
-        found = decode(entry.kind, entry.data, 3)
-        assert isinstance(found, Rewarded)
-        assert found.rows["counter"].tolist() == [1, 2, 3]
-        assert found.x is not None
-        assert found.x.tolist() == x[[0, 1, 3]].tolist()
+        decoded = decode(entry.kind, entry.data, 3)
+        assert isinstance(decoded, Rewarded)
+        assert decoded.rows["counter"].tolist() == [1, 2, 3]
+        assert decoded.x is not None
+        assert decoded.x.tolist() == x[[0, 1, 3]].tolist()
 
     on(server, scenario)
 
@@ -152,13 +152,13 @@ def test_each_waiter_gets_its_own_verdicts(server: ThrowawayStore) -> None:
     async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
         await appender.append(rewards([5], times_ms=now_ms))
         late = now_ms - WINDOW_MS - 1_000
-        found = await asyncio.gather(
+        results = await asyncio.gather(
             appender.append(rewards([0], times_ms=now_ms)),
             appender.append(rewards([1, 5, 1], times_ms=now_ms)),
             appender.append(rewards([2, 6], times_ms=[late, now_ms])),
             appender.append(rewards([6], times_ms=now_ms)),
         )
-        assert list(found) == [b"a", b"add", b"la", b"d"]
+        assert list(results) == [b"a", b"add", b"la", b"d"]
 
     on(server, scenario)
 
@@ -323,10 +323,10 @@ def test_stopping_tells_everyone_who_waits(server: ThrowawayStore) -> None:
             assert appender._running is not None
             appender._running.cancel()
             async with asyncio.timeout(5):
-                found = await asyncio.gather(*tries, return_exceptions=True)
+                results = await asyncio.gather(*tries, return_exceptions=True)
         finally:
             server.resume()
-        assert all(isinstance(failure, StoreUnavailable) for failure in found)
+        assert all(isinstance(failure, StoreUnavailable) for failure in results)
 
     on(server, scenario)
 

@@ -1,4 +1,4 @@
-"""The way of a reward through one worker, with a real store and without HTTP."""
+"""Path of a reward through one worker, with a real store and without HTTP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
-from makers import created, experiment
+from builders import created, experiment
 from stores import ThrowawayStore
 
 from bandit_serve.api.rewards import Reward
@@ -32,10 +32,10 @@ def server() -> Iterator[ThrowawayStore]:
         yield running
 
 
-def at_a_desk(
+def with_rewards(
     server: ThrowawayStore, scenario: Callable[[Store, Rewards, list[int]], Awaitable[None]]
 ) -> None:
-    """`scenario` gets the list of how many keys each reading of the keys since the start has found."""
+    """Runs `scenario` with rewards of a real store, and a list of the number of token keys at each reading."""
 
     async def run() -> None:
         store = Store(server.url, timeout_s=1)
@@ -76,7 +76,7 @@ def test_a_key_that_came_since_is_asked_for(server: ThrowawayStore) -> None:
         assert batches == [["accepted"]] * 3
         assert readings == [2], "those who ask together wait for one reading"
 
-    at_a_desk(server, scenario)
+    with_rewards(server, scenario)
 
 
 def test_forgers_do_not_make_us_read_the_keys_again_and_again(
@@ -92,7 +92,7 @@ def test_forgers_do_not_make_us_read_the_keys_again_and_again(
         malformed = ["", "A", "é" * 92, "A" * 91, "!" * 92]
         assert await rewards.submit([Reward(text, 1.0) for text in malformed]) == ["invalid"] * 5
 
-    at_a_desk(server, scenario)
+    with_rewards(server, scenario)
 
 
 def test_forgeries_under_a_known_key_are_refused_without_a_look_up(server: ThrowawayStore) -> None:
@@ -101,7 +101,7 @@ def test_forgeries_under_a_known_key_are_refused_without_a_look_up(server: Throw
         assert await rewards.submit([Reward(forged, 1.0)]) == ["invalid"]
         assert readings == []
 
-    at_a_desk(server, scenario)
+    with_rewards(server, scenario)
 
 
 def test_while_the_keys_can_not_be_read_there_is_no_verdict(server: ThrowawayStore) -> None:
@@ -112,4 +112,4 @@ def test_while_the_keys_can_not_be_read_there_is_no_verdict(server: ThrowawaySto
             with pytest.raises(StoreUnavailable):
                 await rewards.submit([unknown])
 
-    at_a_desk(server, scenario)
+    with_rewards(server, scenario)

@@ -1,4 +1,4 @@
-"""Whatever an experiment takes as a reward, its policy takes too: what is in the log can not be refused any more."""
+"""Values of rewards: any value that an experiment accepts, its policy accepts, as the log can not be refused later."""
 
 from __future__ import annotations
 

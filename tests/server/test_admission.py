@@ -1,4 +1,4 @@
-"""Who may talk to the service: no page of another site, and by no name that is not ours; on every route there is."""
+"""Admission: requests from pages of other sites, or under foreign host names, are refused on every route."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from callers import PROBLEM, check_problem, experiment, new_name, running
+from http_calls import PROBLEM, check_problem, experiment, new_name, running
 from raw_http import read_answer
 from services import ThrowawayService
 

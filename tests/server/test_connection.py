@@ -1,4 +1,4 @@
-"""Connecting to named stores: URLs, failures as errors of ours, and nothing sent twice; with real servers."""
+"""Connections to named stores: URLs, errors, and nothing sent twice; with real servers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def store(module_store: ThrowawayStore) -> Iterator[ThrowawayStore]:
 
 
 async def use(client: Any, what: Use) -> Any:
-    """What `what` makes of the client, errors translated; closes the client."""
+    """Calls `what` with a client, translates errors, and closes the client."""
     try:
         with translate_errors():
             return await what(client)
@@ -183,7 +183,7 @@ def test_a_connection_costs_no_extra_commands(store: ThrowawayStore) -> None:
 
 
 class LosesReplies:
-    """Stands before a store: hands on what it gets, and cuts the connection instead of giving the reply."""
+    """Proxy in front of a store that forwards commands, and cuts the connection instead of sending the reply."""
 
     def __init__(self, store: ThrowawayStore, *, losing: int) -> None:
         self._store = store
@@ -348,7 +348,7 @@ def test_credentials(binary: Path, tcp: bool) -> None:
                 username=username,
                 password=password,
             )
-            with pytest.raises(StoreRefused, match="does not let us in") as raised:
+            with pytest.raises(StoreRefused, match="rejects the login") as raised:
                 run(url, ping)
             assert "one" not in str(raised.value)
         query = "?username=app&password=pw" if not tcp else ""

@@ -1,4 +1,4 @@
-"""Connections that keep a worker waiting: others are answered beside them, and in the end they are gone."""
+"""Connections that keep a worker waiting: others are served meanwhile, and in the end they are closed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from callers import running
+from http_calls import running
 from raw_http import post, read_answer
 from services import ThrowawayService
 from stores import wait_until

@@ -1,4 +1,4 @@
-"""Ending tasks also where a cancellation gets lost."""
+"""End of tasks, even when a cancellation is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The short way of hot requests (`server/lane.py`): what a connection may do that no single request shows."""
+"""Fast lane of hot requests (`server/lane.py`): sequences of requests on one connection."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from callers import decide, running
+from http_calls import decide, running
 from raw_http import post, read_answer
 from services import ThrowawayService
 
-LARGEST_BODY = 300_000
+MAX_BODY_BYTES = 300_000
 # More than aiohttp's parser lets wait on one connection (32).
 MANY = 400
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThrowawayService]:
-    with ThrowawayService(tmp_path_factory.mktemp("data"), "--max-body", str(LARGEST_BODY)) as running:
+    with ThrowawayService(tmp_path_factory.mktemp("data"), "--max-body", str(MAX_BODY_BYTES)) as running:
         yield running
 
 
 def say(
     service: ThrowawayService, content: bytes, n_answers: int
 ) -> list[tuple[int, dict[str, str], dict[str, Any]]]:
-    """The first `n_answers` on one connection, as status, headers and document; it had been idle before."""
+    """Sends bytes on one idle connection; returns the first `n_answers` as status, headers and document."""
     with (
         socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection,
         connection.makefile("rb") as reading,

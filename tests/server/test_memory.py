@@ -1,4 +1,4 @@
-"""What a large model takes of the machine's memory when several workers serve it."""
+"""Memory of a large model that several workers serve."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from callers import new_name
 from commands import bandit_serve
+from http_calls import new_name
 from large_models import proportional_bytes, write_large
 from scale import scaled
 from services import ThrowawayService
@@ -35,9 +35,9 @@ def test_workers_share_a_model_and_what_its_searches_need(tmp_path: Path) -> Non
         wait_until(lambda: len(service.call("GET", f"{path}/v1/load").body["workers"]) == WORKERS, 60)
         ranked = set()
         for user in range(40):
-            found = service.call("POST", f"/v1/models/{name}/predict", {"user_id": f"u{user}", "k": 10})
-            assert found.status == 200, found
-            ranked.add(found.body["items"][0]["item_id"])
+            answer = service.call("POST", f"/v1/models/{name}/predict", {"user_id": f"u{user}", "k": 10})
+            assert answer.status == 200, answer
+            ranked.add(answer.body["items"][0]["item_id"])
         assert len(ranked) > 3
         taken = sum(map(proportional_bytes, pids)) - before
     print(f"{size / 1e6:,.0f} MB of file, {taken / 1e6:,.0f} MB in {WORKERS} workers")

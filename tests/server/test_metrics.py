@@ -1,4 +1,4 @@
-"""Counters that all workers share, and a set of series that no request can grow."""
+"""Counters that all workers share, and series that no request can multiply."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from makers import created, experiment, exposed, rewards
+from builders import created, experiment, exposed, rewards
 from prometheus_client.parser import text_string_to_metric_families
 
 from bandit_serve.folds.experiment import LiveExperiment
@@ -49,11 +49,11 @@ def test_any_worker_answers_for_all(workers: list[Counters]) -> None:
         worker.set("store_away", float(n == 2))
         worker.request("POST /b", 200, 0.003)
     for worker in workers:
-        found = scraped(worker)
-        assert found["bandit_serve_decisions_total", labels()] == 9
-        assert found["bandit_serve_workers_without_store", labels()] == 1
-        assert found["bandit_serve_requests_total", labels(route="POST /b", outcome="2xx")] == 3
-        assert found["bandit_serve_requests_total", labels(route="GET /a", outcome="2xx")] == 0
+        samples = scraped(worker)
+        assert samples["bandit_serve_decisions_total", labels()] == 9
+        assert samples["bandit_serve_workers_without_store", labels()] == 1
+        assert samples["bandit_serve_requests_total", labels(route="POST /b", outcome="2xx")] == 3
+        assert samples["bandit_serve_requests_total", labels(route="GET /a", outcome="2xx")] == 0
         assert worker.total("decisions") == 9
 
 
@@ -70,23 +70,25 @@ def test_a_worker_that_takes_over_a_slot_goes_on_counting(workers: list[Counters
 )
 def test_requests_are_counted_by_outcome(workers: list[Counters], status: int, outcome: str) -> None:
     workers[0].request("GET /a", status, 0.001)
-    found = scraped(workers[0])
+    samples = scraped(workers[0])
     for each in ("2xx", "4xx", "5xx"):
-        assert found["bandit_serve_requests_total", labels(route="GET /a", outcome=each)] == (each == outcome)
+        assert samples["bandit_serve_requests_total", labels(route="GET /a", outcome=each)] == (
+            each == outcome
+        )
 
 
 def test_latencies_are_a_cumulative_histogram(workers: list[Counters]) -> None:
     seconds = [0.00005, *BUCKETS_S, 99.0]
     for each in seconds:
         workers[0].request("GET /a", 200, each)
-    found = scraped(workers[0])
+    samples = scraped(workers[0])
     name = "bandit_serve_request_seconds"
     for bound in BUCKETS_S:
         expected = sum(each <= bound for each in seconds)
-        assert found[f"{name}_bucket", labels(route="GET /a", le=repr(bound))] == expected
-    assert found[f"{name}_bucket", labels(route="GET /a", le="+Inf")] == len(seconds)
-    assert found[f"{name}_count", labels(route="GET /a")] == len(seconds)
-    assert found[f"{name}_sum", labels(route="GET /a")] == pytest.approx(sum(seconds))
+        assert samples[f"{name}_bucket", labels(route="GET /a", le=repr(bound))] == expected
+    assert samples[f"{name}_bucket", labels(route="GET /a", le="+Inf")] == len(seconds)
+    assert samples[f"{name}_count", labels(route="GET /a")] == len(seconds)
+    assert samples[f"{name}_sum", labels(route="GET /a")] == pytest.approx(sum(seconds))
 
 
 def test_every_scalar_is_told(workers: list[Counters]) -> None:
@@ -110,10 +112,10 @@ def test_experiments_are_told_by_arm() -> None:
     replica.experiments["e"] = made = live("e", 2)
     made.apply(Offset(2, 0), exposed(0, [0, 1, 1], [1, 1, 1]))
     made.apply(Offset(3, 0), Rewarded(rewards([2], arms=1)))
-    found = scraped(Counters(ROUTES), replica)
-    assert found["bandit_serve_exposures_total", labels(experiment="e", arm="a0")] == 1
-    assert found["bandit_serve_exposures_total", labels(experiment="e", arm="a1")] == 2
-    assert found["bandit_serve_objective_rewards_total", labels(experiment="e", arm="a1")] == 1
+    samples = scraped(Counters(ROUTES), replica)
+    assert samples["bandit_serve_exposures_total", labels(experiment="e", arm="a0")] == 1
+    assert samples["bandit_serve_exposures_total", labels(experiment="e", arm="a1")] == 2
+    assert samples["bandit_serve_objective_rewards_total", labels(experiment="e", arm="a1")] == 1
 
 
 def test_the_series_of_experiments_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,8 +123,8 @@ def test_the_series_of_experiments_are_bounded(monkeypatch: pytest.MonkeyPatch) 
     replica = Replica()
     for i in range(20):
         replica.experiments[f"e{i}"] = live(f"e{i}", 10)
-    found = scraped(Counters(ROUTES), replica)
-    told = [sample for sample in found if sample[0] == "bandit_serve_exposures_total"]
+    samples = scraped(Counters(ROUTES), replica)
+    told = [sample for sample in samples if sample[0] == "bandit_serve_exposures_total"]
     assert len(told) == 50
     assert ("bandit_serve_exposures_total", labels(experiment="e0", arm="a0")) in told
 

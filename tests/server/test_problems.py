@@ -1,4 +1,4 @@
-"""The one place where exceptions become status codes."""
+"""Translation of exceptions into status codes."""
 
 from __future__ import annotations
 

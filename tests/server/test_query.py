@@ -1,18 +1,18 @@
-"""Parameters in the query: a route takes those that its row in the table names, and refuses all others."""
+"""Query parameters: a route takes those of its row in the table, and refuses all others."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from callers import check_problem, running
+from http_calls import check_problem, running
 from services import ThrowawayService
 
 from bandit_serve.server.app import ROUTES
 from bandit_serve.server.openapi import document
 from bandit_serve.server.route import Route
 
-DESCRIBED = document(ROUTES)["paths"]
+API_DESCRIPTION = document(ROUTES)["paths"]
 
 
 def place(route: Route) -> str:
@@ -37,7 +37,7 @@ def test_an_unknown_parameter_is_refused_by_its_name(
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.label)
 def test_every_parameter_that_is_described_is_taken(service: ThrowawayService, route: Route) -> None:
-    described = DESCRIBED[route.path][route.method.lower()].get("parameters", [])
+    described = API_DESCRIPTION[route.path][route.method.lower()].get("parameters", [])
     assert {each["name"] for each in described if each["in"] == "query"} == {
         parameter.name for parameter in route.query
     }

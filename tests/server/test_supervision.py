@@ -1,4 +1,4 @@
-"""What may end a worker and what may not; workers that stand still, and successors that fail."""
+"""Supervision: ends of workers, workers that stand still, and successors that fail."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from makers import eventually
+from builders import eventually
 from services import ThrowawayService
 from stores import gone, wait_until
 
@@ -36,7 +36,7 @@ if "bandit_serve.server.worker" in sys.orig_argv and os.path.exists({broken!r}):
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
-    """While this file is there, workers can not start."""
+    """File that keeps workers from starting while it exists."""
     return tmp_path / "broken"
 
 
@@ -69,7 +69,7 @@ def test_a_worker_that_is_stopped_is_replaced(service: ThrowawayService) -> None
 
 
 def test_a_service_that_stood_still_as_a_whole_goes_on_as_it_is(service: ThrowawayService) -> None:
-    """As on a machine that was suspended: the clock went on, and nobody is to blame."""
+    """As on a machine that was suspended: the clock went on, but no worker is at fault."""
     pids = service.worker_pids()
     everyone = [service.process.pid, *pids]
     for pid in everyone:
@@ -88,9 +88,9 @@ def test_successors_that_fail_come_ever_less_often(service: ThrowawayService, br
     os.kill(victim, signal.SIGKILL)
     wait_until(lambda: sum("ended with status 3" in line for line in service.output) >= 3, 30)
     pauses = [
-        float(found[1])
+        float(match[1])
         for line in service.output
-        if (found := re.search(r"ended with status 3; another starts in (\S+) s", line))
+        if (match := re.search(r"ended with status 3; another starts in (\S+) s", line))
     ]
     assert pauses[:3] == list(PAUSES_S[:3])
     assert service.call("GET", "/health/ready").status == 200, "the other worker serves"
@@ -110,7 +110,7 @@ def test_workers_that_fail_together_are_one_failure(service: ThrowawayService, b
     wait_until(lambda: len(failures()) >= 4, 30)
     broken.unlink()
     pauses_s = [
-        float(found[1]) for line in failures()[:4] if (found := re.search(r"starts in (\S+) s", line))
+        float(match[1]) for line in failures()[:4] if (match := re.search(r"starts in (\S+) s", line))
     ]
     assert max(pauses_s) <= PAUSES_S[1]
     service.wait_for_workers(2)

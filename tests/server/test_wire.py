@@ -1,4 +1,4 @@
-"""Bodies in and out: which form comes in, which goes out, and how what is wrong is named."""
+"""Bodies: content types in and out, and errors that name the field."""
 
 from __future__ import annotations
 

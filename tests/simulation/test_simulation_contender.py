@@ -1,4 +1,4 @@
-"""How policies are named on a command line and in a file."""
+"""Contenders: policies as they are named on a command line and in a file."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from bandit_serve.simulation.worlds.bernoulli import Bernoulli
 def test_a_text_is_a_kind_and_parameters(
     text: str, kind: str, parameters: dict[str, Any], name: str | None
 ) -> None:
-    found = Contender.parse(text)
-    assert (found.kind, found.parameters, found.name) == (kind, parameters, name or text)
+    parsed = Contender.parse(text)
+    assert (parsed.kind, parsed.parameters, parsed.name) == (kind, parameters, name or text)
 
 
 def test_a_mapping_is_the_same() -> None:

@@ -1,4 +1,4 @@
-"""Late and missing rewards: the delays that are said, through the fold that serves traffic."""
+"""Late and missing rewards: delays as described, through the fold that serves traffic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.random import SeedSequence, default_rng
 from bandit_serve.errors import InvalidInput
 from bandit_serve.simulation import Simulation
 from bandit_serve.simulation.delay import Delay
-from bandit_serve.simulation.served import served
+from bandit_serve.simulation.late_rewards import run_with_delays
 
 
 def simulation(delay: dict[str, Any], horizon: int = 2_000, policy: str = "thompson") -> Simulation:
@@ -36,7 +36,7 @@ def counted(
     contender = described.contenders[0]
     policy = contender.policy(described.environment, seed=3)
     blocks = described.environment.blocks(horizon, SeedSequence(1))
-    taken = served(policy, described.environment, described.delay, blocks, SeedSequence(2))
+    taken = run_with_delays(policy, described.environment, described.delay, blocks, SeedSequence(2))
     arms, values = [], []
     for block, chosen in taken:
         arms.append(chosen)
@@ -47,18 +47,18 @@ def counted(
 @pytest.mark.parametrize("kind", ["exponential", "geometric"])
 def test_delays_have_the_means_that_are_said(kind: str) -> None:
     delay = msgspec.convert({"kind": kind, "mean": [10.0, 400.0]}, Delay)
-    found = delay.draw(40_000, 2, default_rng(0))
-    error = found.std(axis=0) / math.sqrt(len(found))
+    drawn_arms = delay.draw(40_000, 2, default_rng(0))
+    error = drawn_arms.std(axis=0) / math.sqrt(len(drawn_arms))
     rounding = 0.5 if kind == "exponential" else 0.0  # up to the next decision
-    assert (np.abs(found.mean(axis=0) - np.array([10.0, 400.0]) - rounding) < 4.0 * error + 0.01).all()
-    assert found.min() == 1
+    assert (np.abs(drawn_arms.mean(axis=0) - np.array([10.0, 400.0]) - rounding) < 4.0 * error + 0.01).all()
+    assert drawn_arms.min() == 1
 
 
 def test_the_share_that_is_lost_never_comes() -> None:
-    found = Delay(mean=5.0, lost=0.25).draw(40_000, 3, default_rng(0))
-    gone = (found == -1).mean(axis=0)
+    drawn_arms = Delay(mean=5.0, lost=0.25).draw(40_000, 3, default_rng(0))
+    gone = (drawn_arms == -1).mean(axis=0)
     assert np.abs(gone - 0.25).max() < 4.0 * math.sqrt(0.25 * 0.75 / 40_000)
-    assert ((found == -1).all(axis=1) == (found == -1).any(axis=1)).all()
+    assert ((drawn_arms == -1).all(axis=1) == (drawn_arms == -1).any(axis=1)).all()
 
 
 def test_a_reward_that_comes_in_the_window_counts_once() -> None:

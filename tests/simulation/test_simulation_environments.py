@@ -1,4 +1,4 @@
-"""Environments have the rates that they say, and one seed is one sequence of potential outcomes."""
+"""Environments: rates as described, and one sequence of potential outcomes for a seed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from scipy.special import expit
 from bandit_serve.errors import InvalidInput, UsageError
 from bandit_serve.simulation import ENVIRONMENTS, Environment, Simulation
 from bandit_serve.simulation.worlds.context_free import ContextFree
-from bandit_serve.simulation.worlds.data_set import read_csv, shipped
 from bandit_serve.simulation.worlds.environment import Block, spans
+from bandit_serve.simulation.worlds.labelled_data_set import read_csv, shipped
 from bandit_serve.simulation.worlds.walk import Walk
 
 Vector = NDArray[np.float64]
@@ -57,8 +57,8 @@ def whole(environment: Environment, horizon: int, seed: int = 0) -> Block:
 
 @pytest.mark.parametrize("kind", ENVIRONMENTS)
 def test_rewards_have_the_means_that_are_said(kind: str, tmp_path: Path) -> None:
-    found = whole(made(kind, **described(tmp_path)[kind]), 20_000)
-    surplus = found.rewards - found.means
+    whole_answer = whole(made(kind, **described(tmp_path)[kind]), 20_000)
+    surplus = whole_answer.rewards - whole_answer.means
     error = surplus.std(axis=0) / math.sqrt(len(surplus))
     assert (np.abs(surplus.mean(axis=0)) <= 4.0 * error + 1e-12).all()
     assert kind == "supervised" or error.max() > 0.0
@@ -91,12 +91,14 @@ def test_means_are_those_described() -> None:
     ("kind", "expected"), [("linear", lambda z: z), ("logistic", lambda z: 1 / (1 + np.exp(-z)))]
 )
 def test_contextual_means_are_of_one_linear_score(kind: str, expected: Any) -> None:
-    found = whole(made(kind, arms=3, features=5, signal=1.5), 6_000)
-    assert found.contexts is not None
-    assert (found.contexts[:, 0] == 1.0).all()
-    scores = found.means if kind == "linear" else np.log(found.means / (1.0 - found.means))
-    coefficients, *_ = np.linalg.lstsq(found.contexts, scores, rcond=None)
-    assert np.allclose(expected(found.contexts @ coefficients), found.means, atol=1e-9)
+    whole_answer = whole(made(kind, arms=3, features=5, signal=1.5), 6_000)
+    assert whole_answer.contexts is not None
+    assert (whole_answer.contexts[:, 0] == 1.0).all()
+    scores = (
+        whole_answer.means if kind == "linear" else np.log(whole_answer.means / (1.0 - whole_answer.means))
+    )
+    coefficients, *_ = np.linalg.lstsq(whole_answer.contexts, scores, rcond=None)
+    assert np.allclose(expected(whole_answer.contexts @ coefficients), whole_answer.means, atol=1e-9)
     assert np.allclose(np.linalg.norm(coefficients, axis=0), 1.5)
 
 
@@ -219,7 +221,7 @@ def test_a_csv_becomes_arms_and_features(tmp_path: Path) -> None:
         ("a,b\n1,2\n", "no column 'kind'; it has a, b"),
         ("a,a,kind\n1,2,x\n", "two columns"),
         ("a,kind\n1,x\n2,x\n", "different labels"),
-        ("a,kind\n" + "".join(f"t{i},{i % 2}\n" for i in range(100)), "100 different texts"),
+        ("a,kind\n" + "".join(f"t{i},{i % 2}\n" for i in range(100)), "100 different values"),
     ],
 )
 def test_a_csv_that_can_not_be_used_says_why(tmp_path: Path, content: str, told: str) -> None:

@@ -1,4 +1,4 @@
-"""The plot: well-formed, with nothing to load, and its curves are the numbers."""
+"""Page with the plot: well-formed, nothing to load, and curves that match the numbers."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import pytest
 from numpy.typing import NDArray
 
 from bandit_serve.errors import UsageError
-from bandit_serve.simulation import Report, Simulation, report, run_trials
+from bandit_serve.simulation import Simulation, SimulationReport, run_trials, simulation_report
 from bandit_serve.simulation.plot.chart import HEIGHT, LEFT, LOG_STARTS, chart, spread
 from bandit_serve.simulation.plot.page import page, picture_page
 from bandit_serve.simulation.plot.picture import BROWSERS, save_picture
 from bandit_serve.simulation.plot.scale import Scale
-from bandit_serve.simulation.standing import Estimate
+from bandit_serve.simulation.report import Estimate
 
 SVG = "{http://www.w3.org/2000/svg}"
 Values = NDArray[np.float64]
 VOID = {"meta", "input", "br"}
 
 
-def made(**changed: Any) -> Report:
+def made(**changed: Any) -> SimulationReport:
     document = {
         "environment": {"kind": "bernoulli", "arms": [0.9, 0.7, 0.6]},
         "policies": ["thompson", "ucb1", "fixed_split"],
@@ -35,11 +35,11 @@ def made(**changed: Any) -> Report:
         "seeds": 3,
     }
     simulation = Simulation.of({**document, **changed})
-    return report(simulation, run_trials(simulation, 1))
+    return simulation_report(simulation, run_trials(simulation, 1))
 
 
 @pytest.fixture(scope="module")
-def found() -> Report:
+def found() -> SimulationReport:
     return made()
 
 
@@ -78,7 +78,7 @@ def read(html: str) -> Any:
     return json.loads(reader.data)
 
 
-def test_the_page_is_well_formed_and_holds_the_report(found: Report) -> None:
+def test_the_page_is_well_formed_and_holds_the_report(found: SimulationReport) -> None:
     data = read(page(found))
     assert [each["name"] for each in data["policies"]] == ["thompson", "ucb1", "fixed_split"]
     for each, standing in zip(data["policies"], found.policies, strict=True):
@@ -129,7 +129,7 @@ def drawn(root: ElementTree.Element, name: str, kind: str, horizon: int) -> Draw
 
 
 @pytest.mark.parametrize("kind", ["linear", "log"])
-def test_a_curve_is_its_numbers(found: Report, kind: Any) -> None:
+def test_a_curve_is_its_numbers(found: SimulationReport, kind: Any) -> None:
     root = ElementTree.fromstring(chart(found, kind))
     for standing in found.policies:
         line = drawn(root, f"{standing.name}:", kind, 2_000)
@@ -140,7 +140,7 @@ def test_a_curve_is_its_numbers(found: Report, kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["linear", "log"])
-def test_the_guide_grows_as_it_says_and_ends_where_the_best_does(found: Report, kind: Any) -> None:
+def test_the_guide_grows_as_it_says_and_ends_where_the_best_does(found: SimulationReport, kind: Any) -> None:
     assert found.growth is not None
     guide = drawn(ElementTree.fromstring(chart(found, kind)), "C ln t", kind, 2_000)
     expected = found.ranked[0].curve[-1] + found.growth * np.log(guide.decisions / 2_000)
@@ -224,7 +224,9 @@ def test_an_estimate_has_the_digits_that_its_error_leaves(mean: float, se: float
     assert str(Estimate(mean, se)) == told
 
 
-def test_a_picture_needs_a_browser(found: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_needs_a_browser(
+    found: SimulationReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "regret.png"
     html = picture_page(found, "linear", "dark")
     read(html.replace("</body>", '<script type="application/json">{}</script></body>'))
@@ -239,7 +241,7 @@ def test_a_picture_needs_a_browser(found: Report, tmp_path: Path, monkeypatch: p
         save_picture(html, path)
 
 
-def test_the_picture_is_within_its_frame(found: Report) -> None:
+def test_the_picture_is_within_its_frame(found: SimulationReport) -> None:
     root = ElementTree.fromstring(chart(found, "linear"))
     for text in root.iter(f"{SVG}text"):
         assert 0.0 <= float(text.attrib["x"]) <= 1_000.0

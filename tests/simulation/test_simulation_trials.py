@@ -1,4 +1,4 @@
-"""Trials: the policies that serve traffic, the same for the same seed, in one process or in several."""
+"""Trials: the same result for the same seed, in one process or in several."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.random import SeedSequence
 
 from bandit_serve.experiments.policy import default_floor
 from bandit_serve.policies import POLICIES, Thompson
-from bandit_serve.simulation import Simulation, Trial, report, run_trial, run_trials
+from bandit_serve.simulation import SimulatedTrial, Simulation, run_trial, run_trials, simulation_report
 from bandit_serve.simulation.trial import Seeds, checkpoints
 
 WORLD = {"kind": "bernoulli", "arms": [0.5, 0.4, 0.2]}
@@ -22,7 +22,7 @@ def simulation(**changed: Any) -> Simulation:
     return Simulation.of({**document, **changed})
 
 
-def same(one: Trial, other: Trial) -> bool:
+def same(one: SimulatedTrial, other: SimulatedTrial) -> bool:
     return np.array_equal(one.regret, other.regret) and (one.reward, one.best, one.late_best) == (
         other.reward,
         other.best,
@@ -41,11 +41,11 @@ def test_a_trial_is_the_policy_itself_asked_and_told() -> None:
             policy.update(arm, rewards[arm])
             regret.append(0.5 - means[arm])
             reward += rewards[arm]
-    found = run_trial(described, described.contenders[0], 2)
-    assert found.regret == pytest.approx(np.cumsum(regret)[checkpoints(3_000) - 1])
-    assert found.reward == reward / 3_000
-    assert found.best == np.mean(np.array(regret) == 0.0)
-    assert found.late_best == np.mean(np.array(regret)[2_250:] == 0.0)
+    trial = run_trial(described, described.contenders[0], 2)
+    assert trial.regret == pytest.approx(np.cumsum(regret)[checkpoints(3_000) - 1])
+    assert trial.reward == reward / 3_000
+    assert trial.best == np.mean(np.array(regret) == 0.0)
+    assert trial.late_best == np.mean(np.array(regret)[2_250:] == 0.0)
 
 
 @pytest.mark.parametrize("kind", POLICIES)
@@ -62,7 +62,7 @@ def test_every_kind_takes_part_by_being_listed(kind: str) -> None:
 
 def test_the_even_split_loses_what_it_must() -> None:
     described = simulation(policies=["fixed_split"], seeds=20)
-    standing = report(described, run_trials(described, 1)).policies[0]
+    standing = simulation_report(described, run_trials(described, 1)).policies[0]
     assert standing.regret.se is not None
     assert abs(standing.regret.mean - 3_000 * (0.1 + 0.3) / 3) < 4.0 * standing.regret.se
     assert standing.best_share.mean == pytest.approx(1 / 3, abs=0.01)
@@ -92,36 +92,36 @@ def test_a_policy_that_forgets_is_told_the_time() -> None:
     """One decision is one second, so 50 s are 50 decisions: it follows a change that the other misses."""
     world = {"kind": "bernoulli", "arms": [0.9, 0.1], "changes": [{"at": 2_000, "arms": [0.1, 0.9]}]}
     described = simulation(environment=world, policies=["thompson", "thompson:half_life=50s"])
-    plain, forgetting = report(described, run_trials(described, 1)).policies
+    plain, forgetting = simulation_report(described, run_trials(described, 1)).policies
     assert forgetting.late_best_share.mean > plain.late_best_share.mean + 0.2
 
 
 def test_errors_are_those_of_a_mean() -> None:
     described = simulation(seeds=9)
     trials = run_trials(described, 1)
-    found = report(described, trials)
+    results = simulation_report(described, trials)
     curves = np.array([trial.regret for trial in trials[0]])
-    standing = found.policies[0]
+    standing = results.policies[0]
     assert standing.curve == pytest.approx(curves.mean(axis=0))
     assert standing.curve_se == pytest.approx(curves.std(axis=0, ddof=1) / 3.0)
     assert standing.regret.mean == pytest.approx(standing.curve[-1])
-    assert found.decisions[-1] == 3_000
+    assert results.decisions[-1] == 3_000
     single = simulation(seeds=1)
-    alone = report(single, run_trials(single, 1)).policies[0]
+    alone = simulation_report(single, run_trials(single, 1)).policies[0]
     assert (alone.curve_se, alone.regret.se) == (None, None)
 
 
 def test_behind_is_paired_by_seed() -> None:
     described = simulation(policies=["fixed_split", "ucb1", "thompson"], seeds=6)
     trials = run_trials(described, 1)
-    found = report(described, trials)
-    first = found.ranked[0]
+    results = simulation_report(described, trials)
+    first = results.ranked[0]
     assert (first.behind.mean, first.behind.se) == (0.0, 0.0)
     ends = {
         each.name: np.array([trial.regret[-1] for trial in of])
-        for each, of in zip(found.policies, trials, strict=True)
+        for each, of in zip(results.policies, trials, strict=True)
     }
-    for standing in found.policies:
+    for standing in results.policies:
         difference = ends[standing.name] - ends[first.name]
         assert standing.behind.mean == pytest.approx(difference.mean())
         assert standing.behind.se == pytest.approx(difference.std(ddof=1) / math.sqrt(6))

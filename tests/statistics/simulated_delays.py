@@ -1,4 +1,4 @@
-"""Rewards that come late, played through `LiveExperiment` with real entries: regret, and the means it reports.
+"""Late rewards, run through `LiveExperiment` with real entries: regret, and the means it reports.
 
 `PYTHONPATH=tests/support python tests/statistics/simulated_delays.py` plays everything at full size and prints a table
 with standard errors.
@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
-from makers import created, experiment, exposed
+from builders import created, experiment, exposed
 from numpy.typing import NDArray
 
 from bandit_serve.folds.experiment import LiveExperiment
@@ -97,7 +97,7 @@ class Learner(Protocol):
     def rewarded(self, now: int, arms: Indices, made: Indices) -> None: ...
 
 
-class Served:
+class ServedThompson:
     """`missing: zero` as it is served."""
 
     def __init__(self, world: World, min_share: float = 0.0) -> None:
@@ -123,7 +123,7 @@ class Served:
         self.live.apply(Offset(START_MS + DECISION_MS * now, 1), Rewarded(rows))
 
 
-class Told:
+class ImmediateThompson:
     """Thompson on rewards as they come, and `shown(arm, ages)`: how much decisions of those ages weigh."""
 
     def __init__(self, world: World, shown: Callable[[int, Indices], Times]) -> None:
@@ -144,17 +144,17 @@ class Told:
         self._policy.update_many(arms, np.ones(len(arms)))
 
 
-def known_delays(world: World) -> Told:
+def known_delays(world: World) -> ImmediateThompson:
     shown = world.shown()
-    return Told(world, lambda arm, ages: np.searchsorted(shown[arm], ages) / len(shown[arm]))
+    return ImmediateThompson(world, lambda arm, ages: np.searchsorted(shown[arm], ages) / len(shown[arm]))
 
 
-def pending_is_failure(world: World) -> Told:
-    return Told(world, lambda arm, ages: np.ones(len(ages)))
+def pending_is_failure(world: World) -> ImmediateThompson:
+    return ImmediateThompson(world, lambda arm, ages: np.ones(len(ages)))
 
 
-def waiting(world: World) -> Told:
-    return Told(world, lambda arm, ages: (ages >= world.window).astype(np.float64))
+def waiting(world: World) -> ImmediateThompson:
+    return ImmediateThompson(world, lambda arm, ages: (ages >= world.window).astype(np.float64))
 
 
 def play(
@@ -212,7 +212,7 @@ def _with_error(values: Sequence[float], digits: int) -> str:
 def served(world: World, seeds: Sequence[int], min_share: float = 0.0) -> Outcome:
     outcome = Outcome()
     for seed in seeds:
-        learner = Served(world, min_share)
+        learner = ServedThompson(world, min_share)
         outcome.regrets.append(play(world, learner, seed))
         outcome.means.append(learner.live.means().tolist())
     return outcome

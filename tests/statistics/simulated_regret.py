@@ -1,4 +1,4 @@
-"""Regret of the policies in worlds with known arms, beside that of textbook implementations in the same run.
+"""Regret of the policies in environments with known arms, against textbook implementations in the same run.
 
 `PYTHONPATH=tests/reference python tests/statistics/simulated_regret.py` plays all at full size and prints the tables,
 with standard errors.

@@ -1,4 +1,4 @@
-"""Experiments with known arms, played through `ResultsFold` with real events: error rates, coverage, power.
+"""Experiments with known arms, run through `ResultsFold` with real events: error rates, coverage, power.
 
 `python tests/statistics/simulated_results.py` plays each at full size and prints what it found.
 """

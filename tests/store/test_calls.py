@@ -1,4 +1,4 @@
-"""Calls over connections that are kept, with real servers that stop and die."""
+"""Calls over kept connections, with real servers that stop and die."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from redis import exceptions
 from stores import ThrowawayStore
 
-from bandit_serve.store.calls import KEPT_S, MOST_KEPT, Calls
+from bandit_serve.store.calls import MAX_IDLE_S, MAX_KEPT_CONNECTIONS, Calls
 from bandit_serve.store.connection import MAX_CONNECTIONS
 
 
@@ -38,7 +38,7 @@ def test_many_at_once_get_a_connection_each_and_give_it_back(store: ThrowawaySto
     async def use(calls: Calls) -> None:
         for _ in range(3):
             asked = [calls.execute_command("CLIENT", "ID") for _ in range(4 * MAX_CONNECTIONS)]
-            assert len(set(await asyncio.gather(*asked))) > MOST_KEPT
+            assert len(set(await asyncio.gather(*asked))) > MAX_KEPT_CONNECTIONS
         assert await calls.execute_command("ECHO", b"\xff\x00") == b"\xff\x00"
 
     used(store.url, use)
@@ -49,7 +49,7 @@ def test_a_connection_that_rested_while_the_store_came_back_is_made_anew() -> No
         await calls.execute_command("PING")
         store.kill()
         store.start()
-        await asyncio.sleep(KEPT_S)
+        await asyncio.sleep(MAX_IDLE_S)
         assert await calls.execute_command("PING") == b"PONG"
 
     with ThrowawayStore() as store:

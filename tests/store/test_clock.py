@@ -1,4 +1,4 @@
-"""The log's time: even and never back, whatever the store's clock and the callers' do."""
+"""Log time: even and never back, for any jump of the store's or the callers' clocks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from builders import rewards
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import rewards
-from stepped import WallClock, needs_faketime
 from stores import ThrowawayStore, server_binaries
+from wall_clock import WallClock, needs_faketime
 
 from bandit_serve.log.events import REWARD
 from bandit_serve.log.offset import START
@@ -27,8 +27,8 @@ OWNER = "e"
 MS = 1_000_000
 
 
-class Stepped:
-    """A real store whose clock a test sets."""
+class SteppableStore:
+    """Real store whose clock a test sets."""
 
     def __init__(self, directory: Path) -> None:
         self.wall = WallClock(directory)
@@ -36,19 +36,19 @@ class Stepped:
 
 
 @pytest.fixture(scope="module")
-def stepped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stepped]:
-    made = Stepped(tmp_path_factory.mktemp("clock"))
+def stepped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SteppableStore]:
+    made = SteppableStore(tmp_path_factory.mktemp("clock"))
     with made.server:
         yield made
 
 
 @pytest.fixture
 def established(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients whose clocks are believed at once."""
+    """Clients whose clocks are trusted at once."""
     monkeypatch.setattr(module, "ESTABLISHED_MS", 0)
 
 
-def on(stepped: Stepped, scenario: Callable[[Store], Awaitable[None]]) -> None:
+def on(stepped: SteppableStore, scenario: Callable[[Store], Awaitable[None]]) -> None:
     async def run() -> None:
         stepped.wall.step(0)
         stepped.server.flush()
@@ -64,8 +64,8 @@ def on(stepped: Stepped, scenario: Callable[[Store], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
-async def seen(store: Store, stepped: Stepped, step_s: int) -> None:
-    """Sets the store's clock. It reads that once for all commands that came together, so the next one comes alone."""
+async def seen(store: Store, stepped: SteppableStore, step_s: int) -> None:
+    """Sets the store's clock. A store reads it once for commands that arrive together: the next one is sent alone."""
     stepped.wall.step(step_s)
     await log_times(store)
 
@@ -96,13 +96,13 @@ def test_a_clock_that_heard_nothing_is_this_machines() -> None:
 def test_time_never_goes_back_and_is_right_within_the_answer(
     shift_ms: int, answers: list[tuple[int, int]]
 ) -> None:
-    """Each answer says a time that is off by up to a quarter of the tolerance and took up to 3 s."""
+    """Each answer is off by up to a quarter of the tolerance, and takes up to 3 s."""
     clock, last_ms = LogClock(), 0
     for off_ms, took_ms in answers:
         received_ns = even_ns()
         sent_ns = received_ns - took_ms * MS
         store_ms = 1_700_000_000_000 + received_ns // MS + off_ms
-        clock.hear(store_ms, shift_ms, sent_ns, received_ns)
+        clock.adjust(store_ms, shift_ms, sent_ns, received_ns)
         now_ms, passed_ms = clock.now_ms(), (even_ns() - received_ns) // MS
         assert now_ms >= last_ms
         assert now_ms >= store_ms + shift_ms + passed_ms - 1
@@ -114,17 +114,17 @@ def test_time_never_goes_back_and_is_right_within_the_answer(
 def test_a_slow_answer_spoils_nothing() -> None:
     clock = LogClock()
     now_ns = even_ns()
-    clock.hear(10**12, 0, now_ns, now_ns)
+    clock.adjust(10**12, 0, now_ns, now_ns)
     before_ms = clock.now_ms()
-    clock.hear(10**12 + 60_000, 0, now_ns, now_ns + 120_000 * MS)
+    clock.adjust(10**12 + 60_000, 0, now_ns, now_ns + 120_000 * MS)
     assert 0 <= clock.now_ms() - before_ms < 1_000
 
 
 def test_more_than_the_tolerance_back_is_taken_over() -> None:
     clock = LogClock()
     now_ns = even_ns()
-    clock.hear(10**12, 0, now_ns, now_ns)
-    clock.hear(10**12 - TOLERANCE_MS - 5_000, 0, now_ns, now_ns)
+    clock.adjust(10**12, 0, now_ns, now_ns)
+    clock.adjust(10**12 - TOLERANCE_MS - 5_000, 0, now_ns, now_ns)
     assert clock.now_ms() < 10**12
 
 
@@ -134,7 +134,7 @@ def test_more_than_the_tolerance_back_is_taken_over() -> None:
 @needs_faketime
 @pytest.mark.parametrize("step_s", [DAY_S, -DAY_S, 90 * DAY_S, -90 * DAY_S, 30, -30])
 def test_rewards_count_once_and_time_runs_on_when_the_stores_clock_steps_and_comes_back(
-    stepped: Stepped, established: None, step_s: int
+    stepped: SteppableStore, established: None, step_s: int
 ) -> None:
     async def scenario(store: Store) -> None:
         appender = RewardAppender(store, OWNER, ("click",), WINDOW_MS)
@@ -164,7 +164,7 @@ def test_rewards_count_once_and_time_runs_on_when_the_stores_clock_steps_and_com
 
 
 @needs_faketime
-def test_every_kind_of_entry_keeps_to_the_logs_time(stepped: Stepped, established: None) -> None:
+def test_every_kind_of_entry_keeps_to_the_logs_time(stepped: SteppableStore, established: None) -> None:
     """Several in one millisecond too, whose numbers the store does not make while there is a shift."""
 
     async def scenario(store: Store) -> None:
@@ -190,7 +190,7 @@ def test_every_kind_of_entry_keeps_to_the_logs_time(stepped: Stepped, establishe
 @needs_faketime
 @pytest.mark.parametrize("step_s", [DAY_S, -DAY_S])
 def test_a_caller_that_comes_after_a_jump_waits_for_those_who_know(
-    stepped: Stepped, monkeypatch: pytest.MonkeyPatch, step_s: int
+    stepped: SteppableStore, monkeypatch: pytest.MonkeyPatch, step_s: int
 ) -> None:
     async def scenario(store: Store) -> None:
         await store.announce(b"a worker", 10_000)
@@ -198,7 +198,7 @@ def test_a_caller_that_comes_after_a_jump_waits_for_those_who_know(
         newcomer = Store(stepped.server.url, timeout_s=5)
         try:
             asked = asyncio.create_task(newcomer.append(OWNER, b"t", b""))
-            while newcomer.clock._heard_first_ns is None:
+            while newcomer.clock._first_adjusted_ns is None:
                 await asyncio.sleep(0.005)
             assert await store.last_offset(OWNER) == START
             monkeypatch.setattr(module, "ESTABLISHED_MS", 0)
@@ -215,7 +215,7 @@ def test_a_caller_that_comes_after_a_jump_waits_for_those_who_know(
 
 @needs_faketime
 def test_a_caller_that_comes_when_all_have_died_is_believed_in_the_end(
-    stepped: Stepped, monkeypatch: pytest.MonkeyPatch
+    stepped: SteppableStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ESTABLISHED_MS", 500)
 
@@ -235,7 +235,7 @@ def test_a_caller_that_comes_when_all_have_died_is_believed_in_the_end(
 @needs_faketime
 @pytest.mark.parametrize("step_s", [DAY_S, -DAY_S])
 def test_where_nobody_was_there_the_stores_clock_is_believed_but_never_back(
-    stepped: Stepped, established: None, step_s: int
+    stepped: SteppableStore, established: None, step_s: int
 ) -> None:
     async def scenario(store: Store) -> None:
         before = await store.append(OWNER, b"t", b"")
@@ -257,9 +257,9 @@ def test_where_nobody_was_there_the_stores_clock_is_believed_but_never_back(
 
 @needs_faketime
 def test_a_caller_whose_own_clock_is_wrong_corrects_itself_and_not_the_others(
-    stepped: Stepped, established: None
+    stepped: SteppableStore, established: None
 ) -> None:
-    """As one does that was asleep with its machine: it thinks that less time has passed than has."""
+    """As after a suspend of its machine: by its clock, less time has passed than really has."""
 
     async def scenario(store: Store) -> None:
         sleeper = Store(stepped.server.url, timeout_s=5)
@@ -279,8 +279,8 @@ def test_a_caller_whose_own_clock_is_wrong_corrects_itself_and_not_the_others(
 @needs_faketime
 @settings(max_examples=25, deadline=None)
 @given(steps=st.lists(st.sampled_from([0, 5, -5, 11, -11, 60, -60, DAY_S, -DAY_S, 400 * DAY_S]), max_size=8))
-def test_no_walk_of_the_stores_clock_moves_the_logs_time(stepped: Stepped, steps: list[int]) -> None:
-    """What a store's clock does within the tolerance it is followed in; each step by no more than that."""
+def test_no_walk_of_the_stores_clock_moves_the_logs_time(stepped: SteppableStore, steps: list[int]) -> None:
+    """Small changes of the store's clock are followed, each by no more than the tolerance."""
 
     async def scenario(store: Store) -> None:
         module.ESTABLISHED_MS = 0
@@ -301,7 +301,7 @@ def test_no_walk_of_the_stores_clock_moves_the_logs_time(stepped: Stepped, steps
 
 
 @needs_faketime
-def test_a_lease_from_before_the_clock_was_set_back_does_not_last(stepped: Stepped) -> None:
+def test_a_lease_from_before_the_clock_was_set_back_does_not_last(stepped: SteppableStore) -> None:
     async def scenario(store: Store) -> None:
         await seen(store, stepped, DAY_S)
         assert await store.hold_lease("dead", 10_000)
@@ -404,7 +404,7 @@ def test_a_try_may_be_repeated_for_less_long_than_its_mark_is_kept() -> None:
 @needs_faketime
 @pytest.mark.parametrize("back_s", [1, 5, 9])
 def test_a_clock_that_is_set_back_a_little_takes_no_lease_from_its_holder(
-    stepped: Stepped, back_s: int
+    stepped: SteppableStore, back_s: int
 ) -> None:
     async def scenario(store: Store) -> None:
         assert await store.hold_lease("first", 10_000)

@@ -1,4 +1,4 @@
-"""Every key is documented, and all keys of one experiment are in one slot of a cluster."""
+"""Keys: each is documented, and all keys of one experiment are in one slot of a cluster."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ OWNED = [
 
 
 def test_there_are_keys() -> None:
-    of_folds = {"snapshots", "snapshot_pieces", "census", "heard"}
+    of_folds = {"snapshots", "snapshot_pieces", "census", "acknowledgements"}
     assert {"log", "head", "seen", "exposed", "expiries", "trimmed", *of_folds} == set(OWNED)
 
 

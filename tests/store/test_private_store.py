@@ -1,4 +1,4 @@
-"""The private server, with real servers and real processes; what depends on the server is run with each."""
+"""Private server, with real servers and real processes; tests that depend on the server run with each."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from stores import binary_id, gone, server_binaries, wait_until
 
 from bandit_serve.errors import StoreUnavailable, UsageError
 from bandit_serve.store import binary as search
-from bandit_serve.store import private
-from bandit_serve.store.private import PrivateServer
+from bandit_serve.store import private_server
+from bandit_serve.store.private_server import PrivateServer
 
 BINARIES = server_binaries()
 NO_RETRY = Retry(NoBackoff(), 0)
@@ -34,7 +34,7 @@ Start = Callable[..., PrivateServer]
 OWNER = """
 import sys
 from pathlib import Path
-from bandit_serve.store.private import PrivateServer
+from bandit_serve.store.private_server import PrivateServer
 for line in sys.stdin:
     match line.split():
         case ["start", directory, binary]:
@@ -47,7 +47,7 @@ for line in sys.stdin:
 
 
 class Owner:
-    """Another process, that starts or adopts servers when told to."""
+    """Another process that starts or adopts servers on command."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -64,7 +64,7 @@ class Owner:
         return self._process.stdout.readline().strip()
 
     def start(self, directory: Path, binary: Path) -> tuple[int, bool]:
-        """The pid of the server and whether this process owns it."""
+        """Starts or adopts a server; returns its pid and whether the process owns it."""
         self.say(f"start {directory} {binary}")
         return self.started()
 
@@ -122,12 +122,12 @@ def kill_server(server: PrivateServer) -> None:
 
 
 def starts(directory: Path) -> int:
-    """How many servers ever began to start on the directory."""
+    """Number of servers that began to start on the directory."""
     return (directory / "store.log").read_text().count(" is starting ")
 
 
 def slow_to_load(binary: Path, folder: Path, *, microseconds_a_command: int) -> Path:
-    """A server that takes its time with every command that it reads from its append-only files."""
+    """Server that loads every command of its append-only files slowly."""
     wrapper = folder / "slow-server"
     wrapper.write_text(f'#!/bin/sh\nexec "{binary}" "$@" --key-load-delay {microseconds_a_command}\n')
     wrapper.chmod(0o755)
@@ -146,10 +146,10 @@ def test_it_listens_on_a_socket_for_its_user_only_and_writes_to_disk_before_it_a
 ) -> None:
     server = start(binary=binary)
     with client(server) as store:
-        told = store.config_get("*")
+        config = store.config_get("*")
     assert server.owned
     assert {
-        name: told[name] for name in ("port", "appendonly", "appendfsync", "save", "maxmemory-policy")
+        name: config[name] for name in ("port", "appendonly", "appendfsync", "save", "maxmemory-policy")
     } == {
         "port": "0",
         "appendonly": "yes",
@@ -299,14 +299,14 @@ def test_it_waits_while_the_append_only_files_are_read(
     server.stop()
     slow = slow_to_load(binary, tmp_path, microseconds_a_command=100)
     met: set[str] = set()
-    ask = private._ask
+    ask = private_server._ask
 
-    def recording(path: Path) -> tuple[private._Answer, int]:
+    def recording(path: Path) -> tuple[private_server._Answer, int]:
         answer = ask(path)
         met.add(answer[0].name)
         return answer
 
-    monkeypatch.setattr(private, "_ask", recording)
+    monkeypatch.setattr(private_server, "_ask", recording)
     owner = start(binary=slow)
     assert "LOADING" in met
     assert owner.owned
@@ -316,7 +316,7 @@ def test_it_waits_while_the_append_only_files_are_read(
 
     with Owner() as other:
         other.say(f"start {data_dir} {slow}")
-        wait_until(lambda: ask(data_dir / "store.sock")[0] is private._Answer.LOADING)
+        wait_until(lambda: ask(data_dir / "store.sock")[0] is private_server._Answer.LOADING)
         met.clear()
         adopter = start(binary=slow)
         assert "LOADING" in met
@@ -422,14 +422,14 @@ def test_a_server_that_cannot_start_says_why(start: Start, data_dir: Path, tmp_p
 
 def test_the_log_file_is_bounded(start: Start, data_dir: Path) -> None:
     data_dir.mkdir()
-    (data_dir / "store.log").write_bytes(b"x" * (private.LOG_BYTES + 1))
+    (data_dir / "store.log").write_bytes(b"x" * (private_server.LOG_BYTES + 1))
     start()
     assert (data_dir / "store.log").stat().st_size < 10_000
-    assert (data_dir / "store.log.1").stat().st_size == private.LOG_BYTES + 1
+    assert (data_dir / "store.log.1").stat().st_size == private_server.LOG_BYTES + 1
 
 
 def test_a_directory_too_deep_for_a_socket(start: Start, data_dir: Path) -> None:
-    room = private.LONGEST_SOCKET_PATH - len(os.fsencode(data_dir / "x" / "store.sock")) + 1
+    room = private_server.MAX_SOCKET_PATH_BYTES - len(os.fsencode(data_dir / "x" / "store.sock")) + 1
     assert start(data_dir / ("x" * room)).owned
     with pytest.raises(UsageError, match=r"too long for a unix socket.*--data"):
         start(data_dir / ("x" * (room + 1)))

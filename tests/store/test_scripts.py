@@ -1,4 +1,4 @@
-"""The Lua scripts, on a real store: all of their checks come before any of their writes."""
+"""Lua scripts, on a real store: all checks come before any write."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_many_rows_and_bitmaps_in_one_call(server: ThrowawayStore) -> None:
 
 
 def test_a_check_that_fails_has_written_nothing(server: ThrowawayStore) -> None:
-    """The second bitmap is no bitmap: the script ends in an error at its check, before the first write."""
+    """The second bitmap is another type: the script fails at its check, before the first write."""
 
     async def scenario(store: Store) -> None:
         with server.client() as client:

@@ -1,4 +1,4 @@
-"""A task that is cancelled while it talks to the store ends, at whatever point of the talk that is."""
+"""Cancellation of a task that waits for the store: the task ends, at any point of the call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STEPS = 60
 
 
 async def _cancelled_after(url: str, steps: int) -> bool:
-    """Whether a task that asks for ever ends when it is cancelled after `steps` rounds of the loop."""
+    """Whether a task that calls the store in a loop ends when it is cancelled after `steps` turns."""
     store, given_up = Store(url), False
 
     async def ask() -> None:

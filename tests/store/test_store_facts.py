@@ -1,4 +1,4 @@
-"""What real servers say about themselves, and which of them are refused."""
+"""Facts that real servers report of themselves, and the refusal of unsuitable ones."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_what_a_server_says(binary: Path) -> None:
     with ThrowawayStore(binary=binary, options={"maxmemory": "64mb"}) as store:
         facts = facts_of(store.url)
     assert facts.name == ("valkey" if "valkey" in str(binary) else "redis")
-    told = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
-    assert f" v={'.'.join(map(str, facts.version))} " in told
+    output = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    assert f" v={'.'.join(map(str, facts.version))} " in output
     assert facts.used_memory > 100_000
     assert replace(facts, name="", version=(), used_memory=0) == StoreFacts(
         name="",

@@ -1,4 +1,4 @@
-"""What a store remembers of its outages, and large snapshots in pieces."""
+"""Outages that a store remembers, and large snapshots in pieces."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ def test_every_outage_has_its_name_as_an_error_and_in_each_spelling(outage: Outa
             error = kind("no")
         except (TypeError, ValueError, IndexError):
             error = kind("3999 127.0.0.1:6381")
-        found = translate(error)
-        assert isinstance(found, StoreUnavailable)
-        assert found.what == outage.what
+        translated = translate(error)
+        assert isinstance(translated, StoreUnavailable)
+        assert translated.what == outage.what
     for code in outage.codes:
         for text in (f"{code} no", f"Error running script (call to f_1): @user_script:4: -{code} no"):
-            found = translate(ResponseError(text))
-            assert isinstance(found, StoreUnavailable)
-            assert found.what == outage.what
+            translated = translate(ResponseError(text))
+            assert isinstance(translated, StoreUnavailable)
+            assert translated.what == outage.what
         assert translate(ResponseError(f"no {code} here")) is None
 
 

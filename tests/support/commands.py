@@ -1,4 +1,4 @@
-"""`bandit-serve …` as processes of their own."""
+"""`bandit-serve …` commands as processes of their own."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ LIMIT_S = 60.0
 
 
 class Finished(NamedTuple):
+    """Exit status and output of a command."""
+
     status: int
     out: str
     err: str
@@ -28,9 +30,9 @@ class Finished(NamedTuple):
 
 
 def bandit_serve(
-    *arguments: str | Path, environment: Mapping[str, str] | None = None, told: str = ""
+    *arguments: str | Path, environment: Mapping[str, str] | None = None, stdin: str = ""
 ) -> Finished:
-    """Runs one command to its end, with nothing in the environment but what is given; `told` is its standard input."""
+    """Runs a command to its end; of our settings, only those in `environment` are set."""
     done = subprocess.run(
         [sys.executable, "-m", "bandit_serve", *map(str, arguments)],
         capture_output=True,
@@ -38,14 +40,14 @@ def bandit_serve(
         timeout=LIMIT_S,
         check=False,
         env={**clean_environment(), "COLUMNS": "80", **(environment or {})},
-        input=told,
+        input=stdin,
     )
     assert "Traceback" not in done.stderr, done.stderr
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
 def save_model(path: Path, ratings: tuple[float, ...] = (4.0, 5.0, 3.0)) -> Path:
-    """A small model file; other `ratings` make another one."""
+    """Saves a small model file, whose content depends on `ratings`."""
     users, items = np.arange(len(ratings)), np.arange(len(ratings)) % 2
     Popularity().fit(users, items, np.array(ratings)).save(path)
     return path

@@ -1,4 +1,4 @@
-"""Histories of experiments that a caller may write, with every number drawn near a bound that the code has.
+"""Random histories of valid experiments, with every number drawn close to a bound of the code.
 
 A history is drawn from choices alone (`Choices`), so the same code serves a fast random run, by seed, and Hypothesis,
 which makes a failing history small.
@@ -45,7 +45,7 @@ Decision = tuple[int, int, int, int, float, int, int, bytes]
 
 
 class Choices(Protocol):
-    """Where a history comes from: one of some things, and a whole number from `low` to `high`."""
+    """Source of random choices: an element of a sequence, or an integer from `low` to `high`."""
 
     def one_of(self, things: Sequence[T]) -> T: ...
 
@@ -53,7 +53,7 @@ class Choices(Protocol):
 
 
 class RandomChoices:
-    """Those of a seed."""
+    """Choices by a seed."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -72,7 +72,7 @@ def chance(choices: Choices, percent: int) -> bool:
 TINY = math.ulp(0.0)
 BELOW_ONE = math.nextafter(1.0, 0.0)
 ABOVE_ONE = math.nextafter(1.0, 2.0)
-LARGEST_EXACT = 2.0**53
+MAX_EXACT_FLOAT = 2.0**53
 
 WINDOWS = ["10ms", "11ms", "999ms", "1s", "1h", "90d"]
 HALF_LIVES = ["1ms", "7ms", "1s", "1h", "90d", "999999999d"]
@@ -114,7 +114,7 @@ CONTINUOUS = [
     1e-80,
     1e15,
     1e15 + 1.0,
-    LARGEST_EXACT,
+    MAX_EXACT_FLOAT,
     1e16,
     1e40,
     LARGEST_VALUE,
@@ -124,7 +124,7 @@ CONTINUOUS = [
 ]
 COUNTS = [0.0, 1.0, 2.0, 3.0, 7.0, 1000.0, 65_537.0, LARGEST_COUNT - 1.0, float(LARGEST_COUNT)]
 # Rewards that logs of former versions may hold.
-FORMER_COUNTS = [1795892426485000.0, 1e15, LARGEST_EXACT, 1e16, 1e40, LARGEST_VALUE, 999999999999999.0]
+FORMER_COUNTS = [1795892426485000.0, 1e15, MAX_EXACT_FLOAT, 1e16, 1e40, LARGEST_VALUE, 999999999999999.0]
 # In the unit of the experiment's half-life and of its window.
 GAPS = [0.0, 0.0, 0.0, 0.01, 1 / 64, 0.02, 0.5, 1.0, 1.0, 2.0, 16.0, 50.0, 64.0, 300.0, 332.0, 340.0, 1000.0]
 PSEUDO = [0.0, TINY, 1e-300, 1e-100, 1e-99, 1e-16, 0.5, 1.0, 1e6, 1e12]
@@ -150,10 +150,10 @@ LATEST_MS = 2**47
 
 
 class History:
-    """One history: `written()` gives the entries of its log one by one, in their wire form.
+    """Random history: `written()` yields the entries of its log one by one, in their wire form.
 
-    It looks at `live`, the fold of what it has given so far, for the shares that decisions are drawn from.
-    `former`: with rewards that only a former version would have taken.
+    Decisions are drawn from the shares of `live`, the fold of the entries so far. former: whether rewards occur that
+    only a former version would have accepted.
     """
 
     def __init__(self, choices: Choices, *, former: bool = False) -> None:
@@ -315,7 +315,7 @@ class History:
     # -- entries
 
     def written(self, n_entries: int) -> Iterator[Entry]:
-        """After each entry `live` is to have taken it before the next is asked for."""
+        """Yields entries; the caller applies each to `live` before it asks for the next."""
         yield self._entry(CHANGED, encode(Changed(self.live.record, Change("create", "test"))))
         for _ in range(n_entries):
             self._pass_time()
@@ -349,7 +349,7 @@ class History:
             self._sequence += 1
 
     def x(self) -> NDArray[np.float32] | None:
-        """The features of a context, where the experiment has one."""
+        """Features of a random context; None if the experiment has no context."""
         if self.live.features is None:
             return None
         context: dict[str, Any] = {}
@@ -361,7 +361,7 @@ class History:
         return self.live.features.vector(context)
 
     def mask(self) -> NDArray[np.bool_]:
-        """Arms that a caller may ask for: some of the active ones, at least one."""
+        """Random eligible arms: at least one of the active ones."""
         active = self.live.active
         some = np.array([bool(there) and chance(self._choices, 70) for there in active])
         return some if some.any() else active
@@ -424,7 +424,7 @@ class History:
         )
 
     def _orphan(self, x: NDArray[np.float32] | None, vector: NDArray[np.float64]) -> Decision:
-        """A decision for features x, drawn from `vector`, whose exposure never comes."""
+        """Decision for features x, drawn from `vector`, whose exposure is never logged."""
         choices, live = self._choices, self.live
         arm = choices.one_of(np.flatnonzero(vector > 0.0).tolist())
         worker = choices.one_of(WORKERS)

@@ -14,7 +14,7 @@ from bandit_serve.models.ids import id_tensors
 
 
 def write_large(path: Path, n_users: int, n_items: int, n_factors: int) -> int:
-    """Users `u0` …, items `i0` …; returns the size of the file in bytes."""
+    """Writes a model file with users `u0` … and items `i0` …; returns its size in bytes."""
     random = np.random.default_rng(0)
 
     def factors(n: int) -> NDArray[np.float32]:
@@ -37,7 +37,7 @@ def write_large(path: Path, n_users: int, n_items: int, n_factors: int) -> int:
 
 
 def proportional_bytes(pid: int) -> int:
-    """The proportional set size of a process: what it shares counts by its part."""
+    """Proportional set size of a process in bytes: shared memory counts in part."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024

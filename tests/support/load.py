@@ -1,8 +1,8 @@
-"""A load of decisions and rewards over real HTTP, and the account of what was acknowledged.
+"""Load of decisions and rewards over real HTTP, with a tally of the acknowledged ones.
 
-Clients run in a thread with an event loop of its own. Each visit is one decision and the reward of that decision. A
-patient client sends again what was not answered or was answered 503; a strict one only retries a connection that was
-refused, and everything else that goes wrong is one of its `failures`.
+Clients run in a thread with an event loop of its own. Each visit is one decision and its reward. A patient client
+retries a request that was not answered or was answered with 503. A strict one retries only refused connections, and
+counts any other error as a failure.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class Reply(NamedTuple):
 
 
 class Refused(Exception):
-    """No connection came to be."""
+    """The connection was refused."""
 
 
 class Dropped(Exception):
-    """A connection came to be, and the request on it was not answered."""
+    """The connection was made, but the request was not answered."""
 
 
 class Connection:
-    """One HTTP/1.1 connection after another, kept alive for as long as the service allows, or one a request."""
+    """Client with one HTTP/1.1 connection at a time, kept alive if the service allows it, or one for each request."""
 
     def __init__(self, host: str, port: int, *, keep_alive: bool) -> None:
         self._host, self._port = host, port
@@ -83,7 +83,7 @@ async def _read_reply(reader: asyncio.StreamReader) -> Reply:
 
 @dataclass
 class Tally:
-    """What the clients saw. Times are of `time.monotonic()`."""
+    """Counts of what the clients saw. Times are of `time.monotonic()`."""
 
     acknowledged: dict[str, float] = field(default_factory=dict)
     """The reward of each decision whose reward was answered "accepted" or "duplicate"."""
@@ -104,11 +104,10 @@ class Tally:
 
 
 class Load:
-    """`clients` clients until the end of the `with` block, which every visit that was begun outlives.
+    """Runs `clients` clients until the end of the `with` block, where visits under way are finished first.
 
-    Half of the clients keep their connections alive, the other half take a new one for each request.
-    The share `rewarded` of the decisions gets a reward, and one reward in ten is sent twice. With `may_be_late` the
-    answer 410 is one like another.
+    Half of the clients keep their connections alive, the others open one for each request. The share `rewarded` of the
+    decisions gets a reward, and one reward in ten is sent twice. With `may_be_late`, the answer 410 is no failure.
     """
 
     def __init__(
@@ -151,7 +150,7 @@ class Load:
             raise self._error
 
     def wait_for_visits(self, n: int) -> None:
-        """Returns when `n` more visits than now have been acknowledged."""
+        """Returns when `n` more visits have been acknowledged."""
         goal = len(self.tally.acknowledged) + n
         until_s = time.monotonic() + GIVE_UP_S
         while len(self.tally.acknowledged) < goal:
@@ -201,7 +200,7 @@ class Load:
     async def _insist(
         self, connection: Connection, path: str, body: Any, took: list[tuple[float, float]] | None
     ) -> Reply | None:
-        """An answer that is fine; None when a strict client got none."""
+        """Calls until the answer is one that was expected; None when a strict client got no such answer."""
         tally = self.tally
         until_s = time.monotonic() + GIVE_UP_S
         while time.monotonic() < until_s:
@@ -232,10 +231,10 @@ class Load:
         return None
 
 
-class Hammer:
-    """Threads that do nothing but connect, ask for /health/live and close, so that some connect at every moment.
+class ReconnectingClients:
+    """Threads that connect, ask for /health/live and close, over and over, so that some connect at every moment.
 
-    A refused connection is tried again; `dropped` has what went wrong after a connection came to be.
+    Refused connections are retried; `dropped` lists errors after a connection was made.
     """
 
     THREADS = 16
@@ -246,7 +245,9 @@ class Hammer:
         self.dropped: list[str] = []
         self._port = port
         self._stopping = False
-        self._threads = [threading.Thread(target=self._work, name="hammer") for _ in range(self.THREADS)]
+        self._threads = [
+            threading.Thread(target=self._work, name="reconnecting-client") for _ in range(self.THREADS)
+        ]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -261,7 +262,7 @@ class Hammer:
             thread.join()
 
     def wait_for_answers(self, n: int) -> None:
-        """Returns when `n` more requests than now have been answered."""
+        """Returns when `n` more requests have been answered."""
         goal = self.answered + n
         until_s = time.monotonic() + GIVE_UP_S
         while self.answered < goal:

@@ -1,4 +1,4 @@
-"""A service whose store is away: what it answers, what it says of itself, and the end of its workers."""
+"""Checks of a service during an outage of its store: answers, health, and the end of workers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ NOTICED_S = 3.0
 
 
 def reasons(service: ThrowawayService) -> dict[str, str]:
-    told = service.call("GET", "/health/ready")
-    assert told.status == 200
-    assert (told.body["status"] == "degraded") == ("reasons" in told.body)
-    return {reason["what"]: reason["detail"] for reason in told.body.get("reasons", [])}
+    answer = service.call("GET", "/health/ready")
+    assert answer.status == 200
+    assert (answer.body["status"] == "degraded") == ("reasons" in answer.body)
+    return {reason["what"]: reason["detail"] for reason in answer.body.get("reasons", [])}
 
 
 def decided(service: ThrowawayService, name: str) -> str:
@@ -31,7 +31,7 @@ def rewarded(service: ThrowawayService, token: str) -> Any:
 
 
 def kill_workers(service: ThrowawayService) -> None:
-    """All of them at once; returns when their successors serve."""
+    """Kills all workers at once; returns when their successors serve."""
     killed = service.worker_pids()
     for pid in killed:
         os.kill(pid, signal.SIGKILL)

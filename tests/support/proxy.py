@@ -1,4 +1,4 @@
-"""What proxies before a store have in common: a thread with a loop of its own, and a connection to each of theirs."""
+"""Base of proxies in front of a store: a thread with an event loop, and a connection to the store for each client."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 
-class Ends(NamedTuple):
-    """One connection, as it is read and as it is written."""
+class Streams(NamedTuple):
+    """Streams of one connection."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
 
 class Proxy:
-    """Both connections end where one of the two `ways` does, or where the store is not reached."""
+    """Closes both connections when one of the two `directions` ends, or when the store can not be reached."""
 
     def __init__(self, store_port: int) -> None:
         self.port = 0
@@ -26,10 +26,10 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._work, name="proxy")
 
-    def ways(
-        self, client: Ends, store: Ends
+    def directions(
+        self, client: Streams, store: Streams
     ) -> tuple[Coroutine[None, None, None], Coroutine[None, None, None]]:
-        """What passes on from the client to the store, and back."""
+        """Coroutines that forward from the client to the store, and back."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -57,11 +57,11 @@ class Proxy:
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            store = Ends(*await asyncio.open_connection("127.0.0.1", self._store_port))
+            store = Streams(*await asyncio.open_connection("127.0.0.1", self._store_port))
         except OSError:
             writer.close()
             return
-        tasks = [asyncio.create_task(way) for way in self.ways(Ends(reader, writer), store)]
+        tasks = [asyncio.create_task(way) for way in self.directions(Streams(reader, writer), store)]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:

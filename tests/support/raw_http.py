@@ -1,4 +1,4 @@
-"""Requests byte by byte: what no well-behaved client would send, over connections that are kept."""
+"""HTTP requests byte by byte, as no well-behaved client sends them, over kept connections."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class RawAnswer(NamedTuple):
 
 
 class RawConnection:
-    """One request at a time. The service may close after any answer; the next request then opens anew."""
+    """Connection for one request at a time. If the service closes it after an answer, the next request reconnects."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: bytes) -> RawAnswer | None:
-        """The answer, or None when the service closed the connection without one."""
+        """Sends a request; returns the answer, or None if the service closed the connection without one."""
         kept = self._streams is not None
         answer = await self._ask(request)
         if answer is None and kept:
-            # It may have been closed, for what was sent before, while this was on its way.
+            # The kept connection may have been closed because of an earlier request.
             return await self._ask(request)
         return answer
 
@@ -63,7 +63,7 @@ async def _read_answer(reader: asyncio.StreamReader, headless: bool) -> RawAnswe
     return RawAnswer(int(status), {**headers, "version": version}, await reader.readexactly(length))
 
 
-async def storm(
+async def send_all(
     port: int,
     make: Callable[[int], bytes],
     n_requests: int,

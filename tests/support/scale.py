@@ -1,4 +1,4 @@
-"""How large the fault tests are: small by default, in full with BANDIT_SERVE_TEST_SCALE=full."""
+"""Scale of the fault tests: small by default, full with BANDIT_SERVE_TEST_SCALE=full."""
 
 from __future__ import annotations
 
@@ -6,4 +6,5 @@ import os
 
 
 def scaled(default: int, full: int) -> int:
+    """Returns `full` at full scale, else `default`."""
     return full if os.environ.get("BANDIT_SERVE_TEST_SCALE") == "full" else default

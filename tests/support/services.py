@@ -27,7 +27,7 @@ class Answer(NamedTuple):
 
 
 class ThrowawayService:
-    """`flags` go to `bandit-serve serve`; without `store` it runs its private server in `data`."""
+    """Service in a `with` block. `flags` go to `bandit-serve serve`; without `store` it has a private one in `data`."""
 
     def __init__(
         self, data: Path, *flags: str, store: str | None = None, workers: int = 1, port: int = 0
@@ -81,7 +81,7 @@ class ThrowawayService:
         headers: dict[str, str] | None = None,
         timeout_s: float = 30.0,
     ) -> Answer:
-        """One request; `body` is sent as JSON unless it is bytes."""
+        """Sends one request; `body` is sent as JSON unless it is bytes."""
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         request = urllib.request.Request(
             self.url + path,
@@ -97,13 +97,13 @@ class ThrowawayService:
                 return _answer(error.code, error.read(), error.headers)
 
     def worker_pids(self) -> list[int]:
-        """The workers that run now, children of the supervisor."""
+        """Process ids of the running workers, which are children of the supervisor."""
         children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         pids = [int(pid) for path in children for pid in path.read_text().split()]
         return [pid for pid in pids if b"bandit_serve.server.worker" in _command(pid)]
 
     def wait_for_workers(self, n: int, timeout_s: float = START_S) -> None:
-        """Returns when `n` workers say that they live."""
+        """Returns when `n` workers run and the service is ready."""
         until_s = time.monotonic() + timeout_s
         while time.monotonic() < until_s:
             if len(self.worker_pids()) == n and self.call("GET", "/health/ready").status == 200:
@@ -112,7 +112,7 @@ class ThrowawayService:
         raise AssertionError(f"there are no {n} workers after {timeout_s} s")
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit status."""
+        """Sends SIGTERM; returns the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(60)
@@ -134,7 +134,7 @@ class ThrowawayService:
 
 
 def clean_environment() -> dict[str, str]:
-    """This environment without settings of ours, and with this checkout first on the path."""
+    """Copies this environment without our settings, and puts this checkout first on the path."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BANDIT_SERVE_")}
     root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))

@@ -1,4 +1,4 @@
-"""What a build makes of the logs in a store."""
+"""Folds of all logs in a store, as this build computes them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ AS_OF_MS = 1_800_000_000_000
 
 
 async def fold_all(url: str) -> dict[str, Any]:
-    """By the owner of each log: the digest of its policy fold, and its results at `AS_OF_MS`.
+    """Folds all logs; returns, by owner, the digest of the policy fold and the results at `AS_OF_MS`.
 
-    Every snapshot that is kept is what its log gives.
+    Asserts that every snapshot equals the fold of its log.
     """
     store = Store(url)
     try:
@@ -51,7 +51,7 @@ async def fold_all(url: str) -> dict[str, Any]:
 
 
 async def snapshot_of_the_registry(store: Store) -> bytes | None:
-    """Read back with what came after it."""
+    """State of the registry from its snapshot and the entries after it; None without a snapshot."""
     snapshot = await store.read_snapshot(COMMON, "registry")
     if snapshot is None:
         return None
@@ -62,7 +62,7 @@ async def snapshot_of_the_registry(store: Store) -> bytes | None:
 
 
 async def fold_results(store: Store, owner: str, repairs: Repairs) -> ResultsFold:
-    """The results of a whole log, which its snapshots equal where they were taken."""
+    """Folds the results of a whole log; asserts that its snapshots equal the fold at their offsets."""
     snapshots = {}
     for offset in await store.snapshot_offsets(owner, "results"):
         snapshot = await store.read_snapshot(owner, "results", offset)

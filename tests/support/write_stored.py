@@ -1,7 +1,7 @@
-"""Writes what the build of today leaves in a store: `python tests/support/write_stored.py tests/stored/NAME.keys`.
+"""Writes the logs and snapshots of this build to a file: `python tests/support/write_stored.py tests/stored/NAME.keys`.
 
-To be run when a build that changes a fold, an event or a snapshot is about to follow: test_stored_logs.py reads all
-such files with the build that it tests.
+Run it before a change of a fold, an event or a snapshot. test_stored_logs.py reads all such files with the build that
+it tests.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from callers import running
+from bad_entries import BAD_ENTRIES
 from commands import bandit_serve, save_model
-from poisons import POISONS
+from http_calls import running
 from services import ThrowawayService
-from stored import save
 from stored_folds import fold_all
+from stored_keys import save
 from stores import ThrowawayStore, wait_until
 
 from bandit_serve.store.keys import COMMON, Keys
@@ -85,7 +85,7 @@ def value_of(metric: dict[str, Any], arm: int, chance: random.Random) -> float:
 
 
 def visit(service: ThrowawayService, name: str, about: dict[str, Any], chance: random.Random) -> None:
-    """Some decisions, and rewards for most of them."""
+    """Makes some decisions, and rewards most of them."""
     requests: list[dict[str, Any]] = []
     for _ in range(DECISIONS):
         request: dict[str, Any] = {}
@@ -112,7 +112,7 @@ def visit(service: ThrowawayService, name: str, about: dict[str, Any], chance: r
 
 
 def change(service: ThrowawayService, turn: int) -> None:
-    """What somebody does to experiments while they run."""
+    """Changes running experiments."""
     calls: dict[int, list[tuple[str, str, Any]]] = {
         3: [
             ("POST", "/v1/experiments/thompson/arms", {"name": "third", "ramp": {"from": 0.1, "over": "1h"}}),
@@ -142,16 +142,16 @@ def change(service: ThrowawayService, turn: int) -> None:
 
 
 def mend(store: ThrowawayStore, data: Path) -> None:
-    """An entry that no fold takes comes into a log, and a repair leaves it out."""
-    poison = POISONS["columns of unequal length"]
+    """Adds a bad entry to a log, and has a repair leave it out."""
+    bad_entry = BAD_ENTRIES["columns of unequal length"]
     with store.client() as client:
-        client.xadd(Keys().log("mended"), {poison.kind: poison.data})
+        client.xadd(Keys().log("mended"), {bad_entry.kind: bad_entry.data})
     repaired = bandit_serve("repair", "mended", "--leave-out", "--json", "--store", store.url, "--data", data)
     assert repaired.status == 0, repaired
 
 
 def wait_for_snapshots(store: ThrowawayStore) -> None:
-    """Returns when each log has snapshots in its middle, of both folds, and one of the registry is there."""
+    """Returns when each log has snapshots of both folds in its middle, and the registry has one."""
     with store.client() as client:
         wanted = [Keys().snapshots(name, fold) for name in EXPERIMENTS if name != "again" for fold in FOLDS]
         wanted.append(Keys().snapshots(COMMON, "registry"))
@@ -159,7 +159,7 @@ def wait_for_snapshots(store: ThrowawayStore) -> None:
 
 
 def register(store: ThrowawayStore, data: Path) -> None:
-    """Two versions of a model, of which the second is in production."""
+    """Registers two versions of a model, and puts the second into production."""
     where = ("--store", store.url, "--data", data, "--artifacts", "store")
     for version, ratings in (("v1", (4.0, 5.0, 3.0)), ("v2", (1.0, 2.0, 5.0))):
         model = save_model(data / f"{version}.safetensors", ratings)

@@ -1,4 +1,4 @@
-"""From contexts to features."""
+"""Features of a context."""
 
 import numpy as np
 import pytest

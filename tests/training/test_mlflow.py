@@ -1,4 +1,4 @@
-"""A real MLflow server beside the registry."""
+"""Mirror of the registry in a real MLflow server."""
 
 import os
 import socket
@@ -7,8 +7,8 @@ import sys
 import urllib.request
 
 import pytest
-from callers import new_name
 from commands import bandit_serve
+from http_calls import new_name
 from services import ThrowawayService
 from stores import wait_until
 
@@ -81,8 +81,8 @@ def trained(server, tmp_path_factory):
         ' "search": {"kind": "grid", "jobs": 1, "backend": "sequential"}, "gates": {}}'
     )
     flags = ("--config", place / "run.json", "--model", model, "--data", place / "d", "--tracking", server)
-    told = bandit_serve("train", place / "ratings.csv", *flags)
-    assert told.status == 0, told.err
+    ran = bandit_serve("train", place / "ratings.csv", *flags)
+    assert ran.status == 0, ran.err
     return model, place / "d"
 
 
@@ -105,15 +105,15 @@ def test_a_run_its_model_and_its_aliases_are_seen(server, trained):
     aliases = client.get_registered_model(model).aliases
     assert aliases == {"challenger": versions["v2"].version}
     assert bandit_serve("models", "promote", model, "v1", "--data", data).status == 0
-    told = bandit_serve("models", "mirror", model, "--tracking", server, "--data", data, "--json")
-    assert told.document == {name: each.version for name, each in versions.items()}
+    ran = bandit_serve("models", "mirror", model, "--tracking", server, "--data", data, "--json")
+    assert ran.document == {name: each.version for name, each in versions.items()}
     aliases = client.get_registered_model(model).aliases
     assert aliases == {"champion": versions["v1"].version, "challenger": versions["v2"].version}
 
 
 def test_an_imported_version_serves(server, trained, tmp_path):
     model, data = trained
-    told = bandit_serve(
+    ran = bandit_serve(
         "models",
         "import",
         f"{model}@challenger",
@@ -125,18 +125,18 @@ def test_an_imported_version_serves(server, trained, tmp_path):
         tmp_path / "d",
         "--json",
     )
-    assert told.status == 0, told.err
-    assert told.document["metadata"]["mlflow"]["name"] == model
-    assert told.document["metrics"]["ndcg@10"] >= 0
+    assert ran.status == 0, ran.err
+    assert ran.document["metadata"]["mlflow"]["name"] == model
+    assert ran.document["metrics"]["ndcg@10"] >= 0
     here = bandit_serve("models", "show", model, "v2", "--data", data, "--json").document
-    assert told.document["sha256"] == here["sha256"]
+    assert ran.document["sha256"] == here["sha256"]
     with ThrowawayService(tmp_path / "d") as service:
         ask = {"user_id": "u1", "item_id": "i1"}
         assert service.call("POST", "/v1/models/imported/versions/v1/predict", ask).status == 200
     for reference, match in [("a/b/c", "name@alias"), (f"{model}@none", "no"), ("none/1", "no")]:
-        told = bandit_serve("models", "import", reference, "--tracking", server, "--data", tmp_path / "d")
-        assert told.status == 1
-        assert match in told.err
+        ran = bandit_serve("models", "import", reference, "--tracking", server, "--data", tmp_path / "d")
+        assert ran.status == 1
+        assert match in ran.err
 
 
 def test_what_is_not_a_model_of_ours_is_refused(server, tmp_path):
@@ -147,9 +147,9 @@ def test_what_is_not_a_model_of_ours_is_refused(server, tmp_path):
     client.log_artifact(run.info.run_id, str(tmp_path / "model.safetensors"), "model")
     client.create_registered_model(name)
     client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id)
-    told = bandit_serve("models", "import", f"{name}/1", "--tracking", server, "--data", tmp_path / "d")
-    assert told.status == 1
-    assert "artifact" in told.err
+    ran = bandit_serve("models", "import", f"{name}/1", "--tracking", server, "--data", tmp_path / "d")
+    assert ran.status == 1
+    assert "artifact" in ran.err
     assert bandit_serve("models", "list", "--data", tmp_path / "d", "--json").document["models"] == []
 
 
@@ -162,13 +162,13 @@ def test_models_that_did_not_come_from_training_are_mirrored_too(server, tmp_pat
         ).status
         == 0
     )
-    told = bandit_serve("models", "mirror", name, "--tracking", server, "--data", tmp_path / "d")
-    assert f"{name}/1" in told.out
+    ran = bandit_serve("models", "mirror", name, "--tracking", server, "--data", tmp_path / "d")
+    assert f"{name}/1" in ran.out
 
 
 def test_a_server_that_is_not_there_is_one_sentence(tmp_path):
     MatrixFactorization(4, n_epochs=1).fit(RATINGS.users, RATINGS.items, RATINGS.values).save(tmp_path / "m")
     assert bandit_serve("models", "register", "m", tmp_path / "m", "--data", tmp_path / "d").status == 0
-    told = bandit_serve("models", "mirror", "m", "--tracking", "http://127.0.0.1:1", "--data", tmp_path / "d")
-    assert told.status == 1
-    assert "did not do what was asked" in told.err
+    ran = bandit_serve("models", "mirror", "m", "--tracking", "http://127.0.0.1:1", "--data", tmp_path / "d")
+    assert ran.status == 1
+    assert "did not do what was asked" in ran.err

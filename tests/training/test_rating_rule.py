@@ -1,9 +1,9 @@
-"""Rewards as ratings: utilities, or what was told; of one kind and scale in one model."""
+"""Rewards as ratings: by utility or by a given rule; of one kind and one scale in a model."""
 
 import msgspec
 import numpy as np
 import pytest
-from makers import experiment, exposed, rewards
+from builders import experiment, exposed, rewards
 
 from bandit_serve.errors import UsageError
 from bandit_serve.log.events import Pair, Rewarded

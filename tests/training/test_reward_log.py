@@ -1,4 +1,4 @@
-"""Joining decisions with their rewards, whichever comes first."""
+"""Join of decisions and rewards, whichever comes first."""
 
 import numpy as np
 

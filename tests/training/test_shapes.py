@@ -1,4 +1,4 @@
-"""Ratings and features in the shapes that people have them in, a test each; and what is wrong, with its line."""
+"""Shapes of ratings and features files, a test for each; errors name the line."""
 
 import datetime
 import decimal

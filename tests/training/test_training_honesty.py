@@ -1,4 +1,4 @@
-"""What a run says of its models is so: repeated pairs, diverging combinations, any unit, and rankings."""
+"""Truth of a training's figures: repeated pairs, diverging combinations, any unit, and rankings."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The pipeline in Python: search, measure, fit, judge; the same whatever does the work."""
+"""Training pipeline in Python: search, measure, fit, judge; the same for any kind of pool."""
 
 import numpy as np
 import pytest

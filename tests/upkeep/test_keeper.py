@@ -1,4 +1,4 @@
-"""The lease holder's chores: snapshots, trimming that leaves replay possible, ticks, keys and promotions."""
+"""Chores of the lease holder: snapshots, trimming that leaves replay possible, ticks, keys and promotions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from makers import created, eventually, experiment, exposed, record, rewards
+from builders import created, eventually, experiment, exposed, record, rewards
 from stores import ThrowawayStore
 
 from bandit_serve.base.troubles import Troubles
@@ -48,7 +48,7 @@ def empty(server: ThrowawayStore) -> None:
 
 
 class Worker:
-    """A worker's memory and its keeper, without HTTP."""
+    """Replica of a worker and its keeper, without HTTP."""
 
     def __init__(self, url: str, incarnation: int = 1, **limits: Any) -> None:
         self.store = Store(url, timeout_s=2)
@@ -101,13 +101,13 @@ class Worker:
                 Change("stop", "test"),
             )
 
-        return await self.changes.experiment(name, decide)
+        return await self.changes.change_experiment(name, decide)
 
     async def register(self, version: str, status: str, model: str = "m") -> None:
         made = Version(model, version, "staged", "0" * 64, 1, "popularity", 1, 1)
-        await self.changes.models(lambda registry: registry.register(made, "test"))
+        await self.changes.change_models(lambda registry: registry.register(made, "test"))
         if status != "staged":
-            await self.changes.models(
+            await self.changes.change_models(
                 lambda registry: registry.move(model, version, status, now_ms=1, who="test")  # type: ignore[arg-type]
             )
 
@@ -133,14 +133,14 @@ def with_workers(
 
 
 async def reward_some(worker: Worker, name: str, first: int, n: int = 4) -> None:
-    """Rewards, straight into the log; returns when this worker has folded them."""
+    """Appends rewards to the log; returns when this worker has folded them."""
     rows = rewards(range(first, first + n), values=[1.0, 0.0] * (n // 2), arms=[0, 1] * (n // 2))
     offset = await worker.store.append(name, events.REWARDED, rows.tobytes())
     await worker.tail.reach(name, offset)
 
 
 async def replayed(store: Store, name: str, start: Offset | None = None) -> LiveExperiment:
-    """The state that the log says, from its beginning or from a snapshot on."""
+    """State by a replay of the log, from its beginning or from a snapshot."""
     live: LiveExperiment | None = None
     at = START
     if start is not None:
@@ -464,7 +464,7 @@ def test_a_winner_is_promoted_once_also_when_the_worker_died_before_it_could(ser
         await lives.keeper._round()
         assert lives.replica.registry.production("m").version == "v2"
         assert lives.replica.registry.version("m", "v1").status == "retired"
-        await lives.changes.models(
+        await lives.changes.change_models(
             lambda registry: registry.rollback("m", now_ms=9, who="someone who knows better")
         )
         end = await lives.store.last_offset(COMMON)
@@ -545,7 +545,7 @@ def test_a_promotion_that_fails_keeps_no_other_chore_from_being_done(
 def test_a_snapshot_that_fails_keeps_no_other_experiment_from_its_own(
     server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where one is too large for a thin link, or its state can not be packed."""
+    """Because it is too large for a slow link, for example, or its state can not be packed."""
 
     async def scenario(worker: Worker) -> None:
         for uid, name in enumerate(("slow", "odd", "sound"), 1):

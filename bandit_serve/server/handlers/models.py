@@ -19,7 +19,7 @@ from bandit_serve.api.views import (
     version_view,
 )
 from bandit_serve.base.names import Name
-from bandit_serve.base.private_files import said_when_full
+from bandit_serve.base.private_files import translating_disk_full
 from bandit_serve.changes.models import require_name
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
 from bandit_serve.models.family import FAMILIES
@@ -147,7 +147,10 @@ class ModelHandlers:
         """Takes the upload in, and only then looks at it: its parts come in any order."""
         model = request.match_info["model"]
         require_name("model", model)
-        with said_when_full(), tempfile.TemporaryFile(dir=self._service.node.artifacts.root) as spool:
+        with (
+            translating_disk_full(),
+            tempfile.TemporaryFile(dir=self._service.node.artifacts.root) as spool,
+        ):
             metadata = await self._read_upload(request, spool)
             spool.seek(0)
             version = await self._changes.register(

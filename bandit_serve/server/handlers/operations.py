@@ -13,7 +13,7 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve import __version__
-from bandit_serve.api.rewards import Verdict
+from bandit_serve.api.rewards import RewardVerdict
 from bandit_serve.api.views import AlarmView, SetAsideView, alarm_view, set_aside_view
 from bandit_serve.base.clock import rfc3339
 from bandit_serve.base.troubles import Trouble
@@ -108,7 +108,7 @@ class Stats(Struct, frozen=True):
     loaded: LoadedStats
     decisions: int
     predictions: int
-    rewards: dict[Verdict, int]
+    rewards: dict[RewardVerdict, int]
     exposures_lost: int
     ejections: int
 
@@ -166,7 +166,7 @@ class OperationHandlers:
             "loaded": LoadedStats(len(service.node.models), service.node.models.nbytes),
             "decisions": int(total("decisions")),
             "predictions": int(total("predictions")),
-            "rewards": {verdict: int(total(f"rewards_{verdict}")) for verdict in get_args(Verdict)},
+            "rewards": {verdict: int(total(f"rewards_{verdict}")) for verdict in get_args(RewardVerdict)},
             "exposures_lost": int(total("exposures_lost")),
             "ejections": int(total("ejections")),
         }

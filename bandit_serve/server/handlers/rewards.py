@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import UNSET
 
-from bandit_serve.api.rewards import MAX_REWARDS, Reward, RewardsRequest, Verdict, report
+from bandit_serve.api.rewards import MAX_REWARDS, Reward, RewardsRequest, RewardVerdict, rewards_report
 from bandit_serve.errors import FieldError, InvalidInput, InvalidToken, Late, NotFound
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Body, Entries, Reply, negotiated
@@ -31,7 +31,7 @@ class RewardHandlers:
             single = asked.rewards is UNSET
             rewards = _rewards(asked)
             verdicts = await service.rewards.submit(rewards)
-        found = report(verdicts)
+        found = rewards_report(verdicts)
         counters = service.counters
         for verdict in set(verdicts):
             counters.add(f"rewards_{verdict}", verdicts.count(verdict))
@@ -44,8 +44,8 @@ class RewardHandlers:
                 raise self._why_invalid(rewards[0])
         return negotiated(headers, found)
 
-    async def _submit_valid(self, entries: Sequence[Reward | InvalidInput]) -> list[Verdict]:
-        verdicts: list[Verdict] = ["invalid"] * len(entries)
+    async def _submit_valid(self, entries: Sequence[Reward | InvalidInput]) -> list[RewardVerdict]:
+        verdicts: list[RewardVerdict] = ["invalid"] * len(entries)
         valid = [(i, entry) for i, entry in enumerate(entries) if isinstance(entry, Reward)]
         found = await self._service.rewards.submit([entry for _, entry in valid])
         for (i, _), verdict in zip(valid, found, strict=True):

@@ -1,1 +1,1 @@
-"""Pictures of trials."""
+"""Plots of simulations."""

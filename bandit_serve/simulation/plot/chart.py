@@ -1,6 +1,6 @@
-"""Regret over decisions as an inline SVG: one curve a policy, with its band, its name at its end, and the growth.
+"""Chart of regret over decisions, as inline SVG: a curve with a band and a label for each policy, and the growth.
 
-Colours and type are the page's (`page.py`), by class, so that one picture serves light and dark.
+The page's style sheet (`page.py`) sets colours and fonts by class, so one chart serves the light and the dark theme.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from bandit_serve.simulation.plot.scale import Kind, Scale
-from bandit_serve.simulation.standing import Report, Standing
+from bandit_serve.simulation.plot.scale import AxisKind, Scale
+from bandit_serve.simulation.report import PolicySummary, SimulationReport
 
 WIDTH, HEIGHT = 1000, 520
 LEFT, TOP, BOTTOM = 62, 34, 46
 LETTER = 7.1
 LINE = 19
-MOST_LETTERS = 34
+MAX_LABEL_CHARS = 34
 COLOURS = 8
 ABOVE_THE_OTHERS = 1.5
 LOG_STARTS = 10
 
 
 class Series(NamedTuple):
-    """`look` is its class; a policy keeps its own whatever the others come to."""
+    """Policy, and the class that its curve is styled by."""
 
-    standing: Standing
+    standing: PolicySummary
     look: str
 
 
 class Label(NamedTuple):
-    """At the end of a curve, which is at the height `at`."""
+    """Label at the end of a curve; `at` is the height of that end."""
 
     at: float
     look: str
@@ -39,8 +39,8 @@ class Label(NamedTuple):
     value: str
 
 
-def chart(report: Report, kind: Kind) -> str:
-    """The whole `<svg>`; `kind` is that of the axis of decisions."""
+def chart(report: SimulationReport, kind: AxisKind) -> str:
+    """Draws the whole `<svg>`; `kind` is that of the axis of decisions."""
     series = _series(report)
     labels_width = LETTER * max(map(len, _texts(report))) + 34
     first = LOG_STARTS if kind == "log" and report.horizon >= 100 * LOG_STARTS else 1
@@ -58,13 +58,13 @@ def chart(report: Report, kind: Kind) -> str:
     labels = _labels(series, up, growth, report)
     if growth is not None:
         parts += _guide(report, growth, across, up, labels["growth"])
-    # The best is drawn last, over the others.
+    # The best policy is drawn last, on top.
     for each in sorted(series, key=lambda one: -one.standing.regret.mean):
         parts += _curve(each, report, across, up, labels.get(each.standing.name))
     return "\n".join([*parts, "</svg>"])
 
 
-def _series(report: Report) -> list[Series]:
+def _series(report: SimulationReport) -> list[Series]:
     learning = [standing for standing in report.policies if standing.learns]
     looks = {
         each.name: f"s{i % COLOURS}{' dashed' if i >= COLOURS else ''}" for i, each in enumerate(learning)
@@ -72,21 +72,21 @@ def _series(report: Report) -> list[Series]:
     return [Series(standing, looks.get(standing.name, "even")) for standing in report.policies]
 
 
-def _highest(report: Report) -> float:
-    """The top of the axis: of the curves of all that learn, and of the others unless they are far above."""
+def _highest(report: SimulationReport) -> float:
+    """Top of the regret axis: above all policies that learn, and above the others unless they are far higher."""
     tops = {each.name: _top(each) for each in report.policies}
     learning = max((tops[each.name] for each in report.policies if each.learns), default=0.0)
     within = [top for top in tops.values() if not learning or top <= ABOVE_THE_OTHERS * learning]
     return 1.06 * max([learning, *within]) or 1.0
 
 
-def _top(standing: Standing) -> float:
+def _top(standing: PolicySummary) -> float:
     errors = standing.curve_se or [0.0]
     return max(max(standing.curve), standing.curve[-1] + errors[-1])
 
 
-def _growth(report: Report) -> list[float] | None:
-    """C·ln t at the report's decisions, and the constant with which it ends where the best that learns does."""
+def _growth(report: SimulationReport) -> list[float] | None:
+    """C·ln t at the report's decisions, shifted so that it ends where the best policy that learns does."""
     if report.growth is None:
         return None
     ends = [each.curve[-1] for each in report.policies if each.learns]
@@ -94,7 +94,7 @@ def _growth(report: Report) -> list[float] | None:
     return [end + report.growth * math.log(t / report.horizon) for t in report.decisions]
 
 
-def _axes(report: Report, across: Scale, up: Scale) -> list[str]:
+def _axes(report: SimulationReport, across: Scale, up: Scale) -> list[str]:
     parts = []
     for mark in up.marks(6):
         y = _n(up(mark))
@@ -121,7 +121,7 @@ def _axes(report: Report, across: Scale, up: Scale) -> list[str]:
     return parts
 
 
-def _changes(report: Report, across: Scale) -> list[str]:
+def _changes(report: SimulationReport, across: Scale) -> list[str]:
     parts = []
     for point in report.change_points:
         x = _n(across(point))
@@ -130,7 +130,7 @@ def _changes(report: Report, across: Scale) -> list[str]:
     return parts
 
 
-def _guide(report: Report, growth: list[float], across: Scale, up: Scale, label: str) -> list[str]:
+def _guide(report: SimulationReport, growth: list[float], across: Scale, up: Scale, label: str) -> list[str]:
     points = [
         (across(t), up(value))
         for t, value in zip(report.decisions, growth, strict=True)
@@ -145,9 +145,11 @@ def _guide(report: Report, growth: list[float], across: Scale, up: Scale, label:
     ]
 
 
-def _curve(series: Series, report: Report, across: Scale, up: Scale, label: str | None) -> list[str]:
+def _curve(
+    series: Series, report: SimulationReport, across: Scale, up: Scale, label: str | None
+) -> list[str]:
     standing = series.standing
-    # The first point may lie left of a log axis, which then begins in the middle of a curve.
+    # A log axis may begin in the middle of a curve; earlier points are left out.
     start = next(i for i, t in enumerate(report.decisions) if t >= across.low)
     places = [across(t) for t in report.decisions[start:]]
     line = [(x, up(value)) for x, value in zip(places, standing.curve[start:], strict=True)]
@@ -165,8 +167,8 @@ def _curve(series: Series, report: Report, across: Scale, up: Scale, label: str 
     return [*parts, label or _leaving(standing, line, across), "</g>"]
 
 
-def _leaving(standing: Standing, line: Sequence[tuple[float, float]], across: Scale) -> str:
-    """The name of a curve beside the place where it leaves the picture at the top."""
+def _leaving(standing: PolicySummary, line: Sequence[tuple[float, float]], across: Scale) -> str:
+    """Label of a curve that leaves the chart at the top, next to that place."""
     x = next(x for x, y in line if y <= TOP)
     to_the_right = x < (across.start + across.end) / 2
     side = f'dx="{10 if to_the_right else -10}" text-anchor="{"start" if to_the_right else "end"}"'
@@ -177,9 +179,9 @@ def _leaving(standing: Standing, line: Sequence[tuple[float, float]], across: Sc
 
 
 def _labels(
-    series: Sequence[Series], up: Scale, growth: list[float] | None, report: Report
+    series: Sequence[Series], up: Scale, growth: list[float] | None, report: SimulationReport
 ) -> dict[str, str]:
-    """Names at the ends of curves, by name, with room between them."""
+    """Labels at the ends of curves, by name, spread so that they do not overlap."""
     wanted = {
         each.standing.name: Label(
             up(each.standing.curve[-1]),
@@ -192,7 +194,7 @@ def _labels(
     }
     if growth is not None:
         wanted["growth"] = Label(up(growth[-1]), "growth", _growth_name(report), "")
-    # Where two end at one height, the guide comes below the curve that it ends at.
+    # The guide ends at the height of the best curve: its label comes below that one.
     order = sorted(wanted, key=lambda name: (wanted[name].at, name == "growth"))
     heights = spread([wanted[name].at for name in order], LINE, 14.0, HEIGHT - 8.0)
     left = WIDTH - (LETTER * max(map(len, _texts(report))) + 34)
@@ -210,9 +212,9 @@ def _label(label: Label, height: float, left: float) -> str:
 
 
 def spread(wanted: Sequence[float], room: float, low: float, high: float) -> list[float]:
-    """Heights near those `wanted`, in ascending order, at least `room` apart and within low … high if that can be.
+    """Heights close to those `wanted` (ascending), at least `room` apart and within [low, high] if that is possible.
 
-    Neighbours that would overlap become a group around the mean of what they want.
+    Neighbours that would overlap become a group, which is centred on the mean of its wanted heights.
     """
     room = min(room, (high - low) / max(len(wanted) - 1, 1))
     groups: list[list[float]] = []
@@ -235,24 +237,24 @@ def _middle(group: Sequence[float], room: float, low: float, high: float) -> flo
     return min(max(sum(group) / len(group), low + half), high - half)
 
 
-def _texts(report: Report) -> list[str]:
+def _texts(report: SimulationReport) -> list[str]:
     texts = [f"{_short(each.name)} ↑ {each.regret}" for each in report.policies]
     return [*texts, _growth_name(report)] if report.growth is not None else texts
 
 
-def _growth_name(report: Report) -> str:
+def _growth_name(report: SimulationReport) -> str:
     return f"C ln t, C = {report.growth:.3g}"
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
+    return name if len(name) <= MAX_LABEL_CHARS else f"{name[: MAX_LABEL_CHARS - 1]}…"
 
 
 def _count(value: float) -> str:
     return f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:,g} M"
 
 
-def _described(report: Report) -> str:
+def _described(report: SimulationReport) -> str:
     ends = ", ".join(f"{each.name} {each.regret}" for each in report.ranked)
     return f"Cumulative regret after {report.horizon:,} decisions: {ends}"
 

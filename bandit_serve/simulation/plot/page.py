@@ -1,4 +1,4 @@
-"""The plot as a page of its own: nothing is loaded from anywhere, and it follows the reader's light or dark."""
+"""Page with the plot: one HTML file that loads nothing and follows the reader's light or dark theme."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Literal
 import msgspec
 
 from bandit_serve.simulation.plot.chart import chart
-from bandit_serve.simulation.plot.scale import Kind
-from bandit_serve.simulation.standing import Estimate, Report
+from bandit_serve.simulation.plot.scale import AxisKind
+from bandit_serve.simulation.report import Estimate, SimulationReport
 
 Theme = Literal["light", "dark"]
 
 CLEAR = 2.0
-"""How many standard errors behind the second must be for a title that names the first."""
+"""Number of standard errors that the second must be behind for the title to name the first."""
 
 LIGHT = """
   --paper: #fcfcfb; --ink: #16181d; --soft: #646a73; --grid: #e7e7e4; --faint: #f2f2f0; --axis: #9a9ea5;
@@ -81,16 +81,16 @@ td small { color: var(--soft); font-size: 13px; }
 )
 
 
-def page(report: Report, kind: Kind = "linear", theme: Theme | None = None) -> str:
-    """HTML: the chart on both axes (`kind` is shown first), the table, and the report itself as JSON.
+def page(report: SimulationReport, kind: AxisKind = "linear", theme: Theme | None = None) -> str:
+    """HTML with the chart on both axes (`kind` is shown first), the table, and the report as JSON.
 
-    Without a `theme` it is the reader's own.
+    Without a `theme` the page follows the reader's settings.
     """
     picks = "".join(
         f'<input class="pick" type="radio" name="axis" id="{each}"{" checked" if each == kind else ""}>\n'
         for each in ("linear", "log")
     )
-    # In a script element only this can end it early.
+    # Only `<` can end the script element early.
     data = msgspec.json.encode(report).decode().replace("<", "\\u003c")
     return _document(
         report,
@@ -105,12 +105,12 @@ def page(report: Report, kind: Kind = "linear", theme: Theme | None = None) -> s
     )
 
 
-def picture_page(report: Report, kind: Kind, theme: Theme) -> str:
-    """HTML of the title and one chart, for a picture."""
+def picture_page(report: SimulationReport, kind: AxisKind, theme: Theme) -> str:
+    """HTML with only the title and one chart, for a picture."""
     return _document(report, theme, chart(report, kind))
 
 
-def _document(report: Report, theme: Theme | None, body: str) -> str:
+def _document(report: SimulationReport, theme: Theme | None, body: str) -> str:
     chosen = f' data-theme="{theme}"' if theme else ""
     return f"""<!DOCTYPE html>
 <html lang="en"{chosen}>
@@ -130,7 +130,7 @@ def _document(report: Report, theme: Theme | None, body: str) -> str:
 """
 
 
-def _title(report: Report) -> str:
+def _title(report: SimulationReport) -> str:
     if len(report.policies) == 1:
         return f"Regret of {report.policies[0].name}"
     of_all = f"regret of {len(report.policies)} policies"
@@ -140,11 +140,11 @@ def _title(report: Report) -> str:
     return f"{best.name} loses least: {of_all}"
 
 
-def _seeds(report: Report) -> str:
+def _seeds(report: SimulationReport) -> str:
     return "one seed" if report.seeds == 1 else f"{report.seeds:,} seeds"
 
 
-def _table(report: Report) -> str:
+def _table(report: SimulationReport) -> str:
     first = report.ranked[0]
     rows = "\n".join(
         _row(
@@ -179,9 +179,9 @@ def _percent(estimate: Estimate) -> str:
     return f"{100 * estimate.mean:.1f} %"
 
 
-def _note(report: Report) -> str:
+def _note(report: SimulationReport) -> str:
     sentences = [
-        "Regret is the expected reward that was lost against always choosing the arm that is best then.",
+        "Regret is the expected reward that was lost compared with always choosing the arm that is best at the time.",
     ]
     if report.seeds > 1:
         sentences.append(

@@ -1,4 +1,4 @@
-"""A page as a PNG, by a Chromium that is there."""
+"""Screenshot of a page as PNG, by an installed Chromium."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ BROWSERS = (
     "microsoft-edge",
 )
 WIDTH, HEIGHT = 1120, 680
-SHARPNESS = 2
-LIMIT_S = 60.0
+PIXEL_RATIO = 2
+TIMEOUT_S = 60.0
 FLAGS = (
     "--headless",
     "--disable-gpu",
@@ -34,22 +34,22 @@ FLAGS = (
 
 
 def find_browser() -> str:
-    """Its path. UsageError where there is none."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
+    """Path of a browser; raises `UsageError` where there is none."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
         raise UsageError(
             "A PNG needs Chromium or Chrome on the PATH; an HTML plot needs nothing: --plot regret.html."
         )
-    return found
+    return browser
 
 
 def save_picture(html: str, path: Path) -> None:
-    """What `html` looks like, WIDTH × HEIGHT at twice the sharpness. BanditServeError where it could not be made."""
+    """Saves a page as PNG of WIDTH × HEIGHT at twice the resolution. Raises `BanditServeError` if the browser fails."""
     browser = find_browser()
     with TemporaryDirectory(prefix="bandit-serve-picture-", ignore_cleanup_errors=True) as folder:
         page, picture = Path(folder, "page.html"), Path(folder, "picture.png")
         page.write_text(html, encoding="utf-8")
-        # A browser of root has no sandbox; what it shows is our own page.
+        # Chromium refuses to run sandboxed as root; the page is our own.
         own = ("--no-sandbox",) if hasattr(os, "geteuid") and os.geteuid() == 0 else ()
         command = [
             browser,
@@ -57,12 +57,12 @@ def save_picture(html: str, path: Path) -> None:
             *own,
             f"--user-data-dir={folder}/profile",
             f"--window-size={WIDTH},{HEIGHT}",
-            f"--force-device-scale-factor={SHARPNESS}",
+            f"--force-device-scale-factor={PIXEL_RATIO}",
             f"--screenshot={picture}",
             page.as_uri(),
         ]
         try:
-            subprocess.run(command, capture_output=True, timeout=LIMIT_S, check=False)
+            subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BanditServeError(f"{browser} made no picture: {error}.") from None
         if not picture.exists():

@@ -1,4 +1,4 @@
-"""From numbers to places on paper, and the round numbers that an axis is marked with."""
+"""Scale of an axis: maps numbers to coordinates, and chooses the round numbers to mark."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Literal
 
 from msgspec import Struct
 
-Kind = Literal["linear", "log"]
+AxisKind = Literal["linear", "log"]
 
 
 class Scale(Struct, frozen=True):
-    """`low` is at place `start`, `high` at `end`; a log scale needs low > 0."""
+    """Maps [low, high] to [start, end]; a log scale needs low > 0."""
 
-    kind: Kind
+    kind: AxisKind
     low: float
     high: float
     start: float
@@ -30,7 +30,7 @@ class Scale(Struct, frozen=True):
         return (value - self.low) / (self.high - self.low) if self.high > self.low else 1.0
 
     def marks(self, about: int) -> list[float]:
-        """Round numbers within, about as many: steps of 1, 2 or 5, or powers of ten."""
+        """About so many round numbers in [low, high]: steps of 1, 2 or 5 times a power of ten, or powers of ten."""
         if self.kind == "log":
             powers = range(
                 math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1
@@ -41,7 +41,7 @@ class Scale(Struct, frozen=True):
         return [step * i for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
     def between_marks(self) -> list[float]:
-        """Of a log scale: 2 to 9 of each power of ten."""
+        """Minor marks of a log scale: 2 to 9 times each power of ten."""
         if self.kind == "linear":
             return []
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
@@ -54,7 +54,7 @@ class Scale(Struct, frozen=True):
 
 
 def round_up(value: float) -> float:
-    """The next of 1, 2, 5 times a power of ten."""
+    """Smallest of 1, 2 and 5 times a power of ten that is not below `value`."""
     if value <= 0.0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))

@@ -14,7 +14,7 @@ from bandit_serve.simulation.worlds.environment import Matrix
 
 
 class Bernoulli(ContextFree, frozen=True, kw_only=True):
-    """arms: the probability of a 1 of each."""
+    """Binary rewards. arms: each arm's probability of a 1."""
 
     kind: ClassVar[str] = "bernoulli"
     objective: ClassVar[str] = Binary.name
@@ -30,7 +30,7 @@ class Bernoulli(ContextFree, frozen=True, kw_only=True):
 
 
 def part(p: float, q: float) -> float:
-    """p ln(p/q), 0 at p = 0."""
+    """p ln(p/q); 0 at p = 0, infinite at q = 0 < p."""
     if p == 0.0:
         return 0.0
     return p * math.log(p / q) if q > 0.0 else math.inf

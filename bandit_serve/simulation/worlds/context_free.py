@@ -1,4 +1,4 @@
-"""Environments whose arms have a mean each, whoever comes."""
+"""Environments without context: each arm has one mean for all decisions."""
 
 from __future__ import annotations
 
@@ -10,40 +10,47 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.random import Generator, SeedSequence, default_rng
 
-from bandit_serve.simulation.worlds.environment import Block, Environment, Matrix, block_rows, require, spans
+from bandit_serve.simulation.worlds.environment import (
+    Block,
+    Environment,
+    Matrix,
+    block_rows,
+    require_that,
+    spans,
+)
 from bandit_serve.simulation.worlds.walk import Walk
 
 
-class Change(Struct, frozen=True, forbid_unknown_fields=True):
-    """From decision `at` on (counted from 0), the means are `arms`."""
+class MeanChange(Struct, frozen=True, forbid_unknown_fields=True):
+    """Change of the means to `arms`, from decision `at` on, counted from 0."""
 
     at: Annotated[int, Meta(ge=1)]
     arms: tuple[float, ...]
 
 
 class ContextFree(Environment, frozen=True, kw_only=True):
-    """arms: the K means. changes: what they become, and when. drift: how far each wanders in 1,000 decisions."""
+    """arms: the K means. changes: later means. drift: standard deviation of a mean's walk over 1,000 decisions."""
 
     lowest: ClassVar[float] = -math.inf
     highest: ClassVar[float] = math.inf
 
     arms: Annotated[tuple[float, ...], Meta(min_length=1)]
-    changes: tuple[Change, ...] = ()
+    changes: tuple[MeanChange, ...] = ()
     drift: Annotated[float, Meta(ge=0.0)] = 0.0
 
     def __post_init__(self) -> None:
         for name, means in (("arms", self.arms), *(("a change's arms", each.arms) for each in self.changes)):
-            require(
+            require_that(
                 all(math.isfinite(mean) and self.lowest <= mean <= self.highest for mean in means),
                 f"{name} of a {self.kind} environment must be {self._range()}, not {list(means)}.",
             )
-            require(
+            require_that(
                 len(means) == len(self.arms),
                 f"a change must give a mean for each of the {len(self.arms)} arms, not {len(means)}.",
             )
         times = [each.at for each in self.changes]
-        require(times == sorted(set(times)), f"changes must come one after another, not at {times}.")
-        require(math.isfinite(self.drift), "drift must be finite.")
+        require_that(times == sorted(set(times)), f"changes must come one after another, not at {times}.")
+        require_that(math.isfinite(self.drift), "drift must be finite.")
 
     @property
     def n_arms(self) -> int:
@@ -59,28 +66,28 @@ class ContextFree(Environment, frozen=True, kw_only=True):
 
     def blocks(self, horizon: int, seed: SeedSequence) -> Iterator[Block]:
         outcomes, course = (default_rng(child) for child in seed.spawn(2))
-        become = {0: self.arms, **{each.at: each.arms for each in self.changes}}
+        means_from = {0: self.arms, **{each.at: each.arms for each in self.changes}}
         rows = block_rows(self.n_arms)
         for start, end in spans(horizon, rows, self.change_points):
-            if start in become:
-                means = np.array(become[start], dtype=np.float64)
+            if start in means_from:
+                means = np.array(means_from[start], dtype=np.float64)
                 walk = Walk(means, self.drift, course, self.lowest, self.highest)
             expected = walk.take(end - start)
             yield Block(expected, self.outcomes(expected, outcomes))
 
     def outcomes(self, means: Matrix, generator: Generator) -> Matrix:
-        """float64 (B, K): one reward of each arm at each decision, of these means."""
+        """Draws float64 (B, K): a reward of each arm at each decision, with these means."""
         raise NotImplementedError
 
     def lost_per_log(self) -> float | None:
-        """C of the growth C·ln t (Lai and Robbins 1985): Σ (μ* − μ_k)/KL(μ_k, μ*); None where there is none."""
+        """C of the growth C·ln t (Lai and Robbins 1985): Σ (μ* − μ_k)/KL(μ_k, μ*); None if means move or are equal."""
         best = max(self.arms)
         if self.moves or min(self.arms) == best:
             return None
         return math.fsum((best - mean) / self.divergence(mean, best) for mean in self.arms if mean < best)
 
     def divergence(self, mean: float, best: float) -> float:
-        """KL from an arm of `mean` to one that would be as good as the `best` mean; infinite where none is."""
+        """KL divergence from an arm of `mean` to one of mean `best`; infinite where there is no such arm."""
         raise NotImplementedError
 
     def summary(self) -> str:
@@ -99,7 +106,7 @@ class ContextFree(Environment, frozen=True, kw_only=True):
 
 
 def spelled(means: tuple[float, ...]) -> str:
-    """The means in their order, repeated ones once: `0.05, 9 × 0.04`."""
+    """Lists means in order, with runs of equal ones shortened: `0.05, 9 × 0.04`."""
     runs: list[tuple[float, int]] = []
     for mean in means:
         if runs and runs[-1][0] == mean:

@@ -1,4 +1,4 @@
-"""Environments in which what is best depends on who comes: coefficients of each arm, and contexts."""
+"""Environments with context: the best arm depends on the features of the decision."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ import numpy as np
 from msgspec import Meta
 from numpy.random import Generator, SeedSequence, default_rng
 
-from bandit_serve.simulation.worlds.environment import Block, Environment, Matrix, block_rows, require, spans
+from bandit_serve.simulation.worlds.environment import (
+    Block,
+    Environment,
+    Matrix,
+    block_rows,
+    require_that,
+    spans,
+)
 from bandit_serve.simulation.worlds.walk import Walk
 
 
 class Contextual(Environment, frozen=True, kw_only=True):
-    """Scores θ_k·x. The first feature is always 1 and the others are Normal(0, 1).
+    """Arms with scores θ_k·x. The first feature is always 1, the others are Normal(0, 1).
 
-    Each seed has coefficients θ_k of its own, of length `signal` and any direction, so a score has a standard
-    deviation of about `signal`. n_arms: K. n_features: d, with the constant. changes: the decisions from which
-    on all coefficients are others. drift: how far each coefficient wanders in 1,000 decisions.
+    Each seed draws coefficients θ_k of length `signal` in random directions, so a score has a standard deviation of
+    about `signal`. arms: K. features: d, the constant included. changes: decisions at which all coefficients are drawn
+    anew. drift: standard deviation of a coefficient's random walk over 1,000 decisions.
     """
 
     arms: Annotated[int, Meta(ge=1, le=100_000)] = 10
@@ -31,9 +38,11 @@ class Contextual(Environment, frozen=True, kw_only=True):
     noun: ClassVar[str]
 
     def __post_init__(self) -> None:
-        require(math.isfinite(self.signal) and math.isfinite(self.drift), "signal and drift must be finite.")
+        require_that(
+            math.isfinite(self.signal) and math.isfinite(self.drift), "signal and drift must be finite."
+        )
         times = list(self.changes)
-        require(times == sorted(set(times)), f"changes must come one after another, not at {times}.")
+        require_that(times == sorted(set(times)), f"changes must come one after another, not at {times}.")
 
     @property
     def n_arms(self) -> int:
@@ -60,7 +69,7 @@ class Contextual(Environment, frozen=True, kw_only=True):
             contexts = visitors.standard_normal((end - start, self.features))
             contexts[:, 0] = 1.0
             path = walk.take(end - start)
-            # Without drift all rows of the path are one.
+            # Without drift all rows of the path are the same.
             scores = np.einsum("bd,bkd->bk", contexts, path) if self.drift else contexts @ path[0].T
             means = self.expected(scores)
             yield Block(means, self.outcomes(means, outcomes), contexts)
@@ -71,11 +80,11 @@ class Contextual(Environment, frozen=True, kw_only=True):
         return scaled
 
     def expected(self, scores: Matrix) -> Matrix:
-        """float64 (B, K): mean rewards at these scores."""
+        """float64 (B, K): mean rewards for these scores."""
         raise NotImplementedError
 
     def outcomes(self, means: Matrix, generator: Generator) -> Matrix:
-        """float64 (B, K): one reward of each arm at each decision, of these means."""
+        """Draws float64 (B, K): a reward of each arm at each decision, with these means."""
         raise NotImplementedError
 
     def summary(self) -> str:

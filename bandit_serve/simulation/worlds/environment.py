@@ -1,4 +1,4 @@
-"""What every environment is: arms whose rewards are known for all of them, so that regret can be told."""
+"""Base of environments. The rewards of all arms are known at each decision, so that regret can be measured."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 from bandit_serve.errors import InvalidInput
 
-# Of one block: 8 MiB of rewards, however many arms there are.
-BLOCK_NUMBERS = 1 << 20
-BLOCK_ROWS = 4_096
+MAX_BLOCK_NUMBERS = 1 << 20
+"""Numbers in a block: 8 MiB, however many arms there are."""
+MAX_BLOCK_ROWS = 4_096
 
 Matrix = NDArray[np.float64]
 
 
 class Block(NamedTuple):
-    """B consecutive decisions, with what each arm would have brought.
+    """B consecutive decisions, with the reward that each arm would have had.
 
-    means: float64 (B, K), expected rewards (given the context). rewards: float64 (B, K), potential outcomes.
-    contexts: float64 (B, d), or None where there is none.
+    means: float64 (B, K), expected rewards, given the context. rewards: float64 (B, K), potential outcomes. contexts:
+    float64 (B, d), or None without context.
     """
 
     means: Matrix
@@ -32,54 +32,56 @@ class Block(NamedTuple):
 
 
 class Environment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A described world. InvalidInput, when it is made, where the description can not be.
+    """Environment as it is described in a file. Raises `InvalidInput` for an invalid description.
 
-    One `seed` is one sequence of potential outcomes: every policy that is run on it meets the same.
+    A `seed` determines the sequence of potential outcomes, so every policy that runs on it meets the same.
     """
 
     kind: ClassVar[str]
-    # The kind of objective that its rewards are of.
+    # Kind of the objective metric that the rewards belong to.
     objective: ClassVar[str]
 
     @property
     def n_arms(self) -> int:
+        """K, the number of arms."""
         raise NotImplementedError
 
     @property
     def n_features(self) -> int:
-        """d, the length of a context; 0 where there is none."""
+        """d, the length of a context; 0 without context."""
         return 0
 
     @property
     def one_pass(self) -> int | None:
-        """How many decisions there are before any repeats, where they are limited."""
+        """Number of decisions before any is repeated; None if there is no limit."""
         return None
 
     @property
     def change_points(self) -> tuple[int, ...]:
-        """Decisions, counted from 0, before which the world becomes another."""
+        """Decisions, counted from 0, before which the environment changes."""
         return ()
 
     @property
     def moves(self) -> bool:
-        """Whether what is best may change."""
+        """Whether the best arm may change."""
         return bool(self.change_points)
 
     def blocks(self, horizon: int, seed: SeedSequence) -> Iterator[Block]:
-        """The first `horizon` decisions."""
+        """Yields the first `horizon` decisions."""
         raise NotImplementedError
 
     def summary(self) -> str:
-        """A few words for a title."""
+        """Few words for a title."""
         raise NotImplementedError
 
 
 def block_rows(numbers_a_row: int) -> int:
-    return max(1, min(BLOCK_ROWS, BLOCK_NUMBERS // max(numbers_a_row, 1)))
+    """Decisions in a block whose decisions take so many numbers each."""
+    return max(1, min(MAX_BLOCK_ROWS, MAX_BLOCK_NUMBERS // max(numbers_a_row, 1)))
 
 
 def spans(horizon: int, rows: int, cuts: tuple[int, ...] = ()) -> Iterator[tuple[int, int]]:
-    """(start, end) of blocks of at most `rows` that no cut lies within."""
+    """Yields (start, end) of blocks of at most `rows` decisions, none of which has a cut inside."""
     start = 0
     for cut in (*sorted(cut for cut in cuts if 0 < cut < horizon), horizon):
         while start < cut:
@@ -88,6 +90,7 @@ def spans(horizon: int, rows: int, cuts: tuple[int, ...] = ()) -> Iterator[tuple
             start = end
 
 
-def require(holds: bool, sentence: str) -> None:
+def require_that(holds: bool, sentence: str) -> None:
+    """Raises `InvalidInput` with the sentence unless the condition holds."""
     if not holds:
         raise InvalidInput(sentence)

@@ -10,11 +10,11 @@ from numpy.random import Generator
 
 from bandit_serve.metrics import Continuous
 from bandit_serve.simulation.worlds.context_free import ContextFree
-from bandit_serve.simulation.worlds.environment import Matrix, require
+from bandit_serve.simulation.worlds.environment import Matrix, require_that
 
 
 class Gaussian(ContextFree, frozen=True, kw_only=True):
-    """arms: the means. sd: the standard deviation of a reward."""
+    """Gaussian rewards. arms: each arm's mean. sd: standard deviation of a reward, the same for all arms."""
 
     kind: ClassVar[str] = "gaussian"
     objective: ClassVar[str] = Continuous.name
@@ -24,13 +24,13 @@ class Gaussian(ContextFree, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(math.isfinite(self.sd), "sd must be finite.")
+        require_that(math.isfinite(self.sd), "sd must be finite.")
 
     def outcomes(self, means: Matrix, generator: Generator) -> Matrix:
         return means + self.sd * generator.standard_normal(means.shape)
 
     def divergence(self, mean: float, best: float) -> float:
-        """With a variance that policies are not told: ½ ln(1 + (μ* − μ)²/σ²) (Burnetas and Katehakis 1996)."""
+        """½ ln(1 + (μ* − μ)²/σ²), as policies do not know the variance (Burnetas and Katehakis 1996)."""
         return 0.5 * math.log1p(((best - mean) / self.sd) ** 2)
 
     def summary(self) -> str:

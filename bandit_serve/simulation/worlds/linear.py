@@ -10,11 +10,11 @@ from numpy.random import Generator
 
 from bandit_serve.metrics import Continuous
 from bandit_serve.simulation.worlds.contextual import Contextual
-from bandit_serve.simulation.worlds.environment import Matrix, require
+from bandit_serve.simulation.worlds.environment import Matrix, require_that
 
 
 class Linear(Contextual, frozen=True, kw_only=True):
-    """The reward is the score and Normal noise of the standard deviation `noise`."""
+    """Rewards are the score plus Gaussian noise with standard deviation `noise`."""
 
     kind: ClassVar[str] = "linear"
     objective: ClassVar[str] = Continuous.name
@@ -24,7 +24,7 @@ class Linear(Contextual, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(math.isfinite(self.noise), "noise must be finite.")
+        require_that(math.isfinite(self.noise), "noise must be finite.")
 
     def expected(self, scores: Matrix) -> Matrix:
         return scores

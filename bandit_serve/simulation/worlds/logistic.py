@@ -13,7 +13,7 @@ from bandit_serve.simulation.worlds.environment import Matrix
 
 
 class Logistic(Contextual, frozen=True, kw_only=True):
-    """The probability of a 1 is 1/(1 + exp(−score))."""
+    """Binary rewards: the probability of a 1 is 1/(1 + exp(−score))."""
 
     kind: ClassVar[str] = "logistic"
     objective: ClassVar[str] = Binary.name

@@ -1,4 +1,4 @@
-"""A labelled data set as a bandit: the arms are the classes, and the right one is rewarded."""
+"""Classification as a bandit: the arms are the classes of a labelled data set, and the right one is rewarded."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from numpy.random import SeedSequence, default_rng
 
 from bandit_serve.metrics import Binary
-from bandit_serve.simulation.worlds.data_set import DataSet, read_csv, shipped
-from bandit_serve.simulation.worlds.environment import Block, Environment, block_rows, require
+from bandit_serve.simulation.worlds.environment import Block, Environment, block_rows, require_that
+from bandit_serve.simulation.worlds.labelled_data_set import LabelledDataSet, read_csv, shipped
 
 
 class Supervised(Environment, frozen=True, kw_only=True):
-    """Each row is one visitor: its features are the context, and 1 is the reward of the arm that it is labelled with.
+    """Each row of a data set is one decision: its features are the context, and the arm of its label has reward 1.
 
-    Of `csv` (a path) with its column `label`, or of `dataset`, a name that scikit-learn ships. Each seed takes the
-    rows in another order; when they are used up, in yet another. Regret is against always being right.
+    csv, label: path of a CSV file, and its column of labels. dataset: one of `SHIPPED`, instead. Each seed takes the
+    rows in another order, and in a new one when they are used up. Regret is measured against always being right.
     """
 
     kind: ClassVar[str] = "supervised"
@@ -29,16 +29,16 @@ class Supervised(Environment, frozen=True, kw_only=True):
     dataset: str | None = None
 
     def __post_init__(self) -> None:
-        require(
+        require_that(
             (self.csv is None) != (self.dataset is None),
             "a supervised environment takes csv, with label, or else dataset.",
         )
-        require(
+        require_that(
             (self.csv is None) == (self.label is None), "csv and label (the column to predict) go together."
         )
 
     @property
-    def data(self) -> DataSet:
+    def data(self) -> LabelledDataSet:
         if self.csv is not None and self.label is not None:
             return read_csv(Path(self.csv), self.label)
         return shipped(self.dataset or "")

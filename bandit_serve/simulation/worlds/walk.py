@@ -1,4 +1,4 @@
-"""Numbers that drift: a random walk that is reflected at its limits."""
+"""Random walk that is reflected at its limits, for means and coefficients that drift."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ PER_DECISIONS = 1_000
 
 
 class Walk:
-    """From `start`, any shape, each number by steps of Normal(0, drift² / 1,000): after 1,000 by about `drift`."""
+    """Walk of an array of any shape, from `start`, in steps of Normal(0, drift² / 1,000) within [low, high].
+
+    So `drift` is the standard deviation of a number's change over 1,000 decisions.
+    """
 
     def __init__(
         self,
@@ -29,7 +32,7 @@ class Walk:
         self._high = high
 
     def take(self, n: int) -> NDArray[np.float64]:
-        """The next n values, (n, …); the first follows one step after what was taken last."""
+        """Takes n steps; returns the values after each, float64 (n, …)."""
         if self._step == 0.0:
             return np.broadcast_to(self._at, (n, *self._at.shape))
         steps = self._generator.normal(0.0, self._step, (n, *self._at.shape))

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from bandit_serve.base.private_files import said_when_full, truncated
+from bandit_serve.base.private_files import translating_disk_full, truncated
 from bandit_serve.errors import InvalidArtifact, InvalidInput, UsageError
 from bandit_serve.log.events import Event
 from bandit_serve.log.offset import START, Offset
@@ -139,7 +139,7 @@ class ContinuousLearner:
             rules=self.rules,
         )
         temporary = folder / f".{CHECKPOINT}"
-        with said_when_full(), truncated(temporary) as file:
+        with translating_disk_full(), truncated(temporary) as file:
             file.write(msgspec.msgpack.encode(checkpoint))
             file.flush()
             os.fsync(file.fileno())

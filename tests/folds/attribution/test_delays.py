@@ -1,4 +1,4 @@
-"""How long rewards take: what is estimated of each arm's delays while most rewards have not come."""
+"""Delays of rewards: the estimated distribution of each arm while most rewards have not come."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from makers import rewards
+from builders import rewards
 from scipy.special import gammainc
 from simulated_delays import SLOW_BEST, Delays, Times, about, exponential, lognormal, served, two_groups
 
@@ -96,7 +96,7 @@ def test_the_estimate_is_its_formula() -> None:
     decisions[:, -8:] = 0.0
     arrivals[:, -8:] = 0
     before, weight = 4.0, 7.0
-    found = _delays.arrival_rates(
+    rates = _delays.arrival_rates(
         arrivals,
         decisions,
         delays._MASSES,
@@ -116,7 +116,7 @@ def test_the_estimate_is_its_formula() -> None:
     rate = by_shape.sum(axis=1, keepdims=True)
     expected = (weight * by_shape / rate + arrivals) / (weight / rate + decisions)
     assert np.ptp(expected / expected.mean()) > 1
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(rates, expected, rtol=1e-9, atol=1e-13)
 
 
 @pytest.mark.parametrize("window_ms", [10, 1_000, 90 * 86_400_000])

@@ -1,4 +1,4 @@
-"""Decisions with features that wait until their window has closed: learned from once, by their reward or by zero."""
+"""Decisions with features that wait for their window to close: each is learned from once, by its reward or as zero."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from builders import INCARNATION, rewards
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import INCARNATION, rewards
 from numpy.typing import NDArray
 
 from bandit_serve.folds.attribution import joined as module
@@ -107,10 +107,10 @@ def test_over_its_bounds_it_keeps_a_part_of_the_decisions_and_of_their_rewards(
             if values[counter]:
                 reward(waiting, counter, 1.0, 1_000)
         assert len(waiting) <= 1_000
-    found = closed(waiting, END_MS)
+    closed_rows = closed(waiting, END_MS)
     assert waiting.one_in == 8
-    assert [number for number, _, _ in found] == list(range(0, 6_000, 8))
-    assert [0.0 if math.isnan(value) else value for _, _, value in found] == values[::8].tolist()
+    assert [number for number, _, _ in closed_rows] == list(range(0, 6_000, 8))
+    assert [0.0 if math.isnan(value) else value for _, _, value in closed_rows] == values[::8].tolist()
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,4 +1,4 @@
-"""Missing rewards that count as zero: each decision closes once, whatever order the log brings it in."""
+"""Missing rewards that count as zero: each decision closes once, in any order of the log."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from builders import rewards
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import rewards
 
 from bandit_serve.folds.attribution.pending import BUCKETS, LINGER_MS, PendingDecisions
 

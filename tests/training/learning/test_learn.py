@@ -1,4 +1,4 @@
-"""`bandit-serve learn` beside a real service: killed again and again, it learns each event once."""
+"""`bandit-serve learn` with a real service: killed again and again, it learns from each event once."""
 
 import asyncio
 import random
@@ -11,8 +11,8 @@ import time
 import msgspec
 import numpy as np
 import pytest
-from callers import new_name, upload
 from commands import bandit_serve
+from http_calls import new_name, upload
 from scale import scaled
 from services import ThrowawayService, clean_environment
 from stores import wait_until
@@ -199,8 +199,8 @@ def test_it_publishes_promotes_and_adds_arms(running):
     again = bandit_serve("learn", model, "--data", service.data, "--status", "--json")
     assert again.document["learned"] == traffic.sent
     assert again.document["metrics"]["prequential.rmse"] < again.document["metrics"]["frozen.rmse"] * 1.2
-    said = bandit_serve("learn", model, "--data", service.data, "--status")
-    assert "ratings learned" in said.out
+    ran = bandit_serve("learn", model, "--data", service.data, "--status")
+    assert "ratings learned" in ran.out
 
 
 @pytest.mark.parametrize("running", [MatrixFactorization], indirect=True, ids=["mf"])
@@ -324,8 +324,8 @@ def test_what_is_to_be_minimized_is_ranked_last_and_other_scales_are_not_mixed_i
     assert again.status == 0, again.err
     assert again.document["learned"] == 60, "an earlier build had learned them as they are"
     assert again.document["versions"] == ["v1-as-utilities-learned-60"]
-    told = bandit_serve(*learn, "--experiment", stars, "--rating", f"{stars}=-5 + 1 * stars")
-    assert told.status == 0, told.err
+    ran = bandit_serve(*learn, "--experiment", stars, "--rating", f"{stars}=-5 + 1 * stars")
+    assert ran.status == 0, ran.err
     trained = bandit_serve(
         "train", "--log", skips, "--family", "bias", "--no-register", "--folds", "2", "--json", "--data", service.data,
         "--out", tmp_path / "out",

@@ -1,4 +1,4 @@
-"""The learning kernel beside the formula."""
+"""Learning kernel against the formula."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A service that keeps models learning itself: real processes, killed and stopped."""
+"""Service that keeps its models learning: real processes, killed and stopped."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from callers import new_name, upload
 from commands import bandit_serve
+from http_calls import new_name, upload
 from services import ThrowawayService
 from stores import ThrowawayStore, gone, wait_until
 
@@ -40,8 +40,8 @@ def learner_pids(data: Path, model: str) -> list[int]:
 
 
 def learned(data: Path, model: str) -> int:
-    told = bandit_serve("learn", model, "--data", data, "--status", "--json")
-    return int(told.document["learned"]) if told.status == 0 else 0
+    ran = bandit_serve("learn", model, "--data", data, "--status", "--json")
+    return int(ran.document["learned"]) if ran.status == 0 else 0
 
 
 def send(service: ThrowawayService, experiment: str, n: int) -> None:

@@ -1,4 +1,4 @@
-"""How errors are averaged, and when they are said to have grown."""
+"""Prequential errors: their average, and the detection of a rise."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def test_errors_are_averaged_over_all_and_over_the_last():
     errors, frozen = random.normal(0, 1, 1_500), random.normal(0, 2, 1_500)
     for error, other in zip(errors.tolist(), frozen.tolist(), strict=True):
         watch.add(error, other)
-    found = watch.metrics()
-    assert found["prequential.rmse"] == pytest.approx(math.sqrt(np.mean(errors**2)))
-    assert found["prequential.mae"] == pytest.approx(np.mean(np.abs(errors)))
-    assert found["window.rmse"] == pytest.approx(math.sqrt(np.mean(errors[-WINDOW:] ** 2)))
-    assert found["frozen.rmse"] == pytest.approx(math.sqrt(np.mean(frozen**2)))
+    metric_names = watch.metrics()
+    assert metric_names["prequential.rmse"] == pytest.approx(math.sqrt(np.mean(errors**2)))
+    assert metric_names["prequential.mae"] == pytest.approx(np.mean(np.abs(errors)))
+    assert metric_names["window.rmse"] == pytest.approx(math.sqrt(np.mean(errors[-WINDOW:] ** 2)))
+    assert metric_names["frozen.rmse"] == pytest.approx(math.sqrt(np.mean(frozen**2)))
     assert Prequential().metrics() == {}
 
 

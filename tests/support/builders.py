@@ -1,4 +1,4 @@
-"""What tests of the core are made of: experiments, log entries, stores and a bounded wait."""
+"""Builders of experiments, log entries and stores, and a bounded wait."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from bandit_serve.log.events import REWARD, Change, Changed, Exposed
 INCARNATION = 0xFEED
 
 
-def described(**fields: Any) -> dict[str, Any]:
-    """A description of an experiment as a caller writes it: two arms, one binary objective, missing ignored."""
+def description(**fields: Any) -> dict[str, Any]:
+    """Body of an experiment: two arms, a binary objective, missing rewards ignored."""
     return {
         "id": "e",
         "arms": [{"name": "a"}, {"name": "b"}],
@@ -29,7 +29,7 @@ def described(**fields: Any) -> dict[str, Any]:
 
 
 def experiment(**fields: Any) -> Experiment:
-    return validated(msgspec.convert(described(**fields), Experiment))
+    return validated(msgspec.convert(description(**fields), Experiment))
 
 
 def record(made: Experiment, *, uid: int = 7, status: Status = "running", revision: int = 1) -> Record:
@@ -49,7 +49,7 @@ def rewards(
     metric: int = 0,
     incarnation: int = INCARNATION,
 ) -> NDArray[np.void]:
-    """Rows of `REWARD`."""
+    """Reward rows, `REWARD` (n,)."""
     rows = np.zeros(len(counters), REWARD)
     rows["incarnation"], rows["counter"] = incarnation, counters
     rows["time_ms"], rows["value"], rows["arm"], rows["metric"] = times_ms, values, arms, metric
@@ -65,7 +65,7 @@ def exposed(
     n_arms: int = 2,
     incarnation: int = INCARNATION,
 ) -> Exposed:
-    """Decisions numbered from `first`, drawn from the even split; `times_ms` starts with the earliest."""
+    """Exposures numbered from `first`, drawn from even shares; `times_ms` is ascending."""
     ages = np.array(times_ms, np.int64) - times_ms[0]
     assert (ages >= 0).all()
     return Exposed(

@@ -1,4 +1,4 @@
-"""A store's keys in a file: logs and snapshots of an earlier build, to be read by this one."""
+"""Keys of a store in a file: logs and snapshots of an earlier build, for tests of this one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def stored_files() -> list[Path]:
 
 
 def keys_of(client: redis.Redis) -> Iterator[tuple[bytes, str, Any]]:
-    """Every key that lasts: its name, its type and what it holds."""
+    """Yields every key without expiry: its name, its type and its content."""
     for key in sorted(client.scan_iter(count=1_000)):
         if key.decode().rpartition(":")[2] in PASSING:
             continue
@@ -40,13 +40,13 @@ def keys_of(client: redis.Redis) -> Iterator[tuple[bytes, str, Any]]:
 
 
 def save(path: Path, client: redis.Redis, expected: dict[str, Any]) -> None:
-    """Writes every key of a store, and what its logs are expected to give."""
+    """Writes every key of a store to a file, with the expected folds of its logs."""
     content = {"keys": list(keys_of(client)), "expected": expected}
     path.write_bytes(zlib.compress(msgpack.packb(content), level=9))
 
 
 def restore(path: Path, client: redis.Redis) -> dict[str, Any]:
-    """Fills an empty store with the keys of a file; what their logs are expected to give."""
+    """Fills an empty store from a file; returns the expected folds of its logs."""
     content: dict[str, Any] = msgpack.unpackb(zlib.decompress(path.read_bytes()))
     for key, kind, held in content["keys"]:
         match kind:

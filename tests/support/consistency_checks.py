@@ -1,4 +1,4 @@
-"""What a service counted, read in three ways that do not know each other: the results, the log, and the folds."""
+"""Checks that the results, the log and the folds of a service agree, each read on its own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make_experiment(
     window: str = "1h",
     missing: str = "ignore",
 ) -> None:
-    """Two arms, by default under Thompson sampling, started."""
+    """Creates and starts an experiment with two arms, by default under Thompson sampling."""
     made = service.call(
         "POST",
         "/v1/experiments",
@@ -54,7 +54,7 @@ def make_experiment(
 
 
 def wait_until_all_serve(service: ThrowawayService, workers: int) -> None:
-    """Returns when `workers` workers have loaded their state and said so."""
+    """Returns when `workers` workers have loaded their state and report it."""
 
     def all_serve() -> bool:
         try:
@@ -76,8 +76,8 @@ def private_store(service: ThrowawayService) -> redis.Redis:
 
 
 def log(client: redis.Redis, name: str) -> list[Entry]:
-    found: Any = client.xrange(KEYS.log(name))
-    return [Entry(Offset.parse(at), *next(iter(fields.items()))) for at, fields in found]
+    items: Any = client.xrange(KEYS.log(name))
+    return [Entry(Offset.parse(at), *next(iter(fields.items()))) for at, fields in items]
 
 
 def logged_rewards(entries: list[Entry]) -> NDArray[np.void]:
@@ -86,7 +86,7 @@ def logged_rewards(entries: list[Entry]) -> NDArray[np.void]:
 
 
 def replay(client: redis.Redis, name: str, until: Offset) -> LiveExperiment:
-    """The fold of what the log holds up to `until`, from the oldest snapshot that it still joins."""
+    """Folds the log up to `until`, from the oldest snapshot that it still reaches back to."""
     replica = Replica()
     trimmed: Any = client.get(KEYS.trimmed(name))
     after = START
@@ -113,14 +113,14 @@ def census(client: redis.Redis, name: str, workers: int) -> tuple[Offset, dict[s
 
 
 def assert_states_equal_replay(client: redis.Redis, name: str, workers: int) -> None:
-    """Every worker's state is, bit for bit, the one that a replay of the log comes to."""
+    """Asserts that every worker's state equals a replay of the log, bit for bit."""
     offset, digests = census(client, name, workers)
     replayed = replay(client, name, offset).digest()
     assert set(digests.values()) == {replayed}, f"workers {digests}, replay {replayed}"
 
 
 def assert_counted(service: ThrowawayService, client: redis.Redis, name: str, tally: Tally) -> None:
-    """What was acknowledged is what was counted, by the results, the fold and the log: none lost, none twice."""
+    """Asserts that results, fold and log count exactly the acknowledged rewards: none lost, none twice."""
     n = len(tally.acknowledged)
     assert n > 0
     assert not tally.failures, tally.failures[:5]
@@ -142,6 +142,6 @@ def assert_counted(service: ThrowawayService, client: redis.Redis, name: str, ta
 
 
 def counted_in(service: ThrowawayService, name: str) -> int:
-    """The rewards of an experiment as the worker that is asked has folded them."""
+    """Rewards of an experiment, as counted by the worker that answers."""
     folded: Mapping[str, int] = service.call("GET", "/v1/stats").body["experiments"][name]["rewards"]
     return sum(folded.values())

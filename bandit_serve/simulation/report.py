@@ -1,4 +1,4 @@
-"""What many trials say of each policy: means, and standard errors of the means."""
+"""Report of a simulation: means over seeds for each policy, and their standard errors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from bandit_serve.simulation.contender import Contender
 from bandit_serve.simulation.description import Simulation
-from bandit_serve.simulation.trial import Trial, checkpoints
+from bandit_serve.simulation.trial import SimulatedTrial, checkpoints
 from bandit_serve.simulation.worlds.context_free import ContextFree
 
 
 class Estimate(Struct, frozen=True):
-    """A mean over seeds; `se`, its standard error, is None for a single one."""
+    """Mean over seeds; `se`, its standard error, is None for a single seed."""
 
     mean: float
     se: float | None
@@ -29,7 +29,7 @@ class Estimate(Struct, frozen=True):
         return cls(float(array.mean()), _error(array) if len(array) > 1 else None)
 
     def __str__(self) -> str:
-        """Both to the digits that the error leaves of interest."""
+        """Mean and error, rounded to the digits that the error leaves meaningful."""
         if self.se is None:
             return f"{self.mean:,.{_places(abs(self.mean) / 100)}f}"
         places = _places(self.se)
@@ -37,18 +37,19 @@ class Estimate(Struct, frozen=True):
 
 
 def _places(error: float) -> int:
-    """Decimals: none for an error from 10 on, one from 0.1 on, two digits of a smaller one."""
+    """Decimal places: none for an error of 10 or more, one for 0.1 or more, else two significant digits."""
     if error >= 9.5 or error == 0.0:
         return 0
     return 1 if error >= 0.095 else min(12, 1 - math.floor(math.log10(error)))
 
 
-class Standing(Struct, frozen=True):
-    """regret: at the end. behind: regret above that of the best policy, on the same seeds, so its error is small.
+class PolicySummary(Struct, frozen=True):
+    """Results of one policy.
 
-    min_share: the floor under each arm's share that it had. reward: a decision. best_share, late_best_share: of
-    decisions on an arm that was the best then, of all and of the last quarter. curve, curve_se: cumulative regret at
-    the report's `decisions`.
+    min_share: floor under each arm's share. regret: at the end. behind: regret minus that of the best policy, on the
+    same seeds, so its error is small. reward: mean of a decision. best_share, late_best_share: share of decisions for
+    an arm that was the best at the time, of all decisions and of the last quarter. curve, curve_se: cumulative regret
+    at the report's `decisions`.
     """
 
     name: str
@@ -64,8 +65,11 @@ class Standing(Struct, frozen=True):
     curve_se: list[float] | None
 
 
-class Report(Struct, frozen=True):
-    """`growth` is C of the Lai–Robbins growth C·ln t, where the environment has one. Policies as they were given."""
+class SimulationReport(Struct, frozen=True):
+    """Results of a simulation; `policies` are in the order given.
+
+    growth: C of the Lai–Robbins growth C·ln t, or None if the environment has none.
+    """
 
     environment: dict[str, Any]
     delay: dict[str, Any] | None
@@ -76,15 +80,16 @@ class Report(Struct, frozen=True):
     growth: float | None
     change_points: list[int]
     decisions: list[int]
-    policies: list[Standing]
+    policies: list[PolicySummary]
 
     @property
-    def ranked(self) -> list[Standing]:
+    def ranked(self) -> list[PolicySummary]:
+        """Policies by regret, the least first."""
         return sorted(self.policies, key=lambda standing: standing.regret.mean)
 
 
-def report(simulation: Simulation, trials: Sequence[Sequence[Trial]]) -> Report:
-    """`trials[contender][seed]`."""
+def simulation_report(simulation: Simulation, trials: Sequence[Sequence[SimulatedTrial]]) -> SimulationReport:
+    """Summarises `trials[contender][seed]`."""
     ends = [np.array([float(trial.regret[-1]) for trial in each]) for each in trials]
     lead = ends[min(range(len(ends)), key=lambda i: float(ends[i].mean()))]
     standings = [
@@ -93,7 +98,7 @@ def report(simulation: Simulation, trials: Sequence[Sequence[Trial]]) -> Report:
     ]
     environment = simulation.environment
     growth = environment.lost_per_log() if isinstance(environment, ContextFree) else None
-    return Report(
+    return SimulationReport(
         environment={"kind": environment.kind, **_plain(environment)},
         delay=None if simulation.delay is None else _plain(simulation.delay),
         summary=simulation.summary(),
@@ -108,10 +113,10 @@ def report(simulation: Simulation, trials: Sequence[Sequence[Trial]]) -> Report:
 
 
 def _standing(
-    contender: Contender, min_share: float, trials: Sequence[Trial], behind: NDArray[np.float64]
-) -> Standing:
+    contender: Contender, min_share: float, trials: Sequence[SimulatedTrial], behind: NDArray[np.float64]
+) -> PolicySummary:
     curves = np.array([trial.regret for trial in trials])
-    return Standing(
+    return PolicySummary(
         name=contender.name,
         policy=contender.summary(),
         learns=contender.learns,

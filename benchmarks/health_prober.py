@@ -1,8 +1,8 @@
-"""What another caller sees meanwhile: a process that sends small requests to `/health/live`, one after another.
+"""Latency for another caller: a process that sends small requests to `/health/live`, one after another.
 
-    python neighbour.py HOST PORT
+    python benchmarks/health_prober.py HOST PORT
 
-Each line on its standard input asks for the longest answer since the last one, in milliseconds.
+For each line on its standard input it prints the longest latency since the last one, in milliseconds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Neighbour:
         self._longest_s = max(self._longest_s, time.perf_counter() - began_s)
 
     def longest_ms(self) -> float:
-        """That of a request that still waits counts as long as it has waited."""
+        """Longest latency; a request that still waits counts with its time so far."""
         with self._lock:
             if self._began_s is not None:
                 self._take(self._began_s)

@@ -1,19 +1,19 @@
-"""A proxy before stores whose target can be switched, as a virtual address is, and whose rate can be bounded."""
+"""Proxy in front of stores: its target can be switched, like a virtual address, and its rate bounded."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
 
-from proxy import Ends, Proxy
+from proxy import Proxy, Streams
 
 CHUNK_BYTES = 16_384
 
 
-class Switch(Proxy):
-    """`lead_to` another store: connections that are there stay where they are, new ones go to it.
+class SwitchingProxy(Proxy):
+    """After `lead_to`, new connections go to another store; open ones stay where they are.
 
-    With `bytes_per_s` all connections together pass no more than that in each direction, as one link does.
+    bytes_per_s: the most that all connections together pass in each direction, like one network link.
     """
 
     def __init__(self, store_port: int, *, bytes_per_s: float | None = None) -> None:
@@ -28,8 +28,8 @@ class Switch(Proxy):
     def lead_to(self, store_port: int) -> None:
         self._store_port = store_port
 
-    def ways(
-        self, client: Ends, store: Ends
+    def directions(
+        self, client: Streams, store: Streams
     ) -> tuple[Coroutine[None, None, None], Coroutine[None, None, None]]:
         return (
             self._pass_on(client.reader, store.writer, "up"),
@@ -43,7 +43,7 @@ class Switch(Proxy):
             await writer.drain()
 
     async def _wait_for_link(self, n_bytes: int, way: str) -> None:
-        """Chunks of all connections go over the link one after another."""
+        """Waits until the chunks of all connections before this one have passed the link."""
         if self._bytes_per_s is None:
             return
         now_s = self._loop.time()

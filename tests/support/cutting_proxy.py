@@ -1,4 +1,4 @@
-"""A proxy before a store that lets a command through and cuts the connection in the middle of the reply."""
+"""Proxy in front of a store that passes a command on and cuts the connection in the middle of the reply."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import hashlib
 import random
 from collections.abc import Coroutine
 
-from proxy import Ends, Proxy
+from proxy import Proxy, Streams
 
 from bandit_serve.store.scripts import APPEND_REWARDS
 
 APPEND = hashlib.sha1(APPEND_REWARDS.source.encode(), usedforsecurity=False).hexdigest().encode()
 
 
-class Cutter(Proxy):
-    """`cut_next_appends(n)`: of the next n appends of rewards the store's reply ends after none or some bytes."""
+class CuttingProxy(Proxy):
+    """Cuts the store's reply to the next n appends of rewards after `cut_next_appends(n)`, at a random byte."""
 
     def __init__(self, store_port: int, *, seed: int = 0) -> None:
         super().__init__(store_port)
@@ -26,8 +26,8 @@ class Cutter(Proxy):
     def cut_next_appends(self, n: int) -> None:
         self.to_cut += n
 
-    def ways(
-        self, client: Ends, store: Ends
+    def directions(
+        self, client: Streams, store: Streams
     ) -> tuple[Coroutine[None, None, None], Coroutine[None, None, None]]:
         cutting = asyncio.Event()
 

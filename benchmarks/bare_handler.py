@@ -1,6 +1,6 @@
-"""The yardstick: a plain aiohttp handler that decodes and encodes as much as the service, and does nothing else.
+"""Yardstick: a plain aiohttp handler that decodes and encodes as much as the service, and does nothing else.
 
-python benchmarks/bare.py PORT RESPONSE_BYTES
+python benchmarks/bare_handler.py PORT RESPONSE_BYTES
 """
 
 from __future__ import annotations

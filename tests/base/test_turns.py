@@ -1,4 +1,4 @@
-"""Work that takes long: done by whoever may, and what it raised is raised where it is used."""
+"""Work that can not be cut into turns: it runs in a thread, and its error is raised where its result is read."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
-from bandit_serve.base.turns import Heavy
+from bandit_serve.base.turns import HeavyWork
 
 
 def test_the_result_is_taken_where_the_work_was_asked_for() -> None:
-    heavy = Heavy(threading.get_ident)
+    heavy = HeavyWork(threading.get_ident)
     worker = threading.Thread(target=heavy.do)
     worker.start()
     worker.join()
@@ -18,7 +18,7 @@ def test_the_result_is_taken_where_the_work_was_asked_for() -> None:
 
 
 def test_what_the_work_raised_is_raised_by_its_result() -> None:
-    heavy = Heavy(lambda: 1 / 0)
+    heavy = HeavyWork(lambda: 1 / 0)
     heavy.do()
     with pytest.raises(ZeroDivisionError):
         assert heavy.result

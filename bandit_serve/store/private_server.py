@@ -1,9 +1,9 @@
-"""The store when none is named: a real server of our own, one for each data directory.
+"""Private store, for a service that names none: a real Redis or Valkey server for each data directory.
 
-In the data directory: `store.sock` (the server listens here and nowhere else), `store.lock`, `store.log` and
-`store/` (its append-only files). Two servers on one directory would share the append-only files without a
-word, so the server itself holds a lock: the file descriptor of `store.lock` is handed to it, and the kernel
-lets go when the last of its processes has ended, however that came.
+The data directory holds `store.sock` (the only address the server listens on), `store.lock`, `store.log` and `store/`
+(the append-only files). Two servers on one directory would silently write the same files. So the server inherits the
+locked descriptor of `store.lock`, and the kernel releases the lock when the last of its processes has ended, even by a
+crash.
 """
 
 from __future__ import annotations
@@ -34,19 +34,18 @@ STOP_GRACE_S = 5.0
 PROBE_TIMEOUT_S = 1.0
 POLL_S = 0.01
 LOG_BYTES = 1 << 20
-LONGEST_SOCKET_PATH = 103
-"""Bytes; the address of a unix socket holds 104 on macOS and 108 on Linux, the closing zero included."""
+MAX_SOCKET_PATH_BYTES = 103
+"""A unix socket's address has room for 104 bytes on macOS and 108 on Linux, the closing zero included."""
 PEER = struct.Struct("=iII")
-"""Process, user and group, as Linux tells them of who listens."""
+"""Process, user and group of the listening process, as Linux reports them."""
 PROCESS_ID = re.compile(rb"\r\nprocess_id:(\d+)\r\n")
 
 
 class PrivateServer:
-    """A running server for one data directory, started by this process or adopted from another.
+    """Running server of one data directory, started by this process or adopted from another.
 
-    A server that this process started ends with this process. `ensure()` brings one back after a crash; an
-    adopter calls it too, for the server that it adopted leaves with its owner. The calls block; any thread
-    may make them, one at a time.
+    A server ends with the process that started it. `ensure()` starts or adopts one again after a crash, or after the
+    owner of an adopted server has ended. Calls block; any thread may make them, one at a time.
     """
 
     def __init__(self, data_dir: Path, binary: Path | None = None) -> None:
@@ -61,9 +60,9 @@ class PrivateServer:
     def start_or_adopt(
         cls, data_dir: Path, *, timeout_s: float = TIMEOUT_S, binary: Path | None = None
     ) -> PrivateServer:
-        """Returns when a server answers on the directory, which is made (0700) if it is missing.
+        """Returns when a server answers on the directory, which is created (0700) if it is missing.
 
-        `timeout_s` includes the reading of the append-only files. `binary` overrides the search for a server.
+        `timeout_s` includes the time to load the append-only files. `binary` overrides the search for a server.
         Raises UsageError where no server is installed or the directory cannot be used, and StoreUnavailable
         where the server ends or does not answer in time.
         """
@@ -74,33 +73,34 @@ class PrivateServer:
 
     @property
     def url(self) -> str:
+        """The server's address, as `parse_store_url` reads it."""
         return f"unix://{quote(os.fsencode(self._socket))}"
 
     @property
     def owned(self) -> bool:
-        """Whether this process started the server that runs, which then ends with this process."""
+        """Whether this process started the running server, which then ends with it."""
         return self._keeper is not None and self._keeper.is_alive()
 
     @property
     def pid(self) -> int:
-        """The server's process id, 0 where there is none or it does not answer."""
+        """The server's process id; 0 where none answers."""
         if self._process is not None and self.owned:
             return self._process.pid
         return _ask(self._socket)[1]
 
     def alive(self) -> bool:
-        """Whether a server listens, be it busy, loading or stopped."""
+        """Whether a server listens, even one that is busy, loading or stopped by a signal."""
         return _connects(self._socket)
 
     def ensure(self, *, timeout_s: float = TIMEOUT_S) -> bool:
-        """Starts or adopts a server again if the last one is gone; True if it was. Raises as at first."""
+        """Starts or adopts a server if the last one has ended; returns whether it had. Raises as `start_or_adopt`."""
         if self.alive():
             return False
         self._start_or_adopt(timeout_s)
         return True
 
     def stop(self, *, grace_s: float = STOP_GRACE_S) -> None:
-        """Ends a server that this process started (SIGTERM, after `grace_s` SIGKILL), not an adopted one."""
+        """Ends a server that this process started (SIGTERM, after `grace_s` SIGKILL); leaves an adopted one alone."""
         if self._process is None or self._keeper is None:
             return
         self._process.terminate()
@@ -120,10 +120,10 @@ class PrivateServer:
 
     def _check_directory(self) -> None:
         length = len(os.fsencode(self._socket))
-        if length > LONGEST_SOCKET_PATH:
+        if length > MAX_SOCKET_PATH_BYTES:
             raise UsageError(
                 f"The data directory's path is too long for a unix socket in it ({length} bytes, "
-                f"{LONGEST_SOCKET_PATH} are possible): choose a shorter one with --data."
+                f"{MAX_SOCKET_PATH_BYTES} are possible): choose a shorter one with --data."
             )
         own_folder(self.data_dir)
         own_folder(self.data_dir / "store")
@@ -156,7 +156,7 @@ class PrivateServer:
             time.sleep(POLL_S)
 
     def _lock(self) -> int | None:
-        """The lock file's descriptor, locked; None where a server, or someone about to start one, has it."""
+        """Opens and locks the lock file; None where a server, or a process about to start one, holds the lock."""
         try:
             descriptor = open_own(self.data_dir / "store.lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
@@ -169,7 +169,7 @@ class PrivateServer:
         return descriptor
 
     def _start(self, lock: int) -> int:
-        """Starts the server, which inherits the lock; returns where in the log file its words begin."""
+        """Starts the server, which inherits the lock; returns the position in the log file where its output begins."""
         command = server_command(self._binary or find_server(), self.data_dir)
         if self._log.exists() and self._log.stat().st_size > LOG_BYTES:
             self._log.replace(self._log.with_name("store.log.1"))
@@ -189,7 +189,7 @@ class PrivateServer:
                 self._process = self._keeper = None
                 raise StoreUnavailable(
                     f"The private store ended with status {status} as it started "
-                    f"({self._last_words(log_start)}): see {self._log}."
+                    f"({self._last_line(log_start)}): see {self._log}."
                 )
             if time.monotonic() > deadline:
                 self.stop()
@@ -199,11 +199,11 @@ class PrivateServer:
                 )
             time.sleep(POLL_S)
 
-    def _last_words(self, log_start: int) -> str:
+    def _last_line(self, log_start: int) -> str:
         with open(self._log, "rb") as log:
             log.seek(max(log_start, log.seek(0, os.SEEK_END) - 4096))
             lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-        return lines[-1].strip().rstrip(".") if lines else "without a word"
+        return lines[-1].strip().rstrip(".") if lines else "without a message"
 
     def _stop_at_exit(self, starter: int) -> None:
         if os.getpid() == starter:
@@ -211,7 +211,7 @@ class PrivateServer:
 
 
 def server_command(binary: Path, data_dir: Path) -> list[str]:
-    """How the private server is run; the options are those of Redis 6.2 and later and of Valkey."""
+    """Command line of the private server, with options that Redis 6.2 and later and Valkey all know."""
     options = {
         "port": "0",
         "unixsocket": str(data_dir / "store.sock"),
@@ -224,15 +224,15 @@ def server_command(binary: Path, data_dir: Path) -> list[str]:
         "appendfsync": "always",
         "save": "",
         "maxmemory-policy": "noeviction",
-        # Commands and not a snapshot at the head of the append-only files: Redis cannot read Valkey's
-        # snapshots, and which of the two is found may change between two starts.
+        # The append-only files begin with commands, not with a snapshot: Redis cannot read Valkey's snapshots,
+        # and the next start may choose the other server.
         "aof-use-rdb-preamble": "no",
     }
     return [str(binary), *(word for name, value in options.items() for word in (f"--{name}", value))]
 
 
 class _Answer(enum.Enum):
-    """What came of a PING; the value says it after "the store …"."""
+    """Result of a PING; the value completes a sentence that begins with "the store"."""
 
     NOBODY = "does not listen"
     SILENT = "does not answer"
@@ -241,7 +241,7 @@ class _Answer(enum.Enum):
 
 
 def _ask(path: Path) -> tuple[_Answer, int]:
-    """Sends a PING; the second value is the server's process id, 0 where it is not known."""
+    """Sends a PING; the second value is the server's process id, 0 where it is unknown."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(PROBE_TIMEOUT_S)
         try:
@@ -258,7 +258,7 @@ def _ask(path: Path) -> tuple[_Answer, int]:
         reply = b""
         try:
             connection.sendall(b"PING\r\nINFO server\r\n")
-            while not (found := PROCESS_ID.search(reply)):
+            while not (process_id := PROCESS_ID.search(reply)):
                 received = connection.recv(8192)
                 if not received:
                     return _Answer.SILENT, 0
@@ -266,12 +266,12 @@ def _ask(path: Path) -> tuple[_Answer, int]:
         except OSError:
             return _Answer.SILENT, 0
     if reply.startswith(b"+PONG"):
-        return _Answer.READY, int(found[1])
-    return (_Answer.LOADING if reply.startswith(b"-LOADING") else _Answer.SILENT), int(found[1])
+        return _Answer.READY, int(process_id[1])
+    return (_Answer.LOADING if reply.startswith(b"-LOADING") else _Answer.SILENT), int(process_id[1])
 
 
 def _require_own(path: Path, connection: socket.socket) -> None:
-    """`UsageError` where it is not this user's server that listens, or a link led to it."""
+    """Raises `UsageError` where another user's server listens, or the socket is a link."""
     if path.is_symlink():
         raise UsageError(f"The private store's socket {path} is a symbolic link: remove it.")
     if sys.platform == "linux":

@@ -1,4 +1,4 @@
-"""What others own, can write to or lead elsewhere is refused; what is made is for this user alone."""
+"""Private files: a path that others own, can write to or have replaced by a link is refused; new files are 0600."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from callers import upload
 from commands import bandit_serve, save_model
+from http_calls import upload
 from services import ThrowawayService, clean_environment
 
 from bandit_serve.base.private_files import open_own, own_folder, truncated
@@ -26,7 +26,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give fi
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Short, as sockets are in it."""
+    """Temporary folder with a short path, as sockets are created in it."""
     path = Path(tempfile.mkdtemp(prefix="own-"))
     yield path
     shutil.rmtree(path)
@@ -101,9 +101,9 @@ def test_a_folder_of_others_is_refused_with_a_sentence(folder: Path, fault: str,
 def test_serve_and_demo_refuse_it_too(folder: Path) -> None:
     writable(folder / "data")
     for command in (["serve", "--port", "0"], ["demo", "--offline", "--visits", "1"], ["models", "list"]):
-        told = bandit_serve(*command, "--data", folder / "data")
-        assert (told.status, told.out) == (2, "") or command[0] == "demo"
-        assert "chmod go-w" in " ".join(told.err.split())
+        ran = bandit_serve(*command, "--data", folder / "data")
+        assert (ran.status, ran.out) == (2, "") or command[0] == "demo"
+        assert "chmod go-w" in " ".join(ran.err.split())
     named = bandit_serve("serve", "--port", "0", "--store", "unix:///nowhere", "--data", folder / "data")
     assert (named.status, "chmod go-w" in " ".join(named.err.split())) == (2, True)
     examined = bandit_serve("doctor", "--data", folder / "data")
@@ -151,7 +151,7 @@ while True:
 @needs_root
 @pytest.mark.parametrize("linked", [False, True], ids=["in place", "linked"])
 def test_a_socket_that_another_user_listens_on_is_not_adopted(folder: Path, linked: bool) -> None:
-    """He would get every reward, and could make up every state."""
+    """Such a user would receive every reward, and could forge every state."""
     data, lair = own_folder(folder / "data"), folder / "lair"
     lair.mkdir()
     folder.chmod(0o711)

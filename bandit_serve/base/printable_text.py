@@ -1,8 +1,8 @@
-"""Text from anywhere, made fit to be shown: what would steer a terminal or turn a line around is spelled out.
+"""Text from users and files, made safe to show: characters that would control a terminal are spelled out.
 
 A reason, a payload or a file may hold anything. ESC begins sequences that write the clipboard or the window's title,
-so does U+009B alone on some terminals; a carriage return writes over what stands there; directional overrides show
-one text and mean another.
+and so does U+009B on some terminals. A carriage return overwrites the line. Directional overrides show one text and
+mean another.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ _steering_or_break = re.compile(f"[\t\n{_STEERING}]")
 
 
 def printable(text: str) -> str:
-    """`text` with such characters as `\\x1b` or `\\u202e`; tabs and newlines stay."""
+    """Spells out control characters, as `\\x1b` or `\\u202e`. Tabs and newlines stay."""
     return _steering.sub(_spelled, text)
 
 
 def printable_line(text: str) -> str:
-    """As `printable`, with tabs and newlines spelled out, too: one line, whatever is in it."""
+    """As `printable`, but tabs and newlines are spelled out, too: the result is always one line."""
     return _steering_or_break.sub(_spelled, text)
 
 
 def printable_json(document: bytes) -> bytes:
-    """JSON with the same meaning, and such characters escaped. JSON itself escapes only those below U+0020."""
+    """Escapes control characters in JSON without a change of meaning. JSON itself escapes only those below U+0020."""
     if document.isascii() and b"\x7f" not in document:
         return document
     text = document.decode("utf-8", "surrogatepass")
     return _steering.sub(_escaped, text).encode()
 
 
-def _spelled(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _spelled(match: re.Match[str]) -> str:
+    code = ord(match[0])
     if code < 0x100:
-        return {"\t": "\\t", "\n": "\\n"}.get(found[0], f"\\x{code:02x}")
+        return {"\t": "\\t", "\n": "\\n"}.get(match[0], f"\\x{code:02x}")
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def _escaped(found: re.Match[str]) -> str:
-    units = found[0].encode("utf-16-be", "surrogatepass")
+def _escaped(match: re.Match[str]) -> str:
+    units = match[0].encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))

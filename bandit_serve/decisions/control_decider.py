@@ -1,4 +1,4 @@
-"""Deciding for an experiment that is set aside: everyone gets control, and nothing is logged."""
+"""Decisions for an experiment that is set aside: everyone gets control, and nothing is logged."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from bandit_serve.experiments.spec import Record
 from bandit_serve.log.token import Keyring
 
 
-class ControlOnly:
-    """What a `Decider` is to those that ask for a decision, made from the record alone."""
+class ControlDecider:
+    """Stands in for a `Decider`, with the same interface, and needs only the experiment's record."""
 
     contextless = False
     features = None
@@ -44,7 +44,7 @@ class ControlOnly:
         return shares
 
     def encoded(self, context: Context | None) -> None:
-        """Nothing is made of a context."""
+        """Returns None: contexts are ignored."""
 
     def choose(
         self, unit: str | None, eligible: Sequence[str] | None, x: NDArray[np.float32] | None = None
@@ -56,11 +56,11 @@ class ControlOnly:
         return Choice(self._arm, 1.0, 0, None)
 
     def eject(self, choice: Choice) -> bool:
-        """There is no other arm."""
+        """Returns False: there is no other arm."""
         return False
 
     def record(self, choice: Choice, keyring: Keyring, time_ms: int, pair: Any = None) -> None:
-        """Nothing is logged, and so no reward is asked for."""
+        """Returns None for the token: the decision is not logged, and takes no reward."""
 
     def decide_columns(
         self, names: list[str], keyring: Keyring, time_ms: int

@@ -1,4 +1,4 @@
-"""The description of the API as tests read it: what a schema says of a value, and values that are near a valid one."""
+"""API description for tests: validation of values against its schemas, and values that are close to a valid one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jsonschema import Draft202012Validator
 from bandit_serve.server.app import ROUTES
 from bandit_serve.server.openapi import document
 
-DESCRIBED: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document(ROUTES)))
-COMPONENTS: dict[str, Any] = DESCRIBED["components"]["schemas"]
+API_DESCRIPTION: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document(ROUTES)))
+COMPONENTS: dict[str, Any] = API_DESCRIPTION["components"]["schemas"]
 
-# Near bounds, of other types, and what is written alike.
+# Values close to bounds, of other types, and of similar spelling.
 NUMBERS = [-1, 0, 1, 2, -0.5, 0.5, 1e-13, 1.5, 513, 1_001, 10**9, 10**13, 2**53, 2**53 + 2, 1e80, -1e80, 1e81]
 TEXTS = [
     "",
@@ -38,7 +38,7 @@ OTHERS = [None, True, False, [], {}, [1.0], ["x"], ["x", "x"], {"x": 1}, {"x": "
 
 
 def plain(node: Any) -> Any:
-    """A schema for Python's `re`, of whose `$` a newline may come after it."""
+    """Copies a schema with patterns for Python's `re`, where `$` also matches before a final newline."""
     if isinstance(node, list):
         return [plain(each) for each in node]
     if not isinstance(node, dict):
@@ -53,12 +53,12 @@ def plain(node: Any) -> Any:
 
 @functools.cache
 def validator(name: str) -> Draft202012Validator:
-    """Of a component, by its name."""
+    """Validator of the component `name`."""
     return validator_of({"$ref": f"#/components/schemas/{name}"})
 
 
 def validator_of(schema: dict[str, Any]) -> Draft202012Validator:
-    return Draft202012Validator({**plain(schema), "components": plain(DESCRIBED["components"])})
+    return Draft202012Validator({**plain(schema), "components": plain(API_DESCRIPTION["components"])})
 
 
 def fits(name: str, value: Any) -> bool:
@@ -66,14 +66,14 @@ def fits(name: str, value: Any) -> bool:
 
 
 def schema_of(method: str, path: str) -> str | None:
-    """The name of the component that a route's JSON body is of."""
-    body = DESCRIBED["paths"][path][method.lower()].get("requestBody", {}).get("content", {})
+    """Name of the component for a route's JSON body; None without a body."""
+    body = API_DESCRIPTION["paths"][path][method.lower()].get("requestBody", {}).get("content", {})
     reference = body.get("application/json", {}).get("schema", {}).get("$ref")
     return None if reference is None else str(reference.rpartition("/")[2])
 
 
 def resolved(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """The schemas that a value may be of: references followed, alternatives apart."""
+    """Lists the alternatives of a schema, with references followed."""
     if "$ref" in schema:
         return resolved(COMPONENTS[schema["$ref"].rpartition("/")[2]])
     for word in ("anyOf", "oneOf"):
@@ -83,14 +83,14 @@ def resolved(schema: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def words(schema: dict[str, Any]) -> list[Any]:
-    """What the schema itself names."""
+    """Values that the schema enumerates."""
     return [value for each in resolved(schema) for value in each.get("enum", [])]
 
 
 def places(
     value: Any, schemas: list[dict[str, Any]], path: tuple[Any, ...] = ()
 ) -> Iterator[tuple[tuple[Any, ...], list[dict[str, Any]]]]:
-    """Every place in `value`, and the schemas that it is of there."""
+    """Yields the path of each part of `value`, with the schemas for it."""
     yield path, schemas
     if isinstance(value, dict):
         for name, child in value.items():
@@ -109,28 +109,28 @@ def places(
 
 
 def changed(value: Any, path: tuple[Any, ...], to: Any) -> Any:
-    """A copy with another value at a place."""
+    """Copies `value` with another value at a path."""
     if not path:
         return to
-    found = copy.deepcopy(value)
-    holder = found
+    copied = copy.deepcopy(value)
+    holder = copied
     for step in path[:-1]:
         holder = holder[step]
     holder[path[-1]] = to
-    return found
+    return copied
 
 
 def without(value: Any, path: tuple[Any, ...]) -> Any:
-    found = copy.deepcopy(value)
-    holder = found
+    copied = copy.deepcopy(value)
+    holder = copied
     for step in path[:-1]:
         holder = holder[step]
     del holder[path[-1]]
-    return found
+    return copied
 
 
 def near(name: str, value: Any) -> Iterator[Any]:
-    """Values that differ from `value`, of the component `name`, in one place: valid ones and others."""
+    """Yields variants of `value`, of the component `name`, that differ in one place; some are valid."""
     for path, schemas in places(value, resolved(COMPONENTS[name])):
         if path:
             yield without(value, path)

@@ -1,4 +1,4 @@
-"""Chores that should have been done by now: said as troubles, and no longer when they are."""
+"""Overdue chores: reported as troubles until they are done."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from bandit_serve.folds.replica import Replica
 from bandit_serve.store.keys import COMMON
 
 Chore = Literal["snapshot_overdue", "trim_overdue"]
-SAYS: dict[Chore, str] = {
+DETAILS: dict[Chore, str] = {
     "snapshot_overdue": "no snapshot of {owner} could be written for {minutes:.1f} minutes, so its log only grows",
-    "trim_overdue": "the log of {owner} could not be looked at for trimming for {minutes:.1f} minutes",
+    "trim_overdue": "the log of {owner} could not be checked for trimming for {minutes:.1f} minutes",
 }
 
 
-class Overdue:
-    """A log that has just been heard of, or a lease that was just taken, has its time from then on."""
+class OverdueChores:
+    """Begins a trouble for each chore that was not done for `after_s`, counted at first from its log or the lease."""
 
     def __init__(self, replica: Replica, troubles: Troubles, after_s: float) -> None:
         self._replica = replica
@@ -26,23 +26,24 @@ class Overdue:
         self._done_s: dict[tuple[Chore, str], float] = {}
 
     def done(self, chore: Chore, owner: str) -> None:
+        """Records that a chore was done now, and ends its trouble."""
         self._done_s[chore, owner] = time.monotonic()
         self._troubles.end(chore, _experiment(owner))
 
     def look(self) -> None:
-        """Says which chores are overdue by now."""
+        """Begins troubles for the chores that are overdue now."""
         now_s = time.monotonic()
         for owner in (COMMON, *self._replica.experiments):
-            for chore, says in SAYS.items():
+            for chore, text in DETAILS.items():
                 waited_s = now_s - self._done_s.setdefault((chore, owner), now_s)
                 if waited_s > self._after_s:
-                    detail = says.format(
+                    detail = text.format(
                         owner=owner if owner != COMMON else "the registry", minutes=waited_s / 60
                     )
                     self._troubles.begin(chore, f"{detail[0].upper()}{detail[1:]}.", _experiment(owner))
 
     def forget(self) -> None:
-        """To be called where another worker holds the lease: it says what is overdue."""
+        """Ends all troubles, because another worker holds the lease and reports them."""
         for chore, owner in self._done_s:
             self._troubles.end(chore, _experiment(owner))
         self._done_s.clear()

@@ -1,4 +1,4 @@
-"""A grammar of bad requests: valid ones, bent in one or more places, for any route of the service."""
+"""Grammar of bad requests: valid ones with one or more changes, for any route of the service."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ BROKEN_MSGPACK = [
 
 
 def packed(document: Any) -> bytes:
-    """As MessagePack, also what no decoder should take. A whole number beyond 64 bits has no form there."""
+    """Encodes as MessagePack, lone surrogates included; 2**64 - 1 stands in for larger integers."""
     try:
         content: bytes = msgpack.packb(document, unicode_errors="surrogatepass")
     except OverflowError:
@@ -70,8 +70,8 @@ def packed(document: Any) -> bytes:
     return content
 
 
-class Grammar:
-    """`bodies` maps a route's handler to valid bodies for it, `names` a path's parameter to names that exist."""
+class BadRequestGrammar:
+    """Random requests. `bodies` maps a handler to valid bodies, `names` a path parameter to existing names."""
 
     def __init__(
         self,
@@ -88,12 +88,12 @@ class Grammar:
         self._random = random.Random(seed)
 
     def known_path(self, route: Route, **named: str) -> str:
-        """The route's path with the names that are `named`, and others that exist."""
+        """Fills a route's path with `named` names, and with existing ones otherwise."""
         names = {parameter: known[0] for parameter, known in self._names.items()} | named
         return re.sub(r"\{(\w+)\}", lambda found: quote(names[found[1]]), route.path)
 
     def request(self) -> bytes:
-        """One request, whole: a request line, headers, and as many bytes of body as they say."""
+        """Makes a request: a request line, headers, and as many bytes of body as they declare."""
         chance = self._random
         route = chance.choice(self._routes)
         path = re.sub(r"\{(\w+)\}", lambda found: self._name(found[1]), route.path)
@@ -160,7 +160,7 @@ class Grammar:
         return json.dumps(document, ensure_ascii=self._random.random() < 0.5).encode("utf-8", "surrogatepass")
 
     def _bent(self, document: Any) -> Any:
-        """A copy in which one to three things are something else."""
+        """Copies a document with one to three random changes."""
         bent = json.loads(json.dumps(document))
         for _ in range(self._random.choice([1, 1, 1, 2, 3])):
             bent = self._bend(bent)

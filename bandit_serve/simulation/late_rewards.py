@@ -1,4 +1,4 @@
-"""Late and missing rewards: the decisions and rewards go through the fold that serves traffic."""
+"""Late and missing rewards: decisions and rewards go through the fold that serves traffic."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ from bandit_serve.simulation.worlds.environment import Block, Environment
 INCARNATION = 1
 
 
-def served(
+def run_with_delays(
     policy: Any,
     environment: Environment,
     delay: Delay,
     blocks: Iterator[Block],
     seed: SeedSequence,
 ) -> Iterator[tuple[Block, NDArray[np.intp]]]:
-    """Blocks of at most `refresh` decisions, each drawn from the shares that the fold had before them.
+    """Yields blocks of at most `delay.refresh` decisions, with the arms, intp (B,), that were drawn for them.
 
-    Decision i (from 0) is made at i seconds of log time. Exposures are logged together when the last of their block
-    is made, each reward when it comes: one that waits for n decisions is known before decision i + n is made, if that
-    begins a block.
+    All arms of a block are drawn from the shares that the fold has before it. Decision i (from 0) is made at i seconds
+    of log time. Exposures are logged when the last decision of their block is made, and each reward when it comes: with
+    a delay of n it is known before decision i + n, if that begins a block.
     """
     live = _experiment(policy, environment, delay)
     delays, draws = (default_rng(child) for child in seed.spawn(2))
     arriving: dict[int, list[NDArray[np.void]]] = defaultdict(list)
     start = 0
-    for large in blocks:
-        waits = delay.draw(len(large.rewards), environment.n_arms, delays)
-        for block, due in _parts(large, waits, delay.refresh):
+    for whole in blocks:
+        waits = delay.draw(len(whole.rewards), environment.n_arms, delays)
+        for block, block_waits in _parts(whole, waits, delay.refresh):
             n = len(block.rewards)
-            _reward(live, start, arriving)
+            _apply_rewards(live, start, arriving)
             live.apply(Offset(start * DECISION_MS, 1), Tick())
             shares = live.shares()
             arms = _drawn(shares, n, draws)
-            _send(arriving, start, arms, block, due, shares, delay)
-            _reward(live, start + n - 1, arriving)
-            _expose(live, start, arms, shares)
+            _send(arriving, start, arms, block, block_waits, shares, delay)
+            _apply_rewards(live, start + n - 1, arriving)
+            _apply_exposures(live, start, arms, shares)
             yield block, arms
             start += n
 
 
 def _experiment(policy: Any, environment: Environment, delay: Delay) -> LiveExperiment:
-    """The fold of an experiment with these arms; its policy is the one that takes part."""
+    """Fold of an experiment with these arms, in which `policy` takes the place of its own."""
     experiment = validated(
         Experiment(
             id="simulation",
@@ -69,7 +69,7 @@ def _experiment(policy: Any, environment: Environment, delay: Delay) -> LiveExpe
 
 
 def _parts(block: Block, waits: NDArray[np.int64], rows: int) -> Iterator[tuple[Block, NDArray[np.int64]]]:
-    """At most `rows` decisions at a time, with what their rewards wait for."""
+    """Cuts a block into blocks of at most `rows` decisions, with the delays of their rewards."""
     for start in range(0, len(waits), rows):
         part = slice(start, start + rows)
         yield Block(block.means[part], block.rewards[part]), waits[part]
@@ -77,18 +77,20 @@ def _parts(block: Block, waits: NDArray[np.int64], rows: int) -> Iterator[tuple[
 
 def _drawn(shares: NDArray[np.float64], n: int, draws: Generator) -> NDArray[np.intp]:
     arms = np.searchsorted(np.cumsum(shares), draws.random(n), side="right")
-    # Rounding may leave a little above the last sum.
+    # By rounding, the last sum may be a little below 1.
     possible: NDArray[np.intp] = np.minimum(arms, np.flatnonzero(shares)[-1]).astype(np.intp)
     return possible
 
 
-def _reward(live: LiveExperiment, until: int, arriving: dict[int, list[NDArray[np.void]]]) -> None:
-    """What comes by decision `until`, in its order."""
+def _apply_rewards(live: LiveExperiment, until: int, arriving: dict[int, list[NDArray[np.void]]]) -> None:
+    """Applies the rewards that come by decision `until`, in their order."""
     for at in sorted(at for at in arriving if at <= until):
         live.apply(Offset(at * DECISION_MS, 0), Rewarded(np.concatenate(arriving.pop(at))))
 
 
-def _expose(live: LiveExperiment, start: int, arms: NDArray[np.intp], shares: NDArray[np.float64]) -> None:
+def _apply_exposures(
+    live: LiveExperiment, start: int, arms: NDArray[np.intp], shares: NDArray[np.float64]
+) -> None:
     n = len(arms)
     live.apply(
         Offset((start + n - 1) * DECISION_MS, 2),
@@ -111,13 +113,13 @@ def _send(
     start: int,
     arms: NDArray[np.intp],
     block: Block,
-    due: NDArray[np.int64],
+    delays: NDArray[np.int64],
     shares: NDArray[np.float64],
     delay: Delay,
 ) -> None:
-    """The rewards of decisions from `start` on, those that come within the window, by when they come."""
+    """Adds the rewards of a block to `arriving`, by the decision at which they come, if they come within the window."""
     places = np.arange(len(arms))
-    values, waits = block.rewards[places, arms], due[places, arms]
+    values, waits = block.rewards[places, arms], delays[places, arms]
     sent = (waits >= 0) & (waits <= delay.window_decisions)
     if delay.missing == "zero":
         sent &= values != 0.0

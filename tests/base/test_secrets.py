@@ -1,4 +1,4 @@
-"""Passwords of URLs are in no argument, log, answer or error; answers name no path and no address of ours."""
+"""Passwords in URLs: no argument, log, answer or error shows them. Answers name no path and no address of ours."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from callers import check_problem, decide, new_name, running, upload
 from commands import bandit_serve, save_model
+from http_calls import check_problem, decide, new_name, running, upload
 from hypothesis import given
 from hypothesis import strategies as st
 from services import Answer, ThrowawayService
@@ -29,7 +29,7 @@ SECRETS = (PASSWORD, quote(PASSWORD, safe=""), TOKEN)
 
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What other tests know stays theirs."""
+    """Forgets the secrets of other tests, and restores them afterwards."""
     monkeypatch.setattr(module, "_secrets", set())
 
 
@@ -43,7 +43,7 @@ def url_of(store: ThrowawayStore) -> str:
     return f"redis://:{quote(PASSWORD, safe='')}@127.0.0.1:{store.port}/0"
 
 
-def told(text: str) -> list[str]:
+def secrets_in(text: str) -> list[str]:
     return [secret for secret in SECRETS if secret in text]
 
 
@@ -77,7 +77,7 @@ def test_a_service_tells_no_password_whatever_happens_to_it(guarded: ThrowawaySt
         name = running(service, arms=[{"name": "a", "model": "m", "version": "v1"}])
         token = decide(service, name)["decision_id"]
         wait_until(lambda: "bandit_serve\0learn\0m" in arguments_of_others())
-        assert told(arguments_of_others()) == []
+        assert secrets_in(arguments_of_others()) == []
         for page in ("/v1/stats", "/openapi.json", "/metrics", "/health/ready", "/v1/models/m"):
             assert ask("GET", page).status == 200
 
@@ -99,16 +99,16 @@ def test_a_service_tells_no_password_whatever_happens_to_it(guarded: ThrowawaySt
         ask("GET", "/health/ready")
         guarded.options["requirepass"] = "another"
         guarded.start(wait=False)
-        wait_until(lambda: any("does not let us in" in line for line in service.output), 20.0)
+        wait_until(lambda: any("rejects the login" in line for line in service.output), 20.0)
         check_problem(ask("POST", f"/v1/experiments/{name}/pause"), 503)
         for command in (["models", "list"], ["doctor"], ["doctor", "--json"], ["serve", "--port", "0"]):
             ran = bandit_serve(*command, "--data", data, "--config", config)
-            assert told(ran.out + ran.err) == []
+            assert secrets_in(ran.out + ran.err) == []
             assert ran.status != 0
-    assert told("".join(service.output)) == []
+    assert secrets_in("".join(service.output)) == []
     for answer in answers:
         text = str(answer.body)
-        assert told(text) == [], text
+        assert secrets_in(text) == [], text
         assert str(tmp_path) not in text
         assert not re.search(rf"127\.0\.0\.1:{guarded.port}|\b{guarded.port}\b", text), text
 
@@ -118,7 +118,7 @@ def test_the_demo_passes_no_password_in_arguments(
 ) -> None:
     with DemoService(tmp_path / "data", store=url_of(guarded), port=0) as service:
         assert service.url
-        assert told(arguments_of_others()) == []
+        assert secrets_in(arguments_of_others()) == []
 
 
 def test_a_place_for_files_that_is_refused_is_named_without_its_secrets(known: None) -> None:
@@ -126,8 +126,8 @@ def test_a_place_for_files_that_is_refused_is_named_without_its_secrets(known: N
     url = f"ftp://somebody:{quote(PASSWORD, safe='')}@127.0.0.1:1/models?token={TOKEN}"
     with pytest.raises(UsageError, match=r"ftp://127\.0\.0\.1:1/models\?\*\*\*") as raised:
         FsspecRemote(url)
-    assert told(str(raised.value)) == []
-    assert told(repr(Settings(store=url, artifacts=url))) == []
+    assert secrets_in(str(raised.value)) == []
+    assert secrets_in(repr(Settings(store=url, artifacts=url))) == []
     assert "127.0.0.1:1" in repr(Settings(store=url))
 
 

@@ -1,4 +1,4 @@
-"""Processes whose wall clock a test sets, by libfaketime; their monotonic clocks run on."""
+"""Processes with a wall clock that a test sets, by libfaketime; their monotonic clocks run on."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ needs_faketime = pytest.mark.skipif(
 
 
 class WallClock:
-    """The wall clock of the processes that are started with `environment`; `step` sets it while they run."""
+    """Wall clock of processes that are started with `environment`; `step` sets it while they run."""
 
     def __init__(self, directory: Path, step_s: int = 0) -> None:
         self._file = directory / "wall-clock"
         self.step(step_s)
 
     def step(self, seconds: int) -> None:
-        """Sets it to the right time and `seconds`."""
+        """Sets the clock to the true time plus `seconds`."""
         written = self._file.with_suffix(".new")
         written.write_text(f"{seconds:+d}\n")
         written.replace(self._file)
@@ -42,7 +42,7 @@ class WallClock:
         }
 
     def wrapped(self, binary: Path) -> Path:
-        """A program that does what `binary` does, with this clock."""
+        """Path of a script that runs `binary` with this clock."""
         script = self._file.with_name(f"{binary.name}-stepped")
         settings = " ".join(f"{name}='{value}'" for name, value in self.environment.items())
         script.write_text(f"#!/bin/sh\nexec env {settings} '{binary}' \"$@\"\n")

@@ -1,4 +1,4 @@
-"""A change that was answered holds for the next request, whichever worker takes it."""
+"""Changes that were answered hold for the next request, in any worker."""
 
 from __future__ import annotations
 

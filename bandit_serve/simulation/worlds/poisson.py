@@ -10,14 +10,14 @@ from numpy.random import Generator
 
 from bandit_serve.metrics import Count
 from bandit_serve.simulation.worlds.context_free import ContextFree
-from bandit_serve.simulation.worlds.environment import Matrix, require
+from bandit_serve.simulation.worlds.environment import Matrix, require_that
 
 # NumPy draws no Poisson number above it, and no policy sees one.
-LARGEST_RATE = 1e9
+MAX_RATE = 1e9
 
 
-class Counts(ContextFree, frozen=True, kw_only=True):
-    """arms: the rate of each, of Poisson numbers."""
+class Poisson(ContextFree, frozen=True, kw_only=True):
+    """Poisson rewards. arms: each arm's rate, at most `MAX_RATE`."""
 
     kind: ClassVar[str] = "counts"
     objective: ClassVar[str] = Count.name
@@ -27,7 +27,7 @@ class Counts(ContextFree, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         rates = [*self.arms, *(rate for each in self.changes for rate in each.arms)]
-        require(max(rates) <= LARGEST_RATE, f"rates must be at most {LARGEST_RATE:g}, not {max(rates):g}.")
+        require_that(max(rates) <= MAX_RATE, f"rates must be at most {MAX_RATE:g}, not {max(rates):g}.")
 
     def outcomes(self, means: Matrix, generator: Generator) -> Matrix:
         return generator.poisson(means).astype(np.float64)

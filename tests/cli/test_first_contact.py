@@ -1,4 +1,4 @@
-"""The small things that a caller meets first: HEAD, the end by SIGHUP, a store that is not there, a wrong directory."""
+"""First contact: HEAD requests, SIGHUP, a store that does not answer, a wrong directory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from callers import check_problem, decide, draft, experiment, reward_many, running
 from commands import bandit_serve
+from http_calls import check_problem, decide, draft, experiment, reward_many, running
 from services import ThrowawayService, clean_environment
 from stores import ThrowawayStore, wait_until
 
@@ -222,8 +222,8 @@ def test_many_mistakes_are_told_at_once(service: ThrowawayService) -> None:
 
 def test_a_key_that_is_given_twice_is_refused_where_something_is_set_up(service: ThrowawayService) -> None:
     twice = b'{"id": "twice", "id": "again", "unt": 1, "arms": [{"name": "a", "name": "b"}], "metrics": []}'
-    found = check_problem(service.call("POST", "/v1/experiments", twice), 400)
-    assert {error["at"] for error in found["errors"]} == {"id", "unt", "arms[0].name", "metrics"}
+    problem = check_problem(service.call("POST", "/v1/experiments", twice), 400)
+    assert {error["at"] for error in problem["errors"]} == {"id", "unt", "arms[0].name", "metrics"}
     assert service.call("POST", "/v1/experiments", experiment(id="once")).status == 201
     for method, path, body, at in [
         ("PUT", "/policy", b'{"kind": "thompson", "kind": "ucb1"}', "kind"),

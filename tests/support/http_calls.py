@@ -1,4 +1,4 @@
-"""What tests over HTTP say again and again: bodies that are valid, MessagePack, problems, multipart."""
+"""Calls that many HTTP tests make: valid bodies, MessagePack, problems, multipart."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def new_name(stem: str = "e") -> str:
 
 
 def experiment(**changes: Any) -> dict[str, Any]:
-    """A valid experiment with a name of its own: two arms, a binary objective, an even split."""
+    """Body of a valid experiment with a unique name: two arms, a binary objective, an even split."""
     return {
         "id": new_name(),
         "arms": [{"name": "control"}, {"name": "challenger"}],
@@ -54,15 +54,15 @@ def decide(service: ThrowawayService, name: str, **body: Any) -> dict[str, Any]:
 
 
 def decide_many(service: ThrowawayService, name: str, units: list[str]) -> dict[str, list[Any]]:
-    """The columnar form, up to 10,000 units a request."""
+    """Decides for many units in the columnar form, 10,000 a request."""
     columns: dict[str, list[Any]] = {"decision_ids": [], "arms": [], "propensities": []}
     for start in range(0, len(units), 10_000):
         body = {"units": units[start : start + 10_000]}
-        found = call_msgpack(service, f"/v1/experiments/{name}/decide/batch", body)
-        assert found.status == 200, found
-        columns["arm_names"] = found.body["arm_names"]
+        answer = call_msgpack(service, f"/v1/experiments/{name}/decide/batch", body)
+        assert answer.status == 200, answer
+        columns["arm_names"] = answer.body["arm_names"]
         for column in ("decision_ids", "arms", "propensities"):
-            columns[column] += found.body[column]
+            columns[column] += answer.body[column]
     return columns
 
 
@@ -71,26 +71,26 @@ def reward_many(service: ThrowawayService, tokens: list[str], values: list[float
     for start in range(0, len(tokens), 10_000):
         pairs = zip(tokens[start : start + 10_000], values[start : start + 10_000], strict=True)
         rewards = [{"decision_id": token, "value": value} for token, value in pairs]
-        found = call_msgpack(service, "/v1/rewards", {"rewards": rewards})
-        assert found.status == 200, found
-        verdicts += found.body["verdicts"]
+        answer = call_msgpack(service, "/v1/rewards", {"rewards": rewards})
+        assert answer.status == 200, answer
+        verdicts += answer.body["verdicts"]
     return verdicts
 
 
 def call_msgpack(
     service: ThrowawayService, path: str, body: Any, accept: str | None = None, method: str = "POST"
 ) -> Answer:
-    """One request in MessagePack; the answer's body is decoded by its own content type."""
+    """Sends a request in MessagePack; decodes the answer by its content type."""
     headers = {"Content-Type": MSGPACK, **({"Accept": accept} if accept else {})}
     content = body if isinstance(body, bytes) else msgpack.packb(body)
-    found = service.call(method, path, content, headers)
-    if found.headers["Content-Type"] == MSGPACK:
-        return found._replace(body=msgpack.unpackb(found.body))
-    return found
+    answer = service.call(method, path, content, headers)
+    if answer.headers["Content-Type"] == MSGPACK:
+        return answer._replace(body=msgpack.unpackb(answer.body))
+    return answer
 
 
 def check_problem(found: Answer, status: int, *at: str) -> dict[str, Any]:
-    """That it is a problem of this status, whose errors are at these fields; returns it."""
+    """Asserts that an answer is a problem of this status with errors at these fields; returns its body."""
     assert found.status == status, found
     assert found.headers["Content-Type"] == PROBLEM
     body: dict[str, Any] = found.body

@@ -1,4 +1,4 @@
-"""Reading what a later build wrote, as far as this one knows it."""
+"""Decoding of data from a later build: fields that this build does not know are dropped."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def decode_known(data: bytes, kind: type[T]) -> T:
-    """MessagePack as `kind`, without the fields that its structs do not have; `msgspec.MsgspecError` otherwise."""
-    found = msgspec.msgpack.decode(data)
-    return msgspec.convert(_known(found, inspect.type_info(kind)), kind)
+    """Decodes MessagePack as `kind` and drops unknown struct fields. Raises `msgspec.MsgspecError` otherwise."""
+    document = msgspec.msgpack.decode(data)
+    return msgspec.convert(_known(document, inspect.type_info(kind)), kind)
 
 
 def _known(value: Any, kind: inspect.Type) -> Any:

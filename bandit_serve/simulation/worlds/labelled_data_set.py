@@ -1,4 +1,4 @@
-"""Labelled rows to make a bandit of: a CSV with a header, or a data set that scikit-learn ships."""
+"""Labelled data sets, from a CSV file with a header or from scikit-learn."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.errors import InvalidInput, UsageError
-from bandit_serve.simulation.worlds.environment import Matrix, require
+from bandit_serve.simulation.worlds.environment import Matrix, require_that
 
-# Those that come with scikit-learn itself, so that nothing is downloaded.
 SHIPPED = ("breast_cancer", "digits", "iris", "wine")
-MOST_CATEGORIES = 64
-MOST_CLASSES = 1_000
+"""Data sets that are part of scikit-learn's package, so nothing is downloaded."""
+MAX_COLUMN_CATEGORIES = 64
+MAX_CLASSES = 1_000
 MISSING = frozenset(["", "?", "na", "nan", "null", "none"])
 
 
-class DataSet(NamedTuple):
-    """features: float64 (N, d), the first always 1, the others standardised. labels: intp (N,), of `classes`."""
+class LabelledDataSet(NamedTuple):
+    """features: float64 (N, d), the first always 1, the others standardised. labels: intp (N,), indices of classes."""
 
     name: str
     features: Matrix
@@ -32,10 +32,10 @@ class DataSet(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def read_csv(path: Path, label: str) -> DataSet:
-    """Columns of numbers are taken as they are (a missing one is the column's mean), others one-hot.
+def read_csv(path: Path, label: str) -> LabelledDataSet:
+    """Reads a CSV file. Numeric columns become one feature (a missing value is the column's mean), others one-hot.
 
-    UsageError names what can not be used, and where.
+    Raises `UsageError` that names what can not be used, and where.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -64,8 +64,8 @@ def read_csv(path: Path, label: str) -> DataSet:
 
 
 @lru_cache(maxsize=1)
-def shipped(name: str) -> DataSet:
-    """One of `SHIPPED`. UsageError where there is no such one, or no scikit-learn."""
+def shipped(name: str) -> LabelledDataSet:
+    """Loads one of `SHIPPED`. Raises `UsageError` for any other name, or without scikit-learn."""
     if name not in SHIPPED:
         raise UsageError(f"There is no data set {name!r}: expected one of {', '.join(SHIPPED)}.")
     try:
@@ -74,23 +74,23 @@ def shipped(name: str) -> DataSet:
         raise UsageError(
             f"The data set {name} comes with scikit-learn, which is not installed: pip install scikit-learn."
         ) from None
-    found = getattr(loaders, f"load_{name}")()
-    classes = [str(each) for each in found.target_names]
-    columns = [np.asarray(column, dtype=np.float64) for column in np.asarray(found.data).T]
-    return _data_set(name, columns, [classes[target] for target in found.target])
+    loaded = getattr(loaders, f"load_{name}")()
+    classes = [str(each) for each in loaded.target_names]
+    columns = [np.asarray(column, dtype=np.float64) for column in np.asarray(loaded.data).T]
+    return _data_set(name, columns, [classes[target] for target in loaded.target])
 
 
 def _column(name: str, cells: list[str]) -> list[NDArray[np.float64]]:
-    """One column of numbers, or one of 0 and 1 for each category."""
+    """Turns a column into one of numbers, or into one of 0 and 1 for each category."""
     missing = [cell.lower() in MISSING for cell in cells]
     try:
         numbers = [math.nan if gone else float(cell) for cell, gone in zip(cells, missing, strict=True)]
     except ValueError:
         categories = sorted(set(cells))
-        if len(categories) > MOST_CATEGORIES:
+        if len(categories) > MAX_COLUMN_CATEGORIES:
             raise UsageError(
-                f"The column {name!r} has {len(categories)} different texts; "
-                f"at most {MOST_CATEGORIES} become features, so drop it first."
+                f"The column {name!r} has {len(categories)} different values; "
+                f"at most {MAX_COLUMN_CATEGORIES} become features, so drop it first."
             ) from None
         return [np.array([cell == category for cell in cells], dtype=np.float64) for category in categories]
     column = np.array(numbers)
@@ -99,14 +99,14 @@ def _column(name: str, cells: list[str]) -> list[NDArray[np.float64]]:
     return [column]
 
 
-def _data_set(name: str, columns: list[NDArray[np.float64]], names: list[str]) -> DataSet:
+def _data_set(name: str, columns: list[NDArray[np.float64]], names: list[str]) -> LabelledDataSet:
     classes, labels = np.unique(names, return_inverse=True)
-    require(
-        2 <= len(classes) <= MOST_CLASSES,
-        f"{name} must have from 2 to {MOST_CLASSES:,} different labels, not {len(classes):,}.",
+    require_that(
+        2 <= len(classes) <= MAX_CLASSES,
+        f"{name} must have from 2 to {MAX_CLASSES:,} different labels, not {len(classes):,}.",
     )
     kept = [(column - column.mean()) / sd for column in columns if (sd := float(column.std())) > 0.0]
     features = np.column_stack([np.ones(len(names)), *kept])
     if not np.isfinite(features).all():
         raise InvalidInput(f"{name} has numbers that are too large to be standardised.")
-    return DataSet(name, features, labels.astype(np.intp), tuple(str(each) for each in classes))
+    return LabelledDataSet(name, features, labels.astype(np.intp), tuple(str(each) for each in classes))
