@@ -1,4 +1,4 @@
-"""All trials of a simulation, in several processes."""
+"""Running of all trials of a simulation, in several processes."""
 
 from __future__ import annotations
 
