@@ -24,6 +24,7 @@ from bandit_serve.experiments.spec import (
     validated,
 )
 from bandit_serve.log.events import REWARD, Event, Exposed, Rewarded
+from bandit_serve.log.offset import Offset
 from bandit_serve.results import Report, ResultsFold
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import directed
@@ -166,7 +167,7 @@ class Play:
         return later
 
     def apply(self, event: Event, at_ms: int | None = None) -> None:
-        self.fold.apply(self.now_ms if at_ms is None else at_ms, event)
+        self.fold.apply(Offset(self.now_ms if at_ms is None else at_ms, 0), event)
 
 
 def beside(plays: list[Play], n_metrics: int) -> list[Sums]:

@@ -19,6 +19,7 @@ from validity_runs import STEP_MS, Floats, Play, Scale, Watch, beside, blocks, d
 
 from bandit_serve.experiments.spec import Arm, ContextField, Policy
 from bandit_serve.log.events import Change, Changed, Tick
+from bandit_serve.log.offset import Offset
 from bandit_serve.policies import POLICIES
 from bandit_serve.results import report
 
@@ -181,7 +182,7 @@ def delayed(name: str, shares: tuple[float, ...]) -> SetUp:
                 waits = np.where(arms == 0, STEP_MS, 9 * STEP_MS)
                 due += each.step(np.array(shares), arms, values, told=values != 0.0, waits_ms=waits)
                 for at_ms, event in [one for one in due if one[0] <= each.now_ms]:
-                    each.apply(event, at_ms)
+                    each.apply(Offset(event, 0), at_ms)
                 due[:] = [one for one in due if one[0] > each.now_ms]
                 each.apply(Tick())
             look(plays, watches, number)

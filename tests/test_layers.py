@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "store": "processes log",
     "registry": "settings log models store",
     "folds": "experiments log policies store registry",
-    "replication": "experiments log policies results store registry folds",
+    "replication": "experiments log results store registry folds",
     "changes": "experiments log policies models store registry folds replication",
     "upkeep": "experiments log store registry folds replication changes",
     "api": "experiments registry folds",

@@ -1,4 +1,4 @@
-"""Repairing an experiment that was set aside: what of its log can not be folded, and the ways out of that."""
+"""Repair of an experiment that was set aside: the entries of its log that can not be folded, and the ways out."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from bandit_serve.errors import Conflict, InvalidInput, NotFound, Unfoldable
 from bandit_serve.folds.experiment import LiveExperiment, folded
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
+from bandit_serve.log.entry import Entry
+from bandit_serve.log.fold import POLICY_FOLD
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.owner import name_of
+from bandit_serve.log.reader import pages
 from bandit_serve.log.repairs import Omission, Repaired, Repairs, Way
 from bandit_serve.policies.serving import features_of
 from bandit_serve.registry.registry import REPAIRED, Registry, decode_registry_event
 from bandit_serve.replication.acknowledgements import heard_everywhere
-from bandit_serve.replication.beginnings import POLICY_FOLD, READ_COUNT, newest_record, newest_state
+from bandit_serve.replication.beginnings import newest_record, newest_state
 from bandit_serve.replication.results_log import ResultsLog, ResultsSetAside
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.store import Entry, Store
+from bandit_serve.store.store import Store
 
 # More entries than this are not a few bad ones: then an older snapshot is the way out.
 MOST_FAULTS = 100
@@ -114,14 +117,12 @@ async def _try(store: Store, repairs: Repairs, name: str) -> _Found:
 async def _fold(store: Store, repairs: Repairs, name: str) -> tuple[LiveExperiment | None, Fault | None]:
     """The state up to the log's end, or up to and with the first entry that can not be folded."""
     live = await newest_state(store, name, repairs)
-    position = START if live is None else live.offset
-    while entries := await store.read(name, position, READ_COUNT):
-        for entry in entries:
+    async for page in pages(store, name, START if live is None else live.offset):
+        for entry in page.entries:
             try:
                 live = folded(live, name, entry, repairs)
             except Exception as error:
                 return live, _fault(entry, "policy", error)
-        position = entries[-1].offset
         await asyncio.sleep(0)
     return live, None
 
@@ -140,7 +141,7 @@ async def _fold_results(store: Store, repairs: Repairs, name: str, live: LiveExp
 
 
 def _why_unkept(live: LiveExperiment | None) -> str | None:
-    """Why a snapshot of the state could not be read again; None if it can."""
+    """Why a snapshot of the state could not be read again to the same state; None if it can."""
     if live is None:
         return "The log is empty."
     try:
@@ -153,15 +154,14 @@ def _why_unkept(live: LiveExperiment | None) -> str | None:
 
 
 async def _common_faults(store: Store, registry: Registry) -> list[Fault]:
-    faults, position = [], START
-    while entries := await store.read(COMMON, position, READ_COUNT):
-        for entry in entries:
+    faults = []
+    async for page in pages(store, COMMON, START):
+        for entry in page.entries:
             try:
                 decode_registry_event(entry.kind, entry.data)
             except Exception as error:
                 if registry.repairs.omission(COMMON, entry.offset) is None:
                     faults.append(_fault(entry, "registry", error))
-        position = entries[-1].offset
     return faults
 
 
@@ -177,18 +177,14 @@ def _one_line(error: BaseException) -> str:
 
 async def _usable_snapshots(store: Store, name: str) -> list[KeptSnapshot]:
     """Those of the policy's fold that this build can read, the newest first."""
-    found = []
-    trimmed = await store.trimmed(name)
-    for offset in reversed(await store.snapshot_offsets(name, POLICY_FOLD)):
-        snapshot = await store.read_snapshot(name, POLICY_FOLD, offset) if offset >= trimmed else None
-        if snapshot is None:
-            continue
+    usable = []
+    async for offset, state in store.newest_snapshots(name, POLICY_FOLD, await store.trimmed(name)):
         try:
-            await asyncio.to_thread(LiveExperiment.from_state, offset, snapshot.state)
+            await asyncio.to_thread(LiveExperiment.from_state, offset, state)
         except Exception:
             continue
-        found.append(KeptSnapshot(str(offset), rfc3339(offset.time_ms)))
-    return found
+        usable.append(KeptSnapshot(str(offset), rfc3339(offset.time_ms)))
+    return usable
 
 
 class Repair:
@@ -206,7 +202,7 @@ class Repair:
 
     async def try_again(self, name: str) -> Cost:
         """With the builds that run now."""
-        await self._say(name, "try_again")
+        await self._announce(name, "try_again")
         return Cost()
 
     async def leave_out(self, name: str) -> Cost:
@@ -231,7 +227,7 @@ class Repair:
 
     async def stop(self, name: str) -> Cost:
         """For good: everyone gets control, and rewards are unknown."""
-        await self._say(name, "stop")
+        await self._announce(name, "stop")
         return Cost()
 
     async def _leave_out(self, name: str, ranges: list[tuple[str, str]]) -> Cost:
@@ -244,7 +240,7 @@ class Repair:
         omitted = tuple(ranges)
         if cost.changes and name != COMMON:
             await self._put_head_back(name, omitted)
-        await self._say(name, "leave_out", omitted)
+        await self._announce(name, "leave_out", omitted)
         return cost
 
     async def _put_head_back(self, name: str, omitted: tuple[tuple[str, str], ...]) -> None:
@@ -258,16 +254,12 @@ class Repair:
         await self._store.set_head(name, live.record.revision)
 
     async def _cost(self, name: str, first: Offset, last: Offset, n_features: int, cost: Cost) -> Cost:
-        position = first.former
-        while entries := await self._store.read(name, position, READ_COUNT):
-            for entry in entries:
-                if entry.offset > last:
-                    return cost
+        async for page in pages(self._store, name, first.former, last):
+            for entry in page.entries:
                 cost = _with(cost, entry, n_features)
-            position = entries[-1].offset
         return cost
 
-    async def _say(self, name: str, way: Way, omitted: tuple[tuple[str, str], ...] = ()) -> None:
+    async def _announce(self, name: str, way: Way, omitted: tuple[tuple[str, str], ...] = ()) -> None:
         event = Repaired(name, way, self._who, self._reason, omitted)
         offset = await self._store.append(COMMON, REPAIRED, events.encode(event))
         await heard_everywhere(self._store, COMMON, offset)

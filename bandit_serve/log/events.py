@@ -1,4 +1,4 @@
-"""What the log holds, and its wire form.
+"""Events of a log, and their wire form.
 
 An entry of a stream has one field. Its name is the kind of the event, its value the event:
 
@@ -44,10 +44,10 @@ REWARD = np.dtype(
 
 # The decision was one of the holdout: analysed like every other, but the policy learns nothing from it.
 HELD_OUT = 1
-# What `ages_ms` can hold: 49.7 days.
+# Of `ages_ms`: 49.7 days.
 MAX_AGE_MS = 2**32 - 1
 MAX_TIME_MS = 2**53
-# What a decision's number stays below: a token has 42 bits for it.
+# A decision's number stays below it: a token has 42 bits for it.
 MAX_COUNTER = 2**42
 
 
@@ -250,20 +250,19 @@ def decode(kind: bytes, data: bytes, n_features: int = 0) -> Event:
     `UnreadableEntry` for what this build does not know, a kind or a field, and for columns that do not fit together.
     """
     try:
-        match kind:
-            case b"r":
-                return _unpack_rewards(data, n_features)
-            case b"x":
-                event = _exposed(data)
-                columns_of(event, n_features)
-                return event
-            case b"t":
-                _require(not data, "a tick without content")
-                return Tick()
-            case b"c":
-                return _changed(data)
-            case b"q":
-                return _census(data)
+        if kind == REWARDED:
+            return _unpack_rewards(data, n_features)
+        if kind == EXPOSED:
+            event = _exposed(data)
+            columns_of(event, n_features)
+            return event
+        if kind == TICK:
+            _require(not data, "a tick without content")
+            return Tick()
+        if kind == CHANGED:
+            return _changed(data)
+        if kind == CENSUS:
+            return _census(data)
     except msgspec.MsgspecError as error:
         raise UnreadableEntry(
             f"The log holds an entry of kind {kind!r} that this build does not know: {error}."
@@ -272,7 +271,7 @@ def decode(kind: bytes, data: bytes, n_features: int = 0) -> Event:
 
 
 class Shape:
-    """What the entries of an experiment have to fit, as it is now. `n_features` as in `columns_of`."""
+    """Shape of an experiment as it is now: the entries of its log have to fit. `n_features` as in `columns_of`."""
 
     def __init__(self, experiment: Experiment, n_features: int | None) -> None:
         self._experiment = experiment

@@ -1,4 +1,4 @@
-"""A place in a log: the id of a stream's entry. Its first number is the log's time, in Unix milliseconds."""
+"""Offset: a place in a log, the id of a stream's entry. Its first number is the log's time, in Unix milliseconds."""
 
 from __future__ import annotations
 

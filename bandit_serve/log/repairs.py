@@ -1,9 +1,9 @@
-"""What was decided about experiments whose log could not be folded: a fold of the common log, kept by the registry."""
+"""Repairs of experiments whose log could not be folded: a fold of the common log, kept by the registry."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -23,6 +23,13 @@ class Omission(Struct, frozen=True, forbid_unknown_fields=True):
 
     def has(self, offset: Offset) -> bool:
         return Offset.parse(self.first) <= offset <= Offset.parse(self.last)
+
+
+class LeftOut(NamedTuple):
+    """In place of an entry that is left out. `met`: how many omissions a fold has met with it."""
+
+    omission: Omission
+    met: int
 
 
 class Repaired(Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""Under which revisions of an experiment no valid interval can come: an adaptive policy without a floor."""
+"""Floors of shares, by revision: without one under an adaptive policy no interval is valid."""
 
 from __future__ import annotations
 

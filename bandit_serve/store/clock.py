@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-TOLERANCE_MS = 10_000
-"""By how much the store's clock and those of its callers may come apart before it is taken to have jumped."""
+from bandit_serve.log.times import CLOCK_TOLERANCE_MS
+
 ESTABLISHED_MS = 5_000
 """How long a process has known the log's time when its own clock may correct the store's: longer than any worker that
 lives stays silent, so one that has just come does not speak for those who know better.
@@ -56,7 +56,7 @@ class LogClock:
         """Takes over what the store said between two moments of `even_ns`; returns the log's time as it was then.
 
         What is known already stays as it is where the answer allows it, so that a slow answer spoils nothing. Where
-        time would go back it stands still instead, unless that were for longer than `TOLERANCE_MS`.
+        time would go back it stands still instead, unless that were for longer than `CLOCK_TOLERANCE_MS`.
         `holds` says whether the store is sure.
         """
         log_ms = store_ms + shift_ms
@@ -67,7 +67,7 @@ class LogClock:
         else:
             before_ms = self.now_ms()
             back_ms = before_ms - (even_ns() + ahead_ns) // _MS
-            self._least_ms = before_ms if back_ms <= TOLERANCE_MS else 0
+            self._least_ms = before_ms if back_ms <= CLOCK_TOLERANCE_MS else 0
         self._ahead_ns, self.shift_ms, self.known = ahead_ns, shift_ms, holds
         here_ns = time.time_ns() - even_ns() + (sent_ns + received_ns) // 2
         self.offset_ms = here_ns / _MS - store_ms

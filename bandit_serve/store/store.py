@@ -9,27 +9,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from bandit_serve.errors import StoreUnavailable
+from bandit_serve.log.entry import Entry
 from bandit_serve.log.events import REWARD
 from bandit_serve.log.offset import START, Offset
+from bandit_serve.log.snapshot import Snapshot
+from bandit_serve.log.times import CLOCK_TOLERANCE_MS, COUNTED_MS, EXPOSED_MARK_MS, REPEATED_MS
 from bandit_serve.store import scripts
 from bandit_serve.store.calls import Calls
-from bandit_serve.store.clock import TOLERANCE_MS, LogClock, even_ns
+from bandit_serve.store.clock import LogClock, even_ns
 from bandit_serve.store.connection import open_client, open_tail_client, renew
 from bandit_serve.store.facts import StoreFacts, check, inspect
 from bandit_serve.store.failures import BUSY, CANNOT_SAVE, CLOCK, FULL, READ_ONLY, SLOW, translate_errors
-from bandit_serve.store.keys import COMMON, Keys
+from bandit_serve.store.keys import Keys
 from bandit_serve.store.outages import Outages
 
-GRACE_MS = 60_000
-EXPOSED_MARK_MS = 7 * 86_400_000
-"""How long, by the log's time, a worker's mark outlives what it last appended."""
-REPEATED_MS = EXPOSED_MARK_MS - GRACE_MS
-"""How long a worker may try the same exposures again: less, so that the mark of the first try is there to tell."""
 SWEPT_AT_ONCE = 500
 ASKED_AGAIN_S = 0.2
 APPEND_TRIES = 4
@@ -41,21 +38,9 @@ PIECE_BYTES = 512 * 2**10
 PIECES_A_LIFETIME = 16
 PIECES_MS = 600_000
 IN_PIECES = b"\xc1"
-"""What no MessagePack begins with, and so no state."""
+"""No MessagePack begins with it, and so no state."""
 # Outages in which it is the right node that answers, so that another connection would lead to the same.
 STAYING = (FULL, BUSY, CANNOT_SAVE)
-
-
-class Entry(NamedTuple):
-    offset: Offset
-    kind: bytes
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    offset: Offset
-    state: bytes
 
 
 class Store:
@@ -125,7 +110,7 @@ class Store:
         clock, keys = self.clock, [self.keys.clock, self.keys.workers]
         while True:
             sent_ns = even_ns()
-            arguments = [clock.now_ms(), int(clock.established), TOLERANCE_MS]
+            arguments = [clock.now_ms(), int(clock.established), CLOCK_TOLERANCE_MS]
             store_ms, shift_ms, holds = await self._run(scripts.READ_CLOCK, keys, arguments)
             log_ms = clock.hear(int(store_ms), int(shift_ms), sent_ns, even_ns(), holds=bool(holds))
             if holds:
@@ -142,7 +127,7 @@ class Store:
         for _ in range(APPEND_TRIES):
             if not self.clock.known:
                 await self.time_ms()
-            time = (self.clock.shift_ms, self.clock.now_ms(), TOLERANCE_MS)
+            time = (self.clock.shift_ms, self.clock.now_ms(), CLOCK_TOLERANCE_MS)
             answer = await self._run(script, keys, (*time, *arguments))
             if answer != b"clock":
                 return answer
@@ -169,7 +154,7 @@ class Store:
     ) -> bytes:
         """One letter a row: `a`ccepted, `d`uplicate, `l`ate. `checks` are 12 bytes a row (append_rewards.lua)."""
         keys = [self.keys.log(owner), self.keys.expiries(owner), *bitmaps]
-        arguments: list[scripts.Argument] = [rows, row_bytes, checks, GRACE_MS]
+        arguments: list[scripts.Argument] = [rows, row_bytes, checks, COUNTED_MS]
         return bytes(await self._write(self._append(scripts.APPEND_REWARDS, keys, arguments)))
 
     async def append_change(self, owner: str, revision: int, kind: bytes, event: bytes) -> Offset | None:
@@ -301,13 +286,22 @@ class Store:
         return sorted(Offset.parse(field) for field in fields)
 
     async def read_snapshot(self, owner: str, fold: str, offset: Offset | None = None) -> Snapshot | None:
-        """The snapshot at `offset`, by default the newest that is whole."""
-        offsets = [offset] if offset is not None else reversed(await self.snapshot_offsets(owner, fold))
-        for at in offsets:
-            state = await self._state(owner, fold, str(at))
-            if state is not None:
-                return Snapshot(at, state)
-        return None
+        """The snapshot at `offset`, by default the newest; None where none is whole."""
+        if offset is None:
+            async for snapshot in self.newest_snapshots(owner, fold):
+                return snapshot
+            return None
+        state = await self._state(owner, fold, str(offset))
+        return None if state is None else Snapshot(offset, state)
+
+    async def newest_snapshots(self, owner: str, fold: str, since: Offset = START) -> AsyncIterator[Snapshot]:
+        """Those that are whole, the newest first, down to the one at `since`."""
+        for offset in reversed(await self.snapshot_offsets(owner, fold)):
+            if offset < since:
+                return
+            snapshot = await self.read_snapshot(owner, fold, offset)
+            if snapshot is not None:
+                yield snapshot
 
     async def _state(self, owner: str, fold: str, at: str) -> bytes | None:
         field = await self._call(lambda: self._client.hget(self.keys.snapshots(owner, fold), at))
@@ -325,14 +319,14 @@ class Store:
         """A large one goes in pieces, each a call of its own: in one it would hold up the store, and take longer than
         a call may.
         """
-        at, told = str(snapshot.offset), snapshot.state
+        at, state = str(snapshot.offset), snapshot.state
         pieces = self.keys.snapshot_pieces(owner, fold, at)
         n_pieces = 0
-        if len(told) > PIECE_BYTES:
-            n_pieces = await self._write_pieces(pieces, told)
-            told = IN_PIECES + n_pieces.to_bytes(4, "little") + hashlib.sha256(told).digest()
+        if len(state) > PIECE_BYTES:
+            n_pieces = await self._write_pieces(pieces, state)
+            state = IN_PIECES + n_pieces.to_bytes(4, "little") + hashlib.sha256(state).digest()
         keys = [self.keys.snapshots(owner, fold), pieces]
-        if not await self._run(scripts.KEEP_SNAPSHOT, keys, [at, n_pieces, told]):
+        if not await self._run(scripts.KEEP_SNAPSHOT, keys, [at, n_pieces, state]):
             raise StoreUnavailable(f"The snapshot of {owner} at {at} lost pieces on its way.", what=SLOW)
 
     async def _write_pieces(self, key: str, state: bytes) -> int:
@@ -450,6 +444,3 @@ class Store:
 
 def _entries(found: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> list[Entry]:
     return [Entry(Offset.parse(at), *next(iter(fields.items()))) for at, fields in found]
-
-
-__all__ = ["COMMON", "Entry", "Snapshot", "Store"]

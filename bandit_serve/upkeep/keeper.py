@@ -1,4 +1,6 @@
-"""The lease holder's chores: snapshots, trimming, ticks, token keys, and promotions that an experiment decided."""
+"""Keeper of the lease holder's chores: snapshots, trimming, ticks, token keys, and promotions that an experiment
+decided.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,16 @@ from bandit_serve.experiments.spec import MAX_WINDOW_MS, Record
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
-from bandit_serve.log.offset import Offset
+from bandit_serve.log.fold import POLICY_FOLD, REGISTRY_FOLD, RESULTS_FOLD, readable
 from bandit_serve.log.owner import name_of
+from bandit_serve.log.snapshot import Snapshot
+from bandit_serve.log.times import UNTRIMMED_MS
 from bandit_serve.log.token import new_key
 from bandit_serve.registry.registry import Registry
-from bandit_serve.replication.beginnings import POLICY_FOLD
 from bandit_serve.replication.keyring import load_keyring
-from bandit_serve.replication.results_log import RESULTS_FOLD, ResultsLog, ResultsSetAside
-from bandit_serve.replication.tail import REGISTRY_FOLD
+from bandit_serve.replication.results_log import ResultsLog, ResultsSetAside
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.store import Snapshot, Store
+from bandit_serve.store.store import Store
 from bandit_serve.upkeep.overdue import Overdue
 
 log = logging.getLogger(__name__)
@@ -38,8 +40,6 @@ FULL_AT, RELIEVED_AT = 0.95, 0.9
 """Shares of the store's memory: above the one, logs are trimmed to their newest snapshot down to the other."""
 OVERDUE_ROUNDS = 3
 KEPT_SNAPSHOTS = 8
-UNTRIMMED_MS = 5_000
-"""How old an entry is before it may be trimmed: more than `tail.LAPSE_S`, so a reader that keeps up misses none."""
 
 
 class Keeper:
@@ -179,7 +179,7 @@ class Keeper:
         registry = self._replica.registry
         snapshot = Snapshot(registry.offset, registry.state())
         try:
-            await asyncio.to_thread(Registry.from_state, snapshot.offset, snapshot.state)
+            await asyncio.to_thread(readable, Registry.from_state, *snapshot)
             await self._keep_fold(COMMON, REGISTRY_FOLD, snapshot)
             self._overdue.done("snapshot_overdue", COMMON)
         finally:
@@ -202,7 +202,7 @@ class Keeper:
         try:
             offset, pack = live.offset, live.capture()
             await self._keep_results(live)
-            state = await asyncio.to_thread(_readable_state, offset, pack)
+            state = await asyncio.to_thread(lambda: readable(LiveExperiment.from_state, offset, pack()))
             await self._keep_fold(live.owner, POLICY_FOLD, Snapshot(offset, state))
             self._overdue.done("snapshot_overdue", name)
         finally:
@@ -271,10 +271,3 @@ class Keeper:
             windows_ms.append(MAX_WINDOW_MS)  # of one that is being read, or was only announced
         for key_id in keyring.expired(now_ms, max(windows_ms, default=0)):
             await self._store.drop_token_key(key_id)
-
-
-def _readable_state(offset: Offset, pack: Callable[[], bytes]) -> bytes:
-    """What a reader of the snapshot refuses is not written."""
-    state = pack()
-    LiveExperiment.from_state(offset, state)
-    return state

@@ -9,11 +9,11 @@ from bandit_serve.errors import NotFound, SetAside
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
+from bandit_serve.log.entry import Entry
 from bandit_serve.log.events import Census
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.registry.registry import ANNOUNCED, ExperimentAnnounced, Registry
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.store import Entry
 
 
 def announced(replica: Replica, name: str, at_ms: int = 1) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from makers import exposed, rewards
 
 from bandit_serve.log import events
-from bandit_serve.store.store import Entry
+from bandit_serve.log.entry import Entry
 
 
 class Poison(NamedTuple):
