@@ -283,8 +283,8 @@ class ChangeAlarms:
         arms = slice(n_arms)
         self.alarms = list(state.alarms)
         for name in ("n", "total", "m2", "m3", "low", "width"):
-            column = np.array(getattr(state, name))
-            getattr(self, f"_{name}")[arms] = column.reshape(n_arms)
+            column = getattr(self, f"_{name}")
+            column[arms] = np.array(getattr(state, name), column.dtype).reshape(n_arms)
         if {len(state.first), len(state.candidates)} != {n_arms}:
             raise ValueError(f"not everything is there of all {n_arms} arms")
         self._first[arms] = [list(first) for first in state.first]

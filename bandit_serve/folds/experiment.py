@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 from numpy.typing import NDArray
 
 from bandit_serve.base.lenient import decode_known
@@ -21,7 +21,16 @@ from bandit_serve.folds.attribution.joined import JoinedDecisions, JoinedState
 from bandit_serve.folds.attribution.pending import PendingDecisions, PendingState
 from bandit_serve.log._rewards import learned
 from bandit_serve.log.entry import Entry
-from bandit_serve.log.events import Changed, Event, Exposed, Rewarded, Shape, decode, is_another_draft
+from bandit_serve.log.events import (
+    MAX_TIME_MS,
+    Changed,
+    Event,
+    Exposed,
+    Rewarded,
+    Shape,
+    decode,
+    is_another_draft,
+)
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.owner import generation_of
 from bandit_serve.log.reader import event_of
@@ -66,7 +75,7 @@ class ExperimentState(Struct, frozen=True, forbid_unknown_fields=True):
     policy: dict[str, Any]
     pending: PendingState | None
     joined: JoinedState | None
-    waits_since_ms: int
+    waits_since_ms: Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]
     alarms: AlarmsState | None
     history: list[bytes]
     exposures: NDArray[np.int64]

@@ -144,10 +144,10 @@ def _made(dtype: str, shape: list[int], items: bytes | memoryview) -> NDArray[An
 
 def _array(kind: Any, value: Any) -> NDArray[Any]:
     """`value` as an array of the dtype that `kind`, an `NDArray[...]`, says."""
+    (wanted,) = get_args(get_args(kind)[1])
     if isinstance(value, list) and value and isinstance(value[0], str):
         value = _made(*value)
-    (wanted,) = get_args(get_args(kind)[1])
-    if isinstance(value, list):  # of a build that wrote numbers one by one
+    elif isinstance(value, list) and wanted is not Any:  # of a build that wrote numbers one by one
         value = np.array(value, wanted)
     if not isinstance(value, np.ndarray) or (wanted is not Any and value.dtype != np.dtype(wanted)):
         found = getattr(value, "dtype", type(value).__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -50,7 +50,7 @@ Columns = dict[str, dict[str, NDArray[Any]]]
 """By part of the fold, by name."""
 
 
-class ResultsState(Struct, frozen=True, array_like=True):
+class ResultsState(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """All of `ResultsFold`; `record` as MessagePack."""
 
     record: bytes
@@ -277,12 +277,14 @@ class ResultsFold:
         for part, of_part in state.items():
             once_known = Evidence.FORMER if part == "evidence" else ()
             _require_known(of_part, {*known[part], *once_known}, part)
+            if part in FIXED:
+                _require_shapes(of_part, known[part], FIXED[part])
         fold.now_ms = int(state["fold"]["now_ms"][0])
         fold.omitted = int(state["fold"].get("omitted", [0])[0])
         fold.exposures = (
             state["fold"]["exposures"].astype(np.int64, casting="safe").reshape(len(experiment.arms))
         )
-        fold._floors = Floors(state["fold"]["revisions"], state["fold"]["flags"])
+        fold._floors = Floors.from_state(state["fold"]["revisions"], state["fold"]["flags"])
         context = bool(experiment.context) or _contextual(experiment.policy)
         fold.sums = Accumulators.from_state(state["sums"], experiment.control_arm, contextual=context)
         n_features = _n_features(experiment, fold.sums)
@@ -308,6 +310,25 @@ class ResultsFold:
             fold._decisions = RewardedDecisions.from_state(*parts)
         fold._early = EarlyRewards.from_state(state["early"])
         return fold
+
+
+FIXED: dict[str, frozenset[str] | None] = {
+    "fold": frozenset({"now_ms", "omitted", "exposures"}),
+    "sums": None,
+    "beginnings": frozenset({"closed", "counts"}),
+    "evidence": None,
+}
+"""Columns whose shape and dtype the experiment says, by part; None: all of them. The others' kernels look at them."""
+
+
+def _require_shapes(
+    state: Mapping[str, NDArray[Any]], known: Mapping[str, NDArray[Any]], names: Collection[str] | None
+) -> None:
+    for name, column in state.items():
+        if name in (known if names is None else names) and name in known:
+            shape, dtype = known[name].shape, known[name].dtype
+            if (column.shape, column.dtype) != (shape, dtype):
+                raise ValueError(f"{name} is {column.dtype}{column.shape}, not {dtype}{shape}")
 
 
 def _require_known(state: Collection[str], known: Collection[str], whose: str) -> None:

@@ -42,7 +42,7 @@ class Followed(Struct, frozen=True):
     rule: RatingRule
 
 
-class _Checkpoint(Struct):
+class _Checkpoint(Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     frozen: str
     offsets: dict[str, tuple[int, int]]

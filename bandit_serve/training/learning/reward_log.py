@@ -29,7 +29,7 @@ class Rating(NamedTuple):
     time_ms: int
 
 
-class _Open(Struct, array_like=True):
+class _Open(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Decision that waits for its reward, or reward that waits for its decision."""
 
     until_ms: int
