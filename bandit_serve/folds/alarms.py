@@ -51,7 +51,7 @@ from bandit_serve.folds._changes import evidence, forget, watch
 LEVEL = 1e-7
 """At most so many false alarms a value, on average: of 1,000 arms with 10,000 each, one has one."""
 PASSED = 0.6
-"""How much of 1/`LEVEL` is enough. A look finds R_n past its mark by then, not at it: where all of it was asked for,
+"""Part of 1/`LEVEL` that is enough. A look finds R_n past its mark by then, not at it: where all of it was asked for,
 nine laws of benchmarks/README.md had .34 to .52 times as many false alarms as `LEVEL` says (100 arms of 100,000 values
 each, at a level of 1e-5)."""
 BLOCK = 16
@@ -128,7 +128,7 @@ class _Candidates:
 
 
 def _binary(n: NDArray[np.int64], total: Vector) -> tuple[Vector, Vector]:
-    """The sums of the second and third powers of deviations of n values that are 0 or 1."""
+    """Sums of the second and third powers of deviations of n values that are 0 or 1."""
     m2: Vector = total * (n - total) / np.maximum(n, 1)
     m3: Vector = m2 * (1.0 - 2.0 * total / np.maximum(n, 1))
     return m2, m3
@@ -158,7 +158,7 @@ def _next_look(n: int) -> int:
 
 
 class ChangeAlarms:
-    """The watches of K arms, and their `alarms`: the last `MAX_ALARMS`, the oldest first. A fold by log time.
+    """Watches of K arms, and their `alarms`: the last `MAX_ALARMS`, the oldest first. A fold by log time.
 
     bounds: between which values lie, or None.
     """
@@ -203,7 +203,7 @@ class ChangeAlarms:
             self._look(now_ms)
 
     def closed(self, decisions: NDArray[np.int64], conversions: NDArray[np.int64], now_ms: int) -> None:
-        """How many `decisions` (K,) have closed, and how many of them, `conversions` (K,), with a reward."""
+        """Counts `decisions` (K,) that have closed, and those of them, `conversions` (K,), with a reward."""
         self._n += decisions
         self._total += conversions
         self._m2, self._m3 = _binary(self._n, self._total)
@@ -228,7 +228,7 @@ class ChangeAlarms:
         self._low[arm], self._width[arm], self._first[arm] = low, high - low, []
 
     def _moments(self, arm: int) -> tuple[float, float]:
-        """The variance that the arm has shown, and its third central moment over that; 0 where all were the same."""
+        """Variance that the arm has shown, and its third central moment over that; 0 where all were the same."""
         n, mean = float(self._n[arm]), float(self._total[arm] / self._n[arm])
         binary = mean * (1.0 - mean)
         variance = (float(self._m2[arm]) + binary) / (n + 1.0)
@@ -251,7 +251,7 @@ class ChangeAlarms:
             self._begin(arm)
 
     def grown(self, n_arms: int) -> ChangeAlarms:
-        """The same with more arms."""
+        """Same with more arms."""
         grown = ChangeAlarms(n_arms, self._bounds)
         grown._take(self.state())
         return grown

@@ -132,7 +132,7 @@ class LiveExperiment:
 
     @property
     def etag(self) -> int:
-        """The revision, and above its 32 bits how many of the name there were before: no two states have the same."""
+        """Revision, and above its 32 bits how many of the name there were before: no two states have the same."""
         return self.record.revision + ((generation_of(self.owner) - 1) << 32)
 
     @property
@@ -162,7 +162,7 @@ class LiveExperiment:
             self.pending = PendingDecisions(window_ms, len(experiment.arms))
 
     def _watch(self) -> ChangeAlarms | None:
-        """What watches the arms' means; None with a contextual policy, which changes them itself."""
+        """Watch of the arms' means; None with a contextual policy, which changes them itself."""
         experiment = self.experiment
         if self.policy.contextual:
             return None
@@ -226,7 +226,7 @@ class LiveExperiment:
         self.evidence += 1
 
     def _successor(self, record: Record) -> Policy | ContextualPolicy | None:
-        """The policy of a changed record, which knows nothing yet; None where it is the one that there is."""
+        """Policy of a changed record, which knows nothing yet; None where it is the one that there is."""
         added = len(record.experiment.arms) - len(self.exposures)
         if added < 0:
             raise UnreadableEntry("The log holds a change that takes arms away; they can only be removed.")
@@ -411,7 +411,7 @@ class LiveExperiment:
         self.evidence += 1
 
     def _learned_chances(self, propensities: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The probabilities of decisions outside the holdout, given that they are: a policy that weighs learns only
+        """Probabilities of decisions outside the holdout, given that they are: a policy that weighs learns only
         from those, and by the mixture would undervalue the arms that it seldom draws itself.
 
         The holdout is taken to have been of the arms that are active now. Where it was not, what the floor leaves
@@ -436,7 +436,7 @@ class LiveExperiment:
 
     @property
     def _zero(self) -> float:
-        """What a missing reward is to the policy."""
+        """Value of a missing reward to the policy."""
         return self.experiment.objective.utility(0.0)
 
     def shares(
@@ -513,7 +513,7 @@ class LiveExperiment:
         return self.capture()()
 
     def capture(self) -> Callable[[], bytes]:
-        """What packs the state as it is now; that takes longer, and may be in a thread while entries are applied."""
+        """Packer of the state as it is now: that takes longer, and may be in a thread while entries are applied."""
         if self.midway:
             raise RuntimeError(f"{self.experiment.id} has no state in the middle of an entry")
         state = ExperimentState(
@@ -536,7 +536,7 @@ class LiveExperiment:
 
     @classmethod
     def from_state(cls, offset: Offset, state: bytes) -> LiveExperiment:
-        """The experiment whose `state` at `offset` this was; `UnreadableEntry` for anything else."""
+        """Experiment whose `state` at `offset` this was; `UnreadableEntry` for anything else."""
         fields = _CODEC.unpack(state)
         with reading("an experiment"):
             return cls._restored(offset, fields)
@@ -581,7 +581,7 @@ class LiveExperiment:
 
     @staticmethod
     def record_in(state: bytes) -> Record:
-        """The record in a snapshot, as far as this build knows its fields, also where the rest can not be used."""
+        """Record in a snapshot, as far as this build knows its fields, also where the rest can not be used."""
         with reading("an experiment"):
             return decode_known(_CODEC.content(state)["record"], Record)
 
@@ -592,7 +592,7 @@ class LiveExperiment:
 def folding(
     live: LiveExperiment | None, owner: str, entry: Entry, repairs: Repairs
 ) -> tuple[LiveExperiment, Iterator[Step]]:
-    """The fold of a log and the steps that take it one entry further; `live` is None before the first entry."""
+    """Fold of a log and the steps that take it one entry further; `live` is None before the first entry."""
     if live is not None:
         event = event_of(entry, owner, repairs, live.n_features)
         return live, live.steps(entry.offset, event)
@@ -613,7 +613,7 @@ def folded(live: LiveExperiment | None, owner: str, entry: Entry, repairs: Repai
 
 
 def _patient(policy: Policy | ContextualPolicy) -> Policy | ContextualPolicy:
-    """The policy, so that no request makes factors or draws anew: the fold does, in pieces, and the refresh."""
+    """Policy, so that no request makes factors or draws anew: the fold does, in pieces, and the refresh."""
     if isinstance(policy, ContextualPolicy):
         policy.patient = True
     return policy
@@ -649,7 +649,7 @@ def _succeeded(
 
 
 def _ready(policy: Policy | ContextualPolicy) -> Policy | ContextualPolicy:
-    """The policy with all that requests go by."""
+    """Policy with all that requests go by."""
     for steps in (_freshened(_patient(policy)), _drawn(policy)):
         for heavy in steps:
             if heavy is not None:

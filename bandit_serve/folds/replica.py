@@ -69,7 +69,7 @@ class Replica:
 
     @property
     def positions(self) -> dict[str, Offset]:
-        """How far each log has been applied: the common one, and one for each experiment that was announced."""
+        """Offset through which each log has been applied: the common one, and that of each announced experiment."""
         return self._positions
 
     def on_change(self, listener: Callable[[str], None]) -> None:
@@ -127,7 +127,7 @@ class Replica:
         return bool(self._resting)
 
     async def at_rest(self, name: str) -> LiveExperiment:
-        """The experiment when no entry of its log is half applied; so it stays until the caller gives way."""
+        """Experiment when no entry of its log is half applied; so it stays until the caller gives way."""
         while (live := self.experiment(name)).midway:
             rest = asyncio.get_running_loop().create_future()
             self._resting.append(rest)
@@ -302,7 +302,7 @@ class Replica:
         return {**aside, **{name: live.record for name, live in self.experiments.items()}}
 
     def aside_of(self, uid: int) -> tuple[str, Aside] | None:
-        """The experiment with this uid if it is set aside; where one is of which no uid is known, it may be that."""
+        """Experiment with this uid if it is set aside; where one is of which no uid is known, it may be that."""
         if uid in self.by_uid:
             return None
         unknown = None

@@ -38,6 +38,6 @@ class Restore(Protocol[F_co]):
 
 
 def readable(restore: Restore[Fold], offset: Offset, state: bytes) -> bytes:
-    """The state, once it has been read back: a state that its reader would refuse is not to be kept."""
+    """State, once it has been read back: a state that its reader would refuse is not to be kept."""
     restore(offset, state)
     return state

@@ -21,14 +21,14 @@ class Offset(NamedTuple):
 
     @property
     def former(self) -> Offset:
-        """The last offset before this one."""
+        """Last offset before this one."""
         if self.sequence:
             return Offset(self.time_ms, self.sequence - 1)
         return Offset(self.time_ms - 1, LAST_SEQUENCE)
 
     @property
     def next(self) -> Offset:
-        """The first offset after this one."""
+        """First offset after this one."""
         if self.sequence < LAST_SEQUENCE:
             return Offset(self.time_ms, self.sequence + 1)
         return Offset(self.time_ms + 1, 0)

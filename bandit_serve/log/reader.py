@@ -58,7 +58,7 @@ async def gap_behind(source: Source, owner: str, after: Offset) -> Offset | None
 
 
 def event_of(entry: Entry, owner: str, repairs: Repairs, n_features: int) -> Event | LeftOut:
-    """What a fold of the log is to apply: the event of an entry, or that a repair left it out.
+    """Event of an entry, as a fold of the log is to apply it, or that a repair left the entry out.
 
     `UnreadableEntry` as of `events.decode`.
     """

@@ -28,16 +28,16 @@ from bandit_serve.log.offset import Offset
 
 FIRST_VERSION = 1
 _ARRAY = 1
-"""The code of the extension that an array is."""
+"""Code of the extension that an array is."""
 _DEFLATED = b"\x78"
-"""What a zlib stream begins with, and no map or list that is a state."""
+"""First byte of a zlib stream; no map or list that is a state begins with it."""
 _NUMBERS = "biuf"
 
 S = TypeVar("S", bound=Struct)
 
 
 class Snapshot(NamedTuple):
-    """The state of a fold at an offset of its log."""
+    """State of a fold at an offset of its log."""
 
     offset: Offset
     state: bytes
@@ -67,14 +67,14 @@ def reading(whose: str) -> Iterator[None]:
 
 
 class Layout(Enum):
-    """How arrays are written, and whether all is compressed."""
+    """Spelling of arrays, and whether all is compressed."""
 
     PLAIN = "plain"
     DEFLATED = "deflated"
 
 
 class Codec(Generic[S]):
-    """The wire form of states of one `kind`, which `whose` names in refusals."""
+    """Wire form of states of one `kind`, which `whose` names in refusals."""
 
     def __init__(
         self, kind: type[S], whose: str, *, version: int = FIRST_VERSION, layout: Layout = Layout.PLAIN
@@ -99,7 +99,7 @@ class Codec(Generic[S]):
             return msgspec.convert(self.content(data), self._kind, dec_hook=_array, builtin_types=(bytes,))
 
     def content(self, data: bytes) -> Any:
-        """The fields of a state of this version, unchecked; arrays in a compressed one are rows."""
+        """Fields of a state of this version, unchecked; arrays in a compressed one are rows."""
         with reading(self._whose):
             content = _decode(zlib.decompress(data) if data[:1] == _DEFLATED else data)
             versioned = isinstance(content, list) and content and isinstance(content[0], int)

@@ -16,7 +16,7 @@ _DAY_MS = 24 * _HOUR_MS
 FLUSH_MS = 100
 """A worker appends its exposures so often."""
 CLOCK_TOLERANCE_MS = 10_000
-"""The store's clock and those of its callers may come so far apart before it is taken to have jumped."""
+"""Store's clock and those of its callers may come so far apart before it is taken to have jumped."""
 COUNTED_MS = _MINUTE_MS
 """So long after its window the store knows which rewards of a decision were counted."""
 EXPOSED_MARK_MS = 7 * _DAY_MS

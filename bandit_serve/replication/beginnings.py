@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 async def newest_state(store: Store, owner: str, repairs: Repairs) -> LiveExperiment | None:
-    """The state of the newest snapshot that can be used; None where the log is to be read from its first entry.
+    """State of the newest snapshot that can be used; None where the log is to be read from its first entry.
 
     `Unfoldable` where no snapshot can be used and the log has been trimmed.
     """
@@ -47,7 +47,7 @@ async def newest_state(store: Store, owner: str, repairs: Repairs) -> LiveExperi
 
 
 async def newest_record(store: Store, owner: str) -> Record | None:
-    """The record of the last change in the log, or in a snapshot, that this build can read; None where it can none."""
+    """Record of the last change in the log, or in a snapshot, that this build can read; None where it can none."""
     record, position = None, START
     async for offset, state in store.newest_snapshots(owner, POLICY_FOLD):
         try:

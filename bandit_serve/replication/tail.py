@@ -53,7 +53,7 @@ class Tail:
         self.available = False
         self.gather_s = GATHER_S
         self.identity: bytes | None = None
-        """What tells the store that was read from any other."""
+        """Identity of the store that was read."""
         self._looked_s = -math.inf
         self._to_look_at: list[str] = []
         self._asked_for: set[str] = set()
@@ -281,7 +281,7 @@ class Tail:
 
     @property
     def _new(self) -> list[str]:
-        """The owners of logs that were announced and are not folded here."""
+        """Owners of logs that were announced and are not folded here."""
         replica = self._replica
         return [owner for owner in replica.registry.experiments if name_of(owner) not in replica.experiments]
 

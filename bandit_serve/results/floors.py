@@ -29,8 +29,8 @@ class Floors:
     @classmethod
     def from_state(cls, revisions: NDArray[Any], flags: NDArray[Any]) -> Floors:
         """`ValueError` where there is not one flag a revision, or none, or where revisions do not grow."""
-        kinds = revisions.dtype, flags.dtype
-        if kinds != (np.uint32, np.uint8) or revisions.shape != flags.shape or revisions.ndim != 1:
+        is_whole = revisions.dtype == np.uint32 and flags.dtype == np.uint8 and revisions.ndim == 1
+        if not is_whole or revisions.shape != flags.shape:
             raise ValueError("the snapshot does not say of every revision whether it has a floor")
         if not len(revisions) or (revisions[1:] <= revisions[:-1]).any():
             raise ValueError("the snapshot's revisions do not grow")

@@ -261,7 +261,7 @@ class ResultsFold:
 
     @classmethod
     def from_state(cls, offset: Offset, state: bytes) -> ResultsFold:
-        """The fold whose `state` at `offset` this was; `UnreadableEntry` for anything else."""
+        """Fold whose `state` at `offset` this was; `UnreadableEntry` for anything else."""
         read = CODEC.unpack(state)
         with reading(RESULTS):
             fold = cls._restored(msgspec.msgpack.decode(read.record, type=Record), read.columns)
@@ -338,7 +338,7 @@ def _require_known(state: Collection[str], known: Collection[str], whose: str) -
 
 
 def _most_vectors(experiment: Experiment) -> int:
-    """How many share vectors are kept; 0, for units, which are analysed whole: as many as there are."""
+    """Number of share vectors that are kept; 0, for units, which are analysed whole: as many as there are."""
     return 0 if experiment.unit == "user" else MOST_BYTES // (8 * len(experiment.arms))
 
 
@@ -364,7 +364,7 @@ def _decisions(
 
 
 def _first_shares(experiment: Experiment) -> Floats:
-    """What stands in for the shares until some have been logged: those of a fixed split, or even ones."""
+    """Shares until some have been logged: those of a fixed split, or even ones."""
     weights = experiment.policy.shares if experiment.policy.kind == "fixed_split" else None
     even = dict.fromkeys(experiment.arm_names, 1.0)
     shares: Floats = np.array([(weights or even).get(name, 0.0) for name in experiment.arm_names], np.float64)

@@ -1,1 +1,1 @@
-"""The lease holder's chores."""
+"""Upkeep: the lease holder's chores."""

@@ -15,5 +15,5 @@ class Buckets:
         self.width_ms = max(1, math.ceil(window_ms / BUCKETS))
 
     def closes_ms(self, bucket: int) -> int:
-        """The last time at which the window of one of its decisions may be open."""
+        """Last time at which the window of one of its decisions may be open."""
         return (bucket + 1) * self.width_ms + self.window_ms

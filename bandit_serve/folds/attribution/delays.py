@@ -34,7 +34,7 @@ from bandit_serve.folds.attribution import _delays
 BINS_PER_OCTAVE = 4
 BINS = 16 * BINS_PER_OCTAVE
 SHAPES = {0.5: 1.0, 1.0: 2.0, 3.0: 1.0}
-"""The gamma distributions' shape parameters, and how likely each is beforehand."""
+"""Gamma distributions' shape parameters, and how likely each is beforehand."""
 MEANS = 2.0 ** np.arange(-15.0, 1.25, 0.5)
 SHAPE_WEIGHT = 20.0
 
@@ -49,7 +49,7 @@ def _upper_edges() -> NDArray[np.float64]:
 
 
 def _shapes() -> tuple[Matrix, NDArray[np.float64]]:
-    """The masses, (M, BINS), that the distributions have in the bins, and the prior, (M,)."""
+    """Masses, (M, BINS), that the distributions have in the bins, and the prior, (M,)."""
     edges = np.concatenate([[0.0], _upper_edges()])
     masses, prior = [], []
     for shape, weight in SHAPES.items():
@@ -107,7 +107,7 @@ class Delays:
         return weights
 
     def grown(self, n_arms: int) -> Delays:
-        """The same with more arms, of which nothing is known yet."""
+        """Same with more arms, of which nothing is known yet."""
         grown = Delays(1, n_arms)
         grown.edges_ms = self.edges_ms.copy()
         grown.arrivals[: len(self.arrivals)] = self.arrivals

@@ -98,7 +98,7 @@ class JoinedDecisions:
             self._thin()
 
     def rewarded(self, rows: NDArray[np.void], x: NDArray[np.float32], *, last: bool = True) -> None:
-        """The objective's rewards (`events.REWARD`) outside the holdout, with their decisions' features; `last` as in
+        """Objective's rewards (`events.REWARD`) outside the holdout, with their decisions' features; `last` as in
         `exposed`.
         """
         columns = (rows[name].tolist() for name in ("incarnation", "counter", "time_ms", "arm", "value"))

@@ -88,7 +88,7 @@ class PendingDecisions:
             self._exposed[bucket][arm] -= 1
 
     def rewarded(self, rows: NDArray[np.void], now_ms: int) -> None:
-        """The objective's rewards (`events.REWARD`), as they arrive."""
+        """Objective's rewards (`events.REWARD`), as they arrive."""
         earliest, early = _delays.count_rewards(
             self._rewarded,
             self._blank,
@@ -110,7 +110,7 @@ class PendingDecisions:
             )
 
     def _among_lost(self, rows: NDArray[np.void]) -> list[int]:
-        """The rows of decisions in a gap of what their worker has logged."""
+        """Rows of decisions in a gap of what their worker has logged."""
         among: list[int] = []
         counters = rows["counter"]
         for incarnation in np.unique(rows["incarnation"]).tolist():
@@ -120,7 +120,7 @@ class PendingDecisions:
         return among
 
     def close(self, now_ms: int) -> Closed | None:
-        """The decisions whose window has closed since; None if none has."""
+        """Decisions whose window has closed since; None if none has."""
         if self._buckets.closes_ms(self._earliest) >= now_ms:
             return None
         due = sorted(b for b in {*self._exposed, *self._rewarded} if self._buckets.closes_ms(b) < now_ms)
@@ -171,7 +171,7 @@ class PendingDecisions:
         return weights
 
     def grown(self, n_arms: int) -> PendingDecisions:
-        """The same with more arms, which nothing is pending for."""
+        """Same with more arms, which nothing is pending for."""
         window_ms, former = self._buckets.window_ms, self.state()
         padding = [0] * (n_arms - self.n_arms)
         exposed, rewarded, blank = (
@@ -232,7 +232,7 @@ def _rows(decisions: Decisions) -> list[tuple[int, int, int, int]]:
 
 
 def _taken(decisions: Decisions, incarnation: int, first: int, end: int) -> list[tuple[int, int]]:
-    """The worker's decisions from `first` to before `end` that are remembered, and no more from now on."""
+    """Worker's decisions from `first` to before `end` that are remembered, and no more from now on."""
     of_worker = decisions.get(incarnation)
     if of_worker is None:
         return []

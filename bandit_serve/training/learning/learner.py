@@ -168,7 +168,7 @@ class ContinuousLearner:
 
     @classmethod
     def load(cls, folder: Path, followed: Mapping[str, Followed]) -> ContinuousLearner | None:
-        """The learner that the checkpoint in a folder is of; None where there is none.
+        """Learner that the checkpoint in a folder is of; None where there is none.
 
         None also where an earlier build took rewards for ratings as they are, and they are not to be taken so. An
         experiment's rule stays: `UsageError` where there is another now. `InvalidArtifact` where a checkpoint can not

@@ -32,7 +32,7 @@ class PrequentialState(Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class _Reference:
-    """The latest errors, `sizes` in their order and at most `most`, and bets that the next one is among the largest.
+    """Latest errors, `sizes` in their order and at most `most`, and bets that the next one is among the largest.
 
     p is the rank of an error's size among those before it, which is uniform while errors are exchangeable, and small
     when they grow; a bet pays ε p^(ε−1). `statistics`: of each ε, the Shiryaev–Roberts statistic of its bets, of

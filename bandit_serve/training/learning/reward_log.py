@@ -62,7 +62,7 @@ class RewardLog:
         self.offset = START
 
     def apply(self, offset: Offset, event: Event | LeftOut) -> list[Rating]:
-        """The ratings that the log's entry at `offset` completes, in its order."""
+        """Ratings that the log's entry at `offset` completes, in its order."""
         self._close(offset.time_ms)
         self.offset = offset
         match event:
@@ -128,7 +128,7 @@ class RewardLog:
 
     @classmethod
     def from_state(cls, offset: Offset, state: bytes, window_ms: int, rule: RatingRule) -> RewardLog:
-        """The reward log whose `state` at `offset` this was; `UnreadableEntry` for anything else."""
+        """Reward log whose `state` at `offset` this was; `UnreadableEntry` for anything else."""
         fields = _CODEC.unpack(state)
         reward_log = cls(window_ms, rule)
         reward_log._open, reward_log.lost = OrderedDict(fields.open), fields.lost
