@@ -8,7 +8,7 @@ Ravishankar 1998; Schindelhauer and Schomaker 2005 for weights).
 
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.math cimport INFINITY, log
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy
 
 from outside cimport is_outside_name
