@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bandit_serve.cli.house import open_house, open_store, require_data_directory, store_url
+from bandit_serve.cli.access import connected, following, store_url
+from bandit_serve.cli.data_directory import require_data_directory
 from bandit_serve.settings import Settings, load_settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -44,28 +45,28 @@ WHERE: dict[str, Any] = {
 CONFIG = Annotated[str | None, typer.Option(help="Config file (TOML).")]
 
 
-def in_house(work: Work) -> Callable[..., None]:
-    """A command from `work(house, …)`: `house` is loaded and follows the logs."""
+def with_state(work: Work) -> Callable[..., None]:
+    """A command from `work(node, …)`: the node has the state and follows the logs."""
 
     async def run(settings: Settings, url: str, arguments: dict[str, Any]) -> None:
-        async with open_house(settings, url) as house:
-            await work(house, **arguments)
+        async with following(settings, url) as node:
+            await work(node, **arguments)
 
     return _command(work, run)
 
 
-def of_what_is_there(work: Work) -> Work:
+def of_existing_store(work: Work) -> Work:
     """Marks `work` as one that makes nothing new: where there is no store, it does not make one."""
-    work.of_what_is_there = True  # type: ignore[attr-defined]
+    work.of_existing_store = True  # type: ignore[attr-defined]
     return work
 
 
-def at_store(work: Work) -> Callable[..., None]:
-    """A command from `work(store, …)`: the store is checked, and nothing is read yet."""
+def with_store(work: Work) -> Callable[..., None]:
+    """A command from `work(node, …)`: the node's store may be used, and nothing is read yet."""
 
     async def run(settings: Settings, url: str, arguments: dict[str, Any]) -> None:
-        async with open_store(settings, url) as store:
-            await work(store, **arguments)
+        async with connected(settings, url) as node:
+            await work(node, **arguments)
 
     return _command(work, run)
 
@@ -78,7 +79,7 @@ def _command(
     def command(config: str | None, **arguments: Any) -> None:
         flags = {name: arguments.pop(name) for name in WHERE}
         settings = load_settings(flags, config=config)
-        if getattr(work, "of_what_is_there", False):
+        if getattr(work, "of_existing_store", False):
             require_data_directory(settings)
         with store_url(settings) as url:
             asyncio.run(run(settings, url, arguments))

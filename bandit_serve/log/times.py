@@ -40,6 +40,9 @@ LINGER_MS = _HOUR_MS
 KEY_SETTLES_MS = 2 * _MINUTE_MS
 """A key signs when it is so old: every worker knows it by then."""
 
+KEYS_READ_MS = 30_000
+"""A worker reads the keys so often."""
+
 
 def key_ends_ms(next_born_ms: int, longest_window_ms: int) -> int:
     """Until when a key may have signed a token whose window is open; `next_born_ms`: when the key after it was made."""
@@ -66,5 +69,7 @@ assert 0 < REPEATED_MS < EXPOSED_MARK_MS, "the mark of the first try is there to
 assert FLUSH_MS < LINGER_MS < REPEATED_MS, (
     "what is tried again for days is told apart by its mark, not by the folds"
 )
-assert CLOCK_TOLERANCE_MS < KEY_SETTLES_MS, "by every worker's clock a key is known before it signs"
+assert KEYS_READ_MS + CLOCK_TOLERANCE_MS < KEY_SETTLES_MS, (
+    "by every worker's clock a key is known before it signs"
+)
 assert LAPSE_MS < UNTRIMMED_MS, "a reader that keeps up misses nothing that is trimmed"

@@ -174,7 +174,7 @@ class Registry:
             raise NotFound(f"The model {model!r} has no version {version[:128]!r}.") from None
 
     def production(self, model: str) -> Version:
-        """The version in production; `Conflict` while there is none."""
+        """Version in production; `Conflict` while there is none."""
         found = self.model(model)
         if found.production is None:
             raise Conflict(f"The model {model!r} has no version in production; promote one.")
@@ -198,7 +198,7 @@ class Registry:
         )
 
     def next_version(self, model: str) -> str:
-        """The name for a version that came without one: `v1`, `v2`, …"""
+        """Name for a version that came without one: `v1`, `v2`, …"""
         taken = self.models[model].versions if model in self.models else {}
         number = len(taken) + 1
         while f"v{number}" in taken:
@@ -242,7 +242,7 @@ class Registry:
     def promote(
         self, model: str, version: str, *, now_ms: int, who: str, reason: str | None, because: str
     ) -> ModelChanged:
-        """What a won experiment asks for.
+        """Change that a won experiment asks for.
 
         Nothing but a note where the version is in production already, or can not serve any more.
         """

@@ -17,7 +17,7 @@ import msgspec
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from bandit_serve.demo.closing import print_closing
+from bandit_serve.demo.screen import print_closing
 from bandit_serve.demo.summary import Summary
 
 PICTURE = Path(__file__).with_suffix(".svg")

@@ -93,7 +93,7 @@ class ContinuousLearner:
 
     @property
     def unit(self) -> str | None:
-        """Of the ratings; None where every rule was given."""
+        """Unit of the ratings; None where their rule was given."""
         return next((rule.unit for rule in self.rules.values() if rule.unit is not None), None)
 
     def follows(self, name: str, uid: int) -> bool:

@@ -1,4 +1,4 @@
-"""Prequential errors of a model: on ratings that it has not learned from yet, one after another."""
+"""Prequential errors: those of a model on each rating before it learns from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REFERENCES = (4_000, 20_000)
 LEVEL = 1e-6
 POWERS = (0.3, 0.5, 0.7, 0.9)
 # A statistic without an alarm is less, and so are all in a state.
-MAX_STATISTIC = 1e12
+MAX_BET = 1e12
 
 
 class PrequentialState(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -63,7 +63,7 @@ class _Reference:
         self._ranked.insert(below, size)
         self.sizes.append(size)
         self.statistics = [
-            min((1.0 + each) * power * p ** (power - 1.0), MAX_STATISTIC)
+            min((1.0 + each) * power * p ** (power - 1.0), MAX_BET)
             for each, power in zip(self.statistics, POWERS, strict=True)
         ]
 

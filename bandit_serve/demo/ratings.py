@@ -1,6 +1,6 @@
-"""The MovieLens small set, fetched once into the user's cache.
+"""Ratings of the demo: a file that was named, MovieLens' small set, or made up; and which of them it is.
 
-Its licence forbids redistribution, so it is neither in the package nor put anywhere else.
+MovieLens' licence forbids redistribution: the set is not in the package, and kept in the user's cache only.
 """
 
 from __future__ import annotations
@@ -15,9 +15,63 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from bandit_serve.errors import Unavailable
+import numpy as np
+
+from bandit_serve.errors import InvalidInput, Unavailable
+from bandit_serve.training.ratings import Ratings, read_ratings, synthetic_ratings
+
+Kind = Literal["file", "movielens", "synthetic"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """`name` says in a few words which data this is, `why` why it is not MovieLens where that was wanted."""
+
+    kind: Kind
+    name: str
+    ratings: Ratings
+    why: str | None = None
+
+    @property
+    def n_users(self) -> int:
+        return len(np.unique(self.ratings.users))
+
+    @property
+    def n_items(self) -> int:
+        return len(np.unique(self.ratings.items))
+
+
+def find_ratings(path: str | None, *, offline: bool) -> Source:
+    """Ratings in `path`; without one MovieLens' small set, cached or downloaded; else made-up ones.
+
+    `offline`: nothing is downloaded. Raises what `read_ratings` raises for a file that was named.
+    """
+    if path is not None:
+        return Source("file", os.path.basename(path), read_ratings(path))
+    cached = cached_ratings()
+    if cached.is_file():
+        try:
+            return Source("movielens", "MovieLens small set (from the cache)", read_ratings(cached))
+        except (InvalidInput, OSError):
+            cached.unlink(missing_ok=True)
+    if offline:
+        return _made_up("nothing is downloaded with --offline")
+    try:
+        found = read_ratings(download_ratings())
+    except Unavailable as error:
+        return _made_up(str(error))
+    except InvalidInput as error:
+        return _made_up(f"what was downloaded is not a ratings file ({error})")
+    return Source("movielens", "MovieLens small set (downloaded from grouplens.org)", found)
+
+
+def _made_up(why: str) -> Source:
+    return Source("synthetic", "made-up ratings, not real ones", synthetic_ratings(), why)
+
 
 URL = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
 MEMBER = "ml-latest-small/ratings.csv"

@@ -1,4 +1,7 @@
-"""What the supervisor and a worker say to each other. Small: the supervisor imports nothing that only workers need."""
+"""Assignment of a worker, and the signs that supervisor and worker give each other.
+
+Small: the supervisor imports nothing that only workers need.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ READY, DRAINING = b"r", b"d"
 # To a worker: write the stacks of all threads into the log, whatever they are doing.
 SAY_STACKS = signal.SIGUSR2
 # To either: drain and leave. A terminal that closes sends SIGHUP, which nohup has had ignored.
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SAID_EVERY_S = 30.0
-"""How often it is said that a store is missing."""
+"""Between two sentences in the log that the store is missing."""
 
 
-def heeded() -> list[signal.Signals]:
-    """Those of `ENDING` that whoever started this process has not had ignored."""
-    return [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+def ending_signals() -> list[signal.Signals]:
+    """Those of `ENDING_SIGNALS` that whoever started this process has not had ignored."""
+    return [number for number in ENDING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def store_advice(settings: Settings) -> str:
@@ -29,8 +32,8 @@ def store_advice(settings: Settings) -> str:
     return "Start it, or name another with --store (BANDIT_SERVE_STORE); bandit-serve doctor says more."
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """What the supervisor gives to a worker. The `fd`s are inherited.
+class Assignment(msgspec.Struct, frozen=True):
+    """Settings and file descriptors of a worker, from the supervisor; the `fd`s are inherited.
 
     `quiet_s`: for how long it need not say that the store is missing, None where another says it for all.
     """
