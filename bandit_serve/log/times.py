@@ -1,4 +1,4 @@
-"""Times of attribution: how long a decision, its exposure and its reward are waited for and remembered, in one table.
+"""Times of attribution in one table: waits for decisions, exposures and rewards, and lives of what is remembered.
 
 A window is the experiment's own, between `MIN_WINDOW_MS` and `MAX_WINDOW_MS`. All else is the same for all.
 """
@@ -14,47 +14,46 @@ _DAY_MS = 24 * _HOUR_MS
 # On the way into the log
 
 FLUSH_MS = 100
-"""A worker appends its exposures so often."""
+"""Pause between two flushes of a worker's exposures."""
 CLOCK_TOLERANCE_MS = 10_000
-"""Store's clock and those of its callers may come so far apart before it is taken to have jumped."""
+"""Distance of the store's clock from a caller's, beyond which it is taken to have jumped."""
 COUNTED_MS = _MINUTE_MS
-"""So long after its window the store knows which rewards of a decision were counted."""
+"""After its window, the store knows for this long which rewards of a decision were counted."""
 EXPOSED_MARK_MS = 7 * _DAY_MS
-"""So long, by the log's time, a worker's mark outlives its last exposures."""
+"""Life of the mark of a worker's last exposures, by the log's time."""
 REPEATED_MS = EXPOSED_MARK_MS - COUNTED_MS
-"""So long a worker may try to append the same exposures again."""
+"""Time for which a worker may try to append the same exposures again."""
 
 # In the folds, after the window has closed
 
 BUCKETS = 256
-"""Windows close together that began in one of so many parts of a window."""
+"""Parts of a window: windows that began in one of them close together."""
 EARLY_REWARD_MS = 10_000
-"""So long a reward waits, in results, for its exposure, which is then taken for lost with its worker."""
+"""Wait of a reward, in results, for its exposure, which is then taken for lost with its worker."""
 GRACE_MS = 2 * _MINUTE_MS
-"""So long a decision's shares, or its prediction, are kept: a reward that was in time may still come."""
+"""A decision's shares, or its prediction, are kept for this long: a reward that was in time may still come."""
 LINGER_MS = _HOUR_MS
-"""So long it is remembered which decisions were analysed, so that an exposure that still comes is not counted twice."""
+"""Analysed decisions are remembered for this long, so that an exposure that still comes is not counted twice."""
 
 # Keys of tokens
 
 KEY_SETTLES_MS = 2 * _MINUTE_MS
-"""A key signs when it is so old: every worker knows it by then."""
-
+"""Age of a key when it begins to sign: every worker knows it by then."""
 KEYS_READ_MS = 30_000
-"""A worker reads the keys so often."""
+"""Pause between two looks of a worker at the keys."""
 
 
 def key_ends_ms(next_born_ms: int, longest_window_ms: int) -> int:
-    """Until when a key may have signed a token whose window is open; `next_born_ms`: when the key after it was made."""
+    """Last time at which a token that a key signed may have an open window; the next key was made at `next_born_ms`."""
     return next_born_ms + 2 * KEY_SETTLES_MS + longest_window_ms
 
 
 # Trimming
 
 UNTRIMMED_MS = 5_000
-"""An entry is so old before it may be trimmed."""
+"""Age of an entry before it may be trimmed."""
 LAPSE_MS = 3_000
-"""A reader that came to a log's end so long ago asks whether the log was trimmed since."""
+"""Age of a look at a log's end, after which a reader asks whether the log was trimmed since."""
 
 assert 0 < MIN_WINDOW_MS < MAX_WINDOW_MS
 assert 10 * FLUSH_MS <= EARLY_REWARD_MS, (
