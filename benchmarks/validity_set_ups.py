@@ -17,10 +17,11 @@ from scipy.stats import norm
 from validity_laws import LAWS, Law
 from validity_runs import STEP_MS, Floats, Play, Scale, Watch, beside, blocks, drawn, record
 
-from bandit_serve.experiments.spec import Arm, ContextField, Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.experiments.spec import Arm
 from bandit_serve.log.events import Change, Changed, Tick
-from bandit_serve.log.offset import Offset
 from bandit_serve.policies import POLICIES
+from bandit_serve.policies.context import ContextField
 from bandit_serve.results import report
 
 Watches = dict[str, Watch]
@@ -182,7 +183,7 @@ def delayed(name: str, shares: tuple[float, ...]) -> SetUp:
                 waits = np.where(arms == 0, STEP_MS, 9 * STEP_MS)
                 due += each.step(np.array(shares), arms, values, told=values != 0.0, waits_ms=waits)
                 for at_ms, event in [one for one in due if one[0] <= each.now_ms]:
-                    each.apply(Offset(event, 0), at_ms)
+                    each.apply(event, at_ms)
                 due[:] = [one for one in due if one[0] > each.now_ms]
                 each.apply(Tick())
             look(plays, watches, number)
@@ -199,7 +200,7 @@ def adaptive(name: str, kind: str, floor: float, n_arms: int, **parameters: Any)
 
     def one_law(law: str, scale: Scale) -> Watch:
         of: Law = LAWS[law]
-        about = record([of.kind], n_arms, Policy(kind=kind, min_share=floor, **parameters))
+        about = record([of.kind], n_arms, PolicySpec(kind=kind, min_share=floor, **parameters))
         options = {"objective": of.kind, "min_share": floor, **parameters}
         plays = [Play.of(about, rng) for rng in generators(name + law, scale.runs)]
         policies = [POLICIES[kind](n_arms, seed=run, **options) for run in range(scale.runs)]
@@ -312,7 +313,7 @@ def contextual(name: str, kind: str, floor: float) -> SetUp:
         pays, metric, even = WORLDS[world]
         mean, sd = means_in(world)
         field = ContextField(name="z", kind="numeric")
-        about = record([metric], 2, Policy(kind=kind, min_share=floor), context=(field,))
+        about = record([metric], 2, PolicySpec(kind=kind, min_share=floor), context=(field,))
         plays = [Play.of(about, rng) for rng in generators(name + world, scale.runs)]
         blind = [Play.of(about, rng) for rng in generators("", min(scale.runs, MOST_BLIND))]
         policies = [
