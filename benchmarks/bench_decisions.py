@@ -13,16 +13,8 @@ import pytest
 
 from bandit_serve.decisions._assignment import Rendezvous
 from bandit_serve.decisions.decider import Decider
-from bandit_serve.experiments.spec import (
-    Arm,
-    Attribution,
-    Experiment,
-    Metric,
-    Policy,
-    Record,
-    Unit,
-    validated,
-)
+from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, Unit, validated
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log.events import Change, Changed
 from bandit_serve.log.offset import Offset
@@ -44,7 +36,7 @@ def decider(n_arms: int, unit: Unit) -> Decider:
             arms=tuple(Arm(f"arm-{k}") for k in range(n_arms)),
             metrics=(Metric("click", "binary"),),
             unit=unit,
-            policy=Policy("thompson"),
+            policy=PolicySpec("thompson"),
             attribution=Attribution(missing="ignore"),
         )
     )

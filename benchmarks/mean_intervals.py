@@ -18,7 +18,7 @@ import numpy as np
 from validity_laws import LAWS, Law
 from validity_runs import ALPHA, NEVER, Floats, Play, drawn, record
 
-from bandit_serve.experiments.spec import Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.policies import Thompson
 from bandit_serve.results import report
 
@@ -38,7 +38,9 @@ class Missed:
 
 def play(law: Law, set_up: str, seed: list[int], total: int, growth: float, missed: Missed) -> None:
     """One experiment of two arms alike, with an even split or Thompson of floor .05 for shares."""
-    policy = Policy(kind="fixed_split") if set_up == "even" else Policy(kind="thompson", min_share=0.05)
+    policy = (
+        PolicySpec(kind="fixed_split") if set_up == "even" else PolicySpec(kind="thompson", min_share=0.05)
+    )
     about, rng = record([law.kind], 2, policy), np.random.default_rng(seed)
     played = Play.of(about, rng)
     played.fold.evidence.next_look[:] = NEVER

@@ -12,19 +12,12 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.experiments.spec import (
-    Arm,
-    Attribution,
-    ContextField,
-    Experiment,
-    Metric,
-    Policy,
-    Record,
-    Stopping,
-    validated,
-)
+from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, Stopping, validated
 from bandit_serve.log.events import REWARD, Event, Exposed, Rewarded
 from bandit_serve.log.offset import Offset
+from bandit_serve.metrics import KINDS
+from bandit_serve.policies.context import ContextField
 from bandit_serve.results import Report, ResultsFold
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import directed
@@ -43,7 +36,7 @@ Ints = NDArray[np.int64]
 def record(
     kinds: list[str],
     n_arms: int = 2,
-    policy: Policy | None = None,
+    policy: PolicySpec | None = None,
     unit: str = "request",
     missing: str = "ignore",
     window: str = "1h",
@@ -59,7 +52,7 @@ def record(
             for i, kind in enumerate(kinds)
         ),
         unit=unit,
-        policy=policy or Policy(kind="fixed_split"),
+        policy=policy or PolicySpec(kind="fixed_split"),
         attribution=Attribution(window=window, missing=missing),
         context=context,
         stopping=Stopping(alpha=ALPHA, min_samples=0),
@@ -210,7 +203,7 @@ class Watch:
 
     def look(self, plays: list[Play], metric: int, sums: Sums) -> None:
         experiment = plays[0].fold.record.experiment
-        kind, control = experiment.metrics[metric].kind, experiment.control_arm
+        kind, control = KINDS[experiment.metrics[metric].kind], experiment.control_arm
         peers = plays[0].fold.evidence.peers
         added = len(peers) - len(self.found[True][0])
         self.found = {

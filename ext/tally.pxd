@@ -6,7 +6,7 @@ of squared deviations (Welford 1962), which stays exact where a sum of squares c
 rewards keeps the sum of rewards over propensities, too.
 """
 
-from libc.math cimport fmax, fmin
+from libc.math cimport fmax
 from libc.stdint cimport int64_t
 from numpy.random cimport bitgen_t
 
@@ -108,7 +108,11 @@ cdef inline double tally_mean(const tally_t *tally, Py_ssize_t arm) noexcept nog
 
 cdef inline double tally_between(double mean, double reward, double step) noexcept nogil:
     """mean + step, a step towards `reward`: rounding alone could take it past that, where deviations change sign."""
-    return fmin(mean + step, reward) if reward > mean else fmax(mean + step, reward)
+    cdef double moved = mean + step
+    # Not by fmin and fmax: which of 0 and -0 they give is for the compiler to say, each time.
+    if reward > mean:
+        return reward if moved > reward else moved
+    return reward if moved < reward else moved
 
 
 cdef inline void tally_add(tally_t *tally, Py_ssize_t arm, double reward, double propensity) noexcept nogil:

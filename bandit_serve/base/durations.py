@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+from msgspec import Meta
 
 from bandit_serve.base.names import TEXT_END
 from bandit_serve.errors import InvalidInput
 
 _MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 DURATION_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,6})?(ms|s|m|h|d)" + TEXT_END
+Duration = Annotated[
+    str, Meta(pattern=DURATION_PATTERN, description='a duration such as "90s", "24h" or "7d"')
+]
 _duration = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
 
 

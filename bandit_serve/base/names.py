@@ -48,3 +48,14 @@ def check_all_outside(names: Sequence[str], at: str) -> None:
     if refused >= 0:
         where = f"{at}[{refused}]"
         raise InvalidInput(f"{where}: {OUTSIDE}.", [FieldError(where, OUTSIDE)])
+
+
+def repeated_names(at: str, names: Sequence[str]) -> list[FieldError]:
+    """An error for each name that an earlier one of the list `at` has."""
+    errors = []
+    met: set[str] = set()
+    for i, name in enumerate(names):
+        if name in met:
+            errors.append(FieldError(f"{at}[{i}].name", f"the name {name!r} is taken"))
+        met.add(name)
+    return errors

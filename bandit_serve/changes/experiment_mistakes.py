@@ -17,8 +17,10 @@ import msgspec
 from bandit_serve.base.mistakes import mistakes
 from bandit_serve.base.validation import field_error
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
-from bandit_serve.experiments.spec import OTHER_ARMS, Experiment, Policy, unbuilt, validated
-from bandit_serve.policies.serving import OWN, from_experiment, kind_error, require_pseudo_means
+from bandit_serve.experiments.policy import from_experiment, kind_error, require_pseudo_means
+from bandit_serve.experiments.policy_spec import OWN, PolicySpec
+from bandit_serve.experiments.spec import OTHER_ARMS, Experiment, unbuilt, validated
+from bandit_serve.metrics import KINDS, MetricKind
 
 Check = Callable[[Experiment], object]
 """`InvalidInput` where an experiment that is valid can not be all the same."""
@@ -27,6 +29,8 @@ MOST_ROUNDS = 8
 PATIENT_BYTES = 64 * 1024
 """Of an experiment, as JSON: of a larger one, what the first check finds is told."""
 
+# Of a metric that stands in for another: it needs nothing else.
+_PLAIN_KIND = next(name for name, kind in KINDS.items() if not kind.takes_bounds and not kind.asks_missing)
 # Where a mistake may be that comes of another one, and where that is; {} is the first group.
 _ARMS, _NAMES = r"arms(\[\d+\])?", r"arms(\[\d+\](\.name)?)?"
 _METRICS = r"metrics(\[\d+\](\.(kind|role|goal|low|high))?)?"
@@ -82,7 +86,7 @@ def with_all(
 
 def mistakes_of_policy(document: Any) -> list[FieldError]:
     """What is wrong with a document that is no policy, each at its field: of its types and its kind."""
-    found, kind = mistakes(document, Policy, field_error), _inside(document, "kind")
+    found, kind = mistakes(document, PolicySpec, field_error), _inside(document, "kind")
     error = kind_error(kind) if isinstance(kind, str) else None
     if error is not None and all(mistake.at != "kind" for mistake in found):
         found.append(FieldError("kind", error.detail))
@@ -179,21 +183,22 @@ def _put_right(document: Any, at: str, number: int) -> str:
         case "metrics" if isinstance(value, list) and value:
             holder[key] = [_without(metric, "role") for metric in value[:32]]
         case "metrics":
-            holder[key] = [{"name": name, "kind": "continuous"}]
+            holder[key] = [{"name": name, "kind": _PLAIN_KIND}]
         case "metrics[]" if isinstance(value, dict):
             _bound(value)
         case "metrics[]":
-            holder[key] = {"name": name, "kind": "continuous"}
+            holder[key] = {"name": name, "kind": _PLAIN_KIND}
         case "metrics[].kind":
-            holder[key] = "continuous"
+            holder[key] = _PLAIN_KIND
             _bound(holder)
         case "metrics[].role" if value == "guardrail":
             holder[key] = "secondary"
             return ""
         case "metrics[].goal":
             del holder[key]
-            # Of a count it says what a policy takes it for.
-            return at if holder.get("kind") == "count" else ""
+            # Of some kinds it says what a policy takes them for.
+            kind = _kind_of(holder)
+            return at if kind is not None and kind.mirror is not None else ""
         case "metrics[].low" | "metrics[].high":
             _bound(holder)
         case "attribution.missing":
@@ -262,5 +267,11 @@ def _bound(metric: dict[str, Any]) -> None:
     """With bounds if its kind has some."""
     metric.pop("low", None)
     metric.pop("high", None)
-    if metric.get("kind") == "bounded":
+    kind = _kind_of(metric)
+    if kind is not None and kind.takes_bounds:
         metric |= {"low": 0.0, "high": 1.0}
+
+
+def _kind_of(metric: dict[str, Any]) -> type[MetricKind] | None:
+    name = metric.get("kind")
+    return KINDS.get(name) if isinstance(name, str) else None

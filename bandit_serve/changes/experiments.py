@@ -18,11 +18,12 @@ from bandit_serve.changes.changes import Changes, require_etag
 from bandit_serve.changes.experiment_mistakes import Check, every_mistake, with_all
 from bandit_serve.changes.promotion import promote_winner
 from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotBuilt, NotFound
+from bandit_serve.experiments.policy import from_experiment, require_pseudo_means
+from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import (
     Arm,
     ArmStatus,
     Experiment,
-    Policy,
     Ramp,
     Record,
     Standing,
@@ -35,7 +36,6 @@ from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log.events import Change, Changed
 from bandit_serve.log.owner import name_of
-from bandit_serve.policies.serving import from_experiment, require_pseudo_means
 from bandit_serve.registry.loaded import LoadedModels
 from bandit_serve.registry.registry import SERVABLE, Registry
 from bandit_serve.replication.tail import Tail
@@ -189,7 +189,7 @@ class ExperimentChanges:
         return live
 
     async def change_policy(
-        self, name: str, policy: Policy, who: str, *, if_match: int | None = None
+        self, name: str, policy: PolicySpec, who: str, *, if_match: int | None = None
     ) -> LiveExperiment:
         # What is wrong at any revision is said before the revision is looked at.
         servable(msgspec.structs.replace((await self.known(name)).experiment, policy=policy))

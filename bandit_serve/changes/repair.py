@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from bandit_serve.base.clock import rfc3339
 from bandit_serve.errors import Conflict, InvalidInput, NotFound, Unfoldable
+from bandit_serve.experiments.policy import context_features
 from bandit_serve.folds.experiment import LiveExperiment, folded
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
@@ -18,7 +19,6 @@ from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.owner import name_of
 from bandit_serve.log.reader import pages
 from bandit_serve.log.repairs import Omission, Repaired, Repairs, Way
-from bandit_serve.policies.serving import features_of
 from bandit_serve.registry.registry import REPAIRED, Registry, decode_registry_event
 from bandit_serve.replication.acknowledgements import heard_everywhere
 from bandit_serve.replication.beginnings import newest_record, newest_state
@@ -233,7 +233,7 @@ class Repair:
     async def _leave_out(self, name: str, ranges: list[tuple[str, str]]) -> Cost:
         cost = Cost()
         record = None if name == COMMON else await newest_record(self._store, name)
-        features = None if record is None else features_of(record.experiment)
+        features = None if record is None else context_features(record.experiment)
         n_features = 0 if features is None else features.n_features
         for first, last in ranges:
             cost = await self._cost(name, Offset.parse(first), Offset.parse(last), n_features, cost)

@@ -12,9 +12,9 @@ from typing import Any
 from bandit_serve.base.clock import Clock, now_ms
 from bandit_serve.decisions.decider import Decider
 from bandit_serve.decisions.draw import Vector
+from bandit_serve.experiments.policy import policy_from_state
 from bandit_serve.folds.replica import Replica
 from bandit_serve.policies import ContextualPolicy
-from bandit_serve.policies.serving import policy_from_state
 
 MOST_OF_A_CORE = 0.05
 MAX_ARMS_IN_LOOP = 32

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bandit_serve.base.documents import document_fault
-from bandit_serve.base.durations import DURATION_PATTERN, parse_duration_ms
+from bandit_serve.base.durations import Duration, parse_duration_ms
 from bandit_serve.base.mistakes import expected_one_of
-from bandit_serve.base.names import Name
+from bandit_serve.base.names import Name, repeated_names
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
+from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.metrics import KINDS, LARGEST_VALUE, MetricKind, names_of
+from bandit_serve.metrics.kind import Goal, Missing, Unit
+from bandit_serve.policies import parameters
+from bandit_serve.policies.context import (
+    MAX_FEATURES,
+    MAX_FIELDS,
+    MAX_VALUE_CHARS,
+    ContextField,
+    context_errors,
+)
+from bandit_serve.policies.parameters import arms_named
 
-MAX_ARMS = 1_000
+MAX_ARMS = parameters.MAX_ARMS
 MAX_METRICS = 32
-MAX_FEATURES = 512
-# A field has two features or more, beside the intercept.
-MAX_FIELDS = (MAX_FEATURES - 1) // 2
 MAX_SAMPLES = 2**53
 EXPECTED_SAMPLES = 5_000
 # No arm has an asymptotic interval before 50; and sums of more than that are of no one experiment.
@@ -27,44 +37,23 @@ MIN_EXPECTED = 50
 MAX_EXPECTED = 10**12
 # Of all arms of an experiment, as JSON: every worker and every snapshot has them.
 MAX_PAYLOAD_BYTES = 2**20
-# Values or buckets of one categorical field.
-MAX_CATEGORIES = 1_000
-MAX_VALUE_CHARS = 256
-# More than any policy has; which of them there are is for the policy to say.
-MAX_PARAMETERS = 16
 MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
-# What policies and results can square and sum without an overflow; `policies` has the same bound.
-LARGEST_VALUE = 1e80
-# Of a count: sums of nine million of the largest are still exact in float64.
-LARGEST_COUNT = 10**9
 LARGEST_FEATURE = 1e9
 # Shares follow a ramp in steps of a hundredth of its cap: a vector for each millisecond would flood the log.
 RAMP_STEP = 1.01
 
+if TYPE_CHECKING:
+    KindOfMetric = str
+else:
+    KindOfMetric = Literal[tuple(KINDS)]
+
 OTHER_ARMS = "expected names of arms"
 
-Unit = Literal["user", "request"]
-MetricKind = Literal["binary", "bounded", "count", "continuous"]
-Goal = Literal["maximize", "minimize"]
-Missing = Literal["zero", "ignore"]
 Status = Literal["draft", "running", "paused", "stopped"]
 ArmStatus = Literal["active", "paused", "removed"]
-Duration = Annotated[
-    str, Meta(pattern=DURATION_PATTERN, description='a duration such as "90s", "24h" or "7d"')
-]
-Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 # Of an arm; policies round them to float32.
 Feature = Annotated[float, Meta(ge=-LARGEST_FEATURE, le=LARGEST_FEATURE)]
-
-# A number for every arm, or one for each arm that is named and the default for the others.
-ByArm = float | Annotated[dict[Name, float], Meta(max_length=MAX_ARMS)]
-Parameters = Annotated[dict[Annotated[str, Meta(max_length=64)], ByArm], Meta(max_length=MAX_PARAMETERS)]
-Weight = Annotated[float, Meta(ge=0.0, le=LARGEST_VALUE)]
-
-
-# Asked of what comes in by `_long_values`: a log may hold longer ones.
-Category = Annotated[str, Meta(extra_json_schema={"maxLength": MAX_VALUE_CHARS})]
 
 
 class Arm(Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,84 +80,34 @@ class Ramp(Struct, frozen=True, forbid_unknown_fields=True, rename={"start": "fr
         return parse_duration_ms(self.over)
 
 
-class Metric(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a reward measures. `low` and `high` bound a `bounded` metric, `LARGEST_COUNT` a count."""
+class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """Quantity that rewards measure. `low` and `high` are its bounds, where its kind takes bounds."""
 
     name: Name
-    kind: MetricKind
+    kind: KindOfMetric
     goal: Goal = "maximize"
     role: Literal["objective", "secondary", "guardrail"] | None = None
     low: float | None = None
     high: float | None = None
 
+    @cached_property
+    def traits(self) -> MetricKind:
+        """Its kind, made with its bounds."""
+        return KINDS[self.kind](self.low, self.high)
+
     def refuses(self, value: float | bool) -> str | None:
         """Why `value` can not be a reward of this metric, or None when it can. True and false are a binary 1 and 0."""
+        if self.traits.takes(value):
+            return None
         if not -LARGEST_VALUE <= value <= LARGEST_VALUE:
             return f"expected a number within ±{LARGEST_VALUE:g}"
-        if self.kind == "binary":
-            return None if value in (0.0, 1.0) else f"{self.name} is binary: expected 0 or 1"
         if isinstance(value, bool):
             return f"{self.name} is {self.kind}: expected a number"
-        if self.kind == "count" and not (0 <= value <= LARGEST_COUNT and value == math.floor(value)):
-            return f"{self.name} is a count: expected a whole number from 0 to {LARGEST_COUNT:,}"
-        if self.kind == "bounded" and not self.floor <= value <= self.ceiling:
-            return f"{self.name} is bounded: expected a number from {self.floor:g} to {self.ceiling:g}"
-        return None
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Between which values all rewards in a log lie, also those of before counts had a bound."""
-        match self.kind:
-            case "continuous":
-                return -LARGEST_VALUE, LARGEST_VALUE
-            case "count":
-                return 0.0, LARGEST_VALUE
-        return self.floor, self.ceiling
-
-    @property
-    def floor(self) -> float:
-        return 0.0 if self.low is None else self.low
-
-    @property
-    def ceiling(self) -> float:
-        return 1.0 if self.high is None else self.high
+        return f"{self.name} {self.traits.refusal}"
 
     def utility(self, value: float) -> float:
         """`value` as the policy sees it: larger is better, in the metric's own range."""
-        if self.goal == "maximize":
-            return value
-        if self.kind not in ("binary", "bounded"):
-            return -value
-        # The difference may be rounded past a bound, where the policy would refuse it.
-        return min(max((self.floor + self.ceiling) - value, self.floor), self.ceiling)
-
-
-class Policy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How traffic is shared. `kind` selects the policy; which parameters it takes is in `policies.POLICIES`."""
-
-    kind: Name
-    min_share: Share | None = None
-    max_share: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
-    refresh: Duration = "50ms"
-    warmup: Annotated[int, Meta(ge=0)] | None = None
-    half_life: Duration | None = None
-    holdout: Share | None = None
-    shares: Annotated[dict[Name, Weight], Meta(max_length=MAX_ARMS)] | None = None
-    prior: Parameters | None = None
-    pseudo_history: Parameters | None = None
-    epsilon: float | None = None
-    decay: float | None = None
-    temperature: float | None = None
-    beta: float | None = None
-    alpha: float | None = None
-    gamma: float | None = None
-    sigma: float | None = None
-    scale: float | None = None
-    optimism: float | None = None
-
-    @property
-    def refresh_ms(self) -> int:
-        return parse_duration_ms(self.refresh)
+        return value if self.goal == "maximize" else self.traits.reflected(value)
 
 
 class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
@@ -180,23 +119,6 @@ class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def window_ms(self) -> int:
         return parse_duration_ms(self.window)
-
-
-class ContextField(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One field of the context, and how it becomes features: see `policies.Features`.
-
-    A categorical field has either its `values`, each a feature, or `buckets` into which any values are hashed. A
-    numeric one is used as (value - mean) / std; `mean` is 0 and `std` 1 if not given. `interactions` names other
-    fields: every product of a feature of this field and one of theirs is a feature, too.
-    """
-
-    name: Name
-    kind: Literal["numeric", "categorical"]
-    values: Annotated[list[Category], Meta(min_length=1, max_length=MAX_CATEGORIES)] | None = None
-    buckets: Annotated[int, Meta(ge=1, le=MAX_CATEGORIES)] | None = None
-    mean: Annotated[float, Meta(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None = None
-    std: Annotated[float, Meta(gt=0.0, le=LARGEST_VALUE)] | None = None
-    interactions: Annotated[list[Name], Meta(max_length=MAX_FIELDS)] | None = None
 
 
 class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
@@ -239,7 +161,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     metrics: Annotated[tuple[Metric, ...], Meta(min_length=1, max_length=MAX_METRICS)]
     control: Name | None = None
     unit: Unit = "request"
-    policy: Policy = Policy(kind="fixed_split")
+    policy: PolicySpec = PolicySpec(kind="fixed_split")
     attribution: Attribution = Attribution()
     context: Annotated[tuple[ContextField, ...], Meta(max_length=MAX_FIELDS)] = ()
     stopping: Stopping = Stopping()
@@ -260,7 +182,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     def missing(self) -> Missing:
         return self.attribution.missing or "ignore"
 
-    def with_policy(self, policy: Policy) -> Experiment:
+    def with_policy(self, policy: PolicySpec) -> Experiment:
         return validated(msgspec.structs.replace(self, policy=policy), known_arms=len(self.arms))
 
     def with_arm(self, arm: Arm) -> Experiment:
@@ -376,7 +298,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
 
 
 def _arm_errors(experiment: Experiment) -> list[FieldError]:
-    errors = _repeated("arms", experiment.arm_names)
+    errors = repeated_names("arms", experiment.arm_names)
     for i, arm in enumerate(experiment.arms):
         if (arm.model is None) != (arm.version is None):
             errors.append(FieldError(f"arms[{i}]", "expected model and version together, or neither"))
@@ -411,20 +333,21 @@ def require_payloads(experiment: Experiment) -> None:
 
 def _metric_errors(experiment: Experiment) -> list[FieldError]:
     metrics = experiment.metrics
-    errors = _repeated("metrics", [metric.name for metric in metrics])
+    errors = repeated_names("metrics", [metric.name for metric in metrics])
     if _roles_fault(metrics):
         errors.append(FieldError("metrics", 'expected one metric with the role "objective"'))
     for i, metric in enumerate(metrics):
         at = f"metrics[{i}]"
-        if metric.kind == "bounded":
+        if metric.traits.takes_bounds:
             if metric.low is None or metric.high is None:
-                errors.append(FieldError(at, "a bounded metric needs low and high"))
+                errors.append(FieldError(at, f"a {metric.kind} metric needs low and high"))
             elif not metric.low < metric.high:
                 errors.append(FieldError(f"{at}.high", "expected a number above low"))
             elif max(-metric.low, metric.high) > LARGEST_VALUE:
                 errors.append(FieldError(at, f"expected low and high within ±{LARGEST_VALUE:g}"))
         elif metric.low is not None or metric.high is not None:
-            errors.append(FieldError(at, "only a bounded metric takes low and high"))
+            takers = " or ".join(sorted(names_of(lambda kind: kind.takes_bounds)))
+            errors.append(FieldError(at, f"only a {takers} metric takes low and high"))
     return errors
 
 
@@ -438,13 +361,13 @@ def _missing_errors(experiment: Experiment) -> list[FieldError]:
     if _roles_fault(experiment.metrics):
         return []
     objective = next(metric for metric in _with_roles(experiment.metrics) if metric.role == "objective")
-    detail = None
-    if missing is None and objective.kind in ("binary", "count"):
+    detail, traits = None, objective.traits
+    if missing is None and traits.asks_missing:
         detail = (
             f'expected "zero" or "ignore": with a {objective.kind} objective a decision without a reward '
             "may count as 0 or be left out, and the wrong reading is silently wrong"
         )
-    elif missing == "zero" and objective.floor < objective.ceiling and objective.refuses(0.0) is not None:
+    elif missing == "zero" and traits.floor < traits.ceiling and not traits.takes(0.0):
         detail = f'expected "ignore": 0 is outside the range of {objective.name}'
     return [] if detail is None else [FieldError("attribution.missing", detail)]
 
@@ -472,44 +395,11 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
         errors.append(
             FieldError("policy.min_share", f"expected at most 1/{n_arms}, as there are {n_arms} arms")
         )
-    if policy.shares is not None:
-        unknown = sorted(set(policy.shares) - arm_names)
-        if unknown:
-            errors.append(FieldError("policy.shares", f"{OTHER_ARMS}, not {unknown[0]!r}"))
-        total = math.fsum(policy.shares.values())
-        if not (total > 0 and math.isfinite(total)):
-            errors.append(FieldError("policy.shares", "expected weights with a positive sum"))
-    for field, values in (("prior", policy.prior), ("pseudo_history", policy.pseudo_history)):
-        for name, value in (values or {}).items():
-            unknown = sorted(set(value) - arm_names) if isinstance(value, dict) else []
+    for field in msgspec.structs.fields(PolicySpec):
+        for at, names in arms_named(f"policy.{field.name}", getattr(policy, field.name), field.type):
+            unknown = sorted(set(names) - arm_names)
             if unknown:
-                detail = f"{OTHER_ARMS}, not {unknown[0]!r}"
-                errors.append(FieldError(f"policy.{field}.{name}", detail))
-    return errors
-
-
-def context_errors(fields: Sequence[ContextField]) -> list[FieldError]:
-    """What is wrong with the fields of a context, beyond what their types say."""
-    names = {field.name for field in fields}
-    errors = _repeated("context", [field.name for field in fields])
-    for i, field in enumerate(fields):
-        at = f"context[{i}]"
-        if field.kind == "categorical":
-            if (field.values is None) == (field.buckets is None):
-                errors.append(FieldError(at, "a categorical field needs either values or buckets"))
-            if field.values is not None and len(set(field.values)) < len(field.values):
-                errors.append(FieldError(f"{at}.values", "expected every value once"))
-            if field.mean is not None or field.std is not None:
-                errors.append(FieldError(at, "only a numeric field takes mean and std"))
-        elif field.values is not None or field.buckets is not None:
-            errors.append(FieldError(at, "only a categorical field takes values and buckets"))
-        met = {field.name}
-        for j, other in enumerate(field.interactions or ()):
-            if other not in names or other in met:
-                errors.append(
-                    FieldError(f"{at}.interactions[{j}]", f"expected another field, once, not {other!r}")
-                )
-            met.add(other)
+                errors.append(FieldError(at, f"{OTHER_ARMS}, not {unknown[0]!r}"))
     return errors
 
 
@@ -544,13 +434,3 @@ def _refuse_unbuilt(experiment: Experiment) -> None:
         where = " and ".join(error.at for error in found)
         are, them = ("is", "it") if len(found) == 1 else ("are", "them")
         raise NotBuilt(f"{where} {are} part of the contract but not built yet; leave {them} out.")
-
-
-def _repeated(at: str, names: Sequence[str]) -> list[FieldError]:
-    errors = []
-    met: set[str] = set()
-    for i, name in enumerate(names):
-        if name in met:
-            errors.append(FieldError(f"{at}[{i}].name", f"the name {name!r} is taken"))
-        met.add(name)
-    return errors

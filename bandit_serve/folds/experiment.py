@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bandit_serve.base.lenient import decode_known
 from bandit_serve.base.turns import Heavy, Step
 from bandit_serve.errors import Unfoldable, UnreadableEntry
+from bandit_serve.experiments.policy import context_features, from_experiment, policy_from_snapshot
 from bandit_serve.experiments.spec import Experiment, Record
 from bandit_serve.folds.alarms import AlarmsState, ChangeAlarms
 from bandit_serve.folds.attribution.joined import JoinedDecisions, JoinedState
@@ -36,9 +37,8 @@ from bandit_serve.log.owner import generation_of
 from bandit_serve.log.reader import event_of
 from bandit_serve.log.repairs import LeftOut, Repairs
 from bandit_serve.log.snapshot import Codec, reading
-from bandit_serve.policies import POLICIES, ContextualPolicy, Policy
+from bandit_serve.policies import POLICIES, AnyPolicy, ContextFreePolicy, ContextualPolicy
 from bandit_serve.policies._feature_limits import MAX_SPREADS
-from bandit_serve.policies.serving import features_of, from_experiment, policy_from_snapshot
 
 MAX_HISTORY = 10_000
 # About how many decisions `mean_shares` is the mean of.
@@ -107,8 +107,8 @@ class LiveExperiment:
         self.record: Record = first.whole(None).record
         experiment = self.record.experiment
         self.owner = owner or experiment.id
-        self.policy: Policy | ContextualPolicy = _patient(from_experiment(experiment))
-        self.features = features_of(experiment)
+        self.policy: AnyPolicy = _patient(from_experiment(experiment))
+        self.features = context_features(experiment)
         self._shape = Shape(experiment, self.n_features)
         self._objective = experiment.metrics.index(experiment.objective)
         # Of decisions before it, Unix time, nothing more is learned where they would have to wait for their rewards.
@@ -225,7 +225,7 @@ class LiveExperiment:
         self.offset = offset
         self.evidence += 1
 
-    def _successor(self, record: Record) -> Policy | ContextualPolicy | None:
+    def _successor(self, record: Record) -> AnyPolicy | None:
         """Policy of a changed record, which knows nothing yet; None where it is the one that there is."""
         added = len(record.experiment.arms) - len(self.exposures)
         if added < 0:
@@ -240,7 +240,7 @@ class LiveExperiment:
                 values = np.where(np.isnan(learned.values), 0.0, learned.values)
                 yield from self._learn(learned.arms, values, learned.x)
                 self.evidence += 1
-        elif self.pending is not None and isinstance(self.policy, Policy):
+        elif self.pending is not None and isinstance(self.policy, ContextFreePolicy):
             closed = self.pending.close(now_ms)
             if closed is None:
                 return
@@ -262,9 +262,7 @@ class LiveExperiment:
             # Here rather than by the next row, which would do it in one piece with its own.
             yield from _freshened(self.policy)
 
-    def _changed(
-        self, offset: Offset, event: Changed, successor: Policy | ContextualPolicy | None
-    ) -> Iterator[Step]:
+    def _changed(self, offset: Offset, event: Changed, successor: AnyPolicy | None) -> Iterator[Step]:
         record, change = event.record, event.change
         if successor is not None:
             succession = Heavy[Any](partial(_succeeded, successor, self.policy))
@@ -432,7 +430,8 @@ class LiveExperiment:
         objective = self.experiment.metrics[self._objective]
         if objective.goal == "maximize":
             return values
-        return np.array([objective.utility(value) for value in values.tolist()])
+        reflected = objective.traits.reflected
+        return np.array([reflected(value) for value in values.tolist()])
 
     @property
     def _zero(self) -> float:
@@ -549,7 +548,7 @@ class LiveExperiment:
         n_arms, window_ms = len(experiment.arms), experiment.attribution.window_ms
         live.owner = experiment.id if state.owner is UNSET else state.owner
         live.policy = _ready(policy_from_snapshot(state.policy, experiment))
-        live.features = features_of(experiment)
+        live.features = context_features(experiment)
         live._shape = Shape(experiment, live.n_features)
         live._objective = experiment.metrics.index(experiment.objective)
         live.waits_since_ms = state.waits_since_ms
@@ -612,14 +611,14 @@ def folded(live: LiveExperiment | None, owner: str, entry: Entry, repairs: Repai
     return live
 
 
-def _patient(policy: Policy | ContextualPolicy) -> Policy | ContextualPolicy:
+def _patient(policy: AnyPolicy) -> AnyPolicy:
     """Policy, so that no request makes factors or draws anew: the fold does, in pieces, and the refresh."""
     if isinstance(policy, ContextualPolicy):
         policy.patient = True
     return policy
 
 
-def _freshened(policy: Policy | ContextualPolicy) -> Iterator[Step]:
+def _freshened(policy: AnyPolicy) -> Iterator[Step]:
     """Makes anew what inverses are due."""
     if isinstance(policy, ContextualPolicy):
         while policy.stale_models:
@@ -632,7 +631,7 @@ def _freshened(policy: Policy | ContextualPolicy) -> Iterator[Step]:
                 assert heavy.result is None
 
 
-def _drawn(policy: Policy | ContextualPolicy) -> Iterator[Step]:
+def _drawn(policy: AnyPolicy) -> Iterator[Step]:
     """Draws for the first time; later the refresh does, and requests go by the draws that are there."""
     if isinstance(policy, ContextualPolicy) and not policy.drawn:
         heavy = Heavy[object](policy.redraw)
@@ -640,15 +639,13 @@ def _drawn(policy: Policy | ContextualPolicy) -> Iterator[Step]:
         assert heavy.result is None
 
 
-def _succeeded(
-    successor: Policy | ContextualPolicy, former: Policy | ContextualPolicy
-) -> Policy | ContextualPolicy:
+def _succeeded(successor: AnyPolicy, former: AnyPolicy) -> AnyPolicy:
     """`successor` with what `former` has learned."""
     successor.take_over(former)
     return _ready(successor)
 
 
-def _ready(policy: Policy | ContextualPolicy) -> Policy | ContextualPolicy:
+def _ready(policy: AnyPolicy) -> AnyPolicy:
     """Policy with all that requests go by."""
     for steps in (_freshened(_patient(policy)), _drawn(policy)):
         for heavy in steps:
@@ -659,7 +656,7 @@ def _ready(policy: Policy | ContextualPolicy) -> Policy | ContextualPolicy:
 
 def _watched(experiment: Experiment) -> tuple[float, float] | None:
     """Bounds of the values that are watched for changes; None without."""
-    objective = experiment.objective
-    if experiment.missing == "zero" or objective.kind == "binary":
+    if experiment.missing == "zero":
         return 0.0, 1.0
-    return (objective.floor, objective.ceiling) if objective.kind == "bounded" else None
+    traits = experiment.objective.traits
+    return None if traits.unbounded else (traits.floor, traits.ceiling)

@@ -277,9 +277,9 @@ class Shape:
         self._experiment = experiment
         self._n_features = n_features
         self._n_arms = len(experiment.arms)
-        limits = [metric.limits for metric in experiment.metrics]
-        self._low, self._high = np.array(limits).T.copy()
-        self._whole = np.array([metric.kind == "binary" for metric in experiment.metrics], np.uint8)
+        kinds = [metric.traits for metric in experiment.metrics]
+        self._low, self._high = np.array([(kind.floor, kind.ceiling) for kind in kinds]).T.copy()
+        self._whole = np.array([kind.two_valued for kind in kinds], np.uint8)
 
     def check(self, event: Event) -> None:
         """`UnreadableEntry` when the event can not be folded as a whole; before any of it has been."""

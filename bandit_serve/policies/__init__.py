@@ -1,9 +1,14 @@
 """Bandit policies without a server: from rewards to shares, and from shares or posterior draws to an arm.
 
-`POLICIES` is the table of all: a policy is one file here and one row there. The contract suites then test it
-(`test_policies_contract.py`, and `test_contextual_contract.py` for those that are `contextual`).
+`POLICIES` is the table of all: a policy is one file here, with its parameters, and one row there. Configuration, API
+and documents follow from what the file declares, and the contract suites test it (`test_policies_contract.py`, and
+`test_contextual_contract.py` for those that are `contextual`). `policy.py` says what a policy is made of.
 """
 
+from typing import TypeAlias
+
+from bandit_serve.policies.context import ContextField
+from bandit_serve.policies.context_free import ContextFreePolicy
 from bandit_serve.policies.contextual import ContextualPolicy
 from bandit_serve.policies.epsilon_greedy import EpsilonGreedy
 from bandit_serve.policies.exp3 import Exp3
@@ -20,7 +25,9 @@ from bandit_serve.policies.thompson import Thompson
 from bandit_serve.policies.top_two_thompson import TopTwoThompson
 from bandit_serve.policies.ucb1 import UCB1
 
-POLICIES: dict[str, type[Policy] | type[ContextualPolicy]] = {
+AnyPolicy: TypeAlias = ContextFreePolicy | ContextualPolicy
+
+POLICIES: dict[str, type[ContextFreePolicy] | type[ContextualPolicy]] = {
     policy.kind: policy
     for policy in (
         FixedSplit,
@@ -42,6 +49,9 @@ __all__ = [
     "KLUCB",
     "POLICIES",
     "UCB1",
+    "AnyPolicy",
+    "ContextField",
+    "ContextFreePolicy",
     "ContextualPolicy",
     "EpsilonGreedy",
     "Exp3",

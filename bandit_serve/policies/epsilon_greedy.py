@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import Annotated, ClassVar
 
 import numpy as np
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-from bandit_serve.errors import InvalidInput
 from bandit_serve.policies import _greedy
-from bandit_serve.policies.policy import RANGES, Common, Policy, finite, mean_rewards, share_of_all
-from bandit_serve.policies.shares import Vector
+from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics, mean_rewards
+from bandit_serve.policies.numbers import Vector
+from bandit_serve.policies.objectives import ALL
 
 
-class EpsilonGreedy(Policy):
+class EpsilonGreedyParameters(Struct, frozen=True):
+    epsilon: Annotated[
+        float, Meta(ge=0.0, le=1.0, description="the part of decisions that goes to any arm")
+    ] = 0.1
+    decay: Annotated[float, Meta(ge=0.0, le=1e9, description="how fast that part falls; 0: never")] = 0.0
+
+
+class EpsilonGreedy(ContextFreePolicy):
     """With probability epsilon / (1 + decay · t) any eligible arm, otherwise the one of the largest mean.
 
     t: the observations of all eligible arms, as far as they are not forgotten. Arms without observations come
@@ -25,26 +33,16 @@ class EpsilonGreedy(Policy):
     """
 
     kind: ClassVar[str] = "epsilon_greedy"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
-    parameters: ClassVar[tuple[str, ...]] = ("epsilon", "decay")
+    objectives: ClassVar[frozenset[str]] = ALL
+    Parameters: ClassVar[type[Struct]] = EpsilonGreedyParameters
 
-    def __init__(
-        self, n_arms: int, *, epsilon: float = 0.1, decay: float = 0.0, **common: Unpack[Common]
-    ) -> None:
-        self.epsilon, self.decay = share_of_all("epsilon", epsilon), finite("decay", decay)
-        if not 0.0 <= self.decay <= 1e9:
-            raise InvalidInput(f"decay must be from 0 to 1e9, not {decay!r}")
-        super().__init__(
-            n_arms,
-            {"epsilon": self.epsilon, "decay": self.decay},
-            chooser=_greedy.CHOOSER,
-            constants=(self.epsilon, self.decay),
-            **common,
-        )
+    @classmethod
+    def rule_of(cls, own: EpsilonGreedyParameters, objective: str) -> Rule:
+        def shares(statistics: Statistics, arms: NDArray[np.intp]) -> Vector:
+            n = statistics["n"]
+            mean = np.where(n > 0.0, mean_rewards(statistics), np.inf)
+            best = mean == mean.max()
+            explored = own.epsilon / (1.0 + own.decay * n.sum())
+            return np.asarray(explored / n.size + (1.0 - explored) * best / np.count_nonzero(best))
 
-    def raw_shares(self, statistics: dict[str, Vector], arms: NDArray[np.intp]) -> Vector:
-        n = statistics["n"]
-        mean = np.where(n > 0.0, mean_rewards(statistics), np.inf)
-        best = mean == mean.max()
-        explored = self.epsilon / (1.0 + self.decay * n.sum())
-        return np.asarray(explored / n.size + (1.0 - explored) * best / np.count_nonzero(best))
+        return Rule(shares, _greedy.CHOOSER, (own.epsilon, own.decay))

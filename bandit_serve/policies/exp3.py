@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import Annotated, ClassVar
 
 import numpy as np
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-from bandit_serve.errors import InvalidInput
 from bandit_serve.policies import _exp3
-from bandit_serve.policies.policy import Common, Policy, finite
-from bandit_serve.policies.shares import Vector
+from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics
+from bandit_serve.policies.numbers import Vector
+from bandit_serve.policies.objectives import BOUNDED
 
 
-class Exp3(Policy):
+class Exp3Parameters(Struct, frozen=True):
+    gamma: (
+        Annotated[
+            float,
+            Meta(gt=0.0, le=1.0, description="the part that is split evenly; by the paper unless given"),
+        ]
+        | None
+    ) = None
+
+
+class Exp3(ContextFreePolicy):
     """Shares (1 - gamma) · w / sum(w) + gamma / K with w = exp(gamma · gain / K). `Policy` says the rest.
 
     gain: the sum of the arm's rewards, scaled to [0, 1], each over the probability with which the arm was chosen.
@@ -28,17 +39,15 @@ class Exp3(Policy):
     """
 
     kind: ClassVar[str] = "exp3"
-    objectives: ClassVar[frozenset[str]] = frozenset({"binary", "bounded"})
-    parameters: ClassVar[tuple[str, ...]] = ("gamma",)
+    objectives: ClassVar[frozenset[str]] = BOUNDED
+    Parameters: ClassVar[type[Struct]] = Exp3Parameters
     weighs: ClassVar[bool] = True
 
-    def __init__(self, n_arms: int, *, gamma: float | None = None, **common: Unpack[Common]) -> None:
-        self.gamma = None if gamma is None else finite("gamma", gamma)
-        if self.gamma is not None and not 0.0 < self.gamma <= 1.0:
-            raise InvalidInput(f"gamma must be above 0 and at most 1, not {gamma!r}")
-        super().__init__(
-            n_arms, {"gamma": self.gamma}, chooser=_exp3.CHOOSER, constants=(self.gamma or 0.0,), **common
-        )
+    @classmethod
+    def rule_of(cls, own: Exp3Parameters, objective: str) -> Rule:
+        gamma = own.gamma or 0.0
 
-    def raw_shares(self, statistics: dict[str, Vector], arms: NDArray[np.intp]) -> Vector:
-        return _exp3.shares(statistics["n"], statistics["gain"], self.gamma or 0.0)
+        def shares(statistics: Statistics, arms: NDArray[np.intp]) -> Vector:
+            return _exp3.shares(statistics["n"], statistics["gain"], gamma)
+
+        return Rule(shares, _exp3.CHOOSER, (gamma,))

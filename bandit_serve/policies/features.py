@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.errors import FieldError, InvalidInput
-from bandit_serve.experiments.spec import ContextField, context_errors
+from bandit_serve.policies.context import ContextField, context_errors
 
 Value = float | int | str | bool
 # Within which numbers are kept, in standard deviations where those are given: one wild value must not rule a model.

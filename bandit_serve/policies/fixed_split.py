@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Annotated, Any, ClassVar
 
+import msgspec
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from msgspec import Meta, Struct
+from numpy.typing import NDArray
 
-from bandit_serve.errors import InvalidInput
-from bandit_serve.policies._arms import arm_count
-from bandit_serve.policies.policy import RANGES, Common, Policy, weights
-from bandit_serve.policies.shares import Vector
+from bandit_serve.base.names import Name
+from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics
+from bandit_serve.policies.numbers import Vector, in_order, refusal, weights
+from bandit_serve.policies.objectives import ALL
+from bandit_serve.policies.parameters import MAX_ARMS, Weight
+from bandit_serve.policies.policy import Terms
+
+# At least one weight is above 0.
+SOME: dict[str, Any] = {"not": {"additionalProperties": {"maximum": 0}}}
 
 
-class FixedSplit(Policy):
+class FixedSplitParameters(Struct, frozen=True):
+    shares: (
+        Annotated[
+            dict[Name, Weight],
+            Meta(
+                max_length=MAX_ARMS,
+                description="a weight for each arm, 0 for those not named; even unless given",
+                extra_json_schema=SOME,
+            ),
+        ]
+        | None
+    ) = None
+
+
+class FixedSplit(ContextFreePolicy):
     """Each arm's share is its weight in `shares` over their sum; even if not given.
 
     `shares` is a weight for every arm, (n_arms,), or a mapping of arms to weights in which the others have 0.
@@ -23,37 +44,27 @@ class FixedSplit(Policy):
     """
 
     kind: ClassVar[str] = "fixed_split"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
-    parameters: ClassVar[tuple[str, ...]] = ("shares",)
+    objectives: ClassVar[frozenset[str]] = ALL
+    Parameters: ClassVar[type[Struct]] = FixedSplitParameters
     learns: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        n_arms: int,
-        *,
-        shares: ArrayLike | Mapping[int, float] | None = None,
-        **common: Unpack[Common],
-    ) -> None:
-        n_arms = arm_count(n_arms)
-        if isinstance(shares, Mapping):
-            shares = in_order(shares, n_arms)
-        split = weights("shares", np.ones(n_arms) if shares is None else shares, n_arms)
+    @classmethod
+    def checked(cls, own: Any, terms: Terms, n_arms: int) -> Any:
+        if own.shares is None:
+            return own
+        given = own.shares
+        if isinstance(given, Mapping):
+            given = in_order("shares", given, n_arms, 0.0)
+        split = weights("shares", given, n_arms)
         if not split.any():
-            raise InvalidInput("shares must have at least one number above 0")
-        super().__init__(n_arms, {"shares": None if shares is None else split.tolist()}, **common)
-        self.split = split
+            raise refusal("shares", "shares must have at least one number above 0")
+        return msgspec.structs.replace(own, shares=split.tolist())
 
-    def grown_parameters(self, more: int) -> dict[str, Any]:
-        """New arms have the weight 0 where weights were given."""
-        shares = self.own["shares"]
-        return {"shares": None if shares is None else shares + [0.0] * more}
+    @classmethod
+    def rule_of(cls, own: Any, objective: str) -> Rule:
+        split = None if own.shares is None else np.array(own.shares)
 
-    def raw_shares(self, statistics: dict[str, Vector], arms: NDArray[np.intp]) -> Vector:
-        return self.split[arms]
+        def shares(statistics: Statistics, arms: NDArray[np.intp]) -> Vector:
+            return np.ones(arms.size) if split is None else split[arms]
 
-
-def in_order(shares: Mapping[int, float], n_arms: int) -> list[float]:
-    """The weights of arms 0 … n_arms - 1; InvalidInput where another key is named."""
-    if not all(type(arm) is int and 0 <= arm < n_arms for arm in shares):
-        raise InvalidInput(f"shares must be by arm, from 0 to {n_arms - 1}, not by {list(shares)!r}")
-    return [shares.get(arm, 0.0) for arm in range(n_arms)]
+        return Rule(shares)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from bandit_serve.policies import _kl_ucb
-from bandit_serve.policies.policy import Common, Policy
-from bandit_serve.policies.shares import Vector
+from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics
+from bandit_serve.policies.numbers import Vector
+from bandit_serve.policies.objectives import BOUNDED
 
 
-class KLUCB(Policy):
+class KLUCBParameters(Struct, frozen=True):
+    pass
+
+
+class KLUCB(ContextFreePolicy):
     """All of the share to the arm of the largest q for which n · KL(p, q) <= ln t. `Policy` says the rest.
 
     p: the arm's mean reward scaled to [0, 1]; n: its observations; t: those of all eligible arms; KL: the
@@ -23,11 +29,14 @@ class KLUCB(Policy):
     """
 
     kind: ClassVar[str] = "kl_ucb"
-    objectives: ClassVar[frozenset[str]] = frozenset({"binary", "bounded"})
+    objectives: ClassVar[frozenset[str]] = BOUNDED
+    Parameters: ClassVar[type[Struct]] = KLUCBParameters
     jumps: ClassVar[bool] = True
 
-    def __init__(self, n_arms: int, **common: Unpack[Common]) -> None:
-        super().__init__(n_arms, {}, chooser=_kl_ucb.CHOOSER, **common)
+    @classmethod
+    def rule_of(cls, own: Any, objective: str) -> Rule:
+        return Rule(shares, _kl_ucb.CHOOSER)
 
-    def raw_shares(self, statistics: dict[str, Vector], arms: NDArray[np.intp]) -> Vector:
-        return _kl_ucb.shares(statistics["n"], statistics["total"])
+
+def shares(statistics: Statistics, arms: NDArray[np.intp]) -> Vector:
+    return _kl_ucb.shares(statistics["n"], statistics["total"])

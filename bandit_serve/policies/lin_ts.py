@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import Annotated, ClassVar
 
-from bandit_serve.policies.contextual import ContextualCommon, ContextualPolicy, positive
-from bandit_serve.policies.policy import RANGES
+from msgspec import Meta, Struct
+
+from bandit_serve.policies.contextual import ContextualParameters, ContextualPolicy, ScoreRule
+from bandit_serve.policies.objectives import ALL
+from bandit_serve.policies.parameters import Factor
+
+
+class LinTSParameters(ContextualParameters, frozen=True):
+    scale: Annotated[
+        Factor, Meta(description="the width of draws beside the posterior's; less explores less")
+    ] = 0.5
 
 
 class LinTS(ContextualPolicy):
@@ -23,12 +32,9 @@ class LinTS(ContextualPolicy):
     """
 
     kind: ClassVar[str] = "lin_ts"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
-    parameters: ClassVar[tuple[str, ...]] = ("scale", *ContextualPolicy.parameters)
-    choice: ClassVar[str] = "posterior_draw"
+    objectives: ClassVar[frozenset[str]] = ALL
+    Parameters: ClassVar[type[Struct]] = LinTSParameters
 
-    def __init__(
-        self, n_arms: int, n_features: int, *, scale: float = 0.5, **common: Unpack[ContextualCommon]
-    ) -> None:
-        scale = positive("scale", scale)
-        super().__init__(n_arms, n_features, {"scale": scale}, scale, **common)
+    @classmethod
+    def rule_of(cls, own: LinTSParameters) -> ScoreRule:
+        return ScoreRule("posterior_draw", own.scale)

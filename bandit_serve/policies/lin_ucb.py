@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import Annotated, ClassVar
 
-from bandit_serve.policies.contextual import ContextualCommon, ContextualPolicy, positive
-from bandit_serve.policies.policy import RANGES
+from msgspec import Meta, Struct
+
+from bandit_serve.policies.contextual import ContextualParameters, ContextualPolicy, ScoreRule
+from bandit_serve.policies.objectives import ALL
+from bandit_serve.policies.parameters import Factor
+
+
+class LinUCBParameters(ContextualParameters, frozen=True):
+    alpha: Annotated[Factor, Meta(description="how many standard errors above its score an arm may be")] = 1.0
 
 
 class LinUCB(ContextualPolicy):
@@ -18,13 +25,10 @@ class LinUCB(ContextualPolicy):
     """
 
     kind: ClassVar[str] = "lin_ucb"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
-    parameters: ClassVar[tuple[str, ...]] = ("alpha", *ContextualPolicy.parameters)
+    objectives: ClassVar[frozenset[str]] = ALL
+    Parameters: ClassVar[type[Struct]] = LinUCBParameters
     jumps: ClassVar[bool] = True
-    choice: ClassVar[str] = "upper_bound"
 
-    def __init__(
-        self, n_arms: int, n_features: int, *, alpha: float = 1.0, **common: Unpack[ContextualCommon]
-    ) -> None:
-        alpha = positive("alpha", alpha)
-        super().__init__(n_arms, n_features, {"alpha": alpha}, alpha, **common)
+    @classmethod
+    def rule_of(cls, own: LinUCBParameters) -> ScoreRule:
+        return ScoreRule("upper_bound", own.alpha)

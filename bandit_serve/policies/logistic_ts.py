@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import Annotated, ClassVar
 
-from bandit_serve.policies.contextual import ContextualCommon, ContextualPolicy, positive
+from msgspec import Meta, Struct
+
+from bandit_serve.policies.contextual import ContextualParameters, ContextualPolicy, ScoreRule
+from bandit_serve.policies.objectives import BOUNDED
+from bandit_serve.policies.parameters import Factor
+
+
+class LogisticTSParameters(ContextualParameters, frozen=True):
+    scale: Annotated[
+        Factor, Meta(description="the width of draws beside the posterior's; less explores less")
+    ] = 0.1
 
 
 class LogisticTS(ContextualPolicy):
@@ -19,13 +29,10 @@ class LogisticTS(ContextualPolicy):
     """
 
     kind: ClassVar[str] = "logistic_ts"
-    objectives: ClassVar[frozenset[str]] = frozenset({"binary", "bounded"})
-    parameters: ClassVar[tuple[str, ...]] = ("scale", *ContextualPolicy.parameters)
-    choice: ClassVar[str] = "posterior_draw"
+    objectives: ClassVar[frozenset[str]] = BOUNDED
+    Parameters: ClassVar[type[Struct]] = LogisticTSParameters
     logit: ClassVar[bool] = True
 
-    def __init__(
-        self, n_arms: int, n_features: int, *, scale: float = 0.1, **common: Unpack[ContextualCommon]
-    ) -> None:
-        scale = positive("scale", scale)
-        super().__init__(n_arms, n_features, {"scale": scale}, scale, **common)
+    @classmethod
+    def rule_of(cls, own: LogisticTSParameters) -> ScoreRule:
+        return ScoreRule("posterior_draw", own.scale, logistic=True)

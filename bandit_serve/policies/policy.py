@@ -1,60 +1,45 @@
-"""What every policy is: statistics of K arms (in C, `_arms.Arms`) and a map from them to shares."""
+"""The root of all policies. From a reward to an arm, a policy has three parts:
+
+    statistics    `_arms.Arms`, or with features `_linear.Linear`: what was learned, in C; update, forget
+        │
+      rule        of its kind: statistics → posterior or scores → shares that are still free
+        │
+     bounds       `shares.final_shares`: warm-up, floor, cap, ramps, holdout → shares
+        │
+      draw        in C, by the rule's own sampler, or from the table of the shares where bounds forbid that
+
+The statistics are a base of the class, as what is called for each decision and each reward (`choose`, `update`) is
+then found in the class itself: kept in an attribute, a single update takes a quarter longer. Rule and bounds are held.
+All else is here, once for all kinds: what parameters there are, time, states, growth, and succession.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
+import sys
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypedDict
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import msgspec
 import numpy as np
+from msgspec import Struct
 from numpy.typing import ArrayLike, NDArray
 
-from bandit_serve.base.durations import parse_duration_ms
 from bandit_serve.errors import InvalidInput
-from bandit_serve.experiments.spec import LARGEST_VALUE
-from bandit_serve.policies._arms import Arms, arm_count, eligible_arms
-from bandit_serve.policies.shares import Vector, check_bounds, final_shares
-
-if TYPE_CHECKING:
-    from bandit_serve.policies.contextual import ContextualPolicy
-
-
-class Range(NamedTuple):
-    """The rewards of a kind of objective: from `low` to `high`, and how their statistics are kept."""
-
-    low: float
-    high: float
-    whole: bool = False
-    unbounded: bool = False
+from bandit_serve.metrics import Binary
+from bandit_serve.policies._arms import arm_count
+from bandit_serve.policies.numbers import Vector, milliseconds, weights, whole
+from bandit_serve.policies.objectives import objective_kind
+from bandit_serve.policies.parameters import Settings, declared, read
+from bandit_serve.policies.shares import check_bounds, final_shares
 
 
-RANGES = {
-    "binary": Range(0.0, 1.0, whole=True),
-    "bounded": Range(0.0, 1.0),
-    "count": Range(0.0, LARGEST_VALUE, unbounded=True),
-    "continuous": Range(-LARGEST_VALUE, LARGEST_VALUE, unbounded=True),
-}
-
-
-class Common(TypedDict, total=False):
-    """The keyword parameters that every policy takes."""
-
-    objective: str
-    low: float | None
-    high: float | None
-    min_share: float
-    max_share: float
-    warmup: int
-    half_life: str | None
-    refresh: str
-    holdout: float
-    pseudo_history: Mapping[str, float | ArrayLike] | None
-    seed: int | None
-
-
-class Policy(Arms):
-    """A policy over `n_arms` arms, which are known by their indices.
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """The parameters that every policy takes, as its constructor does.
 
     objective: the kind of reward: `binary` (0 or 1), `bounded` (from `low` to `high`, 0 and 1 if not given),
         `count` (at least 0) or `continuous`; a policy supports those in `objectives`. More is better.
@@ -64,133 +49,146 @@ class Policy(Arms):
     half_life: a duration like "24h": `advance` makes what was learned weigh half after each. None: nothing fades.
     refresh: a duration: how often shares follow what is learned where the policy is served; here they always do.
     holdout: the share that is split evenly among the eligible arms whatever was learned, from 0 to 1.
-    pseudo_history: what to start with as if it had been observed, each a number or one an arm, (K,): `n`, of at
-        least 0, its `mean`, and for unbounded rewards its standard deviation `std` (default 0). It counts as
-        observations do and fades as they do; for the warm-up it does not count.
-    seed: an int of at least 0 makes all choices repeatable; without it, the system's entropy.
+    """
 
-    `update`, `update_many` and `update_counts` count rewards; `choose` and `choose_many` choose arms with the
-    probabilities `shares`; wrong arguments are InvalidInput, and then nothing has been counted.
+    objective: str = Binary.name
+    low: float | None = None
+    high: float | None = None
+    min_share: float = 0.0
+    max_share: float = 1.0
+    warmup: int = 0
+    half_life: str | None = None
+    refresh: str = "50ms"
+    holdout: float = 0.0
+
+
+TERMS = tuple(field.name for field in fields(Terms))
+# Those of which a state is; how often a service looks is nothing that a policy goes by.
+STATED = tuple(name for name in TERMS if name != "refresh")
+
+
+class Policy:
+    """A policy over `n_arms` arms, which are known by their indices.
+
+    `update` and `update_many` learn from rewards; `choose` and `choose_many` choose arms with the probabilities
+    `shares`. Wrong arguments are `InvalidInput`, and then nothing has been learned. `Terms` says what every policy
+    takes, `Parameters` what its kind takes beside; `seed`, an int of at least 0, makes all choices repeatable.
     """
 
     kind: ClassVar[str]
     objectives: ClassVar[frozenset[str]]
-    # The names of the parameters that only this kind takes.
-    parameters: ClassVar[tuple[str, ...]] = ()
+    # What only this kind takes, in the form in which it is configured, and the names of that.
+    Parameters: ClassVar[type[Struct]]
+    parameters: ClassVar[tuple[str, ...]]
+    # The parameter that is in the unit of the rewards, where they have no bounds.
+    in_unit: ClassVar[str | None] = None
     # Whether shares jump between 0 and 1, which no sticky assignment can follow.
     jumps: ClassVar[bool] = False
-    contextual: ClassVar[bool] = False
+    contextual: ClassVar[bool]
     # Whether rewards change the shares.
     learns: ClassVar[bool] = True
     # Whether a reward is weighed by the propensity of its arm, which updates should then be given.
     weighs: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        n_arms: int,
-        own: Mapping[str, Any],
-        *,
-        chooser: object = None,
-        constants: ArrayLike = (),
-        leading: float = 1.0,
-        objective: str = "binary",
-        low: float | None = None,
-        high: float | None = None,
-        min_share: float = 0.0,
-        max_share: float = 1.0,
-        warmup: int = 0,
-        half_life: str | None = None,
-        refresh: str = "50ms",
-        holdout: float = 0.0,
-        pseudo_history: Mapping[str, float | ArrayLike] | None = None,
-        seed: int | None = None,
-    ) -> None:
-        """For subclasses: `own` are their parameters; `chooser`, `constants` and `leading` what `_arms.Arms` says."""
-        n_arms = arm_count(n_arms)
-        check_bounds(n_arms, min_share, max_share)
-        self.half_life_ms = None if half_life is None else positive_ms("half_life", half_life)
-        self.half_life = half_life
-        positive_ms("refresh", refresh)
-        reward = self._range(objective, low, high)
-        super().__init__(
-            n_arms,
-            low=reward.low,
-            high=reward.high,
-            whole=reward.whole,
-            unbounded=reward.unbounded,
-            seed=seed,
-            min_share=min_share,
-            max_share=max_share,
-            holdout=share_of_all("holdout", holdout),
-            warmup=times("warmup", warmup),
-            learns=self.learns,
-            weighs=self.weighs,
-            leading=leading,
-            chooser=chooser,
-            parameters=constants,
-        )
-        self.clock_ms: int | None = None
-        self.objective = objective
-        self.unbounded = reward.unbounded
-        self.reward_range = (reward.low, reward.high)
-        self.low = reward.low if objective == "bounded" else None
-        self.high = reward.high if objective == "bounded" else None
-        self.own = dict(own)
-        if pseudo_history is not None:
-            self.restore(self._pseudo_statistics(pseudo_history))
-            self.observed = np.zeros(n_arms, dtype=np.int64)
+    # What is counted in a state, and the parts of what was learned, each with what takes it back.
+    sizes: ClassVar[tuple[str, ...]] = ("n_arms",)
+    learned: ClassVar[Mapping[str, str]] = {"statistics": "restore"}
+    # In the order in which a state has them.
+    stated: ClassVar[tuple[str, ...]] = STATED
+    # What else than `Terms` the constructor takes, with its default.
+    extras: ClassVar[Mapping[str, Any]] = {"seed": None}
+    # What was learned fades when this part of a half-life has passed since it last did.
+    least_fading: ClassVar[float] = 0.0
+
+    if TYPE_CHECKING:
+        # Of the statistics, arrays by name; which arguments it takes beside is for them to say.
+        statistics: Any
+
+        @property
+        def n_arms(self) -> int: ...
+        @property
+        def min_share(self) -> float: ...
+        @property
+        def max_share(self) -> float: ...
+        @property
+        def holdout(self) -> float: ...
+        @property
+        def warmup(self) -> int: ...
+        @property
+        def observed(self) -> NDArray[np.int64]: ...
+        @observed.setter
+        def observed(self, counts: ArrayLike) -> None: ...
+        @property
+        def randomness(self) -> NDArray[np.uint64]: ...
+        @randomness.setter
+        def randomness(self, words: ArrayLike) -> None: ...
+        def forget(self, factor: float) -> None: ...
+        def restore(self, statistics: Mapping[str, ArrayLike]) -> None: ...
+
+    def __init_subclass__(cls) -> None:
+        if "Parameters" in vars(cls):
+            cls.parameters = (*declared(cls.Parameters), *cls.of_arms())
+            cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]
 
     @classmethod
-    def _range(cls, objective: str, low: float | None, high: float | None) -> Range:
-        if not isinstance(objective, str) or objective not in cls.objectives:
-            raise InvalidInput(
-                f"{cls.kind} takes an objective of {', '.join(sorted(cls.objectives))}, not {objective!r}"
-            )
-        if objective != "bounded":
-            if low is not None or high is not None:
-                raise InvalidInput(f"low and high belong to a bounded objective, not to a {objective} one")
-            return RANGES[objective]
-        return Range(*bounds(low, high))
+    def summary(cls) -> str:
+        """The kind in one sentence, which is that of its file."""
+        return (sys.modules[cls.__module__].__doc__ or "").partition("\n\n")[0].replace("\n", " ")
 
-    def raw_shares(self, statistics: dict[str, Vector], arms: NDArray[np.intp]) -> Vector:
-        """The policy itself, for subclasses: shares (E,) of the eligible `arms`, indices (E,).
+    @classmethod
+    def of_arms(cls) -> tuple[str, ...]:
+        """The parameters that the constructor takes beside `Parameters`, as they are configured with the arms."""
+        return ()
 
-        `statistics`: n and total (and gain where it weighs), or n, mean and m2, (E,) each. Shares
-        need not sum to 1 exactly.
-        """
-        raise NotImplementedError
+    @classmethod
+    def checked(cls, own: Any, terms: Terms, n_arms: int) -> Any:
+        """For kinds: the parameters `own` as a state has them; `InvalidInput` beyond what their types say."""
+        return own
 
-    def shares(
-        self,
-        *,
-        eligible: ArrayLike | None = None,
-        pending: ArrayLike | None = None,
-        pending_value: float = 0.0,
-        decided: ArrayLike | None = None,
-        ramps: ArrayLike | None = None,
-    ) -> Vector:
-        """The probability, float64 (K,), with which each arm is to be chosen now.
+    def settle(self, n_arms: object, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Takes all parameters but those of the statistics; returns what the statistics take of them."""
+        count = arm_count(n_arms)
+        terms = Terms(**{name: value for name, value in given.items() if name in TERMS})
+        own = read(self.Parameters, {name: value for name, value in given.items() if name not in TERMS})
+        reward = objective_kind(self.kind, self.objectives, terms.objective, terms.low, terms.high)
+        check_bounds(count, terms.min_share, terms.max_share)
+        milliseconds("refresh", terms.refresh)
+        self.half_life_ms = None if terms.half_life is None else milliseconds("half_life", terms.half_life)
+        self.half_life = terms.half_life
+        self.clock_ms: int | None = None
+        self.objective, self.reward = terms.objective, reward
+        self.low = reward.floor if reward.takes_bounds else None
+        self.high = reward.ceiling if reward.takes_bounds else None
+        self.given = self.checked(own, terms, count)
+        return {
+            "low": reward.floor,
+            "high": reward.ceiling,
+            "whole": reward.two_valued,
+            "unbounded": reward.unbounded,
+            "min_share": terms.min_share,
+            "max_share": terms.max_share,
+            "holdout": read(Settings, {"kind": self.kind, "holdout": terms.holdout}).holdout,
+            "warmup": whole("warmup", terms.warmup),
+        }
 
-        eligible: bool (K,); the shares are the policy's over those arms alone, and 0 for the others.
-        pending: numbers (K,) of at least 0: the weight of observations of `pending_value` that are not
-            counted yet and to be reckoned with this time.
-        decided: numbers (K,) of at least 0: the decisions for each arm that `warmup` is to go by, where they are
-            known; otherwise it goes by `observed`.
-        ramps: shares (K,): the most that each arm may have for now, before the holdout.
-        """
-        arms = eligible_arms(eligible, self.n_arms)
+    @property
+    def own(self) -> dict[str, Any]:
+        """The parameters of this kind, by name, with what was not given."""
+        return deepcopy(msgspec.structs.asdict(self.given))
+
+    def cold(self, arms: NDArray[np.intp], decided: ArrayLike | None) -> Vector | None:
+        """1 for each of the eligible `arms`, (E,), that is short of its warm-up, else 0; None where none is."""
         seen = self.observed if decided is None else weights("decided", decided, self.n_arms)
-        most = None if ramps is None else weights("ramps", ramps, self.n_arms)
         short = seen[arms] < self.warmup
-        statistics = self.statistics(pending, pending_value)
-        if short.any():
-            raw = short.astype(np.float64)
-        else:
-            raw = self.raw_shares({name: values[arms] for name, values in statistics.items()}, arms)
+        return short.astype(np.float64) if short.any() else None
+
+    def bounded(self, raw: Vector, arms: NDArray[np.intp], ramps: ArrayLike | None) -> Vector:
+        """The final shares, float64 (K,), of those that the rule gives the eligible `arms`, (E,) both."""
+        most = None if ramps is None else weights("ramps", ramps, self.n_arms)
         return final_shares(raw, arms, self.n_arms, self.min_share, self.max_share, most, self.holdout)
 
     def advance(self, now_ms: int) -> bool:
-        """Lets what was learned fade from the last call's time to `now_ms`, Unix milliseconds; whether it did.
+        """Lets what was learned fade from when it last did to `now_ms`, Unix milliseconds; whether it did.
 
         The first call only sets the clock, and a time before the last one's is passed over. Without `half_life`
         nothing happens.
@@ -200,90 +198,24 @@ class Policy(Arms):
         if self.clock_ms is None:
             self.clock_ms = now_ms
         elapsed_ms = now_ms - self.clock_ms
-        if elapsed_ms <= 0:
+        if elapsed_ms <= 0 or elapsed_ms < self.least_fading * self.half_life_ms:
             return False
         self.clock_ms = now_ms
         # 2^-1000 is less than what `forget` keeps of any weight.
         self.forget(math.exp2(-min(elapsed_ms / self.half_life_ms, 1000.0)))
         return True
 
-    def grown(self, n_arms: int) -> Self:
-        """The same policy with arms up to `n_arms`: nothing was observed on the new ones."""
-        more = arm_count(n_arms) - self.n_arms
-        if more < 0:
-            raise InvalidInput(f"n_arms must be at least {self.n_arms}, not {n_arms}")
-        state = self.state()
-        statistics = {name: np.pad(values, (0, more)) for name, values in state["statistics"].items()}
-        return type(self).from_state(
-            {
-                **state,
-                "n_arms": int(n_arms),
-                "parameters": self.grown_parameters(more),
-                "statistics": statistics,
-                "observed": np.pad(state["observed"], (0, more)),
-            }
-        )
-
-    def take_over(self, former: Policy | ContextualPolicy) -> None:
-        """Goes on from what `former`, a policy over as many arms or fewer, has observed of the same rewards.
-
-        A policy that weighs takes the rewards of one that does not as of arms that were drawn evenly.
-        """
-        more = self.n_arms - former.n_arms
-        theirs = former.statistics()
-        shared = set(theirs) & set(self.statistics())
-        statistics = {name: np.pad(theirs[name], (0, more)) for name in shared}
-        gain = statistics.pop("gain", None)
-        if self.weighs:
-            statistics["gain"] = self.n_arms * statistics["total"] if gain is None else gain
-        self.restore(statistics)
-        self.observed = np.pad(former.observed, (0, more))
-        self.clock_ms = former.clock_ms
-
-    def grown_parameters(self, more: int) -> dict[str, Any]:
-        """The parameters of this kind, for subclasses: those by arm have the defaults for `more` arms at the end."""
-        return deepcopy(self.own)
-
-    def _pseudo_statistics(self, history: Mapping[str, float | ArrayLike]) -> dict[str, Vector]:
-        names = ["n", "mean", "std"] if self.unbounded else ["n", "mean"]
-        if not isinstance(history, Mapping) or not {"n", "mean"} <= set(history) <= set(names):
-            raise InvalidInput(f"pseudo_history must be a mapping of {', '.join(names)}, not {history!r}")
-        given = {
-            name: by_arm(f"pseudo_history.{name}", history.get(name, 0.0), self.n_arms) for name in names
-        }
-        n, mean = given["n"], given["mean"]
-        if (n < 0.0).any() or (n > MOST_PSEUDO).any():
-            raise InvalidInput(f"pseudo_history.n must be from 0 to {MOST_PSEUDO:g}")
-        n = np.where(n >= LEAST_WEIGHT, n, 0.0)
-        low, high = self.reward_range
-        if ((n > 0.0) & ((mean < low) | (mean > high))).any():
-            raise InvalidInput(f"pseudo_history.mean must be from {low:g} to {high:g}")
-        if self.unbounded:
-            if (np.abs(given["std"]) > LARGEST_VALUE).any():
-                raise InvalidInput(f"pseudo_history.std must be from 0 to {LARGEST_VALUE:g}")
-            return {"n": n, "mean": np.where(n > 0.0, mean, 0.0), "m2": n * given["std"] ** 2}
-        total = np.where(n > 0.0, np.clip(n * ((mean - low) / (high - low)), 0.0, n), 0.0)
-        # As if each pseudo-observation had come with the propensity 1/K.
-        return {"n": n, "total": total, **({"gain": self.n_arms * total} if self.weighs else {})}
-
     def state(self) -> dict[str, Any]:
         """All that this policy is, as plain values and arrays: with `from_state` it goes on identically.
 
-        What was learned is in `statistics`, apart from priors and other parameters.
+        What was learned is in `statistics`, apart from priors and other parameters. Where there are `factors`, they are
+        what follows from it but for the last bits, and what can not be made again as the rows are gone.
         """
         return {
             "kind": self.kind,
-            "n_arms": self.n_arms,
-            "objective": self.objective,
-            "low": self.low,
-            "high": self.high,
-            "min_share": self.min_share,
-            "max_share": self.max_share,
-            "warmup": self.warmup,
-            "half_life": self.half_life,
-            "holdout": self.holdout,
-            "parameters": deepcopy(self.own),
-            "statistics": self.statistics(),
+            **{name: getattr(self, name) for name in (*self.sizes, *self.stated)},
+            "parameters": {**self.own, **{name: getattr(self, name) for name in self.of_arms()}},
+            **{part: getattr(self, part)() for part in self.learned},
             "observed": self.observed,
             "clock_ms": self.clock_ms,
             "randomness": self.randomness,
@@ -291,114 +223,93 @@ class Policy(Arms):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The policy that `state` is of. InvalidInput when it is not a state of this kind of policy."""
-        if not isinstance(state, Mapping) or set(state) != STATE:
-            raise InvalidInput(f"a policy's state must hold {', '.join(sorted(STATE))} and nothing else")
+        """The policy that `state` is of. `InvalidInput` when it is not a state of this kind of policy."""
+        expected = {
+            *cls.sizes,
+            *cls.stated,
+            *cls.learned,
+            *("kind", "parameters", "observed", "clock_ms", "randomness"),
+        }
+        if not isinstance(state, Mapping) or set(state) != expected:
+            raise InvalidInput(f"a policy's state must hold {', '.join(sorted(expected))} and nothing else")
         if state["kind"] != cls.kind:
             raise InvalidInput(f"the state is of a policy of kind {state['kind']!r}, not {cls.kind!r}")
         own = state["parameters"]
         if not isinstance(own, Mapping) or set(own) != set(cls.parameters):
             raise InvalidInput(f"the parameters in a state of {cls.kind} must be {list(cls.parameters)}")
-        common = {name: state[name] for name in COMMON}
-        policy = cls(state["n_arms"], **own, **common)
-        policy.restore(state["statistics"])
+        policy = cls(
+            *(state[name] for name in cls.sizes), **own, **{name: state[name] for name in cls.stated}
+        )
+        for part, restore in cls.learned.items():
+            getattr(policy, restore)(state[part])
         policy.observed = state["observed"]
         clock_ms = state["clock_ms"]
-        policy.clock_ms = None if clock_ms is None else times("clock_ms", clock_ms)
+        policy.clock_ms = None if clock_ms is None else whole("clock_ms", clock_ms)
         policy.randomness = state["randomness"]
         return policy
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_state, (self.state(),)
 
+    def grown(self, n_arms: int) -> Self:
+        """The same policy with arms up to `n_arms`: nothing was observed on the new ones, whose parameters are the
+        defaults.
+        """
+        return self.with_arms(n_arms, {})
 
-COMMON = frozenset({"objective", "low", "high", "min_share", "max_share", "warmup", "half_life", "holdout"})
-STATE = COMMON | {"kind", "n_arms", "parameters", "statistics", "observed", "clock_ms", "randomness"}
-# Fewer observations than this are none, as where they are forgotten: of less, quotients lose their digits.
-LEAST_WEIGHT = 1e-100
-# More pseudo-observations than this are refused: beside them nothing that is observed would count.
-MOST_PSEUDO = 1e12
+    def more_arms(self, n_arms: object) -> int:
+        """How many arms more `n_arms` are; `InvalidInput` where they are fewer."""
+        more = arm_count(n_arms) - self.n_arms
+        if more < 0:
+            raise InvalidInput(f"n_arms must be at least {self.n_arms}, not {n_arms}")
+        return more
 
-
-def bounds(low: float | None, high: float | None) -> tuple[float, float]:
-    """Of a bounded objective: 0 and 1 where not given; InvalidInput for what no reward can be scaled by."""
-    least = finite("low", 0.0 if low is None else low)
-    most = finite("high", 1.0 if high is None else high)
-    if not -LARGEST_VALUE <= least < most <= LARGEST_VALUE:
-        raise InvalidInput(
-            f"low must be below high and both within ±{LARGEST_VALUE:g}, not {low!r} and {high!r}"
+    def with_arms(self, n_arms: int, of_arms: dict[str, Any]) -> Self:
+        """As `grown`, with the parameters `of_arms` of all arms."""
+        more, state = self.more_arms(n_arms), self.state()
+        for part in self.learned:
+            for name, values in state[part].items():
+                if self.is_by_arm(name):
+                    state[part][name] = np.pad(values, [(0, more), *[(0, 0)] * (values.ndim - 1)])
+        parameters = {name: _by_index(value) for name, value in state["parameters"].items()} | of_arms
+        observed = np.pad(state["observed"], (0, more))
+        return type(self).from_state(
+            {**state, "n_arms": int(n_arms), "parameters": parameters, "observed": observed}
         )
-    return least, most
+
+    def is_by_arm(self, name: str) -> bool:
+        """Whether the array of this name among what was learned has a row for each arm."""
+        return True
+
+    def take_over(self, former: Policy) -> None:
+        """Goes on from what `former`, a policy over as many arms or fewer, has observed of the same rewards."""
+        more = self.n_arms - former.n_arms
+        if more < 0:
+            raise InvalidInput(f"a policy over {self.n_arms} arms can not go on from one over more")
+        self.learn_from(former)
+        self.observed = np.pad(former.observed, (0, more))
+        self.clock_ms = former.clock_ms
+
+    def learn_from(self, former: Policy) -> None:
+        """Takes over what `former` has learned, as far as this policy goes by it."""
+        raise NotImplementedError
 
 
-def finite(name: str, value: object) -> float:
-    """`value` as a float; InvalidInput, naming `name`, unless it is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
-        raise InvalidInput(f"{name} must be a finite number, not {value!r}")
-    return float(value)
+def _by_index(value: Any) -> Any:
+    """Numbers by arm as mappings from indices, which more arms than those may have."""
+    if isinstance(value, list):
+        return dict(enumerate(value))
+    return {part: _by_index(each) for part, each in value.items()} if isinstance(value, dict) else value
 
 
-def mean_rewards(statistics: dict[str, Vector]) -> Vector:
-    """The mean rewards (E,) that the statistics of `Policy.raw_shares` hold; 0 where nothing was observed."""
-    if "mean" in statistics:
-        return statistics["mean"]
-    n = statistics["n"]
-    return np.divide(statistics["total"], n, out=np.zeros(n.size), where=n > 0.0)
-
-
-def positive(name: str, value: object) -> float:
-    """`value` as a float; InvalidInput, naming `name`, unless it is from 1e-12 to the largest reward."""
-    number = finite(name, value)
-    if not 1e-12 <= number <= LARGEST_VALUE:
-        raise InvalidInput(f"{name} must be from 1e-12 to {LARGEST_VALUE:g}, not {value!r}")
-    return number
-
-
-def share_of_all(name: str, value: object) -> float:
-    """`value` as a float; InvalidInput, naming `name`, unless it is a number from 0 to 1."""
-    share = finite(name, value)
-    if not 0.0 <= share <= 1.0:
-        raise InvalidInput(f"{name} must be a number from 0 to 1, not {value!r}")
-    return share
-
-
-def times(name: str, value: object) -> int:
-    """`value` as an int; InvalidInput, naming `name`, unless it is a whole number from 0 to 2^53."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value <= 2**53:
-        raise InvalidInput(f"{name} must be a whole number of at least 0, not {value!r}")
-    return int(value)
-
-
-def positive_ms(name: str, duration: object) -> int:
-    """The milliseconds of a duration like "24h"; InvalidInput, naming `name`, unless they are above 0."""
-    try:
-        milliseconds = parse_duration_ms(duration) if isinstance(duration, str) else 0
-    except InvalidInput as error:
-        raise InvalidInput(f"{name}: {error}") from None
-    if milliseconds <= 0:
-        raise InvalidInput(f'{name} must be a duration above 0 like "24h", not {duration!r}')
-    return milliseconds
-
-
-def by_arm(name: str, value: object, n_arms: int) -> Vector:
-    """`value`, a number for all arms or one for each, as float64 (n_arms,); InvalidInput unless all are finite."""
-    if np.ndim(value) == 0:  # type: ignore[arg-type]
-        return np.full(n_arms, finite(name, value))
-    try:
-        array = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{name} must be a number or {n_arms} numbers: {error}") from None
-    if array.shape != (n_arms,) or not np.isfinite(array).all():
-        raise InvalidInput(f"{name} must be a finite number, or {n_arms} of them")
-    return array
-
-
-def weights(name: str, values: ArrayLike, n_arms: int) -> NDArray[np.float64]:
-    """`values` as float64 (n_arms,); InvalidInput, naming `name`, unless they are numbers of at least 0."""
-    try:
-        array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{name} must be {n_arms} numbers: {error}") from None
-    if array.shape != (n_arms,) or not np.isfinite(array).all() or (array < 0.0).any():
-        raise InvalidInput(f"{name} must be {n_arms} finite numbers of at least 0")
-    return array
+def _signature(kind: type[Policy]) -> inspect.Signature:
+    """Of the constructor: as that takes the parameters of any kind, it has to be told."""
+    own = {name: field.default for name, field in declared(kind.Parameters).items()}
+    defaults = {**own, **{field.name: field.default for field in fields(Terms)}, **kind.extras}
+    return inspect.Signature(
+        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in kind.sizes]
+        + [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value)
+            for name, value in defaults.items()
+        ]
+    )

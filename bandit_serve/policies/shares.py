@@ -5,15 +5,12 @@ Eligibility (whoever calls gives the raw shares of the eligible arms only), poli
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.errors import InvalidInput
 from bandit_serve.policies._shares import uncapped_shares
-
-Vector: TypeAlias = NDArray[np.float64]
+from bandit_serve.policies.numbers import Vector, refusal
 
 # How far K · min_share may pass 1, so that min_share = 1/K works for every K.
 ROUNDING = 1e-12
@@ -23,11 +20,11 @@ def check_bounds(n_arms: int, min_share: float, max_share: float) -> None:
     """InvalidInput unless 0 <= min_share <= max_share, n_arms · min_share <= 1 and 0 < max_share <= 1."""
     for name, share in (("min_share", min_share), ("max_share", max_share)):
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
-            raise InvalidInput(f"{name} must be a number from 0 to 1, not {share!r}")
+            raise refusal(name, f"{name} must be a number from 0 to 1, not {share!r}")
     if max_share == 0.0:
-        raise InvalidInput("max_share must be above 0")
+        raise refusal("max_share", "max_share must be above 0")
     if min_share > max_share:
-        raise InvalidInput(f"min_share ({min_share:g}) must not exceed max_share ({max_share:g})")
+        raise refusal("min_share", f"min_share ({min_share:g}) must not exceed max_share ({max_share:g})")
     if n_arms * min_share > 1.0 + ROUNDING:
         raise InvalidInput(f"{n_arms} arms of at least min_share {min_share:g} each would pass 1")
 

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
+import msgspec
 import numpy as np
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from bandit_serve.metrics import KINDS
 from bandit_serve.policies import _softmax
 from bandit_serve.policies._arms import deviation
-from bandit_serve.policies.policy import RANGES, Common, Policy, mean_rewards, positive
-from bandit_serve.policies.shares import Vector
+from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics, mean_rewards
+from bandit_serve.policies.numbers import Vector
+from bandit_serve.policies.objectives import ALL
+from bandit_serve.policies.parameters import Scale
+from bandit_serve.policies.policy import Terms
 
 # Temperatures where none is given: in the range of a bounded objective, and in standard deviations.
-BOUNDED, DEVIATIONS = 0.05, 0.1
+IN_RANGE, DEVIATIONS = 0.05, 0.1
+# The name of a temperature that is not given, in states, too.
 AUTO = "auto"
 
 
-class Softmax(Policy):
+class SoftmaxParameters(Struct, frozen=True):
+    temperature: (
+        Annotated[
+            Scale,
+            Meta(
+                description="how far below the best a mean may be to be drawn e times less often; 0.05, or without "
+                "bounds a tenth of the rewards' standard deviation, unless given"
+            ),
+        ]
+        | None
+    ) = None
+
+
+class Softmax(ContextFreePolicy):
     """Shares in proportion to exp(mean / temperature) (Sutton & Barto 1998, equation 2.2). `Policy` says the rest.
 
     The means are those of rewards scaled to [0, 1] where the objective has bounds, otherwise of rewards in their
@@ -31,32 +52,31 @@ class Softmax(Policy):
     """
 
     kind: ClassVar[str] = "softmax"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
-    parameters: ClassVar[tuple[str, ...]] = ("temperature",)
+    objectives: ClassVar[frozenset[str]] = ALL
+    Parameters: ClassVar[type[Struct]] = SoftmaxParameters
+    in_unit: ClassVar[str | None] = "temperature"
 
-    def __init__(self, n_arms: int, *, temperature: float | str = AUTO, **common: Unpack[Common]) -> None:
-        self.temperature = AUTO if temperature == AUTO else positive("temperature", temperature)
-        unbounded = common.get("objective") in ("count", "continuous")
-        super().__init__(
-            n_arms,
-            {"temperature": self.temperature},
-            chooser=_softmax.CHOOSER,
-            constants=self._temperature(unbounded),
-            **common,
-        )
+    def settle(self, n_arms: object, given: Mapping[str, Any]) -> dict[str, Any]:
+        temperature = given.get("temperature")
+        is_auto = isinstance(temperature, str) and temperature == AUTO
+        return super().settle(n_arms, {**given, "temperature": None} if is_auto else given)
 
-    def _temperature(self, unbounded: bool) -> tuple[float, bool]:
-        """A number, and whether it is in standard deviations."""
-        if not isinstance(self.temperature, str):
-            return self.temperature, False
-        return (DEVIATIONS, True) if unbounded else (BOUNDED, False)
+    @classmethod
+    def checked(cls, own: Any, terms: Terms, n_arms: int) -> Any:
+        return msgspec.structs.replace(own, temperature=AUTO) if own.temperature is None else own
 
-    def raw_shares(self, statistics: dict[str, Vector], arms: NDArray[np.intp]) -> Vector:
-        untried = statistics["n"] == 0.0
-        if untried.any():
-            return np.asarray(untried, dtype=np.float64)
-        mean = mean_rewards(statistics)
-        temperature, in_deviations = self._temperature(self.unbounded)
-        if in_deviations:
-            temperature *= deviation(**statistics)
-        return np.asarray(np.exp((mean - mean.max()) / temperature))
+    @classmethod
+    def rule_of(cls, own: Any, objective: str) -> Rule:
+        unbounded = KINDS[objective].unbounded
+        in_deviations = own.temperature == AUTO and unbounded
+        temperature = own.temperature if own.temperature != AUTO else DEVIATIONS if unbounded else IN_RANGE
+
+        def shares(statistics: Statistics, arms: NDArray[np.intp]) -> Vector:
+            untried = statistics["n"] == 0.0
+            if untried.any():
+                return np.asarray(untried, dtype=np.float64)
+            mean = mean_rewards(statistics)
+            unit = temperature * deviation(**statistics) if in_deviations else temperature
+            return np.asarray(np.exp((mean - mean.max()) / unit))
+
+        return Rule(shares, _softmax.CHOOSER, (temperature, in_deviations))

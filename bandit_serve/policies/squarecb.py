@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import Annotated, Any, ClassVar
 
-from bandit_serve.policies.contextual import ContextualCommon, ContextualPolicy, positive
-from bandit_serve.policies.policy import RANGES, finite
+from msgspec import Meta, Struct
+
+from bandit_serve.policies.contextual import ContextualParameters, ContextualPolicy, ScoreRule
+from bandit_serve.policies.numbers import refusal
+from bandit_serve.policies.objectives import ALL
+from bandit_serve.policies.parameters import Factor
+from bandit_serve.policies.policy import Terms
+
+
+class SquareCBParameters(ContextualParameters, frozen=True):
+    gamma: (
+        Annotated[Factor, Meta(description="the more, the less is explored; a schedule unless given")] | None
+    ) = None
+    optimism: Annotated[
+        float,
+        Meta(
+            ge=0.0,
+            le=1e9,
+            description="standard errors that are added to a score",
+            extra_json_schema={"not": {"exclusiveMinimum": 0.0, "exclusiveMaximum": 1e-9}},
+        ),
+    ] = 1.0
 
 
 class SquareCB(ContextualPolicy):
@@ -24,23 +44,15 @@ class SquareCB(ContextualPolicy):
     """
 
     kind: ClassVar[str] = "squarecb"
-    objectives: ClassVar[frozenset[str]] = frozenset(RANGES)
-    parameters: ClassVar[tuple[str, ...]] = ("gamma", "optimism", *ContextualPolicy.parameters)
-    choice: ClassVar[str] = "inverse_gap"
+    objectives: ClassVar[frozenset[str]] = ALL
+    Parameters: ClassVar[type[Struct]] = SquareCBParameters
 
-    def __init__(
-        self,
-        n_arms: int,
-        n_features: int,
-        *,
-        gamma: float | None = None,
-        optimism: float = 1.0,
-        **common: Unpack[ContextualCommon],
-    ) -> None:
-        gamma = None if gamma is None else positive("gamma", gamma)
-        if finite("optimism", optimism) != 0.0:
-            optimism = positive("optimism", optimism)
-        own = {"gamma": gamma, "optimism": float(optimism)}
-        super().__init__(
-            n_arms, n_features, own, 0.0 if gamma is None else gamma, optimism=float(optimism), **common
-        )
+    @classmethod
+    def checked(cls, own: Any, terms: Terms, n_arms: int) -> Any:
+        if 0.0 < own.optimism < 1e-9:
+            raise refusal("optimism", f"optimism must be 0 or from 1e-9 to 1e9, not {own.optimism!r}")
+        return super().checked(own, terms, n_arms)
+
+    @classmethod
+    def rule_of(cls, own: SquareCBParameters) -> ScoreRule:
+        return ScoreRule("inverse_gap", own.gamma or 0.0, own.optimism)

@@ -2,66 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, TypeAlias, Unpack
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, NamedTuple
 
+import msgspec
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from msgspec import Meta, Struct
+from numpy.typing import NDArray
 
-from bandit_serve.errors import InvalidInput
-from bandit_serve.experiments.spec import LARGEST_VALUE
+from bandit_serve.metrics import KINDS, LARGEST_VALUE, names_of
 from bandit_serve.policies import _beta, _normal, _poisson
-from bandit_serve.policies._arms import arm_count
 from bandit_serve.policies._best_arm import beta_best, gamma_best, student_best
-from bandit_serve.policies.policy import Common, Policy, by_arm
-from bandit_serve.policies.shares import Vector
-
-
-class Parameter(NamedTuple):
-    """A number of a prior: its default, None where it is what the rewards show, and the range within which the shares'
-    quadrature is tested.
-    """
-
-    default: float | None
-    least: float
-    most: float
-
+from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics
+from bandit_serve.policies.numbers import Vector
+from bandit_serve.policies.parameters import Parts, PartsByName, parts_schema, read_parts
+from bandit_serve.policies.policy import Terms
 
 # The shapes of Gamma posteriors between which their quadrature is tested.
 SMALLEST_SHAPE, LARGEST_SHAPE = 1e-6, 1e15
 # How far behind the best, and how much narrower than the widest, a Student posterior is at most taken to be.
 FURTHEST = 1e100
 
-Prior: TypeAlias = Mapping[str, float | ArrayLike | None]
-# By the names of its numbers; None where the rewards show it.
-Checked: TypeAlias = dict[str, float | list[float | None] | None]
+Shape = Annotated[float, Meta(ge=1e-6, le=1e9)]
+
+
+class BetaPrior(Struct, frozen=True):
+    """Of a probability. Ranges of priors are those within which the shares' quadrature is tested."""
+
+    alpha: Shape = 1.0
+    beta: Shape = 1.0
+
+
+class GammaPrior(Struct, frozen=True):
+    """Of a rate."""
+
+    alpha: Shape = 1.0
+    beta: Annotated[float, Meta(ge=1e-30, le=1e9)] = 1e-6
+
+
+class NormalPrior(Struct, frozen=True):
+    """Of a mean and a variance, the Normal-inverse-gamma's. None is what the rewards show."""
+
+    mean: Annotated[float, Meta(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None = None
+    kappa: Annotated[float, Meta(ge=1e-9, le=1e9)] = 1e-4
+    alpha: Annotated[float, Meta(ge=0.05, le=1e9)] = 0.5
+    beta: Annotated[float, Meta(ge=1e-30, le=1e30)] | None = None
 
 
 class Likelihood(NamedTuple):
-    """How rewards of a kind of objective are modelled.
+    """The model of rewards of a kind of objective.
 
     prior: its numbers, in their order. chooser: the sampler in C. best: from the statistics of E arms and their
     priors, (E, P), to the probability that each is the best.
     """
 
-    prior: dict[str, Parameter]
+    prior: type[Struct]
     chooser: object
-    best: Callable[[dict[str, Vector], NDArray[np.float64]], Vector]
+    best: Callable[[Statistics, NDArray[np.float64]], Vector]
 
 
-def beta_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> Vector:
+def beta_shares(statistics: Statistics, prior: NDArray[np.float64]) -> Vector:
     n, total = statistics["n"], statistics["total"]
     return beta_best(prior[:, 0] + total, prior[:, 1] + (n - total))
 
 
-def gamma_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> Vector:
+def gamma_shares(statistics: Statistics, prior: NDArray[np.float64]) -> Vector:
     shape, rate = _poisson.posterior(**statistics, prior=np.ascontiguousarray(prior))
     # What is sharper than that is taken to be as sharp, at the same mean. The product may be rounded past it.
     sharpest = np.minimum(1.0, LARGEST_SHAPE / shape)
     return gamma_best(np.clip(shape * sharpest, SMALLEST_SHAPE, LARGEST_SHAPE), rate * sharpest)
 
 
-def student_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) -> Vector:
+def student_shares(statistics: Statistics, prior: NDArray[np.float64]) -> Vector:
     loc, scale, df = _normal.posterior(**statistics, prior=np.ascontiguousarray(prior))
     # Which is best does not depend on the unit and the zero, and is integrated in the same ones.
     unit = scale.max()
@@ -69,26 +81,32 @@ def student_shares(statistics: dict[str, Vector], prior: NDArray[np.float64]) ->
     return student_best(np.maximum(behind, -FURTHEST), np.maximum(width, 1.0 / FURTHEST), df)
 
 
-BETA = Likelihood(
-    {"alpha": Parameter(1.0, 1e-6, 1e9), "beta": Parameter(1.0, 1e-6, 1e9)}, _beta.CHOOSER, beta_shares
-)
-NORMAL = Likelihood(
-    {
-        "mean": Parameter(None, -LARGEST_VALUE, LARGEST_VALUE),
-        "kappa": Parameter(1e-4, 1e-9, 1e9),
-        "alpha": Parameter(0.5, 0.05, 1e9),
-        "beta": Parameter(None, 1e-30, 1e30),
-    },
-    _normal.CHOOSER,
-    student_shares,
-)
-POISSON = Likelihood(
-    {"alpha": Parameter(1.0, 1e-6, 1e9), "beta": Parameter(1e-6, 1e-30, 1e9)}, _poisson.CHOOSER, gamma_shares
-)
-LIKELIHOODS = {"binary": BETA, "bounded": BETA, "count": POISSON, "continuous": NORMAL}
+BETA = Likelihood(BetaPrior, _beta.CHOOSER, beta_shares)
+POISSON = Likelihood(GammaPrior, _poisson.CHOOSER, gamma_shares)
+NORMAL = Likelihood(NormalPrior, _normal.CHOOSER, student_shares)
+LIKELIHOODS = {"bernoulli": BETA, "poisson": POISSON, "normal": NORMAL}
 
 
-class Thompson(Policy):
+def _modelled_by(likelihood: str) -> str:
+    return ", ".join(name for name, kind in KINDS.items() if kind.likelihood == likelihood)
+
+
+class ThompsonParameters(Struct, frozen=True):
+    prior: (
+        Annotated[
+            PartsByName,
+            Meta(
+                description=f"{_modelled_by('bernoulli')}: `alpha` and `beta` (default: 1, 1); "
+                f"{_modelled_by('poisson')}: `alpha` and `beta` (1, 1e-6); {_modelled_by('normal')}: `mean`, "
+                "`kappa`, `alpha`, `beta` (the rewards', 1e-4, 0.5, the rewards')",
+                extra_json_schema=parts_schema(BetaPrior, GammaPrior, NormalPrior, by_arm=True),
+            ),
+        ]
+        | None
+    ) = None
+
+
+class Thompson(ContextFreePolicy):
     """P(arm is best) under the posteriors of the arms' means. `Policy` says the rest.
 
     The likelihood follows the objective:
@@ -111,77 +129,34 @@ class Thompson(Policy):
     """
 
     kind: ClassVar[str] = "thompson"
-    objectives: ClassVar[frozenset[str]] = frozenset(LIKELIHOODS)
-    parameters: ClassVar[tuple[str, ...]] = ("prior",)
+    objectives: ClassVar[frozenset[str]] = names_of(lambda kind: kind.likelihood in LIKELIHOODS)
+    Parameters: ClassVar[type[Struct]] = ThompsonParameters
+    in_unit: ClassVar[str | None] = "prior"
 
-    def __init__(
-        self,
-        n_arms: int,
-        *,
-        prior: Prior | None = None,
-        leading: float = 1.0,
-        **common: Unpack[Common],
-    ) -> None:
-        """`leading` is for subclasses: see `_arms.Arms`."""
-        # What is no objective of this policy is refused below, where its sentence stands.
-        self.likelihood = LIKELIHOODS.get(str(common.get("objective", "binary")), BETA)
-        n_arms = arm_count(n_arms)
-        self.prior = checked_prior(self.likelihood.prior, {} if prior is None else prior, n_arms)
-        self.by_arm = prior_by_arm(self.prior, n_arms)
-        super().__init__(
-            n_arms,
-            {"prior": self.prior},
-            chooser=self.likelihood.chooser,
-            constants=self.by_arm,
-            leading=leading,
-            **common,
+    @classmethod
+    def checked(cls, own: Any, terms: Terms, n_arms: int) -> Any:
+        prior = read_parts(
+            "prior", likelihood_of(terms.objective).prior, {} if own.prior is None else own.prior, n_arms
         )
+        return msgspec.structs.replace(own, prior=prior)
 
-    def raw_shares(self, statistics: dict[str, Vector], arms: NDArray[np.intp]) -> Vector:
-        return self.likelihood.best(statistics, self.by_arm[arms])
+    @classmethod
+    def rule_of(cls, own: Any, objective: str) -> Rule:
+        likelihood, prior = likelihood_of(objective), prior_by_arm(own.prior)
 
-    def grown_parameters(self, more: int) -> dict[str, Any]:
-        return {"prior": grown_prior(self.likelihood.prior, self.prior, more)}
+        def shares(statistics: Statistics, arms: NDArray[np.intp]) -> Vector:
+            of_arms = prior[arms] if len(prior) > 1 else np.repeat(prior, arms.size, axis=0)
+            return likelihood.best(statistics, of_arms)
 
-
-def checked_prior(parameters: dict[str, Parameter], given: Prior, n_arms: int) -> Checked:
-    """What is `given` and the other defaults, in the order of `parameters`; InvalidInput out of range."""
-    if not isinstance(given, Mapping) or not set(given) <= set(parameters):
-        raise InvalidInput(f"prior must be a mapping of {', '.join(parameters)}, not {given!r}")
-    return {name: _checked(name, parameters[name], given.get(name), n_arms) for name in parameters}
+        return Rule(shares, likelihood.chooser, prior)
 
 
-def _checked(
-    name: str, parameter: Parameter, given: float | ArrayLike | None, n_arms: int
-) -> float | list[float | None] | None:
-    default, least, most = parameter
-    value = default if given is None else given
-    if value is None:
-        return None
-    if default is None and isinstance(value, list | tuple):
-        # Of some arms it is known, of the others it is what the rewards show.
-        shown = [each is None for each in value]
-        array = by_arm(f"prior.{name}", [least if each is None else each for each in value], n_arms)
-    else:
-        array = by_arm(f"prior.{name}", value, n_arms)
-        shown = [False] * n_arms
-    outside = array[(array < least) | (array > most)]
-    if outside.size:
-        raise InvalidInput(f"prior.{name} must be from {least:g} to {most:g}, not {outside[0]:g}")
-    if np.ndim(value) == 0:
-        return float(array[0])
-    return [None if each else number for each, number in zip(shown, array.tolist(), strict=True)]
+def likelihood_of(objective: str) -> Likelihood:
+    """Likelihood of the rewards of a kind of objective."""
+    return LIKELIHOODS[KINDS[objective].likelihood]
 
 
-def prior_by_arm(prior: Checked, n_arms: int) -> NDArray[np.float64]:
-    """(n_arms, P) from a checked prior; NaN where the rewards show it."""
-    columns = [np.broadcast_to(np.array(value, dtype=np.float64), n_arms) for value in prior.values()]
+def prior_by_arm(prior: Parts) -> NDArray[np.float64]:
+    """(K, P) of a prior that is by arm, else (1, P); NaN where the rewards show it."""
+    columns = np.broadcast_arrays(*(np.array(value, dtype=np.float64, ndmin=1) for value in prior.values()))
     return np.column_stack(columns)
-
-
-def grown_prior(parameters: dict[str, Parameter], prior: Checked, more: int) -> Checked:
-    """`prior` with the defaults for `more` arms wherever it is by arm."""
-    return {
-        name: [*value, *[parameters[name].default] * more] if isinstance(value, list) else value
-        for name, value in prior.items()
-    }

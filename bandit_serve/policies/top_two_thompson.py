@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Unpack
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from bandit_serve.policies._arms import MAX_REDRAWS
-from bandit_serve.policies.policy import Common, share_of_all
-from bandit_serve.policies.shares import Vector
-from bandit_serve.policies.thompson import Prior, Thompson
+from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics
+from bandit_serve.policies.numbers import Vector
+from bandit_serve.policies.policy import Terms
+from bandit_serve.policies.thompson import Thompson, ThompsonParameters
 
 # Of a leader whose redraws fail with less than this chance, what follows them is not worth an integral.
 NEGLIGIBLE = 1e-13
 
 
-class TopTwoThompson(Thompson):
+class TopTwoThompsonParameters(ThompsonParameters, frozen=True):
+    beta: Annotated[
+        float, Meta(ge=0.0, le=1.0, description="the part of decisions that goes to the arm that seems best")
+    ] = 0.5
+
+
+class TopTwoThompson(ContextFreePolicy):
     """With probability `beta` Thompson's choice, otherwise the first other one that drawing again comes upon.
 
     Russo 2016, "Simple Bayesian Algorithms for Best Arm Identification", Algorithm 3. With P the probabilities that
@@ -35,31 +43,33 @@ class TopTwoThompson(Thompson):
     """
 
     kind: ClassVar[str] = "top_two_thompson"
-    parameters: ClassVar[tuple[str, ...]] = ("beta", "prior")
+    objectives: ClassVar[frozenset[str]] = Thompson.objectives
+    Parameters: ClassVar[type[Struct]] = TopTwoThompsonParameters
+    in_unit: ClassVar[str | None] = "prior"
 
-    def __init__(
-        self, n_arms: int, *, beta: float = 0.5, prior: Prior | None = None, **common: Unpack[Common]
-    ) -> None:
-        self.beta = share_of_all("beta", beta)
-        super().__init__(n_arms, prior=prior, leading=self.beta, **common)
-        self.own["beta"] = self.beta
+    @classmethod
+    def checked(cls, own: Any, terms: Terms, n_arms: int) -> Any:
+        return Thompson.checked(own, terms, n_arms)
 
-    def raw_shares(self, statistics: dict[str, Vector], arms: NDArray[np.intp]) -> Vector:
-        best = super().raw_shares(statistics, arms)
-        if arms.size == 1:
-            return best
-        if arms.size == 2:
-            return np.asarray(self.beta * best + (1.0 - self.beta) * best[::-1])
-        # How often in MAX_REDRAWS times, if each of the arms leads, it is drawn again, and never another.
-        redraws = (best[:, None] ** np.arange(MAX_REDRAWS)).sum(axis=1)
-        never = best ** (MAX_REDRAWS + 1)
-        led = best * redraws
-        second = best * (led.sum() - led)
-        for leader in np.flatnonzero(never > NEGLIGIBLE):
-            others = np.arange(arms.size) != leader
-            rest = {name: values[others] for name, values in statistics.items()}
-            second[others] += never[leader] * super().raw_shares(rest, arms[others])
-        return np.asarray(self.beta * best + (1.0 - self.beta) * second)
+    @classmethod
+    def rule_of(cls, own: Any, objective: str) -> Rule:
+        rule, beta = Thompson.rule_of(own, objective), own.beta
 
-    def grown_parameters(self, more: int) -> dict[str, Any]:
-        return {"beta": self.beta, **super().grown_parameters(more)}
+        def shares(statistics: Statistics, arms: NDArray[np.intp]) -> Vector:
+            best = rule.shares(statistics, arms)
+            if arms.size == 1:
+                return best
+            if arms.size == 2:
+                return np.asarray(beta * best + (1.0 - beta) * best[::-1])
+            # How often in MAX_REDRAWS times, if each of the arms leads, it is drawn again, and never another.
+            redraws = (best[:, None] ** np.arange(MAX_REDRAWS)).sum(axis=1)
+            never = best ** (MAX_REDRAWS + 1)
+            led = best * redraws
+            second = best * (led.sum() - led)
+            for leader in np.flatnonzero(never > NEGLIGIBLE):
+                others = np.arange(arms.size) != leader
+                rest = {name: values[others] for name, values in statistics.items()}
+                second[others] += never[leader] * rule.shares(rest, arms[others])
+            return np.asarray(beta * best + (1.0 - beta) * second)
+
+        return rule._replace(shares=shares, leading=beta)

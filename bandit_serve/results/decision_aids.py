@@ -1,7 +1,7 @@
 """How probable it is that an arm is best, and what choosing it may cost: aids for a decision, not
 significance.
 
-While the shares are the same, independent posteriors from the sample: for binary metrics
+While the shares are the same, independent posteriors from the sample: for values 0 and 1
 Beta(1 + successes, 1 + failures), for others Student-t about the mean with n - 1 degrees of freedom (the flat prior),
 which needs 3 observations and some variance. Once they have moved, the samples' means compare arms at the times when
 each had traffic, which are not the same; then Student-t about the weighted differences to control, for all metrics.
@@ -33,14 +33,14 @@ def probability_best(sums: Sums, metric: Metric, there: Arms) -> Floats:
     """P(the arm is best of those that are `there`, bool [K], by the metric's goal), [K]; NaN for the others, and for
     an arm of which too little is known.
     """
-    if metric.kind == "binary":
+    if metric.traits.two_valued:
         return _of_those(there, _best_arm.beta_best, sums, metric)
     return _known_only(sums, _best_arm.student_best, metric, there)
 
 
 def expected_loss(sums: Sums, metric: Metric, there: Arms) -> Floats:
     """By how much the best arm is expected to beat this one, [K], in units of the metric; NaN as above."""
-    if metric.kind == "binary":
+    if metric.traits.two_valued:
         return _of_those(there, _best_arm.beta_expected_loss, sums, metric)
     return _known_only(sums, _best_arm.student_expected_loss, metric, there)
 

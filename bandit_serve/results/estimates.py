@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.experiments.spec import MetricKind
+from bandit_serve.metrics import MetricKind
 from bandit_serve.results import skewness
 from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results.fieller import Ratios, ratios
@@ -150,7 +150,7 @@ class Sums:
         spread = self.pair_predicted_square - np.square(self.pair_predicted) / weight
         return np.where(self.modelled, np.maximum(spread, 0.0), 0.0)
 
-    def residual_variance(self, kind: MetricKind) -> Floats:
+    def residual_variance(self, kind: type[MetricKind]) -> Floats:
         """As `cautious_variance`, of the deviations from what was expected; the same where no model was asked.
 
         To the squared deviations of values 0 and 1 is added what one success and one failure more add to those from
@@ -159,7 +159,7 @@ class Sums:
         n = np.maximum(self.n, 1)
         # What late rewards change is rounded, and their centres are not known any more.
         residual = np.maximum(self.residual, 0.0)
-        if kind == "binary":
+        if kind.two_valued:
             m, mean = (self.total + 1.0) / (self.n + 2.0), self.total / n
             added = (self.n + 2.0) * m * (1.0 - m) - self.n * mean * (1.0 - mean)
             own = (residual + added) / (self.n + 2.0)
@@ -169,7 +169,7 @@ class Sums:
         cautious = own + np.maximum(pooled - own, 0.0) * PRIOR / (self.n + PRIOR)
         return np.where(self.modelled, cautious, self.cautious_variance(kind))
 
-    def cautious_variance(self, kind: MetricKind) -> Floats:
+    def cautious_variance(self, kind: type[MetricKind]) -> Floats:
         """Each arm's variance, moved up towards that of all arms by the weight of `PRIOR` observations.
 
         A starved arm's own variance is too small when poor first outcomes are what starved it, and that of an arm of
@@ -178,7 +178,7 @@ class Sums:
         m = (successes + 1)/(n + 2) for an arm and the plain mean over all; for others the sample variance and that
         within the arms.
         """
-        if kind == "binary":
+        if kind.two_valued:
             m = (self.total + 1.0) / (self.n + 2.0)
             own = m * (1.0 - m)
             mean = self.total.sum(axis=0) / np.maximum(self.analysed, 1)
@@ -229,7 +229,7 @@ class Estimates:
         )
 
 
-def fixed_split(sums: Sums, kind: MetricKind, control: int, tuned_for: float = TUNED_FOR) -> Estimates:
+def fixed_split(sums: Sums, kind: type[MetricKind], control: int, tuned_for: float = TUNED_FOR) -> Estimates:
     """The two-sample sequences on sample means (arXiv 2103.06476v7, eq. 9, N = n_a + n_b).
 
     They are tightest at `tuned_for` observations of their arms.
@@ -257,7 +257,7 @@ def fixed_split(sums: Sums, kind: MetricKind, control: int, tuned_for: float = T
 
 
 def moving_shares(
-    sums: Sums, kind: MetricKind, control: int, peers: NDArray[np.int64], tuned_for: float = TUNED_FOR
+    sums: Sums, kind: type[MetricKind], control: int, peers: NDArray[np.int64], tuned_for: float = TUNED_FOR
 ) -> Estimates:
     """AIPW: the sequences over the decisions for which the arm (for a pair: both) had a share.
 
@@ -320,19 +320,19 @@ def _skewness(third: Floats, second: Floats, n: NDArray[np.int64]) -> Floats:
     return np.where(varied, third / n / np.where(varied, second / n, 1.0) ** 1.5, 0.0)
 
 
-def _of_mean(sums: Sums, of_one: Floats, kind: MetricKind, n: Floats) -> Floats:
+def _of_mean(sums: Sums, of_one: Floats, kind: type[MetricKind], n: Floats) -> Floats:
     """The skewness of means that are worth `n` observations, of which one has `of_one`; of values 0 and 1 from the
     cautious m, as the variance.
     """
-    if kind == "binary":
+    if kind.two_valued:
         m = (sums.total + 1.0) / (sums.n + 2.0)
         return (1.0 - 2.0 * m) / np.sqrt(m * (1.0 - m) * n)
     return of_one / np.sqrt(n)
 
 
-def _tame(gamma: Floats, kind: MetricKind) -> NDArray[np.bool_]:
+def _tame(gamma: Floats, kind: type[MetricKind]) -> NDArray[np.bool_]:
     """Which means are not too skewed for an interval; of values 0 and 1 the cautious m has no tail to miss."""
-    return skewness.tame(gamma) | (kind == "binary")
+    return skewness.tame(gamma) | kind.two_valued
 
 
 def _with_control(has: NDArray[np.bool_], control: int) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.spec import Experiment
+from bandit_serve.metrics import KINDS
 from bandit_serve.results import sample_ratio
 from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
@@ -93,7 +94,7 @@ class Evidence:
             self.look_at(int(metric), Sums.of(sums, int(metric)), experiment)
 
     def look_at(self, metric: int, sums: Sums, experiment: Experiment) -> None:
-        kind, control = experiment.metrics[metric].kind, experiment.control_arm
+        kind, control = KINDS[experiment.metrics[metric].kind], experiment.control_arm
         alpha, tuned_for = experiment.stopping.alpha, experiment.stopping.tuned_for
         self._note(metric, True, moving_shares(sums, kind, control, self.peers, tuned_for), alpha)
         if not sums.moved:

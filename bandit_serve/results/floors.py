@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.experiments.spec import Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
 
 
-def unfloored(policy: Policy) -> bool:
+def unfloored(policy: PolicySpec) -> bool:
     """Whether shares follow the outcomes and may come as near to 0 as they like.
 
     No `min_share` means the served default, which is positive, except for `fixed_split`: its shares do not
@@ -37,10 +37,10 @@ class Floors:
         return cls(revisions, flags)
 
     @classmethod
-    def since(cls, revision: int, policy: Policy) -> Floors:
+    def since(cls, revision: int, policy: PolicySpec) -> Floors:
         return cls(np.array([revision], np.uint32), np.array([unfloored(policy)], np.uint8))
 
-    def learn(self, revision: int, policy: Policy) -> None:
+    def learn(self, revision: int, policy: PolicySpec) -> None:
         by_revision = dict(zip(self.revisions.tolist(), self.flags.tolist(), strict=True))
         by_revision[revision] = int(unfloored(policy))
         known = sorted(by_revision)

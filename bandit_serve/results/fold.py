@@ -10,7 +10,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from bandit_serve.experiments.spec import Experiment, Metric, Policy, Record
+from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.experiments.spec import Experiment, Record
 from bandit_serve.log.events import Changed, Event, Exposed, Rewarded, Shape, is_another_draft
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.repairs import LeftOut
@@ -98,7 +99,7 @@ class ResultsFold:
     def begins_exactly(self, metric: int) -> bool:
         """Whether an arm's first values are kept, so that their interval can be exact."""
         experiment = self.record.experiment
-        return _has_bounds(experiment, experiment.metrics[metric]) and not self.sums.contextual
+        return experiment.metrics[metric].traits.has_bounds(experiment.unit) and not self.sums.contextual
 
     def still_open(self) -> StillOpen | None:
         """With `missing: zero`: by arm, how many decisions (units) are pending, i8[K], and the sum of the rewards that
@@ -346,7 +347,7 @@ def _n_features(experiment: Experiment, sums: Accumulators) -> int:
     return n_features_of(experiment.context) if modelled else 0
 
 
-def _contextual(policy: Policy) -> bool:
+def _contextual(policy: PolicySpec) -> bool:
     return POLICIES[policy.kind].contextual
 
 
@@ -354,7 +355,7 @@ def _decisions(
     experiment: Experiment, sums: Accumulators, shares: ShareHistory
 ) -> RewardedDecisions | OpenDecisions | Units:
     if experiment.unit == "user":
-        takes_max = np.array([metric.kind == "binary" for metric in experiment.metrics], np.uint8)
+        takes_max = np.array([metric.traits.takes_max for metric in experiment.metrics], np.uint8)
         return Units(sums, shares, experiment.missing == "zero", takes_max, MOST_UNIT_BYTES)
     if experiment.missing == "zero":
         return OpenDecisions(sums, shares, LINGER_MS, GRACE_MS, MOST_X_BYTES)
@@ -372,13 +373,8 @@ def _first_shares(experiment: Experiment) -> Floats:
 
 def _beginnings(experiment: Experiment) -> Beginnings:
     """Under a contextual policy the decisions that an arm gets are not of the kind that all are: nothing is kept."""
-    bounded = np.array([_has_bounds(experiment, metric) for metric in experiment.metrics], np.uint8)
-    beginnings = Beginnings(bounded, len(experiment.arms))
+    has_bounds = [metric.traits.has_bounds(experiment.unit) for metric in experiment.metrics]
+    beginnings = Beginnings(np.array(has_bounds, np.uint8), len(experiment.arms))
     if _contextual(experiment.policy):
         beginnings.close()
     return beginnings
-
-
-def _has_bounds(experiment: Experiment, metric: Metric) -> bool:
-    """Whether every analysed value lies between two that are known: not where it is the sum of a unit's rewards."""
-    return metric.kind == "binary" or (metric.kind == "bounded" and experiment.unit == "request")

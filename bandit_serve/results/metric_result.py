@@ -10,6 +10,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.spec import Metric, Record
+from bandit_serve.metrics import KINDS
 from bandit_serve.results import betting, decision_aids
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import directed
@@ -70,11 +71,12 @@ class MetricTable:
         self.metric: Metric = experiment.metrics[index]
         self.control = experiment.control_arm
         self.alpha = experiment.stopping.alpha
+        self.mean_limits = self.metric.traits.mean_limits(experiment.unit, experiment.missing)
         self.sums = Sums.of(fold.sums, index)
         self.unguarded = self.sums.unsquared if self.sums.contextual and self.sums.moved else 0
         self.valid = self.sums.unfloored == 0 and self.unguarded == 0
         self.moving = self.sums.moved and self.valid
-        kind, control, tuned_for = self.metric.kind, self.control, experiment.stopping.tuned_for
+        kind, control, tuned_for = KINDS[self.metric.kind], self.control, experiment.stopping.tuned_for
         self.estimates: Estimates = (
             moving_shares(self.sums, kind, control, fold.evidence.peers, tuned_for)
             if self.moving
@@ -107,8 +109,7 @@ class MetricTable:
         values = fold.beginning(self.index, arm)
         if not self.valid or values is None or len(values) < FEWEST_EXACT:
             return None
-        low, high = self._range()
-        return betting.mean_interval(values, low, high, self.alpha)
+        return betting.mean_interval(values, *self.mean_limits, self.alpha)
 
     def _evidence(self, fold: ResultsFold) -> tuple[Floats, Floats]:
         """The logarithms of the largest e-values, [K]: above and below control."""
@@ -152,7 +153,7 @@ class MetricTable:
         """Whose lift is a number, [K]: not relative to 0, nor made of estimates that a metric can not have."""
         estimates = self.estimates
         known: NDArray[np.bool_] = estimates.compared & self.lifts.known
-        if self._range()[0] >= 0.0:
+        if self.mean_limits[0] >= 0.0:
             control = estimates.controls.mean
             known &= (control > 0.0) & (control + estimates.differences.mean >= 0.0)
         return known
@@ -195,7 +196,7 @@ class MetricTable:
         mean = self.estimates.arms.mean[arm]
         below, above = (side[arm] for side in self.estimates.reach(self.asymptotic_alpha))
         ends = (float(mean - below), float(mean + above))
-        return _clipped(ends, *self._range()) if all(map(math.isfinite, ends)) else None
+        return _clipped(ends, *self.mean_limits) if all(map(math.isfinite, ends)) else None
 
     def _interval(self, sequence: Sequence, arm: int, alpha: float) -> Interval | None:
         mean, half = sequence.mean[arm], sequence.half_width(alpha)[arm]
@@ -207,26 +208,11 @@ class MetricTable:
         if not self.lifts.bounded[arm]:
             return None
         interval = float(self.lifts.low[arm]), float(self.lifts.high[arm])
-        return _clipped(interval, -1.0, math.inf) if self._range()[0] >= 0.0 else interval
+        return _clipped(interval, -1.0, math.inf) if self.mean_limits[0] >= 0.0 else interval
 
     def _preview(self, arm: int, n: NDArray[np.int64], total: Floats) -> Preview | None:
         open_here = int(n[arm])
         return Preview(open_here, float(total[self.index, arm]) / open_here) if open_here else None
-
-    def _range(self) -> Interval:
-        """Between which numbers a mean of this metric lies."""
-        metric = self.metric
-        if metric.kind == "continuous":
-            return -math.inf, math.inf
-        if metric.kind == "count":
-            return 0.0, math.inf
-        low, high = metric.floor, metric.ceiling
-        if self.experiment.missing == "zero":
-            low, high = min(low, 0.0), max(high, 0.0)
-        if metric.kind == "bounded" and self.experiment.unit == "user":
-            # A unit's value is the sum of its rewards.
-            low, high = (0.0 if low >= 0.0 else -math.inf), (0.0 if high <= 0.0 else math.inf)
-        return low, high
 
 
 def _clipped(interval: Interval, low: float, high: float) -> Interval:

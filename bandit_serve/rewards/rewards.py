@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,11 @@ from bandit_serve.api.rewards import Reward, Verdict
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.turns import Turn
 from bandit_serve.errors import SetAside, StoreUnavailable
-from bandit_serve.experiments.spec import Experiment, Metric
+from bandit_serve.experiments.policy import order_of
+from bandit_serve.experiments.spec import Experiment
 from bandit_serve.folds.replica import Replica, set_aside
 from bandit_serve.log.events import REWARD
 from bandit_serve.log.token import Keyring
-from bandit_serve.policies.serving import order_of
 from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.replication.tail import Tail
 from bandit_serve.rewards.appender import RewardAppender
@@ -27,6 +27,8 @@ RENEW_S = 1.0
 # Tokens of which each may have kilobytes of features.
 OPENED_AT_ONCE = 500
 
+Takes = Callable[[float], bool]
+
 _LETTERS: dict[int, Verdict] = {ord("a"): "accepted", ord("d"): "duplicate", ord("l"): "late"}
 
 
@@ -34,8 +36,8 @@ class Desk:
     """Where the rewards of one experiment go: its metrics, which never change, and its appender."""
 
     def __init__(self, store: Store, owner: str, experiment: Experiment, n_features: int) -> None:
-        self._metrics: dict[str | None, tuple[int, Metric]] = {
-            metric.name: (i, metric) for i, metric in enumerate(experiment.metrics)
+        self._metrics: dict[str | None, tuple[int, Takes]] = {
+            metric.name: (i, metric.traits.takes) for i, metric in enumerate(experiment.metrics)
         }
         self._metrics[None] = self._metrics[experiment.objective.name]
         names = tuple(metric.name for metric in experiment.metrics)
@@ -45,9 +47,7 @@ class Desk:
     def metric_of(self, reward: Reward) -> int | None:
         """The index of a reward's metric; None where there is none or it does not take the value."""
         found = self._metrics.get(reward.metric)
-        if found is None or found[1].refuses(reward.value) is not None:
-            return None
-        return found[0]
+        return None if found is None or not found[1](reward.value) else found[0]
 
 
 class Rewards:

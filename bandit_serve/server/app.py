@@ -33,7 +33,8 @@ from bandit_serve.api.views import (
 from bandit_serve.base.mistakes import MAX_MISTAKES, expected_one_of
 from bandit_serve.base.names import Name
 from bandit_serve.errors import FieldError, InvalidInput, Overloaded, StateFault, TooLarge, Unavailable
-from bandit_serve.experiments.spec import Experiment, Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.experiments.spec import Experiment
 from bandit_serve.registry.agreement import AgreementReport
 from bandit_serve.registry.registry import VersionStatus
 from bandit_serve.results import Report
@@ -265,7 +266,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/policy",
         "experiments.change_policy",
         "Changes the policy; what was learned stays.",
-        Policy,
+        PolicySpec,
         ExperimentView,
         refuses=(409, 412, 501),
         max_body=POLICY_BYTES,

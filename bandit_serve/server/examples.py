@@ -17,7 +17,8 @@ from bandit_serve.api.decisions import (
     ScoreRequest,
 )
 from bandit_serve.api.rewards import RewardsReport, RewardsRequest
-from bandit_serve.experiments.spec import Experiment, Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.experiments.spec import Experiment
 from bandit_serve.server.handlers.experiments import ArmRequest, ReasonRequest, StopRequest
 from bandit_serve.server.handlers.models import PatchRequest, RollbackRequest, StatusRequest
 from bandit_serve.server.route import Entries
@@ -130,7 +131,7 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
             ],
         },
     },
-    Policy: {
+    PolicySpec: {
         "thompson": {"kind": "thompson", "min_share": 0.02, "half_life": "7d"},
         "fixed_split": {"kind": "fixed_split", "shares": {"control": 9, "challenger": 1}},
     },

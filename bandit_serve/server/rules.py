@@ -17,21 +17,13 @@ from bandit_serve.api.decisions import (
     ScoreRequest,
 )
 from bandit_serve.api.rewards import RewardsRequest
-from bandit_serve.experiments.spec import (
-    LARGEST_VALUE,
-    MAX_ARMS,
-    MAX_SAMPLES,
-    Arm,
-    ContextField,
-    Experiment,
-    Metric,
-    Policy,
-    Stopping,
-)
-from bandit_serve.policies import POLICIES, ContextualPolicy, Thompson
-from bandit_serve.policies.contextual import LEAST_PRECISION, MOST_PRECISION
-from bandit_serve.policies.policy import MOST_PSEUDO
-from bandit_serve.policies.thompson import LIKELIHOODS
+from bandit_serve.experiments.policy_spec import OWN, PolicySpec
+from bandit_serve.experiments.spec import Arm, Experiment, Metric, Stopping
+from bandit_serve.metrics import KINDS, LARGEST_VALUE, names_of
+from bandit_serve.policies import POLICIES
+from bandit_serve.policies.context import ContextField
+from bandit_serve.policies.parameters import declared, property_schema
+from bandit_serve.policies.policy import Policy
 from bandit_serve.server.handlers.experiments import ArmRequest, StopRequest
 from bandit_serve.server.handlers.models import PatchRequest, Upload
 
@@ -46,7 +38,8 @@ class Form(NamedTuple):
     """One of several that a body may have.
 
     `needs` are the fields that it has beside those that all forms have, `without` those that it has not, and `only`
-    says what else others may be.
+    says what else others may be. `ignored` are fields of other forms that may be null. `kind` is the field `kind` of
+    this form, where forms are told apart by that.
     """
 
     name: str
@@ -54,6 +47,8 @@ class Form(NamedTuple):
     needs: tuple[str, ...]
     without: tuple[str, ...] = ()
     only: Mapping[str, Schema] = {}
+    ignored: tuple[str, ...] = ()
+    kind: str | None = None
 
 
 ANSWERED_IN_PLACE = (
@@ -74,7 +69,28 @@ def _asking(stem: str) -> tuple[Form, ...]:
     )
 
 
+def _of_kind(policy: type[Policy]) -> Form:
+    """A policy of one kind: with its parameters, and no other's."""
+    own = declared(policy.Parameters)
+    if not policy.contextual:
+        own = {**own, "pseudo_history": declared(PolicySpec)["pseudo_history"]}
+    foreign = tuple(name for name in (*OWN, "pseudo_history") if name not in own)
+    return Form(
+        f"{policy.__name__}Policy",
+        policy.summary(),
+        needs=("kind",),
+        without=foreign,
+        only={
+            "kind": {"type": "string", "enum": [policy.kind]},
+            **{name: property_schema(field) for name, field in own.items()},
+        },
+        ignored=foreign,
+        kind=policy.kind,
+    )
+
+
 FORMS: Mapping[type, tuple[Form, ...]] = {
+    PolicySpec: tuple(_of_kind(policy) for policy in POLICIES.values()),
     ScoreRequest: _asking("Score"),
     PredictRequest: _asking("Predict"),
     RewardsRequest: (
@@ -125,6 +141,10 @@ def one_of(values: Collection[str]) -> Schema:
     return {"enum": sorted(values)}
 
 
+def among(values: Collection[str]) -> Schema:
+    return one_of(values) if len(values) != 1 else {"const": next(iter(values))}
+
+
 def where(name: str, rule: Schema) -> Schema:
     """`rule`, where `name` is given."""
     return {name: {"anyOf": [absent(name), rule]}}
@@ -134,111 +154,17 @@ def _kinds(condition: Any) -> list[str]:
     return [kind for kind, policy in POLICIES.items() if condition(policy)]
 
 
-def _takers(parameter: str) -> Schema:
-    return having(kind=one_of(_kinds(lambda policy: parameter in policy.parameters)))
-
-
 def _number(least: float, most: float) -> Schema:
     return {"type": "number", "minimum": least, "maximum": most}
 
 
-def _or_null(*schemas: Schema) -> Schema:
-    return {"anyOf": [*schemas, {"type": "null"}]}
-
-
-def _by_arm(number: Schema) -> Schema:
-    """A number for every arm, or one for each that is named."""
-    by_name = {"type": "object", "additionalProperties": number, "maxProperties": MAX_ARMS}
-    return {"anyOf": [number, by_name]}
-
-
-CONTEXTUAL = _kinds(lambda policy: issubclass(policy, ContextualPolicy))
+CONTEXTUAL = _kinds(lambda policy: policy.contextual)
 JUMPING = _kinds(lambda policy: policy.jumps)
-# The parameters of policies of which nothing else is to be said.
-PLAIN = ("epsilon", "decay", "temperature", "beta", "alpha", "sigma", "scale")
-PRIORS: Mapping[str, Schema] = {
-    name: _by_arm(_number(min(each.least for each in named), max(each.most for each in named)))
-    for name in ("alpha", "beta", "kappa", "mean")
-    if (named := [likelihood.prior[name] for likelihood in LIKELIHOODS.values() if name in likelihood.prior])
-}
 
 LARGE = _number(-LARGEST_VALUE, LARGEST_VALUE)
-POLICY: Schema = {
-    "properties": {
-        "kind": {"type": "string", "enum": list(POLICIES)},
-        "warmup": _or_null({"type": "integer", "minimum": 0, "maximum": MAX_SAMPLES}),
-        "epsilon": _or_null(_number(0.0, 1.0)),
-        "decay": _or_null(_number(0.0, 1e9)),
-        "temperature": _or_null(_number(1e-12, LARGEST_VALUE)),
-        "beta": _or_null(_number(0.0, 1.0)),
-        "alpha": _or_null(_number(1e-9, 1e9)),
-        "gamma": _or_null({"type": "number", "exclusiveMinimum": 0.0, "maximum": 1e9}),
-        "sigma": _or_null(_number(1e-12, LARGEST_VALUE)),
-        "scale": _or_null(_number(1e-9, 1e9)),
-        "optimism": _or_null(_number(0.0, 1e9)),
-    },
-    "dependentSchemas": {
-        **{name: rule for own in PLAIN for name, rule in where(own, _takers(own)).items()},
-        **where(
-            "shares",
-            {
-                "allOf": [
-                    _takers("shares"),
-                    having(shares={"not": {"additionalProperties": {"maximum": 0}}}),
-                ]
-            },
-        ),
-        **where(
-            "gamma",
-            {
-                "anyOf": [
-                    having(kind={"const": "exp3"}, gamma={"maximum": 1.0}),
-                    having(kind={"const": "squarecb"}, gamma={"minimum": 1e-9}),
-                ]
-            },
-        ),
-        **where(
-            "optimism",
-            {
-                "allOf": [
-                    _takers("optimism"),
-                    having(optimism={"anyOf": [{"const": 0}, {"minimum": 1e-9}]}),
-                ]
-            },
-        ),
-        **where(
-            "prior",
-            {
-                "anyOf": [
-                    having(
-                        kind=one_of(_kinds(lambda policy: issubclass(policy, Thompson))),
-                        prior={"propertyNames": one_of(PRIORS), **having(**PRIORS)},
-                    ),
-                    having(
-                        kind=one_of(CONTEXTUAL),
-                        prior={
-                            "propertyNames": one_of(["precision"]),
-                            "additionalProperties": _number(LEAST_PRECISION, MOST_PRECISION),
-                        },
-                    ),
-                ]
-            },
-        ),
-        **where(
-            "pseudo_history",
-            having(
-                kind={"not": one_of(CONTEXTUAL)},
-                pseudo_history={
-                    "required": ["n", "mean"],
-                    "propertyNames": one_of(["n", "mean", "std"]),
-                    **having(n=_by_arm(_number(0.0, MOST_PSEUDO)), std=_by_arm(LARGE)),
-                },
-            ),
-        ),
-    },
-}
 # Guardrails are of the contract, and not built yet; so are the two of `STOPPING`.
 ROLE: Schema = {"anyOf": [{"type": "string", "enum": ["objective", "secondary"]}, {"type": "null"}]}
+WITH_BOUNDS = names_of(lambda kind: kind.takes_bounds)
 METRIC: Schema = {
     "properties": {"role": ROLE},
     "dependentSchemas": {
@@ -246,9 +172,9 @@ METRIC: Schema = {
             "anyOf": [
                 {
                     "required": ["low", "high"],
-                    **having(kind={"const": "bounded"}, low=LARGE, high=LARGE),
+                    **having(kind=among(WITH_BOUNDS), low=LARGE, high=LARGE),
                 },
-                {"allOf": [having(kind={"not": {"const": "bounded"}}), absent("low", "high")]},
+                {"allOf": [having(kind={"not": among(WITH_BOUNDS)}), absent("low", "high")]},
             ]
         }
     },
@@ -301,29 +227,46 @@ def _excludes(policies: Collection[str], rule: Schema) -> Schema:
     return {"anyOf": [having(policy=having(kind={"not": one_of(policies)})), rule]}
 
 
+def _with_zero() -> Schema:
+    """Metrics of which 0 is a reward."""
+    without = names_of(lambda kind: not kind.takes_bounds and not kind().takes(0.0))
+    bounds = having(low={"maximum": 0}, high={"minimum": 0})
+    return {"allOf": [bounds, having(kind={"not": among(without)})]} if without else bounds
+
+
+def _learned_from(kinds: Collection[str]) -> Schema:
+    """Metrics of whose utilities a policy learns that takes objectives of these kinds."""
+    mirrors = {name: kind.mirror.name for name, kind in KINDS.items() if kind.mirror is not None}
+    larger = names_of(lambda kind: kind.name in kinds and mirrors.get(kind.name, kind.name) not in kinds)
+    smaller = names_of(lambda kind: kind.name not in kinds and mirrors.get(kind.name) in kinds)
+    fitting = [having(kind=one_of(set(kinds) - larger))]
+    if larger:
+        fitting.append(having(kind=among(larger), goal={"const": "maximize"}))
+    if smaller:
+        fitting.append({"required": ["goal"], **having(kind=among(smaller), goal={"const": "minimize"})})
+    return fitting[0] if len(fitting) == 1 else {"anyOf": fitting}
+
+
 def _of_objectives(objective: Callable[[Schema], Schema]) -> list[Schema]:
-    """What follows from the objective's kind; a count to be kept small is a continuous one to policies."""
+    """What follows from the objective's kind."""
     rules = [
         {
             "anyOf": [
-                objective(having(kind=one_of(["bounded", "continuous"]))),
+                objective(having(kind=one_of(names_of(lambda kind: not kind.asks_missing)))),
                 {"required": ["attribution"], **having(attribution=given("missing"))},
             ]
         },
         {
             "anyOf": [
                 having(attribution=having(missing={"not": {"const": "zero"}})),
-                objective(having(low={"maximum": 0}, high={"minimum": 0})),
+                objective(_with_zero()),
             ]
         },
     ]
-    small = {"required": ["goal"], **having(kind={"const": "count"}, goal={"const": "minimize"})}
     for taken in sorted({tuple(sorted(policy.objectives)) for policy in POLICIES.values()}):
-        if len(taken) < len(LIKELIHOODS):
+        if len(taken) < len(KINDS):
             kinds = [kind for kind, policy in POLICIES.items() if policy.objectives == set(taken)]
-            fitting = having(kind=one_of(taken))
-            fits = {"anyOf": [fitting, small]} if "continuous" in taken else fitting
-            rules.append(_excludes(kinds, objective(fits)))
+            rules.append(_excludes(kinds, objective(_learned_from(taken))))
     return rules
 
 
@@ -347,8 +290,10 @@ EXPERIMENT: Schema = {
     },
 }
 
+# Components that are not called as their types are.
+NAMES: Mapping[type, str] = {PolicySpec: "Policy"}
+
 RULES: Mapping[type, Schema] = {
-    Policy: POLICY,
     Metric: METRIC,
     ContextField: FIELD,
     Arm: ARM,
@@ -376,7 +321,7 @@ BEYOND: Mapping[type, str] = {
     ScoreRequest: "Names are counted in bytes; `features` are for models that take them.",
     DecideBatch: OF_A_DECISION,
     RewardsRequest: "`decision_id` is one of ours, and `value` one that the metric takes.",
-    Policy: OF_A_POLICY,
+    PolicySpec: OF_A_POLICY,
     Arm: OF_AN_ARM,
     ArmRequest: f"{OF_AN_ARM} Where others have `features`, it has as many.",
     Metric: "`low` is below `high`.",

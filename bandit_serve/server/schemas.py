@@ -15,11 +15,12 @@ import msgspec
 from bandit_serve.base.names import TEXT_END
 from bandit_serve.server.problems import Problem
 from bandit_serve.server.route import Entries
-from bandit_serve.server.rules import BEYOND, FORMS, RULES, Form
+from bandit_serve.server.rules import BEYOND, FORMS, NAMES, RULES, Form
 
 Schema = dict[str, Any]
 
 PLACE = "#/components/schemas/"
+RENAMED = {kind.__name__: name for kind, name in NAMES.items()}
 
 
 class Schemas:
@@ -30,23 +31,23 @@ class Schemas:
         types = dict.fromkeys([Problem, *(kind.one if isinstance(kind, Entries) else kind for kind in kinds)])
         found, components = msgspec.json.schema_components(types, ref_template=PLACE + "{name}")
         self.components: dict[str, Schema] = {
-            name: _in_plain_words(each) for name, each in components.items()
+            RENAMED.get(name, name): _in_plain_words(each) for name, each in components.items()
         }
         self._found: dict[Any, Schema] = {
             kind: _in_plain_words(each) for kind, each in zip(types, found, strict=True)
         }
         for kind, rule in RULES.items():
-            if kind.__name__ in self.components:
-                component = self.components[kind.__name__]
+            if component_name(kind) in self.components:
+                component = self.components[component_name(kind)]
                 properties = component["properties"] | rule.get("properties", {})
                 component.update(rule, properties=properties)
         for kind, words in BEYOND.items():
-            if kind.__name__ in self.components:
-                component = self.components[kind.__name__]
+            if component_name(kind) in self.components:
+                component = self.components[component_name(kind)]
                 component["description"] = f"{component.get('description', '')}\n\n{words}".strip()
         for kind, forms in FORMS.items():
-            if kind.__name__ in self.components:
-                self._split(kind.__name__, forms)
+            if component_name(kind) in self.components:
+                self._split(component_name(kind), forms)
         for kind in kinds:
             if isinstance(kind, Entries):
                 self._found[kind] = self._batch(kind.one)
@@ -77,15 +78,24 @@ class Schemas:
             "description": whole.get("description", ""),
             "oneOf": [{"$ref": PLACE + form.name} for form in forms],
         }
+        mapping = {form.kind: PLACE + form.name for form in forms if form.kind is not None}
+        if mapping:
+            self.components[name]["discriminator"] = {"propertyName": "kind", "mapping": mapping}
+
+
+def component_name(kind: type) -> str:
+    """The name of a type's component."""
+    return NAMES.get(kind, kind.__name__)
 
 
 def _form(whole: Schema, form: Form) -> Schema:
     """`whole` with the fields that the form needs, and without those that it goes without."""
-    properties = {**whole["properties"], **form.only}
+    properties = {**whole["properties"], **_in_plain_words(dict(form.only))}
     for name in form.needs:
         properties[name] = _not_null(properties[name])
     for name in form.without:
         del properties[name]
+    ignored = {f"^({'|'.join(form.ignored)})$": {"enum": [None]}} if form.ignored else {}
     required = [name for name in properties if name in form.needs or name in whole.get("required", ())]
     return {
         **whole,
@@ -93,6 +103,7 @@ def _form(whole: Schema, form: Form) -> Schema:
         "description": form.description,
         "properties": properties,
         "required": required,
+        **({"patternProperties": ignored} if ignored else {}),
     }
 
 
@@ -117,6 +128,9 @@ def _in_plain_words(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     schema = {key: value if key == "default" else _in_plain_words(value) for key, value in node.items()}
+    if isinstance(schema.get("$ref"), str):
+        name = schema["$ref"].removeprefix(PLACE)
+        schema["$ref"] = PLACE + RENAMED.get(name, name)
     if schema.get("items") is False:
         each, *others = schema.pop("prefixItems")
         assert all(other == each for other in others), "a tuple of several types has no schema here"

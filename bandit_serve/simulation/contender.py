@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Struct
 
 from bandit_serve.errors import BanditServeError, InvalidInput
+from bandit_serve.experiments.policy import default_floor
 from bandit_serve.policies import POLICIES
-from bandit_serve.policies.serving import default_floor
 from bandit_serve.simulation.worlds.environment import Environment, require
 
 MOST_NAME = 60

@@ -58,7 +58,7 @@ def _experiment(policy: Any, environment: Environment, delay: Delay) -> LiveExpe
         Experiment(
             id="simulation",
             arms=tuple(Arm(f"arm-{k}") for k in range(environment.n_arms)),
-            metrics=(Metric("reward", kind=environment.objective),),  # type: ignore[arg-type]
+            metrics=(Metric("reward", kind=environment.objective),),
             attribution=Attribution(f"{delay.window_decisions * DECISION_MS // 1_000}s", delay.missing),
         )
     )

@@ -33,19 +33,10 @@ class RatingRule(Struct, frozen=True):
 def rule_of(experiment: Experiment) -> RatingRule:
     """Objective's rewards as utilities, larger is better, as policies have them (`Metric.utility`)."""
     metric, number = experiment.objective, experiment.metrics.index(experiment.objective)
-    match metric.kind:
-        case "binary":
-            unit = "binary"
-        case "bounded":
-            unit = f"bounded by {metric.floor:g} and {metric.ceiling:g}"
-        case _:  # of no unit that is declared, so that only the name tells whether two are of one
-            unit = f"{metric.kind} {metric.name!r}"
+    unit = metric.traits.scale or f"{metric.kind} {metric.name!r}"
     if metric.goal == "maximize":
         return RatingRule(number, unit=unit)
-    is_bounded = metric.kind in ("binary", "bounded")
-    return RatingRule(
-        number, -1.0, metric.floor + metric.ceiling if is_bounded else 0.0, f"{unit}, minimized"
-    )
+    return RatingRule(number, -1.0, metric.traits.reflection, f"{unit}, minimized")
 
 
 def read_rules(texts: list[str]) -> dict[str, str]:

@@ -22,16 +22,9 @@ from bandit_serve.api.views import (
     history_view,
     version_view,
 )
-from bandit_serve.experiments.spec import (
-    Arm,
-    Attribution,
-    ContextField,
-    Experiment,
-    Metric,
-    Ramp,
-    Stopping,
-)
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Ramp, Stopping
 from bandit_serve.folds.experiment import HistoryEntry
+from bandit_serve.policies.context import ContextField
 from bandit_serve.registry.registry import ModelHistoryEntry, Version
 from bandit_serve.server.handlers.experiments import ArmRequest
 

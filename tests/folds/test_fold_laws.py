@@ -75,8 +75,8 @@ def check_live(live: LiveExperiment, history: History) -> None:
     known = live.policy.counts + waiting > 0.0
     assert np.isfinite(means[known]).all(), means
     objective = live.experiment.objective
-    if objective.kind in ("binary", "bounded"):
-        low, high = objective.floor, objective.ceiling
+    if not objective.traits.unbounded:
+        low, high = objective.traits.floor, objective.traits.ceiling
         assert (means[known] >= low).all(), means
         assert (means[known] <= high).all(), means
 

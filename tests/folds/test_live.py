@@ -11,8 +11,8 @@ import pytest
 from makers import created, experiment, exposed, record, rewards
 
 from bandit_serve.errors import InvalidInput, UnreadableEntry
+from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment, Ramp, Standing
-from bandit_serve.experiments.spec import Policy as PolicySettings
 from bandit_serve.folds import experiment as module
 from bandit_serve.folds.experiment import MAX_HISTORY, PIECE_NUMBERS, PIECE_ROWS, LiveExperiment
 from bandit_serve.log import events
@@ -206,7 +206,7 @@ def test_what_was_learned_fades_by_the_logs_time() -> None:
     assert live.evidence > seen, "what fades moves the shares"
     live.apply(Offset(21_000, 0), Rewarded(rewards([8])))
     assert live.policy.counts.tolist() == [3, 0], "first the time passes, then the entry counts"
-    settings = made.with_policy(PolicySettings(kind="thompson", half_life="20s"))
+    settings = made.with_policy(PolicySpec(kind="thompson", half_life="20s"))
     live.apply(Offset(31_000, 0), Changed(record(settings, revision=2), Change("policy", "test")))
     assert live.policy.counts.tolist() == [1.5, 0]
     live.apply(Offset(51_000, 0), Tick())
@@ -258,7 +258,7 @@ def test_a_change_of_policy_keeps_what_was_counted() -> None:
     log.append((Offset(2, 0), Rewarded(rewards(range(30), values=[1.0, 0.0] * 15, arms=[0, 1] * 15))))
     live = folded(log)
     assert live.shares().tolist() == [0.5, 0.5]
-    thompson = made.with_policy(PolicySettings(kind="thompson"))
+    thompson = made.with_policy(PolicySpec(kind="thompson"))
     change = Changed(record(thompson, revision=2), Change("policy", "test"))
     live.apply(Offset(3, 0), change)
     assert live.policy.kind == "thompson"
@@ -281,7 +281,7 @@ def test_a_change_of_policy_carries_over_between_policies_that_weigh_and_that_do
     for revision, (kind, gain) in enumerate(
         [("exp3", [6.0, 2.0]), ("exp3", [8.0, 2.0]), ("thompson", None)], 2
     ):
-        settings = made.with_policy(PolicySettings(kind=kind, min_share=revision / 100))
+        settings = made.with_policy(PolicySpec(kind=kind, min_share=revision / 100))
         live.apply(
             Offset(revision + 1, 0), Changed(record(settings, revision=revision), Change("policy", "test"))
         )
@@ -448,7 +448,7 @@ def test_decisions_that_a_change_of_policy_leaves_open_are_not_learned_from_by_t
     made = contextual(kind)
     live = folded([(Offset(1, 0), created(made))])
     live.apply(Offset(10, 0), with_x(exposed(0, [0] * 4, [5] * 4), generator))
-    changed = Changed(record(made.with_policy(PolicySettings(kind=then)), revision=2), Change("policy", "t"))
+    changed = Changed(record(made.with_policy(PolicySpec(kind=then)), revision=2), Change("policy", "t"))
     live.apply(Offset(100, 0), changed)
     # What was decided before and is logged after it; then a decision of the new policy.
     live.apply(Offset(110, 0), with_x(exposed(4, [0, 0], [90, 105]), generator))
@@ -490,7 +490,7 @@ def test_states_with_context_are_equal_bit_for_bit(kind: str, missing: str) -> N
     generator = np.random.default_rng(8)
     log = [(offset, with_x(event, generator)) for offset, event in written(made, seed=7)]
     arm = made.with_arm(Arm("c"))
-    plain = arm.with_policy(PolicySettings(kind="thompson", half_life="5s"))
+    plain = arm.with_policy(PolicySpec(kind="thompson", half_life="5s"))
     for at, changed in ((40, arm), (70, plain), (90, arm)):
         log[at] = log[at][0], Changed(record(changed, revision=at), Change("policy", "test"))
     for at in range(41, len(log)):

@@ -28,9 +28,10 @@ from bandit_serve.api.decisions import (
 from bandit_serve.base.documents import MAX_DOCUMENT_BYTES
 from bandit_serve.changes.experiments import servable
 from bandit_serve.errors import MAX_FIELD_ERRORS, FieldError, InvalidInput, TooLarge
-from bandit_serve.experiments.spec import MAX_ARMS, MAX_FEATURES, MAX_FIELDS, ContextField, Experiment
+from bandit_serve.experiments.policy import context_features
+from bandit_serve.experiments.spec import MAX_ARMS, Experiment
+from bandit_serve.policies.context import MAX_FEATURES, MAX_FIELDS, ContextField
 from bandit_serve.policies.features import Features, n_features_of
-from bandit_serve.policies.serving import features_of
 from bandit_serve.server.app import ROUTES
 from bandit_serve.server.route import MULTIPART
 from bandit_serve.server.wire import JSON_HEADERS, LARGE_BYTES, MAX_ANSWER_BYTES, MAX_VALUES, Body, Responses
@@ -93,7 +94,7 @@ def test_features_are_counted_before_any_is_named() -> None:
         },
         Experiment,
     )
-    features_of(experiment(context=[buckets("small", 2)]))
+    context_features(experiment(context=[buckets("small", 2)]))
     tracemalloc.start()
     try:
         with pytest.raises(InvalidInput, match=f"at most {MAX_FEATURES} features in all, not 28064037"):

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from callers import decide, draft, running
 from described import COMPONENTS, fits, near, schema_of
+from metric_kinds import OBJECTIVES
 from scale import scaled
 from services import Answer, ThrowawayService
 
@@ -26,6 +27,7 @@ from bandit_serve.policies import POLICIES
 from bandit_serve.server.app import ROUTES
 from bandit_serve.server.examples import EXAMPLES
 from bandit_serve.server.rules import BEYOND as IN_WORDS
+from bandit_serve.server.schemas import component_name
 from bandit_serve.server.wire import JSON, Body
 
 # By component. Each stands in words in the description: see `test_what_no_schema_can_say_is_said`.
@@ -143,15 +145,6 @@ def test_policies(kind: str) -> None:
         assert fits("Policy", policy) or not fits("Experiment", body)
 
 
-OBJECTIVES = [
-    {"kind": "binary"},
-    {"kind": "count"},
-    {"kind": "count", "goal": "minimize"},
-    {"kind": "continuous"},
-    {"kind": "bounded", "low": 0, "high": 1},
-    {"kind": "bounded", "low": 0.5, "high": 1},
-    {"kind": "bounded", "low": -2, "high": -1},
-]
 OTHER = {"name": "other", "kind": "continuous"}
 
 
@@ -294,7 +287,7 @@ def test_entries_of_many_rewards(service: ThrowawayService) -> None:
 
 def test_what_no_schema_can_say_is_said() -> None:
     for kind, words in IN_WORDS.items():
-        assert words in COMPONENTS[kind.__name__]["description"]
+        assert words in COMPONENTS[component_name(kind)]["description"]
 
 
 LIMITS = ["1", "1000", "0", "1001", "-1", "1.5", "x", "", "1e2", "+1", "\u0663"]

@@ -8,20 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metric_kinds import RANGES, beyond, bounds_of, traits_of
 from scipy import stats
 
 from bandit_serve.errors import InvalidInput
+from bandit_serve.metrics import KINDS
 from bandit_serve.policies import POLICIES
 
 CONTEXTUAL = {kind: policy for kind, policy in POLICIES.items() if policy.contextual}
-OBJECTIVES = ("binary", "bounded", "count", "continuous")
-# A bounded range with a low other than 0, so that scaling that is forgotten shows.
-RANGES = {
-    "binary": (0.0, 1.0),
-    "bounded": (-2.0, 5.0),
-    "count": (0.0, 50.0),
-    "continuous": (-30.0, 30.0),
-}
 D = 3
 ARM_FEATURES = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.5, -1.0], [-1.0, 0.25], [2.0, 0.5]])
 everyone = pytest.mark.parametrize(
@@ -29,7 +23,7 @@ everyone = pytest.mark.parametrize(
     [
         pytest.param(policy, objective, shared, id=f"{kind}-{objective}{'-shared' * shared}")
         for kind, policy in CONTEXTUAL.items()
-        for objective in OBJECTIVES
+        for objective in KINDS
         if objective in policy.objectives
         for shared in (False, True)
     ],
@@ -38,8 +32,7 @@ each = pytest.mark.parametrize("policy", CONTEXTUAL.values(), ids=CONTEXTUAL)
 
 
 def make(policy, objective="binary", shared=False, n_arms=4, n_features=D, **parameters):
-    if objective == "bounded":
-        parameters["low"], parameters["high"] = RANGES[objective]
+    parameters |= bounds_of(objective)
     if shared:
         parameters["arm_features"] = ARM_FEATURES[:n_arms]
     return policy(n_arms, n_features, objective=objective, **parameters)
@@ -47,7 +40,7 @@ def make(policy, objective="binary", shared=False, n_arms=4, n_features=D, **par
 
 def rewards_of(objective):
     low, high = RANGES[objective]
-    return st.sampled_from([low, high]) if objective == "binary" else st.floats(low, high)
+    return st.sampled_from([low, high]) if KINDS[objective].two_valued else st.floats(low, high)
 
 
 def some(objective, n_arms, n, seed, n_features=D):
@@ -57,7 +50,7 @@ def some(objective, n_arms, n, seed, n_features=D):
     arms = rng.integers(0, n_arms, n)
     x = rng.standard_normal((n, n_features))
     places = 1 / (1 + np.exp(-(x[:, 0] * (arms % 3 - 1) + 0.5 * arms - 1 + rng.standard_normal(n))))
-    rewards = low + (high - low) * (np.round(places) if objective == "binary" else places)
+    rewards = low + (high - low) * (np.round(places) if KINDS[objective].two_valued else places)
     assert n < 2 or np.ptp(rewards) > 0
     return arms, rewards, x
 
@@ -84,7 +77,7 @@ def assert_valid(policy, shares, eligible):
 @each
 def test_the_table_says_what_the_class_says(policy):
     assert POLICIES[policy.kind] is policy
-    assert policy.objectives <= set(OBJECTIVES)
+    assert policy.objectives <= set(KINDS)
     assert policy.contextual
     assert set(policy(2, 3).state()["parameters"]) == set(policy.parameters)
 
@@ -494,9 +487,8 @@ def test_what_is_wrong_is_refused_and_nothing_learned(policy, objective, shared)
     x = [1.0, 2.0, 3.0]
     learner.update(1, 1.0, x)
     before = whole(learner)
-    low, high = RANGES[objective]
     wrong = [float("nan"), float("inf"), -float("inf"), 1e300, "a", None, [1.0, 1.0]]
-    wrong += {"binary": [0.5, 2], "bounded": [low - 1e-9, high + 1e-9], "count": [-1.0]}.get(objective, [])
+    wrong += beyond(traits_of(objective))
     for reward in wrong:
         with pytest.raises(InvalidInput):
             learner.update(0, reward, x)

@@ -8,38 +8,31 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metric_kinds import RANGES, beyond, bounds_of, traits_of
 from scipy import stats
 
 from bandit_serve.errors import InvalidInput
+from bandit_serve.metrics import KINDS
 from bandit_serve.policies import POLICIES
 
 CONTEXT_FREE = {kind: policy for kind, policy in POLICIES.items() if not policy.contextual}
-OBJECTIVES = ("binary", "bounded", "count", "continuous")
-# A bounded range with a low other than 0, so that scaling that is forgotten shows.
-RANGES = {
-    "binary": (0.0, 1.0),
-    "bounded": (-2.0, 5.0),
-    "count": (0.0, 50.0),
-    "continuous": (-30.0, 30.0),
-}
 CASES = [
     pytest.param(policy, objective, id=f"{kind}-{objective}")
     for kind, policy in CONTEXT_FREE.items()
-    for objective in OBJECTIVES
+    for objective in KINDS
     if objective in policy.objectives
 ]
 everyone = pytest.mark.parametrize(("policy", "objective"), CASES)
 
 
 def make(policy, objective, n_arms=4, **parameters):
-    if objective == "bounded":
-        parameters["low"], parameters["high"] = RANGES[objective]
+    parameters |= bounds_of(objective)
     return policy(n_arms, objective=objective, **parameters)
 
 
 def rewards_of(objective):
     low, high = RANGES[objective]
-    return st.sampled_from([low, high]) if objective == "binary" else st.floats(low, high)
+    return st.sampled_from([low, high]) if KINDS[objective].two_valued else st.floats(low, high)
 
 
 def some(objective, n_arms, n, seed):
@@ -48,7 +41,7 @@ def some(objective, n_arms, n, seed):
     low, high = RANGES[objective]
     arms = rng.integers(0, n_arms, n)
     places = rng.random(n) ** (1 + arms)
-    rewards = low + (high - low) * (np.round(places) if objective == "binary" else places)
+    rewards = low + (high - low) * (np.round(places) if KINDS[objective].two_valued else places)
     assert n < 2 or np.ptp(rewards) > 0
     return arms, rewards
 
@@ -71,7 +64,7 @@ def test_the_table_says_what_the_class_says(kind):
     policy = POLICIES[kind]
     assert policy.kind == kind
     assert policy.objectives
-    assert policy.objectives <= set(OBJECTIVES)
+    assert policy.objectives <= set(KINDS)
     assert all(isinstance(flag, bool) for flag in (policy.jumps, policy.contextual, policy.learns))
     assert set(policy(2).state()["parameters"]) == set(policy.parameters)
 
@@ -155,6 +148,15 @@ def test_a_batch_is_the_sequence_bit_for_bit(policy, objective, data):
 
 
 @everyone
+def test_a_zero_has_one_sign_however_it_comes(policy, objective):
+    one, many, closed = (make(policy, objective, seed=1) for _ in range(3))
+    one.update(1, -0.0)
+    many.update_many([1], [-0.0])
+    closed.update_counts([0, 1, 0, 0], -0.0)
+    assert bits(one.statistics()) == bits(many.statistics()) == bits(closed.statistics())
+
+
+@everyone
 def test_counts_and_means_are_those_of_the_rewards(policy, objective):
     arms, rewards = some(objective, 4, 500, seed=1)
     learner = make(policy, objective)
@@ -171,7 +173,7 @@ def test_counts_are_repeated_updates_in_closed_form(policy, objective):
     arms, rewards = some(objective, 4, 100, seed=2)
     counts = np.array([0, 1, 300, 17])
     low, high = RANGES[objective]
-    for value in (low, high, 0.0, 1.0):
+    for value in (low, high, max(low, 0.0), 1.0):
         for start in (0, 100):
             closed, repeated = make(policy, objective), make(policy, objective)
             closed.update_many(arms[:start], rewards[:start])
@@ -343,7 +345,7 @@ def test_propensities_are_what_arms_are_drawn_with_while_it_learns(policy, objec
         variance[eligible] += 20 * (1.0 / shares[eligible] - 1.0)
         eligible_times += 20 * eligible
         places = rng.random(20) ** (1 + arms)
-        rewards = low + (high - low) * (np.round(places) if objective == "binary" else places)
+        rewards = low + (high - low) * (np.round(places) if KINDS[objective].two_valued else places)
         learner.update_many(arms, rewards, shares[arms])
         learner.advance(100 * step)
         moved.append(learner.shares())
@@ -371,11 +373,8 @@ def test_what_is_no_reward_is_refused_and_nothing_counted(policy, objective):
     learner = make(policy, objective, seed=1)
     learner.update(1, 1.0)
     before = bits(learner.statistics())
-    low, high = RANGES[objective]
     wrong = [float("nan"), float("inf"), -float("inf"), 1e300, "a", None, [1.0, 1.0]]
-    wrong += {"binary": [0.5, 2, -1], "bounded": [low - 1e-9, high + 1e-9], "count": [-1.0]}.get(
-        objective, []
-    )
+    wrong += beyond(traits_of(objective))
     for reward in wrong:
         with pytest.raises(InvalidInput):
             learner.update(0, reward)
@@ -422,7 +421,7 @@ def test_what_is_no_mask_or_weight_is_refused(policy, objective):
         1.0,
     ):
         with pytest.raises(InvalidInput, match="pending"):
-            learner.shares(pending=pending)
+            learner.shares(pending=pending, pending_value=RANGES[objective][0])
     for n in (-1, 1.5, "a", None):
         with pytest.raises(InvalidInput, match="whole number"):
             learner.choose_many(n)
@@ -620,11 +619,11 @@ def test_a_pseudo_history_counts_as_observations_do(policy, objective):
     seen.update_counts([0, 0, 4, 10], high, np.full(4, 0.25))
     np.testing.assert_allclose(told.means, seen.means)
     np.testing.assert_array_equal(told.counts, seen.counts)
-    if objective in ("binary", "bounded"):
+    if not KINDS[objective].unbounded:
         np.testing.assert_allclose(told.shares(decided=[1] * 4), seen.shares(), atol=1e-12)
     told.forget(0.5)
     np.testing.assert_array_equal(told.counts, [4, 0, 2, 10])
-    if objective in ("count", "continuous"):
+    if KINDS[objective].unbounded:
         history = {"n": 4.0, "mean": 1.0, "std": [0.0, 1.0, 2.0, 3.0]}
         spread = make(policy, objective, pseudo_history=history)
         assert spread.statistics()["m2"].tolist() == [0.0, 4.0, 16.0, 36.0]

@@ -183,10 +183,10 @@ def test_pending_observations_are_failures_of_part_weight():
 
 
 def test_parts_of_a_prior_may_be_given():
-    assert Thompson(2, prior={"beta": 9}).prior == {"alpha": 1.0, "beta": 9.0}
+    assert Thompson(2, prior={"beta": 9}).own["prior"] == {"alpha": 1.0, "beta": 9.0}
     normal = Thompson(2, objective="continuous", prior={"beta": 9, "mean": 2})
-    assert normal.prior == {"mean": 2.0, "kappa": 1e-4, "alpha": 0.5, "beta": 9.0}
-    assert list(normal.prior) == ["mean", "kappa", "alpha", "beta"]
+    assert normal.own["prior"] == {"mean": 2.0, "kappa": 1e-4, "alpha": 0.5, "beta": 9.0}
+    assert list(normal.own["prior"]) == ["mean", "kappa", "alpha", "beta"]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_priors_may_be_by_arm(objective, prior):
     grown = policy.grown(4)
     assert grown.shares(eligible=[True] * 3 + [False])[:3] == pytest.approx(shares, abs=1e-12)
     name = next(iter(prior))
-    assert grown.prior[name] == [*prior[name], Thompson(1, objective=objective).prior[name]]
+    assert grown.own["prior"][name] == [*prior[name], Thompson(1, objective=objective).own["prior"][name]]
     policy.forget(1e-200)
     assert policy.shares().tobytes() == shares.tobytes(), "a prior is not forgotten"
 

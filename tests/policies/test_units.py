@@ -14,6 +14,7 @@ from scale import scaled
 from bandit_serve.folds.experiment import LiveExperiment, _pack, _unpack
 from bandit_serve.policies import POLICIES, UCB1, EpsilonGreedy, Softmax, Thompson, TopTwoThompson, _poisson
 from bandit_serve.policies.policy import Policy
+from bandit_serve.policies.thompson import prior_by_arm
 
 EQUIVARIANT: list[type[Policy]] = [Thompson, TopTwoThompson, Softmax, UCB1, EpsilonGreedy]
 MEANS = np.array([0.0, 0.3, 0.1, 0.2, 0.0])
@@ -108,11 +109,12 @@ def test_the_posterior_of_counts_is_as_wide_as_their_means_vary() -> None:
     rng = np.random.default_rng(8)
     samples = rng.negative_binomial(0.2, 0.02, (400, 500)).astype(np.float64)
     widths = []
+    prior = np.repeat(prior_by_arm(Thompson(2, objective="count").own["prior"]), 2, axis=0)
     for sample in samples[:50]:
         learner = Thompson(2, objective="count", seed=1)
         learner.update_many(np.zeros(500, np.int64), sample)
         learner.update_many(np.ones(500, np.int64), sample)
-        shape, rate = _poisson.posterior(**learner.statistics(), prior=learner.by_arm)
+        shape, rate = _poisson.posterior(**learner.statistics(), prior=prior)
         widths.append(np.sqrt(shape[0]) / rate[0])
     assert np.mean(widths) == pytest.approx(samples.mean(axis=1).std(), rel=0.15)
 

@@ -7,11 +7,11 @@ import pytest
 from makers import created, experiment, exposed, rewards
 from scale import scaled
 
-from bandit_serve.experiments.spec import ContextField
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log.events import Rewarded
 from bandit_serve.log.offset import Offset
 from bandit_serve.policies import POLICIES, Features, LinUCB
+from bandit_serve.policies.context import ContextField
 
 CONTEXTUAL = [kind for kind, policy in POLICIES.items() if policy.contextual]
 BEFORE, AFTER = 1_000, 1_000

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from simulated_results import Play, record
 
-from bandit_serve.experiments.spec import Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.metrics import Binary
 from bandit_serve.results import MetricResult, ResultsFold, report
 from bandit_serve.results.estimates import Sums, moving_shares
 
@@ -21,7 +22,7 @@ def ramped(
     lift: float = 0.0,
     kind: str = "binary",
     steps: int = 12,
-    policy: Policy | None = None,
+    policy: PolicySpec | None = None,
     n_arms: int = 2,
 ) -> tuple[Play, list[Floats]]:
     """Arms whose worth rises from .1 to .5 while control hands its traffic over to the others; b has `lift` more."""
@@ -96,7 +97,7 @@ def test_of_two_arms_it_is_the_normal_chance_of_the_difference(goal: str) -> Non
     play, _ = ramped(3, 0.03)
     play.fold.record = record(2, goal=goal)
     sums = Sums.of(play.fold.sums, 0)
-    difference = moving_shares(sums, "binary", 0, play.fold.evidence.peers).differences
+    difference = moving_shares(sums, Binary, 0, play.fold.evidence.peers).differences
     spread = np.sqrt(difference.variance_of_mean[1])
     z = difference.mean[1] / spread * (1 if goal == "maximize" else -1)
     control, b = rows(play)
@@ -107,7 +108,7 @@ def test_of_two_arms_it_is_the_normal_chance_of_the_difference(goal: str) -> Non
 def test_of_many_arms_it_is_that_of_draws() -> None:
     play, _ = ramped(5, 0.03, n_arms=4)
     sums = Sums.of(play.fold.sums, 0)
-    estimates = moving_shares(sums, "binary", 0, play.fold.evidence.peers)
+    estimates = moving_shares(sums, Binary, 0, play.fold.evidence.peers)
     rng = np.random.default_rng(1)
     of_control = estimates.controls.variance_of_mean
     own = estimates.differences.variance_of_mean - of_control
@@ -122,7 +123,7 @@ def test_of_many_arms_it_is_that_of_draws() -> None:
 
 
 def test_it_is_null_where_no_variance_is_known() -> None:
-    bare = ramped(1, policy=Policy(kind="thompson", min_share=0.0))[0]
+    bare = ramped(1, policy=PolicySpec(kind="thompson", min_share=0.0))[0]
     few = Play(ResultsFold(record(2)), np.random.default_rng(1), lambda rng, k, n: rng.random(n) * 0.0)
     few.step(np.array([0.5, 0.5]), 40)
     few.step(np.array([0.3, 0.7]), 40)

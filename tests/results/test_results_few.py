@@ -24,7 +24,8 @@ from simulated_results import (
 )
 
 from bandit_serve.errors import UnreadableEntry
-from bandit_serve.experiments.spec import Metric, Policy, Record
+from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.experiments.spec import Metric, Record
 from bandit_serve.log.events import Change, Changed, Tick
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.results import ResultsFold, report
@@ -112,10 +113,10 @@ def test_a_comparison_wants_more_than_an_interval() -> None:
     assert "no comparison with a: fewer than 50 observations" in found.reason
 
 
-@pytest.mark.parametrize("policy", [Policy(kind="lin_ts"), Policy(kind="squarecb")])
+@pytest.mark.parametrize("policy", [PolicySpec(kind="lin_ts"), PolicySpec(kind="squarecb")])
 def test_there_is_none_where_a_context_decides(policy) -> None:
     """What an arm gets is then not of the kind that all are. Also when that policy comes, or goes, later."""
-    split = Policy(kind="fixed_split")
+    split = PolicySpec(kind="fixed_split")
     fold = told(record(2, policy=policy), BINARY[:40])
     assert interval(fold) is None
     assert "no interval for a" in said(fold).reason
@@ -223,7 +224,7 @@ def test_from_the_second_observation_to_the_end_it_misses_in_at_most_one_of_twen
     """One arm by a split or by Thompson, looked at from 2 observations to some thousands: both kinds of interval."""
     runs = scaled(12, 400)
     looks = np.unique(np.geomspace(4, scaled(3_000, 20_000), scaled(12, 60)).astype(int))
-    policy = Policy(kind="thompson", min_share=0.05) if adaptive else None
+    policy = PolicySpec(kind="thompson", min_share=0.05) if adaptive else None
     missed, seen = 0, 0
     for run in range(runs):
         play = Play(

@@ -14,7 +14,8 @@ from result_states import parts_of, state_of
 from simulated_results import START_MS, Play, bernoulli, exposed, random_log, record, rewarded, with_arm
 
 from bandit_serve.errors import UnreadableEntry
-from bandit_serve.experiments.spec import Metric, Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.experiments.spec import Metric
 from bandit_serve.log.events import Census, Change, Changed, Exposed, Rewarded, Tick
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.times import GRACE_MS, LINGER_MS
@@ -25,7 +26,9 @@ MODES = [(unit, missing) for unit in ("request", "user") for missing in ("ignore
 WINDOW_MS = 500
 
 
-def mixed(unit: str, missing: str, n_arms: int = 3, policy: Policy | None = None, window_ms: int = WINDOW_MS):
+def mixed(
+    unit: str, missing: str, n_arms: int = 3, policy: PolicySpec | None = None, window_ms: int = WINDOW_MS
+):
     return record(n_arms, unit=unit, missing=missing, window=f"{window_ms}ms", metrics=METRICS, policy=policy)
 
 
@@ -40,7 +43,7 @@ def played(fold, log):
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=13, deadline=None, derandomize=True)
 def test_it_folds_what_the_reference_folds(unit, missing, kind, seed):
-    check_folds_what_the_reference_folds(unit, missing, seed, Policy(kind=kind))
+    check_folds_what_the_reference_folds(unit, missing, seed, PolicySpec(kind=kind))
 
 
 @pytest.mark.parametrize("kind", ["fixed_split", "lin_ts"])
@@ -51,7 +54,7 @@ def test_it_folds_what_the_reference_folds_of_late_exposures(kind, seed, window_
     """Where windows are short, decisions are analysed before their exposures come, with shares that are guessed, and
     rewarded on another metric before or after that.
     """
-    check_folds_what_the_reference_folds("request", "zero", seed, Policy(kind=kind), window_ms)
+    check_folds_what_the_reference_folds("request", "zero", seed, PolicySpec(kind=kind), window_ms)
 
 
 def check_folds_what_the_reference_folds(unit, missing, seed, policy=None, window_ms=WINDOW_MS):
@@ -109,7 +112,7 @@ def padded(event, n_arms):
 @settings(max_examples=8, deadline=None)
 def test_an_arm_that_comes_is_as_one_that_had_no_share_before(unit, missing, seed, cut):
     """Decisions that were made before it came are logged after it, too."""
-    split = Policy(kind="fixed_split", shares=dict.fromkeys("abc", 1.0))
+    split = PolicySpec(kind="fixed_split", shares=dict.fromkeys("abc", 1.0))
     about = {
         "unit": unit,
         "missing": missing,
@@ -205,7 +208,7 @@ def test_a_reward_without_an_exposure_has_its_own_propensity_and_the_proportions
 
 
 def test_a_fixed_split_stands_in_for_its_own_vector_before_the_first_exposure():
-    policy = Policy(kind="fixed_split", shares={"a": 1, "b": 3})
+    policy = PolicySpec(kind="fixed_split", shares={"a": 1, "b": 3})
     fold = ResultsFold(record(2, policy=policy))
     fold.apply(Offset(START_MS, 0), rewarded(counter=0, arm=1, propensity=0.75, value=1.0))
     fold.apply(Offset(START_MS, 0), rewarded(counter=1, arm=0, propensity=0.25, value=1.0))
@@ -313,9 +316,9 @@ def test_an_exposure_that_disagrees_with_its_token_about_the_time_keeps_the_rewa
 
 
 def test_a_change_of_policy_says_which_decisions_had_no_floor():
-    about = record(2, policy=Policy(kind="thompson", min_share=0.1), revision=3)
+    about = record(2, policy=PolicySpec(kind="thompson", min_share=0.1), revision=3)
     bare = msgspec.structs.replace(
-        about, revision=4, experiment=about.experiment.with_policy(Policy(kind="thompson", min_share=0.0))
+        about, revision=4, experiment=about.experiment.with_policy(PolicySpec(kind="thompson", min_share=0.0))
     )
     fold = ResultsFold(about)
     fold.apply(Offset(START_MS, 0), rewarded(counter=0, value=1.0, propensity=0.5, revision=3))
@@ -545,7 +548,7 @@ def former(fold):
 @pytest.mark.parametrize("unit", ["request", "user"])
 def test_a_snapshot_without_squares_is_read_and_goes_on(kind, unit):
     """Under a contextual policy nothing is claimed of what was analysed so, as the reason says."""
-    about = record(2, policy=Policy(kind=kind, min_share=0.1), unit=unit)
+    about = record(2, policy=PolicySpec(kind=kind, min_share=0.1), unit=unit)
     fold, rng = ResultsFold(about), np.random.default_rng(3)
     play = Play(fold, rng, bernoulli(0.3, 0.5))
     halves = np.array_split(np.arange(2_000).astype(np.uint64), 10)

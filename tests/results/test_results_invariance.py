@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from simulated_results import START_MS, Play, Z, lognormal, record
 
-from bandit_serve.experiments.spec import Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.results import ResultsFold, report
 from bandit_serve.results.metric_result import MetricTable
 
@@ -26,7 +26,7 @@ def played(schedule, unit, a, b, gain):
     kind, shares = SCHEDULES[schedule]
     known = schedule.endswith("features")
     fields = {"unit": unit, "goal": "maximize" if a > 0 else "minimize", "context": (Z,) if known else ()}
-    about = record(2, "continuous", Policy(kind=kind), **fields)
+    about = record(2, "continuous", PolicySpec(kind=kind), **fields)
     z = np.random.default_rng(12).normal(0.0, 1.0, (len(shares), 150))
     x = np.stack([np.ones_like(z), z, np.zeros_like(z)], axis=2)
     at = 0
@@ -82,7 +82,7 @@ def test_a_mean_a_hundred_times_its_spread_makes_no_winner():
     """The first decision scored around 0 named one in every such test."""
     named = 0
     for run in range(10):
-        about = record(2, "continuous", Policy(kind="thompson", min_share=0.05))
+        about = record(2, "continuous", PolicySpec(kind="thompson", min_share=0.05))
         play = Play(
             ResultsFold(about), np.random.default_rng([7, run]), lambda rng, k, n: rng.normal(100, 1, n)
         )

@@ -10,7 +10,8 @@ from makers import created, experiment, rewards
 from stores import ThrowawayStore
 
 from bandit_serve.changes.changes import Changes
-from bandit_serve.experiments.spec import Arm, Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.experiments.spec import Arm
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
@@ -72,7 +73,7 @@ def test_results_are_the_same_whenever_they_are_asked_for_first() -> None:
         early, late = ResultsLog(store, replica), ResultsLog(store, replica)
 
         def with_another(live: LiveExperiment) -> Changed:
-            made = live.experiment.with_arm(Arm("late")).with_policy(Policy(kind="fixed_split"))
+            made = live.experiment.with_arm(Arm("late")).with_policy(PolicySpec(kind="fixed_split"))
             later = msgspec.structs.replace(live.record, experiment=made, revision=live.record.revision + 1)
             return Changed(later, Change("change", "test"))
 

@@ -15,9 +15,12 @@ from result_states import Columns, parts_of, state_of
 from simulated_results import START_MS, Z, exposed, random_log, record, rewarded, with_arm
 
 from bandit_serve.errors import UnreadableEntry
-from bandit_serve.experiments.spec import LARGEST_VALUE, ContextField, Metric, Policy, Record
+from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.experiments.spec import Metric, Record
 from bandit_serve.log.events import Change, Changed, Event, Exposed, Rewarded, Tick
 from bandit_serve.log.offset import START, Offset
+from bandit_serve.metrics import LARGEST_VALUE, Binary, Continuous
+from bandit_serve.policies.context import ContextField
 from bandit_serve.results import ResultsFold, fold, report
 from bandit_serve.results.estimates import Sums, moving_shares
 
@@ -34,7 +37,7 @@ def numbers(n: int) -> tuple[ContextField, ...]:
 
 
 def about(n_arms: int = 2, n_fields: int = 1, kind: str = "continuous", **fields: object) -> Record:
-    policy = Policy(kind="lin_ts", min_share=0.05)
+    policy = PolicySpec(kind="lin_ts", min_share=0.05)
     return record(n_arms, kind, policy, context=numbers(n_fields), **fields)
 
 
@@ -184,7 +187,7 @@ def test_scores_are_made_around_ridge_regressions_on_the_past():
     np.testing.assert_allclose(
         sums["pair_predicted_square"][1:], weight**2 * np.square(apart).sum(axis=0)[1:], **near
     )
-    said = moving_shares(Sums.of(of.sums, 0), "continuous", 0, np.full(n_arms, n_arms))
+    said = moving_shares(Sums.of(of.sums, 0), Continuous, 0, np.full(n_arms, n_arms))
     # Moved up towards that of all residuals by the weight of 1,000.
     of_all = sum(np.sum(np.square(mine)) for mine in off) / (n - 1)
     own = np.array([np.sum(np.square(mine)) / (np.sum(arms == k) - 1) for k, mine in enumerate(off)])
@@ -220,11 +223,11 @@ def test_an_arm_without_a_success_varies_all_the_same():
     own = (residual + added) / 122
     assert own > 0.008
     np.testing.assert_allclose(
-        sums.residual_variance("binary")[1],
+        sums.residual_variance(Binary)[1],
         own + max(total / (n - 1) - own, 0.0) * 1_000 / 1_120,
         rtol=1e-12,
     )
-    assert sums.residual_variance("binary")[1] < sums.cautious_variance("binary")[1]
+    assert sums.residual_variance(Binary)[1] < sums.cautious_variance(Binary)[1]
 
 
 def test_large_features_are_shrunk_by_their_size():
@@ -398,7 +401,7 @@ def test_an_arm_that_comes_has_a_model_and_the_others_keep_theirs(missing):
 def test_a_policy_that_becomes_contextual_has_a_model_from_then_on():
     before = about()
     plain = msgspec.structs.replace(
-        before, experiment=msgspec.structs.replace(before.experiment, policy=Policy(kind="thompson"))
+        before, experiment=msgspec.structs.replace(before.experiment, policy=PolicySpec(kind="thompson"))
     )
     of, world = ResultsFold(plain), World(6)
     x, *rest = world.rows(300)
@@ -421,7 +424,7 @@ def test_matrices_have_at_most_so_many_numbers_and_beyond_scores_are_made_around
 
     def hashed(buckets: int) -> Record:
         field = ContextField(name="c", kind="categorical", buckets=buckets)
-        return record(2, "continuous", Policy(kind="lin_ts"), missing="zero", context=(field,))
+        return record(2, "continuous", PolicySpec(kind="lin_ts"), missing="zero", context=(field,))
 
     assert ResultsFold(hashed(722)).sums.n_features == 724
     assert ResultsFold(hashed(723)).sums.n_features == 0
@@ -462,12 +465,12 @@ def test_features_of_open_decisions_are_kept_within_a_bound(monkeypatch):
 
 
 def test_a_unit_has_no_model():
-    of = ResultsFold(record(2, policy=Policy(kind="lin_ts"), context=(Z,), unit="user"))
+    of = ResultsFold(record(2, policy=PolicySpec(kind="lin_ts"), context=(Z,), unit="user"))
     assert of.sums.n_features == 0
 
 
 def test_a_policy_without_context_has_none():
-    assert ResultsFold(record(2, policy=Policy(kind="thompson"), context=(Z,))).sums.n_features == 0
+    assert ResultsFold(record(2, policy=PolicySpec(kind="thompson"), context=(Z,))).sums.n_features == 0
 
 
 # Snapshots

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy.stats import beta, t
 from simulated_results import START_MS, Play, bernoulli, exposed, normal, random_log, record, rewarded
 
-from bandit_serve.experiments.spec import Metric, Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.experiments.spec import Metric
 from bandit_serve.log.events import Tick
 from bandit_serve.log.offset import Offset
 from bandit_serve.results import Report, ResultsFold, report
@@ -140,7 +141,7 @@ def test_an_arm_that_never_succeeded_still_has_an_interval():
 @pytest.mark.parametrize("unit", ["request", "user"])
 @pytest.mark.parametrize("missing", ["ignore", "zero"])
 def test_without_a_floor_there_is_no_interval_and_the_reason_says_so(unit, missing):
-    bare = Policy(kind="thompson", min_share=0.0)
+    bare = PolicySpec(kind="thompson", min_share=0.0)
     about = record(2, policy=bare, unit=unit, missing=missing, window="1s")
     fold = ResultsFold(about)
     play = Play(fold, np.random.default_rng(1), bernoulli(0.3, 0.6))
@@ -159,7 +160,7 @@ def test_without_a_floor_there_is_no_interval_and_the_reason_says_so(unit, missi
 
 
 def test_a_served_policy_that_names_no_floor_has_the_default_one():
-    fold = ResultsFold(record(2, policy=Policy(kind="thompson")))
+    fold = ResultsFold(record(2, policy=PolicySpec(kind="thompson")))
     play = Play(fold, np.random.default_rng(1), bernoulli(0.3, 0.6))
     play.step(np.array([0.3, 0.7]), 500)
     play.step(np.array([0.2, 0.8]), 500)
@@ -172,7 +173,7 @@ def test_a_served_policy_that_names_no_floor_has_the_default_one():
 @pytest.mark.parametrize("kind", ["thompson", "lin_ts"])
 def test_moving_shares_weight_by_the_logged_share(kind):
     """Against sums over the decisions, one by one; a contextual policy's shares must not weight the differences."""
-    fold = ResultsFold(record(2, "continuous", policy=Policy(kind=kind, min_share=0.1)))
+    fold = ResultsFold(record(2, "continuous", policy=PolicySpec(kind=kind, min_share=0.1)))
     play = Play(fold, np.random.default_rng(2), normal(1.0, 1.5))
     for shares in (EVEN, np.array([0.1, 0.9])) * 10:
         play.step(shares, 200)
@@ -215,7 +216,7 @@ def test_moving_shares_weight_by_the_logged_share(kind):
 
 
 def test_a_p_value_never_rises_again():
-    fold = ResultsFold(record(2, policy=Policy(kind="thompson", min_share=0.1)))
+    fold = ResultsFold(record(2, policy=PolicySpec(kind="thompson", min_share=0.1)))
     rng, seen = np.random.default_rng(3), []
     for means in [(0.1, 0.3)] * 8 + [(0.3, 0.1)] * 12:
         play = Play(fold, rng, bernoulli(*means), counter=len(seen) * 200, now_ms=START_MS + len(seen))
@@ -233,7 +234,7 @@ def test_a_winner_needs_evidence_of_its_own_direction_that_still_stands(goal, mo
     """The treatment is ahead, and shown to be; then it falls behind: it was shown to gain, and never to lose, until
     there is as much evidence for that.
     """
-    policy = Policy(kind="thompson", min_share=0.1) if moving else None
+    policy = PolicySpec(kind="thompson", min_share=0.1) if moving else None
     fold = ResultsFold(record(2, policy=policy, goal=goal))
     rng, winners = np.random.default_rng(3), []
     loser = "b" if goal == "minimize" else "a"

@@ -21,7 +21,7 @@ from simulated_results import (
     users,
 )
 
-from bandit_serve.experiments.spec import Policy
+from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.results import ResultsFold, estimates, report
 
 SALES = 0.05 * np.exp(0.5 * 1.0**2)
@@ -97,7 +97,7 @@ def test_a_ramp_costs_half_of_what_it_would_without_weights():
     """The same traffic and values under a policy whose shares may not weight them."""
     half = {}
     for kind in ("thompson", "lin_ts"):
-        fold = ResultsFold(record(policy=Policy(kind=kind, min_share=0.01)))
+        fold = ResultsFold(record(policy=PolicySpec(kind=kind, min_share=0.01)))
         play = Play(fold, np.random.default_rng(3), bernoulli(0.1, 0.1))
         for share in (0.01, 0.05, 0.2, 0.5):
             play.step(np.array([1 - share, share]), 5_000)

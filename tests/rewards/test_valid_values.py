@@ -11,21 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bandit_serve.errors import InvalidInput, NotBuilt
-from bandit_serve.experiments.spec import (
-    LARGEST_VALUE,
-    Arm,
-    Attribution,
-    Experiment,
-    Metric,
-    Policy,
-    validated,
-)
+from bandit_serve.experiments.policy import from_experiment
+from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, validated
+from bandit_serve.metrics import KINDS, LARGEST_VALUE
 from bandit_serve.policies import POLICIES
-from bandit_serve.policies.serving import from_experiment
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 bounds = st.tuples(numbers, numbers) | st.tuples(st.floats(-5, 5), st.floats(-5, 5))
-kinds = st.sampled_from(["binary", "bounded", "count", "continuous"])
+kinds = st.sampled_from(list(KINDS))
 
 
 def experiment(
@@ -33,7 +27,11 @@ def experiment(
 ) -> Experiment:
     metric = Metric("m", kind, goal, None, low, high)
     found = Experiment(
-        "e", (Arm("a"), Arm("b")), (metric,), policy=Policy(policy), attribution=Attribution("1h", missing)
+        "e",
+        (Arm("a"), Arm("b")),
+        (metric,),
+        policy=PolicySpec(policy),
+        attribution=Attribution("1h", missing),
     )
     return validated(found)
 
@@ -53,7 +51,7 @@ def experiment(
 def test_a_policy_takes_what_its_experiment_takes(
     kind: str, policy: str, goal: str, missing: str, ends: tuple[float, float], values: list[float]
 ) -> None:
-    low, high = ends if kind == "bounded" else (None, None)
+    low, high = ends if KINDS[kind].takes_bounds else (None, None)
     try:
         made = experiment(kind, policy, goal, missing, low, high)
         learner = from_experiment(made)

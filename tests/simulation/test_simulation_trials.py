@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.random import SeedSequence
 
+from bandit_serve.experiments.policy import default_floor
 from bandit_serve.policies import POLICIES, Thompson
-from bandit_serve.policies.serving import default_floor
 from bandit_serve.simulation import Simulation, Trial, report, run_trial, run_trials
 from bandit_serve.simulation.trial import Seeds, checkpoints
 

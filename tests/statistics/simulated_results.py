@@ -13,20 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from bandit_serve.experiments.spec import (
-    Arm,
-    Attribution,
-    ContextField,
-    Experiment,
-    Metric,
-    Policy,
-    Record,
-    Stopping,
-    validated,
-)
+from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, Stopping, validated
 from bandit_serve.log.events import REWARD, Change, Changed, Exposed, Rewarded, Tick
 from bandit_serve.log.offset import Offset
 from bandit_serve.policies import POLICIES
+from bandit_serve.policies.context import ContextField
 from bandit_serve.results import ResultsFold, report
 
 Draw = Callable[[np.random.Generator, int, int], NDArray[np.float64]]
@@ -37,7 +29,7 @@ STEP_MS = 1_000
 def record(
     n_arms: int = 2,
     kind: str = "binary",
-    policy: Policy | None = None,
+    policy: PolicySpec | None = None,
     unit: str = "request",
     missing: str = "ignore",
     window: str = "1h",
@@ -54,7 +46,7 @@ def record(
         arms=tuple(Arm(name) for name in "abcdefghijklmnopqrstuvwxyz"[:n_arms]),
         metrics=metrics or (Metric(name="m", kind=kind, goal=goal, **bounds),),
         unit=unit,
-        policy=policy or Policy(kind="fixed_split"),
+        policy=policy or PolicySpec(kind="fixed_split"),
         attribution=Attribution(window=window, missing=missing),
         context=context,
         stopping=Stopping(alpha=alpha, min_samples=min_samples),
@@ -319,7 +311,7 @@ def fixed_split(n: int, means: tuple[float, float] = (0.1, 0.1), looks: int = 23
 def thompson(n: int, means: tuple[float, float] = (0.1, 0.1), steps: int = 100, every: int = 1) -> Outcome:
     """Thompson on two arms, floor .05, refreshed every 100 decisions, looked at every `every` refreshes."""
     outcome = Outcome()
-    policy = Policy(kind="thompson", min_share=0.05)
+    policy = PolicySpec(kind="thompson", min_share=0.05)
     for run in range(n):
         play = Play(ResultsFold(record(policy=policy)), np.random.default_rng([2, run]), bernoulli(*means))
         tried, won, ever = np.zeros(2), np.zeros(2), False
@@ -339,7 +331,7 @@ def adaptive(
 ) -> Outcome:
     """Three arms under Thompson-like shares, floor .02, refreshed every 100 decisions, looked at as above."""
     outcome = Outcome()
-    about = record(3, kind, Policy(kind="thompson", min_share=0.02), missing=missing, window="5s")
+    about = record(3, kind, PolicySpec(kind="thompson", min_share=0.02), missing=missing, window="5s")
     for run in range(n):
         play, ever = Play(ResultsFold(about), np.random.default_rng([3, run]), draw, 3), False
         tried, total, squares = np.zeros((3, 3))
@@ -361,7 +353,7 @@ def adaptive(
 def uneven(n: int, draw: Draw, truth: float, steps: int = 20, each: int = 200, every: int = 1) -> Outcome:
     """Five arms that are alike, by a fixed split of 80/5/5/5/5, looked at after every `every` steps."""
     outcome, shares = Outcome(), np.array([0.8, 0.05, 0.05, 0.05, 0.05])
-    policy = Policy(kind="fixed_split", shares=dict(zip("abcde", shares.tolist(), strict=True)))
+    policy = PolicySpec(kind="fixed_split", shares=dict(zip("abcde", shares.tolist(), strict=True)))
     for run in range(n):
         fold = ResultsFold(record(5, "continuous", policy))
         play, ever = Play(fold, np.random.default_rng([8, run]), draw, 5), False
@@ -381,7 +373,7 @@ def swapped(n: int, kind: str, steps: int = 20, each: int = 100, *, known: bool 
     `known`: the fold is shown z.
     """
     outcome = Outcome()
-    about = record(policy=Policy(kind=kind, min_share=0.05), context=(Z,) if known else ())
+    about = record(policy=PolicySpec(kind=kind, min_share=0.05), context=(Z,) if known else ())
     for run in range(n):
         play, ever = Play(ResultsFold(about), np.random.default_rng([9, run]), bernoulli()), False
         policy = POLICIES[kind](2, 2, objective="binary", min_share=0.05, seed=run)
@@ -421,7 +413,7 @@ def growing(
     where the worth moves, the means of two arms have no common one.
     """
     outcome = Outcome()
-    policy = Policy(kind="fixed_split") if split else Policy(kind="thompson", min_share=0.05)
+    policy = PolicySpec(kind="fixed_split") if split else PolicySpec(kind="thompson", min_share=0.05)
     for run in range(n):
         play, ever = (
             Play(ResultsFold(record(2, policy=policy)), np.random.default_rng([6, run]), bernoulli()),

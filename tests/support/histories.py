@@ -17,16 +17,8 @@ from numpy.typing import NDArray
 
 from bandit_serve.changes.experiments import servable
 from bandit_serve.errors import InvalidInput, NotBuilt
-from bandit_serve.experiments.spec import (
-    LARGEST_COUNT,
-    LARGEST_VALUE,
-    Experiment,
-    Metric,
-    Ramp,
-    Record,
-    Standing,
-)
-from bandit_serve.experiments.spec import Policy as PolicySettings
+from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.experiments.spec import Experiment, Metric, Ramp, Record, Standing
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log.events import (
     CHANGED,
@@ -42,6 +34,7 @@ from bandit_serve.log.events import (
     pack_rewards,
 )
 from bandit_serve.log.offset import Offset
+from bandit_serve.metrics import KINDS, LARGEST_COUNT, LARGEST_VALUE
 from bandit_serve.policies import POLICIES
 
 T = TypeVar("T")
@@ -139,8 +132,8 @@ SHARES = [0.0, TINY, 1e-300, 1e-17, 1e-9, 0.01, 0.1, 0.5, BELOW_ONE, 1.0]
 POSITIVE = [1e-12, 1e-9, 1e-3, 0.05, 1.0, 1e3, 1e9, LARGEST_VALUE]
 CONTEXTUAL_POSITIVE = [1e-9, 1e-3, 0.1, 1.0, 1e3, 1e9]
 PRIORS: dict[str, dict[str, list[float]]] = {
-    "beta": {"alpha": [1e-6, 1.0, 0.5, 1e9], "beta": [1e-6, 1.0, 3.0, 1e9]},
-    "gamma": {"alpha": [1e-6, 1.0, 1e9], "beta": [1e-30, 1e-6, 1.0, 1e9]},
+    "bernoulli": {"alpha": [1e-6, 1.0, 0.5, 1e9], "beta": [1e-6, 1.0, 3.0, 1e9]},
+    "poisson": {"alpha": [1e-6, 1.0, 1e9], "beta": [1e-30, 1e-6, 1.0, 1e9]},
     "normal": {
         "mean": [0.0, -LARGEST_VALUE, LARGEST_VALUE, 1e-300, 7.0],
         "kappa": [1e-9, 1e-4, 1.0, 1e9],
@@ -223,9 +216,9 @@ class History:
 
     def _metric(self, name: str) -> dict[str, Any]:
         choices = self._choices
-        kind = choices.one_of(["binary", "bounded", "count", "continuous"])
+        kind = choices.one_of(list(KINDS))
         metric = {"name": name, "kind": kind, "goal": choices.one_of(["maximize", "minimize"])}
-        if kind == "bounded":
+        if KINDS[kind].takes_bounds:
             metric["low"], metric["high"] = choices.one_of(RANGES)
         return metric
 
@@ -245,9 +238,7 @@ class History:
 
     def _policy(self, n_arms: int, objective: dict[str, Any], context: bool) -> dict[str, Any]:
         choices = self._choices
-        modelled = objective["kind"]
-        if modelled == "count" and objective["goal"] == "minimize":
-            modelled = "continuous"
+        modelled = KINDS[objective["kind"]].learned_as(objective["goal"]).name
         kinds = [
             kind
             for kind, policy in POLICIES.items()
@@ -286,10 +277,10 @@ class History:
         return CONTEXTUAL_POSITIVE if POLICIES[kind].contextual else POSITIVE
 
     def _prior(self, n_arms: int, kind: str, modelled: str) -> dict[str, Any]:
-        family = {"binary": "beta", "bounded": "beta", "count": "gamma", "continuous": "normal"}[modelled]
+        likelihood = KINDS[modelled].likelihood
         return {
             name: self._by_arm(n_arms, values)
-            for name, values in PRIORS["linear" if POLICIES[kind].contextual else family].items()
+            for name, values in PRIORS["linear" if POLICIES[kind].contextual else likelihood].items()
             if chance(self._choices, 60)
         }
 
@@ -301,25 +292,25 @@ class History:
     def _pseudo_history(self, n_arms: int, objective: dict[str, Any]) -> dict[str, Any]:
         metric = msgspec.convert(objective, Metric)
         means = self._values(metric)
-        if metric.kind in ("binary", "bounded"):
-            means = [*means, metric.floor + (metric.ceiling - metric.floor) * 0.3]
+        if not metric.traits.unbounded:
+            means = [*means, metric.traits.floor + (metric.traits.ceiling - metric.traits.floor) * 0.3]
         history = {"n": self._by_arm(n_arms, PSEUDO), "mean": self._by_arm(n_arms, means)}
-        if metric.kind in ("count", "continuous") and chance(self._choices, 50):
+        if metric.traits.unbounded and chance(self._choices, 50):
             history["std"] = self._by_arm(n_arms, [0.0, TINY, 1.0, 1e40, LARGEST_VALUE])
         return history
 
     def _values(self, metric: Metric) -> list[float]:
-        match metric.kind:
-            case "binary":
-                return [0.0, 1.0]
-            case "count":
-                return [*COUNTS, *FORMER_COUNTS] if self._former else COUNTS
-            case "bounded":
-                low, high = metric.floor, metric.ceiling
-                middle = low + (high - low) * self._choices.one_of([0.5, 0.1, 1 / 3, 0.9, 1e-17])
-                near = [math.nextafter(low, high), math.nextafter(high, low), middle]
-                return [low, high, *near, min(max(0.0, low), high)]
-        return CONTINUOUS
+        traits = metric.traits
+        low, high = traits.floor, traits.ceiling
+        if traits.two_valued:
+            return [low, high]
+        if traits.unbounded:
+            values = [*filter(traits.takes, CONTINUOUS if traits.takes(0.1) else COUNTS)]
+            former = [value for value in FORMER_COUNTS if low <= value <= high and not traits.takes(value)]
+            return [*values, *former] if self._former else values
+        middle = low + (high - low) * self._choices.one_of([0.5, 0.1, 1 / 3, 0.9, 1e-17])
+        near = [math.nextafter(low, high), math.nextafter(high, low), middle]
+        return [*filter(traits.takes, [low, high, *near, min(max(0.0, low), high)])]
 
     # -- entries
 
@@ -484,7 +475,7 @@ class History:
             match what:
                 case "policy":
                     policy = self._policy(len(names), objective, bool(experiment.context))
-                    settings = msgspec.convert(policy, PolicySettings)
+                    settings = msgspec.convert(policy, PolicySpec)
                     record = msgspec.structs.replace(record, experiment=experiment.with_policy(settings))
                 case "arm" if len(names) < 9:
                     like = msgspec.structs.replace(experiment.arms[0], name=f"a{len(names)}")

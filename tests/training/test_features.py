@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bandit_serve.errors import InvalidInput
-from bandit_serve.experiments.spec import ContextField
 from bandit_serve.policies import Features, LinUCB
+from bandit_serve.policies.context import ContextField
 
 HOUR = ContextField("hour", "numeric", mean=12.0, std=6.0)
 AGE = ContextField("age", "numeric")

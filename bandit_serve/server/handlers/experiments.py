@@ -11,7 +11,8 @@ from msgspec import Meta, Struct
 from bandit_serve.api.views import experiment_view, history_view, known_experiments, view_of
 from bandit_serve.base.names import Name
 from bandit_serve.changes.experiment_mistakes import mistakes_of_policy
-from bandit_serve.experiments.spec import Arm, Experiment, Policy, Ramp
+from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.experiments.spec import Arm, Experiment, Ramp
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.results import report
 from bandit_serve.server.page import page
@@ -47,7 +48,7 @@ class ExperimentHandlers:
         self._service = service
         self._changes = service.node.experiment_changes
         self._experiment = Body(Experiment, timeout_s=timeout_s)
-        self._policy = Body(Policy, timeout_s=timeout_s)
+        self._policy = Body(PolicySpec, timeout_s=timeout_s)
         self._reason = Body(ReasonRequest, timeout_s=timeout_s, optional=True)
         self._arm = Body(ArmRequest, timeout_s=timeout_s)
         self._stop = Body(StopRequest, timeout_s=timeout_s, optional=True)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
+from bandit_serve.metrics import Binary
 from bandit_serve.simulation.worlds.context_free import ContextFree
 from bandit_serve.simulation.worlds.environment import Matrix
 
@@ -16,7 +17,7 @@ class Bernoulli(ContextFree, frozen=True, kw_only=True):
     """arms: the probability of a 1 of each."""
 
     kind: ClassVar[str] = "bernoulli"
-    objective: ClassVar[str] = "binary"
+    objective: ClassVar[str] = Binary.name
     noun: ClassVar[str] = "Bernoulli"
     lowest: ClassVar[float] = 0.0
     highest: ClassVar[float] = 1.0

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
+from bandit_serve.metrics import Count
 from bandit_serve.simulation.worlds.context_free import ContextFree
 from bandit_serve.simulation.worlds.environment import Matrix, require
 
@@ -19,7 +20,7 @@ class Counts(ContextFree, frozen=True, kw_only=True):
     """arms: the rate of each, of Poisson numbers."""
 
     kind: ClassVar[str] = "counts"
-    objective: ClassVar[str] = "count"
+    objective: ClassVar[str] = Count.name
     noun: ClassVar[str] = "Poisson"
     lowest: ClassVar[float] = 0.0
 

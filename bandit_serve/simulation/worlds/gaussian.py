@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 from numpy.random import Generator
 
+from bandit_serve.metrics import Continuous
 from bandit_serve.simulation.worlds.context_free import ContextFree
 from bandit_serve.simulation.worlds.environment import Matrix, require
 
@@ -16,7 +17,7 @@ class Gaussian(ContextFree, frozen=True, kw_only=True):
     """arms: the means. sd: the standard deviation of a reward."""
 
     kind: ClassVar[str] = "gaussian"
-    objective: ClassVar[str] = "continuous"
+    objective: ClassVar[str] = Continuous.name
     noun: ClassVar[str] = "Gaussian"
 
     sd: Annotated[float, Meta(gt=0.0)] = 1.0

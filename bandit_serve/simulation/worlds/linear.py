@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 from numpy.random import Generator
 
+from bandit_serve.metrics import Continuous
 from bandit_serve.simulation.worlds.contextual import Contextual
 from bandit_serve.simulation.worlds.environment import Matrix, require
 
@@ -16,7 +17,7 @@ class Linear(Contextual, frozen=True, kw_only=True):
     """The reward is the score and Normal noise of the standard deviation `noise`."""
 
     kind: ClassVar[str] = "linear"
-    objective: ClassVar[str] = "continuous"
+    objective: ClassVar[str] = Continuous.name
     noun: ClassVar[str] = "linear"
 
     noise: Annotated[float, Meta(ge=0.0)] = 0.5

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import Generator
 
+from bandit_serve.metrics import Binary
 from bandit_serve.simulation.worlds.contextual import Contextual
 from bandit_serve.simulation.worlds.environment import Matrix
 
@@ -15,7 +16,7 @@ class Logistic(Contextual, frozen=True, kw_only=True):
     """The probability of a 1 is 1/(1 + exp(−score))."""
 
     kind: ClassVar[str] = "logistic"
-    objective: ClassVar[str] = "binary"
+    objective: ClassVar[str] = Binary.name
     noun: ClassVar[str] = "logistic"
 
     def expected(self, scores: Matrix) -> Matrix:

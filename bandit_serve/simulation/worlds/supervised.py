@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.random import SeedSequence, default_rng
 
+from bandit_serve.metrics import Binary
 from bandit_serve.simulation.worlds.data_set import DataSet, read_csv, shipped
 from bandit_serve.simulation.worlds.environment import Block, Environment, block_rows, require
 
@@ -21,7 +22,7 @@ class Supervised(Environment, frozen=True, kw_only=True):
     """
 
     kind: ClassVar[str] = "supervised"
-    objective: ClassVar[str] = "binary"
+    objective: ClassVar[str] = Binary.name
 
     csv: str | None = None
     label: str | None = None

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.errors import FieldError, InvalidInput
-from bandit_serve.experiments.spec import MAX_FEATURES, ByArm, Experiment, Metric
-from bandit_serve.experiments.spec import Policy as PolicySettings
-from bandit_serve.policies import POLICIES, ContextualPolicy, FixedSplit, Policy, Thompson
+from bandit_serve.experiments.policy_spec import OWN, PolicySpec
+from bandit_serve.experiments.spec import Experiment, Metric
+from bandit_serve.metrics import KINDS
+from bandit_serve.policies import POLICIES, AnyPolicy, ContextFreePolicy, ContextualPolicy, FixedSplit
+from bandit_serve.policies.context import MAX_FEATURES
 from bandit_serve.policies.features import Features, n_features_of
-from bandit_serve.policies.thompson import LIKELIHOODS
+from bandit_serve.policies.parameters import by_index
 
-OWN = (
-    "shares",
-    "prior",
-    "epsilon",
-    "decay",
-    "temperature",
-    "beta",
-    "alpha",
-    "gamma",
-    "sigma",
-    "scale",
-    "optimism",
-)
-# The parameter of a kind of policy that is in the unit of the rewards, where they have no bounds.
-UNITS = {"thompson": "prior", "top_two_thompson": "prior", "softmax": "temperature", "ucb1": "sigma"}
-PARAMETERS = frozenset(PolicySettings.__struct_fields__)
+# As they are configured, with their types.
+PARAMETERS = {field.name: field.type for field in msgspec.structs.fields(PolicySpec)}
 FOLD_SEED = 0
 # Of one model: its inverse is made anew in about 0.1 s, which the fold of its experiment waits for, and nobody else.
-MOST_COEFFICIENTS = 1_024
+MAX_COEFFICIENTS = 1_024
 # Of all models' matrices, sums and inverses: 64 MiB in each worker and in each snapshot, of which the store keeps some.
-MOST_NUMBERS = 1 << 23
+MAX_NUMBERS = 1 << 23
 
 
 def served_floor(experiment: Experiment) -> float:
@@ -49,7 +37,7 @@ def default_floor(kind: str, n_arms: int) -> float:
     return 0.0 if kind == FixedSplit.kind else min(0.02, 0.1 / n_arms)
 
 
-def features_of(experiment: Experiment) -> Features | None:
+def context_features(experiment: Experiment) -> Features | None:
     """How the experiment's contexts become vectors; None where it has no context. `InvalidInput` if it is too large."""
     if not experiment.context:
         return None
@@ -62,14 +50,14 @@ def order_of(experiment: Experiment) -> int:
     return d + m + d * m if experiment.context else 0
 
 
-def from_experiment(experiment: Experiment) -> Policy | ContextualPolicy:
+def from_experiment(experiment: Experiment) -> AnyPolicy:
     """A fresh policy. `InvalidInput` names what it does not take."""
     try:
         _require_fit(experiment)
         of_context: dict[str, Any] = {}
         if issubclass(_kind(experiment.policy), ContextualPolicy):
-            of_context = _of_context(experiment, features_of(experiment))
-        return _made(experiment, _modelled(experiment.objective), of_context)
+            of_context = _of_context(experiment, context_features(experiment))
+        return _made(experiment, _learned_as(experiment.objective), of_context)
     except InvalidInput as error:
         found = _all_wrong(experiment) or error.errors
         raise InvalidInput(str(error), found) from None
@@ -84,13 +72,13 @@ def _all_wrong(experiment: Experiment) -> list[FieldError]:
     contextual = issubclass(kind, ContextualPolicy)
     checks: list[Callable[[Experiment], object]] = [_require_fit]
     if contextual:
-        checks.append(lambda of: _of_context(of, features_of(of)))
+        checks.append(lambda of: _of_context(of, context_features(of)))
     for check in checks:
         try:
             check(experiment)
         except InvalidInput as error:
             found |= {each.at: each for each in error.errors}
-    objective = _modelled(experiment.objective)
+    objective = _learned_as(experiment.objective)
     if objective not in kind.objectives:
         objective = sorted(kind.objectives)[0]
     left_out = {name: None for name in OWN if name not in own} | (
@@ -132,7 +120,7 @@ def _require_fit(experiment: Experiment) -> None:
     """`InvalidInput` with all that a kind of policy does not take, whatever its values."""
     settings, kind = experiment.policy, _kind(experiment.policy)
     found = []
-    if _modelled(experiment.objective) not in kind.objectives:
+    if _learned_as(experiment.objective) not in kind.objectives:
         objectives = " or ".join(sorted(kind.objectives))
         found.append(FieldError("policy.kind", f"{kind.kind} takes a {objectives} objective"))
     if kind.jumps and experiment.unit == "user":
@@ -153,23 +141,22 @@ def _require_fit(experiment: Experiment) -> None:
         raise InvalidInput(f"{found[0].at}: {found[0].detail}.", found)
 
 
-def _made(experiment: Experiment, modelled: str, of_context: Mapping[str, Any]) -> Policy | ContextualPolicy:
+def _made(experiment: Experiment, modelled: str, of_context: Mapping[str, Any]) -> AnyPolicy:
     """`modelled` is the kind of objective, `of_context` what a contextual policy is made with."""
     settings, objective, kind = experiment.policy, experiment.objective, _kind(experiment.policy)
-    names = experiment.arm_names
-    own: dict[str, Any] = {name: getattr(settings, name) for name in OWN if name in kind.parameters}
-    own = {name: value for name, value in own.items() if value is not None}
-    if settings.shares is not None:
-        own["shares"] = [settings.shares.get(name, 0.0) for name in names]
-    bounded = modelled == objective.kind == "bounded"
+    indices = {name: arm for arm, name in enumerate(experiment.arm_names)}
+    given = {name: getattr(settings, name) for name in OWN if name in kind.parameters}
+    if settings.pseudo_history is not None:
+        given["pseudo_history"] = _as_utility(settings.pseudo_history, objective)
+    bounded = modelled == objective.kind and KINDS[modelled].takes_bounds
     try:
-        if settings.prior is not None:
-            own["prior"] = _in_order(settings.prior, names, _prior_defaults(kind, modelled))
-        if settings.pseudo_history is not None:
-            own["pseudo_history"] = _in_order(_as_utility(settings.pseudo_history, objective), names, {})
         return kind(
             len(experiment.arms),
-            **own,
+            **{
+                name: by_index(value, PARAMETERS[name], indices)
+                for name, value in given.items()
+                if value is not None
+            },
             **of_context,
             objective=modelled,
             low=objective.low if bounded else None,
@@ -182,9 +169,9 @@ def _made(experiment: Experiment, modelled: str, of_context: Mapping[str, Any]) 
             seed=FOLD_SEED,
         )
     except InvalidInput as error:
-        if error.errors:
-            raise
-        raise _wrong(_at(str(error)), str(error)) from None
+        name = error.errors[0].at if error.errors else ""
+        at = f"policy.{name}" if name.partition(".")[0] in PARAMETERS else "policy"
+        raise _wrong(at, str(error)) from None
 
 
 def _of_context(experiment: Experiment, features: Features | None) -> dict[str, Any]:
@@ -200,37 +187,21 @@ def _of_context(experiment: Experiment, features: Features | None) -> dict[str, 
         detail = "expected as many features for each arm"
         raise InvalidInput(f"arms: {detail}.", [FieldError("arms", detail)])
     d, order, models = features.n_features, order_of(experiment), 1 if shared else len(of_arms)
-    if order > MOST_COEFFICIENTS or models * order * (order + 1) > MOST_NUMBERS:
+    if order > MAX_COEFFICIENTS or models * order * (order + 1) > MAX_NUMBERS:
         detail = (
             f"expected fewer features or arms: {models} models of {order} coefficients each are too large to be "
-            f"served (at most {MOST_COEFFICIENTS} each, and {MOST_NUMBERS} in number times their square)"
+            f"served (at most {MAX_COEFFICIENTS} each, and {MAX_NUMBERS} in number times their square)"
         )
         raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])
     return {"n_features": d, "arm_features": of_arms} if shared else {"n_features": d}
 
 
-def _modelled(objective: Metric) -> str:
-    """The kind of objective that the policy learns from: a count to be kept small is a negative number to it."""
-    return "continuous" if objective.kind == "count" and objective.goal == "minimize" else objective.kind
+def _learned_as(objective: Metric) -> str:
+    """Name of the kind of objective that the policy learns from."""
+    return KINDS[objective.kind].learned_as(objective.goal).name
 
 
-def _prior_defaults(kind: type[Policy] | type[ContextualPolicy], objective: str) -> dict[str, float | None]:
-    if not issubclass(kind, Thompson):
-        return {}
-    return {name: parameter.default for name, parameter in LIKELIHOODS[objective].prior.items()}
-
-
-def _in_order(
-    given: Mapping[str, ByArm], names: Sequence[str], defaults: Mapping[str, float | None]
-) -> dict[str, float | list[float | None]]:
-    """What is by the name of an arm in the order of the arms; arms that are not named have the default, or 0."""
-    return {
-        name: [value.get(arm, defaults.get(name, 0.0)) for arm in names] if isinstance(value, dict) else value
-        for name, value in given.items()
-    }
-
-
-def _as_utility(history: Mapping[str, ByArm], objective: Metric) -> dict[str, ByArm]:
+def _as_utility(history: Mapping[str, Any], objective: Metric) -> dict[str, Any]:
     """The pseudo-history with means as the policy sees rewards."""
     utilities = dict(history)
     if "mean" in history:
@@ -243,24 +214,24 @@ def _as_utility(history: Mapping[str, ByArm], objective: Metric) -> dict[str, By
     return utilities
 
 
-def policy_from_state(state: Mapping[str, Any]) -> Policy | ContextualPolicy:
+def policy_from_state(state: Mapping[str, Any]) -> AnyPolicy:
     return POLICIES[state["kind"]].from_state(state)
 
 
-def policy_from_snapshot(state: Mapping[str, Any], experiment: Experiment) -> Policy | ContextualPolicy:
+def policy_from_snapshot(state: Mapping[str, Any], experiment: Experiment) -> AnyPolicy:
     """The policy of `experiment` that `state` is of.
 
     Where nothing is given that depends on the rewards' unit, what they show is taken, also where a former build had a
     number in the state.
     """
-    unit = UNITS.get(state["kind"])
+    unit = POLICIES[state["kind"]].in_unit
     if unit is None or state["kind"] != experiment.policy.kind:
         return policy_from_state(state)
     given = from_experiment(experiment).own[unit]
     return policy_from_state({**state, "parameters": {**state["parameters"], unit: given}})
 
 
-def _kind(settings: PolicySettings) -> type[Policy] | type[ContextualPolicy]:
+def _kind(settings: PolicySpec) -> type[ContextFreePolicy] | type[ContextualPolicy]:
     error = kind_error(settings.kind)
     if error is not None:
         raise InvalidInput(f"{error.at}: {error.detail}.", [error])
@@ -284,12 +255,6 @@ def require_pseudo_means(experiment: Experiment) -> None:
         if unknown:
             at, detail = "policy.pseudo_history.mean", f"expected the mean of {unknown[0]!r}, too"
             raise InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
-
-
-def _at(detail: str) -> str:
-    """The path of the parameter that a policy's complaint begins with."""
-    parameter = detail.partition(" ")[0]
-    return f"policy.{parameter}" if parameter.partition(".")[0] in PARAMETERS else "policy"
 
 
 def _wrong(at: str, detail: str) -> InvalidInput:

@@ -1,0 +1,65 @@
+"""A policy as it is configured, whatever its kind: one flat object with the parameters of all."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from bandit_serve.policies import POLICIES
+from bandit_serve.policies.context_free import PseudoHistory
+from bandit_serve.policies.parameters import PartsByName, Settings, as_configured, declared, parts_schema
+
+PSEUDO_HISTORY: Any = (
+    Annotated[
+        PartsByName,
+        Meta(
+            description="what to start with as if it had been observed: `n`, `mean`, and without bounds `std`",
+            extra_json_schema={"required": ["n", "mean"], **parts_schema(PseudoHistory, by_arm=True)},
+        ),
+    ]
+    | None
+)
+
+
+def _of_all_kinds() -> dict[str, Any]:
+    """The parameters that single kinds declare, by name, with their types.
+
+    What is by arm comes before a pseudo-history, as it does in logs, and numbers after it. No range is among the types:
+    it is of a kind, and the same name may have another one elsewhere.
+    """
+    types: dict[str, Any] = {}
+    for kind, policy in POLICIES.items():
+        for name, field in declared(policy.Parameters).items():
+            configured = as_configured(field.type)
+            if types.setdefault(name, configured) != configured or name in Settings.__struct_fields__:
+                raise TypeError(f"the parameter {name} of {kind} is of another type elsewhere")
+    by_arm = {name: each for name, each in types.items() if name in _mappings()}
+    return {**by_arm, "pseudo_history": PSEUDO_HISTORY, **types}
+
+
+def _mappings() -> set[str]:
+    return {
+        name
+        for policy in POLICIES.values()
+        for name, field in declared(policy.Parameters).items()
+        if field.number is None
+    }
+
+
+_WithAllKinds: Any = msgspec.defstruct(
+    "_WithAllKinds",
+    [(name, configured, None) for name, configured in _of_all_kinds().items()],
+    bases=(Settings,),
+    frozen=True,
+    kw_only=True,
+)
+
+
+class PolicySpec(_WithAllKinds, Settings, frozen=True, forbid_unknown_fields=True, omit_defaults=True):  # type: ignore[misc]
+    """How traffic is shared. `kind` selects the policy; which parameters it takes, `policies.POLICIES` says."""
+
+
+OWN = tuple(name for name in _of_all_kinds() if name != "pseudo_history")
+"""The parameters that not every kind takes."""
