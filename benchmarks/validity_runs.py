@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, Stopping, validated
 from bandit_serve.log.events import REWARD, Event, Exposed, Rewarded
+from bandit_serve.log.offset import Offset
 from bandit_serve.metrics import KINDS
 from bandit_serve.policies.context import ContextField
 from bandit_serve.results import Report, ResultsFold
@@ -160,7 +161,7 @@ class Play:
         return later
 
     def apply(self, event: Event, at_ms: int | None = None) -> None:
-        self.fold.apply(self.now_ms if at_ms is None else at_ms, event)
+        self.fold.apply(Offset(self.now_ms if at_ms is None else at_ms, 0), event)
 
 
 def sums_by_metric(plays: list[Play], n_metrics: int) -> list[Sums]:

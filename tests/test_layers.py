@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "demo": "processes settings models training",
     "server": "processes settings metrics experiments log policies models results store registry folds "
     "replication changes node upkeep api decisions rewards",
-    "cli": "settings experiments policies models results store registry folds replication "
+    "cli": "settings experiments log policies models results store registry folds replication "
     "changes node api training simulation demo server",
     "__main__": "cli",
 }

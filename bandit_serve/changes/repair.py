@@ -13,15 +13,18 @@ from bandit_serve.experiments.policy import context_features
 from bandit_serve.folds.experiment import LiveExperiment, folded
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
+from bandit_serve.log.entry import Entry
+from bandit_serve.log.fold import POLICY_FOLD
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.owner import name_of
+from bandit_serve.log.reader import pages
 from bandit_serve.log.repairs import Omission, Repaired, Repairs, Way
 from bandit_serve.registry.registry import REPAIRED, Registry, decode_registry_event
 from bandit_serve.replication.acknowledgements import heard_everywhere
-from bandit_serve.replication.beginnings import POLICY_FOLD, READ_COUNT, newest_record, newest_state
+from bandit_serve.replication.beginnings import newest_record, newest_state
 from bandit_serve.replication.results_log import ResultsLog, ResultsSetAside
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.store import Entry, Store
+from bandit_serve.store.store import Store
 
 MAX_FAULTS = 100
 """With more bad entries than this, the remedy is an older snapshot."""
@@ -114,14 +117,12 @@ async def _refold(store: Store, repairs: Repairs, name: str) -> _Refold:
 async def _fold(store: Store, repairs: Repairs, name: str) -> tuple[LiveExperiment | None, Fault | None]:
     """Folds the log to its end, or to the first entry that can not be folded, which is returned as a fault."""
     live = await newest_state(store, name, repairs)
-    position = START if live is None else live.offset
-    while entries := await store.read(name, position, READ_COUNT):
-        for entry in entries:
+    async for page in pages(store, name, START if live is None else live.offset):
+        for entry in page.entries:
             try:
                 live = folded(live, name, entry, repairs)
             except Exception as error:
                 return live, _fault(entry, "policy", error)
-        position = entries[-1].offset
         await asyncio.sleep(0)
     return live, None
 
@@ -153,15 +154,14 @@ def _why_unkept(live: LiveExperiment | None) -> str | None:
 
 
 async def _common_faults(store: Store, registry: Registry) -> list[Fault]:
-    faults, position = [], START
-    while entries := await store.read(COMMON, position, READ_COUNT):
-        for entry in entries:
+    faults = []
+    async for page in pages(store, COMMON, START):
+        for entry in page.entries:
             try:
                 decode_registry_event(entry.kind, entry.data)
             except Exception as error:
                 if registry.repairs.omission(COMMON, entry.offset) is None:
                     faults.append(_fault(entry, "registry", error))
-        position = entries[-1].offset
     return faults
 
 
@@ -178,13 +178,9 @@ def _one_line(error: BaseException) -> str:
 async def _usable_snapshots(store: Store, name: str) -> list[KeptSnapshot]:
     """Snapshots of the policy's fold that this build can read, newest first."""
     usable = []
-    trimmed = await store.trimmed(name)
-    for offset in reversed(await store.snapshot_offsets(name, POLICY_FOLD)):
-        snapshot = await store.read_snapshot(name, POLICY_FOLD, offset) if offset >= trimmed else None
-        if snapshot is None:
-            continue
+    async for offset, state in store.newest_snapshots(name, POLICY_FOLD, await store.trimmed(name)):
         try:
-            await asyncio.to_thread(LiveExperiment.from_state, offset, snapshot.state)
+            await asyncio.to_thread(LiveExperiment.from_state, offset, state)
         except Exception:
             continue
         usable.append(KeptSnapshot(str(offset), rfc3339(offset.time_ms)))
@@ -258,13 +254,9 @@ class Repair:
         await self._store.set_head(name, live.record.revision)
 
     async def _cost(self, name: str, first: Offset, last: Offset, n_features: int, cost: Cost) -> Cost:
-        position = first.former
-        while entries := await self._store.read(name, position, READ_COUNT):
-            for entry in entries:
-                if entry.offset > last:
-                    return cost
+        async for page in pages(self._store, name, first.former, last):
+            for entry in page.entries:
                 cost = _with(cost, entry, n_features)
-            position = entries[-1].offset
         return cost
 
     async def _append_repair(self, name: str, way: Way, omitted: tuple[tuple[str, str], ...] = ()) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from bandit_serve.base.secrets import concealed
 from bandit_serve.cli.checks import Check
 from bandit_serve.errors import StoreRefused
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
-from bandit_serve.replication.beginnings import POLICY_FOLD
+from bandit_serve.log.fold import POLICY_FOLD, RESULTS_FOLD, Fold, Restore
 from bandit_serve.replication.census import living
-from bandit_serve.replication.results_log import RESULTS_FOLD
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.store.facts import StoreFacts, check
-from bandit_serve.store.store import Snapshot, Store
+from bandit_serve.store.store import Store
 
 WRONG_CLOCK_MS = 1_000
 FULL, ALMOST_FULL = 0.95, 0.8
@@ -42,18 +40,18 @@ async def check_workers(store: Store, replica: Replica) -> Check:
 
 async def check_snapshots(store: Store, replica: Replica) -> list[Check]:
     """Newest snapshots that can not be read: without them a log can not be trimmed, or is lost when it is."""
-    readers: tuple[tuple[str, str, Callable[[Snapshot], object]], ...] = (
-        (POLICY_FOLD, "snapshot", lambda kept: LiveExperiment.from_state(kept.offset, kept.state)),
-        (RESULTS_FOLD, "snapshot of the results", lambda kept: ResultsFold.from_state(kept.state)),
+    readers: tuple[tuple[str, str, Restore[Fold]], ...] = (
+        (POLICY_FOLD, "snapshot", LiveExperiment.from_state),
+        (RESULTS_FOLD, "snapshot of the results", ResultsFold.from_state),
     )
     checks = []
     for name, live in sorted(replica.experiments.items()):
-        for fold, what, read in readers:
+        for fold, what, restore in readers:
             snapshot = await store.read_snapshot(live.owner, fold)
             if snapshot is None:
                 continue
             try:
-                await asyncio.to_thread(read, snapshot)
+                await asyncio.to_thread(restore, *snapshot)
             except Exception as error:  # whatever bytes that somebody changed can cause
                 why = f"{type(error).__name__}: {concealed(str(error))}"
                 detail = f"the {what} of {name} at {snapshot.offset} can not be read: {why}"

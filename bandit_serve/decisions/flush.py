@@ -10,11 +10,10 @@ from bandit_serve.decisions.exposures import ExposureBuffer
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.log import events
 from bandit_serve.log.events import Exposed
+from bandit_serve.log.times import FLUSH_MS
 from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
-
-FLUSH_S = 0.1
 
 
 class Flusher:
@@ -31,9 +30,9 @@ class Flusher:
         self._tried: dict[str, tuple[Exposed, int]] = {}
 
     async def run(self) -> None:
-        """Flushes every `FLUSH_S` until cancelled. During an outage exposures stay in their buffers."""
+        """Flushes every `FLUSH_MS` until cancelled. During an outage exposures stay in their buffers."""
         while True:
-            await asyncio.sleep(FLUSH_S)
+            await asyncio.sleep(FLUSH_MS / 1000)
             try:
                 await self.flush()
             except StoreUnavailable:

@@ -1,1 +1,1 @@
-"""The state of an experiment and of all, as their logs say it is."""
+"""Folds of logs: the state of an experiment, and of all."""

@@ -1,4 +1,4 @@
-"""A change of what an arm is worth: noticed and reported. Nothing else follows from it.
+"""Alarms when an arm's worth changes: noticed and reported. Nothing else follows from them.
 
 For each arm, x_1, x_2, … in [0, 1] are watched. Against "their mean never changes" stands "it changed once, after x_m",
 for candidates m, one for each look that there was. How much likelier that has become after n values, m of them before
@@ -42,19 +42,16 @@ their mean changes though nothing else does.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType, structs
 from numpy.typing import NDArray
 
 from bandit_serve.folds._changes import evidence, forget, watch
-from bandit_serve.log.states import known_only
 
 LEVEL = 1e-7
 """At most so many false alarms a value, on average: of 1,000 arms with 10,000 each, one has one."""
 PASSED = 0.6
-"""How much of 1/`LEVEL` is enough. A look finds R_n past its mark by then, not at it: where all of it was asked for,
+"""Part of 1/`LEVEL` that is enough. A look finds R_n past its mark by then, not at it: where all of it was asked for,
 nine laws of benchmarks/README.md had .34 to .52 times as many false alarms as `LEVEL` says (100 arms of 100,000 values
 each, at a level of 1e-5)."""
 BLOCK = 16
@@ -67,9 +64,6 @@ REFERENCE = 100
 MOST_REFERENCE = 1_000
 FARTHEST, ROOM = 4.0, 0.5
 MAX_ALARMS = 100
-STATE = frozenset(
-    {"bounds", "alarms", "n", "total", "m2", "m3", "low", "width", "first", "looks", "candidates"}
-)
 
 Vector = NDArray[np.float64]
 
@@ -82,6 +76,24 @@ class Alarm(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     since_ms: int
     before: float
     after: float
+
+
+class AlarmsState(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of `ChangeAlarms`, by arm. Former builds had neither `m2` nor `m3`, or the former alone, and `looks`, which
+    this one does without.
+    """
+
+    bounds: tuple[float, float] | None
+    alarms: list[Alarm]
+    n: list[int]
+    total: list[float]
+    m2: list[float] | None = None
+    m3: list[float] | None = None
+    low: list[float]
+    width: list[float]
+    first: list[list[float]]
+    looks: list[int] | UnsetType = UNSET
+    candidates: list[Vector]
 
 
 class _Candidates:
@@ -116,26 +128,28 @@ class _Candidates:
 
 
 def _binary(n: NDArray[np.int64], total: Vector) -> tuple[Vector, Vector]:
-    """The sums of the second and third powers of deviations of n values that are 0 or 1."""
+    """Sums of the second and third powers of deviations of n values that are 0 or 1."""
     m2: Vector = total * (n - total) / np.maximum(n, 1)
     m3: Vector = m2 * (1.0 - 2.0 * total / np.maximum(n, 1))
     return m2, m3
 
 
-def _of_former_builds(state: dict[str, Any]) -> dict[str, Any]:
-    """What a state lacks of a build that knew two moments, or one, and that numbered looks where weights are now."""
-    n, total = np.array(state["n"], np.int64), np.array(state["total"])
+def _completed(state: AlarmsState) -> AlarmsState:
+    """With what a state lacks of a build that knew two moments, or one, and that numbered looks where weights are."""
+    if state.m3 is not None:
+        return state
+    n, total = np.array(state.n, np.int64), np.array(state.total)
     m2, m3 = _binary(n, total)
-    if "m2" in state:
+    if state.m2 is not None:
         # As that build took them to be: of Bernoulli's shape, for their variance.
-        shown = np.array(state["m2"])
+        shown = np.array(state.m2)
         m3 = m3 * (shown / np.where(m2 > 0.0, m2, 1.0)) ** 2
         m2 = shown
     # Its candidates were no closer together than that.
-    candidates = [np.array(rows, np.float64).reshape(-1, 4) for rows in state["candidates"]]
+    candidates = [rows.reshape(-1, 4) for rows in state.candidates]
     for rows in candidates:
         rows[:, 2] = BLOCK
-    return {"m2": m2, "m3": m3, "candidates": candidates}
+    return structs.replace(state, m2=m2.tolist(), m3=m3.tolist(), candidates=candidates)
 
 
 def _next_look(n: int) -> int:
@@ -144,7 +158,7 @@ def _next_look(n: int) -> int:
 
 
 class ChangeAlarms:
-    """The watches of K arms, and their `alarms`: the last `MAX_ALARMS`, the oldest first. A fold by log time.
+    """Watches of K arms, and their `alarms`: the last `MAX_ALARMS`, the oldest first. A fold by log time.
 
     bounds: between which values lie, or None.
     """
@@ -189,7 +203,7 @@ class ChangeAlarms:
             self._look(now_ms)
 
     def closed(self, decisions: NDArray[np.int64], conversions: NDArray[np.int64], now_ms: int) -> None:
-        """How many `decisions` (K,) have closed, and how many of them, `conversions` (K,), with a reward."""
+        """Counts `decisions` (K,) that have closed, and those of them, `conversions` (K,), with a reward."""
         self._n += decisions
         self._total += conversions
         self._m2, self._m3 = _binary(self._n, self._total)
@@ -214,7 +228,7 @@ class ChangeAlarms:
         self._low[arm], self._width[arm], self._first[arm] = low, high - low, []
 
     def _moments(self, arm: int) -> tuple[float, float]:
-        """The variance that the arm has shown, and its third central moment over that; 0 where all were the same."""
+        """Variance that the arm has shown, and its third central moment over that; 0 where all were the same."""
         n, mean = float(self._n[arm]), float(self._total[arm] / self._n[arm])
         binary = mean * (1.0 - mean)
         variance = (float(self._m2[arm]) + binary) / (n + 1.0)
@@ -237,43 +251,44 @@ class ChangeAlarms:
             self._begin(arm)
 
     def grown(self, n_arms: int) -> ChangeAlarms:
-        """The same with more arms."""
+        """Same with more arms."""
         grown = ChangeAlarms(n_arms, self._bounds)
         grown._take(self.state())
         return grown
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "bounds": self._bounds,
-            "alarms": [[a.arm, a.at_ms, a.since_ms, a.before, a.after] for a in self.alarms],
-            "n": self._n.tolist(),
-            "total": self._total.tolist(),
-            "m2": self._m2.tolist(),
-            "m3": self._m3.tolist(),
-            "low": self._low.tolist(),
-            "width": self._width.tolist(),
-            "first": [list(first) for first in self._first],
-            "candidates": [candidates.rows.copy() for candidates in self._candidates],
-        }
+    def state(self) -> AlarmsState:
+        return AlarmsState(
+            bounds=self._bounds,
+            alarms=list(self.alarms),
+            n=self._n.tolist(),
+            total=self._total.tolist(),
+            m2=self._m2.tolist(),
+            m3=self._m3.tolist(),
+            low=self._low.tolist(),
+            width=self._width.tolist(),
+            first=[list(first) for first in self._first],
+            candidates=[candidates.rows.copy() for candidates in self._candidates],
+        )
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> ChangeAlarms:
-        known_only(state, STATE, "alarms")
-        bounds = state["bounds"]
-        found = cls(len(state["n"]), None if bounds is None else (bounds[0], bounds[1]))
-        if "m3" not in state:
-            state = {**state, **_of_former_builds(state)}
-        found._take(state)
-        return found
+    def from_state(cls, state: AlarmsState) -> ChangeAlarms:
+        """`ValueError` where the parts are not of as many arms."""
+        alarms = cls(len(state.n), state.bounds)
+        alarms._take(_completed(state))
+        return alarms
 
-    def _take(self, state: dict[str, Any]) -> None:
+    def _take(self, state: AlarmsState) -> None:
         """Everything of `state`, for as many arms as it has."""
-        self.alarms = [Alarm(*alarm) for alarm in state["alarms"]]
-        arms = slice(len(state["n"]))
+        n_arms = len(state.n)
+        arms = slice(n_arms)
+        self.alarms = list(state.alarms)
         for name in ("n", "total", "m2", "m3", "low", "width"):
-            getattr(self, f"_{name}")[arms] = state[name]
-        self._first[arms] = [list(first) for first in state["first"]]
-        self._candidates[arms] = [_Candidates(rows) for rows in state["candidates"]]
+            column = getattr(self, f"_{name}")
+            column[arms] = np.array(getattr(state, name), column.dtype).reshape(n_arms)
+        if {len(state.first), len(state.candidates)} != {n_arms}:
+            raise ValueError(f"not everything is there of all {n_arms} arms")
+        self._first[arms] = [list(first) for first in state.first]
+        self._candidates[arms] = [_Candidates(rows.reshape(-1, 4)) for rows in state.candidates]
         for arm, candidates in enumerate(self._candidates[arms]):
             last = int(candidates.rows[-1, 0]) if len(candidates.rows) else 0
             self._next[arm] = _next_look(last)

@@ -1,16 +1,15 @@
-"""One experiment in a worker's memory: the policy fold of its log, and nothing that the log does not say."""
+"""Experiment in a worker's memory: the policy fold of its log, and nothing that the log does not say."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Annotated, Any
 
-import msgpack
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from numpy.typing import NDArray
 
 from bandit_serve.base.known_fields import decode_known
@@ -18,18 +17,28 @@ from bandit_serve.base.turns import HeavyWork, Step
 from bandit_serve.errors import Unfoldable, UnreadableEntry
 from bandit_serve.experiments.policy import context_features, from_experiment, policy_from_snapshot
 from bandit_serve.experiments.spec import Experiment, Record
-from bandit_serve.folds.alarms import ChangeAlarms
-from bandit_serve.folds.attribution.joined import JoinedDecisions
-from bandit_serve.folds.attribution.pending import PendingDecisions
+from bandit_serve.folds.alarms import AlarmsState, ChangeAlarms
+from bandit_serve.folds.attribution.joined import JoinedDecisions, JoinedState
+from bandit_serve.folds.attribution.pending import PendingDecisions, PendingState
 from bandit_serve.log._rewards import learned
-from bandit_serve.log.events import Changed, Event, Exposed, Rewarded, Shape, decode, is_another_draft
+from bandit_serve.log.entry import Entry
+from bandit_serve.log.events import (
+    MAX_TIME_MS,
+    Changed,
+    Event,
+    Exposed,
+    Rewarded,
+    Shape,
+    decode,
+    is_another_draft,
+)
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.owner import generation_of
-from bandit_serve.log.repairs import Omission, Repairs
-from bandit_serve.log.states import known_only
+from bandit_serve.log.reader import event_of
+from bandit_serve.log.repairs import LeftOut, Repairs
+from bandit_serve.log.snapshot import Codec, reading
 from bandit_serve.policies import POLICIES, AnyPolicy, ContextFreePolicy, ContextualPolicy
 from bandit_serve.policies._feature_limits import MAX_SPREADS
-from bandit_serve.store.store import Entry
 
 MAX_HISTORY = 10_000
 # About how many decisions `mean_shares` is the mean of.
@@ -54,6 +63,31 @@ class HistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):
     status: str
     policy: str
     arm: str | None = None
+
+
+class ExperimentState(Struct, frozen=True, forbid_unknown_fields=True):
+    """All of `LiveExperiment`: its fields of these names; `record` and `history` as MessagePack each.
+
+    Former builds had neither `far` nor `omitted`; `owner` is there where it is not the experiment's name.
+    """
+
+    record: bytes
+    policy: dict[str, Any]
+    pending: PendingState | None
+    joined: JoinedState | None
+    waits_since_ms: Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]
+    alarms: AlarmsState | None
+    history: list[bytes]
+    exposures: NDArray[np.int64]
+    rewards: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+    mean_shares: NDArray[np.float64]
+    far: dict[str, int] = {}
+    omitted: int = 0
+    owner: str | UnsetType = UNSET
+
+
+_CODEC = Codec(ExperimentState, "an experiment")
 
 
 class LiveExperiment:
@@ -98,7 +132,7 @@ class LiveExperiment:
 
     @property
     def etag(self) -> int:
-        """The revision, and above its 32 bits how many of the name there were before: no two states have the same."""
+        """Revision, and above its 32 bits how many of the name there were before: no two states have the same."""
         return self.record.revision + ((generation_of(self.owner) - 1) << 32)
 
     @property
@@ -128,7 +162,7 @@ class LiveExperiment:
             self.pending = PendingDecisions(window_ms, len(experiment.arms))
 
     def _watch(self) -> ChangeAlarms | None:
-        """What watches the arms' means; None with a contextual policy, which changes them itself."""
+        """Watch of the arms' means; None with a contextual policy, which changes them itself."""
         experiment = self.experiment
         if self.policy.contextual:
             return None
@@ -139,7 +173,7 @@ class LiveExperiment:
         waiting = self.pending if self.joined is None else self.joined
         return None if waiting is None else waiting.next_close_ms()
 
-    def apply(self, offset: Offset, event: Event) -> None:
+    def apply(self, offset: Offset, event: Event | LeftOut) -> None:
         """Folds the log's entry at `offset`. `evidence` counts the entries that may have moved the shares.
 
         `UnreadableEntry`, or `InvalidInput` for a policy that can not be made, and nothing has changed, when an entry
@@ -149,8 +183,11 @@ class LiveExperiment:
             if heavy is not None:
                 heavy.do()
 
-    def steps(self, offset: Offset, event: Event) -> Iterator[Step]:
+    def steps(self, offset: Offset, event: Event | LeftOut) -> Iterator[Step]:
         """`apply` in pieces, to be run to its end. A piece that takes long is given out, to be done by the caller."""
+        if isinstance(event, LeftOut):
+            self._leave_out(offset, event)
+            return
         # What may be refused is asked before anything is changed.
         if isinstance(event, Changed):
             event = event.whole(self.record)
@@ -175,21 +212,21 @@ class LiveExperiment:
         self.offset = offset
         self.midway = False
 
-    def leave_out(self, offset: Offset, omission: Omission, met: int) -> None:
-        """Passes over the entry at `offset`; `met` is how many omissions the fold has met with it."""
-        if met > self.omitted:
-            self.omitted = met
+    def _leave_out(self, offset: Offset, event: LeftOut) -> None:
+        """Passes over the entry at `offset`; an omission is in the history once."""
+        if event.met > self.omitted:
+            self.omitted = event.met
             policy, record = self.experiment.policy.kind, self.record
-            who, reason = omission.who, omission.reason
+            at_ms, who, reason = event.omission.at_ms, event.omission.who, event.omission.reason
             self.history.append(
-                HistoryEntry(record.revision, omission.at_ms, "leave_out", who, reason, record.status, policy)
+                HistoryEntry(record.revision, at_ms, "leave_out", who, reason, record.status, policy)
             )
             del self.history[:-MAX_HISTORY]
         self.offset = offset
         self.evidence += 1
 
     def _successor(self, record: Record) -> AnyPolicy | None:
-        """The policy of a changed record, which knows nothing yet; None where it is the one that there is."""
+        """Policy of a changed record, which knows nothing yet; None where it is the one that there is."""
         added = len(record.experiment.arms) - len(self.exposures)
         if added < 0:
             raise UnreadableEntry("The log holds a change that takes arms away; they can only be removed.")
@@ -372,7 +409,7 @@ class LiveExperiment:
         self.evidence += 1
 
     def _learned_chances(self, propensities: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The probabilities of decisions outside the holdout, given that they are: a policy that weighs learns only
+        """Probabilities of decisions outside the holdout, given that they are: a policy that weighs learns only
         from those, and by the mixture would undervalue the arms that it seldom draws itself.
 
         The holdout is taken to have been of the arms that are active now. Where it was not, what the floor leaves
@@ -398,7 +435,7 @@ class LiveExperiment:
 
     @property
     def _zero(self) -> float:
-        """What a missing reward is to the policy."""
+        """Value of a missing reward to the policy."""
         return self.experiment.objective.utility(0.0)
 
     def shares(
@@ -413,11 +450,11 @@ class LiveExperiment:
         """
         mask = self.active if eligible is None else eligible
         time_ms = self.offset.time_ms if now_ms is None else now_ms
-        told = self.circumstances(time_ms)
+        circumstances = self.circumstances(time_ms)
         if isinstance(self.policy, ContextualPolicy):
             assert x is not None
-            return self.policy.shares(x, eligible=mask, **told)
-        return self.policy.shares(eligible=mask, **told)
+            return self.policy.shares(x, eligible=mask, **circumstances)
+        return self.policy.shares(eligible=mask, **circumstances)
 
     def current_shares(self, now_ms: int) -> NDArray[np.float64]:
         """f64[K]: what share of the requests each arm gets at `now_ms`, Unix time.
@@ -442,18 +479,18 @@ class LiveExperiment:
         return shares / float(shares.sum())
 
     def circumstances(self, now_ms: int) -> dict[str, Any]:
-        """What the policy's `shares` is to be told beside the eligible arms: decisions whose window is open, ramps
-        at `now_ms` (Unix time), and with a warm-up how often each arm was decided for.
+        """Arguments of the policy's `shares` beside the eligible arms: decisions whose window is open, ramps at
+        `now_ms` (Unix time), and with a warm-up how often each arm was decided for.
         """
-        told: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         if self.pending is not None:
-            told = {"pending": self.pending.weights(self.offset.time_ms), "pending_value": self._zero}
+            arguments = {"pending": self.pending.weights(self.offset.time_ms), "pending_value": self._zero}
         if any(standing.ramp is not None for standing in self.record.standings):
             arms = range(len(self.exposures))
-            told["ramps"] = np.array([self.record.standing(k).cap(now_ms) for k in arms])
+            arguments["ramps"] = np.array([self.record.standing(k).cap(now_ms) for k in arms])
         if self.policy.warmup:
-            told["decided"] = self.decided
-        return told
+            arguments["decided"] = self.decided
+        return arguments
 
     def means(self) -> NDArray[np.float64]:
         """f64[K]: what is now known of each arm's mean reward, in the objective's own values; NaN where nothing is.
@@ -475,57 +512,61 @@ class LiveExperiment:
         return self.capture()()
 
     def capture(self) -> Callable[[], bytes]:
-        """What packs the state as it is now; that takes longer, and may be in a thread while entries are applied."""
+        """Packer of the state as it is now: that takes longer, and may be in a thread while entries are applied."""
         if self.midway:
             raise RuntimeError(f"{self.experiment.id} has no state in the middle of an entry")
-        fields: dict[str, Any] = {
-            "record": msgspec.msgpack.encode(self.record),
-            "policy": self.policy.state(),
-            "pending": None if self.pending is None else self.pending.state(),
-            "joined": None if self.joined is None else self.joined.state(),
-            "waits_since_ms": self.waits_since_ms,
-            "alarms": None if self.alarms is None else self.alarms.state(),
-            "history": [msgspec.msgpack.encode(entry) for entry in self.history],
-            "exposures": self.exposures.copy(),
-            "rewards": self.rewards.copy(),
-            "held_out": self.held_out.copy(),
-            "mean_shares": self.mean_shares.copy(),
-            "far": dict(self.far),
-            "omitted": self.omitted,
-        }
-        if self.owner != self.experiment.id:
-            fields["owner"] = self.owner
-        return lambda: _pack(fields)
+        state = ExperimentState(
+            record=msgspec.msgpack.encode(self.record),
+            policy=self.policy.state(),
+            pending=None if self.pending is None else self.pending.state(),
+            joined=None if self.joined is None else self.joined.state(),
+            waits_since_ms=self.waits_since_ms,
+            alarms=None if self.alarms is None else self.alarms.state(),
+            history=[msgspec.msgpack.encode(entry) for entry in self.history],
+            exposures=self.exposures.copy(),
+            rewards=self.rewards.copy(),
+            held_out=self.held_out.copy(),
+            mean_shares=self.mean_shares.copy(),
+            far=dict(self.far),
+            omitted=self.omitted,
+            owner=UNSET if self.owner == self.experiment.id else self.owner,
+        )
+        return lambda: _CODEC.pack(state)
 
     @classmethod
     def from_state(cls, offset: Offset, state: bytes) -> LiveExperiment:
-        fields = _unpack(state)
-        known_only(fields, _STATE, "an experiment")
+        """Experiment whose `state` at `offset` this was; `UnreadableEntry` for anything else."""
+        fields = _CODEC.unpack(state)
+        with reading("an experiment"):
+            return cls._restored(offset, fields)
+
+    @classmethod
+    def _restored(cls, offset: Offset, state: ExperimentState) -> LiveExperiment:
         live = cls.__new__(cls)
-        live.record = msgspec.msgpack.decode(fields["record"], type=Record)
+        live.record = msgspec.msgpack.decode(state.record, type=Record)
         experiment = live.record.experiment
-        live.owner = fields.get("owner", experiment.id)
-        live.policy = _ready(policy_from_snapshot(fields["policy"], experiment))
+        n_arms, window_ms = len(experiment.arms), experiment.attribution.window_ms
+        live.owner = experiment.id if state.owner is UNSET else state.owner
+        live.policy = _ready(policy_from_snapshot(state.policy, experiment))
         live.features = context_features(experiment)
         live._shape = Shape(experiment, live.n_features)
         live._objective = experiment.metrics.index(experiment.objective)
-        live.waits_since_ms = fields["waits_since_ms"]
+        live.waits_since_ms = state.waits_since_ms
         live.pending = live.joined = None
-        window_ms = experiment.attribution.window_ms
-        if fields["pending"] is not None:
-            live.pending = PendingDecisions.from_state(window_ms, len(experiment.arms), fields["pending"])
-        if fields["joined"] is not None:
-            live.joined = JoinedDecisions.from_state(window_ms, live.n_features, fields["joined"])
+        if state.pending is not None:
+            live.pending = PendingDecisions.from_state(window_ms, n_arms, state.pending)
+        if state.joined is not None:
+            live.joined = JoinedDecisions.from_state(window_ms, live.n_features, state.joined)
         live.alarms = live._watch()
-        if live.alarms is not None and fields["alarms"] is not None:
-            live.alarms = ChangeAlarms.from_state(fields["alarms"])
-        live.history = [msgspec.msgpack.decode(entry, type=HistoryEntry) for entry in fields["history"]]
-        live.exposures = fields["exposures"]
-        live.rewards = fields["rewards"]
-        live.held_out = fields["held_out"]
-        live.mean_shares = fields["mean_shares"]
-        live.far = live._none_far() | fields.get("far", {})
-        live.omitted = fields.get("omitted", 0)
+        if live.alarms is not None and state.alarms is not None:
+            live.alarms = ChangeAlarms.from_state(state.alarms)
+        live.history = [msgspec.msgpack.decode(entry, type=HistoryEntry) for entry in state.history]
+        live.exposures = state.exposures.reshape(n_arms)
+        live.rewards = state.rewards.reshape(n_arms)
+        live.held_out = state.held_out.reshape(n_arms)
+        live.mean_shares = state.mean_shares.reshape(n_arms)
+        live.far = live._none_far() | state.far
+        live.omitted = state.omitted
         live.offset = offset
         live.evidence = 0
         live.midway = False
@@ -533,13 +574,15 @@ class LiveExperiment:
 
     @staticmethod
     def omitted_in(state: bytes) -> int:
-        """`omitted` in a snapshot."""
-        return int(_unpack(state).get("omitted", 0))
+        """`omitted` in a snapshot, also where the rest can not be used."""
+        with reading("an experiment"):
+            return int(_CODEC.content(state).get("omitted", 0))
 
     @staticmethod
     def record_in(state: bytes) -> Record:
-        """The record in a snapshot, as far as this build knows its fields, also where the rest can not be used."""
-        return decode_known(_unpack(state)["record"], Record)
+        """Record in a snapshot, as far as this build knows its fields, also where the rest can not be used."""
+        with reading("an experiment"):
+            return decode_known(_CODEC.content(state)["record"], Record)
 
     def digest(self) -> str:
         return blake2b(self.state(), digest_size=16).hexdigest()
@@ -548,19 +591,15 @@ class LiveExperiment:
 def folding(
     live: LiveExperiment | None, owner: str, entry: Entry, repairs: Repairs
 ) -> tuple[LiveExperiment, Iterator[Step]]:
-    """The fold of a log and the steps that take it one entry further; `live` is None before the first entry."""
-    omission = repairs.omission(owner, entry.offset)
-    if omission is not None and live is not None:
-        live.leave_out(entry.offset, omission, repairs.omitted_before(owner, entry.offset))
-        return live, iter(())
-    event = decode(entry.kind, entry.data, 0 if live is None else live.n_features)
-    if live is None:
-        if not isinstance(event, Changed):
-            raise Unfoldable(
-                f"The log of {owner} does not begin with its creation, and no snapshot is there."
-            )
-        live = LiveExperiment(event, owner)
-    return live, live.steps(entry.offset, event)
+    """Fold of a log and the steps that take it one entry further; `live` is None before the first entry."""
+    if live is not None:
+        event = event_of(entry, owner, repairs, live.n_features)
+        return live, live.steps(entry.offset, event)
+    created = decode(entry.kind, entry.data)
+    if not isinstance(created, Changed):
+        raise Unfoldable(f"The log of {owner} does not begin with its creation, and no snapshot is there.")
+    live = LiveExperiment(created, owner)
+    return live, live.steps(entry.offset, created)
 
 
 def folded(live: LiveExperiment | None, owner: str, entry: Entry, repairs: Repairs) -> LiveExperiment:
@@ -573,7 +612,7 @@ def folded(live: LiveExperiment | None, owner: str, entry: Entry, repairs: Repai
 
 
 def _patient(policy: AnyPolicy) -> AnyPolicy:
-    """The policy, so that no request makes factors or draws anew: the fold does, in pieces, and the refresh."""
+    """Policy, so that no request makes factors or draws anew: the fold does, in pieces, and the refresh."""
     if isinstance(policy, ContextualPolicy):
         policy.patient = True
     return policy
@@ -607,7 +646,7 @@ def _succeeded(successor: AnyPolicy, former: AnyPolicy) -> AnyPolicy:
 
 
 def _ready(policy: AnyPolicy) -> AnyPolicy:
-    """The policy with all that requests go by."""
+    """Policy with all that requests go by."""
     for steps in (_freshened(_patient(policy)), _drawn(policy)):
         for heavy in steps:
             if heavy is not None:
@@ -616,41 +655,8 @@ def _ready(policy: AnyPolicy) -> AnyPolicy:
 
 
 def _watched(experiment: Experiment) -> tuple[float, float] | None:
-    """Between which values lies what is watched for changes, if there are bounds."""
+    """Bounds of the values that are watched for changes; None without."""
     if experiment.missing == "zero":
         return 0.0, 1.0
     traits = experiment.objective.traits
     return None if traits.unbounded else (traits.floor, traits.ceiling)
-
-
-_STATE = frozenset(
-    {"record", "policy", "pending", "joined", "waits_since_ms", "alarms", "history"}
-    | {"exposures", "rewards", "held_out", "mean_shares", "far", "omitted", "owner"}
-)
-_ARRAY = 1
-
-
-def _pack(fields: dict[str, Any]) -> bytes:
-    def array(value: Any) -> msgpack.ExtType:
-        if not isinstance(value, np.ndarray) or value.dtype.hasobject:
-            raise TypeError(
-                f"a snapshot holds numbers, texts and arrays of numbers, not {type(value).__name__}"
-            )
-        header = msgpack.packb([value.dtype.str, list(value.shape)])
-        return msgpack.ExtType(_ARRAY, b"".join((header, np.ascontiguousarray(value).data)))
-
-    packed: bytes = msgpack.packb(fields, default=array)
-    return packed
-
-
-def _unpack(state: bytes) -> dict[str, Any]:
-    def array(code: int, data: bytes) -> NDArray[Any]:
-        if code != _ARRAY:
-            raise ValueError(f"a snapshot holds an extension that this build does not know: {code}")
-        unpacker = msgpack.Unpacker()
-        unpacker.feed(data)
-        dtype, shape = unpacker.unpack()
-        return np.frombuffer(data, np.dtype(dtype), offset=unpacker.tell()).reshape(shape).copy()
-
-    fields: dict[str, Any] = msgpack.unpackb(state, ext_hook=array, strict_map_key=False)
-    return fields

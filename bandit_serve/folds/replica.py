@@ -1,4 +1,4 @@
-"""A worker's memory: the registry and all experiments, as their logs say they are."""
+"""Replica: a worker's memory of the registry and of all experiments, as their logs say they are."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from bandit_serve.errors import NotFound, SetAside, StoreUnavailable
 from bandit_serve.experiments.spec import Record
 from bandit_serve.folds.experiment import LiveExperiment, folding
 from bandit_serve.log import events
+from bandit_serve.log.entry import Entry
 from bandit_serve.log.events import Census
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.owner import name_of
 from bandit_serve.log.repairs import Repaired
 from bandit_serve.registry.registry import MODEL, Registry, decode_registry_event
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.store import Entry
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,8 @@ RETRY_S = 10.0
 class Aside(NamedTuple):
     """Why an experiment is set aside, and since when (Unix time): at which entry or snapshot, if it was one.
 
-    `record` is the newest that is known of it. One that was `given_up` is over: nothing is wrong any more.
+    `record` is the newest that is known of it. One that was `given_up` is over: nothing is wrong any more. While it is
+    `reading`, its log is applied again from the first entry, with which it is set aside no longer.
     """
 
     since_ms: int
@@ -39,15 +40,17 @@ class Aside(NamedTuple):
     reason: str
     record: Record | None
     given_up: bool = False
+    reading: bool = False
 
 
 class Replica:
     """`apply` is the only way in. It is called with each entry of each log once, in the log's order.
 
-    Everything is by the experiment's name but `positions` and `repaired`, which are by the owners of logs.
+    Everything is by the experiment's name but `positions` and `repaired`, the owners of logs that are to be loaded
+    anew.
 
-    An experiment of which something can not be folded, or used once it is folded, is set aside: it is in `aside`
-    instead of in `experiments`, its entries are passed over, and all others go on.
+    A name of which anything is known is in `experiments` or in `aside`, never in both: an experiment of which something
+    can not be folded, or used once it is folded, is set aside, its entries are passed over, and all others go on.
     """
 
     def __init__(self) -> None:
@@ -56,7 +59,6 @@ class Replica:
         self.by_uid: dict[int, LiveExperiment] = {}
         self.aside: dict[str, Aside] = {}
         self.repaired: set[str] = set()
-        self._anew: set[str] = set()
         self._positions: dict[str, Offset] = {COMMON: START}
         self._listeners: list[Callable[[str], None]] = []
         self._aside_listeners: list[Callable[[str, Exception | None], None]] = []
@@ -67,7 +69,7 @@ class Replica:
 
     @property
     def positions(self) -> dict[str, Offset]:
-        """How far each log has been applied: the common one, and one for each experiment that was announced."""
+        """Offset through which each log has been applied: the common one, and that of each announced experiment."""
         return self._positions
 
     def on_change(self, listener: Callable[[str], None]) -> None:
@@ -103,14 +105,14 @@ class Replica:
         with self.island(name, entry.offset):
             if owner == COMMON:
                 self._apply_common(entry)
-            elif name not in self.aside or name in self._anew:
+            elif self._is_folded(name):
                 yield from self._experiment_steps(owner, entry)
             self._positions[owner] = entry.offset
             # Whoever counts the workers' states is to know, too, that this one has none.
             if entry.kind == events.CENSUS:
                 self._answer_census(owner, entry)
             if name not in self.aside or owner == COMMON:
-                self._tell(name)
+                self._notify(name)
         self._positions[owner] = entry.offset
         if self._configured_listener is not None and (owner == COMMON or entry.kind == events.CHANGED):
             self._configured_listener(owner, entry.offset)
@@ -125,7 +127,7 @@ class Replica:
         return bool(self._resting)
 
     async def at_rest(self, name: str) -> LiveExperiment:
-        """The experiment when no entry of its log is half applied; so it stays until the caller gives way."""
+        """Experiment when no entry of its log is half applied; so it stays until the caller gives way."""
         while (live := self.experiment(name)).midway:
             rest = asyncio.get_running_loop().create_future()
             self._resting.append(rest)
@@ -165,12 +167,12 @@ class Replica:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON]
         since_ms = now_ms() if offset is None else offset.time_ms
         self.aside[name] = Aside(since_ms, offset, reason, record)
-        self._tell_aside(name, error)
+        self._notify_aside(name, error)
 
     def recognise(self, name: str, record: Record | None) -> None:
-        """Takes down what is known of an experiment that was set aside with nothing in memory."""
+        """Notes the record of an experiment that was set aside with nothing in memory."""
         self.aside[name] = self.aside[name]._replace(record=record)
-        self._tell_aside(name)
+        self._notify_aside(name)
 
     def give_up(self, owner: str, record: Record | None) -> None:
         """Sets an experiment aside for good, as somebody decided."""
@@ -180,7 +182,7 @@ class Replica:
             record = live.record
         since_ms = self.registry.repairs.given_up[owner]
         self.aside[name] = Aside(since_ms, None, "It was given up by bandit-serve repair.", record, True)
-        self._tell_aside(name)
+        self._notify_aside(name)
 
     def _apply_common(self, entry: Entry) -> None:
         try:
@@ -224,8 +226,13 @@ class Replica:
         live, steps = folding(self.experiments.get(name), owner, entry, self.registry.repairs)
         yield from steps
         # Not before: what is there is followed by all listeners.
-        if name not in self.experiments and (name not in self.aside or name in self._anew):
+        if name not in self.experiments and self._is_folded(name):
             self._keep(live)
+
+    def _is_folded(self, name: str) -> bool:
+        """Whether the entries of an experiment's log are applied, not passed over."""
+        aside = self.aside.get(name)
+        return aside is None or aside.reading
 
     def _answer_census(self, owner: str, entry: Entry) -> None:
         event = events.decode(entry.kind, entry.data)
@@ -237,13 +244,16 @@ class Replica:
         """Takes over a snapshot; its log is to be applied from its offset on."""
         self._keep(live)
         self._positions[live.owner] = live.offset
-        self._tell(live.experiment.id)
+        self._notify(live.experiment.id)
 
     def begin_anew(self, owner: str) -> None:
         """Forgets an experiment, whose log is to be applied from its beginning."""
         name = name_of(owner)
-        if self._forget(name) is not None or name in self.aside:
-            self._anew.add(name)
+        live, aside = self._forget(name), self.aside.get(name)
+        if live is not None:
+            aside = Aside(now_ms(), None, "It is being read from its log.", live.record)
+        if aside is not None:
+            self.aside[name] = aside._replace(reading=True)
         self._positions[owner] = START
 
     def restore_registry(self, registry: Registry) -> None:
@@ -253,26 +263,24 @@ class Replica:
             self._delete(owner)
         for owner in registry.experiments:
             self._positions.setdefault(owner, START)
-        self._tell(COMMON)
+        self._notify(COMMON)
 
     def _keep(self, live: LiveExperiment) -> None:
         self.experiments[live.experiment.id] = live
         self.by_uid[live.record.uid] = live
         self.aside.pop(live.experiment.id, None)
-        self._anew.discard(live.experiment.id)
 
     def _forget(self, name: str) -> LiveExperiment | None:
         live = self.experiments.pop(name, None)
         if live is not None:
             self.by_uid.pop(live.record.uid, None)
-        self._anew.discard(name)
         return live
 
-    def _tell(self, name: str) -> None:
+    def _notify(self, name: str) -> None:
         for listener in self._listeners:
             listener(name)
 
-    def _tell_aside(self, name: str, error: Exception | None = None) -> None:
+    def _notify_aside(self, name: str, error: Exception | None = None) -> None:
         for listener in self._aside_listeners:
             try:
                 listener(name, error)
@@ -285,8 +293,6 @@ class Replica:
             aside = self.aside.get(name)
             if aside is not None:
                 raise set_aside(name, aside)
-            if name in self._anew:
-                raise SetAside(f"The experiment {name!r} is being read from its log.")
             raise NotFound(f"There is no experiment {name[:128]!r}.")
         return live
 
@@ -296,7 +302,7 @@ class Replica:
         return {**aside, **{name: live.record for name, live in self.experiments.items()}}
 
     def aside_of(self, uid: int) -> tuple[str, Aside] | None:
-        """The experiment with this uid if it is set aside; where one is of which no uid is known, it may be that."""
+        """Experiment with this uid if it is set aside; where one is of which no uid is known, it may be that."""
         if uid in self.by_uid:
             return None
         unknown = None
@@ -309,7 +315,9 @@ class Replica:
 
 
 def set_aside(name: str, aside: Aside) -> SetAside:
-    """What a caller is told."""
+    """Error for a caller."""
+    if aside.reading:
+        return SetAside(f"The experiment {name!r} is being read from its log.")
     if aside.given_up:
         return SetAside(f"The experiment {name!r} was given up by bandit-serve repair.", RETRY_S)
     at = "" if aside.offset is None else f" at {aside.offset}"

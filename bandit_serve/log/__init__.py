@@ -1,1 +1,1 @@
-"""The log: appending to it, following it, and snapshots of what was folded from it."""
+"""Log of an experiment: its events, their bytes and places, its reader, and snapshots of what is folded from it."""

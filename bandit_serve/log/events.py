@@ -1,4 +1,4 @@
-"""What the log holds, and its wire form.
+"""Events of a log, and their wire form.
 
 An entry of a stream has one field. Its name is the kind of the event, its value the event:
 
@@ -44,10 +44,10 @@ REWARD = np.dtype(
 
 # The decision was one of the holdout: analysed like every other, but the policy learns nothing from it.
 HELD_OUT = 1
-# What `ages_ms` can hold: 49.7 days.
+# Of `ages_ms`: 49.7 days.
 MAX_AGE_MS = 2**32 - 1
 MAX_TIME_MS = 2**53
-# What a decision's number stays below: a token has 42 bits for it.
+# A decision's number stays below it: a token has 42 bits for it.
 MAX_COUNTER = 2**42
 
 
@@ -66,7 +66,7 @@ class Change(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Changed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The record as it is from then on.
+    """Record as it is from then on.
 
     Arms and context never change once they are there, and may be large. So of the first `kept_arms` arms, which are
     those of the record before, only the names are here, and of the context nothing where there are any; `whole` fills
@@ -78,7 +78,7 @@ class Changed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tru
     kept_arms: int = 0
 
     def without(self, former: Record) -> Changed:
-        """The same without what `former`, the record before, has already."""
+        """Same without what `former`, the record before, has already."""
         now, before = self.record.experiment, former.experiment
         kept = 0
         while kept < min(len(now.arms), len(before.arms)) and now.arms[kept] is before.arms[kept]:
@@ -109,7 +109,7 @@ def is_another_draft(former: Record, event: Changed) -> bool:
 
 
 class Pair(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What the prediction of a decision was about: decision number `first` + `place`."""
+    """Subject of a prediction, which is decision number `first` + `place`."""
 
     place: int
     user: str
@@ -160,7 +160,7 @@ class Columns(NamedTuple):
 
 
 def columns_of(event: Exposed, n_features: int | None) -> Columns:
-    """The columns of `event`, with `n_features` d, None where it does not matter; `UnreadableEntry` when they do not
+    """Columns of `event`, with `n_features` d, None where it does not matter; `UnreadableEntry` when they do not
     fit together.
     """
     n, n_runs = len(event.arms) // 2, len(event.runs) // 4
@@ -202,7 +202,7 @@ class Rewarded(Struct, frozen=True):
 
 
 def pack_rewards(rows: NDArray[np.void], x: NDArray[np.float32]) -> bytes:
-    """The wire form of n `REWARD` records with features f4[n, d], row by row."""
+    """Wire form of n `REWARD` records with features f4[n, d], row by row."""
     _require(x.ndim == 2 and len(x) == len(rows), "the features of every reward")
     return np.hstack([_bytes_of(rows), _bytes_of(x)]).tobytes()
 
@@ -245,25 +245,24 @@ _census = msgspec.msgpack.Decoder(Census).decode
 
 
 def decode(kind: bytes, data: bytes, n_features: int = 0) -> Event:
-    """The event of an entry's field and value; `n_features` is d of the experiment's context, 0 without.
+    """Event of an entry's field and value; `n_features` is d of the experiment's context, 0 without.
 
     `UnreadableEntry` for what this build does not know, a kind or a field, and for columns that do not fit together.
     """
     try:
-        match kind:
-            case b"r":
-                return _unpack_rewards(data, n_features)
-            case b"x":
-                event = _exposed(data)
-                columns_of(event, n_features)
-                return event
-            case b"t":
-                _require(not data, "a tick without content")
-                return Tick()
-            case b"c":
-                return _changed(data)
-            case b"q":
-                return _census(data)
+        if kind == REWARDED:
+            return _unpack_rewards(data, n_features)
+        if kind == EXPOSED:
+            event = _exposed(data)
+            columns_of(event, n_features)
+            return event
+        if kind == TICK:
+            _require(not data, "a tick without content")
+            return Tick()
+        if kind == CHANGED:
+            return _changed(data)
+        if kind == CENSUS:
+            return _census(data)
     except msgspec.MsgspecError as error:
         raise UnreadableEntry(
             f"The log holds an entry of kind {kind!r} that this build does not know: {error}."
@@ -272,7 +271,7 @@ def decode(kind: bytes, data: bytes, n_features: int = 0) -> Event:
 
 
 class Shape:
-    """What the entries of an experiment have to fit, as it is now. `n_features` as in `columns_of`."""
+    """Shape of an experiment as it is now: the entries of its log have to fit. `n_features` as in `columns_of`."""
 
     def __init__(self, experiment: Experiment, n_features: int | None) -> None:
         self._experiment = experiment
@@ -293,7 +292,7 @@ class Shape:
                 self._check_change(event)
 
     def columns(self, event: Exposed) -> Columns:
-        """The columns of `event`, checked."""
+        """Columns of `event`, checked."""
         columns = columns_of(event, self._n_features)
         finite = not event.x or bool(np.isfinite(np.frombuffer(event.x, "<f4")).all())
         _require(finite, "finite features")

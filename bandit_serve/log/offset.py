@@ -1,4 +1,4 @@
-"""A place in a log: the id of a stream's entry. Its first number is the log's time, in Unix milliseconds."""
+"""Offset: a place in a log, the id of a stream's entry. Its first number is the log's time, in Unix milliseconds."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Offset(NamedTuple):
 
     @property
     def former(self) -> Offset:
-        """The last offset before this one."""
+        """Last offset before this one."""
         if self.sequence:
             return Offset(self.time_ms, self.sequence - 1)
         return Offset(self.time_ms - 1, LAST_SEQUENCE)
 
     @property
     def next(self) -> Offset:
-        """The first offset after this one."""
+        """First offset after this one."""
         if self.sequence < LAST_SEQUENCE:
             return Offset(self.time_ms, self.sequence + 1)
         return Offset(self.time_ms + 1, 0)

@@ -1,4 +1,4 @@
-"""Who a log is of: the registry, or an experiment, by its name and by how many of that name were deleted before it.
+"""Owner of a log: the registry, or an experiment, by its name and by how many of that name were deleted before it.
 
 The first experiment of a name owns its log by that name, the next by `name@2`, and so on. So they share nothing in the
 store, also where a worker that has not heard of the deletion yet goes on writing for the one that is gone.
@@ -7,7 +7,7 @@ store, also where a worker that has not heard of the deletion yet goes on writin
 from __future__ import annotations
 
 MARK = "@"
-"""What no name has in it."""
+"""No name has it in it."""
 
 
 def name_of(owner: str) -> str:

@@ -1,9 +1,9 @@
-"""What was decided about experiments whose log could not be folded: a fold of the common log, kept by the registry."""
+"""Repairs of experiments whose log could not be folded: a fold of the common log, kept by the registry."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -23,6 +23,13 @@ class Omission(Struct, frozen=True, forbid_unknown_fields=True):
 
     def has(self, offset: Offset) -> bool:
         return Offset.parse(self.first) <= offset <= Offset.parse(self.last)
+
+
+class LeftOut(NamedTuple):
+    """In place of an entry that is left out. `met`: how many omissions a fold has met with it."""
+
+    omission: Omission
+    met: int
 
 
 class Repaired(Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,7 +52,7 @@ ALL = str(START)
 
 
 def deletion(owner: str, who: str, reason: str | None) -> Repaired:
-    """The event that deletes an experiment, for good."""
+    """Event that deletes an experiment, for good."""
     return Repaired(owner, "stop", who, reason, ((ALL, ALL),))
 
 
@@ -68,7 +75,7 @@ class Repairs(Struct):
         return any(each.first == ALL for each in self.omissions.get(owner, ()))
 
     def deleted(self) -> Iterator[tuple[str, int]]:
-        """The owners that were deleted, and when (Unix time)."""
+        """Owners that were deleted, and when (Unix time)."""
         for owner, omissions in self.omissions.items():
             for each in omissions:
                 if each.first == ALL:
@@ -85,12 +92,16 @@ class Repairs(Struct):
 
     def omission(self, experiment: str, offset: Offset) -> Omission | None:
         """Why the entry at an offset is left out; None where it is not."""
-        return next((each for each in self.omissions.get(experiment, ()) if each.has(offset)), None)
+        # Asked for every entry, of which hardly any log has one.
+        for each in self.omissions.get(experiment, ()):
+            if each.has(offset):
+                return each
+        return None
 
     def omitted_through(self, experiment: str, offset: Offset) -> int:
-        """How many omissions lie behind `offset` with all their entries."""
+        """Number of omissions that lie behind `offset` with all their entries."""
         return sum(Offset.parse(each.last) <= offset for each in self.omissions.get(experiment, ()))
 
     def omitted_before(self, experiment: str, offset: Offset) -> int:
-        """How many omissions a fold that has come to `offset` must have met."""
+        """Number of omissions that a fold at `offset` must have met."""
         return sum(Offset.parse(each.first) <= offset for each in self.omissions.get(experiment, ()))

@@ -1,4 +1,4 @@
-"""The keys that sign decision tokens, and the reading of tokens into rewards."""
+"""Keys that sign decision tokens, and the reading of tokens into rewards."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from bandit_serve.log._token import KEY_BYTES, TOKEN_CHARS, Opener, Seal
 from bandit_serve.log.events import REWARD
-
-SETTLE_MS = 120_000
+from bandit_serve.log.times import KEY_SETTLES_MS, key_ends_ms
 
 
 class Keyring:
     """All keys whose tokens are still good; one of them signs.
 
-    `keys` maps a key's id (0 … 255) to what `new_key` made. A key signs only when it is `SETTLE_MS` old, so that
+    `keys` maps a key's id (0 … 255) to what `new_key` made. A key signs only when it is `KEY_SETTLES_MS` old, so that
     every worker knows it by then, unless there is no older one.
     """
 
@@ -28,7 +27,7 @@ class Keyring:
         seals = {key_id: Seal(key_id, bytes(value[8:])) for key_id, value in keys.items()}
         self._opener = Opener(seals.values())
         by_age = sorted(self._born_ms, key=lambda key_id: (self._born_ms[key_id], key_id))
-        settled = [key_id for key_id in by_age if self._born_ms[key_id] + SETTLE_MS <= now_ms]
+        settled = [key_id for key_id in by_age if self._born_ms[key_id] + KEY_SETTLES_MS <= now_ms]
         self.seal = seals[settled[-1] if settled else by_age[0]]
 
     @property
@@ -52,7 +51,7 @@ class Keyring:
         return [
             key_id
             for (key_id, _), (_, next_ms) in pairwise(ages)
-            if next_ms + 2 * SETTLE_MS + longest_window_ms < now_ms
+            if key_ends_ms(next_ms, longest_window_ms) < now_ms
         ]
 
     def open(

@@ -21,6 +21,7 @@ from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotFound
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.owner import successor
 from bandit_serve.log.repairs import Repaired, Repairs
+from bandit_serve.log.snapshot import Codec
 
 VersionStatus = Literal["training", "staged", "shadow", "production", "retired", "failed"]
 
@@ -100,6 +101,9 @@ class RegistryState(Struct, forbid_unknown_fields=True):
     models: dict[str, RegisteredModel]
     done: list[str]
     repairs: Repairs = msgspec.field(default_factory=Repairs)
+
+
+_CODEC = Codec(RegistryState, "the registry")
 
 
 class Registry:
@@ -312,13 +316,14 @@ class Registry:
         return ModelChanged(subject.model, tuple(versions), subject.version, former, what, who, because)
 
     def state(self) -> bytes:
-        return msgspec.msgpack.encode(
+        return _CODEC.pack(
             RegistryState(self.revision, list(self.experiments), self.models, list(self._done), self.repairs)
         )
 
     @classmethod
     def from_state(cls, offset: Offset, state: bytes) -> Registry:
-        fields = msgspec.msgpack.decode(state, type=RegistryState)
+        """The registry whose `state` at `offset` this was; `UnreadableEntry` for anything else."""
+        fields = _CODEC.unpack(state)
         registry = cls()
         registry.offset, registry.revision, registry.models = offset, fields.revision, fields.models
         registry.repairs = fields.repairs

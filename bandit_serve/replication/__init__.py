@@ -1,1 +1,1 @@
-"""Following logs, replaying them, and knowing that every worker has heard."""
+"""Replication: following logs, replaying them, and waiting until every worker has."""

@@ -1,4 +1,4 @@
-"""A change is answered when every worker that lives has applied it, so that the next request to any of them sees it."""
+"""Acknowledgements: a change is answered when every worker that lives has applied it, so the next request sees it."""
 
 from __future__ import annotations
 

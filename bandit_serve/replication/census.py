@@ -20,7 +20,7 @@ POLL_S = 0.02
 
 
 class WorkerCard(Struct, frozen=True):
-    """What a worker says of itself to the others."""
+    """Word of a worker about itself to the others."""
 
     incarnation: int
     pid: int
@@ -38,7 +38,7 @@ class Answers(Struct, frozen=True):
 
 
 async def living(store: Store) -> list[WorkerCard]:
-    """The workers that live, the oldest first."""
+    """Workers that live, the oldest first."""
     cards = [msgspec.msgpack.decode(card, type=WorkerCard) for card in await store.workers()]
     return sorted(cards, key=lambda card: (card.started_ms, card.pid))
 

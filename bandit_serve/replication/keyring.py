@@ -1,4 +1,4 @@
-"""The keys of tokens that all workers share, from the store."""
+"""Keys of tokens that all workers share, from the store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bandit_serve.store.store import Store
 
 
 async def load_keyring(store: Store) -> Keyring:
-    """The keys that all workers share; the first worker makes the first one."""
+    """Keys that all workers share; the first worker makes the first one."""
     now_ms = await store.time_ms()
     keys = await store.token_keys()
     if not keys:

@@ -1,4 +1,4 @@
-"""The newest snapshots in files of this host: what a worker decides with that starts while the store is away."""
+"""Newest snapshots in files of this host: a worker that starts while the store is away decides with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ import msgspec
 from msgspec import Struct
 
 from bandit_serve.base.private_files import own_folder
+from bandit_serve.errors import UnreadableEntry
 from bandit_serve.log.offset import START, Offset
+from bandit_serve.log.snapshot import Codec
 from bandit_serve.store.keys import COMMON
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ MAX_BYTES = 2**30
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
-class _File(Struct, frozen=True):
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
     namespace: str
     identity: bytes
     owner: str
@@ -36,8 +38,12 @@ class _File(Struct, frozen=True):
     state: bytes
 
 
+_CODEC = Codec(_File, "this host")
+_KEYS = msgspec.msgpack.Decoder(dict[int, bytes]).decode
+
+
 class Found(NamedTuple):
-    """What the files say: the registry's state and each experiment's, by owner; the keys; and of which store."""
+    """Content of the files: the registry's state and each experiment's, by owner; the keys; and of which store."""
 
     identity: bytes
     states: dict[str, tuple[Offset, bytes]]
@@ -81,7 +87,7 @@ class LocalSnapshots:
     def write(self, identity: bytes, owner: str, offset: Offset, state: bytes) -> None:
         """Raises OSError where the disk does not take it, or where all files would be too large."""
         path = self._path(owner)
-        body = msgspec.msgpack.encode(_File(self._namespace, identity, owner, str(offset), state))
+        body = _CODEC.pack(_File(self._namespace, identity, owner, str(offset), state))
         if sum(self._sizes.values()) - self._sizes.get(path, 0) + len(body) > MAX_BYTES:
             raise OSError(f"they would take more than {MAX_BYTES} bytes")
         fd, beside = tempfile.mkstemp(dir=self._directory, prefix=".writing-")
@@ -125,7 +131,7 @@ class LocalSnapshots:
                 states[owner] = Offset.parse(file.offset), file.state
             else:
                 log.warning("the snapshot file of %s is of another store and is passed over", owner)
-        return Found(registry.identity, states, msgspec.msgpack.decode(keys.state, type=dict[int, bytes]))
+        return Found(registry.identity, states, _KEYS(keys.state))
 
     def _read(self, path: Path) -> _File | None:
         try:
@@ -136,13 +142,13 @@ class LocalSnapshots:
             digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
             if hashlib.sha256(body).digest() != digest:
                 raise ValueError("it is torn or damaged")
-            found = msgspec.msgpack.decode(body, type=_File)
-            if found.namespace != self._namespace or self._path(found.owner) != path:
+            snapshot = _CODEC.unpack(body)
+            if snapshot.namespace != self._namespace or self._path(snapshot.owner) != path:
                 raise ValueError("it is of something else")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, UnreadableEntry) as error:
             log.warning("the snapshot file %s is passed over: %s", path.name, error)
             return None
-        return found
+        return snapshot
 
     def _path(self, owner: str) -> Path:
         return self._directory / f"{owner}{SUFFIX}"

@@ -1,4 +1,4 @@
-"""Replaying an experiment's log, and comparing what comes of it with every state that should be the same."""
+"""Replay of an experiment's log, and comparison of its state with every state that should be the same."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from msgspec import Struct
 
 from bandit_serve.errors import BanditServeError, NotFound, Unavailable
 from bandit_serve.folds.experiment import LiveExperiment, folded
+from bandit_serve.log.entry import Entry
+from bandit_serve.log.fold import POLICY_FOLD
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.owner import name_of
+from bandit_serve.log.reader import pages
 from bandit_serve.log.repairs import Repairs
-from bandit_serve.replication.beginnings import POLICY_FOLD
+from bandit_serve.log.snapshot import Snapshot
 from bandit_serve.replication.census import Answers, WorkerCard, living, take
-from bandit_serve.store.store import Entry, Snapshot, Store
+from bandit_serve.store.store import Store
 
-READ_COUNT = 500
 ATTEMPTS = 5
 
 Compared = Literal["equal", "different", "silent", "ended", "unreachable"]
 
 
 class NotReplayable(BanditServeError):
-    """What the store holds of an experiment does not make a state."""
+    """No state can be made of what the store holds of an experiment."""
 
 
 class WorkerComparison(Struct, frozen=True):
@@ -45,7 +47,7 @@ class SnapshotComparison(Struct, frozen=True):
 
 
 class Replayed(Struct, frozen=True):
-    """What came of `entries` entries, applied to the snapshot at `start` or, where it is null, to nothing.
+    """Outcome of `entries` entries, applied to the snapshot at `start` or, where it is null, to nothing.
 
     `equal` is null where there was nothing to compare with.
     """
@@ -61,8 +63,8 @@ class Replayed(Struct, frozen=True):
     snapshots: list[SnapshotComparison]
 
 
-class _Fold:
-    """A state that is made anew from the log, and what it was at the offsets of snapshots."""
+class _Remake:
+    """A state that is made anew from the log, compared with snapshots at their offsets."""
 
     def __init__(
         self, name: str, repairs: Repairs, start: Snapshot | None, snapshots: Mapping[Offset, bytes]
@@ -102,7 +104,7 @@ async def replay(store: Store, owner: str, repairs: Repairs) -> Replayed:
         answers = await take(store, owner, workers)
         end = answers.offset
     try:
-        start, fold = await _fold_to(store, owner, repairs, end)
+        start, fold = await _remade(store, owner, repairs, end)
     except NotReplayable as error:
         return Replayed(name, None, 0, str(end), None, False, str(error), [], [])
     assert fold.live is not None
@@ -133,13 +135,15 @@ def _compare_workers(
     compared = []
     for worker in workers:
         assert answers is not None
-        told = answers.digests.get(worker.incarnation)
+        answer = answers.digests.get(worker.incarnation)
         result: Compared
-        if told is not None:
-            result = "equal" if told == digest else "different"
+        if answer is not None:
+            result = "equal" if answer == digest else "different"
         else:
             result = "silent" if worker.incarnation in answers.silent else "ended"
-        compared.append(WorkerComparison(f"{worker.incarnation:016x}", worker.host, worker.pid, result, told))
+        compared.append(
+            WorkerComparison(f"{worker.incarnation:016x}", worker.host, worker.pid, result, answer)
+        )
     return compared
 
 
@@ -164,12 +168,8 @@ def _wrong(result: Compared) -> bool:
 
 async def _snapshots(store: Store, name: str, repairs: Repairs) -> dict[Offset, bytes]:
     """Those that are kept, oldest first."""
-    kept = {}
-    for offset in await store.snapshot_offsets(name, POLICY_FOLD):
-        snapshot = await store.read_snapshot(name, POLICY_FOLD, offset)
-        if snapshot is not None and _is_of(snapshot, name, repairs):
-            kept[offset] = snapshot.state
-    return kept
+    newest = [each async for each in store.newest_snapshots(name, POLICY_FOLD) if _is_of(each, name, repairs)]
+    return {snapshot.offset: snapshot.state for snapshot in reversed(newest)}
 
 
 def _is_of(snapshot: Snapshot, name: str, repairs: Repairs) -> bool:
@@ -181,7 +181,7 @@ def _is_of(snapshot: Snapshot, name: str, repairs: Repairs) -> bool:
         return True
 
 
-async def _fold_to(store: Store, name: str, repairs: Repairs, end: Offset) -> tuple[Offset | None, _Fold]:
+async def _remade(store: Store, name: str, repairs: Repairs, end: Offset) -> tuple[Offset | None, _Remake]:
     """From the beginning, or from the oldest snapshot where the log was trimmed, up to and with `end`."""
     for _ in range(ATTEMPTS):
         trimmed = await store.trimmed(name)
@@ -193,7 +193,7 @@ async def _fold_to(store: Store, name: str, repairs: Repairs, end: Offset) -> tu
                 raise NotReplayable(f"the log is trimmed through {trimmed} and no snapshot is there")
             start = Snapshot(at, snapshots[at])
         try:
-            fold = await asyncio.to_thread(_Fold, name, repairs, start, snapshots)
+            fold = await asyncio.to_thread(_Remake, name, repairs, start, snapshots)
             if await _read(store, name, fold, end):
                 return (None if start is None else start.offset), fold
         except (NotReplayable, Unavailable):
@@ -203,16 +203,12 @@ async def _fold_to(store: Store, name: str, repairs: Repairs, end: Offset) -> tu
     raise Unavailable(f"The log of {name} is being trimmed again and again; try later.")
 
 
-async def _read(store: Store, name: str, fold: _Fold, end: Offset) -> bool:
+async def _read(store: Store, name: str, fold: _Remake, end: Offset) -> bool:
     """False when the log was trimmed past the fold meanwhile."""
-    while fold.position < end:
-        entries = await store.read(name, fold.position, READ_COUNT)
-        if await store.trimmed(name) > fold.position:
+    async for page in pages(store, name, fold.position, end):
+        if page.gap is not None:
             return False
-        entries = [entry for entry in entries if entry.offset <= end]
-        if not entries:
-            break
-        await asyncio.to_thread(fold.apply, entries)
+        await asyncio.to_thread(fold.apply, page.entries)
     if fold.live is None:
         raise NotReplayable("the log is empty")
     return True

@@ -1,4 +1,4 @@
-"""The results fold of each experiment: made when asked, caught up from its own snapshot."""
+"""Results of each experiment from its log: a fold that is made when asked, and caught up from its own snapshot."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from bandit_serve.errors import SetAside, UnreadableEntry, of_our_state
-from bandit_serve.experiments.policy import context_features
 from bandit_serve.experiments.spec import Record
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
+from bandit_serve.log.entry import Entry
 from bandit_serve.log.events import Changed
+from bandit_serve.log.fold import RESULTS_FOLD, readable
 from bandit_serve.log.offset import START, Offset
+from bandit_serve.log.reader import event_of, gap_behind, pages
+from bandit_serve.log.snapshot import Snapshot
 from bandit_serve.results import ResultsFold
-from bandit_serve.store.store import Entry, Snapshot, Store
+from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
-
-RESULTS_FOLD = "results"
-READ_COUNT = 500
 
 T = TypeVar("T")
 
@@ -30,11 +30,10 @@ T = TypeVar("T")
 class _Folded:
     """`omissions` is how many were known when it was begun."""
 
-    def __init__(self, uid: int, omissions: int, fold: ResultsFold, offset: Offset) -> None:
+    def __init__(self, uid: int, omissions: int, fold: ResultsFold) -> None:
         self.uid = uid
         self.omissions = omissions
         self.fold = fold
-        self.offset = offset
         self.lock = asyncio.Lock()
 
 
@@ -55,15 +54,15 @@ class ResultsLog:
         self._store = store
         self._replica = replica
         self._folded: dict[str, _Folded] = {}
-        self._said: dict[str, Offset] = {}
+        self._logged: dict[str, Offset] = {}
         replica.on_deleted(self._forget)
 
     def _forget(self, name: str, uid: int | None) -> None:
         self._folded.pop(name, None)
 
     async def up_to_now(self, live: LiveExperiment, read: Callable[[ResultsFold], T]) -> T:
-        """What `read` makes of everything that is in the log when this is called; where a window has closed
-        since, of that too.
+        """Result of `read`, for everything that is in the log when this is called; where a window has closed since, for
+        that too.
 
         `read` runs in a thread, and nothing is applied to the fold meanwhile.
         """
@@ -82,7 +81,9 @@ class ResultsLog:
         owner = live.owner
         folded = await self._reach(live, live.offset)
         async with folded.lock:
-            offset, state = folded.offset, await asyncio.to_thread(_readable_state, folded.fold)
+            fold = folded.fold
+            offset = fold.offset
+            state = await asyncio.to_thread(lambda: readable(ResultsFold.from_state, offset, fold.state()))
         older = await self._store.snapshot_offsets(owner, RESULTS_FOLD)
         # One at the same place may be from before a repair.
         if offset not in older or self._replica.registry.repairs.omissions.get(owner):
@@ -94,7 +95,7 @@ class ResultsLog:
         await self._reach(live, live.offset)
 
     async def _reach(self, live: LiveExperiment, end: Offset) -> _Folded:
-        name, owner = live.experiment.id, live.owner
+        name = live.experiment.id
         folded = self._folded.get(name)
         if not self._is_of(folded, live):
             started = await self._start(live)
@@ -103,21 +104,22 @@ class ResultsLog:
                 folded = self._folded[name] = started
         assert folded is not None
         async with folded.lock:
-            trimmed = await self._store.trimmed(owner)
-            while folded.offset < max(end, trimmed):
-                entries = await self._store.read(owner, folded.offset, READ_COUNT)
-                # Asked after the read: a trim may have come in between.
-                trimmed = await self._store.trimmed(owner)
-                if folded.offset < trimmed:
-                    restarted = await self._start(live)
-                    if restarted.offset < trimmed:
-                        raise ResultsSetAside(name, trimmed)
-                    folded.fold, folded.offset = restarted.fold, restarted.offset
-                    continue
-                if not entries:
-                    break
-                await asyncio.to_thread(self._apply, live, folded, entries)
+            await self._fold_to(end, live, folded)
         return folded
+
+    async def _fold_to(self, end: Offset, live: LiveExperiment, folded: _Folded) -> None:
+        owner = live.owner
+        end = max(end, await self._store.trimmed(owner))
+        while folded.fold.offset < end:
+            async for page in pages(self._store, owner, folded.fold.offset, end):
+                if page.gap is not None:
+                    folded.fold = (await self._start(live)).fold
+                    if folded.fold.offset < page.gap:
+                        raise ResultsSetAside(live.experiment.id, page.gap)
+                    break
+                await asyncio.to_thread(self._apply, live, folded, page.entries)
+            else:
+                return
 
     def _is_of(self, folded: _Folded | None, live: LiveExperiment) -> bool:
         omissions = self._replica.registry.repairs.omissions.get(live.owner, ())
@@ -128,67 +130,45 @@ class ResultsLog:
         repairs = self._replica.registry.repairs
         omissions = len(repairs.omissions.get(owner, ()))
         superset: _Folded | None = None
-        for offset in reversed(await self._store.snapshot_offsets(owner, RESULTS_FOLD)):
-            snapshot = await self._store.read_snapshot(owner, RESULTS_FOLD, offset)
-            if snapshot is None:
-                continue
+        async for offset, state in self._store.newest_snapshots(owner, RESULTS_FOLD):
             try:
-                fold = await asyncio.to_thread(ResultsFold.from_state, snapshot.state)
+                fold = await asyncio.to_thread(ResultsFold.from_state, offset, state)
             except Exception as error:
-                self._say(name, offset, error)
+                self._log_once(name, offset, error)
                 continue
             if fold.omitted == repairs.omitted_before(owner, offset):
-                return _Folded(uid, omissions, fold, offset)
+                return _Folded(uid, omissions, fold)
             if superset is None and fold.omitted >= repairs.omitted_through(owner, offset):
-                superset = _Folded(uid, omissions, fold, offset)
+                superset = _Folded(uid, omissions, fold)
         # Where the log is not whole any more, some of what a repair left out is better than no results.
         if superset is not None and await self._store.trimmed(owner) > START:
             return superset
-        return _Folded(uid, omissions, ResultsFold(await self._first_record(live)), START)
+        return _Folded(uid, omissions, ResultsFold(await self._first_record(live)))
 
     async def _first_record(self, live: LiveExperiment) -> Record:
         """As the log begins with it: a later one knows arms and revisions that were not there yet."""
         entries = await self._store.read(live.owner, START, 1)
-        trimmed = await self._store.trimmed(live.owner)
-        if trimmed == START and entries and entries[0].kind == events.CHANGED:
+        gap = await gap_behind(self._store, live.owner, START)
+        if gap is None and entries and entries[0].kind == events.CHANGED:
             with contextlib.suppress(UnreadableEntry):
-                event = events.decode(events.CHANGED, entries[0].data, 0)
+                event = events.decode(events.CHANGED, entries[0].data)
                 assert isinstance(event, Changed)
                 return event.record
-        raise ResultsSetAside(live.experiment.id, trimmed)
+        raise ResultsSetAside(live.experiment.id, gap or START)
 
     def _apply(self, live: LiveExperiment, folded: _Folded, entries: list[Entry]) -> None:
         """In a thread. A fold that stopped in the middle of an entry is not used again."""
         name, owner = live.experiment.id, live.owner
         fold, repairs = folded.fold, self._replica.registry.repairs
-        n_features = _n_features(fold)
         for entry in entries:
-            if repairs.omission(owner, entry.offset) is not None:
-                fold.omitted = repairs.omitted_before(owner, entry.offset)
-            else:
-                try:
-                    fold.apply(entry.offset.time_ms, events.decode(entry.kind, entry.data, n_features))
-                except Exception as error:
-                    self._folded.pop(name, None)
-                    self._say(name, entry.offset, error)
-                    raise ResultsSetAside(name, entry.offset) from error
-                if entry.kind == events.CHANGED:
-                    n_features = _n_features(fold)
-            folded.offset = entry.offset
+            try:
+                fold.apply(entry.offset, event_of(entry, owner, repairs, fold.n_features))
+            except Exception as error:
+                self._folded.pop(name, None)
+                self._log_once(name, entry.offset, error)
+                raise ResultsSetAside(name, entry.offset) from error
 
-    def _say(self, name: str, offset: Offset, error: Exception) -> None:
-        if self._said.get(name) != offset:
-            self._said[name] = offset
+    def _log_once(self, name: str, offset: Offset, error: Exception) -> None:
+        if self._logged.get(name) != offset:
+            self._logged[name] = offset
             log.error("the results of %s can not be made at %s", name, offset, exc_info=error)
-
-
-def _n_features(fold: ResultsFold) -> int:
-    features = context_features(fold.record.experiment)
-    return 0 if features is None else features.n_features
-
-
-def _readable_state(fold: ResultsFold) -> bytes:
-    """What a reader of the snapshot refuses is not written."""
-    state = fold.state()
-    ResultsFold.from_state(state)
-    return state

@@ -1,4 +1,4 @@
-"""Following all logs: one task, one connection, every entry once and in order."""
+"""Tail: it follows all logs in one task, by one connection, every entry once and in order."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from bandit_serve.errors import LogLost, StoreUnavailable
 from bandit_serve.experiments.spec import Record
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
+from bandit_serve.log.entry import Entry
+from bandit_serve.log.fold import REGISTRY_FOLD
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.owner import name_of
+from bandit_serve.log.reader import gap_behind, pages
+from bandit_serve.log.times import LAPSE_MS
 from bandit_serve.registry.registry import Registry
 from bandit_serve.replication.beginnings import newest_record, newest_state
 from bandit_serve.replication.local_snapshots import Found
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.store import Entry, Store
+from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
 
 READ_COUNT = 200
 GATHER_S = 0.02
 RETRY_S = 0.1
-LAPSE_S = 3.0
-"""More than two reads that find nothing, and less than `keeper.UNTRIMMED_MS`."""
 REACH_S = 5.0
 LOOK_S = 1.0
 LOOK_COUNT = 64
 """A store that lost all, or the end of one of few logs, is noticed within seconds; of 10,000 within minutes."""
-REGISTRY_FOLD = "registry"
 
 
 class Tail:
@@ -52,7 +53,7 @@ class Tail:
         self.available = False
         self.gather_s = GATHER_S
         self.identity: bytes | None = None
-        """What tells the store that was read from any other."""
+        """Identity of the store that was read."""
         self._looked_s = -math.inf
         self._to_look_at: list[str] = []
         self._asked_for: set[str] = set()
@@ -140,7 +141,7 @@ class Tail:
                 await self._look_after_losses()
                 await self._take_up_repaired()
                 await self._recognise_new()
-                found = await self._read_news()
+                news = await self._read_news()
             except StoreUnavailable as error:
                 self._store.outages.failed("read", error)
                 self.available = False
@@ -148,7 +149,7 @@ class Tail:
                 continue
             self._store.outages.passed("read")
             self.available = True
-            await self._apply(found)
+            await self._apply(news)
             self._wake()
             if not self._waiting:
                 await self._gather()
@@ -173,9 +174,9 @@ class Tail:
                 break
         self._looked_s = now_s
 
-    async def _look_before(self, found: dict[str, list[Entry]]) -> None:
-        """Once news are applied, what is missing before them could not be told any more."""
-        before = [(owner, self._replica.positions[owner]) for owner in found]
+    async def _look_before(self, news: dict[str, list[Entry]]) -> None:
+        """`LogLost` where an entry before the news is missing: once they are applied, nobody would notice."""
+        before = [(owner, self._replica.positions[owner]) for owner in news]
         await self._look_at([(owner, at) for owner, at in before if at > START][:LOOK_COUNT])
 
     async def _look_at(self, positions: list[tuple[str, Offset]]) -> None:
@@ -184,21 +185,23 @@ class Tail:
             raise LogLost(f"The store has lost the end of the log of {owner}, from {at} backwards.")
 
     async def _compare_identity(self) -> None:
-        found = await self._store.identity()
+        identity = await self._store.identity()
         if self.identity is None:
             # One that takes no writes now is read all the same, and gets its identity later.
             with contextlib.suppress(StoreUnavailable):
-                self.identity = found or await self._store.make_identity()
-        elif found != self.identity:
+                self.identity = identity or await self._store.make_identity()
+        elif identity != self.identity:
             raise LogLost(
-                "The store has lost everything." if found is None else "The store holds the data of another."
+                "The store has lost everything."
+                if identity is None
+                else "The store holds the data of another."
             )
 
-    async def _apply(self, found: dict[str, list[Entry]]) -> None:
+    async def _apply(self, news: dict[str, list[Entry]]) -> None:
         """Applies entries in their order, the largest log last; requests have their turn meanwhile."""
         turn = Turn()
-        for owner in sorted(found, key=lambda owner: sum(len(entry.data) for entry in found[owner])):
-            for entry in found[owner]:
+        for owner in sorted(news, key=lambda owner: sum(len(entry.data) for entry in news[owner])):
+            for entry in news[owner]:
                 for heavy in self._replica.steps(owner, entry):
                     if heavy is not None:
                         await asyncio.to_thread(heavy.do)
@@ -209,21 +212,20 @@ class Tail:
             self._wake()
 
     async def _read_news(self) -> dict[str, list[Entry]]:
-        """What came since, of logs of which nothing is missing before it."""
+        """New entries, of logs of which nothing is missing before them."""
         owners = list(self._replica.positions)
         asked_s = time.monotonic()
-        found = await self._store.read_any(self._replica.positions, READ_COUNT)
-        await self._look_before(found)
+        news = await self._store.read_any(self._replica.positions, READ_COUNT)
+        await self._look_before(news)
         answered_s = time.monotonic()
         for owner in owners:
             # A log that was read to its end a moment ago cannot have been trimmed past that end since.
-            if answered_s - self._complete_s.get(owner, -math.inf) > LAPSE_S and await self._start_over(
-                owner
-            ):
-                found.pop(owner, None)
-            elif len(found.get(owner, ())) < READ_COUNT:
+            lapsed = answered_s - self._complete_s.get(owner, -math.inf) > LAPSE_MS / 1000
+            if lapsed and await self._is_behind(owner):
+                news.pop(owner, None)
+            elif len(news.get(owner, ())) < READ_COUNT:
                 self._complete_s[owner] = asked_s
-        return found
+        return news
 
     async def _gather(self) -> None:
         """Lets entries come together, so that a busy log costs one read for many; a waiter ends it."""
@@ -279,7 +281,7 @@ class Tail:
 
     @property
     def _new(self) -> list[str]:
-        """The owners of logs that were announced and are not folded here."""
+        """Owners of logs that were announced and are not folded here."""
         replica = self._replica
         return [owner for owner in replica.registry.experiments if name_of(owner) not in replica.experiments]
 
@@ -327,20 +329,27 @@ class Tail:
             self._replica.restore(live)
 
     async def _read_to_end(self, owner: str) -> None:
-        while True:
-            entries = await self._store.read(owner, self._replica.positions[owner], READ_COUNT)
-            if await self._start_over(owner):
-                continue
-            if not entries:
-                return
-            await self._apply({owner: entries})
+        """Applies a log from its position on; where it was trimmed past that, from its snapshot on."""
+        positions = self._replica.positions
+        at_end = False
+        while not at_end and owner in positions:
+            at_end = True
+            async for page in pages(self._store, owner, positions[owner], count=READ_COUNT):
+                if page.gap is not None and await self._start_over(owner, page.gap):
+                    at_end = False
+                    break
+                await self._apply({owner: page.entries})
 
-    async def _start_over(self, owner: str) -> bool:
-        """Whether a log was trimmed past what this worker has read of it: then its snapshot is taken instead.
+    async def _is_behind(self, owner: str) -> bool:
+        """Whether entries that were read do not follow those that were applied, and so are not to be applied."""
+        position = self._replica.positions.get(owner)
+        if position is None:  # it was deleted meanwhile
+            return True
+        gap = await gap_behind(self._store, owner, position)
+        return gap is not None and await self._start_over(owner, gap)
 
-        To be asked after a read and before its entries are applied: the trim may have come in between.
-        """
-        trimmed = await self._store.trimmed(owner)
+    async def _start_over(self, owner: str, trimmed: Offset) -> bool:
+        """Takes the snapshot of a log that was trimmed past its position; False where its entries are passed over."""
         if owner not in self._replica.positions:  # it was deleted meanwhile
             return True
         if trimmed <= self._replica.positions[owner] or name_of(owner) in self._replica.aside:

@@ -1,4 +1,4 @@
-"""The columns of a log entry as the kernel reads them: its loops trust what `events.Shape` has let pass."""
+"""Columns of a log entry as the kernel reads them: its loops trust what `events.Shape` has let pass."""
 
 from __future__ import annotations
 

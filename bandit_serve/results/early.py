@@ -1,8 +1,8 @@
-"""Rewards that the log shows before the exposures of their decisions.
+"""Early rewards: those that the log shows before the exposures of their decisions.
 
 A worker logs a reward at once and its exposures every 100 ms, so a quick reward comes first, and often from another
-worker. What it says of its own arm is exact, but the shares of the other arms are known only with the exposure: it
-waits for that, for a while.
+worker. Of its own arm it is exact, but the shares of the other arms are known only with the exposure: it waits for
+that, for a while.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.log.events import REWARD
+from bandit_serve.log.times import EARLY_REWARD_MS
 from bandit_serve.results.columns import Rewards, Rows
-
-PATIENCE_MS = 10_000
-"""After this an exposure is taken for lost with its worker, and the reward is counted without it."""
 
 
 class EarlyRewards:
@@ -47,7 +45,7 @@ class EarlyRewards:
     def given_up(self, now_ms: int | None) -> list[Rewards]:
         """Those that have waited too long at `now_ms`; all of them where that is None."""
         return self._take(
-            lambda at_ms, rows: np.full(len(rows), now_ms is None or at_ms + PATIENCE_MS < now_ms)
+            lambda at_ms, rows: np.full(len(rows), now_ms is None or at_ms + EARLY_REWARD_MS < now_ms)
         )
 
     def forget(self, before_ms: int) -> None:

@@ -1,6 +1,8 @@
-"""Under which revisions of an experiment no valid interval can come: an adaptive policy without a floor."""
+"""Floors of shares, by revision: without one under an adaptive policy no interval is valid."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,16 @@ class Floors:
     def __init__(self, revisions: NDArray[np.uint32], flags: NDArray[np.uint8]) -> None:
         self.revisions = revisions
         self.flags = flags
+
+    @classmethod
+    def from_state(cls, revisions: NDArray[Any], flags: NDArray[Any]) -> Floors:
+        """`ValueError` where there is not one flag a revision, or none, or where revisions do not grow."""
+        is_whole = revisions.dtype == np.uint32 and flags.dtype == np.uint8 and revisions.ndim == 1
+        if not is_whole or revisions.shape != flags.shape:
+            raise ValueError("the snapshot does not say of every revision whether it has a floor")
+        if not len(revisions) or (revisions[1:] <= revisions[:-1]).any():
+            raise ValueError("the snapshot's revisions do not grow")
+        return cls(revisions, flags)
 
     @classmethod
     def since(cls, revision: int, policy: PolicySpec) -> Floors:

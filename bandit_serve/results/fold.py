@@ -1,21 +1,25 @@
-"""The results of one experiment as a fold of its log: everything a report needs, also when the log has been
-trimmed.
-"""
+"""Results of one experiment as a fold of its log: everything a report needs, also when the log has been trimmed."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 import msgspec
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
-from bandit_serve.errors import InvalidInput
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment, Record
 from bandit_serve.log.events import Changed, Event, Exposed, Rewarded, Shape, is_another_draft
-from bandit_serve.log.states import known_only
+from bandit_serve.log.offset import START, Offset
+from bandit_serve.log.repairs import LeftOut
+from bandit_serve.log.snapshot import Codec, Layout, reading
+from bandit_serve.log.times import GRACE_MS, LINGER_MS
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.features import n_features_of
-from bandit_serve.results import columns, snapshot
+from bandit_serve.results import columns
 from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results._beginnings import Beginnings
 from bandit_serve.results._open_decisions import OpenDecisions
@@ -27,10 +31,6 @@ from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
 from bandit_serve.results.sequence import Floats
 
-LINGER_MS = 3_600_000
-"""How long after its window the fold remembers which decisions a worker has exposed."""
-GRACE_MS = 120_000
-"""And with which shares: a reward that was in time may still come, or an exposure that was long on its way."""
 MOST_BYTES = 64 * 2**20
 """Of share vectors with `unit: request`: more are thinned out."""
 MOST_X_BYTES = 64 * 2**20
@@ -45,19 +45,37 @@ StillOpen = tuple[NDArray[np.int64], Floats]
 _BEFORE_ALL_MS = -(2**53)
 
 
+Columns = dict[str, dict[str, NDArray[Any]]]
+"""By part of the fold, by name."""
+
+
+class ResultsState(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """All of `ResultsFold`; `record` as MessagePack."""
+
+    record: bytes
+    columns: Columns
+
+
+RESULTS = "an experiment's results"
+CODEC = Codec(ResultsState, RESULTS, version=3, layout=Layout.DEFLATED)
+
+
 class ResultsFold:
-    """What the log of `record`'s experiment says, up to an entry.
+    """Results of what the log of `record`'s experiment says, up to an entry.
 
     `exposures` i8[K] counts the exposures seen, `sums` and `evidence` are what estimates and p-values are
-    made from, `pending` and `crossovers` as in the contract. `now_ms` is the time of the last entry, by the
-    store's clock; `omitted` counts the omissions that it has met (`repairs.py`).
+    made from, `pending` and `crossovers` as in the contract. `n_features` is d of the vectors x that go with decisions,
+    0 without context. `offset` is that of the last entry, `now_ms` the latest
+    time of one; `omitted` counts the omissions that it has met (`repairs.py`).
     """
 
     def __init__(self, record: Record) -> None:
         experiment = record.experiment
         n_metrics, n_arms = len(experiment.metrics), len(experiment.arms)
         self.record = record
+        self.n_features = n_features_of(experiment.context) if experiment.context else 0
         self._shape = Shape(experiment, None)
+        self.offset = START
         self.now_ms = _BEFORE_ALL_MS
         self.omitted = 0
         self.exposures = np.zeros(n_arms, np.int64)
@@ -108,19 +126,24 @@ class ResultsFold:
         """With `unit: user`, how many units were later served another arm."""
         return self._decisions.crossovers
 
-    def apply(self, time_ms: int, event: Event) -> None:
-        """Takes the next entry of the log; `time_ms` is its stream time.
+    def apply(self, offset: Offset, event: Event | LeftOut) -> None:
+        """Takes the log's entry at `offset`.
 
-        The event comes first, then what has closed by now is analysed. `UnreadableEntry`, and nothing has
+        The event comes first, then decisions that have closed by now are analysed. `UnreadableEntry`, and nothing has
         changed, when an entry's columns do not fit together or the experiment.
         """
+        time_ms = offset.time_ms
         match event:
+            case LeftOut():
+                self.omitted, self.offset = event.met, offset
+                return
             case Exposed():
                 self._expose(time_ms, event)
             case Rewarded():
                 self._reward(time_ms, event)
             case Changed():
                 self._change(event)
+        self.offset = offset
         self.now_ms = max(self.now_ms, time_ms)
         closed_ms = self.now_ms - self._window_ms
         self._count(self._early.given_up(self.now_ms))
@@ -173,7 +196,7 @@ class ResultsFold:
         """This fold, or a copy of it that counts the rewards too whose exposures are still on their way."""
         if not self._early:
             return self
-        copy = ResultsFold.from_state(self.state())
+        copy = ResultsFold.from_state(self.offset, self.state())
         copy._count(copy._early.given_up(None))
         copy.evidence.look(copy.sums, copy.record.experiment)
         return copy
@@ -181,12 +204,12 @@ class ResultsFold:
     def _change(self, event: Changed) -> None:
         former = self.record
         if event.record.status == "draft" and event.record.revision < former.revision:
-            # What it was before it was another draft does not matter: nothing was decided.
+            # Of a draft before it was another one nothing matters: nothing was decided.
             return
         event = event.whole(former)
         if is_another_draft(former, event):
-            now_ms, omitted = self.now_ms, self.omitted
-            vars(self).update(vars(ResultsFold(event.record)), now_ms=now_ms, omitted=omitted)
+            kept = {"now_ms": self.now_ms, "omitted": self.omitted}
+            vars(self).update(vars(ResultsFold(event.record)), **kept)
             return
         self._shape.check(event)
         record = event.record
@@ -214,9 +237,9 @@ class ResultsFold:
 
     def state(self) -> bytes:
         """A snapshot: equal bytes for equal folds, wherever the log was cut."""
-        return snapshot.packed(msgspec.msgpack.encode(self.record), self._columns())
+        return CODEC.pack(ResultsState(msgspec.msgpack.encode(self.record), self._columns()))
 
-    def _columns(self) -> snapshot.Columns:
+    def _columns(self) -> Columns:
         shares, numbers = self._shares.state(self._decisions.vectors())
         return {
             "fold": {
@@ -236,29 +259,31 @@ class ResultsFold:
         }
 
     @classmethod
-    def from_state(cls, data: bytes) -> ResultsFold:
-        """The fold whose `state()` was `data`; `InvalidInput` for anything else, `UnreadableEntry` where this build
-        does not know a part of it.
-        """
-        packed_record, state = snapshot.unpacked(data)
-        try:
-            return cls._restored(packed_record, state)
-        except (KeyError, IndexError, ValueError, msgspec.MsgspecError) as error:
-            raise InvalidInput("These bytes are not a snapshot of an experiment's results.") from error
+    def from_state(cls, offset: Offset, state: bytes) -> ResultsFold:
+        """Fold whose `state` at `offset` this was; `UnreadableEntry` for anything else."""
+        read = CODEC.unpack(state)
+        with reading(RESULTS):
+            fold = cls._restored(msgspec.msgpack.decode(read.record, type=Record), read.columns)
+        fold.offset = offset
+        return fold
 
     @classmethod
-    def _restored(cls, packed_record: bytes, state: snapshot.Columns) -> ResultsFold:
-        fold = cls(msgspec.msgpack.decode(packed_record, type=Record))
-        experiment = fold.record.experiment
+    def _restored(cls, record: Record, state: Columns) -> ResultsFold:
+        fold = cls(record)
+        experiment = record.experiment
         known = fold._columns()
-        known_only(state, known, "results")
+        _require_known(state, known, RESULTS)
         for part, of_part in state.items():
             once_known = Evidence.FORMER if part == "evidence" else ()
-            known_only(of_part, {*known[part], *once_known}, f"results' {part}")
+            _require_known(of_part, {*known[part], *once_known}, part)
+            if part in FIXED:
+                _require_shapes(of_part, known[part], FIXED[part])
         fold.now_ms = int(state["fold"]["now_ms"][0])
         fold.omitted = int(state["fold"].get("omitted", [0])[0])
-        fold.exposures = state["fold"]["exposures"]
-        fold._floors = Floors(state["fold"]["revisions"], state["fold"]["flags"])
+        fold.exposures = (
+            state["fold"]["exposures"].astype(np.int64, casting="safe").reshape(len(experiment.arms))
+        )
+        fold._floors = Floors.from_state(state["fold"]["revisions"], state["fold"]["flags"])
         context = bool(experiment.context) or _contextual(experiment.policy)
         fold.sums = Accumulators.from_state(state["sums"], experiment.control_arm, contextual=context)
         n_features = _n_features(experiment, fold.sums)
@@ -286,8 +311,33 @@ class ResultsFold:
         return fold
 
 
+FIXED: dict[str, frozenset[str] | None] = {
+    "fold": frozenset({"now_ms", "omitted", "exposures"}),
+    "sums": None,
+    "beginnings": frozenset({"closed", "counts"}),
+    "evidence": None,
+}
+"""Columns whose shape and dtype the experiment says, by part; None: all of them. The others' kernels look at them."""
+
+
+def _require_shapes(
+    state: Mapping[str, NDArray[Any]], known: Mapping[str, NDArray[Any]], names: Collection[str] | None
+) -> None:
+    for name, column in state.items():
+        if name in (known if names is None else names) and name in known:
+            shape, dtype = known[name].shape, known[name].dtype
+            if (column.shape, column.dtype) != (shape, dtype):
+                raise ValueError(f"{name} is {column.dtype}{column.shape}, not {dtype}{shape}")
+
+
+def _require_known(state: Collection[str], known: Collection[str], whose: str) -> None:
+    unknown = sorted(set(state) - set(known))
+    if unknown:
+        raise ValueError(f"{whose} have a part {unknown[0]!r} that it does not know")
+
+
 def _most_vectors(experiment: Experiment) -> int:
-    """How many share vectors are kept; 0, for units, which are analysed whole: as many as there are."""
+    """Number of share vectors that are kept; 0, for units, which are analysed whole: as many as there are."""
     return 0 if experiment.unit == "user" else MOST_BYTES // (8 * len(experiment.arms))
 
 
@@ -313,7 +363,7 @@ def _decisions(
 
 
 def _first_shares(experiment: Experiment) -> Floats:
-    """What stands in for the shares until some have been logged: those of a fixed split, or even ones."""
+    """Shares until some have been logged: those of a fixed split, or even ones."""
     weights = experiment.policy.shares if experiment.policy.kind == "fixed_split" else None
     even = dict.fromkeys(experiment.arm_names, 1.0)
     shares: Floats = np.array([(weights or even).get(name, 0.0) for name in experiment.arm_names], np.float64)

@@ -20,6 +20,7 @@ from bandit_serve.decisions.refresh import Refresher
 from bandit_serve.decisions.shadows import Shadows
 from bandit_serve.errors import BanditServeError, StoreUnavailable, in_full
 from bandit_serve.experiments.spec import Record
+from bandit_serve.log.times import KEYS_READ_MS
 from bandit_serve.log.token import Keyring
 from bandit_serve.node import Node
 from bandit_serve.registry.top_k_cache import TopKCache
@@ -40,7 +41,6 @@ from bandit_serve.upkeep.local_keeper import LocalKeeper
 
 log = logging.getLogger(__name__)
 
-KEYS_EVERY_S = 30.0
 SWEEP_EVERY_S = 3_600.0
 
 
@@ -225,7 +225,7 @@ class Service:
 
     async def _renew_keys(self) -> None:
         while True:
-            await asyncio.sleep(KEYS_EVERY_S)
+            await asyncio.sleep(KEYS_READ_MS / 1000)
             try:
                 self.decisions.keyring = self.rewards.keyring = await load_keyring(self.node.store)
             except StoreUnavailable:

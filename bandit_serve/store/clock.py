@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-TOLERANCE_MS = 10_000
-"""Largest difference between the store's clock and its callers' that does not count as a jump."""
+from bandit_serve.log.times import CLOCK_TOLERANCE_MS
+
 ESTABLISHED_MS = 5_000
 """How long a process must have known log time before its clock may correct the store's.
 
@@ -59,7 +59,7 @@ class LogClock:
 
         The answer was made between `sent_ns` and `received_ns` of `even_ns`. Log time moves only as far as that
         interval requires, so a slow answer does no harm. Instead of going back, log time stands still,
-        unless that would take longer than `TOLERANCE_MS`. `holds` says whether the store is sure of its answer.
+        unless that would take longer than `CLOCK_TOLERANCE_MS`. `holds` says whether the store is sure of its answer.
         """
         log_ms = store_ms + shift_ms
         min_ns, max_ns = log_ms * _MS - received_ns, (log_ms + 1) * _MS - sent_ns
@@ -69,7 +69,7 @@ class LogClock:
         else:
             before_ms = self.now_ms()
             back_ms = before_ms - (even_ns() + ahead_ns) // _MS
-            self._min_ms = before_ms if back_ms <= TOLERANCE_MS else 0
+            self._min_ms = before_ms if back_ms <= CLOCK_TOLERANCE_MS else 0
         self._ahead_ns, self.shift_ms, self.known = ahead_ns, shift_ms, holds
         here_ns = time.time_ns() - even_ns() + (sent_ns + received_ns) // 2
         self.offset_ms = here_ns / _MS - store_ms

@@ -9,28 +9,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from bandit_serve.errors import StoreUnavailable
+from bandit_serve.log.entry import Entry
 from bandit_serve.log.events import REWARD
 from bandit_serve.log.offset import START, Offset
+from bandit_serve.log.snapshot import Snapshot
+from bandit_serve.log.times import CLOCK_TOLERANCE_MS, COUNTED_MS, EXPOSED_MARK_MS, REPEATED_MS
 from bandit_serve.store import scripts
 from bandit_serve.store.calls import Calls
-from bandit_serve.store.clock import TOLERANCE_MS, LogClock, even_ns
+from bandit_serve.store.clock import LogClock, even_ns
 from bandit_serve.store.connection import open_client, open_tail_client, renew
 from bandit_serve.store.facts import StoreFacts, check, inspect
 from bandit_serve.store.failures import BUSY, CANNOT_SAVE, CLOCK, FULL, READ_ONLY, SLOW, translate_errors
-from bandit_serve.store.keys import COMMON, Keys
+from bandit_serve.store.keys import Keys
 from bandit_serve.store.outages import Outages
 
-GRACE_MS = 60_000
-"""How long a bitmap of seen rewards is kept after its last token has expired."""
-EXPOSED_MARK_MS = 7 * 86_400_000
-"""How long, in log time, the mark of a worker's exposures is kept after its last change."""
-REPEATED_MS = EXPOSED_MARK_MS - GRACE_MS
-"""How long a worker may retry an append of exposures: shorter, so that the mark of the first try still exists."""
 SWEEP_BATCH_KEYS = 500
 CLOCK_RETRY_S = 0.2
 MAX_APPEND_TRIES = 4
@@ -45,22 +41,6 @@ IN_PIECES = b"\xc1"
 """First byte of a snapshot in pieces: no MessagePack begins with it, so no state does."""
 # In these outages the right node answers: a new connection would lead to the same one.
 SAME_NODE_OUTAGES = (FULL, BUSY, CANNOT_SAVE)
-
-
-class Entry(NamedTuple):
-    """Entry of a log: the `kind` of its event and the event's bytes."""
-
-    offset: Offset
-    kind: bytes
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """State of a fold after the entry at `offset`."""
-
-    offset: Offset
-    state: bytes
 
 
 class Store:
@@ -131,7 +111,7 @@ class Store:
         clock, keys = self.clock, [self.keys.clock, self.keys.workers]
         while True:
             sent_ns = even_ns()
-            arguments = [clock.now_ms(), int(clock.established), TOLERANCE_MS]
+            arguments = [clock.now_ms(), int(clock.established), CLOCK_TOLERANCE_MS]
             store_ms, shift_ms, holds = await self._run(scripts.READ_CLOCK, keys, arguments)
             log_ms = clock.adjust(int(store_ms), int(shift_ms), sent_ns, even_ns(), holds=bool(holds))
             if holds:
@@ -149,7 +129,7 @@ class Store:
         for _ in range(MAX_APPEND_TRIES):
             if not self.clock.known:
                 await self.time_ms()
-            time = (self.clock.shift_ms, self.clock.now_ms(), TOLERANCE_MS)
+            time = (self.clock.shift_ms, self.clock.now_ms(), CLOCK_TOLERANCE_MS)
             reply = await self._run(script, keys, (*time, *arguments))
             if reply != b"clock":
                 return reply
@@ -182,7 +162,7 @@ class Store:
         checks refer to. Returns one letter a row: `a`ccepted, `d`uplicate or `l`ate.
         """
         keys = [self.keys.log(owner), self.keys.expiries(owner), *bitmaps]
-        arguments: list[scripts.Argument] = [rows, row_bytes, checks, GRACE_MS]
+        arguments: list[scripts.Argument] = [rows, row_bytes, checks, COUNTED_MS]
         return bytes(await self._write(self._append(scripts.APPEND_REWARDS, keys, arguments)))
 
     async def append_change(self, owner: str, revision: int, kind: bytes, event: bytes) -> Offset | None:
@@ -322,12 +302,21 @@ class Store:
 
     async def read_snapshot(self, owner: str, fold: str, offset: Offset | None = None) -> Snapshot | None:
         """Reads the snapshot at `offset`, by default the newest that is whole; None where there is none."""
-        offsets = [offset] if offset is not None else reversed(await self.snapshot_offsets(owner, fold))
-        for at in offsets:
-            state = await self._state(owner, fold, str(at))
-            if state is not None:
-                return Snapshot(at, state)
-        return None
+        if offset is None:
+            async for snapshot in self.newest_snapshots(owner, fold):
+                return snapshot
+            return None
+        state = await self._state(owner, fold, str(offset))
+        return None if state is None else Snapshot(offset, state)
+
+    async def newest_snapshots(self, owner: str, fold: str, since: Offset = START) -> AsyncIterator[Snapshot]:
+        """Reads the snapshots that are whole, newest first, down to the one at `since`."""
+        for offset in reversed(await self.snapshot_offsets(owner, fold)):
+            if offset < since:
+                return
+            snapshot = await self.read_snapshot(owner, fold, offset)
+            if snapshot is not None:
+                yield snapshot
 
     async def _state(self, owner: str, fold: str, at: str) -> bytes | None:
         field = await self._call(lambda: self._client.hget(self.keys.snapshots(owner, fold), at))
@@ -346,14 +335,14 @@ class Store:
 
         In one call it would block the store, and take longer than a call's timeout.
         """
-        at, value = str(snapshot.offset), snapshot.state
+        at, state = str(snapshot.offset), snapshot.state
         pieces = self.keys.snapshot_pieces(owner, fold, at)
         n_pieces = 0
-        if len(value) > PIECE_BYTES:
-            n_pieces = await self._write_pieces(pieces, value)
-            value = IN_PIECES + n_pieces.to_bytes(4, "little") + hashlib.sha256(value).digest()
+        if len(state) > PIECE_BYTES:
+            n_pieces = await self._write_pieces(pieces, state)
+            state = IN_PIECES + n_pieces.to_bytes(4, "little") + hashlib.sha256(state).digest()
         keys = [self.keys.snapshots(owner, fold), pieces]
-        if not await self._run(scripts.KEEP_SNAPSHOT, keys, [at, n_pieces, value]):
+        if not await self._run(scripts.KEEP_SNAPSHOT, keys, [at, n_pieces, state]):
             raise StoreUnavailable(
                 f"The snapshot of {owner} at {at} was not written: pieces are missing.", what=SLOW
             )
@@ -482,6 +471,3 @@ class Store:
 
 def _entries(items: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> list[Entry]:
     return [Entry(Offset.parse(at), *next(iter(fields.items()))) for at, fields in items]
-
-
-__all__ = ["COMMON", "Entry", "Snapshot", "Store"]

@@ -17,16 +17,16 @@ from bandit_serve.experiments.spec import MAX_WINDOW_MS, Record
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
-from bandit_serve.log.offset import Offset
+from bandit_serve.log.fold import POLICY_FOLD, REGISTRY_FOLD, RESULTS_FOLD, readable
 from bandit_serve.log.owner import name_of
+from bandit_serve.log.snapshot import Snapshot
+from bandit_serve.log.times import UNTRIMMED_MS
 from bandit_serve.log.token import new_key
 from bandit_serve.registry.registry import Registry
-from bandit_serve.replication.beginnings import POLICY_FOLD
 from bandit_serve.replication.keyring import load_keyring
-from bandit_serve.replication.results_log import RESULTS_FOLD, ResultsLog, ResultsSetAside
-from bandit_serve.replication.tail import REGISTRY_FOLD
+from bandit_serve.replication.results_log import ResultsLog, ResultsSetAside
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.store import Snapshot, Store
+from bandit_serve.store.store import Store
 from bandit_serve.upkeep.overdue_chores import OverdueChores
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,6 @@ FULL_SHARE, RELIEVED_SHARE = 0.95, 0.9
 """Shares of the store's memory: above the first, logs are trimmed to their newest snapshot until below the second."""
 OVERDUE_ROUNDS = 3
 KEPT_SNAPSHOTS = 8
-UNTRIMMED_MS = 5_000
-"""Minimum age of an entry that is trimmed: above `tail.LAPSE_S`, so that a reader that keeps up misses none."""
 
 
 class Keeper:
@@ -179,7 +177,7 @@ class Keeper:
         registry = self._replica.registry
         snapshot = Snapshot(registry.offset, registry.state())
         try:
-            await asyncio.to_thread(Registry.from_state, snapshot.offset, snapshot.state)
+            await asyncio.to_thread(readable, Registry.from_state, *snapshot)
             await self._keep_fold(COMMON, REGISTRY_FOLD, snapshot)
             self._overdue.done("snapshot_overdue", COMMON)
         finally:
@@ -203,7 +201,7 @@ class Keeper:
         try:
             offset, pack = live.offset, live.capture()
             await self._keep_results(live)
-            state = await asyncio.to_thread(_readable_state, offset, pack)
+            state = await asyncio.to_thread(lambda: readable(LiveExperiment.from_state, offset, pack()))
             await self._keep_fold(live.owner, POLICY_FOLD, Snapshot(offset, state))
             self._overdue.done("snapshot_overdue", name)
         finally:
@@ -272,10 +270,3 @@ class Keeper:
             windows_ms.append(MAX_WINDOW_MS)  # for an experiment that is being read or was only announced
         for key_id in keyring.expired(now_ms, max(windows_ms, default=0)):
             await self._store.drop_token_key(key_id)
-
-
-def _readable_state(offset: Offset, pack: Callable[[], bytes]) -> bytes:
-    """Packs a state and reads it back, so that no snapshot is written that a reader refuses."""
-    state = pack()
-    LiveExperiment.from_state(offset, state)
-    return state

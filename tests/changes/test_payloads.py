@@ -93,7 +93,7 @@ def test_folds_of_short_and_of_whole_changes_are_equal() -> None:
             change = Changed(step, Change("x", "me"))
             event = events.decode(events.CHANGED, events.encode(change.without(former) if short else change))
             live.apply(Offset(at, 0), event)
-            results.apply(at, event)
+            results.apply(Offset(at, 0), event)
             former = step
         assert live.record == results.record == steps[-1]
         states.append((live.state(), results.state()))

@@ -14,8 +14,8 @@ from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
 
 from bandit_serve.log import events
+from bandit_serve.log.entry import Entry
 from bandit_serve.log.offset import Offset
-from bandit_serve.store.store import Entry
 
 UNKNOWN = BAD_ENTRIES["an unknown kind"]
 

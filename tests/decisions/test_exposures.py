@@ -20,7 +20,8 @@ from bandit_serve.errors import StoreUnavailable
 from bandit_serve.log import events
 from bandit_serve.log.events import Exposed
 from bandit_serve.log.offset import START
-from bandit_serve.store.store import EXPOSED_MARK_MS, REPEATED_MS, Store
+from bandit_serve.log.times import EXPOSED_MARK_MS, REPEATED_MS
+from bandit_serve.store.store import Store
 
 EVEN = np.array([0.5, 0.5])
 TILTED = np.array([0.25, 0.75])

@@ -28,8 +28,8 @@ from services import ThrowawayService
 from stores import ThrowawayStore, gone, wait_until
 
 from bandit_serve.log import events
+from bandit_serve.log.entry import Entry
 from bandit_serve.log.offset import Offset
-from bandit_serve.store.store import Entry
 
 WORKERS = 2
 WELL = [f"well-{i}" for i in range(5)]

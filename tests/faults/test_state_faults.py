@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from aiohttp.typedefs import Handler
 from http_calls import check_problem, decide, new_name, running, upload
+from result_states import state_of
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
 
@@ -26,11 +27,11 @@ from bandit_serve.errors import (
     TooLarge,
     of_our_state,
 )
+from bandit_serve.log.fold import RESULTS_FOLD
+from bandit_serve.log.snapshot import Snapshot
 from bandit_serve.models import MatrixFactorization
-from bandit_serve.replication.results_log import RESULTS_FOLD
-from bandit_serve.results.snapshot import VERSION, packed
 from bandit_serve.server.app import ROUTES, _answered
-from bandit_serve.store.store import Snapshot, Store
+from bandit_serve.store.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +79,9 @@ def traceback_since(service: ThrowawayService, n_lines: int) -> str:
 SNAPSHOTS = {
     "no snapshot": b"garbage",
     "nothing": b"",
-    "another version": zlib.compress(msgspec.msgpack.encode((VERSION + 1, b"", {}))),
-    "no record": packed(b"\xc1", {}),
-    "no columns": packed(msgspec.msgpack.encode({}), {}),
+    "another version": zlib.compress(msgspec.msgpack.encode((4, b"", {}))),
+    "no record": state_of(b"\xc1", {}),
+    "no columns": state_of(msgspec.msgpack.encode({}), {}),
 }
 
 

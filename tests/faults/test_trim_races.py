@@ -14,12 +14,14 @@ from bandit_serve.errors import StoreUnavailable
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
+from bandit_serve.log.entry import Entry
+from bandit_serve.log.fold import POLICY_FOLD, RESULTS_FOLD
 from bandit_serve.log.offset import Offset
-from bandit_serve.replication.beginnings import POLICY_FOLD
-from bandit_serve.replication.results_log import RESULTS_FOLD, ResultsLog
+from bandit_serve.log.snapshot import Snapshot
+from bandit_serve.replication.results_log import ResultsLog
 from bandit_serve.replication.tail import Tail
 from bandit_serve.results import ResultsFold
-from bandit_serve.store.store import Entry, Snapshot, Store
+from bandit_serve.store.store import Store
 
 
 class TrimmedStore(Store):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgpack
 import msgspec
 import numpy as np
 import pytest
@@ -243,10 +242,10 @@ def test_a_state_that_knew_no_moments_goes_on_as_of_zeros_and_ones() -> None:
     watch = ChangeAlarms(1, UNIT)
     play(watch, bernoulli(0.2), 4, 0, 2_000)
     state = watch.state()
-    (m2,), (m3,) = state.pop("m2"), state.pop("m3")
-    restored = ChangeAlarms.from_state({**state, "looks": [len(state["candidates"][0])]}).state()
-    assert restored["m2"] == pytest.approx([m2])
-    assert restored["m3"] == pytest.approx([m3])
+    former = msgspec.structs.replace(state, m2=None, m3=None, looks=[len(state.candidates[0])])
+    restored = ChangeAlarms.from_state(former).state()
+    assert restored.m2 == pytest.approx(state.m2)
+    assert restored.m3 == pytest.approx(state.m3)
 
 
 def test_a_state_that_numbered_its_looks_goes_on_and_finds_a_change_that_was_under_way() -> None:
@@ -256,14 +255,13 @@ def test_a_state_that_numbered_its_looks_goes_on_and_finds_a_change_that_was_und
     play(watch, lambda rng, n: draw(rng, n) + 0.3 * deviation, 5, 3_000, 3_160)
     assert not watch.alarms
     state = watch.state()
-    del state["m3"]
     # Every second look, at 32 values, of which each had its number.
-    (rows,) = state["candidates"]
+    (rows,) = state.candidates
     rows = rows[1::2].copy()
     rows[:, 2] = np.arange(1, len(rows) + 1)
-    state |= {"candidates": [rows], "looks": [len(rows)]}
-    restored = ChangeAlarms.from_state(state)
-    assert set(restored.state()["candidates"][0][:, 2]) == {BLOCK}
+    former = msgspec.structs.replace(state, m3=None, candidates=[rows], looks=[len(rows)])
+    restored = ChangeAlarms.from_state(former)
+    assert set(restored.state().candidates[0][:, 2]) == {BLOCK}
     play(restored, lambda rng, n: draw(rng, n) + 0.3 * deviation, 5, 3_160, 4_000)
     (alarm,) = restored.alarms
     assert abs(alarm.since_ms - 3_000) < 150
@@ -321,7 +319,7 @@ def test_arms_are_told_apart() -> None:
 def test_memory_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = ChangeAlarms(1, UNIT)
     play(watch, bernoulli(0.1), 1, 0, 20_000, BLOCK)
-    (rows,) = watch.state()["candidates"]
+    (rows,) = watch.state().candidates
     assert len(rows) == CANDIDATES
     gaps, ago = np.diff(rows[:, 0]), 20_000 - rows[:-1, 0]
     assert (gaps[-16:] <= 2 * BLOCK).all(), "the newest are close together"
@@ -356,11 +354,11 @@ def test_a_restored_watch_goes_on_identically_and_grows(bounds: tuple[float, flo
         assert packed(restored) == packed(whole)
         assert grown.alarms == whole.alarms
         grown.rewarded(np.full(BLOCK + REFERENCE, 2), np.zeros(BLOCK + REFERENCE), 200)
-        assert len(grown.state()["n"]) == 3
+        assert len(grown.state().n) == 3
 
 
 def packed(watch: ChangeAlarms) -> bytes:
-    return bytes(msgpack.packb(watch.state(), default=lambda array: array.tolist()))
+    return msgspec.msgpack.encode(watch.state(), enc_hook=np.ndarray.tolist)
 
 
 # In an experiment

@@ -24,7 +24,7 @@ from bandit_serve.decisions.draw import Draw
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log import events
 from bandit_serve.log.events import Changed, Rewarded, Tick
-from bandit_serve.log.offset import Offset
+from bandit_serve.log.offset import START, Offset
 from bandit_serve.policies import ContextualPolicy
 from bandit_serve.results import ResultsFold, report
 
@@ -83,7 +83,7 @@ def check_live(live: LiveExperiment, history: History) -> None:
 
 def check_results(fold: ResultsFold, live: LiveExperiment) -> None:
     state = fold.state()
-    assert ResultsFold.from_state(state).state() == state
+    assert ResultsFold.from_state(START, state).state() == state
     shares = dict(
         zip(live.experiment.arm_names, live.current_shares(live.offset.time_ms).tolist(), strict=True)
     )
@@ -129,7 +129,7 @@ def fold_entry(history: History, fold: ResultsFold | None, entry: Entry) -> Resu
         assert isinstance(event, Changed)
         fold = ResultsFold(event.record)
     history.live.apply(offset, event)
-    fold.apply(offset.time_ms, event)
+    fold.apply(offset, event)
     return fold
 
 

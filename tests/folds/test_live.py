@@ -346,7 +346,7 @@ def test_shares_over_eligible_arms_are_the_policys_own() -> None:
 
 @pytest.mark.parametrize("state", [b"", b"\x00", b"\xc1", b"\x81\xa1a\xc7\x00\x05"])
 def test_what_is_no_snapshot_is_an_error(state: bytes) -> None:
-    with pytest.raises((ValueError, KeyError, TypeError)):
+    with pytest.raises(UnreadableEntry):
         LiveExperiment.from_state(Offset(1, 0), state)
 
 

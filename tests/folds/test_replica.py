@@ -9,11 +9,11 @@ from bandit_serve.errors import NotFound, SetAside
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
+from bandit_serve.log.entry import Entry
 from bandit_serve.log.events import Census
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.registry.registry import ANNOUNCED, ExperimentAnnounced, Registry
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.store import Entry
 
 
 def announced(replica: Replica, name: str, at_ms: int = 1) -> None:
@@ -105,3 +105,37 @@ def test_a_log_that_does_not_begin_with_its_creation_is_set_aside() -> None:
     assert replica.aside["e"].offset == Offset(2, 0)
     with pytest.raises(SetAside):
         replica.experiment("e")
+
+
+def test_an_experiment_that_is_read_from_its_log_again_waits_and_then_goes_on() -> None:
+    replica = Replica()
+    announced(replica, "e")
+    replica.apply("e", creation())
+    replica.begin_anew("e")
+    assert replica.positions["e"] == START
+    assert not replica.experiments
+    assert replica.aside["e"].reading
+    found = replica.aside_of(7)
+    assert found is not None, "a reward is not refused for good"
+    with pytest.raises(SetAside, match="is being read from its log"):
+        replica.experiment("e")
+    replica.apply("e", creation())
+    assert not replica.aside
+    assert replica.by_uid[7] is replica.experiment("e")
+
+
+def test_one_that_is_set_aside_passes_its_entries_over_until_it_is_read_again() -> None:
+    replica = Replica()
+    announced(replica, "e")
+    replica.apply("e", creation())
+    replica.put_aside("e", ValueError("no"))
+    replica.apply("e", creation(3))
+    assert replica.aside["e"].reason == "ValueError: no"
+    replica.begin_anew("e")
+    replica.apply("e", Entry(Offset(2, 0), events.TICK, b""))
+    assert not replica.aside["e"].reading, "what can not be folded sets it aside again"
+    replica.apply("e", creation(3))
+    assert not replica.experiments
+    replica.begin_anew("e")
+    replica.apply("e", creation())
+    assert replica.experiment("e").offset == Offset(2, 0)

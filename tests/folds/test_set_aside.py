@@ -20,10 +20,10 @@ from bandit_serve.errors import StoreUnavailable
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
+from bandit_serve.log.entry import Entry
 from bandit_serve.log.offset import Offset
 from bandit_serve.registry.registry import ANNOUNCED, ExperimentAnnounced
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.store import Entry
 
 WORKERS = 2
 

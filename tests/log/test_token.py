@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from bandit_serve.log._token import KEY_BYTES, MAX_FEATURES, TOKEN_CHARS, Opener, Seal
 from bandit_serve.log.events import REWARD
-from bandit_serve.log.token import SETTLE_MS, Keyring, new_key
+from bandit_serve.log.times import KEY_SETTLES_MS
+from bandit_serve.log.token import Keyring, new_key
 
 KEY = bytes(range(KEY_BYTES))
 ARMS, SHARES = np.array([0, 2], np.uint16), np.array([0.5, 0.25])
@@ -195,8 +196,8 @@ def test_arrays_of_different_lengths_are_refused() -> None:
 
 def test_a_new_key_signs_when_every_worker_knows_it_and_an_old_one_opens_until_its_tokens_are_late() -> None:
     keys = {0: new_key(0), 1: new_key(1_000_000)}
-    before = Keyring(keys, 1_000_000 + SETTLE_MS - 1)
-    after = Keyring(keys, 1_000_000 + SETTLE_MS)
+    before = Keyring(keys, 1_000_000 + KEY_SETTLES_MS - 1)
+    after = Keyring(keys, 1_000_000 + KEY_SETTLES_MS)
     assert (before.seal.key_id, after.seal.key_id) == (0, 1)
     for signer in (before, after):
         token = signer.seal.sign(*FIELDS)
@@ -206,7 +207,7 @@ def test_a_new_key_signs_when_every_worker_knows_it_and_an_old_one_opens_until_i
             == [FIELDS[0]]
         )
     longest_ms = 5_000
-    last_ms = 1_000_000 + 2 * SETTLE_MS + longest_ms
+    last_ms = 1_000_000 + 2 * KEY_SETTLES_MS + longest_ms
     assert after.expired(last_ms, longest_ms) == []
     assert after.expired(last_ms + 1, longest_ms) == [0]
     assert Keyring({1: keys[1]}, last_ms).expired(10**12, longest_ms) == [], "the newest never expires"

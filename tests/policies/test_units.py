@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scale import scaled
 
-from bandit_serve.folds.experiment import LiveExperiment, _pack, _unpack
+from bandit_serve.folds.experiment import _CODEC, LiveExperiment
 from bandit_serve.policies import POLICIES, UCB1, EpsilonGreedy, Softmax, Thompson, TopTwoThompson, _poisson
 from bandit_serve.policies.policy import Policy
 from bandit_serve.policies.thompson import prior_by_arm
@@ -132,9 +132,9 @@ def test_a_state_of_before_goes_on_without_a_unit_unless_one_was_given(
 ) -> None:
     metrics = [{"name": "m", "kind": "continuous"}]
     live = LiveExperiment(created(experiment(policy=policy, metrics=metrics)))
-    fields = _unpack(live.state())
-    fields["policy"]["parameters"][parameter] = former
-    restored = LiveExperiment.from_state(live.offset, _pack(fields))
+    fields = _CODEC.unpack(live.state())
+    fields.policy["parameters"][parameter] = former
+    restored = LiveExperiment.from_state(live.offset, _CODEC.pack(fields))
     assert restored.digest() == live.digest()
     given = former if parameter != "prior" else {"beta": 1.0}
     live = LiveExperiment(created(experiment(policy={**policy, parameter: given}, metrics=metrics)))

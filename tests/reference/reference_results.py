@@ -10,8 +10,9 @@ import numpy as np
 
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.log.events import Event, Exposed, Rewarded
+from bandit_serve.log.offset import Offset
+from bandit_serve.log.times import EARLY_REWARD_MS
 from bandit_serve.policies import POLICIES
-from bandit_serve.results.early import PATIENCE_MS
 
 Vector = list[float]
 COUNTED = -1
@@ -211,7 +212,8 @@ class ReferenceFold:
             for k, e in enumerate(shares)
         ]
 
-    def apply(self, time_ms: int, event: Event) -> None:
+    def apply(self, offset: Offset, event: Event) -> None:
+        time_ms = offset.time_ms
         if isinstance(event, Exposed):
             self.expose(event)
             end = event.first + len(event.arms) // 2
@@ -224,7 +226,7 @@ class ReferenceFold:
                 lambda at_ms, row: self.zero or row["counter"] < self.reached.get(row["incarnation"], 0)
             )
         self.now = max(self.now, time_ms)
-        self.go_on(lambda at_ms, row: at_ms + PATIENCE_MS < self.now)
+        self.go_on(lambda at_ms, row: at_ms + EARLY_REWARD_MS < self.now)
         if self.zero:
             self.close()
 

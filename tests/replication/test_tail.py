@@ -16,14 +16,15 @@ from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
 from bandit_serve.log.events import Change, Changed
+from bandit_serve.log.fold import POLICY_FOLD
 from bandit_serve.log.offset import START, Offset
+from bandit_serve.log.snapshot import Snapshot
 from bandit_serve.registry.registry import ANNOUNCED, ExperimentAnnounced
 from bandit_serve.replication import tail as module
-from bandit_serve.replication.beginnings import POLICY_FOLD
 from bandit_serve.replication.tail import Tail
 from bandit_serve.server.ending import end
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.store import Snapshot, Store
+from bandit_serve.store.store import Store
 
 
 @pytest.fixture
@@ -172,7 +173,7 @@ def test_a_worker_starts_from_snapshots_and_the_log_after_them(server: Throwaway
 def test_a_reader_that_slept_through_a_trim_starts_over_from_the_snapshot(
     server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LAPSE_S", 0.0)
+    monkeypatch.setattr(module, "LAPSE_MS", 0)
 
     async def scenario(writer: Reader, sleeper: Reader) -> None:
         await writer.changes.create(created(experiment()))

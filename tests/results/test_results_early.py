@@ -7,8 +7,9 @@ import pytest
 from simulated_results import START_MS, exposed, record, rewarded
 
 from bandit_serve.log.events import Tick
+from bandit_serve.log.offset import Offset
+from bandit_serve.log.times import EARLY_REWARD_MS
 from bandit_serve.results import ResultsFold, report
-from bandit_serve.results.early import PATIENCE_MS
 
 
 def quick_rewards(fold: ResultsFold, rounds: int, seed: int) -> None:
@@ -22,8 +23,8 @@ def quick_rewards(fold: ResultsFold, rounds: int, seed: int) -> None:
         rows = rewarded(
             counter=first + np.arange(50), arm=arms, value=values, propensity=vector[arms], time_ms=at
         )
-        fold.apply(at, rows)
-        fold.apply(at + 50, exposed(first, arms, vector[None], [50], time_ms=at))
+        fold.apply(Offset(at, 0), rows)
+        fold.apply(Offset(at + 50, 0), exposed(first, arms, vector[None], [50], time_ms=at))
 
 
 def test_quick_rewards_are_no_sample_ratio_mismatch() -> None:
@@ -38,20 +39,21 @@ def test_quick_rewards_are_no_sample_ratio_mismatch() -> None:
 def test_an_early_reward_is_in_the_report_at_once_and_in_the_fold_once() -> None:
     fold = ResultsFold(record(2))
     fold.apply(
-        START_MS, rewarded(counter=np.arange(4), arm=np.array([0, 1, 0, 1]), value=1.0, propensity=0.5)
+        Offset(START_MS, 0),
+        rewarded(counter=np.arange(4), arm=np.array([0, 1, 0, 1]), value=1.0, propensity=0.5),
     )
     assert fold.sums.counts()[0] == 0
     assert sum(arm.metrics["m"].n for arm in report(fold, fold.record, {}, 0).arms) == 4
-    resumed = ResultsFold.from_state(fold.state())
+    resumed = ResultsFold.from_state(fold.offset, fold.state())
     for each in (fold, resumed):
-        each.apply(START_MS + 1, exposed(0, np.array([0, 1, 0, 1]), np.array([[0.5, 0.5]]), [4]))
+        each.apply(Offset(START_MS + 1, 0), exposed(0, np.array([0, 1, 0, 1]), np.array([[0.5, 0.5]]), [4]))
         assert each.sums.counts()[0] == 4
     assert fold.state() == resumed.state()
 
 
-@pytest.mark.parametrize("later_ms", [PATIENCE_MS, PATIENCE_MS + 1])
+@pytest.mark.parametrize("later_ms", [EARLY_REWARD_MS, EARLY_REWARD_MS + 1])
 def test_an_exposure_that_never_comes_is_given_up(later_ms: int) -> None:
     fold = ResultsFold(record(2))
-    fold.apply(START_MS, rewarded(counter=0, arm=0, value=1.0, propensity=0.5))
-    fold.apply(START_MS + later_ms, Tick())
-    assert fold.sums.counts()[0] == (1 if later_ms > PATIENCE_MS else 0)
+    fold.apply(Offset(START_MS, 0), rewarded(counter=0, arm=0, value=1.0, propensity=0.5))
+    fold.apply(Offset(START_MS + later_ms, 0), Tick())
+    assert fold.sums.counts()[0] == (1 if later_ms > EARLY_REWARD_MS else 0)

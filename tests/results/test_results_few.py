@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_betting import BINARY, SQUARES
+from result_states import parts_of, state_of
 from scale import scaled
 from simulated_results import (
     START_MS,
@@ -22,11 +23,12 @@ from simulated_results import (
     with_arm,
 )
 
-from bandit_serve.errors import InvalidInput
+from bandit_serve.errors import UnreadableEntry
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Metric, Record
 from bandit_serve.log.events import Change, Changed, Tick
-from bandit_serve.results import ResultsFold, report, snapshot
+from bandit_serve.log.offset import START, Offset
+from bandit_serve.results import ResultsFold, report
 from bandit_serve.results.betting import mean_interval
 
 METRICS = (Metric(name="hit", kind="binary"), Metric(name="worth", kind="continuous"))
@@ -46,10 +48,11 @@ def told(about: Record, values, *, arm: int = 0, fold: ResultsFold | None = None
     fold = ResultsFold(about) if fold is None else fold
     n = len(values)
     shares = np.full((1, len(about.experiment.arms)), 1 / len(about.experiment.arms))
-    fold.apply(START_MS, exposed(first, np.full(n, arm), shares, [n]))
+    fold.apply(Offset(START_MS, 0), exposed(first, np.full(n, arm), shares, [n]))
     counters = (first + np.arange(n)).astype(np.uint64)
     fold.apply(
-        START_MS, rewarded(counter=counters, arm=np.full(n, arm), value=values, propensity=shares[0, arm])
+        Offset(START_MS, 0),
+        rewarded(counter=counters, arm=np.full(n, arm), value=values, propensity=shares[0, arm]),
     )
     return fold
 
@@ -81,7 +84,7 @@ def test_a_bounded_metric_has_its_own_bounds_and_0_where_that_is_what_is_missing
     )
     about = record(metrics=metrics, missing="zero", window="1s")
     fold = told(about, 2 + 2 * SQUARES[:30])
-    fold.apply(START_MS + 10_000, Tick())
+    fold.apply(Offset(START_MS + 10_000, 0), Tick())
     low, high = interval(fold)
     assert 0 < low < high < 4
     assert (low, high) == mean_interval(2 + 2 * SQUARES[:30], 0.0, 4.0, 0.05)
@@ -120,14 +123,14 @@ def test_there_is_none_where_a_context_decides(policy) -> None:
     changed = msgspec.structs.replace(
         fold.record, experiment=fold.record.experiment.with_policy(split), revision=3
     )
-    fold.apply(START_MS, Changed(changed, Change("change_policy", "me")))
+    fold.apply(Offset(START_MS, 0), Changed(changed, Change("change_policy", "me")))
     assert interval(told(changed, BINARY[:5], fold=fold, first=40)) is None
     fold = told(record(2, policy=split), BINARY[:40])
     assert interval(fold) is not None
     changed = msgspec.structs.replace(
         fold.record, experiment=fold.record.experiment.with_policy(policy), revision=3
     )
-    fold.apply(START_MS, Changed(changed, Change("change_policy", "me")))
+    fold.apply(Offset(START_MS, 0), Changed(changed, Change("change_policy", "me")))
     assert interval(fold) is None
 
 
@@ -135,19 +138,19 @@ def test_there_is_none_where_requests_differ_in_the_arms_that_they_may_get() -> 
     fold = told(record(3), BINARY[:40])
     assert interval(fold) is not None
     only = np.array([[0.5, 0.5, 0.0]])
-    fold.apply(START_MS, exposed(40, np.array([0]), only, [1]))
-    fold.apply(START_MS, rewarded(counter=[40], arm=[0], value=[1.0], propensity=0.5))
+    fold.apply(Offset(START_MS, 0), exposed(40, np.array([0]), only, [1]))
+    fold.apply(Offset(START_MS, 0), rewarded(counter=[40], arm=[0], value=[1.0], propensity=0.5))
     assert interval(fold) is None
 
 
 def test_there_is_none_when_an_arm_comes_between() -> None:
     fold = told(record(2), BINARY[:40])
     about = with_arm(fold.record, "c")
-    fold.apply(START_MS, Changed(about, Change("add_arm", "me")))
+    fold.apply(Offset(START_MS, 0), Changed(about, Change("add_arm", "me")))
     assert interval(fold) is not None
     told(about, BINARY[:3], fold=fold, first=40)
     assert [interval(fold, arm) for arm in range(3)] == [None] * 3
-    assert ResultsFold.from_state(fold.state()).state() == fold.state()
+    assert ResultsFold.from_state(fold.offset, fold.state()).state() == fold.state()
 
 
 def test_a_unit_whose_value_changes_ends_it_for_its_arm() -> None:
@@ -155,13 +158,14 @@ def test_a_unit_whose_value_changes_ends_it_for_its_arm() -> None:
     fold = ResultsFold(about)
     units = np.arange(40, dtype=np.uint64)
     arms = np.arange(40) % 2
-    fold.apply(START_MS, exposed(0, arms, EVEN[None], [40], units=units))
+    fold.apply(Offset(START_MS, 0), exposed(0, arms, EVEN[None], [40], units=units))
     fold.apply(
-        START_MS, rewarded(counter=np.arange(40), arm=arms, value=BINARY[:40], propensity=0.5, unit=units)
+        Offset(START_MS, 0),
+        rewarded(counter=np.arange(40), arm=arms, value=BINARY[:40], propensity=0.5, unit=units),
     )
     assert interval(fold, 0) == mean_interval(BINARY[:40:2], 0.0, 1.0, 0.05)
     again = rewarded(counter=[100, 101], arm=[0, 1], value=[1.0, 0.0], propensity=0.5, unit=units[:2])
-    fold.apply(START_MS, again)
+    fold.apply(Offset(START_MS, 0), again)
     assert BINARY[0] == 0
     assert interval(fold, 0) is None
     assert interval(fold, 1) == mean_interval(BINARY[1:40:2], 0.0, 1.0, 0.05)
@@ -176,7 +180,7 @@ def test_what_is_kept_is_what_the_sums_are_of(unit, missing, seed) -> None:
     fold = ResultsFold(record(3, unit=unit, missing=missing, window="500ms", metrics=METRICS))
     log = random_log(np.random.default_rng(seed), 3, 2, 500)
     for time_ms, event in [*log, (log[-1][0] + 2000, Tick())]:
-        fold.apply(time_ms, event)
+        fold.apply(Offset(time_ms, 0), event)
         sums = fold.sums.of_metric(0)
         for arm in range(3):
             values = fold.beginning(0, arm)
@@ -188,10 +192,10 @@ def test_what_is_kept_is_what_the_sums_are_of(unit, missing, seed) -> None:
 
 def test_a_snapshot_of_a_build_that_kept_no_values_is_read() -> None:
     fold = told(record(2), BINARY[:40])
-    about, columns = snapshot.unpacked(fold.state())
+    about, columns = parts_of(fold.state())
     assert len(columns["beginnings"]["values"]) == 40
     del columns["beginnings"]
-    former = ResultsFold.from_state(snapshot.packed(about, columns))
+    former = ResultsFold.from_state(START, state_of(about, columns))
     assert interval(former) is None
     told(fold.record, BINARY, fold=former, first=40)
     assert interval(former) is not None, "asymptotic"
@@ -208,10 +212,10 @@ def test_a_snapshot_of_a_build_that_kept_no_values_is_read() -> None:
     ],
 )
 def test_a_damaged_snapshot_is_refused(column, damage) -> None:
-    about, columns = snapshot.unpacked(told(record(2), BINARY[:40]).state())
+    about, columns = parts_of(told(record(2), BINARY[:40]).state())
     columns["beginnings"][column] = damage(columns["beginnings"][column])
-    with pytest.raises(InvalidInput):
-        ResultsFold.from_state(snapshot.packed(about, columns))
+    with pytest.raises(UnreadableEntry):
+        ResultsFold.from_state(START, state_of(about, columns))
 
 
 @pytest.mark.parametrize("mean", [0.1, 0.01, *([0.5, 0.001] if scaled(0, 1) else [])])

@@ -10,14 +10,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference_results import ReferenceFold
+from result_states import parts_of, state_of
 from simulated_results import START_MS, Play, bernoulli, exposed, random_log, record, rewarded, with_arm
 
-from bandit_serve.errors import InvalidInput, UnreadableEntry
+from bandit_serve.errors import UnreadableEntry
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Metric
 from bandit_serve.log.events import Census, Change, Changed, Exposed, Rewarded, Tick
-from bandit_serve.results import ResultsFold, report, snapshot
-from bandit_serve.results.fold import GRACE_MS, LINGER_MS
+from bandit_serve.log.offset import START, Offset
+from bandit_serve.log.times import GRACE_MS, LINGER_MS
+from bandit_serve.results import ResultsFold, report
 
 METRICS = (Metric(name="hit", kind="binary"), Metric(name="worth", kind="continuous"))
 MODES = [(unit, missing) for unit in ("request", "user") for missing in ("ignore", "zero")]
@@ -32,7 +34,7 @@ def mixed(
 
 def played(fold, log):
     for time_ms, event in log:
-        fold.apply(time_ms, event)
+        fold.apply(Offset(time_ms, 0), event)
     return fold
 
 
@@ -61,8 +63,8 @@ def check_folds_what_the_reference_folds(unit, missing, seed, policy=None, windo
     assert len({len(event.arms) for _, event in log if isinstance(event, Exposed)}) > 3
     fold, reference = ResultsFold(about), ReferenceFold(about.experiment, [1 / 3] * 3)
     for time_ms, event in log:
-        fold.apply(time_ms, event)
-        reference.apply(time_ms, event)
+        fold.apply(Offset(time_ms, 0), event)
+        reference.apply(Offset(time_ms, 0), event)
         assert fold.pending == reference.pending
         assert fold.crossovers == reference.crossovers
     for _ in range(2):
@@ -73,8 +75,8 @@ def check_folds_what_the_reference_folds(unit, missing, seed, policy=None, windo
             for name, expected in reference.entered[m].sums(0).items():
                 np.testing.assert_allclose(sums[name], expected, rtol=1e-9, atol=1e-7, err_msg=name)
         end = log[-1][0] + 3 * WINDOW_MS
-        fold.apply(end, Tick())
-        reference.apply(end, Tick())
+        fold.apply(Offset(end, 0), Tick())
+        reference.apply(Offset(end, 0), Tick())
         assert fold.pending == reference.pending == 0
 
 
@@ -89,7 +91,7 @@ def test_a_snapshot_and_the_rest_of_the_log_are_the_whole_log_bit_for_bit(unit, 
     resumed, at = ResultsFold(about), 0
     for cut in [*cuts, len(log)]:
         played(resumed, log[at:cut])
-        resumed, at = ResultsFold.from_state(resumed.state()), cut
+        resumed, at = ResultsFold.from_state(resumed.offset, resumed.state()), cut
     assert resumed.state() == whole.state()
     assert msgspec.json.encode(report(resumed, resumed.record, {}, 0)) == msgspec.json.encode(
         report(whole, whole.record, {}, 0)
@@ -125,15 +127,15 @@ def test_an_arm_that_comes_is_as_one_that_had_no_share_before(unit, missing, see
     before = [entry for entry in log if entry[0] < comes_ms]
     assert 0 < len(before) < len(log)
     grown = played(ResultsFold(first), before)
-    grown.apply(comes_ms, Changed(with_arm(first, "d"), Change("add_arm", "me")))
+    grown.apply(Offset(comes_ms, 0), Changed(with_arm(first, "d"), Change("add_arm", "me")))
     # A change closes windows as every entry does, and what closes together depends on when.
     ticked = [*before, (comes_ms, Tick()), *log[len(before) :]]
     wide = played(ResultsFold(record(4, **about)), [(at, padded(event, 4)) for at, event in ticked])
-    whole = ResultsFold.from_state(grown.state())
+    whole = ResultsFold.from_state(grown.offset, grown.state())
     played(grown, log[len(before) :])
     at = len(before) + cut % (len(log) - len(before))
     played(whole, log[len(before) : at])
-    whole = played(ResultsFold.from_state(whole.state()), log[at:])
+    whole = played(ResultsFold.from_state(whole.offset, whole.state()), log[at:])
     assert whole.state() == grown.state()
     for m in range(2):
         sums, expected = grown.sums.of_metric(m), wide.sums.of_metric(m)
@@ -172,11 +174,11 @@ def test_memory_follows_what_is_open_and_not_the_log():
             at = START_MS + hour * 3_600_000 + i * 100
             vector = rng.dirichlet(np.full(3, 5.0))
             arms = rng.choice(3, 50, p=vector)
-            fold.apply(at, exposed((hour * 40 + i) * 50, arms, vector[None], [50], time_ms=at))
+            fold.apply(Offset(at, 0), exposed((hour * 40 + i) * 50, arms, vector[None], [50], time_ms=at))
         sizes.append((len(fold.state()), fold._shares.n_vectors))
     assert sizes[-1][0] < 1.05 * sizes[4][0]
     assert sizes[-1][1] < 130
-    fold.apply(at + WINDOW_MS + LINGER_MS + 2, Tick())
+    fold.apply(Offset(at + WINDOW_MS + LINGER_MS + 2, 0), Tick())
     assert fold._shares.n_runs == 0
     assert fold._shares.n_vectors == 1
 
@@ -186,7 +188,8 @@ def test_equal_vectors_in_a_row_are_stored_once():
     even = np.full((1, 3), 1 / 3)
     for i in range(100):
         fold.apply(
-            START_MS, exposed(10 * i, np.arange(10) % 3, even, [10], units=np.arange(10 * i, 10 * i + 10))
+            Offset(START_MS, 0),
+            exposed(10 * i, np.arange(10) % 3, even, [10], units=np.arange(10 * i, 10 * i + 10)),
         )
     assert fold._shares.n_vectors == 1
     assert fold._shares.n_runs == 1
@@ -194,12 +197,12 @@ def test_equal_vectors_in_a_row_are_stored_once():
 
 def test_a_reward_without_an_exposure_has_its_own_propensity_and_the_proportions_of_the_vector_before():
     fold = ResultsFold(mixed("request", "ignore"))
-    fold.apply(START_MS, exposed(0, np.array([0]), np.array([[0.2, 0.2, 0.6]]), [1]))
-    fold.apply(START_MS, rewarded(counter=5, arm=0, propensity=0.5, value=1.0))
+    fold.apply(Offset(START_MS, 0), exposed(0, np.array([0]), np.array([[0.2, 0.2, 0.6]]), [1]))
+    fold.apply(Offset(START_MS, 0), rewarded(counter=5, arm=0, propensity=0.5, value=1.0))
     np.testing.assert_allclose(fold.complete().sums.of_metric(0)["split"], [0.5, 0.125, 0.375])
-    fold.apply(START_MS, rewarded(counter=6, arm=0, propensity=0.5, value=1.0))
+    fold.apply(Offset(START_MS, 0), rewarded(counter=6, arm=0, propensity=0.5, value=1.0))
     np.testing.assert_allclose(fold.complete().sums.of_metric(0)["inverse"], [2.0, 8.0, 8 / 3])
-    fold.apply(START_MS, rewarded(incarnation=99, counter=5, arm=2, propensity=1.0, value=1.0))
+    fold.apply(Offset(START_MS, 0), rewarded(incarnation=99, counter=5, arm=2, propensity=1.0, value=1.0))
     np.testing.assert_allclose(fold.complete().sums.of_metric(0)["inverse"], [2.0, 8.0, 8 / 3 + 1.0])
     assert fold.complete().sums.of_metric(0)["eligible"].tolist() == [1, 1, 2]
 
@@ -207,35 +210,38 @@ def test_a_reward_without_an_exposure_has_its_own_propensity_and_the_proportions
 def test_a_fixed_split_stands_in_for_its_own_vector_before_the_first_exposure():
     policy = PolicySpec(kind="fixed_split", shares={"a": 1, "b": 3})
     fold = ResultsFold(record(2, policy=policy))
-    fold.apply(START_MS, rewarded(counter=0, arm=1, propensity=0.75, value=1.0))
-    fold.apply(START_MS, rewarded(counter=1, arm=0, propensity=0.25, value=1.0))
+    fold.apply(Offset(START_MS, 0), rewarded(counter=0, arm=1, propensity=0.75, value=1.0))
+    fold.apply(Offset(START_MS, 0), rewarded(counter=1, arm=0, propensity=0.25, value=1.0))
     np.testing.assert_allclose(fold.complete().sums.of_metric(0)["split"], [0.25, 0.75])
     assert fold.complete().sums.of_metric(0)["moved"] == 0
 
 
 def test_a_window_closes_after_its_last_millisecond():
     fold = ResultsFold(mixed("request", "zero"))
-    fold.apply(START_MS, exposed(0, np.array([1, 2]), np.full((1, 3), 1 / 3), [2], ages_ms=np.array([0, 7])))
-    fold.apply(START_MS + WINDOW_MS, Tick())
+    fold.apply(
+        Offset(START_MS, 0),
+        exposed(0, np.array([1, 2]), np.full((1, 3), 1 / 3), [2], ages_ms=np.array([0, 7])),
+    )
+    fold.apply(Offset(START_MS + WINDOW_MS, 0), Tick())
     assert (fold.pending, fold.sums.counts()[0]) == (2, 0)
-    fold.apply(START_MS + WINDOW_MS + 1, Census(key="k"))
+    fold.apply(Offset(START_MS + WINDOW_MS + 1, 0), Census(key="k"))
     assert (fold.pending, fold.sums.counts()[0]) == (1, 1)
     late = rewarded(counter=1, arm=2, propensity=1 / 3, value=1.0, time_ms=START_MS + 7)
-    fold.apply(START_MS + WINDOW_MS + 9, late)
+    fold.apply(Offset(START_MS + WINDOW_MS + 9, 0), late)
     assert (fold.pending, fold.complete().sums.of_metric(0)["total"].tolist()) == (0, [0.0, 0.0, 1.0])
 
 
 def orphan(fold):
     """A decision that is analysed by its reward, as its window closes before its exposure comes."""
-    fold.apply(START_MS, exposed(0, np.array([1]), np.full((1, 3), 1 / 3), [1]))
+    fold.apply(Offset(START_MS, 0), exposed(0, np.array([1]), np.full((1, 3), 1 / 3), [1]))
     row = rewarded(counter=7, arm=1, metric=1, value=4.0, propensity=0.5)
-    fold.apply(START_MS, row)
-    fold.apply(START_MS + WINDOW_MS + 1, Tick())
+    fold.apply(Offset(START_MS, 0), row)
+    fold.apply(Offset(START_MS + WINDOW_MS + 1, 0), Tick())
     return fold
 
 
 def expose_orphan(fold):
-    fold.apply(fold.now_ms, exposed(7, np.array([1]), np.array([[0.1, 0.5, 0.4]]), [1]))
+    fold.apply(Offset(fold.now_ms, 0), exposed(7, np.array([1]), np.array([[0.1, 0.5, 0.4]]), [1]))
     return fold
 
 
@@ -246,9 +252,9 @@ def test_what_was_analysed_without_its_exposure_keeps_the_shares_that_it_was_ana
     """The difference to control is spread over the pair that it was weighed as: (1/4, 1/2), not (1/10, 1/2)."""
     fold = expose_orphan(orphan(ResultsFold(mixed("request", "zero"))))
     before = fold.sums.of_metric(0)
-    again = ResultsFold.from_state(fold.state())
+    again = ResultsFold.from_state(fold.offset, fold.state())
     for each in (fold, again):
-        each.apply(fold.now_ms, LATE_HIT)
+        each.apply(Offset(fold.now_ms, 0), LATE_HIT)
         sums = each.sums.of_metric(0)
         assert sums["total"].tolist() == [0.0, 1.0, 0.0]
         # A reward of 1 at propensity 1/2, times e_a e_b/(e_a + e_b).
@@ -260,11 +266,11 @@ def test_what_was_analysed_without_its_exposure_keeps_the_shares_that_it_was_ana
 def test_shares_of_what_was_analysed_without_its_exposure_are_kept_for_as_long_as_others():
     fold = expose_orphan(orphan(ResultsFold(mixed("request", "zero"))))
     closed_ms = fold.now_ms - WINDOW_MS
-    fold.apply(closed_ms + GRACE_MS + WINDOW_MS, Tick())
+    fold.apply(Offset(closed_ms + GRACE_MS + WINDOW_MS, 0), Tick())
     assert fold._decisions.state(fold._decisions.vectors())["held_counter"].tolist() == [7]
-    fold.apply(closed_ms + GRACE_MS + WINDOW_MS + 1, Tick())
+    fold.apply(Offset(closed_ms + GRACE_MS + WINDOW_MS + 1, 0), Tick())
     assert fold._decisions.vectors().size == 0
-    fold.apply(fold.now_ms + WINDOW_MS + 1, Tick())
+    fold.apply(Offset(fold.now_ms + WINDOW_MS + 1, 0), Tick())
     assert fold._shares.n_vectors == 1, "that of now"
 
 
@@ -273,33 +279,37 @@ def test_only_so_many_shares_are_kept_of_what_was_analysed_without_its_exposure(
     fold = orphan(ResultsFold(mixed("request", "zero")))
     for counter in range(8, 20):
         row = rewarded(counter=counter, arm=1, value=1.0, propensity=0.02 * counter)
-        fold.apply(fold.now_ms, row)
-    fold.apply(fold.now_ms + WINDOW_MS + 1, Tick())
+        fold.apply(Offset(fold.now_ms, 0), row)
+    fold.apply(Offset(fold.now_ms + WINDOW_MS + 1, 0), Tick())
     assert np.count_nonzero(fold._decisions.vectors() >= 0) == 5
     assert fold.one_in == 1
-    again = ResultsFold.from_state(fold.state())
+    again = ResultsFold.from_state(fold.offset, fold.state())
     for each in (fold, again):
-        each.apply(fold.now_ms, rewarded(counter=19, arm=1, metric=1, value=2.0, propensity=0.38))
+        each.apply(Offset(fold.now_ms, 0), rewarded(counter=19, arm=1, metric=1, value=2.0, propensity=0.38))
         assert each.sums.of_metric(1)["total"][1] == 6.0
     assert again.state() == fold.state()
 
 
 def test_a_snapshot_of_before_shares_were_kept_for_late_rewards_is_read():
     fold = orphan(ResultsFold(mixed("request", "zero")))
-    about, parts = snapshot.unpacked(fold.state())
+    about, parts = parts_of(fold.state())
     del parts["decisions"]["held_vector"]
-    again = ResultsFold.from_state(snapshot.packed(about, parts))
+    again = ResultsFold.from_state(START, state_of(about, parts))
     assert again._decisions.vectors().tolist() == [-1]
-    again.apply(fold.now_ms, LATE_HIT)
+    again.apply(Offset(fold.now_ms, 0), LATE_HIT)
     assert again.sums.of_metric(0)["total"].tolist() == [0.0, 1.0, 0.0]
 
 
 def test_an_exposure_that_disagrees_with_its_token_about_the_time_keeps_the_reward():
     fold = ResultsFold(mixed("request", "zero"))
-    fold.apply(START_MS, exposed(0, np.array([1]), np.full((1, 3), 1 / 3), [1], ages_ms=np.array([3])))
-    fold.apply(START_MS, rewarded(counter=0, arm=1, propensity=1 / 3, value=1.0, time_ms=START_MS + 1))
-    fold.apply(START_MS + WINDOW_MS + 3, Tick())
-    fold.apply(START_MS + WINDOW_MS + 9, Tick())
+    fold.apply(
+        Offset(START_MS, 0), exposed(0, np.array([1]), np.full((1, 3), 1 / 3), [1], ages_ms=np.array([3]))
+    )
+    fold.apply(
+        Offset(START_MS, 0), rewarded(counter=0, arm=1, propensity=1 / 3, value=1.0, time_ms=START_MS + 1)
+    )
+    fold.apply(Offset(START_MS + WINDOW_MS + 3, 0), Tick())
+    fold.apply(Offset(START_MS + WINDOW_MS + 9, 0), Tick())
     assert fold.pending == 0
     assert fold.complete().sums.of_metric(0)["n"].tolist() == [0, 1, 0]
     assert fold.complete().sums.of_metric(0)["total"].tolist() == [0.0, 1.0, 0.0]
@@ -311,19 +321,20 @@ def test_a_change_of_policy_says_which_decisions_had_no_floor():
         about, revision=4, experiment=about.experiment.with_policy(PolicySpec(kind="thompson", min_share=0.0))
     )
     fold = ResultsFold(about)
-    fold.apply(START_MS, rewarded(counter=0, value=1.0, propensity=0.5, revision=3))
-    fold.apply(START_MS, Changed(bare, Change("policy", "me")))
+    fold.apply(Offset(START_MS, 0), rewarded(counter=0, value=1.0, propensity=0.5, revision=3))
+    fold.apply(Offset(START_MS, 0), Changed(bare, Change("policy", "me")))
     assert fold.record.revision == 4
-    fold.apply(START_MS, rewarded(counter=1, value=1.0, propensity=0.5, revision=3))
+    fold.apply(Offset(START_MS, 0), rewarded(counter=1, value=1.0, propensity=0.5, revision=3))
     assert fold.complete().sums.of_metric(0)["unfloored"] == 0
-    fold = ResultsFold.from_state(fold.state())
-    fold.apply(START_MS, rewarded(counter=2, value=1.0, propensity=0.5, revision=4))
+    fold = ResultsFold.from_state(fold.offset, fold.state())
+    fold.apply(Offset(START_MS, 0), rewarded(counter=2, value=1.0, propensity=0.5, revision=4))
     assert fold.complete().sums.of_metric(0)["unfloored"] == 1
-    assert ResultsFold(bare).apply(START_MS, Changed(about, Change("create", "me"))) is None
+    assert ResultsFold(bare).apply(Offset(START_MS, 0), Changed(about, Change("create", "me"))) is None
     other = msgspec.structs.replace(about.experiment, arms=about.experiment.arms[::-1])
     with pytest.raises(UnreadableEntry, match="in no other order"):
         fold.apply(
-            START_MS, Changed(msgspec.structs.replace(about, experiment=other), Change("create", "me"))
+            Offset(START_MS, 0),
+            Changed(msgspec.structs.replace(about, experiment=other), Change("create", "me")),
         )
 
 
@@ -361,20 +372,20 @@ def test_a_bad_entry_is_an_error_and_changes_nothing(event, unit, missing):
     fold = ResultsFold(record(2, unit=unit, missing=missing))
     before = fold.state()
     with pytest.raises(UnreadableEntry, match="can not fold: expected"):
-        fold.apply(START_MS, event)
+        fold.apply(Offset(START_MS, 0), event)
     assert fold.state() == before
 
 
 def test_an_exposure_without_its_units_is_refused_where_units_are_analysed():
     with pytest.raises(UnreadableEntry, match="as many units as arms"):
-        ResultsFold(record(2, unit="user")).apply(START_MS, exposed(0, np.array([0]), EVEN, [1]))
+        ResultsFold(record(2, unit="user")).apply(Offset(START_MS, 0), exposed(0, np.array([0]), EVEN, [1]))
 
 
 def test_an_empty_entry_and_columns_that_are_not_contiguous_are_taken():
     fold = ResultsFold(record(2))
-    fold.apply(START_MS, exposed(0, np.zeros(0, int), np.zeros((0, 2)), []))
-    fold.apply(START_MS, Rewarded(rewarded(counter=np.arange(9), value=1.0).rows[::2]))
-    fold.apply(START_MS, Rewarded(rewarded(counter=np.arange(9), value=1.0).rows[:0]))
+    fold.apply(Offset(START_MS, 0), exposed(0, np.zeros(0, int), np.zeros((0, 2)), []))
+    fold.apply(Offset(START_MS, 0), Rewarded(rewarded(counter=np.arange(9), value=1.0).rows[::2]))
+    fold.apply(Offset(START_MS, 0), Rewarded(rewarded(counter=np.arange(9), value=1.0).rows[:0]))
     assert fold.complete().sums.counts()[0] == 5
 
 
@@ -387,8 +398,8 @@ def test_bytes_that_are_no_snapshot_are_refused(noise, at):
     at %= len(whole)
     for data in (noise, whole[:at], whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :]):
         try:
-            restored = ResultsFold.from_state(data)
-        except InvalidInput:
+            restored = ResultsFold.from_state(START, data)
+        except UnreadableEntry:
             continue
         # A flipped bit may lead the decompression to the same content by another way.
         assert restored.state() == whole
@@ -398,13 +409,13 @@ def test_bytes_that_are_no_snapshot_are_refused(noise, at):
 def test_a_unit_is_its_first_exposure_and_all_its_rewards():
     fold = ResultsFold(mixed("user", "ignore"))
     third = np.full((1, 3), 1 / 3)
-    fold.apply(START_MS, exposed(0, np.array([1, 2, 0]), third, [3], units=np.array([7, 7, 3])))
+    fold.apply(Offset(START_MS, 0), exposed(0, np.array([1, 2, 0]), third, [3], units=np.array([7, 7, 3])))
     for counter, arm, value, unit in ((2, 0, 0.0, 3), (0, 1, 2.0, 7), (1, 2, 5.0, 7)):
         row = rewarded(counter=counter, arm=arm, value=value, metric=1, unit=unit, propensity=1 / 3)
-        fold.apply(START_MS, row)
+        fold.apply(Offset(START_MS, 0), row)
     for counter, arm, value in ((0, 1, 0.0), (1, 2, 1.0)):
         row = rewarded(counter=counter, arm=arm, value=value, metric=0, unit=7, propensity=1 / 3)
-        fold.apply(START_MS, row)
+        fold.apply(Offset(START_MS, 0), row)
     assert fold.crossovers == 1
     assert fold.complete().sums.of_metric(1)["total"].tolist() == [0.0, 7.0, 0.0]
     assert fold.complete().sums.of_metric(0)["total"].tolist() == [0.0, 1.0, 0.0]
@@ -416,11 +427,12 @@ def test_a_unit_is_its_first_exposure_and_all_its_rewards():
 def test_an_earlier_exposure_takes_the_place_of_a_reward_that_overtook_it():
     fold = ResultsFold(mixed("user", "zero"))
     late = rewarded(counter=9, arm=2, value=1.0, unit=7, propensity=0.5, time_ms=START_MS + 50, incarnation=3)
-    fold.apply(START_MS + 60, late)
+    fold.apply(Offset(START_MS + 60, 0), late)
     fold.apply(
-        START_MS + 100, exposed(0, np.array([1]), np.array([[0.2, 0.7, 0.1]]), [1], units=np.array([7]))
+        Offset(START_MS + 100, 0),
+        exposed(0, np.array([1]), np.array([[0.2, 0.7, 0.1]]), [1], units=np.array([7])),
     )
-    fold.apply(START_MS + WINDOW_MS + 1, Tick())
+    fold.apply(Offset(START_MS + WINDOW_MS + 1, 0), Tick())
     assert fold.pending == 0
     assert fold.crossovers == 1
     sums = fold.complete().sums.of_metric(0)
@@ -435,7 +447,8 @@ def many_units(fold: ResultsFold, first: int, n: int, at_ms: int, *, rewarded_to
     """`n` units from number `first` on, each with a decision and a reward of 1, evenly over three arms."""
     arms = np.arange(first, first + n) % 3
     fold.apply(
-        at_ms, exposed(first, arms, np.full((1, 3), 1 / 3), [n], time_ms=at_ms, units=units_of(first, n))
+        Offset(at_ms, 0),
+        exposed(first, arms, np.full((1, 3), 1 / 3), [n], time_ms=at_ms, units=units_of(first, n)),
     )
     if rewarded_too:
         reward_all(fold, first, n, at_ms)
@@ -448,7 +461,7 @@ def units_of(first: int, n: int) -> np.ndarray:
 def reward_all(fold: ResultsFold, first: int, n: int, at_ms: int) -> None:
     numbers = np.arange(first, first + n)
     row = {"counter": numbers, "arm": numbers % 3, "unit": units_of(first, n)}
-    fold.apply(at_ms, rewarded(**row, time_ms=at_ms, value=1.0, propensity=1 / 3))
+    fold.apply(Offset(at_ms, 0), rewarded(**row, time_ms=at_ms, value=1.0, propensity=1 / 3))
 
 
 @pytest.mark.parametrize("missing", ["zero", "ignore"])
@@ -471,17 +484,17 @@ def test_more_units_than_are_kept_are_thinned_by_their_hash(monkeypatch, missing
     assert all(high - low <= step for low, high in pairwise(sizes))
     assert fold.exposures.sum() == n, "exposures are counted all the same"
     state = fold.state()
-    assert ResultsFold.from_state(state).state() == state
+    assert ResultsFold.from_state(START, state).state() == state
 
     # Who was not taken is not taken later, by an exposure or by a reward.
-    again = ResultsFold.from_state(state)
+    again = ResultsFold.from_state(START, state)
     for each in (fold, again):
         reward_all(each, 0, n, START_MS + 64)
         assert each._decisions.state(each._decisions.vectors())["unit"].size == sizes[-1]
     assert again.state() == fold.state()
 
     if missing == "zero":
-        fold.apply(START_MS + WINDOW_MS + 1_000, Tick())
+        fold.apply(Offset(START_MS + WINDOW_MS + 1_000, 0), Tick())
     analysed = fold.complete().sums.of_metric(0)
     counts = analysed["n"]
     assert counts.sum() == sizes[-1]
@@ -500,9 +513,9 @@ def test_units_that_fit_are_all_analysed():
 def test_a_snapshot_of_units_of_before_any_were_left_out_is_read():
     fold = ResultsFold(mixed("user", "ignore"))
     many_units(fold, 0, 100, START_MS)
-    about, parts = snapshot.unpacked(fold.state())
+    about, parts = parts_of(fold.state())
     del parts["decisions"]["halvings"]
-    assert ResultsFold.from_state(snapshot.packed(about, parts)).state() == fold.state()
+    assert ResultsFold.from_state(START, state_of(about, parts)).state() == fold.state()
 
 
 FORMER_SUMS = (
@@ -513,7 +526,7 @@ FORMER_SUMS = (
 
 def former(fold):
     """The state as builds wrote it that kept no squares, weighed all pairs alike and knew no directions."""
-    about, parts = snapshot.unpacked(fold.state())
+    about, parts = parts_of(fold.state())
     sums, evidence = parts["sums"], parts["evidence"]
     weight = sums["pair_weight"] / np.maximum(sums["pair_eligible"], 1)
     of = np.where(weight > 0, weight, 1.0)
@@ -528,7 +541,7 @@ def former(fold):
     loud = np.full_like(evidence["fixed_above"], 50.0)
     kept = {name: evidence[name] for name in ("ratio_fixed", "ratio_moving", "next_look", "peers")}
     parts["evidence"] = kept | {"fixed": loud, "moving": loud}
-    return snapshot.packed(about, parts)
+    return state_of(about, parts)
 
 
 @pytest.mark.parametrize("kind", ["thompson", "lin_ts"])
@@ -542,7 +555,7 @@ def test_a_snapshot_without_squares_is_read_and_goes_on(kind, unit):
     for units in halves[:5]:
         play.step(np.array([0.5, 0.5]), 200, units)
     told = report(fold, about, {}, 0).arms[1].metrics["m"]
-    again = ResultsFold.from_state(former(fold))
+    again = ResultsFold.from_state(START, former(fold))
     results = report(again, about, {}, 0)
     row = results.arms[1].metrics["m"]
     assert (row.n, row.mean) == (told.n, told.mean)
@@ -551,7 +564,7 @@ def test_a_snapshot_without_squares_is_read_and_goes_on(kind, unit):
     play.fold = again
     for shares, units in zip([0.3, 0.5] * 3, halves[5:], strict=False):
         play.step(np.array([shares, 1 - shares]), 200, units)
-    assert ResultsFold.from_state(again.state()).state() == again.state()
+    assert ResultsFold.from_state(again.offset, again.state()).state() == again.state()
     results = report(again, about, {}, 0)
     row = results.arms[1].metrics["m"]
     assert row.difference == pytest.approx(0.2, abs=0.08)

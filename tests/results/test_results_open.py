@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from result_states import parts_of, state_of
 from simulated_results import START_MS, exposed, record, rewarded
 
 from bandit_serve.log.events import Event, Exposed, Tick
-from bandit_serve.results import ResultsFold, fold, report, snapshot
-from bandit_serve.results.fold import GRACE_MS, LINGER_MS
+from bandit_serve.log.offset import START, Offset
+from bandit_serve.log.times import GRACE_MS, LINGER_MS
+from bandit_serve.results import ResultsFold, fold, report
 
 WINDOW_MS = 60_000
 PACE_MS = 100
@@ -60,11 +62,11 @@ def test_when_too_many_are_open_a_part_is_analysed_and_says_the_same(missing: st
     whole = begun(missing)
     most = 0
     for at, event in log:
-        whole.apply(at, event)
+        whole.apply(Offset(at, 0), event)
         most = max(most, whole.one_in)
         assert whole._shares.n_vectors <= MAX_OPEN_DECISIONS
     assert f"1 in {whole.one_in} is analysed" in report(whole, whole.record, {}, 0).reason
-    whole.apply(log[-1][0] + WINDOW_MS + 1, Tick())
+    whole.apply(Offset(log[-1][0] + WINDOW_MS + 1, 0), Tick())
     assert most >= 8
     assert whole.exposures.sum() == 1_200 * ENTRY
     sums = whole.sums.of_metric(0)
@@ -89,10 +91,10 @@ def test_wherever_the_log_is_cut_the_same_decisions_are_analysed(missing: str) -
     ]
     whole, resumed = begun(missing), begun(missing)
     for number, (at, event) in enumerate(log):
-        whole.apply(at, event)
-        resumed.apply(at, event)
+        whole.apply(Offset(at, 0), event)
+        resumed.apply(Offset(at, 0), event)
         if number % 37 == 0:
-            resumed = ResultsFold.from_state(resumed.state())
+            resumed = ResultsFold.from_state(resumed.offset, resumed.state())
             assert resumed.state() == whole.state()
     assert resumed.state() == whole.state()
 
@@ -101,17 +103,18 @@ def test_wherever_the_log_is_cut_the_same_decisions_are_analysed(missing: str) -
 def test_all_are_analysed_again_when_fewer_are_open() -> None:
     some = begun("ignore")
     for at, event in contextual_log(np.random.default_rng(4), 400, reward_after=10):
-        some.apply(at, event)
+        some.apply(Offset(at, 0), event)
     assert some.one_in > 1
     later = START_MS + 400 * PACE_MS + WINDOW_MS + GRACE_MS
     for tick in range(10):
-        some.apply(later + tick, Tick())
+        some.apply(Offset(later + tick, 0), Tick())
     assert some.one_in == 1
     before = some.sums.counts()[0]
     shares = np.array([[0.2, 0.3, 0.5]])
-    some.apply(later, exposed(10**6, np.arange(3), shares, [3], time_ms=later))
+    some.apply(Offset(later, 0), exposed(10**6, np.arange(3), shares, [3], time_ms=later))
     some.apply(
-        later, rewarded(counter=10**6 + np.arange(3), arm=np.arange(3), propensity=shares[0], time_ms=later)
+        Offset(later, 0),
+        rewarded(counter=10**6 + np.arange(3), arm=np.arange(3), propensity=shares[0], time_ms=later),
     )
     assert some.sums.counts()[0] == before + 3
 
@@ -120,19 +123,19 @@ def test_vectors_go_when_rewards_can_not_come_any_more_and_exposures_stay_known(
     some = begun("zero")
     log = contextual_log(np.random.default_rng(5), 40, reward_after=5)
     for at, event in log:
-        some.apply(at, event)
+        some.apply(Offset(at, 0), event)
     assert some._shares.n_vectors > 40 * ENTRY
     analysed = log[-1][0] + WINDOW_MS + GRACE_MS
-    some.apply(analysed + 1, Tick())
+    some.apply(Offset(analysed + 1, 0), Tick())
     assert (some._shares.n_vectors, some._shares.n_runs, some._shares.n_past) == (1, 0, 1)
     assert some.exposures.sum() == 40 * ENTRY
     state = some.sums.state()
     for _, event in log[:20]:
         if isinstance(event, Exposed):
-            some.apply(analysed + 2, event)
+            some.apply(Offset(analysed + 2, 0), event)
     assert some.exposures.sum() == 40 * ENTRY, "what was exposed is known"
     assert all(np.array_equal(state[name], column) for name, column in some.sums.state().items())
-    some.apply(log[-1][0] + WINDOW_MS + LINGER_MS + 1, Tick())
+    some.apply(Offset(log[-1][0] + WINDOW_MS + LINGER_MS + 1, 0), Tick())
     assert some._shares.n_past == 0
 
 
@@ -141,13 +144,13 @@ def test_past_and_present_exposures_are_told_apart_from_those_between() -> None:
     even = np.full((1, 3), 1 / 3)
 
     def expose(first: int, n: int, at: int) -> int:
-        some.apply(at, exposed(first, np.arange(n) % 3, even, [n], time_ms=at))
+        some.apply(Offset(at, 0), exposed(first, np.arange(n) % 3, even, [n], time_ms=at))
         return int(some.exposures.sum())
 
     assert expose(100, 10, START_MS) == 10
     assert expose(120, 10, START_MS) == 20
     later = START_MS + WINDOW_MS + GRACE_MS + 1
-    some.apply(later, Tick())
+    some.apply(Offset(later, 0), Tick())
     assert some._shares.n_past == 2
     assert expose(140, 10, later) == 30
     assert expose(95, 60, later) == 60, "5 before, 10 between the first two, 10 between the others, 5 after"
@@ -157,7 +160,7 @@ def test_past_and_present_exposures_are_told_apart_from_those_between() -> None:
 def test_a_snapshot_of_before_anything_was_left_out_is_read() -> None:
     some = begun("ignore")
     for at, event in contextual_log(np.random.default_rng(6), 20, reward_after=3):
-        some.apply(at, event)
-    about, columns = snapshot.unpacked(some.state())
+        some.apply(Offset(at, 0), event)
+    about, columns = parts_of(some.state())
     del columns["shares"]["halvings"]
-    assert ResultsFold.from_state(snapshot.packed(about, columns)).state() == some.state()
+    assert ResultsFold.from_state(START, state_of(about, columns)).state() == some.state()

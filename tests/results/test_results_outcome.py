@@ -11,15 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from result_states import Columns, parts_of, state_of
 from simulated_results import START_MS, Z, exposed, random_log, record, rewarded, with_arm
 
-from bandit_serve.errors import InvalidInput
+from bandit_serve.errors import UnreadableEntry
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Metric, Record
 from bandit_serve.log.events import Change, Changed, Event, Exposed, Rewarded, Tick
+from bandit_serve.log.offset import START, Offset
 from bandit_serve.metrics import LARGEST_VALUE, Binary, Continuous
 from bandit_serve.policies.context import ContextField
-from bandit_serve.results import ResultsFold, fold, report, snapshot
+from bandit_serve.results import ResultsFold, fold, report
 from bandit_serve.results.estimates import Sums, moving_shares
 
 METRICS = (Metric(name="hit", kind="binary"), Metric(name="worth", kind="continuous"))
@@ -81,10 +83,10 @@ def decide(
 ) -> None:
     """n decisions with shares of their own, and their rewards, at once."""
     n, at = len(arms), START_MS + first
-    into.apply(at, exposed(first, arms, shares, [1] * n, time_ms=at, x=x))
+    into.apply(Offset(at, 0), exposed(first, arms, shares, [1] * n, time_ms=at, x=x))
     own = shares[np.arange(n), arms]
     rows = rewarded(counter=first + np.arange(n), arm=arms, value=values, propensity=own, time_ms=at, x=x)
-    into.apply(at, rows)
+    into.apply(Offset(at, 0), rows)
 
 
 def half_width(of: ResultsFold) -> float:
@@ -297,7 +299,7 @@ def test_numbers_at_the_end_of_their_range_are_no_end_of_results():
             rng.choice([-LARGEST_VALUE, LARGEST_VALUE, 0.0], 100),
         )
     assert all(np.isfinite(column).all() for column in of.sums.model_state().values())
-    assert ResultsFold.from_state(of.state()).state() == of.state()
+    assert ResultsFold.from_state(of.offset, of.state()).state() == of.state()
     assert msgspec.json.encode(report(of, of.record, {}, 0))
 
 
@@ -333,7 +335,7 @@ def of_two_metrics(missing: str, n_arms: int = 3, **fields: object) -> Record:
 
 def played(into: ResultsFold, log: Log) -> ResultsFold:
     for at, event in log:
-        into.apply(at, event)
+        into.apply(Offset(at, 0), event)
     return into
 
 
@@ -347,12 +349,12 @@ def test_wherever_the_log_is_cut_the_state_is_the_same_bit_for_bit(missing, seed
     resumed, at = ResultsFold(of_two_metrics(missing)), 0
     for cut in [*cuts, len(log)]:
         played(resumed, log[at:cut])
-        resumed, at = ResultsFold.from_state(resumed.state()), cut
+        resumed, at = ResultsFold.from_state(resumed.offset, resumed.state()), cut
     assert (whole.sums.model_state()["learned"] > 0).all()
     assert resumed.state() == whole.state()
     end = log[-1][0] + 3 * WINDOW_MS
     for each in (whole, resumed):
-        each.apply(end, Tick())
+        each.apply(Offset(end, 0), Tick())
         sums = each.sums.state()
         assert sums["modelled"].tolist() == sums["analysed"].tolist(), "every decision has its features"
     assert resumed.state() == whole.state()
@@ -364,12 +366,12 @@ def test_a_reward_before_its_exposure_is_learned_with_its_features(missing):
     counters, arms, even = np.arange(4, dtype=np.uint64), np.array([0, 1, 0, 1]), np.full((1, 2), 0.5)
     x = x_of(1, counters, 3)
     early = rewarded(counter=counters, arm=arms, value=1.0, propensity=0.5, x=x, time_ms=START_MS)
-    of.apply(START_MS, early)
-    of = ResultsFold.from_state(of.state())
+    of.apply(Offset(START_MS, 0), early)
+    of = ResultsFold.from_state(of.offset, of.state())
     # The exposure of the last two is lost with its worker.
-    of.apply(START_MS + 1, with_x(exposed(0, arms[:2], even, [2])))
-    of = ResultsFold.from_state(of.state())
-    of.apply(START_MS + 20_000, Tick())
+    of.apply(Offset(START_MS + 1, 0), with_x(exposed(0, arms[:2], even, [2])))
+    of = ResultsFold.from_state(of.offset, of.state())
+    of.apply(Offset(START_MS + 20_000, 0), Tick())
     assert of.sums.of_metric(0)["modelled"] == 4
     own = x.astype("<f4").astype(float)
     for k in range(2):
@@ -383,7 +385,7 @@ def test_an_arm_that_comes_has_a_model_and_the_others_keep_theirs(missing):
     of = played(ResultsFold(first), bad_days(8, 2))
     before = of.sums.model_state()
     assert (before["learned"] > 0).all()
-    of.apply(of.now_ms, Changed(with_arm(first, "c"), Change("add_arm", "me")))
+    of.apply(Offset(of.now_ms, 0), Changed(with_arm(first, "c"), Change("add_arm", "me")))
     after = of.sums.model_state()
     for name in ("gram", "inverse", "slope", "share", "agreed"):
         by_arm = after[name].reshape(2, 3, -1)
@@ -393,7 +395,7 @@ def test_an_arm_that_comes_has_a_model_and_the_others_keep_theirs(missing):
     later = [(at + 60_000, event) for at, event in bad_days(9, 3)]
     played(of, later)
     assert (of.sums.model_state()["learned"].reshape(2, 3)[:, 2] > 0).all()
-    assert ResultsFold.from_state(of.state()).state() == of.state()
+    assert ResultsFold.from_state(of.offset, of.state()).state() == of.state()
 
 
 def test_a_policy_that_becomes_contextual_has_a_model_from_then_on():
@@ -406,12 +408,12 @@ def test_a_policy_that_becomes_contextual_has_a_model_from_then_on():
     decide(of, 0, x, *rest)
     assert (of.sums.n_features, of.sums.of_metric(0)["modelled"]) == (0, 0)
     changed = msgspec.structs.replace(before, revision=before.revision + 1)
-    of.apply(of.now_ms, Changed(changed, Change("policy", "me")))
+    of.apply(Offset(of.now_ms, 0), Changed(changed, Change("policy", "me")))
     assert of.sums.n_features == 3
     x, *rest = world.rows(300)
     decide(of, 300, x, *rest)
     assert of.sums.of_metric(0)["modelled"] == 300
-    assert ResultsFold.from_state(of.state()).state() == of.state()
+    assert ResultsFold.from_state(of.offset, of.state()).state() == of.state()
 
 
 # Bounds
@@ -431,12 +433,12 @@ def test_matrices_have_at_most_so_many_numbers_and_beyond_scores_are_made_around
     x = np.eye(702)[rng.integers(1, 701, 20)]
     decide(of, 0, x, np.full((20, 2), 0.5), arms, np.ones(20))
     assert of._decisions.n_x == 20
-    of.apply(of.now_ms, Changed(with_arm(large, "c"), Change("add_arm", "me")))
+    of.apply(Offset(of.now_ms, 0), Changed(with_arm(large, "c"), Change("add_arm", "me")))
     assert of.sums.n_features == 0
     assert of._decisions.n_x == 0
-    again = ResultsFold.from_state(of.state())
+    again = ResultsFold.from_state(of.offset, of.state())
     for each in (of, again):
-        each.apply(START_MS + 4_000_000, Tick())
+        each.apply(Offset(START_MS + 4_000_000, 0), Tick())
         assert each.sums.of_metric(0)["modelled"] == 0
         assert each.sums.of_metric(0)["analysed"] == 20
     assert again.state() == of.state()
@@ -445,17 +447,17 @@ def test_matrices_have_at_most_so_many_numbers_and_beyond_scores_are_made_around
 def test_features_of_open_decisions_are_kept_within_a_bound(monkeypatch):
     monkeypatch.setattr(fold, "MOST_X_BYTES", 300 * 3 * 4)
     of, world = ResultsFold(of_two_metrics("zero", 2)), World(8)
-    resumed = ResultsFold.from_state(of.state())
+    resumed = ResultsFold.from_state(of.offset, of.state())
     for number in range(10):
         x, shares, arms, _ = world.rows(100)
         at = START_MS + number
         for each in (of, resumed):
-            each.apply(at, exposed(100 * number, arms, shares, [1] * 100, time_ms=at, x=x))
+            each.apply(Offset(at, 0), exposed(100 * number, arms, shares, [1] * 100, time_ms=at, x=x))
         assert of._decisions.n_x == min(300, 100 * (number + 1))
-        resumed = ResultsFold.from_state(resumed.state())
+        resumed = ResultsFold.from_state(resumed.offset, resumed.state())
     for at in (START_MS + WINDOW_MS + 2, START_MS + WINDOW_MS + 20):
         for each in (of, resumed):
-            each.apply(at, Tick())
+            each.apply(Offset(at, 0), Tick())
         assert resumed.state() == of.state()
     assert of._decisions.n_x == 0
     assert of.sums.state()["analysed"].tolist() == [1_000, 1_000]
@@ -481,13 +483,13 @@ NEW_SUMS = (
 
 def former(of: ResultsFold) -> bytes:
     """The state as builds wrote it that knew no features."""
-    packed, parts = snapshot.unpacked(of.state())
+    packed, parts = parts_of(of.state())
     del parts["outcome"]
     parts["sums"] = {name: column for name, column in parts["sums"].items() if name not in NEW_SUMS}
     for part, names in (("early", ("x", "widths")), ("decisions", ("x", "block_has_x", "held_has_x"))):
         for name in names:
             parts[part].pop(name, None)
-    return snapshot.packed(packed, parts)
+    return state_of(packed, parts)
 
 
 @pytest.mark.parametrize("missing", MISSING)
@@ -495,16 +497,16 @@ def test_a_snapshot_of_a_build_without_a_model_is_read_and_a_model_begins(missin
     log = bad_days(11, steps=80)
     half = len(log) // 2
     of = played(ResultsFold(of_two_metrics(missing)), [(at, bare(event)) for at, event in log[:half]])
-    again = ResultsFold.from_state(former(of))
+    again = ResultsFold.from_state(START, former(of))
     assert again.sums.n_features == 3
     mine, its = report(again, again.record, {}, 0), report(of, of.record, {}, 0)
     assert msgspec.json.encode(mine) == msgspec.json.encode(its)
     played(again, log[half:])
-    again.apply(log[-1][0] + WINDOW_MS + 1, Tick())
+    again.apply(Offset(log[-1][0] + WINDOW_MS + 1, 0), Tick())
     sums = again.sums.state()
     assert (sums["modelled"] > 0).all()
     assert (sums["modelled"] < sums["analysed"]).all()
-    assert ResultsFold.from_state(again.state()).state() == again.state()
+    assert ResultsFold.from_state(again.offset, again.state()).state() == again.state()
 
 
 def bare(event: Event) -> Event:
@@ -521,20 +523,20 @@ def test_an_interval_goes_on_from_a_snapshot_without_a_model(kind):
     for first in range(0, 6_000, 200):
         x, *rest = world.rows(200)
         if first == 3_000:
-            known = ResultsFold.from_state(former(known))
+            known = ResultsFold.from_state(START, former(known))
         decide(known, first, x if first >= 3_000 else None, *rest)
         decide(unknown, first, None, *rest)
     assert 0.5 * half_width(unknown) < half_width(known) < half_width(unknown)
 
 
-def damaged(parts: snapshot.Columns, part: str, name: str, column: NDArray[np.generic]) -> snapshot.Columns:
+def damaged(parts: Columns, part: str, name: str, column: NDArray[np.generic]) -> Columns:
     return parts | {part: parts[part] | {name: column}}
 
 
 @pytest.mark.parametrize("missing", MISSING)
 def test_a_snapshot_that_does_not_fit_together_is_refused(missing):
     of = played(ResultsFold(of_two_metrics(missing)), bad_days(13)[:60])
-    packed, parts = snapshot.unpacked(of.state())
+    packed, parts = parts_of(of.state())
     model, early, open_ = parts["outcome"], parts["early"], parts["decisions"]
     faults = [("outcome", name, column[:-1]) for name, column in model.items()]
     faults += [("outcome", name, column[..., None]) for name, column in model.items()]
@@ -564,6 +566,6 @@ def test_a_snapshot_that_does_not_fit_together_is_refused(missing):
             ("decisions", "held_has_x", np.append(open_["held_has_x"], np.uint8(1))),
         ]
     for part, name, column in faults:
-        with pytest.raises(InvalidInput):
-            ResultsFold.from_state(snapshot.packed(packed, damaged(parts, part, name, column)))
-    assert ResultsFold.from_state(snapshot.packed(packed, parts)).state() == of.state()
+        with pytest.raises(UnreadableEntry):
+            ResultsFold.from_state(START, state_of(packed, damaged(parts, part, name, column)))
+    assert ResultsFold.from_state(START, state_of(packed, parts)).state() == of.state()

@@ -16,6 +16,7 @@ from simulated_results import START_MS, Play, bernoulli, exposed, normal, random
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Metric
 from bandit_serve.log.events import Tick
+from bandit_serve.log.offset import Offset
 from bandit_serve.results import Report, ResultsFold, report
 from bandit_serve.results.sequence import of_mean
 
@@ -32,9 +33,9 @@ def counted(about, counts):
     shares = n / n.sum()
     order = np.random.default_rng(0).permutation(len(arms))
     arms, values = arms[order], values[order]
-    fold.apply(START_MS, exposed(0, arms, shares[None], [len(arms)]))
+    fold.apply(Offset(START_MS, 0), exposed(0, arms, shares[None], [len(arms)]))
     rows = rewarded(counter=np.arange(len(arms)), arm=arms, value=values, propensity=shares[arms])
-    fold.apply(START_MS, rows)
+    fold.apply(Offset(START_MS, 0), rows)
     return fold
 
 
@@ -359,7 +360,7 @@ def test_every_number_is_finite_or_null_at_every_time(unit, missing, seed):
     fold = ResultsFold(record(3, unit=unit, missing=missing, window="500ms", metrics=METRICS))
     log = random_log(np.random.default_rng(seed), 3, 2, 500)
     for time_ms, event in [*log, (log[-1][0] + 2000, Tick())]:
-        fold.apply(time_ms, event)
+        fold.apply(Offset(time_ms, 0), event)
         if time_ms % 7 == 0:
             assert all_finite(msgspec.to_builtins(report(fold, fold.record, {}, time_ms)))
 

@@ -16,9 +16,10 @@ from stores import ThrowawayStore
 from bandit_serve.errors import Overloaded, StoreUnavailable, Unavailable, UnreadableEntry
 from bandit_serve.log.events import REWARD, Rewarded, decode
 from bandit_serve.log.offset import START
+from bandit_serve.log.times import COUNTED_MS
 from bandit_serve.rewards import appender as module
 from bandit_serve.rewards.appender import RewardAppender
-from bandit_serve.store.store import GRACE_MS, Store
+from bandit_serve.store.store import Store
 
 WINDOW_MS = 600_000
 OWNER = "e"
@@ -209,7 +210,7 @@ def test_bitmaps_outlive_every_token_that_they_must_refuse(server: ThrowawayStor
             assert client.keys("*seen*") == [key.encode()]
             assert client.ttl(key) == -1
             until = client.zscore(store.keys.expiries(OWNER), key)
-        assert until == int(times.max()) + WINDOW_MS + GRACE_MS
+        assert until == int(times.max()) + WINDOW_MS + COUNTED_MS
 
     on(server, scenario)
 

@@ -16,6 +16,7 @@ from scipy.special import gammaln
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, Stopping, validated
 from bandit_serve.log.events import REWARD, Change, Changed, Exposed, Rewarded, Tick
+from bandit_serve.log.offset import Offset
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import ContextField
 from bandit_serve.results import ResultsFold, report
@@ -158,7 +159,7 @@ class Play:
             np.flatnonzero(values != 0.0) if self.fold.record.experiment.missing == "zero" else np.arange(n)
         )
         self.fold.apply(
-            self.now_ms + STEP_MS,
+            Offset(self.now_ms + STEP_MS, 0),
             exposed(
                 self.counter, arms, shares[None], [n], time_ms=self.now_ms, ages_ms=ages, units=units, x=x
             ),
@@ -173,7 +174,7 @@ class Play:
                 arm=arms[told],
                 x=None if x is None else x[told],
             )
-            self.fold.apply(self.now_ms + STEP_MS, rows)
+            self.fold.apply(Offset(self.now_ms + STEP_MS, 0), rows)
         self.counter += n
         self.now_ms += STEP_MS
         self.arms.append(arms)
@@ -181,7 +182,9 @@ class Play:
 
     def finish(self) -> None:
         """Closes every window."""
-        self.fold.apply(self.now_ms + self.fold.record.experiment.attribution.window_ms + 1, Tick())
+        self.fold.apply(
+            Offset(self.now_ms + self.fold.record.experiment.attribution.window_ms + 1, 0), Tick()
+        )
 
 
 def random_log(
@@ -422,7 +425,7 @@ def growing(
             if since == 0:
                 play.n_arms = 3
                 play.fold.apply(
-                    play.now_ms, Changed(with_arm(play.fold.record, "c"), Change("add_arm", "me"))
+                    Offset(play.now_ms, 0), Changed(with_arm(play.fold.record, "c"), Change("add_arm", "me"))
                 )
             k, worth = play.n_arms, before if since < 0 else after
             play.draw = bernoulli(worth, worth, worth if third is None else third)

@@ -16,10 +16,11 @@ from wall_clock import WallClock, needs_faketime
 
 from bandit_serve.log.events import REWARD
 from bandit_serve.log.offset import START
+from bandit_serve.log.times import CLOCK_TOLERANCE_MS, EXPOSED_MARK_MS, REPEATED_MS
 from bandit_serve.rewards.appender import RewardAppender
 from bandit_serve.store import clock as module
-from bandit_serve.store.clock import TOLERANCE_MS, LogClock, even_ns
-from bandit_serve.store.store import EXPOSED_MARK_MS, REPEATED_MS, Store
+from bandit_serve.store.clock import LogClock, even_ns
+from bandit_serve.store.store import Store
 
 DAY_S = 86_400
 WINDOW_MS = 600_000
@@ -90,7 +91,8 @@ def test_a_clock_that_heard_nothing_is_this_machines() -> None:
 @given(
     shift_ms=st.integers(-(10**11), 10**11),
     answers=st.lists(
-        st.tuples(st.integers(-TOLERANCE_MS // 4, TOLERANCE_MS // 4), st.integers(0, 3_000)), max_size=30
+        st.tuples(st.integers(-CLOCK_TOLERANCE_MS // 4, CLOCK_TOLERANCE_MS // 4), st.integers(0, 3_000)),
+        max_size=30,
     ),
 )
 def test_time_never_goes_back_and_is_right_within_the_answer(
@@ -124,7 +126,7 @@ def test_more_than_the_tolerance_back_is_taken_over() -> None:
     clock = LogClock()
     now_ns = even_ns()
     clock.adjust(10**12, 0, now_ns, now_ns)
-    clock.adjust(10**12 - TOLERANCE_MS - 5_000, 0, now_ns, now_ns)
+    clock.adjust(10**12 - CLOCK_TOLERANCE_MS - 5_000, 0, now_ns, now_ns)
     assert clock.now_ms() < 10**12
 
 
@@ -149,15 +151,15 @@ def test_rewards_count_once_and_time_runs_on_when_the_stores_clock_steps_and_com
             assert await appender.append(new) == b"a" * 200
             n += 200
             await store.sweep(OWNER)
-            assert abs(await store.time_ms() - wall_ms()) < TOLERANCE_MS
-            late = rewards([10**6], times_ms=wall_ms() - WINDOW_MS - TOLERANCE_MS)
+            assert abs(await store.time_ms() - wall_ms()) < CLOCK_TOLERANCE_MS
+            late = rewards([10**6], times_ms=wall_ms() - WINDOW_MS - CLOCK_TOLERANCE_MS)
             assert await appender.append(late) == b"l"
         found = b"".join(entry.data for entry in await store.read(OWNER, START, 10_000))
         assert len(found) == n * REWARD.itemsize
         times = await log_times(store)
         assert times == sorted(times)
-        assert began_ms - TOLERANCE_MS < times[0]
-        assert times[-1] < wall_ms() + TOLERANCE_MS
+        assert began_ms - CLOCK_TOLERANCE_MS < times[0]
+        assert times[-1] < wall_ms() + CLOCK_TOLERANCE_MS
         assert abs(store.clock.shift_ms) <= 1_000
 
     on(stepped, scenario)
@@ -202,11 +204,11 @@ def test_a_caller_that_comes_after_a_jump_waits_for_those_who_know(
                 await asyncio.sleep(0.005)
             assert await store.last_offset(OWNER) == START
             monkeypatch.setattr(module, "ESTABLISHED_MS", 0)
-            assert abs(await store.time_ms() - wall_ms()) < TOLERANCE_MS
+            assert abs(await store.time_ms() - wall_ms()) < CLOCK_TOLERANCE_MS
             monkeypatch.undo()
             offset = await asked
-            assert abs(offset.time_ms - wall_ms()) < TOLERANCE_MS
-            assert abs(newcomer.clock.now_ms() - wall_ms()) < TOLERANCE_MS
+            assert abs(offset.time_ms - wall_ms()) < CLOCK_TOLERANCE_MS
+            assert abs(newcomer.clock.now_ms() - wall_ms()) < CLOCK_TOLERANCE_MS
         finally:
             await newcomer.close()
 
@@ -225,7 +227,7 @@ def test_a_caller_that_comes_when_all_have_died_is_believed_in_the_end(
         heir = Store(stepped.server.url, timeout_s=5)
         try:
             offset = await heir.append(OWNER, b"t", b"")
-            assert abs(offset.time_ms - wall_ms() - DAY_S * 1000) < TOLERANCE_MS
+            assert abs(offset.time_ms - wall_ms() - DAY_S * 1000) < CLOCK_TOLERANCE_MS
         finally:
             await heir.close()
 
@@ -268,7 +270,7 @@ def test_a_caller_whose_own_clock_is_wrong_corrects_itself_and_not_the_others(
             await store.time_ms()
             sleeper.clock._ahead_ns -= 3_600_000 * MS
             offset = await sleeper.append(OWNER, b"t", b"")
-            assert abs(offset.time_ms - wall_ms()) < TOLERANCE_MS
+            assert abs(offset.time_ms - wall_ms()) < CLOCK_TOLERANCE_MS
             assert sleeper.clock.shift_ms == store.clock.shift_ms == 0
         finally:
             await sleeper.close()
@@ -291,7 +293,7 @@ def test_no_walk_of_the_stores_clock_moves_the_logs_time(stepped: SteppableStore
             offset = await store.append(OWNER, b"t", b"")
             assert offset > last
             last = offset
-            assert abs(offset.time_ms - wall_ms()) <= (len(steps) + 1) * TOLERANCE_MS
+            assert abs(offset.time_ms - wall_ms()) <= (len(steps) + 1) * CLOCK_TOLERANCE_MS
 
     before = module.ESTABLISHED_MS
     try:
@@ -327,7 +329,7 @@ def test_a_full_store_still_tells_the_time(tmp_path: Path, established: None) ->
             store = Store(full.url, timeout_s=5)
             try:
                 for _ in range(3):
-                    assert abs(await store.time_ms() - wall_ms()) < TOLERANCE_MS
+                    assert abs(await store.time_ms() - wall_ms()) < CLOCK_TOLERANCE_MS
             finally:
                 await store.close()
 
@@ -398,7 +400,7 @@ def test_what_an_earlier_version_let_the_stores_clock_end_is_kept() -> None:
 
 
 def test_a_try_may_be_repeated_for_less_long_than_its_mark_is_kept() -> None:
-    assert REPEATED_MS + 2 * TOLERANCE_MS < EXPOSED_MARK_MS
+    assert REPEATED_MS + 2 * CLOCK_TOLERANCE_MS < EXPOSED_MARK_MS
 
 
 @needs_faketime

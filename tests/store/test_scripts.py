@@ -12,8 +12,9 @@ from stores import ThrowawayStore
 
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.log.offset import START, Offset
+from bandit_serve.log.times import COUNTED_MS
 from bandit_serve.store import scripts
-from bandit_serve.store.store import GRACE_MS, Store
+from bandit_serve.store.store import Store
 
 ROW = 56
 EXP = "e"
@@ -130,7 +131,7 @@ def test_a_bitmap_outlives_the_youngest_token_that_it_must_refuse(server: Throwa
                 await store.append_rewards(EXP, ["b{e}"], rows("a"), checks((0, bit, deadline)))
                 latest = old if bit == 0 else young
                 assert client.ttl("b{e}") == -1
-                assert client.zscore(store.keys.expiries(EXP), "b{e}") == latest + GRACE_MS
+                assert client.zscore(store.keys.expiries(EXP), "b{e}") == latest + COUNTED_MS
 
     on(server, scenario)
 

@@ -11,10 +11,11 @@ from stores import ThrowawayStore
 
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.log.offset import START, Offset
+from bandit_serve.log.snapshot import Snapshot
 from bandit_serve.store import store as module
 from bandit_serve.store.failures import AWAY, CLOCK, FULL, OF_WRITES, OUTAGES, SLOW, Outage, translate
 from bandit_serve.store.outages import Outages
-from bandit_serve.store.store import Snapshot, Store
+from bandit_serve.store.store import Store
 
 AT = Offset(17, 0)
 FOLD = "policy"

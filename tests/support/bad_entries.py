@@ -9,7 +9,7 @@ import numpy as np
 from builders import exposed, rewards
 
 from bandit_serve.log import events
-from bandit_serve.store.store import Entry
+from bandit_serve.log.entry import Entry
 
 
 class BadEntry(NamedTuple):

@@ -18,10 +18,10 @@ from stores import wait_until
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
+from bandit_serve.log.entry import Entry
+from bandit_serve.log.fold import POLICY_FOLD
 from bandit_serve.log.offset import START, Offset
-from bandit_serve.replication.beginnings import POLICY_FOLD
 from bandit_serve.store.keys import Keys
-from bandit_serve.store.store import Entry
 
 KEYS = Keys()
 WAIT_S = 30.0

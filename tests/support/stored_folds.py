@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from bandit_serve.experiments.policy import context_features
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
 from bandit_serve.log.offset import START
+from bandit_serve.log.reader import event_of, pages
 from bandit_serve.log.repairs import Repairs
 from bandit_serve.registry.registry import Registry, decode_registry_event
 from bandit_serve.replication.replay import replay
@@ -67,24 +67,17 @@ async def fold_results(store: Store, owner: str, repairs: Repairs) -> ResultsFol
     for offset in await store.snapshot_offsets(owner, "results"):
         snapshot = await store.read_snapshot(owner, "results", offset)
         assert snapshot is not None
-        snapshots[offset] = ResultsFold.from_state(snapshot.state).state()
-    position, fold, n_features = START, None, 0
-    while entries := await store.read(owner, position, READ_COUNT):
-        for entry in entries:
-            position = entry.offset
-            if repairs.omission(owner, position) is not None:
-                assert fold is not None
-                fold.omitted = repairs.omitted_before(owner, position)
-                continue
-            event = events.decode(entry.kind, entry.data, n_features)
+        snapshots[offset] = ResultsFold.from_state(offset, snapshot.state).state()
+    fold = None
+    async for page in pages(store, owner, START):
+        for entry in page.entries:
             if fold is None:
-                assert isinstance(event, events.Changed)
-                fold = ResultsFold(event.record)
-            fold.apply(position.time_ms, event)
-            features = context_features(fold.record.experiment)
-            n_features = 0 if features is None else features.n_features
-            state = snapshots.pop(position, None)
-            assert state is None or state == fold.state(), f"the results of {owner} at {position}"
+                created = events.decode(entry.kind, entry.data)
+                assert isinstance(created, events.Changed)
+                fold = ResultsFold(created.record)
+            fold.apply(entry.offset, event_of(entry, owner, repairs, fold.n_features))
+            state = snapshots.pop(entry.offset, None)
+            assert state is None or state == fold.state(), f"the results of {owner} at {entry.offset}"
     assert not snapshots, f"of {owner}: {list(snapshots)}"
     assert fold is not None
     return fold

@@ -3,7 +3,9 @@
 import numpy as np
 
 from bandit_serve.log.events import HELD_OUT, REWARD, Exposed, Pair, Rewarded, Tick, decode, encode
-from bandit_serve.training.learning.reward_log import GRACE_MS, RewardLog
+from bandit_serve.log.offset import Offset
+from bandit_serve.log.times import GRACE_MS
+from bandit_serve.training.learning.reward_log import RewardLog
 from bandit_serve.training.rating_rule import RatingRule
 
 WINDOW_MS = 1_000
@@ -24,7 +26,10 @@ def rewarded(*rewards, metric=0, flags=0):
 
 
 def told(log, at_ms, event):
-    return [(rating.user, rating.item, rating.value, rating.features) for rating in log.apply(at_ms, event)]
+    return [
+        (rating.user, rating.item, rating.value, rating.features)
+        for rating in log.apply(Offset(at_ms, 0), event)
+    ]
 
 
 def test_pairs_wait_for_their_rewards():
@@ -69,8 +74,7 @@ def test_a_state_is_all_that_the_rest_needs():
         events.append(rewarded(*[(int(counter), float(counter % 5)) for counter in chosen]))
     whole, resumed = RewardLog(WINDOW_MS, RatingRule()), RewardLog(WINDOW_MS, RatingRule())
     for at, event in enumerate(events):
-        state, resumed = resumed.state(), RewardLog(WINDOW_MS, RatingRule())
-        resumed.restore(state)
+        resumed = RewardLog.from_state(resumed.offset, resumed.state(), WINDOW_MS, RatingRule())
         assert told(resumed, 700 * at, event) == told(whole, 700 * at, event)
     assert resumed.state() == whole.state()
 

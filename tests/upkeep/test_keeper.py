@@ -20,16 +20,18 @@ from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
 from bandit_serve.log.events import Change, Changed
+from bandit_serve.log.fold import POLICY_FOLD, REGISTRY_FOLD, RESULTS_FOLD
 from bandit_serve.log.offset import START, Offset
-from bandit_serve.log.token import SETTLE_MS, Keyring, new_key
+from bandit_serve.log.snapshot import Snapshot
+from bandit_serve.log.times import KEY_SETTLES_MS
+from bandit_serve.log.token import Keyring, new_key
 from bandit_serve.registry.registry import Version
-from bandit_serve.replication.beginnings import POLICY_FOLD
 from bandit_serve.replication.keyring import load_keyring
-from bandit_serve.replication.results_log import RESULTS_FOLD, ResultsLog
-from bandit_serve.replication.tail import REGISTRY_FOLD, Tail
+from bandit_serve.replication.results_log import ResultsLog
+from bandit_serve.replication.tail import Tail
 from bandit_serve.server.ending import end
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.store import Snapshot, Store
+from bandit_serve.store.store import Store
 from bandit_serve.upkeep import keeper as module
 from bandit_serve.upkeep.keeper import KEPT_SNAPSHOTS, Keeper
 
@@ -637,7 +639,7 @@ def test_keys_rotate_when_they_are_old_and_leave_when_nothing_needs_them(server:
         await worker.keeper._rotate_keys()
         assert 3 in await worker.store.token_keys(), "its last tokens are inside the longest window"
         await worker.store.drop_token_key(4)
-        await worker.store.add_token_key(4, new_key(now_ms - 7 * day_ms - 3 * SETTLE_MS))
+        await worker.store.add_token_key(4, new_key(now_ms - 7 * day_ms - 3 * KEY_SETTLES_MS))
         await worker.keeper._rotate_keys()
         assert sorted(await worker.store.token_keys()) in ([4], [4, 5])
 
@@ -646,8 +648,8 @@ def test_keys_rotate_when_they_are_old_and_leave_when_nothing_needs_them(server:
 
 def test_a_new_key_signs_only_when_every_worker_knows_it() -> None:
     keys = {0: new_key(0), 1: new_key(1_000_000)}
-    assert Keyring(keys, 1_000_000 + SETTLE_MS - 1).seal.key_id == 0
-    assert Keyring(keys, 1_000_000 + SETTLE_MS).seal.key_id == 1
+    assert Keyring(keys, 1_000_000 + KEY_SETTLES_MS - 1).seal.key_id == 0
+    assert Keyring(keys, 1_000_000 + KEY_SETTLES_MS).seal.key_id == 1
     assert Keyring({0: keys[0]}, 0).seal.key_id == 0, "the only one signs from the start"
 
 
@@ -655,7 +657,7 @@ def test_tokens_of_an_old_key_stay_valid_until_it_expires() -> None:
     window_ms = 3_600_000
     keys = {0: new_key(0), 1: new_key(10_000_000)}
     token = Keyring({0: keys[0]}, 10_000_000).seal.sign(9, 2, 3, 4, 5, 1, 0.5, 0)
-    late = 10_000_000 + 2 * SETTLE_MS + window_ms
+    late = 10_000_000 + 2 * KEY_SETTLES_MS + window_ms
     assert Keyring(keys, late).open([token], np.ones(1))[1].tolist() == [9]
     assert Keyring(keys, late).expired(late, window_ms) == []
     assert Keyring(keys, late + 1).expired(late + 1, window_ms) == [0]

@@ -1,4 +1,4 @@
-"""How long rewards take: each arm's distribution of delays within the window, from what has arrived so far.
+"""Delays of rewards: each arm's distribution of delays within the window, from what has arrived so far.
 
 Long delays are missing among the rewards that have arrived, the more so the younger the decisions are. So a count of
 arrivals tells nothing before it is held against the decisions that were old enough to show it: when D_j rewards came
@@ -24,18 +24,17 @@ them towards those of all arms starves a slow arm among fast ones.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from bandit_serve.folds.attribution import _delays
-from bandit_serve.log.states import known_only
 
 BINS_PER_OCTAVE = 4
 BINS = 16 * BINS_PER_OCTAVE
 SHAPES = {0.5: 1.0, 1.0: 2.0, 3.0: 1.0}
-"""The gamma distributions' shape parameters, and how likely each is beforehand."""
+"""Gamma distributions' shape parameters, and how likely each is beforehand."""
 MEANS = 2.0 ** np.arange(-15.0, 1.25, 0.5)
 SHAPE_WEIGHT = 20.0
 
@@ -50,7 +49,7 @@ def _upper_edges() -> NDArray[np.float64]:
 
 
 def _shapes() -> tuple[Matrix, NDArray[np.float64]]:
-    """The masses, (M, BINS), that the distributions have in the bins, and the prior, (M,)."""
+    """Masses, (M, BINS), that the distributions have in the bins, and the prior, (M,)."""
     edges = np.concatenate([[0.0], _upper_edges()])
     masses, prior = [], []
     for shape, weight in SHAPES.items():
@@ -66,6 +65,13 @@ def _shapes() -> tuple[Matrix, NDArray[np.float64]]:
 _BY_SHAPE, _PRIOR = _shapes()
 _MASSES = np.ascontiguousarray(_BY_SHAPE.T)
 _LOG_MASSES = np.log(_MASSES)
+
+
+class DelaysState(Struct, frozen=True, forbid_unknown_fields=True):
+    """`arrivals` by arm and bin, `closed` by arm."""
+
+    arrivals: list[list[int]]
+    closed: list[int]
 
 
 class Delays:
@@ -101,20 +107,20 @@ class Delays:
         return weights
 
     def grown(self, n_arms: int) -> Delays:
-        """The same with more arms, of which nothing is known yet."""
+        """Same with more arms, of which nothing is known yet."""
         grown = Delays(1, n_arms)
         grown.edges_ms = self.edges_ms.copy()
         grown.arrivals[: len(self.arrivals)] = self.arrivals
         grown.closed[: len(self.closed)] = self.closed
         return grown
 
-    def state(self) -> dict[str, Any]:
-        return {"arrivals": self.arrivals.tolist(), "closed": self.closed.tolist()}
+    def state(self) -> DelaysState:
+        return DelaysState(self.arrivals.tolist(), self.closed.tolist())
 
     @classmethod
-    def from_state(cls, window_ms: int, n_arms: int, state: dict[str, Any]) -> Delays:
-        known_only(state, ("arrivals", "closed"), "delays")
+    def from_state(cls, window_ms: int, n_arms: int, state: DelaysState) -> Delays:
+        """`ValueError` where the state is not of so many arms."""
         delays = cls(window_ms, n_arms)
-        delays.arrivals = np.array(state["arrivals"], np.int64)
-        delays.closed = np.array(state["closed"], np.int64)
+        delays.arrivals[:] = np.array(state.arrivals, np.int64).reshape(n_arms, BINS)
+        delays.closed[:] = np.array(state.closed, np.int64).reshape(n_arms)
         return delays

@@ -1,9 +1,9 @@
-"""Decisions with features that wait for what they are learned by, for experiments in which a missing reward is zero.
+"""Decisions with features that wait for their rewards, for experiments in which a missing reward counts as zero.
 
-A policy without context counts missing rewards (`pending.py`); one with context has to know of which decisions they
-are. So each decision is kept with its features until its window has closed, by log time, and is then learned from
-once: by its reward, or by zero. Until then it is not learned from at all, whether its reward has come or not: rewards
-that come early and zeros that come late would make every arm look better than it is.
+A policy without context counts missing rewards (`pending.py`). One with context has to know their decisions. So each
+decision is kept with its features until its window has closed, by log time, and is then learned from once: by its
+reward, or by zero. Until then it is not learned from at all, whether its reward has come or not: rewards that come
+early and zeros that come late would make every arm look better than it is.
 
 A reward may come before its exposure, and an exposure never, when its worker crashed: either of them is enough.
 """
@@ -12,22 +12,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
-from bandit_serve.folds.attribution.pending import LINGER_MS
-from bandit_serve.log.states import known_only
+from bandit_serve.folds.attribution.buckets import Buckets
+from bandit_serve.log.times import LINGER_MS
 
-BUCKETS = 256
 MAX_OPEN = 100_000
 # All of them are in each snapshot.
 MAX_OPEN_BYTES = 64 * 2**20
 
-STATE = frozenset({"one_in", "open", "early"})
-
 Decision = tuple[int, int]
+
+
+class JoinedState(Struct, frozen=True, forbid_unknown_fields=True):
+    """`open`: bucket, worker, number, arm, value, features, and whether it was exposed; `early`: worker, number and
+    bucket.
+    """
+
+    one_in: int
+    open: list[tuple[int, int, int, int, float, bytes, bool]]
+    early: list[tuple[int, int, int]]
 
 
 class Learned(NamedTuple):
@@ -46,11 +54,10 @@ class JoinedDecisions:
     """
 
     def __init__(self, window_ms: int, n_features: int) -> None:
-        self.window_ms = window_ms
         self.one_in = 1
         self._n_features = n_features
         self._most_open = min(MAX_OPEN, MAX_OPEN_BYTES // (4 * n_features))
-        self._width_ms = max(1, math.ceil(window_ms / BUCKETS))
+        self._buckets = Buckets(window_ms)
         self._open: dict[int, dict[Decision, tuple[int, float, bytes]]] = {}
         self._n_open = 0
         # Learned from before their exposure came, which may yet come.
@@ -82,7 +89,7 @@ class JoinedDecisions:
             decision = (incarnation, first + i)
             if self._early.pop(decision, None) is not None:
                 continue
-            bucket = self._open.setdefault(int(times_ms[i]) // self._width_ms, {})
+            bucket = self._open.setdefault(int(times_ms[i]) // self._buckets.width_ms, {})
             if decision not in bucket:
                 bucket[decision] = (int(arms[i]), math.nan, x[i].tobytes())
                 self._n_open += 1
@@ -91,7 +98,7 @@ class JoinedDecisions:
             self._thin()
 
     def rewarded(self, rows: NDArray[np.void], x: NDArray[np.float32], *, last: bool = True) -> None:
-        """The objective's rewards (`events.REWARD`) outside the holdout, with their decisions' features; `last` as in
+        """Objective's rewards (`events.REWARD`) outside the holdout, with their decisions' features; `last` as in
         `exposed`.
         """
         columns = (rows[name].tolist() for name in ("incarnation", "counter", "time_ms", "arm", "value"))
@@ -99,7 +106,7 @@ class JoinedDecisions:
             if counter % self.one_in:
                 continue
             decision = (incarnation, counter)
-            bucket = self._open.setdefault(time_ms // self._width_ms, {})
+            bucket = self._open.setdefault(time_ms // self._buckets.width_ms, {})
             self._n_open += decision not in bucket
             bucket[decision] = (arm, value, x[i].tobytes())
         if last:
@@ -110,7 +117,7 @@ class JoinedDecisions:
 
         They are closed as they are taken from it, so all are to be taken.
         """
-        due = sorted(bucket for bucket in self._open if self._closes_ms(bucket) < now_ms)
+        due = sorted(bucket for bucket in self._open if self._buckets.closes_ms(bucket) < now_ms)
         for bucket in due:
             decisions = self._open.pop(bucket)
             self._n_open -= len(decisions)
@@ -119,7 +126,7 @@ class JoinedDecisions:
                 yield self._learned(decisions, order[start : start + most], bucket)
         if due:
             for decision, bucket in list(self._early.items()):
-                if self._closes_ms(bucket) + LINGER_MS < now_ms:
+                if self._buckets.closes_ms(bucket) + LINGER_MS < now_ms:
                     del self._early[decision]
 
     def _learned(
@@ -139,10 +146,7 @@ class JoinedDecisions:
 
     def next_close_ms(self) -> int | None:
         """From when on a tick would close something."""
-        return self._closes_ms(min(self._open)) + 1 if self._open else None
-
-    def _closes_ms(self, bucket: int) -> int:
-        return (bucket + 1) * self._width_ms + self.window_ms
+        return self._buckets.closes_ms(min(self._open)) + 1 if self._open else None
 
     def _thin(self) -> None:
         while self._n_open > self._most_open:
@@ -153,27 +157,31 @@ class JoinedDecisions:
                     self._exposed.discard(decision)
                     self._n_open -= 1
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "one_in": self.one_in,
-            "open": [
-                [bucket, *decision, *self._open[bucket][decision], decision in self._exposed]
+    def state(self) -> JoinedState:
+        return JoinedState(
+            one_in=self.one_in,
+            open=[
+                (bucket, *decision, *self._open[bucket][decision], decision in self._exposed)
                 for bucket in sorted(self._open)
                 for decision in sorted(self._open[bucket])
             ],
-            "early": [[*decision, self._early[decision]] for decision in sorted(self._early)],
-        }
+            early=[(*decision, self._early[decision]) for decision in sorted(self._early)],
+        )
 
     @classmethod
-    def from_state(cls, window_ms: int, n_features: int, state: dict[str, Any]) -> JoinedDecisions:
-        known_only(state, STATE, "joined decisions")
+    def from_state(cls, window_ms: int, n_features: int, state: JoinedState) -> JoinedDecisions:
+        """`ValueError` where the features are not so many."""
         joined = cls(window_ms, n_features)
-        joined.one_in = state["one_in"]
-        for bucket, incarnation, counter, arm, value, x, exposed in state["open"]:
+        if state.one_in < 1:
+            raise ValueError(f"each {state.one_in}th decision is learned from")
+        joined.one_in = state.one_in
+        for bucket, incarnation, counter, arm, value, x, exposed in state.open:
+            if len(x) != 4 * n_features:
+                raise ValueError(f"a decision has {len(x)} bytes of features, not {4 * n_features}")
             decision = (incarnation, counter)
             joined._open.setdefault(bucket, {})[decision] = (arm, value, x)
             joined._n_open += 1
             if exposed:
                 joined._exposed.add(decision)
-        joined._early = {(incarnation, counter): bucket for incarnation, counter, bucket in state["early"]}
+        joined._early = {(incarnation, counter): bucket for incarnation, counter, bucket in state.early}
         return joined

@@ -1,6 +1,6 @@
 """Decisions whose attribution window is open, for experiments in which a missing reward counts as zero.
 
-They are kept as counts by time of decision, in buckets of 1/`BUCKETS` of the window, so their memory does not grow
+They are kept as counts by time of decision, in buckets (`buckets.py`), so their memory does not grow
 with the traffic. When a bucket's window has closed, by log time, those of its decisions that got no reward count as
 zeros, once. Until then they count by how likely a reward would have come by now, Σ G_k(age) (Vernade, Cappé and
 Perchet 2017), with G_k the delays of arm k (`delays.py`).
@@ -11,29 +11,40 @@ So rewards that wait for an exposure are remembered by decision.
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from msgspec import Struct, structs
 from numpy.typing import NDArray
 
 from bandit_serve.folds.attribution import _delays
-from bandit_serve.folds.attribution.delays import Delays
-from bandit_serve.log.states import known_only
-
-BUCKETS = 256
-# How long after its window a rewarded decision is remembered whose exposure may still come.
-LINGER_MS = 3_600_000
+from bandit_serve.folds.attribution.buckets import Buckets
+from bandit_serve.folds.attribution.delays import Delays, DelaysState
+from bandit_serve.log.times import LINGER_MS
 
 Counts = NDArray[np.int64]
 Decisions = dict[int, dict[int, tuple[int, int]]]
 """By worker and number: the bucket and the arm."""
 _NEVER = 2**62
-STATE = frozenset({"exposed", "rewarded", "blank", "reached", "lost", "early", "settled", "delays"})
+
+
+class PendingState(Struct, frozen=True, forbid_unknown_fields=True):
+    """Counts by bucket; workers with how far they logged and when; gaps of what they logged; decisions with bucket and
+    arm.
+    """
+
+    exposed: list[tuple[int, list[int]]]
+    rewarded: list[tuple[int, list[int]]]
+    blank: list[tuple[int, list[int]]]
+    reached: list[tuple[int, int, int]]
+    lost: list[tuple[int, int, int]]
+    early: list[tuple[int, int, int, int]]
+    settled: list[tuple[int, int, int, int]]
+    delays: DelaysState
 
 
 class Closed(NamedTuple):
-    """What has closed, i64[K] each: the decisions, those that stayed without a reward, and those whose reward was
+    """Decisions that have closed, i64[K] each: all, those that stayed without a reward, and those whose reward was
     not 0.
     """
 
@@ -46,10 +57,9 @@ class PendingDecisions:
     """Times are Unix milliseconds. Everything is integers, so the fold is the same wherever it runs."""
 
     def __init__(self, window_ms: int, n_arms: int) -> None:
-        self.window_ms = window_ms
         self.n_arms = n_arms
         self.delays = Delays(window_ms, n_arms)
-        self._width_ms = max(1, math.ceil(window_ms / BUCKETS))
+        self._buckets = Buckets(window_ms)
         self._exposed: dict[int, Counts] = {}
         self._rewarded: dict[int, Counts] = {}
         self._blank: dict[int, Counts] = {}
@@ -61,7 +71,7 @@ class PendingDecisions:
 
     def exposed(self, incarnation: int, first: int, arms: NDArray[np.uint16], times_ms: Counts) -> None:
         """n decisions that were logged, numbered from `first` by the worker that made them."""
-        earliest = _delays.count_decisions(self._exposed, arms, times_ms, self._width_ms, self.n_arms)
+        earliest = _delays.count_decisions(self._exposed, arms, times_ms, self._buckets.width_ms, self.n_arms)
         self._earliest = min(self._earliest, earliest)
         end = first + len(arms)
         _taken(self._early, incarnation, first, end)
@@ -73,18 +83,18 @@ class PendingDecisions:
         self._reached[incarnation] = (end, int(times_ms[-1]))
 
     def take_back(self, arms: NDArray[np.uint16], times_ms: Counts) -> None:
-        """Leaves out decisions that `exposed` was told of and that nothing is to be learned from."""
-        for bucket, arm in zip((times_ms // self._width_ms).tolist(), arms.tolist(), strict=True):
+        """Leaves out decisions that `exposed` has counted and that nothing is to be learned from."""
+        for bucket, arm in zip((times_ms // self._buckets.width_ms).tolist(), arms.tolist(), strict=True):
             self._exposed[bucket][arm] -= 1
 
     def rewarded(self, rows: NDArray[np.void], now_ms: int) -> None:
-        """The objective's rewards (`events.REWARD`), as they arrive."""
+        """Objective's rewards (`events.REWARD`), as they arrive."""
         earliest, early = _delays.count_rewards(
             self._rewarded,
             self._blank,
             rows,
             now_ms,
-            self._width_ms,
+            self._buckets.width_ms,
             self.delays.edges_ms,
             self.delays.arrivals,
             self._reached,
@@ -95,25 +105,25 @@ class PendingDecisions:
         for i in early:
             row = rows[i]
             self._early.setdefault(int(row["incarnation"]), {})[int(row["counter"])] = (
-                int(row["time_ms"]) // self._width_ms,
+                int(row["time_ms"]) // self._buckets.width_ms,
                 int(row["arm"]),
             )
 
     def _among_lost(self, rows: NDArray[np.void]) -> list[int]:
-        """The rows of decisions in a gap of what their worker has logged."""
-        found: list[int] = []
+        """Rows of decisions in a gap of what their worker has logged."""
+        among: list[int] = []
         counters = rows["counter"]
         for incarnation in np.unique(rows["incarnation"]).tolist():
             for low, high in self._lost.get(incarnation, ()):
                 inside = (counters >= low) & (counters < high) & (rows["incarnation"] == incarnation)
-                found += np.flatnonzero(inside).tolist()
-        return found
+                among += np.flatnonzero(inside).tolist()
+        return among
 
     def close(self, now_ms: int) -> Closed | None:
-        """The decisions whose window has closed since; None if none has."""
-        if self._closes_ms(self._earliest) >= now_ms:
+        """Decisions whose window has closed since; None if none has."""
+        if self._buckets.closes_ms(self._earliest) >= now_ms:
             return None
-        due = sorted(b for b in {*self._exposed, *self._rewarded} if self._closes_ms(b) < now_ms)
+        due = sorted(b for b in {*self._exposed, *self._rewarded} if self._buckets.closes_ms(b) < now_ms)
         decisions, rewarded, blank = np.zeros((3, self.n_arms), np.int64)
         for bucket in due:
             decisions += self._exposed.pop(bucket, 0)
@@ -123,7 +133,7 @@ class PendingDecisions:
         zeros = decisions - rewarded
         for incarnation, early in list(self._early.items()):
             for counter, (bucket, arm) in list(early.items()):
-                if self._closes_ms(bucket) < now_ms:
+                if self._buckets.closes_ms(bucket) < now_ms:
                     zeros[arm] += 1
                     self._settled.setdefault(incarnation, {})[counter] = early.pop(counter)
             if not early:
@@ -135,18 +145,18 @@ class PendingDecisions:
     def _forget(self, now_ms: int) -> None:
         for incarnation, settled in list(self._settled.items()):
             for counter, (bucket, _) in list(settled.items()):
-                if self._closes_ms(bucket) + LINGER_MS < now_ms:
+                if self._buckets.closes_ms(bucket) + LINGER_MS < now_ms:
                     del settled[counter]
             if not settled:
                 del self._settled[incarnation]
         for incarnation, (_, last_ms) in list(self._reached.items()):
-            if last_ms + 2 * self.window_ms + LINGER_MS < now_ms:
+            if last_ms + 2 * self._buckets.window_ms + LINGER_MS < now_ms:
                 del self._reached[incarnation]
                 self._lost.pop(incarnation, None)
 
     def next_close_ms(self) -> int | None:
         """From when on a tick would close something."""
-        return None if self._earliest == _NEVER else self._closes_ms(self._earliest) + 1
+        return None if self._earliest == _NEVER else self._buckets.closes_ms(self._earliest) + 1
 
     def weights(self, now_ms: int) -> NDArray[np.float64]:
         """f64[K]: how many of the open decisions would have shown a reward by now if they were to get one.
@@ -154,67 +164,79 @@ class PendingDecisions:
         Those that got one are counted elsewhere and not among them.
         """
         reach, exposed, rewarded = _delays.reach(
-            self._exposed, self._rewarded, now_ms, self._width_ms, self.delays.edges_ms, self.n_arms
+            self._exposed, self._rewarded, now_ms, self._buckets.width_ms, self.delays.edges_ms, self.n_arms
         )
         shown = self.delays.shown(reach)
         weights: NDArray[np.float64] = np.clip(shown - rewarded, 0.0, np.maximum(exposed - rewarded, 0))
         return weights
 
-    def _closes_ms(self, bucket: int) -> int:
-        return (bucket + 1) * self._width_ms + self.window_ms
-
     def grown(self, n_arms: int) -> PendingDecisions:
-        """The same with more arms, which nothing is pending for."""
-        state = self.state()
-        for counts in (*state["exposed"], *state["rewarded"], *state["blank"]):
-            counts[1] += [0] * (n_arms - self.n_arms)
-        state["delays"] = self.delays.grown(n_arms).state()
-        return PendingDecisions.from_state(self.window_ms, n_arms, state)
+        """Same with more arms, which nothing is pending for."""
+        window_ms, former = self._buckets.window_ms, self.state()
+        padding = [0] * (n_arms - self.n_arms)
+        exposed, rewarded, blank = (
+            [(bucket, counts + padding) for bucket, counts in column]
+            for column in (former.exposed, former.rewarded, former.blank)
+        )
+        delays = self.delays.grown(n_arms).state()
+        state = structs.replace(former, exposed=exposed, rewarded=rewarded, blank=blank, delays=delays)
+        return PendingDecisions.from_state(window_ms, n_arms, state)
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "exposed": [[b, self._exposed[b].tolist()] for b in sorted(self._exposed)],
-            "rewarded": [[b, self._rewarded[b].tolist()] for b in sorted(self._rewarded)],
-            "blank": [[b, self._blank[b].tolist()] for b in sorted(self._blank)],
-            "reached": [[i, *self._reached[i]] for i in sorted(self._reached)],
-            "lost": [[i, *ends] for i in sorted(self._lost) for ends in self._lost[i]],
-            "early": _rows(self._early),
-            "settled": _rows(self._settled),
-            "delays": self.delays.state(),
-        }
+    def state(self) -> PendingState:
+        return PendingState(
+            exposed=_by_bucket(self._exposed),
+            rewarded=_by_bucket(self._rewarded),
+            blank=_by_bucket(self._blank),
+            reached=[(i, *self._reached[i]) for i in sorted(self._reached)],
+            lost=[(i, *ends) for i in sorted(self._lost) for ends in self._lost[i]],
+            early=_rows(self._early),
+            settled=_rows(self._settled),
+            delays=self.delays.state(),
+        )
 
     @classmethod
-    def from_state(cls, window_ms: int, n_arms: int, state: dict[str, Any]) -> PendingDecisions:
-        known_only(state, STATE, "pending decisions")
+    def from_state(cls, window_ms: int, n_arms: int, state: PendingState) -> PendingDecisions:
+        """`ValueError` where the parts do not fit together."""
         pending = cls(window_ms, n_arms)
-        pending._exposed = {b: np.array(counts, np.int64) for b, counts in state["exposed"]}
-        pending._rewarded = {b: np.array(counts, np.int64) for b, counts in state["rewarded"]}
-        pending._blank = {b: np.array(counts, np.int64) for b, counts in state["blank"]}
-        pending._earliest = min(
-            [b for name in ("exposed", "rewarded") for b, _ in state[name]], default=_NEVER
+        pending._exposed, pending._rewarded, pending._blank = (
+            {bucket: _counts(counts, n_arms) for bucket, counts in column}
+            for column in (state.exposed, state.rewarded, state.blank)
         )
-        pending._reached = {i: (counter, last_ms) for i, counter, last_ms in state["reached"]}
-        for i, low, high in state["lost"]:
+        pending._earliest = min((b for b, _ in (*state.exposed, *state.rewarded)), default=_NEVER)
+        pending._reached = {i: (counter, last_ms) for i, counter, last_ms in state.reached}
+        for i, low, high in state.lost:
             pending._lost.setdefault(i, []).append((low, high))
-        for decisions, name in ((pending._early, "early"), (pending._settled, "settled")):
-            for i, counter, bucket, arm in state[name]:
+        for decisions, rows in ((pending._early, state.early), (pending._settled, state.settled)):
+            for i, counter, bucket, arm in rows:
+                if not 0 <= arm < n_arms:
+                    raise ValueError(f"a decision for arm {arm} of {n_arms}")
                 decisions.setdefault(i, {})[counter] = (bucket, arm)
-        pending.delays = Delays.from_state(window_ms, n_arms, state["delays"])
+        pending.delays = Delays.from_state(window_ms, n_arms, state.delays)
         return pending
 
 
-def _rows(decisions: Decisions) -> list[list[int]]:
+def _by_bucket(counts: dict[int, Counts]) -> list[tuple[int, list[int]]]:
+    return [(bucket, counts[bucket].tolist()) for bucket in sorted(counts)]
+
+
+def _counts(counts: list[int], n_arms: int) -> Counts:
+    if len(counts) != n_arms:
+        raise ValueError(f"counts of {len(counts)} arms, not of {n_arms}")
+    return np.array(counts, np.int64)
+
+
+def _rows(decisions: Decisions) -> list[tuple[int, int, int, int]]:
     return [
-        [i, counter, *decisions[i][counter]] for i in sorted(decisions) for counter in sorted(decisions[i])
+        (i, counter, *decisions[i][counter]) for i in sorted(decisions) for counter in sorted(decisions[i])
     ]
 
 
 def _taken(decisions: Decisions, incarnation: int, first: int, end: int) -> list[tuple[int, int]]:
-    """What is remembered of the worker's decisions from `first` to before `end`, and no more from now on."""
+    """Worker's decisions from `first` to before `end` that are remembered, and no more from now on."""
     of_worker = decisions.get(incarnation)
     if of_worker is None:
         return []
-    found = [of_worker.pop(counter) for counter in sorted(of_worker) if first <= counter < end]
+    taken = [of_worker.pop(counter) for counter in sorted(of_worker) if first <= counter < end]
     if not of_worker:
         del decisions[incarnation]
-    return found
+    return taken

@@ -1,4 +1,4 @@
-"""Continuous learning: a model that follows the rewards of experiments, and can be killed at any time.
+"""Learner: a model that follows the rewards of experiments, and can be killed at any time.
 
 All that it is, is a fold of their logs. A checkpoint holds the model, how far each log was read, the decisions that
 wait for their reward, and the errors so far, and replaces the one before it at once; so after a crash the fold goes on
@@ -18,9 +18,11 @@ import msgspec
 from msgspec import Struct
 
 from bandit_serve.base.private_files import translating_disk_full, truncated
-from bandit_serve.errors import InvalidArtifact, InvalidInput, UsageError
+from bandit_serve.errors import InvalidArtifact, InvalidInput, UnreadableEntry, UsageError
 from bandit_serve.log.events import Event
-from bandit_serve.log.offset import START, Offset
+from bandit_serve.log.offset import Offset
+from bandit_serve.log.repairs import LeftOut
+from bandit_serve.log.snapshot import Codec, reading
 from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.family import load_model
 from bandit_serve.models.model import Model
@@ -40,7 +42,7 @@ class Followed(Struct, frozen=True):
     rule: RatingRule
 
 
-class _Checkpoint(Struct):
+class _Checkpoint(Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     frozen: str
     offsets: dict[str, tuple[int, int]]
@@ -53,6 +55,10 @@ class _Checkpoint(Struct):
     rules: dict[str, RatingRule] | None = None
 
 
+_LEARNER = "a learner"
+_CODEC = Codec(_Checkpoint, _LEARNER)
+
+
 class ContinuousLearner:
     """A model, and the logs it learns from. `learned` counts ratings, `published` is that count at the last version.
 
@@ -63,7 +69,6 @@ class ContinuousLearner:
         self.model = model
         self._frozen = frozen
         self.prequential = Prequential()
-        self.offsets: dict[str, Offset] = {}
         self.rules: dict[str, RatingRule] = {}
         self._uids: dict[str, int] = {}
         self._joins: dict[str, RewardLog] = {}
@@ -71,6 +76,15 @@ class ContinuousLearner:
         self.published = 0
         for experiment in followed:
             self.follow(experiment)
+
+    @property
+    def offsets(self) -> Mapping[str, Offset]:
+        """By experiment: how far its log was learned from."""
+        return {name: join.offset for name, join in self._joins.items()}
+
+    def pass_over(self, experiment: str, through: Offset) -> None:
+        """Goes on behind a part of a log that was trimmed."""
+        self._joins[experiment].offset = through
 
     @property
     def lost(self) -> int:
@@ -95,19 +109,16 @@ class ContinuousLearner:
         if unit is not None and others:
             return False
         self._uids[name] = experiment.uid
-        self.offsets[name] = START
         self.rules[name] = experiment.rule
         self._joins[name] = RewardLog(experiment.window_ms, experiment.rule)
         return True
 
-    def apply(self, experiment: str, offset: Offset, event: Event) -> int:
+    def apply(self, experiment: str, offset: Offset, event: Event | LeftOut) -> int:
         """Learns from the ratings that an event completes; returns how many those were."""
-        n = 0
-        for rating in self._joins[experiment].apply(offset.time_ms, event):
+        ratings = self._joins[experiment].apply(offset, event)
+        for rating in ratings:
             self._learn(rating)
-            n += 1
-        self.offsets[experiment] = offset
-        return n
+        return len(ratings)
 
     def _learn(self, rating: Rating) -> None:
         features = rating.features if self.model.takes_features else None
@@ -140,7 +151,7 @@ class ContinuousLearner:
         )
         temporary = folder / f".{CHECKPOINT}"
         with translating_disk_full(), truncated(temporary) as file:
-            file.write(msgspec.msgpack.encode(checkpoint))
+            file.write(_CODEC.pack(checkpoint))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(folder / CHECKPOINT)
@@ -159,40 +170,49 @@ class ContinuousLearner:
     def load(cls, folder: Path, followed: Mapping[str, Followed]) -> ContinuousLearner | None:
         """Learner that the checkpoint in a folder is of; None where there is none.
 
-        None also where an earlier build took rewards for ratings as they are, and they are not to be taken so. What
-        an experiment's rewards were to it stays so: `UsageError` where something else is told now. `InvalidArtifact`
-        where a file is not what the checkpoint says.
+        None also where an earlier build took rewards for ratings as they are, and they are not to be taken so. An
+        experiment's rule stays: `UsageError` where there is another now. `InvalidArtifact` where a checkpoint can not
+        be read, or a file is not what it says.
         """
         try:
             content = (folder / CHECKPOINT).read_bytes()
         except FileNotFoundError:
             return None
         try:
-            found = msgspec.msgpack.decode(content, type=_Checkpoint)
-        except msgspec.MsgspecError as error:
-            raise InvalidArtifact(f"The checkpoint in {folder} can not be read: {error}.") from None
-        rules = found.rules
+            checkpoint = _CODEC.unpack(content)
+        except UnreadableEntry as error:
+            raise InvalidArtifact(f"The checkpoint in {folder} can not be read: {error}") from None
+        rules = checkpoint.rules
         if rules is None:
             rules = {
                 name: msgspec.structs.replace(each.rule, factor=1.0, shift=0.0)
                 for name, each in followed.items()
-                if name in found.uids
+                if name in checkpoint.uids
             }
             if any(followed[name].rule != rule for name, rule in rules.items()):
                 return None
-        learner = cls(_read(folder, found.model), _read(folder, found.frozen), ())
+        learner = cls(_read(folder, checkpoint.model), _read(folder, checkpoint.frozen), ())
         learner.rules = dict(rules)
         for name, each in followed.items():
-            if found.uids.get(name) == each.uid:
-                each = _as_before(each, rules[name])
+            if checkpoint.uids.get(name) == each.uid:
+                each = _as_before(each, rules.get(name, each.rule))
             learner.follow(each)
-        for name, offset in found.offsets.items():
-            if name in learner._uids and learner._uids[name] == found.uids[name]:
-                learner.offsets[name] = Offset(*offset)
-                learner._joins[name].restore(found.joins[name])
-        learner.prequential.restore(found.prequential)
-        learner.learned, learner.published = found.learned, found.published
+        try:
+            learner._take(checkpoint, followed)
+        except UnreadableEntry as error:
+            raise InvalidArtifact(f"The checkpoint in {folder} can not be read: {error}") from None
         return learner
+
+    def _take(self, checkpoint: _Checkpoint, followed: Mapping[str, Followed]) -> None:
+        """Goes on where the checkpoint stands, in the logs of experiments that are followed and no namesakes."""
+        with reading(_LEARNER):
+            for name, offset in checkpoint.offsets.items():
+                if name in self._uids and self._uids[name] == checkpoint.uids[name]:
+                    at, window_ms = Offset(*offset), followed[name].window_ms
+                    state, rule = checkpoint.joins[name], self.rules[name]
+                    self._joins[name] = RewardLog.from_state(at, state, window_ms, rule)
+            self.prequential = Prequential.from_state(checkpoint.prequential)
+            self.learned, self.published = checkpoint.learned, checkpoint.published
 
 
 def _as_before(experiment: Followed, rule: RatingRule) -> Followed:
@@ -219,14 +239,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def in_order(found: Mapping[str, list[tuple[Offset, Any]]], known_ms: int) -> list[tuple[Offset, str, Any]]:
+def in_order(logs: Mapping[str, list[tuple[Offset, Any]]], known_ms: int) -> list[tuple[Offset, str, Any]]:
     """Entries of several logs in the order of their offsets, as far as nothing earlier can come any more.
 
     known_ms: the store's time before the logs were read to their ends; what comes later is at that time or after it.
     """
     entries = [
         (offset, name, entry)
-        for name, log in found.items()
+        for name, log in logs.items()
         for offset, entry in log
         if offset.time_ms < known_ms
     ]

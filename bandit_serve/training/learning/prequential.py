@@ -14,11 +14,11 @@ REFERENCES = (4_000, 20_000)
 # At most so many false alarms a rating, on average.
 LEVEL = 1e-6
 POWERS = (0.3, 0.5, 0.7, 0.9)
-# What a statistic may be without an alarm is less, and so are all that a state may hold.
+# A statistic without an alarm is less, and so are all in a state.
 MAX_BET = 1e12
 
 
-class _State(Struct, array_like=True):
+class PrequentialState(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     n: int
     squares: float
     absolutes: float
@@ -117,8 +117,8 @@ class Prequential:
             "frozen.rmse": math.sqrt(self._frozen_squares / self.n),
         }
 
-    def state(self) -> _State:
-        return _State(
+    def state(self) -> PrequentialState:
+        return PrequentialState(
             self.n,
             self._squares,
             self._absolutes,
@@ -131,18 +131,21 @@ class Prequential:
             [len(each.sizes) for each in self._references],
         )
 
-    def restore(self, state: _State) -> None:
-        self.n = state.n
-        self._squares, self._absolutes = state.squares, state.absolutes
-        self._frozen_squares = state.frozen_squares
-        self._window.clear()
-        self._window.extend(state.window)
-        self.drift_at = state.alarmed_at
-        for i, reference in enumerate(self._references):
-            reference.begin()
-            if state.lengths:
-                sizes = state.drift[len(state.drift) - state.lengths[i] :]
-                reference.restore(sizes, state.wealth[len(POWERS) * i : len(POWERS) * (i + 1)])
-
-
-PrequentialState = _State
+    @classmethod
+    def from_state(cls, state: PrequentialState) -> Prequential:
+        """`ValueError` where a reference is not whole."""
+        errors = cls()
+        errors.n = state.n
+        errors._squares, errors._absolutes = state.squares, state.absolutes
+        errors._frozen_squares = state.frozen_squares
+        errors._window.extend(state.window)
+        errors.drift_at = state.alarmed_at
+        if state.lengths:
+            n_powers = len(POWERS)
+            ends = range(n_powers, len(state.wealth) + 1, n_powers)
+            for reference, length, end in zip(errors._references, state.lengths, ends, strict=True):
+                if not 0 <= length <= len(state.drift):
+                    raise ValueError(f"a reference of {length} errors, of {len(state.drift)}")
+                sizes = state.drift[len(state.drift) - length :]
+                reference.restore(sizes, state.wealth[end - n_powers : end])
+        return errors

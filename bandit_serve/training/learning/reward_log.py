@@ -1,26 +1,26 @@
-"""Ratings out of an experiment's log: what predictions were about, joined with their rewards."""
+"""Ratings out of an experiment's log: predictions joined with their rewards."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import msgspec
 from msgspec import Struct
 
 from bandit_serve.log.events import HELD_OUT, Event, Exposed, Rewarded
+from bandit_serve.log.offset import START, Offset
+from bandit_serve.log.repairs import LeftOut
+from bandit_serve.log.snapshot import Codec
+from bandit_serve.log.times import GRACE_MS
 from bandit_serve.training.rating_rule import RatingRule
 
-# A reward may come before the flush that says what its decision was; and tokens are honoured a while longer.
-GRACE_MS = 120_000
 MAX_OPEN = 1_000_000
 
 Key = tuple[int, int]
 
 
 class Rating(NamedTuple):
-    """`value` is what the rule makes of the reward; `time_ms` when that was logged."""
+    """`value` is the reward by the rule; it was logged at `time_ms`."""
 
     user: str
     item: str
@@ -29,8 +29,8 @@ class Rating(NamedTuple):
     time_ms: int
 
 
-class _Open(Struct, array_like=True):
-    """A decision that waits for its reward, or a reward for its decision: one or the other."""
+class _Open(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Decision that waits for its reward, or reward that waits for its decision."""
 
     until_ms: int
     user: str = ""
@@ -39,9 +39,12 @@ class _Open(Struct, array_like=True):
     value: float | None = None
 
 
-class _State(Struct, array_like=True):
+class _State(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     open: list[tuple[Key, _Open]]
     lost: int
+
+
+_CODEC = Codec(_State, "a reward log")
 
 
 class RewardLog:
@@ -56,19 +59,21 @@ class RewardLog:
         self._rule = rule
         self._open: OrderedDict[Key, _Open] = OrderedDict()
         self.lost = 0
+        self.offset = START
 
-    def apply(self, time_ms: int, event: Event) -> Iterator[Rating]:
-        """The ratings that an event at a time of the log completes, in its order."""
-        self._close(time_ms)
+    def apply(self, offset: Offset, event: Event | LeftOut) -> list[Rating]:
+        """Ratings that the log's entry at `offset` completes, in its order."""
+        self._close(offset.time_ms)
+        self.offset = offset
         match event:
             case Exposed():
-                yield from self._exposed(time_ms, event)
+                return self._exposed(offset.time_ms, event)
             case Rewarded():
-                yield from self._rewarded(time_ms, event)
-            case _:
-                pass
+                return self._rewarded(offset.time_ms, event)
+        return []
 
-    def _exposed(self, time_ms: int, event: Exposed) -> Iterator[Rating]:
+    def _exposed(self, time_ms: int, event: Exposed) -> list[Rating]:
+        ratings = []
         held_out = event.held_out_rows()
         for pair in event.pairs:
             if held_out is not None and held_out[pair.place]:
@@ -77,16 +82,18 @@ class RewardLog:
             waiting = self._open.get(key)
             if waiting is not None and waiting.value is not None:
                 del self._open[key]
-                rating = self._rule.rating(waiting.value)
-                yield Rating(pair.user, pair.item, rating, pair.features, time_ms)
+                value = self._rule.rating(waiting.value)
+                ratings.append(Rating(pair.user, pair.item, value, pair.features, time_ms))
             elif waiting is None:
                 until_ms = time_ms + self._window_ms + GRACE_MS
                 self._keep(key, _Open(until_ms, pair.user, pair.item, pair.features))
+        return ratings
 
-    def _rewarded(self, time_ms: int, event: Rewarded) -> Iterator[Rating]:
+    def _rewarded(self, time_ms: int, event: Rewarded) -> list[Rating]:
+        ratings = []
         rows = event.rows
         chosen = (rows["metric"] == self._rule.metric) & (rows["flags"] & HELD_OUT == 0)
-        for incarnation, counter, value in zip(
+        for incarnation, counter, reward in zip(
             rows["incarnation"][chosen].tolist(),
             rows["counter"][chosen].tolist(),
             rows["value"][chosen].tolist(),
@@ -95,11 +102,12 @@ class RewardLog:
             key = incarnation, counter
             waiting = self._open.get(key)
             if waiting is None:
-                self._keep(key, _Open(time_ms + GRACE_MS, value=value))
+                self._keep(key, _Open(time_ms + GRACE_MS, value=reward))
             elif waiting.value is None:
                 del self._open[key]
-                rating = self._rule.rating(value)
-                yield Rating(waiting.user, waiting.item, rating, waiting.features, time_ms)
+                value = self._rule.rating(reward)
+                ratings.append(Rating(waiting.user, waiting.item, value, waiting.features, time_ms))
+        return ratings
 
     def _keep(self, key: Key, waiting: _Open) -> None:
         self._open[key] = waiting
@@ -116,8 +124,13 @@ class RewardLog:
 
     def state(self) -> bytes:
         """All that the rest of the log needs."""
-        return msgspec.msgpack.encode(_State(list(self._open.items()), self.lost))
+        return _CODEC.pack(_State(list(self._open.items()), self.lost))
 
-    def restore(self, state: bytes) -> None:
-        found = msgspec.msgpack.decode(state, type=_State)
-        self._open, self.lost = OrderedDict(found.open), found.lost
+    @classmethod
+    def from_state(cls, offset: Offset, state: bytes, window_ms: int, rule: RatingRule) -> RewardLog:
+        """Reward log whose `state` at `offset` this was; `UnreadableEntry` for anything else."""
+        fields = _CODEC.unpack(state)
+        reward_log = cls(window_ms, rule)
+        reward_log._open, reward_log.lost = OrderedDict(fields.open), fields.lost
+        reward_log.offset = offset
+        return reward_log

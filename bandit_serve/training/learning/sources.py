@@ -7,15 +7,16 @@ from collections.abc import Callable, Collection, Mapping
 from bandit_serve.errors import NotFound
 from bandit_serve.experiments.spec import Record
 from bandit_serve.folds.experiment import LiveExperiment
-from bandit_serve.log import events
+from bandit_serve.log.entry import Entry
+from bandit_serve.log.events import Event, Tick
 from bandit_serve.log.offset import Offset
+from bandit_serve.log.reader import event_of, pages
+from bandit_serve.log.repairs import LeftOut
 from bandit_serve.node import Node
-from bandit_serve.store.store import Entry
 from bandit_serve.training.learning.learner import ContinuousLearner, Followed, in_order
 from bandit_serve.training.rating_rule import read_rule, rule_of
 
-READ_COUNT = 500
-# How many entries of a log are read before they are learned from.
+# Entries of a log that are read before they are learned from.
 ENTRIES_AT_ONCE = 20_000
 
 
@@ -78,54 +79,47 @@ class Sources:
             if name in learner.offsets and name in self._node.replica.experiments
         )
 
-    async def news(self, learner: ContinuousLearner) -> list[tuple[Offset, str, events.Event]]:
+    async def news(self, learner: ContinuousLearner) -> list[tuple[Offset, str, Event | LeftOut]]:
         """Events of all logs that a learner has not applied yet, in their order, each with its experiment's name."""
         store = self._node.store
         known_ms = await store.time_ms()
-        logs: dict[str, list[tuple[Offset, events.Event]]] = {}
+        logs: dict[str, list[tuple[Offset, Event | LeftOut]]] = {}
         for name in list(learner.offsets):
             live = self._node.replica.experiments.get(name)
             if live is None or not learner.follows(name, live.record.uid):
                 continue  # set aside, or a namesake came: the others are learned from meanwhile
-            trimmed = await store.trimmed(live.owner)
-            if trimmed > learner.offsets[name]:
-                self._say(
-                    f"The log of {name} was trimmed through {trimmed}, further than was learned: a part is lost."
-                )
-                learner.offsets[name] = trimmed
-            log: list[tuple[Offset, events.Event]] = []
-            at = learner.offsets[name]
-            while len(log) < ENTRIES_AT_ONCE:
-                entries = await store.read(live.owner, at, READ_COUNT)
-                decoded = self._decoded(live, entries)
+            log: list[tuple[Offset, Event | LeftOut]] = []
+            async for page in pages(store, live.owner, learner.offsets[name]):
+                if page.gap is not None:
+                    self._say(
+                        f"The log of {name} was trimmed through {page.gap}, further than was learned: a part is lost."
+                    )
+                    learner.pass_over(name, page.gap)
+                decoded = self._decoded(live, page.entries)
                 log += decoded
-                if len(decoded) < READ_COUNT:
+                if len(decoded) < len(page.entries):
                     break
-                at = entries[-1].offset
-            else:
-                # Not to its end: what comes after is later than the last that was read.
-                known_ms = min(known_ms, log[-1][0].time_ms)
+                if len(log) >= ENTRIES_AT_ONCE:
+                    # Not to its end: entries after it are later than the last that was read.
+                    known_ms = min(known_ms, log[-1][0].time_ms)
+                    break
             logs[name] = log
         return in_order(logs, known_ms)
 
-    def _decoded(self, live: LiveExperiment, entries: list[Entry]) -> list[tuple[Offset, events.Event]]:
-        """Events of entries; what was left out, or was folded by a build that could, is as if time passed.
+    def _decoded(self, live: LiveExperiment, entries: list[Entry]) -> list[tuple[Offset, Event | LeftOut]]:
+        """Events of entries; of one that a build folded that could read it, a tick.
 
         They end at one that can not be read where the fold has not come to yet: there the experiment is set aside.
         """
-        name = live.experiment.id
-        omission = self._node.replica.registry.repairs.omission
-        decoded: list[tuple[Offset, events.Event]] = []
+        name, repairs = live.experiment.id, self._node.replica.registry.repairs
+        decoded: list[tuple[Offset, Event | LeftOut]] = []
         for entry in entries:
-            event: events.Event = events.Tick()
-            if omission(live.owner, entry.offset) is None:
-                try:
-                    event = events.decode(entry.kind, entry.data, live.n_features)
-                except Exception as error:
-                    if entry.offset > live.offset:
-                        break
-                    self._say(
-                        f"What {name} has at {entry.offset} can not be read and is passed over: {error}"
-                    )
+            event: Event | LeftOut = Tick()
+            try:
+                event = event_of(entry, live.owner, repairs, live.n_features)
+            except Exception as error:
+                if entry.offset > live.offset:
+                    break
+                self._say(f"What {name} has at {entry.offset} can not be read and is passed over: {error}")
             decoded.append((entry.offset, event))
         return decoded

@@ -10,7 +10,8 @@ from builders import rewards
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandit_serve.folds.attribution.pending import BUCKETS, LINGER_MS, PendingDecisions
+from bandit_serve.folds.attribution.pending import PendingDecisions
+from bandit_serve.log.times import BUCKETS, LINGER_MS
 
 WINDOW_MS = 2_560
 WIDTH_MS = WINDOW_MS // BUCKETS
@@ -121,15 +122,15 @@ def test_what_is_remembered_is_forgotten() -> None:
     reward(pending, 9, 0, 0, 10)
     zeros(pending, FAR_MS)
     state = pending.state()
-    assert state["settled"]
-    assert state["reached"]
-    assert state["lost"]
+    assert state.settled
+    assert state.reached
+    assert state.lost
     later = FAR_MS + 3 * WINDOW_MS + LINGER_MS
     expose(pending, 0, [0], [later], incarnation=99)
     zeros(pending, later + FAR_MS)
     state = pending.state()
-    assert state["settled"] == state["early"] == state["lost"] == state["exposed"] == state["rewarded"] == []
-    assert [entry[0] for entry in state["reached"]] == [99]
+    assert state.settled == state.early == state.lost == state.exposed == state.rewarded == []
+    assert [entry[0] for entry in state.reached] == [99]
 
 
 def test_memory_does_not_grow_with_the_traffic() -> None:
@@ -138,8 +139,8 @@ def test_memory_does_not_grow_with_the_traffic() -> None:
         times = np.full(1_000, first // 50, np.int64)
         pending.exposed(INCARNATION, first, np.zeros(1_000, np.uint16), times)
     state = pending.state()
-    assert len(state["exposed"]) <= BUCKETS + 2
-    assert sum(sum(counts) for _, counts in state["exposed"]) == 100_000
+    assert len(state.exposed) <= BUCKETS + 2
+    assert sum(sum(counts) for _, counts in state.exposed) == 100_000
 
 
 # Weights
@@ -235,7 +236,7 @@ def test_any_order_of_the_log_counts_every_decision_once(
             else:
                 reward(pending, counter, arm, time_ms, now_ms, incarnation=worker)
         weights = pending.weights(now_ms)
-        open_now = sum((np.array(counts) for _, counts in pending.state()["exposed"]), np.zeros(3, np.int64))
+        open_now = sum((np.array(counts) for _, counts in pending.state().exposed), np.zeros(3, np.int64))
         assert (weights >= 0).all()
         assert (weights <= open_now).all()
         assert (closed <= expected).all(), "a decision closed twice, or although it was rewarded"

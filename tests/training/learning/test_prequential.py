@@ -33,8 +33,7 @@ def test_a_state_goes_on_as_if_it_had_not_stopped():
     for _ in range(600):
         error = float(random.normal())
         whole.add(error, error)
-        state, resumed = resumed.state(), Prequential()
-        resumed.restore(state)
+        resumed = Prequential.from_state(resumed.state())
         resumed.add(error, error)
     assert resumed.state() == whole.state()
 
@@ -102,8 +101,7 @@ def test_a_drift_is_found(
 
 def test_a_state_of_a_build_that_ranked_otherwise_begins_anew() -> None:
     former = msgspec.msgpack.encode([3, 1.0, 1.0, 1.0, [0.1, 0.2, 0.3], [0.3, 0.4, 0.5], [0.1] * 4, 2])
-    restored = Prequential()
-    restored.restore(msgspec.msgpack.decode(former, type=PrequentialState))
+    restored = Prequential.from_state(msgspec.msgpack.decode(former, type=PrequentialState))
     assert (restored.n, restored.drift_at) == (3, 2)
     restored.add(0.5, 0.5)
     assert restored.state().lengths == [1, 1]

@@ -1,0 +1,68 @@
+"""Reader of logs: one loop over the pages of a log, and one way from an entry to its event."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple, Protocol
+
+from bandit_serve.log.entry import Entry
+from bandit_serve.log.events import Event, decode
+from bandit_serve.log.offset import Offset
+from bandit_serve.log.repairs import LeftOut, Repairs
+
+READ_COUNT = 500
+
+
+class Source(Protocol):
+    """A store, as far as it reads logs."""
+
+    async def read(self, owner: str, after: Offset, count: int) -> list[Entry]: ...
+
+    async def trimmed(self, owner: str) -> Offset: ...
+
+
+class Page(NamedTuple):
+    """Entries that follow each other. `gap`: before them the log was trimmed through there, further than was read."""
+
+    entries: list[Entry]
+    gap: Offset | None = None
+
+
+async def pages(
+    source: Source, owner: str, after: Offset, through: Offset | None = None, count: int = READ_COUNT
+) -> AsyncIterator[Page]:
+    """Everything behind `after`, up to and with `through`, by default to the log's end; `count` entries at once.
+
+    Where a page has a gap, whoever goes on reading gets what is left behind it.
+    """
+    while through is None or after < through:
+        entries = await source.read(owner, after, count)
+        gap = await gap_behind(source, owner, after)
+        if gap is not None:
+            entries = [entry for entry in entries if entry.offset > gap]
+        if through is not None and entries and entries[-1].offset > through:
+            entries = [entry for entry in entries if entry.offset <= through]
+        if not entries and gap is None:
+            return
+        yield Page(entries, gap)
+        after = entries[-1].offset if entries else gap or after
+
+
+async def gap_behind(source: Source, owner: str, after: Offset) -> Offset | None:
+    """Through where a log was trimmed past `after`; None where it was not.
+
+    To be asked after a read and before its entries are used: the trim may have come in between.
+    """
+    trimmed = await source.trimmed(owner)
+    return trimmed if trimmed > after else None
+
+
+def event_of(entry: Entry, owner: str, repairs: Repairs, n_features: int) -> Event | LeftOut:
+    """Event of an entry, as a fold of the log is to apply it, or that a repair left the entry out.
+
+    `UnreadableEntry` as of `events.decode`.
+    """
+    omission = repairs.omission(owner, entry.offset)
+    if omission is not None:
+        return LeftOut(omission, repairs.omitted_before(owner, entry.offset))
+    return decode(entry.kind, entry.data, n_features)
