@@ -11,7 +11,7 @@ import pytest
 
 from bandit_serve.cli.serve import serve
 from bandit_serve.errors import UsageError
-from bandit_serve.settings import PREFIX, Settings, load_settings
+from bandit_serve.settings import PREFIX, Settings, declared_settings, load_settings
 
 NAMES = Settings.__struct_fields__
 DEFAULTS = Settings()
@@ -55,11 +55,7 @@ WRONG: dict[str, list[Any]] = {
     "model_memory": [-1],
     "retention_bytes": [1_000],
 }
-DURATIONS = [
-    name
-    for name in NAMES
-    if isinstance(getattr(DEFAULTS, name), str) and getattr(DEFAULTS, name)[:1].isdigit() and name != "host"
-]
+DURATIONS = [name for name, setting in declared_settings().items() if setting.unit == "duration"]
 
 
 def other(name: str) -> Any:

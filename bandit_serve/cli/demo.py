@@ -15,6 +15,7 @@ import typer
 
 from bandit_serve.base.terminal import Terminal, print_line
 from bandit_serve.cli.output import print_json
+from bandit_serve.cli.setting_options import setting_option
 from bandit_serve.demo.closing import print_closing
 from bandit_serve.demo.display import Display, Silence
 from bandit_serve.demo.interruption import Interrupted, Interruptible
@@ -52,13 +53,9 @@ def demo(
     offline: Annotated[
         bool, typer.Option("--offline", help="Download nothing: without --ratings, use made-up ones.")
     ] = False,
-    store: Annotated[
-        str | None, typer.Option(help="redis://, rediss:// or unix:// URL (default: a private server).")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="Data directory (default: a temporary one).")] = None,
-    port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Port of the service; 0 takes a free one.")
-    ] = 0,
+    store: Annotated[str | None, setting_option("store", default="a private server")] = None,
+    data: Annotated[str | None, setting_option("data", default="a temporary one")] = None,
+    port: Annotated[int, setting_option("port", default="0")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the service up until Ctrl-C.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON, and nothing else.")
@@ -70,7 +67,7 @@ def demo(
     def enough(sent: int) -> bool:
         return visits is None and _enough(sent, time.monotonic() - started_s)
 
-    if load_settings({"store": store}).store is None:
+    if load_settings({"store": store, "port": port}).store is None:
         find_server()
     console = Terminal()
     display: Display = Silence() if as_json else Screen(console) if console.is_terminal else Lines()
