@@ -1,4 +1,6 @@
-"""Settings: each has a flag, a `BANDIT_SERVE_*` variable and a config key of the same name, the former stronger."""
+"""Settings, declared once each: a flag, a `BANDIT_SERVE_*` variable and a config key of the same name, the former
+stronger.
+"""
 
 from __future__ import annotations
 

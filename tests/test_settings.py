@@ -124,6 +124,11 @@ def test_what_is_wrong_is_named_wherever_it_comes_from(name: str, value: Any, tm
         load_settings({}, environ={}, config=config(tmp_path, **{name: value}))
 
 
+def test_a_value_that_is_none_of_few_is_told_with_all() -> None:
+    with pytest.raises(UsageError, match="did you mean debug\\? expected one of debug, info, warning, error"):
+        load_settings({"log_level": "debgu"}, environ={})
+
+
 def test_the_config_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
     path = config(tmp_path, port=9000)
     assert load_settings({}, environ={f"{PREFIX}CONFIG": path}).port == 9000
