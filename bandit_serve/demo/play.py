@@ -12,7 +12,6 @@ import numpy as np
 
 from bandit_serve.demo import traffic
 from bandit_serve.demo.display import Display, Moment
-from bandit_serve.demo.http import Http
 from bandit_serve.demo.recommender import Recommender
 from bandit_serve.demo.source import Source
 from bandit_serve.demo.summary import Summary, summarize
@@ -41,6 +40,8 @@ async def play(
     """
     display.busy("trying every recommender on every visit, for the regret")
     outcomes = np.column_stack([recommender.rewards(visits) for recommender in recommenders])
+    from bandit_serve.demo.http import Http  # a fifth of a second of `bandit-serve --help`
+
     async with Http(url, connections=traffic.AT_ONCE + SPARE_CONNECTIONS) as http:
         trial = await Trial.start(http, recommenders)
         display.done(

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""What tells that an arm's mean changed: what its watch counts, a reward at a time, and what that is worth at a look."""
+"""Evidence that an arm's mean changed: sums of its watch, a reward at a time, and their worth at a look."""
 
 from libc.math cimport INFINITY, exp, fabs, log1p, sqrt
 from libc.stdint cimport int64_t

@@ -11,8 +11,8 @@ arm soon lies behind, and panels grow geometrically with the distance from it. A
 up to the rise of G over it, which is computed without them; where they do not, the panel is halved.
 
 Beta posteriors are integrated over u = logit(x): there each is log-concave with exponential tails, and nothing
-is lost next to 0 or 1; Gamma posteriors likewise over u = log(x). Student-t posteriors are integrated over x itself, with panels proportional to the distance
-from the arms, and their far upper tails in closed form.
+is lost next to 0 or 1; Gamma posteriors likewise over u = log(x). Student-t posteriors are integrated over x itself,
+with panels proportional to the distance from the arms, and their far upper tails in closed form.
 Arms are sorted first: an arm's share is the same to the last bit wherever it stands in the input.
 """
 
@@ -105,10 +105,10 @@ cdef void legendre(double x, double* p) noexcept nogil:
 cdef void make_rule() noexcept nogil:
     cdef double at[NODES][NODES + 1]
     cdef double x, slope, total
-    cdef Py_ssize_t i, j, k, step
+    cdef Py_ssize_t _, i, j, k
     for i in range(NODES):
         x = -cos(M_PI * (i + 0.75) / (NODES + 0.5))
-        for step in range(8):
+        for _ in range(8):
             legendre(x, at[i])
             slope = NODES * (x * at[i][NODES] - at[i][NODES - 1]) / (x * x - 1.0)
             x -= at[i][NODES] / slope
@@ -151,8 +151,8 @@ cdef double beta_end(const Arm* arm, double side) noexcept nogil:
     cdef double most = (DEPTH + n * log1p(near / far)) / near      # where the asymptote, which lies below, gets there
     cdef double distance = fmin(sqrt(2.0 * DEPTH) * arm.scale, most)
     cdef double slope, e
-    cdef Py_ssize_t step
-    for step in range(5):
+    cdef Py_ssize_t _
+    for _ in range(5):
         e = exp(-distance)
         slope = near * far * -expm1(-distance) / (far + near * e)
         distance = fmin(most, distance + (DEPTH - beta_depth(arm, arm.centre + side * distance)) / slope)
@@ -185,12 +185,13 @@ cdef double gamma_end(const Arm* arm, double side) noexcept nogil:
     """As `beta_end`. Below, the depth is at least a (d - 1); above, at least a d^2 / 2 and nearly a e^d."""
     cdef double distance = sqrt(2.0 * DEPTH) * arm.scale
     cdef double most = (DEPTH + arm.a) / arm.a if side < 0.0 else fmin(distance, log1p(DEPTH / arm.a) + 2.0)
-    cdef Py_ssize_t step
+    cdef Py_ssize_t _
     distance = fmin(distance, most)
-    for step in range(5):
+    for _ in range(5):
         distance = fmin(
             most,
-            distance + (DEPTH - gamma_depth(arm, arm.centre + side * distance)) / (arm.a * fabs(expm1(side * distance))),
+            distance
+            + (DEPTH - gamma_depth(arm, arm.centre + side * distance)) / (arm.a * fabs(expm1(side * distance))),
         )
     return side * distance
 
@@ -278,7 +279,10 @@ cdef void place(Family family, Panel* panel) noexcept nogil:
 
 
 cdef double beta_below(Family family, const Arm* arm, double u) noexcept nogil:
-    """F(u) of a Beta or a Gamma arm, by the same rule; a special function takes 37 us next to the mode at 1e9 observations."""
+    """F(u) of a Beta or a Gamma arm, by the same rule.
+
+    A special function takes 37 us next to the mode at 1e9 observations.
+    """
     cdef Panel panel
     cdef double density[NODES]
     cdef double total = 0.0
@@ -590,9 +594,9 @@ cdef void integrate(Problem* problem) noexcept nogil:
 
 
 cdef void solve(Problem* problem) noexcept nogil:
-    cdef Py_ssize_t attempt
+    cdef Py_ssize_t _
     problem.fineness = 1.0
-    for attempt in range(MOST_ROUNDS):
+    for _ in range(MOST_ROUNDS):
         integrate(problem)
         if problem.deviation <= DEVIATION:
             break
@@ -764,7 +768,10 @@ def beta_best_deviation(alpha, beta):
 
 
 def student_below_at(z, df):
-    """P(T <= z_k) for T Student's t of df_k degrees of freedom, as `student_best` has it. z, df: K >= 1 numbers each."""
+    """P(T <= z_k) for T Student's t of df_k degrees of freedom, as `student_best` has it.
+
+    z, df: K >= 1 numbers each.
+    """
     z, df = column(z, "z"), column(df, "df")
     check(df, "df", 0.1, 1e100)
     cdef const double[::1] at = z, freedom = df

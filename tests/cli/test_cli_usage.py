@@ -39,7 +39,12 @@ def test_help_lists_all_commands_and_what_is_taken_where_nothing_is_said() -> No
 
 @pytest.mark.parametrize(
     ("imported", "needless"),
-    [("cli.main", "bandit_serve.server"), ("cli.main", "numpy"), ("server.supervisor", "aiohttp")],
+    [
+        ("cli.main", "bandit_serve.server"),
+        ("cli.main", "numpy"),
+        ("server.supervisor", "aiohttp"),
+        ("cli.demo", "aiohttp"),
+    ],
 )
 def test_nothing_is_imported_that_is_not_needed(imported: str, needless: str) -> None:
     code = f"import sys, bandit_serve.{imported}; sys.exit({needless!r} in sys.modules)"
