@@ -32,10 +32,11 @@ lint:
     codespell
     cython-lint ext
 
-# Types, and the stubs of the kernels beside what they are
+# Types, and the stubs beside the kernels that they describe
 types:
     mypy
-    python -m mypy.stubtest --allowlist stubtest_allowlist.txt --mypy-config-file pyproject.toml bandit_serve
+    python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist stubtest_allowlist.txt \
+        $(find bandit_serve -name '_*.pyi' | sed 's/\.pyi$//; s#/#.#g')
 
 # The documents as pages, in site/
 docs:
