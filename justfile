@@ -13,9 +13,9 @@ setup:
 build:
     python setup.py build_ext --inplace
 
-# Tests that start no process: no store, no service, no command
+# Tests that start no process (no store, no service, no command) and take less than a second each
 test-fast *arguments:
-    python -m pytest -m "not server" {{arguments}}
+    python -m pytest -m "not server and not slow" {{arguments}}
 
 # All tests, or those that are named
 test *arguments:
@@ -23,7 +23,7 @@ test *arguments:
 
 # Lines that the fast tests reach
 coverage:
-    python -m pytest -m "not server" --cov --cov-report=term:skip-covered
+    python -m pytest -m "not server and not slow" --cov --cov-report=term:skip-covered
 
 # Style and spelling
 lint:
