@@ -30,12 +30,12 @@ lint:
     ruff check .
     ruff format --check .
     codespell
-    cython-lint ext
+    cython-lint ext bandit_serve
 
 # Types, and the stubs beside the kernels that they describe
 types:
     mypy
-    python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist stubtest_allowlist.txt \
+    python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist ext/stubtest_allowlist.txt \
         $(find bandit_serve -name '_*.pyi' | sed 's/\.pyi$//; s#/#.#g')
 
 # The documents as pages, in site/

@@ -1,5 +1,8 @@
 """Builds the kernels: every `ext/<package>/<name>.pyx` becomes `bandit_serve.<package>._<name>`.
 
+Two stubs say what a kernel offers: `bandit_serve/<package>/_<name>.pyi` to Python and, where other kernels use its
+classes from C, `_<name>.pxd` next to it. Headers in `ext/` are compiled into each kernel that takes something of them.
+
 The sources are handed to setuptools as they are, without `cythonize()`, so that the sdist carries the `.pyx`.
 """
 
@@ -14,6 +17,7 @@ NUMPY = Path(numpy.__file__).parent
 COMPILE = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-Wno-unreachable-code-fallthrough"]
 # Cython's own code for memoryviews, once for all kernels: it took three quarters of their build and of their size.
 SHARED = "bandit_serve._cython"
+HEADERS = sorted([*Path("ext").glob("*.pxd"), *Path("ext").glob("*.h"), *Path("bandit_serve").rglob("*.pxd")])
 
 
 def kernel(source: Path) -> Extension:
@@ -21,9 +25,7 @@ def kernel(source: Path) -> Extension:
     return Extension(
         f"{package}._{source.stem}",
         [source.as_posix()],
-        depends=[
-            path.as_posix() for pattern in ("*.pxd", "*.h") for path in sorted(Path("ext").glob(pattern))
-        ],
+        depends=[path.as_posix() for path in HEADERS],
         include_dirs=[numpy.get_include(), "ext"],
         library_dirs=[str(NUMPY / "random" / "lib"), str(NUMPY / "_core" / "lib")],
         libraries=["npyrandom", "npymath", "m"],
@@ -45,9 +47,9 @@ class BuildKernels(build_ext):
 
     def forget_what_is_older_than_a_header(self) -> None:
         """Cython does not look for headers above the folder of a kernel when it asks whether its C is up to date."""
-        headers = [path.stat().st_mtime for path in Path("ext").iterdir() if path.suffix in (".pxd", ".h")]
+        newest = max(path.stat().st_mtime for path in HEADERS)
         for made in Path(self.build_temp).rglob("*.c"):
-            if made.stat().st_mtime < max(headers):
+            if made.stat().st_mtime < newest:
                 made.unlink()
 
 
@@ -60,6 +62,7 @@ setup(
     options={
         "build_ext": {
             "cython_c_in_temp": True,
+            "cython_include_dirs": ["."],
             "parallel": True,
             "shared_utility_qualified_name": SHARED,
         }

@@ -7,7 +7,7 @@ BanditServeError
 │   ├── InvalidArtifact   a file that is not a model we can serve
 │   ├── Diverged          a fit whose parameters grew without end
 │   ├── TooLarge          over a size limit
-│   └── UnsupportedMedia  a content type that is not spoken here
+│   └── UnsupportedMedia  a content type that the route does not take
 ├── Forbidden             a page of another site asks, or by a name that is not ours
 ├── NotFound              no such experiment, model or version
 ├── TooSlow               a request that did not arrive in time

@@ -3,7 +3,7 @@
 
 A feature has a centre c and a spread v of its values other than 0: a median, and the third quartile of |x_j - c|, at
 least 1, which each value moves by a step (Robbins & Monro 1951). So a run of wild values moves them little, and a
-lasting change of unit moves them in the end. A value farther than `NEAREST` · v from c is taken as that far; one of
+lasting change of unit moves them in the end. A value farther than `MAX_SPREADS` · v from c is taken as that far; one of
 `UNKNOWN` times that tells nothing and is taken as c. 0 says that a feature is not there, and is always that.
 """
 
@@ -11,20 +11,20 @@ from libc.math cimport fabs
 
 cdef extern from *:
     """
-    static const double NEAREST = 8.0;
+    static const double MAX_SPREADS = 8.0;
     static const double UNKNOWN = 10.0;
     static const double PACE = 0.05;
-    static const double LEAST_SPREAD = 1.0;
+    static const double MIN_SPREAD = 1.0;
     """
-    const double NEAREST
+    const double MAX_SPREADS
     const double UNKNOWN
     const double PACE
-    const double LEAST_SPREAD
+    const double MIN_SPREAD
 
 
 cdef inline double usual(double value, double centre, double spread) noexcept nogil:
     """`value` as it is taken."""
-    cdef double off = value - centre, most = NEAREST * spread
+    cdef double off = value - centre, most = MAX_SPREADS * spread
     cdef double size = fabs(off)
     cdef double edge = centre + most if off > 0.0 else centre - most
     cdef double beyond = centre if size > UNKNOWN * most else edge
@@ -45,4 +45,4 @@ cdef inline void limit_and_move(double *x, double *centre, double *spread, Py_ss
         moved = off if off < step else step
         centre[j] += moved if moved > -step else -step
         moved = spread[j] * factor
-        spread[j] = moved if moved > LEAST_SPREAD else LEAST_SPREAD
+        spread[j] = moved if moved > MIN_SPREAD else MIN_SPREAD

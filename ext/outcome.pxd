@@ -1,5 +1,5 @@
 # cython: cdivision=True
-"""What an arm is expected to bring by the features of a decision: one ridge regression a metric and arm.
+"""Expectations of what an arm brings by the features of a decision: one ridge regression a metric and arm.
 
 With c what the arm is thought to bring whatever the features, the prediction is c + θ'x,
 θ = (Σ x x' + λ)⁻¹ Σ x (y - c) over what the arm has shown so far, x within the limits that it had when it came
@@ -11,12 +11,11 @@ in the offsets that were made before each y was known, from 0 to 1; and the pred
 highest value that the metric has had. So a model of features that tell nothing is soon the arm's mean.
 
 The inverse and both vectors change by rank one (Sherman & Morrison 1950) and are made anew from the sums when the
-number of rows says so, as in the policies' models (`linear.pyx`).
+number of rows says so, as in the policies' models (`regressions.pyx`).
 """
 
 from libc.math cimport fmax, fmin, isfinite, sqrt
 from libc.stdint cimport int64_t
-from libc.string cimport memset
 
 from limits cimport limit_and_move
 from symmetric cimport (
@@ -52,7 +51,7 @@ ctypedef struct outcome_t:
 
 cdef enum:
     # Rows between two inverses made anew: so many, or this many a feature if that is more.
-    LEAST_BETWEEN = 1024
+    MIN_BETWEEN = 1024
     BETWEEN_A_FEATURE = 16
 
 
@@ -78,7 +77,7 @@ cdef inline double outcome_offset(const outcome_t *o, Py_ssize_t m, Py_ssize_t k
 
 
 cdef inline double outcome_predict(const outcome_t *o, Py_ssize_t m, Py_ssize_t k, double c) noexcept nogil:
-    """What arm k is expected to bring with the present features."""
+    """Value that arm k is expected to bring with the present features."""
     cdef Py_ssize_t i = m * o.n_arms + k
     cdef double slope
     # The square of a very small offset is 0, its product with what came may not be.
@@ -89,7 +88,7 @@ cdef inline double outcome_predict(const outcome_t *o, Py_ssize_t m, Py_ssize_t 
 
 
 cdef inline void outcome_invert(outcome_t *o, Py_ssize_t i) noexcept nogil:
-    """The inverse of a model, and what follows from it, from its sums."""
+    """Makes the inverse of a model, and what follows from it, from its sums."""
     cdef Py_ssize_t j
     cdef const double *gram = o.gram + i * o.size
     cdef double *precision = o.precision + i * o.width
@@ -117,7 +116,7 @@ cdef inline bint outcome_is_rounding(const outcome_t *o, Py_ssize_t i, double va
 cdef inline void outcome_learn(outcome_t *o, Py_ssize_t m, Py_ssize_t k, double y, double c) noexcept nogil:
     """Arm k has brought y with the present features."""
     cdef Py_ssize_t i = m * o.n_arms + k, j
-    cdef int64_t between = max(<int64_t>LEAST_BETWEEN, <int64_t>BETWEEN_A_FEATURE * o.n_features), n
+    cdef int64_t between = max(<int64_t>MIN_BETWEEN, <int64_t>BETWEEN_A_FEATURE * o.n_features), n
     cdef double offset = outcome_offset(o, m, k, c), variance, factor
     cdef double *inverse = o.inverse + i * o.size
     cdef double *slope = o.slope + i * o.width

@@ -1,5 +1,5 @@
 # cython: cdivision=True
-"""The gamma function by Stirling's series, in forms whose large terms have cancelled on paper (DLMF 5.11.1, 5.12.1)."""
+"""Gamma function by Stirling's series, in forms whose large terms have cancelled on paper (DLMF 5.11.1, 5.12.1)."""
 
 from libc.math cimport log
 

@@ -12,13 +12,13 @@ Didonato and Morris 1992). Both are of terms that do not cancel, however large d
 from libc.math cimport exp, fabs, log, log1p
 
 cdef enum:
-    MOST_STEPS = 1000       # a bound; the series takes up to 50, the fraction up to 80
+    MAX_STEPS = 1000        # the series takes up to 50, the fraction up to 80
 
 
 cdef inline double student_series(double h, double y) noexcept nogil:
     cdef double term = 1.0, total = 1.0
     cdef Py_ssize_t n
-    for n in range(MOST_STEPS):
+    for n in range(MAX_STEPS):
         term *= (h + 0.5 + n) / (1.5 + n) * y
         total += term
         if term < 3e-17 * total:
@@ -32,7 +32,7 @@ cdef inline double student_fraction(double h, double x, double y) noexcept nogil
     cdef double value = b, above = b, below = 0.0
     cdef double a, odd, change
     cdef Py_ssize_t n
-    for n in range(1, MOST_STEPS):
+    for n in range(1, MAX_STEPS):
         odd = h + (2 * n - 1)
         a = ((h + (n - 1)) / odd) * ((h + (n - 0.5)) / odd) * (n * (0.5 - n)) * (x * x)
         b = n + n * (0.5 - n) * x / odd + (h + n) * (h * y - 0.5 * x + 1.0 + n * (1.0 + y)) / (h + (2 * n + 1))

@@ -1,5 +1,5 @@
 # cython: cdivision=True
-"""What was observed on each arm, and the form of a function that chooses an arm from it.
+"""Observations of each arm, summed, and the form of a function that chooses an arm from them.
 
 Rewards with bounds are kept scaled to [0, 1] as a count and a sum; rewards without as a count, a mean and a sum
 of squared deviations (Welford 1962), which stays exact where a sum of squares cancels. A policy that weighs its

@@ -1,11 +1,13 @@
 # cython: cdivision=True
-"""A map from 64-bit keys to row numbers: open addressing, linear probing, deletion by shifting back (Knuth 6.4R).
+"""Map from 64-bit keys to row numbers: open addressing, linear probing, deletion by shifting back (Knuth 6.4R).
 
 Inline code that kernels share. At most two thirds of the slots are taken, so every probe ends.
 """
 
 from libc.stdint cimport int32_t, uint64_t
 from libc.stdlib cimport free, malloc
+
+from splitmix cimport scattered
 
 cdef struct U64Map:
     uint64_t *keys
@@ -15,10 +17,7 @@ cdef struct U64Map:
 
 
 cdef inline uint64_t map_home(const U64Map *table, uint64_t key) noexcept nogil:
-    """The finaliser of splitmix64 (Steele, Lea, Flood 2014): counters and hashes spread alike."""
-    key = (key ^ (key >> 30)) * <uint64_t> 0xBF58476D1CE4E5B9
-    key = (key ^ (key >> 27)) * <uint64_t> 0x94D049BB133111EB
-    return (key ^ (key >> 31)) & table.mask
+    return scattered(key) & table.mask
 
 
 cdef inline void map_free(U64Map *table) noexcept nogil:

@@ -1,4 +1,4 @@
-"""The command line: one file a command; errors become one sentence and an exit status."""
+"""Command line: one file a command; errors become one sentence and an exit status."""
 
 import sys
 

@@ -9,12 +9,13 @@ import typer
 
 from bandit_serve.api.views import experiment_view
 from bandit_serve.base.validation import invalid
-from bandit_serve.cli.command import AsJson, Reason, in_house, of_what_is_there
-from bandit_serve.cli.house import House, actor
+from bandit_serve.cli.access import actor
+from bandit_serve.cli.command import AsJson, Reason, of_existing_store, with_state
 from bandit_serve.cli.output import print_json, say
 from bandit_serve.errors import UsageError
 from bandit_serve.experiments.spec import Arm, Ramp
 from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.node import Node
 
 T = TypeVar("T")
 
@@ -22,10 +23,10 @@ Experiment = Annotated[str, typer.Argument(help="The experiment's name.", show_d
 ArmName = Annotated[str, typer.Argument(help="The arm's name.", show_default=False)]
 
 
-@in_house
-@of_what_is_there
+@with_state
+@of_existing_store
 async def add_arm(
-    house: House,
+    node: Node,
     experiment: Experiment,
     arm: ArmName,
     model: Annotated[str | None, typer.Option(help="The model that predicts for it.")] = None,
@@ -45,43 +46,47 @@ async def add_arm(
     as_json: AsJson = False,
 ) -> None:
     """Adds an arm, at once or with a ramp."""
-    wish: dict[str, Any] = {"name": arm, "model": model, "version": version, "features": feature or None}
+    fields: dict[str, Any] = {"name": arm, "model": model, "version": version, "features": feature or None}
     if payload is not None:
-        wish["payload"] = _json(payload)
+        fields["payload"] = _json(payload)
     if (ramp_from is None) != (ramp_over is None):
         raise UsageError("A ramp needs both --ramp-from and --ramp-over.")
     ramp = None if ramp_from is None else _converted({"from": ramp_from, "over": ramp_over}, Ramp)
-    live = await house.experiments.add_arm(
-        experiment, _converted(wish, Arm), actor(), ramp=ramp, reason=reason
+    live = await node.experiment_changes.add_arm(
+        experiment, _converted(fields, Arm), actor(), ramp=ramp, reason=reason
     )
     _print_arm(live, arm, as_json)
 
 
-@in_house
-@of_what_is_there
+@with_state
+@of_existing_store
 async def remove_arm(
-    house: House, experiment: Experiment, arm: ArmName, reason: Reason = None, as_json: AsJson = False
+    node: Node, experiment: Experiment, arm: ArmName, reason: Reason = None, as_json: AsJson = False
 ) -> None:
     """Removes an arm for good; rewards of its decisions still count."""
-    _print_arm(await house.experiments.remove_arm(experiment, arm, actor(), reason=reason), arm, as_json)
+    _print_arm(
+        await node.experiment_changes.remove_arm(experiment, arm, actor(), reason=reason), arm, as_json
+    )
 
 
-@in_house
-@of_what_is_there
+@with_state
+@of_existing_store
 async def pause_arm(
-    house: House, experiment: Experiment, arm: ArmName, reason: Reason = None, as_json: AsJson = False
+    node: Node, experiment: Experiment, arm: ArmName, reason: Reason = None, as_json: AsJson = False
 ) -> None:
     """Gives an arm no traffic until it is resumed."""
-    _print_arm(await house.experiments.pause_arm(experiment, arm, actor(), reason=reason), arm, as_json)
+    _print_arm(await node.experiment_changes.pause_arm(experiment, arm, actor(), reason=reason), arm, as_json)
 
 
-@in_house
-@of_what_is_there
+@with_state
+@of_existing_store
 async def resume_arm(
-    house: House, experiment: Experiment, arm: ArmName, reason: Reason = None, as_json: AsJson = False
+    node: Node, experiment: Experiment, arm: ArmName, reason: Reason = None, as_json: AsJson = False
 ) -> None:
     """Gives a paused arm its traffic again."""
-    _print_arm(await house.experiments.resume_arm(experiment, arm, actor(), reason=reason), arm, as_json)
+    _print_arm(
+        await node.experiment_changes.resume_arm(experiment, arm, actor(), reason=reason), arm, as_json
+    )
 
 
 def _json(text: str) -> Any:
@@ -91,9 +96,9 @@ def _json(text: str) -> Any:
         raise UsageError(f"The payload is not JSON: {error}.") from None
 
 
-def _converted(wish: dict[str, Any], kind: type[T]) -> T:
+def _converted(fields: dict[str, Any], kind: type[T]) -> T:
     try:
-        return msgspec.convert(wish, kind)
+        return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
         raise invalid(error) from None
 

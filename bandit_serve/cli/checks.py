@@ -1,4 +1,4 @@
-"""What `doctor` looks at before it looks into the store: the installation and the settings."""
+"""Checks of `doctor` that need no store: the installation and the settings."""
 
 from __future__ import annotations
 

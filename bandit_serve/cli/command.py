@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bandit_serve.cli.house import open_house, open_store, require_data_directory, store_url
+from bandit_serve.cli.access import connected, following, store_url
+from bandit_serve.cli.data_directory import require_data_directory
 from bandit_serve.cli.setting_options import takes_settings
 from bandit_serve.settings import Settings
 
@@ -21,28 +22,28 @@ Work = Callable[..., Awaitable[None]]
 WHERE = ("store", "data", "artifacts", "namespace", "store_timeout", "max_artifact")
 
 
-def in_house(work: Work) -> Callable[..., None]:
-    """A command from `work(house, …)`: `house` is loaded and follows the logs."""
+def with_state(work: Work) -> Callable[..., None]:
+    """A command from `work(node, …)`: the node has the state and follows the logs."""
 
     async def run(settings: Settings, url: str, arguments: dict[str, Any]) -> None:
-        async with open_house(settings, url) as house:
-            await work(house, **arguments)
+        async with following(settings, url) as node:
+            await work(node, **arguments)
 
     return _command(work, run)
 
 
-def of_what_is_there(work: Work) -> Work:
+def of_existing_store(work: Work) -> Work:
     """Marks `work` as one that makes nothing new: where there is no store, it does not make one."""
-    work.of_what_is_there = True  # type: ignore[attr-defined]
+    work.of_existing_store = True  # type: ignore[attr-defined]
     return work
 
 
-def at_store(work: Work) -> Callable[..., None]:
-    """A command from `work(store, …)`: the store is checked, and nothing is read yet."""
+def with_store(work: Work) -> Callable[..., None]:
+    """A command from `work(node, …)`: the node's store may be used, and nothing is read yet."""
 
     async def run(settings: Settings, url: str, arguments: dict[str, Any]) -> None:
-        async with open_store(settings, url) as store:
-            await work(store, **arguments)
+        async with connected(settings, url) as node:
+            await work(node, **arguments)
 
     return _command(work, run)
 
@@ -53,7 +54,7 @@ def _command(
     """`work` without its first parameter and with the options of the settings in `WHERE`."""
 
     def command(settings: Settings, **arguments: Any) -> None:
-        if getattr(work, "of_what_is_there", False):
+        if getattr(work, "of_existing_store", False):
             require_data_directory(settings)
         with store_url(settings) as url:
             asyncio.run(run(settings, url, arguments))

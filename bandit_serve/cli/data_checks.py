@@ -1,4 +1,4 @@
-"""What `doctor` looks at in the data directory, and whether experiments find there what they serve."""
+"""Checks of `doctor` on the data directory, the artifacts in it, and the experiments that serve them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from bandit_serve.base.private_files import own_folder
 from bandit_serve.base.secrets import concealed
 from bandit_serve.cli.checks import Check, Verdict
-from bandit_serve.cli.house import data_directory_near
+from bandit_serve.cli.data_directory import data_directory_near
 from bandit_serve.errors import BanditServeError, UsageError, in_full
 from bandit_serve.folds.replica import Replica
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.models.family import load_model
-from bandit_serve.registry.artifact_store import open_artifacts
+from bandit_serve.node import Node
 from bandit_serve.registry.registry import SERVABLE, Registry, Version
 from bandit_serve.settings import Settings
 
@@ -48,19 +48,20 @@ def check_data_directory(settings: Settings) -> Check:
 
 
 def _existing(path: Path) -> Path:
-    """The directory itself, or the nearest above it that is there: it will be made."""
+    """Directory itself, or the nearest above it that is there: it will be made."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
 
 
-def unusable_versions(settings: Settings, store_url: str, registry: Registry) -> dict[tuple[str, str], str]:
-    """What is wrong with each version whose artifact can not be loaded. One that is kept elsewhere is fetched."""
+def unusable_versions(node: Node) -> dict[tuple[str, str], str]:
+    """Faults of the versions whose artifact can not be loaded. One that is kept elsewhere is fetched."""
     wrong: dict[tuple[str, str], str] = {}
     by_artifact: dict[str, str | None] = {}
+    settings = node.settings
     there = settings.artifacts is not None or (settings.data_dir / "artifacts").is_dir()
-    artifacts = open_artifacts(settings, store_url) if there else None
-    for version in _versions(registry):
+    artifacts = node.artifacts if there else None
+    for version in _versions(node.replica.registry):
         if version.sha256 not in by_artifact:
             by_artifact[version.sha256] = _whats_wrong(artifacts, version.sha256)
         found = by_artifact[version.sha256]
@@ -97,7 +98,7 @@ def check_artifacts(registry: Registry, wrong: dict[tuple[str, str], str]) -> It
 
 
 def check_state(replica: Replica) -> Iterator[Check]:
-    """What of the logs can not be folded."""
+    """Checks for logs that can not be folded."""
     for name, aside in sorted(replica.aside.items()):
         if not aside.given_up:
             at = "" if aside.offset is None else f" at {aside.offset}"

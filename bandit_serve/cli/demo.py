@@ -16,15 +16,11 @@ import typer
 from bandit_serve.base.terminal import Terminal, print_line
 from bandit_serve.cli.output import print_json
 from bandit_serve.cli.setting_options import setting_option
-from bandit_serve.demo.closing import print_closing
-from bandit_serve.demo.display import Display, Silence
-from bandit_serve.demo.interruption import Interrupted, Interruptible
-from bandit_serve.demo.lines import Lines
-from bandit_serve.demo.play import play
+from bandit_serve.demo.display import Display, Lines, Silence
+from bandit_serve.demo.ratings import Source, find_ratings
 from bandit_serve.demo.recommender import Recommender, train_all
-from bandit_serve.demo.screen import Screen
-from bandit_serve.demo.service import DemoService
-from bandit_serve.demo.source import Source, find_ratings
+from bandit_serve.demo.screen import Screen, print_closing
+from bandit_serve.demo.service import DemoService, Interrupted, Interruptible
 from bandit_serve.settings import load_settings
 from bandit_serve.store.binary import find_server
 from bandit_serve.training.ratings import Ratings
@@ -35,7 +31,7 @@ HELD_OUT = 0.3
 SPLIT_SEED = 0
 """One split for every run: `--seed` changes the luck of the visits, not how much better one arm is."""
 VISITS = 40_000
-FEWEST_VISITS = 10_000
+MIN_VISITS = 10_000
 TRAFFIC_UNTIL_S = 90.0
 
 
@@ -62,6 +58,9 @@ def demo(
     ] = False,
 ) -> None:
     """Trains recommenders, serves them, and lets a bandit find the best one in replayed traffic."""
+    # It takes aiohttp's client, for which `bandit-serve --help` does not wait.
+    from bandit_serve.demo.play import play
+
     started_s = time.monotonic()
 
     def enough(sent: int) -> bool:
@@ -101,7 +100,7 @@ def demo(
 
 def _enough(sent: int, elapsed_s: float) -> bool:
     """Whether a machine that is too slow for VISITS in two minutes may stop."""
-    return sent >= FEWEST_VISITS and elapsed_s > TRAFFIC_UNTIL_S
+    return sent >= MIN_VISITS and elapsed_s > TRAFFIC_UNTIL_S
 
 
 def _find(path: str | None, offline: bool, display: Display) -> Source:
@@ -126,7 +125,7 @@ def _train(ratings: Ratings, display: Display) -> list[Recommender]:
 
 @contextmanager
 def _folder(data: str | None) -> Iterator[Path]:
-    """The data directory: the one that was named, or one that is gone afterwards."""
+    """Data directory: the one that was named, or one that is gone afterwards."""
     if data is not None:
         yield Path(data)
         return

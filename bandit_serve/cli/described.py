@@ -76,7 +76,7 @@ LANGUAGES: Mapping[str, Language] = {".toml": TOML, ".json": JSON, ".yaml": YAML
 
 
 def read_described(path: Path) -> Any:
-    """What the file holds; UsageError where it can not be read, InvalidInput where it is not what it is named."""
+    """Reads a file of one document; `UsageError` where it can not be read, `InvalidInput` for another content."""
     documents = read_documents(path)
     if len(documents) > 1:
         raise InvalidInput(f"The file {path} holds {len(documents)} documents: expected one.")

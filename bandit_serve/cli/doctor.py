@@ -9,6 +9,7 @@ from msgspec import Struct
 from rich.text import Text
 
 from bandit_serve.base.secrets import concealed
+from bandit_serve.cli.access import store_name, store_url
 from bandit_serve.cli.checks import Check, Verdict, check_installation, check_settings
 from bandit_serve.cli.command import AsJson
 from bandit_serve.cli.data_checks import (
@@ -18,15 +19,12 @@ from bandit_serve.cli.data_checks import (
     check_state,
     unusable_versions,
 )
-from bandit_serve.cli.house import place_of, store_url
 from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.cli.setting_options import takes_settings
 from bandit_serve.cli.store_checks import check_snapshots, check_store, check_workers
 from bandit_serve.errors import BanditServeError, in_full
-from bandit_serve.folds.replica import Replica
-from bandit_serve.replication.tail import Tail
+from bandit_serve.node import Node
 from bandit_serve.settings import Settings
-from bandit_serve.store.store import Store
 
 COLOURS: dict[Verdict, str] = {"ok": "green", "warning": "yellow", "problem": "red"}
 UNREACHABLE = "start the store, or name another with --store"
@@ -68,12 +66,12 @@ def doctor(settings: Settings, as_json: AsJson = False) -> None:
 
 async def _look_into(settings: Settings, url: str, checks: list[Check]) -> None:
     """Adds to `checks`, so that what was found before the store went away is told."""
-    store = Store(url, namespace=settings.namespace, timeout_s=settings.seconds("store_timeout"))
+    node = Node(settings, url)
+    store, replica = node.store, node.replica
     try:
-        checks += await check_store(store, place_of(settings))
-        replica = Replica()
+        checks += await check_store(store, store_name(settings))
         try:
-            await Tail(store, replica).load()
+            await node.tail.load()
         except BanditServeError:
             raise
         except Exception as error:  # whatever bytes that somebody changed in the common log can cause
@@ -82,7 +80,7 @@ async def _look_into(settings: Settings, url: str, checks: list[Check]) -> None:
             return
         checks += check_state(replica)
         checks += await check_snapshots(store, replica)
-        wrong = await asyncio.to_thread(unusable_versions, settings, url, replica.registry)
+        wrong = await asyncio.to_thread(unusable_versions, node)
         checks += check_artifacts(replica.registry, wrong)
         checks += check_experiments(replica, wrong)
         checks.append(await check_workers(store, replica))

@@ -10,14 +10,15 @@ from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve.api.views import ExperimentList, experiment_view, history_view
 from bandit_serve.cli import arms
-from bandit_serve.cli.command import AsJson, Reason, in_house, of_what_is_there
+from bandit_serve.cli.access import actor, store_name
+from bandit_serve.cli.command import AsJson, Reason, of_existing_store, with_state
 from bandit_serve.cli.experiments_file import named, read_experiments
 from bandit_serve.cli.experiments_plan import FieldChange, Outcome, Planned, plan
-from bandit_serve.cli.house import House, actor
 from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
 from bandit_serve.cli.results_table import print_results
 from bandit_serve.errors import BanditServeError
 from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.node import Node
 from bandit_serve.results import report
 
 app = typer.Typer(help="Experiments.", no_args_is_help=True)
@@ -40,7 +41,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change, 
 
 
 class Applied(Struct, frozen=True):
-    """What was done, or would be: `revision` 0 for one that is not there yet. `changes` only where nothing was done."""
+    """Outcome for one experiment: `revision` 0 for one that is not there yet. `changes` only where nothing was done."""
 
     id: str
     result: Outcome
@@ -68,8 +69,8 @@ class Deleted(Struct, frozen=True):
 
 
 @app.command()
-@in_house
-async def apply(house: House, files: Files, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+@with_state
+async def apply(node: Node, files: Files, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Creates the experiments of files that are missing, and changes what differs of those that are there.
 
     Of a draft that is anything, of others policy and arms: arms that the file has more are added, those that it does
@@ -78,15 +79,15 @@ async def apply(house: House, files: Files, dry_run: DryRun = False, as_json: As
     """
     experiments = read_experiments(*files)
     for experiment in experiments:
-        await house.tail.hear_news(experiment.id)
-    planned = plan(named(files), experiments, house.replica.experiments, house.replica.registry)
+        await node.tail.hear_news(experiment.id)
+    planned = plan(named(files), experiments, node.replica.experiments, node.replica.registry)
     if dry_run:
-        _print_plan(house, planned, as_json)
+        _print_plan(node, planned, as_json)
         return
     applied: list[Applied] = []
     try:
         for each in planned:
-            record = (await _apply(house, each)).record
+            record = (await _apply(node, each)).record
             applied.append(Applied(each.experiment.id, each.outcome, record.status, record.revision))
     except BanditServeError as error:
         if applied:
@@ -103,10 +104,10 @@ async def apply(house: House, files: Files, dry_run: DryRun = False, as_json: As
         )
 
 
-def _print_plan(house: House, planned: list[Planned], as_json: bool) -> None:
+def _print_plan(node: Node, planned: list[Planned], as_json: bool) -> None:
     would = []
     for each in planned:
-        live = house.replica.experiments.get(each.experiment.id)
+        live = node.replica.experiments.get(each.experiment.id)
         status, revision = ("draft", 0) if live is None else (live.record.status, live.record.revision)
         would.append(Applied(each.experiment.id, each.outcome, status, revision, each.changes))
     if as_json:
@@ -118,12 +119,12 @@ def _print_plan(house: House, planned: list[Planned], as_json: bool) -> None:
             say(f"  {change.shown}")
 
 
-async def _apply(house: House, planned: Planned) -> LiveExperiment:
+async def _apply(node: Node, planned: Planned) -> LiveExperiment:
     """Arms that come are added before the policy that may name them, and others removed after it."""
-    experiment, changes = planned.experiment, house.experiments
+    experiment, changes = planned.experiment, node.experiment_changes
     if planned.etag is None:
         return await changes.create(experiment, actor())
-    live = house.replica.experiment(experiment.id)
+    live = node.replica.experiment(experiment.id)
     seen = planned.etag
     if planned.whole:
         return await changes.put(experiment.id, experiment, actor(), if_match=seen)
@@ -140,15 +141,15 @@ async def _apply(house: House, planned: Planned) -> LiveExperiment:
 
 
 @app.command("list")
-@in_house
-@of_what_is_there
-async def list_all(house: House, as_json: AsJson = False) -> None:
+@with_state
+@of_existing_store
+async def list_all(node: Node, as_json: AsJson = False) -> None:
     """Lists all experiments."""
-    found = [live for _, live in sorted(house.replica.experiments.items())]
+    found = [live for _, live in sorted(node.replica.experiments.items())]
     if as_json:
         print_json(ExperimentList([experiment_view(live.record) for live in found]))
     elif not found:
-        say(f"There is no experiment in {house.place}.")
+        say(f"There is no experiment in {store_name(node.settings)}.")
     else:
         print_table(
             ("Experiment", "Status", "Policy", "Decisions", "Rewards", "Changed"),
@@ -169,38 +170,38 @@ async def list_all(house: House, as_json: AsJson = False) -> None:
 
 
 @app.command()
-@in_house
-@of_what_is_there
-async def show(house: House, experiment: Experiment, as_json: AsJson = False) -> None:
+@with_state
+@of_existing_store
+async def show(node: Node, experiment: Experiment, as_json: AsJson = False) -> None:
     """Shows an experiment: what it is, how its traffic is shared now, and who changed what."""
-    live = await house.experiments.known(experiment)
+    live = await node.experiment_changes.known(experiment)
     if as_json:
         print_json(experiment_view(live.record))
     else:
-        _print_experiment(live, await house.store.time_ms())
+        _print_experiment(live, await node.store.time_ms())
 
 
 @app.command()
-@in_house
-@of_what_is_there
-async def start(house: House, experiment: Experiment, reason: Reason = None, as_json: AsJson = False) -> None:
+@with_state
+@of_existing_store
+async def start(node: Node, experiment: Experiment, reason: Reason = None, as_json: AsJson = False) -> None:
     """Starts a draft, or goes on with one that is paused."""
-    _print_status(await house.experiments.start(experiment, actor(), reason=reason), as_json)
+    _print_status(await node.experiment_changes.start(experiment, actor(), reason=reason), as_json)
 
 
 @app.command()
-@in_house
-@of_what_is_there
-async def pause(house: House, experiment: Experiment, reason: Reason = None, as_json: AsJson = False) -> None:
+@with_state
+@of_existing_store
+async def pause(node: Node, experiment: Experiment, reason: Reason = None, as_json: AsJson = False) -> None:
     """Pauses an experiment: everyone gets control, and nothing is learned."""
-    _print_status(await house.experiments.pause(experiment, actor(), reason=reason), as_json)
+    _print_status(await node.experiment_changes.pause(experiment, actor(), reason=reason), as_json)
 
 
 @app.command()
-@in_house
-@of_what_is_there
+@with_state
+@of_existing_store
 async def stop(
-    house: House,
+    node: Node,
     experiment: Experiment,
     winner: Annotated[
         str | None, typer.Option(help="The arm that everyone gets from now on; its model is promoted.")
@@ -209,18 +210,16 @@ async def stop(
     as_json: AsJson = False,
 ) -> None:
     """Stops an experiment for good."""
-    stopped = await house.experiments.stop(experiment, actor(), winner=winner, reason=reason)
+    stopped = await node.experiment_changes.stop(experiment, actor(), winner=winner, reason=reason)
     _print_status(stopped, as_json)
 
 
 @app.command()
-@in_house
-@of_what_is_there
-async def delete(
-    house: House, experiment: Experiment, reason: Reason = None, as_json: AsJson = False
-) -> None:
+@with_state
+@of_existing_store
+async def delete(node: Node, experiment: Experiment, reason: Reason = None, as_json: AsJson = False) -> None:
     """Deletes a draft, or an experiment that is stopped, for good: its log, its results and its history."""
-    await house.experiments.delete(experiment, actor(), reason=reason)
+    await node.experiment_changes.delete(experiment, actor(), reason=reason)
     if as_json:
         print_json(Deleted(experiment))
     else:
@@ -232,14 +231,14 @@ for name, command in arms.COMMANDS.items():
 
 
 @app.command()
-@in_house
-@of_what_is_there
-async def results(house: House, experiment: Experiment, as_json: AsJson = False) -> None:
+@with_state
+@of_existing_store
+async def results(node: Node, experiment: Experiment, as_json: AsJson = False) -> None:
     """Shows what is known so far; it may be looked at at any time."""
-    live = await house.experiments.known(experiment)
-    record, as_of_ms = live.record, await house.store.time_ms()
+    live = await node.experiment_changes.known(experiment)
+    record, as_of_ms = live.record, await node.store.time_ms()
     shares = dict(zip(live.experiment.arm_names, live.current_shares(as_of_ms).tolist(), strict=True))
-    found = await house.results.up_to_now(live, lambda fold: report(fold, record, shares, as_of_ms))
+    found = await node.results.up_to_now(live, lambda fold: report(fold, record, shares, as_of_ms))
     if as_json:
         print_json(found)
     else:

@@ -22,7 +22,7 @@ TOLD = frozenset(ExperimentView.__struct_fields__) - frozenset(Experiment.__stru
 
 
 def read_experiments(*paths: Path) -> list[Experiment]:
-    """The experiments of files with their defaults; `InvalidInput` names everything that is wrong."""
+    """Experiments of files with their defaults; `InvalidInput` names everything that is wrong."""
     places, experiments, errors = [], [], []
     for path in paths:
         for at, document in _documents(path):
@@ -37,7 +37,7 @@ def read_experiments(*paths: Path) -> list[Experiment]:
 
 
 def named(paths: Sequence[Path]) -> str:
-    """The files, for a sentence."""
+    """Files, for a sentence."""
     return " and ".join("the standard input" if path == STDIN else str(path) for path in paths)
 
 
@@ -127,4 +127,4 @@ def joined(outer: str, inner: str) -> str:
 
 def refuse(files: str, errors: Sequence[FieldError]) -> None:
     if errors:
-        raise InvalidInput(f"Nothing was applied, as {files} has what can not be:", errors)
+        raise InvalidInput(f"Nothing was applied: {files} has mistakes.", errors)

@@ -1,4 +1,4 @@
-"""What applying experiments from files would change."""
+"""Changes that applying experiments from files would make."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class FieldChange(Struct, frozen=True):
 
 
 class Planned(NamedTuple):
-    """What is to be done for one experiment, seen at `etag` (None: it is not there).
+    """Work to do for one experiment, seen at `etag` (None: it is not there).
 
     `added` and `removed` are arms that the file has more and does not have any more. A draft is changed `whole` where
     steps would not do. `changes` says what would be another than it is.
@@ -61,7 +61,7 @@ class Planned(NamedTuple):
 def plan(
     files: str, experiments: Sequence[Experiment], live: Mapping[str, LiveExperiment], registry: Registry
 ) -> list[Planned]:
-    """What each experiment needs; `InvalidInput` when any of them can not be had."""
+    """Plans the work for each experiment; `InvalidInput` when any of them can not be had."""
     planned, errors = [], []
     for experiment in experiments:
         existing = live.get(experiment.id)
@@ -124,7 +124,7 @@ def _is_another_draft(existing: LiveExperiment, wanted: Experiment) -> bool:
 
 
 def _standing(existing: LiveExperiment) -> Experiment:
-    """The experiment with the arms that are not removed."""
+    """Experiment with the arms that are not removed."""
     statuses = existing.record.arm_statuses
     arms = tuple(arm for arm in existing.experiment.arms if statuses[arm.name] != "removed")
     return msgspec.structs.replace(existing.experiment, arms=arms)

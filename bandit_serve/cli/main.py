@@ -65,7 +65,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
@@ -103,7 +103,7 @@ def _print_traceback() -> None:
 
 
 def _print_wrong_usage(error: Any) -> None:
-    """What Typer says of an argument, which it repeats."""
+    """Prints Typer's message, in which it repeats an argument, without control characters."""
     from typer.rich_utils import rich_format_error
 
     message = printable(error.format_message())

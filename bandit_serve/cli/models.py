@@ -21,9 +21,10 @@ from bandit_serve.api.views import (
     version_view,
 )
 from bandit_serve.base.names import NAME_PATTERN, is_name
-from bandit_serve.cli.command import AsJson, Reason, in_house, of_what_is_there
-from bandit_serve.cli.house import House, actor
+from bandit_serve.cli.access import actor, store_name
+from bandit_serve.cli.command import AsJson, Reason, of_existing_store, with_state
 from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
+from bandit_serve.node import Node
 from bandit_serve.registry.catalogue import find_versions
 from bandit_serve.registry.registry import VersionStatus
 from bandit_serve.training.mlflow_mirror import MlflowMirror
@@ -55,16 +56,16 @@ Metrics = Annotated[
 
 
 @app.command("list")
-@in_house
-@of_what_is_there
-async def list_all(house: House, as_json: AsJson = False) -> None:
+@with_state
+@of_existing_store
+async def list_all(node: Node, as_json: AsJson = False) -> None:
     """Lists all models with their versions."""
-    registry = await house.models.known()
+    registry = await node.model_changes.known()
     models = [model for _, model in sorted(registry.models.items())]
     if as_json:
         print_json(ModelList([model_summary(model) for model in models]))
     elif not models:
-        say(f"No model is registered in {house.place}.")
+        say(f"No model is registered in {store_name(node.settings)}.")
     else:
         rows = [
             (model.model, version.version, version.status, version.family, short_time(version.created_at))
@@ -77,9 +78,9 @@ async def list_all(house: House, as_json: AsJson = False) -> None:
 
 
 @app.command()
-@in_house
+@with_state
 async def register(
-    house: House,
+    node: Node,
     model: NewModel,
     file: File,
     version: NewVersion = None,
@@ -89,23 +90,23 @@ async def register(
 ) -> None:
     """Registers a model file as a new version, after checking that it is a model."""
     metrics = dict(_metric(text) for text in metric or ())
-    registered = await house.models.register(
+    registered = await node.model_changes.register(
         model, file, actor(), version=version, status=status, metrics=metrics, metadata={}
     )
     _print_version(version_view(registered), as_json)
 
 
 @app.command()
-@in_house
-@of_what_is_there
+@with_state
+@of_existing_store
 async def show(
-    house: House,
+    node: Node,
     model: Model,
     version: Annotated[str | None, typer.Argument(help="One version of it.", show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Shows a model with its versions and history, or one version."""
-    registry = await house.models.known()
+    registry = await node.model_changes.known()
     if version is not None:
         _print_version(version_view(registry.version(model, version)), as_json)
         return
@@ -138,38 +139,38 @@ async def show(
 
 
 @app.command("status")
-@in_house
-@of_what_is_there
+@with_state
+@of_existing_store
 async def set_status(
-    house: House,
+    node: Node,
     model: Model,
     version: Version,
-    status: Annotated[VersionStatus, typer.Argument(help="Its status from now on.", show_default=False)],
+    status: Annotated[VersionStatus, typer.Argument(help="The new status.", show_default=False)],
     reason: Reason = None,
     as_json: AsJson = False,
 ) -> None:
     """Moves a version to another status."""
-    moved = await house.models.set_status(model, version, status, actor(), reason=reason)
+    moved = await node.model_changes.set_status(model, version, status, actor(), reason=reason)
     _print_version(version_view(moved), as_json)
 
 
 @app.command()
-@in_house
-@of_what_is_there
+@with_state
+@of_existing_store
 async def promote(
-    house: House, model: Model, version: Version, reason: Reason = None, as_json: AsJson = False
+    node: Node, model: Model, version: Version, reason: Reason = None, as_json: AsJson = False
 ) -> None:
     """Puts a version into production and retires the one that was there."""
-    promoted = await house.models.set_status(model, version, "production", actor(), reason=reason)
+    promoted = await node.model_changes.set_status(model, version, "production", actor(), reason=reason)
     _print_version(version_view(promoted), as_json)
 
 
 @app.command()
-@in_house
-@of_what_is_there
-async def rollback(house: House, model: Model, reason: Reason = None, as_json: AsJson = False) -> None:
+@with_state
+@of_existing_store
+async def rollback(node: Node, model: Model, reason: Reason = None, as_json: AsJson = False) -> None:
     """Puts the version that was in production before back into production."""
-    found = model_view(await house.models.rollback(model, actor(), reason=reason))
+    found = model_view(await node.model_changes.rollback(model, actor(), reason=reason))
     if as_json:
         print_json(found)
     else:
@@ -211,15 +212,16 @@ def _metrics(metrics: dict[str, float]) -> str:
 
 
 @app.command()
-@in_house
-@of_what_is_there
+@with_state
+@of_existing_store
 async def versions(
-    house: House,
+    node: Node,
     model: Model,
     status: Annotated[list[str] | None, typer.Option(help="Only of this status; repeatable.")] = None,
     family: Annotated[str | None, typer.Option(help="Only of this family.")] = None,
     metric: Annotated[
-        list[str] | None, typer.Option(help="Only where a metric is so, such as 'rmse<=0.9'; repeatable.")
+        list[str] | None,
+        typer.Option(help="Only versions whose metrics fit, such as 'rmse<=0.9'; repeatable."),
     ] = None,
     text: Annotated[str | None, typer.Option(help="Only with this in the name, reason or metadata.")] = None,
     sort: Annotated[
@@ -230,7 +232,7 @@ async def versions(
     as_json: AsJson = False,
 ) -> None:
     """Finds versions of a model, the newest first."""
-    registry = await house.models.known()
+    registry = await node.model_changes.known()
     page = find_versions(
         registry.model(model),
         statuses=status or (),
@@ -258,11 +260,11 @@ async def versions(
 
 
 @app.command()
-@in_house
-@of_what_is_there
-async def compare(house: House, model: Model, a: Version, b: Version, as_json: AsJson = False) -> None:
+@with_state
+@of_existing_store
+async def compare(node: Node, model: Model, a: Version, b: Version, as_json: AsJson = False) -> None:
     """Compares two versions: metrics, hyper-parameters, size, age."""
-    registry = await house.models.known()
+    registry = await node.model_changes.known()
     found = compare_versions(registry.version(model, a), registry.version(model, b))
     if as_json:
         print_json(found)
@@ -287,11 +289,11 @@ async def compare(house: House, model: Model, a: Version, b: Version, as_json: A
 
 
 @app.command()
-@in_house
-@of_what_is_there
-async def agreement(house: House, model: Model, version: Version, as_json: AsJson = False) -> None:
-    """How a shadow version agrees with what was answered."""
-    found = await house.models.agreement(model, version)
+@with_state
+@of_existing_store
+async def agreement(node: Node, model: Model, version: Version, as_json: AsJson = False) -> None:
+    """Shows how a shadow version agrees with the answers that were given."""
+    found = await node.model_changes.agreement(model, version)
     if as_json:
         print_json(found)
         return
@@ -300,16 +302,18 @@ async def agreement(house: House, model: Model, version: Version, as_json: AsJso
 
 
 @app.command()
-@in_house
-@of_what_is_there
+@with_state
+@of_existing_store
 async def prune(
-    house: House,
+    node: Node,
     keep: Annotated[int, typer.Option(help="Retired and failed versions to keep of each model.")] = 5,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would go, and remove nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Removes files of retired and failed versions that neither experiments nor a rollback need."""
-    gone = await house.models.prune(keep, actor(), dry_run=dry_run)
+    gone = await node.model_changes.prune(keep, actor(), dry_run=dry_run)
     if as_json:
         print_json([version_view(each) for each in gone])
         return
@@ -321,17 +325,17 @@ async def prune(
 
 
 @app.command()
-@in_house
-@of_what_is_there
+@with_state
+@of_existing_store
 async def mirror(
-    house: House,
+    node: Node,
     model: Model,
     tracking: Annotated[str, typer.Option(help="MLflow's tracking server or store.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
     """Writes a model's versions to MLflow, with @champion and @challenger."""
-    registry = await house.models.known()
-    numbers = await asyncio.to_thread(MlflowMirror(tracking).mirror, registry.model(model), house.artifacts)
+    registry = await node.model_changes.known()
+    numbers = await asyncio.to_thread(MlflowMirror(tracking).mirror, registry.model(model), node.artifacts)
     if as_json:
         print_json(numbers)
         return
@@ -339,9 +343,9 @@ async def mirror(
 
 
 @app.command("import")
-@in_house
+@with_state
 async def import_version(
-    house: House,
+    node: Node,
     reference: Annotated[str, typer.Argument(help="name@alias or name/number.", show_default=False)],
     tracking: Annotated[str, typer.Option(help="MLflow's tracking server or store.", show_default=False)],
     model: Annotated[
@@ -356,14 +360,14 @@ async def import_version(
         metrics = about.pop("metrics")
         name = _new_name(model or about["mlflow"]["name"])
         assert name is not None
-        registered = await house.models.register(
+        registered = await node.model_changes.register(
             name, file, actor(), version=version, status="staged", metrics=metrics, metadata=about
         )
     _print_version(version_view(registered), as_json)
 
 
 def _few(metrics: Mapping[str, float]) -> str:
-    """The first metrics, as many as a line holds."""
+    """First metrics, as many as a line holds."""
     told = [f"{name} {value:.4g}" for name, value in metrics.items()]
     return ", ".join(told[:3]) + (" …" if len(told) > 3 else "")
 

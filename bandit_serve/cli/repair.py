@@ -8,16 +8,13 @@ import typer
 from msgspec import Struct
 
 from bandit_serve.changes.repair import Cost, Diagnosis, Repair, diagnose
-from bandit_serve.cli.command import AsJson, Reason, at_store, of_what_is_there
-from bandit_serve.cli.house import actor
+from bandit_serve.cli.access import actor
+from bandit_serve.cli.command import AsJson, Reason, of_existing_store, with_store
 from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.errors import UsageError
-from bandit_serve.folds.replica import Replica
-from bandit_serve.registry.registry import Registry
+from bandit_serve.node import Node
 from bandit_serve.replication.census import living, take
-from bandit_serve.replication.tail import Tail
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.store import Store
 
 WAYS = """--try-again      after an upgrade: with the build that runs now
 --leave-out      without the entries above; the decisions and rewards in them count nowhere
@@ -26,7 +23,7 @@ WAYS = """--try-again      after an upgrade: with the build that runs now
 
 
 class Repaired(Struct, frozen=True):
-    """What was left out, and what this build makes of the log now. `taken_up`: by how many workers of `workers`."""
+    """Result of a repair: the entries left out, and the diagnosis after it. `taken_up`: how many of `workers` did."""
 
     experiment: str
     way: str
@@ -36,10 +33,10 @@ class Repaired(Struct, frozen=True):
     diagnosis: Diagnosis
 
 
-@at_store
-@of_what_is_there
+@with_store
+@of_existing_store
 async def repair(
-    store: Store,
+    node: Node,
     experiment: Annotated[
         str, typer.Argument(help="The experiment's name, or .common for the registry.", show_default=False)
     ],
@@ -63,7 +60,7 @@ async def repair(
     """Says why an experiment was set aside, and mends it.
 
     Without a way out it changes nothing. What is done is in the log: every worker, every later start and `replay`
-    heed it. Exit status 1 where the experiment can not be folded after it.
+    follow it. Exit status 1 where the experiment can not be folded after it.
     """
     ways = {
         "try_again": try_again,
@@ -76,7 +73,7 @@ async def repair(
         raise UsageError("Choose one of --try-again, --leave-out, --from-snapshot and --stop.")
     if experiment == COMMON and chosen and chosen != ["leave_out"]:
         raise UsageError("Of the common log only entries can be left out: --leave-out.")
-    registry = await _registry(store)
+    store, registry = node.store, await node.read_registry()
     owner = registry.owner(experiment)
     if not chosen:
         diagnosis = await diagnose(store, registry, owner)
@@ -94,12 +91,12 @@ async def repair(
     else:
         cost = await (mender.stop if stop else mender.try_again)(owner)
     workers = await living(store)
-    # Each has heard of it when it was said; only of an experiment it may still be that a worker can not fold it.
+    # Each has applied it by then; only of an experiment it may still be that a worker can not fold it.
     taken_up = len(workers)
     if workers and experiment != COMMON and not stop:
         answers = await take(store, owner, workers)
         taken_up = sum(digest != "set aside" for digest in answers.digests.values())
-    diagnosis = await diagnose(store, await _registry(store), owner)
+    diagnosis = await diagnose(store, await node.read_registry(), owner)
     repaired = Repaired(experiment, chosen[0], cost, taken_up, len(workers), diagnosis)
     if as_json:
         print_json(repaired)
@@ -107,12 +104,6 @@ async def repair(
         _tell(repaired)
     if diagnosis.condition == "set_aside":
         raise typer.Exit(1)
-
-
-async def _registry(store: Store) -> Registry:
-    replica = Replica()
-    await Tail(store, replica).load_registry()
-    return replica.registry
 
 
 def _explain(diagnosis: Diagnosis) -> None:

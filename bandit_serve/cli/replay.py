@@ -7,13 +7,11 @@ from typing import Annotated
 import typer
 from msgspec import Struct
 
-from bandit_serve.cli.command import AsJson, at_store, of_what_is_there
+from bandit_serve.cli.command import AsJson, of_existing_store, with_store
 from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.errors import NotFound
-from bandit_serve.folds.replica import Replica
+from bandit_serve.node import Node
 from bandit_serve.replication.replay import Replayed, replay
-from bandit_serve.replication.tail import Tail
-from bandit_serve.store.store import Store
 
 VERDICTS = {True: "equal", False: "DIFFERENT", None: "nothing to compare"}
 
@@ -25,10 +23,10 @@ class ReplayReport(Struct, frozen=True):
     experiments: list[Replayed]
 
 
-@at_store
-@of_what_is_there
+@with_store
+@of_existing_store
 async def replay_all(
-    store: Store,
+    node: Node,
     experiments: Annotated[
         list[str] | None, typer.Argument(help="The experiments to replay (default: all).", show_default=False)
     ] = None,
@@ -39,13 +37,11 @@ async def replay_all(
     With the state of every worker that lives, and with every snapshot that is kept. Exit status 1 where one
     differs, or where a worker that lives does not answer.
     """
-    replica = Replica()
-    await Tail(store, replica).load_registry()
+    registry = await node.read_registry()
     replayed = []
-    registry = replica.registry
     for owner in map(registry.owner, experiments) if experiments else sorted(registry.experiments):
         try:
-            replayed.append(await replay(store, owner, registry.repairs))
+            replayed.append(await replay(node.store, owner, registry.repairs))
         except NotFound:
             if experiments:
                 raise

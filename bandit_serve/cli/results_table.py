@@ -15,7 +15,7 @@ SRM = {
 
 
 def print_results(found: Report, experiment: Experiment) -> None:
-    """The objective's table first, then the other metrics'."""
+    """Prints the objective's table first, then the other metrics'."""
     say(f"{found.experiment} is {found.status}, as of {found.as_of}.")
     for metric in sorted(experiment.metrics, key=lambda metric: metric.role != "objective"):
         _print_metric(found, experiment, metric)

@@ -143,7 +143,7 @@ def simulate(
         typer.Option(help="Write the plot as a picture; needs Chromium.", rich_help_panel=OUTPUT),
     ] = None,
     axis: Annotated[
-        Literal["linear", "log"], typer.Option(help="Of the plot's decisions.", rich_help_panel=OUTPUT)
+        Literal["linear", "log"], typer.Option(help="Scale of the plot's decisions.", rich_help_panel=OUTPUT)
     ] = "linear",
     theme: Annotated[
         Literal["light", "dark"], typer.Option(help="Of the picture.", rich_help_panel=OUTPUT)
@@ -235,7 +235,7 @@ def _from_flags(kind: str | None, world: dict[str, Any], lateness: dict[str, Any
 
 
 def _kind_of(world: dict[str, Any]) -> str:
-    """The environment that the flags belong to."""
+    """Environment that the flags belong to."""
     for names, kind in (
         (("csv", "label", "dataset"), "supervised"),
         (("noise", "features", "signal"), "linear"),

@@ -1,4 +1,4 @@
-"""The display of a simulation while it runs: how far it is, and where each policy stands so far."""
+"""Progress of a simulation, on a terminal: the runs done, and how each policy compares so far."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def print_report(found: Report, elapsed_s: float, written: Sequence[Path]) -> No
 
 
 def _floors(found: Report) -> str:
-    """What each policy explores whatever it knows, which is part of what it loses."""
+    """Exploration floor of each policy, which is part of its regret."""
     served = {each.min_share for each in found.policies if "min_share" not in each.policy and each.min_share}
     if not served:
         return "No arm has a floor under its share, unless min_share is given."

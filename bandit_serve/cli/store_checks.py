@@ -1,4 +1,4 @@
-"""What `doctor` looks at in the store: whether it may be used, what it promises, and who works on it."""
+"""Checks of `doctor` on the store: whether it may be used, its durability, and the workers on it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def check_workers(store: Store, replica: Replica) -> Check:
 
 
 async def check_snapshots(store: Store, replica: Replica) -> list[Check]:
-    """The newest snapshots that can not be read: without them a log can not be trimmed, or is lost when it is."""
+    """Newest snapshots that can not be read: without them a log can not be trimmed, or is lost when it is."""
     readers: tuple[tuple[str, str, Callable[[Snapshot], object]], ...] = (
         (POLICY_FOLD, "snapshot", lambda kept: LiveExperiment.from_state(kept.offset, kept.state)),
         (RESULTS_FOLD, "snapshot of the results", lambda kept: ResultsFold.from_state(kept.state)),

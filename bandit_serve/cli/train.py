@@ -18,14 +18,16 @@ from msgspec import Struct
 
 from bandit_serve.base.private_files import own_folder
 from bandit_serve.base.terminal import print_line
+from bandit_serve.cli.access import actor, following, store_url
 from bandit_serve.cli.command import AsJson
 from bandit_serve.cli.described import read_described
-from bandit_serve.cli.house import House, actor, open_house, store_url
 from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.cli.setting_options import setting_option
 from bandit_serve.cli.train_progress import TrainProgress
 from bandit_serve.cli.train_table import print_result
 from bandit_serve.errors import BanditServeError, UsageError
+from bandit_serve.models.family import FAMILIES
+from bandit_serve.node import Node
 from bandit_serve.registry.registry import Version, VersionStatus
 from bandit_serve.settings import Settings, load_settings
 from bandit_serve.training.dataset import DataSet, read_dataset
@@ -36,6 +38,7 @@ from bandit_serve.training.pipeline import Status, Trained, TrainingResult, judg
 from bandit_serve.training.plan import Plan, read_plan
 
 Text = str | None
+FAMILY = f"A family to train: {', '.join(FAMILIES)} (default: {' and '.join(Plan().families)}); repeatable."
 # From training, where a version begins.
 STEPS: Mapping[Status, tuple[VersionStatus, ...]] = {
     "failed": ("failed",),
@@ -45,7 +48,7 @@ STEPS: Mapping[Status, tuple[VersionStatus, ...]] = {
 
 
 class Registered(Struct, frozen=True, omit_defaults=True):
-    """What became of a family's best model."""
+    """Registration of a family's best model."""
 
     family: str
     status: str
@@ -57,7 +60,7 @@ class Registered(Struct, frozen=True, omit_defaults=True):
     file: str | None = None
 
 
-class Report(Struct, frozen=True):
+class TrainingReport(Struct, frozen=True):
     data: Any
     baseline: dict[str, float]
     seconds: float
@@ -77,7 +80,7 @@ def train_models(
     ] = None,
     columns: Annotated[
         Text,
-        typer.Option(help="What the columns are: user=who,item=what,rating=stars,time=at,feature=hour."),
+        typer.Option(help="Names of the columns: user=who,item=what,rating=stars,time=at,feature=hour."),
     ] = None,
     config: Annotated[Text, typer.Option(help="The run, described: TOML, YAML or JSON.")] = None,
     items: Annotated[
@@ -85,7 +88,7 @@ def train_models(
         typer.Option(help="A table of items' features (default: movies.csv or .dat beside the ratings)."),
     ] = None,
     users: Annotated[Text, typer.Option(help="A table of users' features.")] = None,
-    family: Annotated[list[str] | None, typer.Option(help="A family to train; repeatable.")] = None,
+    family: Annotated[list[str] | None, typer.Option(help=FAMILY)] = None,
     model: Annotated[
         Text, typer.Option(help="The model that versions are of (default: recommender).")
     ] = None,
@@ -94,7 +97,7 @@ def train_models(
         int | None, typer.Option(help="Combinations of each family at random (default: 6).")
     ] = None,
     split: Annotated[
-        Text, typer.Option(help="What versions are measured on: random or time (default: random).")
+        Text, typer.Option(help="Split that versions are measured on: random or time (default: random).")
     ] = None,
     folds: Annotated[int | None, typer.Option(help="Random folds (default: 5).")] = None,
     metric: Annotated[
@@ -159,13 +162,17 @@ def train_models(
     if place is not None:
         versions = [msgspec.structs.replace(each, file=str(files[each.family])) for each in versions]
     versions += [Registered(family, "failed", reason, {}, {}) for family, reason in result.dropped.items()]
-    _print(Report(result.trained[0].record.data, result.baseline, result.seconds, versions), plan, as_json)
+    _print(
+        TrainingReport(result.trained[0].record.data, result.baseline, result.seconds, versions),
+        plan,
+        as_json,
+    )
     if trouble is not None:
         raise trouble
 
 
 def _plan(document: Any, flags: dict[str, Any]) -> Plan:
-    """The described run with flags over it."""
+    """Described run with flags over it."""
     if not isinstance(document, dict):
         raise UsageError("The file that describes a run must be an object of its parts.")
     merged = dict(document)
@@ -184,7 +191,7 @@ def _columns(text: str) -> dict[str, Any]:
     for part in text.split(","):
         what, sign, name = part.partition("=")
         if not sign or what.strip() not in ("user", "item", "rating", "time", "feature"):
-            raise UsageError(f"Columns are told as user=who,item=what,rating=stars, not {text!r}.")
+            raise UsageError(f"Expected columns as user=who,item=what,rating=stars, not {text!r}.")
         if what.strip() == "feature":
             found["features"].append(name)
         else:
@@ -218,11 +225,11 @@ def _read(plan: Plan, settings: Settings) -> DataSet:
 
 
 async def _read_logged(settings: Settings, url: str, experiment: str) -> DataSet:
-    async with open_house(settings, url) as house:
-        await house.tail.hear_all_news()
-        live = house.replica.experiment(experiment)
-        repairs = house.replica.registry.repairs
-        return await read_logged(house.store, live.experiment, live.n_features, repairs, live.owner)
+    async with following(settings, url) as node:
+        await node.tail.hear_all_news()
+        live = node.replica.experiment(experiment)
+        repairs = node.replica.registry.repairs
+        return await read_logged(node.store, live.experiment, live.n_features, repairs, live.owner)
 
 
 def _say_what_was_read(data: DataSet) -> None:
@@ -236,8 +243,8 @@ def _look_for_store(settings: Settings, plan: Plan) -> None:
     """Raises what would keep the versions from being registered, before the work is done."""
 
     async def look(url: str) -> None:
-        async with open_house(settings, url) as house:
-            await house.models.known()
+        async with following(settings, url) as node:
+            await node.model_changes.known()
 
     with store_url(settings) as url:
         asyncio.run(look(url))
@@ -257,7 +264,7 @@ def _made(folder: Path) -> Path:
 def _kept(
     result: TrainingResult, out: Path | None, settings: Settings, plan: Plan
 ) -> Iterator[dict[str, Path]]:
-    """The models' files, which stay in `out`; or elsewhere until the block has ended well, and for good where not."""
+    """Models' files, which stay in `out`; or elsewhere until the block has ended well, and for good where not."""
     folder = out
     for parent in () if out else (settings.data_dir, Path(gettempdir())):
         with contextlib.suppress(OSError, UsageError):
@@ -293,28 +300,28 @@ async def _register(
     settings: Settings, url: str, plan: Plan, result: TrainingResult, files: dict[str, Path]
 ) -> tuple[list[Registered], BanditServeError | None]:
     """A version for each family, with the status that the gates give it now; and what kept MLflow from having them."""
-    async with open_house(settings, url) as house:
-        versions = [await _register_one(house, plan, result, each, files) for each in result.trained]
+    async with following(settings, url) as node:
+        versions = [await _register_one(node, plan, result, each, files) for each in result.trained]
         try:
             if plan.tracking is not None:
-                model = (await house.models.known()).model(plan.model)
-                await asyncio.to_thread(MlflowMirror(plan.tracking).mirror, model, house.artifacts)
+                model = (await node.model_changes.known()).model(plan.model)
+                await asyncio.to_thread(MlflowMirror(plan.tracking).mirror, model, node.artifacts)
         except BanditServeError as error:
             return versions, error
         return versions, None
 
 
 async def _register_one(
-    house: House, plan: Plan, result: TrainingResult, trained: Trained, files: dict[str, Path]
+    node: Node, plan: Plan, result: TrainingResult, trained: Trained, files: dict[str, Path]
 ) -> Registered:
-    registry = await house.models.known()
+    registry = await node.model_changes.known()
     known = registry.models.get(plan.model)
     current = None
     if known is not None and known.production is not None:
         current = known.versions[known.production].metrics
     status, reason = judge(plan, trained.record.metrics, result.baseline, current)
     record = msgspec.structs.replace(trained.record, status=status, reason=reason)
-    version = await house.models.register(
+    version = await node.model_changes.register(
         plan.model,
         files[record.family],
         actor(),
@@ -323,7 +330,7 @@ async def _register_one(
         metadata={"training": msgspec.to_builtins(record)},
     )
     for step in STEPS[status]:
-        await house.models.set_status(plan.model, version.version, step, actor(), reason=reason)
+        await node.model_changes.set_status(plan.model, version.version, step, actor(), reason=reason)
     return _told(trained, status, reason, version)
 
 
@@ -339,7 +346,7 @@ def _told(trained: Trained, status: str, reason: str, version: Version | None = 
     )
 
 
-def _print(report: Report, plan: Plan, as_json: bool) -> None:
+def _print(report: TrainingReport, plan: Plan, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return

@@ -1,4 +1,4 @@
-"""What is shown while models are trained: how far it is, and the best of each family so far."""
+"""Progress of a training run, on a terminal: the fits done, and the best of each family so far."""
 
 from __future__ import annotations
 

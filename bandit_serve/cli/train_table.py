@@ -1,4 +1,4 @@
-"""How trained models compare, as a table."""
+"""Table that compares trained models."""
 
 from __future__ import annotations
 

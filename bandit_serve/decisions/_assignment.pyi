@@ -2,7 +2,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import disjoint_base
 
+@disjoint_base
 class Rendezvous:
     n_arms: int
     def __init__(self, salt: bytes, arm_names: Sequence[str]) -> None: ...

@@ -1,1 +1,1 @@
-"""The demo: recommenders trained on ratings, tried by a bandit on a service that really runs."""
+"""Demo: recommenders trained on ratings, tried by a bandit on a service that really runs."""

@@ -1,4 +1,4 @@
-"""The demo's traffic from the first visit to the last, and the watching of it."""
+"""Play of the demo: its traffic from the first visit to the last, shown as it goes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 
 from bandit_serve.demo import traffic
 from bandit_serve.demo.display import Display, Moment
+from bandit_serve.demo.experiment import MIN_SHARE, DemoExperiment, Http
+from bandit_serve.demo.ratings import Source
 from bandit_serve.demo.recommender import Recommender
-from bandit_serve.demo.source import Source
 from bandit_serve.demo.summary import Summary, summarize
-from bandit_serve.demo.tally import Tally
-from bandit_serve.demo.trial import MIN_SHARE, Trial
+from bandit_serve.demo.traffic import Tally
 from bandit_serve.training.visits import Visit
 
 SPARE_CONNECTIONS = 4
@@ -40,25 +40,27 @@ async def play(
     """
     display.busy("trying every recommender on every visit, for the regret")
     outcomes = np.column_stack([recommender.rewards(visits) for recommender in recommenders])
-    from bandit_serve.demo.http import Http  # a fifth of a second of `bandit-serve --help`
-
     async with Http(url, connections=traffic.AT_ONCE + SPARE_CONNECTIONS) as http:
-        trial = await Trial.start(http, recommenders)
+        experiment = await DemoExperiment.start(http, recommenders)
         display.done(
-            f"Experiment {trial.experiment}: Thompson sampling, control {trial.arms[0]}, "
+            f"Experiment {experiment.name}: Thompson sampling, control {experiment.arms[0]}, "
             f"every arm at least {100 * MIN_SHARE:.0f} %"
         )
-        tally = Tally(trial.arms, outcomes)
+        tally = Tally(experiment.arms, outcomes)
         started_s = time.monotonic()
-        async with _watched(trial, tally, display, started_s):
-            await traffic.send(trial, visits, tally, enough)
+        async with _watched(experiment, tally, display, started_s):
+            await traffic.send(experiment, visits, tally, enough)
         traffic_s = time.monotonic() - started_s
-        results = await trial.results()
-    return summarize(source, trial, tally, results, seed=seed, traffic_s=traffic_s, url=url if keep else None)
+        results = await experiment.results()
+    return summarize(
+        source, experiment, tally, results, seed=seed, traffic_s=traffic_s, url=url if keep else None
+    )
 
 
 @contextlib.asynccontextmanager
-async def _watched(trial: Trial, tally: Tally, display: Display, started_s: float) -> AsyncIterator[None]:
+async def _watched(
+    experiment: DemoExperiment, tally: Tally, display: Display, started_s: float
+) -> AsyncIterator[None]:
     """Shows every moment that `display` asks for, and the last."""
 
     def show(results: Any) -> None:
@@ -67,12 +69,12 @@ async def _watched(trial: Trial, tally: Tally, display: Display, started_s: floa
     async def watch() -> None:
         while True:
             await asyncio.sleep(display.every_s)
-            show(await trial.results())
+            show(await experiment.results())
 
     watching = asyncio.create_task(watch())
     try:
         yield
-        show(await trial.results())
+        show(await experiment.results())
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The recommenders that compete: what each is, and what each would have earned on every visit."""
+"""Recommenders that compete, and the reward that each would have had on every visit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def reward_of(visit: Visit, scores: Sequence[float] | NDArray[np.float64]) -> fl
 
 
 def train_all(ratings: Ratings, on_epoch: Callable[[str, int, int], object]) -> list[Recommender]:
-    """The control first, then the better ones; `on_epoch(arm, done, epochs)` is called as training goes."""
+    """Trains the control first, then the better ones; `on_epoch(arm, done, epochs)` is called as training goes."""
     found = []
     for arm, about, model in (
         ("popular", "the item that most have rated", Popularity()),

@@ -1,4 +1,4 @@
-"""The display on a terminal: what was done so far, and below it the traffic as it moves."""
+"""Screen of the demo: work and traffic on a terminal as they go, and in the end, printed, how it went."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from bandit_serve.demo import wording
-from bandit_serve.demo.display import Moment
-from bandit_serve.demo.trial import METRIC
+from bandit_serve.demo.display import Moment, difference_text, interval_text, mean_text, percent_text
+from bandit_serve.demo.experiment import METRIC, MODEL
+from bandit_serve.demo.summary import Summary, regret_sentence, winner_sentence
 
+VALID = (
+    "The 95 % intervals hold whenever one looks and however the bandit moved the traffic; "
+    "P(best) is an aid, not a test."
+)
 SHARE_BAR_WIDTH = 16
 TRAFFIC_BAR_WIDTH = 40
 
@@ -80,9 +84,9 @@ def _arms(moment: Moment) -> RenderableType:
             arm["name"],
             _share(arm["share"]),
             f"{int(moment.tally.visits[number]):,}",
-            wording.mean(found["mean"]),
-            wording.interval(found["interval"]),
-            wording.percent(found["probability_best"]),
+            mean_text(found["mean"]),
+            interval_text(found["interval"]),
+            percent_text(found["probability_best"]),
             style="bold" if arm["share"] == most else "",
         )
     return table
@@ -93,7 +97,7 @@ def _share(share: float) -> RenderableType:
     line.add_column(width=SHARE_BAR_WIDTH)
     line.add_column(justify="right", width=5)
     bar = "━" * max(1, round(share * SHARE_BAR_WIDTH))
-    line.add_row(Text(bar, style="green"), wording.percent(share))
+    line.add_row(Text(bar, style="green"), percent_text(share))
     return line
 
 
@@ -104,3 +108,57 @@ def _regret(moment: Moment) -> RenderableType:
         f"(an even split: {tally.regret_of_even_split:,.0f})",
         style="dim",
     )
+
+
+def print_closing(console: Console, summary: Summary) -> None:
+    console.print()
+    console.print(_closing_table(summary))
+    console.print()
+    console.print(Text(winner_sentence(summary), style="bold"))
+    console.print(regret_sentence(summary))
+    console.print(VALID, style="dim")
+    console.print()
+    console.print(Text.assemble(("Where to look next", "bold")))
+    _print_next(console, summary)
+
+
+def _closing_table(summary: Summary) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("\narm", no_wrap=True)
+    table.add_column("\nmodel", no_wrap=True)
+    for name in ("\nvisits", "last\nfifth", "\nmean", "true\nmean"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("difference to control\nand its 95 % interval", no_wrap=True)
+    table.add_column("P\n(best)", justify="right", no_wrap=True)
+    for arm in summary.arms:
+        table.add_row(
+            arm.arm,
+            arm.version,
+            f"{arm.visits:,}",
+            percent_text(arm.share_of_last_fifth),
+            mean_text(arm.mean),
+            mean_text(arm.true_mean),
+            "control"
+            if arm.arm == summary.control
+            else difference_text(arm.difference, arm.difference_interval),
+            percent_text(arm.probability_best),
+            style="bold green" if arm.arm == summary.won else "",
+        )
+    return table
+
+
+def _print_next(console: Console, summary: Summary) -> None:
+    if summary.url is None:
+        console.print("  bandit-serve demo --keep        leaves the service up and says what to ask it")
+        console.print("  bandit-serve serve --data DIR   runs a service of your own")
+        return
+    experiment = f"{summary.url}/v1/experiments/{summary.experiment}"
+    for what, url in (
+        ("results", f"{experiment}/results"),
+        ("changes", f"{experiment}/history"),
+        ("the service", f"{summary.url}/v1/stats"),
+        ("for Prometheus", f"{summary.url}/metrics"),
+        ("its versions", f"{summary.url}/v1/models/{MODEL}"),
+    ):
+        console.print(Text.assemble(f"  curl -s {url}", (f"  # {what}", "dim")), soft_wrap=True)
+    console.print(f"The service stays up at {summary.url} until Ctrl-C.", soft_wrap=True)

@@ -1,13 +1,18 @@
-"""The service that the demo runs: `bandit-serve serve` as a process of its own."""
+"""Service of the demo: `bandit-serve serve` as a process of its own, which ends in order when the demo does."""
 
 from __future__ import annotations
 
+import asyncio
 import re
+import signal
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from types import FrameType, TracebackType
+from typing import Any, Self, TypeVar
+
+import uvloop
 
 from bandit_serve.base.private_files import own_folder, truncated
 from bandit_serve.errors import BanditServeError, UsageError
@@ -73,7 +78,7 @@ class DemoService:
         )
 
     def _failure(self) -> BanditServeError:
-        """The service's own sentence where it gave one."""
+        """Service's own sentence where it gave one."""
         refused = REFUSED.search(self._told())
         if refused is None:
             return BanditServeError(f"The service ended as it started; its log ends: {self._end()}")
@@ -92,3 +97,65 @@ class DemoService:
         if self._keeper.is_alive():
             self._process.kill()
             self._keeper.join()
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Result = TypeVar("Result")
+
+
+class Interrupted(KeyboardInterrupt):
+    """`number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Interruptible:
+    """In the `with` block the first signal raises `Interrupted`; later ones are ignored."""
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self._task: asyncio.Task[Any] | None = None
+
+    def __enter__(self) -> Self:
+        self._former = {each: signal.signal(each, self._interrupt) for each in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for each, handler in self._former.items():
+            signal.signal(each, handler)
+
+    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Runs it in an event loop of its own; a signal cancels it, then `Interrupted` comes out.
+
+        Raised in the middle of a callback, it could be taken for a failure of the connection.
+        """
+
+        async def main() -> Result:
+            self._task = asyncio.current_task()
+            try:
+                return await coroutine
+            finally:
+                self._task = None
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            try:
+                result = runner.run(main())
+            except asyncio.CancelledError:
+                if self._number is None:
+                    raise
+        if self._number is not None:
+            raise Interrupted(self._number)
+        return result
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._number is not None:
+            return
+        self._number = number
+        if self._task is None:
+            raise Interrupted(number)
+        self._task.get_loop().call_soon_threadsafe(self._task.cancel)

@@ -1,4 +1,4 @@
-"""What came out of a demo, for people and for machines."""
+"""Summary of a demo: numbers for machines, and two sentences for people."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from bandit_serve.demo.source import Source
-from bandit_serve.demo.tally import Tally
-from bandit_serve.demo.trial import METRIC, MODEL, Trial
+from bandit_serve.demo.display import difference_text, percent_text
+from bandit_serve.demo.experiment import METRIC, MODEL, DemoExperiment
+from bandit_serve.demo.ratings import Source
+from bandit_serve.demo.traffic import Tally
 
 Interval = tuple[float, float]
 
@@ -75,27 +76,35 @@ class Summary(Struct, frozen=True):
 
 
 def summarize(
-    source: Source, trial: Trial, tally: Tally, results: Any, *, seed: int, traffic_s: float, url: str | None
+    source: Source,
+    experiment: DemoExperiment,
+    tally: Tally,
+    results: Any,
+    *,
+    seed: int,
+    traffic_s: float,
+    url: str | None,
 ) -> Summary:
     """`results` as the service gave them when all rewards were in."""
     last_fifth = tally.last_fifth()
     arms = tuple(
-        _arm(arm, tally, i, float(last_fifth[i]), trial.versions[i]) for i, arm in enumerate(results["arms"])
+        _arm(arm, tally, i, float(last_fifth[i]), experiment.versions[i])
+        for i, arm in enumerate(results["arms"])
     )
     return Summary(
         data=DataSummary(
             source.kind, source.name, source.why, source.n_users, source.n_items, len(source.ratings)
         ),
         seed=seed,
-        experiment=trial.experiment,
-        control=trial.arms[0],
+        experiment=experiment.name,
+        control=experiment.arms[0],
         visits=tally.done,
         requests=2 * tally.done,
         requests_per_second=2 * tally.done / traffic_s,
         traffic_seconds=traffic_s,
         arms=arms,
         won=max(arms, key=lambda arm: arm.share_of_last_fifth).arm,
-        best=trial.arms[tally.best],
+        best=experiment.arms[tally.best],
         regret=tally.regret,
         regret_of_even_split=tally.regret_of_even_split,
         reason=results["reason"],
@@ -120,4 +129,32 @@ def _arm(result: Any, tally: Tally, number: int, last_fifth: float, version: str
         difference_interval=found["difference_interval"],
         p_value=found["p_value"],
         probability_best=found["probability_best"],
+    )
+
+
+def winner_sentence(summary: Summary) -> str:
+    won = summary.arm(summary.won)
+    share = f"{won.arm} won: its share of the last fifth was {percent_text(won.share_of_last_fifth)}"
+    if won.difference is None:
+        ending = "it is the control, and no other arm took the traffic from it."
+    elif won.difference_interval is None:
+        ending = f"{won.difference:+.3f} over {summary.control}, with too few visits for an interval."
+    else:
+        sure = (
+            "" if won.difference_interval[0] > 0 else "; the interval still holds 0: more visits would tell"
+        )
+        text = difference_text(won.difference, won.difference_interval)
+        ending = f"{text} over {summary.control}{sure}."
+    return f"{share}, {ending}"
+
+
+def regret_sentence(summary: Summary) -> str:
+    truly = (
+        "which is the best arm by its true mean"
+        if summary.won == summary.best
+        else f"{summary.best} truly is best"
+    )
+    return (
+        f"Finding {summary.won}, {truly}, cost {summary.regret:,.0f} likes in {summary.visits:,} visits; "
+        f"an even split would have cost {summary.regret_of_even_split:,.0f}."
     )

@@ -27,7 +27,7 @@ from bandit_serve.log.owner import generation_of
 from bandit_serve.log.repairs import Omission, Repairs
 from bandit_serve.log.states import known_only
 from bandit_serve.policies import POLICIES, ContextualPolicy, Policy
-from bandit_serve.policies._linear import NEAR
+from bandit_serve.policies._feature_limits import MAX_SPREADS
 from bandit_serve.policies.serving import features_of, from_experiment, policy_from_snapshot
 from bandit_serve.store.store import Entry
 
@@ -330,7 +330,7 @@ class LiveExperiment:
         if self.policy.limits is not None:
             centre, spread = (of_all[columns] for of_all in self.policy.limits)
         values = x[:, columns]
-        beyond = (np.abs(values - centre) > NEAR * spread) & (values != 0.0)
+        beyond = (np.abs(values - centre) > MAX_SPREADS * spread) & (values != 0.0)
         for name, count in zip(places, np.count_nonzero(beyond, axis=0).tolist(), strict=True):
             self.far[name] += count
 

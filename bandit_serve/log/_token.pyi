@@ -2,11 +2,13 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import disjoint_base
 
 TOKEN_CHARS: int
 MAX_FEATURES: int
 KEY_BYTES: int
 
+@disjoint_base
 class Seal:
     key_id: int
     def __init__(self, key_id: int, key: bytes) -> None: ...
@@ -37,6 +39,7 @@ class Seal:
         x: NDArray[np.float32] | None = None,
     ) -> list[str]: ...
 
+@disjoint_base
 class Opener:
     def __init__(self, seals: Iterable[Seal]) -> None: ...
     def open_into(

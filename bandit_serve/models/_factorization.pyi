@@ -3,6 +3,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from typing_extensions import disjoint_base
 
 from bandit_serve.models._ids import IdTable
 from bandit_serve.models._learner import Learner
@@ -32,6 +33,7 @@ def pair_errors(
     mean: float,
 ) -> float: ...
 
+@disjoint_base
 class Factorization:
     _learner: Learner | None
     _stale: bool

@@ -1,13 +1,15 @@
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import disjoint_base
 
 from bandit_serve.models._ids import GrowingIds, IdTable
 
 LARGEST_RATING: float
 MAX_FEATURES: int
 
+@disjoint_base
 class Rows:
     @property
     def ids(self) -> GrowingIds: ...
@@ -18,10 +20,18 @@ class Rows:
     @property
     def counts(self) -> NDArray[np.int32]: ...
     @property
+    def starts(self) -> NDArray[np.int64]: ...
+    @property
+    def ends(self) -> NDArray[np.int64]: ...
+    @property
+    def pool(self) -> NDArray[np.int32]: ...
+    @property
+    def values(self) -> NDArray[np.float32]: ...
+    @property
     def size(self) -> int: ...
     @property
     def nbytes(self) -> int: ...
-    def __init__(self, factors: int, seed: int, std: float) -> None: ...
+    def __new__(cls, factors: int, seed: int, std: float) -> Self: ...
     def add(self, key: str | int) -> int: ...
     def take(
         self,
@@ -39,6 +49,7 @@ class Rows:
     def describe(self, row: int, features: NDArray[np.int32], values: NDArray[np.float32]) -> None: ...
     def trimmed(self, name: str) -> NDArray[Any]: ...
 
+@disjoint_base
 class Learner:
     mean: float
     n_ratings: int

@@ -3,9 +3,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from typing_extensions import disjoint_base
 
 def use_plain(plain: bool) -> None: ...
 
+@disjoint_base
 class TopK:
     @property
     def nbytes(self) -> int: ...

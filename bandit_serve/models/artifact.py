@@ -90,7 +90,7 @@ class Artifact:
         return hashlib.sha256(self.buffer).hexdigest()
 
     def tensor(self, name: str, dtype: str, shape: Sequence[int | None]) -> NDArray[Any]:
-        """The tensor as a read-only array without a copy.
+        """Tensor as a read-only array without a copy.
 
         `dtype` is the format's name ("F32") and `shape` what the family needs (None: any length); another one
         is refused with `InvalidArtifact`.
@@ -134,7 +134,7 @@ def write(
 
 
 def _save(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> None:
-    """The library has an error of its own for what the system says, with its number in the text."""
+    """Library errors that stand for one of the system's, with its number in the text."""
     try:
         safetensors.numpy.save_file(tensors, path, metadata=metadata)
     except safetensors.SafetensorError as error:
@@ -371,7 +371,7 @@ def _duplicate(path: Path, to: Path) -> None:
 
 
 def _mark_of(path: Path) -> bytes:
-    """What changes with a file's content, unless somebody takes pains that it does not."""
+    """Marks of a file that change with its content, unless somebody forges them."""
     status = path.stat()
     return f"{status.st_ino} {status.st_size} {status.st_mtime_ns}".encode()
 
@@ -457,7 +457,7 @@ def _json(content: bytes, what: str) -> dict[str, Any]:
 
 
 def _about(metadata: object) -> dict[str, Any]:
-    """What our metadata entry says: family, format_version, parameters."""
+    """Reads our metadata entry: family, format_version, parameters."""
     if not isinstance(metadata, dict) or not isinstance(metadata.get(METADATA_KEY), str):
         raise InvalidArtifact(
             f"The artifact was not written by bandit_serve: its metadata has no {METADATA_KEY}."
@@ -474,7 +474,7 @@ def _about(metadata: object) -> dict[str, Any]:
 
 
 def _tensors(header: dict[str, Any], data_begin: int, size: int) -> dict[str, Tensor]:
-    """The tensors of a header, which together are every byte from `data_begin` to `size`, each once."""
+    """Tensors of a header, which together are every byte from `data_begin` to `size`, each once."""
     if len(header) > MAX_TENSORS:
         raise InvalidArtifact(f"The artifact has more than {MAX_TENSORS} tensors.")
     found = {name: _tensor(_quoted(name), entry, data_begin, size) for name, entry in header.items()}

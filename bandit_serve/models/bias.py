@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -13,10 +14,18 @@ from bandit_serve.models._learner import Learner
 from bandit_serve.models.columns import rating_column
 from bandit_serve.models.descent import OnEpoch
 from bandit_serve.models.factorized import Factorized
-from bandit_serve.models.hyper_parameters import real, whole
+from bandit_serve.models.hyper_parameters import Epochs, HyperParameters, Penalty, Rate, made_of
 from bandit_serve.models.ids import index_ids
 from bandit_serve.models.model import Features, FeaturesById, Validation
 from bandit_serve.models.rating_scale import RatingScale
+
+
+class BiasParameters(HyperParameters, frozen=True):
+    n_epochs: Epochs = 10
+    user_damping: Penalty = 5.0
+    item_damping: Penalty = 5.0
+    online_rate: Rate = 0.1
+    online_halving: Rate = 100.0
 
 
 class Bias(Factorized):
@@ -33,22 +42,11 @@ class Bias(Factorized):
 
     family: ClassVar[str] = "bias"
 
-    def __init__(
-        self,
-        *,
-        n_epochs: int = 10,
-        user_damping: float = 5.0,
-        item_damping: float = 5.0,
-        online_rate: float = 0.1,
-        online_halving: float = 100.0,
-    ) -> None:
-        self.parameters: dict[str, Any] = {
-            "n_epochs": whole("n_epochs", n_epochs, 1, 2**31 - 1),
-            "user_damping": real("user_damping", user_damping),
-            "item_damping": real("item_damping", item_damping),
-            "online_rate": real("online_rate", online_rate, positive=True),
-            "online_halving": real("online_halving", online_halving, positive=True),
-        }
+    hyper_parameters: ClassVar[type[HyperParameters]] = BiasParameters
+
+    @made_of(BiasParameters)
+    def __init__(self, parameters: BiasParameters) -> None:
+        self.parameters: dict[str, Any] = msgspec.structs.asdict(parameters)
 
     def _new_learner(self) -> Learner:
         return Learner(

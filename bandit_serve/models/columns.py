@@ -1,4 +1,4 @@
-"""What comes in, checked for every family: the columns that it learns from, and what it is to rank."""
+"""Columns of ratings and arguments of rankings, validated for every family."""
 
 from __future__ import annotations
 

@@ -13,11 +13,11 @@ from bandit_serve.errors import Diverged
 from bandit_serve.models.hyper_parameters import whole
 
 OnEpoch = Callable[[int, int, float], object]
-LEAST_PATIENCE = 3
+MIN_PATIENCE = 3
 
 
 class Schedule(NamedTuple):
-    """The learning rate falls from the first to the last epoch, geometrically."""
+    """Learning rates, which fall geometrically from the first to the last epoch."""
 
     epochs: int
     first_rate: float
@@ -50,7 +50,7 @@ def descend(
 
     Raises `Diverged`.
     """
-    limit = max(LEAST_PATIENCE, schedule.epochs // 4)
+    limit = max(MIN_PATIENCE, schedule.epochs // 4)
     if patience is not None:
         limit = whole("patience", patience, 1, 2**31 - 1)
     best, best_epoch, kept = math.inf, 0, []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -16,10 +17,32 @@ from bandit_serve.models._learner import Learner
 from bandit_serve.models.columns import rating_column
 from bandit_serve.models.descent import OnEpoch, Schedule, descend
 from bandit_serve.models.factorized import Factorized
-from bandit_serve.models.hyper_parameters import real, whole
+from bandit_serve.models.hyper_parameters import (
+    Epochs,
+    Factors,
+    HyperParameters,
+    Penalty,
+    Rate,
+    Seed,
+    made_of,
+)
 from bandit_serve.models.ids import index_ids
 from bandit_serve.models.model import Features, FeaturesById, Validation
+from bandit_serve.models.ranges import LogUniform, Space
 from bandit_serve.models.rating_scale import RatingScale
+
+
+class FactorizationParameters(HyperParameters, frozen=True):
+    n_factors: Factors = 32
+    seed: Seed = 0
+    n_epochs: Epochs = 40
+    learning_rate: Rate = 0.03
+    final_learning_rate: Rate = 0.003
+    regularization: Penalty = 0.08
+    bias_regularization: Penalty = 0.05
+    init_std: Penalty = 0.03
+    online_rate: Rate = 0.1
+    online_halving: Rate = 100.0
 
 
 class MatrixFactorization(Factorized):
@@ -46,32 +69,17 @@ class MatrixFactorization(Factorized):
 
     family: ClassVar[str] = "matrix_factorization"
 
-    def __init__(
-        self,
-        n_factors: int = 32,
-        seed: int = 0,
-        *,
-        n_epochs: int = 40,
-        learning_rate: float = 0.03,
-        final_learning_rate: float = 0.003,
-        regularization: float = 0.08,
-        bias_regularization: float = 0.05,
-        init_std: float = 0.03,
-        online_rate: float = 0.1,
-        online_halving: float = 100.0,
-    ) -> None:
-        self.parameters: dict[str, Any] = {
-            "n_factors": whole("n_factors", n_factors, 1, 4096),
-            "seed": whole("seed", seed, 0, 2**63 - 1),
-            "n_epochs": whole("n_epochs", n_epochs, 1, 2**31 - 1),
-            "learning_rate": real("learning_rate", learning_rate, positive=True),
-            "final_learning_rate": real("final_learning_rate", final_learning_rate, positive=True),
-            "regularization": real("regularization", regularization),
-            "bias_regularization": real("bias_regularization", bias_regularization),
-            "init_std": real("init_std", init_std),
-            "online_rate": real("online_rate", online_rate, positive=True),
-            "online_halving": real("online_halving", online_halving, positive=True),
-        }
+    hyper_parameters: ClassVar[type[HyperParameters]] = FactorizationParameters
+    search_space: ClassVar[Space] = {
+        "n_factors": [16, 32, 64],
+        "regularization": LogUniform(0.05, 0.12),
+        "learning_rate": LogUniform(0.015, 0.04),
+    }
+    trained_by_default: ClassVar[bool] = True
+
+    @made_of(FactorizationParameters)
+    def __init__(self, parameters: FactorizationParameters) -> None:
+        self.parameters: dict[str, Any] = msgspec.structs.asdict(parameters)
 
     @classmethod
     def of_factors(
@@ -198,7 +206,7 @@ class MatrixFactorization(Factorized):
 def _side(
     what: str, ids: ArrayLike, factors: ArrayLike, biases: ArrayLike | None, counts: ArrayLike | None
 ) -> tuple[IdTable, NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
-    """The ids' table and the parameters, in its order."""
+    """Ids' table and the parameters, in its order."""
     table, rows = index_ids(ids, what)
     n = rows.size
     if len(table) != n:
@@ -240,7 +248,7 @@ def _samples(user_rows: NDArray[np.int64], item_rows: NDArray[np.int64], values:
 
 
 def _held_out(validation: Validation, user_ids: IdTable, item_ids: IdTable, scale: RatingScale) -> Any:
-    """The samples of a validation set; −1 is a user or an item never seen."""
+    """Samples of a validation set; −1 is a user or an item never seen."""
     users, items, ratings = validation[:3]
     user_rows = _known(user_ids, *index_ids(users, "users"))
     values = scale.plain(rating_column(ratings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -15,13 +16,42 @@ from bandit_serve.models.columns import id_column, rating_column
 from bandit_serve.models.descent import OnEpoch, Schedule, descend
 from bandit_serve.models.factorized import Factorized
 from bandit_serve.models.feature_columns import Columns, FeatureColumns
-from bandit_serve.models.hyper_parameters import real, whole
+from bandit_serve.models.hyper_parameters import (
+    Epochs,
+    Factors,
+    HyperParameters,
+    Penalty,
+    Rate,
+    Seed,
+    made_of,
+    whole,
+)
 from bandit_serve.models.ids import id_tensors, read_ids
 from bandit_serve.models.model import Features, FeaturesById, Id, Validation
+from bandit_serve.models.ranges import LogUniform, Space
 from bandit_serve.models.rating_scale import RatingScale
 
 SIDES = ("user", "item")
 MAX_HASHED = 2**20
+
+
+class MachineParameters(HyperParameters, frozen=True):
+    n_factors: Factors = 32
+    seed: Seed = 0
+    n_epochs: Epochs = 40
+    learning_rate: Rate = 0.02
+    final_learning_rate: Rate = 0.002
+    regularization: Penalty = 0.08
+    feature_regularization: Penalty = 0.02
+    weight_regularization: Penalty = 0.05
+    init_std: Penalty = 0.03
+    hashed: Mapping[str, int] | None = None
+    online_rate: Rate = 0.1
+    online_halving: Rate = 100.0
+
+    @classmethod
+    def checked(cls, name: str, value: Any, at: str = "") -> Any:
+        return _hashed(at + name, value or {}) if name == "hashed" else super().checked(name, value, at)
 
 
 class FactorizationMachine(Factorized):
@@ -53,36 +83,17 @@ class FactorizationMachine(Factorized):
     family: ClassVar[str] = "factorization_machine"
     takes_features: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        n_factors: int = 32,
-        seed: int = 0,
-        *,
-        n_epochs: int = 40,
-        learning_rate: float = 0.02,
-        final_learning_rate: float = 0.002,
-        regularization: float = 0.08,
-        feature_regularization: float = 0.02,
-        weight_regularization: float = 0.05,
-        init_std: float = 0.03,
-        hashed: Mapping[str, int] | None = None,
-        online_rate: float = 0.1,
-        online_halving: float = 100.0,
-    ) -> None:
-        self.parameters: dict[str, Any] = {
-            "n_factors": whole("n_factors", n_factors, 1, 4096),
-            "seed": whole("seed", seed, 0, 2**63 - 1),
-            "n_epochs": whole("n_epochs", n_epochs, 1, 2**31 - 1),
-            "learning_rate": real("learning_rate", learning_rate, positive=True),
-            "final_learning_rate": real("final_learning_rate", final_learning_rate, positive=True),
-            "regularization": real("regularization", regularization),
-            "feature_regularization": real("feature_regularization", feature_regularization),
-            "weight_regularization": real("weight_regularization", weight_regularization),
-            "init_std": real("init_std", init_std),
-            "hashed": _hashed(hashed or {}),
-            "online_rate": real("online_rate", online_rate, positive=True),
-            "online_halving": real("online_halving", online_halving, positive=True),
-        }
+    hyper_parameters: ClassVar[type[HyperParameters]] = MachineParameters
+    search_space: ClassVar[Space] = {
+        "n_factors": [16, 32, 64],
+        "regularization": LogUniform(0.05, 0.12),
+        "feature_regularization": LogUniform(0.005, 0.05),
+    }
+    trained_by_default: ClassVar[bool] = True
+
+    @made_of(MachineParameters)
+    def __init__(self, parameters: MachineParameters) -> None:
+        self.parameters: dict[str, Any] = msgspec.structs.asdict(parameters)
         self._columns: FeatureColumns | None = None
         # The parameters that serving does not need, of a model that was loaded: read when it learns.
         self._raw: dict[str, Any] = {}
@@ -270,10 +281,10 @@ class FactorizationMachine(Factorized):
             self._raw |= {f"{side}_parameters": own, f"{side}_attached": (starts, attached, values)}
 
 
-def _hashed(hashed: Mapping[str, int]) -> dict[str, int]:
+def _hashed(at: str, hashed: object) -> dict[str, int]:
     if not isinstance(hashed, Mapping) or not all(isinstance(name, str) for name in hashed):
-        raise InvalidInput("hashed must be an object of feature names and numbers of columns.")
-    return {name: whole(f"hashed[{name!r}]", columns, 1, MAX_HASHED) for name, columns in hashed.items()}
+        raise InvalidInput(f"{at} must be an object of feature names and numbers of columns.")
+    return {name: whole(f"{at}[{name!r}]", columns, 1, MAX_HASHED) for name, columns in hashed.items()}
 
 
 def _rows(block: Rows, ids: list[Id]) -> NDArray[np.int32]:

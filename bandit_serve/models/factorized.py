@@ -1,10 +1,9 @@
-"""What the families have in common whose scores are μ + b_u + b_i + p_u·q_i: serving, learning on, files."""
+"""Base of the families whose scores are μ + b_u + b_i + p_u·q_i: serving, further learning, files."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from inspect import signature
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,9 +16,11 @@ from bandit_serve.models._ids import IdTable, id_text
 from bandit_serve.models._learner import Learner
 from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.columns import TOO_LARGE, check_ranking, id_column, rating_column
+from bandit_serve.models.hyper_parameters import HyperParameters
 from bandit_serve.models.ids import id_tensors, read_ids
 from bandit_serve.models.model import Features, Id
-from bandit_serve.models.rating_scale import LARGEST, SMALLEST
+from bandit_serve.models.ranges import Space
+from bandit_serve.models.rating_scale import MAX_UNIT, MIN_UNIT
 from bandit_serve.models.search_tables import check_search_tables
 
 # With so many ratings, half of what an id's own parameters could say is known.
@@ -45,6 +46,9 @@ class Factorized(Factorization):
 
     family: ClassVar[str]
     takes_features: ClassVar[bool] = False
+    hyper_parameters: ClassVar[type[HyperParameters]]
+    search_space: ClassVar[Space] = {}
+    trained_by_default: ClassVar[bool] = False
     parameters: dict[str, Any]
     rating_unit: float = 1.0
 
@@ -82,7 +86,7 @@ class Factorized(Factorization):
         features: Features | None = None,
         among: Collection[Id] | None = None,
     ) -> list[tuple[str, float]]:
-        """The k items with the highest predicted rating: [(item_id, score)], best first, ties by item id.
+        """Ranking of the k items with the highest predicted rating: [(item_id, score)], best first, ties by item id.
 
         k: 1 or more; fewer come back when fewer are left. exclude: ids not to rank; among: the only ids to rank;
         unknown ones are ignored. For a user never seen the ranking is by what is known of the items.
@@ -109,7 +113,7 @@ class Factorized(Factorization):
         ]
 
     def confidence(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:
-        """How much is known of the pair, 0 (neither was seen) to 1: the mean of n / (n + 10) over user and item,
+        """Confidence in a pair, 0 (neither was seen) to 1: the mean of n / (n + 10) over user and item,
         where n is how many ratings of each were learned from."""
         if self._learner is not None:
             known = (
@@ -242,15 +246,15 @@ class Factorized(Factorization):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """The model in a file that `save` wrote, mapped. Raises `InvalidArtifact`, `NotFound`."""
+        """Model in a file that `save` wrote, mapped. Raises `InvalidArtifact`, `NotFound`."""
         return cls.from_artifact(Artifact.map(path))
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
-        """The model on the mapped tensors. Raises `InvalidArtifact` if they are not this family's."""
+        """Model on the mapped tensors. Raises `InvalidArtifact` if they are not this family's."""
         if artifact.family != cls.family:
             raise InvalidArtifact(f"The artifact's family is not {cls.family}.")
-        unknown = set(artifact.parameters) - set(signature(cls).parameters)
+        unknown = set(artifact.parameters) - set(cls.hyper_parameters.__struct_fields__)
         if unknown:
             raise InvalidArtifact(f"The family {cls.family} has no parameter {min(unknown)!r}.")
         try:
@@ -260,7 +264,7 @@ class Factorized(Factorization):
         user_ids, item_ids = read_ids(artifact, "user"), read_ids(artifact, "item")
         if "rating_unit" in artifact.tensors:
             model.rating_unit = float(artifact.tensor("rating_unit", "F64", [1])[0])
-        if not SMALLEST <= model.rating_unit <= LARGEST:
+        if not MIN_UNIT <= model.rating_unit <= MAX_UNIT:
             raise InvalidArtifact("The artifact cannot be served: its rating_unit is not a positive number.")
         n_factors = model._new_learner().factors
         counts = [
@@ -300,7 +304,7 @@ class Factorized(Factorization):
             check_search_tables(self.item_factors, self.item_biases, self._top().parts())
 
     def _take(self, artifact: Artifact) -> None:
-        """What else a family keeps in its files."""
+        """Reads what else a family keeps in its files."""
 
 
 def _skipped(

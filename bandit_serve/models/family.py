@@ -1,8 +1,6 @@
-"""The table of model families: one file and one line here make a family known everywhere."""
+"""Table of model families: one file, and one line here, make a family known everywhere."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 from bandit_serve.errors import InvalidArtifact
 from bandit_serve.models.artifact import Artifact
@@ -13,12 +11,17 @@ from bandit_serve.models.factorized import Factorized
 from bandit_serve.models.model import Model
 from bandit_serve.models.popularity import Popularity
 
-FAMILIES: Mapping[str, type[Model]] = {
-    MatrixFactorization.family: MatrixFactorization,
-    FactorizationMachine.family: FactorizationMachine,
-    Bias.family: Bias,
-    Popularity.family: Popularity,
+FAMILIES: dict[str, type[Model]] = {
+    kind.family: kind
+    for kind in (
+        MatrixFactorization,
+        FactorizationMachine,
+        Bias,
+        Popularity,
+    )
 }
+# What the others have to be better than.
+BASELINE = Bias.family
 
 
 def admit_model(artifact: Artifact) -> Model:
@@ -30,7 +33,7 @@ def admit_model(artifact: Artifact) -> Model:
 
 
 def load_model(artifact: Artifact) -> Model:
-    """The model in an artifact, by its family. Raises `InvalidArtifact`."""
+    """Model in an artifact, by its family. Raises `InvalidArtifact`."""
     family = FAMILIES.get(artifact.family)
     if family is None:
         raise InvalidArtifact(f"The artifact's family must be one of {', '.join(FAMILIES)}.")

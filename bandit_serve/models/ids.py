@@ -14,7 +14,7 @@ from bandit_serve.models.artifact import Artifact
 
 
 def index_ids(ids: ArrayLike, what: str) -> tuple[IdTable, NDArray[np.int64]]:
-    """The table of the distinct ids and the row of each.
+    """Table of the distinct ids and the row of each.
 
     `ids`: n str or int, an array or a sequence. Raises `InvalidInput` for other types and for an id that is
     not 1 to 256 bytes of UTF-8 without control characters.
@@ -42,7 +42,7 @@ def id_tensors(table: IdTable, prefix: str) -> dict[str, NDArray[np.uint8] | NDA
 
 
 def read_ids(artifact: Artifact, prefix: str) -> IdTable:
-    """The table that `id_tensors` wrote, on the mapped tensors. Raises `InvalidArtifact`."""
+    """Table that `id_tensors` wrote, on the mapped tensors. Raises `InvalidArtifact`."""
     text = artifact.tensor(f"{prefix}_id_text", "U8", [None])
     offsets = artifact.tensor(f"{prefix}_id_offsets", "I64", [None])
     try:

@@ -1,4 +1,4 @@
-"""What a model family is to the rest: a protocol, so that the way of a request knows none of them by name."""
+"""Model: the protocol of all families, so that no other package knows one by name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.descent import OnEpoch
+from bandit_serve.models.hyper_parameters import HyperParameters
+from bandit_serve.models.ranges import Space
 
 Id = str | int
 Feature = str | float | bool | Sequence[str]
@@ -36,6 +38,10 @@ class Model(Protocol):
 
     family: ClassVar[str]
     takes_features: ClassVar[bool]
+    # For training: what it can be made with, what of that is worth a search, and whether it is trained unasked.
+    hyper_parameters: ClassVar[type[HyperParameters]]
+    search_space: ClassVar[Space]
+    trained_by_default: ClassVar[bool]
 
     @property
     def n_users(self) -> int: ...
@@ -48,7 +54,7 @@ class Model(Protocol):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """The hyper-parameters it was trained with, as JSON."""
+        """Hyper-parameters it was trained with, as JSON."""
         ...
 
     def knows(self, user_id: Id, item_id: Id) -> bool:
@@ -56,7 +62,7 @@ class Model(Protocol):
         ...
 
     def confidence(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:
-        """How much is known of what the family would use for this pair, from 0 (nothing) to 1."""
+        """Share of what the family would use for this pair that is known, from 0 to 1."""
         ...
 
     def predict(self, user_id: Id, item_id: Id, features: Features | None = None) -> float: ...
@@ -80,7 +86,7 @@ class Model(Protocol):
         features: Features | None = None,
         among: Collection[Id] | None = None,
     ) -> list[tuple[str, float]]:
-        """The k items with the highest score, best first, ties by item id; fewer when fewer are left.
+        """Ranking of the k items with the highest score, best first, ties by item id; fewer when fewer are left.
 
         `exclude`: items not to rank; `among`: the only items to rank.
         """
@@ -126,5 +132,5 @@ class Model(Protocol):
     def load(cls, path: str | os.PathLike[str]) -> Self: ...
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
-        """The model on the mapped tensors. Raises `InvalidArtifact` if they are not this family's."""
+        """Model on the mapped tensors. Raises `InvalidArtifact` if they are not this family's."""
         ...

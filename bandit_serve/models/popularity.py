@@ -1,4 +1,4 @@
-"""The most popular items: the baseline that a recommender has to beat."""
+"""Popularity: ranks items by their number of ratings, a baseline that a recommender has to beat."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from bandit_serve.models._ids import GrowingIds
 from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.columns import check_ranking, id_column, rating_column
 from bandit_serve.models.descent import OnEpoch
+from bandit_serve.models.hyper_parameters import HyperParameters
 from bandit_serve.models.ids import id_tensors, read_ids
 from bandit_serve.models.model import Features, FeaturesById, Id, Validation
+from bandit_serve.models.ranges import Space
 
 HALF_KNOWN = 10
 
@@ -29,6 +31,9 @@ class Popularity:
 
     family: ClassVar[str] = "popularity"
     takes_features: ClassVar[bool] = False
+    hyper_parameters: ClassVar[type[HyperParameters]] = HyperParameters
+    search_space: ClassVar[Space] = {}
+    trained_by_default: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.parameters: dict[str, Any] = {}
@@ -114,7 +119,7 @@ class Popularity:
         return count / (count + HALF_KNOWN)
 
     def predict(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:
-        """The number of ratings of the item."""
+        """Number of ratings of the item."""
         self._fitted(features)
         row = self._items.row(item_id)
         return float(self._counts[row]) if row >= 0 else 0.0
@@ -144,7 +149,7 @@ class Popularity:
         features: Features | None = None,
         among: Collection[Id] | None = None,
     ) -> list[tuple[str, float]]:
-        """The k items with the most ratings: [(item_id, count)], ties by id; exclude: ids to leave out."""
+        """Ranking of the k items with the most ratings: [(item_id, count)], ties by id; exclude: ids to leave out."""
         self._fitted(features)
         check_ranking(k, exclude, among)
         skip = {self._items.row(item_id) for item_id in exclude}
@@ -183,7 +188,7 @@ class Popularity:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """The model in a file that `save` wrote. Raises `InvalidArtifact`, `NotFound`."""
+        """Model in a file that `save` wrote. Raises `InvalidArtifact`, `NotFound`."""
         return cls.from_artifact(Artifact.map(path))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The unit of ratings: stars, percent, cents, play counts. Models are fitted in one that all data have in common."""
+"""Unit of ratings: stars, percent, cents, play counts. Models are fitted in one that all data have in common."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TUNED_SPREAD = 1.0425
 # What is left of rounding where all ratings are equal, relative to the largest.
 ROUNDING = 1e-12
 # Between which what is learned is far from the ends of float32.
-SMALLEST, LARGEST = 1e-30, 1e30
+MIN_UNIT, MAX_UNIT = 1e-30, 1e30
 
 
 class RatingScale(NamedTuple):
@@ -26,10 +26,10 @@ class RatingScale(NamedTuple):
 
     @classmethod
     def of(cls, ratings: NDArray[np.float64]) -> RatingScale:
-        """The scale of n ratings; the unit is 1 where they are all equal."""
+        """Scale of n ratings; the unit is 1 where they are all equal."""
         mean, spread = float(ratings.mean()), float(ratings.std())
         unit = spread / TUNED_SPREAD
-        is_spread = spread > ROUNDING * float(np.abs(ratings).max()) and unit >= SMALLEST
+        is_spread = spread > ROUNDING * float(np.abs(ratings).max()) and unit >= MIN_UNIT
         return cls(mean, unit if is_spread else 1.0)
 
     def centred(self, ratings: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Where model files are kept for several machines: any place that fsspec opens."""
+"""Remote storage of model files, for several machines: any place that fsspec opens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether what a file brings along for top-k searches is of the factors that it has.
+"""Validation of a file's tables for top-k searches against its factors.
 
 A search trusts its tables: with bounds that are too low it leaves out the best items, and never computes their scores.
 They are not computed anew to be compared, as another processor rounds some of them otherwise; what is checked is what

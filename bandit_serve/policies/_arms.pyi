@@ -3,14 +3,16 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from typing_extensions import disjoint_base
 
-MOST_ARMS: int
-MOST_REDRAWS: int
+MAX_ARMS: int
+MAX_REDRAWS: int
 
 def arm_count(n_arms: Any) -> int: ...
 def eligible_arms(eligible: ArrayLike | None, n_arms: int) -> NDArray[np.intp]: ...
 def deviation(n: NDArray[np.float64], mean: NDArray[np.float64], m2: NDArray[np.float64]) -> float: ...
 
+@disjoint_base
 class Arms:
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The probability that each arm is best, and what choosing it costs, by quadrature over the posteriors."""
+"""Probabilities that an arm is best, and expected losses of choosing it, by quadrature over the posteriors."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

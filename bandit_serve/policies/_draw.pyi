@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 from numpy.random import PCG64
 from numpy.typing import ArrayLike, NDArray
+from typing_extensions import disjoint_base
 
 TOLERANCE: float
 
@@ -11,6 +12,7 @@ def bit_generator(seed: int | None) -> PCG64: ...
 def alias_table(shares: ArrayLike) -> NDArray[np.uint64]: ...
 def how_many(n: Any) -> int: ...
 
+@disjoint_base
 class ShareSampler:
     def __init__(self, shares: ArrayLike, seed: int | None = None) -> None: ...
     @property

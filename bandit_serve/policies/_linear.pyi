@@ -3,13 +3,9 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from typing_extensions import disjoint_base
 
-NEAR: float
-LIMITS: tuple[str, ...]
-
-def feature_count(n_features: Any) -> int: ...
-def masks_of(eligible: ArrayLike | None, rows: int, n_arms: int) -> NDArray[np.bool_] | None: ...
-
+@disjoint_base
 class Linear:
     def __init__(
         self,

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from bandit_serve.errors import InvalidInput
 from bandit_serve.policies._arms import arm_count, eligible_arms
 from bandit_serve.policies._best_arm import student_best
-from bandit_serve.policies._linear import Linear, masks_of
+from bandit_serve.policies._linear import Linear
+from bandit_serve.policies.arguments import masks_of
 from bandit_serve.policies.policy import (
     RANGES,
     Policy,
@@ -57,8 +58,8 @@ class ContextualPolicy(Linear):
 
     n_features: d, the length of the vectors x that `choose`, `shares` and `update` take. They are rounded to float32
         before they are used. An intercept is a feature that is always 1; `Features` adds one. What lies far outside
-        of a feature's values so far is taken as the farthest that they are, or as their centre (`_linear` says how
-        far), so that one wild value, or a run of them, does not spoil what was learned.
+        of a feature's values so far is taken as the farthest that they are, or as their centre (`_feature_limits`
+        says how far), so that one wild value, or a run of them, does not spoil what was learned.
     objective, low, high, min_share, max_share, warmup, half_life, refresh, holdout, seed: as `Policy` has them.
         Binary and bounded rewards are scaled to [0, 1]. Forgetting happens when at least 1/64 of the half-life has
         passed since it last did, so that models are not made anew at each step of the clock.

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.policies._arms import MOST_REDRAWS
+from bandit_serve.policies._arms import MAX_REDRAWS
 from bandit_serve.policies.policy import Common, share_of_all
 from bandit_serve.policies.shares import Vector
 from bandit_serve.policies.thompson import Prior, Thompson
@@ -50,9 +50,9 @@ class TopTwoThompson(Thompson):
             return best
         if arms.size == 2:
             return np.asarray(self.beta * best + (1.0 - self.beta) * best[::-1])
-        # How often in MOST_REDRAWS times, if each of the arms leads, it is drawn again, and never another.
-        redraws = (best[:, None] ** np.arange(MOST_REDRAWS)).sum(axis=1)
-        never = best ** (MOST_REDRAWS + 1)
+        # How often in MAX_REDRAWS times, if each of the arms leads, it is drawn again, and never another.
+        redraws = (best[:, None] ** np.arange(MAX_REDRAWS)).sum(axis=1)
+        never = best ** (MAX_REDRAWS + 1)
         led = best * redraws
         second = best * (led.sum() - led)
         for leader in np.flatnonzero(never > NEGLIGIBLE):

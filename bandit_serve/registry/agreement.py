@@ -1,4 +1,4 @@
-"""How a shadow version's answers agree with those that were given."""
+"""Agreement of a shadow version's answers with those that were given."""
 
 from __future__ import annotations
 

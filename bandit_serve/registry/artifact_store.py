@@ -1,4 +1,4 @@
-"""Where this installation keeps its model files, as the settings say."""
+"""Artifact store of this installation, as the settings say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IN_THE_STORE = "store"
 
 
 def open_artifacts(settings: Settings, store_url: str) -> ArtifactStore:
-    """The local directory, with the remote that `artifacts` names behind it. `UsageError` for one that is none."""
+    """Local directory, with the remote that `artifacts` names behind it. `UsageError` for one that is none."""
     remote: Remote | None = None
     if settings.artifacts == IN_THE_STORE:
         remote = StoreFiles(store_url, settings.namespace)

@@ -110,7 +110,7 @@ def _sorted(found: list[Version], sort: str) -> list[Version]:
 
 
 def parameters_of(version: Version) -> Mapping[str, Any]:
-    """The hyper-parameters that training recorded; empty where it recorded none."""
+    """Hyper-parameters that training recorded; empty where it recorded none."""
     training = version.metadata.get("training")
     found = training.get("parameters") if isinstance(training, dict) else None
     return found if isinstance(found, dict) else {}

@@ -69,7 +69,7 @@ class LoadedModels:
         return found
 
     async def load(self, version: Version) -> Model:
-        """The model, from its artifact if it is not in memory; those who ask together wait for one load.
+        """Model, from its artifact if it is not in memory; those who ask together wait for one load.
 
         `Conflict` for a version that can not serve, `ModelLost` where the file is not what was registered.
         """

@@ -1,4 +1,4 @@
-"""The registry: models, their versions and statuses, as a fold of the common log.
+"""Registry: models, their versions and statuses, as a fold of the common log.
 
 A command (`register`, `move`, `rollback`, `patch`) checks the present state and returns the event to append;
 `apply` is the only thing that changes it. The common log holds
@@ -170,7 +170,7 @@ class Registry:
             raise NotFound(f"The model {model!r} has no version {version[:128]!r}.") from None
 
     def production(self, model: str) -> Version:
-        """The version in production; `Conflict` while there is none."""
+        """Version in production; `Conflict` while there is none."""
         found = self.model(model)
         if found.production is None:
             raise Conflict(f"The model {model!r} has no version in production; promote one.")
@@ -194,7 +194,7 @@ class Registry:
         )
 
     def next_version(self, model: str) -> str:
-        """The name for a version that came without one: `v1`, `v2`, …"""
+        """Name for a version that came without one: `v1`, `v2`, …"""
         taken = self.models[model].versions if model in self.models else {}
         number = len(taken) + 1
         while f"v{number}" in taken:
@@ -238,7 +238,7 @@ class Registry:
     def promote(
         self, model: str, version: str, *, now_ms: int, who: str, reason: str | None, because: str
     ) -> ModelChanged:
-        """What a won experiment asks for.
+        """Change that a won experiment asks for.
 
         Nothing but a note where the version is in production already, or can not serve any more.
         """

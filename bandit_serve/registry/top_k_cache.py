@@ -48,7 +48,7 @@ class TopKCache:
         exclude: Sequence[str],
         features: Features | None = None,
     ) -> tuple[Items, bool]:
-        """The `k` best items of `user` without `exclude`, and whether they came from a cache.
+        """Ranking of the `k` best items of `user` without `exclude`, and whether they came from a cache.
 
         `artifact` is the SHA-256 of the model's file, so another version never answers.
         """

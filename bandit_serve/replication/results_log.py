@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from bandit_serve.errors import SetAside, of_our_state
+from bandit_serve.errors import SetAside, UnreadableEntry, of_our_state
+from bandit_serve.experiments.spec import Record
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
+from bandit_serve.log.events import Changed
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.policies.serving import features_of
 from bandit_serve.results import ResultsFold
@@ -141,7 +144,18 @@ class ResultsLog:
         # Where the log is not whole any more, some of what a repair left out is better than no results.
         if superset is not None and await self._store.trimmed(owner) > START:
             return superset
-        return _Folded(uid, omissions, ResultsFold(live.record), START)
+        return _Folded(uid, omissions, ResultsFold(await self._first_record(live)), START)
+
+    async def _first_record(self, live: LiveExperiment) -> Record:
+        """As the log begins with it: a later one knows arms and revisions that were not there yet."""
+        entries = await self._store.read(live.owner, START, 1)
+        trimmed = await self._store.trimmed(live.owner)
+        if trimmed == START and entries and entries[0].kind == events.CHANGED:
+            with contextlib.suppress(UnreadableEntry):
+                event = events.decode(events.CHANGED, entries[0].data, 0)
+                assert isinstance(event, Changed)
+                return event.record
+        raise ResultsSetAside(live.experiment.id, trimmed)
 
     def _apply(self, live: LiveExperiment, folded: _Folded, entries: list[Entry]) -> None:
         """In a thread. A fold that stopped in the middle of an entry is not used again."""

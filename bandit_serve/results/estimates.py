@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bandit_serve.experiments.spec import MetricKind
 from bandit_serve.results import skewness
-from bandit_serve.results._analysis import Accumulators
+from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results.fieller import Ratios, ratios
 from bandit_serve.results.sequence import TUNED_FOR, Floats, Sequence, of_mean
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.results import sample_ratio
-from bandit_serve.results._analysis import Accumulators
+from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.sequence import Floats
 

@@ -15,14 +15,12 @@ from bandit_serve.log.states import known_only
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.features import n_features_of
 from bandit_serve.results import columns, snapshot
-from bandit_serve.results._analysis import (
-    Accumulators,
-    Beginnings,
-    OpenDecisions,
-    RewardedDecisions,
-    ShareHistory,
-    Units,
-)
+from bandit_serve.results._accumulators import Accumulators
+from bandit_serve.results._beginnings import Beginnings
+from bandit_serve.results._open_decisions import OpenDecisions
+from bandit_serve.results._rewarded_decisions import RewardedDecisions
+from bandit_serve.results._share_history import ShareHistory
+from bandit_serve.results._units import Units
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors

@@ -1,1 +1,1 @@
-"""The HTTP service: its map (`app`), its processes (`supervisor`, `worker`), and what every route shares."""
+"""HTTP service: its map (`app`), its processes (`supervisor`, `worker`), and what every route shares."""

@@ -1,4 +1,4 @@
-"""Who may talk to the service: no page of another site, through whichever browser, and no name that is not ours.
+"""Admission of callers: refuses pages of other sites, in any browser, and host names that are not ours.
 
 A browser sends along who asks: `Origin` with what may change something, `Sec-Fetch-Site` with everything. A page whose
 own name was pointed at this machine (DNS rebinding) is of the same site to the browser; its name stands in `Host`.

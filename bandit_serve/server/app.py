@@ -1,4 +1,4 @@
-"""The map: every route, what answers it, and what all routes share."""
+"""Application: the table of routes, their handlers, and the middleware that they share."""
 
 from __future__ import annotations
 
@@ -79,7 +79,6 @@ POLICY_BYTES = 2**20
 # A payload of 64 KiB, however it is laid out, and features.
 ARM_BYTES = 256 * 1024
 PATCH_BYTES = 256 * 1024
-ALWAYS_OPEN = ("/health/live", "/health/ready")
 # After these the rest of the body may still come, or never: no other request can follow it.
 BODY_ABANDONED = frozenset({408, 413})
 
@@ -178,6 +177,7 @@ ROUTES: tuple[Route, ...] = (
         "operations.live",
         "Whether this worker runs.",
         answers=Health,
+        open=True,
         operation="checkLive",
     ),
     Route(
@@ -186,6 +186,8 @@ ROUTES: tuple[Route, ...] = (
         "operations.ready",
         "Whether this worker can serve.",
         answers=Health,
+        refuses=(503,),
+        open=True,
         operation="checkReady",
     ),
     Route(
@@ -214,6 +216,7 @@ ROUTES: tuple[Route, ...] = (
         ExperimentView,
         status=201,
         refuses=(409, 501),
+        etag=True,
         operation="createExperiment",
     ),
     Route(
@@ -232,6 +235,7 @@ ROUTES: tuple[Route, ...] = (
         "experiments.show",
         "One experiment, and where it stands.",
         answers=ExperimentView,
+        etag=True,
         operation="getExperiment",
     ),
     Route(
@@ -509,11 +513,12 @@ ROUTES: tuple[Route, ...] = (
         operation="getDashboard",
     ),
 )
+OPEN_PATHS = frozenset(route.path for route in ROUTES if route.open)
 ROUTE_LABELS: tuple[str, ...] = (*(route.label for route in ROUTES), UNMATCHED)
 
 
 def make_app(service: Service, admission: Admission) -> tuple[web.Application, Lane]:
-    """The application, and the lane for those of its routes that are hot."""
+    """Application, and the lane for those of its routes that are hot."""
     groups = {
         "decisions": DecisionHandlers(service),
         "rewards": RewardHandlers(service),
@@ -523,7 +528,7 @@ def make_app(service: Service, admission: Admission) -> tuple[web.Application, L
     }
     routes: dict[web.AbstractRoute, Route] = {}
     lane = Lane(service, admission)
-    service.replica.on_deleted(lane.forget)
+    service.node.replica.on_deleted(lane.forget)
     app = web.Application(
         middlewares=[_shared(service, admission, routes)], client_max_size=service.settings.max_body
     )
@@ -566,10 +571,11 @@ def _shared(
         response: web.StreamResponse
         try:
             admission.check(request.method, request.headers)
-            if _is_crowded(request) and request.path not in ALWAYS_OPEN:
-                raise Overloaded("This worker has as many connections as it can have.")
-            if not service.ready and request.path not in ALWAYS_OPEN:
-                raise Unavailable("The first state is not loaded yet.")
+            if request.path not in OPEN_PATHS:
+                if _is_crowded(request):
+                    raise Overloaded("This worker has as many connections as it can have.")
+                if not service.ready:
+                    raise Unavailable("The first state is not loaded yet.")
             if route is not None:
                 if request.query_string:
                     _check_query(route, request)

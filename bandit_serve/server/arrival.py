@@ -36,7 +36,7 @@ class Multipart:
         self._left_s = timeout_s
 
     async def next(self, coming: Awaitable[T]) -> T:
-        """What `coming` reads. `TooSlow`, or `InvalidInput` for what is not multipart."""
+        """Result of `coming`. `TooSlow`, or `InvalidInput` for what is not multipart."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         try:

@@ -1,4 +1,4 @@
-"""When each worker's event loop turned last: one number a slot, in memory that the supervisor reads."""
+"""Beats of the workers' event loops: the time of the last one in a slot of memory that the supervisor reads."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Connection(web.RequestHandler):
             self._await_the_rest_of_the_head()
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio heeds what is returned
-        """The caller has said all that it will say; what it asked before is still answered, and then we close."""
+        """Answers what was asked before the caller closed its side, and then closes."""
         self._half_closed = True
         self._end_the_body()
         # `start()` may not have begun to wait yet.
@@ -112,7 +112,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """What the parser refuses is answered as other refusals are, and is no news for our log."""
+        """Answers what the parser refuses as other refusals; the log does not need it."""
         if not is_of_the_parser(exc) or request.writer.output_size > 0:
             return super().handle_error(request, status, exc, message)
         reason = " ".join(str(getattr(exc, "message", exc)).split()).rstrip(".:") or "it can not be read"

@@ -1,4 +1,4 @@
-"""All connections of a worker: never more than it has room for, and always room for those who ask how it is."""
+"""Connections of a worker: at most as many as it has room for, with room kept for health checks."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Connections:
 
 
 def raise_file_limit() -> int:
-    """How many files this process may have open, after asking for as many as it is allowed to ask for."""
+    """Raises the limit of open files as far as allowed, and returns it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:

@@ -147,5 +147,5 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
 
 
 def examples_of(kinds: Iterable[Any]) -> dict[str, Any]:
-    """The examples of these types, as a media type has them."""
+    """Examples of these types, as a media type has them."""
     return {name: {"value": value} for kind in kinds for name, value in EXAMPLES.get(kind, {}).items()}

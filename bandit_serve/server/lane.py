@@ -1,4 +1,4 @@
-"""The short way for hot routes: a request that is there as a whole is answered as it is read.
+"""Lane for hot routes: a request that is there as a whole is answered as it is read.
 
 No task, no request object, no headers looked at but those that matter. What is unusual in any way falls through to
 the application, which has the same endpoints as ordinary routes. This sits on the inside of aiohttp's
@@ -57,12 +57,12 @@ class Lane:
         self._patterns.append((pattern, hot))
 
     def find(self, path: str) -> Hot | None:
-        """The hot route of a path without escapes or a query; None for all others."""
+        """Hot route of a path without escapes or a query; None for all others."""
         found = self._paths.get(path)
         if found is None and self.service.ready:
             for pattern, hot in self._patterns:
                 match = pattern.fullmatch(path)
-                if match is not None and match[1] in self.service.replica.experiments:
+                if match is not None and match[1] in self.service.node.replica.experiments:
                     found = hot._replace(name=match[1])
                     if len(self._paths) < MAX_PATHS:
                         self._paths[path] = found

@@ -21,7 +21,7 @@ STDERR = 2
 
 
 class _Learner:
-    """The process of one model, and when it is to be started again."""
+    """Process of one model, and when it is to be started again."""
 
     def __init__(self, model: str, command: list[str], variables: dict[str, str]) -> None:
         self.model = model

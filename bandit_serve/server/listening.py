@@ -1,4 +1,4 @@
-"""The socket that all workers accept from: bound once, and closed without resetting anybody."""
+"""Listening socket that all workers accept from: bound once, and closed without resetting a connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BACKLOG = 2_048
 BIND_PATIENCE_S = 5.0
 BIND_POLL_S = 0.05
 HANDSHAKE_S = 0.05
-"""How long after `turn_away` a handshake that was under way may still bring a connection."""
+"""Time after `turn_away` in which a handshake that was under way may still bring a connection."""
 
 _SO_ATTACH_FILTER = 26
 # The flags of a TCP segment: those with SYN and without ACK open a connection.

@@ -83,7 +83,7 @@ class Counters:
         return self._sum(self._scalars[scalar])
 
     def farthest(self, scalar: str) -> float:
-        """The value, among all workers', that is farthest from 0."""
+        """Value, among all workers', that is farthest from 0."""
         place = self._scalars[scalar]
         return max((self._all[slot * self._width + place] for slot in range(self._n_slots)), key=abs)
 
@@ -98,7 +98,7 @@ class Counters:
 
 
 class ServiceCollector(Collector):
-    """What a scrape says: the counters of all workers, and the experiments as the log says they are."""
+    """Collector of a scrape: the counters of all workers, and the experiments as their logs have them."""
 
     def __init__(self, counters: Counters, replica: Replica) -> None:
         self._counters = counters
@@ -232,7 +232,7 @@ class ServiceCollector(Collector):
 
 
 def counted(replica: Replica) -> Iterator[tuple[str, LiveExperiment]]:
-    """The experiments that have at most `MAX_EXPERIMENT_SERIES` arms and numeric fields in all, without the newest."""
+    """Experiments that have at most `MAX_EXPERIMENT_SERIES` arms and numeric fields in all, without the newest."""
     room = MAX_EXPERIMENT_SERIES
     # In a thread, beside which experiments may come.
     for name, live in list(replica.experiments.items()):

@@ -14,7 +14,6 @@ from bandit_serve.server.route import Entries, Query, Route
 from bandit_serve.server.schemas import Schema, Schemas
 from bandit_serve.server.wire import JSON
 
-ALWAYS_ANSWERED = frozenset({"operations.live"})
 NO_CONTENT = 204
 OF_ANY_REQUEST = (400, 403)
 OF_A_BODY = (400, 408, 413, 415)
@@ -28,10 +27,10 @@ IF_MATCH = {
 RETRY_AFTER = {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
 
 TAGS = {
-    "decisions": "Which arm, and what its model predicts.",
-    "rewards": "What came of it.",
-    "experiments": "Made, changed, read.",
-    "models": "The registry.",
+    "decisions": "Arms for units, and predictions of their models.",
+    "rewards": "Outcomes of decisions.",
+    "experiments": "Experiments, made, changed and read.",
+    "models": "Registry of models and their versions.",
     "operations": "Health, statistics, this description.",
 }
 ABOUT = (
@@ -43,7 +42,7 @@ _parameter = re.compile(r"\{(\w+)\}")
 
 
 def document(routes: Iterable[Route]) -> Schema:
-    """The whole description, ready to be encoded."""
+    """Whole description, ready to be encoded."""
     routes = tuple(routes)
     schemas = Schemas(kind for route in routes for kind in _kinds(route) if kind is not None)
     paths: dict[str, Schema] = {}
@@ -73,14 +72,14 @@ def statuses(route: Route) -> tuple[int, ...]:
         found.update(OF_A_BODY)
     if _parameter.search(route.path) and route.answers is not None:
         found.add(404)
-    if route.handler not in ALWAYS_ANSWERED:
+    if not route.open:
         found.add(503)
     succeeds = route.answers is not None or route.status == NO_CONTENT
     return (*((route.status,) if succeeds else ()), *sorted(found))
 
 
 def _kinds(route: Route) -> list[Any]:
-    """The types that a route names."""
+    """Types that a route names."""
     named = [Name] if _parameter.search(route.path) else []
     return [*named, route.takes, *_alternatives(route), *(query.kind for query in route.query)]
 
@@ -134,7 +133,7 @@ def _response(route: Route, status: int, schemas: Schemas) -> Schema:
     spoken = route.media if JSON in route.media else (JSON,)
     content = {media: _content(media, kinds, schemas) for media in spoken}
     response: Schema = {"description": route.summary, "content": content}
-    if 412 in route.refuses or route.handler in ("experiments.show", "experiments.create"):
+    if 412 in route.refuses or route.etag:
         response["headers"] = {"ETag": ETAG}
     return response
 

@@ -21,7 +21,7 @@ PAGE = (
 
 
 def page(request: web.Request, names: Sequence[str]) -> tuple[Sequence[str], dict[str, str]]:
-    """The names that are asked for, all without a `limit`; and what the answer has beside them: where it went on after
+    """Names that are asked for, all without a `limit`; and what the answer has with them: where it went on after
     them, `after`, unless it did not.
     """
     start = bisect_right(names, request.query["after"]) if "after" in request.query else 0
@@ -33,7 +33,7 @@ def page(request: web.Request, names: Sequence[str]) -> tuple[Sequence[str], dic
 
 
 def limit_of(request: web.Request) -> int | None:
-    """The most entries that a page is to have, 1 to `MAX_PAGE`, where the query says; `InvalidInput`."""
+    """Maximum number of entries of a page, 1 to `MAX_PAGE`, where the query says; `InvalidInput`."""
     limit = request.query.get("limit")
     if limit is None:
         return None

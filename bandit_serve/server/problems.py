@@ -1,4 +1,4 @@
-"""The one place where exceptions become status codes (RFC 9457)."""
+"""Problems (RFC 9457): the one place where exceptions become status codes."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ STATUS: Mapping[type[Exception], int] = {
 }
 TITLES: Mapping[int, tuple[str, str]] = {
     400: ("invalid-request", "The request is not valid"),
-    403: ("forbidden", "This caller may not do this"),
+    403: ("forbidden", "Forbidden"),
     404: ("not-found", "Not found"),
     405: ("method-not-allowed", "Method not allowed"),
     408: ("request-timeout", "The request did not arrive in time"),
-    409: ("conflict", "The present state does not allow it"),
+    409: ("conflict", "Conflict with the present state"),
     410: ("late", "Too late"),
-    412: ("precondition-failed", "It has changed since it was read"),
+    412: ("precondition-failed", "Changed since it was read"),
     413: ("too-large", "Too large"),
-    415: ("unsupported-media-type", "This content type is not spoken here"),
-    500: ("internal-error", "An error on our side"),
+    415: ("unsupported-media-type", "Unsupported content type"),
+    500: ("internal-error", "Internal error"),
     501: ("not-built", "Not built yet"),
     503: ("unavailable", "Try again later"),
 }
@@ -78,7 +78,7 @@ class Problem(Struct, frozen=True):
 
 
 def problem(error: Exception) -> Problem:
-    """What a caller is told of an exception. One that we did not foresee is logged, and told without its text."""
+    """Answer to an exception. An unexpected one is logged, and answered without its text."""
     if isinstance(error, web.HTTPException):
         return _problem(error.status, _http_detail(error))
     for kind in type(error).__mro__:
@@ -91,8 +91,8 @@ def problem(error: Exception) -> Problem:
             return _problem(status, _clipped(str(error)), told)
     if is_of_the_parser(error):
         return _problem(400, "The body can not be read: its encoding is broken.")
-    log.error("an unforeseen error", exc_info=error)
-    return _problem(500, "An unforeseen error; it is in the service's log.")
+    log.error("an unexpected error", exc_info=error)
+    return _problem(500, "An unexpected error; the service's log has it.")
 
 
 def _say(error: Exception) -> None:
@@ -139,7 +139,7 @@ def problem_parts(error: Exception) -> tuple[int, dict[str, str], bytes]:
 
 
 def head_of(status: int, lines: str, n_bytes: int) -> bytes:
-    """The head of an answer of `n_bytes`, with `lines` of headers of its own, for who writes past the application."""
+    """Head of an answer of `n_bytes`, with `lines` of headers of its own, for who writes past the application."""
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{lines}Content-Length: {n_bytes}\r\n"
         f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"

@@ -12,7 +12,7 @@ DETAIL = "expected a key once: it is given twice"
 
 
 class _Repeating(list[tuple[str, Any]]):
-    """The entries of an object that gives a key twice."""
+    """Entries of an object that gives a key twice."""
 
 
 def repeated_keys(body: bytes, within: str = "") -> list[FieldError]:

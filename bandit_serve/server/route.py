@@ -1,4 +1,4 @@
-"""What one route is: the row of the table in `app.py` that routing and `/openapi.json` are made from."""
+"""Route: a row of the table in `app.py`, from which routing and `/openapi.json` are made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MULTIPART = ("multipart/form-data",)
 
 
 class Entries(NamedTuple):
-    """The answer to a batch: `{"responses": [ … ]}`, each of type `one` or a problem, in order."""
+    """Answer to a batch: `{"responses": [ … ]}`, each of type `one` or a problem, in order."""
 
     one: type
 
@@ -34,6 +34,8 @@ class Route(NamedTuple):
     `refuses` are statuses beyond those that every route of its shape has; 412 says that it heeds `If-Match`.
     Parameters in the query other than those of `query` are refused. `operation` is its name in `/openapi.json`, and so
     that of a function in clients that are made from it.
+    An `open` one is answered before the first state is loaded, and on a connection too many; 503 is then in `refuses`
+    if it is an answer at all. `etag` says that the answer has an `ETag`; one that refuses with 412 has it anyway.
     A `hot` one is answered by the lane (`lane.py`) when the whole request is there: its handler is a function of the
     name in the path, the headers and the body. `max_body` is what it needs for the most that `takes` allows, in bytes,
     where that is less than the setting of that name.
@@ -53,6 +55,8 @@ class Route(NamedTuple):
     max_body: int | None = None
     query: tuple[Query, ...] = ()
     operation: str = ""
+    open: bool = False
+    etag: bool = False
 
     @property
     def label(self) -> str:

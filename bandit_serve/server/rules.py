@@ -1,4 +1,4 @@
-"""What fields may be together, in JSON Schema: what the types of single fields can not say.
+"""Rules on several fields at once, in JSON Schema: the types of single fields can not say them.
 
 What a schema can not say either stands in `BEYOND`. Each rule is also checked where the request is looked at;
 tests/http/test_schema_rules.py holds the two to each other.

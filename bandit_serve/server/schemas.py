@@ -1,4 +1,4 @@
-"""The schemas of what routes take and answer with, made from the types that validate it.
+"""Schemas of the bodies that routes take and answer with, made from the types that validate them.
 
 msgspec says what each field may be, `rules.py` what fields may be together. Readers of OpenAPI know less of JSON
 Schema than it has: what they stumble over is said in other words here, and means the same.
@@ -52,7 +52,7 @@ class Schemas:
                 self._found[kind] = self._batch(kind.one)
 
     def of(self, kind: Any) -> Schema:
-        """The schema of one of the types that were given."""
+        """Schema of one of the types that were given."""
         return self._found[kind]
 
     def _batch(self, one: type) -> Schema:
@@ -106,7 +106,7 @@ def _not_null(schema: Schema) -> Schema:
 
 
 def _in_plain_words(node: Any) -> Any:
-    """The same schema for readers that know less of JSON Schema than there is.
+    """Same schema for readers that know less of JSON Schema than there is.
 
     Without `items: false`, enumerations of no type, and patterns that only Python reads: of `$` JSON Schema says that
     it is the end of the text, and nothing of a newline before it. A default is said in words: who is told of it

@@ -1,4 +1,4 @@
-"""The process above the workers: binds the socket once and keeps the store and the workers alive."""
+"""Supervisor of the workers: binds the socket once and keeps the store and the workers alive."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from bandit_serve.base.private_files import own_folder
 from bandit_serve.base.terminal import print_line
 from bandit_serve.errors import BanditServeError, StoreRefused, StoreUnavailable, in_full
 from bandit_serve.replication.local_snapshots import LocalSnapshots
+from bandit_serve.server.assignment import (
+    DRAINING,
+    ENDING_SIGNALS,
+    READY,
+    SAID_EVERY_S,
+    SAY_STACKS,
+    Assignment,
+    ending_signals,
+    store_advice,
+)
 from bandit_serve.server.backoff import Backoff
 from bandit_serve.server.beats import Beats
 from bandit_serve.server.learners import Learners
 from bandit_serve.server.listening import bind, require_keys_or_loopback, turn_away
-from bandit_serve.server.plan import (
-    DRAINING,
-    ENDING,
-    READY,
-    SAID_EVERY_S,
-    SAY_STACKS,
-    Plan,
-    heeded,
-    store_advice,
-)
 from bandit_serve.settings import Settings
 from bandit_serve.store import PrivateServer
 from bandit_serve.store.facts import StoreFacts
@@ -229,14 +229,16 @@ class Supervisor:
         if self._store_missing and not self._announced:
             # This process has just said it, and one worker says it again for all.
             quiet_s = SAID_EVERY_S if slot == 0 else None
-        plan = Plan(self._settings, self._store_url, os.getpid(), *fds, self._n_slots, slot, quiet_s)
+        assignment = Assignment(
+            self._settings, self._store_url, os.getpid(), *fds, self._n_slots, slot, quiet_s
+        )
         command = [sys.executable, "-P", "-m", "bandit_serve.server.worker"]
         process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.PIPE)
         os.close(status_write)
         assert process.stdin is not None
         # One that has ended already is replaced like any other.
         with contextlib.suppress(BrokenPipeError), process.stdin as plan_in:
-            plan_in.write(msgspec.json.encode(plan))
+            plan_in.write(msgspec.json.encode(assignment))
         self._children.append(_Child(process, slot, status_read))
 
     def _keep_store(self) -> None:
@@ -274,7 +276,7 @@ class Supervisor:
         readable, _, _ = select.select(fds, [], [], POLL_S)
         if wakeup in readable:
             numbers = os.read(wakeup, 64)
-            if any(number in numbers for number in ENDING):
+            if any(number in numbers for number in ENDING_SIGNALS):
                 self._stopping = True
 
     def _stop(self, wakeup: int) -> int:
@@ -306,7 +308,7 @@ def _wakeup() -> Iterator[int]:
     def note(number: int, frame: FrameType | None) -> None:
         pass
 
-    former = {number: signal.signal(number, note) for number in (*heeded(), signal.SIGCHLD)}
+    former = {number: signal.signal(number, note) for number in (*ending_signals(), signal.SIGCHLD)}
     former_fd = signal.set_wakeup_fd(write)
     try:
         yield read

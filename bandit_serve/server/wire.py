@@ -49,7 +49,7 @@ class Reply(NamedTuple):
 
 
 class Body(Generic[T]):
-    """What one route takes: decodes to `kind`, from JSON and, where the contract says so, from MessagePack.
+    """Body of a route: decodes to `kind`, from JSON and, where the contract says so, from MessagePack.
 
     A body that is JSON only is something that is set up: a key that it gives twice is refused. Where decisions and
     rewards come in, the last one counts, as that is what reading it once can see.
@@ -105,7 +105,7 @@ class Body(Generic[T]):
 
 
 class Entries(Generic[T]):
-    """The entries of a batch that is not valid as a whole, each read alone: one refusal costs the others nothing.
+    """Entries of a batch that is not valid as a whole, each read alone: one refusal costs the others nothing.
 
     `field` is the batch's only field, a list of at most `most` of `kind`.
     """
@@ -204,7 +204,7 @@ def reread_body(
     most: int | None = None,
     every: Every | None = None,
 ) -> T:
-    """What msgspec refused, read with more patience where it is not large: up to `most` mistakes are told."""
+    """Reads again what msgspec refused, if it is not large, and collects up to `most` mistakes."""
     if len(body) > PATIENT_BYTES:
         raise invalid(error, within)
     decode = msgspec.json.decode if media == JSON else msgspec.msgpack.decode
@@ -230,7 +230,7 @@ def _check_values(body: bytes) -> None:
 
 
 async def read_bytes(request: web.Request, timeout_s: float) -> bytes:
-    """The whole body, of which no more is kept than the route takes. One that is here already costs no timer."""
+    """Whole body, of which no more is kept than the route takes. One that is here already costs no timer."""
     most = min(request.get(MAX_BODY, request.client_max_size), request.client_max_size)
     if (request.content_length or 0) > most:
         raise too_large(most)
@@ -260,7 +260,7 @@ def answer(request: web.Request, content: Any, status: int = 200, etag: int | No
 
 
 class Pairs(NamedTuple):
-    """The entries of an object, made one by one."""
+    """Entries of an object, made one by one."""
 
     entries: Iterator[tuple[str, Any]]
 
@@ -300,7 +300,7 @@ def _pair(entry: tuple[str, Any]) -> bytes:
 
 
 def negotiated(headers: Mapping[str, str], content: Any) -> Reply:
-    """`content` in the form that `Accept` asks for; without a wish, in the form of the request."""
+    """`content` in the form that `Accept` asks for; without one, in the form of the request."""
     if _wants_msgpack(headers):
         return Reply(encode_msgpack(content), MSGPACK)
     return Reply(encode_json(content), JSON)
@@ -316,7 +316,7 @@ def _wants_msgpack(headers: Mapping[str, str]) -> bool:
 
 @lru_cache(1024)
 def prefers_msgpack(accept: str, came_as_msgpack: bool) -> bool:
-    """What an `Accept` asks for (RFC 9110, 12.5.1): the higher q, of equal ones the one that is named first.
+    """Form that an `Accept` asks for (RFC 9110, 12.5.1): the higher q, of equal ones the one that is named first.
 
     Where it asks for neither, or for both alike without naming them, the answer is as the request was.
     """
@@ -329,7 +329,7 @@ def prefers_msgpack(accept: str, came_as_msgpack: bool) -> bool:
 
 
 class _Wish(NamedTuple):
-    """How much a form is wanted, by the most specific range that has it, and where in the list that stands."""
+    """Preference for a form: its q, by the most specific range that has it, and where in the list that stands."""
 
     q: float = 0.0
     place: int = 0
@@ -352,7 +352,7 @@ def _q(text: str) -> float:
 
 
 class Responses:
-    """The answer to a batch, `{"responses": [ … ]}`, in the form of `negotiated`, encoded entry by entry."""
+    """Answer to a batch, `{"responses": [ … ]}`, in the form of `negotiated`, encoded entry by entry."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._is_msgpack = _wants_msgpack(headers)

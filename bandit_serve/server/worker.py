@@ -23,9 +23,19 @@ from aiohttp import web
 
 from bandit_serve.base.process_log import log_to_stderr
 from bandit_serve.errors import StoreRefused, StoreUnavailable, UsageError, in_full
+from bandit_serve.node import Node
 from bandit_serve.processes.parent import end_with_parent
 from bandit_serve.server.admission import Admission, is_loopback
 from bandit_serve.server.app import ROUTE_LABELS, make_app
+from bandit_serve.server.assignment import (
+    DRAINING,
+    READY,
+    SAID_EVERY_S,
+    SAY_STACKS,
+    Assignment,
+    ending_signals,
+    store_advice,
+)
 from bandit_serve.server.beats import Beats
 from bandit_serve.server.connection import Connection
 from bandit_serve.server.connections import Connections, raise_file_limit
@@ -33,18 +43,8 @@ from bandit_serve.server.ending import end
 from bandit_serve.server.lane import Lane, LaneProtocol
 from bandit_serve.server.listening import BACKLOG
 from bandit_serve.server.metrics import Counters
-from bandit_serve.server.plan import (
-    DRAINING,
-    READY,
-    SAID_EVERY_S,
-    SAY_STACKS,
-    Plan,
-    heeded,
-    store_advice,
-)
 from bandit_serve.server.service import Service
 from bandit_serve.store.failures import READ_ONLY
-from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -59,25 +59,22 @@ COLLECTED_AT = 10_000
 
 
 class Worker:
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._settings = plan.settings
-        self._listener = socket.socket(fileno=plan.listen_fd)
-        self._beats = Beats(plan.n_slots, plan.beats_fd)
-        counters = Counters(ROUTE_LABELS, n_slots=plan.n_slots, slot=plan.slot, fd=plan.counters_fd)
-        store = Store(
-            plan.store_url,
-            namespace=plan.settings.namespace,
-            timeout_s=plan.settings.seconds("store_timeout"),
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._settings = assignment.settings
+        self._listener = socket.socket(fileno=assignment.listen_fd)
+        self._beats = Beats(assignment.n_slots, assignment.beats_fd)
+        counters = Counters(
+            ROUTE_LABELS, n_slots=assignment.n_slots, slot=assignment.slot, fd=assignment.counters_fd
         )
-        self._service = Service(plan.settings, store, counters)
-        self._connections = Connections(plan.settings, raise_file_limit(), counters)
+        self._service = Service(Node(assignment.settings, assignment.store_url), counters)
+        self._connections = Connections(assignment.settings, raise_file_limit(), counters)
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        self._beats.beat_from_now_on(self._plan.slot, loop)
-        for number in heeded():
+        self._beats.beat_from_now_on(self._assignment.slot, loop)
+        for number in ending_signals():
             loop.add_signal_handler(number, self._stopping.set)
         admission = Admission(self._settings, loopback=is_loopback(str(self._listener.getsockname()[0])))
         app, lane = make_app(self._service, admission)
@@ -119,7 +116,7 @@ class Worker:
 
     async def _load(self) -> None:
         """Returns when decisions can be served: from the store's state, or from this host's while it is away."""
-        loop, settings, quiet_s = asyncio.get_running_loop(), self._settings, self._plan.quiet_s
+        loop, settings, quiet_s = asyncio.get_running_loop(), self._settings, self._assignment.quiet_s
         # Where this worker is to be quiet for a while, the store was missing a moment ago.
         waited, says_at_s = bool(quiet_s), math.inf if quiet_s is None else loop.time() + quiet_s
         while True:
@@ -177,7 +174,7 @@ class Worker:
 
     def _tell(self, status: bytes) -> None:
         try:
-            os.write(self._plan.status_fd, status)
+            os.write(self._assignment.status_fd, status)
         except BrokenPipeError:
             self._stopping.set()
 
@@ -197,19 +194,19 @@ def main() -> None:
     told = sys.stdin.buffer.read()
     if not told:
         sys.exit("the supervisor ended before it had said what to do")
-    plan = msgspec.json.decode(told, type=Plan)
-    end_with_parent(plan.parent)
+    assignment = msgspec.json.decode(told, type=Assignment)
+    end_with_parent(assignment.parent)
     faulthandler.register(SAY_STACKS, all_threads=True)
-    log_to_stderr(f"worker {os.getpid()}", plan.settings.log_level)
+    log_to_stderr(f"worker {os.getpid()}", assignment.settings.log_level)
     try:
-        uvloop.run(_run(plan))
+        uvloop.run(_run(assignment))
     except (StoreRefused, UsageError) as error:
         log.critical("%s", in_full(error))
         sys.exit(1)
 
 
-async def _run(plan: Plan) -> None:
-    await Worker(plan).run()
+async def _run(assignment: Assignment) -> None:
+    await Worker(assignment).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What stands in a cell of a table: an id, a number, a time. `ValueError` or `TypeError` for what is none."""
+"""Cells of a table: ids, numbers, times. `ValueError` or `TypeError` for text that is none."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from bandit_serve.training.tables import Table
 
 
 class Columns(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the columns of ratings are called, or their places, "1" and on, in a text without names.
+    """Names of the columns of ratings, or their places, "1" and on, in a text without names.
 
     `time` is in seconds or ISO 8601, and need not be there; `features` are of the request.
     """
@@ -40,7 +40,7 @@ class Places(NamedTuple):
 
 
 def find_columns(table: Table, columns: Columns | None) -> Places:
-    """The places of `columns` in a table.
+    """Places of `columns` in a table.
 
     Without `columns` they are MovieLens' names, or else, in a text whose third field is a number, user, item, rating
     and, where there is a fourth, time. `InvalidInput` for a column that is not there.

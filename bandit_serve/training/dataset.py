@@ -46,7 +46,7 @@ class DataSet:
         return digest.hexdigest()
 
     def take(self, rows: NDArray[np.int64]) -> DataSet:
-        """The ratings of these rows, with all that is known of users and items."""
+        """Ratings of these rows, with all that is known of users and items."""
         features = None if self.features is None else [self.features[row] for row in rows.tolist()]
         return replace(self, ratings=self.ratings.take(rows), features=features)
 

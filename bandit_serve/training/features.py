@@ -58,7 +58,7 @@ def read_features(path: str | os.PathLike[str]) -> dict[str, Features]:
 
 
 def described(columns: Mapping[str, Sequence[Any]], n: int, *, lists: bool) -> list[Features]:
-    """The n rows of columns, without what is missing; `lists`: `a|b` is a list, and columns of names are left out."""
+    """Rows of columns, n of them, without what is missing; `lists`: `a|b` is a list, and names are left out."""
     rows: list[dict[str, Feature]] = [{} for _ in range(n)]
     for name, cells in columns.items():
         values = _numbers(cells) or [_category(cell, lists=lists) for cell in cells]
@@ -73,7 +73,7 @@ def described(columns: Mapping[str, Sequence[Any]], n: int, *, lists: bool) -> l
 
 
 def _names(table: Table) -> tuple[list[str], bool]:
-    """What the columns are called, and whether the first line says so."""
+    """Names of the columns, and whether the first line has them."""
     if isinstance(table, TextTable) and table.separator == MOVIELENS_SEPARATOR:
         width = len(table.head)
         return MOVIELENS_NAMES.get(width, [str(place) for place in range(1, width + 1)]), False
@@ -89,7 +89,7 @@ def _of_movie(title: str, genres: str) -> Features:
 
 
 def _numbers(cells: Sequence[Any]) -> list[Feature | None] | None:
-    """The numbers of a column, None where one is missing; None for a column that has something else or nothing."""
+    """Numbers of a column, None where one is missing; None for a column that has something else or nothing."""
     numbers = Numbers()
     try:
         read = [None if is_missing(cell) else numbers.read(cell, line) for line, cell in enumerate(cells)]

@@ -168,7 +168,7 @@ class _Value(NamedTuple):
 
 
 class _Facts(NamedTuple):
-    """What a condition is checked against; what it found is `told`."""
+    """Metrics that a condition is checked against; `told` collects what it found."""
 
     known: Mapping[str, float]
     metric: str

@@ -23,7 +23,7 @@ READ_COUNT = 500
 async def read_logged(
     store: Store, experiment: Experiment, n_features: int, repairs: Repairs, owner: str | None = None
 ) -> DataSet:
-    """The rewarded predictions of an experiment that its log still holds, in its order: user, item, rating, when.
+    """Rewarded predictions of an experiment that its log still holds, in its order: user, item, rating, when.
 
     n_features: of its context; `owner`: of its log, by default its name; `repairs` say which entries are left out.
     Ratings are rewards of the objective, as utilities where it is minimized (`rule_of`).

@@ -1,4 +1,4 @@
-"""How good a model is on ratings that it did not learn from."""
+"""Metrics of a model on ratings that it did not learn from."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def of_ratings(model: Model, test: DataSet) -> Metrics:
 
 
 def of_rankings(model: Model, train: DataSet, test: DataSet, k: int, relevant_from: float) -> Metrics:
-    """How well the k best items of each user, among all that they have not rated in `train`, are those they liked.
+    """Ranking metrics of the k best items of each user among those that they have not rated in `train`.
 
     Liked are the items of `test` that a user rated `relevant_from` or more; users without any are left out. With
     `hits` the number of liked items among the k, the means over users are

@@ -1,4 +1,4 @@
-"""The registry's versions in an MLflow server: runs, model versions and aliases there; and the way back."""
+"""Mirror of the registry's versions in an MLflow server, as runs, model versions and aliases; and the way back."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class MlflowMirror:
         return known
 
     def fetch(self, reference: str, folder: Path) -> tuple[Path, dict[str, Any]]:
-        """The model file of `name@alias` or `name/number`, into a folder; and where it came from, for the record.
+        """Model file of `name@alias` or `name/number`, into a folder; and where it came from, for the record.
 
         `InvalidInput` for another reference and where there is not just one safetensors file, `NotFound`.
         """
@@ -141,7 +141,7 @@ class MlflowMirror:
 
 @contextlib.contextmanager
 def _told(uri: str) -> Iterator[None]:
-    """What MLflow raises, as a sentence."""
+    """Turns what MLflow raises into a sentence."""
     try:
         yield
     except BanditServeError:

@@ -1,4 +1,4 @@
-"""The training pipeline: search, measure, fit on everything, and ask the gates."""
+"""Training pipeline: search, measure, fit on everything, and ask the gates."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from bandit_serve import __version__
 from bandit_serve.errors import Diverged, InvalidInput
+from bandit_serve.models.family import BASELINE
 from bandit_serve.models.model import Model
 from bandit_serve.training.dataset import DataSet
 from bandit_serve.training.metrics import Metrics, is_better
@@ -24,12 +25,11 @@ from bandit_serve.training.space import grid, sample
 from bandit_serve.training.splits import Rows, latest_of_each_user, random_folds, random_split
 from bandit_serve.training.trial import Measure, Trial, fit, measure, new_model, stop_early
 
-BASELINE = "bias"
 Status = Literal["failed", "staged", "production"]
 
 
 class Progress(NamedTuple):
-    """How far a run is: of `planned` fits, in this stage of it, `done`; and what the last one gave."""
+    """Progress of a run: of `planned` fits, in this stage of it, `done`; and what the last one gave."""
 
     stage: Literal["search", "measure", "final"]
     done: int
@@ -140,7 +140,7 @@ def train(
 def judge(
     plan: Plan, metrics: Metrics, baseline: Metrics, current: Mapping[str, float] | None
 ) -> tuple[Status, str]:
-    """The status that the gates give, and why. Production needs both gates, where there are both."""
+    """Status that the gates give, and why. Production needs both gates, where there are both."""
     known = {**metrics, **{f"baseline.{name}": value for name, value in baseline.items()}}
     staging, production = plan.gate("staging"), plan.gate("production")
     told, status = [], "staged"
@@ -168,7 +168,7 @@ def _search(
     dropped: dict[str, str],
     on_progress: Callable[[Progress], object],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
-    """The best parameters of each family, and how many were tried; families in which all diverged are `dropped`."""
+    """Best parameters of each family, and how many were tried; families in which all diverged are `dropped`."""
     train_rows, test_rows = (
         random_split(len(data), plan.search.share, plan.seed, pairs)
         if plan.split.kind == "random"
@@ -297,7 +297,7 @@ def _latest(ratings: Ratings, share: float, pairs: Rows) -> tuple[Rows, Rows]:
 
 
 def _advantage(own: _Measured) -> Metrics:
-    """How many standard errors the mean squared error is below that of the biases, on the latest ratings."""
+    """Standard errors by which the mean squared error is below the baseline's, on the latest ratings."""
     error = own.errors.get("time.gain")
     return {} if not error else {"time.gain_z": own.metrics["time.gain"] / error}
 
@@ -320,7 +320,7 @@ def _describe(data: DataSet, pairs: Rows) -> DataRecord:
 
 
 def _code() -> dict[str, str]:
-    """The package's version and, in a checkout, the commit."""
+    """Package's version and, in a checkout, the commit."""
     code = {"bandit_serve": __version__}
     asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:

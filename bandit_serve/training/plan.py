@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from inspect import signature
 from typing import Any, Literal
 
 import msgspec
@@ -13,31 +12,17 @@ from bandit_serve.base.names import is_name
 from bandit_serve.base.validation import invalid
 from bandit_serve.errors import InvalidInput
 from bandit_serve.models.family import FAMILIES
+from bandit_serve.models.ranges import LogUniform, Space, Uniform, Whole
 from bandit_serve.training.columns import Columns
 from bandit_serve.training.gates import Gate
-from bandit_serve.training.space import LogUniform, Space, Uniform, Whole, check_space
+from bandit_serve.training.space import check_space
 
 METRICS = ("rmse", "mae", "precision", "recall", "ndcg", "coverage")
 RANGES = {"uniform": Uniform, "loguniform": LogUniform, "whole": Whole}
 
-DEFAULT_FAMILIES = ("matrix_factorization", "factorization_machine")
 # The smallest error may be that of items which few have rated: whose k best are wrong twice as often is no recommender.
 DEFAULT_GATES: dict[Literal["staging", "production"], str] = {
     "staging": "rmse < baseline.rmse and not ndcg@k < 0.5 * baseline.ndcg@k"
-}
-DEFAULT_SPACES: dict[str, Space] = {
-    "bias": {},
-    "matrix_factorization": {
-        "n_factors": [16, 32, 64],
-        "regularization": LogUniform(0.05, 0.12),
-        "learning_rate": LogUniform(0.015, 0.04),
-    },
-    "factorization_machine": {
-        "n_factors": [16, 32, 64],
-        "regularization": LogUniform(0.05, 0.12),
-        "feature_regularization": LogUniform(0.005, 0.05),
-    },
-    "popularity": {},
 }
 
 
@@ -52,7 +37,7 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Split(Struct, frozen=True, forbid_unknown_fields=True):
-    """How versions are measured: `folds` at random, or the last `share` of each user's ratings in time."""
+    """Split to measure versions on: `folds` at random, or the last `share` of each user's ratings in time."""
 
     kind: Literal["random", "time"] = "random"
     folds: int = 5
@@ -84,7 +69,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
 
     data: Data = Data()
     families: dict[str, dict[str, Any]] = field(
-        default_factory=lambda: {name: {} for name in DEFAULT_FAMILIES}
+        default_factory=lambda: {name: {} for name, kind in FAMILIES.items() if kind.trained_by_default}
     )
     split: Split = Split()
     search: Search = Search()
@@ -98,12 +83,12 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def measured(self) -> str:
-        """The metric's whole name, as in `ndcg@10`."""
+        """Metric's whole name, as in `ndcg@10`."""
         return f"{self.metric}@{self.k}" if self.metric in ("precision", "recall", "ndcg") else self.metric
 
     def space(self, family: str) -> Space:
-        """What is searched of a family: what the plan says, or else what is known to be worth it."""
-        return self.families[family] or DEFAULT_SPACES[family]
+        """Search space of a family: the plan's, or else the one that it declares."""
+        return self.families[family] or FAMILIES[family].search_space
 
     def gate(self, status: Literal["staging", "production"]) -> Gate | None:
         text = self.gates.get(status)
@@ -129,10 +114,7 @@ def check_plan(plan: Plan) -> None:
     for family, space in plan.families.items():
         if family not in FAMILIES:
             raise InvalidInput(f"families: expected {', '.join(FAMILIES)}, not {family!r}.")
-        check_space(space, f"families.{family}")
-        for name in space:
-            if name not in signature(FAMILIES[family]).parameters:
-                raise InvalidInput(f"families.{family}: it has no parameter {name!r}.")
+        check_space(space, FAMILIES[family].hyper_parameters, f"families.{family}")
     if plan.metric.partition("@")[0] not in METRICS:
         raise InvalidInput(f"metric: expected one of {', '.join(METRICS)}, not {plan.metric!r}.")
     if "@" in plan.metric and plan.metric.partition("@")[2] != str(plan.k):
@@ -156,7 +138,7 @@ def check_plan(plan: Plan) -> None:
 
 
 def _ranges(family: str, space: dict[str, Any]) -> dict[str, Any]:
-    """The space with its ranges read."""
+    """Space with its ranges read."""
     read = {}
     for name, value in space.items():
         if isinstance(value, dict) and value.get("kind") in RANGES:

@@ -1,4 +1,4 @@
-"""How the rewards of an experiment become ratings that a model learns from."""
+"""Rating rule: makes ratings, which a model learns from, of an experiment's rewards."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from bandit_serve.errors import UsageError
 from bandit_serve.experiments.spec import Experiment
 
 NUMBER = r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
-TOLD = re.compile(rf"(?:({NUMBER})\s*([+-])\s*)?(?:({NUMBER})\s*\*\s*)?(\S+)")
+RULE = re.compile(rf"(?:({NUMBER})\s*([+-])\s*)?(?:({NUMBER})\s*\*\s*)?(\S+)")
 
 
 class RatingRule(Struct, frozen=True):
     """A rating is shift + factor · reward of the metric with that number in its experiment.
 
     `unit` says what such ratings are of: those of another unit are not learned by the same model. It is None where the
-    rule was told, so that whoever did has seen to it.
+    rule was given, so that whoever did has seen to it.
     """
 
     metric: int = 0
@@ -31,7 +31,7 @@ class RatingRule(Struct, frozen=True):
 
 
 def rule_of(experiment: Experiment) -> RatingRule:
-    """The objective's rewards as utilities, larger is better, as policies have them (`Metric.utility`)."""
+    """Objective's rewards as utilities, larger is better, as policies have them (`Metric.utility`)."""
     metric, number = experiment.objective, experiment.metrics.index(experiment.objective)
     match metric.kind:
         case "binary":
@@ -48,20 +48,20 @@ def rule_of(experiment: Experiment) -> RatingRule:
     )
 
 
-def told_rules(texts: list[str]) -> dict[str, str]:
-    """What was told of each experiment: `EXPERIMENT=[SHIFT +] [FACTOR *] METRIC`."""
-    found = {}
+def read_rules(texts: list[str]) -> dict[str, str]:
+    """Text of each experiment's rule, of `EXPERIMENT=[SHIFT +] [FACTOR *] METRIC`."""
+    rules = {}
     for text in texts:
         experiment, sign, rule = text.partition("=")
-        if not sign or TOLD.fullmatch(rule.strip()) is None:
-            raise UsageError(f"A rating is told as 'EXPERIMENT=1 + 4 * METRIC', not {text!r}.")
-        found[experiment.strip()] = rule.strip()
-    return found
+        if not sign or RULE.fullmatch(rule.strip()) is None:
+            raise UsageError(f"Expected a rating as 'EXPERIMENT=1 + 4 * METRIC', not {text!r}.")
+        rules[experiment.strip()] = rule.strip()
+    return rules
 
 
-def told_rule(text: str, experiment: Experiment) -> RatingRule:
-    """The rule of one experiment as it was told. `UsageError` for a metric that it does not have."""
-    match = TOLD.fullmatch(text)
+def read_rule(text: str, experiment: Experiment) -> RatingRule:
+    """Rule of one experiment from its text. `UsageError` for a metric that it does not have."""
+    match = RULE.fullmatch(text)
     assert match is not None
     shift, sign, factor, name = match.groups()
     names = [metric.name for metric in experiment.metrics]

@@ -49,14 +49,14 @@ class Ratings:
 
     @property
     def liked_from(self) -> float:
-        """The smallest rating that no more than half of all reach: 4 of MovieLens' stars. Without one, the largest."""
+        """Smallest rating that no more than half of all reach: 4 of MovieLens' stars. Without one, the largest."""
         values, counts = np.unique(self.values, return_counts=True)
         reached = counts[::-1].cumsum()[::-1]
         few = values[2 * reached <= len(self)]
         return float(few[0] if few.size else values[-1])
 
     def take(self, rows: NDArray[np.int64]) -> Ratings:
-        """The ratings of these rows, in their order."""
+        """Ratings of these rows, in their order."""
         return Ratings(self.users[rows], self.items[rows], self.values[rows], self.timestamps[rows])
 
 
@@ -91,7 +91,7 @@ def read_rated(path: str | os.PathLike[str], columns: Columns | None = None) -> 
 
 
 class _Found:
-    """What was read so far."""
+    """Ratings that were read so far."""
 
     def __init__(self) -> None:
         self._users: list[str] = []

@@ -1,4 +1,4 @@
-"""The record of a version that was trained."""
+"""Record of a version that was trained."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 
 class DataRecord(Struct, frozen=True):
-    """The data set: where it came from, how many ratings, and the SHA-256 of them.
+    """Data set of a training run: where it came from, how many ratings, and the SHA-256 of them.
 
     `repeated` counts the ratings of a user and an item that have another one; they were kept in one fold.
     """

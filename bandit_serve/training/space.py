@@ -4,61 +4,36 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from msgspec import Struct
 
 from bandit_serve.errors import InvalidInput
+from bandit_serve.models.hyper_parameters import HyperParameters
+from bandit_serve.models.ranges import LogUniform, Range, Space
 
 MAX_GRID = 10_000
 
 
-class Uniform(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="uniform"):
-    """A number from `low` to `high`."""
+def check_space(space: Space, kind: type[HyperParameters], at: str) -> None:
+    """`InvalidInput`, with the place, for what is not a hyper-parameter of that kind, or not in its range.
 
-    low: float
-    high: float
-
-    def draw(self, random: np.random.Generator) -> float:
-        return float(random.uniform(self.low, self.high))
-
-
-class LogUniform(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="loguniform"):
-    """A number from `low` to `high`, both above 0, whose logarithm is uniform."""
-
-    low: float
-    high: float
-
-    def draw(self, random: np.random.Generator) -> float:
-        return math.exp(random.uniform(math.log(self.low), math.log(self.high)))
-
-
-class Whole(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="whole"):
-    """A whole number from `low` to `high`, both included."""
-
-    low: int
-    high: int
-
-    def draw(self, random: np.random.Generator) -> int:
-        return int(random.integers(self.low, self.high + 1))
-
-
-Range = Uniform | LogUniform | Whole
-# A value, values to choose from, or a range.
-Space = Mapping[str, Any | list[Any] | Range]
-
-
-def check_space(space: Space, at: str) -> None:
-    """`InvalidInput`, with the place, for a range that is none or a choice of nothing."""
+    Also for a range that is none, and for a choice of nothing.
+    """
     for name, values in space.items():
         if isinstance(values, Range):
             floor = 0.0 if isinstance(values, LogUniform) else -math.inf
             if not floor < values.low <= values.high < math.inf:
                 raise InvalidInput(f"{at}.{name}: expected a range from low to high.")
-        elif isinstance(values, list) and not values:
+            values = [values.low, values.high]
+        elif not isinstance(values, list):
+            values = [values]
+        elif not values:
             raise InvalidInput(f"{at}.{name}: expected at least one value.")
+        if name not in kind.__struct_fields__:
+            raise InvalidInput(f"{at}: it has no parameter {name!r}.")
+        for value in values:
+            kind.checked(name, value, f"{at}.")
 
 
 def grid(space: Space) -> list[dict[str, Any]]:

@@ -103,7 +103,7 @@ def _last(
 
 
 def _numbered(pairs: NDArray[np.int64] | None, n: int) -> tuple[NDArray[np.int64], int]:
-    """The pair of each rating, and how many pairs there are."""
+    """Pair of each rating, and how many pairs there are."""
     if pairs is None:
         return np.arange(n), n
     return pairs, int(pairs.max(initial=-1)) + 1

@@ -35,7 +35,7 @@ class Table(Protocol):
     named: bool
 
     def rows(self, places: Sequence[int], *, skip_head: bool) -> Iterator[Row]:
-        """The cells of these columns, two or more; `skip_head`: the first line has names."""
+        """Cells of these columns, two or more; `skip_head`: the first line has names."""
         ...
 
     def fault(self, number: int, what: str) -> InvalidInput:
@@ -44,7 +44,7 @@ class Table(Protocol):
 
 
 def tables(path: str | os.PathLike[str]) -> list[Table]:
-    """The table in a file, or those in a directory and below it, by name.
+    """Table in a file, or those in a directory and below it, by name.
 
     Files of a directory that begin with a dot or an underscore, or are empty, are passed over. Raises `NotFound`, and
     `InvalidInput` for what is no table.
@@ -153,7 +153,7 @@ class TextTable:
             raise InvalidInput(f"{self.name} is not whole as UTF-16 text.") from None
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """The number of its first line and the fields of each record; empty lines are passed over."""
+        """Number of its first line and the fields of each record; empty lines are passed over."""
         with self._text() as text:
             lines = self._lines(text)
             if self.separator == MOVIELENS_SEPARATOR:

@@ -18,7 +18,7 @@ from bandit_serve.training.metrics import Metrics, of_rankings, of_ratings, squa
 
 
 class Measure(NamedTuple):
-    """What to measure beside `rmse` and `mae`: rankings of k items, or the squared error of each rating."""
+    """Measures besides `rmse` and `mae`: rankings of k items, or the squared error of each rating."""
 
     k: int | None = None
     relevant_from: float = 4.0
@@ -41,14 +41,14 @@ class Trial(NamedTuple):
 
 def new_model(family: str, parameters: Mapping[str, Any], seed: int) -> Model:
     kind = FAMILIES[family]
-    takes_seed = "seed" in kind().parameters
+    takes_seed = "seed" in kind.hyper_parameters.__struct_fields__
     return kind(**({"seed": seed, **parameters} if takes_seed else parameters))
 
 
 def fit(
     model: Model, data: DataSet, *, validation: DataSet | None = None, on_epoch: OnEpoch | None = None
 ) -> Model:
-    """The model, fitted on a data set with the features that its family takes."""
+    """Model, fitted on a data set with the features that its family takes."""
     given: dict[str, Any] = {}
     if model.takes_features:
         given = {

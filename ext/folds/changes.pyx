@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Evidence that an arm's mean changed: sums of its watch, a reward at a time, and their worth at a look."""
+"""Changes of an arm's mean: the counts of its watch, a reward at a time, and what they are worth at a look."""
 
 from libc.math cimport INFINITY, exp, fabs, log1p, sqrt
 from libc.stdint cimport int64_t

@@ -1,6 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Rows as the log has them: whether they can be folded, which rewards are learned from, and which bits of the store's
-bitmaps stand for them. A busy log is many small groups, so each is one pass over its rows."""
+"""Rows as the log has them: whether they can be folded, which rewards are learned from, which bits stand for them.
+
+The bits are those of the store's bitmaps. A busy log is many small groups, so each is one pass over its rows.
+"""
 
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -14,8 +16,8 @@ cdef enum:
     HELD_OUT = 1        # `events.HELD_OUT`
     BLOCK_BITS = 16     # decisions in a bitmap, `Keys.seen`
 
-cdef uint64_t MOST_COUNTER = <uint64_t> 1 << 42     # `events.MAX_COUNTER`
-cdef int64_t MOST_TIME_MS = <int64_t> 1 << 53       # `events.MAX_TIME_MS`
+cdef uint64_t MAX_COUNTER = <uint64_t> 1 << 42      # `events.MAX_COUNTER`
+cdef int64_t MAX_TIME_MS = <int64_t> 1 << 53        # `events.MAX_TIME_MS`
 cdef double ROUNDING = 1e-9                         # how far a share may be rounded past 1
 
 # As append_rewards.lua reads it.
@@ -79,9 +81,9 @@ def misfit(
             return f"values of metric {row.metric} that are one of two, not {row.value!r}"
         if not 0.0 < row.propensity <= 1.0 + ROUNDING:
             return f"propensities above 0, at most 1, not {row.propensity!r}"
-        if row.counter >= MOST_COUNTER:
+        if row.counter >= MAX_COUNTER:
             return "counters of at most 42 bits"
-        if not -MOST_TIME_MS < row.time_ms < MOST_TIME_MS:
+        if not -MAX_TIME_MS < row.time_ms < MAX_TIME_MS:
             return "times in milliseconds"
     return None
 

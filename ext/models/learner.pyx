@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""What learns one rating at a time: a factorization machine over a user, an item and features of both.
+"""Learner of one rating at a time: a factorization machine over a user, an item and features of both.
 
 A sample is a set of columns c, each with a value x_c (1 for the user and for the item), a weight w_c and a vector
 v_c, and its rating is predicted as (Rendle 2010, eq. 1 and lemma 3.1)

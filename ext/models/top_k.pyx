@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The k items with the highest score b_i + t·q_i, exactly, without computing most of the scores.
+"""Top k items by the score b_i + t·q_i, exactly, without computing most of the scores.
 
 Items are sorted by |q_i|, in blocks of eight, and kept a second time as 8-bit codes: q = scale·code + e_q. With a
 query t = step·code + e_t, |t·q − step·scale·codes·codes| ≤ |e_t| |q| + |t − e_t| |e_q| (Cauchy–Schwarz), so codes give

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The statistics of K arms, the updates that fold rewards into them, and the choice of an arm."""
+"""Statistics of K arms, the updates that fold rewards into them, and the choice of an arm."""
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport isfinite, sqrt
@@ -17,23 +17,24 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bandit_serve.policies._draw import alias_table, bit_generator, how_many
 from bandit_serve.errors import InvalidInput
+from bandit_serve.policies._draw import alias_table, bit_generator, how_many
+from bandit_serve.policies.randomness import generator_words, restore_generator
 
 # More arms than this are refused: a share vector of them would take longer than any refresh.
-MOST_ARMS = 1 << 20
-
-# Of a leading arm's challenger, before it is drawn among the others alone.
-MOST_REDRAWS = 64
+MAX_ARMS = 1 << 20
 
 cdef enum:
     REDRAWS = 64
 
+# Of a leading arm's challenger, before it is drawn among the others alone.
+MAX_REDRAWS = REDRAWS
+
 
 def arm_count(n_arms):
     """`n_arms` if it is a whole number from 1 to 1,048,576; InvalidInput otherwise."""
-    if isinstance(n_arms, (bool, np.bool_)) or not hasattr(n_arms, "__index__") or not 1 <= n_arms <= MOST_ARMS:
-        raise InvalidInput(f"n_arms must be a whole number from 1 to {MOST_ARMS:,}, not {n_arms!r}")
+    if isinstance(n_arms, (bool, np.bool_)) or not hasattr(n_arms, "__index__") or not 1 <= n_arms <= MAX_ARMS:
+        raise InvalidInput(f"n_arms must be a whole number from 1 to {MAX_ARMS:,}, not {n_arms!r}")
     return int(n_arms)
 
 
@@ -117,7 +118,7 @@ cdef class Arms:
         it, in the warm-up, and whenever a cap may bind, an arm is drawn from `self.shares(eligible=…)`, which a
         subclass gives.
     leading: the probability with which the arm that the chooser comes upon is taken; otherwise it is asked again
-        until it comes upon another, `MOST_REDRAWS` times at most, and then it is asked for one among the others.
+        until it comes upon another, `MAX_REDRAWS` times at most, and then it is asked for one among the others.
     """
 
     cdef tally_t tally
@@ -447,22 +448,11 @@ cdef class Arms:
     @property
     def randomness(self):
         """The random generator's state: uint64 (4,), the high and low halves of PCG64's state and increment."""
-        state = self.generator.state["state"]
-        words = [state["state"] >> 64, state["state"], state["inc"] >> 64, state["inc"]]
-        return np.array([word & 0xFFFFFFFFFFFFFFFF for word in words], dtype=np.uint64)
+        return generator_words(self.generator)
 
     @randomness.setter
     def randomness(self, words):
-        array = np.asarray(words)
-        if array.dtype != np.uint64 or array.shape != (4,) or not int(array[3]) & 1:
-            raise InvalidInput("randomness must be the four uint64 words of a PCG64 state")
-        high, low, inc_high, inc_low = (int(word) for word in array)
-        self.generator.state = {
-            "bit_generator": "PCG64",
-            "state": {"state": high << 64 | low, "inc": inc_high << 64 | inc_low},
-            "has_uint32": 0,
-            "uinteger": 0,
-        }
+        restore_generator(self.generator, words)
 
     def choose(self, *, eligible=None):
         """The index of one arm, chosen with the probabilities `shares(eligible=eligible)`."""

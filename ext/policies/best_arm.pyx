@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The probability that each arm is best, and what choosing it costs, by quadrature over the arms' posteriors.
+"""Probabilities that an arm is best, and expected losses of choosing it, by quadrature over the arms' posteriors.
 
     P(k is best)        = integral of f_k(x) prod_{j != k} F_j(x) dx
     E[max_j t_j - t_k]  = integral of F_b(x) - G(x) dx + E[t_b] - E[t_k],   G = prod_j F_j, any arm b
@@ -10,67 +10,51 @@ evaluated at a node. A panel is as long as the sharpest arm allows that still ha
 arm soon lies behind, and panels grow geometrically with the distance from it. A panel's shares must add
 up to the rise of G over it, which is computed without them; where they do not, the panel is halved.
 
-Beta posteriors are integrated over u = logit(x): there each is log-concave with exponential tails, and nothing
-is lost next to 0 or 1; Gamma posteriors likewise over u = log(x). Student-t posteriors are integrated over x itself,
-with panels proportional to the distance from the arms, and their far upper tails in closed form.
-Arms are sorted first: an arm's share is the same to the last bit wherever it stands in the input.
+`posteriors.pxd` says over which coordinate each family is integrated. Arms are sorted first: an arm's share is the same
+to the last bit wherever it stands in the input.
 """
 
-from libc.math cimport INFINITY, M_PI, cos, exp, expm1, fabs, fmax, fmin, log, log1p, sqrt
+from libc.math cimport INFINITY, fabs, fmax, fmin
 from libc.stdlib cimport free, malloc
 
-from stirling cimport HALF_LOG_2PI, stirling_rest
-from student cimport student_above
+from posteriors cimport (
+    BETA,
+    GAMMA,
+    MIN_PANEL,
+    STUDENT,
+    Arm,
+    Family,
+    Panel,
+    beta_below,
+    beta_reach,
+    is_behind,
+    make_beta,
+    make_gamma,
+    make_student,
+    place_nodes,
+    posterior_density,
+    student_below,
+    student_excess,
+    student_reach,
+)
+from quadrature cimport NODES, PARTIAL, WEIGHT, make_quadrature
 
 import numpy as np
 
 from bandit_serve.errors import InvalidInput
 
 cdef enum:
-    NODES = 12
-    MOST_PANELS = 5000      # a bound; ordinary problems take 5 to 200
-    MOST_CUTS = 40          # of one panel
-    MOST_ROUNDS = 3         # each with panels half as long as the last
+    MAX_PANELS = 5000       # ordinary problems take 5 to 200
+    MAX_CUTS = 40           # of one panel
+    MAX_ROUNDS = 3          # each with panels half as long as the last
 
-cdef enum Family:
-    BETA
-    GAMMA
-    STUDENT
-
-cdef double DEPTH = 28.0            # a Beta or Gamma arm's ends: where the density over u is exp(-DEPTH) of its peak
-cdef double TAIL = 1e-12            # a Student-t arm's ends: the mass beyond each
 cdef double NEGLIGIBLE = 1e-12      # where G is less, it adds to no share
 cdef double REST = 1e-9             # 1 - G at which integration ends; beyond, P(k best) is 1 - F_k to order REST^2
 cdef double LOSS_REST = 1e-6        # the same for a Student-t loss: F's error counts times the length of the way
-cdef double PANEL_ERROR = 1e-9      # |sum of a panel's shares - rise of G| above which it is halved
-cdef double DEVIATION = 1e-7        # of the whole, above which it is integrated again on shorter panels
-cdef double RESOLUTION = 1e-13      # shortest panel of a Beta or Gamma problem, relative to its coordinate
+cdef double MAX_PANEL_ERROR = 1e-9  # |sum of a panel's shares - rise of G| above which it is halved
+cdef double MAX_DEVIATION = 1e-7    # of the whole, above which it is integrated again on shorter panels
 
-cdef double NODE[NODES]                 # on [0, 1]
-cdef double WEIGHT[NODES]
-cdef double PARTIAL[NODES][NODES]       # [j][i]: the j-th Lagrange polynomial's integral from 0 to NODE[i]
-
-
-cdef struct Arm:
-    double a, b             # alpha, beta | shape, 0 | df, (df + 1) / 2
-    double centre           # of the density, where it is exp(log_peak)
-    double scale
-    double log_peak
-    double peak             # Student-t only: log_peak where the scale is 1
-    double low, high        # from the centre; next to no mass lies outside
-    double left, right      # Beta and Gamma only: outside, the density is a pure exponential
-    double reach            # longest panel at the centre
-
-
-cdef struct Panel:
-    double start, width
-    double rest             # start + rest has the digits of two doubles: arms may be sharper than one
-    double step[NODES]      # from start to the nodes
-    double log_p[NODES]     # Beta only: log x and log(1 - x), less their values at the panel's start
-    double log_q[NODES]
-    double slope[NODES]     # of the reward scale against the coordinate
-    double best[NODES]      # G at the nodes and at both ends
-    double best_start, best_end
+make_quadrature()
 
 
 cdef struct Problem:
@@ -93,283 +77,7 @@ cdef struct Problem:
     double* shares
 
 
-cdef void legendre(double x, double* p) noexcept nogil:
-    """P_0 .. P_NODES at x."""
-    cdef Py_ssize_t k
-    p[0] = 1.0
-    p[1] = x
-    for k in range(1, NODES):
-        p[k + 1] = ((2 * k + 1) * x * p[k] - k * p[k - 1]) / (k + 1)
-
-
-cdef void make_rule() noexcept nogil:
-    cdef double at[NODES][NODES + 1]
-    cdef double x, slope, total
-    cdef Py_ssize_t _, i, j, k
-    for i in range(NODES):
-        x = -cos(M_PI * (i + 0.75) / (NODES + 0.5))
-        for _ in range(8):
-            legendre(x, at[i])
-            slope = NODES * (x * at[i][NODES] - at[i][NODES - 1]) / (x * x - 1.0)
-            x -= at[i][NODES] / slope
-        legendre(x, at[i])
-        slope = NODES * (x * at[i][NODES] - at[i][NODES - 1]) / (x * x - 1.0)
-        NODE[i] = 0.5 * (1.0 + x)
-        WEIGHT[i] = 1.0 / ((1.0 - x * x) * slope * slope)
-    for j in range(NODES):
-        for i in range(NODES):
-            # The polynomial's Legendre series is (k + 1/2) w_j P_k(x_j); (2k + 1) P_k integrates to P_k+1 - P_k-1.
-            total = 2.0 * NODE[i]
-            for k in range(1, NODES):
-                total += at[j][k] * (at[i][k + 1] - at[i][k - 1])
-            PARTIAL[j][i] = WEIGHT[j] * 0.5 * total
-
-
-make_rule()
-
-
-cdef inline double beta_depth(const Arm* arm, double u) noexcept nogil:
-    """How far log f(u) lies below the peak: n log(1 + r (e^y - 1)) - a y, for the smaller parameter a = n r."""
-    cdef double n = arm.a + arm.b
-    cdef double a = fmin(arm.a, arm.b)
-    cdef double y = (u - arm.centre) if arm.a <= arm.b else (arm.centre - u)
-    cdef double r = a / n
-    cdef double v
-    if y < 35.0:
-        return n * log1p(r * expm1(y)) - a * y
-    v = y + log(r)
-    if v > 0.0:
-        return n * (v + log1p((1.0 - r) * exp(-v))) - a * y
-    return n * log1p(exp(v) - r) - a * y
-
-
-cdef double beta_end(const Arm* arm, double side) noexcept nogil:
-    """How far from the centre the depth is DEPTH, on side -1 or 1. It is convex: Newton never falls short."""
-    cdef double near = arm.a if side < 0 else arm.b
-    cdef double far = arm.b if side < 0 else arm.a
-    cdef double n = near + far
-    cdef double most = (DEPTH + n * log1p(near / far)) / near      # where the asymptote, which lies below, gets there
-    cdef double distance = fmin(sqrt(2.0 * DEPTH) * arm.scale, most)
-    cdef double slope, e
-    cdef Py_ssize_t _
-    for _ in range(5):
-        e = exp(-distance)
-        slope = near * far * -expm1(-distance) / (far + near * e)
-        distance = fmin(most, distance + (DEPTH - beta_depth(arm, arm.centre + side * distance)) / slope)
-    return side * distance
-
-
-cdef void make_beta(Arm* arm, double alpha, double beta) noexcept nogil:
-    cdef double n = alpha + beta
-    arm.a = alpha
-    arm.b = beta
-    arm.centre = log(alpha) - log(beta)
-    arm.scale = sqrt(1.0 / alpha + 1.0 / beta)
-    arm.log_peak = (0.5 * (log(alpha) + log(beta) - log(n)) - HALF_LOG_2PI
-                    - stirling_rest(alpha) - stirling_rest(beta) + stirling_rest(n))
-    arm.low = beta_end(arm, -1.0)
-    arm.high = beta_end(arm, 1.0)
-    arm.right = fmax(0.0, log(n)) + DEPTH
-    arm.left = -arm.right
-    # logit(x) has its singularities at +-pi i from the line.
-    arm.reach = fmin(3.2 * arm.scale, 1.8)
-
-
-cdef inline double gamma_depth(const Arm* arm, double u) noexcept nogil:
-    """How far log f(u) lies below the peak: a (e^y - 1 - y)."""
-    cdef double y = u - arm.centre
-    return arm.a * (expm1(y) - y)
-
-
-cdef double gamma_end(const Arm* arm, double side) noexcept nogil:
-    """As `beta_end`. Below, the depth is at least a (d - 1); above, at least a d^2 / 2 and nearly a e^d."""
-    cdef double distance = sqrt(2.0 * DEPTH) * arm.scale
-    cdef double most = (DEPTH + arm.a) / arm.a if side < 0.0 else fmin(distance, log1p(DEPTH / arm.a) + 2.0)
-    cdef Py_ssize_t _
-    distance = fmin(distance, most)
-    for _ in range(5):
-        distance = fmin(
-            most,
-            distance
-            + (DEPTH - gamma_depth(arm, arm.centre + side * distance)) / (arm.a * fabs(expm1(side * distance))),
-        )
-    return side * distance
-
-
-cdef void make_gamma(Arm* arm, double shape, double rate) noexcept nogil:
-    arm.a = shape
-    arm.b = 0.0
-    arm.centre = log(shape) - log(rate)
-    arm.scale = 1.0 / sqrt(shape)
-    arm.log_peak = 0.5 * log(shape) - HALF_LOG_2PI - stirling_rest(shape)
-    arm.low = gamma_end(arm, -1.0)
-    arm.high = gamma_end(arm, 1.0)
-    arm.left = arm.centre - fmax(0.0, log(shape)) - DEPTH
-    arm.right = INFINITY
-    arm.reach = fmin(3.2 * arm.scale, 1.8)
-
-
-cdef inline double beta_reach(const Arm* arm, double u) noexcept nogil:
-    """Of a Gamma arm, too."""
-    if u < arm.left:
-        return fmax(arm.reach, fmin(8.0 / arm.a, arm.left - u))
-    if u >= arm.right:
-        return fmax(arm.reach, 8.0 / arm.b)
-    return arm.reach
-
-
-cdef inline double log_sigmoid(double u) noexcept nogil:
-    return u - log1p(exp(u)) if u < 0.0 else -log1p(exp(-u))
-
-
-cdef void place_beta(Panel* panel) noexcept nogil:
-    cdef double p = 1.0 / (1.0 + exp(-panel.start))
-    cdef double q = 1.0 / (1.0 + exp(panel.start))
-    cdef double d, u
-    cdef Py_ssize_t i
-    for i in range(NODES):
-        d = panel.step[i]
-        u = panel.start + d
-        if panel.width < 4.0:
-            # The short panels of sharp arms: their parameters multiply a difference that keeps its digits.
-            panel.log_p[i] = -log1p(q * expm1(-d))
-            panel.log_q[i] = -log1p(p * expm1(d))
-        else:
-            panel.log_p[i] = log_sigmoid(u) - log_sigmoid(panel.start)
-            panel.log_q[i] = log_sigmoid(-u) - log_sigmoid(-panel.start)
-        panel.slope[i] = exp(log_sigmoid(u) + log_sigmoid(-u))
-
-
-cdef inline void beta_values(const Arm* arm, const Panel* panel, double* density) noexcept nogil:
-    cdef double base = arm.log_peak - beta_depth(arm, panel.start)
-    cdef Py_ssize_t i
-    for i in range(NODES):
-        density[i] = exp(base + arm.a * panel.log_p[i] + arm.b * panel.log_q[i])
-
-
-cdef inline void gamma_values(const Arm* arm, const Panel* panel, double* density) noexcept nogil:
-    cdef double base = arm.log_peak - gamma_depth(arm, panel.start)
-    cdef double y = panel.start - arm.centre
-    cdef double start = arm.a * exp(y)
-    cdef double step, rise
-    cdef Py_ssize_t i
-    for i in range(NODES):
-        step = panel.step[i]
-        # Far below the peak start is 0 and exp(step) may be infinite.
-        rise = start * expm1(step) if step < 30.0 else arm.a * exp(y + step) - start
-        density[i] = exp(base + arm.a * step - rise)
-
-
-cdef inline void values(Family family, const Arm* arm, const Panel* panel, double* density) noexcept nogil:
-    if family == BETA:
-        beta_values(arm, panel, density)
-    elif family == GAMMA:
-        gamma_values(arm, panel, density)
-    else:
-        student_values(arm, panel, density)
-
-
-cdef void place(Family family, Panel* panel) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(NODES):
-        panel.step[i] = panel.width * NODE[i]
-        panel.slope[i] = 1.0
-    if family == BETA:
-        place_beta(panel)
-
-
-cdef double beta_below(Family family, const Arm* arm, double u) noexcept nogil:
-    """F(u) of a Beta or a Gamma arm, by the same rule.
-
-    A special function takes 37 us next to the mode at 1e9 observations.
-    """
-    cdef Panel panel
-    cdef double density[NODES]
-    cdef double total = 0.0
-    cdef Py_ssize_t i
-    panel.start = arm.centre + arm.low
-    panel.rest = 0.0
-    while panel.start < u:
-        panel.width = fmin(fmax(beta_reach(arm, panel.start), RESOLUTION * fabs(panel.start)), u - panel.start)
-        place(family, &panel)
-        values(family, arm, &panel, density)
-        for i in range(NODES):
-            total += panel.width * WEIGHT[i] * density[i]
-        panel.start += panel.width
-    return total
-
-
-cdef void make_student(Arm* arm, double loc, double scale, double df) noexcept nogil:
-    cdef double h = 0.5 * df
-    cdef double log_peak = h * log1p(0.5 / h) - 0.5 - HALF_LOG_2PI + stirling_rest(h + 0.5) - stirling_rest(h)
-    cdef double end
-    if df < 40.0:
-        # 1 - F(z) <= f(0) df^((df - 1) / 2) z^-df
-        end = exp((log_peak + 0.5 * (df - 1.0) * log(df) - log(TAIL)) / df)
-    else:
-        end = sqrt(df * expm1(-2.0 * log(TAIL) / (df + 1.0)))
-    arm.a = df
-    arm.b = 0.5 * (df + 1.0)
-    arm.centre = loc
-    arm.scale = scale
-    arm.log_peak = log_peak - log(scale)
-    arm.peak = log_peak
-    arm.low = -end * scale
-    arm.high = end * scale
-    arm.left = 0.0
-    arm.right = 0.0
-    # The density has its singularities at +-sqrt(df) i.
-    arm.reach = fmin(4.0 / sqrt(df + 1.0), 1.6)
-
-
-cdef inline double student_reach(const Arm* arm, double x, double rest) noexcept nogil:
-    """Proportional to the distance from the centre, at the panel's end that is nearer to it."""
-    cdef double z = ((x - arm.centre) + rest) / arm.scale
-    cdef double core = sqrt(arm.a)
-    if z >= 0.0:
-        return arm.scale * arm.reach * (core + z)
-    if -z > arm.reach * core:
-        return arm.scale * arm.reach * (core - z) / (1.0 + arm.reach)
-    return arm.scale * arm.reach * core
-
-
-cdef inline void student_values(const Arm* arm, const Panel* panel, double* density) noexcept nogil:
-    cdef double start = (panel.start - arm.centre) + panel.rest
-    cdef double per_scale = 1.0 / arm.scale
-    cdef double per_df = 1.0 / arm.a
-    cdef double z, t, s
-    cdef Py_ssize_t i
-    for i in range(NODES):
-        z = fmin(fabs(start + panel.step[i]) * per_scale, 1e145)
-        t = z * z * per_df
-        s = 1.0 + t
-        # log1p(t), in less time
-        density[i] = exp(arm.log_peak - arm.b * (log(s) + (t - (s - 1.0)) / s))
-
-
-cdef double student_below(const Arm* arm, double x, double rest) noexcept nogil:
-    """F(x)."""
-    cdef double z = ((x - arm.centre) + rest) / arm.scale
-    cdef double above = student_above(arm.a, arm.peak, fabs(z))
-    return 1.0 - above if z > 0.0 else above
-
-
-cdef double student_excess(const Arm* arm, double z) noexcept nogil:
-    """E[max(0, T - z)] in the arm's units, for df > 1: f(z) (df + z^2) / (df - 1) - z (1 - F(z))."""
-    cdef double df = arm.a
-    cdef double density
-    if z < 0.0:
-        return student_excess(arm, -z) - z
-    density = arm.scale * exp(arm.log_peak - arm.b * log1p(z * z / df))
-    return fmax(0.0, density * (df + z * z) / (df - 1.0) - z * student_above(df, arm.peak, z))
-
-
-cdef inline bint behind(const Arm* arm, const Panel* panel) noexcept nogil:
-    """Whether the arm lies below the panel."""
-    return (panel.start - arm.centre) + panel.rest >= arm.high
-
-
-cdef double longest_panel(const Problem* problem, double x, double rest) noexcept nogil:
+cdef double longest_width(const Problem* problem, double x, double rest) noexcept nogil:
     cdef double longest = INFINITY
     cdef Py_ssize_t j
     for j in range(problem.n_active):
@@ -378,16 +86,16 @@ cdef double longest_panel(const Problem* problem, double x, double rest) noexcep
         else:
             longest = fmin(longest, student_reach(&problem.arms[problem.active[j]], x, rest))
     longest *= problem.fineness
-    return fmax(longest, RESOLUTION * fabs(x)) if problem.family != STUDENT else longest
+    return fmax(longest, MIN_PANEL * fabs(x)) if problem.family != STUDENT else longest
 
 
-cdef void evaluate(Problem* problem, Panel* panel) noexcept nogil:
+cdef void evaluate_arms(Problem* problem, Panel* panel) noexcept nogil:
     """Every active arm's density and distribution function on the panel, and their product G."""
     cdef double* density
     cdef double* cdf
     cdef double f, total
     cdef Py_ssize_t i, j, k, m
-    place(problem.family, panel)
+    place_nodes(problem.family, panel)
     panel.best_start = 1.0
     panel.best_end = 1.0
     for i in range(NODES):
@@ -396,7 +104,7 @@ cdef void evaluate(Problem* problem, Panel* panel) noexcept nogil:
         k = problem.active[m]
         density = &problem.density[k * NODES]
         cdf = &problem.cdf[k * NODES]
-        values(problem.family, &problem.arms[k], panel, density)
+        posterior_density(problem.family, &problem.arms[k], panel, density)
         total = 0.0
         for i in range(NODES):
             cdf[i] = 0.0
@@ -414,8 +122,8 @@ cdef void evaluate(Problem* problem, Panel* panel) noexcept nogil:
         panel.best_end *= problem.end[k]
 
 
-cdef double weigh(Problem* problem, Panel* panel) noexcept nogil:
-    """The panel's part of each active arm's share; returns the error of their sum."""
+cdef double weigh_shares(Problem* problem, Panel* panel) noexcept nogil:
+    """Puts the panel's part of each active arm's share into `rise`; the error of their sum."""
     cdef double* density
     cdef double* cdf
     cdef double share, total = 0.0
@@ -435,9 +143,9 @@ cdef double weigh(Problem* problem, Panel* panel) noexcept nogil:
     return fabs(total - (panel.best_end - panel.best_start))
 
 
-cdef void commit(Problem* problem, const Panel* panel, bint weighed) noexcept nogil:
+cdef void commit_panel(Problem* problem, const Panel* panel, bint weighed) noexcept nogil:
     cdef double anchor
-    cdef bint anchored = not behind(&problem.arms[problem.anchor], panel)
+    cdef bint anchored = not is_behind(&problem.arms[problem.anchor], panel)
     cdef Py_ssize_t i, k, m
     for i in range(NODES if not problem.loss_complete else 0):
         anchor = problem.cdf[problem.anchor * NODES + i] if anchored else 1.0
@@ -449,7 +157,7 @@ cdef void commit(Problem* problem, const Panel* panel, bint weighed) noexcept no
             problem.shares[k] += problem.rise[k]
 
 
-cdef void lose_above(Problem* problem, Py_ssize_t k, const Panel* panel) noexcept nogil:
+cdef void add_loss_above(Problem* problem, Py_ssize_t k, const Panel* panel) noexcept nogil:
     """Adds what arm k alone makes of F_b - G above the panel's start; from here on its F is taken to be 1."""
     cdef Arm* arm = &problem.arms[k]
     # A Beta arm's tail is short; below df = 1 there is no expectation.
@@ -457,7 +165,7 @@ cdef void lose_above(Problem* problem, Py_ssize_t k, const Panel* panel) noexcep
         problem.loss += arm.scale * student_excess(arm, ((panel.start - arm.centre) + panel.rest) / arm.scale)
 
 
-cdef void begin(Problem* problem, const Panel* panel) noexcept nogil:
+cdef void begin_problem(Problem* problem, const Panel* panel) noexcept nogil:
     cdef Arm* arm
     cdef Py_ssize_t k
     problem.n_active = 0
@@ -469,8 +177,8 @@ cdef void begin(Problem* problem, const Panel* panel) noexcept nogil:
     for k in range(problem.n_arms):
         arm = &problem.arms[k]
         problem.shares[k] = 0.0
-        if behind(arm, panel):
-            lose_above(problem, k, panel)
+        if is_behind(arm, panel):
+            add_loss_above(problem, k, panel)
             continue
         problem.active[problem.n_active] = k
         problem.n_active += 1
@@ -483,15 +191,15 @@ cdef void begin(Problem* problem, const Panel* panel) noexcept nogil:
         problem.loss += arm.scale * student_excess(arm, ((arm.centre - panel.start) - panel.rest) / arm.scale)
 
 
-cdef double retire(Problem* problem, const Panel* panel) noexcept nogil:
+cdef double retire_arms(Problem* problem, const Panel* panel) noexcept nogil:
     """Lets go of arms that lie below, whose F must have come out as 1; returns sum (1 - F) of the others."""
     cdef double rest = 0.0
     cdef Py_ssize_t k, m, kept = 0
     for m in range(problem.n_active):
         k = problem.active[m]
-        if behind(&problem.arms[k], panel):
+        if is_behind(&problem.arms[k], panel):
             problem.deviation = fmax(problem.deviation, fabs(1.0 - problem.start[k]))
-            lose_above(problem, k, panel)
+            add_loss_above(problem, k, panel)
         else:
             problem.active[kept] = k
             kept += 1
@@ -499,12 +207,12 @@ cdef double retire(Problem* problem, const Panel* panel) noexcept nogil:
     problem.n_active = kept
     if rest <= LOSS_REST and problem.family == STUDENT and not problem.loss_complete:
         for m in range(kept):
-            lose_above(problem, problem.active[m], panel)
+            add_loss_above(problem, problem.active[m], panel)
         problem.loss_complete = True
     return rest
 
 
-cdef void finish(Problem* problem) noexcept nogil:
+cdef void finish_shares(Problem* problem) noexcept nogil:
     """Gives what lies above, where at most one arm can still be, and makes the shares' sum 1."""
     cdef double total = 0.0
     cdef Py_ssize_t k, m
@@ -518,12 +226,12 @@ cdef void finish(Problem* problem) noexcept nogil:
         problem.shares[k] /= total
 
 
-cdef inline double stretch(double error) noexcept nogil:
-    """How much longer the panel may be: the rule's error falls with about the NODES-th power of its length."""
-    return fmax(0.25, fmin(4.0, (0.5 * PANEL_ERROR / fmax(error, 1e-300)) ** (1.0 / NODES)))
+cdef inline double panel_stretch(double error) noexcept nogil:
+    """Factor by which the panel may be longer: the rule's error falls with about the NODES-th power of its length."""
+    return fmax(0.25, fmin(4.0, (0.5 * MAX_PANEL_ERROR / fmax(error, 1e-300)) ** (1.0 / NODES)))
 
 
-cdef inline void advance(Panel* panel) noexcept nogil:
+cdef inline void advance_panel(Panel* panel) noexcept nogil:
     """Moves the start to the end of the panel (Knuth's two-sum, then renormalised)."""
     cdef double near = panel.start + panel.width
     cdef double moved = near - panel.start
@@ -543,12 +251,12 @@ cdef Panel first_panel(const Problem* problem) noexcept nogil:
     panel.start = anchor.centre
     panel.rest = 0.0
     panel.width = anchor.low
-    advance(&panel)
+    advance_panel(&panel)
     if problem.family != STUDENT:
         return panel
     while low < high:
         middle = (low + high) // 2
-        if student_hopeless(problem, problem.arms[middle].centre):
+        if is_negligible(problem, problem.arms[middle].centre):
             low = middle + 1
         else:
             high = middle
@@ -558,7 +266,7 @@ cdef Panel first_panel(const Problem* problem) noexcept nogil:
     return panel
 
 
-cdef bint student_hopeless(const Problem* problem, double x) noexcept nogil:
+cdef bint is_negligible(const Problem* problem, double x) noexcept nogil:
     """Whether G(x) is negligible."""
     cdef double best = 1.0
     cdef Py_ssize_t k
@@ -569,41 +277,41 @@ cdef bint student_hopeless(const Problem* problem, double x) noexcept nogil:
     return False
 
 
-cdef void integrate(Problem* problem) noexcept nogil:
+cdef void integrate_problem(Problem* problem) noexcept nogil:
     cdef Panel panel = first_panel(problem)
     cdef double error
     cdef double wanted = INFINITY       # the length that G's curvature asked for last
     cdef Py_ssize_t cut
     cdef bint counts
-    begin(problem, &panel)
-    while retire(problem, &panel) > REST and problem.n_panels < MOST_PANELS:
-        panel.width = fmin(wanted, longest_panel(problem, panel.start, panel.rest))
-        for cut in range(MOST_CUTS):
+    begin_problem(problem, &panel)
+    while retire_arms(problem, &panel) > REST and problem.n_panels < MAX_PANELS:
+        panel.width = fmin(wanted, longest_width(problem, panel.start, panel.rest))
+        for cut in range(MAX_CUTS):
             if cut > 0:
-                panel.width *= fmin(stretch(error), 0.8)
-            evaluate(problem, &panel)
+                panel.width *= fmin(panel_stretch(error), 0.8)
+            evaluate_arms(problem, &panel)
             problem.n_panels += 1
             counts = panel.best_end > NEGLIGIBLE
-            error = weigh(problem, &panel) if counts else 0.0
-            if error <= PANEL_ERROR:
+            error = weigh_shares(problem, &panel) if counts else 0.0
+            if error <= MAX_PANEL_ERROR:
                 break
-        wanted = panel.width * stretch(error)
-        commit(problem, &panel, counts)
-        advance(&panel)
-    finish(problem)
+        wanted = panel.width * panel_stretch(error)
+        commit_panel(problem, &panel, counts)
+        advance_panel(&panel)
+    finish_shares(problem)
 
 
-cdef void solve(Problem* problem) noexcept nogil:
+cdef void solve_problem(Problem* problem) noexcept nogil:
     cdef Py_ssize_t _
     problem.fineness = 1.0
-    for _ in range(MOST_ROUNDS):
-        integrate(problem)
-        if problem.deviation <= DEVIATION:
+    for _ in range(MAX_ROUNDS):
+        integrate_problem(problem)
+        if problem.deviation <= MAX_DEVIATION:
             break
         problem.fineness *= 0.5
 
 
-cdef object column(object values, str name):
+cdef object parameter_vector(object values, str name):
     """A contiguous float64 vector of at least one finite number."""
     try:
         given = np.asarray(values)
@@ -617,13 +325,13 @@ cdef object column(object values, str name):
         return np.ascontiguousarray(given, dtype=np.float64)
 
 
-cdef check(object values, str name, double low, double high):
+cdef check_range(object values, str name, double low, double high):
     # Written so that NaN fails.
     if not (np.all(values >= low) and np.all(values <= high)):
         raise InvalidInput(f"{name} must lie between {low:g} and {high:g} for every arm.")
 
 
-cdef tuple solved(Family family, const double[::1] a, const double[::1] b, const double[::1] c):
+cdef tuple solution_of(Family family, const double[::1] a, const double[::1] b, const double[::1] c):
     """Of sorted arms: the shares, the loss of one of them, which one, the deviation and the number of panels."""
     cdef Py_ssize_t n = a.shape[0]
     cdef Py_ssize_t k
@@ -656,47 +364,47 @@ cdef tuple solved(Family family, const double[::1] a, const double[::1] b, const
             ahead = problem.arms[k].centre - problem.arms[problem.anchor].centre
             if ahead + (problem.arms[k].low - problem.arms[problem.anchor].low) > 0.0:
                 problem.anchor = k
-        solve(&problem)
+        solve_problem(&problem)
         free(problem.arms)
     return shares, problem.loss, problem.anchor, problem.deviation, problem.n_panels
 
 
 cdef tuple beta_problem(object alpha, object beta):
-    alpha = column(alpha, "alpha")
-    beta = column(beta, "beta")
+    alpha = parameter_vector(alpha, "alpha")
+    beta = parameter_vector(beta, "beta")
     if alpha.size != beta.size:
         raise InvalidInput(f"alpha has {alpha.size} arms and beta {beta.size}.")
-    check(alpha, "alpha", 1e-6, 1e15)
-    check(beta, "beta", 1e-6, 1e15)
+    check_range(alpha, "alpha", 1e-6, 1e15)
+    check_range(beta, "beta", 1e-6, 1e15)
     order = np.lexsort((beta, alpha))
     return order, alpha[order], beta[order]
 
 
 cdef tuple gamma_problem(object shape, object rate):
-    shape = column(shape, "shape")
-    rate = column(rate, "rate")
+    shape = parameter_vector(shape, "shape")
+    rate = parameter_vector(rate, "rate")
     if shape.size != rate.size:
         raise InvalidInput(f"shape has {shape.size} arms and rate {rate.size}.")
-    check(shape, "shape", 1e-6, 1e15)
-    check(rate, "rate", 1e-100, 1e100)
+    check_range(shape, "shape", 1e-6, 1e15)
+    check_range(rate, "rate", 1e-100, 1e100)
     order = np.lexsort((rate, shape))
     return order, shape[order], rate[order]
 
 
 cdef tuple student_problem(object loc, object scale, object df):
-    loc = column(loc, "loc")
-    scale = column(scale, "scale")
-    df = column(df, "df")
+    loc = parameter_vector(loc, "loc")
+    scale = parameter_vector(scale, "scale")
+    df = parameter_vector(df, "df")
     if not loc.size == scale.size == df.size:
         raise InvalidInput(f"loc has {loc.size} arms, scale {scale.size} and df {df.size}.")
-    check(loc, "loc", -1e100, 1e100)
-    check(scale, "scale", 1e-100, 1e100)
-    check(df, "df", 0.1, 1e100)
+    check_range(loc, "loc", -1e100, 1e100)
+    check_range(scale, "scale", 1e-100, 1e100)
+    check_range(df, "df", 0.1, 1e100)
     order = np.lexsort((df, scale, loc))
     return order, loc[order], scale[order], df[order]
 
 
-cdef object unsorted(object order, object values):
+cdef object in_given_order(object order, object values):
     result = np.empty_like(values)
     result[order] = values
     return result
@@ -710,7 +418,7 @@ def beta_best(alpha, beta):
     Source: P = integral of f_k(x) prod_{j != k} F_j(x) dx (Thompson 1933, for two arms).
     """
     order, a, b = beta_problem(alpha, beta)
-    return unsorted(order, solved(BETA, a, b, a)[0])
+    return in_given_order(order, solution_of(BETA, a, b, a)[0])
 
 
 def gamma_best(shape, rate):
@@ -720,7 +428,7 @@ def gamma_best(shape, rate):
     does, by the same formula.
     """
     order, a, b = gamma_problem(shape, rate)
-    return unsorted(order, solved(GAMMA, a, b, a)[0])
+    return in_given_order(order, solution_of(GAMMA, a, b, a)[0])
 
 
 def student_best(loc, scale, df):
@@ -730,7 +438,7 @@ def student_best(loc, scale, df):
     what `beta_best` does, by the same formula.
     """
     order, m, s, v = student_problem(loc, scale, df)
-    return unsorted(order, solved(STUDENT, m, s, v)[0])
+    return in_given_order(order, solution_of(STUDENT, m, s, v)[0])
 
 
 def beta_expected_loss(alpha, beta):
@@ -739,11 +447,11 @@ def beta_expected_loss(alpha, beta):
     Returns K losses in the unit of the means, none negative, to about 1e-9.
     """
     order, a, b = beta_problem(alpha, beta)
-    _, least, anchor, _, _ = solved(BETA, a, b, a)
+    _, least, anchor, _, _ = solution_of(BETA, a, b, a)
     n = a + b
     # The means' differences, without the cancellation of two means next to 1.
     behind = (a[anchor] * (b / n) - a * (b[anchor] / n)) / n[anchor]
-    return unsorted(order, np.maximum(0.0, least + behind))
+    return in_given_order(order, np.maximum(0.0, least + behind))
 
 
 def student_expected_loss(loc, scale, df):
@@ -757,23 +465,20 @@ def student_expected_loss(loc, scale, df):
         return np.zeros(1)
     if np.any(v <= 1.0):
         return np.full(len(m), np.inf)
-    _, least, anchor, _, _ = solved(STUDENT, m, s, v)
-    return unsorted(order, np.maximum(0.0, least + (m[anchor] - m)))
+    _, least, anchor, _, _ = solution_of(STUDENT, m, s, v)
+    return in_given_order(order, np.maximum(0.0, least + (m[anchor] - m)))
 
 
 def beta_best_deviation(alpha, beta):
-    """How far the shares' sum, or a distribution function at its end, was from 1 before normalising; panels used."""
+    """Deviation from 1 of the shares' sum, or of a distribution function at its end, before normalising; and panels."""
     _, a, b = beta_problem(alpha, beta)
-    return solved(BETA, a, b, a)[3:]
+    return solution_of(BETA, a, b, a)[3:]
 
 
 def student_below_at(z, df):
-    """P(T <= z_k) for T Student's t of df_k degrees of freedom, as `student_best` has it.
-
-    z, df: K >= 1 numbers each.
-    """
-    z, df = column(z, "z"), column(df, "df")
-    check(df, "df", 0.1, 1e100)
+    """P(T <= z_k) for T Student's t of df_k degrees of freedom, as `student_best` has it; z, df: K >= 1 numbers."""
+    z, df = parameter_vector(z, "z"), parameter_vector(df, "df")
+    check_range(df, "df", 0.1, 1e100)
     cdef const double[::1] at = z, freedom = df
     cdef Arm arm
     cdef Py_ssize_t k
@@ -788,10 +493,10 @@ def student_below_at(z, df):
 def student_best_deviation(loc, scale, df):
     """As `beta_best_deviation`, for the posteriors of `student_best`."""
     _, m, s, v = student_problem(loc, scale, df)
-    return solved(STUDENT, m, s, v)[3:]
+    return solution_of(STUDENT, m, s, v)[3:]
 
 
 def gamma_best_deviation(shape, rate):
     """As `beta_best_deviation`, for the posteriors of `gamma_best`."""
     _, a, b = gamma_problem(shape, rate)
-    return solved(GAMMA, a, b, a)[3:]
+    return solution_of(GAMMA, a, b, a)[3:]

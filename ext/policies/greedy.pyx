@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The arm of the largest mean, or with a probability that may decay any arm (epsilon-greedy)."""
+"""Epsilon-greedy: the arm of the largest mean or, with a probability that may decay, any arm."""
 
 from cpython.pycapsule cimport PyCapsule_New
 from numpy.random cimport bitgen_t

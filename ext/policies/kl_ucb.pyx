@@ -11,7 +11,7 @@ from uniform cimport uniform_below
 import numpy as np
 
 cdef enum:
-    MOST_STEPS = 50     # a bound; 3 to 6 are usual
+    MAX_STEPS = 50      # 3 to 6 are usual
 
 
 # Below it a mean is as good as 0, and what is divided by it overflows.
@@ -45,7 +45,7 @@ cdef double index_of(double p, double d) noexcept nogil:
     high = above(p, d)
     if high < 1.0:
         e = fmin(e, -log1p((p - high) / rest))
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         x = -expm1(-e)
         step = (rest * e - p * log1p(rest * x / p) - d) * (p + rest * x) / (rest * x)
         e -= step

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from commands import bandit_serve
 from services import clean_environment
 from stores import wait_until
 
-README = Path(__file__).resolve().parents[2] / "README.md"
 SHORT = ("--horizon", "300", "--seeds", "3", "-p", "thompson", "-p", "ucb1")
 
 
@@ -127,16 +125,6 @@ def test_a_file_describes_it_and_flags_change_how_often(tmp_path: Path) -> None:
     supervised = bandit_serve("simulate", yaml, "--json")
     assert supervised.status == 0, supervised.err
     assert supervised.document["horizon"] == 3
-
-
-def test_the_file_in_the_readme_is_one(tmp_path: Path) -> None:
-    (text,) = re.findall(r"^```toml\n(.*?)^```$", README.read_text(), re.M | re.S)
-    file = tmp_path / "simulation.toml"
-    file.write_text(text)
-    found = bandit_serve("simulate", file, "--seeds", "1", "--json")
-    assert found.status == 0, found.err
-    assert [each["name"] for each in found.document["policies"]] == ["thompson", "told of the base rate"]
-    assert (found.document["horizon"], found.document["change_points"]) == (20_000, [10_000])
 
 
 @pytest.mark.parametrize("to_all", [True, False], ids=["a terminal's", "one process's"])

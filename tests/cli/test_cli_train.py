@@ -112,7 +112,7 @@ def test_without_registering_no_store_is_needed(ratings, tmp_path):
         (["x.csv", "--family", "forest"], 1, "forest"),
         (["x.csv", "--gate", "rmse < 1"], 2, "A gate is"),
         (["x.csv", "--gate", "staging: rmse <"], 1, "ends too early"),
-        (["x.csv", "--columns", "who,what"], 2, "Columns are told as"),
+        (["x.csv", "--columns", "who,what"], 2, "Expected columns as"),
     ],
 )
 def test_wrong_usage_is_one_sentence(flags, status, match):

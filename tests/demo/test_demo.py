@@ -25,12 +25,12 @@ from services import clean_environment
 from stores import gone, wait_until
 
 from bandit_serve.cli.demo import _enough
-from bandit_serve.demo import movielens, wording
-from bandit_serve.demo.closing import regret_sentence, winner_sentence
+from bandit_serve.demo import ratings
+from bandit_serve.demo.display import difference_text, interval_text, mean_text, percent_text
+from bandit_serve.demo.ratings import find_ratings
 from bandit_serve.demo.recommender import train_all
-from bandit_serve.demo.source import find_ratings
-from bandit_serve.demo.summary import ArmSummary, DataSummary, Summary
-from bandit_serve.demo.tally import Tally
+from bandit_serve.demo.summary import ArmSummary, DataSummary, Summary, regret_sentence, winner_sentence
+from bandit_serve.demo.traffic import Tally
 from bandit_serve.errors import InvalidInput, NotFound, Unavailable
 from bandit_serve.training.ratings import Ratings, synthetic_ratings
 from bandit_serve.training.splits import holdout
@@ -276,7 +276,7 @@ def site(content: bytes) -> Iterator[str]:
             thread.join()
 
 
-def zipped(content: bytes, name: str = movielens.MEMBER) -> bytes:
+def zipped(content: bytes, name: str = ratings.MEMBER) -> bytes:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as files:
         files.writestr(name, content)
@@ -288,8 +288,8 @@ CSV = b"userId,movieId,rating,timestamp\n1,2,3.5,4\n1,3,4.0,5\n"
 
 def test_download_is_kept_and_used_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with site(zipped(CSV)) as url:
-        path = movielens.download_ratings(url)
-    assert path == movielens.cached_ratings()
+        path = ratings.download_ratings(url)
+    assert path == ratings.cached_ratings()
     assert path.read_bytes() == CSV
     assert path.is_relative_to(cache)
     assert list(path.parent.iterdir()) == [path]
@@ -298,8 +298,8 @@ def test_download_is_kept_and_used_again(cache: Path, monkeypatch: pytest.Monkey
 
 
 def test_downloads_that_are_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(movielens, "MAX_ZIP_BYTES", 5_000)
-    monkeypatch.setattr(movielens, "MAX_CSV_BYTES", 5_000)
+    monkeypatch.setattr(ratings, "MAX_ZIP_BYTES", 5_000)
+    monkeypatch.setattr(ratings, "MAX_CSV_BYTES", 5_000)
     random = np.random.default_rng(0).bytes(6_000)
     for content, why in (
         (b"not a zip", "not a zip"),
@@ -309,8 +309,8 @@ def test_downloads_that_are_refused(cache: Path, monkeypatch: pytest.MonkeyPatch
         (random, "larger than 5000"),
     ):
         with site(content) as url, pytest.raises(Unavailable, match=why):
-            movielens.download_ratings(url)
-    assert not movielens.cached_ratings().exists()
+            ratings.download_ratings(url)
+    assert not ratings.cached_ratings().exists()
 
 
 def test_no_connection_means_made_up_ratings_that_say_so(
@@ -318,8 +318,8 @@ def test_no_connection_means_made_up_ratings_that_say_so(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    download = movielens.download_ratings
-    monkeypatch.setattr(movielens, "download_ratings", lambda: download(f"http://127.0.0.1:{port}/set.zip"))
+    download = ratings.download_ratings
+    monkeypatch.setattr(ratings, "download_ratings", lambda: download(f"http://127.0.0.1:{port}/set.zip"))
     source = find_ratings(None, offline=False)
     assert source.kind == "synthetic"
     assert source.why is not None
@@ -331,11 +331,11 @@ def test_a_server_that_dawdles_does_not_hold_the_demo_up(cache: Path) -> None:
         socket.create_server(("127.0.0.1", 0)) as silent,
         pytest.raises(Unavailable, match="no answer in time"),
     ):
-        movielens.download_ratings(f"http://127.0.0.1:{silent.getsockname()[1]}/", deadline_s=-0.9)
+        ratings.download_ratings(f"http://127.0.0.1:{silent.getsockname()[1]}/", deadline_s=-0.9)
 
 
 def test_a_broken_cache_is_thrown_away(cache: Path) -> None:
-    path = movielens.cached_ratings()
+    path = ratings.cached_ratings()
     path.parent.mkdir(parents=True)
     path.write_bytes(b"broken")
     assert find_ratings(None, offline=True).kind == "synthetic"
@@ -410,9 +410,9 @@ def test_the_winner_is_told_with_what_is_known() -> None:
     assert "b truly is best" in regret_sentence(_summary("a", None))
 
 
-def test_wording() -> None:
-    assert [wording.percent(share) for share in (None, 0, 0.001, 0.5, 0.999, 1)] == [
+def test_numbers_as_they_are_printed() -> None:
+    assert [percent_text(share) for share in (None, 0, 0.001, 0.5, 0.999, 1)] == [
         "-", "0 %", "<1 %", "50 %", ">99 %", "100 %",
     ]  # fmt: skip
-    assert wording.difference(-0.01234, (-0.1, 0.2)) == "-0.012 [-0.100, 0.200]"
-    assert wording.difference(None, None) == wording.mean(None) == wording.interval(None) == "-"
+    assert difference_text(-0.01234, (-0.1, 0.2)) == "-0.012 [-0.100, 0.200]"
+    assert difference_text(None, None) == mean_text(None) == interval_text(None) == "-"

@@ -158,7 +158,7 @@ def test_bad_input_over_all_routes(service: ThrowawayService, grammar: Grammar) 
     assert seen[0] == 0, "every request was answered"
     assert seen[400] > N_REQUESTS / 10
     assert sorted(service.worker_pids()) == workers, "no worker died"
-    assert "unforeseen" not in "".join(service.output)
+    assert "unexpected error" not in "".join(service.output)
 
     check_alive(service)
     service.stop()

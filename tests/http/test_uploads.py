@@ -17,12 +17,11 @@ from commands import bandit_serve, save_model
 from services import ThrowawayService
 from stores import ThrowawayStore, wait_until
 
-from bandit_serve.cli.house import House
 from bandit_serve.errors import Conflict, InvalidArtifact, InvalidInput
 from bandit_serve.models import artifact as artifacts_module
+from bandit_serve.node import Node
 from bandit_serve.registry.registry import Version
 from bandit_serve.settings import Settings
-from bandit_serve.store.store import Store
 
 NO_METRICS: dict[str, Any] = {"metrics": {}, "metadata": {}}
 
@@ -79,31 +78,31 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
     return {"local": None, "store": "store", "fsspec": f"file://{tmp_path}/shared"}[request.param]
 
 
-def with_houses(
+def with_nodes(
     store: ThrowawayStore,
     tmp_path: Path,
     place: str | None,
-    work: Callable[[House, House], Coroutine[Any, Any, None]],
+    work: Callable[[Node, Node], Coroutine[Any, Any, None]],
 ) -> None:
     """Two machines, each with a data directory of its own where files are kept elsewhere; the same one otherwise."""
 
     async def run() -> None:
-        houses = []
+        nodes = []
         for name in ("one", "two") if place else ("one", "one"):
-            settings = Settings(data=str(tmp_path / name), artifacts=place)
-            houses.append(House(settings, Store(store.url, namespace="n", timeout_s=5.0)))
+            settings = Settings(data=str(tmp_path / name), artifacts=place, namespace="n", store_timeout="5s")
+            nodes.append(Node(settings, store.url))
         following = []
-        for house in houses:
-            await house.tail.load()
-            following.append(asyncio.create_task(house.tail.run()))
+        for node in nodes:
+            await node.tail.load()
+            following.append(asyncio.create_task(node.tail.run()))
         try:
-            await work(*houses)
+            await work(*nodes)
         finally:
             for task in following:
                 task.cancel()
             await asyncio.gather(*following, return_exceptions=True)
-            for house in houses:
-                await house.store.close()
+            for node in nodes:
+                await node.store.close()
 
     asyncio.run(run())
 
@@ -120,24 +119,24 @@ def test_of_uploads_of_one_content_at_once_the_registered_ones_keep_it(
     """One in two is refused after its file was placed, as another took the name meanwhile."""
     path = save_model(tmp_path / "model")
 
-    async def work(one: House, two: House) -> None:
+    async def work(one: Node, two: Node) -> None:
         for round_number in range(6):
             name = f"m{round_number}"
             tries = [
-                house.models.register(name, path, "me", version=f"v{k // 4}", **NO_METRICS)
-                for k, house in enumerate([one, two] * 4)
+                node.model_changes.register(name, path, "me", version=f"v{k // 4}", **NO_METRICS)
+                for k, node in enumerate([one, two] * 4)
             ]
             found = await asyncio.gather(*tries, return_exceptions=True)
             made = [each for each in found if isinstance(each, Version)]
             assert {each.version for each in made} == {"v0", "v1"}
             assert all(isinstance(each, Version | Conflict) for each in found), found
-            for house in (one, two):
-                assert house.artifacts.open(made[0].sha256).sha256 == made[0].sha256
-            for house in (one, two):
-                names = [each.name for each in house.artifacts.root.iterdir()]
+            for node in (one, two):
+                assert node.artifacts.open(made[0].sha256).sha256 == made[0].sha256
+            for node in (one, two):
+                names = [each.name for each in node.artifacts.root.iterdir()]
                 assert names == [f"{made[0].sha256}.safetensors"]
 
-    with_houses(store, tmp_path, place, work)
+    with_nodes(store, tmp_path, place, work)
 
 
 @pytest.mark.parametrize(
@@ -148,18 +147,18 @@ def test_what_is_refused_at_any_step_is_nowhere(
 ) -> None:
     path = tmp_path / "model"
 
-    async def work(one: House, two: House) -> None:
-        await one.models.register("m", save_model(path), "me", version="taken", **NO_METRICS)
+    async def work(one: Node, two: Node) -> None:
+        await one.model_changes.register("m", save_model(path), "me", version="taken", **NO_METRICS)
         before = sorted(everywhere(store, tmp_path))
         save_model(path, (1.0, 2.0, 3.0, 4.0))
         wishes = {**NO_METRICS, **fault}
         if wishes.pop("check", False):
             path.write_bytes(path.read_bytes()[:-3])
         with pytest.raises((Conflict, InvalidInput, InvalidArtifact)):
-            await one.models.register("m", path, "me", **wishes)
+            await one.model_changes.register("m", path, "me", **wishes)
         assert sorted(everywhere(store, tmp_path)) == before
 
-    with_houses(store, tmp_path, place, work)
+    with_nodes(store, tmp_path, place, work)
 
 
 def test_what_a_process_that_died_left_is_taken_back_a_day_later(
@@ -167,9 +166,9 @@ def test_what_a_process_that_died_left_is_taken_back_a_day_later(
 ) -> None:
     path = tmp_path / "model"
 
-    async def work(one: House, two: House) -> None:
+    async def work(one: Node, two: Node) -> None:
         artifacts = one.artifacts
-        used = await one.models.register("m", save_model(path), "me", **NO_METRICS)
+        used = await one.model_changes.register("m", save_model(path), "me", **NO_METRICS)
         before = sorted(everywhere(store, tmp_path))
         # As far as a process may come: placed, and nobody registers it; or registered, and the copy is still there.
         save_model(path, (1.0, 2.0, 3.0, 4.0))
@@ -177,30 +176,30 @@ def test_what_a_process_that_died_left_is_taken_back_a_day_later(
         for received in (lost, again):
             artifacts.place(received)
         (artifacts.root / f"{artifacts_module.PUT}half").write_bytes(b"half")
-        await one.models.sweep()
+        await one.model_changes.sweep()
         assert sorted(everywhere(store, tmp_path)) != before, "what came lately may still be registered"
         long_ago = lost.copy.stat().st_mtime - artifacts_module.ABANDONED_AFTER_S - 60
         for left in artifacts.root.glob(".*"):
             os.utime(left, (long_ago, long_ago))
-        await one.models.sweep()
+        await one.model_changes.sweep()
         assert sorted(everywhere(store, tmp_path)) == before
         assert two.artifacts.open(used.sha256).sha256 == used.sha256
 
-    with_houses(store, tmp_path, place, work)
+    with_nodes(store, tmp_path, place, work)
 
 
 def test_files_of_others_in_the_folder_are_never_swept(store: ThrowawayStore, tmp_path: Path) -> None:
     """Another installation may keep its files in the same folder: only what our uploads left is ours to take."""
 
-    async def work(one: House, two: House) -> None:
-        await one.models.register("m", save_model(tmp_path / "model"), "me", **NO_METRICS)
+    async def work(one: Node, two: Node) -> None:
+        await one.model_changes.register("m", save_model(tmp_path / "model"), "me", **NO_METRICS)
         theirs = one.artifacts.path("a" * 64)
         theirs.write_bytes(b"theirs")
         os.utime(theirs, (1.0, 1.0))
-        await one.models.sweep()
+        await one.model_changes.sweep()
         assert theirs.read_bytes() == b"theirs"
 
-    with_houses(store, tmp_path, None, work)
+    with_nodes(store, tmp_path, None, work)
 
 
 def test_a_model_that_is_missing_is_said_and_asked_for_again(tmp_path: Path) -> None:

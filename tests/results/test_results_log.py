@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import msgspec
 from makers import created, experiment, rewards
 from stores import ThrowawayStore
 
 from bandit_serve.changes.changes import Changes
+from bandit_serve.experiments.spec import Arm, Policy
+from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
+from bandit_serve.log.events import Change, Changed
 from bandit_serve.replication.results_log import ResultsLog
 from bandit_serve.replication.tail import Tail
 from bandit_serve.results import ResultsFold
 from bandit_serve.server.ending import end
 from bandit_serve.store.store import Store
+
+NUMERIC = {"name": "x", "kind": "numeric"}
 
 
 def test_nothing_is_applied_while_a_result_is_read() -> None:
@@ -48,6 +54,38 @@ def test_nothing_is_applied_while_a_result_is_read() -> None:
             assert await quick == offset.time_ms
         finally:
             leave.set()
+            await end([following])
+            await store.close()
+
+    with ThrowawayStore(appendfsync="no") as server:
+        asyncio.run(run(server.url))
+
+
+def test_results_are_the_same_whenever_they_are_asked_for_first() -> None:
+    async def run(url: str) -> None:
+        store = Store(url, timeout_s=2)
+        replica = Replica()
+        tail = Tail(store, replica)
+        await tail.load()
+        following = asyncio.create_task(tail.run())
+        changes = Changes(store, replica, tail)
+        early, late = ResultsLog(store, replica), ResultsLog(store, replica)
+
+        def with_another(live: LiveExperiment) -> Changed:
+            made = live.experiment.with_arm(Arm("late")).with_policy(Policy(kind="fixed_split"))
+            later = msgspec.structs.replace(live.record, experiment=made, revision=live.record.revision + 1)
+            return Changed(later, Change("change", "test"))
+
+        try:
+            live = await changes.create(created(experiment(policy={"kind": "lin_ts"}, context=[NUMERIC])))
+            before = await early.up_to_now(live, ResultsFold.state)
+            await changes.experiment("e", with_another)
+            live = replica.experiment("e")
+            await store.append("e", events.TICK, b"")
+            state = await early.up_to_now(live, ResultsFold.state)
+            assert state != before
+            assert await late.up_to_now(live, ResultsFold.state) == state
+        finally:
             await end([following])
             await store.close()
 

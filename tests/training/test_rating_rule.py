@@ -10,7 +10,7 @@ from bandit_serve.log.events import Pair, Rewarded
 from bandit_serve.log.offset import Offset
 from bandit_serve.models import MatrixFactorization
 from bandit_serve.training.learning.learner import CHECKPOINT, ContinuousLearner, Followed
-from bandit_serve.training.rating_rule import RatingRule, rule_of, told_rule, told_rules
+from bandit_serve.training.rating_rule import RatingRule, read_rule, read_rules, rule_of
 
 WINDOW_MS = 3_600_000
 METRICS = [
@@ -61,23 +61,23 @@ def test_what_is_told_is_a_line(text, expected):
             {"name": "dwell-time", "kind": "continuous"},
         ]
     )
-    assert told_rules([f"e = {text}"]) == {"e": text}
-    rule = told_rule(text, made)
+    assert read_rules([f"e = {text}"]) == {"e": text}
+    rule = read_rule(text, made)
     assert (rule.metric, rule.factor, rule.shift, rule.unit) == (*expected, None)
     assert rule.rating(2.0) == expected[2] + 2.0 * expected[1]
 
 
 def test_what_is_no_line_is_refused():
     for text in ("click", "e=", "e=1 + * click", "e=a b"):
-        with pytest.raises(UsageError, match="A rating is told as"):
-            told_rules([text])
+        with pytest.raises(UsageError, match="Expected a rating as"):
+            read_rules([text])
     for text, match in (
         ("none", "no metric 'none'; it has click"),
         ("0 * click", "not 0"),
         ("1e999 * click", "finite"),
     ):
         with pytest.raises(UsageError, match=match):
-            told_rule(text, experiment())
+            read_rule(text, experiment())
 
 
 def model(values=(1.0, 2.0, 3.0, 5.0)):

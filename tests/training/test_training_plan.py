@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from bandit_serve.errors import InvalidInput
-from bandit_serve.training.plan import DEFAULT_SPACES, Plan, read_plan
-from bandit_serve.training.space import LogUniform, Uniform, Whole, grid, sample
+from bandit_serve.models.ranges import LogUniform, Uniform, Whole
+from bandit_serve.training.plan import Plan, read_plan
+from bandit_serve.training.space import grid, sample
 
 
 def test_a_plan_is_read_and_has_defaults():
@@ -29,7 +30,8 @@ def test_a_plan_is_read_and_has_defaults():
     assert plan.split.folds == 5
     assert plan.gate("staging") is None
     assert read_plan({}) == Plan()
-    assert Plan().space("factorization_machine") == DEFAULT_SPACES["factorization_machine"]
+    assert Plan().space("factorization_machine")["feature_regularization"] == LogUniform(0.005, 0.05)
+    assert list(Plan().families) == ["matrix_factorization", "factorization_machine"]
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,23 @@ def test_a_plan_is_read_and_has_defaults():
         ({"families": {"bias": {"x": {"kind": "uniform", "low": 3, "high": 1}}}}, "bias.x"),
         ({"families": {"bias": {"x": {"kind": "loguniform", "low": 0, "high": 1}}}}, "bias.x"),
         ({"families": {"bias": {"x": {"kind": "whole", "low": 0.5, "high": 1}}}}, "bias.x"),
+        ({"families": {"bias": {"x": 1}}}, "families.bias: it has no parameter 'x'"),
+        (
+            {"families": {"bias": {"n_epochs": [3, 0]}}},
+            "families.bias.n_epochs must be a whole number from 1",
+        ),
+        (
+            {"families": {"bias": {"n_epochs": {"kind": "uniform", "low": 1, "high": 2}}}},
+            "families.bias.n_epochs",
+        ),
+        (
+            {"families": {"bias": {"user_damping": {"kind": "uniform", "low": 0, "high": 1001}}}},
+            "families.bias.user_damping must be from 0 to 1000",
+        ),
+        (
+            {"families": {"factorization_machine": {"hashed": {"item:title": 0}}}},
+            "families.factorization_machine.hashed",
+        ),
         ({"metric": "accuracy"}, "metric"),
         ({"metric": "ndcg@5"}, "k = 10"),
         ({"split": {"folds": 1}}, "split.folds"),

@@ -1,1 +1,1 @@
-"""What each route does: read the body, call the house, answer."""
+"""Handlers of the routes: each reads the body, calls the service or its node, and answers."""

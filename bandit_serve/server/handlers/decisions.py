@@ -72,38 +72,38 @@ class DecisionHandlers:
         self._predict_entries: Entries[PredictRequest] = Entries(PredictRequest, "requests", MAX_BATCH)
 
     def decide(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply | Awaitable[Reply]:
-        wish = self._decide.decode(headers, body)
+        asked = self._decide.decode(headers, body)
         try:
-            decided = self._service.decisions.decide(experiment, wish)
+            decided = self._service.decisions.decide(experiment, asked)
         except (NotFound, Conflict):
-            return self._decide_after_news(experiment, headers, wish)
+            return self._decide_after_news(experiment, headers, asked)
         self._service.counters.add("decisions")
         return negotiated(headers, decided)
 
     async def _decide_after_news(
-        self, experiment: str, headers: Mapping[str, str], wish: DecideRequest
+        self, experiment: str, headers: Mapping[str, str], asked: DecideRequest
     ) -> Reply:
         await self._hear_news(experiment)
-        decided = self._service.decisions.decide(experiment, wish)
+        decided = self._service.decisions.decide(experiment, asked)
         self._service.counters.add("decisions")
         return negotiated(headers, decided)
 
     def predict(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply | Awaitable[Reply]:
-        wish = self._predict.decode(headers, body)
+        asked = self._predict.decode(headers, body)
         try:
-            found = self._service.decisions.predict(experiment, wish)
+            found = self._service.decisions.predict(experiment, asked)
         except (NotFound, Conflict):
-            return self._predict_after_news(experiment, headers, wish)
+            return self._predict_after_news(experiment, headers, asked)
         if not isinstance(found, Predicted):
             return self._predict_later(headers, found)
         self._service.counters.add("predictions")
         return negotiated(headers, found)
 
     async def _predict_after_news(
-        self, experiment: str, headers: Mapping[str, str], wish: PredictRequest
+        self, experiment: str, headers: Mapping[str, str], asked: PredictRequest
     ) -> Reply:
         await self._hear_news(experiment)
-        return await self._predict_later(headers, self._service.decisions.predict(experiment, wish))
+        return await self._predict_later(headers, self._service.decisions.predict(experiment, asked))
 
     async def _predict_later(
         self, headers: Mapping[str, str], found: Predicted | Awaitable[Predicted]
@@ -118,8 +118,8 @@ class DecisionHandlers:
         try:
             batch = self._decide_batch.decode(headers, body)
         except InvalidInput as error:
-            wishes = await self._decide_entries.after(error, headers, body)
-            return await self._decide_each(experiment, headers, wishes)
+            requests = await self._decide_entries.after(error, headers, body)
+            return await self._decide_each(experiment, headers, requests)
         _check_form(batch)
         if batch.units is UNSET:
             assert batch.requests is not UNSET
@@ -132,8 +132,8 @@ class DecisionHandlers:
         _check_form(batch)
         if batch.units is UNSET:
             assert batch.requests is not UNSET
-            wishes = await self._decide_entries.each_of(headers, batch.requests)
-            return await self._decide_each(experiment, headers, wishes)
+            requests = await self._decide_entries.each_of(headers, batch.requests)
+            return await self._decide_each(experiment, headers, requests)
         contexts = None if batch.contexts is None else await self._contexts.read(headers, batch.contexts)
         return await self._decide_columns(experiment, headers, batch.units, contexts)
 
@@ -150,16 +150,16 @@ class DecisionHandlers:
         return negotiated(headers, columns)
 
     async def _decide_each(
-        self, experiment: str, headers: Mapping[str, str], wishes: Sequence[DecideRequest | InvalidInput]
+        self, experiment: str, headers: Mapping[str, str], requests: Sequence[DecideRequest | InvalidInput]
     ) -> Reply:
         await self._known(experiment)
-        await self._check_answer(experiment, len(wishes))
+        await self._check_answer(experiment, len(requests))
         responses, turn = Responses(headers), Turn()
-        for wish in wishes:
+        for asked in requests:
             try:
-                if isinstance(wish, InvalidInput):
-                    raise wish
-                response: Any = self._service.decisions.decide(experiment, wish)
+                if isinstance(asked, InvalidInput):
+                    raise asked
+                response: Any = self._service.decisions.decide(experiment, asked)
             except BanditServeError as error:
                 response = as_entry(error)
             responses.add(response)
@@ -170,21 +170,21 @@ class DecisionHandlers:
 
     async def predict_batch(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply:
         service = self._service
-        wishes = await self._wishes_to_predict(headers, body)
-        items = [_items(wish) for wish in wishes if isinstance(wish, PredictRequest)]
+        requests = await self._requests_to_predict(headers, body)
+        items = [_items(asked) for asked in requests if isinstance(asked, PredictRequest)]
         if sum(ids + k for ids, k in items) > MAX_BATCH_ITEMS:
             raise TooLarge(
                 f"The batch asks for more than {MAX_BATCH_ITEMS} items; send fewer requests at once."
             )
         await self._known(experiment)
         nbytes = sum(ids * NUMBER_BYTES + k * ITEM_BYTES for ids, k in items)
-        await self._check_answer(experiment, len(wishes), nbytes)
+        await self._check_answer(experiment, len(requests), nbytes)
         responses, turn = Responses(headers), Turn()
-        for wish in wishes:
+        for asked in requests:
             try:
-                if isinstance(wish, InvalidInput):
-                    raise wish
-                found = service.decisions.predict(experiment, wish)
+                if isinstance(asked, InvalidInput):
+                    raise asked
+                found = service.decisions.predict(experiment, asked)
                 response: Any = found if isinstance(found, Predicted) else await found
             except BanditServeError as error:
                 response = as_entry(error)
@@ -194,7 +194,7 @@ class DecisionHandlers:
         service.counters.add("predictions", len(responses))
         return responses.reply()
 
-    async def _wishes_to_predict(
+    async def _requests_to_predict(
         self, headers: Mapping[str, str], body: bytes
     ) -> Sequence[PredictRequest | InvalidInput]:
         if len(body) > LARGE_BYTES:
@@ -221,13 +221,13 @@ class DecisionHandlers:
 
     async def score(self, request: web.Request) -> web.Response:
         service = self._service
-        wish = await self._score.read(request)
+        asked = await self._score.read(request)
         model, version = request.match_info["model"], request.match_info.get("version")
         try:
-            scored = await service.decisions.score(model, version, wish)
+            scored = await service.decisions.score(model, version, asked)
         except (NotFound, Conflict):
             await self._hear_news(COMMON)
-            scored = await service.decisions.score(model, version, wish)
+            scored = await service.decisions.score(model, version, asked)
         service.counters.add("predictions")
         reply = negotiated(request.headers, scored)
         return web.Response(body=reply.body, headers={"Content-Type": reply.content_type})
@@ -240,24 +240,24 @@ class DecisionHandlers:
             raise Conflict(f"The experiment {name!r} is a draft; start it first.")
 
     async def _hear_news(self, owner: str) -> None:
-        """What this worker does not know yet another may have been told a moment ago.
+        """Waits for news of a name that this worker does not know yet: another worker may know it.
 
         Only answers that would be a refusal wait for the store, and only while it answers.
         """
-        tail = self._service.tail
+        tail = self._service.node.tail
         try:
             await tail.hear_news(owner)
         except Unavailable:
             return
 
 
-def _items(wish: PredictRequest) -> tuple[int, int]:
-    """How many items a request names, and how many it wants named."""
-    return len(wish.item_ids or ()), wish.k or 0
+def _items(asked: PredictRequest) -> tuple[int, int]:
+    """Counts the items that a request names, and those that it asks for."""
+    return len(asked.item_ids or ()), asked.k or 0
 
 
 async def _largest(names: Sequence[str], models: Sequence[ModelName | None], payloads: Sequence[Any]) -> int:
-    """The bytes of what the arms differ in, of the arm with the most, in either form."""
+    """Bytes of what the arms differ in, of the arm with the most, in either form."""
     largest, turn = 0, Turn()
     for arm in zip(names, models, payloads, strict=True):
         largest = max(largest, len(encode_json(arm)), len(encode_msgpack(arm)))

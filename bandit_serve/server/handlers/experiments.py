@@ -1,4 +1,4 @@
-"""Experiments: made, changed, read."""
+"""Routes of experiments: made, changed, read."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ExperimentHandlers:
     def __init__(self, service: Service) -> None:
         timeout_s = service.settings.seconds("body_timeout")
         self._service = service
-        self._changes = service.experiment_changes
+        self._changes = service.node.experiment_changes
         self._experiment = Body(Experiment, timeout_s=timeout_s)
         self._policy = Body(Policy, timeout_s=timeout_s)
         self._reason = Body(ReasonRequest, timeout_s=timeout_s, optional=True)
@@ -57,15 +57,15 @@ class ExperimentHandlers:
         return _answer(request, await self._changes.create(experiment, actor(request)), status=201)
 
     async def list_all(self, request: web.Request) -> web.Response:
-        await self._service.tail.hear_all_news()
-        replica = self._service.replica
+        await self._service.node.tail.hear_all_news()
+        replica = self._service.node.replica
         names, after = page(request, known_experiments(replica))
         fields = {"experiments": (view_of(replica, name) for name in names), **after}
         return await answer_in_turns(fields, "ask for fewer with ?limit=")
 
     async def show(self, request: web.Request) -> web.Response:
-        await self._service.tail.hear_news(_name(request))
-        replica = self._service.replica
+        await self._service.node.tail.hear_news(_name(request))
+        replica = self._service.node.replica
         view = view_of(replica, _name(request))
         live = replica.experiments.get(view.id)
         return answer(request, view, etag=view.revision if live is None else live.etag)
@@ -79,31 +79,33 @@ class ExperimentHandlers:
         service = self._service
         decider = service.decisions.decider(live.experiment.id)
         shares = dict(zip(decider.arm_names, decider.shares.tolist(), strict=True))
-        record, as_of_ms = live.record, await service.store.time_ms()
-        found = await service.results.up_to_now(live, lambda fold: report(fold, record, shares, as_of_ms))
+        record, as_of_ms = live.record, await service.node.store.time_ms()
+        found = await service.node.results.up_to_now(
+            live, lambda fold: report(fold, record, shares, as_of_ms)
+        )
         return answer(request, found)
 
     async def start(self, request: web.Request) -> web.Response:
-        wish = await self._reason.read(request)
+        asked = await self._reason.read(request)
         live = await self._changes.start(
-            _name(request), actor(request), reason=wish.reason, if_match=revision(request)
+            _name(request), actor(request), reason=asked.reason, if_match=revision(request)
         )
         return _answer(request, live)
 
     async def pause(self, request: web.Request) -> web.Response:
-        wish = await self._reason.read(request)
+        asked = await self._reason.read(request)
         live = await self._changes.pause(
-            _name(request), actor(request), reason=wish.reason, if_match=revision(request)
+            _name(request), actor(request), reason=asked.reason, if_match=revision(request)
         )
         return _answer(request, live)
 
     async def stop(self, request: web.Request) -> web.Response:
-        wish = await self._stop.read(request)
+        asked = await self._stop.read(request)
         live = await self._changes.stop(
             _name(request),
             actor(request),
-            winner=wish.winner,
-            reason=wish.reason,
+            winner=asked.winner,
+            reason=asked.reason,
             if_match=revision(request),
         )
         return _answer(request, live)
@@ -114,9 +116,9 @@ class ExperimentHandlers:
         return _answer(request, await self._changes.put(name, experiment, actor(request), if_match=if_match))
 
     async def delete(self, request: web.Request) -> web.Response:
-        wish = await self._reason.read(request)
+        asked = await self._reason.read(request)
         await self._changes.delete(
-            _name(request), actor(request), reason=wish.reason, if_match=revision(request)
+            _name(request), actor(request), reason=asked.reason, if_match=revision(request)
         )
         return web.Response(status=204)
 
@@ -128,13 +130,13 @@ class ExperimentHandlers:
         return _answer(request, live)
 
     async def add_arm(self, request: web.Request) -> web.Response:
-        wish = await self._arm.read(request)
+        asked = await self._arm.read(request)
         live = await self._changes.add_arm(
             _name(request),
-            wish.arm,
+            asked.arm,
             actor(request),
-            ramp=wish.ramp,
-            reason=wish.reason,
+            ramp=asked.ramp,
+            reason=asked.reason,
             if_match=revision(request),
         )
         return _answer(request, live)
@@ -151,9 +153,9 @@ class ExperimentHandlers:
     async def _change_arm(
         self, request: web.Request, change: Callable[..., Awaitable[LiveExperiment]]
     ) -> web.Response:
-        wish = await self._reason.read(request)
+        asked = await self._reason.read(request)
         arm, if_match = request.match_info["arm"], revision(request)
-        live = await change(_name(request), arm, actor(request), reason=wish.reason, if_match=if_match)
+        live = await change(_name(request), arm, actor(request), reason=asked.reason, if_match=if_match)
         return _answer(request, live)
 
 

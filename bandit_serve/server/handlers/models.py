@@ -1,4 +1,4 @@
-"""The registry: versions in, statuses moved, history out."""
+"""Routes of the registry: versions in, statuses moved, history out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Condition = Annotated[str, Meta(extra_json_schema={"pattern": CONDITION_PATTERN}
 
 
 class VersionMetadata(Struct, frozen=True, forbid_unknown_fields=True):
-    """What comes with an artifact. `version` is `v1`, `v2`, … unless it is given."""
+    """Metadata of an upload. `version` is `v1`, `v2`, … unless it is given."""
 
     version: Name | None = None
     status: VersionStatus = "staged"
@@ -53,7 +53,7 @@ class VersionMetadata(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Upload(Struct, frozen=True):
-    """The parts of a registration, in any order."""
+    """Parts of a registration, in any order."""
 
     artifact: Annotated[bytes, Meta(description="a safetensors file", extra_json_schema={"format": "binary"})]
     metadata: VersionMetadata = VersionMetadata()
@@ -82,7 +82,7 @@ class Loaded(Struct, frozen=True):
 class ModelHandlers:
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._changes = service.model_changes
+        self._changes = service.node.model_changes
         self._timeout_s = timeout_s = service.settings.seconds("body_timeout")
         self._status = Body(StatusRequest, timeout_s=timeout_s)
         self._rollback = Body(RollbackRequest, timeout_s=timeout_s, optional=True)
@@ -147,7 +147,7 @@ class ModelHandlers:
         """Takes the upload in, and only then looks at it: its parts come in any order."""
         model = request.match_info["model"]
         require_name("model", model)
-        with said_when_full(), tempfile.TemporaryFile(dir=self._service.artifacts.root) as spool:
+        with said_when_full(), tempfile.TemporaryFile(dir=self._service.node.artifacts.root) as spool:
             metadata = await self._read_upload(request, spool)
             spool.seek(0)
             version = await self._changes.register(
@@ -162,32 +162,32 @@ class ModelHandlers:
         return answer(request, version_view(version), status=201)
 
     async def set_status(self, request: web.Request) -> web.Response:
-        wish = await self._status.read(request)
+        asked = await self._status.read(request)
         version = await self._changes.set_status(
-            *_reference(request), wish.status, actor(request), reason=wish.reason
+            *_reference(request), asked.status, actor(request), reason=asked.reason
         )
         return answer(request, version_view(version))
 
     async def rollback(self, request: web.Request) -> web.Response:
-        wish = await self._rollback.read(request)
-        model = await self._changes.rollback(request.match_info["model"], actor(request), reason=wish.reason)
+        asked = await self._rollback.read(request)
+        model = await self._changes.rollback(request.match_info["model"], actor(request), reason=asked.reason)
         return answer(request, model_view(model))
 
     async def patch(self, request: web.Request) -> web.Response:
-        wish = await self._patch.read(request)
+        asked = await self._patch.read(request)
         version = await self._changes.patch(
-            *_reference(request), actor(request), metrics=wish.metrics, metadata=wish.metadata
+            *_reference(request), actor(request), metrics=asked.metrics, metadata=asked.metadata
         )
         return answer(request, version_view(version))
 
     async def load(self, request: web.Request) -> web.Response:
         registry = await self._changes.known()
         found = registry.version(*_reference(request))
-        await self._service.models.load(found)
+        await self._service.node.models.load(found)
         return answer(request, Loaded(found.model, found.version, True))
 
     async def _read_upload(self, request: web.Request, spool: IO[bytes]) -> VersionMetadata:
-        """The parts `metadata` and `artifact`, in any order; the artifact goes to `spool` as it comes."""
+        """Parts `metadata` and `artifact`, in any order; the artifact goes to `spool` as it comes."""
         if not request.content_type.startswith("multipart/"):
             raise UnsupportedMedia("Expected multipart/form-data with the parts metadata and artifact.")
         metadata = VersionMetadata()
@@ -225,8 +225,8 @@ class ModelHandlers:
         return metadata
 
     async def _spool(self, part: BodyPartReader, coming: Multipart, spool: IO[bytes]) -> None:
-        """The last part of the name counts."""
-        max_bytes = self._service.artifacts.max_bytes
+        """Takes the last part of the path as the name."""
+        max_bytes = self._service.node.artifacts.max_bytes
         await asyncio.to_thread(_empty, spool)
         size = 0
         while chunk := await coming.next(part.read_chunk(CHUNK_BYTES)):

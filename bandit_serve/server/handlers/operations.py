@@ -41,7 +41,7 @@ class WorkerView(Struct, frozen=True):
 
 
 class StoreView(Struct, frozen=True):
-    """What is known of the store; only `available` while it is away. `used_memory` is in bytes."""
+    """State of the store; only `available` while it is away. `used_memory` is in bytes."""
 
     available: bool
     server: str | UnsetType = UNSET
@@ -83,7 +83,7 @@ class ExperimentStats(Struct, frozen=True):
 
 
 class LoadedStats(Struct, frozen=True):
-    """The models in this worker's memory."""
+    """Models in this worker's memory."""
 
     models: int
     bytes: int
@@ -117,7 +117,7 @@ class OperationHandlers:
     def __init__(self, service: Service, openapi: dict[str, Any]) -> None:
         self._service = service
         self._openapi = openapi
-        self._collector = ServiceCollector(service.counters, service.replica)
+        self._collector = ServiceCollector(service.counters, service.node.replica)
         self._started_s = time.monotonic()
 
     async def live(self, request: web.Request) -> web.Response:
@@ -133,20 +133,20 @@ class OperationHandlers:
     async def metrics(self, request: web.Request) -> web.Response:
         """All workers' counters, and the same series whichever worker is asked."""
         with contextlib.suppress(Unavailable):
-            await self._service.tail.hear_of_new()
+            await self._service.node.tail.hear_of_new()
         self._service.publish_counters()
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         # Some tens of thousands of lines: a thread lets others have their turn.
         return web.Response(body=await asyncio.to_thread(exposition, self._collector), headers=headers)
 
     async def stats(self, request: web.Request) -> web.Response:
-        """The service in one page: workers, store, experiments, models, counters."""
+        """Service in one page: workers, store, experiments, models, counters."""
         service = self._service
         with contextlib.suppress(Unavailable):
-            await service.tail.hear_all_news()
+            await service.node.tail.hear_all_news()
         service.publish_counters()
         total = service.counters.total
-        names = sorted(name for name, _ in counted(service.replica))
+        names = sorted(name for name, _ in counted(service.node.replica))
         fields = {
             "version": __version__,
             "status": self._status(),
@@ -155,12 +155,15 @@ class OperationHandlers:
             "workers": await self._workers(),
             "store": await self._store(),
             "experiments": Pairs(self._experiments(names)),
-            "set_aside": {name: set_aside_view(each) for name, each in sorted(service.replica.aside.items())},
-            "experiments_left_out": len(service.replica.experiments) - len(names),
+            "set_aside": {
+                name: set_aside_view(each) for name, each in sorted(service.node.replica.aside.items())
+            },
+            "experiments_left_out": len(service.node.replica.experiments) - len(names),
             "models": Pairs(
-                (name, model.production) for name, model in sorted(service.replica.registry.models.items())
+                (name, model.production)
+                for name, model in sorted(service.node.replica.registry.models.items())
             ),
-            "loaded": LoadedStats(len(service.models), service.models.nbytes),
+            "loaded": LoadedStats(len(service.node.models), service.node.models.nbytes),
             "decisions": int(total("decisions")),
             "predictions": int(total("predictions")),
             "rewards": {verdict: int(total(f"rewards_{verdict}")) for verdict in get_args(Verdict)},
@@ -180,7 +183,7 @@ class OperationHandlers:
 
     def _experiments(self, names: list[str]) -> Iterator[tuple[str, ExperimentStats]]:
         for name in names:
-            live = self._service.replica.experiments.get(name)
+            live = self._service.node.replica.experiments.get(name)
             if live is None:
                 continue
             decider = self._service.decisions.decider(name)
@@ -208,14 +211,14 @@ class OperationHandlers:
 
     async def _workers(self) -> list[WorkerView]:
         try:
-            workers = await living(self._service.store)
+            workers = await living(self._service.node.store)
         except Unavailable:
             workers = [self._service.card]
         return [WorkerView(f"{w.incarnation:016x}", w.pid, w.host, rfc3339(w.started_ms)) for w in workers]
 
     async def _store(self) -> StoreView:
         try:
-            facts = await self._service.store.facts()
+            facts = await self._service.node.store.facts()
         except Unavailable:
             return StoreView(available=False)
         return StoreView(

@@ -24,12 +24,12 @@ class RewardHandlers:
         service = self._service
         single = False
         try:
-            wish = self._body.decode(headers, body)
+            asked = self._body.decode(headers, body)
         except InvalidInput as error:
             verdicts = await self._submit_valid(await self._entries.after(error, headers, body))
         else:
-            single = wish.rewards is UNSET
-            rewards = _rewards(wish)
+            single = asked.rewards is UNSET
+            rewards = _rewards(asked)
             verdicts = await service.rewards.submit(rewards)
         found = report(verdicts)
         counters = service.counters
@@ -60,13 +60,13 @@ class RewardHandlers:
         return InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
 
 
-def _rewards(wish: RewardsRequest) -> list[Reward]:
-    single = wish.decision_id is not UNSET or wish.value is not UNSET or wish.metric is not UNSET
-    if wish.rewards is not UNSET:
+def _rewards(asked: RewardsRequest) -> list[Reward]:
+    single = asked.decision_id is not UNSET or asked.value is not UNSET or asked.metric is not UNSET
+    if asked.rewards is not UNSET:
         if single:
             raise InvalidInput(f"The body has both: {ONE_OR_MANY}.", [FieldError("rewards", ONE_OR_MANY)])
-        return wish.rewards
-    if wish.decision_id is UNSET or wish.value is UNSET:
-        missing = "decision_id" if wish.decision_id is UNSET else "value"
+        return asked.rewards
+    if asked.decision_id is UNSET or asked.value is UNSET:
+        missing = "decision_id" if asked.decision_id is UNSET else "value"
         raise InvalidInput(f"{missing} is missing: {ONE_OR_MANY}.", [FieldError(missing, ONE_OR_MANY)])
-    return [Reward(wish.decision_id, wish.value, None if wish.metric is UNSET else wish.metric)]
+    return [Reward(asked.decision_id, asked.value, None if asked.metric is UNSET else asked.metric)]

@@ -79,7 +79,7 @@ class ContinuousLearner:
 
     @property
     def unit(self) -> str | None:
-        """What the ratings are of, unless that was told."""
+        """Unit of the ratings; None where their rule was given."""
         return next((rule.unit for rule in self.rules.values() if rule.unit is not None), None)
 
     def follows(self, name: str, uid: int) -> bool:
@@ -157,7 +157,7 @@ class ContinuousLearner:
 
     @classmethod
     def load(cls, folder: Path, followed: Mapping[str, Followed]) -> ContinuousLearner | None:
-        """The learner that the checkpoint in a folder is of; None where there is none.
+        """Learner that the checkpoint in a folder is of; None where there is none.
 
         None also where an earlier build took rewards for ratings as they are, and they are not to be taken so. What
         an experiment's rewards were to it stays so: `UsageError` where something else is told now. `InvalidArtifact`

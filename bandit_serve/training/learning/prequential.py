@@ -1,4 +1,4 @@
-"""How a model does on ratings that it has not learned from yet, one after another."""
+"""Prequential errors: those of a model on each rating before it learns from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REFERENCES = (4_000, 20_000)
 LEVEL = 1e-6
 POWERS = (0.3, 0.5, 0.7, 0.9)
 # What a statistic may be without an alarm is less, and so are all that a state may hold.
-LARGEST = 1e12
+MAX_BET = 1e12
 
 
 class _State(Struct, array_like=True):
@@ -32,7 +32,7 @@ class _State(Struct, array_like=True):
 
 
 class _Reference:
-    """The latest errors, `sizes` in their order and at most `most`, and bets that the next one is among the largest.
+    """Latest errors, `sizes` in their order and at most `most`, and bets that the next one is among the largest.
 
     p is the rank of an error's size among those before it, which is uniform while errors are exchangeable, and small
     when they grow; a bet pays ε p^(ε−1). `statistics`: of each ε, the Shiryaev–Roberts statistic of its bets, of
@@ -63,7 +63,7 @@ class _Reference:
         self._ranked.insert(below, size)
         self.sizes.append(size)
         self.statistics = [
-            min((1.0 + each) * power * p ** (power - 1.0), LARGEST)
+            min((1.0 + each) * power * p ** (power - 1.0), MAX_BET)
             for each, power in zip(self.statistics, POWERS, strict=True)
         ]
 

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The loops of pending decisions (`pending.py`) and of the delays of their rewards (`delays.py`).
+"""Loops over pending decisions (`pending.py`) and over the delays of their rewards (`delays.py`).
 
 Counting is over integers. `arrival_rates` sums in one order, in scalar arithmetic: the same state gives the same bits.
 """

@@ -1,0 +1,66 @@
+"""Parts of one process, wired in one place: its store, its copy of the state, its models, the changes it may make.
+
+A worker serves with a node (`server/service.py`); a command has one for as long as it runs (`cli/access.py`).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from bandit_serve.base.troubles import Troubles
+from bandit_serve.changes.changes import Changes
+from bandit_serve.changes.experiments import ExperimentChanges
+from bandit_serve.changes.models import ModelChanges
+from bandit_serve.folds.replica import Replica
+from bandit_serve.models.artifact import ArtifactStore
+from bandit_serve.registry.artifact_store import open_artifacts
+from bandit_serve.registry.loaded import LoadedModels
+from bandit_serve.registry.registry import Registry
+from bandit_serve.replication.results_log import ResultsLog
+from bandit_serve.replication.tail import Tail
+from bandit_serve.settings import Settings
+from bandit_serve.store.store import Store
+
+
+class Node:
+    """Store, replica, log readers, models and changes of one process.
+
+    Nothing is read until `tail.load`. Parts that need the artifacts are made when first used, since opening those makes
+    their directory: `UsageError` where the settings name none that can be.
+    """
+
+    def __init__(self, settings: Settings, store_url: str) -> None:
+        self.settings = settings
+        self.store = Store(
+            store_url, namespace=settings.namespace, timeout_s=settings.seconds("store_timeout")
+        )
+        self.troubles = Troubles()
+        self.replica = Replica()
+        self.tail = Tail(self.store, self.replica)
+        self.results = ResultsLog(self.store, self.replica)
+
+    @cached_property
+    def artifacts(self) -> ArtifactStore:
+        return open_artifacts(self.settings, self.store.url)
+
+    @cached_property
+    def models(self) -> LoadedModels:
+        return LoadedModels(self.artifacts, max_bytes=self.settings.model_memory, troubles=self.troubles)
+
+    @cached_property
+    def changes(self) -> Changes:
+        return Changes(self.store, self.replica, self.tail)
+
+    @cached_property
+    def experiment_changes(self) -> ExperimentChanges:
+        return ExperimentChanges(self.store, self.replica, self.tail, self.changes, self.models)
+
+    @cached_property
+    def model_changes(self) -> ModelChanges:
+        return ModelChanges(self.store, self.replica, self.tail, self.changes, self.models)
+
+    async def read_registry(self) -> Registry:
+        """The registry as its log has it now, folded anew: `replica` stays as it is."""
+        replica = Replica()
+        await Tail(self.store, replica).load_registry()
+        return replica.registry

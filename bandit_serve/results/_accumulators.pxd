@@ -1,0 +1,39 @@
+# cython: cdivision=True
+"""Declarations of `ext/results/accumulators.pyx` for the kernels that say when something enters the sums."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+from bandit_serve.results._beginnings cimport Beginnings
+from outcome cimport outcome_t
+
+
+cdef class Accumulators:
+    cdef readonly Py_ssize_t n_metrics, n_arms, control
+    cdef public Beginnings beginnings   # or None: of what is analysed no value is kept
+    cdef bint former           # restored from a state of a build that kept no squares
+    cdef public bint contextual
+    cdef double plain_weight
+    cdef int64_t[:, ::1] n_, eligible_, pair_eligible_
+    cdef double[:, ::1] total_, shifted_, m2_, cube_, score_, square_, inverse_, balance_, spread_
+    cdef double[:, ::1] pair_weight_, pair_score_, pair_control_score_, pair_weight_square_, pair_square_score_
+    cdef double[:, ::1] pair_square_, pair_inverse_, pair_control_inverse_, split_, residual_, residual_cube_
+    cdef double[:, ::1] predicted_, predicted_square_, pair_predicted_, pair_predicted_square_
+    cdef int64_t[::1] analysed_, unfloored_, unsquared_, moved_, modelled_
+    cdef double[::1] grand_, origin_, expected
+    cdef uint64_t[::1] first_who_, first_number_
+    cdef outcome_t model
+    cdef dict of_model                  # the model's columns, by name
+    cdef double[::1] room
+    cdef int64_t[::1] learned_
+
+    cdef int restore(self, dict state, Py_ssize_t control) except -1
+    cdef dict views(self)
+    cdef int make_model(self, Py_ssize_t n_features, given=*) except -1
+    cdef double centre(self, Py_ssize_t m, Py_ssize_t k) noexcept nogil
+    cdef double weight(self, const double *e, Py_ssize_t k, bint plain) noexcept nogil
+    cdef void expect(self, Py_ssize_t m, const double *e, const float *x) noexcept nogil
+    cdef void analyse(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
+                      uint64_t who, uint64_t number, const float *x) noexcept nogil
+    cdef void update(self, Py_ssize_t m, Py_ssize_t arm, const double *e, Py_ssize_t all_of, double propensity,
+                     double old, double new, bint plain, uint64_t who, uint64_t number) noexcept nogil
+    cdef void change_pair(self, Py_ssize_t m, Py_ssize_t k, double w, double difference, double step) noexcept nogil

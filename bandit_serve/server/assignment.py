@@ -1,0 +1,50 @@
+"""Assignment of a worker, and the signs that supervisor and worker give each other.
+
+Small: the supervisor imports nothing that only workers need.
+"""
+
+from __future__ import annotations
+
+import signal
+
+import msgspec
+
+from bandit_serve.settings import Settings
+
+# Of a worker, by its `status_fd`: it serves; it takes no more connections.
+READY, DRAINING = b"r", b"d"
+# To a worker: write the stacks of all threads into the log, whatever they are doing.
+SAY_STACKS = signal.SIGUSR2
+# To either: drain and leave. A terminal that closes sends SIGHUP, which nohup has had ignored.
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SAID_EVERY_S = 30.0
+"""Between two sentences in the log that the store is missing."""
+
+
+def ending_signals() -> list[signal.Signals]:
+    """Those of `ENDING_SIGNALS` that whoever started this process has not had ignored."""
+    return [number for number in ENDING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def store_advice(settings: Settings) -> str:
+    if settings.store is None:
+        return "The data directory's store.log may say why."
+    return "Start it, or name another with --store (BANDIT_SERVE_STORE); bandit-serve doctor says more."
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """Settings and file descriptors of a worker, from the supervisor; the `fd`s are inherited.
+
+    `quiet_s`: for how long it need not say that the store is missing, None where another says it for all.
+    """
+
+    settings: Settings
+    store_url: str
+    parent: int
+    listen_fd: int
+    status_fd: int
+    counters_fd: int
+    beats_fd: int
+    n_slots: int
+    slot: int
+    quiet_s: float | None = 0.0

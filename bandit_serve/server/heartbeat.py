@@ -1,0 +1,72 @@
+"""Heartbeat of a worker: a write that says that it lives, what models it has, and whether the store takes writes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from bandit_serve.errors import StoreUnavailable
+from bandit_serve.node import Node
+from bandit_serve.replication.census import WorkerCard
+from bandit_serve.server.metrics import Counters
+
+# Each is a write, too: whether the store takes any is known by it when no caller writes.
+EVERY_S = 1.0
+AGAIN_S = 0.25
+LIFETIME_MS = 10_000
+STARTED_WITHOUT_STORE = "started_without_store"
+MAX_CLOCK_OFFSET_MS = 1_000.0
+
+
+class Heartbeat:
+    """`publish` brings the counters up to date before each beat: any worker answers a scrape for all."""
+
+    def __init__(self, node: Node, card: WorkerCard, counters: Counters, publish: Callable[[], None]) -> None:
+        self._node = node
+        self._card = card
+        self._counters = counters
+        self._publish = publish
+        self._clock_off = False
+
+    async def run(self) -> None:
+        store, card = self._node.store, msgspec.msgpack.encode(self._card)
+        while True:
+            self._publish()
+            try:
+                await store.announce(card, LIFETIME_MS)
+                if self._node.tail.available:
+                    self._node.troubles.end(STARTED_WITHOUT_STORE)
+                loaded = msgspec.msgpack.encode(self._node.models.contents())
+                await store.say_loaded(self._card.incarnation, loaded)
+                self._compare_clocks()
+                await asyncio.sleep(EVERY_S)
+            except StoreUnavailable:
+                await asyncio.sleep(AGAIN_S)
+
+    def _compare_clocks(self) -> None:
+        """Says where clocks are apart; nothing that is counted depends on this machine's."""
+        clock = self._node.store.clock
+        self._counters.set("clock_offset_s", clock.offset_ms / 1000)
+        apart = clocks_apart(clock.offset_ms, clock.shift_ms, already=self._clock_off)
+        self._clock_off = apart is not None
+        if apart is None:
+            self._node.troubles.end("clock_off")
+        else:
+            self._node.troubles.begin("clock_off", apart)
+
+
+def clocks_apart(offset_ms: float, shift_ms: int, *, already: bool) -> str | None:
+    """A sentence on clocks that are apart; None where they agree. `already` ends at half of where it begins."""
+    said = []
+    if abs(offset_ms) > (MAX_CLOCK_OFFSET_MS / 2 if already else MAX_CLOCK_OFFSET_MS):
+        where = "ahead of" if offset_ms > 0 else "behind"
+        said.append(f"This machine's clock is {abs(offset_ms) / 1000:.1f} s {where} the store's.")
+    if shift_ms:
+        jumped = "ahead" if shift_ms < 0 else "back"
+        said.append(
+            f"The store's clock has jumped {jumped}, and the logs go on without that, {abs(shift_ms) / 1000:.1f} s "
+            f"{'ahead of' if shift_ms > 0 else 'behind'} it."
+        )
+    return " ".join(said) or None

@@ -1,0 +1,131 @@
+"""Sources of a learner: the logs of the experiments whose rewards it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from bandit_serve.errors import NotFound
+from bandit_serve.experiments.spec import Record
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.log import events
+from bandit_serve.log.offset import Offset
+from bandit_serve.node import Node
+from bandit_serve.store.store import Entry
+from bandit_serve.training.learning.learner import ContinuousLearner, Followed, in_order
+from bandit_serve.training.rating_rule import read_rule, rule_of
+
+READ_COUNT = 500
+# How many entries of a log are read before they are learned from.
+ENTRIES_AT_ONCE = 20_000
+
+
+class Sources:
+    """Experiments by name, or all that have an arm of the model where `experiments` is None.
+
+    `rules`: what their rewards are as ratings, as text, where that is not the objective's utility.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        model: str,
+        experiments: Collection[str] | None,
+        rules: Mapping[str, str],
+        say: Callable[[str], None],
+    ) -> None:
+        self._node = node
+        self._model = model
+        self._experiments = experiments
+        self._rules = rules
+        self._say = say
+
+    @property
+    def are_named(self) -> bool:
+        return self._experiments is not None
+
+    async def followed(self) -> dict[str, Followed]:
+        """Experiments to learn from as they are now. `NotFound` for one that is named and is not there."""
+        await self._node.tail.hear_all_news()
+        replica, names = self._node.replica, self._experiments
+        followed = {}
+        # Those that are set aside, too: once they are repaired, the learner goes on where it was.
+        for name, record in sorted(replica.records().items()):
+            uses = any(arm.model == self._model for arm in record.experiment.arms)
+            if (uses if names is None else name in names) and record.status != "draft":
+                followed[name] = self._follow(record)
+        registry = replica.registry
+        for name in (*(names or ()), *self._rules):
+            if registry.owner(name) not in registry.experiments:
+                raise NotFound(f"There is no experiment {name!r}.")
+        return followed
+
+    def _follow(self, record: Record) -> Followed:
+        experiment = record.experiment
+        text = self._rules.get(experiment.id)
+        rule = rule_of(experiment) if text is None else read_rule(text, experiment)
+        return Followed(experiment.id, record.uid, experiment.attribution.window_ms, rule)
+
+    async def ends(self, names: Collection[str]) -> dict[str, Offset]:
+        """Last offset of each log."""
+        store, owner = self._node.store, self._node.replica.registry.owner
+        return {name: await store.last_offset(owner(name)) for name in names}
+
+    def are_learned(self, learner: ContinuousLearner, ends: Mapping[str, Offset]) -> bool:
+        """Whether a learner has come to `ends`, as far as it follows those logs and they can be folded."""
+        return all(
+            learner.offsets[name] >= end
+            for name, end in ends.items()
+            if name in learner.offsets and name in self._node.replica.experiments
+        )
+
+    async def news(self, learner: ContinuousLearner) -> list[tuple[Offset, str, events.Event]]:
+        """Events of all logs that a learner has not applied yet, in their order, each with its experiment's name."""
+        store = self._node.store
+        known_ms = await store.time_ms()
+        logs: dict[str, list[tuple[Offset, events.Event]]] = {}
+        for name in list(learner.offsets):
+            live = self._node.replica.experiments.get(name)
+            if live is None or not learner.follows(name, live.record.uid):
+                continue  # set aside, or a namesake came: the others are learned from meanwhile
+            trimmed = await store.trimmed(live.owner)
+            if trimmed > learner.offsets[name]:
+                self._say(
+                    f"The log of {name} was trimmed through {trimmed}, further than was learned: a part is lost."
+                )
+                learner.offsets[name] = trimmed
+            log: list[tuple[Offset, events.Event]] = []
+            at = learner.offsets[name]
+            while len(log) < ENTRIES_AT_ONCE:
+                entries = await store.read(live.owner, at, READ_COUNT)
+                decoded = self._decoded(live, entries)
+                log += decoded
+                if len(decoded) < READ_COUNT:
+                    break
+                at = entries[-1].offset
+            else:
+                # Not to its end: what comes after is later than the last that was read.
+                known_ms = min(known_ms, log[-1][0].time_ms)
+            logs[name] = log
+        return in_order(logs, known_ms)
+
+    def _decoded(self, live: LiveExperiment, entries: list[Entry]) -> list[tuple[Offset, events.Event]]:
+        """Events of entries; what was left out, or was folded by a build that could, is as if time passed.
+
+        They end at one that can not be read where the fold has not come to yet: there the experiment is set aside.
+        """
+        name = live.experiment.id
+        omission = self._node.replica.registry.repairs.omission
+        decoded: list[tuple[Offset, events.Event]] = []
+        for entry in entries:
+            event: events.Event = events.Tick()
+            if omission(live.owner, entry.offset) is None:
+                try:
+                    event = events.decode(entry.kind, entry.data, live.n_features)
+                except Exception as error:
+                    if entry.offset > live.offset:
+                        break
+                    self._say(
+                        f"What {name} has at {entry.offset} can not be read and is passed over: {error}"
+                    )
+            decoded.append((entry.offset, event))
+        return decoded

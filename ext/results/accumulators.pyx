@@ -1,0 +1,370 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Sums that every estimate is made from, of each metric and arm.
+
+Values are added one by one, in scalar arithmetic, so that a fold gives the same bits however the log is cut up.
+"""
+
+from libc.math cimport fabs
+from libc.stdint cimport uint64_t
+
+import numpy as np
+
+from limits cimport MIN_SPREAD
+from outcome cimport outcome_learn, outcome_predict, outcome_see
+from place cimport place_of
+from propensity cimport MIN_SHARE, SAME_SHARE
+from symmetric cimport symmetric_start
+
+from bandit_serve.results.former_sums import with_residuals, with_squares
+from bandit_serve.results.room import widened
+
+cdef enum:
+    MAX_NUMBERS = 1 << 20  # in the matrices of a model of outcomes, M K d^2
+
+# Of the model's columns those that all arms share.
+cdef tuple OF_METRIC = ("centre", "spread", "lowest", "highest")
+
+
+cdef class Accumulators:
+    """Sums over what has been analysed, M metrics by K arms; e is a decision's share vector, A its arm.
+
+    Values enter scores and `shifted` less the metric's `origin`, its first value. What is analysed first gives that
+    only: its scores would need a centre from before it, so it has none.
+
+    Of each arm's own decisions: `n`, `total`, `shifted` and `cube` (sums of the values, of the shifted ones and of the
+    cubes of these) and `m2` (squared deviations from the mean, Welford 1962). Over the decisions with e(k) > 0:
+    `balance` (sum of 1{A = k} - e(k)), `spread` (sum of e(k)(1 - e(k))); of those that have scores `eligible` (how
+    many), `score` and `square` (sums of the AIPW scores and of their squares), `inverse` (sum of 1/e(k)). Over those of
+    these with e(control) > 0, too, w the weight of the pair and d the difference of its scores: `pair_eligible` (how many),
+    `pair_weight` (sum of w), `pair_score` (w d), `pair_control_score` (w times control's score), `pair_weight_square`
+    (w^2), `pair_square_score` (w^2 d), `pair_square` (w^2 d^2), `pair_inverse` (w^2/e(k)), `pair_control_inverse`
+    (w^2/e(control)). By metric: `analysed`, `grand` (sum of all shifted values), `unfloored` (how many an adaptive
+    policy without a floor decided), `unsquared` (how many a former build analysed, which kept no squares), `moved`
+    (1 when not all had one share vector), `split` f8[M, K] (the first's), `first_who` and `first_number` (which
+    decision or unit was the first).
+
+    What scores are made around, mu(k), is expected of an arm before its value is known: its past mean, or, where the
+    sums are `contextual` and the features of decisions known, what a model of them says (`outcome.pxd`). Of an arm's
+    own decisions that have scores: `residual` and `residual_cube` (sums of (y - mu)^2 and of (y - mu)^3). Of all that
+    have: `predicted` and `predicted_square` (sums of mu(k) and of its square); of pairs `pair_predicted` (w^2 times the
+    difference of mu) and `pair_predicted_square` (w^2 times its square). By metric `modelled`: of how many a model was
+    asked. `n_features` is 0 where there is none, as where its matrices would have more than `MAX_NUMBERS` numbers.
+
+    w = e(k) e(control) / (e(k) + e(control)), the inverse of the variance of d where all values vary alike. Where
+    shares may depend on what moves the mean (`contextual`), or did so in what is `plain`, it is `plain_weight` for
+    all, that of even shares of the arms at first.
+    """
+
+    COUNTS = ("n", "eligible", "pair_eligible")
+    SUMS = ("total", "shifted", "m2", "cube", "score", "square", "inverse", "balance", "spread", "pair_weight",
+            "pair_score", "pair_control_score", "pair_weight_square", "pair_square_score", "pair_square",
+            "pair_inverse", "pair_control_inverse", "split", "residual", "residual_cube", "predicted",
+            "predicted_square", "pair_predicted", "pair_predicted_square")
+    BY_METRIC = ("analysed", "unfloored", "unsquared", "moved", "modelled")
+
+    def __init__(self, Py_ssize_t n_metrics, Py_ssize_t n_arms, Py_ssize_t control, bint contextual=False):
+        by_arm = (n_metrics, n_arms)
+        state = {name: np.zeros(by_arm, np.int64) for name in self.COUNTS}
+        state |= {name: np.zeros(by_arm) for name in self.SUMS}
+        state |= {name: np.zeros(n_metrics, np.int64) for name in self.BY_METRIC}
+        state |= {name: np.zeros(n_metrics) for name in ("grand", "origin")}
+        state |= {name: np.zeros(n_metrics, np.uint64) for name in ("first_who", "first_number")}
+        state |= {"plain_weight": np.array([0.5 / n_arms]), "contextual": np.array([contextual])}
+        self.restore(state, control)
+
+    cdef int restore(self, dict state, Py_ssize_t control) except -1:
+        self.n_metrics, self.n_arms = state["n"].shape
+        shapes = dict.fromkeys((*self.COUNTS, *self.SUMS), (self.n_metrics, self.n_arms))
+        of_metrics = (*self.BY_METRIC, "grand", "origin", "first_who", "first_number")
+        shapes |= dict.fromkeys(of_metrics, (self.n_metrics,))
+        if any(state[name].shape != shape for name, shape in shapes.items()):
+            raise ValueError("the snapshot's sums are not of the same metrics and arms")
+        self.control = control
+        self.n_, self.eligible_, self.pair_eligible_ = (state[name].copy() for name in self.COUNTS)
+        (self.total_, self.shifted_, self.m2_, self.cube_, self.score_, self.square_, self.inverse_, self.balance_,
+         self.spread_, self.pair_weight_, self.pair_score_, self.pair_control_score_, self.pair_weight_square_,
+         self.pair_square_score_, self.pair_square_, self.pair_inverse_, self.pair_control_inverse_,
+         self.split_, self.residual_, self.residual_cube_, self.predicted_, self.predicted_square_,
+         self.pair_predicted_, self.pair_predicted_square_) = (state[name].copy() for name in self.SUMS)
+        self.analysed_, self.unfloored_, self.unsquared_, self.moved_, self.modelled_ = (
+            state[name].copy() for name in self.BY_METRIC
+        )
+        self.expected = np.zeros(self.n_arms)
+        self.grand_, self.origin_ = state["grand"].copy(), state["origin"].copy()
+        self.first_who_, self.first_number_ = state["first_who"].copy(), state["first_number"].copy()
+        self.plain_weight = state["plain_weight"][0]
+        self.contextual = state["contextual"][0]
+        self.make_model(0)
+        return 0
+
+    cdef dict views(self):
+        return {
+            "n": self.n_, "eligible": self.eligible_, "pair_eligible": self.pair_eligible_,
+            "total": self.total_, "shifted": self.shifted_, "m2": self.m2_, "cube": self.cube_, "score": self.score_,
+            "square": self.square_, "inverse": self.inverse_, "balance": self.balance_, "spread": self.spread_,
+            "pair_weight": self.pair_weight_, "pair_score": self.pair_score_,
+            "pair_control_score": self.pair_control_score_, "pair_weight_square": self.pair_weight_square_,
+            "pair_square_score": self.pair_square_score_, "pair_square": self.pair_square_,
+            "pair_inverse": self.pair_inverse_, "pair_control_inverse": self.pair_control_inverse_,
+            "split": self.split_, "residual": self.residual_, "residual_cube": self.residual_cube_,
+            "predicted": self.predicted_, "predicted_square": self.predicted_square_,
+            "pair_predicted": self.pair_predicted_, "pair_predicted_square": self.pair_predicted_square_,
+            "analysed": self.analysed_, "unfloored": self.unfloored_,
+            "unsquared": self.unsquared_, "moved": self.moved_, "modelled": self.modelled_, "grand": self.grand_,
+            "origin": self.origin_, "first_who": self.first_who_, "first_number": self.first_number_,
+        }
+
+    def state(self):
+        """A copy of every sum, by its name."""
+        numbers = {"plain_weight": np.array([self.plain_weight]), "contextual": np.array([self.contextual])}
+        return {name: np.array(column) for name, column in self.views().items()} | numbers
+
+    def of_metric(self, Py_ssize_t metric):
+        """A copy of the sums of one metric, by name, [K] or a number."""
+        if not 0 <= metric < self.n_metrics:
+            raise IndexError(f"expected a metric below {self.n_metrics}")
+        return {name: np.asarray(column)[metric].copy() for name, column in self.views().items()}
+
+    @staticmethod
+    def from_state(state, Py_ssize_t control, bint contextual=False):
+        """`contextual`: what a state of a former build does not say."""
+        cdef Accumulators self = Accumulators.__new__(Accumulators)
+        self.former = "square" not in state
+        if self.former:
+            state = with_squares(state, control, contextual)
+        self.restore(state if "residual" in state else with_residuals(state), control)
+        return self
+
+    # -- the model of what arms bring
+
+    @property
+    def n_features(self):
+        return self.model.n_features
+
+    def know_features(self, Py_ssize_t n_features):
+        """From now on a model learns from decisions with so many features, if its matrices are not too large."""
+        self.make_model(n_features)
+
+    cdef int make_model(self, Py_ssize_t n_features, given=None) except -1:
+        """An empty model, or that of the columns `given`; none for 0 features or too many."""
+        cdef Py_ssize_t width = (n_features + 7) // 8 * 8, size = symmetric_start(width, width)
+        cdef Py_ssize_t n_models = self.n_metrics * self.n_arms
+        if n_features * n_features * n_models > MAX_NUMBERS:
+            n_features = width = size = n_models = 0
+        shapes = {
+            **dict.fromkeys(("gram", "inverse"), (n_models, size)),
+            **dict.fromkeys(("moment", "constant", "slope", "share", "precision"), (n_models, width)),
+            **dict.fromkeys(("agreed", "offered", "learned"), (n_models,)),
+            **dict.fromkeys(("centre", "spread"), (self.n_metrics if n_features else 0, width)),
+            **dict.fromkeys(("lowest", "highest"), (self.n_metrics if n_features else 0,)),
+        }
+        columns = {name: np.zeros(shape, np.int64 if name == "learned" else float) for name, shape in shapes.items()}
+        columns["spread"][:] = MIN_SPREAD
+        if given is not None:
+            for name, column in columns.items():
+                if given[name].shape != column.shape or not np.isfinite(given[name]).all():
+                    raise ValueError(f"the snapshot's model has a {name} that does not fit its experiment")
+                column[:] = given[name]
+            if (columns["learned"] < 0).any() or (columns["spread"] < MIN_SPREAD).any():
+                raise ValueError("the snapshot holds a model that can not have been learned")
+        self.of_model = columns
+        self.room = np.zeros(2 * width + 2 * width * width)
+        self.model.n_arms, self.model.n_features, self.model.width, self.model.size = (
+            self.n_arms, n_features, width, size
+        )
+        if n_features == 0:
+            return 0
+        self.model.gram, self.model.inverse = place_of(columns["gram"]), place_of(columns["inverse"])
+        self.model.moment, self.model.constant = place_of(columns["moment"]), place_of(columns["constant"])
+        self.model.slope, self.model.share = place_of(columns["slope"]), place_of(columns["share"])
+        self.model.precision = place_of(columns["precision"])
+        self.model.agreed, self.model.offered = place_of(columns["agreed"]), place_of(columns["offered"])
+        self.learned_ = columns["learned"]
+        self.model.learned = &self.learned_[0]
+        self.model.centre, self.model.spread = place_of(columns["centre"]), place_of(columns["spread"])
+        self.model.lowest, self.model.highest = place_of(columns["lowest"]), place_of(columns["highest"])
+        self.model.x = &self.room[0]
+        self.model.direction = self.model.x + width
+        self.model.work = self.model.direction + width
+        return 0
+
+    def model_state(self):
+        """Copies of the model's columns, by name; all of them empty where there is none."""
+        return {name: column.copy() for name, column in self.of_model.items()}
+
+    def restore_model(self, Py_ssize_t n_features, state):
+        """Takes over what `model_state()` gave of a model of so many features; `ValueError` for anything else."""
+        self.make_model(n_features, state)
+
+    def counts(self):
+        """Counts of what has been analysed, i8[M]: a view."""
+        return np.asarray(self.analysed_)
+
+    def grow(self, Py_ssize_t n_arms):
+        """Makes room for arms that have come: no decision so far had a share for them."""
+        state = self.state()
+        for name in (*self.COUNTS, *self.SUMS):
+            state[name] = widened(state[name], n_arms)
+        former, of_model, n_before = self.n_features, self.model_state(), self.n_arms
+        self.restore(state, self.control)
+        self.make_model(former)
+        for name in self.of_model if self.n_features else ():
+            mine, its = self.of_model[name], of_model[name]
+            if name in OF_METRIC:
+                mine[:] = its
+            else:
+                shape = self.n_metrics, n_before, *its.shape[1:]
+                mine.reshape(self.n_metrics, n_arms, *its.shape[1:])[:, :n_before] = its.reshape(shape)
+        if self.beginnings is not None:
+            self.beginnings.grow(n_arms)
+
+    cdef double centre(self, Py_ssize_t m, Py_ssize_t k) noexcept nogil:
+        """Shifted value that arm k is thought to bring: its mean with one observation of the pooled mean added."""
+        cdef double pooled = self.grand_[m] / self.analysed_[m] if self.analysed_[m] else 0.0
+        return (self.shifted_[m, k] + pooled) / (self.n_[m, k] + 1)
+
+    cdef double weight(self, const double *e, Py_ssize_t k, bint plain) noexcept nogil:
+        return self.plain_weight if plain else e[k] * e[self.control] / (e[k] + e[self.control])
+
+    cdef void expect(self, Py_ssize_t m, const double *e, const float *x) noexcept nogil:
+        """Expects a value of each arm with a share, with the features x, or with any where that is NULL."""
+        cdef Py_ssize_t k
+        for k in range(self.n_arms):
+            if e[k] > 0.0:
+                self.expected[k] = self.centre(m, k)
+        if x == NULL:
+            return
+        outcome_see(&self.model, m, x)
+        self.modelled_[m] += 1
+        for k in range(self.n_arms):
+            if e[k] > 0.0:
+                self.expected[k] = outcome_predict(&self.model, m, k, self.expected[k])
+
+    cdef void analyse(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
+                      uint64_t who, uint64_t number, const float *x) noexcept nogil:
+        """Enters one decision or unit, with arm `arm`, shares `e` (e[arm] > 0) and value `y`; `who`, `number` name it.
+
+        The score of arm k is mu(k) + 1{A = k} (y - mu(k)) / e(k), with mu(k) from before. `x` are the features, finite
+        numbers, or NULL where they are not known.
+        """
+        cdef Py_ssize_t k, c = self.control
+        cdef double value, control_inverse = 0.0, control_score = 0.0, inverse, score, difference, w, before, after
+        cdef double mu
+        cdef bint first = self.analysed_[m] == 0
+        if first:
+            self.origin_[m] = y
+            self.first_who_[m] = who
+            self.first_number_[m] = number
+            for k in range(self.n_arms):
+                self.split_[m, k] = e[k]
+        elif not self.moved_[m]:
+            for k in range(self.n_arms):
+                if fabs(self.split_[m, k] - e[k]) > SAME_SHARE:
+                    self.moved_[m] = 1
+                    break
+        value = y - self.origin_[m]
+        if self.model.n_features == 0:
+            x = NULL
+        self.expect(m, e, x)
+        if e[c] > 0.0:
+            control_inverse = 1.0 / max(e[c], MIN_SHARE)
+            control_score = self.expected[c]
+            if c == arm:
+                control_score += (value - control_score) * control_inverse
+        for k in range(self.n_arms):
+            if e[k] <= 0.0:
+                continue
+            self.balance_[m, k] -= e[k]
+            self.spread_[m, k] += e[k] * (1.0 - e[k])
+            if first:
+                continue
+            inverse = 1.0 / max(e[k], MIN_SHARE)
+            score = mu = self.expected[k]
+            if k == arm:
+                score += (value - mu) * inverse
+                self.residual_[m, k] += (value - mu) * (value - mu)
+                self.residual_cube_[m, k] += (value - mu) * (value - mu) * (value - mu)
+            self.eligible_[m, k] += 1
+            self.score_[m, k] += score
+            self.square_[m, k] += score * score
+            self.inverse_[m, k] += inverse
+            self.predicted_[m, k] += mu
+            self.predicted_square_[m, k] += mu * mu
+            if e[c] > 0.0 and k != c:
+                w = self.weight(e, k, plain)
+                difference = w * (score - control_score)
+                mu = w * (mu - self.expected[c])
+                self.pair_eligible_[m, k] += 1
+                self.pair_weight_[m, k] += w
+                self.pair_score_[m, k] += difference
+                self.pair_control_score_[m, k] += w * control_score
+                self.pair_weight_square_[m, k] += w * w
+                self.pair_square_score_[m, k] += w * difference
+                self.pair_square_[m, k] += difference * difference
+                self.pair_inverse_[m, k] += w * w * inverse
+                self.pair_control_inverse_[m, k] += w * w * control_inverse
+                self.pair_predicted_[m, k] += w * mu
+                self.pair_predicted_square_[m, k] += mu * mu
+        if x != NULL:
+            outcome_learn(&self.model, m, arm, value, self.centre(m, arm))
+        self.balance_[m, arm] += 1.0
+        before = self.shifted_[m, arm] / self.n_[m, arm] if self.n_[m, arm] else value
+        self.n_[m, arm] += 1
+        self.total_[m, arm] += y
+        self.shifted_[m, arm] += value
+        self.cube_[m, arm] += value * value * value
+        after = self.shifted_[m, arm] / self.n_[m, arm]
+        # Of one sign, but for what rounding makes of means next to the value.
+        self.m2_[m, arm] += max(0.0, (value - before) * (value - after))
+        self.analysed_[m] += 1
+        self.grand_[m] += value
+        self.unfloored_[m] += unfloored
+        if self.beginnings is not None:
+            self.beginnings.take(m, arm, e, &self.split_[m, 0], y)
+
+    cdef void update(self, Py_ssize_t m, Py_ssize_t arm, const double *e, Py_ssize_t all_of, double propensity,
+                     double old, double new, bint plain, uint64_t who, uint64_t number) noexcept nogil:
+        """One that has been analysed with value `old` now has `new`.
+
+        `e` NULL: the first `all_of` arms had a share, and it was `plain`. What its scores were around is not known any
+        more; their squares change as if that had been the arms' centres of now.
+        """
+        cdef Py_ssize_t k, c = self.control
+        cdef double change = new - old, inverse = 1.0 / max(propensity, MIN_SHARE), step = change * inverse
+        cdef double before, after, score, difference, w, centre = self.centre(m, arm)
+        cdef bint control = e == NULL or e[c] > 0.0
+        old -= self.origin_[m]
+        new -= self.origin_[m]
+        if self.n_[m, arm]:
+            before = self.shifted_[m, arm] / self.n_[m, arm]
+            after = (self.shifted_[m, arm] + change) / self.n_[m, arm]
+            self.m2_[m, arm] = max(0.0, self.m2_[m, arm] + change * ((new - after) + (old - before)))
+        self.cube_[m, arm] += new * new * new - old * old * old
+        if who != self.first_who_[m] or number != self.first_number_[m]:
+            score = centre + (old - centre) * inverse
+            before, after = old - centre, new - centre
+            self.residual_[m, arm] += change * (before + after)
+            self.residual_cube_[m, arm] += after * after * after - before * before * before
+            self.score_[m, arm] += step
+            self.square_[m, arm] += step * (2.0 * score + step)
+            for k in range(self.n_arms):
+                if k == c or not control or (arm != c and arm != k):
+                    continue
+                if not (k < all_of if e == NULL else e[k] > 0.0):
+                    continue
+                w = self.weight(e, k, plain)
+                difference = score - self.centre(m, c) if arm == k else self.centre(m, k) - score
+                self.change_pair(m, k, w, difference, step if arm == k else -step)
+                if arm == c:
+                    self.pair_control_score_[m, k] += w * step
+        if change != 0.0 and self.beginnings is not None:
+            self.beginnings.give_up(m, arm)
+        self.total_[m, arm] += change
+        self.shifted_[m, arm] += change
+        self.grand_[m] += change
+
+    cdef void change_pair(self, Py_ssize_t m, Py_ssize_t k, double w, double difference, double step) noexcept nogil:
+        """A difference of scores becomes larger by `step`."""
+        self.pair_score_[m, k] += w * step
+        self.pair_square_score_[m, k] += w * w * step
+        self.pair_square_[m, k] += w * w * step * (2.0 * difference + step)

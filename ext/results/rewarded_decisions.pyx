@@ -1,0 +1,53 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Decisions that enter the sums with their rewards: `missing: ignore`, `unit: request`."""
+
+from libc.stdint cimport uint8_t
+
+import numpy as np
+
+from bandit_serve.results._accumulators cimport Accumulators
+from bandit_serve.results._share_history cimport ShareHistory
+from reward cimport Reward
+
+
+cdef class RewardedDecisions:
+    """`missing: ignore`, `unit: request`: a decision is analysed, per metric, when its reward comes."""
+
+    cdef Accumulators sums
+    cdef ShareHistory shares
+
+    def __init__(self, Accumulators sums not None, ShareHistory shares not None):
+        self.sums = sums
+        self.shares = shares
+
+    pending = 0
+    crossovers = 0
+
+    def expose(self, *exposure):
+        """Nothing is open: a reward says what its exposure said."""
+
+    def close(self, before_ms):
+        """Nothing is open."""
+
+    def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored, x=None):
+        """`x` f4[n, d]: the features of the rows' decisions, where they are known."""
+        cdef Py_ssize_t i, slot
+        cdef const Reward *row
+        cdef const float[:, ::1] features = x
+        for i in range(rows.shape[0]):
+            row = &rows[i]
+            slot = self.shares.slot(row.incarnation)
+            if not self.shares.left_out(slot, row.counter):
+                self.sums.analyse(row.metric, row.arm, self.shares.shares_of(slot, row), row.value, unfloored[i],
+                                  self.sums.contextual, row.incarnation, row.counter,
+                                  NULL if x is None else &features[i, 0])
+
+    def vectors(self):
+        return np.zeros(0, np.int32)
+
+    def state(self, vectors):
+        return {}
+
+    @staticmethod
+    def from_state(Accumulators sums not None, ShareHistory shares not None, state):
+        return RewardedDecisions(sums, shares)

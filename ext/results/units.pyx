@@ -1,0 +1,301 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Units that enter the sums once, with all their rewards: `unit: user`."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+import numpy as np
+
+from bandit_serve.results._accumulators cimport Accumulators
+from bandit_serve.results._share_history cimport ShareHistory, Timeline
+from marks cimport CROSSED, PLAIN, SEEN, UNFLOORED
+from reward cimport Reward
+from room cimport MIN_ROOM, room_for
+from thinning cimport MAX_HALVINGS, is_taken
+from timeheap cimport TimeHeap, heap_free, heap_pop, heap_push
+from u64map cimport U64Map, map_find, map_free, map_make, map_put
+
+from bandit_serve.results.room import first_rows, longer
+
+cdef enum:
+    UNIT_BYTES = 35         # of a unit's columns, without its values
+
+
+cdef class Units:
+    """`unit: user`: a unit is analysed once, with the arm and shares of its first exposure and all its rewards.
+
+    With `ignore` it enters, per metric, with its first reward; with `zero` when the window of its first exposure
+    closes. Later rewards change its value. The first exposure is that of the earliest decision, of those that the
+    log shows before the unit enters; until an exposure has come, a reward's row stands in for it.
+    `takes_max` u1[M]: a metric whose value is the largest of the unit's rewards, in place of their sum.
+
+    Units that are here stay. Each takes `UNIT_BYTES`, 8 bytes a metric, and its part of the share vectors. Once that is
+    more than `most` (0: any number), only every second unit that comes is analysed, from an eighth of `most` further on
+    every fourth, and so on, up to 2^20. A unit that was not taken is not taken later either, as that is a hash of the
+    unit. `one_in` says where that stands.
+    """
+
+    cdef Accumulators sums
+    cdef ShareHistory shares
+    cdef bint zero
+    cdef const uint8_t[::1] takes_max
+    cdef uint32_t all_metrics
+    cdef readonly Py_ssize_t pending
+    cdef readonly Py_ssize_t crossovers
+    cdef int64_t closed_ms
+
+    cdef uint64_t[::1] unit
+    cdef int64_t[::1] first_ms
+    cdef double[::1] propensity
+    cdef int32_t[::1] vector            # -K once it has entered PLAIN and all K arms that there were had a share
+    cdef uint32_t[::1] entered          # bit m: analysed for metric m
+    cdef uint16_t[::1] arm
+    cdef uint8_t[::1] flags
+    cdef double[:, ::1] values
+    cdef Py_ssize_t n_units
+    cdef U64Map rows
+    cdef TimeHeap due
+    cdef Py_ssize_t most
+    cdef int halvings
+
+    def __cinit__(self, Accumulators sums not None, ShareHistory shares not None, bint zero,
+                  const uint8_t[::1] takes_max, Py_ssize_t most=0):
+        self.most = most
+        map_make(&self.rows, MIN_ROOM)
+        self.sums = sums
+        self.shares = shares
+        self.zero = zero
+        self.takes_max = takes_max
+        self.all_metrics = <uint32_t> ((<uint64_t> 1 << sums.n_metrics) - 1)
+        self.closed_ms = -(<int64_t> 1 << 62)
+        self.unit = np.zeros(MIN_ROOM, np.uint64)
+        self.first_ms = np.zeros(MIN_ROOM, np.int64)
+        self.propensity = np.zeros(MIN_ROOM)
+        self.vector = np.zeros(MIN_ROOM, np.int32)
+        self.entered = np.zeros(MIN_ROOM, np.uint32)
+        self.arm = np.zeros(MIN_ROOM, np.uint16)
+        self.flags = np.zeros(MIN_ROOM, np.uint8)
+        self.values = np.zeros((MIN_ROOM, sums.n_metrics))
+
+    def __dealloc__(self):
+        map_free(&self.rows)
+        heap_free(&self.due)
+
+    def expose(self, uint64_t incarnation, uint64_t first, Py_ssize_t low, Py_ssize_t high, int64_t ms,
+               const uint16_t[::1] arms, const uint32_t[::1] ages_ms, const uint64_t[::1] units, bint unfloored,
+               x=None):
+        """Rows `low` … `high - 1` of an exposure that starts at counter `first` and time `ms`."""
+        cdef Py_ssize_t slot = self.shares.slot(incarnation), run, i
+        cdef Timeline *line = &self.shares.timelines[slot]
+        cdef uint64_t counter = first + <uint64_t> low
+        cdef int32_t row, vector
+        run = self.shares.run_before(slot, counter)
+        for i in range(low, high):
+            while run + 1 < line.tail and line.first[run + 1] <= counter:
+                run += 1
+            counter += 1
+            vector = line.vector[run]
+            row = map_find(&self.rows, units[i])
+            if row < 0:
+                if not self.taken(units[i]):
+                    continue
+                self.shares.references[vector] += 1
+                row = self.enrol(units[i], ms + ages_ms[i], arms[i], vector, self.shares.vectors[vector, arms[i]],
+                                 unfloored)
+                self.flags[row] |= SEEN
+                continue
+            self.cross(row, arms[i])
+            if self.entered[row] == 0 and ms + ages_ms[i] - (self.flags[row] & SEEN == 0) < self.first_ms[row]:
+                self.shares.references[vector] += 1
+                self.shares.drop(self.vector[row])
+                self.begin(row, ms + ages_ms[i], arms[i], vector, self.shares.vectors[vector, arms[i]], unfloored)
+            self.flags[row] |= SEEN
+
+    def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored, x=None):
+        cdef Py_ssize_t i, m
+        cdef const Reward *reward
+        cdef int32_t row, vector
+        cdef double old, new
+        for i in range(rows.shape[0]):
+            reward = &rows[i]
+            m = reward.metric
+            row = map_find(&self.rows, reward.unit)
+            if row < 0:
+                if not self.taken(reward.unit):
+                    continue
+                vector = self.shares.keep_shares_of(self.shares.slot(reward.incarnation), reward)
+                row = self.enrol(reward.unit, reward.time_ms, reward.arm, vector, reward.propensity, unfloored[i])
+            else:
+                self.cross(row, reward.arm)
+            old = self.values[row, m]
+            new = max(old, reward.value) if self.takes_max[m] else old + reward.value
+            self.values[row, m] = new
+            if self.entered[row] >> m & 1:
+                self.sums.update(m, self.arm[row], self.shares_or_null(row), -self.vector[row], self.propensity[row],
+                                 old, new, self.flags[row] & PLAIN != 0, self.unit[row], 0)
+            elif not self.zero:
+                self.enter(row, m)
+
+    @property
+    def one_in(self):
+        """Number of units that come of which one is analysed now."""
+        return 1 << self.halvings
+
+    cdef bint taken(self, uint64_t unit) noexcept:
+        """Whether a unit that comes is analysed, as things stand."""
+        return is_taken(unit + <uint64_t> 0x9E3779B97F4A7C15, self.halvings)
+
+    cdef void thin(self) noexcept:
+        """Takes fewer of the units that come, where there are many."""
+        cdef Py_ssize_t n_vectors = min(self.shares.references.shape[0] - self.shares.n_spare, self.n_units)
+        cdef Py_ssize_t size = (UNIT_BYTES + 8 * self.sums.n_metrics) * self.n_units + 8 * self.sums.n_arms * n_vectors
+        while self.halvings < MAX_HALVINGS and size > self.most + self.halvings * (self.most >> 3):
+            self.halvings += 1
+
+    cdef void cross(self, int32_t row, uint16_t arm) noexcept:
+        if arm != self.arm[row] and not self.flags[row] & CROSSED:
+            self.flags[row] |= CROSSED
+            self.crossovers += 1
+
+    cdef int32_t enrol(self, uint64_t unit, int64_t ms, uint16_t arm, int32_t vector, double propensity,
+                       bint unfloored) except -1:
+        """A new unit; the reference to `vector` becomes its own."""
+        cdef int32_t row = <int32_t> self.n_units
+        if self.n_units == 0x7FFFFFFF:
+            raise OverflowError("a fold holds at most 2147483647 units")
+        if self.n_units == self.unit.shape[0]:
+            self.widen(2 * self.n_units)
+        self.unit[row] = unit
+        self.entered[row] = 0
+        self.flags[row] = 0
+        self.values[row, :] = 0.0
+        map_put(&self.rows, unit, row)
+        self.n_units += 1
+        if self.zero:
+            self.pending += 1
+        self.begin(row, ms, arm, vector, propensity, unfloored)
+        if self.most:
+            self.thin()
+        return row
+
+    cdef int begin(self, int32_t row, int64_t ms, uint16_t arm, int32_t vector, double propensity,
+                   bint unfloored) except -1:
+        self.first_ms[row] = ms
+        self.arm[row] = arm
+        self.vector[row] = vector
+        self.propensity[row] = propensity
+        self.flags[row] = (self.flags[row] & (CROSSED | SEEN)) | (UNFLOORED if unfloored else 0)
+        if self.sums.contextual:
+            self.flags[row] |= PLAIN
+        if self.zero:
+            heap_push(&self.due, ms, row)
+        return 0
+
+    cdef const double *shares_or_null(self, int32_t row) noexcept:
+        return NULL if self.vector[row] < 0 else &self.shares.vectors[self.vector[row], 0]
+
+    cdef void enter(self, int32_t row, Py_ssize_t m) noexcept:
+        cdef const double *shares = &self.shares.vectors[self.vector[row], 0]
+        cdef Py_ssize_t k, n = self.sums.n_arms
+        self.sums.analyse(m, self.arm[row], shares, self.values[row, m], self.flags[row] & UNFLOORED != 0,
+                          self.flags[row] & PLAIN != 0, self.unit[row], 0, NULL)
+        self.entered[row] |= <uint32_t> 1 << m
+        if self.entered[row] == self.all_metrics and self.flags[row] & PLAIN:
+            while n > 0 and shares[n - 1] <= 0.0:
+                n -= 1
+            for k in range(n):
+                if shares[k] <= 0.0:
+                    return
+            self.shares.drop(self.vector[row])
+            self.vector[row] = <int32_t> -n
+
+    def close(self, int64_t before_ms):
+        """With `zero`: units first exposed before `before_ms` enter, in that order."""
+        cdef int32_t row
+        cdef int64_t ms
+        cdef Py_ssize_t m
+        self.closed_ms = max(self.closed_ms, before_ms)
+        while self.due.size and self.due.items[0].time < self.closed_ms:
+            row = <int32_t> self.due.items[0].row
+            ms = self.due.items[0].time
+            heap_pop(&self.due)
+            if self.entered[row] or self.first_ms[row] != ms:
+                continue
+            self.pending -= 1
+            for m in range(self.sums.n_metrics):
+                self.enter(row, m)
+
+    def still_open(self):
+        """With `zero`: by arm, how many units are open, i8[K], and the sum of their values so far, f8[M, K]."""
+        cdef Py_ssize_t row, m
+        cdef int64_t[::1] n = np.zeros(self.sums.n_arms, np.int64)
+        cdef double[:, ::1] total = np.zeros((self.sums.n_metrics, self.sums.n_arms))
+        for row in range(self.n_units):
+            if self.entered[row] == 0:
+                n[self.arm[row]] += 1
+                for m in range(self.sums.n_metrics):
+                    total[m, self.arm[row]] += self.values[row, m]
+        return np.asarray(n), np.asarray(total)
+
+    cdef int widen(self, Py_ssize_t room) except -1:
+        self.unit = longer(self.unit, room)
+        self.first_ms = longer(self.first_ms, room)
+        self.propensity = longer(self.propensity, room)
+        self.vector = longer(self.vector, room)
+        self.entered = longer(self.entered, room)
+        self.arm = longer(self.arm, room)
+        self.flags = longer(self.flags, room)
+        self.values = longer(self.values, room)
+        return 0
+
+    def vectors(self):
+        """Vectors that units refer to, i4[n]; below 0: none."""
+        return first_rows(self.vector, self.n_units)
+
+    def state(self, vectors):
+        """`vectors` i4[n]: what `vectors()` gave, as the state of the share history numbers them."""
+        return {
+            "zero": np.array([self.zero]),
+            "takes_max": np.array(self.takes_max),
+            "halvings": np.array([self.halvings]),
+            "closed_ms": np.array([self.closed_ms]),
+            "unit": first_rows(self.unit, self.n_units),
+            "first_ms": first_rows(self.first_ms, self.n_units),
+            "propensity": first_rows(self.propensity, self.n_units),
+            "vector": vectors,
+            "entered": first_rows(self.entered, self.n_units),
+            "arm": first_rows(self.arm, self.n_units),
+            "flags": first_rows(self.flags, self.n_units),
+            "values": first_rows(self.values, self.n_units),
+        }
+
+    @staticmethod
+    def from_state(Accumulators sums not None, ShareHistory shares not None, state, Py_ssize_t most=0):
+        cdef Units self = Units(sums, shares, state["zero"][0], state["takes_max"], most)
+        cdef Py_ssize_t i, n = len(state["unit"])
+        shares.check_references(state["vector"], -sums.n_arms)
+        # Those of before there was such a thing do not say so.
+        self.halvings = state["halvings"][0] if "halvings" in state else 0
+        if not 0 <= self.halvings <= MAX_HALVINGS:
+            raise ValueError("the snapshot leaves more units out than there can be")
+        self.closed_ms = state["closed_ms"][0]
+        self.widen(room_for(n + 1))
+        np.asarray(self.unit)[:n] = state["unit"]
+        np.asarray(self.first_ms)[:n] = state["first_ms"]
+        np.asarray(self.propensity)[:n] = state["propensity"]
+        np.asarray(self.vector)[:n] = state["vector"]
+        np.asarray(self.entered)[:n] = state["entered"]
+        np.asarray(self.arm)[:n] = state["arm"]
+        np.asarray(self.flags)[:n] = state["flags"]
+        if sums.former:
+            np.asarray(self.flags)[:n] |= PLAIN
+        np.asarray(self.values)[:n] = state["values"]
+        self.n_units = n
+        for i in range(n):
+            map_put(&self.rows, self.unit[i], <int32_t> i)
+            if self.vector[i] >= 0:
+                shares.references[self.vector[i]] += 1
+            self.crossovers += self.flags[i] & CROSSED != 0
+            if self.zero and self.entered[i] == 0:
+                self.pending += 1
+                heap_push(&self.due, self.first_ms[i], i)
+        return self

@@ -1,0 +1,294 @@
+"""The examples in the documents: run as they are written, or where that can not be, compared with what there is."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import msgspec
+import pytest
+import typer
+from documents import ROOT, Block, Document, every_document
+from services import ThrowawayService, clean_environment
+
+from bandit_serve.cli.experiments_file import read_experiments
+from bandit_serve.cli.main import COMMANDS
+from bandit_serve.cli.not_built import COMMANDS as NOT_BUILT
+from bandit_serve.settings import Settings, load_settings
+from bandit_serve.simulation import Simulation
+from bandit_serve.training import read_plan
+
+WRITTEN_ADDRESS = "127.0.0.1:8000"
+LIMIT_S = 200.0
+
+
+class Page(NamedTuple):
+    """How the blocks of shell and Python of one page are tried.
+
+    not_run: how those begin that would install, or run until they are ended. Their commands and flags are compared with
+    those that there are. shows: what the others print.
+    """
+
+    needs_service: bool = False
+    not_run: tuple[str, ...] = ()
+    shows: tuple[str, ...] = ()
+
+
+PAGES = {
+    "README.md": Page(
+        True,
+        ("pip install '.[embedded]'", "pip install -e '.[test]'", "bandit-serve serve"),
+        ('"accepted":1', '"duplicates":1', "Winner: none."),
+    ),
+    "CONTRIBUTING.md": Page(not_run=("git clone", "pip install '.[docs]'")),
+    "docs/quick-start.md": Page(
+        True,
+        ("pip install '.[embedded]'", "bandit-serve serve"),
+        ('"accepted":1', '"duplicates":1', '"production":"v2"', '"what":"stop"'),
+    ),
+    "docs/experiments.md": Page(
+        True,
+        shows=("checkout: would be created", '"status":"paused"', '"kind":"top_two_thompson"', "is deleted"),
+    ),
+    "docs/contextual.md": Page(True, shows=('"arm":',)),
+    "docs/policies.md": Page(),
+    "docs/results.md": Page(True, shows=("Winner: none.", '"verdict":"insufficient"')),
+    "docs/models.md": Page(
+        True,
+        ("pip install '.[train]'",),
+        ("solaris", '"production":"v1"', '"version":"v1","workers":['),
+    ),
+    "docs/learning.md": Page(not_run=("bandit-serve serve --learn",)),
+    "docs/simulate.md": Page(shows=("thompson",)),
+    "docs/http.md": Page(True, shows=("did you mean", '"at":"arms[0].nam"')),
+    "docs/operations.md": Page(
+        True,
+        ("BANDIT_SERVE_STORE=", "bandit-serve repair"),
+        ('"status":"ready"', "bandit_serve_requests_total"),
+    ),
+}
+RUN = ("sh", "python")
+
+
+def runnable(name: str) -> list[Block]:
+    return [block for block in Document(name).blocks if block.language in RUN]
+
+
+def is_run(block: Block, page: Page) -> bool:
+    return not block.text.startswith(page.not_run or ("\0",))
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with `bandit-serve` and `python` of this checkout in its `bin`."""
+    directory = tmp_path_factory.mktemp("documents")
+    scripts = directory / "bin"
+    scripts.mkdir()
+    for name, arguments in (("python", ""), ("bandit-serve", "-m bandit_serve")):
+        script = scripts / name
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
+        script.chmod(0o755)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def address(workshop: Path) -> Iterator[str]:
+    """Where a service answers whose data directory is where the documents say: one for all pages."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    with ThrowawayService(workshop / "bandit-serve-data", port=port) as service:
+        yield f"127.0.0.1:{service.port}"
+
+
+def run(block: Block, directory: Path) -> str:
+    """What the block printed."""
+    environment = clean_environment()
+    environment["PATH"] = os.pathsep.join([str(directory / "bin"), environment["PATH"]])
+    command = (
+        [sys.executable, "-c", block.text]
+        if block.language == "python"
+        else ["bash", "-euo", "pipefail", "-c", block.text]
+    )
+    done = subprocess.run(
+        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=LIMIT_S
+    )
+    assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", PAGES)
+def test_the_examples_of_a_page_run_as_written(
+    name: str, workshop: Path, request: pytest.FixtureRequest
+) -> None:
+    page = PAGES[name]
+    address = request.getfixturevalue("address") if page.needs_service else WRITTEN_ADDRESS
+    blocks = [block for block in runnable(name) if is_run(block, page)]
+    printed = "".join(
+        run(block._replace(text=block.text.replace(WRITTEN_ADDRESS, address)), workshop) for block in blocks
+    )
+    assert [text for text in page.shows if text not in printed] == [], printed
+
+
+def test_every_page_with_examples_is_tried() -> None:
+    assert {name for name in every_document() if runnable(name)} == set(PAGES)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_table_says_what_the_page_has(name: str) -> None:
+    page, blocks = PAGES[name], runnable(name)
+    for start in page.not_run:
+        assert any(block.text.startswith(start) for block in blocks), start
+    calls = any(WRITTEN_ADDRESS in block.text for block in blocks if is_run(block, page))
+    assert page.needs_service or not calls
+
+
+def as_experiments(text: str, directory: Path) -> None:
+    file = directory / "experiment.toml"
+    file.write_text(text)
+    assert read_experiments(file)
+
+
+def as_settings(text: str, directory: Path) -> None:
+    file = directory / "settings.toml"
+    file.write_text(text)
+    assert load_settings({}, config=str(file), environ={}) != Settings()
+
+
+def as_simulation(text: str, directory: Path) -> None:
+    simulation = Simulation.of(tomllib.loads(text))
+    assert [contender.name for contender in simulation.contenders] == ["thompson", "knows the base rate"]
+
+
+def as_plan(text: str, directory: Path) -> None:
+    plan = read_plan(msgspec.yaml.decode(text.encode()))
+    assert plan.model == "films"
+    assert plan.gate("production") is not None
+
+
+DESCRIPTIONS: Mapping[tuple[str, str], Callable[[str, Path], None]] = {
+    ("docs/experiments.md", "toml"): as_experiments,
+    ("docs/settings.md", "toml"): as_settings,
+    ("docs/simulate.md", "toml"): as_simulation,
+    ("docs/models.md", "yaml"): as_plan,
+}
+
+
+def descriptions() -> list[tuple[str, Block]]:
+    return [
+        (name, block)
+        for name in every_document()
+        for block in Document(name).blocks
+        if block.language in ("toml", "yaml", "json")
+    ]
+
+
+def test_every_description_is_one(tmp_path: Path) -> None:
+    found = descriptions()
+    assert {(name, block.language) for name, block in found} == set(DESCRIPTIONS)
+    for name, block in found:
+        DESCRIPTIONS[name, block.language](block.text, tmp_path)
+
+
+def options_of(command: click.Command) -> set[str]:
+    return {option for parameter in command.params for option in parameter.opts}
+
+
+def commands() -> dict[str, click.Command]:
+    """Each command by what is typed for it, subcommands too."""
+    found: dict[str, click.Command] = {}
+    for name, place in COMMANDS.items():
+        module, _, attribute = place.partition(".")
+        command = getattr(import_module(f"bandit_serve.cli.{module}"), attribute)
+        if isinstance(command, typer.Typer):
+            group: Any = typer.main.get_command(command)
+            found |= {f"{name} {own}": each for own, each in group.commands.items()}
+            found[name] = group
+        else:
+            alone = typer.Typer(add_completion=False)
+            alone.command(name)(command)
+            found[name] = typer.main.get_command(alone)
+    return found
+
+
+def lines_typed() -> list[tuple[str, str]]:
+    """Every `bandit-serve …` of the documents, in blocks and in the text."""
+    found = []
+    for name in every_document():
+        document = Document(name)
+        shell = [block.text.replace("\\\n", " ") for block in document.blocks if block.language == "sh"]
+        lines = [line for text in shell for line in text.splitlines()]
+        found += [
+            (name, match[0])
+            for line in (*lines, *document.inline_code)
+            for match in re.finditer(r"(?<![\w/.-])bandit-serve [^;&|>]*", line)
+        ]
+    return found
+
+
+def test_commands_and_flags_are_those_that_there_are() -> None:
+    known, typed = commands(), lines_typed()
+    assert len(typed) > 40
+    for name, line in typed:
+        words = shlex.split(line, comments=True)[1:]
+        if not words or not re.fullmatch(r"[a-z-]+", words[0]) or words[0] in ("--version", *NOT_BUILT):
+            continue
+        command = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
+        assert command in known, f"{name}: {line}"
+        assert len(words) == 1 or not isinstance(known[command], click.Group), f"{name}: {line}"
+        flags = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert flags <= options_of(known[command]) | {"--help"}, f"{name}: {line}"
+
+
+def test_flags_that_the_text_names_are_those_of_a_command() -> None:
+    known = {option for command in commands().values() for option in options_of(command)} | {"--help"}
+    named = {
+        (name, flag)
+        for name in every_document()
+        if name in ("README.md", "CHANGELOG.md") or name.startswith("docs/")
+        for code in Document(name).inline_code
+        if code.startswith("--")
+        for flag in re.findall(r"(?<!\S)--[a-z-]+", code)
+    }
+    assert len(named) > 30
+    assert {each for each in named if each[1] not in known} == set()
+
+
+def test_extras_that_are_installed_are_those_that_there_are() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = [
+        extra for name in every_document() for extra in re.findall(r"'\.\[(\w+)\]'", Document(name).text)
+    ]
+    assert set(named) <= set(extras)
+    assert len(named) > 5
+
+
+def test_scripts_that_are_named_are_there() -> None:
+    typed = [
+        (name, script)
+        for name in every_document()
+        for script in re.findall(
+            r"python (?:-m pytest )?((?:benchmarks|docs|tests)/\S+\.py)", Document(name).text
+        )
+    ]
+    assert len(typed) > 10
+    assert [each for each in typed if not (ROOT / each[1]).exists()] == []
+
+
+@pytest.mark.parametrize(
+    "script", sorted((ROOT / "docs" / "pictures").glob("*.py")), ids=lambda path: path.stem
+)
+def test_what_pictures_are_made_with_is_there(script: Path) -> None:
+    assert callable(runpy.run_path(str(script), run_name="picture")["main"])
+    assert script.with_suffix(".svg").stat().st_size < 200_000

@@ -1,0 +1,52 @@
+"""Logs and snapshots that an earlier build left in a store give the same bits with this one.
+
+`support/write_stored.py` writes such files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from services import ThrowawayService
+from stored import restore, stored_files
+from stored_folds import fold_all
+from stores import ThrowawayStore
+
+FILES = stored_files()
+
+
+def test_there_are_such_files() -> None:
+    assert FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_logs_and_snapshots_give_what_they_gave(path: Path) -> None:
+    with ThrowawayStore(appendfsync="no") as store:
+        with store.client() as client:
+            expected = restore(path, client)
+        assert asyncio.run(fold_all(store.url)) == expected
+        assert sum(each.get("snapshots", 0) for each in expected.values()) >= 10
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_service_goes_on_from_them(path: Path, tmp_path: Path) -> None:
+    with ThrowawayStore(appendfsync="no") as store:
+        with store.client() as client:
+            expected = restore(path, client)
+        with ThrowawayService(tmp_path, "--artifacts", "store", store=store.url) as service:
+            assert service.call("GET", "/health/ready").body == {"status": "ready"}
+            predicted = service.call("POST", "/v1/models/films/predict", {"user_id": "1", "item_id": "1"})
+            assert predicted.status == 200, predicted
+            listed = service.call("GET", "/v1/experiments").body["experiments"]
+            assert len(listed) == len(expected) - 1
+            for about in listed:
+                answer = service.call("GET", f"/v1/experiments/{about['id']}/results")
+                assert answer.status == 200, answer
+                assert any(arm["exposures"] for arm in answer.body["arms"])
+                context = {"context": {"hour": 3}} if about["context"] else {}
+                decided = service.call(
+                    "POST", f"/v1/experiments/{about['id']}/decide", {"unit": "u", **context}
+                )
+                assert decided.status == 200, decided
