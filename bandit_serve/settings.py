@@ -1,4 +1,6 @@
-"""Settings: each has a flag, a `BANDIT_SERVE_*` variable and a config key of the same name, the former stronger."""
+"""Settings, declared once each: a flag, a `BANDIT_SERVE_*` variable and a config key of the same name, the former
+stronger.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,10 @@ import logging
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -26,42 +29,107 @@ HostNames = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:\[\]-]+(,[A-Za-z0-9._:\[
 Origins = Annotated[
     str, Meta(pattern=r"^https?://[A-Za-z0-9._:\[\]-]+(,https?://[A-Za-z0-9._:\[\]-]+)*(?!\n)$")
 ]
-Duration = Annotated[str, Meta(pattern=DURATION_PATTERN)]
+ModelNames = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*(?!\n)$")]
+Namespace = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9._-]{1,64}(?!\n)$",
+        extra={"range": "1 to 64 letters, digits, dots, underscores or hyphens"},
+    ),
+]
+Duration = Annotated[str, Meta(pattern=DURATION_PATTERN, extra={"unit": "duration"})]
+Bytes = Annotated[int, Meta(extra={"unit": "bytes"})]
+
+
+def about(text: str, *, unset: str | None = None) -> Meta:
+    """Help of a setting, one sentence without its full stop. `unset` says what is taken instead of None."""
+    return Meta(description=text, extra={} if unset is None else {"unset": unset})
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All of them, with their defaults. Sizes are in bytes."""
+    """All settings. A line here is a flag, a variable, a config key, a line of `--help` and a row of the documents."""
 
-    host: str = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65_535)] = 8000
-    workers: Annotated[int, Meta(ge=1, le=256)] = 1
-    store: str | None = None
-    data: str = "bandit-serve-data"
-    artifacts: str | None = None
-    insecure: bool = False
-    allowed_hosts: HostNames | None = None
-    cors_origins: Origins | None = None
-    access_log: bool = False
-    log_level: Annotated[str, Meta(pattern=r"^(debug|info|warning|error)(?!\n)$")] = "info"
-    namespace: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}(?!\n)$")] = "bandit_serve"
-    store_timeout: Duration = "1s"
-    body_timeout: Duration = "10s"
-    header_timeout: Duration = "10s"
-    keepalive_timeout: Duration = "75s"
-    max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 4_096
-    max_body: Annotated[int, Meta(ge=1_024)] = 16 * 2**20
-    max_artifact: Annotated[int, Meta(ge=1_024)] = 4 * 2**30
-    model_memory: Annotated[int, Meta(ge=0)] = 2 * 2**30
-    top_k_lifetime: Duration = "60s"
-    learn: bool = False
-    learners: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*(?!\n)$")] | None = None
-    drain: Duration = "10s"
-    idle_grace: Duration = "1s"
-    stall_timeout: Duration = "30s"
-    retention_time: Duration = "7d"
-    retention_bytes: Annotated[int, Meta(ge=2**20)] = 256 * 2**20
-    snapshot_every: Duration = "60s"
-    key_rotation: Duration = "30d"
+    host: Annotated[str, about("Address to bind")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535), about("Port to bind; 0 takes a free one")] = 8000
+    workers: Annotated[int, Meta(ge=1, le=256), about("Worker processes; one that dies is replaced")] = 1
+    store: Annotated[
+        str | None,
+        about(
+            "`redis://`, `rediss://` or `unix://` URL of the store",
+            unset="a private server in the data directory",
+        ),
+    ] = None
+    data: Annotated[str, about("Data directory: artifacts, the newest snapshots and the private store")] = (
+        "bandit-serve-data"
+    )
+    artifacts: Annotated[
+        str | None,
+        about("Where model files are kept: `store`, or a URL for fsspec", unset="the data directory"),
+    ] = None
+    insecure: Annotated[bool, about("Bind an address that others can reach, without keys")] = False
+    allowed_hosts: Annotated[
+        HostNames | None,
+        about(
+            "Names, as `bandits.internal,box:8000`, that a loopback service goes by besides those of this machine"
+        ),
+    ] = None
+    cors_origins: Annotated[
+        Origins | None,
+        about(
+            "Origins, as `https://shop.example`, whose web pages are not refused; a preflight request is not "
+            "answered yet"
+        ),
+    ] = None
+    access_log: Annotated[bool, about("Log every request")] = False
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], about("Lowest level that is logged")
+    ] = "info"
+    namespace: Annotated[Namespace, about("Prefix of all keys in the store")] = "bandit_serve"
+    store_timeout: Annotated[Duration, about("Longest wait for the store")] = "1s"
+    body_timeout: Annotated[Duration, about("Longest wait for a request's body")] = "10s"
+    header_timeout: Annotated[Duration, about("Longest wait for a request's head")] = "10s"
+    keepalive_timeout: Annotated[Duration, about("How long an idle connection is kept")] = "75s"
+    max_connections: Annotated[int, Meta(ge=1, le=1_000_000), about("Most connections of a worker")] = 4_096
+    max_body: Annotated[
+        Bytes, Meta(ge=1_024), about("Largest body of a request; routes that need less take less")
+    ] = 16 * 2**20
+    max_artifact: Annotated[Bytes, Meta(ge=1_024), about("Largest artifact")] = 4 * 2**30
+    model_memory: Annotated[
+        Bytes, Meta(ge=0), about("Memory for loaded models that take no live traffic")
+    ] = 2 * 2**30
+    top_k_lifetime: Annotated[
+        Duration, about("How long a top-k answer is kept, by version, user, k, exclusions and features")
+    ] = "60s"
+    learn: Annotated[
+        bool,
+        about("Keep the user and item of each prediction of one item in the log, for `bandit-serve learn`"),
+    ] = False
+    learners: Annotated[
+        ModelNames | None,
+        about(
+            "Models, as `films,books`, that a `bandit-serve learn` of the service's own goes on learning; "
+            "implies `learn`"
+        ),
+    ] = None
+    drain: Annotated[Duration, about("When stopping, longest wait for requests under way")] = "10s"
+    idle_grace: Annotated[Duration, about("When stopping, how long an idle connection may stay")] = "1s"
+    stall_timeout: Annotated[
+        Duration,
+        about(
+            "How long a worker's event loop may stand still until its stacks are logged and it is replaced"
+        ),
+    ] = "30s"
+    retention_time: Annotated[Duration, about("How far back an experiment's log reaches")] = "7d"
+    retention_bytes: Annotated[Bytes, Meta(ge=2**20), about("How large an experiment's log may be")] = (
+        256 * 2**20
+    )
+    snapshot_every: Annotated[Duration, about("Time between two snapshots of an experiment")] = "60s"
+    key_rotation: Annotated[
+        Duration,
+        about(
+            "Age at which the key that signs decisions is replaced; old ones stay valid for the longest window"
+        ),
+    ] = "30d"
 
     def __post_init__(self) -> None:
         know_secrets_of(self.store, self.artifacts)
@@ -99,6 +167,82 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     @property
     def data_dir(self) -> Path:
         return Path(self.data)
+
+
+class Setting(NamedTuple):
+    """A setting as its line of `Settings` declares it.
+
+    `kind` is bool, int or str; `unit` says how the value is written where that is more than its kind: "duration" or
+    "bytes". `choices` are all values of a setting that has few. `range` says in words which values are taken, and is
+    empty where all of its kind are. `unset` is what a default of None means.
+    """
+
+    name: str
+    kind: type
+    default: bool | int | str | None
+    help: str
+    unit: str
+    choices: tuple[str, ...]
+    range: str
+    unset: str
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        return f"{PREFIX}{self.name.upper()}"
+
+
+def declared_settings() -> dict[str, Setting]:
+    """All settings, by their names."""
+    defaults = Settings()
+    hints = get_type_hints(Settings, include_extras=True)
+    return {
+        name: _declared(name, hints[name], getattr(defaults, name)) for name in Settings.__struct_fields__
+    }
+
+
+def _declared(name: str, hint: Any, default: Any) -> Setting:
+    kind, metas = _kind_and_metas(hint)
+    extra: dict[str, str] = {}
+    for meta in metas:
+        extra |= meta.extra or {}
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    return Setting(
+        name=name,
+        kind=str if choices else kind,
+        default=default,
+        help="".join(meta.description or "" for meta in metas),
+        unit=extra.get("unit", ""),
+        choices=choices,
+        range=extra.get("range") or _listed(choices) or _range(metas),
+        unset=extra.get("unset", "none"),
+    )
+
+
+def _kind_and_metas(hint: Any) -> tuple[Any, list[Meta]]:
+    """A type without None and without what is annotated, and that."""
+    if get_origin(hint) is Annotated:
+        kind, metas = _kind_and_metas(hint.__origin__)
+        return kind, [*metas, *hint.__metadata__]
+    alternatives = (
+        [] if get_origin(hint) is Literal else [each for each in get_args(hint) if each is not NoneType]
+    )
+    return _kind_and_metas(alternatives[0]) if alternatives else (hint, [])
+
+
+def _listed(choices: Sequence[str]) -> str:
+    return f"one of {', '.join(choices[:-1])} or {choices[-1]}" if choices else ""
+
+
+def _range(metas: Sequence[Meta]) -> str:
+    least = next((meta.ge for meta in metas if meta.ge is not None), None)
+    most = next((meta.le for meta in metas if meta.le is not None), None)
+    if least is None:
+        return "" if most is None else f"at most {most}"
+    return f"at least {least}" if most is None else f"{least} to {most}"
 
 
 KUBERNETES = re.compile(rf"{PREFIX}(SERVICE_(HOST|PORT)|PORT_\d+_)")
@@ -149,8 +293,11 @@ def _wrong_setting(error: msgspec.ValidationError, values: Mapping[str, Any]) ->
         return UsageError(f"The config file is wrong: {fields[0].at}: {fields[0].detail}.", fields)
     if field.at not in Settings.__struct_fields__:
         return UsageError(f"The config file is wrong: {field.detail}.", [field])
-    spellings = f"--{field.at.replace('_', '-')}, {PREFIX}{field.at.upper()} or {field.at} in the config file"
-    return UsageError(f"The setting {field.at} is wrong: {field.detail} ({spellings}).", [field])
+    setting = declared_settings()[field.at]
+    if setting.choices:
+        field = FieldError(field.at, expected_one_of(str(values[field.at]), setting.choices))
+    spellings = f"{setting.flag}, {setting.variable} or {setting.name} in the config file"
+    return UsageError(f"The setting {setting.name} is wrong: {field.detail} ({spellings}).", [field])
 
 
 def _read_config(path: str) -> dict[str, Any]:

@@ -33,8 +33,8 @@ cdef inline double logistic_step(double mean, double variance, double target) no
     Newton's steps within the bracket in which the increasing function s + σ(…) - target changes its sign.
     """
     cdef double low = target - 1.0, high = target, s = target - sigmoid(mean), p, rest, following
-    cdef int i
-    for i in range(MAX_STEPS):
+    cdef int _
+    for _ in range(MAX_STEPS):
         p = sigmoid(mean + s * variance)
         rest = s + p - target
         if rest > 0.0:

@@ -76,8 +76,8 @@ cdef inline double beta_end(const Arm* arm, double side) noexcept nogil:
     cdef double most = (DEPTH + n * log1p(near / far)) / near      # where the asymptote, which lies below, gets there
     cdef double distance = fmin(sqrt(2.0 * DEPTH) * arm.scale, most)
     cdef double slope, e
-    cdef Py_ssize_t step
-    for step in range(5):
+    cdef Py_ssize_t _
+    for _ in range(5):
         e = exp(-distance)
         slope = near * far * -expm1(-distance) / (far + near * e)
         distance = fmin(most, distance + (DEPTH - beta_depth(arm, arm.centre + side * distance)) / slope)
@@ -110,12 +110,13 @@ cdef inline double gamma_end(const Arm* arm, double side) noexcept nogil:
     """As `beta_end`. Below, the depth is at least a (d - 1); above, at least a d^2 / 2 and nearly a e^d."""
     cdef double distance = sqrt(2.0 * DEPTH) * arm.scale
     cdef double most = (DEPTH + arm.a) / arm.a if side < 0.0 else fmin(distance, log1p(DEPTH / arm.a) + 2.0)
-    cdef Py_ssize_t step
+    cdef Py_ssize_t _
     distance = fmin(distance, most)
-    for step in range(5):
+    for _ in range(5):
         distance = fmin(
             most,
-            distance + (DEPTH - gamma_depth(arm, arm.centre + side * distance)) / (arm.a * fabs(expm1(side * distance))),
+            distance
+            + (DEPTH - gamma_depth(arm, arm.centre + side * distance)) / (arm.a * fabs(expm1(side * distance))),
         )
     return side * distance
 
@@ -217,7 +218,10 @@ cdef inline void place_nodes(Family family, Panel* panel) noexcept nogil:
 
 
 cdef inline double beta_below(Family family, const Arm* arm, double u) noexcept nogil:
-    """F(u) of a Beta or a Gamma arm, by the same rule: a special function takes 37 us next to the mode of a sharp arm."""
+    """F(u) of a Beta or a Gamma arm, by the same rule.
+
+    A special function takes 37 us next to the mode of a sharp arm.
+    """
     cdef Panel panel
     cdef double density[NODES]
     cdef double total = 0.0

@@ -29,10 +29,10 @@ cdef inline void legendre_polynomials(double x, double* p) noexcept nogil:
 cdef inline void make_quadrature() noexcept nogil:
     cdef double at[NODES][NODES + 1]
     cdef double x, slope, total
-    cdef Py_ssize_t i, j, k, step
+    cdef Py_ssize_t _, i, j, k
     for i in range(NODES):
         x = -cos(M_PI * (i + 0.75) / (NODES + 0.5))
-        for step in range(8):
+        for _ in range(8):
             legendre_polynomials(x, at[i])
             slope = NODES * (x * at[i][NODES] - at[i][NODES - 1]) / (x * x - 1.0)
             x -= at[i][NODES] / slope

@@ -1,7 +1,7 @@
 # cython: cdivision=True
 """Dot products in one fixed order, so that every method gives the same bits for the same vectors: inline code.
 
-A function that returns a `cloned_double` is compiled a second time for processors with AVX2, and the better one is taken
+A function that returns a `cloned_double` is compiled a second time for processors with AVX2; the better one is taken
 when the module is loaded. The order of all sums is fixed and nothing is contracted, so both give the same bits.
 """
 

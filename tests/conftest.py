@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import hypothesis
 import pytest
 from services import ThrowawayService
+from starting import Guard, starts_processes
 from stores import ThrowawayStore
 
 # A busy machine is slow, and that is not what is tried.
@@ -29,6 +31,21 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         # Tests of services wait as often as they compute.
         config.option.numprocesses = (os.cpu_count() or 1) + 1
         config.option.dist = "worksteal"
+
+
+guard = Guard()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and starts_processes(item):
+            item.add_marker("server")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    with contextlib.nullcontext() if item.get_closest_marker("server") else guard.refusing():
+        return (yield)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from bandit_serve.cli.serve import serve
 from bandit_serve.errors import UsageError
-from bandit_serve.settings import PREFIX, Settings, load_settings
+from bandit_serve.settings import PREFIX, Settings, declared_settings, load_settings
 
 NAMES = Settings.__struct_fields__
 DEFAULTS = Settings()
@@ -55,11 +55,7 @@ WRONG: dict[str, list[Any]] = {
     "model_memory": [-1],
     "retention_bytes": [1_000],
 }
-DURATIONS = [
-    name
-    for name in NAMES
-    if isinstance(getattr(DEFAULTS, name), str) and getattr(DEFAULTS, name)[:1].isdigit() and name != "host"
-]
+DURATIONS = [name for name, setting in declared_settings().items() if setting.unit == "duration"]
 
 
 def other(name: str) -> Any:
@@ -126,6 +122,11 @@ def test_what_is_wrong_is_named_wherever_it_comes_from(name: str, value: Any, tm
             load_settings({}, environ={PREFIX + name.upper(): as_text(value)})
     with pytest.raises(UsageError, match=name):
         load_settings({}, environ={}, config=config(tmp_path, **{name: value}))
+
+
+def test_a_value_that_is_none_of_few_is_told_with_all() -> None:
+    with pytest.raises(UsageError, match="did you mean debug\\? expected one of debug, info, warning, error"):
+        load_settings({"log_level": "debgu"}, environ={})
 
 
 def test_the_config_file_may_be_named_by_a_variable(tmp_path: Path) -> None:

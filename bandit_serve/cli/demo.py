@@ -15,8 +15,8 @@ import typer
 
 from bandit_serve.base.terminal import Terminal, print_line
 from bandit_serve.cli.output import print_json
+from bandit_serve.cli.setting_options import setting_option
 from bandit_serve.demo.display import Display, Lines, Silence
-from bandit_serve.demo.play import play
 from bandit_serve.demo.ratings import Source, find_ratings
 from bandit_serve.demo.recommender import Recommender, train_all
 from bandit_serve.demo.screen import Screen, print_closing
@@ -49,25 +49,24 @@ def demo(
     offline: Annotated[
         bool, typer.Option("--offline", help="Download nothing: without --ratings, use made-up ones.")
     ] = False,
-    store: Annotated[
-        str | None, typer.Option(help="redis://, rediss:// or unix:// URL (default: a private server).")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="Data directory (default: a temporary one).")] = None,
-    port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Port of the service; 0 takes a free one.")
-    ] = 0,
+    store: Annotated[str | None, setting_option("store", default="a private server")] = None,
+    data: Annotated[str | None, setting_option("data", default="a temporary one")] = None,
+    port: Annotated[int, setting_option("port", default="0")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the service up until Ctrl-C.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON, and nothing else.")
     ] = False,
 ) -> None:
     """Trains recommenders, serves them, and lets a bandit find the best one in replayed traffic."""
+    # It takes aiohttp's client, for which `bandit-serve --help` does not wait.
+    from bandit_serve.demo.play import play
+
     started_s = time.monotonic()
 
     def enough(sent: int) -> bool:
         return visits is None and _enough(sent, time.monotonic() - started_s)
 
-    if load_settings({"store": store}).store is None:
+    if load_settings({"store": store, "port": port}).store is None:
         find_server()
     console = Terminal()
     display: Display = Silence() if as_json else Screen(console) if console.is_terminal else Lines()

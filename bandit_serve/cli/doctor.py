@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
 
 import typer
 from msgspec import Struct
@@ -21,10 +20,11 @@ from bandit_serve.cli.data_checks import (
     unusable_versions,
 )
 from bandit_serve.cli.output import print_json, print_table, say
+from bandit_serve.cli.setting_options import takes_settings
 from bandit_serve.cli.store_checks import check_snapshots, check_store, check_workers
 from bandit_serve.errors import BanditServeError, in_full
 from bandit_serve.node import Node
-from bandit_serve.settings import Settings, load_settings
+from bandit_serve.settings import Settings
 
 COLOURS: dict[Verdict, str] = {"ok": "green", "warning": "yellow", "problem": "red"}
 UNREACHABLE = "start the store, or name another with --store"
@@ -35,45 +35,20 @@ class Examination(Struct, frozen=True):
     checks: list[Check]
 
 
-def doctor(
-    host: Annotated[
-        str | None, typer.Option(help="Address that serve would bind (default: 127.0.0.1).")
-    ] = None,
-    port: Annotated[int | None, typer.Option(help="Port that serve would bind (default: 8000).")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Worker processes that serve would run (default: 1).")
-    ] = None,
-    insecure: Annotated[bool | None, typer.Option("--insecure", help="As serve would take it.")] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            help="redis://, rediss:// or unix:// URL (default: the private server of the data directory)."
-        ),
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="Data directory (default: bandit-serve-data).")] = None,
-    namespace: Annotated[
-        str | None, typer.Option(help="Prefix of all keys in the store (default: bandit_serve).")
-    ] = None,
-    store_timeout: Annotated[
-        str | None, typer.Option(help="Longest wait for the store (default: 1s).")
-    ] = None,
-    max_artifact: Annotated[
-        int | None, typer.Option(help="Largest artifact, in bytes (default: 4294967296).")
-    ] = None,
-    artifacts: Annotated[
-        str | None,
-        typer.Option(
-            help="Where model files are kept: store, or a URL for fsspec (default: the data directory)."
-        ),
-    ] = None,
-    config: Annotated[str | None, typer.Option(help="Config file (TOML).")] = None,
-    as_json: AsJson = False,
-) -> None:
+@takes_settings(
+    "host",
+    "port",
+    "workers",
+    "insecure",
+    "store",
+    "data",
+    "namespace",
+    "store_timeout",
+    "max_artifact",
+    "artifacts",
+)
+def doctor(settings: Settings, as_json: AsJson = False) -> None:
     """Checks the set-up (store, durability, extension, settings) and says what is wrong and what to do."""
-    flags = dict(locals())
-    settings = load_settings(
-        {name: value for name, value in flags.items() if name not in ("config", "as_json")}, config=config
-    )
     checks = [*check_installation(), *check_settings(settings), check_data_directory(settings)]
     try:
         with store_url(settings) as url:

@@ -22,6 +22,7 @@ from bandit_serve.cli.access import actor, following, store_url
 from bandit_serve.cli.command import AsJson
 from bandit_serve.cli.described import read_described
 from bandit_serve.cli.output import print_json, print_table, say
+from bandit_serve.cli.setting_options import setting_option
 from bandit_serve.cli.train_progress import TrainProgress
 from bandit_serve.cli.train_table import print_result
 from bandit_serve.errors import BanditServeError, UsageError
@@ -112,15 +113,9 @@ def train_models(
     tracking: Annotated[
         Text, typer.Option(help="MLflow's tracking server or store, to mirror versions to.")
     ] = None,
-    store: Annotated[
-        Text, typer.Option(help="Store URL (default: the private server of the data directory).")
-    ] = None,
-    data_dir: Annotated[
-        Text, typer.Option("--data", help="Data directory (default: bandit-serve-data).")
-    ] = None,
-    namespace: Annotated[
-        Text, typer.Option(help="Prefix of all keys in the store (default: bandit_serve).")
-    ] = None,
+    store: Annotated[Text, setting_option("store")] = None,
+    data_dir: Annotated[Text, setting_option("data")] = None,
+    namespace: Annotated[Text, setting_option("namespace")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Searches, trains, measures, gates and registers models of ratings: of a file, or of an experiment's rewards."""

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from bandit_serve.demo import traffic
+from bandit_serve.demo.client import Http
 from bandit_serve.demo.display import Display, Moment
-from bandit_serve.demo.experiment import MIN_SHARE, DemoExperiment, Http
+from bandit_serve.demo.experiment import MIN_SHARE, DemoExperiment
 from bandit_serve.demo.ratings import Source
 from bandit_serve.demo.recommender import Recommender
 from bandit_serve.demo.summary import Summary, summarize

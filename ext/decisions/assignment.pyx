@@ -40,7 +40,7 @@ cdef uint64_t siphash(uint64_t k0, uint64_t k1, const uint8_t* text, Py_ssize_t 
     """SipHash-2-4 (Aumasson and Bernstein 2012)."""
     cdef uint64_t[4] v
     cdef uint64_t word
-    cdef Py_ssize_t i, tail = n & ~<Py_ssize_t>7
+    cdef Py_ssize_t _, i, tail = n & ~<Py_ssize_t>7
     v[0] = k0 ^ 0x736F6D6570736575ULL
     v[1] = k1 ^ 0x646F72616E646F6DULL
     v[2] = k0 ^ 0x6C7967656E657261ULL
@@ -59,7 +59,7 @@ cdef uint64_t siphash(uint64_t k0, uint64_t k1, const uint8_t* text, Py_ssize_t 
     sip_round(v)
     v[0] ^= word
     v[2] ^= 255
-    for i in range(4):
+    for _ in range(4):
         sip_round(v)
     return v[0] ^ v[1] ^ v[2] ^ v[3]
 

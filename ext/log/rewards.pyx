@@ -10,8 +10,6 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from reward cimport Reward
 
-import numpy as np
-
 cnp.import_array()
 
 cdef enum:

@@ -163,8 +163,8 @@ def sgd_epoch(Sample[::1] samples, generator, float[:, ::1] user_factors, float[
                 one = samples[at]
                 samples[at] = samples[other]
                 samples[other] = one
-            squares = descend(&samples[0], n, &user_factors[0, 0], &item_factors[0, 0], &user_biases[0], &item_biases[0],
-                              f, base, lr, bias_shrink, factor_shrink)
+            squares = descend(&samples[0], n, &user_factors[0, 0], &item_factors[0, 0], &user_biases[0],
+                              &item_biases[0], f, base, lr, bias_shrink, factor_shrink)
     if wrong:
         raise InvalidInput("A sample names a row that does not exist.")
     return squares / n
@@ -360,7 +360,10 @@ cdef class Factorization:
 
     @property
     def nbytes(self):
-        """Bytes of the parameters, the ids and their tables, and what searches need; what is mapped from a file counts."""
+        """Bytes of the parameters, the ids and their tables, and of what searches need.
+
+        Those that are mapped from a file count.
+        """
         self.ready()
         top, learner = self._searches, self._learner
         return sum(part.nbytes for part in self.held) + (0 if learner is None else learner.nbytes) \
@@ -399,7 +402,7 @@ cdef class Factorization:
         cdef Py_ssize_t n = users.shape[0]
         self.ready()
         cdef Parameters model = self.model
-        cdef object held = self.held
+        cdef object held = self.held  # no-cython-lint: model points into it
         if items.shape[0] != n:
             raise InvalidInput("There must be as many item rows as user rows.")
         scores = np.empty(n, np.float64)

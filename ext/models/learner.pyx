@@ -181,7 +181,7 @@ cdef class Rows:
 
     def describe(self, Py_ssize_t row, features, values):
         """Gives a row its features: rows of features, and their values; what it had before is replaced."""
-        cdef Py_ssize_t at, n = len(features)
+        cdef Py_ssize_t n = len(features)
         while self.pooled + n > self.pool.size:
             self.pool = np.concatenate([self.pool, np.zeros_like(self.pool)])
             self.values = np.concatenate([self.values, np.zeros_like(self.values)])
@@ -299,7 +299,7 @@ cdef class Learner:
                              rows.value + rows.start[row], rows.end[row] - rows.start[row], t)
 
     cdef cloned_double gathered(self, double s, double squares, const int32_t *feature, const float *value,
-                         Py_ssize_t n, float *t) noexcept nogil:
+                                Py_ssize_t n, float *t) noexcept nogil:
         """Adds features to a side whose vector so far is t, with the weight s and the sum of squares |v|²."""
         cdef Py_ssize_t at, lane
         cdef float x
@@ -316,7 +316,7 @@ cdef class Learner:
         return s + 0.5 * (dot(t, t, self.factors) - squares)
 
     cdef cloned_double score(self, Py_ssize_t user, Py_ssize_t item, const int32_t *feature, const float *value,
-                      Py_ssize_t n) noexcept nogil:
+                             Py_ssize_t n) noexcept nogil:
         """The prediction, from sides in float32, as it is served."""
         cdef float su = <float> self.side(self.users, user, self.tu)
         cdef float si = <float> self.side(self.items, item, self.ti)
@@ -384,7 +384,7 @@ cdef class Learner:
         columns.n = at + 1
 
     cdef cloned_double step(self, Py_ssize_t user, Py_ssize_t item, double rating, const int32_t *feature,
-                     const float *value, Py_ssize_t n, double rate, double fading) noexcept nogil:
+                            const float *value, Py_ssize_t n, double rate, double fading) noexcept nogil:
         """One step of gradient descent on a sample; returns its error before it.
 
         The step is the implicit one, to first order (Kulis and Bartlett 2010): divided by 1 + Σ rate_c |gradient_c|²,

@@ -4,8 +4,8 @@
 Items are sorted by |q_i|, in blocks of eight, and kept a second time as 8-bit codes: q = scale·code + e_q. With a
 query t = step·code + e_t, |t·q − step·scale·codes·codes| ≤ |e_t| |q| + |t − e_t| |e_q| (Cauchy–Schwarz), so codes give
 an upper bound of every score at a quarter of the memory traffic, and only what reaches the k-th best score so far is
-computed. The search ends where |t| |q| + b can not reach it any more, as all later items are shorter (as in LEMP, Teflioudi
-and Gemulla 2015).
+computed. The search ends where |t| |q| + b can not reach it any more, as all later items are shorter (as in LEMP,
+Teflioudi and Gemulla 2015).
 """
 
 import numpy as np
@@ -109,8 +109,8 @@ cdef class TopK:
     """The items of a model, made ready for searches.
 
     factors: float32 (N, F), contiguous; biases: float32 (N,). Both are kept, not copied. The codes take about F + 10
-    bytes an item. parts: what `parts()` gave for the same items, kept too; without, they are computed. InvalidInput where
-    a shape disagrees or rows are not an order.
+    bytes an item. parts: what `parts()` gave for the same items, kept too; without, they are computed. InvalidInput
+    where a shape disagrees or rows are not an order.
     """
 
     cdef object factors
@@ -346,7 +346,9 @@ cdef class TopK:
                 if lanes >> lane & 1 and place < self.n:
                     one.row = self.rows[place]
                     if search.skip == NULL or not search.skip[one.row]:
-                        one.score = search.base + self.b[one.row] + dot(search.vector, self.q + one.row * self.f, self.f)
+                        one.score = (
+                            search.base + self.b[one.row] + dot(search.vector, self.q + one.row * self.f, self.f)
+                        )
                         self.offer(search, one)
             block += 1
 

@@ -456,7 +456,6 @@ cdef class Arms:
 
     def choose(self, *, eligible=None):
         """The index of one arm, chosen with the probabilities `shares(eligible=eligible)`."""
-        cdef const Py_ssize_t[::1] among
         if eligible is None:
             if self.samples():
                 return self.pick(self.everyone, self.tally.n_arms)
@@ -512,11 +511,11 @@ cdef class Arms:
         return arm
 
     cdef Py_ssize_t challenger(self, Py_ssize_t leader, const Py_ssize_t *among, Py_ssize_t count) except -1:
-        cdef Py_ssize_t i, arm, left = 0
+        cdef Py_ssize_t _, i, arm, left = 0
         cdef Py_ssize_t *others
         if count == 2:
             return among[1] if among[0] == leader else among[0]
-        for i in range(REDRAWS):
+        for _ in range(REDRAWS):
             arm = self.chooser.choose(&self.tally, among, count, self.bits)
             if arm != leader:
                 return arm

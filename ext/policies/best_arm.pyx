@@ -302,9 +302,9 @@ cdef void integrate_problem(Problem* problem) noexcept nogil:
 
 
 cdef void solve_problem(Problem* problem) noexcept nogil:
-    cdef Py_ssize_t attempt
+    cdef Py_ssize_t _
     problem.fineness = 1.0
-    for attempt in range(MAX_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         integrate_problem(problem)
         if problem.deviation <= MAX_DEVIATION:
             break

@@ -34,7 +34,7 @@ cdef double index_of(double p, double d) noexcept nogil:
     next to p nor next to 1. Newton's method from above the root comes down to it and never falls short.
     """
     cdef double rest = 1.0 - p, e, step, x, high
-    cdef Py_ssize_t i
+    cdef Py_ssize_t _
     if p < LEAST:
         return -expm1(-d)
     if rest <= 0.0:
@@ -45,7 +45,7 @@ cdef double index_of(double p, double d) noexcept nogil:
     high = above(p, d)
     if high < 1.0:
         e = fmin(e, -log1p((p - high) / rest))
-    for i in range(MAX_STEPS):
+    for _ in range(MAX_STEPS):
         x = -expm1(-e)
         step = (rest * e - p * log1p(rest * x / p) - d) * (p + rest * x) / (rest * x)
         e -= step

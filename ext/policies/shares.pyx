@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""From raw shares to the vector that arms are drawn from, where no cap binds: contextual policies need one a decision."""
+"""Raw shares to the vector that arms are drawn from, where no cap binds: contextual policies need one a decision."""
 
 from libc.math cimport isfinite
 

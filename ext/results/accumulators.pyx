@@ -31,17 +31,17 @@ cdef class Accumulators:
     Values enter scores and `shifted` less the metric's `origin`, its first value. What is analysed first gives that
     only: its scores would need a centre from before it, so it has none.
 
-    Of each arm's own decisions: `n`, `total`, `shifted` and `cube` (sums of the values, of the shifted ones and of the
-    cubes of these) and `m2` (squared deviations from the mean, Welford 1962). Over the decisions with e(k) > 0:
-    `balance` (sum of 1{A = k} - e(k)), `spread` (sum of e(k)(1 - e(k))); of those that have scores `eligible` (how many), `score` and
-    `square` (sums of the AIPW scores and of their squares), `inverse` (sum of 1/e(k)). Over those of these with
-    e(control) > 0, too, w the weight of the pair and d the difference of its scores: `pair_eligible` (how many),
-    `pair_weight` (sum of w), `pair_score` (w d), `pair_control_score` (w times control's score), `pair_weight_square`
-    (w^2), `pair_square_score` (w^2 d), `pair_square` (w^2 d^2), `pair_inverse` (w^2/e(k)), `pair_control_inverse`
-    (w^2/e(control)). By metric: `analysed`, `grand` (sum of all shifted values), `unfloored` (how many an adaptive
-    policy without a floor decided), `unsquared` (how many a former build analysed, which kept no squares), `moved`
-    (1 when not all had one share vector), `split` f8[M, K] (the first's), `first_who` and `first_number` (which
-    decision or unit was the first).
+    Of each arm's own decisions: `n`, `total`, `shifted` and `cube` (sums of the values, of the shifted ones and of
+    the cubes of these) and `m2` (squared deviations from the mean, Welford 1962). Over the decisions with e(k) > 0:
+    `balance` (sum of 1{A = k} - e(k)), `spread` (sum of e(k)(1 - e(k))); of those that have scores `eligible` (how
+    many), `score` and `square` (sums of the AIPW scores and of their squares), `inverse` (sum of 1/e(k)). Over
+    those of these with e(control) > 0, too, w the weight of the pair and d the difference of its scores:
+    `pair_eligible` (how many), `pair_weight` (sum of w), `pair_score` (w d), `pair_control_score` (w times
+    control's score), `pair_weight_square` (w^2), `pair_square_score` (w^2 d), `pair_square` (w^2 d^2),
+    `pair_inverse` (w^2/e(k)), `pair_control_inverse` (w^2/e(control)). By metric: `analysed`, `grand` (sum of all
+    shifted values), `unfloored` (how many an adaptive policy without a floor decided), `unsquared` (how many a
+    former build analysed, which kept no squares), `moved` (1 when not all had one share vector), `split` f8[M, K]
+    (the first's), `first_who` and `first_number` (which decision or unit was the first).
 
     What scores are made around, mu(k), is expected of an arm before its value is known: its past mean, or, where the
     sums are `contextual` and the features of decisions known, what a model of them says (`outcome.pxd`). Of an arm's
@@ -57,9 +57,9 @@ cdef class Accumulators:
 
     COUNTS = ("n", "eligible", "pair_eligible")
     SUMS = ("total", "shifted", "m2", "cube", "score", "square", "inverse", "balance", "spread", "pair_weight",
-            "pair_score", "pair_control_score", "pair_weight_square", "pair_square_score", "pair_square", "pair_inverse",
-            "pair_control_inverse", "split", "residual", "residual_cube", "predicted", "predicted_square",
-            "pair_predicted", "pair_predicted_square")
+            "pair_score", "pair_control_score", "pair_weight_square", "pair_square_score", "pair_square",
+            "pair_inverse", "pair_control_inverse", "split", "residual", "residual_cube", "predicted",
+            "predicted_square", "pair_predicted", "pair_predicted_square")
     BY_METRIC = ("analysed", "unfloored", "unsquared", "moved", "modelled")
 
     def __init__(self, Py_ssize_t n_metrics, Py_ssize_t n_arms, Py_ssize_t control, bint contextual=False):

@@ -28,7 +28,8 @@ cdef class OpenDecisions:
     rewards are held by decision until its window closes. A held reward whose exposure has not come by then is
     analysed by its own row, and remembered for `linger_ms` so that the exposure, if it still comes, is not
     analysed again. A reward for a decision that is already closed changes its value from 0, and all that was made of
-    it with the shares that it was analysed with: of one whose exposure came after that, they are kept `grace_ms` longer.
+    it with the shares that it was analysed with: of one whose exposure came after that, they are kept `grace_ms`
+    longer.
 
     Features are kept as they came, too, of an exposure, or of a reward while its exposure has not come, in at most
     `most_x` bytes (0: any number): what comes when that is full is analysed without.
@@ -111,7 +112,8 @@ cdef class OpenDecisions:
         return (<uint64_t> slot << COUNTER_BITS) | counter
 
     def expose(self, uint64_t incarnation, uint64_t first, Py_ssize_t low, Py_ssize_t high, int64_t ms,
-               const uint16_t[::1] arms, const uint32_t[::1] ages_ms, const uint64_t[::1] units, bint unfloored, x=None):
+               const uint16_t[::1] arms, const uint32_t[::1] ages_ms, const uint64_t[::1] units, bint unfloored,
+               x=None):
         """Opens rows `low` … `high - 1` of an exposure that starts at counter `first` and time `ms`.
 
         `x` f4[n, d]: the features of all its decisions, where they are known.

@@ -33,9 +33,10 @@ cdef class ShareHistory:
     have 0 for it.
 
     At most `most` vectors are kept (0: any number). When more would have to be, only decisions of every second block
-    of 64 consecutive ones are analysed from then on, of the open ones too; and so on, until they fit. Which blocks those
-    are is a hash of the worker and the block's number, so it has nothing to do with contexts, arms or rewards. Once
-    an eighth of `most` would do, every second one of those left out is analysed again. `one_in` says where that stands.
+    of 64 consecutive ones are analysed from then on, of the open ones too; and so on, until they fit. Which blocks
+    those are is a hash of the worker and the block's number, so it has nothing to do with contexts, arms or rewards.
+    Once an eighth of `most` would do, every second one of those left out is analysed again. `one_in` says where that
+    stands.
     """
 
     def __cinit__(self, const double[::1] current, Py_ssize_t most=0):

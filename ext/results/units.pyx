@@ -81,7 +81,8 @@ cdef class Units:
         heap_free(&self.due)
 
     def expose(self, uint64_t incarnation, uint64_t first, Py_ssize_t low, Py_ssize_t high, int64_t ms,
-               const uint16_t[::1] arms, const uint32_t[::1] ages_ms, const uint64_t[::1] units, bint unfloored, x=None):
+               const uint16_t[::1] arms, const uint32_t[::1] ages_ms, const uint64_t[::1] units, bint unfloored,
+               x=None):
         """Rows `low` … `high - 1` of an exposure that starts at counter `first` and time `ms`."""
         cdef Py_ssize_t slot = self.shares.slot(incarnation), run, i
         cdef Timeline *line = &self.shares.timelines[slot]

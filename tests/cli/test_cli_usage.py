@@ -33,13 +33,18 @@ def test_help_lists_all_commands_and_what_is_taken_where_nothing_is_said() -> No
     for name in (*COMMANDS, "evaluate", "export"):
         assert f" {name} " in listed
     words = " ".join(bandit_serve("serve", "--help").out.replace("│", " ").split())
-    assert "Data directory (default: bandit-serve-data)." in words
+    assert "the private store (default: bandit-serve-data)." in words
     assert "Prefix of all keys in the store (default: bandit_serve)." in words
 
 
 @pytest.mark.parametrize(
     ("imported", "needless"),
-    [("cli.main", "bandit_serve.server"), ("cli.main", "numpy"), ("server.supervisor", "aiohttp")],
+    [
+        ("cli.main", "bandit_serve.server"),
+        ("cli.main", "numpy"),
+        ("server.supervisor", "aiohttp"),
+        ("cli.demo", "aiohttp"),
+    ],
 )
 def test_nothing_is_imported_that_is_not_needed(imported: str, needless: str) -> None:
     code = f"import sys, bandit_serve.{imported}; sys.exit({needless!r} in sys.modules)"

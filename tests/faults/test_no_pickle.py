@@ -85,6 +85,7 @@ def test_a_service_does_without(noted: Path, tmp_path: Path) -> None:
     assert not noted.exists()
 
 
+@pytest.mark.server
 def test_a_pickle_would_have_been_noticed(noted: Path) -> None:
     code = 'python -c "import pickle; pickle.loads(pickle.dumps(1))" 2>/dev/null'
     assert os.system(code) != 0

@@ -146,6 +146,7 @@ class DrawnChoices:
         return self._data.draw(st.integers(low, high))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3_600)
 @pytest.mark.parametrize("part", range(N_PARTS))
 def test_no_history_ends_a_fold(part: int) -> None:

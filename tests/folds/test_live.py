@@ -477,6 +477,7 @@ def test_with_context_the_current_shares_are_the_mean_of_those_drawn_from() -> N
     assert live.current_shares(10).tolist() == pytest.approx([0.75, 0.25])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["zero", "ignore"])
 @pytest.mark.parametrize("kind", CONTEXTUAL)
 def test_states_with_context_are_equal_bit_for_bit(kind: str, missing: str) -> None:

@@ -227,6 +227,7 @@ def test_parameters_of_another_family_are_refused(model, tmp_path):
             load_model(Artifact.map(tmp_path / "x"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("searchable", [False, True], ids=["plain", "with what searches need"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_mutated_files_are_refused_or_load_a_model_that_scores(family, searchable, tmp_path, monkeypatch):

@@ -181,6 +181,7 @@ def test_gamma_shares_are_a_distribution_that_follows_the_arms(arms: list[tuple[
     assert np.array_equal(gamma_best(shape[order], rate[order]), shares[order])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", beta_problems())
 def test_beta_shares_agree_with_another_quadrature(name: str) -> None:
     alpha, beta = beta_problems()[name]

@@ -9,6 +9,8 @@ import simulated_regret as simulated
 
 from bandit_serve.policies import POLICIES, Thompson
 
+pytestmark = pytest.mark.slow
+
 RUNS = 100
 WORLD = "[.5, .4 x 9]"
 

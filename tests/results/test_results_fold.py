@@ -38,6 +38,7 @@ def played(fold, log):
     return fold
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fixed_split", "lin_ts"])
 @pytest.mark.parametrize(("unit", "missing"), MODES)
 @given(seed=st.integers(0, 2**32))
@@ -46,6 +47,7 @@ def test_it_folds_what_the_reference_folds(unit, missing, kind, seed):
     check_folds_what_the_reference_folds(unit, missing, seed, PolicySpec(kind=kind))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fixed_split", "lin_ts"])
 @example(seed=20_085, window_ms=WINDOW_MS)
 @given(seed=st.integers(0, 2**32), window_ms=st.sampled_from([20, 60, 150, WINDOW_MS]))
@@ -80,6 +82,7 @@ def check_folds_what_the_reference_folds(unit, missing, seed, policy=None, windo
         assert fold.pending == reference.pending == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("unit", "missing"), MODES)
 @given(seed=st.integers(0, 2**32), data=st.data())
 @settings(max_examples=12, deadline=None)
@@ -107,6 +110,7 @@ def padded(event, n_arms):
     return msgspec.structs.replace(event, vectors=wide.tobytes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("unit", "missing"), MODES)
 @given(seed=st.integers(0, 2**32), cut=st.integers(0, 100))
 @settings(max_examples=8, deadline=None)
@@ -146,6 +150,7 @@ def test_an_arm_that_comes_is_as_one_that_had_no_share_before(unit, missing, see
     assert (grown.pending, grown.crossovers) == (wide.pending, wide.crossovers)
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=20, deadline=None)
 def test_every_reward_counts_exactly_once_with_or_without_its_exposure(seed):

@@ -339,6 +339,7 @@ def played(into: ResultsFold, log: Log) -> ResultsFold:
     return into
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", MISSING)
 @given(seed=st.integers(0, 2**32), data=st.data())
 @settings(max_examples=12, deadline=None, derandomize=True)

@@ -24,6 +24,8 @@ from simulated_results import (
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.results import ResultsFold, estimates, report
 
+pytestmark = pytest.mark.slow
+
 SALES = 0.05 * np.exp(0.5 * 1.0**2)
 
 

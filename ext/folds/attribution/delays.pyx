@@ -191,8 +191,8 @@ def arrival_rates(
 
     arrivals: (K, J), rewards. shown: (K, J), decisions that have been open for as long as the bin.
     masses, log_masses: (J, M), the distributions among which g is first sought, and their logarithms; by_shape: (M, J),
-    the same masses. prior: (M,). trials_before: b in `delays.py`. weight: what the distribution found weighs against the
-    arrivals themselves, in rewards.
+    the same masses. prior: (M,). trials_before: b in `delays.py`. weight: what the distribution found weighs against
+    the arrivals themselves, in rewards.
     """
     cdef Py_ssize_t n_arms = arrivals.shape[0], n_bins = arrivals.shape[1], n_shapes = prior.shape[0]
     cdef Py_ssize_t j, k, m

@@ -155,6 +155,7 @@ def test_more_arms_change_nothing_for_those_that_were_there() -> None:
         pending.rewarded(rewards([1], arms=2), until_ms)
 
 
+@pytest.mark.slow
 def test_a_slow_best_arm_is_found_long_before_its_window_closes() -> None:
     """Full size is in `simulated_delays.py`: 100 runs, where waiting for the window gives 351."""
     outcome = served(SLOW_BEST, range(5))

@@ -1,0 +1,64 @@
+"""Options of commands for settings, made from how each is declared."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from bandit_serve.settings import Setting, declared_settings, load_settings
+
+CONFIG = Annotated[str | None, typer.Option("--config", help="Config file (TOML).")]
+DECLARED = declared_settings()
+
+
+def setting_option(name: str, *, default: str | None = None) -> Any:
+    """Option for a parameter of a command. `default` says what is taken where the flag is not given, if that is not
+    the setting's own default.
+    """
+    setting = DECLARED[name]
+    written = None if setting.kind is bool else f"<{setting.unit or setting.kind.__name__}>"
+    return typer.Option(setting.flag, metavar=written, help=_help(setting, default), show_default=False)
+
+
+def _help(setting: Setting, default: str | None) -> str:
+    if default is None and setting.kind is not bool:
+        default = setting.unset if setting.default is None else str(setting.default)
+    sentence = setting.help + ("." if default is None else f" (default: {default}).")
+    values = f" {setting.range[0].upper()}{setting.range[1:]}." if setting.range else ""
+    return (sentence + values).replace("`", "")
+
+
+def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: a command from `work(settings, …)` with the options of the settings that are named, or of all.
+
+    None stands for a flag that was not given, so that it does not hide the variable or the config key.
+    """
+    taken = names or tuple(DECLARED)
+
+    def decorate(work: Callable[..., None]) -> Callable[..., None]:
+        def command(config: str | None, **arguments: Any) -> None:
+            flags = {name: arguments.pop(name) for name in taken}
+            work(load_settings(flags, config=config), **arguments)
+
+        own = list(inspect.signature(work, eval_str=True).parameters.values())[1:]
+        annotations = {name: Annotated[DECLARED[name].kind | None, setting_option(name)] for name in taken}
+        parameters = [
+            *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
+            *(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+                for name, annotation in (annotations | {"config": CONFIG}).items()
+            ),
+        ]
+        functools.update_wrapper(
+            command, work, assigned=("__module__", "__name__", "__qualname__", "__doc__")
+        )
+        del command.__wrapped__  # type: ignore[attr-defined]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        return command
+
+    return decorate
