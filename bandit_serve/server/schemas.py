@@ -7,7 +7,7 @@ Schema than it has: what they stumble over is said in other words here, and mean
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -95,15 +95,27 @@ def _form(whole: Schema, form: Form) -> Schema:
         properties[name] = _not_null(properties[name])
     for name in form.without:
         del properties[name]
-    ignored = {f"^({'|'.join(form.ignored)})$": {"enum": [None]}} if form.ignored else {}
     required = [name for name in properties if name in form.needs or name in whole.get("required", ())]
-    return {
+    schema = {
         **whole,
         "title": form.name,
         "description": form.description,
         "properties": properties,
         "required": required,
-        **({"patternProperties": ignored} if ignored else {}),
+    }
+    return _with_ignored(schema, form.ignored) if form.ignored else schema
+
+
+def _with_ignored(schema: Schema, ignored: Collection[str]) -> Schema:
+    """Takes no other fields than before but `ignored` ones that are null.
+
+    It says so in words that generators of clients pass over: a client has no use for those.
+    """
+    rest = {word: value for word, value in schema.items() if word != "additionalProperties"}
+    return {
+        **rest,
+        "propertyNames": {"type": "string", "enum": [*schema["properties"], *ignored]},
+        "dependentSchemas": {name: {"properties": {name: {"enum": [None]}}} for name in ignored},
     }
 
 
