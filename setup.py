@@ -37,6 +37,14 @@ def kernel(source: Path) -> Extension:
 class BuildKernels(build_ext):
     """Kernels in several threads, after what they share: Cython makes that from what every compilation changes."""
 
+    def initialize_options(self) -> None:
+        """Options of `setup()` would not do: an editable install forgets them."""
+        super().initialize_options()
+        self.cython_c_in_temp = True
+        self.cython_include_dirs = ["."]
+        self.parallel = True
+        self.shared_utility_qualified_name = SHARED
+
     def build_extensions(self) -> None:
         every = self.extensions
         self.forget_what_is_older_than_a_header()
@@ -59,12 +67,4 @@ setup(
         *(kernel(path) for path in sorted(Path("ext").rglob("*.pyx"))),
     ],
     cmdclass={"build_ext": BuildKernels},
-    options={
-        "build_ext": {
-            "cython_c_in_temp": True,
-            "cython_include_dirs": ["."],
-            "parallel": True,
-            "shared_utility_qualified_name": SHARED,
-        }
-    },
 )
