@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import pytest
+from starting import STARTERS
 
 
 class Starter:
@@ -22,6 +24,11 @@ def start() -> int:
 @pytest.fixture
 def started() -> int:
     return start()
+
+
+@pytest.mark.parametrize("module", sorted(STARTERS))
+def test_the_starters_are_modules(module: str) -> None:
+    assert find_spec(module) is not None
 
 
 def test_what_names_no_starter_is_not_marked(request: pytest.FixtureRequest) -> None:

@@ -20,7 +20,7 @@ from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log.events import Change, Changed, Rewarded
 from bandit_serve.log.offset import Offset
-from bandit_serve.policies import Policy
+from bandit_serve.policies.context_free import ContextFreePolicy
 
 
 def decider(name: str, n_arms: int = 2, refresh: str = "10ms") -> Decider:
@@ -79,13 +79,13 @@ def test_shares_over_subsets_are_not_computed_on_the_loop(monkeypatch: pytest.Mo
     for subset in subsets:
         one.choose(None, subset)
     threads: list[threading.Thread] = []
-    real = Policy.shares
+    real = ContextFreePolicy.shares
 
-    def noted(self: Policy, **arguments: Any) -> Any:
+    def noted(self: ContextFreePolicy, **arguments: Any) -> Any:
         threads.append(threading.current_thread())
         return real(self, **arguments)
 
-    monkeypatch.setattr(Policy, "shares", noted)
+    monkeypatch.setattr(ContextFreePolicy, "shares", noted)
 
     async def scenario(refresher: Refresher) -> None:
         learn(one, 0, refresher)
@@ -101,15 +101,15 @@ def test_an_arm_may_be_added_while_shares_are_computed(monkeypatch: pytest.Monke
     one = decider("e", 3)
     one.choose(None, ["a0", "a1"])
     computing, added = threading.Event(), threading.Event()
-    real = Policy.shares
+    real = ContextFreePolicy.shares
 
-    def slow(self: Policy, **arguments: Any) -> Any:
+    def slow(self: ContextFreePolicy, **arguments: Any) -> Any:
         if threading.current_thread() is not threading.main_thread():
             computing.set()
             assert added.wait(10.0)
         return real(self, **arguments)
 
-    monkeypatch.setattr(Policy, "shares", slow)
+    monkeypatch.setattr(ContextFreePolicy, "shares", slow)
 
     async def scenario(refresher: Refresher) -> None:
         learn(one, 0, refresher)

@@ -16,7 +16,7 @@ STARTERS = frozenset(
     {
         "bandit_serve.simulation.plot.picture",
         "bandit_serve.store.binary",
-        "bandit_serve.store.private",
+        "bandit_serve.store.private_server",
         "bandit_serve.training.pipeline",
         "commands",
         "services",
