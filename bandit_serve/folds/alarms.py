@@ -61,7 +61,7 @@ SPACING = 1_024
 CANDIDATES = 128
 SHIFT = 0.35
 REFERENCE = 100
-MOST_REFERENCE = 1_000
+MAX_REFERENCE = 1_000
 FARTHEST, ROOM = 4.0, 0.5
 MAX_ALARMS = 100
 
@@ -211,7 +211,7 @@ class ChangeAlarms:
 
     def _set_scale(self, arm: int) -> None:
         first = self._first[arm]
-        if len(first) < REFERENCE or (min(first) == max(first) and len(first) < MOST_REFERENCE):
+        if len(first) < REFERENCE or (min(first) == max(first) and len(first) < MAX_REFERENCE):
             return
         mean = sum(first) / len(first)
         variance = sum((value - mean) ** 2 for value in first) / len(first)

@@ -19,7 +19,7 @@ from bandit_serve.api.decisions import (
 from bandit_serve.api.rewards import RewardsRequest
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment, Metric, Stopping
-from bandit_serve.metrics import KINDS, LARGEST_VALUE, names_of
+from bandit_serve.metrics import KINDS, MAX_VALUE, names_of
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import ContextField
 from bandit_serve.policies.parameters import declared, property_schema
@@ -161,7 +161,7 @@ def _number(least: float, most: float) -> Schema:
 CONTEXTUAL = _kinds(lambda policy: policy.contextual)
 JUMPING = _kinds(lambda policy: policy.jumps)
 
-LARGE = _number(-LARGEST_VALUE, LARGEST_VALUE)
+LARGE = _number(-MAX_VALUE, MAX_VALUE)
 # Guardrails are of the contract, and not built yet; so are the two of `STOPPING`.
 ROLE: Schema = {"anyOf": [{"type": "string", "enum": ["objective", "secondary"]}, {"type": "null"}]}
 WITH_BOUNDS = names_of(lambda kind: kind.takes_bounds)
