@@ -64,9 +64,9 @@ def unusable_versions(node: Node) -> dict[tuple[str, str], str]:
     for version in _versions(node.replica.registry):
         if version.sha256 not in by_artifact:
             by_artifact[version.sha256] = _whats_wrong(artifacts, version.sha256)
-        found = by_artifact[version.sha256]
-        if found is not None:
-            wrong[version.model, version.version] = found
+        fault = by_artifact[version.sha256]
+        if fault is not None:
+            wrong[version.model, version.version] = fault
     return wrong
 
 

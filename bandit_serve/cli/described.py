@@ -43,21 +43,21 @@ def _once(keys: Iterable[str], node: yaml.Node | None = None) -> None:
 
 def _read_yaml(text: str) -> list[Any]:
     # Between two `---` there may be nothing.
-    found = [document for document in yaml.load_all(text, _Yaml) if document is not None]
-    return found or [None]
+    documents = [document for document in yaml.load_all(text, _Yaml) if document is not None]
+    return documents or [None]
 
 
 def _read_json(text: str) -> list[Any]:
     """One document after another, however much space is between them."""
     decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
-    found, at = [], 0
+    documents, at = [], 0
     text = text.rstrip()
     while True:
         at += len(text[at:]) - len(text[at:].lstrip())
         document, at = decoder.raw_decode(text, at)
-        found.append(document)
+        documents.append(document)
         if at == len(text):
-            return found
+            return documents
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -46,10 +46,10 @@ def _documents(path: Path) -> list[tuple[str, Any]]:
     contents = read_documents(path)
     if len(contents) == 1:
         return _listed(path, contents[0])
-    found = []
+    documents = []
     for i, content in enumerate(contents, 1):
-        found += [(joined(f"document {i}", at), document) for at, document in _listed(path, content)]
-    return found
+        documents += [(joined(f"document {i}", at), document) for at, document in _listed(path, content)]
+    return documents
 
 
 def _listed(path: Path, content: Any) -> list[tuple[str, Any]]:

@@ -21,7 +21,7 @@ BAR_WIDTH = 40
 EVERY_S = 0.1
 
 
-class Progress:
+class SimulationProgress:
     """On a terminal, on standard error; elsewhere, or when `quiet`, nothing is shown."""
 
     def __init__(self, simulation: Simulation, *, quiet: bool) -> None:

@@ -158,7 +158,7 @@ def train_models(
             versions, trouble = asyncio.run(_register(settings, url, plan, result, files))
     else:
         files = {} if place is None else _save(result, place)
-        versions = [_told(each, each.status, each.record.reason) for each in result.trained]
+        versions = [_registered(each, each.status, each.record.reason) for each in result.trained]
     if place is not None:
         versions = [msgspec.structs.replace(each, file=str(files[each.family])) for each in versions]
     versions += [Registered(family, "failed", reason, {}, {}) for family, reason in result.dropped.items()]
@@ -187,16 +187,16 @@ def _plan(document: Any, flags: dict[str, Any]) -> Plan:
 
 
 def _columns(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"features": []}
+    columns: dict[str, Any] = {"features": []}
     for part in text.split(","):
         what, sign, name = part.partition("=")
         if not sign or what.strip() not in ("user", "item", "rating", "time", "feature"):
             raise UsageError(f"Expected columns as user=who,item=what,rating=stars, not {text!r}.")
         if what.strip() == "feature":
-            found["features"].append(name)
+            columns["features"].append(name)
         else:
-            found[what.strip()] = name
-    return found
+            columns[what.strip()] = name
+    return columns
 
 
 def _gate(text: str) -> tuple[str, str]:
@@ -216,9 +216,9 @@ def _read(plan: Plan, settings: Settings) -> DataSet:
         return read_dataset(about.path, columns=about.columns, items=about.items, users=about.users)
     assert about.log is not None
     with store_url(settings) as url:
-        found = asyncio.run(_read_logged(settings, url, about.log))
+        logged = asyncio.run(_read_logged(settings, url, about.log))
     return replace(
-        found,
+        logged,
         item_features={} if about.items is None else read_features(about.items),
         user_features={} if about.users is None else read_features(about.users),
     )
@@ -226,7 +226,7 @@ def _read(plan: Plan, settings: Settings) -> DataSet:
 
 async def _read_logged(settings: Settings, url: str, experiment: str) -> DataSet:
     async with following(settings, url) as node:
-        await node.tail.hear_all_news()
+        await node.tail.refresh_all()
         live = node.replica.experiment(experiment)
         repairs = node.replica.registry.repairs
         return await read_logged(node.store, live.experiment, live.n_features, repairs, live.owner)
@@ -331,10 +331,10 @@ async def _register_one(
     )
     for step in STEPS[status]:
         await node.model_changes.set_status(plan.model, version.version, step, actor(), reason=reason)
-    return _told(trained, status, reason, version)
+    return _registered(trained, status, reason, version)
 
 
-def _told(trained: Trained, status: str, reason: str, version: Version | None = None) -> Registered:
+def _registered(trained: Trained, status: str, reason: str, version: Version | None = None) -> Registered:
     return Registered(
         trained.record.family,
         status,

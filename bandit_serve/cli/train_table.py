@@ -30,8 +30,8 @@ def print_result(result: TrainingResult, plan: Plan) -> None:
     lines = [("biases alone", f"{result.baseline['time.rmse']:.4f}", "")]
     for each in result.trained:
         gain, error = each.record.metrics.get("time.gain"), each.errors.get("time.gain")
-        told = "" if gain is None or error is None else f"{gain:.4f} ± {error:.4f}"
-        lines.append((each.record.family, f"{each.record.metrics['time.rmse']:.4f}", told))
+        gain_text = "" if gain is None or error is None else f"{gain:.4f} ± {error:.4f}"
+        lines.append((each.record.family, f"{each.record.metrics['time.rmse']:.4f}", gain_text))
     print_table(
         ("Family", "rmse", "squared error below the biases'"),
         lines,

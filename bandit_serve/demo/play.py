@@ -14,7 +14,7 @@ from bandit_serve.demo import traffic
 from bandit_serve.demo.client import Http
 from bandit_serve.demo.display import Display, Moment
 from bandit_serve.demo.experiment import MIN_SHARE, DemoExperiment
-from bandit_serve.demo.ratings import Source
+from bandit_serve.demo.ratings import RatingsSource
 from bandit_serve.demo.recommender import Recommender
 from bandit_serve.demo.summary import Summary, summarize
 from bandit_serve.demo.traffic import Tally
@@ -25,7 +25,7 @@ SPARE_CONNECTIONS = 4
 
 async def play(
     url: str,
-    source: Source,
+    source: RatingsSource,
     recommenders: Sequence[Recommender],
     visits: Sequence[Visit],
     display: Display,

@@ -42,7 +42,7 @@ def reward_of(visit: Visit, scores: Sequence[float] | NDArray[np.float64]) -> fl
 
 def train_all(ratings: Ratings, on_epoch: Callable[[str, int, int], object]) -> list[Recommender]:
     """Trains the control first, then the better ones; `on_epoch(arm, done, epochs)` is called as training goes."""
-    found = []
+    recommenders = []
     for arm, about, model in (
         ("popular", "the item that most have rated", Popularity()),
         ("mf-1-epoch", "matrix factorization, one epoch", MatrixFactorization(FACTORS, n_epochs=1)),
@@ -58,8 +58,8 @@ def train_all(ratings: Ratings, on_epoch: Callable[[str, int, int], object]) -> 
             ratings.values,
             on_epoch=partial(_on_epoch, on_epoch, arm),
         )
-        found.append(Recommender(arm, about, model))
-    return found
+        recommenders.append(Recommender(arm, about, model))
+    return recommenders
 
 
 def _on_epoch(tell: Callable[[str, int, int], object], arm: str, done: int, epochs: int, rmse: float) -> None:

@@ -68,8 +68,8 @@ class DemoService:
         until_s = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < until_s:
             ended = not self._keeper.is_alive()
-            if found := READY.search(self._told()):
-                return found[1]
+            if ready := READY.search(self._output()):
+                return ready[1]
             if ended:
                 raise self._failure()
             time.sleep(POLL_S)
@@ -79,17 +79,17 @@ class DemoService:
 
     def _failure(self) -> BanditServeError:
         """Service's own sentence where it gave one."""
-        refused = REFUSED.search(self._told())
+        refused = REFUSED.search(self._output())
         if refused is None:
             return BanditServeError(f"The service ended as it started; its log ends: {self._end()}")
         sentence = " ".join(refused[1].split())
         return UsageError(sentence) if self._process.returncode == 2 else BanditServeError(sentence)
 
-    def _told(self) -> str:
+    def _output(self) -> str:
         return self.log.read_text(errors="replace")
 
     def _end(self) -> str:
-        return " ".join(self._told().split("\n")[-3:]).strip() or "(nothing)"
+        return " ".join(self._output().split("\n")[-3:]).strip() or "(nothing)"
 
     def _stop(self) -> None:
         self._process.terminate()

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from bandit_serve.demo.display import difference_text, percent_text
 from bandit_serve.demo.experiment import METRIC, MODEL, DemoExperiment
-from bandit_serve.demo.ratings import Source
+from bandit_serve.demo.ratings import RatingsSource
 from bandit_serve.demo.traffic import Tally
 
 Interval = tuple[float, float]
@@ -76,7 +76,7 @@ class Summary(Struct, frozen=True):
 
 
 def summarize(
-    source: Source,
+    source: RatingsSource,
     experiment: DemoExperiment,
     tally: Tally,
     results: Any,
@@ -113,7 +113,7 @@ def summarize(
 
 
 def _arm(result: Any, tally: Tally, number: int, last_fifth: float, version: str) -> ArmSummary:
-    found = result["metrics"][METRIC]
+    metric = result["metrics"][METRIC]
     return ArmSummary(
         arm=result["name"],
         model=MODEL,
@@ -121,14 +121,14 @@ def _arm(result: Any, tally: Tally, number: int, last_fifth: float, version: str
         visits=int(tally.visits[number]),
         share=result["share"],
         share_of_last_fifth=last_fifth,
-        rewards=found["n"],
-        mean=found["mean"],
-        interval=found["interval"],
+        rewards=metric["n"],
+        mean=metric["mean"],
+        interval=metric["interval"],
         true_mean=float(tally.true_means[number]),
-        difference=found["difference"],
-        difference_interval=found["difference_interval"],
-        p_value=found["p_value"],
-        probability_best=found["probability_best"],
+        difference=metric["difference"],
+        difference_interval=metric["difference_interval"],
+        p_value=metric["p_value"],
+        probability_best=metric["probability_best"],
     )
 
 

@@ -43,8 +43,8 @@ class Tally:
     @property
     def means(self) -> NDArray[np.float64]:
         """f8[K]: the mean reward of the visits that each arm got, 0 where it got none."""
-        found: NDArray[np.float64] = self.rewards / np.maximum(self.visits, 1)
-        return found
+        means: NDArray[np.float64] = self.rewards / np.maximum(self.visits, 1)
+        return means
 
     @property
     def best(self) -> int:

@@ -120,8 +120,8 @@ class _Candidates:
         """From when on, from which mean, to which: the likeliest change if there was one, else None."""
         if not self._used or variance <= 0.0:
             return None
-        found, best = evidence(self.rows, n, total, variance, skew, SHIFT)
-        if found * LEVEL < PASSED:
+        likelihood, best = evidence(self.rows, n, total, variance, skew, SHIFT)
+        if likelihood * LEVEL < PASSED:
             return None
         before, sums, _, time_ms = self.rows[best].tolist()
         return int(time_ms), sums / before, (total - sums) / (n - before)
@@ -239,13 +239,13 @@ class ChangeAlarms:
     def _look(self, now_ms: int) -> None:
         for arm in (self._n >= self._next).nonzero()[0].tolist():
             n, total, candidates = int(self._n[arm]), float(self._total[arm]), self._candidates[arm]
-            found = candidates.change(n, total, *self._moments(arm))
-            if found is None:
+            change = candidates.change(n, total, *self._moments(arm))
+            if change is None:
                 candidates.add(n, total, now_ms)
                 self._next[arm] = _next_look(n)
                 continue
             low, width = float(self._low[arm]), float(self._width[arm])
-            since_ms, before, after = found
+            since_ms, before, after = change
             self.alarms.append(Alarm(arm, now_ms, since_ms, low + width * before, low + width * after))
             del self.alarms[:-MAX_ALARMS]
             self._begin(arm)

@@ -13,7 +13,7 @@ from bandit_serve.log.repairs import LeftOut, Repairs
 READ_COUNT = 500
 
 
-class Source(Protocol):
+class LogSource(Protocol):
     """A store, as far as it reads logs."""
 
     async def read(self, owner: str, after: Offset, count: int) -> list[Entry]: ...
@@ -21,7 +21,7 @@ class Source(Protocol):
     async def trimmed(self, owner: str) -> Offset: ...
 
 
-class Page(NamedTuple):
+class LogPage(NamedTuple):
     """Entries that follow each other. `gap`: before them the log was trimmed through there, further than was read."""
 
     entries: list[Entry]
@@ -29,8 +29,8 @@ class Page(NamedTuple):
 
 
 async def pages(
-    source: Source, owner: str, after: Offset, through: Offset | None = None, count: int = READ_COUNT
-) -> AsyncIterator[Page]:
+    source: LogSource, owner: str, after: Offset, through: Offset | None = None, count: int = READ_COUNT
+) -> AsyncIterator[LogPage]:
     """Everything behind `after`, up to and with `through`, by default to the log's end; `count` entries at once.
 
     Where a page has a gap, whoever goes on reading gets what is left behind it.
@@ -44,11 +44,11 @@ async def pages(
             entries = [entry for entry in entries if entry.offset <= through]
         if not entries and gap is None:
             return
-        yield Page(entries, gap)
+        yield LogPage(entries, gap)
         after = entries[-1].offset if entries else gap or after
 
 
-async def gap_behind(source: Source, owner: str, after: Offset) -> Offset | None:
+async def gap_behind(source: LogSource, owner: str, after: Offset) -> Offset | None:
     """Through where a log was trimmed past `after`; None where it was not.
 
     To be asked after a read and before its entries are used: the trim may have come in between.

@@ -150,8 +150,8 @@ def _array(kind: Any, value: Any) -> NDArray[Any]:
     elif isinstance(value, list) and wanted is not Any:  # of a build that wrote numbers one by one
         value = np.array(value, wanted)
     if not isinstance(value, np.ndarray) or (wanted is not Any and value.dtype != np.dtype(wanted)):
-        found = getattr(value, "dtype", type(value).__name__)
-        raise ValueError(f"expected an array of {getattr(wanted, '__name__', 'numbers')}, got {found}")
+        actual = getattr(value, "dtype", type(value).__name__)
+        raise ValueError(f"expected an array of {getattr(wanted, '__name__', 'numbers')}, got {actual}")
     return value
 
 

@@ -42,7 +42,7 @@ _CODEC = Codec(_File, "this host")
 _KEYS = msgspec.msgpack.Decoder(dict[int, bytes]).decode
 
 
-class Found(NamedTuple):
+class LocalState(NamedTuple):
     """Content of the files: the registry's state and each experiment's, by owner; the keys; and of which store."""
 
     identity: bytes
@@ -90,18 +90,18 @@ class LocalSnapshots:
         body = _CODEC.pack(_File(self._namespace, identity, owner, str(offset), state))
         if sum(self._sizes.values()) - self._sizes.get(path, 0) + len(body) > MAX_BYTES:
             raise OSError(f"they would take more than {MAX_BYTES} bytes")
-        fd, beside = tempfile.mkstemp(dir=self._directory, prefix=".writing-")
+        fd, temporary = tempfile.mkstemp(dir=self._directory, prefix=".writing-")
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(hashlib.sha256(body).digest())
                 file.write(body)
                 file.flush()
                 os.fsync(fd)
-            os.replace(beside, path)
+            os.replace(temporary, path)
             self._sizes[path] = len(body)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(beside)
+                os.unlink(temporary)
             raise
         self._sync_directory()
 
@@ -119,7 +119,7 @@ class LocalSnapshots:
     def exist(self) -> bool:
         return self._path(COMMON).exists() and self._path(TOKEN_KEYS).exists()
 
-    def read(self) -> Found | None:
+    def read(self) -> LocalState | None:
         """None where a registry and keys of one store are not there."""
         files = {file.owner: file for path in self._paths() if (file := self._read(path)) is not None}
         registry, keys = files.pop(COMMON, None), files.pop(TOKEN_KEYS, None)
@@ -131,7 +131,7 @@ class LocalSnapshots:
                 states[owner] = Offset.parse(file.offset), file.state
             else:
                 log.warning("the snapshot file of %s is of another store and is passed over", owner)
-        return Found(registry.identity, states, _KEYS(keys.state))
+        return LocalState(registry.identity, states, _KEYS(keys.state))
 
     def _read(self, path: Path) -> _File | None:
         try:

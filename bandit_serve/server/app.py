@@ -63,7 +63,7 @@ from bandit_serve.server.lane import Endpoint, Lane
 from bandit_serve.server.openapi import document
 from bandit_serve.server.page import PAGE, Limit
 from bandit_serve.server.problems import problem_response
-from bandit_serve.server.route import EITHER, MULTIPART, Entries, Query, Route
+from bandit_serve.server.route import EITHER, MULTIPART, BatchAnswer, Query, Route
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import MAX_BODY, Reply, read_bytes
 
@@ -130,7 +130,7 @@ ROUTES: tuple[Route, ...] = (
         "decisions.decide_batch",
         "Draws an arm for each entry.",
         DecideBatch,
-        (Entries(Decided), DecidedColumns),
+        (BatchAnswer(Decided), DecidedColumns),
         media=EITHER,
         refuses=(409,),
         hot=True,
@@ -142,7 +142,7 @@ ROUTES: tuple[Route, ...] = (
         "decisions.predict_batch",
         "Draws an arm for each entry and predicts with its model.",
         PredictBatch,
-        Entries(Predicted),
+        BatchAnswer(Predicted),
         media=EITHER,
         refuses=(409,),
         hot=True,

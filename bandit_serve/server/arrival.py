@@ -41,10 +41,10 @@ class Multipart:
         began_s = loop.time()
         try:
             async with arriving(max(0.0, min(self._timeout_s, self._left_s))):
-                found = await coming
+                received = await coming
         except (ValueError, RuntimeError) as error:
             raise InvalidInput(f"The upload is not well-formed multipart: {error}.") from None
         self._left_s -= loop.time() - began_s
-        if isinstance(found, bytes | bytearray):
-            self._left_s += len(found) / SLOWEST_BYTES_PER_S
-        return found
+        if isinstance(received, bytes | bytearray):
+            self._left_s += len(received) / SLOWEST_BYTES_PER_S
+        return received

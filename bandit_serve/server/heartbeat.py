@@ -59,14 +59,14 @@ class Heartbeat:
 
 def clocks_apart(offset_ms: float, shift_ms: int, *, already: bool) -> str | None:
     """A sentence on clocks that are apart; None where they agree. `already` ends at half of where it begins."""
-    said = []
+    sentences = []
     if abs(offset_ms) > (MAX_CLOCK_OFFSET_MS / 2 if already else MAX_CLOCK_OFFSET_MS):
         where = "ahead of" if offset_ms > 0 else "behind"
-        said.append(f"This machine's clock is {abs(offset_ms) / 1000:.1f} s {where} the store's.")
+        sentences.append(f"This machine's clock is {abs(offset_ms) / 1000:.1f} s {where} the store's.")
     if shift_ms:
         jumped = "ahead" if shift_ms < 0 else "back"
-        said.append(
+        sentences.append(
             f"The store's clock has jumped {jumped}, and the logs go on without that, {abs(shift_ms) / 1000:.1f} s "
             f"{'ahead of' if shift_ms > 0 else 'behind'} it."
         )
-    return " ".join(said) or None
+    return " ".join(sentences) or None

@@ -58,16 +58,16 @@ class Lane:
 
     def find(self, path: str) -> Hot | None:
         """Hot route of a path without escapes or a query; None for all others."""
-        found = self._paths.get(path)
-        if found is None and self.service.ready:
+        known = self._paths.get(path)
+        if known is None and self.service.ready:
             for pattern, hot in self._patterns:
                 match = pattern.fullmatch(path)
                 if match is not None and match[1] in self.service.node.replica.experiments:
-                    found = hot._replace(name=match[1])
+                    known = hot._replace(name=match[1])
                     if len(self._paths) < MAX_PATHS:
-                        self._paths[path] = found
+                        self._paths[path] = known
                     break
-        return found
+        return known
 
     def forget(self, experiment: str, uid: int | None) -> None:
         self._paths = {path: hot for path, hot in self._paths.items() if hot.name != experiment}

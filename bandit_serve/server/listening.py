@@ -37,10 +37,10 @@ def require_keys_or_loopback(settings: Settings) -> None:
     if settings.insecure:
         return
     try:
-        found = socket.getaddrinfo(settings.host, None)
+        addresses = socket.getaddrinfo(settings.host, None)
     except socket.gaierror as error:
         raise UsageError(f"The host {settings.host!r} is unknown: {error.strerror}.") from None
-    if not all(ipaddress.ip_address(str(each[4][0]).partition("%")[0]).is_loopback for each in found):
+    if not all(ipaddress.ip_address(str(each[4][0]).partition("%")[0]).is_loopback for each in addresses):
         raise UsageError(
             f"{settings.host} can be reached from other machines and no keys are configured: "
             "bind a loopback address, or give --insecure."
@@ -51,16 +51,16 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket; waits a little for a service that is just leaving the port. `UsageError` if it stays."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     until_s = time.monotonic() + BIND_PATIENCE_S
-    told = False
+    warned = False
     while True:
         try:
             return socket.create_server((host, port), family=family, backlog=BACKLOG)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > until_s:
                 raise UsageError(f"{host}:{port} can not be bound: {error.strerror}.") from None
-        if not told:
+        if not warned:
             log.warning("%s:%d is in use; waiting up to %g s for it", host, port, BIND_PATIENCE_S)
-            told = True
+            warned = True
         time.sleep(BIND_POLL_S)
 
 

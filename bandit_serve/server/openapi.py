@@ -10,7 +10,7 @@ from bandit_serve import __version__
 from bandit_serve.base.names import Name
 from bandit_serve.server.examples import examples_of
 from bandit_serve.server.problems import PROBLEM_TYPE, TITLES, Problem
-from bandit_serve.server.route import Entries, Query, Route
+from bandit_serve.server.route import BatchAnswer, Query, Route
 from bandit_serve.server.schemas import Schema, Schemas
 from bandit_serve.server.wire import JSON
 
@@ -67,15 +67,15 @@ def document(routes: Iterable[Route]) -> Schema:
 
 def statuses(route: Route) -> tuple[int, ...]:
     """Every status that the route answers with, its success (if it is built) first."""
-    found = {*OF_ANY_REQUEST, *route.refuses}
+    possible = {*OF_ANY_REQUEST, *route.refuses}
     if route.takes is not None:
-        found.update(OF_A_BODY)
+        possible.update(OF_A_BODY)
     if _parameter.search(route.path) and route.answers is not None:
-        found.add(404)
+        possible.add(404)
     if not route.open:
-        found.add(503)
+        possible.add(503)
     succeeds = route.answers is not None or route.status == NO_CONTENT
-    return (*((route.status,) if succeeds else ()), *sorted(found))
+    return (*((route.status,) if succeeds else ()), *sorted(possible))
 
 
 def _kinds(route: Route) -> list[Any]:
@@ -86,7 +86,7 @@ def _kinds(route: Route) -> list[Any]:
 
 def _alternatives(route: Route) -> tuple[Any, ...]:
     answers = route.answers
-    return answers if isinstance(answers, tuple) and not isinstance(answers, Entries) else (answers,)
+    return answers if isinstance(answers, tuple) and not isinstance(answers, BatchAnswer) else (answers,)
 
 
 def _operation(route: Route, schemas: Schemas) -> Schema:
@@ -140,8 +140,8 @@ def _response(route: Route, status: int, schemas: Schemas) -> Schema:
 
 def _content(media: str, kinds: list[Any], schemas: Schemas) -> Schema:
     """A body that is of one of these types, with examples of each."""
-    found = [schemas.of(kind) for kind in kinds]
-    content: Schema = {"schema": found[0] if len(found) == 1 else {"oneOf": found}}
+    alternatives = [schemas.of(kind) for kind in kinds]
+    content: Schema = {"schema": alternatives[0] if len(alternatives) == 1 else {"oneOf": alternatives}}
     examples = examples_of(kinds) if media == JSON else {}
     if examples:
         content["examples"] = examples

@@ -21,8 +21,8 @@ from bandit_serve.base.printable_text import printable_json
 
 log = logging.getLogger(__name__)
 
-SAID_AGAIN_S = 10.0
-MAX_SAID = 1_000
+LOGGED_AGAIN_S = 10.0
+MAX_LOGGED = 1_000
 PROBLEM_TYPE = "application/problem+json"
 # A sentence may name what a caller sent, which may be long.
 MAX_DETAIL = 1_000
@@ -59,7 +59,7 @@ TITLES: Mapping[int, tuple[str, str]] = {
 }
 
 
-_said_s: dict[str, float] = {}
+_logged_s: dict[str, float] = {}
 
 
 class FieldProblem(Struct, frozen=True):
@@ -87,8 +87,8 @@ def problem(error: Exception) -> Problem:
             if status == 500:
                 _say(error)
             fields = getattr(error, "errors", ())
-            told = [FieldProblem(_clipped(each.at), _clipped(each.detail)) for each in fields]
-            return _problem(status, _clipped(str(error)), told)
+            mistakes = [FieldProblem(_clipped(each.at), _clipped(each.detail)) for each in fields]
+            return _problem(status, _clipped(str(error)), mistakes)
     if is_of_the_parser(error):
         return _problem(400, "The body can not be read: its encoding is broken.")
     log.error("an unexpected error", exc_info=error)
@@ -98,11 +98,11 @@ def problem(error: Exception) -> Problem:
 def _say(error: Exception) -> None:
     """Says in the log where an error of ours comes from; once in a while each, as a batch may meet one often."""
     sentence, now_s = str(error), time.monotonic()
-    if now_s - _said_s.get(sentence, -math.inf) < SAID_AGAIN_S:
+    if now_s - _logged_s.get(sentence, -math.inf) < LOGGED_AGAIN_S:
         return
-    if len(_said_s) >= MAX_SAID:
-        _said_s.clear()
-    _said_s[sentence] = now_s
+    if len(_logged_s) >= MAX_LOGGED:
+        _logged_s.clear()
+    _logged_s[sentence] = now_s
     log.error("an error of our own: %s", sentence, exc_info=error)
 
 
@@ -127,15 +127,15 @@ def _http_detail(error: web.HTTPException) -> str:
 
 def problem_parts(error: Exception) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of the answer that tells of an exception."""
-    found = problem(error)
+    body = problem(error)
     headers = {"Content-Type": PROBLEM_TYPE}
     if isinstance(error, errors.Unavailable):
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    elif found.status == 503:
+    elif body.status == 503:
         headers["Retry-After"] = "1"
     if isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.allowed_methods))
-    return found.status, headers, printable_json(msgspec.json.encode(found))
+    return body.status, headers, printable_json(msgspec.json.encode(body))
 
 
 def head_of(status: int, lines: str, n_bytes: int) -> bytes:

@@ -26,8 +26,8 @@ def repeated_keys(body: bytes, within: str = "") -> list[FieldError]:
 
 
 def _entries(entries: list[tuple[str, Any]]) -> dict[str, Any] | _Repeating:
-    found = dict(entries)
-    return found if len(found) == len(entries) else _Repeating(entries)
+    mapping = dict(entries)
+    return mapping if len(mapping) == len(entries) else _Repeating(entries)
 
 
 def _places(value: Any, at: str) -> Iterator[str]:

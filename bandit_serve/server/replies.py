@@ -11,7 +11,7 @@ from bandit_serve.folds.replica import Replica
 from bandit_serve.log.events import Census
 from bandit_serve.log.offset import Offset
 from bandit_serve.log.owner import name_of
-from bandit_serve.replication.acknowledgements import say_heard
+from bandit_serve.replication.acknowledgements import acknowledge
 from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -28,10 +28,10 @@ class Replies:
 
     def listen(self) -> None:
         self._replica.on_census(self._answer_census)
-        self._replica.on_configured(self._say_heard)
+        self._replica.on_configured(self._acknowledge)
 
-    def _say_heard(self, owner: str, offset: Offset) -> None:
-        self._send(say_heard(self._store, owner, offset, self._incarnation))
+    def _acknowledge(self, owner: str, offset: Offset) -> None:
+        self._send(acknowledge(self._store, owner, offset, self._incarnation))
 
     def _answer_census(self, owner: str, census: Census) -> None:
         live = self._replica.experiments.get(name_of(owner))

@@ -11,7 +11,7 @@ EITHER = (JSON, MSGPACK)
 MULTIPART = ("multipart/form-data",)
 
 
-class Entries(NamedTuple):
+class BatchAnswer(NamedTuple):
     """Answer to a batch: `{"responses": [ … ]}`, each of type `one` or a problem, in order."""
 
     one: type

@@ -14,7 +14,7 @@ import msgspec
 
 from bandit_serve.base.names import TEXT_END
 from bandit_serve.server.problems import Problem
-from bandit_serve.server.route import Entries
+from bandit_serve.server.route import BatchAnswer
 from bandit_serve.server.rules import BEYOND, FORMS, NAMES, RULES, Form
 
 Schema = dict[str, Any]
@@ -28,13 +28,15 @@ class Schemas:
 
     def __init__(self, kinds: Iterable[Any]) -> None:
         kinds = list(kinds)
-        types = dict.fromkeys([Problem, *(kind.one if isinstance(kind, Entries) else kind for kind in kinds)])
-        found, components = msgspec.json.schema_components(types, ref_template=PLACE + "{name}")
+        types = dict.fromkeys(
+            [Problem, *(kind.one if isinstance(kind, BatchAnswer) else kind for kind in kinds)]
+        )
+        schemas, components = msgspec.json.schema_components(types, ref_template=PLACE + "{name}")
         self.components: dict[str, Schema] = {
             RENAMED.get(name, name): _in_plain_words(each) for name, each in components.items()
         }
-        self._found: dict[Any, Schema] = {
-            kind: _in_plain_words(each) for kind, each in zip(types, found, strict=True)
+        self._by_kind: dict[Any, Schema] = {
+            kind: _in_plain_words(each) for kind, each in zip(types, schemas, strict=True)
         }
         for kind, rule in RULES.items():
             if component_name(kind) in self.components:
@@ -49,16 +51,16 @@ class Schemas:
             if component_name(kind) in self.components:
                 self._split(component_name(kind), forms)
         for kind in kinds:
-            if isinstance(kind, Entries):
-                self._found[kind] = self._batch(kind.one)
+            if isinstance(kind, BatchAnswer):
+                self._by_kind[kind] = self._batch(kind.one)
 
     def of(self, kind: Any) -> Schema:
         """Schema of one of the types that were given."""
-        return self._found[kind]
+        return self._by_kind[kind]
 
     def _batch(self, one: type) -> Schema:
         name = f"{one.__name__}Batch"
-        entry = {"oneOf": [self._found[one], self._found[Problem]]}
+        entry = {"oneOf": [self._by_kind[one], self._by_kind[Problem]]}
         self.components[name] = {
             "title": name,
             "type": "object",
@@ -124,8 +126,8 @@ def _not_null(schema: Schema) -> Schema:
     if "anyOf" not in schema:
         return schema
     others = [other for other in schema["anyOf"] if other != {"type": "null"}]
-    found = {key: value for key, value in schema.items() if key != "anyOf"}
-    return found | (others[0] if len(others) == 1 else {"anyOf": others})
+    rest = {key: value for key, value in schema.items() if key != "anyOf"}
+    return rest | (others[0] if len(others) == 1 else {"anyOf": others})
 
 
 def _in_plain_words(node: Any) -> Any:
@@ -165,5 +167,5 @@ def _in_plain_words(node: Any) -> Any:
 def _say_default(schema: Schema) -> None:
     default = schema.pop("default")
     if default is not None and default != []:
-        said = f"default: {msgspec.json.encode(default).decode()}"
-        schema["description"] = f"{schema['description']} ({said})" if "description" in schema else said
+        words = f"default: {msgspec.json.encode(default).decode()}"
+        schema["description"] = f"{schema['description']} ({words})" if "description" in schema else words

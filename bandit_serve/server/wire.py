@@ -74,13 +74,13 @@ class Body(Generic[T]):
         if self.msgpack:
             return self.decode(request.headers, body, every)
         try:
-            found = self.decode(request.headers, body, every)
+            content = self.decode(request.headers, body, every)
         except InvalidInput as error:
             if error.errors:
                 await require_once(body, error.errors)
             raise
         await require_once(body)
-        return found
+        return content
 
     def decode(self, headers: Mapping[str, str], body: bytes, every: FindMistakes | None = None) -> T:
         """`InvalidInput` that names the field, or `UnsupportedMedia`."""
@@ -100,8 +100,8 @@ class Body(Generic[T]):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(f"The body can not be read: {_sentence(str(error))}") from None
         spoken = f"{JSON} or {MSGPACK}" if self.msgpack else JSON
-        found = f"not {content_type[:80]!r}" if content_type else "and there is none"
-        raise UnsupportedMedia(f"Expected a Content-Type of {spoken}, {found}.")
+        given = f"not {content_type[:80]!r}" if content_type else "and there is none"
+        raise UnsupportedMedia(f"Expected a Content-Type of {spoken}, {given}.")
 
 
 class Entries(Generic[T]):
@@ -320,7 +320,7 @@ def prefers_msgpack(accept: str, came_as_msgpack: bool) -> bool:
 
     Where it asks for neither, or for both alike without naming them, the answer is as the request was.
     """
-    json, msgpack = (_wish(accept, names) for names in (JSON_NAMES, MSGPACK_NAMES))
+    json, msgpack = (_preference(accept, names) for names in (JSON_NAMES, MSGPACK_NAMES))
     if json.q != msgpack.q:
         return msgpack.q > json.q
     if json.q == 0.0 or json.place == msgpack.place:
@@ -328,22 +328,22 @@ def prefers_msgpack(accept: str, came_as_msgpack: bool) -> bool:
     return msgpack.place < json.place
 
 
-class _Wish(NamedTuple):
+class _Preference(NamedTuple):
     """Preference for a form: its q, by the most specific range that has it, and where in the list that stands."""
 
     q: float = 0.0
     place: int = 0
 
 
-def _wish(accept: str, names: frozenset[str]) -> _Wish:
-    found: dict[int, _Wish] = {}
+def _preference(accept: str, names: frozenset[str]) -> _Preference:
+    preferences: dict[int, _Preference] = {}
     for place, text in enumerate(accept.lower().split(",")):
         media, *parameters = (part.strip() for part in text.split(";"))
         specific = 2 if media in names else {"application/*": 1, "*/*": 0}.get(media)
         if specific is not None:
             q = next((_q(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
-            found.setdefault(specific, _Wish(q, place))
-    return found[max(found)] if found else _Wish()
+            preferences.setdefault(specific, _Preference(q, place))
+    return preferences[max(preferences)] if preferences else _Preference()
 
 
 def _q(text: str) -> float:

@@ -191,10 +191,10 @@ def collect_less() -> None:
 
 def main() -> None:
     collect_less()
-    told = sys.stdin.buffer.read()
-    if not told:
+    assigned = sys.stdin.buffer.read()
+    if not assigned:
         sys.exit("the supervisor ended before it had said what to do")
-    assignment = msgspec.json.decode(told, type=Assignment)
+    assignment = msgspec.json.decode(assigned, type=Assignment)
     end_with_parent(assignment.parent)
     faulthandler.register(SAY_STACKS, all_threads=True)
     log_to_stderr(f"worker {os.getpid()}", assignment.settings.log_level)

@@ -11,7 +11,7 @@ from bandit_serve.errors import UnreadableEntry
 from bandit_serve.log.entry import Entry
 from bandit_serve.log.events import TICK, Tick
 from bandit_serve.log.offset import START, Offset
-from bandit_serve.log.reader import Page, event_of, gap_behind, pages
+from bandit_serve.log.reader import LogPage, event_of, gap_behind, pages
 from bandit_serve.log.repairs import LeftOut, Repaired, Repairs
 
 
@@ -42,15 +42,15 @@ class Log:
         return self.gone
 
 
-def read(log: Log, after: int = 0, through: int | None = None, count: int = 4) -> list[Page]:
-    async def run() -> list[Page]:
+def read(log: Log, after: int = 0, through: int | None = None, count: int = 4) -> list[LogPage]:
+    async def run() -> list[LogPage]:
         until = None if through is None else Offset(through, 0)
         return [page async for page in pages(log, "e", Offset(after, 0), until, count)]
 
     return asyncio.run(run())
 
 
-def numbers(read: list[Page]) -> list[int]:
+def numbers(read: list[LogPage]) -> list[int]:
     return [each.offset.time_ms for page in read for each in page.entries]
 
 
@@ -82,7 +82,7 @@ def test_a_log_that_was_trimmed_before_says_so_once() -> None:
 def test_a_log_of_which_nothing_is_left_says_so() -> None:
     log = Log(11)
     log.trim(11)
-    assert read(log) == [Page([], Offset(11, 0))]
+    assert read(log) == [LogPage([], Offset(11, 0))]
 
 
 def test_a_trim_behind_the_reader_is_no_gap_and_one_before_it_is() -> None:

@@ -83,7 +83,7 @@ class DecisionHandlers:
     async def _decide_after_news(
         self, experiment: str, headers: Mapping[str, str], asked: DecideRequest
     ) -> Reply:
-        await self._hear_news(experiment)
+        await self._refresh(experiment)
         decided = self._service.decisions.decide(experiment, asked)
         self._service.counters.add("decisions")
         return negotiated(headers, decided)
@@ -91,24 +91,24 @@ class DecisionHandlers:
     def predict(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply | Awaitable[Reply]:
         asked = self._predict.decode(headers, body)
         try:
-            found = self._service.decisions.predict(experiment, asked)
+            prediction = self._service.decisions.predict(experiment, asked)
         except (NotFound, Conflict):
             return self._predict_after_news(experiment, headers, asked)
-        if not isinstance(found, Predicted):
-            return self._predict_later(headers, found)
+        if not isinstance(prediction, Predicted):
+            return self._predict_later(headers, prediction)
         self._service.counters.add("predictions")
-        return negotiated(headers, found)
+        return negotiated(headers, prediction)
 
     async def _predict_after_news(
         self, experiment: str, headers: Mapping[str, str], asked: PredictRequest
     ) -> Reply:
-        await self._hear_news(experiment)
+        await self._refresh(experiment)
         return await self._predict_later(headers, self._service.decisions.predict(experiment, asked))
 
     async def _predict_later(
-        self, headers: Mapping[str, str], found: Predicted | Awaitable[Predicted]
+        self, headers: Mapping[str, str], prediction: Predicted | Awaitable[Predicted]
     ) -> Reply:
-        predicted = found if isinstance(found, Predicted) else await found
+        predicted = prediction if isinstance(prediction, Predicted) else await prediction
         self._service.counters.add("predictions")
         return negotiated(headers, predicted)
 
@@ -184,8 +184,8 @@ class DecisionHandlers:
             try:
                 if isinstance(asked, InvalidInput):
                     raise asked
-                found = service.decisions.predict(experiment, asked)
-                response: Any = found if isinstance(found, Predicted) else await found
+                prediction = service.decisions.predict(experiment, asked)
+                response: Any = prediction if isinstance(prediction, Predicted) else await prediction
             except BanditServeError as error:
                 response = as_entry(error)
             responses.add(response)
@@ -226,7 +226,7 @@ class DecisionHandlers:
         try:
             scored = await service.decisions.score(model, version, asked)
         except (NotFound, Conflict):
-            await self._hear_news(COMMON)
+            await self._refresh(COMMON)
             scored = await service.decisions.score(model, version, asked)
         service.counters.add("predictions")
         reply = negotiated(request.headers, scored)
@@ -235,18 +235,18 @@ class DecisionHandlers:
     async def _known(self, name: str) -> None:
         decider = self._service.decisions.find(name)
         if decider is None or decider.status == "draft":
-            await self._hear_news(name)
+            await self._refresh(name)
         if self._service.decisions.decider(name).status == "draft":
             raise Conflict(f"The experiment {name!r} is a draft; start it first.")
 
-    async def _hear_news(self, owner: str) -> None:
+    async def _refresh(self, owner: str) -> None:
         """Waits for news of a name that this worker does not know yet: another worker may know it.
 
         Only answers that would be a refusal wait for the store, and only while it answers.
         """
         tail = self._service.node.tail
         try:
-            await tail.hear_news(owner)
+            await tail.refresh(owner)
         except Unavailable:
             return
 

@@ -119,7 +119,7 @@ class ModelHandlers:
         """Versions by status, family, metrics and text, page by page."""
         query, limit = request.query, limit_of(request)
         registry = await self._changes.known()
-        found = find_versions(
+        listing = find_versions(
             registry.model(request.match_info["model"]),
             statuses=query.getall("status", []),
             family=query.get("family"),
@@ -129,7 +129,11 @@ class ModelHandlers:
             limit=DEFAULT_PAGE if limit is None else limit,
             after=query.get("after"),
         )
-        fields = {"versions": map(version_view, found.versions), "total": found.total, "after": found.after}
+        fields = {
+            "versions": map(version_view, listing.versions),
+            "total": listing.total,
+            "after": listing.after,
+        }
         return await answer_in_turns(fields, "ask for fewer with ?limit=")
 
     async def compare(self, request: web.Request) -> web.Response:
@@ -185,9 +189,9 @@ class ModelHandlers:
 
     async def load(self, request: web.Request) -> web.Response:
         registry = await self._changes.known()
-        found = registry.version(*_reference(request))
-        await self._service.node.models.load(found)
-        return answer(request, Loaded(found.model, found.version, True))
+        version = registry.version(*_reference(request))
+        await self._service.node.models.load(version)
+        return answer(request, Loaded(version.model, version.version, True))
 
     async def _read_upload(self, request: web.Request, spool: IO[bytes]) -> VersionMetadata:
         """Parts `metadata` and `artifact`, in any order; the artifact goes to `spool` as it comes."""

@@ -133,7 +133,7 @@ class OperationHandlers:
     async def metrics(self, request: web.Request) -> web.Response:
         """All workers' counters, and the same series whichever worker is asked."""
         with contextlib.suppress(Unavailable):
-            await self._service.node.tail.hear_of_new()
+            await self._service.node.tail.refresh_new()
         self._service.publish_counters()
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         # Some tens of thousands of lines: a thread lets others have their turn.
@@ -143,7 +143,7 @@ class OperationHandlers:
         """Service in one page: workers, store, experiments, models, counters."""
         service = self._service
         with contextlib.suppress(Unavailable):
-            await service.node.tail.hear_all_news()
+            await service.node.tail.refresh_all()
         service.publish_counters()
         total = service.counters.total
         names = sorted(name for name, _ in counted(service.node.replica))
