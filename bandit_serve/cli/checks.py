@@ -25,7 +25,7 @@ Verdict = Literal["ok", "warning", "problem"]
 
 
 class Check(Struct, frozen=True):
-    """`detail` says what was found, `advice` what to do where it is not well."""
+    """Outcome of a check: `detail` is the observation, `advice` the remedy if there is a problem."""
 
     name: str
     verdict: Verdict

@@ -48,14 +48,14 @@ def check_data_directory(settings: Settings) -> Check:
 
 
 def _existing(path: Path) -> Path:
-    """Directory itself, or the nearest above it that is there: it will be made."""
+    """Returns the directory, or its nearest parent that exists, as the rest will be made."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
 
 
 def unusable_versions(node: Node) -> dict[tuple[str, str], str]:
-    """Faults of the versions whose artifact can not be loaded. One that is kept elsewhere is fetched."""
+    """Reasons why versions can not be loaded, by model and version. Remote artifacts are fetched."""
     wrong: dict[tuple[str, str], str] = {}
     by_artifact: dict[str, str | None] = {}
     settings = node.settings
@@ -133,6 +133,6 @@ def check_experiments(replica: Replica, wrong: dict[tuple[str, str], str]) -> It
 
 
 def _versions(registry: Registry) -> Iterator[Version]:
-    """Those whose file is to be there: retention removes others' on purpose."""
+    """Versions that should have a file; retention removes the files of others."""
     for _, model in sorted(registry.models.items()):
         yield from (version for version in model.versions.values() if not version.pruned)

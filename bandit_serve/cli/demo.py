@@ -1,4 +1,4 @@
-"""`bandit-serve demo`: the main job, end to end, on real ratings."""
+"""Command `bandit-serve demo`: the main use of the service, from end to end, on real ratings."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def demo(
 
 
 def _enough(sent: int, elapsed_s: float) -> bool:
-    """Whether a machine that is too slow for VISITS in two minutes may stop."""
+    """Whether the traffic may end early, on a machine that is too slow for all visits in two minutes."""
     return sent >= MIN_VISITS and elapsed_s > TRAFFIC_UNTIL_S
 
 
@@ -125,7 +125,7 @@ def _train(ratings: Ratings, display: Display) -> list[Recommender]:
 
 @contextmanager
 def _folder(data: str | None) -> Iterator[Path]:
-    """Data directory: the one that was named, or one that is gone afterwards."""
+    """Yields the given data directory, or a temporary one."""
     if data is not None:
         yield Path(data)
         return
@@ -134,7 +134,7 @@ def _folder(data: str | None) -> Iterator[Path]:
 
 
 def _stay() -> None:
-    """Until a signal comes."""
+    """Returns when a signal comes."""
     try:
         while True:
             signal.pause()

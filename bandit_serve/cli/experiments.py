@@ -1,4 +1,4 @@
-"""`bandit-serve experiments`: applied from files, started, paused, stopped, and what is known of them."""
+"""Commands `bandit-serve experiments`: applying files, starting, pausing, stopping and showing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change, 
 
 
 class Applied(Struct, frozen=True):
-    """Outcome for one experiment: `revision` 0 for one that is not there yet. `changes` only where nothing was done."""
+    """Outcome for one experiment. `revision` is 0 if it does not exist; `changes` has a value in a dry run only."""
 
     id: str
     result: Outcome
@@ -120,7 +120,7 @@ def _print_plan(node: Node, planned: list[Planned], as_json: bool) -> None:
 
 
 async def _apply(node: Node, planned: Planned) -> LiveExperiment:
-    """Arms that come are added before the policy that may name them, and others removed after it."""
+    """Carries out a plan: first added arms, then the policy that may name them, last removed arms."""
     experiment, changes = planned.experiment, node.experiment_changes
     if planned.etag is None:
         return await changes.create(experiment, actor())

@@ -1,4 +1,4 @@
-"""`bandit-serve models`: the registry."""
+"""Commands `bandit-serve models`: the registry."""
 
 from __future__ import annotations
 
@@ -367,7 +367,7 @@ async def import_version(
 
 
 def _few(metrics: Mapping[str, float]) -> str:
-    """First metrics, as many as a line holds."""
+    """First metrics, as many as fit on a line."""
     figures = [f"{name} {value:.4g}" for name, value in metrics.items()]
     return ", ".join(figures[:3]) + (" …" if len(figures) > 3 else "")
 

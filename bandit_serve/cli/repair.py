@@ -1,4 +1,4 @@
-"""`bandit-serve repair`: why an experiment was set aside, and the ways out."""
+"""Command `bandit-serve repair`: the reason why an experiment was set aside, and its remedies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAYS = """--try-again      after an upgrade: with the build that runs now
 
 
 class RepairReport(Struct, frozen=True):
-    """Result of a repair: the entries left out, and the diagnosis after it. `taken_up`: how many of `workers` did."""
+    """Outcome of a repair: the entries left out, the diagnosis afterwards, and how many of `workers` followed."""
 
     experiment: str
     way: str

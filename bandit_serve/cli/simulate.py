@@ -1,4 +1,4 @@
-"""`bandit-serve simulate`: what policies lose, in a world that is known."""
+"""Command `bandit-serve simulate`: the regret of policies in simulated environments."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def _from_flags(kind: str | None, world: dict[str, Any], lateness: dict[str, Any
 
 
 def _kind_of(world: dict[str, Any]) -> str:
-    """Environment that the flags belong to."""
+    """Kind of environment that the given flags belong to."""
     for names, kind in (
         (("csv", "label", "dataset"), "supervised"),
         (("noise", "features", "signal"), "linear"),
@@ -282,7 +282,7 @@ def _whole(flag: str, text: str) -> int:
 
 
 def _check_writable(plot: Path | None, png: Path | None) -> None:
-    """Before anything is run for long."""
+    """Raises before the simulation if a file could not be written after it."""
     if plot is not None and plot.suffix.lower() == ".png":
         raise UsageError(f"--plot writes an HTML page; for a picture: --png {plot}.")
     for path in filter(None, (plot, png)):

@@ -1,4 +1,4 @@
-"""A simulation's report for people, in 80 columns."""
+"""Table of a simulation's report, in 80 columns."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def print_report(report: SimulationReport, elapsed_s: float, written: Sequence[P
 
 
 def _floors(report: SimulationReport) -> str:
-    """Exploration floor of each policy, which is part of its regret."""
+    """Sentence on each policy's minimum share, which adds to its regret."""
     served = {each.min_share for each in report.policies if "min_share" not in each.policy and each.min_share}
     if not served:
         return "No arm has a floor under its share, unless min_share is given."

@@ -1,4 +1,4 @@
-"""`bandit-serve train`: from a file of ratings to registered versions."""
+"""Command `bandit-serve train`: from ratings to registered versions."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def train_models(
 
 
 def _plan(document: Any, flags: dict[str, Any]) -> Plan:
-    """Described run with flags over it."""
+    """Reads the plan from its file, with flags overriding it."""
     if not isinstance(document, dict):
         raise UsageError("The file that describes a run must be an object of its parts.")
     merged = dict(document)
@@ -240,7 +240,7 @@ def _say_what_was_read(data: DataSet) -> None:
 
 
 def _look_for_store(settings: Settings, plan: Plan) -> None:
-    """Raises what would keep the versions from being registered, before the work is done."""
+    """Raises before the training if versions could not be registered after it."""
 
     async def look(url: str) -> None:
         async with following(settings, url) as node:
@@ -264,7 +264,10 @@ def _made(folder: Path) -> Path:
 def _kept(
     result: TrainingResult, out: Path | None, settings: Settings, plan: Plan
 ) -> Iterator[dict[str, Path]]:
-    """Models' files, which stay in `out`; or elsewhere until the block has ended well, and for good where not."""
+    """Saves the models in `out`, or in a temporary directory, and yields the paths by family.
+
+    The temporary directory is removed unless the block raises; then its models can still be registered by hand.
+    """
     folder = out
     for parent in () if out else (settings.data_dir, Path(gettempdir())):
         with contextlib.suppress(OSError, UsageError):
@@ -299,7 +302,7 @@ def _save(result: TrainingResult, place: Path) -> dict[str, Path]:
 async def _register(
     settings: Settings, url: str, plan: Plan, result: TrainingResult, files: dict[str, Path]
 ) -> tuple[list[Registered], BanditServeError | None]:
-    """A version for each family, with the status that the gates give it now; and what kept MLflow from having them."""
+    """Registers a version for each family, with the status of its gates; returns also what kept MLflow from it."""
     async with following(settings, url) as node:
         versions = [await _register_one(node, plan, result, each, files) for each in result.trained]
         try:

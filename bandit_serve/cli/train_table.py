@@ -8,7 +8,7 @@ from bandit_serve.training.plan import Plan
 
 
 def print_result(result: TrainingResult, plan: Plan) -> None:
-    """A line for the biases and one for each family; and how they do on the latest ratings."""
+    """Prints a line for the biases and for each family, and the errors on the latest ratings."""
     names = ["rmse", "mae", f"precision@{plan.k}", f"recall@{plan.k}", f"ndcg@{plan.k}", "coverage"]
     if plan.split.kind == "random":
         how = f"{plan.split.folds} random folds, ± the standard error over them"

@@ -34,10 +34,10 @@ async def play(
     enough: Callable[[int], bool],
     keep: bool,
 ) -> Summary:
-    """Registers the recommenders with the service at `url`, lets them compete, and says how it went.
+    """Registers the recommenders with the service at `url`, sends the traffic, and returns the summary.
 
-    `seed` is that of the visits and `keep` whether the service stays up; both are for the summary.
-    `enough(sent)` may end the traffic early.
+    `seed` (that of the visits) and `keep` (whether the service stays up) are reported in the summary. `enough(sent)`
+    may end the traffic early.
     """
     display.busy("trying every recommender on every visit, for the regret")
     outcomes = np.column_stack([recommender.rewards(visits) for recommender in recommenders])
@@ -62,7 +62,7 @@ async def play(
 async def _watched(
     experiment: DemoExperiment, tally: Tally, display: Display, started_s: float
 ) -> AsyncIterator[None]:
-    """Shows every moment that `display` asks for, and the last."""
+    """Shows each moment at the pace of `display`, and the last one."""
 
     def show(results: Any) -> None:
         display.moment(Moment(tally, results, time.monotonic() - started_s))

@@ -1,4 +1,4 @@
-"""Ratings of the demo: a file that was named, MovieLens' small set, or made up; and which of them it is.
+"""Ratings of the demo: from a file, MovieLens' small set, or made-up ones.
 
 MovieLens' licence forbids redistribution: the set is not in the package, and kept in the user's cache only.
 """
@@ -29,7 +29,10 @@ Kind = Literal["file", "movielens", "synthetic"]
 
 @dataclass(frozen=True, slots=True)
 class RatingsSource:
-    """`name` says in a few words which data this is, `why` why it is not MovieLens where that was wanted."""
+    """Ratings with their origin in words, `name`.
+
+    `why` is the reason why they are not MovieLens' where that was wanted.
+    """
 
     kind: Kind
     name: str
@@ -46,9 +49,9 @@ class RatingsSource:
 
 
 def find_ratings(path: str | None, *, offline: bool) -> RatingsSource:
-    """Ratings in `path`; without one MovieLens' small set, cached or downloaded; else made-up ones.
+    """Reads the ratings in `path`; without a path MovieLens' small set, cached or downloaded, or else made-up ones.
 
-    `offline`: nothing is downloaded. Raises what `read_ratings` raises for a file that was named.
+    `offline` forbids the download. Raises as `read_ratings` for a file that was named.
     """
     if path is not None:
         return RatingsSource("file", os.path.basename(path), read_ratings(path))
@@ -83,7 +86,7 @@ CHUNK_BYTES = 1 << 16
 
 
 def cached_ratings() -> Path:
-    """Where the set's `ratings.csv` is once it was downloaded: under `$XDG_CACHE_HOME`, or `~/.cache`."""
+    """Path of the set's `ratings.csv` after its download, under `$XDG_CACHE_HOME` or `~/.cache`."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "bandit-serve" / "ml-latest-small-ratings.csv"
 

@@ -1,4 +1,4 @@
-"""Screen of the demo: work and traffic on a terminal as they go, and in the end, printed, how it went."""
+"""Terminal display of the demo: a live view of work and traffic, and the printed outcome."""
 
 from __future__ import annotations
 

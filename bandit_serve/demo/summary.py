@@ -1,4 +1,4 @@
-"""Summary of a demo: numbers for machines, and two sentences for people."""
+"""Summary of a demo: figures for programs, and two sentences for people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Interval = tuple[float, float]
 
 
 class DataSummary(Struct, frozen=True):
-    """`why` says why the data is made up, where it is."""
+    """Ratings of the demo. `why` is the reason if they are made up."""
 
     kind: str
     name: str
@@ -26,10 +26,11 @@ class DataSummary(Struct, frozen=True):
 
 
 class ArmSummary(Struct, frozen=True):
-    """`visits` is the demo's own count, `rewards` the service's.
+    """Figures of an arm.
 
-    `share` is the current one. `true_mean` is over all visits, had each got this arm. The rest is from the
-    service's results: `difference` is to control, null on control; an interval is null where none is valid.
+    `visits` is the demo's own count, all else but `true_mean` is from the service's results. `share` is the current
+    one. `true_mean` is the mean over all visits, had each got this arm. `difference` is to control, null for control;
+    an interval is null where none is valid.
     """
 
     arm: str
@@ -49,10 +50,11 @@ class ArmSummary(Struct, frozen=True):
 
 
 class Summary(Struct, frozen=True):
-    """`won` is the arm with the largest share of the last fifth, `best` the one with the highest true mean.
+    """Figures of a demo.
 
-    `regret` is in rewards: what every visit on the best arm would have brought more, in expectation. `url` is
-    the service's while it stays up, otherwise null.
+    `won` is the arm with the largest share of the last fifth of visits, `best` the one with the highest true mean.
+    `regret`, in rewards, is the expected loss against every visit on the best arm. `url` is the service's while it
+    stays up, otherwise null.
     """
 
     data: DataSummary
@@ -85,7 +87,7 @@ def summarize(
     traffic_s: float,
     url: str | None,
 ) -> Summary:
-    """`results` as the service gave them when all rewards were in."""
+    """Makes the summary. `results` are those of the service after the last reward."""
     last_fifth = tally.last_fifth()
     arms = tuple(
         _arm(arm, tally, i, float(last_fifth[i]), experiment.versions[i])

@@ -14,7 +14,7 @@ READ_COUNT = 500
 
 
 class LogSource(Protocol):
-    """A store, as far as it reads logs."""
+    """Part of a store's interface that reads logs."""
 
     async def read(self, owner: str, after: Offset, count: int) -> list[Entry]: ...
 
@@ -22,7 +22,7 @@ class LogSource(Protocol):
 
 
 class LogPage(NamedTuple):
-    """Entries that follow each other. `gap`: before them the log was trimmed through there, further than was read."""
+    """Consecutive entries. With `gap`, the log was trimmed through that offset, so entries before these are missing."""
 
     entries: list[Entry]
     gap: Offset | None = None
@@ -31,9 +31,9 @@ class LogPage(NamedTuple):
 async def pages(
     source: LogSource, owner: str, after: Offset, through: Offset | None = None, count: int = READ_COUNT
 ) -> AsyncIterator[LogPage]:
-    """Everything behind `after`, up to and with `through`, by default to the log's end; `count` entries at once.
+    """Reads a log after `after`, up to and with `through`, by default to its end, in pages of at most `count` entries.
 
-    Where a page has a gap, whoever goes on reading gets what is left behind it.
+    After a page with a gap, reading goes on behind that gap.
     """
     while through is None or after < through:
         entries = await source.read(owner, after, count)
@@ -49,18 +49,18 @@ async def pages(
 
 
 async def gap_behind(source: LogSource, owner: str, after: Offset) -> Offset | None:
-    """Through where a log was trimmed past `after`; None where it was not.
+    """Offset through which a log was trimmed, if that is past `after`; None if not.
 
-    To be asked after a read and before its entries are used: the trim may have come in between.
+    Ask after a read, before its entries are used: the trim may have come in between.
     """
     trimmed = await source.trimmed(owner)
     return trimmed if trimmed > after else None
 
 
 def event_of(entry: Entry, owner: str, repairs: Repairs, n_features: int) -> Event | LeftOut:
-    """Event of an entry, as a fold of the log is to apply it, or that a repair left the entry out.
+    """Decodes an entry for a fold, or returns a `LeftOut` where a repair leaves it out.
 
-    `UnreadableEntry` as of `events.decode`.
+    Raises `UnreadableEntry` as `events.decode` does.
     """
     omission = repairs.omission(owner, entry.offset)
     if omission is not None:

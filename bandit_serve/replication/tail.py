@@ -99,7 +99,7 @@ class Tail:
         await self._read_to_end(COMMON)
 
     async def _take_up(self, owner: str) -> None:
-        """Loads an experiment from its snapshot and its log; sets it aside, with its record, if it can not be folded."""
+        """Loads an experiment from its snapshot and log. If that fails, sets it aside with its record."""
         replica, name = self._replica, name_of(owner)
         if owner in replica.registry.repairs.given_up:
             replica.give_up(owner, await self._newest_record(owner))
@@ -178,7 +178,7 @@ class Tail:
         self._looked_s = now_s
 
     async def _look_before(self, news: dict[str, list[Entry]]) -> None:
-        """Raises `LogLost` where an entry before the new ones is missing; once they are applied, it would go unnoticed."""
+        """Raises `LogLost` where an entry before the new ones is missing: after they are applied, it would not show."""
         before = [(owner, self._replica.positions[owner]) for owner in news]
         await self._look_at([(owner, at) for owner, at in before if at > START][:LOOK_COUNT])
 

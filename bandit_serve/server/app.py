@@ -519,7 +519,7 @@ ROUTE_LABELS: tuple[str, ...] = (*(route.label for route in ROUTES), UNMATCHED)
 
 
 def make_app(service: Service, admission: Admission) -> tuple[web.Application, Lane]:
-    """Application, and the lane for those of its routes that are hot."""
+    """Makes the application, and the lane for its hot routes."""
     groups = {
         "decisions": DecisionHandlers(service),
         "rewards": RewardHandlers(service),
@@ -547,7 +547,7 @@ def make_app(service: Service, admission: Admission) -> tuple[web.Application, L
 
 
 def _ordinary(endpoint: Endpoint, timeout_s: float) -> Handler:
-    """A hot endpoint as a route like any other, for requests that the lane leaves alone."""
+    """Wraps a hot endpoint as an ordinary handler, for requests that the lane leaves to the application."""
 
     async def handle(request: web.Request) -> web.Response:
         body = await read_bytes(request, timeout_s)
@@ -562,7 +562,7 @@ def _ordinary(endpoint: Endpoint, timeout_s: float) -> Handler:
 def _shared(
     service: Service, admission: Admission, routes: dict[web.AbstractRoute, Route]
 ) -> Callable[..., Awaitable[web.StreamResponse]]:
-    """Errors become problems, requests are counted, and a draining worker closes what it has answered."""
+    """Middleware of all routes: errors become problems, requests are counted, a draining worker closes connections."""
     counters = service.counters
 
     @web.middleware

@@ -1,4 +1,4 @@
-"""Bodies as they are sent and answered, for `/openapi.json`: each fits the schema of its type."""
+"""Examples of request and answer bodies for `/openapi.json`. Each is valid for the schema of its type."""
 
 from __future__ import annotations
 
@@ -148,5 +148,5 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
 
 
 def examples_of(kinds: Iterable[Any]) -> dict[str, Any]:
-    """Examples of these types, as a media type has them."""
+    """Examples of these types, in the form of OpenAPI's `examples`."""
     return {name: {"value": value} for kind in kinds for name, value in EXAMPLES.get(kind, {}).items()}

@@ -33,7 +33,7 @@ _FILTER = (_LOAD_FLAGS, _ONLY_SYN_AND_ACK, _UNLESS_SYN_SKIP, _DROP, _KEEP)
 
 
 def require_keys_or_loopback(settings: Settings) -> None:
-    """Without keys the service is open to all, so it stays on this machine unless it is told otherwise."""
+    """Raises `UsageError` where other machines could reach a service without keys, unless `insecure` is set."""
     if settings.insecure:
         return
     try:
@@ -48,7 +48,7 @@ def require_keys_or_loopback(settings: Settings) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; waits a little for a service that is just leaving the port. `UsageError` if it stays."""
+    """Binds and listens; waits a little while another process leaves the port. Raises `UsageError` if it stays."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     until_s = time.monotonic() + BIND_PATIENCE_S
     warned = False
@@ -65,7 +65,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def turn_away(listener: socket.socket) -> None:
-    """From now on nobody connects: what opens a connection is dropped, so callers try again by themselves.
+    """Drops all packets that open a connection, so that callers try again by themselves.
 
     What was connected before stays in the socket's queue. A caller that comes between the last accept and the close
     would be connected and then reset. Linux only; elsewhere that gap remains.

@@ -1,4 +1,4 @@
-"""`/openapi.json`: the routes, described by the types that validate them (OpenAPI 3.1)."""
+"""Description of the API, `/openapi.json` (OpenAPI 3.1), from the routes and the types that validate their bodies."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _parameter = re.compile(r"\{(\w+)\}")
 
 
 def document(routes: Iterable[Route]) -> Schema:
-    """Whole description, ready to be encoded."""
+    """Makes the whole description, ready to be encoded."""
     routes = tuple(routes)
     schemas = Schemas(kind for route in routes for kind in _kinds(route) if kind is not None)
     paths: dict[str, Schema] = {}
@@ -66,7 +66,7 @@ def document(routes: Iterable[Route]) -> Schema:
 
 
 def statuses(route: Route) -> tuple[int, ...]:
-    """Every status that the route answers with, its success (if it is built) first."""
+    """Statuses that the route answers with; first that of success, unless the route is not built."""
     possible = {*OF_ANY_REQUEST, *route.refuses}
     if route.takes is not None:
         possible.update(OF_A_BODY)
@@ -79,7 +79,7 @@ def statuses(route: Route) -> tuple[int, ...]:
 
 
 def _kinds(route: Route) -> list[Any]:
-    """Types that a route names."""
+    """Types of the bodies that a route takes and answers with."""
     named = [Name] if _parameter.search(route.path) else []
     return [*named, route.takes, *_alternatives(route), *(query.kind for query in route.query)]
 
@@ -139,7 +139,7 @@ def _response(route: Route, status: int, schemas: Schemas) -> Schema:
 
 
 def _content(media: str, kinds: list[Any], schemas: Schemas) -> Schema:
-    """A body that is of one of these types, with examples of each."""
+    """Content of a body that has one of these types, with examples."""
     alternatives = [schemas.of(kind) for kind in kinds]
     content: Schema = {"schema": alternatives[0] if len(alternatives) == 1 else {"oneOf": alternatives}}
     examples = examples_of(kinds) if media == JSON else {}

@@ -1,4 +1,4 @@
-"""Replies of a worker to others that wait for it: that it has applied a change, or what state it has."""
+"""Replies of this worker to others that wait: acknowledgements of changes, and digests for a census."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Replies:
-    """Listeners of the replica; what they send does not hold up the fold."""
+    """Listeners of the replica that send the replies, in tasks of their own so that the fold goes on."""
 
     def __init__(self, store: Store, replica: Replica, incarnation: int) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""Decisions and predictions."""
+"""Routes of decisions, predictions and scores."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class DecisionHandlers:
         return await self._decide_columns(experiment, headers, batch.units, batch.contexts)
 
     async def _decide_many(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply:
-        """A batch that takes long to be read: in turns, entry by entry."""
+        """Decides a batch whose reading takes long: entry by entry, with turns for other requests."""
         batch = self._raw_batch.decode(headers, body)
         _check_form(batch)
         if batch.units is UNSET:
@@ -207,7 +207,7 @@ class DecisionHandlers:
             return await self._predict_entries.after(error, headers, body)
 
     async def _check_answer(self, experiment: str, n: int, more_bytes: int = 0) -> None:
-        """`TooLarge` where n answers could be: before anything is decided, by the largest payload."""
+        """Raises `TooLarge`, before anything is decided, if n answers with the largest payload are too many bytes."""
         decider = self._service.decisions.decider(experiment)
         payloads, largest = self._largest.get(experiment, (None, 0))
         if payloads is not decider.payloads:
@@ -240,9 +240,9 @@ class DecisionHandlers:
             raise Conflict(f"The experiment {name!r} is a draft; start it first.")
 
     async def _refresh(self, owner: str) -> None:
-        """Waits for news of a name that this worker does not know yet: another worker may know it.
+        """Reads new log entries before a refusal: another worker may know what this one does not.
 
-        Only answers that would be a refusal wait for the store, and only while it answers.
+        Nothing is raised, and nothing waited for, while the store is away.
         """
         tail = self._service.node.tail
         try:
@@ -252,12 +252,12 @@ class DecisionHandlers:
 
 
 def _items(asked: PredictRequest) -> tuple[int, int]:
-    """Counts the items that a request names, and those that it asks for."""
+    """Numbers of items: those that a request names, and those that it asks for."""
     return len(asked.item_ids or ()), asked.k or 0
 
 
 async def _largest(names: Sequence[str], models: Sequence[ModelName | None], payloads: Sequence[Any]) -> int:
-    """Bytes of what the arms differ in, of the arm with the most, in either form."""
+    """Largest size in bytes, in JSON or MessagePack, of an arm's part of an answer: name, model, payload."""
     largest, turn = 0, Turn()
     for arm in zip(names, models, payloads, strict=True):
         largest = max(largest, len(encode_json(arm)), len(encode_msgpack(arm)))
@@ -267,7 +267,7 @@ async def _largest(names: Sequence[str], models: Sequence[ModelName | None], pay
 
 
 def _check_form(batch: DecideBatch | RawBatch) -> None:
-    """`InvalidInput` for a batch that is neither of the two, or is of both."""
+    """Raises `InvalidInput` for a batch that has none of the two forms, or both."""
     if batch.units is UNSET and batch.requests is UNSET:
         fault = "is empty"
     elif batch.requests is not UNSET and (batch.units is not UNSET or batch.contexts is not None):

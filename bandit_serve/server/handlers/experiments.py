@@ -1,4 +1,4 @@
-"""Routes of experiments: made, changed, read."""
+"""Routes of experiments: creation, changes, views and results."""
 
 from __future__ import annotations
 

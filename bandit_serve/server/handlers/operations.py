@@ -1,4 +1,4 @@
-"""Health, statistics, metrics."""
+"""Routes of health, statistics and metrics."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class OperationHandlers:
         return answer(request, Health(self._status(), self._service.reasons or UNSET))
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """All workers' counters, and the same series whichever worker is asked."""
+        """Answers with the counters of all workers; the series are the same whichever worker is asked."""
         with contextlib.suppress(Unavailable):
             await self._service.node.tail.refresh_new()
         self._service.publish_counters()
@@ -140,7 +140,7 @@ class OperationHandlers:
         return web.Response(body=await asyncio.to_thread(exposition, self._collector), headers=headers)
 
     async def stats(self, request: web.Request) -> web.Response:
-        """Service in one page: workers, store, experiments, models, counters."""
+        """Answers with workers, store, experiments, models and counters on one page."""
         service = self._service
         with contextlib.suppress(Unavailable):
             await service.node.tail.refresh_all()

@@ -1,4 +1,4 @@
-"""Rewards, one or many."""
+"""Route of rewards, for one or many."""
 
 from __future__ import annotations
 
