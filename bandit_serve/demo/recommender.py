@@ -26,7 +26,7 @@ class Recommender:
     model: Model
 
     def rewards(self, visits: Sequence[Visit]) -> NDArray[np.float64]:
-        """Rewards, f8[n], of the visits if this recommender ranked their items."""
+        """Rewards, float64 (n,), of the visits if this recommender ranked their items."""
         users = [visit.user for visit in visits for _ in visit.items]
         items = [item for visit in visits for item in visit.items]
         scores = np.asarray(self.model.predict_many(users, items))

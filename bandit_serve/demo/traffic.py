@@ -17,7 +17,7 @@ from bandit_serve.training.visits import Visit
 class Tally:
     """Counts of visits and rewards by arm, numbered as in `arms`.
 
-    outcomes : f8[n, K], the reward of each visit under each arm. A live service sees one a visit; here every
+    outcomes : float64 (n, K), the reward of each visit under each arm. A live service sees one a visit; here every
         recommender can be tried on every visit, so the arms' true means and the regret are known.
     """
 
@@ -42,7 +42,7 @@ class Tally:
 
     @property
     def means(self) -> NDArray[np.float64]:
-        """Mean rewards, f8[K], of the visits that each arm got; 0 for an arm without visits."""
+        """Mean rewards, float64 (K,), of the visits that each arm got; 0 for an arm without visits."""
         means: NDArray[np.float64] = self.rewards / np.maximum(self.visits, 1)
         return means
 
@@ -61,7 +61,7 @@ class Tally:
         return float(self.done * (self.true_means.max() - self.true_means.mean()))
 
     def last_fifth(self) -> NDArray[np.float64]:
-        """Shares, f8[K], of the arms among the last fifth of the visits sent."""
+        """Shares, float64 (K,), of the arms among the last fifth of the visits sent."""
         last = self._arm_of_visit[: self.sent][-max(1, self.sent // 5) :]
         counts = np.bincount(last[last >= 0], minlength=len(self.arms))
         shares: NDArray[np.float64] = counts / max(1, counts.sum())

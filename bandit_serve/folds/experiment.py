@@ -95,10 +95,10 @@ class LiveExperiment:
     `midway`, there is no state, but shares may be asked for.
 
     It begins with the first `Changed` event in the log of `owner`. An arm keeps its index from the start of the
-    experiment. `exposures`, `rewards` and `held_out` (the exposures in the holdout), i8[K], grow with the arms.
-    `mean_shares`, f8[K], is the mean of the vectors that the latest decisions were drawn from; it is kept where there
-    is context. `far` counts, by numeric field of the context, decisions with a value so far outside that the policy
-    clipped it. `omitted` counts the omissions met so far (`repairs.py`).
+    experiment. `exposures`, `rewards` and `held_out` (the exposures in the holdout), int64 (K,), grow with the arms.
+    `mean_shares`, float64 (K,), is the mean of the vectors that the latest decisions were drawn from; it is kept where
+    there is context. `far` counts, by numeric field of the context, decisions with a value so far outside that the
+    policy clipped it. `omitted` counts the omissions met so far (`repairs.py`).
     """
 
     def __init__(self, first: Changed, owner: str | None = None) -> None:
@@ -130,8 +130,8 @@ class LiveExperiment:
 
     @property
     def etag(self) -> int:
-        """ETag: the revision, and above its 32 bits the number of former experiments of the name. No two states share
-        one.
+        """ETag: the revision and, above its 32 bits, the number of former experiments of the name; unique for each
+        state.
         """
         return self.record.revision + ((generation_of(self.owner) - 1) << 32)
 
@@ -147,7 +147,7 @@ class LiveExperiment:
 
     @property
     def decided(self) -> NDArray[np.int64]:
-        """Numbers, i8[K], of logged decisions by the policy itself, outside the holdout."""
+        """Numbers, int64 (K,), of logged decisions by the policy itself, outside the holdout."""
         return self.exposures - self.held_out
 
     def _wait(self) -> None:
@@ -356,7 +356,7 @@ class LiveExperiment:
         return {} if self.features is None else dict.fromkeys(self.features.numeric[0], 0)
 
     def _count_far(self, x: NDArray[np.float32]) -> None:
-        """Counts clipped values in x, f4[n, d]. Before the policy knows limits, the declared ones count."""
+        """Counts clipped values in x, float32 (n, d). Before the policy knows limits, the declared ones count."""
         if self.features is None or not self.far or not isinstance(self.policy, ContextualPolicy):
             return
         places, declared = self.features.numeric
@@ -444,10 +444,11 @@ class LiveExperiment:
         now_ms: int | None = None,
         x: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float64]:
-        """Shares, f64[K], to draw from: the policy's distribution over the `eligible` arms, by default the active ones.
+        """Shares, float64 (K,), to draw from: the policy's distribution over the `eligible` arms, by default the active
+        ones.
 
-        now_ms: Unix time, by default that of the last entry. x: the decision's features, f4[d], which a contextual
-        policy needs.
+        now_ms: Unix time, by default that of the last entry. x: the decision's features, float32 (d,), which a
+        contextual policy needs.
         """
         mask = self.active if eligible is None else eligible
         time_ms = self.offset.time_ms if now_ms is None else now_ms
@@ -458,7 +459,7 @@ class LiveExperiment:
         return self.policy.shares(eligible=mask, **circumstances)
 
     def current_shares(self, now_ms: int) -> NDArray[np.float64]:
-        """Shares, f64[K], of the requests that the arms get at `now_ms`, Unix time.
+        """Shares, float64 (K,), of the requests that the arms get at `now_ms`, Unix time.
 
         With a contextual policy this is the mean of the latest vectors.
         """
@@ -467,13 +468,13 @@ class LiveExperiment:
         return self.latest_shares() if self.policy.contextual else self.shares(now_ms=now_ms)
 
     def undrawn_shares(self) -> NDArray[np.float64]:
-        """Shares, f64[K], while nothing is drawn: 1 for the arm that everyone gets, 0 for the others."""
+        """Shares, float64 (K,), while nothing is drawn: 1 for the arm that everyone gets, 0 for the others."""
         shares = np.zeros(len(self.exposures))
         shares[self.record.fallback] = 1.0
         return shares
 
     def latest_shares(self) -> NDArray[np.float64]:
-        """Shares, f64[K]: `mean_shares`, renormalized over the arms that are active now."""
+        """Shares, float64 (K,): `mean_shares`, renormalized over the arms that are active now."""
         shares: NDArray[np.float64] = np.where(self.active, self.mean_shares, 0.0)
         if not shares.any():
             shares = self.active.astype(np.float64)
@@ -495,8 +496,8 @@ class LiveExperiment:
         return arguments
 
     def means(self) -> NDArray[np.float64]:
-        """Current estimates, f64[K], of each arm's mean reward, in the objective's own values; NaN where nothing is
-        known.
+        """Current estimates, float64 (K,), of each arm's mean reward, in the objective's own values; NaN where nothing
+        is known.
 
         They include missing rewards that count as zero; open decisions count by the policy's `pending`.
         """
@@ -652,7 +653,7 @@ def _succeeded(successor: AnyPolicy, former: AnyPolicy) -> AnyPolicy:
 
 
 def _ready(policy: AnyPolicy) -> AnyPolicy:
-    """Makes the policy ready for requests, in steps."""
+    """Makes the policy ready for requests: all inverses and draws that they need are computed."""
     for steps in (_freshened(_patient(policy)), _drawn(policy)):
         for heavy in steps:
             if heavy is not None:
@@ -661,7 +662,7 @@ def _ready(policy: AnyPolicy) -> AnyPolicy:
 
 
 def _watched(experiment: Experiment) -> tuple[float, float] | None:
-    """Bounds of the values that are watched for changes; None for values without bounds."""
+    """Bounds of the values that are watched for changes; None where the values have no bounds."""
     if experiment.missing == "zero":
         return 0.0, 1.0
     traits = experiment.objective.traits

@@ -304,7 +304,7 @@ class Replica:
         return {**aside, **{name: live.record for name, live in self.experiments.items()}}
 
     def aside_of(self, uid: int) -> tuple[str, Aside] | None:
-        """Experiment with this uid that is set aside; or, where the uid of one is unknown, that one, as it may be it."""
+        """Experiment that is set aside and has this uid; failing that, one whose uid is unknown, as it may be that."""
         if uid in self.by_uid:
             return None
         unknown = None

@@ -120,12 +120,12 @@ class Pair(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 class Exposed(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Decisions of one worker, numbered `first` … `first + n − 1` in their order.
 
-    `arms` u2[n]; `ages_ms` u4[n], milliseconds after `time_ms`; `units` u8[n], or empty where `unit` is
-    `request`. Row i was drawn from the row of `vectors` (f8[V, K]) that `runs` (u4[V], sum n) gives it:
-    the first `runs[0]` decisions from `vectors[0]`, and so on. K is the number of arms at `revision`.
-    `held_out`: a bit for each decision, of the lowest value first (NumPy's `little`), 1 for one of the holdout; empty
-    where there is none. `x` f4[n, d]: the decisions' features, empty where the experiment has no context. `pairs`: of
-    the decisions that were predictions of one item, where the service keeps them for learning.
+    `arms` uint16 (n,); `ages_ms` uint32 (n,), milliseconds after `time_ms`; `units` uint64 (n,), or empty where `unit`
+    is `request`. Row i was drawn from the row of `vectors` (float64 (V, K)) that `runs` (uint32 (V,), sum n) gives it:
+    the first `runs[0]` decisions from `vectors[0]`, and so on. K is the number of arms at `revision`. `held_out`: a bit
+    for each decision, of the lowest value first (NumPy's `little`), 1 for one of the holdout; empty where there is
+    none. `x` float32 (n, d): the decisions' features, empty where the experiment has no context. `pairs`: of the
+    decisions that were predictions of one item, where the service keeps them for learning.
     """
 
     incarnation: int
@@ -150,8 +150,8 @@ class Exposed(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 
 
 class Columns(NamedTuple):
-    """Columns of an `Exposed`, as arrays: `arms` u2[n], `ages_ms` u4[n], `units` u8[n] or u8[0], `vectors` f8[V, K],
-    `runs` u4[V].
+    """Columns of an `Exposed`, as arrays: `arms` uint16 (n,), `ages_ms` uint32 (n,), `units` uint64 (n,) or uint64
+    (0,), `vectors` float64 (V, K), `runs` uint32 (V,).
     """
 
     arms: NDArray[np.uint16]
@@ -198,14 +198,14 @@ def _require(holds: bool, what: str) -> None:
 
 
 class Rewarded(Struct, frozen=True):
-    """Rewards: n `REWARD` records and, where the experiment has context, their decisions' features, f4[n, d]."""
+    """Rewards: n `REWARD` records and, where the experiment has context, their decisions' features, float32 (n, d)."""
 
     rows: NDArray[np.void]
     x: NDArray[np.float32] | None = None
 
 
 def pack_rewards(rows: NDArray[np.void], x: NDArray[np.float32]) -> bytes:
-    """Wire form of n `REWARD` records with features f4[n, d], row by row."""
+    """Wire form of n `REWARD` records with features float32 (n, d), row by row."""
     _require(x.ndim == 2 and len(x) == len(rows), "the features of every reward")
     return np.hstack([_bytes_of(rows), _bytes_of(x)]).tobytes()
 
@@ -223,7 +223,7 @@ def _unpack_rewards(data: bytes, n_features: int) -> Rewarded:
 
 
 def _bytes_of(rows: NDArray[Any]) -> NDArray[np.uint8]:
-    """u1[n, bytes in a row]."""
+    """uint8 (n, bytes in a row)."""
     return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
 
 

@@ -60,7 +60,7 @@ class Keyring:
         """Decodes n tokens to rows of `REWARD`. Returns the rows, uids and features.
 
         uids: u64[n], of their experiments, 0 where the token is not ours. features: by row number, the decision's
-        features, f4[d] as bytes, where it has some.
+        features, float32 (d,) as bytes, where it has some.
         """
         rows = np.zeros(len(tokens), REWARD)
         uids = np.zeros(len(tokens), np.uint64)

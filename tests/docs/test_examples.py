@@ -1,4 +1,4 @@
-"""The examples in the documents: run as they are written, or where that can not be, compared with what there is."""
+"""Examples in the documents: each is run as it is written or, where that can not be, compared with the code."""
 
 from __future__ import annotations
 

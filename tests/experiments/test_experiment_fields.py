@@ -1,4 +1,4 @@
-"""Every field of an experiment survives being created, read, applied again and extended by arms."""
+"""Fields of an experiment: each survives being created, read, applied again and extended by arms."""
 
 from __future__ import annotations
 

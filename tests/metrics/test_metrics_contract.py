@@ -1,4 +1,4 @@
-"""What every kind of metric must do. A kind in `KINDS` is tested here by being listed."""
+"""Contract of metric kinds. Each kind in `KINDS` is tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A new family is one file and one line of the table: `support/toy_family.py`, in every process that a test starts."""
+"""Addition of a family by one file and one line of the table: `support/toy_family.py`, in every process of a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A policy with parameters is one file and a line of the table: all else follows from what the file declares."""
+"""Addition of a policy with parameters by one file and one line of the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documents of the repository, as tests read them: pages, their blocks of code, their headings and links."""
+"""Documents of the repository, as tests read them: pages, their blocks of code, headings and links."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ Matrix = NDArray[np.float64]
 
 
 def _upper_edges() -> NDArray[np.float64]:
-    """Upper edges, f64[BINS], of the bins of delays, in windows."""
+    """Upper edges, float64 (BINS,), of the bins of delays, in windows."""
     edges: NDArray[np.float64] = 2.0 ** (np.arange(1 - BINS, 1) / BINS_PER_OCTAVE)
     return edges
 
@@ -87,9 +87,9 @@ class Delays:
         """Decisions whose window has closed: they have shown all that there was."""
 
     def rates(self, reach: Matrix) -> Matrix:
-        """Probabilities, f64[K, BINS], that a decision gets a reward in the bin.
+        """Probabilities, float64 (K, BINS), that a decision gets a reward in the bin.
 
-        reach: f64[K, BINS], open decisions that have been open for at least as long as the bin.
+        reach: float64 (K, BINS), open decisions that have been open for at least as long as the bin.
         """
         shown = reach + self.closed[:, None]
         decisions, rewards = shown[:, 0].sum() + 1.0, self.arrivals.sum() + 1.0
@@ -99,7 +99,7 @@ class Delays:
         )
 
     def shown(self, reach: Matrix) -> NDArray[np.float64]:
-        """Expected numbers, f64[K], of open decisions that would have a reward by now, if each were to get one.
+        """Expected numbers, float64 (K,), of open decisions that would have a reward by now, if each were to get one.
 
         This is Σ G_k(age) over the open decisions; `reach` as in `rates`.
         """

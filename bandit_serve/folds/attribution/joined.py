@@ -41,7 +41,7 @@ class JoinedState(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Learned(NamedTuple):
-    """Closed decisions to learn from: n rows with features x. `values`, f8[n], are NaN where no reward came."""
+    """Closed decisions to learn from: n rows with features x. `values`, float64 (n,), are NaN where no reward came."""
 
     arms: NDArray[np.intp]
     values: NDArray[np.float64]

@@ -46,7 +46,7 @@ class PendingState(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Closed(NamedTuple):
-    """Numbers of closed decisions, i64[K] each: all, those without a reward, and those with one other than 0."""
+    """Numbers of closed decisions, int64 (K,) each: all, those without a reward, and those with one other than 0."""
 
     decisions: Counts
     zeros: Counts
@@ -162,7 +162,7 @@ class PendingDecisions:
         return None if self._earliest == _NEVER else self._buckets.closes_ms(self._earliest) + 1
 
     def weights(self, now_ms: int) -> NDArray[np.float64]:
-        """Expected numbers, f64[K], of open decisions that lack a reward and would have shown one by now.
+        """Expected numbers, float64 (K,), of open decisions that lack a reward and would have shown one by now.
 
         The expectation supposes that each decision gets a reward in the end.
         """
