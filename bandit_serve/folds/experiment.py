@@ -130,9 +130,7 @@ class LiveExperiment:
 
     @property
     def etag(self) -> int:
-        """ETag: the revision and, above its 32 bits, the number of former experiments of the name; unique for each
-        state.
-        """
+        """ETag, unique for each state: the revision and, above its 32 bits, the number of namesakes before."""
         return self.record.revision + ((generation_of(self.owner) - 1) << 32)
 
     @property
@@ -184,7 +182,7 @@ class LiveExperiment:
                 heavy.do()
 
     def steps(self, offset: Offset, event: Event | LeftOut) -> Iterator[Step]:
-        """Does as `apply` in pieces; run the iterator to its end. Long pieces are yielded as work for the caller to do."""
+        """Does as `apply` in pieces; run the iterator to its end. Long pieces are yielded as work for the caller."""
         if isinstance(event, LeftOut):
             self._leave_out(offset, event)
             return
@@ -444,8 +442,7 @@ class LiveExperiment:
         now_ms: int | None = None,
         x: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float64]:
-        """Shares, float64 (K,), to draw from: the policy's distribution over the `eligible` arms, by default the active
-        ones.
+        """Shares, float64 (K,), to draw from: the policy's distribution over `eligible`, by default the active arms.
 
         now_ms: Unix time, by default that of the last entry. x: the decision's features, float32 (d,), which a
         contextual policy needs.
@@ -496,8 +493,7 @@ class LiveExperiment:
         return arguments
 
     def means(self) -> NDArray[np.float64]:
-        """Current estimates, float64 (K,), of each arm's mean reward, in the objective's own values; NaN where nothing
-        is known.
+        """Estimates, float64 (K,), of each arm's mean reward, in the objective's own values; NaN where unknown.
 
         They include missing rewards that count as zero; open decisions count by the policy's `pending`.
         """

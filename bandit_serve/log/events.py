@@ -121,11 +121,11 @@ class Exposed(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Decisions of one worker, numbered `first` … `first + n − 1` in their order.
 
     `arms` uint16 (n,); `ages_ms` uint32 (n,), milliseconds after `time_ms`; `units` uint64 (n,), or empty where `unit`
-    is `request`. Row i was drawn from the row of `vectors` (float64 (V, K)) that `runs` (uint32 (V,), sum n) gives it:
-    the first `runs[0]` decisions from `vectors[0]`, and so on. K is the number of arms at `revision`. `held_out`: a bit
-    for each decision, of the lowest value first (NumPy's `little`), 1 for one of the holdout; empty where there is
-    none. `x` float32 (n, d): the decisions' features, empty where the experiment has no context. `pairs`: of the
-    decisions that were predictions of one item, where the service keeps them for learning.
+    is `request`. `vectors` float64 (V, K) has the shares that were drawn from, K being the number of arms at
+    `revision`; `runs` uint32 (V,), sum n, says for how many decisions in turn each row holds. `held_out`: a bit for
+    each decision, lowest value first (NumPy's `little`), 1 in the holdout; empty without any. `x` float32 (n, d): the
+    decisions' features, empty without context. `pairs`: subjects of predictions of one item, where the service keeps
+    them for learning.
     """
 
     incarnation: int
@@ -142,7 +142,7 @@ class Exposed(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     pairs: tuple[Pair, ...] = ()
 
     def held_out_rows(self) -> NDArray[np.bool_] | None:
-        """bool (n,): which decisions are of the holdout; None where none is."""
+        """Mask, bool (n,), of the decisions in the holdout; None where none is."""
         if not self.held_out:
             return None
         bits = np.frombuffer(self.held_out, np.uint8)
