@@ -166,11 +166,11 @@ def test_a_configuration_is_refused_at_the_field_that_is_wrong(kind):
     assert mistake.at == expected[0]
     assert expected[1] in mistake.detail
     document = configured(kind, missing=None)
-    found = [(each.at, kind in each.detail) for each in every_mistake(document)]
-    assert found == ([("attribution.missing", True)] if traits.asks_missing else [])
+    mistakes = [(each.at, kind in each.detail) for each in every_mistake(document)]
+    assert mistakes == ([("attribution.missing", True)] if traits.asks_missing else [])
     document = configured(kind, missing="zero")
-    found = [each.at for each in every_mistake(document)]
-    assert found == ([] if traits_of(kind).takes(0.0) else ["attribution.missing"])
+    mistakes = [each.at for each in every_mistake(document)]
+    assert mistakes == ([] if traits_of(kind).takes(0.0) else ["attribution.missing"])
     document["metrics"].append({"name": "n", "kind": f"{kind}s", "role": "secondary"})
     at, detail = next((each.at, each.detail) for each in every_mistake(document) if "kind" in each.at)
     assert at == "metrics[1].kind"

@@ -559,12 +559,12 @@ def test_a_snapshot_without_squares_is_read_and_goes_on(kind, unit):
     halves = np.array_split(np.arange(2_000).astype(np.uint64), 10)
     for units in halves[:5]:
         play.step(np.array([0.5, 0.5]), 200, units)
-    told = report(fold, about, {}, 0).arms[1].metrics["m"]
+    metric = report(fold, about, {}, 0).arms[1].metrics["m"]
     again = ResultsFold.from_state(START, former(fold))
     results = report(again, about, {}, 0)
     row = results.arms[1].metrics["m"]
-    assert (row.n, row.mean) == (told.n, told.mean)
-    assert row.difference_interval == pytest.approx(told.difference_interval, rel=1e-9)
+    assert (row.n, row.mean) == (metric.n, metric.mean)
+    assert row.difference_interval == pytest.approx(metric.difference_interval, rel=1e-9)
     assert row.p_value > 1e-20, "evidence of variances that were too small is not taken over"
     play.fold = again
     for shares, units in zip([0.3, 0.5] * 3, halves[5:], strict=False):

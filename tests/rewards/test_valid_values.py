@@ -26,14 +26,14 @@ def experiment(
     kind: Any, policy: str, goal: Any, missing: Any, low: float | None, high: float | None
 ) -> Experiment:
     metric = Metric("m", kind, goal, None, low, high)
-    found = Experiment(
+    valid = Experiment(
         "e",
         (Arm("a"), Arm("b")),
         (metric,),
         policy=PolicySpec(policy),
         attribution=Attribution("1h", missing),
     )
-    return validated(found)
+    return validated(valid)
 
 
 @given(

@@ -33,7 +33,7 @@ class Document:
 
     @property
     def blocks(self) -> list[Block]:
-        return [Block(*found) for found in _FENCE.findall(self.text)]
+        return [Block(*parts) for parts in _FENCE.findall(self.text)]
 
     @property
     def inline_code(self) -> list[str]:

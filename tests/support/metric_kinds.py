@@ -54,9 +54,9 @@ def rewards_at(kind: str, places: NDArray[np.float64]) -> NDArray[np.float64]:
     low, high = range_of(kind)
     takes = traits_of(kind).takes
     values = [low + (high - low) * place for place in places.tolist()]
-    found = np.array([value if takes(value) else float(round(value)) for value in values])
-    assert all(map(takes, found.tolist()))
-    return found
+    rewards = np.array([value if takes(value) else float(round(value)) for value in values])
+    assert all(map(takes, rewards.tolist()))
+    return rewards
 
 
 def near_bounds(traits: MetricKind) -> list[float]:

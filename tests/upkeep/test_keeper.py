@@ -295,12 +295,12 @@ def test_the_common_log_is_trimmed_and_its_readers_start_over(
             trimmed = await worker.store.trimmed(COMMON)
             assert START < trimmed <= worker.replica.registry.offset
             assert other.replica.positions[COMMON] < trimmed
-            told: list[str] = []
-            other.replica.on_change(told.append)
+            calls: list[str] = []
+            other.replica.on_change(calls.append)
             other.run(other.tail.run())
             await other.tail.wait_for(COMMON, worker.replica.registry.offset)
             assert other.replica.registry.state() == worker.replica.registry.state()
-            assert COMMON in told
+            assert COMMON in calls
             await worker.register("v5", "production")
             assert worker.replica.registry.models["m"].production == "v5"
         finally:
