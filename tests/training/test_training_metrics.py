@@ -21,9 +21,9 @@ def test_errors_of_ratings():
             TEST.ratings.users.tolist(), TEST.ratings.items.tolist(), TEST.ratings.values, strict=True
         )
     ]
-    measured = of_ratings(MODEL, TEST)
-    assert measured["rmse"] == pytest.approx(math.sqrt(np.mean(np.square(errors))))
-    assert measured["mae"] == pytest.approx(np.mean(np.abs(errors)))
+    found = of_ratings(MODEL, TEST)
+    assert found["rmse"] == pytest.approx(math.sqrt(np.mean(np.square(errors))))
+    assert found["mae"] == pytest.approx(np.mean(np.abs(errors)))
     np.testing.assert_allclose(squared_errors(MODEL, TEST), np.square(errors), rtol=1e-3, atol=1e-5)
 
 
@@ -45,12 +45,12 @@ def test_rankings_are_those_of_the_definition():
         recall.append(len(liked & set(ranked)) / len(liked))
         gain = sum(1 / math.log2(place + 2) for place, item in enumerate(ranked) if item in liked)
         ndcg.append(gain / sum(1 / math.log2(place + 2) for place in range(min(k, len(liked)))))
-    measured = of_rankings(MODEL, TRAIN, TEST, k, relevant_from)
-    assert measured["precision@7"] == pytest.approx(np.mean(precision))
-    assert measured["recall@7"] == pytest.approx(np.mean(recall))
-    assert measured["ndcg@7"] == pytest.approx(np.mean(ndcg))
-    assert measured["coverage"] == pytest.approx(len(shown) / len(every))
-    assert 0 < measured["ndcg@7"] < 1
+    found = of_rankings(MODEL, TRAIN, TEST, k, relevant_from)
+    assert found["precision@7"] == pytest.approx(np.mean(precision))
+    assert found["recall@7"] == pytest.approx(np.mean(recall))
+    assert found["ndcg@7"] == pytest.approx(np.mean(ndcg))
+    assert found["coverage"] == pytest.approx(len(shown) / len(every))
+    assert 0 < found["ndcg@7"] < 1
 
 
 def test_a_perfect_ranking_is_1_and_nobody_liked_anything_is_no_figure():
@@ -59,8 +59,8 @@ def test_a_perfect_ranking_is_1_and_nobody_liked_anything_is_no_figure():
     )
     empty = DataSet(ratings.take(np.zeros(0, np.int64)))
     model = Bias(user_damping=0, item_damping=0).fit(ratings.users, ratings.items, ratings.values)
-    measured = of_rankings(model, empty, DataSet(ratings), 1, 4.0)
-    assert measured == {"precision@1": 1.0, "recall@1": 1.0, "ndcg@1": 1.0, "coverage": 0.5}
+    found = of_rankings(model, empty, DataSet(ratings), 1, 4.0)
+    assert found == {"precision@1": 1.0, "recall@1": 1.0, "ndcg@1": 1.0, "coverage": 0.5}
     assert of_rankings(model, empty, DataSet(ratings), 1, 6.0) == {"coverage": 0.5}
 
 
