@@ -83,7 +83,9 @@ class Changes:
         raise Conflict(f"The experiment {name!r} is being changed by others; try again.")
 
     async def change_models(self, decide: Callable[[Registry], ModelChanged | None]) -> ModelChanged | None:
-        """As `change_experiment`, for the registry; None when `decide` returns None, as there is nothing to do."""
+        """Appends the event that `decide` returns for the registry, as `change_experiment`; None if there is nothing to
+        do.
+        """
         for _ in range(MAX_ATTEMPTS):
             await self._tail.wait_for_end(COMMON)
             if COMMON in self._replica.aside:

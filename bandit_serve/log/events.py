@@ -223,7 +223,7 @@ def _unpack_rewards(data: bytes, n_features: int) -> Rewarded:
 
 
 def _bytes_of(rows: NDArray[Any]) -> NDArray[np.uint8]:
-    """uint8 (n, bytes in a row)."""
+    """Bytes of each row, uint8 (n, bytes in a row)."""
     return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
 
 

@@ -143,7 +143,7 @@ def _made(dtype: str, shape: list[int], items: bytes | memoryview) -> NDArray[An
 
 
 def _array(kind: Any, value: Any) -> NDArray[Any]:
-    """`value` as an array of the dtype that `kind`, an `NDArray[...]`, says."""
+    """Checks and converts `value` to an array of the dtype in `kind`, an `NDArray[...]`."""
     (wanted,) = get_args(get_args(kind)[1])
     if isinstance(value, list) and value and isinstance(value[0], str):
         value = _made(*value)

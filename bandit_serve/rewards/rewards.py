@@ -113,7 +113,7 @@ class Rewards:
     async def _open(
         self, tokens: list[str], values: NDArray[np.float64]
     ) -> tuple[NDArray[np.void], NDArray[np.uint64], dict[int, bytes]]:
-        """As `Keyring.open`, in turns of the event loop where there are many tokens."""
+        """Decodes tokens as `Keyring.open`, in turns of the event loop where there are many."""
         if len(tokens) <= TOKENS_A_TURN:
             return self.keyring.open(tokens, values)
         all_rows, all_uids, all_features, turn = bytearray(), [], {}, Turn()

@@ -1,4 +1,4 @@
-"""One connection: how long it may keep us waiting, and how it ends.
+"""Connection of a caller: its time-outs, and its end.
 
 This sits on the inside of aiohttp's `RequestHandler`, as the lane does.
 """
