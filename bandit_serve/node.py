@@ -1,4 +1,4 @@
-"""Parts of one process, wired in one place: its store, its copy of the state, its models, the changes it may make.
+"""Node: the parts of one process, wired in one place: store, copy of the state, models, and changes.
 
 A worker serves with a node (`server/service.py`); a command has one for as long as it runs (`cli/access.py`).
 """
@@ -25,8 +25,8 @@ from bandit_serve.store.store import Store
 class Node:
     """Store, replica, log readers, models and changes of one process.
 
-    Nothing is read until `tail.load`. Parts that need the artifacts are made when first used, since opening those makes
-    their directory: `UsageError` where the settings name none that can be.
+    Nothing is read before `tail.load`. Parts that need the artifacts are made at their first use, because that makes
+    the artifacts' directory; they raise `UsageError` where the settings allow none.
     """
 
     def __init__(self, settings: Settings, store_url: str) -> None:
@@ -60,7 +60,7 @@ class Node:
         return ModelChanges(self.store, self.replica, self.tail, self.changes, self.models)
 
     async def read_registry(self) -> Registry:
-        """The registry as its log has it now, folded anew: `replica` stays as it is."""
+        """Folds the registry's log anew and returns the result; `replica` does not change."""
         replica = Replica()
         await Tail(self.store, replica).load_registry()
         return replica.registry

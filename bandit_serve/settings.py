@@ -1,5 +1,5 @@
-"""Settings, declared once each: a flag, a `BANDIT_SERVE_*` variable and a config key of the same name, the former
-stronger.
+"""Settings, each declared once as a field. A flag, a variable `BANDIT_SERVE_*` and a config key have its name, in this
+order of precedence.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ Bytes = Annotated[int, Meta(extra={"unit": "bytes"})]
 
 
 def about(text: str, *, unset: str | None = None) -> Meta:
-    """Help of a setting, one sentence without its full stop. `unset` says what is taken instead of None."""
+    """Help of a setting: one sentence without its full stop. `unset` describes the default None."""
     return Meta(description=text, extra={} if unset is None else {"unset": unset})
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All settings. A line here is a flag, a variable, a config key, a line of `--help` and a row of the documents."""
+    """All settings. Each field makes a flag, a variable, a config key, a line of `--help` and a row of a document."""
 
     host: Annotated[str, about("Address to bind")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535), about("Port to bind; 0 takes a free one")] = 8000
@@ -135,7 +135,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         know_secrets_of(self.store, self.artifacts)
 
     def __repr__(self) -> str:
-        """Without the passwords that URLs may have in them."""
+        """Representation without passwords in URLs."""
         own = {name: getattr(self, name) for name in self.__struct_fields__}
         own |= {name: shown_url(own[name]) for name in ("store", "artifacts") if own[name] is not None}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in own.items())})"
@@ -146,22 +146,22 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def allowed_host_names(self) -> list[str]:
-        """Names by which this service is called beside those of this machine, in lower case."""
+        """Host names of this service in lower case, besides those of this machine."""
         return self.allowed_hosts.lower().split(",") if self.allowed_hosts else []
 
     @property
     def allowed_origins(self) -> list[str]:
-        """Origins whose pages may talk to this service, as browsers write them."""
+        """Origins, as browsers write them, whose pages may call this service."""
         return self.cors_origins.lower().split(",") if self.cors_origins else []
 
     @property
     def models_that_learn(self) -> list[str]:
-        """Each once."""
+        """Names of the models that keep learning, each once."""
         return list(dict.fromkeys(self.learners.split(","))) if self.learners else []
 
     @property
     def keeps_pairs(self) -> bool:
-        """Whether the log is to say what each prediction was about."""
+        """Whether predictions are logged with their user, item and features."""
         return self.learn or bool(self.learners)
 
     @property
@@ -170,11 +170,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Setting(NamedTuple):
-    """A setting as its line of `Settings` declares it.
+    """Declaration of one setting.
 
-    `kind` is bool, int or str; `unit` says how the value is written where that is more than its kind: "duration" or
-    "bytes". `choices` are all values of a setting that has few. `range` says in words which values are taken, and is
-    empty where all of its kind are. `unset` is what a default of None means.
+    `kind` is bool, int or str; `unit` is "duration" or "bytes" for values written with a unit, otherwise empty.
+    `choices` has all values of a setting with few. `range` describes the valid values, and is empty if all of the kind
+    are valid. `unset` describes the default None.
     """
 
     name: str
@@ -196,7 +196,7 @@ class Setting(NamedTuple):
 
 
 def declared_settings() -> dict[str, Setting]:
-    """All settings, by their names."""
+    """Declarations of all settings, by name."""
     defaults = Settings()
     hints = get_type_hints(Settings, include_extras=True)
     return {
@@ -223,7 +223,7 @@ def _declared(name: str, hint: Any, default: Any) -> Setting:
 
 
 def _kind_and_metas(hint: Any) -> tuple[Any, list[Meta]]:
-    """A type without None and without what is annotated, and that."""
+    """Type of an annotation, without None and metadata; and that metadata."""
     if get_origin(hint) is Annotated:
         kind, metas = _kind_and_metas(hint.__origin__)
         return kind, [*metas, *hint.__metadata__]
@@ -250,7 +250,7 @@ KUBERNETES = re.compile(rf"{PREFIX}(SERVICE_(HOST|PORT)|PORT_\d+_)")
 
 
 def unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
-    """A sentence for each variable that looks like a setting and is none."""
+    """Sentences about variables that begin like a setting's and name none."""
     known = [PREFIX + name.upper() for name in ("config", *Settings.__struct_fields__)]
     for name in sorted(environ):
         ours = name.upper().startswith(PREFIX) and not name.startswith(f"{PREFIX}TEST_")
@@ -263,9 +263,10 @@ def unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
 def load_settings(
     flags: Mapping[str, Any], *, config: str | None = None, environ: Mapping[str, str] = os.environ
 ) -> Settings:
-    """Flags over variables over the config file (TOML) over defaults; `UsageError` names the one that is wrong.
+    """Loads settings: flags override variables, these the config file (TOML), and that the defaults.
 
-    A flag that is None was not given, nor was a variable that is empty. Variables that are no settings are warned of.
+    A flag that is None and a variable that is empty count as not given. Variables that name no setting are logged as
+    warnings. Raises `UsageError`, which names the wrong setting.
     """
     for sentence in unknown_variables(environ):
         log.warning("%s", sentence)

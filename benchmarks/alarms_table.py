@@ -124,10 +124,10 @@ def alarms_of(values: Values, bounded: bool) -> Iterator[tuple[int, int]]:
 
 
 def ours(values: Values, deviation: float, bounded: bool) -> NDArray[np.int64]:
-    found = np.zeros(len(values), np.int64)
+    first_alarms = np.zeros(len(values), np.int64)
     for arm, end in alarms_of(values, bounded):
-        found[arm] = found[arm] or end
-    return found
+        first_alarms[arm] = first_alarms[arm] or end
+    return first_alarms
 
 
 def of_river(name: str) -> Detector:
@@ -139,11 +139,11 @@ def of_river(name: str) -> Detector:
                 return at
         return 0
 
-    def found(values: Values, deviation: float, bounded: bool) -> NDArray[np.int64]:
+    def detect(values: Values, deviation: float, bounded: bool) -> NDArray[np.int64]:
         scaled = values / deviation if name == "PageHinkley" else values
         return np.array([first(each.tolist()) for each in scaled], np.int64)
 
-    return found
+    return detect
 
 
 class Found(NamedTuple):
@@ -169,12 +169,12 @@ class Table:
         return 300.0 * law.deviation - 3.0 * values if self._options.stretched else values
 
     def _alarms(self, detector: Detector, runs: int, means: list[tuple[int, float]]) -> NDArray[np.int64]:
-        found, stretched = [np.zeros(0, np.int64)], self._options.stretched
+        first_alarms, stretched = [np.zeros(0, np.int64)], self._options.stretched
         for start in range(0, runs, ARMS):
             values = np.stack([self._drawn(run, means) for run in range(start, min(start + ARMS, runs))])
             deviation = (3.0 if stretched else 1.0) * self._law.deviation
-            found.append(detector(values, deviation, self._law.bounded and not stretched))
-        return np.concatenate(found)
+            first_alarms.append(detector(values, deviation, self._law.bounded and not stretched))
+        return np.concatenate(first_alarms)
 
     def false(self, detector: Detector) -> int:
         """Number of steady runs with an alarm."""
@@ -194,13 +194,15 @@ class Table:
     def shift(self, detector: Detector, deviations: float) -> Found:
         before, after = self._options.before, self._options.after
         means = [(before, self._law.mean), (after, self._law.shifted(deviations))]
-        found = self._alarms(detector, self._options.runs, means)
-        early = (found > 0) & (found <= before)
-        delays = np.where(found[~early] > 0, found[~early] - before, after)
+        first_alarms = self._alarms(detector, self._options.runs, means)
+        early = (first_alarms > 0) & (first_alarms <= before)
+        delays = np.where(first_alarms[~early] > 0, first_alarms[~early] - before, after)
         if not len(delays):
             return Found(1.0, math.nan, math.nan, math.nan)
         error = float(delays.std() / len(delays) ** 0.5)
-        return Found(float(early.mean()), float(delays.mean()), error, float((found[~early] == 0).mean()))
+        return Found(
+            float(early.mean()), float(delays.mean()), error, float((first_alarms[~early] == 0).mean())
+        )
 
 
 def main() -> None:
@@ -228,8 +230,11 @@ def main() -> None:
     if options.every:
         allowed = options.level * options.steady_runs * options.steady
         for law in options.law or LAWS:
-            found = Table(options, LAWS[law], [options.seed, zlib.crc32(law.encode())]).every()
-            print(f"| {law} | {found} | {found / allowed:.2f} ± {found**0.5 / allowed:.2f} |", flush=True)
+            n_alarms = Table(options, LAWS[law], [options.seed, zlib.crc32(law.encode())]).every()
+            print(
+                f"| {law} | {n_alarms} | {n_alarms / allowed:.2f} ± {n_alarms**0.5 / allowed:.2f} |",
+                flush=True,
+            )
         return
     detectors = {"ours": ours}
     if drift is not None:
@@ -244,13 +249,13 @@ def main() -> None:
                 [table.shift(detector, sign * options.shift) for sign in (1.0, -1.0)] if options.runs else []
             )
             delays[name] = [each.delay for each in shifts]
-            said = [
+            by_shift = [
                 f"{each.delay:,.0f} ± {each.error:.0f}"
                 + (f" ({each.missed:.2f} missed)" if each.missed else "")
                 + (f" ({each.early:.2f} before)" if each.early else "")
                 for each in shifts
             ]
-            cells.append(", ".join([f"{table.false(detector)} of {options.steady_runs}", *said]))
+            cells.append(", ".join([f"{table.false(detector)} of {options.steady_runs}", *by_shift]))
         ratios = zip(delays.get("ours", []), delays.get("ADWIN", []), strict=False)
         cells.append(", ".join(f"{one / other:.2f}" for one, other in ratios))
         print(f"| {law} | {' | '.join(cells)} |", flush=True)

@@ -231,21 +231,21 @@ def main() -> None:
         if (name, what) != ("logistic_ts", LINEAR)
         for seed in range(given.seeds)
     ]
-    found: dict[str, dict[str, list[float | str]]] = {}
+    results: dict[str, dict[str, list[float | str]]] = {}
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for task, figure in zip(tasks, pool.map(run, tasks), strict=True):
-            found.setdefault(task.name, {}).setdefault(task.what, []).append(figure)
+            results.setdefault(task.name, {}).setdefault(task.what, []).append(figure)
     print(f"Means over {given.seeds} seeds and standard errors; T = {given.horizon:,} in the linear world.\n")
-    width = max(len(name) for name in found)
+    width = max(len(name) for name in results)
     print(f"| {'':{width}} | " + " | ".join(f"{what:21}" for what in columns) + " |")
     print("|---" * (len(columns) + 1) + "|")
-    for name, by_what in found.items():
+    for name, by_what in results.items():
         entries = [entry(by_what[what]) if what in by_what else "" for what in columns]
         print(f"| {name:{width}} | " + " | ".join(f"{text:21}" for text in entries) + " |")
     print(f"\n{TARGETS}")
     gaps: dict[str, Any] = {
         name: figure
-        for name, by_what in found.items()
+        for name, by_what in results.items()
         for figures in by_what.values()
         for figure in figures
         if isinstance(figure, str)
@@ -253,7 +253,7 @@ def main() -> None:
     for name, why in gaps.items():
         print(f"- {name}: a gap, {why}")
     if given.json:
-        given.json.write_text(json.dumps(found, indent=1))
+        given.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def waited_s() -> float:
 @contextlib.contextmanager
 def probed() -> Iterator[list[tuple[float, float]]]:
     """Seconds until the running loop reads a message, and the same without waits for a processor."""
-    found: list[tuple[float, float]] = []
+    latencies: list[tuple[float, float]] = []
     with subprocess.Popen([sys.executable, "-c", TICKER], stdout=subprocess.PIPE) as ticker:
         assert ticker.stdout is not None
         pipe = ticker.stdout.fileno()
@@ -104,15 +104,15 @@ def probed() -> Iterator[list[tuple[float, float]]]:
         def read() -> None:
             nonlocal before_s
             now_s, now_waited_s = time.perf_counter(), waited_s()
-            for (told_s,) in struct.iter_unpack("d", os.read(pipe, 65_536)):
-                late_s = now_s - told_s
-                found.append((late_s, max(0.0, late_s - (now_waited_s - before_s))))
+            for (probed_s,) in struct.iter_unpack("d", os.read(pipe, 65_536)):
+                late_s = now_s - probed_s
+                latencies.append((late_s, max(0.0, late_s - (now_waited_s - before_s))))
             before_s = now_waited_s
 
         loop = asyncio.get_running_loop()
         loop.add_reader(pipe, read)
         try:
-            yield found
+            yield latencies
         finally:
             loop.remove_reader(pipe)
             ticker.kill()
@@ -134,11 +134,11 @@ async def loop_latency(path: Path, seconds: float) -> None:
         return n
 
     for name, clients in (("alone", 0), (f"{CLIENTS} clients", CLIENTS)):
-        with probed() as found:
+        with probed() as latencies:
             until = time.perf_counter() + seconds
             asked = await asyncio.gather(*(ask(client, until) for client in range(clients)))
             await asyncio.sleep(max(0.0, until - time.perf_counter()))
-        late, held = np.sort(np.array(found) * 1e3, axis=0).T
+        late, held = np.sort(np.array(latencies) * 1e3, axis=0).T
         print(
             f"event loop, {name}: late by {np.median(late):.2f} ms, p99 {np.quantile(late, 0.99):.2f}, at most "
             f"{late[-1]:.2f}, or {held[-1]:.2f} without its waits for a processor; "

@@ -42,11 +42,11 @@ def squares(family: Family, train: DataSet, test: DataSet) -> NDArray[np.float64
 
 
 def by_folds(family: Family, data: DataSet) -> str:
-    found = [
+    rows = [
         math.sqrt(squares(family, data.take(train), data.take(test)).mean())
         for train, test in random_folds(len(data), FOLDS, seed=0)
     ]
-    return f"{np.mean(found):.4f} ± {np.std(found, ddof=1) / math.sqrt(FOLDS):.4f}"
+    return f"{np.mean(rows):.4f} ± {np.std(rows, ddof=1) / math.sqrt(FOLDS):.4f}"
 
 
 def by_time(family: Family, data: DataSet) -> str:
@@ -63,11 +63,11 @@ def second_half(family: Family, data: DataSet) -> str:
     model = fitted(family, data.take(first))
     users, items, values = later.users.tolist(), later.items.tolist(), later.values.tolist()
     frozen = np.square(model.predict_many(users, items) - later.values)
-    found = 0.0
+    total = 0.0
     for user, item, value in zip(users, items, values, strict=True):
-        found += (model.predict(user, item) - value) ** 2
+        total += (model.predict(user, item) - value) ** 2
         model.partial_fit(user, item, value)
-    return f"{math.sqrt(found / len(values)):.4f}, frozen {math.sqrt(frozen.mean()):.4f}"
+    return f"{math.sqrt(total / len(values)):.4f}, frozen {math.sqrt(frozen.mean()):.4f}"
 
 
 def main() -> None:

@@ -138,19 +138,19 @@ def learned(kind: str, what: Seen) -> Any:
 
 
 def of_peers(installed: Mapping[str, Makers], kind: str, call: str, what: Seen) -> dict[str, Statement]:
-    found = {}
+    statements = {}
     for library, makers in installed.items():
         if kind in makers:
             try:
                 peer = makers[kind](what)
             except Exception as error:
                 # Another version than this was written for, say: a gap, which is named when it is measured.
-                found[library] = Statement("raise error", {"error": error})
+                statements[library] = Statement("raise error", {"error": error})
                 continue
             code = getattr(peer, call)
             if code is not None:
-                found[library] = Statement(code, {**peer.names, "rewards": outcomes()})
-    return found
+                statements[library] = Statement(code, {**peer.names, "rewards": outcomes()})
+    return statements
 
 
 def bound_of(kind: str, call: str, size: int) -> float | None:
@@ -378,9 +378,9 @@ def warm(statement: Statement, least_s: float, rounds: int) -> Cell:
 
 
 def measure(rows: Sequence[Row], rounds: int, least_s: float, show: Callable[[str], None]) -> list[Measured]:
-    found = [Measured(row, {}, {}) for row in rows]
+    measurements = [Measured(row, {}, {}) for row in rows]
     cells: list[dict[str, Cell]] = []
-    for i, measured in enumerate(found):
+    for i, measured in enumerate(measurements):
         show(f"warming up, row {i + 1} of {len(rows)}: {measured.row.kind}, {measured.row.size}")
         cells.append({})
         for name, statement in measured.row.cells.items():
@@ -393,12 +393,12 @@ def measure(rows: Sequence[Row], rounds: int, least_s: float, show: Callable[[st
                 measured.failed[name] = f"{type(error).__name__}: {error}"
     for round_number in range(rounds):
         show(f"round {round_number + 1} of {rounds}")
-        for measured, row_cells in zip(found, cells, strict=True):
+        for measured, row_cells in zip(measurements, cells, strict=True):
             for name, cell in row_cells.items():
                 if round_number < cell.rounds:
                     took_us = cell.timer.timeit(cell.number) / cell.number / cell.per_call * 1e6
                     measured.times.setdefault(name, []).append(took_us)
-    return found
+    return measurements
 
 
 def figure(value: float | None) -> str:
@@ -436,9 +436,9 @@ def table(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(drawn)
 
 
-def slower_lines(found: Sequence[Measured]) -> list[str]:
+def slower_lines(measurements: Sequence[Measured]) -> list[str]:
     lines = []
-    for measured in found:
+    for measured in measurements:
         row = measured.row
         for name in measured.slower_than():
             why = REASONS.get((row.kind, row.call, name), "not explained yet")
@@ -475,7 +475,7 @@ def machine() -> str:
     )
 
 
-def as_json(found: Sequence[Measured], missing: Mapping[str, str]) -> dict[str, Any]:
+def as_json(measurements: Sequence[Measured], missing: Mapping[str, str]) -> dict[str, Any]:
     return {
         "machine": machine(),
         "missing": dict(missing),
@@ -491,7 +491,7 @@ def as_json(found: Sequence[Measured], missing: Mapping[str, str]) -> dict[str, 
                 "us": {name: measured.median(name) for name in measured.times},
                 "failed": measured.failed,
             }
-            for measured in found
+            for measured in measurements
         ],
     }
 
@@ -518,31 +518,33 @@ def main() -> None:
     installed, missing = ({}, {}) if given.no_peers else import_peers()
     rows = list(all_rows(given.only, installed))
     with threadpool_limits(1):
-        found = measure(rows, given.rounds, given.milliseconds / 1e3, show)
+        measurements = measure(rows, given.rounds, given.milliseconds / 1e3, show)
     show("")
     print(f"Microseconds a call, medians of {given.rounds} rounds; ³² float32. {machine()}\n")
-    print(table([HEAD, *(line(measured) for measured in found)]))
+    print(table([HEAD, *(line(measured) for measured in measurements)]))
     print("\nWhat stands beside ours:\n")
     for lines in what_peers_are(installed):
         print(lines)
     for library, why in missing.items():
         print(f"- {library}: a gap, it could not be imported ({why})")
-    failures = {(name, text): measured.row for measured in found for name, text in measured.failed.items()}
+    failures = {
+        (name, text): measured.row for measured in measurements for name, text in measured.failed.items()
+    }
     for (name, text), row in failures.items():
         print(f"- {name}: a gap at {row.size}, {row.kind}, {row.call}: {text}")
     print("\nBounds missed:\n")
-    misses = [measured for measured in found if measured.missed]
+    misses = [measured for measured in measurements if measured.missed]
     for measured in misses:
         row = measured.row
         print(
             f"- {row.size}, {row.kind}, {row.call}: {measured.ratio(measured.against):.3f}, bound {row.bound:g}"
         )
     if not misses:
-        print(f"none of {sum(measured.row.bound is not None for measured in found)}")
+        print(f"none of {sum(measured.row.bound is not None for measured in measurements)}")
     print("\nNot faster than a peer, and why:\n")
-    print("\n".join(slower_lines(found)) or "none")
+    print("\n".join(slower_lines(measurements)) or "none")
     if given.json:
-        given.json.write_text(json.dumps(as_json(found, missing), indent=1))
+        given.json.write_text(json.dumps(as_json(measurements, missing), indent=1))
 
 
 if __name__ == "__main__":

@@ -201,31 +201,31 @@ class Watch:
         self.spoke_mean = np.zeros(self.n, bool)
         self.widths = np.full(self.n, np.nan)
         shape = (0, self.n)
-        self.found = {moving: (np.zeros(shape), np.zeros(shape)) for moving in (False, True)}
+        self.largest_e = {moving: (np.zeros(shape), np.zeros(shape)) for moving in (False, True)}
 
     def look(self, plays: list[Play], metric: int, sums: Sums) -> None:
         experiment = plays[0].fold.record.experiment
         kind, control = KINDS[experiment.metrics[metric].kind], experiment.control_arm
         peers = plays[0].fold.evidence.peers
-        added = len(peers) - len(self.found[True][0])
-        self.found = {
+        added = len(peers) - len(self.largest_e[True][0])
+        self.largest_e = {
             by: (np.pad(above, ((0, added), (0, 0))), np.pad(below, ((0, added), (0, 0))))
-            for by, (above, below) in self.found.items()
+            for by, (above, below) in self.largest_e.items()
         }
         moved = np.asarray(sums.moved, bool)
-        said: dict[bool, Estimates] = {True: moving_shares(sums, kind, control, peers)}
+        estimates_by: dict[bool, Estimates] = {True: moving_shares(sums, kind, control, peers)}
         if not moved.all():
-            said[False] = fixed_split(sums, kind, control)
-        for moving, estimates in said.items():
-            for largest, now in zip(self.found[moving], directed(estimates, ALPHA), strict=True):
+            estimates_by[False] = fixed_split(sums, kind, control)
+        for moving, estimates in estimates_by.items():
+            for largest, now in zip(self.largest_e[moving], directed(estimates, ALPHA), strict=True):
                 np.maximum(largest, now, out=largest, where=np.ones(self.n, bool) if moving else ~moved)
-        for moving, estimates in said.items():
+        for moving, estimates in estimates_by.items():
             if (moved == moving).any():
                 self._note(estimates, moving, moved == moving, control)
 
     def _note(self, estimates: Estimates, moving: bool, of: NDArray[np.bool_], control: int) -> None:
         others = np.arange(len(estimates.usable)) != control
-        p = p_value(np.maximum(*self.found[moving]))
+        p = p_value(np.maximum(*self.largest_e[moving]))
         raw = np.where(estimates.comparable, p, np.nan)[others]
         if (raw <= ALPHA).any():
             least = np.stack([holm(column) for column in raw.T], axis=1)
@@ -243,9 +243,9 @@ class Watch:
         first = int(np.flatnonzero(others)[0])
         self.widths = np.where(of & estimates.comparable[first], half[first], self.widths)
 
-    def note(self, said: Report, run: int, metric: str) -> None:
+    def note(self, report: Report, run: int, metric: str) -> None:
         """Adds the intervals of one play's report."""
-        for k, arm in enumerate(said.arms):
+        for k, arm in enumerate(report.arms):
             row = arm.metrics[metric]
             if row.interval is not None:
                 low, high = row.interval

@@ -306,10 +306,10 @@ def contextual(name: str, kind: str, floor: float) -> SetUp:
     """
 
     def play(worlds: list[str], scale: Scale) -> Watches:
-        found: Watches = {}
+        watches: Watches = {}
         for world in worlds:
-            found |= one_world(world, scale)
-        return found
+            watches |= one_world(world, scale)
+        return watches
 
     def one_world(world: str, scale: Scale) -> Watches:
         pays, metric, even = WORLDS[world]
@@ -322,7 +322,7 @@ def contextual(name: str, kind: str, floor: float) -> SetUp:
             POLICIES[kind](2, 3, objective=metric, min_share=floor, seed=run) for run in range(scale.runs)
         ]
         of_split = 1.96 * sd * (4 / scale.total) ** 0.5
-        watch, beside_it = (Watch(len(of), np.full(2, mean), np.zeros(2), of_split) for of in (plays, blind))
+        watch, other = (Watch(len(of), np.full(2, mean), np.zeros(2), of_split) for of in (plays, blind))
         for number, size in enumerate(blocks(scale)):
             for run, (each, policy) in enumerate(zip(plays, policies, strict=True)):
                 z = drawn_z(each.rng, size, even)
@@ -336,8 +336,8 @@ def contextual(name: str, kind: str, floor: float) -> SetUp:
                     blind[run].step(shares, arms, values[None])
                 policy.update_many(arms, values, x)
             look(plays, [watch], number)
-            look(blind, [beside_it], number)
-        return {world: watch, world + UNKNOWN: beside_it}
+            look(blind, [other], number)
+        return {world: watch, world + UNKNOWN: other}
 
     kinds = POLICIES[kind].objectives
     return SetUp(tuple(world for world in WORLDS if WORLDS[world][1] in kinds), play, together=False)

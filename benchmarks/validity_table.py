@@ -28,10 +28,10 @@ def row(set_up: str, law: str, watch: Watch) -> str:
     rates = [watch.rejected.mean(), watch.missed_mean.mean(), watch.missed_difference[1:].mean()]
     mark = " **fails**" if max(rates) > bound(watch.n) else ""
     shown = " | ".join(f"{rate:.3f}" for rate in rates)
-    said = np.isfinite(watch.widths)
-    width = f"{watch.widths[said].mean():.4g}" if said.any() else "none"
-    if said.any() and watch.of_split is not None:
-        width += f", {watch.widths[said].mean() / watch.of_split:.2f} × a split's"
+    finite = np.isfinite(watch.widths)
+    width = f"{watch.widths[finite].mean():.4g}" if finite.any() else "none"
+    if finite.any() and watch.of_split is not None:
+        width += f", {watch.widths[finite].mean() / watch.of_split:.2f} × a split's"
     spoke = f"{watch.spoke_mean.mean():.2f}, {watch.spoke.mean():.2f}"
     return f"| {set_up} | {law} | {watch.n} | {shown} | {spoke} | {width}{mark} |"
 

@@ -32,17 +32,17 @@ PATIENCE = ("--header-timeout", "10m", "--body-timeout", "10m", "--keepalive-tim
 
 
 def latencies_ms(port: int, request: bytes, n: int) -> list[float]:
-    found = []
+    latencies = []
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for _ in range(n):
             began = time.perf_counter()
             connection.sendall(request)
             answer = connection.recv(65_536)
-            found.append((time.perf_counter() - began) * 1e3)
+            latencies.append((time.perf_counter() - began) * 1e3)
             if not answer.startswith(b"HTTP/1.1 200"):
                 raise SystemExit(f"a decision failed: {answer[:200]!r}")
-    return sorted(found)
+    return sorted(latencies)
 
 
 def resident_kb(pid: int) -> int:

@@ -187,9 +187,9 @@ class World:
             move = "start" if i % 2 else "pause"
             self.do("POST", f"/v1/experiments/changed/{move}", {"reason": REASON})
 
-    def need(self, condition: bool, found: Any) -> None:
+    def need(self, condition: bool, observed: Any) -> None:
         if not condition:
-            raise SystemExit(f"the world can not be made: {str(found)[:300]}")
+            raise SystemExit(f"the world can not be made: {str(observed)[:300]}")
 
     def do(self, method: str, path: str, body: Any = None) -> Any:
         answer = self.service.call(method, path, body, timeout_s=120.0)
@@ -215,8 +215,8 @@ class World:
                 {"context": {"c": i, "n": float(random.normal() * (1e6 if wild else 1.0))}}
                 for i in range(start, min(start + 500, n))
             ]
-            found = self.do("POST", f"/v1/experiments/{name}/decide/batch", {"requests": requests})
-            tokens += [each["decision_id"] for each in found["responses"]]
+            answer = self.do("POST", f"/v1/experiments/{name}/decide/batch", {"requests": requests})
+            tokens += [each["decision_id"] for each in answer["responses"]]
         return tokens
 
     def rewards(self, name: str, n: int, *, wild: bool) -> bytes:
@@ -382,8 +382,8 @@ def worst_requests(world: World) -> Iterator[Worst]:
     )
 
 
-def check_all_routes(found: list[Worst]) -> None:
-    missing = {route.label for route in ROUTES} - {worst.label for worst in found}
+def check_all_routes(rows: list[Worst]) -> None:
+    missing = {route.label for route in ROUTES} - {worst.label for worst in rows}
     if missing:
         raise SystemExit(f"no worst request for {', '.join(sorted(missing))}")
 
@@ -401,8 +401,8 @@ def main() -> None:
         directory = Path(name)
         with ThrowawayService(directory / "data") as service:
             world = World(service, directory, arguments)
-            found = list(worst_requests(world))
-            check_all_routes(found)
+            rows = list(worst_requests(world))
+            check_all_routes(rows)
             host, _, port = service.url.removeprefix("http://").partition(":")
             with subprocess.Popen(
                 [sys.executable, str(Path(__file__).with_name("health_prober.py")), host, port],
@@ -411,15 +411,15 @@ def main() -> None:
                 text=True,
             ) as prober:
                 try:
-                    print_table(Worker(service, prober), found, arguments.only)
+                    print_table(Worker(service, prober), rows, arguments.only)
                 finally:
                     prober.terminate()
 
 
-def print_table(worker: Worker, found: list[Worst], only: list[str] | None) -> None:
+def print_table(worker: Worker, rows: list[Worst], only: list[str] | None) -> None:
     print("| route | worst | bytes in | status | bytes out | CPU s | stall ms | MB before, peak, after |")
     print("|---|---|---|---|---|---|---|---|")
-    for worst in found:
+    for worst in rows:
         if only is None or any(text in f"{worst.label} {worst.what}" for text in only):
             got = worker.measure(worst)
             memory = f"{got.before_mb:.0f}, {got.peak_mb:.0f}, {got.after_mb:.0f}"

@@ -51,9 +51,9 @@ ONLY = {
 
 
 def modules() -> list[Path]:
-    found = sorted(path for path in ROOT.rglob("*.py"))
-    assert len(found) > 50
-    return found
+    paths = sorted(path for path in ROOT.rglob("*.py"))
+    assert len(paths) > 50
+    return paths
 
 
 def part_of(module: str) -> str:
@@ -68,14 +68,14 @@ def name_of(path: Path) -> str:
 
 def imported(path: Path) -> set[str]:
     """Full names of all modules that a file imports; `from a import b` is `a.b`."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports hide what depends on what"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
 def ours(path: Path) -> set[str]:
@@ -133,9 +133,9 @@ def test_the_python_library_needs_neither_server_nor_store() -> None:
 
 def test_nothing_takes_long_to_import_that_only_tests_need() -> None:
     """SciPy took a fifth of the start of every process."""
-    found = {name.split(".")[0] for path in modules() for name in imported(path)}
-    assert "numpy" in found
-    assert "scipy" not in found
+    packages = {name.split(".")[0] for path in modules() for name in imported(path)}
+    assert "numpy" in packages
+    assert "scipy" not in packages
 
 
 def test_only_a_node_wires_a_process() -> None:

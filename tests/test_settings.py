@@ -159,7 +159,7 @@ def test_an_empty_variable_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "told"),
+    ("variable", "words"),
     [
         ("BANDIT_SERVE_STOR", "Did you mean BANDIT_SERVE_STORE?"),
         ("BANDIT_SERVE_DATA_DIR", "Did you mean BANDIT_SERVE_DATA?"),
@@ -171,12 +171,12 @@ def test_an_empty_variable_is_none(tmp_path: Path) -> None:
     ],
 )
 def test_a_variable_that_is_no_setting_is_warned_of(
-    variable: str, told: str, caplog: pytest.LogCaptureFixture
+    variable: str, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert load_settings({}, environ={variable: "1"}) == DEFAULTS
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning.startswith(f"The variable {variable} ")
-    assert warning.endswith(told)
+    assert warning.endswith(words)
 
 
 def test_variables_of_others_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -201,6 +201,6 @@ def test_an_unknown_key_of_the_config_file_is_told_with_what_is_known(tmp_path: 
     path = config(tmp_path, stor="redis://h", prot=1)
     with pytest.raises(UsageError) as refused:
         load_settings({}, config=path, environ={})
-    told = {error.at: error.detail for error in refused.value.errors}
-    assert told["stor"].startswith("unknown setting: did you mean store? expected one of host, port, ")
-    assert told["prot"].startswith("unknown setting: did you mean port? expected one of ")
+    details = {error.at: error.detail for error in refused.value.errors}
+    assert details["stor"].startswith("unknown setting: did you mean store? expected one of host, port, ")
+    assert details["prot"].startswith("unknown setting: did you mean port? expected one of ")

@@ -1,4 +1,4 @@
-"""The mark `server`, which is set by what a test names, and what happens where that misses something."""
+"""Mark `server`: set on tests that name a helper which starts processes, and enforced when one is missed."""
 
 from __future__ import annotations
 

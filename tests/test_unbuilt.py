@@ -1,4 +1,4 @@
-"""A checkout whose kernels are not built says what to do."""
+"""Import from a checkout without built kernels: the error says what to do."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from bandit_serve.registry.registry import (
     ModelChanged,
     Registry,
 )
-from bandit_serve.replication.acknowledgements import heard_everywhere
+from bandit_serve.replication.acknowledgements import wait_for_acknowledgements
 from bandit_serve.replication.tail import Tail
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
@@ -72,7 +72,7 @@ class Changes:
         """
         for _ in range(MAX_ATTEMPTS):
             owner = self._replica.registry.owner(name)
-            await self._tail.catch_up(owner)
+            await self._tail.wait_for_end(owner)
             live = self._replica.experiment(name)
             require_etag(live, if_match)
             event = _encoded(decide(live).without(live.record))
@@ -83,9 +83,11 @@ class Changes:
         raise Conflict(f"The experiment {name!r} is being changed by others; try again.")
 
     async def change_models(self, decide: Callable[[Registry], ModelChanged | None]) -> ModelChanged | None:
-        """As `change_experiment`, for the registry; None when `decide` returns None, as there is nothing to do."""
+        """Appends the event that `decide` returns for the registry, as `change_experiment`; None if there is nothing to
+        do.
+        """
         for _ in range(MAX_ATTEMPTS):
-            await self._tail.catch_up(COMMON)
+            await self._tail.wait_for_end(COMMON)
             if COMMON in self._replica.aside:
                 raise set_aside(COMMON, self._replica.aside[COMMON])
             registry = self._replica.registry
@@ -100,8 +102,8 @@ class Changes:
 
     async def _settle(self, owner: str, offset: Offset) -> None:
         """Returns when this process and every live worker have applied the entry at `offset`."""
-        await self._tail.reach(owner, offset)
-        await heard_everywhere(self._store, owner, offset)
+        await self._tail.wait_for(owner, offset)
+        await wait_for_acknowledgements(self._store, owner, offset)
 
 
 def require_etag(live: LiveExperiment, if_match: int | None) -> None:

@@ -61,13 +61,13 @@ class ExperimentChanges:
 
     async def known(self, name: str) -> LiveExperiment:
         """Returns the experiment, up to date with its log; raises `NotFound`."""
-        await self._tail.hear_news(name)
+        await self._tail.refresh(name)
         return self._replica.experiment(name)
 
     async def create(self, experiment: Experiment, who: str) -> LiveExperiment:
         """Creates an experiment as a draft."""
         # Checking many payloads takes long, so it is done in a thread.
-        await self._tail.hear_news(experiment.id)
+        await self._tail.refresh(experiment.id)
         experiment = await asyncio.to_thread(servable, experiment, self._further())
         now_ms = await self._store.time_ms()
         record = Record(
@@ -118,7 +118,7 @@ class ExperimentChanges:
 
         A draft is stopped first, so that nobody can start it meanwhile.
         """
-        await self._tail.hear_news(name)
+        await self._tail.refresh(name)
         # Delete this experiment, not one that is created under its name meanwhile.
         owner = self._replica.registry.owner(name)
         aside = self._replica.aside.get(name)

@@ -45,7 +45,7 @@ class ModelChanges:
 
     async def known(self) -> Registry:
         """Returns the registry, up to date with its log."""
-        await self._tail.hear_news(COMMON)
+        await self._tail.refresh(COMMON)
         return self._replica.registry
 
     async def register(
@@ -153,7 +153,7 @@ class ModelChanges:
         """Removes the files of versions that nothing needs (`prunable`) and returns them. A dry run removes nothing."""
         if keep < 0:
             raise InvalidInput("keep must be 0 or more.")
-        await self._tail.hear_all_news()
+        await self._tail.refresh_all()
         registry = await self.known()
         needed = {
             (arm.model, arm.version)

@@ -20,7 +20,7 @@ from bandit_serve.log.owner import name_of
 from bandit_serve.log.reader import pages
 from bandit_serve.log.repairs import Omission, Repaired, Repairs, Way
 from bandit_serve.registry.registry import REPAIRED, Registry, decode_registry_event
-from bandit_serve.replication.acknowledgements import heard_everywhere
+from bandit_serve.replication.acknowledgements import wait_for_acknowledgements
 from bandit_serve.replication.beginnings import newest_record, newest_state
 from bandit_serve.replication.results_log import ResultsLog, ResultsSetAside
 from bandit_serve.store.keys import COMMON
@@ -262,7 +262,7 @@ class Repair:
     async def _append_repair(self, name: str, way: Way, omitted: tuple[tuple[str, str], ...] = ()) -> None:
         event = Repaired(name, way, self._who, self._reason, omitted)
         offset = await self._store.append(COMMON, REPAIRED, events.encode(event))
-        await heard_everywhere(self._store, COMMON, offset)
+        await wait_for_acknowledgements(self._store, COMMON, offset)
 
 
 def _with(cost: Cost, entry: Entry, n_features: int) -> Cost:

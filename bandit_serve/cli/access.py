@@ -1,4 +1,4 @@
-"""Access of a command to the store that its settings name, and to the state in it."""
+"""Access of commands to the store that their settings name, and to its state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bandit_serve.store import PrivateServer, parse_store_url
 
 
 def store_name(settings: Settings) -> str:
-    """Store that the settings mean, for a sentence."""
+    """Name of the store in the settings, for a sentence."""
     if settings.store is None:
         return f"the private store of {settings.data_dir.absolute()}"
     return f"the store {parse_store_url(settings.store)}, namespace {settings.namespace}"
@@ -22,7 +22,7 @@ def store_name(settings: Settings) -> str:
 
 @contextlib.contextmanager
 def store_url(settings: Settings) -> Iterator[str]:
-    """Store that the settings name, or the data directory's own, which runs during the block."""
+    """Yields the URL of the settings' store, or of the data directory's private one, which runs during the block."""
     if settings.store is not None:
         yield settings.store
         return
@@ -32,7 +32,7 @@ def store_url(settings: Settings) -> Iterator[str]:
 
 @contextlib.asynccontextmanager
 async def connected(settings: Settings, url: str) -> AsyncIterator[Node]:
-    """A node whose store may be used, and of which nothing is read yet. `StoreUnavailable` or `StoreRefused`."""
+    """Yields a node with a usable store and nothing read. Raises `StoreUnavailable` or `StoreRefused`."""
     node = Node(settings, url)
     try:
         await node.store.check()
@@ -43,7 +43,7 @@ async def connected(settings: Settings, url: str) -> AsyncIterator[Node]:
 
 @contextlib.asynccontextmanager
 async def following(settings: Settings, url: str) -> AsyncIterator[Node]:
-    """A node that has the state as it is now, and follows the logs until the block ends."""
+    """Yields a node that has loaded the state, and that follows the logs until the block ends."""
     async with connected(settings, url) as node:
         await node.tail.load()
         running = asyncio.create_task(node.tail.run())
@@ -55,7 +55,7 @@ async def following(settings: Settings, url: str) -> AsyncIterator[Node]:
 
 
 def actor() -> str:
-    """Who is asking, for the history."""
+    """Name of the user, for the history."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

@@ -1,4 +1,4 @@
-"""`bandit-serve experiments add-arm` and its like: arms that come, pause and go."""
+"""Commands `bandit-serve experiments add-arm`, `remove-arm`, `pause-arm` and `resume-arm`."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ Verdict = Literal["ok", "warning", "problem"]
 
 
 class Check(Struct, frozen=True):
-    """`detail` says what was found, `advice` what to do where it is not well."""
+    """Outcome of a check: `detail` is the observation, `advice` the remedy if there is a problem."""
 
     name: str
     verdict: Verdict
@@ -63,7 +63,7 @@ def _python() -> Check:
 
 
 def _packages() -> Check:
-    wrong, found = [], []
+    wrong, installed = [], []
     for requirement in metadata.requires("bandit-serve") or ():
         needed = _requirement.match(requirement)
         if needed is None or "extra ==" in requirement:
@@ -75,12 +75,12 @@ def _packages() -> Check:
             if not _for_another_system(requirement):
                 wrong.append(f"{name} is missing")
             continue
-        found.append(f"{name} {version}")
+        installed.append(f"{name} {version}")
         if least is not None and _numbers(version) < _numbers(least):
             wrong.append(f"{name} is {version}, and {least} or later is needed")
     if wrong:
         return Check("packages", "problem", "; ".join(wrong), "run pip install --upgrade bandit-serve")
-    return Check("packages", "ok", f"bandit-serve {bandit_serve.__version__} with {', '.join(found)}")
+    return Check("packages", "ok", f"bandit-serve {bandit_serve.__version__} with {', '.join(installed)}")
 
 
 def _for_another_system(requirement: str) -> bool:

@@ -1,4 +1,4 @@
-"""Commands that work on a store: the options that say which one, and the running of what they do."""
+"""Commands that work on a store: their common options, and the node that their work gets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHERE = ("store", "data", "artifacts", "namespace", "store_timeout", "max_artifa
 
 
 def with_state(work: Work) -> Callable[..., None]:
-    """A command from `work(node, …)`: the node has the state and follows the logs."""
+    """Decorator: makes a command of `work(node, …)`. The node has loaded the state and follows the logs."""
 
     async def run(settings: Settings, url: str, arguments: dict[str, Any]) -> None:
         async with following(settings, url) as node:
@@ -33,13 +33,13 @@ def with_state(work: Work) -> Callable[..., None]:
 
 
 def of_existing_store(work: Work) -> Work:
-    """Marks `work` as one that makes nothing new: where there is no store, it does not make one."""
+    """Decorator: marks `work` as a command that must not create a store where there is none."""
     work.of_existing_store = True  # type: ignore[attr-defined]
     return work
 
 
 def with_store(work: Work) -> Callable[..., None]:
-    """A command from `work(node, …)`: the node's store may be used, and nothing is read yet."""
+    """Decorator: makes a command of `work(node, …)`. The node's store is usable, and nothing is read yet."""
 
     async def run(settings: Settings, url: str, arguments: dict[str, Any]) -> None:
         async with connected(settings, url) as node:
@@ -51,7 +51,7 @@ def with_store(work: Work) -> Callable[..., None]:
 def _command(
     work: Work, run: Callable[[Settings, str, dict[str, Any]], Coroutine[Any, Any, None]]
 ) -> Callable[..., None]:
-    """`work` without its first parameter and with the options of the settings in `WHERE`."""
+    """Makes a command of `work`: without its first parameter, and with options for the settings in `WHERE`."""
 
     def command(settings: Settings, **arguments: Any) -> None:
         if getattr(work, "of_existing_store", False):

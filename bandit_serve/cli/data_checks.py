@@ -48,14 +48,14 @@ def check_data_directory(settings: Settings) -> Check:
 
 
 def _existing(path: Path) -> Path:
-    """Directory itself, or the nearest above it that is there: it will be made."""
+    """Returns the directory, or its nearest parent that exists, as the rest will be made."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
 
 
 def unusable_versions(node: Node) -> dict[tuple[str, str], str]:
-    """Faults of the versions whose artifact can not be loaded. One that is kept elsewhere is fetched."""
+    """Reasons why versions can not be loaded, by model and version. Remote artifacts are fetched."""
     wrong: dict[tuple[str, str], str] = {}
     by_artifact: dict[str, str | None] = {}
     settings = node.settings
@@ -64,9 +64,9 @@ def unusable_versions(node: Node) -> dict[tuple[str, str], str]:
     for version in _versions(node.replica.registry):
         if version.sha256 not in by_artifact:
             by_artifact[version.sha256] = _whats_wrong(artifacts, version.sha256)
-        found = by_artifact[version.sha256]
-        if found is not None:
-            wrong[version.model, version.version] = found
+        fault = by_artifact[version.sha256]
+        if fault is not None:
+            wrong[version.model, version.version] = fault
     return wrong
 
 
@@ -133,6 +133,6 @@ def check_experiments(replica: Replica, wrong: dict[tuple[str, str], str]) -> It
 
 
 def _versions(registry: Registry) -> Iterator[Version]:
-    """Those whose file is to be there: retention removes others' on purpose."""
+    """Versions that should have a file; retention removes the files of others."""
     for _, model in sorted(registry.models.items()):
         yield from (version for version in model.versions.values() if not version.pruned)

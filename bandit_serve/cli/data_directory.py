@@ -1,4 +1,4 @@
-"""Data directories of a service, and the one that was meant where a path names none."""
+"""Data directories of services: whether a path is one, and a guess where it is not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_LISTED = 1_000
 
 
 def require_data_directory(settings: Settings) -> None:
-    """`UsageError` where no store is named, and the data directory has none either."""
+    """Raises `UsageError` where the settings name no store and the data directory has none."""
     data = settings.data_dir
     if settings.store is not None or is_data_directory(data):
         return
@@ -31,12 +31,12 @@ def require_data_directory(settings: Settings) -> None:
 
 
 def is_data_directory(path: Path) -> bool:
-    """Whether a private store has been there."""
+    """Whether the directory has, or had, a private store."""
     return (path / "store.lock").exists()
 
 
 def data_directory_near(path: Path) -> Path | None:
-    """Data directory that was probably meant by a path that is none."""
+    """Data directory close to a path that is none, which the user probably meant; None without one."""
     places = dict.fromkeys(place.resolve() for place in (path.parent, Path()))
     near = {str(each): each for place in places for each in _data_directories(place)}
     meant = nearest(str(path.absolute()), list(near)) or min(near, default=None)

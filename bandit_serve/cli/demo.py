@@ -1,4 +1,4 @@
-"""`bandit-serve demo`: the main job, end to end, on real ratings."""
+"""Command `bandit-serve demo`: the main use of the service, from end to end, on real ratings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bandit_serve.base.terminal import Terminal, print_line
 from bandit_serve.cli.output import print_json
 from bandit_serve.cli.setting_options import setting_option
 from bandit_serve.demo.display import Display, Lines, Silence
-from bandit_serve.demo.ratings import Source, find_ratings
+from bandit_serve.demo.ratings import RatingsSource, find_ratings
 from bandit_serve.demo.recommender import Recommender, train_all
 from bandit_serve.demo.screen import Screen, print_closing
 from bandit_serve.demo.service import DemoService, Interrupted, Interruptible
@@ -99,11 +99,11 @@ def demo(
 
 
 def _enough(sent: int, elapsed_s: float) -> bool:
-    """Whether a machine that is too slow for VISITS in two minutes may stop."""
+    """Whether the traffic may end early, on a machine that is too slow for all visits in two minutes."""
     return sent >= MIN_VISITS and elapsed_s > TRAFFIC_UNTIL_S
 
 
-def _find(path: str | None, offline: bool, display: Display) -> Source:
+def _find(path: str | None, offline: bool, display: Display) -> RatingsSource:
     display.busy("looking for ratings")
     source = find_ratings(path, offline=offline)
     counts = f"{len(source.ratings):,} ratings, {source.n_users:,} users, {source.n_items:,} items"
@@ -115,17 +115,17 @@ def _find(path: str | None, offline: bool, display: Display) -> Source:
 
 def _train(ratings: Ratings, display: Display) -> list[Recommender]:
     started_s = time.monotonic()
-    found = train_all(
+    recommenders = train_all(
         ratings, lambda arm, done, epochs: display.busy(f"training {arm}: epoch {done} of {epochs}")
     )
-    names = ", ".join(recommender.arm for recommender in found)
+    names = ", ".join(recommender.arm for recommender in recommenders)
     display.done(f"Trained in {time.monotonic() - started_s:.1f} s: {names}")
-    return found
+    return recommenders
 
 
 @contextmanager
 def _folder(data: str | None) -> Iterator[Path]:
-    """Data directory: the one that was named, or one that is gone afterwards."""
+    """Yields the given data directory, or a temporary one."""
     if data is not None:
         yield Path(data)
         return
@@ -134,7 +134,7 @@ def _folder(data: str | None) -> Iterator[Path]:
 
 
 def _stay() -> None:
-    """Until a signal comes."""
+    """Returns when a signal comes."""
     try:
         while True:
             signal.pause()

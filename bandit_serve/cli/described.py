@@ -1,4 +1,4 @@
-"""Files that describe something: TOML, JSON or YAML, by how their names end, or by what is in them."""
+"""Files in TOML, JSON or YAML. The language follows from the end of the name, or else from the content."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ STDIN = Path("-")
 
 
 class Language(NamedTuple):
-    """`read` makes of a text the documents that are in it; ValueError, RecursionError or YAMLError."""
+    """Language of files. `read` parses all documents of a text; raises ValueError, RecursionError or YAMLError."""
 
     name: str
     read: Callable[[str], list[Any]]
 
 
 class _Yaml(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML whose mappings have each key once."""
+    """YAML loader that refuses a key given twice in a mapping."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
         _once((key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)), node)
@@ -32,7 +32,7 @@ class _Yaml(yaml.SafeLoader):  # type: ignore[misc]
 
 
 def _once(keys: Iterable[str], node: yaml.Node | None = None) -> None:
-    """ValueError where a key is given twice: one of its values would be lost."""
+    """Raises ValueError where a key is given twice, as one of its values would be lost."""
     met: set[str] = set()
     for key in keys:
         if key in met:
@@ -43,21 +43,21 @@ def _once(keys: Iterable[str], node: yaml.Node | None = None) -> None:
 
 def _read_yaml(text: str) -> list[Any]:
     # Between two `---` there may be nothing.
-    found = [document for document in yaml.load_all(text, _Yaml) if document is not None]
-    return found or [None]
+    documents = [document for document in yaml.load_all(text, _Yaml) if document is not None]
+    return documents or [None]
 
 
 def _read_json(text: str) -> list[Any]:
-    """One document after another, however much space is between them."""
+    """Parses JSON documents one after another, with any space between them."""
     decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
-    found, at = [], 0
+    documents, at = [], 0
     text = text.rstrip()
     while True:
         at += len(text[at:]) - len(text[at:].lstrip())
         document, at = decoder.raw_decode(text, at)
-        found.append(document)
+        documents.append(document)
         if at == len(text):
-            return found
+            return documents
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -76,7 +76,7 @@ LANGUAGES: Mapping[str, Language] = {".toml": TOML, ".json": JSON, ".yaml": YAML
 
 
 def read_described(path: Path) -> Any:
-    """Reads a file of one document; `UsageError` where it can not be read, `InvalidInput` for another content."""
+    """Reads a file with one document. Raises `UsageError` if it can not be read, `InvalidInput` for its content."""
     documents = read_documents(path)
     if len(documents) > 1:
         raise InvalidInput(f"The file {path} holds {len(documents)} documents: expected one.")
@@ -84,7 +84,7 @@ def read_described(path: Path) -> Any:
 
 
 def read_documents(path: Path) -> list[Any]:
-    """All that the file holds, or the standard input; as `read_described`."""
+    """Reads all documents of a file, or of the standard input; raises as `read_described` does."""
     if path == STDIN:
         return _read_any(_text(path, sys.stdin.buffer.read()))
     language = LANGUAGES.get(path.suffix.lower())
@@ -101,7 +101,7 @@ def read_documents(path: Path) -> list[Any]:
 
 
 def _read_any(text: str) -> list[Any]:
-    """In the first of the languages that it is; most texts in one of the others are YAML, too, but mean nothing."""
+    """Parses a text in the first language that accepts it. YAML comes last, as it accepts most texts."""
     refusals = []
     for language in (JSON, TOML, YAML):
         try:

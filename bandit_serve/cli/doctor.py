@@ -1,4 +1,4 @@
-"""`bandit-serve doctor`: what is wrong with this set-up, and what to do."""
+"""Command `bandit-serve doctor`: checks of the set-up, with advice for each problem."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def doctor(settings: Settings, as_json: AsJson = False) -> None:
 
 
 async def _look_into(settings: Settings, url: str, checks: list[Check]) -> None:
-    """Adds to `checks`, so that what was found before the store went away is told."""
+    """Runs the checks and adds their outcomes to `checks`, which keeps them when the store goes away meanwhile."""
     node = Node(settings, url)
     store, replica = node.store, node.replica
     try:

@@ -1,4 +1,4 @@
-"""`bandit-serve experiments`: applied from files, started, paused, stopped, and what is known of them."""
+"""Commands `bandit-serve experiments`: applying files, starting, pausing, stopping and showing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change, 
 
 
 class Applied(Struct, frozen=True):
-    """Outcome for one experiment: `revision` 0 for one that is not there yet. `changes` only where nothing was done."""
+    """Outcome for one experiment. `revision` is 0 if it does not exist; `changes` has a value in a dry run only."""
 
     id: str
     result: Outcome
@@ -79,7 +79,7 @@ async def apply(node: Node, files: Files, dry_run: DryRun = False, as_json: AsJs
     """
     experiments = read_experiments(*files)
     for experiment in experiments:
-        await node.tail.hear_news(experiment.id)
+        await node.tail.refresh(experiment.id)
     planned = plan(named(files), experiments, node.replica.experiments, node.replica.registry)
     if dry_run:
         _print_plan(node, planned, as_json)
@@ -120,7 +120,7 @@ def _print_plan(node: Node, planned: list[Planned], as_json: bool) -> None:
 
 
 async def _apply(node: Node, planned: Planned) -> LiveExperiment:
-    """Arms that come are added before the policy that may name them, and others removed after it."""
+    """Carries out a plan: first added arms, then the policy that may name them, last removed arms."""
     experiment, changes = planned.experiment, node.experiment_changes
     if planned.etag is None:
         return await changes.create(experiment, actor())
@@ -145,10 +145,10 @@ async def _apply(node: Node, planned: Planned) -> LiveExperiment:
 @of_existing_store
 async def list_all(node: Node, as_json: AsJson = False) -> None:
     """Lists all experiments."""
-    found = [live for _, live in sorted(node.replica.experiments.items())]
+    experiments = [live for _, live in sorted(node.replica.experiments.items())]
     if as_json:
-        print_json(ExperimentList([experiment_view(live.record) for live in found]))
-    elif not found:
+        print_json(ExperimentList([experiment_view(live.record) for live in experiments]))
+    elif not experiments:
         say(f"There is no experiment in {store_name(node.settings)}.")
     else:
         print_table(
@@ -162,7 +162,7 @@ async def list_all(node: Node, as_json: AsJson = False) -> None:
                     str(live.rewards.sum()),
                     short_time(experiment_view(live.record).updated_at),
                 )
-                for live in found
+                for live in experiments
             ],
             numbers=("Decisions", "Rewards"),
             whole=("Status", "Policy", "Changed"),
@@ -238,11 +238,11 @@ async def results(node: Node, experiment: Experiment, as_json: AsJson = False) -
     live = await node.experiment_changes.known(experiment)
     record, as_of_ms = live.record, await node.store.time_ms()
     shares = dict(zip(live.experiment.arm_names, live.current_shares(as_of_ms).tolist(), strict=True))
-    found = await node.results.up_to_now(live, lambda fold: report(fold, record, shares, as_of_ms))
+    current = await node.results.up_to_now(live, lambda fold: report(fold, record, shares, as_of_ms))
     if as_json:
-        print_json(found)
+        print_json(current)
     else:
-        print_results(found, live.experiment)
+        print_results(current, live.experiment)
 
 
 def _print_status(live: LiveExperiment, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Experiments in files (TOML, JSON or YAML), as they are written by hand or as `experiments show` prints them."""
+"""Experiments in files (TOML, JSON or YAML), written by hand or printed by `experiments show`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOLD = frozenset(ExperimentView.__struct_fields__) - frozenset(Experiment.__stru
 
 
 def read_experiments(*paths: Path) -> list[Experiment]:
-    """Experiments of files with their defaults; `InvalidInput` names everything that is wrong."""
+    """Reads the experiments of files, with their defaults. Raises `InvalidInput` with every mistake."""
     places, experiments, errors = [], [], []
     for path in paths:
         for at, document in _documents(path):
@@ -37,19 +37,19 @@ def read_experiments(*paths: Path) -> list[Experiment]:
 
 
 def named(paths: Sequence[Path]) -> str:
-    """Files, for a sentence."""
+    """Names of files, for a sentence."""
     return " and ".join("the standard input" if path == STDIN else str(path) for path in paths)
 
 
 def _documents(path: Path) -> list[tuple[str, Any]]:
-    """Each experiment and where it is: a document alone, a list of them, or a list under `experiments`."""
+    """Experiments of a file with their places in it: one document, a list, or a list under `experiments`."""
     contents = read_documents(path)
     if len(contents) == 1:
         return _listed(path, contents[0])
-    found = []
+    documents = []
     for i, content in enumerate(contents, 1):
-        found += [(joined(f"document {i}", at), document) for at, document in _listed(path, content)]
-    return found
+        documents += [(joined(f"document {i}", at), document) for at, document in _listed(path, content)]
+    return documents
 
 
 def _listed(path: Path, content: Any) -> list[tuple[str, Any]]:
@@ -72,7 +72,7 @@ def _experiment(document: Any, at: str) -> Experiment:
         raise InvalidInput("The file has numbers that are not finite.", errors)
     try:
         # As it would come over HTTP: TOML and YAML have kinds of values that JSON does not.
-        content = msgspec.json.encode(_untold(document))
+        content = msgspec.json.encode(_as_written(document))
         return msgspec.json.decode(content, type=Experiment)
     except msgspec.ValidationError as error:
         return convert_or_explain(
@@ -82,8 +82,8 @@ def _experiment(document: Any, at: str) -> Experiment:
         raise InvalidInput(f"{at}: {error}.") from None
 
 
-def _untold(document: Any) -> Any:
-    """Without what `experiments show` adds to an experiment, and without the arms that it says are removed."""
+def _as_written(document: Any) -> Any:
+    """Removes what `experiments show` adds to an experiment, and the arms that it shows as removed."""
     if not isinstance(document, dict) or not {"status", "revision"} <= document.keys():
         return document
     own = {name: value for name, value in document.items() if name not in TOLD}

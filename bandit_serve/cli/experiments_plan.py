@@ -1,4 +1,4 @@
-"""Changes that applying experiments from files would make."""
+"""Plan of the changes that applying experiments from files makes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMED = ("arms", "metrics", "context")
 
 
 class FieldChange(Struct, frozen=True):
-    """`before` is null where there was nothing, `after` where nothing is left."""
+    """Change of a field. `before` is null for a new field, `after` for one that is removed."""
 
     at: str
     before: Any
@@ -33,7 +33,7 @@ class FieldChange(Struct, frozen=True):
 
     @property
     def shown(self) -> str:
-        """For people: one line."""
+        """Line about the change, for people."""
         if self.before is None:
             return f"+ {self.at}: {shown(self.after)}"
         if self.after is None:
@@ -42,10 +42,10 @@ class FieldChange(Struct, frozen=True):
 
 
 class Planned(NamedTuple):
-    """Work to do for one experiment, seen at `etag` (None: it is not there).
+    """Changes planned for one experiment, whose ETag was `etag`; None if it does not exist.
 
-    `added` and `removed` are arms that the file has more and does not have any more. A draft is changed `whole` where
-    steps would not do. `changes` says what would be another than it is.
+    `added` are arms that only the file has, `removed` those that only the experiment has. A draft is replaced as a
+    `whole` where single steps are not enough. `changes` lists every field that will differ.
     """
 
     experiment: Experiment
@@ -61,7 +61,7 @@ class Planned(NamedTuple):
 def plan(
     files: str, experiments: Sequence[Experiment], live: Mapping[str, LiveExperiment], registry: Registry
 ) -> list[Planned]:
-    """Plans the work for each experiment; `InvalidInput` when any of them can not be had."""
+    """Plans the changes for each experiment. Raises `InvalidInput` if one of them is impossible."""
     planned, errors = [], []
     for experiment in experiments:
         existing = live.get(experiment.id)
@@ -115,7 +115,7 @@ def _change(existing: LiveExperiment, wanted: Experiment, registry: Registry) ->
 
 
 def _is_another_draft(existing: LiveExperiment, wanted: Experiment) -> bool:
-    """Whether more differs than a policy, and arms that come or go."""
+    """Whether the documents differ in more than the policy and added or removed arms."""
     present, statuses = existing.experiment, existing.record.arm_statuses
     kept = {arm.name: arm for arm in present.arms}
     return msgspec.structs.replace(wanted, policy=present.policy, arms=present.arms) != present or any(
@@ -124,14 +124,14 @@ def _is_another_draft(existing: LiveExperiment, wanted: Experiment) -> bool:
 
 
 def _standing(existing: LiveExperiment) -> Experiment:
-    """Experiment with the arms that are not removed."""
+    """Experiment without its removed arms."""
     statuses = existing.record.arm_statuses
     arms = tuple(arm for arm in existing.experiment.arms if statuses[arm.name] != "removed")
     return msgspec.structs.replace(existing.experiment, arms=arms)
 
 
 def _changes(present: Experiment | None, wanted: Experiment) -> tuple[FieldChange, ...]:
-    """By field; arms and metrics by their names."""
+    """Changed fields; arms and metrics are compared by name."""
     before: dict[str, Any] = {"id": wanted.id, **{at: {} for at in NAMED}}
     if present is not None:
         before = _by_name(_plain(present))
@@ -142,7 +142,7 @@ def _changes(present: Experiment | None, wanted: Experiment) -> tuple[FieldChang
 
 
 def _by_name(experiment: dict[str, Any]) -> dict[str, Any]:
-    """Without what is not given, and with arms, metrics and fields of the context by their names."""
+    """Document without null fields; its arms, metrics and context fields are in mappings by name."""
     named = {
         at: {each["name"]: {k: v for k, v in each.items() if v is not None} for each in experiment[at]}
         for at in NAMED
@@ -151,9 +151,9 @@ def _by_name(experiment: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_steps(present: Experiment, added: Sequence[Arm], wanted: Experiment) -> None:
-    """`InvalidInput` or `NotBuilt` where the experiment could not be served on the way to what is wanted.
+    """Raises `InvalidInput` or `NotBuilt` where the experiment would be invalid between two steps.
 
-    Arms come one by one before the policy changes; those that go keep their place.
+    Arms are added one by one before the policy changes; removed arms keep their place.
     """
     for arm in added:
         present = servable(present.with_arm(arm))
@@ -161,7 +161,7 @@ def _require_steps(present: Experiment, added: Sequence[Arm], wanted: Experiment
 
 
 def _arm_errors(existing: LiveExperiment, wanted: Experiment, registry: Registry) -> list[FieldError]:
-    """An arm is known by its name: what it is stays, and a name is not used again."""
+    """Mistakes of arms: an existing arm can not change, and the name of a removed one can not be used again."""
     present, statuses = existing.experiment, existing.record.arm_statuses
     errors = []
     for i, arm in enumerate(wanted.arms):

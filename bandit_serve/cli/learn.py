@@ -1,4 +1,4 @@
-"""`bandit-serve learn`: a model that keeps learning from the rewards of its experiments."""
+"""Command `bandit-serve learn`: a model that keeps learning from the rewards of its experiments."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def learn(
 
 
 def _silent(text: str) -> None:
-    """Says nothing: what is printed is JSON."""
+    """Ignores progress, as the output is JSON."""
 
 
 def _report(status: LearnerStatus, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`bandit-serve`: the commands, and what all of them share."""
+"""Entry point `bandit-serve`: its commands, and the handling of their errors."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ app = typer.Typer(
 
 
 def _add_commands(named: str | None) -> None:
-    """Those that are `named` by the first argument, or all where it names none: each imports what it needs, and all
-    together would take longer than most of them run.
+    """Adds the command that the first argument names, or all of them.
+
+    Each imports its modules; the imports of all take longer than most commands run.
     """
     for name in (named,) if named in COMMANDS else () if named == "--version" else COMMANDS:
         module, _, attribute = COMMANDS[name].partition(".")
@@ -72,7 +73,7 @@ def _options(
 
 
 def run() -> None:
-    """Exit status: 0 done, 1 failed, 2 wrong usage."""
+    """Runs a command; returns the exit status: 0 done, 1 failed, 2 wrong usage."""
     _add_commands(sys.argv[1] if len(sys.argv) > 1 else None)
     plain_last_resort()
     try:

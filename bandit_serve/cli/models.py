@@ -1,4 +1,4 @@
-"""`bandit-serve models`: the registry."""
+"""Commands `bandit-serve models`: the registry."""
 
 from __future__ import annotations
 
@@ -170,11 +170,11 @@ async def promote(
 @of_existing_store
 async def rollback(node: Node, model: Model, reason: Reason = None, as_json: AsJson = False) -> None:
     """Puts the version that was in production before back into production."""
-    found = model_view(await node.model_changes.rollback(model, actor(), reason=reason))
+    view = model_view(await node.model_changes.rollback(model, actor(), reason=reason))
     if as_json:
-        print_json(found)
+        print_json(view)
     else:
-        say(f"{found.model}: {found.production} is in production again.")
+        say(f"{view.model}: {view.production} is in production again.")
 
 
 def _metric(text: str) -> tuple[str, float]:
@@ -265,26 +265,26 @@ async def versions(
 async def compare(node: Node, model: Model, a: Version, b: Version, as_json: AsJson = False) -> None:
     """Compares two versions: metrics, hyper-parameters, size, age."""
     registry = await node.model_changes.known()
-    found = compare_versions(registry.version(model, a), registry.version(model, b))
+    comparison = compare_versions(registry.version(model, a), registry.version(model, b))
     if as_json:
-        print_json(found)
+        print_json(comparison)
         return
     rows: list[tuple[str, ...]] = [
-        ("status", found.a.status, found.b.status, ""),
-        ("family", found.a.family, found.b.family, ""),
-        ("bytes", f"{found.a.size:,}", f"{found.b.size:,}", f"{found.size:+,}"),
+        ("status", comparison.a.status, comparison.b.status, ""),
+        ("family", comparison.a.family, comparison.b.family, ""),
+        ("bytes", f"{comparison.a.size:,}", f"{comparison.b.size:,}", f"{comparison.size:+,}"),
         (
             "registered",
-            short_time(found.a.created_at),
-            short_time(found.b.created_at),
-            f"{-found.age_s:+,.0f} s",
+            short_time(comparison.a.created_at),
+            short_time(comparison.b.created_at),
+            f"{-comparison.age_s:+,.0f} s",
         ),
     ]
-    for name in dict.fromkeys((*found.a.metrics, *found.b.metrics)):
-        figures = [_figure(each.metrics.get(name)) for each in (found.a, found.b)]
-        difference = found.metrics.get(name)
+    for name in dict.fromkeys((*comparison.a.metrics, *comparison.b.metrics)):
+        figures = [_figure(each.metrics.get(name)) for each in (comparison.a, comparison.b)]
+        difference = comparison.metrics.get(name)
         rows.append((name, *figures, "" if difference is None else f"{difference:+.4g}"))
-    rows += [(name, str(each.a), str(each.b), "") for name, each in found.parameters.items()]
+    rows += [(name, str(each.a), str(each.b), "") for name, each in comparison.parameters.items()]
     print_table(("", a, b, "difference"), rows, numbers=(a, b, "difference"))
 
 
@@ -293,11 +293,11 @@ async def compare(node: Node, model: Model, a: Version, b: Version, as_json: AsJ
 @of_existing_store
 async def agreement(node: Node, model: Model, version: Version, as_json: AsJson = False) -> None:
     """Shows how a shadow version agrees with the answers that were given."""
-    found = await node.model_changes.agreement(model, version)
+    measured = await node.model_changes.agreement(model, version)
     if as_json:
-        print_json(found)
+        print_json(measured)
         return
-    facts = [(name.replace("_", " "), getattr(found, name)) for name in found.__struct_fields__]
+    facts = [(name.replace("_", " "), getattr(measured, name)) for name in measured.__struct_fields__]
     print_facts([(name, _figure(value) if isinstance(value, float) else str(value)) for name, value in facts])
 
 
@@ -367,9 +367,9 @@ async def import_version(
 
 
 def _few(metrics: Mapping[str, float]) -> str:
-    """First metrics, as many as a line holds."""
-    told = [f"{name} {value:.4g}" for name, value in metrics.items()]
-    return ", ".join(told[:3]) + (" …" if len(told) > 3 else "")
+    """First metrics, as many as fit on a line."""
+    figures = [f"{name} {value:.4g}" for name, value in metrics.items()]
+    return ", ".join(figures[:3]) + (" …" if len(figures) > 3 else "")
 
 
 def _figure(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Commands of the contract that are not built yet: there, and refused."""
+"""Commands of the contract that are not built yet. They exist, and are refused."""
 
 from __future__ import annotations
 

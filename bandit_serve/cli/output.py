@@ -22,7 +22,7 @@ def print_json(document: Any) -> None:
 
 
 def say(text: str) -> None:
-    """A sentence or a title."""
+    """Prints a sentence or a title."""
     Terminal().print(text, soft_wrap=not sys.stdout.isatty())
 
 
@@ -33,7 +33,7 @@ def print_table(
     numbers: Collection[str] = (),
     whole: Collection[str] = (),
 ) -> None:
-    """`numbers` are set flush right and, like what is `whole`, not folded; the other columns give way."""
+    """Prints a table. Columns in `numbers` are flush right; these and those in `whole` are never folded."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(
@@ -48,7 +48,7 @@ def print_table(
 
 
 def print_facts(facts: Sequence[tuple[str, Cell]]) -> None:
-    """Names and what they are, one a line."""
+    """Prints names with their values, one on each line."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -58,5 +58,5 @@ def print_facts(facts: Sequence[tuple[str, Cell]]) -> None:
 
 
 def short_time(at: str) -> str:
-    """A time of ours (RFC 3339), to the second."""
+    """Shortens a time (RFC 3339) to seconds."""
     return f"{at[:19].replace('T', ' ')}Z"

@@ -1,4 +1,4 @@
-"""`bandit-serve repair`: why an experiment was set aside, and the ways out."""
+"""Command `bandit-serve repair`: the reason why an experiment was set aside, and its remedies."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ WAYS = """--try-again      after an upgrade: with the build that runs now
 --stop           for good: everyone gets control, and rewards are unknown"""
 
 
-class Repaired(Struct, frozen=True):
-    """Result of a repair: the entries left out, and the diagnosis after it. `taken_up`: how many of `workers` did."""
+class RepairReport(Struct, frozen=True):
+    """Outcome of a repair: the entries left out, the diagnosis afterwards, and how many of `workers` followed."""
 
     experiment: str
     way: str
@@ -97,11 +97,11 @@ async def repair(
         answers = await take(store, owner, workers)
         taken_up = sum(digest != "set aside" for digest in answers.digests.values())
     diagnosis = await diagnose(store, await node.read_registry(), owner)
-    repaired = Repaired(experiment, chosen[0], cost, taken_up, len(workers), diagnosis)
+    outcome = RepairReport(experiment, chosen[0], cost, taken_up, len(workers), diagnosis)
     if as_json:
-        print_json(repaired)
+        print_json(outcome)
     else:
-        _tell(repaired)
+        _tell(outcome)
     if diagnosis.condition == "set_aside":
         raise typer.Exit(1)
 
@@ -147,19 +147,19 @@ def _explain(diagnosis: Diagnosis) -> None:
         say(f"Left out by {omission.who}: {omission.first} to {omission.last}{why}")
 
 
-def _tell(repaired: Repaired) -> None:
-    name, cost = repaired.experiment, repaired.left_out
+def _tell(outcome: RepairReport) -> None:
+    name, cost = outcome.experiment, outcome.left_out
     if cost.entries:
         say(
             f"Left out of {name}: {cost.entries} entries, with {cost.decisions} decisions, {cost.rewards} rewards "
             f"and {cost.changes} changes."
         )
-    if repaired.diagnosis.condition == "set_aside":
+    if outcome.diagnosis.condition == "set_aside":
         say(f"{name} can still not be folded.")
-        _explain(repaired.diagnosis)
-    elif repaired.way == "stop":
+        _explain(outcome.diagnosis)
+    elif outcome.way == "stop":
         say(f"{name} is given up: everyone gets control.")
-    elif repaired.workers:
-        say(f"{name} is folded again, in {repaired.taken_up} of {repaired.workers} workers.")
+    elif outcome.workers:
+        say(f"{name} is folded again, in {outcome.taken_up} of {outcome.workers} workers.")
     else:
         say(f"{name} can be folded again; no worker runs.")

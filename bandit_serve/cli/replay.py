@@ -1,4 +1,4 @@
-"""`bandit-serve replay`: whether the logs make the state that is served."""
+"""Command `bandit-serve replay`: comparison of each state with the one that its log makes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VERDICTS = {True: "equal", False: "DIFFERENT", None: "nothing to compare"}
 
 
 class ReplayReport(Struct, frozen=True):
-    """`equal` is false as soon as one state is not what the log says."""
+    """Outcome for all experiments. `equal` is false if one state differs from its log."""
 
     equal: bool
     experiments: list[Replayed]

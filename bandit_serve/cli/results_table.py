@@ -14,30 +14,30 @@ SRM = {
 }
 
 
-def print_results(found: Report, experiment: Experiment) -> None:
+def print_results(report: Report, experiment: Experiment) -> None:
     """Prints the objective's table first, then the other metrics'."""
-    say(f"{found.experiment} is {found.status}, as of {found.as_of}.")
+    say(f"{report.experiment} is {report.status}, as of {report.as_of}.")
     for metric in sorted(experiment.metrics, key=lambda metric: metric.role != "objective"):
-        _print_metric(found, experiment, metric)
-    p = "" if found.srm.p_value is None else f" (p = {_p(found.srm.p_value)})"
-    say(f"Sample ratio: {found.srm.verdict}{p}: {SRM[found.srm.verdict]}.")
+        _print_metric(report, experiment, metric)
+    p = "" if report.srm.p_value is None else f" (p = {_p(report.srm.p_value)})"
+    say(f"Sample ratio: {report.srm.verdict}{p}: {SRM[report.srm.verdict]}.")
     if experiment.missing == "zero":
-        say(f"Pending: {found.pending} whose window has not closed.")
+        say(f"Pending: {report.pending} whose window has not closed.")
     if experiment.unit == "user":
-        say(f"Crossovers: {found.crossovers} units that were later served another arm.")
-    say(f"Winner: {found.winner or 'none'}. {found.reason}")
+        say(f"Crossovers: {report.crossovers} units that were later served another arm.")
+    say(f"Winner: {report.winner or 'none'}. {report.reason}")
 
 
-def _print_metric(found: Report, experiment: Experiment, metric: Metric) -> None:
+def _print_metric(report: Report, experiment: Experiment, metric: Metric) -> None:
     level = f"{100 * (1 - experiment.stopping.alpha):g} %"
     about = f"{metric.name} ({metric.kind}, {metric.goal}, {metric.role})"
     say(f"\n{about}; intervals of {level}, valid at any time")
     print_table(
         ("Arm", "Share", "n", "Mean", "To control", "p", "P(best)"),
-        [_row(arm, arm.metrics[metric.name], experiment) for arm in found.arms],
+        [_row(arm, arm.metrics[metric.name], experiment) for arm in report.arms],
         numbers=("Share", "n", "Mean", "To control", "p", "P(best)"),
     )
-    previews = [(arm.name, arm.metrics[metric.name].preview) for arm in found.arms]
+    previews = [(arm.name, arm.metrics[metric.name].preview) for arm in report.arms]
     if any(preview is not None for _, preview in previews):
         say("Preview, not final: what is still open, by its rewards so far.")
         print_table(

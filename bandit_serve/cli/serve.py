@@ -1,4 +1,4 @@
-"""`bandit-serve serve`: runs the service."""
+"""Command `bandit-serve serve`: the service."""
 
 from __future__ import annotations
 

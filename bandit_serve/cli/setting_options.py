@@ -1,4 +1,4 @@
-"""Options of commands for settings, made from how each is declared."""
+"""Options of commands for settings, made from the settings' declarations."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ DECLARED = declared_settings()
 
 
 def setting_option(name: str, *, default: str | None = None) -> Any:
-    """Option for a parameter of a command. `default` says what is taken where the flag is not given, if that is not
-    the setting's own default.
+    """Makes the option of a setting. `default` describes the value without the flag, where the setting's own default is
+    not used.
     """
     setting = DECLARED[name]
     written = None if setting.kind is bool else f"<{setting.unit or setting.kind.__name__}>"
@@ -33,9 +33,9 @@ def _help(setting: Setting, default: str | None) -> str:
 
 
 def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator: a command from `work(settings, …)` with the options of the settings that are named, or of all.
+    """Decorator: makes a command of `work(settings, …)`, with options for the named settings, or for all.
 
-    None stands for a flag that was not given, so that it does not hide the variable or the config key.
+    The value None means that a flag was not given, and so does not override a variable or a config key.
     """
     taken = names or tuple(DECLARED)
 

@@ -17,7 +17,7 @@ BINARY = {2**30: "GiB", 2**20: "MiB", 2**10: "KiB"}
 
 
 def settings_table() -> str:
-    """Markdown, a row a setting: its name, its default, the values that it takes, and its help."""
+    """Makes a Markdown table of the settings: name, default, valid values, help."""
     rows = ["| setting | default | values | |", "|---|---|---|---|"]
     for setting in declared_settings().values():
         kind = "" if setting.choices else setting.unit or KINDS[setting.kind]
@@ -40,7 +40,7 @@ def _binary(n_bytes: int) -> str:
 
 
 def with_settings_table(document: str) -> str:
-    """A document with the table as it is now between `<!-- settings -->` and `<!-- /settings -->`."""
+    """Returns a document with a new table between `<!-- settings -->` and `<!-- /settings -->`."""
     return PLACE.sub(lambda _: settings_table(), document)
 
 

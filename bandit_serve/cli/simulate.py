@@ -1,4 +1,4 @@
-"""`bandit-serve simulate`: what policies lose, in a world that is known."""
+"""Command `bandit-serve simulate`: the regret of policies in simulated environments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from bandit_serve.cli.command import AsJson
 from bandit_serve.cli.described import read_described
 from bandit_serve.cli.output import print_json
-from bandit_serve.cli.simulate_progress import Progress
+from bandit_serve.cli.simulate_progress import SimulationProgress
 from bandit_serve.cli.simulate_table import print_report
 from bandit_serve.errors import InvalidInput, UsageError
 from bandit_serve.simulation.description import ENVIRONMENTS, HORIZON, SEEDS, Simulation
@@ -183,18 +183,18 @@ def simulate(
     except InvalidInput as error:
         raise error if isinstance(error, UsageError) else UsageError(str(error), error.errors) from None
     _check_writable(plot, png)
-    with Progress(simulation, quiet=as_json) as progress:
+    with SimulationProgress(simulation, quiet=as_json) as progress:
         trials = run_trials(simulation, jobs, progress.on_trial)
         elapsed_s = progress.elapsed_s
-    found = simulation_report(simulation, trials)
+    report = simulation_report(simulation, trials)
     if plot is not None:
-        plot.write_text(page(found, axis), encoding="utf-8")
+        plot.write_text(page(report, axis), encoding="utf-8")
     if png is not None:
-        save_picture(picture_page(found, axis, theme), png)
+        save_picture(picture_page(report, axis, theme), png)
     if as_json:
-        print_json(found)
+        print_json(report)
     else:
-        print_report(found, elapsed_s, [path for path in (plot, png) if path is not None])
+        print_report(report, elapsed_s, [path for path in (plot, png) if path is not None])
 
 
 def _given(flags: dict[str, Any]) -> dict[str, Any]:
@@ -235,7 +235,7 @@ def _from_flags(kind: str | None, world: dict[str, Any], lateness: dict[str, Any
 
 
 def _kind_of(world: dict[str, Any]) -> str:
-    """Environment that the flags belong to."""
+    """Kind of environment that the given flags belong to."""
     for names, kind in (
         (("csv", "label", "dataset"), "supervised"),
         (("noise", "features", "signal"), "linear"),
@@ -282,7 +282,7 @@ def _whole(flag: str, text: str) -> int:
 
 
 def _check_writable(plot: Path | None, png: Path | None) -> None:
-    """Before anything is run for long."""
+    """Raises before the simulation if a file could not be written after it."""
     if plot is not None and plot.suffix.lower() == ".png":
         raise UsageError(f"--plot writes an HTML page; for a picture: --png {plot}.")
     for path in filter(None, (plot, png)):

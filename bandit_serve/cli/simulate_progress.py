@@ -21,8 +21,8 @@ BAR_WIDTH = 40
 EVERY_S = 0.1
 
 
-class Progress:
-    """On a terminal, on standard error; elsewhere, or when `quiet`, nothing is shown."""
+class SimulationProgress:
+    """Live table of a simulation on standard error, if that is a terminal and not `quiet`."""
 
     def __init__(self, simulation: Simulation, *, quiet: bool) -> None:
         self._names = [contender.name for contender in simulation.contenders]

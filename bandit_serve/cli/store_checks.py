@@ -1,4 +1,4 @@
-"""Checks of `doctor` on the store: whether it may be used, its durability, and the workers on it."""
+"""Checks of `doctor` on the store: its fitness, its durability, and the workers on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIB = 2**20
 
 
 async def check_store(store: Store, place: str) -> list[Check]:
-    """`StoreUnavailable` or `StoreRefused` where there is nothing to look at."""
+    """Checks the store. Raises `StoreUnavailable` or `StoreRefused` if it can not be used."""
     facts = await store.facts()
     return [_usable(facts, place), _durability(facts), await _clock(store), _memory(facts)]
 
@@ -39,7 +39,7 @@ async def check_workers(store: Store, replica: Replica) -> Check:
 
 
 async def check_snapshots(store: Store, replica: Replica) -> list[Check]:
-    """Newest snapshots that can not be read: without them a log can not be trimmed, or is lost when it is."""
+    """Checks that the newest snapshots can be read. If not, logs can not be trimmed, or lose state when they are."""
     readers: tuple[tuple[str, str, Restore[Fold]], ...] = (
         (POLICY_FOLD, "snapshot", LiveExperiment.from_state),
         (RESULTS_FOLD, "snapshot of the results", ResultsFold.from_state),

@@ -1,4 +1,4 @@
-"""`bandit-serve train`: from a file of ratings to registered versions."""
+"""Command `bandit-serve train`: from ratings to registered versions."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def train_models(
             versions, trouble = asyncio.run(_register(settings, url, plan, result, files))
     else:
         files = {} if place is None else _save(result, place)
-        versions = [_told(each, each.status, each.record.reason) for each in result.trained]
+        versions = [_registered(each, each.status, each.record.reason) for each in result.trained]
     if place is not None:
         versions = [msgspec.structs.replace(each, file=str(files[each.family])) for each in versions]
     versions += [Registered(family, "failed", reason, {}, {}) for family, reason in result.dropped.items()]
@@ -172,7 +172,7 @@ def train_models(
 
 
 def _plan(document: Any, flags: dict[str, Any]) -> Plan:
-    """Described run with flags over it."""
+    """Reads the plan from its file, with flags overriding it."""
     if not isinstance(document, dict):
         raise UsageError("The file that describes a run must be an object of its parts.")
     merged = dict(document)
@@ -187,16 +187,16 @@ def _plan(document: Any, flags: dict[str, Any]) -> Plan:
 
 
 def _columns(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"features": []}
+    columns: dict[str, Any] = {"features": []}
     for part in text.split(","):
         what, sign, name = part.partition("=")
         if not sign or what.strip() not in ("user", "item", "rating", "time", "feature"):
             raise UsageError(f"Expected columns as user=who,item=what,rating=stars, not {text!r}.")
         if what.strip() == "feature":
-            found["features"].append(name)
+            columns["features"].append(name)
         else:
-            found[what.strip()] = name
-    return found
+            columns[what.strip()] = name
+    return columns
 
 
 def _gate(text: str) -> tuple[str, str]:
@@ -216,9 +216,9 @@ def _read(plan: Plan, settings: Settings) -> DataSet:
         return read_dataset(about.path, columns=about.columns, items=about.items, users=about.users)
     assert about.log is not None
     with store_url(settings) as url:
-        found = asyncio.run(_read_logged(settings, url, about.log))
+        logged = asyncio.run(_read_logged(settings, url, about.log))
     return replace(
-        found,
+        logged,
         item_features={} if about.items is None else read_features(about.items),
         user_features={} if about.users is None else read_features(about.users),
     )
@@ -226,7 +226,7 @@ def _read(plan: Plan, settings: Settings) -> DataSet:
 
 async def _read_logged(settings: Settings, url: str, experiment: str) -> DataSet:
     async with following(settings, url) as node:
-        await node.tail.hear_all_news()
+        await node.tail.refresh_all()
         live = node.replica.experiment(experiment)
         repairs = node.replica.registry.repairs
         return await read_logged(node.store, live.experiment, live.n_features, repairs, live.owner)
@@ -240,7 +240,7 @@ def _say_what_was_read(data: DataSet) -> None:
 
 
 def _look_for_store(settings: Settings, plan: Plan) -> None:
-    """Raises what would keep the versions from being registered, before the work is done."""
+    """Raises before the training if versions could not be registered after it."""
 
     async def look(url: str) -> None:
         async with following(settings, url) as node:
@@ -264,7 +264,10 @@ def _made(folder: Path) -> Path:
 def _kept(
     result: TrainingResult, out: Path | None, settings: Settings, plan: Plan
 ) -> Iterator[dict[str, Path]]:
-    """Models' files, which stay in `out`; or elsewhere until the block has ended well, and for good where not."""
+    """Saves the models in `out`, or in a temporary directory, and yields the paths by family.
+
+    The temporary directory is removed unless the block raises; then its models can still be registered by hand.
+    """
     folder = out
     for parent in () if out else (settings.data_dir, Path(gettempdir())):
         with contextlib.suppress(OSError, UsageError):
@@ -299,7 +302,7 @@ def _save(result: TrainingResult, place: Path) -> dict[str, Path]:
 async def _register(
     settings: Settings, url: str, plan: Plan, result: TrainingResult, files: dict[str, Path]
 ) -> tuple[list[Registered], BanditServeError | None]:
-    """A version for each family, with the status that the gates give it now; and what kept MLflow from having them."""
+    """Registers a version for each family, with the status of its gates; returns also what kept MLflow from it."""
     async with following(settings, url) as node:
         versions = [await _register_one(node, plan, result, each, files) for each in result.trained]
         try:
@@ -331,10 +334,10 @@ async def _register_one(
     )
     for step in STEPS[status]:
         await node.model_changes.set_status(plan.model, version.version, step, actor(), reason=reason)
-    return _told(trained, status, reason, version)
+    return _registered(trained, status, reason, version)
 
 
-def _told(trained: Trained, status: str, reason: str, version: Version | None = None) -> Registered:
+def _registered(trained: Trained, status: str, reason: str, version: Version | None = None) -> Registered:
     return Registered(
         trained.record.family,
         status,

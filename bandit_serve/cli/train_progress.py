@@ -26,7 +26,7 @@ STAGES = {
 
 
 class TrainProgress:
-    """On a terminal, on standard error; elsewhere a line as each stage ends; when `quiet`, nothing."""
+    """Live table of a training on a terminal; elsewhere a line after each stage; nothing if `quiet`."""
 
     def __init__(self, metric: str, *, quiet: bool) -> None:
         self._metric = metric

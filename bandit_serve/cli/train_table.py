@@ -8,7 +8,7 @@ from bandit_serve.training.plan import Plan
 
 
 def print_result(result: TrainingResult, plan: Plan) -> None:
-    """A line for the biases and one for each family; and how they do on the latest ratings."""
+    """Prints a line for the biases and for each family, and the errors on the latest ratings."""
     names = ["rmse", "mae", f"precision@{plan.k}", f"recall@{plan.k}", f"ndcg@{plan.k}", "coverage"]
     if plan.split.kind == "random":
         how = f"{plan.split.folds} random folds, ± the standard error over them"
@@ -30,8 +30,8 @@ def print_result(result: TrainingResult, plan: Plan) -> None:
     lines = [("biases alone", f"{result.baseline['time.rmse']:.4f}", "")]
     for each in result.trained:
         gain, error = each.record.metrics.get("time.gain"), each.errors.get("time.gain")
-        told = "" if gain is None or error is None else f"{gain:.4f} ± {error:.4f}"
-        lines.append((each.record.family, f"{each.record.metrics['time.rmse']:.4f}", told))
+        gain_text = "" if gain is None or error is None else f"{gain:.4f} ± {error:.4f}"
+        lines.append((each.record.family, f"{each.record.metrics['time.rmse']:.4f}", gain_text))
     print_table(
         ("Family", "rmse", "squared error below the biases'"),
         lines,

@@ -133,7 +133,7 @@ class Decider:
 
     @property
     def shares(self) -> Vector:
-        """float64 (K,): the share of the requests that each arm gets now.
+        """Shares, float64 (K,), of the requests that the arms get now.
 
         It is the vector that arms are drawn from; with a contextual policy, the mean of the latest such vectors.
         """
@@ -205,7 +205,7 @@ class Decider:
         return mask
 
     def mask(self, arms: frozenset[int]) -> NDArray[np.bool_]:
-        """bool (K,): True at `arms`."""
+        """Mask, bool (K,), that is True at `arms`."""
         mask = np.zeros(len(self.arm_names), np.bool_)
         mask[list(arms)] = True
         return mask
@@ -216,7 +216,7 @@ class Decider:
         return self.features is None
 
     def encoded(self, context: Context | None) -> NDArray[np.float32] | None:
-        """float32 (d,): the features of a context; None if the experiment has no context fields."""
+        """Features, float32 (d,), of a context; None if the experiment has no context fields."""
         if self.features is not None:
             return self.features.vector(context or {})
         if context:
@@ -261,7 +261,7 @@ class Decider:
         return self._rendezvous.mixed(unit, self._holdout_salt) < self._holdout_below
 
     def _held_out(self, units: NDArray[np.uint64] | None, n: int) -> NDArray[np.bool_] | None:
-        """bool (n,): as `_is_held_out` for n units; None if there is no holdout."""
+        """Mask, bool (n,), of the units in the holdout, as `_is_held_out`; None if there is no holdout."""
         if not self._holdout:
             return None
         if units is None:

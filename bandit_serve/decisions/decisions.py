@@ -281,7 +281,7 @@ class Decisions:
 
 
 def _features(model: Model, request: ScoreRequest) -> Features | None:
-    """The request's features if the model takes any. A request can not know which arm's model it will meet."""
+    """Features of the request, if the model takes any: a request can not know which arm's model it will meet."""
     return request_features(request) if model.takes_features else None
 
 

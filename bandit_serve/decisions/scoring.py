@@ -51,7 +51,7 @@ class Scorer:
 
 
 def request_features(request: ScoreRequest) -> Features | None:
-    """The request's features by name, x0, x1, … for a list of numbers; None if there are none."""
+    """Features of the request by name, x0, x1, … for a list of numbers; None if there are none."""
     if not request.features:
         return None
     if isinstance(request.features, dict):

@@ -1,4 +1,4 @@
-"""Client for the routes that the demo needs."""
+"""HTTP client of the demo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 class Http:
-    """At most `connections` at once, kept alive. Answers are decoded JSON; anything but 2xx is an error."""
+    """Client with at most `connections` kept alive. Answers are decoded JSON; a status other than 2xx raises."""
 
     def __init__(self, url: str, *, connections: int) -> None:
         self._session = aiohttp.ClientSession(
@@ -39,7 +39,7 @@ class Http:
         return await self._call("GET", path, None, {})
 
     async def post(self, path: str, body: Any = None) -> Any:
-        """A 503 is tried again when the service says so: a reward counts once however often it is sent."""
+        """Sends a POST; after a 503 tries again when the service says so, as rewards count once anyway."""
         return await self._call("POST", path, None if body is None else msgspec.json.encode(body), JSON)
 
     async def upload(self, path: str, metadata: dict[str, Any], artifact: bytes) -> Any:

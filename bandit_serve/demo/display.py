@@ -1,4 +1,4 @@
-"""Display of the demo while it runs: a protocol, plain lines where there is no terminal, and numbers as text."""
+"""Display of the running demo: its protocol, a version without terminal, and numbers as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bandit_serve.demo.traffic import Tally
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """State of the traffic: our own counts, and the service's results (None until they were first asked for)."""
+    """State of the traffic: the demo's counts, and the service's results, None before they were first read."""
 
     tally: Tally
     results: Any
@@ -25,7 +25,9 @@ class Moment:
 
 
 class Display(Protocol):
-    """`every_s` is how often it wants a moment. What `done` says stays; all else goes with the next call."""
+    """Protocol of displays. `every_s` is the pause between two moments. The text of `done` stays on the screen; all
+    other text is replaced by the next call.
+    """
 
     every_s: float
 
@@ -43,7 +45,7 @@ class Display(Protocol):
 
 
 class Silence:
-    """For `--json`."""
+    """Display for `--json`, which shows nothing."""
 
     every_s = 5.0
 
@@ -100,7 +102,7 @@ NONE = "-"
 
 
 def percent_text(share: float | None) -> str:
-    """Whole percents; what is not quite none or all does not read as if it were."""
+    """Whole percents; values near 0 or 1 do not read as exactly that."""
     if share is None:
         return NONE
     if 0 < share < 0.005:

@@ -20,7 +20,7 @@ MIN_SHARE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class DemoExperiment:
-    """A running experiment. `versions` are those of MODEL, one an arm, in the order of the arms."""
+    """Running experiment. `versions` are those of MODEL, one for each arm, in order."""
 
     http: Http
     name: str
@@ -37,7 +37,7 @@ class DemoExperiment:
         return cls(http, name, arms, versions)
 
     async def results(self) -> Any:
-        """As `GET …/results` gives them; they cover every reward that was acknowledged."""
+        """Reads the results; they include every acknowledged reward."""
         return await self.http.get(f"/v1/experiments/{self.name}/results")
 
 
@@ -51,7 +51,7 @@ async def _register(http: Http, recommender: Recommender) -> str:
 
 
 async def _free_name(http: Http) -> str:
-    """`demo`, or where there were demos before the first of `demo-2`, `demo-3`, … that is free."""
+    """First free name among `demo`, `demo-2`, `demo-3`, …."""
     taken = {experiment["id"] for experiment in (await http.get("/v1/experiments"))["experiments"]}
     return next(
         name for n in range(1, len(taken) + 2) if (name := "demo" if n == 1 else f"demo-{n}") not in taken

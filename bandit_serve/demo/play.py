@@ -14,7 +14,7 @@ from bandit_serve.demo import traffic
 from bandit_serve.demo.client import Http
 from bandit_serve.demo.display import Display, Moment
 from bandit_serve.demo.experiment import MIN_SHARE, DemoExperiment
-from bandit_serve.demo.ratings import Source
+from bandit_serve.demo.ratings import RatingsSource
 from bandit_serve.demo.recommender import Recommender
 from bandit_serve.demo.summary import Summary, summarize
 from bandit_serve.demo.traffic import Tally
@@ -25,7 +25,7 @@ SPARE_CONNECTIONS = 4
 
 async def play(
     url: str,
-    source: Source,
+    source: RatingsSource,
     recommenders: Sequence[Recommender],
     visits: Sequence[Visit],
     display: Display,
@@ -34,10 +34,10 @@ async def play(
     enough: Callable[[int], bool],
     keep: bool,
 ) -> Summary:
-    """Registers the recommenders with the service at `url`, lets them compete, and says how it went.
+    """Registers the recommenders with the service at `url`, sends the traffic, and returns the summary.
 
-    `seed` is that of the visits and `keep` whether the service stays up; both are for the summary.
-    `enough(sent)` may end the traffic early.
+    `seed` (that of the visits) and `keep` (whether the service stays up) are reported in the summary. `enough(sent)`
+    may end the traffic early.
     """
     display.busy("trying every recommender on every visit, for the regret")
     outcomes = np.column_stack([recommender.rewards(visits) for recommender in recommenders])
@@ -62,7 +62,7 @@ async def play(
 async def _watched(
     experiment: DemoExperiment, tally: Tally, display: Display, started_s: float
 ) -> AsyncIterator[None]:
-    """Shows every moment that `display` asks for, and the last."""
+    """Shows each moment at the pace of `display`, and the last one."""
 
     def show(results: Any) -> None:
         display.moment(Moment(tally, results, time.monotonic() - started_s))

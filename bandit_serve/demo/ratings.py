@@ -1,4 +1,4 @@
-"""Ratings of the demo: a file that was named, MovieLens' small set, or made up; and which of them it is.
+"""Ratings of the demo: from a file, MovieLens' small set, or made-up ones.
 
 MovieLens' licence forbids redistribution: the set is not in the package, and kept in the user's cache only.
 """
@@ -28,8 +28,11 @@ Kind = Literal["file", "movielens", "synthetic"]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """`name` says in a few words which data this is, `why` why it is not MovieLens where that was wanted."""
+class RatingsSource:
+    """Ratings with their origin in words, `name`.
+
+    `why` is the reason why they are not MovieLens' where that was wanted.
+    """
 
     kind: Kind
     name: str
@@ -45,32 +48,32 @@ class Source:
         return len(np.unique(self.ratings.items))
 
 
-def find_ratings(path: str | None, *, offline: bool) -> Source:
-    """Ratings in `path`; without one MovieLens' small set, cached or downloaded; else made-up ones.
+def find_ratings(path: str | None, *, offline: bool) -> RatingsSource:
+    """Reads the ratings in `path`; without a path MovieLens' small set, cached or downloaded, or else made-up ones.
 
-    `offline`: nothing is downloaded. Raises what `read_ratings` raises for a file that was named.
+    `offline` forbids the download. Raises as `read_ratings` for a file that was named.
     """
     if path is not None:
-        return Source("file", os.path.basename(path), read_ratings(path))
+        return RatingsSource("file", os.path.basename(path), read_ratings(path))
     cached = cached_ratings()
     if cached.is_file():
         try:
-            return Source("movielens", "MovieLens small set (from the cache)", read_ratings(cached))
+            return RatingsSource("movielens", "MovieLens small set (from the cache)", read_ratings(cached))
         except (InvalidInput, OSError):
             cached.unlink(missing_ok=True)
     if offline:
         return _made_up("nothing is downloaded with --offline")
     try:
-        found = read_ratings(download_ratings())
+        ratings = read_ratings(download_ratings())
     except Unavailable as error:
         return _made_up(str(error))
     except InvalidInput as error:
         return _made_up(f"what was downloaded is not a ratings file ({error})")
-    return Source("movielens", "MovieLens small set (downloaded from grouplens.org)", found)
+    return RatingsSource("movielens", "MovieLens small set (downloaded from grouplens.org)", ratings)
 
 
-def _made_up(why: str) -> Source:
-    return Source("synthetic", "made-up ratings, not real ones", synthetic_ratings(), why)
+def _made_up(why: str) -> RatingsSource:
+    return RatingsSource("synthetic", "made-up ratings, not real ones", synthetic_ratings(), why)
 
 
 URL = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
@@ -83,7 +86,7 @@ CHUNK_BYTES = 1 << 16
 
 
 def cached_ratings() -> Path:
-    """Where the set's `ratings.csv` is once it was downloaded: under `$XDG_CACHE_HOME`, or `~/.cache`."""
+    """Path of the set's `ratings.csv` after its download, under `$XDG_CACHE_HOME` or `~/.cache`."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "bandit-serve" / "ml-latest-small-ratings.csv"
 
@@ -105,10 +108,10 @@ def download_ratings(url: str = URL, *, deadline_s: float = DEADLINE_S) -> Path:
     thread = threading.Thread(target=fetch, name="movielens", daemon=True)
     thread.start()
     thread.join(deadline_s + 1.0)
-    found = outcome[0] if outcome else "no answer in time"
-    if isinstance(found, Path):
-        return found
-    raise Unavailable(f"it can not be downloaded ({found})")
+    result = outcome[0] if outcome else "no answer in time"
+    if isinstance(result, Path):
+        return result
+    raise Unavailable(f"it can not be downloaded ({result})")
 
 
 _TROUBLE = (

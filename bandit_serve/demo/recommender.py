@@ -1,4 +1,4 @@
-"""Recommenders that compete, and the reward that each would have had on every visit."""
+"""Recommenders that compete, and the reward that each would get on every visit."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ EPOCHS = 60
 
 @dataclass(frozen=True, slots=True)
 class Recommender:
-    """An arm: its name, what it is in a few words, and its fitted model."""
+    """Arm of the demo: its name, a short description, and its fitted model."""
 
     arm: str
     about: str
     model: Model
 
     def rewards(self, visits: Sequence[Visit]) -> NDArray[np.float64]:
-        """f8[n]: what a visit would bring if this recommender ranked its items."""
+        """Rewards, float64 (n,), of the visits if this recommender ranked their items."""
         users = [visit.user for visit in visits for _ in visit.items]
         items = [item for visit in visits for item in visit.items]
         scores = np.asarray(self.model.predict_many(users, items))
@@ -36,13 +36,13 @@ class Recommender:
 
 
 def reward_of(visit: Visit, scores: Sequence[float] | NDArray[np.float64]) -> float:
-    """1.0 when the user liked the item with the highest score, which is the one that is shown first."""
+    """Reward of showing the item with the highest score: 1.0 if the user liked it."""
     return visit.reward(visit.items[int(np.argmax(scores))])
 
 
 def train_all(ratings: Ratings, on_epoch: Callable[[str, int, int], object]) -> list[Recommender]:
-    """Trains the control first, then the better ones; `on_epoch(arm, done, epochs)` is called as training goes."""
-    found = []
+    """Trains all recommenders, the control first; calls `on_epoch(arm, done, epochs)` after each epoch."""
+    recommenders = []
     for arm, about, model in (
         ("popular", "the item that most have rated", Popularity()),
         ("mf-1-epoch", "matrix factorization, one epoch", MatrixFactorization(FACTORS, n_epochs=1)),
@@ -58,8 +58,8 @@ def train_all(ratings: Ratings, on_epoch: Callable[[str, int, int], object]) -> 
             ratings.values,
             on_epoch=partial(_on_epoch, on_epoch, arm),
         )
-        found.append(Recommender(arm, about, model))
-    return found
+        recommenders.append(Recommender(arm, about, model))
+    return recommenders
 
 
 def _on_epoch(tell: Callable[[str, int, int], object], arm: str, done: int, epochs: int, rmse: float) -> None:

@@ -1,4 +1,4 @@
-"""Screen of the demo: work and traffic on a terminal as they go, and in the end, printed, how it went."""
+"""Terminal display of the demo: a live view of work and traffic, and the printed outcome."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def _arms(moment: Moment) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     most = max(arm["share"] for arm in arms)
     for number, arm in enumerate(arms):
-        found = arm["metrics"][METRIC]
+        metric = arm["metrics"][METRIC]
         table.add_row(
             arm["name"],
             _share(arm["share"]),
             f"{int(moment.tally.visits[number]):,}",
-            mean_text(found["mean"]),
-            interval_text(found["interval"]),
-            percent_text(found["probability_best"]),
+            mean_text(metric["mean"]),
+            interval_text(metric["interval"]),
+            percent_text(metric["probability_best"]),
             style="bold" if arm["share"] == most else "",
         )
     return table

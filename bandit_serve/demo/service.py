@@ -1,4 +1,4 @@
-"""Service of the demo: `bandit-serve serve` as a process of its own, which ends in order when the demo does."""
+"""Service process of the demo, which ends with the demo."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ POLL_S = 0.02
 
 
 class DemoService:
-    """One worker on the loopback, up while the `with` block runs; it ends with this process in any case.
+    """Service with one worker on the loopback while the `with` block runs; it never outlives this process.
 
-    `data` is its data directory, `store` the URL of its store (its own private one when None), `port` 0 takes
-    a free one. What it prints goes to `service.log` in the data directory.
+    `data` is its data directory, `store` a store's URL (None: its own private store), `port` 0 takes a free port. Its
+    output goes to `service.log` in the data directory.
     """
 
     def __init__(self, data: Path, *, store: str | None, port: int) -> None:
@@ -68,8 +68,8 @@ class DemoService:
         until_s = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < until_s:
             ended = not self._keeper.is_alive()
-            if found := READY.search(self._told()):
-                return found[1]
+            if ready := READY.search(self._output()):
+                return ready[1]
             if ended:
                 raise self._failure()
             time.sleep(POLL_S)
@@ -78,18 +78,18 @@ class DemoService:
         )
 
     def _failure(self) -> BanditServeError:
-        """Service's own sentence where it gave one."""
-        refused = REFUSED.search(self._told())
+        """Error with the service's own sentence, if it printed one."""
+        refused = REFUSED.search(self._output())
         if refused is None:
             return BanditServeError(f"The service ended as it started; its log ends: {self._end()}")
         sentence = " ".join(refused[1].split())
         return UsageError(sentence) if self._process.returncode == 2 else BanditServeError(sentence)
 
-    def _told(self) -> str:
+    def _output(self) -> str:
         return self.log.read_text(errors="replace")
 
     def _end(self) -> str:
-        return " ".join(self._told().split("\n")[-3:]).strip() or "(nothing)"
+        return " ".join(self._output().split("\n")[-3:]).strip() or "(nothing)"
 
     def _stop(self) -> None:
         self._process.terminate()
@@ -105,7 +105,7 @@ Result = TypeVar("Result")
 
 
 class Interrupted(KeyboardInterrupt):
-    """`number` is the signal's."""
+    """Interruption by the signal `number`."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -113,7 +113,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruptible:
-    """In the `with` block the first signal raises `Interrupted`; later ones are ignored."""
+    """Context in which the first signal raises `Interrupted` and later ones are ignored."""
 
     def __init__(self) -> None:
         self._number: int | None = None
@@ -130,9 +130,9 @@ class Interruptible:
             signal.signal(each, handler)
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Runs it in an event loop of its own; a signal cancels it, then `Interrupted` comes out.
+        """Runs a coroutine in an event loop of its own. A signal cancels it; then `Interrupted` is raised.
 
-        Raised in the middle of a callback, it could be taken for a failure of the connection.
+        Raised inside a callback, it could be mistaken for a failure of the connection.
         """
 
         async def main() -> Result:

@@ -1,4 +1,4 @@
-"""Summary of a demo: numbers for machines, and two sentences for people."""
+"""Summary of a demo: figures for programs, and two sentences for people."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from msgspec import Struct
 
 from bandit_serve.demo.display import difference_text, percent_text
 from bandit_serve.demo.experiment import METRIC, MODEL, DemoExperiment
-from bandit_serve.demo.ratings import Source
+from bandit_serve.demo.ratings import RatingsSource
 from bandit_serve.demo.traffic import Tally
 
 Interval = tuple[float, float]
 
 
 class DataSummary(Struct, frozen=True):
-    """`why` says why the data is made up, where it is."""
+    """Ratings of the demo. `why` is the reason if they are made up."""
 
     kind: str
     name: str
@@ -26,10 +26,11 @@ class DataSummary(Struct, frozen=True):
 
 
 class ArmSummary(Struct, frozen=True):
-    """`visits` is the demo's own count, `rewards` the service's.
+    """Figures of an arm.
 
-    `share` is the current one. `true_mean` is over all visits, had each got this arm. The rest is from the
-    service's results: `difference` is to control, null on control; an interval is null where none is valid.
+    `visits` is the demo's own count, all else but `true_mean` is from the service's results. `share` is the current
+    one. `true_mean` is the mean over all visits, had each got this arm. `difference` is to control, null for control;
+    an interval is null where none is valid.
     """
 
     arm: str
@@ -49,10 +50,11 @@ class ArmSummary(Struct, frozen=True):
 
 
 class Summary(Struct, frozen=True):
-    """`won` is the arm with the largest share of the last fifth, `best` the one with the highest true mean.
+    """Figures of a demo.
 
-    `regret` is in rewards: what every visit on the best arm would have brought more, in expectation. `url` is
-    the service's while it stays up, otherwise null.
+    `won` is the arm with the largest share of the last fifth of visits, `best` the one with the highest true mean.
+    `regret`, in rewards, is the expected loss against every visit on the best arm. `url` is the service's while it
+    stays up, otherwise null.
     """
 
     data: DataSummary
@@ -76,7 +78,7 @@ class Summary(Struct, frozen=True):
 
 
 def summarize(
-    source: Source,
+    source: RatingsSource,
     experiment: DemoExperiment,
     tally: Tally,
     results: Any,
@@ -85,7 +87,7 @@ def summarize(
     traffic_s: float,
     url: str | None,
 ) -> Summary:
-    """`results` as the service gave them when all rewards were in."""
+    """Makes the summary. `results` are those of the service after the last reward."""
     last_fifth = tally.last_fifth()
     arms = tuple(
         _arm(arm, tally, i, float(last_fifth[i]), experiment.versions[i])
@@ -113,7 +115,7 @@ def summarize(
 
 
 def _arm(result: Any, tally: Tally, number: int, last_fifth: float, version: str) -> ArmSummary:
-    found = result["metrics"][METRIC]
+    metric = result["metrics"][METRIC]
     return ArmSummary(
         arm=result["name"],
         model=MODEL,
@@ -121,14 +123,14 @@ def _arm(result: Any, tally: Tally, number: int, last_fifth: float, version: str
         visits=int(tally.visits[number]),
         share=result["share"],
         share_of_last_fifth=last_fifth,
-        rewards=found["n"],
-        mean=found["mean"],
-        interval=found["interval"],
+        rewards=metric["n"],
+        mean=metric["mean"],
+        interval=metric["interval"],
         true_mean=float(tally.true_means[number]),
-        difference=found["difference"],
-        difference_interval=found["difference_interval"],
-        p_value=found["p_value"],
-        probability_best=found["probability_best"],
+        difference=metric["difference"],
+        difference_interval=metric["difference_interval"],
+        p_value=metric["p_value"],
+        probability_best=metric["probability_best"],
     )
 
 

@@ -1,4 +1,4 @@
-"""Traffic of the demo: visits, sent as visitors would come, and a tally of what came back."""
+"""Traffic of the demo: visits, sent as by visitors, and a tally of their outcomes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from bandit_serve.training.visits import Visit
 
 
 class Tally:
-    """Arms are numbered as in `arms`.
+    """Counts of visits and rewards by arm, numbered as in `arms`.
 
-    outcomes : f8[n, K], the reward of each visit under each arm. A live service sees one a visit; here every
+    outcomes : float64 (n, K), the reward of each visit under each arm. A live service sees one a visit; here every
         recommender can be tried on every visit, so the arms' true means and the regret are known.
     """
 
@@ -33,7 +33,7 @@ class Tally:
         self._arm_of_visit = np.full(len(outcomes), -1, np.int64)
 
     def count(self, visit: int, arm: str, reward: float) -> None:
-        """`visit` is its place in the order in which visits were sent."""
+        """Counts a visit; `visit` is its number in the order of sending."""
         number = self._number[arm]
         self._arm_of_visit[visit] = number
         self.visits[number] += 1
@@ -42,9 +42,9 @@ class Tally:
 
     @property
     def means(self) -> NDArray[np.float64]:
-        """f8[K]: the mean reward of the visits that each arm got, 0 where it got none."""
-        found: NDArray[np.float64] = self.rewards / np.maximum(self.visits, 1)
-        return found
+        """Mean rewards, float64 (K,), of the visits that each arm got; 0 for an arm without visits."""
+        means: NDArray[np.float64] = self.rewards / np.maximum(self.visits, 1)
+        return means
 
     @property
     def best(self) -> int:
@@ -52,7 +52,7 @@ class Tally:
 
     @property
     def regret(self) -> float:
-        """Rewards that went missing, in expectation, because not every visit got the best arm."""
+        """Expected loss in rewards against every visit on the best arm."""
         return float(self.visits.sum() * self.true_means.max() - self.visits @ self.true_means)
 
     @property
@@ -61,7 +61,7 @@ class Tally:
         return float(self.done * (self.true_means.max() - self.true_means.mean()))
 
     def last_fifth(self) -> NDArray[np.float64]:
-        """f8[K]: each arm's share of the last fifth of the visits that were sent."""
+        """Shares, float64 (K,), of the arms among the last fifth of the visits sent."""
         last = self._arm_of_visit[: self.sent][-max(1, self.sent // 5) :]
         counts = np.bincount(last[last >= 0], minlength=len(self.arms))
         shares: NDArray[np.float64] = counts / max(1, counts.sum())
@@ -75,7 +75,7 @@ AT_ONCE = 24
 async def send(
     experiment: DemoExperiment, visits: Sequence[Visit], tally: Tally, enough: Callable[[int], bool]
 ) -> None:
-    """Sends the visits in their order, up to AT_ONCE at a time, until all are sent or `enough(sent)`."""
+    """Sends the visits in order, up to AT_ONCE at a time, until all are sent or `enough(sent)` is true."""
     order = enumerate(visits)
     try:
         async with asyncio.TaskGroup() as group:

@@ -16,7 +16,7 @@ from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.names import Name, repeated_names
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
 from bandit_serve.experiments.policy_spec import PolicySpec
-from bandit_serve.metrics import KINDS, LARGEST_VALUE, MetricKind, names_of
+from bandit_serve.metrics import KINDS, MAX_VALUE, MetricKind, names_of
 from bandit_serve.metrics.kind import Goal, Missing, Unit
 from bandit_serve.policies import parameters
 from bandit_serve.policies.context import (
@@ -39,7 +39,7 @@ MAX_EXPECTED = 10**12
 MAX_PAYLOAD_BYTES = 2**20
 MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
-LARGEST_FEATURE = 1e9
+MAX_FEATURE = 1e9
 # Shares follow a ramp in steps of a hundredth of its cap: a vector for each millisecond would flood the log.
 RAMP_STEP = 1.01
 
@@ -53,7 +53,7 @@ OTHER_ARMS = "expected names of arms"
 Status = Literal["draft", "running", "paused", "stopped"]
 ArmStatus = Literal["active", "paused", "removed"]
 # Of an arm; policies round them to float32.
-Feature = Annotated[float, Meta(ge=-LARGEST_FEATURE, le=LARGEST_FEATURE)]
+Feature = Annotated[float, Meta(ge=-MAX_FEATURE, le=MAX_FEATURE)]
 
 
 class Arm(Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,8 +99,8 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         """Why `value` can not be a reward of this metric, or None when it can. True and false are a binary 1 and 0."""
         if self.traits.takes(value):
             return None
-        if not -LARGEST_VALUE <= value <= LARGEST_VALUE:
-            return f"expected a number within ±{LARGEST_VALUE:g}"
+        if not -MAX_VALUE <= value <= MAX_VALUE:
+            return f"expected a number within ±{MAX_VALUE:g}"
         if isinstance(value, bool):
             return f"{self.name} is {self.kind}: expected a number"
         return f"{self.name} {self.traits.refusal}"
@@ -343,8 +343,8 @@ def _metric_errors(experiment: Experiment) -> list[FieldError]:
                 errors.append(FieldError(at, f"a {metric.kind} metric needs low and high"))
             elif not metric.low < metric.high:
                 errors.append(FieldError(f"{at}.high", "expected a number above low"))
-            elif max(-metric.low, metric.high) > LARGEST_VALUE:
-                errors.append(FieldError(at, f"expected low and high within ±{LARGEST_VALUE:g}"))
+            elif max(-metric.low, metric.high) > MAX_VALUE:
+                errors.append(FieldError(at, f"expected low and high within ±{MAX_VALUE:g}"))
         elif metric.low is not None or metric.high is not None:
             takers = " or ".join(sorted(names_of(lambda kind: kind.takes_bounds)))
             errors.append(FieldError(at, f"only a {takers} metric takes low and high"))

@@ -61,7 +61,7 @@ SPACING = 1_024
 CANDIDATES = 128
 SHIFT = 0.35
 REFERENCE = 100
-MOST_REFERENCE = 1_000
+MAX_REFERENCE = 1_000
 FARTHEST, ROOM = 4.0, 0.5
 MAX_ALARMS = 100
 
@@ -69,7 +69,7 @@ Vector = NDArray[np.float64]
 
 
 class Alarm(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """By log time, `arm`'s mean changed from `before` to `after` soon after `since_ms`, as was noticed at `at_ms`."""
+    """Change of `arm`'s mean from `before` to `after`, soon after `since_ms`, noticed at `at_ms`; both in log time."""
 
     arm: int
     at_ms: int
@@ -79,8 +79,9 @@ class Alarm(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 
 
 class AlarmsState(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of `ChangeAlarms`, by arm. Former builds had neither `m2` nor `m3`, or the former alone, and `looks`, which
-    this one does without.
+    """State of `ChangeAlarms`, by arm.
+
+    Former builds wrote no `m3`, or neither `m2` nor `m3`, and had `looks`, which this one does not need.
     """
 
     bounds: tuple[float, float] | None
@@ -97,7 +98,7 @@ class AlarmsState(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class _Candidates:
-    """Where an arm's mean may have changed: n, sum, weight, and time, a row for each look."""
+    """Candidates for the time of a change of an arm's mean, a row each: n, sum, weight, time."""
 
     def __init__(self, rows: NDArray[np.float64] | None = None) -> None:
         self._rows = np.zeros((CANDIDATES + 1, 4))
@@ -117,25 +118,25 @@ class _Candidates:
             self._used -= 1
 
     def change(self, n: int, total: float, variance: float, skew: float) -> tuple[int, float, float] | None:
-        """From when on, from which mean, to which: the likeliest change if there was one, else None."""
+        """Likeliest change if there is an alarm: its time, the mean before and the mean after; else None."""
         if not self._used or variance <= 0.0:
             return None
-        found, best = evidence(self.rows, n, total, variance, skew, SHIFT)
-        if found * LEVEL < PASSED:
+        likelihood, best = evidence(self.rows, n, total, variance, skew, SHIFT)
+        if likelihood * LEVEL < PASSED:
             return None
         before, sums, _, time_ms = self.rows[best].tolist()
         return int(time_ms), sums / before, (total - sums) / (n - before)
 
 
 def _binary(n: NDArray[np.int64], total: Vector) -> tuple[Vector, Vector]:
-    """Sums of the second and third powers of deviations of n values that are 0 or 1."""
+    """Sums of squared and cubed deviations from their mean, for n values that are 0 or 1."""
     m2: Vector = total * (n - total) / np.maximum(n, 1)
     m3: Vector = m2 * (1.0 - 2.0 * total / np.maximum(n, 1))
     return m2, m3
 
 
 def _completed(state: AlarmsState) -> AlarmsState:
-    """With what a state lacks of a build that knew two moments, or one, and that numbered looks where weights are."""
+    """Adds to a state what builds with fewer moments did not write, and weights in place of the numbers of looks."""
     if state.m3 is not None:
         return state
     n, total = np.array(state.n, np.int64), np.array(state.total)
@@ -153,14 +154,14 @@ def _completed(state: AlarmsState) -> AlarmsState:
 
 
 def _next_look(n: int) -> int:
-    """After how many observations the look after the one at `n` is."""
+    """Number of observations at the look that follows the one at `n`."""
     return n + max(BLOCK, n // SPACING)
 
 
 class ChangeAlarms:
-    """Watches of K arms, and their `alarms`: the last `MAX_ALARMS`, the oldest first. A fold by log time.
+    """Watches of K arms, and their last `MAX_ALARMS` alarms, oldest first. A fold, by log time.
 
-    bounds: between which values lie, or None.
+    bounds: lower and upper bound of values, or None.
     """
 
     def __init__(self, n_arms: int, bounds: tuple[float, float] | None) -> None:
@@ -190,7 +191,7 @@ class ChangeAlarms:
             self._low[arm] = self._width[arm] = np.nan
 
     def rewarded(self, arms: NDArray[np.intp], values: Vector, now_ms: int) -> None:
-        """Rewards (n,) of `arms` (n,), in the order of the log."""
+        """Watches rewards, (n,), of `arms`, (n,), in the order of the log."""
         if self._bounds is None:
             unknown = np.isnan(self._low[arms])
             for arm, value in zip(arms[unknown].tolist(), values[unknown].tolist(), strict=True):
@@ -203,7 +204,7 @@ class ChangeAlarms:
             self._look(now_ms)
 
     def closed(self, decisions: NDArray[np.int64], conversions: NDArray[np.int64], now_ms: int) -> None:
-        """Counts `decisions` (K,) that have closed, and those of them, `conversions` (K,), with a reward."""
+        """Watches closed decisions: their numbers by arm, (K,), and those with a reward, `conversions`, (K,)."""
         self._n += decisions
         self._total += conversions
         self._m2, self._m3 = _binary(self._n, self._total)
@@ -211,7 +212,7 @@ class ChangeAlarms:
 
     def _set_scale(self, arm: int) -> None:
         first = self._first[arm]
-        if len(first) < REFERENCE or (min(first) == max(first) and len(first) < MOST_REFERENCE):
+        if len(first) < REFERENCE or (min(first) == max(first) and len(first) < MAX_REFERENCE):
             return
         mean = sum(first) / len(first)
         variance = sum((value - mean) ** 2 for value in first) / len(first)
@@ -228,7 +229,7 @@ class ChangeAlarms:
         self._low[arm], self._width[arm], self._first[arm] = low, high - low, []
 
     def _moments(self, arm: int) -> tuple[float, float]:
-        """Variance that the arm has shown, and its third central moment over that; 0 where all were the same."""
+        """Variance of an arm's values, and their third central moment over it; 0 where all values are equal."""
         n, mean = float(self._n[arm]), float(self._total[arm] / self._n[arm])
         binary = mean * (1.0 - mean)
         variance = (float(self._m2[arm]) + binary) / (n + 1.0)
@@ -239,19 +240,19 @@ class ChangeAlarms:
     def _look(self, now_ms: int) -> None:
         for arm in (self._n >= self._next).nonzero()[0].tolist():
             n, total, candidates = int(self._n[arm]), float(self._total[arm]), self._candidates[arm]
-            found = candidates.change(n, total, *self._moments(arm))
-            if found is None:
+            change = candidates.change(n, total, *self._moments(arm))
+            if change is None:
                 candidates.add(n, total, now_ms)
                 self._next[arm] = _next_look(n)
                 continue
             low, width = float(self._low[arm]), float(self._width[arm])
-            since_ms, before, after = found
+            since_ms, before, after = change
             self.alarms.append(Alarm(arm, now_ms, since_ms, low + width * before, low + width * after))
             del self.alarms[:-MAX_ALARMS]
             self._begin(arm)
 
     def grown(self, n_arms: int) -> ChangeAlarms:
-        """Same with more arms."""
+        """Same alarms with more arms."""
         grown = ChangeAlarms(n_arms, self._bounds)
         grown._take(self.state())
         return grown
@@ -272,13 +273,13 @@ class ChangeAlarms:
 
     @classmethod
     def from_state(cls, state: AlarmsState) -> ChangeAlarms:
-        """`ValueError` where the parts are not of as many arms."""
+        """Alarms that had this state. Raises `ValueError` where its parts have different numbers of arms."""
         alarms = cls(len(state.n), state.bounds)
         alarms._take(_completed(state))
         return alarms
 
     def _take(self, state: AlarmsState) -> None:
-        """Everything of `state`, for as many arms as it has."""
+        """Takes over a state, for as many arms as it has."""
         n_arms = len(state.n)
         arms = slice(n_arms)
         self.alarms = list(state.alarms)

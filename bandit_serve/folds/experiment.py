@@ -1,4 +1,4 @@
-"""Experiment in a worker's memory: the policy fold of its log, and nothing that the log does not say."""
+"""Experiment in a worker's memory: the policy fold of its log, without any other input."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ HEAVY_ORDER = 128
 
 
 class HistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):
-    """One change: when it was made (the log's time), by whom, to which arm if it was to one, and the policy's kind
-    from then on.
-    """
+    """Change in the history: its time (log time), its author, its arm if it had one, and the policy's kind after it."""
 
     revision: int
     at_ms: int
@@ -66,9 +64,9 @@ class HistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ExperimentState(Struct, frozen=True, forbid_unknown_fields=True):
-    """All of `LiveExperiment`: its fields of these names; `record` and `history` as MessagePack each.
+    """State of `LiveExperiment`, in fields of the same names; `record` and each entry of `history` are MessagePack.
 
-    Former builds had neither `far` nor `omitted`; `owner` is there where it is not the experiment's name.
+    Former builds wrote neither `far` nor `omitted`. `owner` is there where it differs from the experiment's name.
     """
 
     record: bytes
@@ -91,16 +89,16 @@ _CODEC = Codec(ExperimentState, "an experiment")
 
 
 class LiveExperiment:
-    """`apply` folds one entry; `state` is everything, and two workers at one `offset` have the same, bit for bit.
+    """Policy fold of one experiment. Two workers at the same `offset` have the same `state`, bit for bit.
 
-    `steps` folds one entry, too, to the same bits, and lets others have their turn between its pieces. In between,
-    `midway`, there is no state; shares may be asked for.
+    `apply` folds one entry. `steps` does the same in pieces, between which others have their turn; in between,
+    `midway`, there is no state, but shares may be asked for.
 
-    It comes to be with its first `Changed` event, in the log of `owner`. An arm keeps its index for ever, once it is no
-    draft: `exposures`, `rewards` and `held_out` (those of the exposures that are of the holdout), i8[K], grow with the
-    arms. `mean_shares`, f8[K], is the mean of the vectors that the latest decisions were drawn from, kept where there
-    is context. `far` counts, by numeric field of the context, decisions with a value so far outside that the policy did
-    not take it as it was. `omitted` counts the omissions that it has met (`repairs.py`).
+    It begins with the first `Changed` event in the log of `owner`. An arm keeps its index from the start of the
+    experiment. `exposures`, `rewards` and `held_out` (the exposures in the holdout), int64 (K,), grow with the arms.
+    `mean_shares`, float64 (K,), is the mean of the vectors that the latest decisions were drawn from; it is kept where
+    there is context. `far` counts, by numeric field of the context, decisions with a value so far outside that the
+    policy clipped it. `omitted` counts the omissions met so far (`repairs.py`).
     """
 
     def __init__(self, first: Changed, owner: str | None = None) -> None:
@@ -132,26 +130,26 @@ class LiveExperiment:
 
     @property
     def etag(self) -> int:
-        """Revision, and above its 32 bits how many of the name there were before: no two states have the same."""
+        """ETag, unique for each state: the revision and, above its 32 bits, the number of namesakes before."""
         return self.record.revision + ((generation_of(self.owner) - 1) << 32)
 
     @property
     def n_features(self) -> int:
-        """d of the vectors x that go with its decisions; 0 without context."""
+        """Number d of features in the vectors x of its decisions; 0 without context."""
         return 0 if self.features is None else self.features.n_features
 
     @property
     def active(self) -> NDArray[np.bool_]:
-        """bool (K,): the arms that are neither paused nor removed."""
+        """Mask, bool (K,), of the arms that are neither paused nor removed."""
         return np.array([status == "active" for status in self.record.arm_statuses.values()])
 
     @property
     def decided(self) -> NDArray[np.int64]:
-        """i8[K]: the decisions in the log that are the policy's own, not the holdout's."""
+        """Numbers, int64 (K,), of logged decisions by the policy itself, outside the holdout."""
         return self.exposures - self.held_out
 
     def _wait(self) -> None:
-        """Where decisions wait for their rewards, if one that does not come is zero: as counts, or with features."""
+        """Makes the store of open decisions, if a missing reward counts as zero: as counts, or with features."""
         experiment = self.experiment
         zero, window_ms = experiment.missing == "zero", experiment.attribution.window_ms
         self.pending: PendingDecisions | None = None
@@ -162,29 +160,29 @@ class LiveExperiment:
             self.pending = PendingDecisions(window_ms, len(experiment.arms))
 
     def _watch(self) -> ChangeAlarms | None:
-        """Watch of the arms' means; None with a contextual policy, which changes them itself."""
+        """Makes the watch of the arms' means; None with a contextual policy, which changes them itself."""
         experiment = self.experiment
         if self.policy.contextual:
             return None
         return ChangeAlarms(len(experiment.arms), _watched(experiment))
 
     def next_close_ms(self) -> int | None:
-        """From when on a tick would close a decision's window."""
+        """Time from which a tick closes a decision; None without open decisions."""
         waiting = self.pending if self.joined is None else self.joined
         return None if waiting is None else waiting.next_close_ms()
 
     def apply(self, offset: Offset, event: Event | LeftOut) -> None:
         """Folds the log's entry at `offset`. `evidence` counts the entries that may have moved the shares.
 
-        `UnreadableEntry`, or `InvalidInput` for a policy that can not be made, and nothing has changed, when an entry
-        does not fit the experiment.
+        Raises `UnreadableEntry` for an entry that does not fit the experiment, and `InvalidInput` for a policy that can
+        not be made. Nothing has changed then.
         """
         for heavy in self.steps(offset, event):
             if heavy is not None:
                 heavy.do()
 
     def steps(self, offset: Offset, event: Event | LeftOut) -> Iterator[Step]:
-        """`apply` in pieces, to be run to its end. A piece that takes long is given out, to be done by the caller."""
+        """Does as `apply` in pieces; run the iterator to its end. Long pieces are yielded as work for the caller."""
         if isinstance(event, LeftOut):
             self._leave_out(offset, event)
             return
@@ -213,7 +211,7 @@ class LiveExperiment:
         self.midway = False
 
     def _leave_out(self, offset: Offset, event: LeftOut) -> None:
-        """Passes over the entry at `offset`; an omission is in the history once."""
+        """Skips the entry at `offset`; the omission goes into the history once."""
         if event.met > self.omitted:
             self.omitted = event.met
             policy, record = self.experiment.policy.kind, self.record
@@ -226,7 +224,7 @@ class LiveExperiment:
         self.evidence += 1
 
     def _successor(self, record: Record) -> AnyPolicy | None:
-        """Policy of a changed record, which knows nothing yet; None where it is the one that there is."""
+        """Policy for a changed record, which has learned nothing yet; None if the policy stays."""
         added = len(record.experiment.arms) - len(self.exposures)
         if added < 0:
             raise UnreadableEntry("The log holds a change that takes arms away; they can only be removed.")
@@ -252,7 +250,7 @@ class LiveExperiment:
     def _learn(
         self, arms: NDArray[np.intp], values: NDArray[np.float64], x: NDArray[np.float32]
     ) -> Iterator[Step]:
-        """A contextual policy learns from rows with features, a few at once: row by row is the same to it."""
+        """Learns from rows with features, some at a time, which a contextual policy can not tell from one by one."""
         assert isinstance(self.policy, ContextualPolicy)
         few = max(1, PIECE_NUMBERS // self.policy.order**2)
         for start in range(0, len(arms), few):
@@ -294,7 +292,7 @@ class LiveExperiment:
         self.evidence += 1
 
     def _put(self, offset: Offset, event: Changed) -> Iterator[Step]:
-        """Begins anew with the other draft; nothing was decided or learned, so only the history goes on."""
+        """Begins anew with the replaced draft. Drafts have no decisions, so only the history goes on."""
         anew = LiveExperiment(event, self.owner)
         anew.history, anew.omitted, anew.evidence = list(self.history), self.omitted, self.evidence
         yield from anew.steps(offset, event)
@@ -356,7 +354,7 @@ class LiveExperiment:
         return {} if self.features is None else dict.fromkeys(self.features.numeric[0], 0)
 
     def _count_far(self, x: NDArray[np.float32]) -> None:
-        """Decisions with features x, f4[n, d]. Before the policy knows limits, those that were declared count."""
+        """Counts clipped values in x, float32 (n, d). Before the policy knows limits, the declared ones count."""
         if self.features is None or not self.far or not isinstance(self.policy, ContextualPolicy):
             return
         places, declared = self.features.numeric
@@ -409,11 +407,11 @@ class LiveExperiment:
         self.evidence += 1
 
     def _learned_chances(self, propensities: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Probabilities of decisions outside the holdout, given that they are: a policy that weighs learns only
-        from those, and by the mixture would undervalue the arms that it seldom draws itself.
+        """Probabilities of decisions, given that they are outside the holdout.
 
-        The holdout is taken to have been of the arms that are active now. Where it was not, what the floor leaves
-        bounds the error.
+        A policy that weights by them learns from those decisions only. With the mixture's probabilities it would
+        undervalue the arms that it seldom draws itself. The holdout is supposed to have been over the arms that are
+        active now; where it was not, the floor bounds the error.
         """
         holdout = self.policy.holdout
         if not self.policy.weighs:
@@ -426,7 +424,7 @@ class LiveExperiment:
         return np.clip(chances, least, 1.0)
 
     def _utilities(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards as the policy sees them: more is better."""
+        """Rewards as the policy takes them: more is better."""
         objective = self.experiment.metrics[self._objective]
         if objective.goal == "maximize":
             return values
@@ -444,9 +442,10 @@ class LiveExperiment:
         now_ms: int | None = None,
         x: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float64]:
-        """f64[K]: the vector to draw from; the policy's own distribution over the `eligible` arms, by default the
-        active ones, at `now_ms` (Unix time), by default that of the last entry. A contextual policy needs the
-        decision's features x, f4[d].
+        """Shares, float64 (K,), to draw from: the policy's distribution over `eligible`, by default the active arms.
+
+        now_ms: Unix time, by default that of the last entry. x: the decision's features, float32 (d,), which a
+        contextual policy needs.
         """
         mask = self.active if eligible is None else eligible
         time_ms = self.offset.time_ms if now_ms is None else now_ms
@@ -457,30 +456,31 @@ class LiveExperiment:
         return self.policy.shares(eligible=mask, **circumstances)
 
     def current_shares(self, now_ms: int) -> NDArray[np.float64]:
-        """f64[K]: what share of the requests each arm gets at `now_ms`, Unix time.
+        """Shares, float64 (K,), of the requests that the arms get at `now_ms`, Unix time.
 
-        That is the vector to draw from; with a contextual policy, the mean of the latest ones.
+        With a contextual policy this is the mean of the latest vectors.
         """
         if not self.record.draws:
             return self.undrawn_shares()
         return self.latest_shares() if self.policy.contextual else self.shares(now_ms=now_ms)
 
     def undrawn_shares(self) -> NDArray[np.float64]:
-        """f64[K]: 1 for the arm that everyone gets while none is drawn, 0 for the others."""
+        """Shares, float64 (K,), while nothing is drawn: 1 for the arm that everyone gets, 0 for the others."""
         shares = np.zeros(len(self.exposures))
         shares[self.record.fallback] = 1.0
         return shares
 
     def latest_shares(self) -> NDArray[np.float64]:
-        """f64[K]: `mean_shares` as they are among the arms that are active now."""
+        """Shares, float64 (K,): `mean_shares`, renormalized over the arms that are active now."""
         shares: NDArray[np.float64] = np.where(self.active, self.mean_shares, 0.0)
         if not shares.any():
             shares = self.active.astype(np.float64)
         return shares / float(shares.sum())
 
     def circumstances(self, now_ms: int) -> dict[str, Any]:
-        """Arguments of the policy's `shares` beside the eligible arms: decisions whose window is open, ramps at
-        `now_ms` (Unix time), and with a warm-up how often each arm was decided for.
+        """Arguments of the policy's `shares` besides the eligible arms.
+
+        They are the open decisions, the ramps at `now_ms` (Unix time) and, with a warm-up, the decisions for each arm.
         """
         arguments: dict[str, Any] = {}
         if self.pending is not None:
@@ -493,9 +493,9 @@ class LiveExperiment:
         return arguments
 
     def means(self) -> NDArray[np.float64]:
-        """f64[K]: what is now known of each arm's mean reward, in the objective's own values; NaN where nothing is.
+        """Estimates, float64 (K,), of each arm's mean reward, in the objective's own values; NaN where unknown.
 
-        Missing rewards that count as zero are in it, those of open decisions by the policy's `pending`.
+        They include missing rewards that count as zero; open decisions count by the policy's `pending`.
         """
         pending = np.zeros(len(self.exposures))
         if self.pending is not None:
@@ -508,11 +508,14 @@ class LiveExperiment:
         return np.array([self.experiment.objective.utility(value) for value in utilities.tolist()])
 
     def state(self) -> bytes:
-        """Everything, in one spelling."""
+        """Whole state, in its one encoding."""
         return self.capture()()
 
     def capture(self) -> Callable[[], bytes]:
-        """Packer of the state as it is now: that takes longer, and may be in a thread while entries are applied."""
+        """Captures the state now and returns the function that packs it.
+
+        Packing takes longer, and may run in a thread while further entries are applied.
+        """
         if self.midway:
             raise RuntimeError(f"{self.experiment.id} has no state in the middle of an entry")
         state = ExperimentState(
@@ -535,7 +538,7 @@ class LiveExperiment:
 
     @classmethod
     def from_state(cls, offset: Offset, state: bytes) -> LiveExperiment:
-        """Experiment whose `state` at `offset` this was; `UnreadableEntry` for anything else."""
+        """Experiment that had this `state` at `offset`. Raises `UnreadableEntry` for any other bytes."""
         fields = _CODEC.unpack(state)
         with reading("an experiment"):
             return cls._restored(offset, fields)
@@ -574,13 +577,13 @@ class LiveExperiment:
 
     @staticmethod
     def omitted_in(state: bytes) -> int:
-        """`omitted` in a snapshot, also where the rest can not be used."""
+        """Reads `omitted` from a snapshot, even if the rest is unusable."""
         with reading("an experiment"):
             return int(_CODEC.content(state).get("omitted", 0))
 
     @staticmethod
     def record_in(state: bytes) -> Record:
-        """Record in a snapshot, as far as this build knows its fields, also where the rest can not be used."""
+        """Reads the record from a snapshot, as far as this build knows its fields, even if the rest is unusable."""
         with reading("an experiment"):
             return decode_known(_CODEC.content(state)["record"], Record)
 
@@ -591,7 +594,7 @@ class LiveExperiment:
 def folding(
     live: LiveExperiment | None, owner: str, entry: Entry, repairs: Repairs
 ) -> tuple[LiveExperiment, Iterator[Step]]:
-    """Fold of a log and the steps that take it one entry further; `live` is None before the first entry."""
+    """Fold and the steps that apply one entry to it; `live` is None before the first entry."""
     if live is not None:
         event = event_of(entry, owner, repairs, live.n_features)
         return live, live.steps(entry.offset, event)
@@ -603,7 +606,7 @@ def folding(
 
 
 def folded(live: LiveExperiment | None, owner: str, entry: Entry, repairs: Repairs) -> LiveExperiment:
-    """`folding` to its end. Whatever is raised, `live` may be spoilt."""
+    """Does as `folding`, to its end. After any exception `live` may be unusable."""
     live, steps = folding(live, owner, entry, repairs)
     for heavy in steps:
         if heavy is not None:
@@ -612,14 +615,14 @@ def folded(live: LiveExperiment | None, owner: str, entry: Entry, repairs: Repai
 
 
 def _patient(policy: AnyPolicy) -> AnyPolicy:
-    """Policy, so that no request makes factors or draws anew: the fold does, in pieces, and the refresh."""
+    """Makes the policy leave factors and draws to the fold and the refresh, so that no request computes them."""
     if isinstance(policy, ContextualPolicy):
         policy.patient = True
     return policy
 
 
 def _freshened(policy: AnyPolicy) -> Iterator[Step]:
-    """Makes anew what inverses are due."""
+    """Computes the inverses that are due, in steps."""
     if isinstance(policy, ContextualPolicy):
         while policy.stale_models:
             if policy.order < HEAVY_ORDER:
@@ -632,7 +635,7 @@ def _freshened(policy: AnyPolicy) -> Iterator[Step]:
 
 
 def _drawn(policy: AnyPolicy) -> Iterator[Step]:
-    """Draws for the first time; later the refresh does, and requests go by the draws that are there."""
+    """Draws for the first time, in steps. Later the refresh draws, and requests use those draws."""
     if isinstance(policy, ContextualPolicy) and not policy.drawn:
         heavy = HeavyWork[object](policy.redraw)
         yield heavy
@@ -640,13 +643,13 @@ def _drawn(policy: AnyPolicy) -> Iterator[Step]:
 
 
 def _succeeded(successor: AnyPolicy, former: AnyPolicy) -> AnyPolicy:
-    """`successor` with what `former` has learned."""
+    """Gives `successor` what `former` has learned, in steps."""
     successor.take_over(former)
     return _ready(successor)
 
 
 def _ready(policy: AnyPolicy) -> AnyPolicy:
-    """Policy with all that requests go by."""
+    """Makes the policy ready for requests: all inverses and draws that they need are computed."""
     for steps in (_freshened(_patient(policy)), _drawn(policy)):
         for heavy in steps:
             if heavy is not None:
@@ -655,7 +658,7 @@ def _ready(policy: AnyPolicy) -> AnyPolicy:
 
 
 def _watched(experiment: Experiment) -> tuple[float, float] | None:
-    """Bounds of the values that are watched for changes; None without."""
+    """Bounds of the values that are watched for changes; None where the values have no bounds."""
     if experiment.missing == "zero":
         return 0.0, 1.0
     traits = experiment.objective.traits

@@ -1,4 +1,4 @@
-"""Replica: a worker's memory of the registry and of all experiments, as their logs say they are."""
+"""Replica of the logs: a worker's memory of the registry and of all experiments."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ RETRY_S = 10.0
 
 
 class Aside(NamedTuple):
-    """Why an experiment is set aside, and since when (Unix time): at which entry or snapshot, if it was one.
+    """Experiment that is set aside: the reason, the time (Unix), and the offset of the bad entry or snapshot, if any.
 
-    `record` is the newest that is known of it. One that was `given_up` is over: nothing is wrong any more. While it is
-    `reading`, its log is applied again from the first entry, with which it is set aside no longer.
+    `record` is the newest known one. One that was `given_up` is over, and nothing is wrong with it any more. While it
+    is `reading`, its log is applied again from the first entry, after which it is no longer set aside.
     """
 
     since_ms: int
@@ -44,13 +44,14 @@ class Aside(NamedTuple):
 
 
 class Replica:
-    """`apply` is the only way in. It is called with each entry of each log once, in the log's order.
+    """State that the logs make. `apply` is the only way in: call it once for each entry of each log, in the log's
+    order.
 
-    Everything is by the experiment's name but `positions` and `repaired`, the owners of logs that are to be loaded
-    anew.
+    Keys are the experiments' names; only `positions` and `repaired` (the logs to load again) have owners of logs as
+    keys.
 
-    A name of which anything is known is in `experiments` or in `aside`, never in both: an experiment of which something
-    can not be folded, or used once it is folded, is set aside, its entries are passed over, and all others go on.
+    A known name is either in `experiments` or in `aside`. An experiment is set aside when an entry of it can not be
+    folded, or its state can not be used: its further entries are skipped, and all other experiments go on.
     """
 
     def __init__(self) -> None:
@@ -69,27 +70,27 @@ class Replica:
 
     @property
     def positions(self) -> dict[str, Offset]:
-        """Offset through which each log has been applied: the common one, and that of each announced experiment."""
+        """Offsets through which the common log and that of each announced experiment have been applied."""
         return self._positions
 
     def on_change(self, listener: Callable[[str], None]) -> None:
-        """`listener(name)` is called after each entry, with the experiment's name or `COMMON`."""
+        """Has `listener(name)` called after each entry, with the experiment's name or `COMMON`."""
         self._listeners.append(listener)
 
     def on_set_aside(self, listener: Callable[[str, Exception | None], None]) -> None:
-        """`listener(name, error)` is called when an experiment is set aside, or `COMMON`, and with news of it."""
+        """Has `listener(name, error)` called when an experiment or `COMMON` is set aside, or more of it is known."""
         self._aside_listeners.append(listener)
 
     def on_deleted(self, listener: Callable[[str, int | None], None]) -> None:
-        """`listener(name, uid)` is called when an experiment is deleted; `uid` is None where it is not known."""
+        """Has `listener(name, uid)` called when an experiment is deleted; `uid` is None where it is unknown."""
         self._deletion_listeners.append(listener)
 
     def on_configured(self, listener: Callable[[str, Offset], None]) -> None:
-        """`listener(owner, offset)` is called when a configuration change has been applied."""
+        """Has `listener(owner, offset)` called when a configuration change has been applied."""
         self._configured_listener = listener
 
     def on_census(self, listener: Callable[[str, Census], None]) -> None:
-        """`listener(owner, census)` is called at the offset at which a census was asked for."""
+        """Has `listener(owner, census)` called at the offset of a census."""
         self._census_listener = listener
 
     def apply(self, owner: str, entry: Entry) -> None:
@@ -98,7 +99,7 @@ class Replica:
                 heavy.do()
 
     def steps(self, owner: str, entry: Entry) -> Iterator[Step]:
-        """`apply` in pieces, to be run to its end before the next entry."""
+        """Does as `apply` in pieces; run the iterator to its end before the next entry."""
         if self.registry.repairs.is_deleted(owner):
             return
         name = name_of(owner)
@@ -123,11 +124,11 @@ class Replica:
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody waits for an experiment to be `at_rest`, and should have a turn after this entry."""
+        """Whether somebody waits in `at_rest`, and should have a turn after this entry."""
         return bool(self._resting)
 
     async def at_rest(self, name: str) -> LiveExperiment:
-        """Experiment when no entry of its log is half applied; so it stays until the caller gives way."""
+        """Returns an experiment when none of its entries is half applied. That holds until the caller gives way."""
         while (live := self.experiment(name)).midway:
             rest = asyncio.get_running_loop().create_future()
             self._resting.append(rest)
@@ -136,9 +137,9 @@ class Replica:
 
     @contextlib.contextmanager
     def island(self, name: str, offset: Offset | None = None) -> Iterator[None]:
-        """Work on one experiment: an exception in the block sets it aside and ends there.
+        """Context of work on one experiment: an exception sets it aside and is not raised further.
 
-        Except one that says that the store is away, which is nobody's fault.
+        Exceptions that mean an outage of the store are raised, as no experiment is to blame.
         """
         try:
             yield
@@ -150,9 +151,10 @@ class Replica:
     def put_aside(
         self, name: str, error: Exception, offset: Offset | None = None, record: Record | None = None
     ) -> None:
-        """`offset` is where the log or its snapshot can not be used; `record` what is known where nothing is live.
+        """Sets an experiment aside because of its log or snapshot at `offset`.
 
-        Of the common log only the entry is passed over, and models can not be changed until that is repaired.
+        `record` is what is known of it, where none is in memory. Of the common log only the entry is skipped; models
+        can not be changed until it is repaired.
         """
         owner = self.registry.owner(name)
         if owner != name and owner not in self.registry.experiments:
@@ -170,12 +172,12 @@ class Replica:
         self._notify_aside(name, error)
 
     def recognise(self, name: str, record: Record | None) -> None:
-        """Notes the record of an experiment that was set aside with nothing in memory."""
+        """Adds the record of an experiment that was set aside without one."""
         self.aside[name] = self.aside[name]._replace(record=record)
         self._notify_aside(name)
 
     def give_up(self, owner: str, record: Record | None) -> None:
-        """Sets an experiment aside for good, as somebody decided."""
+        """Sets an experiment aside for good, after somebody decided so."""
         name = name_of(owner)
         live = self._forget(name)
         if live is not None:
@@ -211,7 +213,7 @@ class Replica:
             del self.aside[COMMON]
 
     def _delete(self, owner: str) -> None:
-        """Forgets an experiment for good; its log is not followed any more."""
+        """Removes an experiment for good; its log is no longer followed."""
         name = name_of(owner)
         aside = self.aside.pop(name, None)
         live = self._forget(name)
@@ -230,7 +232,7 @@ class Replica:
             self._keep(live)
 
     def _is_folded(self, name: str) -> bool:
-        """Whether the entries of an experiment's log are applied, not passed over."""
+        """Whether the entries of an experiment's log are applied, and not skipped."""
         aside = self.aside.get(name)
         return aside is None or aside.reading
 
@@ -241,13 +243,13 @@ class Replica:
             self._census_listener(owner, event)
 
     def restore(self, live: LiveExperiment) -> None:
-        """Takes over a snapshot; its log is to be applied from its offset on."""
+        """Takes over a snapshot; the log is then applied from its offset on."""
         self._keep(live)
         self._positions[live.owner] = live.offset
         self._notify(live.experiment.id)
 
     def begin_anew(self, owner: str) -> None:
-        """Forgets an experiment, whose log is to be applied from its beginning."""
+        """Drops the state of an experiment; its log is then applied from its first entry on."""
         name = name_of(owner)
         live, aside = self._forget(name), self.aside.get(name)
         if live is not None:
@@ -297,12 +299,12 @@ class Replica:
         return live
 
     def records(self) -> dict[str, Record]:
-        """All experiments of which something is known, those that are set aside among them."""
+        """Records of all known experiments, with those that are set aside."""
         aside = {name: each.record for name, each in self.aside.items() if each.record is not None}
         return {**aside, **{name: live.record for name, live in self.experiments.items()}}
 
     def aside_of(self, uid: int) -> tuple[str, Aside] | None:
-        """Experiment with this uid if it is set aside; where one is of which no uid is known, it may be that."""
+        """Experiment that is set aside and has this uid; failing that, one whose uid is unknown, as it may be that."""
         if uid in self.by_uid:
             return None
         unknown = None
@@ -315,7 +317,7 @@ class Replica:
 
 
 def set_aside(name: str, aside: Aside) -> SetAside:
-    """Error for a caller."""
+    """Error for a caller who asks for an experiment that is set aside."""
     if aside.reading:
         return SetAside(f"The experiment {name!r} is being read from its log.")
     if aside.given_up:

@@ -8,7 +8,7 @@ from bandit_serve.log.offset import Offset
 
 
 class Entry(NamedTuple):
-    """`kind` names the event, `data` is its wire form (`events.py`)."""
+    """Entry at an offset: `kind` names the event, `data` is its wire form (`events.py`)."""
 
     offset: Offset
     kind: bytes

@@ -52,11 +52,11 @@ MAX_COUNTER = 2**42
 
 
 class Change(Struct, frozen=True, forbid_unknown_fields=True):
-    """Who changed what, and why.
+    """Author, subject and reason of a configuration change.
 
-    `what` is `create`, `start`, `pause`, `stop` or `policy`, `put` for a draft that is another one from then on,
-    `delete` for one that is stopped so that it can be deleted, or `add_arm`, `pause_arm`, `resume_arm` or `remove_arm`
-    and then `arm` its name.
+    `what` is `create`, `start`, `pause`, `stop` or `policy`; `put` for a draft that was replaced; `delete` for an
+    experiment that is stopped to be deleted; or `add_arm`, `pause_arm`, `resume_arm` or `remove_arm`, with the arm's
+    name in `arm`.
     """
 
     what: str
@@ -66,11 +66,11 @@ class Change(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Changed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Record as it is from then on.
+    """Configuration change, with the record from then on.
 
-    Arms and context never change once they are there, and may be large. So of the first `kept_arms` arms, which are
-    those of the record before, only the names are here, and of the context nothing where there are any; `whole` fills
-    it in.
+    Arms and context never change once they are there, and may be large. So the first `kept_arms` arms, those of the
+    record before, are here by name only, and the context is left out if the record before has one. `whole` puts them
+    back.
     """
 
     record: Record
@@ -78,7 +78,7 @@ class Changed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tru
     kept_arms: int = 0
 
     def without(self, former: Record) -> Changed:
-        """Same without what `former`, the record before, has already."""
+        """Same event without what the record before it, `former`, already has."""
         now, before = self.record.experiment, former.experiment
         kept = 0
         while kept < min(len(now.arms), len(before.arms)) and now.arms[kept] is before.arms[kept]:
@@ -90,7 +90,7 @@ class Changed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tru
         return Changed(msgspec.structs.replace(self.record, experiment=shorter), self.change, kept)
 
     def whole(self, former: Record | None) -> Changed:
-        """With all of its record, given the one before; `UnreadableEntry` where that lacks what is left out."""
+        """Same event with its complete record, given the one before. Raises `UnreadableEntry` if that lacks a part."""
         kept = self.kept_arms
         if kept == 0:
             return self
@@ -104,12 +104,12 @@ class Changed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tru
 
 
 def is_another_draft(former: Record, event: Changed) -> bool:
-    """Whether a draft, of which nothing was decided yet, is another one from then on: none of it need stay."""
+    """Whether the change replaces a draft, for which no decision was made: nothing of it need remain."""
     return event.change.what == "put" and former.status == "draft" and event.record.status == "draft"
 
 
 class Pair(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Subject of a prediction, which is decision number `first` + `place`."""
+    """User, item and features of the prediction that is decision number `first` + `place`."""
 
     place: int
     user: str
@@ -118,14 +118,14 @@ class Pair(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 
 
 class Exposed(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """n decisions of one worker, numbered `first` … `first + n − 1`, in that order.
+    """Decisions of one worker, numbered `first` … `first + n − 1` in their order.
 
-    `arms` u2[n]; `ages_ms` u4[n], milliseconds after `time_ms`; `units` u8[n], or empty where `unit` is
-    `request`. Row i was drawn from the row of `vectors` (f8[V, K]) that `runs` (u4[V], sum n) gives it:
-    the first `runs[0]` decisions from `vectors[0]`, and so on. K is the number of arms at `revision`.
-    `held_out`: a bit for each decision, of the lowest value first (NumPy's `little`), 1 for one of the holdout; empty
-    where there is none. `x` f4[n, d]: the decisions' features, empty where the experiment has no context. `pairs`: of
-    the decisions that were predictions of one item, where the service keeps them for learning.
+    `arms` uint16 (n,); `ages_ms` uint32 (n,), milliseconds after `time_ms`; `units` uint64 (n,), or empty where `unit`
+    is `request`. `vectors` float64 (V, K) has the shares that were drawn from, K being the number of arms at
+    `revision`; `runs` uint32 (V,), sum n, says for how many decisions in turn each row holds. `held_out`: a bit for
+    each decision, lowest value first (NumPy's `little`), 1 in the holdout; empty without any. `x` float32 (n, d): the
+    decisions' features, empty without context. `pairs`: subjects of predictions of one item, where the service keeps
+    them for learning.
     """
 
     incarnation: int
@@ -142,7 +142,7 @@ class Exposed(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     pairs: tuple[Pair, ...] = ()
 
     def held_out_rows(self) -> NDArray[np.bool_] | None:
-        """bool (n,): which decisions are of the holdout; None where none is."""
+        """Mask, bool (n,), of the decisions in the holdout; None where none is."""
         if not self.held_out:
             return None
         bits = np.frombuffer(self.held_out, np.uint8)
@@ -150,7 +150,9 @@ class Exposed(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 
 
 class Columns(NamedTuple):
-    """Of an `Exposed`: `arms` u2[n], `ages_ms` u4[n], `units` u8[n] or u8[0], `vectors` f8[V, K], `runs` u4[V]."""
+    """Columns of an `Exposed`, as arrays: `arms` uint16 (n,), `ages_ms` uint32 (n,), `units` uint64 (n,) or uint64
+    (0,), `vectors` float64 (V, K), `runs` uint32 (V,).
+    """
 
     arms: NDArray[np.uint16]
     ages_ms: NDArray[np.uint32]
@@ -160,8 +162,9 @@ class Columns(NamedTuple):
 
 
 def columns_of(event: Exposed, n_features: int | None) -> Columns:
-    """Columns of `event`, with `n_features` d, None where it does not matter; `UnreadableEntry` when they do not
-    fit together.
+    """Columns of `event`. Raises `UnreadableEntry` when they do not fit together.
+
+    `n_features` is d of the experiment; None skips the check of `x`.
     """
     n, n_runs = len(event.arms) // 2, len(event.runs) // 4
     _require(len(event.arms) == 2 * n, "whole items in arms")
@@ -195,14 +198,14 @@ def _require(holds: bool, what: str) -> None:
 
 
 class Rewarded(Struct, frozen=True):
-    """n `REWARD` records, and the features of their decisions, f4[n, d], where the experiment has context."""
+    """Rewards: n `REWARD` records and, where the experiment has context, their decisions' features, float32 (n, d)."""
 
     rows: NDArray[np.void]
     x: NDArray[np.float32] | None = None
 
 
 def pack_rewards(rows: NDArray[np.void], x: NDArray[np.float32]) -> bytes:
-    """Wire form of n `REWARD` records with features f4[n, d], row by row."""
+    """Wire form of n `REWARD` records with features float32 (n, d), row by row."""
     _require(x.ndim == 2 and len(x) == len(rows), "the features of every reward")
     return np.hstack([_bytes_of(rows), _bytes_of(x)]).tobytes()
 
@@ -220,7 +223,7 @@ def _unpack_rewards(data: bytes, n_features: int) -> Rewarded:
 
 
 def _bytes_of(rows: NDArray[Any]) -> NDArray[np.uint8]:
-    """u1[n, bytes in a row]."""
+    """Bytes of each row, uint8 (n, bytes in a row)."""
     return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
 
 
@@ -229,7 +232,7 @@ class Tick(Struct, frozen=True):
 
 
 class Census(Struct, frozen=True, forbid_unknown_fields=True):
-    """`key` is the hash in the store that takes each worker's digest."""
+    """Request for a digest of every worker's state. `key` is the hash in the store that takes the answers."""
 
     key: str
 
@@ -245,9 +248,10 @@ _census = msgspec.msgpack.Decoder(Census).decode
 
 
 def decode(kind: bytes, data: bytes, n_features: int = 0) -> Event:
-    """Event of an entry's field and value; `n_features` is d of the experiment's context, 0 without.
+    """Event of an entry's kind and value; `n_features` is d of the experiment's context, 0 without one.
 
-    `UnreadableEntry` for what this build does not know, a kind or a field, and for columns that do not fit together.
+    Raises `UnreadableEntry` for a kind or field that this build does not know, and for columns that do not fit
+    together.
     """
     try:
         if kind == REWARDED:
@@ -271,7 +275,7 @@ def decode(kind: bytes, data: bytes, n_features: int = 0) -> Event:
 
 
 class Shape:
-    """Shape of an experiment as it is now: the entries of its log have to fit. `n_features` as in `columns_of`."""
+    """Shape of an experiment at one revision, which the entries of its log have to fit. `n_features` as in `decode`."""
 
     def __init__(self, experiment: Experiment, n_features: int | None) -> None:
         self._experiment = experiment
@@ -282,7 +286,7 @@ class Shape:
         self._whole = np.array([kind.two_valued for kind in kinds], np.uint8)
 
     def check(self, event: Event) -> None:
-        """`UnreadableEntry` when the event can not be folded as a whole; before any of it has been."""
+        """Raises `UnreadableEntry` for an event that can not be folded as a whole, before any of it is folded."""
         match event:
             case Exposed():
                 self.columns(event)
@@ -292,7 +296,7 @@ class Shape:
                 self._check_change(event)
 
     def columns(self, event: Exposed) -> Columns:
-        """Columns of `event`, checked."""
+        """Columns of `event`, checked against the shape."""
         columns = columns_of(event, self._n_features)
         finite = not event.x or bool(np.isfinite(np.frombuffer(event.x, "<f4")).all())
         _require(finite, "finite features")

@@ -11,11 +11,11 @@ POLICY_FOLD, RESULTS_FOLD, REGISTRY_FOLD = "policy", "results", "registry"
 
 
 class Fold(Protocol):
-    """All that a log says up to `offset`, its last entry that was applied.
+    """State that a log makes, up to its last applied entry, the one at `offset`.
 
-    The same entries make the same state, bit for bit, wherever they are folded and wherever the log is cut: `state` is
-    all of it, and what `Restore` makes of that goes on identically. `apply` raises `UnreadableEntry` for an entry that
-    does not fit, and then nothing has changed.
+    The same entries make the same state, bit for bit, wherever they are folded and wherever the log is cut. `state` is
+    the whole state; the fold that `Restore` makes of it goes on identically. `apply` raises `UnreadableEntry` for an
+    entry that does not fit, and then has changed nothing.
     """
 
     offset: Offset
@@ -29,15 +29,15 @@ F_co = TypeVar("F_co", bound=Fold, covariant=True)
 
 
 class Restore(Protocol[F_co]):
-    """Makes the fold whose `state` at an offset these bytes are.
+    """Makes the fold that had these bytes as its `state` at an offset.
 
-    `UnreadableEntry`, with a sentence, for a state of a build that this one does not know, and for anything else.
+    Raises `UnreadableEntry`, with a sentence, for a state of an unknown build and for any other bytes.
     """
 
     def __call__(self, offset: Offset, state: bytes, /) -> F_co: ...
 
 
 def readable(restore: Restore[Fold], offset: Offset, state: bytes) -> bytes:
-    """State, once it has been read back: a state that its reader would refuse is not to be kept."""
+    """Returns the fold's state after reading it back; raises if its reader would refuse it."""
     restore(offset, state)
     return state

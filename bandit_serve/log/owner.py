@@ -1,7 +1,7 @@
-"""Owner of a log: the registry, or an experiment, by its name and by how many of that name were deleted before it.
+"""Owners of logs: the registry, or an experiment.
 
-The first experiment of a name owns its log by that name, the next by `name@2`, and so on. So they share nothing in the
-store, also where a worker that has not heard of the deletion yet goes on writing for the one that is gone.
+The first experiment of a name owns its log by that name. After it is deleted, the next of that name is `name@2`, and so
+on. They share no key in the store, so a worker that does not know of the deletion yet can not write into the new log.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ def name_of(owner: str) -> str:
 
 
 def generation_of(owner: str) -> int:
-    """1 for the first experiment of a name."""
+    """Number of an experiment among those of its name; 1 for the first."""
     return int(owner.partition(MARK)[2] or 1)
 
 
 def successor(owner: str) -> str:
-    """Who comes after `owner` is deleted."""
+    """Owner that follows after `owner` is deleted."""
     return f"{name_of(owner)}{MARK}{generation_of(owner) + 1}"

@@ -13,27 +13,27 @@ from bandit_serve.log.repairs import LeftOut, Repairs
 READ_COUNT = 500
 
 
-class Source(Protocol):
-    """A store, as far as it reads logs."""
+class LogSource(Protocol):
+    """Part of a store's interface that reads logs."""
 
     async def read(self, owner: str, after: Offset, count: int) -> list[Entry]: ...
 
     async def trimmed(self, owner: str) -> Offset: ...
 
 
-class Page(NamedTuple):
-    """Entries that follow each other. `gap`: before them the log was trimmed through there, further than was read."""
+class LogPage(NamedTuple):
+    """Consecutive entries. With `gap`, the log was trimmed through that offset, so entries before these are missing."""
 
     entries: list[Entry]
     gap: Offset | None = None
 
 
 async def pages(
-    source: Source, owner: str, after: Offset, through: Offset | None = None, count: int = READ_COUNT
-) -> AsyncIterator[Page]:
-    """Everything behind `after`, up to and with `through`, by default to the log's end; `count` entries at once.
+    source: LogSource, owner: str, after: Offset, through: Offset | None = None, count: int = READ_COUNT
+) -> AsyncIterator[LogPage]:
+    """Reads a log after `after`, up to and with `through`, by default to its end, in pages of at most `count` entries.
 
-    Where a page has a gap, whoever goes on reading gets what is left behind it.
+    After a page with a gap, reading goes on behind that gap.
     """
     while through is None or after < through:
         entries = await source.read(owner, after, count)
@@ -44,23 +44,23 @@ async def pages(
             entries = [entry for entry in entries if entry.offset <= through]
         if not entries and gap is None:
             return
-        yield Page(entries, gap)
+        yield LogPage(entries, gap)
         after = entries[-1].offset if entries else gap or after
 
 
-async def gap_behind(source: Source, owner: str, after: Offset) -> Offset | None:
-    """Through where a log was trimmed past `after`; None where it was not.
+async def gap_behind(source: LogSource, owner: str, after: Offset) -> Offset | None:
+    """Offset through which a log was trimmed, if that is past `after`; None if not.
 
-    To be asked after a read and before its entries are used: the trim may have come in between.
+    Ask after a read, before its entries are used: the trim may have come in between.
     """
     trimmed = await source.trimmed(owner)
     return trimmed if trimmed > after else None
 
 
 def event_of(entry: Entry, owner: str, repairs: Repairs, n_features: int) -> Event | LeftOut:
-    """Event of an entry, as a fold of the log is to apply it, or that a repair left the entry out.
+    """Decodes an entry for a fold, or returns a `LeftOut` where a repair leaves it out.
 
-    `UnreadableEntry` as of `events.decode`.
+    Raises `UnreadableEntry` as `events.decode` does.
     """
     omission = repairs.omission(owner, entry.offset)
     if omission is not None:

@@ -26,18 +26,18 @@ class Omission(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LeftOut(NamedTuple):
-    """In place of an entry that is left out. `met`: how many omissions a fold has met with it."""
+    """Placeholder for an entry that a repair leaves out. `met`: omissions that a fold has met, with this one."""
 
     omission: Omission
     met: int
 
 
 class Repaired(Struct, frozen=True, forbid_unknown_fields=True):
-    """An experiment is to be loaded anew, without the entries at the offsets that `omitted` names by first and last.
+    """Event: an experiment is to be loaded again, without the entries in the ranges (first, last) of `omitted`.
 
-    Or it is given up (`stop`): everyone gets control for good. One that is given up and of which all is left out from
-    before its first entry on is deleted: builds that do not know of that heed what it is made of. `experiment` is the
-    owner of the log.
+    With `stop` it is given up: everyone gets control for good. If everything is left out, too, from before its first
+    entry, it is deleted; builds that do not know deletion then take it for given up. `experiment` is the owner of the
+    log.
     """
 
     experiment: str
@@ -52,12 +52,15 @@ ALL = str(START)
 
 
 def deletion(owner: str, who: str, reason: str | None) -> Repaired:
-    """Event that deletes an experiment, for good."""
+    """Makes the event that deletes an experiment for good."""
     return Repaired(owner, "stop", who, reason, ((ALL, ALL),))
 
 
 class Repairs(Struct):
-    """`omissions` by owner, in the order in which they were decided; `given_up`, and since when (Unix time)."""
+    """Repairs of all experiments.
+
+    `omissions` are by owner, in the order of their decision; `given_up` has the time, Unix milliseconds, by owner.
+    """
 
     omissions: dict[str, list[Omission]] = {}
     given_up: dict[str, int] = {}
@@ -75,7 +78,7 @@ class Repairs(Struct):
         return any(each.first == ALL for each in self.omissions.get(owner, ()))
 
     def deleted(self) -> Iterator[tuple[str, int]]:
-        """Owners that were deleted, and when (Unix time)."""
+        """Owners that were deleted, each with the Unix time in milliseconds."""
         for owner, omissions in self.omissions.items():
             for each in omissions:
                 if each.first == ALL:
@@ -83,7 +86,7 @@ class Repairs(Struct):
                     break
 
     def leaving_out(self, experiment: str, omitted: tuple[tuple[str, str], ...]) -> Repairs:
-        """A copy in which entries are left out, too: to see what that would do."""
+        """Copy in which further entries are left out, to try the effect."""
         trial = Repairs(
             {name: list(omissions) for name, omissions in self.omissions.items()}, dict(self.given_up)
         )
@@ -91,7 +94,7 @@ class Repairs(Struct):
         return trial
 
     def omission(self, experiment: str, offset: Offset) -> Omission | None:
-        """Why the entry at an offset is left out; None where it is not."""
+        """Omission that leaves out the entry at an offset; None if the entry counts."""
         # Asked for every entry, of which hardly any log has one.
         for each in self.omissions.get(experiment, ()):
             if each.has(offset):
@@ -99,9 +102,9 @@ class Repairs(Struct):
         return None
 
     def omitted_through(self, experiment: str, offset: Offset) -> int:
-        """Number of omissions that lie behind `offset` with all their entries."""
+        """Number of omissions whose entries all are at or before `offset`."""
         return sum(Offset.parse(each.last) <= offset for each in self.omissions.get(experiment, ()))
 
     def omitted_before(self, experiment: str, offset: Offset) -> int:
-        """Number of omissions that a fold at `offset` must have met."""
+        """Number of omissions that a fold at `offset` has met, at least in part."""
         return sum(Offset.parse(each.first) <= offset for each in self.omissions.get(experiment, ()))

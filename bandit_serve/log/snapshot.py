@@ -45,7 +45,7 @@ class Snapshot(NamedTuple):
 
 @contextmanager
 def reading(whose: str) -> Iterator[None]:
-    """Around the making of a state from bytes: whatever they can cause becomes `UnreadableEntry`."""
+    """Context for making a state of bytes: any error that they cause becomes `UnreadableEntry`."""
     try:
         yield
     except (
@@ -67,14 +67,14 @@ def reading(whose: str) -> Iterator[None]:
 
 
 class Layout(Enum):
-    """Spelling of arrays, and whether all is compressed."""
+    """Layout of a state's arrays: as extensions, or as rows with all compressed."""
 
     PLAIN = "plain"
     DEFLATED = "deflated"
 
 
 class Codec(Generic[S]):
-    """Wire form of states of one `kind`, which `whose` names in refusals."""
+    """Codec for states of one `kind`. `whose` names their owner in refusals."""
 
     def __init__(
         self, kind: type[S], whose: str, *, version: int = FIRST_VERSION, layout: Layout = Layout.PLAIN
@@ -94,12 +94,12 @@ class Codec(Generic[S]):
         return packed if self._layout is Layout.PLAIN else zlib.compress(packed, level=1)
 
     def unpack(self, data: bytes) -> S:
-        """`UnreadableEntry` for everything that `pack` of this build, or of one that it knows, did not make."""
+        """Decodes a state. Raises `UnreadableEntry` for bytes that no known build's `pack` makes."""
         with reading(self._whose):
             return msgspec.convert(self.content(data), self._kind, dec_hook=_array, builtin_types=(bytes,))
 
     def content(self, data: bytes) -> Any:
-        """Fields of a state of this version, unchecked; arrays in a compressed one are rows."""
+        """Fields of a state of this version, unchecked. In a compressed one, arrays are rows."""
         with reading(self._whose):
             content = _decode(zlib.decompress(data) if data[:1] == _DEFLATED else data)
             versioned = isinstance(content, list) and content and isinstance(content[0], int)
@@ -135,7 +135,7 @@ def _of_extension(code: int, data: memoryview) -> NDArray[Any]:
 
 
 def _made(dtype: str, shape: list[int], items: bytes | memoryview) -> NDArray[Any]:
-    """An array of its own."""
+    """Array of dtype, shape and items, with memory of its own."""
     kind = np.dtype(dtype)
     if kind.kind not in _NUMBERS:
         raise ValueError("arrays in it are of numbers")
@@ -143,15 +143,15 @@ def _made(dtype: str, shape: list[int], items: bytes | memoryview) -> NDArray[An
 
 
 def _array(kind: Any, value: Any) -> NDArray[Any]:
-    """`value` as an array of the dtype that `kind`, an `NDArray[...]`, says."""
+    """Checks and converts `value` to an array of the dtype in `kind`, an `NDArray[...]`."""
     (wanted,) = get_args(get_args(kind)[1])
     if isinstance(value, list) and value and isinstance(value[0], str):
         value = _made(*value)
     elif isinstance(value, list) and wanted is not Any:  # of a build that wrote numbers one by one
         value = np.array(value, wanted)
     if not isinstance(value, np.ndarray) or (wanted is not Any and value.dtype != np.dtype(wanted)):
-        found = getattr(value, "dtype", type(value).__name__)
-        raise ValueError(f"expected an array of {getattr(wanted, '__name__', 'numbers')}, got {found}")
+        actual = getattr(value, "dtype", type(value).__name__)
+        raise ValueError(f"expected an array of {getattr(wanted, '__name__', 'numbers')}, got {actual}")
     return value
 
 

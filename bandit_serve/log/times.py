@@ -44,7 +44,10 @@ KEYS_READ_MS = 30_000
 
 
 def key_ends_ms(next_born_ms: int, longest_window_ms: int) -> int:
-    """Last time at which a token that a key signed may have an open window; the next key was made at `next_born_ms`."""
+    """Last time, Unix milliseconds, at which a token of a key may have an open window.
+
+    The key stopped signing after its successor was made, at `next_born_ms`.
+    """
     return next_born_ms + 2 * KEY_SETTLES_MS + longest_window_ms
 
 

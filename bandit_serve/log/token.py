@@ -1,4 +1,4 @@
-"""Keys that sign decision tokens, and the reading of tokens into rewards."""
+"""Keys that sign decision tokens, and the decoding of tokens into reward rows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from bandit_serve.log.times import KEY_SETTLES_MS, key_ends_ms
 
 
 class Keyring:
-    """All keys whose tokens are still good; one of them signs.
+    """Keys whose tokens are still valid; one of them signs.
 
-    `keys` maps a key's id (0 … 255) to what `new_key` made. A key signs only when it is `KEY_SETTLES_MS` old, so that
-    every worker knows it by then, unless there is no older one.
+    `keys` maps a key's id (0 … 255) to the bytes of `new_key`. The newest key that is at least `KEY_SETTLES_MS` old
+    signs, as every worker knows it by then; if none is, the oldest.
     """
 
     def __init__(self, keys: Mapping[int, bytes], now_ms: int) -> None:
@@ -35,7 +35,7 @@ class Keyring:
         return max(self._born_ms, key=lambda key_id: (self._born_ms[key_id], key_id))
 
     def knows_key_of(self, token: str) -> bool:
-        """Whether the key that a token names is here. What has not the form of a token names none, and is known."""
+        """Whether the key that a token names is here; True for a malformed token, which names none."""
         try:
             head = urlsafe_b64decode(token[:4])
         except ValueError:
@@ -46,7 +46,7 @@ class Keyring:
         return self._born_ms[self.newest] + rotation_ms <= now_ms
 
     def expired(self, now_ms: int, longest_window_ms: int) -> list[int]:
-        """Keys that can have signed nothing that is still inside an attribution window."""
+        """Ids of keys all of whose tokens are past their attribution windows."""
         ages = sorted(self._born_ms.items(), key=lambda item: (item[1], item[0]))
         return [
             key_id
@@ -57,8 +57,10 @@ class Keyring:
     def open(
         self, tokens: Sequence[object], values: NDArray[np.float64]
     ) -> tuple[NDArray[np.void], NDArray[np.uint64], dict[int, bytes]]:
-        """n rows of `REWARD`, u64[n] uids of their experiments: 0 where we did not sign the token; and by the number
-        of a row the features of its decision, f4[d] as bytes, where it had some.
+        """Decodes n tokens to rows of `REWARD`. Returns the rows, uids and features.
+
+        uids: u64[n], of their experiments, 0 where the token is not ours. features: by row number, the decision's
+        features, float32 (d,) as bytes, where it has some.
         """
         rows = np.zeros(len(tokens), REWARD)
         uids = np.zeros(len(tokens), np.uint64)
@@ -69,5 +71,5 @@ class Keyring:
 
 
 def new_key(now_ms: int) -> bytes:
-    """When it was made, and `KEY_BYTES` random bytes."""
+    """Makes a key: the time of its making, and `KEY_BYTES` random bytes."""
     return now_ms.to_bytes(8, "little") + secrets.token_bytes(KEY_BYTES)

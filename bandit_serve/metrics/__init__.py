@@ -9,8 +9,8 @@ from collections.abc import Callable
 from bandit_serve.metrics.binary import Binary
 from bandit_serve.metrics.bounded import Bounded
 from bandit_serve.metrics.continuous import Continuous
-from bandit_serve.metrics.count import LARGEST_COUNT, Count
-from bandit_serve.metrics.kind import LARGEST_VALUE, MetricKind, is_number
+from bandit_serve.metrics.count import MAX_COUNT, Count
+from bandit_serve.metrics.kind import MAX_VALUE, MetricKind, is_number
 
 KINDS: dict[str, type[MetricKind]] = {kind.name: kind for kind in (Binary, Bounded, Count, Continuous)}
 
@@ -22,8 +22,8 @@ def names_of(fits: Callable[[type[MetricKind]], bool]) -> frozenset[str]:
 
 __all__ = [
     "KINDS",
-    "LARGEST_COUNT",
-    "LARGEST_VALUE",
+    "MAX_COUNT",
+    "MAX_VALUE",
     "Binary",
     "Bounded",
     "Continuous",

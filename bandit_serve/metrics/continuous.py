@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from bandit_serve.metrics.kind import LARGEST_VALUE, MetricKind, is_number
+from bandit_serve.metrics.kind import MAX_VALUE, MetricKind, is_number
 
 
 class Continuous(MetricKind):
-    """Rewards of any size within ±`LARGEST_VALUE`."""
+    """Rewards of any size within ±`MAX_VALUE`."""
 
     name: ClassVar[str] = "continuous"
     likelihood: ClassVar[str] = "normal"
     unbounded: ClassVar[bool] = True
-    floor = -LARGEST_VALUE
-    ceiling = LARGEST_VALUE
+    floor = -MAX_VALUE
+    ceiling = MAX_VALUE
     refusal = "is continuous: expected a number"
 
     def takes(self, value: float | bool) -> bool:

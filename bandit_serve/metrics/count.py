@@ -6,14 +6,14 @@ import math
 from typing import ClassVar
 
 from bandit_serve.metrics.continuous import Continuous
-from bandit_serve.metrics.kind import LARGEST_VALUE, MetricKind
+from bandit_serve.metrics.kind import MAX_VALUE, MetricKind
 
 # Sums of nine million of the largest are still exact in float64.
-LARGEST_COUNT = 10**9
+MAX_COUNT = 10**9
 
 
 class Count(MetricKind):
-    """Whole rewards from 0 to `LARGEST_COUNT`; former versions took larger ones. To be kept small, they are negative
+    """Whole rewards from 0 to `MAX_COUNT`; former versions took larger ones. To be kept small, they are negative
     numbers to a policy.
     """
 
@@ -24,8 +24,8 @@ class Count(MetricKind):
     sub_gaussian: ClassVar[bool] = False
     mirror: ClassVar[type[MetricKind] | None] = Continuous
     floor = 0.0
-    ceiling = LARGEST_VALUE
-    refusal = f"is a count: expected a whole number from 0 to {LARGEST_COUNT:,}"
+    ceiling = MAX_VALUE
+    refusal = f"is a count: expected a whole number from 0 to {MAX_COUNT:,}"
 
     def takes(self, value: float | bool) -> bool:
-        return 0 <= value <= LARGEST_COUNT and value == math.floor(value) and not isinstance(value, bool)
+        return 0 <= value <= MAX_COUNT and value == math.floor(value) and not isinstance(value, bool)

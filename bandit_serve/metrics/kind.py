@@ -11,12 +11,12 @@ Missing = Literal["zero", "ignore"]
 Unit = Literal["user", "request"]
 
 # Policies and results can square and sum rewards up to this size without an overflow.
-LARGEST_VALUE = 1e80
+MAX_VALUE = 1e80
 
 
 def is_number(value: float | bool) -> bool:
-    """Whether `value` is a number within ±`LARGEST_VALUE`; true and false are none."""
-    return -LARGEST_VALUE <= value <= LARGEST_VALUE and not isinstance(value, bool)
+    """Whether `value` is a number within ±`MAX_VALUE`; true and false are none."""
+    return -MAX_VALUE <= value <= MAX_VALUE and not isinstance(value, bool)
 
 
 class MetricKind:
@@ -88,8 +88,8 @@ class MetricKind:
         """Ends of the range in which the mean of analysed values lies."""
         low, high = self.floor, self.ceiling
         if self.unbounded:
-            low = low if low > -LARGEST_VALUE else -math.inf
-            high = high if high < LARGEST_VALUE else math.inf
+            low = low if low > -MAX_VALUE else -math.inf
+            high = high if high < MAX_VALUE else math.inf
         if missing == "zero":
             low, high = min(low, 0.0), max(high, 0.0)
         if unit == "user" and not self.takes_max:

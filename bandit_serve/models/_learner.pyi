@@ -6,7 +6,7 @@ from typing_extensions import disjoint_base
 
 from bandit_serve.models._ids import GrowingIds, IdTable
 
-LARGEST_RATING: float
+MAX_RATING: float
 MAX_FEATURES: int
 
 @disjoint_base

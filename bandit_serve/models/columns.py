@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve.errors import InvalidInput
 from bandit_serve.models._ids import id_text
-from bandit_serve.models._learner import LARGEST_RATING
+from bandit_serve.models._learner import MAX_RATING
 
-TOO_LARGE = f"Every rating must be finite and at most {LARGEST_RATING:g} in size."
+TOO_LARGE = f"Every rating must be finite and at most {MAX_RATING:g} in size."
 
 
 def rating_column(ratings: ArrayLike) -> NDArray[np.float64]:
@@ -27,7 +27,7 @@ def rating_column(ratings: ArrayLike) -> NDArray[np.float64]:
         raise InvalidInput("There must be at least one rating.")
     values = column.astype(np.float64)
     # Far from where float32 ends, so that training diverges visibly before anything overflows.
-    if not (np.abs(values) <= LARGEST_RATING).all():
+    if not (np.abs(values) <= MAX_RATING).all():
         raise InvalidInput(TOO_LARGE)
     return values
 

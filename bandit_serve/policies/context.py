@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from bandit_serve.base.names import Name, repeated_names
 from bandit_serve.errors import FieldError
-from bandit_serve.metrics import LARGEST_VALUE
+from bandit_serve.metrics import MAX_VALUE
 
 MAX_FEATURES = 512
 # A field has two features or more, beside the intercept.
@@ -34,8 +34,8 @@ class ContextField(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     kind: Literal["numeric", "categorical"]
     values: Annotated[list[Category], Meta(min_length=1, max_length=MAX_CATEGORIES)] | None = None
     buckets: Annotated[int, Meta(ge=1, le=MAX_CATEGORIES)] | None = None
-    mean: Annotated[float, Meta(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None = None
-    std: Annotated[float, Meta(gt=0.0, le=LARGEST_VALUE)] | None = None
+    mean: Annotated[float, Meta(ge=-MAX_VALUE, le=MAX_VALUE)] | None = None
+    std: Annotated[float, Meta(gt=0.0, le=MAX_VALUE)] | None = None
     interactions: Annotated[list[Name], Meta(max_length=MAX_FIELDS)] | None = None
 
 

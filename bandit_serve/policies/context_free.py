@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import ArrayLike, NDArray
 
-from bandit_serve.metrics import LARGEST_VALUE
+from bandit_serve.metrics import MAX_VALUE
 from bandit_serve.policies._arms import Arms, eligible_arms
 from bandit_serve.policies.numbers import Vector, by_arm, refusal
 from bandit_serve.policies.parameters import declared, require_within
@@ -42,9 +42,7 @@ class PseudoHistory(Struct, frozen=True):
     # More would count for nothing beside them.
     n: Annotated[float, Meta(ge=0.0, le=1e12, description="observations")]
     mean: Annotated[float, Meta(description="their mean, within the objective's range")]
-    std: Annotated[
-        float, Meta(ge=-LARGEST_VALUE, le=LARGEST_VALUE, description="their standard deviation")
-    ] = 0.0
+    std: Annotated[float, Meta(ge=-MAX_VALUE, le=MAX_VALUE, description="their standard deviation")] = 0.0
 
 
 class ContextFreePolicy(Policy, Arms):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bandit_serve.errors import InvalidInput
-from bandit_serve.metrics import KINDS, LARGEST_VALUE, MetricKind, names_of
+from bandit_serve.metrics import KINDS, MAX_VALUE, MetricKind, names_of
 from bandit_serve.policies.numbers import finite, refusal
 
 ALL = frozenset(KINDS)
@@ -34,8 +34,6 @@ def bounds(low: float | None, high: float | None) -> tuple[float, float]:
     """Bounds of rewards, 0 and 1 where not given; `InvalidInput` for what no reward can be scaled by."""
     least = finite("low", 0.0 if low is None else low)
     most = finite("high", 1.0 if high is None else high)
-    if not -LARGEST_VALUE <= least < most <= LARGEST_VALUE:
-        raise InvalidInput(
-            f"low must be below high and both within ±{LARGEST_VALUE:g}, not {low!r} and {high!r}"
-        )
+    if not -MAX_VALUE <= least < most <= MAX_VALUE:
+        raise InvalidInput(f"low must be below high and both within ±{MAX_VALUE:g}, not {low!r} and {high!r}")
     return least, most

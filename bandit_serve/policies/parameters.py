@@ -18,7 +18,7 @@ from msgspec import NODEFAULT, Meta, Struct, inspect
 
 from bandit_serve.base.durations import Duration, parse_duration_ms
 from bandit_serve.base.names import Name
-from bandit_serve.metrics import LARGEST_VALUE
+from bandit_serve.metrics import MAX_VALUE
 from bandit_serve.policies.numbers import ByArm, by_arm, finite, in_order, refusal, whole
 
 # Of an experiment, and so of the numbers by the names of arms.
@@ -35,9 +35,9 @@ Number = inspect.FloatType | inspect.IntType
 Parts = dict[str, float | list[float | None] | None]
 
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
-Weight = Annotated[float, Meta(ge=0.0, le=LARGEST_VALUE)]
+Weight = Annotated[float, Meta(ge=0.0, le=MAX_VALUE)]
 # Of what is in the unit of the rewards.
-Scale = Annotated[float, Meta(ge=1e-12, le=LARGEST_VALUE)]
+Scale = Annotated[float, Meta(ge=1e-12, le=MAX_VALUE)]
 # Of what has no unit.
 Factor = Annotated[float, Meta(ge=1e-9, le=1e9)]
 # A number for every arm, or one for each arm that is named and the default for the others.

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-from bandit_serve.metrics import KINDS, LARGEST_VALUE, names_of
+from bandit_serve.metrics import KINDS, MAX_VALUE, names_of
 from bandit_serve.policies import _beta, _normal, _poisson
 from bandit_serve.policies._best_arm import beta_best, gamma_best, student_best
 from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics
@@ -19,7 +19,7 @@ from bandit_serve.policies.parameters import Parts, PartsByName, parts_schema, r
 from bandit_serve.policies.policy import Terms
 
 # The shapes of Gamma posteriors between which their quadrature is tested.
-SMALLEST_SHAPE, LARGEST_SHAPE = 1e-6, 1e15
+MIN_SHAPE, MAX_SHAPE = 1e-6, 1e15
 # How far behind the best, and how much narrower than the widest, a Student posterior is at most taken to be.
 FURTHEST = 1e100
 
@@ -43,7 +43,7 @@ class GammaPrior(Struct, frozen=True):
 class NormalPrior(Struct, frozen=True):
     """Of a mean and a variance, the Normal-inverse-gamma's. None is what the rewards show."""
 
-    mean: Annotated[float, Meta(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None = None
+    mean: Annotated[float, Meta(ge=-MAX_VALUE, le=MAX_VALUE)] | None = None
     kappa: Annotated[float, Meta(ge=1e-9, le=1e9)] = 1e-4
     alpha: Annotated[float, Meta(ge=0.05, le=1e9)] = 0.5
     beta: Annotated[float, Meta(ge=1e-30, le=1e30)] | None = None
@@ -69,8 +69,8 @@ def beta_shares(statistics: Statistics, prior: NDArray[np.float64]) -> Vector:
 def gamma_shares(statistics: Statistics, prior: NDArray[np.float64]) -> Vector:
     shape, rate = _poisson.posterior(**statistics, prior=np.ascontiguousarray(prior))
     # What is sharper than that is taken to be as sharp, at the same mean. The product may be rounded past it.
-    sharpest = np.minimum(1.0, LARGEST_SHAPE / shape)
-    return gamma_best(np.clip(shape * sharpest, SMALLEST_SHAPE, LARGEST_SHAPE), rate * sharpest)
+    sharpest = np.minimum(1.0, MAX_SHAPE / shape)
+    return gamma_best(np.clip(shape * sharpest, MIN_SHAPE, MAX_SHAPE), rate * sharpest)
 
 
 def student_shares(statistics: Statistics, prior: NDArray[np.float64]) -> Vector:

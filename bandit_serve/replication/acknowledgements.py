@@ -1,4 +1,6 @@
-"""Acknowledgements: a change is answered when every worker that lives has applied it, so the next request sees it."""
+"""Acknowledgements of changes. A caller gets its answer when every live worker has applied its change, so the next
+request sees it wherever it lands.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,13 @@ PATIENCE_S = 1.0
 POLL_S = 0.002
 
 
-async def say_heard(store: Store, owner: str, offset: Offset, incarnation: int) -> None:
-    """Says that this worker has applied the change at `offset`."""
+async def acknowledge(store: Store, owner: str, offset: Offset, incarnation: int) -> None:
+    """Writes to the store that this worker has applied the change at `offset`."""
     await store.write_answer(store.keys.acknowledgements(owner, str(offset)), incarnation, b"")
 
 
-async def heard_everywhere(store: Store, owner: str, offset: Offset) -> None:
-    """Returns when all workers have said so, or after `PATIENCE_S`; the change holds either way."""
+async def wait_for_acknowledgements(store: Store, owner: str, offset: Offset) -> None:
+    """Returns when all live workers have acknowledged the change, or after `PATIENCE_S`; it holds either way."""
     until_s = time.monotonic() + PATIENCE_S
     key = store.keys.acknowledgements(owner, str(offset))
     try:

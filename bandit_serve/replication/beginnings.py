@@ -1,4 +1,6 @@
-"""Beginnings of an experiment's fold, and the record of one that can not be folded."""
+"""Beginnings of folds: the newest usable snapshot of an experiment, and the newest record of one that can not be
+folded.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,9 @@ log = logging.getLogger(__name__)
 
 
 async def newest_state(store: Store, owner: str, repairs: Repairs) -> LiveExperiment | None:
-    """State of the newest snapshot that can be used; None where the log is to be read from its first entry.
+    """Loads the newest usable snapshot; None where the log has to be read from its first entry.
 
-    `Unfoldable` where no snapshot can be used and the log has been trimmed.
+    Raises `Unfoldable` where no snapshot is usable and the log was trimmed.
     """
     trimmed = await store.trimmed(owner)
     unusable: Exception | None = None
@@ -47,7 +49,7 @@ async def newest_state(store: Store, owner: str, repairs: Repairs) -> LiveExperi
 
 
 async def newest_record(store: Store, owner: str) -> Record | None:
-    """Record of the last change in the log, or in a snapshot, that this build can read; None where it can none."""
+    """Finds the record of the last change that this build can read, in the log or a snapshot; None without one."""
     record, position = None, START
     async for offset, state in store.newest_snapshots(owner, POLICY_FOLD):
         try:

@@ -1,4 +1,4 @@
-"""Asking every worker for a digest of its state at one place of a log."""
+"""Census: every worker is asked for a digest of its state at one offset of a log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POLL_S = 0.02
 
 
 class WorkerCard(Struct, frozen=True):
-    """Word of a worker about itself to the others."""
+    """Description of a worker, which it announces to the others."""
 
     incarnation: int
     pid: int
@@ -29,7 +29,9 @@ class WorkerCard(Struct, frozen=True):
 
 
 class Answers(Struct, frozen=True):
-    """`digests` of those that answered, by incarnation; `silent` live and did not; `ended` live no more."""
+    """Answers to a census. `digests` are by incarnation; `silent` workers live and did not answer, `ended` ones are
+    gone.
+    """
 
     offset: Offset
     digests: dict[int, str]
@@ -38,7 +40,7 @@ class Answers(Struct, frozen=True):
 
 
 async def living(store: Store) -> list[WorkerCard]:
-    """Workers that live, the oldest first."""
+    """Live workers, oldest first."""
     cards = [msgspec.msgpack.decode(card, type=WorkerCard) for card in await store.workers()]
     return sorted(cards, key=lambda card: (card.started_ms, card.pid))
 

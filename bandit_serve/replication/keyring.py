@@ -7,7 +7,7 @@ from bandit_serve.store.store import Store
 
 
 async def load_keyring(store: Store) -> Keyring:
-    """Keys that all workers share; the first worker makes the first one."""
+    """Loads the keys that all workers share; adds the first one if there is none."""
     now_ms = await store.time_ms()
     keys = await store.token_keys()
     if not keys:

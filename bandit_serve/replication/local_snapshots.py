@@ -1,4 +1,4 @@
-"""Newest snapshots in files of this host: a worker that starts while the store is away decides with them."""
+"""Snapshot files of this host: the newest states, for workers that start while the store is away."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ _CODEC = Codec(_File, "this host")
 _KEYS = msgspec.msgpack.Decoder(dict[int, bytes]).decode
 
 
-class Found(NamedTuple):
-    """Content of the files: the registry's state and each experiment's, by owner; the keys; and of which store."""
+class LocalState(NamedTuple):
+    """Content of the files: states of the registry and experiments by owner, the keys, and their store's identity."""
 
     identity: bytes
     states: dict[str, tuple[Offset, bytes]]
@@ -51,10 +51,10 @@ class Found(NamedTuple):
 
 
 class LocalSnapshots:
-    """One directory of a namespace in the data directory, 0700; its files, one an owner, 0600. All calls block.
+    """Directory of snapshot files (0700) for one namespace, with one file (0600) for each owner. All calls block.
 
-    Files are written beside and renamed, and have a checksum. One that is torn, damaged or of something else is
-    passed over. Together they take at most `MAX_BYTES`.
+    A file is written under another name, then renamed, and has a checksum. One that is torn, damaged or of another
+    store is skipped. All together take at most `MAX_BYTES`.
     """
 
     def __init__(self, data_dir: Path, namespace: str) -> None:
@@ -64,7 +64,7 @@ class LocalSnapshots:
         self._sizes: dict[Path, int] = {}
 
     def is_mine(self) -> bool:
-        """Whether this process is the one on this host that writes; it stays so until it ends."""
+        """Whether this process is the one on this host that writes; it remains so until it ends."""
         if self._lock_fd is None:
             own_folder(self._directory)
             fd = os.open(
@@ -85,23 +85,23 @@ class LocalSnapshots:
             self._lock_fd = None
 
     def write(self, identity: bytes, owner: str, offset: Offset, state: bytes) -> None:
-        """Raises OSError where the disk does not take it, or where all files would be too large."""
+        """Writes one file. Raises OSError if the disk is full or all files would be too large."""
         path = self._path(owner)
         body = _CODEC.pack(_File(self._namespace, identity, owner, str(offset), state))
         if sum(self._sizes.values()) - self._sizes.get(path, 0) + len(body) > MAX_BYTES:
             raise OSError(f"they would take more than {MAX_BYTES} bytes")
-        fd, beside = tempfile.mkstemp(dir=self._directory, prefix=".writing-")
+        fd, temporary = tempfile.mkstemp(dir=self._directory, prefix=".writing-")
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(hashlib.sha256(body).digest())
                 file.write(body)
                 file.flush()
                 os.fsync(fd)
-            os.replace(beside, path)
+            os.replace(temporary, path)
             self._sizes[path] = len(body)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(beside)
+                os.unlink(temporary)
             raise
         self._sync_directory()
 
@@ -109,7 +109,7 @@ class LocalSnapshots:
         self.write(identity, TOKEN_KEYS, START, msgspec.msgpack.encode(keys))
 
     def sweep(self, owners: Collection[str]) -> None:
-        """Removes the files of all other owners, and what a process that was killed left half-written."""
+        """Removes the files of all other owners, and unfinished ones of processes that were killed."""
         kept = {self._path(owner) for owner in (*owners, COMMON, TOKEN_KEYS)}
         for path in (*self._paths(), *self._directory.glob(".writing-*")):
             if path not in kept:
@@ -119,8 +119,8 @@ class LocalSnapshots:
     def exist(self) -> bool:
         return self._path(COMMON).exists() and self._path(TOKEN_KEYS).exists()
 
-    def read(self) -> Found | None:
-        """None where a registry and keys of one store are not there."""
+    def read(self) -> LocalState | None:
+        """Reads all files; None unless a registry and keys of the same store are among them."""
         files = {file.owner: file for path in self._paths() if (file := self._read(path)) is not None}
         registry, keys = files.pop(COMMON, None), files.pop(TOKEN_KEYS, None)
         if registry is None or keys is None or keys.identity != registry.identity:
@@ -131,7 +131,7 @@ class LocalSnapshots:
                 states[owner] = Offset.parse(file.offset), file.state
             else:
                 log.warning("the snapshot file of %s is of another store and is passed over", owner)
-        return Found(registry.identity, states, _KEYS(keys.state))
+        return LocalState(registry.identity, states, _KEYS(keys.state))
 
     def _read(self, path: Path) -> _File | None:
         try:

@@ -26,11 +26,13 @@ Compared = Literal["equal", "different", "silent", "ended", "unreachable"]
 
 
 class NotReplayable(BanditServeError):
-    """No state can be made of what the store holds of an experiment."""
+    """No state can be made from what the store has of an experiment."""
 
 
 class WorkerComparison(Struct, frozen=True):
-    """`silent`: it lives and did not answer. `ended`: it lives no more, and is no inequality."""
+    """Comparison with a worker's state. `silent`: it lives and did not answer. `ended`: it is gone, which is no
+    difference.
+    """
 
     id: str
     host: str
@@ -40,16 +42,16 @@ class WorkerComparison(Struct, frozen=True):
 
 
 class SnapshotComparison(Struct, frozen=True):
-    """`unreachable`: the log has no entry at its offset."""
+    """Comparison with a snapshot. `unreachable`: the log has no entry at its offset."""
 
     offset: str
     result: Compared
 
 
 class Replayed(Struct, frozen=True):
-    """Outcome of `entries` entries, applied to the snapshot at `start` or, where it is null, to nothing.
+    """Outcome of a replay of `entries` entries from the snapshot at `start`, or from nothing where that is null.
 
-    `equal` is null where there was nothing to compare with.
+    `equal` is null where there was no state to compare with.
     """
 
     experiment: str
@@ -64,7 +66,7 @@ class Replayed(Struct, frozen=True):
 
 
 class _Remake:
-    """A state that is made anew from the log, compared with snapshots at their offsets."""
+    """State that is folded from the log again, and compared with each snapshot at its offset."""
 
     def __init__(
         self, name: str, repairs: Repairs, start: Snapshot | None, snapshots: Mapping[Offset, bytes]
@@ -88,11 +90,10 @@ class _Remake:
 
 
 async def replay(store: Store, owner: str, repairs: Repairs) -> Replayed:
-    """Folds the log anew up to now and compares with every worker that lives and every snapshot that is kept.
+    """Folds the log again, to its end, and compares with every live worker and every snapshot.
 
-    What was left out by a repair is left out, and snapshots that still have it are passed over.
-
-    Where no worker lives, snapshots are all there is. `NotFound` where the experiment has no log.
+    Entries that a repair left out are left out, and snapshots from before such a repair are skipped. Raises `NotFound`
+    where the experiment has no log.
     """
     end = max([await store.last_offset(owner), *await store.snapshot_offsets(owner, POLICY_FOLD)])
     name = name_of(owner)
@@ -167,13 +168,13 @@ def _wrong(result: Compared) -> bool:
 
 
 async def _snapshots(store: Store, name: str, repairs: Repairs) -> dict[Offset, bytes]:
-    """Those that are kept, oldest first."""
+    """Snapshots that are kept, oldest first."""
     newest = [each async for each in store.newest_snapshots(name, POLICY_FOLD) if _is_of(each, name, repairs)]
     return {snapshot.offset: snapshot.state for snapshot in reversed(newest)}
 
 
 def _is_of(snapshot: Snapshot, name: str, repairs: Repairs) -> bool:
-    """Whether a snapshot is of the log as it was repaired; one that can not be read is looked at later."""
+    """Whether a snapshot is of the log as it was repaired; True for one that can not be read, which fails later."""
     met = repairs.omitted_before(name, snapshot.offset)
     try:
         return LiveExperiment.omitted_in(snapshot.state) == met
@@ -182,7 +183,7 @@ def _is_of(snapshot: Snapshot, name: str, repairs: Repairs) -> bool:
 
 
 async def _remade(store: Store, name: str, repairs: Repairs, end: Offset) -> tuple[Offset | None, _Remake]:
-    """From the beginning, or from the oldest snapshot where the log was trimmed, up to and with `end`."""
+    """Folds the log up to `end`, from its first entry or, where it was trimmed, from the oldest snapshot."""
     for _ in range(ATTEMPTS):
         trimmed = await store.trimmed(name)
         snapshots = await _snapshots(store, name, repairs)
@@ -204,7 +205,7 @@ async def _remade(store: Store, name: str, repairs: Repairs, end: Offset) -> tup
 
 
 async def _read(store: Store, name: str, fold: _Remake, end: Offset) -> bool:
-    """False when the log was trimmed past the fold meanwhile."""
+    """Applies the log up to `end`; False when it was trimmed past the fold meanwhile."""
     async for page in pages(store, name, fold.position, end):
         if page.gap is not None:
             return False

@@ -1,4 +1,4 @@
-"""Results of each experiment from its log: a fold that is made when asked, and caught up from its own snapshot."""
+"""Results of each experiment from its log. A fold is made when first asked for, and continues from its own snapshot."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class _Folded:
-    """`omissions` is how many were known when it was begun."""
+    """Results fold in memory. `omissions` is the number of omissions that were known when it began."""
 
     def __init__(self, uid: int, omissions: int, fold: ResultsFold) -> None:
         self.uid = uid
@@ -38,7 +38,7 @@ class _Folded:
 
 
 class ResultsSetAside(SetAside):
-    """An entry at `offset` that the results can not be made with; `__cause__` says why."""
+    """Results can not be folded because of the entry at `offset`; `__cause__` has the reason."""
 
     def __init__(self, name: str, offset: Offset) -> None:
         super().__init__(
@@ -48,7 +48,7 @@ class ResultsSetAside(SetAside):
 
 
 class ResultsLog:
-    """`ResultsSetAside` where an entry can not be folded: until the experiment is repaired it has no results."""
+    """Results folds of experiments. Methods raise `ResultsSetAside` for a bad entry, until it is repaired."""
 
     def __init__(self, store: Store, replica: Replica) -> None:
         self._store = store
@@ -61,10 +61,10 @@ class ResultsLog:
         self._folded.pop(name, None)
 
     async def up_to_now(self, live: LiveExperiment, read: Callable[[ResultsFold], T]) -> T:
-        """Result of `read`, for everything that is in the log when this is called; where a window has closed since, for
-        that too.
+        """Returns `read(fold)` when all entries that the log has now are folded.
 
-        `read` runs in a thread, and nothing is applied to the fold meanwhile.
+        If a window has closed since the last entry, a tick is appended first, so that it counts. `read` runs in a
+        thread; the fold does not change meanwhile.
         """
         name, owner = live.experiment.id, live.owner
         end = await self._store.last_offset(owner)
@@ -77,7 +77,7 @@ class ResultsLog:
                 return await asyncio.to_thread(read, folded.fold)
 
     async def snapshot(self, live: LiveExperiment) -> None:
-        """Writes the fold at the experiment's offset, which its log may then be trimmed to."""
+        """Writes the fold at the experiment's offset, to which its log may then be trimmed."""
         owner = live.owner
         folded = await self._reach(live, live.offset)
         async with folded.lock:
@@ -91,7 +91,7 @@ class ResultsLog:
             await self._store.drop_snapshots(owner, RESULTS_FOLD, [at for at in older if at < offset])
 
     async def reach(self, live: LiveExperiment) -> None:
-        """Folds the log as far as `live` has come."""
+        """Folds the log up to the offset of `live`."""
         await self._reach(live, live.offset)
 
     async def _reach(self, live: LiveExperiment, end: Offset) -> _Folded:
@@ -146,7 +146,7 @@ class ResultsLog:
         return _Folded(uid, omissions, ResultsFold(await self._first_record(live)))
 
     async def _first_record(self, live: LiveExperiment) -> Record:
-        """As the log begins with it: a later one knows arms and revisions that were not there yet."""
+        """Record with which the log begins: later ones have arms and revisions that were not there yet."""
         entries = await self._store.read(live.owner, START, 1)
         gap = await gap_behind(self._store, live.owner, START)
         if gap is None and entries and entries[0].kind == events.CHANGED:
@@ -157,7 +157,7 @@ class ResultsLog:
         raise ResultsSetAside(live.experiment.id, gap or START)
 
     def _apply(self, live: LiveExperiment, folded: _Folded, entries: list[Entry]) -> None:
-        """In a thread. A fold that stopped in the middle of an entry is not used again."""
+        """Applies entries in a thread. A fold that failed in the middle of an entry is not used again."""
         name, owner = live.experiment.id, live.owner
         fold, repairs = folded.fold, self._replica.registry.repairs
         for entry in entries:

@@ -1,4 +1,4 @@
-"""Tail: it follows all logs in one task, by one connection, every entry once and in order."""
+"""Tail of all logs: one task and one connection apply every entry once and in order to this process's replica."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bandit_serve.log.reader import gap_behind, pages
 from bandit_serve.log.times import LAPSE_MS
 from bandit_serve.registry.registry import Registry
 from bandit_serve.replication.beginnings import newest_record, newest_state
-from bandit_serve.replication.local_snapshots import Found
+from bandit_serve.replication.local_snapshots import LocalState
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 
@@ -40,7 +40,10 @@ LOOK_COUNT = 64
 class Tail:
     """Keeps a replica up to date. `available` says whether the store answered the last read.
 
-    `gather_s` is how long entries may come together before they are read.
+    `gather_s` is the time between two reads, in which entries collect so that a busy log costs few reads.
+
+    `wait_for…` raise `StoreUnavailable` while the store is away. `refresh…` then return at once with nothing new: they
+    serve callers that would rather answer from memory.
     """
 
     def __init__(self, store: Store, replica: Replica) -> None:
@@ -48,7 +51,7 @@ class Tail:
         self._replica = replica
         self._waiting: list[tuple[str, Offset, asyncio.Future[None]]] = []
         self._hurry = asyncio.Event()
-        self._hearing = asyncio.Semaphore(2)
+        self._refreshing = asyncio.Semaphore(2)
         self._complete_s: dict[str, float] = {}
         self.available = False
         self.gather_s = GATHER_S
@@ -59,7 +62,7 @@ class Tail:
         self._asked_for: set[str] = set()
 
     async def load(self) -> None:
-        """Restores the newest snapshots and applies what came after them, up to now."""
+        """Restores the newest snapshots and applies all later entries that the logs have now."""
         self.identity = await self._store.identity()
         await self.load_registry()
         for owner in list(self._replica.registry.experiments):
@@ -67,21 +70,21 @@ class Tail:
         self._replica.repaired.clear()
         self.available = True
 
-    def start_from(self, found: Found) -> None:
-        """Takes the snapshots of this host instead, while the store is away; `run` goes on from there.
+    def start_from(self, local: LocalState) -> None:
+        """Loads the snapshot files of this host instead, while the store is away; `run` goes on from their offsets.
 
-        A state that this build can not read is passed over: its log is read when the store is there.
+        A state that this build can not read is skipped: its log is read when the store is there.
         """
-        self.identity = found.identity
-        registry = Registry.from_state(*found.states[COMMON])
+        self.identity = local.identity
+        registry = Registry.from_state(*local.states[COMMON])
         self._replica.restore_registry(registry)
         for owner in registry.experiments:
-            if owner not in found.states:
+            if owner not in local.states:
                 if owner in registry.repairs.given_up:
                     self._replica.give_up(owner, None)
             else:
                 try:
-                    live = LiveExperiment.from_state(*found.states[owner])
+                    live = LiveExperiment.from_state(*local.states[owner])
                 except Exception:
                     log.exception("the snapshot file of %s can not be read and is passed over", owner)
                     continue
@@ -96,7 +99,7 @@ class Tail:
         await self._read_to_end(COMMON)
 
     async def _take_up(self, owner: str) -> None:
-        """An experiment as its snapshots and its log say that it is, or set aside with what is known of it."""
+        """Loads an experiment from its snapshot and log. If that fails, sets it aside with its record."""
         replica, name = self._replica, name_of(owner)
         if owner in replica.registry.repairs.given_up:
             replica.give_up(owner, await self._newest_record(owner))
@@ -118,7 +121,7 @@ class Tail:
             return None
 
     async def _recognise_new(self) -> None:
-        """Looks once for what is known of those that were set aside before they were anything."""
+        """Searches the logs, once each, for the records of experiments that were set aside before any was in memory."""
         for name, aside in list(self._replica.aside.items()):
             if aside.record is None and name != COMMON and name not in self._asked_for:
                 owner = self._replica.registry.owner(name)
@@ -126,7 +129,7 @@ class Tail:
                 self._asked_for.add(name)
 
     async def _take_up_repaired(self) -> None:
-        """Loads those anew of which the common log says that they were repaired."""
+        """Loads again the experiments that a repair event in the common log names."""
         for owner in list(self._replica.repaired):
             await self._take_up(owner)
             self._replica.repaired.discard(owner)
@@ -134,7 +137,7 @@ class Tail:
     async def run(self) -> None:
         """Follows the logs until cancelled; while the store is away it keeps trying.
 
-        `LogLost` when it has no longer what had been read from it.
+        Raises `LogLost` when the store no longer has entries that were applied here.
         """
         while True:
             try:
@@ -155,10 +158,10 @@ class Tail:
                 await self._gather()
 
     async def _look_after_losses(self) -> None:
-        """`LogLost` where the store has lost what is in our memory: one that was emptied, was given an older file, or
-        took over from another.
+        """Raises `LogLost` where the store has lost entries that were applied here.
 
-        Of all logs after an outage; of some of them, in turn, while the store is there.
+        That happens to a store that was emptied, was given an older file, or took over from another. After an outage
+        all logs are checked; at other times some of them, in turn.
         """
         now_s = time.monotonic()
         if self.available and now_s - self._looked_s < LOOK_S:
@@ -175,7 +178,7 @@ class Tail:
         self._looked_s = now_s
 
     async def _look_before(self, news: dict[str, list[Entry]]) -> None:
-        """`LogLost` where an entry before the news is missing: once they are applied, nobody would notice."""
+        """Raises `LogLost` where an entry before the new ones is missing: after they are applied, it would not show."""
         before = [(owner, self._replica.positions[owner]) for owner in news]
         await self._look_at([(owner, at) for owner, at in before if at > START][:LOOK_COUNT])
 
@@ -198,7 +201,7 @@ class Tail:
             )
 
     async def _apply(self, news: dict[str, list[Entry]]) -> None:
-        """Applies entries in their order, the largest log last; requests have their turn meanwhile."""
+        """Applies each log's entries in order, the longest log last. Requests run in between."""
         turn = Turn()
         for owner in sorted(news, key=lambda owner: sum(len(entry.data) for entry in news[owner])):
             for entry in news[owner]:
@@ -212,7 +215,7 @@ class Tail:
             self._wake()
 
     async def _read_news(self) -> dict[str, list[Entry]]:
-        """New entries, of logs of which nothing is missing before them."""
+        """Reads new entries. Logs that were trimmed past their position are left out."""
         owners = list(self._replica.positions)
         asked_s = time.monotonic()
         news = await self._store.read_any(self._replica.positions, READ_COUNT)
@@ -228,7 +231,7 @@ class Tail:
         return news
 
     async def _gather(self) -> None:
-        """Lets entries come together, so that a busy log costs one read for many; a waiter ends it."""
+        """Waits `gather_s`, so that one read gets many entries of a busy log. Ends early when somebody waits."""
         self._hurry.clear()
         try:
             async with asyncio.timeout(self.gather_s):
@@ -236,8 +239,8 @@ class Tail:
         except TimeoutError:
             pass
 
-    async def reach(self, owner: str, offset: Offset) -> None:
-        """Returns when the entry at `offset` has been applied."""
+    async def wait_for(self, owner: str, offset: Offset) -> None:
+        """Returns when the entry at `offset` has been applied; raises `StoreUnavailable` after `REACH_S`."""
         if self._has(owner, offset):
             return
         reached = asyncio.get_running_loop().create_future()
@@ -249,61 +252,61 @@ class Tail:
         except TimeoutError:
             raise StoreUnavailable(f"The log was not read up to {offset} within {REACH_S:g} s.") from None
 
-    async def catch_up(self, owner: str) -> None:
-        """Returns when everything that was in a log when this was called has been applied."""
-        await self.reach(owner, await self._store.last_offset(owner))
+    async def wait_for_end(self, owner: str) -> None:
+        """Returns when all entries that the log has now have been applied."""
+        await self.wait_for(owner, await self._store.last_offset(owner))
 
-    async def hear_news(self, name: str) -> None:
-        """`catch_up` on the common log and on that of an experiment, before a caller is told that it is unknown.
+    async def refresh(self, name: str) -> None:
+        """Applies what the common log and an experiment's log have now, before a caller is refused for its state.
 
-        Few at a time, so that a flood of unknown names does not keep the store from what matters; and none once the
-        store is known to be away, or the last of the flood would wait for as many time-outs as it is long.
+        Two calls run at once: a flood of unknown names must not load the store. A call returns at once when the store
+        is away: the last of a flood would else wait for the time-outs of all before it.
         """
         if self._answers:
-            async with self._hearing:
-                await self._hear(lambda: self._owners_of(name))
+            async with self._refreshing:
+                await self._refresh(lambda: self._owners_of(name))
 
     def _owners_of(self, name: str) -> list[str]:
         owner = self._replica.registry.owner(name)
         return [owner] if owner in self._replica.positions else []
 
-    async def hear_all_news(self) -> None:
-        """`hear_news` of every experiment, before a caller is given a list of them."""
+    async def refresh_all(self) -> None:
+        """Does as `refresh` for all experiments, before a caller gets a list of them."""
         if self._answers:
-            async with self._hearing:
-                await self._hear(lambda: list(self._replica.registry.experiments))
+            async with self._refreshing:
+                await self._refresh(lambda: list(self._replica.registry.experiments))
 
-    async def hear_of_new(self) -> None:
-        """`hear_news` of the experiments that this worker has not heard of yet."""
+    async def refresh_new(self) -> None:
+        """Does as `refresh` for the experiments that are announced and not in this worker's memory yet."""
         if self._answers:
-            async with self._hearing:
-                await self._hear(lambda: self._new)
+            async with self._refreshing:
+                await self._refresh(lambda: self._new)
 
     @property
     def _new(self) -> list[str]:
-        """Owners of logs that were announced and are not folded here."""
+        """Owners of logs that the common log announces and that are not in memory yet."""
         replica = self._replica
         return [owner for owner in replica.registry.experiments if name_of(owner) not in replica.experiments]
 
-    async def catch_up_on_new(self) -> None:
-        """`catch_up` on the common log, and then on those that it announces and this worker has not heard of yet."""
-        await self.catch_up(COMMON)
+    async def wait_for_new_experiments(self) -> None:
+        """Returns when the common log, and the logs that it announces and that are new here, have been applied."""
+        await self.wait_for_end(COMMON)
         for owner in self._new:
-            await self.catch_up(owner)
+            await self.wait_for_end(owner)
 
-    async def _hear(self, owners: Callable[[], list[str]]) -> None:
+    async def _refresh(self, owners: Callable[[], list[str]]) -> None:
         if not self._answers:
             return
-        await self.catch_up(COMMON)
+        await self.wait_for_end(COMMON)
         for owner in owners():
-            await self.catch_up(owner)
+            await self.wait_for_end(owner)
 
     @property
     def _answers(self) -> bool:
         return self.available and self._store.outages.readable
 
     def _has(self, owner: str, offset: Offset) -> bool:
-        """One that was deleted has nothing more to say."""
+        """Whether the entry at `offset` was applied. A deleted experiment's log counts as applied to any offset."""
         replica = self._replica
         return replica.positions.get(owner, START) >= offset or replica.registry.repairs.is_deleted(owner)
 
@@ -329,7 +332,7 @@ class Tail:
             self._replica.restore(live)
 
     async def _read_to_end(self, owner: str) -> None:
-        """Applies a log from its position on; where it was trimmed past that, from its snapshot on."""
+        """Applies a log from its position to its end. Where it was trimmed past that, starts from its snapshot."""
         positions = self._replica.positions
         at_end = False
         while not at_end and owner in positions:
@@ -341,7 +344,7 @@ class Tail:
                 await self._apply({owner: page.entries})
 
     async def _is_behind(self, owner: str) -> bool:
-        """Whether entries that were read do not follow those that were applied, and so are not to be applied."""
+        """Whether entries are missing between the applied ones and those just read, which then must not be applied."""
         position = self._replica.positions.get(owner)
         if position is None:  # it was deleted meanwhile
             return True
@@ -349,7 +352,7 @@ class Tail:
         return gap is not None and await self._start_over(owner, gap)
 
     async def _start_over(self, owner: str, trimmed: Offset) -> bool:
-        """Takes the snapshot of a log that was trimmed past its position; False where its entries are passed over."""
+        """Restores the snapshot of a log that was trimmed past its position; False where it needs none."""
         if owner not in self._replica.positions:  # it was deleted meanwhile
             return True
         if trimmed <= self._replica.positions[owner] or name_of(owner) in self._replica.aside:

@@ -18,7 +18,7 @@ from bandit_serve.results.sequence import Floats
 
 STEPS = 10_000
 """Ends are multiples of the range over this, rounded outwards."""
-LARGEST_STAKE = 0.5
+MAX_STAKE = 0.5
 """The part of its capital that a gambler bets at most, if the worst came."""
 
 
@@ -40,7 +40,7 @@ def mean_interval(values: ArrayLike, low: float, high: float, alpha: float) -> t
 
 
 def _stakes(x: Floats, alpha: float) -> Floats:
-    """What is staked on each value, by those before it (eq. 26), before the bound of `LARGEST_STAKE`."""
+    """What is staked on each value, by those before it (eq. 26), before the bound of `MAX_STAKE`."""
     t = np.arange(1, len(x) + 1)
     means = (0.5 + np.cumsum(x)) / (t + 1)
     variances = (0.25 + np.cumsum(np.square(x - means))) / (t + 1)
@@ -62,7 +62,7 @@ def _least_kept(x: Floats, stakes: Floats, alpha: float) -> int:
 
 
 def _refuted(mean: float, x: Floats, stakes: Floats, alpha: float) -> bool:
-    bets = np.minimum(stakes, LARGEST_STAKE / mean) if mean > 0.0 else stakes
+    bets = np.minimum(stakes, MAX_STAKE / mean) if mean > 0.0 else stakes
     capital = np.cumsum(np.log1p(bets * (x - mean)))
     return bool(capital.max() >= _enough(alpha))
 

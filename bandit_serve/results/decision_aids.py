@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bandit_serve.experiments.spec import Metric
 from bandit_serve.policies import _best_arm
-from bandit_serve.results.estimates import LEAST_VARIANCE, Estimates, Sums
+from bandit_serve.results.estimates import MIN_VARIANCE, Estimates, Sums
 from bandit_serve.results.sequence import Floats
 
 FEWEST = 3
@@ -54,7 +54,7 @@ def _of_those(there: Arms, of: Beta, sums: Sums, metric: Metric) -> Floats:
 
 
 def _known_only(sums: Sums, of: Student, metric: Metric, there: Arms) -> Floats:
-    known = there & (sums.n >= FEWEST) & (sums.sample_variance > LEAST_VARIANCE)
+    known = there & (sums.n >= FEWEST) & (sums.sample_variance > MIN_VARIANCE)
     variance = np.where(known, sums.sample_variance, 1.0) / np.maximum(sums.n, 1)
     return _of_known(of, sums.mean, variance, sums.n, known, metric, there)
 

@@ -28,9 +28,9 @@ FEWEST = 50
 
 PRIOR = 1_000.0
 
-LEAST_VARIANCE = 1e-190
+MIN_VARIANCE = 1e-190
 """From which variance on is reckoned with: products of smaller ones have no digits."""
-LEAST_WEIGHT = 1e-50
+MIN_WEIGHT = 1e-50
 """From which sum of weights on two arms are compared: where it is smaller, one of them is never drawn."""
 
 
@@ -235,7 +235,7 @@ def fixed_split(sums: Sums, kind: type[MetricKind], control: int, tuned_for: flo
     They are tightest at `tuned_for` observations of their arms.
     """
     variance = sums.cautious_variance(kind)
-    usable = (sums.n >= FEWEST) & (variance > LEAST_VARIANCE)
+    usable = (sums.n >= FEWEST) & (variance > MIN_VARIANCE)
     compared = _with_control(sums.n > 0, control)
     n = np.maximum(sums.n, 1)
     of_mean_k = np.where(usable, variance, 1.0) / n
@@ -268,8 +268,8 @@ def moving_shares(
     """
     k = peers.astype(np.float64).reshape(-1, *(1,) * (sums.n.ndim - 1))
     variance = sums.residual_variance(kind)
-    usable = (sums.n >= FEWEST) & (variance > LEAST_VARIANCE) & (sums.eligible > 0)
-    compared = _with_control(sums.n > 0, control) & (sums.pair_weight > LEAST_WEIGHT)
+    usable = (sums.n >= FEWEST) & (variance > MIN_VARIANCE) & (sums.eligible > 0)
+    compared = _with_control(sums.n > 0, control) & (sums.pair_weight > MIN_WEIGHT)
     comparable = _with_control(usable, control) & compared
     v = np.where(usable, variance, 1.0)
     t = np.maximum(sums.eligible, 1).astype(np.float64)
@@ -316,7 +316,7 @@ def moving_shares(
 
 def _skewness(third: Floats, second: Floats, n: NDArray[np.int64]) -> Floats:
     """From the sums of cubed and squared deviations; 0 where nothing varies."""
-    varied = second > n * LEAST_VARIANCE
+    varied = second > n * MIN_VARIANCE
     return np.where(varied, third / n / np.where(varied, second / n, 1.0) ** 1.5, 0.0)
 
 

@@ -31,11 +31,11 @@ from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
 from bandit_serve.results.sequence import Floats
 
-MOST_BYTES = 64 * 2**20
+MAX_VECTOR_BYTES = 64 * 2**20
 """Of share vectors with `unit: request`: more are thinned out."""
-MOST_X_BYTES = 64 * 2**20
+MAX_X_BYTES = 64 * 2**20
 """Of the features of decisions that are open, with `missing: zero`: more are analysed without."""
-MOST_UNIT_BYTES = 96 * 2**20
+MAX_UNIT_BYTES = 96 * 2**20
 """Of units with `unit: user`: then fewer of those that come are taken, so that they never are more than 3.5 times that,
 which fits into one value of the store.
 """
@@ -302,9 +302,9 @@ class ResultsFold:
         fold._shares = ShareHistory.from_state(state["shares"], _most_vectors(experiment))
         parts = fold.sums, fold._shares, state["decisions"]
         if experiment.unit == "user":
-            fold._decisions = Units.from_state(*parts, MOST_UNIT_BYTES)
+            fold._decisions = Units.from_state(*parts, MAX_UNIT_BYTES)
         elif experiment.missing == "zero":
-            fold._decisions = OpenDecisions.from_state(*parts, GRACE_MS, MOST_X_BYTES)
+            fold._decisions = OpenDecisions.from_state(*parts, GRACE_MS, MAX_X_BYTES)
         else:
             fold._decisions = RewardedDecisions.from_state(*parts)
         fold._early = EarlyRewards.from_state(state["early"])
@@ -338,7 +338,7 @@ def _require_known(state: Collection[str], known: Collection[str], whose: str) -
 
 def _most_vectors(experiment: Experiment) -> int:
     """Number of share vectors that are kept; 0, for units, which are analysed whole: as many as there are."""
-    return 0 if experiment.unit == "user" else MOST_BYTES // (8 * len(experiment.arms))
+    return 0 if experiment.unit == "user" else MAX_VECTOR_BYTES // (8 * len(experiment.arms))
 
 
 def _n_features(experiment: Experiment, sums: Accumulators) -> int:
@@ -356,9 +356,9 @@ def _decisions(
 ) -> RewardedDecisions | OpenDecisions | Units:
     if experiment.unit == "user":
         takes_max = np.array([metric.traits.takes_max for metric in experiment.metrics], np.uint8)
-        return Units(sums, shares, experiment.missing == "zero", takes_max, MOST_UNIT_BYTES)
+        return Units(sums, shares, experiment.missing == "zero", takes_max, MAX_UNIT_BYTES)
     if experiment.missing == "zero":
-        return OpenDecisions(sums, shares, LINGER_MS, GRACE_MS, MOST_X_BYTES)
+        return OpenDecisions(sums, shares, LINGER_MS, GRACE_MS, MAX_X_BYTES)
     return RewardedDecisions(sums, shares)
 
 

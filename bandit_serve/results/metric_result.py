@@ -20,7 +20,7 @@ from bandit_serve.results.winner import winner_of
 
 Interval = tuple[float, float]
 
-FEWEST_EXACT = 2
+MIN_EXACT = 2
 """Observations from which there is an exact interval."""
 AFTER_EXACT = 0.5
 """The part of alpha at which an asymptotic interval misses that comes after an exact one. With all of it one of the two
@@ -107,7 +107,7 @@ class MetricTable:
     def _exact(self, fold: ResultsFold, arm: int) -> Interval | None:
         """The interval of an arm's few observations, from all of them, where there can be one."""
         values = fold.beginning(self.index, arm)
-        if not self.valid or values is None or len(values) < FEWEST_EXACT:
+        if not self.valid or values is None or len(values) < MIN_EXACT:
             return None
         return betting.mean_interval(values, *self.mean_limits, self.alpha)
 

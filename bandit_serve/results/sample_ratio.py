@@ -13,8 +13,8 @@ from bandit_serve.results.sequence import TUNED_FOR, Floats, Sequence
 ALPHA = 0.01
 PRIOR_WEIGHT = 1_000.0
 # The gamma function of less has no end, and no arm is ever drawn so.
-LEAST_SHARE = 1e-50
-FEWEST_EXPECTED = 5.0
+MIN_SHARE = 1e-50
+MIN_EXPECTED_COUNT = 5.0
 """Below this many expected in any arm (of those with a share at all) the verdict is `insufficient`."""
 
 Verdict = Literal["ok", "mismatch", "insufficient"]
@@ -27,8 +27,8 @@ def log_e_constant(counts: ArrayLike, shares: ArrayLike) -> float:
     `shares` [K] sum to 1; arms without a share have no count and are left out, as are those of next to none.
     """
     theta = np.asarray(shares, np.float64)
-    n = np.asarray(counts, np.float64)[theta > LEAST_SHARE]
-    theta = theta[theta > LEAST_SHARE]
+    n = np.asarray(counts, np.float64)[theta > MIN_SHARE]
+    theta = theta[theta > MIN_SHARE]
     prior = PRIOR_WEIGHT * theta
     arms = _log_gamma(prior + n) - _log_gamma(prior) - n * np.log(theta)
     return math.lgamma(PRIOR_WEIGHT) - math.lgamma(PRIOR_WEIGHT + float(n.sum())) + math.fsum(arms)
@@ -67,7 +67,7 @@ def sufficient(counts: ArrayLike, balance: ArrayLike) -> bool:
     """Whether every arm that had a share was expected often enough for a verdict."""
     expected = np.asarray(counts, np.float64) - np.asarray(balance, np.float64)
     expected = expected[expected > 1e-9]
-    return bool(expected.size) and bool(expected.min() >= FEWEST_EXPECTED)
+    return bool(expected.size) and bool(expected.min() >= MIN_EXPECTED_COUNT)
 
 
 def verdict(p: float) -> Verdict:

@@ -113,7 +113,7 @@ class Rewards:
     async def _open(
         self, tokens: list[str], values: NDArray[np.float64]
     ) -> tuple[NDArray[np.void], NDArray[np.uint64], dict[int, bytes]]:
-        """As `Keyring.open`, in turns of the event loop where there are many tokens."""
+        """Decodes tokens as `Keyring.open`, in turns of the event loop where there are many."""
         if len(tokens) <= TOKENS_A_TURN:
             return self.keyring.open(tokens, values)
         all_rows, all_uids, all_features, turn = bytearray(), [], {}, Turn()
@@ -176,7 +176,7 @@ class Rewards:
         highest = int(rows["arm"][places].max())
         live = self._replica.by_uid.get(uid)
         if live is not None and highest >= len(live.exposures):
-            await self._tail.catch_up(live.owner)
+            await self._tail.wait_for_end(live.owner)
             live = self._replica.by_uid.get(uid)  # another object, if it was repaired meanwhile
         if live is None and (waits := self._reason_to_wait(uid)) is not None:
             raise waits
@@ -210,7 +210,7 @@ class Rewards:
         """Intake of an experiment, or None if there is none. Reads new logs first: it may be new to this worker."""
         live = self._replica.by_uid.get(uid)
         if live is None:
-            await self._tail.catch_up_on_new()
+            await self._tail.wait_for_new_experiments()
             live = self._replica.by_uid.get(uid)
             if live is None:
                 return None

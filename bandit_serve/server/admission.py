@@ -1,7 +1,8 @@
-"""Admission of callers: refuses pages of other sites, in any browser, and host names that are not ours.
+"""Admission of requests. Pages of other sites and requests under foreign host names are refused.
 
-A browser sends along who asks: `Origin` with what may change something, `Sec-Fetch-Site` with everything. A page whose
-own name was pointed at this machine (DNS rebinding) is of the same site to the browser; its name stands in `Host`.
+A browser says where a request comes from: in `Origin` for requests that may change something, in `Sec-Fetch-Site` for
+all. After DNS rebinding, an attacker's page and this service are one site to the browser; then `Host` still has the
+attacker's name.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Admission:
-    """`loopback`: whether the service is bound to an address that only this machine reaches."""
+    """Check of requests by their headers.
+
+    `loopback`: the service is bound to an address that only this machine reaches.
+    """
 
     def __init__(self, settings: Settings, *, loopback: bool) -> None:
         self._loopback = loopback
@@ -32,7 +36,7 @@ class Admission:
         self._origins = frozenset(settings.allowed_origins)
 
     def check(self, method: str, headers: Mapping[str, str]) -> None:
-        """`Forbidden` for a request that a page of another site sent, or that calls us by a foreign name."""
+        """Raises `Forbidden` for a request from a page of another site, or under a foreign host name."""
         host = headers.get(hdrs.HOST)
         if host is not None and not self.knows(host):
             raise Forbidden(
@@ -60,7 +64,7 @@ class Admission:
             raise Forbidden("A page of another site may not talk to this service.")
 
     def knows(self, host: str) -> bool:
-        """Whether a `Host` is one that this service goes by; any is, where others than this machine reach it."""
+        """Whether a `Host` is a name of this service. Any name is, if other machines can reach the service."""
         if not self._loopback:
             return True
         name = _host_name(host)
@@ -68,7 +72,7 @@ class Admission:
 
 
 def is_loopback(name: str) -> bool:
-    """Of a host's name or address, without a port: whether no other machine can stand behind it."""
+    """Whether a host's name or address, without a port, can only mean this machine."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
@@ -78,13 +82,13 @@ def is_loopback(name: str) -> bool:
 
 
 def _is_own(origin: str, host: str | None) -> bool:
-    """Whether the page came from here. What ends TLS before us may be asked by `https`."""
+    """Whether the page came from this service. `https` counts as well, for a proxy that ends TLS."""
     scheme, _, rest = origin.lower().partition("://")
     return host is not None and scheme in ("http", "https") and rest == host.lower()
 
 
 def _host_name(host: str) -> str:
-    """A `Host` without its port and without the dot that ends a full name; empty where it is neither."""
+    """Name in a `Host`, without its port and the dot at its end; empty for a malformed one."""
     try:
         return (urlsplit(f"//{host}").hostname or "").removesuffix(".")
     except ValueError:

@@ -63,7 +63,7 @@ from bandit_serve.server.lane import Endpoint, Lane
 from bandit_serve.server.openapi import document
 from bandit_serve.server.page import PAGE, Limit
 from bandit_serve.server.problems import problem_response
-from bandit_serve.server.route import EITHER, MULTIPART, Entries, Query, Route
+from bandit_serve.server.route import EITHER, MULTIPART, BatchAnswer, Query, Route
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import MAX_BODY, Reply, read_bytes
 
@@ -130,7 +130,7 @@ ROUTES: tuple[Route, ...] = (
         "decisions.decide_batch",
         "Draws an arm for each entry.",
         DecideBatch,
-        (Entries(Decided), DecidedColumns),
+        (BatchAnswer(Decided), DecidedColumns),
         media=EITHER,
         refuses=(409,),
         hot=True,
@@ -142,7 +142,7 @@ ROUTES: tuple[Route, ...] = (
         "decisions.predict_batch",
         "Draws an arm for each entry and predicts with its model.",
         PredictBatch,
-        Entries(Predicted),
+        BatchAnswer(Predicted),
         media=EITHER,
         refuses=(409,),
         hot=True,
@@ -519,7 +519,7 @@ ROUTE_LABELS: tuple[str, ...] = (*(route.label for route in ROUTES), UNMATCHED)
 
 
 def make_app(service: Service, admission: Admission) -> tuple[web.Application, Lane]:
-    """Application, and the lane for those of its routes that are hot."""
+    """Makes the application, and the lane for its hot routes."""
     groups = {
         "decisions": DecisionHandlers(service),
         "rewards": RewardHandlers(service),
@@ -547,7 +547,7 @@ def make_app(service: Service, admission: Admission) -> tuple[web.Application, L
 
 
 def _ordinary(endpoint: Endpoint, timeout_s: float) -> Handler:
-    """A hot endpoint as a route like any other, for requests that the lane leaves alone."""
+    """Wraps a hot endpoint as an ordinary handler, for requests that the lane leaves to the application."""
 
     async def handle(request: web.Request) -> web.Response:
         body = await read_bytes(request, timeout_s)
@@ -562,7 +562,7 @@ def _ordinary(endpoint: Endpoint, timeout_s: float) -> Handler:
 def _shared(
     service: Service, admission: Admission, routes: dict[web.AbstractRoute, Route]
 ) -> Callable[..., Awaitable[web.StreamResponse]]:
-    """Errors become problems, requests are counted, and a draining worker closes what it has answered."""
+    """Middleware of all routes: errors become problems, requests are counted, a draining worker closes connections."""
     counters = service.counters
 
     @web.middleware

@@ -1,4 +1,4 @@
-"""Bodies on their way in: what goes wrong there is the sender's, who is told so; nothing of ours runs inside."""
+"""Arrival of bodies. Only the reading runs inside, so every error there is the sender's and becomes a refusal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLOWEST_BYTES_PER_S = 16 * 2**10
 
 @asynccontextmanager
 async def arriving(timeout_s: float) -> AsyncIterator[None]:
-    """Around the reading of a body: `TooSlow` after `timeout_s`, `InvalidInput` where the connection is lost."""
+    """Context for reading a body. Raises `TooSlow` after `timeout_s`, `InvalidInput` if the connection is lost."""
     try:
         async with asyncio.timeout(timeout_s):
             yield
@@ -27,8 +27,9 @@ async def arriving(timeout_s: float) -> AsyncIterator[None]:
 
 
 class Multipart:
-    """A multipart body that is read part by part: no step takes longer than `timeout_s`, and in all it comes no slower
-    than `SLOWEST_BYTES_PER_S` after that.
+    """Time-outs for a multipart body that is read part by part.
+
+    Each step has `timeout_s`. The whole body has `timeout_s` and the time that its bytes take at `SLOWEST_BYTES_PER_S`.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -36,15 +37,15 @@ class Multipart:
         self._left_s = timeout_s
 
     async def next(self, coming: Awaitable[T]) -> T:
-        """Result of `coming`. `TooSlow`, or `InvalidInput` for what is not multipart."""
+        """Awaits `coming` and returns its result. Raises `TooSlow`, or `InvalidInput` if it is no valid multipart."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         try:
             async with arriving(max(0.0, min(self._timeout_s, self._left_s))):
-                found = await coming
+                received = await coming
         except (ValueError, RuntimeError) as error:
             raise InvalidInput(f"The upload is not well-formed multipart: {error}.") from None
         self._left_s -= loop.time() - began_s
-        if isinstance(found, bytes | bytearray):
-            self._left_s += len(found) / SLOWEST_BYTES_PER_S
-        return found
+        if isinstance(received, bytes | bytearray):
+            self._left_s += len(received) / SLOWEST_BYTES_PER_S
+        return received

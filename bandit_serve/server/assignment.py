@@ -22,7 +22,7 @@ SAID_EVERY_S = 30.0
 
 
 def ending_signals() -> list[signal.Signals]:
-    """Those of `ENDING_SIGNALS` that whoever started this process has not had ignored."""
+    """Signals of `ENDING_SIGNALS`, without those that this process was started with as ignored."""
     return [number for number in ENDING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
@@ -33,9 +33,9 @@ def store_advice(settings: Settings) -> str:
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """Settings and file descriptors of a worker, from the supervisor; the `fd`s are inherited.
+    """Settings and inherited file descriptors (`…_fd`) that the supervisor gives a worker.
 
-    `quiet_s`: for how long it need not say that the store is missing, None where another says it for all.
+    `quiet_s` is for how long the worker does not log that the store is missing; None where another worker logs it.
     """
 
     settings: Settings

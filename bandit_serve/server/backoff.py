@@ -13,7 +13,7 @@ class Backoff:
         self._failures = 0
 
     def failed(self) -> float:
-        """Seconds to wait now."""
+        """Counts a failure; returns the seconds to wait before the next start."""
         pause_s = self._pauses_s[min(self._failures, len(self._pauses_s) - 1)]
         self._failures += 1
         return pause_s

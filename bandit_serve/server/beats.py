@@ -12,7 +12,7 @@ _BYTES = 8
 
 
 class Beats:
-    """`n_slots` times of the monotonic clock, in seconds, in the file `fd`."""
+    """Array of `n_slots` times in the shared file `fd`, in seconds of the monotonic clock."""
 
     def __init__(self, n_slots: int, fd: int) -> None:
         os.ftruncate(fd, n_slots * _BYTES)
@@ -23,6 +23,6 @@ class Beats:
         return self._times_s[slot]
 
     def beat_from_now_on(self, slot: int, loop: asyncio.AbstractEventLoop) -> None:
-        """Every `BEAT_S`, as long as the loop turns."""
+        """Writes the time every `BEAT_S`, from the event loop: a blocked loop stops beating."""
         self._times_s[slot] = time.monotonic()
         loop.call_later(BEAT_S, self.beat_from_now_on, slot, loop)

@@ -1,4 +1,4 @@
-"""One connection: how long it may keep us waiting, and how it ends.
+"""Connection of a caller: its time-outs, and its end.
 
 This sits on the inside of aiohttp's `RequestHandler`, as the lane does.
 """
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 class Connection(web.RequestHandler):
-    """While it waits for a request, `start()` sleeps on `_waiter`.
+    """HTTP connection with time-outs of its own. While it waits for a request, `start()` sleeps on `_waiter`.
 
-    `crowded`: there was no room for it. It gets one answer, which says so unless it asks how we are.
+    A `crowded` connection is one too many: its first request is refused, unless it asks for the health, and then it is
+    closed.
     """
 
     __slots__ = (
@@ -48,7 +49,7 @@ class Connection(web.RequestHandler):
 
     @property
     def idle(self) -> bool:
-        """Whether no request is here, in whole or in its head, and none is being answered."""
+        """Whether no request is being answered or read, not even the beginning of one."""
         waiter = self._waiter
         return (
             waiter is not None and not waiter.done() and not self._messages and not self._request_in_progress
@@ -56,13 +57,13 @@ class Connection(web.RequestHandler):
 
     @property
     def waits(self) -> bool:
-        """Whether nothing can be done here before the caller says more."""
+        """Whether the connection can not go on before its caller sends or reads more."""
         request = self._current_request
         return self.idle or (request is not None and not request.content.is_eof())
 
     @property
     def quiet_since_s(self) -> float:
-        """When it was made, or its last answer given; by a clock that only differences mean something of."""
+        """Time of the last answer, or of the connection's beginning; seconds of a monotonic clock."""
         return self._next_keepalive_close_time
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -86,7 +87,7 @@ class Connection(web.RequestHandler):
             self._await_the_rest_of_the_head()
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio heeds what is returned
-        """Answers what was asked before the caller closed its side, and then closes."""
+        """Answers the requests that came before the caller closed its side, and then closes."""
         self._half_closed = True
         self._end_the_body()
         # `start()` may not have begun to wait yet.
@@ -112,7 +113,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answers what the parser refuses as other refusals; the log does not need it."""
+        """Answers a request that the parser refuses with a problem, as all refusals; logs nothing."""
         if not is_of_the_parser(exc) or request.writer.output_size > 0:
             return super().handle_error(request, status, exc, message)
         reason = " ".join(str(getattr(exc, "message", exc)).split()).rstrip(".:") or "it can not be read"
@@ -123,7 +124,7 @@ class Connection(web.RequestHandler):
     def review(
         self, now_s: float, head_patience_s: float, reading_patience_s: float
     ) -> Literal["late", "unread"] | None:
-        """Ends a connection whose caller sends no head, or reads no answer, for too long; says which it was."""
+        """Ends a connection whose caller takes too long to send a head or to read an answer; returns which."""
         wire = self._wire
         assert wire is not None
         if self._head_since_s and now_s - self._head_since_s > head_patience_s and self.idle:
@@ -142,7 +143,7 @@ class Connection(web.RequestHandler):
         return None
 
     def _process_keepalive(self) -> None:
-        """A head that has begun has its own time; until it is here, or that is over, the connection stays."""
+        """Keeps the connection open while a head arrives: that has a time-out of its own."""
         if self._head_since_s:
             self._keepalive_handle = None
         else:
@@ -154,7 +155,7 @@ class Connection(web.RequestHandler):
             self._head_since_s = self._loop.time()
 
     def _end_the_body(self) -> None:
-        """Whoever reads a body that stops in its midst is told so, instead of waiting for the rest."""
+        """Ends a body that stopped half-way with an error, so that its reader does not wait for the rest."""
         request = self._current_request
         body = self._messages[-1][1] if self._messages else request.content if request is not None else None
         if body is not None and not body.is_eof():

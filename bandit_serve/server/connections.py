@@ -23,8 +23,10 @@ CLOSED_AT_ONCE = 1 / 16
 
 
 class Connections:
-    """At most `most`. Beyond it those are closed that wait longest for their callers; callers for whom there is still
-    no room get one answer (`Connection.crowded`), and beyond `spare` of them none.
+    """Open connections of a worker, `most` at most.
+
+    When all are taken, those that wait longest for their callers are closed. If that makes no room, up to `spare` more
+    callers get one answer each (`Connection.crowded`); others are cut off at once.
     """
 
     def __init__(self, settings: Settings, files: int, counters: Counters) -> None:
@@ -43,7 +45,7 @@ class Connections:
         return len(self._open)
 
     def take_in(self, connection: Connection) -> bool:
-        """Whether the connection may stay; says so to it if it is one too many."""
+        """Adds a connection, crowded if it is one too many; False if there is no room even for a refusal."""
         if len(self._open) - len(self._leaving) >= self.most:
             self._make_room()
         if len(self._open) >= self.most + self._spare:
@@ -60,7 +62,7 @@ class Connections:
             self._crowded = False
 
     def review(self) -> None:
-        """Looks after all connections, from now on until the loop ends."""
+        """Reviews all connections regularly, until the loop ends."""
         loop = asyncio.get_running_loop()
         loop.call_later(self._every_s, self.review)
         now_s = loop.time()

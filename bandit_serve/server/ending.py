@@ -1,4 +1,4 @@
-"""Ending tasks that run beside the requests."""
+"""End of tasks that run in the background."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ AGAIN_S = 0.1
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancels tasks until all of them have ended, however they did.
+    """Cancels tasks, again and again until all have ended; their exceptions are dropped.
 
     Once is not enough before Python 3.12: `asyncio.wait_for`, with which redis-py sends, loses a cancellation
     that comes as it is done, and a task that loops over its errors would go on for ever.

@@ -1,4 +1,4 @@
-"""Bodies as they are sent and answered, for `/openapi.json`: each fits the schema of its type."""
+"""Examples of request and answer bodies for `/openapi.json`. Each is valid for the schema of its type."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.server.handlers.experiments import ArmRequest, ReasonRequest, StopRequest
 from bandit_serve.server.handlers.models import PatchRequest, RollbackRequest, StatusRequest
-from bandit_serve.server.route import Entries
+from bandit_serve.server.route import BatchAnswer
 
 TOKEN = "Af9PqR0JbC3kWmYx8sT1uQ"
 MODEL = {"id": "ranker", "version": "v2"}
@@ -61,7 +61,7 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
         "requests": {"requests": [{"unit": "u1"}, {"unit": "u2", "context": CONTEXT}]},
         "columns": {"units": ["u1", "u2"], "contexts": [CONTEXT, None]},
     },
-    Entries(Decided): {"responses": {"responses": [DECIDED, REFUSED]}},
+    BatchAnswer(Decided): {"responses": {"responses": [DECIDED, REFUSED]}},
     DecidedColumns: {
         "columns": {
             "decision_ids": [TOKEN, None],
@@ -81,7 +81,7 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
         "top_k": {**DECIDED, "items": BEST},
     },
     PredictBatch: {"requests": {"requests": [{"user_id": "7", "item_id": "50"}, {"user_id": "8", "k": 2}]}},
-    Entries(Predicted): {
+    BatchAnswer(Predicted): {
         "responses": {"responses": [{**DECIDED, "prediction": 4.6}, {**DECIDED, "items": BEST}]}
     },
     ScoreRequest: {
@@ -148,5 +148,5 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
 
 
 def examples_of(kinds: Iterable[Any]) -> dict[str, Any]:
-    """Examples of these types, as a media type has them."""
+    """Examples of these types, in the form of OpenAPI's `examples`."""
     return {name: {"value": value} for kind in kinds for name, value in EXAMPLES.get(kind, {}).items()}

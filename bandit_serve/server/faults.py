@@ -21,7 +21,7 @@ LOOK_EVERY_S = 1.0
 
 
 class Faults:
-    """Listeners that begin and end troubles."""
+    """Listeners that begin and end troubles: of the store, of experiments that are set aside, and of the disk."""
 
     def __init__(self, troubles: Troubles, replica: Replica, outages: Outages) -> None:
         self._troubles = troubles
@@ -34,7 +34,7 @@ class Faults:
         return bool(self._outages)
 
     def listen(self) -> None:
-        """Begins with what is set aside already."""
+        """Registers the listeners, and begins troubles for experiments that are set aside already."""
         self._replica.on_change(self._folded)
         self._replica.on_set_aside(self._set_aside)
         self._replica.on_deleted(lambda experiment, uid: self._troubles.forget(experiment))
@@ -42,7 +42,7 @@ class Faults:
             self._set_aside(name)
 
     async def look_at_disk(self, directory: Path) -> None:
-        """Looks again and again how much room there is for uploads."""
+        """Checks regularly whether the disk has room for uploads."""
         while True:
             self._say_how_full(directory)
             await asyncio.sleep(LOOK_EVERY_S)

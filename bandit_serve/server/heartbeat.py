@@ -1,4 +1,6 @@
-"""Heartbeat of a worker: a write that says that it lives, what models it has, and whether the store takes writes."""
+"""Heartbeat of a worker. It announces that the worker lives and which models it has, and tests that the store takes
+writes.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ MAX_CLOCK_OFFSET_MS = 1_000.0
 
 
 class Heartbeat:
-    """`publish` brings the counters up to date before each beat: any worker answers a scrape for all."""
+    """Regular announcement of this worker in the store.
+
+    `publish` is called before each beat and brings the shared counters up to date, as any worker may answer a scrape.
+    """
 
     def __init__(self, node: Node, card: WorkerCard, counters: Counters, publish: Callable[[], None]) -> None:
         self._node = node
@@ -46,7 +51,7 @@ class Heartbeat:
                 await asyncio.sleep(AGAIN_S)
 
     def _compare_clocks(self) -> None:
-        """Says where clocks are apart; nothing that is counted depends on this machine's."""
+        """Begins or ends the trouble `clock_off`. Log time does not depend on this machine's clock."""
         clock = self._node.store.clock
         self._counters.set("clock_offset_s", clock.offset_ms / 1000)
         apart = clocks_apart(clock.offset_ms, clock.shift_ms, already=self._clock_off)
@@ -58,15 +63,18 @@ class Heartbeat:
 
 
 def clocks_apart(offset_ms: float, shift_ms: int, *, already: bool) -> str | None:
-    """A sentence on clocks that are apart; None where they agree. `already` ends at half of where it begins."""
-    said = []
+    """Sentence on clocks that differ; None if they agree.
+
+    `already` says that they differed before: then half the bound counts, so that the trouble does not flicker.
+    """
+    sentences = []
     if abs(offset_ms) > (MAX_CLOCK_OFFSET_MS / 2 if already else MAX_CLOCK_OFFSET_MS):
         where = "ahead of" if offset_ms > 0 else "behind"
-        said.append(f"This machine's clock is {abs(offset_ms) / 1000:.1f} s {where} the store's.")
+        sentences.append(f"This machine's clock is {abs(offset_ms) / 1000:.1f} s {where} the store's.")
     if shift_ms:
         jumped = "ahead" if shift_ms < 0 else "back"
-        said.append(
+        sentences.append(
             f"The store's clock has jumped {jumped}, and the logs go on without that, {abs(shift_ms) / 1000:.1f} s "
             f"{'ahead of' if shift_ms > 0 else 'behind'} it."
         )
-    return " ".join(said) or None
+    return " ".join(sentences) or None

@@ -1,4 +1,4 @@
-"""Lane for hot routes: a request that is there as a whole is answered as it is read.
+"""Lane for hot routes. A request that has arrived as a whole is answered without a task of its own.
 
 No task, no request object, no headers looked at but those that matter. What is unusual in any way falls through to
 the application, which has the same endpoints as ordinary routes. This sits on the inside of aiohttp's
@@ -30,7 +30,7 @@ MAX_PATHS = 10_000
 
 
 class Hot(NamedTuple):
-    """An endpoint, the name in its path, what its requests are counted as, and how large they may be."""
+    """Hot endpoint: its handler, the name in its path, its counters, and the largest body that it takes."""
 
     endpoint: Endpoint
     name: str
@@ -39,7 +39,7 @@ class Hot(NamedTuple):
 
 
 class Lane:
-    """Which paths are hot. Paths that have been seen are remembered, as long as their experiment exists."""
+    """Table of hot paths. Paths of existing experiments are kept after their first request, at most `MAX_PATHS`."""
 
     def __init__(self, service: Service, admission: Admission) -> None:
         self.service = service
@@ -58,23 +58,23 @@ class Lane:
 
     def find(self, path: str) -> Hot | None:
         """Hot route of a path without escapes or a query; None for all others."""
-        found = self._paths.get(path)
-        if found is None and self.service.ready:
+        known = self._paths.get(path)
+        if known is None and self.service.ready:
             for pattern, hot in self._patterns:
                 match = pattern.fullmatch(path)
                 if match is not None and match[1] in self.service.node.replica.experiments:
-                    found = hot._replace(name=match[1])
+                    known = hot._replace(name=match[1])
                     if len(self._paths) < MAX_PATHS:
-                        self._paths[path] = found
+                        self._paths[path] = known
                     break
-        return found
+        return known
 
     def forget(self, experiment: str, uid: int | None) -> None:
         self._paths = {path: hot for path, hot in self._paths.items() if hot.name != experiment}
 
 
 class LaneProtocol(Connection):
-    """A connection with a lane. While an answer of the lane is on its way, too, `start()` sleeps on `_waiter`."""
+    """Connection with a lane. While it waits, also for the lane's answer, `start()` sleeps on `_waiter`."""
 
     __slots__ = ("_answering", "_host", "_lane", "_looking")
 
@@ -102,10 +102,10 @@ class LaneProtocol(Connection):
             self._look()
 
     def _look(self) -> None:
-        """Answers what the lane can from the head of the queue, and wakes `start()` for the rest.
+        """Answers requests at the head of the queue in the lane, and wakes `start()` for the first that is not hot.
 
-        Reading a body, and making room in the queue, may let the parser go on, which comes back here through
-        `data_received`: then only the outer call takes requests, so that they are answered in their order.
+        Reading a body or shortening the queue may make the parser go on and call this again, through `data_received`.
+        Only the outer call takes requests then, so that answers keep their order.
         """
         self._looking = True
         try:
@@ -161,7 +161,7 @@ class LaneProtocol(Connection):
         return True
 
     def _is_plainly_admitted(self, headers: Mapping[str, str]) -> bool:
-        """Whether no browser sent this, by a name that is ours; of all others the application decides."""
+        """Whether the request has one of our host names and no header of a browser; if not, `Admission` decides."""
         if hdrs.ORIGIN in headers or SEC_FETCH_SITE in headers:
             return False
         host = headers.get(hdrs.HOST)
@@ -209,7 +209,7 @@ class LaneProtocol(Connection):
             self._stay_open()
 
     def _stay_open(self) -> None:
-        """From now on, the connection is closed when nothing comes for the keep-alive time."""
+        """Starts the keep-alive time, after which the connection is closed if nothing comes."""
         close_time = self._loop.time() + self._keepalive_timeout
         self._next_keepalive_close_time = close_time
         if self._keepalive_handle is None:

@@ -1,4 +1,4 @@
-"""Models that the service keeps learning: a `bandit-serve learn` for each, beside the workers."""
+"""Learners of the service: one process of `bandit-serve learn` for each model that keeps learning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STDERR = 2
 
 
 class _Learner:
-    """Process of one model, and when it is to be started again."""
+    """Process that learns for one model, and the time of its next start."""
 
     def __init__(self, model: str, command: list[str], variables: dict[str, str]) -> None:
         self.model = model
@@ -65,7 +65,7 @@ class _Learner:
 
 
 class Learners:
-    """Those of `settings.learners`. They end with this process, and may at any time: each goes on where it was."""
+    """Processes for `settings.learners`. They end with this process; one that is killed goes on where it was."""
 
     def __init__(self, settings: Settings, store_url: str) -> None:
         where = ["--data", settings.data, "--namespace", settings.namespace]
@@ -80,7 +80,7 @@ class Learners:
         ]
 
     def keep(self) -> None:
-        """Starts those that do not run."""
+        """Starts the processes that do not run and are due."""
         for learner in self._learners:
             learner.keep()
 
@@ -89,7 +89,7 @@ class Learners:
             learner.terminate()
 
     def wait(self) -> None:
-        """Returns when all have ended; those that do not are killed."""
+        """Returns when all processes have ended; kills those that take too long."""
         until_s = time.monotonic() + KILL_AFTER_S
         for learner in self._learners:
             learner.wait(until_s)

@@ -33,14 +33,14 @@ _FILTER = (_LOAD_FLAGS, _ONLY_SYN_AND_ACK, _UNLESS_SYN_SKIP, _DROP, _KEEP)
 
 
 def require_keys_or_loopback(settings: Settings) -> None:
-    """Without keys the service is open to all, so it stays on this machine unless it is told otherwise."""
+    """Raises `UsageError` where other machines could reach a service without keys, unless `insecure` is set."""
     if settings.insecure:
         return
     try:
-        found = socket.getaddrinfo(settings.host, None)
+        addresses = socket.getaddrinfo(settings.host, None)
     except socket.gaierror as error:
         raise UsageError(f"The host {settings.host!r} is unknown: {error.strerror}.") from None
-    if not all(ipaddress.ip_address(str(each[4][0]).partition("%")[0]).is_loopback for each in found):
+    if not all(ipaddress.ip_address(str(each[4][0]).partition("%")[0]).is_loopback for each in addresses):
         raise UsageError(
             f"{settings.host} can be reached from other machines and no keys are configured: "
             "bind a loopback address, or give --insecure."
@@ -48,24 +48,24 @@ def require_keys_or_loopback(settings: Settings) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; waits a little for a service that is just leaving the port. `UsageError` if it stays."""
+    """Binds and listens; waits a little while another process leaves the port. Raises `UsageError` if it stays."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     until_s = time.monotonic() + BIND_PATIENCE_S
-    told = False
+    warned = False
     while True:
         try:
             return socket.create_server((host, port), family=family, backlog=BACKLOG)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > until_s:
                 raise UsageError(f"{host}:{port} can not be bound: {error.strerror}.") from None
-        if not told:
+        if not warned:
             log.warning("%s:%d is in use; waiting up to %g s for it", host, port, BIND_PATIENCE_S)
-            told = True
+            warned = True
         time.sleep(BIND_POLL_S)
 
 
 def turn_away(listener: socket.socket) -> None:
-    """From now on nobody connects: what opens a connection is dropped, so callers try again by themselves.
+    """Drops all packets that open a connection, so that callers try again by themselves.
 
     What was connected before stays in the socket's queue. A caller that comes between the last accept and the close
     would be connected and then reset. Linux only; elsewhere that gap remains.

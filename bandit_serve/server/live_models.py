@@ -1,4 +1,4 @@
-"""Live models of a worker: kept in memory before a request asks for them, and looked for again where a file is lost."""
+"""Live models of a worker. They are loaded before a request needs them, and again after a lost file is back."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class LiveModels:
         self._loading: set[asyncio.Task[None]] = set()
 
     async def load(self) -> None:
-        """Loads all of them, so that the first request for an arm has its model in memory."""
+        """Loads all live models, so that the first request for an arm finds its model in memory."""
         self.keep()
         await self._load(self._models.live)
 
     def follow(self) -> None:
-        """Keeps those that are live now, and begins to load where one is new."""
+        """Brings the set of live models up to date, and starts to load new ones."""
         before = self._models.live
         self.keep()
         if self._models.live - before:
@@ -41,7 +41,7 @@ class LiveModels:
             task.add_done_callback(self._loading.discard)
 
     def keep(self) -> None:
-        """Says which are live, and so never evicted."""
+        """Pins the live models in memory."""
         live = [
             (arm.model, arm.version)
             for record in self._replica.records().values()
@@ -57,7 +57,7 @@ class LiveModels:
         self._models.keep_live(frozenset(live))
 
     async def look_for_lost(self) -> None:
-        """Looks for lost files again and again; arms whose file is back are drawn again."""
+        """Searches regularly for lost files; arms whose file is back are drawn again."""
         while True:
             lost = self._models.lost
             await asyncio.sleep(LOOK_EVERY_S)
@@ -68,7 +68,7 @@ class LiveModels:
                     decider.readmit(ModelName(*reference))
 
     async def _load(self, references: Collection[Reference]) -> None:
-        """Loads models; an arm whose model is lost is left out."""
+        """Loads models; leaves out the arms of a model whose file is lost."""
         for reference in references:
             try:
                 await self._models.load(self._replica.registry.version(*reference))

@@ -50,8 +50,10 @@ _PER_ROUTE = len(OUTCOMES) + len(BUCKETS_S) + 2
 
 
 class Counters:
-    """`n_slots` rows of float64 in memory of its own or in the file `fd`, which it makes large enough; this worker
-    writes row `slot`.
+    """Counters as float64, `n_slots` rows: in the shared file `fd`, which is made large enough, or in memory without
+    one.
+
+    This worker writes row `slot`.
     """
 
     def __init__(self, routes: Sequence[str], *, n_slots: int = 1, slot: int = 0, fd: int = -1) -> None:
@@ -83,7 +85,7 @@ class Counters:
         return self._sum(self._scalars[scalar])
 
     def farthest(self, scalar: str) -> float:
-        """Value, among all workers', that is farthest from 0."""
+        """Value that is farthest from 0 among those of all workers."""
         place = self._scalars[scalar]
         return max((self._all[slot * self._width + place] for slot in range(self._n_slots)), key=abs)
 
@@ -91,14 +93,14 @@ class Counters:
         return sum(self._all[slot * self._width + place] for slot in range(self._n_slots))
 
     def routes_total(self) -> Iterator[tuple[str, list[float], list[float], float]]:
-        """For each route: requests by outcome, by latency bucket (not cumulated), and seconds in all."""
+        """Sums over workers for each route: requests by outcome, by latency bucket (not cumulated), and seconds."""
         for route, start in self._starts.items():
             sums = [self._sum(start + i) for i in range(_PER_ROUTE)]
             yield route, sums[:3], sums[3:-1], sums[-1]
 
 
 class ServiceCollector(Collector):
-    """Collector of a scrape: the counters of all workers, and the experiments as their logs have them."""
+    """Collector for a scrape: counters of all workers, and figures of each experiment from its log."""
 
     def __init__(self, counters: Counters, replica: Replica) -> None:
         self._counters = counters
@@ -232,7 +234,10 @@ class ServiceCollector(Collector):
 
 
 def counted(replica: Replica) -> Iterator[tuple[str, LiveExperiment]]:
-    """Experiments that have at most `MAX_EXPERIMENT_SERIES` arms and numeric fields in all, without the newest."""
+    """Experiments that have series of their own, the oldest first.
+
+    Together they have at most `MAX_EXPERIMENT_SERIES` arms and numeric fields; newer experiments are left out.
+    """
     room = MAX_EXPERIMENT_SERIES
     # In a thread, beside which experiments may come.
     for name, live in list(replica.experiments.items()):

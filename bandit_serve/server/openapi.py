@@ -1,4 +1,4 @@
-"""`/openapi.json`: the routes, described by the types that validate them (OpenAPI 3.1)."""
+"""Description of the API, `/openapi.json` (OpenAPI 3.1), from the routes and the types that validate their bodies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bandit_serve import __version__
 from bandit_serve.base.names import Name
 from bandit_serve.server.examples import examples_of
 from bandit_serve.server.problems import PROBLEM_TYPE, TITLES, Problem
-from bandit_serve.server.route import Entries, Query, Route
+from bandit_serve.server.route import BatchAnswer, Query, Route
 from bandit_serve.server.schemas import Schema, Schemas
 from bandit_serve.server.wire import JSON
 
@@ -42,7 +42,7 @@ _parameter = re.compile(r"\{(\w+)\}")
 
 
 def document(routes: Iterable[Route]) -> Schema:
-    """Whole description, ready to be encoded."""
+    """Makes the whole description, ready to be encoded."""
     routes = tuple(routes)
     schemas = Schemas(kind for route in routes for kind in _kinds(route) if kind is not None)
     paths: dict[str, Schema] = {}
@@ -66,27 +66,27 @@ def document(routes: Iterable[Route]) -> Schema:
 
 
 def statuses(route: Route) -> tuple[int, ...]:
-    """Every status that the route answers with, its success (if it is built) first."""
-    found = {*OF_ANY_REQUEST, *route.refuses}
+    """Statuses that the route answers with; first that of success, unless the route is not built."""
+    possible = {*OF_ANY_REQUEST, *route.refuses}
     if route.takes is not None:
-        found.update(OF_A_BODY)
+        possible.update(OF_A_BODY)
     if _parameter.search(route.path) and route.answers is not None:
-        found.add(404)
+        possible.add(404)
     if not route.open:
-        found.add(503)
+        possible.add(503)
     succeeds = route.answers is not None or route.status == NO_CONTENT
-    return (*((route.status,) if succeeds else ()), *sorted(found))
+    return (*((route.status,) if succeeds else ()), *sorted(possible))
 
 
 def _kinds(route: Route) -> list[Any]:
-    """Types that a route names."""
+    """Types of the bodies that a route takes and answers with."""
     named = [Name] if _parameter.search(route.path) else []
     return [*named, route.takes, *_alternatives(route), *(query.kind for query in route.query)]
 
 
 def _alternatives(route: Route) -> tuple[Any, ...]:
     answers = route.answers
-    return answers if isinstance(answers, tuple) and not isinstance(answers, Entries) else (answers,)
+    return answers if isinstance(answers, tuple) and not isinstance(answers, BatchAnswer) else (answers,)
 
 
 def _operation(route: Route, schemas: Schemas) -> Schema:
@@ -139,9 +139,9 @@ def _response(route: Route, status: int, schemas: Schemas) -> Schema:
 
 
 def _content(media: str, kinds: list[Any], schemas: Schemas) -> Schema:
-    """A body that is of one of these types, with examples of each."""
-    found = [schemas.of(kind) for kind in kinds]
-    content: Schema = {"schema": found[0] if len(found) == 1 else {"oneOf": found}}
+    """Content of a body that has one of these types, with examples."""
+    alternatives = [schemas.of(kind) for kind in kinds]
+    content: Schema = {"schema": alternatives[0] if len(alternatives) == 1 else {"oneOf": alternatives}}
     examples = examples_of(kinds) if media == JSON else {}
     if examples:
         content["examples"] = examples

@@ -1,4 +1,4 @@
-"""A page of a list that is sorted by name: `limit` entries `after` a name, as the query asks."""
+"""Pages of lists that are sorted by name. A query asks for `limit` entries `after` a name."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ PAGE = (
 
 
 def page(request: web.Request, names: Sequence[str]) -> tuple[Sequence[str], dict[str, str]]:
-    """Names that are asked for, all without a `limit`; and what the answer has with them: where it went on after
-    them, `after`, unless it did not.
+    """Names of the page that a query asks for, all without a `limit`; and the field `after` of its answer.
+
+    `after` is there if more names follow; it is the query for the next page.
     """
     start = bisect_right(names, request.query["after"]) if "after" in request.query else 0
     limit = limit_of(request)
@@ -33,7 +34,7 @@ def page(request: web.Request, names: Sequence[str]) -> tuple[Sequence[str], dic
 
 
 def limit_of(request: web.Request) -> int | None:
-    """Maximum number of entries of a page, 1 to `MAX_PAGE`, where the query says; `InvalidInput`."""
+    """Reads the query's `limit`, 1 to `MAX_PAGE`; None without one. Raises `InvalidInput`."""
     limit = request.query.get("limit")
     if limit is None:
         return None

@@ -1,4 +1,4 @@
-"""Problems (RFC 9457): the one place where exceptions become status codes."""
+"""Problems (RFC 9457): the one place that maps exceptions to status codes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from bandit_serve.base.printable_text import printable_json
 
 log = logging.getLogger(__name__)
 
-SAID_AGAIN_S = 10.0
-MAX_SAID = 1_000
+LOGGED_AGAIN_S = 10.0
+MAX_LOGGED = 1_000
 PROBLEM_TYPE = "application/problem+json"
 # A sentence may name what a caller sent, which may be long.
 MAX_DETAIL = 1_000
@@ -59,7 +59,7 @@ TITLES: Mapping[int, tuple[str, str]] = {
 }
 
 
-_said_s: dict[str, float] = {}
+_logged_s: dict[str, float] = {}
 
 
 class FieldProblem(Struct, frozen=True):
@@ -78,7 +78,7 @@ class Problem(Struct, frozen=True):
 
 
 def problem(error: Exception) -> Problem:
-    """Answer to an exception. An unexpected one is logged, and answered without its text."""
+    """Answer to an exception. An unexpected exception is logged, and its text is not in the answer."""
     if isinstance(error, web.HTTPException):
         return _problem(error.status, _http_detail(error))
     for kind in type(error).__mro__:
@@ -87,8 +87,8 @@ def problem(error: Exception) -> Problem:
             if status == 500:
                 _say(error)
             fields = getattr(error, "errors", ())
-            told = [FieldProblem(_clipped(each.at), _clipped(each.detail)) for each in fields]
-            return _problem(status, _clipped(str(error)), told)
+            mistakes = [FieldProblem(_clipped(each.at), _clipped(each.detail)) for each in fields]
+            return _problem(status, _clipped(str(error)), mistakes)
     if is_of_the_parser(error):
         return _problem(400, "The body can not be read: its encoding is broken.")
     log.error("an unexpected error", exc_info=error)
@@ -96,13 +96,13 @@ def problem(error: Exception) -> Problem:
 
 
 def _say(error: Exception) -> None:
-    """Says in the log where an error of ours comes from; once in a while each, as a batch may meet one often."""
+    """Logs an error of our own; the same sentence at most once in `LOGGED_AGAIN_S`, as a batch may repeat it."""
     sentence, now_s = str(error), time.monotonic()
-    if now_s - _said_s.get(sentence, -math.inf) < SAID_AGAIN_S:
+    if now_s - _logged_s.get(sentence, -math.inf) < LOGGED_AGAIN_S:
         return
-    if len(_said_s) >= MAX_SAID:
-        _said_s.clear()
-    _said_s[sentence] = now_s
+    if len(_logged_s) >= MAX_LOGGED:
+        _logged_s.clear()
+    _logged_s[sentence] = now_s
     log.error("an error of our own: %s", sentence, exc_info=error)
 
 
@@ -126,20 +126,20 @@ def _http_detail(error: web.HTTPException) -> str:
 
 
 def problem_parts(error: Exception) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the answer that tells of an exception."""
-    found = problem(error)
+    """Status, headers and body of the answer to an exception."""
+    body = problem(error)
     headers = {"Content-Type": PROBLEM_TYPE}
     if isinstance(error, errors.Unavailable):
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    elif found.status == 503:
+    elif body.status == 503:
         headers["Retry-After"] = "1"
     if isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.allowed_methods))
-    return found.status, headers, printable_json(msgspec.json.encode(found))
+    return body.status, headers, printable_json(msgspec.json.encode(body))
 
 
 def head_of(status: int, lines: str, n_bytes: int) -> bytes:
-    """Head of an answer of `n_bytes`, with `lines` of headers of its own, for who writes past the application."""
+    """Head of an answer of `n_bytes` with the further header `lines`, for writers that pass by the application."""
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{lines}Content-Length: {n_bytes}\r\n"
         f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
@@ -157,11 +157,11 @@ def problem_response(error: Exception) -> web.Response:
 
 
 def as_entry(error: errors.BanditServeError) -> dict[str, Any]:
-    """A problem as an entry of a batch."""
+    """Problem as an entry of a batch's answer."""
     entry: dict[str, Any] = msgspec.to_builtins(problem(error))
     return entry
 
 
 def is_of_the_parser(error: BaseException | None) -> bool:
-    """Whether it says that what came is not HTTP."""
+    """Whether the error says that the bytes were no valid HTTP."""
     return isinstance(error, HttpProcessingError | web.RequestPayloadError)

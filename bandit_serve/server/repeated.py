@@ -1,4 +1,6 @@
-"""Keys that an object of JSON gives twice: of their values all but one would be lost without a word."""
+"""Repeated keys of JSON objects. Reading an object keeps only one of the values, so requests with such keys are
+refused.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ DETAIL = "expected a key once: it is given twice"
 
 
 class _Repeating(list[tuple[str, Any]]):
-    """Entries of an object that gives a key twice."""
+    """Entries of an object that has a key twice."""
 
 
 def repeated_keys(body: bytes, within: str = "") -> list[FieldError]:
-    """Where `body`, which is JSON, gives a key again, as paths from `within` on; every such place once."""
+    """Paths of all keys in the JSON `body` that repeat one of the same object, each path once, below `within`."""
     try:
         # Numbers stay as they are written: they may be longer than Python reads.
         document = json.loads(body, object_pairs_hook=_entries, parse_int=str, parse_float=str)
@@ -26,8 +28,8 @@ def repeated_keys(body: bytes, within: str = "") -> list[FieldError]:
 
 
 def _entries(entries: list[tuple[str, Any]]) -> dict[str, Any] | _Repeating:
-    found = dict(entries)
-    return found if len(found) == len(entries) else _Repeating(entries)
+    mapping = dict(entries)
+    return mapping if len(mapping) == len(entries) else _Repeating(entries)
 
 
 def _places(value: Any, at: str) -> Iterator[str]:

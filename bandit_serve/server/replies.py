@@ -1,4 +1,4 @@
-"""Replies of a worker to others that wait for it: that it has applied a change, or what state it has."""
+"""Replies of this worker to others that wait: acknowledgements of changes, and digests for a census."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from bandit_serve.folds.replica import Replica
 from bandit_serve.log.events import Census
 from bandit_serve.log.offset import Offset
 from bandit_serve.log.owner import name_of
-from bandit_serve.replication.acknowledgements import say_heard
+from bandit_serve.replication.acknowledgements import acknowledge
 from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
 
 
 class Replies:
-    """Listeners of the replica; what they send does not hold up the fold."""
+    """Listeners of the replica that send the replies, in tasks of their own so that the fold goes on."""
 
     def __init__(self, store: Store, replica: Replica, incarnation: int) -> None:
         self._store = store
@@ -28,10 +28,10 @@ class Replies:
 
     def listen(self) -> None:
         self._replica.on_census(self._answer_census)
-        self._replica.on_configured(self._say_heard)
+        self._replica.on_configured(self._acknowledge)
 
-    def _say_heard(self, owner: str, offset: Offset) -> None:
-        self._send(say_heard(self._store, owner, offset, self._incarnation))
+    def _acknowledge(self, owner: str, offset: Offset) -> None:
+        self._send(acknowledge(self._store, owner, offset, self._incarnation))
 
     def _answer_census(self, owner: str, census: Census) -> None:
         live = self._replica.experiments.get(name_of(owner))

@@ -11,14 +11,14 @@ EITHER = (JSON, MSGPACK)
 MULTIPART = ("multipart/form-data",)
 
 
-class Entries(NamedTuple):
+class BatchAnswer(NamedTuple):
     """Answer to a batch: `{"responses": [ … ]}`, each of type `one` or a problem, in order."""
 
     one: type
 
 
 class Query(NamedTuple):
-    """A parameter that may stand in the query: `kind` is the type of its value, or of each where there are `many`."""
+    """Query parameter. `kind` is the type of its value, or of each of its values where it may be repeated (`many`)."""
 
     name: str
     description: str
@@ -28,17 +28,17 @@ class Query(NamedTuple):
 
 
 class Route(NamedTuple):
-    """`handler` is `group.method`, `takes` the body's type in any of `media`, without which the route takes none.
+    """Row of the table of routes: a method and a path, and all that is checked or described for them.
 
-    `answers` is the type of the answer's body, or a tuple of alternatives; a `str` goes out as plain text.
-    `refuses` are statuses beyond those that every route of its shape has; 412 says that it heeds `If-Match`.
-    Parameters in the query other than those of `query` are refused. `operation` is its name in `/openapi.json`, and so
-    that of a function in clients that are made from it.
-    An `open` one is answered before the first state is loaded, and on a connection too many; 503 is then in `refuses`
-    if it is an answer at all. `etag` says that the answer has an `ETag`; one that refuses with 412 has it anyway.
-    A `hot` one is answered by the lane (`lane.py`) when the whole request is there: its handler is a function of the
-    name in the path, the headers and the body. `max_body` is what it needs for the most that `takes` allows, in bytes,
-    where that is less than the setting of that name.
+    `handler` is `group.method`. `takes` is the type of the body, in any of `media`; None for a route without a body.
+    `answers` is the type of the answer's body, or a tuple of alternatives; a `str` is sent as plain text. `refuses`
+    lists statuses beyond those of every route of this shape; 412 says that the route heeds `If-Match`. Query parameters
+    that are not in `query` are refused. `operation` is the `operationId`, so generated clients have a function of that
+    name. An `open` route is answered before the state is loaded, and on a crowded connection; 503 is in its `refuses`
+    if it ever answers so. `etag` says that the answer has an `ETag`; a route that refuses with 412 always has one. A
+    `hot` route is answered by the lane (`lane.py`) when the whole request has arrived. Its handler is a function of the
+    name in the path, the headers and the body. `max_body`, in bytes, is the size of the largest body that `takes`
+    allows, where that is less than the setting `max_body`.
     """
 
     method: str

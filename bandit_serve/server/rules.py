@@ -1,4 +1,4 @@
-"""Rules on several fields at once, in JSON Schema: the types of single fields can not say them.
+"""Rules on several fields at once, in JSON Schema. The schemas that msgspec makes describe single fields only.
 
 What a schema can not say either stands in `BEYOND`. Each rule is also checked where the request is looked at;
 tests/http/test_schema_rules.py holds the two to each other.
@@ -19,7 +19,7 @@ from bandit_serve.api.decisions import (
 from bandit_serve.api.rewards import RewardsRequest
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment, Metric, Stopping
-from bandit_serve.metrics import KINDS, LARGEST_VALUE, names_of
+from bandit_serve.metrics import KINDS, MAX_VALUE, names_of
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import ContextField
 from bandit_serve.policies.parameters import declared, property_schema
@@ -35,11 +35,11 @@ EMPTY: Schema = {"type": "array", "items": {"type": "string"}, "maxItems": 0}
 
 
 class Form(NamedTuple):
-    """One of several that a body may have.
+    """Alternative form of a body that has several; each becomes a component of its own.
 
-    `needs` are the fields that it has beside those that all forms have, `without` those that it has not, and `only`
-    says what else others may be. `ignored` are fields of other forms that may be null. `kind` is the field `kind` of
-    this form, where forms are told apart by that.
+    `needs` are the fields that only this form requires, and `without` the fields that it does not have. `only` has
+    narrower schemas for fields. `ignored` are fields of other forms, which may be null here. `kind` is the value of the
+    field `kind`, where that tells the forms apart.
     """
 
     name: str
@@ -70,7 +70,7 @@ def _asking(stem: str) -> tuple[Form, ...]:
 
 
 def _of_kind(policy: type[Policy]) -> Form:
-    """A policy of one kind: with its parameters, and no other's."""
+    """Form of a policy of one kind, with the parameters of that kind and no others."""
     own = declared(policy.Parameters)
     if not policy.contextual:
         own = {**own, "pseudo_history": declared(PolicySpec)["pseudo_history"]}
@@ -123,17 +123,17 @@ FORMS: Mapping[type, tuple[Form, ...]] = {
 
 
 def given(*names: str) -> Schema:
-    """These fields are there, and not null."""
+    """Schema: the fields are present and not null."""
     return {"required": list(names), "properties": {name: {"not": NULL} for name in names}}
 
 
 def absent(*names: str) -> Schema:
-    """These fields are not there, or null."""
+    """Schema: the fields are absent or null."""
     return {"properties": dict.fromkeys(names, NULL)}
 
 
 def having(**fields: Schema) -> Schema:
-    """These fields, where they are there, fit these schemas."""
+    """Schema: each field, if present, is valid for its own schema."""
     return {"properties": fields}
 
 
@@ -146,7 +146,7 @@ def among(values: Collection[str]) -> Schema:
 
 
 def where(name: str, rule: Schema) -> Schema:
-    """`rule`, where `name` is given."""
+    """Schema: `rule` holds if the field `name` is present."""
     return {name: {"anyOf": [absent(name), rule]}}
 
 
@@ -161,7 +161,7 @@ def _number(least: float, most: float) -> Schema:
 CONTEXTUAL = _kinds(lambda policy: policy.contextual)
 JUMPING = _kinds(lambda policy: policy.jumps)
 
-LARGE = _number(-LARGEST_VALUE, LARGEST_VALUE)
+LARGE = _number(-MAX_VALUE, MAX_VALUE)
 # Guardrails are of the contract, and not built yet; so are the two of `STOPPING`.
 ROLE: Schema = {"anyOf": [{"type": "string", "enum": ["objective", "secondary"]}, {"type": "null"}]}
 WITH_BOUNDS = names_of(lambda kind: kind.takes_bounds)
@@ -209,12 +209,15 @@ NONE_NAMED: Schema = {"allOf": [{"items": NOT_NAMED}, {"contains": having(role=N
 
 
 def _objective_named(rule: Schema) -> Schema:
-    """The metric with the role of the objective fits `rule`."""
+    """Schema: the metric whose role is `objective` is valid for `rule`."""
     return having(metrics={"items": {"anyOf": [NOT_NAMED, rule]}})
 
 
 def _objective_first(rule: Schema) -> Schema:
-    """The first metric fits `rule`, where it has no role; of one that comes later no schema can say it."""
+    """Schema: the first metric, if it has no role, is valid for `rule`.
+
+    Without roles the first metric is the objective. No schema can express this for one that comes later.
+    """
     return having(metrics={"prefixItems": [{"anyOf": [ANOTHER, rule]}]})
 
 
@@ -223,19 +226,19 @@ def _every_arm(rule: Schema) -> Schema:
 
 
 def _excludes(policies: Collection[str], rule: Schema) -> Schema:
-    """An experiment has none of these policies, or fits `rule`."""
+    """Schema: the experiment has none of these policies, or is valid for `rule`."""
     return {"anyOf": [having(policy=having(kind={"not": one_of(policies)})), rule]}
 
 
 def _with_zero() -> Schema:
-    """Metrics of which 0 is a reward."""
+    """Schema of metrics for which 0 is a valid reward."""
     without = names_of(lambda kind: not kind.takes_bounds and not kind().takes(0.0))
     bounds = having(low={"maximum": 0}, high={"minimum": 0})
     return {"allOf": [bounds, having(kind={"not": among(without)})]} if without else bounds
 
 
 def _learned_from(kinds: Collection[str]) -> Schema:
-    """Metrics of whose utilities a policy learns that takes objectives of these kinds."""
+    """Schema of metrics that a policy can learn from, if it takes objectives of these kinds."""
     mirrors = {name: kind.mirror.name for name, kind in KINDS.items() if kind.mirror is not None}
     larger = names_of(lambda kind: kind.name in kinds and mirrors.get(kind.name, kind.name) not in kinds)
     smaller = names_of(lambda kind: kind.name not in kinds and mirrors.get(kind.name) in kinds)
@@ -248,7 +251,7 @@ def _learned_from(kinds: Collection[str]) -> Schema:
 
 
 def _of_objectives(objective: Callable[[Schema], Schema]) -> list[Schema]:
-    """What follows from the objective's kind."""
+    """Rules that follow from the objective's kind."""
     rules = [
         {
             "anyOf": [

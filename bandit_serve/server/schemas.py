@@ -1,7 +1,7 @@
 """Schemas of the bodies that routes take and answer with, made from the types that validate them.
 
-msgspec says what each field may be, `rules.py` what fields may be together. Readers of OpenAPI know less of JSON
-Schema than it has: what they stumble over is said in other words here, and means the same.
+msgspec gives the schema of each field, `rules.py` adds rules over several. Readers of OpenAPI support less than all of
+JSON Schema, so some schemas are then rewritten in an equivalent and more common form.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from bandit_serve.base.names import TEXT_END
 from bandit_serve.server.problems import Problem
-from bandit_serve.server.route import Entries
+from bandit_serve.server.route import BatchAnswer
 from bandit_serve.server.rules import BEYOND, FORMS, NAMES, RULES, Form
 
 Schema = dict[str, Any]
@@ -24,17 +24,19 @@ RENAMED = {kind.__name__: name for kind, name in NAMES.items()}
 
 
 class Schemas:
-    """`components` by name, each type that was given among them where it is a struct."""
+    """Schemas of types. `components` has those of structs, by their names in `/openapi.json`."""
 
     def __init__(self, kinds: Iterable[Any]) -> None:
         kinds = list(kinds)
-        types = dict.fromkeys([Problem, *(kind.one if isinstance(kind, Entries) else kind for kind in kinds)])
-        found, components = msgspec.json.schema_components(types, ref_template=PLACE + "{name}")
+        types = dict.fromkeys(
+            [Problem, *(kind.one if isinstance(kind, BatchAnswer) else kind for kind in kinds)]
+        )
+        schemas, components = msgspec.json.schema_components(types, ref_template=PLACE + "{name}")
         self.components: dict[str, Schema] = {
             RENAMED.get(name, name): _in_plain_words(each) for name, each in components.items()
         }
-        self._found: dict[Any, Schema] = {
-            kind: _in_plain_words(each) for kind, each in zip(types, found, strict=True)
+        self._by_kind: dict[Any, Schema] = {
+            kind: _in_plain_words(each) for kind, each in zip(types, schemas, strict=True)
         }
         for kind, rule in RULES.items():
             if component_name(kind) in self.components:
@@ -49,16 +51,16 @@ class Schemas:
             if component_name(kind) in self.components:
                 self._split(component_name(kind), forms)
         for kind in kinds:
-            if isinstance(kind, Entries):
-                self._found[kind] = self._batch(kind.one)
+            if isinstance(kind, BatchAnswer):
+                self._by_kind[kind] = self._batch(kind.one)
 
     def of(self, kind: Any) -> Schema:
-        """Schema of one of the types that were given."""
-        return self._found[kind]
+        """Schema of one of the types given to the constructor."""
+        return self._by_kind[kind]
 
     def _batch(self, one: type) -> Schema:
         name = f"{one.__name__}Batch"
-        entry = {"oneOf": [self._found[one], self._found[Problem]]}
+        entry = {"oneOf": [self._by_kind[one], self._by_kind[Problem]]}
         self.components[name] = {
             "title": name,
             "type": "object",
@@ -69,7 +71,7 @@ class Schemas:
         return {"$ref": PLACE + name}
 
     def _split(self, name: str, forms: tuple[Form, ...]) -> None:
-        """Turns a component into one of several, of which each is a component of its own."""
+        """Replaces a component by a `oneOf` over its forms, each a component of its own."""
         whole = self.components[name]
         for form in forms:
             self.components[form.name] = _form(whole, form)
@@ -84,12 +86,12 @@ class Schemas:
 
 
 def component_name(kind: type) -> str:
-    """The name of a type's component."""
+    """Name of a type's component."""
     return NAMES.get(kind, kind.__name__)
 
 
 def _form(whole: Schema, form: Form) -> Schema:
-    """`whole` with the fields that the form needs, and without those that it goes without."""
+    """Component of a form: `whole` with the form's required fields, and without those that it lacks."""
     properties = {**whole["properties"], **_in_plain_words(dict(form.only))}
     for name in form.needs:
         properties[name] = _not_null(properties[name])
@@ -107,9 +109,9 @@ def _form(whole: Schema, form: Form) -> Schema:
 
 
 def _with_ignored(schema: Schema, ignored: Collection[str]) -> Schema:
-    """Takes no other fields than before but `ignored` ones that are null.
+    """Allows the `ignored` fields as null, and otherwise no more fields than before.
 
-    It says so in words that generators of clients pass over: a client has no use for those.
+    It does not list them as properties, as generated clients have no use for them.
     """
     rest = {word: value for word, value in schema.items() if word != "additionalProperties"}
     return {
@@ -120,20 +122,20 @@ def _with_ignored(schema: Schema, ignored: Collection[str]) -> Schema:
 
 
 def _not_null(schema: Schema) -> Schema:
-    """Of a field that may be null: what it is otherwise."""
+    """Schema of a field without its alternative null."""
     if "anyOf" not in schema:
         return schema
     others = [other for other in schema["anyOf"] if other != {"type": "null"}]
-    found = {key: value for key, value in schema.items() if key != "anyOf"}
-    return found | (others[0] if len(others) == 1 else {"anyOf": others})
+    rest = {key: value for key, value in schema.items() if key != "anyOf"}
+    return rest | (others[0] if len(others) == 1 else {"anyOf": others})
 
 
 def _in_plain_words(node: Any) -> Any:
-    """Same schema for readers that know less of JSON Schema than there is.
+    """Rewrites a schema without keywords that readers of OpenAPI often do not support.
 
-    Without `items: false`, enumerations of no type, and patterns that only Python reads: of `$` JSON Schema says that
-    it is the end of the text, and nothing of a newline before it. A default is said in words: who is told of it
-    otherwise makes the field one that has to be given.
+    These are `items: false`, `enum` without a type, and patterns that only Python reads: `$` in JSON Schema is the end
+    of the text, and in Python also the place before a last newline. A default goes into the description, as generators
+    of clients make a field with a default a required one.
     """
     if isinstance(node, list):
         return [_in_plain_words(each) for each in node]
@@ -165,5 +167,5 @@ def _in_plain_words(node: Any) -> Any:
 def _say_default(schema: Schema) -> None:
     default = schema.pop("default")
     if default is not None and default != []:
-        said = f"default: {msgspec.json.encode(default).decode()}"
-        schema["description"] = f"{schema['description']} ({said})" if "description" in schema else said
+        words = f"default: {msgspec.json.encode(default).decode()}"
+        schema["description"] = f"{schema['description']} ({words})" if "description" in schema else words

@@ -1,4 +1,4 @@
-"""Service of one worker: the two ways over its node, and the tasks that run next to them."""
+"""Service of one worker: decisions and rewards over its node, and their background tasks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ SWEEP_EVERY_S = 3_600.0
 
 
 class Service:
-    """`load` before the first request, `start` the tasks in the background, `stop` in the end."""
+    """Parts of one worker. Call `load` before the first request, then `start` for the background tasks; `stop` at the
+    end.
+    """
 
     def __init__(self, node: Node, counters: Counters) -> None:
         self.node = node
@@ -72,7 +74,7 @@ class Service:
 
     @property
     def reasons(self) -> list[Trouble]:
-        """Why this worker is degraded; empty where it is not."""
+        """Reasons why this worker is degraded; empty if it is not."""
         return list(self.node.troubles)
 
     @property
@@ -80,14 +82,16 @@ class Service:
         return bool(self.node.troubles)
 
     async def load(self) -> None:
-        """Checks the store and reads the state; `StoreUnavailable` while it is away, `StoreRefused` if unfit."""
+        """Checks the store and loads the state. Raises `StoreUnavailable` in an outage, `StoreRefused` for an unfit
+        store.
+        """
         await self.node.store.check()
         keyring = await load_keyring(self.node.store)
         await self.node.tail.load()
         await self._begin_with(keyring)
 
     async def load_without_store(self) -> bool:
-        """Reads the state from the files of this host while the store is away; False where there are none."""
+        """Loads the state from this host's files during an outage; False where there are none."""
         kept = await asyncio.to_thread(self.local.read)
         if kept is None:
             return False
@@ -158,7 +162,7 @@ class Service:
         tasks.repeated("sweep_of_files", self._sweep_files)
 
     async def stop(self) -> None:
-        """Flushes the decisions, waits for appends under way, and takes leave."""
+        """Flushes the decisions, waits for appends under way, and ends this worker's announcement."""
         try:
             async with asyncio.timeout(self.settings.seconds("store_timeout") * 2):
                 await self.rewards.drain()
@@ -171,7 +175,7 @@ class Service:
         await self.node.store.close()
 
     def publish_counters(self) -> None:
-        """Brings up to date what other parts count for themselves, for the next scrape."""
+        """Copies counts that other parts keep into the shared counters, for the next scrape."""
         deciders = list(self.decisions.deciders.values()) if self.ready else []
         self.counters.set("exposures_lost", self.decisions.exposures_lost if self.ready else 0)
         self.counters.set("ejections", sum(decider.ejections.count for decider in deciders))
@@ -187,7 +191,7 @@ class Service:
         self.counters.set("chores_failed", 0 if self.keeper is None else self.keeper.failed)
 
     def _folded(self, owner: str) -> None:
-        """Rewards and exposures, which are most of a log, change no record and so nothing that is live."""
+        """Updates what depends on an experiment's record, if that changed. Rewards and exposures do not change it."""
         record = None if owner == COMMON else self.node.replica.experiments[owner].record
         if record is None or self._records.get(owner) is not record:
             self._records[owner] = record
@@ -204,7 +208,7 @@ class Service:
         self._follow_quickly_enough()
 
     def _follow_quickly_enough(self) -> None:
-        """Evidence that is older than `refresh` when it is read would make shares follow more slowly than that."""
+        """Sets the tail's pause to at most half of the shortest `refresh`, or shares would be slower than that."""
         quickest_ms = min(
             (
                 experiment.experiment.policy.refresh_ms

@@ -58,7 +58,7 @@ STORE_PAUSES_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 class _Child:
-    """A worker process, its slot among the counters, and the pipe through which it says how it is."""
+    """Worker process, its slot in the shared memory, and the pipe for its status."""
 
     def __init__(self, process: subprocess.Popen[bytes], slot: int, status_fd: int) -> None:
         self.process = process
@@ -136,9 +136,10 @@ class Supervisor:
         return self._private.url
 
     def _check_store(self) -> StoreFacts | None:
-        """Refuses a store that must not be used before any worker starts; one that is away may come yet.
+        """Refuses an unfit store before any worker starts; waits for one that is away.
 
-        A replica is refused where this host has never worked with the store: else it may be amid a failover.
+        A replica is refused on a host that never worked with this store. On others it may be in the middle of a
+        failover.
         """
 
         async def check() -> StoreFacts:
@@ -172,9 +173,9 @@ class Supervisor:
                 self._spawn()
 
     def _bury(self, child: _Child, status: int) -> None:
-        """One that ended before it was ready, or by itself soon after, would do it again: the next waits longer.
+        """Removes a worker that has ended. If it ended before it was ready, or soon after, the next start waits longer.
 
-        Those that were started before the last failure share its cause, and are no further ones.
+        Workers that started before the last failure share its cause, and so do not lengthen the pause again.
         """
         self._children.remove(child)
         os.close(child.status_fd)
@@ -193,7 +194,7 @@ class Supervisor:
             log.warning("worker %d ended with status %d; another starts %s", child.process.pid, status, when)
 
     def _end_stalled(self) -> None:
-        """Kills workers that live and do not turn, after they have said where they are."""
+        """Kills workers whose event loop stands still, after they have logged their stacks."""
         now_s = time.monotonic()
         if now_s - self._looked_s > OVERSLEPT_S:
             # This process stood still itself, and perhaps all of them did.
@@ -216,7 +217,7 @@ class Supervisor:
                 child.process.kill()
 
     def _lost_for_good(self) -> bool:
-        """Whether the first workers all ended before any of them was ready: then starting more is no help."""
+        """Whether all first workers ended before one was ready: then restarts do not help."""
         return not self._announced and not self._children and self._restart_at_s > time.monotonic()
 
     def _spawn(self) -> None:
@@ -242,7 +243,7 @@ class Supervisor:
         self._children.append(_Child(process, slot, status_read))
 
     def _keep_store(self) -> None:
-        """One that ends over and over, as on a full disk, is started again ever more seldom."""
+        """Starts the private store again when it has ended; after each failure, as on a full disk, it waits longer."""
         now_s = time.monotonic()
         if self._private is None or now_s < self._store_at_s or self._private.alive():
             return
@@ -280,7 +281,7 @@ class Supervisor:
                 self._stopping = True
 
     def _stop(self, wakeup: int) -> int:
-        """Workers accept what is in the socket's queue, answer it and leave; then the store may go."""
+        """Ends the workers, which first answer all connections in the socket's queue; returns the exit status."""
         self._learners.terminate()
         turn_away(self._listener)
         self._listener.close()
@@ -300,7 +301,7 @@ class Supervisor:
 
 @contextlib.contextmanager
 def _wakeup() -> Iterator[int]:
-    """A descriptor that has the numbers of the signals that came."""
+    """Yields a file descriptor from which the numbers of received signals can be read."""
     read, write = os.pipe()
     os.set_blocking(read, False)
     os.set_blocking(write, False)

@@ -1,4 +1,4 @@
-"""Tasks that run beside the requests: those that a worker can not be without, and those that begin again."""
+"""Background tasks of a worker: vital ones, whose end ends the worker, and repeated ones, which start again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Run = Callable[[], Coroutine[None, None, None]]
 
 
 class Tasks:
-    """`failures` counts how often one of them had to begin again."""
+    """Running background tasks. `failures` counts the restarts of repeated ones."""
 
     def __init__(self, troubles: Troubles) -> None:
         self.failures = 0
@@ -30,13 +30,15 @@ class Tasks:
         self._running: list[asyncio.Task[None]] = []
 
     def vital(self, run: Run) -> None:
-        """One whose end is the worker's: without it the worker would only seem to work."""
+        """Starts a task whose end ends the worker, as it could only seem to work without it."""
         task = asyncio.create_task(run())
         task.add_done_callback(_leave)
         self._running.append(task)
 
     def repeated(self, name: str, run: Run) -> None:
-        """One without which requests are answered all the same: when it fails it is said, and begins again."""
+        """Starts a task that requests do not depend on. When it fails, that is logged and a trouble, and it starts
+        again.
+        """
         self._running.append(asyncio.create_task(self._repeat(name, run), name=name))
 
     async def end(self) -> None:
@@ -66,7 +68,7 @@ class Tasks:
 
 
 def _leave(task: asyncio.Task[None]) -> None:
-    """Where the worker knows what the log does not, another takes its place, and begins with the log."""
+    """Ends the worker, because a vital task has ended; the supervisor starts another, which reads the logs anew."""
     if task.cancelled():
         return
     if isinstance(task.exception(), LogLost):

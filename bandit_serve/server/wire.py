@@ -1,4 +1,4 @@
-"""Bodies: read with a limit and a time-out, as JSON or MessagePack in and out."""
+"""Bodies of requests and answers: JSON or MessagePack, read with a size limit and a time-out."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ encode_msgpack = msgspec.msgpack.Encoder().encode
 
 
 class Reply(NamedTuple):
-    """A 200 with its body."""
+    """Body of an answer with status 200, and its content type."""
 
     body: bytes
     content_type: str
 
 
 class Body(Generic[T]):
-    """Body of a route: decodes to `kind`, from JSON and, where the contract says so, from MessagePack.
+    """Decoder of a route's body to `kind`, from JSON and, where the contract has it, from MessagePack.
 
-    A body that is JSON only is something that is set up: a key that it gives twice is refused. Where decisions and
-    rewards come in, the last one counts, as that is what reading it once can see.
+    In routes that take JSON only, an object with a repeated key is refused. In routes of decisions and rewards the last
+    value counts, because a check would need a second pass over the body.
     """
 
     def __init__(
@@ -66,24 +66,25 @@ class Body(Generic[T]):
         self._msgpack = msgspec.msgpack.Decoder(kind).decode
 
     async def read(self, request: web.Request, every: FindMistakes | None = None) -> T:
-        """`InvalidInput` that names the field, `UnsupportedMedia`, `TooLarge`, or `TooSlow`.
+        """Reads and decodes a request's body.
 
-        `every` as `find_mistakes` in `convert_or_explain`.
+        Raises `InvalidInput` that names the field, `UnsupportedMedia`, `TooLarge` or `TooSlow`. `every` as
+        `find_mistakes` in `convert_or_explain`.
         """
         body = await read_bytes(request, self._timeout_s)
         if self.msgpack:
             return self.decode(request.headers, body, every)
         try:
-            found = self.decode(request.headers, body, every)
+            content = self.decode(request.headers, body, every)
         except InvalidInput as error:
             if error.errors:
                 await require_once(body, error.errors)
             raise
         await require_once(body)
-        return found
+        return content
 
     def decode(self, headers: Mapping[str, str], body: bytes, every: FindMistakes | None = None) -> T:
-        """`InvalidInput` that names the field, or `UnsupportedMedia`."""
+        """Decodes a body. Raises `InvalidInput` that names the field, or `UnsupportedMedia`."""
         content_type = headers.get(hdrs.CONTENT_TYPE, "")
         media = content_type if content_type == JSON else essence(content_type)
         if not body and self.optional and media not in SENT_BY_ANY_PAGE:
@@ -100,14 +101,14 @@ class Body(Generic[T]):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(f"The body can not be read: {_sentence(str(error))}") from None
         spoken = f"{JSON} or {MSGPACK}" if self.msgpack else JSON
-        found = f"not {content_type[:80]!r}" if content_type else "and there is none"
-        raise UnsupportedMedia(f"Expected a Content-Type of {spoken}, {found}.")
+        given = f"not {content_type[:80]!r}" if content_type else "and there is none"
+        raise UnsupportedMedia(f"Expected a Content-Type of {spoken}, {given}.")
 
 
 class Entries(Generic[T]):
-    """Entries of a batch that is not valid as a whole, each read alone: one refusal costs the others nothing.
+    """Decoder for a batch that is invalid as a whole: each entry is decoded alone, so that the valid ones still count.
 
-    `field` is the batch's only field, a list of at most `most` of `kind`.
+    `field` is the batch's only field, a list of at most `most` entries of type `kind`.
     """
 
     def __init__(self, kind: Any, field: str, most: int) -> None:
@@ -123,14 +124,17 @@ class Entries(Generic[T]):
     async def after(
         self, error: InvalidInput, headers: Mapping[str, str], body: bytes
     ) -> list[T | InvalidInput]:
-        """Each entry or what is wrong with it; raises `error`, for which the batch was refused, if it is none."""
+        """Decodes each entry, or gives its mistakes, after the batch was refused with `error`.
+
+        Raises `error` if the body is no batch.
+        """
         entries = None if isinstance(error, TooLarge) else await self.each(headers, body)
         if entries is None:
             raise error
         return entries
 
     async def each(self, headers: Mapping[str, str], body: bytes) -> list[T | InvalidInput] | None:
-        """Each entry or what is wrong with it, read in turns; None where the body is no such batch."""
+        """Decodes each entry, or gives its mistakes, in turns of the event loop; None if the body is no batch."""
         media = essence(headers.get(hdrs.CONTENT_TYPE, ""))
         form = self._read.get(media)
         if form is None:
@@ -147,17 +151,19 @@ class Entries(Generic[T]):
     async def each_of(
         self, headers: Mapping[str, str], raws: Iterable[msgspec.Raw]
     ) -> list[T | InvalidInput]:
-        """Each of `raws` or what is wrong with it, read in turns."""
+        """Decodes each of `raws`, or gives its mistakes, in turns of the event loop."""
         read = self._reader(headers)
         return await _in_turns(raws, lambda i, raw: _entry_or_refusal(read, raw))
 
     async def read(self, headers: Mapping[str, str], raws: Iterable[msgspec.Raw]) -> list[T]:
-        """Each of `raws`, read in turns; raises what is wrong with the first that is not valid."""
+        """Decodes each of `raws` in turns of the event loop; raises the mistakes of the first that is invalid."""
         read = self._reader(headers)
         return await _in_turns(raws, lambda i, raw: read(raw, f"{self._field}[{i}]"))
 
     def _reader(self, headers: Mapping[str, str]) -> Callable[[msgspec.Raw, str], T]:
-        """Every mistake is looked for in the first entries that have some: all may have."""
+        """Makes the decoder of entries. It looks for every mistake only in the first invalid ones, as all may be
+        invalid.
+        """
         media, left = essence(headers.get(hdrs.CONTENT_TYPE, "")), MAX_MISTAKES
         _, decode = self._read[media]
 
@@ -204,7 +210,7 @@ def reread_body(
     most: int | None = None,
     every: FindMistakes | None = None,
 ) -> T:
-    """Reads again what msgspec refused, if it is not large, and collects up to `most` mistakes."""
+    """Decodes a refused body again, if it is not large, to collect up to `most` mistakes."""
     if len(body) > PATIENT_BYTES:
         raise invalid(error, within)
     decode = msgspec.json.decode if media == JSON else msgspec.msgpack.decode
@@ -216,7 +222,7 @@ def reread_body(
 
 
 async def require_once(body: bytes, others: Sequence[FieldError] = (), within: str = "") -> None:
-    """`InvalidInput` where JSON gives a key twice, with the `others` that are wrong."""
+    """Raises `InvalidInput` where a JSON object has a key twice; its error lists the `others` as well."""
     here = len(body) <= PATIENT_BYTES
     repeated = repeated_keys(body, within) if here else await asyncio.to_thread(repeated_keys, body, within)
     if repeated:
@@ -224,13 +230,13 @@ async def require_once(body: bytes, others: Sequence[FieldError] = (), within: s
 
 
 def _check_values(body: bytes) -> None:
-    """`TooLarge` for JSON with more values than may be read in one piece. MessagePack says how many come."""
+    """Raises `TooLarge` for JSON with too many values to decode without a turn. (MessagePack has their number.)"""
     if body.count(b",") > MAX_VALUES:
         raise TooLarge(f"The body has more than {MAX_VALUES} values, by its commas; send it in parts.")
 
 
 async def read_bytes(request: web.Request, timeout_s: float) -> bytes:
-    """Whole body, of which no more is kept than the route takes. One that is here already costs no timer."""
+    """Reads the whole body, at most as many bytes as the route takes. A body that is here already needs no timer."""
     most = min(request.get(MAX_BODY, request.client_max_size), request.client_max_size)
     if (request.content_length or 0) > most:
         raise too_large(most)
@@ -254,21 +260,22 @@ def too_large(most: int) -> TooLarge:
 
 
 def answer(request: web.Request, content: Any, status: int = 200, etag: int | None = None) -> web.Response:
-    """`content` as JSON, with its ETag."""
+    """Answer with `content` as JSON, with its ETag."""
     headers = JSON_HEADERS if etag is None else {"Content-Type": JSON, "ETag": f'"{etag}"'}
     return web.Response(status=status, body=encode_json(content), headers=headers)
 
 
 class Pairs(NamedTuple):
-    """Entries of an object, made one by one."""
+    """Entries of a JSON object that are made one by one."""
 
     entries: Iterator[tuple[str, Any]]
 
 
 async def answer_in_turns(fields: Mapping[str, Any], instead: str) -> web.Response:
-    """A JSON object of `fields`, of which an iterator is an array, and `Pairs` an object.
+    """Answer with a JSON object of `fields`, made and encoded in turns of the event loop.
 
-    Their entries are made and encoded in turns. `TooLarge` when there are too many; `instead` says what to do.
+    An iterator among them becomes an array, and `Pairs` become an object. Raises `TooLarge` when they are too many;
+    `instead` is the advice in its sentence.
     """
     body = bytearray()
     turn = Turn()
@@ -300,7 +307,7 @@ def _pair(entry: tuple[str, Any]) -> bytes:
 
 
 def negotiated(headers: Mapping[str, str], content: Any) -> Reply:
-    """`content` in the form that `Accept` asks for; without one, in the form of the request."""
+    """Encodes `content` in the form that `Accept` asks for; without one, in the form of the request."""
     if _wants_msgpack(headers):
         return Reply(encode_msgpack(content), MSGPACK)
     return Reply(encode_json(content), JSON)
@@ -316,11 +323,12 @@ def _wants_msgpack(headers: Mapping[str, str]) -> bool:
 
 @lru_cache(1024)
 def prefers_msgpack(accept: str, came_as_msgpack: bool) -> bool:
-    """Form that an `Accept` asks for (RFC 9110, 12.5.1): the higher q, of equal ones the one that is named first.
+    """Whether the answer is MessagePack, by the request's `Accept` (RFC 9110, 12.5.1).
 
-    Where it asks for neither, or for both alike without naming them, the answer is as the request was.
+    The higher q wins; of equal ones, the form that comes first. If `Accept` has neither form, or both in one range, the
+    answer has the form of the request.
     """
-    json, msgpack = (_wish(accept, names) for names in (JSON_NAMES, MSGPACK_NAMES))
+    json, msgpack = (_preference(accept, names) for names in (JSON_NAMES, MSGPACK_NAMES))
     if json.q != msgpack.q:
         return msgpack.q > json.q
     if json.q == 0.0 or json.place == msgpack.place:
@@ -328,31 +336,31 @@ def prefers_msgpack(accept: str, came_as_msgpack: bool) -> bool:
     return msgpack.place < json.place
 
 
-class _Wish(NamedTuple):
-    """Preference for a form: its q, by the most specific range that has it, and where in the list that stands."""
+class _Preference(NamedTuple):
+    """Preference for a form: its q by the most specific matching range, and the place of that range in the list."""
 
     q: float = 0.0
     place: int = 0
 
 
-def _wish(accept: str, names: frozenset[str]) -> _Wish:
-    found: dict[int, _Wish] = {}
+def _preference(accept: str, names: frozenset[str]) -> _Preference:
+    preferences: dict[int, _Preference] = {}
     for place, text in enumerate(accept.lower().split(",")):
         media, *parameters = (part.strip() for part in text.split(";"))
         specific = 2 if media in names else {"application/*": 1, "*/*": 0}.get(media)
         if specific is not None:
             q = next((_q(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
-            found.setdefault(specific, _Wish(q, place))
-    return found[max(found)] if found else _Wish()
+            preferences.setdefault(specific, _Preference(q, place))
+    return preferences[max(preferences)] if preferences else _Preference()
 
 
 def _q(text: str) -> float:
-    """1 where it is no number from 0 to 1."""
+    """Value of a q; 1 if it is no number from 0 to 1."""
     return float(text) if re.fullmatch(r"[01](\.\d{0,3})?", text) and float(text) <= 1.0 else 1.0
 
 
 class Responses:
-    """Answer to a batch, `{"responses": [ … ]}`, in the form of `negotiated`, encoded entry by entry."""
+    """Answer to a batch, `{"responses": [ … ]}`, encoded entry by entry in the form of `negotiated`."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._is_msgpack = _wants_msgpack(headers)
@@ -364,7 +372,7 @@ class Responses:
         return len(self._entries)
 
     def add(self, response: Any) -> None:
-        """`TooLarge` when the answer has become so."""
+        """Encodes and adds an entry. Raises `TooLarge` when the answer becomes too large."""
         entry = self._encode(response)
         self._entries.append(entry)
         self._nbytes += len(entry)
@@ -384,7 +392,7 @@ def answer_too_large() -> TooLarge:
 
 
 def revision(request: web.Request) -> int | None:
-    """The ETag that `If-Match` names; None where any will do; −1, which nothing has, where it is not ours."""
+    """Revision in the ETag of `If-Match`; None without a condition, −1, which never matches, for any other text."""
     header = request.headers.get("If-Match")
     if header is None or header.strip() == "*":
         return None
@@ -393,12 +401,12 @@ def revision(request: web.Request) -> int | None:
 
 
 def actor(request: web.Request) -> str:
-    """Who is asking, for the history."""
+    """Name of the caller, for the history."""
     return f"http:{request.remote or 'unix'}"
 
 
 def essence(content_type: str) -> str:
-    """A media type without its parameters."""
+    """Media type without its parameters."""
     return content_type.partition(";")[0].strip().lower()
 
 

@@ -1,4 +1,4 @@
-"""One worker process: loads, accepts, answers, and leaves without dropping anything.
+"""Worker process: loads the state, accepts and answers, and leaves without dropping a request.
 
 Started by the supervisor as `python -m bandit_serve.server.worker`, with its plan on the standard input: the store's
 URL may have a password in it, and anybody on the machine can read a process's arguments.
@@ -101,7 +101,7 @@ class Worker:
         await end([loading])
 
     def _protocol_factory(self, runner: web.AppRunner, lane: Lane) -> ProtocolFactory:
-        """Connections with a lane; without one where every request is to be in the access log."""
+        """Makes connections: with a lane, or plain where every request goes into the access log."""
         server = runner.server
         assert server is not None
         options: dict[str, Any] = {
@@ -115,7 +115,7 @@ class Worker:
         return lambda: LaneProtocol(lane, self._connections, server, access_log=None, **options)
 
     async def _load(self) -> None:
-        """Returns when decisions can be served: from the store's state, or from this host's while it is away."""
+        """Returns when decisions can be served, from the store's state or, in an outage, from this host's files."""
         loop, settings, quiet_s = asyncio.get_running_loop(), self._settings, self._assignment.quiet_s
         # Where this worker is to be quiet for a while, the store was missing a moment ago.
         waited, says_at_s = bool(quiet_s), math.inf if quiet_s is None else loop.time() + quiet_s
@@ -139,7 +139,7 @@ class Worker:
     async def _leave(
         self, runner: web.AppRunner, server: asyncio.AbstractServer, connect: ProtocolFactory
     ) -> None:
-        """Stops accepting, answers what came, flushes, leaves."""
+        """Leaves: stops accepting, answers all accepted requests, flushes."""
         self._service.draining = True
         self._tell(DRAINING)
         server.close()
@@ -151,7 +151,7 @@ class Worker:
             await self._service.stop()
 
     async def _accept_the_last(self, connect: ProtocolFactory) -> None:
-        """Takes the connections that are in the socket's queue: with its last owner they would be reset."""
+        """Accepts all connections in the socket's queue, which would be reset when its last owner closes it."""
         loop = asyncio.get_running_loop()
         self._listener.setblocking(False)
         for _ in range(MAX_LAST_ACCEPTS):
@@ -165,7 +165,7 @@ class Worker:
             await loop.connect_accepted_socket(connect, connection)
 
     async def _until_idle(self, runner: web.AppRunner) -> None:
-        """Waits for kept-alive connections to send their last request, which closes them, or to stay silent."""
+        """Waits until each kept connection has sent a last request, whose answer closes it, or stays silent."""
         assert runner.server is not None
         loop = asyncio.get_running_loop()
         until_s = loop.time() + self._settings.seconds("idle_grace")
@@ -180,10 +180,11 @@ class Worker:
 
 
 def collect_less() -> None:
-    """Python's search for cycles: seldom, and never through what was imported.
+    """Makes Python's garbage collector run seldom, and never through imported modules.
 
-    Rewards that wait for their append are many objects at a time. At 700, Python's default, each burst of them would be
-    searched over and over, at a quarter of a reward's cost; a search of 10,000 takes a seventh of a millisecond.
+    Rewards that wait for their append are many objects at a time. With Python's default threshold of 700, each burst
+    would be searched repeatedly, at a quarter of the cost of a reward. A search of 10,000 objects takes a seventh of a
+    millisecond.
     """
     gc.freeze()
     gc.set_threshold(COLLECTED_AT)
@@ -191,10 +192,10 @@ def collect_less() -> None:
 
 def main() -> None:
     collect_less()
-    told = sys.stdin.buffer.read()
-    if not told:
+    assigned = sys.stdin.buffer.read()
+    if not assigned:
         sys.exit("the supervisor ended before it had said what to do")
-    assignment = msgspec.json.decode(told, type=Assignment)
+    assignment = msgspec.json.decode(assigned, type=Assignment)
     end_with_parent(assignment.parent)
     faulthandler.register(SAY_STACKS, all_threads=True)
     log_to_stderr(f"worker {os.getpid()}", assignment.settings.log_level)

@@ -39,7 +39,7 @@ class Calls:
         await self._client.aclose()
 
     async def renew(self) -> None:
-        """As `connection.renew`."""
+        """Renews connections, as `connection.renew`."""
         while self._kept:
             await self._pool.release(self._kept.pop().connection)
         await renew(self._client)

@@ -29,7 +29,7 @@ even_ns: Callable[[], int] = (
 
 
 class LogClock:
-    """`now_ms` is log time in Unix milliseconds once it is `known`; until then it is this machine's clock.
+    """Clock of log time. `now_ms` is log time in Unix milliseconds once it is `known`; until then this machine's clock.
 
     `shift_ms` is log time minus the store's clock; `offset_ms` is this machine's clock minus the store's.
     """

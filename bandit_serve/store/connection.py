@@ -122,7 +122,7 @@ def open_client(
 
 
 def open_waiting_client(url: str | StoreUrl, *, timeout_s: float = TIMEOUT_S) -> Redis:
-    """As `open_client`, without a limit on sending and reply: for callers that have a timeout of their own."""
+    """Makes a client as `open_client`, without a limit on sending and reply, for callers that have their own."""
     return _client(url, reply_timeout_s=None, timeout_s=timeout_s, max_connections=MAX_CONNECTIONS)
 
 

@@ -110,7 +110,7 @@ class translate_errors:
 
 
 def _cancellations() -> int:
-    """How often the current task was cancelled."""
+    """Number of times that the current task was cancelled."""
     try:
         task = asyncio.current_task()
     except RuntimeError:

@@ -12,7 +12,7 @@ Access = Literal["read", "write"]
 
 
 class Outages:
-    """The present outages. The tail reads and the heartbeat writes all the time, so they are at most seconds old."""
+    """Present outages. The tail reads and the heartbeat writes all the time, so they are at most seconds old."""
 
     def __init__(self) -> None:
         self._by_access: dict[Access, StoreUnavailable] = {}
@@ -20,7 +20,7 @@ class Outages:
 
     @property
     def now(self) -> list[StoreUnavailable]:
-        """The outages of now, one of each kind."""
+        """Present outages, one of each kind."""
         return list({error.what: error for error in self._by_access.values()}.values())
 
     @property

@@ -73,7 +73,7 @@ class PrivateServer:
 
     @property
     def url(self) -> str:
-        """The server's address, as `parse_store_url` reads it."""
+        """URL of the server, as `parse_store_url` reads it."""
         return f"unix://{quote(os.fsencode(self._socket))}"
 
     @property
@@ -83,7 +83,7 @@ class PrivateServer:
 
     @property
     def pid(self) -> int:
-        """The server's process id; 0 where none answers."""
+        """Process id of the server; 0 where none answers."""
         if self._process is not None and self.owned:
             return self._process.pid
         return _ask(self._socket)[1]

@@ -62,7 +62,7 @@ class Store:
         await self._tail.aclose()
 
     async def facts(self) -> StoreFacts:
-        """As `facts.inspect`."""
+        """Reads the store's facts, as `facts.inspect`."""
         facts: StoreFacts = await self._call(lambda: inspect(self._client))
         return facts
 
@@ -390,7 +390,7 @@ class Store:
         return bool(await self._run(scripts.HOLD_LEASE, [self.keys.lease], [holder, lifetime_ms]))
 
     async def hold_learner(self, model: str, holder: str, lifetime_ms: int) -> bool:
-        """As `hold_lease`, for the lease of the process that learns for a model."""
+        """Takes or renews the lease for learning for a model, as `hold_lease`."""
         return bool(await self._run(scripts.HOLD_LEASE, [self.keys.learner(model)], [holder, lifetime_ms]))
 
     async def announce(self, about: bytes, lifetime_ms: int) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bandit_serve.errors import InvalidInput, NotFound
 from bandit_serve.models._ids import id_text
-from bandit_serve.models._learner import LARGEST_RATING
+from bandit_serve.models._learner import MAX_RATING
 from bandit_serve.models.model import Features
 from bandit_serve.training.cells import Numbers, identity, seconds
 from bandit_serve.training.columns import Columns, Places, find_columns
@@ -128,7 +128,7 @@ class _Found:
                 value = numbers.read(rating, number)
             except (TypeError, ValueError):
                 value = float("nan")
-            if not abs(value) <= LARGEST_RATING:
+            if not abs(value) <= MAX_RATING:
                 raise table.fault(number, f"expected a finite rating, not {_shown(rating)}")
             self._values.append(value)
             self._times.append(self._time(table, number, cells[3]) if timed else 0)

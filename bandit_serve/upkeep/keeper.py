@@ -1,4 +1,4 @@
-"""Chores of the lease holder: snapshots, trimming, ticks, token keys, and promotions of winners."""
+"""Keeper of the logs, the worker with the lease: snapshots, trimming, ticks, token keys, promotions of winners."""
 
 from __future__ import annotations
 

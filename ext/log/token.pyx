@@ -27,12 +27,12 @@ cdef enum:
     SIZE = 69
     FORMAT = 1
     FEATURES_FORMAT = 2
-    MOST_FEATURES = 512
-    MOST = 2119          # SIZE + 4 * MOST_FEATURES, up to a multiple of three
+    MAX_N_FEATURES = 512
+    MAX_TOKEN_BYTES = 2119          # SIZE + 4 * MAX_N_FEATURES, up to a multiple of three
     REWARD_BYTES = 56
 
 TOKEN_CHARS = SIZE // 3 * 4
-MAX_FEATURES = MOST_FEATURES
+MAX_FEATURES = MAX_N_FEATURES
 KEY_BYTES = 32
 
 cdef const char* ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -84,8 +84,8 @@ cdef inline bint read_text(const uint8_t* text, int size, uint8_t* raw) noexcept
 
 
 cdef int must_fit(Py_ssize_t n_features) except -1:
-    if n_features > MOST_FEATURES:
-        raise ValueError(f"expected at most {MOST_FEATURES} features")
+    if n_features > MAX_N_FEATURES:
+        raise ValueError(f"expected at most {MAX_N_FEATURES} features")
     return <int>n_features
 
 
@@ -112,7 +112,7 @@ cdef class Seal:
         self, uint64_t experiment, uint64_t incarnation, uint64_t counter, uint64_t time_ms, uint32_t revision,
         uint16_t arm, double propensity, uint64_t unit, uint8_t flags, const float* x, int n_features,
     ):
-        cdef uint8_t[MOST] raw
+        cdef uint8_t[MAX_TOKEN_BYTES] raw
         cdef uint64_t bits
         cdef int signed = BODY + 4 * n_features
         raw[0] = FORMAT if n_features == 0 else FEATURES_FORMAT
@@ -193,7 +193,7 @@ cdef class Opener:
         if not isinstance(token, str) or not PyUnicode_IS_ASCII(token):
             return 0
         cdef Py_ssize_t chars = PyUnicode_GET_LENGTH(token)
-        if chars % 4 or not SIZE <= chars // 4 * 3 <= MOST:
+        if chars % 4 or not SIZE <= chars // 4 * 3 <= MAX_TOKEN_BYTES:
             return 0
         cdef int size = <int>(chars // 4 * 3)
         if not read_text(<const uint8_t*>PyUnicode_1BYTE_DATA(token), size, raw):
@@ -219,7 +219,7 @@ cdef class Opener:
         Returns the features of those tokens that have some: bytes of f4[d] by i.
         """
         cdef Py_ssize_t i, n = len(tokens)
-        cdef uint8_t[MOST] raw
+        cdef uint8_t[MAX_TOKEN_BYTES] raw
         cdef uint64_t bits
         cdef double value
         cdef uint8_t* row

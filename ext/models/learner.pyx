@@ -28,11 +28,11 @@ from vectors cimport LANES, cloned_double, dot, folded
 cnp.import_array()
 
 MAX_FEATURES = 256
-LARGEST_RATING = 1e12
-cdef double LARGEST = LARGEST_RATING
+MAX_RATING = 1e12
+cdef double LARGEST = MAX_RATING
 cdef enum:
-    MOST_COLUMNS = 770  # a user, an item and MAX_FEATURES of each of the three sides
-    MOST_FACTORS = 4096
+    MAX_COLUMNS = 770  # a user, an item and MAX_FEATURES of each of the three sides
+    MAX_FACTORS = 4096
 
 
 cdef inline uint64_t mixed(uint64_t state) noexcept nogil:
@@ -237,11 +237,11 @@ cdef inline float apart(const float *a, const float *b, float x, Py_ssize_t n) n
 
 cdef struct Columns:
     Py_ssize_t n
-    float *vector[MOST_COLUMNS]
-    float *weight[MOST_COLUMNS]
-    float x[MOST_COLUMNS]
-    float rate[MOST_COLUMNS]
-    float keep[MOST_COLUMNS]  # what the penalty leaves of the vector
+    float *vector[MAX_COLUMNS]
+    float *weight[MAX_COLUMNS]
+    float x[MAX_COLUMNS]
+    float rate[MAX_COLUMNS]
+    float keep[MAX_COLUMNS]  # what the penalty leaves of the vector
 
 
 cdef class Learner:
@@ -269,9 +269,9 @@ cdef class Learner:
     cdef double regularization
     cdef double feature_regularization
     cdef double weight_regularization
-    cdef float tu[MOST_FACTORS]
-    cdef float ti[MOST_FACTORS]
-    cdef float tr[MOST_FACTORS]
+    cdef float tu[MAX_FACTORS]
+    cdef float ti[MAX_FACTORS]
+    cdef float tr[MAX_FACTORS]
 
     def __init__(self, Py_ssize_t factors, uint64_t seed, double std, *, double rate, double halving,
                  double regularization, double feature_regularization, double weight_regularization,
@@ -454,7 +454,7 @@ cdef class Learner:
         cdef Py_ssize_t n = 0, user, item
         cdef double error
         if not (isfinite(rating) and -LARGEST <= rating <= LARGEST):
-            raise InvalidInput(f"Every rating must be finite and at most {LARGEST_RATING:g} in size.")
+            raise InvalidInput(f"Every rating must be finite and at most {MAX_RATING:g} in size.")
         if feature_rows is not None and len(feature_rows):
             features, values = feature_rows, feature_values
             feature, value, n = &features[0], &values[0], features.shape[0]

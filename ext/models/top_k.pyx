@@ -41,7 +41,7 @@ cdef extern from "sketch.h":
 cdef enum:
     LANES8 = 8     # items in a block
     STRIDE = 64    # blocks between two looks at whether the search may end
-    MOST_FACTORS = 4096
+    MAX_FACTORS = 4096
 
 # Of |t| |q|: more than float32 sums of 4,096 products, and of the bounds, are off by.
 cdef double SLACK = 1e-3
@@ -136,7 +136,7 @@ cdef class TopK:
 
     def __init__(self, factors, biases, parts=None):
         if not (isinstance(factors, np.ndarray) and factors.dtype == np.float32 and factors.ndim == 2
-                and factors.flags.c_contiguous and factors.shape[1] <= MOST_FACTORS):
+                and factors.flags.c_contiguous and factors.shape[1] <= MAX_FACTORS):
             raise InvalidInput("Factors must be a contiguous float32 matrix.")
         if not (isinstance(biases, np.ndarray) and biases.dtype == np.float32 and biases.flags.c_contiguous
                 and biases.shape == factors.shape[:1]):

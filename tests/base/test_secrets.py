@@ -48,14 +48,14 @@ def secrets_in(text: str) -> list[str]:
 
 
 def arguments_of_others() -> str:
-    found = []
+    leaks = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         if path.parent.name != str(os.getpid()):
             try:
-                found.append(path.read_bytes().decode(errors="replace"))
+                leaks.append(path.read_bytes().decode(errors="replace"))
             except OSError:
                 continue
-    return "\n".join(found)
+    return "\n".join(leaks)
 
 
 def test_a_service_tells_no_password_whatever_happens_to_it(guarded: ThrowawayStore, tmp_path: Path) -> None:

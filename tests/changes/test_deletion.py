@@ -202,26 +202,26 @@ def test_what_it_had_in_the_store_and_in_files_is_freed(place: Place) -> None:
     keys = Keys()
     with place.store.client() as client:
 
-        def found(owner: str) -> set[str]:
+        def keys_of(owner: str) -> set[str]:
             pattern = keys.log(owner).removesuffix("log") + "*"
             names = {key.decode().removeprefix(pattern[:-1]) for key in client.scan_iter(pattern)}
             # Answers of workers, which stay for a minute.
             return {name for name in names if not name.startswith(("heard:", "census:"))}
 
         file = place.here.data / "snapshots" / "bandit_serve" / f"{name}.snapshot"
-        wait_until(lambda: "snapshots:policy" in found(name) and file.exists())
-        assert any(key.startswith("seen:") for key in found(name))
+        wait_until(lambda: "snapshots:policy" in keys_of(name) and file.exists())
+        assert any(key.startswith("seen:") for key in keys_of(name))
         assert place.here.call("DELETE", path).status == 204
         body = experiment(id=name)
         assert place.here.call("POST", "/v1/experiments", body).status == 201
         # Its head stays, so that nobody begins its log anew, and what says that it was trimmed.
-        wait_until(lambda: found(name) == {"head", "trimmed"} and not file.exists(), 30.0)
+        wait_until(lambda: keys_of(name) == {"head", "trimmed"} and not file.exists(), 30.0)
         # A worker that does not know yet writes again.
         client.xadd(keys.log(name), {"t": ""})
         client.set(keys.seen(name, "click", 7, 0), "x")
         client.zadd(keys.expiries(name), {keys.seen(name, "click", 7, 0): 4e12})
-        wait_until(lambda: found(name) == {"head", "trimmed"}, 30.0)
-        assert {"log", "head"} <= found(f"{name}@2")
+        wait_until(lambda: keys_of(name) == {"head", "trimmed"}, 30.0)
+        assert {"log", "head"} <= keys_of(f"{name}@2")
     assert place.here.call("GET", path).body["status"] == "draft"
 
 

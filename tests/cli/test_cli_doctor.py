@@ -32,9 +32,9 @@ EXPERIMENT = {
 }
 
 
-def check(found: Finished, name: str) -> dict[str, Any]:
+def check(finished: Finished, name: str) -> dict[str, Any]:
     """The worst of the checks of this name."""
-    checks = [each for each in found.document["checks"] if each["name"] == name]
+    checks = [each for each in finished.document["checks"] if each["name"] == name]
     return max(checks, key=lambda each: ("ok", "warning", "problem").index(each["verdict"]))
 
 

@@ -96,12 +96,12 @@ def test_another_policy_is_applied_and_what_is_fixed_is_refused_with_all_else(
     }
     refused = bandit_serve("experiments", "apply", written(file, new, impossible), "--data", data)
     assert refused.status == 1
-    for told in (
+    for words in (
         'colour.unit: is "request" and can not become "user"',
         "colour.arms[0].payload: is null and can not become 1",
         'colour.attribution.missing: is "ignore" and can not become "zero"',
     ):
-        assert told in refused.err
+        assert words in refused.err
     listed = bandit_serve("experiments", "list", "--json", "--data", data).document
     assert [each["id"] for each in listed["experiments"]] == ["colour"]
     assert listed["experiments"][0]["revision"] == 3
@@ -156,12 +156,12 @@ def test_arms_are_added_paused_resumed_and_removed(data: Path, tmp_path: Path) -
     assert arms("add-arm", "colour", "pink", "--payload", "{").status == 2
     assert "ramp" not in arms("add-arm", "colour", "pink", "--ramp-from", "2", "--ramp-over", "1h").out
     shown = arms("show", "colour").out
-    for told in ("green (removed)", "why not"):
-        assert told in shown
+    for words in ("green (removed)", "why not"):
+        assert words in shown
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "words"),
     [
         ("e.json", json.dumps({**TWO_ARMS, "unt": "user"}), "unknown field `unt`"),
         ("e.json", json.dumps({**TWO_ARMS, "arms": [{"name": "a b"}]}), "arms[0].name: Expected a name"),
@@ -189,12 +189,12 @@ def test_arms_are_added_paused_resumed_and_removed(data: Path, tmp_path: Path) -
         ("e.json", json.dumps({**TWO_ARMS, "status": "draft"}), "unknown field `status`"),
     ],
 )
-def test_a_wrong_file_is_refused_with_the_field(tmp_path: Path, name: str, text: str, told: str) -> None:
+def test_a_wrong_file_is_refused_with_the_field(tmp_path: Path, name: str, text: str, words: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(InvalidInput) as refused:
         read_experiments(tmp_path / name)
     errors = [f"{error.at}: {error.detail}" for error in refused.value.errors]
-    assert told in "\n".join([str(refused.value), *errors])
+    assert words in "\n".join([str(refused.value), *errors])
 
 
 def test_several_documents_and_several_files_are_one(tmp_path: Path) -> None:
@@ -239,9 +239,9 @@ def test_what_show_prints_is_what_was_applied(tmp_path: Path) -> None:
             ("one.yaml", msgspec.yaml.encode(experiment_view(shown))),
         ):
             (tmp_path / name).write_bytes(text)
-            (found,) = read_experiments(tmp_path / name)
+            (applied,) = read_experiments(tmp_path / name)
             kept = tuple(arm for arm in made.arms if arm.name in arms)
-            assert found == msgspec.structs.replace(validated(made), arms=kept)
+            assert applied == msgspec.structs.replace(validated(made), arms=kept)
 
 
 def test_a_draft_is_changed_whole_from_the_standard_input_after_a_look(data: Path) -> None:
@@ -360,11 +360,11 @@ def test_results_are_those_of_the_service(tmp_path: Path) -> None:
         there = service.call("GET", "/v1/experiments/colour/results").body
         table = bandit_serve("experiments", "results", "colour", "--data", data)
     assert sum(arm["metrics"]["click"]["n"] for arm in here["arms"]) == 60
-    for found in (here, there):
-        del found["as_of"]
-        for arm in found["arms"]:
+    for answer in (here, there):
+        del answer["as_of"]
+        for arm in answer["arms"]:
             del arm["exposures"]
     assert here == there
     assert table.status == 0
-    for told in ("red", "blue", "P(best)", "control", "Sample ratio: "):
-        assert told in table.out
+    for words in ("red", "blue", "P(best)", "control", "Sample ratio: "):
+        assert words in table.out

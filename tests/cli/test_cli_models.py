@@ -57,7 +57,7 @@ def test_what_is_refused_says_why(data: Path, file: Path, tmp_path: Path) -> Non
     assert "artifact" in refused.err
     assert bandit_serve("models", "show", "x", *where).status == 1
 
-    for wrong, told in (
+    for wrong, words in (
         (("models", "register", "a b", file), "not a name"),
         (("models", "register", "x", file, "--metric", "rmse"), "name=number"),
         (("models", "register", "x", file, "--metric", "rmse=nan"), "name=number"),
@@ -65,7 +65,7 @@ def test_what_is_refused_says_why(data: Path, file: Path, tmp_path: Path) -> Non
     ):
         ran = bandit_serve(*wrong, *where)
         assert ran.status == 2
-        assert told in ran.err
+        assert words in ran.err
     too_large = bandit_serve("models", "register", "x", foreign, "--max-artifact", "5000000", *where)
     assert too_large.status == 1
     assert bandit_serve("models", "rollback", "x", *where).status == 1

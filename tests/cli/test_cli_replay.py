@@ -56,8 +56,8 @@ def send_traffic(service: ThrowawayService, visits: int) -> None:
 def decide(service: ThrowawayService, experiment: str, body: dict[str, Any]) -> dict[str, Any]:
     answer = service.call("POST", f"/v1/experiments/{experiment}/decide", body)
     assert answer.status == 200, answer.body
-    found: dict[str, Any] = answer.body
-    return found
+    results: dict[str, Any] = answer.body
+    return results
 
 
 def pending(service: ThrowawayService, experiment: str = "learning") -> int:
@@ -180,9 +180,9 @@ def test_arms_that_come_and_go_a_ramp_forgetting_and_late_rewards_are_replayed(
         visit(10, "c", "d")
         wait_until(lambda: pending(service, "churning") == 0, 30.0)
         assert served == set("abcd")
-        found = bandit_serve("replay", "churning", "--json", "--store", store.url, "--data", tmp_path)
-    assert found.status == 0, found
-    (replayed,) = found.document["experiments"]
+        finished = bandit_serve("replay", "churning", "--json", "--store", store.url, "--data", tmp_path)
+    assert finished.status == 0, finished
+    (replayed,) = finished.document["experiments"]
     assert (replayed["start"], replayed["equal"]) == (None, True)
     assert [worker["result"] for worker in replayed["workers"]] == ["equal", "equal"]
     assert replayed["snapshots"]
@@ -262,8 +262,8 @@ def test_a_trimmed_log_is_replayed_from_its_oldest_snapshot(store: ThrowawayStor
 def newest_entry(store: ThrowawayStore) -> bytes:
     with store.client() as client:
         (at, _), *_ = client.xrevrange(KEYS.log("learning"), count=1)
-    found: bytes = at
-    return found
+    snapshot: bytes = at
+    return snapshot
 
 
 def test_nothing_to_compare_with_is_said(tmp_path: Path) -> None:

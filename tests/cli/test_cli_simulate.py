@@ -186,13 +186,13 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "told"), WRONG)
-def test_wrong_usage_is_one_sentence(arguments: str, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("arguments", "reason"), WRONG)
+def test_wrong_usage_is_one_sentence(arguments: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("horizon = 3\n")
     (tmp_path / "broken.json").write_text("{")
     files = {"bad.toml", "broken.json"}
     words = [str(tmp_path / word) if word in files else word for word in arguments.split()]
     ran = bandit_serve("simulate", *words)
     assert (ran.status, ran.out) == (2, "")
-    assert told in ran.err
+    assert reason in ran.err
     assert ran.err.count("\n") == 1

@@ -61,14 +61,14 @@ def test_what_is_not_built_says_so(name: str) -> None:
 def test_a_wrong_setting_is_named_with_its_spellings(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('store_timeout = "soon"\n')
-    for found in (
+    for finished in (
         bandit_serve("models", "list", "--store-timeout", "soon"),
         bandit_serve("models", "list", environment={"BANDIT_SERVE_STORE_TIMEOUT": "soon"}),
         bandit_serve("models", "list", "--config", config),
     ):
-        assert found.status == 2
-        assert "store_timeout is wrong: Expected a duration" in found.err
-        assert "--store-timeout, BANDIT_SERVE_STORE_TIMEOUT or store_timeout" in found.err
+        assert finished.status == 2
+        assert "store_timeout is wrong: Expected a duration" in finished.err
+        assert "--store-timeout, BANDIT_SERVE_STORE_TIMEOUT or store_timeout" in finished.err
 
 
 def test_a_config_key_that_is_no_setting_is_named(tmp_path: Path) -> None:

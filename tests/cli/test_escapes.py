@@ -110,9 +110,9 @@ FEW = ("models show", "version", "show", "apply", "apply wrong", "config", "no s
 def arguments(words: str, service: ThrowawayService, folder: Path) -> list[str]:
     # No process takes a null in its arguments.
     hostile = HOSTILE.replace("\x00", "")
-    found = [word.replace("FOLDER", str(folder)).replace("HOSTILE", hostile) for word in words.split()]
-    takes_data = found[0] not in ("simulate", "demo") and "no such" not in words
-    return [*found, *(["--data", str(service.data)] if takes_data else [])]
+    command = [word.replace("FOLDER", str(folder)).replace("HOSTILE", hostile) for word in words.split()]
+    takes_data = command[0] not in ("simulate", "demo") and "no such" not in words
+    return [*command, *(["--data", str(service.data)] if takes_data else [])]
 
 
 def on_a_pipe(command: list[str]) -> str:

@@ -197,11 +197,11 @@ def test_many_mistakes_are_told_at_once(service: ThrowawayService) -> None:
         policy={"kind": "thompson", "min_shar": 0.1},
         unt="user",
     )
-    found = check_problem(
+    refusal = check_problem(
         service.call("POST", "/v1/experiments", body), 400,
         "arms[0].modl", "unt", "policy.min_shar", "arms[1].name",
     )  # fmt: skip
-    assert all("did you mean" in error["detail"] for error in found["errors"][:3])
+    assert all("did you mean" in error["detail"] for error in refusal["errors"][:3])
     body = experiment(
         arms=[{"name": "a"}, {"name": "a"}, {"name": "b", "model": "m"}],
         control="nobody",

@@ -133,9 +133,9 @@ def test_a_clock_that_steps_far_ahead_begins_a_new_batch_and_keeps_its_times(ste
         else:
             buffer.add_many(many([1]), np.array([7], np.uint64), EVEN, 1, time_ms)
     batches = [events.decode(events.EXPOSED, events.encode(batch)) for batch in taken(buffer)]
-    found = [Rows(batch).times_ms for batch in batches if isinstance(batch, Exposed)]
-    assert [time_ms for times in found for time_ms in times] == times_ms
-    assert len(found) == 3, "no more batches than are needed"
+    times_of_batches = [Rows(batch).times_ms for batch in batches if isinstance(batch, Exposed)]
+    assert [time_ms for times in times_of_batches for time_ms in times] == times_ms
+    assert len(times_of_batches) == 3, "no more batches than are needed"
 
 
 class NoArray:
@@ -270,13 +270,13 @@ def test_every_decision_comes_out_once_and_in_order(steps: list[tuple[str, int, 
             buffer.add_many(many([1] * n), NO_UNITS, EVEN, revision, time_ms)
             expected += [(1, revision, time_ms)] * n
     batches += taken(buffer)
-    found, number = [], 0
+    rows_read, number = [], 0
     for batch in batches:
         rows = Rows(batch)
         assert batch.first == number
         number += len(rows.arms)
-        found += [(arm, batch.revision, at) for arm, at in zip(rows.arms, rows.times_ms, strict=True)]
-    assert found == expected
+        rows_read += [(arm, batch.revision, at) for arm, at in zip(rows.arms, rows.times_ms, strict=True)]
+    assert rows_read == expected
     assert buffer.next == number
     assert buffer.lost == 0
 
@@ -306,8 +306,8 @@ def test_a_flush_that_never_got_its_answer_adds_nothing_when_repeated(server: Th
             assert buffer.first_waiting() is None
             buffer.add(1, 0, EVEN, 1, 6)
             await flusher.flush()
-            found = [events.decode(entry.kind, entry.data) for entry in await store.read("e", START, 10)]
-            assert [event.first for event in found if isinstance(event, Exposed)] == [0, 1]
+            logged = [events.decode(entry.kind, entry.data) for entry in await store.read("e", START, 10)]
+            assert [event.first for event in logged if isinstance(event, Exposed)] == [0, 1]
         finally:
             await store.close()
 
@@ -344,8 +344,8 @@ def test_exposures_are_in_the_log_once_however_long_the_answer_was_lost(
             await passes(store, server, away_ms)
             buffer.add(1, 0, EVEN, 1, 6)
             await flusher.flush()
-            found = [events.decode(entry.kind, entry.data) for entry in await store.read("e", START, 10)]
-            assert [event.first for event in found if isinstance(event, Exposed)] == [0, 1]
+            logged = [events.decode(entry.kind, entry.data) for entry in await store.read("e", START, 10)]
+            assert [event.first for event in logged if isinstance(event, Exposed)] == [0, 1]
             assert buffer.lost == 0
         finally:
             await store.close()
@@ -367,8 +367,8 @@ def test_exposures_that_may_be_in_the_log_are_lost_rather_than_counted_twice(ser
             await passes(store, server, EXPOSED_MARK_MS + 60_000)
             buffer.add(1, 0, EVEN, 1, 6)
             await flusher.flush()
-            found = [events.decode(entry.kind, entry.data) for entry in await store.read("e", START, 10)]
-            assert [event.first for event in found if isinstance(event, Exposed)] == [0, 1]
+            logged = [events.decode(entry.kind, entry.data) for entry in await store.read("e", START, 10)]
+            assert [event.first for event in logged if isinstance(event, Exposed)] == [0, 1]
             assert buffer.lost == 1
         finally:
             await store.close()
@@ -424,8 +424,10 @@ def test_what_a_store_that_is_away_does_not_take_stays(server: ThrowawayStore) -
             server.start()
             await flusher.flush()
             for name, n in (("e", 4), ("f", 3)):
-                found = [events.decode(entry.kind, entry.data) for entry in await store.read(name, START, 10)]
-                arms = [arm for event in found if isinstance(event, Exposed) for arm in Rows(event).arms]
+                logged = [
+                    events.decode(entry.kind, entry.data) for entry in await store.read(name, START, 10)
+                ]
+                arms = [arm for event in logged if isinstance(event, Exposed) for arm in Rows(event).arms]
                 assert len(arms) == n
         finally:
             await store.close()

@@ -70,14 +70,14 @@ def run_demo(*flags: str, folder: Path | None = None) -> subprocess.CompletedPro
 
 def processes_naming(text: str) -> list[int]:
     """Processes with `text` in their command line, without this one."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if text.encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
-                found.append(int(path.parent.name))
+                pids.append(int(path.parent.name))
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return [pid for pid in found if not gone(pid)]
+    return [pid for pid in pids if not gone(pid)]
 
 
 def write_ratings(path: Path, ratings: Ratings, *, tabs: bool) -> None:
@@ -190,12 +190,12 @@ def test_killed_takes_the_service_along(cache: Path, temporary: Path) -> None:
 
 def test_keep_leaves_the_service_up(cache: Path, temporary: Path) -> None:
     with running_demo("--offline", "--visits", "100", "--keep") as (process, lines):
-        told = []
+        printed = []
         for line in lines:
-            told.append(line)
+            printed.append(line)
             if "stays up" in line:
                 break
-        url = next(line.split()[2] for line in told if "/results" in line)
+        url = next(line.split()[2] for line in printed if "/results" in line)
         with urllib.request.urlopen(url, timeout=10) as response:
             results = json.load(response)
         assert results["status"] == "running"
@@ -207,15 +207,15 @@ def test_keep_leaves_the_service_up(cache: Path, temporary: Path) -> None:
 
 
 def test_refusals_are_one_sentence(cache: Path, tmp_path: Path) -> None:
-    def told(*flags: str) -> tuple[int, str]:
+    def ended(*flags: str) -> tuple[int, str]:
         ran = run_demo("--visits", "10", *flags)
         return ran.returncode, " ".join(ran.stderr.split())
 
-    status, error = told("--ratings", str(tmp_path / "none.csv"))
+    status, error = ended("--ratings", str(tmp_path / "none.csv"))
     assert (status, "There is no ratings file" in error) == (1, True)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        status, error = told("--offline", "--port", str(port))
+        status, error = ended("--offline", "--port", str(port))
     assert (
         status,
         error.startswith(f"error: 127.0.0.1:{port} can not be bound: Address already in use"),
@@ -224,7 +224,7 @@ def test_refusals_are_one_sentence(cache: Path, tmp_path: Path) -> None:
         True,
     )
     (tmp_path / "file").write_text("")
-    status, error = told("--offline", "--data", str(tmp_path / "file" / "d"))
+    status, error = ended("--offline", "--data", str(tmp_path / "file" / "d"))
     assert (status, "can not be used: Not a directory." in error) == (2, True)
 
 
@@ -353,13 +353,13 @@ def test_a_file_that_was_named_is_not_replaced(tmp_path: Path) -> None:
 def test_recommenders_are_of_different_worth() -> None:
     ratings = synthetic_ratings(1)
     train, held_out = holdout(ratings.users, 0.3, 0)
-    told: list[tuple[str, int, int]] = []
-    result = train_all(ratings.take(train), lambda *epoch: told.append(epoch))
+    calls: list[tuple[str, int, int]] = []
+    result = train_all(ratings.take(train), lambda *epoch: calls.append(epoch))
     planned = list(visits(ratings.take(held_out), 2_000, 0))
     means = [recommender.rewards(planned).mean() for recommender in result]
     assert means[0] + 0.05 < means[1] < means[2] - 0.05
-    assert told[0] == ("mf-1-epoch", 1, 1)
-    assert told[-1] == ("mf-60-epochs", 60, 60)
+    assert calls[0] == ("mf-1-epoch", 1, 1)
+    assert calls[-1] == ("mf-60-epochs", 60, 60)
     first = result[2].rewards(planned[:1])
     visit = planned[0]
     scores = [result[2].model.predict(visit.user, item) for item in visit.items]

@@ -1,4 +1,4 @@
-"""The walk through the code, and its picture, name files that are there."""
+"""Architecture page: the files that its walk and its picture name exist, and every package has its line."""
 
 from __future__ import annotations
 

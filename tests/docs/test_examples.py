@@ -1,4 +1,4 @@
-"""The examples in the documents: run as they are written, or where that can not be, compared with what there is."""
+"""Examples in the documents: each is run as it is written or, where that can not be, compared with the code."""
 
 from __future__ import annotations
 
@@ -195,9 +195,9 @@ def descriptions() -> list[tuple[str, Block]]:
 
 
 def test_every_description_is_one(tmp_path: Path) -> None:
-    found = descriptions()
-    assert {(name, block.language) for name, block in found} == set(DESCRIPTIONS)
-    for name, block in found:
+    described = descriptions()
+    assert {(name, block.language) for name, block in described} == set(DESCRIPTIONS)
+    for name, block in described:
         DESCRIPTIONS[name, block.language](block.text, tmp_path)
 
 
@@ -207,34 +207,34 @@ def options_of(command: click.Command) -> set[str]:
 
 def commands() -> dict[str, click.Command]:
     """Each command by what is typed for it, subcommands too."""
-    found: dict[str, click.Command] = {}
+    by_name: dict[str, click.Command] = {}
     for name, place in COMMANDS.items():
         module, _, attribute = place.partition(".")
         command = getattr(import_module(f"bandit_serve.cli.{module}"), attribute)
         if isinstance(command, typer.Typer):
             group: Any = typer.main.get_command(command)
-            found |= {f"{name} {own}": each for own, each in group.commands.items()}
-            found[name] = group
+            by_name |= {f"{name} {own}": each for own, each in group.commands.items()}
+            by_name[name] = group
         else:
             alone = typer.Typer(add_completion=False)
             alone.command(name)(command)
-            found[name] = typer.main.get_command(alone)
-    return found
+            by_name[name] = typer.main.get_command(alone)
+    return by_name
 
 
 def lines_typed() -> list[tuple[str, str]]:
     """Every `bandit-serve …` of the documents, in blocks and in the text."""
-    found = []
+    typed = []
     for name in every_document():
         document = Document(name)
         shell = [block.text.replace("\\\n", " ") for block in document.blocks if block.language == "sh"]
         lines = [line for text in shell for line in text.splitlines()]
-        found += [
+        typed += [
             (name, match[0])
             for line in (*lines, *document.inline_code)
             for match in re.finditer(r"(?<![\w/.-])bandit-serve [^;&|>]*", line)
         ]
-    return found
+    return typed
 
 
 def test_commands_and_flags_are_those_that_there_are() -> None:

@@ -1,4 +1,4 @@
-"""The site that is built from the documents: without a warning, and complete without the internet."""
+"""Site of the documents: it builds without a warning, and is complete without the internet."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def test_what_is_changed_is_right_before() -> None:
     assert "thomson" not in POLICIES
 
 
-def told(document: Document) -> list[str]:
+def places_of(document: Document) -> list[str]:
     return [mistake.at for mistake in every_mistake(document, [require_payloads])]
 
 
@@ -164,7 +164,7 @@ def test_every_one_is_told_and_nothing_else(document: Document, kinds: Any, data
         kinds = {at: of for at, of in kinds.items() if at != "arms"} | OF_KIND
     places = data.draw(st.lists(st.sampled_from(sorted(kinds)), min_size=2, max_size=6, unique=True))
     wrong = changed(document, [kinds[at] for at in places])
-    assert sorted(told(wrong)) == sorted(places)
+    assert sorted(places_of(wrong)) == sorted(places)
     check_refused(wrong, places)
 
 
@@ -196,31 +196,31 @@ def test_anything_in_any_place_is_an_answer(at: str, value: Any, places: list[st
     document = changed(CONTEXT_FREE, [(OF_CONTEXT_FREE | OF_KIND)[at]])
     for place in places:
         document[place] = value
-    found = told(document)
-    assert bool(found) == bool(places or at)
-    assert {mistake.at for mistake in mistakes(document, Experiment, field_error)} <= set(found)
-    assert len(found) <= 40
+    refused_at = places_of(document)
+    assert bool(refused_at) == bool(places or at)
+    assert {mistake.at for mistake in mistakes(document, Experiment, field_error)} <= set(refused_at)
+    assert len(refused_at) <= 40
 
 
 def test_what_is_not_there_is_told_once() -> None:
     wrong = changed(
         CONTEXT_FREE, [drop("attribution"), drop("policy", "kind"), drop("arms", 0, "name"), drop("id")]
     )
-    assert sorted(told(wrong)) == ["arms[0].name", "attribution.missing", "id", "policy.kind"]
-    assert sorted(told({"arms": [], "metrics": {}})) == ["arms", "id", "metrics"]
+    assert sorted(places_of(wrong)) == ["arms[0].name", "attribution.missing", "id", "policy.kind"]
+    assert sorted(places_of({"arms": [], "metrics": {}})) == ["arms", "id", "metrics"]
 
 
 @pytest.mark.parametrize("part", ["n", "mean"])
 def test_a_part_that_is_refused_is_not_told_of_the_whole(part: str) -> None:
     wrong = changed(CONTEXT_FREE, [put("policy", "pseudo_history", part, value=-1e81), drop("id")])
-    assert sorted(told(wrong)) == ["id", f"policy.pseudo_history.{part}"]
+    assert sorted(places_of(wrong)) == ["id", f"policy.pseudo_history.{part}"]
 
 
 def test_over_http_they_come_in_one_answer(service: ThrowawayService) -> None:
     places = ["control", "policy.kind", "stopping.alpha", "metrics[1].high", "unit"]
     body = changed(CONTEXT_FREE, [(OF_ALL | OF_KIND)[at] for at in places])
-    found = refused(service.call("POST", "/v1/experiments", body), *places)
-    details = {error["at"]: error["detail"] for error in found["errors"]}
+    refused_at = refused(service.call("POST", "/v1/experiments", body), *places)
+    details = {error["at"]: error["detail"] for error in refused_at["errors"]}
     assert "did you mean thompson? expected one of" in details["policy.kind"]
     assert "did you mean" not in details["control"]
     assert "expected one of a, b, c.d" in details["control"]

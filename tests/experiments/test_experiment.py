@@ -26,7 +26,7 @@ from bandit_serve.experiments.spec import (
     may,
     validated,
 )
-from bandit_serve.metrics import LARGEST_COUNT, LARGEST_VALUE
+from bandit_serve.metrics import MAX_COUNT, MAX_VALUE
 from bandit_serve.policies import POLICIES, ContextualPolicy
 
 ARMS = [{"name": "a"}, {"name": "b"}]
@@ -378,13 +378,13 @@ METRICS = [
 FINE: dict[str, list[float]] = {
     "binary": [0, 1],
     "bounded": [-1, 0.3, 2],
-    "count": [0, 7, LARGEST_COUNT],
+    "count": [0, 7, MAX_COUNT],
     "continuous": [-1e79, 0, 3.25],
 }
 WRONG: dict[str, list[float]] = {
     "binary": [0.5, 2, -1],
     "bounded": [-1.1, 2.1],
-    "count": [-1, 0.5, LARGEST_COUNT + 1, 1795892426485000, 1e80],
+    "count": [-1, 0.5, MAX_COUNT + 1, 1795892426485000, 1e80],
     "continuous": [],
 }
 
@@ -415,7 +415,7 @@ def test_what_a_metric_takes_a_policy_takes() -> None:
 def test_the_largest_rewards_are_folded(kind: str, goal: str) -> None:
     made = experiment(metrics=[{"name": "m", "kind": kind, "goal": goal}], policy={"kind": "fixed_split"})
     policy, objective = from_experiment(made), made.objective
-    values = [LARGEST_COUNT, 0.0] if kind == "count" else [LARGEST_VALUE, -LARGEST_VALUE]
+    values = [MAX_COUNT, 0.0] if kind == "count" else [MAX_VALUE, -MAX_VALUE]
     for value in values:
         assert objective.refuses(value) is None
         policy.update(0, objective.utility(value))
@@ -423,8 +423,8 @@ def test_the_largest_rewards_are_folded(kind: str, goal: str) -> None:
 
 
 def test_sums_of_nine_million_of_the_largest_counts_are_exact() -> None:
-    assert 9_000_000 * LARGEST_COUNT < 2**53
-    refusal = Metric("m", "count").refuses(LARGEST_COUNT + 1)
+    assert 9_000_000 * MAX_COUNT < 2**53
+    refusal = Metric("m", "count").refuses(MAX_COUNT + 1)
     assert refusal == "m is a count: expected a whole number from 0 to 1,000,000,000"
 
 

@@ -1,4 +1,4 @@
-"""Every field of an experiment survives being created, read, applied again and extended by arms."""
+"""Fields of an experiment: each survives being created, read, applied again and extended by arms."""
 
 from __future__ import annotations
 
@@ -146,8 +146,8 @@ def filled(kind: type[Struct], **given: Any) -> dict[str, Any]:
 
 
 def test_what_is_shown_has_every_field_of_what_is_known() -> None:
-    wish = ArmRequest(**{**ARM, "features": (0.5,), "ramp": Ramp(0.5, "1h"), "reason": "r"})
-    assert msgspec.structs.asdict(wish.arm) == {**ARM, "features": (0.5,)}
+    request = ArmRequest(**{**ARM, "features": (0.5,), "ramp": Ramp(0.5, "1h"), "reason": "r"})
+    assert msgspec.structs.asdict(request.arm) == {**ARM, "features": (0.5,)}
     assert set(Experiment.__struct_fields__) < set(ExperimentView.__struct_fields__)
     version = Version(
         **filled(Version, created_ms=1, updated_ms=2, size=3, metrics={"a": 1.0}, metadata={}, pruned=True)

@@ -107,12 +107,12 @@ def test_nothing_outlives_the_supervisor_and_a_new_one_starts_at_once(service: T
 
 
 def test_a_worker_whose_supervisor_died_before_it_told_it_anything_says_so() -> None:
-    found = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-m", "bandit_serve.server.worker"],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         timeout=30,
     )
-    assert found.returncode == 1
-    assert found.stderr == "the supervisor ended before it had said what to do\n"
+    assert ended.returncode == 1
+    assert ended.stderr == "the supervisor ended before it had said what to do\n"

@@ -40,14 +40,14 @@ def assert_nothing_lost_or_doubled(service: ThrowawayService, name: str, load: L
         assert_counted(service, client, name, load.tally)
         assert_states_equal_replay(client, name, WORKERS)
     assert counted_in(service, name) == len(load.tally.acknowledged)
-    told = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-m", "bandit_serve", "replay", name, "--data", str(service.data), "--json"],
         capture_output=True,
         text=True,
         env=clean_environment(),
         check=True,
     )
-    (replayed,) = json.loads(told.stdout)["experiments"]
+    (replayed,) = json.loads(finished.stdout)["experiments"]
     assert replayed["equal"] is True
     assert [worker["result"] for worker in replayed["workers"]].count("equal") == WORKERS
 

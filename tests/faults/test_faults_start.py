@@ -29,11 +29,11 @@ def wait_for_files(data: Path, *names: str) -> None:
 
 def wait_until_started_without_store(service: ThrowawayService) -> None:
     def all_started() -> bool:
-        told = [service.call("GET", "/health/ready") for _ in range(8)]
+        answers = [service.call("GET", "/health/ready") for _ in range(8)]
         return all(
             each.status == 200
             and "started_without_store" in {reason["what"] for reason in each.body.get("reasons", [])}
-            for each in told
+            for each in answers
         )
 
     wait_until(all_started, 30)

@@ -104,8 +104,8 @@ def test_workers_that_leave_slowly_are_replaced_and_do_no_harm(tmp_path: Path, s
     left: set[int] = set()
 
     def ready(service: ThrowawayService) -> set[int]:
-        told = {worker["pid"] for worker in service.call("GET", "/v1/stats").body["workers"]}
-        return told & set(service.worker_pids()) - left
+        pids = {worker["pid"] for worker in service.call("GET", "/v1/stats").body["workers"]}
+        return pids & set(service.worker_pids()) - left
 
     flags = ("--drain", "2s", "--idle-grace", "100ms")
     with ThrowawayService(tmp_path, *flags, store=store.url) as service, contextlib.ExitStack() as open_:

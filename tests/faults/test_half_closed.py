@@ -92,11 +92,11 @@ def test_a_body_that_stops_within_is_refused_behind_what_was_whole(service: Thro
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"POST /v1/rewards HTTP/1.1\r\nHost: loc"], ids=["nothing", "half a head"]
+    "sent", [b"", b"POST /v1/rewards HTTP/1.1\r\nHost: loc"], ids=["nothing", "half a head"]
 )
-def test_who_asks_nothing_is_closed(service: ThrowawayService, said: bytes) -> None:
+def test_who_asks_nothing_is_closed(service: ThrowawayService, sent: bytes) -> None:
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
-        connection.sendall(said)
+        connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(1) == b""
 

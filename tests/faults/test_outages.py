@@ -150,7 +150,7 @@ class HealthLog:
 
     def __init__(self, service: ThrowawayService) -> None:
         self._service = service
-        self.said: list[tuple[float, set[str]]] = []
+        self.seen: list[tuple[float, set[str]]] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="health")
 
@@ -164,10 +164,10 @@ class HealthLog:
 
     def _work(self) -> None:
         while not self._stopping.wait(0.1):
-            self.said.append((time.monotonic(), set(reasons(self._service))))
+            self.seen.append((time.monotonic(), set(reasons(self._service))))
 
     def between(self, start_s: float, end_s: float) -> list[set[str]]:
-        return [said for at_s, said in self.said if start_s <= at_s <= end_s]
+        return [seen for at_s, seen in self.seen if start_s <= at_s <= end_s]
 
 
 @pytest.mark.timeout(600)
@@ -211,8 +211,8 @@ def fail_over_late(switch: SwitchingProxy, stores: list[ThrowawayStore], health:
         wait_until(lambda: client.info("replication")["role"] == "slave", 20)
     demoted_s = time.monotonic()
     wait_until(lambda: time.monotonic() > demoted_s + NOTICED_S + scaled(1, 5), 60)
-    said = health.between(demoted_s + NOTICED_S, time.monotonic())
-    assert said
-    assert all("store_read_only" in each for each in said)
+    seen = health.between(demoted_s + NOTICED_S, time.monotonic())
+    assert seen
+    assert all("store_read_only" in each for each in seen)
     switch.lead_to(new.port)
     stores.reverse()

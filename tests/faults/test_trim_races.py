@@ -84,7 +84,7 @@ def scene(server: ThrowawayStore, play: Callable[[Reader, Reader, ResultsLog], A
 
 async def reward(writer: Reader, counter: int) -> None:
     offset = await writer.store.append("e", events.REWARDED, rewards([counter]).tobytes())
-    await writer.tail.reach("e", offset)
+    await writer.tail.wait_for("e", offset)
 
 
 async def snapshot(writer: Reader, results: ResultsLog) -> None:
@@ -166,7 +166,7 @@ def test_a_flood_of_unknown_names_does_not_wait_one_by_one_for_a_store_that_left
         assert reader.tail.available
         server.pause()
         try:
-            asking = [asyncio.create_task(reader.tail.hear_news("e")) for _ in range(50)]
+            asking = [asyncio.create_task(reader.tail.refresh("e")) for _ in range(50)]
             await asyncio.sleep(0)
             reader.tail.available = False
             async with asyncio.timeout(10):

@@ -131,8 +131,8 @@ def test_evidence_is_what_its_formula_says(skew: float) -> None:
         h = SHIFT**2 * before * (n - before) / n
         exponents.append(half * h / (1 + h))
         expected.append(weight / np.sqrt(1 + h) * np.exp(min(exponents[-1], 600.0)))
-    found, best = evidence(rows, n, total, variance, skew, SHIFT)
-    assert found == pytest.approx(sum(expected), rel=1e-8)
+    likelihood, best = evidence(rows, n, total, variance, skew, SHIFT)
+    assert likelihood == pytest.approx(sum(expected), rel=1e-8)
     assert best == np.argmax(exponents)
 
 
@@ -140,9 +140,9 @@ def test_of_bernoulli_s_moments_the_deviance_of_rare_ones_is_theirs() -> None:
     """200 of 10,000, then 50 of 1,000, against 250 of 11,000: twice the difference of the log likelihoods."""
     mean = 250 / 11_000
     rows = np.array([[10_000.0, 200.0, 1.0, 0.0]])
-    found, _ = evidence(rows, 11_000.0, 250.0, mean * (1 - mean), 1 - 2 * mean, SHIFT)
+    likelihood, _ = evidence(rows, 11_000.0, 250.0, mean * (1 - mean), 1 - 2 * mean, SHIFT)
     h = SHIFT**2 * 10_000 * 1_000 / 11_000
-    half = np.log(found * np.sqrt(1 + h)) * (1 + h) / h
+    half = np.log(likelihood * np.sqrt(1 + h)) * (1 + h) / h
     exact = stats.binom.logpmf(200, 10_000, 0.02) + stats.binom.logpmf(50, 1_000, 0.05)
     exact -= stats.binom.logpmf(200, 10_000, mean) + stats.binom.logpmf(50, 1_000, mean)
     assert half == pytest.approx(exact, rel=0.02)
@@ -186,14 +186,14 @@ LAWS: dict[str, tuple[Draw, float]] = {
 
 def delays(before: Draw, after: Draw, bounds: tuple[float, float] | None, seeds: int, most: int) -> list[int]:
     """Of a change after 3,000 values, each; `most` where it was missed."""
-    found = []
+    noticed = []
     for seed in range(seeds):
         watch = ChangeAlarms(1, bounds)
         play(watch, before, seed, 0, 3_000)
         assert not watch.alarms
         play(watch, after, seed, 3_000, 3_000 + most)
-        found.append(watch.alarms[0].at_ms - 3_000 if watch.alarms else most)
-    return found
+        noticed.append(watch.alarms[0].at_ms - 3_000 if watch.alarms else most)
+    return noticed
 
 
 @pytest.mark.parametrize("law", LAWS)

@@ -56,38 +56,38 @@ def test_announcing_again_does_not_start_over() -> None:
 
 def test_listeners_hear_of_every_entry_when_it_is_in_force() -> None:
     replica = Replica()
-    heard: list[tuple[str, Offset]] = []
-    replica.on_change(lambda owner: heard.append((owner, replica.positions[owner])))
+    calls: list[tuple[str, Offset]] = []
+    replica.on_change(lambda owner: calls.append((owner, replica.positions[owner])))
     announced(replica, "e")
     replica.apply("e", creation())
-    assert heard == [(COMMON, Offset(1, 0)), ("e", Offset(2, 0))]
+    assert calls == [(COMMON, Offset(1, 0)), ("e", Offset(2, 0))]
 
 
 def test_a_census_is_heard_at_its_offset() -> None:
     replica = Replica()
     announced(replica, "e")
     replica.apply("e", creation())
-    heard: list[tuple[str, Census, str]] = []
+    calls: list[tuple[str, Census, str]] = []
     replica.on_census(
-        lambda owner, census: heard.append((owner, census, replica.experiments[owner].digest()))
+        lambda owner, census: calls.append((owner, census, replica.experiments[owner].digest()))
     )
     before = replica.experiments["e"].digest()
     replica.apply("e", Entry(Offset(4, 0), events.CENSUS, events.encode(Census("key"))))
-    assert heard == [("e", Census("key"), before)]
+    assert calls == [("e", Census("key"), before)]
 
 
 def test_a_snapshot_takes_the_place_of_what_was_there() -> None:
     replica = Replica()
     announced(replica, "e")
     replica.apply("e", creation())
-    heard: list[str] = []
-    replica.on_change(heard.append)
+    calls: list[str] = []
+    replica.on_change(calls.append)
     snapshot = LiveExperiment(created(experiment()))
     snapshot.apply(Offset(50, 0), created(experiment()))
     replica.restore(snapshot)
     assert replica.experiment("e") is replica.by_uid[7] is snapshot
     assert replica.positions["e"] == Offset(50, 0)
-    assert heard == ["e"]
+    assert calls == ["e"]
 
 
 def test_a_registry_brings_the_experiments_it_knows() -> None:
@@ -115,8 +115,8 @@ def test_an_experiment_that_is_read_from_its_log_again_waits_and_then_goes_on() 
     assert replica.positions["e"] == START
     assert not replica.experiments
     assert replica.aside["e"].reading
-    found = replica.aside_of(7)
-    assert found is not None, "a reward is not refused for good"
+    aside = replica.aside_of(7)
+    assert aside is not None, "a reward is not refused for good"
     with pytest.raises(SetAside, match="is being read from its log"):
         replica.experiment("e")
     replica.apply("e", creation())

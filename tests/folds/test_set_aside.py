@@ -45,8 +45,8 @@ def reward(counter: int, offset: Offset) -> Entry:
 @pytest.mark.parametrize("bad_entry", BAD_ENTRIES.values(), ids=BAD_ENTRIES.keys())
 def test_a_poisoned_log_is_set_aside_and_the_others_go_on(bad_entry: BadEntry) -> None:
     replica = replica_of("sick", "well")
-    heard: list[str] = []
-    replica.on_set_aside(lambda owner, error: heard.append(owner))
+    calls: list[str] = []
+    replica.on_set_aside(lambda owner, error: calls.append(owner))
     replica.apply("sick", Entry(Offset(3, 0), *bad_entry))
     replica.apply("sick", reward(1, Offset(4, 0)))
     replica.apply("well", reward(1, Offset(4, 0)))
@@ -59,7 +59,7 @@ def test_a_poisoned_log_is_set_aside_and_the_others_go_on(bad_entry: BadEntry) -
     assert aside.record is not None
     assert aside.record.experiment.id == "sick"
     assert replica.positions["sick"] == Offset(4, 0)
-    assert heard == ["sick"]
+    assert calls == ["sick"]
 
 
 def test_what_a_listener_can_not_bear_sets_aside_its_experiment_alone() -> None:

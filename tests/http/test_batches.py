@@ -21,7 +21,7 @@ N = 20
 def test_a_batch_gives_way_after_each_entry_that_takes_long(asked: str) -> None:
     done: list[int] = []
 
-    def answered(experiment: str, wish: Any) -> Any:
+    def answered(experiment: str, document: Any) -> Any:
         done.append(len(done))
         time.sleep(2 * TURN_S)
         return later() if asked == "predict" else {}

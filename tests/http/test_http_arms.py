@@ -39,8 +39,8 @@ def move(service: ThrowawayService, name: str, arm: str, what: str) -> Answer:
 
 
 def shares(service: ThrowawayService, name: str) -> dict[str, float]:
-    found: dict[str, float] = service.call("GET", "/v1/stats").body["experiments"][name]["shares"]
-    return found
+    current: dict[str, float] = service.call("GET", "/v1/stats").body["experiments"][name]["shares"]
+    return current
 
 
 def test_an_arm_comes_pauses_goes_on_and_goes(service: ThrowawayService) -> None:
@@ -208,14 +208,14 @@ def test_propensities_are_exact_with_a_holdout_eligibility_and_a_ramp(service: T
             assert add(service, name, "d", ramp={"from": 0.05, "over": "5s"}).status == 200
         there = set("abc") if start < n_decisions // 4 else set("abcd")
         wished = [wishes[i] for i in rng.integers(0, 4, batch)]
-        asked = [wish and [arm for arm in wish if arm in there] for wish in wished]
-        body = {"requests": [{} if wish is None else {"eligible": wish} for wish in asked]}
-        found = call_msgpack(service, f"/v1/experiments/{name}/decide/batch", body).body["responses"]
-        was_eligible += [there if wish is None else set(wish) for wish in asked]
-        names += [each["arm"] for each in found]
-        propensities += [each["propensity"] for each in found]
-        values = [float(rng.random() < worth[each["arm"]]) for each in found]
-        assert set(reward_many(service, [each["decision_id"] for each in found], values)) == {"accepted"}
+        asked = [subset and [arm for arm in subset if arm in there] for subset in wished]
+        body = {"requests": [{} if subset is None else {"eligible": subset} for subset in asked]}
+        responses = call_msgpack(service, f"/v1/experiments/{name}/decide/batch", body).body["responses"]
+        was_eligible += [there if subset is None else set(subset) for subset in asked]
+        names += [each["arm"] for each in responses]
+        propensities += [each["propensity"] for each in responses]
+        values = [float(rng.random() < worth[each["arm"]]) for each in responses]
+        assert set(reward_many(service, [each["decision_id"] for each in responses], values)) == {"accepted"}
     for arm in "abcd":
         mine = np.array([arm in eligible for eligible in was_eligible])
         hit = np.array([chosen == arm for chosen in names])
@@ -268,11 +268,11 @@ def test_an_arm_whose_model_does_not_load_is_left_out_until_it_does(
     arms = [{"name": name, "model": "m", "version": f"v{i + 1}"} for i, name in enumerate(["a", "b"])]
     name = running(service, arms=arms)
     sha = service.call("GET", "/v1/models/m/versions/v2").body["sha256"]
-    (found,) = (tmp_path / "artifacts").glob(f"{sha}*")
+    (file,) = (tmp_path / "artifacts").glob(f"{sha}*")
     service.stop()
-    whole = found.read_bytes()
-    found.unlink()
-    found.write_bytes(b"no model")
+    whole = file.read_bytes()
+    file.unlink()
+    file.write_bytes(b"no model")
     service.start()
     predicted = [
         service.call("POST", f"/v1/experiments/{name}/predict", {"user_id": f"{i}", "item_id": "0"})
@@ -296,8 +296,8 @@ def test_an_arm_whose_model_does_not_load_is_left_out_until_it_does(
     health = service.call("GET", "/health/ready").body
     assert health["status"] == "degraded"
     assert [each["what"] for each in health["reasons"]] == ["model_missing"]
-    found.unlink()
-    found.write_bytes(whole)
+    file.unlink()
+    file.write_bytes(whole)
     wait_until(lambda: shares(service, name)["b"] == 0.5, timeout_s=10.0)
 
 

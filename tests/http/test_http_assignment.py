@@ -82,9 +82,9 @@ def test_moving_a_tenth_of_the_share_moves_a_tenth_of_the_users(service: Throwaw
     assert changed.status == 200
 
     def both_know() -> bool:
-        found = [decide_many(service, name, USERS[:100]) for _ in range(16)]
-        told = {incarnation(each["decision_ids"][0]) for each in found}
-        return len(told) == 2 and all(max(each["propensities"]) == pytest.approx(0.6) for each in found)
+        batches = [decide_many(service, name, USERS[:100]) for _ in range(16)]
+        workers = {incarnation(each["decision_ids"][0]) for each in batches}
+        return len(workers) == 2 and all(max(each["propensities"]) == pytest.approx(0.6) for each in batches)
 
     wait_until(both_know)
     moved = {worker: arms != before for worker, arms in assigned(service, name).items()}

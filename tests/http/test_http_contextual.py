@@ -116,20 +116,22 @@ def test_one_decision_with_its_context(service: ThrowawayService) -> None:
     name = contextual(service, "lin_ts")
     path = f"/v1/experiments/{name}/decide"
     for context in ({"hour": 3, "device": "web"}, {"hour": None}, {"device": "unheard-of"}, {}):
-        found = service.call("POST", path, {"unit": "u", "context": context})
-        assert found.status == 200, found.body
-        assert 0.05 <= found.body["propensity"] <= 0.95
+        answer = service.call("POST", path, {"unit": "u", "context": context})
+        assert answer.status == 200, answer.body
+        assert 0.05 <= answer.body["propensity"] <= 0.95
     for context in ({"hours": 3}, {"hour": "three"}):
         assert service.call("POST", path, {"context": context}).status == 200
     stats = [service.call("GET", "/v1/stats").body["experiments"][name]["context"] for _ in range(8)]
     # Any worker may answer, each for itself; the metrics are those of all.
-    assert all(set(found) == {"missing", "unknown", "unexpected", "far"} for found in stats)
+    assert all(set(figures) == {"missing", "unknown", "unexpected", "far"} for figures in stats)
 
     def counted() -> bool:
         text = service.call("GET", "/metrics").body.decode()
-        found = dict(re.findall(r'bandit_serve_context_values_total\{fault="(\w+)"\} ([\d.]+)', text))
+        figures = dict(re.findall(r'bandit_serve_context_values_total\{fault="(\w+)"\} ([\d.]+)', text))
         return (
-            float(found["missing"]) >= 6 and float(found["unknown"]) >= 2 and float(found["unexpected"]) >= 1
+            float(figures["missing"]) >= 6
+            and float(figures["unknown"]) >= 2
+            and float(figures["unexpected"]) >= 1
         )
 
     wait_until(counted)
@@ -153,8 +155,8 @@ def test_a_contextual_policy_does_not_start_from_means(service: ThrowawayService
         policy = {"kind": kind, "pseudo_history": {"n": 10, "mean": 0.5}}
         made = service.call("POST", "/v1/experiments", experiment(context=CONTEXT, policy=policy))
         changed = service.call("PUT", f"/v1/experiments/{name}/policy", policy)
-        for found in (made, changed):
-            problem = check_problem(found, 400)
+        for answer in (made, changed):
+            problem = check_problem(answer, 400)
             assert [error["at"] for error in problem["errors"]] == ["policy.pseudo_history"]
 
 
@@ -208,7 +210,7 @@ def test_a_contextual_policy_follows_one_without_and_the_other_way_round(
         units = [f"u{i}" for i in range(30)]
         contexts = [{"hour": float(rng.integers(24)), "device": "web"} for _ in units]
         body = {"units": units, "contexts": contexts}
-        found = call_msgpack(service, f"/v1/experiments/{name}/decide/batch", body).body
-        reward_many(service, found["decision_ids"], [float(i % 2) for i in range(len(units))])
+        decided = call_msgpack(service, f"/v1/experiments/{name}/decide/batch", body).body
+        reward_many(service, decided["decision_ids"], [float(i % 2) for i in range(len(units))])
     with store.client() as client:
         assert_states_equal_replay(client, name, WORKERS)

@@ -38,16 +38,16 @@ def name(service: ThrowawayService) -> str:
 
 
 def test_a_decision_has_the_fields_of_the_contract(service: ThrowawayService, name: str) -> None:
-    found = [decide(service, name, unit=f"u{i}") for i in range(40)]
-    assert all(set(each) == DECIDED for each in found)
-    assert {each["experiment"] for each in found} == {name}
-    assert all(each["model"] is None for each in found)
-    assert {each["arm"] for each in found} == {"control", "challenger", "third"}
-    for each in found:
+    decided = [decide(service, name, unit=f"u{i}") for i in range(40)]
+    assert all(set(each) == DECIDED for each in decided)
+    assert {each["experiment"] for each in decided} == {name}
+    assert all(each["model"] is None for each in decided)
+    assert {each["arm"] for each in decided} == {"control", "challenger", "third"}
+    for each in decided:
         assert each["propensity"] == {"control": 0.5, "challenger": 0.25, "third": 0.25}[each["arm"]]
         assert each["payload"] == ({"any": ["json", 1, None]} if each["arm"] == "control" else None)
         assert re.fullmatch(r"[A-Za-z0-9_-]+", each["decision_id"])
-    assert len({each["decision_id"] for each in found}) == len(found)
+    assert len({each["decision_id"] for each in decided}) == len(decided)
 
 
 def test_nothing_need_be_said_about_a_request(service: ThrowawayService, name: str) -> None:
@@ -126,9 +126,9 @@ def test_any_outside_name_can_be_a_unit(service: ThrowawayService, kind: str, un
 def test_only_the_eligible_are_chosen_with_their_own_probability(
     service: ThrowawayService, name: str
 ) -> None:
-    found = [decide(service, name, eligible=["control", "third"]) for _ in range(40)]
-    assert {each["arm"] for each in found} == {"control", "third"}
-    assert {(each["arm"], round(each["propensity"], 12)) for each in found} == {
+    decided = [decide(service, name, eligible=["control", "third"]) for _ in range(40)]
+    assert {each["arm"] for each in decided} == {"control", "third"}
+    assert {(each["arm"], round(each["propensity"], 12)) for each in decided} == {
         ("control", round(2 / 3, 12)),
         ("third", round(1 / 3, 12)),
     }
@@ -193,12 +193,12 @@ def test_a_batch_answers_each_entry_in_order(service: ThrowawayService, name: st
 def test_the_columnar_form(service: ThrowawayService, name: str, sent: str) -> None:
     body = {"units": [f"u{i}" for i in range(100)]}
     path = f"/v1/experiments/{name}/decide/batch"
-    found = (call_msgpack(service, path, body) if sent == MSGPACK else service.call("POST", path, body)).body
-    assert set(found) == {"decision_ids", "arms", "propensities", "arm_names"}
-    assert found["arm_names"] == ["control", "challenger", "third"]
-    assert len(set(found["decision_ids"])) == len(found["arms"]) == len(found["propensities"]) == 100
-    assert all(found["propensities"][i] == [0.5, 0.25, 0.25][arm] for i, arm in enumerate(found["arms"]))
-    assert set(found["arms"]) == {0, 1, 2}
+    batch = (call_msgpack(service, path, body) if sent == MSGPACK else service.call("POST", path, body)).body
+    assert set(batch) == {"decision_ids", "arms", "propensities", "arm_names"}
+    assert batch["arm_names"] == ["control", "challenger", "third"]
+    assert len(set(batch["decision_ids"])) == len(batch["arms"]) == len(batch["propensities"]) == 100
+    assert all(batch["propensities"][i] == [0.5, 0.25, 0.25][arm] for i, arm in enumerate(batch["arms"]))
+    assert set(batch["arms"]) == {0, 1, 2}
 
 
 def test_the_columnar_form_agrees_with_the_others_on_sticky_units(service: ThrowawayService) -> None:
@@ -239,11 +239,11 @@ def test_a_sticky_experiment_needs_a_unit(service: ThrowawayService) -> None:
 def test_a_wrong_batch_is_refused_whole(
     service: ThrowawayService, name: str, body: Any, at: str | None
 ) -> None:
-    for found in (
+    for answer in (
         service.call("POST", f"/v1/experiments/{name}/decide/batch", body),
         call_msgpack(service, f"/v1/experiments/{name}/decide/batch", body),
     ):
-        check_problem(found, 400, *([] if at is None else [at]))
+        check_problem(answer, 400, *([] if at is None else [at]))
 
 
 @pytest.mark.parametrize("form", ["json", "msgpack"])
@@ -254,9 +254,9 @@ def test_an_entry_that_is_not_valid_costs_the_others_nothing(
     good = {"unit": "u1"} if way == "decide" else {"user_id": "u1", "item_id": "i"}
     bad: list[Any] = [{**good, "unit": 7}, [], {**good, "more": 1}, {**good, "eligible": "control"}]
     path, body = f"/v1/experiments/{name}/{way}/batch", {"requests": [good, *bad, good]}
-    found = service.call("POST", path, body) if form == "json" else call_msgpack(service, path, body)
-    assert found.status == 200
-    first, *refused, last = found.body["responses"]
+    answer = service.call("POST", path, body) if form == "json" else call_msgpack(service, path, body)
+    assert answer.status == 200
+    first, *refused, last = answer.body["responses"]
     assert [entry["status"] for entry in refused] == [400] * len(bad)
     assert [entry["errors"][0]["at"] for entry in refused] == ["unit", "", "more", "eligible"]
     # These arms have no models to predict with.

@@ -315,10 +315,10 @@ def test_one_of_two_changes_from_one_state_wins(service: ThrowawayService) -> No
     name = running(service)
     etag = service.call("GET", f"/v1/experiments/{name}").headers["ETag"]
     policies = [{"kind": "fixed_split", "shares": {"control": weight}} for weight in (1, 2)]
-    found = [
+    statuses = [
         service.call("PUT", f"/v1/experiments/{name}/policy", p, {"If-Match": etag}).status for p in policies
     ]
-    assert found == [200, 412]
+    assert statuses == [200, 412]
 
 
 def test_the_policy_changes_while_it_runs_and_keeps_what_was_learned(service: ThrowawayService) -> None:
@@ -414,8 +414,8 @@ def test_the_expected_number_of_samples_tunes_the_intervals(service: ThrowawaySe
         columns = decide_many(service, name, [f"u{i}" for i in range(400)])
         values = [float(i % 3 == 0) for i in range(400)]
         reward_many(service, columns["decision_ids"], values)
-        found = service.call("GET", f"/v1/experiments/{name}/results").body["arms"][1]["metrics"]["click"]
-        low, high = found["difference_interval"]
+        metric = service.call("GET", f"/v1/experiments/{name}/results").body["arms"][1]["metrics"]["click"]
+        low, high = metric["difference_interval"]
         widths.append(high - low)
     assert widths[1] < 0.8 * widths[0] < 0.5 * widths[2]
 
@@ -482,7 +482,7 @@ def test_exposures_are_in_the_results_after_the_flush(service: ThrowawayService)
     expected = [arms.count(0), arms.count(1)]
 
     def exposures() -> list[int]:
-        found = service.call("GET", f"/v1/experiments/{name}/results").body["arms"]
-        return [arm["exposures"] for arm in found]
+        by_arm = service.call("GET", f"/v1/experiments/{name}/results").body["arms"]
+        return [arm["exposures"] for arm in by_arm]
 
     wait_until(lambda: exposures() == expected)

@@ -506,12 +506,12 @@ def test_a_batch_of_predictions(service: ThrowawayService, ranked: str) -> None:
         {"user_id": "u5", "item_id": "i1", "eligible": ["challenger"]},
     ]
     path = f"/v1/experiments/{ranked}/predict/batch"
-    for found in (
+    for answer in (
         service.call("POST", path, {"requests": requests}),
         call_msgpack(service, path, {"requests": requests}),
     ):
-        assert found.status == 200
-        responses = found.body["responses"]
+        assert answer.status == 200
+        responses = answer.body["responses"]
         assert [response.get("status", 200) for response in responses] == [200, 200, 400, 200, 200]
         assert isinstance(responses[0]["prediction"], float)
         assert len(responses[1]["predictions"]) == len(responses[3]["items"]) == 2

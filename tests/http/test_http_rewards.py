@@ -184,14 +184,14 @@ def test_an_entry_that_is_not_valid_costs_the_others_nothing(
     good = {"decision_id": first, "value": 1}
     bad = [{"decision_id": first}, {**good, "value": []}, 7, {**good, "at": 2}]
     body = {"rewards": [*bad, good, *bad, {"decision_id": last, "value": 1}]}
-    found = (
+    answer = (
         service.call("POST", "/v1/rewards", body)
         if form == "json"
         else call_msgpack(service, "/v1/rewards", body)
     )
-    assert found.status == 200
-    assert found.body["verdicts"] == [*["invalid"] * 4, "accepted", *["invalid"] * 4, "accepted"]
-    assert (found.body["accepted"], found.body["rejected"]) == (2, 8)
+    assert answer.status == 200
+    assert answer.body["verdicts"] == [*["invalid"] * 4, "accepted", *["invalid"] * 4, "accepted"]
+    assert (answer.body["accepted"], answer.body["rejected"]) == (2, 8)
 
 
 def test_after_its_window_a_reward_is_late(service: ThrowawayService) -> None:

@@ -74,11 +74,11 @@ def signed_by_another_key(token: str) -> list[str]:
 
 
 def mutants(tokens: list[str], others: list[str]) -> list[str]:
-    found: set[str] = set()
+    spellings: set[str] = set()
     for token, other in zip(tokens, others, strict=True):
-        found.update(bits_flipped(token), cut_and_extended(token), spelled_otherwise(token))
-        found.update(spliced(token, other), signed_by_another_key(token))
-    shuffled = sorted(found - {*tokens, *others})
+        spellings.update(bits_flipped(token), cut_and_extended(token), spelled_otherwise(token))
+        spellings.update(spliced(token, other), signed_by_another_key(token))
+    shuffled = sorted(spellings - {*tokens, *others})
     random.Random(5).shuffle(shuffled)
     return shuffled
 

@@ -84,16 +84,16 @@ def test_generators_of_clients_can_read_it() -> None:
 
 def bodies() -> list[tuple[str, dict[str, Any]]]:
     """Every body in JSON that goes in or out with a success, and where it stands."""
-    found = []
+    targets = []
     for (method, path), operation in operations().items():
         contents = [("in", operation.get("requestBody", {}).get("content", {}))]
         contents += [(status, each.get("content", {})) for status, each in operation["responses"].items()]
-        found += [
+        targets += [
             (f"{method} {path} {where}", content["application/json"])
             for where, content in contents
             if "application/json" in content
         ]
-    return found
+    return targets
 
 
 def test_every_body_that_is_sent_has_an_example_and_all_examples_fit() -> None:
@@ -122,9 +122,9 @@ def test_what_is_one_of_several_is_said_as_such() -> None:
 
 
 def test_every_reference_leads_somewhere_and_every_component_is_used() -> None:
-    found = references(API_DESCRIPTION)
+    targets = references(API_DESCRIPTION)
     for kind, components in API_DESCRIPTION["components"].items():
-        used = {name.rpartition("/")[2] for name in found if f"/{kind}/" in name}
+        used = {name.rpartition("/")[2] for name in targets if f"/{kind}/" in name}
         if kind == "schemas":
             assert used == set(components)
         else:

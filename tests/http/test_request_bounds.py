@@ -157,8 +157,8 @@ def heavy(service: ThrowawayService) -> str:
 
 
 def exposures(service: ThrowawayService, name: str) -> float:
-    found = service.call("GET", "/v1/stats").body["experiments"][name]["exposures"]
-    return float(sum(found.values()))
+    counts = service.call("GET", "/v1/stats").body["experiments"][name]["exposures"]
+    return float(sum(counts.values()))
 
 
 @pytest.mark.parametrize("form", ["json", "msgpack"])

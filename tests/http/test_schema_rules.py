@@ -170,11 +170,13 @@ def test_policies_units_and_missing_rewards_by_objective(kind: str, objective: d
         ([], [{"name": "x", "kind": "numeric"}]),
         of_arms,
     )
-    for found, unit, missing, context, features in itertools.islice(cases, POLICIES_LEAST[kind], None, STEP):
+    for declared, unit, missing, context, features in itertools.islice(
+        cases, POLICIES_LEAST[kind], None, STEP
+    ):
         body = {
             "id": "e",
             "arms": [{"name": f"a{i}", "features": each} for i, each in enumerate(features)],
-            "metrics": found,
+            "metrics": declared,
             "policy": {"kind": kind},
             "unit": unit,
             "attribution": {"missing": missing},

@@ -50,8 +50,8 @@ def test_a_refused_upload_leaves_nothing(service: ThrowawayService, tmp_path: Pa
         # Content that a version has: its file stays.
         (upload(service, taken, kept, {"version": "v1"}), 409),
     ]
-    for found, status in refused:
-        check_problem(found, status)
+    for answer, status in refused:
+        check_problem(answer, status)
     assert files(service) == before
     boundary = b"b"
     head = b'--b\r\nContent-Disposition: form-data; name="artifact"\r\n\r\n' + other
@@ -108,9 +108,9 @@ def with_nodes(
 
 
 def everywhere(store: ThrowawayStore, tmp_path: Path) -> list[str]:
-    found = [path.name for path in tmp_path.rglob("*") if path.is_file() and path.name != "model"]
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file() and path.name != "model"]
     with store.client() as client:
-        return found + [str(key) for key in client.scan_iter("*artifact*")]
+        return left + [str(key) for key in client.scan_iter("*artifact*")]
 
 
 def test_of_uploads_of_one_content_at_once_the_registered_ones_keep_it(
@@ -240,8 +240,8 @@ def test_a_model_that_is_missing_is_said_and_asked_for_again(tmp_path: Path) -> 
         assert service.call("POST", "/v1/experiments/only/decide", {}).body["arm"] == "a"
         batch = service.call("POST", "/v1/experiments/only/predict/batch", {"requests": [ask]})
         assert batch.body["responses"][0]["status"] == 503
-        said = [line for line in service.output if "missing or damaged" in line and "ERROR" in line]
-        assert len(said) == 2, "the model once, and once that the service is degraded"
+        lines = [line for line in service.output if "missing or damaged" in line and "ERROR" in line]
+        assert len(lines) == 2, "the model once, and once that the service is degraded"
         hidden.rename(file)
         wait_until(lambda: reasons() == [], 15.0)
         assert service.call("POST", "/v1/experiments/only/predict", ask).status == 200

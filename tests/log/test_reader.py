@@ -11,7 +11,7 @@ from bandit_serve.errors import UnreadableEntry
 from bandit_serve.log.entry import Entry
 from bandit_serve.log.events import TICK, Tick
 from bandit_serve.log.offset import START, Offset
-from bandit_serve.log.reader import Page, event_of, gap_behind, pages
+from bandit_serve.log.reader import LogPage, event_of, gap_behind, pages
 from bandit_serve.log.repairs import LeftOut, Repaired, Repairs
 
 
@@ -42,23 +42,23 @@ class Log:
         return self.gone
 
 
-def read(log: Log, after: int = 0, through: int | None = None, count: int = 4) -> list[Page]:
-    async def run() -> list[Page]:
+def read(log: Log, after: int = 0, through: int | None = None, count: int = 4) -> list[LogPage]:
+    async def run() -> list[LogPage]:
         until = None if through is None else Offset(through, 0)
         return [page async for page in pages(log, "e", Offset(after, 0), until, count)]
 
     return asyncio.run(run())
 
 
-def numbers(read: list[Page]) -> list[int]:
+def numbers(read: list[LogPage]) -> list[int]:
     return [each.offset.time_ms for page in read for each in page.entries]
 
 
 @pytest.mark.parametrize("n", [0, 1, 3, 4, 5, 8, 11])
 def test_every_entry_comes_once_in_order(n: int) -> None:
-    found = read(Log(n))
-    assert numbers(found) == list(range(1, n + 1))
-    assert all(page.gap is None and 1 <= len(page.entries) <= 4 for page in found)
+    pages_read = read(Log(n))
+    assert numbers(pages_read) == list(range(1, n + 1))
+    assert all(page.gap is None and 1 <= len(page.entries) <= 4 for page in pages_read)
     assert numbers(read(Log(n), after=2)) == list(range(3, n + 1))
 
 
@@ -73,33 +73,35 @@ def test_nothing_comes_behind_the_end_that_is_asked_for(through: int) -> None:
 def test_a_log_that_was_trimmed_before_says_so_once() -> None:
     log = Log(11)
     log.trim(5)
-    found = read(log)
-    assert [page.gap for page in found] == [Offset(5, 0), None]
-    assert numbers(found) == list(range(6, 12))
+    pages_read = read(log)
+    assert [page.gap for page in pages_read] == [Offset(5, 0), None]
+    assert numbers(pages_read) == list(range(6, 12))
     assert [page.gap for page in read(log, after=5)] == [None, None]
 
 
 def test_a_log_of_which_nothing_is_left_says_so() -> None:
     log = Log(11)
     log.trim(11)
-    assert read(log) == [Page([], Offset(11, 0))]
+    assert read(log) == [LogPage([], Offset(11, 0))]
 
 
 def test_a_trim_behind_the_reader_is_no_gap_and_one_before_it_is() -> None:
-    found = read(Log(11, lambda log: log.trim(min(4 * log.n_reads - 1, 11))))
-    assert [page.gap for page in found] == [Offset(3, 0), Offset(7, 0), Offset(11, 0)]
-    assert numbers(found) == [4, 8], "what was read of what was trimmed is not taken for all that there was"
-    found = read(Log(11, lambda log: log.trim(min(4 * (log.n_reads - 1), 11))))
-    assert numbers(found) == list(range(1, 12))
-    assert all(page.gap is None for page in found)
+    pages_read = read(Log(11, lambda log: log.trim(min(4 * log.n_reads - 1, 11))))
+    assert [page.gap for page in pages_read] == [Offset(3, 0), Offset(7, 0), Offset(11, 0)]
+    assert numbers(pages_read) == [4, 8], (
+        "what was read of what was trimmed is not taken for all that there was"
+    )
+    pages_read = read(Log(11, lambda log: log.trim(min(4 * (log.n_reads - 1), 11))))
+    assert numbers(pages_read) == list(range(1, 12))
+    assert all(page.gap is None for page in pages_read)
 
 
 def test_a_gap_lies_behind_a_place() -> None:
     log = Log(5)
     log.trim(3)
     for after, gap in [(0, 3), (2, 3), (3, None), (5, None)]:
-        found = asyncio.run(gap_behind(log, "e", Offset(after, 0)))
-        assert found == (None if gap is None else Offset(gap, 0))
+        through = asyncio.run(gap_behind(log, "e", Offset(after, 0)))
+        assert through == (None if gap is None else Offset(gap, 0))
 
 
 def test_an_entry_is_an_event_or_left_out() -> None:

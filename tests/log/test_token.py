@@ -58,9 +58,9 @@ def opened(tokens: list[Any], *seals: Seal, value: float = 1.5) -> tuple[Any, li
     return rows, uids.tolist()
 
 
-def reference(key_id: int, key: bytes, found: tuple[Any, ...]) -> str:
+def reference(key_id: int, key: bytes, decision: tuple[Any, ...]) -> str:
     """The layout as the kernel's docstring states it."""
-    experiment, incarnation, counter, time_ms, revision, arm, propensity, unit, flags = found
+    experiment, incarnation, counter, time_ms, revision, arm, propensity, unit, flags = decision
     body = struct.pack("<BBQQ", 1, key_id, experiment, incarnation)
     body += counter.to_bytes(6, "little") + time_ms.to_bytes(6, "little")
     body += struct.pack("<IHdQB", revision, arm, propensity, unit, flags)
@@ -69,14 +69,14 @@ def reference(key_id: int, key: bytes, found: tuple[Any, ...]) -> str:
 
 @given(st.integers(0, 255), st.binary(min_size=KEY_BYTES, max_size=KEY_BYTES), fields)
 def test_a_token_is_what_the_layout_says_and_opens_to_what_was_signed(
-    key_id: int, key: bytes, found: tuple[Any, ...]
+    key_id: int, key: bytes, decision: tuple[Any, ...]
 ) -> None:
     seal = Seal(key_id, key)
-    token = seal.sign(*found)
-    assert token == reference(key_id, key, found)
+    token = seal.sign(*decision)
+    assert token == reference(key_id, key, decision)
     assert len(token) == TOKEN_CHARS
     rows, uids = opened([token], seal)
-    experiment, incarnation, counter, time_ms, revision, arm, propensity, unit, flags = found
+    experiment, incarnation, counter, time_ms, revision, arm, propensity, unit, flags = decision
     assert uids == [experiment]
     expected = (incarnation, counter, time_ms, 1.5, propensity, unit, revision, arm, 0, flags)
     assert rows[0].tolist() == expected

@@ -1,4 +1,4 @@
-"""What every kind of metric must do. A kind in `KINDS` is tested here by being listed."""
+"""Contract of metric kinds. Each kind in `KINDS` is tested."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bandit_serve.experiments.spec import Metric
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log.events import Rewarded, Shape, Tick
 from bandit_serve.log.offset import Offset
-from bandit_serve.metrics import KINDS, LARGEST_VALUE
+from bandit_serve.metrics import KINDS, MAX_VALUE
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.thompson import LIKELIHOODS
 from bandit_serve.results import ResultsFold, report
@@ -38,10 +38,10 @@ some_bounds = st.sampled_from(
         (-2.0, 5.0),
         (1.0, 5.0),
         (0.1, 0.3),
-        (-LARGEST_VALUE, LARGEST_VALUE),
+        (-MAX_VALUE, MAX_VALUE),
         (1.0, math.nextafter(1.0, 2.0)),
         (0.0, math.ulp(0.0)),
-        (-1e-300, LARGEST_VALUE),
+        (-1e-300, MAX_VALUE),
         (1e15, 1e15 + 0.125),
     ]
 )
@@ -94,11 +94,11 @@ def test_what_is_taken_is_in_range_and_what_is_not_is_said(kind, data):
     refusal = metric.refuses(value)
     assert (refusal is None) == traits.takes(value)
     if refusal is None:
-        assert -LARGEST_VALUE <= traits.floor <= value <= traits.ceiling <= LARGEST_VALUE
+        assert -MAX_VALUE <= traits.floor <= value <= traits.ceiling <= MAX_VALUE
         assert not traits.two_valued or value in (0.0, 1.0)
     else:
         assert "expected" in refusal
-        assert refusal.startswith("m ") or not -LARGEST_VALUE <= value <= LARGEST_VALUE
+        assert refusal.startswith("m ") or not -MAX_VALUE <= value <= MAX_VALUE
     assert not any(traits.takes(number) for number in (math.nan, math.inf, -math.inf, 1e300, *beyond(traits)))
 
 
@@ -166,11 +166,11 @@ def test_a_configuration_is_refused_at_the_field_that_is_wrong(kind):
     assert mistake.at == expected[0]
     assert expected[1] in mistake.detail
     document = configured(kind, missing=None)
-    found = [(each.at, kind in each.detail) for each in every_mistake(document)]
-    assert found == ([("attribution.missing", True)] if traits.asks_missing else [])
+    mistakes = [(each.at, kind in each.detail) for each in every_mistake(document)]
+    assert mistakes == ([("attribution.missing", True)] if traits.asks_missing else [])
     document = configured(kind, missing="zero")
-    found = [each.at for each in every_mistake(document)]
-    assert found == ([] if traits_of(kind).takes(0.0) else ["attribution.missing"])
+    mistakes = [each.at for each in every_mistake(document)]
+    assert mistakes == ([] if traits_of(kind).takes(0.0) else ["attribution.missing"])
     document["metrics"].append({"name": "n", "kind": f"{kind}s", "role": "secondary"})
     at, detail = next((each.at, each.detail) for each in every_mistake(document) if "kind" in each.at)
     assert at == "metrics[1].kind"

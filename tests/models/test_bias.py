@@ -23,7 +23,7 @@ def test_biases_solve_their_equations():
 
 
 def test_each_turn_is_told():
-    told: list[tuple] = []
-    Bias(n_epochs=4).fit(["u", "v"], ["i", "j"], [1, 5], on_epoch=lambda *about: told.append(about))
-    assert [about[:2] for about in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert all(about[2] > 0 for about in told)
+    calls: list[tuple] = []
+    Bias(n_epochs=4).fit(["u", "v"], ["i", "j"], [1, 5], on_epoch=lambda *about: calls.append(about))
+    assert [about[:2] for about in calls] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert all(about[2] > 0 for about in calls)

@@ -15,7 +15,7 @@ def test_the_rate_falls_geometrically():
 
 def test_the_best_epoch_is_kept_and_patience_ends_it():
     parameters, errors = np.zeros(3), iter([5.0, 3.0, 4.0, 2.0, 2.0, 6.0, 1.0])
-    told: list[tuple] = []
+    calls: list[tuple] = []
 
     def run(rate):
         parameters[:] += 1
@@ -27,11 +27,11 @@ def test_the_best_epoch_is_kept_and_patience_ends_it():
         lambda: [parameters],
         validate=lambda: next(errors),
         patience=2,
-        on_epoch=lambda *about: told.append(about),
+        on_epoch=lambda *about: calls.append(about),
     )
     assert kept == 4
     assert parameters.tolist() == [4.0] * 3
-    assert told == [(done + 1, 7, math.sqrt(mse)) for done, mse in enumerate([5.0, 3.0, 4.0, 2.0, 2.0, 6.0])]
+    assert calls == [(done + 1, 7, math.sqrt(mse)) for done, mse in enumerate([5.0, 3.0, 4.0, 2.0, 2.0, 6.0])]
 
 
 def test_without_validation_all_epochs_run():

@@ -283,8 +283,7 @@ def test_numpy_numbers_are_parameters():
 
 def test_default_parameters_are_good_enough():
     """5-fold RMSE on MovieLens' small set where it is at hand, otherwise on a made-up one."""
-    beside = Path(__file__).parents[3] / "shared" / "data"
-    path = Path(os.environ.get("BANDIT_SERVE_TEST_DATA", beside)) / "ml-latest-small" / "ratings.csv"
+    path = Path(os.environ.get("BANDIT_SERVE_TEST_DATA", ".")) / "ml-latest-small" / "ratings.csv"
     real = path.exists()
     ratings = read_ratings(path) if real else synthetic_ratings(seed=2)
     errors, of_biases = [], []

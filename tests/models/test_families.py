@@ -425,7 +425,7 @@ def test_features_are_refused_where_none_are_taken(model):
 def test_validation_keeps_the_best_epoch(model):
     if "n_epochs" not in model.parameters or model.family == "bias":
         return
-    told: list[float] = []
+    calls: list[float] = []
     held = (MORE.users, MORE.items, MORE.values)
     long = type(model)(n_epochs=60, regularization=0.0)
     long.fit(
@@ -434,12 +434,12 @@ def test_validation_keeps_the_best_epoch(model):
         RATINGS.values,
         validation=held,
         patience=4,
-        on_epoch=lambda *a: told.append(a[2]),
+        on_epoch=lambda *a: calls.append(a[2]),
     )
-    best = int(np.argmin(told))
-    assert len(told) == best + 1 + 4 < 60
+    best = int(np.argmin(calls))
+    assert len(calls) == best + 1 + 4 < 60
     errors = long.predict_many(MORE.users.tolist(), MORE.items.tolist()) - MORE.values
-    assert math.sqrt((errors**2).mean()) == pytest.approx(told[best], rel=1e-5)
+    assert math.sqrt((errors**2).mean()) == pytest.approx(calls[best], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -463,11 +463,11 @@ def test_what_searches_need_is_checked(name, spoil, match, tmp_path, monkeypatch
     tensors = {
         each: np.frombuffer(
             file.buffer,
-            found.dtype,
-            offset=found.begin,
-            count=(found.end - found.begin) // found.dtype.itemsize,
-        ).reshape(found.shape)
-        for each, found in file.tensors.items()
+            tensor.dtype,
+            offset=tensor.begin,
+            count=(tensor.end - tensor.begin) // tensor.dtype.itemsize,
+        ).reshape(tensor.shape)
+        for each, tensor in file.tensors.items()
     }
     if spoil is None:
         del tensors[f"top_k_{name}"]

@@ -1,4 +1,4 @@
-"""A new family is one file and one line of the table: `support/toy_family.py`, in every process that a test starts."""
+"""Addition of a family by one file and one line of the table: `support/toy_family.py`, in every process of a test."""
 
 from __future__ import annotations
 
@@ -105,9 +105,9 @@ def test_it_is_refused_outside_its_ranges_with_the_place(
 
 
 def test_the_command_knows_it(with_the_line: None) -> None:
-    told = " ".join(re.sub(r"[│╭╮╰╯─]", " ", bandit_serve("train", "--help").out).split())
-    assert "popularity, item_mean" in told
-    assert "factorization_machine and item_mean" in told
+    text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", bandit_serve("train", "--help").out).split())
+    assert "popularity, item_mean" in text
+    assert "factorization_machine and item_mean" in text
 
 
 def words_of(path: Path) -> set[tuple[type, object]]:

@@ -32,17 +32,17 @@ MORE = [("u1", "i1", 5.0), ("new", "i2", 0.5), ("u2", "fresh", 4.0), ("new", "fr
 
 def fitted(family, factor=1.0, shift=0.0, values=STARS):
     features = {"item_features": GENRES} if family == "fm" else {}
-    told = []
+    errors = []
     model = FAMILIES[family]()
     model.fit(
         MADE.users,
         MADE.items,
         factor * values + shift,
         validation=(MADE.users[:300], MADE.items[:300], factor * values[:300] + shift),
-        on_epoch=lambda done, epochs, rmse: told.append(rmse),
+        on_epoch=lambda done, epochs, rmse: errors.append(rmse),
         **features,
     )
-    return model, np.array(told)
+    return model, np.array(errors)
 
 
 def learned(model, factor=1.0, shift=0.0):
@@ -66,12 +66,12 @@ STANDARD = {family: fitted(family) for family in FAMILIES}
 @example(1e10, 0.0)
 def test_a_model_follows_the_unit_of_its_ratings(family, factor, shift):
     stars, rmses = STANDARD[family]
-    scaled, told = fitted(family, factor, factor * shift)
+    scaled, errors = fitted(family, factor, factor * shift)
     # Float32 rounds the parameters, and each epoch carries on what the one before it rounded.
     close = {"rtol": 0, "atol": 2e-3 if shift < 100 else 2e-2}
     back = (scaled.predict_many(USERS, ITEMS) - factor * shift) / factor
     np.testing.assert_allclose(back, stars.predict_many(USERS, ITEMS), **close)
-    np.testing.assert_allclose(told / factor, rmses, **close)
+    np.testing.assert_allclose(errors / factor, rmses, **close)
     assert scaled.confidence("u1", "i1") == stars.confidence("u1", "i1")
     again = fitted(family)[0]
     learned(again), learned(scaled, factor, factor * shift)

@@ -427,14 +427,14 @@ def test_students_distribution_function_at_its_ends() -> None:
 def test_threads_get_the_same_bits() -> None:
     alpha, beta = beta_problems()["thirty of 0 to 1e9"]
     expected = beta_best(alpha, beta)
-    found: list[bool] = []
+    equal: list[bool] = []
 
     def work() -> None:
-        found.append(all(np.array_equal(beta_best(alpha, beta), expected) for _ in range(50)))
+        equal.append(all(np.array_equal(beta_best(alpha, beta), expected) for _ in range(50)))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [True] * 4
+    assert equal == [True] * 4

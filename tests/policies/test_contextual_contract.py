@@ -405,15 +405,15 @@ def test_forgetting_decays_statistics_and_not_the_prior(policy, objective, share
 @everyone
 def test_time_forgets_by_half_lives_in_steps_worth_a_factorization(policy, objective, shared):
     data = some(objective, 4, 50, seed=19)
-    timed, told, endless = (make(policy, objective, shared, half_life=h) for h in ("64s", None, None))
+    timed, stamped, endless = (make(policy, objective, shared, half_life=h) for h in ("64s", None, None))
     assert not timed.advance(5_000)
     for at_ms, faded_ms in ((5_000, 0), (5_999, 0), (6_000, 1_000), (6_900, 0), (4_000, 0), (70_000, 64_000)):
-        for learner in (timed, told, endless):
+        for learner in (timed, stamped, endless):
             learner.update_many(*data)
         assert timed.advance(at_ms) == (faded_ms > 0)
-        told.forget(2.0 ** -(faded_ms / 64_000))
+        stamped.forget(2.0 ** -(faded_ms / 64_000))
         assert not endless.advance(at_ms)
-    assert whole(timed) == whole(told)
+    assert whole(timed) == whole(stamped)
     assert timed.state()["clock_ms"] == 70_000
     assert endless.state()["clock_ms"] is None
 

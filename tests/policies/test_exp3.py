@@ -33,13 +33,13 @@ def test_gamma_is_that_of_the_time_so_far():
 
 def test_without_a_propensity_it_is_the_present_share():
     for bound in ({}, {"max_share": 0.5}, {"min_share": 0.05, "holdout": 0.2}):
-        told, left = Exp3(3, gamma=0.2, **bound), Exp3(3, gamma=0.2, **bound)
+        informed, left = Exp3(3, gamma=0.2, **bound), Exp3(3, gamma=0.2, **bound)
         rng = np.random.default_rng(1)
         for arm in rng.integers(0, 3, 200).tolist():
             reward = float(rng.random() < 0.3 + 0.2 * arm)
-            told.update(arm, reward, told.shares()[arm])
+            informed.update(arm, reward, informed.shares()[arm])
             left.update(arm, reward)
-        np.testing.assert_allclose(left.statistics()["gain"], told.statistics()["gain"], rtol=1e-10)
+        np.testing.assert_allclose(left.statistics()["gain"], informed.statistics()["gain"], rtol=1e-10)
         assert np.ptp(left.shares()) > 0.05
 
 

@@ -499,15 +499,15 @@ def test_a_choice_follows_what_is_forgotten(policy, objective):
 @everyone
 def test_time_forgets_by_half_lives(policy, objective):
     arms, rewards = some(objective, 4, 50, seed=13)
-    timed, told, endless = (make(policy, objective, half_life=h) for h in ("10s", None, None))
+    timed, stamped, endless = (make(policy, objective, half_life=h) for h in ("10s", None, None))
     assert not timed.advance(5_000)
     for at_ms, factor in ((5_000, 1.0), (15_000, 0.5), (14_000, 1.0), (15_000, 1.0), (18_000, 2.0**-0.3)):
-        for learner in (timed, told, endless):
+        for learner in (timed, stamped, endless):
             learner.update_many(arms, rewards)
         assert timed.advance(at_ms) == (factor < 1.0)
-        told.forget(factor)
+        stamped.forget(factor)
         assert not endless.advance(at_ms)
-    assert bits(timed.statistics()) == bits(told.statistics())
+    assert bits(timed.statistics()) == bits(stamped.statistics())
     assert endless.counts.sum() == 250
     assert timed.state()["clock_ms"] == 18_000
     assert endless.state()["clock_ms"] is None
@@ -612,17 +612,17 @@ def test_arms_may_be_added(policy, objective):
 def test_a_pseudo_history_counts_as_observations_do(policy, objective):
     low, high = RANGES[objective]
     history = {"n": [8, 0, 4, 20], "mean": [low, high, high, (low + high) / 2]}
-    told, seen = make(policy, objective, pseudo_history=history, warmup=1), make(policy, objective)
-    assert not told.observed.any()
-    assert told.shares().tolist() == [0.25] * 4
+    informed, seen = make(policy, objective, pseudo_history=history, warmup=1), make(policy, objective)
+    assert not informed.observed.any()
+    assert informed.shares().tolist() == [0.25] * 4
     seen.update_counts([8, 0, 0, 10], low, np.full(4, 0.25))
     seen.update_counts([0, 0, 4, 10], high, np.full(4, 0.25))
-    np.testing.assert_allclose(told.means, seen.means)
-    np.testing.assert_array_equal(told.counts, seen.counts)
+    np.testing.assert_allclose(informed.means, seen.means)
+    np.testing.assert_array_equal(informed.counts, seen.counts)
     if not KINDS[objective].unbounded:
-        np.testing.assert_allclose(told.shares(decided=[1] * 4), seen.shares(), atol=1e-12)
-    told.forget(0.5)
-    np.testing.assert_array_equal(told.counts, [4, 0, 2, 10])
+        np.testing.assert_allclose(informed.shares(decided=[1] * 4), seen.shares(), atol=1e-12)
+    informed.forget(0.5)
+    np.testing.assert_array_equal(informed.counts, [4, 0, 2, 10])
     if KINDS[objective].unbounded:
         history = {"n": 4.0, "mean": 1.0, "std": [0.0, 1.0, 2.0, 3.0]}
         spread = make(policy, objective, pseudo_history=history)
@@ -632,26 +632,26 @@ def test_a_pseudo_history_counts_as_observations_do(policy, objective):
 @everyone
 def test_propensities_are_for_policies_that_weigh(policy, objective):
     arms, rewards = some(objective, 4, 30, seed=15)
-    plain, told, parts = (make(policy, objective, seed=1) for _ in range(3))
+    plain, informed, parts = (make(policy, objective, seed=1) for _ in range(3))
     plain.update_many(arms, rewards)
     chances = np.random.default_rng(1).uniform(0.05, 1.0, 30)
-    told.update_many(arms, rewards, chances)
+    informed.update_many(arms, rewards, chances)
     for arm, reward, chance in zip(arms, rewards, chances, strict=True):
         parts.update(arm, reward, propensity=chance)
-    assert bits(told.statistics()) == bits(parts.statistics())
-    assert (bits(told.statistics()) == bits(plain.statistics())) == (not policy.weighs)
+    assert bits(informed.statistics()) == bits(parts.statistics())
+    assert (bits(informed.statistics()) == bits(plain.statistics())) == (not policy.weighs)
     if policy.weighs:
-        before = bits(told.statistics())
+        before = bits(informed.statistics())
         for wrong in (0.0, -1.0, 1.5, float("nan"), "a"):
             with pytest.raises(InvalidInput, match="propensity"):
-                told.update(0, 1.0, wrong)
+                informed.update(0, 1.0, wrong)
             with pytest.raises(InvalidInput, match="propensities"):
-                told.update_many([0, 1], [1.0, 1.0], [0.5, wrong])
+                informed.update_many([0, 1], [1.0, 1.0], [0.5, wrong])
             with pytest.raises(InvalidInput, match="propensities"):
-                told.update_counts([1] * 4, 1.0, [0.5, 0.5, 0.5, wrong])
+                informed.update_counts([1] * 4, 1.0, [0.5, 0.5, 0.5, wrong])
         with pytest.raises(InvalidInput, match="propensities"):
-            told.update_many([0, 1], [1.0, 1.0], [0.5])
-        assert bits(told.statistics()) == before
+            informed.update_many([0, 1], [1.0, 1.0], [0.5])
+        assert bits(informed.statistics()) == before
 
 
 @pytest.mark.parametrize("policy", CONTEXT_FREE.values(), ids=CONTEXT_FREE)

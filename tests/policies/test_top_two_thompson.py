@@ -34,10 +34,10 @@ def test_shares_are_those_of_drawing_again(beta, wins, losses):
     policy = observed(TopTwoThompson, wins, losses, beta=beta)
     alpha, other = 1.0 + np.array(wins), 1.0 + np.array(losses)
     runs = 100_000
-    found = by_redrawing(policy, lambda rng, n: rng.beta(alpha, other, (n, alpha.size)), beta, runs, 2)
+    frequencies = by_redrawing(policy, lambda rng, n: rng.beta(alpha, other, (n, alpha.size)), beta, runs, 2)
     shares = policy.shares()
     noise = np.sqrt(shares * (1 - shares) / runs)
-    assert (np.abs(found - shares) <= 4.5 * noise + 1e-6).all()
+    assert (np.abs(frequencies - shares) <= 4.5 * noise + 1e-6).all()
     drawn = np.bincount(policy.choose_many(runs), minlength=policy.n_arms) / runs
     assert (np.abs(drawn - shares) <= 4.5 * noise + 1e-6).all()
 

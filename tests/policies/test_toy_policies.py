@@ -1,4 +1,4 @@
-"""A policy with parameters is one file and a line of the table: all else follows from what the file declares."""
+"""Addition of a policy with parameters by one file and one line of the table."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def test_it_passes_the_contract_suites_by_being_listed(kind: str) -> None:
 
 
 def look(kind: str, policies: list[dict[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(run(kind, "-c", f"import {kind}\n{LOOK}", given=json.dumps(policies)))
-    return found
+    read: dict[str, Any] = json.loads(run(kind, "-c", f"import {kind}\n{LOOK}", given=json.dumps(policies)))
+    return read
 
 
 @pytest.mark.parametrize("kind", SUITES)
@@ -101,22 +101,24 @@ def test_its_parameters_are_configured_checked_and_described(kind: str) -> None:
         {"kind": kind, name: value} for name, (_, values) in PARAMETERS[kind].items() for value in values
     ]
     foreign = [{"kind": "exp3", next(iter(PARAMETERS[kind])): 0.5}, {"kind": kind, "gamma": 0.5}]
-    found = look(kind, [*fine, *wrong, *foreign])
-    assert found["told"][: len(fine)] == [[]] * len(fine)
-    for policy, told in zip([*wrong, *foreign], found["told"][len(fine) :], strict=True):
+    described = look(kind, [*fine, *wrong, *foreign])
+    assert described["told"][: len(fine)] == [[]] * len(fine)
+    for policy, places in zip([*wrong, *foreign], described["told"][len(fine) :], strict=True):
         [name] = set(policy) - {"kind"}
-        assert [at.startswith(f"policy.{name}") for at in told] == [True], (policy, told)
-    for policy, parameters in zip(fine, found["taken"], strict=False):
+        assert [at.startswith(f"policy.{name}") for at in places] == [True], (policy, places)
+    for policy, parameters in zip(fine, described["taken"], strict=False):
         for name in set(policy) - {"kind"}:
             assert policy[name] is None or parameters[name] == policy[name]
-    own = found["components"]["FirmGripPolicy" if kind == "firm_grip" else "WideBoundPolicy"]["properties"]
+    own = described["components"]["FirmGripPolicy" if kind == "firm_grip" else "WideBoundPolicy"][
+        "properties"
+    ]
     assert set(PARAMETERS[kind]) < set(own)
     assert own["kind"] == {"type": "string", "enum": [kind]}
     for name in PARAMETERS[kind]:
         assert own[name]["description"]
-        assert f"| `{kind}` | `{name}` |" in found["table"]
+        assert f"| `{kind}` | `{name}` |" in described["table"]
         others = {
-            each for each, schema in found["components"].items() if name in schema.get("properties", {})
+            each for each, schema in described["components"].items() if name in schema.get("properties", {})
         }
         assert name == "prior" or len(others) == 1
 

@@ -51,14 +51,14 @@ def test_versions_are_sorted():
 
 
 def test_pages_are_all_of_them_once():
-    found, after = [], None
+    versions, after = [], None
     for _ in range(3):
         page = find_versions(MODEL, limit=2, after=after)
         assert page.total == 5
-        found += [one.version for one in page.versions]
+        versions += [one.version for one in page.versions]
         after = page.after
     assert after is None
-    assert found == ["v5", "v4", "v3", "v2", "v1"]
+    assert versions == ["v5", "v4", "v3", "v2", "v1"]
 
 
 @pytest.mark.parametrize(

@@ -129,9 +129,9 @@ def test_there_is_never_more_than_one_version_in_production() -> None:
     registry = Registry()
     for offset, kind, data in log.entries:
         registry.apply(offset, decode_registry_event(kind, data))
-        found = registry.models["m"]
-        serving = [version.version for version in found.versions.values() if version.status == "production"]
-        assert serving == ([] if found.production is None else [found.production])
+        model = registry.models["m"]
+        serving = [version.version for version in model.versions.values() if version.status == "production"]
+        assert serving == ([] if model.production is None else [model.production])
 
 
 def test_rollback_goes_back_one_by_one() -> None:

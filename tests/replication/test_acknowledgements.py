@@ -12,7 +12,7 @@ from services import ThrowawayService
 from stores import ThrowawayStore
 
 from bandit_serve.log.events import TICK
-from bandit_serve.replication.acknowledgements import PATIENCE_S, heard_everywhere, say_heard
+from bandit_serve.replication.acknowledgements import PATIENCE_S, acknowledge, wait_for_acknowledgements
 from bandit_serve.replication.census import WorkerCard
 from bandit_serve.store.store import Store
 
@@ -62,11 +62,11 @@ def test_a_worker_that_does_not_answer_holds_a_change_up_only_for_a_moment() -> 
             await store.announce(msgspec.msgpack.encode(silent), 60_000)
             offset = await store.append("e", TICK, b"")
             started_s = time.monotonic()
-            await heard_everywhere(store, "e", offset)
+            await wait_for_acknowledgements(store, "e", offset)
             waited_s = time.monotonic() - started_s
-            await say_heard(store, "e", offset, 1)
+            await acknowledge(store, "e", offset, 1)
             started_s = time.monotonic()
-            await heard_everywhere(store, "e", offset)
+            await wait_for_acknowledgements(store, "e", offset)
             assert time.monotonic() - started_s < waited_s
             return waited_s
         finally:

@@ -29,11 +29,11 @@ def files(tmp_path: Path) -> LocalSnapshots:
 
 
 def test_what_is_written_is_read(tmp_path: Path, files: LocalSnapshots) -> None:
-    found = LocalSnapshots(tmp_path, "n").read()
-    assert found is not None
-    assert found.identity == ID
-    assert found.states == {COMMON: (AT, b"registry"), "e": (AT, b"state")}
-    assert found.token_keys == {0: b"secret"}
+    local = LocalSnapshots(tmp_path, "n").read()
+    assert local is not None
+    assert local.identity == ID
+    assert local.states == {COMMON: (AT, b"registry"), "e": (AT, b"state")}
+    assert local.token_keys == {0: b"secret"}
 
 
 def test_files_are_their_owners_alone(tmp_path: Path, files: LocalSnapshots) -> None:
@@ -73,9 +73,9 @@ def test_what_is_of_another_store_or_namespace_is_passed_over(tmp_path: Path, fi
     os.rename(directory / "n", directory / "m")
     assert LocalSnapshots(tmp_path, "m").read() is None
     os.rename(directory / "m", directory / "n")
-    found = files.read()
-    assert found is not None
-    assert set(found.states) == {COMMON, "e"}
+    local = files.read()
+    assert local is not None
+    assert set(local.states) == {COMMON, "e"}
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "renamed", "linked", "directory"])
@@ -96,9 +96,9 @@ def test_a_damaged_file_is_passed_over(tmp_path: Path, files: LocalSnapshots, da
     else:
         path.unlink()
         path.mkdir()
-    found = files.read()
-    assert found is not None
-    assert set(found.states) == {COMMON}
+    local = files.read()
+    assert local is not None
+    assert set(local.states) == {COMMON}
 
 
 def test_files_of_experiments_that_are_gone_are_swept(tmp_path: Path, files: LocalSnapshots) -> None:
@@ -106,9 +106,9 @@ def test_files_of_experiments_that_are_gone_are_swept(tmp_path: Path, files: Loc
     half = tmp_path / "snapshots" / "n" / ".writing-1"
     half.touch()
     files.sweep(["f"])
-    found = files.read()
-    assert found is not None
-    assert set(found.states) == {COMMON, "f"}
+    local = files.read()
+    assert local is not None
+    assert set(local.states) == {COMMON, "f"}
     assert not half.exists()
 
 
@@ -120,6 +120,6 @@ def test_their_size_is_bounded(files: LocalSnapshots, monkeypatch: pytest.Monkey
     files.write(ID, "f", AT, bytes(9_000))
     files.sweep([])
     files.write(ID, "g", AT, bytes(8_000))
-    found = files.read()
-    assert found is not None
-    assert set(found.states) == {COMMON, "g"}
+    local = files.read()
+    assert local is not None
+    assert set(local.states) == {COMMON, "g"}

@@ -86,9 +86,9 @@ def test_two_readers_of_many_logs_see_every_entry_once_and_in_order(server: Thro
         for counter in range(20):
             await asyncio.gather(*(reward(one.store, name, counter) for name in names))
         for reader in (one, two):
-            await reader.tail.catch_up(COMMON)
+            await reader.tail.wait_for_end(COMMON)
             for name in names:
-                await reader.tail.catch_up(name)
+                await reader.tail.wait_for_end(name)
                 logged = [(name, entry.offset) for entry in await reader.store.read(name, START, 1_000)]
                 assert [entry for entry in reader.seen if entry[0] == name] == logged
                 assert reader.replica.experiments[name].rewards.tolist() == [20, 0]
@@ -103,9 +103,9 @@ def test_reach_returns_when_the_entry_has_been_applied(server: ThrowawayStore) -
         await reader.changes.create(created(experiment()))
         for counter in range(5):
             offset = await reward(reader.store, "e", counter)
-            await reader.tail.reach("e", offset)
+            await reader.tail.wait_for("e", offset)
             assert reader.replica.experiments["e"].offset >= offset
-        await reader.tail.reach("e", START)
+        await reader.tail.wait_for("e", START)
 
     reading(server, scenario)
 
@@ -118,9 +118,9 @@ def test_what_is_never_read_is_unavailable_and_not_waited_for_for_ever(
     async def scenario(reader: Reader) -> None:
         await reader.changes.create(created(experiment()))
         with pytest.raises(StoreUnavailable):
-            await reader.tail.reach("e", Offset(2**50, 0))
+            await reader.tail.wait_for("e", Offset(2**50, 0))
         with pytest.raises(StoreUnavailable):
-            await reader.tail.reach("unheard-of", Offset(1, 0))
+            await reader.tail.wait_for("unheard-of", Offset(1, 0))
         await eventually(lambda: not reader.tail._waiting)
 
     reading(server, scenario)
@@ -133,11 +133,11 @@ def test_a_store_that_was_away_is_followed_again(server: ThrowawayStore) -> None
         server.kill()
         await eventually(lambda: not reader.tail.available)
         with pytest.raises(StoreUnavailable):
-            await reader.tail.catch_up("e")
-        await reader.tail.hear_news("e")  # says nothing new while the store is away, and does not fail
+            await reader.tail.wait_for_end("e")
+        await reader.tail.refresh("e")  # says nothing new while the store is away, and does not fail
         server.start()
         await eventually(lambda: reader.tail.available)
-        await reader.tail.reach("e", await reward(reader.store, "e", 1))
+        await reader.tail.wait_for("e", await reward(reader.store, "e", 1))
         assert reader.replica.experiments["e"].rewards.tolist() == [2, 0]
         offsets = [offset for owner, offset in reader.seen if owner == "e"]
         assert offsets == [entry.offset for entry in await reader.store.read("e", START, 100)]
@@ -149,12 +149,12 @@ def test_a_worker_starts_from_snapshots_and_the_log_after_them(server: Throwaway
     async def scenario(writer: Reader) -> None:
         for i in range(3):
             await writer.changes.create(created(experiment(id=f"e{i}"), uid=i + 1))
-            await writer.tail.reach(f"e{i}", await reward(writer.store, f"e{i}", 0))
+            await writer.tail.wait_for(f"e{i}", await reward(writer.store, f"e{i}", 0))
         live = writer.replica.experiments["e1"]
         await writer.store.write_snapshot("e1", POLICY_FOLD, Snapshot(live.offset, live.state()))
         await writer.store.trim("e1", live.offset)
         for i in range(3):
-            await writer.tail.reach(f"e{i}", await reward(writer.store, f"e{i}", 1))
+            await writer.tail.wait_for(f"e{i}", await reward(writer.store, f"e{i}", 1))
         fresh = Reader(writer.store.url)
         try:
             await fresh.tail.load()
@@ -177,19 +177,19 @@ def test_a_reader_that_slept_through_a_trim_starts_over_from_the_snapshot(
 
     async def scenario(writer: Reader, sleeper: Reader) -> None:
         await writer.changes.create(created(experiment()))
-        await sleeper.tail.catch_up(COMMON)
-        await sleeper.tail.catch_up("e")
+        await sleeper.tail.wait_for_end(COMMON)
+        await sleeper.tail.wait_for_end("e")
         before = sleeper.replica.experiments["e"]
         await sleeper.rest()
         for counter in range(5):
-            await writer.tail.reach("e", await reward(writer.store, "e", counter))
+            await writer.tail.wait_for("e", await reward(writer.store, "e", counter))
         live = writer.replica.experiments["e"]
         await writer.store.write_snapshot("e", POLICY_FOLD, Snapshot(live.offset, live.state()))
         await writer.store.trim("e", live.offset)
         last = await reward(writer.store, "e", 5)
-        await writer.tail.reach("e", last)
+        await writer.tail.wait_for("e", last)
         sleeper.follow()
-        await sleeper.tail.reach("e", last)
+        await sleeper.tail.wait_for("e", last)
         after = sleeper.replica.experiments["e"]
         assert after is not before
         assert after.rewards.tolist() == [6, 0]
@@ -206,7 +206,7 @@ def test_requests_have_their_turn_while_many_entries_are_applied(
 
     async def scenario(writer: Reader, reader: Reader) -> None:
         await writer.changes.create(created(experiment()))
-        await reader.tail.catch_up("e")
+        await reader.tail.wait_for_end("e")
         await reader.rest()
         for counter in range(100):
             last = await reward(writer.store, "e", counter)
@@ -220,7 +220,7 @@ def test_requests_have_their_turn_while_many_entries_are_applied(
 
         others = asyncio.create_task(other_requests())
         reader.follow()
-        await reader.tail.reach("e", last)
+        await reader.tail.wait_for("e", last)
         await end([others])
         assert sum(at_once) >= 100
         assert max(at_once) == 1
@@ -247,7 +247,7 @@ def test_a_name_is_taken_once(server: ThrowawayStore) -> None:
         assert len(failures) == 3
         assert all(isinstance(error, Conflict) for error in failures)
         for reader in (one, two):
-            await reader.tail.catch_up("e")
+            await reader.tail.wait_for_end("e")
         assert one.replica.experiments["e"].record.uid == two.replica.experiments["e"].record.uid
         end = await one.store.last_offset(COMMON)
         with pytest.raises(Conflict):
@@ -260,13 +260,13 @@ def test_a_name_is_taken_once(server: ThrowawayStore) -> None:
 def test_changes_at_once_are_all_made_one_after_another(server: ThrowawayStore) -> None:
     async def scenario(one: Reader, two: Reader) -> None:
         await one.changes.create(created(experiment()))
-        await two.tail.catch_up(COMMON)
+        await two.tail.wait_for_end(COMMON)
         tries = [
             reader.changes.change_experiment("e", lambda live: changed(live, "paused"))
             for reader in (one, two) * 4
         ]
         await asyncio.gather(*tries)
-        await one.tail.catch_up("e")
+        await one.tail.wait_for_end("e")
         history = one.replica.experiments["e"].history
         assert [entry.revision for entry in history] == list(range(1, 10))
 
@@ -276,7 +276,7 @@ def test_changes_at_once_are_all_made_one_after_another(server: ThrowawayStore) 
 def test_if_match_is_compared_with_the_newest_revision(server: ThrowawayStore) -> None:
     async def scenario(one: Reader, two: Reader) -> None:
         await one.changes.create(created(experiment()))
-        await two.tail.catch_up(COMMON)
+        await two.tail.wait_for_end(COMMON)
         await one.changes.change_experiment("e", lambda live: changed(live, "paused"), 1)
         with pytest.raises(PreconditionFailed, match="revision 2"):
             await two.changes.change_experiment("e", lambda live: changed(live, "running"), 1)
@@ -309,8 +309,8 @@ def test_an_announcement_without_a_log_is_harmless(server: ThrowawayStore) -> No
 
     async def scenario(reader: Reader) -> None:
         announcement = events.encode(ExperimentAnnounced("half-made"))
-        await reader.tail.reach(COMMON, await reader.store.append(COMMON, ANNOUNCED, announcement))
-        await reader.tail.hear_news("half-made")
+        await reader.tail.wait_for(COMMON, await reader.store.append(COMMON, ANNOUNCED, announcement))
+        await reader.tail.refresh("half-made")
         with pytest.raises(NotFound):
             reader.replica.experiment("half-made")
         live = await reader.changes.create(created(experiment(id="half-made")))

@@ -23,10 +23,10 @@ def of_two(
     """Two independent means, each with its variance; and whether 0 is in the difference's interval, as a distance."""
     (m_a, v_a), (m_b, v_b) = control, arm
     one = np.ones(1)
-    found = ratios(
+    interval = ratios(
         one * (m_b - m_a), one * m_a, one * (v_a + v_b), one * v_a, -one * v_a, one * squared_threshold
     )
-    return found, (m_b - m_a) ** 2 - squared_threshold * (v_a + v_b)
+    return interval, (m_b - m_a) ** 2 - squared_threshold * (v_a + v_b)
 
 
 def of_counts(successes: int, n: int) -> tuple[float, float]:
@@ -57,14 +57,14 @@ variances = st.floats(1e-4, 100)
 def test_0_is_in_it_exactly_when_it_is_in_that_of_the_difference(
     m_a: float, m_b: float, v_a: float, v_b: float, squared_threshold: float
 ) -> None:
-    found, beyond = of_two((m_a, v_a), (m_b, v_b), squared_threshold)
+    interval, beyond = of_two((m_a, v_a), (m_b, v_b), squared_threshold)
     nearness = squared_threshold * v_a / m_a**2
     assume(abs(nearness - 1) > 1e-9)
-    assert bool(found.bounded[0]) == (nearness < 1)
-    if found.bounded[0]:
-        assert found.low[0] <= found.value[0] <= found.high[0]
+    assert bool(interval.bounded[0]) == (nearness < 1)
+    if interval.bounded[0]:
+        assert interval.low[0] <= interval.value[0] <= interval.high[0]
         if abs(beyond) > 1e-6 * squared_threshold * (v_a + v_b):
-            assert (found.low[0] <= 0 <= found.high[0]) == (beyond <= 0)
+            assert (interval.low[0] <= 0 <= interval.high[0]) == (beyond <= 0)
 
 
 @given(means, means, variances, variances, st.sampled_from([-1e70, -3.0, 1e-60, 0.5, 1e70]))
@@ -82,16 +82,16 @@ def test_the_unit_of_measurement_changes_nothing_but_the_sign(
 
 
 def test_a_negative_control_that_an_arm_beats_has_a_positive_lift() -> None:
-    found, _ = of_two((-2.0, 0.01), (-1.0, 0.01), 4.0)
-    assert found.value[0] == 0.5
-    assert 0 < found.low[0] < 0.5 < found.high[0]
+    interval, _ = of_two((-2.0, 0.01), (-1.0, 0.01), 4.0)
+    assert interval.value[0] == 0.5
+    assert 0 < interval.low[0] < 0.5 < interval.high[0]
 
 
 @pytest.mark.parametrize("control", [0.0, -0.0, math.nan, 1e-300])
 def test_a_control_of_nothing_has_no_interval(control: float) -> None:
-    found, _ = of_two((control, 0.01), (1.0, 0.01), 4.0)
-    assert not found.bounded[0]
-    assert bool(found.known[0]) == (control == 1e-300)
+    interval, _ = of_two((control, 0.01), (1.0, 0.01), 4.0)
+    assert not interval.bounded[0]
+    assert bool(interval.known[0]) == (control == 1e-300)
 
 
 @pytest.mark.parametrize("mean", [0.5, 1.0, 1.7, 2.5, 4.0, 10.0, -1.7])
@@ -100,8 +100,8 @@ def test_near_0_it_misses_as_often_as_it_says_and_the_linear_one_more_often(mean
     m_a = rng.normal(mean, 1.0, n)
     m_b = rng.normal(mean + truth * abs(mean), 0.3, n)
     one = np.ones(n)
-    found = ratios(m_b - m_a, m_a, 1.09 * one, one, -one, norm.ppf(0.975) ** 2 * one)
-    missed = found.bounded & ((truth < found.low) | (found.high < truth))
+    interval = ratios(m_b - m_a, m_a, 1.09 * one, one, -one, norm.ppf(0.975) ** 2 * one)
+    missed = interval.bounded & ((truth < interval.low) | (interval.high < truth))
     assert missed.mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / n)
     if mean == 1.7:
         half = 1.96 * np.sqrt(0.09 + (m_b / m_a) ** 2) / np.abs(m_a)

@@ -130,5 +130,5 @@ def test_it_is_null_where_no_variance_is_known() -> None:
     for play in (bare, few):
         for row in rows(play):
             assert row.probability_best is row.expected_loss is None
-    told = report(bare.fold, bare.fold.record, {}, 0).reason
-    assert "no interval, p-value or chance of being best is valid" in told
+    reason = report(bare.fold, bare.fold.record, {}, 0).reason
+    assert "no interval, p-value or chance of being best is valid" in reason

@@ -35,15 +35,15 @@ METRICS = (Metric(name="hit", kind="binary"), Metric(name="worth", kind="continu
 EVEN = np.array([0.5, 0.5])
 
 
-def said(fold: ResultsFold):
+def report_of(fold: ResultsFold):
     return report(fold, fold.record, {}, START_MS)
 
 
 def interval(fold: ResultsFold, arm: int = 0):
-    return said(fold).arms[arm].metrics["m"].interval
+    return report_of(fold).arms[arm].metrics["m"].interval
 
 
-def told(about: Record, values, *, arm: int = 0, fold: ResultsFold | None = None, first: int = 0):
+def fold_of(about: Record, values, *, arm: int = 0, fold: ResultsFold | None = None, first: int = 0):
     """A fold to which one arm has brought these values, in this order, by an even split."""
     fold = ResultsFold(about) if fold is None else fold
     n = len(values)
@@ -70,20 +70,20 @@ def told(about: Record, values, *, arm: int = 0, fold: ResultsFold | None = None
     ],
 )
 def test_the_known_values_come_out_of_a_log(kind, values, expected) -> None:
-    bounds = interval(told(record(2, kind), values))
+    bounds = interval(fold_of(record(2, kind), values))
     assert bounds == (None if expected is None else pytest.approx(expected, abs=1e-9))
 
 
 def test_a_bounded_metric_has_its_own_bounds_and_0_where_that_is_what_is_missing() -> None:
     metric = Metric(name="m", kind="bounded", low=-10.0, high=10.0)
-    bounds = interval(told(record(metrics=(metric,)), 20 * SQUARES[:30] - 10))
+    bounds = interval(fold_of(record(metrics=(metric,)), 20 * SQUARES[:30] - 10))
     assert bounds == pytest.approx((20 * 0.1672 - 10, 20 * 0.4625 - 10), abs=1e-6)
     metrics = (
         Metric(name="m", kind="bounded", low=2.0, high=4.0),
         Metric(name="o", kind="binary", role="objective"),
     )
     about = record(metrics=metrics, missing="zero", window="1s")
-    fold = told(about, 2 + 2 * SQUARES[:30])
+    fold = fold_of(about, 2 + 2 * SQUARES[:30])
     fold.apply(Offset(START_MS + 10_000, 0), Tick())
     low, high = interval(fold)
     assert 0 < low < high < 4
@@ -92,40 +92,40 @@ def test_a_bounded_metric_has_its_own_bounds_and_0_where_that_is_what_is_missing
 
 def test_exact_up_to_a_thousand_then_asymptotic_whatever_came_out() -> None:
     values = (np.random.default_rng(1).random(1_001) < 0.1).astype(float)
-    fold = told(record(2), values[:1_000])
+    fold = fold_of(record(2), values[:1_000])
     assert interval(fold) == mean_interval(values[:1_000], 0.0, 1.0, 0.05)
-    assert "interval of a is exact" in said(fold).reason
-    told(fold.record, values[1_000:], fold=fold, first=1_000)
+    assert "interval of a is exact" in report_of(fold).reason
+    fold_of(fold.record, values[1_000:], fold=fold, first=1_000)
     low, high = interval(fold)
     assert 0.0 < low < values.mean() < high < 1.0
     assert values.mean() - low < high - values.mean(), "the tail is above"
-    assert "exact" not in said(fold).reason
+    assert "exact" not in report_of(fold).reason
 
 
 def test_a_comparison_wants_more_than_an_interval() -> None:
-    fold = told(record(2), BINARY[:49])
-    told(fold.record, BINARY, arm=1, fold=fold, first=49)
-    found = said(fold)
-    rows = [arm.metrics["m"] for arm in found.arms]
+    fold = fold_of(record(2), BINARY[:49])
+    fold_of(fold.record, BINARY, arm=1, fold=fold, first=49)
+    shown = report_of(fold)
+    rows = [arm.metrics["m"] for arm in shown.arms]
     assert None not in [row.interval for row in rows]
     assert rows[1].difference is not None
     assert rows[1].difference_interval is rows[1].p_value is None
-    assert "no comparison with a: fewer than 50 observations" in found.reason
+    assert "no comparison with a: fewer than 50 observations" in shown.reason
 
 
 @pytest.mark.parametrize("policy", [PolicySpec(kind="lin_ts"), PolicySpec(kind="squarecb")])
 def test_there_is_none_where_a_context_decides(policy) -> None:
     """What an arm gets is then not of the kind that all are. Also when that policy comes, or goes, later."""
     split = PolicySpec(kind="fixed_split")
-    fold = told(record(2, policy=policy), BINARY[:40])
+    fold = fold_of(record(2, policy=policy), BINARY[:40])
     assert interval(fold) is None
-    assert "no interval for a" in said(fold).reason
+    assert "no interval for a" in report_of(fold).reason
     changed = msgspec.structs.replace(
         fold.record, experiment=fold.record.experiment.with_policy(split), revision=3
     )
     fold.apply(Offset(START_MS, 0), Changed(changed, Change("change_policy", "me")))
-    assert interval(told(changed, BINARY[:5], fold=fold, first=40)) is None
-    fold = told(record(2, policy=split), BINARY[:40])
+    assert interval(fold_of(changed, BINARY[:5], fold=fold, first=40)) is None
+    fold = fold_of(record(2, policy=split), BINARY[:40])
     assert interval(fold) is not None
     changed = msgspec.structs.replace(
         fold.record, experiment=fold.record.experiment.with_policy(policy), revision=3
@@ -135,7 +135,7 @@ def test_there_is_none_where_a_context_decides(policy) -> None:
 
 
 def test_there_is_none_where_requests_differ_in_the_arms_that_they_may_get() -> None:
-    fold = told(record(3), BINARY[:40])
+    fold = fold_of(record(3), BINARY[:40])
     assert interval(fold) is not None
     only = np.array([[0.5, 0.5, 0.0]])
     fold.apply(Offset(START_MS, 0), exposed(40, np.array([0]), only, [1]))
@@ -144,11 +144,11 @@ def test_there_is_none_where_requests_differ_in_the_arms_that_they_may_get() -> 
 
 
 def test_there_is_none_when_an_arm_comes_between() -> None:
-    fold = told(record(2), BINARY[:40])
+    fold = fold_of(record(2), BINARY[:40])
     about = with_arm(fold.record, "c")
     fold.apply(Offset(START_MS, 0), Changed(about, Change("add_arm", "me")))
     assert interval(fold) is not None
-    told(about, BINARY[:3], fold=fold, first=40)
+    fold_of(about, BINARY[:3], fold=fold, first=40)
     assert [interval(fold, arm) for arm in range(3)] == [None] * 3
     assert ResultsFold.from_state(fold.offset, fold.state()).state() == fold.state()
 
@@ -191,13 +191,13 @@ def test_what_is_kept_is_what_the_sums_are_of(unit, missing, seed) -> None:
 
 
 def test_a_snapshot_of_a_build_that_kept_no_values_is_read() -> None:
-    fold = told(record(2), BINARY[:40])
+    fold = fold_of(record(2), BINARY[:40])
     about, columns = parts_of(fold.state())
     assert len(columns["beginnings"]["values"]) == 40
     del columns["beginnings"]
     former = ResultsFold.from_state(START, state_of(about, columns))
     assert interval(former) is None
-    told(fold.record, BINARY, fold=former, first=40)
+    fold_of(fold.record, BINARY, fold=former, first=40)
     assert interval(former) is not None, "asymptotic"
     assert former.sums.of_metric(0)["n"][0] == 240
 
@@ -212,7 +212,7 @@ def test_a_snapshot_of_a_build_that_kept_no_values_is_read() -> None:
     ],
 )
 def test_a_damaged_snapshot_is_refused(column, damage) -> None:
-    about, columns = parts_of(told(record(2), BINARY[:40]).state())
+    about, columns = parts_of(fold_of(record(2), BINARY[:40]).state())
     columns["beginnings"][column] = damage(columns["beginnings"][column])
     with pytest.raises(UnreadableEntry):
         ResultsFold.from_state(START, state_of(about, columns))

@@ -280,7 +280,7 @@ def test_shares_of_what_was_analysed_without_its_exposure_are_kept_for_as_long_a
 
 
 def test_only_so_many_shares_are_kept_of_what_was_analysed_without_its_exposure(monkeypatch):
-    monkeypatch.setattr("bandit_serve.results.fold.MOST_BYTES", 8 * 3 * 16 * 5)
+    monkeypatch.setattr("bandit_serve.results.fold.MAX_VECTOR_BYTES", 8 * 3 * 16 * 5)
     fold = orphan(ResultsFold(mixed("request", "zero")))
     for counter in range(8, 20):
         row = rewarded(counter=counter, arm=1, value=1.0, propensity=0.02 * counter)
@@ -473,7 +473,7 @@ def reward_all(fold: ResultsFold, first: int, n: int, at_ms: int) -> None:
 def test_more_units_than_are_kept_are_thinned_by_their_hash(monkeypatch, missing):
     """A few rows are kept, twice as many units come as fit, and twice as many again, and so on."""
     kept = 2_000
-    monkeypatch.setattr("bandit_serve.results.fold.MOST_UNIT_BYTES", kept * (35 + 8 * 2))
+    monkeypatch.setattr("bandit_serve.results.fold.MAX_UNIT_BYTES", kept * (35 + 8 * 2))
     fold, n, step = ResultsFold(mixed("user", missing)), 0, 1_000
     sizes, one_in = [], []
     for i in range(64):
@@ -559,12 +559,12 @@ def test_a_snapshot_without_squares_is_read_and_goes_on(kind, unit):
     halves = np.array_split(np.arange(2_000).astype(np.uint64), 10)
     for units in halves[:5]:
         play.step(np.array([0.5, 0.5]), 200, units)
-    told = report(fold, about, {}, 0).arms[1].metrics["m"]
+    metric = report(fold, about, {}, 0).arms[1].metrics["m"]
     again = ResultsFold.from_state(START, former(fold))
     results = report(again, about, {}, 0)
     row = results.arms[1].metrics["m"]
-    assert (row.n, row.mean) == (told.n, told.mean)
-    assert row.difference_interval == pytest.approx(told.difference_interval, rel=1e-9)
+    assert (row.n, row.mean) == (metric.n, metric.mean)
+    assert row.difference_interval == pytest.approx(metric.difference_interval, rel=1e-9)
     assert row.p_value > 1e-20, "evidence of variances that were too small is not taken over"
     play.fold = again
     for shares, units in zip([0.3, 0.5] * 3, halves[5:], strict=False):

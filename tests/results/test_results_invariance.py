@@ -37,14 +37,14 @@ def played(schedule, unit, a, b, gain):
         return a * (lognormal(rng, k, n) + gain * k + (mine if known else 0.0)) + b
 
     play = Play(ResultsFold(about), np.random.default_rng(11), draw)
-    said: list = []
+    reports: list = []
     for i, share in enumerate(shares):
         at = i
         arms = np.sort(np.searchsorted(np.cumsum(share)[:-1], play.rng.random(150), side="right"))
         play.play(arms, share, np.arange(150 * i, 150 * i + 150).astype(np.uint64), x[i] if known else None)
         if i % 3 == 2:
-            said.append(report(play.fold, about, {}, START_MS))
-    return said, MetricTable(play.fold, about, 0)
+            reports.append(report(play.fold, about, {}, START_MS))
+    return reports, MetricTable(play.fold, about, 0)
 
 
 @pytest.mark.parametrize(("unit", "gain"), [("request", 1.0), ("user", 0.0)])
@@ -59,7 +59,7 @@ def test_results_of_a_y_plus_b_are_those_of_y(schedule, unit, a, b, gain):
         np.stack(other.evidence)[:: int(np.sign(a))], table.evidence, rtol=1e-5, atol=1e-6
     )
     near = {"rel": 1e-5, "abs": 1e-5 * abs(a) + 1e-12 * abs(b)}
-    assert [said.winner for said in moved] == [said.winner for said in plain]
+    assert [one.winner for one in moved] == [one.winner for one in plain]
     assert (plain[-1].winner is not None) == (gain > 0)
     for one, two in zip(plain, moved, strict=True):
         for arm, same in zip(one.arms, two.arms, strict=True):

@@ -48,7 +48,7 @@ def contextual_log(rng: np.random.Generator, n: int, *, reward_after: int) -> Lo
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold, "MOST_BYTES", MAX_OPEN_DECISIONS * 8 * 3)
+    monkeypatch.setattr(fold, "MAX_VECTOR_BYTES", MAX_OPEN_DECISIONS * 8 * 3)
 
 
 def begun(missing: str) -> ResultsFold:

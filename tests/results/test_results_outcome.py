@@ -19,7 +19,7 @@ from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Metric, Record
 from bandit_serve.log.events import Change, Changed, Event, Exposed, Rewarded, Tick
 from bandit_serve.log.offset import START, Offset
-from bandit_serve.metrics import LARGEST_VALUE, Binary, Continuous
+from bandit_serve.metrics import MAX_VALUE, Binary, Continuous
 from bandit_serve.policies.context import ContextField
 from bandit_serve.results import ResultsFold, fold, report
 from bandit_serve.results.estimates import Sums, moving_shares
@@ -296,7 +296,7 @@ def test_numbers_at_the_end_of_their_range_are_no_end_of_results():
             features(z),
             np.full((100, 2), 0.5),
             arms,
-            rng.choice([-LARGEST_VALUE, LARGEST_VALUE, 0.0], 100),
+            rng.choice([-MAX_VALUE, MAX_VALUE, 0.0], 100),
         )
     assert all(np.isfinite(column).all() for column in of.sums.model_state().values())
     assert ResultsFold.from_state(of.offset, of.state()).state() == of.state()
@@ -446,7 +446,7 @@ def test_matrices_have_at_most_so_many_numbers_and_beyond_scores_are_made_around
 
 
 def test_features_of_open_decisions_are_kept_within_a_bound(monkeypatch):
-    monkeypatch.setattr(fold, "MOST_X_BYTES", 300 * 3 * 4)
+    monkeypatch.setattr(fold, "MAX_X_BYTES", 300 * 3 * 4)
     of, world = ResultsFold(of_two_metrics("zero", 2)), World(8)
     resumed = ResultsFold.from_state(of.offset, of.state())
     for number in range(10):

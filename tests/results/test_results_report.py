@@ -365,9 +365,9 @@ def test_every_number_is_finite_or_null_at_every_time(unit, missing, seed):
             assert all_finite(msgspec.to_builtins(report(fold, fold.record, {}, time_ms)))
 
 
-def all_finite(said) -> bool:
-    if isinstance(said, dict):
-        return all(all_finite(value) for value in said.values())
-    if isinstance(said, list | tuple):
-        return all(all_finite(value) for value in said)
-    return not isinstance(said, float) or math.isfinite(said)
+def all_finite(part) -> bool:
+    if isinstance(part, dict):
+        return all(all_finite(value) for value in part.values())
+    if isinstance(part, list | tuple):
+        return all(all_finite(value) for value in part)
+    return not isinstance(part, float) or math.isfinite(part)

@@ -111,7 +111,7 @@ def test_a_ramp_costs_half_of_what_it_would_without_weights():
 
 def test_a_mean_of_skewed_values_has_no_interval_before_there_are_many_and_a_longer_side_then():
     """Without either, intervals of the means ever miss in half of the plays."""
-    missed, said, lengths = 0, 0, []
+    missed, given, lengths = 0, 0, []
     for run in range(12):
         fold = ResultsFold(record(2, "continuous"))
         play, ever = Play(fold, np.random.default_rng([10, run]), sales), False
@@ -128,9 +128,9 @@ def test_a_mean_of_skewed_values_has_no_interval_before_there_are_many_and_a_lon
                 if row.interval is not None
             ]
         missed += ever
-        said += rows[1].difference_interval is not None
+        given += rows[1].difference_interval is not None
     assert missed <= 2
-    assert said == 12
+    assert given == 12
     assert lengths
     assert min(lengths) > 1.05
 

@@ -345,9 +345,9 @@ def test_an_entry_moves_no_more_of_a_model_than_is_folded_quickly(server: Throwa
             appender.append(rewards([1, n], times_ms=now_ms), x[:2]),
         )
         assert (verdicts, alone) == (b"a" * n, b"da")
-        found = [decode(entry.kind, entry.data, 2) for entry in await store.read(OWNER, START, 1_000)]
-        assert [len(each.rows) for each in found if isinstance(each, Rewarded)] == [most, most, 4]
-        counters = [each.rows["counter"].tolist() for each in found if isinstance(each, Rewarded)]
+        decoded = [decode(entry.kind, entry.data, 2) for entry in await store.read(OWNER, START, 1_000)]
+        assert [len(each.rows) for each in decoded if isinstance(each, Rewarded)] == [most, most, 4]
+        counters = [each.rows["counter"].tolist() for each in decoded if isinstance(each, Rewarded)]
         assert list(itertools.chain(*counters)) == list(range(n + 1))
 
     on(server, scenario)

@@ -14,7 +14,7 @@ from bandit_serve.errors import InvalidInput, NotBuilt
 from bandit_serve.experiments.policy import from_experiment
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, validated
-from bandit_serve.metrics import KINDS, LARGEST_VALUE
+from bandit_serve.metrics import KINDS, MAX_VALUE
 from bandit_serve.policies import POLICIES
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -26,14 +26,14 @@ def experiment(
     kind: Any, policy: str, goal: Any, missing: Any, low: float | None, high: float | None
 ) -> Experiment:
     metric = Metric("m", kind, goal, None, low, high)
-    found = Experiment(
+    valid = Experiment(
         "e",
         (Arm("a"), Arm("b")),
         (metric,),
         policy=PolicySpec(policy),
         attribution=Attribution("1h", missing),
     )
-    return validated(found)
+    return validated(valid)
 
 
 @given(
@@ -42,7 +42,7 @@ def experiment(
     st.sampled_from(["maximize", "minimize"]),
     st.sampled_from(["zero", "ignore"]),
     bounds,
-    st.lists(numbers | st.floats(-5, 5) | st.sampled_from([0.0, 1.0, 7.0, LARGEST_VALUE, 1e100]), min_size=1),
+    st.lists(numbers | st.floats(-5, 5) | st.sampled_from([0.0, 1.0, 7.0, MAX_VALUE, 1e100]), min_size=1),
 )
 @example("bounded", "thompson", "minimize", "ignore", (0.1, 0.3), [0.1])
 @example("bounded", "thompson", "maximize", "zero", (1.0, 5.0), [1.0])

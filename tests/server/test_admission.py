@@ -122,8 +122,8 @@ def test_a_name_that_is_not_listed_as_it_is_called_is_refused(service: Throwaway
 
 def test_nothing_is_promised_to_a_browser_that_asks_first(service: ThrowawayService) -> None:
     """Until there is more to say of `cors_origins`, also not to a page that may talk to us."""
-    wish = {"Origin": SHOP, "Access-Control-Request-Method": "POST", "Content-Type": ""}
-    answer = service.call("OPTIONS", "/v1/rewards", None, wish)
+    headers = {"Origin": SHOP, "Access-Control-Request-Method": "POST", "Content-Type": ""}
+    answer = service.call("OPTIONS", "/v1/rewards", None, headers)
     check_problem(answer, 405)
     assert not any(name.startswith("Access-Control") for name in answer.headers)
 

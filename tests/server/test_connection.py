@@ -153,8 +153,8 @@ def test_an_unquoted_password_is_in_no_message(password: str) -> None:
         try:
             parse_store_url(url)
         except UsageError as error:
-            said = str(error)
-            assert not any(password[at : at + 4] in said for at in range(len(password) - 3))
+            sentence = str(error)
+            assert not any(password[at : at + 4] in sentence for at in range(len(password) - 3))
 
 
 def test_commands_and_bytes(store: ThrowawayStore) -> None:

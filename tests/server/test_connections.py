@@ -27,7 +27,7 @@ KINDS = (b"", HALF_A_HEAD, HALF_A_BODY)
 
 
 @contextlib.contextmanager
-def connections(service: ThrowawayService, n: int, said: bytes) -> Iterator[list[socket.socket]]:
+def connections(service: ThrowawayService, n: int, sent: bytes) -> Iterator[list[socket.socket]]:
     with contextlib.ExitStack() as open_:
         made = []
         for _ in range(n):
@@ -36,7 +36,7 @@ def connections(service: ThrowawayService, n: int, said: bytes) -> Iterator[list
             )
             made.append(connection)
             with contextlib.suppress(ConnectionError):
-                connection.sendall(said)
+                connection.sendall(sent)
         yield made
 
 
@@ -72,7 +72,7 @@ def test_many_that_wait_leave_room_and_are_gone_in_the_end(patient: ThrowawaySer
     name = running(patient)
     before = n_files(patient)
     with contextlib.ExitStack() as open_:
-        made = [open_.enter_context(connections(patient, MANY // 3, said)) for said in KINDS]
+        made = [open_.enter_context(connections(patient, MANY // 3, sent)) for sent in KINDS]
         for _ in range(20):
             assert patient.call("GET", "/health/ready").status == 200
             assert patient.call("POST", f"/v1/experiments/{name}/decide", {}).status == 200
@@ -159,10 +159,10 @@ def test_who_does_not_read_is_closed_and_who_reads_slowly_is_not(patient: Throwa
         assert patient.call("GET", "/health/live").status == 200
 
 
-@pytest.mark.parametrize("said", KINDS, ids=["idle", "head", "body"])
-def test_one_too_many_takes_the_place_of_one_that_waits(small: ThrowawayService, said: bytes) -> None:
+@pytest.mark.parametrize("sent", KINDS, ids=["idle", "head", "body"])
+def test_one_too_many_takes_the_place_of_one_that_waits(small: ThrowawayService, sent: bytes) -> None:
     name = running(small)
-    with connections(small, 300, said):
+    with connections(small, 300, sent):
         for _ in range(50):
             assert small.call("GET", "/health/live").status == 200
             assert small.call("POST", f"/v1/experiments/{name}/decide", {}).status == 200
@@ -221,8 +221,8 @@ def test_it_never_has_more_files_than_it_may(tmp_path: Path) -> None:
         service.wait_for_workers(1)
         name = running(service)
         with contextlib.ExitStack() as open_:
-            for said in KINDS:
-                open_.enter_context(connections(service, MANY // 3, said))
+            for sent in KINDS:
+                open_.enter_context(connections(service, MANY // 3, sent))
                 for _ in range(20):
                     assert service.call("GET", "/health/ready").status == 200
                     assert service.call("POST", f"/v1/experiments/{name}/decide", {}).status == 200

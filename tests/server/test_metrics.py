@@ -124,9 +124,9 @@ def test_the_series_of_experiments_are_bounded(monkeypatch: pytest.MonkeyPatch) 
     for i in range(20):
         replica.experiments[f"e{i}"] = live(f"e{i}", 10)
     samples = scraped(Counters(ROUTES), replica)
-    told = [sample for sample in samples if sample[0] == "bandit_serve_exposures_total"]
-    assert len(told) == 50
-    assert ("bandit_serve_exposures_total", labels(experiment="e0", arm="a0")) in told
+    logged = [sample for sample in samples if sample[0] == "bandit_serve_exposures_total"]
+    assert len(logged) == 50
+    assert ("bandit_serve_exposures_total", labels(experiment="e0", arm="a0")) in logged
 
 
 def test_what_requests_say_makes_no_series() -> None:

@@ -161,8 +161,8 @@ def test_what_is_allowed_is_listed_and_what_was_meant_is_guessed() -> None:
     }
     with pytest.raises(InvalidInput) as refused:
         read(msgspec.json.encode(body), JSON, Experiment)
-    told = {error.at: error.detail for error in refused.value.errors}
-    assert told == {
+    details = {error.at: error.detail for error in refused.value.errors}
+    assert details == {
         "arms[0].modell": "unknown field `modell`: did you mean model? expected one of name, model, version, "
         "payload, features",
         "metrics[0].kind": "did you mean binary? expected one of binary, bounded, count, continuous, not 'binry'",
@@ -171,7 +171,7 @@ def test_what_is_allowed_is_listed_and_what_was_meant_is_guessed() -> None:
 
 
 WHOLE: list[tuple[Any, Any, Callable[[Any], Any]]] = [
-    ({"user_id": "u", "k": "?"}, PredictRequest, lambda found: found.k),
+    ({"user_id": "u", "k": "?"}, PredictRequest, lambda decoded: decoded.k),
     (
         {
             "id": "e",
@@ -180,7 +180,7 @@ WHOLE: list[tuple[Any, Any, Callable[[Any], Any]]] = [
             "policy": {"kind": "ucb1", "warmup": "?"},
         },
         Experiment,
-        lambda found: found.policy.warmup,
+        lambda decoded: decoded.policy.warmup,
     ),
     (
         {
@@ -190,7 +190,7 @@ WHOLE: list[tuple[Any, Any, Callable[[Any], Any]]] = [
             "context": [{"name": "c", "kind": "categorical", "buckets": "?"}],
         },
         Experiment,
-        lambda found: found.context[0].buckets,
+        lambda decoded: decoded.context[0].buckets,
     ),
 ]
 
@@ -204,17 +204,17 @@ def test_a_whole_number_may_be_written_with_a_point(
     number: int, where: tuple[Any, Any, Callable[[Any], Any]], form: str
 ) -> None:
     """3.0 is read, or refused, as 3 is."""
-    body, kind, found_in = where
+    body, kind, value_in = where
     encode = msgspec.json.encode if form == JSON else msgspec.msgpack.encode
 
     def outcome(value: Any) -> Any:
         text = msgspec.json.encode(body).replace(b'"?"', msgspec.json.encode(value))
         try:
-            found = found_in(read(encode(msgspec.json.decode(text)), form, kind))
+            decoded = value_in(read(encode(msgspec.json.decode(text)), form, kind))
         except InvalidInput as error:
             return [(each.at, each.detail) for each in error.errors]
-        assert isinstance(found, int)
-        return found
+        assert isinstance(decoded, int)
+        return decoded
 
     assert outcome(float(number)) == outcome(number)
     if abs(number) < 2**40:

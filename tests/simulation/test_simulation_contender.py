@@ -37,13 +37,13 @@ def test_a_text_is_a_kind_and_parameters(
 
 
 def test_a_mapping_is_the_same() -> None:
-    found = Contender.of({"kind": "thompson", "prior": {"alpha": 2}, "name": "warm"})
-    assert found == Contender.parse("thompson:prior.alpha=2,name=warm")
+    contender = Contender.of({"kind": "thompson", "prior": {"alpha": 2}, "name": "warm"})
+    assert contender == Contender.parse("thompson:prior.alpha=2,name=warm")
     assert Contender.of({"kind": "ucb1", "min_share": 0.05}).name == "ucb1:min_share=0.05"
 
 
 @pytest.mark.parametrize(
-    ("policy", "told"),
+    ("policy", "words"),
     [
         ("thomson", "There is no policy 'thomson'; there are .*thompson"),
         ("thompson:prior", "must be like"),
@@ -58,9 +58,9 @@ def test_a_mapping_is_the_same() -> None:
         (7, "must be a text"),
     ],
 )
-def test_what_is_no_policy_is_refused_in_one_sentence(policy: Any, told: str) -> None:
+def test_what_is_no_policy_is_refused_in_one_sentence(policy: Any, words: str) -> None:
     world = {"kind": "bernoulli", "arms": [0.1, 0.2]}
-    with pytest.raises(InvalidInput, match=told):
+    with pytest.raises(InvalidInput, match=words):
         Simulation.of({"environment": world, "policies": [policy]})
 
 
@@ -85,9 +85,9 @@ def test_one_name_is_one_policy() -> None:
 
 
 def test_without_policies_all_that_fit_take_part() -> None:
-    found = Simulation.of({"environment": {"kind": "bernoulli", "arms": [0.1, 0.2]}})
+    described = Simulation.of({"environment": {"kind": "bernoulli", "arms": [0.1, 0.2]}})
     fitting = {kind for kind, each in POLICIES.items() if not each.contextual and "binary" in each.objectives}
-    assert {contender.kind for contender in found.contenders} == fitting
+    assert {contender.kind for contender in described.contenders} == fitting
     assert len(fitting) >= 3
 
 

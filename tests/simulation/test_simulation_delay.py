@@ -96,7 +96,7 @@ def test_shares_follow_the_rewards_that_came() -> None:
 
 
 @pytest.mark.parametrize(
-    ("delay", "told"),
+    ("delay", "words"),
     [
         ({"mean": -1.0}, "at least 0"),
         ({"mean": 0.5, "kind": "geometric"}, "at least 1"),
@@ -108,6 +108,6 @@ def test_shares_follow_the_rewards_that_came() -> None:
         ({"window": 7}, "mean"),
     ],
 )
-def test_what_can_not_be_is_refused(delay: dict[str, Any], told: str) -> None:
-    with pytest.raises(InvalidInput, match=told):
+def test_what_can_not_be_is_refused(delay: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
         simulation(delay)

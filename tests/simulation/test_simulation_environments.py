@@ -165,12 +165,12 @@ def test_growth_of_other_rewards_and_where_there_is_none() -> None:
 
 
 def test_spans_cover_everything_once_and_respect_cuts() -> None:
-    found = list(spans(1_000, 300, (250, 0, 1_000, 999)))
-    assert found == [(0, 250), (250, 550), (550, 850), (850, 999), (999, 1_000)]
+    lengths = list(spans(1_000, 300, (250, 0, 1_000, 999)))
+    assert lengths == [(0, 250), (250, 550), (550, 850), (850, 999), (999, 1_000)]
 
 
 @pytest.mark.parametrize(
-    ("kind", "parameters", "told"),
+    ("kind", "parameters", "words"),
     [
         ("bernoulli", {"arms": [0.1, 1.2]}, "numbers from 0 to 1"),
         ("bernoulli", {"arms": []}, "length"),
@@ -190,8 +190,10 @@ def test_spans_cover_everything_once_and_respect_cuts() -> None:
         ("roulette", {}, "bernoulli"),
     ],
 )
-def test_what_can_not_be_is_refused_in_one_sentence(kind: str, parameters: dict[str, Any], told: str) -> None:
-    with pytest.raises(InvalidInput, match=told):
+def test_what_can_not_be_is_refused_in_one_sentence(
+    kind: str, parameters: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidInput, match=words):
         made(kind, **parameters)
 
 
@@ -214,7 +216,7 @@ def test_a_csv_becomes_arms_and_features(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "words"),
     [
         ("", "header"),
         ("a,kind\n1,x\n1,2,3\n", "Row 3"),
@@ -224,10 +226,10 @@ def test_a_csv_becomes_arms_and_features(tmp_path: Path) -> None:
         ("a,kind\n" + "".join(f"t{i},{i % 2}\n" for i in range(100)), "100 different values"),
     ],
 )
-def test_a_csv_that_can_not_be_used_says_why(tmp_path: Path, content: str, told: str) -> None:
+def test_a_csv_that_can_not_be_used_says_why(tmp_path: Path, content: str, words: str) -> None:
     file = tmp_path / "rows.csv"
     file.write_text(content)
-    with pytest.raises(InvalidInput, match=told):
+    with pytest.raises(InvalidInput, match=words):
         read_csv(file, "kind")
 
 

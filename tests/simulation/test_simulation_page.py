@@ -39,7 +39,7 @@ def made(**changed: Any) -> SimulationReport:
 
 
 @pytest.fixture(scope="module")
-def found() -> SimulationReport:
+def report() -> SimulationReport:
     return made()
 
 
@@ -78,14 +78,14 @@ def read(html: str) -> Any:
     return json.loads(reader.data)
 
 
-def test_the_page_is_well_formed_and_holds_the_report(found: SimulationReport) -> None:
-    data = read(page(found))
+def test_the_page_is_well_formed_and_holds_the_report(report: SimulationReport) -> None:
+    data = read(page(report))
     assert [each["name"] for each in data["policies"]] == ["thompson", "ucb1", "fixed_split"]
-    for each, standing in zip(data["policies"], found.policies, strict=True):
+    for each, standing in zip(data["policies"], report.policies, strict=True):
         assert each["curve"] == standing.curve
         assert each["curve_se"] == standing.curve_se
-    assert data["decisions"] == found.decisions
-    assert data["growth"] == found.growth
+    assert data["decisions"] == report.decisions
+    assert data["growth"] == report.growth
 
 
 def test_names_can_not_break_out_of_the_page() -> None:
@@ -129,25 +129,25 @@ def drawn(root: ElementTree.Element, name: str, kind: str, horizon: int) -> Draw
 
 
 @pytest.mark.parametrize("kind", ["linear", "log"])
-def test_a_curve_is_its_numbers(found: SimulationReport, kind: Any) -> None:
-    root = ElementTree.fromstring(chart(found, kind))
-    for standing in found.policies:
+def test_a_curve_is_its_numbers(report: SimulationReport, kind: Any) -> None:
+    root = ElementTree.fromstring(chart(report, kind))
+    for standing in report.policies:
         line = drawn(root, f"{standing.name}:", kind, 2_000)
         n = len(line.values)
         assert n > 100
         assert line.values == pytest.approx(standing.curve[-n:], abs=line.rounding)
-        assert line.decisions == pytest.approx(np.array(found.decisions[-n:]), rel=0.002, abs=0.3)
+        assert line.decisions == pytest.approx(np.array(report.decisions[-n:]), rel=0.002, abs=0.3)
 
 
 @pytest.mark.parametrize("kind", ["linear", "log"])
-def test_the_guide_grows_as_it_says_and_ends_where_the_best_does(found: SimulationReport, kind: Any) -> None:
-    assert found.growth is not None
-    guide = drawn(ElementTree.fromstring(chart(found, kind)), "C ln t", kind, 2_000)
-    expected = found.ranked[0].curve[-1] + found.growth * np.log(guide.decisions / 2_000)
+def test_the_guide_grows_as_it_says_and_ends_where_the_best_does(report: SimulationReport, kind: Any) -> None:
+    assert report.growth is not None
+    guide = drawn(ElementTree.fromstring(chart(report, kind)), "C ln t", kind, 2_000)
+    expected = report.ranked[0].curve[-1] + report.growth * np.log(guide.decisions / 2_000)
     late = guide.decisions > 100
     assert late.sum() > 100
     assert guide.values[late] == pytest.approx(expected[late], abs=3 * guide.rounding)
-    assert guide.values[-1] == pytest.approx(found.ranked[0].curve[-1], abs=guide.rounding)
+    assert guide.values[-1] == pytest.approx(report.ranked[0].curve[-1], abs=guide.rounding)
 
 
 def test_no_guide_where_there_is_no_growth() -> None:
@@ -190,10 +190,10 @@ def test_labels_keep_their_distance_and_stay_close() -> None:
     generator = np.random.default_rng(0)
     for n in range(1, 20):
         wanted = np.sort(generator.uniform(0.0, 500.0, n)).tolist()
-        found = spread(wanted, 19.0, 14.0, 500.0)
-        assert (np.diff(found) >= 19.0 - 1e-6).all()
-        assert min(found) >= 14.0 - 1e-6
-        assert max(found) <= 500.0 + 1e-6
+        places = spread(wanted, 19.0, 14.0, 500.0)
+        assert (np.diff(places) >= 19.0 - 1e-6).all()
+        assert min(places) >= 14.0 - 1e-6
+        assert max(places) <= 500.0 + 1e-6
     assert spread([100.0, 200.0], 19.0, 0.0, 500.0) == [100.0, 200.0]
     assert spread([100.0, 100.0], 20.0, 0.0, 500.0) == [90.0, 110.0]
     crowded = spread([5.0] * 100, 19.0, 14.0, 500.0)
@@ -209,7 +209,7 @@ def test_marks_are_round() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mean", "se", "told"),
+    ("mean", "se", "text"),
     [
         (131.53, 6.88, "131.5 ± 6.9"),
         (1_549.2, 72.1, "1,549 ± 72"),
@@ -220,15 +220,15 @@ def test_marks_are_round() -> None:
         (0.0, None, "0"),
     ],
 )
-def test_an_estimate_has_the_digits_that_its_error_leaves(mean: float, se: float | None, told: str) -> None:
-    assert str(Estimate(mean, se)) == told
+def test_an_estimate_has_the_digits_that_its_error_leaves(mean: float, se: float | None, text: str) -> None:
+    assert str(Estimate(mean, se)) == text
 
 
 def test_a_picture_needs_a_browser(
-    found: SimulationReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    report: SimulationReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "regret.png"
-    html = picture_page(found, "linear", "dark")
+    html = picture_page(report, "linear", "dark")
     read(html.replace("</body>", '<script type="application/json">{}</script></body>'))
     if any(map(shutil.which, BROWSERS)):
         save_picture(html, path)
@@ -241,8 +241,8 @@ def test_a_picture_needs_a_browser(
         save_picture(html, path)
 
 
-def test_the_picture_is_within_its_frame(found: SimulationReport) -> None:
-    root = ElementTree.fromstring(chart(found, "linear"))
+def test_the_picture_is_within_its_frame(report: SimulationReport) -> None:
+    root = ElementTree.fromstring(chart(report, "linear"))
     for text in root.iter(f"{SVG}text"):
         assert 0.0 <= float(text.attrib["x"]) <= 1_000.0
         assert 0.0 <= float(text.attrib["y"]) <= HEIGHT

@@ -70,8 +70,8 @@ def test_the_even_split_loses_what_it_must() -> None:
 
 
 def test_another_policy_beside_changes_nothing() -> None:
-    alone, beside = simulation(), simulation(policies=["ucb1", "thompson"])
-    assert same(run_trial(alone, alone.contenders[0], 1), run_trial(beside, beside.contenders[1], 1))
+    alone, joint = simulation(), simulation(policies=["ucb1", "thompson"])
+    assert same(run_trial(alone, alone.contenders[0], 1), run_trial(joint, joint.contenders[1], 1))
 
 
 def test_another_seed_of_the_simulation_is_another_one() -> None:
@@ -137,11 +137,11 @@ def test_checkpoints_ascend_to_the_horizon(horizon: int) -> None:
 
 def test_parts_of_a_trial_have_randomness_of_their_own() -> None:
     described = simulation()
-    found = [Seeds.of(described, number) for number in range(50)]
+    drawn = [Seeds.of(described, number) for number in range(50)]
     words = [
         SeedSequence.generate_state(part, 2).tobytes()
-        for seeds in found
+        for seeds in drawn
         for part in (seeds.world, seeds.delays)
     ]
     assert len({*words}) == 100
-    assert len({seeds.policy for seeds in found}) == 50
+    assert len({seeds.policy for seeds in drawn}) == 50

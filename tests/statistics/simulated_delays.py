@@ -256,8 +256,8 @@ def at_full_size(runs: int, everywhere: bool) -> None:
             print(f"{name}, window {world.window:,}, T = {world.horizon:,}, {runs} runs", flush=True)
             for way, simulate in WAYS.items():
                 parts = list(pool.map(simulate, [world] * len(chunks), chunks))
-                found = Outcome([r for p in parts for r in p.regrets], [m for p in parts for m in p.means])
-                print(f"  {way:30s}{found}", flush=True)
+                outcome = Outcome([r for p in parts for r in p.regrets], [m for p in parts for m in p.means])
+                print(f"  {way:30s}{outcome}", flush=True)
 
 
 if __name__ == "__main__":

@@ -61,16 +61,16 @@ def played(policy: Policy, means: Sequence[float], places: Sequence[float], at: 
     """
     binary = policy.objective == "binary"
     choose, update, best = policy.choose, policy.update, max(means)
-    regret, found, start = 0.0, [], 0
+    regret, chosen, start = 0.0, [], 0
     for end in at:
         for place in places[start:end]:
             arm = choose()
             mean = means[arm]
             update(arm, place < mean if binary else mean + place)
             regret += best - mean
-        found.append(regret)
+        chosen.append(regret)
         start = end
-    return found
+    return chosen
 
 
 def run(make: Callable[..., Policy], means: Sequence[float], at: Sequence[int], seed: int) -> list[float]:

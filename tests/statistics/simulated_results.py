@@ -155,7 +155,7 @@ class Play:
             mine = arms == k
             values[mine] = self.draw(self.rng, k, int(mine.sum()))
         ages = np.sort(self.rng.integers(0, STEP_MS, n))
-        told = (
+        reported = (
             np.flatnonzero(values != 0.0) if self.fold.record.experiment.missing == "zero" else np.arange(n)
         )
         self.fold.apply(
@@ -164,15 +164,15 @@ class Play:
                 self.counter, arms, shares[None], [n], time_ms=self.now_ms, ages_ms=ages, units=units, x=x
             ),
         )
-        if len(told):
+        if len(reported):
             rows = rewarded(
-                counter=(self.counter + told).astype(np.uint64),
-                time_ms=self.now_ms + ages[told],
-                value=values[told],
-                propensity=shares[arms[told]],
-                unit=0 if units is None else units[told],
-                arm=arms[told],
-                x=None if x is None else x[told],
+                counter=(self.counter + reported).astype(np.uint64),
+                time_ms=self.now_ms + ages[reported],
+                value=values[reported],
+                propensity=shares[arms[reported]],
+                unit=0 if units is None else units[reported],
+                arm=arms[reported],
+                x=None if x is None else x[reported],
             )
             self.fold.apply(Offset(self.now_ms + STEP_MS, 0), rows)
         self.counter += n

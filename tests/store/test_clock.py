@@ -154,8 +154,8 @@ def test_rewards_count_once_and_time_runs_on_when_the_stores_clock_steps_and_com
             assert abs(await store.time_ms() - wall_ms()) < CLOCK_TOLERANCE_MS
             late = rewards([10**6], times_ms=wall_ms() - WINDOW_MS - CLOCK_TOLERANCE_MS)
             assert await appender.append(late) == b"l"
-        found = b"".join(entry.data for entry in await store.read(OWNER, START, 10_000))
-        assert len(found) == n * REWARD.itemsize
+        logged = b"".join(entry.data for entry in await store.read(OWNER, START, 10_000))
+        assert len(logged) == n * REWARD.itemsize
         times = await log_times(store)
         assert times == sorted(times)
         assert began_ms - CLOCK_TOLERANCE_MS < times[0]

@@ -59,7 +59,7 @@ class Owner:
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
-    def hear(self) -> str:
+    def line(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
@@ -69,7 +69,7 @@ class Owner:
         return self.started()
 
     def started(self) -> tuple[int, bool]:
-        pid, owned = self.hear().split()
+        pid, owned = self.line().split()
         return int(pid), owned == "1"
 
     def kill(self) -> None:
@@ -184,7 +184,7 @@ def test_a_second_process_adopts(start: Start, data_dir: Path, binary: Path) -> 
         assert adopter.alive()
         assert not adopter.ensure()
         owner.say("stop")
-        assert owner.hear() == "stopped"
+        assert owner.line() == "stopped"
         assert not adopter.alive()
         assert adopter.ensure()
         assert adopter.owned
@@ -206,7 +206,7 @@ def test_two_that_race_make_one_server(data_dir: Path, binary: Path) -> None:
                 os.kill(pid, signal.SIGKILL)
             for racer in (first, second):
                 racer.say("stop")
-                assert racer.hear() == "stopped"
+                assert racer.line() == "stopped"
     assert any(owned_by_first), "the second always won: no race"
     assert not all(owned_by_first), "the first always won: no race"
 

@@ -222,8 +222,8 @@ def test_a_repeated_flush_adds_nothing(server: ThrowawayStore) -> None:
         assert not await store.append_exposures(EXP, 1, 0, 3, b"first")
         assert await store.append_exposures(EXP, 2, 0, 3, b"another worker's")
         assert await store.append_exposures(EXP, 1, 9, 1, b"after a gap")
-        found = [entry.data for entry in await store.read(EXP, START, 10)]
-        assert found == [b"first", b"second", b"another worker's", b"after a gap"]
+        logged = [entry.data for entry in await store.read(EXP, START, 10)]
+        assert logged == [b"first", b"second", b"another worker's", b"after a gap"]
         with server.client() as client:
             assert client.ttl(store.keys.exposed(EXP, 1)) == -1
 

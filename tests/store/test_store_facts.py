@@ -101,7 +101,7 @@ def test_an_old_redis_is_refused(binary: Path) -> None:
 
 def test_durability(binary: Path) -> None:
     with ThrowawayStore(binary=binary) as store:
-        said = []
+        sentences = []
         for options in (
             {"appendfsync": "always"},
             {"appendfsync": "everysec"},
@@ -110,10 +110,10 @@ def test_durability(binary: Path) -> None:
             {"appendonly": "no", "save": ""},
         ):
             configure(store, options)
-            said.append(facts_of(store.url).durability)
+            sentences.append(facts_of(store.url).durability)
         facts = facts_of(store.url)
     for sentence, words in zip(
-        said,
+        sentences,
         (
             "on that node's disk.",
             "a power cut may lose up to about two seconds.",

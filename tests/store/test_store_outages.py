@@ -46,8 +46,8 @@ def with_store(server: ThrowawayStore, use: Callable[[Store], Awaitable[None]]) 
 
 def test_each_way_has_its_outage_and_each_kind_is_told_once() -> None:
     outages = Outages()
-    told: list[list[str]] = []
-    outages.on_change(lambda now: told.append([error.what for error in now]))
+    calls: list[list[str]] = []
+    outages.on_change(lambda now: calls.append([error.what for error in now]))
     away, slow = StoreUnavailable("away", what=AWAY), StoreUnavailable("slow", what=SLOW)
     outages.passed("read")
     outages.failed("read", away)
@@ -57,7 +57,7 @@ def test_each_way_has_its_outage_and_each_kind_is_told_once() -> None:
     outages.passed("read")
     outages.passed("read")
     outages.passed("write")
-    assert told == [[AWAY], [AWAY], [AWAY, SLOW], [SLOW], []]
+    assert calls == [[AWAY], [AWAY], [AWAY, SLOW], [SLOW], []]
     assert outages.now == []
 
 

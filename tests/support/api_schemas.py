@@ -94,18 +94,20 @@ def places(
     yield path, schemas
     if isinstance(value, dict):
         for name, child in value.items():
-            found = [schema["properties"][name] for schema in schemas if name in schema.get("properties", {})]
-            found += [
+            nested = [
+                schema["properties"][name] for schema in schemas if name in schema.get("properties", {})
+            ]
+            nested += [
                 schema["additionalProperties"]
                 for schema in schemas
                 if isinstance(schema.get("additionalProperties"), dict)
                 and name not in schema.get("properties", {})
             ]
-            yield from places(child, [each for one in found for each in resolved(one)], (*path, name))
+            yield from places(child, [each for one in nested for each in resolved(one)], (*path, name))
     elif isinstance(value, list):
-        found = [schema["items"] for schema in schemas if isinstance(schema.get("items"), dict)]
+        nested = [schema["items"] for schema in schemas if isinstance(schema.get("items"), dict)]
         for i, child in enumerate(value):
-            yield from places(child, [each for one in found for each in resolved(one)], (*path, i))
+            yield from places(child, [each for one in nested for each in resolved(one)], (*path, i))
 
 
 def changed(value: Any, path: tuple[Any, ...], to: Any) -> Any:

@@ -90,13 +90,13 @@ class BadRequestGrammar:
     def known_path(self, route: Route, **named: str) -> str:
         """Fills a route's path with `named` names, and with existing ones otherwise."""
         names = {parameter: known[0] for parameter, known in self._names.items()} | named
-        return re.sub(r"\{(\w+)\}", lambda found: quote(names[found[1]]), route.path)
+        return re.sub(r"\{(\w+)\}", lambda match: quote(names[match[1]]), route.path)
 
     def request(self) -> bytes:
         """Makes a request: a request line, headers, and as many bytes of body as they declare."""
         chance = self._random
         route = chance.choice(self._routes)
-        path = re.sub(r"\{(\w+)\}", lambda found: self._name(found[1]), route.path)
+        path = re.sub(r"\{(\w+)\}", lambda match: self._name(match[1]), route.path)
         if chance.random() < 0.05:
             path += chance.choice(["?", "?a=b&a=%ff", "/", "//", "#x", "/%2e%2e/", "?" + "q" * 3_000])
         method = (

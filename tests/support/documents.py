@@ -1,4 +1,4 @@
-"""The documents of the repository, as tests read them: pages, their blocks of code, their headings and links."""
+"""Documents of the repository, as tests read them: pages, their blocks of code, headings and links."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Document:
 
     @property
     def blocks(self) -> list[Block]:
-        return [Block(*found) for found in _FENCE.findall(self.text)]
+        return [Block(*parts) for parts in _FENCE.findall(self.text)]
 
     @property
     def inline_code(self) -> list[str]:

@@ -34,7 +34,7 @@ from bandit_serve.log.events import (
     pack_rewards,
 )
 from bandit_serve.log.offset import Offset
-from bandit_serve.metrics import KINDS, LARGEST_COUNT, LARGEST_VALUE
+from bandit_serve.metrics import KINDS, MAX_COUNT, MAX_VALUE
 from bandit_serve.policies import POLICIES
 
 T = TypeVar("T")
@@ -81,18 +81,18 @@ RANGES = [
     (0.0, 1.0),
     (-1.0, 2.0),
     (0.1, 0.3),
-    (-LARGEST_VALUE, LARGEST_VALUE),
-    (0.0, LARGEST_VALUE),
-    (-LARGEST_VALUE, 0.0),
-    (math.nextafter(LARGEST_VALUE, 0.0), LARGEST_VALUE),
-    (-LARGEST_VALUE, math.nextafter(-LARGEST_VALUE, 0.0)),
+    (-MAX_VALUE, MAX_VALUE),
+    (0.0, MAX_VALUE),
+    (-MAX_VALUE, 0.0),
+    (math.nextafter(MAX_VALUE, 0.0), MAX_VALUE),
+    (-MAX_VALUE, math.nextafter(-MAX_VALUE, 0.0)),
     (1.0, ABOVE_ONE),
     (BELOW_ONE, 1.0),
     (0.0, TINY),
     (-TINY, TINY),
     (-TINY, 0.0),
     (0.0, 1e-300),
-    (-1e-300, LARGEST_VALUE),
+    (-1e-300, MAX_VALUE),
     (0.1, math.nextafter(0.1, 1.0)),
     (1e15, 1e15 + 0.125),
     (-(2.0**53), 2.0**53),
@@ -117,25 +117,25 @@ CONTINUOUS = [
     MAX_EXACT_FLOAT,
     1e16,
     1e40,
-    LARGEST_VALUE,
-    -LARGEST_VALUE,
-    math.nextafter(LARGEST_VALUE, 0.0),
+    MAX_VALUE,
+    -MAX_VALUE,
+    math.nextafter(MAX_VALUE, 0.0),
     -1e40,
 ]
-COUNTS = [0.0, 1.0, 2.0, 3.0, 7.0, 1000.0, 65_537.0, LARGEST_COUNT - 1.0, float(LARGEST_COUNT)]
+COUNTS = [0.0, 1.0, 2.0, 3.0, 7.0, 1000.0, 65_537.0, MAX_COUNT - 1.0, float(MAX_COUNT)]
 # Rewards that logs of former versions may hold.
-FORMER_COUNTS = [1795892426485000.0, 1e15, MAX_EXACT_FLOAT, 1e16, 1e40, LARGEST_VALUE, 999999999999999.0]
+FORMER_COUNTS = [1795892426485000.0, 1e15, MAX_EXACT_FLOAT, 1e16, 1e40, MAX_VALUE, 999999999999999.0]
 # In the unit of the experiment's half-life and of its window.
 GAPS = [0.0, 0.0, 0.0, 0.01, 1 / 64, 0.02, 0.5, 1.0, 1.0, 2.0, 16.0, 50.0, 64.0, 300.0, 332.0, 340.0, 1000.0]
 PSEUDO = [0.0, TINY, 1e-300, 1e-100, 1e-99, 1e-16, 0.5, 1.0, 1e6, 1e12]
 SHARES = [0.0, TINY, 1e-300, 1e-17, 1e-9, 0.01, 0.1, 0.5, BELOW_ONE, 1.0]
-POSITIVE = [1e-12, 1e-9, 1e-3, 0.05, 1.0, 1e3, 1e9, LARGEST_VALUE]
+POSITIVE = [1e-12, 1e-9, 1e-3, 0.05, 1.0, 1e3, 1e9, MAX_VALUE]
 CONTEXTUAL_POSITIVE = [1e-9, 1e-3, 0.1, 1.0, 1e3, 1e9]
 PRIORS: dict[str, dict[str, list[float]]] = {
     "bernoulli": {"alpha": [1e-6, 1.0, 0.5, 1e9], "beta": [1e-6, 1.0, 3.0, 1e9]},
     "poisson": {"alpha": [1e-6, 1.0, 1e9], "beta": [1e-30, 1e-6, 1.0, 1e9]},
     "normal": {
-        "mean": [0.0, -LARGEST_VALUE, LARGEST_VALUE, 1e-300, 7.0],
+        "mean": [0.0, -MAX_VALUE, MAX_VALUE, 1e-300, 7.0],
         "kappa": [1e-9, 1e-4, 1.0, 1e9],
         "alpha": [0.05, 0.5, 1.0, 1e9],
         "beta": [1e-30, 1.0, 1e30],
@@ -227,10 +227,10 @@ class History:
         numeric = {
             "name": "x",
             "kind": "numeric",
-            "std": choices.one_of([None, 1.0, 1e-6, LARGEST_VALUE, TINY]),
+            "std": choices.one_of([None, 1.0, 1e-6, MAX_VALUE, TINY]),
         }
         category = {"name": "c", "kind": "categorical", "values": ["p", "q"]}
-        other = {"name": "y", "kind": "numeric", "mean": choices.one_of([None, 1e6, -LARGEST_VALUE])}
+        other = {"name": "y", "kind": "numeric", "mean": choices.one_of([None, 1e6, -MAX_VALUE])}
         chosen = choices.one_of([[numeric], [category], [numeric, category], [numeric, other]])
         if len(chosen) > 1 and chance(choices, 50):
             chosen[0] = {**chosen[0], "interactions": [chosen[1]["name"]]}
@@ -261,7 +261,7 @@ class History:
             if name not in ("prior", "shares", "arm_features") and chance(choices, 50):
                 policy[name] = choices.one_of(self._values_of(name, kind))
         if kind == "fixed_split" and chance(choices, 50):
-            policy["shares"] = {f"a{k}": choices.one_of([*SHARES, LARGEST_VALUE]) for k in range(n_arms)}
+            policy["shares"] = {f"a{k}": choices.one_of([*SHARES, MAX_VALUE]) for k in range(n_arms)}
         if "prior" in POLICIES[kind].parameters and chance(choices, 50):
             policy["prior"] = self._prior(n_arms, kind, modelled)
         if not POLICIES[kind].contextual and chance(choices, 40):
@@ -296,7 +296,7 @@ class History:
             means = [*means, metric.traits.floor + (metric.traits.ceiling - metric.traits.floor) * 0.3]
         history = {"n": self._by_arm(n_arms, PSEUDO), "mean": self._by_arm(n_arms, means)}
         if metric.traits.unbounded and chance(self._choices, 50):
-            history["std"] = self._by_arm(n_arms, [0.0, TINY, 1.0, 1e40, LARGEST_VALUE])
+            history["std"] = self._by_arm(n_arms, [0.0, TINY, 1.0, 1e40, MAX_VALUE])
         return history
 
     def _values(self, metric: Metric) -> list[float]:

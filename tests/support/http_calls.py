@@ -49,8 +49,8 @@ def running(service: ThrowawayService, **changes: Any) -> str:
 def decide(service: ThrowawayService, name: str, **body: Any) -> dict[str, Any]:
     decided = service.call("POST", f"/v1/experiments/{name}/decide", body)
     assert decided.status == 200, decided
-    found: dict[str, Any] = decided.body
-    return found
+    decision: dict[str, Any] = decided.body
+    return decision
 
 
 def decide_many(service: ThrowawayService, name: str, units: list[str]) -> dict[str, list[Any]]:
@@ -89,11 +89,11 @@ def call_msgpack(
     return answer
 
 
-def check_problem(found: Answer, status: int, *at: str) -> dict[str, Any]:
+def check_problem(answer: Answer, status: int, *at: str) -> dict[str, Any]:
     """Asserts that an answer is a problem of this status with errors at these fields; returns its body."""
-    assert found.status == status, found
-    assert found.headers["Content-Type"] == PROBLEM
-    body: dict[str, Any] = found.body
+    assert answer.status == status, answer
+    assert answer.headers["Content-Type"] == PROBLEM
+    body: dict[str, Any] = answer.body
     assert (
         {"type", "title", "status", "detail"} <= set(body) <= {"type", "title", "status", "detail", "errors"}
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.metrics import KINDS, LARGEST_VALUE, MetricKind
+from bandit_serve.metrics import KINDS, MAX_VALUE, MetricKind
 
 # Of kinds that take bounds: with a low other than 0, so that scaling that is forgotten shows.
 LOW, HIGH = -2.0, 5.0
@@ -54,14 +54,14 @@ def rewards_at(kind: str, places: NDArray[np.float64]) -> NDArray[np.float64]:
     low, high = range_of(kind)
     takes = traits_of(kind).takes
     values = [low + (high - low) * place for place in places.tolist()]
-    found = np.array([value if takes(value) else float(round(value)) for value in values])
-    assert all(map(takes, found.tolist()))
-    return found
+    rewards = np.array([value if takes(value) else float(round(value)) for value in values])
+    assert all(map(takes, rewards.tolist()))
+    return rewards
 
 
 def near_bounds(traits: MetricKind) -> list[float]:
     """Numbers, of which some are rewards: the ends of the range, what is next to them, and what is none."""
-    ends = [traits.floor, traits.ceiling, -LARGEST_VALUE, LARGEST_VALUE, 0.0, 1.0, 1e9]
+    ends = [traits.floor, traits.ceiling, -MAX_VALUE, MAX_VALUE, 0.0, 1.0, 1e9]
     beyond = [math.nextafter(end, side) for end in ends for side in (-math.inf, math.inf)]
     whole = [
         math.floor(end) + step for end in (traits.floor, min(traits.ceiling, 2.0**53)) for step in (-1.0, 1.0)

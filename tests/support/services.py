@@ -63,9 +63,9 @@ class ThrowawayService:
         with process.stdout:
             for line in process.stdout:
                 self.output.append(line)
-                found = READY.match(line)
-                if found:
-                    self.url = found[1]
+                match = READY.match(line)
+                if match:
+                    self.url = match[1]
                     ready.set()
         ready.set()
 

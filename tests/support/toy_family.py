@@ -1,4 +1,4 @@
-"""A family in one file, as somebody would add it: damped means of items, the same for every user."""
+"""Toy family of models in one file: damped means of items, the same for every user."""
 
 from __future__ import annotations
 

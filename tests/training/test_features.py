@@ -26,9 +26,9 @@ def test_each_kind_of_field_has_its_features():
     assert features.n_features == 1 + 2 + 3 + 6
     vector = features.vector({"hour": 18, "device": "web", "city": "Ulm"})
     assert vector.dtype == np.float32
-    found = named(features, {"hour": 18, "device": "web", "city": "Ulm"})
-    (bucket,) = [name for name in found if name.startswith("city")]
-    assert found == {"intercept": 1, "hour": 1, "device = web": 1, bucket: 1}
+    values = named(features, {"hour": 18, "device": "web", "city": "Ulm"})
+    (bucket,) = [name for name in values if name.startswith("city")]
+    assert values == {"intercept": 1, "hour": 1, "device = web": 1, bucket: 1}
     assert "#" in bucket
     assert features.missing == features.unknown == {"hour": 0, "device": 0, "city": 0}
 

@@ -129,12 +129,12 @@ def test_experiments_of_another_kind_or_scale_are_not_followed_unless_told():
 
 
 def test_a_checkpoint_keeps_what_rewards_were(tmp_path):
-    told, binary = RatingRule(0, 4.0, 1.0), rule_of(of(METRICS[0]))
-    names = {"a": followed("a", told), "b": followed("b", binary)}
+    given, binary = RatingRule(0, 4.0, 1.0), rule_of(of(METRICS[0]))
+    names = {"a": followed("a", given), "b": followed("b", binary)}
     learner = learned(ContinuousLearner(model(), model(), names.values()), log([1.0, 0.0], "a"))
     learner.save(tmp_path)
     again = ContinuousLearner.load(tmp_path, {**names, "a": followed("a", binary)})
-    assert again.rules == {"a": told, "b": binary}, "what was told once need not be told again"
+    assert again.rules == {"a": given, "b": binary}, "what was told once need not be told again"
     learned(learner, log([1.0, 0.0], "a", 2)), learned(again, log([1.0, 0.0], "a", 2))
     assert again.model.predict("u", "i") == pytest.approx(learner.model.predict("u", "i"), abs=1e-6)
     with pytest.raises(UsageError, match="learned otherwise so far: 1 \\+ 4 times"):
@@ -150,8 +150,8 @@ def test_a_checkpoint_of_before_is_gone_on_with_unless_it_took_rewards_the_wrong
     checkpoint = msgspec.msgpack.decode((tmp_path / CHECKPOINT).read_bytes())
     del checkpoint["rules"]
     (tmp_path / CHECKPOINT).write_bytes(msgspec.msgpack.encode(checkpoint))
-    found = ContinuousLearner.load(tmp_path, {"a": followed("a", rule)})
+    learner = ContinuousLearner.load(tmp_path, {"a": followed("a", rule)})
     if goal == "minimize":
-        assert found is None
+        assert learner is None
     else:
-        assert (found.learned, found.rules) == (2, {"a": rule})
+        assert (learner.learned, learner.rules) == (2, {"a": rule})

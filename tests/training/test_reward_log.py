@@ -25,7 +25,7 @@ def rewarded(*rewards, metric=0, flags=0):
     return Rewarded(rows)
 
 
-def told(log, at_ms, event):
+def fed(log, at_ms, event):
     return [
         (rating.user, rating.item, rating.value, rating.features)
         for rating in log.apply(Offset(at_ms, 0), event)
@@ -34,34 +34,34 @@ def told(log, at_ms, event):
 
 def test_pairs_wait_for_their_rewards():
     log = RewardLog(WINDOW_MS, RatingRule())
-    assert told(log, 0, exposed(100, [Pair(0, "u", "i"), Pair(3, "v", "j", {"a": 1})])) == []
-    assert told(log, 5, rewarded((103, 4.0), (101, 1.0), (100, 2.0))) == [
+    assert fed(log, 0, exposed(100, [Pair(0, "u", "i"), Pair(3, "v", "j", {"a": 1})])) == []
+    assert fed(log, 5, rewarded((103, 4.0), (101, 1.0), (100, 2.0))) == [
         ("v", "j", 4.0, {"a": 1}),
         ("u", "i", 2.0, None),
     ]
-    assert told(log, 6, rewarded((103, 4.0))) == []
+    assert fed(log, 6, rewarded((103, 4.0))) == []
 
 
 def test_rewards_wait_for_their_pairs_and_other_metrics_are_not_ratings():
     log = RewardLog(WINDOW_MS, RatingRule(1))
-    assert told(log, 0, rewarded((100, 4.0), metric=1)) == []
-    assert told(log, 0, rewarded((101, 4.0), metric=0)) == []
-    assert told(log, 9, exposed(100, [Pair(0, "u", "i"), Pair(1, "v", "j")])) == [("u", "i", 4.0, None)]
+    assert fed(log, 0, rewarded((100, 4.0), metric=1)) == []
+    assert fed(log, 0, rewarded((101, 4.0), metric=0)) == []
+    assert fed(log, 9, exposed(100, [Pair(0, "u", "i"), Pair(1, "v", "j")])) == [("u", "i", 4.0, None)]
 
 
 def test_the_holdout_teaches_nothing():
     log = RewardLog(WINDOW_MS, RatingRule())
-    told(log, 0, exposed(100, [Pair(0, "u", "i"), Pair(1, "v", "j")], held_out=b"\x01\x00"))
-    assert told(log, 1, rewarded((100, 4.0), flags=HELD_OUT)) == []
-    assert told(log, 1, rewarded((101, 4.0))) == [("v", "j", 4.0, None)]
+    fed(log, 0, exposed(100, [Pair(0, "u", "i"), Pair(1, "v", "j")], held_out=b"\x01\x00"))
+    assert fed(log, 1, rewarded((100, 4.0), flags=HELD_OUT)) == []
+    assert fed(log, 1, rewarded((101, 4.0))) == [("v", "j", 4.0, None)]
 
 
 def test_what_is_too_late_is_forgotten():
     log = RewardLog(WINDOW_MS, RatingRule())
-    told(log, 0, exposed(100, [Pair(0, "u", "i"), Pair(1, "v", "j")]))
-    assert told(log, WINDOW_MS + GRACE_MS, rewarded((100, 4.0))) == [("u", "i", 4.0, None)]
-    told(log, WINDOW_MS + GRACE_MS + 1, Tick())
-    assert told(log, WINDOW_MS + GRACE_MS + 2, rewarded((101, 4.0))) == []
+    fed(log, 0, exposed(100, [Pair(0, "u", "i"), Pair(1, "v", "j")]))
+    assert fed(log, WINDOW_MS + GRACE_MS, rewarded((100, 4.0))) == [("u", "i", 4.0, None)]
+    fed(log, WINDOW_MS + GRACE_MS + 1, Tick())
+    assert fed(log, WINDOW_MS + GRACE_MS + 2, rewarded((101, 4.0))) == []
 
 
 def test_a_state_is_all_that_the_rest_needs():
@@ -75,7 +75,7 @@ def test_a_state_is_all_that_the_rest_needs():
     whole, resumed = RewardLog(WINDOW_MS, RatingRule()), RewardLog(WINDOW_MS, RatingRule())
     for at, event in enumerate(events):
         resumed = RewardLog.from_state(resumed.offset, resumed.state(), WINDOW_MS, RatingRule())
-        assert told(resumed, 700 * at, event) == told(whole, 700 * at, event)
+        assert fed(resumed, 700 * at, event) == fed(whole, 700 * at, event)
     assert resumed.state() == whole.state()
 
 

@@ -22,8 +22,8 @@ def data(values, ratings=MADE):
     return DataSet(Ratings(ratings.users, ratings.items, np.asarray(values, np.float32), ratings.timestamps))
 
 
-def run(found, **changes):
-    return train(found, read_plan({**QUICK, **changes}))
+def run(dataset, **changes):
+    return train(dataset, read_plan({**QUICK, **changes}))
 
 
 def rated(users, items, times=None):
@@ -158,10 +158,10 @@ def test_play_counts_are_trained_on():
 )
 def test_liked_is_what_no_more_than_half_reach(values, factor):
     ratings = data(factor * np.array(values), rated(range(len(values)), range(len(values)))).ratings
-    found = ratings.liked_from / factor
-    reached = sum(value >= found for value in values)
-    more = [value for value in values if value < found]
-    assert 2 * reached <= len(values) or found == max(values)
+    threshold = ratings.liked_from / factor
+    reached = sum(value >= threshold for value in values)
+    more = [value for value in values if value < threshold]
+    assert 2 * reached <= len(values) or threshold == max(values)
     assert not more or 2 * sum(value >= max(more) for value in values) > len(values)
 
 

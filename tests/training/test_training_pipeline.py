@@ -93,11 +93,11 @@ def _document():
 
 
 def test_progress_is_told_of_each_fit():
-    told = []
-    train(DATA, PLAN, on_progress=told.append)
-    stages = [progress.stage for progress in told]
+    calls = []
+    train(DATA, PLAN, on_progress=calls.append)
+    stages = [progress.stage for progress in calls]
     assert stages == sorted(stages, key=["search", "measure", "final"].index)
-    assert all(progress.done <= progress.planned for progress in told)
+    assert all(progress.done <= progress.planned for progress in calls)
     assert stages.count("final") == 2
     assert stages.count("measure") == 3 * (3 + 1)
 

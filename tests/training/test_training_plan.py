@@ -93,14 +93,14 @@ def test_a_grid_is_all_combinations():
 
 def test_samples_are_in_their_ranges_and_follow_the_seed():
     space = {"a": Uniform(-1, 1), "b": LogUniform(0.001, 1000.0), "c": Whole(1, 3), "d": ["x", "y"], "e": 7}
-    found = sample(space, 2_000, seed=1)
-    assert len(found) == 2_000
-    assert sample(space, 2_000, seed=1) == found != sample(space, 2_000, seed=2)
-    assert abs(np.mean([one["a"] for one in found])) < 0.06
-    logs = [math.log10(one["b"]) for one in found]
+    drawn = sample(space, 2_000, seed=1)
+    assert len(drawn) == 2_000
+    assert sample(space, 2_000, seed=1) == drawn != sample(space, 2_000, seed=2)
+    assert abs(np.mean([one["a"] for one in drawn])) < 0.06
+    logs = [math.log10(one["b"]) for one in drawn]
     assert -3 <= min(logs) < -2.9
     assert 2.9 < max(logs) <= 3
     assert abs(np.mean(logs)) < 0.15
-    assert {one["c"] for one in found} == {1, 2, 3}
-    assert {(one["d"], one["e"]) for one in found} == {("x", 7), ("y", 7)}
+    assert {one["c"] for one in drawn} == {1, 2, 3}
+    assert {(one["d"], one["e"]) for one in drawn} == {("x", 7), ("y", 7)}
     assert len(sample({"d": ["x", "y"]}, 10, seed=0)) == 2

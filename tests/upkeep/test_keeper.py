@@ -138,7 +138,7 @@ async def reward_some(worker: Worker, name: str, first: int, n: int = 4) -> None
     """Appends rewards to the log; returns when this worker has folded them."""
     rows = rewards(range(first, first + n), values=[1.0, 0.0] * (n // 2), arms=[0, 1] * (n // 2))
     offset = await worker.store.append(name, events.REWARDED, rows.tobytes())
-    await worker.tail.reach(name, offset)
+    await worker.tail.wait_for(name, offset)
 
 
 async def replayed(store: Store, name: str, start: Offset | None = None) -> LiveExperiment:
@@ -295,12 +295,12 @@ def test_the_common_log_is_trimmed_and_its_readers_start_over(
             trimmed = await worker.store.trimmed(COMMON)
             assert START < trimmed <= worker.replica.registry.offset
             assert other.replica.positions[COMMON] < trimmed
-            told: list[str] = []
-            other.replica.on_change(told.append)
+            calls: list[str] = []
+            other.replica.on_change(calls.append)
             other.run(other.tail.run())
-            await other.tail.reach(COMMON, worker.replica.registry.offset)
+            await other.tail.wait_for(COMMON, worker.replica.registry.offset)
             assert other.replica.registry.state() == worker.replica.registry.state()
-            assert COMMON in told
+            assert COMMON in calls
             await worker.register("v5", "production")
             assert worker.replica.registry.models["m"].production == "v5"
         finally:
@@ -429,14 +429,14 @@ def test_time_passes_where_a_window_is_to_close_and_nothing_else_happens(server:
         offset = await worker.store.append(
             "e", events.EXPOSED, events.encode(exposed(0, [0, 1, 1], [now_ms] * 3))
         )
-        await worker.tail.reach("e", offset)
+        await worker.tail.wait_for("e", offset)
         async with asyncio.timeout(5):
             while live.policy.counts.sum() < 3:
                 await worker.keeper._tick()
                 await asyncio.sleep(0.01)
         assert live.policy.counts.tolist() == [1, 2]
         assert await worker.store.last_offset("ignoring") == quiet
-        await worker.tail.catch_up("e")
+        await worker.tail.wait_for_end("e")
         end = live.offset
         await worker.keeper._tick()
         assert await worker.store.last_offset("e") == end
@@ -460,8 +460,8 @@ def test_a_winner_is_promoted_once_also_when_the_worker_died_before_it_could(ser
         await dies.register("v2", "staged")
         await dies.create(winning())
         await dies.stop("e", "b")  # and no promotion
-        await lives.tail.catch_up(COMMON)
-        await lives.tail.catch_up("e")
+        await lives.tail.wait_for_end(COMMON)
+        await lives.tail.wait_for_end("e")
         assert lives.replica.registry.production("m").version == "v1"
         await lives.keeper._round()
         assert lives.replica.registry.production("m").version == "v2"
@@ -488,7 +488,7 @@ def test_two_workers_that_promote_at_once_promote_once(server: ThrowawayStore) -
         await asyncio.gather(
             *(promote_winner(worker.changes, live.record) for worker in (one, two) for _ in range(3))
         )
-        await one.tail.catch_up(COMMON)
+        await one.tail.wait_for_end(COMMON)
         promotions = [
             entry for entry in one.replica.registry.models["m"].history if entry.who == "experiment:e"
         ]

@@ -1,1 +1,1 @@
-"""Decisions that wait for their rewards."""
+"""Attribution: decisions that wait for their rewards."""

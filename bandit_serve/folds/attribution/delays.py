@@ -43,13 +43,13 @@ Matrix = NDArray[np.float64]
 
 
 def _upper_edges() -> NDArray[np.float64]:
-    """f64[BINS]: of the bins of delays, in windows."""
+    """Upper edges, float64 (BINS,), of the bins of delays, in windows."""
     edges: NDArray[np.float64] = 2.0 ** (np.arange(1 - BINS, 1) / BINS_PER_OCTAVE)
     return edges
 
 
 def _shapes() -> tuple[Matrix, NDArray[np.float64]]:
-    """Masses, (M, BINS), that the distributions have in the bins, and the prior, (M,)."""
+    """Masses of the distributions in the bins, (M, BINS), and their prior, (M,)."""
     edges = np.concatenate([[0.0], _upper_edges()])
     masses, prior = [], []
     for shape, weight in SHAPES.items():
@@ -68,14 +68,14 @@ _LOG_MASSES = np.log(_MASSES)
 
 
 class DelaysState(Struct, frozen=True, forbid_unknown_fields=True):
-    """`arrivals` by arm and bin, `closed` by arm."""
+    """State of `Delays`: `arrivals` by arm and bin, `closed` by arm."""
 
     arrivals: list[list[int]]
     closed: list[int]
 
 
 class Delays:
-    """Of K arms. What it keeps are integers, so that the fold is the same wherever it runs."""
+    """Delays of K arms. Its counts are integers, so the fold is the same wherever it runs."""
 
     def __init__(self, window_ms: int, n_arms: int) -> None:
         self.edges_ms: Counts = np.zeros(BINS + 1, np.int64)
@@ -87,9 +87,9 @@ class Delays:
         """Decisions whose window has closed: they have shown all that there was."""
 
     def rates(self, reach: Matrix) -> Matrix:
-        """f64[K, BINS]: the probability that a decision gets a reward in the bin.
+        """Probabilities, float64 (K, BINS), that a decision gets a reward in the bin.
 
-        reach: f64[K, BINS], how many open decisions have been open for as long as the bin.
+        reach: float64 (K, BINS), open decisions that have been open for at least as long as the bin.
         """
         shown = reach + self.closed[:, None]
         decisions, rewards = shown[:, 0].sum() + 1.0, self.arrivals.sum() + 1.0
@@ -99,15 +99,16 @@ class Delays:
         )
 
     def shown(self, reach: Matrix) -> NDArray[np.float64]:
-        """f64[K]: Σ G_k(age) over the open decisions, `reach` as above: how many would have shown a reward by now
-        if they were to get one.
+        """Expected numbers, float64 (K,), of open decisions that would have a reward by now, if each were to get one.
+
+        This is Σ G_k(age) over the open decisions; `reach` as in `rates`.
         """
         rates = self.rates(reach)
         weights: NDArray[np.float64] = (rates * reach).sum(axis=1) / rates.sum(axis=1)
         return weights
 
     def grown(self, n_arms: int) -> Delays:
-        """Same with more arms, of which nothing is known yet."""
+        """Same delays with more arms, of which nothing is known yet."""
         grown = Delays(1, n_arms)
         grown.edges_ms = self.edges_ms.copy()
         grown.arrivals[: len(self.arrivals)] = self.arrivals
@@ -119,7 +120,7 @@ class Delays:
 
     @classmethod
     def from_state(cls, window_ms: int, n_arms: int, state: DelaysState) -> Delays:
-        """`ValueError` where the state is not of so many arms."""
+        """Delays that had this state. Raises `ValueError` where it has another number of arms."""
         delays = cls(window_ms, n_arms)
         delays.arrivals[:] = np.array(state.arrivals, np.int64).reshape(n_arms, BINS)
         delays.closed[:] = np.array(state.closed, np.int64).reshape(n_arms)

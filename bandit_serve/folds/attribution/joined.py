@@ -29,8 +29,10 @@ Decision = tuple[int, int]
 
 
 class JoinedState(Struct, frozen=True, forbid_unknown_fields=True):
-    """`open`: bucket, worker, number, arm, value, features, and whether it was exposed; `early`: worker, number and
-    bucket.
+    """State of `JoinedDecisions`.
+
+    `open` has columns for bucket, worker, number, arm, value, features, and whether the exposure came; `early` has
+    worker, number and bucket.
     """
 
     one_in: int
@@ -39,7 +41,7 @@ class JoinedState(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Learned(NamedTuple):
-    """n decisions whose windows have closed, with features x; `values` f8[n] are NaN where no reward came."""
+    """Closed decisions to learn from: n rows with features x. `values`, float64 (n,), are NaN where no reward came."""
 
     arms: NDArray[np.intp]
     values: NDArray[np.float64]
@@ -47,10 +49,11 @@ class Learned(NamedTuple):
 
 
 class JoinedDecisions:
-    """Times are Unix milliseconds. A decision is named by its worker's incarnation and its number there.
+    """Open decisions with their features. Times are Unix milliseconds.
 
-    More than `MAX_OPEN` decisions, or `MAX_OPEN_BYTES` of features, are not kept: then only each `one_in`th is learned
-    from, chosen by its number, so that what is learned stays unbiased.
+    A decision is identified by its worker's incarnation and its number there. At most `MAX_OPEN` decisions, and
+    `MAX_OPEN_BYTES` of features, are kept. With more, only each `one_in`th is learned from, chosen by its number, so
+    the estimates stay unbiased.
     """
 
     def __init__(self, window_ms: int, n_features: int) -> None:
@@ -78,9 +81,9 @@ class JoinedDecisions:
         *,
         last: bool = True,
     ) -> None:
-        """n decisions that were logged, numbered from `first`; those that are `unlearned` are not learned from.
+        """Adds n logged decisions, numbered from `first`; `unlearned` marks those that are not learned from.
 
-        `last` says that they are not the beginning of more that are to be as if they came with them.
+        A batch may come in parts, to the same state as at once; `last` is true for its last part.
         """
         start = -first % self.one_in
         for i in range(start, len(arms), self.one_in):
@@ -98,8 +101,9 @@ class JoinedDecisions:
             self._thin()
 
     def rewarded(self, rows: NDArray[np.void], x: NDArray[np.float32], *, last: bool = True) -> None:
-        """Objective's rewards (`events.REWARD`) outside the holdout, with their decisions' features; `last` as in
-        `exposed`.
+        """Adds rewards of the objective (`events.REWARD`) outside the holdout, with their decisions' features.
+
+        `last` as in `exposed`.
         """
         columns = (rows[name].tolist() for name in ("incarnation", "counter", "time_ms", "arm", "value"))
         for i, (incarnation, counter, time_ms, arm, value) in enumerate(zip(*columns, strict=True)):
@@ -113,9 +117,9 @@ class JoinedDecisions:
             self._thin()
 
     def close(self, now_ms: int, most: int = MAX_OPEN) -> Iterator[Learned]:
-        """Those whose windows have closed since, in the order of their times, at most `most` at once.
+        """Closes decisions whose windows have ended, in order of time, and yields at most `most` at once.
 
-        They are closed as they are taken from it, so all are to be taken.
+        They are closed as the iterator advances, so take all of them.
         """
         due = sorted(bucket for bucket in self._open if self._buckets.closes_ms(bucket) < now_ms)
         for bucket in due:
@@ -145,7 +149,7 @@ class JoinedDecisions:
         )
 
     def next_close_ms(self) -> int | None:
-        """From when on a tick would close something."""
+        """Time from which a tick closes a decision; None without open decisions."""
         return self._buckets.closes_ms(min(self._open)) + 1 if self._open else None
 
     def _thin(self) -> None:
@@ -170,7 +174,7 @@ class JoinedDecisions:
 
     @classmethod
     def from_state(cls, window_ms: int, n_features: int, state: JoinedState) -> JoinedDecisions:
-        """`ValueError` where the features are not so many."""
+        """Decisions that had this state. Raises `ValueError` where it has another number of features."""
         joined = cls(window_ms, n_features)
         if state.one_in < 1:
             raise ValueError(f"each {state.one_in}th decision is learned from")

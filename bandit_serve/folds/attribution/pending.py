@@ -29,8 +29,10 @@ _NEVER = 2**62
 
 
 class PendingState(Struct, frozen=True, forbid_unknown_fields=True):
-    """Counts by bucket; workers with how far they logged and when; gaps of what they logged; decisions with bucket and
-    arm.
+    """State of `PendingDecisions`.
+
+    It has counts by bucket; for each worker, the number and time up to which it has logged; gaps in the logged numbers;
+    and decisions with bucket and arm.
     """
 
     exposed: list[tuple[int, list[int]]]
@@ -44,9 +46,7 @@ class PendingState(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Closed(NamedTuple):
-    """Decisions that have closed, i64[K] each: all, those that stayed without a reward, and those whose reward was
-    not 0.
-    """
+    """Numbers of closed decisions, int64 (K,) each: all, those without a reward, and those with one other than 0."""
 
     decisions: Counts
     zeros: Counts
@@ -54,7 +54,10 @@ class Closed(NamedTuple):
 
 
 class PendingDecisions:
-    """Times are Unix milliseconds. Everything is integers, so the fold is the same wherever it runs."""
+    """Open decisions as counts. Times are Unix milliseconds.
+
+    All counts are integers, so the fold is the same wherever it runs.
+    """
 
     def __init__(self, window_ms: int, n_arms: int) -> None:
         self.n_arms = n_arms
@@ -70,7 +73,7 @@ class PendingDecisions:
         self._settled: Decisions = {}
 
     def exposed(self, incarnation: int, first: int, arms: NDArray[np.uint16], times_ms: Counts) -> None:
-        """n decisions that were logged, numbered from `first` by the worker that made them."""
+        """Counts n logged decisions, numbered from `first` by their worker."""
         earliest = _delays.count_decisions(self._exposed, arms, times_ms, self._buckets.width_ms, self.n_arms)
         self._earliest = min(self._earliest, earliest)
         end = first + len(arms)
@@ -83,12 +86,12 @@ class PendingDecisions:
         self._reached[incarnation] = (end, int(times_ms[-1]))
 
     def take_back(self, arms: NDArray[np.uint16], times_ms: Counts) -> None:
-        """Leaves out decisions that `exposed` has counted and that nothing is to be learned from."""
+        """Removes decisions counted by `exposed` that are not to be learned from."""
         for bucket, arm in zip((times_ms // self._buckets.width_ms).tolist(), arms.tolist(), strict=True):
             self._exposed[bucket][arm] -= 1
 
     def rewarded(self, rows: NDArray[np.void], now_ms: int) -> None:
-        """Objective's rewards (`events.REWARD`), as they arrive."""
+        """Counts rewards of the objective (`events.REWARD`) in the order of the log."""
         earliest, early = _delays.count_rewards(
             self._rewarded,
             self._blank,
@@ -110,7 +113,7 @@ class PendingDecisions:
             )
 
     def _among_lost(self, rows: NDArray[np.void]) -> list[int]:
-        """Rows of decisions in a gap of what their worker has logged."""
+        """Rows whose decisions are in a gap of the numbers that their worker has logged."""
         among: list[int] = []
         counters = rows["counter"]
         for incarnation in np.unique(rows["incarnation"]).tolist():
@@ -120,7 +123,7 @@ class PendingDecisions:
         return among
 
     def close(self, now_ms: int) -> Closed | None:
-        """Decisions whose window has closed since; None if none has."""
+        """Closes decisions whose windows have ended, and returns their counts; None without any."""
         if self._buckets.closes_ms(self._earliest) >= now_ms:
             return None
         due = sorted(b for b in {*self._exposed, *self._rewarded} if self._buckets.closes_ms(b) < now_ms)
@@ -155,13 +158,13 @@ class PendingDecisions:
                 self._lost.pop(incarnation, None)
 
     def next_close_ms(self) -> int | None:
-        """From when on a tick would close something."""
+        """Time from which a tick closes a decision; None without open decisions."""
         return None if self._earliest == _NEVER else self._buckets.closes_ms(self._earliest) + 1
 
     def weights(self, now_ms: int) -> NDArray[np.float64]:
-        """f64[K]: how many of the open decisions would have shown a reward by now if they were to get one.
+        """Expected numbers, float64 (K,), of open decisions that lack a reward and would have shown one by now.
 
-        Those that got one are counted elsewhere and not among them.
+        The expectation supposes that each decision gets a reward in the end.
         """
         reach, exposed, rewarded = _delays.reach(
             self._exposed, self._rewarded, now_ms, self._buckets.width_ms, self.delays.edges_ms, self.n_arms
@@ -171,7 +174,7 @@ class PendingDecisions:
         return weights
 
     def grown(self, n_arms: int) -> PendingDecisions:
-        """Same with more arms, which nothing is pending for."""
+        """Same decisions with more arms, which have none."""
         window_ms, former = self._buckets.window_ms, self.state()
         padding = [0] * (n_arms - self.n_arms)
         exposed, rewarded, blank = (
@@ -196,7 +199,7 @@ class PendingDecisions:
 
     @classmethod
     def from_state(cls, window_ms: int, n_arms: int, state: PendingState) -> PendingDecisions:
-        """`ValueError` where the parts do not fit together."""
+        """Decisions that had this state. Raises `ValueError` where its parts do not fit together."""
         pending = cls(window_ms, n_arms)
         pending._exposed, pending._rewarded, pending._blank = (
             {bucket: _counts(counts, n_arms) for bucket, counts in column}
@@ -232,7 +235,7 @@ def _rows(decisions: Decisions) -> list[tuple[int, int, int, int]]:
 
 
 def _taken(decisions: Decisions, incarnation: int, first: int, end: int) -> list[tuple[int, int]]:
-    """Worker's decisions from `first` to before `end` that are remembered, and no more from now on."""
+    """Removes and returns a worker's remembered decisions with numbers from `first` to before `end`."""
     of_worker = decisions.get(incarnation)
     if of_worker is None:
         return []

@@ -1,1 +1,1 @@
-"""Handlers of the routes: each reads the body, calls the service or its node, and answers."""
+"""Handlers of the routes. Each reads the body, calls the service or its node, and answers."""

@@ -1,4 +1,4 @@
-"""Decisions and predictions."""
+"""Routes of decisions, predictions and scores."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class DecisionHandlers:
     async def _decide_after_news(
         self, experiment: str, headers: Mapping[str, str], asked: DecideRequest
     ) -> Reply:
-        await self._hear_news(experiment)
+        await self._refresh(experiment)
         decided = self._service.decisions.decide(experiment, asked)
         self._service.counters.add("decisions")
         return negotiated(headers, decided)
@@ -91,24 +91,24 @@ class DecisionHandlers:
     def predict(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply | Awaitable[Reply]:
         asked = self._predict.decode(headers, body)
         try:
-            found = self._service.decisions.predict(experiment, asked)
+            prediction = self._service.decisions.predict(experiment, asked)
         except (NotFound, Conflict):
             return self._predict_after_news(experiment, headers, asked)
-        if not isinstance(found, Predicted):
-            return self._predict_later(headers, found)
+        if not isinstance(prediction, Predicted):
+            return self._predict_later(headers, prediction)
         self._service.counters.add("predictions")
-        return negotiated(headers, found)
+        return negotiated(headers, prediction)
 
     async def _predict_after_news(
         self, experiment: str, headers: Mapping[str, str], asked: PredictRequest
     ) -> Reply:
-        await self._hear_news(experiment)
+        await self._refresh(experiment)
         return await self._predict_later(headers, self._service.decisions.predict(experiment, asked))
 
     async def _predict_later(
-        self, headers: Mapping[str, str], found: Predicted | Awaitable[Predicted]
+        self, headers: Mapping[str, str], prediction: Predicted | Awaitable[Predicted]
     ) -> Reply:
-        predicted = found if isinstance(found, Predicted) else await found
+        predicted = prediction if isinstance(prediction, Predicted) else await prediction
         self._service.counters.add("predictions")
         return negotiated(headers, predicted)
 
@@ -127,7 +127,7 @@ class DecisionHandlers:
         return await self._decide_columns(experiment, headers, batch.units, batch.contexts)
 
     async def _decide_many(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply:
-        """A batch that takes long to be read: in turns, entry by entry."""
+        """Decides a batch whose reading takes long: entry by entry, with turns for other requests."""
         batch = self._raw_batch.decode(headers, body)
         _check_form(batch)
         if batch.units is UNSET:
@@ -184,8 +184,8 @@ class DecisionHandlers:
             try:
                 if isinstance(asked, InvalidInput):
                     raise asked
-                found = service.decisions.predict(experiment, asked)
-                response: Any = found if isinstance(found, Predicted) else await found
+                prediction = service.decisions.predict(experiment, asked)
+                response: Any = prediction if isinstance(prediction, Predicted) else await prediction
             except BanditServeError as error:
                 response = as_entry(error)
             responses.add(response)
@@ -207,7 +207,7 @@ class DecisionHandlers:
             return await self._predict_entries.after(error, headers, body)
 
     async def _check_answer(self, experiment: str, n: int, more_bytes: int = 0) -> None:
-        """`TooLarge` where n answers could be: before anything is decided, by the largest payload."""
+        """Raises `TooLarge`, before anything is decided, if n answers with the largest payload are too many bytes."""
         decider = self._service.decisions.decider(experiment)
         payloads, largest = self._largest.get(experiment, (None, 0))
         if payloads is not decider.payloads:
@@ -226,7 +226,7 @@ class DecisionHandlers:
         try:
             scored = await service.decisions.score(model, version, asked)
         except (NotFound, Conflict):
-            await self._hear_news(COMMON)
+            await self._refresh(COMMON)
             scored = await service.decisions.score(model, version, asked)
         service.counters.add("predictions")
         reply = negotiated(request.headers, scored)
@@ -235,29 +235,29 @@ class DecisionHandlers:
     async def _known(self, name: str) -> None:
         decider = self._service.decisions.find(name)
         if decider is None or decider.status == "draft":
-            await self._hear_news(name)
+            await self._refresh(name)
         if self._service.decisions.decider(name).status == "draft":
             raise Conflict(f"The experiment {name!r} is a draft; start it first.")
 
-    async def _hear_news(self, owner: str) -> None:
-        """Waits for news of a name that this worker does not know yet: another worker may know it.
+    async def _refresh(self, owner: str) -> None:
+        """Reads new log entries before a refusal: another worker may know what this one does not.
 
-        Only answers that would be a refusal wait for the store, and only while it answers.
+        Nothing is raised, and nothing waited for, while the store is away.
         """
         tail = self._service.node.tail
         try:
-            await tail.hear_news(owner)
+            await tail.refresh(owner)
         except Unavailable:
             return
 
 
 def _items(asked: PredictRequest) -> tuple[int, int]:
-    """Counts the items that a request names, and those that it asks for."""
+    """Numbers of items: those that a request names, and those that it asks for."""
     return len(asked.item_ids or ()), asked.k or 0
 
 
 async def _largest(names: Sequence[str], models: Sequence[ModelName | None], payloads: Sequence[Any]) -> int:
-    """Bytes of what the arms differ in, of the arm with the most, in either form."""
+    """Largest size in bytes, in JSON or MessagePack, of an arm's part of an answer: name, model, payload."""
     largest, turn = 0, Turn()
     for arm in zip(names, models, payloads, strict=True):
         largest = max(largest, len(encode_json(arm)), len(encode_msgpack(arm)))
@@ -267,7 +267,7 @@ async def _largest(names: Sequence[str], models: Sequence[ModelName | None], pay
 
 
 def _check_form(batch: DecideBatch | RawBatch) -> None:
-    """`InvalidInput` for a batch that is neither of the two, or is of both."""
+    """Raises `InvalidInput` for a batch that has none of the two forms, or both."""
     if batch.units is UNSET and batch.requests is UNSET:
         fault = "is empty"
     elif batch.requests is not UNSET and (batch.units is not UNSET or batch.contexts is not None):

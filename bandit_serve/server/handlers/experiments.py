@@ -1,4 +1,4 @@
-"""Routes of experiments: made, changed, read."""
+"""Routes of experiments: creation, changes, views and results."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ class ExperimentHandlers:
         return _answer(request, await self._changes.create(experiment, actor(request)), status=201)
 
     async def list_all(self, request: web.Request) -> web.Response:
-        await self._service.node.tail.hear_all_news()
+        await self._service.node.tail.refresh_all()
         replica = self._service.node.replica
         names, after = page(request, known_experiments(replica))
         fields = {"experiments": (view_of(replica, name) for name in names), **after}
         return await answer_in_turns(fields, "ask for fewer with ?limit=")
 
     async def show(self, request: web.Request) -> web.Response:
-        await self._service.node.tail.hear_news(_name(request))
+        await self._service.node.tail.refresh(_name(request))
         replica = self._service.node.replica
         view = view_of(replica, _name(request))
         live = replica.experiments.get(view.id)
@@ -81,10 +81,10 @@ class ExperimentHandlers:
         decider = service.decisions.decider(live.experiment.id)
         shares = dict(zip(decider.arm_names, decider.shares.tolist(), strict=True))
         record, as_of_ms = live.record, await service.node.store.time_ms()
-        found = await service.node.results.up_to_now(
+        results = await service.node.results.up_to_now(
             live, lambda fold: report(fold, record, shares, as_of_ms)
         )
-        return answer(request, found)
+        return answer(request, results)
 
     async def start(self, request: web.Request) -> web.Response:
         asked = await self._reason.read(request)

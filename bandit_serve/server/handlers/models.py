@@ -1,4 +1,4 @@
-"""Routes of the registry: versions in, statuses moved, history out."""
+"""Routes of the registry: registration, status changes, searches and histories of versions."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class VersionMetadata(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Upload(Struct, frozen=True):
-    """Parts of a registration, in any order."""
+    """Parts of a registration, which may come in either order."""
 
     artifact: Annotated[bytes, Meta(description="a safetensors file", extra_json_schema={"format": "binary"})]
     metadata: VersionMetadata = VersionMetadata()
@@ -116,10 +116,10 @@ class ModelHandlers:
         return answer(request, LoadedBy(model, version, await self._changes.loaded_by(model, version)))
 
     async def find(self, request: web.Request) -> web.Response:
-        """Versions by status, family, metrics and text, page by page."""
+        """Answers with one page of a model's versions, by status, family, metrics and text."""
         query, limit = request.query, limit_of(request)
         registry = await self._changes.known()
-        found = find_versions(
+        listing = find_versions(
             registry.model(request.match_info["model"]),
             statuses=query.getall("status", []),
             family=query.get("family"),
@@ -129,7 +129,11 @@ class ModelHandlers:
             limit=DEFAULT_PAGE if limit is None else limit,
             after=query.get("after"),
         )
-        fields = {"versions": map(version_view, found.versions), "total": found.total, "after": found.after}
+        fields = {
+            "versions": map(version_view, listing.versions),
+            "total": listing.total,
+            "after": listing.after,
+        }
         return await answer_in_turns(fields, "ask for fewer with ?limit=")
 
     async def compare(self, request: web.Request) -> web.Response:
@@ -144,7 +148,7 @@ class ModelHandlers:
         return answer(request, await self._changes.agreement(*_reference(request)))
 
     async def register(self, request: web.Request) -> web.Response:
-        """Takes the upload in, and only then looks at it: its parts come in any order."""
+        """Registers an upload. It is checked when all of it is here, as its parts come in either order."""
         model = request.match_info["model"]
         require_name("model", model)
         with (
@@ -185,12 +189,12 @@ class ModelHandlers:
 
     async def load(self, request: web.Request) -> web.Response:
         registry = await self._changes.known()
-        found = registry.version(*_reference(request))
-        await self._service.node.models.load(found)
-        return answer(request, Loaded(found.model, found.version, True))
+        version = registry.version(*_reference(request))
+        await self._service.node.models.load(version)
+        return answer(request, Loaded(version.model, version.version, True))
 
     async def _read_upload(self, request: web.Request, spool: IO[bytes]) -> VersionMetadata:
-        """Parts `metadata` and `artifact`, in any order; the artifact goes to `spool` as it comes."""
+        """Reads the parts `metadata` and `artifact`, in either order; writes the artifact to `spool`."""
         if not request.content_type.startswith("multipart/"):
             raise UnsupportedMedia("Expected multipart/form-data with the parts metadata and artifact.")
         metadata = VersionMetadata()

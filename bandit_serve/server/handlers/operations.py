@@ -1,4 +1,4 @@
-"""Health, statistics, metrics."""
+"""Routes of health, statistics and metrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bandit_serve.server.wire import Pairs, answer, answer_in_turns
 
 
 class Health(Struct, frozen=True):
-    """`reasons` say why it is degraded."""
+    """Health of the answering worker; `reasons` say why it is degraded."""
 
     status: Literal["live", "ready", "degraded"]
     reasons: list[Trouble] | UnsetType = UNSET
@@ -51,9 +51,11 @@ class StoreView(Struct, frozen=True):
 
 
 class ContextStats(Struct, frozen=True):
-    """By field, the values that were missing or not among those of the schema, in the answering worker; and how many
-    values had no field. `far`: by numeric field, the decisions in the log with a value so far outside of the field's
-    others that a contextual policy did not take it as it was.
+    """Values in contexts of requests that the features could not use, in the answering worker.
+
+    `missing` and `unknown` count, by field, values that were absent or not among those of the schema. `unexpected`
+    counts values without a field. `far` counts, by numeric field, decisions in the log with a value so far outside the
+    field's others that a contextual policy clipped it.
     """
 
     missing: dict[str, int]
@@ -63,12 +65,13 @@ class ContextStats(Struct, frozen=True):
 
 
 class ExperimentStats(Struct, frozen=True):
-    """By arm: shares now, what the log has of exposures and of the objective's rewards, and the mean reward that the
-    policy reckons with (null while nothing is known of it; missing rewards that count as zero are in it, those of
-    open decisions by how likely a reward would have come by now). `alarms`: changes that were noticed, the last 100;
-    null with a contextual policy, under which an arm's mean changes by itself.
-    `ejected`: the arms that the answering worker leaves out now because their model failed in it. `context`: what it
-    met in the contexts of requests, null without a schema.
+    """Figures of an experiment by arm: current shares, and logged exposures and rewards of the objective.
+
+    The mean reward is the policy's estimate, null while nothing is known of it. Missing rewards that count as zero are
+    in it; those of open decisions count by how likely a reward would have come by now. `alarms` lists the last 100
+    changes of means that were noticed; it is null with a contextual policy, under which an arm's mean changes by
+    itself. `ejected` lists the arms that the answering worker leaves out now because their model failed in it.
+    `context` is null without a schema.
     """
 
     status: Status
@@ -131,19 +134,19 @@ class OperationHandlers:
         return answer(request, Health(self._status(), self._service.reasons or UNSET))
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """All workers' counters, and the same series whichever worker is asked."""
+        """Answers with the counters of all workers; the series are the same whichever worker is asked."""
         with contextlib.suppress(Unavailable):
-            await self._service.node.tail.hear_of_new()
+            await self._service.node.tail.refresh_new()
         self._service.publish_counters()
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         # Some tens of thousands of lines: a thread lets others have their turn.
         return web.Response(body=await asyncio.to_thread(exposition, self._collector), headers=headers)
 
     async def stats(self, request: web.Request) -> web.Response:
-        """Service in one page: workers, store, experiments, models, counters."""
+        """Answers with workers, store, experiments, models and counters on one page."""
         service = self._service
         with contextlib.suppress(Unavailable):
-            await service.node.tail.hear_all_news()
+            await service.node.tail.refresh_all()
         service.publish_counters()
         total = service.counters.total
         names = sorted(name for name, _ in counted(service.node.replica))

@@ -1,4 +1,4 @@
-"""Rewards, one or many."""
+"""Route of rewards, for one or many."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RewardHandlers:
             single = asked.rewards is UNSET
             rewards = _rewards(asked)
             verdicts = await service.rewards.submit(rewards)
-        found = rewards_report(verdicts)
+        report = rewards_report(verdicts)
         counters = service.counters
         for verdict in set(verdicts):
             counters.add(f"rewards_{verdict}", verdicts.count(verdict))
@@ -42,13 +42,13 @@ class RewardHandlers:
                 raise NotFound("The decision's experiment does not exist any more.")
             if verdicts[0] == "invalid":
                 raise self._why_invalid(rewards[0])
-        return negotiated(headers, found)
+        return negotiated(headers, report)
 
     async def _submit_valid(self, entries: Sequence[Reward | InvalidInput]) -> list[RewardVerdict]:
         verdicts: list[RewardVerdict] = ["invalid"] * len(entries)
         valid = [(i, entry) for i, entry in enumerate(entries) if isinstance(entry, Reward)]
-        found = await self._service.rewards.submit([entry for _, entry in valid])
-        for (i, _), verdict in zip(valid, found, strict=True):
+        submitted = await self._service.rewards.submit([entry for _, entry in valid])
+        for (i, _), verdict in zip(valid, submitted, strict=True):
             verdicts[i] = verdict
         return verdicts
 

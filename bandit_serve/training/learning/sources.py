@@ -46,7 +46,7 @@ class Sources:
 
     async def followed(self) -> dict[str, Followed]:
         """Experiments to learn from as they are now. `NotFound` for one that is named and is not there."""
-        await self._node.tail.hear_all_news()
+        await self._node.tail.refresh_all()
         replica, names = self._node.replica, self._experiments
         followed = {}
         # Those that are set aside, too: once they are repaired, the learner goes on where it was.

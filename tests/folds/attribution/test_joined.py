@@ -44,13 +44,13 @@ def reward(waiting: JoinedDecisions, counter: int, value: float, time_ms: int, a
 
 def closed(waiting: JoinedDecisions, now_ms: int) -> list[tuple[int, int, float]]:
     """Number, arm and value of each."""
-    found = []
+    learned = []
     for some in waiting.close(now_ms, most=2):
         assert 1 <= len(some.arms) <= 2
         numbers = some.x[:, 0].astype(int)
         np.testing.assert_array_equal(some.x, features(numbers.tolist()))
-        found += zip(numbers.tolist(), some.arms.tolist(), some.values.tolist(), strict=True)
-    return found
+        learned += zip(numbers.tolist(), some.arms.tolist(), some.values.tolist(), strict=True)
+    return learned
 
 
 END_MS = 2 * WINDOW_MS
@@ -74,17 +74,17 @@ def test_a_decision_is_learned_from_when_its_window_has_closed_and_once() -> Non
 @pytest.mark.parametrize("order", ["exposed", "rewarded", "late", "never"])
 def test_either_of_exposure_and_reward_is_enough_and_both_are_one(order: str) -> None:
     waiting = JoinedDecisions(WINDOW_MS, D)
-    found = []
+    learned = []
     if order == "exposed":
         expose(waiting, 5, [1], [1_000])
     reward(waiting, 5, 1.0, 1_000, arm=1)
     if order == "rewarded":
         expose(waiting, 5, [1], [1_000])
-    found += closed(waiting, END_MS)
+    learned += closed(waiting, END_MS)
     if order == "late":
         expose(waiting, 5, [1], [1_000])
-    found += closed(waiting, 2 * END_MS)
-    assert found == [(5, 1, 1.0)]
+    learned += closed(waiting, 2 * END_MS)
+    assert learned == [(5, 1, 1.0)]
 
 
 def test_the_holdout_is_not_learned_from() -> None:

@@ -110,9 +110,9 @@ async def whole_log(url, experiment):
     store = Store(url)
     try:
         entries, at = [], START
-        while found := await store.read(experiment, at, 500):
-            entries += [(entry.offset, events.decode(entry.kind, entry.data)) for entry in found]
-            at = found[-1].offset
+        while page := await store.read(experiment, at, 500):
+            entries += [(entry.offset, events.decode(entry.kind, entry.data)) for entry in page]
+            at = page[-1].offset
         return entries
     finally:
         await store.close()
@@ -160,11 +160,11 @@ def test_killed_again_and_again_it_equals_one_that_was_not(running):
     assert published[last]["status"] == "staged"
     assert len(published) > 2
     artifact = Artifact.map(service.data / "artifacts" / f"{published[last]['sha256']}.safetensors")
-    found, expected = load_model(artifact), once.model
+    loaded, expected = load_model(artifact), once.model
     for part in ("user_factors", "item_factors", "user_biases", "item_biases"):
-        np.testing.assert_allclose(getattr(found, part), getattr(expected, part), rtol=0, atol=1e-6)
-    assert found.predict("u1", "new-1") == pytest.approx(expected.predict("u1", "new-1"), abs=1e-6)
-    assert found.confidence("u1", "new-1") > 0.1
+        np.testing.assert_allclose(getattr(loaded, part), getattr(expected, part), rtol=0, atol=1e-6)
+    assert loaded.predict("u1", "new-1") == pytest.approx(expected.predict("u1", "new-1"), abs=1e-6)
+    assert loaded.confidence("u1", "new-1") > 0.1
 
 
 @pytest.mark.parametrize("running", [FactorizationMachine], indirect=True, ids=["fm"])

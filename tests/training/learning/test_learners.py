@@ -23,7 +23,7 @@ RATINGS = synthetic_ratings(seed=5, n_users=60, n_items=80, n_ratings=1_500)
 
 def learner_arguments(data: Path, model: str) -> dict[int, list[bytes]]:
     """By pid, of the processes that learn a model of a data directory."""
-    found = {}
+    learners = {}
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
@@ -31,8 +31,8 @@ def learner_arguments(data: Path, model: str) -> dict[int, list[bytes]]:
             except OSError:
                 continue
             if b"learn" in arguments and model.encode() in arguments and str(data).encode() in arguments:
-                found[int(process.name)] = arguments
-    return found
+                learners[int(process.name)] = arguments
+    return learners
 
 
 def learner_pids(data: Path, model: str) -> list[int]:
@@ -87,8 +87,8 @@ def test_without_its_model_it_is_tried_again_and_it_ends_with_a_supervisor_that_
 ) -> None:
     data = tmp_path / "d"
     with ThrowawayService(data, "--learners", "none") as service:
-        said = "learning none ended with status 1; it starts again in"
-        wait_until(lambda: sum(said in line for line in service.output) == 2, 60)
+        sentence = "learning none ended with status 1; it starts again in"
+        wait_until(lambda: sum(sentence in line for line in service.output) == 2, 60)
         wait_until(lambda: learner_pids(data, "none") != [], 30)
         service.process.kill()
         service.process.wait()
@@ -100,11 +100,13 @@ def test_the_stores_password_is_in_no_arguments_of_workers_and_learners(tmp_path
     with ThrowawayStore(options={"requirepass": secret}) as store:
         named = f"{store.url}?password={secret}"
         with ThrowawayService(data, "--learners", "none", store=named) as service:
-            found: dict[int, list[bytes]] = {}
-            wait_until(lambda: found.update(learner_arguments(data, "none")) or found, 30)
+            arguments: dict[int, list[bytes]] = {}
+            wait_until(lambda: arguments.update(learner_arguments(data, "none")) or arguments, 30)
             (worker,) = service.worker_pids()
-            found[worker] = Path(f"/proc/{worker}/cmdline").read_bytes().split(b"\0")
-            assert not [argument for own in found.values() for argument in own if secret.encode() in argument]
+            arguments[worker] = Path(f"/proc/{worker}/cmdline").read_bytes().split(b"\0")
+            assert not [
+                argument for own in arguments.values() for argument in own if secret.encode() in argument
+            ]
             wait_until(
                 lambda: any("learning none ended with status 1" in line for line in service.output), 30
             )

@@ -39,12 +39,12 @@ def test_a_state_goes_on_as_if_it_had_not_stopped():
 
 
 def alarms(errors: Iterable[float]) -> list[int]:
-    watch, found = Prequential(), []
+    watch, raised = Prequential(), []
     for error in errors:
         watch.add(error, 0.0)
         if watch.drift_at == watch.n:
-            found.append(watch.n)
-    return found
+            raised.append(watch.n)
+    return raised
 
 
 LAWS: dict[str, Callable[[np.random.Generator, int], NDArray[np.float64]]] = {
@@ -61,18 +61,18 @@ def test_false_alarms_are_as_rare_as_they_say(law: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(prequential, "LEVEL", 1e-3)
     monkeypatch.setattr(prequential, "REFERENCES", (400, 2_000))
     n = scaled(20_000, 1_000_000)
-    found = len(alarms(LAWS[law](np.random.default_rng(2), n).tolist()))
-    assert found <= n * 1e-3 + 3.0 * math.sqrt(n * 1e-3)
-    assert found > 0 or law != "normal", "the level can be reached"
+    n_alarms = len(alarms(LAWS[law](np.random.default_rng(2), n).tolist()))
+    assert n_alarms <= n * 1e-3 + 3.0 * math.sqrt(n * 1e-3)
+    assert n_alarms > 0 or law != "normal", "the level can be reached"
 
 
 def grown(before: NDArray[np.float64], factor: float, after: int, seed: int) -> int | None:
     """How long errors that grow by `factor` go unnoticed; the alarm's number less that of the change."""
     random = np.random.default_rng([3, seed])
     last = float(np.std(before[-500:]))
-    found = alarms([*before.tolist(), *(factor * last * random.normal(size=after)).tolist()])
-    assert not found or found[0] > len(before)
-    return found[0] - len(before) if found else None
+    raised = alarms([*before.tolist(), *(factor * last * random.normal(size=after)).tolist()])
+    assert not raised or raised[0] > len(before)
+    return raised[0] - len(before) if raised else None
 
 
 @pytest.mark.parametrize(
