@@ -290,5 +290,5 @@ cdef inline double student_excess(const Arm* arm, double z) noexcept nogil:
 
 
 cdef inline bint is_behind(const Arm* arm, const Panel* panel) noexcept nogil:
-    """Whether the arm lies below the panel."""
+    """Return whether the arm lies below the panel."""
     return (panel.start - arm.centre) + panel.rest >= arm.high

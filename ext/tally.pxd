@@ -154,7 +154,7 @@ cdef inline void tally_merge(
 
 
 cdef inline void tally_forget(tally_t *tally, double factor) noexcept nogil:
-    """What was observed weighs `factor` of what it did. Below a weight of 1e-100 it is gone: quotients of still
+    """Multiplies the weight of all observations by `factor`. Below a weight of 1e-100 it is gone: quotients of still
     smaller numbers lose their digits."""
     cdef Py_ssize_t k
     cdef double kept

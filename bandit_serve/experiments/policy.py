@@ -1,4 +1,4 @@
-"""The policy of an experiment: made from its configuration, from its state, and after a change of policy."""
+"""Policy of an experiment, made from its configuration or from a state."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def default_floor(kind: str, n_arms: int) -> float:
 
 
 def context_features(experiment: Experiment) -> Features | None:
-    """How the experiment's contexts become vectors; None where it has no context. `InvalidInput` if it is too large."""
+    """Features of the experiment's contexts; None where it has no context. `InvalidInput` if they are too many."""
     if not experiment.context:
         return None
     return Features(experiment.context, most=MAX_FEATURES)
 
 
 def order_of(experiment: Experiment) -> int:
-    """The coefficients of a model over the experiment's features and those of its arms; 0 where it has no context."""
+    """Number of coefficients of a model over the experiment's features and those of its arms; 0 without a context."""
     d, m = n_features_of(experiment.context), len(experiment.arms[0].features or ())
     return d + m + d * m if experiment.context else 0
 
@@ -202,7 +202,7 @@ def _learned_as(objective: Metric) -> str:
 
 
 def _as_utility(history: Mapping[str, Any], objective: Metric) -> dict[str, Any]:
-    """The pseudo-history with means as the policy sees rewards."""
+    """Pseudo-history with means as the policy sees rewards."""
     utilities = dict(history)
     if "mean" in history:
         mean = history["mean"]
@@ -219,10 +219,10 @@ def policy_from_state(state: Mapping[str, Any]) -> AnyPolicy:
 
 
 def policy_from_snapshot(state: Mapping[str, Any], experiment: Experiment) -> AnyPolicy:
-    """The policy of `experiment` that `state` is of.
+    """Policy of `experiment` from the `state` in a snapshot.
 
-    Where nothing is given that depends on the rewards' unit, what they show is taken, also where a former build had a
-    number in the state.
+    The parameter in the unit of the rewards is that of the configuration. States of former builds may hold a number
+    for it although none was configured.
     """
     unit = POLICIES[state["kind"]].in_unit
     if unit is None or state["kind"] != experiment.policy.kind:
@@ -239,7 +239,7 @@ def _kind(settings: PolicySpec) -> type[ContextFreePolicy] | type[ContextualPoli
 
 
 def kind_error(kind: str) -> FieldError | None:
-    """What is wrong with the name of a kind of policy; None where there is such a kind."""
+    """Error of a name that is no kind of policy; None for a kind in `POLICIES`."""
     if kind in POLICIES:
         return None
     return FieldError("policy.kind", f"{expected_one_of(kind, list(POLICIES))}, not {kind[:60]!r}")

@@ -1,4 +1,4 @@
-"""What an experiment is: arms, metrics, a policy, attribution. Frozen, and validated when it is made."""
+"""Configuration of an experiment: arms, metrics, policy, attribution, stopping. Frozen; checked by `validated`."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         return KINDS[self.kind](self.low, self.high)
 
     def refuses(self, value: float | bool) -> str | None:
-        """Why `value` can not be a reward of this metric, or None when it can. True and false are a binary 1 and 0."""
+        """Reason why `value` can not be a reward of this metric; None if it can. True and false are 1 and 0."""
         if self.traits.takes(value):
             return None
         if not -MAX_VALUE <= value <= MAX_VALUE:
@@ -111,7 +111,7 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
 
 class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
-    """How long a decision waits for its rewards, and what it means when none came."""
+    """Window in which a decision's rewards count, and the meaning of a window without any."""
 
     window: Duration = "1h"
     missing: Missing | None = None
@@ -122,7 +122,7 @@ class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
-    """When a result names a winner: at level `alpha`, from `min_samples` of the objective in each arm on.
+    """Condition on which a result names a winner: level `alpha`, and `min_samples` of the objective in each arm.
 
     `expected_samples` is the number of observations at which intervals and p-values are tightest. No change of a
     started experiment changes it: chosen by the outcomes, it would void them. The default is not written, so that
@@ -191,14 +191,14 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Standing(Struct, frozen=True, forbid_unknown_fields=True):
-    """What became of one arm. Its ramp counts from `ramp_since_ms`, Unix time: in a draft, from the start on."""
+    """Status and ramp of one arm. A ramp counts from `ramp_since_ms`, Unix time; None in a draft: from the start on."""
 
     status: ArmStatus = "active"
     ramp: Ramp | None = None
     ramp_since_ms: int | None = None
 
     def cap(self, now_ms: int) -> float:
-        """The most that the arm's share may be at `now_ms`."""
+        """Most that the arm's share may be at `now_ms`."""
         if self.ramp is None:
             return 1.0
         since_ms = now_ms if self.ramp_since_ms is None else self.ramp_since_ms
@@ -206,7 +206,7 @@ class Standing(Struct, frozen=True, forbid_unknown_fields=True):
         return self.ramp.start + (1.0 - self.ramp.start) * passed
 
     def next_cap_ms(self, now_ms: int) -> float:
-        """When the cap will be `RAMP_STEP` times what it is at `now_ms`, or 1; infinity where it does not rise."""
+        """Unix time at which the cap is `RAMP_STEP` times its value at `now_ms`, or 1; infinity if it does not rise."""
         cap = self.cap(now_ms)
         if self.ramp is None or self.ramp_since_ms is None or cap >= 1.0:
             return math.inf
@@ -236,7 +236,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     standings: tuple[Standing, ...] = ()
 
     def standing(self, arm: int) -> Standing:
-        """What became of the arm with this index."""
+        """Status and ramp of the arm with this index."""
         return self.standings[arm] if arm < len(self.standings) else ACTIVE
 
     def with_standing(self, arm: int, standing: Standing) -> Record:
@@ -246,14 +246,14 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def fallback(self) -> int:
-        """The arm that everyone gets for whom none is drawn: once stopped the winner, else control."""
+        """Arm of everyone who is not drawn for: the winner once the experiment is stopped, control otherwise."""
         if self.status == "stopped" and self.winner is not None:
             return self.experiment.arm_names.index(self.winner)
         return self.experiment.control_arm
 
     @property
     def draws(self) -> bool:
-        """Whether arms are drawn, or will be: a paused and a stopped experiment gives everyone its `fallback`."""
+        """True if arms are drawn, or will be: a paused and a stopped experiment gives everyone its `fallback`."""
         return self.status in ("draft", "running")
 
     @property
@@ -269,15 +269,15 @@ _MOVES: dict[str, tuple[Status, ...]] = {
 
 
 def may(move: str, status: Status) -> bool:
-    """Whether an experiment in `status` can be started, paused or stopped."""
+    """Return whether an experiment in `status` can be started, paused or stopped."""
     return status in _MOVES[move]
 
 
 def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
-    """The same experiment with its defaults filled in; `InvalidInput` names the fields that are wrong.
+    """Experiment with its defaults filled in; `InvalidInput` names the fields that are wrong.
 
-    Of an experiment that is there already, the payloads of its first `known_arms` and its context were looked at
-    before, perhaps by less.
+    The payloads of the first `known_arms` arms, and with any such arm the context, were checked when they were made,
+    perhaps by weaker rules: they are not checked again.
     """
     errors = [*_arm_errors(experiment), *_payload_errors(experiment, known_arms)]
     errors += [*_metric_errors(experiment), *_missing_errors(experiment)]
@@ -373,7 +373,7 @@ def _missing_errors(experiment: Experiment) -> list[FieldError]:
 
 
 def _with_roles(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
-    """The first metric without a role is the objective, unless another is."""
+    """Metrics with their roles filled in: unless one is the objective already, the first without a role becomes it."""
     roles = [metric.role for metric in metrics]
     objective = roles.index("objective") if "objective" in roles else roles.index(None)
     return tuple(
@@ -415,7 +415,7 @@ def _long_values(fields: Sequence[ContextField]) -> list[FieldError]:
 
 
 def unbuilt(experiment: Experiment) -> list[FieldError]:
-    """What it asks for that the contract has and this version has not."""
+    """Errors of the fields that the contract has and this version does not support."""
     asked = {
         "stopping.duration": experiment.stopping.duration is not None,
         "stopping.promote_winner": experiment.stopping.promote_winner,

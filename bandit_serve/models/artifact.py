@@ -56,7 +56,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Where one tensor lies: `begin` and `end` are bytes from the start of the file."""
+    """Place of one tensor: `begin` and `end` are bytes from the start of the file."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -322,7 +322,7 @@ class ArtifactStore:
         _sync_directory(self.root)
 
     def path(self, sha256: str) -> Path:
-        """Where the file is or would be. Raises `InvalidInput` for what is not a SHA-256."""
+        """Path of the file, whether it exists or not. `InvalidInput` for what is not a SHA-256."""
         if not IS_SHA256.fullmatch(sha256):
             raise InvalidInput("An artifact is named by a SHA-256 of 64 lower-case hexadecimal digits.")
         return self.root / f"{sha256}.safetensors"
@@ -340,7 +340,7 @@ class ArtifactStore:
         received.copy = renamed
 
     def _is_whole(self, path: Path, sha256: str) -> bool:
-        """Whether the file is there with its content; one that is not is put anew."""
+        """Return whether the file exists with the content of this SHA-256; if not it is put anew."""
         try:
             if _read_mark(path) == _mark_of(path):
                 return True
@@ -423,7 +423,7 @@ def _sync_directory(path: Path) -> None:
 
 
 def _header(buffer: bytes | mmap.mmap) -> tuple[dict[str, Any], int]:
-    """The JSON header and where the tensors' bytes begin."""
+    """JSON header and where the tensors' bytes begin."""
     if len(buffer) < 8:
         raise InvalidArtifact("The artifact ends before the length of its header.")
     length = int.from_bytes(buffer[:8], "little")

@@ -294,7 +294,7 @@ def _rows(block: Rows, ids: list[Id]) -> NDArray[np.int32]:
 def _requests(
     columns: FeatureColumns, features: Sequence[Features] | None, n: int, *, learn: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-    """Where each sample's features of the request begin, and all of them one after another."""
+    """Request features of all samples one after another: starts int64 (n + 1,), columns int32 and values float32."""
     if features is None:
         return np.zeros(n + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
     if isinstance(features, Mapping) or len(features) != n:
@@ -334,7 +334,7 @@ def _check_finite(*tensors: NDArray[np.float32]) -> None:
 def _check_attached(
     side: str, starts: NDArray[np.int64], attached: NDArray[np.int32], values: NDArray[np.float32], n: int
 ) -> None:
-    """That features of rows are features that there are."""
+    """Raise `InvalidArtifact` unless the features attached to rows exist."""
     _check_finite(values)
     if starts[0] != 0 or starts[-1] != attached.size or (np.diff(starts) < 0).any():
         raise InvalidArtifact(f"The artifact's {side} features do not fit their {side}s.")

@@ -22,7 +22,7 @@ Columns = tuple[NDArray[np.int32], NDArray[np.float32]]
 
 
 class FeatureColumns:
-    """Which column a feature is, and with what value.
+    """Columns of named features, with their values.
 
     A number is one column, `user:age`, whose value is standardised by what the fit saw (and kept within ±10). A str
     or bool is the column of its value, `item:year=1995`, with the value 1; a list of n str is n columns of 1/√n, so

@@ -110,7 +110,7 @@ class Popularity:
         return self
 
     def knows(self, user_id: Id, item_id: Id) -> bool:
-        """Whether the item was seen in training; the user does not matter."""
+        """Return whether the item was seen in training; the user does not matter."""
         return self._items.row(item_id) >= 0
 
     def confidence(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:

@@ -23,7 +23,7 @@ Statistics: TypeAlias = dict[str, Vector]
 
 
 class Rule(NamedTuple):
-    """The way of a kind from statistics to shares, and the same way as a sampler in C.
+    """Rule of a kind: shares from statistics, and the same distribution as a sampler in C.
 
     shares: from the statistics of E eligible arms and their indices, intp (E,), to shares that are not bounded yet,
         (E,), not negative, of any sum; all 0 is even.
@@ -37,7 +37,7 @@ class Rule(NamedTuple):
 
 
 class PseudoHistory(Struct, frozen=True):
-    """What to start with as if it had been observed, each for all arms or by arm."""
+    """Observations to start with as if they had been made, each number for all arms or by arm."""
 
     # More would count for nothing beside them.
     n: Annotated[float, Meta(ge=0.0, le=1e12, description="observations")]
@@ -95,7 +95,7 @@ class ContextFreePolicy(Policy, Arms):
         decided: ArrayLike | None = None,
         ramps: ArrayLike | None = None,
     ) -> Vector:
-        """The probability, float64 (K,), with which each arm is to be chosen now.
+        """Probability, float64 (K,), with which each arm is to be chosen now.
 
         eligible: bool (K,); the shares are the policy's over those arms alone, and 0 for the others.
         pending: numbers (K,) of at least 0: the weight of observations of `pending_value` that are not
@@ -150,7 +150,7 @@ class ContextFreePolicy(Policy, Arms):
 
 
 def mean_rewards(statistics: Statistics) -> Vector:
-    """The mean rewards (E,) of each arm, scaled to [0, 1] where they have bounds; 0 where nothing was observed."""
+    """Mean rewards (E,) of each arm, scaled to [0, 1] where they have bounds; 0 where nothing was observed."""
     if "mean" in statistics:
         return statistics["mean"]
     n = statistics["n"]

@@ -28,7 +28,7 @@ NORMAL = 1e9
 
 
 class ScoreRule(NamedTuple):
-    """The way of a kind from the arms' scores to shares, as `_linear.Linear` takes it: there it is followed, in C.
+    """Rule of a kind from the arms' scores to shares, as arguments of `_linear.Linear`, where it runs in C.
 
     logistic: whether scores are log odds.
     """
@@ -40,13 +40,13 @@ class ScoreRule(NamedTuple):
 
 
 class CoefficientPrior(Struct, frozen=True):
-    """The Normal prior, of mean 0, of each coefficient."""
+    """Normal prior, of mean 0, of each coefficient."""
 
     precision: Annotated[float, Meta(ge=1e-6, le=1e9)] = 1.0
 
 
 class ContextualParameters(Struct, frozen=True, kw_only=True):
-    """The parameters of every contextual kind, after its own."""
+    """Parameters of every contextual kind, after its own."""
 
     prior: (
         Annotated[
@@ -131,7 +131,7 @@ class ContextualPolicy(Policy, Linear):
         decided: ArrayLike | None = None,
         ramps: ArrayLike | None = None,
     ) -> Vector:
-        """The probability, float64 (K,), with which each arm is to be chosen now for the features x, numbers (d,).
+        """Probability, float64 (K,), with which each arm is to be chosen now for the features x, numbers (d,).
 
         eligible: bool (K,); the shares are the policy's over those arms alone, and 0 for the others.
         decided, ramps: as in `ContextFreePolicy.shares`.
@@ -165,7 +165,7 @@ class ContextualPolicy(Policy, Linear):
         return out
 
     def raw_shares(self, x: ArrayLike, arms: NDArray[np.intp]) -> Vector:
-        """The shares that the rule gives the eligible `arms`, intp (E,), before all bounds: (E,), of any sum."""
+        """Shares that the rule gives the eligible `arms`, intp (E,), before all bounds: (E,), of any sum."""
         raw = self.raw_shares_of(x, arms)
         # Normal scores: the chance to draw the largest is what their quadrature says.
         if isinstance(raw, tuple):
@@ -174,7 +174,7 @@ class ContextualPolicy(Policy, Linear):
         return np.asarray(raw)
 
     def grown(self, n_arms: int, arm_features: ArrayLike | None = None) -> Self:
-        """The same policy with arms up to `n_arms`: nothing was observed on the new ones.
+        """Policy with arms up to `n_arms` and the same state; nothing was observed on the new ones.
 
         arm_features: those of all `n_arms` arms, where the policy has such.
         """

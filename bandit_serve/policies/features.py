@@ -1,4 +1,4 @@
-"""From a context, values by name, to the vector of features that contextual policies learn from."""
+"""Features of contexts: the vector that contextual policies learn from, made of a context's values by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGEST = 1e6
 
 
 class Features:
-    """The features of contexts with these fields, in this order:
+    """Features of contexts with these fields, in this order:
 
     - an intercept, 1;
     - of a numeric field: (value - mean) / std, and whether it is missing;
@@ -72,9 +72,7 @@ class Features:
 
     @cached_property
     def numeric(self) -> tuple[dict[str, int], NDArray[np.bool_]]:
-        """The places of the numeric fields' values in a vector, by field, and bool: whether a standard deviation of
-        the field is given.
-        """
+        """Indices of the numeric fields' values in a vector, by field; and bool (F,), whether they have a `std`."""
         fields = [field for field in self.fields if field.kind == "numeric"]
         places = {field.name: self._places[field.name].start for field in fields}
         return places, np.array([field.std is not None for field in fields], np.bool_)
@@ -126,7 +124,7 @@ class Features:
         return min(max(scaled, -LARGEST), LARGEST)
 
     def _category(self, field: ContextField, value: Value | None) -> int:
-        """The place among the field's features; the last is for what is missing or unknown."""
+        """Index among the field's features; the last is that of missing and unknown values."""
         last = (len(field.values) if field.values is not None else field.buckets) or 0
         if value is None:
             self.missing[field.name] += 1
@@ -143,7 +141,7 @@ class Features:
 
 
 def n_features_of(fields: Sequence[ContextField]) -> int:
-    """How many features contexts with these fields have, without making any of them. The fields have no errors."""
+    """Number of features of contexts with these fields, counted without making them. The fields have no errors."""
     widths = {field.name: _width(field) for field in fields}
     products = (widths[name] * widths[other] for name, other in interactions(fields))
     return 1 + sum(widths.values()) + sum(products)
@@ -166,7 +164,7 @@ def _width(field: ContextField) -> int:
 
 
 def feature_names(field: ContextField) -> list[str]:
-    """The names of one field's features."""
+    """Names of one field's features."""
     if field.kind == "numeric":
         return [field.name, f"{field.name} missing"]
     if field.values is not None:

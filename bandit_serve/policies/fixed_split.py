@@ -1,4 +1,4 @@
-"""The classic A/B test: shares that no reward changes."""
+"""Classic A/B test: shares that no reward changes."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ BOUNDED = names_of(lambda kind: not kind.unbounded)
 def objective_kind(
     kind: str, objectives: frozenset[str], objective: str, low: float | None, high: float | None
 ) -> MetricKind:
-    """The kind of an objective's rewards; `InvalidInput` where a policy of `kind` does not take `objective`.
+    """Kind of an objective's rewards; `InvalidInput` where a policy of `kind` does not take `objective`.
 
     low, high: where the objective takes bounds, 0 and 1 unless given; None for all others.
     """

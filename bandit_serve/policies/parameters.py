@@ -45,8 +45,8 @@ NumberByArm = float | Annotated[dict[Name, float], Meta(max_length=MAX_ARMS)]
 PartsByName = Annotated[dict[Annotated[str, Meta(max_length=64)], NumberByArm], Meta(max_length=MAX_PARTS)]
 
 
-class Settings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The parameters that every kind of policy takes."""
+class CommonParameters(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Parameters that every kind of policy takes."""
 
     kind: Name
     min_share: (
@@ -111,7 +111,7 @@ class Declared(NamedTuple):
 
 @cache
 def declared(parameters: type[Struct]) -> dict[str, Declared]:
-    """The parameters of a struct by name, in its order."""
+    """Parameters of a struct by name, in its order."""
     described = inspect.type_info(parameters)
     assert isinstance(described, inspect.StructType)
     plain = {field.name: field.type for field in msgspec.structs.fields(parameters)}
@@ -199,13 +199,13 @@ def _read_part(
 
 
 def as_configured(declaration: Any) -> Any:
-    """The type of a parameter in a configuration: that which is declared without its range, or null."""
+    """Type of a parameter in a configuration: the declared one without its range, or null."""
     kinds = tuple(each for each in _alternatives(declaration) if each is not NoneType)
     return Union[(*kinds, None)]
 
 
 def arms_named(at: str, value: Any, declaration: Any) -> Iterator[tuple[str, Collection[str]]]:
-    """Where a configured parameter has numbers by the names of arms, as a path from `at` on, and those names."""
+    """Yield the path, from `at` on, of each mapping by names of arms in a configured parameter, and those names."""
     for each in _alternatives(declaration):
         if isinstance(value, dict) and get_origin(_plain(each)) is dict:
             key, item = get_args(_plain(each))

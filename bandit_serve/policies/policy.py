@@ -1,4 +1,4 @@
-"""The root of all policies. From a reward to an arm, a policy has three parts:
+"""Base of all policies. From a reward to an arm, a policy has three parts:
 
     statistics    `_arms.Arms`, or with features `_linear.Linear`: what was learned, in C; update, forget
         │
@@ -33,13 +33,13 @@ from bandit_serve.metrics import Binary
 from bandit_serve.policies._arms import arm_count
 from bandit_serve.policies.numbers import Vector, milliseconds, weights, whole
 from bandit_serve.policies.objectives import objective_kind
-from bandit_serve.policies.parameters import Settings, declared, read
+from bandit_serve.policies.parameters import CommonParameters, declared, read
 from bandit_serve.policies.shares import check_bounds, final_shares
 
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """The parameters that every policy takes, as its constructor does.
+    """Keyword parameters that every policy's constructor takes.
 
     objective: the kind of reward: `binary` (0 or 1), `bounded` (from `low` to `high`, 0 and 1 if not given),
         `count` (at least 0) or `continuous`; a policy supports those in `objectives`. More is better.
@@ -132,12 +132,12 @@ class Policy:
 
     @classmethod
     def summary(cls) -> str:
-        """The kind in one sentence, which is that of its file."""
+        """Sentence about the kind: the first of its module's docstring."""
         return (sys.modules[cls.__module__].__doc__ or "").partition("\n\n")[0].replace("\n", " ")
 
     @classmethod
     def of_arms(cls) -> tuple[str, ...]:
-        """The parameters that the constructor takes beside `Parameters`, as they are configured with the arms."""
+        """Parameters that the constructor takes in addition to `Parameters`; they are configured with the arms."""
         return ()
 
     @classmethod
@@ -167,13 +167,13 @@ class Policy:
             "unbounded": reward.unbounded,
             "min_share": terms.min_share,
             "max_share": terms.max_share,
-            "holdout": read(Settings, {"kind": self.kind, "holdout": terms.holdout}).holdout,
+            "holdout": read(CommonParameters, {"kind": self.kind, "holdout": terms.holdout}).holdout,
             "warmup": whole("warmup", terms.warmup),
         }
 
     @property
     def own(self) -> dict[str, Any]:
-        """The parameters of this kind, by name, with what was not given."""
+        """Parameters of this kind by name, defaults included."""
         return deepcopy(msgspec.structs.asdict(self.given))
 
     def cold(self, arms: NDArray[np.intp], decided: ArrayLike | None) -> Vector | None:
@@ -183,7 +183,7 @@ class Policy:
         return short.astype(np.float64) if short.any() else None
 
     def bounded(self, raw: Vector, arms: NDArray[np.intp], ramps: ArrayLike | None) -> Vector:
-        """The final shares, float64 (K,), of those that the rule gives the eligible `arms`, (E,) both."""
+        """Final shares, float64 (K,), from the rule's `raw` shares, (E,), of the eligible `arms`, intp (E,)."""
         most = None if ramps is None else weights("ramps", ramps, self.n_arms)
         return final_shares(raw, arms, self.n_arms, self.min_share, self.max_share, most, self.holdout)
 
@@ -223,7 +223,7 @@ class Policy:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The policy that `state` is of. `InvalidInput` when it is not a state of this kind of policy."""
+        """Policy with this `state`; `InvalidInput` unless it is a state of this kind of policy."""
         expected = {
             *cls.sizes,
             *cls.stated,
@@ -252,13 +252,11 @@ class Policy:
         return type(self).from_state, (self.state(),)
 
     def grown(self, n_arms: int) -> Self:
-        """The same policy with arms up to `n_arms`: nothing was observed on the new ones, whose parameters are the
-        defaults.
-        """
+        """Policy with arms up to `n_arms` and the same state; new arms have no observations and default parameters."""
         return self.with_arms(n_arms, {})
 
     def more_arms(self, n_arms: object) -> int:
-        """How many arms more `n_arms` are; `InvalidInput` where they are fewer."""
+        """Number of arms that `n_arms` adds; `InvalidInput` if it is less than the present number."""
         more = arm_count(n_arms) - self.n_arms
         if more < 0:
             raise InvalidInput(f"n_arms must be at least {self.n_arms}, not {n_arms}")
@@ -278,7 +276,7 @@ class Policy:
         )
 
     def is_by_arm(self, name: str) -> bool:
-        """Whether the array of this name among what was learned has a row for each arm."""
+        """Return whether the learned array of this name has a row for each arm."""
         return True
 
     def take_over(self, former: Policy) -> None:

@@ -50,7 +50,7 @@ class NormalPrior(Struct, frozen=True):
 
 
 class Likelihood(NamedTuple):
-    """The model of rewards of a kind of objective.
+    """Model of rewards of a kind of objective.
 
     prior: its numbers, in their order. chooser: the sampler in C. best: from the statistics of E arms and their
     priors, (E, P), to the probability that each is the best.

@@ -25,7 +25,7 @@ COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
 }
 
 
-class Page(NamedTuple):
+class VersionPage(NamedTuple):
     """`after` is what the next page is asked for with; None on the last one. `total` counts all pages."""
 
     versions: list[Version]
@@ -43,7 +43,7 @@ def find_versions(
     sort: str = "-created",
     limit: int = 100,
     after: str | None = None,
-) -> Page:
+) -> VersionPage:
     """Versions that fit all that is given, a page of them.
 
     statuses : one of these. metrics : conditions such as `rmse<=0.9`. text : a part of the version's name, its
@@ -78,7 +78,7 @@ def find_versions(
         start = names.index(after) + 1
     page = found[start : start + limit]
     more = start + limit < len(found)
-    return Page(page, len(found), page[-1].version if more else None)
+    return VersionPage(page, len(found), page[-1].version if more else None)
 
 
 def _condition(text: str) -> tuple[str, str, float]:

@@ -116,7 +116,7 @@ class LoadedModels:
 
     @property
     def lost(self) -> frozenset[Reference]:
-        """Those that take live traffic and whose files are missing or damaged here."""
+        """Versions with live traffic whose files are missing or damaged here."""
         return frozenset(self._lost) & self.live
 
     def keep_live(self, references: frozenset[Reference]) -> None:

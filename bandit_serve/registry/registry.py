@@ -131,7 +131,7 @@ class Registry:
         self.offset = offset
 
     def owner(self, name: str) -> str:
-        """Who owns the log of the experiment of this name: of the next one, where all that there were are deleted."""
+        """Owner of the log of the experiment of this name, or of the next one if all of that name are deleted."""
         owner = name
         while self.repairs.is_deleted(owner):
             owner = successor(owner)
@@ -322,7 +322,7 @@ class Registry:
 
     @classmethod
     def from_state(cls, offset: Offset, state: bytes) -> Registry:
-        """The registry whose `state` at `offset` this was; `UnreadableEntry` for anything else."""
+        """Registry with this `state` at `offset`; `UnreadableEntry` for anything that is no such state."""
         fields = _CODEC.unpack(state)
         registry = cls()
         registry.offset, registry.revision, registry.models = offset, fields.revision, fields.models

@@ -1,5 +1,4 @@
-"""How probable it is that an arm is best, and what choosing it may cost: aids for a decision, not
-significance.
+"""Probability that an arm is best, and expected loss of choosing it: aids for a decision, not significance.
 
 While the shares are the same, independent posteriors from the sample: for values 0 and 1
 Beta(1 + successes, 1 + failures), for others Student-t about the mean with n - 1 degrees of freedom (the flat prior),
@@ -30,7 +29,7 @@ Student = Callable[[Floats, Floats, Floats], Floats]
 
 
 def probability_best(sums: Sums, metric: Metric, there: Arms) -> Floats:
-    """P(the arm is best of those that are `there`, bool [K], by the metric's goal), [K]; NaN for the others, and for
+    """P(the arm is best of those that are `there`, bool (K,), by the metric's goal), (K,); NaN for the others, and for
     an arm of which too little is known.
     """
     if metric.traits.two_valued:
@@ -39,7 +38,7 @@ def probability_best(sums: Sums, metric: Metric, there: Arms) -> Floats:
 
 
 def expected_loss(sums: Sums, metric: Metric, there: Arms) -> Floats:
-    """By how much the best arm is expected to beat this one, [K], in units of the metric; NaN as above."""
+    """By how much the best arm is expected to beat this one, (K,), in units of the metric; NaN as above."""
     if metric.traits.two_valued:
         return _of_those(there, _best_arm.beta_expected_loss, sums, metric)
     return _known_only(sums, _best_arm.student_expected_loss, metric, there)

@@ -45,7 +45,7 @@ StillOpen = tuple[NDArray[np.int64], Floats]
 _BEFORE_ALL_MS = -(2**53)
 
 
-Columns = dict[str, dict[str, NDArray[Any]]]
+StateColumns = dict[str, dict[str, NDArray[Any]]]
 """By part of the fold, by name."""
 
 
@@ -53,7 +53,7 @@ class ResultsState(Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     """All of `ResultsFold`; `record` as MessagePack."""
 
     record: bytes
-    columns: Columns
+    columns: StateColumns
 
 
 RESULTS = "an experiment's results"
@@ -63,7 +63,7 @@ CODEC = Codec(ResultsState, RESULTS, version=3, layout=Layout.DEFLATED)
 class ResultsFold:
     """Results of what the log of `record`'s experiment says, up to an entry.
 
-    `exposures` i8[K] counts the exposures seen, `sums` and `evidence` are what estimates and p-values are
+    `exposures` int64 (K,) counts the exposures seen, `sums` and `evidence` are what estimates and p-values are
     made from, `pending` and `crossovers` as in the contract. `n_features` is d of the vectors x that go with decisions,
     0 without context. `offset` is that of the last entry, `now_ms` the latest
     time of one; `omitted` counts the omissions that it has met (`repairs.py`).
@@ -97,13 +97,14 @@ class ResultsFold:
         return self._decisions.pending
 
     def begins_exactly(self, metric: int) -> bool:
-        """Whether an arm's first values are kept, so that their interval can be exact."""
+        """Return whether an arm's first values are kept, so that their interval can be exact."""
         experiment = self.record.experiment
         return experiment.metrics[metric].traits.has_bounds(experiment.unit) and not self.sums.contextual
 
     def still_open(self) -> StillOpen | None:
-        """With `missing: zero`: by arm, how many decisions (units) are pending, i8[K], and the sum of the rewards that
-        they have had, f8[M, K]. None otherwise.
+        """Numbers of pending decisions (units) by arm, int64 (K,), and sums of their rewards so far, float64 (M, K).
+
+        None unless the experiment has `missing: zero`.
         """
         if isinstance(self._decisions, RewardedDecisions) or self.record.experiment.missing == "ignore":
             return None
@@ -182,12 +183,12 @@ class ResultsFold:
         self._shape.check(event)
         n_features = self.sums.n_features
         x = columns.features(event.x, len(event.rows), n_features)
-        rewards = columns.Rewards(np.ascontiguousarray(event.rows), x)
+        rewards = columns.RewardColumns(np.ascontiguousarray(event.rows), x)
         if self.record.experiment.missing == "ignore":
             rewards = self._early.keep(rewards, time_ms)
         self._count([rewards])
 
-    def _count(self, several: list[columns.Rewards]) -> None:
+    def _count(self, several: list[columns.RewardColumns]) -> None:
         for rows, x in several:
             if len(rows):
                 self._decisions.reward(rows, self._floors.of(rows["revision"]), x)
@@ -239,7 +240,7 @@ class ResultsFold:
         """A snapshot: equal bytes for equal folds, wherever the log was cut."""
         return CODEC.pack(ResultsState(msgspec.msgpack.encode(self.record), self._columns()))
 
-    def _columns(self) -> Columns:
+    def _columns(self) -> StateColumns:
         shares, numbers = self._shares.state(self._decisions.vectors())
         return {
             "fold": {
@@ -268,7 +269,7 @@ class ResultsFold:
         return fold
 
     @classmethod
-    def _restored(cls, record: Record, state: Columns) -> ResultsFold:
+    def _restored(cls, record: Record, state: StateColumns) -> ResultsFold:
         fold = cls(record)
         experiment = record.experiment
         known = fold._columns()

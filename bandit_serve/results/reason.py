@@ -91,7 +91,7 @@ def _provisos(record: Record, objective: MetricTable, pending: int, one_in: int,
 
 
 def _left_out(objective: MetricTable, names: tuple[str, ...]) -> list[str]:
-    """What there is no interval of, and why."""
+    """Provisos that list the means and lifts without an interval, and why."""
 
     def those(which: Iterable[bool]) -> list[str]:
         return [name for name, is_one in zip(names, which, strict=True) if is_one]

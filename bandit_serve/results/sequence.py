@@ -52,7 +52,7 @@ class Sequence:
         return np.sqrt(2.0 * q / rho2 * (0.5 * np.log(q) - math.log(alpha))) / self.observations
 
     def log_e_value(self, alpha: float) -> Floats:
-        """The logarithm of the evidence against a mean of 0 (eq. 155), with the tuning for level `alpha`.
+        """Logarithm of the evidence against a mean of 0 (eq. 155), with the tuning for level `alpha`.
 
         It reaches ln(1/alpha) exactly when the 1 - alpha interval leaves 0 out.
         """
@@ -71,12 +71,12 @@ def of_mean(n: ArrayLike, mean: ArrayLike, variance: ArrayLike, tuned_for: float
 
 
 def p_value(log_e: ArrayLike) -> Floats:
-    """The always-valid p-value of the largest e-value so far."""
+    """Always-valid p-value of the largest e-value so far."""
     return np.minimum(1.0, np.exp(-np.maximum(np.asarray(log_e, np.float64), 0.0)))
 
 
 def holm(p_values: ArrayLike) -> Floats:
-    """Holm's adjustment (1979) of p-values [k]; NaN counts as 1 among the others and stays NaN."""
+    """Holm's adjustment (1979) of p-values (k,); NaN counts as 1 among the others and stays NaN."""
     given = np.asarray(p_values, np.float64)
     filled = np.where(np.isnan(given), 1.0, given)
     order = np.argsort(filled, kind="stable")

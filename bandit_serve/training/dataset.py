@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.models.model import Features
-from bandit_serve.training.columns import Columns
+from bandit_serve.training.columns import RatingColumns
 from bandit_serve.training.features import read_features
 from bandit_serve.training.ratings import Ratings, read_rated
 
@@ -54,7 +54,7 @@ class DataSet:
 def read_dataset(
     path: str | os.PathLike[str],
     *,
-    columns: Columns | None = None,
+    columns: RatingColumns | None = None,
     items: str | os.PathLike[str] | None = None,
     users: str | os.PathLike[str] | None = None,
 ) -> DataSet:

@@ -35,14 +35,14 @@ MAX_DEPTH = 50
 
 
 class Verdict(NamedTuple):
-    """Whether a gate is open, and why, for the history."""
+    """Verdict of a gate, open or not, with the reason for the history."""
 
     open: bool
     reason: str
 
 
 class Gate:
-    """A condition on metrics. `InvalidInput` for text that is not one, with the place where it ends to be."""
+    """Condition on metrics. `InvalidInput` for text that is not one, with the place from which it can not be read."""
 
     def __init__(self, text: str) -> None:
         self.text = " ".join(text.split())
@@ -56,7 +56,7 @@ class Gate:
     def check(
         self, metrics: Mapping[str, float], metric: str, current: Mapping[str, float] | None
     ) -> Verdict:
-        """Whether it is open for a version with these metrics; `metric` is the one that "worse" means."""
+        """Verdict on a version with these metrics; `metric` is the one that "worse" compares."""
         known = dict(metrics)
         if current is not None:
             known |= {f"current.{name}": value for name, value in current.items()}

@@ -28,7 +28,7 @@ from bandit_serve.training.trial import Measure, Trial, fit, measure, new_model,
 Status = Literal["failed", "staged", "production"]
 
 
-class Progress(NamedTuple):
+class TrainingProgress(NamedTuple):
     """Progress of a run: of `planned` fits, in this stage of it, `done`; and what the last one gave."""
 
     stage: Literal["search", "measure", "final"]
@@ -67,7 +67,7 @@ def train(
     plan: Plan | None = None,
     *,
     current: Mapping[str, float] | None = None,
-    on_progress: Callable[[Progress], object] = lambda progress: None,
+    on_progress: Callable[[TrainingProgress], object] = lambda progress: None,
 ) -> TrainingResult:
     """Searches hyper-parameters of each family, measures the best on splits, and fits it on all ratings.
 
@@ -130,7 +130,9 @@ def train(
                 status,
             )
         )
-        on_progress(Progress("final", number + 1, len(best), Trial(family, parameters, metrics, seconds)))
+        on_progress(
+            TrainingProgress("final", number + 1, len(best), Trial(family, parameters, metrics, seconds))
+        )
     if not trained:
         told = "; ".join(f"{family}: {why}" for family, why in dropped.items())
         raise InvalidInput(f"No model came of it. {told}")
@@ -166,7 +168,7 @@ def _search(
     pairs: Rows,
     plan: Plan,
     dropped: dict[str, str],
-    on_progress: Callable[[Progress], object],
+    on_progress: Callable[[TrainingProgress], object],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
     """Best parameters of each family, and how many were tried; families in which all diverged are `dropped`."""
     train_rows, test_rows = (
@@ -199,7 +201,7 @@ def _search(
     def told(index: int, trial: Trial) -> None:
         nonlocal done
         done += 1
-        on_progress(Progress("search", done, len(works), trial))
+        on_progress(TrainingProgress("search", done, len(works), trial))
 
     best: dict[str, Trial] = {}
     tried: dict[str, int] = {}
@@ -227,7 +229,7 @@ def _measure(
     plan: Plan,
     best: Mapping[str, dict[str, Any]],
     dropped: dict[str, str],
-    on_progress: Callable[[Progress], object],
+    on_progress: Callable[[TrainingProgress], object],
 ) -> dict[str, _Measured]:
     """Metrics of the best of each family, and of the baseline, on the plan's splits and by time.
 
@@ -258,7 +260,7 @@ def _measure(
     def told(index: int, trial: Trial) -> None:
         nonlocal done
         done += 1
-        on_progress(Progress("measure", done, len(works), trial))
+        on_progress(TrainingProgress("measure", done, len(works), trial))
 
     found = run(works, plan.search, told)
     by_time = {trial.family: trial for trial in found[n_random * len(everyone) :]}

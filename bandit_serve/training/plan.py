@@ -13,7 +13,7 @@ from bandit_serve.base.validation import invalid
 from bandit_serve.errors import InvalidInput
 from bandit_serve.models.family import FAMILIES
 from bandit_serve.models.ranges import LogUniform, Space, Uniform, Whole
-from bandit_serve.training.columns import Columns
+from bandit_serve.training.columns import RatingColumns
 from bandit_serve.training.gates import Gate
 from bandit_serve.training.space import check_space
 
@@ -27,12 +27,12 @@ DEFAULT_GATES: dict[Literal["staging", "production"], str] = {
 
 
 class Data(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the ratings are: a file, or `log`, the name of an experiment whose rewards are ratings."""
+    """Source of the ratings: a file, or `log`, the name of an experiment whose rewards are ratings."""
 
     path: str | None = None
     items: str | None = None
     users: str | None = None
-    columns: Columns | None = None
+    columns: RatingColumns | None = None
     log: str | None = None
 
 

@@ -15,7 +15,7 @@ from bandit_serve.models._ids import id_text
 from bandit_serve.models._learner import MAX_RATING
 from bandit_serve.models.model import Features
 from bandit_serve.training.cells import Numbers, identity, seconds
-from bandit_serve.training.columns import Columns, Places, find_columns
+from bandit_serve.training.columns import Places, RatingColumns, find_columns
 from bandit_serve.training.features import described
 from bandit_serve.training.tables import Table, TextTable, tables
 
@@ -68,12 +68,12 @@ class Rated(NamedTuple):
     encodings: frozenset[str]
 
 
-def read_ratings(path: str | os.PathLike[str], columns: Columns | None = None) -> Ratings:
+def read_ratings(path: str | os.PathLike[str], columns: RatingColumns | None = None) -> Ratings:
     """Ratings from a text, from Parquet, or from a directory of such parts; see `read_rated`."""
     return read_rated(path, columns).ratings
 
 
-def read_rated(path: str | os.PathLike[str], columns: Columns | None = None) -> Rated:
+def read_rated(path: str | os.PathLike[str], columns: RatingColumns | None = None) -> Rated:
     """Ratings and features of their requests.
 
     columns : which columns they are in; without them MovieLens' names, or user, item, rating and time in a text
@@ -103,7 +103,7 @@ class _Found:
         self._first: tuple[Table, Places] | None = None
         self._encodings: set[str] = set()
 
-    def take(self, table: Table, columns: Columns | None) -> None:
+    def take(self, table: Table, columns: RatingColumns | None) -> None:
         """Takes the ratings of a table; those of later parts may lack the names that the first one has."""
         if self._first is not None and not table.named and len(table.head) == len(self._first[0].head):
             places = self._first[1]._replace(named=self._first[1].named and table.head == self._first[0].head)

@@ -15,7 +15,7 @@ def watch(
     int64_t[::1] n, double[::1] total, double[::1] m2, double[::1] m3, const int64_t[::1] next_look,
 ):
     """Counts rewards of `arms`, below K, each scaled to [0, 1] by its arm's `low` and `width`, into `n`, `total`, and
-    `m2` and `m3`, the sums of the second and third powers of deviations from their mean (Terriberry 2007), [K].
+    `m2` and `m3`, the sums of the second and third powers of deviations from their mean (Terriberry 2007), (K,).
 
     Whether an arm has come to its next look.
     """
@@ -49,7 +49,7 @@ cdef inline double half_deviance(double n, double from_mean, double variance, do
 def evidence(
     const double[:, ::1] candidates, double n, double total, double variance, double skew, double shift
 ):
-    """The sum, over `candidates` for when a mean changed, of their weights times how much likelier the first n values,
+    """Sum, over `candidates` for when a mean changed, of their weights times how much likelier the first n values,
     with sum `total`, are if it did; and which of them makes them the likeliest.
 
     candidates: n, sum, weight, and a column that is not read; a row or more, each n from 1 to below this n.

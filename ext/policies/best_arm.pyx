@@ -267,7 +267,7 @@ cdef Panel first_panel(const Problem* problem) noexcept nogil:
 
 
 cdef bint is_negligible(const Problem* problem, double x) noexcept nogil:
-    """Whether G(x) is negligible."""
+    """Return whether G(x) is negligible."""
     cdef double best = 1.0
     cdef Py_ssize_t k
     for k in range(problem.n_arms - 1, -1, -1):

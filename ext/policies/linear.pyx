@@ -465,12 +465,12 @@ cdef class Linear:
 
     @property
     def drawn(self):
-        """Whether there are draws, where shares go by draws of the coefficients."""
+        """True if there are draws, where shares go by draws of the coefficients."""
         return self.rule != POSTERIOR_DRAW or self.per_arm == 0 or self.draws is not None
 
     @property
     def to_redraw(self):
-        """Whether the draws are not of the present state."""
+        """True if the draws are not of the present state."""
         return not self.drawn or (self.draws is not None and self.outdated)
 
     def redraw(self):

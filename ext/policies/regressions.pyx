@@ -151,7 +151,7 @@ cdef class Regressions:
             symmetric_add(self.inverse + m * self.size, -1.0, self.direction, self.width)
 
     cdef bint is_rounding(self, double variance) noexcept:
-        """Whether no inverse has the present direction and variance, by Cauchy and Schwarz.
+        """Return whether no inverse has the present direction and variance, by Cauchy and Schwarz.
 
         What rounding has made of one grows from row to row.
         """

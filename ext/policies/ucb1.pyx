@@ -56,7 +56,7 @@ def shares(const double[::1] n, const double[::1] mean, double scale):
 
 
 cdef inline bint surely_below(const tally_t *tally, Py_ssize_t k, double width, double highest) noexcept nogil:
-    """Whether the arm's index is below `highest`, told without a root or a quotient.
+    """Return whether the arm's index is below `highest`, without a root or a quotient.
 
     It is where highest - mean > 0 and n (highest - mean)^2 > width; the margins are far above rounding. Never where
     n is 0, as nothing is above 0 then.

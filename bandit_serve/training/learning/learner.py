@@ -97,7 +97,7 @@ class ContinuousLearner:
         return next((rule.unit for rule in self.rules.values() if rule.unit is not None), None)
 
     def follows(self, name: str, uid: int) -> bool:
-        """Whether `offsets[name]` is a place in the log of the experiment with this uid."""
+        """Return whether `offsets[name]` is a place in the log of the experiment with this uid."""
         return self._uids.get(name) == uid
 
     def follow(self, experiment: Followed) -> bool:

@@ -72,7 +72,7 @@ class Sources:
         return {name: await store.last_offset(owner(name)) for name in names}
 
     def are_learned(self, learner: ContinuousLearner, ends: Mapping[str, Offset]) -> bool:
-        """Whether a learner has come to `ends`, as far as it follows those logs and they can be folded."""
+        """Return whether a learner has reached `ends` in all logs that it follows and that can be folded."""
         return all(
             learner.offsets[name] >= end
             for name, end in ends.items()
