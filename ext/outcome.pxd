@@ -101,7 +101,7 @@ cdef inline void outcome_invert(outcome_t *o, Py_ssize_t i) noexcept nogil:
 
 
 cdef inline bint outcome_is_rounding(const outcome_t *o, Py_ssize_t i, double variance) noexcept nogil:
-    """Return whether no inverse has the present direction and variance, by Cauchy and Schwarz, or if too little stays."""
+    """Return whether no inverse fits the direction and variance, by Cauchy and Schwarz, or too little of it stays."""
     cdef Py_ssize_t j
     cdef const double *precision = o.precision + i * o.width
     # Written so that NaN is rounding.

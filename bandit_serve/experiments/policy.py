@@ -54,30 +54,30 @@ def from_experiment(experiment: Experiment) -> AnyPolicy:
     """A fresh policy. `InvalidInput` names what it does not take."""
     try:
         _require_fit(experiment)
-        of_context: dict[str, Any] = {}
+        context_arguments: dict[str, Any] = {}
         if issubclass(_kind(experiment.policy), ContextualPolicy):
-            of_context = _of_context(experiment, context_features(experiment))
-        return _made(experiment, _learned_as(experiment.objective), of_context)
+            context_arguments = _context_arguments(experiment, context_features(experiment))
+        return _made(experiment, _learned_as(experiment.objective), context_arguments)
     except InvalidInput as error:
-        found = _all_wrong(experiment) or error.errors
-        raise InvalidInput(str(error), found) from None
+        errors = _all_wrong(experiment) or error.errors
+        raise InvalidInput(str(error), errors) from None
 
 
 def _all_wrong(experiment: Experiment) -> list[FieldError]:
     """Everything for which there can be no such policy: what is refused is left out, to see what else is."""
     if experiment.policy.kind not in POLICIES:
         return []
-    found: dict[str, FieldError] = {}
+    errors: dict[str, FieldError] = {}
     kind, own = _kind(experiment.policy), dict.fromkeys(_kind(experiment.policy).parameters)
     contextual = issubclass(kind, ContextualPolicy)
     checks: list[Callable[[Experiment], object]] = [_require_fit]
     if contextual:
-        checks.append(lambda of: _of_context(of, context_features(of)))
+        checks.append(lambda of: _context_arguments(of, context_features(of)))
     for check in checks:
         try:
             check(experiment)
         except InvalidInput as error:
-            found |= {each.at: each for each in error.errors}
+            errors |= {each.at: each for each in error.errors}
     objective = _learned_as(experiment.objective)
     if objective not in kind.objectives:
         objective = sorted(kind.objectives)[0]
@@ -91,12 +91,12 @@ def _all_wrong(experiment: Experiment) -> list[FieldError]:
         except InvalidInput as error:
             at = error.errors[0].at
             # What lacks a part that was refused may be refused for that.
-            if not any(place.startswith(f"{at}.") for place in found):
-                found.setdefault(at, error.errors[0])
+            if not any(place.startswith(f"{at}.") for place in errors):
+                errors.setdefault(at, error.errors[0])
             experiment = _without(experiment, at)
         else:
             break
-    return list(found.values())
+    return list(errors.values())
 
 
 def _with(experiment: Experiment, changed: Mapping[str, Any]) -> Experiment:
@@ -119,14 +119,14 @@ def _without(experiment: Experiment, at: str) -> Experiment:
 def _require_fit(experiment: Experiment) -> None:
     """`InvalidInput` with all that a kind of policy does not take, whatever its values."""
     settings, kind = experiment.policy, _kind(experiment.policy)
-    found = []
+    errors = []
     if _learned_as(experiment.objective) not in kind.objectives:
         objectives = " or ".join(sorted(kind.objectives))
-        found.append(FieldError("policy.kind", f"{kind.kind} takes a {objectives} objective"))
+        errors.append(FieldError("policy.kind", f"{kind.kind} takes a {objectives} objective"))
     if kind.jumps and experiment.unit == "user":
         detail = f'{kind.kind} jumps between arms and can not keep a "unit": "user" on one'
-        found.append(FieldError("policy.kind", detail))
-    found += [
+        errors.append(FieldError("policy.kind", detail))
+    errors += [
         FieldError(
             f"policy.{name}",
             f"{kind.kind} has no parameter {name}: {expected_one_of(name, sorted(kind.parameters))}",
@@ -136,13 +136,13 @@ def _require_fit(experiment: Experiment) -> None:
     ]
     if settings.pseudo_history is not None and issubclass(kind, ContextualPolicy):
         detail = f"{kind.kind} learns from context, which no such history has"
-        found.append(FieldError("policy.pseudo_history", detail))
-    if found:
-        raise InvalidInput(f"{found[0].at}: {found[0].detail}.", found)
+        errors.append(FieldError("policy.pseudo_history", detail))
+    if errors:
+        raise InvalidInput(f"{errors[0].at}: {errors[0].detail}.", errors)
 
 
-def _made(experiment: Experiment, modelled: str, of_context: Mapping[str, Any]) -> AnyPolicy:
-    """`modelled` is the kind of objective, `of_context` what a contextual policy is made with."""
+def _made(experiment: Experiment, modelled: str, context_arguments: Mapping[str, Any]) -> AnyPolicy:
+    """`modelled` is the kind of objective, `context_arguments` what a contextual policy is made with."""
     settings, objective, kind = experiment.policy, experiment.objective, _kind(experiment.policy)
     indices = {name: arm for arm, name in enumerate(experiment.arm_names)}
     given = {name: getattr(settings, name) for name in OWN if name in kind.parameters}
@@ -157,7 +157,7 @@ def _made(experiment: Experiment, modelled: str, of_context: Mapping[str, Any]) 
                 for name, value in given.items()
                 if value is not None
             },
-            **of_context,
+            **context_arguments,
             objective=modelled,
             low=objective.low if bounded else None,
             high=objective.high if bounded else None,
@@ -174,26 +174,26 @@ def _made(experiment: Experiment, modelled: str, of_context: Mapping[str, Any]) 
         raise _wrong(at, str(error)) from None
 
 
-def _of_context(experiment: Experiment, features: Features | None) -> dict[str, Any]:
+def _context_arguments(experiment: Experiment, features: Features | None) -> dict[str, Any]:
     if features is None:
         detail = f"{experiment.policy.kind} learns from context: expected at least one field"
         raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])
-    of_arms = [arm.features for arm in experiment.arms]
-    shared = None not in of_arms
-    if any(of_arms) and not shared:
+    arm_features = [arm.features for arm in experiment.arms]
+    shared = None not in arm_features
+    if any(arm_features) and not shared:
         detail = "expected features for every arm, or for none"
         raise InvalidInput(f"arms: {detail}.", [FieldError("arms", detail)])
-    if len({len(own or ()) for own in of_arms}) > 1:
+    if len({len(own or ()) for own in arm_features}) > 1:
         detail = "expected as many features for each arm"
         raise InvalidInput(f"arms: {detail}.", [FieldError("arms", detail)])
-    d, order, models = features.n_features, order_of(experiment), 1 if shared else len(of_arms)
+    d, order, models = features.n_features, order_of(experiment), 1 if shared else len(arm_features)
     if order > MAX_COEFFICIENTS or models * order * (order + 1) > MAX_NUMBERS:
         detail = (
             f"expected fewer features or arms: {models} models of {order} coefficients each are too large to be "
             f"served (at most {MAX_COEFFICIENTS} each, and {MAX_NUMBERS} in number times their square)"
         )
         raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])
-    return {"n_features": d, "arm_features": of_arms} if shared else {"n_features": d}
+    return {"n_features": d, "arm_features": arm_features} if shared else {"n_features": d}
 
 
 def _learned_as(objective: Metric) -> str:

@@ -64,8 +64,12 @@ _WithAllKinds: Any = msgspec.defstruct(
 
 
 class PolicySpec(
-    _WithAllKinds, CommonParameters, frozen=True, forbid_unknown_fields=True, omit_defaults=True
-):  # type: ignore[misc]
+    _WithAllKinds,  # type: ignore[misc]
+    CommonParameters,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+):
     """Policy by which traffic is shared. `kind` selects it, and `policies.POLICIES` has the parameters of each kind."""
 
 

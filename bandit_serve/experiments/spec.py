@@ -416,21 +416,21 @@ def _long_values(fields: Sequence[ContextField]) -> list[FieldError]:
 
 def unbuilt(experiment: Experiment) -> list[FieldError]:
     """Errors of the fields that the contract has and this version does not support."""
-    asked = {
+    unbuilt_fields = {
         "stopping.duration": experiment.stopping.duration is not None,
         "stopping.promote_winner": experiment.stopping.promote_winner,
         **{f"metrics[{i}].role": metric.role == "guardrail" for i, metric in enumerate(experiment.metrics)},
     }
     return [
         FieldError(at, "is part of the contract but not built yet; leave it out")
-        for at, given in asked.items()
+        for at, given in unbuilt_fields.items()
         if given
     ]
 
 
 def _refuse_unbuilt(experiment: Experiment) -> None:
-    found = unbuilt(experiment)
-    if found:
-        where = " and ".join(error.at for error in found)
-        are, them = ("is", "it") if len(found) == 1 else ("are", "them")
+    errors = unbuilt(experiment)
+    if errors:
+        where = " and ".join(error.at for error in errors)
+        are, them = ("is", "it") if len(errors) == 1 else ("are", "them")
         raise NotBuilt(f"{where} {are} part of the contract but not built yet; leave {them} out.")

@@ -95,17 +95,19 @@ class Artifact:
         `dtype` is the format's name ("F32") and `shape` what the family needs (None: any length); another one
         is refused with `InvalidArtifact`.
         """
-        found = self.tensors.get(name)
-        if found is None:
+        tensor = self.tensors.get(name)
+        if tensor is None:
             raise InvalidArtifact(f"The artifact has no tensor {name}, which the family {self.family} needs.")
-        fits = len(found.shape) == len(shape) and all(
-            want is None or want == have for want, have in zip(shape, found.shape, strict=True)
+        fits = len(tensor.shape) == len(shape) and all(
+            want is None or want == have for want, have in zip(shape, tensor.shape, strict=True)
         )
-        if found.dtype != DTYPES[dtype] or not fits:
+        if tensor.dtype != DTYPES[dtype] or not fits:
             wanted = ", ".join("any" if want is None else str(want) for want in shape)
             raise InvalidArtifact(f"The tensor {name} must be {dtype} of shape ({wanted}).")
-        count = (found.end - found.begin) // found.dtype.itemsize
-        array: NDArray[Any] = np.frombuffer(self.buffer, found.dtype, count, found.begin).reshape(found.shape)
+        count = (tensor.end - tensor.begin) // tensor.dtype.itemsize
+        array: NDArray[Any] = np.frombuffer(self.buffer, tensor.dtype, count, tensor.begin).reshape(
+            tensor.shape
+        )
         return array
 
 
@@ -265,17 +267,17 @@ class ArtifactStore:
 
     def left(self) -> list[Received]:
         """Files that a process received and left, a day ago or longer. Spoiled copies are removed."""
-        found = []
+        abandoned = []
         for copy in [*self.root.glob(f"{PUT}*"), *self.root.glob(f"{SENT}*")]:
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - copy.stat().st_mtime < ABANDONED_AFTER_S:
                     continue
                 sha256 = copy.name.removeprefix(PUT).removeprefix(SENT)[:64]
                 if IS_SHA256.fullmatch(sha256):
-                    found.append(Received(sha256, copy.stat().st_size, "", copy))
+                    abandoned.append(Received(sha256, copy.stat().st_size, "", copy))
                 else:
                     copy.unlink()
-        return found
+        return abandoned
 
     def open(self, sha256: str) -> Artifact:
         """Maps a stored file whose content was checked against its name.
@@ -440,10 +442,10 @@ def _json(content: bytes, what: str) -> dict[str, Any]:
         raise InvalidArtifact(f"The artifact's {what} has the number {name}.")
 
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        entries = dict(pairs)
+        if len(entries) != len(pairs):
             raise InvalidArtifact(f"The artifact's {what} has a key twice.")
-        return found
+        return entries
 
     try:
         value = json.loads(
@@ -477,16 +479,16 @@ def _tensors(header: dict[str, Any], data_begin: int, size: int) -> dict[str, Te
     """Tensors of a header, which together are every byte from `data_begin` to `size`, each once."""
     if len(header) > MAX_TENSORS:
         raise InvalidArtifact(f"The artifact has more than {MAX_TENSORS} tensors.")
-    found = {name: _tensor(_quoted(name), entry, data_begin, size) for name, entry in header.items()}
+    tensors = {name: _tensor(_quoted(name), entry, data_begin, size) for name, entry in header.items()}
     end = data_begin
-    for name, tensor in sorted(found.items(), key=lambda item: (item[1].begin, item[1].end)):
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if tensor.begin != end:
             how = "overlaps" if tensor.begin < end else "leaves a hole after"
             raise InvalidArtifact(f"The tensor {_quoted(name)} {how} the one before it.")
         end = tensor.end
     if end != size:
         raise InvalidArtifact(f"The artifact has {size - end} bytes after its last tensor.")
-    return found
+    return tensors
 
 
 def _tensor(name: str, entry: object, data_begin: int, size: int) -> Tensor:

@@ -71,6 +71,6 @@ def descend(
             break
     if not kept:
         return schedule.epochs
-    for array, of_best in zip(arrays(), kept, strict=True):
-        array[...] = of_best
+    for array, best_array in zip(arrays(), kept, strict=True):
+        array[...] = best_array
     return best_epoch

@@ -299,13 +299,13 @@ def _requests(
         return np.zeros(n + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
     if isinstance(features, Mapping) or len(features) != n:
         raise InvalidInput("There must be as many features as ratings.")
-    found = [columns.columns("request", own, learn=learn) for own in features]
+    requests = [columns.columns("request", own, learn=learn) for own in features]
     starts = np.zeros(n + 1, np.int64)
-    np.cumsum([rows.size for rows, _ in found], out=starts[1:])
+    np.cumsum([rows.size for rows, _ in requests], out=starts[1:])
     return (
         starts,
-        np.concatenate([rows for rows, _ in found]),
-        np.concatenate([values for _, values in found]),
+        np.concatenate([rows for rows, _ in requests]),
+        np.concatenate([values for _, values in requests]),
     )
 
 

@@ -107,9 +107,10 @@ class Factorized(Factorization):
             check_ranking(k, own, None)
         vectors, bases, items = self._asked(list(user_ids))
         skips = None if exclude is None else [_skipped(items, own, None) for own in exclude]
-        found = self._top().search(vectors, bases, k, skips)
+        results = self._top().search(vectors, bases, k, skips)
         return [
-            list(zip(map(items.name, rows.tolist()), scores.tolist(), strict=True)) for rows, scores in found
+            list(zip(map(items.name, rows.tolist()), scores.tolist(), strict=True))
+            for rows, scores in results
         ]
 
     def confidence(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:

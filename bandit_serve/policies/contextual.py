@@ -110,7 +110,7 @@ class ContextualPolicy(Policy, Linear):
         )
 
     @classmethod
-    def of_arms(cls) -> tuple[str, ...]:
+    def arm_parameters(cls) -> tuple[str, ...]:
         return ("arm_features",)
 
     @classmethod

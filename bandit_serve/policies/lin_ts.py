@@ -13,14 +13,14 @@ from bandit_serve.policies.parameters import Factor
 
 class LinTSParameters(ContextualParameters, frozen=True):
     scale: Annotated[
-        Factor, Meta(description="the width of draws beside the posterior's; less explores less")
+        Factor, Meta(description="the width of draws relative to the posterior's; less explores less")
     ] = 0.5
 
 
 class LinTS(ContextualPolicy):
     """P(arm is best) under draws from Normal(θ, (scale · σ)² (A + λ)⁻¹). For the rest see `ContextualPolicy`.
 
-    scale: the width of the draws beside the posterior's, above 0. σ is the standard deviation that the rewards are
+    scale: the width of the draws relative to the posterior's, above 0. σ is the standard deviation that the rewards are
         found to have about their predictions, 0.5 before there are any. 1 is the posterior under Normal noise; less
         explores less (Chapelle & Li 2011, section 3).
 

@@ -13,14 +13,14 @@ from bandit_serve.policies.parameters import Factor
 
 class LogisticTSParameters(ContextualParameters, frozen=True):
     scale: Annotated[
-        Factor, Meta(description="the width of draws beside the posterior's; less explores less")
+        Factor, Meta(description="the width of draws relative to the posterior's; less explores less")
     ] = 0.1
 
 
 class LogisticTS(ContextualPolicy):
     """P(arm is best) under draws of the coefficients of its log odds. For the rest see `ContextualPolicy`.
 
-    scale: the width of the draws beside the posterior's, above 0; less than 1 explores less (Chapelle & Li 2011,
+    scale: the width of the draws relative to the posterior's, above 0; less than 1 explores less (Chapelle & Li 2011,
         Algorithm 3 and section 3, whose diagonal precision is the whole matrix here).
 
     The posterior is Normal. A reward moves its mean to the maximum of the prior times the reward's likelihood and

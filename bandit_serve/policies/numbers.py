@@ -39,12 +39,12 @@ def whole(name: str, value: object) -> int:
 def milliseconds(name: str, duration: object) -> int:
     """Milliseconds of a duration like "24h"; `InvalidInput` unless they are above 0."""
     try:
-        found = parse_duration_ms(duration) if isinstance(duration, str) else 0
+        duration_ms = parse_duration_ms(duration) if isinstance(duration, str) else 0
     except InvalidInput as error:
         raise refusal(name, f"{name}: {error}") from None
-    if found <= 0:
+    if duration_ms <= 0:
         raise refusal(name, f'{name} must be a duration above 0 like "24h", not {duration!r}')
-    return found
+    return duration_ms
 
 
 def in_order(name: str, given: Mapping[int, T], n_arms: int, default: T) -> list[T]:

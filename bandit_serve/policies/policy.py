@@ -127,7 +127,7 @@ class Policy:
 
     def __init_subclass__(cls) -> None:
         if "Parameters" in vars(cls):
-            cls.parameters = (*declared(cls.Parameters), *cls.of_arms())
+            cls.parameters = (*declared(cls.Parameters), *cls.arm_parameters())
             cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]
 
     @classmethod
@@ -136,7 +136,7 @@ class Policy:
         return (sys.modules[cls.__module__].__doc__ or "").partition("\n\n")[0].replace("\n", " ")
 
     @classmethod
-    def of_arms(cls) -> tuple[str, ...]:
+    def arm_parameters(cls) -> tuple[str, ...]:
         """Parameters that the constructor takes in addition to `Parameters`; they are configured with the arms."""
         return ()
 
@@ -214,7 +214,7 @@ class Policy:
         return {
             "kind": self.kind,
             **{name: getattr(self, name) for name in (*self.sizes, *self.stated)},
-            "parameters": {**self.own, **{name: getattr(self, name) for name in self.of_arms()}},
+            "parameters": {**self.own, **{name: getattr(self, name) for name in self.arm_parameters()}},
             **{part: getattr(self, part)() for part in self.learned},
             "observed": self.observed,
             "clock_ms": self.clock_ms,
@@ -262,14 +262,14 @@ class Policy:
             raise InvalidInput(f"n_arms must be at least {self.n_arms}, not {n_arms}")
         return more
 
-    def with_arms(self, n_arms: int, of_arms: dict[str, Any]) -> Self:
-        """As `grown`, with the parameters `of_arms` of all arms."""
+    def with_arms(self, n_arms: int, arm_parameters: dict[str, Any]) -> Self:
+        """As `grown`, with the parameters `arm_parameters` of all arms."""
         more, state = self.more_arms(n_arms), self.state()
         for part in self.learned:
             for name, values in state[part].items():
                 if self.is_by_arm(name):
                     state[part][name] = np.pad(values, [(0, more), *[(0, 0)] * (values.ndim - 1)])
-        parameters = {name: _by_index(value) for name, value in state["parameters"].items()} | of_arms
+        parameters = {name: _by_index(value) for name, value in state["parameters"].items()} | arm_parameters
         observed = np.pad(state["observed"], (0, more))
         return type(self).from_state(
             {**state, "n_arms": int(n_arms), "parameters": parameters, "observed": observed}

@@ -145,8 +145,8 @@ class Thompson(ContextFreePolicy):
         likelihood, prior = likelihood_of(objective), prior_by_arm(own.prior)
 
         def shares(statistics: Statistics, arms: NDArray[np.intp]) -> Vector:
-            of_arms = prior[arms] if len(prior) > 1 else np.repeat(prior, arms.size, axis=0)
-            return likelihood.best(statistics, of_arms)
+            priors = prior[arms] if len(prior) > 1 else np.repeat(prior, arms.size, axis=0)
+            return likelihood.best(statistics, priors)
 
         return Rule(shares, likelihood.chooser, prior)
 

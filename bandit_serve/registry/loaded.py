@@ -63,10 +63,10 @@ class LoadedModels:
         return [(*reference, model.nbytes) for reference, model in self._models.items()]
 
     def get(self, model: str, version: str) -> Model | None:
-        found = self._models.get((model, version))
-        if found is not None:
+        loaded = self._models.get((model, version))
+        if loaded is not None:
             self._models.move_to_end((model, version))
-        return found
+        return loaded
 
     async def load(self, version: Version) -> Model:
         """Model, from its artifact if it is not in memory; those who ask together wait for one load.
@@ -74,9 +74,9 @@ class LoadedModels:
         `Conflict` for a version that can not serve, `ModelLost` where the file is not what was registered.
         """
         reference = (version.model, version.version)
-        found = self.get(*reference)
-        if found is not None:
-            return found
+        loaded = self.get(*reference)
+        if loaded is not None:
+            return loaded
         require_servable(version)
         if reference in self._lost and time.monotonic() < self._lost[reference][0]:
             raise _lost(version, self._lost[reference][1])

@@ -84,10 +84,10 @@ def _weighted(
     known = compared.copy()
     known[control] = estimates.usable[control]
     difference = np.where(compared, estimates.differences.mean, 0.0)
-    of_control = estimates.controls.variance_of_mean
-    variance = np.where(compared, estimates.differences.variance_of_mean - of_control, 1.0)
+    control_variance = estimates.controls.variance_of_mean
+    variance = np.where(compared, estimates.differences.variance_of_mean - control_variance, 1.0)
     if compared.any():
-        variance[control] = of_control[compared].mean()
+        variance[control] = control_variance[compared].mean()
     else:
         variance[control] = estimates.arms.variance_of_mean[control]
     return difference, variance, n, known & there

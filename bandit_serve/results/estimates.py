@@ -21,7 +21,7 @@ from bandit_serve.metrics import MetricKind
 from bandit_serve.results import skewness
 from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results.fieller import Ratios, ratios
-from bandit_serve.results.sequence import TUNED_FOR, Floats, Sequence, of_mean
+from bandit_serve.results.sequence import TUNED_FOR, Floats, Sequence, mean_sequence
 
 FEWEST = 50
 """Observations of its own from which an arm has intervals and p-values: the sequences are asymptotic."""
@@ -114,8 +114,8 @@ class Sums:
     @property
     def residual_skewness(self) -> Floats:
         """Skewness of the deviations from what a model expected; `skewness` where no model was asked."""
-        of_residuals = self._moved_up(self.residual_cube, np.maximum(self.residual, 0.0))
-        return np.where(self.modelled, of_residuals, self.skewness)
+        skewness_of_residuals = self._moved_up(self.residual_cube, np.maximum(self.residual, 0.0))
+        return np.where(self.modelled, skewness_of_residuals, self.skewness)
 
     def _moved_up(self, third: Floats, second: Floats) -> Floats:
         """Skewness from the sums of cubed and squared deviations, (K,), moved up towards that within all arms."""
@@ -239,16 +239,21 @@ def fixed_split(sums: Sums, kind: type[MetricKind], control: int, tuned_for: flo
     usable = (sums.n >= FEWEST) & (variance > MIN_VARIANCE)
     compared = _with_control(sums.n > 0, control)
     n = np.maximum(sums.n, 1)
-    of_mean_k = np.where(usable, variance, 1.0) / n
+    variance_of_mean = np.where(usable, variance, 1.0) / n
     pair = n + n[control]
-    gamma = _of_mean(sums, sums.skewness, kind, n)
-    of_control = np.broadcast_to(of_mean_k[control], n.shape)
+    gamma = _skewness_of_mean(sums, sums.skewness, kind, n)
+    control_variance = np.broadcast_to(variance_of_mean[control], n.shape)
     return Estimates(
-        of_mean(n, sums.mean, of_mean_k, tuned_for),
-        of_mean(pair, sums.shifted_mean - sums.shifted_mean[control], of_mean_k + of_control, tuned_for),
-        of_mean(pair, np.broadcast_to(sums.mean[control], n.shape), of_control, tuned_for),
-        of_control,
-        -of_control,
+        mean_sequence(n, sums.mean, variance_of_mean, tuned_for),
+        mean_sequence(
+            pair,
+            sums.shifted_mean - sums.shifted_mean[control],
+            variance_of_mean + control_variance,
+            tuned_for,
+        ),
+        mean_sequence(pair, np.broadcast_to(sums.mean[control], n.shape), control_variance, tuned_for),
+        control_variance,
+        -control_variance,
         compared,
         usable,
         _with_control(usable, control),
@@ -284,15 +289,15 @@ def moving_shares(
     )
     w = np.where(compared, sums.pair_weight, 1.0)
     estimate = sums.pair_score / w
-    of_arm = np.where(comparable, v * sums.pair_inverse, 1.0)
-    of_control = np.where(comparable, v[control] * sums.pair_control_inverse, 1.0)
-    spread = of_arm + of_control
+    arm_spread = np.where(comparable, v * sums.pair_inverse, 1.0)
+    control_spread = np.where(comparable, v[control] * sums.pair_control_inverse, 1.0)
+    spread = arm_spread + control_spread
     expected = sums.pair_predicted_variation
     seen = np.where(comparable, np.maximum(spread + expected, sums.pair_variation(estimate)), spread)
     # Under even shares, `tuned_for` observations of a pair have w = 1/4 each whatever the number of arms.
-    of_one = 0.125 * (v + v[control]) + 0.5 * k * expected / np.maximum(sums.pair_eligible, 1)
-    differences = Sequence(w, sums.pair_score, seen, tuned_for * of_one)
-    control_part = seen * (of_control / spread)
+    variance_of_one = 0.125 * (v + v[control]) + 0.5 * k * expected / np.maximum(sums.pair_eligible, 1)
+    differences = Sequence(w, sums.pair_score, seen, tuned_for * variance_of_one)
+    control_part = seen * (control_spread / spread)
     controls = Sequence(w, sums.pair_control_score + w * sums.origin, control_part, differences.tightest_at)
     control_variance = controls.variance_of_mean
     covariance = -control_variance
@@ -301,7 +306,7 @@ def moving_shares(
         control_variance = np.broadcast_to(arms.variance_of_mean[control], w.shape)
         covariance = 0.5 * (arms.variance_of_mean - control_variance - differences.variance_of_mean)
     shared = np.square(t) / np.maximum(sums.inverse, 1.0)
-    gamma = _of_mean(sums, sums.residual_skewness, kind, np.minimum(np.maximum(sums.n, 1), shared))
+    gamma = _skewness_of_mean(sums, sums.residual_skewness, kind, np.minimum(np.maximum(sums.n, 1), shared))
     return Estimates(
         arms,
         differences,
@@ -322,14 +327,15 @@ def _skewness(third: Floats, second: Floats, n: NDArray[np.int64]) -> Floats:
     return np.where(varied, third / n / np.where(varied, second / n, 1.0) ** 1.5, 0.0)
 
 
-def _of_mean(sums: Sums, of_one: Floats, kind: type[MetricKind], n: Floats) -> Floats:
-    """Skewness of means of `n` observations whose own skewness is `of_one`. For values 0 and 1 it follows from the
-    cautious m, as the variance does.
+def _skewness_of_mean(sums: Sums, skewness_of_one: Floats, kind: type[MetricKind], n: Floats) -> Floats:
+    """Skewness of means of `n` observations, of which each has `skewness_of_one`.
+
+    For values 0 and 1 it follows from the cautious m, as the variance does.
     """
     if kind.two_valued:
         m = (sums.total + 1.0) / (sums.n + 2.0)
         return (1.0 - 2.0 * m) / np.sqrt(m * (1.0 - m) * n)
-    return of_one / np.sqrt(n)
+    return skewness_of_one / np.sqrt(n)
 
 
 def _tame(gamma: Floats, kind: type[MetricKind]) -> NDArray[np.bool_]:

@@ -82,10 +82,10 @@ class Evidence:
         added = n_arms - len(self.peers)
         for name in ("fixed_above", "fixed_below", "moving_above", "moving_below"):
             setattr(self, name, np.pad(getattr(self, name), ((0, 0), (0, added))))
-        of_new = np.full(added, n_arms, np.int64)
-        self.peers = np.concatenate([self.peers, of_new]) if looked else np.full(n_arms, n_arms, np.int64)
+        new_peers = np.full(added, n_arms, np.int64)
+        self.peers = np.concatenate([self.peers, new_peers]) if looked else np.full(n_arms, n_arms, np.int64)
 
-    def found(self, metric: int, moving: bool) -> tuple[Floats, Floats]:
+    def largest(self, metric: int, moving: bool) -> tuple[Floats, Floats]:
         """Largest log e-values of a metric by one method, (K,) each: above and below control."""
         if moving:
             return self.moving_above[metric], self.moving_below[metric]
@@ -110,8 +110,8 @@ class Evidence:
 
     def _note(self, metric: int, moving: bool, estimates: Estimates, alpha: float) -> None:
         above, below = directed(estimates, alpha)
-        for largest, now in zip(self.found(metric, moving), (above, below), strict=True):
-            np.maximum(largest, now, out=largest)
+        for so_far, now in zip(self.largest(metric, moving), (above, below), strict=True):
+            np.maximum(so_far, now, out=so_far)
 
     def _look_at_ratio(self, sums: Sums) -> None:
         if not sums.moved:

@@ -274,11 +274,11 @@ class ResultsFold:
         experiment = record.experiment
         known = fold._columns()
         _require_known(state, known, RESULTS)
-        for part, of_part in state.items():
+        for part, columns_of_part in state.items():
             once_known = Evidence.FORMER if part == "evidence" else ()
-            _require_known(of_part, {*known[part], *once_known}, part)
+            _require_known(columns_of_part, {*known[part], *once_known}, part)
             if part in FIXED:
-                _require_shapes(of_part, known[part], FIXED[part])
+                _require_shapes(columns_of_part, known[part], FIXED[part])
         fold.now_ms = int(state["fold"]["now_ms"][0])
         fold.omitted = int(state["fold"].get("omitted", [0])[0])
         fold.exposures = (

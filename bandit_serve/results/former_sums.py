@@ -17,18 +17,18 @@ def with_squares(state: State, control: int, contextual: bool) -> State:
     weight = 0.5 / n_arms
     n, eligible, pairs = (state[name].astype(np.float64) for name in ("n", "eligible", "pair_eligible"))
     variance = state["m2"] / np.maximum(n - 1.0, 1.0)
-    of_sample = state["total"] / np.maximum(n, 1.0)
+    sample_mean = state["total"] / np.maximum(n, 1.0)
     mean = state["score"] / np.maximum(eligible, 1.0)
     difference = state["pair_score"] / np.maximum(pairs, 1.0)
-    of_arm, of_control = weight**2 * state["pair_inverse"], weight**2 * state["pair_control_inverse"]
-    spread = variance * of_arm + variance[:, [control]] * of_control
+    arm_part, control_part = weight**2 * state["pair_inverse"], weight**2 * state["pair_control_inverse"]
+    spread = variance * arm_part + variance[:, [control]] * control_part
     nobody = np.full(n_metrics, 2**64 - 1, np.uint64)
     return state | {
         "shifted": state["total"],
         "origin": np.zeros(n_metrics),
         "first_who": nobody,
         "first_number": nobody,
-        "cube": 3.0 * of_sample * state["m2"] + n * of_sample**3,
+        "cube": 3.0 * sample_mean * state["m2"] + n * sample_mean**3,
         "square": variance * state["inverse"] + eligible * mean**2,
         "pair_weight": weight * pairs,
         "pair_score": weight * state["pair_score"],
@@ -36,8 +36,8 @@ def with_squares(state: State, control: int, contextual: bool) -> State:
         "pair_weight_square": weight**2 * pairs,
         "pair_square_score": weight**2 * state["pair_score"],
         "pair_square": spread + weight**2 * pairs * difference**2,
-        "pair_inverse": of_arm,
-        "pair_control_inverse": of_control,
+        "pair_inverse": arm_part,
+        "pair_control_inverse": control_part,
         "unsquared": state["analysed"],
         "plain_weight": np.array([weight]),
         "contextual": np.array([contextual]),

@@ -113,7 +113,7 @@ class MetricTable:
 
     def _evidence(self, fold: ResultsFold) -> tuple[Floats, Floats]:
         """Logarithms of the largest e-values, (K,): above and below control."""
-        so_far = fold.evidence.found(self.index, self.moving)
+        so_far = fold.evidence.largest(self.index, self.moving)
         now = directed(self.estimates, self.alpha)
         return np.maximum(so_far[0], now[0]), np.maximum(so_far[1], now[1])
 

@@ -63,11 +63,18 @@ class Sequence:
             return rho2 * np.square(self.total) / (2.0 * q) - 0.5 * np.log(q)
 
 
-def of_mean(n: ArrayLike, mean: ArrayLike, variance: ArrayLike, tuned_for: float = TUNED_FOR) -> Sequence:
+def mean_sequence(
+    n: ArrayLike, mean: ArrayLike, variance: ArrayLike, tuned_for: float = TUNED_FOR
+) -> Sequence:
     """An estimate from n observations, `variance` of the estimate (not of one observation)."""
     observations = np.asarray(n, np.float64)
-    of_one = observations * np.asarray(variance, np.float64)
-    return Sequence(observations, observations * np.asarray(mean), observations * of_one, tuned_for * of_one)
+    variance_of_one = observations * np.asarray(variance, np.float64)
+    return Sequence(
+        observations,
+        observations * np.asarray(mean),
+        observations * variance_of_one,
+        tuned_for * variance_of_one,
+    )
 
 
 def p_value(log_e: ArrayLike) -> Floats:

@@ -69,8 +69,8 @@ def read_dataset(
     place = Path(path)
     rated = read_rated(place, columns)
     if items is None and columns is None:
-        beside = [place.parent / name for name in MOVIES]
-        items = next((each for each in beside if each.is_file()), None)
+        candidates = [place.parent / name for name in MOVIES]
+        items = next((each for each in candidates if each.is_file()), None)
     return DataSet(
         rated.ratings,
         user_features=read_features(users) if users is not None else {},

@@ -84,13 +84,13 @@ def read_rated(path: str | os.PathLike[str], columns: RatingColumns | None = Non
     """
     if not os.path.exists(path):
         raise NotFound(f"There is no ratings file {os.fspath(path)!r}.")
-    found = _Found()
+    reader = _RatingsReader()
     for table in tables(path):
-        found.take(table, columns)
-    return found.rated(os.path.basename(os.path.abspath(path)))
+        reader.take(table, columns)
+    return reader.rated(os.path.basename(os.path.abspath(path)))
 
 
-class _Found:
+class _RatingsReader:
     """Ratings that were read so far."""
 
     def __init__(self) -> None:
@@ -144,9 +144,9 @@ class _Found:
             text = identity(cell)
             id_text(text)
         except (ValueError, OverflowError, InvalidInput):
-            told = f"expected the {what}'s id, text or a whole number, not {_shown(cell)}"
+            expected = f"expected the {what}'s id, text or a whole number, not {_shown(cell)}"
             is_empty = cell is None or cell == ""
-            raise table.fault(number, f"the {what} is empty" if is_empty else told) from None
+            raise table.fault(number, f"the {what} is empty" if is_empty else expected) from None
         return self._ids.setdefault(text, text)
 
     def _time(self, table: Table, number: int, cell: Any) -> int:

@@ -229,5 +229,5 @@ class ParquetTable:
         return whole
 
     def _refuse(self, error: Exception) -> NoReturn:
-        told = " ".join(str(error).split())[:200]
-        raise InvalidInput(f"{self.name} can not be read as Parquet: {told}") from None
+        reason = " ".join(str(error).split())[:200]
+        raise InvalidInput(f"{self.name} can not be read as Parquet: {reason}") from None
