@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Unpack
 
 from msgspec import Meta, Struct
 
 from bandit_serve.policies.contextual import ContextualParameters, ContextualPolicy, ScoreRule
 from bandit_serve.policies.objectives import ALL
 from bandit_serve.policies.parameters import Factor
+
+if TYPE_CHECKING:
+    from bandit_serve.policies.keywords import LinTSKeywords
 
 
 class LinTSParameters(ContextualParameters, frozen=True):
@@ -34,6 +37,10 @@ class LinTS(ContextualPolicy):
     kind: ClassVar[str] = "lin_ts"
     objectives: ClassVar[frozenset[str]] = ALL
     Parameters: ClassVar[type[Struct]] = LinTSParameters
+
+    if TYPE_CHECKING:
+
+        def __init__(self, n_arms: int, n_features: int, **given: Unpack[LinTSKeywords]) -> None: ...
 
     @classmethod
     def rule_of(cls, own: LinTSParameters) -> ScoreRule:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Unpack
 
 from msgspec import Meta, Struct
 
 from bandit_serve.policies.contextual import ContextualParameters, ContextualPolicy, ScoreRule
 from bandit_serve.policies.objectives import BOUNDED
 from bandit_serve.policies.parameters import Factor
+
+if TYPE_CHECKING:
+    from bandit_serve.policies.keywords import LogisticTSKeywords
 
 
 class LogisticTSParameters(ContextualParameters, frozen=True):
@@ -32,6 +35,10 @@ class LogisticTS(ContextualPolicy):
     objectives: ClassVar[frozenset[str]] = BOUNDED
     Parameters: ClassVar[type[Struct]] = LogisticTSParameters
     logit: ClassVar[bool] = True
+
+    if TYPE_CHECKING:
+
+        def __init__(self, n_arms: int, n_features: int, **given: Unpack[LogisticTSKeywords]) -> None: ...
 
     @classmethod
     def rule_of(cls, own: LogisticTSParameters) -> ScoreRule:

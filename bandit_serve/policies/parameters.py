@@ -200,15 +200,15 @@ def _read_part(
 
 def as_configured(declaration: Any) -> Any:
     """Type of a parameter in a configuration: the declared one without its range, or null."""
-    kinds = tuple(each for each in _alternatives(declaration) if each is not NoneType)
+    kinds = tuple(each for each in alternatives_of(declaration) if each is not NoneType)
     return Union[(*kinds, None)]
 
 
 def arms_named(at: str, value: Any, declaration: Any) -> Iterator[tuple[str, Collection[str]]]:
     """Yield the path, from `at` on, of each mapping by names of arms in a configured parameter, and those names."""
-    for each in _alternatives(declaration):
-        if isinstance(value, dict) and get_origin(_plain(each)) is dict:
-            key, item = get_args(_plain(each))
+    for each in alternatives_of(declaration):
+        if isinstance(value, dict) and get_origin(unannotated(each)) is dict:
+            key, item = get_args(unannotated(each))
             if key == Name:
                 yield at, value
             else:
@@ -218,29 +218,29 @@ def arms_named(at: str, value: Any, declaration: Any) -> Iterator[tuple[str, Col
 
 def by_index(value: Any, declaration: Any, indices: Mapping[str, int]) -> Any:
     """A configured parameter as constructors take it: with the indices of arms for their names."""
-    for each in _alternatives(declaration):
-        if isinstance(value, dict) and get_origin(_plain(each)) is dict:
-            key, item = get_args(_plain(each))
+    for each in alternatives_of(declaration):
+        if isinstance(value, dict) and get_origin(unannotated(each)) is dict:
+            key, item = get_args(unannotated(each))
             if key == Name:
                 return {indices[name]: number for name, number in value.items()}
             return {name: by_index(part, item, indices) for name, part in value.items()}
     return value
 
 
-def _alternatives(declaration: Any) -> tuple[Any, ...]:
+def alternatives_of(declaration: Any) -> tuple[Any, ...]:
     """Of which types a value may be; of numbers without their ranges, of others with the bounds of their sizes."""
     if get_origin(declaration) in (Union, UnionType):
-        return tuple(each for one in get_args(declaration) for each in _alternatives(one))
+        return tuple(each for one in get_args(declaration) for each in alternatives_of(one))
     if get_origin(declaration) is not Annotated:
         return (declaration,)
     inner, *metas = get_args(declaration)
     if get_origin(inner) in (Union, UnionType):
-        return _alternatives(inner)
+        return alternatives_of(inner)
     sizes = {name: size for meta in metas for name in SIZES if (size := getattr(meta, name)) is not None}
     return (Annotated[inner, Meta(**sizes)] if sizes else inner,)
 
 
-def _plain(declaration: Any) -> Any:
+def unannotated(declaration: Any) -> Any:
     return get_args(declaration)[0] if get_origin(declaration) is Annotated else declaration
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Unpack
 
 import msgspec
 import numpy as np
@@ -17,6 +17,9 @@ from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statisti
 from bandit_serve.policies.numbers import Vector
 from bandit_serve.policies.parameters import Parts, PartsByName, parts_schema, read_parts
 from bandit_serve.policies.policy import Terms
+
+if TYPE_CHECKING:
+    from bandit_serve.policies.keywords import ThompsonKeywords
 
 # The shapes of Gamma posteriors between which their quadrature is tested.
 MIN_SHAPE, MAX_SHAPE = 1e-6, 1e15
@@ -132,6 +135,10 @@ class Thompson(ContextFreePolicy):
     objectives: ClassVar[frozenset[str]] = names_of(lambda kind: kind.likelihood in LIKELIHOODS)
     Parameters: ClassVar[type[Struct]] = ThompsonParameters
     in_unit: ClassVar[str | None] = "prior"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, n_arms: int, **given: Unpack[ThompsonKeywords]) -> None: ...
 
     @classmethod
     def checked(cls, own: Any, terms: Terms, n_arms: int) -> Any:

@@ -303,9 +303,11 @@ def test_intervals_hold_whatever_the_law(kind, law):
         for block in range(BLOCKS):
             now_ms, counters = 1000 * (block + 1), range(BLOCK * block, BLOCK * block + BLOCK)
             arms = rng.integers(0, 2, BLOCK)
-            fold.apply(now_ms, exposed(counters[0], arms.tolist(), [now_ms] * BLOCK))
+            fold.apply(Offset(now_ms, 0), exposed(counters[0], arms.tolist(), [now_ms] * BLOCK))
             values = rewards_at(kind, law(rng.random(BLOCK)))
-            fold.apply(now_ms + 1, Rewarded(rewards(counters, values=values, times_ms=now_ms, arms=arms)))
+            fold.apply(
+                Offset(now_ms + 1, 0), Rewarded(rewards(counters, values=values, times_ms=now_ms, arms=arms))
+            )
             if block in LOOKS:
                 row = report(fold, about, {}, now_ms).arms[1].metrics["m"]
                 if row.interval is not None:
