@@ -27,7 +27,7 @@ MAX_NUMBERS = 1 << 23
 
 
 def served_floor(experiment: Experiment) -> float:
-    """`min_share` as it is served: what is given, else `default_floor`."""
+    """`min_share` as it is served: the configured one, else `default_floor`."""
     given = experiment.policy.min_share
     return default_floor(experiment.policy.kind, len(experiment.arms)) if given is None else given
 
@@ -51,7 +51,7 @@ def order_of(experiment: Experiment) -> int:
 
 
 def from_experiment(experiment: Experiment) -> AnyPolicy:
-    """A fresh policy. `InvalidInput` names what it does not take."""
+    """Policy of the experiment that has not learned anything. `InvalidInput` names the fields that its kind refuses."""
     try:
         _require_fit(experiment)
         context_arguments: dict[str, Any] = {}
@@ -64,7 +64,7 @@ def from_experiment(experiment: Experiment) -> AnyPolicy:
 
 
 def _all_wrong(experiment: Experiment) -> list[FieldError]:
-    """Everything for which there can be no such policy: what is refused is left out, to see what else is."""
+    """Errors of all fields for which there can be no such policy: refused ones are left out to find further ones."""
     if experiment.policy.kind not in POLICIES:
         return []
     errors: dict[str, FieldError] = {}
@@ -105,7 +105,7 @@ def _with(experiment: Experiment, changed: Mapping[str, Any]) -> Experiment:
 
 
 def _without(experiment: Experiment, at: str) -> Experiment:
-    """Without the parameter of the policy that is at `at`, or the part of it that is."""
+    """Experiment without the policy's parameter, or part of a parameter, at `at`."""
     _, _, rest = at.partition(".")
     name, _, part = rest.partition(".")
     value = getattr(experiment.policy, name, None)
@@ -117,7 +117,7 @@ def _without(experiment: Experiment, at: str) -> Experiment:
 
 
 def _require_fit(experiment: Experiment) -> None:
-    """`InvalidInput` with all that a kind of policy does not take, whatever its values."""
+    """Raise `InvalidInput` for parameters and objectives that the kind of policy does not take, whatever the values."""
     settings, kind = experiment.policy, _kind(experiment.policy)
     errors = []
     if _learned_as(experiment.objective) not in kind.objectives:
@@ -142,7 +142,7 @@ def _require_fit(experiment: Experiment) -> None:
 
 
 def _made(experiment: Experiment, modelled: str, context_arguments: Mapping[str, Any]) -> AnyPolicy:
-    """`modelled` is the kind of objective, `context_arguments` what a contextual policy is made with."""
+    """Policy of the configured kind. modelled: the kind of objective; context_arguments: a contextual policy's own."""
     settings, objective, kind = experiment.policy, experiment.objective, _kind(experiment.policy)
     indices = {name: arm for arm, name in enumerate(experiment.arm_names)}
     given = {name: getattr(settings, name) for name in OWN if name in kind.parameters}
@@ -246,7 +246,7 @@ def kind_error(kind: str) -> FieldError | None:
 
 
 def require_pseudo_means(experiment: Experiment) -> None:
-    """`InvalidInput` where a pseudo-history has observations of an arm, and no mean: 0 would be a guess."""
+    """Raise `InvalidInput` where a pseudo-history has observations of an arm but no mean: 0 would be a guess."""
     history = experiment.policy.pseudo_history or {}
     n, mean = history.get("n", 0.0), history.get("mean", 0.0)
     if isinstance(mean, dict):

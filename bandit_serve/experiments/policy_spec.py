@@ -1,4 +1,4 @@
-"""A policy as it is configured, whatever its kind: one flat object with the parameters of all."""
+"""Configuration of a policy of any kind: one flat object with the parameters of all kinds."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class Arm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Ramp(Struct, frozen=True, forbid_unknown_fields=True, rename={"start": "from"}):
-    """A cap on an arm's share that rises steadily from `from` to 1 within `over`."""
+    """Cap on an arm's share that rises steadily from `from` to 1 within `over`."""
 
     start: Annotated[float, Meta(gt=0.0, le=1.0)]
     over: Duration
@@ -92,7 +92,7 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
     @cached_property
     def traits(self) -> MetricKind:
-        """Its kind, made with its bounds."""
+        """Kind of the metric, made with its bounds."""
         return KINDS[self.kind](self.low, self.high)
 
     def refuses(self, value: float | bool) -> str | None:
@@ -142,16 +142,16 @@ class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def tuned_for(self) -> int:
-        """`expected_samples`, also where none are written."""
+        """`expected_samples`, or the default where none is written."""
         return EXPECTED_SAMPLES if self.expected_samples is UNSET else self.expected_samples
 
     def written(self) -> Stopping:
-        """As it stands in a log."""
+        """Stopping as it stands in a log."""
         given = UNSET if self.tuned_for == EXPECTED_SAMPLES else self.tuned_for
         return msgspec.structs.replace(self, expected_samples=given)
 
     def shown(self) -> Stopping:
-        """As callers see it."""
+        """Stopping as callers see it."""
         return msgspec.structs.replace(self, expected_samples=self.tuned_for)
 
 
@@ -186,7 +186,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
         return validated(msgspec.structs.replace(self, policy=policy), known_arms=len(self.arms))
 
     def with_arm(self, arm: Arm) -> Experiment:
-        """With one arm more, after the others: an arm keeps its index for ever."""
+        """Experiment with one more arm, after the others: an arm keeps its index for ever."""
         return validated(msgspec.structs.replace(self, arms=(*self.arms, arm)), known_arms=len(self.arms))
 
 
@@ -218,7 +218,7 @@ ACTIVE = Standing()
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):
-    """An experiment and where it stands. `revision` counts its changes and is its ETag.
+    """Experiment and where it stands. `revision` counts its changes and is its ETag.
 
     `uid` is random and names it in tokens, so that a namesake made later refuses them. `standings` are those of the
     first arms; the others are active.
@@ -318,7 +318,7 @@ def _payload_errors(experiment: Experiment, known_arms: int) -> list[FieldError]
 
 
 def require_payloads(experiment: Experiment) -> None:
-    """`InvalidInput` where the payloads are larger in all than `MAX_PAYLOAD_BYTES`.
+    """Raise `InvalidInput` if the payloads are larger in all than `MAX_PAYLOAD_BYTES`.
 
     Only for what is new: what was made before there was such a bound goes on.
     """
@@ -404,7 +404,7 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
 
 
 def _long_values(fields: Sequence[ContextField]) -> list[FieldError]:
-    """Asked of what comes in, and not of `context_errors`: a log may hold longer ones."""
+    """Errors of too long values in a new configuration; not in `context_errors`, as logs may hold longer ones."""
     detail = f"expected at most {MAX_VALUE_CHARS} characters"
     return [
         FieldError(f"context[{i}].values[{j}]", detail)

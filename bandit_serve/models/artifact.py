@@ -65,7 +65,7 @@ class Tensor:
 
 
 class Artifact:
-    """A checked model file. Its tensors are read-only views of `buffer`, which lives as long as they do.
+    """Checked model file. Its tensors are read-only views of `buffer`, which lives as long as they do.
 
     Raises `InvalidArtifact` with the reason when `buffer` is not a file of ours.
     """
@@ -86,7 +86,7 @@ class Artifact:
 
     @property
     def sha256(self) -> str:
-        """Of the whole content, 64 hexadecimal digits. Reads all of it."""
+        """SHA-256 of the whole content, 64 hexadecimal digits. Reads all of it."""
         return hashlib.sha256(self.buffer).hexdigest()
 
     def tensor(self, name: str, dtype: str, shape: Sequence[int | None]) -> NDArray[Any]:
@@ -147,7 +147,7 @@ def _save(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]
 
 
 class Received:
-    """A checked file in an `ArtifactStore` that has no name yet. `place` gives it its name, `withdraw` takes it back.
+    """Checked file in an `ArtifactStore` that has no name yet. `place` gives it its name, `withdraw` takes it back.
 
     It is known by its copy, a file `.put-<sha256>-…`, or `.sent-…` once it was sent to the remote. Where a process dies
     before it has taken the copy away, the copy says what may have to be taken back.
@@ -330,7 +330,7 @@ class ArtifactStore:
         return self.root / f"{sha256}.safetensors"
 
     def _temporary(self) -> Path:
-        """A file of a name that nobody has, for this user alone."""
+        """File of a name that nobody has, for this user alone."""
         with translating_disk_full():
             descriptor, name = tempfile.mkstemp(prefix=PUT, dir=self.root)
         os.close(descriptor)
@@ -364,7 +364,7 @@ class ArtifactStore:
 
 
 def _duplicate(path: Path, to: Path) -> None:
-    """A checked file once more, also on the disk."""
+    """Checked file once more, also on the disk."""
     shutil.copyfile(path, to)
     with open(to, "rb") as file:
         os.fsync(file.fileno())
@@ -513,10 +513,10 @@ def _tensor(name: str, entry: object, data_begin: int, size: int) -> Tensor:
 
 
 def _is_count(value: object) -> bool:
-    """A whole number from 0 (JSON's true is an int in Python)."""
+    """Whole number from 0 (JSON's true is an int in Python)."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _quoted(text: str) -> str:
-    """For an error: bounded, and with nothing in it that cannot be printed."""
+    """Text for an error: bounded, and printable."""
     return ascii(text[:60])

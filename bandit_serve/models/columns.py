@@ -47,7 +47,7 @@ def id_column(ids: Any, what: str) -> list[str | int]:
 
 
 def check_ranking(k: int, exclude: Any, among: Any) -> None:
-    """`InvalidInput` unless k is 1 or more, and the items are in collections."""
+    """Raise `InvalidInput` unless k is 1 or more, and the items are in collections."""
     if k < 1:
         raise InvalidInput("k must be 1 or more.")
     for name, ids in (("exclude", exclude), ("among", among)):

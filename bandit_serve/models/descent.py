@@ -24,7 +24,7 @@ class Schedule(NamedTuple):
     last_rate: float
 
     def rate(self, epoch: int) -> float:
-        """Of an epoch, counted from 0."""
+        """Learning rate of an epoch, counted from 0."""
         return float(
             self.first_rate * (self.last_rate / self.first_rate) ** (epoch / max(1, self.epochs - 1))
         )

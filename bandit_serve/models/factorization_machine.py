@@ -1,4 +1,4 @@
-"""A factorization machine over users, items and features of both and of requests."""
+"""Factorization machine over users, items and features of both and of requests."""
 
 from __future__ import annotations
 

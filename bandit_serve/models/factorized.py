@@ -181,7 +181,7 @@ class Factorized(Factorization):
         return self._described().joined(s, t, *columns)
 
     def _described(self) -> Learner:
-        """A learner that knows the features' parameters."""
+        """Learner that knows the features' parameters."""
         raise NotImplementedError
 
     def _predict_slowly(self, user_id: Id, item_id: Id, features: Features | None) -> float:
@@ -191,7 +191,7 @@ class Factorized(Factorization):
         return float(self.predict_items(user_id, [item_id], features)[0])
 
     def _thawed(self) -> Learner:
-        """A learner that goes on from the fitted parameters, or from nothing."""
+        """Learner that goes on from the fitted parameters, or from nothing."""
         learner = self._new_learner()
         if self.n_users:
             learner.mean = self.mean
@@ -300,7 +300,7 @@ class Factorized(Factorization):
         return model
 
     def check_search_tables(self, artifact: Artifact) -> None:
-        """`InvalidArtifact` where the file of this model has search tables of other factors. Reads all of it."""
+        """Raise `InvalidArtifact` if the model's file has search tables of other factors. Reads all of it."""
         if "top_k_order" in artifact.tensors:
             check_search_tables(self.item_factors, self.item_biases, self._top().parts())
 

@@ -24,7 +24,7 @@ HALF_KNOWN = 10
 
 
 class Popularity:
-    """An item's score is the number of its ratings, for every user alike; 0 for an item never seen.
+    """Scores of items by their numbers of ratings, for every user alike; 0 for an item never seen.
 
     Which users there were is kept, so that `partial_fit` knows a new one.
     """

@@ -46,7 +46,7 @@ class PseudoHistory(Struct, frozen=True):
 
 
 class ContextFreePolicy(Policy, Arms):
-    """A policy whose statistics are sums over all rewards of each arm.
+    """Policy whose statistics are sums over all rewards of each arm.
 
     pseudo_history: what to start with as if it had been observed, each a number or one an arm, (K,): `n`, of at
         least 0, its `mean`, and for unbounded rewards its standard deviation `std` (default 0). It counts as
@@ -83,7 +83,7 @@ class ContextFreePolicy(Policy, Arms):
 
     @classmethod
     def rule_of(cls, own: Any, objective: str) -> Rule:
-        """For kinds: the rule with the parameters `own`, as `checked` has them, for rewards of `objective`."""
+        """Rule of the kind, to be overridden: with the parameters `own`, as `checked` returns them, for `objective`."""
         raise NotImplementedError
 
     def shares(

@@ -61,7 +61,7 @@ class ContextualParameters(Struct, frozen=True, kw_only=True):
 
 
 class ContextualPolicy(Policy, Linear):
-    """A policy whose statistics are linear models of the reward, over vectors x of features.
+    """Policy whose statistics are linear models of the reward, over vectors x of features.
 
     n_features: d, the length of the vectors x that `choose`, `shares` and `update` take. They are rounded to float32
         before they are used. An intercept is a feature that is always 1; `Features` adds one. What lies far outside
@@ -120,7 +120,7 @@ class ContextualPolicy(Policy, Linear):
 
     @classmethod
     def rule_of(cls, own: Any) -> ScoreRule:
-        """For kinds: the rule with the parameters `own`, as `checked` has them."""
+        """Rule of the kind, to be overridden: with the parameters `own`, as `checked` returns them."""
         raise NotImplementedError
 
     def shares(

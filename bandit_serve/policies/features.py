@@ -173,7 +173,7 @@ def feature_names(field: ContextField) -> list[str]:
 
 
 def written(value: Value) -> str:
-    """A value as the name of a category: as JSON writes it, whole numbers without a fraction."""
+    """Value as the name of a category: as JSON writes it, whole numbers without a fraction."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():

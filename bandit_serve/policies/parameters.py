@@ -161,7 +161,7 @@ def _read(field: Declared, value: Any) -> Any:
 
 
 def read_parts(name: str, parts: type[Struct], given: object, n_arms: int | None = None) -> Parts:
-    """A parameter with parts, such as a prior: those that are `given`, and the defaults of the others, in their order.
+    """Parts of a parameter such as a prior: the `given` ones, and the defaults of the others, in their order.
 
     With `n_arms`, a part may be by arm: a sequence (n_arms,) of numbers, or some of them by index. `InvalidInput` names
     a part that is out of its range.
@@ -217,7 +217,7 @@ def arms_named(at: str, value: Any, declaration: Any) -> Iterator[tuple[str, Col
 
 
 def by_index(value: Any, declaration: Any, indices: Mapping[str, int]) -> Any:
-    """A configured parameter as constructors take it: with the indices of arms for their names."""
+    """Configured parameter as constructors take it: with the indices of arms in place of their names."""
     for each in alternatives_of(declaration):
         if isinstance(value, dict) and get_origin(unannotated(each)) is dict:
             key, item = get_args(unannotated(each))
@@ -228,7 +228,7 @@ def by_index(value: Any, declaration: Any, indices: Mapping[str, int]) -> Any:
 
 
 def alternatives_of(declaration: Any) -> tuple[Any, ...]:
-    """Of which types a value may be; of numbers without their ranges, of others with the bounds of their sizes."""
+    """Types that a declared value may have: numbers without their ranges, others with the bounds of their sizes."""
     if get_origin(declaration) in (Union, UnionType):
         return tuple(each for one in get_args(declaration) for each in alternatives_of(one))
     if get_origin(declaration) is not Annotated:
@@ -245,7 +245,7 @@ def unannotated(declaration: Any) -> Any:
 
 
 def require_within(name: str, numbers: Sequence[float], declared: Number | None) -> None:
-    """`InvalidInput` unless all `numbers` are in the range that is declared."""
+    """Raise `InvalidInput` unless all `numbers` are in the declared range."""
     for number in numbers:
         if declared is not None and not is_within(number, declared):
             raise refusal(name, f"{name} must be {spelled_range(declared)}, not {number:g}")
@@ -261,7 +261,7 @@ def is_within(number: float, declared: Number) -> bool:
 
 
 def spelled_range(declared: Number) -> str:
-    """A range in words: "from 0 to 1", "above 0 and at most 1"; "a number" where there is none."""
+    """Range in words: "from 0 to 1", "above 0 and at most 1"; "a number" where there is none."""
     least = declared.gt if declared.ge is None else declared.ge
     if least is None:
         return "a number"
@@ -276,7 +276,7 @@ def spelled_range(declared: Number) -> str:
 
 
 def spelled(number: float) -> str:
-    """A number as people write it: 1e-9, not 1e-09."""
+    """Number as people write it: 1e-9, not 1e-09."""
     if isinstance(number, int):
         return f"{number:,}"
     mantissa, _, exponent = f"{number:g}".partition("e")
@@ -284,7 +284,7 @@ def spelled(number: float) -> str:
 
 
 def parts_schema(*alternatives: type[Struct], by_arm: bool) -> Schema:
-    """Of a parameter with parts, which are those of one of the `alternatives`: each as wide as in any of them."""
+    """JSON Schema of a parameter with the parts of one of `alternatives`: each range as wide as in any of them."""
     ranges: dict[str, list[Number]] = {}
     for each in alternatives:
         for field in declared(each).values():
@@ -302,7 +302,7 @@ def parts_schema(*alternatives: type[Struct], by_arm: bool) -> Schema:
 
 
 def property_schema(field: Declared) -> Schema:
-    """Of a parameter in a configuration, where null is as if it were not given."""
+    """JSON Schema of a parameter in a configuration, where null counts as not given."""
     schema = msgspec.json.schema(field.type)
     words = field.description
     if field.default is not None:

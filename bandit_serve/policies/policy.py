@@ -68,7 +68,7 @@ STATED = tuple(name for name in TERMS if name != "refresh")
 
 
 class Policy:
-    """A policy over `n_arms` arms, which are known by their indices.
+    """Policy over `n_arms` arms, which are known by their indices.
 
     `update` and `update_many` learn from rewards; `choose` and `choose_many` choose arms with the probabilities
     `shares`. Wrong arguments are `InvalidInput`, and then nothing has been learned. `Terms` says what every policy
@@ -142,7 +142,7 @@ class Policy:
 
     @classmethod
     def checked(cls, own: Any, terms: Terms, n_arms: int) -> Any:
-        """For kinds: the parameters `own` as a state has them; `InvalidInput` beyond what their types say."""
+        """Parameters `own` as a state has them, to be overridden; `InvalidInput` for errors beyond their types."""
         return own
 
     def settle(self, n_arms: object, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,7 +206,7 @@ class Policy:
         return True
 
     def state(self) -> dict[str, Any]:
-        """All that this policy is, as plain values and arrays: with `from_state` it goes on identically.
+        """State of the policy as plain values and arrays: with `from_state` it goes on identically.
 
         What was learned is in `statistics`, apart from priors and other parameters. Where there are `factors`, they are
         what follows from it but for the last bits, and what can not be made again as the rows are gone.
@@ -263,7 +263,7 @@ class Policy:
         return more
 
     def with_arms(self, n_arms: int, arm_parameters: dict[str, Any]) -> Self:
-        """As `grown`, with the parameters `arm_parameters` of all arms."""
+        """Policy as from `grown`, with the parameters `arm_parameters` of all arms."""
         more, state = self.more_arms(n_arms), self.state()
         for part in self.learned:
             for name, values in state[part].items():
@@ -301,7 +301,7 @@ def _by_index(value: Any) -> Any:
 
 
 def _signature(kind: type[Policy]) -> inspect.Signature:
-    """Of the constructor: as that takes the parameters of any kind, it has to be told."""
+    """Signature of the constructor, which itself takes the parameters of any kind."""
     own = {name: field.default for name, field in declared(kind.Parameters).items()}
     defaults = {**own, **{field.name: field.default for field in fields(Terms)}, **kind.extras}
     return inspect.Signature(

@@ -74,7 +74,7 @@ def floored(shares: Vector, min_share: float) -> Vector:
 
 
 def mixed_evenly(shares: Vector, part: float) -> Vector:
-    """`part` of everything split evenly, the rest as `shares` (E,)."""
+    """Shares of which `part` is split evenly, the rest like `shares` (E,)."""
     return shares if part == 0.0 else (1.0 - part) * shares + part / shares.size
 
 

@@ -45,7 +45,7 @@ def _values(field: Declared) -> str:
 
 
 def with_policies_table(document: str) -> str:
-    """A document with the table as it is now between `<!-- policies -->` and `<!-- /policies -->`."""
+    """Document with the table as it is now between `<!-- policies -->` and `<!-- /policies -->`."""
     return PLACE.sub(lambda _: policies_table(), document)
 
 

@@ -30,21 +30,21 @@ Shape = Annotated[float, Meta(ge=1e-6, le=1e9)]
 
 
 class BetaPrior(Struct, frozen=True):
-    """Of a probability. Ranges of priors are those within which the shares' quadrature is tested."""
+    """Prior of a probability. Ranges of priors are those within which the shares' quadrature is tested."""
 
     alpha: Shape = 1.0
     beta: Shape = 1.0
 
 
 class GammaPrior(Struct, frozen=True):
-    """Of a rate."""
+    """Prior of a rate."""
 
     alpha: Shape = 1.0
     beta: Annotated[float, Meta(ge=1e-30, le=1e9)] = 1e-6
 
 
 class NormalPrior(Struct, frozen=True):
-    """Of a mean and a variance, the Normal-inverse-gamma's. None is what the rewards show."""
+    """Prior of a mean and a variance, the Normal-inverse-gamma's. None is estimated from the rewards."""
 
     mean: Annotated[float, Meta(ge=-MAX_VALUE, le=MAX_VALUE)] | None = None
     kappa: Annotated[float, Meta(ge=1e-9, le=1e9)] = 1e-4

@@ -48,7 +48,7 @@ class Agreement(Struct, array_like=True):
 
 
 class AgreementReport(Struct, frozen=True):
-    """`difference` is shadow − live: its mean, mean size and root mean square.
+    """Agreement of a shadow with the live version. `difference` is shadow − live: mean, mean size, root mean square.
 
     `correlation` is Pearson's; `overlap` the mean part of a ranking's items that both have. What there is nothing for
     is null. `dropped`: requests that were not scored as too many waited; `failed`: those that the shadow could not

@@ -26,7 +26,7 @@ COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
 
 
 class VersionPage(NamedTuple):
-    """`after` is what the next page is asked for with; None on the last one. `total` counts all pages."""
+    """Page of versions. `after` asks for the next page, None on the last; `total` counts the versions of all pages."""
 
     versions: list[Version]
     total: int

@@ -25,7 +25,7 @@ TROUBLE = "model_missing"
 
 
 def require_servable(version: Version) -> None:
-    """`Conflict` for a version whose status or retention does not let it serve."""
+    """Raise `Conflict` for a version whose status or retention does not let it serve."""
     if version.pruned:
         raise Conflict(f"The file of {version.version!r} of {version.model!r} was removed by retention.")
     if version.status not in SERVABLE:
@@ -40,7 +40,7 @@ def _lost(version: Version, error: BaseException | None) -> ModelLost:
 
 
 class LoadedModels:
-    """`max_bytes` bounds what is kept beyond the live ones; `troubles` hear of live ones whose files are not well."""
+    """Models in memory. `max_bytes` bounds those beyond the live ones; `troubles` gets faulty files of live ones."""
 
     def __init__(self, artifacts: ArtifactStore, *, max_bytes: int, troubles: Troubles | None = None) -> None:
         self.artifacts = artifacts

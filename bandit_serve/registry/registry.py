@@ -65,13 +65,13 @@ class ModelHistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ExperimentAnnounced(Struct, frozen=True, forbid_unknown_fields=True):
-    """`experiment` is the owner of the log."""
+    """Announcement of an experiment. `experiment` is the owner of its log."""
 
     experiment: str
 
 
 class ModelChanged(Struct, frozen=True, forbid_unknown_fields=True):
-    """`because` names what caused it, for changes that must happen once: `experiment:revision`."""
+    """Change of a model. `because` names the cause, `experiment:revision`, of changes that must happen once."""
 
     model: str
     versions: tuple[Version, ...]
@@ -83,7 +83,7 @@ class ModelChanged(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RegisteredModel(Struct, forbid_unknown_fields=True):
-    """`former` are the versions that were in production before, oldest first: where rollback goes."""
+    """Model and its versions. `former` were in production before, oldest first: rollback returns to one of these."""
 
     name: str
     versions: dict[str, Version]
@@ -107,7 +107,7 @@ _CODEC = Codec(RegistryState, "the registry")
 
 
 class Registry:
-    """`experiments` are the owners of logs that were announced and not deleted."""
+    """Models of a namespace. `experiments` are the owners of logs that were announced and not deleted."""
 
     def __init__(self) -> None:
         self.offset: Offset = START
@@ -181,7 +181,7 @@ class Registry:
         return record.versions[record.production]
 
     def register(self, version: Version, who: str) -> ModelChanged:
-        """A new version, `training` or `staged`."""
+        """Change that adds a version, `training` or `staged`."""
         model = self.models.get(version.model)
         if model is not None and version.version in model.versions:
             raise Conflict(f"The model {version.model!r} already has a version {version.version!r}.")
@@ -216,7 +216,7 @@ class Registry:
         reason: str | None = None,
         because: str | None = None,
     ) -> ModelChanged:
-        """Another status; promotion retires the version that was in production, in the same event."""
+        """Change of a version's status; promotion retires the version that was in production, in the same event."""
         subject = self.version(model, version)
         if subject.pruned:
             raise Conflict(f"The file of {version!r} of {model!r} was removed by retention.")

@@ -28,7 +28,7 @@ Items = list[tuple[str, float]]
 
 
 class TopKCache:
-    """`lifetime_s` bounds the age of an answer. A store that is slow is left alone for `STORE_REST_S`."""
+    """Cache of top-k answers up to an age of `lifetime_s`. A slow store is left alone for `STORE_REST_S`."""
 
     def __init__(self, store: Store | None, *, lifetime_s: float) -> None:
         self._store = store

@@ -32,7 +32,7 @@ def features(x: bytes | Features | None, n: int, width: int) -> Features | None:
 
 
 def widened(columns: Columns, n_arms: int) -> Columns:
-    """With share vectors of `n_arms` arms: those that came after the decisions have no share in them."""
+    """Columns with share vectors of `n_arms` arms: arms that came after the decisions have the share 0."""
     missing = n_arms - columns.vectors.shape[1]
     if missing == 0:
         return columns

@@ -38,7 +38,7 @@ def probability_best(sums: Sums, metric: Metric, there: Arms) -> Floats:
 
 
 def expected_loss(sums: Sums, metric: Metric, there: Arms) -> Floats:
-    """By how much the best arm is expected to beat this one, (K,), in units of the metric; NaN as above."""
+    """Expected lead of the best arm over this one, (K,), in units of the metric; NaN as in `probability_best`."""
     if metric.traits.two_valued:
         return _of_those(there, _best_arm.beta_expected_loss, sums, metric)
     return _known_only(sums, _best_arm.student_expected_loss, metric, there)
@@ -61,21 +61,21 @@ def _known_only(sums: Sums, of: Student, metric: Metric, there: Arms) -> Floats:
 def weighted_probability_best(
     estimates: Estimates, n: NDArray[np.int64], metric: Metric, control: int, there: Arms
 ) -> Floats:
-    """As `probability_best`, where shares moved: from the differences to control and their variances."""
+    """Probability that each arm is best where shares moved: from the differences to control and their variances."""
     return _of_known(_best_arm.student_best, *_weighted(estimates, n, control, there), metric, there)
 
 
 def weighted_expected_loss(
     estimates: Estimates, n: NDArray[np.int64], metric: Metric, control: int, there: Arms
 ) -> Floats:
-    """As `expected_loss`, where shares moved."""
+    """Expected loss of each arm where shares moved."""
     return _of_known(_best_arm.student_expected_loss, *_weighted(estimates, n, control, there), metric, there)
 
 
 def _weighted(
     estimates: Estimates, n: NDArray[np.int64], control: int, there: Arms
 ) -> tuple[Floats, Floats, NDArray[np.int64], Arms]:
-    """Of each arm: its mean less that of control, the variance that is its own, its n, and whether that is known.
+    """Arms' means less control's, their own variances, their n, and bool whether these are known, (K,) each.
 
     The mean of a sample is no estimate of what the arm is worth where it got more traffic at one time than at another.
     Control's part in the variances of the differences, which is weighted a little differently in each, is averaged.

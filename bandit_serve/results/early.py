@@ -88,7 +88,7 @@ class EarlyRewards:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> EarlyRewards:
-        """`ValueError` where the columns do not fit together. Those of before features were kept have none."""
+        """Early rewards of a state; `ValueError` if its columns do not fit together. Former builds kept no features."""
         early = cls()
         counts, rows = state["counts"], np.frombuffer(state["rows"].tobytes(), REWARD)
         widths, x = state.get("widths", np.zeros_like(counts)), state.get("x", np.empty(0, np.float32))

@@ -95,7 +95,7 @@ class Sums:
 
     @property
     def shifted_mean(self) -> Floats:
-        """Without `origin`: what differences are made from, that they keep their digits."""
+        """Means without `origin`, (K,): differences are made from them, so that they keep their digits."""
         return self.shifted / np.maximum(self.n, 1)
 
     @property

@@ -28,7 +28,7 @@ class Floors:
 
     @classmethod
     def from_state(cls, revisions: NDArray[Any], flags: NDArray[Any]) -> Floors:
-        """`ValueError` where there is not one flag a revision, or none, or where revisions do not grow."""
+        """Floors of a state; `ValueError` unless it has one flag for each of one or more ascending revisions."""
         is_whole = revisions.dtype == np.uint32 and flags.dtype == np.uint8 and revisions.ndim == 1
         if not is_whole or revisions.shape != flags.shape:
             raise ValueError("the snapshot does not say of every revision whether it has a floor")

@@ -50,7 +50,7 @@ StateColumns = dict[str, dict[str, NDArray[Any]]]
 
 
 class ResultsState(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """All of `ResultsFold`; `record` as MessagePack."""
+    """State of `ResultsFold`; `record` as MessagePack."""
 
     record: bytes
     columns: StateColumns
@@ -93,7 +93,7 @@ class ResultsFold:
 
     @property
     def pending(self) -> int:
-        """With `missing: zero`, the decisions (with `unit: user`, units) whose window has not closed."""
+        """Number of decisions (with `unit: user`, units) whose window has not closed, with `missing: zero`."""
         return self._decisions.pending
 
     def begins_exactly(self, metric: int) -> bool:
@@ -112,19 +112,19 @@ class ResultsFold:
 
     @property
     def one_in(self) -> int:
-        """Of how many decisions one is analysed now: more than 1 while more shares are open than are kept.
+        """Number of decisions of which one is analysed now: above 1 while more shares are open than are kept.
 
         With `unit: user`, of how many units that come: more than 1 once there are more than are kept.
         """
         return self._decisions.one_in if isinstance(self._decisions, Units) else self._shares.one_in
 
     def beginning(self, metric: int, arm: int) -> Floats | None:
-        """All values that have been analysed of an arm, in their order; None where they are not kept (`Beginnings`)."""
+        """Analysed values of an arm, all of them in their order; None where they are not kept (`Beginnings`)."""
         return self._beginnings.of_arm(metric, arm)
 
     @property
     def crossovers(self) -> int:
-        """With `unit: user`, how many units were later served another arm."""
+        """Number of units that were later served another arm, with `unit: user`."""
         return self._decisions.crossovers
 
     def apply(self, offset: Offset, event: Event | LeftOut) -> None:
@@ -237,7 +237,7 @@ class ResultsFold:
         self._shares.grow(n_arms)
 
     def state(self) -> bytes:
-        """A snapshot: equal bytes for equal folds, wherever the log was cut."""
+        """Snapshot: equal bytes for equal folds, wherever the log was cut."""
         return CODEC.pack(ResultsState(msgspec.msgpack.encode(self.record), self._columns()))
 
     def _columns(self) -> StateColumns:
@@ -343,7 +343,7 @@ def _most_vectors(experiment: Experiment) -> int:
 
 
 def _n_features(experiment: Experiment, sums: Accumulators) -> int:
-    """Over how many features outcomes have a model, 0 for none: where shares follow them. A unit has no one context."""
+    """Number of features of the model of outcomes, where shares follow them; 0 for none. Units have no one context."""
     modelled = sums.contextual and experiment.unit == "request" and experiment.context
     return n_features_of(experiment.context) if modelled else 0
 
@@ -373,7 +373,7 @@ def _first_shares(experiment: Experiment) -> Floats:
 
 
 def _beginnings(experiment: Experiment) -> Beginnings:
-    """Under a contextual policy the decisions that an arm gets are not of the kind that all are: nothing is kept."""
+    """First values of each arm; none under a contextual policy, whose arms get decisions of different kinds."""
     has_bounds = [metric.traits.has_bounds(experiment.unit) for metric in experiment.metrics]
     beginnings = Beginnings(np.array(has_bounds, np.uint8), len(experiment.arms))
     if _contextual(experiment.policy):

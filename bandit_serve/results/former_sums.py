@@ -8,7 +8,7 @@ from bandit_serve.results.room import State
 
 
 def with_squares(state: State, control: int, contextual: bool) -> State:
-    """A state of a former build, with what it did not keep.
+    """State of a former build, with what it did not keep.
 
     All its decisions had scores, around 0, and weighed alike. Their squares are thought to be what the arms' variances
     and the shares say, their values not to be skewed.
@@ -45,7 +45,7 @@ def with_squares(state: State, control: int, contextual: bool) -> State:
 
 
 def with_residuals(state: State) -> State:
-    """A state of a build that made no model of outcomes, with what it did not keep.
+    """State of a build that made no model of outcomes, with what it did not keep.
 
     Each arm and each difference counts as predicted by one number, from which values deviate as from their mean.
     """

@@ -62,7 +62,7 @@ class MetricResult(Struct, frozen=True):
 
 
 class MetricTable:
-    """Everything about one metric, arrays (K,). `there`: the arms that were not removed, which alone can be best."""
+    """Results on one metric, arrays (K,). `there`: the arms that were not removed, which alone can be best."""
 
     def __init__(self, fold: ResultsFold, record: Record, index: int) -> None:
         experiment = record.experiment
@@ -118,7 +118,7 @@ class MetricTable:
         return np.maximum(so_far[0], now[0]), np.maximum(so_far[1], now[1])
 
     def _p_values(self, log_e: Floats) -> Floats:
-        """Adjusted (K,); NaN where there is none."""
+        """Adjusted p-values, (K,); NaN where there is none."""
         raw = np.where(self.estimates.comparable & self.valid, p_value(log_e), np.nan)
         others = np.arange(len(raw)) != self.control
         adjusted = np.full(len(raw), np.nan)
@@ -163,7 +163,7 @@ class MetricTable:
         return has
 
     def row(self, arm: int, still_open: StillOpen | None) -> MetricResult:
-        """`still_open` as in the fold."""
+        """Result of one arm; `still_open` as in the fold."""
         sums, estimates = self.sums, self.estimates
         n = int(sums.n[arm])
         comparable = self.valid and bool(estimates.comparable[arm])
@@ -186,7 +186,7 @@ class MetricTable:
         )
 
     def _mean_interval(self, arm: int) -> Interval | None:
-        """Exact while all values are kept, as many as the fold keeps whatever they are; then asymptotic."""
+        """Interval of the mean: exact while the fold keeps all of the arm's values, asymptotic from then on."""
         if self.exact[arm] is not None:
             return self.exact[arm]
         if not self.has_interval()[arm]:
@@ -214,7 +214,7 @@ class MetricTable:
 
 
 def _clipped(interval: Interval, low: float, high: float) -> Interval:
-    """Without the part below `low` and above `high`."""
+    """Interval without its part below `low` and above `high`."""
     return max(low, min(interval[0], high)), min(high, max(interval[1], low))
 
 

@@ -1,4 +1,4 @@
-"""A report in two sentences: what is known, and how it is to be read."""
+"""Reason of a report in two sentences: its finding, and its provisos."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bandit_serve.results.sample_ratio import Verdict
 def reason_of(
     record: Record, objective: MetricTable, pending: int, one_in: int, srm: Verdict, winner: str | None
 ) -> str:
-    """Never empty. `pending` and `srm` as in the report, `one_in` as in the fold."""
+    """Reason in words, never empty. `pending` and `srm` as in the report, `one_in` as in the fold."""
     provisos = _provisos(record, objective, pending, one_in, srm)
     return f"{_finding(record, objective, winner)} {'; '.join(provisos)}."
 

@@ -14,7 +14,7 @@ from bandit_serve.results.sequence import p_value
 
 
 class ArmResult(Struct, frozen=True):
-    """`share` is the current one; `exposures` counts the decisions that the log has shown."""
+    """Results of one arm. `share` is the current one; `exposures` counts the decisions that the log has shown."""
 
     name: str
     share: float

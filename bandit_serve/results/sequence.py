@@ -66,7 +66,7 @@ class Sequence:
 def mean_sequence(
     n: ArrayLike, mean: ArrayLike, variance: ArrayLike, tuned_for: float = TUNED_FOR
 ) -> Sequence:
-    """An estimate from n observations, `variance` of the estimate (not of one observation)."""
+    """Estimate from n observations, `variance` of the estimate (not of one observation)."""
     observations = np.asarray(n, np.float64)
     variance_of_one = observations * np.asarray(variance, np.float64)
     return Sequence(

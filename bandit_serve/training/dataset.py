@@ -1,4 +1,4 @@
-"""A data set: ratings, and what is known of users, items and requests; read from files."""
+"""Data set: ratings, and what is known of users, items and requests; read from files."""
 
 from __future__ import annotations
 

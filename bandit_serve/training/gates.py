@@ -153,7 +153,7 @@ class Gate:
 
 
 class _Value(NamedTuple):
-    """A number or a metric, times a factor."""
+    """Number or a metric, times a factor."""
 
     token: str
     factor: float = 1.0

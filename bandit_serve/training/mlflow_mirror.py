@@ -37,7 +37,7 @@ class MlflowMirror:
         self._uri = uri
 
     def mirror(self, model: RegisteredModel, artifacts: ArtifactStore) -> dict[str, str]:
-        """Every version that is not there yet, with its record and its file; and the aliases.
+        """Mirrors every version that is not there yet, with its record and its file; and the aliases.
 
         `@champion` is the version in production, `@challenger` the newest that is staged or a shadow. Returns MLflow's
         number of each version.
@@ -109,7 +109,7 @@ class MlflowMirror:
         return {each.tags[OURS]: str(each.version) for each in versions if OURS in each.tags}
 
     def _log(self, version: Version, file: Path) -> str:
-        """One run and one model version; returns its number."""
+        """Logs one run and one model version; returns the version's number."""
         client, record = self._client, version.metadata.get("training")
         record = record if isinstance(record, dict) else {}
         experiment = client.get_experiment_by_name(version.model)

@@ -38,7 +38,7 @@ class TrainingProgress(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A family's best model, fitted on all ratings, and all that is known of it.
+    """Family's best model, fitted on all ratings, and all that is known of it.
 
     `errors`: standard errors of metrics over folds. `status` is what the gates give it.
     """
@@ -50,9 +50,10 @@ class Trained(NamedTuple):
 
 
 class TrainingResult(NamedTuple):
-    """`baseline` are metrics of the biases alone, on the same splits; `baseline_errors` their standard errors.
+    """Result of a training run.
 
-    `dropped`: families that came to nothing, and why.
+    baseline: metrics of the biases alone, on the same splits. baseline_errors: their standard errors.
+    dropped: families without a model, and why.
     """
 
     trained: list[Trained]

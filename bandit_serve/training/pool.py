@@ -14,7 +14,7 @@ Work = tuple[Callable[..., Trial], tuple[Any, ...]]
 
 
 def run(works: Sequence[Work], search: Search, on_done: Callable[[int, Trial], object]) -> list[Trial]:
-    """All trials, in the order of `works`; `on_done(index, trial)` is called as they end, in any order.
+    """Runs all trials and returns them in the order of `works`. Calls `on_done(index, trial)` as each ends.
 
     What comes out does not depend on the backend or the number of jobs. `UsageError` where joblib, or what the
     backend needs, is not installed.

@@ -174,7 +174,7 @@ class _RatingsReader:
 
 
 def _shown(cell: Any) -> str:
-    """Of an error: short, and with nothing in it that can not be printed."""
+    """Text for an error: short and printable."""
     return ascii(cell)[:60]
 
 

@@ -16,7 +16,7 @@ MAX_GRID = 10_000
 
 
 def check_space(space: Space, kind: type[HyperParameters], at: str) -> None:
-    """`InvalidInput`, with the place, for what is not a hyper-parameter of that kind, or not in its range.
+    """Raise `InvalidInput`, with the place, for values that no hyper-parameter of that kind and range takes.
 
     Also for a range that is none, and for a choice of nothing.
     """

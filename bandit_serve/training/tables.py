@@ -39,7 +39,7 @@ class Table(Protocol):
         ...
 
     def fault(self, number: int, what: str) -> InvalidInput:
-        """An error with its place."""
+        """Error with its place."""
         ...
 
 
@@ -186,7 +186,7 @@ def _is_utf8(chunks: Iterable[bytes]) -> bool:
 
 
 class ParquetTable:
-    """A Parquet file. Times are whole seconds since 1970, rounded; those without a zone are UTC."""
+    """Parquet file. Times are whole seconds since 1970, rounded; those without a zone are UTC."""
 
     named = True
 

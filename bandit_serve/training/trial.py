@@ -1,4 +1,4 @@
-"""One fit and what came of it: the piece of work that goes to a process, on this machine or another."""
+"""Trial of one fit: the piece of work that goes to a process, on this machine or another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Measure(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """`parameters` are those with which the fit can be repeated; `errors` (n,) of the test ratings, if asked for.
+    """Fit and its metrics. `parameters` repeat the fit; `errors` (n,) are those of the test ratings, if asked for.
 
     `failure` says why there are no metrics: the fit diverged.
     """
@@ -65,7 +65,7 @@ def fit(
 
 
 def stop_early(family: str, parameters: Mapping[str, Any], seed: int, train: DataSet, test: DataSet) -> Trial:
-    """A fit that ends when `test` says so; its parameters are of a descent that ends there by itself."""
+    """Fit that stops early by the errors on `test`; its parameters are of a descent of that many epochs."""
     started_s = time.perf_counter()
     model, epoch_errors = new_model(family, parameters, seed), list[float]()
     try:
@@ -84,7 +84,7 @@ def stop_early(family: str, parameters: Mapping[str, Any], seed: int, train: Dat
 def measure(
     family: str, parameters: Mapping[str, Any], seed: int, train: DataSet, test: DataSet, what: Measure
 ) -> Trial:
-    """A fit on `train`, measured on `test`."""
+    """Fit on `train`, measured on `test`."""
     started_s = time.perf_counter()
     try:
         model = fit(new_model(family, parameters, seed), train)

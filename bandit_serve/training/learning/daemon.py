@@ -45,7 +45,7 @@ class LearnerStatus(Struct, frozen=True):
 
 
 class Options(Struct, frozen=True):
-    """`publish_every` ratings there is a version, `checkpoint_s` seconds a checkpoint. See `Sources` for the rest."""
+    """Options of a daemon: a version every `publish_every` ratings, a checkpoint every `checkpoint_s`; also of `Sources`."""
 
     publication: Publication
     publish_every: int = 5_000
@@ -56,7 +56,7 @@ class Options(Struct, frozen=True):
 
 
 class Daemon:
-    """A learner of one model, which begins with `version`; of a data directory and a model there is one at a time.
+    """Learner of one model, which begins with `version`; of a data directory and a model there is one at a time.
 
     `who` is for the history, `say` takes sentences for whoever looks on.
     """
