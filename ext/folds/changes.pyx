@@ -37,7 +37,9 @@ def watch(
 
 
 cdef inline double half_deviance(double n, double from_mean, double variance, double skew) noexcept nogil:
-    """Of n values whose mean is so far from that of all, of a Poisson law moved and stretched to these moments."""
+    """Half the deviance of n values with a mean this far from that of all, by a Poisson law moved and stretched to these
+    moments.
+    """
     cdef double u = skew * from_mean / variance
     if fabs(u) < SMALL:
         return n * from_mean * from_mean / variance * (0.5 - u * (1 / 6.0 - u * (1 / 12.0 - u * (0.05 - u / 30.0))))

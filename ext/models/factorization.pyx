@@ -226,7 +226,7 @@ cdef inline double against(const Parameters *model, const Query *asked, Py_ssize
 
 cdef cloned_double values(const Parameters *model, const Py_ssize_t *users, const Py_ssize_t *items, Py_ssize_t n,
                           double *out) noexcept nogil:
-    """Of n pairs; 0, or 1 when one of them names a row that does not exist."""
+    """Predicts n pairs. Returns 0, or 1 if a pair names a row that does not exist."""
     cdef Py_ssize_t at, ahead, floats = (model.users + model.items) * model.factors
     cdef Py_ssize_t fetched = 0 if floats * sizeof(float) < CACHED else n - AHEAD
     for at in range(n):

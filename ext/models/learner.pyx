@@ -43,7 +43,7 @@ cdef inline uint64_t mixed(uint64_t state) noexcept nogil:
 
 
 cdef inline double uniform(uint64_t bits) noexcept nogil:
-    """In (0, 1)."""
+    """Uniform number in (0, 1)."""
     return (<double> (bits >> 11) + 0.5) / 9007199254740992.0
 
 

@@ -500,7 +500,7 @@ cdef class Arms:
         return self.holdout + (1.0 - self.holdout) * min(1.0, <double>count * self.min_share)
 
     cdef Py_ssize_t pick(self, const Py_ssize_t *among, Py_ssize_t count) except -1:
-        """With the probability of the even part evenly, otherwise as the policy chooses."""
+        """Chooses an arm: with the probability of the even part evenly, otherwise as the policy chooses."""
         cdef Py_ssize_t arm
         cdef double even = self.even_part(count)
         if even > 0.0 and uniform_double(self.bits) < even:

@@ -497,7 +497,7 @@ cdef class Linear:
     # -- the choice
 
     cdef Py_ssize_t pick(self, const Py_ssize_t *among, Py_ssize_t count) noexcept:
-        """For the present x: with the probability of holdout and floor evenly, otherwise as the rule chooses."""
+        """Chooses an arm for the present x: with the probability of holdout and floor evenly, otherwise by the rule."""
         cdef double even = self.holdout + (1.0 - self.holdout) * fmin(1.0, <double>count * self.min_share)
         cdef double *means = self.scores
         cdef double *widths = self.scores + self.tally.n_arms

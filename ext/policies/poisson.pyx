@@ -22,7 +22,7 @@ cdef double POOLED = 10.0
 cdef inline double pooled_dispersion(
     const double *n, const double *mean, const double *m2, const Py_ssize_t *among, Py_ssize_t count
 ) noexcept nogil:
-    """Of the arms in `among`, all `count` where it is NULL; of one observation more it is 1."""
+    """Dispersion pooled over the arms in `among`, NULL: all `count`, and one more observation of dispersion 1."""
     cdef double freedom = 1.0, pearson = 1.0
     cdef Py_ssize_t i, k
     for i in range(count):

@@ -167,7 +167,7 @@ cdef class Regressions:
         return self.updates[m] % between == 0 or (self.updates[m] < between and is_power_of_two(self.updates[m]))
 
     cdef void mark(self, Py_ssize_t m) noexcept:
-        """Its inverse is made anew before it is used again: when that is makes no difference to what it will be."""
+        """Marks model m: its inverse is made anew before it is used again. The result does not depend on when."""
         if not self.stale[m]:
             self.stale[m] = 1
             self.stale_models += 1

@@ -126,7 +126,7 @@ cdef class OpenDecisions:
                 start = i
 
     cdef bint has_room(self, Py_ssize_t n, Py_ssize_t width) noexcept:
-        """For the features of n decisions more."""
+        """Return whether there is room for the features of n more decisions."""
         return self.most_x == 0 or (self.n_x + n) * width * <Py_ssize_t> sizeof(float) <= self.most_x
 
     def forget_features(self):

@@ -209,7 +209,7 @@ cdef class Units:
             self.vector[row] = <int32_t> -n
 
     def close(self, int64_t before_ms):
-        """With `zero`: units first exposed before `before_ms` enter, in that order."""
+        """Enters units first exposed before `before_ms`, in that order, with `zero`."""
         cdef int32_t row
         cdef int64_t ms
         cdef Py_ssize_t m
@@ -225,7 +225,7 @@ cdef class Units:
                 self.enter(row, m)
 
     def still_open(self):
-        """With `zero`: numbers of open units by arm, int64 (K,), and sums of their values so far, float64 (M, K)."""
+        """Numbers of open units by arm, int64 (K,), and sums of their values so far, float64 (M, K), with `zero`."""
         cdef Py_ssize_t row, m
         cdef int64_t[::1] n = np.zeros(self.sums.n_arms, np.int64)
         cdef double[:, ::1] total = np.zeros((self.sums.n_metrics, self.sums.n_arms))

@@ -45,7 +45,7 @@ class LearnerStatus(Struct, frozen=True):
 
 
 class Options(Struct, frozen=True):
-    """Options of a daemon: a version every `publish_every` ratings, a checkpoint every `checkpoint_s`; also of `Sources`."""
+    """Options of a daemon: a version every `publish_every` ratings, a checkpoint every `checkpoint_s` seconds."""
 
     publication: Publication
     publish_every: int = 5_000
