@@ -107,7 +107,10 @@ cdef inline double gamma_depth(const Arm* arm, double u) noexcept nogil:
 
 
 cdef inline double gamma_end(const Arm* arm, double side) noexcept nogil:
-    """End of a Gamma arm's panel, as `beta_end`. Below, the depth is at least a (d - 1); above, at least a d^2 / 2 and nearly a e^d."""
+    """End on one `side` of a Gamma arm, as `beta_end`.
+
+    Below, the depth is at least a (d - 1); above, at least a d^2 / 2 and nearly a e^d.
+    """
     cdef double distance = sqrt(2.0 * DEPTH) * arm.scale
     cdef double most = (DEPTH + arm.a) / arm.a if side < 0.0 else fmin(distance, log1p(DEPTH / arm.a) + 2.0)
     cdef Py_ssize_t _

@@ -37,8 +37,9 @@ def watch(
 
 
 cdef inline double half_deviance(double n, double from_mean, double variance, double skew) noexcept nogil:
-    """Half the deviance of n values with a mean this far from that of all, by a Poisson law moved and stretched to these
-    moments.
+    """Half the deviance of n values with a mean this far from that of all.
+
+    The law is Poisson's, moved and stretched to these moments.
     """
     cdef double u = skew * from_mean / variance
     if fabs(u) < SMALL:
