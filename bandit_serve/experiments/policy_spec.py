@@ -70,7 +70,7 @@ class PolicySpec(
     forbid_unknown_fields=True,
     omit_defaults=True,
 ):
-    """Policy by which traffic is shared. `kind` selects it, and `policies.POLICIES` has the parameters of each kind."""
+    """Policy by which traffic is shared. `kind` selects it; each kind takes parameters of its own."""
 
 
 OWN = tuple(name for name in _of_all_kinds() if name != "pseudo_history")

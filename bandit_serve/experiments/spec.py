@@ -125,8 +125,8 @@ class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
     """Condition on which a result names a winner: level `alpha`, and `min_samples` of the objective in each arm.
 
     `expected_samples` is the number of observations at which intervals and p-values are tightest. No change of a
-    started experiment changes it: chosen by the outcomes, it would void them. The default is not written, so that
-    builds which do not know the field read the log of an experiment that does not use it.
+    started experiment changes it: chosen by the outcomes, it would void them. The default is not written: so
+    builds without the field can read logs of experiments that do not use it.
     """
 
     duration: Duration | None = None

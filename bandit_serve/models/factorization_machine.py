@@ -15,7 +15,7 @@ from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.columns import id_column, rating_column
 from bandit_serve.models.descent import OnEpoch, Schedule, descend
 from bandit_serve.models.factorized import Factorized
-from bandit_serve.models.feature_columns import Columns, FeatureColumns
+from bandit_serve.models.feature_columns import ColumnValues, FeatureColumns
 from bandit_serve.models.hyper_parameters import (
     Epochs,
     Factors,
@@ -187,7 +187,7 @@ class FactorizationMachine(Factorized):
         self._learner, self._resting = None, learner
         return self
 
-    def _request_columns(self, features: Any, *, learn: bool) -> Columns:
+    def _request_columns(self, features: Any, *, learn: bool) -> ColumnValues:
         if self._columns is None:
             self._described()
         assert self._columns is not None

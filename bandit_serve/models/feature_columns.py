@@ -18,7 +18,7 @@ from bandit_serve.models.model import Feature, Features
 # How many standard deviations from the mean a number counts as, at most: so that no outlier drives a model away.
 FARTHEST = 10.0
 
-Columns = tuple[NDArray[np.int32], NDArray[np.float32]]
+ColumnValues = tuple[NDArray[np.int32], NDArray[np.float32]]
 
 
 class FeatureColumns:
@@ -49,7 +49,7 @@ class FeatureColumns:
             std = float(np.std(values))
             self.scales[key] = float(np.mean(values)), std if std > 0.0 else 1.0
 
-    def columns(self, side: str, features: Features, *, learn: bool) -> Columns:
+    def columns(self, side: str, features: Features, *, learn: bool) -> ColumnValues:
         """int32 (n,) and float32 (n,): rows, −1 for one that is not known, and values.
 
         With `learn`, new columns are made. `InvalidInput` for features that are not a mapping of names to numbers,

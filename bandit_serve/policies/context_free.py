@@ -112,8 +112,9 @@ class ContextFreePolicy(Policy, Arms):
         return self.bounded(raw, arms, ramps)
 
     def learn_from(self, former: Policy) -> None:
-        """Takes over the sums of each arm. Of a policy that does not weigh rewards, one that does takes them as of
-        arms that were drawn evenly.
+        """Takes over the sums of each arm.
+
+        A policy that weighs rewards takes the sums of one that does not as if arms had been drawn evenly.
         """
         theirs = former.statistics()
         shared = set(theirs) & set(self.statistics())

@@ -64,9 +64,9 @@ class ContextualPolicy(Policy, Linear):
     """Policy whose statistics are linear models of the reward, over vectors x of features.
 
     n_features: d, the length of the vectors x that `choose`, `shares` and `update` take. They are rounded to float32
-        before they are used. An intercept is a feature that is always 1; `Features` adds one. What lies far outside
-        of a feature's values so far is taken as the farthest that they are, or as their centre (`_feature_limits`
-        says how far), so that one wild value, or a run of them, does not spoil what was learned.
+        before they are used. An intercept is a feature that is always 1; `Features` adds one. A value
+        far outside of a feature's values so far counts as the farthest of them, or as their centre: so a wild value,
+        or a run of them, does not spoil the models. `_feature_limits` has the limits.
     `Terms` as other policies. Binary and bounded rewards are scaled to [0, 1]. Forgetting happens when at least 1/64
         of the half-life has passed since it last did, so that models are not made anew at each step of the clock.
     prior: {"precision": 1.0}, the least precision of the Normal prior, of mean 0, of each coefficient. The prior's

@@ -118,8 +118,8 @@ class Thompson(ContextFreePolicy):
     - bounded: the same with fractional counts, alpha += r and beta += 1 - r for r scaled to [0, 1].
     - count: Poisson, where counts vary as Poisson's do; `prior` is the Gamma's of shape alpha and rate beta,
       {"alpha": 1.0, "beta": 1e-6}: next to flat, so that one observation outweighs it and untried arms come first as
-      long as means are below a million. Of counts whose variance is more than their mean, both of what was observed
-      are divided by how much more it is (`_poisson`), so that the posterior is as wide as it should be.
+      long as means are below a million. Counts may vary more than Poisson's, with a variance above the mean: then
+      both observed numbers are divided by that ratio (`_poisson`), and the posterior is as wide as it should be.
     - continuous: Normal, mean and variance unknown; `prior` is the Normal-inverse-gamma's,
       {"mean": None, "kappa": 1e-4, "alpha": 0.5, "beta": None}: one observation outweighs it, and its Cauchy tails
       leave untried arms their chance. A mean of None is the mean of all rewards of the eligible arms, a beta of None

@@ -1,10 +1,10 @@
 """Confidence interval of a mean by betting: exact from the second observation on, for values between two bounds.
 
-Someone who holds that the mean is m offers fair bets on the next value; two gamblers, one that the mean is more and one
-that it is less, stake by what the values before say. If the mean is m, the chance that either ever has 2/alpha times
-what it came with is at most alpha, by Ville's inequality, however often one looks: so what m either did that to
-is left out for good. (Waudby-Smith & Ramdas, JRSS-B 2024: the hedged capital process with predictable plug-in bets,
-section 4.3, theorem 3, and the running intersection.)
+For each possible mean m, a bookmaker offers bets on the next value that are fair if the mean is m. One gambler bets on
+a larger mean and one on a smaller mean, with stakes that follow from the values so far. If the mean is m, the chance
+that either ever multiplies its capital by 2/alpha is at most alpha, by Ville's inequality, however often one looks. So
+an m is excluded for good once a gambler has done so. (Waudby-Smith & Ramdas, JRSS-B 2024: the hedged capital process
+with predictable plug-in bets, section 4.3, theorem 3, and the running intersection.)
 """
 
 from __future__ import annotations

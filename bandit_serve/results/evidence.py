@@ -40,9 +40,9 @@ class Evidence:
     peers: int64 (K,), among how many arms each arm came, itself included. That tunes its sequences for good: tuned
         anew with each arm that comes, the largest over time would be that of several sequences.
 
-    The e-values are those against no difference; of the times at which the arm is ahead each is at most that of the
-    half-normal mixture, which is one against its not being better. So the larger of the two directions is evidence
-    against no difference, and each of them evidence in its own direction.
+    Each is an e-value against no difference. While the arm is ahead, it is at most the e-value of the half-normal
+    mixture against the arm not being better. So the larger of the two directions is evidence against no difference,
+    and each of them is evidence in its own direction.
 
     `fixed_…` and `ratio_fixed` stay where they are once the shares have moved.
     """

@@ -27,9 +27,10 @@ def tuning(alpha: float) -> float:
 class Sequence:
     """Sums of observations, any number of them side by side (arrays of one shape).
 
-    `observations` t > 0 (where they are weighted, the sum of the weights), `total` S, `variance` V > 0 of S (t times
-    the variance of one observation where that is constant), `tightest_at` the V at which the interval is tightest: it
-    may not depend on how S turned out.
+    observations: t > 0, their number, or the sum of their weights.
+    total: S, their sum.
+    variance: V > 0, the variance of S: t times that of one observation, if that is constant.
+    tightest_at: the V at which the interval is tightest. It may not depend on how S turned out.
     """
 
     observations: Floats

@@ -23,7 +23,7 @@ ENTRIES_AT_ONCE = 20_000
 class Sources:
     """Experiments by name, or all that have an arm of the model where `experiments` is None.
 
-    `rules`: what their rewards are as ratings, as text, where that is not the objective's utility.
+    rules: text, the rules that make ratings of their rewards, where those are not the objective's utility.
     """
 
     def __init__(
