@@ -17,12 +17,12 @@ from bandit_serve.policies.context import MAX_FEATURES
 from bandit_serve.policies.features import Features, n_features_of
 from bandit_serve.policies.parameters import by_index
 
-# As they are configured, with their types.
+# Types of the parameters in a configuration, by name.
 PARAMETERS = {field.name: field.type for field in msgspec.structs.fields(PolicySpec)}
 FOLD_SEED = 0
-# Of one model: its inverse is made anew in about 0.1 s, which the fold of its experiment waits for, and nobody else.
+# Coefficients of one model: its inverse is made anew in about 0.1 s, for which only its experiment's fold waits.
 MAX_COEFFICIENTS = 1_024
-# Of all models' matrices, sums and inverses: 64 MiB in each worker and in each snapshot, of which the store keeps some.
+# Numbers in all models' matrices, sums and inverses: 64 MiB in each worker and in each snapshot in the store.
 MAX_NUMBERS = 1 << 23
 
 

@@ -35,7 +35,7 @@ EXPECTED_SAMPLES = 5_000
 # No arm has an asymptotic interval before 50; and sums of more than that are of no one experiment.
 MIN_EXPECTED = 50
 MAX_EXPECTED = 10**12
-# Of all arms of an experiment, as JSON: every worker and every snapshot has them.
+# Payloads of all arms of an experiment, as JSON: every worker and every snapshot has them.
 MAX_PAYLOAD_BYTES = 2**20
 MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
@@ -52,7 +52,7 @@ OTHER_ARMS = "expected names of arms"
 
 Status = Literal["draft", "running", "paused", "stopped"]
 ArmStatus = Literal["active", "paused", "removed"]
-# Of an arm; policies round them to float32.
+# Feature of an arm; policies round it to float32.
 Feature = Annotated[float, Meta(ge=-MAX_FEATURE, le=MAX_FEATURE)]
 
 

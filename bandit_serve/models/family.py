@@ -20,7 +20,7 @@ FAMILIES: dict[str, type[Model]] = {
         Popularity,
     )
 }
-# What the others have to be better than.
+# Family that the others have to beat.
 BASELINE = Bias.family
 
 

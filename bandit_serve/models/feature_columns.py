@@ -16,7 +16,7 @@ from bandit_serve.models._learner import MAX_FEATURES, Rows
 from bandit_serve.models.model import Feature, Features
 
 # How many standard deviations from the mean a number counts as, at most: so that no outlier drives a model away.
-FARTHEST = 10.0
+MAX_DEVIATIONS = 10.0
 
 ColumnValues = tuple[NDArray[np.int32], NDArray[np.float32]]
 
@@ -65,7 +65,7 @@ class FeatureColumns:
     def _keyed(self, key: str, value: Feature) -> list[tuple[str, float]]:
         if _is_number(value):
             mean, std = self.scales.get(key, (0.0, 1.0))
-            return [(key, min(max((float(value) - mean) / std, -FARTHEST), FARTHEST))]  # type: ignore[arg-type]
+            return [(key, min(max((float(value) - mean) / std, -MAX_DEVIATIONS), MAX_DEVIATIONS))]  # type: ignore[arg-type]
         if isinstance(value, str | bool):
             return [(self._category(key, value), 1.0)]
         weight = 1.0 / math.sqrt(max(1, len(value)))  # type: ignore[arg-type]

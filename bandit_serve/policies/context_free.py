@@ -1,4 +1,4 @@
-"""Policies that learn which arm is best, whatever the circumstances: of rewards alone."""
+"""Policies that learn which arm is best whatever the context, from rewards alone."""
 
 from __future__ import annotations
 

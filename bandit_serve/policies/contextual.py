@@ -1,4 +1,4 @@
-"""Policies that learn which arm is best for which features: of rewards and what was known at each decision."""
+"""Policies that learn which arm is best for which features, from rewards and the features of their decisions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bandit_serve.policies.policy import STATED, Policy, Terms
 
 # The statistics of each arm that policies without context have, too.
 TALLIES = frozenset({"n", "total", "mean", "m2"})
-# Those that have a row for each model.
+# Statistics with a row for each model.
 OF_MODELS = frozenset({"gram", "moment", "updates", "inverse", "coefficients"})
 # Student's t is the normal distribution at so many degrees of freedom, to more digits than the shares have.
 NORMAL = 1e9

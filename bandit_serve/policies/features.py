@@ -15,7 +15,7 @@ from bandit_serve.policies.context import ContextField, context_errors
 
 Value = float | int | str | bool
 # Within which numbers are kept, in standard deviations where those are given: one wild value must not rule a model.
-LARGEST = 1e6
+MAX_SCALED = 1e6
 
 
 class Features:
@@ -121,7 +121,7 @@ class Features:
             self.unknown[field.name] += 1
             return None
         scaled = (number - (field.mean or 0.0)) / (1.0 if field.std is None else field.std)
-        return min(max(scaled, -LARGEST), LARGEST)
+        return min(max(scaled, -MAX_SCALED), MAX_SCALED)
 
     def _category(self, field: ContextField, value: Value | None) -> int:
         """Index among the field's features; the last is that of missing and unknown values."""

@@ -21,7 +21,7 @@ from bandit_serve.base.names import Name
 from bandit_serve.metrics import MAX_VALUE
 from bandit_serve.policies.numbers import ByArm, by_arm, finite, in_order, refusal, whole
 
-# Of an experiment, and so of the numbers by the names of arms.
+# Arms of an experiment, and so numbers by the names of arms.
 MAX_ARMS = 1_000
 # Parts of one parameter: more than any has.
 MAX_PARTS = 16
@@ -31,14 +31,14 @@ SIZES = ("min_length", "max_length")
 P = TypeVar("P", bound=Struct)
 Schema = dict[str, Any]
 Number = inspect.FloatType | inspect.IntType
-# By the names of its parts; None where the rewards show it.
+# Numbers by the names of the parts; None where the rewards show them.
 Parts = dict[str, float | list[float | None] | None]
 
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Weight = Annotated[float, Meta(ge=0.0, le=MAX_VALUE)]
-# Of what is in the unit of the rewards.
+# Quantity in the unit of the rewards.
 Scale = Annotated[float, Meta(ge=1e-12, le=MAX_VALUE)]
-# Of what has no unit.
+# Quantity without a unit.
 Factor = Annotated[float, Meta(ge=1e-9, le=1e9)]
 # A number for every arm, or one for each arm that is named and the default for the others.
 NumberByArm = float | Annotated[dict[Name, float], Meta(max_length=MAX_ARMS)]

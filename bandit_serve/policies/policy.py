@@ -63,7 +63,7 @@ class Terms:
 
 
 TERMS = tuple(field.name for field in fields(Terms))
-# Those of which a state is; how often a service looks is nothing that a policy goes by.
+# Terms in a state. `refresh` is not: it concerns the service and not the policy.
 STATED = tuple(name for name in TERMS if name != "refresh")
 
 
@@ -77,7 +77,7 @@ class Policy:
 
     kind: ClassVar[str]
     objectives: ClassVar[frozenset[str]]
-    # What only this kind takes, in the form in which it is configured, and the names of that.
+    # Parameters of this kind alone, as they are configured, and their names.
     Parameters: ClassVar[type[Struct]]
     parameters: ClassVar[tuple[str, ...]]
     # The parameter that is in the unit of the rewards, where they have no bounds.
@@ -90,18 +90,18 @@ class Policy:
     # Whether a reward is weighed by the propensity of its arm, which updates should then be given.
     weighs: ClassVar[bool] = False
 
-    # What is counted in a state, and the parts of what was learned, each with what takes it back.
+    # Sizes in a state, and the learned parts of it, each with the name of the method that restores it.
     sizes: ClassVar[tuple[str, ...]] = ("n_arms",)
     learned: ClassVar[Mapping[str, str]] = {"statistics": "restore"}
-    # In the order in which a state has them.
+    # Terms in the order in which a state has them.
     stated: ClassVar[tuple[str, ...]] = STATED
-    # What else than `Terms` the constructor takes, with its default.
+    # Further keywords of the constructor, with their defaults.
     extras: ClassVar[Mapping[str, Any]] = {"seed": None}
-    # What was learned fades when this part of a half-life has passed since it last did.
+    # Part of a half-life that must pass before the learned statistics fade again.
     least_fading: ClassVar[float] = 0.0
 
     if TYPE_CHECKING:
-        # Of the statistics, arrays by name; which arguments it takes beside is for them to say.
+        # Method of the statistics: arrays by name. Its arguments differ.
         statistics: Any
 
         @property

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 # The shapes of Gamma posteriors between which their quadrature is tested.
 MIN_SHAPE, MAX_SHAPE = 1e-6, 1e15
-# How far behind the best, and how much narrower than the widest, a Student posterior is at most taken to be.
-FURTHEST = 1e100
+# Bounds how far behind the best, and how much narrower than the widest, a Student posterior is taken to be.
+MAX_SEPARATION = 1e100
 
 Shape = Annotated[float, Meta(ge=1e-6, le=1e9)]
 
@@ -81,7 +81,7 @@ def student_shares(statistics: Statistics, prior: NDArray[np.float64]) -> Vector
     # Which is best does not depend on the unit and the zero, and is integrated in the same ones.
     unit = scale.max()
     behind, width = (loc - loc.max()) / unit, scale / unit
-    return student_best(np.maximum(behind, -FURTHEST), np.maximum(width, 1.0 / FURTHEST), df)
+    return student_best(np.maximum(behind, -MAX_SEPARATION), np.maximum(width, 1.0 / MAX_SEPARATION), df)
 
 
 BETA = Likelihood(BetaPrior, _beta.CHOOSER, beta_shares)
@@ -119,7 +119,8 @@ class Thompson(ContextFreePolicy):
     - count: Poisson, where counts vary as Poisson's do; `prior` is the Gamma's of shape alpha and rate beta,
       {"alpha": 1.0, "beta": 1e-6}: next to flat, so that one observation outweighs it and untried arms come first as
       long as means are below a million. Counts may vary more than Poisson's, with a variance above the mean: then
-      both observed numbers are divided by that ratio (`_poisson`), and the posterior is as wide as it should be.
+      number and sum of observations are divided by that ratio (`_poisson`), so that the posterior is as wide as it
+      should be.
     - continuous: Normal, mean and variance unknown; `prior` is the Normal-inverse-gamma's,
       {"mean": None, "kappa": 1e-4, "alpha": 0.5, "beta": None}: one observation outweighs it, and its Cauchy tails
       leave untried arms their chance. A mean of None is the mean of all rewards of the eligible arms, a beta of None

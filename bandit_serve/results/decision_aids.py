@@ -18,10 +18,10 @@ from bandit_serve.policies import _best_arm
 from bandit_serve.results.estimates import MIN_VARIANCE, Estimates, Sums
 from bandit_serve.results.sequence import Floats
 
-FEWEST = 3
+MIN_STUDENT_OBSERVATIONS = 3
 
-LARGEST = 1e100
-"""Up to which size means are compared, and from 1/LARGEST on and up to which their standard errors."""
+MAX_MAGNITUDE = 1e100
+"""Magnitude up to which means are compared. Their standard errors must lie between 1/MAX_MAGNITUDE and this."""
 
 Arms = NDArray[np.bool_]
 Beta = Callable[[Floats, Floats], Floats]
@@ -53,7 +53,7 @@ def _of_those(there: Arms, of: Beta, sums: Sums, metric: Metric) -> Floats:
 
 
 def _known_only(sums: Sums, of: Student, metric: Metric, there: Arms) -> Floats:
-    known = there & (sums.n >= FEWEST) & (sums.sample_variance > MIN_VARIANCE)
+    known = there & (sums.n >= MIN_STUDENT_OBSERVATIONS) & (sums.sample_variance > MIN_VARIANCE)
     variance = np.where(known, sums.sample_variance, 1.0) / np.maximum(sums.n, 1)
     return _of_known(of, sums.mean, variance, sums.n, known, metric, there)
 
@@ -103,7 +103,9 @@ def _of_known(
     there: Arms,
 ) -> Floats:
     error = np.sqrt(variance)
-    known = known & (np.abs(mean) <= LARGEST) & (error >= 1.0 / LARGEST) & (error <= LARGEST)
+    known = (
+        known & (np.abs(mean) <= MAX_MAGNITUDE) & (error >= 1.0 / MAX_MAGNITUDE) & (error <= MAX_MAGNITUDE)
+    )
     result = np.full(len(known), np.nan)
     if known.sum() >= min(2, there.sum()) and known.any():
         loc = mean[known] if metric.goal == "maximize" else -mean[known]

@@ -23,15 +23,15 @@ from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results.fieller import Ratios, ratios
 from bandit_serve.results.sequence import TUNED_FOR, Floats, Sequence, mean_sequence
 
-FEWEST = 50
+MIN_OBSERVATIONS = 50
 """Observations of its own from which an arm has intervals and p-values: the sequences are asymptotic."""
 
 PRIOR = 1_000.0
 
 MIN_VARIANCE = 1e-190
-"""From which variance on is reckoned with: products of smaller ones have no digits."""
+"""Variances below this count as none: their products have no digits."""
 MIN_WEIGHT = 1e-50
-"""From which sum of weights on two arms are compared: where it is smaller, one of them is never drawn."""
+"""Sum of weights below which two arms are not compared: one of them is never drawn then."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def fixed_split(sums: Sums, kind: type[MetricKind], control: int, tuned_for: flo
     They are tightest at `tuned_for` observations of their arms.
     """
     variance = sums.cautious_variance(kind)
-    usable = (sums.n >= FEWEST) & (variance > MIN_VARIANCE)
+    usable = (sums.n >= MIN_OBSERVATIONS) & (variance > MIN_VARIANCE)
     compared = _with_control(sums.n > 0, control)
     n = np.maximum(sums.n, 1)
     variance_of_mean = np.where(usable, variance, 1.0) / n
@@ -275,7 +275,7 @@ def moving_shares(
     """
     k = peers.astype(np.float64).reshape(-1, *(1,) * (sums.n.ndim - 1))
     variance = sums.residual_variance(kind)
-    usable = (sums.n >= FEWEST) & (variance > MIN_VARIANCE) & (sums.eligible > 0)
+    usable = (sums.n >= MIN_OBSERVATIONS) & (variance > MIN_VARIANCE) & (sums.eligible > 0)
     compared = _with_control(sums.n > 0, control) & (sums.pair_weight > MIN_WEIGHT)
     comparable = _with_control(usable, control) & compared
     v = np.where(usable, variance, 1.0)

@@ -32,12 +32,12 @@ from bandit_serve.results.floors import Floors
 from bandit_serve.results.sequence import Floats
 
 MAX_VECTOR_BYTES = 64 * 2**20
-"""Of share vectors with `unit: request`: more are thinned out."""
+"""Bytes of share vectors with `unit: request`: more are thinned out."""
 MAX_X_BYTES = 64 * 2**20
-"""Of the features of decisions that are open, with `missing: zero`: more are analysed without."""
+"""Bytes of the features of open decisions, with `missing: zero`: further ones are analysed without."""
 MAX_UNIT_BYTES = 96 * 2**20
-"""Of units with `unit: user`: then fewer of those that come are taken, so that they never are more than 3.5 times that,
-which fits into one value of the store.
+"""Bytes of units with `unit: user`: from then on fewer new ones are taken. They never exceed 3.5 times that, which fits
+into one value of the store.
 """
 
 StillOpen = tuple[NDArray[np.int64], Floats]
@@ -46,7 +46,7 @@ _BEFORE_ALL_MS = -(2**53)
 
 
 StateColumns = dict[str, dict[str, NDArray[Any]]]
-"""By part of the fold, by name."""
+"""Columns by part of the fold and by name."""
 
 
 class ResultsState(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from bandit_serve.experiments.spec import Record
-from bandit_serve.results.estimates import FEWEST
+from bandit_serve.results.estimates import MIN_OBSERVATIONS
 from bandit_serve.results.metric_result import MetricTable
 from bandit_serve.results.sample_ratio import Verdict
 
@@ -108,7 +108,7 @@ def _left_out(objective: MetricTable, names: tuple[str, ...]) -> list[str]:
     without = those(~has & ~estimates.usable)
     if without:
         provisos.append(
-            f"no interval for {_listed(without)}: fewer than {FEWEST} observations, or no variance"
+            f"no interval for {_listed(without)}: fewer than {MIN_OBSERVATIONS} observations, or no variance"
         )
     skewed = those(~has & estimates.usable)
     if skewed:
@@ -117,7 +117,9 @@ def _left_out(objective: MetricTable, names: tuple[str, ...]) -> list[str]:
         )
     uncompared = those(has & ~estimates.usable)
     if uncompared:
-        provisos.append(f"no comparison with {_listed(uncompared)}: fewer than {FEWEST} observations")
+        provisos.append(
+            f"no comparison with {_listed(uncompared)}: fewer than {MIN_OBSERVATIONS} observations"
+        )
     unlifted = those(others & estimates.compared & ~liftable)
     if unlifted:
         provisos.append(

@@ -8,9 +8,9 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-# In a text, for a number that is not there.
+# Texts for a missing number.
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "\\n"})
-# What may be a decimal comma, or that of the thousands.
+# Numbers whose comma may be a decimal one, or that of the thousands.
 DOUBTFUL = re.compile(r"\s*[+-]?[1-9]\d{0,2},\d{3}\s*")
 
 

@@ -16,7 +16,7 @@ from bandit_serve.training.columns import RatingColumns
 from bandit_serve.training.features import read_features
 from bandit_serve.training.ratings import Ratings, read_rated
 
-# Of MovieLens, beside its ratings.
+# Files of MovieLens in the folder of its ratings.
 MOVIES = ("movies.csv", "movies.dat")
 
 

@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t
 # Below, a deviance is better known from its series than from a difference.
 cdef double SMALL = 0.01
 # So likely that more makes no difference, and exp of it is a number.
-cdef double LARGEST = 600.0
+cdef double MAX_HALF_DEVIANCE = 600.0
 
 
 def watch(
@@ -68,7 +68,7 @@ def evidence(
         half = half_deviance(before, candidates[i, 1] / before - mean, variance, skew)
         half += half_deviance(after, (total - candidates[i, 1]) / after - mean, variance, skew)
         half *= prior / (1.0 + prior)
-        added += candidates[i, 2] / sqrt(1.0 + prior) * exp(min(half, LARGEST))
+        added += candidates[i, 2] / sqrt(1.0 + prior) * exp(min(half, MAX_HALF_DEVIANCE))
         if half > largest:
             largest, best = half, i
     return added, best

@@ -29,7 +29,7 @@ cnp.import_array()
 
 MAX_FEATURES = 256
 MAX_RATING = 1e12
-cdef double LARGEST = MAX_RATING
+cdef double MAX_ABS_RATING = MAX_RATING
 cdef enum:
     MAX_COLUMNS = 770  # a user, an item and MAX_FEATURES of each of the three sides
     MAX_FACTORS = 4096
@@ -453,7 +453,7 @@ cdef class Learner:
         cdef const float *value = NULL
         cdef Py_ssize_t n = 0, user, item
         cdef double error
-        if not (isfinite(rating) and -LARGEST <= rating <= LARGEST):
+        if not (isfinite(rating) and -MAX_ABS_RATING <= rating <= MAX_ABS_RATING):
             raise InvalidInput(f"Every rating must be finite and at most {MAX_RATING:g} in size.")
         if feature_rows is not None and len(feature_rows):
             features, values = feature_rows, feature_values

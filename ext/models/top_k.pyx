@@ -47,7 +47,7 @@ cdef enum:
 cdef double SLACK = 1e-3
 cdef double SLACK_PER_FACTOR = 3e-7
 # More than what float32 loses where products are denormal.
-cdef double LEAST = 1e-33
+cdef double DENORMAL_SLACK = 1e-33
 
 cdef sketch_reach reach = sketch_best()
 
@@ -334,7 +334,7 @@ cdef class TopK:
         cdef double most
         if search.kept == search.k:
             most = search.length * self.later_norm[block] * (1 + SLACK) + self.later_bias[block]
-            if most + 1e-6 * fabs(most) + LEAST < search.threshold:
+            if most + 1e-6 * fabs(most) + DENORMAL_SLACK < search.threshold:
                 search.over = True
                 return
         while True:
@@ -366,7 +366,7 @@ cdef class TopK:
         if search.kept == search.k:
             # Scores have the base, bounds do not; both may be off by their last bits.
             least = search.heap[0].score - search.base
-            least -= 4e-7 * (fabs(least) + fabs(search.base)) + LEAST
+            least -= 4e-7 * (fabs(least) + fabs(search.base)) + DENORMAL_SLACK
             search.threshold = nextafterf(<float> least, -INFINITY)
 
     cdef answer(self, Search *search):

@@ -15,7 +15,7 @@ cdef enum:
 
 
 # Below it a mean is as good as 0, and what is divided by it overflows.
-cdef double LEAST = 1e-300
+cdef double MIN_MEAN = 1e-300
 
 
 cdef inline double log_of(double trials) noexcept nogil:
@@ -35,7 +35,7 @@ cdef double index_of(double p, double d) noexcept nogil:
     """
     cdef double rest = 1.0 - p, e, step, x, high
     cdef Py_ssize_t _
-    if p < LEAST:
+    if p < MIN_MEAN:
         return -expm1(-d)
     if rest <= 0.0:
         return 1.0
