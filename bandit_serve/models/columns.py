@@ -33,7 +33,7 @@ def rating_column(ratings: ArrayLike) -> NDArray[np.float64]:
 
 
 def id_column(ids: Any, what: str) -> list[str | int]:
-    """n ids, each of which is one. Raises `InvalidInput`."""
+    """Column of n ids, each checked. Raises `InvalidInput`."""
     if isinstance(ids, np.ndarray):
         if ids.ndim != 1:
             raise InvalidInput(f"The {what} must be a vector, not {ids.ndim}-dimensional.")

@@ -311,7 +311,7 @@ class Factorized(Factorization):
 def _skipped(
     items: IdTable, exclude: Collection[Id], among: Collection[Id] | None
 ) -> NDArray[np.uint8] | None:
-    """uint8 (n_items,): which rows are not to be ranked; None where all are."""
+    """Mask of the rows that are not to be ranked, uint8 (n_items,); None where all are."""
     exclude = list(exclude)
     if not exclude and among is None:
         return None

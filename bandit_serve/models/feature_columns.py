@@ -50,7 +50,7 @@ class FeatureColumns:
             self.scales[key] = float(np.mean(values)), std if std > 0.0 else 1.0
 
     def columns(self, side: str, features: Features, *, learn: bool) -> ColumnValues:
-        """int32 (n,) and float32 (n,): rows, −1 for one that is not known, and values.
+        """Rows, int32 (n,), −1 for one that is not known, and values, float32 (n,).
 
         With `learn`, new columns are made. `InvalidInput` for features that are not a mapping of names to numbers,
         str, bool or lists of str, or are more than 256 columns.

@@ -114,7 +114,7 @@ class Popularity:
         return self._items.row(item_id) >= 0
 
     def confidence(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:
-        """n / (n + 10), where n is the number of ratings of the item."""
+        """Confidence n / (n + 10), where n is the number of ratings of the item."""
         count = self.predict(user_id, item_id, features)
         return count / (count + HALF_KNOWN)
 

@@ -78,7 +78,7 @@ class Features:
         return places, np.array([field.std is not None for field in fields], np.bool_)
 
     def vector(self, context: Mapping[str, Value | None]) -> NDArray[np.float32]:
-        """float32 (n_features,): the features of a context."""
+        """Features of a context, float32 (n_features,)."""
         row = np.zeros(self.n_features, dtype=np.float32)
         row[0] = 1.0
         known = 0
@@ -103,7 +103,7 @@ class Features:
         return row
 
     def vectors(self, contexts: Sequence[Mapping[str, Value | None]]) -> NDArray[np.float32]:
-        """float32 (N, n_features): the features of N contexts."""
+        """Features of N contexts, float32 (N, n_features)."""
         rows = np.empty((len(contexts), self.n_features), dtype=np.float32)
         for row, context in zip(rows, contexts, strict=True):
             row[:] = self.vector(context)

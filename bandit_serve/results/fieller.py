@@ -17,7 +17,7 @@ from bandit_serve.results.sequence import Floats
 
 @dataclass(frozen=True)
 class Ratios:
-    """difference / |control|, arrays (K,): numbers where they are `known`, intervals where they are `bounded`."""
+    """Ratios difference / |control|, arrays (K,): numbers where `known`, and intervals where `bounded`."""
 
     value: Floats
     low: Floats

@@ -48,6 +48,6 @@ class Floors:
         self.flags = np.array([by_revision[revision] for revision in known], np.uint8)
 
     def of(self, revisions: NDArray[np.uint32]) -> NDArray[np.uint8]:
-        """uint8 (n,): 1 where the decision's revision has no floor."""
+        """Flags, uint8 (n,): 1 where the decision's revision has no floor."""
         at = np.searchsorted(self.revisions, revisions, side="right")
         return self.flags[np.maximum(at - 1, 0)]

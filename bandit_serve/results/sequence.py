@@ -19,7 +19,7 @@ TUNED_FOR = 5_000.0
 
 
 def tuning(alpha: float) -> float:
-    """rho squared times the variance at which a sequence of level `alpha` is tightest (eq. 161)."""
+    """Tuning at level `alpha`: rho squared times the variance at which a sequence is tightest (eq. 161)."""
     return -2.0 * math.log(alpha) + math.log(1.0 - 2.0 * math.log(alpha))
 
 

@@ -22,7 +22,7 @@ MOVIES = ("movies.csv", "movies.dat")
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """n ratings; features by id of users and of items, and n of requests, where there are such.
+    """Data set of n ratings; features by id of users and of items, and n of requests, where there are such.
 
     `source` says where it comes from, for the record.
     """

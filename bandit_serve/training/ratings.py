@@ -24,7 +24,7 @@ LATEST_S = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Ratings:
-    """n ratings as columns: ids (str), `values` float32, `timestamps` int64 (seconds since 1970)."""
+    """Ratings as columns of length n: ids (str), `values` float32, `timestamps` int64 (seconds since 1970)."""
 
     users: NDArray[np.str_]
     items: NDArray[np.str_]

@@ -48,7 +48,7 @@ def grid(space: Space) -> list[dict[str, Any]]:
 
 
 def sample(space: Space, n: int, seed: int) -> list[dict[str, Any]]:
-    """n combinations at random; all different as far as there are so many. The seed repeats them."""
+    """Combinations at random, n of them; all different as far as there are so many. The seed repeats them."""
     random = np.random.default_rng(seed)
     combinations: dict[str, dict[str, Any]] = {}
     for _ in range(20 * n):
