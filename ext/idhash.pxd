@@ -72,7 +72,7 @@ cdef inline uint64_t id_hash(const uint8_t *text, Py_ssize_t size, uint64_t seed
 
 
 cdef inline Py_ssize_t id_find(const IdView *ids, const uint8_t *text, Py_ssize_t size) noexcept nogil:
-    """The row of an id, −1 when there is none."""
+    """Row of an id, −1 when there is none."""
     cdef uint64_t slot
     cdef Py_ssize_t row
     cdef int64_t start
@@ -107,7 +107,7 @@ cdef inline Py_ssize_t decimal(long long value, uint8_t *out) noexcept nogil:
 
 
 cdef inline Py_ssize_t id_row(const IdView *ids, object key) except -2:
-    """The row of a str or int id, −1 when there is none. An int is its decimal text.
+    """Row of a str or int id, −1 when there is none. An int is its decimal text.
 
     Raises InvalidInput for anything else (bool included).
     """

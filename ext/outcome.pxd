@@ -38,13 +38,13 @@ ctypedef struct outcome_t:
     double *slope                   # [M, K, width]: β
     double *share                   # [M, K, width]: κ
     double *precision               # [M, K, width]: λ, of the inverse
-    double *agreed                  # [M, K]: Σ offset (y - c)
-    double *offered                 # [M, K]: Σ offset²
-    int64_t *learned                # [M, K]
+    double *agreed                  # (M, K): Σ offset (y - c)
+    double *offered                 # (M, K): Σ offset²
+    int64_t *learned                # (M, K)
     double *centre                  # [M, width]: limits
     double *spread                  # [M, width]
-    double *lowest                  # [M]
-    double *highest                 # [M]
+    double *lowest                  # (M,)
+    double *highest                 # (M,)
     double *x                       # [width]: of the present decision, within its limits
     double *direction               # [width]
     double *work                    # [2, width, width]
@@ -101,7 +101,7 @@ cdef inline void outcome_invert(outcome_t *o, Py_ssize_t i) noexcept nogil:
 
 
 cdef inline bint outcome_is_rounding(const outcome_t *o, Py_ssize_t i, double variance) noexcept nogil:
-    """Whether no inverse has the present direction and variance, by Cauchy and Schwarz, or too little of it stays."""
+    """Return whether no inverse fits the direction and variance, by Cauchy and Schwarz, or too little of it stays."""
     cdef Py_ssize_t j
     cdef const double *precision = o.precision + i * o.width
     # Written so that NaN is rounding.

@@ -3,6 +3,6 @@
 
 
 cdef inline double *place_of(array):
-    """Of the first number of an array, float64, C order, of any shape."""
+    """Place of the first number of an array, float64, C order, of any shape."""
     cdef double[::1] view = array.reshape(-1)
     return &view[0]

@@ -107,7 +107,10 @@ cdef inline double gamma_depth(const Arm* arm, double u) noexcept nogil:
 
 
 cdef inline double gamma_end(const Arm* arm, double side) noexcept nogil:
-    """As `beta_end`. Below, the depth is at least a (d - 1); above, at least a d^2 / 2 and nearly a e^d."""
+    """End on one `side` of a Gamma arm, as `beta_end`.
+
+    Below, the depth is at least a (d - 1); above, at least a d^2 / 2 and nearly a e^d.
+    """
     cdef double distance = sqrt(2.0 * DEPTH) * arm.scale
     cdef double most = (DEPTH + arm.a) / arm.a if side < 0.0 else fmin(distance, log1p(DEPTH / arm.a) + 2.0)
     cdef Py_ssize_t _
@@ -135,7 +138,7 @@ cdef inline void make_gamma(Arm* arm, double shape, double rate) noexcept nogil:
 
 
 cdef inline double beta_reach(const Arm* arm, double u) noexcept nogil:
-    """Of a Gamma arm, too."""
+    """Reach of a Beta or Gamma arm."""
     if u < arm.left:
         return fmax(arm.reach, fmin(8.0 / arm.a, arm.left - u))
     if u >= arm.right:
@@ -290,5 +293,5 @@ cdef inline double student_excess(const Arm* arm, double z) noexcept nogil:
 
 
 cdef inline bint is_behind(const Arm* arm, const Panel* panel) noexcept nogil:
-    """Whether the arm lies below the panel."""
+    """Return whether the arm lies below the panel."""
     return (panel.start - arm.centre) + panel.rest >= arm.high

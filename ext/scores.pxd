@@ -1,5 +1,5 @@
 # cython: cdivision=True
-"""From scores of arms to shares, and from shares to an arm."""
+"""Shares from scores of arms, and an arm from shares."""
 
 from libc.math cimport fmax
 

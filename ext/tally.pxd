@@ -70,9 +70,10 @@ cdef inline const double *tally_parameters(const tally_t *tally, Py_ssize_t arm)
 cdef inline scale_t scale_of(
     const double *n, const double *mean, const double *m2, const Py_ssize_t *among, Py_ssize_t count
 ) noexcept nogil:
-    """Of the arms in `among`, all `count` where it is NULL: the mean of all their rewards, and the variance within
-    arms, with one observation more that deviates as rewards do from the mean of all, so that there is one as soon as
-    two rewards differ. Before that it does not matter, and is 1."""
+    """Mean of all rewards of the arms in `among`, NULL: all `count`, and the variance within arms.
+
+    The variance has one more observation, which deviates as rewards do from the mean of all: so there is a variance as
+    soon as two rewards differ. Before that it does not matter, and is 1."""
     cdef scale_t scale
     cdef double weight = 0.0, within = 0.0, between = 0.0, freedom = 0.0, deviation
     cdef Py_ssize_t i, k
@@ -102,7 +103,7 @@ cdef inline double tally_gain(double scaled, double propensity) noexcept nogil:
 
 
 cdef inline double tally_mean(const tally_t *tally, Py_ssize_t arm) noexcept nogil:
-    """Of an arm that was observed; scaled to [0, 1] where rewards have bounds."""
+    """Mean reward of an arm that was observed, scaled to [0, 1] where rewards have bounds."""
     return tally.mean[arm] if tally.unbounded else tally.total[arm] / tally.n[arm]
 
 
@@ -154,7 +155,7 @@ cdef inline void tally_merge(
 
 
 cdef inline void tally_forget(tally_t *tally, double factor) noexcept nogil:
-    """What was observed weighs `factor` of what it did. Below a weight of 1e-100 it is gone: quotients of still
+    """Multiplies the weight of all observations by `factor`. Below a weight of 1e-100 it is gone: quotients of still
     smaller numbers lose their digits."""
     cdef Py_ssize_t k
     cdef double kept

@@ -13,5 +13,5 @@ cdef enum:
 
 
 cdef inline bint is_taken(uint64_t number, int halvings) noexcept nogil:
-    """Whether the one of this number stays after so many halvings."""
+    """Return whether the one of this number stays after so many halvings."""
     return scattered(number) & ((<uint64_t> 1 << halvings) - 1) == 0

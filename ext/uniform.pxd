@@ -16,7 +16,7 @@ cdef inline uint64_t uniform_bits(bitgen_t *bits) noexcept nogil:
 
 
 cdef inline double uniform_double(bitgen_t *bits) noexcept nogil:
-    """In [0, 1), on the grid of 2⁻⁵³."""
+    """Uniform number in [0, 1), on the grid of 2⁻⁵³."""
     return <double>(bits.next_uint64(bits.state) >> 11) * (1.0 / 9007199254740992.0)
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from bandit_serve.base.terminal import Terminal
 from bandit_serve.training.metrics import is_better
-from bandit_serve.training.pipeline import Progress
+from bandit_serve.training.pipeline import TrainingProgress
 
 BAR_WIDTH = 40
 STAGES = {
@@ -35,12 +35,12 @@ class TrainProgress:
         self._live = None
         if self._console.is_terminal and not quiet:
             self._live = Live(console=self._console, transient=True, auto_refresh=False)
-        self._latest = Progress("search", 0, 1)
+        self._latest = TrainingProgress("search", 0, 1)
         # Of each family: fits, and the best value of the stage.
         self._best: dict[str, tuple[int, float]] = {}
         self._started_s = time.monotonic()
 
-    def on_progress(self, progress: Progress) -> None:
+    def on_progress(self, progress: TrainingProgress) -> None:
         if progress.stage != self._latest.stage:
             self._best.clear()
         self._latest = progress

@@ -1,1 +1,1 @@
-"""What an experiment is, and what is refused."""
+"""Configuration of experiments, validated, and the policy that follows from it."""

@@ -1,4 +1,4 @@
-"""The policy of an experiment: made from its configuration, from its state, and after a change of policy."""
+"""Policy of an experiment, made from its configuration or from a state."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from bandit_serve.policies.context import MAX_FEATURES
 from bandit_serve.policies.features import Features, n_features_of
 from bandit_serve.policies.parameters import by_index
 
-# As they are configured, with their types.
+# Types of the parameters in a configuration, by name.
 PARAMETERS = {field.name: field.type for field in msgspec.structs.fields(PolicySpec)}
 FOLD_SEED = 0
-# Of one model: its inverse is made anew in about 0.1 s, which the fold of its experiment waits for, and nobody else.
+# Coefficients of one model: its inverse is made anew in about 0.1 s, for which only its experiment's fold waits.
 MAX_COEFFICIENTS = 1_024
-# Of all models' matrices, sums and inverses: 64 MiB in each worker and in each snapshot, of which the store keeps some.
+# Numbers in all models' matrices, sums and inverses: 64 MiB in each worker and in each snapshot in the store.
 MAX_NUMBERS = 1 << 23
 
 
 def served_floor(experiment: Experiment) -> float:
-    """`min_share` as it is served: what is given, else `default_floor`."""
+    """`min_share` as it is served: the configured one, else `default_floor`."""
     given = experiment.policy.min_share
     return default_floor(experiment.policy.kind, len(experiment.arms)) if given is None else given
 
@@ -38,46 +38,46 @@ def default_floor(kind: str, n_arms: int) -> float:
 
 
 def context_features(experiment: Experiment) -> Features | None:
-    """How the experiment's contexts become vectors; None where it has no context. `InvalidInput` if it is too large."""
+    """Features of the experiment's contexts; None where it has no context. `InvalidInput` if they are too many."""
     if not experiment.context:
         return None
     return Features(experiment.context, most=MAX_FEATURES)
 
 
 def order_of(experiment: Experiment) -> int:
-    """The coefficients of a model over the experiment's features and those of its arms; 0 where it has no context."""
+    """Number of coefficients of a model over the experiment's features and those of its arms; 0 without a context."""
     d, m = n_features_of(experiment.context), len(experiment.arms[0].features or ())
     return d + m + d * m if experiment.context else 0
 
 
 def from_experiment(experiment: Experiment) -> AnyPolicy:
-    """A fresh policy. `InvalidInput` names what it does not take."""
+    """Policy of the experiment that has not learned anything. `InvalidInput` names the fields that its kind refuses."""
     try:
         _require_fit(experiment)
-        of_context: dict[str, Any] = {}
+        context_arguments: dict[str, Any] = {}
         if issubclass(_kind(experiment.policy), ContextualPolicy):
-            of_context = _of_context(experiment, context_features(experiment))
-        return _made(experiment, _learned_as(experiment.objective), of_context)
+            context_arguments = _context_arguments(experiment, context_features(experiment))
+        return _made(experiment, _learned_as(experiment.objective), context_arguments)
     except InvalidInput as error:
-        found = _all_wrong(experiment) or error.errors
-        raise InvalidInput(str(error), found) from None
+        errors = _all_wrong(experiment) or error.errors
+        raise InvalidInput(str(error), errors) from None
 
 
 def _all_wrong(experiment: Experiment) -> list[FieldError]:
-    """Everything for which there can be no such policy: what is refused is left out, to see what else is."""
+    """Errors of all fields for which there can be no such policy: refused ones are left out to find further ones."""
     if experiment.policy.kind not in POLICIES:
         return []
-    found: dict[str, FieldError] = {}
+    errors: dict[str, FieldError] = {}
     kind, own = _kind(experiment.policy), dict.fromkeys(_kind(experiment.policy).parameters)
     contextual = issubclass(kind, ContextualPolicy)
     checks: list[Callable[[Experiment], object]] = [_require_fit]
     if contextual:
-        checks.append(lambda of: _of_context(of, context_features(of)))
+        checks.append(lambda of: _context_arguments(of, context_features(of)))
     for check in checks:
         try:
             check(experiment)
         except InvalidInput as error:
-            found |= {each.at: each for each in error.errors}
+            errors |= {each.at: each for each in error.errors}
     objective = _learned_as(experiment.objective)
     if objective not in kind.objectives:
         objective = sorted(kind.objectives)[0]
@@ -91,12 +91,12 @@ def _all_wrong(experiment: Experiment) -> list[FieldError]:
         except InvalidInput as error:
             at = error.errors[0].at
             # What lacks a part that was refused may be refused for that.
-            if not any(place.startswith(f"{at}.") for place in found):
-                found.setdefault(at, error.errors[0])
+            if not any(place.startswith(f"{at}.") for place in errors):
+                errors.setdefault(at, error.errors[0])
             experiment = _without(experiment, at)
         else:
             break
-    return list(found.values())
+    return list(errors.values())
 
 
 def _with(experiment: Experiment, changed: Mapping[str, Any]) -> Experiment:
@@ -105,7 +105,7 @@ def _with(experiment: Experiment, changed: Mapping[str, Any]) -> Experiment:
 
 
 def _without(experiment: Experiment, at: str) -> Experiment:
-    """Without the parameter of the policy that is at `at`, or the part of it that is."""
+    """Experiment without the policy's parameter, or part of a parameter, at `at`."""
     _, _, rest = at.partition(".")
     name, _, part = rest.partition(".")
     value = getattr(experiment.policy, name, None)
@@ -117,16 +117,16 @@ def _without(experiment: Experiment, at: str) -> Experiment:
 
 
 def _require_fit(experiment: Experiment) -> None:
-    """`InvalidInput` with all that a kind of policy does not take, whatever its values."""
+    """Raise `InvalidInput` for parameters and objectives that the kind of policy does not take, whatever the values."""
     settings, kind = experiment.policy, _kind(experiment.policy)
-    found = []
+    errors = []
     if _learned_as(experiment.objective) not in kind.objectives:
         objectives = " or ".join(sorted(kind.objectives))
-        found.append(FieldError("policy.kind", f"{kind.kind} takes a {objectives} objective"))
+        errors.append(FieldError("policy.kind", f"{kind.kind} takes a {objectives} objective"))
     if kind.jumps and experiment.unit == "user":
         detail = f'{kind.kind} jumps between arms and can not keep a "unit": "user" on one'
-        found.append(FieldError("policy.kind", detail))
-    found += [
+        errors.append(FieldError("policy.kind", detail))
+    errors += [
         FieldError(
             f"policy.{name}",
             f"{kind.kind} has no parameter {name}: {expected_one_of(name, sorted(kind.parameters))}",
@@ -136,13 +136,13 @@ def _require_fit(experiment: Experiment) -> None:
     ]
     if settings.pseudo_history is not None and issubclass(kind, ContextualPolicy):
         detail = f"{kind.kind} learns from context, which no such history has"
-        found.append(FieldError("policy.pseudo_history", detail))
-    if found:
-        raise InvalidInput(f"{found[0].at}: {found[0].detail}.", found)
+        errors.append(FieldError("policy.pseudo_history", detail))
+    if errors:
+        raise InvalidInput(f"{errors[0].at}: {errors[0].detail}.", errors)
 
 
-def _made(experiment: Experiment, modelled: str, of_context: Mapping[str, Any]) -> AnyPolicy:
-    """`modelled` is the kind of objective, `of_context` what a contextual policy is made with."""
+def _made(experiment: Experiment, modelled: str, context_arguments: Mapping[str, Any]) -> AnyPolicy:
+    """Policy of the configured kind. modelled: the kind of objective; context_arguments: a contextual policy's own."""
     settings, objective, kind = experiment.policy, experiment.objective, _kind(experiment.policy)
     indices = {name: arm for arm, name in enumerate(experiment.arm_names)}
     given = {name: getattr(settings, name) for name in OWN if name in kind.parameters}
@@ -157,7 +157,7 @@ def _made(experiment: Experiment, modelled: str, of_context: Mapping[str, Any]) 
                 for name, value in given.items()
                 if value is not None
             },
-            **of_context,
+            **context_arguments,
             objective=modelled,
             low=objective.low if bounded else None,
             high=objective.high if bounded else None,
@@ -174,26 +174,26 @@ def _made(experiment: Experiment, modelled: str, of_context: Mapping[str, Any]) 
         raise _wrong(at, str(error)) from None
 
 
-def _of_context(experiment: Experiment, features: Features | None) -> dict[str, Any]:
+def _context_arguments(experiment: Experiment, features: Features | None) -> dict[str, Any]:
     if features is None:
         detail = f"{experiment.policy.kind} learns from context: expected at least one field"
         raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])
-    of_arms = [arm.features for arm in experiment.arms]
-    shared = None not in of_arms
-    if any(of_arms) and not shared:
+    arm_features = [arm.features for arm in experiment.arms]
+    shared = None not in arm_features
+    if any(arm_features) and not shared:
         detail = "expected features for every arm, or for none"
         raise InvalidInput(f"arms: {detail}.", [FieldError("arms", detail)])
-    if len({len(own or ()) for own in of_arms}) > 1:
+    if len({len(own or ()) for own in arm_features}) > 1:
         detail = "expected as many features for each arm"
         raise InvalidInput(f"arms: {detail}.", [FieldError("arms", detail)])
-    d, order, models = features.n_features, order_of(experiment), 1 if shared else len(of_arms)
+    d, order, models = features.n_features, order_of(experiment), 1 if shared else len(arm_features)
     if order > MAX_COEFFICIENTS or models * order * (order + 1) > MAX_NUMBERS:
         detail = (
             f"expected fewer features or arms: {models} models of {order} coefficients each are too large to be "
             f"served (at most {MAX_COEFFICIENTS} each, and {MAX_NUMBERS} in number times their square)"
         )
         raise InvalidInput(f"context: {detail}.", [FieldError("context", detail)])
-    return {"n_features": d, "arm_features": of_arms} if shared else {"n_features": d}
+    return {"n_features": d, "arm_features": arm_features} if shared else {"n_features": d}
 
 
 def _learned_as(objective: Metric) -> str:
@@ -202,7 +202,7 @@ def _learned_as(objective: Metric) -> str:
 
 
 def _as_utility(history: Mapping[str, Any], objective: Metric) -> dict[str, Any]:
-    """The pseudo-history with means as the policy sees rewards."""
+    """Pseudo-history with means as the policy sees rewards."""
     utilities = dict(history)
     if "mean" in history:
         mean = history["mean"]
@@ -219,10 +219,10 @@ def policy_from_state(state: Mapping[str, Any]) -> AnyPolicy:
 
 
 def policy_from_snapshot(state: Mapping[str, Any], experiment: Experiment) -> AnyPolicy:
-    """The policy of `experiment` that `state` is of.
+    """Policy of `experiment` from the `state` in a snapshot.
 
-    Where nothing is given that depends on the rewards' unit, what they show is taken, also where a former build had a
-    number in the state.
+    The parameter in the unit of the rewards is that of the configuration. States of former builds may hold a number
+    for it although none was configured.
     """
     unit = POLICIES[state["kind"]].in_unit
     if unit is None or state["kind"] != experiment.policy.kind:
@@ -239,14 +239,14 @@ def _kind(settings: PolicySpec) -> type[ContextFreePolicy] | type[ContextualPoli
 
 
 def kind_error(kind: str) -> FieldError | None:
-    """What is wrong with the name of a kind of policy; None where there is such a kind."""
+    """Error of a name that is no kind of policy; None for a kind in `POLICIES`."""
     if kind in POLICIES:
         return None
     return FieldError("policy.kind", f"{expected_one_of(kind, list(POLICIES))}, not {kind[:60]!r}")
 
 
 def require_pseudo_means(experiment: Experiment) -> None:
-    """`InvalidInput` where a pseudo-history has observations of an arm, and no mean: 0 would be a guess."""
+    """Raise `InvalidInput` where a pseudo-history has observations of an arm but no mean: 0 would be a guess."""
     history = experiment.policy.pseudo_history or {}
     n, mean = history.get("n", 0.0), history.get("mean", 0.0)
     if isinstance(mean, dict):

@@ -1,4 +1,4 @@
-"""A policy as it is configured, whatever its kind: one flat object with the parameters of all."""
+"""Configuration of a policy of any kind: one flat object with the parameters of all kinds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from msgspec import Meta
 
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context_free import PseudoHistory
-from bandit_serve.policies.parameters import PartsByName, Settings, as_configured, declared, parts_schema
+from bandit_serve.policies.parameters import (
+    CommonParameters,
+    PartsByName,
+    as_configured,
+    declared,
+    parts_schema,
+)
 
 PSEUDO_HISTORY: Any = (
     Annotated[
@@ -24,7 +30,7 @@ PSEUDO_HISTORY: Any = (
 
 
 def _of_all_kinds() -> dict[str, Any]:
-    """The parameters that single kinds declare, by name, with their types.
+    """Parameters that single kinds declare, by name, with their types.
 
     What is by arm comes before a pseudo-history, as it does in logs, and numbers after it. No range is among the types:
     it is of a kind, and the same name may have another one elsewhere.
@@ -33,7 +39,7 @@ def _of_all_kinds() -> dict[str, Any]:
     for kind, policy in POLICIES.items():
         for name, field in declared(policy.Parameters).items():
             configured = as_configured(field.type)
-            if types.setdefault(name, configured) != configured or name in Settings.__struct_fields__:
+            if types.setdefault(name, configured) != configured or name in CommonParameters.__struct_fields__:
                 raise TypeError(f"the parameter {name} of {kind} is of another type elsewhere")
     by_arm = {name: each for name, each in types.items() if name in _mappings()}
     return {**by_arm, "pseudo_history": PSEUDO_HISTORY, **types}
@@ -51,14 +57,20 @@ def _mappings() -> set[str]:
 _WithAllKinds: Any = msgspec.defstruct(
     "_WithAllKinds",
     [(name, configured, None) for name, configured in _of_all_kinds().items()],
-    bases=(Settings,),
+    bases=(CommonParameters,),
     frozen=True,
     kw_only=True,
 )
 
 
-class PolicySpec(_WithAllKinds, Settings, frozen=True, forbid_unknown_fields=True, omit_defaults=True):  # type: ignore[misc]
-    """How traffic is shared. `kind` selects the policy; which parameters it takes, `policies.POLICIES` says."""
+class PolicySpec(
+    _WithAllKinds,  # type: ignore[misc]
+    CommonParameters,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+):
+    """Policy by which traffic is shared. `kind` selects it; each kind takes parameters of its own."""
 
 
 OWN = tuple(name for name in _of_all_kinds() if name != "pseudo_history")

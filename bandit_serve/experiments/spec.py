@@ -1,4 +1,4 @@
-"""What an experiment is: arms, metrics, a policy, attribution. Frozen, and validated when it is made."""
+"""Configuration of an experiment: arms, metrics, policy, attribution, stopping. Frozen; checked by `validated`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EXPECTED_SAMPLES = 5_000
 # No arm has an asymptotic interval before 50; and sums of more than that are of no one experiment.
 MIN_EXPECTED = 50
 MAX_EXPECTED = 10**12
-# Of all arms of an experiment, as JSON: every worker and every snapshot has them.
+# Payloads of all arms of an experiment, as JSON: every worker and every snapshot has them.
 MAX_PAYLOAD_BYTES = 2**20
 MIN_WINDOW_MS = 10
 MAX_WINDOW_MS = 90 * 86_400_000
@@ -52,7 +52,7 @@ OTHER_ARMS = "expected names of arms"
 
 Status = Literal["draft", "running", "paused", "stopped"]
 ArmStatus = Literal["active", "paused", "removed"]
-# Of an arm; policies round them to float32.
+# Feature of an arm; policies round it to float32.
 Feature = Annotated[float, Meta(ge=-MAX_FEATURE, le=MAX_FEATURE)]
 
 
@@ -70,7 +70,7 @@ class Arm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Ramp(Struct, frozen=True, forbid_unknown_fields=True, rename={"start": "from"}):
-    """A cap on an arm's share that rises steadily from `from` to 1 within `over`."""
+    """Cap on an arm's share that rises steadily from `from` to 1 within `over`."""
 
     start: Annotated[float, Meta(gt=0.0, le=1.0)]
     over: Duration
@@ -92,11 +92,11 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
     @cached_property
     def traits(self) -> MetricKind:
-        """Its kind, made with its bounds."""
+        """Kind of the metric, made with its bounds."""
         return KINDS[self.kind](self.low, self.high)
 
     def refuses(self, value: float | bool) -> str | None:
-        """Why `value` can not be a reward of this metric, or None when it can. True and false are a binary 1 and 0."""
+        """Reason why `value` can not be a reward of this metric; None if it can. True and false are 1 and 0."""
         if self.traits.takes(value):
             return None
         if not -MAX_VALUE <= value <= MAX_VALUE:
@@ -111,7 +111,7 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
 
 class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
-    """How long a decision waits for its rewards, and what it means when none came."""
+    """Window in which a decision's rewards count, and the meaning of a window without any."""
 
     window: Duration = "1h"
     missing: Missing | None = None
@@ -122,11 +122,11 @@ class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
-    """When a result names a winner: at level `alpha`, from `min_samples` of the objective in each arm on.
+    """Condition on which a result names a winner: level `alpha`, and `min_samples` of the objective in each arm.
 
     `expected_samples` is the number of observations at which intervals and p-values are tightest. No change of a
-    started experiment changes it: chosen by the outcomes, it would void them. The default is not written, so that
-    builds which do not know the field read the log of an experiment that does not use it.
+    started experiment changes it: chosen by the outcomes, it would void them. The default is not written: so
+    builds without the field can read logs of experiments that do not use it.
     """
 
     duration: Duration | None = None
@@ -142,16 +142,16 @@ class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def tuned_for(self) -> int:
-        """`expected_samples`, also where none are written."""
+        """`expected_samples`, or the default where none is written."""
         return EXPECTED_SAMPLES if self.expected_samples is UNSET else self.expected_samples
 
     def written(self) -> Stopping:
-        """As it stands in a log."""
+        """Stopping as it stands in a log."""
         given = UNSET if self.tuned_for == EXPECTED_SAMPLES else self.tuned_for
         return msgspec.structs.replace(self, expected_samples=given)
 
     def shown(self) -> Stopping:
-        """As callers see it."""
+        """Stopping as callers see it."""
         return msgspec.structs.replace(self, expected_samples=self.tuned_for)
 
 
@@ -186,19 +186,19 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
         return validated(msgspec.structs.replace(self, policy=policy), known_arms=len(self.arms))
 
     def with_arm(self, arm: Arm) -> Experiment:
-        """With one arm more, after the others: an arm keeps its index for ever."""
+        """Experiment with one more arm, after the others: an arm keeps its index for ever."""
         return validated(msgspec.structs.replace(self, arms=(*self.arms, arm)), known_arms=len(self.arms))
 
 
 class Standing(Struct, frozen=True, forbid_unknown_fields=True):
-    """What became of one arm. Its ramp counts from `ramp_since_ms`, Unix time: in a draft, from the start on."""
+    """Status and ramp of one arm. A ramp counts from `ramp_since_ms`, Unix time; None in a draft: from the start on."""
 
     status: ArmStatus = "active"
     ramp: Ramp | None = None
     ramp_since_ms: int | None = None
 
     def cap(self, now_ms: int) -> float:
-        """The most that the arm's share may be at `now_ms`."""
+        """Most that the arm's share may be at `now_ms`."""
         if self.ramp is None:
             return 1.0
         since_ms = now_ms if self.ramp_since_ms is None else self.ramp_since_ms
@@ -206,7 +206,7 @@ class Standing(Struct, frozen=True, forbid_unknown_fields=True):
         return self.ramp.start + (1.0 - self.ramp.start) * passed
 
     def next_cap_ms(self, now_ms: int) -> float:
-        """When the cap will be `RAMP_STEP` times what it is at `now_ms`, or 1; infinity where it does not rise."""
+        """Unix time at which the cap is `RAMP_STEP` times its value at `now_ms`, or 1; infinity if it does not rise."""
         cap = self.cap(now_ms)
         if self.ramp is None or self.ramp_since_ms is None or cap >= 1.0:
             return math.inf
@@ -218,7 +218,7 @@ ACTIVE = Standing()
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):
-    """An experiment and where it stands. `revision` counts its changes and is its ETag.
+    """Experiment and where it stands. `revision` counts its changes and is its ETag.
 
     `uid` is random and names it in tokens, so that a namesake made later refuses them. `standings` are those of the
     first arms; the others are active.
@@ -236,7 +236,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     standings: tuple[Standing, ...] = ()
 
     def standing(self, arm: int) -> Standing:
-        """What became of the arm with this index."""
+        """Status and ramp of the arm with this index."""
         return self.standings[arm] if arm < len(self.standings) else ACTIVE
 
     def with_standing(self, arm: int, standing: Standing) -> Record:
@@ -246,14 +246,14 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def fallback(self) -> int:
-        """The arm that everyone gets for whom none is drawn: once stopped the winner, else control."""
+        """Arm of everyone who is not drawn for: the winner once the experiment is stopped, control otherwise."""
         if self.status == "stopped" and self.winner is not None:
             return self.experiment.arm_names.index(self.winner)
         return self.experiment.control_arm
 
     @property
     def draws(self) -> bool:
-        """Whether arms are drawn, or will be: a paused and a stopped experiment gives everyone its `fallback`."""
+        """True if arms are drawn, or will be: a paused and a stopped experiment gives everyone its `fallback`."""
         return self.status in ("draft", "running")
 
     @property
@@ -269,15 +269,15 @@ _MOVES: dict[str, tuple[Status, ...]] = {
 
 
 def may(move: str, status: Status) -> bool:
-    """Whether an experiment in `status` can be started, paused or stopped."""
+    """Return whether an experiment in `status` can be started, paused or stopped."""
     return status in _MOVES[move]
 
 
 def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
-    """The same experiment with its defaults filled in; `InvalidInput` names the fields that are wrong.
+    """Experiment with its defaults filled in; `InvalidInput` names the fields that are wrong.
 
-    Of an experiment that is there already, the payloads of its first `known_arms` and its context were looked at
-    before, perhaps by less.
+    The payloads of the first `known_arms` arms, and with any such arm the context, were checked when they were made,
+    perhaps by weaker rules: they are not checked again.
     """
     errors = [*_arm_errors(experiment), *_payload_errors(experiment, known_arms)]
     errors += [*_metric_errors(experiment), *_missing_errors(experiment)]
@@ -318,7 +318,7 @@ def _payload_errors(experiment: Experiment, known_arms: int) -> list[FieldError]
 
 
 def require_payloads(experiment: Experiment) -> None:
-    """`InvalidInput` where the payloads are larger in all than `MAX_PAYLOAD_BYTES`.
+    """Raise `InvalidInput` if the payloads are larger in all than `MAX_PAYLOAD_BYTES`.
 
     Only for what is new: what was made before there was such a bound goes on.
     """
@@ -373,7 +373,7 @@ def _missing_errors(experiment: Experiment) -> list[FieldError]:
 
 
 def _with_roles(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
-    """The first metric without a role is the objective, unless another is."""
+    """Metrics with their roles filled in: unless one is the objective already, the first without a role becomes it."""
     roles = [metric.role for metric in metrics]
     objective = roles.index("objective") if "objective" in roles else roles.index(None)
     return tuple(
@@ -404,7 +404,7 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
 
 
 def _long_values(fields: Sequence[ContextField]) -> list[FieldError]:
-    """Asked of what comes in, and not of `context_errors`: a log may hold longer ones."""
+    """Errors of too long values in a new configuration; not in `context_errors`, as logs may hold longer ones."""
     detail = f"expected at most {MAX_VALUE_CHARS} characters"
     return [
         FieldError(f"context[{i}].values[{j}]", detail)
@@ -415,22 +415,22 @@ def _long_values(fields: Sequence[ContextField]) -> list[FieldError]:
 
 
 def unbuilt(experiment: Experiment) -> list[FieldError]:
-    """What it asks for that the contract has and this version has not."""
-    asked = {
+    """Errors of the fields that the contract has and this version does not support."""
+    unbuilt_fields = {
         "stopping.duration": experiment.stopping.duration is not None,
         "stopping.promote_winner": experiment.stopping.promote_winner,
         **{f"metrics[{i}].role": metric.role == "guardrail" for i, metric in enumerate(experiment.metrics)},
     }
     return [
         FieldError(at, "is part of the contract but not built yet; leave it out")
-        for at, given in asked.items()
+        for at, given in unbuilt_fields.items()
         if given
     ]
 
 
 def _refuse_unbuilt(experiment: Experiment) -> None:
-    found = unbuilt(experiment)
-    if found:
-        where = " and ".join(error.at for error in found)
-        are, them = ("is", "it") if len(found) == 1 else ("are", "them")
+    errors = unbuilt(experiment)
+    if errors:
+        where = " and ".join(error.at for error in errors)
+        are, them = ("is", "it") if len(errors) == 1 else ("are", "them")
         raise NotBuilt(f"{where} {are} part of the contract but not built yet; leave {them} out.")

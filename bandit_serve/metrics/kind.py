@@ -15,7 +15,7 @@ MAX_VALUE = 1e80
 
 
 def is_number(value: float | bool) -> bool:
-    """Whether `value` is a number within ±`MAX_VALUE`; true and false are none."""
+    """Return whether `value` is a number within ±`MAX_VALUE`; true and false are none."""
     return -MAX_VALUE <= value <= MAX_VALUE and not isinstance(value, bool)
 
 
@@ -60,7 +60,7 @@ class MetricKind:
         return cls if goal == "maximize" or cls.mirror is None else cls.mirror
 
     def takes(self, value: float | bool) -> bool:
-        """Whether `value`, whatever number or truth value it is, can be a reward."""
+        """Return whether `value`, whatever number or truth value it is, can be a reward."""
         raise NotImplementedError
 
     @property
@@ -81,7 +81,7 @@ class MetricKind:
         return min(max(self.reflection - value, self.floor), self.ceiling)
 
     def has_bounds(self, unit: Unit) -> bool:
-        """Whether each value that is analysed lies between `floor` and `ceiling`."""
+        """Return whether each value that is analysed lies between `floor` and `ceiling`."""
         return not self.unbounded and (self.takes_max or unit == "request")
 
     def mean_limits(self, unit: Unit, missing: Missing) -> tuple[float, float]:

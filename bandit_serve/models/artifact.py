@@ -56,7 +56,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Where one tensor lies: `begin` and `end` are bytes from the start of the file."""
+    """Place of one tensor: `begin` and `end` are bytes from the start of the file."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -65,7 +65,7 @@ class Tensor:
 
 
 class Artifact:
-    """A checked model file. Its tensors are read-only views of `buffer`, which lives as long as they do.
+    """Checked model file. Its tensors are read-only views of `buffer`, which lives as long as they do.
 
     Raises `InvalidArtifact` with the reason when `buffer` is not a file of ours.
     """
@@ -86,7 +86,7 @@ class Artifact:
 
     @property
     def sha256(self) -> str:
-        """Of the whole content, 64 hexadecimal digits. Reads all of it."""
+        """SHA-256 of the whole content, 64 hexadecimal digits. Reads all of it."""
         return hashlib.sha256(self.buffer).hexdigest()
 
     def tensor(self, name: str, dtype: str, shape: Sequence[int | None]) -> NDArray[Any]:
@@ -95,17 +95,19 @@ class Artifact:
         `dtype` is the format's name ("F32") and `shape` what the family needs (None: any length); another one
         is refused with `InvalidArtifact`.
         """
-        found = self.tensors.get(name)
-        if found is None:
+        tensor = self.tensors.get(name)
+        if tensor is None:
             raise InvalidArtifact(f"The artifact has no tensor {name}, which the family {self.family} needs.")
-        fits = len(found.shape) == len(shape) and all(
-            want is None or want == have for want, have in zip(shape, found.shape, strict=True)
+        fits = len(tensor.shape) == len(shape) and all(
+            want is None or want == have for want, have in zip(shape, tensor.shape, strict=True)
         )
-        if found.dtype != DTYPES[dtype] or not fits:
+        if tensor.dtype != DTYPES[dtype] or not fits:
             wanted = ", ".join("any" if want is None else str(want) for want in shape)
             raise InvalidArtifact(f"The tensor {name} must be {dtype} of shape ({wanted}).")
-        count = (found.end - found.begin) // found.dtype.itemsize
-        array: NDArray[Any] = np.frombuffer(self.buffer, found.dtype, count, found.begin).reshape(found.shape)
+        count = (tensor.end - tensor.begin) // tensor.dtype.itemsize
+        array: NDArray[Any] = np.frombuffer(self.buffer, tensor.dtype, count, tensor.begin).reshape(
+            tensor.shape
+        )
         return array
 
 
@@ -145,7 +147,7 @@ def _save(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]
 
 
 class Received:
-    """A checked file in an `ArtifactStore` that has no name yet. `place` gives it its name, `withdraw` takes it back.
+    """Checked file in an `ArtifactStore` that has no name yet. `place` gives it its name, `withdraw` takes it back.
 
     It is known by its copy, a file `.put-<sha256>-…`, or `.sent-…` once it was sent to the remote. Where a process dies
     before it has taken the copy away, the copy says what may have to be taken back.
@@ -265,17 +267,17 @@ class ArtifactStore:
 
     def left(self) -> list[Received]:
         """Files that a process received and left, a day ago or longer. Spoiled copies are removed."""
-        found = []
+        abandoned = []
         for copy in [*self.root.glob(f"{PUT}*"), *self.root.glob(f"{SENT}*")]:
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - copy.stat().st_mtime < ABANDONED_AFTER_S:
                     continue
                 sha256 = copy.name.removeprefix(PUT).removeprefix(SENT)[:64]
                 if IS_SHA256.fullmatch(sha256):
-                    found.append(Received(sha256, copy.stat().st_size, "", copy))
+                    abandoned.append(Received(sha256, copy.stat().st_size, "", copy))
                 else:
                     copy.unlink()
-        return found
+        return abandoned
 
     def open(self, sha256: str) -> Artifact:
         """Maps a stored file whose content was checked against its name.
@@ -322,13 +324,13 @@ class ArtifactStore:
         _sync_directory(self.root)
 
     def path(self, sha256: str) -> Path:
-        """Where the file is or would be. Raises `InvalidInput` for what is not a SHA-256."""
+        """Path of the file, whether it exists or not. `InvalidInput` for what is not a SHA-256."""
         if not IS_SHA256.fullmatch(sha256):
             raise InvalidInput("An artifact is named by a SHA-256 of 64 lower-case hexadecimal digits.")
         return self.root / f"{sha256}.safetensors"
 
     def _temporary(self) -> Path:
-        """A file of a name that nobody has, for this user alone."""
+        """File of a name that nobody has, for this user alone."""
         with translating_disk_full():
             descriptor, name = tempfile.mkstemp(prefix=PUT, dir=self.root)
         os.close(descriptor)
@@ -340,7 +342,7 @@ class ArtifactStore:
         received.copy = renamed
 
     def _is_whole(self, path: Path, sha256: str) -> bool:
-        """Whether the file is there with its content; one that is not is put anew."""
+        """Return whether the file exists with the content of this SHA-256; if not it is put anew."""
         try:
             if _read_mark(path) == _mark_of(path):
                 return True
@@ -362,7 +364,7 @@ class ArtifactStore:
 
 
 def _duplicate(path: Path, to: Path) -> None:
-    """A checked file once more, also on the disk."""
+    """Checked file once more, also on the disk."""
     shutil.copyfile(path, to)
     with open(to, "rb") as file:
         os.fsync(file.fileno())
@@ -423,7 +425,7 @@ def _sync_directory(path: Path) -> None:
 
 
 def _header(buffer: bytes | mmap.mmap) -> tuple[dict[str, Any], int]:
-    """The JSON header and where the tensors' bytes begin."""
+    """JSON header and where the tensors' bytes begin."""
     if len(buffer) < 8:
         raise InvalidArtifact("The artifact ends before the length of its header.")
     length = int.from_bytes(buffer[:8], "little")
@@ -440,10 +442,10 @@ def _json(content: bytes, what: str) -> dict[str, Any]:
         raise InvalidArtifact(f"The artifact's {what} has the number {name}.")
 
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        entries = dict(pairs)
+        if len(entries) != len(pairs):
             raise InvalidArtifact(f"The artifact's {what} has a key twice.")
-        return found
+        return entries
 
     try:
         value = json.loads(
@@ -477,16 +479,16 @@ def _tensors(header: dict[str, Any], data_begin: int, size: int) -> dict[str, Te
     """Tensors of a header, which together are every byte from `data_begin` to `size`, each once."""
     if len(header) > MAX_TENSORS:
         raise InvalidArtifact(f"The artifact has more than {MAX_TENSORS} tensors.")
-    found = {name: _tensor(_quoted(name), entry, data_begin, size) for name, entry in header.items()}
+    tensors = {name: _tensor(_quoted(name), entry, data_begin, size) for name, entry in header.items()}
     end = data_begin
-    for name, tensor in sorted(found.items(), key=lambda item: (item[1].begin, item[1].end)):
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if tensor.begin != end:
             how = "overlaps" if tensor.begin < end else "leaves a hole after"
             raise InvalidArtifact(f"The tensor {_quoted(name)} {how} the one before it.")
         end = tensor.end
     if end != size:
         raise InvalidArtifact(f"The artifact has {size - end} bytes after its last tensor.")
-    return found
+    return tensors
 
 
 def _tensor(name: str, entry: object, data_begin: int, size: int) -> Tensor:
@@ -511,10 +513,10 @@ def _tensor(name: str, entry: object, data_begin: int, size: int) -> Tensor:
 
 
 def _is_count(value: object) -> bool:
-    """A whole number from 0 (JSON's true is an int in Python)."""
+    """Whole number from 0 (JSON's true is an int in Python)."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _quoted(text: str) -> str:
-    """For an error: bounded, and with nothing in it that cannot be printed."""
+    """Text for an error: bounded, and printable."""
     return ascii(text[:60])

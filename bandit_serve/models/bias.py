@@ -96,21 +96,21 @@ class Bias(Factorized):
         given, scale = self.parameters, RatingScale.of(values)
         user_counts = np.bincount(user_rows, minlength=len(user_ids))
         item_counts = np.bincount(item_rows, minlength=len(item_ids))
-        of_users, of_items = np.zeros(len(user_ids)), np.zeros(len(item_ids))
+        user_biases, item_biases = np.zeros(len(user_ids)), np.zeros(len(item_ids))
         rest = values - scale.mean
         for epoch in range(given["n_epochs"]):
-            sums = np.bincount(item_rows, rest - of_users[user_rows], len(item_ids))
-            of_items = sums / (item_counts + given["item_damping"])
-            sums = np.bincount(user_rows, rest - of_items[item_rows], len(user_ids))
-            of_users = sums / (user_counts + given["user_damping"])
+            sums = np.bincount(item_rows, rest - user_biases[user_rows], len(item_ids))
+            item_biases = sums / (item_counts + given["item_damping"])
+            sums = np.bincount(user_rows, rest - item_biases[item_rows], len(user_ids))
+            user_biases = sums / (user_counts + given["user_damping"])
             if on_epoch is not None:
-                errors = rest - of_users[user_rows] - of_items[item_rows]
+                errors = rest - user_biases[user_rows] - item_biases[item_rows]
                 on_epoch(epoch + 1, given["n_epochs"], float(np.sqrt((errors**2).mean())))
         parts = (
             np.zeros((len(user_ids), 0), np.float32),
             np.zeros((len(item_ids), 0), np.float32),
-            of_users.astype(np.float32),
-            of_items.astype(np.float32),
+            user_biases.astype(np.float32),
+            item_biases.astype(np.float32),
         )
         counts = user_counts.astype(np.int32), item_counts.astype(np.int32)
         for array in (*parts, *counts):

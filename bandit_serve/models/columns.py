@@ -33,7 +33,7 @@ def rating_column(ratings: ArrayLike) -> NDArray[np.float64]:
 
 
 def id_column(ids: Any, what: str) -> list[str | int]:
-    """n ids, each of which is one. Raises `InvalidInput`."""
+    """Column of n ids, each checked. Raises `InvalidInput`."""
     if isinstance(ids, np.ndarray):
         if ids.ndim != 1:
             raise InvalidInput(f"The {what} must be a vector, not {ids.ndim}-dimensional.")
@@ -47,7 +47,7 @@ def id_column(ids: Any, what: str) -> list[str | int]:
 
 
 def check_ranking(k: int, exclude: Any, among: Any) -> None:
-    """`InvalidInput` unless k is 1 or more, and the items are in collections."""
+    """Raise `InvalidInput` unless k is 1 or more, and the items are in collections."""
     if k < 1:
         raise InvalidInput("k must be 1 or more.")
     for name, ids in (("exclude", exclude), ("among", among)):

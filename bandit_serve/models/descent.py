@@ -24,7 +24,7 @@ class Schedule(NamedTuple):
     last_rate: float
 
     def rate(self, epoch: int) -> float:
-        """Of an epoch, counted from 0."""
+        """Learning rate of an epoch, counted from 0."""
         return float(
             self.first_rate * (self.last_rate / self.first_rate) ** (epoch / max(1, self.epochs - 1))
         )
@@ -71,6 +71,6 @@ def descend(
             break
     if not kept:
         return schedule.epochs
-    for array, of_best in zip(arrays(), kept, strict=True):
-        array[...] = of_best
+    for array, best_array in zip(arrays(), kept, strict=True):
+        array[...] = best_array
     return best_epoch

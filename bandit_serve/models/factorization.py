@@ -95,7 +95,7 @@ class MatrixFactorization(Factorized):
         user_counts: ArrayLike | None = None,
         item_counts: ArrayLike | None = None,
     ) -> Self:
-        """A model of factors that were trained elsewhere, such as by ALS on implicit feedback.
+        """Model of factors that were trained elsewhere, such as by ALS on implicit feedback.
 
         user_ids, item_ids : n and m distinct ids, str or int
         user_factors, item_factors : (n, f) and (m, f), finite

@@ -1,4 +1,4 @@
-"""A factorization machine over users, items and features of both and of requests."""
+"""Factorization machine over users, items and features of both and of requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.columns import id_column, rating_column
 from bandit_serve.models.descent import OnEpoch, Schedule, descend
 from bandit_serve.models.factorized import Factorized
-from bandit_serve.models.feature_columns import Columns, FeatureColumns
+from bandit_serve.models.feature_columns import ColumnValues, FeatureColumns
 from bandit_serve.models.hyper_parameters import (
     Epochs,
     Factors,
@@ -187,7 +187,7 @@ class FactorizationMachine(Factorized):
         self._learner, self._resting = None, learner
         return self
 
-    def _request_columns(self, features: Any, *, learn: bool) -> Columns:
+    def _request_columns(self, features: Any, *, learn: bool) -> ColumnValues:
         if self._columns is None:
             self._described()
         assert self._columns is not None
@@ -294,18 +294,18 @@ def _rows(block: Rows, ids: list[Id]) -> NDArray[np.int32]:
 def _requests(
     columns: FeatureColumns, features: Sequence[Features] | None, n: int, *, learn: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-    """Where each sample's features of the request begin, and all of them one after another."""
+    """Request features of all samples one after another: starts int64 (n + 1,), columns int32 and values float32."""
     if features is None:
         return np.zeros(n + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
     if isinstance(features, Mapping) or len(features) != n:
         raise InvalidInput("There must be as many features as ratings.")
-    found = [columns.columns("request", own, learn=learn) for own in features]
+    requests = [columns.columns("request", own, learn=learn) for own in features]
     starts = np.zeros(n + 1, np.int64)
-    np.cumsum([rows.size for rows, _ in found], out=starts[1:])
+    np.cumsum([rows.size for rows, _ in requests], out=starts[1:])
     return (
         starts,
-        np.concatenate([rows for rows, _ in found]),
-        np.concatenate([values for _, values in found]),
+        np.concatenate([rows for rows, _ in requests]),
+        np.concatenate([values for _, values in requests]),
     )
 
 
@@ -334,7 +334,7 @@ def _check_finite(*tensors: NDArray[np.float32]) -> None:
 def _check_attached(
     side: str, starts: NDArray[np.int64], attached: NDArray[np.int32], values: NDArray[np.float32], n: int
 ) -> None:
-    """That features of rows are features that there are."""
+    """Raise `InvalidArtifact` unless the features attached to rows exist."""
     _check_finite(values)
     if starts[0] != 0 or starts[-1] != attached.size or (np.diff(starts) < 0).any():
         raise InvalidArtifact(f"The artifact's {side} features do not fit their {side}s.")

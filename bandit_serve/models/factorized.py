@@ -107,9 +107,10 @@ class Factorized(Factorization):
             check_ranking(k, own, None)
         vectors, bases, items = self._asked(list(user_ids))
         skips = None if exclude is None else [_skipped(items, own, None) for own in exclude]
-        found = self._top().search(vectors, bases, k, skips)
+        results = self._top().search(vectors, bases, k, skips)
         return [
-            list(zip(map(items.name, rows.tolist()), scores.tolist(), strict=True)) for rows, scores in found
+            list(zip(map(items.name, rows.tolist()), scores.tolist(), strict=True))
+            for rows, scores in results
         ]
 
     def confidence(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:
@@ -180,7 +181,7 @@ class Factorized(Factorization):
         return self._described().joined(s, t, *columns)
 
     def _described(self) -> Learner:
-        """A learner that knows the features' parameters."""
+        """Learner that knows the features' parameters."""
         raise NotImplementedError
 
     def _predict_slowly(self, user_id: Id, item_id: Id, features: Features | None) -> float:
@@ -190,7 +191,7 @@ class Factorized(Factorization):
         return float(self.predict_items(user_id, [item_id], features)[0])
 
     def _thawed(self) -> Learner:
-        """A learner that goes on from the fitted parameters, or from nothing."""
+        """Learner that goes on from the fitted parameters, or from nothing."""
         learner = self._new_learner()
         if self.n_users:
             learner.mean = self.mean
@@ -299,7 +300,7 @@ class Factorized(Factorization):
         return model
 
     def check_search_tables(self, artifact: Artifact) -> None:
-        """`InvalidArtifact` where the file of this model has search tables of other factors. Reads all of it."""
+        """Raise `InvalidArtifact` if the model's file has search tables of other factors. Reads all of it."""
         if "top_k_order" in artifact.tensors:
             check_search_tables(self.item_factors, self.item_biases, self._top().parts())
 
@@ -310,7 +311,7 @@ class Factorized(Factorization):
 def _skipped(
     items: IdTable, exclude: Collection[Id], among: Collection[Id] | None
 ) -> NDArray[np.uint8] | None:
-    """uint8 (n_items,): which rows are not to be ranked; None where all are."""
+    """Mask of the rows that are not to be ranked, uint8 (n_items,); None where all are."""
     exclude = list(exclude)
     if not exclude and among is None:
         return None

@@ -20,12 +20,12 @@ FAMILIES: dict[str, type[Model]] = {
         Popularity,
     )
 }
-# What the others have to be better than.
+# Family that the others have to beat.
 BASELINE = Bias.family
 
 
 def admit_model(artifact: Artifact) -> Model:
-    """As `load_model`, for a file that comes from outside: what loading takes on trust is looked at, too."""
+    """Model of a file from outside: as `load_model`, and content that loading trusts is checked, too."""
     model = load_model(artifact)
     if isinstance(model, Factorized):
         model.check_search_tables(artifact)

@@ -16,13 +16,13 @@ from bandit_serve.models._learner import MAX_FEATURES, Rows
 from bandit_serve.models.model import Feature, Features
 
 # How many standard deviations from the mean a number counts as, at most: so that no outlier drives a model away.
-FARTHEST = 10.0
+MAX_DEVIATIONS = 10.0
 
-Columns = tuple[NDArray[np.int32], NDArray[np.float32]]
+ColumnValues = tuple[NDArray[np.int32], NDArray[np.float32]]
 
 
 class FeatureColumns:
-    """Which column a feature is, and with what value.
+    """Columns of named features, with their values.
 
     A number is one column, `user:age`, whose value is standardised by what the fit saw (and kept within ±10). A str
     or bool is the column of its value, `item:year=1995`, with the value 1; a list of n str is n columns of 1/√n, so
@@ -49,8 +49,8 @@ class FeatureColumns:
             std = float(np.std(values))
             self.scales[key] = float(np.mean(values)), std if std > 0.0 else 1.0
 
-    def columns(self, side: str, features: Features, *, learn: bool) -> Columns:
-        """int32 (n,) and float32 (n,): rows, −1 for one that is not known, and values.
+    def columns(self, side: str, features: Features, *, learn: bool) -> ColumnValues:
+        """Rows, int32 (n,), −1 for one that is not known, and values, float32 (n,).
 
         With `learn`, new columns are made. `InvalidInput` for features that are not a mapping of names to numbers,
         str, bool or lists of str, or are more than 256 columns.
@@ -65,7 +65,7 @@ class FeatureColumns:
     def _keyed(self, key: str, value: Feature) -> list[tuple[str, float]]:
         if _is_number(value):
             mean, std = self.scales.get(key, (0.0, 1.0))
-            return [(key, min(max((float(value) - mean) / std, -FARTHEST), FARTHEST))]  # type: ignore[arg-type]
+            return [(key, min(max((float(value) - mean) / std, -MAX_DEVIATIONS), MAX_DEVIATIONS))]  # type: ignore[arg-type]
         if isinstance(value, str | bool):
             return [(self._category(key, value), 1.0)]
         weight = 1.0 / math.sqrt(max(1, len(value)))  # type: ignore[arg-type]

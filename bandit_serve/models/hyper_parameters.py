@@ -68,14 +68,14 @@ def _ranges(kind: type[HyperParameters]) -> Mapping[str, tuple[type, Any]]:
 
 
 def whole(name: str, value: object, low: int, high: int) -> int:
-    """A whole number from `low` to `high`; `InvalidInput` for anything else."""
+    """Whole number from `low` to `high`; `InvalidInput` for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
         raise InvalidInput(f"{name} must be a whole number from {low} to {high}.")
     return int(value)
 
 
 def real(name: str, value: object, low: float, high: float) -> float:
-    """A number from `low` to `high`; `InvalidInput` for anything else."""
+    """Number from `low` to `high`; `InvalidInput` for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise InvalidInput(f"{name} must be a number.")
     if not low <= value <= high:

@@ -58,7 +58,7 @@ class Model(Protocol):
         ...
 
     def knows(self, user_id: Id, item_id: Id) -> bool:
-        """Whether training saw all that the family would use for this pair."""
+        """Return whether training saw all that the family would use for this pair."""
         ...
 
     def confidence(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:

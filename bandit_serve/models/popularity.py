@@ -24,7 +24,7 @@ HALF_KNOWN = 10
 
 
 class Popularity:
-    """An item's score is the number of its ratings, for every user alike; 0 for an item never seen.
+    """Scores of items by their numbers of ratings, for every user alike; 0 for an item never seen.
 
     Which users there were is kept, so that `partial_fit` knows a new one.
     """
@@ -110,11 +110,11 @@ class Popularity:
         return self
 
     def knows(self, user_id: Id, item_id: Id) -> bool:
-        """Whether the item was seen in training; the user does not matter."""
+        """Return whether the item was seen in training; the user does not matter."""
         return self._items.row(item_id) >= 0
 
     def confidence(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:
-        """n / (n + 10), where n is the number of ratings of the item."""
+        """Confidence n / (n + 10), where n is the number of ratings of the item."""
         count = self.predict(user_id, item_id, features)
         return count / (count + HALF_KNOWN)
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 
 class Uniform(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="uniform"):
-    """A number from `low` to `high`."""
+    """Number from `low` to `high`."""
 
     low: float
     high: float
@@ -21,7 +21,7 @@ class Uniform(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind",
 
 
 class LogUniform(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="loguniform"):
-    """A number from `low` to `high`, both above 0, whose logarithm is uniform."""
+    """Number from `low` to `high`, both above 0, whose logarithm is uniform."""
 
     low: float
     high: float
@@ -31,7 +31,7 @@ class LogUniform(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kin
 
 
 class Whole(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="whole"):
-    """A whole number from `low` to `high`, both included."""
+    """Whole number from `low` to `high`, both included."""
 
     low: int
     high: int

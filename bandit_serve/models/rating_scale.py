@@ -16,7 +16,7 @@ MIN_UNIT, MAX_UNIT = 1e-30, 1e30
 
 
 class RatingScale(NamedTuple):
-    """Ratings are `mean` + `unit` times what a model is fitted to, whose mean is 0 and whose spread is that of stars.
+    """Scale of ratings: `mean` + `unit` times the targets of a model, which have the mean 0 and the spread of stars.
 
     A model of the ratings a·r + b is therefore, but for rounding, a times the model of r, plus b.
     """

@@ -24,7 +24,7 @@ RELATIVE, ABSOLUTE = 1e-5, 1e-17
 def check_search_tables(
     factors: NDArray[np.float32], biases: NDArray[np.float32], tables: Mapping[str, NDArray[Any]]
 ) -> None:
-    """`InvalidArtifact` unless the tables are those of the items: `TopK` took them, so shapes and order are right.
+    """Raise `InvalidArtifact` unless the tables are the items'. `TopK` took them, so shapes and order are right.
 
     factors: f4 (n, f); biases: f4 (n,). Takes memory for some thousand blocks of items at a time.
     """

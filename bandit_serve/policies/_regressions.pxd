@@ -18,8 +18,8 @@ cdef class Regressions:
     cdef double *precision              # [width]: λ
     cdef double *noise                  # [2]: weight of what was learned, and sum of squared residuals
     cdef double *direction              # [width]
-    cdef int64_t *updates               # [M]
-    cdef uint8_t *stale                 # [M]: the inverse is yet to be made anew
+    cdef int64_t *updates               # (M,)
+    cdef uint8_t *stale                 # (M,): the inverse is yet to be made anew
     cdef dict arrays                    # behind the pointers, by name
 
     cdef void fit(self, Py_ssize_t m, const double *row, double target) noexcept

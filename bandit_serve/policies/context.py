@@ -40,7 +40,7 @@ class ContextField(Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 
 def context_errors(fields: Sequence[ContextField]) -> list[FieldError]:
-    """What is wrong with the fields of a context, beyond what their types say."""
+    """Errors of the fields of a context, beyond what their types check."""
     names = {field.name for field in fields}
     errors = repeated_names("context", [field.name for field in fields])
     for i, field in enumerate(fields):

@@ -1,4 +1,4 @@
-"""Policies that learn which arm is best, whatever the circumstances: of rewards alone."""
+"""Policies that learn which arm is best whatever the context, from rewards alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Statistics: TypeAlias = dict[str, Vector]
 
 
 class Rule(NamedTuple):
-    """The way of a kind from statistics to shares, and the same way as a sampler in C.
+    """Rule of a kind: shares from statistics, and the same distribution as a sampler in C.
 
     shares: from the statistics of E eligible arms and their indices, intp (E,), to shares that are not bounded yet,
         (E,), not negative, of any sum; all 0 is even.
@@ -37,7 +37,7 @@ class Rule(NamedTuple):
 
 
 class PseudoHistory(Struct, frozen=True):
-    """What to start with as if it had been observed, each for all arms or by arm."""
+    """Observations to start with as if they had been made, each number for all arms or by arm."""
 
     # More would count for nothing beside them.
     n: Annotated[float, Meta(ge=0.0, le=1e12, description="observations")]
@@ -46,7 +46,7 @@ class PseudoHistory(Struct, frozen=True):
 
 
 class ContextFreePolicy(Policy, Arms):
-    """A policy whose statistics are sums over all rewards of each arm.
+    """Policy whose statistics are sums over all rewards of each arm.
 
     pseudo_history: what to start with as if it had been observed, each a number or one an arm, (K,): `n`, of at
         least 0, its `mean`, and for unbounded rewards its standard deviation `std` (default 0). It counts as
@@ -83,7 +83,7 @@ class ContextFreePolicy(Policy, Arms):
 
     @classmethod
     def rule_of(cls, own: Any, objective: str) -> Rule:
-        """For kinds: the rule with the parameters `own`, as `checked` has them, for rewards of `objective`."""
+        """Rule of the kind, to be overridden: with the parameters `own`, as `checked` returns them, for `objective`."""
         raise NotImplementedError
 
     def shares(
@@ -95,7 +95,7 @@ class ContextFreePolicy(Policy, Arms):
         decided: ArrayLike | None = None,
         ramps: ArrayLike | None = None,
     ) -> Vector:
-        """The probability, float64 (K,), with which each arm is to be chosen now.
+        """Probability, float64 (K,), with which each arm is to be chosen now.
 
         eligible: bool (K,); the shares are the policy's over those arms alone, and 0 for the others.
         pending: numbers (K,) of at least 0: the weight of observations of `pending_value` that are not
@@ -112,8 +112,9 @@ class ContextFreePolicy(Policy, Arms):
         return self.bounded(raw, arms, ramps)
 
     def learn_from(self, former: Policy) -> None:
-        """Takes over the sums of each arm. Of a policy that does not weigh rewards, one that does takes them as of
-        arms that were drawn evenly.
+        """Takes over the sums of each arm.
+
+        A policy that weighs rewards takes the sums of one that does not as if arms had been drawn evenly.
         """
         theirs = former.statistics()
         shared = set(theirs) & set(self.statistics())
@@ -150,7 +151,7 @@ class ContextFreePolicy(Policy, Arms):
 
 
 def mean_rewards(statistics: Statistics) -> Vector:
-    """The mean rewards (E,) of each arm, scaled to [0, 1] where they have bounds; 0 where nothing was observed."""
+    """Mean rewards (E,) of each arm, scaled to [0, 1] where they have bounds; 0 where nothing was observed."""
     if "mean" in statistics:
         return statistics["mean"]
     n = statistics["n"]

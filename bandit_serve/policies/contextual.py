@@ -1,4 +1,4 @@
-"""Policies that learn which arm is best for which features: of rewards and what was known at each decision."""
+"""Policies that learn which arm is best for which features, from rewards and the features of their decisions."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from bandit_serve.policies.policy import STATED, Policy, Terms
 
 # The statistics of each arm that policies without context have, too.
 TALLIES = frozenset({"n", "total", "mean", "m2"})
-# Those that have a row for each model.
+# Statistics with a row for each model.
 OF_MODELS = frozenset({"gram", "moment", "updates", "inverse", "coefficients"})
 # Student's t is the normal distribution at so many degrees of freedom, to more digits than the shares have.
 NORMAL = 1e9
 
 
 class ScoreRule(NamedTuple):
-    """The way of a kind from the arms' scores to shares, as `_linear.Linear` takes it: there it is followed, in C.
+    """Rule of a kind from the arms' scores to shares, as arguments of `_linear.Linear`, where it runs in C.
 
     logistic: whether scores are log odds.
     """
@@ -40,13 +40,13 @@ class ScoreRule(NamedTuple):
 
 
 class CoefficientPrior(Struct, frozen=True):
-    """The Normal prior, of mean 0, of each coefficient."""
+    """Normal prior, of mean 0, of each coefficient."""
 
     precision: Annotated[float, Meta(ge=1e-6, le=1e9)] = 1.0
 
 
 class ContextualParameters(Struct, frozen=True, kw_only=True):
-    """The parameters of every contextual kind, after its own."""
+    """Parameters of every contextual kind, after its own."""
 
     prior: (
         Annotated[
@@ -61,12 +61,12 @@ class ContextualParameters(Struct, frozen=True, kw_only=True):
 
 
 class ContextualPolicy(Policy, Linear):
-    """A policy whose statistics are linear models of the reward, over vectors x of features.
+    """Policy whose statistics are linear models of the reward, over vectors x of features.
 
     n_features: d, the length of the vectors x that `choose`, `shares` and `update` take. They are rounded to float32
-        before they are used. An intercept is a feature that is always 1; `Features` adds one. What lies far outside
-        of a feature's values so far is taken as the farthest that they are, or as their centre (`_feature_limits`
-        says how far), so that one wild value, or a run of them, does not spoil what was learned.
+        before they are used. An intercept is a feature that is always 1; `Features` adds one. A value
+        far outside of a feature's values so far counts as the farthest of them, or as their centre: so a wild value,
+        or a run of them, does not spoil the models. `_feature_limits` has the limits.
     `Terms` as other policies. Binary and bounded rewards are scaled to [0, 1]. Forgetting happens when at least 1/64
         of the half-life has passed since it last did, so that models are not made anew at each step of the clock.
     prior: {"precision": 1.0}, the least precision of the Normal prior, of mean 0, of each coefficient. The prior's
@@ -110,7 +110,7 @@ class ContextualPolicy(Policy, Linear):
         )
 
     @classmethod
-    def of_arms(cls) -> tuple[str, ...]:
+    def arm_parameters(cls) -> tuple[str, ...]:
         return ("arm_features",)
 
     @classmethod
@@ -120,7 +120,7 @@ class ContextualPolicy(Policy, Linear):
 
     @classmethod
     def rule_of(cls, own: Any) -> ScoreRule:
-        """For kinds: the rule with the parameters `own`, as `checked` has them."""
+        """Rule of the kind, to be overridden: with the parameters `own`, as `checked` returns them."""
         raise NotImplementedError
 
     def shares(
@@ -131,7 +131,7 @@ class ContextualPolicy(Policy, Linear):
         decided: ArrayLike | None = None,
         ramps: ArrayLike | None = None,
     ) -> Vector:
-        """The probability, float64 (K,), with which each arm is to be chosen now for the features x, numbers (d,).
+        """Probability, float64 (K,), with which each arm is to be chosen now for the features x, numbers (d,).
 
         eligible: bool (K,); the shares are the policy's over those arms alone, and 0 for the others.
         decided, ramps: as in `ContextFreePolicy.shares`.
@@ -165,7 +165,7 @@ class ContextualPolicy(Policy, Linear):
         return out
 
     def raw_shares(self, x: ArrayLike, arms: NDArray[np.intp]) -> Vector:
-        """The shares that the rule gives the eligible `arms`, intp (E,), before all bounds: (E,), of any sum."""
+        """Shares that the rule gives the eligible `arms`, intp (E,), before all bounds: (E,), of any sum."""
         raw = self.raw_shares_of(x, arms)
         # Normal scores: the chance to draw the largest is what their quadrature says.
         if isinstance(raw, tuple):
@@ -174,7 +174,7 @@ class ContextualPolicy(Policy, Linear):
         return np.asarray(raw)
 
     def grown(self, n_arms: int, arm_features: ArrayLike | None = None) -> Self:
-        """The same policy with arms up to `n_arms`: nothing was observed on the new ones.
+        """Policy with arms up to `n_arms` and the same state; nothing was observed on the new ones.
 
         arm_features: those of all `n_arms` arms, where the policy has such.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Unpack
 
 import numpy as np
 from msgspec import Meta, Struct
@@ -12,6 +12,9 @@ from bandit_serve.policies import _greedy
 from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics, mean_rewards
 from bandit_serve.policies.numbers import Vector
 from bandit_serve.policies.objectives import ALL
+
+if TYPE_CHECKING:
+    from bandit_serve.policies.keywords import EpsilonGreedyKeywords
 
 
 class EpsilonGreedyParameters(Struct, frozen=True):
@@ -35,6 +38,10 @@ class EpsilonGreedy(ContextFreePolicy):
     kind: ClassVar[str] = "epsilon_greedy"
     objectives: ClassVar[frozenset[str]] = ALL
     Parameters: ClassVar[type[Struct]] = EpsilonGreedyParameters
+
+    if TYPE_CHECKING:
+
+        def __init__(self, n_arms: int, **given: Unpack[EpsilonGreedyKeywords]) -> None: ...
 
     @classmethod
     def rule_of(cls, own: EpsilonGreedyParameters, objective: str) -> Rule:

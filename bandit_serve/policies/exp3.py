@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Unpack
 
 import numpy as np
 from msgspec import Meta, Struct
@@ -12,6 +12,9 @@ from bandit_serve.policies import _exp3
 from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics
 from bandit_serve.policies.numbers import Vector
 from bandit_serve.policies.objectives import BOUNDED
+
+if TYPE_CHECKING:
+    from bandit_serve.policies.keywords import Exp3Keywords
 
 
 class Exp3Parameters(Struct, frozen=True):
@@ -42,6 +45,10 @@ class Exp3(ContextFreePolicy):
     objectives: ClassVar[frozenset[str]] = BOUNDED
     Parameters: ClassVar[type[Struct]] = Exp3Parameters
     weighs: ClassVar[bool] = True
+
+    if TYPE_CHECKING:
+
+        def __init__(self, n_arms: int, **given: Unpack[Exp3Keywords]) -> None: ...
 
     @classmethod
     def rule_of(cls, own: Exp3Parameters, objective: str) -> Rule:

@@ -1,4 +1,4 @@
-"""From a context, values by name, to the vector of features that contextual policies learn from."""
+"""Features of contexts: the vector that contextual policies learn from, made of a context's values by name."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from bandit_serve.policies.context import ContextField, context_errors
 
 Value = float | int | str | bool
 # Within which numbers are kept, in standard deviations where those are given: one wild value must not rule a model.
-LARGEST = 1e6
+MAX_SCALED = 1e6
 
 
 class Features:
-    """The features of contexts with these fields, in this order:
+    """Features of contexts with these fields, in this order:
 
     - an intercept, 1;
     - of a numeric field: (value - mean) / std, and whether it is missing;
@@ -72,15 +72,13 @@ class Features:
 
     @cached_property
     def numeric(self) -> tuple[dict[str, int], NDArray[np.bool_]]:
-        """The places of the numeric fields' values in a vector, by field, and bool: whether a standard deviation of
-        the field is given.
-        """
+        """Indices of the numeric fields' values in a vector, by field; and bool (F,), whether they have a `std`."""
         fields = [field for field in self.fields if field.kind == "numeric"]
         places = {field.name: self._places[field.name].start for field in fields}
         return places, np.array([field.std is not None for field in fields], np.bool_)
 
     def vector(self, context: Mapping[str, Value | None]) -> NDArray[np.float32]:
-        """float32 (n_features,): the features of a context."""
+        """Features of a context, float32 (n_features,)."""
         row = np.zeros(self.n_features, dtype=np.float32)
         row[0] = 1.0
         known = 0
@@ -105,7 +103,7 @@ class Features:
         return row
 
     def vectors(self, contexts: Sequence[Mapping[str, Value | None]]) -> NDArray[np.float32]:
-        """float32 (N, n_features): the features of N contexts."""
+        """Features of N contexts, float32 (N, n_features)."""
         rows = np.empty((len(contexts), self.n_features), dtype=np.float32)
         for row, context in zip(rows, contexts, strict=True):
             row[:] = self.vector(context)
@@ -123,10 +121,10 @@ class Features:
             self.unknown[field.name] += 1
             return None
         scaled = (number - (field.mean or 0.0)) / (1.0 if field.std is None else field.std)
-        return min(max(scaled, -LARGEST), LARGEST)
+        return min(max(scaled, -MAX_SCALED), MAX_SCALED)
 
     def _category(self, field: ContextField, value: Value | None) -> int:
-        """The place among the field's features; the last is for what is missing or unknown."""
+        """Index among the field's features; the last is that of missing and unknown values."""
         last = (len(field.values) if field.values is not None else field.buckets) or 0
         if value is None:
             self.missing[field.name] += 1
@@ -143,7 +141,7 @@ class Features:
 
 
 def n_features_of(fields: Sequence[ContextField]) -> int:
-    """How many features contexts with these fields have, without making any of them. The fields have no errors."""
+    """Number of features of contexts with these fields, counted without making them. The fields have no errors."""
     widths = {field.name: _width(field) for field in fields}
     products = (widths[name] * widths[other] for name, other in interactions(fields))
     return 1 + sum(widths.values()) + sum(products)
@@ -166,7 +164,7 @@ def _width(field: ContextField) -> int:
 
 
 def feature_names(field: ContextField) -> list[str]:
-    """The names of one field's features."""
+    """Names of one field's features."""
     if field.kind == "numeric":
         return [field.name, f"{field.name} missing"]
     if field.values is not None:
@@ -175,7 +173,7 @@ def feature_names(field: ContextField) -> list[str]:
 
 
 def written(value: Value) -> str:
-    """A value as the name of a category: as JSON writes it, whole numbers without a fraction."""
+    """Value as the name of a category: as JSON writes it, whole numbers without a fraction."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():

@@ -1,9 +1,9 @@
-"""The classic A/B test: shares that no reward changes."""
+"""Classic A/B test: shares that no reward changes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Unpack
 
 import msgspec
 import numpy as np
@@ -16,6 +16,9 @@ from bandit_serve.policies.numbers import Vector, in_order, refusal, weights
 from bandit_serve.policies.objectives import ALL
 from bandit_serve.policies.parameters import MAX_ARMS, Weight
 from bandit_serve.policies.policy import Terms
+
+if TYPE_CHECKING:
+    from bandit_serve.policies.keywords import FixedSplitKeywords
 
 # At least one weight is above 0.
 SOME: dict[str, Any] = {"not": {"additionalProperties": {"maximum": 0}}}
@@ -47,6 +50,10 @@ class FixedSplit(ContextFreePolicy):
     objectives: ClassVar[frozenset[str]] = ALL
     Parameters: ClassVar[type[Struct]] = FixedSplitParameters
     learns: ClassVar[bool] = False
+
+    if TYPE_CHECKING:
+
+        def __init__(self, n_arms: int, **given: Unpack[FixedSplitKeywords]) -> None: ...
 
     @classmethod
     def checked(cls, own: Any, terms: Terms, n_arms: int) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import numpy as np
 from msgspec import Struct
@@ -12,6 +12,9 @@ from bandit_serve.policies import _kl_ucb
 from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics
 from bandit_serve.policies.numbers import Vector
 from bandit_serve.policies.objectives import BOUNDED
+
+if TYPE_CHECKING:
+    from bandit_serve.policies.keywords import KLUCBKeywords
 
 
 class KLUCBParameters(Struct, frozen=True):
@@ -32,6 +35,10 @@ class KLUCB(ContextFreePolicy):
     objectives: ClassVar[frozenset[str]] = BOUNDED
     Parameters: ClassVar[type[Struct]] = KLUCBParameters
     jumps: ClassVar[bool] = True
+
+    if TYPE_CHECKING:
+
+        def __init__(self, n_arms: int, **given: Unpack[KLUCBKeywords]) -> None: ...
 
     @classmethod
     def rule_of(cls, own: Any, objective: str) -> Rule:

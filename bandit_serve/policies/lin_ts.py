@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Unpack
 
 from msgspec import Meta, Struct
 
@@ -10,17 +10,20 @@ from bandit_serve.policies.contextual import ContextualParameters, ContextualPol
 from bandit_serve.policies.objectives import ALL
 from bandit_serve.policies.parameters import Factor
 
+if TYPE_CHECKING:
+    from bandit_serve.policies.keywords import LinTSKeywords
+
 
 class LinTSParameters(ContextualParameters, frozen=True):
     scale: Annotated[
-        Factor, Meta(description="the width of draws beside the posterior's; less explores less")
+        Factor, Meta(description="the width of draws relative to the posterior's; less explores less")
     ] = 0.5
 
 
 class LinTS(ContextualPolicy):
     """P(arm is best) under draws from Normal(θ, (scale · σ)² (A + λ)⁻¹). For the rest see `ContextualPolicy`.
 
-    scale: the width of the draws beside the posterior's, above 0. σ is the standard deviation that the rewards are
+    scale: the width of the draws relative to the posterior's, above 0. σ is the standard deviation that the rewards are
         found to have about their predictions, 0.5 before there are any. 1 is the posterior under Normal noise; less
         explores less (Chapelle & Li 2011, section 3).
 
@@ -34,6 +37,10 @@ class LinTS(ContextualPolicy):
     kind: ClassVar[str] = "lin_ts"
     objectives: ClassVar[frozenset[str]] = ALL
     Parameters: ClassVar[type[Struct]] = LinTSParameters
+
+    if TYPE_CHECKING:
+
+        def __init__(self, n_arms: int, n_features: int, **given: Unpack[LinTSKeywords]) -> None: ...
 
     @classmethod
     def rule_of(cls, own: LinTSParameters) -> ScoreRule:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Unpack
 
 from msgspec import Meta, Struct
 
 from bandit_serve.policies.contextual import ContextualParameters, ContextualPolicy, ScoreRule
 from bandit_serve.policies.objectives import ALL
 from bandit_serve.policies.parameters import Factor
+
+if TYPE_CHECKING:
+    from bandit_serve.policies.keywords import LinUCBKeywords
 
 
 class LinUCBParameters(ContextualParameters, frozen=True):
@@ -28,6 +31,10 @@ class LinUCB(ContextualPolicy):
     objectives: ClassVar[frozenset[str]] = ALL
     Parameters: ClassVar[type[Struct]] = LinUCBParameters
     jumps: ClassVar[bool] = True
+
+    if TYPE_CHECKING:
+
+        def __init__(self, n_arms: int, n_features: int, **given: Unpack[LinUCBKeywords]) -> None: ...
 
     @classmethod
     def rule_of(cls, own: LinUCBParameters) -> ScoreRule:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Unpack
 
 from msgspec import Meta, Struct
 
@@ -10,17 +10,20 @@ from bandit_serve.policies.contextual import ContextualParameters, ContextualPol
 from bandit_serve.policies.objectives import BOUNDED
 from bandit_serve.policies.parameters import Factor
 
+if TYPE_CHECKING:
+    from bandit_serve.policies.keywords import LogisticTSKeywords
+
 
 class LogisticTSParameters(ContextualParameters, frozen=True):
     scale: Annotated[
-        Factor, Meta(description="the width of draws beside the posterior's; less explores less")
+        Factor, Meta(description="the width of draws relative to the posterior's; less explores less")
     ] = 0.1
 
 
 class LogisticTS(ContextualPolicy):
     """P(arm is best) under draws of the coefficients of its log odds. For the rest see `ContextualPolicy`.
 
-    scale: the width of the draws beside the posterior's, above 0; less than 1 explores less (Chapelle & Li 2011,
+    scale: the width of the draws relative to the posterior's, above 0; less than 1 explores less (Chapelle & Li 2011,
         Algorithm 3 and section 3, whose diagonal precision is the whole matrix here).
 
     The posterior is Normal. A reward moves its mean to the maximum of the prior times the reward's likelihood and
@@ -32,6 +35,10 @@ class LogisticTS(ContextualPolicy):
     objectives: ClassVar[frozenset[str]] = BOUNDED
     Parameters: ClassVar[type[Struct]] = LogisticTSParameters
     logit: ClassVar[bool] = True
+
+    if TYPE_CHECKING:
+
+        def __init__(self, n_arms: int, n_features: int, **given: Unpack[LogisticTSKeywords]) -> None: ...
 
     @classmethod
     def rule_of(cls, own: LogisticTSParameters) -> ScoreRule:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def refusal(at: str, detail: str) -> InvalidInput:
-    """The error of a parameter: `at` is its name, and after a dot that of its part."""
+    """Error of a parameter: `at` is its name, and after a dot that of its part."""
     return InvalidInput(detail, [FieldError(at, detail)])
 
 
@@ -37,18 +37,18 @@ def whole(name: str, value: object) -> int:
 
 
 def milliseconds(name: str, duration: object) -> int:
-    """Those of a duration like "24h"; `InvalidInput` unless they are above 0."""
+    """Milliseconds of a duration like "24h"; `InvalidInput` unless they are above 0."""
     try:
-        found = parse_duration_ms(duration) if isinstance(duration, str) else 0
+        duration_ms = parse_duration_ms(duration) if isinstance(duration, str) else 0
     except InvalidInput as error:
         raise refusal(name, f"{name}: {error}") from None
-    if found <= 0:
+    if duration_ms <= 0:
         raise refusal(name, f'{name} must be a duration above 0 like "24h", not {duration!r}')
-    return found
+    return duration_ms
 
 
 def in_order(name: str, given: Mapping[int, T], n_arms: int, default: T) -> list[T]:
-    """The values of arms 0 … n_arms - 1; `InvalidInput` where another key is named."""
+    """Values of arms 0 … n_arms - 1; `InvalidInput` where another key is named."""
     if not all(type(arm) is int and 0 <= arm < n_arms for arm in given):
         raise refusal(name, f"{name} must be by arm, from 0 to {n_arms - 1}, not by {list(given)!r}")
     return [given.get(arm, default) for arm in range(n_arms)]

@@ -13,7 +13,7 @@ BOUNDED = names_of(lambda kind: not kind.unbounded)
 def objective_kind(
     kind: str, objectives: frozenset[str], objective: str, low: float | None, high: float | None
 ) -> MetricKind:
-    """The kind of an objective's rewards; `InvalidInput` where a policy of `kind` does not take `objective`.
+    """Kind of an objective's rewards; `InvalidInput` where a policy of `kind` does not take `objective`.
 
     low, high: where the objective takes bounds, 0 and 1 unless given; None for all others.
     """
@@ -21,13 +21,13 @@ def objective_kind(
         raise refusal(
             "objective", f"{kind} takes an objective of {', '.join(sorted(objectives))}, not {objective!r}"
         )
-    of_objective = KINDS[objective]
-    if of_objective.takes_bounds:
-        return of_objective(*bounds(low, high))
+    kind_of_rewards = KINDS[objective]
+    if kind_of_rewards.takes_bounds:
+        return kind_of_rewards(*bounds(low, high))
     if low is not None or high is not None:
         takers = " or ".join(sorted(names_of(lambda each: each.takes_bounds)))
         raise refusal("low", f"low and high belong to a {takers} objective, not to a {objective} one")
-    return of_objective()
+    return kind_of_rewards()
 
 
 def bounds(low: float | None, high: float | None) -> tuple[float, float]:

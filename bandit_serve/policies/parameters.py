@@ -21,7 +21,7 @@ from bandit_serve.base.names import Name
 from bandit_serve.metrics import MAX_VALUE
 from bandit_serve.policies.numbers import ByArm, by_arm, finite, in_order, refusal, whole
 
-# Of an experiment, and so of the numbers by the names of arms.
+# Arms of an experiment, and so numbers by the names of arms.
 MAX_ARMS = 1_000
 # Parts of one parameter: more than any has.
 MAX_PARTS = 16
@@ -31,22 +31,22 @@ SIZES = ("min_length", "max_length")
 P = TypeVar("P", bound=Struct)
 Schema = dict[str, Any]
 Number = inspect.FloatType | inspect.IntType
-# By the names of its parts; None where the rewards show it.
+# Numbers by the names of the parts; None where the rewards show them.
 Parts = dict[str, float | list[float | None] | None]
 
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Weight = Annotated[float, Meta(ge=0.0, le=MAX_VALUE)]
-# Of what is in the unit of the rewards.
+# Quantity in the unit of the rewards.
 Scale = Annotated[float, Meta(ge=1e-12, le=MAX_VALUE)]
-# Of what has no unit.
+# Quantity without a unit.
 Factor = Annotated[float, Meta(ge=1e-9, le=1e9)]
 # A number for every arm, or one for each arm that is named and the default for the others.
 NumberByArm = float | Annotated[dict[Name, float], Meta(max_length=MAX_ARMS)]
 PartsByName = Annotated[dict[Annotated[str, Meta(max_length=64)], NumberByArm], Meta(max_length=MAX_PARTS)]
 
 
-class Settings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The parameters that every kind of policy takes."""
+class CommonParameters(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Parameters that every kind of policy takes."""
 
     kind: Name
     min_share: (
@@ -111,7 +111,7 @@ class Declared(NamedTuple):
 
 @cache
 def declared(parameters: type[Struct]) -> dict[str, Declared]:
-    """The parameters of a struct by name, in its order."""
+    """Parameters of a struct by name, in its order."""
     described = inspect.type_info(parameters)
     assert isinstance(described, inspect.StructType)
     plain = {field.name: field.type for field in msgspec.structs.fields(parameters)}
@@ -161,7 +161,7 @@ def _read(field: Declared, value: Any) -> Any:
 
 
 def read_parts(name: str, parts: type[Struct], given: object, n_arms: int | None = None) -> Parts:
-    """A parameter with parts, such as a prior: those that are `given`, and the defaults of the others, in their order.
+    """Parts of a parameter such as a prior: the `given` ones, and the defaults of the others, in their order.
 
     With `n_arms`, a part may be by arm: a sequence (n_arms,) of numbers, or some of them by index. `InvalidInput` names
     a part that is out of its range.
@@ -199,16 +199,16 @@ def _read_part(
 
 
 def as_configured(declaration: Any) -> Any:
-    """The type of a parameter in a configuration: that which is declared without its range, or null."""
-    kinds = tuple(each for each in _alternatives(declaration) if each is not NoneType)
+    """Type of a parameter in a configuration: the declared one without its range, or null."""
+    kinds = tuple(each for each in alternatives_of(declaration) if each is not NoneType)
     return Union[(*kinds, None)]
 
 
 def arms_named(at: str, value: Any, declaration: Any) -> Iterator[tuple[str, Collection[str]]]:
-    """Where a configured parameter has numbers by the names of arms, as a path from `at` on, and those names."""
-    for each in _alternatives(declaration):
-        if isinstance(value, dict) and get_origin(_plain(each)) is dict:
-            key, item = get_args(_plain(each))
+    """Yield the path, from `at` on, of each mapping by names of arms in a configured parameter, and those names."""
+    for each in alternatives_of(declaration):
+        if isinstance(value, dict) and get_origin(unannotated(each)) is dict:
+            key, item = get_args(unannotated(each))
             if key == Name:
                 yield at, value
             else:
@@ -217,35 +217,35 @@ def arms_named(at: str, value: Any, declaration: Any) -> Iterator[tuple[str, Col
 
 
 def by_index(value: Any, declaration: Any, indices: Mapping[str, int]) -> Any:
-    """A configured parameter as constructors take it: with the indices of arms for their names."""
-    for each in _alternatives(declaration):
-        if isinstance(value, dict) and get_origin(_plain(each)) is dict:
-            key, item = get_args(_plain(each))
+    """Configured parameter as constructors take it: with the indices of arms in place of their names."""
+    for each in alternatives_of(declaration):
+        if isinstance(value, dict) and get_origin(unannotated(each)) is dict:
+            key, item = get_args(unannotated(each))
             if key == Name:
                 return {indices[name]: number for name, number in value.items()}
             return {name: by_index(part, item, indices) for name, part in value.items()}
     return value
 
 
-def _alternatives(declaration: Any) -> tuple[Any, ...]:
-    """Of which types a value may be; of numbers without their ranges, of others with the bounds of their sizes."""
+def alternatives_of(declaration: Any) -> tuple[Any, ...]:
+    """Types that a declared value may have: numbers without their ranges, others with the bounds of their sizes."""
     if get_origin(declaration) in (Union, UnionType):
-        return tuple(each for one in get_args(declaration) for each in _alternatives(one))
+        return tuple(each for one in get_args(declaration) for each in alternatives_of(one))
     if get_origin(declaration) is not Annotated:
         return (declaration,)
     inner, *metas = get_args(declaration)
     if get_origin(inner) in (Union, UnionType):
-        return _alternatives(inner)
+        return alternatives_of(inner)
     sizes = {name: size for meta in metas for name in SIZES if (size := getattr(meta, name)) is not None}
     return (Annotated[inner, Meta(**sizes)] if sizes else inner,)
 
 
-def _plain(declaration: Any) -> Any:
+def unannotated(declaration: Any) -> Any:
     return get_args(declaration)[0] if get_origin(declaration) is Annotated else declaration
 
 
 def require_within(name: str, numbers: Sequence[float], declared: Number | None) -> None:
-    """`InvalidInput` unless all `numbers` are in the range that is declared."""
+    """Raise `InvalidInput` unless all `numbers` are in the declared range."""
     for number in numbers:
         if declared is not None and not is_within(number, declared):
             raise refusal(name, f"{name} must be {spelled_range(declared)}, not {number:g}")
@@ -261,7 +261,7 @@ def is_within(number: float, declared: Number) -> bool:
 
 
 def spelled_range(declared: Number) -> str:
-    """A range in words: "from 0 to 1", "above 0 and at most 1"; "a number" where there is none."""
+    """Range in words: "from 0 to 1", "above 0 and at most 1"; "a number" where there is none."""
     least = declared.gt if declared.ge is None else declared.ge
     if least is None:
         return "a number"
@@ -276,7 +276,7 @@ def spelled_range(declared: Number) -> str:
 
 
 def spelled(number: float) -> str:
-    """A number as people write it: 1e-9, not 1e-09."""
+    """Number as people write it: 1e-9, not 1e-09."""
     if isinstance(number, int):
         return f"{number:,}"
     mantissa, _, exponent = f"{number:g}".partition("e")
@@ -284,7 +284,7 @@ def spelled(number: float) -> str:
 
 
 def parts_schema(*alternatives: type[Struct], by_arm: bool) -> Schema:
-    """Of a parameter with parts, which are those of one of the `alternatives`: each as wide as in any of them."""
+    """JSON Schema of a parameter with the parts of one of `alternatives`: each range as wide as in any of them."""
     ranges: dict[str, list[Number]] = {}
     for each in alternatives:
         for field in declared(each).values():
@@ -302,7 +302,7 @@ def parts_schema(*alternatives: type[Struct], by_arm: bool) -> Schema:
 
 
 def property_schema(field: Declared) -> Schema:
-    """Of a parameter in a configuration, where null is as if it were not given."""
+    """JSON Schema of a parameter in a configuration, where null counts as not given."""
     schema = msgspec.json.schema(field.type)
     words = field.description
     if field.default is not None:

@@ -1,4 +1,4 @@
-"""The root of all policies. From a reward to an arm, a policy has three parts:
+"""Base of all policies. From a reward to an arm, a policy has three parts:
 
     statistics    `_arms.Arms`, or with features `_linear.Linear`: what was learned, in C; update, forget
         │
@@ -33,13 +33,13 @@ from bandit_serve.metrics import Binary
 from bandit_serve.policies._arms import arm_count
 from bandit_serve.policies.numbers import Vector, milliseconds, weights, whole
 from bandit_serve.policies.objectives import objective_kind
-from bandit_serve.policies.parameters import Settings, declared, read
+from bandit_serve.policies.parameters import CommonParameters, declared, read
 from bandit_serve.policies.shares import check_bounds, final_shares
 
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """The parameters that every policy takes, as its constructor does.
+    """Keyword parameters that every policy's constructor takes.
 
     objective: the kind of reward: `binary` (0 or 1), `bounded` (from `low` to `high`, 0 and 1 if not given),
         `count` (at least 0) or `continuous`; a policy supports those in `objectives`. More is better.
@@ -63,12 +63,12 @@ class Terms:
 
 
 TERMS = tuple(field.name for field in fields(Terms))
-# Those of which a state is; how often a service looks is nothing that a policy goes by.
+# Terms in a state. `refresh` is not: it concerns the service and not the policy.
 STATED = tuple(name for name in TERMS if name != "refresh")
 
 
 class Policy:
-    """A policy over `n_arms` arms, which are known by their indices.
+    """Policy over `n_arms` arms, which are known by their indices.
 
     `update` and `update_many` learn from rewards; `choose` and `choose_many` choose arms with the probabilities
     `shares`. Wrong arguments are `InvalidInput`, and then nothing has been learned. `Terms` says what every policy
@@ -77,7 +77,7 @@ class Policy:
 
     kind: ClassVar[str]
     objectives: ClassVar[frozenset[str]]
-    # What only this kind takes, in the form in which it is configured, and the names of that.
+    # Parameters of this kind alone, as they are configured, and their names.
     Parameters: ClassVar[type[Struct]]
     parameters: ClassVar[tuple[str, ...]]
     # The parameter that is in the unit of the rewards, where they have no bounds.
@@ -90,18 +90,18 @@ class Policy:
     # Whether a reward is weighed by the propensity of its arm, which updates should then be given.
     weighs: ClassVar[bool] = False
 
-    # What is counted in a state, and the parts of what was learned, each with what takes it back.
+    # Sizes in a state, and the learned parts of it, each with the name of the method that restores it.
     sizes: ClassVar[tuple[str, ...]] = ("n_arms",)
     learned: ClassVar[Mapping[str, str]] = {"statistics": "restore"}
-    # In the order in which a state has them.
+    # Terms in the order in which a state has them.
     stated: ClassVar[tuple[str, ...]] = STATED
-    # What else than `Terms` the constructor takes, with its default.
+    # Further keywords of the constructor, with their defaults.
     extras: ClassVar[Mapping[str, Any]] = {"seed": None}
-    # What was learned fades when this part of a half-life has passed since it last did.
+    # Part of a half-life that must pass before the learned statistics fade again.
     least_fading: ClassVar[float] = 0.0
 
     if TYPE_CHECKING:
-        # Of the statistics, arrays by name; which arguments it takes beside is for them to say.
+        # Method of the statistics: arrays by name. Its arguments differ.
         statistics: Any
 
         @property
@@ -127,22 +127,22 @@ class Policy:
 
     def __init_subclass__(cls) -> None:
         if "Parameters" in vars(cls):
-            cls.parameters = (*declared(cls.Parameters), *cls.of_arms())
+            cls.parameters = (*declared(cls.Parameters), *cls.arm_parameters())
             cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]
 
     @classmethod
     def summary(cls) -> str:
-        """The kind in one sentence, which is that of its file."""
+        """Sentence about the kind: the first of its module's docstring."""
         return (sys.modules[cls.__module__].__doc__ or "").partition("\n\n")[0].replace("\n", " ")
 
     @classmethod
-    def of_arms(cls) -> tuple[str, ...]:
-        """The parameters that the constructor takes beside `Parameters`, as they are configured with the arms."""
+    def arm_parameters(cls) -> tuple[str, ...]:
+        """Parameters that the constructor takes in addition to `Parameters`; they are configured with the arms."""
         return ()
 
     @classmethod
     def checked(cls, own: Any, terms: Terms, n_arms: int) -> Any:
-        """For kinds: the parameters `own` as a state has them; `InvalidInput` beyond what their types say."""
+        """Parameters `own` as a state has them, to be overridden; `InvalidInput` for errors beyond their types."""
         return own
 
     def settle(self, n_arms: object, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,13 +167,13 @@ class Policy:
             "unbounded": reward.unbounded,
             "min_share": terms.min_share,
             "max_share": terms.max_share,
-            "holdout": read(Settings, {"kind": self.kind, "holdout": terms.holdout}).holdout,
+            "holdout": read(CommonParameters, {"kind": self.kind, "holdout": terms.holdout}).holdout,
             "warmup": whole("warmup", terms.warmup),
         }
 
     @property
     def own(self) -> dict[str, Any]:
-        """The parameters of this kind, by name, with what was not given."""
+        """Parameters of this kind by name, defaults included."""
         return deepcopy(msgspec.structs.asdict(self.given))
 
     def cold(self, arms: NDArray[np.intp], decided: ArrayLike | None) -> Vector | None:
@@ -183,7 +183,7 @@ class Policy:
         return short.astype(np.float64) if short.any() else None
 
     def bounded(self, raw: Vector, arms: NDArray[np.intp], ramps: ArrayLike | None) -> Vector:
-        """The final shares, float64 (K,), of those that the rule gives the eligible `arms`, (E,) both."""
+        """Final shares, float64 (K,), from the rule's `raw` shares, (E,), of the eligible `arms`, intp (E,)."""
         most = None if ramps is None else weights("ramps", ramps, self.n_arms)
         return final_shares(raw, arms, self.n_arms, self.min_share, self.max_share, most, self.holdout)
 
@@ -206,7 +206,7 @@ class Policy:
         return True
 
     def state(self) -> dict[str, Any]:
-        """All that this policy is, as plain values and arrays: with `from_state` it goes on identically.
+        """State of the policy as plain values and arrays: with `from_state` it goes on identically.
 
         What was learned is in `statistics`, apart from priors and other parameters. Where there are `factors`, they are
         what follows from it but for the last bits, and what can not be made again as the rows are gone.
@@ -214,7 +214,7 @@ class Policy:
         return {
             "kind": self.kind,
             **{name: getattr(self, name) for name in (*self.sizes, *self.stated)},
-            "parameters": {**self.own, **{name: getattr(self, name) for name in self.of_arms()}},
+            "parameters": {**self.own, **{name: getattr(self, name) for name in self.arm_parameters()}},
             **{part: getattr(self, part)() for part in self.learned},
             "observed": self.observed,
             "clock_ms": self.clock_ms,
@@ -223,7 +223,7 @@ class Policy:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The policy that `state` is of. `InvalidInput` when it is not a state of this kind of policy."""
+        """Policy with this `state`; `InvalidInput` unless it is a state of this kind of policy."""
         expected = {
             *cls.sizes,
             *cls.stated,
@@ -252,33 +252,31 @@ class Policy:
         return type(self).from_state, (self.state(),)
 
     def grown(self, n_arms: int) -> Self:
-        """The same policy with arms up to `n_arms`: nothing was observed on the new ones, whose parameters are the
-        defaults.
-        """
+        """Policy with arms up to `n_arms` and the same state; new arms have no observations and default parameters."""
         return self.with_arms(n_arms, {})
 
     def more_arms(self, n_arms: object) -> int:
-        """How many arms more `n_arms` are; `InvalidInput` where they are fewer."""
+        """Number of arms that `n_arms` adds; `InvalidInput` if it is less than the present number."""
         more = arm_count(n_arms) - self.n_arms
         if more < 0:
             raise InvalidInput(f"n_arms must be at least {self.n_arms}, not {n_arms}")
         return more
 
-    def with_arms(self, n_arms: int, of_arms: dict[str, Any]) -> Self:
-        """As `grown`, with the parameters `of_arms` of all arms."""
+    def with_arms(self, n_arms: int, arm_parameters: dict[str, Any]) -> Self:
+        """Policy as from `grown`, with the parameters `arm_parameters` of all arms."""
         more, state = self.more_arms(n_arms), self.state()
         for part in self.learned:
             for name, values in state[part].items():
                 if self.is_by_arm(name):
                     state[part][name] = np.pad(values, [(0, more), *[(0, 0)] * (values.ndim - 1)])
-        parameters = {name: _by_index(value) for name, value in state["parameters"].items()} | of_arms
+        parameters = {name: _by_index(value) for name, value in state["parameters"].items()} | arm_parameters
         observed = np.pad(state["observed"], (0, more))
         return type(self).from_state(
             {**state, "n_arms": int(n_arms), "parameters": parameters, "observed": observed}
         )
 
     def is_by_arm(self, name: str) -> bool:
-        """Whether the array of this name among what was learned has a row for each arm."""
+        """Return whether the learned array of this name has a row for each arm."""
         return True
 
     def take_over(self, former: Policy) -> None:
@@ -303,7 +301,7 @@ def _by_index(value: Any) -> Any:
 
 
 def _signature(kind: type[Policy]) -> inspect.Signature:
-    """Of the constructor: as that takes the parameters of any kind, it has to be told."""
+    """Signature of the constructor, which itself takes the parameters of any kind."""
     own = {name: field.default for name, field in declared(kind.Parameters).items()}
     defaults = {**own, **{field.name: field.default for field in fields(Terms)}, **kind.extras}
     return inspect.Signature(

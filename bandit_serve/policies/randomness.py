@@ -12,7 +12,7 @@ MASK = (1 << 64) - 1
 
 
 def generator_words(generator: PCG64) -> NDArray[np.uint64]:
-    """uint64 (4,): the high and low halves of the state and of the increment."""
+    """Words of the generator, uint64 (4,): high and low halves of the state and of the increment."""
     state = generator.state["state"]
     words = [state["state"] >> 64, state["state"], state["inc"] >> 64, state["inc"]]
     return np.array([word & MASK for word in words], dtype=np.uint64)

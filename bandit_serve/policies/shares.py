@@ -1,6 +1,7 @@
-"""From a policy's raw shares to the vector that arms are drawn from, in the one order there is.
+"""Bounds of shares: the vector that arms are drawn from, made of a policy's raw shares.
 
-Eligibility (whoever calls gives the raw shares of the eligible arms only), policy, floor, cap, ramp, holdout.
+Bounds apply in one order: eligibility (callers pass raw shares of eligible arms only), policy, floor, cap, ramp,
+holdout.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def final_shares(
     ramps: Vector | None = None,
     holdout: float = 0.0,
 ) -> Vector:
-    """The shares of all `n_arms` arms: float64 (n_arms,), not negative, their sum within 1e-15 · n_arms of 1.
+    """Shares of all `n_arms` arms: float64 (n_arms,), not negative, their sum within 1e-15 · n_arms of 1.
 
     raw: (E,), the policy's shares of the arms `eligible`, intp (E,); not negative, of any sum; all 0 is even.
     min_share: the least share of an eligible arm. max_share: the most; where that cannot be, 1/E is.
@@ -68,12 +69,12 @@ def proportional(weights: Vector) -> Vector:
 
 
 def floored(shares: Vector, min_share: float) -> Vector:
-    """The mixture of `shares` (E,) with the even split that leaves every arm at least `min_share`."""
+    """Mixture of `shares` (E,) with the even split that leaves every arm at least `min_share`."""
     return min_share + max(0.0, 1.0 - shares.size * min_share) * shares
 
 
 def mixed_evenly(shares: Vector, part: float) -> Vector:
-    """`part` of everything split evenly, the rest as `shares` (E,)."""
+    """Shares of which `part` is split evenly, the rest like `shares` (E,)."""
     return shares if part == 0.0 else (1.0 - part) * shares + part / shares.size
 
 
@@ -97,7 +98,7 @@ def capped(shares: Vector, max_share: float, ramps: Vector | None = None) -> Vec
 
 
 def relaxed(cap: float, ramps: Vector) -> Vector:
-    """What each arm may have, (E,), of the sum 1 or more: under both bounds if there is such a vector.
+    """Caps of the arms, (E,), of the sum 1 or more: the smaller of both bounds where those allow it.
 
     Otherwise `cap` is raised as far as is needed, and if that is not enough, ramps move towards 1/E.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Unpack
 
 import msgspec
 import numpy as np
@@ -18,6 +18,9 @@ from bandit_serve.policies.numbers import Vector
 from bandit_serve.policies.objectives import ALL
 from bandit_serve.policies.parameters import Scale
 from bandit_serve.policies.policy import Terms
+
+if TYPE_CHECKING:
+    from bandit_serve.policies.keywords import SoftmaxKeywords
 
 # Temperatures where none is given: in the range of a bounded objective, and in standard deviations.
 IN_RANGE, DEVIATIONS = 0.05, 0.1
@@ -55,6 +58,10 @@ class Softmax(ContextFreePolicy):
     objectives: ClassVar[frozenset[str]] = ALL
     Parameters: ClassVar[type[Struct]] = SoftmaxParameters
     in_unit: ClassVar[str | None] = "temperature"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, n_arms: int, **given: Unpack[SoftmaxKeywords]) -> None: ...
 
     def settle(self, n_arms: object, given: Mapping[str, Any]) -> dict[str, Any]:
         temperature = given.get("temperature")

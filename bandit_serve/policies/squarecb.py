@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Unpack
 
 from msgspec import Meta, Struct
 
@@ -11,6 +11,9 @@ from bandit_serve.policies.numbers import refusal
 from bandit_serve.policies.objectives import ALL
 from bandit_serve.policies.parameters import Factor
 from bandit_serve.policies.policy import Terms
+
+if TYPE_CHECKING:
+    from bandit_serve.policies.keywords import SquareCBKeywords
 
 
 class SquareCBParameters(ContextualParameters, frozen=True):
@@ -46,6 +49,10 @@ class SquareCB(ContextualPolicy):
     kind: ClassVar[str] = "squarecb"
     objectives: ClassVar[frozenset[str]] = ALL
     Parameters: ClassVar[type[Struct]] = SquareCBParameters
+
+    if TYPE_CHECKING:
+
+        def __init__(self, n_arms: int, n_features: int, **given: Unpack[SquareCBKeywords]) -> None: ...
 
     @classmethod
     def checked(cls, own: Any, terms: Terms, n_arms: int) -> Any:

@@ -13,7 +13,7 @@ import msgspec
 
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context_free import PseudoHistory
-from bandit_serve.policies.parameters import Declared, Settings, declared, spelled_range
+from bandit_serve.policies.parameters import CommonParameters, Declared, declared, spelled_range
 
 PLACE = re.compile(r"(?<=<!-- policies -->\n).*?(?=<!-- /policies -->)", re.DOTALL)
 
@@ -21,7 +21,9 @@ PLACE = re.compile(r"(?<=<!-- policies -->\n).*?(?=<!-- /policies -->)", re.DOTA
 def policies_table() -> str:
     """Markdown, a row a parameter: the kind that takes it, its name, default and values, and what it is."""
     rows = ["| `kind` | parameter | default | values | |", "|---|---|---|---|---|"]
-    rows += [_row("every kind", field) for name, field in declared(Settings).items() if name != "kind"]
+    rows += [
+        _row("every kind", field) for name, field in declared(CommonParameters).items() if name != "kind"
+    ]
     rows += [_row("without context", field, "pseudo_history.") for field in declared(PseudoHistory).values()]
     for kind, policy in POLICIES.items():
         rows += [_row(f"`{kind}`", field) for field in declared(policy.Parameters).values()]
@@ -43,7 +45,7 @@ def _values(field: Declared) -> str:
 
 
 def with_policies_table(document: str) -> str:
-    """A document with the table as it is now between `<!-- policies -->` and `<!-- /policies -->`."""
+    """Document with the table as it is now between `<!-- policies -->` and `<!-- /policies -->`."""
     return PLACE.sub(lambda _: policies_table(), document)
 
 

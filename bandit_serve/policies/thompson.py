@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Unpack
 
 import msgspec
 import numpy as np
@@ -18,30 +18,33 @@ from bandit_serve.policies.numbers import Vector
 from bandit_serve.policies.parameters import Parts, PartsByName, parts_schema, read_parts
 from bandit_serve.policies.policy import Terms
 
+if TYPE_CHECKING:
+    from bandit_serve.policies.keywords import ThompsonKeywords
+
 # The shapes of Gamma posteriors between which their quadrature is tested.
 MIN_SHAPE, MAX_SHAPE = 1e-6, 1e15
-# How far behind the best, and how much narrower than the widest, a Student posterior is at most taken to be.
-FURTHEST = 1e100
+# Bounds how far behind the best, and how much narrower than the widest, a Student posterior is taken to be.
+MAX_SEPARATION = 1e100
 
 Shape = Annotated[float, Meta(ge=1e-6, le=1e9)]
 
 
 class BetaPrior(Struct, frozen=True):
-    """Of a probability. Ranges of priors are those within which the shares' quadrature is tested."""
+    """Prior of a probability. Ranges of priors are those within which the shares' quadrature is tested."""
 
     alpha: Shape = 1.0
     beta: Shape = 1.0
 
 
 class GammaPrior(Struct, frozen=True):
-    """Of a rate."""
+    """Prior of a rate."""
 
     alpha: Shape = 1.0
     beta: Annotated[float, Meta(ge=1e-30, le=1e9)] = 1e-6
 
 
 class NormalPrior(Struct, frozen=True):
-    """Of a mean and a variance, the Normal-inverse-gamma's. None is what the rewards show."""
+    """Prior of a mean and a variance, the Normal-inverse-gamma's. None is estimated from the rewards."""
 
     mean: Annotated[float, Meta(ge=-MAX_VALUE, le=MAX_VALUE)] | None = None
     kappa: Annotated[float, Meta(ge=1e-9, le=1e9)] = 1e-4
@@ -50,7 +53,7 @@ class NormalPrior(Struct, frozen=True):
 
 
 class Likelihood(NamedTuple):
-    """The model of rewards of a kind of objective.
+    """Model of rewards of a kind of objective.
 
     prior: its numbers, in their order. chooser: the sampler in C. best: from the statistics of E arms and their
     priors, (E, P), to the probability that each is the best.
@@ -78,7 +81,7 @@ def student_shares(statistics: Statistics, prior: NDArray[np.float64]) -> Vector
     # Which is best does not depend on the unit and the zero, and is integrated in the same ones.
     unit = scale.max()
     behind, width = (loc - loc.max()) / unit, scale / unit
-    return student_best(np.maximum(behind, -FURTHEST), np.maximum(width, 1.0 / FURTHEST), df)
+    return student_best(np.maximum(behind, -MAX_SEPARATION), np.maximum(width, 1.0 / MAX_SEPARATION), df)
 
 
 BETA = Likelihood(BetaPrior, _beta.CHOOSER, beta_shares)
@@ -115,8 +118,9 @@ class Thompson(ContextFreePolicy):
     - bounded: the same with fractional counts, alpha += r and beta += 1 - r for r scaled to [0, 1].
     - count: Poisson, where counts vary as Poisson's do; `prior` is the Gamma's of shape alpha and rate beta,
       {"alpha": 1.0, "beta": 1e-6}: next to flat, so that one observation outweighs it and untried arms come first as
-      long as means are below a million. Of counts whose variance is more than their mean, both of what was observed
-      are divided by how much more it is (`_poisson`), so that the posterior is as wide as it should be.
+      long as means are below a million. Counts may vary more than Poisson's, with a variance above the mean: then
+      number and sum of observations are divided by that ratio (`_poisson`), so that the posterior is as wide as it
+      should be.
     - continuous: Normal, mean and variance unknown; `prior` is the Normal-inverse-gamma's,
       {"mean": None, "kappa": 1e-4, "alpha": 0.5, "beta": None}: one observation outweighs it, and its Cauchy tails
       leave untried arms their chance. A mean of None is the mean of all rewards of the eligible arms, a beta of None
@@ -133,6 +137,10 @@ class Thompson(ContextFreePolicy):
     Parameters: ClassVar[type[Struct]] = ThompsonParameters
     in_unit: ClassVar[str | None] = "prior"
 
+    if TYPE_CHECKING:
+
+        def __init__(self, n_arms: int, **given: Unpack[ThompsonKeywords]) -> None: ...
+
     @classmethod
     def checked(cls, own: Any, terms: Terms, n_arms: int) -> Any:
         prior = read_parts(
@@ -145,8 +153,8 @@ class Thompson(ContextFreePolicy):
         likelihood, prior = likelihood_of(objective), prior_by_arm(own.prior)
 
         def shares(statistics: Statistics, arms: NDArray[np.intp]) -> Vector:
-            of_arms = prior[arms] if len(prior) > 1 else np.repeat(prior, arms.size, axis=0)
-            return likelihood.best(statistics, of_arms)
+            priors = prior[arms] if len(prior) > 1 else np.repeat(prior, arms.size, axis=0)
+            return likelihood.best(statistics, priors)
 
         return Rule(shares, likelihood.chooser, prior)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Unpack
 
 import numpy as np
 from msgspec import Meta, Struct
@@ -13,6 +13,9 @@ from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statisti
 from bandit_serve.policies.numbers import Vector
 from bandit_serve.policies.policy import Terms
 from bandit_serve.policies.thompson import Thompson, ThompsonParameters
+
+if TYPE_CHECKING:
+    from bandit_serve.policies.keywords import TopTwoThompsonKeywords
 
 # Of a leader whose redraws fail with less than this chance, what follows them is not worth an integral.
 NEGLIGIBLE = 1e-13
@@ -46,6 +49,10 @@ class TopTwoThompson(ContextFreePolicy):
     objectives: ClassVar[frozenset[str]] = Thompson.objectives
     Parameters: ClassVar[type[Struct]] = TopTwoThompsonParameters
     in_unit: ClassVar[str | None] = "prior"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, n_arms: int, **given: Unpack[TopTwoThompsonKeywords]) -> None: ...
 
     @classmethod
     def checked(cls, own: Any, terms: Terms, n_arms: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Unpack
 
 import numpy as np
 from msgspec import Meta, Struct
@@ -15,6 +15,9 @@ from bandit_serve.policies._arms import deviation
 from bandit_serve.policies.context_free import ContextFreePolicy, Rule, Statistics, mean_rewards
 from bandit_serve.policies.numbers import Vector
 from bandit_serve.policies.parameters import Scale
+
+if TYPE_CHECKING:
+    from bandit_serve.policies.keywords import UCB1Keywords
 
 
 class UCB1Parameters(Struct, frozen=True):
@@ -47,6 +50,10 @@ class UCB1(ContextFreePolicy):
     Parameters: ClassVar[type[Struct]] = UCB1Parameters
     in_unit: ClassVar[str | None] = "sigma"
     jumps: ClassVar[bool] = True
+
+    if TYPE_CHECKING:
+
+        def __init__(self, n_arms: int, **given: Unpack[UCB1Keywords]) -> None: ...
 
     @classmethod
     def rule_of(cls, own: UCB1Parameters, objective: str) -> Rule:

@@ -48,7 +48,7 @@ class Agreement(Struct, array_like=True):
 
 
 class AgreementReport(Struct, frozen=True):
-    """`difference` is shadow − live: its mean, mean size and root mean square.
+    """Agreement of a shadow with the live version. `difference` is shadow − live: mean, mean size, root mean square.
 
     `correlation` is Pearson's; `overlap` the mean part of a ranking's items that both have. What there is nothing for
     is null. `dropped`: requests that were not scored as too many waited; `failed`: those that the shadow could not
@@ -98,8 +98,8 @@ def _correlation(sums: Agreement) -> float | None:
     n = sums.scores
     if n < 2:
         return None
-    of_live = sums.live_squares - sums.live**2 / n
-    of_shadow = sums.shadow_squares - sums.shadow**2 / n
-    if of_live <= 1e-12 * sums.live_squares or of_shadow <= 1e-12 * sums.shadow_squares:
+    live_variation = sums.live_squares - sums.live**2 / n
+    shadow_variation = sums.shadow_squares - sums.shadow**2 / n
+    if live_variation <= 1e-12 * sums.live_squares or shadow_variation <= 1e-12 * sums.shadow_squares:
         return None
-    return (sums.products - sums.live * sums.shadow / n) / math.sqrt(of_live * of_shadow)
+    return (sums.products - sums.live * sums.shadow / n) / math.sqrt(live_variation * shadow_variation)

@@ -25,8 +25,8 @@ COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
 }
 
 
-class Page(NamedTuple):
-    """`after` is what the next page is asked for with; None on the last one. `total` counts all pages."""
+class VersionPage(NamedTuple):
+    """Page of versions. `after` asks for the next page, None on the last; `total` counts the versions of all pages."""
 
     versions: list[Version]
     total: int
@@ -43,7 +43,7 @@ def find_versions(
     sort: str = "-created",
     limit: int = 100,
     after: str | None = None,
-) -> Page:
+) -> VersionPage:
     """Versions that fit all that is given, a page of them.
 
     statuses : one of these. metrics : conditions such as `rmse<=0.9`. text : a part of the version's name, its
@@ -61,7 +61,7 @@ def find_versions(
     if family is not None and family not in FAMILIES:
         raise InvalidInput(f"family: expected {', '.join(FAMILIES)}, not {family[:128]!r}.")
     conditions = [_condition(condition) for condition in metrics]
-    found = [
+    versions = [
         version
         for version in model.versions.values()
         if (not statuses or version.status in statuses)
@@ -69,16 +69,16 @@ def find_versions(
         and all(_fulfils(version, *condition) for condition in conditions)
         and (text is None or text.lower() in _text_of(version))
     ]
-    found = _sorted(found, sort)
+    versions = _sorted(versions, sort)
     start = 0
     if after is not None:
-        names = [version.version for version in found]
+        names = [version.version for version in versions]
         if after not in names:
             raise NotFound(f"after: there is no version {after[:128]!r} among those that fit.")
         start = names.index(after) + 1
-    page = found[start : start + limit]
-    more = start + limit < len(found)
-    return Page(page, len(found), page[-1].version if more else None)
+    page = versions[start : start + limit]
+    more = start + limit < len(versions)
+    return VersionPage(page, len(versions), page[-1].version if more else None)
 
 
 def _condition(text: str) -> tuple[str, str, float]:
@@ -97,14 +97,14 @@ def _text_of(version: Version) -> str:
     return f"{version.version} {version.reason or ''} {version.metadata}".lower()
 
 
-def _sorted(found: list[Version], sort: str) -> list[Version]:
+def _sorted(versions: list[Version], sort: str) -> list[Version]:
     name, largest_first = sort.removeprefix("-"), sort.startswith("-")
     if name == "created":
-        return sorted(found, key=lambda one: (one.created_ms, one.version), reverse=largest_first)
+        return sorted(versions, key=lambda one: (one.created_ms, one.version), reverse=largest_first)
     if name == "version":
-        return sorted(found, key=lambda one: one.version, reverse=largest_first)
-    with_it = [version for version in found if name in version.metrics]
-    without = [version for version in found if name not in version.metrics]
+        return sorted(versions, key=lambda one: one.version, reverse=largest_first)
+    with_it = [version for version in versions if name in version.metrics]
+    without = [version for version in versions if name not in version.metrics]
     ranked = sorted(with_it, key=lambda one: (one.metrics[name], one.version), reverse=largest_first)
     return [*ranked, *sorted(without, key=lambda one: one.version)]
 
@@ -112,8 +112,8 @@ def _sorted(found: list[Version], sort: str) -> list[Version]:
 def parameters_of(version: Version) -> Mapping[str, Any]:
     """Hyper-parameters that training recorded; empty where it recorded none."""
     training = version.metadata.get("training")
-    found = training.get("parameters") if isinstance(training, dict) else None
-    return found if isinstance(found, dict) else {}
+    parameters = training.get("parameters") if isinstance(training, dict) else None
+    return parameters if isinstance(parameters, dict) else {}
 
 
 def prunable(

@@ -25,7 +25,7 @@ TROUBLE = "model_missing"
 
 
 def require_servable(version: Version) -> None:
-    """`Conflict` for a version whose status or retention does not let it serve."""
+    """Raise `Conflict` for a version whose status or retention does not let it serve."""
     if version.pruned:
         raise Conflict(f"The file of {version.version!r} of {version.model!r} was removed by retention.")
     if version.status not in SERVABLE:
@@ -40,7 +40,7 @@ def _lost(version: Version, error: BaseException | None) -> ModelLost:
 
 
 class LoadedModels:
-    """`max_bytes` bounds what is kept beyond the live ones; `troubles` hear of live ones whose files are not well."""
+    """Models in memory. `max_bytes` bounds those beyond the live ones; `troubles` gets faulty files of live ones."""
 
     def __init__(self, artifacts: ArtifactStore, *, max_bytes: int, troubles: Troubles | None = None) -> None:
         self.artifacts = artifacts
@@ -63,10 +63,10 @@ class LoadedModels:
         return [(*reference, model.nbytes) for reference, model in self._models.items()]
 
     def get(self, model: str, version: str) -> Model | None:
-        found = self._models.get((model, version))
-        if found is not None:
+        loaded = self._models.get((model, version))
+        if loaded is not None:
             self._models.move_to_end((model, version))
-        return found
+        return loaded
 
     async def load(self, version: Version) -> Model:
         """Model, from its artifact if it is not in memory; those who ask together wait for one load.
@@ -74,9 +74,9 @@ class LoadedModels:
         `Conflict` for a version that can not serve, `ModelLost` where the file is not what was registered.
         """
         reference = (version.model, version.version)
-        found = self.get(*reference)
-        if found is not None:
-            return found
+        loaded = self.get(*reference)
+        if loaded is not None:
+            return loaded
         require_servable(version)
         if reference in self._lost and time.monotonic() < self._lost[reference][0]:
             raise _lost(version, self._lost[reference][1])
@@ -116,7 +116,7 @@ class LoadedModels:
 
     @property
     def lost(self) -> frozenset[Reference]:
-        """Those that take live traffic and whose files are missing or damaged here."""
+        """Versions with live traffic whose files are missing or damaged here."""
         return frozenset(self._lost) & self.live
 
     def keep_live(self, references: frozenset[Reference]) -> None:

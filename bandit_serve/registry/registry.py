@@ -65,13 +65,13 @@ class ModelHistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ExperimentAnnounced(Struct, frozen=True, forbid_unknown_fields=True):
-    """`experiment` is the owner of the log."""
+    """Announcement of an experiment. `experiment` is the owner of its log."""
 
     experiment: str
 
 
 class ModelChanged(Struct, frozen=True, forbid_unknown_fields=True):
-    """`because` names what caused it, for changes that must happen once: `experiment:revision`."""
+    """Change of a model. `because` names the cause, `experiment:revision`, of changes that must happen once."""
 
     model: str
     versions: tuple[Version, ...]
@@ -83,7 +83,7 @@ class ModelChanged(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RegisteredModel(Struct, forbid_unknown_fields=True):
-    """`former` are the versions that were in production before, oldest first: where rollback goes."""
+    """Model and its versions. `former` were in production before, oldest first: rollback returns to one of these."""
 
     name: str
     versions: dict[str, Version]
@@ -107,7 +107,7 @@ _CODEC = Codec(RegistryState, "the registry")
 
 
 class Registry:
-    """`experiments` are the owners of logs that were announced and not deleted."""
+    """Models of a namespace. `experiments` are the owners of logs that were announced and not deleted."""
 
     def __init__(self) -> None:
         self.offset: Offset = START
@@ -131,7 +131,7 @@ class Registry:
         self.offset = offset
 
     def owner(self, name: str) -> str:
-        """Who owns the log of the experiment of this name: of the next one, where all that there were are deleted."""
+        """Owner of the log of the experiment of this name, or of the next one if all of that name are deleted."""
         owner = name
         while self.repairs.is_deleted(owner):
             owner = successor(owner)
@@ -175,13 +175,13 @@ class Registry:
 
     def production(self, model: str) -> Version:
         """Version in production; `Conflict` while there is none."""
-        found = self.model(model)
-        if found.production is None:
+        record = self.model(model)
+        if record.production is None:
             raise Conflict(f"The model {model!r} has no version in production; promote one.")
-        return found.versions[found.production]
+        return record.versions[record.production]
 
     def register(self, version: Version, who: str) -> ModelChanged:
-        """A new version, `training` or `staged`."""
+        """Change that adds a version, `training` or `staged`."""
         model = self.models.get(version.model)
         if model is not None and version.version in model.versions:
             raise Conflict(f"The model {version.model!r} already has a version {version.version!r}.")
@@ -216,7 +216,7 @@ class Registry:
         reason: str | None = None,
         because: str | None = None,
     ) -> ModelChanged:
-        """Another status; promotion retires the version that was in production, in the same event."""
+        """Change of a version's status; promotion retires the version that was in production, in the same event."""
         subject = self.version(model, version)
         if subject.pruned:
             raise Conflict(f"The file of {version!r} of {model!r} was removed by retention.")
@@ -227,13 +227,13 @@ class Registry:
             )
         if status == "production":
             return self._promotion(subject, "promote", now_ms, who, reason, because)
-        found = self.models[model]
+        record = self.models[model]
         leaves = subject.status == "production"
         return ModelChanged(
             model=model,
             versions=(_with(subject, status, now_ms, reason),),
-            production=None if leaves else found.production,
-            former=(*found.former, version) if leaves else found.former,
+            production=None if leaves else record.production,
+            former=(*record.former, version) if leaves else record.former,
             what="status",
             who=who,
             because=because,
@@ -248,24 +248,24 @@ class Registry:
         """
         subject = self.version(model, version)
         if subject.status == "production" or subject.status not in SERVABLE:
-            found = self.models[model]
-            return ModelChanged(model, (), found.production, found.former, "promote", who, because)
+            record = self.models[model]
+            return ModelChanged(model, (), record.production, record.former, "promote", who, because)
         return self._promotion(subject, "promote", now_ms, who, reason, because)
 
     def rollback(self, model: str, *, now_ms: int, who: str, reason: str | None = None) -> ModelChanged:
         """Puts the version that was in production before back into production."""
-        found = self.model(model)
+        record = self.model(model)
         former = [
             name
-            for name in found.former
-            if found.versions[name].status == "retired" and not found.versions[name].pruned
+            for name in record.former
+            if record.versions[name].status == "retired" and not record.versions[name].pruned
         ]
         if not former:
             raise Conflict(f"The model {model!r} has no former production version to roll back to.")
-        subject = found.versions[former[-1]]
+        subject = record.versions[former[-1]]
         versions = [_with(subject, "production", now_ms, reason)]
-        if found.production is not None:
-            versions.insert(0, _with(found.versions[found.production], "retired", now_ms, reason))
+        if record.production is not None:
+            versions.insert(0, _with(record.versions[record.production], "retired", now_ms, reason))
         return ModelChanged(
             model=model,
             versions=tuple(versions),
@@ -277,11 +277,12 @@ class Registry:
 
     def prune(self, model: str, versions: Collection[str], *, now_ms: int, who: str) -> ModelChanged:
         """Versions without their files from now on."""
-        found = self.model(model)
+        record = self.model(model)
         gone = tuple(
-            msgspec.structs.replace(found.versions[name], pruned=True, updated_ms=now_ms) for name in versions
+            msgspec.structs.replace(record.versions[name], pruned=True, updated_ms=now_ms)
+            for name in versions
         )
-        return ModelChanged(model, gone, found.production, found.former, "prune", who)
+        return ModelChanged(model, gone, record.production, record.former, "prune", who)
 
     def patch(
         self,
@@ -294,7 +295,7 @@ class Registry:
         who: str,
     ) -> ModelChanged:
         """Metrics and metadata added to, or replaced in, what the version has."""
-        subject, found = self.version(model, version), self.models[model]
+        subject, record = self.version(model, version), self.models[model]
         changed = msgspec.structs.replace(
             subject,
             metrics={**subject.metrics, **metrics},
@@ -302,15 +303,15 @@ class Registry:
             updated_ms=now_ms,
         )
         _check_documents(changed)
-        return ModelChanged(model, (changed,), found.production, found.former, "patch", who)
+        return ModelChanged(model, (changed,), record.production, record.former, "patch", who)
 
     def _promotion(
         self, subject: Version, what: str, now_ms: int, who: str, reason: str | None, because: str | None
     ) -> ModelChanged:
-        found = self.models[subject.model]
-        versions, former = [_with(subject, "production", now_ms, reason)], found.former
-        if found.production is not None:
-            predecessor = found.versions[found.production]
+        record = self.models[subject.model]
+        versions, former = [_with(subject, "production", now_ms, reason)], record.former
+        if record.production is not None:
+            predecessor = record.versions[record.production]
             versions.insert(0, _with(predecessor, "retired", now_ms, f"{subject.version} was promoted"))
             former = (*former, predecessor.version)
         return ModelChanged(subject.model, tuple(versions), subject.version, former, what, who, because)
@@ -322,7 +323,7 @@ class Registry:
 
     @classmethod
     def from_state(cls, offset: Offset, state: bytes) -> Registry:
-        """The registry whose `state` at `offset` this was; `UnreadableEntry` for anything else."""
+        """Registry with this `state` at `offset`; `UnreadableEntry` for anything that is no such state."""
         fields = _CODEC.unpack(state)
         registry = cls()
         registry.offset, registry.revision, registry.models = offset, fields.revision, fields.models

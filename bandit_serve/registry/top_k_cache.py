@@ -28,7 +28,7 @@ Items = list[tuple[str, float]]
 
 
 class TopKCache:
-    """`lifetime_s` bounds the age of an answer. A store that is slow is left alone for `STORE_REST_S`."""
+    """Cache of top-k answers up to an age of `lifetime_s`. A slow store is left alone for `STORE_REST_S`."""
 
     def __init__(self, store: Store | None, *, lifetime_s: float) -> None:
         self._store = store
@@ -52,8 +52,8 @@ class TopKCache:
 
         `artifact` is the SHA-256 of the model's file, so another version never answers.
         """
-        asked = [artifact, user, k, sorted(set(exclude)), sorted((features or {}).items())]
-        digest = blake2b(msgpack.packb(asked), digest_size=20).hexdigest()
+        question = [artifact, user, k, sorted(set(exclude)), sorted((features or {}).items())]
+        digest = blake2b(msgpack.packb(question), digest_size=20).hexdigest()
         items = self._recall(digest)
         if items is None:
             items = await self._fetch(digest)
@@ -70,14 +70,14 @@ class TopKCache:
         return items, False
 
     def _recall(self, digest: str) -> Items | None:
-        found = self._answers.get(digest)
-        if found is None:
+        kept = self._answers.get(digest)
+        if kept is None:
             return None
-        if found[0] < time.monotonic():
+        if kept[0] < time.monotonic():
             self._forget(digest)
             return None
         self._answers.move_to_end(digest)
-        return found[1]
+        return kept[1]
 
     def _remember(self, digest: str, items: Items) -> None:
         if digest in self._answers:
@@ -95,13 +95,13 @@ class TopKCache:
             return None
         try:
             async with asyncio.timeout(STORE_TIMEOUT_S):
-                found = await self._store.cached(digest)
+                content = await self._store.cached(digest)
         except (StoreUnavailable, TimeoutError):
             self._avoid_store_until_s = time.monotonic() + STORE_REST_S
             return None
-        if found is None:
+        if content is None:
             return None
-        items = [(item, score) for item, score in msgpack.unpackb(found)]
+        items = [(item, score) for item, score in msgpack.unpackb(content)]
         self._remember(digest, items)
         return items
 

@@ -1,4 +1,4 @@
-"""What is known so far: the results fold and its report, with statistics that hold at any time. No I/O."""
+"""Results of experiments: the fold and its report, with statistics that are valid at any time. No I/O."""
 
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.metric_result import MetricResult, Preview

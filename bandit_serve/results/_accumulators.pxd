@@ -22,7 +22,7 @@ cdef class Accumulators:
     cdef double[::1] grand_, origin_, expected
     cdef uint64_t[::1] first_who_, first_number_
     cdef outcome_t model
-    cdef dict of_model                  # the model's columns, by name
+    cdef dict model_columns             # the model's columns, by name
     cdef double[::1] room
     cdef int64_t[::1] learned_
 

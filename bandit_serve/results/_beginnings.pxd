@@ -12,8 +12,8 @@ cdef struct Beginning:
 
 cdef class Beginnings:
     cdef Py_ssize_t n_metrics, n_arms, kept
-    cdef Beginning *of                  # [M, K]
-    cdef uint8_t[::1] closed            # [M]
+    cdef Beginning *of                  # (M, K)
+    cdef uint8_t[::1] closed            # (M,)
 
     cdef void take(self, Py_ssize_t m, Py_ssize_t arm, const double *e, const double *first, double y) noexcept nogil
     cdef void give_up(self, Py_ssize_t m, Py_ssize_t arm) noexcept nogil

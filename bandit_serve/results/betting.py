@@ -1,10 +1,10 @@
-"""The interval of a mean by betting: exact from the second observation on, for values between two bounds.
+"""Confidence interval of a mean by betting: exact from the second observation on, for values between two bounds.
 
-Someone who holds that the mean is m offers fair bets on the next value; two gamblers, one that the mean is more and one
-that it is less, stake by what the values before say. If the mean is m, the chance that either ever has 2/alpha times
-what it came with is at most alpha, by Ville's inequality, however often one looks: so what m either did that to
-is left out for good. (Waudby-Smith & Ramdas, JRSS-B 2024: the hedged capital process with predictable plug-in bets,
-section 4.3, theorem 3, and the running intersection.)
+For each possible mean m, a bookmaker offers bets on the next value that are fair if the mean is m. One gambler bets on
+a larger mean and one on a smaller mean, with stakes that follow from the values so far. If the mean is m, the chance
+that either ever multiplies its capital by 2/alpha is at most alpha, by Ville's inequality, however often one looks. So
+an m is excluded for good once a gambler has done so. (Waudby-Smith & Ramdas, JRSS-B 2024: the hedged capital process
+with predictable plug-in bets, section 4.3, theorem 3, and the running intersection.)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_STAKE = 0.5
 
 
 def mean_interval(values: ArrayLike, low: float, high: float, alpha: float) -> tuple[float, float] | None:
-    """The 1 - alpha interval of the mean of `values`, in their order, all between `low` and `high`.
+    """Interval at level 1 - alpha of the mean of `values`, in their order, all between `low` and `high`.
 
     It holds at every time at once where each value has the same mean given those before it. None where every mean
     has been left out, which has probability at most alpha.
@@ -40,7 +40,7 @@ def mean_interval(values: ArrayLike, low: float, high: float, alpha: float) -> t
 
 
 def _stakes(x: Floats, alpha: float) -> Floats:
-    """What is staked on each value, by those before it (eq. 26), before the bound of `MAX_STAKE`."""
+    """Stakes on each value, from the values before it (eq. 26), not yet bounded by `MAX_STAKE`."""
     t = np.arange(1, len(x) + 1)
     means = (0.5 + np.cumsum(x)) / (t + 1)
     variances = (0.25 + np.cumsum(np.square(x - means))) / (t + 1)
@@ -50,7 +50,7 @@ def _stakes(x: Floats, alpha: float) -> Floats:
 
 
 def _least_kept(x: Floats, stakes: Floats, alpha: float) -> int:
-    """The least mean, in steps, that betting on more has not refuted: the larger one is, the less that ever brings."""
+    """Smallest mean, in steps, that betting on more has not refuted, by bisection: capital falls as the mean grows."""
     low, high = 0, STEPS
     while low < high:
         middle = (low + high) // 2
@@ -68,5 +68,5 @@ def _refuted(mean: float, x: Floats, stakes: Floats, alpha: float) -> bool:
 
 
 def _enough(alpha: float) -> float:
-    """The logarithm of what a gambler must have, 2/alpha, which itself need not be a finite number."""
+    """Logarithm of 2/alpha, the capital that refutes a mean. 2/alpha itself may overflow."""
     return math.log(2.0) - math.log(alpha)

@@ -13,18 +13,18 @@ Rows = NDArray[np.void]
 Features = NDArray[np.float32]
 
 
-class Rewards(NamedTuple):
-    """Rows of `REWARD`, n, and the features of their decisions, f4[n, d], or None where they are not known."""
+class RewardColumns(NamedTuple):
+    """Rows of `REWARD`, n, and the features of their decisions, float32 (n, d), or None where they are not known."""
 
     rows: Rows
     x: Features | None
 
-    def those(self, chosen: NDArray[np.bool_]) -> Rewards:
-        return Rewards(self.rows[chosen], None if self.x is None else self.x[chosen])
+    def those(self, chosen: NDArray[np.bool_]) -> RewardColumns:
+        return RewardColumns(self.rows[chosen], None if self.x is None else self.x[chosen])
 
 
 def features(x: bytes | Features | None, n: int, width: int) -> Features | None:
-    """Features of n decisions, f4[n, width], as the log holds them; None where it holds others, or for no width."""
+    """Features of n decisions in the log, float32 (n, width); None where it holds others, or for no width."""
     if x is None or width == 0:
         return None
     rows = np.frombuffer(x, "<f4") if isinstance(x, bytes) else np.asarray(x, "<f4").reshape(-1)
@@ -32,7 +32,7 @@ def features(x: bytes | Features | None, n: int, width: int) -> Features | None:
 
 
 def widened(columns: Columns, n_arms: int) -> Columns:
-    """With share vectors of `n_arms` arms: those that came after the decisions have no share in them."""
+    """Columns with share vectors of `n_arms` arms: arms that came after the decisions have the share 0."""
     missing = n_arms - columns.vectors.shape[1]
     if missing == 0:
         return columns

@@ -15,35 +15,35 @@ from numpy.typing import NDArray
 
 from bandit_serve.log.events import REWARD
 from bandit_serve.log.times import EARLY_REWARD_MS
-from bandit_serve.results.columns import Rewards, Rows
+from bandit_serve.results.columns import RewardColumns, Rows
 
 
 class EarlyRewards:
     """Rewards that wait, in the order of the log, and how far each worker's exposures have been seen."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[int, Rewards]] = []
+        self._waiting: list[tuple[int, RewardColumns]] = []
         self._reached: dict[int, tuple[int, int]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def keep(self, rewards: Rewards, time_ms: int) -> Rewards:
-        """Keeps those of `rewards` that came too early; returns the others."""
+    def keep(self, rewards: RewardColumns, time_ms: int) -> RewardColumns:
+        """Keeps the `rewards` that came before their exposures; returns the others."""
         known = self._known(rewards.rows)
         if known.all():
             return rewards
         self._waiting.append((time_ms, rewards.those(~known)))
         return rewards.those(known)
 
-    def exposed(self, incarnation: int, end: int, time_ms: int) -> list[Rewards]:
+    def exposed(self, incarnation: int, end: int, time_ms: int) -> list[RewardColumns]:
         """Notes that a worker's decisions before number `end` are in the log; returns the rewards that may go on."""
         reached = self._reached.get(incarnation, (0, 0))[0]
         self._reached[incarnation] = (max(reached, end), time_ms)
         return self._take(lambda at_ms, rows: self._known(rows))
 
-    def given_up(self, now_ms: int | None) -> list[Rewards]:
-        """Those that have waited too long at `now_ms`; all of them where that is None."""
+    def given_up(self, now_ms: int | None) -> list[RewardColumns]:
+        """Stops waiting and returns the rewards that have waited too long at `now_ms`; all of them if that is None."""
         return self._take(
             lambda at_ms, rows: np.full(len(rows), now_ms is None or at_ms + EARLY_REWARD_MS < now_ms)
         )
@@ -60,7 +60,7 @@ class EarlyRewards:
             known |= (rows["incarnation"] == incarnation) & (rows["counter"] < reached)
         return known
 
-    def _take(self, goes: Callable[[int, Rows], NDArray[np.bool_]]) -> list[Rewards]:
+    def _take(self, goes: Callable[[int, Rows], NDArray[np.bool_]]) -> list[RewardColumns]:
         taken, waiting = [], []
         for at_ms, rewards in self._waiting:
             chosen = goes(at_ms, rewards.rows)
@@ -88,7 +88,7 @@ class EarlyRewards:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> EarlyRewards:
-        """`ValueError` where the columns do not fit together. Those of before features were kept have none."""
+        """Early rewards of a state; `ValueError` if its columns do not fit together. Former builds kept no features."""
         early = cls()
         counts, rows = state["counts"], np.frombuffer(state["rows"].tobytes(), REWARD)
         widths, x = state.get("widths", np.zeros_like(counts)), state.get("x", np.empty(0, np.float32))
@@ -101,7 +101,7 @@ class EarlyRewards:
             state["times_ms"].tolist(), counts.tolist(), widths.tolist(), strict=True
         ):
             mine = x[end_of_x : end_of_x + count * width].astype(np.float32).reshape(count, width)
-            early._waiting.append((at_ms, Rewards(rows[end : end + count], mine if width else None)))
+            early._waiting.append((at_ms, RewardColumns(rows[end : end + count], mine if width else None)))
             end, end_of_x = end + count, end_of_x + count * width
         for worker, counter, last_ms in zip(
             state["workers"].tolist(), state["reached"].tolist(), state["last_ms"].tolist(), strict=True

@@ -1,4 +1,4 @@
-"""What the sums of a fold say about one metric: every arm's mean, its difference to control, its lift.
+"""Estimates of one metric from the sums of a fold: every arm's mean, its difference to control, its lift.
 
 Two methods. *Fixed split*, while everything analysed was drawn from one share vector: sample means and their
 Welch-type variance. *Moving shares*: the mean of the AIPW scores, for a difference weighted by where both arms had
@@ -21,23 +21,23 @@ from bandit_serve.metrics import MetricKind
 from bandit_serve.results import skewness
 from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results.fieller import Ratios, ratios
-from bandit_serve.results.sequence import TUNED_FOR, Floats, Sequence, of_mean
+from bandit_serve.results.sequence import TUNED_FOR, Floats, Sequence, mean_sequence
 
-FEWEST = 50
+MIN_OBSERVATIONS = 50
 """Observations of its own from which an arm has intervals and p-values: the sequences are asymptotic."""
 
 PRIOR = 1_000.0
 
 MIN_VARIANCE = 1e-190
-"""From which variance on is reckoned with: products of smaller ones have no digits."""
+"""Variances below this count as none: their products have no digits."""
 MIN_WEIGHT = 1e-50
-"""From which sum of weights on two arms are compared: where it is smaller, one of them is never drawn."""
+"""Sum of weights below which two arms are not compared: one of them is never drawn then."""
 
 
 @dataclass(frozen=True)
 class Sums:
-    """One metric's rows of the `Accumulators`, arrays [K]; or those of any number of experiments side by side, arrays
-    [K, R], and [R] in place of numbers.
+    """One metric's rows of the `Accumulators`, arrays (K,); or those of any number of experiments side by side, arrays
+    (K, R), and (R,) in place of numbers.
     """
 
     n: NDArray[np.int64]
@@ -95,7 +95,7 @@ class Sums:
 
     @property
     def shifted_mean(self) -> Floats:
-        """Without `origin`: what differences are made from, that they keep their digits."""
+        """Means without `origin`, (K,): differences are made from them, so that they keep their digits."""
         return self.shifted / np.maximum(self.n, 1)
 
     @property
@@ -104,20 +104,21 @@ class Sums:
 
     @property
     def skewness(self) -> Floats:
-        """Of each arm's values, moved towards that within all arms as the variance is, where that is larger: an arm
-        that has seen nothing of its tail has none.
+        """Skewness of each arm's values, (K,), moved up towards that within all arms as the variance is.
+
+        Values that have not shown their tail yet have no skewness of their own.
         """
         mean = self.shifted_mean
         return self._moved_up(self.cube - 3.0 * mean * self.m2 - self.n * mean**3, self.m2)
 
     @property
     def residual_skewness(self) -> Floats:
-        """The same of what deviates from what was expected, where a model was asked."""
-        of_residuals = self._moved_up(self.residual_cube, np.maximum(self.residual, 0.0))
-        return np.where(self.modelled, of_residuals, self.skewness)
+        """Skewness of the deviations from what a model expected; `skewness` where no model was asked."""
+        skewness_of_residuals = self._moved_up(self.residual_cube, np.maximum(self.residual, 0.0))
+        return np.where(self.modelled, skewness_of_residuals, self.skewness)
 
     def _moved_up(self, third: Floats, second: Floats) -> Floats:
-        """From the sums of cubed and squared deviations, [K]."""
+        """Skewness from the sums of cubed and squared deviations, (K,), moved up towards that within all arms."""
         n = np.maximum(self.n, 1)
         # Beyond the power of the squares' sum it is what was rounded beside a large mean.
         most = second**1.5
@@ -129,29 +130,29 @@ class Sums:
 
     @property
     def variation(self) -> Floats:
-        """The sum of the squared deviations of the scores from their mean."""
+        """Sum of the squared deviations of the scores from their mean."""
         return np.maximum(self.square - np.square(self.score) / np.maximum(self.eligible, 1), 0.0)
 
     def pair_variation(self, estimate: Floats) -> Floats:
-        """The sum of w^2 (d - estimate)^2."""
+        """Sum of w^2 (d - estimate)^2."""
         moved = np.square(estimate) * self.pair_weight_square - 2.0 * estimate * self.pair_square_score
         return np.maximum(self.pair_square + moved, 0.0)
 
     @property
     def predicted_variation(self) -> Floats:
-        """The sum of the squared deviations of what each arm was expected to bring, 0 where no model was asked."""
+        """Sum of the squared deviations of what each arm was expected to bring, 0 where no model was asked."""
         spread = self.predicted_square - np.square(self.predicted) / np.maximum(self.eligible, 1)
         return np.where(self.modelled, np.maximum(spread, 0.0), 0.0)
 
     @property
     def pair_predicted_variation(self) -> Floats:
-        """The sum of w^2 times the squared deviations of the expected differences, as above."""
+        """Sum of w^2 times the squared deviations of the expected differences, as above."""
         weight = np.where(self.pair_weight_square > 0.0, self.pair_weight_square, 1.0)
         spread = self.pair_predicted_square - np.square(self.pair_predicted) / weight
         return np.where(self.modelled, np.maximum(spread, 0.0), 0.0)
 
     def residual_variance(self, kind: type[MetricKind]) -> Floats:
-        """As `cautious_variance`, of the deviations from what was expected; the same where no model was asked.
+        """Variance of the deviations from what a model expected; `cautious_variance` where no model was asked.
 
         To the squared deviations of values 0 and 1 is added what one success and one failure more add to those from
         their mean: an arm without a success, which a model predicts well, varies all the same.
@@ -211,11 +212,11 @@ class Estimates:
     tame: NDArray[np.bool_]
 
     def reach(self, alpha: float) -> tuple[Floats, Floats]:
-        """How far the arms' intervals reach below and above their means."""
+        """Distances from the arms' means to the lower and the upper ends of their intervals, (K,) each."""
         return skewness.reach(self.arms, self.skewness, alpha)
 
     def lifts(self, alpha: float) -> Ratios:
-        """The differences relative to control, with intervals that hold like those of the differences."""
+        """Differences relative to control, with intervals that hold like those of the differences."""
         variance = self.differences.variance_of_mean
         with np.errstate(over="ignore"):
             squared_threshold = np.square(self.differences.half_width(alpha) / np.sqrt(variance))
@@ -230,24 +231,29 @@ class Estimates:
 
 
 def fixed_split(sums: Sums, kind: type[MetricKind], control: int, tuned_for: float = TUNED_FOR) -> Estimates:
-    """The two-sample sequences on sample means (arXiv 2103.06476v7, eq. 9, N = n_a + n_b).
+    """Two-sample sequences on sample means (arXiv 2103.06476v7, eq. 9, N = n_a + n_b).
 
     They are tightest at `tuned_for` observations of their arms.
     """
     variance = sums.cautious_variance(kind)
-    usable = (sums.n >= FEWEST) & (variance > MIN_VARIANCE)
+    usable = (sums.n >= MIN_OBSERVATIONS) & (variance > MIN_VARIANCE)
     compared = _with_control(sums.n > 0, control)
     n = np.maximum(sums.n, 1)
-    of_mean_k = np.where(usable, variance, 1.0) / n
+    variance_of_mean = np.where(usable, variance, 1.0) / n
     pair = n + n[control]
-    gamma = _of_mean(sums, sums.skewness, kind, n)
-    of_control = np.broadcast_to(of_mean_k[control], n.shape)
+    gamma = _skewness_of_mean(sums, sums.skewness, kind, n)
+    control_variance = np.broadcast_to(variance_of_mean[control], n.shape)
     return Estimates(
-        of_mean(n, sums.mean, of_mean_k, tuned_for),
-        of_mean(pair, sums.shifted_mean - sums.shifted_mean[control], of_mean_k + of_control, tuned_for),
-        of_mean(pair, np.broadcast_to(sums.mean[control], n.shape), of_control, tuned_for),
-        of_control,
-        -of_control,
+        mean_sequence(n, sums.mean, variance_of_mean, tuned_for),
+        mean_sequence(
+            pair,
+            sums.shifted_mean - sums.shifted_mean[control],
+            variance_of_mean + control_variance,
+            tuned_for,
+        ),
+        mean_sequence(pair, np.broadcast_to(sums.mean[control], n.shape), control_variance, tuned_for),
+        control_variance,
+        -control_variance,
         compared,
         usable,
         _with_control(usable, control),
@@ -263,12 +269,13 @@ def moving_shares(
 
     A difference is the mean of those of the scores, weighted by w: by where both arms had traffic. `observations` of
     its sequence are the sum of w. A sequence is tightest where, under even shares, `tuned_for` observations of its arms
-    would be in: a point that depends on the outcomes through the arms' variances only. `peers` i8[K] is the number of
-    arms that are to be thought of for each.
+    would be in: a point that depends on the outcomes through the arms' variances only.
+
+    peers: int64 (K,), the number of arms that each arm's sequence is tuned for.
     """
     k = peers.astype(np.float64).reshape(-1, *(1,) * (sums.n.ndim - 1))
     variance = sums.residual_variance(kind)
-    usable = (sums.n >= FEWEST) & (variance > MIN_VARIANCE) & (sums.eligible > 0)
+    usable = (sums.n >= MIN_OBSERVATIONS) & (variance > MIN_VARIANCE) & (sums.eligible > 0)
     compared = _with_control(sums.n > 0, control) & (sums.pair_weight > MIN_WEIGHT)
     comparable = _with_control(usable, control) & compared
     v = np.where(usable, variance, 1.0)
@@ -282,15 +289,15 @@ def moving_shares(
     )
     w = np.where(compared, sums.pair_weight, 1.0)
     estimate = sums.pair_score / w
-    of_arm = np.where(comparable, v * sums.pair_inverse, 1.0)
-    of_control = np.where(comparable, v[control] * sums.pair_control_inverse, 1.0)
-    spread = of_arm + of_control
+    arm_spread = np.where(comparable, v * sums.pair_inverse, 1.0)
+    control_spread = np.where(comparable, v[control] * sums.pair_control_inverse, 1.0)
+    spread = arm_spread + control_spread
     expected = sums.pair_predicted_variation
     seen = np.where(comparable, np.maximum(spread + expected, sums.pair_variation(estimate)), spread)
     # Under even shares, `tuned_for` observations of a pair have w = 1/4 each whatever the number of arms.
-    of_one = 0.125 * (v + v[control]) + 0.5 * k * expected / np.maximum(sums.pair_eligible, 1)
-    differences = Sequence(w, sums.pair_score, seen, tuned_for * of_one)
-    control_part = seen * (of_control / spread)
+    variance_of_one = 0.125 * (v + v[control]) + 0.5 * k * expected / np.maximum(sums.pair_eligible, 1)
+    differences = Sequence(w, sums.pair_score, seen, tuned_for * variance_of_one)
+    control_part = seen * (control_spread / spread)
     controls = Sequence(w, sums.pair_control_score + w * sums.origin, control_part, differences.tightest_at)
     control_variance = controls.variance_of_mean
     covariance = -control_variance
@@ -299,7 +306,7 @@ def moving_shares(
         control_variance = np.broadcast_to(arms.variance_of_mean[control], w.shape)
         covariance = 0.5 * (arms.variance_of_mean - control_variance - differences.variance_of_mean)
     shared = np.square(t) / np.maximum(sums.inverse, 1.0)
-    gamma = _of_mean(sums, sums.residual_skewness, kind, np.minimum(np.maximum(sums.n, 1), shared))
+    gamma = _skewness_of_mean(sums, sums.residual_skewness, kind, np.minimum(np.maximum(sums.n, 1), shared))
     return Estimates(
         arms,
         differences,
@@ -315,28 +322,32 @@ def moving_shares(
 
 
 def _skewness(third: Floats, second: Floats, n: NDArray[np.int64]) -> Floats:
-    """From the sums of cubed and squared deviations; 0 where nothing varies."""
+    """Skewness from the sums of cubed and squared deviations; 0 where nothing varies."""
     varied = second > n * MIN_VARIANCE
     return np.where(varied, third / n / np.where(varied, second / n, 1.0) ** 1.5, 0.0)
 
 
-def _of_mean(sums: Sums, of_one: Floats, kind: type[MetricKind], n: Floats) -> Floats:
-    """The skewness of means that are worth `n` observations, of which one has `of_one`; of values 0 and 1 from the
-    cautious m, as the variance.
+def _skewness_of_mean(sums: Sums, skewness_of_one: Floats, kind: type[MetricKind], n: Floats) -> Floats:
+    """Skewness of means of `n` observations, of which each has `skewness_of_one`.
+
+    For values 0 and 1 it follows from the cautious m, as the variance does.
     """
     if kind.two_valued:
         m = (sums.total + 1.0) / (sums.n + 2.0)
         return (1.0 - 2.0 * m) / np.sqrt(m * (1.0 - m) * n)
-    return of_one / np.sqrt(n)
+    return skewness_of_one / np.sqrt(n)
 
 
 def _tame(gamma: Floats, kind: type[MetricKind]) -> NDArray[np.bool_]:
-    """Which means are not too skewed for an interval; of values 0 and 1 the cautious m has no tail to miss."""
+    """True, bool (K,), where the mean is not too skewed for an interval.
+
+    For values 0 and 1 the cautious m has no tail to miss.
+    """
     return skewness.tame(gamma) | kind.two_valued
 
 
 def _with_control(has: NDArray[np.bool_], control: int) -> NDArray[np.bool_]:
-    """Which arms have it together with control; control itself is not among them."""
+    """True, bool (K,), for the other arms where both the arm and control are True in `has`."""
     both: NDArray[np.bool_] = has & has[control]
     both[control] = False
     return both

@@ -1,4 +1,4 @@
-"""The largest e-values so far: what makes a p-value hold at every time, not only at the last.
+"""Largest e-values so far. From them p-values are valid at every time, not only at the last.
 
 The fold looks after an entry that brought a metric's analysed count up by `GROWTH`. Looking at some times
 only is valid, as the largest over some is at most the largest over all; a report adds the present.
@@ -23,7 +23,7 @@ GROWTH = 0.01
 
 
 def directed(estimates: Estimates, alpha: float) -> tuple[Floats, Floats]:
-    """The present logarithms of e-values above and below control, [K]; 0 where there are none."""
+    """Present logarithms of e-values above and below control, (K,); 0 where there are none."""
     differences = estimates.differences
     log_e = np.where(estimates.comparable, differences.log_e_value(alpha), 0.0)
     return np.where(differences.total > 0, log_e, 0.0), np.where(differences.total < 0, log_e, 0.0)
@@ -31,17 +31,20 @@ def directed(estimates: Estimates, alpha: float) -> tuple[Floats, Floats]:
 
 @dataclass
 class Evidence:
-    """Logarithms of the largest e-values, 0 or more: `fixed_above` and `moving_above` f8[M, K] by either method, of
-    the times at which an arm was ahead of control, `…_below` of those at which it was behind; `ratio_fixed` and
-    `ratio_moving` f8[1] against the logged shares of the objective.
+    """Logarithms of the largest e-values so far, 0 or more.
 
-    The e-values are those against no difference; of the times at which the arm is ahead each is at most that of the
-    half-normal mixture, which is one against its not being better. So the larger of the two directions is evidence
-    against no difference, and each of them evidence in its own direction.
+    fixed_above, moving_above: float64 (M, K), by either method, of the times at which an arm was ahead of control.
+    fixed_below, moving_below: float64 (M, K), of the times at which it was behind.
+    ratio_fixed, ratio_moving: float64 (1,), against the logged shares of the objective.
+    next_look: int64 (M,), the number of analysed observations at which the fold looks again.
+    peers: int64 (K,), among how many arms each arm came, itself included. That tunes its sequences for good: tuned
+        anew with each arm that comes, the largest over time would be that of several sequences.
 
-    `fixed_…` and `ratio_fixed` stay where they are once the shares have moved. `next_look` i8[M] in analysed.
-    `peers` i8[K]: among how many arms each arm came, itself included. That tunes its sequences for good: tuned anew
-    with each arm that comes, the largest over time would be that of several sequences.
+    Each is an e-value against no difference. While the arm is ahead, it is at most the e-value of the half-normal
+    mixture against the arm not being better. So the larger of the two directions is evidence against no difference,
+    and each of them is evidence in its own direction.
+
+    `fixed_…` and `ratio_fixed` stay where they are once the shares have moved.
     """
 
     FORMER: ClassVar = ("fixed", "moving")
@@ -79,11 +82,11 @@ class Evidence:
         added = n_arms - len(self.peers)
         for name in ("fixed_above", "fixed_below", "moving_above", "moving_below"):
             setattr(self, name, np.pad(getattr(self, name), ((0, 0), (0, added))))
-        of_new = np.full(added, n_arms, np.int64)
-        self.peers = np.concatenate([self.peers, of_new]) if looked else np.full(n_arms, n_arms, np.int64)
+        new_peers = np.full(added, n_arms, np.int64)
+        self.peers = np.concatenate([self.peers, new_peers]) if looked else np.full(n_arms, n_arms, np.int64)
 
-    def found(self, metric: int, moving: bool) -> tuple[Floats, Floats]:
-        """What one method has found of a metric, [K]: above and below control."""
+    def largest(self, metric: int, moving: bool) -> tuple[Floats, Floats]:
+        """Largest log e-values of a metric by one method, (K,) each: above and below control."""
         if moving:
             return self.moving_above[metric], self.moving_below[metric]
         return self.fixed_above[metric], self.fixed_below[metric]
@@ -107,8 +110,8 @@ class Evidence:
 
     def _note(self, metric: int, moving: bool, estimates: Estimates, alpha: float) -> None:
         above, below = directed(estimates, alpha)
-        for largest, now in zip(self.found(metric, moving), (above, below), strict=True):
-            np.maximum(largest, now, out=largest)
+        for so_far, now in zip(self.largest(metric, moving), (above, below), strict=True):
+            np.maximum(so_far, now, out=so_far)
 
     def _look_at_ratio(self, sums: Sums) -> None:
         if not sums.moved:

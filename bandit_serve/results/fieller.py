@@ -1,4 +1,4 @@
-"""How much better an arm is than control, relative to control: the ratio of two estimates, and its interval.
+"""Lift of an arm relative to control: the ratio of two estimates, and its interval.
 
 Fieller's set (1954): all ratios r at which difference - r * control is not further from 0 than its variance allows.
 It is an interval where control is told apart from 0, and else all numbers but some: then there is none. In place of a
@@ -17,7 +17,7 @@ from bandit_serve.results.sequence import Floats
 
 @dataclass(frozen=True)
 class Ratios:
-    """difference / |control|, arrays [K]: numbers where they are `known`, intervals where they are `bounded`."""
+    """Ratios difference / |control|, arrays (K,): numbers where `known`, and intervals where `bounded`."""
 
     value: Floats
     low: Floats
@@ -34,7 +34,7 @@ def ratios(
     covariance: Floats,
     squared_threshold: Floats,
 ) -> Ratios:
-    """The ratios of `difference` to the absolute value of `control`, arrays [K] all.
+    """Ratios of `difference` to the absolute value of `control`, arrays (K,) all.
 
     `variance` and `control_variance` are those of the two estimates, `covariance` is that between them;
     `squared_threshold` is how far from 0 an estimate may be, squared, in its variances. So 0 is in the interval

@@ -11,7 +11,7 @@ from bandit_serve.experiments.policy_spec import PolicySpec
 
 
 def unfloored(policy: PolicySpec) -> bool:
-    """Whether shares follow the outcomes and may come as near to 0 as they like.
+    """Return whether shares follow the outcomes and may come as near to 0 as they like.
 
     No `min_share` means the served default, which is positive, except for `fixed_split`: its shares do not
     follow the outcomes, and those that are stated are the floor. A holdout is a floor too.
@@ -28,7 +28,7 @@ class Floors:
 
     @classmethod
     def from_state(cls, revisions: NDArray[Any], flags: NDArray[Any]) -> Floors:
-        """`ValueError` where there is not one flag a revision, or none, or where revisions do not grow."""
+        """Floors of a state; `ValueError` unless it has one flag for each of one or more ascending revisions."""
         is_whole = revisions.dtype == np.uint32 and flags.dtype == np.uint8 and revisions.ndim == 1
         if not is_whole or revisions.shape != flags.shape:
             raise ValueError("the snapshot does not say of every revision whether it has a floor")
@@ -48,6 +48,6 @@ class Floors:
         self.flags = np.array([by_revision[revision] for revision in known], np.uint8)
 
     def of(self, revisions: NDArray[np.uint32]) -> NDArray[np.uint8]:
-        """u1[n]: 1 where the decision's revision has no floor."""
+        """Flags, uint8 (n,): 1 where the decision's revision has no floor."""
         at = np.searchsorted(self.revisions, revisions, side="right")
         return self.flags[np.maximum(at - 1, 0)]

@@ -32,12 +32,12 @@ from bandit_serve.results.floors import Floors
 from bandit_serve.results.sequence import Floats
 
 MAX_VECTOR_BYTES = 64 * 2**20
-"""Of share vectors with `unit: request`: more are thinned out."""
+"""Bytes of share vectors with `unit: request`: more are thinned out."""
 MAX_X_BYTES = 64 * 2**20
-"""Of the features of decisions that are open, with `missing: zero`: more are analysed without."""
+"""Bytes of the features of open decisions, with `missing: zero`: further ones are analysed without."""
 MAX_UNIT_BYTES = 96 * 2**20
-"""Of units with `unit: user`: then fewer of those that come are taken, so that they never are more than 3.5 times that,
-which fits into one value of the store.
+"""Bytes of units with `unit: user`: from then on fewer new ones are taken. They never exceed 3.5 times that, which fits
+into one value of the store.
 """
 
 StillOpen = tuple[NDArray[np.int64], Floats]
@@ -45,15 +45,15 @@ StillOpen = tuple[NDArray[np.int64], Floats]
 _BEFORE_ALL_MS = -(2**53)
 
 
-Columns = dict[str, dict[str, NDArray[Any]]]
-"""By part of the fold, by name."""
+StateColumns = dict[str, dict[str, NDArray[Any]]]
+"""Columns by part of the fold and by name."""
 
 
 class ResultsState(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """All of `ResultsFold`; `record` as MessagePack."""
+    """State of `ResultsFold`; `record` as MessagePack."""
 
     record: bytes
-    columns: Columns
+    columns: StateColumns
 
 
 RESULTS = "an experiment's results"
@@ -63,7 +63,7 @@ CODEC = Codec(ResultsState, RESULTS, version=3, layout=Layout.DEFLATED)
 class ResultsFold:
     """Results of what the log of `record`'s experiment says, up to an entry.
 
-    `exposures` i8[K] counts the exposures seen, `sums` and `evidence` are what estimates and p-values are
+    `exposures` int64 (K,) counts the exposures seen, `sums` and `evidence` are what estimates and p-values are
     made from, `pending` and `crossovers` as in the contract. `n_features` is d of the vectors x that go with decisions,
     0 without context. `offset` is that of the last entry, `now_ms` the latest
     time of one; `omitted` counts the omissions that it has met (`repairs.py`).
@@ -93,17 +93,18 @@ class ResultsFold:
 
     @property
     def pending(self) -> int:
-        """With `missing: zero`, the decisions (with `unit: user`, units) whose window has not closed."""
+        """Number of decisions (with `unit: user`, units) whose window has not closed, with `missing: zero`."""
         return self._decisions.pending
 
     def begins_exactly(self, metric: int) -> bool:
-        """Whether an arm's first values are kept, so that their interval can be exact."""
+        """Return whether an arm's first values are kept, so that their interval can be exact."""
         experiment = self.record.experiment
         return experiment.metrics[metric].traits.has_bounds(experiment.unit) and not self.sums.contextual
 
     def still_open(self) -> StillOpen | None:
-        """With `missing: zero`: by arm, how many decisions (units) are pending, i8[K], and the sum of the rewards that
-        they have had, f8[M, K]. None otherwise.
+        """Numbers of pending decisions (units) by arm, int64 (K,), and sums of their rewards so far, float64 (M, K).
+
+        None unless the experiment has `missing: zero`.
         """
         if isinstance(self._decisions, RewardedDecisions) or self.record.experiment.missing == "ignore":
             return None
@@ -111,19 +112,19 @@ class ResultsFold:
 
     @property
     def one_in(self) -> int:
-        """Of how many decisions one is analysed now: more than 1 while more shares are open than are kept.
+        """Number of decisions of which one is analysed now: above 1 while more shares are open than are kept.
 
         With `unit: user`, of how many units that come: more than 1 once there are more than are kept.
         """
         return self._decisions.one_in if isinstance(self._decisions, Units) else self._shares.one_in
 
     def beginning(self, metric: int, arm: int) -> Floats | None:
-        """All values that have been analysed of an arm, in their order; None where they are not kept (`Beginnings`)."""
+        """Analysed values of an arm, all of them in their order; None where they are not kept (`Beginnings`)."""
         return self._beginnings.of_arm(metric, arm)
 
     @property
     def crossovers(self) -> int:
-        """With `unit: user`, how many units were later served another arm."""
+        """Number of units that were later served another arm, with `unit: user`."""
         return self._decisions.crossovers
 
     def apply(self, offset: Offset, event: Event | LeftOut) -> None:
@@ -182,12 +183,12 @@ class ResultsFold:
         self._shape.check(event)
         n_features = self.sums.n_features
         x = columns.features(event.x, len(event.rows), n_features)
-        rewards = columns.Rewards(np.ascontiguousarray(event.rows), x)
+        rewards = columns.RewardColumns(np.ascontiguousarray(event.rows), x)
         if self.record.experiment.missing == "ignore":
             rewards = self._early.keep(rewards, time_ms)
         self._count([rewards])
 
-    def _count(self, several: list[columns.Rewards]) -> None:
+    def _count(self, several: list[columns.RewardColumns]) -> None:
         for rows, x in several:
             if len(rows):
                 self._decisions.reward(rows, self._floors.of(rows["revision"]), x)
@@ -236,10 +237,10 @@ class ResultsFold:
         self._shares.grow(n_arms)
 
     def state(self) -> bytes:
-        """A snapshot: equal bytes for equal folds, wherever the log was cut."""
+        """Snapshot: equal bytes for equal folds, wherever the log was cut."""
         return CODEC.pack(ResultsState(msgspec.msgpack.encode(self.record), self._columns()))
 
-    def _columns(self) -> Columns:
+    def _columns(self) -> StateColumns:
         shares, numbers = self._shares.state(self._decisions.vectors())
         return {
             "fold": {
@@ -268,16 +269,16 @@ class ResultsFold:
         return fold
 
     @classmethod
-    def _restored(cls, record: Record, state: Columns) -> ResultsFold:
+    def _restored(cls, record: Record, state: StateColumns) -> ResultsFold:
         fold = cls(record)
         experiment = record.experiment
         known = fold._columns()
         _require_known(state, known, RESULTS)
-        for part, of_part in state.items():
+        for part, columns_of_part in state.items():
             once_known = Evidence.FORMER if part == "evidence" else ()
-            _require_known(of_part, {*known[part], *once_known}, part)
+            _require_known(columns_of_part, {*known[part], *once_known}, part)
             if part in FIXED:
-                _require_shapes(of_part, known[part], FIXED[part])
+                _require_shapes(columns_of_part, known[part], FIXED[part])
         fold.now_ms = int(state["fold"]["now_ms"][0])
         fold.omitted = int(state["fold"].get("omitted", [0])[0])
         fold.exposures = (
@@ -342,7 +343,7 @@ def _most_vectors(experiment: Experiment) -> int:
 
 
 def _n_features(experiment: Experiment, sums: Accumulators) -> int:
-    """Over how many features outcomes have a model, 0 for none: where shares follow them. A unit has no one context."""
+    """Number of features of the model of outcomes, where shares follow them; 0 for none. Units have no one context."""
     modelled = sums.contextual and experiment.unit == "request" and experiment.context
     return n_features_of(experiment.context) if modelled else 0
 
@@ -372,7 +373,7 @@ def _first_shares(experiment: Experiment) -> Floats:
 
 
 def _beginnings(experiment: Experiment) -> Beginnings:
-    """Under a contextual policy the decisions that an arm gets are not of the kind that all are: nothing is kept."""
+    """First values of each arm; none under a contextual policy, whose arms get decisions of different kinds."""
     has_bounds = [metric.traits.has_bounds(experiment.unit) for metric in experiment.metrics]
     beginnings = Beginnings(np.array(has_bounds, np.uint8), len(experiment.arms))
     if _contextual(experiment.policy):

@@ -8,7 +8,7 @@ from bandit_serve.results.room import State
 
 
 def with_squares(state: State, control: int, contextual: bool) -> State:
-    """A state of a former build, with what it did not keep.
+    """State of a former build, with what it did not keep.
 
     All its decisions had scores, around 0, and weighed alike. Their squares are thought to be what the arms' variances
     and the shares say, their values not to be skewed.
@@ -17,18 +17,18 @@ def with_squares(state: State, control: int, contextual: bool) -> State:
     weight = 0.5 / n_arms
     n, eligible, pairs = (state[name].astype(np.float64) for name in ("n", "eligible", "pair_eligible"))
     variance = state["m2"] / np.maximum(n - 1.0, 1.0)
-    of_sample = state["total"] / np.maximum(n, 1.0)
+    sample_mean = state["total"] / np.maximum(n, 1.0)
     mean = state["score"] / np.maximum(eligible, 1.0)
     difference = state["pair_score"] / np.maximum(pairs, 1.0)
-    of_arm, of_control = weight**2 * state["pair_inverse"], weight**2 * state["pair_control_inverse"]
-    spread = variance * of_arm + variance[:, [control]] * of_control
+    arm_part, control_part = weight**2 * state["pair_inverse"], weight**2 * state["pair_control_inverse"]
+    spread = variance * arm_part + variance[:, [control]] * control_part
     nobody = np.full(n_metrics, 2**64 - 1, np.uint64)
     return state | {
         "shifted": state["total"],
         "origin": np.zeros(n_metrics),
         "first_who": nobody,
         "first_number": nobody,
-        "cube": 3.0 * of_sample * state["m2"] + n * of_sample**3,
+        "cube": 3.0 * sample_mean * state["m2"] + n * sample_mean**3,
         "square": variance * state["inverse"] + eligible * mean**2,
         "pair_weight": weight * pairs,
         "pair_score": weight * state["pair_score"],
@@ -36,8 +36,8 @@ def with_squares(state: State, control: int, contextual: bool) -> State:
         "pair_weight_square": weight**2 * pairs,
         "pair_square_score": weight**2 * state["pair_score"],
         "pair_square": spread + weight**2 * pairs * difference**2,
-        "pair_inverse": of_arm,
-        "pair_control_inverse": of_control,
+        "pair_inverse": arm_part,
+        "pair_control_inverse": control_part,
         "unsquared": state["analysed"],
         "plain_weight": np.array([weight]),
         "contextual": np.array([contextual]),
@@ -45,7 +45,7 @@ def with_squares(state: State, control: int, contextual: bool) -> State:
 
 
 def with_residuals(state: State) -> State:
-    """A state of a build that made no model of outcomes, with what it did not keep.
+    """State of a build that made no model of outcomes, with what it did not keep.
 
     Each arm and each difference counts as predicted by one number, from which values deviate as from their mean.
     """

@@ -1,4 +1,4 @@
-"""What is known about one metric, arm by arm."""
+"""Results on one metric, arm by arm."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class MetricResult(Struct, frozen=True):
 
 
 class MetricTable:
-    """Everything about one metric, arrays [K]. `there`: the arms that were not removed, which alone can be best."""
+    """Results on one metric, arrays (K,). `there`: the arms that were not removed, which alone can be best."""
 
     def __init__(self, fold: ResultsFold, record: Record, index: int) -> None:
         experiment = record.experiment
@@ -105,20 +105,20 @@ class MetricTable:
             self.best = self.loss = np.full(len(there), np.nan)
 
     def _exact(self, fold: ResultsFold, arm: int) -> Interval | None:
-        """The interval of an arm's few observations, from all of them, where there can be one."""
+        """Interval of an arm's few observations, from all of them, where there can be one."""
         values = fold.beginning(self.index, arm)
         if not self.valid or values is None or len(values) < MIN_EXACT:
             return None
         return betting.mean_interval(values, *self.mean_limits, self.alpha)
 
     def _evidence(self, fold: ResultsFold) -> tuple[Floats, Floats]:
-        """The logarithms of the largest e-values, [K]: above and below control."""
-        so_far = fold.evidence.found(self.index, self.moving)
+        """Logarithms of the largest e-values, (K,): above and below control."""
+        so_far = fold.evidence.largest(self.index, self.moving)
         now = directed(self.estimates, self.alpha)
         return np.maximum(so_far[0], now[0]), np.maximum(so_far[1], now[1])
 
     def _p_values(self, log_e: Floats) -> Floats:
-        """Adjusted [K]; NaN where there is none."""
+        """Adjusted p-values, (K,); NaN where there is none."""
         raw = np.where(self.estimates.comparable & self.valid, p_value(log_e), np.nan)
         others = np.arange(len(raw)) != self.control
         adjusted = np.full(len(raw), np.nan)
@@ -126,9 +126,7 @@ class MetricTable:
         return adjusted
 
     def standing(self) -> NDArray[np.bool_]:
-        """Whose difference is shown, [K]: there is evidence enough in its present direction, and its present interval
-        leaves 0 out.
-        """
+        """True, bool (K,), for arms whose difference is shown: by the evidence in its direction and by its interval."""
         above, below = self.evidence
         differences = self.estimates.differences
         p = self._p_values(np.where(differences.total > 0, above, below))
@@ -137,7 +135,7 @@ class MetricTable:
             return leaves_out & (p <= self.alpha)
 
     def faded(self) -> NDArray[np.bool_]:
-        """Whose difference was shown once, [K], as the p-value says, and is not any more."""
+        """True, bool (K,), for arms whose difference was shown once, by the p-value, and is not any more."""
         return (self.p <= self.alpha) & ~self.standing()
 
     def winner(self) -> str | None:
@@ -150,7 +148,7 @@ class MetricTable:
         return None if arm is None else self.experiment.arm_names[arm]
 
     def liftable(self) -> NDArray[np.bool_]:
-        """Whose lift is a number, [K]: not relative to 0, nor made of estimates that a metric can not have."""
+        """True, bool (K,), for arms with a lift: control is not 0, and the estimates are values the metric can have."""
         estimates = self.estimates
         known: NDArray[np.bool_] = estimates.compared & self.lifts.known
         if self.mean_limits[0] >= 0.0:
@@ -159,13 +157,13 @@ class MetricTable:
         return known
 
     def has_interval(self) -> NDArray[np.bool_]:
-        """Whose mean has one, [K]."""
+        """True, bool (K,), for arms whose mean has an interval."""
         exact = np.array([interval is not None for interval in self.exact])
         has: NDArray[np.bool_] = self.valid & ((self.estimates.usable & self.estimates.tame) | exact)
         return has
 
     def row(self, arm: int, still_open: StillOpen | None) -> MetricResult:
-        """`still_open` as in the fold."""
+        """Result of one arm; `still_open` as in the fold."""
         sums, estimates = self.sums, self.estimates
         n = int(sums.n[arm])
         comparable = self.valid and bool(estimates.comparable[arm])
@@ -188,7 +186,7 @@ class MetricTable:
         )
 
     def _mean_interval(self, arm: int) -> Interval | None:
-        """Exact while all values are kept, as many as the fold keeps whatever they are; then asymptotic."""
+        """Interval of the mean: exact while the fold keeps all of the arm's values, asymptotic from then on."""
         if self.exact[arm] is not None:
             return self.exact[arm]
         if not self.has_interval()[arm]:
@@ -216,7 +214,7 @@ class MetricTable:
 
 
 def _clipped(interval: Interval, low: float, high: float) -> Interval:
-    """Without the part below `low` and above `high`."""
+    """Interval without its part below `low` and above `high`."""
     return max(low, min(interval[0], high)), min(high, max(interval[1], low))
 
 

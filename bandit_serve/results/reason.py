@@ -1,4 +1,4 @@
-"""A report in two sentences: what is known, and how it is to be read."""
+"""Reason of a report in two sentences: its finding, and its provisos."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from bandit_serve.experiments.spec import Record
-from bandit_serve.results.estimates import FEWEST
+from bandit_serve.results.estimates import MIN_OBSERVATIONS
 from bandit_serve.results.metric_result import MetricTable
 from bandit_serve.results.sample_ratio import Verdict
 
@@ -15,7 +15,7 @@ from bandit_serve.results.sample_ratio import Verdict
 def reason_of(
     record: Record, objective: MetricTable, pending: int, one_in: int, srm: Verdict, winner: str | None
 ) -> str:
-    """Never empty. `pending` and `srm` as in the report, `one_in` as in the fold."""
+    """Reason in words, never empty. `pending` and `srm` as in the report, `one_in` as in the fold."""
     provisos = _provisos(record, objective, pending, one_in, srm)
     return f"{_finding(record, objective, winner)} {'; '.join(provisos)}."
 
@@ -42,91 +42,95 @@ def _finding(record: Record, objective: MetricTable, winner: str | None) -> str:
 def _provisos(record: Record, objective: MetricTable, pending: int, one_in: int, srm: Verdict) -> list[str]:
     experiment, sums = record.experiment, objective.sums
     unit = "units" if experiment.unit == "user" else "decisions"
-    said = []
+    provisos = []
     if experiment.missing == "ignore":
-        said.append(f"Everything is conditional on a reward: {unit} without one are left out")
+        provisos.append(f"Everything is conditional on a reward: {unit} without one are left out")
     else:
-        said.append(f"{unit.capitalize()} count once their window has closed, {pending} are pending")
+        provisos.append(f"{unit.capitalize()} count once their window has closed, {pending} are pending")
     if one_in > 1 and experiment.unit == "user":
-        said.append(
+        provisos.append(
             f"there are more units than are kept, so now 1 in {one_in} of those that come is taken, by its hash"
         )
     elif one_in > 1:
-        said.append(
+        provisos.append(
             f"more decisions wait with shares of their own than are kept, so now 1 in {one_in} is analysed, by number"
         )
     removed = [name for name, there in zip(experiment.arm_names, objective.there, strict=True) if not there]
     if removed:
-        said.append(f"{_listed(removed)} {'was' if len(removed) == 1 else 'were'} removed")
+        provisos.append(f"{_listed(removed)} {'was' if len(removed) == 1 else 'were'} removed")
     if objective.unguarded:
-        said.append(
+        provisos.append(
             f"{objective.unguarded} of {sums.analysed} {unit} were analysed by a version that did not keep the squares "
             "that intervals under a contextual policy need, so no interval, p-value or chance of being best is valid"
         )
     elif not objective.valid:
-        said.append(
+        provisos.append(
             f"an adaptive policy without a floor (min_share 0) decided {sums.unfloored} of "
             f"{sums.analysed} {unit}, so no interval, p-value or chance of being best is valid"
         )
     elif sums.moved and sums.contextual:
         around = ", around what a regression on the context expects" if sums.modelled else ""
-        said.append(
+        provisos.append(
             f"shares moved, so intervals and differences weight each decision by its logged share (AIPW){around}"
         )
     elif sums.moved:
-        said.append(
+        provisos.append(
             "shares moved, so intervals and differences weight each decision by its logged share (AIPW), differences "
             "also by how much traffic both arms had: they are the effect over that traffic"
         )
     faded = [name for name, was in zip(experiment.arm_names, objective.faded(), strict=True) if was]
     if faded and objective.valid:
-        said.append(f"a difference was shown before and is not any more: {_listed(faded)}")
+        provisos.append(f"a difference was shown before and is not any more: {_listed(faded)}")
     if objective.valid:
-        said += _left_out(objective, experiment.arm_names)
+        provisos += _left_out(objective, experiment.arm_names)
     if srm == "mismatch":
-        said.append(
+        provisos.append(
             "the arms did not get the traffic that was logged (sample-ratio mismatch), so distrust all of it"
         )
-    return said
+    return provisos
 
 
 def _left_out(objective: MetricTable, names: tuple[str, ...]) -> list[str]:
-    """What there is no interval of, and why."""
+    """Provisos that list the means and lifts without an interval, and why."""
 
     def those(which: Iterable[bool]) -> list[str]:
         return [name for name, is_one in zip(names, which, strict=True) if is_one]
 
     estimates, others = objective.estimates, np.arange(len(names)) != objective.control
     has, liftable = objective.has_interval(), objective.liftable()
-    said = []
+    provisos = []
     exact = those(interval is not None for interval in objective.exact)
     if exact:
-        said.append(
+        provisos.append(
             f"{'the interval' if len(exact) == 1 else 'the intervals'} of {_listed(exact)} "
             f"{'is' if len(exact) == 1 else 'are'} exact, for a mean that stays the same"
         )
     without = those(~has & ~estimates.usable)
     if without:
-        said.append(f"no interval for {_listed(without)}: fewer than {FEWEST} observations, or no variance")
+        provisos.append(
+            f"no interval for {_listed(without)}: fewer than {MIN_OBSERVATIONS} observations, or no variance"
+        )
     skewed = those(~has & estimates.usable)
     if skewed:
-        said.append(
+        provisos.append(
             f"no interval for the mean of {_listed(skewed)}: too few observations for values so skewed"
         )
     uncompared = those(has & ~estimates.usable)
     if uncompared:
-        said.append(f"no comparison with {_listed(uncompared)}: fewer than {FEWEST} observations")
+        provisos.append(
+            f"no comparison with {_listed(uncompared)}: fewer than {MIN_OBSERVATIONS} observations"
+        )
     unlifted = those(others & estimates.compared & ~liftable)
     if unlifted:
-        said.append(
+        provisos.append(
             f"no lift of {_listed(unlifted)}: control is 0, or an estimate is below what {objective.metric.name} can be"
         )
     unbounded = those(liftable & estimates.comparable & ~objective.lifts.bounded)
     if unbounded:
-        said.append(
+        provisos.append(
             f"no interval for the lift of {_listed(unbounded)}: control's mean is not told apart from 0"
         )
-    return said
+    return provisos
 
 
 def _listed(names: list[str]) -> str:

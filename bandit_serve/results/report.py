@@ -1,4 +1,4 @@
-"""The results of an experiment as callers see them (API.md, "results")."""
+"""Results of an experiment as callers see them (API.md, "results")."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bandit_serve.results.sequence import p_value
 
 
 class ArmResult(Struct, frozen=True):
-    """`share` is the current one; `exposures` counts the decisions that the log has shown."""
+    """Results of one arm. `share` is the current one; `exposures` counts the decisions that the log has shown."""
 
     name: str
     share: float
@@ -23,7 +23,7 @@ class ArmResult(Struct, frozen=True):
 
 
 class SampleRatio(Struct, frozen=True):
-    """Whether what is analysed on the objective came in the logged proportions (level .01, at any time).
+    """Test of whether the analysed traffic of the objective came in the logged proportions (level .01, at any time).
 
     `insufficient`, with no p-value: some arm with a share was expected fewer than 5 times.
     """
@@ -45,7 +45,7 @@ class Report(Struct, frozen=True):
 
 
 def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms: int) -> Report:
-    """What is known at `as_of_ms`, Unix time; `shares` are the current ones by arm, 0 where none is given.
+    """Report at `as_of_ms`, Unix time; `shares` are the current ones by arm, 0 where none is given.
 
     Where the log has a later record than `record`, that is what is reported on: it may have more arms.
     """

@@ -26,5 +26,5 @@ def widened(column: ArrayLike, n_arms: int) -> NDArray[Any]:
 
 
 def first_rows(column: ArrayLike, rows: int) -> NDArray[Any]:
-    """A copy of the rows that are held."""
+    """Copy of the rows that are held."""
     return np.asarray(column)[:rows].copy()

@@ -1,4 +1,4 @@
-"""Whether the arms got the traffic that their logged shares say: the sample-ratio test, valid at any time."""
+"""Sample-ratio test, valid at any time: did the arms get the traffic that their logged shares say?"""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Verdict = Literal["ok", "mismatch", "insufficient"]
 
 
 def log_e_constant(counts: ArrayLike, shares: ArrayLike) -> float:
-    """The logarithm of the Dirichlet-multinomial e-value (Lindon & Malek 2022) of `counts` [K] under a
+    """Logarithm of the Dirichlet-multinomial e-value (Lindon & Malek 2022) of `counts` (K,) under a
     constant split.
 
-    `shares` [K] sum to 1; arms without a share have no count and are left out, as are those of next to none.
+    `shares` (K,) sum to 1; arms without a share have no count and are left out, as are those of next to none.
     """
     theta = np.asarray(shares, np.float64)
     n = np.asarray(counts, np.float64)[theta > MIN_SHARE]
@@ -39,10 +39,10 @@ def _log_gamma(x: Floats) -> Floats:
 
 
 def log_e_moving(balance: ArrayLike, spread: ArrayLike, peers: ArrayLike | None = None) -> float:
-    """The same for shares that moved: of the arms' e-values, each divided by its `peers`, the largest.
+    """Logarithm of the e-value for shares that moved: the largest of the arms' e-values, each divided by its `peers`.
 
-    `balance` [K] is the sum over decisions of 1{A = k} - e(k), a martingale with variance `spread` [K], the
-    sum of e(k)(1 - e(k)). Arms without spread are left out. `peers` [K] is among how many arms each came, by default
+    `balance` (K,) is the sum over decisions of 1{A = k} - e(k), a martingale with variance `spread` (K,), the
+    sum of e(k)(1 - e(k)). Arms without spread are left out. `peers` (K,) is among how many arms each came, by default
     among those with some spread. Where arms have come to K_0 first ones, a level of alpha is one of at most
     alpha (1 + ln(K / K_0)).
     """
@@ -64,12 +64,12 @@ def log_e_moving(balance: ArrayLike, spread: ArrayLike, peers: ArrayLike | None 
 
 
 def sufficient(counts: ArrayLike, balance: ArrayLike) -> bool:
-    """Whether every arm that had a share was expected often enough for a verdict."""
+    """Return whether every arm that had a share was expected often enough for a verdict."""
     expected = np.asarray(counts, np.float64) - np.asarray(balance, np.float64)
     expected = expected[expected > 1e-9]
     return bool(expected.size) and bool(expected.min() >= MIN_EXPECTED_COUNT)
 
 
 def verdict(p: float) -> Verdict:
-    """What the always-valid p-value of enough data says at level `ALPHA`."""
+    """Verdict at level `ALPHA` of the always-valid p-value of sufficient data."""
     return "mismatch" if p <= ALPHA else "ok"

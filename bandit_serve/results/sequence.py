@@ -19,7 +19,7 @@ TUNED_FOR = 5_000.0
 
 
 def tuning(alpha: float) -> float:
-    """rho squared times the variance at which a sequence of level `alpha` is tightest (eq. 161)."""
+    """Tuning at level `alpha`: rho squared times the variance at which a sequence is tightest (eq. 161)."""
     return -2.0 * math.log(alpha) + math.log(1.0 - 2.0 * math.log(alpha))
 
 
@@ -27,9 +27,10 @@ def tuning(alpha: float) -> float:
 class Sequence:
     """Sums of observations, any number of them side by side (arrays of one shape).
 
-    `observations` t > 0 (where they are weighted, the sum of the weights), `total` S, `variance` V > 0 of S (t times
-    the variance of one observation where that is constant), `tightest_at` the V at which the interval is tightest: it
-    may not depend on how S turned out.
+    observations: t > 0, their number, or the sum of their weights.
+    total: S, their sum.
+    variance: V > 0, the variance of S: t times that of one observation, if that is constant.
+    tightest_at: the V at which the interval is tightest. It may not depend on how S turned out.
     """
 
     observations: Floats
@@ -52,7 +53,7 @@ class Sequence:
         return np.sqrt(2.0 * q / rho2 * (0.5 * np.log(q) - math.log(alpha))) / self.observations
 
     def log_e_value(self, alpha: float) -> Floats:
-        """The logarithm of the evidence against a mean of 0 (eq. 155), with the tuning for level `alpha`.
+        """Logarithm of the evidence against a mean of 0 (eq. 155), with the tuning for level `alpha`.
 
         It reaches ln(1/alpha) exactly when the 1 - alpha interval leaves 0 out.
         """
@@ -63,20 +64,27 @@ class Sequence:
             return rho2 * np.square(self.total) / (2.0 * q) - 0.5 * np.log(q)
 
 
-def of_mean(n: ArrayLike, mean: ArrayLike, variance: ArrayLike, tuned_for: float = TUNED_FOR) -> Sequence:
-    """An estimate from n observations, `variance` of the estimate (not of one observation)."""
+def mean_sequence(
+    n: ArrayLike, mean: ArrayLike, variance: ArrayLike, tuned_for: float = TUNED_FOR
+) -> Sequence:
+    """Estimate from n observations, `variance` of the estimate (not of one observation)."""
     observations = np.asarray(n, np.float64)
-    of_one = observations * np.asarray(variance, np.float64)
-    return Sequence(observations, observations * np.asarray(mean), observations * of_one, tuned_for * of_one)
+    variance_of_one = observations * np.asarray(variance, np.float64)
+    return Sequence(
+        observations,
+        observations * np.asarray(mean),
+        observations * variance_of_one,
+        tuned_for * variance_of_one,
+    )
 
 
 def p_value(log_e: ArrayLike) -> Floats:
-    """The always-valid p-value of the largest e-value so far."""
+    """Always-valid p-value of the largest e-value so far."""
     return np.minimum(1.0, np.exp(-np.maximum(np.asarray(log_e, np.float64), 0.0)))
 
 
 def holm(p_values: ArrayLike) -> Floats:
-    """Holm's adjustment (1979) of p-values [k]; NaN counts as 1 among the others and stays NaN."""
+    """Holm's adjustment (1979) of p-values (k,); NaN counts as 1 among the others and stays NaN."""
     given = np.asarray(p_values, np.float64)
     filled = np.where(np.isnan(given), 1.0, given)
     order = np.argsort(filled, kind="stable")

@@ -20,13 +20,13 @@ CAUTION = 2.0
 
 
 def tame(gamma: Floats) -> NDArray[np.bool_]:
-    """Whether a mean of skewness `gamma` has an interval."""
+    """Return whether a mean of skewness `gamma` has an interval."""
     few: NDArray[np.bool_] = np.square(gamma) * TOO_SKEWED <= 1.0
     return few
 
 
 def reach(sequence: Sequence, gamma: Floats, alpha: float) -> tuple[Floats, Floats]:
-    """How far the 1 - alpha interval reaches below and above the mean."""
+    """Distances from the mean to the lower and the upper end of the 1 - alpha interval."""
     half = sequence.half_width(alpha)
     error = np.sqrt(sequence.variance) / sequence.observations
     more = CAUTION * error * gamma * (1.0 + 2.0 * np.square(half / error)) / 6.0

@@ -1,4 +1,4 @@
-"""Which arm a result names as the winner."""
+"""Winner that a result names."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from bandit_serve.results.sequence import Floats
 def winner_of(
     gain: Floats, standing: NDArray[np.bool_], control: int, there: NDArray[np.bool_]
 ) -> int | None:
-    """The arm that gains most on control among those that are shown to gain; control, if all others are shown to
-    lose.
+    """Arm of the largest gain on control among those with a shown gain; control if all others are shown to lose.
 
-    `standing` bool [K] says whose difference is shown. `gain` [K] is each arm's difference to control in the direction
-    of the goal, NaN where there is none. An arm that is not `there` any more, bool [K], is passed over.
+    `standing` bool (K,) says whose difference is shown. `gain` (K,) is each arm's difference to control in the
+    direction of the goal, NaN where there is none. An arm that is not `there` any more, bool (K,), is passed over.
     """
     others = there & (np.arange(len(gain)) != control)
     better = others & standing & (gain > 0)

@@ -1,16 +1,16 @@
 """Training: from ratings to models whose worth is known."""
 
-from bandit_serve.training.columns import Columns
+from bandit_serve.training.columns import RatingColumns
 from bandit_serve.training.dataset import DataSet, read_dataset
-from bandit_serve.training.pipeline import Progress, Trained, TrainingResult, train
+from bandit_serve.training.pipeline import Trained, TrainingProgress, TrainingResult, train
 from bandit_serve.training.plan import Plan, read_plan
 
 __all__ = [
-    "Columns",
     "DataSet",
     "Plan",
-    "Progress",
+    "RatingColumns",
     "Trained",
+    "TrainingProgress",
     "TrainingResult",
     "read_dataset",
     "read_plan",

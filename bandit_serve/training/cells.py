@@ -8,9 +8,9 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-# In a text, for a number that is not there.
+# Texts for a missing number.
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "\\n"})
-# What may be a decimal comma, or that of the thousands.
+# Numbers whose comma may be a decimal one, or that of the thousands.
 DOUBTFUL = re.compile(r"\s*[+-]?[1-9]\d{0,2},\d{3}\s*")
 
 
@@ -21,7 +21,7 @@ def is_missing(cell: Any) -> bool:
 
 
 def identity(cell: Any) -> str:
-    """An id: text, UTF-8 bytes, or a whole number, as which a float counts that is one (7.0 is "7")."""
+    """Id: text, UTF-8 bytes, or a whole number, as which a float counts that is one (7.0 is "7")."""
     if isinstance(cell, bytes):
         cell = cell.decode()
     if isinstance(cell, str) and cell:
@@ -51,7 +51,7 @@ def seconds(cell: Any) -> int:
 
 
 class Numbers:
-    """A column of numbers, in which a comma may stand for the point.
+    """Column of numbers, in which a comma may stand for the point.
 
     `doubtful` is the number of the first line in which it may as well be that of the thousands; None where there is
     none, or another line shows that commas are points here.

@@ -1,4 +1,4 @@
-"""Which columns of a table are the user, the item, the rating and the time."""
+"""Columns of a table that hold the user, the item, the rating and the time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bandit_serve.errors import InvalidInput
 from bandit_serve.training.tables import Table
 
 
-class Columns(Struct, frozen=True, forbid_unknown_fields=True):
+class RatingColumns(Struct, frozen=True, forbid_unknown_fields=True):
     """Names of the columns of ratings, or their places, "1" and on, in a text without names.
 
     `time` is in seconds or ISO 8601, and need not be there; `features` are of the request.
@@ -24,7 +24,7 @@ class Columns(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Places(NamedTuple):
-    """Where the columns are, counted from 0; `named` says that the first line of a text has their names."""
+    """Indices of the columns, from 0; `named` if the first line of a text has their names."""
 
     user: int
     item: int
@@ -39,7 +39,7 @@ class Places(NamedTuple):
         return [self.user, self.item, self.rating, *timed, *self.features]
 
 
-def find_columns(table: Table, columns: Columns | None) -> Places:
+def find_columns(table: Table, columns: RatingColumns | None) -> Places:
     """Places of `columns` in a table.
 
     Without `columns` they are MovieLens' names, or else, in a text whose third field is a number, user, item, rating
@@ -48,10 +48,10 @@ def find_columns(table: Table, columns: Columns | None) -> Places:
     names = [name.strip() for name in table.head]
     named = True
     if columns is None:
-        columns = Columns()
+        columns = RatingColumns()
         named = table.named or not (len(names) >= 3 and _is_number(names[2]))
         if not named:
-            columns = Columns("1", "2", "3", "4")
+            columns = RatingColumns("1", "2", "3", "4")
     elif not table.named and not {columns.user, columns.item, columns.rating} & set(names):
         named = not (columns.user.isdecimal() and columns.item.isdecimal() and columns.rating.isdecimal())
     if not named:

@@ -1,4 +1,4 @@
-"""A data set: ratings, and what is known of users, items and requests; read from files."""
+"""Data set: ratings, and what is known of users, items and requests; read from files."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.models.model import Features
-from bandit_serve.training.columns import Columns
+from bandit_serve.training.columns import RatingColumns
 from bandit_serve.training.features import read_features
 from bandit_serve.training.ratings import Ratings, read_rated
 
-# Of MovieLens, beside its ratings.
+# Files of MovieLens in the folder of its ratings.
 MOVIES = ("movies.csv", "movies.dat")
 
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """n ratings; features by id of users and of items, and n of requests, where there are such.
+    """Data set of n ratings; features by id of users and of items, and n of requests, where there are such.
 
     `source` says where it comes from, for the record.
     """
@@ -54,7 +54,7 @@ class DataSet:
 def read_dataset(
     path: str | os.PathLike[str],
     *,
-    columns: Columns | None = None,
+    columns: RatingColumns | None = None,
     items: str | os.PathLike[str] | None = None,
     users: str | os.PathLike[str] | None = None,
 ) -> DataSet:
@@ -69,8 +69,8 @@ def read_dataset(
     place = Path(path)
     rated = read_rated(place, columns)
     if items is None and columns is None:
-        beside = [place.parent / name for name in MOVIES]
-        items = next((each for each in beside if each.is_file()), None)
+        candidates = [place.parent / name for name in MOVIES]
+        items = next((each for each in candidates if each.is_file()), None)
     return DataSet(
         rated.ratings,
         user_features=read_features(users) if users is not None else {},

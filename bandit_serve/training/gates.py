@@ -35,14 +35,14 @@ MAX_DEPTH = 50
 
 
 class Verdict(NamedTuple):
-    """Whether a gate is open, and why, for the history."""
+    """Verdict of a gate, open or not, with the reason for the history."""
 
     open: bool
     reason: str
 
 
 class Gate:
-    """A condition on metrics. `InvalidInput` for text that is not one, with the place where it ends to be."""
+    """Condition on metrics. `InvalidInput` for text that is not one, with the place from which it can not be read."""
 
     def __init__(self, text: str) -> None:
         self.text = " ".join(text.split())
@@ -56,13 +56,13 @@ class Gate:
     def check(
         self, metrics: Mapping[str, float], metric: str, current: Mapping[str, float] | None
     ) -> Verdict:
-        """Whether it is open for a version with these metrics; `metric` is the one that "worse" means."""
+        """Verdict on a version with these metrics; `metric` is the one that "worse" compares."""
         known = dict(metrics)
         if current is not None:
             known |= {f"current.{name}": value for name, value in current.items()}
-        told: list[str] = []
-        is_open = self._condition(_Facts(known, metric, current, told))
-        return Verdict(is_open, "; ".join(dict.fromkeys(told)))
+        reasons: list[str] = []
+        is_open = self._condition(_Facts(known, metric, current, reasons))
+        return Verdict(is_open, "; ".join(dict.fromkeys(reasons)))
 
     def _split(self, text: str) -> list[str]:
         tokens, at = [], 0
@@ -153,7 +153,7 @@ class Gate:
 
 
 class _Value(NamedTuple):
-    """A number or a metric, times a factor."""
+    """Number or a metric, times a factor."""
 
     token: str
     factor: float = 1.0
@@ -162,7 +162,7 @@ class _Value(NamedTuple):
         value = float(self.token) if self.token[0].isdigit() else known.get(self.token)
         return None if value is None else self.factor * value
 
-    def told(self, known: Mapping[str, float]) -> str:
+    def spelled(self, known: Mapping[str, float]) -> str:
         times = "" if self.factor == 1.0 else f"{self.factor:g} × "
         return times + (self.token if self.token[0].isdigit() else f"{self.token} {known[self.token]:.4g}")
 
@@ -173,32 +173,32 @@ class _Facts(NamedTuple):
     known: Mapping[str, float]
     metric: str
     current: Mapping[str, float] | None
-    told: list[str]
+    reasons: list[str]
 
     def compare(self, left: _Value, symbol: str, right: _Value) -> bool:
         values = list[float]()
         for side in (left, right):
             value = side.of(self.known)
             if value is None:
-                self.told.append(f"there is no {side.token}")
+                self.reasons.append(f"there is no {side.token}")
                 return False
             values.append(value)
         fulfilled = COMPARISONS[symbol](*values)
-        names = [side.told(self.known) for side in (left, right)]
-        self.told.append(f"{names[0]} {'is' if fulfilled else 'is not'} {symbol} {names[1]}")
+        names = [side.spelled(self.known) for side in (left, right)]
+        self.reasons.append(f"{names[0]} {'is' if fulfilled else 'is not'} {symbol} {names[1]}")
         return fulfilled
 
     def not_worse(self) -> bool:
         now = self.known.get(self.metric)
         before = None if self.current is None else self.current.get(self.metric)
         if before is None:
-            self.told.append("there is no current version to be worse than")
+            self.reasons.append("there is no current version to be worse than")
             return True
         if now is None:
-            self.told.append(f"there is no {self.metric}")
+            self.reasons.append(f"there is no {self.metric}")
             return False
         worse = is_better(self.metric, before, now)
-        self.told.append(
+        self.reasons.append(
             f"{self.metric} {now:.4g} is {'' if worse else 'not '}worse than the current {before:.4g}"
         )
         return not worse

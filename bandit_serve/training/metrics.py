@@ -33,13 +33,13 @@ def squared_errors(model: Model, data: DataSet) -> NDArray[np.float64]:
     return errors**2
 
 
-def of_ratings(model: Model, test: DataSet) -> Metrics:
+def rating_metrics(model: Model, test: DataSet) -> Metrics:
     """`rmse`, √ mean (r̂ − r)², and `mae`, mean |r̂ − r|."""
     squares = squared_errors(model, test)
     return {"rmse": float(np.sqrt(squares.mean())), "mae": float(np.sqrt(squares).mean())}
 
 
-def of_rankings(model: Model, train: DataSet, test: DataSet, k: int, relevant_from: float) -> Metrics:
+def ranking_metrics(model: Model, train: DataSet, test: DataSet, k: int, relevant_from: float) -> Metrics:
     """Ranking metrics of the k best items of each user among those that they have not rated in `train`.
 
     Liked are the items of `test` that a user rated `relevant_from` or more; users without any are left out. With
@@ -57,8 +57,8 @@ def of_rankings(model: Model, train: DataSet, test: DataSet, k: int, relevant_fr
     shown: set[str] = set()
     discounts = 1.0 / np.log2(np.arange(2, k + 2))
     users = sorted(set(test.ratings.users.tolist()))
-    found = model.top_k_many(users, k, [rated.get(user, ()) for user in users])
-    for user, best in zip(users, found, strict=True):
+    rankings = model.top_k_many(users, k, [rated.get(user, ()) for user in users])
+    for user, best in zip(users, rankings, strict=True):
         ranked = [item for item, _ in best]
         shown.update(ranked)
         wanted = liked.get(user)
@@ -79,8 +79,8 @@ def of_rankings(model: Model, train: DataSet, test: DataSet, k: int, relevant_fr
 
 
 def _by_user(data: DataSet, chosen: NDArray[np.bool_]) -> Mapping[str, set[str]]:
-    found: dict[str, set[str]] = {}
+    items_by_user: dict[str, set[str]] = {}
     users, items = data.ratings.users[chosen].tolist(), data.ratings.items[chosen].tolist()
     for user, item in zip(users, items, strict=True):
-        found.setdefault(user, set()).add(item)
-    return found
+        items_by_user.setdefault(user, set()).add(item)
+    return items_by_user

@@ -37,7 +37,7 @@ class MlflowMirror:
         self._uri = uri
 
     def mirror(self, model: RegisteredModel, artifacts: ArtifactStore) -> dict[str, str]:
-        """Every version that is not there yet, with its record and its file; and the aliases.
+        """Mirrors every version that is not there yet, with its record and its file; and the aliases.
 
         `@champion` is the version in production, `@challenger` the newest that is staged or a shadow. Returns MLflow's
         number of each version.
@@ -76,26 +76,26 @@ class MlflowMirror:
     ) -> tuple[Path, dict[str, Any]]:
         try:
             if alias is not None:
-                found = self._client.get_model_version_by_alias(name, alias)
+                version = self._client.get_model_version_by_alias(name, alias)
             else:
-                found = self._client.get_model_version(name, number)
+                version = self._client.get_model_version(name, number)
         except Exception as error:
             if getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise NotFound(f"MLflow has no {reference!r}.") from None
             raise
         place = self._download(
-            run_id=found.run_id, artifact_path=ARTIFACT_PATH, dst_path=str(folder), tracking_uri=self._uri
+            run_id=version.run_id, artifact_path=ARTIFACT_PATH, dst_path=str(folder), tracking_uri=self._uri
         )
         files = sorted(Path(place).rglob("*.safetensors"))
         if len(files) != 1:
             raise InvalidInput(f"{reference} has {len(files)} safetensors files; expected one.")
         about = {
             "name": name,
-            "version": str(found.version),
-            "run_id": found.run_id,
+            "version": str(version.version),
+            "run_id": version.run_id,
             "uri": shown_url(self._uri),
         }
-        return files[0], {"mlflow": about, **_metrics_of(self._client.get_run(found.run_id).data.metrics)}
+        return files[0], {"mlflow": about, **_metrics_of(self._client.get_run(version.run_id).data.metrics)}
 
     def _known(self, name: str) -> dict[str, str]:
         """Our names of the versions that are there already, and MLflow's numbers."""
@@ -105,11 +105,11 @@ class MlflowMirror:
             if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
                 raise
             self._client.create_registered_model(name, description="Mirrored from bandit_serve.")
-        found = self._client.search_model_versions(f"name='{name}'")
-        return {each.tags[OURS]: str(each.version) for each in found if OURS in each.tags}
+        versions = self._client.search_model_versions(f"name='{name}'")
+        return {each.tags[OURS]: str(each.version) for each in versions if OURS in each.tags}
 
     def _log(self, version: Version, file: Path) -> str:
-        """One run and one model version; returns its number."""
+        """Logs one run and one model version; returns the version's number."""
         client, record = self._client, version.metadata.get("training")
         record = record if isinstance(record, dict) else {}
         experiment = client.get_experiment_by_name(version.model)
@@ -147,13 +147,13 @@ def _told(uri: str) -> Iterator[None]:
     except BanditServeError:
         raise
     except Exception as error:
-        told = concealed(" ".join(str(error).split()))[:300].rstrip(".")
-        raise Unavailable(f"MLflow at {shown_url(uri)} did not do what was asked: {told}.") from error
+        reason = concealed(" ".join(str(error).split()))[:300].rstrip(".")
+        raise Unavailable(f"MLflow at {shown_url(uri)} did not do what was asked: {reason}.") from error
 
 
 def _tags(version: Version, record: Mapping[str, Any]) -> dict[str, str]:
     data, code = record.get("data") or {}, record.get("code") or {}
-    found = {
+    tags = {
         "family": version.family,
         "sha256": version.sha256,
         "data.source": data.get("source"),
@@ -163,7 +163,7 @@ def _tags(version: Version, record: Mapping[str, Any]) -> dict[str, str]:
         "code.commit": code.get("commit"),
         "seed": record.get("seed"),
     }
-    return {name: str(value) for name, value in found.items() if value is not None}
+    return {name: str(value) for name, value in tags.items() if value is not None}
 
 
 def _metrics_of(metrics: Mapping[str, float]) -> dict[str, Any]:

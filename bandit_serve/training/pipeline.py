@@ -28,7 +28,7 @@ from bandit_serve.training.trial import Measure, Trial, fit, measure, new_model,
 Status = Literal["failed", "staged", "production"]
 
 
-class Progress(NamedTuple):
+class TrainingProgress(NamedTuple):
     """Progress of a run: of `planned` fits, in this stage of it, `done`; and what the last one gave."""
 
     stage: Literal["search", "measure", "final"]
@@ -38,7 +38,7 @@ class Progress(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A family's best model, fitted on all ratings, and all that is known of it.
+    """Family's best model, fitted on all ratings, and all that is known of it.
 
     `errors`: standard errors of metrics over folds. `status` is what the gates give it.
     """
@@ -50,9 +50,10 @@ class Trained(NamedTuple):
 
 
 class TrainingResult(NamedTuple):
-    """`baseline` are metrics of the biases alone, on the same splits; `baseline_errors` their standard errors.
+    """Result of a training run.
 
-    `dropped`: families that came to nothing, and why.
+    baseline: metrics of the biases alone, on the same splits. baseline_errors: their standard errors.
+    dropped: families without a model, and why.
     """
 
     trained: list[Trained]
@@ -67,7 +68,7 @@ def train(
     plan: Plan | None = None,
     *,
     current: Mapping[str, float] | None = None,
-    on_progress: Callable[[Progress], object] = lambda progress: None,
+    on_progress: Callable[[TrainingProgress], object] = lambda progress: None,
 ) -> TrainingResult:
     """Searches hyper-parameters of each family, measures the best on splits, and fits it on all ratings.
 
@@ -130,10 +131,12 @@ def train(
                 status,
             )
         )
-        on_progress(Progress("final", number + 1, len(best), Trial(family, parameters, metrics, seconds)))
+        on_progress(
+            TrainingProgress("final", number + 1, len(best), Trial(family, parameters, metrics, seconds))
+        )
     if not trained:
-        told = "; ".join(f"{family}: {why}" for family, why in dropped.items())
-        raise InvalidInput(f"No model came of it. {told}")
+        failures = "; ".join(f"{family}: {why}" for family, why in dropped.items())
+        raise InvalidInput(f"No model came of it. {failures}")
     return TrainingResult(trained, *baseline, time.perf_counter() - started_s, dropped)
 
 
@@ -143,17 +146,17 @@ def judge(
     """Status that the gates give, and why. Production needs both gates, where there are both."""
     known = {**metrics, **{f"baseline.{name}": value for name, value in baseline.items()}}
     staging, production = plan.gate("staging"), plan.gate("production")
-    told, status = [], "staged"
+    reasons, status = [], "staged"
     if staging is not None:
         verdict = staging.check(known, plan.measured, current)
-        told.append(f"staging: {verdict.reason}")
+        reasons.append(f"staging: {verdict.reason}")
         if not verdict.open:
-            return "failed", told[0]
+            return "failed", reasons[0]
     if production is not None:
         verdict = production.check(known, plan.measured, current)
-        told.append(f"production: {verdict.reason}")
+        reasons.append(f"production: {verdict.reason}")
         status = "production" if verdict.open else "staged"
-    return ("production" if status == "production" else "staged"), "; ".join(told) or "no gates"
+    return ("production" if status == "production" else "staged"), "; ".join(reasons) or "no gates"
 
 
 class _Measured(NamedTuple):
@@ -166,7 +169,7 @@ def _search(
     pairs: Rows,
     plan: Plan,
     dropped: dict[str, str],
-    on_progress: Callable[[Progress], object],
+    on_progress: Callable[[TrainingProgress], object],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
     """Best parameters of each family, and how many were tried; families in which all diverged are `dropped`."""
     train_rows, test_rows = (
@@ -179,11 +182,11 @@ def _search(
     for family in plan.families:
         space = plan.space(family)
         by_grid = plan.search.kind == "grid"
-        found = grid(space) if by_grid else sample(space, plan.search.trials, plan.seed)
+        combinations = grid(space) if by_grid else sample(space, plan.search.trials, plan.seed)
         # What the family itself thinks best is tried first.
         if not plan.families[family] and space and not by_grid:
-            found = [{}, *found[: plan.search.trials - 1]]
-        candidates += [(family, parameters) for parameters in found]
+            combinations = [{}, *combinations[: plan.search.trials - 1]]
+        candidates += [(family, parameters) for parameters in combinations]
     for family, parameters in candidates:
         new_model(family, parameters, plan.seed)  # refuses what can not be made, before anything is fitted
     ranked = plan.metric not in ("rmse", "mae")
@@ -196,14 +199,14 @@ def _search(
             works.append((stop_early, (family, parameters, plan.seed, train_part, test_part)))
     done = 0
 
-    def told(index: int, trial: Trial) -> None:
+    def report(index: int, trial: Trial) -> None:
         nonlocal done
         done += 1
-        on_progress(Progress("search", done, len(works), trial))
+        on_progress(TrainingProgress("search", done, len(works), trial))
 
     best: dict[str, Trial] = {}
     tried: dict[str, int] = {}
-    for trial in run(works, plan.search, told):
+    for trial in run(works, plan.search, report):
         tried[trial.family] = tried.get(trial.family, 0) + 1
         if trial.failure is not None:
             dropped.setdefault(trial.family, trial.failure)
@@ -227,7 +230,7 @@ def _measure(
     plan: Plan,
     best: Mapping[str, dict[str, Any]],
     dropped: dict[str, str],
-    on_progress: Callable[[Progress], object],
+    on_progress: Callable[[TrainingProgress], object],
 ) -> dict[str, _Measured]:
     """Metrics of the best of each family, and of the baseline, on the plan's splits and by time.
 
@@ -255,20 +258,20 @@ def _measure(
         ]
     done = 0
 
-    def told(index: int, trial: Trial) -> None:
+    def report(index: int, trial: Trial) -> None:
         nonlocal done
         done += 1
-        on_progress(Progress("measure", done, len(works), trial))
+        on_progress(TrainingProgress("measure", done, len(works), trial))
 
-    found = run(works, plan.search, told)
-    by_time = {trial.family: trial for trial in found[n_random * len(everyone) :]}
+    trials = run(works, plan.search, report)
+    by_time = {trial.family: trial for trial in trials[n_random * len(everyone) :]}
     measured = {}
     for place, family in enumerate(everyone):
-        failure = next((trial.failure for trial in found[place :: len(everyone)] if trial.failure), None)
+        failure = next((trial.failure for trial in trials[place :: len(everyone)] if trial.failure), None)
         if failure is not None:
             dropped[family] = f"measured on a part: {failure}"
             continue
-        folds = found[place : n_random * len(everyone) : len(everyone)] or [by_time[family]]
+        folds = trials[place : n_random * len(everyone) : len(everyone)] or [by_time[family]]
         names = [name for name in folds[0].metrics if all(name in fold.metrics for fold in folds)]
         values = {name: np.array([fold.metrics[name] for fold in folds]) for name in names}
         metrics = {name: float(each.mean()) for name, each in values.items()}
@@ -322,9 +325,9 @@ def _describe(data: DataSet, pairs: Rows) -> DataRecord:
 def _code() -> dict[str, str]:
     """Package's version and, in a checkout, the commit."""
     code = {"bandit_serve": __version__}
-    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
-        answered = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=False)
+        answered = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return code
     if answered.returncode == 0:

@@ -1,4 +1,4 @@
-"""A training run as it is described: in a file, by flags, or in Python."""
+"""Plan of a training run: described in a file, by flags, or in Python."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bandit_serve.base.validation import invalid
 from bandit_serve.errors import InvalidInput
 from bandit_serve.models.family import FAMILIES
 from bandit_serve.models.ranges import LogUniform, Space, Uniform, Whole
-from bandit_serve.training.columns import Columns
+from bandit_serve.training.columns import RatingColumns
 from bandit_serve.training.gates import Gate
 from bandit_serve.training.space import check_space
 
@@ -27,12 +27,12 @@ DEFAULT_GATES: dict[Literal["staging", "production"], str] = {
 
 
 class Data(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the ratings are: a file, or `log`, the name of an experiment whose rewards are ratings."""
+    """Source of the ratings: a file, or `log`, the name of an experiment whose rewards are ratings."""
 
     path: str | None = None
     items: str | None = None
     users: str | None = None
-    columns: Columns | None = None
+    columns: RatingColumns | None = None
     log: str | None = None
 
 
@@ -45,7 +45,7 @@ class Split(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Search(Struct, frozen=True, forbid_unknown_fields=True):
-    """`trials` combinations of each family, at random or all of a grid, each tried on a part of `share`.
+    """Search over `trials` combinations of each family, at random or all of a grid, each on a part of `share`.
 
     `jobs` processes work through joblib's `backend`; `scheduler` is the address of a dask or ray cluster.
     """
@@ -59,7 +59,7 @@ class Search(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Plan(Struct, frozen=True, forbid_unknown_fields=True):
-    """A training run. `families`: hyper-parameters of each family, values to choose from, or ranges.
+    """Training run. `families`: hyper-parameters of each family, values to choose from, or ranges.
 
     A range is `{"kind": "uniform" | "loguniform" | "whole", "low": …, "high": …}`. `gates`: conditions of `staging`
     and `production` (`gates.py`), in which `@k` stands for the plan's k. `metric` is what the search looks at and what
@@ -96,7 +96,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_plan(document: Any) -> Plan:
-    """A plan from a document. `InvalidInput` with the place for what does not belong in it."""
+    """Plan from a document. `InvalidInput` with the place for what does not belong in it."""
     try:
         plan = msgspec.convert(document, Plan)
     except msgspec.ValidationError as error:
@@ -108,7 +108,7 @@ def read_plan(document: Any) -> Plan:
 
 
 def check_plan(plan: Plan) -> None:
-    """`InvalidInput` for a plan that can not be carried out."""
+    """Raise `InvalidInput` for a plan that can not be carried out."""
     if not plan.families:
         raise InvalidInput(f"families: expected at least one of {', '.join(FAMILIES)}.")
     for family, space in plan.families.items():

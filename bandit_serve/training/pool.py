@@ -14,21 +14,21 @@ Work = tuple[Callable[..., Trial], tuple[Any, ...]]
 
 
 def run(works: Sequence[Work], search: Search, on_done: Callable[[int, Trial], object]) -> list[Trial]:
-    """All trials, in the order of `works`; `on_done(index, trial)` is called as they end, in any order.
+    """Runs all trials and returns them in the order of `works`. Calls `on_done(index, trial)` as each ends.
 
     What comes out does not depend on the backend or the number of jobs. `UsageError` where joblib, or what the
     backend needs, is not installed.
     """
-    found: dict[int, Trial] = {}
+    trials: dict[int, Trial] = {}
     with _backend(search):
         joblib = require("joblib", "train")
         parallel = joblib.Parallel(n_jobs=search.jobs, return_as="generator_unordered")
         for index, trial in parallel(
             joblib.delayed(_numbered)(index, *work) for index, work in enumerate(works)
         ):
-            found[index] = trial
+            trials[index] = trial
             on_done(index, trial)
-    return [found[index] for index in range(len(works))]
+    return [trials[index] for index in range(len(works))]
 
 
 def _numbered(index: int, call: Callable[..., Trial], arguments: tuple[Any, ...]) -> tuple[int, Trial]:

@@ -15,7 +15,7 @@ from bandit_serve.models._ids import id_text
 from bandit_serve.models._learner import MAX_RATING
 from bandit_serve.models.model import Features
 from bandit_serve.training.cells import Numbers, identity, seconds
-from bandit_serve.training.columns import Columns, Places, find_columns
+from bandit_serve.training.columns import Places, RatingColumns, find_columns
 from bandit_serve.training.features import described
 from bandit_serve.training.tables import Table, TextTable, tables
 
@@ -24,7 +24,7 @@ LATEST_S = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Ratings:
-    """n ratings as columns: ids (str), `values` float32, `timestamps` int64 (seconds since 1970)."""
+    """Ratings as columns of length n: ids (str), `values` float32, `timestamps` int64 (seconds since 1970)."""
 
     users: NDArray[np.str_]
     items: NDArray[np.str_]
@@ -68,12 +68,12 @@ class Rated(NamedTuple):
     encodings: frozenset[str]
 
 
-def read_ratings(path: str | os.PathLike[str], columns: Columns | None = None) -> Ratings:
+def read_ratings(path: str | os.PathLike[str], columns: RatingColumns | None = None) -> Ratings:
     """Ratings from a text, from Parquet, or from a directory of such parts; see `read_rated`."""
     return read_rated(path, columns).ratings
 
 
-def read_rated(path: str | os.PathLike[str], columns: Columns | None = None) -> Rated:
+def read_rated(path: str | os.PathLike[str], columns: RatingColumns | None = None) -> Rated:
     """Ratings and features of their requests.
 
     columns : which columns they are in; without them MovieLens' names, or user, item, rating and time in a text
@@ -84,13 +84,13 @@ def read_rated(path: str | os.PathLike[str], columns: Columns | None = None) -> 
     """
     if not os.path.exists(path):
         raise NotFound(f"There is no ratings file {os.fspath(path)!r}.")
-    found = _Found()
+    reader = _RatingsReader()
     for table in tables(path):
-        found.take(table, columns)
-    return found.rated(os.path.basename(os.path.abspath(path)))
+        reader.take(table, columns)
+    return reader.rated(os.path.basename(os.path.abspath(path)))
 
 
-class _Found:
+class _RatingsReader:
     """Ratings that were read so far."""
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class _Found:
         self._first: tuple[Table, Places] | None = None
         self._encodings: set[str] = set()
 
-    def take(self, table: Table, columns: Columns | None) -> None:
+    def take(self, table: Table, columns: RatingColumns | None) -> None:
         """Takes the ratings of a table; those of later parts may lack the names that the first one has."""
         if self._first is not None and not table.named and len(table.head) == len(self._first[0].head):
             places = self._first[1]._replace(named=self._first[1].named and table.head == self._first[0].head)
@@ -144,9 +144,9 @@ class _Found:
             text = identity(cell)
             id_text(text)
         except (ValueError, OverflowError, InvalidInput):
-            told = f"expected the {what}'s id, text or a whole number, not {_shown(cell)}"
+            expected = f"expected the {what}'s id, text or a whole number, not {_shown(cell)}"
             is_empty = cell is None or cell == ""
-            raise table.fault(number, f"the {what} is empty" if is_empty else told) from None
+            raise table.fault(number, f"the {what} is empty" if is_empty else expected) from None
         return self._ids.setdefault(text, text)
 
     def _time(self, table: Table, number: int, cell: Any) -> int:
@@ -174,7 +174,7 @@ class _Found:
 
 
 def _shown(cell: Any) -> str:
-    """Of an error: short, and with nothing in it that can not be printed."""
+    """Text for an error: short and printable."""
     return ascii(cell)[:60]
 
 

@@ -22,7 +22,7 @@ class DataRecord(Struct, frozen=True):
 
 
 class RunRecord(Struct, frozen=True):
-    """All that is needed to say how a version came about, and to make it again.
+    """Record of a training run: its inputs, as far as they are needed to explain a version and to repeat it.
 
     It is kept in the version's metadata, under `training`. `code` is the package's version and, in a checkout, the
     commit. `baseline` are the metrics of the biases alone. From `relevant_from` on an item counted as liked.

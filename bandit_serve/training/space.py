@@ -16,7 +16,7 @@ MAX_GRID = 10_000
 
 
 def check_space(space: Space, kind: type[HyperParameters], at: str) -> None:
-    """`InvalidInput`, with the place, for what is not a hyper-parameter of that kind, or not in its range.
+    """Raise `InvalidInput`, with the place, for values that no hyper-parameter of that kind and range takes.
 
     Also for a range that is none, and for a choice of nothing.
     """
@@ -48,9 +48,9 @@ def grid(space: Space) -> list[dict[str, Any]]:
 
 
 def sample(space: Space, n: int, seed: int) -> list[dict[str, Any]]:
-    """n combinations at random; all different as far as there are so many. The seed repeats them."""
+    """Combinations at random, n of them; all different as far as there are so many. The seed repeats them."""
     random = np.random.default_rng(seed)
-    found: dict[str, dict[str, Any]] = {}
+    combinations: dict[str, dict[str, Any]] = {}
     for _ in range(20 * n):
         drawn = {}
         for name, values in space.items():
@@ -60,7 +60,7 @@ def sample(space: Space, n: int, seed: int) -> list[dict[str, Any]]:
                 drawn[name] = (
                     values[int(random.integers(len(values)))] if isinstance(values, list) else values
                 )
-        found.setdefault(repr(drawn), drawn)
-        if len(found) == n:
+        combinations.setdefault(repr(drawn), drawn)
+        if len(combinations) == n:
             break
-    return list(found.values())
+    return list(combinations.values())

@@ -1,4 +1,4 @@
-"""Which ratings are trained on and which are held out: at random, by folds, or in time.
+"""Splits of ratings into those trained on and those held out: at random, by folds, or in time.
 
 `pairs`, (n,) the number of each rating's (user, item) as `Ratings.pairs` has it: ratings of the same pair are on one
 side, as what is learned of the one would be measured by the other. Without them each rating is a pair of its own.

@@ -39,7 +39,7 @@ class Table(Protocol):
         ...
 
     def fault(self, number: int, what: str) -> InvalidInput:
-        """An error with its place."""
+        """Error with its place."""
         ...
 
 
@@ -186,7 +186,7 @@ def _is_utf8(chunks: Iterable[bytes]) -> bool:
 
 
 class ParquetTable:
-    """A Parquet file. Times are whole seconds since 1970, rounded; those without a zone are UTC."""
+    """Parquet file. Times are whole seconds since 1970, rounded; those without a zone are UTC."""
 
     named = True
 
@@ -229,5 +229,5 @@ class ParquetTable:
         return whole
 
     def _refuse(self, error: Exception) -> NoReturn:
-        told = " ".join(str(error).split())[:200]
-        raise InvalidInput(f"{self.name} can not be read as Parquet: {told}") from None
+        reason = " ".join(str(error).split())[:200]
+        raise InvalidInput(f"{self.name} can not be read as Parquet: {reason}") from None

@@ -1,4 +1,4 @@
-"""One fit and what came of it: the piece of work that goes to a process, on this machine or another."""
+"""Trial of one fit: the piece of work that goes to a process, on this machine or another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bandit_serve.models.descent import OnEpoch, Schedule
 from bandit_serve.models.family import FAMILIES
 from bandit_serve.models.model import Model
 from bandit_serve.training.dataset import DataSet
-from bandit_serve.training.metrics import Metrics, of_rankings, of_ratings, squared_errors
+from bandit_serve.training.metrics import Metrics, ranking_metrics, rating_metrics, squared_errors
 
 
 class Measure(NamedTuple):
@@ -26,7 +26,7 @@ class Measure(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """`parameters` are those with which the fit can be repeated; `errors` (n,) of the test ratings, if asked for.
+    """Fit and its metrics. `parameters` repeat the fit; `errors` (n,) are those of the test ratings, if asked for.
 
     `failure` says why there are no metrics: the fit diverged.
     """
@@ -65,35 +65,35 @@ def fit(
 
 
 def stop_early(family: str, parameters: Mapping[str, Any], seed: int, train: DataSet, test: DataSet) -> Trial:
-    """A fit that ends when `test` says so; its parameters are of a descent that ends there by itself."""
+    """Fit that stops early by the errors on `test`; its parameters are of a descent of that many epochs."""
     started_s = time.perf_counter()
-    model, told = new_model(family, parameters, seed), list[float]()
+    model, epoch_errors = new_model(family, parameters, seed), list[float]()
     try:
-        fit(model, train, validation=test, on_epoch=lambda done, epochs, rmse: told.append(rmse))
+        fit(model, train, validation=test, on_epoch=lambda done, epochs, rmse: epoch_errors.append(rmse))
     except Diverged as error:
         return _failed(family, parameters, started_s, error)
     settled = dict(parameters)
     if "final_learning_rate" in model.parameters:
-        best = int(np.argmin(told)) + 1
+        best = int(np.argmin(epoch_errors)) + 1
         given = model.parameters
         descent = Schedule(given["n_epochs"], given["learning_rate"], given["final_learning_rate"])
         settled |= {"n_epochs": best, "final_learning_rate": descent.rate(best - 1)}
-    return Trial(family, settled, of_ratings(model, test), time.perf_counter() - started_s)
+    return Trial(family, settled, rating_metrics(model, test), time.perf_counter() - started_s)
 
 
 def measure(
     family: str, parameters: Mapping[str, Any], seed: int, train: DataSet, test: DataSet, what: Measure
 ) -> Trial:
-    """A fit on `train`, measured on `test`."""
+    """Fit on `train`, measured on `test`."""
     started_s = time.perf_counter()
     try:
         model = fit(new_model(family, parameters, seed), train)
     except Diverged as error:
         return _failed(family, parameters, started_s, error)
     seconds = time.perf_counter() - started_s
-    metrics = of_ratings(model, test)
+    metrics = rating_metrics(model, test)
     if what.k is not None:
-        metrics |= of_rankings(model, train, test, what.k, what.relevant_from)
+        metrics |= ranking_metrics(model, train, test, what.k, what.relevant_from)
     errors = squared_errors(model, test) if what.errors else None
     return Trial(family, dict(parameters), metrics, seconds, errors)
 

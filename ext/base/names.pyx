@@ -8,7 +8,7 @@ from outside cimport is_outside_name
 
 
 cpdef bint is_outside(str name) except -1:
-    """Whether `name` may be the name of a unit, a user or an item."""
+    """Return whether `name` may be the name of a unit, a user or an item."""
     cdef Py_ssize_t n
     cdef const char* utf8
     try:
@@ -19,7 +19,7 @@ cpdef bint is_outside(str name) except -1:
 
 
 def first_refused(names):
-    """The index of the first of `names` (a list of str) that is not allowed, or -1."""
+    """Index of the first of `names` (a list of str) that is not allowed, or -1."""
     cdef Py_ssize_t i
     for i, name in enumerate(names):
         if not is_outside(name):

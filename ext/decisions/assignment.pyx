@@ -65,7 +65,7 @@ cdef uint64_t siphash(uint64_t k0, uint64_t k1, const uint8_t* text, Py_ssize_t 
 
 
 cdef inline uint64_t mix(uint64_t x) noexcept nogil:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
+    """Finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
     x += 0x9E3779B97F4A7C15ULL
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL
     x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL
@@ -88,7 +88,7 @@ cdef inline Py_ssize_t nearest(
 
 
 cdef class Rendezvous:
-    """Where the units of one experiment go. `salt` is 16 bytes of its own; `arm_names` are hashed, not numbered.
+    """Assignment of the units of one experiment to arms. `salt` is 16 bytes of its own; the `arm_names` are hashed.
 
     So an arm keeps its units whatever its position, and two experiments are independent of each other.
     """
@@ -113,7 +113,7 @@ cdef class Rendezvous:
         return siphash(self.k0, self.k1, <const uint8_t*>utf8, n) or 1
 
     def hash_unit(self, str unit not None):
-        """The unit's 64-bit hash in this experiment; never 0. `ValueError` when it is no name from outside."""
+        """Unit's 64-bit hash in this experiment; never 0. `ValueError` when it is no name from outside."""
         return self.hash_text(unit)
 
     def hash_units(self, list units not None):
@@ -126,7 +126,7 @@ cdef class Rendezvous:
         return hashes
 
     def arm(self, uint64_t unit, const double[::1] shares):
-        """The arm of the unit with this hash under `shares` (f8[K], sum 1)."""
+        """Arm of the unit with this hash under `shares` (float64 (K,), sum 1)."""
         if shares.shape[0] != self.n_arms:
             raise ValueError("expected a share for each arm")
         return nearest(unit, &self.arm_keys[0], &shares[0], self.n_arms)

@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t
 # Below, a deviance is better known from its series than from a difference.
 cdef double SMALL = 0.01
 # So likely that more makes no difference, and exp of it is a number.
-cdef double LARGEST = 600.0
+cdef double MAX_HALF_DEVIANCE = 600.0
 
 
 def watch(
@@ -15,7 +15,7 @@ def watch(
     int64_t[::1] n, double[::1] total, double[::1] m2, double[::1] m3, const int64_t[::1] next_look,
 ):
     """Counts rewards of `arms`, below K, each scaled to [0, 1] by its arm's `low` and `width`, into `n`, `total`, and
-    `m2` and `m3`, the sums of the second and third powers of deviations from their mean (Terriberry 2007), [K].
+    `m2` and `m3`, the sums of the second and third powers of deviations from their mean (Terriberry 2007), (K,).
 
     Whether an arm has come to its next look.
     """
@@ -37,7 +37,10 @@ def watch(
 
 
 cdef inline double half_deviance(double n, double from_mean, double variance, double skew) noexcept nogil:
-    """Of n values whose mean is so far from that of all, of a Poisson law moved and stretched to these moments."""
+    """Half the deviance of n values with a mean this far from that of all.
+
+    The law is Poisson's, moved and stretched to these moments.
+    """
     cdef double u = skew * from_mean / variance
     if fabs(u) < SMALL:
         return n * from_mean * from_mean / variance * (0.5 - u * (1 / 6.0 - u * (1 / 12.0 - u * (0.05 - u / 30.0))))
@@ -49,7 +52,7 @@ cdef inline double half_deviance(double n, double from_mean, double variance, do
 def evidence(
     const double[:, ::1] candidates, double n, double total, double variance, double skew, double shift
 ):
-    """The sum, over `candidates` for when a mean changed, of their weights times how much likelier the first n values,
+    """Sum, over `candidates` for when a mean changed, of their weights times how much likelier the first n values,
     with sum `total`, are if it did; and which of them makes them the likeliest.
 
     candidates: n, sum, weight, and a column that is not read; a row or more, each n from 1 to below this n.
@@ -65,7 +68,7 @@ def evidence(
         half = half_deviance(before, candidates[i, 1] / before - mean, variance, skew)
         half += half_deviance(after, (total - candidates[i, 1]) / after - mean, variance, skew)
         half *= prior / (1.0 + prior)
-        added += candidates[i, 2] / sqrt(1.0 + prior) * exp(min(half, LARGEST))
+        added += candidates[i, 2] / sqrt(1.0 + prior) * exp(min(half, MAX_HALF_DEVIANCE))
         if half > largest:
             largest, best = half, i
     return added, best

@@ -28,11 +28,11 @@ cdef packed struct Check:
 
 
 def learned(const Reward[::1] rows, int metric, int64_t since_ms, int64_t[::1] rewards):
-    """What a policy learns from: the rewards of `metric` whose decision was not of the holdout nor before `since_ms`.
+    """Rewards that a policy learns from: those of `metric` whose decision was not of the holdout nor before `since_ms`.
 
-    Their arms, intp[m]; values, f8[m]; propensities, f8[m]; and places among the rows, intp[m], or None where they
-    are all of them. `rewards`, i8[K], counts those of `metric`, whether learned from or not. ValueError, and nothing
-    is counted, where an arm is not below K.
+    Returns their arms, intp (m,); values, float64 (m,); propensities, float64 (m,); and indices among the rows,
+    intp (m,), or None if they are all of the rows. Adds to `rewards`, int64 (K,), the rewards of `metric`, whether
+    learned from or not. ValueError, and nothing is counted, where an arm is not below K.
     """
     cdef Py_ssize_t i, m = 0, n = rows.shape[0]
     for i in range(n):
@@ -63,7 +63,7 @@ def learned(const Reward[::1] rows, int metric, int64_t since_ms, int64_t[::1] r
 def misfit(
     const Reward[:] rows, Py_ssize_t n_arms, const double[::1] low, const double[::1] high, const uint8_t[::1] whole
 ):
-    """What was to be expected of the first row that does not fit; None where all of them do.
+    """Expectation that the first unfit row fails, in words; None if all rows fit.
 
     low, high: (M,), between which the values of each metric lie; whole: whether they are one of the two.
     """
@@ -89,8 +89,9 @@ def misfit(
 
 
 def undrawable(const uint16_t[::1] arms, const uint32_t[::1] runs, const double[:, ::1] vectors):
-    """Why decisions of `arms`, (n,), can not have been drawn from `vectors`, (V, K), runs[v] of them from row v; None
-    where they can.
+    """Reason why decisions can not have been drawn from their share vectors; None if they can.
+
+    arms: (n,), of the decisions; the next runs[v] of them were drawn from row v of `vectors`, (V, K).
     """
     cdef Py_ssize_t v, k, at = 0, end, n = arms.shape[0]
     for v in range(runs.shape[0]):
@@ -109,8 +110,8 @@ def undrawable(const uint16_t[::1] arms, const uint32_t[::1] runs, const double[
 
 
 def seen_bits(const Reward[::1] rows, int64_t window_ms):
-    """The bitmaps that the rows' bits are in, (metric, incarnation, block) each; and what append_rewards.lua is told
-    about each row, 12 bytes: which of these, which bit, and until when the reward is not late.
+    """Bitmaps with the rows' bits, (metric, incarnation, block) each; and 12 bytes a row for append_rewards.lua:
+    index of its bitmap, its bit, and the time from which the reward is late.
     """
     cdef Py_ssize_t i, n = rows.shape[0]
     cdef uint64_t incarnation = 0, block = 0

@@ -142,7 +142,7 @@ cdef class Seal:
         self, uint64_t experiment, uint64_t incarnation, uint64_t counter, uint64_t time_ms, uint32_t revision,
         uint16_t arm, double propensity, uint64_t unit, uint8_t flags=0, const float[::1] x=None,
     ):
-        """The token of one decision, as text; `x` are its features, f4[d], at most `MAX_FEATURES`."""
+        """Token of one decision, as text; `x` are its features, float32 (d,), at most `MAX_FEATURES`."""
         cdef int n_features = 0 if x is None else must_fit(x.shape[0])
         return self.write(
             experiment, incarnation, counter, time_ms, revision, arm, propensity, unit, flags,
@@ -154,9 +154,9 @@ cdef class Seal:
         const uint16_t[::1] arms, const double[::1] propensities, const uint64_t[::1] units,
         const uint8_t[::1] flags=None, const float[:, ::1] x=None,
     ):
-        """The tokens of n decisions numbered from `first`; all arrays are of length n, `units` may be empty.
+        """Tokens of n decisions numbered from `first`; all arrays are of length n, `units` may be empty.
 
-        Without `flags` (u1[n]) all are 0. `x`, f4[n, d], are the decisions' features.
+        Without `flags` (uint8 (n,)) all are 0. `x`, float32 (n, d), are the decisions' features.
         """
         cdef Py_ssize_t i, n = arms.shape[0]
         cdef bint with_units = units.shape[0] == n
@@ -189,7 +189,7 @@ cdef class Opener:
             self._seals[seal.key_id] = seal
 
     cdef int check(self, object token, uint8_t* raw) except -1:
-        """How many bytes of `raw` are signed, 0 where the token is not ours."""
+        """Number of signed bytes of `raw`; 0 where the token is not ours."""
         if not isinstance(token, str) or not PyUnicode_IS_ASCII(token):
             return 0
         cdef Py_ssize_t chars = PyUnicode_GET_LENGTH(token)
@@ -213,10 +213,10 @@ cdef class Opener:
         return signed if difference == 0 else 0
 
     def open_into(self, tokens, const double[::1] values, uint8_t[:, ::1] rows, uint64_t[::1] experiments):
-        """Fills row i of `rows` (u8[n, 56], `events.REWARD` seen as bytes) from `tokens[i]` and `values[i]`.
+        """Fills row i of `rows` (uint8 (n, 56), `events.REWARD` seen as bytes) from `tokens[i]` and `values[i]`.
 
         `experiments[i]` becomes the experiment's uid, and 0 where the token is not ours. The metric is left as it is.
-        Returns the features of those tokens that have some: bytes of f4[d] by i.
+        Returns the features of those tokens that have some: bytes of float32 (d,) by i.
         """
         cdef Py_ssize_t i, n = len(tokens)
         cdef uint8_t[MAX_TOKEN_BYTES] raw

@@ -192,7 +192,7 @@ cdef inline double value(const Parameters *model, Py_ssize_t user, Py_ssize_t it
 
 def pair_errors(const Sample[::1] samples, const float[:, ::1] user_factors, const float[:, ::1] item_factors,
                 const float[::1] user_biases, const float[::1] item_biases, double mean):
-    """The mean squared error of the samples, of which a row may be −1: never seen. Shapes as for `sgd_epoch`."""
+    """Mean squared error of the samples, of which a row may be −1: never seen. Shapes as for `sgd_epoch`."""
     cdef Py_ssize_t n = samples.shape[0], at
     cdef double squares = 0, error
     cdef Parameters model
@@ -218,7 +218,7 @@ cdef struct Query:
 
 
 cdef inline double against(const Parameters *model, const Query *asked, Py_ssize_t item) noexcept nogil:
-    """The score of an item; the same bits as `value` gives."""
+    """Score of an item; the same bits as `value` gives."""
     if asked.vector == NULL:
         return asked.base + model.bi[item]
     return asked.base + model.bi[item] + dot(asked.vector, model.q + item * model.factors, model.factors)
@@ -226,7 +226,7 @@ cdef inline double against(const Parameters *model, const Query *asked, Py_ssize
 
 cdef cloned_double values(const Parameters *model, const Py_ssize_t *users, const Py_ssize_t *items, Py_ssize_t n,
                           double *out) noexcept nogil:
-    """Of n pairs; 0, or 1 when one of them names a row that does not exist."""
+    """Predicts n pairs. Returns 0, or 1 if a pair names a row that does not exist."""
     cdef Py_ssize_t at, ahead, floats = (model.users + model.items) * model.factors
     cdef Py_ssize_t fetched = 0 if floats * sizeof(float) < CACHED else n - AHEAD
     for at in range(n):
@@ -299,7 +299,7 @@ cdef class Factorization:
         self._stale = False
 
     cdef inline int ready(self) except -1:
-        """The parameters are there, and those of now."""
+        """Makes the parameters ready: present, and up to date."""
         if self._stale:
             self._settle()
         if self.model.users == 0:
@@ -370,23 +370,23 @@ cdef class Factorization:
             + (0 if top is None or top[0] is not self.held else top[1].nbytes)
 
     def user_row(self, user_id):
-        """The row of a user (str or int id), −1 when never seen."""
+        """Row of a user (str or int id), −1 when never seen."""
         self.ready()
         return id_row(&self.user_view, user_id)
 
     def item_row(self, item_id):
-        """The row of an item (str or int id), −1 when never seen."""
+        """Row of an item (str or int id), −1 when never seen."""
         self.ready()
         return id_row(&self.item_view, item_id)
 
     def knows(self, user_id, item_id):
-        """Whether both were seen in training, so that the prediction is the whole formula."""
+        """Return whether both were seen in training, so that the prediction is the whole formula."""
         if self._learner is not None:
             return self._learner.users.ids.row(user_id) >= 0 and self._learner.items.ids.row(item_id) >= 0
         return id_row(&self.user_view, user_id) >= 0 and id_row(&self.item_view, item_id) >= 0
 
     def score(self, Py_ssize_t user_row, Py_ssize_t item_row):
-        """The predicted rating of a pair of rows (−1: never seen). InvalidInput when there is no such row."""
+        """Predicted rating of a pair of rows (−1: never seen). InvalidInput when there is no such row."""
         self.ready()
         if user_row < -1 or user_row >= self.model.users or item_row < -1 or item_row >= self.model.items:
             raise InvalidInput("There is no such row.")
@@ -416,7 +416,7 @@ cdef class Factorization:
         return scores
 
     def predict(self, user_id, item_id, features=None):
-        """The predicted rating of a pair of ids (str or int), with what comes with the request."""
+        """Predicted rating of a pair of ids (str or int), with what comes with the request."""
         if features is not None or self._learner is not None:
             return self._predict_slowly(user_id, item_id, features)
         if self.model.users == 0:
@@ -487,7 +487,7 @@ cdef class Factorization:
         return asked
 
     def _asked(self, user_ids, queries=None):
-        """What `TopK` is asked with for m users: vectors float32 (m, f) and bases; and this model's item ids.
+        """Queries to `TopK` for m users: vectors float32 (m, f) and bases; and this model's item ids.
 
         queries: None, or for each user what `_items` takes. The vector of a user never seen is 0.
         """
@@ -510,7 +510,7 @@ cdef class Factorization:
         self._searches = self.held, TopK(self.held[1], self.held[3], parts)
 
     def _top(self):
-        """The items, made ready for searches; made when it is first asked for."""
+        """Items, made ready for searches; made when it is first asked for."""
         self.ready()
         held = self.held
         top = self._searches
@@ -549,7 +549,7 @@ cdef as_rows(values):
 
 
 def largest(values):
-    """The largest magnitude in a contiguous float32 array, 0 when empty; infinite when one is NaN or infinite."""
+    """Largest magnitude in a contiguous float32 array, 0 when empty; infinite when one is NaN or infinite."""
     cdef const float[::1] flat = values.reshape(-1)
     cdef Py_ssize_t n = flat.shape[0], at
     cdef const int32_t *bits

@@ -22,7 +22,7 @@ cdef uint64_t SEED = int.from_bytes(os.urandom(8), "little")
 
 
 cdef inline bint has_control(const uint8_t *text, Py_ssize_t size) noexcept nogil:
-    """Whether the text has a character of Unicode's category Cc (U+0000–1F, U+007F–9F)."""
+    """Return whether the text has a character of Unicode's category Cc (U+0000–1F, U+007F–9F)."""
     cdef Py_ssize_t at
     for at in range(size):
         if text[at] < 0x20 or text[at] == 0x7F:
@@ -34,7 +34,7 @@ cdef inline bint has_control(const uint8_t *text, Py_ssize_t size) noexcept nogi
 
 cdef inline bint ascends(const uint8_t *a, Py_ssize_t a_size,
                          const uint8_t *b, Py_ssize_t b_size) noexcept nogil:
-    """Whether a < b, byte by byte (which for UTF-8 is the order of code points)."""
+    """Return whether a < b, byte by byte (which for UTF-8 is the order of code points)."""
     cdef int order = memcmp(a, b, min(a_size, b_size))
     return order < 0 or (order == 0 and a_size < b_size)
 
@@ -81,7 +81,7 @@ cdef class IdTable:
 
     @staticmethod
     def of(ids):
-        """The table of a collection of str, in any order, repeated or not."""
+        """Table of a collection of str, in any order, repeated or not."""
         cdef list encoded
         try:
             encoded = sorted({name.encode() for name in ids})
@@ -147,7 +147,7 @@ cdef class IdTable:
 
     @property
     def seed(self):
-        """What `slots` was hashed with."""
+        """Key that `slots` was hashed with."""
         return self.view.seed
 
     @property
@@ -156,21 +156,21 @@ cdef class IdTable:
         return self.text.nbytes + self.offsets.nbytes + self.slots.nbytes
 
     def row(self, key):
-        """The row of an id (str or int), −1 when it is not in the table. InvalidInput for another type."""
+        """Row of an id (str or int), −1 when it is not in the table. InvalidInput for another type."""
         return id_row(&self.view, key)
 
     def rows(self, keys):
         """(n,) int64: the row of each id of a sequence or array of str or int; −1 when unknown."""
         cdef Py_ssize_t at
         cdef list names = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
-        found = np.empty(len(names), np.int64)
-        cdef int64_t *out = <int64_t *> cnp.PyArray_DATA(found)
+        rows = np.empty(len(names), np.int64)
+        cdef int64_t *out = <int64_t *> cnp.PyArray_DATA(rows)
         for at in range(len(names)):
             out[at] = id_row(&self.view, names[at])
-        return found
+        return rows
 
     def name(self, Py_ssize_t row):
-        """The id of a row, as str. IndexError outside 0 … n − 1."""
+        """Id of a row, as str. IndexError outside 0 … n − 1."""
         if row < 0 or row >= self.size:
             raise IndexError(f"there is no row {row}, only {self.size}")
         cdef const char *start = <const char *> self.view.text + self.view.offsets[row]
@@ -192,7 +192,7 @@ cdef class GrowingIds:
 
     @property
     def address(self):
-        """Where kernels find the view; it is as long as the object, and what it points to changes with each new id."""
+        """Address of the view for kernels: valid as long as the object, while its contents change with each new id."""
         return <size_t> &self.view
 
     def __cinit__(self):
@@ -216,11 +216,11 @@ cdef class GrowingIds:
         return self._text.nbytes + self._offsets.nbytes + self._slots.nbytes
 
     def row(self, key):
-        """The row of an id (str or int), −1 when it is not there. InvalidInput for another type."""
+        """Row of an id (str or int), −1 when it is not there. InvalidInput for another type."""
         return id_row(&self.view, key)
 
     def add(self, key):
-        """The row of an id (str or int), which is a new one, `len()`, when it was not there.
+        """Row of an id (str or int), which is a new one, `len()`, when it was not there.
 
         InvalidInput for another type, and for what is not 1 to 256 bytes of UTF-8 without control characters.
         """
@@ -258,7 +258,7 @@ cdef class GrowingIds:
         self._look()
 
     def name(self, Py_ssize_t row):
-        """The id of a row, as str. IndexError outside 0 … n − 1."""
+        """Id of a row, as str. IndexError outside 0 … n − 1."""
         if row < 0 or row >= self.size:
             raise IndexError(f"there is no row {row}, only {self.size}")
         cdef const char *start = <const char *> self.view.text + self.view.offsets[row]
@@ -275,7 +275,7 @@ cdef class GrowingIds:
 
     @staticmethod
     def of(table):
-        """The ids of an `IdTable`, in its order."""
+        """Ids of an `IdTable`, in its order."""
         cdef GrowingIds ids = GrowingIds()
         if len(table):
             ids._text, ids._offsets, ids._slots = np.array(table.text), np.array(table.offsets), np.array(table.slots)

@@ -29,7 +29,7 @@ cnp.import_array()
 
 MAX_FEATURES = 256
 MAX_RATING = 1e12
-cdef double LARGEST = MAX_RATING
+cdef double MAX_ABS_RATING = MAX_RATING
 cdef enum:
     MAX_COLUMNS = 770  # a user, an item and MAX_FEATURES of each of the three sides
     MAX_FACTORS = 4096
@@ -43,7 +43,7 @@ cdef inline uint64_t mixed(uint64_t state) noexcept nogil:
 
 
 cdef inline double uniform(uint64_t bits) noexcept nogil:
-    """In (0, 1)."""
+    """Uniform number in (0, 1)."""
     return (<double> (bits >> 11) + 0.5) / 9007199254740992.0
 
 
@@ -125,7 +125,7 @@ cdef class Rows:
         self.value = <float *> cnp.PyArray_DATA(self.values)
 
     cpdef Py_ssize_t add(self, key) except -1:
-        """The row of an id, a new one if it was not there."""
+        """Row of an id, a new one if it was not there."""
         cdef Py_ssize_t row = id_row(self.known, key)
         if row >= 0:
             return row
@@ -317,7 +317,7 @@ cdef class Learner:
 
     cdef cloned_double score(self, Py_ssize_t user, Py_ssize_t item, const int32_t *feature, const float *value,
                              Py_ssize_t n) noexcept nogil:
-        """The prediction, from sides in float32, as it is served."""
+        """Prediction, from sides in float32, as it is served."""
         cdef float su = <float> self.side(self.users, user, self.tu)
         cdef float si = <float> self.side(self.items, item, self.ti)
         cdef Py_ssize_t lane
@@ -334,7 +334,7 @@ cdef class Learner:
         return self.mean + su + si + dot(self.tu, self.ti, self.factors)
 
     def predict(self, user_id, item_id, feature_rows=None, feature_values=None):
-        """The predicted rating; feature_rows int32 (n,), −1 for a feature never seen, and their values float32 (n,)."""
+        """Predicted rating; feature_rows int32 (n,), −1 for a feature never seen, and their values float32 (n,)."""
         cdef const int32_t[::1] features
         cdef const float[::1] values
         cdef Py_ssize_t user = id_row(self.users.known, user_id), item = id_row(self.items.known, item_id)
@@ -396,13 +396,13 @@ cdef class Learner:
         cdef float scale = <float> self.scale, per_scale = <float> (1 / self.scale)
         cdef float *v
         cdef float *whole = self.tu
-        cdef const float *of_item = self.ti
+        cdef const float *item_vector = self.ti
         cdef double bend = 1
         cdef double error = rating - self.score(user, item, feature, value, n)
         cdef int64_t one
         # score() left t_u (with the request's) and t_i behind: their sum is that of all columns.
         for lane in range(f):
-            whole[lane] += of_item[lane]
+            whole[lane] += item_vector[lane]
         columns.n = 0
         self.column(&columns, self.users, user, 1, rate, fading, self.regularization)
         self.column(&columns, self.items, item, 1, rate, fading, self.regularization)
@@ -453,7 +453,7 @@ cdef class Learner:
         cdef const float *value = NULL
         cdef Py_ssize_t n = 0, user, item
         cdef double error
-        if not (isfinite(rating) and -LARGEST <= rating <= LARGEST):
+        if not (isfinite(rating) and -MAX_ABS_RATING <= rating <= MAX_ABS_RATING):
             raise InvalidInput(f"Every rating must be finite and at most {MAX_RATING:g} in size.")
         if feature_rows is not None and len(feature_rows):
             features, values = feature_rows, feature_values
@@ -504,7 +504,7 @@ cdef class Learner:
 
     def errors(self, const int32_t[::1] users, const int32_t[::1] items, const float[::1] ratings,
                const int64_t[::1] starts, const int32_t[::1] features, const float[::1] values):
-        """The mean squared error over samples as `epoch` takes them; rows may be −1 here."""
+        """Mean squared error over samples as `epoch` takes them; rows may be −1 here."""
         cdef Py_ssize_t n = users.shape[0], at
         cdef double squares = 0, error
         cdef const int32_t *feature = NULL if features.shape[0] == 0 else &features[0]

@@ -47,7 +47,7 @@ cdef enum:
 cdef double SLACK = 1e-3
 cdef double SLACK_PER_FACTOR = 3e-7
 # More than what float32 loses where products are denormal.
-cdef double LEAST = 1e-33
+cdef double DENORMAL_SLACK = 1e-33
 
 cdef sketch_reach reach = sketch_best()
 
@@ -64,7 +64,7 @@ cdef struct Scored:
 
 
 cdef inline bint worse(Scored a, Scored b) noexcept nogil:
-    """Whether a ranks after b: a lower score, or the same and a later row."""
+    """Return whether a ranks after b: a lower score, or the same and a later row."""
     return a.score < b.score or (a.score == b.score and a.row > b.row)
 
 
@@ -106,7 +106,7 @@ cdef struct Search:
 
 
 cdef class TopK:
-    """The items of a model, made ready for searches.
+    """Items of a model, made ready for searches.
 
     factors: float32 (N, F), contiguous; biases: float32 (N,). Both are kept, not copied. The codes take about F + 10
     bytes an item. parts: what `parts()` gave for the same items, kept too; without, they are computed. InvalidInput
@@ -152,13 +152,13 @@ cdef class TopK:
             self._take(parts)
         # From a block on: how long and how biased an item may still be.
         self.later_norms = np.maximum.accumulate(self.norms[::-1])[::-1].copy() if self.blocks else self.norms
-        of_blocks = self.sorted_biases.reshape(-1, LANES8).max(axis=1) if self.blocks else self.sorted_biases
-        self.later_biases = np.maximum.accumulate(of_blocks[::-1])[::-1].copy() if self.blocks else of_blocks
+        block_biases = self.sorted_biases.reshape(-1, LANES8).max(axis=1) if self.blocks else self.sorted_biases
+        self.later_biases = np.maximum.accumulate(block_biases[::-1])[::-1].copy() if self.blocks else block_biases
         self.later_norm = <const float *> cnp.PyArray_DATA(self.later_norms)
         self.later_bias = <const float *> cnp.PyArray_DATA(self.later_biases)
 
     def parts(self):
-        """What was computed from the items, by name."""
+        """Arrays computed from the items, by name."""
         return {"order": self.order, "codes": self.codes, "scales": self.scales, "norms": self.norms,
                 "errors": self.errors, "biases": self.sorted_biases}
 
@@ -246,7 +246,7 @@ cdef class TopK:
                                             self.sorted_biases, self.later_norms, self.later_biases))
 
     def search(self, vectors, bases, Py_ssize_t k, skips=None):
-        """The k best items of each of m queries: a list of (rows int64 (≤ k,), scores float64 (≤ k,)), best first.
+        """K best items of each of m queries: a list of (rows int64 (≤ k,), scores float64 (≤ k,)), best first.
 
         vectors: float32 (m, F); bases: m numbers that each of a query's scores has on top. skips: None, or for each
         query None or uint8 (N,), not 0 for items that are left out. Ties are broken by row.
@@ -290,7 +290,7 @@ cdef class TopK:
                     if at == 0:
                         break
                     block = end
-            return [self.found(&searches[number]) for number in range(m)]
+            return [self.answer(&searches[number]) for number in range(m)]
         finally:
             free(searches)
 
@@ -334,7 +334,7 @@ cdef class TopK:
         cdef double most
         if search.kept == search.k:
             most = search.length * self.later_norm[block] * (1 + SLACK) + self.later_bias[block]
-            if most + 1e-6 * fabs(most) + LEAST < search.threshold:
+            if most + 1e-6 * fabs(most) + DENORMAL_SLACK < search.threshold:
                 search.over = True
                 return
         while True:
@@ -366,10 +366,10 @@ cdef class TopK:
         if search.kept == search.k:
             # Scores have the base, bounds do not; both may be off by their last bits.
             least = search.heap[0].score - search.base
-            least -= 4e-7 * (fabs(least) + fabs(search.base)) + LEAST
+            least -= 4e-7 * (fabs(least) + fabs(search.base)) + DENORMAL_SLACK
             search.threshold = nextafterf(<float> least, -INFINITY)
 
-    cdef found(self, Search *search):
+    cdef answer(self, Search *search):
         cdef Py_ssize_t at
         cdef Scored one
         rows, scores = np.empty(search.kept, np.int64), np.empty(search.kept)

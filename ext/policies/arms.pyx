@@ -39,7 +39,7 @@ def arm_count(n_arms):
 
 
 def eligible_arms(eligible, Py_ssize_t n_arms):
-    """The indices, intp (E,), of the arms that the mask `eligible`, bool (n_arms,), allows; None allows all.
+    """Indices, intp (E,), of the arms that the mask `eligible`, bool (n_arms,), allows; None allows all.
 
     InvalidInput when it is no such mask or allows none.
     """
@@ -57,7 +57,7 @@ def eligible_arms(eligible, Py_ssize_t n_arms):
 
 
 def deviation(const double[::1] n, const double[::1] mean, const double[::1] m2):
-    """The standard deviation of an arm's rewards, above 0, as the n, mean and m2 of K arms, (K,), have shown it: see
+    """Standard deviation of an arm's rewards, above 0, as the n, mean and m2 of K arms, (K,), have shown it: see
     `scale_of` in `tally.pxd`."""
     if n.shape[0] == 0 or mean.shape[0] != n.shape[0] or m2.shape[0] != n.shape[0]:
         raise InvalidInput("n, mean and m2 must be of the same arms, at least one")
@@ -447,7 +447,7 @@ cdef class Arms:
 
     @property
     def randomness(self):
-        """The random generator's state: uint64 (4,), the high and low halves of PCG64's state and increment."""
+        """Random generator's state: uint64 (4,), the high and low halves of PCG64's state and increment."""
         return generator_words(self.generator)
 
     @randomness.setter
@@ -455,7 +455,7 @@ cdef class Arms:
         restore_generator(self.generator, words)
 
     def choose(self, *, eligible=None):
-        """The index of one arm, chosen with the probabilities `shares(eligible=eligible)`."""
+        """Index of one arm, chosen with the probabilities `shares(eligible=eligible)`."""
         if eligible is None:
             if self.samples():
                 return self.pick(self.everyone, self.tally.n_arms)
@@ -465,7 +465,7 @@ cdef class Arms:
         return int(self.choose_many(1, eligible=eligible)[0])
 
     def choose_many(self, n, *, eligible=None):
-        """The indices, intp (n,), of `n` arms chosen from the present state: those of `n` calls of `choose`."""
+        """Indices, intp (n,), of `n` arms chosen from the present state: those of `n` calls of `choose`."""
         cdef Py_ssize_t[::1] arms
         cdef const Py_ssize_t[::1] among
         cdef const uint64_t[:, ::1] view
@@ -492,15 +492,15 @@ cdef class Arms:
         return out
 
     cdef bint samples(self) noexcept:
-        """Whether an arm is chosen by the chooser and not from the table of shares."""
+        """Return whether an arm is chosen by the chooser and not from the table of shares."""
         return self.chooser is not NULL and self.max_share >= 1.0 and self.cold == 0
 
     cdef double even_part(self, Py_ssize_t count) noexcept:
-        """What is split evenly among `count` arms: the holdout, and the floor in what that leaves."""
+        """Share that is split evenly among `count` arms: the holdout, and the floor in what that leaves."""
         return self.holdout + (1.0 - self.holdout) * min(1.0, <double>count * self.min_share)
 
     cdef Py_ssize_t pick(self, const Py_ssize_t *among, Py_ssize_t count) except -1:
-        """With the probability of the even part evenly, otherwise as the policy chooses."""
+        """Chooses an arm: with the probability of the even part evenly, otherwise as the policy chooses."""
         cdef Py_ssize_t arm
         cdef double even = self.even_part(count)
         if even > 0.0 and uniform_double(self.bits) < even:
@@ -540,7 +540,7 @@ cdef class Arms:
         return share if share > 0.0 else 1.0
 
     cdef _chances(self, propensities):
-        """Those given, or else each arm's present share if the policy weighs, or else whatever."""
+        """Propensities given, or else each arm's present share if the policy weighs, or else any numbers."""
         if not self.tally.weighs:
             return self.n
         if propensities is not None:

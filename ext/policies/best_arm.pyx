@@ -267,7 +267,7 @@ cdef Panel first_panel(const Problem* problem) noexcept nogil:
 
 
 cdef bint is_negligible(const Problem* problem, double x) noexcept nogil:
-    """Whether G(x) is negligible."""
+    """Return whether G(x) is negligible."""
     cdef double best = 1.0
     cdef Py_ssize_t k
     for k in range(problem.n_arms - 1, -1, -1):
@@ -332,7 +332,7 @@ cdef check_range(object values, str name, double low, double high):
 
 
 cdef tuple solution_of(Family family, const double[::1] a, const double[::1] b, const double[::1] c):
-    """Of sorted arms: the shares, the loss of one of them, which one, the deviation and the number of panels."""
+    """Solution for sorted arms: the shares, the loss of one arm, its index, the deviation and the number of panels."""
     cdef Py_ssize_t n = a.shape[0]
     cdef Py_ssize_t k
     cdef double ahead
@@ -491,12 +491,12 @@ def student_below_at(z, df):
 
 
 def student_best_deviation(loc, scale, df):
-    """As `beta_best_deviation`, for the posteriors of `student_best`."""
+    """Deviation as in `beta_best_deviation`, for the posteriors of `student_best`."""
     _, m, s, v = student_problem(loc, scale, df)
     return solution_of(STUDENT, m, s, v)[3:]
 
 
 def gamma_best_deviation(shape, rate):
-    """As `beta_best_deviation`, for the posteriors of `gamma_best`."""
+    """Deviation as in `beta_best_deviation`, for the posteriors of `gamma_best`."""
     _, a, b = gamma_problem(shape, rate)
     return solution_of(GAMMA, a, b, a)[3:]

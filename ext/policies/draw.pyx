@@ -30,7 +30,7 @@ def bit_generator(seed):
 
 
 def alias_table(shares):
-    """The cells of `ShareSampler`: uint64 (K, 2), from shares (K,) that sum to 1 (InvalidInput otherwise)."""
+    """Cells of `ShareSampler`: uint64 (K, 2), from shares (K,) that sum to 1 (InvalidInput otherwise)."""
     cdef const double[::1] vector
     cdef uint64_t[:, ::1] cells
     cdef uint64_t[::1] weights
@@ -81,13 +81,13 @@ cdef class ShareSampler:
         self.n_arms = view.shape[0]
 
     def choose(self):
-        """The index of one arm."""
+        """Index of one arm."""
         if self.cells is NULL:
             raise InvalidInput("this sampler was made without shares")
         return alias_draw(self.cells, self.n_arms, self.bits)
 
     def choose_many(self, n):
-        """The indices of `n` arms, intp (n,): what `n` calls of `choose` would give."""
+        """Indices of `n` arms, intp (n,): what `n` calls of `choose` would give."""
         cdef Py_ssize_t[::1] arms
         cdef Py_ssize_t i
         if self.cells is NULL:
@@ -122,7 +122,7 @@ cdef bitgen_t *one_bits = <bitgen_t *>PyCapsule_GetPointer(one_generator.capsule
 
 
 def choose_one(const double[::1] shares):
-    """The index of one arm, with the probabilities `shares` (K,), by inversion: for a vector that is drawn from once.
+    """Index of one arm, with the probabilities `shares` (K,), by inversion: for a vector that is drawn from once.
 
     The shares are not negative and sum to 1 within rounding; an arm of share 0 is never drawn.
     """

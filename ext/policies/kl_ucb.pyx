@@ -15,7 +15,7 @@ cdef enum:
 
 
 # Below it a mean is as good as 0, and what is divided by it overflows.
-cdef double LEAST = 1e-300
+cdef double MIN_MEAN = 1e-300
 
 
 cdef inline double log_of(double trials) noexcept nogil:
@@ -28,14 +28,14 @@ cdef inline double above(double p, double d) noexcept nogil:
 
 
 cdef double index_of(double p, double d) noexcept nogil:
-    """The largest q in [p, 1] with KL(p, q) <= d, for Bernoulli laws of means p and q.
+    """Largest q in [p, 1] with KL(p, q) <= d, for Bernoulli laws of means p and q.
 
     Over e = ln((1 - p)/(1 - q)), the divergence is (1 - p) e - p ln(1 + (q - p)/p): convex, and it cancels neither
     next to p nor next to 1. Newton's method from above the root comes down to it and never falls short.
     """
     cdef double rest = 1.0 - p, e, step, x, high
     cdef Py_ssize_t _
-    if p < LEAST:
+    if p < MIN_MEAN:
         return -expm1(-d)
     if rest <= 0.0:
         return 1.0
@@ -56,7 +56,7 @@ cdef double index_of(double p, double d) noexcept nogil:
 
 
 cdef inline bint surely_below(double p, double d, double highest) noexcept nogil:
-    """Whether the index of mean p is below `highest`, without solving for it where that is easy to see."""
+    """Return whether the index of mean p is below `highest`, without solving for it where that is easy to see."""
     cdef double distance = highest - p
     if distance <= 0.0:
         return False

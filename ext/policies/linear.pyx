@@ -465,12 +465,12 @@ cdef class Linear:
 
     @property
     def drawn(self):
-        """Whether there are draws, where shares go by draws of the coefficients."""
+        """True if there are draws, where shares go by draws of the coefficients."""
         return self.rule != POSTERIOR_DRAW or self.per_arm == 0 or self.draws is not None
 
     @property
     def to_redraw(self):
-        """Whether the draws are not of the present state."""
+        """True if the draws are not of the present state."""
         return not self.drawn or (self.draws is not None and self.outdated)
 
     def redraw(self):
@@ -497,7 +497,7 @@ cdef class Linear:
     # -- the choice
 
     cdef Py_ssize_t pick(self, const Py_ssize_t *among, Py_ssize_t count) noexcept:
-        """For the present x: with the probability of holdout and floor evenly, otherwise as the rule chooses."""
+        """Chooses an arm for the present x: with the probability of holdout and floor evenly, otherwise by the rule."""
         cdef double even = self.holdout + (1.0 - self.holdout) * fmin(1.0, <double>count * self.min_share)
         cdef double *means = self.scores
         cdef double *widths = self.scores + self.tally.n_arms

@@ -22,7 +22,7 @@ cdef double POOLED = 10.0
 cdef inline double pooled_dispersion(
     const double *n, const double *mean, const double *m2, const Py_ssize_t *among, Py_ssize_t count
 ) noexcept nogil:
-    """Of the arms in `among`, all `count` where it is NULL; of one observation more it is 1."""
+    """Dispersion pooled over the arms in `among`, NULL: all `count`, and one more observation of dispersion 1."""
     cdef double freedom = 1.0, pearson = 1.0
     cdef Py_ssize_t i, k
     for i in range(count):
@@ -46,7 +46,7 @@ def posterior(const double[::1] n, const double[::1] mean, const double[::1] m2,
     prior: (K, 2), alpha and beta, the shape and the rate of each arm's Gamma prior.
     """
     cdef Py_ssize_t k
-    cdef double pooled, told
+    cdef double pooled, effective_n
     if mean.shape[0] != n.shape[0] or m2.shape[0] != n.shape[0]:
         raise ValueError("n, mean and m2 must have one length")
     if prior.shape[0] != n.shape[0] or prior.shape[1] != 2:
@@ -57,9 +57,9 @@ def posterior(const double[::1] n, const double[::1] mean, const double[::1] m2,
         return shape, rate
     pooled = pooled_dispersion(&n[0], &mean[0], &m2[0], NULL, n.shape[0])
     for k in range(n.shape[0]):
-        told = n[k] / dispersion_of(n[k], mean[k], m2[k], pooled)
-        shapes[k] = prior[k, 0] + told * mean[k]
-        rates[k] = prior[k, 1] + told
+        effective_n = n[k] / dispersion_of(n[k], mean[k], m2[k], pooled)
+        shapes[k] = prior[k, 0] + effective_n * mean[k]
+        rates[k] = prior[k, 1] + effective_n
     return shape, rate
 
 
@@ -69,7 +69,7 @@ cdef Py_ssize_t choose(
     """Parameters: the prior's alpha and beta, shape and rate. Cache: the shape's gamma constants and the scale; it is
     of the state and of the arms to choose among, so that it only lasts where these are all."""
     cdef Py_ssize_t i, k, best = among[0]
-    cdef double shape, told, drawn, best_drawn = -1.0, pooled = 1.0
+    cdef double shape, effective_n, drawn, best_drawn = -1.0, pooled = 1.0
     cdef double *constants
     cdef const double *prior
     cdef bint all_fresh = count == tally.n_arms
@@ -82,13 +82,13 @@ cdef Py_ssize_t choose(
         constants = tally.cache + 3 * k
         if not all_fresh:
             prior = tally_parameters(tally, k)
-            told = tally.n[k] / dispersion_of(tally.n[k], tally.mean[k], tally.m2[k], pooled)
-            shape = prior[0] + told * tally.mean[k]
+            effective_n = tally.n[k] / dispersion_of(tally.n[k], tally.mean[k], tally.m2[k], pooled)
+            shape = prior[0] + effective_n * tally.mean[k]
             if shape >= 1.0:
                 gamma_prepare(shape, &constants[0], &constants[1])
             else:
                 constants[0], constants[1] = shape, 0.0
-            constants[2] = 1.0 / (prior[1] + told)
+            constants[2] = 1.0 / (prior[1] + effective_n)
             tally.fresh[k] = count == tally.n_arms
         if constants[1] > 0.0:
             drawn = gamma_draw(constants[0], constants[1], bits) * constants[2]

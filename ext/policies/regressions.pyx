@@ -151,7 +151,7 @@ cdef class Regressions:
             symmetric_add(self.inverse + m * self.size, -1.0, self.direction, self.width)
 
     cdef bint is_rounding(self, double variance) noexcept:
-        """Whether no inverse has the present direction and variance, by Cauchy and Schwarz.
+        """Return whether no inverse has the present direction and variance, by Cauchy and Schwarz.
 
         What rounding has made of one grows from row to row.
         """
@@ -167,7 +167,7 @@ cdef class Regressions:
         return self.updates[m] % between == 0 or (self.updates[m] < between and is_power_of_two(self.updates[m]))
 
     cdef void mark(self, Py_ssize_t m) noexcept:
-        """Its inverse is made anew before it is used again: when that is makes no difference to what it will be."""
+        """Marks model m: its inverse is made anew before it is used again. The result does not depend on when."""
         if not self.stale[m]:
             self.stale[m] = 1
             self.stale_models += 1

@@ -9,7 +9,7 @@ from bandit_serve.errors import InvalidInput
 
 
 def uncapped_shares(raw, eligible, Py_ssize_t n_arms, double min_share, double holdout):
-    """The shares of all `n_arms` arms, float64 (n_arms,): `raw` scaled to the sum 1, floor, holdout, in this order.
+    """Shares of all `n_arms` arms, float64 (n_arms,): `raw` scaled to the sum 1, floor, holdout, in this order.
 
     raw: (E,), the policy's shares of the arms `eligible`, intp (E,), ascending; even where all are 0. InvalidInput
         unless they are finite and not negative.

@@ -22,7 +22,7 @@ cdef inline double twice_log(double trials) noexcept nogil:
 
 
 cdef inline double sum_of(const double *n, const Py_ssize_t *among, Py_ssize_t count) noexcept nogil:
-    """In four parts, which need not wait for one another; `among` NULL takes the first `count`."""
+    """Sum, in four parts that need not wait for one another, of n over the arms in `among`; NULL: the first `count`."""
     cdef double a = 0.0, b = 0.0, c = 0.0, d = 0.0
     cdef Py_ssize_t i, whole = count - count % 4
     for i in range(0, whole, 4):
@@ -56,7 +56,7 @@ def shares(const double[::1] n, const double[::1] mean, double scale):
 
 
 cdef inline bint surely_below(const tally_t *tally, Py_ssize_t k, double width, double highest) noexcept nogil:
-    """Whether the arm's index is below `highest`, told without a root or a quotient.
+    """Return whether the arm's index is below `highest`, without a root or a quotient.
 
     It is where highest - mean > 0 and n (highest - mean)^2 > width; the margins are far above rounding. Never where
     n is 0, as nothing is above 0 then.

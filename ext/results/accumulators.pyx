@@ -40,7 +40,7 @@ cdef class Accumulators:
     control's score), `pair_weight_square` (w^2), `pair_square_score` (w^2 d), `pair_square` (w^2 d^2),
     `pair_inverse` (w^2/e(k)), `pair_control_inverse` (w^2/e(control)). By metric: `analysed`, `grand` (sum of all
     shifted values), `unfloored` (how many an adaptive policy without a floor decided), `unsquared` (how many a
-    former build analysed, which kept no squares), `moved` (1 when not all had one share vector), `split` f8[M, K]
+    former build analysed, which kept no squares), `moved` (1 when not all had one share vector), `split` float64 (M, K)
     (the first's), `first_who` and `first_number` (which decision or unit was the first).
 
     What scores are made around, mu(k), is expected of an arm before its value is known: its past mean, or, where the
@@ -75,8 +75,8 @@ cdef class Accumulators:
     cdef int restore(self, dict state, Py_ssize_t control) except -1:
         self.n_metrics, self.n_arms = state["n"].shape
         shapes = dict.fromkeys((*self.COUNTS, *self.SUMS), (self.n_metrics, self.n_arms))
-        of_metrics = (*self.BY_METRIC, "grand", "origin", "first_who", "first_number")
-        shapes |= dict.fromkeys(of_metrics, (self.n_metrics,))
+        metric_columns = (*self.BY_METRIC, "grand", "origin", "first_who", "first_number")
+        shapes |= dict.fromkeys(metric_columns, (self.n_metrics,))
         if any(state[name].shape != shape for name, shape in shapes.items()):
             raise ValueError("the snapshot's sums are not of the same metrics and arms")
         self.control = control
@@ -120,7 +120,7 @@ cdef class Accumulators:
         return {name: np.array(column) for name, column in self.views().items()} | numbers
 
     def of_metric(self, Py_ssize_t metric):
-        """A copy of the sums of one metric, by name, [K] or a number."""
+        """A copy of the sums of one metric, by name, (K,) or a number."""
         if not 0 <= metric < self.n_metrics:
             raise IndexError(f"expected a metric below {self.n_metrics}")
         return {name: np.asarray(column)[metric].copy() for name, column in self.views().items()}
@@ -142,7 +142,7 @@ cdef class Accumulators:
         return self.model.n_features
 
     def know_features(self, Py_ssize_t n_features):
-        """From now on a model learns from decisions with so many features, if its matrices are not too large."""
+        """Starts a model of decisions with so many features, if its matrices are not too large."""
         self.make_model(n_features)
 
     cdef int make_model(self, Py_ssize_t n_features, given=None) except -1:
@@ -167,7 +167,7 @@ cdef class Accumulators:
                 column[:] = given[name]
             if (columns["learned"] < 0).any() or (columns["spread"] < MIN_SPREAD).any():
                 raise ValueError("the snapshot holds a model that can not have been learned")
-        self.of_model = columns
+        self.model_columns = columns
         self.room = np.zeros(2 * width + 2 * width * width)
         self.model.n_arms, self.model.n_features, self.model.width, self.model.size = (
             self.n_arms, n_features, width, size
@@ -190,14 +190,14 @@ cdef class Accumulators:
 
     def model_state(self):
         """Copies of the model's columns, by name; all of them empty where there is none."""
-        return {name: column.copy() for name, column in self.of_model.items()}
+        return {name: column.copy() for name, column in self.model_columns.items()}
 
     def restore_model(self, Py_ssize_t n_features, state):
         """Takes over what `model_state()` gave of a model of so many features; `ValueError` for anything else."""
         self.make_model(n_features, state)
 
     def counts(self):
-        """Counts of what has been analysed, i8[M]: a view."""
+        """Counts of what has been analysed, int64 (M,): a view."""
         return np.asarray(self.analysed_)
 
     def grow(self, Py_ssize_t n_arms):
@@ -205,11 +205,11 @@ cdef class Accumulators:
         state = self.state()
         for name in (*self.COUNTS, *self.SUMS):
             state[name] = widened(state[name], n_arms)
-        former, of_model, n_before = self.n_features, self.model_state(), self.n_arms
+        former, former_model, n_before = self.n_features, self.model_state(), self.n_arms
         self.restore(state, self.control)
         self.make_model(former)
-        for name in self.of_model if self.n_features else ():
-            mine, its = self.of_model[name], of_model[name]
+        for name in self.model_columns if self.n_features else ():
+            mine, its = self.model_columns[name], former_model[name]
             if name in OF_METRIC:
                 mine[:] = its
             else:

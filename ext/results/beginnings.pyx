@@ -16,7 +16,7 @@ cdef enum:
 
 
 cdef class Beginnings:
-    """First values of each arm on each `bounded` u1[M] metric, in the order of their analysis, while they are few.
+    """First values of each arm on each `bounded` uint8 (M,) metric, in the order of their analysis, while they are few.
 
     They are given up for good: of an arm when there are more than `MAX_FIRST_VALUES`, or more than `MAX_KEPT_VALUES` in
     all, or when one of them changes; of a metric with the first decision that other arms had a share in than in the
@@ -57,7 +57,7 @@ cdef class Beginnings:
             self.close_metric(m)
 
     def of_arm(self, Py_ssize_t metric, Py_ssize_t arm):
-        """Values, f8[n]; None where they were given up."""
+        """Values, float64 (n,); None where they were given up."""
         if not (0 <= metric < self.n_metrics and 0 <= arm < self.n_arms):
             raise IndexError("expected a metric and an arm that there are")
         cdef Beginning *beginning = &self.of[metric * self.n_arms + arm]

@@ -40,8 +40,8 @@ cdef class OpenDecisions:
     cdef int64_t linger_ms, grace_ms
     cdef Py_ssize_t most_x
     cdef readonly Py_ssize_t n_x        # open decisions whose features are kept
-    cdef list block_x                   # of each block: f4[its rows, d], or None
-    cdef dict held_x                    # of held rows: f4[d]
+    cdef list block_x                   # of each block: float32 (its rows, d), or None
+    cdef dict held_x                    # of held rows: float32 (d,)
     cdef int64_t closed_ms              # decisions before this time have been analysed
     cdef Py_ssize_t pending_exposures
     cdef Py_ssize_t pending_orphans     # decisions with a held reward whose exposure has not come
@@ -116,7 +116,7 @@ cdef class OpenDecisions:
                x=None):
         """Opens rows `low` … `high - 1` of an exposure that starts at counter `first` and time `ms`.
 
-        `x` f4[n, d]: the features of all its decisions, where they are known.
+        `x` float32 (n, d): the features of all its decisions, where they are known.
         """
         cdef Py_ssize_t slot = self.shares.slot(incarnation), start = low, i
         for i in range(low + 1, high + 1):
@@ -126,7 +126,7 @@ cdef class OpenDecisions:
                 start = i
 
     cdef bint has_room(self, Py_ssize_t n, Py_ssize_t width) noexcept:
-        """For the features of n decisions more."""
+        """Return whether there is room for the features of n more decisions."""
         return self.most_x == 0 or (self.n_x + n) * width * <Py_ssize_t> sizeof(float) <= self.most_x
 
     def forget_features(self):
@@ -179,7 +179,7 @@ cdef class OpenDecisions:
         return 0
 
     def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored, x=None):
-        """`x` f4[n, d]: the features of the rows' decisions, where they are known."""
+        """`x` float32 (n, d): the features of the rows' decisions, where they are known."""
         cdef Py_ssize_t i, slot
         cdef const Reward *row
         cdef uint64_t key
@@ -339,7 +339,7 @@ cdef class OpenDecisions:
         return 0
 
     def still_open(self):
-        """By arm, how many decisions are open, i8[K], and the sum of the rewards that they have had, f8[M, K]."""
+        """Numbers of open decisions by arm, int64 (K,), and sums of their rewards so far, float64 (M, K)."""
         cdef Py_ssize_t b, i, at, slot, run, held, m
         cdef Timeline *line
         cdef uint64_t counter
@@ -444,12 +444,12 @@ cdef class OpenDecisions:
         return 0
 
     def vectors(self):
-        """Vectors of held rows, i4[n]; below 0: none."""
+        """Vectors of held rows, int32 (n,); below 0: none."""
         self.tidy_held()
         return first_rows(self.held_vector, self.n_held)
 
     def state(self, vectors):
-        """`vectors` i4[n]: what `vectors()` gave, as the state of the share history numbers them."""
+        """`vectors` int32 (n,): what `vectors()` gave, as the state of the share history numbers them."""
         cdef Py_ssize_t i
         self.tidy_blocks(0)
         incarnations = np.array([self.shares.timelines[i].incarnation for i in range(self.shares.n_timelines)],
@@ -531,15 +531,15 @@ cdef class OpenDecisions:
 
 
 cdef features_of(state, Py_ssize_t n_features):
-    """Features in a state of `OpenDecisions`, f4[n, d], and which blocks and held rows have some."""
+    """Features in a state of `OpenDecisions`, float32 (n, d), and which blocks and held rows have some."""
     blocks, held = len(state["block_ms"]), len(state["held_counter"])
     if "x" not in state:
         # A former build kept none.
         return None, np.zeros(blocks, np.uint8), np.zeros(held, np.uint8)
-    x, of_blocks, of_held = state["x"], state["block_has_x"], state["held_has_x"]
-    if of_blocks.shape != (blocks,) or of_held.shape != (held,):
+    x, block_has_x, held_has_x = state["x"], state["block_has_x"], state["held_has_x"]
+    if block_has_x.shape != (blocks,) or held_has_x.shape != (held,):
         raise ValueError("the snapshot does not say which decisions have features")
-    n = state["block_size"][of_blocks > 0].sum() + np.count_nonzero(of_held)
+    n = state["block_size"][block_has_x > 0].sum() + np.count_nonzero(held_has_x)
     if x.dtype != np.float32 or not np.isfinite(x).all() or x.shape != ((n, n_features) if n else (0, 0)):
         raise ValueError("the snapshot does not hold the features that it counts")
-    return x, of_blocks, of_held
+    return x, block_has_x, held_has_x

@@ -30,7 +30,7 @@ cdef class RewardedDecisions:
         """Nothing is open."""
 
     def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored, x=None):
-        """`x` f4[n, d]: the features of the rows' decisions, where they are known."""
+        """`x` float32 (n, d): the features of the rows' decisions, where they are known."""
         cdef Py_ssize_t i, slot
         cdef const Reward *row
         cdef const float[:, ::1] features = x

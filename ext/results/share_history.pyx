@@ -29,8 +29,8 @@ cdef enum:
 cdef class ShareHistory:
     """Decisions that each worker has exposed, in runs of one share vector, and the vectors, each stored once.
 
-    `current` f8[K] stands in for a worker's vector until one has been logged. Vectors from before an arm was there
-    have 0 for it.
+    `current` float64 (K,) stands in for a worker's vector until one has been logged. Vectors from before an arm was
+    there have 0 for it.
 
     At most `most` vectors are kept (0: any number). When more would have to be, only decisions of every second block
     of 64 consecutive ones are analysed from then on, of the open ones too; and so on, until they fit. Which blocks
@@ -225,7 +225,7 @@ cdef class ShareHistory:
         return memcmp(&self.vectors[one, 0], &self.vectors[other, 0], self.n_arms * sizeof(double)) == 0
 
     cdef bint analysed(self, Py_ssize_t slot, uint64_t block) noexcept:
-        """Whether decisions of a block are analysed, as things stand."""
+        """Return whether decisions of a block are analysed, as things stand."""
         return is_taken(self.timelines[slot].incarnation + block * <uint64_t> 0x9E3779B97F4A7C15, self.halvings)
 
     cdef int add_parts(self, Py_ssize_t slot, uint64_t first, uint64_t end, int32_t vector, int64_t ms) except -1:
@@ -385,8 +385,8 @@ cdef class ShareHistory:
             raise ValueError("the snapshot refers to share vectors that it does not hold")
         return 0
 
-    def state(self, of_units):
-        """Columns for `from_state`; with them `of_units` i4[n], vectors that units refer to, as numbered in them."""
+    def state(self, unit_vectors):
+        """Columns for `from_state`, and `unit_vectors`, int32 (n,): the units' vectors, as numbered in the columns."""
         cdef Py_ssize_t i, j, n_runs = self.n_past + self.n_runs
         cdef Timeline *line
         incarnations = np.zeros(n_runs, np.uint64)
@@ -407,15 +407,15 @@ cdef class ShareHistory:
                 first[i], end[i], last_ms[i] = line.first[j], line.end[j], line.last_ms[j]
                 numbers[i] = line.vector[j]
                 i += 1
-        of_units = np.asarray(of_units, np.int32)
+        unit_vectors = np.asarray(unit_vectors, np.int32)
         everyone = np.concatenate(
-            [np.array([self.current], np.int32), numbers[numbers >= 0], of_units[of_units >= 0]]
+            [np.array([self.current], np.int32), numbers[numbers >= 0], unit_vectors[unit_vectors >= 0]]
         )
         distinct, seen_at = np.unique(everyone, return_index=True)
         distinct = distinct[np.argsort(seen_at)]
         renumbered = np.full(self.references.shape[0], -1, np.int32)
         renumbered[distinct] = np.arange(len(distinct))
-        renumbered_units = np.where(of_units >= 0, renumbered[np.maximum(of_units, 0)], of_units)
+        renumbered_units = np.where(unit_vectors >= 0, renumbered[np.maximum(unit_vectors, 0)], unit_vectors)
         return {
             "vectors": np.asarray(self.vectors)[distinct],
             "incarnations": incarnations, "first": first, "end": end, "last_ms": last_ms,

@@ -26,7 +26,7 @@ cdef class Units:
     With `ignore` it enters, per metric, with its first reward; with `zero` when the window of its first exposure
     closes. Later rewards change its value. The first exposure is that of the earliest decision, of those that the
     log shows before the unit enters; until an exposure has come, a reward's row stands in for it.
-    `takes_max` u1[M]: a metric whose value is the largest of the unit's rewards, in place of their sum.
+    `takes_max` uint8 (M,): a metric whose value is the largest of the unit's rewards, in place of their sum.
 
     Units that are here stay. Each takes `UNIT_BYTES`, 8 bytes a metric, and its part of the share vectors. Once that is
     more than `most` (0: any number), only every second unit that comes is analysed, from an eighth of `most` further on
@@ -141,7 +141,7 @@ cdef class Units:
         return 1 << self.halvings
 
     cdef bint taken(self, uint64_t unit) noexcept:
-        """Whether a unit that comes is analysed, as things stand."""
+        """Return whether a unit that comes is analysed, as things stand."""
         return is_taken(unit + <uint64_t> 0x9E3779B97F4A7C15, self.halvings)
 
     cdef void thin(self) noexcept:
@@ -209,7 +209,7 @@ cdef class Units:
             self.vector[row] = <int32_t> -n
 
     def close(self, int64_t before_ms):
-        """With `zero`: units first exposed before `before_ms` enter, in that order."""
+        """Enters units first exposed before `before_ms`, in that order, with `zero`."""
         cdef int32_t row
         cdef int64_t ms
         cdef Py_ssize_t m
@@ -225,7 +225,7 @@ cdef class Units:
                 self.enter(row, m)
 
     def still_open(self):
-        """With `zero`: by arm, how many units are open, i8[K], and the sum of their values so far, f8[M, K]."""
+        """Numbers of open units by arm, int64 (K,), and sums of their values so far, float64 (M, K), with `zero`."""
         cdef Py_ssize_t row, m
         cdef int64_t[::1] n = np.zeros(self.sums.n_arms, np.int64)
         cdef double[:, ::1] total = np.zeros((self.sums.n_metrics, self.sums.n_arms))
@@ -248,11 +248,11 @@ cdef class Units:
         return 0
 
     def vectors(self):
-        """Vectors that units refer to, i4[n]; below 0: none."""
+        """Vectors that units refer to, int32 (n,); below 0: none."""
         return first_rows(self.vector, self.n_units)
 
     def state(self, vectors):
-        """`vectors` i4[n]: what `vectors()` gave, as the state of the share history numbers them."""
+        """`vectors` int32 (n,): what `vectors()` gave, as the state of the share history numbers them."""
         return {
             "zero": np.array([self.zero]),
             "takes_max": np.array(self.takes_max),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from result_states import Columns, parts_of, state_of
+from result_states import StateColumns, parts_of, state_of
 from simulated_results import START_MS, Z, exposed, random_log, record, rewarded, with_arm
 
 from bandit_serve.errors import UnreadableEntry
@@ -530,7 +530,7 @@ def test_an_interval_goes_on_from_a_snapshot_without_a_model(kind):
     assert 0.5 * half_width(unknown) < half_width(known) < half_width(unknown)
 
 
-def damaged(parts: Columns, part: str, name: str, column: NDArray[np.generic]) -> Columns:
+def damaged(parts: StateColumns, part: str, name: str, column: NDArray[np.generic]) -> StateColumns:
     return parts | {part: parts[part] | {name: column}}
 
 

@@ -18,7 +18,7 @@ from bandit_serve.experiments.spec import Metric
 from bandit_serve.log.events import Tick
 from bandit_serve.log.offset import Offset
 from bandit_serve.results import Report, ResultsFold, report
-from bandit_serve.results.sequence import of_mean
+from bandit_serve.results.sequence import mean_sequence
 
 EVEN = np.array([0.5, 0.5])
 METRICS = (Metric(name="hit", kind="binary"), Metric(name="worth", kind="continuous"))
@@ -49,7 +49,7 @@ def cautious_sequence(counts):
     for s, n in counts:
         m = (s + 1) / (n + 2)
         of.append((m * (1 - m) + max(mean * (1 - mean) - m * (1 - m), 0) * 1000 / (n + 1000)) / n)
-    return of_mean(n_a + n_b, s_b / n_b - s_a / n_a, sum(of))
+    return mean_sequence(n_a + n_b, s_b / n_b - s_a / n_a, sum(of))
 
 
 def metrics_of(fold, shares=None):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandit_serve.results.sequence import Sequence, holm, of_mean, p_value, tuning
+from bandit_serve.results.sequence import Sequence, holm, mean_sequence, p_value, tuning
 
 CONTROL, TREATMENT = (400, 4000), (470, 4100)
 
@@ -22,7 +22,7 @@ def sample(successes: int, n: int) -> tuple[float, float]:
 
 def test_the_known_values_of_two_arms():
     (m_a, v_a), (m_b, v_b) = sample(*CONTROL), sample(*TREATMENT)
-    difference = of_mean(8100, m_b - m_a, v_a + v_b)
+    difference = mean_sequence(8100, m_b - m_a, v_a + v_b)
     half = difference.half_width(0.05)
     assert tuning(0.05) / 5000 == pytest.approx(0.001587230920347513, rel=1e-12)
     assert difference.mean - half == pytest.approx(-0.006321422150146739, rel=1e-9)

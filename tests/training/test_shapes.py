@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from bandit_serve.errors import InvalidInput, NotFound
-from bandit_serve.training import Columns, read_dataset
+from bandit_serve.training import RatingColumns, read_dataset
 from bandit_serve.training.features import read_features
 from bandit_serve.training.ratings import read_ratings
 
 CSV = "userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n1,1029,3.0,1260759179\n7,31,0.5,851868750\n"
 ROWS = [line.split(",") for line in CSV.splitlines()[1:]]
-OTHER = Columns(user="who", item="what", rating="stars", time="at")
+OTHER = RatingColumns(user="who", item="what", rating="stars", time="at")
 
 
 def file(tmp_path, content, name="ratings.csv"):
@@ -70,7 +70,7 @@ def test_without_names(tmp_path):
     assert_read(file(tmp_path, text()))
     assert_read(file(tmp_path, text(rows=[row[:3] for row in ROWS])), times=False)
     swapped = file(tmp_path, text(rows=[[row[3], row[1], row[0], row[2]] for row in ROWS]))
-    assert_read(swapped, Columns(user="3", item="2", rating="4", time="1"))
+    assert_read(swapped, RatingColumns(user="3", item="2", rating="4", time="1"))
 
 
 def test_semicolons_and_decimal_commas(tmp_path):
@@ -128,7 +128,7 @@ def test_gzip_with_columns_and_features_of_requests(tmp_path):
     ]
     path = file(tmp_path, gzip.compress(text(",", "who,what,stars,at,hour,place", rows).encode()), "r.csv.gz")
     assert_read(path, OTHER)
-    columns = Columns("who", "what", "stars", "at", ("hour", "place"))
+    columns = RatingColumns("who", "what", "stars", "at", ("hour", "place"))
     assert read_dataset(path, columns=columns).features == [
         {"hour": 9.0, "place": "a"},
         {"place": "b"},

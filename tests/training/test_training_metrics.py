@@ -5,7 +5,7 @@ import pytest
 
 from bandit_serve.models import Bias, FactorizationMachine
 from bandit_serve.training.dataset import DataSet
-from bandit_serve.training.metrics import is_better, of_rankings, of_ratings, squared_errors
+from bandit_serve.training.metrics import is_better, ranking_metrics, rating_metrics, squared_errors
 from bandit_serve.training.ratings import Ratings, synthetic_ratings
 from bandit_serve.training.splits import random_split
 
@@ -21,7 +21,7 @@ def test_errors_of_ratings():
             TEST.ratings.users.tolist(), TEST.ratings.items.tolist(), TEST.ratings.values, strict=True
         )
     ]
-    found = of_ratings(MODEL, TEST)
+    found = rating_metrics(MODEL, TEST)
     assert found["rmse"] == pytest.approx(math.sqrt(np.mean(np.square(errors))))
     assert found["mae"] == pytest.approx(np.mean(np.abs(errors)))
     np.testing.assert_allclose(squared_errors(MODEL, TEST), np.square(errors), rtol=1e-3, atol=1e-5)
@@ -45,7 +45,7 @@ def test_rankings_are_those_of_the_definition():
         recall.append(len(liked & set(ranked)) / len(liked))
         gain = sum(1 / math.log2(place + 2) for place, item in enumerate(ranked) if item in liked)
         ndcg.append(gain / sum(1 / math.log2(place + 2) for place in range(min(k, len(liked)))))
-    found = of_rankings(MODEL, TRAIN, TEST, k, relevant_from)
+    found = ranking_metrics(MODEL, TRAIN, TEST, k, relevant_from)
     assert found["precision@7"] == pytest.approx(np.mean(precision))
     assert found["recall@7"] == pytest.approx(np.mean(recall))
     assert found["ndcg@7"] == pytest.approx(np.mean(ndcg))
@@ -59,9 +59,9 @@ def test_a_perfect_ranking_is_1_and_nobody_liked_anything_is_no_figure():
     )
     empty = DataSet(ratings.take(np.zeros(0, np.int64)))
     model = Bias(user_damping=0, item_damping=0).fit(ratings.users, ratings.items, ratings.values)
-    found = of_rankings(model, empty, DataSet(ratings), 1, 4.0)
+    found = ranking_metrics(model, empty, DataSet(ratings), 1, 4.0)
     assert found == {"precision@1": 1.0, "recall@1": 1.0, "ndcg@1": 1.0, "coverage": 0.5}
-    assert of_rankings(model, empty, DataSet(ratings), 1, 6.0) == {"coverage": 0.5}
+    assert ranking_metrics(model, empty, DataSet(ratings), 1, 6.0) == {"coverage": 0.5}
 
 
 def test_features_of_requests_are_asked_with():
@@ -71,7 +71,7 @@ def test_features_of_requests_are_asked_with():
     data = DataSet(Ratings(ratings.users, ratings.items, values, ratings.timestamps), features=features)
     model = FactorizationMachine(4).fit(ratings.users, ratings.items, values, features=features)
     blind = DataSet(data.ratings)
-    assert of_ratings(model, data)["rmse"] < of_ratings(model, blind)["rmse"]
+    assert rating_metrics(model, data)["rmse"] < rating_metrics(model, blind)["rmse"]
 
 
 @pytest.mark.parametrize(

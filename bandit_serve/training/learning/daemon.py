@@ -31,7 +31,7 @@ CHOOSE = "name those to learn from with --experiment, or say what their rewards 
 
 
 class LearnerStatus(Struct, frozen=True):
-    """Where a learner stands. `lost`: decisions given up before their window closed; `drift_at`: see `Prequential`."""
+    """Progress of a learner. `lost`: decisions given up before their window closed; `drift_at`: see `Prequential`."""
 
     model: str
     started_from: str
@@ -45,7 +45,7 @@ class LearnerStatus(Struct, frozen=True):
 
 
 class Options(Struct, frozen=True):
-    """`publish_every` ratings there is a version, `checkpoint_s` seconds a checkpoint. See `Sources` for the rest."""
+    """Options of a daemon: a version every `publish_every` ratings, a checkpoint every `checkpoint_s` seconds."""
 
     publication: Publication
     publish_every: int = 5_000
@@ -56,7 +56,7 @@ class Options(Struct, frozen=True):
 
 
 class Daemon:
-    """A learner of one model, which begins with `version`; of a data directory and a model there is one at a time.
+    """Learner of one model, which begins with `version`; of a data directory and a model there is one at a time.
 
     `who` is for the history, `say` takes sentences for whoever looks on.
     """
@@ -79,7 +79,7 @@ class Daemon:
         self._saved_s = time.monotonic()
 
     async def status(self) -> LearnerStatus:
-        """Where the last checkpoint stands; `NotFound` where there is none."""
+        """Status of the last checkpoint; `NotFound` where there is none."""
         learner = ContinuousLearner.load(self._folder, await self._sources.followed())
         if learner is None:
             raise NotFound(f"Nothing was learned for {self._model!r} in {self._node.settings.data_dir} yet.")
@@ -136,7 +136,7 @@ class Daemon:
         return learner
 
     def _start_over(self) -> None:
-        """From the version of before, under names that its versions do not have."""
+        """Starts again from the first version, and names new versions apart from the former ones."""
         self._say("Starts over: rewards had been learned as they are, though they are to be minimized.")
         self._version = self._node.replica.registry.version(self._model, self._started_from)
         self._started_from += AS_UTILITIES

@@ -34,7 +34,7 @@ CHECKPOINT, FROZEN = "checkpoint", "frozen.safetensors"
 
 
 class Followed(Struct, frozen=True):
-    """An experiment whose rewards are learned from: its number, its window, and the rule that makes ratings of them."""
+    """Experiment whose rewards are learned from: its number, its window, and the rule that makes ratings of them."""
 
     name: str
     uid: int
@@ -60,7 +60,7 @@ _CODEC = Codec(_Checkpoint, _LEARNER)
 
 
 class ContinuousLearner:
-    """A model, and the logs it learns from. `learned` counts ratings, `published` is that count at the last version.
+    """Model, and the logs it learns from. `learned` counts ratings, `published` is that count at the last version.
 
     An experiment whose ratings would be of another unit than those so far is not followed.
     """
@@ -79,7 +79,7 @@ class ContinuousLearner:
 
     @property
     def offsets(self) -> Mapping[str, Offset]:
-        """By experiment: how far its log was learned from."""
+        """Offsets up to which each experiment's log was learned from."""
         return {name: join.offset for name, join in self._joins.items()}
 
     def pass_over(self, experiment: str, through: Offset) -> None:
@@ -97,11 +97,11 @@ class ContinuousLearner:
         return next((rule.unit for rule in self.rules.values() if rule.unit is not None), None)
 
     def follows(self, name: str, uid: int) -> bool:
-        """Whether `offsets[name]` is a place in the log of the experiment with this uid."""
+        """Return whether `offsets[name]` is a place in the log of the experiment with this uid."""
         return self._uids.get(name) == uid
 
     def follow(self, experiment: Followed) -> bool:
-        """Another experiment, from the start of its log on, unless it is known; False where it is not followed."""
+        """Follows an experiment from the start of its log on, unless it is known; False where it is refused."""
         name, unit = experiment.name, experiment.rule.unit
         if self.follows(name, experiment.uid):
             return True

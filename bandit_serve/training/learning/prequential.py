@@ -133,7 +133,7 @@ class Prequential:
 
     @classmethod
     def from_state(cls, state: PrequentialState) -> Prequential:
-        """`ValueError` where a reference is not whole."""
+        """Prequential errors of a state; `ValueError` where a reference is not whole."""
         errors = cls()
         errors.n = state.n
         errors._squares, errors._absolutes = state.squares, state.absolutes

@@ -20,7 +20,7 @@ METRIC = "prequential.rmse"
 
 
 class Publication(Struct, frozen=True):
-    """`staging`: the gate that a version has to pass; `production`: the one into production, None for never.
+    """Gates of versions. `staging`: the gate to pass; `production`: the gate into production, None for never.
 
     Each version becomes an arm of the experiment `arm_of`, whose share is bounded by `ramp`.
     """
@@ -57,7 +57,7 @@ class Publisher:
     async def publish(
         self, name: str, model: Model, metrics: dict[str, float], learner: Mapping[str, Any]
     ) -> None:
-        """A version of a model, where the gate is open. `learner`: for its metadata, what it was learned from."""
+        """Version of a model, where the gate is open. `learner`: for its metadata, what it was learned from."""
         changes = self._node.model_changes
         registered = (await changes.known()).models[self._model]
         current = (

@@ -20,7 +20,7 @@ Key = tuple[int, int]
 
 
 class Rating(NamedTuple):
-    """`value` is the reward by the rule; it was logged at `time_ms`."""
+    """Rating from a reward. `value` is the reward by the rule; it was logged at `time_ms`."""
 
     user: str
     item: str
@@ -48,7 +48,7 @@ _CODEC = Codec(_State, "a reward log")
 
 
 class RewardLog:
-    """A fold of one experiment's log into ratings. Each reward that the log holds is one, and is given once.
+    """Fold of one experiment's log into ratings. Each reward that the log holds is one, and is given once.
 
     A decision is kept until its window has closed, and at most a million of them: `lost` counts those that were given
     up before. Decisions of the holdout are not given, as nothing learns from them.
@@ -123,7 +123,7 @@ class RewardLog:
             del self._open[key]
 
     def state(self) -> bytes:
-        """All that the rest of the log needs."""
+        """State that the rest of the log needs."""
         return _CODEC.pack(_State(list(self._open.items()), self.lost))
 
     @classmethod

@@ -23,7 +23,7 @@ ENTRIES_AT_ONCE = 20_000
 class Sources:
     """Experiments by name, or all that have an arm of the model where `experiments` is None.
 
-    `rules`: what their rewards are as ratings, as text, where that is not the objective's utility.
+    rules: text, the rules that make ratings of their rewards, where those are not the objective's utility.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Sources:
         return {name: await store.last_offset(owner(name)) for name in names}
 
     def are_learned(self, learner: ContinuousLearner, ends: Mapping[str, Offset]) -> bool:
-        """Whether a learner has come to `ends`, as far as it follows those logs and they can be folded."""
+        """Return whether a learner has reached `ends` in all logs that it follows and that can be folded."""
         return all(
             learner.offsets[name] >= end
             for name, end in ends.items()

@@ -29,7 +29,7 @@ cdef inline int64_t bucket_of(int64_t time_ms, int64_t width_ms) noexcept nogil:
 
 
 cdef inline Py_ssize_t bin_of(int64_t delay_ms, const int64_t[::1] edges_ms) noexcept nogil:
-    """The first bin whose upper edge is not below `delay_ms`, or else the last one. Bin j is above edge j."""
+    """First bin whose upper edge is not below `delay_ms`, or else the last one. Bin j is above edge j."""
     cdef Py_ssize_t low = 0, high = edges_ms.shape[0] - 2, middle
     while low < high:
         middle = (low + high) // 2
@@ -43,7 +43,7 @@ cdef inline Py_ssize_t bin_of(int64_t delay_ms, const int64_t[::1] edges_ms) noe
 def count_decisions(
     dict buckets, const uint16_t[::1] arms, const int64_t[::1] times_ms, int64_t width_ms, Py_ssize_t n_arms
 ):
-    """Counts decisions, (n,), in `buckets`, {time_ms // width_ms: i64[K]}; the earliest bucket among them.
+    """Counts decisions, (n,), in `buckets`, {time_ms // width_ms: int64 (K,)}; the earliest bucket among them.
 
     ValueError for an arm that is not below `n_arms`; what precedes it has been counted then.
     """
@@ -101,8 +101,8 @@ def count_rewards(
         arrivals[rows[i].arm, bin_of(now_ms - rows[i].time_ms, edges_ms)] += 1
         if not known or rows[i].incarnation != incarnation:
             known, incarnation = True, rows[i].incarnation
-            found = reached.get(incarnation)
-            counter = 0 if found is None else found[0]
+            latest = reached.get(incarnation)
+            counter = 0 if latest is None else latest[0]
         if rows[i].counter >= counter:
             early.append(i)
     return earliest, early
@@ -111,8 +111,8 @@ def count_rewards(
 def reach(
     dict buckets, dict rewarded, int64_t now_ms, int64_t width_ms, const int64_t[::1] edges_ms, Py_ssize_t n_arms
 ):
-    """How many of the decisions in `buckets` have been open for as long as each bin of delays, f64[K, J]; how many
-    there are, i64[K]; and how many rewards `rewarded` has in the same buckets, i64[K].
+    """Numbers of decisions in `buckets` open for as long as each bin of delays, float64 (K, J); of all decisions in
+    them, int64 (K,); and of rewards of the same buckets in `rewarded`, int64 (K,).
 
     One in the middle of a bin counts as far as it has come. The decisions of a bucket are taken to be as old as its
     middle, or the middle of what has passed of it.
@@ -128,13 +128,13 @@ def reach(
     # Those in the middle of bin j, who have left all bins before it behind.
     whole = np.zeros((n_arms, n_bins))
     cdef double[:, ::1] beyond = whole
-    for found in sorted(buckets):
-        bucket = found
-        counts = rewarded.get(found)
+    for key in sorted(buckets):
+        bucket = key
+        counts = rewarded.get(key)
         if counts is not None:
             for k in range(n_arms):
                 n_rewards[k] += counts[k]
-        counts = buckets[found]
+        counts = buckets[key]
         for k in range(n_arms):
             n_decisions[k] += counts[k]
         begin_ms = bucket * width_ms
@@ -155,7 +155,7 @@ def reach(
 
 
 def gamma_below(double shape, const double[::1] x):
-    """f8[n]: the distribution function of a gamma distribution of scale 1 at each x >= 0; shape: above 0, at most 10.
+    """Distribution function, float64 (n,), of the gamma distribution of scale 1 at each x >= 0; shape in (0, 10].
 
     x^a e^-x / Gamma(a + 1) sum_n x^n / (a + 1)_n (DLMF 8.11.4), of positive terms; 1 where the rest rounds away.
     """
@@ -187,7 +187,7 @@ def arrival_rates(
     double trials_before,
     double weight,
 ):
-    """f64[K, J]: estimates of θ_k g_k(j), the probability that a decision of arm k gets a reward in bin j.
+    """Estimates, float64 (K, J), of θ_k g_k(j), the probability that a decision of arm k gets a reward in bin j.
 
     arrivals: (K, J), rewards. shown: (K, J), decisions that have been open for as long as the bin.
     masses, log_masses: (J, M), the distributions among which g is first sought, and their logarithms; by_shape: (M, J),
