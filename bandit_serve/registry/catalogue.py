@@ -25,7 +25,7 @@ COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
 }
 
 
-class VersionPage(NamedTuple):
+class CataloguePage(NamedTuple):
     """Page of versions. `after` asks for the next page, None on the last; `total` counts the versions of all pages."""
 
     versions: list[Version]
@@ -43,7 +43,7 @@ def find_versions(
     sort: str = "-created",
     limit: int = 100,
     after: str | None = None,
-) -> VersionPage:
+) -> CataloguePage:
     """Versions that fit all that is given, a page of them.
 
     statuses : one of these. metrics : conditions such as `rmse<=0.9`. text : a part of the version's name, its
@@ -78,7 +78,7 @@ def find_versions(
         start = names.index(after) + 1
     page = versions[start : start + limit]
     more = start + limit < len(versions)
-    return VersionPage(page, len(versions), page[-1].version if more else None)
+    return CataloguePage(page, len(versions), page[-1].version if more else None)
 
 
 def _condition(text: str) -> tuple[str, str, float]:
