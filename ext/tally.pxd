@@ -107,24 +107,31 @@ cdef inline double tally_mean(const tally_t *tally, Py_ssize_t arm) noexcept nog
     return tally.mean[arm] if tally.unbounded else tally.total[arm] / tally.n[arm]
 
 
-cdef inline double tally_between(double mean, double reward, double step) noexcept nogil:
-    """mean + step, a step towards `reward`: rounding alone could take it past that, where deviations change sign."""
+cdef inline double tally_between(double mean, double reward, double step, bint keeps_sign) noexcept nogil:
+    """mean + step, a step towards `reward`: rounding alone could take it past that, where deviations change sign.
+
+    Of 0 and -0 it is the reward's where `keeps_sign`, otherwise the sum's."""
     cdef double moved = mean + step
     # Not by fmin and fmax: which of 0 and -0 they give is for the compiler to say, each time.
-    if reward > mean:
-        return reward if moved > reward else moved
-    return reward if moved < reward else moved
+    if moved == reward:
+        return reward if keeps_sign else moved
+    return reward if (moved > reward) == (reward > mean) else moved
 
 
-cdef inline void tally_add(tally_t *tally, Py_ssize_t arm, double reward, double propensity) noexcept nogil:
-    """`propensity` is read only by a tally that weighs."""
+cdef inline void tally_add(
+    tally_t *tally, Py_ssize_t arm, double reward, double propensity, bint keeps_sign
+) noexcept nogil:
+    """`propensity` is read only by a tally that weighs. `keeps_sign`: a mean of -0 stays one.
+
+    The first build left that to the compiler, and logs are to give the same bits as then: tallies of policies without
+    context keep the sign, those of contextual ones do not."""
     cdef double deviation, scaled
     tally.fresh[arm] = 0
     tally.observed[arm] += 1
     tally.n[arm] += 1.0
     if tally.unbounded:
         deviation = reward - tally.mean[arm]
-        tally.mean[arm] = tally_between(tally.mean[arm], reward, deviation / tally.n[arm])
+        tally.mean[arm] = tally_between(tally.mean[arm], reward, deviation / tally.n[arm], keeps_sign)
         tally.m2[arm] += deviation * (reward - tally.mean[arm])
     else:
         scaled = tally_scaled(tally, reward)
@@ -145,7 +152,7 @@ cdef inline void tally_merge(
     tally.n[arm] = before + weight
     if tally.unbounded:
         deviation = reward - tally.mean[arm]
-        tally.mean[arm] = tally_between(tally.mean[arm], reward, deviation * (weight / tally.n[arm]))
+        tally.mean[arm] = tally_between(tally.mean[arm], reward, deviation * (weight / tally.n[arm]), False)
         tally.m2[arm] += deviation * deviation * before * (weight / tally.n[arm])
     else:
         scaled = tally_scaled(tally, reward)

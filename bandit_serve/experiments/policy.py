@@ -113,6 +113,9 @@ def _without(experiment: Experiment, at: str) -> Experiment:
         return _with(experiment, {name: {each: of for each, of in value.items() if each != part}})
     if name not in PARAMETERS or name == "kind":
         return experiment
+    if name == "min_share" and value is None:
+        # It is the default floor that is above a cap.
+        name = "max_share"
     return _with(experiment, {name: "50ms" if name == "refresh" else None})
 
 
@@ -147,7 +150,7 @@ def _made(experiment: Experiment, modelled: str, context_arguments: Mapping[str,
     indices = {name: arm for arm, name in enumerate(experiment.arm_names)}
     given = {name: getattr(settings, name) for name in OWN if name in kind.parameters}
     if settings.pseudo_history is not None:
-        given["pseudo_history"] = _as_utility(settings.pseudo_history, objective)
+        given["pseudo_history"] = _as_utility(settings.pseudo_history, experiment)
     bounded = modelled == objective.kind and KINDS[modelled].takes_bounds
     try:
         return kind(
@@ -201,13 +204,14 @@ def _learned_as(objective: Metric) -> str:
     return KINDS[objective.kind].learned_as(objective.goal).name
 
 
-def _as_utility(history: Mapping[str, Any], objective: Metric) -> dict[str, Any]:
-    """Pseudo-history with means as the policy sees rewards."""
-    utilities = dict(history)
+def _as_utility(history: Mapping[str, Any], experiment: Experiment) -> dict[str, Any]:
+    """Pseudo-history with means as the policy sees rewards; 0 for arms without one, which only former logs have."""
+    utilities, objective = dict(history), experiment.objective
     if "mean" in history:
         mean = history["mean"]
         utilities["mean"] = (
-            {arm: objective.utility(value) for arm, value in mean.items()}
+            dict.fromkeys(experiment.arm_names, 0.0)
+            | {arm: objective.utility(value) for arm, value in mean.items()}
             if isinstance(mean, dict)
             else objective.utility(mean)
         )

@@ -139,6 +139,11 @@ class ContextFreePolicy(Policy, Arms):
         for name, values in given.items():
             require_within(f"pseudo_history.{name}", values.tolist(), parts[name].number)
         n = np.where(n >= MIN_WEIGHT, n, 0.0)
+        if isinstance(history["mean"], Mapping):
+            unknown = [arm for arm in np.flatnonzero(n).tolist() if arm not in history["mean"]]
+            if unknown:
+                at = "pseudo_history.mean"
+                raise refusal(at, f"{at} must have arm {unknown[0]}, too, which has observations")
         low, high = reward.floor, reward.ceiling
         if ((n > 0.0) & ((mean < low) | (mean > high))).any():
             at = "pseudo_history.mean"

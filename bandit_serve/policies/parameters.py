@@ -146,7 +146,8 @@ def read(parameters: type[P], given: Mapping[str, Any]) -> P:
     fields = declared(parameters)
     foreign = sorted(set(given) - set(fields))
     if foreign:
-        raise TypeError(f"unexpected parameter {foreign[0]!r}: expected one of {', '.join(fields) or 'none'}")
+        own = f"its own parameters are {', '.join(fields)}" if fields else "it has no parameters of its own"
+        raise TypeError(f"unexpected parameter {foreign[0]!r}: {own}")
     return parameters(**{name: _read(fields[name], value) for name, value in given.items()})
 
 

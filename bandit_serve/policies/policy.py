@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from bandit_serve.errors import InvalidInput
 from bandit_serve.metrics import Binary
 from bandit_serve.policies._arms import arm_count
-from bandit_serve.policies.numbers import Vector, milliseconds, weights, whole
+from bandit_serve.policies.numbers import Vector, finite, milliseconds, weights, whole
 from bandit_serve.policies.objectives import objective_kind
 from bandit_serve.policies.parameters import CommonParameters, declared, read
 from bandit_serve.policies.shares import check_bounds, final_shares
@@ -167,7 +167,9 @@ class Policy:
             "unbounded": reward.unbounded,
             "min_share": terms.min_share,
             "max_share": terms.max_share,
-            "holdout": read(CommonParameters, {"kind": self.kind, "holdout": terms.holdout}).holdout,
+            "holdout": read(
+                CommonParameters, {"kind": self.kind, "holdout": finite("holdout", terms.holdout)}
+            ).holdout,
             "warmup": whole("warmup", terms.warmup),
         }
 

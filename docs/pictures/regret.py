@@ -6,8 +6,9 @@ python docs/pictures/regret.py
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from bandit_serve.simulation import Simulation, report, run_trials
+from bandit_serve.simulation import Simulation, run_trials, simulation_report
 from bandit_serve.simulation.plot.chart import HEIGHT, WIDTH, chart
 from bandit_serve.simulation.plot.page import STYLE
 
@@ -22,14 +23,19 @@ MARGIN = 16
 
 
 def main() -> None:
-    simulation = Simulation.of(DESCRIPTION)
-    found = report(simulation, run_trials(simulation))
+    PICTURE.write_text(picture(DESCRIPTION))
+
+
+def picture(description: dict[str, Any]) -> str:
+    """SVG of the simulation that is described."""
+    simulation = Simulation.of(description)
+    regret = chart(simulation_report(simulation, run_trials(simulation)), "linear")
     width, height = WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN
-    PICTURE.write_text(
+    return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">\n'
         f"<style>{STYLE} .chart {{ margin: 0; }} text {{ font-family: system-ui, sans-serif; }}</style>\n"
         f'<rect width="{width}" height="{height}" rx="8" fill="var(--paper)"/>\n'
-        f'<svg x="{MARGIN}" y="{MARGIN}" width="{WIDTH}" height="{HEIGHT}">\n{chart(found, "linear")}\n</svg>\n</svg>\n'
+        f'<svg x="{MARGIN}" y="{MARGIN}" width="{WIDTH}" height="{HEIGHT}">\n{regret}\n</svg>\n</svg>\n'
     )
 
 

@@ -278,7 +278,7 @@ cdef class Arms:
             raise InvalidInput(self._refusal(value))
         if self.tally.weighs:
             chance = self._present_share(k) if propensity is None else probability(propensity)
-        tally_add(&self.tally, k, value, chance)
+        tally_add(&self.tally, k, value, chance, True)
         if self.cold:
             self._seen_changed()
         if self.learns:
@@ -308,14 +308,14 @@ cdef class Arms:
                 raise InvalidInput(f"rewards[{i}]: {self._refusal(values[i])}")
         if not self.tally.weighs:
             for i in range(places.shape[0]):
-                tally_add(&self.tally, places[i], values[i], 1.0)
+                tally_add(&self.tally, places[i], values[i], 1.0, True)
         elif propensities is not None:
             chances = probabilities(propensities, arm_array.shape)
             for i in range(places.shape[0]):
-                tally_add(&self.tally, places[i], values[i], chances[i])
+                tally_add(&self.tally, places[i], values[i], chances[i], True)
         else:
             for i in range(places.shape[0]):
-                tally_add(&self.tally, places[i], values[i], self._present_share(places[i]))
+                tally_add(&self.tally, places[i], values[i], self._present_share(places[i]), True)
                 if self.cold:
                     self._seen_changed()
                 self._changed()

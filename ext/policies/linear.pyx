@@ -307,7 +307,7 @@ cdef class Linear:
     cdef int learn(self, Py_ssize_t arm, double reward) except -1:
         """`reward` of `arm` for the present x, as it came."""
         cdef FeatureLimits limits = self.feature_limits
-        tally_add(&self.tally, arm, reward, 1.0)
+        tally_add(&self.tally, arm, reward, 1.0, False)
         if self.cold:
             self.count_cold()
         if limits.known:

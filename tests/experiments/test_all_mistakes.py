@@ -239,3 +239,17 @@ def refused(answer: Answer, *places: str) -> dict[str, Any]:
     problem = check_problem(answer, 400)
     assert sorted(error["at"] for error in problem["errors"]) == sorted(places)
     return problem
+
+
+def test_a_cap_below_the_default_floor_hides_no_other_mistake() -> None:
+    policy = {"kind": "thompson", "max_share": 0.001, "prior": {"alpha": 0}}
+    described = {
+        "id": "e",
+        "arms": [{"name": "a"}, {"name": "b"}],
+        "metrics": [{"name": "click", "kind": "binary"}],
+        "attribution": {"missing": "ignore"},
+        "policy": policy,
+    }
+    with pytest.raises(InvalidInput) as refused:
+        servable(msgspec.convert(described, Experiment))
+    assert {error.at for error in refused.value.errors} == {"policy.min_share", "policy.prior.alpha"}

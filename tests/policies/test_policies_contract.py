@@ -148,12 +148,15 @@ def test_a_batch_is_the_sequence_bit_for_bit(policy, objective, data):
 
 
 @everyone
-def test_a_zero_has_one_sign_however_it_comes(policy, objective):
+def test_a_zero_has_the_sign_that_logs_were_folded_with_first(policy, objective):
     one, many, closed = (make(policy, objective, seed=1) for _ in range(3))
     one.update(1, -0.0)
     many.update_many([1], [-0.0])
     closed.update_counts([0, 1, 0, 0], -0.0)
-    assert bits(one.statistics()) == bits(many.statistics()) == bits(closed.statistics())
+    assert bits(one.statistics()) == bits(many.statistics())
+    if "mean" in one.statistics():
+        assert np.signbit(many.statistics()["mean"]).tolist() == [False, True, False, False]
+        assert not np.signbit(closed.statistics()["mean"]).any()
 
 
 @everyone
@@ -741,3 +744,17 @@ def test_arms_that_were_never_made_refuse_and_do_not_crash(policy):
     for use in (empty.choose, lambda: empty.choose_many(1), lambda: empty.update(0, 1.0), empty.statistics):
         with pytest.raises((InvalidInput, AttributeError, TypeError)):
             use()
+
+
+@everyone
+def test_no_holdout_is_a_number_too(policy, objective):
+    with pytest.raises(InvalidInput, match="holdout must be a finite number, not None"):
+        make(policy, objective, holdout=None)
+
+
+@everyone
+def test_no_mean_of_a_pseudo_history_is_guessed(policy, objective):
+    history = {"n": 1.0, "mean": {0: 1.0, 2: 1.0, 3: 1.0}}
+    with pytest.raises(InvalidInput, match=r"pseudo_history\.mean must have arm 1, too"):
+        make(policy, objective, pseudo_history=history)
+    make(policy, objective, pseudo_history=history | {"n": {0: 1.0, 2: 1.0, 3: 1.0}})

@@ -30,6 +30,8 @@ CONTEXT = [
 BOUNDED = [{"name": "score", "kind": "bounded", "low": -1, "high": 3}]
 COUNT = [{"name": "clicks", "kind": "count"}]
 REVENUE = [{"name": "paid", "kind": "binary"}, {"name": "revenue", "kind": "continuous", "role": "objective"}]
+NONE = {"name": "none"}
+"""A metric of which every reward is 0."""
 ZERO = {"missing": "zero", "window": "1s"}
 FEATURES = [{"name": f"a{k}", "features": [float(k), 1.0 - k]} for k in range(3)]
 
@@ -65,6 +67,17 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "metrics": [{"name": "n", "kind": "count", "goal": "minimize"}],
         "context": CONTEXT,
     },
+    # Utilities of a metric to be minimised: a reward of 0 is one of -0.
+    "errors": {"policy": {"kind": "thompson"}, "metrics": [{"kind": "count", "goal": "minimize"} | NONE]},
+    "refunds": {
+        "policy": {"kind": "softmax"},
+        "metrics": [{"kind": "continuous", "goal": "minimize"} | NONE],
+    },
+    "delays": {
+        "policy": {"kind": "lin_ts"},
+        "metrics": [{"kind": "continuous", "goal": "minimize"} | NONE],
+        "context": CONTEXT,
+    },
     "mended": {"policy": {"kind": "thompson"}},
     "again": {"policy": {"kind": "thompson"}, "attribution": ZERO},
 }
@@ -74,6 +87,8 @@ DECISIONS = 25
 
 
 def value_of(metric: dict[str, Any], arm: int, chance: random.Random) -> float:
+    if metric["name"] == NONE["name"]:
+        return 0.0
     match metric["kind"]:
         case "binary":
             return float(chance.random() < 0.2 + 0.2 * arm)
