@@ -64,6 +64,8 @@ cdef class Units:
         self.sums = sums
         self.shares = shares
         self.zero = zero
+        if takes_max.shape[0] != sums.n_metrics:
+            raise ValueError(f"expected takes_max of {sums.n_metrics} metrics, not of {takes_max.shape[0]}")
         self.takes_max = takes_max
         self.all_metrics = <uint32_t> ((<uint64_t> 1 << sums.n_metrics) - 1)
         self.closed_ms = -(<int64_t> 1 << 62)
