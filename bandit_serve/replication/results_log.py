@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import TypeVar
@@ -147,14 +146,20 @@ class ResultsLog:
 
     async def _first_record(self, live: LiveExperiment) -> Record:
         """Record with which the log begins: later ones have arms and revisions that were not there yet."""
+        name = live.experiment.id
         entries = await self._store.read(live.owner, START, 1)
         gap = await gap_behind(self._store, live.owner, START)
-        if gap is None and entries and entries[0].kind == events.CHANGED:
-            with contextlib.suppress(UnreadableEntry):
-                event = events.decode(events.CHANGED, entries[0].data)
-                assert isinstance(event, Changed)
-                return event.record
-        raise ResultsSetAside(live.experiment.id, gap or START)
+        if gap is not None or not entries:
+            raise ResultsSetAside(name, gap or START)
+        (first,) = entries
+        try:
+            event = events.decode(first.kind, first.data)
+        except UnreadableEntry as error:
+            self._log_once(name, first.offset, error)
+            raise ResultsSetAside(name, first.offset) from error
+        if not isinstance(event, Changed):
+            raise ResultsSetAside(name, first.offset)
+        return event.record
 
     def _apply(self, live: LiveExperiment, folded: _Folded, entries: list[Entry]) -> None:
         """Applies entries in a thread. A fold that failed in the middle of an entry is not used again."""
