@@ -7,6 +7,8 @@ An entry of a stream has one field. Its name is the kind of the event, its value
     r  Rewarded  rows          rewards, `REWARD` records one after another, each with its decision's features
                                behind it where the experiment has context (the append script drops rows without
                                decoding them, so they have a fixed width)
+    v  Revised   rows          values of decisions that are sums of events, from then on: `REVISION` records, each with
+                               its decision's features behind it, as in `r`
     t  Tick      empty         time passed
     q  Census    MessagePack   every worker is asked for a digest of its state at this offset
 
@@ -41,6 +43,15 @@ REWARD = np.dtype(
     ]
 )
 
+REVISION = np.dtype(
+    [
+        *((name, REWARD[name]) for name in REWARD.names or ()),
+        ("former", "<f8"),  # the decision's value on the metric before this entry; NaN where it had none
+        ("since_ms", "<i8"),  # log time at which it first had one; `FIRST` where this row gives it
+    ]
+)
+"""Record of a decision's value on a metric, from now on: a `REWARD` whose `value` is NaN where it has none any more."""
+FIRST = -1
 
 # The decision was one of the holdout: analysed like every other, but the policy learns nothing from it.
 HELD_OUT = 1
@@ -205,26 +216,45 @@ class Rewarded(Struct, frozen=True):
 
 
 def pack_rewards(rows: NDArray[np.void], x: NDArray[np.float32]) -> bytes:
-    """Wire form of n `REWARD` records with features float32 (n, d), row by row."""
+    """Wire form of n `REWARD` or `REVISION` records with features float32 (n, d), row by row."""
     _require(x.ndim == 2 and len(x) == len(rows), "the features of every reward")
     return np.hstack([_bytes_of(rows), _bytes_of(x)]).tobytes()
 
 
-def _unpack_rewards(data: bytes, n_features: int) -> Rewarded:
-    width = REWARD.itemsize + 4 * n_features
+class Revised(Struct, frozen=True):
+    """Values of decisions from now on: n `REVISION` records, in the order in which they came to be, and features as in
+    `Rewarded`.
+    """
+
+    rows: NDArray[np.void]
+    x: NDArray[np.float32] | None = None
+
+
+def _unpacked(
+    data: bytes, record: np.dtype[np.void], n_features: int
+) -> tuple[NDArray[np.void], NDArray[np.float32] | None]:
+    width = record.itemsize + 4 * n_features
     _require(len(data) % width == 0, f"whole rows of {width} bytes")
     if n_features == 0:
-        return Rewarded(np.frombuffer(data, REWARD))
+        return np.frombuffer(data, record), None
     both = np.frombuffer(data, np.uint8).reshape(-1, width)
-    return Rewarded(
-        np.ascontiguousarray(both[:, : REWARD.itemsize]).view(REWARD)[:, 0],
-        np.ascontiguousarray(both[:, REWARD.itemsize :]).view("<f4"),
+    return (
+        np.ascontiguousarray(both[:, : record.itemsize]).view(record)[:, 0],
+        np.ascontiguousarray(both[:, record.itemsize :]).view("<f4"),
     )
 
 
 def _bytes_of(rows: NDArray[Any]) -> NDArray[np.uint8]:
     """Bytes of each row, uint8 (n, bytes in a row)."""
     return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
+
+
+def rewards_of(revisions: NDArray[np.void], name: str = "value") -> NDArray[np.void]:
+    """`REWARD` records of n `REVISION` records, with the value of the column `name`."""
+    rewards = np.zeros(len(revisions), REWARD)
+    for column in REWARD.names or ():
+        rewards[column] = revisions[name if column == "value" else column]
+    return rewards
 
 
 class Tick(Struct, frozen=True):
@@ -237,9 +267,9 @@ class Census(Struct, frozen=True, forbid_unknown_fields=True):
     key: str
 
 
-Event = Changed | Exposed | Rewarded | Tick | Census
+Event = Changed | Exposed | Rewarded | Revised | Tick | Census
 
-CHANGED, EXPOSED, REWARDED, TICK, CENSUS = b"c", b"x", b"r", b"t", b"q"
+CHANGED, EXPOSED, REWARDED, REVISED, TICK, CENSUS = b"c", b"x", b"r", b"v", b"t", b"q"
 
 encode = msgspec.msgpack.Encoder().encode
 _changed = msgspec.msgpack.Decoder(Changed).decode
@@ -255,7 +285,9 @@ def decode(kind: bytes, data: bytes, n_features: int = 0) -> Event:
     """
     try:
         if kind == REWARDED:
-            return _unpack_rewards(data, n_features)
+            return Rewarded(*_unpacked(data, REWARD, n_features))
+        if kind == REVISED:
+            return Revised(*_unpacked(data, REVISION, n_features))
         if kind == EXPOSED:
             event = _exposed(data)
             columns_of(event, n_features)
@@ -291,7 +323,10 @@ class Shape:
             case Exposed():
                 self.columns(event)
             case Rewarded():
-                self._check_rewards(event)
+                self._check_rows(event.rows, REWARD, event.x)
+                self._check_values(event.rows)
+            case Revised():
+                self._check_revisions(event)
             case Changed():
                 self._check_change(event)
 
@@ -304,16 +339,30 @@ class Shape:
         _require(len(columns.units) > 0 or self._experiment.unit != "user", "as many units as arms")
         return columns
 
-    def _check_rewards(self, event: Rewarded) -> None:
-        rows, x = event.rows, event.x
-        is_row = (rows.dtype is REWARD or rows.dtype == REWARD) and rows.ndim == 1
-        _require(is_row, "rewards in a row of REWARD records")
+    def _check_rows(
+        self, rows: NDArray[np.void], record: np.dtype[np.void], x: NDArray[np.float32] | None
+    ) -> None:
+        is_row = (rows.dtype is record or rows.dtype == record) and rows.ndim == 1
+        _require(is_row, "rewards in a row of records")
         if self._n_features is not None:
             there = x is not None and x.shape == (len(rows), self._n_features)
             _require(there or (x is None and not self._n_features), "the features of every reward")
         _require(x is None or bool(np.isfinite(x).all()), "finite features")
+
+    def _check_values(self, rows: NDArray[np.void]) -> None:
         fault = misfit(rows, self._n_arms, self._low, self._high, self._whole)
         _require(fault is None, str(fault))
+
+    def _check_revisions(self, event: Revised) -> None:
+        rows = event.rows
+        self._check_rows(rows, REVISION, event.x)
+        gone, new = np.isnan(rows["value"]), np.isnan(rows["former"])
+        _require(not (gone & new).any(), "a value before or after each revision")
+        first = rows["since_ms"] == FIRST
+        _require(bool((new | ~first).all()), "no value before the first one")
+        _require(bool((first | (np.abs(rows["since_ms"]) < MAX_TIME_MS)).all()), "times in milliseconds")
+        for name, there in (("value", ~gone), ("former", ~new)):
+            self._check_values(rewards_of(rows[there], name))
 
     def _check_change(self, event: Changed) -> None:
         here, there = self._experiment, event.record.experiment
