@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from bandit_serve.api.decisions import ScoreRequest
 
 Scores = dict[str, Any]
-"""Fields of an answer: `prediction`, `predictions`, `items` or `outputs`, and more where `alone`."""
+"""Fields of an answer: `prediction`, `predictions`, `items` or `outputs`; alone, also `confidence` and `cached`."""
 
 Check = Callable[[ScoreRequest], None]
 """Raises `InvalidInput` for a request that a version can not score. Known without the version in memory."""
