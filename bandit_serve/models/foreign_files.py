@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 HEAD_BYTES = 65_536
@@ -171,3 +172,12 @@ def foreign_sentence(buffer: bytes | mmap.mmap) -> str | None:
         if kind.matches(head, tail):
             return f"This is {kind.name}, which is not loaded: {kind.advice}."
     return None
+
+
+def foreign_folder_sentence(folder: Path) -> str:
+    """Sentence that refuses a folder where a model file is expected."""
+    if (folder / "MLmodel").exists():
+        return f"This is an MLflow model's folder: {MLFLOW}, or name the .onnx file in it."
+    if (folder / "saved_model.pb").exists():
+        return f"This is a TensorFlow SavedModel, which is not loaded: convert it with {TENSORFLOW}."
+    return "This is a folder: expected one model file."
