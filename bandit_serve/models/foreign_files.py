@@ -72,18 +72,18 @@ KINDS = (
         "a PyTorch file", _begins(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."), f"export it with {TORCH}"
     ),
     ForeignKind(
-        "a pickle of an XGBoost model", _pickle_of(b"xgboost"), f"{PICKLED}; export it with {XGBOOST}"
+        "a pickle of an XGBoost model", _pickle_of(b"xgboost."), f"{PICKLED}; export it with {XGBOOST}"
     ),
     ForeignKind(
-        "a pickle of a LightGBM model", _pickle_of(b"lightgbm"), f"{PICKLED}; export it with {LIGHTGBM}"
+        "a pickle of a LightGBM model", _pickle_of(b"lightgbm."), f"{PICKLED}; export it with {LIGHTGBM}"
     ),
     ForeignKind(
-        "a pickle of a CatBoost model", _pickle_of(b"catboost"), f"{PICKLED}; export it with {CATBOOST}"
+        "a pickle of a CatBoost model", _pickle_of(b"catboost."), f"{PICKLED}; export it with {CATBOOST}"
     ),
-    ForeignKind("a pickle of a PyTorch model", _pickle_of(b"torch"), f"{PICKLED}; export it with {TORCH}"),
+    ForeignKind("a pickle of a PyTorch model", _pickle_of(b"torch."), f"{PICKLED}; export it with {TORCH}"),
     ForeignKind(
         "a pickle of scikit-learn (or of joblib)",
-        _pickle_of(b"sklearn", b"joblib"),
+        _pickle_of(b"sklearn.", b"joblib."),
         f"{PICKLED}; export the model with {SKLEARN}",
     ),
     ForeignKind(
@@ -99,6 +99,7 @@ KINDS = (
             b"\xfd7zXZ\x00",
             b"x\x9c",
             b"x\x01",
+            b"x\x5e",
             b"x\xda",
             b"\x04\x22\x4d\x18",
             b"\x28\xb5\x2f\xfd",
