@@ -35,6 +35,8 @@ class MlflowMirror:
     def __init__(self, uri: str) -> None:
         know_secrets_of(uri)
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        # A command's output is its own.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         mlflow = require("mlflow", "mlflow")
         self._download = mlflow.artifacts.download_artifacts
         self._client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)

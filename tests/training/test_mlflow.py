@@ -176,6 +176,7 @@ def test_an_onnx_model_of_mlflow_is_imported_served_and_mirrored(server, tmp_pat
         scored = service.call("POST", f"/v1/models/{name}/versions/v1/predict", ask).body
         assert scored["outputs"]["probabilities"] == pytest.approx(exported.probabilities[0], abs=1e-5)
     ran = bandit_serve("models", "mirror", name, "--tracking", server, "--data", data, "--json")
+    assert ran.status == 0, ran.err
     client = mlflow.MlflowClient(tracking_uri=server, registry_uri=server)
     run_id = client.get_model_version(name, ran.document["v1"]).run_id
     assert [each.path for each in client.list_artifacts(run_id, "model")] == ["model/model.onnx"]
