@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 HEAD_BYTES = 65_536
@@ -71,18 +72,18 @@ KINDS = (
         "a PyTorch file", _begins(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."), f"export it with {TORCH}"
     ),
     ForeignKind(
-        "a pickle of an XGBoost model", _pickle_of(b"xgboost"), f"{PICKLED}; export it with {XGBOOST}"
+        "a pickle of an XGBoost model", _pickle_of(b"xgboost."), f"{PICKLED}; export it with {XGBOOST}"
     ),
     ForeignKind(
-        "a pickle of a LightGBM model", _pickle_of(b"lightgbm"), f"{PICKLED}; export it with {LIGHTGBM}"
+        "a pickle of a LightGBM model", _pickle_of(b"lightgbm."), f"{PICKLED}; export it with {LIGHTGBM}"
     ),
     ForeignKind(
-        "a pickle of a CatBoost model", _pickle_of(b"catboost"), f"{PICKLED}; export it with {CATBOOST}"
+        "a pickle of a CatBoost model", _pickle_of(b"catboost."), f"{PICKLED}; export it with {CATBOOST}"
     ),
-    ForeignKind("a pickle of a PyTorch model", _pickle_of(b"torch"), f"{PICKLED}; export it with {TORCH}"),
+    ForeignKind("a pickle of a PyTorch model", _pickle_of(b"torch."), f"{PICKLED}; export it with {TORCH}"),
     ForeignKind(
         "a pickle of scikit-learn (or of joblib)",
-        _pickle_of(b"sklearn", b"joblib"),
+        _pickle_of(b"sklearn.", b"joblib."),
         f"{PICKLED}; export the model with {SKLEARN}",
     ),
     ForeignKind(
@@ -98,6 +99,7 @@ KINDS = (
             b"\xfd7zXZ\x00",
             b"x\x9c",
             b"x\x01",
+            b"x\x5e",
             b"x\xda",
             b"\x04\x22\x4d\x18",
             b"\x28\xb5\x2f\xfd",
@@ -171,3 +173,12 @@ def foreign_sentence(buffer: bytes | mmap.mmap) -> str | None:
         if kind.matches(head, tail):
             return f"This is {kind.name}, which is not loaded: {kind.advice}."
     return None
+
+
+def foreign_folder_sentence(folder: Path) -> str:
+    """Sentence that refuses a folder where a model file is expected."""
+    if (folder / "MLmodel").exists():
+        return f"This is an MLflow model's folder: {MLFLOW}, or name the .onnx file in it."
+    if (folder / "saved_model.pb").exists():
+        return f"This is a TensorFlow SavedModel, which is not loaded: convert it with {TENSORFLOW}."
+    return "This is a folder: expected one model file."

@@ -1,6 +1,6 @@
 """Admission of an ONNX file: it is checked in a process of its own, whose memory, time and files are bounded.
 
-    python -m bandit_serve.models.onnx.admission <size in bytes>     the file comes on stdin, the verdict on stdout
+    python -m bandit_serve.models.onnx.admission <bytes of memory>     the file comes on stdin, the verdict on stdout
 
 The process reads the file's structure and makes a session as a worker would, but runs nothing. Whatever a hostile file
 does there, a crash of ONNX Runtime included, ends in a refusal.
@@ -44,7 +44,8 @@ def admit_onnx(file: OnnxFile) -> Signature:
     Blocks for a quarter of a second or longer. Raises `InvalidArtifact`, and `NotInstalled` without the extra `onnx`.
     """
     require(RUNTIME, EXTRA)
-    command = [sys.executable, "-m", __name__, str(file.size)]
+    memory_bytes = BASE_BYTES + BYTES_A_BYTE * file.size
+    command = [sys.executable, "-m", __name__, str(memory_bytes)]
     try:
         ended = subprocess.run(command, input=file.buffer, capture_output=True, timeout=MAX_SECONDS)
     except subprocess.TimeoutExpired:
@@ -61,10 +62,10 @@ def admit_onnx(file: OnnxFile) -> Signature:
     return verdict.signature
 
 
-def _bound(size: int) -> None:
+def _bound(memory_bytes: int) -> None:
     """Bounds this process. It can not write a file, and none of its bounds can be raised again."""
     for what, bound in (
-        (resource.RLIMIT_AS, BASE_BYTES + BYTES_A_BYTE * size),
+        (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CPU, MAX_SECONDS),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),

@@ -19,7 +19,8 @@ RUNTIME, EXTRA = "onnxruntime", "onnx"
 MAX_RUN_S = 10.0
 """Seconds after which a run is ended, between two operators."""
 MAX_DETAIL = 300
-_words = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |\S*/\S*|[\x00-\x1f]+")
+# Of ONNX Runtime's errors, all but the sentence: code, place in its source, function.
+_noise = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |\S*/\S*|[\w:]+::~?\w+\([^)]*\)|[\x00-\x1f]+")
 
 
 def make_session(content: bytes) -> Any:
@@ -46,7 +47,7 @@ def make_session(content: bytes) -> Any:
 
 def _reason(error: Exception) -> str:
     """Sentence of ONNX Runtime without its paths."""
-    return " ".join(_words.sub(" ", str(error)).split())[:MAX_DETAIL].rstrip(" .")
+    return " ".join(_noise.sub(" ", str(error)).split())[:MAX_DETAIL].rstrip(" .")
 
 
 class Session:
@@ -90,7 +91,7 @@ class Run:
         self._stopped = self._options.terminate = True
 
     def scores(self) -> list[dict[str, Any] | ModelFailed]:
-        """Scores of each row, or its failure: `{"outputs": {name: value}}`, and of a regression `{"prediction": number}`.
+        """Scores of each row, `{"outputs": {name: value}}` or a regression's `{"prediction": number}`, or its failure.
 
         All rows go together; if that fails, each goes alone, so that a row fails by its own fault only.
         """

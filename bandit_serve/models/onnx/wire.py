@@ -101,7 +101,8 @@ def _check_tensor(data: bytes, begin: int, end: int) -> None:
     for field in _fields(data, begin, end, "tensor"):
         if field.number == 13 or (field.number == 14 and field.value == EXTERNAL):
             raise InvalidArtifact(
-                "The graph has tensors in other files (external data): save it as one file, without them."
+                "The graph has tensors in other files (external data): save it as one file, in MLflow with "
+                "save_as_external_data=False."
             )
         if field.number == 1:
             packed = _varints(data, field.begin, field.end) if field.begin else iter([field.value])
