@@ -7,6 +7,7 @@ BanditServeError
 │   ├── InvalidArtifact   a file that is no model, or none that can be served
 │   ├── Diverged          a fit whose parameters grew without end
 │   ├── TooLarge          over a size limit
+│   ├── ContentRefused    an upstream that is well refuses the content of a request
 │   └── UnsupportedMedia  a content type that the route does not take
 ├── Forbidden             a request from a web page of another site, or under a host name that is not ours
 ├── NotFound              no such experiment, model or version
@@ -23,6 +24,7 @@ BanditServeError
     ├── SetAside          an experiment whose log can not be folded: see `bandit-serve repair`
     ├── StoreUnavailable  the store can not be read or written now: `what` names the outage
     │   └── StoreRefused  it answers, but rejects our login or must not be used (it may evict)
+    ├── UpstreamFailed    an upstream that did not answer, not in time, or not as agreed
     ├── ModelLost         a registered model whose file is missing or damaged here
     ├── FilesUnavailable  the storage of model files does not answer, or is full
     │   └── DiskFull      there is no room for the write
@@ -97,6 +99,10 @@ class TooLarge(InvalidInput):
     pass
 
 
+class ContentRefused(InvalidInput):
+    pass
+
+
 class UnsupportedMedia(InvalidInput):
     pass
 
@@ -168,6 +174,10 @@ class StoreUnavailable(Unavailable):
 
 class StoreRefused(StoreUnavailable):
     what = "store_refused"
+
+
+class UpstreamFailed(Unavailable):
+    pass
 
 
 class ModelLost(Unavailable):

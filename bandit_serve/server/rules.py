@@ -165,9 +165,14 @@ LARGE = _number(-MAX_VALUE, MAX_VALUE)
 # Guardrails are of the contract, and not built yet; so are the two of `STOPPING`.
 ROLE: Schema = {"anyOf": [{"type": "string", "enum": ["objective", "secondary"]}, {"type": "null"}]}
 WITH_BOUNDS = names_of(lambda kind: kind.takes_bounds)
+SERVED_METRICS = [
+    {"required": ["goal"], **having(name={"const": name}, kind={"const": kind}, goal={"const": "minimize"})}
+    for name, kind in SERVED.items()
+]
 METRIC: Schema = {
     "properties": {"role": ROLE},
     "dependentSchemas": {
+        "source": {"anyOf": [having(source={"const": "client"}), *SERVED_METRICS]},
         "kind": {
             "anyOf": [
                 {
@@ -253,6 +258,7 @@ def _learned_from(kinds: Collection[str]) -> Schema:
 def _of_objectives(objective: Callable[[Schema], Schema]) -> list[Schema]:
     """Rules that follow from the objective's kind."""
     rules = [
+        objective(having(source={"const": "client"})),
         {
             "anyOf": [
                 objective(having(kind=one_of(names_of(lambda kind: not kind.asks_missing)))),
