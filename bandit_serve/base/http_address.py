@@ -48,7 +48,9 @@ class HttpAddress(NamedTuple):
         """
         match = _address.fullmatch(text) if len(text) <= MAX_ADDRESS_CHARS else None
         if match is None:
-            raise ValueError("expected a URL such as https://models.internal:8080/v1, without user, query or fragment")
+            raise ValueError(
+                "expected a URL such as https://models.internal:8080/v1, without user, query or fragment"
+            )
         scheme = match["scheme"].lower()
         port = int(match["port"]) if match["port"] is not None else PORTS[scheme]
         if not 1 <= port <= 65_535:
@@ -60,8 +62,10 @@ class HttpAddress(NamedTuple):
         return cls(scheme, host, port, segments, slash)
 
     def __str__(self) -> str:
-        return self.place + "".join(f"/{quote(segment, safe=_SAFE)}" for segment in self.segments) + (
-            "/" if self.slash else ""
+        return (
+            self.place
+            + "".join(f"/{quote(segment, safe=_SAFE)}" for segment in self.segments)
+            + ("/" if self.slash else "")
         )
 
     @property

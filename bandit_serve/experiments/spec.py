@@ -379,7 +379,9 @@ def _served_errors(experiment: Experiment) -> list[FieldError]:
             errors.append(FieldError(at, f'expected "client" of this metric; "served" are {named}'))
         elif metric.served and i == objective:
             # A refused connection is the quickest answer there is.
-            errors.append(FieldError(at, 'expected "client" of the objective: served metrics say how, not how well'))
+            errors.append(
+                FieldError(at, 'expected "client" of the objective: served metrics say how, not how well')
+            )
     return errors
 
 

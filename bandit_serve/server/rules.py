@@ -18,14 +18,14 @@ from bandit_serve.api.decisions import (
 )
 from bandit_serve.api.rewards import RewardsRequest
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
-from bandit_serve.experiments.spec import Arm, Experiment, Metric, Stopping
+from bandit_serve.experiments.spec import SERVED, Arm, Experiment, Metric, Stopping
 from bandit_serve.metrics import KINDS, MAX_VALUE, names_of
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import ContextField
 from bandit_serve.policies.parameters import declared, property_schema
 from bandit_serve.policies.policy import Policy
 from bandit_serve.server.handlers.experiments import ArmRequest, StopRequest
-from bandit_serve.server.handlers.models import PatchRequest, Upload
+from bandit_serve.server.handlers.models import PatchRequest, Upload, VersionMetadata
 
 Schema = dict[str, Any]
 
@@ -187,7 +187,7 @@ METRIC: Schema = {
                 },
                 {"allOf": [having(kind={"not": among(WITH_BOUNDS)}), absent("low", "high")]},
             ]
-        }
+        },
     },
 }
 FIELD: Schema = {
@@ -348,6 +348,11 @@ BEYOND: Mapping[type, str] = {
         "The names of arms, of metrics and of context fields are each unique; `control` is an arm; the window is of "
         "10 ms to 90 days; arms have as many `features` each, models at most 512 and 1,024 coefficients; the objective "
         "is the metric with that role or else the first without one."
+    ),
+    VersionMetadata: (
+        "`metrics` and `metadata` are of 64 KiB at most. In a body of JSON there is `remote`; its `url` is plain and "
+        "below one of the addresses in the setting `upstreams`, its `timeout` from 1 ms to 60 s, its `headers` are none "
+        "that say how a message is sent."
     ),
     Upload: "`artifact` is a safetensors file of one of our families; `metrics` and `metadata` are of 64 KiB at most.",
     PatchRequest: "`metrics` and `metadata` are of 64 KiB at most.",

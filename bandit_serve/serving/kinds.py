@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.models.family import load_model
 from bandit_serve.registry.registry import Version
 from bandit_serve.serving.family_version import FamilyVersion
-from bandit_serve.serving.request_form import check_family_request
+from bandit_serve.serving.request_form import check_family_request, check_form
 from bandit_serve.serving.servable import Check, Servable
 from bandit_serve.serving.top_k_cache import TopKCache
+from bandit_serve.serving.upstream_version import UpstreamVersion
+from bandit_serve.upstreams.pool import UpstreamPool
 
 
 def check_of(version: Version) -> Check:
     """Check that the version makes of every request."""
-    return check_family_request
+    return check_family_request if version.remote is UNSET else check_form
+
+
+def patience_s(version: Version) -> float | None:
+    """Longest time in seconds that a request waits for a version; None where that follows from the request alone."""
+    return None if version.remote is UNSET else version.remote.timeout_s
 
 
 class VersionOpener:
     """Opens versions of all kinds. Those with files have them in `artifacts`."""
 
-    def __init__(self, artifacts: ArtifactStore, top_k: TopKCache) -> None:
+    def __init__(self, artifacts: ArtifactStore, top_k: TopKCache, upstreams: UpstreamPool) -> None:
         self.artifacts = artifacts
         self._top_k = top_k
+        self._upstreams = upstreams
 
     def open(self, version: Version) -> Servable:
         """Version, ready but for its `warm`. Blocks: to be called in a thread.
 
         Raises `InvalidArtifact` or `NotFound` for its file, and `Unavailable` where that can not be read now.
         """
+        if version.remote is not UNSET:
+            return UpstreamVersion(self._upstreams, version.remote, version.model, version.version)
         model = load_model(self.artifacts.open(version.sha256))
         return FamilyVersion(model, version.sha256, self._top_k)

@@ -11,7 +11,6 @@ from msgspec import Struct
 
 from bandit_serve.api.decisions import ScoredItem, ScoreRequest
 from bandit_serve.errors import FieldError, InvalidInput
-from bandit_serve.models.model import Features
 from bandit_serve.serving.json_questions import MAX_OUTPUT_DEPTH, MAX_OUTPUTS, checked_items, checked_outputs
 from bandit_serve.serving.servable import Scores
 
@@ -123,11 +122,18 @@ class Inputs:
         about = self.by_name.get(name)
         wide = isinstance(rows[0], list)
         flat = [value for row in rows for value in row] if wide else list(rows)
-        datatype = about.datatype if about is not None and about.datatype else _datatype(flat[0] if flat else "")
+        datatype = (
+            about.datatype if about is not None and about.datatype else _datatype(flat[0] if flat else "")
+        )
         shape = [n]
         if wide or (about is not None and len(about.shape) > 1):
             shape.append(len(flat) // n)
-        if about is not None and len(about.shape) == len(shape) and about.shape[-1] not in (-1, shape[-1]) and wide:
+        if (
+            about is not None
+            and len(about.shape) == len(shape)
+            and about.shape[-1] not in (-1, shape[-1])
+            and wide
+        ):
             raise Unfit(f"the input {name!r} has {about.shape[-1]} columns, not {shape[-1]}")
         return InputTensor(name, shape, datatype, [_fitted(value, datatype, name) for value in flat])
 

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from bandit_serve.api.decisions import ScoreRequest
-from bandit_serve.errors import BanditServeError
+from bandit_serve.errors import BanditServeError, ModelLost, UpstreamFailed
 from bandit_serve.serving.json_questions import json_question, json_scores
 from bandit_serve.serving.open_inference import Inputs, Unfit, infer_scores
-from bandit_serve.serving.servable import Scores, Trial
-from bandit_serve.upstreams.pool import Endpoint, Pool
+from bandit_serve.serving.servable import BackgroundScores, Scores
+from bandit_serve.upstreams.pool import Endpoint, UpstreamPool
 from bandit_serve.upstreams.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class UpstreamVersion:
     nbytes = VERSION_BYTES
     ready = True
 
-    def __init__(self, pool: Pool, upstream: Upstream, model: str, version: str) -> None:
+    def __init__(self, pool: UpstreamPool, upstream: Upstream, model: str, version: str) -> None:
         endpoint = Endpoint(pool, upstream, f"{model} {version}")
         self._language: Language = (
             JsonLanguage(endpoint)
@@ -104,7 +104,13 @@ class UpstreamVersion:
         )
 
     async def warm(self) -> None:
-        await self._language.warm()
+        try:
+            await self._language.warm()
+        except UpstreamFailed as error:
+            lost = ModelLost(str(error))
+            for note in getattr(error, "__notes__", ()):
+                lost.add_note(note)
+            raise lost from None
 
     async def close(self) -> None:
         """Nothing: connections are the pool's."""
@@ -116,16 +122,16 @@ class UpstreamVersion:
     async def _alone(self, scores: Awaitable[Scores]) -> Scores:
         return {**await scores, "cached": False}
 
-    async def score_all(self, requests: Sequence[ScoreRequest]) -> list[Trial]:
+    async def score_all(self, requests: Sequence[ScoreRequest]) -> list[BackgroundScores]:
         places = asyncio.Semaphore(MAX_TRIALS_AT_ONCE)
 
-        async def trial(request: ScoreRequest) -> Trial:
+        async def trial(request: ScoreRequest) -> BackgroundScores:
             async with places:
                 started_s = time.perf_counter()
                 try:
                     scores: Scores | Exception = await self._language.ask(request, False)
                 except BanditServeError as error:
                     scores = error
-                return Trial(scores, time.perf_counter() - started_s)
+                return BackgroundScores(scores, time.perf_counter() - started_s)
 
         return list(await asyncio.gather(*map(trial, requests)))

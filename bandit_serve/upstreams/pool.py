@@ -32,8 +32,8 @@ MAX_REFUSALS = 3
 """Refusals in turn, without an answer in between, from which on they are the version's own failure."""
 
 
-class Pool:
-    """HTTP client of a process. It follows no redirect, keeps no cookie, heeds no proxy variable and retries nothing."""
+class UpstreamPool:
+    """HTTP client of a process. It follows no redirect, keeps no cookie, heeds no proxy variable, retries nothing."""
 
     def __init__(self, allowed: AllowedUpstreams) -> None:
         self.allowed = allowed
@@ -50,7 +50,11 @@ class Pool:
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S),
                 timeout=aiohttp.ClientTimeout(total=None),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": "bandit-serve", "Accept": "application/json", "Accept-Encoding": "identity"},
+                headers={
+                    "User-Agent": "bandit-serve",
+                    "Accept": "application/json",
+                    "Accept-Encoding": "identity",
+                },
                 auto_decompress=False,
                 trust_env=False,
             )
@@ -70,7 +74,7 @@ class Endpoint:
     content; after `MAX_REFUSALS` of these in turn it is the upstream that does not fit.
     """
 
-    def __init__(self, pool: Pool, upstream: Upstream, whose: str) -> None:
+    def __init__(self, pool: UpstreamPool, upstream: Upstream, whose: str) -> None:
         self.upstream = upstream
         self.whose = whose
         self.timeout_s = upstream.timeout_s

@@ -30,8 +30,21 @@ _header_name = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 _source = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]{0,255}|file:/[^\x00-\x1f\x7f]+")
 # Headers that say how a message is sent, which the connection's own code decides.
 _OURS = frozenset(
-    "accept accept-encoding connection content-encoding content-length content-type expect host keep-alive te "
-    "trailer transfer-encoding upgrade".split()
+    {
+        "accept",
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
 )
 _OWN_VARIABLES = "BANDIT_SERVE_"
 
@@ -84,7 +97,9 @@ class AllowedUpstreams:
         """Upstream with its address in canonical form. Raises `InvalidInput` with all that is wrong with it."""
         errors = [*self._url_errors(upstream.url), *_timeout_errors(upstream), *_header_errors(upstream)]
         if upstream.model is not None and upstream.protocol == "json":
-            errors.append(FieldError("remote.model", 'expected only with "open-inference": in json, the url names it'))
+            errors.append(
+                FieldError("remote.model", 'expected only with "open-inference": in json, the url names it')
+            )
         if errors:
             raise InvalidInput(f"{errors[0].at}: {errors[0].detail}.", errors)
         return msgspec.structs.replace(upstream, url=str(upstream.address))

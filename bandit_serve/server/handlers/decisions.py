@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
@@ -53,6 +55,8 @@ ENTRY_BYTES = 400
 TOKEN_BYTES_A_FEATURE = 5.34
 # Of an item with its name, and of a number in a list.
 ITEM_BYTES, NUMBER_BYTES = 300, 26
+# Predictions of one batch that are awaited at a time.
+MAX_COMING = 64
 
 
 class DecisionHandlers:
@@ -180,17 +184,31 @@ class DecisionHandlers:
         nbytes = sum(ids * NUMBER_BYTES + k * ITEM_BYTES for ids, k in items)
         await self._check_answer(experiment, len(requests), nbytes)
         responses, turn = Responses(headers), Turn()
-        for asked in requests:
-            try:
-                if isinstance(asked, InvalidInput):
-                    raise asked
-                prediction = service.decisions.predict(experiment, asked)
-                response: Any = prediction if isinstance(prediction, Predicted) else await prediction
-            except BanditServeError as error:
-                response = as_entry(error)
-            responses.add(response)
-            if turn.over:
-                await turn.give_way()
+        # Predictions that are awaited, in order, each from the moment at which it was asked for.
+        coming: deque[asyncio.Future[Any]] = deque()
+        try:
+            for asked in requests:
+                try:
+                    if isinstance(asked, InvalidInput):
+                        raise asked
+                    prediction = service.decisions.predict(experiment, asked)
+                except BanditServeError as error:
+                    response: Any = as_entry(error)
+                else:
+                    response = prediction
+                if isinstance(response, Awaitable) or coming:
+                    coming.append(_coming(response))
+                    if len(coming) >= MAX_COMING:
+                        responses.add(await _arrived(coming.popleft()))
+                else:
+                    responses.add(response)
+                if turn.over:
+                    await turn.give_way()
+            while coming:
+                responses.add(await _arrived(coming.popleft()))
+        finally:
+            for each in coming:
+                each.cancel()
         service.counters.add("predictions", len(responses))
         return responses.reply()
 
@@ -249,6 +267,22 @@ class DecisionHandlers:
             await tail.refresh(owner)
         except Unavailable:
             return
+
+
+def _coming(response: Any) -> asyncio.Future[Any]:
+    """Future of a response that is awaited, or of one that is there and has its place behind such."""
+    if isinstance(response, Awaitable):
+        return asyncio.ensure_future(response)
+    there = asyncio.get_running_loop().create_future()
+    there.set_result(response)
+    return there
+
+
+async def _arrived(coming: asyncio.Future[Any]) -> Any:
+    try:
+        return await coming
+    except BanditServeError as error:
+        return as_entry(error)
 
 
 def _items(asked: PredictRequest) -> tuple[int, int]:
