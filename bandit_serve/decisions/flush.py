@@ -78,8 +78,8 @@ class Flusher:
                 batch.first,
                 waiting.n_rows,
                 events.encode(batch),
+                since_ms,
                 waiting.served,
-                tried_ms=since_ms,
             )
         except BaseException:
             self._tried[name] = batch, now_ms if since_ms is None else since_ms

@@ -75,8 +75,8 @@ _decode = msgspec.json.Decoder(InferAnswer).decode
 _decode_about = msgspec.json.Decoder(ModelAbout).decode
 
 
-class Inputs:
-    """Inputs of a model by name, as its metadata tell them; empty where those tell nothing."""
+class InferInputs:
+    """InferInputs of a model by name, as its metadata tell them; empty where those tell nothing."""
 
     def __init__(self, metadata: bytes = b"{}") -> None:
         """Raises `ValueError` for metadata that are none."""
@@ -165,7 +165,7 @@ def _fitted(value: Any, datatype: str, name: str) -> Any:
     raise Unfit(f"the input {name!r} takes {datatype}")
 
 
-class Output(NamedTuple):
+class InferOutput(NamedTuple):
     """Tensor of an answer whose values are as many as its shape says, and of its datatype."""
 
     name: str
@@ -199,7 +199,7 @@ def infer_scores(request: ScoreRequest, content: bytes) -> Scores:
     return scores
 
 
-def _items(request: ScoreRequest, items: Output, scores: Output) -> list[ScoredItem]:
+def _items(request: ScoreRequest, items: InferOutput, scores: InferOutput) -> list[ScoredItem]:
     if items.is_number or not scores.is_number or len(items.values) != len(scores.values):
         raise ValueError("expected item_id, texts, and as many numbers as score")
     excluded = set(request.exclude)
@@ -211,7 +211,7 @@ def _items(request: ScoreRequest, items: Output, scores: Output) -> list[ScoredI
     return checked_items(request, pairs[: request.k])
 
 
-def _rows(output: Output, n: int, single: bool) -> Any:
+def _rows(output: InferOutput, n: int, single: bool) -> Any:
     """Values of an output row by row; of a single row the row itself, and of one value that."""
     if single and len(output.values) == 1:
         return output.values[0]
@@ -229,7 +229,7 @@ def _nested(values: list[Any], shape: Sequence[int]) -> list[Any]:
     return values
 
 
-def _output(tensor: OutputTensor) -> Output:
+def _output(tensor: OutputTensor) -> InferOutput:
     flat: list[Any] = tensor.data
     for _ in range(MAX_OUTPUT_DEPTH):
         if not any(isinstance(value, list) for value in flat):
@@ -243,8 +243,8 @@ def _output(tensor: OutputTensor) -> Output:
     if tensor.datatype in _FLOATS or tensor.datatype in _WHOLE:
         if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in flat):
             raise ValueError(f"expected numbers as {tensor.name!r}")
-        return Output(tensor.name, shape, flat, True)
+        return InferOutput(tensor.name, shape, flat, True)
     kind = {"BOOL": bool, "BYTES": str}.get(tensor.datatype)
     if kind is None or not all(isinstance(value, kind) for value in flat):
         raise ValueError(f"expected values of the datatype of {tensor.name!r}")
-    return Output(tensor.name, shape, flat, False)
+    return InferOutput(tensor.name, shape, flat, False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from bandit_serve.api.decisions import ScoreRequest
 from bandit_serve.errors import BanditServeError, ModelLost, UpstreamFailed
 from bandit_serve.serving.json_questions import json_question, json_scores
-from bandit_serve.serving.open_inference import Inputs, Unfit, infer_scores
+from bandit_serve.serving.open_inference import InferInputs, Unfit, infer_scores
 from bandit_serve.serving.servable import BackgroundScores, Scores
 from bandit_serve.upstreams.pool import Endpoint, UpstreamPool
 from bandit_serve.upstreams.upstream import Upstream
@@ -26,7 +26,7 @@ VERSION_BYTES = 2**16
 """About the memory that a version and its connections take."""
 
 
-class Language(Protocol):
+class Speech(Protocol):
     """Protocol that an upstream speaks. `ask` raises `ContentRefused` and `UpstreamFailed`, as its endpoint does."""
 
     async def warm(self) -> None: ...
@@ -34,7 +34,7 @@ class Language(Protocol):
     async def ask(self, request: ScoreRequest, alone: bool) -> Scores: ...
 
 
-class JsonLanguage:
+class JsonSpeech:
     """Protocol `json`: the request's ids and features are posted as they are. It has no call for readiness."""
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -49,13 +49,13 @@ class JsonLanguage:
         return _read(self._endpoint, json_scores, request, content)
 
 
-class OpenInferenceLanguage:
+class OpenInferenceSpeech:
     """Protocol `open-inference`, version 2. The names and datatypes of inputs are read once, by `warm`."""
 
     def __init__(self, endpoint: Endpoint, model: str) -> None:
         self._endpoint = endpoint
         self._model = model
-        self._inputs = Inputs()
+        self._inputs = InferInputs()
 
     def _url(self, *below: str) -> URL:
         return self._endpoint.url("v2", "models", self._model, *below)
@@ -65,7 +65,7 @@ class OpenInferenceLanguage:
         await endpoint.read_headers()
         await endpoint.get(self._url("ready"), WARM_S)
         try:
-            self._inputs = Inputs(await endpoint.get(self._url(), WARM_S))
+            self._inputs = InferInputs(await endpoint.get(self._url(), WARM_S))
         except ValueError as error:
             raise endpoint.failed("gave metadata that are none").noted(str(error)) from None
 
@@ -97,15 +97,15 @@ class UpstreamVersion:
 
     def __init__(self, pool: UpstreamPool, upstream: Upstream, model: str, version: str) -> None:
         endpoint = Endpoint(pool, upstream, f"{model} {version}")
-        self._language: Language = (
-            JsonLanguage(endpoint)
+        self._speech: Speech = (
+            JsonSpeech(endpoint)
             if upstream.protocol == "json"
-            else OpenInferenceLanguage(endpoint, upstream.model or model)
+            else OpenInferenceSpeech(endpoint, upstream.model or model)
         )
 
     async def warm(self) -> None:
         try:
-            await self._language.warm()
+            await self._speech.warm()
         except UpstreamFailed as error:
             lost = ModelLost(str(error))
             for note in getattr(error, "__notes__", ()):
@@ -116,7 +116,7 @@ class UpstreamVersion:
         """Nothing: connections are the pool's."""
 
     def score(self, request: ScoreRequest, alone: bool = False) -> Awaitable[Scores]:
-        scores = self._language.ask(request, alone)
+        scores = self._speech.ask(request, alone)
         return self._alone(scores) if alone else scores
 
     async def _alone(self, scores: Awaitable[Scores]) -> Scores:
@@ -129,7 +129,7 @@ class UpstreamVersion:
             async with places:
                 started_s = time.perf_counter()
                 try:
-                    scores: Scores | Exception = await self._language.ask(request, False)
+                    scores: Scores | Exception = await self._speech.ask(request, False)
                 except BanditServeError as error:
                     scores = error
                 return BackgroundScores(scores, time.perf_counter() - started_s)

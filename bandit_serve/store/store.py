@@ -183,9 +183,8 @@ class Store:
         first: int,
         count: int,
         event: bytes,
-        rewards: Sequence[bytes] = (),
-        *,
         tried_ms: int | None = None,
+        rewards: Sequence[bytes] = (),
     ) -> bool | None:
         """Appends `count` exposures of a worker, numbered from `first`, and with them entries of rewards.
 

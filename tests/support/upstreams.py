@@ -126,8 +126,18 @@ class ThrowawayUpstream:
     def _infer(self, body: dict[str, Any]) -> dict[str, Any]:
         k = body.get("parameters", {}).get("k")
         if k is not None:
-            items = {"name": "item_id", "shape": [1, k], "datatype": "BYTES", "data": [f"i{i}" for i in range(k)]}
-            scores = {"name": "score", "shape": [1, k], "datatype": "FP64", "data": [self.value - i for i in range(k)]}
+            items = {
+                "name": "item_id",
+                "shape": [1, k],
+                "datatype": "BYTES",
+                "data": [f"i{i}" for i in range(k)],
+            }
+            scores = {
+                "name": "score",
+                "shape": [1, k],
+                "datatype": "FP64",
+                "data": [self.value - i for i in range(k)],
+            }
             return {"model_name": "m", "outputs": [items, scores]}
         n = body["inputs"][0]["shape"][0]
         if any(tensor["name"] == "item_id" for tensor in body["inputs"]):
@@ -135,7 +145,9 @@ class ThrowawayUpstream:
             return {"outputs": [{"name": "prediction", "shape": [n], "datatype": "FP64", "data": data}]}
         data = [[self.value, 1.0 - self.value]] * n
         label = {"name": "label", "shape": [n, 1], "datatype": "BYTES", "data": ["yes"] * n}
-        return {"outputs": [{"name": "probabilities", "shape": [n, 2], "datatype": "FP32", "data": data}, label]}
+        return {
+            "outputs": [{"name": "probabilities", "shape": [n, 2], "datatype": "FP32", "data": data}, label]
+        }
 
     async def _status(self, status: int) -> web.Response:
         return web.json_response({"error": "a secret of the upstream"}, status=status)

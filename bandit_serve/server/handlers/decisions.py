@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
@@ -55,8 +54,10 @@ ENTRY_BYTES = 400
 TOKEN_BYTES_A_FEATURE = 5.34
 # Of an item with its name, and of a number in a list.
 ITEM_BYTES, NUMBER_BYTES = 300, 26
-# Predictions of one batch that are awaited at a time.
-MAX_COMING = 64
+
+
+# Entries of a batch of predictions that are under way together.
+MAX_BEGUN = 256
 
 
 class DecisionHandlers:
@@ -184,33 +185,40 @@ class DecisionHandlers:
         nbytes = sum(ids * NUMBER_BYTES + k * ITEM_BYTES for ids, k in items)
         await self._check_answer(experiment, len(requests), nbytes)
         responses, turn = Responses(headers), Turn()
-        # Predictions that are awaited, in order, each from the moment at which it was asked for.
-        coming: deque[asyncio.Future[Any]] = deque()
-        try:
-            for asked in requests:
-                try:
-                    if isinstance(asked, InvalidInput):
-                        raise asked
-                    prediction = service.decisions.predict(experiment, asked)
-                except BanditServeError as error:
-                    response: Any = as_entry(error)
-                else:
-                    response = prediction
-                if isinstance(response, Awaitable) or coming:
-                    coming.append(_coming(response))
-                    if len(coming) >= MAX_COMING:
-                        responses.add(await _arrived(coming.popleft()))
-                else:
+        for first in range(0, len(requests), MAX_BEGUN):
+            begun: list[Any] = []
+            try:
+                for asked in requests[first : first + MAX_BEGUN]:
+                    begun.append(self._begin_to_predict(experiment, asked))
+                    if turn.over:
+                        await turn.give_way()
+                for each in begun:
+                    try:
+                        response: Any = await each if isinstance(each, Awaitable) else each
+                    except BanditServeError as error:
+                        response = as_entry(error)
                     responses.add(response)
-                if turn.over:
-                    await turn.give_way()
-            while coming:
-                responses.add(await _arrived(coming.popleft()))
-        finally:
-            for each in coming:
-                each.cancel()
+                    if turn.over:
+                        await turn.give_way()
+            finally:
+                for each in begun:
+                    if isinstance(each, asyncio.Future):
+                        each.cancel()
         service.counters.add("predictions", len(responses))
         return responses.reply()
+
+    def _begin_to_predict(
+        self, experiment: str, asked: PredictRequest | InvalidInput
+    ) -> Predicted | Awaitable[Predicted] | dict[str, Any]:
+        """Begins an entry of a batch. Entries that are begun before one is awaited share the runs of their models."""
+        try:
+            if isinstance(asked, InvalidInput):
+                raise asked
+            prediction = self._service.decisions.predict(experiment, asked)
+            # As a task, so that its time ends with its own answer and not with those before it.
+            return prediction if isinstance(prediction, Predicted) else asyncio.ensure_future(prediction)
+        except BanditServeError as error:
+            return as_entry(error)
 
     async def _requests_to_predict(
         self, headers: Mapping[str, str], body: bytes
@@ -267,22 +275,6 @@ class DecisionHandlers:
             await tail.refresh(owner)
         except Unavailable:
             return
-
-
-def _coming(response: Any) -> asyncio.Future[Any]:
-    """Future of a response that is awaited, or of one that is there and has its place behind such."""
-    if isinstance(response, Awaitable):
-        return asyncio.ensure_future(response)
-    there = asyncio.get_running_loop().create_future()
-    there.set_result(response)
-    return there
-
-
-async def _arrived(coming: asyncio.Future[Any]) -> Any:
-    try:
-        return await coming
-    except BanditServeError as error:
-        return as_entry(error)
 
 
 def _items(asked: PredictRequest) -> tuple[int, int]:
