@@ -351,8 +351,8 @@ BEYOND: Mapping[type, str] = {
     ),
     VersionMetadata: (
         "`metrics` and `metadata` are of 64 KiB at most. In a body of JSON there is `remote`; its `url` is plain and "
-        "below one of the addresses in the setting `upstreams`, its `timeout` from 1 ms to 60 s, its `headers` are none "
-        "that say how a message is sent."
+        "below one of the addresses in the setting `upstreams`, its `timeout` from 1 ms to 60 s, its `headers` are "
+        "none that say how a message is sent."
     ),
     Upload: "`artifact` is a safetensors file of one of our families; `metrics` and `metadata` are of 64 KiB at most.",
     PatchRequest: "`metrics` and `metadata` are of 64 KiB at most.",

@@ -13,6 +13,7 @@ from bandit_serve.serving.servable import Check, Servable
 from bandit_serve.serving.top_k_cache import TopKCache
 from bandit_serve.serving.upstream_version import UpstreamVersion
 from bandit_serve.upstreams.pool import UpstreamPool
+from bandit_serve.upstreams.upstream import AllowedUpstreams
 
 
 def check_of(version: Version) -> Check:
@@ -26,12 +27,12 @@ def patience_s(version: Version) -> float | None:
 
 
 class VersionOpener:
-    """Opens versions of all kinds. Those with files have them in `artifacts`."""
+    """Opens versions of all kinds. Those with files have them in `artifacts`; without `upstreams`, none is allowed."""
 
-    def __init__(self, artifacts: ArtifactStore, top_k: TopKCache, upstreams: UpstreamPool) -> None:
+    def __init__(self, artifacts: ArtifactStore, top_k: TopKCache, upstreams: UpstreamPool | None = None) -> None:
         self.artifacts = artifacts
         self._top_k = top_k
-        self._upstreams = upstreams
+        self._upstreams = UpstreamPool(AllowedUpstreams([])) if upstreams is None else upstreams
 
     def open(self, version: Version) -> Servable:
         """Version, ready but for its `warm`. Blocks: to be called in a thread.

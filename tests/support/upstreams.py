@@ -107,7 +107,7 @@ class ThrowawayUpstream:
         return web.json_response(about | ({} if self.inputs is None else {"inputs": self.inputs}))
 
     async def _mode_good(self, request: web.Request) -> web.Response:
-        body = self.asked[-1].body if len(self.asked) == 1 else json.loads(await request.read())
+        body = json.loads(await request.read())
         self.answered += 1
         return web.json_response(self._infer(body) if "inputs" in body else self._predict(body))
 
