@@ -29,7 +29,9 @@ def patience_s(version: Version) -> float | None:
 class VersionOpener:
     """Opens versions of all kinds. Those with files have them in `artifacts`; without `upstreams`, none is allowed."""
 
-    def __init__(self, artifacts: ArtifactStore, top_k: TopKCache, upstreams: UpstreamPool | None = None) -> None:
+    def __init__(
+        self, artifacts: ArtifactStore, top_k: TopKCache, upstreams: UpstreamPool | None = None
+    ) -> None:
         self.artifacts = artifacts
         self._top_k = top_k
         self._upstreams = UpstreamPool(AllowedUpstreams([])) if upstreams is None else upstreams

@@ -186,7 +186,9 @@ def test_further_segments_are_below_an_address() -> None:
     assert base.covers(HttpAddress.parse(base.below("v2", "models", "m.1", "infer")))
 
 
-TEXTS = st.text(st.sampled_from(string.ascii_letters + string.digits + ":/@\\.%?#[]-_;,&~ \t\n\r\x00é"), max_size=30)
+TEXTS = st.text(
+    st.sampled_from(string.ascii_letters + string.digits + ":/@\\.%?#[]-_;,&~ \t\n\r\x00é"), max_size=30
+)
 
 
 @given(TEXTS)

@@ -33,14 +33,18 @@ class ThrowawayUpstream:
     def __init__(self, value: float = 0.5, inputs: list[dict[str, Any]] | None = None) -> None:
         self.value = value
         self.inputs = inputs
+        self.reset()
+        self._loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def reset(self) -> None:
+        """Makes it well again, and forgets what it was asked."""
         self.mode = "good"
         self.delay_s = 0.0
         self.asked: list[Question] = []
         self.answered = 0
         self.readiness = 0
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -146,7 +146,9 @@ def test_questions_at_once_and_those_that_wait_are_bounded(
     run(server, scenario, timeout="2s")
 
 
-def test_waiting_for_a_place_counts_as_time(server: ThrowawayUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_place_counts_as_time(
+    server: ThrowawayUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MAX_CONNECTIONS", 1)
     server.mode = "hang"
 

@@ -11,7 +11,9 @@ from bandit_serve.base.http_address import HttpAddress
 from bandit_serve.errors import Conflict, InvalidInput
 from bandit_serve.upstreams.upstream import AllowedUpstreams, Upstream
 
-ALLOWED = AllowedUpstreams([HttpAddress.parse("http://models:8080/v1"), HttpAddress.parse("https://ml.example")])
+ALLOWED = AllowedUpstreams(
+    [HttpAddress.parse("http://models:8080/v1"), HttpAddress.parse("https://ml.example")]
+)
 URL = "http://models:8080/v1/m"
 
 
@@ -80,7 +82,11 @@ def test_what_is_refused_is_named(fields: dict[str, Any], at: str) -> None:
 def test_all_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(InvalidInput) as refused:
         ALLOWED.checked(upstream(url="http://evil", timeout="9h", headers={"Host": "env:X"}))
-    assert [error.at for error in refused.value.errors] == ["remote.url", "remote.timeout", "remote.headers.Host"]
+    assert [error.at for error in refused.value.errors] == [
+        "remote.url",
+        "remote.timeout",
+        "remote.headers.Host",
+    ]
 
 
 def test_none_is_allowed_unless_the_operator_says_so() -> None:

@@ -35,7 +35,19 @@ def test_values_are_concealed_from_then_on(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     "value",
-    [b"a\r\nX-Injected: 1", b"a\nb", b"a\rb", b"a\x00b", b"a\x7fb", b" a", b"a ", b"\t", "ä".encode(), b"\xff", b""],
+    [
+        b"a\r\nX-Injected: 1",
+        b"a\nb",
+        b"a\rb",
+        b"a\x00b",
+        b"a\x7fb",
+        b" a",
+        b"a ",
+        b"\t",
+        "ä".encode(),
+        b"\xff",
+        b"",
+    ],
 )
 def test_a_value_that_is_no_line_is_not_sent(value: bytes, tmp_path: Path) -> None:
     file = tmp_path / "secret"
