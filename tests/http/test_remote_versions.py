@@ -1,4 +1,4 @@
-"""Remote versions over HTTP: registered, asked, failing, hanging, refused, shadowed; and metrics of the service's own."""
+"""Remote versions over HTTP: registered, asked, failing, hanging, refused, shadowed; and what the service measures."""
 
 from __future__ import annotations
 
