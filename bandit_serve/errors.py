@@ -8,6 +8,7 @@ BanditServeError
 │   ├── InvalidArtifact   a file that is no model, or none that can be served
 │   ├── Diverged          a fit whose parameters grew without end
 │   ├── TooLarge          over a size limit
+│   ├── ContentRefused    an upstream that is well refuses the content of a request
 │   └── UnsupportedMedia  a content type that the route does not take
 ├── Forbidden             a request from a web page of another site, or under a host name that is not ours
 ├── NotFound              no such experiment, model or version
@@ -24,6 +25,7 @@ BanditServeError
     ├── SetAside          an experiment whose log can not be folded: see `bandit-serve repair`
     ├── StoreUnavailable  the store can not be read or written now: `what` names the outage
     │   └── StoreRefused  it answers, but rejects our login or must not be used (it may evict)
+    ├── UpstreamFailed    an upstream that did not answer, not in time, or not as agreed
     ├── ModelLost         a registered model whose file is missing or damaged here
     ├── ModelFailed       a version in memory that gave no scores
     ├── FilesUnavailable  the storage of model files does not answer, or is full
@@ -103,6 +105,10 @@ class TooLarge(InvalidInput):
     pass
 
 
+class ContentRefused(InvalidInput):
+    pass
+
+
 class UnsupportedMedia(InvalidInput):
     pass
 
@@ -174,6 +180,10 @@ class StoreUnavailable(Unavailable):
 
 class StoreRefused(StoreUnavailable):
     what = "store_refused"
+
+
+class UpstreamFailed(Unavailable):
+    pass
 
 
 class ModelLost(Unavailable):

@@ -22,6 +22,8 @@ from bandit_serve.serving.loaded import LoadedModels
 from bandit_serve.serving.top_k_cache import TopKCache
 from bandit_serve.settings import Settings
 from bandit_serve.store.store import Store
+from bandit_serve.upstreams.pool import UpstreamPool
+from bandit_serve.upstreams.upstream import AllowedUpstreams
 
 
 class Node:
@@ -40,6 +42,7 @@ class Node:
         self.replica = Replica()
         self.tail = Tail(self.store, self.replica)
         self.results = ResultsLog(self.store, self.replica)
+        self.upstreams = UpstreamPool(AllowedUpstreams(settings.upstream_prefixes))
 
     @cached_property
     def artifacts(self) -> ArtifactStore:
@@ -51,7 +54,7 @@ class Node:
 
     @cached_property
     def models(self) -> LoadedModels:
-        opener = VersionOpener(self.artifacts, self.top_k)
+        opener = VersionOpener(self.artifacts, self.top_k, self.upstreams)
         return LoadedModels(opener, max_bytes=self.settings.model_memory, troubles=self.troubles)
 
     @cached_property
@@ -64,7 +67,9 @@ class Node:
 
     @cached_property
     def model_changes(self) -> ModelChanges:
-        return ModelChanges(self.store, self.replica, self.tail, self.changes, self.models)
+        return ModelChanges(
+            self.store, self.replica, self.tail, self.changes, self.models, self.upstreams.allowed
+        )
 
     async def read_registry(self) -> Registry:
         """Folds the registry's log anew and returns the result; `replica` does not change."""

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bandit_serve.base.durations import DURATION_PATTERN, parse_duration_ms
+from bandit_serve.base.http_address import HttpAddress
 from bandit_serve.base.mistakes import expected_one_of, nearest
 from bandit_serve.base.secrets import know_secrets_of, shown_url
 from bandit_serve.base.validation import field_error
@@ -29,6 +30,7 @@ HostNames = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:\[\]-]+(,[A-Za-z0-9._:\[
 Origins = Annotated[
     str, Meta(pattern=r"^https?://[A-Za-z0-9._:\[\]-]+(,https?://[A-Za-z0-9._:\[\]-]+)*(?!\n)$")
 ]
+Addresses = Annotated[str, Meta(pattern=r"^https?://[^,\s]+(,https?://[^,\s]+)*(?!\n)$")]
 ModelNames = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*(?!\n)$")]
 Namespace = Annotated[
     str,
@@ -111,6 +113,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             "implies `learn`"
         ),
     ] = None
+    upstreams: Annotated[
+        Addresses | None,
+        about(
+            "Addresses, as `http://models.internal:8080,https://ml.example/v2`, below which remote versions may be "
+            "called"
+        ),
+    ] = None
     drain: Annotated[Duration, about("When stopping, longest wait for requests under way")] = "10s"
     idle_grace: Annotated[Duration, about("When stopping, how long an idle connection may stay")] = "1s"
     stall_timeout: Annotated[
@@ -153,6 +162,16 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def allowed_origins(self) -> list[str]:
         """Origins, as browsers write them, whose pages may call this service."""
         return self.cors_origins.lower().split(",") if self.cors_origins else []
+
+    @property
+    def upstream_prefixes(self) -> list[HttpAddress]:
+        """Addresses below which upstreams may be called. Raises `UsageError` where one is none."""
+        try:
+            return [HttpAddress.parse(each) for each in self.upstreams.split(",")] if self.upstreams else []
+        except ValueError as error:
+            raise UsageError(
+                f"The setting upstreams is wrong: {error}.", [FieldError("upstreams", str(error))]
+            ) from None
 
     @property
     def models_that_learn(self) -> list[str]:
@@ -278,9 +297,11 @@ def load_settings(
             values[name] = text
     values.update({name: value for name, value in flags.items() if value is not None})
     try:
-        return msgspec.convert(values, Settings, strict=False)
+        settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise _wrong_setting(error, values) from None
+    _ = settings.upstream_prefixes  # raises where one of them is none
+    return settings
 
 
 def _wrong_setting(error: msgspec.ValidationError, values: Mapping[str, Any]) -> UsageError:

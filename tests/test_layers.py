@@ -24,27 +24,28 @@ MAY_IMPORT = {
     "models": "",
     "results": "metrics experiments log policies",
     "store": "processes log",
-    "registry": "settings log models store",
+    "upstreams": "",
+    "registry": "settings log models store upstreams",
     "folds": "experiments log policies store registry",
-    "api": "experiments registry folds",
-    "serving": "models store registry api",
+    "api": "experiments upstreams registry folds",
+    "serving": "models store upstreams registry api",
     "replication": "experiments log results store registry folds",
-    "changes": "metrics experiments log models store registry folds serving replication",
-    "node": "settings models store registry folds serving replication changes",
+    "changes": "metrics experiments log models store upstreams registry folds serving replication",
+    "node": "settings models store upstreams registry folds serving replication changes",
     "upkeep": "experiments log store registry folds replication changes",
     "decisions": "experiments log policies store registry folds api serving",
     "rewards": "experiments log store folds replication api",
     "training": "experiments log models store registry folds node",
     "simulation": "processes metrics experiments log policies folds",
     "demo": "processes settings models training",
-    "server": "processes settings metrics experiments log policies models results store registry folds "
+    "server": "processes settings metrics experiments log policies models results store upstreams registry folds "
     "serving replication changes node upkeep api decisions rewards",
-    "cli": "settings experiments log policies models results store registry folds replication "
+    "cli": "settings experiments log policies models results store upstreams registry folds replication "
     "changes node api training simulation demo server",
     "__main__": "cli",
 }
 ONLY = {
-    "aiohttp": {"server", "client", "demo"},
+    "aiohttp": {"server", "client", "demo", "upstreams"},
     "redis": {"store"},
     "prometheus_client": {"server"},
     "typer": {"cli"},

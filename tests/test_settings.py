@@ -29,6 +29,7 @@ OTHERS: dict[str, Any] = {
     "insecure": True,
     "allowed_hosts": "bandits.internal,box:8000",
     "cors_origins": "https://shop.example,http://localhost:3000",
+    "upstreams": "http://models.internal:8080,https://ml.example/v2",
     "max_connections": 7,
     "access_log": True,
     "log_level": "debug",
@@ -44,6 +45,17 @@ WRONG: dict[str, list[Any]] = {
     "insecure": ["perhaps"],
     "allowed_hosts": ["", "a,", "a b", "http://a", "a\n"],
     "cors_origins": ["", "*", "shop.example", "https://shop.example/", "https://a,", "null", "https://a\n"],
+    "upstreams": [
+        "",
+        "*",
+        "models",
+        "http://a,",
+        "http://a\n",
+        "ftp://a",
+        "http://a?b",
+        "http://u@a",
+        "http://a/../b",
+    ],
     "max_connections": [0, "many"],
     "learn": ["perhaps"],
     "learners": ["", "films,", "a b", "films;books", "films\n"],
@@ -96,7 +108,7 @@ def test_each_setting_has_a_flag_with_its_default_in_the_help(name: str) -> None
 def test_flags_are_stronger_than_variables_than_the_file_than_defaults(name: str, tmp_path: Path) -> None:
     value = other(name)
     assert value != getattr(DEFAULTS, name)
-    unset = "http://unset" if name == "cors_origins" else "unset"
+    unset = "http://unset" if name in ("cors_origins", "upstreams") else "unset"
     default = unset if getattr(DEFAULTS, name) is None else getattr(DEFAULTS, name)
     text = {PREFIX + name.upper(): as_text(value)}
     weak = {PREFIX + name.upper(): as_text(default)}

@@ -15,6 +15,7 @@ from bandit_serve.folds.replica import Aside, Replica
 from bandit_serve.models.onnx.signature import Signature
 from bandit_serve.registry.catalogue import parameters_of
 from bandit_serve.registry.registry import ModelHistoryEntry, RegisteredModel, Version, VersionStatus
+from bandit_serve.upstreams.upstream import Upstream
 
 
 class RampView(Struct, frozen=True, rename={"start": "from"}):
@@ -97,6 +98,7 @@ class VersionView(Struct, frozen=True):
     reason: str | None
     pruned: bool | UnsetType = UNSET
     signature: Signature | UnsetType = UNSET
+    remote: Upstream | UnsetType = UNSET
 
 
 class LoadedBy(Struct, frozen=True):
@@ -243,6 +245,7 @@ def version_view(version: Version) -> VersionView:
         reason=version.reason,
         pruned=version.pruned or UNSET,
         signature=version.signature,
+        remote=version.remote,
     )
 
 

@@ -12,6 +12,8 @@ from urllib.parse import quote, unquote, unquote_plus
 MASK = "***"
 # Shorter pieces would blank out ordinary words.
 MIN_SECRET_CHARS = 3
+# Of a header's value, whose first word is often the name of a scheme.
+MIN_WORD_CHARS = 8
 
 _url = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^?#]*)((?:[?#].*)?)", re.DOTALL)
 _ends = re.compile(r"[/?#]")
@@ -25,6 +27,14 @@ def know_secrets_of(*urls: str | None) -> None:
         for piece in () if url is None else _pieces(url):
             spellings = {piece, unquote(piece), quote(unquote(piece), safe="")}
             _secrets.update(each for each in spellings if len(each) >= MIN_SECRET_CHARS)
+
+
+def know_secrets(*values: str) -> None:
+    """Remembers values that are secrets, each as a whole and by its words, as in `Bearer TOKEN`."""
+    for value in values:
+        _secrets.update(each for each in value.split(" ") if len(each) >= MIN_WORD_CHARS)
+        if len(value) >= MIN_SECRET_CHARS:
+            _secrets.add(value)
 
 
 def concealed(text: str) -> str:

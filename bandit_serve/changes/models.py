@@ -21,12 +21,20 @@ from bandit_serve.models.model_file import ModelFile, admit_model_file
 from bandit_serve.models.onnx.signature import Signature, with_columns
 from bandit_serve.registry.agreement import Agreement, AgreementReport, report
 from bandit_serve.registry.catalogue import prunable
-from bandit_serve.registry.registry import ModelChanged, RegisteredModel, Registry, Version, VersionStatus
+from bandit_serve.registry.registry import (
+    REMOTE,
+    ModelChanged,
+    RegisteredModel,
+    Registry,
+    Version,
+    VersionStatus,
+)
 from bandit_serve.replication.census import living
 from bandit_serve.replication.tail import Tail
 from bandit_serve.serving.loaded import LoadedModels
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
+from bandit_serve.upstreams.upstream import AllowedUpstreams, Upstream
 
 
 class ModelChanges:
@@ -37,13 +45,20 @@ class ModelChanges:
     """
 
     def __init__(
-        self, store: Store, replica: Replica, tail: Tail, changes: Changes, models: LoadedModels
+        self,
+        store: Store,
+        replica: Replica,
+        tail: Tail,
+        changes: Changes,
+        models: LoadedModels,
+        upstreams: AllowedUpstreams,
     ) -> None:
         self._store = store
         self._replica = replica
         self._tail = tail
         self._changes = changes
         self._models = models
+        self._upstreams = upstreams
 
     async def known(self) -> Registry:
         """Returns the registry, up to date with its log."""
@@ -113,6 +128,46 @@ class ModelChanges:
             await self._withdraw(received)
             raise
         await asyncio.to_thread(artifacts.forget, received)
+        return change.versions[0]
+
+    async def register_remote(
+        self,
+        model: str,
+        remote: Upstream,
+        who: str,
+        *,
+        version: str | None = None,
+        status: VersionStatus = "staged",
+        metrics: Mapping[str, float],
+        metadata: Mapping[str, Any],
+    ) -> Version:
+        """Registers a version that an upstream answers for; its name is as in `register`. Nothing is asked there."""
+        require_name("model", model)
+        if version is not None:
+            require_name("version", version)
+        remote = self._upstreams.checked(remote)
+        now_ms = await self._store.time_ms()
+
+        def decide(registry: Registry) -> ModelChanged:
+            return registry.register(
+                Version(
+                    model=model,
+                    version=version or registry.next_version(model),
+                    status=status,
+                    sha256="",
+                    size=0,
+                    family=REMOTE,
+                    created_ms=now_ms,
+                    updated_ms=now_ms,
+                    metrics=dict(metrics),
+                    metadata=dict(metadata),
+                    remote=remote,
+                ),
+                who,
+            )
+
+        change = await self._changes.change_models(decide)
+        assert change is not None
         return change.versions[0]
 
     async def _withdraw(self, received: Received) -> None:

@@ -38,6 +38,7 @@ async def connected(settings: Settings, url: str) -> AsyncIterator[Node]:
         await node.store.check()
         yield node
     finally:
+        await node.upstreams.close()
         await node.store.close()
 
 

@@ -19,7 +19,7 @@ Reason = Annotated[str | None, typer.Option("--reason", help="Why, for the histo
 
 Work = Callable[..., Awaitable[None]]
 
-WHERE = ("store", "data", "artifacts", "namespace", "store_timeout", "max_artifact")
+WHERE = ("store", "data", "artifacts", "namespace", "store_timeout", "max_artifact", "upstreams")
 
 
 def with_state(work: Work) -> Callable[..., None]:

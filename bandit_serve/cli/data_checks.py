@@ -138,4 +138,4 @@ def check_experiments(replica: Replica, wrong: dict[tuple[str, str], str]) -> It
 def _versions(registry: Registry) -> Iterator[Version]:
     """Versions that should have a file; retention removes the files of others."""
     for _, model in sorted(registry.models.items()):
-        yield from (version for version in model.versions.values() if not version.pruned)
+        yield from (version for version in model.versions.values() if version.sha256 and not version.pruned)

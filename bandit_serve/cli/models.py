@@ -7,9 +7,11 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
+import msgspec
 import typer
+from msgspec import UNSET
 
 from bandit_serve.api.views import (
     ModelList,
@@ -21,6 +23,7 @@ from bandit_serve.api.views import (
     version_view,
 )
 from bandit_serve.base.names import NAME_PATTERN, is_name
+from bandit_serve.base.validation import invalid
 from bandit_serve.cli.access import actor, store_name
 from bandit_serve.cli.command import AsJson, Reason, of_existing_store, with_state
 from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
@@ -30,6 +33,7 @@ from bandit_serve.node import Node
 from bandit_serve.registry.catalogue import find_versions
 from bandit_serve.registry.registry import VersionStatus
 from bandit_serve.training.mlflow_mirror import MlflowMirror
+from bandit_serve.upstreams.upstream import Upstream, UpstreamProtocol
 
 app = typer.Typer(help="The model registry.", no_args_is_help=True)
 
@@ -47,9 +51,12 @@ NewVersion = Annotated[
     str | None, typer.Option("--version", help="The version's name (default: v1, v2, …).", callback=_new_name)
 ]
 File = Annotated[
-    Path,
+    Path | None,
     typer.Argument(
-        help="A model that bandit_serve saved (safetensors), or an ONNX graph.", exists=True, readable=True
+        help="A model that bandit_serve saved (safetensors), or an ONNX graph.",
+        exists=True,
+        readable=True,
+        show_default=False,
     ),
 ]
 Metrics = Annotated[
@@ -84,19 +91,50 @@ async def list_all(node: Node, as_json: AsJson = False) -> None:
 async def register(
     node: Node,
     model: NewModel,
-    file: File,
+    file: File = None,
     version: NewVersion = None,
     status: Annotated[VersionStatus, typer.Option(help="training or staged.")] = "staged",
     metric: Metrics = None,
+    remote: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of an upstream that answers for the version, in place of a file; see --upstreams."
+        ),
+    ] = None,
+    protocol: Annotated[UpstreamProtocol, typer.Option(help="What the upstream speaks.")] = "open-inference",
+    remote_model: Annotated[
+        str | None, typer.Option(help="The model's name there, with open-inference (default: its name here).")
+    ] = None,
+    timeout: Annotated[str, typer.Option(help="Longest wait for an answer of the upstream.")] = "200ms",
+    header: Annotated[
+        list[str] | None,
+        typer.Option(help="Header for the upstream, as Authorization=env:NAME or =file:/PATH; repeatable."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Registers a model file as a new version, after checking that it is a model."""
-    if file.is_dir():
+    """Registers a model file as a new version, after checking that it is a model; or an upstream."""
+    if file is not None and file.is_dir():
         raise InvalidArtifact(foreign_folder_sentence(file))
     metrics = dict(_metric(text) for text in metric or ())
-    registered = await node.model_changes.register(
-        model, file, actor(), version=version, status=status, metrics=metrics, metadata={}
-    )
+    if file is not None and remote is None:
+        registered = await node.model_changes.register(
+            model, file, actor(), version=version, status=status, metrics=metrics, metadata={}
+        )
+    elif remote is not None and file is None:
+        headers = dict(_header(text) for text in header or ())
+        described: dict[str, Any] = {
+            "url": remote,
+            "protocol": protocol,
+            "timeout": timeout,
+            "headers": headers,
+        }
+        if remote_model is not None:
+            described["model"] = remote_model
+        registered = await node.model_changes.register_remote(
+            model, _upstream(described), actor(), version=version, status=status, metrics=metrics, metadata={}
+        )
+    else:
+        raise typer.BadParameter("expected a file, or --remote URL.")
     _print_version(version_view(registered), as_json)
 
 
@@ -192,6 +230,22 @@ def _metric(text: str) -> tuple[str, float]:
     return name, value
 
 
+def _header(text: str) -> tuple[str, str]:
+    name, equals, source = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(
+            f"{name!r}: expected a name and the place of the value.", param_hint="--header"
+        )
+    return name, source
+
+
+def _upstream(described: dict[str, Any]) -> Upstream:
+    try:
+        return msgspec.convert(described, Upstream)
+    except msgspec.ValidationError as error:
+        raise invalid(error, "remote") from None
+
+
 def _print_version(version: VersionView, as_json: bool) -> None:
     if as_json:
         print_json(version)
@@ -202,13 +256,28 @@ def _print_version(version: VersionView, as_json: bool) -> None:
             ("Version", version.version),
             ("Status", version.status + (f" ({version.reason})" if version.reason else "")),
             ("Family", version.family),
-            ("SHA-256", version.sha256),
-            ("Bytes", str(version.size)),
+            *_place(version),
             ("Registered", version.created_at),
             ("Changed", version.updated_at),
             *((name, f"{value:g}") for name, value in version.metrics.items()),
         ]
     )
+
+
+def _place(version: VersionView) -> list[tuple[str, str]]:
+    """Facts about a version's file or upstream."""
+    remote = version.remote
+    if remote is UNSET:
+        return [("SHA-256", version.sha256), ("Bytes", str(version.size))]
+    headers = [("Header", f"{name} from {source}") for name, source in remote.headers.items()]
+    model = [] if remote.model is None else [("Model there", remote.model)]
+    return [
+        ("Upstream", remote.url),
+        ("Protocol", remote.protocol),
+        *model,
+        ("Timeout", remote.timeout),
+        *headers,
+    ]
 
 
 def _metrics(metrics: dict[str, float]) -> str:

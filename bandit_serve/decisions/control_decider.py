@@ -22,6 +22,7 @@ class ControlDecider:
     """Stands in for a `Decider`, with the same interface, and needs only the experiment's record."""
 
     contextless = False
+    served = False
     features = None
     ejected: Sequence[str] = ()
 
@@ -61,7 +62,9 @@ class ControlDecider:
         """Returns False: there is no other arm."""
         return False
 
-    def record(self, choice: Choice, keyring: Keyring, time_ms: int, pair: Any = None) -> None:
+    def record(
+        self, choice: Choice, keyring: Keyring, time_ms: int, pair: Any = None, outcome: Any = None
+    ) -> None:
         """Returns None for the token: the decision is not logged, and takes no reward."""
 
     def decide_columns(

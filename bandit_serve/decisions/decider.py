@@ -18,6 +18,7 @@ from bandit_serve.decisions._assignment import Rendezvous
 from bandit_serve.decisions.draw import Draw, Vector
 from bandit_serve.decisions.ejections import Ejections
 from bandit_serve.decisions.exposures import ExposureBuffer
+from bandit_serve.decisions.outcomes import Outcome, ServedMetrics
 from bandit_serve.errors import Conflict, FieldError, InvalidInput
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log.events import HELD_OUT
@@ -98,6 +99,7 @@ class Decider:
             blake2b(live.record.uid.to_bytes(8, "little"), digest_size=8, person=b"holdout").digest(),
             "little",
         )
+        self.served = self.exposures.served = ServedMetrics.of(experiment)
         self._active = frozenset(np.flatnonzero(live.active).tolist())
         # What the active arms' versions ask of requests to predict, once it is known.
         self.checks: tuple[Check, ...] | None = None
@@ -315,17 +317,27 @@ class Decider:
         keyring: Keyring,
         time_ms: int,
         pair: tuple[str, str, dict[str, Any] | None] | None = None,
+        outcome: Outcome | None = None,
     ) -> str | None:
         """Adds the decision to the next flush of the log and returns its signed token, or None if nothing is logged.
 
-        pair: the user, the item and the features of its prediction, for models that learn from the reward.
+        pair: the user, the item and the features of its prediction, for models that learn from the reward. outcome:
+        what became of the prediction, for metrics that the service measures.
         """
         draw = choice.draw
         if draw is None:
             return None
         counter = self.exposures.next
         self.exposures.add(
-            choice.arm, choice.unit, draw.shares, self.revision, time_ms, choice.held_out, choice.x, pair
+            choice.arm,
+            choice.unit,
+            draw.shares,
+            self.revision,
+            time_ms,
+            choice.held_out,
+            choice.x,
+            pair,
+            outcome,
         )
         return keyring.seal.sign(
             self._uid,

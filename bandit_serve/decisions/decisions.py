@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+import math
 import time
 from collections.abc import Awaitable, Mapping
 from functools import partial
@@ -23,23 +26,38 @@ from bandit_serve.api.decisions import (
 )
 from bandit_serve.base.clock import Clock, now_ms
 from bandit_serve.base.names import check_all_outside, check_outside
+from bandit_serve.base.repeated_warnings import RepeatedWarnings
 from bandit_serve.base.turns import Turn
 from bandit_serve.decisions.control_decider import ControlDecider
 from bandit_serve.decisions.decider import Choice, Decider, no_context
 from bandit_serve.decisions.exposures import ExposureBuffer
+from bandit_serve.decisions.outcomes import Outcome
+from bandit_serve.decisions.retrial import RanOutOfTime, Retrial
 from bandit_serve.decisions.shadows import Shadows
-from bandit_serve.errors import Conflict, FieldError, InvalidInput, ModelLost, NotFound
+from bandit_serve.errors import (
+    Conflict,
+    ContentRefused,
+    FieldError,
+    InvalidInput,
+    ModelLost,
+    NotFound,
+    UpstreamFailed,
+    in_full,
+)
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log.owner import name_of
 from bandit_serve.log.token import Keyring
-from bandit_serve.serving.kinds import check_of
+from bandit_serve.serving.kinds import check_of, patience_s
 from bandit_serve.serving.loaded import LoadedModels, require_servable
 from bandit_serve.serving.request_form import check_family_request, check_form, request_features
 from bandit_serve.serving.servable import Check, Scores
 from bandit_serve.store.keys import COMMON
 
 log = logging.getLogger(__name__)
+
+MAX_PATIENCE = 2
+"""How often a request may take the longest time that an arm may: for one that hangs, and for one in its place."""
 
 
 class Decisions:
@@ -68,6 +86,7 @@ class Decisions:
         self._replica = replica
         self._models = models
         self._incarnation = incarnation
+        self._failures = RepeatedWarnings()
         for name, live in list(replica.experiments.items()):
             with replica.island(name):
                 self._follow(live)
@@ -171,8 +190,12 @@ class Decisions:
         """Decides and scores with the arm's version. Awaitable where scoring, or loading the version, takes long.
 
         The arm is drawn once, before any waiting, so that its propensity is the one that is logged. If its version
-        fails, the arm is ejected and the request starts over, as if it had arrived at that moment. Whether a request is
-        refused does not depend on the draw: it passes the checks of all active arms first.
+        fails, the arm is ejected and the request starts over among the others, as if it had arrived at that moment; an
+        arm whose upstream refuses the request's content stays, but not for this request. In all, a request takes at
+        most `MAX_PATIENCE` times the longest time that one of the arms may take. Whether a request is refused does not
+        depend on the draw: it passes the checks of all active arms first.
+
+        Where the experiment has served metrics, an attempt that failed is logged as the decision that it was.
         """
         decider = self.decider(experiment)
         for check in decider.checks or self._find_checks(decider):
@@ -201,26 +224,30 @@ class Decisions:
         return all_checks
 
     def _predict(
-        self, decider: Decider | ControlDecider, request: PredictRequest
+        self, decider: Decider | ControlDecider, request: PredictRequest, retrial: Retrial | None = None
     ) -> Predicted | Awaitable[Predicted]:
         unit = request.user_id if request.unit is None else request.unit
-        choice = decider.choose(unit, request.eligible, decider.encoded(request.context))
+        eligible = request.eligible if retrial is None else retrial.eligible
+        choice = decider.choose(unit, eligible, decider.encoded(request.context))
+        began_s = time.perf_counter() if decider.served else 0.0
         reference = decider.models[choice.arm]
         assert reference is not None
         loaded = self._models.get(reference.id, reference.version)
         if loaded is None:
-            return self._predict_later(decider, choice, request, self._load_and_score(reference, request))
+            coming = self._load_and_score(reference, request)
+            return self._predict_later(decider, choice, request, coming, began_s, retrial)
         try:
             scores = loaded.score(request)
         except InvalidInput:
             raise
         except Exception as error:
-            if not self._eject(decider, choice, error):
-                raise
-            return self._predict(decider, request)
+            now_s = time.monotonic()
+            return self._predict(
+                decider, request, self._after(decider, choice, request, error, began_s, now_s, retrial)
+            )
         if isinstance(scores, dict):
-            return self._predicted(decider, choice, request, scores)
-        return self._predict_later(decider, choice, request, scores)
+            return self._predicted(decider, choice, request, scores, began_s)
+        return self._predict_later(decider, choice, request, scores, began_s, retrial)
 
     async def _predict_later(
         self,
@@ -228,28 +255,75 @@ class Decisions:
         choice: Choice,
         request: PredictRequest,
         coming: Awaitable[Scores],
+        began_s: float,
+        retrial: Retrial | None,
     ) -> Predicted:
+        since_s = time.monotonic()
         try:
-            scores = await coming
-        except InvalidInput:
-            raise
+            scores = await (coming if retrial is None else retrial.within(coming))
         except Exception as error:
-            if not self._eject(decider, choice, error):
+            if isinstance(error, InvalidInput) and not isinstance(error, ContentRefused):
                 raise
-            again = self._predict(decider, request)
+            retrial = self._after(decider, choice, request, error, began_s, since_s, retrial)
+            again = self._predict(decider, request, retrial)
             return again if isinstance(again, Predicted) else await again
-        return self._predicted(decider, choice, request, scores)
+        return self._predicted(decider, choice, request, scores, began_s)
 
     async def _load_and_score(self, reference: ModelName, request: ScoreRequest) -> Scores:
         version = self._replica.registry.version(reference.id, reference.version)
-        loaded = await self._models.load(version)
+        try:
+            async with asyncio.timeout(patience_s(version)):
+                loaded = await self._models.load(version)
+        except TimeoutError:
+            raise ModelLost(f"{reference.id} {reference.version} is not ready yet.") from None
         scores = loaded.score(request)
         return scores if isinstance(scores, dict) else await scores
+
+    def _after(
+        self,
+        decider: Decider | ControlDecider,
+        choice: Choice,
+        request: PredictRequest,
+        error: Exception,
+        began_s: float,
+        since_s: float,
+        retrial: Retrial | None,
+    ) -> Retrial:
+        """How a request goes on whose arm failed with `error`, which is raised where it can not.
+
+        began_s: when the arm was drawn, if that is measured. since_s: when the request began to wait.
+        """
+        if decider.served:
+            decider.record(choice, self.keyring, self._now_ms(), outcome=_outcome(began_s, failed=True))
+        if retrial is None:
+            eligible = [decider.arm_names[arm] for arm in decider.active]
+            if request.eligible is not None:
+                eligible = [name for name in eligible if name in request.eligible]
+            retrial = Retrial(eligible, since_s + MAX_PATIENCE * self._patience_s(decider))
+        others = retrial.go_on_without(decider.arm_names[choice.arm])
+        if isinstance(error, RanOutOfTime):
+            raise error
+        if not isinstance(error, ContentRefused):
+            others &= self._eject(decider, choice, error)
+        if not others or choice.draw is None or retrial.left_s <= 0.0:
+            raise error
+        return retrial
+
+    def _patience_s(self, decider: Decider | ControlDecider) -> float:
+        """Longest time in seconds that an active arm may take for a request; infinity if none has such a bound."""
+        bounds = []
+        for reference in (decider.models[arm] for arm in decider.active):
+            with contextlib.suppress(NotFound):
+                if reference is not None:
+                    bounds.append(patience_s(self._replica.registry.version(reference.id, reference.version)))
+        return max((bound for bound in bounds if bound is not None), default=math.inf)
 
     def _eject(self, decider: Decider | ControlDecider, choice: Choice, error: Exception) -> bool:
         """Ejects an arm whose version failed; returns whether another can be drawn in its place."""
         experiment, arm = decider.id, decider.arm_names[choice.arm]
-        if not isinstance(error, ModelLost):  # which the loader has logged already
+        if isinstance(error, UpstreamFailed):
+            self._failures.say(log, (experiment, arm), f"the arm {arm} of {experiment}: {in_full(error)}")
+        elif not isinstance(error, ModelLost):  # which the loader has logged already
             log.warning("the model of the arm %s of %s failed", arm, experiment, exc_info=error)
         return decider.eject(choice)
 
@@ -259,12 +333,14 @@ class Decisions:
         choice: Choice,
         request: PredictRequest,
         scores: Scores,
+        began_s: float,
     ) -> Predicted:
         reference = decider.models[choice.arm]
+        outcome = _outcome(began_s, failed=False) if decider.served else None
         if self._shadows is not None and reference is not None:
             self._shadows.ask(reference.id, reference.version, request, scores)
         pair = _pair(request, scores) if self._keep_pairs else None
-        token = decider.record(choice, self.keyring, self._now_ms(), pair)
+        token = decider.record(choice, self.keyring, self._now_ms(), pair, outcome)
         arm = choice.arm
         return Predicted(
             token,
@@ -297,6 +373,10 @@ class Decisions:
             item_id=UNSET if request.item_id is None else request.item_id,
             **scores,
         )
+
+
+def _outcome(began_s: float, *, failed: bool) -> Outcome:
+    return Outcome((time.perf_counter() - began_s) * 1000.0, failed)
 
 
 def _refuse_to_predict(experiment: str, arm: str, request: ScoreRequest) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from array import array
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve.decisions.outcomes import Outcome, Outcomes, ServedMetrics
 from bandit_serve.errors import UnreadableEntry
 from bandit_serve.log.events import MAX_AGE_MS, Exposed, Pair, columns_of
 
@@ -23,8 +24,18 @@ MAX_WAITING_ROWS = 1_000_000
 MAX_WAITING_BYTES = 64 * 2**20
 
 
+class WaitingBatch(NamedTuple):
+    """Exposures that wait for their append, how many, and the entries with the served metrics of those predictions."""
+
+    exposed: Exposed
+    n_rows: int
+    served: tuple[bytes, ...] = ()
+
+
 class ExposureBuffer:
     """Exposures of one experiment in one worker. `next` is the number of its next decision.
+
+    `served` says which metrics the service measures for the experiment; without any, outcomes are not kept.
 
     The buffer is bounded: during a long outage the oldest exposures are dropped and counted in `lost`, and decisions go
     on. A row that can not be added leaves no trace in any column. A batch that no fold could read is not logged.
@@ -34,7 +45,8 @@ class ExposureBuffer:
         self._incarnation = incarnation
         self.next = 0
         self.lost = 0
-        self._waiting: deque[tuple[Exposed, int]] = deque()
+        self.served = ServedMetrics()
+        self._waiting: deque[WaitingBatch] = deque()
         self._waiting_rows = 0
         self._waiting_bytes = 0
         self._open()
@@ -50,6 +62,7 @@ class ExposureBuffer:
         self._x = bytearray()
         self._pairs: list[Pair] = []
         self._pair_bytes = 0
+        self._outcomes = Outcomes()
         self._vectors: list[bytes] = []
         self._vector_bytes = 0
         self._runs = array("I")
@@ -65,11 +78,13 @@ class ExposureBuffer:
         held_out: bool = False,
         x: NDArray[np.float32] | None = None,
         pair: tuple[str, str, dict[str, Any] | None] | None = None,
+        outcome: Outcome | None = None,
     ) -> None:
         """Adds one decision.
 
         vector: the shares that it was drawn from, float64 (K,), compared by identity, so it must not change. x: its
-        features, float32 (d,). pair: the user, the item and the features of its prediction.
+        features, float32 (d,). pair: the user, the item and the features of its prediction. outcome: what became of
+        that, where the experiment has served metrics.
         """
         if (
             self._vector is not vector
@@ -86,6 +101,8 @@ class ExposureBuffer:
             if pair is not None:
                 self._pairs.append(Pair(self.next - self._first, *pair))
                 self._pair_bytes += PAIR_BYTES + len(pair[0]) + len(pair[1]) + 16 * len(pair[2] or ())
+            if outcome is not None:
+                self._outcomes.add(self.next - self._first, outcome)
             if x is not None:
                 self._x += x.tobytes()
         except Exception:
@@ -101,6 +118,7 @@ class ExposureBuffer:
         for column in (self._arms, self._ages_ms, self._units, self._held_out):
             del column[n_rows:]
         self._pairs = [pair for pair in self._pairs if pair.place < n_rows]
+        self._outcomes.cut(n_rows)
 
     def _close_if_large(self) -> None:
         nbytes = self._vector_bytes + len(self._x) + self._pair_bytes
@@ -174,34 +192,35 @@ class ExposureBuffer:
             pairs=tuple(self._pairs),
         )
         try:
-            columns_of(exposed, None if not exposed.x else len(exposed.x) // (4 * n_rows))
+            columns = columns_of(exposed, None if not exposed.x else len(exposed.x) // (4 * n_rows))
         except UnreadableEntry as error:
             log.error("%d decisions are not logged: %s", n_rows, error)
             self.lost += n_rows
         else:
-            self._waiting.append((exposed, n_rows))
+            waiting = WaitingBatch(exposed, n_rows, self._outcomes.entries(exposed, columns, self.served))
+            self._waiting.append(waiting)
             self._waiting_rows += n_rows
-            self._waiting_bytes += _nbytes(exposed)
+            self._waiting_bytes += _nbytes(waiting)
         while self._waiting_rows > MAX_WAITING_ROWS or self._waiting_bytes > MAX_WAITING_BYTES:
             self.lost += self._drop_oldest()
         self._open()
 
     def _drop_oldest(self) -> int:
-        exposed, n_rows = self._waiting.popleft()
-        self._waiting_rows -= n_rows
-        self._waiting_bytes -= _nbytes(exposed)
-        return n_rows
+        waiting = self._waiting.popleft()
+        self._waiting_rows -= waiting.n_rows
+        self._waiting_bytes -= _nbytes(waiting)
+        return waiting.n_rows
 
-    def first_waiting(self, end: int | None = None) -> tuple[Exposed, int] | None:
-        """Oldest batch and its size, if it has decisions before number `end`; the same one until `done` is called."""
+    def first_waiting(self, end: int | None = None) -> WaitingBatch | None:
+        """Oldest batch, if it has decisions before number `end`; the same one until `done` is called."""
         end = self.next if end is None else end
         if not self._waiting and self._first < min(end, self.next):
             self._close()
-        return self._waiting[0] if self._waiting and self._waiting[0][0].first < end else None
+        return self._waiting[0] if self._waiting and self._waiting[0].exposed.first < end else None
 
     def done(self, batch: Exposed) -> None:
         """Drops a batch that was appended or is lost."""
-        if self._waiting and self._waiting[0][0] is batch:
+        if self._waiting and self._waiting[0].exposed is batch:
             self._drop_oldest()
 
 
@@ -210,6 +229,8 @@ def _bits(flags: bytearray) -> bytes:
     return np.packbits(np.frombuffer(flags, np.uint8), bitorder="little").tobytes() if 1 in flags else b""
 
 
-def _nbytes(batch: Exposed) -> int:
+def _nbytes(waiting: WaitingBatch) -> int:
+    batch = waiting.exposed
     columns = (batch.arms, batch.ages_ms, batch.units, batch.vectors, batch.runs, batch.held_out, batch.x)
-    return sum(map(len, columns)) + sum(PAIR_BYTES + len(pair.user) + len(pair.item) for pair in batch.pairs)
+    pairs = sum(PAIR_BYTES + len(pair.user) + len(pair.item) for pair in batch.pairs)
+    return sum(map(len, (*columns, *waiting.served))) + pairs

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from bandit_serve.decisions.exposures import ExposureBuffer
+from bandit_serve.decisions.exposures import ExposureBuffer, WaitingBatch
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.log import events
 from bandit_serve.log.events import Exposed
@@ -59,13 +59,13 @@ class Flusher:
         # Later decisions wait for the next flush: a busy experiment would never let the others have their turn.
         end = buffer.next
         while (waiting := buffer.first_waiting(end)) is not None:
-            batch, n_rows = waiting
-            if not await self._append(name, batch, n_rows):
-                buffer.lost += n_rows
-            buffer.done(batch)
+            if not await self._append(name, waiting):
+                buffer.lost += waiting.n_rows
+            buffer.done(waiting.exposed)
 
-    async def _append(self, name: str, batch: Exposed, n_rows: int) -> bool:
+    async def _append(self, name: str, waiting: WaitingBatch) -> bool:
         """Appends a batch. False if it is lost: it is too late to know whether an earlier try has appended it."""
+        batch = waiting.exposed
         tried, tried_ms = self._tried.pop(name, (None, 0))
         since_ms = tried_ms if tried is batch else None
         if not self._store.clock.known:
@@ -73,7 +73,13 @@ class Flusher:
         now_ms = self._store.clock.now_ms()
         try:
             appended = await self._store.append_exposures(
-                name, self._incarnation, batch.first, n_rows, events.encode(batch), since_ms
+                name,
+                self._incarnation,
+                batch.first,
+                waiting.n_rows,
+                events.encode(batch),
+                since_ms,
+                waiting.served,
             )
         except BaseException:
             self._tried[name] = batch, now_ms if since_ms is None else since_ms

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -81,7 +81,11 @@ class Ramp(Struct, frozen=True, forbid_unknown_fields=True, rename={"start": "fr
 
 
 class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """Quantity that rewards measure. `low` and `high` are its bounds, where its kind takes bounds."""
+    """Quantity that rewards measure. `low` and `high` are its bounds, where its kind takes bounds.
+
+    `source` says who measures it: clients, or, with `served`, the service itself (`SERVED`). The default is not
+    written: so builds without the field can read logs of experiments that do not use it.
+    """
 
     name: Name
     kind: KindOfMetric
@@ -89,6 +93,14 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     role: Literal["objective", "secondary", "guardrail"] | None = None
     low: float | None = None
     high: float | None = None
+    source: (
+        Annotated[Literal["client", "served"], Meta(extra_json_schema={"default": "client"})] | UnsetType
+    ) = UNSET
+
+    @property
+    def served(self) -> bool:
+        """Whether the service measures it, of the predictions that it makes; no client sends it."""
+        return self.source == "served"
 
     @cached_property
     def traits(self) -> MetricKind:
@@ -108,6 +120,10 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     def utility(self, value: float) -> float:
         """`value` as the policy sees it: larger is better, in the metric's own range."""
         return value if self.goal == "maximize" else self.traits.reflected(value)
+
+
+SERVED: Mapping[str, str] = {"latency_ms": "continuous", "error": "binary"}
+"""Kinds of the metrics that the service measures, by their names. Less is better of each."""
 
 
 class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
@@ -280,7 +296,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     perhaps by weaker rules: they are not checked again.
     """
     errors = [*_arm_errors(experiment), *_payload_errors(experiment, known_arms)]
-    errors += [*_metric_errors(experiment), *_missing_errors(experiment)]
+    errors += [*_metric_errors(experiment), *_served_errors(experiment), *_missing_errors(experiment)]
     errors += [*_attribution_errors(experiment), *_policy_errors(experiment)]
     errors += context_errors(experiment.context)
     if not known_arms:
@@ -351,6 +367,24 @@ def _metric_errors(experiment: Experiment) -> list[FieldError]:
     return errors
 
 
+def _served_errors(experiment: Experiment) -> list[FieldError]:
+    """Errors of metrics that the service measures."""
+    errors, named = [], " or ".join(f"{name} ({kind}, minimize)" for name, kind in SERVED.items())
+    objective = None
+    if not _roles_fault(experiment.metrics):
+        objective = [metric.role for metric in _with_roles(experiment.metrics)].index("objective")
+    for i, metric in enumerate(experiment.metrics):
+        at = f"metrics[{i}].source"
+        if metric.served and (SERVED.get(metric.name) != metric.kind or metric.goal != "minimize"):
+            errors.append(FieldError(at, f'expected "client" of this metric; "served" are {named}'))
+        elif metric.served and i == objective:
+            # A refused connection is the quickest answer there is.
+            errors.append(
+                FieldError(at, 'expected "client" of the objective: served metrics say how, not how well')
+            )
+    return errors
+
+
 def _roles_fault(metrics: Sequence[Metric]) -> bool:
     roles = [metric.role for metric in metrics]
     return roles.count("objective") > 1 or ("objective" not in roles and None not in roles)
@@ -373,11 +407,15 @@ def _missing_errors(experiment: Experiment) -> list[FieldError]:
 
 
 def _with_roles(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
-    """Metrics with their roles filled in: unless one is the objective already, the first without a role becomes it."""
+    """Metrics as they stand in a log: unless one is the objective already, the first without a role becomes it."""
     roles = [metric.role for metric in metrics]
     objective = roles.index("objective") if "objective" in roles else roles.index(None)
     return tuple(
-        msgspec.structs.replace(metric, role="objective" if i == objective else metric.role or "secondary")
+        msgspec.structs.replace(
+            metric,
+            role="objective" if i == objective else metric.role or "secondary",
+            source="served" if metric.served else UNSET,
+        )
         for i, metric in enumerate(metrics)
     )
 

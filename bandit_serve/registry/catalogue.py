@@ -137,6 +137,7 @@ def prunable(
             and (name, version.version) not in needed
             and version.metadata.get("keep") is not True
             and not version.pruned
+            and version.sha256
         ]
         chosen += candidates
         gone = {version.version for version in candidates}

@@ -23,6 +23,7 @@ from bandit_serve.log.owner import successor
 from bandit_serve.log.repairs import Repaired, Repairs
 from bandit_serve.log.snapshot import Codec
 from bandit_serve.models.onnx.signature import Signature
+from bandit_serve.upstreams.upstream import Upstream
 
 VersionStatus = Literal["training", "staged", "shadow", "production", "retired", "failed"]
 
@@ -36,13 +37,16 @@ MOVES: Mapping[VersionStatus, tuple[VersionStatus, ...]] = {
 }
 SERVABLE: tuple[VersionStatus, ...] = ("staged", "shadow", "production", "retired")
 MAX_HISTORY = 10_000
+REMOTE = "remote"
 ANNOUNCED, MODEL, REPAIRED = b"e", b"m", b"f"
 
 
 class Version(Struct, frozen=True, forbid_unknown_fields=True):
     """One version of a model. `sha256`, `size` (bytes) and `family` are of its artifact, which is gone if `pruned`.
 
-    `signature` is of an ONNX graph, whose family is `onnx`.
+    `signature` is of an ONNX graph, whose family is `onnx`. A version with `remote` has no artifact: its answers come from
+    there, its `sha256` is empty and its `family` is `REMOTE`. Others are written without these fields, as builds that do
+    not know them wrote them.
     """
 
     model: str
@@ -58,6 +62,7 @@ class Version(Struct, frozen=True, forbid_unknown_fields=True):
     reason: str | None = None
     pruned: bool = False
     signature: Signature | UnsetType = UNSET
+    remote: Upstream | UnsetType = UNSET
 
 
 class ModelHistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):

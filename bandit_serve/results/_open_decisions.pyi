@@ -13,7 +13,13 @@ class OpenDecisions:
     @property
     def n_x(self) -> int: ...
     def __new__(
-        cls, sums: Accumulators, shares: ShareHistory, linger_ms: int, grace_ms: int, most_x: int = 0
+        cls,
+        sums: Accumulators,
+        shares: ShareHistory,
+        linger_ms: int,
+        grace_ms: int,
+        most_x: int = 0,
+        counts_missing: NDArray[np.uint8] | None = None,
     ) -> Self: ...
     def forget_features(self) -> None: ...
     def still_open(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]: ...
@@ -41,5 +47,10 @@ class OpenDecisions:
     def state(self, vectors: NDArray[np.int32]) -> State: ...
     @staticmethod
     def from_state(
-        sums: Accumulators, shares: ShareHistory, state: State, grace_ms: int, most_x: int = 0
+        sums: Accumulators,
+        shares: ShareHistory,
+        state: State,
+        grace_ms: int,
+        most_x: int = 0,
+        counts_missing: NDArray[np.uint8] | None = None,
     ) -> OpenDecisions: ...

@@ -17,6 +17,7 @@ class Units:
         zero: bool,
         takes_max: NDArray[np.uint8],
         most: int = 0,
+        counts_missing: NDArray[np.uint8] | None = None,
     ) -> Self: ...
     @property
     def one_in(self) -> int: ...
@@ -45,4 +46,10 @@ class Units:
     def vectors(self) -> NDArray[np.int32]: ...
     def state(self, vectors: NDArray[np.int32]) -> State: ...
     @staticmethod
-    def from_state(sums: Accumulators, shares: ShareHistory, state: State, most: int = 0) -> Units: ...
+    def from_state(
+        sums: Accumulators,
+        shares: ShareHistory,
+        state: State,
+        most: int = 0,
+        counts_missing: NDArray[np.uint8] | None = None,
+    ) -> Units: ...

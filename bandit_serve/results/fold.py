@@ -303,9 +303,11 @@ class ResultsFold:
         fold._shares = ShareHistory.from_state(state["shares"], _most_vectors(experiment))
         parts = fold.sums, fold._shares, state["decisions"]
         if experiment.unit == "user":
-            fold._decisions = Units.from_state(*parts, MAX_UNIT_BYTES)
+            fold._decisions = Units.from_state(*parts, MAX_UNIT_BYTES, _counts_missing(experiment))
         elif experiment.missing == "zero":
-            fold._decisions = OpenDecisions.from_state(*parts, GRACE_MS, MAX_X_BYTES)
+            fold._decisions = OpenDecisions.from_state(
+                *parts, GRACE_MS, MAX_X_BYTES, _counts_missing(experiment)
+            )
         else:
             fold._decisions = RewardedDecisions.from_state(*parts)
         fold._early = EarlyRewards.from_state(state["early"])
@@ -357,10 +359,16 @@ def _decisions(
 ) -> RewardedDecisions | OpenDecisions | Units:
     if experiment.unit == "user":
         takes_max = np.array([metric.traits.takes_max for metric in experiment.metrics], np.uint8)
-        return Units(sums, shares, experiment.missing == "zero", takes_max, MAX_UNIT_BYTES)
+        zero = experiment.missing == "zero"
+        return Units(sums, shares, zero, takes_max, MAX_UNIT_BYTES, _counts_missing(experiment))
     if experiment.missing == "zero":
-        return OpenDecisions(sums, shares, LINGER_MS, GRACE_MS, MAX_X_BYTES)
+        return OpenDecisions(sums, shares, LINGER_MS, GRACE_MS, MAX_X_BYTES, _counts_missing(experiment))
     return RewardedDecisions(sums, shares)
+
+
+def _counts_missing(experiment: Experiment) -> NDArray[np.uint8]:
+    """Mask, uint8 (M,), of the metrics of which a missing reward may count as 0: served ones are of predictions."""
+    return np.array([not metric.served for metric in experiment.metrics], np.uint8)
 
 
 def _first_shares(experiment: Experiment) -> Floats:

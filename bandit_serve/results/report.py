@@ -65,7 +65,10 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
                 name=name,
                 share=float(shares.get(name, 0.0)),
                 exposures=int(fold.exposures[arm]),
-                metrics={table.metric.name: table.row(arm, still_open) for table in tables},
+                metrics={
+                    table.metric.name: table.row(arm, None if table.metric.served else still_open)
+                    for table in tables
+                },
             )
             for arm, name in enumerate(experiment.arm_names)
         ),

@@ -34,11 +34,13 @@ _LETTERS: dict[int, RewardVerdict] = {ord("a"): "accepted", ord("d"): "duplicate
 
 
 class ExperimentRewards:
-    """Metrics of one experiment, which never change, and the appender of its rewards."""
+    """Metrics of one experiment that clients send, which never change, and the appender of its rewards."""
 
     def __init__(self, store: Store, owner: str, experiment: Experiment, n_features: int) -> None:
         self._metrics: dict[str | None, tuple[int, Takes]] = {
-            metric.name: (i, metric.traits.takes) for i, metric in enumerate(experiment.metrics)
+            metric.name: (i, metric.traits.takes)
+            for i, metric in enumerate(experiment.metrics)
+            if not metric.served
         }
         self._metrics[None] = self._metrics[experiment.objective.name]
         names = tuple(metric.name for metric in experiment.metrics)
@@ -200,7 +202,7 @@ class Rewards:
         live = self._replica.by_uid.get(int(uids[0]))
         if live is None:
             return None
-        metrics = {metric.name: metric for metric in live.experiment.metrics}
+        metrics = {metric.name: metric for metric in live.experiment.metrics if not metric.served}
         metric = metrics.get(reward.metric or live.experiment.objective.name)
         if metric is None:
             return "metric", expected_one_of(reward.metric or "", list(metrics))

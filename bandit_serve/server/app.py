@@ -56,6 +56,7 @@ from bandit_serve.server.handlers.models import (
     RollbackRequest,
     StatusRequest,
     Upload,
+    VersionMetadata,
 )
 from bandit_serve.server.handlers.operations import Health, OperationHandlers, Stats
 from bandit_serve.server.handlers.rewards import RewardHandlers
@@ -443,10 +444,11 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/models/{model}/versions",
         "models.register",
-        "Registers an artifact as a version.",
+        "Registers an artifact, or an upstream, as a version.",
         Upload,
         VersionView,
         media=MULTIPART,
+        plain=VersionMetadata,
         status=201,
         refuses=(409,),
         operation="registerVersion",

@@ -20,7 +20,7 @@ from bandit_serve.api.rewards import RewardsReport, RewardsRequest
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.server.handlers.experiments import ArmRequest, ReasonRequest, StopRequest
-from bandit_serve.server.handlers.models import PatchRequest, RollbackRequest, StatusRequest
+from bandit_serve.server.handlers.models import PatchRequest, RollbackRequest, StatusRequest, VersionMetadata
 from bandit_serve.server.route import BatchAnswer
 
 TOKEN = "Af9PqR0JbC3kWmYx8sT1uQ"
@@ -123,7 +123,10 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
             "id": "headline",
             "arms": [{"name": "control"}, {"name": "question"}, {"name": "number"}],
             "policy": {"kind": "thompson", "min_share": 0.02},
-            "metrics": [{"name": "click", "kind": "binary", "goal": "maximize", "role": "objective"}],
+            "metrics": [
+                {"name": "click", "kind": "binary", "goal": "maximize", "role": "objective"},
+                {"name": "latency_ms", "kind": "continuous", "goal": "minimize", "source": "served"},
+            ],
             "attribution": {"window": "1h", "missing": "zero"},
             "stopping": {"min_samples": 1000, "alpha": 0.05, "expected_samples": 20000},
         },
@@ -148,6 +151,17 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
     },
     ReasonRequest: {"reason": {"reason": "the button was broken on phones"}},
     StopRequest: {"winner": {"winner": "challenger", "reason": "beats control"}},
+    VersionMetadata: {
+        "remote": {
+            "version": "v3",
+            "remote": {
+                "url": "https://ml.example/ranker",
+                "protocol": "open-inference",
+                "timeout": "200ms",
+                "headers": {"Authorization": "env:RANKER_TOKEN"},
+            },
+        },
+    },
     PatchRequest: {"metrics": {"metrics": {"rmse": 0.87}, "metadata": {"note": "of March"}}},
     RollbackRequest: {"reason": {"reason": "slower than v1"}},
     StatusRequest: {"production": {"status": "production", "reason": "won ranker-v2"}},

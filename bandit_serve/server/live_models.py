@@ -68,14 +68,17 @@ class LiveModels:
                     decider.readmit(ModelName(*reference))
 
     async def _load(self, references: Collection[Reference]) -> None:
-        """Loads models; leaves out the arms of a model whose file is lost."""
-        for reference in references:
-            try:
-                await self._models.load(self._replica.registry.version(*reference))
-            except ModelLost:
-                for decider in self._deciders.values():
-                    decider.leave_out(ModelName(*reference))
-            except BanditServeError as error:
-                log.warning("%s", in_full(error))
-            except Exception:
-                log.exception("the model %s %s can not be loaded", *reference)
+        """Loads models, at once: an upstream that is slow to be ready delays no other."""
+        await asyncio.gather(*map(self._load_one, references))
+
+    async def _load_one(self, reference: Reference) -> None:
+        """Loads a model; leaves out its arms where its file is lost or its upstream not ready."""
+        try:
+            await self._models.load(self._replica.registry.version(*reference))
+        except ModelLost:
+            for decider in self._deciders.values():
+                decider.leave_out(ModelName(*reference))
+        except BanditServeError as error:
+            log.warning("%s", in_full(error))
+        except Exception:
+            log.exception("the model %s %s can not be loaded", *reference)

@@ -81,7 +81,7 @@ def statuses(route: Route) -> tuple[int, ...]:
 def _kinds(route: Route) -> list[Any]:
     """Types of the bodies that a route takes and answers with."""
     named = [Name] if _parameter.search(route.path) else []
-    return [*named, route.takes, *_alternatives(route), *(query.kind for query in route.query)]
+    return [*named, route.takes, route.plain, *_alternatives(route), *(query.kind for query in route.query)]
 
 
 def _alternatives(route: Route) -> tuple[Any, ...]:
@@ -107,6 +107,8 @@ def _operation(route: Route, schemas: Schemas) -> Schema:
         operation["parameters"] = parameters
     if route.takes is not None:
         content = {media: _content(media, [route.takes], schemas) for media in route.media}
+        if route.plain is not None:
+            content[JSON] = _content(JSON, [route.plain], schemas)
         operation["requestBody"] = {"required": not route.optional, "content": content}
     return operation
 

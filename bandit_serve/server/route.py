@@ -38,7 +38,8 @@ class Route(NamedTuple):
     if it ever answers so. `etag` says that the answer has an `ETag`; a route that refuses with 412 always has one. A
     `hot` route is answered by the lane (`lane.py`) when the whole request has arrived. Its handler is a function of the
     name in the path, the headers and the body. `max_body`, in bytes, is the size of the largest body that `takes`
-    allows, where that is less than the setting `max_body`.
+    allows, where that is less than the setting `max_body`. `plain` is the type of a body in JSON that the route takes
+    beside its `media`.
     """
 
     method: str
@@ -57,6 +58,7 @@ class Route(NamedTuple):
     operation: str = ""
     open: bool = False
     etag: bool = False
+    plain: type | None = None
 
     @property
     def label(self) -> str:

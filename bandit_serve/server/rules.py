@@ -18,14 +18,14 @@ from bandit_serve.api.decisions import (
 )
 from bandit_serve.api.rewards import RewardsRequest
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
-from bandit_serve.experiments.spec import Arm, Experiment, Metric, Stopping
+from bandit_serve.experiments.spec import SERVED, Arm, Experiment, Metric, Stopping
 from bandit_serve.metrics import KINDS, MAX_VALUE, names_of
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import ContextField
 from bandit_serve.policies.parameters import declared, property_schema
 from bandit_serve.policies.policy import Policy
 from bandit_serve.server.handlers.experiments import ArmRequest, StopRequest
-from bandit_serve.server.handlers.models import PatchRequest, Upload
+from bandit_serve.server.handlers.models import PatchRequest, Upload, VersionMetadata
 
 Schema = dict[str, Any]
 
@@ -171,9 +171,14 @@ LARGE = _number(-MAX_VALUE, MAX_VALUE)
 # Guardrails are of the contract, and not built yet; so are the two of `STOPPING`.
 ROLE: Schema = {"anyOf": [{"type": "string", "enum": ["objective", "secondary"]}, {"type": "null"}]}
 WITH_BOUNDS = names_of(lambda kind: kind.takes_bounds)
+SERVED_METRICS = [
+    {"required": ["goal"], **having(name={"const": name}, kind={"const": kind}, goal={"const": "minimize"})}
+    for name, kind in SERVED.items()
+]
 METRIC: Schema = {
     "properties": {"role": ROLE},
     "dependentSchemas": {
+        "source": {"anyOf": [having(source={"const": "client"}), *SERVED_METRICS]},
         "kind": {
             "anyOf": [
                 {
@@ -182,7 +187,7 @@ METRIC: Schema = {
                 },
                 {"allOf": [having(kind={"not": among(WITH_BOUNDS)}), absent("low", "high")]},
             ]
-        }
+        },
     },
 }
 FIELD: Schema = {
@@ -259,6 +264,7 @@ def _learned_from(kinds: Collection[str]) -> Schema:
 def _of_objectives(objective: Callable[[Schema], Schema]) -> list[Schema]:
     """Rules that follow from the objective's kind."""
     rules = [
+        objective(having(source={"const": "client"})),
         {
             "anyOf": [
                 objective(having(kind=one_of(names_of(lambda kind: not kind.asks_missing)))),
@@ -342,6 +348,11 @@ BEYOND: Mapping[type, str] = {
         "The names of arms, of metrics and of context fields are each unique; `control` is an arm; the window is of "
         "10 ms to 90 days; arms have as many `features` each, models at most 512 and 1,024 coefficients; the objective "
         "is the metric with that role or else the first without one."
+    ),
+    VersionMetadata: (
+        "`metrics` and `metadata` are of 64 KiB at most. In a body of JSON there is `remote`; its `url` is plain and "
+        "below one of the addresses in the setting `upstreams`, its `timeout` from 1 ms to 60 s, its `headers` are "
+        "none that say how a message is sent."
     ),
     Upload: (
         "`artifact` is a safetensors file of one of our families, or an ONNX file; `metrics` and `metadata` are of "

@@ -169,6 +169,7 @@ class Service:
             log.warning("left without the last flush: %s", in_full(error))
         await self.tasks.end()
         await self.node.models.close()
+        await self.node.upstreams.close()
         self.local.close()
         await self.node.store.close()
 

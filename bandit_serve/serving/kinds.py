@@ -12,22 +12,35 @@ from bandit_serve.models.onnx.session import Session
 from bandit_serve.registry.registry import Version
 from bandit_serve.serving.family_version import FamilyVersion
 from bandit_serve.serving.onnx_version import OnnxVersion, onnx_check
-from bandit_serve.serving.request_form import check_family_request
+from bandit_serve.serving.request_form import check_family_request, check_form
 from bandit_serve.serving.servable import Check, Servable
 from bandit_serve.serving.top_k_cache import TopKCache
+from bandit_serve.serving.upstream_version import UpstreamVersion
+from bandit_serve.upstreams.pool import UpstreamPool
+from bandit_serve.upstreams.upstream import AllowedUpstreams
 
 
 def check_of(version: Version) -> Check:
     """Check that the version makes of every request."""
+    if version.remote is not UNSET:
+        return check_form
     return check_family_request if version.signature is UNSET else onnx_check(version.signature)
 
 
-class VersionOpener:
-    """Opens versions of all kinds. Those with files have them in `artifacts`."""
+def patience_s(version: Version) -> float | None:
+    """Longest time in seconds that a request waits for a version; None where that follows from the request alone."""
+    return None if version.remote is UNSET else version.remote.timeout_s
 
-    def __init__(self, artifacts: ArtifactStore, top_k: TopKCache) -> None:
+
+class VersionOpener:
+    """Opens versions of all kinds. Those with files have them in `artifacts`; without `upstreams`, none is allowed."""
+
+    def __init__(
+        self, artifacts: ArtifactStore, top_k: TopKCache, upstreams: UpstreamPool | None = None
+    ) -> None:
         self.artifacts = artifacts
         self._top_k = top_k
+        self._upstreams = UpstreamPool(AllowedUpstreams([])) if upstreams is None else upstreams
 
     def open(self, version: Version) -> Servable:
         """Version, ready but for its `warm`. Blocks: to be called in a thread.
@@ -35,6 +48,8 @@ class VersionOpener:
         Raises `InvalidArtifact` or `NotFound` for its file, `Unavailable` where that can not be read now, and
         `NotInstalled`.
         """
+        if version.remote is not UNSET:
+            return UpstreamVersion(self._upstreams, version.remote, version.model, version.version)
         file = self.artifacts.open(version.sha256)
         if version.signature is UNSET:
             return FamilyVersion(load_model(file), version.sha256, self._top_k)

@@ -31,15 +31,21 @@ def require_servable(version: Version) -> None:
         raise Conflict(f"The version {version.version!r} of {version.model!r} is {version.status}.")
 
 
-def _lost(version: Version, error: BaseException | None) -> ModelLost:
+def _lost(version: Version, error: BaseException) -> ModelLost:
     if isinstance(error, NotInstalled):
         return ModelLost(
             f"{version.model} {version.version} can not be loaded on this host: {error}.", LOST_REST_S
         )
-    lost = ModelLost(
-        f"The file of {version.model} {version.version} is missing or damaged on this host.", LOST_REST_S
-    )
-    return lost if error is None else lost.noted(in_full(error))
+    sentence = f"The file of {version.model} {version.version} is missing or damaged on this host."
+    return ModelLost(sentence, LOST_REST_S).noted(in_full(error))
+
+
+def _again(error: ModelLost) -> ModelLost:
+    """Same error for another request: one that was raised keeps growing its traceback."""
+    again = ModelLost(str(error), LOST_REST_S)
+    for note in getattr(error, "__notes__", ()):
+        again.add_note(note)
+    return again
 
 
 class LoadedModels:
@@ -49,7 +55,7 @@ class LoadedModels:
         self.artifacts = opener.artifacts
         self._open = opener.open
         self._troubles = Troubles() if troubles is None else troubles
-        self._lost: dict[Reference, tuple[float, BaseException | None]] = {}
+        self._lost: dict[Reference, tuple[float, ModelLost]] = {}
         self._max_bytes = max_bytes
         self._models: OrderedDict[Reference, Servable] = OrderedDict()
         self._loading: dict[Reference, asyncio.Task[Servable]] = {}
@@ -76,7 +82,8 @@ class LoadedModels:
     async def load(self, version: Version) -> Servable:
         """Version in memory, opened if it is not there yet; those who ask together wait for one load.
 
-        `Conflict` for a version that can not serve, `ModelLost` where the file is not what was registered.
+        `Conflict` for a version that can not serve, `ModelLost` where the file is not what was registered or the
+        upstream not ready.
         """
         reference = (version.model, version.version)
         loaded = self.get(*reference)
@@ -84,7 +91,7 @@ class LoadedModels:
             return loaded
         require_servable(version)
         if reference in self._lost and time.monotonic() < self._lost[reference][0]:
-            raise _lost(version, self._lost[reference][1])
+            raise _again(self._lost[reference][1])
         task = self._loading.get(reference)
         if task is None:
             task = asyncio.create_task(self._load(version), name=f"load {version.model} {version.version}")
@@ -105,7 +112,7 @@ class LoadedModels:
         except ModelLost as error:
             if reference not in self._lost:
                 log.error("%s", in_full(error))
-            self._lost[reference] = time.monotonic() + LOST_REST_S, error.__cause__
+            self._lost[reference] = time.monotonic() + LOST_REST_S, error
             self._say_lost()
             raise
         finally:
@@ -136,7 +143,9 @@ class LoadedModels:
         if self.lost:
             names = ", ".join(f"{model} {version}" for model, version in sorted(self.lost))
             self._troubles.begin(
-                TROUBLE, f"The files of models are missing or damaged on this host: {names}."
+                TROUBLE,
+                "Models can not serve on this host, as their files are missing or damaged or their upstreams not "
+                f"ready: {names}.",
             )
         else:
             self._troubles.end(TROUBLE)

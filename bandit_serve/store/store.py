@@ -184,15 +184,18 @@ class Store:
         count: int,
         event: bytes,
         tried_ms: int | None = None,
+        rewards: Sequence[bytes] = (),
     ) -> bool | None:
-        """Appends `count` exposures of a worker, numbered from `first`.
+        """Appends `count` exposures of a worker, numbered from `first`, and with them entries of rewards.
 
+        rewards: values of entries of kind `r`, of metrics that no client sends: they count once, as the exposures do.
         tried_ms: log time of the first try, if this is a retry. Returns True if they were appended and False if an
         earlier try has done so. Returns None, and appends nothing, if the first try is too long ago to know.
         """
         keys = [self.keys.log(owner), self.keys.exposed(owner, incarnation), self.keys.expiries(owner)]
         tried = -1 if tried_ms is None else tried_ms
-        arguments = (first, count, event, EXPOSED_MARK_MS, REPEATED_MS, tried)
+        numbers = (EXPOSED_MARK_MS, REPEATED_MS, tried)
+        arguments: tuple[scripts.Argument, ...] = (first, count, event, *numbers, *rewards)
         result = int(await self._write(self._append(scripts.APPEND_EXPOSURES, keys, arguments)))
         return None if result < 0 else bool(result)
 

@@ -54,7 +54,12 @@ class MlflowMirror:
     def _mirror(self, model: RegisteredModel, artifacts: ArtifactStore) -> dict[str, str]:
         known = self._known(model.name)
         for version in model.versions.values():
-            if version.version not in known and not version.pruned and version.status != "training":
+            if (
+                version.version not in known
+                and version.sha256
+                and not version.pruned
+                and version.status != "training"
+            ):
                 known[version.version] = self._log(version, artifacts.path(version.sha256))
         waiting = [one for one in model.versions.values() if one.status in ("staged", "shadow")]
         newest = max(waiting, key=lambda one: (one.created_ms, one.version), default=None)

@@ -31,6 +31,9 @@ cdef class OpenDecisions:
     it with the shares that it was analysed with: of one whose exposure came after that, they are kept `grace_ms`
     longer.
 
+    `counts_missing` uint8 (M,): metrics of which a decision without a reward has the value 0 (without it, all). A
+    decision without one is not analysed for the others; a late reward is then the decision's first value.
+
     Features are kept as they came, too, of an exposure, or of a reward while its exposure has not come, in at most
     `most_x` bytes (0: any number): what comes when that is full is analysed without.
     """
@@ -39,6 +42,7 @@ cdef class OpenDecisions:
     cdef ShareHistory shares
     cdef int64_t linger_ms, grace_ms
     cdef Py_ssize_t most_x
+    cdef const uint8_t[::1] counts_missing
     cdef readonly Py_ssize_t n_x        # open decisions whose features are kept
     cdef list block_x                   # of each block: float32 (its rows, d), or None
     cdef dict held_x                    # of held rows: float32 (d,)
@@ -72,7 +76,12 @@ cdef class OpenDecisions:
     cdef TimeHeap due_held
 
     def __cinit__(self, Accumulators sums not None, ShareHistory shares not None, int64_t linger_ms,
-                  int64_t grace_ms, Py_ssize_t most_x=0):
+                  int64_t grace_ms, Py_ssize_t most_x=0, const uint8_t[::1] counts_missing=None):
+        if counts_missing is None:
+            counts_missing = np.ones(sums.n_metrics, np.uint8)
+        if counts_missing.shape[0] != sums.n_metrics:
+            raise ValueError(f"expected counts_missing of {sums.n_metrics} metrics, not of {counts_missing.shape[0]}")
+        self.counts_missing = counts_missing
         map_make(&self.held, MIN_ROOM)
         self.most_x = most_x
         self.block_x = []
@@ -195,7 +204,7 @@ cdef class OpenDecisions:
                 if seen and row.time_ms < self.closed_ms:
                     if not self.shares.left_out(slot, row.counter):
                         self.late(slot, row, row.metric, self.shares.shares_of(slot, row), row.value,
-                                  self.sums.contextual)
+                                  unfloored[i], self.sums.contextual)
                     continue
                 held = self.hold(key, row, seen, unfloored[i])
                 if x is not None and not seen and self.has_room(1, x.shape[1]):
@@ -208,18 +217,23 @@ cdef class OpenDecisions:
             self.held_values[held, row.metric] = row.value
 
     cdef void late(self, Py_ssize_t slot, const Reward *row, Py_ssize_t m, const double *shares, double value,
-                   bint plain) noexcept:
+                   bint unfloored, bint plain) noexcept:
         """Changes what was analysed without a reward: it has one now."""
-        self.sums.update(m, row.arm, shares, 0, row.propensity, 0.0, value, plain,
-                         self.shares.timelines[slot].incarnation, row.counter)
+        cdef uint64_t who = self.shares.timelines[slot].incarnation
+        if self.counts_missing[m]:
+            self.sums.update(m, row.arm, shares, 0, row.propensity, 0.0, value, plain, who, row.counter)
+        else:
+            self.sums.analyse(m, row.arm, shares, value, unfloored, plain, who, row.counter, NULL)
 
     cdef void late_orphan(self, Py_ssize_t slot, const Reward *row, int32_t held) noexcept:
         """Changes what was analysed before its exposure came: it has a reward on another metric."""
         cdef int32_t vector = self.held_vector[held]
+        cdef bint unfloored = self.held_flags[held] & UNFLOORED != 0
         if vector < 0:
-            self.late(slot, row, row.metric, self.shares.shares_of(slot, row), row.value, self.sums.contextual)
+            self.late(slot, row, row.metric, self.shares.shares_of(slot, row), row.value, unfloored,
+                      self.sums.contextual)
         else:
-            self.late(slot, row, row.metric, &self.shares.vectors[vector, 0], row.value,
+            self.late(slot, row, row.metric, &self.shares.vectors[vector, 0], row.value, unfloored,
                       self.held_flags[held] & PLAIN != 0)
 
     cdef int32_t hold(self, uint64_t key, const Reward *row, bint seen, bint unfloored) except -1:
@@ -242,6 +256,10 @@ cdef class OpenDecisions:
             self.unseen += 1
             self.pending_orphans += 1
         return held
+
+    cdef bint has_reward(self, int32_t held, Py_ssize_t m) noexcept:
+        """Return whether a decision is held (−1: it is not) with a value of metric m."""
+        return held >= 0 and self.held_metrics[held] >> m & 1
 
     cdef void let_go(self, int32_t held) noexcept:
         map_remove(&self.held, self.held_key[held])
@@ -285,6 +303,8 @@ cdef class OpenDecisions:
                 if line.vector[run] != LEFT_OUT:
                     shares = &self.shares.vectors[line.vector[run], 0]
                     for m in range(self.sums.n_metrics):
+                        if not (self.counts_missing[m] or self.has_reward(held, m)):
+                            continue
                         value = self.held_values[held, m] if held >= 0 else 0.0
                         self.sums.analyse(m, self.arms[at], shares, value, self.block_unfloored[b],
                                           self.sums.contextual, line.incarnation, counter,
@@ -320,11 +340,14 @@ cdef class OpenDecisions:
         if self.held_flags[held] & SEEN:
             # Its exposure and its token disagree about the time of the decision: it counts, as a late reward does.
             for m in range(self.sums.n_metrics):
-                if self.held_metrics[held] >> m & 1 and not self.shares.left_out(slot, row.counter):
-                    self.late(slot, &row, m, shares, self.held_values[held, m], self.sums.contextual)
+                if self.has_reward(held, m) and not self.shares.left_out(slot, row.counter):
+                    self.late(slot, &row, m, shares, self.held_values[held, m],
+                              self.held_flags[held] & UNFLOORED != 0, self.sums.contextual)
             self.let_go(held)
             return 0
         for m in range(self.sums.n_metrics):
+            if not (self.counts_missing[m] or self.has_reward(held, m)):
+                continue
             self.sums.analyse(m, row.arm, shares, self.held_values[held, m], self.held_flags[held] & UNFLOORED != 0,
                               self.sums.contextual, self.shares.timelines[slot].incarnation, row.counter,
                               &x[0] if x is not None else NULL)
@@ -484,8 +507,8 @@ cdef class OpenDecisions:
 
     @staticmethod
     def from_state(Accumulators sums not None, ShareHistory shares not None, state, int64_t grace_ms,
-                   Py_ssize_t most_x=0):
-        cdef OpenDecisions self = OpenDecisions(sums, shares, state["linger_ms"][0], grace_ms, most_x)
+                   Py_ssize_t most_x=0, const uint8_t[::1] counts_missing=None):
+        cdef OpenDecisions self = OpenDecisions(sums, shares, state["linger_ms"][0], grace_ms, most_x, counts_missing)
         cdef Py_ssize_t b, i, start = 0
         cdef uint8_t flags
         cdef const uint16_t[::1] arms = state["arms"]

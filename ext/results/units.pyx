@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Units that enter the sums once, with all their rewards: `unit: user`."""
 
+from libc.math cimport NAN, isnan
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 import numpy as np
@@ -27,6 +28,8 @@ cdef class Units:
     closes. Later rewards change its value. The first exposure is that of the earliest decision, of those that the
     log shows before the unit enters; until an exposure has come, a reward's row stands in for it.
     `takes_max` uint8 (M,): a metric whose value is the largest of the unit's rewards, in place of their sum.
+    `counts_missing` uint8 (M,): metrics of which, with `zero`, a unit without a reward has the value 0 (without it,
+    all); for the others it enters with its first reward, after the window has closed too.
 
     Units that are here stay. Each takes `UNIT_BYTES`, 8 bytes a metric, and its part of the share vectors. Once that is
     more than `most` (0: any number), only every second unit that comes is analysed, from an eighth of `most` further on
@@ -38,6 +41,7 @@ cdef class Units:
     cdef ShareHistory shares
     cdef bint zero
     cdef const uint8_t[::1] takes_max
+    cdef const uint8_t[::1] counts_missing
     cdef uint32_t all_metrics
     cdef readonly Py_ssize_t pending
     cdef readonly Py_ssize_t crossovers
@@ -50,7 +54,7 @@ cdef class Units:
     cdef uint32_t[::1] entered          # bit m: analysed for metric m
     cdef uint16_t[::1] arm
     cdef uint8_t[::1] flags
-    cdef double[:, ::1] values
+    cdef double[:, ::1] values          # NaN: no reward yet, of a metric that does not count what is missing
     cdef Py_ssize_t n_units
     cdef U64Map rows
     cdef TimeHeap due
@@ -58,7 +62,12 @@ cdef class Units:
     cdef int halvings
 
     def __cinit__(self, Accumulators sums not None, ShareHistory shares not None, bint zero,
-                  const uint8_t[::1] takes_max, Py_ssize_t most=0):
+                  const uint8_t[::1] takes_max, Py_ssize_t most=0, const uint8_t[::1] counts_missing=None):
+        if counts_missing is None:
+            counts_missing = np.ones(sums.n_metrics, np.uint8)
+        if counts_missing.shape[0] != sums.n_metrics:
+            raise ValueError(f"expected counts_missing of {sums.n_metrics} metrics, not of {counts_missing.shape[0]}")
+        self.counts_missing = counts_missing
         self.most = most
         map_make(&self.rows, MIN_ROOM)
         self.sums = sums
@@ -129,12 +138,15 @@ cdef class Units:
             else:
                 self.cross(row, reward.arm)
             old = self.values[row, m]
-            new = max(old, reward.value) if self.takes_max[m] else old + reward.value
+            if isnan(old):
+                new = reward.value
+            else:
+                new = max(old, reward.value) if self.takes_max[m] else old + reward.value
             self.values[row, m] = new
             if self.entered[row] >> m & 1:
                 self.sums.update(m, self.arm[row], self.shares_or_null(row), -self.vector[row], self.propensity[row],
                                  old, new, self.flags[row] & PLAIN != 0, self.unit[row], 0)
-            elif not self.zero:
+            elif not self.zero or (self.entered[row] and not self.counts_missing[m]):
                 self.enter(row, m)
 
     @property
@@ -162,6 +174,7 @@ cdef class Units:
                        bint unfloored) except -1:
         """A new unit; the reference to `vector` becomes its own."""
         cdef int32_t row = <int32_t> self.n_units
+        cdef Py_ssize_t m
         if self.n_units == 0x7FFFFFFF:
             raise OverflowError("a fold holds at most 2147483647 units")
         if self.n_units == self.unit.shape[0]:
@@ -169,7 +182,8 @@ cdef class Units:
         self.unit[row] = unit
         self.entered[row] = 0
         self.flags[row] = 0
-        self.values[row, :] = 0.0
+        for m in range(self.sums.n_metrics):
+            self.values[row, m] = NAN if self.zero and not self.counts_missing[m] else 0.0
         map_put(&self.rows, unit, row)
         self.n_units += 1
         if self.zero:
@@ -224,7 +238,8 @@ cdef class Units:
                 continue
             self.pending -= 1
             for m in range(self.sums.n_metrics):
-                self.enter(row, m)
+                if not isnan(self.values[row, m]):
+                    self.enter(row, m)
 
     def still_open(self):
         """Numbers of open units by arm, int64 (K,), and sums of their values so far, float64 (M, K), with `zero`."""
@@ -235,7 +250,8 @@ cdef class Units:
             if self.entered[row] == 0:
                 n[self.arm[row]] += 1
                 for m in range(self.sums.n_metrics):
-                    total[m, self.arm[row]] += self.values[row, m]
+                    if not isnan(self.values[row, m]):
+                        total[m, self.arm[row]] += self.values[row, m]
         return np.asarray(n), np.asarray(total)
 
     cdef int widen(self, Py_ssize_t room) except -1:
@@ -271,8 +287,9 @@ cdef class Units:
         }
 
     @staticmethod
-    def from_state(Accumulators sums not None, ShareHistory shares not None, state, Py_ssize_t most=0):
-        cdef Units self = Units(sums, shares, state["zero"][0], state["takes_max"], most)
+    def from_state(Accumulators sums not None, ShareHistory shares not None, state, Py_ssize_t most=0,
+                   const uint8_t[::1] counts_missing=None):
+        cdef Units self = Units(sums, shares, state["zero"][0], state["takes_max"], most, counts_missing)
         cdef Py_ssize_t i, n = len(state["unit"])
         shares.check_references(state["vector"], -sums.n_arms)
         # Those of before there was such a thing do not say so.

@@ -466,10 +466,10 @@ def test_batches_and_what_waits_are_bounded_in_bytes_too() -> None:
     n_decisions = 3_000
     for i in range(n_decisions):
         buffer.add(i % 2, 0, np.full(4_096, 1 / 4_096), 1, 5)
-    waiting = [exposed for exposed, _ in buffer._waiting]
+    waiting = [each.exposed for each in buffer._waiting]
     assert len(waiting) > 5
     assert all(len(exposed.vectors) <= module.MAX_BATCH_VECTOR_BYTES + 4_096 * 8 for exposed in waiting)
     assert sum(len(exposed.vectors) for exposed in waiting) <= module.MAX_WAITING_BYTES
-    n_waiting = sum(n_rows for _, n_rows in buffer._waiting) + buffer.next - buffer._first
+    n_waiting = sum(each.n_rows for each in buffer._waiting) + buffer.next - buffer._first
     assert buffer.lost > 0
     assert buffer.lost + n_waiting == n_decisions

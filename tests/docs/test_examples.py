@@ -69,6 +69,10 @@ PAGES = {
         ("pip install '.[train]'", "pip install '.[onnx]'"),
         ("solaris", '"production":"v1"', '"version":"v1","workers":[', '"probabilities":['),
     ),
+    # Its services are started by test_upstreams_page.py, which runs what is not run here.
+    "docs/upstreams.md": Page(
+        not_run=("cat > model_server.py", "python model_server.py", "for version in"),
+    ),
     "docs/learning.md": Page(not_run=("bandit-serve serve --learn",)),
     "docs/simulate.md": Page(shows=("thompson",)),
     "docs/http.md": Page(True, shows=("did you mean", '"at":"arms[0].nam"')),

@@ -58,6 +58,13 @@ WHOLE: dict[str, Any] = {
             "high": 2.0,
         },
         {"name": "clicks", "kind": "count", "role": "secondary"},
+        {
+            "name": "latency_ms",
+            "kind": "continuous",
+            "goal": "minimize",
+            "role": "secondary",
+            "source": "served",
+        },
     ],
     "attribution": {"window": "30m", "missing": "ignore"},
     "context": [

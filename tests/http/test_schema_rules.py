@@ -246,8 +246,12 @@ def bodies(service: ThrowawayService) -> dict[tuple[str, str], list[Any]]:
     }
 
 
-# Of these the tests above look at the bodies; and a draft is not to be started.
-ELSEWHERE = {("POST", "/v1/experiments"), ("POST", "/v1/experiments/{experiment}/start")}
+# Of these the tests above, and test_remote_versions.py, look at the bodies; and a draft is not to be started.
+ELSEWHERE = {
+    ("POST", "/v1/experiments"),
+    ("POST", "/v1/models/{model}/versions"),
+    ("POST", "/v1/experiments/{experiment}/start"),
+}
 TAKING = [
     (route.method, route.path)
     for route in ROUTES

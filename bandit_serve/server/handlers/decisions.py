@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
@@ -185,19 +186,24 @@ class DecisionHandlers:
         await self._check_answer(experiment, len(requests), nbytes)
         responses, turn = Responses(headers), Turn()
         for first in range(0, len(requests), MAX_BEGUN):
-            begun = []
-            for asked in requests[first : first + MAX_BEGUN]:
-                begun.append(self._begin_to_predict(experiment, asked))
-                if turn.over:
-                    await turn.give_way()
-            for each in begun:
-                try:
-                    response: Any = await each if isinstance(each, Awaitable) else each
-                except BanditServeError as error:
-                    response = as_entry(error)
-                responses.add(response)
-                if turn.over:
-                    await turn.give_way()
+            begun: list[Any] = []
+            try:
+                for asked in requests[first : first + MAX_BEGUN]:
+                    begun.append(self._begin_to_predict(experiment, asked))
+                    if turn.over:
+                        await turn.give_way()
+                for each in begun:
+                    try:
+                        response: Any = await each if isinstance(each, Awaitable) else each
+                    except BanditServeError as error:
+                        response = as_entry(error)
+                    responses.add(response)
+                    if turn.over:
+                        await turn.give_way()
+            finally:
+                for each in begun:
+                    if isinstance(each, asyncio.Future):
+                        each.cancel()
         service.counters.add("predictions", len(responses))
         return responses.reply()
 
@@ -208,7 +214,9 @@ class DecisionHandlers:
         try:
             if isinstance(asked, InvalidInput):
                 raise asked
-            return self._service.decisions.predict(experiment, asked)
+            prediction = self._service.decisions.predict(experiment, asked)
+            # As a task, so that its time ends with its own answer and not with those before it.
+            return prediction if isinstance(prediction, Predicted) else asyncio.ensure_future(prediction)
         except BanditServeError as error:
             return as_entry(error)
 

@@ -8,7 +8,7 @@ from typing import IO, Annotated, Any
 
 import msgspec
 from aiohttp import BodyPartReader, web
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bandit_serve.api.views import (
     LoadedBy,
@@ -25,11 +25,12 @@ from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedM
 from bandit_serve.models.family import FAMILIES
 from bandit_serve.models.onnx.file import FAMILY as ONNX
 from bandit_serve.registry.catalogue import CONDITION_PATTERN, find_versions
-from bandit_serve.registry.registry import VersionStatus
+from bandit_serve.registry.registry import Version, VersionStatus
 from bandit_serve.server.arrival import Multipart
 from bandit_serve.server.page import limit_of, page
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import JSON, Body, actor, answer, answer_in_turns, require_once, reread_body
+from bandit_serve.upstreams.upstream import Upstream
 
 MAX_METADATA_BYTES = 65_536
 DEFAULT_PAGE = 100
@@ -45,7 +46,7 @@ Condition = Annotated[str, Meta(extra_json_schema={"pattern": CONDITION_PATTERN}
 
 
 class VersionMetadata(Struct, frozen=True, forbid_unknown_fields=True):
-    """Metadata of an upload. `version` is `v1`, `v2`, … unless it is given.
+    """Metadata of a version. `version` is `v1`, `v2`, … unless it is given; `remote` stands in for an artifact.
 
     `metadata.features` names the columns of an ONNX graph that has one input for all.
     """
@@ -54,14 +55,18 @@ class VersionMetadata(Struct, frozen=True, forbid_unknown_fields=True):
     status: VersionStatus = "staged"
     metrics: Metrics = {}
     metadata: Metadata = {}
+    remote: Upstream | None = None
 
 
 class Upload(Struct, frozen=True):
-    """Parts of a registration, which may come in either order."""
+    """Parts of a registration, which may come in either order. One with `remote` in its metadata has no artifact."""
 
-    artifact: Annotated[
-        bytes, Meta(description="a safetensors or an ONNX file", extra_json_schema={"format": "binary"})
-    ]
+    artifact: (
+        Annotated[
+            bytes, Meta(description="a safetensors or an ONNX file", extra_json_schema={"format": "binary"})
+        ]
+        | UnsetType
+    ) = UNSET
     metadata: VersionMetadata = VersionMetadata()
 
 
@@ -92,6 +97,7 @@ class ModelHandlers:
         self._timeout_s = timeout_s = service.settings.seconds("body_timeout")
         self._status = Body(StatusRequest, timeout_s=timeout_s)
         self._rollback = Body(RollbackRequest, timeout_s=timeout_s, optional=True)
+        self._remote = Body(VersionMetadata, timeout_s=timeout_s)
         self._patch = Body(PatchRequest, timeout_s=timeout_s)
 
     async def list_all(self, request: web.Request) -> web.Response:
@@ -154,25 +160,51 @@ class ModelHandlers:
         return answer(request, await self._changes.agreement(*_reference(request)))
 
     async def register(self, request: web.Request) -> web.Response:
-        """Registers an upload. It is checked when all of it is here, as its parts come in either order."""
+        """Registers an upload, or a remote version, which may come in JSON.
+
+        An upload is checked when all of it is here, as its parts come in either order.
+        """
         model = request.match_info["model"]
         require_name("model", model)
+        if request.content_type == JSON:
+            version = await self._register_remote(model, await self._remote.read(request), request)
+            return answer(request, version_view(version), status=201)
         with (
             translating_disk_full(),
             tempfile.TemporaryFile(dir=self._service.node.artifacts.root) as spool,
         ):
-            metadata = await self._read_upload(request, spool)
-            spool.seek(0)
-            version = await self._changes.register(
-                model,
-                spool,
-                actor(request),
-                version=metadata.version,
-                status=metadata.status,
-                metrics=metadata.metrics,
-                metadata=metadata.metadata,
-            )
+            metadata, has_artifact = await self._read_upload(request, spool)
+            if not has_artifact:
+                version = await self._register_remote(model, metadata, request)
+            elif metadata.remote is not None:
+                detail = "expected either this or an artifact"
+                raise InvalidInput(f"metadata.remote: {detail}.", [FieldError("metadata.remote", detail)])
+            else:
+                spool.seek(0)
+                version = await self._changes.register(
+                    model,
+                    spool,
+                    actor(request),
+                    version=metadata.version,
+                    status=metadata.status,
+                    metrics=metadata.metrics,
+                    metadata=metadata.metadata,
+                )
         return answer(request, version_view(version), status=201)
+
+    async def _register_remote(self, model: str, metadata: VersionMetadata, request: web.Request) -> Version:
+        if metadata.remote is None:
+            detail = "expected a part artifact with a safetensors file, or remote in the metadata"
+            raise InvalidInput(f"artifact: {detail}.", [FieldError("artifact", detail)])
+        return await self._changes.register_remote(
+            model,
+            metadata.remote,
+            actor(request),
+            version=metadata.version,
+            status=metadata.status,
+            metrics=metadata.metrics,
+            metadata=metadata.metadata,
+        )
 
     async def set_status(self, request: web.Request) -> web.Response:
         asked = await self._status.read(request)
@@ -199,8 +231,11 @@ class ModelHandlers:
         await self._service.node.models.load(version)
         return answer(request, Loaded(version.model, version.version, True))
 
-    async def _read_upload(self, request: web.Request, spool: IO[bytes]) -> VersionMetadata:
-        """Reads the parts `metadata` and `artifact`, in either order; writes the artifact to `spool`."""
+    async def _read_upload(self, request: web.Request, spool: IO[bytes]) -> tuple[VersionMetadata, bool]:
+        """Reads the parts `metadata` and `artifact`, in either order; writes the artifact to `spool`.
+
+        Returns the metadata, and whether there was an artifact.
+        """
         if not request.content_type.startswith("multipart/"):
             raise UnsupportedMedia("Expected multipart/form-data with the parts metadata and artifact.")
         metadata = VersionMetadata()
@@ -217,10 +252,7 @@ class ModelHandlers:
                 came = True
             else:
                 raise InvalidInput(f"The upload has a part {part.name!r}: expected metadata and artifact.")
-        if not came:
-            detail = "expected a part artifact with a safetensors or an ONNX file"
-            raise InvalidInput(f"artifact: {detail}.", [FieldError("artifact", detail)])
-        return metadata
+        return metadata, came
 
     async def _read_metadata(self, part: BodyPartReader, coming: Multipart) -> VersionMetadata:
         content = bytearray()

@@ -1,0 +1,250 @@
+"""Questions and answers of the Open Inference protocol, version 2: tensors in JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from bandit_serve.api.decisions import ScoredItem, ScoreRequest
+from bandit_serve.errors import FieldError, InvalidInput
+from bandit_serve.serving.json_questions import MAX_OUTPUT_DEPTH, MAX_OUTPUTS, checked_items, checked_outputs
+from bandit_serve.serving.servable import Scores
+
+USER, ITEM, PREDICTION, SCORE = "user_id", "item_id", "prediction", "score"
+NUMBERED = "features"
+"""Name of the tensor of a list of numbers, where the model does not say the names of its inputs."""
+MAX_SIZE = 10**9
+_LARGEST = {"FP16": 65_504.0, "FP32": 3.4028234663852886e38, "BF16": 3.3895313892515355e38}
+_FLOATS = frozenset({"FP16", "FP32", "FP64", "BF16"})
+_WHOLE = {
+    f"{sign}INT{bits}": (0, 2**bits) if sign else (-(2 ** (bits - 1)), 2 ** (bits - 1))
+    for sign in ("", "U")
+    for bits in (8, 16, 32, 64)
+}
+
+
+class TensorAbout(Struct, frozen=True):
+    """Name, datatype and shape of a model's tensor; −1 in the shape where any size is taken."""
+
+    name: str
+    datatype: str = ""
+    shape: list[int] = []
+
+
+class ModelAbout(Struct, frozen=True):
+    """Part of a model's metadata that is read. Some servers say nothing of inputs."""
+
+    inputs: list[TensorAbout] = []
+
+
+class InputTensor(Struct, frozen=True):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[Any]
+
+
+class InferQuestion(Struct, frozen=True, omit_defaults=True):
+    inputs: list[InputTensor]
+    parameters: dict[str, Any] = {}
+
+
+class OutputTensor(Struct, frozen=True):
+    """Tensor of an answer. `data` may be flat or nested."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[Any]
+
+
+class InferAnswer(Struct, frozen=True):
+    outputs: list[OutputTensor]
+
+
+class Unfit(ValueError):
+    """Request whose content the model's inputs do not take."""
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(InferAnswer).decode
+_decode_about = msgspec.json.Decoder(ModelAbout).decode
+
+
+class InferInputs:
+    """InferInputs of a model by name, as its metadata tell them; empty where those tell nothing."""
+
+    def __init__(self, metadata: bytes = b"{}") -> None:
+        """Raises `ValueError` for metadata that are none."""
+        self.by_name = {about.name: about for about in _decode_about(metadata).inputs}
+        others = [name for name in self.by_name if name not in (USER, ITEM)]
+        self._numbered = others[0] if len(others) == 1 else NUMBERED
+
+    def question(self, request: ScoreRequest, alone: bool = False) -> bytes:
+        """Body of the question that a request asks: one row, or one for each of `item_ids`.
+
+        Only inputs that the model names are sent. alone: features beside these are refused (`InvalidInput`). Raises
+        `Unfit` where an input lacks its value, or has one that its datatype does not hold.
+        """
+        n = 1 if request.item_ids is None else len(request.item_ids)
+        tensors = [
+            self._tensor(name, columns, n)
+            for name, columns in self._columns(request, n)
+            if not self.by_name or name in self.by_name
+        ]
+        missing = self.by_name.keys() - {tensor.name for tensor in tensors}
+        if missing:
+            raise Unfit(f"it lacks the input {min(missing)!r}")
+        if alone and self.by_name:
+            _refuse_others(request.features, self.by_name)
+        more = {} if request.k is None else {"k": request.k + len(set(request.exclude))}
+        return _encode(InferQuestion(tensors, more))
+
+    def _columns(self, request: ScoreRequest, n: int) -> Iterator[tuple[str, list[Any]]]:
+        """Names and rows of all tensors that a request could give."""
+        if request.user_id is not None:
+            yield USER, [request.user_id] * n
+        if request.item_ids is not None:
+            yield ITEM, list(request.item_ids)
+        elif request.item_id is not None:
+            yield ITEM, [request.item_id]
+        if isinstance(request.features, dict):
+            for name, value in request.features.items():
+                yield name, [value] * n
+        elif request.features:
+            yield self._numbered, [request.features] * n
+
+    def _tensor(self, name: str, rows: Sequence[Any], n: int) -> InputTensor:
+        about = self.by_name.get(name)
+        wide = isinstance(rows[0], list)
+        flat = [value for row in rows for value in row] if wide else list(rows)
+        datatype = (
+            about.datatype if about is not None and about.datatype else _datatype(flat[0] if flat else "")
+        )
+        shape = [n]
+        if wide or (about is not None and len(about.shape) > 1):
+            shape.append(len(flat) // n)
+        if (
+            about is not None
+            and len(about.shape) == len(shape)
+            and about.shape[-1] not in (-1, shape[-1])
+            and wide
+        ):
+            raise Unfit(f"the input {name!r} has {about.shape[-1]} columns, not {shape[-1]}")
+        return InputTensor(name, shape, datatype, [_fitted(value, datatype, name) for value in flat])
+
+
+def _refuse_others(features: Any, known: Mapping[str, Any]) -> None:
+    for name in features if isinstance(features, dict) else ():
+        if name not in known:
+            detail = "the model has no such input"
+            raise InvalidInput(f"features.{name}: {detail}.", [FieldError(f"features.{name}", detail)])
+
+
+def _datatype(value: Any) -> str:
+    if isinstance(value, bool):
+        return "BOOL"
+    return "BYTES" if isinstance(value, str) else "FP64"
+
+
+def _fitted(value: Any, datatype: str, name: str) -> Any:
+    """`value` as a tensor of `datatype` holds it; `Unfit` where it does not."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if datatype in _FLOATS and is_number and abs(value) <= _LARGEST.get(datatype, math.inf):
+        return value
+    if datatype in _WHOLE and is_number and value == math.floor(value):
+        low, high = _WHOLE[datatype]
+        if low <= value < high:
+            return int(value)
+    if (datatype == "BOOL" and isinstance(value, bool)) or (datatype == "BYTES" and isinstance(value, str)):
+        return value
+    raise Unfit(f"the input {name!r} takes {datatype}")
+
+
+class InferOutput(NamedTuple):
+    """Tensor of an answer whose values are as many as its shape says, and of its datatype."""
+
+    name: str
+    shape: list[int]
+    values: list[Any]
+    is_number: bool
+
+
+def infer_scores(request: ScoreRequest, content: bytes) -> Scores:
+    """Scores in an answer. Raises `ValueError`, which says what was expected.
+
+    An output `prediction` is taken as that, `item_id` and `score` as items where the request has k; all others are
+    `outputs`, without the axis of rows where there is one row.
+    """
+    outputs = {tensor.name: _output(tensor) for tensor in _decode(content).outputs}
+    if not 0 < len(outputs) <= MAX_OUTPUTS:
+        raise ValueError(f"expected 1 to {MAX_OUTPUTS} outputs, each name once")
+    n = 1 if request.item_ids is None else len(request.item_ids)
+    if request.k is not None and ITEM in outputs and SCORE in outputs:
+        return {"items": _items(request, outputs[ITEM], outputs[SCORE])}
+    prediction = outputs.pop(PREDICTION, None) if request.k is None else None
+    scores: Scores = {}
+    if prediction is not None:
+        if not prediction.is_number or len(prediction.values) != n:
+            raise ValueError(f"expected {n} numbers as prediction")
+        values = [float(value) for value in prediction.values]
+        scores = {"prediction": values[0]} if request.item_ids is None else {"predictions": values}
+    if outputs:
+        rows = {name: _rows(output, n, request.item_ids is None) for name, output in outputs.items()}
+        scores["outputs"] = checked_outputs(rows)
+    return scores
+
+
+def _items(request: ScoreRequest, items: InferOutput, scores: InferOutput) -> list[ScoredItem]:
+    if items.is_number or not scores.is_number or len(items.values) != len(scores.values):
+        raise ValueError("expected item_id, texts, and as many numbers as score")
+    excluded = set(request.exclude)
+    pairs = [
+        ScoredItem(item, float(score))
+        for item, score in zip(items.values, scores.values, strict=True)
+        if item not in excluded
+    ]
+    return checked_items(request, pairs[: request.k])
+
+
+def _rows(output: InferOutput, n: int, single: bool) -> Any:
+    """Values of an output row by row; of a single row the row itself, and of one value that."""
+    if single and len(output.values) == 1:
+        return output.values[0]
+    if single and output.shape[:1] != [1]:
+        return _nested(output.values, output.shape)
+    if output.shape[:1] != [n]:
+        raise ValueError(f"expected {n} rows of {output.name}, not the shape {output.shape}")
+    rows = _nested(output.values, output.shape)
+    return rows[0] if single else rows
+
+
+def _nested(values: list[Any], shape: Sequence[int]) -> list[Any]:
+    for size in reversed(shape[1:]):
+        values = [values[start : start + size] for start in range(0, len(values), size)]
+    return values
+
+
+def _output(tensor: OutputTensor) -> InferOutput:
+    flat: list[Any] = tensor.data
+    for _ in range(MAX_OUTPUT_DEPTH):
+        if not any(isinstance(value, list) for value in flat):
+            break
+        flat = [each for value in flat for each in (value if isinstance(value, list) else [value])]
+    shape = tensor.shape
+    if not all(0 < size <= MAX_SIZE for size in shape) or len(shape) > MAX_OUTPUT_DEPTH:
+        raise ValueError(f"expected sizes above 0 as shape of {tensor.name!r}")
+    if math.prod(shape) != len(flat):
+        raise ValueError(f"expected as many values of {tensor.name!r} as its shape says")
+    if tensor.datatype in _FLOATS or tensor.datatype in _WHOLE:
+        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in flat):
+            raise ValueError(f"expected numbers as {tensor.name!r}")
+        return InferOutput(tensor.name, shape, flat, True)
+    kind = {"BOOL": bool, "BYTES": str}.get(tensor.datatype)
+    if kind is None or not all(isinstance(value, kind) for value in flat):
+        raise ValueError(f"expected values of the datatype of {tensor.name!r}")
+    return InferOutput(tensor.name, shape, flat, False)

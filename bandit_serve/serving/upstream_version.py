@@ -1,0 +1,137 @@
+"""Version whose answers come from an upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from bandit_serve.api.decisions import ScoreRequest
+from bandit_serve.errors import BanditServeError, ModelLost, UpstreamFailed
+from bandit_serve.serving.json_questions import json_question, json_scores
+from bandit_serve.serving.open_inference import InferInputs, Unfit, infer_scores
+from bandit_serve.serving.servable import BackgroundScores, Scores
+from bandit_serve.upstreams.pool import Endpoint, UpstreamPool
+from bandit_serve.upstreams.upstream import Upstream
+
+if TYPE_CHECKING:
+    from yarl import URL
+
+WARM_S = 2.0
+"""Time in which an upstream says that it is ready, and what inputs its model has."""
+MAX_TRIALS_AT_ONCE = 16
+"""Requests of a shadow that are under way at a time."""
+VERSION_BYTES = 2**16
+"""About the memory that a version and its connections take."""
+
+
+class Speech(Protocol):
+    """Protocol that an upstream speaks. `ask` raises `ContentRefused` and `UpstreamFailed`, as its endpoint does."""
+
+    async def warm(self) -> None: ...
+
+    async def ask(self, request: ScoreRequest, alone: bool) -> Scores: ...
+
+
+class JsonSpeech:
+    """Protocol `json`: the request's ids and features are posted as they are. It has no call for readiness."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    async def warm(self) -> None:
+        self._endpoint.url()
+        await self._endpoint.read_headers()
+
+    async def ask(self, request: ScoreRequest, alone: bool) -> Scores:
+        content = await self._endpoint.post(self._endpoint.url(), json_question(request))
+        return _read(self._endpoint, json_scores, request, content)
+
+
+class OpenInferenceSpeech:
+    """Protocol `open-inference`, version 2. The names and datatypes of inputs are read once, by `warm`."""
+
+    def __init__(self, endpoint: Endpoint, model: str) -> None:
+        self._endpoint = endpoint
+        self._model = model
+        self._inputs = InferInputs()
+
+    def _url(self, *below: str) -> URL:
+        return self._endpoint.url("v2", "models", self._model, *below)
+
+    async def warm(self) -> None:
+        endpoint = self._endpoint
+        await endpoint.read_headers()
+        await endpoint.get(self._url("ready"), WARM_S)
+        try:
+            self._inputs = InferInputs(await endpoint.get(self._url(), WARM_S))
+        except ValueError as error:
+            raise endpoint.failed("gave metadata that are none").noted(str(error)) from None
+
+    async def ask(self, request: ScoreRequest, alone: bool) -> Scores:
+        try:
+            question = self._inputs.question(request, alone)
+        except Unfit as error:
+            raise self._endpoint.content_refused(f"as {error}") from None
+        content = await self._endpoint.post(self._url("infer"), question)
+        return _read(self._endpoint, infer_scores, request, content)
+
+
+def _read(endpoint: Endpoint, read: _Read, request: ScoreRequest, content: bytes) -> Scores:
+    try:
+        return read(request, content)
+    except ValueError as error:
+        raise endpoint.failed("gave an answer that does not fit the request").noted(str(error)) from None
+
+
+class _Read(Protocol):
+    def __call__(self, request: ScoreRequest, content: bytes) -> Scores: ...
+
+
+class UpstreamVersion:
+    """Servable that asks an upstream. Its answer awaits HTTP; what bounds that is in `upstreams/pool.py`."""
+
+    nbytes = VERSION_BYTES
+    ready = True
+
+    def __init__(self, pool: UpstreamPool, upstream: Upstream, model: str, version: str) -> None:
+        endpoint = Endpoint(pool, upstream, f"{model} {version}")
+        self._speech: Speech = (
+            JsonSpeech(endpoint)
+            if upstream.protocol == "json"
+            else OpenInferenceSpeech(endpoint, upstream.model or model)
+        )
+
+    async def warm(self) -> None:
+        try:
+            await self._speech.warm()
+        except UpstreamFailed as error:
+            lost = ModelLost(str(error))
+            for note in getattr(error, "__notes__", ()):
+                lost.add_note(note)
+            raise lost from None
+
+    async def close(self) -> None:
+        """Nothing: connections are the pool's."""
+
+    def score(self, request: ScoreRequest, alone: bool = False) -> Awaitable[Scores]:
+        scores = self._speech.ask(request, alone)
+        return self._alone(scores) if alone else scores
+
+    async def _alone(self, scores: Awaitable[Scores]) -> Scores:
+        return {**await scores, "cached": False}
+
+    async def score_all(self, requests: Sequence[ScoreRequest]) -> list[BackgroundScores]:
+        places = asyncio.Semaphore(MAX_TRIALS_AT_ONCE)
+
+        async def trial(request: ScoreRequest) -> BackgroundScores:
+            async with places:
+                started_s = time.perf_counter()
+                try:
+                    scores: Scores | Exception = await self._speech.ask(request, False)
+                except BanditServeError as error:
+                    scores = error
+                return BackgroundScores(scores, time.perf_counter() - started_s)
+
+        return list(await asyncio.gather(*map(trial, requests)))

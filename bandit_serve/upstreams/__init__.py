@@ -1,0 +1,1 @@
+"""Upstreams: services of others, over HTTP, that answer for versions of models."""

@@ -1,0 +1,492 @@
+"""Remote versions over HTTP: registered, asked, failing, hanging, refused, shadowed; and what the service measures."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import bandit_serve
+from http_calls import check_problem, decide, new_name, running, upload
+from services import Answer, ThrowawayService
+from stores import wait_until
+from upstreams import ThrowawayUpstream
+
+from bandit_serve.errors import UpstreamFailed
+
+LATENCY = {"name": "latency_ms", "kind": "continuous", "goal": "minimize", "source": "served"}
+ERROR = {"name": "error", "kind": "binary", "goal": "minimize", "source": "served"}
+CLICK = {"name": "click", "kind": "binary"}
+TIMEOUT_S = 0.5
+TOKEN = "t0ken-of-the-upstream"
+
+
+Pair = tuple[ThrowawayUpstream, ThrowawayUpstream]
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[Pair]:
+    with ThrowawayUpstream(0.25) as a, ThrowawayUpstream(0.75) as b:
+        yield a, b
+
+
+@pytest.fixture(scope="module")
+def service(both: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThrowawayService]:
+    with serving(tmp_path_factory.mktemp("data"), *both) as service:
+        yield service
+
+
+@pytest.fixture
+def pair(both: Pair) -> Pair:
+    """Two upstreams that are well and were asked nothing."""
+    for upstream in both:
+        upstream.reset()
+    return both
+
+
+def serving(data: Path, *upstreams: ThrowawayUpstream, **options: Any) -> ThrowawayService:
+    return ThrowawayService(data, "--upstreams", ",".join(each.base for each in upstreams), **options)
+
+
+def register(
+    service: ThrowawayService, model: str, upstream: ThrowawayUpstream, version: str = "v1", **remote: Any
+) -> Answer:
+    described = {"url": upstream.url, "protocol": "json", "timeout": f"{TIMEOUT_S * 1000:.0f}ms", **remote}
+    return service.call("POST", f"/v1/models/{model}/versions", {"version": version, "remote": described})
+
+
+def experiment_of(service: ThrowawayService, upstreams: Pair, **fields: Any) -> str:
+    """Running experiment whose arms a and b are asked at two upstreams."""
+    model = new_name("m")
+    for name, upstream in zip("ab", upstreams, strict=True):
+        registered = register(service, model, upstream, name)
+        assert registered.status == 201, registered
+    arms = [{"name": name, "model": model, "version": name} for name in "ab"]
+    about = {"metrics": [CLICK, LATENCY, ERROR], "attribution": {"missing": "ignore", "window": "1h"}}
+    return running(service, arms=arms, **{**about, **fields})
+
+
+def predict(service: ThrowawayService, name: str, i: int = 0, **body: Any) -> Answer:
+    asked = body or {"user_id": f"u{i}", "item_id": "i"}
+    return service.call("POST", f"/v1/experiments/{name}/predict", asked)
+
+
+def metrics_of(service: ThrowawayService, name: str) -> dict[str, dict[str, Any]]:
+    """Metrics of each arm, when all exposures are in the log."""
+    time.sleep(0.3)
+    shown = service.call("GET", f"/v1/experiments/{name}/results").body
+    return {arm["name"]: {**arm["metrics"], "exposures": arm["exposures"]} for arm in shown["arms"]}
+
+
+@pytest.mark.parametrize("form", ["json", "multipart"])
+@pytest.mark.parametrize("protocol", ["json", "open-inference"])
+def test_a_remote_version_is_registered_shown_and_asked(
+    pair: Pair, service: ThrowawayService, form: str, protocol: str
+) -> None:
+    upstream, model = pair[0], new_name("m")
+    url = upstream.url if protocol == "json" else upstream.base + "/"
+    remote = {"url": url, "protocol": protocol, "timeout": "2s"}
+    metadata = {"version": "a", "remote": remote, "metrics": {"auc": 0.8}, "metadata": {"by": "team"}}
+    if form == "json":
+        made = service.call("POST", f"/v1/models/{model}/versions", metadata)
+    else:
+        made = upload(service, model, None, metadata)
+    assert made.status == 201, made
+    assert made.body["remote"] == {**remote, "model": None, "headers": {}}
+    assert (made.body["family"], made.body["sha256"], made.body["size"]) == ("remote", "", 0)
+    assert made.body["metrics"] == {"auc": 0.8}
+    path = f"/v1/models/{model}/versions/a"
+    assert service.call("GET", path).body == made.body
+    assert service.call("POST", f"{path}/load").body == {"model": model, "version": "a", "loaded": True}
+    assert upstream.readiness == (protocol == "open-inference")
+    assert service.call("POST", f"{path}/status", {"status": "production"}).status == 200
+    for asked, expected in (
+        ({"user_id": "u", "item_id": "i"}, {"prediction": 0.25}),
+        ({"user_id": "u", "item_ids": ["a", "b"]}, {"predictions": [0.25, 1.25]}),
+        ({"user_id": "u", "k": 1, "exclude": ["i0"]}, {"items": [{"item_id": "i1"}]}),
+        ({"features": {"x": 1.0}}, {"outputs": {"label": "yes", "probabilities": [0.25, 0.75]}}),
+    ):
+        answer = service.call("POST", f"/v1/models/{model}/predict", asked)
+        assert answer.status == 200, answer
+        for field, value in expected.items():
+            got = answer.body[field]
+            if field == "items":
+                got = [{"item_id": item["item_id"]} for item in got]
+            assert got == value
+        assert answer.body["model_version"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("remote", "at"),
+    [
+        ({"url": "http://127.0.0.1:1/", "protocol": "json"}, "remote.url"),
+        ({"url": "http://169.254.169.254/latest", "protocol": "json"}, "remote.url"),
+        ({"url": "BASE.evil.example/", "protocol": "json"}, "remote.url"),
+        ({"url": "BASE/%2e%2e/x", "protocol": "json"}, "remote.url"),
+        ({"url": "BASE", "protocol": "grpc"}, "remote.protocol"),
+        ({"url": "BASE"}, "remote.protocol"),
+        ({"protocol": "json"}, "remote.url"),
+        ({"url": "BASE", "protocol": "json", "timeout": "soon"}, "remote.timeout"),
+        ({"url": "BASE", "protocol": "json", "timeout": "2h"}, "remote.timeout"),
+        ({"url": "BASE", "protocol": "json", "retry": 3}, "remote.retry"),
+        ({"url": "BASE", "protocol": "json", "headers": {"A": TOKEN}}, "remote.headers.A"),
+        ({"url": "BASE", "protocol": "json", "headers": {"Host": "env:A"}}, "remote.headers.Host"),
+    ],
+)
+def test_a_remote_version_that_is_refused_says_where(
+    service: ThrowawayService, pair: Pair, remote: dict[str, Any], at: str
+) -> None:
+    upstream = pair[0]
+    described = {
+        name: value.replace("BASE", upstream.base) if name == "url" else value
+        for name, value in remote.items()
+    }
+    answer = service.call("POST", "/v1/models/refused/versions", {"remote": described})
+    problem = check_problem(answer, 400, at)
+    assert TOKEN not in str(problem)
+    assert service.call("GET", "/v1/models/refused").status == 404
+
+
+def test_a_version_is_a_file_or_remote(service: ThrowawayService, pair: Pair) -> None:
+    upstream = pair[0]
+    remote = {"remote": {"url": upstream.url, "protocol": "json"}}
+    check_problem(upload(service, "both", b"x", remote), 400, "metadata.remote")
+    check_problem(upload(service, "none", None, {"version": "v1"}), 400, "artifact")
+    check_problem(service.call("POST", "/v1/models/none/versions", {"version": "v1"}), 400, "artifact")
+
+
+def test_one_hangs_and_then_fails_and_no_caller_sees_it(pair: Pair, service: ThrowawayService) -> None:
+    """Both are asked by several clients at a time, through what each of the two modes brings."""
+    failing, healthy = pair
+    name = experiment_of(service, pair)
+    seen: list[tuple[Answer, float]] = []
+
+    def ask(i: int) -> tuple[Answer, float]:
+        began_s = time.perf_counter()
+        answer = predict(service, name, i)
+        return answer, time.perf_counter() - began_s
+
+    with ThreadPoolExecutor(4) as clients:
+        seen += clients.map(ask, range(200))
+        for mode in ("500", "hang"):
+            failing.mode = mode
+            before = failing.n_asked
+            seen += clients.map(ask, range(200))
+            # Those that were under way when the first failed, one a client, fail with it.
+            assert failing.n_asked - before <= 4
+            if mode != "hang":
+                failing.mode = "good"
+                wait_until(lambda: not stats_of(service, name)["ejected"], 30.0)
+    answers = [answer for answer, _ in seen]
+    assert [answer.status for answer in answers if answer.status != 200] == []
+    durations = sorted(seconds for _, seconds in seen)
+    assert durations[math.ceil(0.99 * len(durations)) - 1] < TIMEOUT_S + 0.3
+    assert durations[-1] < 2 * TIMEOUT_S + 1.0
+    served = {arm: sum(answer.body["arm"] == arm for answer in answers) for arm in "ab"}
+    metrics = metrics_of(service, name)
+    assert served == {"a": failing.answered, "b": healthy.answered}
+    for arm, upstream in (("a", failing), ("b", healthy)):
+        failures = upstream.n_asked - upstream.answered
+        assert metrics[arm]["exposures"] == metrics[arm]["error"]["n"] == upstream.n_asked
+        assert metrics[arm]["error"]["mean"] == pytest.approx(failures / upstream.n_asked)
+        assert metrics[arm]["latency_ms"]["n"] == upstream.n_asked
+    assert metrics["a"]["error"]["mean"] > 0.0 == metrics["b"]["error"]["mean"]
+    # Of all decisions, those of failed attempts included: each was drawn with the probability that is logged.
+    n_drawn, expected, variance = _drawn(service, name, answers)
+    assert abs(n_drawn - expected) < 4.5 * math.sqrt(variance) + 1e-9
+
+
+def stats_of(service: ThrowawayService, name: str) -> dict[str, Any]:
+    """What one experiment's statistics say."""
+    shown = service.call("GET", "/v1/stats").body["experiments"][name]
+    return {"ejected": shown["ejected"]}
+
+
+def _drawn(service: ThrowawayService, name: str, answers: list[Answer]) -> tuple[int, float, float]:
+    """How often b was drawn, and the mean and the variance of that by the logged propensities.
+
+    A failed attempt at a was drawn with a propensity of one half; what is answered has its own.
+    """
+    n_failed = round(
+        metrics_of(service, name)["a"]["error"]["mean"] * metrics_of(service, name)["a"]["error"]["n"]
+    )
+    chances = [
+        answer.body["propensity"] if answer.body["arm"] == "b" else 1.0 - answer.body["propensity"]
+        for answer in answers
+    ]
+    chances += [0.5] * n_failed
+    n_drawn = sum(answer.body["arm"] == "b" for answer in answers)
+    return n_drawn, sum(chances), sum(chance * (1.0 - chance) for chance in chances)
+
+
+@pytest.mark.parametrize("mode", ["500", "hang"])
+def test_a_failing_upstream_is_asked_once_and_then_left_out(
+    pair: Pair, service: ThrowawayService, mode: str
+) -> None:
+    failing, _ = pair
+    failing.mode = mode
+    name = experiment_of(service, pair)
+    answers = [predict(service, name, i) for i in range(30)]
+    assert {answer.status for answer in answers} == {200}
+    assert {answer.body["arm"] for answer in answers} == {"b"}
+    assert failing.n_asked == 1
+    assert answers[-1].body["propensity"] == 1.0
+    metrics = metrics_of(service, name)
+    assert (metrics["a"]["exposures"], metrics["a"]["error"]["mean"]) == (1, 1.0)
+    assert (metrics["b"]["exposures"], metrics["b"]["error"]["mean"]) == (30, 0.0)
+    waited_ms = metrics["a"]["latency_ms"]["mean"]
+    assert waited_ms > 1000 * TIMEOUT_S - 20 if mode == "hang" else waited_ms < 1000 * TIMEOUT_S
+
+
+def test_without_served_metrics_only_what_was_served_is_logged(pair: Pair, service: ThrowawayService) -> None:
+    failing, _ = pair
+    failing.mode = "500"
+    name = experiment_of(service, pair, metrics=[CLICK])
+    assert {predict(service, name, i).body["arm"] for i in range(20)} == {"b"}
+    metrics = metrics_of(service, name)
+    assert (metrics["a"]["exposures"], metrics["b"]["exposures"]) == (0, 20)
+
+
+def test_where_all_fail_the_caller_gets_an_error_and_the_attempts_are_logged(
+    pair: Pair, service: ThrowawayService
+) -> None:
+    for upstream in pair:
+        upstream.mode = "500"
+    name = experiment_of(service, pair)
+    answer = predict(service, name)
+    problem = check_problem(answer, 503)
+    assert problem["detail"].startswith("The upstream of ")
+    assert "Retry-After" in answer.headers
+    metrics = metrics_of(service, name)
+    for arm in "ab":
+        assert (metrics[arm]["exposures"], metrics[arm]["error"]["mean"]) == (1, 1.0)
+
+
+@pytest.mark.parametrize("mode", ["hang", "drip", "reset", "closed", "huge", "redirect", "nan", "many"])
+def test_the_only_arm_of_an_experiment_may_fail_in_every_way(
+    service: ThrowawayService, pair: Pair, mode: str
+) -> None:
+    upstream = pair[0]
+    model = new_name("m")
+    upstream.mode = "good"
+    assert register(service, model, upstream, timeout="100ms").status == 201
+    name = running(service, arms=[{"name": "a", "model": model, "version": "v1"}], metrics=[CLICK, ERROR])
+    upstream.mode = mode
+    try:
+        problem = check_problem(predict(service, name), 503)
+        assert problem["detail"].startswith(f"The upstream of {model} v1 ")
+        assert "secret" not in str(problem)
+        assert str(upstream.port) not in str(problem)
+    finally:
+        upstream.mode = "good"
+    assert predict(service, name).status == 200
+
+
+@pytest.mark.parametrize("mode", ["400", "422"])
+def test_content_that_one_upstream_refuses_is_asked_of_the_other(
+    pair: Pair, service: ThrowawayService, mode: str
+) -> None:
+    """Whose content is wrong can not be known from one answer, and one caller must not take an arm from all."""
+    refusing, healthy = pair
+    name = experiment_of(service, pair)
+    for i in range(40):
+        refusing.mode = mode if i % 4 == 0 else "good"
+        assert predict(service, name, i).status == 200
+    assert stats_of(service, name)["ejected"] == []
+    metrics = metrics_of(service, name)
+    n_refused = refusing.n_asked - refusing.answered
+    assert metrics["a"]["error"]["mean"] * metrics["a"]["error"]["n"] == pytest.approx(n_refused)
+    assert healthy.answered + refusing.answered == 40
+    refusing.mode = healthy.mode = mode
+    check_problem(predict(service, name), 400)
+    assert stats_of(service, name)["ejected"] == []
+    model = service.call("GET", f"/v1/experiments/{name}").body["arms"][0]["model"]
+    asked = {"user_id": "u", "item_id": "i"}
+    healthy.mode = "good"
+    assert service.call("POST", f"/v1/models/{model}/versions/b/predict", asked).status == 200
+    healthy.mode = mode
+    check_problem(service.call("POST", f"/v1/models/{model}/versions/b/predict", asked), 400)
+
+
+def test_an_upstream_that_refuses_everything_is_left_out(pair: Pair, service: ThrowawayService) -> None:
+    refusing, _ = pair
+    refusing.mode = "422"
+    name = experiment_of(service, pair)
+    assert {predict(service, name, i).status for i in range(60)} == {200}
+    assert refusing.n_asked == 3
+    assert stats_of(service, name)["ejected"] == ["a"]
+
+
+def test_entries_of_a_batch_are_asked_at_once(pair: Pair, service: ThrowawayService) -> None:
+    name = experiment_of(service, pair)
+    for upstream in pair:
+        upstream.delay_s = 0.1
+    asked = [{"user_id": f"u{i}", "item_id": "i"} for i in range(50)] + [{"user_id": "", "item_id": "i"}]
+    began_s = time.perf_counter()
+    answer = service.call("POST", f"/v1/experiments/{name}/predict/batch", {"requests": asked})
+    assert time.perf_counter() - began_s < 50 * 0.1
+    responses = answer.body["responses"]
+    values = {"a": 0.25, "b": 0.75}
+    assert [each["prediction"] == values[each["arm"]] for each in responses[:50]] == [True] * 50
+    assert responses[50]["status"] == 400
+    metrics = metrics_of(service, name)
+    for arm in "ab":
+        assert 100.0 <= metrics[arm]["latency_ms"]["mean"] < 2000.0
+
+
+def test_shadows_mirror_to_upstreams_after_the_answer(pair: Pair, service: ThrowawayService) -> None:
+    live, shadow = pair
+    register(service, "s", live, "live")
+    register(service, "s", shadow, "shadow")
+    for version, status in (("live", "production"), ("shadow", "shadow")):
+        path = f"/v1/models/s/versions/{version}/status"
+        assert service.call("POST", path, {"status": status}).status == 200
+    shadow.delay_s = 0.05
+    for i in range(20):
+        answer = service.call("POST", "/v1/models/s/predict", {"user_id": f"u{i}", "item_id": "i"})
+        assert answer.body["prediction"] == 0.25
+    path = "/v1/models/s/versions/shadow/agreement"
+    wait_until(lambda: service.call("GET", path).body["requests"] == 20)
+    agreement = service.call("GET", path).body
+    assert (agreement["failed"], shadow.answered) == (0, 20)
+    shadow.mode, shadow.delay_s = "hang", 0.0
+    began_s = time.perf_counter()
+    for i in range(20):
+        assert (
+            service.call("POST", "/v1/models/s/predict", {"user_id": f"u{i}", "item_id": "i"}).status == 200
+        )
+    assert time.perf_counter() - began_s < 20 * TIMEOUT_S, "nobody waits for a shadow"
+    wait_until(lambda: service.call("GET", path).body["failed"] == 20, 30.0)
+
+
+def test_served_metrics_come_from_no_client(pair: Pair, service: ThrowawayService) -> None:
+    name = experiment_of(service, pair, attribution={"missing": "zero", "window": "500ms"})
+    tokens = [predict(service, name, i).body["decision_id"] for i in range(8)]
+    tokens += [decide(service, name)["decision_id"] for _ in range(8)]
+    for metric in ("latency_ms", "error"):
+        reward = {"decision_id": tokens[0], "value": 1, "metric": metric}
+        check_problem(service.call("POST", "/v1/rewards", reward), 400, "metric")
+        many = service.call("POST", "/v1/rewards", {"rewards": [reward]})
+        assert many.body["verdicts"] == ["invalid"]
+    assert service.call("POST", "/v1/rewards", {"decision_id": tokens[0], "value": 1}).status == 200
+    time.sleep(1.0)
+    metrics = metrics_of(service, name)
+    counted = {m: sum(metrics[arm][m]["n"] for arm in "ab") for m in ("click", "latency_ms", "error")}
+    assert counted == {"click": 16, "latency_ms": 8, "error": 8}
+
+
+def test_secrets_of_upstreams_are_shown_nowhere(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN_OF_MODELS", f"Bearer {TOKEN}")
+    secret = tmp_path / "secret"
+    secret.write_text(f"{TOKEN}-file\n")
+    headers = {"Authorization": "env:TOKEN_OF_MODELS", "X-Key": f"file:{secret}"}
+    with serving(tmp_path / "data", *pair) as service:
+        assert register(service, "m", pair[0], headers=headers).body["remote"]["headers"] == headers
+        assert register(service, "m", pair[1], "v2", headers={"X-A": "env:NOT_SET_ANYWHERE"}).status == 201
+        path = "/v1/models/m/versions/v1"
+        asked = {"user_id": "u", "item_id": "i"}
+        answers = [service.call("POST", f"{path}/predict", asked)]
+        assert answers[0].status == 200
+        sent = pair[0].asked[-1].headers
+        assert (sent["Authorization"], sent["X-Key"]) == (f"Bearer {TOKEN}", f"{TOKEN}-file")
+        for mode in ("500", "401", "closed", "text", "redirect"):
+            pair[0].mode = mode
+            answers.append(service.call("POST", f"{path}/predict", asked))
+        answers.append(service.call("POST", "/v1/models/m/versions/v2/predict", asked))
+        assert {answer.status for answer in answers[1:]} == {503}
+        pages = ("/v1/models", "/v1/models/m", path, "/v1/models/m/versions", "/openapi.json", "/v1/stats")
+        answers += [service.call("GET", page) for page in (*pages, "/metrics", "/")]
+        command = bandit_serve("models", "show", "m", "v1", "--data", service.data)
+        assert "env:TOKEN_OF_MODELS" in command.out
+        for text in (str(answers), "".join(service.output), command.out + command.err):
+            assert TOKEN not in text
+        log = [path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()]
+        assert not any(TOKEN.encode() in content for content in log)
+
+
+def test_an_upstream_that_is_away_at_the_start_comes_back(pair: Pair, tmp_path: Path) -> None:
+    absent, _ = pair
+    with serving(tmp_path, *pair) as service:
+        model = new_name("m")
+        for name, upstream in zip("ab", pair, strict=True):
+            remote = {"url": upstream.base, "protocol": "open-inference", "model": "there"}
+            body = {"version": name, "remote": remote}
+            assert service.call("POST", f"/v1/models/{model}/versions", body).status == 201
+        arms = [{"name": name, "model": model, "version": name} for name in "ab"]
+        name = running(service, arms=arms, metrics=[CLICK, ERROR])
+        assert predict(service, name).status == 200
+    absent.mode = "unready"
+    with serving(tmp_path, *pair) as service:
+        assert {predict(service, name, i).body["arm"] for i in range(20)} == {"b"}
+        health = service.call("GET", "/health/ready").body
+        assert health["status"] == "degraded"
+        assert f"{model} a" in health["reasons"][0]["detail"]
+        check_problem(service.call("POST", f"/v1/models/{model}/versions/a/load"), 503)
+        absent.mode = "good"
+        wait_until(lambda: service.call("GET", "/health/ready").body["status"] == "ready", 20.0)
+        wait_until(lambda: predict(service, name, 0).body["arm"] == "a", 20.0)
+
+
+def test_what_the_operator_no_longer_allows_is_not_called(pair: Pair, tmp_path: Path) -> None:
+    with serving(tmp_path, *pair) as service:
+        name = experiment_of(service, pair)
+        assert predict(service, name).status == 200
+    before = pair[0].n_asked
+    with serving(tmp_path, pair[1]) as service:
+        assert {predict(service, name, i).body["arm"] for i in range(20)} == {"b"}
+        assert pair[0].n_asked == before
+    with ThrowawayService(tmp_path) as service:
+        problem = check_problem(predict(service, name), 409)
+        assert "setting upstreams" in problem["detail"]
+
+
+def test_the_command_line_registers_upstreams(pair: Pair, tmp_path: Path) -> None:
+    data, upstream = tmp_path / "data", pair[0]
+    flags = ["--data", data, "--upstreams", upstream.base]
+    made = bandit_serve(
+        "models", "register", "m", "--remote", upstream.base, "--remote-model", "there", "--timeout", "1s",
+        "--header", "Authorization=env:TOKEN", "--json", *flags,
+    )  # fmt: skip
+    assert made.status == 0, made.err
+    assert made.document["remote"] == {
+        "url": upstream.base,
+        "protocol": "open-inference",
+        "model": "there",
+        "timeout": "1s",
+        "headers": {"Authorization": "env:TOKEN"},
+    }
+    shown = bandit_serve("models", "show", "m", "v1", "--data", data)
+    for words in (upstream.base, "open-inference", "there", "Authorization from env:TOKEN"):
+        assert words in shown.out
+    for wrong, words in (
+        (["--remote", "http://evil"], "setting upstreams"),
+        (["--remote", upstream.base, "--timeout", "soon"], "remote.timeout"),
+        ([], "--remote URL"),
+    ):
+        refused = bandit_serve("models", "register", "m", *wrong, *flags)
+        assert refused.status != 0
+        assert words in refused.err, refused.err
+    assert upstream.asked == []
+
+
+def test_failures_are_said_to_the_operator_but_not_for_each_request(pair: Pair, tmp_path: Path) -> None:
+    for upstream in pair:
+        upstream.mode = "500"
+    with serving(tmp_path, *pair) as service:
+        name = experiment_of(service, pair)
+        for i in range(30):
+            assert predict(service, name, i).status == 503
+        wait_until(lambda: any("answered with the status 500" in line for line in service.output))
+        lines = [line for line in service.output if "answered with the status 500" in line]
+        assert 2 <= len(lines) <= 10
+        assert not any("Traceback" in line for line in service.output)
+
+
+def test_the_error_of_an_upstream_is_one_of_ours() -> None:
+    assert UpstreamFailed("x").retry_after_s == 1.0

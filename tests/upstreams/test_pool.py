@@ -1,0 +1,259 @@
+"""Questions to upstreams: bounded in time, size and number, and every way in which an upstream may fail."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from builders import eventually
+from upstreams import FAILING, ThrowawayUpstream
+
+from bandit_serve.api.decisions import ScoreRequest
+from bandit_serve.base.http_address import HttpAddress
+from bandit_serve.errors import Conflict, ContentRefused, ModelLost, UpstreamFailed, in_full
+from bandit_serve.serving.upstream_version import UpstreamVersion
+from bandit_serve.upstreams import pool as module
+from bandit_serve.upstreams.pool import MAX_REFUSALS, Endpoint, UpstreamPool
+from bandit_serve.upstreams.upstream import AllowedUpstreams, Upstream
+
+T = TypeVar("T")
+TIMEOUT_S = 0.3
+ASKED = ScoreRequest(user_id="u", item_id="i")
+
+
+@pytest.fixture
+def server() -> Iterator[ThrowawayUpstream]:
+    with ThrowawayUpstream() as upstream:
+        yield upstream
+
+
+def run(
+    server: ThrowawayUpstream,
+    scenario: Callable[[UpstreamPool, Endpoint], Awaitable[T]],
+    *prefixes: str,
+    timeout: str = f"{TIMEOUT_S * 1000:.0f}ms",
+    headers: dict[str, str] | None = None,
+) -> T:
+    async def whole() -> T:
+        allowed = [HttpAddress.parse(each) for each in prefixes or (server.base,)]
+        pool = UpstreamPool(AllowedUpstreams(allowed))
+        try:
+            upstream = Upstream(server.url, "json", None, timeout, headers or {})
+            return await scenario(pool, Endpoint(pool, upstream, "m v1"))
+        finally:
+            await pool.close()
+
+    return asyncio.run(whole())
+
+
+def version(pool: UpstreamPool, url: str, timeout: str = f"{TIMEOUT_S * 1000:.0f}ms") -> UpstreamVersion:
+    return UpstreamVersion(pool, Upstream(url, "json", None, timeout), "m", "v1")
+
+
+def test_a_question_is_posted_and_connections_are_kept(server: ThrowawayUpstream) -> None:
+    async def scenario(pool: UpstreamPool, endpoint: Endpoint) -> None:
+        for _ in range(5):
+            assert await endpoint.post(endpoint.url(), b'{"item_id": "i"}') == b'{"prediction": 0.5}'
+        assert len(pool.session.connector._conns) == 1  # type: ignore[union-attr]
+
+    run(server, scenario)
+    question = server.asked[0]
+    assert (question.method, question.path, question.body) == ("POST", "/predict", {"item_id": "i"})
+    assert question.headers["Content-Type"] == "application/json"
+    assert "Cookie" not in question.headers
+
+
+@pytest.mark.parametrize("mode", FAILING)
+def test_whatever_an_upstream_does_is_a_failure_within_its_time(server: ThrowawayUpstream, mode: str) -> None:
+    server.mode = mode
+
+    async def scenario(pool: UpstreamPool, endpoint: Endpoint) -> None:
+        asked = version(pool, server.url)
+        began_s = time.monotonic()
+        with pytest.raises(UpstreamFailed, match="The upstream of m v1") as failed:
+            await asked.score(ASKED)
+        assert time.monotonic() - began_s < TIMEOUT_S + 2.0
+        assert "secret" not in in_full(failed.value), "nothing of an upstream's answer is repeated"
+        assert str(server.port) not in str(failed.value), "an answer names no address"
+        server.mode = "good"
+        assert await asked.score(ASKED) == {"prediction": 0.5}
+
+    run(server, scenario)
+    assert server.n_asked == 2, "nothing is asked twice, and no redirect followed"
+    assert all(question.path == "/predict" for question in server.asked)
+
+
+def test_one_that_is_not_there_is_a_failure() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+
+    async def scenario() -> None:
+        pool = UpstreamPool(AllowedUpstreams([HttpAddress.parse("http://127.0.0.1")._replace(port=port)]))
+        try:
+            with pytest.raises(UpstreamFailed, match="can not be reached or broke off"):
+                await version(pool, f"http://127.0.0.1:{port}/").score(ASKED)
+        finally:
+            await pool.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_refusal_of_the_content_is_no_failure_until_nothing_else_comes(
+    server: ThrowawayUpstream, status: int
+) -> None:
+    async def scenario(pool: UpstreamPool, endpoint: Endpoint) -> list[type[Exception] | None]:
+        seen: list[type[Exception] | None] = []
+        for mode in [str(status)] * (MAX_REFUSALS - 1) + ["good"] + [str(status)] * (MAX_REFUSALS + 1):
+            server.mode = mode
+            try:
+                await endpoint.post(endpoint.url(), b'{"item_id": "i"}')
+                seen.append(None)
+            except (ContentRefused, UpstreamFailed) as error:
+                seen.append(type(error))
+        return seen
+
+    refused: list[type[Exception] | None] = [ContentRefused] * (MAX_REFUSALS - 1)
+    assert run(server, scenario) == [*refused, None, *refused, UpstreamFailed, UpstreamFailed]
+
+
+def test_questions_at_once_and_those_that_wait_are_bounded(
+    server: ThrowawayUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(module, "MAX_WAITING", 3)
+    server.mode = "hang"
+
+    async def scenario(pool: UpstreamPool, endpoint: Endpoint) -> None:
+        asked = [asyncio.ensure_future(endpoint.post(endpoint.url(), b"{}")) for _ in range(5)]
+        await eventually(lambda: server.n_asked == 2 and endpoint._waiting == 3)
+        with pytest.raises(UpstreamFailed, match="has 2 requests under way and 3 that wait"):
+            await endpoint.post(endpoint.url(), b"{}")
+        failures = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(each) for each in failures] == [UpstreamFailed] * 5
+        assert all("gave no answer in 2000 ms" in str(each) for each in failures)
+        assert server.n_asked == 2
+        server.mode = "good"
+        answers = [endpoint.post(endpoint.url(), b'{"item_id": "i"}') for _ in range(5)]
+        assert len(await asyncio.gather(*answers)) == 5
+
+    run(server, scenario, timeout="2s")
+
+
+def test_waiting_for_a_place_counts_as_time(
+    server: ThrowawayUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_CONNECTIONS", 1)
+    server.mode = "hang"
+
+    async def scenario(pool: UpstreamPool, endpoint: Endpoint) -> float:
+        began_s = time.monotonic()
+        both = [endpoint.post(endpoint.url(), b"{}") for _ in range(2)]
+        await asyncio.gather(*both, return_exceptions=True)
+        return time.monotonic() - began_s
+
+    assert run(server, scenario) < 2 * TIMEOUT_S + 0.2
+
+
+def test_a_cancelled_question_gives_its_place_back(
+    server: ThrowawayUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_CONNECTIONS", 1)
+    server.mode = "hang"
+
+    async def scenario(pool: UpstreamPool, endpoint: Endpoint) -> None:
+        first, second = (asyncio.ensure_future(endpoint.post(endpoint.url(), b"{}")) for _ in range(2))
+        await eventually(lambda: server.n_asked == 1)
+        for each in (second, first):
+            each.cancel()
+        await asyncio.gather(first, second, return_exceptions=True)
+        server.mode = "good"
+        await endpoint.post(endpoint.url(), b'{"item_id": "i"}')
+
+    run(server, scenario, timeout="5s")
+
+
+def test_what_is_not_allowed_is_never_called(server: ThrowawayUpstream) -> None:
+    async def scenario(pool: UpstreamPool, endpoint: Endpoint) -> None:
+        with pytest.raises(Conflict, match="not below any address"):
+            await version(pool, server.url).score(ASKED)
+
+    run(server, scenario, "http://127.0.0.1:1", server.base + "/elsewhere")
+    assert server.asked == []
+
+
+def test_what_is_no_longer_allowed_is_not_called_again(server: ThrowawayUpstream) -> None:
+    async def scenario(pool: UpstreamPool, endpoint: Endpoint) -> None:
+        asked = version(pool, server.url)
+        await asked.score(ASKED)
+        pool.allowed = AllowedUpstreams([])
+        with pytest.raises(Conflict, match="not below any address"):
+            await asked.score(ASKED)
+
+    run(server, scenario)
+    assert server.n_asked == 1
+
+
+def test_headers_are_sent_and_read_again_when_they_are_refused(
+    server: ThrowawayUpstream, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("Bearer first-token\n")
+
+    async def scenario(pool: UpstreamPool, endpoint: Endpoint) -> None:
+        await endpoint.post(endpoint.url(), b'{"item_id": "i"}')
+        file.write_text("Bearer second-token\n")
+        await endpoint.post(endpoint.url(), b'{"item_id": "i"}')
+        server.mode = "401"
+        with pytest.raises(UpstreamFailed, match="status 401"):
+            await endpoint.post(endpoint.url(), b"{}")
+        server.mode = "good"
+        await endpoint.post(endpoint.url(), b'{"item_id": "i"}')
+
+    run(server, scenario, headers={"Authorization": f"file:{file}"})
+    tokens = [question.headers["Authorization"].split()[-1] for question in server.asked]
+    assert tokens == ["first-token", "first-token", "first-token", "second-token"]
+
+
+def test_a_large_question_is_sent_whole(server: ThrowawayUpstream) -> None:
+    body = b'{"item_id": "i", "x": "' + b"x" * 3 * 2**20 + b'"}'
+
+    async def scenario(pool: UpstreamPool, endpoint: Endpoint) -> None:
+        await endpoint.post(endpoint.url(), body)
+
+    run(server, scenario, timeout="20s")
+    assert len(server.asked[0].body["x"]) == 3 * 2**20
+
+
+def test_no_proxy_variable_is_heeded(server: ThrowawayUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+
+    async def scenario(pool: UpstreamPool, endpoint: Endpoint) -> None:
+        await endpoint.post(endpoint.url(), b'{"item_id": "i"}')
+
+    run(server, scenario)
+
+
+def test_one_that_is_not_ready_is_lost_until_it_is(server: ThrowawayUpstream) -> None:
+    server.mode = "unready"
+
+    async def scenario(pool: UpstreamPool, endpoint: Endpoint) -> None:
+        asked = UpstreamVersion(pool, Upstream(server.base, "open-inference", "m"), "m", "v1")
+        with pytest.raises(ModelLost, match="The upstream of m v1 answered with the status 503"):
+            await asked.warm()
+        server.mode = "good"
+        await asked.warm()
+
+    run(server, scenario)
+    assert [question.path for question in server.asked] == [
+        "/v2/models/m/ready",
+        "/v2/models/m/ready",
+        "/v2/models/m",
+    ]
