@@ -44,9 +44,9 @@ ANNOUNCED, MODEL, REPAIRED = b"e", b"m", b"f"
 class Version(Struct, frozen=True, forbid_unknown_fields=True):
     """One version of a model. `sha256`, `size` (bytes) and `family` are of its artifact, which is gone if `pruned`.
 
-    `signature` is of an ONNX graph, whose family is `onnx`. A version with `remote` has no artifact: its answers come from
-    there, its `sha256` is empty and its `family` is `REMOTE`. Others are written without these fields, as builds that do
-    not know them wrote them.
+    `signature` is of an ONNX graph, whose family is `onnx`. A version with `remote` has no artifact: its answers come
+    from there, its `sha256` is empty and its `family` is `REMOTE`. Others are written without these fields, as builds
+    that do not know them wrote them.
     """
 
     model: str
