@@ -101,9 +101,10 @@ class RewardAppender:
         """Appends rewards by event; returns, when they are in the log, one letter of `VERDICTS` for each.
 
         rows: `events.REWARD` (n,), each with its decision, as a token gives it, and the event's own value; NaN takes
-        the event back. events: (n,), `event_ids.hash_event` of each, or `NO_EVENT` for a plain reward. x: as in `append`.
-        An event that the store knows already stays with the decision that it was first joined to, whichever one is in
-        the row: an event is known by decision and metric, in experiments whose unit is the user by unit and metric.
+        the event back. events: uint64 (n,), `event_ids.hash_event` of each, or `NO_EVENT` for a plain reward. x: as in
+        `append`. An event that the store knows already stays with the decision that it was first joined to, whichever
+        one is in the row: an event is known by decision and metric, or, where the experiment's unit is the user, by
+        unit and metric. An entry has rows for those values that change, and there is none where none does.
 
         `invalid` here are values that would take the decision's value out of what its metric takes, and events over
         the bounds; values that the metric itself refuses must not come here. Raises as `append`.
@@ -144,9 +145,7 @@ class RewardAppender:
         return await self._store.append_events(self._owner, counted, self._hashes(places), arguments)
 
     def _counted(self, batch: Batch) -> CountedRows:
-        bitmaps, values, checks = counting_places(
-            batch.rows, self._window_ms, self._two_valued, self._high
-        )
+        bitmaps, values, checks = counting_places(batch.rows, self._window_ms, self._two_valued, self._high)
         keys, row_bytes = self._store.keys, len(batch.packed) // max(len(batch.rows), 1)
         return CountedRows(
             batch.packed,
