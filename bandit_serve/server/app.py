@@ -94,7 +94,7 @@ ROUTES: tuple[Route, ...] = (
         RewardsRequest,
         RewardsReport,
         media=EITHER,
-        refuses=(404, 410),
+        refuses=(404, 409, 410),
         hot=True,
         operation="reward",
     ),

@@ -61,6 +61,9 @@ PAGES = {
         True,
         shows=("checkout: would be created", '"status":"paused"', '"kind":"top_two_thompson"', "is deleted"),
     ),
+    "docs/rewards-by-event.md": Page(
+        True, shows=('"verdicts":["accepted"]', '"verdicts":["corrected"]', '"verdicts":["retracted"]')
+    ),
     "docs/contextual.md": Page(True, shows=('"arm":',)),
     "docs/policies.md": Page(),
     "docs/results.md": Page(True, shows=("Winner: none.", '"verdict":"insufficient"')),
