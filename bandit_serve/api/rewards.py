@@ -11,7 +11,9 @@ from bandit_serve.base.names import Name
 MAX_REWARDS = 10_000
 MAX_TOKEN_CHARS = 4_096
 
-RewardVerdict = Literal["accepted", "duplicate", "late", "unknown", "invalid"]
+RewardVerdict = Literal[
+    "accepted", "duplicate", "corrected", "retracted", "conflict", "late", "unmatched", "unknown", "invalid"
+]
 Token = Annotated[str, Meta(max_length=MAX_TOKEN_CHARS)]
 
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.errors import Overloaded, StoreUnavailable, UnreadableEntry
+from bandit_serve.api.rewards import RewardVerdict
+from bandit_serve.errors import NotBuilt, Overloaded, StoreUnavailable, UnreadableEntry
 from bandit_serve.log._rewards import seen_bits
 from bandit_serve.log.events import REWARD, pack_rewards
 from bandit_serve.store.store import Store
@@ -23,6 +24,18 @@ MAX_WAITING_BYTES = 64 * 2**20
 MAX_GROUP_NUMBERS = 2**26
 # Time between two appends. An append costs about as much as four requests, and every worker reads every entry.
 PACE_S = 0.001
+
+VERDICTS: dict[int, RewardVerdict] = {
+    ord("a"): "accepted",
+    ord("d"): "duplicate",
+    ord("c"): "corrected",
+    ord("r"): "retracted",
+    ord("x"): "conflict",
+    ord("l"): "late",
+    ord("u"): "unmatched",
+    ord("i"): "invalid",
+}
+"""Verdicts by the letters of the store's scripts."""
 
 Rows = NDArray[np.void]
 
@@ -90,6 +103,21 @@ class RewardAppender:
         if len(parts) == 1:
             return await parts[0]
         return b"".join(await asyncio.gather(*parts))
+
+    async def append_events(
+        self, rows: Rows, events: NDArray[np.uint64], x: NDArray[np.float32] | None = None
+    ) -> bytes:
+        """Appends rewards by event; returns, when they are in the log, one letter of `VERDICTS` for each.
+
+        rows: `events.REWARD` (n,), each with its decision, as a token gives it, and the event's own value; NaN takes
+        the event back. events: (n,), `event_ids.hash_event` of each. x: as in `append`. An event that the store knows
+        already stays with the decision that it was first joined to, whichever one is in the row: an event is known by
+        decision and metric, in experiments whose unit is the user by unit and metric.
+
+        `invalid` here are values that would take the decision's value out of what its metric takes, and events over
+        the bounds; values that the metric itself refuses must not come here. Raises as `append`.
+        """
+        raise NotBuilt("Rewards by event are not built yet.")
 
     def _wait(self, rows: Rows, x: NDArray[np.float32] | None) -> asyncio.Future[bytes]:
         packed = rows.tobytes() if x is None else pack_rewards(rows, x)

@@ -1,0 +1,20 @@
+"""Ids of events: names from outside, kept in the store as hashes of 64 bits."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from bandit_serve.base.names import is_outside
+
+MAX_EVENT_ID_BYTES = 128
+EVENT_ID = f"expected 1 to {MAX_EVENT_ID_BYTES} bytes of UTF-8 without control characters"
+
+
+def is_event_id(text: str) -> bool:
+    """Whether `text` has 1 to `MAX_EVENT_ID_BYTES` bytes of UTF-8 and no control character."""
+    return is_outside(text) and len(text.encode()) <= MAX_EVENT_ID_BYTES
+
+
+def hash_event(event_id: str) -> int:
+    """Hash of an event's id, from 0 to 2⁶⁴ − 1: the first 8 bytes of BLAKE2b-64, little-endian, in every worker."""
+    return int.from_bytes(blake2b(event_id.encode(), digest_size=8).digest(), "little")
