@@ -16,6 +16,7 @@ from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.registry.artifact_store import open_artifacts
 from bandit_serve.registry.loaded import LoadedModels
 from bandit_serve.registry.registry import Registry
+from bandit_serve.replication.exposures_log import ExposuresLog
 from bandit_serve.replication.results_log import ResultsLog
 from bandit_serve.replication.tail import Tail
 from bandit_serve.settings import Settings
@@ -38,6 +39,7 @@ class Node:
         self.replica = Replica()
         self.tail = Tail(self.store, self.replica)
         self.results = ResultsLog(self.store, self.replica)
+        self.exposures = ExposuresLog(self.store, self.replica)
 
     @cached_property
     def artifacts(self) -> ArtifactStore:

@@ -143,6 +143,7 @@ def test_only_a_node_wires_a_process() -> None:
     parts = {
         "Tail",
         "ResultsLog",
+        "ExposuresLog",
         "LoadedModels",
         "Changes",
         "ExperimentChanges",

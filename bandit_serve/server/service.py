@@ -135,6 +135,7 @@ class Service:
             node.replica,
             node.changes,
             node.results,
+            node.exposures,
             incarnation=self.incarnation,
             snapshot_every_s=snapshot_every_s,
             retention_s=settings.seconds("retention_time"),
