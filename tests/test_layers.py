@@ -32,14 +32,14 @@ MAY_IMPORT = {
     "upkeep": "experiments log store registry folds replication changes",
     "api": "experiments registry folds",
     "decisions": "experiments log policies models store registry folds api",
-    "rewards": "experiments log store folds replication api",
+    "rewards": "experiments log store folds replication api decisions",
     "training": "experiments log models store registry folds node",
     "simulation": "processes metrics experiments log policies folds",
     "demo": "processes settings models training",
     "server": "processes settings metrics experiments log policies models results store registry folds "
     "replication changes node upkeep api decisions rewards",
     "cli": "settings experiments log policies models results store registry folds replication "
-    "changes node api training simulation demo server",
+    "changes node api rewards training simulation demo server",
     "__main__": "cli",
 }
 ONLY = {

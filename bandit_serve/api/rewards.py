@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -32,6 +33,17 @@ class RewardsRequest(Struct, frozen=True, forbid_unknown_fields=True):
     value: float | bool | UnsetType = UNSET
     metric: Name | UnsetType | None = UNSET
     rewards: Annotated[list[Reward], Meta(max_length=MAX_REWARDS)] | UnsetType = UNSET
+
+
+class UnitReward(Struct, frozen=True):
+    """Reward by unit. It joins the unit's exposure that was in force at the time `at`, by default now."""
+
+    experiment: str
+    unit: str
+    value: float | bool | None
+    event_id: str
+    metric: str | None = None
+    at: datetime | None = None
 
 
 class RewardsReport(Struct, frozen=True):

@@ -1,0 +1,266 @@
+"""Rewards by unit: joined to the exposure that was in force for their unit, then appended as rewards by event are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit_serve.api.rewards import RewardVerdict, UnitReward
+from bandit_serve.base._names import is_outside
+from bandit_serve.base.clock import Clock, unix_ms
+from bandit_serve.base.mistakes import expected_one_of
+from bandit_serve.base.names import OUTSIDE
+from bandit_serve.base.turns import Turn
+from bandit_serve.decisions.assignment import rendezvous
+from bandit_serve.errors import FieldError, InvalidInput, NotFound, SetAside, StoreUnavailable
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
+from bandit_serve.folds.unit_exposures import InForce
+from bandit_serve.log.times import CLOCK_TOLERANCE_MS, JOINED_MS, UNMATCHED_MS
+from bandit_serve.replication.exposures_log import ExposuresLog
+from bandit_serve.replication.tail import Tail
+from bandit_serve.rewards.appender import VERDICTS, RewardAppender
+from bandit_serve.rewards.event_ids import EVENT_ID, hash_event, is_event_id
+from bandit_serve.rewards.unmatched import Event, Unmatched, UnmatchedRewards
+
+RETRY_S = 1.0
+"""Pause between two looks for the exposures of unmatched rewards."""
+NOT_BY_UNIT = 'expected an experiment with "unit": "user": here every decision is a unit of its own'
+IN_FUTURE = f"expected a time that is at most {CLOCK_TOLERANCE_MS // 1000} s in the future"
+
+A_TURN = 500
+"""Rewards that are looked at in one turn of the event loop."""
+
+Appenders = Callable[[LiveExperiment], RewardAppender]
+
+
+class Asked(NamedTuple):
+    """Rewards by unit of one experiment, n each: hashes of units, Unix milliseconds, metrics, values (NaN takes the
+    event back), and hashes of events.
+    """
+
+    units: NDArray[np.uint64]
+    at_ms: NDArray[np.int64]
+    metrics: NDArray[np.uint8]
+    values: NDArray[np.float64]
+    events: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, parts: Sequence[Asked]) -> Asked:
+        columns: Any = zip(*parts, strict=True)
+        return cls(*map(np.concatenate, columns))
+
+    def those(self, chosen: NDArray[np.bool_]) -> Asked:
+        return Asked(*(column[chosen] for column in self))
+
+    def keys(self, uid: int) -> list[Event]:
+        columns = self.units.tolist(), self.metrics.tolist(), self.events.tolist()
+        return [(uid, *key) for key in zip(*columns, strict=True)]
+
+
+class RewardsByUnit:
+    """Takes rewards by unit. `flush` appends this process's own exposures to the logs; `clock` is that of log time.
+
+    An exposure may be in another worker's buffer yet. So a reward is `unmatched` only after all that was decided before
+    it has been read, and this worker then goes on looking for `unmatched_ms`: it counts the reward once its exposure
+    comes, unless the store knows the event by then.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        tail: Tail,
+        exposures: ExposuresLog,
+        appender_of: Appenders,
+        flush: Callable[[], Awaitable[None]],
+        clock: Clock,
+        *,
+        unmatched_ms: int = UNMATCHED_MS,
+    ) -> None:
+        self._replica = replica
+        self._tail = tail
+        self._exposures = exposures
+        self._appender_of = appender_of
+        self._flush = flush
+        self._now_ms = clock
+        self.unmatched = UnmatchedRewards(unmatched_ms)
+        replica.on_deleted(self._forget)
+
+    def _forget(self, experiment: str, uid: int | None) -> None:
+        if uid is not None:
+            self.unmatched.forget_experiment(uid)
+
+    async def submit(self, rewards: Sequence[UnitReward]) -> list[RewardVerdict]:
+        """Returns a verdict for each reward, when the accepted ones are in the log.
+
+        Raises `Unavailable` when that is unknown for some of them, or one of their experiments is set aside. A retry is
+        safe, as every event counts once.
+        """
+        verdicts: list[RewardVerdict] = ["unknown"] * len(rewards)
+        groups: dict[str, list[int]] = {}
+        for i, reward in enumerate(rewards):
+            groups.setdefault(reward.experiment, []).append(i)
+        submissions = [self._submit_some(name, rewards, places, verdicts) for name, places in groups.items()]
+        # All run to their end: a failure of one experiment does not lose the rewards of the others.
+        for result in await asyncio.gather(*submissions, return_exceptions=True):
+            if result is not None:
+                raise result
+        return verdicts
+
+    async def _submit_some(
+        self, name: str, rewards: Sequence[UnitReward], places: list[int], verdicts: list[RewardVerdict]
+    ) -> None:
+        """Submits the rewards of one experiment, those at `places`."""
+        live = await self._experiment(name)
+        if live is None:
+            return
+        now_ms = self._now_ms()
+        valid: list[int] = []
+        parts: list[Asked] = []
+        turn = Turn()
+        for start in range(0, len(places), A_TURN):
+            some = places[start : start + A_TURN]
+            mistakes = [refusal(live, rewards[i], now_ms) for i in some]
+            fit = [i for i, mistake in zip(some, mistakes, strict=True) if mistake is None]
+            parts.append(_columns(live, [rewards[i] for i in fit], now_ms))
+            valid += fit
+            if turn.over:
+                await turn.give_way()
+        for i in places:
+            verdicts[i] = "invalid"
+        if not valid:
+            return
+        asked = Asked.of(parts)
+        self.unmatched.forget(asked.keys(live.record.uid))
+        # Whatever was in force then, its window has closed.
+        late = asked.at_ms < now_ms - live.experiment.attribution.window_ms
+        found = np.array(["late"] * len(valid), object)
+        found[~late] = await self._join(live, asked.those(~late))
+        for i, verdict in zip(valid, found.tolist(), strict=True):
+            verdicts[i] = verdict
+
+    async def _experiment(self, name: str) -> LiveExperiment | None:
+        """Experiment of a name; None without one. Reads new logs first: it may be new to this worker."""
+        if name not in self._replica.experiments and name not in self._replica.aside:
+            await self._tail.wait_for_new_experiments()
+        aside = self._replica.aside.get(name)
+        if aside is not None and aside.given_up:
+            return None
+        try:
+            return self._replica.experiment(name)
+        except NotFound:
+            return None
+
+    async def _join(self, live: LiveExperiment, asked: Asked) -> list[RewardVerdict]:
+        """Appends rewards to the decisions that were in force. Those without one are kept for later."""
+        uid = live.record.uid
+        joined = await self._look(live, asked)
+        if not joined.matched.all():
+            await self._wait_for_exposures(live)
+            again = self._replica.by_uid.get(uid)  # another object, if it was repaired meanwhile
+            if again is None:
+                return ["unknown"] * len(asked.units)
+            live = again
+            joined = await self._look(live, asked)
+        verdicts: list[RewardVerdict] = ["unmatched"] * len(asked.units)
+        keys = asked.keys(uid)
+        for i in np.flatnonzero(~joined.matched).tolist():
+            if not math.isnan(asked.values[i]):
+                self.unmatched.keep(keys[i], int(asked.at_ms[i]), float(asked.values[i]))
+        if joined.matched.any():
+            letters = await self._append(live, asked, joined, joined.matched)
+            for i, letter in zip(np.flatnonzero(joined.matched).tolist(), letters, strict=True):
+                verdicts[i] = VERDICTS[letter]
+        return verdicts
+
+    async def _look(self, live: LiveExperiment, asked: Asked) -> InForce:
+        return await self._exposures.read(
+            live, live.offset, lambda fold: fold.in_force(asked.units, asked.at_ms)
+        )
+
+    async def _wait_for_exposures(self, live: LiveExperiment) -> None:
+        """Returns when the exposures of all decisions that were made until now have been read."""
+        flushed = asyncio.ensure_future(self._flush())
+        await asyncio.sleep(JOINED_MS / 1000)
+        await flushed
+        await self._tail.wait_for_end(live.owner)
+
+    async def _append(
+        self, live: LiveExperiment, asked: Asked, joined: InForce, chosen: NDArray[np.bool_]
+    ) -> bytes:
+        rows = joined.rows[chosen]
+        rows["metric"], rows["value"] = asked.metrics[chosen], asked.values[chosen]
+        x = joined.x[chosen] if joined.x.shape[1] else None
+        return await self._appender_of(live).append_events(rows, asked.events[chosen], x)
+
+    async def run(self) -> None:
+        """Goes on looking for the exposures of unmatched rewards, until cancelled."""
+        while True:
+            await asyncio.sleep(RETRY_S)
+            for uid, rewards in self.unmatched.by_experiment().items():
+                live = self._replica.by_uid.get(uid)
+                if live is not None:
+                    with contextlib.suppress(StoreUnavailable, SetAside):
+                        await self._retry(live, rewards)
+
+    async def _retry(self, live: LiveExperiment, rewards: list[Unmatched]) -> None:
+        events = np.array([reward.event for reward in rewards], np.uint64)
+        asked = Asked(
+            units=events[:, 1].copy(),
+            at_ms=np.array([reward.at_ms for reward in rewards], np.int64),
+            metrics=events[:, 2].astype(np.uint8),
+            values=np.array([reward.value for reward in rewards]),
+            events=events[:, 3].copy(),
+        )
+        joined = await self._look(live, asked)
+        still = np.array([self.unmatched.has(reward) for reward in rewards])
+        if (chosen := joined.matched & still).any():
+            await self._append(live, asked, joined, chosen)
+            self.unmatched.forget(rewards[i].event for i in np.flatnonzero(chosen).tolist())
+
+
+def refusal(live: LiveExperiment, reward: UnitReward, now_ms: int) -> FieldError | None:
+    """Mistake of a reward by unit: its field, and what was expected; None without one."""
+    experiment = live.experiment
+    if experiment.unit != "user":
+        return FieldError("experiment", NOT_BY_UNIT)
+    if not is_outside(reward.unit):
+        return FieldError("unit", OUTSIDE)
+    if not is_event_id(reward.event_id):
+        return FieldError("event_id", EVENT_ID)
+    names = [metric.name for metric in experiment.metrics]
+    name = reward.metric or experiment.objective.name
+    if name not in names:
+        return FieldError("metric", expected_one_of(name, names))
+    if reward.value is not None:
+        metric = experiment.metrics[names.index(name)]
+        if not metric.traits.takes(reward.value):
+            return FieldError("value", metric.refuses(reward.value) or "expected a valid value")
+    if reward.at is not None and unix_ms(reward.at) > now_ms + CLOCK_TOLERANCE_MS:
+        return FieldError("at", IN_FUTURE)
+    return None
+
+
+def refused(mistake: FieldError) -> InvalidInput:
+    return InvalidInput(f"{mistake.at}: {mistake.detail}.", [mistake])
+
+
+def _columns(live: LiveExperiment, rewards: Sequence[UnitReward], now_ms: int) -> Asked:
+    """Rewards that are valid, as columns. One without a time may have been decided by a clock that is a little ahead."""
+    metrics = {metric.name: i for i, metric in enumerate(live.experiment.metrics)}
+    objective = live.experiment.objective.name
+    return Asked(
+        units=rendezvous(live.record).hash_units([reward.unit for reward in rewards]),
+        at_ms=np.array(
+            [now_ms + JOINED_MS if each.at is None else unix_ms(each.at) for each in rewards], np.int64
+        ),
+        metrics=np.array([metrics[reward.metric or objective] for reward in rewards], np.uint8),
+        values=np.array([math.nan if each.value is None else each.value for each in rewards], np.float64),
+        events=np.array([hash_event(reward.event_id) for reward in rewards], np.uint64),
+    )
