@@ -29,3 +29,7 @@ class Count(MetricKind):
 
     def takes(self, value: float | bool) -> bool:
         return 0 <= value <= MAX_COUNT and value == math.floor(value) and not isinstance(value, bool)
+
+    @property
+    def value_limits(self) -> tuple[float, float]:
+        return 0.0, float(MAX_COUNT)

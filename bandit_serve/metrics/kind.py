@@ -39,7 +39,8 @@ class MetricKind:
     unbounded: ClassVar[bool] = False
     # Whether rewards may be supposed to have no heavier tails than a Normal law has, as all that have bounds.
     sub_gaussian: ClassVar[bool] = True
-    # Whether the value of a unit is the largest of its rewards; it is their sum otherwise.
+    # Whether the value of a unit, or of a decision with several events, is the largest of its rewards; it is their sum
+    # otherwise. A kind of which that is so is `two_valued`.
     takes_max: ClassVar[bool] = False
     # The kind that negative rewards are of, for a policy that is to keep them small; None: the same.
     mirror: ClassVar[type[MetricKind] | None] = None
@@ -67,6 +68,11 @@ class MetricKind:
     def refusal(self) -> str:
         """Sentence, behind the metric's name, for a value that it does not take."""
         raise NotImplementedError
+
+    @property
+    def value_limits(self) -> tuple[float, float]:
+        """Ends of the range in which a decision's value lies, whether of one reward or of several events."""
+        return self.floor, self.ceiling
 
     @property
     def scale(self) -> str | None:

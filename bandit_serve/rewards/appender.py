@@ -1,29 +1,32 @@
-"""Group commit of rewards: those that arrive during an append, or soon after it began, share the next one."""
+"""Appends of one experiment's rewards: plain ones by one script, those whose values are sums of events by another."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from typing import NamedTuple
+import struct
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.api.rewards import RewardVerdict
-from bandit_serve.errors import NotBuilt, Overloaded, StoreUnavailable, UnreadableEntry
-from bandit_serve.log._rewards import seen_bits
+from bandit_serve.errors import UnreadableEntry
+from bandit_serve.experiments.spec import Experiment
+from bandit_serve.log._rewards import counting_places, event_places
 from bandit_serve.log.events import REWARD, pack_rewards
-from bandit_serve.store.store import Store
+from bandit_serve.log.times import COUNTED_MS
+from bandit_serve.rewards.event_ids import NO_EVENT
+from bandit_serve.rewards.group_commit import Batch, GroupCommit, Rows
+from bandit_serve.store.store import CountedRows, Store
 
 MAX_GROUP_ROWS = 20_000
-MAX_WAITING_ROWS = 200_000
-# The same bounds in bytes, as a row with features may have two kilobytes.
-MAX_GROUP_BYTES = 4 * 2**20
-MAX_WAITING_BYTES = 64 * 2**20
+# An event takes the store about ten times as long as a plain reward.
+MAX_GROUP_EVENTS = 2_000
 # Numbers of a model that an entry's rows change. Within this bound an entry is folded in some tens of milliseconds.
 MAX_GROUP_NUMBERS = 2**26
-# Time between two appends. An append costs about as much as four requests, and every worker reads every entry.
-PACE_S = 0.001
+MAX_EVENTS = 10_000
+"""Events of a decision on a metric, those that were taken back included."""
+MAX_HASH_FIELDS = 2**18
+"""Fields of a hash of events in the store: those of a unit in one period, or of a block of decisions."""
 
 VERDICTS: dict[int, RewardVerdict] = {
     ord("a"): "accepted",
@@ -36,73 +39,61 @@ VERDICTS: dict[int, RewardVerdict] = {
     ord("i"): "invalid",
 }
 """Verdicts by the letters of the store's scripts."""
-
-Rows = NDArray[np.void]
-
-
-class _Waiting(NamedTuple):
-    rows: Rows
-    packed: bytes
-    verdicts: asyncio.Future[bytes]
+BY_EVENTS = ord("e")
+"""Letter of a plain reward whose decision has a value already, by events or by one that a former build counted."""
 
 
 class RewardAppender:
     """Appends the rewards of one experiment to its log, in groups.
 
-    window_ms: the attribution window. n_features: d of the experiment's context, 0 without one. order: the number of
-    coefficients of the model that learns from a row, 0 without one.
+    n_features: d of the experiment's context, 0 without one. order: the number of coefficients of the model that learns
+    from a row, 0 without one.
     """
 
     def __init__(
-        self,
-        store: Store,
-        owner: str,
-        metrics: tuple[str, ...],
-        window_ms: int,
-        n_features: int = 0,
-        order: int = 0,
+        self, store: Store, owner: str, experiment: Experiment, n_features: int = 0, order: int = 0
     ) -> None:
-        self._max_group_rows = max(1, min(MAX_GROUP_ROWS, MAX_GROUP_NUMBERS // max(order * order, 1)))
         self._store = store
         self._owner = owner
-        self._metrics = metrics
-        self._window_ms = window_ms
+        self._metrics = tuple(metric.name for metric in experiment.metrics)
+        kinds = [metric.traits for metric in experiment.metrics]
+        self._two_valued = np.array([kind.two_valued for kind in kinds], np.uint8)
+        self._high = np.array([kind.ceiling for kind in kinds])
+        self._rules = b"".join(
+            struct.pack("<BBdd", kind.takes_max, kind.two_valued, *kind.value_limits) for kind in kinds
+        )
+        self._window_ms = experiment.attribution.window_ms
+        self._by_unit = experiment.unit == "user"
         self._row_bytes = REWARD.itemsize + 4 * n_features
-        self._waiting: deque[_Waiting] = deque()
-        self._waiting_rows = 0
-        self._waiting_bytes = 0
-        self._running: asyncio.Task[None] | None = None
-        self._next_s = 0.0
+        max_rows = max(1, MAX_GROUP_NUMBERS // max(order * order, 1))
+        self._max_rows = min(MAX_GROUP_ROWS, max_rows)
+        self._max_events = min(MAX_GROUP_EVENTS, max_rows)
+        self._rewards = GroupCommit(self._append_rewards, self._max_rows, f"rewards of {owner}")
+        self._events = GroupCommit(self._append_events, self._max_events, f"events of {owner}")
 
     @property
     def idle(self) -> bool:
         """Whether no append is under way."""
-        return self._running is None
+        return self._rewards.idle and self._events.idle
 
     async def append(self, rows: Rows, x: NDArray[np.float32] | None = None) -> bytes:
-        """Appends rewards; returns, when they are in the log, one letter each: `a`ccepted, `d`uplicate or `l`ate.
+        """Appends plain rewards; returns, when they are in the log, one letter of `VERDICTS` for each.
 
         rows: `events.REWARD` (n,). x: the features of their decisions, float32 (n, d), where there is a context.
         Raises `UnreadableEntry`, and appends nothing, for rows that no fold of this experiment could read, and
         `Overloaded` where too many wait. Raises `StoreUnavailable` when it is unknown whether they were appended: a
         retry counts each of them at most once.
         """
-        if self._waiting_rows + len(rows) > MAX_WAITING_ROWS:
-            raise Overloaded(f"More than {MAX_WAITING_ROWS} rewards wait for the store.")
-        row_bytes = rows.itemsize if x is None else rows.itemsize + x.itemsize * x.shape[1]
-        if row_bytes != self._row_bytes:
-            raise UnreadableEntry(f"Rewards of {self._owner} take {self._row_bytes} bytes each in its log.")
-        if self._waiting and self._waiting_bytes + len(rows) * row_bytes > MAX_WAITING_BYTES:
-            raise Overloaded(f"More than {MAX_WAITING_BYTES} bytes of rewards wait for the store.")
-        parts = []
-        for start in range(0, max(len(rows), 1), self._max_group_rows):
-            some = slice(start, start + self._max_group_rows)
-            parts.append(self._wait(rows[some], None if x is None else x[some]))
-        if self._running is None:
-            self._running = asyncio.create_task(self._run(), name=f"rewards of {self._owner}")
-        if len(parts) == 1:
-            return await parts[0]
-        return b"".join(await asyncio.gather(*parts))
+        self._check(rows, x)
+        letters = await self._rewards.submit([*self._batches(rows, x, self._max_rows)])
+        if BY_EVENTS not in letters:
+            return letters
+        verdicts = np.frombuffer(letters, np.uint8).copy()
+        rest = np.flatnonzero(verdicts == BY_EVENTS)
+        none = np.full(len(rest), NO_EVENT, np.uint64)
+        taken = await self.append_events(rows[rest], none, None if x is None else x[rest])
+        verdicts[rest] = np.frombuffer(taken, np.uint8)
+        return verdicts.tobytes()
 
     async def append_events(
         self, rows: Rows, events: NDArray[np.uint64], x: NDArray[np.float32] | None = None
@@ -110,90 +101,63 @@ class RewardAppender:
         """Appends rewards by event; returns, when they are in the log, one letter of `VERDICTS` for each.
 
         rows: `events.REWARD` (n,), each with its decision, as a token gives it, and the event's own value; NaN takes
-        the event back. events: (n,), `event_ids.hash_event` of each. x: as in `append`. An event that the store knows
-        already stays with the decision that it was first joined to, whichever one is in the row: an event is known by
-        decision and metric, in experiments whose unit is the user by unit and metric.
+        the event back. events: (n,), `event_ids.hash_event` of each, or `NO_EVENT` for a plain reward. x: as in `append`.
+        An event that the store knows already stays with the decision that it was first joined to, whichever one is in
+        the row: an event is known by decision and metric, in experiments whose unit is the user by unit and metric.
 
         `invalid` here are values that would take the decision's value out of what its metric takes, and events over
         the bounds; values that the metric itself refuses must not come here. Raises as `append`.
         """
-        raise NotBuilt("Rewards by event are not built yet.")
+        self._check(rows, x)
+        return await self._events.submit([*self._batches(rows, x, self._max_events, events)])
 
-    def _wait(self, rows: Rows, x: NDArray[np.float32] | None) -> asyncio.Future[bytes]:
-        packed = rows.tobytes() if x is None else pack_rewards(rows, x)
-        verdicts = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(rows, packed, verdicts))
-        self._waiting_rows += len(rows)
-        self._waiting_bytes += len(packed)
-        return verdicts
+    def _check(self, rows: Rows, x: NDArray[np.float32] | None) -> None:
+        row_bytes = rows.itemsize if x is None else rows.itemsize + x.itemsize * x.shape[1]
+        if row_bytes != self._row_bytes:
+            raise UnreadableEntry(f"Rewards of {self._owner} take {self._row_bytes} bytes each in its log.")
 
-    async def _run(self) -> None:
-        group: list[_Waiting] = []
-        try:
-            while self._waiting:
-                await self._pace()
-                group = self._take_group()
-                try:
-                    verdicts = await self._append_group(group)
-                except Exception as error:
-                    for waiting in group:
-                        _fail(waiting.verdicts, error)
-                else:
-                    start = 0
-                    for waiting in group:
-                        end = start + len(waiting.rows)
-                        if not waiting.verdicts.done():
-                            waiting.verdicts.set_result(verdicts[start:end])
-                        start = end
-        finally:
-            self._running = None
-            for waiting in (*group, *self._waiting):
-                _fail(waiting.verdicts, StoreUnavailable("The service is stopping."))
-            self._waiting.clear()
-            self._waiting_rows = self._waiting_bytes = 0
+    def _batches(
+        self, rows: Rows, x: NDArray[np.float32] | None, most: int, events: NDArray[np.uint64] | None = None
+    ) -> Iterator[Batch]:
+        for start in range(0, max(len(rows), 1), most):
+            some = slice(start, start + most)
+            packed = rows[some].tobytes() if x is None else pack_rewards(rows[some], x[some])
+            yield Batch(rows[some], packed, b"" if events is None else events[some].tobytes())
 
-    async def _pace(self) -> None:
-        """Waits until `PACE_S` have passed since the last append began."""
-        loop = asyncio.get_running_loop()
-        wait_s = self._next_s - loop.time()
-        if wait_s > 0.0:
-            await asyncio.sleep(wait_s)
-        # Requests that have arrived are included: one turn of the loop reads them, the next brings their rewards here.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        self._next_s = loop.time() + PACE_S
+    async def _append_rewards(self, batch: Batch) -> bytes:
+        return await self._store.append_rewards(self._owner, self._counted(batch))
 
-    def _take_group(self) -> list[_Waiting]:
-        group = [self._waiting.popleft()]
-        n_rows, n_bytes = len(group[0].rows), len(group[0].packed)
-        while (
-            self._waiting
-            and n_rows + len(self._waiting[0].rows) <= self._max_group_rows
-            and n_bytes + len(self._waiting[0].packed) <= MAX_GROUP_BYTES
-        ):
-            group.append(self._waiting.popleft())
-            n_rows += len(group[-1].rows)
-            n_bytes += len(group[-1].packed)
-        self._waiting_rows -= n_rows
-        self._waiting_bytes -= n_bytes
-        return group
+    async def _append_events(self, batch: Batch) -> bytes:
+        counted = self._counted(batch)
+        first = 3 + len(counted.bitmaps) + len(counted.values)
+        period_ms = self._window_ms + COUNTED_MS if self._by_unit else 0
+        places, places_of_rows = event_places(batch.rows, period_ms, first)
+        arguments = (
+            batch.events,
+            places_of_rows,
+            int(self._by_unit),
+            self._window_ms,
+            self._rules,
+            MAX_EVENTS,
+            MAX_HASH_FIELDS,
+        )
+        return await self._store.append_events(self._owner, counted, self._hashes(places), arguments)
 
-    async def _append_group(self, group: list[_Waiting]) -> bytes:
-        # Joined as bytes: concatenating structured arrays compares their fields, at ten times the cost.
-        rows = np.frombuffer(b"".join(waiting.rows.tobytes() for waiting in group), REWARD)
-        packed = b"".join(waiting.packed for waiting in group)
-        bitmaps, checks = self._checks(rows)
-        return await self._store.append_rewards(
-            self._owner, bitmaps, packed, checks, len(packed) // len(rows)
+    def _counted(self, batch: Batch) -> CountedRows:
+        bitmaps, values, checks = counting_places(
+            batch.rows, self._window_ms, self._two_valued, self._high
+        )
+        keys, row_bytes = self._store.keys, len(batch.packed) // max(len(batch.rows), 1)
+        return CountedRows(
+            batch.packed,
+            row_bytes,
+            checks,
+            [keys.seen(self._owner, self._metrics[metric], *place) for metric, *place in bitmaps],
+            [keys.values(self._owner, self._metrics[metric], *place) for metric, *place in values],
         )
 
-    def _checks(self, rows: Rows) -> tuple[list[str], bytes]:
-        """Keys of the bitmaps that the rows refer to, and 12 bytes a row for the script to check."""
-        bitmaps, checks = seen_bits(rows, self._window_ms)
-        seen = self._store.keys.seen
-        return [seen(self._owner, self._metrics[metric], *place) for metric, *place in bitmaps], checks
-
-
-def _fail(verdicts: asyncio.Future[bytes], error: Exception) -> None:
-    if not verdicts.done():
-        verdicts.set_exception(error)
+    def _hashes(self, places: Sequence[tuple[int, ...]]) -> list[str]:
+        keys = self._store.keys
+        if self._by_unit:
+            return [keys.unit_events(self._owner, *place) for place in places]
+        return [keys.events(self._owner, self._metrics[metric], *place) for metric, *place in places]

@@ -9,6 +9,9 @@ from bandit_serve.base.names import is_outside
 MAX_EVENT_ID_BYTES = 128
 EVENT_ID = f"expected 1 to {MAX_EVENT_ID_BYTES} bytes of UTF-8 without control characters"
 
+NO_EVENT = 0
+"""Hash of no event: of a plain reward."""
+
 
 def is_event_id(text: str) -> bool:
     """Whether `text` has 1 to `MAX_EVENT_ID_BYTES` bytes of UTF-8 and no control character."""
@@ -16,5 +19,5 @@ def is_event_id(text: str) -> bool:
 
 
 def hash_event(event_id: str) -> int:
-    """Hash of an event's id, from 0 to 2⁶⁴ − 1: the first 8 bytes of BLAKE2b-64, little-endian, in every worker."""
-    return int.from_bytes(blake2b(event_id.encode(), digest_size=8).digest(), "little")
+    """Hash of an event's id, from 1 to 2⁶⁴ − 1 and the same in every worker: BLAKE2b-64, little-endian, and 1 for 0."""
+    return int.from_bytes(blake2b(event_id.encode(), digest_size=8).digest(), "little") or NO_EVENT + 1

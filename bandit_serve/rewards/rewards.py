@@ -41,9 +41,7 @@ class ExperimentRewards:
             metric.name: (i, metric.traits.takes) for i, metric in enumerate(experiment.metrics)
         }
         self._metrics[None] = self._metrics[experiment.objective.name]
-        names = tuple(metric.name for metric in experiment.metrics)
-        window_ms, order = experiment.attribution.window_ms, order_of(experiment)
-        self.appender = RewardAppender(store, owner, names, window_ms, n_features, order)
+        self.appender = RewardAppender(store, owner, experiment, n_features, order_of(experiment))
 
     def metric_of(self, reward: Reward) -> int | None:
         """Index of a reward's metric; None where there is no such metric or it refuses the value."""

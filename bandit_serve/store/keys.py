@@ -46,11 +46,30 @@ class Keys:
         return f"{self._of(owner)}:trimmed"
 
     def seen(self, owner: str, metric: str, incarnation: int, block: int) -> str:
-        """Bitmap with a bit for each of the 65,536 decisions of a block: which of them have a reward in the log.
+        """Bitmap with a bit for each of the 65,536 decisions of a block: which of them have a value in the log.
 
         Lives, by log time, until the last token of its decisions has expired: decision time + window + grace.
         """
         return f"{self._of(owner)}:seen:{metric}:{incarnation:016x}:{block}"
+
+    def values(self, owner: str, metric: str, incarnation: int, block: int) -> str:
+        """String, as long as `seen`: the values of plain rewards (counting.lua).
+
+        Of a two-valued metric, two bits for each of the 65,536 decisions of a block; of another, a record of ten bytes
+        for each reward of a block of 4,096 decisions.
+        """
+        return f"{self._of(owner)}:values:{metric}:{incarnation:016x}:{block}"
+
+    def events(self, owner: str, metric: str, incarnation: int, block: int) -> str:
+        """Hash, as long as `seen`: the events of a block of 256 decisions, and their sums (append_events.lua)."""
+        return f"{self._of(owner)}:events:{metric}:{incarnation:016x}:{block}"
+
+    def unit_events(self, owner: str, unit: int, period: int) -> str:
+        """Hash, as long as `seen`: the events of a unit's decisions of one period, and their sums (append_events.lua).
+
+        A period is as long as an event may be known: attribution window + grace.
+        """
+        return f"{self._of(owner)}:events:{unit:016x}:{period}"
 
     def exposed(self, owner: str, incarnation: int) -> str:
         """String, one week after its last change: the number of the next exposure that a worker may append.

@@ -33,7 +33,9 @@ def _text(name: str) -> str:
 
 APPENDING = _text("appending")
 APPEND = Script("append", APPENDING)
-APPEND_REWARDS = Script("append_rewards", APPENDING)
+COUNTING = APPENDING + _text("counting")
+APPEND_REWARDS = Script("append_rewards", COUNTING)
+APPEND_EVENTS = Script("append_events", COUNTING)
 APPEND_CHANGE = Script("append_change", APPENDING)
 APPEND_EXPOSURES = Script("append_exposures", APPENDING)
 READ_CLOCK = Script("read_clock")

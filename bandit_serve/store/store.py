@@ -10,11 +10,10 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.log.entry import Entry
-from bandit_serve.log.events import REWARD
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.snapshot import Snapshot
 from bandit_serve.log.times import CLOCK_TOLERANCE_MS, COUNTED_MS, EXPOSED_MARK_MS, REPEATED_MS
@@ -41,6 +40,23 @@ IN_PIECES = b"\xc1"
 """First byte of a snapshot in pieces: no MessagePack begins with it, so no state does."""
 # In these outages the right node answers: a new connection would lead to the same one.
 SAME_NODE_OUTAGES = (FULL, BUSY, CANNOT_SAVE)
+
+
+class CountedRows(NamedTuple):
+    """Rows of rewards as counting.lua takes them, and the keys that count them.
+
+    data: `row_bytes` a row; checks: 18 bytes a row, which refer to `bitmaps` and `values`.
+    """
+
+    data: bytes
+    row_bytes: int
+    checks: bytes
+    bitmaps: Sequence[str]
+    values: Sequence[str]
+
+    @property
+    def arguments(self) -> tuple[scripts.Argument, ...]:
+        return (self.data, self.row_bytes, self.checks, len(self.bitmaps), COUNTED_MS)
 
 
 class Store:
@@ -153,17 +169,28 @@ class Store:
 
     # The log
 
-    async def append_rewards(
-        self, owner: str, bitmaps: Sequence[str], rows: bytes, checks: bytes, row_bytes: int = REWARD.itemsize
-    ) -> bytes:
+    async def append_rewards(self, owner: str, rows: CountedRows) -> bytes:
         """Appends the rewards that are neither late nor in the log already, in one entry.
 
-        `rows` holds `row_bytes` a reward, `checks` 12 bytes a reward (append_rewards.lua), `bitmaps` the keys that the
-        checks refer to. Returns one letter a row: `a`ccepted, `d`uplicate or `l`ate.
+        Returns one letter a row: `a`ccepted, `d`uplicate, `x` for a conflict, `l`ate, or `e` for a row that
+        `append_events` has to take, without an event.
         """
-        keys = [self.keys.log(owner), self.keys.expiries(owner), *bitmaps]
-        arguments: list[scripts.Argument] = [rows, row_bytes, checks, COUNTED_MS]
-        return bytes(await self._write(self._append(scripts.APPEND_REWARDS, keys, arguments)))
+        keys = [self.keys.log(owner), self.keys.expiries(owner), *rows.bitmaps, *rows.values]
+        return bytes(await self._write(self._append(scripts.APPEND_REWARDS, keys, rows.arguments)))
+
+    async def append_events(
+        self, owner: str, rows: CountedRows, hashes: Sequence[str], arguments: Sequence[scripts.Argument]
+    ) -> bytes:
+        """Appends what decisions' values become by events, in one entry.
+
+        `hashes` are the keys that hold the events, `arguments` those that append_events.lua has of its own. Returns one
+        letter a row: `a`ccepted, `d`uplicate, `c`orrected, `r`etracted, `x` for a conflict, `l`ate, `u`nmatched or
+        `i`nvalid.
+        """
+        keys = [self.keys.log(owner), self.keys.expiries(owner), *rows.bitmaps, *rows.values, *hashes]
+        return bytes(
+            await self._write(self._append(scripts.APPEND_EVENTS, keys, (*rows.arguments, *arguments)))
+        )
 
     async def append_change(self, owner: str, revision: int, kind: bytes, event: bytes) -> Offset | None:
         """Appends a configuration change. Returns its offset, or None when the head's revision is not `revision`."""

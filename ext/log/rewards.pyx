@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Rows as the log has them: whether they can be folded, which rewards are learned from, which bits stand for them.
+"""Rows as the log has them: whether they can be folded, which rewards are learned from, which keys count them.
 
-The bits are those of the store's bitmaps. A busy log is many small groups, so each is one pass over its rows.
+The keys are the store's. A busy log is many small groups, so each is one pass over its rows.
 """
 
 cimport numpy as cnp
@@ -14,17 +14,29 @@ cnp.import_array()
 
 cdef enum:
     HELD_OUT = 1        # `events.HELD_OUT`
-    BLOCK_BITS = 16     # decisions in a bitmap, `Keys.seen`
+    BLOCK_BITS = 16     # decisions in a bitmap, `Keys.seen`, and in the values of a two-valued metric, `Keys.values`
+    NUMBERS_BITS = 12   # decisions in the values of another metric
+    EVENTS_BITS = 8     # decisions in a hash of events, `Keys.events`
 
 cdef uint64_t MAX_COUNTER = <uint64_t> 1 << 42      # `events.MAX_COUNTER`
 cdef int64_t MAX_TIME_MS = <int64_t> 1 << 53        # `events.MAX_TIME_MS`
 cdef double ROUNDING = 1e-9                         # how far a share may be rounded past 1
 
-# As append_rewards.lua reads it.
+cdef uint32_t NO_MARK = 0xFFFFFFFF
+
+# As counting.lua reads it.
 cdef packed struct Check:
     uint16_t bitmap
     uint16_t bit
+    uint16_t values
+    uint32_t mark
     uint64_t deadline_ms
+
+# As append_events.lua reads it.
+cdef packed struct Place:
+    uint16_t key
+    uint16_t before
+    uint16_t after
 
 
 def learned(const Reward[::1] rows, int metric, int64_t since_ms, int64_t[::1] rewards):
@@ -109,22 +121,58 @@ def undrawable(const uint16_t[::1] arms, const uint32_t[::1] runs, const double[
     return None if at == n else "runs that add up to the decisions"
 
 
-def seen_bits(const Reward[::1] rows, int64_t window_ms):
-    """Bitmaps with the rows' bits, (metric, incarnation, block) each; and 12 bytes a row for append_rewards.lua:
-    index of its bitmap, its bit, and the time from which the reward is late.
+def counting_places(
+    const Reward[::1] rows, int64_t window_ms, const uint8_t[::1] two_valued, const double[::1] high
+):
+    """Keys in which rows are counted, and 18 bytes a row for counting.lua.
+
+    two_valued, high: (M,), whether the values of each metric are one of two, and the higher one. Returns the bitmaps
+    and the values of plain rewards, (metric, incarnation, block) each; and for each row the index of its bitmap, its bit,
+    the index of its values, its mark there, and the time from which it is late.
     """
     cdef Py_ssize_t i, n = rows.shape[0]
     cdef uint64_t incarnation = 0, block = 0
     cdef int metric = -1
-    cdef uint16_t bitmap = 0
-    cdef dict bitmaps = {}
+    cdef uint16_t bitmap = 0, value_key = 0
+    cdef dict bitmaps = {}, values = {}
     cdef bytes packed = PyBytes_FromStringAndSize(NULL, n * sizeof(Check))
     cdef Check *check = <Check *> PyBytes_AS_STRING(packed)
     for i in range(n):
-        if rows[i].metric != metric or rows[i].incarnation != incarnation or rows[i].counter >> BLOCK_BITS != block:
-            metric, incarnation, block = rows[i].metric, rows[i].incarnation, rows[i].counter >> BLOCK_BITS
-            bitmap = bitmaps.setdefault((metric, incarnation, block), len(bitmaps))
+        if rows[i].metric >= two_valued.shape[0] or rows[i].metric >= high.shape[0]:
+            raise ValueError(f"expected metrics below {two_valued.shape[0]}, not {rows[i].metric}")
+        if rows[i].metric != metric or rows[i].incarnation != incarnation or rows[i].counter >> NUMBERS_BITS != block:
+            metric, incarnation, block = rows[i].metric, rows[i].incarnation, rows[i].counter >> NUMBERS_BITS
+            whole = (metric, incarnation, rows[i].counter >> BLOCK_BITS)
+            bitmap = bitmaps.setdefault(whole, len(bitmaps))
+            value_key = values.setdefault(whole if two_valued[metric] else (metric, incarnation, block), len(values))
         check[i].bitmap = bitmap
         check[i].bit = <uint16_t> (rows[i].counter & ((1 << BLOCK_BITS) - 1))
+        check[i].values = value_key
+        check[i].mark = 2 * check[i].bit + (rows[i].value == high[metric]) if two_valued[metric] else NO_MARK
         check[i].deadline_ms = <uint64_t> (rows[i].time_ms + window_ms)
-    return list(bitmaps), packed
+    return list(bitmaps), list(values), packed
+
+
+def event_places(const Reward[::1] rows, int64_t period_ms, uint16_t first):
+    """Keys of the hashes in which the rows' events are, and 6 bytes a row for append_events.lua.
+
+    Events are known by unit where `period_ms` is positive: the keys are (unit, period), and each row names that of its
+    decision's time and those of the periods before and after. Otherwise they are (metric, incarnation, block), and each
+    row names its own three times. The first key has the number `first`.
+    """
+    cdef Py_ssize_t i, n = rows.shape[0]
+    cdef int64_t period
+    cdef dict keys = {}
+    cdef bytes packed = PyBytes_FromStringAndSize(NULL, n * sizeof(Place))
+    cdef Place *place = <Place *> PyBytes_AS_STRING(packed)
+    for i in range(n):
+        if period_ms > 0:
+            period = rows[i].time_ms // period_ms
+            unit = rows[i].unit
+            place[i].key = first + <uint16_t> keys.setdefault((unit, period), len(keys))
+            place[i].before = first + <uint16_t> keys.setdefault((unit, period - 1), len(keys))
+            place[i].after = first + <uint16_t> keys.setdefault((unit, period + 1), len(keys))
+        else:
+            key = (rows[i].metric, rows[i].incarnation, rows[i].counter >> EVENTS_BITS)
+            place[i].key = place[i].before = place[i].after = first + <uint16_t> keys.setdefault(key, len(keys))
+    return list(keys), packed

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bandit_serve.log._rewards import learned, seen_bits
+from bandit_serve.log._rewards import counting_places, event_places, learned
 from bandit_serve.log.events import HELD_OUT, REWARD
 
 K = 5
@@ -62,12 +62,57 @@ def test_an_arm_that_is_not_there_is_refused_and_nothing_is_counted() -> None:
     assert not counts.any()
 
 
+TWO_VALUED, HIGH = np.array([1, 0], np.uint8), np.array([1.0, 9.0])
+
+
 def test_every_reward_has_a_bit_of_its_own_in_the_bitmap_of_its_metric_worker_and_block() -> None:
     rows = many(2_000)
-    bitmaps, checks = seen_bits(rows, 60_000)
+    rows["value"] = np.random.default_rng(1).integers(0, 2, len(rows))
+    bitmaps, values, checks = counting_places(rows, 60_000, TWO_VALUED, HIGH)
     assert len(set(bitmaps)) == len(bitmaps) == 2 * 3 * 3
-    for row, (bitmap, bit, deadline_ms) in zip(rows, struct.iter_unpack("<HHQ", checks), strict=True):
+    assert len(set(values)) == len(values) == 3 * 3 + 3 * 3 * 16
+    unpacked = struct.iter_unpack("<HHHIQ", checks)
+    for row, (bitmap, bit, place, mark, deadline_ms) in zip(rows, unpacked, strict=True):
         metric, incarnation, block = bitmaps[bitmap]
         assert (metric, incarnation) == (row["metric"], row["incarnation"])
         assert block * 2**16 + bit == row["counter"]
         assert deadline_ms == row["time_ms"] + 60_000
+        if metric == 0:
+            assert values[place] == bitmaps[bitmap]
+            assert mark == 2 * bit + row["value"]
+        else:
+            assert values[place] == (metric, incarnation, row["counter"] // 4_096)
+            assert mark == 2**32 - 1
+
+
+def test_a_value_that_is_none_counts_as_the_lower_of_two() -> None:
+    rows = many(1)
+    rows["metric"], rows["value"] = 0, np.nan
+    _, _, checks = counting_places(rows, 0, TWO_VALUED, HIGH)
+    _, bit, _, mark, _ = struct.unpack("<HHHIQ", checks)
+    assert mark == 2 * bit
+
+
+def test_a_metric_that_is_not_there_is_refused() -> None:
+    rows = many(3)
+    rows["metric"] = [0, 1, 2]
+    with pytest.raises(ValueError, match="expected metrics below 2, not 2"):
+        counting_places(rows, 0, TWO_VALUED, HIGH)
+
+
+def test_events_are_in_the_hash_of_their_metric_worker_and_block() -> None:
+    rows = many(2_000)
+    keys, packed = event_places(rows, 0, 7)
+    for row, places in zip(rows, struct.iter_unpack("<HHH", packed), strict=True):
+        assert len(set(places)) == 1
+        assert keys[places[0] - 7] == (row["metric"], row["incarnation"], row["counter"] // 256)
+
+
+def test_events_of_a_unit_are_in_the_hash_of_their_decisions_period_or_next_to_it() -> None:
+    rows = many(2_000)
+    rows["unit"] = np.random.default_rng(1).integers(0, 50, len(rows), np.uint64) << np.uint64(58)
+    keys, packed = event_places(rows, 100, 7)
+    assert len(set(keys)) == len(keys)
+    for row, places in zip(rows, struct.iter_unpack("<HHH", packed), strict=True):
+        period = row["time_ms"] // 100
+        assert [keys[place - 7] for place in places] == [(row["unit"], period + by) for by in (0, -1, 1)]

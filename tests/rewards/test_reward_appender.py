@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import numpy as np
 import pytest
-from builders import rewards
+from builders import experiment, rewards
 from numpy.typing import NDArray
 from stores import ThrowawayStore
 
@@ -18,11 +18,19 @@ from bandit_serve.log.events import REWARD, Rewarded, decode
 from bandit_serve.log.offset import START
 from bandit_serve.log.times import COUNTED_MS
 from bandit_serve.rewards import appender as module
+from bandit_serve.rewards import group_commit
 from bandit_serve.rewards.appender import RewardAppender
 from bandit_serve.store.store import Store
 
 WINDOW_MS = 600_000
 OWNER = "e"
+TAKING = experiment(
+    metrics=[
+        {"name": "click", "kind": "binary", "role": "objective"},
+        {"name": "spend", "kind": "continuous"},
+    ],
+    attribution={"window": f"{WINDOW_MS}ms", "missing": "ignore"},
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +54,7 @@ def on(
     async def run() -> None:
         store = Store(server.url, timeout_s=timeout_s)
         try:
-            appender = RewardAppender(store, OWNER, ("click", "spend"), WINDOW_MS)
+            appender = RewardAppender(store, OWNER, TAKING)
             await scenario(store, appender, await store.time_ms())
         finally:
             await store.close()
@@ -102,7 +110,7 @@ def test_what_lies_in_a_socket_when_an_append_is_due_goes_along(server: Throwawa
 def test_what_arrives_soon_after_an_append_began_waits_for_the_next(
     server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PACE_S", 0.3)
+    monkeypatch.setattr(group_commit, "PACE_S", 0.3)
 
     async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
         loop = asyncio.get_running_loop()
@@ -124,7 +132,7 @@ def test_features_are_logged_behind_their_rows_and_dropped_with_them(server: Thr
     async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
         x = np.arange(12, dtype=np.float32).reshape(4, 3)
         rows = rewards([1, 2, 1, 3], times_ms=now_ms)
-        appender = RewardAppender(store, OWNER, ("click", "spend"), WINDOW_MS, 3)
+        appender = RewardAppender(store, OWNER, TAKING, 3)
         for unlike in (None, x[:, :2], x[:3]):
             with pytest.raises(UnreadableEntry):
                 await appender.append(rows, unlike)
@@ -182,7 +190,7 @@ def test_a_reward_counts_once_for_each_metric_decision_and_worker(server: Throwa
 
 def test_another_worker_refuses_what_this_one_logged(server: ThrowawayStore) -> None:
     async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
-        other = RewardAppender(store, OWNER, ("click", "spend"), WINDOW_MS)
+        other = RewardAppender(store, OWNER, TAKING)
         rows = rewards(range(50), times_ms=now_ms)
         first, second = await asyncio.gather(appender.append(rows), other.append(rows))
         assert sorted([first, second]) == [b"a" * 50, b"d" * 50]
@@ -271,7 +279,7 @@ def test_a_store_that_does_not_answer_fails_in_time_and_the_retry_counts_once() 
 def test_over_a_bound_it_says_so_and_takes_no_more(
     server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
 ) -> None:
-    monkeypatch.setattr(module, bound, most)
+    monkeypatch.setattr(group_commit, bound, most)
 
     async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
         first = asyncio.create_task(appender.append(rewards([0], times_ms=now_ms)))
@@ -292,9 +300,10 @@ def test_over_a_bound_it_says_so_and_takes_no_more(
 def test_groups_are_bounded(
     server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
 ) -> None:
-    monkeypatch.setattr(module, bound, most)
+    monkeypatch.setattr(module if hasattr(module, bound) else group_commit, bound, most)
 
-    async def scenario(store: Store, appender: RewardAppender, now_ms: int) -> None:
+    async def scenario(store: Store, _: RewardAppender, now_ms: int) -> None:
+        appender = RewardAppender(store, OWNER, TAKING)
         tries = [appender.append(rewards(range(10 * i, 10 * i + 10), times_ms=now_ms)) for i in range(6)]
         assert await asyncio.gather(*tries) == [b"a" * 10] * 6
         assert [len(entry) for entry in await logged(store)] == [20, 20, 20]
@@ -321,8 +330,8 @@ def test_stopping_tells_everyone_who_waits(server: ThrowawayStore) -> None:
         try:
             tries = [asyncio.create_task(appender.append(rewards([i], times_ms=now_ms))) for i in range(4)]
             await under_way()
-            assert appender._running is not None
-            appender._running.cancel()
+            assert appender._rewards._running is not None
+            appender._rewards._running.cancel()
             async with asyncio.timeout(5):
                 results = await asyncio.gather(*tries, return_exceptions=True)
         finally:
@@ -337,7 +346,7 @@ def test_an_entry_moves_no_more_of_a_model_than_is_folded_quickly(server: Throwa
     most = module.MAX_GROUP_NUMBERS // order**2
 
     async def scenario(store: Store, _: RewardAppender, now_ms: int) -> None:
-        appender = RewardAppender(store, OWNER, ("click",), WINDOW_MS, 2, order)
+        appender = RewardAppender(store, OWNER, TAKING, 2, order)
         n = 2 * most + 3
         x = np.arange(n * 2, dtype=np.float32).reshape(n, 2)
         verdicts, alone = await asyncio.gather(

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from builders import rewards
+from builders import experiment, rewards
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import ThrowawayStore, server_binaries
@@ -24,6 +24,7 @@ from bandit_serve.store.store import Store
 
 DAY_S = 86_400
 WINDOW_MS = 600_000
+TAKING = experiment(attribution={"window": f"{WINDOW_MS}ms", "missing": "ignore"})
 OWNER = "e"
 MS = 1_000_000
 
@@ -139,7 +140,7 @@ def test_rewards_count_once_and_time_runs_on_when_the_stores_clock_steps_and_com
     stepped: SteppableStore, established: None, step_s: int
 ) -> None:
     async def scenario(store: Store) -> None:
-        appender = RewardAppender(store, OWNER, ("click",), WINDOW_MS)
+        appender = RewardAppender(store, OWNER, TAKING)
         n, began_ms = 0, wall_ms()
         for step in (0, step_s, 0, step_s, 0):
             stepped.wall.step(step)
@@ -343,24 +344,25 @@ def test_bitmaps_and_marks_go_when_nothing_can_ask_for_them_any_more() -> None:
     async def run(server: ThrowawayStore) -> None:
         store = Store(server.url, timeout_s=5)
         try:
-            appender = RewardAppender(store, OWNER, ("click",), WINDOW_MS)
+            appender = RewardAppender(store, OWNER, TAKING)
             now_ms = await store.time_ms()
             for incarnation, age_ms in ((1, 0), (2, 300_000), (3, 500_000)):
                 await appender.append(rewards([0], times_ms=now_ms - age_ms, incarnation=incarnation))
                 await store.append_exposures(OWNER, incarnation, 0, 1, b"x")
             marks = [store.keys.exposed(OWNER, i).encode() for i in (1, 2, 3)]
             bitmaps = [store.keys.seen(OWNER, "click", i, 0).encode() for i in (1, 2, 3)]
+            values = [store.keys.values(OWNER, "click", i, 0).encode() for i in (1, 2, 3)]
             with server.client() as client:
 
                 async def left_after(ms: int) -> set[bytes]:
                     store.time_ms = at(now_ms + ms)  # type: ignore[method-assign]
                     await store.sweep(OWNER)
-                    kept = set(client.keys("*seen*")) | set(client.keys("*exposed*"))
+                    kept = {key for kind in ("seen", "values", "exposed") for key in client.keys(f"*{kind}*")}
                     assert kept == set(client.zrange(store.keys.expiries(OWNER), 0, -1))
                     return kept
 
-                assert await left_after(0) == {*bitmaps, *marks}
-                assert await left_after(WINDOW_MS - 300_000) == {*bitmaps[:2], *marks}
+                assert await left_after(0) == {*bitmaps, *values, *marks}
+                assert await left_after(WINDOW_MS - 300_000) == {*bitmaps[:2], *values[:2], *marks}
                 assert await left_after(2 * WINDOW_MS) == {*marks}
                 assert await left_after(EXPOSED_MARK_MS - 60_000) == {*marks}
                 assert await left_after(EXPOSED_MARK_MS + 60_000) == set()
@@ -381,7 +383,7 @@ def test_what_an_earlier_version_let_the_stores_clock_end_is_kept() -> None:
     async def run(server: ThrowawayStore) -> None:
         store = Store(server.url, timeout_s=5)
         try:
-            appender = RewardAppender(store, OWNER, ("click",), WINDOW_MS)
+            appender = RewardAppender(store, OWNER, TAKING)
             now_ms = await store.time_ms()
             bitmap, mark = store.keys.seen(OWNER, "click", 1, 0), store.keys.exposed(OWNER, 1)
             with server.client() as client:

@@ -14,7 +14,7 @@ from bandit_serve.errors import StoreUnavailable
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.times import COUNTED_MS
 from bandit_serve.store import scripts
-from bandit_serve.store.store import Store
+from bandit_serve.store.store import CountedRows, Store
 
 ROW = 56
 EXP = "e"
@@ -44,7 +44,15 @@ def on(server: ThrowawayStore, scenario: Callable[[Store], Awaitable[None]]) -> 
 
 
 def checks(*rows: tuple[int, int, int]) -> bytes:
-    return b"".join(struct.pack("<HHQ", *row) for row in rows)
+    """Of rewards of 1 on a binary metric: bitmap, bit and deadline of each."""
+    return b"".join(
+        struct.pack("<HHHIQ", bitmap, bit, bitmap, 2 * bit + 1, deadline) for bitmap, bit, deadline in rows
+    )
+
+
+async def append_rewards(store: Store, bitmaps: list[str], data: bytes, asked: bytes) -> bytes:
+    values = [f"of-{bitmap}" for bitmap in bitmaps]
+    return await store.append_rewards(EXP, CountedRows(data, ROW, asked, bitmaps, values))
 
 
 def rows(*letters: str) -> bytes:
@@ -54,7 +62,7 @@ def rows(*letters: str) -> bytes:
 def test_every_script_is_listed_and_says_what_it_takes() -> None:
     names = {path.name for path in files("bandit_serve.store").iterdir() if path.name.endswith(".lua")}
     made = [value for value in vars(scripts).values() if isinstance(value, scripts.Script)]
-    assert len(made) == len(names - {"appending.lua"})
+    assert len(made) == len(names - {"appending.lua", "counting.lua"})
     for script in made:
         assert "KEYS:" in script.source
         assert "ARGV:" in script.source
@@ -70,7 +78,7 @@ def test_a_store_that_forgot_the_scripts_is_sent_them(server: ThrowawayStore, fo
             assert await store.append_change(EXP, 0, b"c", b"1") is not None
             if forgetting:
                 client.script_flush()
-            assert await store.append_rewards(EXP, ["b{e}"], rows("a"), checks((0, 0, FAR_MS))) == b"a"
+            assert await append_rewards(store, ["b{e}"], rows("a"), checks((0, 0, FAR_MS))) == b"a"
             if forgetting:
                 client.script_flush()
             assert await store.append_exposures(EXP, 1, 0, 1, b"x")
@@ -91,12 +99,12 @@ def test_rewards_are_one_entry_without_duplicates_and_late_ones(server: Throwawa
         asked = checks(
             (0, 1, FAR_MS), (0, 2, now_ms - 1), (0, 1, FAR_MS), (1, 1, FAR_MS), (0, 65_535, FAR_MS)
         )
-        verdicts = await store.append_rewards(EXP, ["b0{e}", "b1{e}"], rows(*"abcde"), asked)
+        verdicts = await append_rewards(store, ["b0{e}", "b1{e}"], rows(*"abcde"), asked)
         assert verdicts == b"aldaa"
         (entry,) = await store.read(EXP, START, 10)
         assert entry.kind == b"r"
         assert entry.data == rows(*"ade")
-        again = await store.append_rewards(EXP, ["b0{e}", "b1{e}"], rows(*"abcde"), asked)
+        again = await append_rewards(store, ["b0{e}", "b1{e}"], rows(*"abcde"), asked)
         assert again == b"dlddd"
         assert len(await store.read(EXP, START, 10)) == 1
 
@@ -105,9 +113,9 @@ def test_rewards_are_one_entry_without_duplicates_and_late_ones(server: Throwawa
 
 def test_nothing_but_duplicates_writes_nothing(server: ThrowawayStore) -> None:
     async def scenario(store: Store) -> None:
-        assert await store.append_rewards(EXP, ["b{e}"], rows("a"), checks((0, 3, FAR_MS))) == b"a"
+        assert await append_rewards(store, ["b{e}"], rows("a"), checks((0, 3, FAR_MS))) == b"a"
         before = await store.last_offset(EXP)
-        assert await store.append_rewards(EXP, ["b{e}"], rows("a"), checks((0, 3, FAR_MS))) == b"d"
+        assert await append_rewards(store, ["b{e}"], rows("a"), checks((0, 3, FAR_MS))) == b"d"
         assert await store.last_offset(EXP) == before
 
     on(server, scenario)
@@ -115,7 +123,7 @@ def test_nothing_but_duplicates_writes_nothing(server: ThrowawayStore) -> None:
 
 def test_a_late_reward_makes_no_bitmap(server: ThrowawayStore) -> None:
     async def scenario(store: Store) -> None:
-        assert await store.append_rewards(EXP, ["b{e}"], rows("a"), checks((0, 3, 1))) == b"l"
+        assert await append_rewards(store, ["b{e}"], rows("a"), checks((0, 3, 1))) == b"l"
         with server.client() as client:
             assert client.keys("*{e}*") == []
 
@@ -128,7 +136,7 @@ def test_a_bitmap_outlives_the_youngest_token_that_it_must_refuse(server: Throwa
         young, old = now_ms + 900_000, now_ms + 5_000
         with server.client() as client:
             for bit, deadline in ((0, old), (1, young), (2, old)):
-                await store.append_rewards(EXP, ["b{e}"], rows("a"), checks((0, bit, deadline)))
+                await append_rewards(store, ["b{e}"], rows("a"), checks((0, bit, deadline)))
                 latest = old if bit == 0 else young
                 assert client.ttl("b{e}") == -1
                 assert client.zscore(store.keys.expiries(EXP), "b{e}") == latest + COUNTED_MS
@@ -143,8 +151,8 @@ def test_many_rows_and_bitmaps_in_one_call(server: ThrowawayStore) -> None:
         n = 20_000
         bitmaps = [f"b{i}{{e}}" for i in range(n // 2)]
         asked = checks(*((i // 2, i % 2, FAR_MS) for i in range(n)))
-        assert await store.append_rewards(EXP, bitmaps, b"r" * ROW * n, asked) == b"a" * n
-        assert await store.append_rewards(EXP, bitmaps, b"r" * ROW * n, asked) == b"d" * n
+        assert await append_rewards(store, bitmaps, b"r" * ROW * n, asked) == b"a" * n
+        assert await append_rewards(store, bitmaps, b"r" * ROW * n, asked) == b"d" * n
 
     on(server, scenario)
 
@@ -156,8 +164,8 @@ def test_a_check_that_fails_has_written_nothing(server: ThrowawayStore) -> None:
         with server.client() as client:
             client.rpush("b1{e}", "not a bitmap")
             with pytest.raises(Exception, match="WRONGTYPE"):
-                await store.append_rewards(
-                    EXP, ["b0{e}", "b1{e}"], rows("a", "b"), checks((0, 0, FAR_MS), (1, 0, FAR_MS))
+                await append_rewards(
+                    store, ["b0{e}", "b1{e}"], rows("a", "b"), checks((0, 0, FAR_MS), (1, 0, FAR_MS))
                 )
             assert client.keys("*{e}*") == [b"b1{e}"]
 
@@ -172,7 +180,7 @@ def test_a_full_store_takes_a_change_whole_or_not_at_all() -> None:
 
         async def scenario(store: Store) -> None:
             calls: list[Callable[[], Awaitable[object]]] = [
-                lambda: store.append_rewards(EXP, ["b{e}"], rows("a"), checks((0, 0, FAR_MS))),
+                lambda: append_rewards(store, ["b{e}"], rows("a"), checks((0, 0, FAR_MS))),
                 lambda: store.append_exposures(EXP, 1, 0, 1, b"x"),
                 lambda: store.append_change(EXP, 0, b"c", b"1"),
             ]
