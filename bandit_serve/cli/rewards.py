@@ -163,7 +163,7 @@ class Import:
         self._faults: list[Fault] = []
 
     async def read(self, file: RewardFile, progress: Progress) -> None:
-        """Submits all rows of a file. Raises `InvalidInput` where it can not be read on, and what came before counts."""
+        """Submits all rows of a file. Raises `InvalidInput` where it can not be read on; what came before counts."""
         occurrences = Occurrences()
         rows = file.rows()
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,11 +71,14 @@ class RewardAppender:
         self._max_events = min(MAX_GROUP_EVENTS, max_rows)
         self._rewards = GroupCommit(self._append_rewards, self._max_rows, f"rewards of {owner}")
         self._events = GroupCommit(self._append_events, self._max_events, f"events of {owner}")
+        self._new_events = GroupCommit(
+            partial(self._append_events, only_new=True), self._max_events, f"new events of {owner}"
+        )
 
     @property
     def idle(self) -> bool:
         """Whether no append is under way."""
-        return self._rewards.idle and self._events.idle
+        return self._rewards.idle and self._events.idle and self._new_events.idle
 
     async def append(self, rows: Rows, x: NDArray[np.float32] | None = None) -> bytes:
         """Appends plain rewards; returns, when they are in the log, one letter of `VERDICTS` for each.
@@ -96,7 +100,12 @@ class RewardAppender:
         return verdicts.tobytes()
 
     async def append_events(
-        self, rows: Rows, events: NDArray[np.uint64], x: NDArray[np.float32] | None = None
+        self,
+        rows: Rows,
+        events: NDArray[np.uint64],
+        x: NDArray[np.float32] | None = None,
+        *,
+        only_new: bool = False,
     ) -> bytes:
         """Appends rewards by event; returns, when they are in the log, one letter of `VERDICTS` for each.
 
@@ -105,11 +114,15 @@ class RewardAppender:
         An event that the store knows already stays with the decision that it was first joined to, whichever one is in
         the row: an event is known by decision and metric, in experiments whose unit is the user by unit and metric.
 
+        With `only_new` an event that the store knows stays as it is, and is a duplicate: what was sent long ago must
+        not replace what was sent since.
+
         `invalid` here are values that would take the decision's value out of what its metric takes, and events over
         the bounds; values that the metric itself refuses must not come here. Raises as `append`.
         """
         self._check(rows, x)
-        return await self._events.submit([*self._batches(rows, x, self._max_events, events)])
+        commit = self._new_events if only_new else self._events
+        return await commit.submit([*self._batches(rows, x, self._max_events, events)])
 
     def _check(self, rows: Rows, x: NDArray[np.float32] | None) -> None:
         row_bytes = rows.itemsize if x is None else rows.itemsize + x.itemsize * x.shape[1]
@@ -127,7 +140,7 @@ class RewardAppender:
     async def _append_rewards(self, batch: Batch) -> bytes:
         return await self._store.append_rewards(self._owner, self._counted(batch))
 
-    async def _append_events(self, batch: Batch) -> bytes:
+    async def _append_events(self, batch: Batch, *, only_new: bool = False) -> bytes:
         counted = self._counted(batch)
         first = 3 + len(counted.bitmaps) + len(counted.values)
         period_ms = self._window_ms + COUNTED_MS if self._by_unit else 0
@@ -140,13 +153,12 @@ class RewardAppender:
             self._rules,
             MAX_EVENTS,
             MAX_HASH_FIELDS,
+            int(only_new),
         )
         return await self._store.append_events(self._owner, counted, self._hashes(places), arguments)
 
     def _counted(self, batch: Batch) -> CountedRows:
-        bitmaps, values, checks = counting_places(
-            batch.rows, self._window_ms, self._two_valued, self._high
-        )
+        bitmaps, values, checks = counting_places(batch.rows, self._window_ms, self._two_valued, self._high)
         keys, row_bytes = self._store.keys, len(batch.packed) // max(len(batch.rows), 1)
         return CountedRows(
             batch.packed,

@@ -53,8 +53,8 @@ class Asked(NamedTuple):
 
     @classmethod
     def of(cls, parts: Sequence[Asked]) -> Asked:
-        columns: Any = zip(*parts, strict=True)
-        return cls(*map(np.concatenate, columns))
+        by_column: Any = zip(*parts, strict=True)
+        return cls(*(np.concatenate(column) for column in by_column))
 
     def those(self, chosen: NDArray[np.bool_]) -> Asked:
         return Asked(*(column[chosen] for column in self))
@@ -192,22 +192,32 @@ class RewardsByUnit:
         await self._tail.wait_for_end(live.owner)
 
     async def _append(
-        self, live: LiveExperiment, asked: Asked, joined: InForce, chosen: NDArray[np.bool_]
+        self,
+        live: LiveExperiment,
+        asked: Asked,
+        joined: InForce,
+        chosen: NDArray[np.bool_],
+        *,
+        only_new: bool = False,
     ) -> bytes:
         rows = joined.rows[chosen]
         rows["metric"], rows["value"] = asked.metrics[chosen], asked.values[chosen]
         x = joined.x[chosen] if joined.x.shape[1] else None
-        return await self._appender_of(live).append_events(rows, asked.events[chosen], x)
+        return await self._appender_of(live).append_events(rows, asked.events[chosen], x, only_new=only_new)
 
     async def run(self) -> None:
         """Goes on looking for the exposures of unmatched rewards, until cancelled."""
         while True:
             await asyncio.sleep(RETRY_S)
-            for uid, rewards in self.unmatched.by_experiment().items():
-                live = self._replica.by_uid.get(uid)
-                if live is not None:
-                    with contextlib.suppress(StoreUnavailable, SetAside):
-                        await self._retry(live, rewards)
+            await self.look_again()
+
+    async def look_again(self) -> None:
+        """Counts the unmatched rewards whose exposure has come."""
+        for uid, rewards in self.unmatched.by_experiment().items():
+            live = self._replica.by_uid.get(uid)
+            if live is not None:
+                with contextlib.suppress(StoreUnavailable, SetAside):
+                    await self._retry(live, rewards)
 
     async def _retry(self, live: LiveExperiment, rewards: list[Unmatched]) -> None:
         events = np.array([reward.event for reward in rewards], np.uint64)
@@ -221,7 +231,7 @@ class RewardsByUnit:
         joined = await self._look(live, asked)
         still = np.array([self.unmatched.has(reward) for reward in rewards])
         if (chosen := joined.matched & still).any():
-            await self._append(live, asked, joined, chosen)
+            await self._append(live, asked, joined, chosen, only_new=True)
             self.unmatched.forget(rewards[i].event for i in np.flatnonzero(chosen).tolist())
 
 
@@ -252,7 +262,7 @@ def refused(mistake: FieldError) -> InvalidInput:
 
 
 def _columns(live: LiveExperiment, rewards: Sequence[UnitReward], now_ms: int) -> Asked:
-    """Rewards that are valid, as columns. One without a time may have been decided by a clock that is a little ahead."""
+    """Rewards that are valid, as columns. Of one without a time, the exposure's clock may be a little ahead of ours."""
     metrics = {metric.name: i for i, metric in enumerate(live.experiment.metrics)}
     objective = live.experiment.objective.name
     return Asked(

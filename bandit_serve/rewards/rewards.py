@@ -15,6 +15,7 @@ from bandit_serve.base.turns import Turn
 from bandit_serve.errors import SetAside, StoreUnavailable
 from bandit_serve.experiments.policy import order_of
 from bandit_serve.experiments.spec import Experiment
+from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica, set_aside
 from bandit_serve.log.events import REWARD
 from bandit_serve.log.token import Keyring
@@ -212,9 +213,17 @@ class Rewards:
             live = self._replica.by_uid.get(uid)
             if live is None:
                 return None
-        return self._by_uid.setdefault(
-            uid, ExperimentRewards(self._store, live.owner, live.experiment, live.n_features)
-        )
+        return self._intake_of(live)
+
+    def _intake_of(self, live: LiveExperiment) -> ExperimentRewards:
+        uid = live.record.uid
+        if uid not in self._by_uid:
+            self._by_uid[uid] = ExperimentRewards(self._store, live.owner, live.experiment, live.n_features)
+        return self._by_uid[uid]
+
+    def appender_of(self, live: LiveExperiment) -> RewardAppender:
+        """Appender of an experiment's rewards, one for all that append to its log."""
+        return self._intake_of(live).appender
 
     async def drain(self) -> None:
         """Returns when no append is under way."""

@@ -28,6 +28,7 @@ from bandit_serve.replication.census import WorkerCard
 from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.replication.local_snapshots import LocalSnapshots
 from bandit_serve.replication.tail import GATHER_S
+from bandit_serve.rewards.by_unit import RewardsByUnit
 from bandit_serve.rewards.rewards import Rewards
 from bandit_serve.server.faults import Faults
 from bandit_serve.server.heartbeat import STARTED_WITHOUT_STORE, Heartbeat
@@ -66,6 +67,7 @@ class Service:
         self.keeper: Keeper | None = None
         self.decisions: Decisions
         self.rewards: Rewards
+        self.rewards_by_unit: RewardsByUnit
         self.flusher: Flusher
         self._live_models: LiveModels
         self._faults = Faults(node.troubles, node.replica, node.store.outages)
@@ -118,6 +120,14 @@ class Service:
         )
         self.rewards = Rewards(store, replica, self.node.tail, keyring)
         self.flusher = Flusher(store, self.decisions.exposures, self.incarnation)
+        self.rewards_by_unit = RewardsByUnit(
+            replica,
+            self.node.tail,
+            self.node.exposures,
+            self.rewards.appender_of,
+            self.flusher.flush,
+            store.clock.now_ms,
+        )
         self._live_models = LiveModels(replica, models, self.decisions.deciders)
         self._follow_quickly_enough()
         self._faults.listen()
@@ -155,6 +165,7 @@ class Service:
         tasks.repeated("keeper", keeper.run)
         tasks.repeated("snapshots", keeper.keep_regularly)
         tasks.repeated("local_snapshots", local_keeper.run)
+        tasks.repeated("unmatched_rewards", self.rewards_by_unit.run)
         tasks.repeated("heartbeat", Heartbeat(node, self.card, self.counters, self.publish_counters).run)
         tasks.repeated("renewal_of_keys", self._renew_keys)
         tasks.repeated("shadows", self.shadows.run)
