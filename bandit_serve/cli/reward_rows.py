@@ -26,7 +26,7 @@ MAX_LINE_BYTES = 2**20
 RETRACTED = "null"
 """Value that takes an event back, in a text."""
 WHOLE_SECOND = timedelta(milliseconds=999)
-"""Time in whole seconds stands for its second: what happened in it came after exposures in it."""
+"""A text with whole seconds means an instant of that second, the last of them: it came after exposures in it."""
 
 
 class RewardRow(NamedTuple):
@@ -206,10 +206,9 @@ class _ParquetRows:
         if not self._arrow.types.is_timestamp(column.type):
             cells: list[Any] = column.to_pylist()
             return cells
-        whole = WHOLE_SECOND if column.type.unit == "s" else timedelta()
         milliseconds = column.cast(self._arrow.timestamp("ms", tz=column.type.tz), safe=False)
         return [
-            None if each is None else datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=each) + whole
+            None if each is None else datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=each)
             for each in milliseconds.cast(self._arrow.int64()).to_pylist()
         ]
 
