@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bandit_serve.cli import reward_rows
 from bandit_serve.cli.reward_rows import Occurrences, RewardFile, RewardRow
 from bandit_serve.errors import InvalidInput
 
@@ -30,12 +30,8 @@ def written(path: Path, text: str, *, zipped: bool = False) -> Path:
 
 
 def row(unit: str | None = "ada", value: Any = 1.0, **fields: Any) -> RewardRow:
-    return RewardRow(
-        unit,
-        *(fields.get(name) for name in ("decision_id",)),
-        value,
-        *(fields.get(n) for n in ("metric", "event_id", "at")),
-    )
+    none = dict.fromkeys(("decision_id", "metric", "event_id", "at"))
+    return RewardRow(**{**none, "unit": unit, "value": value, **fields})
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -89,7 +85,7 @@ def test_parquet_with_its_own_types(tmp_path: Path) -> None:
             "value": pa.array([1, None], pa.int64()),
             "event_id": pa.array([5, 6], pa.int64()),
             "at": at,
-            "seconds": pa.array([1_769_860_800, 0], pa.timestamp("s", tz="Europe/Berlin")),
+            "zoned": pa.array([1_769_860_800_000_001, 0], pa.timestamp("us", tz="Europe/Berlin")),
         }
     )
     path = tmp_path / "a.parquet"
@@ -99,8 +95,8 @@ def test_parquet_with_its_own_types(tmp_path: Path) -> None:
         (2, row("bob", None, event_id="6")),
     ]
     assert read(path) == expected
-    (_, first), _ = read(path, at="seconds")
-    assert first.at == NOON.replace(microsecond=999_000)
+    (_, first), _ = read(path, at="zoned")
+    assert first.at == NOON
 
 
 @pytest.mark.parametrize(
@@ -198,7 +194,13 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
         for i in range(50_000):
             file.write(f"u{i},1\n")
     rows = RewardFile(path, {}).rows()
-    first = next(rows)
-    assert first[0] == 2
-    assert sum(1 for _ in rows) == 49_999
-    assert reward_rows.MAX_LINE_BYTES <= 2**20
+    assert next(rows)[0] == 2
+    tracemalloc.start()
+    try:
+        occurrences = Occurrences()
+        ids = (occurrences.event_id(each) for _, each in rows if isinstance(each, RewardRow))
+        assert sum(1 for _ in ids) == 49_999
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+        occurrences.close()
+    finally:
+        tracemalloc.stop()
