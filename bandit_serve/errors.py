@@ -13,6 +13,7 @@ BanditServeError
 ├── TooSlow               a request that did not arrive in time
 ├── Late                  a reward after its attribution window
 ├── Conflict              the present state does not allow it
+│   └── RewardConflict    another reward of the decision was counted for this metric
 ├── PreconditionFailed    If-Match named another revision
 ├── NotBuilt              named by the contract, not built yet
 ├── StateFault            stored state can not be read: the service's fault, not the caller's
@@ -118,6 +119,10 @@ class Late(BanditServeError):
 
 
 class Conflict(BanditServeError):
+    pass
+
+
+class RewardConflict(Conflict):
     pass
 
 

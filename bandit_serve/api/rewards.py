@@ -15,23 +15,39 @@ MAX_TOKEN_CHARS = 4_096
 RewardVerdict = Literal[
     "accepted", "duplicate", "corrected", "retracted", "conflict", "late", "unmatched", "unknown", "invalid"
 ]
+ACCEPTED: tuple[RewardVerdict, ...] = ("accepted", "corrected", "retracted")
 Token = Annotated[str, Meta(max_length=MAX_TOKEN_CHARS)]
+# For the API description only: `event_ids.is_event_id` counts the bytes.
+_EVENT_ID_SCHEMA = {"minLength": 1, "maxLength": 128, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
+EventId = Annotated[
+    str,
+    Meta(
+        description="1 to 128 bytes of UTF-8 without control characters; the event counts once",
+        extra_json_schema=_EVENT_ID_SCHEMA,
+    ),
+]
+Value = Annotated[float | bool | None, Meta(description="null takes back the event that `event_id` names")]
 
 
 class Reward(Struct, frozen=True, forbid_unknown_fields=True):
-    """`metric` is the objective unless it is given; true and false are 1 and 0 of a binary one."""
+    """`metric` is the objective unless it is given; true and false are 1 and 0 of a binary one.
+
+    With an `event_id` it is one of several events of a decision, whose values add up.
+    """
 
     decision_id: Token
-    value: float | bool
+    value: Value
     metric: Name | None = None
+    event_id: EventId | None = None
 
 
 class RewardsRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Either one reward, or `rewards`."""
 
     decision_id: Token | UnsetType = UNSET
-    value: float | bool | UnsetType = UNSET
+    value: Value | UnsetType = UNSET
     metric: Name | UnsetType | None = UNSET
+    event_id: EventId | UnsetType | None = UNSET
     rewards: Annotated[list[Reward], Meta(max_length=MAX_REWARDS)] | UnsetType = UNSET
 
 
@@ -47,7 +63,9 @@ class UnitReward(Struct, frozen=True):
 
 
 class RewardsReport(Struct, frozen=True):
-    """`rejected` counts the late, the unknown and the invalid; `verdicts` are in the order of the request."""
+    """`accepted` counts the corrected and the retracted, too, `rejected` those in conflict, late, unmatched, unknown
+    and invalid; `verdicts` are in the order of the request.
+    """
 
     accepted: int
     duplicates: int
@@ -57,5 +75,6 @@ class RewardsReport(Struct, frozen=True):
 
 def rewards_report(verdicts: list[RewardVerdict]) -> RewardsReport:
     """Counts the verdicts."""
-    accepted, duplicates = verdicts.count("accepted"), verdicts.count("duplicate")
+    accepted = sum(verdicts.count(verdict) for verdict in ACCEPTED)
+    duplicates = verdicts.count("duplicate")
     return RewardsReport(accepted, duplicates, len(verdicts) - accepted - duplicates, verdicts)

@@ -110,9 +110,10 @@ class RewardAppender:
         """Appends rewards by event; returns, when they are in the log, one letter of `VERDICTS` for each.
 
         rows: `events.REWARD` (n,), each with its decision, as a token gives it, and the event's own value; NaN takes
-        the event back. events: (n,), `event_ids.hash_event` of each, or `NO_EVENT` for a plain reward. x: as in `append`.
-        An event that the store knows already stays with the decision that it was first joined to, whichever one is in
-        the row: an event is known by decision and metric, in experiments whose unit is the user by unit and metric.
+        the event back. events: uint64 (n,), `event_ids.hash_event` of each, or `NO_EVENT` for a plain reward. x: as in
+        `append`. An event that the store knows already stays with the decision that it was first joined to, whichever
+        one is in the row: an event is known by decision and metric, or, where the experiment's unit is the user, by
+        unit and metric. An entry has rows for those values that change, and there is none where none does.
 
         With `only_new` an event that the store knows stays as it is, and is a duplicate: what was sent long ago must
         not replace what was sent since.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from bandit_serve.base.names import is_outside
+from bandit_serve.base._names import is_outside
 
 MAX_EVENT_ID_BYTES = 128
 EVENT_ID = f"expected 1 to {MAX_EVENT_ID_BYTES} bytes of UTF-8 without control characters"

@@ -41,9 +41,7 @@ class GroupCommit:
     features may have two kilobytes. `name` is the task's.
     """
 
-    def __init__(
-        self, append: Callable[[Batch], Awaitable[bytes]], max_rows: int, name: str
-    ) -> None:
+    def __init__(self, append: Callable[[Batch], Awaitable[bytes]], max_rows: int, name: str) -> None:
         self._append = append
         self._max_rows = max_rows
         self._name = name
@@ -61,8 +59,8 @@ class GroupCommit:
     async def submit(self, batches: Sequence[Batch]) -> bytes:
         """Returns the letters of all batches, in their order, when each is appended.
 
-        Raises `Overloaded`, and appends nothing, where too many rows or bytes wait. Raises `StoreUnavailable` when it is
-        unknown whether they were appended.
+        Raises `Overloaded`, and appends nothing, where too many rows or bytes wait. Raises `StoreUnavailable` when it
+        is unknown whether they were appended.
         """
         n_rows = sum(len(batch.rows) for batch in batches)
         n_bytes = sum(len(batch.packed) for batch in batches)

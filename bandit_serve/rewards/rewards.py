@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,8 @@ from bandit_serve.log.events import REWARD
 from bandit_serve.log.token import Keyring
 from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.replication.tail import Tail
-from bandit_serve.rewards.appender import RewardAppender
+from bandit_serve.rewards.appender import MAX_EVENTS, VERDICTS, RewardAppender
+from bandit_serve.rewards.event_ids import EVENT_ID, NO_EVENT, hash_event, is_event_id
 from bandit_serve.store.store import Store
 
 RENEW_S = 1.0
@@ -30,8 +32,9 @@ TOKENS_A_TURN = 500
 """Tokens that are opened in one turn: each may have kilobytes of features."""
 
 Takes = Callable[[float], bool]
+T = TypeVar("T")
 
-_LETTERS: dict[int, RewardVerdict] = {ord("a"): "accepted", ord("d"): "duplicate", ord("l"): "late"}
+NULL = "expected a number: null takes back an event, and needs its event_id"
 
 
 class ExperimentRewards:
@@ -45,9 +48,34 @@ class ExperimentRewards:
         self.appender = RewardAppender(store, owner, experiment, n_features, order_of(experiment))
 
     def metric_of(self, reward: Reward) -> int | None:
-        """Index of a reward's metric; None where there is no such metric or it refuses the value."""
+        """Index of a reward's metric; None where there is no such metric or it refuses the value, or the event's id is
+        none.
+        """
         known = self._metrics.get(reward.metric)
-        return None if known is None or not known[1](reward.value) else known[0]
+        if known is None or (reward.event_id is not None and not is_event_id(reward.event_id)):
+            return None
+        takes = reward.event_id is not None if reward.value is None else known[1](reward.value)
+        return known[0] if takes else None
+
+    async def append(
+        self, rows: NDArray[np.void], events: NDArray[np.uint64] | None, x: NDArray[np.float32] | None
+    ) -> bytes:
+        """Appends rewards, those with an event and plain ones, as `RewardAppender` does. events: None without any."""
+        by_event = None if events is None else events != NO_EVENT
+        if events is None or by_event is None or not by_event.any():
+            return await self.appender.append(rows, x)
+        if by_event.all():
+            return await self.appender.append_events(rows, events, x)
+        of_events, plain = np.flatnonzero(by_event), np.flatnonzero(~by_event)
+        letters = np.empty(len(rows), np.uint8)
+        x_of = (lambda some: None) if x is None else x.__getitem__
+        appends = (
+            self.appender.append(rows[plain], x_of(plain)),
+            self.appender.append_events(rows[of_events], events[of_events], x_of(of_events)),
+        )
+        for places, appended in zip((plain, of_events), await _all_ended(appends), strict=True):
+            letters[places] = np.frombuffer(appended, np.uint8)
+        return letters.tobytes()
 
 
 class Rewards:
@@ -74,6 +102,7 @@ class Rewards:
         Raises `Unavailable` when that is unknown for some of them, or one of their experiments is set aside. A retry is
         safe: a reward that was counted becomes a duplicate.
         """
+        # float64 has NaN for None.
         values = np.array([reward.value for reward in rewards], np.float64)
         tokens = [reward.decision_id for reward in rewards]
         rows, uids, features = await self._open(tokens, values)
@@ -102,8 +131,9 @@ class Rewards:
                 if metric:
                     rows["metric"][i] = metric
                 groups.setdefault(uid, []).append(i)
+        events = _hashes([reward.event_id for reward in rewards])
         await _run_all(
-            [self._append(uid, rows, features, places, verdicts) for uid, places in groups.items()]
+            [self._append(uid, rows, events, features, places, verdicts) for uid, places in groups.items()]
         )
         if refused is not None:
             raise refused
@@ -147,6 +177,7 @@ class Rewards:
         self,
         uid: int,
         rows: NDArray[np.void],
+        events: NDArray[np.uint64] | None,
         features: dict[int, bytes],
         places: list[int],
         verdicts: list[RewardVerdict],
@@ -164,9 +195,9 @@ class Rewards:
             for i in places:
                 verdicts[i] = "unknown"
             return
-        letters = await intake.appender.append(chosen, x)
+        letters = await intake.append(chosen, None if events is None else events[places], x)
         for i, letter in zip(places, letters, strict=True):
-            verdicts[i] = _LETTERS[letter]
+            verdicts[i] = VERDICTS[letter]
 
     async def _with_known_arms(
         self, uid: int, rows: NDArray[np.void], places: list[int], verdicts: list[RewardVerdict]
@@ -203,7 +234,15 @@ class Rewards:
         metric = metrics.get(reward.metric or live.experiment.objective.name)
         if metric is None:
             return "metric", expected_one_of(reward.metric or "", list(metrics))
-        return "value", metric.refuses(reward.value) or "expected a valid value"
+        if reward.event_id is not None and not is_event_id(reward.event_id):
+            return "event_id", EVENT_ID
+        if reward.value is None and reward.event_id is None:
+            return "value", NULL
+        refused = None if reward.value is None else metric.refuses(reward.value)
+        return "value", refused or (
+            f"expected at most {MAX_EVENTS:,} events of a decision, with which its value stays one that "
+            f"{metric.name} takes"
+        )
 
     async def _rewards_of(self, uid: int) -> ExperimentRewards | None:
         """Intake of an experiment, or None if there is none. Reads new logs first: it may be new to this worker."""
@@ -231,11 +270,25 @@ class Rewards:
             await asyncio.sleep(0.005)
 
 
+def _hashes(event_ids: list[str | None]) -> NDArray[np.uint64] | None:
+    """Hashes of events, uint64 (n,), `NO_EVENT` for None; None where all are."""
+    if not any(event_id is not None for event_id in event_ids):
+        return None
+    hashes = (NO_EVENT if event_id is None else hash_event(event_id) for event_id in event_ids)
+    return np.fromiter(hashes, np.uint64, len(event_ids))
+
+
 async def _run_all(appends: list[Coroutine[None, None, None]]) -> None:
     if len(appends) == 1:
         await appends[0]
     elif appends:
-        # All run to their end: a failure of one experiment does not lose the rewards of the others.
-        for result in await asyncio.gather(*appends, return_exceptions=True):
-            if result is not None:
-                raise result
+        await _all_ended(appends)
+
+
+async def _all_ended(appends: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """Results of all. Each runs to its end before a failure is raised: that of one loses nothing of the others."""
+    results = await asyncio.gather(*appends, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast(list[T], results)

@@ -93,7 +93,7 @@ ROUTES: tuple[Route, ...] = (
         RewardsRequest,
         RewardsReport,
         media=EITHER,
-        refuses=(404, 410),
+        refuses=(404, 409, 410),
         hot=True,
         operation="reward",
     ),

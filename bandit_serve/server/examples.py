@@ -96,10 +96,18 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
     },
     RewardsRequest: {
         "one": {"decision_id": TOKEN, "value": 1},
+        "event": {"decision_id": TOKEN, "value": 25.0, "metric": "revenue", "event_id": "order-17"},
+        "retraction": {"decision_id": TOKEN, "value": None, "metric": "revenue", "event_id": "order-17"},
         "many": {"rewards": [{"decision_id": TOKEN, "value": 25.0, "metric": "revenue"}]},
     },
     RewardsReport: {
         "accepted": {"accepted": 1, "duplicates": 0, "rejected": 0, "verdicts": ["accepted"]},
+        "many": {
+            "accepted": 2,
+            "duplicates": 1,
+            "rejected": 1,
+            "verdicts": ["accepted", "corrected", "duplicate", "conflict"],
+        },
     },
     Experiment: {
         "split": {

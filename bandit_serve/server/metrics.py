@@ -10,24 +10,23 @@ import mmap
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from bandit_serve.api.rewards import RewardVerdict
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 
+VERDICTS: tuple[str, ...] = get_args(RewardVerdict)
 OUTCOMES = ("2xx", "4xx", "5xx")
 BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 SCALARS = (
     "decisions",
     "predictions",
-    "rewards_accepted",
-    "rewards_duplicate",
-    "rewards_late",
-    "rewards_unknown",
-    "rewards_invalid",
+    *(f"rewards_{verdict}" for verdict in VERDICTS),
     "exposures_lost",
     "ejections",
     "ejected_arms",
@@ -134,7 +133,7 @@ class ServiceCollector(Collector):
     def _totals(self) -> Iterable[Metric]:
         total = self._counters.total
         rewards = CounterMetricFamily("bandit_serve_rewards", "Rewards by verdict.", labels=["verdict"])
-        for verdict in ("accepted", "duplicate", "late", "unknown", "invalid"):
+        for verdict in VERDICTS:
             rewards.add_metric([verdict], total(f"rewards_{verdict}"))
         yield rewards
         yield CounterMetricFamily("bandit_serve_decisions", "Decisions made.", total("decisions"))

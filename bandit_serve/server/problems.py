@@ -57,6 +57,10 @@ TITLES: Mapping[int, tuple[str, str]] = {
     501: ("not-built", "Not built yet"),
     503: ("unavailable", "Try again later"),
 }
+# Errors whose type is not that of their status.
+TYPES: Mapping[type[Exception], tuple[str, str]] = {
+    errors.RewardConflict: ("reward-conflict", "Another reward was counted"),
+}
 
 
 _logged_s: dict[str, float] = {}
@@ -88,7 +92,7 @@ def problem(error: Exception) -> Problem:
                 _say(error)
             fields = getattr(error, "errors", ())
             mistakes = [FieldProblem(_clipped(each.at), _clipped(each.detail)) for each in fields]
-            return _problem(status, _clipped(str(error)), mistakes)
+            return _problem(status, _clipped(str(error)), mistakes, TYPES.get(type(error)))
     if is_of_the_parser(error):
         return _problem(400, "The body can not be read: its encoding is broken.")
     log.error("an unexpected error", exc_info=error)
@@ -106,8 +110,13 @@ def _say(error: Exception) -> None:
     log.error("an error of our own: %s", sentence, exc_info=error)
 
 
-def _problem(status: int, detail: str, fields: list[FieldProblem] | None = None) -> Problem:
-    slug, title = TITLES.get(status, ("error", "An error"))
+def _problem(
+    status: int,
+    detail: str,
+    fields: list[FieldProblem] | None = None,
+    own_type: tuple[str, str] | None = None,
+) -> Problem:
+    slug, title = own_type or TITLES.get(status, ("error", "An error"))
     return Problem(f"urn:bandit-serve:problem:{slug}", title, status, detail, fields or UNSET)
 
 

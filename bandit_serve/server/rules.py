@@ -16,7 +16,7 @@ from bandit_serve.api.decisions import (
     PredictRequest,
     ScoreRequest,
 )
-from bandit_serve.api.rewards import RewardsRequest
+from bandit_serve.api.rewards import MAX_REWARDS, RewardsRequest
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment, Metric, Stopping
 from bandit_serve.metrics import KINDS, MAX_VALUE, names_of
@@ -89,6 +89,7 @@ def _of_kind(policy: type[Policy]) -> Form:
     )
 
 
+REWARD_FORMS: list[Schema] = [{"$ref": f"#/components/schemas/{name}"} for name in ("Reward", "Retraction")]
 FORMS: Mapping[type, tuple[Form, ...]] = {
     PolicySpec: tuple(_of_kind(policy) for policy in POLICIES.values()),
     ScoreRequest: _asking("Score"),
@@ -96,15 +97,24 @@ FORMS: Mapping[type, tuple[Form, ...]] = {
     RewardsRequest: (
         Form(
             "Reward",
-            "`metric` is the objective unless it is given.",
+            "`metric` is the objective unless it is given. With an `event_id` it is one of several events of a "
+            "decision, whose values add up; the same `event_id` with another value corrects it.",
             ("decision_id", "value"),
             without=("rewards",),
+        ),
+        Form(
+            "Retraction",
+            "The event that `event_id` names is taken back.",
+            ("decision_id", "value", "event_id"),
+            without=("rewards",),
+            only={"value": NULL},
         ),
         Form(
             "Rewards",
             "Many rewards. One that is not valid is answered `invalid` in its place, and costs the others nothing.",
             ("rewards",),
-            without=("decision_id", "value", "metric"),
+            without=("decision_id", "value", "metric", "event_id"),
+            only={"rewards": {"type": "array", "maxItems": MAX_REWARDS, "items": {"oneOf": REWARD_FORMS}}},
         ),
     ),
     DecideBatch: (
@@ -323,7 +333,8 @@ BEYOND: Mapping[type, str] = {
     PredictBatch: f"Entries. {ANSWERED_IN_PLACE}",
     ScoreRequest: "Names are counted in bytes; `features` are for models that take them.",
     DecideBatch: OF_A_DECISION,
-    RewardsRequest: "`decision_id` is one of ours, and `value` one that the metric takes.",
+    RewardsRequest: "`decision_id` is one of ours, and `value` one that the metric takes; an `event_id` is counted in "
+    "bytes, and a decision's events add up to a value that the metric takes.",
     PolicySpec: OF_A_POLICY,
     Arm: OF_AN_ARM,
     ArmRequest: f"{OF_AN_ARM} Where others have `features`, it has as many.",

@@ -40,7 +40,7 @@ def test_one_reward_counts_once(service: ThrowawayService, name: str) -> None:
     first = reward(service, token, 1.0)
     assert (first.status, set(first.body)) == (200, REPORT)
     assert first.body == {"accepted": 1, "duplicates": 0, "rejected": 0, "verdicts": ["accepted"]}
-    again = reward(service, token, 0)
+    again = reward(service, token, 1)
     assert (again.status, again.body) == (
         200,
         {"accepted": 0, "duplicates": 1, "rejected": 0, "verdicts": ["duplicate"]},

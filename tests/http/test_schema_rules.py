@@ -50,6 +50,7 @@ BEYOND = {
     "RewardsRequest": [
         r"expected the decision_id of one of our decisions",
         r"click is binary: expected 0 or 1",
+        r"expected 1 to 128 bytes of UTF-8",
         r"expected a number within",
         r"metric: expected one of click",
     ],

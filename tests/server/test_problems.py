@@ -10,8 +10,15 @@ import pytest
 from aiohttp import web
 
 from bandit_serve import errors
-from bandit_serve.errors import BanditServeError, FieldError, InvalidInput, Unavailable
-from bandit_serve.server.problems import PROBLEM_TYPE, TITLES, as_entry, problem, problem_response
+from bandit_serve.errors import (
+    BanditServeError,
+    Conflict,
+    FieldError,
+    InvalidInput,
+    RewardConflict,
+    Unavailable,
+)
+from bandit_serve.server.problems import PROBLEM_TYPE, TITLES, TYPES, as_entry, problem, problem_response
 
 # The whole tree, as the contract's statuses are.
 STATUSES = {
@@ -27,6 +34,7 @@ STATUSES = {
     "TooSlow": 408,
     "Late": 410,
     "Conflict": 409,
+    "RewardConflict": 409,
     "PreconditionFailed": 412,
     "NotBuilt": 501,
     "StateFault": 500,
@@ -77,9 +85,14 @@ def test_an_error_is_told_with_its_sentence(kind: type[BanditServeError]) -> Non
 
 
 def test_types_are_stable_and_distinct() -> None:
-    slugs = [slug for slug, _ in TITLES.values()]
+    slugs = [slug for slug, _ in (*TITLES.values(), *TYPES.values())]
     assert len(set(slugs)) == len(slugs)
     assert set(STATUSES.values()) <= set(TITLES)
+
+
+def test_an_error_may_have_a_type_that_is_not_its_status_alone() -> None:
+    assert problem(RewardConflict("No.")).type == "urn:bandit-serve:problem:reward-conflict"
+    assert problem(Conflict("No.")).type == "urn:bandit-serve:problem:conflict"
 
 
 def test_fields_are_named() -> None:

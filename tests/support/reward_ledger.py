@@ -65,7 +65,10 @@ class RewardLedger:
                 return "duplicate"
         elif value is None:
             return "unmatched"
-        elif sum((d, m) == (decision, metric) for (_, m, _), (d, _) in self._events.items()) >= self._max_events:
+        elif (
+            sum((d, m) == (decision, metric) for (_, m, _), (d, _) in self._events.items())
+            >= self._max_events
+        ):
             return "invalid"
         verdict = self._change(
             decision, metric, lambda: self._events.__setitem__(key, (decision, value)), by_event=True

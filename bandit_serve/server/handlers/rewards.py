@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import UNSET
 
 from bandit_serve.api.rewards import MAX_REWARDS, Reward, RewardsRequest, RewardVerdict, rewards_report
-from bandit_serve.errors import FieldError, InvalidInput, InvalidToken, Late, NotFound
+from bandit_serve.errors import FieldError, InvalidInput, InvalidToken, Late, NotFound, RewardConflict
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Body, Entries, Reply, negotiated
 
@@ -40,6 +40,10 @@ class RewardHandlers:
                 raise Late("The decision's attribution window has closed.")
             if verdicts[0] == "unknown":
                 raise NotFound("The decision's experiment does not exist any more.")
+            if verdicts[0] == "conflict":
+                raise RewardConflict(
+                    "The decision has another value for this metric; several add up where each has an event_id."
+                )
             if verdicts[0] == "invalid":
                 raise self._why_invalid(rewards[0])
         return negotiated(headers, report)
@@ -61,7 +65,8 @@ class RewardHandlers:
 
 
 def _rewards(asked: RewardsRequest) -> list[Reward]:
-    single = asked.decision_id is not UNSET or asked.value is not UNSET or asked.metric is not UNSET
+    fields = (asked.decision_id, asked.value, asked.metric, asked.event_id)
+    single = any(field is not UNSET for field in fields)
     if asked.rewards is not UNSET:
         if single:
             raise InvalidInput(f"The body has both: {ONE_OR_MANY}.", [FieldError("rewards", ONE_OR_MANY)])
@@ -69,4 +74,6 @@ def _rewards(asked: RewardsRequest) -> list[Reward]:
     if asked.decision_id is UNSET or asked.value is UNSET:
         missing = "decision_id" if asked.decision_id is UNSET else "value"
         raise InvalidInput(f"{missing} is missing: {ONE_OR_MANY}.", [FieldError(missing, ONE_OR_MANY)])
-    return [Reward(asked.decision_id, asked.value, None if asked.metric is UNSET else asked.metric)]
+    metric = None if asked.metric is UNSET else asked.metric
+    event_id = None if asked.event_id is UNSET else asked.event_id
+    return [Reward(asked.decision_id, asked.value, metric, event_id)]
