@@ -12,11 +12,11 @@ from types import TracebackType
 from typing import Annotated, Self, TypeVar, get_args
 
 import typer
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from rich.live import Live
 from rich.text import Text
 
-from bandit_serve.api.rewards import Reward, RewardVerdict, UnitReward
+from bandit_serve.api.rewards import Reward, RewardVerdict
 from bandit_serve.base.terminal import Terminal
 from bandit_serve.cli.command import AsJson, of_existing_store, with_state
 from bandit_serve.cli.output import print_facts, print_json, say
@@ -25,7 +25,7 @@ from bandit_serve.errors import InvalidInput, Unavailable
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.node import Node
 from bandit_serve.replication.keyring import load_keyring
-from bandit_serve.rewards.by_unit import RewardsByUnit, refusal
+from bandit_serve.rewards.by_unit import RewardsByUnit
 from bandit_serve.rewards.rewards import Rewards
 
 app = typer.Typer(help="Rewards from files.", no_args_is_help=True)
@@ -105,7 +105,7 @@ async def import_rewards(
     if metric is not None and metric not in {each.name for each in live.experiment.metrics}:
         raise InvalidInput(f"The experiment {experiment!r} has no metric {metric!r}.")
     opened = [await asyncio.to_thread(RewardFile, path, named) for path in files]
-    importing = Import(node, live, metric, await _patiently(lambda: _intake(node)))
+    importing = Import(live, metric, await _patiently(lambda: _intake(node)))
     started_s = time.monotonic()
     with Progress(quiet=as_json) as progress:
         for file in opened:
@@ -152,9 +152,8 @@ class Import:
     """Import into one experiment: batches of rows, submitted one after another, and counts of their verdicts."""
 
     def __init__(
-        self, node: Node, live: LiveExperiment, metric: str | None, intake: tuple[Rewards, RewardsByUnit]
+        self, live: LiveExperiment, metric: str | None, intake: tuple[Rewards, RewardsByUnit]
     ) -> None:
-        self._node = node
         self._live = live
         self._metric = metric
         self._rewards, self._by_unit = intake
@@ -184,40 +183,42 @@ class Import:
         return batch
 
     async def _submit(self, name: str, batch: Sequence[Numbered]) -> None:
-        by_unit: list[tuple[int, UnitReward]] = []
+        by_unit: list[tuple[int, Reward]] = []
         by_token: list[tuple[int, Reward]] = []
         for number, row in batch:
             if isinstance(row, str):
                 self._count("invalid", Fault(name, number, row))
-            elif row.unit is not None:
-                by_unit.append((number, self._of_unit(row)))
             else:
-                by_token.append((number, _of_decision(row)))
-        if by_token:
-            tokens = [reward for _, reward in by_token]
-            verdicts = await _patiently(lambda: self._rewards.submit(tokens))
-            for (number, token), verdict in zip(by_token, verdicts, strict=True):
-                self._count(verdict, Fault(name, number, self._why(token)) if verdict == "invalid" else None)
-        if by_unit:
-            units = [reward for _, reward in by_unit]
-            verdicts = await _patiently(lambda: self._by_unit.submit(units))
-            for (number, reward), verdict in zip(by_unit, verdicts, strict=True):
-                self._count(verdict, Fault(name, number, self._why(reward)) if verdict == "invalid" else None)
+                (by_token if row.unit is None else by_unit).append((number, self._reward(row)))
+        for numbered, intake in ((by_token, self._rewards), (by_unit, self._by_unit)):
+            if numbered:
+                await self._submit_to(intake, name, numbered)
 
-    def _of_unit(self, row: RewardRow) -> UnitReward:
-        assert row.unit is not None
-        assert row.event_id is not None
-        return UnitReward(self._live.experiment.id, row.unit, row.value, row.event_id, row.metric, row.at)
+    async def _submit_to(
+        self, intake: Rewards | RewardsByUnit, name: str, numbered: Sequence[tuple[int, Reward]]
+    ) -> None:
+        rewards = [reward for _, reward in numbered]
+        verdicts = await _patiently(lambda: intake.submit(rewards))
+        for (number, reward), verdict in zip(numbered, verdicts, strict=True):
+            fault = None
+            if verdict == "invalid":
+                why = intake.refusal(reward) or (
+                    "decision_id",
+                    "expected the decision_id of one of our decisions",
+                )
+                fault = Fault(name, number, ": ".join(why))
+            self._count(verdict, fault)
 
-    def _why(self, reward: Reward | UnitReward) -> str:
-        if isinstance(reward, UnitReward):
-            mistake = refusal(self._live, reward, self._node.store.clock.now_ms())
-            return BOUNDS if mistake is None else f"{mistake.at}: {mistake.detail}"
-        known = self._rewards.refusal(reward)
-        return (
-            "decision_id: expected the decision_id of one of our decisions"
-            if known is None
-            else ": ".join(known)
+    def _reward(self, row: RewardRow) -> Reward:
+        if row.decision_id is not None:
+            return Reward(row.decision_id, row.value, row.metric, row.event_id)
+        return Reward(
+            value=row.value,
+            metric=row.metric,
+            event_id=row.event_id,
+            experiment=self._live.experiment.id,
+            unit=UNSET if row.unit is None else row.unit,
+            at=UNSET if row.at is None else row.at,
         )
 
     def _count(self, verdict: RewardVerdict, fault: Fault | None = None) -> None:
@@ -237,14 +238,6 @@ class Import:
             faults=self._faults,
             **counts,
         )
-
-
-BOUNDS = "value: the sum of the decision's events would leave what the metric takes, or they are too many"
-
-
-def _of_decision(row: RewardRow) -> Reward:
-    assert row.decision_id is not None
-    return Reward(row.decision_id, row.value, row.metric, row.event_id)
 
 
 class Progress:

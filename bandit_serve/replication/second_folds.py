@@ -86,6 +86,10 @@ class SecondFolds(Generic[F]):
     def _forget(self, name: str, uid: int | None) -> None:
         self._folded.pop(name, None)
 
+    def in_memory(self) -> list[F]:
+        """Folds that have been asked for in this process."""
+        return [folded.fold for folded in self._folded.values()]
+
     async def read(self, live: LiveExperiment, end: Offset, read: Callable[[F], T]) -> T:
         """Returns `read(fold)` when all entries up to `end` are folded. It runs in a thread, and nothing changes
         meanwhile.

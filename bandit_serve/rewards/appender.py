@@ -44,6 +44,11 @@ BY_EVENTS = ord("e")
 """Letter of a plain reward whose decision has a value already, by events or by one that a former build counted."""
 
 
+def beyond_bounds(metric: str) -> str:
+    """Expectation that an event fails which the store has refused as `invalid`."""
+    return f"expected at most {MAX_EVENTS:,} events of a decision, with which its value stays one that {metric} takes"
+
+
 class RewardAppender:
     """Appends the rewards of one experiment to its log, in groups.
 

@@ -6,26 +6,27 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
-from bandit_serve.api.rewards import RewardVerdict, UnitReward
+from bandit_serve.api.rewards import Reward, RewardVerdict
 from bandit_serve.base._names import is_outside
 from bandit_serve.base.clock import Clock, unix_ms
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.names import OUTSIDE
 from bandit_serve.base.turns import Turn
 from bandit_serve.decisions.assignment import rendezvous
-from bandit_serve.errors import FieldError, InvalidInput, NotFound, SetAside, StoreUnavailable
+from bandit_serve.errors import FieldError, NotFound, SetAside, StoreUnavailable
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.folds.unit_exposures import InForce
 from bandit_serve.log.times import CLOCK_TOLERANCE_MS, JOINED_MS, UNMATCHED_MS
 from bandit_serve.replication.exposures_log import ExposuresLog
 from bandit_serve.replication.tail import Tail
-from bandit_serve.rewards.appender import VERDICTS, RewardAppender
+from bandit_serve.rewards.appender import VERDICTS, RewardAppender, beyond_bounds
 from bandit_serve.rewards.event_ids import EVENT_ID, hash_event, is_event_id
 from bandit_serve.rewards.unmatched import Event, Unmatched, UnmatchedRewards
 
@@ -53,11 +54,10 @@ class Asked(NamedTuple):
 
     @classmethod
     def of(cls, parts: Sequence[Asked]) -> Asked:
-        by_column: Any = zip(*parts, strict=True)
-        return cls(*(np.concatenate(column) for column in by_column))
+        return cls._make(np.concatenate(column) for column in zip(*parts, strict=True))
 
     def those(self, chosen: NDArray[np.bool_]) -> Asked:
-        return Asked(*(column[chosen] for column in self))
+        return Asked._make(column[chosen] for column in self)
 
     def keys(self, uid: int) -> list[Event]:
         columns = self.units.tolist(), self.metrics.tolist(), self.events.tolist()
@@ -96,7 +96,7 @@ class RewardsByUnit:
         if uid is not None:
             self.unmatched.forget_experiment(uid)
 
-    async def submit(self, rewards: Sequence[UnitReward]) -> list[RewardVerdict]:
+    async def submit(self, rewards: Sequence[Reward]) -> list[RewardVerdict]:
         """Returns a verdict for each reward, when the accepted ones are in the log.
 
         Raises `Unavailable` when that is unknown for some of them, or one of their experiments is set aside. A retry is
@@ -105,7 +105,7 @@ class RewardsByUnit:
         verdicts: list[RewardVerdict] = ["unknown"] * len(rewards)
         groups: dict[str, list[int]] = {}
         for i, reward in enumerate(rewards):
-            groups.setdefault(reward.experiment, []).append(i)
+            groups.setdefault(str(reward.experiment), []).append(i)
         submissions = [self._submit_some(name, rewards, places, verdicts) for name, places in groups.items()]
         # All run to their end: a failure of one experiment does not lose the rewards of the others.
         for result in await asyncio.gather(*submissions, return_exceptions=True):
@@ -114,7 +114,7 @@ class RewardsByUnit:
         return verdicts
 
     async def _submit_some(
-        self, name: str, rewards: Sequence[UnitReward], places: list[int], verdicts: list[RewardVerdict]
+        self, name: str, rewards: Sequence[Reward], places: list[int], verdicts: list[RewardVerdict]
     ) -> None:
         """Submits the rewards of one experiment, those at `places`."""
         live = await self._experiment(name)
@@ -126,7 +126,7 @@ class RewardsByUnit:
         turn = Turn()
         for start in range(0, len(places), A_TURN):
             some = places[start : start + A_TURN]
-            mistakes = [refusal(live, rewards[i], now_ms) for i in some]
+            mistakes = [_mistake(live, rewards[i], now_ms) for i in some]
             fit = [i for i, mistake in zip(some, mistakes, strict=True) if mistake is None]
             parts.append(_columns(live, [rewards[i] for i in fit], now_ms))
             valid += fit
@@ -205,6 +205,16 @@ class RewardsByUnit:
         x = joined.x[chosen] if joined.x.shape[1] else None
         return await self._appender_of(live).append_events(rows, asked.events[chosen], x, only_new=only_new)
 
+    def refusal(self, reward: Reward) -> tuple[str, str] | None:
+        """Says why a reward is invalid: the field, and what was expected. None for an experiment that is not here."""
+        live = self._replica.experiments.get(str(reward.experiment))
+        if live is None:
+            return None
+        mistake = _mistake(live, reward, self._now_ms())
+        if mistake is not None:
+            return mistake.at, mistake.detail
+        return "value", beyond_bounds(reward.metric or live.experiment.objective.name)
+
     async def run(self) -> None:
         """Goes on looking for the exposures of unmatched rewards, until cancelled."""
         while True:
@@ -235,42 +245,38 @@ class RewardsByUnit:
             self.unmatched.forget(rewards[i].event for i in np.flatnonzero(chosen).tolist())
 
 
-def refusal(live: LiveExperiment, reward: UnitReward, now_ms: int) -> FieldError | None:
+def _mistake(live: LiveExperiment, reward: Reward, now_ms: int) -> FieldError | None:
     """Mistake of a reward by unit: its field, and what was expected; None without one."""
     experiment = live.experiment
     if experiment.unit != "user":
         return FieldError("experiment", NOT_BY_UNIT)
-    if not is_outside(reward.unit):
+    if not is_outside(str(reward.unit)):
         return FieldError("unit", OUTSIDE)
-    if not is_event_id(reward.event_id):
+    if reward.event_id is None or not is_event_id(reward.event_id):
         return FieldError("event_id", EVENT_ID)
-    names = [metric.name for metric in experiment.metrics]
-    name = reward.metric or experiment.objective.name
-    if name not in names:
-        return FieldError("metric", expected_one_of(name, names))
-    if reward.value is not None:
-        metric = experiment.metrics[names.index(name)]
-        if not metric.traits.takes(reward.value):
-            return FieldError("value", metric.refuses(reward.value) or "expected a valid value")
-    if reward.at is not None and unix_ms(reward.at) > now_ms + CLOCK_TOLERANCE_MS:
+    metrics = {metric.name: metric for metric in experiment.metrics}
+    metric = metrics.get(reward.metric or experiment.objective.name)
+    if metric is None:
+        return FieldError("metric", expected_one_of(reward.metric or "", list(metrics)))
+    refused = None if reward.value is None or reward.value is UNSET else metric.refuses(reward.value)
+    if refused is not None:
+        return FieldError("value", refused)
+    if reward.at is not UNSET and unix_ms(reward.at) > now_ms + CLOCK_TOLERANCE_MS:
         return FieldError("at", IN_FUTURE)
     return None
 
 
-def refused(mistake: FieldError) -> InvalidInput:
-    return InvalidInput(f"{mistake.at}: {mistake.detail}.", [mistake])
-
-
-def _columns(live: LiveExperiment, rewards: Sequence[UnitReward], now_ms: int) -> Asked:
+def _columns(live: LiveExperiment, rewards: Sequence[Reward], now_ms: int) -> Asked:
     """Rewards that are valid, as columns. Of one without a time, the exposure's clock may be a little ahead of ours."""
     metrics = {metric.name: i for i, metric in enumerate(live.experiment.metrics)}
     objective = live.experiment.objective.name
+    latest_ms = now_ms + JOINED_MS
+    at_ms = [latest_ms if reward.at is UNSET else unix_ms(reward.at) for reward in rewards]
     return Asked(
-        units=rendezvous(live.record).hash_units([reward.unit for reward in rewards]),
-        at_ms=np.array(
-            [now_ms + JOINED_MS if each.at is None else unix_ms(each.at) for each in rewards], np.int64
-        ),
+        units=rendezvous(live.record).hash_units([str(reward.unit) for reward in rewards]),
+        at_ms=np.array(at_ms, np.int64),
         metrics=np.array([metrics[reward.metric or objective] for reward in rewards], np.uint8),
-        values=np.array([math.nan if each.value is None else each.value for each in rewards], np.float64),
-        events=np.array([hash_event(reward.event_id) for reward in rewards], np.uint64),
+        # float64 has NaN for None.
+        values=np.array([reward.value for reward in rewards], np.float64),
+        events=np.array([hash_event(str(reward.event_id)) for reward in rewards], np.uint64),
     )

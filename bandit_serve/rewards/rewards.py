@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from bandit_serve.api.rewards import Reward, RewardVerdict
@@ -22,7 +23,7 @@ from bandit_serve.log.events import REWARD
 from bandit_serve.log.token import Keyring
 from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.replication.tail import Tail
-from bandit_serve.rewards.appender import MAX_EVENTS, VERDICTS, RewardAppender
+from bandit_serve.rewards.appender import VERDICTS, RewardAppender, beyond_bounds
 from bandit_serve.rewards.event_ids import EVENT_ID, NO_EVENT, hash_event, is_event_id
 from bandit_serve.store.store import Store
 
@@ -31,7 +32,7 @@ RENEW_S = 1.0
 TOKENS_A_TURN = 500
 """Tokens that are opened in one turn: each may have kilobytes of features."""
 
-Takes = Callable[[float], bool]
+Takes = Callable[[Any], bool]
 T = TypeVar("T")
 
 NULL = "expected a number: null takes back an event, and needs its event_id"
@@ -104,7 +105,7 @@ class Rewards:
         """
         # float64 has NaN for None.
         values = np.array([reward.value for reward in rewards], np.float64)
-        tokens = [reward.decision_id for reward in rewards]
+        tokens: list[Any] = [reward.decision_id for reward in rewards]
         rows, uids, features = await self._open(tokens, values)
         if not uids.all() and not all(
             self.keyring.knows_key_of(tokens[i]) for i in np.flatnonzero(uids == 0)
@@ -238,11 +239,8 @@ class Rewards:
             return "event_id", EVENT_ID
         if reward.value is None and reward.event_id is None:
             return "value", NULL
-        refused = None if reward.value is None else metric.refuses(reward.value)
-        return "value", refused or (
-            f"expected at most {MAX_EVENTS:,} events of a decision, with which its value stays one that "
-            f"{metric.name} takes"
-        )
+        refused = None if reward.value is None or reward.value is UNSET else metric.refuses(reward.value)
+        return "value", refused or beyond_bounds(metric.name)
 
     async def _rewards_of(self, uid: int) -> ExperimentRewards | None:
         """Intake of an experiment, or None if there is none. Reads new logs first: it may be new to this worker."""

@@ -190,6 +190,8 @@ class Service:
         """Copies counts that other parts keep into the shared counters, for the next scrape."""
         deciders = list(self.decisions.deciders.values()) if self.ready else []
         self.counters.set("exposures_lost", self.decisions.exposures_lost if self.ready else 0)
+        self.counters.set("exposures_dropped", sum(fold.dropped for fold in self.node.exposures.in_memory()))
+        self.counters.set("unmatched_dropped", self.rewards_by_unit.unmatched.dropped if self.ready else 0)
         self.counters.set("ejections", sum(decider.ejections.count for decider in deciders))
         self.counters.set("ejected_arms", sum(len(decider.ejected) for decider in deciders))
         features = [decider.features for decider in deciders if decider.features is not None]

@@ -14,7 +14,7 @@ import pytest
 from builders import created, eventually, experiment, exposed
 from stores import ThrowawayStore
 
-from bandit_serve.api.rewards import UnitReward
+from bandit_serve.api.rewards import Reward
 from bandit_serve.base.clock import unix_ms
 from bandit_serve.changes.changes import Changes
 from bandit_serve.decisions.assignment import rendezvous
@@ -91,7 +91,7 @@ class Scene:
         return first
 
     async def send(self, unit: str, value: float | None, event_id: str, **fields: Any) -> str:
-        (verdict,) = await self.by_unit.submit([UnitReward("e", unit, value, event_id, **fields)])
+        (verdict,) = await self.by_unit.submit([unit_reward("e", unit, value, event_id, **fields)])
         return verdict
 
     async def revisions(self) -> list[tuple[int, int, float, float]]:
@@ -106,6 +106,10 @@ class Scene:
             for some in rows
             for row in some
         ]
+
+
+def unit_reward(experiment: str, unit: str, value: float | None, event_id: str, **fields: Any) -> Reward:
+    return Reward(experiment=experiment, unit=unit, value=value, event_id=event_id, **fields)
 
 
 def ago(ms: int) -> datetime:
@@ -209,14 +213,13 @@ def test_what_is_no_reward_by_unit_is_invalid(server: ThrowawayStore) -> None:
             {"unit": "a\nb"},
             {"at": ago(-60_000)},
         ):
-            reward = UnitReward(**{"experiment": "e", "unit": "ada", "value": 1.0, "event_id": "o", **fields})
+            reward = Reward(**{"experiment": "e", "unit": "ada", "value": 1.0, "event_id": "o", **fields})
             assert await scene.by_unit.submit([reward]) == ["invalid"], fields
-            live = scene.replica.experiments["e"]
-            mistake = by_unit.refusal(live, reward, scene.store.clock.now_ms())
+            mistake = scene.by_unit.refusal(reward)
             assert mistake is not None
-            assert mistake.at in fields
+            assert mistake[0] in fields
         assert await scene.send("ada", 1.0, "o", at=ago(-5_000)) == "accepted", "clocks may be a little apart"
-        (verdict,) = await scene.by_unit.submit([UnitReward("none", "ada", 1.0, "o")])
+        (verdict,) = await scene.by_unit.submit([unit_reward("none", "ada", 1.0, "o")])
         assert verdict == "unknown"
 
     play(server, scenario)
@@ -226,11 +229,10 @@ def test_an_experiment_whose_units_are_requests_takes_none(server: ThrowawayStor
     async def scenario(scene: Scene) -> None:
         made = experiment(id="r")
         await Changes(scene.store, scene.replica, scene.tail).create(created(made, uid=8))
-        assert await scene.by_unit.submit([UnitReward("r", "ada", 1.0, "o")]) == ["invalid"]
-        live = scene.replica.experiments["r"]
-        mistake = by_unit.refusal(live, UnitReward("r", "ada", 1.0, "o"), 0)
+        assert await scene.by_unit.submit([unit_reward("r", "ada", 1.0, "o")]) == ["invalid"]
+        mistake = scene.by_unit.refusal(unit_reward("r", "ada", 1.0, "o"))
         assert mistake is not None
-        assert mistake.at == "experiment"
+        assert mistake[0] == "experiment"
         assert scene.exposures._folded == {}
 
     play(server, scenario)
@@ -242,7 +244,7 @@ def test_one_batch_for_several_experiments_waits_once(server: ThrowawayStore) ->
         await Changes(scene.store, scene.replica, scene.tail).create(created(other, uid=9))
         await scene.expose(["ada"], [0], [1_000])
         batch = [
-            UnitReward(name, unit, 1.0, "o") for name in ("e", "f", "g") for unit in ("ada", "bob", "eve")
+            unit_reward(name, unit, 1.0, "o") for name in ("e", "f", "g") for unit in ("ada", "bob", "eve")
         ]
         started_s = asyncio.get_running_loop().time()
         verdicts = await scene.by_unit.submit(batch * 20)
@@ -336,7 +338,7 @@ def test_few_wait_and_the_oldest_go_first(server: ThrowawayStore, monkeypatch: p
     monkeypatch.setattr(unmatched, "MAX_UNMATCHED", 5)
 
     async def scenario(scene: Scene) -> None:
-        batch = [UnitReward("e", "ada", 1.0, f"o{i}") for i in range(9)]
+        batch = [unit_reward("e", "ada", 1.0, f"o{i}") for i in range(9)]
         assert await scene.by_unit.submit(batch) == ["unmatched"] * 9
         assert (len(scene.by_unit.unmatched), scene.by_unit.unmatched.dropped) == (5, 4)
 
