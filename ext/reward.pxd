@@ -14,3 +14,10 @@ cdef packed struct Reward:
     uint16_t arm
     uint8_t metric
     uint8_t flags
+
+
+# A row of `events.REVISION`; the reward's value is NaN where the decision has none any more.
+cdef packed struct Revision:
+    Reward reward
+    double former
+    int64_t since_ms

@@ -161,6 +161,69 @@ cdef inline void tally_merge(
             tally.gain[arm] += weight * tally_gain(scaled, propensity)
 
 
+cdef inline double tally_held(double value, double low, double high) noexcept nogil:
+    """`value`, which rounding may have taken out of [low, high], within it."""
+    return low if value < low else high if value > high else value
+
+
+cdef inline bint tally_is_rest(double rest, double weight) noexcept nogil:
+    """Return whether what is left beside an observation of `weight` is no more than rounding leaves of nothing."""
+    return rest <= 1e-9 * weight
+
+
+cdef inline void tally_revise(
+    tally_t *tally, Py_ssize_t arm, double weight, double former, double reward, double propensity
+) noexcept nogil:
+    """An observation of `former`, of which forgetting has left `weight`, is one of `reward`."""
+    cdef double change, before, scaled
+    if not tally.n[arm] > 0.0 or not weight > 0.0:
+        return
+    tally.fresh[arm] = 0
+    weight = weight if weight < tally.n[arm] else tally.n[arm]
+    if tally.unbounded:
+        if tally_is_rest(tally.n[arm] - weight, weight):
+            tally.mean[arm], tally.m2[arm] = reward, 0.0
+            return
+        change, before = reward - former, tally.mean[arm]
+        tally.mean[arm] = tally_held(before + change * (weight / tally.n[arm]), tally.low, tally.high)
+        tally.m2[arm] = fmax(0.0, tally.m2[arm] + weight * change * ((reward - tally.mean[arm]) + (former - before)))
+    else:
+        scaled = tally_scaled(tally, reward)
+        change = scaled - tally_scaled(tally, former)
+        tally.total[arm] = tally_held(tally.total[arm] + weight * change, 0.0, tally.n[arm])
+        if tally.weighs:
+            tally.gain[arm] = fmax(0.0, tally.gain[arm] + weight * tally_gain(change, propensity))
+
+
+cdef inline void tally_withdraw(
+    tally_t *tally, Py_ssize_t arm, double weight, double reward, double propensity
+) noexcept nogil:
+    """An observation of `reward`, of which forgetting has left `weight`, was none. Of the last one nothing stays."""
+    cdef double left = tally.n[arm] - weight, before
+    if not weight > 0.0:
+        return
+    tally.fresh[arm] = 0
+    if tally_is_rest(left, weight):
+        tally.n[arm] = 0.0
+        if tally.unbounded:
+            tally.mean[arm] = tally.m2[arm] = 0.0
+        else:
+            tally.total[arm] = 0.0
+            if tally.weighs:
+                tally.gain[arm] = 0.0
+        return
+    tally.n[arm] = left
+    if tally.unbounded:
+        before = tally.mean[arm]
+        tally.mean[arm] = tally_held(before + (before - reward) * (weight / left), tally.low, tally.high)
+        tally.m2[arm] = fmax(0.0, tally.m2[arm] - weight * (reward - before) * (reward - tally.mean[arm]))
+    else:
+        before = tally_scaled(tally, reward)
+        tally.total[arm] = tally_held(tally.total[arm] - weight * before, 0.0, left)
+        if tally.weighs:
+            tally.gain[arm] = fmax(0.0, tally.gain[arm] - weight * tally_gain(before, propensity))
+
+
 cdef inline void tally_forget(tally_t *tally, double factor) noexcept nogil:
     """Multiplies the weight of all observations by `factor`. Below a weight of 1e-100 it is gone: quotients of still
     smaller numbers lose their digits."""

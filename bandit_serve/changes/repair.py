@@ -274,7 +274,7 @@ def _with(cost: Cost, entry: Entry, n_features: int) -> Cost:
         event = None
     if isinstance(event, events.Exposed):
         decisions = len(event.arms) // 2
-    elif isinstance(event, events.Rewarded):
+    elif isinstance(event, events.Rewarded | events.Revised):
         rewards = len(event.rows)
     return Cost(
         cost.entries + 1,

@@ -23,14 +23,18 @@ from bandit_serve.folds.attribution.pending import PendingDecisions, PendingStat
 from bandit_serve.log._rewards import learned
 from bandit_serve.log.entry import Entry
 from bandit_serve.log.events import (
+    FIRST,
+    HELD_OUT,
     MAX_TIME_MS,
     Changed,
     Event,
     Exposed,
+    Revised,
     Rewarded,
     Shape,
     decode,
     is_another_draft,
+    rewards_of,
 )
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.owner import generation_of
@@ -109,7 +113,8 @@ class LiveExperiment:
         self.features = context_features(experiment)
         self._shape = Shape(experiment, self.n_features)
         self._objective = experiment.metrics.index(experiment.objective)
-        # Of decisions before it, Unix time, nothing more is learned where they would have to wait for their rewards.
+        # Of decisions before it, Unix time, nothing more is learned where they would have to wait for their rewards, and
+        # of values that decisions had by then no change.
         self.waits_since_ms = 0
         self._wait()
         self.alarms = self._watch()
@@ -149,7 +154,10 @@ class LiveExperiment:
         return self.exposures - self.held_out
 
     def _wait(self) -> None:
-        """Makes the store of open decisions, if a missing reward counts as zero: as counts, or with features."""
+        """Makes the store of open decisions, if a missing reward counts as zero: as counts, or with features.
+
+        Where it does not, decisions wait only for values that may change, and only with features: `_revised` makes it.
+        """
         experiment = self.experiment
         zero, window_ms = experiment.missing == "zero", experiment.attribution.window_ms
         self.pending: PendingDecisions | None = None
@@ -201,6 +209,8 @@ class LiveExperiment:
         match event:
             case Rewarded():
                 yield from self._rewarded(offset, event)
+            case Revised():
+                yield from self._revised(offset, event)
             case Exposed():
                 yield from self._exposed(event)
             case Changed():
@@ -235,8 +245,12 @@ class LiveExperiment:
         """Learns from the decisions whose windows have closed."""
         if self.joined is not None:
             for learned in self.joined.close(now_ms, PIECE_ROWS):
-                values = np.where(np.isnan(learned.values), 0.0, learned.values)
-                yield from self._learn(learned.arms, values, learned.x)
+                missing = np.isnan(learned.values)
+                if self.joined.all_wait:
+                    yield from self._learn(learned.arms, np.where(missing, 0.0, learned.values), learned.x)
+                else:
+                    there = ~missing
+                    yield from self._learn(learned.arms[there], learned.values[there], learned.x[there])
                 self.evidence += 1
         elif self.pending is not None and isinstance(self.policy, ContextFreePolicy):
             closed = self.pending.close(now_ms)
@@ -328,7 +342,7 @@ class LiveExperiment:
         unlearned = times_ms < self.waits_since_ms
         if held_out is not None:
             unlearned |= held_out
-        if self.joined is not None:
+        if self.joined is not None and self.joined.all_wait:
             x = np.frombuffer(event.x, "<f4").reshape(len(arms), self.n_features)
             for start in range(0, len(arms), PIECE_ROWS):
                 some = slice(start, start + PIECE_ROWS)
@@ -389,7 +403,7 @@ class LiveExperiment:
         rows, x = event.rows, event.x
         if places is not None:
             rows, x = rows[places], None if x is None else x[places]
-        if self.joined is not None and x is not None:
+        if self.joined is not None and self.joined.all_wait and x is not None:
             for start in range(0, len(rows), PIECE_ROWS):
                 some = slice(start, start + PIECE_ROWS)
                 self.joined.rewarded(rows[some], x[some], last=start + PIECE_ROWS >= len(rows))
@@ -405,6 +419,66 @@ class LiveExperiment:
         else:
             self.policy.update_many(arms, self._utilities(values), self._learned_chances(chances))
         self.evidence += 1
+
+    def _revised(self, offset: Offset, event: Revised) -> Iterator[Step]:
+        """Folds values of decisions that are sums of events.
+
+        A policy without context revises what it has learned; one with context learns them when their windows close.
+        """
+        mine = event.rows["metric"] == self._objective
+        rows = event.rows[mine]
+        new, gone = np.isnan(rows["former"]), np.isnan(rows["value"])
+        for sign, those in ((1, new), (-1, gone)):
+            self.rewards += sign * np.bincount(rows["arm"][those], minlength=len(self.rewards))
+        # Where the entry that began a value was left out, its end is not.
+        np.maximum(self.rewards, 0, out=self.rewards)
+        learned = self._revisable(rows, offset.time_ms)
+        rows = rows[learned]
+        if not len(rows):
+            return
+        if isinstance(self.policy, ContextualPolicy):
+            assert event.x is not None
+            yield from self._hold(rows, event.x[mine][learned])
+        else:
+            self._revise(self.policy, rows, offset.time_ms)
+            self.evidence += 1
+
+    def _revisable(self, rows: NDArray[np.void], now_ms: int) -> NDArray[np.bool_]:
+        """Mask, bool (n,), of the revisions that are learned from: of values that this policy has learned, or may."""
+        outside = rows["flags"] & HELD_OUT == 0
+        if self.experiment.missing == "zero":
+            return outside & (rows["time_ms"] >= self.waits_since_ms)
+        if self.waits_since_ms == 0:
+            return outside
+        return outside & (_since_ms(rows, now_ms) > self.waits_since_ms)
+
+    def _hold(self, rows: NDArray[np.void], x: NDArray[np.float32]) -> Iterator[Step]:
+        if self.joined is None:
+            window_ms = self.experiment.attribution.window_ms
+            self.joined = JoinedDecisions(window_ms, self.n_features, all_wait=False)
+        for start in range(0, len(rows), PIECE_ROWS):
+            some = slice(start, start + PIECE_ROWS)
+            self.joined.revised(rows[some], x[some], last=start + PIECE_ROWS >= len(rows))
+            yield None
+
+    def _revise(self, policy: ContextFreePolicy, rows: NDArray[np.void], now_ms: int) -> None:
+        first = rows["since_ms"] == FIRST
+        formers, values = rows["former"], rows["value"]
+        if self.pending is not None:
+            self.pending.rewarded(rewards_of(rows[first]), now_ms)
+            self.pending.revised(rows[~first], now_ms)
+            # A value that is gone is a zero until there is one again.
+            formers = np.where(np.isnan(formers) & ~first, 0.0, formers)
+            values = np.nan_to_num(values, nan=0.0)
+        elif self.alarms is not None:
+            self.alarms.rewarded(rows["arm"][first].astype(np.intp), values[first], now_ms)
+        policy.revise_many(
+            rows["arm"],
+            self._utilities(formers),
+            self._utilities(values),
+            self._learned_chances(rows["propensity"]),
+            policy.left_since(_since_ms(rows, now_ms)),
+        )
 
     def _learned_chances(self, propensities: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probabilities of decisions, given that they are outside the holdout.
@@ -424,7 +498,7 @@ class LiveExperiment:
         return np.clip(chances, least, 1.0)
 
     def _utilities(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards as the policy takes them: more is better."""
+        """Rewards as the policy takes them: more is better. NaN stays NaN."""
         objective = self.experiment.metrics[self._objective]
         if objective.goal == "maximize":
             return values
@@ -559,7 +633,10 @@ class LiveExperiment:
         if state.pending is not None:
             live.pending = PendingDecisions.from_state(window_ms, n_arms, state.pending)
         if state.joined is not None:
-            live.joined = JoinedDecisions.from_state(window_ms, live.n_features, state.joined)
+            all_wait = experiment.missing == "zero"
+            live.joined = JoinedDecisions.from_state(
+                window_ms, live.n_features, state.joined, all_wait=all_wait
+            )
         live.alarms = live._watch()
         if live.alarms is not None and state.alarms is not None:
             live.alarms = ChangeAlarms.from_state(state.alarms)
@@ -612,6 +689,12 @@ def folded(live: LiveExperiment | None, owner: str, entry: Entry, repairs: Repai
         if heavy is not None:
             heavy.do()
     return live
+
+
+def _since_ms(rows: NDArray[np.void], now_ms: int) -> NDArray[np.int64]:
+    """Log times, int64 (n,), at which the decisions of revisions first had a value."""
+    since_ms = rows["since_ms"]
+    return np.where(since_ms == FIRST, now_ms, since_ms)
 
 
 def _patient(policy: AnyPolicy) -> AnyPolicy:

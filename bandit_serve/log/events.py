@@ -356,11 +356,11 @@ class Shape:
     def _check_revisions(self, event: Revised) -> None:
         rows = event.rows
         self._check_rows(rows, REVISION, event.x)
-        gone, new = np.isnan(rows["value"]), np.isnan(rows["former"])
+        gone, new, since_ms = np.isnan(rows["value"]), np.isnan(rows["former"]), rows["since_ms"]
         _require(not (gone & new).any(), "a value before or after each revision")
-        first = rows["since_ms"] == FIRST
+        first = since_ms == FIRST
         _require(bool((new | ~first).all()), "no value before the first one")
-        _require(bool((first | (np.abs(rows["since_ms"]) < MAX_TIME_MS)).all()), "times in milliseconds")
+        _require(bool((first | ((since_ms >= 0) & (since_ms < MAX_TIME_MS))).all()), "times in milliseconds")
         for name, there in (("value", ~gone), ("former", ~new)):
             self._check_values(rewards_of(rows[there], name))
 

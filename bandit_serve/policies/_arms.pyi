@@ -55,6 +55,14 @@ class Arms:
     def update_many(
         self, arms: ArrayLike, rewards: ArrayLike, propensities: ArrayLike | None = None
     ) -> None: ...
+    def revise_many(
+        self,
+        arms: ArrayLike,
+        formers: ArrayLike,
+        rewards: ArrayLike,
+        propensities: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
+    ) -> None: ...
     def update_counts(
         self, counts: ArrayLike, value: float, propensities: ArrayLike | None = None
     ) -> None: ...

@@ -207,6 +207,13 @@ class Policy:
         self.forget(math.exp2(-min(elapsed_ms / self.half_life_ms, 1000.0)))
         return True
 
+    def left_since(self, times_ms: NDArray[np.int64]) -> Vector:
+        """Parts, float64 (N,), that `half_life` has left of observations made at `times_ms`, Unix milliseconds (N,)."""
+        if self.half_life_ms is None or self.clock_ms is None:
+            return np.ones(len(times_ms))
+        ages_ms = np.maximum(self.clock_ms - times_ms, 0).tolist()
+        return np.array([math.exp2(-min(age_ms / self.half_life_ms, 1000.0)) for age_ms in ages_ms])
+
     def state(self) -> dict[str, Any]:
         """State of the policy as plain values and arrays: with `from_state` it goes on identically.
 

@@ -36,4 +36,9 @@ cdef class Accumulators:
                       uint64_t who, uint64_t number, const float *x) noexcept nogil
     cdef void update(self, Py_ssize_t m, Py_ssize_t arm, const double *e, Py_ssize_t all_of, double propensity,
                      double old, double new, bint plain, uint64_t who, uint64_t number) noexcept nogil
+    cdef void withdraw(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
+                       uint64_t who, uint64_t number, bint modelled) noexcept
+    cdef void clear_scores(self, Py_ssize_t m, Py_ssize_t k) noexcept
+    cdef void clear_pair(self, Py_ssize_t m, Py_ssize_t k) noexcept
+    cdef int clear(self, Py_ssize_t m) except -1
     cdef void change_pair(self, Py_ssize_t m, Py_ssize_t k, double w, double difference, double step) noexcept nogil

@@ -7,17 +7,23 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.log.events import Columns
+from bandit_serve.log.events import REVISION, Columns
 
 Rows = NDArray[np.void]
 Features = NDArray[np.float32]
 
 
 class RewardColumns(NamedTuple):
-    """Rows of `REWARD`, n, and the features of their decisions, float32 (n, d), or None where they are not known."""
+    """Rows of `REWARD`, or of `REVISION` where they are `revised`, n, and the features of their decisions, float32 (n, d),
+    or None where they are not known.
+    """
 
     rows: Rows
     x: Features | None
+
+    @property
+    def revised(self) -> bool:
+        return self.rows.dtype.itemsize == REVISION.itemsize
 
     def those(self, chosen: NDArray[np.bool_]) -> RewardColumns:
         return RewardColumns(self.rows[chosen], None if self.x is None else self.x[chosen])

@@ -2,7 +2,7 @@
 
 A worker logs a reward at once and its exposures every 100 ms, so a quick reward comes first, and often from another
 worker. Of its own arm it is exact, but the shares of the other arms are known only with the exposure: it waits for
-that, for a while.
+that, for a while, and so do later changes of it, in their order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.log.events import REWARD
+from bandit_serve.log.events import REVISION, REWARD
 from bandit_serve.log.times import EARLY_REWARD_MS
 from bandit_serve.results.columns import RewardColumns, Rows
 
@@ -80,6 +80,7 @@ class EarlyRewards:
             "times_ms": np.array([at_ms for at_ms, _ in self._waiting], np.int64),
             "counts": np.array([len(rewards.rows) for _, rewards in self._waiting], np.int64),
             "x": np.frombuffer(b"".join(x.tobytes() for x in features if x is not None), np.float32),
+            "revised": np.array([rewards.revised for _, rewards in self._waiting], np.uint8),
             "widths": np.array([0 if x is None else x.shape[1] for x in features], np.int64),
             "workers": np.array([incarnation for incarnation, _ in reached], np.uint64),
             "reached": np.array([counter for _, (counter, _) in reached], np.uint64),
@@ -90,19 +91,27 @@ class EarlyRewards:
     def from_state(cls, state: dict[str, Any]) -> EarlyRewards:
         """Early rewards of a state; `ValueError` if its columns do not fit together. Former builds kept no features."""
         early = cls()
-        counts, rows = state["counts"], np.frombuffer(state["rows"].tobytes(), REWARD)
+        counts, rows = state["counts"], state["rows"].tobytes()
         widths, x = state.get("widths", np.zeros_like(counts)), state.get("x", np.empty(0, np.float32))
-        if len(widths) != len(counts) or (counts < 0).any() or (widths < 0).any():
+        revised = state.get("revised", np.zeros(len(counts), np.uint8)) != 0
+        if not len(widths) == len(revised) == len(counts) or (counts < 0).any() or (widths < 0).any():
             raise ValueError("the snapshot does not say what every early reward has")
-        if counts.sum() != len(rows) or (counts * widths).sum() != len(x) or not np.isfinite(x).all():
+        n_bytes = counts * np.where(revised, REVISION.itemsize, REWARD.itemsize)
+        if n_bytes.sum() != len(rows) or (counts * widths).sum() != len(x) or not np.isfinite(x).all():
             raise ValueError("the snapshot does not hold the early rewards that it counts")
         end = end_of_x = 0
-        for at_ms, count, width in zip(
-            state["times_ms"].tolist(), counts.tolist(), widths.tolist(), strict=True
+        for at_ms, count, width, size, is_revised in zip(
+            state["times_ms"].tolist(),
+            counts.tolist(),
+            widths.tolist(),
+            n_bytes.tolist(),
+            revised.tolist(),
+            strict=True,
         ):
             mine = x[end_of_x : end_of_x + count * width].astype(np.float32).reshape(count, width)
-            early._waiting.append((at_ms, RewardColumns(rows[end : end + count], mine if width else None)))
-            end, end_of_x = end + count, end_of_x + count * width
+            its = np.frombuffer(rows[end : end + size], REVISION if is_revised else REWARD)
+            early._waiting.append((at_ms, RewardColumns(its, mine if width else None)))
+            end, end_of_x = end + size, end_of_x + count * width
         for worker, counter, last_ms in zip(
             state["workers"].tolist(), state["reached"].tolist(), state["last_ms"].tolist(), strict=True
         ):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment, Record
-from bandit_serve.log.events import Changed, Event, Exposed, Rewarded, Shape, is_another_draft
+from bandit_serve.log.events import Changed, Event, Exposed, Revised, Rewarded, Shape, is_another_draft
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.repairs import LeftOut
 from bandit_serve.log.snapshot import Codec, Layout, reading
@@ -140,7 +140,7 @@ class ResultsFold:
                 return
             case Exposed():
                 self._expose(time_ms, event)
-            case Rewarded():
+            case Rewarded() | Revised():
                 self._reward(time_ms, event)
             case Changed():
                 self._change(event)
@@ -179,7 +179,7 @@ class ResultsFold:
         seen_ms = max(time_ms, self.now_ms)
         self._count(self._early.exposed(event.incarnation, event.first + len(rows.arms), seen_ms))
 
-    def _reward(self, time_ms: int, event: Rewarded) -> None:
+    def _reward(self, time_ms: int, event: Rewarded | Revised) -> None:
         self._shape.check(event)
         n_features = self.sums.n_features
         x = columns.features(event.x, len(event.rows), n_features)
@@ -189,9 +189,10 @@ class ResultsFold:
         self._count([rewards])
 
     def _count(self, several: list[columns.RewardColumns]) -> None:
-        for rows, x in several:
-            if len(rows):
-                self._decisions.reward(rows, self._floors.of(rows["revision"]), x)
+        for rewards in several:
+            if len(rewards.rows):
+                take = self._decisions.revise if rewards.revised else self._decisions.reward
+                take(rewards.rows, self._floors.of(rewards.rows["revision"]), rewards.x)
 
     def complete(self) -> ResultsFold:
         """This fold, or a copy of it that counts the rewards too whose exposures are still on their way."""

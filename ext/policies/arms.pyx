@@ -2,14 +2,23 @@
 """Statistics of K arms, the updates that fold rewards into them, and the choice of an arm."""
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport isfinite, sqrt
+from libc.math cimport isfinite, isnan, sqrt
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from numpy.random cimport bitgen_t
 
 from alias cimport alias_draw, cell_t
 from tally cimport (
-    chooser_name, chooser_t, scale_of, tally_accepts, tally_add, tally_forget, tally_merge, tally_t
+    chooser_name,
+    chooser_t,
+    scale_of,
+    tally_accepts,
+    tally_add,
+    tally_forget,
+    tally_merge,
+    tally_revise,
+    tally_t,
+    tally_withdraw,
 )
 from uniform cimport uniform_below, uniform_double
 
@@ -320,6 +329,65 @@ cdef class Arms:
                     self._seen_changed()
                 self._changed()
         if self.cold and places.shape[0] > 0:
+            self._seen_changed()
+        if self.learns and places.shape[0] > 0:
+            self._changed()
+
+    def revise_many(self, arms, formers, rewards, propensities=None, weights=None):
+        """Corrects what was learned: an observation of each of `arms`, integers (N,), was not of formers[i] but of
+        rewards[i], numbers (N,), in their order.
+
+        A former of NaN is an observation that comes only now, a reward of NaN one that is taken back; not both. weights:
+        (N,), from 0 to 1, what forgetting has left of each observation since it was made, 1 unless given. propensities:
+        (N,), as in `update`, those that the observations were learned with. What is not as it was learned can not take
+        the statistics out of their ranges. If anything is wrong: InvalidInput, and nothing is changed.
+        """
+        cdef const int64_t[::1] places
+        cdef const double[::1] olds, values, chances, left
+        cdef double chance = 1.0, weight
+        cdef Py_ssize_t i, k
+        arm_array = numbers(arms, np.int64, "arms")
+        columns = [numbers(formers, np.float64, "formers"), numbers(rewards, np.float64, "rewards")]
+        columns.append(np.ones(arm_array.shape) if weights is None else numbers(weights, np.float64, "weights"))
+        for array in columns:
+            if arm_array.ndim != 1 or arm_array.shape != array.shape:
+                raise InvalidInput(
+                    "arms, formers, rewards and weights must be vectors of the same length, "
+                    f"not of shapes {arm_array.shape} and {array.shape}"
+                )
+        places = arm_array
+        olds, values, left = columns
+        for i in range(places.shape[0]):
+            if not 0 <= places[i] < self.tally.n_arms:
+                raise InvalidInput(f"arms[{i}] must be from 0 to {self.tally.n_arms - 1}, not {places[i]}")
+            if isnan(olds[i]) and isnan(values[i]):
+                raise InvalidInput(f"formers[{i}] or rewards[{i}] must be a number")
+            if not (isnan(olds[i]) or tally_accepts(&self.tally, olds[i])):
+                raise InvalidInput(f"formers[{i}]: {self._refusal(olds[i])}")
+            if not (isnan(values[i]) or tally_accepts(&self.tally, values[i])):
+                raise InvalidInput(f"rewards[{i}]: {self._refusal(values[i])}")
+            if not 0.0 <= left[i] <= 1.0:
+                raise InvalidInput(f"weights[{i}] must be from 0 to 1, not {left[i]}")
+        if self.tally.weighs and propensities is not None:
+            chances = probabilities(propensities, arm_array.shape)
+        for i in range(places.shape[0]):
+            k, weight = places[i], left[i]
+            if self.tally.weighs:
+                chance = self._present_share(k) if propensities is None else chances[i]
+            if isnan(values[i]):
+                tally_withdraw(&self.tally, k, weight, olds[i], chance)
+                self.tally.observed[k] -= self.tally.observed[k] > 0
+            elif not isnan(olds[i]):
+                tally_revise(&self.tally, k, weight, olds[i], values[i], chance)
+            elif weight == 1.0:
+                tally_add(&self.tally, k, values[i], chance, True)
+            else:
+                tally_merge(&self.tally, k, weight, values[i], chance)
+                self.tally.observed[k] += 1
+            if self.tally.weighs and propensities is None:
+                self._seen_changed()
+        # Fewer may have been observed than before.
+        if self.warmup > 0 and places.shape[0] > 0:
             self._seen_changed()
         if self.learns and places.shape[0] > 0:
             self._changed()

@@ -21,6 +21,9 @@ from bandit_serve.results.room import widened
 cdef enum:
     MAX_NUMBERS = 1 << 20  # in the matrices of a model of outcomes, M K d^2
 
+# In place of the first that was analysed, once that is taken back.
+cdef uint64_t NOBODY = <uint64_t> -1
+
 # Of the model's columns those that all arms share.
 cdef tuple OF_METRIC = ("centre", "spread", "lowest", "highest")
 
@@ -368,3 +371,105 @@ cdef class Accumulators:
         self.pair_score_[m, k] += w * step
         self.pair_square_score_[m, k] += w * w * step
         self.pair_square_[m, k] += w * w * step * (2.0 * difference + step)
+
+    cdef void withdraw(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
+                       uint64_t who, uint64_t number, bint modelled) noexcept:
+        """Takes back one that has been analysed, with value `y` in the end; `modelled`: with features.
+
+        Counts and sums of values are as if it had never been. What its scores were around is not known any more; they are
+        taken back as if that had been the arms' centres without it. A model keeps what it has learned. Of the last
+        one of a metric, and of what a mean or a score of an arm was made of, nothing stays.
+        """
+        cdef Py_ssize_t k, c = self.control
+        cdef double value = y - self.origin_[m], control_inverse = 0.0, control_score = 0.0
+        cdef double inverse, score, mu, difference, w, before
+        cdef bint first = who == self.first_who_[m] and number == self.first_number_[m]
+        if self.n_[m, arm] == 0:
+            return
+        if self.beginnings is not None:
+            self.beginnings.give_up(m, arm)
+        if self.analysed_[m] == 1:
+            self.clear(m)
+            return
+        before = self.shifted_[m, arm] / self.n_[m, arm]
+        self.n_[m, arm] -= 1
+        self.analysed_[m] -= 1
+        self.unfloored_[m] -= unfloored
+        self.grand_[m] -= value
+        if self.n_[m, arm]:
+            self.total_[m, arm] -= y
+            self.shifted_[m, arm] -= value
+            self.cube_[m, arm] -= value * value * value
+            score = self.shifted_[m, arm] / self.n_[m, arm]
+            self.m2_[m, arm] = max(0.0, self.m2_[m, arm] - max(0.0, (value - before) * (value - score)))
+        else:
+            self.total_[m, arm] = self.shifted_[m, arm] = self.cube_[m, arm] = self.m2_[m, arm] = 0.0
+        self.balance_[m, arm] -= 1.0
+        self.expect(m, e, NULL)
+        self.modelled_[m] -= modelled
+        if e[c] > 0.0:
+            control_inverse = 1.0 / max(e[c], MIN_SHARE)
+            control_score = self.expected[c]
+            if c == arm:
+                control_score += (value - control_score) * control_inverse
+        for k in range(self.n_arms):
+            if e[k] <= 0.0:
+                continue
+            self.balance_[m, k] += e[k]
+            self.spread_[m, k] = max(0.0, self.spread_[m, k] - e[k] * (1.0 - e[k]))
+            if first or self.eligible_[m, k] == 0:
+                continue
+            inverse = 1.0 / max(e[k], MIN_SHARE)
+            score = mu = self.expected[k]
+            if k == arm:
+                score += (value - mu) * inverse
+                self.residual_[m, k] = max(0.0, self.residual_[m, k] - (value - mu) * (value - mu))
+                self.residual_cube_[m, k] -= (value - mu) * (value - mu) * (value - mu)
+            self.eligible_[m, k] -= 1
+            self.score_[m, k] -= score
+            self.square_[m, k] = max(0.0, self.square_[m, k] - score * score)
+            self.inverse_[m, k] = max(0.0, self.inverse_[m, k] - inverse)
+            self.predicted_[m, k] -= mu
+            self.predicted_square_[m, k] = max(0.0, self.predicted_square_[m, k] - mu * mu)
+            if self.eligible_[m, k] == 0:
+                self.clear_scores(m, k)
+            if e[c] > 0.0 and k != c and self.pair_eligible_[m, k] > 0:
+                w = self.weight(e, k, plain)
+                difference = w * (score - control_score)
+                mu = w * (mu - self.expected[c])
+                self.pair_eligible_[m, k] -= 1
+                self.pair_weight_[m, k] = max(0.0, self.pair_weight_[m, k] - w)
+                self.pair_score_[m, k] -= difference
+                self.pair_control_score_[m, k] -= w * control_score
+                self.pair_weight_square_[m, k] = max(0.0, self.pair_weight_square_[m, k] - w * w)
+                self.pair_square_score_[m, k] -= w * difference
+                self.pair_square_[m, k] = max(0.0, self.pair_square_[m, k] - difference * difference)
+                self.pair_inverse_[m, k] = max(0.0, self.pair_inverse_[m, k] - w * w * inverse)
+                self.pair_control_inverse_[m, k] = max(0.0, self.pair_control_inverse_[m, k] - w * w * control_inverse)
+                self.pair_predicted_[m, k] -= w * mu
+                self.pair_predicted_square_[m, k] = max(0.0, self.pair_predicted_square_[m, k] - mu * mu)
+                if self.pair_eligible_[m, k] == 0:
+                    self.clear_pair(m, k)
+        if first:
+            # Should it come back, it is scored as any other.
+            self.first_who_[m] = self.first_number_[m] = NOBODY
+
+    cdef void clear_scores(self, Py_ssize_t m, Py_ssize_t k) noexcept:
+        self.score_[m, k] = self.square_[m, k] = self.inverse_[m, k] = 0.0
+        self.residual_[m, k] = self.residual_cube_[m, k] = 0.0
+        self.predicted_[m, k] = self.predicted_square_[m, k] = 0.0
+
+    cdef void clear_pair(self, Py_ssize_t m, Py_ssize_t k) noexcept:
+        self.pair_weight_[m, k] = self.pair_score_[m, k] = self.pair_control_score_[m, k] = 0.0
+        self.pair_weight_square_[m, k] = self.pair_square_score_[m, k] = self.pair_square_[m, k] = 0.0
+        self.pair_inverse_[m, k] = self.pair_control_inverse_[m, k] = 0.0
+        self.pair_predicted_[m, k] = self.pair_predicted_square_[m, k] = 0.0
+
+    cdef int clear(self, Py_ssize_t m) except -1:
+        """Nothing of the metric is analysed any more."""
+        for column in self.views().values():
+            np.asarray(column)[m] = 0
+        for name, column in self.model_columns.items():
+            if self.model.n_features:
+                column.reshape(self.n_metrics, -1)[m] = MIN_SPREAD if name == "spread" else 0
+        return 0

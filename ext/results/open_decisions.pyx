@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Decisions that enter the sums when their windows have closed: `missing: zero`, `unit: request`."""
 
+from libc.math cimport isnan
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memmove
 
@@ -9,7 +10,7 @@ import numpy as np
 from bandit_serve.results._accumulators cimport Accumulators
 from bandit_serve.results._share_history cimport COUNTER_BITS, LEFT_OUT, ShareHistory, Timeline
 from marks cimport DONE, GONE, PLAIN, SEEN, UNFLOORED
-from reward cimport Reward
+from reward cimport Reward, Revision
 from room cimport MIN_ROOM, room_for
 from timeheap cimport TimeHeap, heap_free, heap_pop, heap_push, heap_replace_top
 from u64map cimport U64Map, map_find, map_free, map_make, map_put, map_remove
@@ -27,9 +28,9 @@ cdef class OpenDecisions:
     Exposures are kept as they came, in blocks of consecutive counters whose times do not fall (6 bytes a decision);
     rewards are held by decision until its window closes. A held reward whose exposure has not come by then is
     analysed by its own row, and remembered for `linger_ms` so that the exposure, if it still comes, is not
-    analysed again. A reward for a decision that is already closed changes its value from 0, and all that was made of
-    it with the shares that it was analysed with: of one whose exposure came after that, they are kept `grace_ms`
-    longer.
+    analysed again. A reward for a decision that is already closed changes its value, from 0 or what it was, and all
+    that was made of it with the shares that it was analysed with: of one whose exposure came after that, they are kept
+    `grace_ms` longer.
 
     Features are kept as they came, too, of an exposure, or of a reward while its exposure has not come, in at most
     `most_x` bytes (0: any number): what comes when that is full is analysed without.
@@ -180,46 +181,61 @@ cdef class OpenDecisions:
 
     def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored, x=None):
         """`x` float32 (n, d): the features of the rows' decisions, where they are known."""
-        cdef Py_ssize_t i, slot
-        cdef const Reward *row
-        cdef uint64_t key
-        cdef int32_t held
-        cdef bint seen
+        cdef Py_ssize_t i
         for i in range(rows.shape[0]):
-            row = &rows[i]
-            slot = self.shares.slot(row.incarnation)
-            key = self.key(slot, row.counter)
-            held = map_find(&self.held, key)
-            if held < 0:
-                seen = self.shares.exposed_to(slot, row.counter) > 0
-                if seen and row.time_ms < self.closed_ms:
-                    if not self.shares.left_out(slot, row.counter):
-                        self.late(slot, row, row.metric, self.shares.shares_of(slot, row), row.value,
-                                  self.sums.contextual)
-                    continue
-                held = self.hold(key, row, seen, unfloored[i])
-                if x is not None and not seen and self.has_room(1, x.shape[1]):
-                    self.held_x[held] = x[i].copy()
-                    self.n_x += 1
-            elif self.held_flags[held] & DONE:
-                self.late_orphan(slot, row, held)
-                continue
-            self.held_metrics[held] |= <uint32_t> 1 << row.metric
-            self.held_values[held, row.metric] = row.value
+            self.take(&rows[i], 0.0, rows[i].value, True, unfloored[i], x, i)
 
-    cdef void late(self, Py_ssize_t slot, const Reward *row, Py_ssize_t m, const double *shares, double value,
-                   bint plain) noexcept:
-        """Changes what was analysed without a reward: it has one now."""
-        self.sums.update(m, row.arm, shares, 0, row.propensity, 0.0, value, plain,
+    def revise(self, const Revision[::1] rows, const uint8_t[::1] unfloored, x=None):
+        """As `reward`, for values that are sums of events; one that is gone is 0."""
+        cdef Py_ssize_t i
+        cdef double former, value
+        for i in range(rows.shape[0]):
+            former = 0.0 if isnan(rows[i].former) else rows[i].former
+            value = 0.0 if isnan(rows[i].reward.value) else rows[i].reward.value
+            self.take(&rows[i].reward, former, value, not isnan(rows[i].reward.value), unfloored[i], x, i)
+
+    cdef int take(self, const Reward *row, double former, double value, bint there, bint unfloored, x,
+                  Py_ssize_t i) except -1:
+        """A decision whose value was `former`, 0 where it had none, has `value`; `there`: it is not one that is gone.
+
+        Row i of `x` has its features, where they are known.
+        """
+        cdef Py_ssize_t slot = self.shares.slot(row.incarnation)
+        cdef uint64_t key = self.key(slot, row.counter)
+        cdef uint32_t metric = <uint32_t> 1 << row.metric
+        cdef int32_t held = map_find(&self.held, key)
+        cdef bint seen
+        if held < 0:
+            seen = self.shares.exposed_to(slot, row.counter) > 0
+            if seen and row.time_ms < self.closed_ms:
+                if not self.shares.left_out(slot, row.counter):
+                    self.late(slot, row, row.metric, self.shares.shares_of(slot, row), former, value,
+                              self.sums.contextual)
+                return 0
+            held = self.hold(key, row, seen, unfloored)
+            if x is not None and not seen and self.has_room(1, x.shape[1]):
+                self.held_x[held] = x[i].copy()
+                self.n_x += 1
+        elif self.held_flags[held] & DONE:
+            self.late_orphan(slot, row, held, former, value)
+            return 0
+        self.held_metrics[held] = self.held_metrics[held] | metric if there else self.held_metrics[held] & ~metric
+        self.held_values[held, row.metric] = value
+        return 0
+
+    cdef void late(self, Py_ssize_t slot, const Reward *row, Py_ssize_t m, const double *shares, double former,
+                   double value, bint plain) noexcept:
+        """Changes what was analysed with `former`, 0 for no reward: it has another value now."""
+        self.sums.update(m, row.arm, shares, 0, row.propensity, former, value, plain,
                          self.shares.timelines[slot].incarnation, row.counter)
 
-    cdef void late_orphan(self, Py_ssize_t slot, const Reward *row, int32_t held) noexcept:
-        """Changes what was analysed before its exposure came: it has a reward on another metric."""
+    cdef void late_orphan(self, Py_ssize_t slot, const Reward *row, int32_t held, double former, double value) noexcept:
+        """Changes what was analysed before its exposure came: it has another value on a metric."""
         cdef int32_t vector = self.held_vector[held]
         if vector < 0:
-            self.late(slot, row, row.metric, self.shares.shares_of(slot, row), row.value, self.sums.contextual)
+            self.late(slot, row, row.metric, self.shares.shares_of(slot, row), former, value, self.sums.contextual)
         else:
-            self.late(slot, row, row.metric, &self.shares.vectors[vector, 0], row.value,
+            self.late(slot, row, row.metric, &self.shares.vectors[vector, 0], former, value,
                       self.held_flags[held] & PLAIN != 0)
 
     cdef int32_t hold(self, uint64_t key, const Reward *row, bint seen, bint unfloored) except -1:
@@ -321,7 +337,7 @@ cdef class OpenDecisions:
             # Its exposure and its token disagree about the time of the decision: it counts, as a late reward does.
             for m in range(self.sums.n_metrics):
                 if self.held_metrics[held] >> m & 1 and not self.shares.left_out(slot, row.counter):
-                    self.late(slot, &row, m, shares, self.held_values[held, m], self.sums.contextual)
+                    self.late(slot, &row, m, shares, 0.0, self.held_values[held, m], self.sums.contextual)
             self.let_go(held)
             return 0
         for m in range(self.sums.n_metrics):
@@ -486,7 +502,7 @@ cdef class OpenDecisions:
     def from_state(Accumulators sums not None, ShareHistory shares not None, state, int64_t grace_ms,
                    Py_ssize_t most_x=0):
         cdef OpenDecisions self = OpenDecisions(sums, shares, state["linger_ms"][0], grace_ms, most_x)
-        cdef Py_ssize_t b, i, start = 0
+        cdef Py_ssize_t b, i, slot, start = 0
         cdef uint8_t flags
         cdef const uint16_t[::1] arms = state["arms"]
         cdef const uint32_t[::1] ages_ms = state["ages_ms"]
@@ -496,8 +512,11 @@ cdef class OpenDecisions:
             x = None
             if block_has_x[b]:
                 x, features = features[: end - start].copy(), features[end - start:]
-            self.open_block(shares.slot(state["block_incarnation"][b]), state["block_first"][b], state["block_ms"][b],
-                            arms[start:end], ages_ms[start:end], state["block_unfloored"][b], x)
+            slot = shares.slot(state["block_incarnation"][b])
+            if shares.run_before(slot, state["block_first"][b]) < 0:
+                raise ValueError("the snapshot lacks the shares of open decisions")
+            self.open_block(slot, state["block_first"][b], state["block_ms"][b], arms[start:end], ages_ms[start:end],
+                            state["block_unfloored"][b], x)
             start = end
         for i in np.flatnonzero(held_has_x):
             self.held_x[i], features = features[0].copy(), features[1:]

@@ -434,6 +434,8 @@ cdef class ShareHistory:
         cdef ShareHistory self = ShareHistory(vectors[0], most)
         cdef Py_ssize_t i
         cdef Timeline *line
+        if {len(state[name]) for name in ("incarnations", "first", "end", "last_ms")} != {numbers.shape[0]}:
+            raise ValueError("the snapshot does not say everything of all its runs")
         # Those of before there was such a thing do not say so.
         self.halvings = state["halvings"][0] if "halvings" in state else 0
         if not 0 <= self.halvings <= MAX_HALVINGS:

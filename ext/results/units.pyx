@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Units that enter the sums once, with all their rewards: `unit: user`."""
 
+from libc.math cimport fmin, isnan
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from bandit_serve.results._accumulators cimport Accumulators
 from bandit_serve.results._share_history cimport ShareHistory, Timeline
 from marks cimport CROSSED, PLAIN, SEEN, UNFLOORED
-from reward cimport Reward
+from reward cimport Reward, Revision
 from room cimport MIN_ROOM, room_for
 from thinning cimport MAX_HALVINGS, is_taken
 from timeheap cimport TimeHeap, heap_free, heap_pop, heap_push
@@ -18,6 +19,7 @@ from bandit_serve.results.room import first_rows, longer
 
 cdef enum:
     UNIT_BYTES = 35         # of a unit's columns, without its values
+    FOR_GOOD = 255          # in place of how many values there are: more than are counted, or some that never go
 
 
 cdef class Units:
@@ -26,7 +28,11 @@ cdef class Units:
     With `ignore` it enters, per metric, with its first reward; with `zero` when the window of its first exposure
     closes. Later rewards change its value. The first exposure is that of the earliest decision, of those that the
     log shows before the unit enters; until an exposure has come, a reward's row stands in for it.
-    `takes_max` uint8 (M,): a metric whose value is the largest of the unit's rewards, in place of their sum.
+    `takes_max` uint8 (M,): a metric of rewards 0 and 1 whose value is the largest of the unit's, in place of their sum.
+
+    From the first revision on (`counting`), values can go, too: with `takes_max` those that are 1 are counted, and with
+    `ignore` those that are there, up to 254 of a unit and metric, so that the unit leaves the sums with the last one.
+    What came before stays, as rewards that are no sums of events do.
 
     Units that are here stay. Each takes `UNIT_BYTES`, 8 bytes a metric, and its part of the share vectors. Once that is
     more than `most` (0: any number), only every second unit that comes is analysed, from an eighth of `most` further on
@@ -50,7 +56,9 @@ cdef class Units:
     cdef uint32_t[::1] entered          # bit m: analysed for metric m
     cdef uint16_t[::1] arm
     cdef uint8_t[::1] flags
-    cdef double[:, ::1] values
+    cdef double[:, ::1] values          # once `counting`, with `takes_max`: how many are 1
+    cdef uint8_t[:, ::1] present        # once `counting`, with `ignore`: how many values there are, or FOR_GOOD
+    cdef bint counting
     cdef Py_ssize_t n_units
     cdef U64Map rows
     cdef TimeHeap due
@@ -77,6 +85,7 @@ cdef class Units:
         self.arm = np.zeros(MIN_ROOM, np.uint16)
         self.flags = np.zeros(MIN_ROOM, np.uint8)
         self.values = np.zeros((MIN_ROOM, sums.n_metrics))
+        self.present = np.zeros((0, sums.n_metrics), np.uint8)
 
     def __dealloc__(self):
         map_free(&self.rows)
@@ -113,29 +122,93 @@ cdef class Units:
             self.flags[row] |= SEEN
 
     def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored, x=None):
-        cdef Py_ssize_t i, m
-        cdef const Reward *reward
-        cdef int32_t row, vector
-        cdef double old, new
+        cdef Py_ssize_t i
+        cdef int32_t row
         for i in range(rows.shape[0]):
-            reward = &rows[i]
-            m = reward.metric
-            row = map_find(&self.rows, reward.unit)
+            row = self.row_of(&rows[i], unfloored[i])
             if row < 0:
-                if not self.taken(reward.unit):
+                continue
+            if self.counts_present():
+                self.present[row, rows[i].metric] = FOR_GOOD
+            self.change(row, rows[i].metric, rows[i].value)
+
+    def revise(self, const Revision[::1] rows, const uint8_t[::1] unfloored, x=None):
+        """As `reward`, for values that are sums of events. With `ignore` a unit leaves with the last one that is gone."""
+        cdef Py_ssize_t i, m
+        cdef int32_t row
+        cdef uint8_t there
+        cdef double change
+        cdef bint new, gone
+        self.begin_to_count()
+        for i in range(rows.shape[0]):
+            m, new, gone = rows[i].reward.metric, isnan(rows[i].former), isnan(rows[i].reward.value)
+            row = self.row_of(&rows[i].reward, unfloored[i])
+            if row < 0:
+                continue
+            if self.counts_present():
+                there = self.present[row, m]
+                if there != FOR_GOOD:
+                    there += new
+                    there -= gone and there > 0
+                    self.present[row, m] = there
+                if there == 0:
+                    self.leave(row, m)
                     continue
-                vector = self.shares.keep_shares_of(self.shares.slot(reward.incarnation), reward)
-                row = self.enrol(reward.unit, reward.time_ms, reward.arm, vector, reward.propensity, unfloored[i])
-            else:
-                self.cross(row, reward.arm)
-            old = self.values[row, m]
-            new = max(old, reward.value) if self.takes_max[m] else old + reward.value
-            self.values[row, m] = new
-            if self.entered[row] >> m & 1:
-                self.sums.update(m, self.arm[row], self.shares_or_null(row), -self.vector[row], self.propensity[row],
-                                 old, new, self.flags[row] & PLAIN != 0, self.unit[row], 0)
-            elif not self.zero:
-                self.enter(row, m)
+            change = 0.0 if gone else rows[i].reward.value
+            self.change(row, m, change if new else change - rows[i].former)
+
+    cdef bint counts_present(self) noexcept:
+        return self.counting and not self.zero
+
+    cdef int begin_to_count(self) except -1:
+        """All values so far are such as never go."""
+        cdef Py_ssize_t row, m
+        if self.counting:
+            return 0
+        self.counting = True
+        if self.zero:
+            return 0
+        self.present = np.zeros((self.unit.shape[0], self.sums.n_metrics), np.uint8)
+        for row in range(self.n_units):
+            for m in range(self.sums.n_metrics):
+                if self.entered[row] >> m & 1:
+                    self.present[row, m] = FOR_GOOD
+        return 0
+
+    cdef int32_t row_of(self, const Reward *reward, bint unfloored) except -2:
+        """Row of a reward's unit, which it enrols if it is new; -1 if it is not analysed."""
+        cdef int32_t row = map_find(&self.rows, reward.unit), vector
+        if row >= 0:
+            self.cross(row, reward.arm)
+            return row
+        if not self.taken(reward.unit):
+            return -1
+        vector = self.shares.keep_shares_of(self.shares.slot(reward.incarnation), reward)
+        return self.enrol(reward.unit, reward.time_ms, reward.arm, vector, reward.propensity, unfloored)
+
+    cdef void change(self, int32_t row, Py_ssize_t m, double change) noexcept:
+        """A unit has one reward more, or one that is so much more."""
+        cdef double old = self.value(row, m)
+        if self.takes_max[m] and not self.counting:
+            self.values[row, m] = max(old, change)
+        else:
+            self.values[row, m] += change
+        if self.entered[row] >> m & 1:
+            self.sums.update(m, self.arm[row], self.shares_or_null(row), -self.vector[row], self.propensity[row],
+                             old, self.value(row, m), self.flags[row] & PLAIN != 0, self.unit[row], 0)
+        elif not self.zero:
+            self.enter(row, m)
+
+    cdef double value(self, int32_t row, Py_ssize_t m) noexcept:
+        """Value that is analysed."""
+        return fmin(self.values[row, m], 1.0) if self.takes_max[m] else self.values[row, m]
+
+    cdef void leave(self, int32_t row, Py_ssize_t m) noexcept:
+        if self.entered[row] >> m & 1:
+            self.sums.withdraw(m, self.arm[row], &self.shares.vectors[self.vector[row], 0], self.value(row, m),
+                               self.flags[row] & UNFLOORED != 0, self.flags[row] & PLAIN != 0, self.unit[row], 0, False)
+            self.entered[row] &= ~(<uint32_t> 1 << m)
+        self.values[row, m] = 0.0
 
     @property
     def one_in(self):
@@ -170,6 +243,8 @@ cdef class Units:
         self.entered[row] = 0
         self.flags[row] = 0
         self.values[row, :] = 0.0
+        if self.counts_present():
+            self.present[row, :] = 0
         map_put(&self.rows, unit, row)
         self.n_units += 1
         if self.zero:
@@ -198,10 +273,11 @@ cdef class Units:
     cdef void enter(self, int32_t row, Py_ssize_t m) noexcept:
         cdef const double *shares = &self.shares.vectors[self.vector[row], 0]
         cdef Py_ssize_t k, n = self.sums.n_arms
-        self.sums.analyse(m, self.arm[row], shares, self.values[row, m], self.flags[row] & UNFLOORED != 0,
+        self.sums.analyse(m, self.arm[row], shares, self.value(row, m), self.flags[row] & UNFLOORED != 0,
                           self.flags[row] & PLAIN != 0, self.unit[row], 0, NULL)
         self.entered[row] |= <uint32_t> 1 << m
-        if self.entered[row] == self.all_metrics and self.flags[row] & PLAIN:
+        # One that may leave needs them for that.
+        if self.entered[row] == self.all_metrics and self.flags[row] & PLAIN and not self.counts_present():
             while n > 0 and shares[n - 1] <= 0.0:
                 n -= 1
             for k in range(n):
@@ -235,7 +311,7 @@ cdef class Units:
             if self.entered[row] == 0:
                 n[self.arm[row]] += 1
                 for m in range(self.sums.n_metrics):
-                    total[m, self.arm[row]] += self.values[row, m]
+                    total[m, self.arm[row]] += self.value(<int32_t> row, m)
         return np.asarray(n), np.asarray(total)
 
     cdef int widen(self, Py_ssize_t room) except -1:
@@ -247,6 +323,8 @@ cdef class Units:
         self.arm = longer(self.arm, room)
         self.flags = longer(self.flags, room)
         self.values = longer(self.values, room)
+        if self.counts_present():
+            self.present = longer(self.present, room)
         return 0
 
     def vectors(self):
@@ -268,6 +346,8 @@ cdef class Units:
             "arm": first_rows(self.arm, self.n_units),
             "flags": first_rows(self.flags, self.n_units),
             "values": first_rows(self.values, self.n_units),
+            "counting": np.array([self.counting]),
+            "present": first_rows(self.present, self.n_units if self.counts_present() else 0),
         }
 
     @staticmethod
@@ -280,7 +360,14 @@ cdef class Units:
         if not 0 <= self.halvings <= MAX_HALVINGS:
             raise ValueError("the snapshot leaves more units out than there can be")
         self.closed_ms = state["closed_ms"][0]
+        self.counting = "counting" in state and state["counting"][0]
         self.widen(room_for(n + 1))
+        if self.counts_present():
+            if state["present"].shape != (n, sums.n_metrics):
+                raise ValueError("the snapshot does not count the values of all its units")
+            np.asarray(self.present)[:n] = state["present"]
+            if (state["present"][state["vector"] < 0] != FOR_GOOD).any():
+                raise ValueError("the snapshot lacks shares of units that may leave")
         np.asarray(self.unit)[:n] = state["unit"]
         np.asarray(self.first_ms)[:n] = state["first_ms"]
         np.asarray(self.propensity)[:n] = state["propensity"]

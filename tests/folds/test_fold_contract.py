@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
 def history(seed: int) -> tuple[Changed, Events]:
     """The first event of a log of one experiment, and all that follow; where the seed says so, some are left out."""
-    written = History(RandomChoices(seed), former=seed % 10 == 0)
+    written = History(RandomChoices(seed), former=seed % 10 == 0, revising=seed % 2 == 1)
     random = np.random.default_rng(seed)
     entries: list[Entry] = []
     for offset, kind, data in written.written(N_ENTRIES):

@@ -103,9 +103,9 @@ def check_numbers(value: Any) -> None:
             assert np.isfinite(value), value
 
 
-def follow(choices: Choices, n_entries: int, *, former: bool = False) -> History:
+def follow(choices: Choices, n_entries: int, *, former: bool = False, revising: bool = False) -> History:
     """Folds a history from its wire form, and checks everything every few entries."""
-    history = History(choices, former=former)
+    history = History(choices, former=former, revising=revising)
     fold: ResultsFold | None = None
     pause = 0
     for entry in history.written(n_entries):
@@ -154,7 +154,7 @@ def test_no_history_ends_a_fold(part: int) -> None:
     per_part = N_HISTORIES // N_PARTS
     for seed in range(part * per_part, (part + 1) * per_part):
         try:
-            history = follow(RandomChoices(seed), N_ENTRIES, former=seed % 10 == 0)
+            history = follow(RandomChoices(seed), N_ENTRIES, former=seed % 10 == 0, revising=seed % 2 == 1)
         except BaseException as error:
             error.add_note(f"seed {seed}")
             raise
@@ -179,7 +179,7 @@ def test_histories_that_once_ended_a_fold_do_no_more(seed: int) -> None:
 )
 @given(data=st.data())
 def test_no_history_that_hypothesis_finds_ends_a_fold(data: st.DataObject) -> None:
-    follow(DrawnChoices(data), data.draw(st.integers(1, 8)))
+    follow(DrawnChoices(data), data.draw(st.integers(1, 8)), revising=data.draw(st.booleans()))
 
 
 def continuous(**policy: Any) -> LiveExperiment:

@@ -23,7 +23,10 @@ from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log.events import (
     CHANGED,
     EXPOSED,
+    FIRST,
     HELD_OUT,
+    REVISED,
+    REVISION,
     REWARD,
     REWARDED,
     TICK,
@@ -153,19 +156,21 @@ class History:
     """Random history: `written()` yields the entries of its log one by one, in their wire form.
 
     Decisions are drawn from the shares of `live`, the fold of the entries so far. former: whether rewards occur that
-    only a former version would have accepted.
+    only a former version would have accepted. revising: whether values come that are sums of events.
     """
 
-    def __init__(self, choices: Choices, *, former: bool = False) -> None:
+    def __init__(self, choices: Choices, *, former: bool = False, revising: bool = False) -> None:
         self._choices = choices
         self._former = former
+        self._revising = revising
         self._time_ms = choices.one_of([1_000, 1_700_000_000_000, LATEST_MS // 2])
         self._sequence = 0
         self._counters = dict.fromkeys(WORKERS, 0)
         # Those that rewards may come for.
         self._decisions: list[Decision] = []
-        # The store lets a reward of a metric in once for each decision.
-        self._rewarded_already: set[tuple[int, int, int]] = set()
+        # The store lets a reward of a metric in once for each decision. Its value by worker, number and metric, NaN where
+        # it is gone, and when it first had one.
+        self._given: dict[tuple[int, int, int], tuple[Decision, float, int]] = {}
         self.live = self._first()
 
     # -- experiments
@@ -317,13 +322,14 @@ class History:
     def written(self, n_entries: int) -> Iterator[Entry]:
         """Yields entries; the caller applies each to `live` before it asks for the next."""
         yield self._entry(CHANGED, encode(Changed(self.live.record, Change("create", "test"))))
+        choices = self._choices
         for _ in range(n_entries):
             self._pass_time()
-            what = self._choices.integer(1, 100)
+            what = choices.integer(1, 100)
             if what <= 35:
                 yield self._entry(EXPOSED, encode(self._exposed()))
             elif what <= 75:
-                yield self._rewarded()
+                yield self._revised() if self._revising and chance(choices, 60) else self._rewarded()
             elif what <= 85:
                 yield self._entry(TICK, b"")
             else:
@@ -451,12 +457,12 @@ class History:
                 else self._orphan(orphans_x, orphans_vector)
             )
             metric = objective if chance(choices, 80) else choices.integer(0, len(metrics) - 1)
-            if (*decision[:2], metric) in self._rewarded_already:
+            if (*decision[:2], metric) in self._given:
                 decision = self._orphan(orphans_x, orphans_vector)
-            self._rewarded_already.add((*decision[:2], metric))
             values = self._values(metrics[metric])
             value = choices.one_of(values[:2] if few else values)
             assert self._former or metrics[metric].refuses(value) is None
+            self._given[*decision[:2], metric] = decision, value, self._time_ms
             worker, number, time_ms, arm, propensity, unit, flags, x = decision
             rows[i] = (worker, number, time_ms, value, propensity, unit, 1, arm, metric, flags)
             xs.append(x)
@@ -464,6 +470,42 @@ class History:
             return self._entry(REWARDED, rows.tobytes())
         x = np.frombuffer(b"".join(xs), "<f4").reshape(n, live.n_features)
         return self._entry(REWARDED, pack_rewards(rows, x))
+
+    def _revised(self) -> Entry:
+        choices, live = self._choices, self.live
+        metrics = live.experiment.metrics
+        objective = metrics.index(live.experiment.objective)
+        n = choices.one_of([1, 1, 2, 5, 40])
+        rows = np.zeros(n, REVISION)
+        xs = []
+        orphans_x = self.x()
+        orphans_vector = live.shares(self.mask(), self._time_ms, orphans_x)
+        for i in range(n):
+            metric = objective if chance(choices, 80) else choices.integer(0, len(metrics) - 1)
+            known = [key for key in self._given if key[2] == metric]
+            if known and chance(choices, 70):
+                decision, former, since_ms = self._given[choices.one_of(known)]
+            else:
+                decision, former, since_ms = self._orphan(orphans_x, orphans_vector), math.nan, FIRST
+                if self._decisions and chance(choices, 90):
+                    decision = choices.one_of(self._decisions)
+                    former, since_ms = self._given.get((*decision[:2], metric), (decision, math.nan, FIRST))[
+                        1:
+                    ]
+            gone = not math.isnan(former) and chance(choices, 30)
+            value = math.nan if gone else choices.one_of(self._values(metrics[metric]))
+            worker, number, time_ms, arm, propensity, unit, flags, x = decision
+            began_ms = self._time_ms if since_ms == FIRST else since_ms
+            self._given[worker, number, metric] = decision, value, began_ms
+            rows[i] = (
+                *(worker, number, time_ms, value, propensity, unit, 1, arm, metric, flags),
+                *(former, since_ms),
+            )
+            xs.append(x)
+        if live.features is None:
+            return self._entry(REVISED, rows.tobytes())
+        x = np.frombuffer(b"".join(xs), "<f4").reshape(n, live.n_features)
+        return self._entry(REVISED, pack_rewards(rows, x))
 
     def _changed(self) -> Changed | None:
         choices, record = self._choices, self.live.record

@@ -1,9 +1,13 @@
-"""Decisions with features that wait for their rewards, for experiments in which a missing reward counts as zero.
+"""Decisions with features that wait for their rewards, for contextual policies.
 
-A policy without context counts missing rewards (`pending.py`). One with context has to know their decisions. So each
-decision is kept with its features until its window has closed, by log time, and is then learned from once: by its
-reward, or by zero. Until then it is not learned from at all, whether its reward has come or not: rewards that come
-early and zeros that come late would make every arm look better than it is.
+Where a missing reward counts as zero, a policy without context counts missing rewards (`pending.py`). One with context
+has to know their decisions. So each decision is kept with its features until its window has closed, by log time, and is
+then learned from once: by its reward, or by zero. Until then it is not learned from at all, whether its reward has come
+or not: rewards that come early and zeros that come late would make every arm look better than it is.
+
+Where a missing reward is ignored, rewards are learned from as they come, and only decisions whose values are sums of
+events wait here, as those may change and a regression can not be told so. Each is learned from once, by the value that
+it has when its window closes, and not at all if that is gone by then.
 
 A reward may come before its exposure, and an exposure never, when its worker crashed: either of them is enough.
 """
@@ -19,6 +23,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from bandit_serve.folds.attribution.buckets import Buckets
+from bandit_serve.log.events import FIRST
 from bandit_serve.log.times import LINGER_MS
 
 MAX_OPEN = 100_000
@@ -51,12 +56,14 @@ class Learned(NamedTuple):
 class JoinedDecisions:
     """Open decisions with their features. Times are Unix milliseconds.
 
+    all_wait: whether exposures open decisions; otherwise only values that may change do.
     A decision is identified by its worker's incarnation and its number there. At most `MAX_OPEN` decisions, and
     `MAX_OPEN_BYTES` of features, are kept. With more, only each `one_in`th is learned from, chosen by its number, so
     the estimates stay unbiased.
     """
 
-    def __init__(self, window_ms: int, n_features: int) -> None:
+    def __init__(self, window_ms: int, n_features: int, *, all_wait: bool = True) -> None:
+        self.all_wait = all_wait
         self.one_in = 1
         self._n_features = n_features
         self._most_open = min(MAX_OPEN, MAX_OPEN_BYTES // (4 * n_features))
@@ -105,12 +112,25 @@ class JoinedDecisions:
 
         `last` as in `exposed`.
         """
+        self._set(rows, x, [True] * len(rows), last)
+
+    def revised(self, rows: NDArray[np.void], x: NDArray[np.float32], *, last: bool = True) -> None:
+        """Sets values of the objective (`events.REVISION`) outside the holdout, NaN for one that is gone.
+
+        Changes of values that are not held, as their decisions are closed, are passed over. x, `last` as in `rewarded`.
+        """
+        self._set(rows, x, (rows["since_ms"] == FIRST).tolist(), last)
+
+    def _set(self, rows: NDArray[np.void], x: NDArray[np.float32], opening: list[bool], last: bool) -> None:
+        """Sets the values of decisions that are open, or that their rows open."""
         columns = (rows[name].tolist() for name in ("incarnation", "counter", "time_ms", "arm", "value"))
         for i, (incarnation, counter, time_ms, arm, value) in enumerate(zip(*columns, strict=True)):
             if counter % self.one_in:
                 continue
-            decision = (incarnation, counter)
-            bucket = self._open.setdefault(time_ms // self._buckets.width_ms, {})
+            decision, number = (incarnation, counter), time_ms // self._buckets.width_ms
+            if not opening[i] and decision not in self._open.get(number, ()):
+                continue
+            bucket = self._open.setdefault(number, {})
             self._n_open += decision not in bucket
             bucket[decision] = (arm, value, x[i].tobytes())
         if last:
@@ -139,7 +159,7 @@ class JoinedDecisions:
         for decision in some:
             if decision in self._exposed:
                 self._exposed.discard(decision)
-            else:
+            elif self.all_wait:
                 self._early[decision] = bucket
         arms, values, x = zip(*(decisions[decision] for decision in some), strict=True)
         return Learned(
@@ -173,9 +193,11 @@ class JoinedDecisions:
         )
 
     @classmethod
-    def from_state(cls, window_ms: int, n_features: int, state: JoinedState) -> JoinedDecisions:
+    def from_state(
+        cls, window_ms: int, n_features: int, state: JoinedState, *, all_wait: bool = True
+    ) -> JoinedDecisions:
         """Decisions that had this state. Raises `ValueError` where it has another number of features."""
-        joined = cls(window_ms, n_features)
+        joined = cls(window_ms, n_features, all_wait=all_wait)
         if state.one_in < 1:
             raise ValueError(f"each {state.one_in}th decision is learned from")
         joined.one_in = state.one_in

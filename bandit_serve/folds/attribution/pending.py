@@ -112,6 +112,21 @@ class PendingDecisions:
                 int(row["arm"]),
             )
 
+    def revised(self, rows: NDArray[np.void], now_ms: int) -> None:
+        """Notes which rewards of open decisions are 0 now, or are no more: `events.REVISION` rows of later changes.
+
+        A reward that is gone stays a reward, of 0.
+        """
+        formers, values = (np.nan_to_num(rows[name], nan=0.0) == 0.0 for name in ("former", "value"))
+        buckets = rows["time_ms"] // self._buckets.width_ms
+        for bucket, arm, was_blank, is_blank in zip(
+            buckets.tolist(), rows["arm"].tolist(), formers.tolist(), values.tolist(), strict=True
+        ):
+            if was_blank == is_blank or self._buckets.closes_ms(bucket) < now_ms:
+                continue
+            blank = self._blank.setdefault(bucket, np.zeros(self.n_arms, np.int64))
+            blank[arm] += is_blank - was_blank
+
     def _among_lost(self, rows: NDArray[np.void]) -> list[int]:
         """Rows whose decisions are in a gap of the numbers that their worker has logged."""
         among: list[int] = []
@@ -143,7 +158,7 @@ class PendingDecisions:
                 del self._early[incarnation]
         self._earliest = min(min(self._exposed, default=_NEVER), min(self._rewarded, default=_NEVER))
         self._forget(now_ms)
-        return Closed(decisions, np.maximum(zeros, 0), np.minimum(rewarded - blank, decisions))
+        return Closed(decisions, np.maximum(zeros, 0), np.clip(rewarded - blank, 0, decisions))
 
     def _forget(self, now_ms: int) -> None:
         for incarnation, settled in list(self._settled.items()):

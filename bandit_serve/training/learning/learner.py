@@ -9,6 +9,7 @@ as far as all logs are known, so the order does not depend on when they were rea
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -115,7 +116,10 @@ class ContinuousLearner:
 
     def apply(self, experiment: str, offset: Offset, event: Event | LeftOut) -> int:
         """Learns from the ratings that an event completes; returns how many those were."""
-        ratings = self._joins[experiment].apply(offset, event)
+        # That a reward is gone can not be unlearned.
+        ratings = [
+            each for each in self._joins[experiment].apply(offset, event) if not math.isnan(each.value)
+        ]
         for rating in ratings:
             self._learn(rating)
         return len(ratings)

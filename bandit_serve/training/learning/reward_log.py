@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from bandit_serve.log.events import HELD_OUT, Event, Exposed, Rewarded
+from bandit_serve.log.events import FIRST, HELD_OUT, Event, Exposed, Pair, Revised, Rewarded
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.repairs import LeftOut
 from bandit_serve.log.snapshot import Codec
@@ -20,23 +21,31 @@ Key = tuple[int, int]
 
 
 class Rating(NamedTuple):
-    """Rating from a reward. `value` is the reward by the rule; it was logged at `time_ms`."""
+    """Rating from a reward. `value` is the reward by the rule, NaN for one that is gone; it was logged at `time_ms`.
+
+    decision: worker and number. A later rating of the same decision takes the place of the one before.
+    """
 
     user: str
     item: str
     value: float
     features: dict[str, Any] | None
     time_ms: int
+    decision: Key
 
 
 class _Open(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Decision that waits for its reward, or reward that waits for its decision."""
+    """Decision that waits for its reward, or reward that waits for its decision.
+
+    may_change: a reward that is a sum of events; its value is None while it is gone.
+    """
 
     until_ms: int
     user: str = ""
     item: str = ""
     features: dict[str, Any] | None = None
     value: float | None = None
+    may_change: bool = False
 
 
 class _State(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -50,8 +59,8 @@ _CODEC = Codec(_State, "a reward log")
 class RewardLog:
     """Fold of one experiment's log into ratings. Each reward that the log holds is one, and is given once.
 
-    A decision is kept until its window has closed, and at most a million of them: `lost` counts those that were given
-    up before. Decisions of the holdout are not given, as nothing learns from them.
+    Of a value that is a sum of events, each change gives a rating anew, while the decision is kept. A decision is kept until its window has closed, and at most a million of them: `lost` counts those that were
+    given up before. Decisions of the holdout are not given, as nothing learns from them.
     """
 
     def __init__(self, window_ms: int, rule: RatingRule) -> None:
@@ -70,6 +79,8 @@ class RewardLog:
                 return self._exposed(offset.time_ms, event)
             case Rewarded():
                 return self._rewarded(offset.time_ms, event)
+            case Revised():
+                return self._revised(offset.time_ms, event)
         return []
 
     def _exposed(self, time_ms: int, event: Exposed) -> list[Rating]:
@@ -81,10 +92,10 @@ class RewardLog:
             key = event.incarnation, event.first + pair.place
             waiting = self._open.get(key)
             if waiting is not None and waiting.value is not None:
+                ratings.append(self._rating(pair, key, waiting.value, time_ms))
+            if waiting is not None and (waiting.may_change or waiting.value is not None):
                 del self._open[key]
-                value = self._rule.rating(waiting.value)
-                ratings.append(Rating(pair.user, pair.item, value, pair.features, time_ms))
-            elif waiting is None:
+            if waiting is None or waiting.may_change:
                 until_ms = time_ms + self._window_ms + GRACE_MS
                 self._keep(key, _Open(until_ms, pair.user, pair.item, pair.features))
         return ratings
@@ -103,11 +114,31 @@ class RewardLog:
             waiting = self._open.get(key)
             if waiting is None:
                 self._keep(key, _Open(time_ms + GRACE_MS, value=reward))
-            elif waiting.value is None:
+            elif waiting.value is None and not waiting.may_change:
                 del self._open[key]
-                value = self._rule.rating(reward)
-                ratings.append(Rating(waiting.user, waiting.item, value, waiting.features, time_ms))
+                ratings.append(self._rating(waiting, key, reward, time_ms))
         return ratings
+
+    def _revised(self, time_ms: int, event: Revised) -> list[Rating]:
+        ratings = []
+        rows = event.rows
+        chosen = rows[(rows["metric"] == self._rule.metric) & (rows["flags"] & HELD_OUT == 0)]
+        columns = (chosen[name].tolist() for name in ("incarnation", "counter", "value", "since_ms"))
+        for incarnation, counter, number, since_ms in zip(*columns, strict=True):
+            key, reward = (incarnation, counter), None if math.isnan(number) else number
+            waiting = self._open.get(key)
+            if waiting is None:
+                if since_ms == FIRST and reward is not None:
+                    self._keep(key, _Open(time_ms + GRACE_MS, value=reward, may_change=True))
+            elif waiting.may_change:
+                self._open[key] = structs.replace(waiting, value=reward)
+            elif waiting.value is None:
+                ratings.append(self._rating(waiting, key, reward, time_ms))
+        return ratings
+
+    def _rating(self, subject: Pair | _Open, decision: Key, reward: float | None, time_ms: int) -> Rating:
+        value = math.nan if reward is None else self._rule.rating(reward)
+        return Rating(subject.user, subject.item, value, subject.features, time_ms, decision)
 
     def _keep(self, key: Key, waiting: _Open) -> None:
         self._open[key] = waiting
