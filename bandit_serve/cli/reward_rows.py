@@ -112,7 +112,8 @@ class Occurrences:
     """
 
     def __init__(self) -> None:
-        self._counts = sqlite3.connect("")
+        # One thread after another, never two at once.
+        self._counts = sqlite3.connect("", check_same_thread=False)
         self._counts.execute("create table counts (digest blob primary key, n integer) without rowid")
 
     def event_id(self, row: RewardRow) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Self, TypeVar, get_args
+from typing import Annotated, NamedTuple, Self, TypeVar, get_args
 
 import typer
 from msgspec import UNSET, Struct
@@ -148,6 +148,14 @@ async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(error.retry_after_s)
 
 
+class Answer(NamedTuple):
+    """Answer to a row: the number of its line, its verdict, and why it is invalid."""
+
+    number: int
+    verdict: RewardVerdict
+    detail: str | None
+
+
 class Import:
     """Import into one experiment: batches of rows, submitted one after another, and counts of their verdicts."""
 
@@ -183,31 +191,22 @@ class Import:
         return batch
 
     async def _submit(self, name: str, batch: Sequence[Numbered]) -> None:
+        answers: list[Answer] = []
         by_unit: list[tuple[int, Reward]] = []
         by_token: list[tuple[int, Reward]] = []
         for number, row in batch:
             if isinstance(row, str):
-                self._count("invalid", Fault(name, number, row))
+                answers.append(Answer(number, "invalid", row))
             else:
                 (by_token if row.unit is None else by_unit).append((number, self._reward(row)))
         for numbered, intake in ((by_token, self._rewards), (by_unit, self._by_unit)):
             if numbered:
-                await self._submit_to(intake, name, numbered)
-
-    async def _submit_to(
-        self, intake: Rewards | RewardsByUnit, name: str, numbered: Sequence[tuple[int, Reward]]
-    ) -> None:
-        rewards = [reward for _, reward in numbered]
-        verdicts = await _patiently(lambda: intake.submit(rewards))
-        for (number, reward), verdict in zip(numbered, verdicts, strict=True):
-            fault = None
-            if verdict == "invalid":
-                why = intake.refusal(reward) or (
-                    "decision_id",
-                    "expected the decision_id of one of our decisions",
-                )
-                fault = Fault(name, number, ": ".join(why))
-            self._count(verdict, fault)
+                answers += await _submitted(intake, numbered)
+        for number, verdict, detail in sorted(answers):
+            self._counts[verdict] += 1
+            self._rows += 1
+            if detail is not None and len(self._faults) < MAX_FAULTS:
+                self._faults.append(Fault(name, number, detail))
 
     def _reward(self, row: RewardRow) -> Reward:
         if row.decision_id is not None:
@@ -221,12 +220,6 @@ class Import:
             at=UNSET if row.at is None else row.at,
         )
 
-    def _count(self, verdict: RewardVerdict, fault: Fault | None = None) -> None:
-        self._counts[verdict] += 1
-        self._rows += 1
-        if fault is not None and len(self._faults) < MAX_FAULTS:
-            self._faults.append(fault)
-
     def report(self, files: list[str], seconds: float) -> ImportReport:
         verdicts: tuple[RewardVerdict, ...] = get_args(RewardVerdict)
         counts = {verdict: self._counts[verdict] for verdict in verdicts}
@@ -238,6 +231,22 @@ class Import:
             faults=self._faults,
             **counts,
         )
+
+
+async def _submitted(intake: Rewards | RewardsByUnit, numbered: Sequence[tuple[int, Reward]]) -> list[Answer]:
+    rewards = [reward for _, reward in numbered]
+    verdicts = await _patiently(lambda: intake.submit(rewards))
+    answers = []
+    for (number, reward), verdict in zip(numbered, verdicts, strict=True):
+        detail = None
+        if verdict == "invalid":
+            why = intake.refusal(reward) or (
+                "decision_id",
+                "expected the decision_id of one of our decisions",
+            )
+            detail = ": ".join(why)
+        answers.append(Answer(number, verdict, detail))
+    return answers
 
 
 class Progress:
