@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 from bandit_serve.api.rewards import RewardVerdict
 from bandit_serve.metrics import MetricKind
 
+Place = tuple[Hashable, int]
 
-class Entry(NamedTuple):
-    """Change of a decision's value on a metric; NaN is none."""
+
+class Change(NamedTuple):
+    """Change of a decision's value on a metric by events; NaN is none."""
 
     decision: Hashable
     metric: int
@@ -21,24 +24,30 @@ class Entry(NamedTuple):
 
 
 class RewardLedger:
-    """Rewards that were taken. `scope` of a decision is what its events are known by: itself, or its unit."""
+    """Rewards that were taken, by decision and metric. `kinds` are those of the metrics."""
 
-    def __init__(self, kinds: list[MetricKind], max_events: int = 10**9) -> None:
+    def __init__(self, kinds: Sequence[MetricKind], max_events: int = 10**9) -> None:
         self._kinds = kinds
         self._max_events = max_events
-        # Event's decision and value, which is None once it was taken back, by scope, metric and id.
-        self._events: dict[tuple[Hashable, int, Hashable], tuple[Hashable, float | None]] = {}
-        self._plain: dict[tuple[Hashable, int], float] = {}
-        self._began: set[tuple[Hashable, int]] = set()
-        self._had_events: set[tuple[Hashable, int]] = set()
-        self.changes: list[Entry] = []
+        # By scope, metric and id: the decision that the event stays with.
+        self._homes: dict[tuple[Hashable, int, Hashable], Hashable] = {}
+        # By place and id: the event's value, None once it was taken back.
+        self._events: dict[Place, dict[Hashable, float | None]] = defaultdict(dict)
+        self._plain: dict[Place, float] = {}
+        self.changes: list[Change] = []
+
+    @property
+    def places(self) -> set[Place]:
+        """Decisions and metrics with a reward, be it one that was taken back."""
+        return {place for place, events in self._events.items() if events} | set(self._plain)
 
     def value(self, decision: Hashable, metric: int) -> float:
         """Value of a decision; NaN where it has none."""
-        events = self._events.items()
-        present = [v for (_, m, _), (d, v) in events if (d, m) == (decision, metric) and v is not None]
-        if (decision, metric) in self._plain:
-            present.append(self._plain[decision, metric])
+        place = (decision, metric)
+        return self._value(metric, self._events.get(place, {}), self._plain.get(place))
+
+    def _value(self, metric: int, events: dict[Hashable, float | None], plain: float | None) -> float:
+        present = [value for value in (*events.values(), plain) if value is not None]
         if not present:
             return math.nan
         return max(present) if self._kinds[metric].takes_max else math.fsum(present)
@@ -49,47 +58,49 @@ class RewardLedger:
         metric: int,
         value: float | None,
         event: Hashable | None = None,
-        scope: Hashable | None = None,
+        *,
+        unit: Hashable | None = None,
     ) -> RewardVerdict:
-        """Takes one reward; returns its verdict."""
-        key = (decision if scope is None else scope, metric, event)
+        """Takes one reward; returns its verdict. unit: that of the decision, where events are known by unit."""
         if event is None:
             assert value is not None
-            if (decision, metric) in self._plain:
-                return "duplicate" if self._plain[decision, metric] == value else "conflict"
-            return self._change(decision, metric, lambda: self._plain.__setitem__((decision, metric), value))
-        known = key in self._events
-        if known:
-            decision, former = self._events[key]
-            if former == value:
-                return "duplicate"
-        elif value is None:
+            return self._send_plain((decision, metric), value)
+        scope = (decision if unit is None else unit, metric, event)
+        is_known = scope in self._homes
+        place = (self._homes.get(scope, decision), metric)
+        events = self._events[place]
+        if not is_known and value is None:
             return "unmatched"
-        elif (
-            sum((d, m) == (decision, metric) for (_, m, _), (d, _) in self._events.items())
-            >= self._max_events
-        ):
+        if is_known and events[event] == value:
+            return "duplicate"
+        if not is_known and len(events) >= self._max_events:
             return "invalid"
-        verdict = self._change(
-            decision, metric, lambda: self._events.__setitem__(key, (decision, value)), by_event=True
-        )
-        if verdict == "invalid" or not known:
-            return verdict
+        if not self._change(place, {**events, event: value}, self._plain.get(place), by_event=True):
+            return "invalid"
+        self._homes[scope] = place[0]
+        if not is_known:
+            return "accepted"
         return "retracted" if value is None else "corrected"
 
-    def _change(self, decision: Hashable, metric: int, change, *, by_event: bool = False) -> RewardVerdict:
-        kept = (dict(self._events), dict(self._plain))
-        former = self.value(decision, metric)
-        change()
-        value = self.value(decision, metric)
-        low, high = self._kinds[metric].value_limits
-        if not math.isnan(value) and not low <= value <= high:
-            self._events, self._plain = kept
-            return "invalid"
-        place = (decision, metric)
+    def _send_plain(self, place: Place, value: float) -> RewardVerdict:
+        before = self._plain.get(place)
+        if before is not None:
+            return "duplicate" if before == value else "conflict"
+        events = self._events.get(place, {})
+        return "accepted" if self._change(place, events, value, by_event=bool(events)) else "invalid"
+
+    def _change(
+        self, place: Place, events: dict[Hashable, float | None], plain: float | None, *, by_event: bool
+    ) -> bool:
+        former, value = self.value(*place), self._value(place[1], events, plain)
+        low, high = self._kinds[place[1]].value_limits
+        if not (math.isnan(value) or low <= value <= high):
+            return False
+        is_first = not self._events.get(place) and place not in self._plain
+        if by_event and value != former and not (math.isnan(value) and math.isnan(former)):
+            self.changes.append(Change(*place, value, former, is_first))
         if by_event:
-            self._had_events.add(place)
-        if value != former and not (math.isnan(value) and math.isnan(former)) and place in self._had_events:
-            self.changes.append(Entry(decision, metric, value, former, place not in self._began))
-        self._began.add(place)
-        return "accepted"
+            self._events[place] = events
+        if plain is not None:
+            self._plain[place] = plain
+        return True
