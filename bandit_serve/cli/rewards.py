@@ -38,7 +38,7 @@ PATIENCE_S = 60.0
 T = TypeVar("T")
 
 
-class Fault(Struct, frozen=True):
+class InvalidRow(Struct, frozen=True):
     """Row that is no reward: its file, its line (in Parquet its row), and what was expected."""
 
     file: str
@@ -62,7 +62,7 @@ class ImportReport(Struct, frozen=True):
     unknown: int
     invalid: int
     seconds: float
-    faults: list[Fault]
+    faults: list[InvalidRow]
 
 
 def _columns(text: str | None) -> dict[str, str]:
@@ -167,7 +167,7 @@ class Import:
         self._rewards, self._by_unit = intake
         self._counts: Counter[RewardVerdict] = Counter()
         self._rows = 0
-        self._faults: list[Fault] = []
+        self._faults: list[InvalidRow] = []
 
     async def read(self, file: RewardFile, progress: Progress) -> None:
         """Submits all rows of a file. Raises `InvalidInput` where it can not be read on; what came before counts."""
@@ -206,7 +206,7 @@ class Import:
             self._counts[verdict] += 1
             self._rows += 1
             if detail is not None and len(self._faults) < MAX_FAULTS:
-                self._faults.append(Fault(name, number, detail))
+                self._faults.append(InvalidRow(name, number, detail))
 
     def _reward(self, row: RewardRow) -> Reward:
         if row.decision_id is not None:

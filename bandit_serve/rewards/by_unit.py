@@ -19,7 +19,7 @@ from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.names import OUTSIDE
 from bandit_serve.base.turns import Turn
 from bandit_serve.decisions.assignment import rendezvous
-from bandit_serve.errors import FieldError, NotFound, SetAside, StoreUnavailable
+from bandit_serve.errors import FieldError, NotFound, Unavailable
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.folds.unit_exposures import InForce
@@ -41,7 +41,7 @@ A_TURN = 500
 Appenders = Callable[[LiveExperiment], RewardAppender]
 
 
-class Asked(NamedTuple):
+class UnitEvents(NamedTuple):
     """Rewards by unit of one experiment, n each: hashes of units, Unix milliseconds, metrics, values (NaN takes the
     event back), and hashes of events.
     """
@@ -53,11 +53,11 @@ class Asked(NamedTuple):
     events: NDArray[np.uint64]
 
     @classmethod
-    def of(cls, parts: Sequence[Asked]) -> Asked:
+    def of(cls, parts: Sequence[UnitEvents]) -> UnitEvents:
         return cls._make(np.concatenate(column) for column in zip(*parts, strict=True))
 
-    def those(self, chosen: NDArray[np.bool_]) -> Asked:
-        return Asked._make(column[chosen] for column in self)
+    def those(self, chosen: NDArray[np.bool_]) -> UnitEvents:
+        return UnitEvents._make(column[chosen] for column in self)
 
     def keys(self, uid: int) -> list[Event]:
         columns = self.units.tolist(), self.metrics.tolist(), self.events.tolist()
@@ -122,7 +122,7 @@ class RewardsByUnit:
             return
         now_ms = self._now_ms()
         valid: list[int] = []
-        parts: list[Asked] = []
+        parts: list[UnitEvents] = []
         turn = Turn()
         for start in range(0, len(places), A_TURN):
             some = places[start : start + A_TURN]
@@ -136,12 +136,12 @@ class RewardsByUnit:
             verdicts[i] = "invalid"
         if not valid:
             return
-        asked = Asked.of(parts)
-        self.unmatched.forget(asked.keys(live.record.uid))
+        sent = UnitEvents.of(parts)
+        self.unmatched.forget(sent.keys(live.record.uid))
         # Whatever was in force then, its window has closed.
-        late = asked.at_ms < now_ms - live.experiment.attribution.window_ms
+        late = sent.at_ms < now_ms - live.experiment.attribution.window_ms
         found = np.array(["late"] * len(valid), object)
-        found[~late] = await self._join(live, asked.those(~late))
+        found[~late] = await self._join(live, sent.those(~late))
         for i, verdict in zip(valid, found.tolist(), strict=True):
             verdicts[i] = verdict
 
@@ -157,31 +157,33 @@ class RewardsByUnit:
         except NotFound:
             return None
 
-    async def _join(self, live: LiveExperiment, asked: Asked) -> list[RewardVerdict]:
+    async def _join(self, live: LiveExperiment, sent: UnitEvents) -> list[RewardVerdict]:
         """Appends rewards to the decisions that were in force. Those without one are kept for later."""
         uid = live.record.uid
-        joined = await self._look(live, asked)
+        joined = await self._look(live, sent)
         if not joined.matched.all():
             await self._wait_for_exposures(live)
             again = self._replica.by_uid.get(uid)  # another object, if it was repaired meanwhile
             if again is None:
-                return ["unknown"] * len(asked.units)
+                return ["unknown"] * len(sent.units)
             live = again
-            joined = await self._look(live, asked)
-        verdicts: list[RewardVerdict] = ["unmatched"] * len(asked.units)
-        keys = asked.keys(uid)
+            joined = await self._look(live, sent)
+        verdicts: list[RewardVerdict] = ["unmatched"] * len(sent.units)
+        keys = sent.keys(uid)
         for i in np.flatnonzero(~joined.matched).tolist():
-            if not math.isnan(asked.values[i]):
-                self.unmatched.keep(keys[i], int(asked.at_ms[i]), float(asked.values[i]))
+            if math.isnan(sent.values[i]):
+                self.unmatched.forget([keys[i]])
+            else:
+                self.unmatched.keep(keys[i], int(sent.at_ms[i]), float(sent.values[i]))
         if joined.matched.any():
-            letters = await self._append(live, asked, joined, joined.matched)
+            letters = await self._append(live, sent, joined, joined.matched)
             for i, letter in zip(np.flatnonzero(joined.matched).tolist(), letters, strict=True):
                 verdicts[i] = VERDICTS[letter]
         return verdicts
 
-    async def _look(self, live: LiveExperiment, asked: Asked) -> InForce:
+    async def _look(self, live: LiveExperiment, sent: UnitEvents) -> InForce:
         return await self._exposures.read(
-            live, live.offset, lambda fold: fold.in_force(asked.units, asked.at_ms)
+            live, live.offset, lambda fold: fold.in_force(sent.units, sent.at_ms)
         )
 
     async def _wait_for_exposures(self, live: LiveExperiment) -> None:
@@ -194,16 +196,16 @@ class RewardsByUnit:
     async def _append(
         self,
         live: LiveExperiment,
-        asked: Asked,
+        sent: UnitEvents,
         joined: InForce,
         chosen: NDArray[np.bool_],
         *,
         only_new: bool = False,
     ) -> bytes:
         rows = joined.rows[chosen]
-        rows["metric"], rows["value"] = asked.metrics[chosen], asked.values[chosen]
+        rows["metric"], rows["value"] = sent.metrics[chosen], sent.values[chosen]
         x = joined.x[chosen] if joined.x.shape[1] else None
-        return await self._appender_of(live).append_events(rows, asked.events[chosen], x, only_new=only_new)
+        return await self._appender_of(live).append_events(rows, sent.events[chosen], x, only_new=only_new)
 
     def refusal(self, reward: Reward) -> tuple[str, str] | None:
         """Says why a reward is invalid: the field, and what was expected. None for an experiment that is not here."""
@@ -226,22 +228,22 @@ class RewardsByUnit:
         for uid, rewards in self.unmatched.by_experiment().items():
             live = self._replica.by_uid.get(uid)
             if live is not None:
-                with contextlib.suppress(StoreUnavailable, SetAside):
+                with contextlib.suppress(Unavailable):
                     await self._retry(live, rewards)
 
     async def _retry(self, live: LiveExperiment, rewards: list[Unmatched]) -> None:
         events = np.array([reward.event for reward in rewards], np.uint64)
-        asked = Asked(
+        sent = UnitEvents(
             units=events[:, 1].copy(),
             at_ms=np.array([reward.at_ms for reward in rewards], np.int64),
             metrics=events[:, 2].astype(np.uint8),
             values=np.array([reward.value for reward in rewards]),
             events=events[:, 3].copy(),
         )
-        joined = await self._look(live, asked)
+        joined = await self._look(live, sent)
         still = np.array([self.unmatched.has(reward) for reward in rewards])
         if (chosen := joined.matched & still).any():
-            await self._append(live, asked, joined, chosen, only_new=True)
+            await self._append(live, sent, joined, chosen, only_new=True)
             self.unmatched.forget(rewards[i].event for i in np.flatnonzero(chosen).tolist())
 
 
@@ -266,13 +268,13 @@ def _mistake(live: LiveExperiment, reward: Reward, now_ms: int) -> FieldError | 
     return None
 
 
-def _columns(live: LiveExperiment, rewards: Sequence[Reward], now_ms: int) -> Asked:
+def _columns(live: LiveExperiment, rewards: Sequence[Reward], now_ms: int) -> UnitEvents:
     """Rewards that are valid, as columns. Of one without a time, the exposure's clock may be a little ahead of ours."""
     metrics = {metric.name: i for i, metric in enumerate(live.experiment.metrics)}
     objective = live.experiment.objective.name
     latest_ms = now_ms + JOINED_MS
     at_ms = [latest_ms if reward.at is UNSET else unix_ms(reward.at) for reward in rewards]
-    return Asked(
+    return UnitEvents(
         units=rendezvous(live.record).hash_units([str(reward.unit) for reward in rewards]),
         at_ms=np.array(at_ms, np.int64),
         metrics=np.array([metrics[reward.metric or objective] for reward in rewards], np.uint8),

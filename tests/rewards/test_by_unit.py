@@ -280,6 +280,8 @@ def test_an_exposure_that_comes_later_is_found(
         assert await scene.send("ada", 4.0, "p") == "unmatched"
         assert await scene.send("ada", None, "p") == "unmatched"
         assert await scene.send("bob", 7.0, "o") == "unmatched"
+        batch = [unit_reward("e", "ada", value, "q") for value in (1.0, None)]
+        assert await scene.by_unit.submit(batch) == ["unmatched"] * 2
         first = await scene.expose(["ada"], [0], [5_000])
         await eventually(lambda: len(scene.by_unit.unmatched) == 1)
         assert equal(await scene.revisions(), [(first, 0, 2.5, math.nan)]), (
