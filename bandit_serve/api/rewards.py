@@ -34,6 +34,25 @@ Time = Annotated[datetime, Meta(tz=True, description="RFC 3339; now unless it is
 BY_DECISION_OR_UNIT = "expected either decision_id, or experiment, unit and event_id"
 
 
+class DecisionReward(Struct, frozen=True, forbid_unknown_fields=True):
+    """Reward of a decision: a `Reward` that is read in the least time."""
+
+    decision_id: Token
+    value: Value
+    metric: Name | None = None
+    event_id: EventId | None = None
+
+
+class DecisionRewards(Struct, frozen=True, forbid_unknown_fields=True):
+    """A `RewardsRequest` of decisions alone."""
+
+    decision_id: Token | UnsetType = UNSET
+    value: Value | UnsetType = UNSET
+    metric: Name | UnsetType | None = UNSET
+    event_id: EventId | UnsetType | None = UNSET
+    rewards: Annotated[list[DecisionReward], Meta(max_length=MAX_REWARDS)] | UnsetType = UNSET
+
+
 class Reward(Struct, frozen=True, forbid_unknown_fields=True):
     """Reward of a decision, or of a unit in an experiment.
 

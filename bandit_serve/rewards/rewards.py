@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from bandit_serve.api.rewards import Reward, RewardVerdict
+from bandit_serve.api.rewards import DecisionReward, Reward, RewardVerdict
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.turns import Turn
 from bandit_serve.errors import SetAside, StoreUnavailable
@@ -48,7 +48,7 @@ class ExperimentRewards:
         self._metrics[None] = self._metrics[experiment.objective.name]
         self.appender = RewardAppender(store, owner, experiment, n_features, order_of(experiment))
 
-    def metric_of(self, reward: Reward) -> int | None:
+    def metric_of(self, reward: Reward | DecisionReward) -> int | None:
         """Index of a reward's metric; None where there is no such metric or it refuses the value, or the event's id is
         none.
         """
@@ -97,7 +97,7 @@ class Rewards:
         if uid is not None:
             self._by_uid.pop(uid, None)
 
-    async def submit(self, rewards: Sequence[Reward]) -> list[RewardVerdict]:
+    async def submit(self, rewards: Sequence[Reward | DecisionReward]) -> list[RewardVerdict]:
         """Returns a verdict for each reward, when the accepted ones are in the log.
 
         Raises `Unavailable` when that is unknown for some of them, or one of their experiments is set aside. A retry is
@@ -225,7 +225,7 @@ class Rewards:
         aside = self._replica.aside_of(uid)
         return None if aside is None or aside[1].given_up else set_aside(*aside)
 
-    def refusal(self, reward: Reward) -> tuple[str, str] | None:
+    def refusal(self, reward: Reward | DecisionReward) -> tuple[str, str] | None:
         """Says why a reward is invalid: the field, and what was expected. None if its token is the reason."""
         _, uids, _ = self.keyring.open([reward.decision_id], np.zeros(1))
         live = self._replica.by_uid.get(int(uids[0]))

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 from msgspec import UNSET
 
-from bandit_serve.api.rewards import MAX_REWARDS, Reward, RewardsRequest, RewardVerdict, rewards_report
+from bandit_serve.api.rewards import (
+    MAX_REWARDS,
+    DecisionReward,
+    DecisionRewards,
+    Reward,
+    RewardsRequest,
+    RewardVerdict,
+    rewards_report,
+)
 from bandit_serve.errors import FieldError, InvalidInput, InvalidToken, Late, NotFound, RewardConflict
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Body, Entries, Reply, negotiated
@@ -14,13 +23,15 @@ from bandit_serve.server.wire import Body, Entries, Reply, negotiated
 ONE_OR_MANY = "expected either decision_id and value, or experiment, unit, value and event_id, or rewards"
 
 
-FIELDS = Reward.__struct_fields__
-
-
 class RewardHandlers:
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._body = Body(RewardsRequest, timeout_s=service.settings.seconds("body_timeout"), msgpack=True)
+        self._body: Body[RewardsRequest | DecisionRewards] = Body(
+            RewardsRequest,
+            timeout_s=service.settings.seconds("body_timeout"),
+            msgpack=True,
+            usual=DecisionRewards,
+        )
         self._entries: Entries[Reward] = Entries(Reward, "rewards", MAX_REWARDS)
 
     async def reward(self, _: str, headers: Mapping[str, str], body: bytes) -> Reply:
@@ -51,18 +62,18 @@ class RewardHandlers:
                 raise self._why_invalid(rewards[0])
         return negotiated(headers, report)
 
-    async def _submit(self, rewards: Sequence[Reward]) -> list[RewardVerdict]:
+    async def _submit(self, rewards: Sequence[Reward | DecisionReward]) -> list[RewardVerdict]:
         """Submits rewards; those by unit after the others, as events of theirs may be corrected."""
         service = self._service
-        by_unit = [i for i, reward in enumerate(rewards) if reward.unit is not UNSET]
-        if not by_unit:
+        if not rewards or isinstance(rewards[0], DecisionReward):  # then all are
             return await service.rewards.submit(rewards)
-        by_token = [i for i, reward in enumerate(rewards) if reward.unit is UNSET]
         verdicts: list[RewardVerdict] = ["invalid"] * len(rewards)
-        for places, submit in ((by_token, service.rewards.submit), (by_unit, service.rewards_by_unit.submit)):
-            submitted = await submit([rewards[i] for i in places]) if places else []
-            for i, verdict in zip(places, submitted, strict=True):
-                verdicts[i] = verdict
+        places = [i for i, reward in enumerate(rewards) if not _is_by_unit(reward)]
+        submitted = await service.rewards.submit([rewards[i] for i in places])
+        by_unit = [(i, reward) for i, reward in enumerate(rewards) if _is_by_unit(reward)]
+        submitted += await service.rewards_by_unit.submit([reward for _, reward in by_unit])
+        for i, verdict in zip([*places, *(i for i, _ in by_unit)], submitted, strict=True):
+            verdicts[i] = verdict
         return verdicts
 
     async def _submit_valid(self, entries: Sequence[Reward | InvalidInput]) -> list[RewardVerdict]:
@@ -73,23 +84,32 @@ class RewardHandlers:
             verdicts[i] = verdict
         return verdicts
 
-    def _why_invalid(self, reward: Reward) -> Exception:
-        by_unit = reward.unit is not UNSET
-        refusal = (self._service.rewards_by_unit if by_unit else self._service.rewards).refusal(reward)
+    def _why_invalid(self, reward: Reward | DecisionReward) -> Exception:
+        service = self._service
+        if _is_by_unit(reward):
+            refusal = service.rewards_by_unit.refusal(reward)
+        else:
+            refusal = service.rewards.refusal(reward)
         if refusal is None:
             return InvalidToken("decision_id: expected the decision_id of one of our decisions.")
         at, detail = refusal
         return InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
 
 
-def _unknown(reward: Reward) -> NotFound:
-    if reward.experiment is UNSET:
-        return NotFound("The decision's experiment does not exist any more.")
-    return NotFound(f"There is no experiment {reward.experiment!r}.")
+def _is_by_unit(reward: Reward | DecisionReward) -> TypeGuard[Reward]:
+    return isinstance(reward, Reward) and reward.unit is not UNSET
 
 
-def _rewards(asked: RewardsRequest) -> list[Reward]:
-    given = {name: field for name in FIELDS if (field := getattr(asked, name)) is not UNSET}
+def _unknown(reward: Reward | DecisionReward) -> NotFound:
+    if _is_by_unit(reward):
+        return NotFound(f"There is no experiment {reward.experiment!r}.")
+    return NotFound("The decision's experiment does not exist any more.")
+
+
+def _rewards(asked: RewardsRequest | DecisionRewards) -> Sequence[Reward | DecisionReward]:
+    given = {
+        name: field for name in asked.__struct_fields__[:-1] if (field := getattr(asked, name)) is not UNSET
+    }
     if asked.rewards is not UNSET:
         if given:
             raise InvalidInput(f"The body has both: {ONE_OR_MANY}.", [FieldError("rewards", ONE_OR_MANY)])
@@ -98,6 +118,8 @@ def _rewards(asked: RewardsRequest) -> list[Reward]:
     missing = next((name for name in needed if name not in given), None)
     if missing is not None:
         raise InvalidInput(f"{missing} is missing: {ONE_OR_MANY}.", [FieldError(missing, ONE_OR_MANY)])
+    if isinstance(asked, DecisionRewards):
+        return [DecisionReward(**given)]
     try:
         return [Reward(**given)]
     except ValueError as error:
