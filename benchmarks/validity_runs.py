@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, Stopping, validated
-from bandit_serve.log.events import REWARD, Event, Exposed, Rewarded
+from bandit_serve.log.events import REVISION, REWARD, Event, Exposed, Revised, Rewarded
 from bandit_serve.log.offset import Offset
 from bandit_serve.metrics import KINDS
 from bandit_serve.policies.context import ContextField
@@ -84,6 +84,20 @@ def drawn(rng: np.random.Generator, shares: Floats) -> Ints:
     """Draws an arm for each row of `shares`, float64 (n, K)."""
     below = rng.random(len(shares))[:, None] >= np.cumsum(shares, axis=1)
     return np.minimum(below.sum(axis=1), shares.shape[1] - 1)
+
+
+@dataclass(frozen=True)
+class Visits:
+    """n decisions whose values change: `paths`, float64 (S, M, n), has them after so many steps, NaN for none.
+
+    counters, arms, propensities: (n,). since_ms: when they first had values, a step after they were made.
+    """
+
+    counters: Ints
+    arms: Ints
+    propensities: Floats
+    since_ms: int
+    paths: Floats
 
 
 @dataclass
@@ -159,6 +173,18 @@ class Play:
         self.counter += n
         self.now_ms += STEP_MS
         return later
+
+    def revise(self, visits: Visits, formers: Floats, values: Floats, since_ms: int) -> None:
+        """Gives decisions other values, of sums of events; `values` (M, n) that are the `formers` are no change."""
+        changed = ~((formers == values) | (np.isnan(formers) & np.isnan(values)))
+        metric, which = np.nonzero(changed)
+        rows = np.zeros(len(which), REVISION)
+        rows["incarnation"], rows["revision"], rows["time_ms"] = 1, 2, visits.since_ms - STEP_MS
+        rows["counter"], rows["arm"] = visits.counters[which], visits.arms[which]
+        rows["propensity"], rows["since_ms"] = visits.propensities[which], since_ms
+        rows["metric"], rows["value"], rows["former"] = metric, values[changed], formers[changed]
+        if len(rows):
+            self.apply(Revised(rows))
 
     def apply(self, event: Event, at_ms: int | None = None) -> None:
         self.fold.apply(Offset(self.now_ms if at_ms is None else at_ms, 0), event)

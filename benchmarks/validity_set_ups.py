@@ -15,11 +15,11 @@ import msgspec
 import numpy as np
 from scipy.stats import norm
 from validity_laws import LAWS, Law
-from validity_runs import STEP_MS, Floats, Play, Scale, Watch, blocks, drawn, record, sums_by_metric
+from validity_runs import STEP_MS, Floats, Play, Scale, Visits, Watch, blocks, drawn, record, sums_by_metric
 
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm
-from bandit_serve.log.events import Change, Changed, Tick
+from bandit_serve.log.events import FIRST, Change, Changed, Tick
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import ContextField
 from bandit_serve.results import report
@@ -193,6 +193,77 @@ def delayed(name: str, shares: tuple[float, ...]) -> SetUp:
     return SetUp(tuple(law for law in LAWS if not law.startswith("100 sd")), play)
 
 
+def corrected(rng: np.random.Generator, values: Floats, laws: list[str]) -> Floats:
+    """Paths of values of which 3 in 10 are another draw of their law at first and are corrected later.
+
+    Of these, a third is taken back for a while.
+    """
+    wrong = np.stack([LAWS[law].draw(rng, values.shape[1]) for law in laws])
+    turn = rng.integers(1, CHANGES, values.shape[1])
+    is_wrong, goes = rng.random((2, values.shape[1])) < np.array([[0.3], [1 / 3]])
+    at = np.arange(CHANGES)[:, None, None]
+    paths = np.where(is_wrong & (at < turn), wrong, values)
+    paths[np.broadcast_to(is_wrong & goes & (at == turn - 1) & (turn > 1), paths.shape)] = np.nan
+    return paths
+
+
+def growing(rng: np.random.Generator, values: Floats, laws: list[str]) -> Floats:
+    """Paths of sums of two events: half of the value at once, of 0 and 1 nothing, and the rest later."""
+    kinds = np.array([LAWS[law].kind for law in laws])[:, None]
+    half = np.where(kinds == "count", values // 2, values / 2)
+    turn = rng.integers(1, CHANGES, values.shape[1])
+    return np.where(np.arange(CHANGES)[:, None, None] < turn, np.where(kinds == "binary", 0.0, half), values)
+
+
+CHANGES = 9
+"""Blocks after which a value is final, within the window of ten."""
+Paths = Callable[[np.random.Generator, Floats, list[str]], Floats]
+
+
+def revised(name: str, missing: str, paths: Paths, *, means: bool = True, policy: str = "") -> SetUp:
+    """Values that are sums of events and change within their window, by a fixed even split or by a policy.
+
+    means: whether an arm's mean so far is that of its final values.
+    """
+
+    def play(laws: list[str], scale: Scale) -> Watches:
+        settings = PolicySpec(kind=policy, min_share=0.05) if policy else None
+        about = record([LAWS[law].kind for law in laws], 2, settings, missing=missing, window="10s")
+        plays = [Play.of(about, rng) for rng in generators(name, scale.runs)]
+        watches = watched(laws, scale.runs, 2, means=means)
+        waiting: list[list[Visits]] = [[] for _ in plays]
+        options = {"objective": LAWS[laws[0]].kind, "min_share": 0.05}
+        policies = [POLICIES[policy](2, seed=run, **options) if policy else None for run in range(scale.runs)]
+        for number, size in enumerate(blocks(scale)):
+            for each, visits, learner in zip(plays, waiting, policies, strict=True):
+                shares = np.array([0.5, 0.5]) if learner is None else learner.shares()
+                arms = drawn(each.rng, np.broadcast_to(shares, (size, 2)))
+                values = np.stack([LAWS[law].draw(each.rng, size) for law in laws])
+                counters = each.counter + np.arange(size)
+                each.step(shares, arms, values, is_rewarded=np.zeros(values.shape, bool))
+                visits.append(
+                    Visits(counters, arms, shares[arms], each.now_ms, paths(each.rng, values, laws))
+                )
+                for visit in visits:
+                    age = (each.now_ms - visit.since_ms) // STEP_MS
+                    now = visit.paths[age]
+                    former = visit.paths[age - 1] if age else np.full_like(now, np.nan)
+                    each.revise(visit, former, now, FIRST if age == 0 else visit.since_ms)
+                    if learner is not None:
+                        there = ~(np.isnan(former[0]) & np.isnan(now[0]))
+                        learner.revise_many(visit.arms[there], former[0][there], now[0][there])
+                visits[:] = [one for one in visits if each.now_ms - one.since_ms < (CHANGES - 1) * STEP_MS]
+                each.apply(Tick())
+            look(plays, watches, number)
+        return dict(zip(laws, watches, strict=True))
+
+    def by_law(laws: list[str], scale: Scale) -> Watches:
+        return {law: play([law], scale)[law] for law in laws}
+
+    some = tuple(law for law in LAWS if not law.startswith("100 sd"))
+    return SetUp(some, by_law if policy else play, together=not policy)
+
+
 def adaptive(name: str, kind: str, floor: float, n_arms: int, **parameters: Any) -> SetUp:
     """Policy without context: its shares before each look hold for the next 1 % of observations."""
 
@@ -361,6 +432,12 @@ def _named() -> dict[str, SetUp]:
     of["users, 90/10"] = users("users 90/10", (0.9, 0.1))
     of["missing zero, delays by arm"] = delayed("delayed", (0.5, 0.5))
     of["missing zero, delays by arm, 90/10"] = delayed("delayed 90/10", (0.9, 0.1))
+    of["values corrected, missing ignored"] = revised("corrected", "ignore", corrected)
+    of["values growing, missing ignored"] = revised("growing", "ignore", growing, means=False)
+    of["values corrected, missing zero"] = revised("corrected zero", "zero", corrected)
+    of["values growing, missing zero"] = revised("growing zero", "zero", growing)
+    name = "thompson, floor 0.05, values corrected"
+    of[name] = revised(name, "ignore", corrected, policy="thompson")
     for kind in ("thompson", "kl_ucb", "exp3"):
         for floor in (0.05, 0.02, 0.005):
             for n_arms in (2, 5):

@@ -113,8 +113,8 @@ class LiveExperiment:
         self.features = context_features(experiment)
         self._shape = Shape(experiment, self.n_features)
         self._objective = experiment.metrics.index(experiment.objective)
-        # Of decisions before it, Unix time, nothing more is learned where they would have to wait for their rewards, and
-        # of values that decisions had by then no change.
+        # Of decisions before it, Unix time, nothing more is learned where they would have to wait for their rewards; of
+        # values that decisions had by then no change.
         self.waits_since_ms = 0
         self._wait()
         self.alarms = self._watch()
@@ -445,12 +445,12 @@ class LiveExperiment:
 
     def _revisable(self, rows: NDArray[np.void], now_ms: int) -> NDArray[np.bool_]:
         """Mask, bool (n,), of the revisions that are learned from: of values that this policy has learned, or may."""
-        outside = rows["flags"] & HELD_OUT == 0
         if self.experiment.missing == "zero":
-            return outside & (rows["time_ms"] >= self.waits_since_ms)
-        if self.waits_since_ms == 0:
-            return outside
-        return outside & (_since_ms(rows, now_ms) > self.waits_since_ms)
+            known = rows["time_ms"] >= self.waits_since_ms
+        else:
+            known = (_since_ms(rows, now_ms) > self.waits_since_ms) | (self.waits_since_ms == 0)
+        learned: NDArray[np.bool_] = known & (rows["flags"] & HELD_OUT == 0)
+        return learned
 
     def _hold(self, rows: NDArray[np.void], x: NDArray[np.float32]) -> Iterator[Step]:
         if self.joined is None:

@@ -208,7 +208,10 @@ class Policy:
         return True
 
     def left_since(self, times_ms: NDArray[np.int64]) -> Vector:
-        """Parts, float64 (N,), that `half_life` has left of observations made at `times_ms`, Unix milliseconds (N,)."""
+        """Parts, float64 (N,), that `half_life` has left of observations made at `times_ms`, Unix milliseconds (N,).
+
+        Supposed is that it was the half-life all the time since.
+        """
         if self.half_life_ms is None or self.clock_ms is None:
             return np.ones(len(times_ms))
         ages_ms = np.maximum(self.clock_ms - times_ms, 0).tolist()

@@ -14,8 +14,9 @@ Features = NDArray[np.float32]
 
 
 class RewardColumns(NamedTuple):
-    """Rows of `REWARD`, or of `REVISION` where they are `revised`, n, and the features of their decisions, float32 (n, d),
-    or None where they are not known.
+    """Rows of `REWARD`, or of `REVISION` where they are `revised`, n, and the features of their decisions.
+
+    x: float32 (n, d), or None where they are not known.
     """
 
     rows: Rows

@@ -20,8 +20,8 @@ from bandit_serve.rewards.group_commit import Batch, GroupCommit, Rows
 from bandit_serve.store.store import CountedRows, Store
 
 MAX_GROUP_ROWS = 20_000
-# An event takes the store about ten times as long as a plain reward.
-MAX_GROUP_EVENTS = 2_000
+# An event takes the store ten to twenty times as long as a plain reward.
+MAX_GROUP_EVENTS = 1_000
 # Numbers of a model that an entry's rows change. Within this bound an entry is folded in some tens of milliseconds.
 MAX_GROUP_NUMBERS = 2**26
 MAX_EVENTS = 10_000

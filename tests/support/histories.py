@@ -168,8 +168,8 @@ class History:
         self._counters = dict.fromkeys(WORKERS, 0)
         # Those that rewards may come for.
         self._decisions: list[Decision] = []
-        # The store lets a reward of a metric in once for each decision. Its value by worker, number and metric, NaN where
-        # it is gone, and when it first had one.
+        # The store lets a reward of a metric in once for each decision. Its value by worker, number and metric, NaN
+        # where it is gone, and when it first had one.
         self._given: dict[tuple[int, int, int], tuple[Decision, float, int]] = {}
         self.live = self._first()
 

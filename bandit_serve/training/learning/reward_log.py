@@ -59,8 +59,9 @@ _CODEC = Codec(_State, "a reward log")
 class RewardLog:
     """Fold of one experiment's log into ratings. Each reward that the log holds is one, and is given once.
 
-    Of a value that is a sum of events, each change gives a rating anew, while the decision is kept. A decision is kept until its window has closed, and at most a million of them: `lost` counts those that were
-    given up before. Decisions of the holdout are not given, as nothing learns from them.
+    Of a value that is a sum of events, each change gives a rating anew, while the decision is kept: until its window
+    has closed, and at most a million of them; `lost` counts those that were given up before. Decisions of the holdout
+    are not given, as nothing learns from them.
     """
 
     def __init__(self, window_ms: int, rule: RatingRule) -> None:
