@@ -15,6 +15,7 @@ from bandit_serve.folds.replica import Replica
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.registry.artifact_store import open_artifacts
 from bandit_serve.registry.registry import Registry
+from bandit_serve.replication.exposures_log import ExposuresLog
 from bandit_serve.replication.results_log import ResultsLog
 from bandit_serve.replication.tail import Tail
 from bandit_serve.serving.kinds import VersionOpener
@@ -43,6 +44,7 @@ class Node:
         self.tail = Tail(self.store, self.replica)
         self.results = ResultsLog(self.store, self.replica)
         self.upstreams = UpstreamPool(AllowedUpstreams(settings.upstream_prefixes))
+        self.exposures = ExposuresLog(self.store, self.replica)
 
     @cached_property
     def artifacts(self) -> ArtifactStore:

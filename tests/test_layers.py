@@ -34,14 +34,14 @@ MAY_IMPORT = {
     "node": "settings models store upstreams registry folds serving replication changes",
     "upkeep": "experiments log store registry folds replication changes",
     "decisions": "experiments log policies store registry folds api serving",
-    "rewards": "experiments log store folds replication api",
+    "rewards": "experiments log store folds replication api decisions",
     "training": "experiments log models store registry folds node",
     "simulation": "processes metrics experiments log policies folds",
     "demo": "processes settings models training",
     "server": "processes settings metrics experiments log policies models results store upstreams registry folds "
     "serving replication changes node upkeep api decisions rewards",
     "cli": "settings experiments log policies models results store upstreams registry folds replication "
-    "changes node api training simulation demo server",
+    "changes node api rewards training simulation demo server",
     "__main__": "cli",
 }
 ONLY = {
@@ -145,6 +145,7 @@ def test_only_a_node_wires_a_process() -> None:
     parts = {
         "Tail",
         "ResultsLog",
+        "ExposuresLog",
         "LoadedModels",
         "Changes",
         "ExperimentChanges",

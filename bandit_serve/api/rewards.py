@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from bandit_serve.base.names import Name
+from bandit_serve.base.names import GivenName, Name, OutsideName
 
 MAX_REWARDS = 10_000
 MAX_TOKEN_CHARS = 4_096
@@ -28,16 +29,54 @@ EventId = Annotated[
 Value = Annotated[float | bool | None, Meta(description="null takes back the event that `event_id` names")]
 
 
-class Reward(Struct, frozen=True, forbid_unknown_fields=True):
-    """`metric` is the objective unless it is given; true and false are 1 and 0 of a binary one.
+Time = Annotated[datetime, Meta(tz=True, description="RFC 3339; now unless it is given")]
 
-    With an `event_id` it is one of several events of a decision, whose values add up.
-    """
+BY_DECISION_OR_UNIT = "expected either decision_id, or experiment, unit and event_id"
+
+
+class DecisionReward(Struct, frozen=True, forbid_unknown_fields=True):
+    """Reward of a decision: a `Reward` that is read in the least time."""
 
     decision_id: Token
     value: Value
     metric: Name | None = None
     event_id: EventId | None = None
+
+
+class DecisionRewards(Struct, frozen=True, forbid_unknown_fields=True):
+    """A `RewardsRequest` of decisions alone."""
+
+    decision_id: Token | UnsetType = UNSET
+    value: Value | UnsetType = UNSET
+    metric: Name | UnsetType | None = UNSET
+    event_id: EventId | UnsetType | None = UNSET
+    rewards: Annotated[list[DecisionReward], Meta(max_length=MAX_REWARDS)] | UnsetType = UNSET
+
+
+class Reward(Struct, frozen=True, forbid_unknown_fields=True):
+    """Reward of a decision, or of a unit in an experiment.
+
+    `metric` is the objective unless it is given; true and false are 1 and 0 of a binary one. With an `event_id` it is
+    one of several events of a decision, whose values add up. By unit, it joins the decision that was in force for the
+    unit at the time `at`.
+    """
+
+    decision_id: Token | UnsetType = UNSET
+    value: Value | UnsetType = UNSET
+    metric: Name | None = None
+    event_id: EventId | None = None
+    experiment: GivenName | UnsetType = UNSET
+    unit: OutsideName | UnsetType = UNSET
+    at: Time | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if self.value is UNSET:
+            raise ValueError("Object missing required field `value`")
+        by_unit = self.unit is not UNSET
+        if by_unit is (self.experiment is UNSET) or by_unit is not (self.decision_id is UNSET):
+            raise ValueError(BY_DECISION_OR_UNIT)
+        if self.event_id is None if by_unit else self.at is not UNSET:
+            raise ValueError(BY_DECISION_OR_UNIT if by_unit else "at: expected a reward by unit")
 
 
 class RewardsRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,6 +86,9 @@ class RewardsRequest(Struct, frozen=True, forbid_unknown_fields=True):
     value: Value | UnsetType = UNSET
     metric: Name | UnsetType | None = UNSET
     event_id: EventId | UnsetType | None = UNSET
+    experiment: GivenName | UnsetType = UNSET
+    unit: OutsideName | UnsetType = UNSET
+    at: Time | UnsetType = UNSET
     rewards: Annotated[list[Reward], Meta(max_length=MAX_REWARDS)] | UnsetType = UNSET
 
 

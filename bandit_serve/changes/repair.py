@@ -22,7 +22,8 @@ from bandit_serve.log.repairs import Omission, Repaired, Repairs, Way
 from bandit_serve.registry.registry import REPAIRED, Registry, decode_registry_event
 from bandit_serve.replication.acknowledgements import wait_for_acknowledgements
 from bandit_serve.replication.beginnings import newest_record, newest_state
-from bandit_serve.replication.results_log import ResultsLog, ResultsSetAside
+from bandit_serve.replication.results_log import ResultsLog
+from bandit_serve.replication.second_folds import SecondSetAside
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 
@@ -132,7 +133,7 @@ async def _fold_results(store: Store, repairs: Repairs, name: str, live: LiveExp
     replica.registry.repairs = repairs
     try:
         await ResultsLog(store, replica).reach(live)
-    except ResultsSetAside as error:
+    except SecondSetAside as error:
         entries = await store.read(name, error.offset.former, 1)
         if not entries or entries[0].offset != error.offset:
             raise Unfoldable(str(error)) from error

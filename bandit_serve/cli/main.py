@@ -25,6 +25,7 @@ COMMANDS = {
     "demo": "demo.demo",
     "models": "models.app",
     "experiments": "experiments.app",
+    "rewards": "rewards.app",
     "replay": "replay.replay_all",
     "doctor": "doctor.doctor",
     "repair": "repair.repair",

@@ -9,7 +9,8 @@ from bandit_serve.cli.checks import Check
 from bandit_serve.errors import StoreRefused
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
-from bandit_serve.log.fold import POLICY_FOLD, RESULTS_FOLD, Fold, Restore
+from bandit_serve.folds.unit_exposures import UnitExposures
+from bandit_serve.log.fold import EXPOSURES_FOLD, POLICY_FOLD, RESULTS_FOLD, Fold, Restore
 from bandit_serve.replication.census import living
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.store.facts import StoreFacts, check
@@ -43,6 +44,7 @@ async def check_snapshots(store: Store, replica: Replica) -> list[Check]:
     readers: tuple[tuple[str, str, Restore[Fold]], ...] = (
         (POLICY_FOLD, "snapshot", LiveExperiment.from_state),
         (RESULTS_FOLD, "snapshot of the results", ResultsFold.from_state),
+        (EXPOSURES_FOLD, "snapshot of the exposures", UnitExposures.from_state),
     )
     checks = []
     for name, live in sorted(replica.experiments.items()):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bandit_serve.api.decisions import Context, ModelName
 from bandit_serve.base.clock import Clock, now_ms
 from bandit_serve.base.names import OUTSIDE, check_all_outside, check_outside
-from bandit_serve.decisions._assignment import Rendezvous
+from bandit_serve.decisions.assignment import rendezvous
 from bandit_serve.decisions.draw import Draw, Vector
 from bandit_serve.decisions.ejections import Ejections
 from bandit_serve.decisions.exposures import ExposureBuffer
@@ -90,9 +90,7 @@ class Decider:
         self._index = {name: k for k, name in enumerate(self.arm_names)}
         self._fallback = live.record.fallback
         self._uid = live.record.uid
-        self._rendezvous = Rendezvous(
-            blake2b(live.record.uid.to_bytes(8, "little"), digest_size=16).digest(), self.arm_names
-        )
+        self._rendezvous = rendezvous(live.record)
         self._holdout = experiment.policy.holdout or 0.0
         self._holdout_below = round(self._holdout * 2.0**64)
         self._holdout_salt = int.from_bytes(

@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 from bandit_serve.log.offset import Offset
 
-POLICY_FOLD, RESULTS_FOLD, REGISTRY_FOLD = "policy", "results", "registry"
+POLICY_FOLD, RESULTS_FOLD, EXPOSURES_FOLD, REGISTRY_FOLD = "policy", "results", "exposures", "registry"
 """Under these names the store keeps snapshots."""
 
 

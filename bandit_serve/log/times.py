@@ -19,6 +19,10 @@ CLOCK_TOLERANCE_MS = 10_000
 """Distance of the store's clock from a caller's, beyond which it is taken to have jumped."""
 COUNTED_MS = _MINUTE_MS
 """After its window, the store knows for this long which rewards of a decision were counted."""
+JOINED_MS = 2 * FLUSH_MS
+"""Wait of a reward by unit for exposures of other workers that were decided before it and are not in the log yet."""
+UNMATCHED_MS = _MINUTE_MS
+"""Time for which a worker goes on looking for the exposure of a reward by unit that was unmatched."""
 EXPOSED_MARK_MS = 7 * _DAY_MS
 """Life of the mark of a worker's last exposures, by the log's time."""
 REPEATED_MS = EXPOSED_MARK_MS - COUNTED_MS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,11 @@ BY_EVENTS = ord("e")
 """Letter of a plain reward whose decision has a value already, by events or by one that a former build counted."""
 
 
+def beyond_bounds(metric: str) -> str:
+    """Expectation that an event fails which the store has refused as `invalid`."""
+    return f"expected at most {MAX_EVENTS:,} events of a decision, with which its value stays one that {metric} takes"
+
+
 class RewardAppender:
     """Appends the rewards of one experiment to its log, in groups.
 
@@ -70,11 +76,14 @@ class RewardAppender:
         self._max_events = min(MAX_GROUP_EVENTS, max_rows)
         self._rewards = GroupCommit(self._append_rewards, self._max_rows, f"rewards of {owner}")
         self._events = GroupCommit(self._append_events, self._max_events, f"events of {owner}")
+        self._new_events = GroupCommit(
+            partial(self._append_events, only_new=True), self._max_events, f"new events of {owner}"
+        )
 
     @property
     def idle(self) -> bool:
         """Whether no append is under way."""
-        return self._rewards.idle and self._events.idle
+        return self._rewards.idle and self._events.idle and self._new_events.idle
 
     async def append(self, rows: Rows, x: NDArray[np.float32] | None = None) -> bytes:
         """Appends plain rewards; returns, when they are in the log, one letter of `VERDICTS` for each.
@@ -96,7 +105,12 @@ class RewardAppender:
         return verdicts.tobytes()
 
     async def append_events(
-        self, rows: Rows, events: NDArray[np.uint64], x: NDArray[np.float32] | None = None
+        self,
+        rows: Rows,
+        events: NDArray[np.uint64],
+        x: NDArray[np.float32] | None = None,
+        *,
+        only_new: bool = False,
     ) -> bytes:
         """Appends rewards by event; returns, when they are in the log, one letter of `VERDICTS` for each.
 
@@ -106,11 +120,15 @@ class RewardAppender:
         one is in the row: an event is known by decision and metric, or, where the experiment's unit is the user, by
         unit and metric. An entry has rows for those values that change, and there is none where none does.
 
+        With `only_new` an event that the store knows stays as it is, and is a duplicate: what was sent long ago must
+        not replace what was sent since.
+
         `invalid` here are values that would take the decision's value out of what its metric takes, and events over
         the bounds; values that the metric itself refuses must not come here. Raises as `append`.
         """
         self._check(rows, x)
-        return await self._events.submit([*self._batches(rows, x, self._max_events, events)])
+        commit = self._new_events if only_new else self._events
+        return await commit.submit([*self._batches(rows, x, self._max_events, events)])
 
     def _check(self, rows: Rows, x: NDArray[np.float32] | None) -> None:
         row_bytes = rows.itemsize if x is None else rows.itemsize + x.itemsize * x.shape[1]
@@ -128,7 +146,7 @@ class RewardAppender:
     async def _append_rewards(self, batch: Batch) -> bytes:
         return await self._store.append_rewards(self._owner, self._counted(batch))
 
-    async def _append_events(self, batch: Batch) -> bytes:
+    async def _append_events(self, batch: Batch, *, only_new: bool = False) -> bytes:
         counted = self._counted(batch)
         first = 3 + len(counted.bitmaps) + len(counted.values)
         period_ms = self._window_ms + COUNTED_MS if self._by_unit else 0
@@ -141,6 +159,7 @@ class RewardAppender:
             self._rules,
             MAX_EVENTS,
             MAX_HASH_FIELDS,
+            int(only_new),
         )
         return await self._store.append_events(self._owner, counted, self._hashes(places), arguments)
 

@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
-from bandit_serve.api.rewards import Reward, RewardVerdict
+from bandit_serve.api.rewards import DecisionReward, Reward, RewardVerdict
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.turns import Turn
 from bandit_serve.errors import SetAside, StoreUnavailable
 from bandit_serve.experiments.policy import order_of
 from bandit_serve.experiments.spec import Experiment
+from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica, set_aside
 from bandit_serve.log.events import REWARD
 from bandit_serve.log.token import Keyring
 from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.replication.tail import Tail
-from bandit_serve.rewards.appender import MAX_EVENTS, VERDICTS, RewardAppender
+from bandit_serve.rewards.appender import VERDICTS, RewardAppender, beyond_bounds
 from bandit_serve.rewards.event_ids import EVENT_ID, NO_EVENT, hash_event, is_event_id
 from bandit_serve.store.store import Store
 
@@ -30,7 +32,7 @@ RENEW_S = 1.0
 TOKENS_A_TURN = 500
 """Tokens that are opened in one turn: each may have kilobytes of features."""
 
-Takes = Callable[[float], bool]
+Takes = Callable[[Any], bool]
 T = TypeVar("T")
 
 NULL = "expected a number: null takes back an event, and needs its event_id"
@@ -48,7 +50,7 @@ class ExperimentRewards:
         self._metrics[None] = self._metrics[experiment.objective.name]
         self.appender = RewardAppender(store, owner, experiment, n_features, order_of(experiment))
 
-    def metric_of(self, reward: Reward) -> int | None:
+    def metric_of(self, reward: Reward | DecisionReward) -> int | None:
         """Index of a reward's metric; None where there is no such metric or it refuses the value, or the event's id is
         none.
         """
@@ -97,7 +99,7 @@ class Rewards:
         if uid is not None:
             self._by_uid.pop(uid, None)
 
-    async def submit(self, rewards: Sequence[Reward]) -> list[RewardVerdict]:
+    async def submit(self, rewards: Sequence[Reward | DecisionReward]) -> list[RewardVerdict]:
         """Returns a verdict for each reward, when the accepted ones are in the log.
 
         Raises `Unavailable` when that is unknown for some of them, or one of their experiments is set aside. A retry is
@@ -105,7 +107,7 @@ class Rewards:
         """
         # float64 has NaN for None.
         values = np.array([reward.value for reward in rewards], np.float64)
-        tokens = [reward.decision_id for reward in rewards]
+        tokens: list[Any] = [reward.decision_id for reward in rewards]
         rows, uids, features = await self._open(tokens, values)
         if not uids.all() and not all(
             self.keyring.knows_key_of(tokens[i]) for i in np.flatnonzero(uids == 0)
@@ -225,7 +227,7 @@ class Rewards:
         aside = self._replica.aside_of(uid)
         return None if aside is None or aside[1].given_up else set_aside(*aside)
 
-    def refusal(self, reward: Reward) -> tuple[str, str] | None:
+    def refusal(self, reward: Reward | DecisionReward) -> tuple[str, str] | None:
         """Says why a reward is invalid: the field, and what was expected. None if its token is the reason."""
         _, uids, _ = self.keyring.open([reward.decision_id], np.zeros(1))
         live = self._replica.by_uid.get(int(uids[0]))
@@ -239,11 +241,8 @@ class Rewards:
             return "event_id", EVENT_ID
         if reward.value is None and reward.event_id is None:
             return "value", NULL
-        refused = None if reward.value is None else metric.refuses(reward.value)
-        return "value", refused or (
-            f"expected at most {MAX_EVENTS:,} events of a decision, with which its value stays one that "
-            f"{metric.name} takes"
-        )
+        refused = None if reward.value is None or reward.value is UNSET else metric.refuses(reward.value)
+        return "value", refused or beyond_bounds(metric.name)
 
     async def _rewards_of(self, uid: int) -> ExperimentRewards | None:
         """Intake of an experiment, or None if there is none. Reads new logs first: it may be new to this worker."""
@@ -253,9 +252,17 @@ class Rewards:
             live = self._replica.by_uid.get(uid)
             if live is None:
                 return None
-        return self._by_uid.setdefault(
-            uid, ExperimentRewards(self._store, live.owner, live.experiment, live.n_features)
-        )
+        return self._intake_of(live)
+
+    def _intake_of(self, live: LiveExperiment) -> ExperimentRewards:
+        uid = live.record.uid
+        if uid not in self._by_uid:
+            self._by_uid[uid] = ExperimentRewards(self._store, live.owner, live.experiment, live.n_features)
+        return self._by_uid[uid]
+
+    def appender_of(self, live: LiveExperiment) -> RewardAppender:
+        """Appender of an experiment's rewards, one for all that append to its log."""
+        return self._intake_of(live).appender
 
     async def drain(self) -> None:
         """Returns when no append is under way."""

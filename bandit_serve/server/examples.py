@@ -105,6 +105,14 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
         "one": {"decision_id": TOKEN, "value": 1},
         "event": {"decision_id": TOKEN, "value": 25.0, "metric": "revenue", "event_id": "order-17"},
         "retraction": {"decision_id": TOKEN, "value": None, "metric": "revenue", "event_id": "order-17"},
+        "by_unit": {
+            "experiment": "checkout-button",
+            "unit": "user-7",
+            "value": 25.0,
+            "metric": "revenue",
+            "event_id": "order-17",
+            "at": "2026-01-31T12:00:00.000Z",
+        },
         "many": {"rewards": [{"decision_id": TOKEN, "value": 25.0, "metric": "revenue"}]},
     },
     RewardsReport: {

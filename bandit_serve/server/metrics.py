@@ -28,6 +28,8 @@ SCALARS = (
     "predictions",
     *(f"rewards_{verdict}" for verdict in VERDICTS),
     "exposures_lost",
+    "exposures_dropped",
+    "unmatched_dropped",
     "ejections",
     "ejected_arms",
     "context_missing",
@@ -142,6 +144,16 @@ class ServiceCollector(Collector):
             "bandit_serve_exposures_lost",
             "Exposures dropped because the store was away.",
             total("exposures_lost"),
+        )
+        yield GaugeMetricFamily(
+            "bandit_serve_exposures_dropped",
+            "Exposures in memory for rewards by unit that went before their window closed, as there were too many.",
+            self._counters.farthest("exposures_dropped"),
+        )
+        yield CounterMetricFamily(
+            "bandit_serve_unmatched_dropped",
+            "Unmatched rewards by unit that no worker looks for any more, as there were too many.",
+            total("unmatched_dropped"),
         )
         context = CounterMetricFamily(
             "bandit_serve_context_values",

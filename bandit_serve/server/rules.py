@@ -95,7 +95,11 @@ def _of_kind(policy: type[Policy]) -> Form:
     )
 
 
-REWARD_FORMS: list[Schema] = [{"$ref": f"#/components/schemas/{name}"} for name in ("Reward", "Retraction")]
+REWARD_FORMS: list[Schema] = [
+    {"$ref": f"#/components/schemas/{name}"}
+    for name in ("Reward", "Retraction", "UnitReward", "UnitRetraction")
+]
+BY_UNIT = ("experiment", "unit", "at")
 FORMS: Mapping[type, tuple[Form, ...]] = {
     PolicySpec: tuple(_of_kind(policy) for policy in POLICIES.values()),
     ScoreRequest: _asking("Score"),
@@ -106,20 +110,34 @@ FORMS: Mapping[type, tuple[Form, ...]] = {
             "`metric` is the objective unless it is given. With an `event_id` it is one of several events of a "
             "decision, whose values add up; the same `event_id` with another value corrects it.",
             ("decision_id", "value"),
-            without=("rewards",),
+            without=(*BY_UNIT, "rewards"),
         ),
         Form(
             "Retraction",
             "The event that `event_id` names is taken back.",
             ("decision_id", "value", "event_id"),
-            without=("rewards",),
+            without=(*BY_UNIT, "rewards"),
+            only={"value": NULL},
+        ),
+        Form(
+            "UnitReward",
+            "By unit, where `unit` is `user`: it joins the decision that was in force for the unit at the time `at`, "
+            "within the window, and is an event of that decision.",
+            ("experiment", "unit", "value", "event_id"),
+            without=("decision_id", "rewards"),
+        ),
+        Form(
+            "UnitRetraction",
+            "The event of the unit that `event_id` names is taken back.",
+            ("experiment", "unit", "value", "event_id"),
+            without=("decision_id", "rewards"),
             only={"value": NULL},
         ),
         Form(
             "Rewards",
             "Many rewards. One that is not valid is answered `invalid` in its place, and costs the others nothing.",
             ("rewards",),
-            without=("decision_id", "value", "metric", "event_id"),
+            without=("decision_id", "value", "metric", "event_id", *BY_UNIT),
             only={"rewards": {"type": "array", "maxItems": MAX_REWARDS, "items": {"oneOf": REWARD_FORMS}}},
         ),
     ),
@@ -347,7 +365,8 @@ BEYOND: Mapping[type, str] = {
     ScoreRequest: f"Names are counted in bytes; `features` are for models that take them. {OF_A_FAMILY}",
     DecideBatch: OF_A_DECISION,
     RewardsRequest: "`decision_id` is one of ours, and `value` one that the metric takes; an `event_id` is counted in "
-    "bytes, and a decision's events add up to a value that the metric takes.",
+    "bytes, and a decision's events add up to a value that the metric takes. An `experiment` with rewards by unit has "
+    "`unit: user`, and `at` is at most 10 s in the future.",
     PolicySpec: OF_A_POLICY,
     Arm: OF_AN_ARM,
     ArmRequest: f"{OF_AN_ARM} Where others have `features`, it has as many.",

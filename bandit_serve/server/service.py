@@ -27,6 +27,7 @@ from bandit_serve.replication.census import WorkerCard
 from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.replication.local_snapshots import LocalSnapshots
 from bandit_serve.replication.tail import GATHER_S
+from bandit_serve.rewards.by_unit import RewardsByUnit
 from bandit_serve.rewards.rewards import Rewards
 from bandit_serve.server.faults import Faults
 from bandit_serve.server.heartbeat import STARTED_WITHOUT_STORE, Heartbeat
@@ -64,6 +65,7 @@ class Service:
         self.keeper: Keeper | None = None
         self.decisions: Decisions
         self.rewards: Rewards
+        self.rewards_by_unit: RewardsByUnit
         self.flusher: Flusher
         self._live_models: LiveModels
         self._faults = Faults(node.troubles, node.replica, node.store.outages)
@@ -115,6 +117,14 @@ class Service:
         )
         self.rewards = Rewards(store, replica, self.node.tail, keyring)
         self.flusher = Flusher(store, self.decisions.exposures, self.incarnation)
+        self.rewards_by_unit = RewardsByUnit(
+            replica,
+            self.node.tail,
+            self.node.exposures,
+            self.rewards.appender_of,
+            self.flusher.flush,
+            store.clock.now_ms,
+        )
         self._live_models = LiveModels(replica, models, self.decisions.deciders)
         self._follow_quickly_enough()
         self._faults.listen()
@@ -132,6 +142,7 @@ class Service:
             node.replica,
             node.changes,
             node.results,
+            node.exposures,
             incarnation=self.incarnation,
             snapshot_every_s=snapshot_every_s,
             retention_s=settings.seconds("retention_time"),
@@ -151,6 +162,7 @@ class Service:
         tasks.repeated("keeper", keeper.run)
         tasks.repeated("snapshots", keeper.keep_regularly)
         tasks.repeated("local_snapshots", local_keeper.run)
+        tasks.repeated("unmatched_rewards", self.rewards_by_unit.run)
         tasks.repeated("heartbeat", Heartbeat(node, self.card, self.counters, self.publish_counters).run)
         tasks.repeated("renewal_of_keys", self._renew_keys)
         tasks.repeated("shadows", self.shadows.run)
@@ -177,6 +189,8 @@ class Service:
         """Copies counts that other parts keep into the shared counters, for the next scrape."""
         deciders = list(self.decisions.deciders.values()) if self.ready else []
         self.counters.set("exposures_lost", self.decisions.exposures_lost if self.ready else 0)
+        self.counters.set("exposures_dropped", sum(fold.dropped for fold in self.node.exposures.in_memory()))
+        self.counters.set("unmatched_dropped", self.rewards_by_unit.unmatched.dropped if self.ready else 0)
         self.counters.set("ejections", sum(decider.ejections.count for decider in deciders))
         self.counters.set("ejected_arms", sum(len(decider.ejected) for decider in deciders))
         features = [decider.features for decider in deciders if decider.features is not None]

@@ -51,19 +51,27 @@ class Reply(NamedTuple):
 class Body(Generic[T]):
     """Decoder of a route's body to `kind`, from JSON and, where the contract has it, from MessagePack.
 
+    Bodies are read as `usual` where they fit, a part of what `kind` takes that is read sooner.
+
     In routes that take JSON only, an object with a repeated key is refused. In routes of decisions and rewards the last
     value counts, because a check would need a second pass over the body.
     """
 
     def __init__(
-        self, kind: type[T], *, timeout_s: float, msgpack: bool = False, optional: bool = False
+        self,
+        kind: type[T],
+        *,
+        timeout_s: float,
+        msgpack: bool = False,
+        optional: bool = False,
+        usual: Any = None,
     ) -> None:
         self.kind = kind
         self.msgpack = msgpack
         self.optional = optional
         self._timeout_s = timeout_s
-        self._json = msgspec.json.Decoder(kind).decode
-        self._msgpack = msgspec.msgpack.Decoder(kind).decode
+        self._json = _first_fit(msgspec.json.Decoder, kind, usual)
+        self._msgpack = _first_fit(msgspec.msgpack.Decoder, kind, usual)
 
     async def read(self, request: web.Request, every: FindMistakes | None = None) -> T:
         """Reads and decodes a request's body.
@@ -103,6 +111,22 @@ class Body(Generic[T]):
         spoken = f"{JSON} or {MSGPACK}" if self.msgpack else JSON
         given = f"not {content_type[:80]!r}" if content_type else "and there is none"
         raise UnsupportedMedia(f"Expected a Content-Type of {spoken}, {given}.")
+
+
+def _first_fit(decoder: Callable[[Any], Any], kind: type[T], usual: Any) -> Callable[[bytes], T]:
+    """Decoding to `usual`, unless that is None or does not take a body, and else to `kind`."""
+    decode: Callable[[bytes], T] = decoder(kind).decode
+    if usual is None:
+        return decode
+    decode_usual: Callable[[bytes], T] = decoder(usual).decode
+
+    def decode_either(body: bytes) -> T:
+        try:
+            return decode_usual(body)
+        except msgspec.ValidationError:
+            return decode(body)
+
+    return decode_either
 
 
 class Entries(Generic[T]):

@@ -4,7 +4,8 @@
 -- ARGV: of counting.lua | per row: event u64, or 0 | per row: its key's number among KEYS u16, that of the
 --       period before u16, of the period after u16 |
 --       1 where events are known by unit | window_ms | per metric: by maximum u8, two-valued u8, lowest and highest value f64 |
---       number of events that a decision may have on a metric | of fields that a hash may have
+--       number of events that a decision may have on a metric | of fields that a hash may have |
+--       1 where events that are known stay as they are
 -- Returns one letter a row: (a)ccepted, (d)uplicate, (c)orrected, (r)etracted, (x) for a conflict, (l)ate, (u)nmatched,
 -- (i)nvalid.
 -- Fields of a hash of events, with `tag` for the decision's place in it, or the metric where events are known by unit:
@@ -18,7 +19,7 @@
 local now = log_time()
 if not now then return 'clock' end
 local events, places, by_unit, window_ms = ARGV[9], ARGV[10], ARGV[11] == '1', tonumber(ARGV[12])
-local rules, max_events, max_fields = ARGV[13], tonumber(ARGV[14]), tonumber(ARGV[15])
+local rules, max_events, max_fields, only_new = ARGV[13], tonumber(ARGV[14]), tonumber(ARGV[15]), ARGV[16] == '1'
 local NO_EVENT, NONE, RULE_BYTES = string.rep('\0', 8), '\0\0\0\0\0\0\248\127', 18
 local FIRST = struct.pack('<i8', -1)
 local n = #checks / CHECK_BYTES
@@ -153,7 +154,7 @@ local function take(i)
   end
   if not is_plain then
     if takes_back and not stored then return 'u' end
-    if stored and (former == value or (takes_back and former ~= former)) then return 'd' end
+    if stored and (only_new or former == value or (takes_back and former ~= former)) then return 'd' end
   end
 
   local next_state = {events = 0, present = 0, parts = {}}

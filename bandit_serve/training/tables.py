@@ -99,7 +99,7 @@ class TextTable:
         return InvalidInput(f"{self.name}, line {number}: {what}.")
 
     def rows(self, places: Sequence[int], *, skip_head: bool) -> Iterator[Row]:
-        records, width, chosen = self._records(), len(self.head), itemgetter(*places)
+        records, width, chosen = self.records(), len(self.head), itemgetter(*places)
         if skip_head:
             next(records)
         for number, fields in records:
@@ -139,7 +139,7 @@ class TextTable:
             if separator not in first and "|" in first:
                 separator = "|"
         self.separator = separator
-        return separator, next(self._records(), (1, []))[1]
+        return separator, next(self.records(), (1, []))[1]
 
     def _text(self) -> io.TextIOWrapper:
         return io.TextIOWrapper(self._open(), self.encoding, newline="")
@@ -152,7 +152,7 @@ class TextTable:
         except UnicodeDecodeError:
             raise InvalidInput(f"{self.name} is not whole as UTF-16 text.") from None
 
-    def _records(self) -> Iterator[tuple[int, list[str]]]:
+    def records(self) -> Iterator[tuple[int, list[str]]]:
         """Number of its first line and the fields of each record; empty lines are passed over."""
         with self._text() as text:
             lines = self._lines(text)

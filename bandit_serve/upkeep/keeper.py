@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 from bandit_serve.base.troubles import Troubles
 from bandit_serve.changes.changes import Changes
@@ -17,14 +18,14 @@ from bandit_serve.experiments.spec import MAX_WINDOW_MS, Record
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
-from bandit_serve.log.fold import POLICY_FOLD, REGISTRY_FOLD, RESULTS_FOLD, readable
+from bandit_serve.log.fold import EXPOSURES_FOLD, POLICY_FOLD, REGISTRY_FOLD, RESULTS_FOLD, readable
 from bandit_serve.log.owner import name_of
 from bandit_serve.log.snapshot import Snapshot
 from bandit_serve.log.times import UNTRIMMED_MS
 from bandit_serve.log.token import new_key
 from bandit_serve.registry.registry import Registry
 from bandit_serve.replication.keyring import load_keyring
-from bandit_serve.replication.results_log import ResultsLog, ResultsSetAside
+from bandit_serve.replication.second_folds import SecondFolds, SecondSetAside
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 from bandit_serve.upkeep.overdue_chores import OverdueChores
@@ -51,7 +52,8 @@ class Keeper:
         store: Store,
         replica: Replica,
         changes: Changes,
-        results: ResultsLog,
+        results: SecondFolds[Any],
+        exposures: SecondFolds[Any],
         *,
         incarnation: int,
         snapshot_every_s: float,
@@ -64,6 +66,7 @@ class Keeper:
         self._replica = replica
         self._changes = changes
         self._results = results
+        self._exposures = exposures
         self._holder = f"{incarnation:016x}"
         self._snapshot_every_s = snapshot_every_s
         self._retention_ms = round(retention_s * 1000)
@@ -191,32 +194,36 @@ class Keeper:
         before_ms = await self._store.time_ms() - UNTRIMMED_MS
         gone = [owner for owner, at_ms in self._replica.registry.repairs.deleted() if at_ms < before_ms]
         for owner in await self._store.find_present(gone):
-            await self._store.free(owner, (POLICY_FOLD, RESULTS_FOLD))
+            await self._store.free(owner, (POLICY_FOLD, RESULTS_FOLD, EXPOSURES_FOLD))
 
     async def _keep_experiment(self, name: str) -> None:
         """Writes an experiment's snapshots and trims its log, even if a snapshot fails, as that frees memory."""
         if name not in self._replica.experiments:
             return
         live = await self._replica.at_rest(name)
+        second: dict[str, SecondFolds[Any]] = {RESULTS_FOLD: self._results}
+        if live.experiment.unit == "user":
+            second[EXPOSURES_FOLD] = self._exposures
         try:
             offset, pack = live.offset, live.capture()
-            await self._keep_results(live)
+            for kind, folds in second.items():
+                await self._keep_second(live, folds, f"{kind}_set_aside")
             state = await asyncio.to_thread(lambda: readable(LiveExperiment.from_state, offset, pack()))
             await self._keep_fold(live.owner, POLICY_FOLD, Snapshot(offset, state))
             self._overdue.done("snapshot_overdue", name)
         finally:
-            await self._trim(live.owner, POLICY_FOLD, RESULTS_FOLD)
+            await self._trim(live.owner, POLICY_FOLD, *second)
             await self._store.sweep(live.owner)
 
-    async def _keep_results(self, live: LiveExperiment) -> None:
-        """Writes a snapshot of the results. If they can not be folded it begins a trouble, and the policy's goes on."""
+    async def _keep_second(self, live: LiveExperiment, folds: SecondFolds[Any], trouble: str) -> None:
+        """Writes a snapshot of a second fold. If it can not be made, `trouble` begins, and the policy's goes on."""
         name = live.experiment.id
         try:
-            await self._results.snapshot(live)
-        except ResultsSetAside as error:
-            self._troubles.begin("results_set_aside", str(error), name)
+            await folds.snapshot(live)
+        except SecondSetAside as error:
+            self._troubles.begin(trouble, str(error), name)
         else:
-            self._troubles.end("results_set_aside", name)
+            self._troubles.end(trouble, name)
 
     async def _keep_fold(self, owner: str, fold: str, newest: Snapshot) -> None:
         """Writes the newest snapshot and thins out older ones, which replay and trimming start from."""

@@ -64,6 +64,9 @@ PAGES = {
     "docs/rewards-by-event.md": Page(
         True, shows=('"verdicts":["accepted"]', '"verdicts":["corrected"]', '"verdicts":["retracted"]')
     ),
+    "docs/rewards-by-unit.md": Page(
+        True, shows=('"verdicts":["accepted"]', "4 rows into shop", '"accepted": 0', '"unmatched": 1')
+    ),
     "docs/contextual.md": Page(True, shows=('"arm":',)),
     "docs/policies.md": Page(),
     "docs/results.md": Page(True, shows=("Winner: none.", '"verdict":"insufficient"')),

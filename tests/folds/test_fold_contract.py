@@ -17,6 +17,7 @@ from scale import scaled
 
 from bandit_serve.errors import BanditServeError, UnreadableEntry
 from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.unit_exposures import UnitExposures
 from bandit_serve.log import events
 from bandit_serve.log.entry import Entry
 from bandit_serve.log.events import Changed, Exposed, Pair
@@ -79,6 +80,11 @@ def results(seed: int) -> Case:
     return Case(ResultsFold(first.record), ResultsFold.from_state, entries)
 
 
+def exposures(seed: int) -> Case:
+    first, entries = history(seed)
+    return Case(UnitExposures(first.record), UnitExposures.from_state, entries)
+
+
 def rewards(seed: int) -> Case:
     first, entries = history(seed)
     made = first.record.experiment
@@ -112,7 +118,7 @@ def registry(seed: int) -> Case:
     return Case(Registry(), Registry.from_state, entries)
 
 
-CASES = [policy, results, rewards, registry]
+CASES = [policy, results, exposures, rewards, registry]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -113,7 +113,7 @@ def test_what_is_one_of_several_is_said_as_such() -> None:
     for name, forms in {
         "ScoreRequest": ["ScoreItem", "ScoreItems", "ScoreTopK", "ScoreFeatures"],
         "PredictRequest": ["PredictItem", "PredictItems", "PredictTopK", "PredictFeatures"],
-        "RewardsRequest": ["Reward", "Retraction", "Rewards"],
+        "RewardsRequest": ["Reward", "Retraction", "UnitReward", "UnitRetraction", "Rewards"],
         "DecideBatch": ["DecideRequests", "DecideColumns"],
     }.items():
         assert [each["$ref"].rpartition("/")[2] for each in schemas[name]["oneOf"]] == forms

@@ -26,6 +26,7 @@ from bandit_serve.log.snapshot import Snapshot
 from bandit_serve.log.times import KEY_SETTLES_MS
 from bandit_serve.log.token import Keyring, new_key
 from bandit_serve.registry.registry import Version
+from bandit_serve.replication.exposures_log import ExposuresLog
 from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.replication.results_log import ResultsLog
 from bandit_serve.replication.tail import Tail
@@ -58,12 +59,14 @@ class Worker:
         self.tail = Tail(self.store, self.replica)
         self.changes = Changes(self.store, self.replica, self.tail)
         self.results = ResultsLog(self.store, self.replica)
+        self.exposures = ExposuresLog(self.store, self.replica)
         self.troubles = Troubles()
         self.keeper = Keeper(
             self.store,
             self.replica,
             self.changes,
             self.results,
+            self.exposures,
             incarnation=incarnation,
             **{
                 "snapshot_every_s": HOUR_S,

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 from msgspec import UNSET
 
-from bandit_serve.api.rewards import MAX_REWARDS, Reward, RewardsRequest, RewardVerdict, rewards_report
+from bandit_serve.api.rewards import (
+    MAX_REWARDS,
+    DecisionReward,
+    DecisionRewards,
+    Reward,
+    RewardsRequest,
+    RewardVerdict,
+    rewards_report,
+)
 from bandit_serve.errors import FieldError, InvalidInput, InvalidToken, Late, NotFound, RewardConflict
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Body, Entries, Reply, negotiated
 
-ONE_OR_MANY = "expected either decision_id and value, or rewards"
+ONE_OR_MANY = "expected either decision_id and value, or experiment, unit, value and event_id, or rewards"
 
 
 class RewardHandlers:
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._body = Body(RewardsRequest, timeout_s=service.settings.seconds("body_timeout"), msgpack=True)
+        self._body: Body[RewardsRequest | DecisionRewards] = Body(
+            RewardsRequest,
+            timeout_s=service.settings.seconds("body_timeout"),
+            msgpack=True,
+            usual=DecisionRewards,
+        )
         self._entries: Entries[Reward] = Entries(Reward, "rewards", MAX_REWARDS)
 
     async def reward(self, _: str, headers: Mapping[str, str], body: bytes) -> Reply:
@@ -30,7 +44,7 @@ class RewardHandlers:
         else:
             single = asked.rewards is UNSET
             rewards = _rewards(asked)
-            verdicts = await service.rewards.submit(rewards)
+            verdicts = await self._submit(rewards)
         report = rewards_report(verdicts)
         counters = service.counters
         for verdict in set(verdicts):
@@ -39,7 +53,7 @@ class RewardHandlers:
             if verdicts[0] == "late":
                 raise Late("The decision's attribution window has closed.")
             if verdicts[0] == "unknown":
-                raise NotFound("The decision's experiment does not exist any more.")
+                raise _unknown(rewards[0])
             if verdicts[0] == "conflict":
                 raise RewardConflict(
                     "The decision has another value for this metric; several add up where each has an event_id."
@@ -48,32 +62,65 @@ class RewardHandlers:
                 raise self._why_invalid(rewards[0])
         return negotiated(headers, report)
 
+    async def _submit(self, rewards: Sequence[Reward | DecisionReward]) -> list[RewardVerdict]:
+        """Submits rewards; those by unit after the others, as events of theirs may be corrected."""
+        service = self._service
+        if not rewards or isinstance(rewards[0], DecisionReward):  # then all are
+            return await service.rewards.submit(rewards)
+        verdicts: list[RewardVerdict] = ["invalid"] * len(rewards)
+        places = [i for i, reward in enumerate(rewards) if not _is_by_unit(reward)]
+        submitted = await service.rewards.submit([rewards[i] for i in places])
+        by_unit = [(i, reward) for i, reward in enumerate(rewards) if _is_by_unit(reward)]
+        submitted += await service.rewards_by_unit.submit([reward for _, reward in by_unit])
+        for i, verdict in zip([*places, *(i for i, _ in by_unit)], submitted, strict=True):
+            verdicts[i] = verdict
+        return verdicts
+
     async def _submit_valid(self, entries: Sequence[Reward | InvalidInput]) -> list[RewardVerdict]:
         verdicts: list[RewardVerdict] = ["invalid"] * len(entries)
         valid = [(i, entry) for i, entry in enumerate(entries) if isinstance(entry, Reward)]
-        submitted = await self._service.rewards.submit([entry for _, entry in valid])
+        submitted = await self._submit([entry for _, entry in valid])
         for (i, _), verdict in zip(valid, submitted, strict=True):
             verdicts[i] = verdict
         return verdicts
 
-    def _why_invalid(self, reward: Reward) -> Exception:
-        refusal = self._service.rewards.refusal(reward)
+    def _why_invalid(self, reward: Reward | DecisionReward) -> Exception:
+        service = self._service
+        if _is_by_unit(reward):
+            refusal = service.rewards_by_unit.refusal(reward)
+        else:
+            refusal = service.rewards.refusal(reward)
         if refusal is None:
             return InvalidToken("decision_id: expected the decision_id of one of our decisions.")
         at, detail = refusal
         return InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
 
 
-def _rewards(asked: RewardsRequest) -> list[Reward]:
-    fields = (asked.decision_id, asked.value, asked.metric, asked.event_id)
-    single = any(field is not UNSET for field in fields)
+def _is_by_unit(reward: Reward | DecisionReward) -> TypeGuard[Reward]:
+    return isinstance(reward, Reward) and reward.unit is not UNSET
+
+
+def _unknown(reward: Reward | DecisionReward) -> NotFound:
+    if _is_by_unit(reward):
+        return NotFound(f"There is no experiment {reward.experiment!r}.")
+    return NotFound("The decision's experiment does not exist any more.")
+
+
+def _rewards(asked: RewardsRequest | DecisionRewards) -> Sequence[Reward | DecisionReward]:
+    given = {
+        name: field for name in asked.__struct_fields__[:-1] if (field := getattr(asked, name)) is not UNSET
+    }
     if asked.rewards is not UNSET:
-        if single:
+        if given:
             raise InvalidInput(f"The body has both: {ONE_OR_MANY}.", [FieldError("rewards", ONE_OR_MANY)])
         return asked.rewards
-    if asked.decision_id is UNSET or asked.value is UNSET:
-        missing = "decision_id" if asked.decision_id is UNSET else "value"
+    needed = ("experiment", "unit", "value", "event_id") if "unit" in given else ("decision_id", "value")
+    missing = next((name for name in needed if name not in given), None)
+    if missing is not None:
         raise InvalidInput(f"{missing} is missing: {ONE_OR_MANY}.", [FieldError(missing, ONE_OR_MANY)])
-    metric = None if asked.metric is UNSET else asked.metric
-    event_id = None if asked.event_id is UNSET else asked.event_id
-    return [Reward(asked.decision_id, asked.value, metric, event_id)]
+    if isinstance(asked, DecisionRewards):
+        return [DecisionReward(**given)]
+    try:
+        return [Reward(**given)]
+    except ValueError as error:
+        raise InvalidInput(f"{error}.", [FieldError("", str(error))]) from None

@@ -1,0 +1,284 @@
+"""Rewards by unit: joined to the exposure that was in force for their unit, then appended as rewards by event are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from msgspec import UNSET
+from numpy.typing import NDArray
+
+from bandit_serve.api.rewards import Reward, RewardVerdict
+from bandit_serve.base._names import is_outside
+from bandit_serve.base.clock import Clock, unix_ms
+from bandit_serve.base.mistakes import expected_one_of
+from bandit_serve.base.names import OUTSIDE
+from bandit_serve.base.turns import Turn
+from bandit_serve.decisions.assignment import rendezvous
+from bandit_serve.errors import FieldError, NotFound, Unavailable
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
+from bandit_serve.folds.unit_exposures import InForce
+from bandit_serve.log.times import CLOCK_TOLERANCE_MS, JOINED_MS, UNMATCHED_MS
+from bandit_serve.replication.exposures_log import ExposuresLog
+from bandit_serve.replication.tail import Tail
+from bandit_serve.rewards.appender import VERDICTS, RewardAppender, beyond_bounds
+from bandit_serve.rewards.event_ids import EVENT_ID, hash_event, is_event_id
+from bandit_serve.rewards.unmatched import Event, Unmatched, UnmatchedRewards
+
+RETRY_S = 1.0
+"""Pause between two looks for the exposures of unmatched rewards."""
+NOT_BY_UNIT = 'expected an experiment with "unit": "user": here every decision is a unit of its own'
+IN_FUTURE = f"expected a time that is at most {CLOCK_TOLERANCE_MS // 1000} s in the future"
+
+A_TURN = 500
+"""Rewards that are looked at in one turn of the event loop."""
+
+Appenders = Callable[[LiveExperiment], RewardAppender]
+
+
+class UnitEvents(NamedTuple):
+    """Rewards by unit of one experiment, n each: hashes of units, Unix milliseconds, metrics, values (NaN takes the
+    event back), and hashes of events.
+    """
+
+    units: NDArray[np.uint64]
+    at_ms: NDArray[np.int64]
+    metrics: NDArray[np.uint8]
+    values: NDArray[np.float64]
+    events: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, parts: Sequence[UnitEvents]) -> UnitEvents:
+        return cls._make(np.concatenate(column) for column in zip(*parts, strict=True))
+
+    def those(self, chosen: NDArray[np.bool_]) -> UnitEvents:
+        return UnitEvents._make(column[chosen] for column in self)
+
+    def keys(self, uid: int) -> list[Event]:
+        columns = self.units.tolist(), self.metrics.tolist(), self.events.tolist()
+        return [(uid, *key) for key in zip(*columns, strict=True)]
+
+
+class RewardsByUnit:
+    """Takes rewards by unit. `flush` appends this process's own exposures to the logs; `clock` is that of log time.
+
+    An exposure may be in another worker's buffer yet. So a reward is `unmatched` only after all that was decided before
+    it has been read, and this worker then goes on looking for `unmatched_ms`: it counts the reward once its exposure
+    comes, unless the store knows the event by then.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        tail: Tail,
+        exposures: ExposuresLog,
+        appender_of: Appenders,
+        flush: Callable[[], Awaitable[None]],
+        clock: Clock,
+        *,
+        unmatched_ms: int = UNMATCHED_MS,
+    ) -> None:
+        self._replica = replica
+        self._tail = tail
+        self._exposures = exposures
+        self._appender_of = appender_of
+        self._flush = flush
+        self._now_ms = clock
+        self.unmatched = UnmatchedRewards(unmatched_ms)
+        replica.on_deleted(self._forget)
+
+    def _forget(self, experiment: str, uid: int | None) -> None:
+        if uid is not None:
+            self.unmatched.forget_experiment(uid)
+
+    async def submit(self, rewards: Sequence[Reward]) -> list[RewardVerdict]:
+        """Returns a verdict for each reward, when the accepted ones are in the log.
+
+        Raises `Unavailable` when that is unknown for some of them, or one of their experiments is set aside. A retry is
+        safe, as every event counts once.
+        """
+        verdicts: list[RewardVerdict] = ["unknown"] * len(rewards)
+        groups: dict[str, list[int]] = {}
+        for i, reward in enumerate(rewards):
+            groups.setdefault(str(reward.experiment), []).append(i)
+        submissions = [self._submit_some(name, rewards, places, verdicts) for name, places in groups.items()]
+        # All run to their end: a failure of one experiment does not lose the rewards of the others.
+        for result in await asyncio.gather(*submissions, return_exceptions=True):
+            if result is not None:
+                raise result
+        return verdicts
+
+    async def _submit_some(
+        self, name: str, rewards: Sequence[Reward], places: list[int], verdicts: list[RewardVerdict]
+    ) -> None:
+        """Submits the rewards of one experiment, those at `places`."""
+        live = await self._experiment(name)
+        if live is None:
+            return
+        now_ms = self._now_ms()
+        valid: list[int] = []
+        parts: list[UnitEvents] = []
+        turn = Turn()
+        for start in range(0, len(places), A_TURN):
+            some = places[start : start + A_TURN]
+            mistakes = [_mistake(live, rewards[i], now_ms) for i in some]
+            fit = [i for i, mistake in zip(some, mistakes, strict=True) if mistake is None]
+            parts.append(_columns(live, [rewards[i] for i in fit], now_ms))
+            valid += fit
+            if turn.over:
+                await turn.give_way()
+        for i in places:
+            verdicts[i] = "invalid"
+        if not valid:
+            return
+        sent = UnitEvents.of(parts)
+        self.unmatched.forget(sent.keys(live.record.uid))
+        # Whatever was in force then, its window has closed.
+        late = sent.at_ms < now_ms - live.experiment.attribution.window_ms
+        found = np.array(["late"] * len(valid), object)
+        found[~late] = await self._join(live, sent.those(~late))
+        for i, verdict in zip(valid, found.tolist(), strict=True):
+            verdicts[i] = verdict
+
+    async def _experiment(self, name: str) -> LiveExperiment | None:
+        """Experiment of a name; None without one. Reads new logs first: it may be new to this worker."""
+        if name not in self._replica.experiments and name not in self._replica.aside:
+            await self._tail.wait_for_new_experiments()
+        aside = self._replica.aside.get(name)
+        if aside is not None and aside.given_up:
+            return None
+        try:
+            return self._replica.experiment(name)
+        except NotFound:
+            return None
+
+    async def _join(self, live: LiveExperiment, sent: UnitEvents) -> list[RewardVerdict]:
+        """Appends rewards to the decisions that were in force. Those without one are kept for later."""
+        uid = live.record.uid
+        joined = await self._look(live, sent)
+        if not joined.matched.all():
+            await self._wait_for_exposures(live)
+            again = self._replica.by_uid.get(uid)  # another object, if it was repaired meanwhile
+            if again is None:
+                return ["unknown"] * len(sent.units)
+            live = again
+            joined = await self._look(live, sent)
+        verdicts: list[RewardVerdict] = ["unmatched"] * len(sent.units)
+        keys = sent.keys(uid)
+        for i in np.flatnonzero(~joined.matched).tolist():
+            if math.isnan(sent.values[i]):
+                self.unmatched.forget([keys[i]])
+            else:
+                self.unmatched.keep(keys[i], int(sent.at_ms[i]), float(sent.values[i]))
+        if joined.matched.any():
+            letters = await self._append(live, sent, joined, joined.matched)
+            for i, letter in zip(np.flatnonzero(joined.matched).tolist(), letters, strict=True):
+                verdicts[i] = VERDICTS[letter]
+        return verdicts
+
+    async def _look(self, live: LiveExperiment, sent: UnitEvents) -> InForce:
+        return await self._exposures.read(
+            live, live.offset, lambda fold: fold.in_force(sent.units, sent.at_ms)
+        )
+
+    async def _wait_for_exposures(self, live: LiveExperiment) -> None:
+        """Returns when the exposures of all decisions that were made until now have been read."""
+        flushed = asyncio.ensure_future(self._flush())
+        await asyncio.sleep(JOINED_MS / 1000)
+        await flushed
+        await self._tail.wait_for_end(live.owner)
+
+    async def _append(
+        self,
+        live: LiveExperiment,
+        sent: UnitEvents,
+        joined: InForce,
+        chosen: NDArray[np.bool_],
+        *,
+        only_new: bool = False,
+    ) -> bytes:
+        rows = joined.rows[chosen]
+        rows["metric"], rows["value"] = sent.metrics[chosen], sent.values[chosen]
+        x = joined.x[chosen] if joined.x.shape[1] else None
+        return await self._appender_of(live).append_events(rows, sent.events[chosen], x, only_new=only_new)
+
+    def refusal(self, reward: Reward) -> tuple[str, str] | None:
+        """Says why a reward is invalid: the field, and what was expected. None for an experiment that is not here."""
+        live = self._replica.experiments.get(str(reward.experiment))
+        if live is None:
+            return None
+        mistake = _mistake(live, reward, self._now_ms())
+        if mistake is not None:
+            return mistake.at, mistake.detail
+        return "value", beyond_bounds(reward.metric or live.experiment.objective.name)
+
+    async def run(self) -> None:
+        """Goes on looking for the exposures of unmatched rewards, until cancelled."""
+        while True:
+            await asyncio.sleep(RETRY_S)
+            await self.look_again()
+
+    async def look_again(self) -> None:
+        """Counts the unmatched rewards whose exposure has come."""
+        for uid, rewards in self.unmatched.by_experiment().items():
+            live = self._replica.by_uid.get(uid)
+            if live is not None:
+                with contextlib.suppress(Unavailable):
+                    await self._retry(live, rewards)
+
+    async def _retry(self, live: LiveExperiment, rewards: list[Unmatched]) -> None:
+        events = np.array([reward.event for reward in rewards], np.uint64)
+        sent = UnitEvents(
+            units=events[:, 1].copy(),
+            at_ms=np.array([reward.at_ms for reward in rewards], np.int64),
+            metrics=events[:, 2].astype(np.uint8),
+            values=np.array([reward.value for reward in rewards]),
+            events=events[:, 3].copy(),
+        )
+        joined = await self._look(live, sent)
+        still = np.array([self.unmatched.has(reward) for reward in rewards])
+        if (chosen := joined.matched & still).any():
+            await self._append(live, sent, joined, chosen, only_new=True)
+            self.unmatched.forget(rewards[i].event for i in np.flatnonzero(chosen).tolist())
+
+
+def _mistake(live: LiveExperiment, reward: Reward, now_ms: int) -> FieldError | None:
+    """Mistake of a reward by unit: its field, and what was expected; None without one."""
+    experiment = live.experiment
+    if experiment.unit != "user":
+        return FieldError("experiment", NOT_BY_UNIT)
+    if not is_outside(str(reward.unit)):
+        return FieldError("unit", OUTSIDE)
+    if reward.event_id is None or not is_event_id(reward.event_id):
+        return FieldError("event_id", EVENT_ID)
+    metrics = {metric.name: metric for metric in experiment.metrics}
+    metric = metrics.get(reward.metric or experiment.objective.name)
+    if metric is None:
+        return FieldError("metric", expected_one_of(reward.metric or "", list(metrics)))
+    refused = None if reward.value is None or reward.value is UNSET else metric.refuses(reward.value)
+    if refused is not None:
+        return FieldError("value", refused)
+    if reward.at is not UNSET and unix_ms(reward.at) > now_ms + CLOCK_TOLERANCE_MS:
+        return FieldError("at", IN_FUTURE)
+    return None
+
+
+def _columns(live: LiveExperiment, rewards: Sequence[Reward], now_ms: int) -> UnitEvents:
+    """Rewards that are valid, as columns. Of one without a time, the exposure's clock may be a little ahead of ours."""
+    metrics = {metric.name: i for i, metric in enumerate(live.experiment.metrics)}
+    objective = live.experiment.objective.name
+    latest_ms = now_ms + JOINED_MS
+    at_ms = [latest_ms if reward.at is UNSET else unix_ms(reward.at) for reward in rewards]
+    return UnitEvents(
+        units=rendezvous(live.record).hash_units([str(reward.unit) for reward in rewards]),
+        at_ms=np.array(at_ms, np.int64),
+        metrics=np.array([metrics[reward.metric or objective] for reward in rewards], np.uint8),
+        # float64 has NaN for None.
+        values=np.array([reward.value for reward in rewards], np.float64),
+        events=np.array([hash_event(str(reward.event_id)) for reward in rewards], np.uint64),
+    )
