@@ -7,6 +7,8 @@ BanditServeError
 │   ├── InvalidArtifact   a file that is no model, or none that can be served
 │   ├── Diverged          a fit whose parameters grew without end
 │   ├── TooLarge          over a size limit
+│   ├── Unparsable        no JSON where it was expected (OFREP)
+│   ├── NoTargetingKey    an evaluation context without the unit that it needs (OFREP)
 │   └── UnsupportedMedia  a content type that the route does not take
 ├── Forbidden             a request from a web page of another site, or under a host name that is not ours
 ├── NotFound              no such experiment, model or version
@@ -98,6 +100,14 @@ class TooLarge(InvalidInput):
 
 
 class UnsupportedMedia(InvalidInput):
+    pass
+
+
+class Unparsable(InvalidInput):
+    pass
+
+
+class NoTargetingKey(InvalidInput):
     pass
 
 

@@ -21,6 +21,7 @@ class ControlDecider:
     """Stands in for a `Decider`, with the same interface, and needs only the experiment's record."""
 
     contextless = False
+    context_fields: frozenset[str] = frozenset()
     features = None
     ejected: Sequence[str] = ()
 
@@ -28,6 +29,9 @@ class ControlDecider:
         experiment = record.experiment
         self.id = experiment.id
         self.status = record.status
+        self.revision = record.revision
+        self.uid = record.uid
+        self.sticky = experiment.unit == "user"
         self.arm_names = list(experiment.arm_names)
         self.payloads = [arm.payload for arm in experiment.arms]
         self.models = [

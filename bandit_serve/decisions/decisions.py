@@ -110,6 +110,10 @@ class Decisions:
         if record is not None:
             self._aside[owner] = ControlDecider(record)
 
+    def names(self) -> list[str]:
+        """Names of all experiments that have a decider, in order."""
+        return sorted({*self.deciders, *self._aside})
+
     def find(self, experiment: str) -> Decider | ControlDecider | None:
         """Decider of an experiment; None if there is none."""
         return self.deciders.get(experiment) or self._aside.get(experiment)

@@ -16,7 +16,8 @@ from bandit_serve.api.decisions import (
     Scored,
     ScoreRequest,
 )
-from bandit_serve.api.rewards import RewardsReport, RewardsRequest
+from bandit_serve.api.flags import EvaluationRequest, Flag, FlagList
+from bandit_serve.api.rewards import ExposuresRequest, RewardsReport, RewardsRequest
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.server.handlers.experiments import ArmRequest, ReasonRequest, StopRequest
@@ -42,6 +43,13 @@ SCORED = {
     "cached": False,
 }
 BEST = [{"item_id": "50", "score": 4.6}, {"item_id": "181", "score": 4.4}]
+FLAG = {
+    "key": "ranker-v2",
+    "value": {"colour": "green"},
+    "variant": "challenger",
+    "reason": "SPLIT",
+    "metadata": {"experiment": "ranker-v2", "propensity": 0.74, "decision_id": TOKEN},
+}
 REFUSED = {
     "type": "urn:bandit-serve:problem:invalid-request",
     "title": "The request is not valid",
@@ -98,6 +106,10 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
         "one": {"decision_id": TOKEN, "value": 1},
         "many": {"rewards": [{"decision_id": TOKEN, "value": 25.0, "metric": "revenue"}]},
     },
+    ExposuresRequest: {"seen": {"decision_ids": [TOKEN]}},
+    EvaluationRequest: {"unit": {"context": {"targetingKey": "u1", **CONTEXT}}},
+    Flag: {"split": FLAG},
+    FlagList: {"flags": {"flags": [FLAG], "metadata": {}}},
     RewardsReport: {
         "accepted": {"accepted": 1, "duplicates": 0, "rejected": 0, "verdicts": ["accepted"]},
     },

@@ -15,6 +15,7 @@ from bandit_serve.server.schemas import Schema, Schemas
 from bandit_serve.server.wire import JSON
 
 NO_CONTENT = 204
+NOT_MODIFIED = 304
 OF_ANY_REQUEST = (400, 403)
 OF_A_BODY = (400, 408, 413, 415)
 ETAG = {"description": "The experiment's revision, for `If-Match`.", "schema": {"type": "string"}}
@@ -24,11 +25,19 @@ IF_MATCH = {
     "description": "The ETag that the change is based on; 412 when it is not the present one.",
     "schema": {"type": "string"},
 }
+VALIDATOR = {"description": "Names this answer, for `If-None-Match`.", "schema": {"type": "string"}}
+IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "description": "The ETag of an answer that the caller has; 304 when nothing is new.",
+    "schema": {"type": "string"},
+}
 RETRY_AFTER = {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
 
 TAGS = {
     "decisions": "Arms for units, and predictions of their models.",
     "rewards": "Outcomes of decisions.",
+    "flags": "Experiments as flags, by the OpenFeature Remote Evaluation Protocol (OFREP).",
     "experiments": "Experiments, made, changed and read.",
     "models": "Registry of models and their versions.",
     "operations": "Health, statistics, this description.",
@@ -74,6 +83,8 @@ def statuses(route: Route) -> tuple[int, ...]:
         possible.add(404)
     if not route.open:
         possible.add(503)
+    if route.conditional:
+        possible.add(NOT_MODIFIED)
     succeeds = route.answers is not None or route.status == NO_CONTENT
     return (*((route.status,) if succeeds else ()), *sorted(possible))
 
@@ -103,6 +114,8 @@ def _operation(route: Route, schemas: Schemas) -> Schema:
     parameters += [_query_parameter(query, schemas) for query in route.query]
     if 412 in route.refuses:
         parameters.append(IF_MATCH)
+    if route.conditional:
+        parameters.append(IF_NONE_MATCH)
     if parameters:
         operation["parameters"] = parameters
     if route.takes is not None:
@@ -125,6 +138,8 @@ def _query_parameter(query: Query, schemas: Schemas) -> Schema:
 def _response(route: Route, status: int, schemas: Schemas) -> Schema:
     if status == NO_CONTENT:
         return {"description": route.summary}
+    if status == NOT_MODIFIED:
+        return {"description": "Nothing is new.", "headers": {"ETag": VALIDATOR}}
     if status != route.status or route.answers is None:
         return {"$ref": f"#/components/responses/{_problem_name(status)}"}
     if route.answers is str:
@@ -135,6 +150,8 @@ def _response(route: Route, status: int, schemas: Schemas) -> Schema:
     response: Schema = {"description": route.summary, "content": content}
     if 412 in route.refuses or route.etag:
         response["headers"] = {"ETag": ETAG}
+    if route.conditional:
+        response["headers"] = {"ETag": VALIDATOR}
     return response
 
 

@@ -29,8 +29,8 @@ from bandit_serve.errors import (
     InvalidInput,
     NotFound,
     TooLarge,
-    Unavailable,
 )
+from bandit_serve.server.news import read_news
 from bandit_serve.server.problems import as_entry
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import (
@@ -83,7 +83,7 @@ class DecisionHandlers:
     async def _decide_after_news(
         self, experiment: str, headers: Mapping[str, str], asked: DecideRequest
     ) -> Reply:
-        await self._refresh(experiment)
+        await read_news(self._service.node.tail, experiment)
         decided = self._service.decisions.decide(experiment, asked)
         self._service.counters.add("decisions")
         return negotiated(headers, decided)
@@ -102,7 +102,7 @@ class DecisionHandlers:
     async def _predict_after_news(
         self, experiment: str, headers: Mapping[str, str], asked: PredictRequest
     ) -> Reply:
-        await self._refresh(experiment)
+        await read_news(self._service.node.tail, experiment)
         return await self._predict_later(headers, self._service.decisions.predict(experiment, asked))
 
     async def _predict_later(
@@ -226,7 +226,7 @@ class DecisionHandlers:
         try:
             scored = await service.decisions.score(model, version, asked)
         except (NotFound, Conflict):
-            await self._refresh(COMMON)
+            await read_news(service.node.tail, COMMON)
             scored = await service.decisions.score(model, version, asked)
         service.counters.add("predictions")
         reply = negotiated(request.headers, scored)
@@ -235,20 +235,9 @@ class DecisionHandlers:
     async def _known(self, name: str) -> None:
         decider = self._service.decisions.find(name)
         if decider is None or decider.status == "draft":
-            await self._refresh(name)
+            await read_news(self._service.node.tail, name)
         if self._service.decisions.decider(name).status == "draft":
             raise Conflict(f"The experiment {name!r} is a draft; start it first.")
-
-    async def _refresh(self, owner: str) -> None:
-        """Reads new log entries before a refusal: another worker may know what this one does not.
-
-        Nothing is raised, and nothing waited for, while the store is away.
-        """
-        tail = self._service.node.tail
-        try:
-            await tail.refresh(owner)
-        except Unavailable:
-            return
 
 
 def _items(asked: PredictRequest) -> tuple[int, int]:
