@@ -14,10 +14,12 @@ from bandit_serve.changes.models import ModelChanges
 from bandit_serve.folds.replica import Replica
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.registry.artifact_store import open_artifacts
-from bandit_serve.registry.loaded import LoadedModels
 from bandit_serve.registry.registry import Registry
 from bandit_serve.replication.results_log import ResultsLog
 from bandit_serve.replication.tail import Tail
+from bandit_serve.serving.kinds import VersionOpener
+from bandit_serve.serving.loaded import LoadedModels
+from bandit_serve.serving.top_k_cache import TopKCache
 from bandit_serve.settings import Settings
 from bandit_serve.store.store import Store
 
@@ -44,8 +46,13 @@ class Node:
         return open_artifacts(self.settings, self.store.url)
 
     @cached_property
+    def top_k(self) -> TopKCache:
+        return TopKCache(self.store, lifetime_s=self.settings.seconds("top_k_lifetime"))
+
+    @cached_property
     def models(self) -> LoadedModels:
-        return LoadedModels(self.artifacts, max_bytes=self.settings.model_memory, troubles=self.troubles)
+        opener = VersionOpener(self.artifacts, self.top_k)
+        return LoadedModels(opener, max_bytes=self.settings.model_memory, troubles=self.troubles)
 
     @cached_property
     def changes(self) -> Changes:

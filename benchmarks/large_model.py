@@ -34,10 +34,10 @@ from services import ThrowawayService, clean_environment
 from stores import wait_until
 
 from bandit_serve.api.decisions import ScoreRequest
-from bandit_serve.decisions.scoring import Scorer
 from bandit_serve.models import Artifact, MatrixFactorization, load_model
-from bandit_serve.registry.top_k_cache import TopKCache
 from bandit_serve.server.worker import collect_less
+from bandit_serve.serving.family_version import FamilyVersion
+from bandit_serve.serving.top_k_cache import TopKCache
 
 TICKER = """
 import os, struct, time
@@ -119,15 +119,14 @@ def probed() -> Iterator[list[tuple[float, float]]]:
 
 
 async def loop_latency(path: Path, seconds: float) -> None:
-    model = MatrixFactorization.load(path)
-    scorer = Scorer(TopKCache(None, lifetime_s=60.0))
+    version = FamilyVersion(MatrixFactorization.load(path), "sha", TopKCache(None, lifetime_s=60.0))
 
     async def ask(client: int, until: float) -> int:
         await asyncio.sleep(client / 100)
         n = 0
         while time.perf_counter() < until:
             request = ScoreRequest(user_id=f"u{client + CLIENTS * n}", k=10)
-            answer = scorer.score(model, "sha", request, None)
+            answer = version.score(request)
             assert not isinstance(answer, dict)
             await answer
             n += 1

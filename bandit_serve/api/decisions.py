@@ -23,6 +23,8 @@ Eligible = Annotated[list[GivenName], Meta(max_length=MAX_ARMS, extra_json_schem
 Items = Annotated[list[OutsideName], Meta(max_length=MAX_ITEMS)]
 Texts = Annotated[list[str], Meta(max_length=MAX_REQUEST_FEATURES)]
 NamedFeatures = Annotated[dict[str, float | str | bool | Texts], Meta(max_length=MAX_REQUEST_FEATURES)]
+Outputs = dict[str, Any]
+"""Outputs of a model by name: one number, text or truth value each, or lists of them."""
 NumberedFeatures = Annotated[list[float], Meta(max_length=MAX_REQUEST_FEATURES)]
 
 
@@ -33,9 +35,9 @@ class DecideRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ScoreRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """One of `item_id`, `item_ids` and `k`. `exclude` goes with `k`."""
+    """A model of users and items needs `user_id` and one of `item_id`, `item_ids` and `k`. `exclude` goes with `k`."""
 
-    user_id: OutsideName
+    user_id: OutsideName | None = None
     item_id: OutsideName | None = None
     item_ids: Annotated[list[OutsideName], Meta(min_length=1, max_length=MAX_ITEMS)] | None = None
     k: Annotated[int, Meta(ge=1, le=MAX_K)] | None = None
@@ -102,6 +104,7 @@ class Predicted(Struct, frozen=True):
     prediction: float | UnsetType = UNSET
     predictions: list[float] | UnsetType = UNSET
     items: list[ScoredItem] | UnsetType = UNSET
+    outputs: Outputs | UnsetType = UNSET
 
 
 class DecidedColumns(Struct, frozen=True):
@@ -113,13 +116,13 @@ class DecidedColumns(Struct, frozen=True):
     arm_names: list[str]
 
 
-class Scored(Struct, frozen=True):
+class Scored(Struct, frozen=True, kw_only=True):
     """A prediction without an experiment.
 
     `cached` says that it was not computed for this request; `confidence`, 0 to 1, how much is known of the pair.
     """
 
-    user_id: str
+    user_id: str | UnsetType = UNSET
     model_id: str
     model_version: str
     latency_ms: float
@@ -129,3 +132,4 @@ class Scored(Struct, frozen=True):
     confidence: float | UnsetType = UNSET
     predictions: list[float] | UnsetType = UNSET
     items: list[ScoredItem] | UnsetType = UNSET
+    outputs: Outputs | UnsetType = UNSET

@@ -37,9 +37,9 @@ from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log.events import Change, Changed
 from bandit_serve.log.owner import name_of
-from bandit_serve.registry.loaded import LoadedModels
 from bandit_serve.registry.registry import SERVABLE, Registry
 from bandit_serve.replication.tail import Tail
+from bandit_serve.serving.loaded import LoadedModels
 from bandit_serve.store.store import Store
 
 

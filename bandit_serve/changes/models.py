@@ -19,10 +19,10 @@ from bandit_serve.models.artifact import Received
 from bandit_serve.models.family import admit_model
 from bandit_serve.registry.agreement import Agreement, AgreementReport, report
 from bandit_serve.registry.catalogue import prunable
-from bandit_serve.registry.loaded import LoadedModels
 from bandit_serve.registry.registry import ModelChanged, RegisteredModel, Registry, Version, VersionStatus
 from bandit_serve.replication.census import living
 from bandit_serve.replication.tail import Tail
+from bandit_serve.serving.loaded import LoadedModels
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 

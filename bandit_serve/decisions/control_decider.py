@@ -15,6 +15,7 @@ from bandit_serve.decisions.draw import Vector
 from bandit_serve.errors import Conflict
 from bandit_serve.experiments.spec import Record
 from bandit_serve.log.token import Keyring
+from bandit_serve.serving.servable import Check
 
 
 class ControlDecider:
@@ -38,6 +39,7 @@ class ControlDecider:
             ModelName(arm.model, arm.version) if arm.model and arm.version else None
             for arm in experiment.arms
         ]
+        self.checks: tuple[Check, ...] | None = None
         self._arm = record.fallback
         self.active = [self._arm]
 

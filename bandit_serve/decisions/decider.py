@@ -23,6 +23,7 @@ from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log._token import MAX_FEATURES
 from bandit_serve.log.events import HELD_OUT
 from bandit_serve.log.token import Keyring
+from bandit_serve.serving.servable import Check
 
 MAX_SUBSETS = 256
 _NONE = np.empty(0, np.float32)
@@ -102,6 +103,8 @@ class Decider:
             "little",
         )
         self._active = frozenset(np.flatnonzero(live.active).tolist())
+        # What the active arms' versions ask of requests to predict, once it is known.
+        self.checks: tuple[Check, ...] | None = None
         self._subsets: dict[frozenset[int], Draw] = {}
         self._masks: dict[frozenset[int], NDArray[np.bool_]] = {}
         self.refresh()

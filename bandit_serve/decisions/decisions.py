@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Mapping
+from functools import partial
 from typing import Any
 
 from msgspec import UNSET
@@ -26,16 +27,16 @@ from bandit_serve.base.turns import Turn
 from bandit_serve.decisions.control_decider import ControlDecider
 from bandit_serve.decisions.decider import Choice, Decider, no_context
 from bandit_serve.decisions.exposures import ExposureBuffer
-from bandit_serve.decisions.scoring import Scorer, check_score_request, request_features
 from bandit_serve.decisions.shadows import Shadows
-from bandit_serve.errors import BanditServeError, Conflict, FieldError, InvalidInput, ModelLost
+from bandit_serve.errors import Conflict, FieldError, InvalidInput, ModelLost, NotFound
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log.owner import name_of
 from bandit_serve.log.token import Keyring
-from bandit_serve.models.model import Features, Model
-from bandit_serve.registry.loaded import LoadedModels, require_servable
-from bandit_serve.registry.top_k_cache import TopKCache
+from bandit_serve.serving.kinds import check_of
+from bandit_serve.serving.loaded import LoadedModels, require_servable
+from bandit_serve.serving.request_form import check_family_request, check_form, request_features
+from bandit_serve.serving.servable import Check, Scores
 from bandit_serve.store.keys import COMMON
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,6 @@ class Decisions:
         self,
         replica: Replica,
         models: LoadedModels,
-        top_k: TopKCache,
         incarnation: int,
         keyring: Keyring,
         *,
@@ -67,7 +67,6 @@ class Decisions:
         self._aside: dict[str, ControlDecider] = {}
         self._replica = replica
         self._models = models
-        self._scorer = Scorer(top_k)
         self._incarnation = incarnation
         for name, live in list(replica.experiments.items()):
             with replica.island(name):
@@ -173,23 +172,37 @@ class Decisions:
         )
 
     def predict(self, experiment: str, request: PredictRequest) -> Predicted | Awaitable[Predicted]:
-        """Decides and scores with the arm's model. Awaitable for several items, or for a model that must be loaded.
+        """Decides and scores with the arm's version. Awaitable where scoring, or loading the version, takes long.
 
-        The arm is drawn once, before any waiting, so that its propensity is the one that is logged. If its model fails,
-        the arm is ejected and the request starts over, as if it had arrived at that moment.
+        The arm is drawn once, before any waiting, so that its propensity is the one that is logged. If its version
+        fails, the arm is ejected and the request starts over, as if it had arrived at that moment. Whether a request is
+        refused does not depend on the draw: it passes the checks of all active arms first.
         """
         decider = self.decider(experiment)
-        check_score_request(request)
-        if None in decider.models:
-            for arm in decider.active:
-                if decider.models[arm] is None:
-                    if request.unit is not None:
-                        check_outside(request.unit, "unit")
-                    name = decider.arm_names[arm]
-                    raise Conflict(
-                        f"The arm {name!r} of {experiment!r} has no model to predict with; use decide."
-                    )
+        for check in decider.checks or self._find_checks(decider):
+            check(request)
         return self._predict(decider, request)
+
+    def _find_checks(self, decider: Decider | ControlDecider) -> tuple[Check, ...]:
+        """Checks of the active arms, each once; kept with the decider if all their versions are known."""
+        checks: dict[Check, None] = {}
+        modelless: list[Check] = []
+        known = True
+        for arm in decider.active:
+            reference = decider.models[arm]
+            if reference is None:
+                modelless.append(partial(_refuse_to_predict, decider.id, decider.arm_names[arm]))
+                continue
+            try:
+                version = self._replica.registry.version(reference.id, reference.version)
+            except NotFound:
+                known = False
+            else:
+                checks[check_of(version)] = None
+        all_checks = (*(checks or [check_family_request]), *modelless[:1])
+        if known:
+            decider.checks = all_checks
+        return all_checks
 
     def _predict(
         self, decider: Decider | ControlDecider, request: PredictRequest
@@ -198,39 +211,47 @@ class Decisions:
         choice = decider.choose(unit, request.eligible, decider.encoded(request.context))
         reference = decider.models[choice.arm]
         assert reference is not None
-        model = self._models.get(reference.id, reference.version)
-        if model is None or request.item_id is None:
-            return self._predict_later(decider, choice, reference, request)
+        loaded = self._models.get(reference.id, reference.version)
+        if loaded is None:
+            return self._predict_later(decider, choice, request, self._load_and_score(reference, request))
         try:
-            prediction = model.predict(request.user_id, request.item_id, _features(model, request))
-        except BanditServeError:
+            scores = loaded.score(request)
+        except InvalidInput:
             raise
         except Exception as error:
             if not self._eject(decider, choice, error):
                 raise
             return self._predict(decider, request)
-        return self._predicted(decider, choice, request, {"prediction": prediction})
+        if isinstance(scores, dict):
+            return self._predicted(decider, choice, request, scores)
+        return self._predict_later(decider, choice, request, scores)
 
     async def _predict_later(
-        self, decider: Decider | ControlDecider, choice: Choice, reference: ModelName, request: PredictRequest
+        self,
+        decider: Decider | ControlDecider,
+        choice: Choice,
+        request: PredictRequest,
+        coming: Awaitable[Scores],
     ) -> Predicted:
-        model = None
         try:
-            version = self._replica.registry.version(reference.id, reference.version)
-            model = await self._models.load(version)
-            scoring = self._scorer.score(model, version.sha256, request, _features(model, request))
-            scores = scoring if isinstance(scoring, dict) else await scoring
-            scores.pop("cached", None)
+            scores = await coming
+        except InvalidInput:
+            raise
         except Exception as error:
-            of_the_request = model is not None and isinstance(error, BanditServeError)
-            if of_the_request or not self._eject(decider, choice, error):
+            if not self._eject(decider, choice, error):
                 raise
             again = self._predict(decider, request)
             return again if isinstance(again, Predicted) else await again
         return self._predicted(decider, choice, request, scores)
 
+    async def _load_and_score(self, reference: ModelName, request: ScoreRequest) -> Scores:
+        version = self._replica.registry.version(reference.id, reference.version)
+        loaded = await self._models.load(version)
+        scores = loaded.score(request)
+        return scores if isinstance(scores, dict) else await scores
+
     def _eject(self, decider: Decider | ControlDecider, choice: Choice, error: Exception) -> bool:
-        """Ejects an arm whose model failed; returns whether another can be drawn in its place."""
+        """Ejects an arm whose version failed; returns whether another can be drawn in its place."""
         experiment, arm = decider.id, decider.arm_names[choice.arm]
         if not isinstance(error, ModelLost):  # which the loader has logged already
             log.warning("the model of the arm %s of %s failed", arm, experiment, exc_info=error)
@@ -241,7 +262,7 @@ class Decisions:
         decider: Decider | ControlDecider,
         choice: Choice,
         request: PredictRequest,
-        scores: dict[str, Any],
+        scores: Scores,
     ) -> Predicted:
         reference = decider.models[choice.arm]
         if self._shadows is not None and reference is not None:
@@ -262,43 +283,43 @@ class Decisions:
     async def score(self, model: str, version: str | None, request: ScoreRequest) -> Scored:
         """Predicts without an experiment, with a version or the one in production."""
         started = time.perf_counter()
-        check_score_request(request)
+        check_form(request)
         registry = self._replica.registry
         chosen = registry.version(model, version) if version is not None else registry.production(model)
         require_servable(chosen)
+        check_of(chosen)(request)
         loaded = self._models.get(model, chosen.version) or await self._models.load(chosen)
-        features, item = request_features(request), request.item_id
-        scoring = self._scorer.score(loaded, chosen.sha256, request, features)
-        scores = {"cached": False, **(scoring if isinstance(scoring, dict) else await scoring)}
+        scoring = loaded.score(request, alone=True)
+        scores = scoring if isinstance(scoring, dict) else await scoring
         if self._shadows is not None and version is None:
             self._shadows.ask(model, chosen.version, request, scores)
-        confidence = UNSET if item is None else loaded.confidence(request.user_id, item, features)
         return Scored(
-            user_id=request.user_id,
+            user_id=UNSET if request.user_id is None else request.user_id,
             model_id=model,
             model_version=chosen.version,
             latency_ms=(time.perf_counter() - started) * 1000.0,
-            item_id=UNSET if item is None else item,
-            confidence=confidence,
+            item_id=UNSET if request.item_id is None else request.item_id,
             **scores,
         )
 
 
-def _features(model: Model, request: ScoreRequest) -> Features | None:
-    """Features of the request, if the model takes any: a request can not know which arm's model it will meet."""
-    return request_features(request) if model.takes_features else None
+def _refuse_to_predict(experiment: str, arm: str, request: ScoreRequest) -> None:
+    """Check of an arm that has no model, after those of the others."""
+    if isinstance(request, PredictRequest) and request.unit is not None:
+        check_outside(request.unit, "unit")
+    raise Conflict(f"The arm {arm!r} of {experiment!r} has no model to predict with; use decide.")
 
 
 def _pair(
     request: PredictRequest, scores: Mapping[str, Any]
 ) -> tuple[str, str, dict[str, Any] | None] | None:
-    """User, item and features that a reward will refer to; None if there are several items."""
+    """User, item and features that a reward will refer to; None without a user, or if there are several items."""
     item = request.item_id
     if item is None and request.item_ids is not None and len(request.item_ids) == 1:
         item = request.item_ids[0]
     if item is None and len(scores.get("items", ())) == 1:
         item = scores["items"][0].item_id
-    if item is None:
+    if item is None or request.user_id is None:
         return None
     features = request_features(request)
     return request.user_id, item, None if features is None else dict(features)

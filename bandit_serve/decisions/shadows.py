@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bandit_serve.api.decisions import ScoreRequest
-from bandit_serve.decisions.scoring import request_features
 from bandit_serve.errors import BanditServeError, StoreUnavailable, in_full
 from bandit_serve.folds.replica import Replica
-from bandit_serve.models.model import Model
 from bandit_serve.registry.agreement import Agreement
-from bandit_serve.registry.loaded import LoadedModels
 from bandit_serve.registry.registry import Version
+from bandit_serve.serving.loaded import LoadedModels
+from bandit_serve.serving.servable import Scores
 from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -102,14 +101,23 @@ class Shadows:
     async def _score(self, shadow: Version, asked: list[Asked]) -> None:
         sums = self._sum(shadow)
         try:
-            model = self._models.get(shadow.model, shadow.version) or await self._models.load(shadow)
+            loaded = self._models.get(shadow.model, shadow.version) or await self._models.load(shadow)
         except BanditServeError as error:
             log.warning(
                 "the shadow %s %s can not be loaded: %s", shadow.model, shadow.version, in_full(error)
             )
             sums.failed += len(asked)
             return
-        await asyncio.to_thread(_score_all, model, asked, sums)
+        for (_, answer, _), tried in zip(
+            asked, await loaded.score_all([each.request for each in asked]), strict=True
+        ):
+            if isinstance(tried.scores, Exception):
+                log.debug("a shadow failed", exc_info=tried.scores)
+                sums.failed += 1
+            else:
+                _compare(sums, answer, tried.scores)
+            sums.requests += 1
+            sums.seconds += tried.seconds
 
     async def _report(self) -> None:
         for key in list(self._changed):
@@ -122,25 +130,26 @@ class Shadows:
                 return
 
 
-def _score_all(model: Model, asked: list[Asked], sums: Agreement) -> None:
-    for request, answer, _ in asked:
-        started_s = time.perf_counter()
-        features = request_features(request) if model.takes_features else None
-        try:
-            if "prediction" in answer:
-                assert request.item_id is not None
-                scores = [model.predict(request.user_id, request.item_id, features)]
-                sums.add_scores([answer["prediction"]], scores)
-            elif "predictions" in answer:
-                assert request.item_ids is not None
-                item_scores = model.predict_items(request.user_id, request.item_ids, features)
-                sums.add_scores(answer["predictions"], item_scores.tolist())
-            elif "items" in answer:
-                assert request.k is not None
-                ranked = model.top_k(request.user_id, request.k, request.exclude, features)
-                sums.add_ranking([item.item_id for item in answer["items"]], [item for item, _ in ranked])
-        except Exception:
-            log.debug("a shadow failed", exc_info=True)
-            sums.failed += 1
-        sums.requests += 1
-        sums.seconds += time.perf_counter() - started_s
+def _compare(sums: Agreement, answer: Mapping[str, Any], scores: Scores) -> None:
+    """Adds how `scores` agree with `answer`, in what both have."""
+    if "prediction" in answer and "prediction" in scores:
+        sums.add_scores([answer["prediction"]], [scores["prediction"]])
+    elif "predictions" in answer and "predictions" in scores:
+        sums.add_scores(answer["predictions"], scores["predictions"])
+    elif "items" in answer and "items" in scores:
+        ranked = [[item.item_id for item in each["items"]] for each in (answer, scores)]
+        sums.add_ranking(*ranked)
+    elif "outputs" in answer and "outputs" in scores:
+        for name in answer["outputs"].keys() & scores["outputs"].keys():
+            live, shadow = (_numbers(each["outputs"][name]) for each in (answer, scores))
+            if len(live) == len(shadow):
+                sums.add_scores(live, shadow)
+
+
+def _numbers(output: Any) -> list[float]:
+    """Scores in an output: its floats, in order, those of a mapping by its keys. Whole numbers are labels."""
+    if isinstance(output, float):
+        return [output]
+    if isinstance(output, Mapping):
+        output = [output[key] for key in sorted(output, key=str)]
+    return [number for each in output for number in _numbers(each)] if isinstance(output, list) else []

@@ -50,6 +50,8 @@ FLAG = {
     "reason": "SPLIT",
     "metadata": {"experiment": "ranker-v2", "propensity": 0.74, "decision_id": TOKEN},
 }
+FEATURES = {"income": 52000.0, "age": 41, "country": "de"}
+OUTPUTS = {"label": "repaid", "probabilities": [0.08, 0.92]}
 REFUSED = {
     "type": "urn:bandit-serve:problem:invalid-request",
     "title": "The request is not valid",
@@ -82,11 +84,13 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
         "item": {"user_id": "7", "item_id": "50"},
         "items": {"user_id": "7", "item_ids": ["50", "181"], "features": {"hour": 9}},
         "top_k": {"user_id": "7", "k": 2, "exclude": ["1"], "unit": "session-3"},
+        "features": {"unit": "u1", "features": FEATURES},
     },
     Predicted: {
         "item": {**DECIDED, "prediction": 4.6},
         "items": {**DECIDED, "predictions": [4.6, 4.4]},
         "top_k": {**DECIDED, "items": BEST},
+        "features": {**DECIDED, "outputs": OUTPUTS},
     },
     PredictBatch: {"requests": {"requests": [{"user_id": "7", "item_id": "50"}, {"user_id": "8", "k": 2}]}},
     BatchAnswer(Predicted): {
@@ -96,11 +100,14 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
         "item": {"user_id": "7", "item_id": "50"},
         "items": {"user_id": "7", "item_ids": ["50", "181"]},
         "top_k": {"user_id": "7", "k": 2, "exclude": ["1"]},
+        "features": {"features": FEATURES},
     },
     Scored: {
         "item": {**SCORED, "item_id": "50", "prediction": 4.6, "confidence": 0.9},
         "items": {**SCORED, "predictions": [4.6, 4.4]},
         "top_k": {**SCORED, "cached": True, "items": BEST},
+        "features": {name: value for name, value in SCORED.items() if name != "user_id"}
+        | {"outputs": OUTPUTS},
     },
     RewardsRequest: {
         "one": {"decision_id": TOKEN, "value": 1},

@@ -10,7 +10,7 @@ from bandit_serve.api.decisions import ModelName
 from bandit_serve.decisions.decider import Decider
 from bandit_serve.errors import BanditServeError, ModelLost, in_full
 from bandit_serve.folds.replica import Replica
-from bandit_serve.registry.loaded import LoadedModels, Reference
+from bandit_serve.serving.loaded import LoadedModels, Reference
 
 log = logging.getLogger(__name__)
 

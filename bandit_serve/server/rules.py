@@ -66,6 +66,12 @@ def _asking(stem: str) -> tuple[Form, ...]:
             only={"item_id": NULL, "k": NULL, "exclude": EMPTY},
         ),
         Form(f"{stem}TopK", "The k best items.", ("k",), only={"item_id": NULL, "item_ids": NULL}),
+        Form(
+            f"{stem}Features",
+            "No item: for models that score the features.",
+            (),
+            only={"item_id": NULL, "item_ids": NULL, "k": NULL, "exclude": EMPTY},
+        ),
     )
 
 
@@ -310,6 +316,7 @@ OF_A_DECISION = (
     "Names are counted in bytes, and the experiment says more: with `unit: user` a unit is needed; a context is for "
     "experiments that have one; `eligible` names arms."
 )
+OF_A_FAMILY = "Models of users and items need a `user_id` and one of `item_id`, `item_ids` and `k`."
 OF_A_POLICY = (
     "It is for the experiment's kind of objective, unit and context. Arms that are named are those of the experiment, "
     "and `min_share` is at most `max_share` and one part of them; "
@@ -319,9 +326,9 @@ OF_A_POLICY = (
 OF_AN_ARM = "A payload is of 64 KiB and 64 levels at most; a version that is named is registered."
 BEYOND: Mapping[type, str] = {
     DecideRequest: OF_A_DECISION,
-    PredictRequest: OF_A_DECISION,
+    PredictRequest: f"{OF_A_DECISION} {OF_A_FAMILY}",
     PredictBatch: f"Entries. {ANSWERED_IN_PLACE}",
-    ScoreRequest: "Names are counted in bytes; `features` are for models that take them.",
+    ScoreRequest: f"Names are counted in bytes; `features` are for models that take them. {OF_A_FAMILY}",
     DecideBatch: OF_A_DECISION,
     RewardsRequest: "`decision_id` is one of ours, and `value` one that the metric takes.",
     PolicySpec: OF_A_POLICY,

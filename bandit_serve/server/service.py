@@ -23,7 +23,6 @@ from bandit_serve.experiments.spec import Record
 from bandit_serve.log.times import KEYS_READ_MS
 from bandit_serve.log.token import Keyring
 from bandit_serve.node import Node
-from bandit_serve.registry.top_k_cache import TopKCache
 from bandit_serve.replication.census import WorkerCard
 from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.replication.local_snapshots import LocalSnapshots
@@ -60,7 +59,6 @@ class Service:
         self.draining = False
         self.ready = False
         self.local = LocalSnapshots(self.settings.data_dir, self.settings.namespace)
-        self.top_k = TopKCache(node.store, lifetime_s=self.settings.seconds("top_k_lifetime"))
         self.shadows = Shadows(node.store, node.replica, node.models, self.incarnation)
         self.tasks = Tasks(node.troubles)
         self.keeper: Keeper | None = None
@@ -109,7 +107,6 @@ class Service:
         self.decisions = Decisions(
             replica,
             models,
-            self.top_k,
             self.incarnation,
             keyring,
             shadows=self.shadows,
@@ -171,6 +168,7 @@ class Service:
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("left without the last flush: %s", in_full(error))
         await self.tasks.end()
+        await self.node.models.close()
         self.local.close()
         await self.node.store.close()
 
@@ -184,8 +182,8 @@ class Service:
         self.counters.set("context_missing", sum(sum(each.missing.values()) for each in features))
         self.counters.set("context_unknown", sum(sum(each.unknown.values()) for each in features))
         self.counters.set("context_unexpected", sum(each.unexpected for each in features))
-        self.counters.set("top_k_hits", self.top_k.hits)
-        self.counters.set("top_k_misses", self.top_k.misses)
+        self.counters.set("top_k_hits", self.node.top_k.hits)
+        self.counters.set("top_k_misses", self.node.top_k.misses)
         self.counters.set("task_failures", self.tasks.failures)
         self.counters.set("store_away", float(self._faults.store_is_away))
         self.counters.set("chores_failed", 0 if self.keeper is None else self.keeper.failed)

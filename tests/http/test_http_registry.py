@@ -355,8 +355,9 @@ def test_users_and_items_never_seen_are_scored_with_what_is_known(
 @pytest.mark.parametrize(
     ("body", "at"),
     [
-        ({}, None),
-        ({"item_id": "i"}, None),
+        ({}, ""),
+        ({"item_id": "i"}, "user_id"),
+        ({"item_ids": ["i"], "features": {"hour": 3}}, "user_id"),
         ({"user_id": "u"}, ""),
         ({"user_id": "u", "item_id": "i", "k": 3}, ""),
         ({"user_id": "u", "item_ids": []}, "item_ids"),
@@ -495,6 +496,16 @@ def test_an_experiment_predicts_with_its_arms_model(
     assert [item["item_id"] for item in top["items"]] == [i for i, _ in scorers[top["arm"]].top_k("u1", 3)]
     reward = service.call("POST", "/v1/rewards", {"decision_id": top["decision_id"], "value": 1})
     assert reward.body["verdicts"] == ["accepted"]
+
+
+def test_an_experiment_of_families_needs_a_user_whatever_arm_is_drawn(
+    service: ThrowawayService, ranked: str
+) -> None:
+    for eligible in (["control"], ["challenger"], None):
+        for body in ({"item_id": "i1"}, {"unit": "u1", "item_id": "i1"}, {"unit": "u1", "k": 2}):
+            asked = {**body, "eligible": eligible}
+            answer = service.call("POST", f"/v1/experiments/{ranked}/predict", asked)
+            check_problem(answer, 400, "user_id")
 
 
 def test_a_batch_of_predictions(service: ThrowawayService, ranked: str) -> None:

@@ -111,8 +111,8 @@ def test_every_body_that_is_sent_has_an_example_and_all_examples_fit() -> None:
 def test_what_is_one_of_several_is_said_as_such() -> None:
     schemas = API_DESCRIPTION["components"]["schemas"]
     for name, forms in {
-        "ScoreRequest": ["ScoreItem", "ScoreItems", "ScoreTopK"],
-        "PredictRequest": ["PredictItem", "PredictItems", "PredictTopK"],
+        "ScoreRequest": ["ScoreItem", "ScoreItems", "ScoreTopK", "ScoreFeatures"],
+        "PredictRequest": ["PredictItem", "PredictItems", "PredictTopK", "PredictFeatures"],
         "RewardsRequest": ["Reward", "Rewards"],
         "DecideBatch": ["DecideRequests", "DecideColumns"],
     }.items():

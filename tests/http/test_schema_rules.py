@@ -32,6 +32,7 @@ from bandit_serve.server.wire import JSON, Body
 
 # By component. Each stands in words in the description: see `test_what_no_schema_can_say_is_said`.
 OF_NAMES = [r"expected 1 to 256 bytes of UTF-8", r"expected names of arms"]
+OF_A_FAMILY = [r"expected one of item_id, item_ids and k", r"expected a user_id"]
 OF_POLICIES = [
     r"expected names of arms",
     r"must be a duration above 0",
@@ -44,9 +45,9 @@ OF_POLICIES = [
 BEYOND = {
     "DecideRequest": OF_NAMES,
     "DecideBatch": [*OF_NAMES, r"expected as many as units"],
-    "PredictRequest": OF_NAMES,
-    "PredictBatch": OF_NAMES,
-    "ScoreRequest": OF_NAMES,
+    "PredictRequest": [*OF_NAMES, *OF_A_FAMILY],
+    "PredictBatch": [*OF_NAMES, *OF_A_FAMILY],
+    "ScoreRequest": [*OF_NAMES, *OF_A_FAMILY],
     "RewardsRequest": [
         r"expected the decision_id of one of our decisions",
         r"click is binary: expected 0 or 1",

@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from bandit_serve.api.decisions import ScoreRequest
 from bandit_serve.errors import Conflict, ModelLost
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.models.family import load_model
 from bandit_serve.models.popularity import Popularity
-from bandit_serve.registry import loaded as module
-from bandit_serve.registry.loaded import LoadedModels
 from bandit_serve.registry.registry import MOVES, SERVABLE, Version, VersionStatus
 from bandit_serve.server.problems import problem
+from bandit_serve.serving import kinds
+from bandit_serve.serving import loaded as module
+from bandit_serve.serving.kinds import VersionOpener
+from bandit_serve.serving.loaded import LoadedModels
+from bandit_serve.serving.servable import Servable
+from bandit_serve.serving.top_k_cache import TopKCache
 
 N = 5
 
@@ -36,7 +41,9 @@ class Shelf:
 
     def models(self, room: float) -> LoadedModels:
         """With room for so many of the models that are not live."""
-        return LoadedModels(self.artifacts, max_bytes=int(self.size * room))
+        return LoadedModels(
+            VersionOpener(self.artifacts, TopKCache(None, lifetime_s=1.0)), max_bytes=int(self.size * room)
+        )
 
 
 def version(name: str, sha256: str, status: VersionStatus = "staged") -> Version:
@@ -50,6 +57,10 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
 
 def run(scenario: Callable[[], Coroutine[None, None, None]]) -> None:
     asyncio.run(scenario())
+
+
+def score(loaded: Servable) -> object:
+    return loaded.score(ScoreRequest(user_id="1", item_id="0"))
 
 
 def held(models: LoadedModels) -> list[str]:
@@ -91,7 +102,7 @@ def test_a_model_is_served_even_when_it_alone_is_over_the_bound(shelf: Shelf) ->
     async def scenario() -> None:
         models = shelf.models(0)
         loaded = await models.load(shelf.versions[0])
-        assert loaded.predict(1, 0) == 1.0
+        assert score(loaded) == {"prediction": 1.0}
 
     run(scenario)
 
@@ -104,7 +115,7 @@ def test_those_who_ask_together_wait_for_one_load(shelf: Shelf, monkeypatch: pyt
         loads.append(artifact)
         return real(artifact)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "load_model", counted)
+    monkeypatch.setattr(kinds, "load_model", counted)
 
     async def scenario() -> None:
         models = shelf.models(9)
@@ -123,7 +134,7 @@ def test_one_who_leaves_takes_nothing_from_the_others(shelf: Shelf) -> None:
         leaves, stays = (asyncio.create_task(models.load(shelf.versions[0])) for _ in range(2))
         await asyncio.sleep(0)
         leaves.cancel()
-        assert (await stays).predict(1, 0) == 1.0
+        assert score(await stays) == {"prediction": 1.0}
 
     run(scenario)
 
@@ -144,7 +155,7 @@ def test_a_load_that_failed_does_not_fail_one_later(shelf: Shelf, monkeypatch: p
             assert len(models) == 0
         finally:
             hidden.rename(path)
-        assert (await models.load(shelf.versions[0])).predict(1, 0) == 1.0
+        assert score(await models.load(shelf.versions[0])) == {"prediction": 1.0}
 
     run(scenario)
 

@@ -12,8 +12,8 @@ import pytest
 from stores import ThrowawayStore
 
 from bandit_serve.models.popularity import Popularity
-from bandit_serve.registry import top_k_cache as module
-from bandit_serve.registry.top_k_cache import TopKCache
+from bandit_serve.serving import top_k_cache as module
+from bandit_serve.serving.top_k_cache import TopKCache
 from bandit_serve.store.store import Store
 
 SHA, OTHER_SHA = "a" * 64, "b" * 64

@@ -1,4 +1,4 @@
-"""Models in memory: an LRU by bytes that never evicts one that takes live traffic."""
+"""Versions in memory: an LRU by bytes that never evicts one that takes live traffic."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from collections import OrderedDict
 from bandit_serve.base.private_files import translating_disk_full
 from bandit_serve.base.troubles import Troubles
 from bandit_serve.errors import BanditServeError, Conflict, ModelLost, Unavailable, in_full
-from bandit_serve.models.artifact import ArtifactStore
-from bandit_serve.models.family import load_model
-from bandit_serve.models.model import Model
 from bandit_serve.registry.registry import SERVABLE, Version
+from bandit_serve.serving.kinds import VersionOpener
+from bandit_serve.serving.servable import Servable
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +41,15 @@ def _lost(version: Version, error: BaseException | None) -> ModelLost:
 class LoadedModels:
     """Models in memory. `max_bytes` bounds those beyond the live ones; `troubles` gets faulty files of live ones."""
 
-    def __init__(self, artifacts: ArtifactStore, *, max_bytes: int, troubles: Troubles | None = None) -> None:
-        self.artifacts = artifacts
+    def __init__(self, opener: VersionOpener, *, max_bytes: int, troubles: Troubles | None = None) -> None:
+        self.artifacts = opener.artifacts
+        self._open = opener.open
         self._troubles = Troubles() if troubles is None else troubles
         self._lost: dict[Reference, tuple[float, BaseException | None]] = {}
         self._max_bytes = max_bytes
-        self._models: OrderedDict[Reference, Model] = OrderedDict()
-        self._loading: dict[Reference, asyncio.Task[Model]] = {}
+        self._models: OrderedDict[Reference, Servable] = OrderedDict()
+        self._loading: dict[Reference, asyncio.Task[Servable]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self.live: frozenset[Reference] = frozenset()
 
     def __len__(self) -> int:
@@ -62,14 +63,14 @@ class LoadedModels:
         """Model, version and bytes of each that is in memory."""
         return [(*reference, model.nbytes) for reference, model in self._models.items()]
 
-    def get(self, model: str, version: str) -> Model | None:
+    def get(self, model: str, version: str) -> Servable | None:
         loaded = self._models.get((model, version))
         if loaded is not None:
             self._models.move_to_end((model, version))
         return loaded
 
-    async def load(self, version: Version) -> Model:
-        """Model, from its artifact if it is not in memory; those who ask together wait for one load.
+    async def load(self, version: Version) -> Servable:
+        """Version in memory, opened if it is not there yet; those who ask together wait for one load.
 
         `Conflict` for a version that can not serve, `ModelLost` where the file is not what was registered.
         """
@@ -86,10 +87,11 @@ class LoadedModels:
             self._loading[reference] = task
         return await asyncio.shield(task)
 
-    async def _load(self, version: Version) -> Model:
+    async def _load(self, version: Version) -> Servable:
         reference = (version.model, version.version)
         try:
             model = await asyncio.to_thread(self._read, version)
+            await model.warm()
             self._models[reference] = model
             if self._lost.pop(reference, None) is not None:
                 log.warning("the model %s %s is back", *reference)
@@ -105,10 +107,10 @@ class LoadedModels:
         finally:
             del self._loading[reference]
 
-    def _read(self, version: Version) -> Model:
+    def _read(self, version: Version) -> Servable:
         try:
             with translating_disk_full():
-                return load_model(self.artifacts.open(version.sha256))
+                return self._open(version)
         except Unavailable:
             raise
         except (BanditServeError, OSError, ValueError) as error:
@@ -141,4 +143,14 @@ class LoadedModels:
         for reference in idle:
             if nbytes <= self._max_bytes:
                 return
-            nbytes -= self._models.pop(reference).nbytes
+            model = self._models.pop(reference)
+            nbytes -= model.nbytes
+            closing = asyncio.create_task(model.close(), name=f"close {' '.join(reference)}")
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Closes all versions."""
+        models = [model.close() for model in self._models.values()]
+        self._models.clear()
+        await asyncio.gather(*models, *self._closing)

@@ -1,0 +1,69 @@
+"""Servable: the protocol of all kinds of versions, so that no way of a request knows one by name."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from bandit_serve.api.decisions import ScoreRequest
+
+Scores = dict[str, Any]
+"""Fields of an answer: `prediction`, `predictions`, `items` or `outputs`, and more where `alone`."""
+
+Check = Callable[[ScoreRequest], None]
+"""Raises `InvalidInput` for a request that a version can not score. Known without the version in memory."""
+
+
+class BackgroundScores(NamedTuple):
+    """Scores of a request that nobody waits for, or the error instead of them, and the seconds that they took."""
+
+    scores: Scores | Exception
+    seconds: float
+
+
+class Servable(Protocol):
+    """Version in memory that scores requests: a family's model, or whatever else a kind gives.
+
+    A kind is a module of this package, and a line in each function of `kinds.py`: one opens a version (in a thread),
+    the other names the kind's `Check`. Checks are made before an arm is drawn, for all active arms, so no refusal
+    depends on the draw. They need the registry's record alone, and are equal (`==`) where they ask the same: an
+    experiment makes each once.
+
+    Two kinds of errors leave a servable. `InvalidInput` is the request's own: the caller gets it, and no arm suffers.
+    Every other exception is a failure of the version: its arm is ejected and the request is drawn anew; where no
+    other arm is left, the caller gets that error, so it has to be a `BanditServeError` where it is to be understood.
+    """
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the version holds or maps in this process."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be scored now."""
+        ...
+
+    async def warm(self) -> None:
+        """Makes the first request as fast as later ones. Awaited once, before the version is given to anybody.
+
+        Raises `ModelLost` for a version that can not serve at present: it is tried again while it has live traffic.
+        """
+        ...
+
+    def score(self, request: ScoreRequest, alone: bool = False) -> Scores | Awaitable[Scores]:
+        """Fields of the answer, or an awaitable of them if they would delay the loop by more than half a millisecond.
+
+        Work for an awaitable may begin before it is awaited, so requests that are scored one after the other can share
+        a run. `request` has passed the version's check. alone: the request was sent to this version and to no
+        experiment. What the version does not take is refused then, and the fields are those of `Scored`.
+        """
+        ...
+
+    async def score_all(self, requests: Sequence[ScoreRequest]) -> list[BackgroundScores]:
+        """Trials of n requests, one each, in the background. The requests may lack what the check asks for."""
+        ...
+
+    async def close(self) -> None:
+        """Releases what the version holds. Requests that got it before may still ask it."""
+        ...
