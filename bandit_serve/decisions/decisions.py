@@ -183,6 +183,12 @@ class Decisions:
             check(request)
         return self._predict(decider, request)
 
+    def check(self, experiment: str, request: PredictRequest) -> None:
+        """Raises the error of a request that `predict` refuses before it draws an arm."""
+        decider = self.decider(experiment)
+        for check in decider.checks or self._find_checks(decider):
+            check(request)
+
     def _find_checks(self, decider: Decider | ControlDecider) -> tuple[Check, ...]:
         """Checks of the active arms, each once; kept with the decider if all their versions are known."""
         checks: dict[Check, None] = {}

@@ -19,6 +19,17 @@ from bandit_serve.api.decisions import (
     ScoreRequest,
 )
 from bandit_serve.api.flags import EvaluationRequest, Flag, FlagList
+from bandit_serve.api.inference import (
+    IndexEntry,
+    IndexRequest,
+    InferenceRequest,
+    InferenceResponse,
+    ModelAbout,
+    ModelReady,
+    ServerAbout,
+    ServerLive,
+    ServerReady,
+)
 from bandit_serve.api.rewards import ExposuresRequest, RewardsReport, RewardsRequest
 from bandit_serve.api.views import (
     ExperimentList,
@@ -51,6 +62,7 @@ from bandit_serve.server.handlers.experiments import (
     StopRequest,
 )
 from bandit_serve.server.handlers.flags import FlagHandlers
+from bandit_serve.server.handlers.inference import InferenceHandlers
 from bandit_serve.server.handlers.models import (
     Condition,
     Family,
@@ -68,7 +80,8 @@ from bandit_serve.server.openapi import document
 from bandit_serve.server.page import PAGE, Limit
 from bandit_serve.server.route import EITHER, MULTIPART, BatchAnswer, Query, Route
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import MAX_BODY, Reply, read_bytes
+from bandit_serve.server.tensors import BINARY
+from bandit_serve.server.wire import JSON, MAX_BODY, Reply, read_bytes
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -205,6 +218,102 @@ ROUTES: tuple[Route, ...] = (
         max_body=DECIDE_BYTES,
         conditional=True,
         operation="evaluateFlags",
+    ),
+    Route(
+        "POST",
+        "/v2/models/{model}/infer",
+        "inference.infer",
+        "Predicts with the production version, or draws an arm of an experiment for each row.",
+        InferenceRequest,
+        InferenceResponse,
+        media=(JSON, BINARY),
+        refuses=(409, 501),
+        operation="infer",
+    ),
+    Route(
+        "POST",
+        "/v2/models/{model}/versions/{version}/infer",
+        "inference.infer",
+        "Predicts with one version.",
+        InferenceRequest,
+        InferenceResponse,
+        media=(JSON, BINARY),
+        refuses=(409, 501),
+        operation="inferWithVersion",
+    ),
+    Route(
+        "GET",
+        "/v2/models/{model}",
+        "inference.model",
+        "The tensors of a model or an experiment.",
+        answers=ModelAbout,
+        refuses=(409,),
+        operation="getModelMetadata",
+    ),
+    Route(
+        "GET",
+        "/v2/models/{model}/versions/{version}",
+        "inference.model",
+        "The tensors of a version.",
+        answers=ModelAbout,
+        refuses=(409,),
+        operation="getVersionMetadata",
+    ),
+    Route(
+        "GET",
+        "/v2/models/{model}/ready",
+        "inference.model_ready",
+        "Whether a model or an experiment can be asked.",
+        answers=ModelReady,
+        refuses=(409,),
+        operation="checkModelReady",
+    ),
+    Route(
+        "GET",
+        "/v2/models/{model}/versions/{version}/ready",
+        "inference.model_ready",
+        "Whether a version can be asked.",
+        answers=ModelReady,
+        refuses=(409,),
+        operation="checkVersionReady",
+    ),
+    Route(
+        "POST",
+        "/v2/repository/index",
+        "inference.index",
+        "Models, their versions, and experiments.",
+        IndexRequest,
+        list[IndexEntry],
+        optional=True,
+        max_body=REASON_BYTES,
+        operation="indexRepository",
+    ),
+    Route(
+        "GET",
+        "/v2",
+        "inference.about",
+        "The server, and the extensions of the protocol that it has.",
+        answers=ServerAbout,
+        operation="getServerMetadata",
+    ),
+    Route(
+        "GET",
+        "/v2/health/live",
+        "inference.live",
+        "Whether this worker runs.",
+        answers=ServerLive,
+        open=True,
+        operation="checkServerLive",
+    ),
+    Route(
+        "GET",
+        "/v2/health/ready",
+        "inference.ready",
+        "Whether this worker can serve.",
+        answers=ServerReady,
+        refuses=(503,),
+        open=True,
+        operation="checkServerReady",
     ),
     Route(
         "GET",
@@ -558,6 +667,7 @@ def make_app(service: Service, admission: Admission) -> tuple[web.Application, L
         "decisions": DecisionHandlers(service),
         "rewards": RewardHandlers(service),
         "flags": FlagHandlers(service),
+        "inference": InferenceHandlers(service),
         "experiments": ExperimentHandlers(service),
         "models": ModelHandlers(service),
         "operations": OperationHandlers(service, document(ROUTES)),

@@ -17,6 +17,13 @@ from bandit_serve.api.decisions import (
     ScoreRequest,
 )
 from bandit_serve.api.flags import EvaluationRequest, Flag, FlagList
+from bandit_serve.api.inference import (
+    IndexEntry,
+    IndexRequest,
+    InferenceRequest,
+    InferenceResponse,
+    ModelAbout,
+)
 from bandit_serve.api.rewards import ExposuresRequest, RewardsReport, RewardsRequest
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment
@@ -117,6 +124,42 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
     EvaluationRequest: {"unit": {"context": {"targetingKey": "u1", **CONTEXT}}},
     Flag: {"split": FLAG},
     FlagList: {"flags": {"flags": [FLAG], "metadata": {}}},
+    InferenceRequest: {
+        "rows": {
+            "inputs": [
+                {"name": "user_id", "shape": [2], "datatype": "BYTES", "data": ["7", "8"]},
+                {"name": "item_id", "shape": [2], "datatype": "BYTES", "data": ["50", "181"]},
+            ]
+        }
+    },
+    InferenceResponse: {
+        "experiment": {
+            "model_name": "ranker-v2",
+            "outputs": [{"name": "prediction", "datatype": "FP64", "shape": [1], "data": [4.6]}],
+            "parameters": {
+                "decision_ids": [TOKEN],
+                "arms": ["challenger"],
+                "propensities": [0.74],
+                "decision_id": TOKEN,
+                "arm": "challenger",
+                "propensity": 0.74,
+            },
+        }
+    },
+    ModelAbout: {
+        "model": {
+            "name": "ranker",
+            "versions": ["v1", "v2"],
+            "platform": "bandit_serve",
+            "inputs": [
+                {"name": "user_id", "datatype": "BYTES", "shape": [-1]},
+                {"name": "item_id", "datatype": "BYTES", "shape": [-1]},
+            ],
+            "outputs": [{"name": "prediction", "datatype": "FP64", "shape": [-1]}],
+        }
+    },
+    IndexRequest: {"all": {"ready": False}},
+    list[IndexEntry]: {"index": [{"name": "ranker", "version": "v2", "state": "READY", "reason": ""}]},
     RewardsReport: {
         "accepted": {"accepted": 1, "duplicates": 0, "rejected": 0, "verdicts": ["accepted"]},
     },

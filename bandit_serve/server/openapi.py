@@ -38,6 +38,7 @@ TAGS = {
     "decisions": "Arms for units, and predictions of their models.",
     "rewards": "Outcomes of decisions.",
     "flags": "Experiments as flags, by the OpenFeature Remote Evaluation Protocol (OFREP).",
+    "inference": "Models and experiments with tensors, by the Open Inference protocol v2.",
     "experiments": "Experiments, made, changed and read.",
     "models": "Registry of models and their versions.",
     "operations": "Health, statistics, this description.",
