@@ -19,7 +19,7 @@ from bandit_serve.errors import Conflict, FieldError, InvalidInput, TooLarge
 from bandit_serve.server.tensors import Tensor
 from bandit_serve.server.wire import encode_json
 
-USER, ITEM, UNIT = "user_id", "item_id", "unit"
+USER, ITEM, UNIT, SCORE = "user_id", "item_id", "unit", "score"
 NAMES = (USER, ITEM, UNIT)
 
 
@@ -177,8 +177,8 @@ def _items(rows: Sequence[Sequence[Any]]) -> list[Tensor]:
     shape = (len(rows), width)
     best = [item for row in rows for item in row[:width]]
     return [
-        Tensor("item_id", "BYTES", shape, [item.item_id for item in best]),
-        Tensor("score", "FP64", shape, [item.score for item in best]),
+        Tensor(ITEM, "BYTES", shape, [item.item_id for item in best]),
+        Tensor(SCORE, "FP64", shape, [item.score for item in best]),
     ]
 
 

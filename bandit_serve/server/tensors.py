@@ -17,7 +17,6 @@ from bandit_serve.api.inference import (
     InferenceRequest,
     InferenceResponse,
     InputTensor,
-    OutputRequest,
     OutputTensor,
 )
 from bandit_serve.base.turns import Turn
@@ -181,25 +180,34 @@ def wanted_outputs(request: InferenceRequest, outputs: Sequence[Tensor]) -> list
     if not request.outputs:
         return [(output, all_binary) for output in outputs]
     by_name = {output.name: output for output in outputs}
-    wanted = []
-    for i, asked in enumerate(request.outputs):
-        if asked.name not in by_name:
+    check_names(request, list(by_name))
+    return [
+        (by_name[asked.name], _flag(asked.parameters, AS_BINARY, f"outputs[{i}].parameters", all_binary))
+        for i, asked in enumerate(request.outputs)
+    ]
+
+
+def check_names(request: InferenceRequest, names: Sequence[str]) -> None:
+    """Raises `InvalidInput` for an output that is not one of `names`, unless none are known, or that comes twice."""
+    seen: set[str] = set()
+    for i, asked in enumerate(request.outputs or ()):
+        if names and asked.name not in names:
             raise _mistake(
-                f"outputs[{i}].name", f"expected one of {', '.join(by_name)}, not {asked.name[:128]!r}"
+                f"outputs[{i}].name", f"expected one of {', '.join(names)}, not {asked.name[:128]!r}"
             )
-        wanted.append(
-            (by_name.pop(asked.name), _flag(asked.parameters, AS_BINARY, f"outputs[{i}]", all_binary))
-        )
-    return wanted
+        if asked.name in seen:
+            raise _mistake(f"outputs[{i}].name", f"expected each name once, not {asked.name[:128]!r} again")
+        seen.add(asked.name)
 
 
-def check_outputs(outputs: Sequence[OutputRequest] | None) -> None:
-    """Raises `InvalidInput` for an output that is asked for in a way that nobody here knows."""
-    for i, asked in enumerate(outputs or ()):
+def check_forms(request: InferenceRequest) -> None:
+    """Raises `InvalidInput` for an output that is wanted in a form that nobody here knows."""
+    _flag(request.parameters, ALL_BINARY, "parameters", default=False)
+    for i, asked in enumerate(request.outputs or ()):
         for name in ("classification", "shared_memory_region"):
             if name in (asked.parameters or {}):
                 raise _mistake(f"outputs[{i}].parameters", f"{name} is not given here")
-        _flag(asked.parameters, AS_BINARY, f"outputs[{i}]", default=False)
+        _flag(asked.parameters, AS_BINARY, f"outputs[{i}].parameters", default=False)
 
 
 def _flag(parameters: dict[str, Any] | None, name: str, at: str, default: bool) -> bool:

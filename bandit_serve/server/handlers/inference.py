@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,15 @@ from aiohttp import web
 from msgspec import UNSET
 
 from bandit_serve import __version__
-from bandit_serve.api.decisions import Decided, DecideRequest, Predicted, PredictRequest, Scored, ScoreRequest
+from bandit_serve.api.decisions import (
+    Decided,
+    DecideRequest,
+    ModelName,
+    Predicted,
+    PredictRequest,
+    Scored,
+    ScoreRequest,
+)
 from bandit_serve.api.inference import (
     IndexEntry,
     IndexRequest,
@@ -29,12 +38,14 @@ from bandit_serve.decisions.control_decider import ControlDecider
 from bandit_serve.decisions.decider import Decider
 from bandit_serve.errors import Conflict, NotFound, TooLarge, Unavailable
 from bandit_serve.registry.registry import SERVABLE, Version
+from bandit_serve.server.answer_sizes import ITEM_BYTES, AnswerSizes
 from bandit_serve.server.news import read_news
-from bandit_serve.server.rows import UNIT, Rows, decision_parameters, decisions, predictions
+from bandit_serve.server.rows import ITEM, SCORE, UNIT, Rows, decision_parameters, decisions, predictions
 from bandit_serve.server.service import Service
 from bandit_serve.server.tensors import (
     HEADER_LENGTH,
-    check_outputs,
+    check_forms,
+    check_names,
     read_tensors,
     respond,
     split,
@@ -53,7 +64,7 @@ from bandit_serve.serving.servable import Described
 from bandit_serve.store.keys import COMMON
 
 PLATFORM = "bandit_serve"
-EXTENSIONS = ["binary_tensor_data", "model_repository"]
+EXTENSIONS = ["binary_tensor_data"]
 ROWS_AT_ONCE = 500
 """Rows whose scoring is under way at a time."""
 OF_A_DECISION = (TensorAbout("arm", "BYTES", [-1]), TensorAbout("payload", "BYTES", [-1]))
@@ -66,6 +77,7 @@ class InferenceHandlers:
         self._service = service
         self._timeout_s = service.settings.seconds("body_timeout")
         self._body = Body(InferenceRequest, timeout_s=self._timeout_s)
+        self._sizes = AnswerSizes(service)
         self._index = Body(IndexRequest, timeout_s=self._timeout_s)
 
     async def live(self, request: web.Request) -> web.Response:
@@ -148,7 +160,7 @@ class InferenceHandlers:
     async def infer(self, request: web.Request) -> web.Response:
         head, binary = split(request.headers.get(HEADER_LENGTH), await read_bytes(request, self._timeout_s))
         asked = self._body.decode(JSON_HEADERS, head)
-        check_outputs(asked.outputs)
+        check_forms(asked)
         subject = await self._subject(request)
         tensors = await read_tensors(asked, binary)
         name = request.match_info["model"]
@@ -156,15 +168,19 @@ class InferenceHandlers:
             rows = Rows(asked, tensors, frozenset())
             scored = await self._score(name, request.match_info.get("version"), rows)
             response = InferenceResponse(name, [], scored[0].model_version, asked.id)
-            outputs = predictions(scored)
-        elif all(subject.models[arm] is None for arm in subject.active):
-            decided = await self._decide(name, Rows(asked, tensors, subject.context_fields))
-            response = InferenceResponse(name, [], UNSET, asked.id, decision_parameters(decided))
-            outputs = decisions(decided)
+            return respond(response, wanted_outputs(asked, predictions(scored)))
+        rows = Rows(asked, tensors, subject.context_fields)
+        check_names(asked, self._names_of_outputs(subject, rows))
+        await self._sizes.check(name, rows.n, rows.n * (rows.k or 0) * ITEM_BYTES)
+        check_all_outside(rows.units or (), f"inputs.{UNIT}")
+        decided: Sequence[Decided | Predicted]
+        if _only_decides(subject):
+            decided = drawn = await self._decide(name, rows)
+            outputs = decisions(drawn)
         else:
-            predicted = await self._predict(name, Rows(asked, tensors, subject.context_fields))
-            response = InferenceResponse(name, [], UNSET, asked.id, decision_parameters(predicted))
+            decided = predicted = await self._predict(name, rows)
             outputs = predictions(predicted)
+        response = InferenceResponse(name, [], UNSET, asked.id, decision_parameters(decided))
         return respond(response, wanted_outputs(asked, outputs))
 
     async def _score(self, model: str, version: str | None, rows: Rows) -> list[Scored]:
@@ -176,7 +192,6 @@ class InferenceHandlers:
 
     async def _decide(self, experiment: str, rows: Rows) -> list[Decided]:
         ways, turn = self._service.decisions, Turn()
-        check_all_outside(rows.units or (), f"inputs.{UNIT}")
         decided = []
         for row in rows:
             decided.append(ways.decide(experiment, DecideRequest(row.unit, row.context)))
@@ -188,7 +203,6 @@ class InferenceHandlers:
     async def _predict(self, experiment: str, rows: Rows) -> list[Predicted]:
         """Decides and predicts for all rows, after all of them have been checked: no row is drawn for in vain."""
         ways, turn = self._service.decisions, Turn()
-        check_all_outside(rows.units or (), f"inputs.{UNIT}")
         for row in rows:
             ways.check(experiment, row)
             if turn.over:
@@ -223,19 +237,47 @@ class InferenceHandlers:
     async def _tensors_of_experiment(
         self, decider: Decider | ControlDecider
     ) -> tuple[list[TensorAbout], list[TensorAbout]]:
-        """Inputs that some arm takes, and outputs that all arms give."""
-        inputs: dict[str, TensorAbout] = {}
-        outputs: list[dict[str, TensorAbout]] = []
+        """Inputs that some arm takes, and outputs that all arms give, of the arms whose versions can be loaded."""
+        if _only_decides(decider):
+            return [], list(OF_A_DECISION)
         registry = self._service.node.replica.registry
-        for arm in decider.active:
-            reference = decider.models[arm]
-            if reference is None:
-                return [], list(OF_A_DECISION)
-            takes, gives = await self._tensors_of(registry.version(reference.id, reference.version))
-            inputs |= {tensor.name: tensor for tensor in takes}
-            outputs.append({tensor.name: tensor for tensor in gives})
-        common = [tensor for name, tensor in outputs[0].items() if all(name in each for each in outputs)]
-        return list(inputs.values()), common
+        inputs: dict[str, TensorAbout] = {}
+        outputs: list[Sequence[TensorAbout]] = []
+        for reference in _references(decider):
+            with contextlib.suppress(Unavailable):
+                takes, gives = await self._tensors_of(registry.version(reference.id, reference.version))
+                inputs |= {tensor.name: tensor for tensor in takes}
+                outputs.append(gives)
+        return list(inputs.values()), _common(outputs)
+
+    def _names_of_outputs(self, decider: Decider | ControlDecider, rows: Rows) -> list[str]:
+        """Names of the outputs of an experiment; empty where they are not known before an arm is asked."""
+        if _only_decides(decider):
+            return [tensor.name for tensor in OF_A_DECISION]
+        if rows.k is not None:
+            return [ITEM, SCORE]
+        outputs: list[Sequence[TensorAbout]] = []
+        for reference in _references(decider):
+            loaded = self._service.node.models.get(reference.id, reference.version)
+            if not isinstance(loaded, Described):
+                return []
+            outputs.append(loaded.outputs)
+        return [tensor.name for tensor in _common(outputs)]
+
+
+def _only_decides(decider: Decider | ControlDecider) -> bool:
+    """Whether an experiment has an arm without a model, so that it can not predict."""
+    return any(decider.models[arm] is None for arm in decider.active)
+
+
+def _references(decider: Decider | ControlDecider) -> list[ModelName]:
+    return [model for arm in decider.active if (model := decider.models[arm]) is not None]
+
+
+def _common(outputs: Sequence[Sequence[TensorAbout]]) -> list[TensorAbout]:
+    """Outputs of the first whose names are among those of all the others."""
+    names = [{tensor.name for tensor in each} for each in outputs]
+    return [tensor for tensor in next(iter(outputs), ()) if all(tensor.name in each for each in names)]
 
 
 async def _all(coming: Any) -> list[Any]:
