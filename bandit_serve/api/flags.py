@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+MAX_ATTRIBUTES = 1_000
 
 Reason = Literal["SPLIT", "DISABLED", "STATIC", "DEFAULT"]
 ErrorCode = Literal["PARSE_ERROR", "TARGETING_KEY_MISSING", "INVALID_CONTEXT", "FLAG_NOT_FOUND", "GENERAL"]
@@ -13,7 +15,7 @@ ErrorCode = Literal["PARSE_ERROR", "TARGETING_KEY_MISSING", "INVALID_CONTEXT", "
 class EvaluationRequest(Struct, frozen=True):
     """`targetingKey` of the context is the unit; values that an experiment has no field for are ignored."""
 
-    context: dict[str, Any] | None = None
+    context: Annotated[dict[str, Any], Meta(max_length=MAX_ATTRIBUTES)] | None = None
 
 
 class FlagMetadata(Struct, frozen=True):

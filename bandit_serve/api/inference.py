@@ -8,12 +8,15 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 MAX_TENSORS = 1_000
 MAX_DIMENSIONS = 8
+MAX_PARAMETERS = 1_000
+MAX_ELEMENTS = 200_000
+"""Over all inputs of a request."""
 
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64",
     "BYTES",
 ]  # fmt: skip
-Parameters = dict[str, Any]
+Parameters = Annotated[dict[str, Any], Meta(max_length=MAX_PARAMETERS)]
 Shape = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1, max_length=MAX_DIMENSIONS)]
 
 
@@ -26,7 +29,7 @@ class InputTensor(Struct, frozen=True):
     shape: Shape
     datatype: Datatype
     parameters: Parameters | None = None
-    data: list[Any] | UnsetType = UNSET
+    data: Annotated[list[Any], Meta(max_length=MAX_ELEMENTS)] | UnsetType = UNSET
 
 
 class OutputRequest(Struct, frozen=True):

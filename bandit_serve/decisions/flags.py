@@ -24,7 +24,7 @@ REASONS: Mapping[str, Reason] = {"running": "SPLIT", "paused": "DISABLED", "stop
 KINDS = "expected a number, a text, true, false or null"
 
 
-class Assignment(NamedTuple):
+class Assigned(NamedTuple):
     """Arm of one experiment for a unit; neither logged nor signed yet."""
 
     decider: Decider | ControlDecider
@@ -60,7 +60,7 @@ class Flags:
             decider, decided.arm, decided.payload, decided.propensity, decided.decision_id, decided.model
         )
 
-    async def all_for(self, unit: str, context: Mapping[str, Any]) -> list[Assignment]:
+    async def all_for(self, unit: str, context: Mapping[str, Any]) -> list[Assigned]:
         """Assignments of a unit, by name of experiment.
 
         Left out are drafts, experiments that do not assign users, and those with a field that `context` lacks.
@@ -71,12 +71,12 @@ class Flags:
             decider = self._decisions.find(name)
             if decider is not None and _is_for(decider, context):
                 x = decider.encoded(_named(decider, context))
-                assignments.append(Assignment(decider, decider.choose(unit, None, x)))
+                assignments.append(Assigned(decider, decider.choose(unit, None, x)))
             if turn.over:
                 await turn.give_way()
         return assignments
 
-    def signed(self, assignment: Assignment) -> Flag:
+    def signed(self, assignment: Assigned) -> Flag:
         """Flag of an assignment, with a decision that becomes an exposure on demand where one was drawn."""
         decider, choice = assignment
         token = None
@@ -96,7 +96,7 @@ class Flags:
             decider.models[arm],
         )
 
-    def version_of(self, assignments: list[Assignment]) -> str:
+    def version_of(self, assignments: list[Assigned]) -> str:
         """Digest of arms and configurations, as hexadecimal digits.
 
         It changes as well when half of an attribution window has passed: whoever keeps flags for as long as this is the

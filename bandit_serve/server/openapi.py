@@ -8,8 +8,9 @@ from typing import Any
 
 from bandit_serve import __version__
 from bandit_serve.base.names import Name
+from bandit_serve.server.dialects import Dialect, dialect_of
 from bandit_serve.server.examples import examples_of
-from bandit_serve.server.problems import PROBLEM_TYPE, TITLES, Problem
+from bandit_serve.server.problems import TITLES
 from bandit_serve.server.route import BatchAnswer, Query, Route
 from bandit_serve.server.schemas import Schema, Schemas
 from bandit_serve.server.wire import JSON
@@ -54,7 +55,8 @@ _parameter = re.compile(r"\{(\w+)\}")
 def document(routes: Iterable[Route]) -> Schema:
     """Makes the whole description, ready to be encoded."""
     routes = tuple(routes)
-    schemas = Schemas(kind for route in routes for kind in _kinds(route) if kind is not None)
+    kinds = [kind for route in routes for kind in _kinds(route) if kind is not None]
+    schemas = Schemas([*kinds, *(dialect.kind for dialect in _dialects(routes))])
     paths: dict[str, Schema] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
@@ -70,7 +72,11 @@ def document(routes: Iterable[Route]) -> Schema:
         "paths": paths,
         "components": {
             "schemas": schemas.components,
-            "responses": {_problem_name(status): _problem(status, schemas) for status in sorted(TITLES)},
+            "responses": {
+                f"{dialect.name}{status}": _problem(status, dialect, schemas)
+                for dialect in _dialects(routes)
+                for status in sorted(TITLES)
+            },
         },
     }
 
@@ -142,7 +148,7 @@ def _response(route: Route, status: int, schemas: Schemas) -> Schema:
     if status == NOT_MODIFIED:
         return {"description": "Nothing is new.", "headers": {"ETag": VALIDATOR}}
     if status != route.status or route.answers is None:
-        return {"$ref": f"#/components/responses/{_problem_name(status)}"}
+        return {"$ref": f"#/components/responses/{dialect_of(route.path).name}{status}"}
     if route.answers is str:
         return {"description": route.summary, "content": {"text/plain": {"schema": {"type": "string"}}}}
     kinds = list(_alternatives(route))
@@ -166,14 +172,15 @@ def _content(media: str, kinds: list[Any], schemas: Schemas) -> Schema:
     return content
 
 
-def _problem_name(status: int) -> str:
-    return f"Problem{status}"
+def _dialects(routes: Iterable[Route]) -> list[Dialect]:
+    """Dialects of the errors of some routes, each once."""
+    return list({dialect.name: dialect for dialect in (dialect_of(route.path) for route in routes)}.values())
 
 
-def _problem(status: int, schemas: Schemas) -> Schema:
+def _problem(status: int, dialect: Dialect, schemas: Schemas) -> Schema:
     response: Schema = {
         "description": TITLES[status][1],
-        "content": {PROBLEM_TYPE: {"schema": schemas.of(Problem)}},
+        "content": {dialect.media: {"schema": schemas.of(dialect.kind)}},
     }
     if status == 503:
         response["headers"] = {"Retry-After": RETRY_AFTER}

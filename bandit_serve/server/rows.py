@@ -16,14 +16,14 @@ from bandit_serve.api.decisions import (
 )
 from bandit_serve.api.inference import Datatype, InferenceRequest
 from bandit_serve.errors import Conflict, FieldError, InvalidInput, TooLarge
-from bandit_serve.server.tensors import Tensor
+from bandit_serve.server.tensors import NamedTensor
 from bandit_serve.server.wire import encode_json
 
 USER, ITEM, UNIT, SCORE = "user_id", "item_id", "unit", "score"
 NAMES = (USER, ITEM, UNIT)
 
 
-class Rows:
+class InferenceRows:
     """Rows of a request's tensors.
 
     Tensors that are called `user_id`, `item_id` and `unit` are those of the contract. Every other one is a feature by
@@ -32,7 +32,7 @@ class Rows:
     """
 
     def __init__(
-        self, request: InferenceRequest, tensors: Mapping[str, Tensor], context_fields: frozenset[str]
+        self, request: InferenceRequest, tensors: Mapping[str, NamedTensor], context_fields: frozenset[str]
     ) -> None:
         self._tensors = tensors
         self._context_fields = context_fields
@@ -77,7 +77,7 @@ class Rows:
         return self._columns[name]
 
 
-def _n_rows(tensors: Mapping[str, Tensor]) -> int:
+def _n_rows(tensors: Mapping[str, NamedTensor]) -> int:
     """Number of rows; 1 without any tensor."""
     sizes = {tensor.shape[0]: name for name, tensor in tensors.items()}
     if len(sizes) > 1:
@@ -105,11 +105,11 @@ def _k(request: InferenceRequest, n: int) -> int | None:
     return k
 
 
-def _width(tensor: Tensor, n: int) -> int:
+def _width(tensor: NamedTensor, n: int) -> int:
     return len(tensor.values) // n
 
 
-def _column(tensor: Tensor, n: int) -> list[Any]:
+def _column(tensor: NamedTensor, n: int) -> list[Any]:
     """Value of each row, or list of its values where they are several."""
     width = _width(tensor, n)
     if width == 0:
@@ -124,7 +124,7 @@ def _mistake(name: str, detail: str) -> InvalidInput:
     return InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
 
 
-def predictions(answers: Sequence[Predicted | Scored]) -> list[Tensor]:
+def predictions(answers: Sequence[Predicted | Scored]) -> list[NamedTensor]:
     """Outputs that all answers have, in one shape and datatype.
 
     Of items, each row has as many as the row with the fewest. Raises `Conflict` where the answers have nothing in
@@ -147,12 +147,12 @@ def predictions(answers: Sequence[Predicted | Scored]) -> list[Tensor]:
     return tensors
 
 
-def decisions(answers: Sequence[Decided]) -> list[Tensor]:
+def decisions(answers: Sequence[Decided]) -> list[NamedTensor]:
     """Outputs of decisions without a model: names of arms, and their payloads as JSON."""
     shape = (len(answers),)
     return [
-        Tensor("arm", "BYTES", shape, [answer.arm for answer in answers]),
-        Tensor("payload", "BYTES", shape, [encode_json(answer.payload).decode() for answer in answers]),
+        NamedTensor("arm", "BYTES", shape, [answer.arm for answer in answers]),
+        NamedTensor("payload", "BYTES", shape, [encode_json(answer.payload).decode() for answer in answers]),
     ]
 
 
@@ -172,17 +172,17 @@ def decision_parameters(answers: Sequence[Decided | Predicted]) -> dict[str, Any
     return parameters
 
 
-def _items(rows: Sequence[Sequence[Any]]) -> list[Tensor]:
+def _items(rows: Sequence[Sequence[Any]]) -> list[NamedTensor]:
     width = min(map(len, rows))
     shape = (len(rows), width)
     best = [item for row in rows for item in row[:width]]
     return [
-        Tensor(ITEM, "BYTES", shape, [item.item_id for item in best]),
-        Tensor(SCORE, "FP64", shape, [item.score for item in best]),
+        NamedTensor(ITEM, "BYTES", shape, [item.item_id for item in best]),
+        NamedTensor(SCORE, "FP64", shape, [item.score for item in best]),
     ]
 
 
-def _stacked(name: str, column: Sequence[Any]) -> Tensor | None:
+def _stacked(name: str, column: Sequence[Any]) -> NamedTensor | None:
     """Tensor of a value a row; None where rows differ in shape or have no values of one datatype."""
     shape, values = _flat(column[0])
     for row in column[1:]:
@@ -191,7 +191,7 @@ def _stacked(name: str, column: Sequence[Any]) -> Tensor | None:
             return None
         values += more
     datatype = _datatype(values)
-    return None if datatype is None else Tensor(name, datatype, (len(column), *shape), values)
+    return None if datatype is None else NamedTensor(name, datatype, (len(column), *shape), values)
 
 
 def _flat(value: Any) -> tuple[tuple[int, ...], list[Any]]:

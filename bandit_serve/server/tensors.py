@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,6 +13,7 @@ from aiohttp import web
 
 from bandit_serve.api.inference import (
     MAX_DIMENSIONS,
+    MAX_ELEMENTS,
     Datatype,
     InferenceRequest,
     InferenceResponse,
@@ -20,8 +21,8 @@ from bandit_serve.api.inference import (
     OutputTensor,
 )
 from bandit_serve.base.turns import Turn
-from bandit_serve.errors import FieldError, InvalidInput, TooLarge
-from bandit_serve.server.wire import JSON, MAX_ANSWER_BYTES, MAX_VALUES, encode_json
+from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
+from bandit_serve.server.wire import JSON, MAX_ANSWER_BYTES, encode_json, essence
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
@@ -35,13 +36,20 @@ NUMBERS: dict[str, str] = {
 """NumPy's names of the datatypes, but for BYTES."""
 
 
-class Tensor(NamedTuple):
+class NamedTensor(NamedTuple):
     """Tensor with its values in row-major order: texts, truth values or numbers."""
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
     values: list[Any]
+
+
+def check_media(headers: Mapping[str, str]) -> None:
+    """Raises `UnsupportedMedia` for a body that is neither JSON nor has binary data; clients need not say which."""
+    content_type = headers.get("Content-Type", "")
+    if essence(content_type) not in ("", JSON, BINARY):
+        raise UnsupportedMedia(f"Expected a Content-Type of {JSON} or {BINARY}, not {content_type[:80]!r}.")
 
 
 def split(header_length: str | None, body: bytes) -> tuple[bytes, bytes]:
@@ -55,10 +63,10 @@ def split(header_length: str | None, body: bytes) -> tuple[bytes, bytes]:
     return body[:length], body[length:]
 
 
-async def read_tensors(request: InferenceRequest, binary: bytes) -> dict[str, Tensor]:
+async def read_tensors(request: InferenceRequest, binary: bytes) -> dict[str, NamedTensor]:
     """Inputs of a request by name. Raises `InvalidInput`, which names the input."""
     check_sizes(request.inputs, len(binary))
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, NamedTensor] = {}
     end = 0
     for i, given in enumerate(request.inputs):
         at = f"inputs[{i}]"
@@ -70,7 +78,7 @@ async def read_tensors(request: InferenceRequest, binary: bytes) -> dict[str, Te
         else:
             start, end = end, end + size
             values = await _from_binary(given, binary[start:end], at)
-        tensors[given.name] = Tensor(given.name, given.datatype, tuple(given.shape), values)
+        tensors[given.name] = NamedTensor(given.name, given.datatype, tuple(given.shape), values)
     return tensors
 
 
@@ -80,8 +88,8 @@ def check_sizes(inputs: Sequence[InputTensor], n_bytes: int) -> None:
     for i, given in enumerate(inputs):
         elements += math.prod(given.shape)
         total += _binary_size(given, f"inputs[{i}]") or 0
-    if elements > MAX_VALUES:
-        raise TooLarge(f"The inputs have more than {MAX_VALUES} values; send fewer rows at once.")
+    if elements > MAX_ELEMENTS:
+        raise TooLarge(f"The inputs have more than {MAX_ELEMENTS} values; send fewer rows at once.")
     if total != n_bytes:
         raise InvalidInput(f"The inputs have {total} bytes of binary data, but {n_bytes} follow the JSON.")
 
@@ -174,7 +182,9 @@ async def _texts(data: bytes, count: int, at: str) -> list[str]:
     return texts
 
 
-def wanted_outputs(request: InferenceRequest, outputs: Sequence[Tensor]) -> list[tuple[Tensor, bool]]:
+def wanted_outputs(
+    request: InferenceRequest, outputs: Sequence[NamedTensor]
+) -> list[tuple[NamedTensor, bool]]:
     """Outputs that a request wants, and whether in binary."""
     all_binary = _flag(request.parameters, ALL_BINARY, "parameters", default=False)
     if not request.outputs:
@@ -217,7 +227,7 @@ def _flag(parameters: dict[str, Any] | None, name: str, at: str, default: bool) 
     return value
 
 
-def respond(response: InferenceResponse, outputs: Sequence[tuple[Tensor, bool]]) -> web.Response:
+def respond(response: InferenceResponse, outputs: Sequence[tuple[NamedTensor, bool]]) -> web.Response:
     """Answer with outputs, each in JSON or, where its flag says so, in binary behind it."""
     parts: list[bytes] = []
     tensors = []
@@ -236,7 +246,7 @@ def respond(response: InferenceResponse, outputs: Sequence[tuple[Tensor, bool]])
     return web.Response(body=b"".join([head, *parts]), headers=headers)
 
 
-def _binary(output: Tensor) -> bytes:
+def _binary(output: NamedTensor) -> bytes:
     if output.datatype != "BYTES":
         return np.array(output.values, NUMBERS[output.datatype]).tobytes()
     texts = [value.encode() for value in output.values]

@@ -83,3 +83,8 @@ class Described(Protocol):
     def outputs(self) -> Sequence[TensorAbout]:
         """Tensors that it gives."""
         ...
+
+
+def described(servable: object) -> Described | None:
+    """The servable, if it knows its tensors."""
+    return servable if isinstance(servable, Described) else None

@@ -81,9 +81,7 @@ class FlagHandlers:
         """Unit, None without one, and context of a request."""
         try:
             asked = await self._body.read(request)
-        except UnsupportedMedia as error:
-            raise Unparsable(str(error)) from None
-        except TooLarge:
+        except (TooLarge, UnsupportedMedia):
             raise
         except InvalidInput as error:
             if error.errors:

@@ -40,11 +40,20 @@ from bandit_serve.errors import Conflict, NotFound, TooLarge, Unavailable
 from bandit_serve.registry.registry import SERVABLE, Version
 from bandit_serve.server.answer_sizes import ITEM_BYTES, AnswerSizes
 from bandit_serve.server.news import read_news
-from bandit_serve.server.rows import ITEM, SCORE, UNIT, Rows, decision_parameters, decisions, predictions
+from bandit_serve.server.rows import (
+    ITEM,
+    SCORE,
+    UNIT,
+    InferenceRows,
+    decision_parameters,
+    decisions,
+    predictions,
+)
 from bandit_serve.server.service import Service
 from bandit_serve.server.tensors import (
     HEADER_LENGTH,
     check_forms,
+    check_media,
     check_names,
     read_tensors,
     respond,
@@ -60,7 +69,7 @@ from bandit_serve.server.wire import (
     encode_json,
     read_bytes,
 )
-from bandit_serve.serving.servable import Described
+from bandit_serve.serving.servable import described
 from bandit_serve.store.keys import COMMON
 
 PLATFORM = "bandit_serve"
@@ -78,7 +87,7 @@ class InferenceHandlers:
         self._timeout_s = service.settings.seconds("body_timeout")
         self._body = Body(InferenceRequest, timeout_s=self._timeout_s)
         self._sizes = AnswerSizes(service)
-        self._index = Body(IndexRequest, timeout_s=self._timeout_s)
+        self._index = Body(IndexRequest, timeout_s=self._timeout_s, optional=True)
 
     async def live(self, request: web.Request) -> web.Response:
         return answer(request, ServerLive(True))
@@ -124,8 +133,7 @@ class InferenceHandlers:
         return answer(request, ModelReady(name, True))
 
     async def index(self, request: web.Request) -> web.Response:
-        body = await read_bytes(request, self._timeout_s)
-        asked = self._index.decode(JSON_HEADERS, body) if body else IndexRequest()
+        asked = await self._index.read(request)
         content, turn = bytearray(b"["), Turn()
         for entry in self._entries():
             if entry.state == "READY" or not asked.ready:
@@ -158,6 +166,7 @@ class InferenceHandlers:
                 yield IndexEntry(name, "", "READY", "")
 
     async def infer(self, request: web.Request) -> web.Response:
+        check_media(request.headers)
         head, binary = split(request.headers.get(HEADER_LENGTH), await read_bytes(request, self._timeout_s))
         asked = self._body.decode(JSON_HEADERS, head)
         check_forms(asked)
@@ -165,11 +174,11 @@ class InferenceHandlers:
         tensors = await read_tensors(asked, binary)
         name = request.match_info["model"]
         if isinstance(subject, Version):
-            rows = Rows(asked, tensors, frozenset())
+            rows = InferenceRows(asked, tensors, frozenset())
             scored = await self._score(name, request.match_info.get("version"), rows)
             response = InferenceResponse(name, [], scored[0].model_version, asked.id)
             return respond(response, wanted_outputs(asked, predictions(scored)))
-        rows = Rows(asked, tensors, subject.context_fields)
+        rows = InferenceRows(asked, tensors, subject.context_fields)
         check_names(asked, self._names_of_outputs(subject, rows))
         await self._sizes.check(name, rows.n, rows.n * (rows.k or 0) * ITEM_BYTES)
         check_all_outside(rows.units or (), f"inputs.{UNIT}")
@@ -183,14 +192,14 @@ class InferenceHandlers:
         response = InferenceResponse(name, [], UNSET, asked.id, decision_parameters(decided))
         return respond(response, wanted_outputs(asked, outputs))
 
-    async def _score(self, model: str, version: str | None, rows: Rows) -> list[Scored]:
+    async def _score(self, model: str, version: str | None, rows: InferenceRows) -> list[Scored]:
         """Scores all rows; a few at a time are under way, so that they share runs of the model."""
         ways = self._service.decisions
         scored = await _all(ways.score(model, version, _plain(row)) for row in rows)
         self._service.counters.add("predictions", rows.n)
         return scored
 
-    async def _decide(self, experiment: str, rows: Rows) -> list[Decided]:
+    async def _decide(self, experiment: str, rows: InferenceRows) -> list[Decided]:
         ways, turn = self._service.decisions, Turn()
         decided = []
         for row in rows:
@@ -200,7 +209,7 @@ class InferenceHandlers:
         self._service.counters.add("decisions", rows.n)
         return decided
 
-    async def _predict(self, experiment: str, rows: Rows) -> list[Predicted]:
+    async def _predict(self, experiment: str, rows: InferenceRows) -> list[Predicted]:
         """Decides and predicts for all rows, after all of them have been checked: no row is drawn for in vain."""
         ways, turn = self._service.decisions, Turn()
         for row in rows:
@@ -231,8 +240,8 @@ class InferenceHandlers:
 
     async def _tensors_of(self, version: Version) -> tuple[Sequence[TensorAbout], Sequence[TensorAbout]]:
         models = self._service.node.models
-        loaded = models.get(version.model, version.version) or await models.load(version)
-        return (loaded.inputs, loaded.outputs) if isinstance(loaded, Described) else ((), ())
+        about = described(models.get(version.model, version.version) or await models.load(version))
+        return ((), ()) if about is None else (about.inputs, about.outputs)
 
     async def _tensors_of_experiment(
         self, decider: Decider | ControlDecider
@@ -250,7 +259,7 @@ class InferenceHandlers:
                 outputs.append(gives)
         return list(inputs.values()), _common(outputs)
 
-    def _names_of_outputs(self, decider: Decider | ControlDecider, rows: Rows) -> list[str]:
+    def _names_of_outputs(self, decider: Decider | ControlDecider, rows: InferenceRows) -> list[str]:
         """Names of the outputs of an experiment; empty where they are not known before an arm is asked."""
         if _only_decides(decider):
             return [tensor.name for tensor in OF_A_DECISION]
@@ -258,10 +267,10 @@ class InferenceHandlers:
             return [ITEM, SCORE]
         outputs: list[Sequence[TensorAbout]] = []
         for reference in _references(decider):
-            loaded = self._service.node.models.get(reference.id, reference.version)
-            if not isinstance(loaded, Described):
+            version = described(self._service.node.models.get(reference.id, reference.version))
+            if version is None:
                 return []
-            outputs.append(loaded.outputs)
+            outputs.append(version.outputs)
         return [tensor.name for tensor in _common(outputs)]
 
 
