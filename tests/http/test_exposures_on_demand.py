@@ -82,10 +82,12 @@ def test_exposures_have_the_shares_that_they_were_drawn_from(service: ThrowawayS
     )
     flags = []
     for start in range(3):
-        some = flags_for(service, name, 30)
+        some = flags_for(service, name, 12)
         flags += some
-        values = [float(flag["arm"] == ARMS[start]["name"]) for flag in some[:15]]
-        reward_many(service, [flag["decision_id"] for flag in some[:15]], values)
+        values = [float(flag["arm"] == ARMS[start]["name"]) for flag in some[:8]]
+        before = {flag["propensity"] for flag in some}
+        reward_many(service, [flag["decision_id"] for flag in some[:8]], values)
+        wait_until(lambda before=before: flags_for(service, name, 1)[0]["propensity"] not in before)
     assert len({flag["propensity"] for flag in flags}) > 3, "the shares moved"
     assert set(expose(service, [flag["decision_id"] for flag in flags]).body["verdicts"]) == {
         "accepted",
