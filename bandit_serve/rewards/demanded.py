@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve.api.rewards import RewardVerdict
 from bandit_serve.base.turns import Turn
 from bandit_serve.errors import UnreadableEntry
 from bandit_serve.folds.experiment import LiveExperiment
@@ -16,6 +17,12 @@ from bandit_serve.log.events import HELD_OUT, ON_DEMAND, Exposed, Shape
 from bandit_serve.store.store import Store
 
 UNKNOWN = ord("u")
+EXPOSURE_VERDICTS: dict[int, RewardVerdict] = {
+    ord("a"): "accepted",
+    ord("d"): "duplicate",
+    ord("l"): "late",
+    UNKNOWN: "unknown",
+}
 MAX_ENTRIES = 500
 """Entries of one script, which keeps the store for some milliseconds."""
 

@@ -21,7 +21,7 @@ from bandit_serve.log.token import Keyring
 from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.replication.tail import Tail
 from bandit_serve.rewards.appender import RewardAppender
-from bandit_serve.rewards.demanded import UNKNOWN, DemandedExposures, on_demand
+from bandit_serve.rewards.demanded import EXPOSURE_VERDICTS, UNKNOWN, DemandedExposures, on_demand
 from bandit_serve.store.store import Store
 
 RENEW_S = 1.0
@@ -31,12 +31,7 @@ TOKENS_A_TURN = 500
 
 Takes = Callable[[float], bool]
 
-_LETTERS: dict[int, RewardVerdict] = {
-    ord("a"): "accepted",
-    ord("d"): "duplicate",
-    ord("l"): "late",
-    UNKNOWN: "unknown",
-}
+_LETTERS: dict[int, RewardVerdict] = {ord("a"): "accepted", ord("d"): "duplicate", ord("l"): "late"}
 
 
 class ExperimentRewards:
@@ -143,7 +138,7 @@ class Rewards:
             verdicts[i] = "unknown" if intake is None else "duplicate"
         if intake is not None:
             for i, letter in await self._demand(uid, intake, rows, behind, places):
-                verdicts[i] = _LETTERS[letter]
+                verdicts[i] = EXPOSURE_VERDICTS[letter]
 
     async def _demand(
         self,
@@ -153,8 +148,12 @@ class Rewards:
         behind: dict[int, bytes],
         places: list[int],
     ) -> list[tuple[int, int]]:
-        """Logs those decisions at `places` that are exposures on demand; returns their places and letters."""
-        demanded = np.array(places)[on_demand(rows[places])].tolist()
+        """Logs those decisions at `places` that are exposures on demand; returns their places and letters.
+
+        A value that is none, NaN, demands no exposure: it only takes something back.
+        """
+        there = on_demand(rows[places]) & ~np.isnan(rows["value"][places])
+        demanded = np.array(places)[there].tolist()
         if not demanded:
             return []
         live = self._replica.by_uid.get(uid)
