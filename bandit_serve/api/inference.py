@@ -17,7 +17,9 @@ Datatype = Literal[
     "BYTES",
 ]  # fmt: skip
 Parameters = Annotated[dict[str, Any], Meta(max_length=MAX_PARAMETERS)]
-Shape = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1, max_length=MAX_DIMENSIONS)]
+Shape = Annotated[
+    list[Annotated[int, Meta(ge=0, le=MAX_ELEMENTS)]], Meta(min_length=1, max_length=MAX_DIMENSIONS)
+]
 
 
 class InputTensor(Struct, frozen=True):

@@ -16,6 +16,8 @@ from bandit_serve.api.decisions import (
     PredictRequest,
     ScoreRequest,
 )
+from bandit_serve.api.flags import EvaluationRequest
+from bandit_serve.api.inference import InferenceRequest
 from bandit_serve.api.rewards import RewardsRequest
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment, Metric, Stopping
@@ -331,6 +333,14 @@ BEYOND: Mapping[type, str] = {
     ScoreRequest: f"Names are counted in bytes; `features` are for models that take them. {OF_A_FAMILY}",
     DecideBatch: OF_A_DECISION,
     RewardsRequest: "`decision_id` is one of ours, and `value` one that the metric takes.",
+    EvaluationRequest: (
+        "`targetingKey`, where the experiment assigns users, is of 1 to 256 bytes; a value that the experiment has a "
+        "field for is a number, a text or true or false."
+    ),
+    InferenceRequest: (
+        "Inputs have as many rows each, at most 10,000, and as many values as their shapes say, each of its datatype; "
+        "binary data behind the JSON are as long as the inputs say. Outputs are those that the model gives."
+    ),
     PolicySpec: OF_A_POLICY,
     Arm: OF_AN_ARM,
     ArmRequest: f"{OF_AN_ARM} Where others have `features`, it has as many.",
