@@ -3,6 +3,7 @@
 BanditServeError
 ├── InvalidInput          the caller sent something that the contract does not allow
 │   ├── UsageError        a setting, flag or variable is wrong (exit status 2)
+│   │   └── NotInstalled  an optional library is missing
 │   ├── InvalidToken      a decision id that we did not sign
 │   ├── InvalidArtifact   a file that is no model, or none that can be served
 │   ├── Diverged          a fit whose parameters grew without end
@@ -26,6 +27,7 @@ BanditServeError
     ├── StoreUnavailable  the store can not be read or written now: `what` names the outage
     │   └── StoreRefused  it answers, but rejects our login or must not be used (it may evict)
     ├── ModelLost         a registered model whose file is missing or damaged here
+    ├── ModelFailed       a version in memory that gave no scores
     ├── FilesUnavailable  the storage of model files does not answer, or is full
     │   └── DiskFull      there is no room for the write
     └── Overloaded        a queue or buffer has reached its bound
@@ -80,6 +82,10 @@ class InvalidInput(BanditServeError):
 
 
 class UsageError(InvalidInput):
+    pass
+
+
+class NotInstalled(UsageError):
     pass
 
 
@@ -181,6 +187,10 @@ class StoreRefused(StoreUnavailable):
 
 
 class ModelLost(Unavailable):
+    pass
+
+
+class ModelFailed(Unavailable):
     pass
 
 

@@ -12,6 +12,7 @@ from bandit_serve.experiments.spec import ArmStatus, Experiment, Record, Status
 from bandit_serve.folds.alarms import Alarm
 from bandit_serve.folds.experiment import HistoryEntry
 from bandit_serve.folds.replica import Aside, Replica
+from bandit_serve.models.onnx.signature import Signature
 from bandit_serve.registry.catalogue import parameters_of
 from bandit_serve.registry.registry import ModelHistoryEntry, RegisteredModel, Version, VersionStatus
 
@@ -95,6 +96,7 @@ class VersionView(Struct, frozen=True):
     metadata: dict[str, Any]
     reason: str | None
     pruned: bool | UnsetType = UNSET
+    signature: Signature | UnsetType = UNSET
 
 
 class LoadedBy(Struct, frozen=True):
@@ -240,6 +242,7 @@ def version_view(version: Version) -> VersionView:
         metadata=version.metadata,
         reason=version.reason,
         pruned=version.pruned or UNSET,
+        signature=version.signature,
     )
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from bandit_serve.errors import UsageError
+from bandit_serve.errors import NotInstalled
 
 
 def require(module: str, extra: str) -> Any:
-    """Imports a module. Raises `UsageError` that names the extra to install where it is missing."""
+    """Imports a module. Raises `NotInstalled` that names the extra to install where it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         library = module.partition(".")[0]
-        raise UsageError(
+        raise NotInstalled(
             f"This needs {library} ({error}); install it with: pip install 'bandit-serve[{extra}]'"
         ) from None

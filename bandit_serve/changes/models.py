@@ -10,13 +10,15 @@ from functools import partial
 from typing import Any, BinaryIO
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from bandit_serve.base.names import NAME_PATTERN, is_name
 from bandit_serve.changes.changes import Changes
 from bandit_serve.errors import FieldError, InvalidInput, NotFound, StoreUnavailable
 from bandit_serve.folds.replica import Replica
 from bandit_serve.models.artifact import Received
-from bandit_serve.models.family import admit_model
+from bandit_serve.models.model_file import ModelFile, admit_model_file
+from bandit_serve.models.onnx.signature import Signature, with_columns
 from bandit_serve.registry.agreement import Agreement, AgreementReport, report
 from bandit_serve.registry.catalogue import prunable
 from bandit_serve.registry.registry import ModelChanged, RegisteredModel, Registry, Version, VersionStatus
@@ -69,7 +71,13 @@ class ModelChanges:
             require_name("version", version)
         now_ms = await self._store.time_ms()
 
-        def decide(registry: Registry, sha256: str = "", size: int = 0, family: str = "") -> ModelChanged:
+        def decide(
+            registry: Registry,
+            sha256: str = "",
+            size: int = 0,
+            family: str = "",
+            signature: Signature | UnsetType = UNSET,
+        ) -> ModelChanged:
             return registry.register(
                 Version(
                     model=model,
@@ -82,6 +90,7 @@ class ModelChanges:
                     updated_ms=now_ms,
                     metrics=dict(metrics),
                     metadata=dict(metadata),
+                    signature=signature,
                 ),
                 who,
             )
@@ -89,10 +98,10 @@ class ModelChanges:
         # Errors that do not depend on the file are raised before it is copied and read.
         decide(await self.known())
         artifacts = self._models.artifacts
-        received = await asyncio.to_thread(artifacts.receive, source, check=admit_model)
+        received = await asyncio.to_thread(artifacts.receive, source, check=partial(_findings, metadata))
         try:
             await asyncio.to_thread(artifacts.place, received)
-            about = received.sha256, received.size, received.family
+            about = received.sha256, received.size, received.family, received.findings
             change = await self._changes.change_models(lambda registry: decide(registry, *about))
             assert change is not None
             # A refused upload of the same content may have withdrawn the file meanwhile.
@@ -212,3 +221,9 @@ def require_name(at: str, name: str) -> None:
     if not is_name(name):
         detail = f"expected a name that matches {NAME_PATTERN}"
         raise InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
+
+
+def _findings(metadata: Mapping[str, Any], file: ModelFile) -> Signature | UnsetType:
+    """Checks a file; returns the signature of an ONNX graph, with the names that `metadata` gives to its columns."""
+    signature = admit_model_file(file)
+    return UNSET if signature is None else with_columns(signature, metadata.get("features"))

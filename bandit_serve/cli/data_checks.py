@@ -15,6 +15,7 @@ from bandit_serve.errors import BanditServeError, UsageError, in_full
 from bandit_serve.folds.replica import Replica
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.models.family import load_model
+from bandit_serve.models.onnx.file import FAMILY as ONNX
 from bandit_serve.node import Node
 from bandit_serve.registry.registry import SERVABLE, Registry, Version
 from bandit_serve.settings import Settings
@@ -74,7 +75,9 @@ def _whats_wrong(artifacts: ArtifactStore | None, sha256: str) -> str | None:
     if artifacts is None:
         return "there is no directory artifacts"
     try:
-        load_model(artifacts.open(sha256))
+        file = artifacts.open(sha256)
+        if file.family != ONNX:
+            load_model(file)
     except BanditServeError as error:
         return concealed(in_full(error)).rstrip(".")
     except OSError as error:

@@ -24,6 +24,8 @@ from bandit_serve.base.names import NAME_PATTERN, is_name
 from bandit_serve.cli.access import actor, store_name
 from bandit_serve.cli.command import AsJson, Reason, of_existing_store, with_state
 from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
+from bandit_serve.errors import InvalidArtifact
+from bandit_serve.models.foreign_files import foreign_folder_sentence
 from bandit_serve.node import Node
 from bandit_serve.registry.catalogue import find_versions
 from bandit_serve.registry.registry import VersionStatus
@@ -47,7 +49,7 @@ NewVersion = Annotated[
 File = Annotated[
     Path,
     typer.Argument(
-        help="A model that bandit_serve saved (safetensors).", exists=True, dir_okay=False, readable=True
+        help="A model that bandit_serve saved (safetensors), or an ONNX graph.", exists=True, readable=True
     ),
 ]
 Metrics = Annotated[
@@ -89,6 +91,8 @@ async def register(
     as_json: AsJson = False,
 ) -> None:
     """Registers a model file as a new version, after checking that it is a model."""
+    if file.is_dir():
+        raise InvalidArtifact(foreign_folder_sentence(file))
     metrics = dict(_metric(text) for text in metric or ())
     registered = await node.model_changes.register(
         model, file, actor(), version=version, status=status, metrics=metrics, metadata={}
@@ -354,7 +358,7 @@ async def import_version(
     version: NewVersion = None,
     as_json: AsJson = False,
 ) -> None:
-    """Registers a version that is in MLflow, a safetensors file of ours, as staged."""
+    """Registers a version that is in MLflow, a safetensors file of ours or an ONNX graph, as staged."""
     with TemporaryDirectory() as folder:
         file, about = await asyncio.to_thread(MlflowMirror(tracking).fetch, reference, Path(folder))
         metrics = about.pop("metrics")

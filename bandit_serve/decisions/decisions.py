@@ -296,7 +296,7 @@ class Decisions:
         check_of(chosen)(request)
         loaded = self._models.get(model, chosen.version) or await self._models.load(chosen)
         scoring = loaded.score(request, alone=True)
-        scores = scoring if isinstance(scoring, dict) else await scoring
+        scores = {"cached": False, **(scoring if isinstance(scoring, dict) else await scoring)}
         if self._shadows is not None and version is None:
             self._shadows.ask(model, chosen.version, request, scores)
         return Scored(

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, Protocol
 
 import numpy as np
 import safetensors.numpy
@@ -146,18 +146,31 @@ def _save(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
+class StoredFile(Protocol):
+    """File of one of the formats that are kept. Its content was recognised, and it says what it is."""
+
+    family: str
+    size: int
+
+    @property
+    def sha256(self) -> str: ...
+
+
 class Received:
     """Checked file in an `ArtifactStore` that has no name yet. `place` gives it its name, `withdraw` takes it back.
+
+    `findings` is what its check returned.
 
     It is known by its copy, a file `.put-<sha256>-…`, or `.sent-…` once it was sent to the remote. Where a process dies
     before it has taken the copy away, the copy says what may have to be taken back.
     """
 
-    def __init__(self, sha256: str, size: int, family: str, copy: Path) -> None:
+    def __init__(self, sha256: str, size: int, family: str, copy: Path, findings: Any = None) -> None:
         self.sha256 = sha256
         self.size = size
         self.family = family
         self.copy = copy
+        self.findings = findings
         self.was_placed = False
 
     @property
@@ -168,12 +181,19 @@ class Received:
 class ArtifactStore:
     """Model files in one local directory, each named `<sha256>.safetensors` and never changed.
 
-    With a `remote`, every file is there too, and one that is not here is fetched from there once.
+    The name is a key alone: `read` recognises the format by the content. With a `remote`, every file is there too, and
+    one that is not here is fetched from there once.
     """
 
     def __init__(
-        self, root: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, remote: Remote | None = None
+        self,
+        root: str | os.PathLike[str],
+        *,
+        max_bytes: int = MAX_BYTES,
+        remote: Remote | None = None,
+        read: Callable[[mmap.mmap], StoredFile] = Artifact,
     ) -> None:
+        self._read = read
         self.root = own_folder(Path(root))
         self.max_bytes = max_bytes
         self.remote = remote
@@ -182,7 +202,7 @@ class ArtifactStore:
         self,
         source: BinaryIO | bytes | str | os.PathLike[str],
         *,
-        check: Callable[[Artifact], object] | None = None,
+        check: Callable[[Any], object] | None = None,
     ) -> tuple[str, int]:
         """Stores a file on disk; returns (sha256, size in bytes). Putting it again changes nothing.
 
@@ -199,12 +219,13 @@ class ArtifactStore:
         self,
         source: BinaryIO | bytes | str | os.PathLike[str],
         *,
-        check: Callable[[Artifact], object] | None = None,
+        check: Callable[[Any], object] | None = None,
     ) -> Received:
         """Copies a file and checks it; who receives it also calls `forget`.
 
-        `source` is a binary stream (read to its end), the content, or a path. `check` is called with the artifact and
-        refuses it by raising. Raises `InvalidArtifact`, `DiskFull`, and `TooLarge` above `max_bytes`.
+        `source` is a binary stream (read to its end), the content, or a path. `check` is called with the file as
+        `read` gives it, and refuses it by raising. Raises `InvalidArtifact`, `DiskFull`, and `TooLarge` above
+        `max_bytes`.
         """
         if isinstance(source, str | os.PathLike):
             try:
@@ -215,16 +236,15 @@ class ArtifactStore:
         chunks = iter([source]) if isinstance(source, bytes) else iter(lambda: source.read(CHUNK_BYTES), b"")
         temporary = self._temporary()
         try:
-            with translating_disk_full(), open(temporary, "wb") as file:
-                sha256, size = self._copy(chunks, file)
-            artifact = Artifact.map(temporary, max_bytes=self.max_bytes)
-            if artifact.sha256 != sha256:
+            with translating_disk_full(), open(temporary, "wb") as copy:
+                sha256, size = self._copy(chunks, copy)
+            file = self._read(_map(temporary, self.max_bytes))
+            if file.sha256 != sha256:
                 raise InvalidArtifact("What was written to disk is not what was received.")
-            if check is not None:
-                check(artifact)
+            findings = None if check is None else check(file)
             _write_mark(temporary)
             temporary.chmod(0o400)
-            received = Received(sha256, size, artifact.family, temporary)
+            received = Received(sha256, size, file.family, temporary, findings)
             self._rename(received, PUT)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -279,7 +299,7 @@ class ArtifactStore:
                     copy.unlink()
         return abandoned
 
-    def open(self, sha256: str) -> Artifact:
+    def open(self, sha256: str) -> StoredFile:
         """Maps a stored file whose content was checked against its name.
 
         It is checked again when it is not the file that was checked last, by inode, size and time of change: a
@@ -294,7 +314,7 @@ class ArtifactStore:
             if hashlib.sha256(artifact_map).hexdigest() != sha256:
                 raise InvalidArtifact(f"The content of artifact {sha256} does not match its SHA-256.")
             _write_mark(path)
-        return Artifact(artifact_map)
+        return self._read(artifact_map)
 
     def _fetch(self, sha256: str, remote: Remote) -> None:
         """Takes a file from the remote; `InvalidArtifact` when it is another, nothing when it is not there."""
@@ -305,7 +325,7 @@ class ArtifactStore:
                     return
                 file.flush()
                 os.fsync(file.fileno())
-            if Artifact.map(temporary, max_bytes=self.max_bytes).sha256 != sha256:
+            if self._read(_map(temporary, self.max_bytes)).sha256 != sha256:
                 raise InvalidArtifact(f"The remote content of artifact {sha256} does not match its SHA-256.")
             _write_mark(temporary)
             temporary.chmod(0o400)

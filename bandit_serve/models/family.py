@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bandit_serve.errors import InvalidArtifact
-from bandit_serve.models.artifact import Artifact
+from bandit_serve.models.artifact import Artifact, StoredFile
 from bandit_serve.models.bias import Bias
 from bandit_serve.models.factorization import MatrixFactorization
 from bandit_serve.models.factorization_machine import FactorizationMachine
@@ -32,9 +32,9 @@ def admit_model(artifact: Artifact) -> Model:
     return model
 
 
-def load_model(artifact: Artifact) -> Model:
+def load_model(artifact: StoredFile) -> Model:
     """Model in an artifact, by its family. Raises `InvalidArtifact`."""
     family = FAMILIES.get(artifact.family)
-    if family is None:
+    if family is None or not isinstance(artifact, Artifact):
         raise InvalidArtifact(f"The artifact's family must be one of {', '.join(FAMILIES)}.")
     return family.from_artifact(artifact)

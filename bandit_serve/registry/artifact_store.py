@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bandit_serve.base.private_files import own_folder
 from bandit_serve.models.artifact import ArtifactStore
+from bandit_serve.models.model_file import read_model_file
 from bandit_serve.models.remote import FsspecRemote, Remote
 from bandit_serve.settings import Settings
 from bandit_serve.store.files import StoreFiles
@@ -19,4 +20,6 @@ def open_artifacts(settings: Settings, store_url: str) -> ArtifactStore:
     elif settings.artifacts is not None:
         remote = FsspecRemote(settings.artifacts)
     own_folder(settings.data_dir)
-    return ArtifactStore(settings.data_dir / "artifacts", max_bytes=settings.max_artifact, remote=remote)
+    return ArtifactStore(
+        settings.data_dir / "artifacts", max_bytes=settings.max_artifact, remote=remote, read=read_model_file
+    )

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve.base.documents import document_fault
 from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotFound
@@ -22,6 +22,7 @@ from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.owner import successor
 from bandit_serve.log.repairs import Repaired, Repairs
 from bandit_serve.log.snapshot import Codec
+from bandit_serve.models.onnx.signature import Signature
 
 VersionStatus = Literal["training", "staged", "shadow", "production", "retired", "failed"]
 
@@ -39,7 +40,10 @@ ANNOUNCED, MODEL, REPAIRED = b"e", b"m", b"f"
 
 
 class Version(Struct, frozen=True, forbid_unknown_fields=True):
-    """One version of a model. `sha256`, `size` (bytes) and `family` are of its artifact, which is gone if `pruned`."""
+    """One version of a model. `sha256`, `size` (bytes) and `family` are of its artifact, which is gone if `pruned`.
+
+    `signature` is of an ONNX graph, whose family is `onnx`.
+    """
 
     model: str
     version: str
@@ -53,6 +57,7 @@ class Version(Struct, frozen=True, forbid_unknown_fields=True):
     metadata: dict[str, Any] = {}
     reason: str | None = None
     pruned: bool = False
+    signature: Signature | UnsetType = UNSET
 
 
 class ModelHistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):

@@ -40,6 +40,7 @@ STATUS: Mapping[type[Exception], int] = {
     errors.StateFault: 500,
     errors.LogLost: 500,
     errors.NotBuilt: 501,
+    errors.NotInstalled: 501,
     errors.Unavailable: 503,
 }
 TITLES: Mapping[int, tuple[str, str]] = {
@@ -54,7 +55,7 @@ TITLES: Mapping[int, tuple[str, str]] = {
     413: ("too-large", "Too large"),
     415: ("unsupported-media-type", "Unsupported content type"),
     500: ("internal-error", "Internal error"),
-    501: ("not-built", "Not built yet"),
+    501: ("not-built", "Not built, or not installed here"),
     503: ("unavailable", "Try again later"),
 }
 

@@ -27,8 +27,8 @@ class InferenceRows:
     """Rows of a request's tensors.
 
     Tensors that are called `user_id`, `item_id` and `unit` are those of the contract. Every other one is a feature by
-    its name and, where it is in `context_fields`, a value of the context. One of several columns is a list of texts, or
-    all of the features where it is the only one and has numbers.
+    its name and, where it is in `context_fields`, a value of the context. One of several columns is a list of texts; of
+    numbers, it is all of the features, in order, and no other one may be beside it that is not of the context.
     """
 
     def __init__(
@@ -41,13 +41,15 @@ class InferenceRows:
         self._columns = {name: _column(tensor, self.n) for name, tensor in tensors.items()}
         self._names = {name: self._texts(name) for name in NAMES}
         others = [name for name in tensors if name not in NAMES]
-        wide = [
-            name for name in others if tensors[name].datatype != "BYTES" and _width(tensors[name], self.n) > 1
-        ]
-        if wide and len(others) > 1:
+        features = [name for name in others if name not in context_fields] or others
+        wide = [name for name in features if self._is_wide(tensors[name])]
+        if wide and len(features) > 1:
             raise _mistake(wide[0], "expected one value a row, as it is not the only input with features")
         self._numbered = wide[0] if wide else None
-        self._others = [] if wide else others
+        self._others = [name for name in others if name != self._numbered]
+
+    def _is_wide(self, tensor: NamedTensor) -> bool:
+        return tensor.datatype != "BYTES" and _width(tensor, self.n) > 1
 
     @property
     def units(self) -> list[str] | None:
@@ -183,7 +185,8 @@ def _items(rows: Sequence[Sequence[Any]]) -> list[NamedTensor]:
 
 
 def _stacked(name: str, column: Sequence[Any]) -> NamedTensor | None:
-    """Tensor of a value a row; None where rows differ in shape or have no values of one datatype."""
+    """Tensor of a value a row, an object as JSON; None where rows differ in shape or have no one datatype."""
+    column = [encode_json(value).decode() if isinstance(value, dict) else value for value in column]
     shape, values = _flat(column[0])
     for row in column[1:]:
         other, more = _flat(row)

@@ -353,6 +353,9 @@ BEYOND: Mapping[type, str] = {
         "10 ms to 90 days; arms have as many `features` each, models at most 512 and 1,024 coefficients; the objective "
         "is the metric with that role or else the first without one."
     ),
-    Upload: "`artifact` is a safetensors file of one of our families; `metrics` and `metadata` are of 64 KiB at most.",
+    Upload: (
+        "`artifact` is a safetensors file of one of our families, or an ONNX file; `metrics` and `metadata` are of "
+        "64 KiB at most."
+    ),
     PatchRequest: "`metrics` and `metadata` are of 64 KiB at most.",
 }

@@ -55,26 +55,23 @@ class FamilyVersion:
             if not alone:
                 return {"prediction": prediction}
             confidence = self.model.confidence(user, item, features)
-            return {"prediction": prediction, "confidence": confidence, "cached": False}
+            return {"prediction": prediction, "confidence": confidence}
         if request.item_ids is not None and len(request.item_ids) <= MAX_ITEMS_IN_LOOP:
-            predictions = self.model.predict_items(user, request.item_ids, features).tolist()
-            return {"predictions": predictions, "cached": False} if alone else {"predictions": predictions}
+            return {"predictions": self.model.predict_items(user, request.item_ids, features).tolist()}
         return self._score_later(request, user, features, alone)
 
     async def _score_later(
         self, request: ScoreRequest, user: str, features: Features | None, alone: bool
     ) -> Scores:
-        scores: Scores
         if request.item_ids is not None:
             predictions = await in_scoring_thread(self.model.predict_items, user, request.item_ids, features)
-            scores, cached = {"predictions": predictions.tolist()}, False
-        else:
-            assert request.k is not None
-            items, cached = await self._top_k.get(
-                self._artifact, self.model, user, request.k, request.exclude, features
-            )
-            scores = {"items": [ScoredItem(item, score) for item, score in items]}
-        return {**scores, "cached": cached} if alone else scores
+            return {"predictions": predictions.tolist()}
+        assert request.k is not None
+        best, cached = await self._top_k.get(
+            self._artifact, self.model, user, request.k, request.exclude, features
+        )
+        items = [ScoredItem(item, score) for item, score in best]
+        return {"items": items, "cached": cached} if alone else {"items": items}
 
     async def score_all(self, requests: Sequence[ScoreRequest]) -> list[BackgroundScores]:
         return await asyncio.to_thread(lambda: [self._try(request) for request in requests])

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
+from bandit_serve.errors import InvalidArtifact
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.models.family import load_model
+from bandit_serve.models.onnx.file import OnnxFile
+from bandit_serve.models.onnx.session import Session
 from bandit_serve.registry.registry import Version
 from bandit_serve.serving.family_version import FamilyVersion
+from bandit_serve.serving.onnx_version import OnnxVersion, onnx_check
 from bandit_serve.serving.request_form import check_family_request
 from bandit_serve.serving.servable import Check, Servable
 from bandit_serve.serving.top_k_cache import TopKCache
@@ -13,7 +19,7 @@ from bandit_serve.serving.top_k_cache import TopKCache
 
 def check_of(version: Version) -> Check:
     """Check that the version makes of every request."""
-    return check_family_request
+    return check_family_request if version.signature is UNSET else onnx_check(version.signature)
 
 
 class VersionOpener:
@@ -26,7 +32,12 @@ class VersionOpener:
     def open(self, version: Version) -> Servable:
         """Version, ready but for its `warm`. Blocks: to be called in a thread.
 
-        Raises `InvalidArtifact` or `NotFound` for its file, and `Unavailable` where that can not be read now.
+        Raises `InvalidArtifact` or `NotFound` for its file, `Unavailable` where that can not be read now, and
+        `NotInstalled`.
         """
-        model = load_model(self.artifacts.open(version.sha256))
-        return FamilyVersion(model, version.sha256, self._top_k)
+        file = self.artifacts.open(version.sha256)
+        if version.signature is UNSET:
+            return FamilyVersion(load_model(file), version.sha256, self._top_k)
+        if not isinstance(file, OnnxFile):
+            raise InvalidArtifact("The artifact is no ONNX file.")
+        return OnnxVersion(Session(bytes(file.buffer), version.signature))

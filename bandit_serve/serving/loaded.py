@@ -9,7 +9,7 @@ from collections import OrderedDict
 
 from bandit_serve.base.private_files import translating_disk_full
 from bandit_serve.base.troubles import Troubles
-from bandit_serve.errors import BanditServeError, Conflict, ModelLost, Unavailable, in_full
+from bandit_serve.errors import BanditServeError, Conflict, ModelLost, NotInstalled, Unavailable, in_full
 from bandit_serve.registry.registry import SERVABLE, Version
 from bandit_serve.serving.kinds import VersionOpener
 from bandit_serve.serving.servable import Servable
@@ -32,6 +32,10 @@ def require_servable(version: Version) -> None:
 
 
 def _lost(version: Version, error: BaseException | None) -> ModelLost:
+    if isinstance(error, NotInstalled):
+        return ModelLost(
+            f"{version.model} {version.version} can not be loaded on this host: {error}.", LOST_REST_S
+        )
     lost = ModelLost(
         f"The file of {version.model} {version.version} is missing or damaged on this host.", LOST_REST_S
     )

@@ -9,7 +9,7 @@ from bandit_serve.api.decisions import ScoreRequest
 from bandit_serve.api.inference import TensorAbout
 
 Scores = dict[str, Any]
-"""Fields of an answer: `prediction`, `predictions`, `items` or `outputs`, and more where `alone`."""
+"""Fields of an answer: `prediction`, `predictions`, `items` or `outputs`; alone, also `confidence` and `cached`."""
 
 Check = Callable[[ScoreRequest], None]
 """Raises `InvalidInput` for a request that a version can not score. Known without the version in memory."""

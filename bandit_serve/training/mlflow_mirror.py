@@ -7,12 +7,16 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from msgspec import UNSET
 
 from bandit_serve.base.extras import require
 from bandit_serve.base.secrets import concealed, know_secrets_of, shown_url
 from bandit_serve.errors import BanditServeError, InvalidInput, NotFound, Unavailable
 from bandit_serve.models.artifact import ArtifactStore
+from bandit_serve.models.foreign_files import HEAD_BYTES, foreign_sentence
 from bandit_serve.registry.registry import RegisteredModel, Version
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -31,6 +35,8 @@ class MlflowMirror:
     def __init__(self, uri: str) -> None:
         know_secrets_of(uri)
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        # A command's output is its own.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         mlflow = require("mlflow", "mlflow")
         self._download = mlflow.artifacts.download_artifacts
         self._client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -63,7 +69,7 @@ class MlflowMirror:
     def fetch(self, reference: str, folder: Path) -> tuple[Path, dict[str, Any]]:
         """Model file of `name@alias` or `name/number`, into a folder; and where it came from, for the record.
 
-        `InvalidInput` for another reference and where there is not just one safetensors file, `NotFound`.
+        `InvalidInput` for another reference and where there is not just one file that could be served, `NotFound`.
         """
         match = REFERENCE.fullmatch(reference)
         if match is None:
@@ -83,19 +89,20 @@ class MlflowMirror:
             if getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise NotFound(f"MLflow has no {reference!r}.") from None
             raise
-        place = self._download(
-            run_id=version.run_id, artifact_path=ARTIFACT_PATH, dst_path=str(folder), tracking_uri=self._uri
-        )
-        files = sorted(Path(place).rglob("*.safetensors"))
-        if len(files) != 1:
-            raise InvalidInput(f"{reference} has {len(files)} safetensors files; expected one.")
+        place = self._client.get_model_version_download_uri(name, version.version)
+        fetched = Path(self._download(artifact_uri=place, dst_path=str(folder), tracking_uri=self._uri))
         about = {
             "name": name,
             "version": str(version.version),
             "run_id": version.run_id,
             "uri": shown_url(self._uri),
         }
-        return files[0], {"mlflow": about, **_metrics_of(self._client.get_run(version.run_id).data.metrics)}
+        metrics = (
+            _metrics_of(self._client.get_run(version.run_id).data.metrics)
+            if version.run_id
+            else {"metrics": {}}
+        )
+        return _model_file(fetched, reference), {"mlflow": about, **metrics}
 
     def _known(self, name: str) -> dict[str, str]:
         """Our names of the versions that are there already, and MLflow's numbers."""
@@ -121,7 +128,10 @@ class MlflowMirror:
             client.log_param(run.info.run_id, name, value)
         for name, value in version.metrics.items():
             client.log_metric(run.info.run_id, name.replace("@", "_at_"), value)
-        client.log_artifact(run.info.run_id, str(file), ARTIFACT_PATH)
+        with TemporaryDirectory() as folder:
+            named = Path(folder) / (file.name if version.signature is UNSET else "model.onnx")
+            named.symlink_to(file.absolute())
+            client.log_artifact(run.info.run_id, str(named), ARTIFACT_PATH)
         client.set_terminated(run.info.run_id, "FINISHED" if version.status != "failed" else "FAILED")
         made = client.create_model_version(
             version.model,
@@ -137,6 +147,21 @@ class MlflowMirror:
             self._client.set_registered_model_alias(name, alias, number)
         elif alias in self._client.get_registered_model(name).aliases:
             self._client.delete_registered_model_alias(name, alias)
+
+
+def _model_file(place: Path, reference: str) -> Path:
+    """The one file of a version that is served, or `InvalidInput` that says what to do with what is there instead."""
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+    served = [path for path in files if path.suffix in (".safetensors", ".onnx")]
+    if len(served) == 1:
+        return served[0]
+    if not served:
+        for path in files:
+            with open(path, "rb") as file:
+                refusal = foreign_sentence(file.read(HEAD_BYTES))
+            if refusal is not None:
+                raise InvalidInput(f"{reference} has {path.name!r}: {refusal[0].lower()}{refusal[1:]}")
+    raise InvalidInput(f"{reference} has {len(served)} safetensors or ONNX files; expected one.")
 
 
 @contextlib.contextmanager

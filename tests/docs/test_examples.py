@@ -66,8 +66,8 @@ PAGES = {
     "docs/results.md": Page(True, shows=("Winner: none.", '"verdict":"insufficient"')),
     "docs/models.md": Page(
         True,
-        ("pip install '.[train]'",),
-        ("solaris", '"production":"v1"', '"version":"v1","workers":['),
+        ("pip install '.[train]'", "pip install '.[onnx]'"),
+        ("solaris", '"production":"v1"', '"version":"v1","workers":[', '"probabilities":['),
     ),
     "docs/learning.md": Page(not_run=("bandit-serve serve --learn",)),
     "docs/simulate.md": Page(shows=("thompson",)),

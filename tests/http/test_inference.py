@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from graphs import random_forest
 from http_calls import check_refusal, draft, running, upload
 from services import Answer, ThrowawayService
 
@@ -245,6 +246,41 @@ def test_paused_and_stopped_experiments_give_one_arm_without_decisions(
 def test_a_model_comes_before_an_experiment_of_its_name(service: ThrowawayService, ranker: str) -> None:
     assert running(service, id=ranker) == ranker
     assert "parameters" not in infer(service, ranker, pairs(["u1"], ["i1"])).body
+
+
+# ONNX
+
+
+@pytest.mark.parametrize("zipmap", [False, True])
+def test_graphs_have_their_own_tensors(service: ThrowawayService, zipmap: bool) -> None:
+    forest = random_forest(zipmap=zipmap)
+    name = f"forest-{zipmap}"
+    assert upload(service, name, forest.content).status == 201
+    about = service.call("GET", f"/v2/models/{name}/versions/v1").body
+    (given,) = about["inputs"]
+    x = np.array(forest.features[:5])
+    assert given == {"name": given["name"], "datatype": "FP32", "shape": [-1, x.shape[1]]}
+    tensor = {**given, "shape": list(x.shape), "data": x.ravel().tolist()}
+    outputs = outputs_of(infer(service, f"{name}/versions/v1", {"inputs": [tensor]}))
+    for said in about["outputs"]:
+        output = outputs[said["name"]]
+        assert output["datatype"] == said["datatype"]
+        assert [-1, *output["shape"][1:]] == [-1, *said["shape"][1:]]
+        assert output["shape"][0] == len(x)
+    label, scores = (outputs[said["name"]]["data"] for said in about["outputs"])
+    expected = forest.probabilities[:5]
+    if zipmap:
+        scores = [score for row in map(json.loads, scores) for score in row.values()]
+    assert np.reshape(scores, expected.shape) == pytest.approx(expected, abs=1e-5)
+    assert label == forest.labels[:5]
+    arms = [{"name": "control", "model": name, "version": "v1"}]
+    routed = running(service, arms=arms, context=[{"name": "hour", "kind": "numeric"}])
+    hour = {"name": "hour", "shape": [5], "datatype": "INT8", "data": [1, 2, 3, 4, 5]}
+    answer = infer(service, routed, {"inputs": [hour, tensor]})
+    assert outputs_of(answer) == outputs
+    assert len(set(answer.body["parameters"]["decision_ids"])) == 5
+    short = {**tensor, "shape": [5, x.shape[1] - 1], "data": tensor["data"][: 5 * (x.shape[1] - 1)]}
+    check_refusal("/v2", infer(service, routed, {"inputs": [short]}), 400)
 
 
 # Binary

@@ -1,11 +1,15 @@
 """Mirror of the registry in a real MLflow server."""
 
 import os
+import pickle
 import socket
 import subprocess
 import sys
 import urllib.request
+import warnings
 
+import graphs
+import onnx
 import pytest
 from commands import bandit_serve
 from http_calls import new_name
@@ -151,6 +155,46 @@ def test_what_is_not_a_model_of_ours_is_refused(server, tmp_path):
     assert ran.status == 1
     assert "artifact" in ran.err
     assert bandit_serve("models", "list", "--data", tmp_path / "d", "--json").document["models"] == []
+
+
+def test_an_onnx_model_of_mlflow_is_imported_served_and_mirrored(server, tmp_path):
+    exported, name = graphs.random_forest(), new_name("forest")
+    mlflow.set_tracking_uri(server)
+    mlflow.set_registry_uri(server)
+    with mlflow.start_run(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow about itself
+        mlflow.log_metric("auc", 0.9)
+        mlflow.onnx.log_model(
+            onnx.load_from_string(exported.content), name="model", registered_model_name=name
+        )
+    data = tmp_path / "d"
+    ran = bandit_serve("models", "import", f"{name}/1", "--tracking", server, "--data", data, "--json")
+    assert ran.status == 0, ran.err
+    assert (ran.document["family"], ran.document["metrics"]) == ("onnx", {"auc": 0.9})
+    with ThrowawayService(data) as service:
+        ask = {"features": exported.features[0]}
+        scored = service.call("POST", f"/v1/models/{name}/versions/v1/predict", ask).body
+        assert scored["outputs"]["probabilities"] == pytest.approx(exported.probabilities[0], abs=1e-5)
+    ran = bandit_serve("models", "mirror", name, "--tracking", server, "--data", data, "--json")
+    assert ran.status == 0, ran.err
+    client = mlflow.MlflowClient(tracking_uri=server, registry_uri=server)
+    run_id = client.get_model_version(name, ran.document["v1"]).run_id
+    assert [each.path for each in client.list_artifacts(run_id, "model")] == ["model/model.onnx"]
+
+
+def test_a_pickled_model_of_mlflow_is_refused_with_what_to_do(server, tmp_path):
+    from sklearn.linear_model import LogisticRegression
+
+    name = new_name("pickled")
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(LogisticRegression()))
+    client = mlflow.MlflowClient(tracking_uri=server, registry_uri=server)
+    run = client.create_run(client.create_experiment(name))
+    client.log_artifact(run.info.run_id, str(tmp_path / "model.pkl"), "model")
+    client.create_registered_model(name)
+    client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id)
+    ran = bandit_serve("models", "import", f"{name}/1", "--tracking", server, "--data", tmp_path / "d")
+    assert ran.status == 1
+    assert "from skl2onnx import to_onnx" in " ".join(ran.err.split())
 
 
 def test_models_that_did_not_come_from_training_are_mirrored_too(server, tmp_path):

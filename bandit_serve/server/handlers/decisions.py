@@ -46,6 +46,10 @@ from bandit_serve.store.keys import COMMON
 COLUMNS_OR_REQUESTS = "expected either requests or units"
 
 
+# Entries of a batch of predictions that are under way together.
+MAX_BEGUN = 256
+
+
 class DecisionHandlers:
     def __init__(self, service: Service) -> None:
         timeout_s = service.settings.seconds("body_timeout")
@@ -170,19 +174,33 @@ class DecisionHandlers:
         nbytes = sum(ids * NUMBER_BYTES + k * ITEM_BYTES for ids, k in items)
         await self._sizes.check(experiment, len(requests), nbytes)
         responses, turn = Responses(headers), Turn()
-        for asked in requests:
-            try:
-                if isinstance(asked, InvalidInput):
-                    raise asked
-                prediction = service.decisions.predict(experiment, asked)
-                response: Any = prediction if isinstance(prediction, Predicted) else await prediction
-            except BanditServeError as error:
-                response = as_entry(error)
-            responses.add(response)
-            if turn.over:
-                await turn.give_way()
+        for first in range(0, len(requests), MAX_BEGUN):
+            begun = []
+            for asked in requests[first : first + MAX_BEGUN]:
+                begun.append(self._begin_to_predict(experiment, asked))
+                if turn.over:
+                    await turn.give_way()
+            for each in begun:
+                try:
+                    response: Any = await each if isinstance(each, Awaitable) else each
+                except BanditServeError as error:
+                    response = as_entry(error)
+                responses.add(response)
+                if turn.over:
+                    await turn.give_way()
         service.counters.add("predictions", len(responses))
         return responses.reply()
+
+    def _begin_to_predict(
+        self, experiment: str, asked: PredictRequest | InvalidInput
+    ) -> Predicted | Awaitable[Predicted] | dict[str, Any]:
+        """Begins an entry of a batch. Entries that are begun before one is awaited share the runs of their models."""
+        try:
+            if isinstance(asked, InvalidInput):
+                raise asked
+            return self._service.decisions.predict(experiment, asked)
+        except BanditServeError as error:
+            return as_entry(error)
 
     async def _requests_to_predict(
         self, headers: Mapping[str, str], body: bytes

@@ -23,6 +23,7 @@ from bandit_serve.base.private_files import translating_disk_full
 from bandit_serve.changes.models import require_name
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
 from bandit_serve.models.family import FAMILIES
+from bandit_serve.models.onnx.file import FAMILY as ONNX
 from bandit_serve.registry.catalogue import CONDITION_PATTERN, find_versions
 from bandit_serve.registry.registry import VersionStatus
 from bandit_serve.server.arrival import Multipart
@@ -39,12 +40,15 @@ Metrics = Annotated[dict[str, float], Meta(max_length=MAX_ENTRIES)]
 Metadata = Annotated[dict[str, Any], Meta(max_length=MAX_ENTRIES)]
 
 
-Family = Annotated[str, Meta(extra_json_schema={"enum": list(FAMILIES)})]
+Family = Annotated[str, Meta(extra_json_schema={"enum": [*FAMILIES, ONNX]})]
 Condition = Annotated[str, Meta(extra_json_schema={"pattern": CONDITION_PATTERN})]
 
 
 class VersionMetadata(Struct, frozen=True, forbid_unknown_fields=True):
-    """Metadata of an upload. `version` is `v1`, `v2`, … unless it is given."""
+    """Metadata of an upload. `version` is `v1`, `v2`, … unless it is given.
+
+    `metadata.features` names the columns of an ONNX graph that has one input for all.
+    """
 
     version: Name | None = None
     status: VersionStatus = "staged"
@@ -55,7 +59,9 @@ class VersionMetadata(Struct, frozen=True, forbid_unknown_fields=True):
 class Upload(Struct, frozen=True):
     """Parts of a registration, which may come in either order."""
 
-    artifact: Annotated[bytes, Meta(description="a safetensors file", extra_json_schema={"format": "binary"})]
+    artifact: Annotated[
+        bytes, Meta(description="a safetensors or an ONNX file", extra_json_schema={"format": "binary"})
+    ]
     metadata: VersionMetadata = VersionMetadata()
 
 
@@ -212,7 +218,7 @@ class ModelHandlers:
             else:
                 raise InvalidInput(f"The upload has a part {part.name!r}: expected metadata and artifact.")
         if not came:
-            detail = "expected a part artifact with a safetensors file"
+            detail = "expected a part artifact with a safetensors or an ONNX file"
             raise InvalidInput(f"artifact: {detail}.", [FieldError("artifact", detail)])
         return metadata
 
