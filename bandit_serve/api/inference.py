@@ -22,7 +22,7 @@ Shape = Annotated[
 ]
 
 
-class InputTensor(Struct, frozen=True):
+class InferenceInput(Struct, frozen=True):
     """Either `data`, in row-major order, flat or nested; or bytes behind the JSON, and in `parameters` their
     `binary_data_size`.
     """
@@ -44,13 +44,13 @@ class OutputRequest(Struct, frozen=True):
 class InferenceRequest(Struct, frozen=True):
     """Inputs of n rows. Without `outputs`, all are wanted."""
 
-    inputs: Annotated[list[InputTensor], Meta(max_length=MAX_TENSORS)]
+    inputs: Annotated[list[InferenceInput], Meta(max_length=MAX_TENSORS)]
     id: str | UnsetType = UNSET
     parameters: Parameters | None = None
     outputs: Annotated[list[OutputRequest], Meta(max_length=MAX_TENSORS)] | None = None
 
 
-class OutputTensor(Struct, frozen=True):
+class InferenceOutput(Struct, frozen=True):
     name: str
     datatype: Datatype
     shape: list[int]
@@ -66,13 +66,13 @@ class InferenceResponse(Struct, frozen=True):
     """
 
     model_name: str
-    outputs: list[OutputTensor]
+    outputs: list[InferenceOutput]
     model_version: str | UnsetType = UNSET
     id: str | UnsetType = UNSET
     parameters: Parameters | UnsetType = UNSET
 
 
-class TensorAbout(Struct, frozen=True):
+class TensorMetadata(Struct, frozen=True):
     """Tensor that a model takes or gives; −1 in its shape is any number."""
 
     name: str
@@ -80,15 +80,15 @@ class TensorAbout(Struct, frozen=True):
     shape: list[int]
 
 
-class ModelAbout(Struct, frozen=True):
+class ModelMetadata(Struct, frozen=True):
     name: str
     versions: list[str]
     platform: str
-    inputs: list[TensorAbout]
-    outputs: list[TensorAbout]
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
 
 
-class ServerAbout(Struct, frozen=True):
+class ServerMetadata(Struct, frozen=True):
     name: str
     version: str
     extensions: list[str]

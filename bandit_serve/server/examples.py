@@ -22,7 +22,7 @@ from bandit_serve.api.inference import (
     IndexRequest,
     InferenceRequest,
     InferenceResponse,
-    ModelAbout,
+    ModelMetadata,
 )
 from bandit_serve.api.rewards import ExposuresRequest, RewardsReport, RewardsRequest
 from bandit_serve.experiments.policy_spec import PolicySpec
@@ -146,7 +146,7 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
             },
         }
     },
-    ModelAbout: {
+    ModelMetadata: {
         "model": {
             "name": "ranker",
             "versions": ["v1", "v2"],

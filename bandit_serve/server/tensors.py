@@ -15,10 +15,10 @@ from bandit_serve.api.inference import (
     MAX_DIMENSIONS,
     MAX_ELEMENTS,
     Datatype,
+    InferenceInput,
+    InferenceOutput,
     InferenceRequest,
     InferenceResponse,
-    InputTensor,
-    OutputTensor,
 )
 from bandit_serve.base.turns import Turn
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
@@ -82,7 +82,7 @@ async def read_tensors(request: InferenceRequest, binary: bytes) -> dict[str, Na
     return tensors
 
 
-def check_sizes(inputs: Sequence[InputTensor], n_bytes: int) -> None:
+def check_sizes(inputs: Sequence[InferenceInput], n_bytes: int) -> None:
     """Raises `InvalidInput` unless the shapes are not too large and the binary data as long as the inputs say."""
     elements = total = 0
     for i, given in enumerate(inputs):
@@ -94,7 +94,7 @@ def check_sizes(inputs: Sequence[InputTensor], n_bytes: int) -> None:
         raise InvalidInput(f"The inputs have {total} bytes of binary data, but {n_bytes} follow the JSON.")
 
 
-def _binary_size(given: InputTensor, at: str) -> int | None:
+def _binary_size(given: InferenceInput, at: str) -> int | None:
     """Bytes of an input behind the JSON; None where its data are in the JSON."""
     parameters = given.parameters or {}
     if any(name.startswith("shared_memory") for name in parameters):
@@ -111,7 +111,7 @@ def _binary_size(given: InputTensor, at: str) -> int | None:
     return size
 
 
-def _from_json(given: InputTensor, at: str) -> list[Any]:
+def _from_json(given: InferenceInput, at: str) -> list[Any]:
     assert not isinstance(given.data, msgspec.UnsetType)
     values, depth = given.data, 1
     while values and isinstance(values[0], list):
@@ -146,7 +146,7 @@ def _finite(array: np.ndarray[Any, Any], at: str) -> list[Any]:
     return values
 
 
-async def _from_binary(given: InputTensor, data: bytes, at: str) -> list[Any]:
+async def _from_binary(given: InferenceInput, data: bytes, at: str) -> list[Any]:
     count = math.prod(given.shape)
     if given.datatype == "BYTES":
         return await _texts(data, count, at)
@@ -236,7 +236,7 @@ def respond(response: InferenceResponse, outputs: Sequence[tuple[NamedTensor, bo
         if as_binary:
             parts.append(_binary(output))
             about = {"parameters": {SIZE: len(parts[-1])}}
-        tensors.append(OutputTensor(output.name, output.datatype, list(output.shape), **about))
+        tensors.append(InferenceOutput(output.name, output.datatype, list(output.shape), **about))
     head = encode_json(msgspec.structs.replace(response, outputs=tensors))
     if len(head) + sum(map(len, parts)) > MAX_ANSWER_BYTES:
         raise TooLarge(f"The answer is larger than {MAX_ANSWER_BYTES} bytes; send fewer rows at once.")

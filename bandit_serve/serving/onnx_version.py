@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from bandit_serve.api.decisions import ScoreRequest
-from bandit_serve.api.inference import Datatype, TensorAbout
+from bandit_serve.api.inference import Datatype, TensorMetadata
 from bandit_serve.base.threads import in_scoring_thread
 from bandit_serve.errors import FieldError, InvalidInput, Overloaded
 from bandit_serve.models.onnx.rows import Row, RowReader
@@ -67,7 +67,7 @@ class OnnxVersion:
         self.nbytes = signature.nbytes
         self.inputs = [_about(each, DATATYPES[each.dtype]) for each in signature.inputs]
         self.outputs = (
-            [TensorAbout("prediction", "FP64", [-1])]
+            [TensorMetadata("prediction", "FP64", [-1])]
             if signature.is_regression
             else [_about(each, GIVEN[each.dtype]) for each in signature.outputs]
         )
@@ -150,6 +150,6 @@ class OnnxVersion:
         return scored
 
 
-def _about(spec: TensorSpec, datatype: Datatype) -> TensorAbout:
+def _about(spec: TensorSpec, datatype: Datatype) -> TensorMetadata:
     shape = [] if spec.shape == (1,) else spec.shape
-    return TensorAbout(spec.name, datatype, [-1, *(-1 if size is None else size for size in shape)])
+    return TensorMetadata(spec.name, datatype, [-1, *(-1 if size is None else size for size in shape)])

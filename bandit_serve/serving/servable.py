@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from bandit_serve.api.decisions import ScoreRequest
-from bandit_serve.api.inference import TensorAbout
+from bandit_serve.api.inference import TensorMetadata
 
 Scores = dict[str, Any]
 """Fields of an answer: `prediction`, `predictions`, `items` or `outputs`; alone, also `confidence` and `cached`."""
@@ -75,12 +75,12 @@ class Described(Protocol):
     """Servable that knows the tensors by which it can be asked (Open Inference v2)."""
 
     @property
-    def inputs(self) -> Sequence[TensorAbout]:
+    def inputs(self) -> Sequence[TensorMetadata]:
         """Tensors that it takes, one value or list of values a row."""
         ...
 
     @property
-    def outputs(self) -> Sequence[TensorAbout]:
+    def outputs(self) -> Sequence[TensorMetadata]:
         """Tensors that it gives."""
         ...
 

@@ -25,12 +25,12 @@ from bandit_serve.api.inference import (
     IndexRequest,
     InferenceRequest,
     InferenceResponse,
-    ModelAbout,
+    ModelMetadata,
     ModelReady,
-    ServerAbout,
     ServerLive,
+    ServerMetadata,
     ServerReady,
-    TensorAbout,
+    TensorMetadata,
 )
 from bandit_serve.base.names import check_all_outside
 from bandit_serve.base.turns import Turn
@@ -76,7 +76,7 @@ PLATFORM = "bandit_serve"
 EXTENSIONS = ["binary_tensor_data"]
 ROWS_AT_ONCE = 500
 """Rows whose scoring is under way at a time."""
-OF_A_DECISION = (TensorAbout("arm", "BYTES", [-1]), TensorAbout("payload", "BYTES", [-1]))
+OF_A_DECISION = (TensorMetadata("arm", "BYTES", [-1]), TensorMetadata("payload", "BYTES", [-1]))
 
 Subject = Version | Decider | ControlDecider
 
@@ -98,7 +98,7 @@ class InferenceHandlers:
         return answer(request, ServerReady(True))
 
     async def about(self, request: web.Request) -> web.Response:
-        return answer(request, ServerAbout(PLATFORM, __version__, EXTENSIONS))
+        return answer(request, ServerMetadata(PLATFORM, __version__, EXTENSIONS))
 
     async def model(self, request: web.Request) -> web.Response:
         """Describes a model or an experiment, with the tensors of the version that would answer."""
@@ -108,10 +108,11 @@ class InferenceHandlers:
             versions = self._service.node.replica.registry.model(name).versions
             inputs, outputs = await self._tensors_of(subject)
             names = [each.version for each in versions.values() if each.status in SERVABLE]
-            return answer(request, ModelAbout(name, names, PLATFORM, list(inputs), list(outputs)))
+            return answer(request, ModelMetadata(name, names, PLATFORM, list(inputs), list(outputs)))
         inputs, outputs = await self._tensors_of_experiment(subject)
         return answer(
-            request, ModelAbout(name, [], PLATFORM, [*inputs, TensorAbout(UNIT, "BYTES", [-1])], outputs)
+            request,
+            ModelMetadata(name, [], PLATFORM, [*inputs, TensorMetadata(UNIT, "BYTES", [-1])], outputs),
         )
 
     async def model_ready(self, request: web.Request) -> web.Response:
@@ -238,20 +239,22 @@ class InferenceHandlers:
             raise NotFound(f"There is no model {name!r}, and no experiment of this name that was started.")
         return decider
 
-    async def _tensors_of(self, version: Version) -> tuple[Sequence[TensorAbout], Sequence[TensorAbout]]:
+    async def _tensors_of(
+        self, version: Version
+    ) -> tuple[Sequence[TensorMetadata], Sequence[TensorMetadata]]:
         models = self._service.node.models
         about = described(models.get(version.model, version.version) or await models.load(version))
         return ((), ()) if about is None else (about.inputs, about.outputs)
 
     async def _tensors_of_experiment(
         self, decider: Decider | ControlDecider
-    ) -> tuple[list[TensorAbout], list[TensorAbout]]:
+    ) -> tuple[list[TensorMetadata], list[TensorMetadata]]:
         """Inputs that some arm takes, and outputs that all arms give, of the arms whose versions can be loaded."""
         if _only_decides(decider):
             return [], list(OF_A_DECISION)
         registry = self._service.node.replica.registry
-        inputs: dict[str, TensorAbout] = {}
-        outputs: list[Sequence[TensorAbout]] = []
+        inputs: dict[str, TensorMetadata] = {}
+        outputs: list[Sequence[TensorMetadata]] = []
         for reference in _references(decider):
             with contextlib.suppress(Unavailable):
                 takes, gives = await self._tensors_of(registry.version(reference.id, reference.version))
@@ -265,7 +268,7 @@ class InferenceHandlers:
             return [tensor.name for tensor in OF_A_DECISION]
         if rows.k is not None:
             return [ITEM, SCORE]
-        outputs: list[Sequence[TensorAbout]] = []
+        outputs: list[Sequence[TensorMetadata]] = []
         for reference in _references(decider):
             version = described(self._service.node.models.get(reference.id, reference.version))
             if version is None:
@@ -283,7 +286,7 @@ def _references(decider: Decider | ControlDecider) -> list[ModelName]:
     return [model for arm in decider.active if (model := decider.models[arm]) is not None]
 
 
-def _common(outputs: Sequence[Sequence[TensorAbout]]) -> list[TensorAbout]:
+def _common(outputs: Sequence[Sequence[TensorMetadata]]) -> list[TensorMetadata]:
     """Outputs of the first whose names are among those of all the others."""
     names = [{tensor.name for tensor in each} for each in outputs]
     return [tensor for tensor in next(iter(outputs), ()) if all(tensor.name in each for each in names)]
