@@ -9,6 +9,8 @@ BanditServeError
 │   ├── Diverged          a fit whose parameters grew without end
 │   ├── TooLarge          over a size limit
 │   ├── ContentRefused    an upstream that is well refuses the content of a request
+│   ├── Unparsable        no JSON where it was expected (OFREP)
+│   ├── NoTargetingKey    an evaluation context without the unit that it needs (OFREP)
 │   └── UnsupportedMedia  a content type that the route does not take
 ├── Forbidden             a request from a web page of another site, or under a host name that is not ours
 ├── NotFound              no such experiment, model or version
@@ -111,6 +113,14 @@ class ContentRefused(InvalidInput):
 
 
 class UnsupportedMedia(InvalidInput):
+    pass
+
+
+class Unparsable(InvalidInput):
+    pass
+
+
+class NoTargetingKey(InvalidInput):
     pass
 
 

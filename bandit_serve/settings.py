@@ -78,8 +78,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     cors_origins: Annotated[
         Origins | None,
         about(
-            "Origins, as `https://shop.example`, whose web pages are not refused; a preflight request is not "
-            "answered yet"
+            "Origins, as `https://shop.example`, whose web pages may evaluate flags and send exposures and rewards"
         ),
     ] = None
     access_log: Annotated[bool, about("Log every request")] = False

@@ -92,6 +92,12 @@ class RewardsRequest(Struct, frozen=True, forbid_unknown_fields=True):
     rewards: Annotated[list[Reward], Meta(max_length=MAX_REWARDS)] | UnsetType = UNSET
 
 
+class ExposuresRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Decisions of a bulk evaluation that somebody saw."""
+
+    decision_ids: Annotated[list[Token], Meta(max_length=MAX_REWARDS)]
+
+
 class RewardsReport(Struct, frozen=True):
     """`accepted` counts the corrected and the retracted, too, `rejected` those in conflict, late, unmatched, unknown
     and invalid; `verdicts` are in the order of the request.

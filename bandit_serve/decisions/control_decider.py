@@ -23,6 +23,7 @@ class ControlDecider:
 
     contextless = False
     served = False
+    context_fields: frozenset[str] = frozenset()
     features = None
     ejected: Sequence[str] = ()
 
@@ -30,6 +31,9 @@ class ControlDecider:
         experiment = record.experiment
         self.id = experiment.id
         self.status = record.status
+        self.revision = record.revision
+        self.uid = record.uid
+        self.sticky = experiment.unit == "user"
         self.arm_names = list(experiment.arm_names)
         self.payloads = [arm.payload for arm in experiment.arms]
         self.models = [

@@ -21,11 +21,13 @@ from bandit_serve.decisions.exposures import ExposureBuffer
 from bandit_serve.decisions.outcomes import Outcome, ServedMetrics
 from bandit_serve.errors import Conflict, FieldError, InvalidInput
 from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.log._token import MAX_FEATURES
 from bandit_serve.log.events import HELD_OUT
 from bandit_serve.log.token import Keyring
 from bandit_serve.serving.servable import Check
 
 MAX_SUBSETS = 256
+_NONE = np.empty(0, np.float32)
 
 
 class Choice:
@@ -89,7 +91,9 @@ class Decider:
         ]
         self._index = {name: k for k, name in enumerate(self.arm_names)}
         self._fallback = live.record.fallback
-        self._uid = live.record.uid
+        self.uid = live.record.uid
+        self.context_fields = frozenset(field.name for field in experiment.context)
+        self.window_ms = experiment.attribution.window_ms
         self._rendezvous = rendezvous(live.record)
         self._holdout = experiment.policy.holdout or 0.0
         self._holdout_below = round(self._holdout * 2.0**64)
@@ -338,7 +342,7 @@ class Decider:
             outcome,
         )
         return keyring.seal.sign(
-            self._uid,
+            self.uid,
             self._incarnation,
             counter,
             time_ms,
@@ -348,6 +352,29 @@ class Decider:
             choice.unit,
             HELD_OUT if choice.held_out else 0,
             choice.x,
+        )
+
+    def sign_demanded(
+        self, choice: Choice, keyring: Keyring, time_ms: int, incarnation: int, number: int
+    ) -> str:
+        """Token of a decision that is logged only on demand, with all that its exposure needs.
+
+        Where features and shares are too many for a token, the shares are left out.
+        """
+        assert choice.draw is not None
+        x = _NONE if choice.x is None else choice.x
+        behind = np.concatenate([x, choice.draw.shares.view(np.float32)])
+        return keyring.seal.sign(
+            self.uid,
+            incarnation,
+            number,
+            time_ms,
+            self.revision,
+            choice.arm,
+            choice.propensity,
+            choice.unit,
+            HELD_OUT if choice.held_out else 0,
+            behind if len(behind) <= MAX_FEATURES else x,
         )
 
     def decide_columns(
@@ -373,7 +400,7 @@ class Decider:
         self.exposures.add_many(arms, logged, draw.shares, self.revision, time_ms, held_out)
         flags = None if held_out is None else held_out.astype(np.uint8) * np.uint8(HELD_OUT)
         tokens = keyring.seal.sign_many(
-            self._uid, self._incarnation, first, time_ms, self.revision, arms, propensities, logged, flags
+            self.uid, self._incarnation, first, time_ms, self.revision, arms, propensities, logged, flags
         )
         return tokens, arms.tolist(), propensities.tolist()
 

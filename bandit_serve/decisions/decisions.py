@@ -128,6 +128,10 @@ class Decisions:
         if record is not None:
             self._aside[owner] = ControlDecider(record)
 
+    def names(self) -> list[str]:
+        """Names of all experiments that have a decider, in order."""
+        return sorted({*self.deciders, *self._aside})
+
     def find(self, experiment: str) -> Decider | ControlDecider | None:
         """Decider of an experiment; None if there is none."""
         return self.deciders.get(experiment) or self._aside.get(experiment)
@@ -201,6 +205,12 @@ class Decisions:
         for check in decider.checks or self._find_checks(decider):
             check(request)
         return self._predict(decider, request)
+
+    def check(self, experiment: str, request: PredictRequest) -> None:
+        """Raises the error of a request that `predict` refuses before it draws an arm."""
+        decider = self.decider(experiment)
+        for check in decider.checks or self._find_checks(decider):
+            check(request)
 
     def _find_checks(self, decider: Decider | ControlDecider) -> tuple[Check, ...]:
         """Checks of the active arms, each once; kept with the decider if all their versions are known."""

@@ -60,6 +60,9 @@ MAX_AGE_MS = 2**32 - 1
 MAX_TIME_MS = 2**53
 # A decision's number stays below it: a token has 42 bits for it.
 MAX_COUNTER = 2**42
+# Decisions from this number on are exposures on demand: the log has only those that somebody asked for, each before its
+# rewards. So a gap in such numbers is no loss.
+ON_DEMAND = 2**41
 
 
 class Change(Struct, frozen=True, forbid_unknown_fields=True):

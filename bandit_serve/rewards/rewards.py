@@ -24,6 +24,7 @@ from bandit_serve.log.token import Keyring
 from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.replication.tail import Tail
 from bandit_serve.rewards.appender import VERDICTS, RewardAppender, beyond_bounds
+from bandit_serve.rewards.demanded import EXPOSURE_VERDICTS, UNKNOWN, DemandedExposures, on_demand
 from bandit_serve.rewards.event_ids import EVENT_ID, NO_EVENT, hash_event, is_event_id
 from bandit_serve.store.store import Store
 
@@ -48,7 +49,9 @@ class ExperimentRewards:
             if not metric.served
         }
         self._metrics[None] = self._metrics[experiment.objective.name]
+        self.n_features = n_features
         self.appender = RewardAppender(store, owner, experiment, n_features, order_of(experiment))
+        self.demanded = DemandedExposures(store, owner, experiment.attribution.window_ms, n_features)
 
     def metric_of(self, reward: Reward | DecisionReward) -> int | None:
         """Index of a reward's metric; None where there is no such metric or it refuses the value, or the event's id is
@@ -108,12 +111,7 @@ class Rewards:
         # float64 has NaN for None.
         values = np.array([reward.value for reward in rewards], np.float64)
         tokens: list[Any] = [reward.decision_id for reward in rewards]
-        rows, uids, features = await self._open(tokens, values)
-        if not uids.all() and not all(
-            self.keyring.knows_key_of(tokens[i]) for i in np.flatnonzero(uids == 0)
-        ):
-            await self._renew_keyring()
-            rows, uids, features = await self._open(tokens, values)
+        rows, uids, features = await self._opened(tokens, values)
         verdicts: list[RewardVerdict] = ["invalid"] * len(rewards)
         refused: SetAside | None = None
         groups: dict[int, list[int]] = {}
@@ -141,6 +139,73 @@ class Rewards:
         if refused is not None:
             raise refused
         return verdicts
+
+    async def expose(self, tokens: Sequence[str]) -> list[RewardVerdict]:
+        """Logs exposures on demand; returns a verdict for each, when the accepted ones are in the log.
+
+        A decision that is an exposure already is a `duplicate`. Raises `Unavailable` as `submit`.
+        """
+        rows, uids, behind = await self._opened(list(tokens), np.zeros(len(tokens)))
+        verdicts: list[RewardVerdict] = ["invalid"] * len(tokens)
+        groups: dict[int, list[int]] = {}
+        for i, uid in enumerate(uids.tolist()):
+            if uid:
+                groups.setdefault(uid, []).append(i)
+        await _run_all([self._expose(uid, rows, behind, places, verdicts) for uid, places in groups.items()])
+        return verdicts
+
+    async def _expose(
+        self,
+        uid: int,
+        rows: NDArray[np.void],
+        behind: dict[int, bytes],
+        places: list[int],
+        verdicts: list[RewardVerdict],
+    ) -> None:
+        is_aside = self._replica.aside and self._replica.aside_of(uid) is not None
+        intake = None if is_aside else self._by_uid.get(uid) or await self._rewards_of(uid)
+        if intake is None and (waits := self._reason_to_wait(uid)) is not None:
+            raise waits
+        for i in places:
+            verdicts[i] = "unknown" if intake is None else "duplicate"
+        if intake is not None:
+            for i, letter in await self._demand(uid, intake, rows, behind, places):
+                verdicts[i] = EXPOSURE_VERDICTS[letter]
+
+    async def _demand(
+        self,
+        uid: int,
+        intake: ExperimentRewards,
+        rows: NDArray[np.void],
+        behind: dict[int, bytes],
+        places: list[int],
+    ) -> list[tuple[int, int]]:
+        """Logs those decisions at `places` that are exposures on demand; returns their places and letters.
+
+        A value that is none, NaN, demands no exposure: it only takes something back.
+        """
+        there = on_demand(rows[places]) & ~np.isnan(rows["value"][places])
+        demanded = np.array(places)[there].tolist()
+        if not demanded:
+            return []
+        live = self._replica.by_uid.get(uid)
+        if live is None and (waits := self._reason_to_wait(uid)) is not None:
+            raise waits
+        if live is None:
+            return [(i, UNKNOWN) for i in demanded]
+        letters = await intake.demanded.append(rows[demanded], [behind[i] for i in demanded], live)
+        return list(zip(demanded, letters, strict=True))
+
+    async def _opened(
+        self, tokens: list[str], values: NDArray[np.float64]
+    ) -> tuple[NDArray[np.void], NDArray[np.uint64], dict[int, bytes]]:
+        """Decodes tokens as `Keyring.open`; reads the keys again where one of them is not known here."""
+        opened = await self._open(tokens, values)
+        uids = opened[1]
+        if uids.all() or all(self.keyring.knows_key_of(tokens[i]) for i in np.flatnonzero(uids == 0)):
+            return opened
+        await self._renew_keyring()
+        return await self._open(tokens, values)
 
     async def _open(
         self, tokens: list[str], values: NDArray[np.float64]
@@ -190,14 +255,17 @@ class Rewards:
             if not places:
                 return
         chosen = rows if len(places) == len(rows) else rows[places]
-        x = None
-        if features and places[0] in features:
-            x = np.frombuffer(b"".join(features[i] for i in places), np.float32).reshape(len(places), -1)
         intake = self._by_uid.get(uid)
         if intake is None:  # the experiment was deleted meanwhile
             for i in places:
                 verdicts[i] = "unknown"
             return
+        x = None
+        if features:
+            await self._demand(uid, intake, rows, features, places)
+            if n_bytes := 4 * intake.n_features:
+                x = np.frombuffer(b"".join(features[i][:n_bytes] for i in places), np.float32)
+                x = x.reshape(len(places), -1)
         letters = await intake.append(chosen, None if events is None else events[places], x)
         for i, letter in zip(places, letters, strict=True):
             verdicts[i] = VERDICTS[letter]

@@ -18,7 +18,19 @@ from bandit_serve.api.decisions import (
     Scored,
     ScoreRequest,
 )
-from bandit_serve.api.rewards import RewardsReport, RewardsRequest
+from bandit_serve.api.flags import EvaluationRequest, Flag, FlagList
+from bandit_serve.api.inference import (
+    IndexEntry,
+    IndexRequest,
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadata,
+    ModelReady,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
+from bandit_serve.api.rewards import ExposuresRequest, RewardsReport, RewardsRequest
 from bandit_serve.api.views import (
     ExperimentList,
     ExperimentView,
@@ -40,6 +52,8 @@ from bandit_serve.registry.registry import VersionStatus
 from bandit_serve.results import Report
 from bandit_serve.server.admission import Admission
 from bandit_serve.server.connection import Connection
+from bandit_serve.server.cors import CrossOrigin
+from bandit_serve.server.dialects import error_response
 from bandit_serve.server.handlers.decisions import DecisionHandlers
 from bandit_serve.server.handlers.experiments import (
     ArmRequest,
@@ -47,6 +61,8 @@ from bandit_serve.server.handlers.experiments import (
     ReasonRequest,
     StopRequest,
 )
+from bandit_serve.server.handlers.flags import FlagHandlers
+from bandit_serve.server.handlers.inference import InferenceHandlers
 from bandit_serve.server.handlers.models import (
     Condition,
     Family,
@@ -63,10 +79,10 @@ from bandit_serve.server.handlers.rewards import RewardHandlers
 from bandit_serve.server.lane import Endpoint, Lane
 from bandit_serve.server.openapi import document
 from bandit_serve.server.page import PAGE, Limit
-from bandit_serve.server.problems import problem_response
 from bandit_serve.server.route import EITHER, MULTIPART, BatchAnswer, Query, Route
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import MAX_BODY, Reply, read_bytes
+from bandit_serve.server.tensors import BINARY
+from bandit_serve.server.wire import JSON, MAX_BODY, Reply, read_bytes
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -172,6 +188,133 @@ ROUTES: tuple[Route, ...] = (
         refuses=(409, 501),
         max_body=SCORE_BYTES,
         operation="predictWithVersion",
+    ),
+    Route(
+        "POST",
+        "/v1/exposures",
+        "rewards.expose",
+        "Logs decisions of a bulk evaluation as exposures; each once.",
+        ExposuresRequest,
+        RewardsReport,
+        media=EITHER,
+        operation="expose",
+    ),
+    Route(
+        "POST",
+        "/ofrep/v1/evaluate/flags/{experiment}",
+        "flags.evaluate",
+        "Draws an arm, as a flag (OFREP).",
+        EvaluationRequest,
+        Flag,
+        max_body=DECIDE_BYTES,
+        operation="evaluateFlag",
+    ),
+    Route(
+        "POST",
+        "/ofrep/v1/evaluate/flags",
+        "flags.evaluate_all",
+        "Draws an arm of every experiment, as flags (OFREP); logs nothing.",
+        EvaluationRequest,
+        FlagList,
+        max_body=DECIDE_BYTES,
+        conditional=True,
+        operation="evaluateFlags",
+    ),
+    Route(
+        "POST",
+        "/v2/models/{model}/infer",
+        "inference.infer",
+        "Predicts with the production version, or draws an arm of an experiment for each row.",
+        InferenceRequest,
+        InferenceResponse,
+        media=(JSON, BINARY),
+        refuses=(409, 501),
+        operation="infer",
+    ),
+    Route(
+        "POST",
+        "/v2/models/{model}/versions/{version}/infer",
+        "inference.infer",
+        "Predicts with one version.",
+        InferenceRequest,
+        InferenceResponse,
+        media=(JSON, BINARY),
+        refuses=(409, 501),
+        operation="inferWithVersion",
+    ),
+    Route(
+        "GET",
+        "/v2/models/{model}",
+        "inference.model",
+        "The tensors of a model or an experiment.",
+        answers=ModelMetadata,
+        refuses=(409,),
+        operation="getModelMetadata",
+    ),
+    Route(
+        "GET",
+        "/v2/models/{model}/versions/{version}",
+        "inference.model",
+        "The tensors of a version.",
+        answers=ModelMetadata,
+        refuses=(409,),
+        operation="getVersionMetadata",
+    ),
+    Route(
+        "GET",
+        "/v2/models/{model}/ready",
+        "inference.model_ready",
+        "Whether a model or an experiment can be asked.",
+        answers=ModelReady,
+        refuses=(409,),
+        operation="checkModelReady",
+    ),
+    Route(
+        "GET",
+        "/v2/models/{model}/versions/{version}/ready",
+        "inference.model_ready",
+        "Whether a version can be asked.",
+        answers=ModelReady,
+        refuses=(409,),
+        operation="checkVersionReady",
+    ),
+    Route(
+        "POST",
+        "/v2/repository/index",
+        "inference.index",
+        "Models, their versions, and experiments.",
+        IndexRequest,
+        list[IndexEntry],
+        optional=True,
+        max_body=REASON_BYTES,
+        operation="indexRepository",
+    ),
+    Route(
+        "GET",
+        "/v2",
+        "inference.about",
+        "The server, and the extensions of the protocol that it has.",
+        answers=ServerMetadata,
+        operation="getServerMetadata",
+    ),
+    Route(
+        "GET",
+        "/v2/health/live",
+        "inference.live",
+        "Whether this worker runs.",
+        answers=ServerLive,
+        open=True,
+        operation="checkServerLive",
+    ),
+    Route(
+        "GET",
+        "/v2/health/ready",
+        "inference.ready",
+        "Whether this worker can serve.",
+        answers=ServerReady,
+        refuses=(503,),
+        open=True,
+        operation="checkServerReady",
     ),
     Route(
         "GET",
@@ -525,6 +668,8 @@ def make_app(service: Service, admission: Admission) -> tuple[web.Application, L
     groups = {
         "decisions": DecisionHandlers(service),
         "rewards": RewardHandlers(service),
+        "flags": FlagHandlers(service),
+        "inference": InferenceHandlers(service),
         "experiments": ExperimentHandlers(service),
         "models": ModelHandlers(service),
         "operations": OperationHandlers(service, document(ROUTES)),
@@ -565,7 +710,7 @@ def _shared(
     service: Service, admission: Admission, routes: dict[web.AbstractRoute, Route]
 ) -> Callable[..., Awaitable[web.StreamResponse]]:
     """Middleware of all routes: errors become problems, requests are counted, a draining worker closes connections."""
-    counters = service.counters
+    counters, cross_origin = service.counters, CrossOrigin(service.settings)
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -574,7 +719,8 @@ def _shared(
         response: web.StreamResponse
         try:
             admission.check(request.method, request.headers)
-            if request.path not in OPEN_PATHS:
+            preflight = cross_origin.preflight(request)
+            if preflight is None and request.path not in OPEN_PATHS:
                 if _is_crowded(request):
                     raise Overloaded("This worker has as many connections as it can have.")
                 if not service.ready:
@@ -584,9 +730,10 @@ def _shared(
                     _check_query(route, request)
                 if route.max_body is not None:
                     request[MAX_BODY] = route.max_body
-            response = await _answered(route, handler, request)
+            response = preflight or await _answered(route, handler, request)
         except Exception as error:
-            response = problem_response(error)
+            response = error_response(request, error)
+        cross_origin.mark(request, response)
         if (
             service.draining
             or _is_crowded(request)

@@ -16,7 +16,15 @@ from bandit_serve.api.decisions import (
     Scored,
     ScoreRequest,
 )
-from bandit_serve.api.rewards import RewardsReport, RewardsRequest
+from bandit_serve.api.flags import EvaluationRequest, Flag, FlagList
+from bandit_serve.api.inference import (
+    IndexEntry,
+    IndexRequest,
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadata,
+)
+from bandit_serve.api.rewards import ExposuresRequest, RewardsReport, RewardsRequest
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.server.handlers.experiments import ArmRequest, ReasonRequest, StopRequest
@@ -42,6 +50,13 @@ SCORED = {
     "cached": False,
 }
 BEST = [{"item_id": "50", "score": 4.6}, {"item_id": "181", "score": 4.4}]
+FLAG = {
+    "key": "ranker-v2",
+    "value": {"colour": "green"},
+    "variant": "challenger",
+    "reason": "SPLIT",
+    "metadata": {"experiment": "ranker-v2", "propensity": 0.74, "decision_id": TOKEN},
+}
 FEATURES = {"income": 52000.0, "age": 41, "country": "de"}
 OUTPUTS = {"label": "repaid", "probabilities": [0.08, 0.92]}
 REFUSED = {
@@ -115,6 +130,46 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
         },
         "many": {"rewards": [{"decision_id": TOKEN, "value": 25.0, "metric": "revenue"}]},
     },
+    ExposuresRequest: {"seen": {"decision_ids": [TOKEN]}},
+    EvaluationRequest: {"unit": {"context": {"targetingKey": "u1", **CONTEXT}}},
+    Flag: {"split": FLAG},
+    FlagList: {"flags": {"flags": [FLAG], "metadata": {}}},
+    InferenceRequest: {
+        "rows": {
+            "inputs": [
+                {"name": "user_id", "shape": [2], "datatype": "BYTES", "data": ["7", "8"]},
+                {"name": "item_id", "shape": [2], "datatype": "BYTES", "data": ["50", "181"]},
+            ]
+        }
+    },
+    InferenceResponse: {
+        "experiment": {
+            "model_name": "ranker-v2",
+            "outputs": [{"name": "prediction", "datatype": "FP64", "shape": [1], "data": [4.6]}],
+            "parameters": {
+                "decision_ids": [TOKEN],
+                "arms": ["challenger"],
+                "propensities": [0.74],
+                "decision_id": TOKEN,
+                "arm": "challenger",
+                "propensity": 0.74,
+            },
+        }
+    },
+    ModelMetadata: {
+        "model": {
+            "name": "ranker",
+            "versions": ["v1", "v2"],
+            "platform": "bandit_serve",
+            "inputs": [
+                {"name": "user_id", "datatype": "BYTES", "shape": [-1]},
+                {"name": "item_id", "datatype": "BYTES", "shape": [-1]},
+            ],
+            "outputs": [{"name": "prediction", "datatype": "FP64", "shape": [-1]}],
+        }
+    },
+    IndexRequest: {"all": {"ready": False}},
+    list[IndexEntry]: {"index": [{"name": "ranker", "version": "v2", "state": "READY", "reason": ""}]},
     RewardsReport: {
         "accepted": {"accepted": 1, "duplicates": 0, "rejected": 0, "verdicts": ["accepted"]},
         "many": {

@@ -8,13 +8,15 @@ from typing import Any
 
 from bandit_serve import __version__
 from bandit_serve.base.names import Name
+from bandit_serve.server.dialects import Dialect, dialect_of
 from bandit_serve.server.examples import examples_of
-from bandit_serve.server.problems import PROBLEM_TYPE, TITLES, Problem
+from bandit_serve.server.problems import TITLES
 from bandit_serve.server.route import BatchAnswer, Query, Route
 from bandit_serve.server.schemas import Schema, Schemas
 from bandit_serve.server.wire import JSON
 
 NO_CONTENT = 204
+NOT_MODIFIED = 304
 OF_ANY_REQUEST = (400, 403)
 OF_A_BODY = (400, 408, 413, 415)
 ETAG = {"description": "The experiment's revision, for `If-Match`.", "schema": {"type": "string"}}
@@ -24,11 +26,20 @@ IF_MATCH = {
     "description": "The ETag that the change is based on; 412 when it is not the present one.",
     "schema": {"type": "string"},
 }
+VALIDATOR = {"description": "Names this answer, for `If-None-Match`.", "schema": {"type": "string"}}
+IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "description": "The ETag of an answer that the caller has; 304 when nothing is new.",
+    "schema": {"type": "string"},
+}
 RETRY_AFTER = {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
 
 TAGS = {
     "decisions": "Arms for units, and predictions of their models.",
     "rewards": "Outcomes of decisions.",
+    "flags": "Experiments as flags, by the OpenFeature Remote Evaluation Protocol (OFREP).",
+    "inference": "Models and experiments with tensors, by the Open Inference protocol v2.",
     "experiments": "Experiments, made, changed and read.",
     "models": "Registry of models and their versions.",
     "operations": "Health, statistics, this description.",
@@ -44,7 +55,8 @@ _parameter = re.compile(r"\{(\w+)\}")
 def document(routes: Iterable[Route]) -> Schema:
     """Makes the whole description, ready to be encoded."""
     routes = tuple(routes)
-    schemas = Schemas(kind for route in routes for kind in _kinds(route) if kind is not None)
+    kinds = [kind for route in routes for kind in _kinds(route) if kind is not None]
+    schemas = Schemas([*kinds, *(dialect.kind for dialect in _dialects(routes))])
     paths: dict[str, Schema] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
@@ -60,7 +72,11 @@ def document(routes: Iterable[Route]) -> Schema:
         "paths": paths,
         "components": {
             "schemas": schemas.components,
-            "responses": {_problem_name(status): _problem(status, schemas) for status in sorted(TITLES)},
+            "responses": {
+                f"{dialect.name}{status}": _problem(status, dialect, schemas)
+                for dialect in _dialects(routes)
+                for status in sorted(TITLES)
+            },
         },
     }
 
@@ -74,6 +90,8 @@ def statuses(route: Route) -> tuple[int, ...]:
         possible.add(404)
     if not route.open:
         possible.add(503)
+    if route.conditional:
+        possible.add(NOT_MODIFIED)
     succeeds = route.answers is not None or route.status == NO_CONTENT
     return (*((route.status,) if succeeds else ()), *sorted(possible))
 
@@ -103,6 +121,8 @@ def _operation(route: Route, schemas: Schemas) -> Schema:
     parameters += [_query_parameter(query, schemas) for query in route.query]
     if 412 in route.refuses:
         parameters.append(IF_MATCH)
+    if route.conditional:
+        parameters.append(IF_NONE_MATCH)
     if parameters:
         operation["parameters"] = parameters
     if route.takes is not None:
@@ -127,8 +147,10 @@ def _query_parameter(query: Query, schemas: Schemas) -> Schema:
 def _response(route: Route, status: int, schemas: Schemas) -> Schema:
     if status == NO_CONTENT:
         return {"description": route.summary}
+    if status == NOT_MODIFIED:
+        return {"description": "Nothing is new.", "headers": {"ETag": VALIDATOR}}
     if status != route.status or route.answers is None:
-        return {"$ref": f"#/components/responses/{_problem_name(status)}"}
+        return {"$ref": f"#/components/responses/{dialect_of(route.path).name}{status}"}
     if route.answers is str:
         return {"description": route.summary, "content": {"text/plain": {"schema": {"type": "string"}}}}
     kinds = list(_alternatives(route))
@@ -137,6 +159,8 @@ def _response(route: Route, status: int, schemas: Schemas) -> Schema:
     response: Schema = {"description": route.summary, "content": content}
     if 412 in route.refuses or route.etag:
         response["headers"] = {"ETag": ETAG}
+    if route.conditional:
+        response["headers"] = {"ETag": VALIDATOR}
     return response
 
 
@@ -150,14 +174,15 @@ def _content(media: str, kinds: list[Any], schemas: Schemas) -> Schema:
     return content
 
 
-def _problem_name(status: int) -> str:
-    return f"Problem{status}"
+def _dialects(routes: Iterable[Route]) -> list[Dialect]:
+    """Dialects of the errors of some routes, each once."""
+    return list({dialect.name: dialect for dialect in (dialect_of(route.path) for route in routes)}.values())
 
 
-def _problem(status: int, schemas: Schemas) -> Schema:
+def _problem(status: int, dialect: Dialect, schemas: Schemas) -> Schema:
     response: Schema = {
         "description": TITLES[status][1],
-        "content": {PROBLEM_TYPE: {"schema": schemas.of(Problem)}},
+        "content": {dialect.media: {"schema": schemas.of(dialect.kind)}},
     }
     if status == 503:
         response["headers"] = {"Retry-After": RETRY_AFTER}

@@ -36,6 +36,7 @@ class Route(NamedTuple):
     that are not in `query` are refused. `operation` is the `operationId`, so generated clients have a function of that
     name. An `open` route is answered before the state is loaded, and on a crowded connection; 503 is in its `refuses`
     if it ever answers so. `etag` says that the answer has an `ETag`; a route that refuses with 412 always has one. A
+    `conditional` route answers 304 where `If-None-Match` names the `ETag` of its answer. A
     `hot` route is answered by the lane (`lane.py`) when the whole request has arrived. Its handler is a function of the
     name in the path, the headers and the body. `max_body`, in bytes, is the size of the largest body that `takes`
     allows, where that is less than the setting `max_body`. `plain` is the type of a body in JSON that the route takes
@@ -59,6 +60,7 @@ class Route(NamedTuple):
     open: bool = False
     etag: bool = False
     plain: type | None = None
+    conditional: bool = False
 
     @property
     def label(self) -> str:

@@ -16,6 +16,8 @@ from bandit_serve.api.decisions import (
     PredictRequest,
     ScoreRequest,
 )
+from bandit_serve.api.flags import EvaluationRequest
+from bandit_serve.api.inference import InferenceRequest
 from bandit_serve.api.rewards import MAX_REWARDS, RewardsRequest
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import SERVED, Arm, Experiment, Metric, Stopping
@@ -367,6 +369,14 @@ BEYOND: Mapping[type, str] = {
     RewardsRequest: "`decision_id` is one of ours, and `value` one that the metric takes; an `event_id` is counted in "
     "bytes, and a decision's events add up to a value that the metric takes. An `experiment` with rewards by unit has "
     "`unit: user`, and `at` is at most 10 s in the future.",
+    EvaluationRequest: (
+        "`targetingKey`, where the experiment assigns users, is of 1 to 256 bytes; a value that the experiment has a "
+        "field for is a number, a text or true or false."
+    ),
+    InferenceRequest: (
+        "Inputs have as many rows each, at most 10,000, and as many values as their shapes say, each of its datatype; "
+        "binary data behind the JSON are as long as the inputs say. Outputs are those that the model gives."
+    ),
     PolicySpec: OF_A_POLICY,
     Arm: OF_AN_ARM,
     ArmRequest: f"{OF_AN_ARM} Where others have `features`, it has as many.",

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from bandit_serve.api.decisions import ScoreRequest
+from bandit_serve.api.inference import Datatype, TensorMetadata
 from bandit_serve.base.threads import in_scoring_thread
 from bandit_serve.errors import FieldError, InvalidInput, Overloaded
 from bandit_serve.models.onnx.rows import Row, RowReader
 from bandit_serve.models.onnx.session import MAX_RUN_S, Session
-from bandit_serve.models.onnx.signature import Signature
+from bandit_serve.models.onnx.signature import DTYPES, Signature, TensorSpec
 from bandit_serve.serving.request_form import check_form
 from bandit_serve.serving.servable import BackgroundScores, Check, Scores
 
@@ -22,6 +23,18 @@ MAX_RUN_CELLS = 16_384
 """Numbers and texts of a run. Making arrays of them holds the interpreter for half a millisecond or less."""
 MAX_WAITING = 10_000
 MAX_CHECKS = 1_000
+DATATYPES: dict[str, Datatype] = {
+    "float32": "FP32", "float64": "FP64", "int64": "INT64", "int32": "INT32", "int16": "INT16", "int8": "INT8",
+    "uint64": "UINT64", "uint32": "UINT32", "uint16": "UINT16", "uint8": "UINT8", "bool": "BOOL", "str": "BYTES",
+}  # fmt: skip
+"""Datatypes of Open Inference that inputs take, by NumPy's names."""
+GIVEN: dict[str, Datatype] = {
+    **{dtype: "FP64" if dtype.startswith("float") else "INT64" for dtype in DTYPES.values()},
+    "bool": "BOOL",
+    "str": "BYTES",
+    "mapping": "BYTES",
+}
+"""Datatypes in which outputs are answered; a mapping is an object of JSON."""
 
 
 @lru_cache(MAX_CHECKS)
@@ -52,6 +65,12 @@ class OnnxVersion:
     def __init__(self, session: Session) -> None:
         signature = session.signature
         self.nbytes = signature.nbytes
+        self.inputs = [_about(each, DATATYPES[each.dtype]) for each in signature.inputs]
+        self.outputs = (
+            [TensorMetadata("prediction", "FP64", [-1])]
+            if signature.is_regression
+            else [_about(each, GIVEN[each.dtype]) for each in signature.outputs]
+        )
         self._session = session
         self._read = RowReader(signature)
         self._check = onnx_check(signature)
@@ -129,3 +148,8 @@ class OnnxVersion:
             each_s = (time.perf_counter() - started_s) / len(part)
             scored += [BackgroundScores(each, each_s) for each in given]
         return scored
+
+
+def _about(spec: TensorSpec, datatype: Datatype) -> TensorMetadata:
+    shape = [] if spec.shape == (1,) else spec.shape
+    return TensorMetadata(spec.name, datatype, [-1, *(-1 if size is None else size for size in shape)])

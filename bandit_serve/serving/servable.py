@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from bandit_serve.api.decisions import ScoreRequest
+from bandit_serve.api.inference import TensorMetadata
 
 Scores = dict[str, Any]
 """Fields of an answer: `prediction`, `predictions`, `items` or `outputs`; alone, also `confidence` and `cached`."""
@@ -67,3 +68,23 @@ class Servable(Protocol):
     async def close(self) -> None:
         """Releases what the version holds. Requests that got it before may still ask it."""
         ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """Servable that knows the tensors by which it can be asked (Open Inference v2)."""
+
+    @property
+    def inputs(self) -> Sequence[TensorMetadata]:
+        """Tensors that it takes, one value or list of values a row."""
+        ...
+
+    @property
+    def outputs(self) -> Sequence[TensorMetadata]:
+        """Tensors that it gives."""
+        ...
+
+
+def described(servable: object) -> Described | None:
+    """The servable, if it knows its tensors."""
+    return servable if isinstance(servable, Described) else None

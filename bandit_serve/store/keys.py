@@ -78,6 +78,13 @@ class Keys:
         """
         return f"{self._of(owner)}:exposed:{incarnation:016x}"
 
+    def demanded(self, owner: str, incarnation: int, block: int) -> str:
+        """Bitmap with a bit for each of the 65,536 decisions of a block: which exposures on demand are in the log.
+
+        Lives as `seen`.
+        """
+        return f"{self._of(owner)}:demanded:{incarnation:016x}:{block}"
+
     def expiries(self, owner: str) -> str:
         """Sorted set, for ever: keys of this log by the log time at which `Store.sweep` may delete them.
 

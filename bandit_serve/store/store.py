@@ -226,6 +226,18 @@ class Store:
         result = int(await self._write(self._append(scripts.APPEND_EXPOSURES, keys, arguments)))
         return None if result < 0 else bool(result)
 
+    async def append_demanded(
+        self, owner: str, bitmaps: Sequence[str], checks: bytes, exposures: Sequence[bytes]
+    ) -> bytes:
+        """Appends the exposures on demand that are neither late nor in the log already, an entry each.
+
+        `checks` holds 12 bytes an exposure (append_demanded.lua), `bitmaps` the keys that they refer to. Returns one
+        letter each: `a`ccepted, `d`uplicate or `l`ate.
+        """
+        keys = [self.keys.log(owner), self.keys.expiries(owner), *bitmaps]
+        arguments: list[scripts.Argument] = [COUNTED_MS, checks, *exposures]
+        return bytes(await self._write(self._append(scripts.APPEND_DEMANDED, keys, arguments)))
+
     async def append(self, owner: str, kind: bytes, event: bytes) -> Offset:
         """Appends one event; returns its offset. A retry after a lost reply appends it twice."""
         appended = self._append(scripts.APPEND, [self.keys.log(owner)], [kind, event])

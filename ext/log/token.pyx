@@ -6,7 +6,8 @@
     version u8 | key id u8 | experiment u64 | incarnation u64 | counter u48 | time_ms u48 | revision u32
     | arm u16 | propensity f64 | unit u64 | flags u8 (`events.HELD_OUT` or 0) | MAC 16 bytes
 
-Version 2 has, between the flags and the MAC, the decision's features: x f32[d], and 0 to 2 zero bytes. The MAC is
+Version 2 has, between the flags and the MAC, the decision's features: x f32[d], and 0 to 2 zero bytes. Behind the
+features, the token of an exposure on demand has the shares that it was drawn from, f64[K], where they fit. The MAC is
 BLAKE2b keyed, over everything before it, and is compared in constant time. The length is a multiple of three in either
 version, so base64 has no padding and no spare bits: one decision has exactly one spelling.
 """
@@ -35,6 +36,7 @@ TOKEN_CHARS = SIZE // 3 * 4
 MAX_FEATURES = MAX_N_FEATURES
 KEY_BYTES = 32
 
+cdef uint64_t ON_DEMAND = <uint64_t> 1 << 41    # `events.ON_DEMAND`
 cdef const char* ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 cdef uint8_t[256] VALUES
 memset(VALUES, 255, 256)
@@ -216,7 +218,8 @@ cdef class Opener:
         """Fills row i of `rows` (uint8 (n, 56), `events.REWARD` seen as bytes) from `tokens[i]` and `values[i]`.
 
         `experiments[i]` becomes the experiment's uid, and 0 where the token is not ours. The metric is left as it is.
-        Returns the features of those tokens that have some: bytes of float32 (d,) by i.
+        Returns the features of those tokens that have some, bytes of float32 (d,) by i; for exposures on demand always,
+        with their shares behind them.
         """
         cdef Py_ssize_t i, n = len(tokens)
         cdef uint8_t[MAX_TOKEN_BYTES] raw
@@ -245,6 +248,6 @@ cdef class Opener:
             memcpy(row + 48, &raw[30], 4)
             memcpy(row + 52, &raw[34], 2)
             row[55] = raw[52]
-            if signed > BODY:
+            if signed > BODY or get(&raw[18], 6) >= ON_DEMAND:
                 features[i] = PyBytes_FromStringAndSize(<char*>&raw[BODY], (signed - BODY) // 4 * 4)
         return features

@@ -20,6 +20,7 @@ import msgspec
 import pytest
 import typer
 from documents import ROOT, Block, Document, every_document
+from npm_packages import run_node
 from services import ThrowawayService, clean_environment
 
 from bandit_serve.cli.experiments_file import read_experiments
@@ -82,6 +83,11 @@ PAGES = {
     "docs/learning.md": Page(not_run=("bandit-serve serve --learn",)),
     "docs/simulate.md": Page(shows=("thompson",)),
     "docs/http.md": Page(True, shows=("did you mean", '"at":"arms[0].nam"')),
+    "docs/standards.md": Page(
+        True,
+        ("pip install openfeature-sdk",),
+        ('"status":"running"', "0.5", "2 arms, 2 decisions"),
+    ),
     "docs/operations.md": Page(
         True,
         ("BANDIT_SERVE_STORE=", "bandit-serve repair"),
@@ -149,6 +155,27 @@ def test_the_examples_of_a_page_run_as_written(
         run(block._replace(text=block.text.replace(WRITTEN_ADDRESS, address)), workshop) for block in blocks
     )
     assert [text for text in page.shows if text not in printed] == [], printed
+
+
+@pytest.mark.timeout(400)
+def test_the_examples_for_node_run_as_written(workshop: Path, address: str) -> None:
+    """After those of the page for the shell, whose experiment they ask."""
+    blocks = Document("docs/standards.md").blocks
+
+    def adapted(block: Block) -> str:
+        return (
+            block.text.replace(WRITTEN_ADDRESS, address)
+            .replace("banner'", "node'")
+            .replace('banner"', 'node"')
+        )
+
+    made = next(block for block in blocks if block.language == "sh")
+    run(made._replace(text=adapted(made).replace("/banner/", "/node/")), workshop)
+    scripts = [adapted(block) for block in blocks if block.language == "js"]
+    printed = [run_node("--input-type=module", "-e", script) for script in scripts]
+    assert printed[0].strip() in ("control", "challenger")
+    assert printed[1].strip() == "[ 'accepted' ]"
+    assert len(printed) == 2
 
 
 def test_every_page_with_examples_is_tried() -> None:

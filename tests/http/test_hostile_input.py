@@ -43,6 +43,15 @@ POLICIES = [
     {"kind": "ucb1"},
 ]
 
+INFERENCE = {
+    "inputs": [
+        {"name": "user_id", "shape": [2], "datatype": "BYTES", "data": ["u1", "u2"]},
+        {"name": "item_id", "shape": [2, 1], "datatype": "BYTES", "data": [["i1"], ["i2"]]},
+        {"name": "hour", "shape": [2], "datatype": "FP32", "data": [1, 2.5]},
+    ],
+    "outputs": [{"name": "prediction", "parameters": {"binary_data": True}}],
+}
+
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThrowawayService]:
@@ -107,6 +116,11 @@ def grammar(service: ThrowawayService, artifact: bytes) -> BadRequestGrammar:
         "decisions.decide_batch": [{"requests": [{"unit": "a"}, {}]}, {"units": ["a", "b"]}],
         "decisions.predict_batch": [{"requests": [{**ask, **way} for way in ways]}],
         "decisions.score": [{"user_id": "u1", **way, "features": None} for way in ways],
+        "rewards.expose": [{"decision_ids": tokens[:20]}],
+        "flags.evaluate": [{"context": {"targetingKey": "u1", "n": 1, "deep": {"a": []}}}],
+        "flags.evaluate_all": [{"context": {"targetingKey": "u1"}}],
+        "inference.infer": [INFERENCE, {**INFERENCE, "parameters": {"k": 2}}, {"inputs": [], "id": "1"}],
+        "inference.index": [{"ready": True}],
         "experiments.create": [
             {**body, "id": f"{body['id']}-{n}"} for n in range(40) for body in experiments
         ],
@@ -224,6 +238,8 @@ def explained(answer: RawAnswer) -> bool:
         return kind == "" and answer.body == b""
     if answer.status < 400:
         return kind in ("application/json", "application/msgpack", "text/plain")
+    if kind == "application/json":  # of Open Inference v2
+        return not answer.body or set(json.loads(answer.body)) == {"error"}
     return kind == "application/problem+json" or (answer.status == 417 and kind == "text/plain")
 
 

@@ -72,6 +72,9 @@ def test_every_route_with_a_body_takes_no_more_than_it_needs_or_is_a_batch() -> 
         "POST /v1/experiments",
         "PUT /v1/experiments/{experiment}",
         "POST /v1/models/{model}/versions",
+        "POST /v1/exposures",
+        "POST /v2/models/{model}/infer",
+        "POST /v2/models/{model}/versions/{version}/infer",
     }
     assert {route.label for route in ROUTES if route.media == MULTIPART} <= unbounded
 

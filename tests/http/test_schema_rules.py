@@ -58,6 +58,16 @@ BEYOND = {
         r"expected a number within",
         r"metric: expected one of click",
     ],
+    "EvaluationRequest": [
+        r"expected 1 to 256 bytes of UTF-8",
+        r"context.targetingKey(: expected a text| is needed)",
+        r"context.hour: expected a number",
+    ],
+    "InferenceRequest": [
+        r"^(inputs|outputs|parameters)\b.*: expected",
+        r"^The inputs (have|must have)",
+        r"is not given here",
+    ],
     "Policy": [*OF_POLICIES, r"learns from context", r"takes a .* objective", r"jumps between arms"],
     "ArmRequest": [r"There is no model", r"the name '.*' is taken"],
     "StopRequest": [r"winner: (did you mean \w+\? )?expected one of control"],
@@ -93,7 +103,8 @@ def check_answer(name: str, body: Any, answer: Answer) -> None:
     refusal = refusal_of(answer)
     if refusal is None and not fits(name, body):
         problems = [answer.body, *answer.body.get("responses", [])]
-        refusal = next((problem["detail"] for problem in problems if "detail" in problem), None)
+        said = (problem.get("detail") or problem.get("error") for problem in problems)
+        refusal = next((detail for detail in said if detail is not None), None)
     check(name, body, refusal)
 
 
@@ -197,8 +208,8 @@ POLICIES_LEAST = {kind: i % STEP for i, kind in enumerate(POLICIES)}
 def refusal_of(answer: Answer) -> str | None:
     """Why a request, or an entry of it, was refused as it is; None where it was not, or the state did not allow it."""
     if answer.status in (400, 413, 501):
-        return str(answer.body["detail"])
-    if answer.status == 200:
+        return str(answer.body.get("detail") or answer.body["error"])
+    if answer.status == 200 and isinstance(answer.body, dict):
         for entry in answer.body.get("responses", []):
             if entry.get("status") == 400:
                 return str(entry["detail"])
@@ -206,6 +217,7 @@ def refusal_of(answer: Answer) -> str | None:
 
 
 CONTEXT = [{"name": "hour", "kind": "numeric"}]
+INPUT = {"name": "hour", "shape": [1], "datatype": "INT8", "data": [9]}
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +235,12 @@ def bodies(service: ThrowawayService) -> dict[tuple[str, str], list[Any]]:
     of_arm = f"/v1/experiments/{new}/arms/challenger"
     reason = [{"reason": "because"}]
     return {
+        ("POST", "/v1/exposures"): [{"decision_ids": [token]}],
+        ("POST", f"/ofrep/v1/evaluate/flags/{name}"): [{"context": {"targetingKey": "u", **context}}],
+        ("POST", "/ofrep/v1/evaluate/flags"): [{"context": {"targetingKey": "u", **context}}],
+        ("POST", f"/v2/models/{name}/infer"): [{"inputs": [INPUT], "id": "1", "outputs": [{"name": "arm"}]}],
+        ("POST", "/v2/models/none/versions/v1/infer"): [{"inputs": [INPUT], "parameters": {"k": 1}}],
+        ("POST", "/v2/repository/index"): [{"ready": True}],
         ("POST", "/v1/rewards"): [{"decision_id": token, "value": 1, "metric": "click"}],
         ("POST", f"/v1/experiments/{name}/decide"): [whole],
         ("POST", f"/v1/experiments/{name}/decide/batch"): [
@@ -278,7 +296,8 @@ def test_bodies_of_requests(
     for body in valid:
         check_answer(name, body, service.call(method, place, body))
         for other in some(near(name, body), start=len(place) % STEP):
-            if name == "RewardsRequest" and isinstance(other, dict) and "rewards" in other:
+            entries = {"RewardsRequest": "rewards", "ExposuresRequest": "decision_ids"}.get(name, "")
+            if isinstance(other, dict) and isinstance(other.get(entries), list):
                 continue
             check_answer(name, other, service.call(method, place, msgspec.json.encode(other)))
 

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from http_calls import PROBLEM, check_problem, experiment, new_name, running
+from http_calls import check_problem, check_refusal, experiment, new_name, running
 from raw_http import read_answer
 from services import ThrowawayService
 
@@ -47,8 +47,7 @@ def test_no_route_answers_a_foreign_caller(
 ) -> None:
     sent = {name: value.replace("PORT", str(service.port)) for name, value in headers.items()}
     refused = service.call(method, path, b"{}" if method != "GET" else None, sent)
-    assert refused.status == 403
-    assert refused.headers["Content-Type"] == PROBLEM
+    check_refusal(path, refused, 403)
     assert not any(name.startswith("Access-Control") for name in refused.headers)
 
 
@@ -120,10 +119,9 @@ def test_a_name_that_is_not_listed_as_it_is_called_is_refused(service: Throwaway
     check_problem(service.call("GET", "/health/live", None, {"Host": host}), 403)
 
 
-def test_nothing_is_promised_to_a_browser_that_asks_first(service: ThrowawayService) -> None:
-    """Until there is more to say of `cors_origins`, also not to a page that may talk to us."""
+def test_nothing_is_promised_for_other_routes_to_a_browser_that_asks_first(service: ThrowawayService) -> None:
     headers = {"Origin": SHOP, "Access-Control-Request-Method": "POST", "Content-Type": ""}
-    answer = service.call("OPTIONS", "/v1/rewards", None, headers)
+    answer = service.call("OPTIONS", "/v1/experiments", None, headers)
     check_problem(answer, 405)
     assert not any(name.startswith("Access-Control") for name in answer.headers)
 

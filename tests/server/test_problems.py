@@ -47,6 +47,8 @@ STATUSES = {
     "Overloaded": 503,
     "StoreRefused": 503,
     "ModelLost": 503,
+    "Unparsable": 400,
+    "NoTargetingKey": 400,
     "FilesUnavailable": 503,
     "DiskFull": 503,
 }

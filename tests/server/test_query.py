@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from http_calls import check_problem, running
+from http_calls import check_problem, check_refusal, running
 from services import ThrowawayService
 
 from bandit_serve.server.app import ROUTES
@@ -31,7 +31,7 @@ def test_an_unknown_parameter_is_refused_by_its_name(
     known = [parameter.name for parameter in route.query]
     for before in ("", *(f"{name}=1&" for name in known)):
         refused = service.call(route.method, f"{place(route)}?{before}{query}", body)
-        problem = check_problem(refused, 400, named)
+        problem = check_refusal(route.path, refused, 400, named)
         assert all(name in problem["detail"] for name in known)
 
 

@@ -55,7 +55,7 @@ OWNED = [
 
 def test_there_are_keys() -> None:
     of_folds = {"snapshots", "snapshot_pieces", "census", "acknowledgements"}
-    assert {"log", "head", "seen", "exposed", "expiries", "trimmed", *of_folds} == set(OWNED)
+    assert {"log", "head", "seen", "exposed", "demanded", "expiries", "trimmed", *of_folds} == set(OWNED)
 
 
 @pytest.mark.parametrize("name", NAMES)

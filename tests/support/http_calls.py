@@ -107,6 +107,19 @@ def check_problem(answer: Answer, status: int, *at: str) -> dict[str, Any]:
     return body
 
 
+def check_refusal(path: str, answer: Answer, status: int, *at: str) -> dict[str, Any]:
+    """Asserts that an answer is an error in the dialect of its path; returns a body with its `detail`."""
+    if path.startswith("/v2"):
+        assert (answer.status, answer.headers["Content-Type"]) == (status, "application/json"), answer
+        assert set(answer.body) == {"error"}
+        return {"detail": answer.body["error"]}
+    if path.startswith("/ofrep/"):
+        assert answer.body["errorDetails"] == answer.body["detail"], answer
+        members = {"key", "errorCode", "errorDetails"}
+        answer = answer._replace(body={key: answer.body[key] for key in answer.body if key not in members})
+    return check_problem(answer, status, *at)
+
+
 def upload(
     service: ThrowawayService,
     model: str,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bandit_serve.folds.attribution import _delays
 from bandit_serve.folds.attribution.buckets import Buckets
 from bandit_serve.folds.attribution.delays import Delays, DelaysState
+from bandit_serve.log.events import MAX_COUNTER, ON_DEMAND
 from bandit_serve.log.times import LINGER_MS
 
 Counts = NDArray[np.int64]
@@ -81,7 +82,9 @@ class PendingDecisions:
         for bucket, arm in _taken(self._settled, incarnation, first, end):
             self._exposed[bucket][arm] -= 1
         reached = self._reached.get(incarnation, (0, 0))[0]
-        if first > reached:
+        if first >= ON_DEMAND:
+            end = MAX_COUNTER
+        elif first > reached:
             self._lost.setdefault(incarnation, []).append((reached, first))
         self._reached[incarnation] = (end, int(times_ms[-1]))
 

@@ -15,7 +15,6 @@ from bandit_serve.api.decisions import (
     Context,
     DecideBatch,
     DecideRequest,
-    ModelName,
     PredictBatch,
     Predicted,
     PredictRequest,
@@ -30,30 +29,22 @@ from bandit_serve.errors import (
     InvalidInput,
     NotFound,
     TooLarge,
-    Unavailable,
 )
+from bandit_serve.server.answer_sizes import ITEM_BYTES, NUMBER_BYTES, AnswerSizes
+from bandit_serve.server.news import read_news
 from bandit_serve.server.problems import as_entry
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import (
     LARGE_BYTES,
-    MAX_ANSWER_BYTES,
     Body,
     Entries,
     Reply,
     Responses,
-    answer_too_large,
-    encode_json,
-    encode_msgpack,
     negotiated,
 )
 from bandit_serve.store.keys import COMMON
 
 COLUMNS_OR_REQUESTS = "expected either requests or units"
-# Of an answer, beside its names and its payload: fields, numbers and a token, and what each feature adds to that.
-ENTRY_BYTES = 400
-TOKEN_BYTES_A_FEATURE = 5.34
-# Of an item with its name, and of a number in a list.
-ITEM_BYTES, NUMBER_BYTES = 300, 26
 
 
 # Entries of a batch of predictions that are under way together.
@@ -72,8 +63,7 @@ class DecisionHandlers:
         self._contexts: Entries[Context | None] = Entries(Context | None, "contexts", MAX_BATCH)
         self._predict_batch = Body(PredictBatch, timeout_s=timeout_s, msgpack=True)
         self._decide_entries: Entries[DecideRequest] = Entries(DecideRequest, "requests", MAX_BATCH)
-        # By experiment: its arms' payloads, and the bytes of the arm with the most.
-        self._largest: dict[str, tuple[list[Any], int]] = {}
+        self._sizes = AnswerSizes(service)
         self._predict_entries: Entries[PredictRequest] = Entries(PredictRequest, "requests", MAX_BATCH)
 
     def decide(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply | Awaitable[Reply]:
@@ -88,7 +78,7 @@ class DecisionHandlers:
     async def _decide_after_news(
         self, experiment: str, headers: Mapping[str, str], asked: DecideRequest
     ) -> Reply:
-        await self._refresh(experiment)
+        await read_news(self._service.node.tail, experiment)
         decided = self._service.decisions.decide(experiment, asked)
         self._service.counters.add("decisions")
         return negotiated(headers, decided)
@@ -107,7 +97,7 @@ class DecisionHandlers:
     async def _predict_after_news(
         self, experiment: str, headers: Mapping[str, str], asked: PredictRequest
     ) -> Reply:
-        await self._refresh(experiment)
+        await read_news(self._service.node.tail, experiment)
         return await self._predict_later(headers, self._service.decisions.predict(experiment, asked))
 
     async def _predict_later(
@@ -158,7 +148,7 @@ class DecisionHandlers:
         self, experiment: str, headers: Mapping[str, str], requests: Sequence[DecideRequest | InvalidInput]
     ) -> Reply:
         await self._known(experiment)
-        await self._check_answer(experiment, len(requests))
+        await self._sizes.check(experiment, len(requests))
         responses, turn = Responses(headers), Turn()
         for asked in requests:
             try:
@@ -183,7 +173,7 @@ class DecisionHandlers:
             )
         await self._known(experiment)
         nbytes = sum(ids * NUMBER_BYTES + k * ITEM_BYTES for ids, k in items)
-        await self._check_answer(experiment, len(requests), nbytes)
+        await self._sizes.check(experiment, len(requests), nbytes)
         responses, turn = Responses(headers), Turn()
         for first in range(0, len(requests), MAX_BEGUN):
             begun: list[Any] = []
@@ -232,19 +222,6 @@ class DecisionHandlers:
         except InvalidInput as error:
             return await self._predict_entries.after(error, headers, body)
 
-    async def _check_answer(self, experiment: str, n: int, more_bytes: int = 0) -> None:
-        """Raises `TooLarge`, before anything is decided, if n answers with the largest payload are too many bytes."""
-        decider = self._service.decisions.decider(experiment)
-        payloads, largest = self._largest.get(experiment, (None, 0))
-        if payloads is not decider.payloads:
-            payloads = decider.payloads
-            largest = await _largest(decider.arm_names, decider.models, payloads)
-            self._largest[experiment] = payloads, largest
-        n_features = 0 if decider.features is None else decider.features.n_features
-        entry_bytes = ENTRY_BYTES + len(experiment) + TOKEN_BYTES_A_FEATURE * n_features + largest
-        if n * entry_bytes + more_bytes > MAX_ANSWER_BYTES:
-            raise answer_too_large()
-
     async def score(self, request: web.Request) -> web.Response:
         service = self._service
         asked = await self._score.read(request)
@@ -252,7 +229,7 @@ class DecisionHandlers:
         try:
             scored = await service.decisions.score(model, version, asked)
         except (NotFound, Conflict):
-            await self._refresh(COMMON)
+            await read_news(service.node.tail, COMMON)
             scored = await service.decisions.score(model, version, asked)
         service.counters.add("predictions")
         reply = negotiated(request.headers, scored)
@@ -261,35 +238,14 @@ class DecisionHandlers:
     async def _known(self, name: str) -> None:
         decider = self._service.decisions.find(name)
         if decider is None or decider.status == "draft":
-            await self._refresh(name)
+            await read_news(self._service.node.tail, name)
         if self._service.decisions.decider(name).status == "draft":
             raise Conflict(f"The experiment {name!r} is a draft; start it first.")
-
-    async def _refresh(self, owner: str) -> None:
-        """Reads new log entries before a refusal: another worker may know what this one does not.
-
-        Nothing is raised, and nothing waited for, while the store is away.
-        """
-        tail = self._service.node.tail
-        try:
-            await tail.refresh(owner)
-        except Unavailable:
-            return
 
 
 def _items(asked: PredictRequest) -> tuple[int, int]:
     """Numbers of items: those that a request names, and those that it asks for."""
     return len(asked.item_ids or ()), asked.k or 0
-
-
-async def _largest(names: Sequence[str], models: Sequence[ModelName | None], payloads: Sequence[Any]) -> int:
-    """Largest size in bytes, in JSON or MessagePack, of an arm's part of an answer: name, model, payload."""
-    largest, turn = 0, Turn()
-    for arm in zip(names, models, payloads, strict=True):
-        largest = max(largest, len(encode_json(arm)), len(encode_msgpack(arm)))
-        if turn.over:
-            await turn.give_way()
-    return largest
 
 
 def _check_form(batch: DecideBatch | RawBatch) -> None:

@@ -1,24 +1,27 @@
-"""Route of rewards, for one or many."""
+"""Routes of rewards, for one or many, and of exposures on demand."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
+from aiohttp import web
 from msgspec import UNSET
 
 from bandit_serve.api.rewards import (
     MAX_REWARDS,
     DecisionReward,
     DecisionRewards,
+    ExposuresRequest,
     Reward,
     RewardsRequest,
     RewardVerdict,
+    Token,
     rewards_report,
 )
 from bandit_serve.errors import FieldError, InvalidInput, InvalidToken, Late, NotFound, RewardConflict
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Body, Entries, Reply, negotiated
+from bandit_serve.server.wire import Body, Entries, Reply, negotiated, read_bytes
 
 ONE_OR_MANY = "expected either decision_id and value, or experiment, unit, value and event_id, or rewards"
 
@@ -26,13 +29,13 @@ ONE_OR_MANY = "expected either decision_id and value, or experiment, unit, value
 class RewardHandlers:
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._timeout_s = timeout_s = service.settings.seconds("body_timeout")
         self._body: Body[RewardsRequest | DecisionRewards] = Body(
-            RewardsRequest,
-            timeout_s=service.settings.seconds("body_timeout"),
-            msgpack=True,
-            usual=DecisionRewards,
+            RewardsRequest, timeout_s=timeout_s, msgpack=True, usual=DecisionRewards
         )
         self._entries: Entries[Reward] = Entries(Reward, "rewards", MAX_REWARDS)
+        self._exposures = Body(ExposuresRequest, timeout_s=timeout_s, msgpack=True)
+        self._tokens: Entries[str] = Entries(Token, "decision_ids", MAX_REWARDS)
 
     async def reward(self, _: str, headers: Mapping[str, str], body: bytes) -> Reply:
         service = self._service
@@ -75,6 +78,20 @@ class RewardHandlers:
         for i, verdict in zip([*places, *(i for i, _ in by_unit)], submitted, strict=True):
             verdicts[i] = verdict
         return verdicts
+
+    async def expose(self, request: web.Request) -> web.Response:
+        headers, body = request.headers, await read_bytes(request, self._timeout_s)
+        try:
+            entries: Sequence[str | InvalidInput] = self._exposures.decode(headers, body).decision_ids
+        except InvalidInput as error:
+            entries = await self._tokens.after(error, headers, body)
+        verdicts: list[RewardVerdict] = ["invalid"] * len(entries)
+        valid = [(i, entry) for i, entry in enumerate(entries) if isinstance(entry, str)]
+        exposed = await self._service.rewards.expose([token for _, token in valid])
+        for (i, _), verdict in zip(valid, exposed, strict=True):
+            verdicts[i] = verdict
+        reply = negotiated(headers, rewards_report(verdicts))
+        return web.Response(body=reply.body, headers={"Content-Type": reply.content_type})
 
     async def _submit_valid(self, entries: Sequence[Reward | InvalidInput]) -> list[RewardVerdict]:
         verdicts: list[RewardVerdict] = ["invalid"] * len(entries)

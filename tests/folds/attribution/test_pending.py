@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandit_serve.folds.attribution.pending import PendingDecisions
+from bandit_serve.log.events import ON_DEMAND
 from bandit_serve.log.times import BUCKETS, LINGER_MS
 
 WINDOW_MS = 2_560
@@ -243,3 +244,21 @@ def test_any_order_of_the_log_counts_every_decision_once(
     closed += zeros(pending, 1_000_000)
     assert closed.tolist() == expected.tolist()
     assert closed.sum() + len(rewarded) == len(decisions)
+
+
+@given(st.permutations(range(12)), st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11)))
+def test_exposures_on_demand_have_gaps_and_no_order(
+    order: list[int], exposed: set[int], rewarded: set[int]
+) -> None:
+    """Each is logged before its rewards, so a reward in a gap, or beyond the last one, lacks no exposure."""
+    pending = PendingDecisions(WINDOW_MS, 2)
+    for number in order:
+        if number in exposed | rewarded:
+            expose(pending, ON_DEMAND + number, [number % 2], [number])
+        if number in rewarded:
+            reward(pending, ON_DEMAND + number, number % 2, number, 20)
+            pending = PendingDecisions.from_state(WINDOW_MS, 2, pending.state())
+    silent = [number % 2 for number in exposed - rewarded]
+    assert zeros(pending, FAR_MS) == [silent.count(0), silent.count(1)]
+    assert not pending.state().lost
+    assert not pending.state().early

@@ -1,0 +1,49 @@
+"""Sizes of answers with many decisions, known before anything is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bandit_serve.api.decisions import ModelName
+from bandit_serve.base.turns import Turn
+from bandit_serve.server.service import Service
+from bandit_serve.server.wire import MAX_ANSWER_BYTES, answer_too_large, encode_json, encode_msgpack
+
+# Of an answer, beside its names and its payload: fields, numbers and a token, and what each feature adds to that.
+ENTRY_BYTES = 400
+TOKEN_BYTES_A_FEATURE = 5.34
+# Of an item with its name, and of a number in a list.
+ITEM_BYTES, NUMBER_BYTES = 300, 26
+
+
+class AnswerSizes:
+    """Largest sizes of one decision's part of an answer, by experiment."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        # By experiment: its arms' payloads, and the bytes of the arm with the most.
+        self._largest: dict[str, tuple[list[Any], int]] = {}
+
+    async def check(self, experiment: str, n: int, more_bytes: int = 0) -> None:
+        """Raises `TooLarge`, before anything is decided, if n answers with the largest payload are too many bytes."""
+        decider = self._service.decisions.decider(experiment)
+        payloads, largest = self._largest.get(experiment, (None, 0))
+        if payloads is not decider.payloads:
+            payloads = decider.payloads
+            largest = await _largest(decider.arm_names, decider.models, payloads)
+            self._largest[experiment] = payloads, largest
+        n_features = 0 if decider.features is None else decider.features.n_features
+        entry_bytes = ENTRY_BYTES + len(experiment) + TOKEN_BYTES_A_FEATURE * n_features + largest
+        if n * entry_bytes + more_bytes > MAX_ANSWER_BYTES:
+            raise answer_too_large()
+
+
+async def _largest(names: Sequence[str], models: Sequence[ModelName | None], payloads: Sequence[Any]) -> int:
+    """Largest size in bytes, in JSON or MessagePack, of an arm's part of an answer: name, model, payload."""
+    largest, turn = 0, Turn()
+    for arm in zip(names, models, payloads, strict=True):
+        largest = max(largest, len(encode_json(arm)), len(encode_msgpack(arm)))
+        if turn.over:
+            await turn.give_way()
+    return largest

@@ -1,0 +1,323 @@
+"""Routes of Open Inference v2: models and experiments, asked with tensors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Iterator, Sequence
+from typing import Any
+
+from aiohttp import web
+from msgspec import UNSET
+
+from bandit_serve import __version__
+from bandit_serve.api.decisions import (
+    Decided,
+    DecideRequest,
+    ModelName,
+    Predicted,
+    PredictRequest,
+    Scored,
+    ScoreRequest,
+)
+from bandit_serve.api.inference import (
+    IndexEntry,
+    IndexRequest,
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadata,
+    ModelReady,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+    TensorMetadata,
+)
+from bandit_serve.base.names import check_all_outside
+from bandit_serve.base.turns import Turn
+from bandit_serve.decisions.control_decider import ControlDecider
+from bandit_serve.decisions.decider import Decider
+from bandit_serve.errors import Conflict, NotFound, TooLarge, Unavailable
+from bandit_serve.registry.registry import SERVABLE, Version
+from bandit_serve.server.answer_sizes import ITEM_BYTES, AnswerSizes
+from bandit_serve.server.news import read_news
+from bandit_serve.server.rows import (
+    ITEM,
+    SCORE,
+    UNIT,
+    InferenceRows,
+    decision_parameters,
+    decisions,
+    predictions,
+)
+from bandit_serve.server.service import Service
+from bandit_serve.server.tensors import (
+    HEADER_LENGTH,
+    check_forms,
+    check_media,
+    check_names,
+    read_tensors,
+    respond,
+    split,
+    wanted_outputs,
+)
+from bandit_serve.server.wire import (
+    JSON,
+    JSON_HEADERS,
+    MAX_ANSWER_BYTES,
+    Body,
+    answer,
+    encode_json,
+    read_bytes,
+)
+from bandit_serve.serving.servable import described
+from bandit_serve.store.keys import COMMON
+
+PLATFORM = "bandit_serve"
+EXTENSIONS = ["binary_tensor_data"]
+ROWS_AT_ONCE = 500
+"""Rows whose scoring is under way at a time."""
+OF_A_DECISION = (TensorMetadata("arm", "BYTES", [-1]), TensorMetadata("payload", "BYTES", [-1]))
+
+Subject = Version | Decider | ControlDecider
+
+
+class InferenceHandlers:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._timeout_s = service.settings.seconds("body_timeout")
+        self._body = Body(InferenceRequest, timeout_s=self._timeout_s)
+        self._sizes = AnswerSizes(service)
+        self._index = Body(IndexRequest, timeout_s=self._timeout_s, optional=True)
+
+    async def live(self, request: web.Request) -> web.Response:
+        return answer(request, ServerLive(True))
+
+    async def ready(self, request: web.Request) -> web.Response:
+        if not self._service.ready or self._service.draining:
+            raise Unavailable("This worker is not ready.")
+        return answer(request, ServerReady(True))
+
+    async def about(self, request: web.Request) -> web.Response:
+        return answer(request, ServerMetadata(PLATFORM, __version__, EXTENSIONS))
+
+    async def model(self, request: web.Request) -> web.Response:
+        """Describes a model or an experiment, with the tensors of the version that would answer."""
+        name = request.match_info["model"]
+        subject = await self._subject(request)
+        if isinstance(subject, Version):
+            versions = self._service.node.replica.registry.model(name).versions
+            inputs, outputs = await self._tensors_of(subject)
+            names = [each.version for each in versions.values() if each.status in SERVABLE]
+            return answer(request, ModelMetadata(name, names, PLATFORM, list(inputs), list(outputs)))
+        inputs, outputs = await self._tensors_of_experiment(subject)
+        return answer(
+            request,
+            ModelMetadata(name, [], PLATFORM, [*inputs, TensorMetadata(UNIT, "BYTES", [-1])], outputs),
+        )
+
+    async def model_ready(self, request: web.Request) -> web.Response:
+        name = request.match_info["model"]
+        subject = await self._subject(request)
+        references = (
+            [(subject.model, subject.version)]
+            if isinstance(subject, Version)
+            else [
+                (model.id, model.version)
+                for arm in subject.active
+                if (model := subject.models[arm]) is not None
+            ]
+        )
+        for reference in references:
+            loaded = self._service.node.models.get(*reference)
+            if loaded is not None and not loaded.ready:
+                raise Unavailable(f"The version {reference[1]!r} of {reference[0]!r} does not answer now.")
+        return answer(request, ModelReady(name, True))
+
+    async def index(self, request: web.Request) -> web.Response:
+        asked = await self._index.read(request)
+        content, turn = bytearray(b"["), Turn()
+        for entry in self._entries():
+            if entry.state == "READY" or not asked.ready:
+                content += b"," * (len(content) > 1) + encode_json(entry)
+            if len(content) > MAX_ANSWER_BYTES:
+                raise TooLarge(
+                    f"The index is larger than {MAX_ANSWER_BYTES} bytes; ask for models one by one."
+                )
+            if turn.over:
+                await turn.give_way()
+        return web.Response(body=bytes(content) + b"]", headers={"Content-Type": JSON})
+
+    def _entries(self) -> Iterator[IndexEntry]:
+        models = self._service.node.replica.registry.models
+        for name in sorted(models):
+            for version in list(models[name].versions.values()):
+                if version.status in SERVABLE:
+                    yield IndexEntry(name, version.version, "READY", "")
+                else:
+                    yield IndexEntry(
+                        name, version.version, "UNAVAILABLE", f"The version is {version.status}."
+                    )
+        for name in self._service.decisions.names():
+            decider = self._service.decisions.find(name)
+            if decider is None or name in models:
+                continue
+            if decider.status == "draft":
+                yield IndexEntry(name, "", "UNAVAILABLE", "The experiment is a draft.")
+            else:
+                yield IndexEntry(name, "", "READY", "")
+
+    async def infer(self, request: web.Request) -> web.Response:
+        check_media(request.headers)
+        head, binary = split(request.headers.get(HEADER_LENGTH), await read_bytes(request, self._timeout_s))
+        asked = self._body.decode(JSON_HEADERS, head)
+        check_forms(asked)
+        subject = await self._subject(request)
+        tensors = await read_tensors(asked, binary)
+        name = request.match_info["model"]
+        if isinstance(subject, Version):
+            rows = InferenceRows(asked, tensors, frozenset())
+            scored = await self._score(name, request.match_info.get("version"), rows)
+            response = InferenceResponse(name, [], scored[0].model_version, asked.id)
+            return respond(response, wanted_outputs(asked, predictions(scored)))
+        rows = InferenceRows(asked, tensors, subject.context_fields)
+        check_names(asked, self._names_of_outputs(subject, rows))
+        await self._sizes.check(name, rows.n, rows.n * (rows.k or 0) * ITEM_BYTES)
+        check_all_outside(rows.units or (), f"inputs.{UNIT}")
+        decided: Sequence[Decided | Predicted]
+        if _only_decides(subject):
+            decided = drawn = await self._decide(name, rows)
+            outputs = decisions(drawn)
+        else:
+            decided = predicted = await self._predict(name, rows)
+            outputs = predictions(predicted)
+        response = InferenceResponse(name, [], UNSET, asked.id, decision_parameters(decided))
+        return respond(response, wanted_outputs(asked, outputs))
+
+    async def _score(self, model: str, version: str | None, rows: InferenceRows) -> list[Scored]:
+        """Scores all rows; a few at a time are under way, so that they share runs of the model."""
+        ways = self._service.decisions
+        scored = await _all(ways.score(model, version, _plain(row)) for row in rows)
+        self._service.counters.add("predictions", rows.n)
+        return scored
+
+    async def _decide(self, experiment: str, rows: InferenceRows) -> list[Decided]:
+        ways, turn = self._service.decisions, Turn()
+        decided = []
+        for row in rows:
+            decided.append(ways.decide(experiment, DecideRequest(row.unit, row.context)))
+            if turn.over:
+                await turn.give_way()
+        self._service.counters.add("decisions", rows.n)
+        return decided
+
+    async def _predict(self, experiment: str, rows: InferenceRows) -> list[Predicted]:
+        """Decides and predicts for all rows, after all of them have been checked: no row is drawn for in vain."""
+        ways, turn = self._service.decisions, Turn()
+        for row in rows:
+            ways.check(experiment, row)
+            if turn.over:
+                await turn.give_way()
+        predicted = await _all(ways.predict(experiment, row) for row in rows)
+        self._service.counters.add("predictions", rows.n)
+        return predicted
+
+    async def _subject(self, request: web.Request) -> Subject:
+        """Version or experiment that a path names."""
+        name, version = request.match_info["model"], request.match_info.get("version")
+        try:
+            return self._find(name, version)
+        except (NotFound, Conflict):
+            await read_news(self._service.node.tail, COMMON, name)
+            return self._find(name, version)
+
+    def _find(self, name: str, version: str | None) -> Subject:
+        registry = self._service.node.replica.registry
+        if name in registry.models:
+            return registry.production(name) if version is None else registry.version(name, version)
+        decider = self._service.decisions.find(name)
+        if version is not None or decider is None or decider.status == "draft":
+            raise NotFound(f"There is no model {name!r}, and no experiment of this name that was started.")
+        return decider
+
+    async def _tensors_of(
+        self, version: Version
+    ) -> tuple[Sequence[TensorMetadata], Sequence[TensorMetadata]]:
+        models = self._service.node.models
+        about = described(models.get(version.model, version.version) or await models.load(version))
+        return ((), ()) if about is None else (about.inputs, about.outputs)
+
+    async def _tensors_of_experiment(
+        self, decider: Decider | ControlDecider
+    ) -> tuple[list[TensorMetadata], list[TensorMetadata]]:
+        """Inputs that some arm takes, and outputs that all arms give, of the arms whose versions can be loaded."""
+        if _only_decides(decider):
+            return [], list(OF_A_DECISION)
+        registry = self._service.node.replica.registry
+        inputs: dict[str, TensorMetadata] = {}
+        outputs: list[Sequence[TensorMetadata]] = []
+        for reference in _references(decider):
+            with contextlib.suppress(Unavailable):
+                takes, gives = await self._tensors_of(registry.version(reference.id, reference.version))
+                inputs |= {tensor.name: tensor for tensor in takes}
+                outputs.append(gives)
+        return list(inputs.values()), _common(outputs)
+
+    def _names_of_outputs(self, decider: Decider | ControlDecider, rows: InferenceRows) -> list[str]:
+        """Names of the outputs of an experiment; empty where they are not known before an arm is asked."""
+        if _only_decides(decider):
+            return [tensor.name for tensor in OF_A_DECISION]
+        if rows.k is not None:
+            return [ITEM, SCORE]
+        outputs: list[Sequence[TensorMetadata]] = []
+        for reference in _references(decider):
+            version = described(self._service.node.models.get(reference.id, reference.version))
+            if version is None:
+                return []
+            outputs.append(version.outputs)
+        return [tensor.name for tensor in _common(outputs)]
+
+
+def _only_decides(decider: Decider | ControlDecider) -> bool:
+    """Whether an experiment has an arm without a model, so that it can not predict."""
+    return any(decider.models[arm] is None for arm in decider.active)
+
+
+def _references(decider: Decider | ControlDecider) -> list[ModelName]:
+    return [model for arm in decider.active if (model := decider.models[arm]) is not None]
+
+
+def _common(outputs: Sequence[Sequence[TensorMetadata]]) -> list[TensorMetadata]:
+    """Outputs of the first whose names are among those of all the others."""
+    names = [{tensor.name for tensor in each} for each in outputs]
+    return [tensor for tensor in next(iter(outputs), ()) if all(tensor.name in each for each in names)]
+
+
+async def _all(coming: Any) -> list[Any]:
+    """Awaits what has to be awaited, `ROWS_AT_ONCE` of it together; the first error comes when all have ended."""
+    done: list[Any] = []
+    some: list[Any] = []
+    turn = Turn()
+    for each in coming:
+        some.append(each)
+        if len(some) == ROWS_AT_ONCE:
+            done += await _together(some)
+            some = []
+        elif turn.over:
+            await turn.give_way()
+    return done + await _together(some)
+
+
+async def _together(some: Sequence[Any]) -> list[Any]:
+    results = list(some)
+    places = [i for i, each in enumerate(some) if isinstance(each, Awaitable)]
+    answers = await asyncio.gather(*(some[i] for i in places), return_exceptions=True)
+    for i, each in zip(places, answers, strict=True):
+        if isinstance(each, BaseException):
+            raise each
+        results[i] = each
+    return results
+
+
+def _plain(row: PredictRequest) -> ScoreRequest:
+    """Request without what is of an experiment."""
+    return ScoreRequest(user_id=row.user_id, item_id=row.item_id, k=row.k, features=row.features)

@@ -1,0 +1,223 @@
+"""Rows of inference: tensors become requests, row by row, and their answers become tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from bandit_serve.api.decisions import (
+    MAX_BATCH,
+    MAX_BATCH_ITEMS,
+    MAX_K,
+    Decided,
+    Predicted,
+    PredictRequest,
+    Scored,
+)
+from bandit_serve.api.inference import Datatype, InferenceRequest
+from bandit_serve.errors import Conflict, FieldError, InvalidInput, TooLarge
+from bandit_serve.server.tensors import NamedTensor
+from bandit_serve.server.wire import encode_json
+
+USER, ITEM, UNIT, SCORE = "user_id", "item_id", "unit", "score"
+NAMES = (USER, ITEM, UNIT)
+
+
+class InferenceRows:
+    """Rows of a request's tensors.
+
+    Tensors that are called `user_id`, `item_id` and `unit` are those of the contract. Every other one is a feature by
+    its name and, where it is in `context_fields`, a value of the context. One of several columns is a list of texts; of
+    numbers, it is all of the features, in order, and no other one may be beside it that is not of the context.
+    """
+
+    def __init__(
+        self, request: InferenceRequest, tensors: Mapping[str, NamedTensor], context_fields: frozenset[str]
+    ) -> None:
+        self._tensors = tensors
+        self._context_fields = context_fields
+        self.n = _n_rows(tensors)
+        self.k = _k(request, self.n)
+        self._columns = {name: _column(tensor, self.n) for name, tensor in tensors.items()}
+        self._names = {name: self._texts(name) for name in NAMES}
+        others = [name for name in tensors if name not in NAMES]
+        features = [name for name in others if name not in context_fields] or others
+        wide = [name for name in features if self._is_wide(tensors[name])]
+        if wide and len(features) > 1:
+            raise _mistake(wide[0], "expected one value a row, as it is not the only input with features")
+        self._numbered = wide[0] if wide else None
+        self._others = [name for name in others if name != self._numbered]
+
+    def _is_wide(self, tensor: NamedTensor) -> bool:
+        return tensor.datatype != "BYTES" and _width(tensor, self.n) > 1
+
+    @property
+    def units(self) -> list[str] | None:
+        return self._names[UNIT]
+
+    def __iter__(self) -> Iterator[PredictRequest]:
+        users, items, units = (self._names[name] for name in NAMES)
+        for i in range(self.n):
+            named = {name: self._columns[name][i] for name in self._others}
+            context = {name: named[name] for name in named if name in self._context_fields}
+            numbered = None if self._numbered is None else self._columns[self._numbered][i]
+            yield PredictRequest(
+                user_id=None if users is None else users[i],
+                item_id=None if items is None else items[i],
+                k=self.k,
+                features=numbered or named or None,
+                unit=None if units is None else units[i],
+                context=context or None,
+            )
+
+    def _texts(self, name: str) -> list[str] | None:
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            return None
+        if tensor.datatype != "BYTES" or _width(tensor, self.n) != 1:
+            raise _mistake(name, f"expected BYTES of the shape [{self.n}]")
+        return self._columns[name]
+
+
+def _n_rows(tensors: Mapping[str, NamedTensor]) -> int:
+    """Number of rows; 1 without any tensor."""
+    sizes = {tensor.shape[0]: name for name, tensor in tensors.items()}
+    if len(sizes) > 1:
+        (one, first), (other, second) = list(sizes.items())[:2]
+        raise InvalidInput(
+            f"The inputs must have as many rows each: {first[:128]!r} has {one}, {second[:128]!r} has {other}."
+        )
+    n = next(iter(sizes), 1)
+    if n == 0:
+        raise InvalidInput("The inputs have no rows.")
+    if n > MAX_BATCH:
+        raise TooLarge(f"The inputs have {n} rows; send at most {MAX_BATCH} at once.")
+    return n
+
+
+def _k(request: InferenceRequest, n: int) -> int | None:
+    k = (request.parameters or {}).get("k")
+    if k is None:
+        return None
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= MAX_K:
+        detail = f"expected a whole number from 1 to {MAX_K}"
+        raise InvalidInput(f"parameters.k: {detail}.", [FieldError("parameters.k", detail)])
+    if n * k > MAX_BATCH_ITEMS:
+        raise TooLarge(f"The request asks for more than {MAX_BATCH_ITEMS} items; send fewer rows at once.")
+    return k
+
+
+def _width(tensor: NamedTensor, n: int) -> int:
+    return len(tensor.values) // n
+
+
+def _column(tensor: NamedTensor, n: int) -> list[Any]:
+    """Value of each row, or list of its values where they are several."""
+    width = _width(tensor, n)
+    if width == 0:
+        raise _mistake(tensor.name, "expected a value in each row")
+    if width == 1:
+        return tensor.values
+    return [tensor.values[i * width : (i + 1) * width] for i in range(n)]
+
+
+def _mistake(name: str, detail: str) -> InvalidInput:
+    at = f"inputs.{name[:128]}"
+    return InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
+
+
+def predictions(answers: Sequence[Predicted | Scored]) -> list[NamedTensor]:
+    """Outputs that all answers have, in one shape and datatype.
+
+    Of items, each row has as many as the row with the fewest. Raises `Conflict` where the answers have nothing in
+    common, as those of arms of different kinds.
+    """
+    n = len(answers)
+    columns: dict[str, list[Any]] = {}
+    if all(isinstance(answer.prediction, float) for answer in answers):
+        columns["prediction"] = [answer.prediction for answer in answers]
+    if all(isinstance(answer.items, list) for answer in answers):
+        return _items([answer.items for answer in answers if isinstance(answer.items, list)])
+    outputs = [answer.outputs for answer in answers if isinstance(answer.outputs, dict)]
+    if len(outputs) == n:
+        for name in outputs[0]:
+            if all(name in output for output in outputs):
+                columns[name] = [output[name] for output in outputs]
+    tensors = [tensor for name, column in columns.items() if (tensor := _stacked(name, column)) is not None]
+    if not tensors:
+        raise Conflict("The arms' answers have no output in common; send one row at a time.")
+    return tensors
+
+
+def decisions(answers: Sequence[Decided]) -> list[NamedTensor]:
+    """Outputs of decisions without a model: names of arms, and their payloads as JSON."""
+    shape = (len(answers),)
+    return [
+        NamedTensor("arm", "BYTES", shape, [answer.arm for answer in answers]),
+        NamedTensor("payload", "BYTES", shape, [encode_json(answer.payload).decode() for answer in answers]),
+    ]
+
+
+def decision_parameters(answers: Sequence[Decided | Predicted]) -> dict[str, Any]:
+    """Parameters of a response of decisions."""
+    parameters: dict[str, Any] = {
+        "arms": [answer.arm for answer in answers],
+        "propensities": [answer.propensity for answer in answers],
+    }
+    if all(answer.decision_id is not None for answer in answers):
+        parameters = {"decision_ids": [answer.decision_id for answer in answers], **parameters}
+    if len(answers) == 1:
+        parameters |= {
+            name: parameters[f"{name}s"][0] for name in ("decision_id", "arm") if f"{name}s" in parameters
+        }
+        parameters["propensity"] = answers[0].propensity
+    return parameters
+
+
+def _items(rows: Sequence[Sequence[Any]]) -> list[NamedTensor]:
+    width = min(map(len, rows))
+    shape = (len(rows), width)
+    best = [item for row in rows for item in row[:width]]
+    return [
+        NamedTensor(ITEM, "BYTES", shape, [item.item_id for item in best]),
+        NamedTensor(SCORE, "FP64", shape, [item.score for item in best]),
+    ]
+
+
+def _stacked(name: str, column: Sequence[Any]) -> NamedTensor | None:
+    """Tensor of a value a row, an object as JSON; None where rows differ in shape or have no one datatype."""
+    column = [encode_json(value).decode() if isinstance(value, dict) else value for value in column]
+    shape, values = _flat(column[0])
+    for row in column[1:]:
+        other, more = _flat(row)
+        if other != shape:
+            return None
+        values += more
+    datatype = _datatype(values)
+    return None if datatype is None else NamedTensor(name, datatype, (len(column), *shape), values)
+
+
+def _flat(value: Any) -> tuple[tuple[int, ...], list[Any]]:
+    """Shape and values of a value or of nested lists; what is no list counts as one value."""
+    if not isinstance(value, list):
+        return (), [value]
+    shape: tuple[int, ...] = (0,)
+    values: list[Any] = []
+    for i, part in enumerate(value):
+        inner, more = _flat(part)
+        if i and inner != shape[1:]:
+            return (), [value]
+        shape = (len(value), *inner)
+        values += more
+    return shape, values
+
+
+def _datatype(values: Iterable[Any]) -> Datatype | None:
+    kinds = {type(value) for value in values}
+    for datatype, types in _DATATYPES.items():
+        if kinds and kinds <= types:
+            return datatype
+    return None
+
+
+_DATATYPES: dict[Datatype, set[type]] = {"BOOL": {bool}, "INT64": {int}, "FP64": {int, float}, "BYTES": {str}}
