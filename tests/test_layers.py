@@ -35,7 +35,8 @@ MAY_IMPORT = {
     "rewards": "experiments log store folds replication api",
     "training": "experiments log models store registry folds node",
     "simulation": "processes metrics experiments log policies folds",
-    "demo": "processes settings models training",
+    "client": "",
+    "demo": "client processes settings models training",
     "server": "processes settings metrics experiments log policies models results store registry folds "
     "replication changes node upkeep api decisions rewards",
     "cli": "settings experiments log policies models results store registry folds replication "
@@ -43,7 +44,7 @@ MAY_IMPORT = {
     "__main__": "cli",
 }
 ONLY = {
-    "aiohttp": {"server", "client", "demo"},
+    "aiohttp": {"server"},
     "redis": {"store"},
     "prometheus_client": {"server"},
     "typer": {"cli"},
