@@ -7,7 +7,7 @@ import ssl
 import time
 
 from bandit_serve_client.attempts import left_s
-from bandit_serve_client.connections import CHUNK_BYTES, MAX_IDLE_S
+from bandit_serve_client.connections import CHUNK_BYTES, MAX_IDLE_S, has_input
 from bandit_serve_client.errors import ClientError, Closed, NoAnswer, NotConnected, TimedOut
 from bandit_serve_client.http import Answer, Exchange, Origin, Request
 
@@ -35,9 +35,11 @@ class AsyncConnection:
         return self._exchange.is_reusable()
 
     def is_quiet(self) -> bool:
-        """Return whether the other side has said nothing since, not even goodbye, as far as the loop has seen."""
+        """Return whether the other side has said nothing since, not even goodbye, which the loop may not have seen."""
         idle_s = time.monotonic() - self.idle_since_s
-        return not (idle_s > MAX_IDLE_S or self._reader.at_eof() or self._writer.is_closing())
+        if idle_s > MAX_IDLE_S or self._reader.at_eof() or self._writer.is_closing():
+            return False
+        return not has_input(self._writer.get_extra_info("socket").fileno())
 
     def close(self) -> None:
         self._writer.transport.abort()

@@ -23,6 +23,13 @@ MAX_IDLE_S = 30.0
 Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
+def has_input(descriptor: int) -> bool:
+    """Return whether there is something to be read, be it the end."""
+    with Selector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        return bool(selector.select(0))
+
+
 class Connection:
     """One connection, and since when it is idle (monotonic time)."""
 
@@ -57,11 +64,8 @@ class Connection:
 
     def is_quiet(self) -> bool:
         """Return whether the other side has said nothing since, not even goodbye."""
-        if time.monotonic() - self.idle_since_s > MAX_IDLE_S:
-            return False
-        with Selector() as selector:
-            selector.register(self._socket, selectors.EVENT_READ)
-            return not selector.select(0)
+        idle_s = time.monotonic() - self.idle_since_s
+        return idle_s <= MAX_IDLE_S and not has_input(self._socket.fileno())
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
