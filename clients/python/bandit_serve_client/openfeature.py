@@ -76,7 +76,13 @@ class RewardingProvider(AbstractProvider):
         self._queue = queue
         self._rewards = rewards
         self._hook = hook or DecisionHook()
-        self.counts: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def counts(self) -> Counter[str]:
+        with self._lock:
+            return self._counts.copy()
 
     def track(
         self,
@@ -88,11 +94,12 @@ class RewardingProvider(AbstractProvider):
         key = evaluation_context.targeting_key if evaluation_context is not None else None
         for experiment, metric in self._rewards.get(tracking_event_name, {}).items():
             decision_id = self._hook.decision_id(key, experiment) if key else None
-            if decision_id is None:
-                self.counts["unmatched"] += 1
-            else:
+            outcome = "unmatched"
+            if decision_id is not None:
                 reward = _reward(decision_id, metric, tracking_event_details)
-                self.counts["queued" if self._queue(reward) else "refused"] += 1
+                outcome = "queued" if self._queue(reward) else "refused"
+            with self._lock:
+                self._counts[outcome] += 1
 
     def attach(self, on_emit: Callable[[FeatureProvider, ProviderEvent, ProviderEventDetails], None]) -> None:
         self._provider.attach(lambda _, event, details: on_emit(self, event, details))
