@@ -74,12 +74,10 @@ async def of_loop(url: str, path: str, experiment: str, play: Callable[..., Awai
         )
 
 
-def best(figures: dict[str, list[float]], rows: dict[str, float]) -> None:
-    bare_us = None
+def show(figures: dict[str, list[float]]) -> None:
+    bare_us = min(next(iter(figures.values())))
     for name, times in figures.items():
-        rows[name] = min(times)
-        bare_us = bare_us or rows[name]
-        print(f"{name:16} {rows[name]:7.0f} µs CPU a decision ({rows[name] / bare_us:.2f})")
+        print(f"{name:16} {min(times):7.0f} µs CPU a decision ({min(times) / bare_us:.2f})")
 
 
 def measure_decisions(service: ThrowawayService, n: int, rounds: int) -> None:
@@ -93,8 +91,7 @@ def measure_decisions(service: ThrowawayService, n: int, rounds: int) -> None:
             for _ in range(n):
                 call()
             figures[name].append((time.process_time() - began) / n * 1e6)
-    rows: dict[str, float] = {}
-    best(figures, rows)
+    show(figures)
 
     async def play(calls: dict[str, Callable[[], Awaitable[Any]]]) -> None:
         figures: dict[str, list[float]] = {name: [] for name in calls}
@@ -104,7 +101,7 @@ def measure_decisions(service: ThrowawayService, n: int, rounds: int) -> None:
                 for _ in range(n):
                     await call()
                 figures[name].append((time.process_time() - began) / n * 1e6)
-        best(figures, rows)
+        show(figures)
 
     asyncio.run(of_loop(service.url, path, experiment, play))
 

@@ -120,7 +120,7 @@ def test_the_contract_s_example(checkout: str) -> None:
     async def play() -> None:
         async with Client(checkout, key=None) as c:
             d = await c.decide("checkout", unit="u1")
-            assert await c.reward(d.decision_id or "", 1.0) == "accepted"
+            assert await c.reward(d.decision_id, 1.0) == "accepted"
             async with c.deciding("checkout", unit="u1") as opened:
                 opened.reward(1.0, metric="paid", event_id="order-17")
             await c.track("checkout", unit="u1", metric="revenue", value=25.0, event_id="order-17")

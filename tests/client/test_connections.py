@@ -351,6 +351,15 @@ def test_tasks_share_a_client() -> None:
         assert server.n_connections <= 3
 
 
+def test_a_client_is_for_one_loop() -> None:
+    with ScriptedServer(saying(DECIDED)) as server, asyncio.Runner() as own, asyncio.Runner() as other:
+        client = Client(server.url)
+        own.run(client.decide("e"))
+        with pytest.raises(RuntimeError, match="another event loop"):
+            other.run(client.decide("e"))
+        own.run(client.close())
+
+
 def test_a_task_that_is_cancelled_leaves_no_answer_to_others() -> None:
     """The connection with the answer that nobody took is closed, not used again."""
     slow = threading.Event()

@@ -236,7 +236,9 @@ def change_an_experiment(client: Any) -> None:
     policy = {"kind": "fixed_split", "shares": {"blue": 1, "green": 3}}
     assert client.experiments.change_policy("button", policy).policy == policy
     assert client.experiments.pause("button").status == "paused"
-    assert client.decide("button", unit="u").decision_id is None
+    undrawn = client.decide("button", unit="u")
+    assert undrawn.decision_id is None
+    assert client.reward(undrawn.decision_id, 1.0) == "unmatched"
     results = client.experiments.results("button")
     assert results.arm("blue").metrics["click"].n == 0
     assert results.srm.verdict == "insufficient"
@@ -245,9 +247,9 @@ def change_an_experiment(client: Any) -> None:
     stopped = client.experiments.stop("button", winner="green", reason="done")
     assert (stopped.winner, client.experiments.get("button").winner) == ("green", "green")
     assert "button" in [each.id for each in client.experiments.list()]
-    whats = [entry.what for entry in client.experiments.history("button")]
-    assert whats[0] == "create"
-    assert whats[-1] == "stop"
+    changes = [entry.what for entry in client.experiments.history("button")]
+    assert changes[0] == "create"
+    assert changes[-1] == "stop"
     assert client.experiments.delete("button") is None
     with pytest.raises(NotFound):
         client.experiments.get("button")

@@ -61,13 +61,19 @@ class AsyncConnections:
         self._context = ssl_context or ssl.create_default_context() if origin.is_tls else None
         self._idle: list[AsyncConnection] = []
         self._places = asyncio.Semaphore(max_connections)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     async def ask(self, request: Request, until_s: float) -> Answer:
         """Sends a request and awaits its answer until `until_s`, monotonic time.
 
-        Raises `NotConnected`, `NoAnswer`, `TimedOut`, `UnexpectedAnswer` or `Closed`.
+        Raises `NotConnected`, `NoAnswer`, `TimedOut`, `UnexpectedAnswer` or `Closed`; RuntimeError in another loop than
+        that of the first request.
         """
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            raise RuntimeError("The client belongs to another event loop: make one for each.")
+        self._loop = loop
         try:
             async with asyncio.timeout(left_s(until_s)), self._places:
                 connection = self._take_idle() or await self._connect()

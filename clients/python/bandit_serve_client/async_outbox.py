@@ -43,10 +43,10 @@ class AsyncOutbox:
         """Queues a reward without waiting; False where the queue is full or closed."""
         if self._close_until_s is not None:
             return self._backlog.refuse("the client is closed")
-        queued = self._backlog.add(reward)
         if self._task is None:
             self._task = asyncio.create_task(self._work(), name="bandit-serve-outbox")
-        elif len(self._backlog) >= self._settings.flush_at:
+        queued = self._backlog.add(reward)
+        if len(self._backlog) >= self._settings.flush_at:
             self._hurry.set()
         return queued
 

@@ -141,7 +141,7 @@ class Client:
 
     async def reward(
         self,
-        decision_id: str,
+        decision_id: str | None,
         value: float | None,
         *,
         metric: str | None = None,
@@ -150,8 +150,11 @@ class Client:
     ) -> Verdict:
         """Counts a reward; when it returns, the reward is in the log.
 
+        A decision without an id, of a paused or stopped experiment, takes none: `unmatched`, and nothing is sent.
         Raises `Late`, `NotFound`, `Conflict` or `InvalidRequest` where it does not count.
         """
+        if decision_id is None:
+            return "unmatched"
         return await self._send(calls.reward(Reward(decision_id, value, metric, event_id)), timeout)
 
     async def rewards(self, rewards: Sequence[AnyReward], *, timeout: float | None = None) -> RewardsReport:

@@ -144,7 +144,7 @@ class SyncClient:
 
     def reward(
         self,
-        decision_id: str,
+        decision_id: str | None,
         value: float | None,
         *,
         metric: str | None = None,
@@ -153,8 +153,11 @@ class SyncClient:
     ) -> Verdict:
         """Counts a reward; when it returns, the reward is in the log.
 
+        A decision without an id, of a paused or stopped experiment, takes none: `unmatched`, and nothing is sent.
         Raises `Late`, `NotFound`, `Conflict` or `InvalidRequest` where it does not count.
         """
+        if decision_id is None:
+            return "unmatched"
         return self._send(calls.reward(Reward(decision_id, value, metric, event_id)), timeout)
 
     def rewards(self, rewards: Sequence[AnyReward], *, timeout: float | None = None) -> RewardsReport:
