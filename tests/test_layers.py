@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "rewards": "experiments log store folds replication api decisions",
     "training": "experiments log models store registry folds node",
     "simulation": "processes metrics experiments log policies folds",
-    "demo": "processes settings models training",
+    "client": "",
+    "demo": "client processes settings models training",
     "server": "processes settings metrics experiments log policies models results store upstreams registry folds "
     "serving replication changes node upkeep api decisions rewards",
     "cli": "settings experiments log policies models results store upstreams registry folds replication "
@@ -45,7 +46,7 @@ MAY_IMPORT = {
     "__main__": "cli",
 }
 ONLY = {
-    "aiohttp": {"server", "client", "demo", "upstreams"},
+    "aiohttp": {"server", "upstreams"},
     "redis": {"store"},
     "prometheus_client": {"server"},
     "typer": {"cli"},

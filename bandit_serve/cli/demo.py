@@ -58,7 +58,7 @@ def demo(
     ] = False,
 ) -> None:
     """Trains recommenders, serves them, and lets a bandit find the best one in replayed traffic."""
-    # It takes aiohttp's client, for which `bandit-serve --help` does not wait.
+    # It takes asyncio and the client, for which `bandit-serve --help` does not wait.
     from bandit_serve.demo.play import play
 
     started_s = time.monotonic()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from bandit_serve.base.terminal import print_line
+from bandit_serve.client import Results
 from bandit_serve.demo.traffic import Tally
 
 
@@ -16,7 +17,7 @@ class Moment:
     """State of the traffic: the demo's counts, and the service's results, None before they were first read."""
 
     tally: Tally
-    results: Any
+    results: Results | None
     traffic_s: float
 
     @property
@@ -81,8 +82,8 @@ class Lines:
         arms = ""
         if moment.results is not None:
             arms = ", ".join(
-                f"{arm['name']} {percent_text(arm['share'])} (mean {mean_text(float(mean))})"
-                for arm, mean in zip(moment.results["arms"], tally.means, strict=True)
+                f"{arm.name} {percent_text(arm.share)} (mean {mean_text(float(mean))})"
+                for arm, mean in zip(moment.results.arms, tally.means, strict=True)
             )
         print_line(
             f"{tally.done} of {tally.planned} visits, {moment.requests_per_second:.0f} requests/s, "

@@ -6,12 +6,10 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bandit_serve.client import Client, Results
 from bandit_serve.demo.recommender import Recommender
-
-if TYPE_CHECKING:
-    from bandit_serve.demo.client import Http
 
 MODEL = "recommender"
 METRIC = "liked"
@@ -22,37 +20,37 @@ MIN_SHARE = 0.05
 class DemoExperiment:
     """Running experiment. `versions` are those of MODEL, one for each arm, in order."""
 
-    http: Http
+    client: Client
     name: str
     arms: tuple[str, ...]
     versions: tuple[str, ...]
 
     @classmethod
-    async def start(cls, http: Http, recommenders: Sequence[Recommender]) -> DemoExperiment:
-        versions = tuple([await _register(http, recommender) for recommender in recommenders])
+    async def start(cls, client: Client, recommenders: Sequence[Recommender]) -> DemoExperiment:
+        versions = tuple([await _register(client, recommender) for recommender in recommenders])
         arms = tuple(recommender.arm for recommender in recommenders)
-        name = await _free_name(http)
-        await http.post("/v1/experiments", _experiment(name, arms, versions))
-        await http.post(f"/v1/experiments/{name}/start")
-        return cls(http, name, arms, versions)
+        name = await _free_name(client)
+        await client.experiments.create(_experiment(name, arms, versions))
+        await client.experiments.start(name)
+        return cls(client, name, arms, versions)
 
-    async def results(self) -> Any:
+    async def results(self) -> Results:
         """Reads the results; they include every acknowledged reward."""
-        return await self.http.get(f"/v1/experiments/{self.name}/results")
+        return await self.client.experiments.results(self.name)
 
 
-async def _register(http: Http, recommender: Recommender) -> str:
+async def _register(client: Client, recommender: Recommender) -> str:
     with tempfile.TemporaryDirectory(prefix="bandit-serve-") as folder:
         path = Path(folder) / "model.safetensors"
         recommender.model.save(path)
-        metadata = {"metadata": {"arm": recommender.arm, "about": recommender.about}}
-        registered = await http.upload(f"/v1/models/{MODEL}/versions", metadata, path.read_bytes())
-    return str(registered["version"])
+        metadata = {"arm": recommender.arm, "about": recommender.about}
+        registered = await client.models.register(MODEL, path, metadata=metadata)
+    return registered.version
 
 
-async def _free_name(http: Http) -> str:
+async def _free_name(client: Client) -> str:
     """First free name among `demo`, `demo-2`, `demo-3`, …."""
-    taken = {experiment["id"] for experiment in (await http.get("/v1/experiments"))["experiments"]}
+    taken = {experiment.id for experiment in await client.experiments.list()}
     return next(
         name for n in range(1, len(taken) + 2) if (name := "demo" if n == 1 else f"demo-{n}") not in taken
     )

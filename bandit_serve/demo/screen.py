@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -13,6 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from bandit_serve.client import ArmResult
 from bandit_serve.demo.display import Moment, difference_text, interval_text, mean_text, percent_text
 from bandit_serve.demo.experiment import METRIC, MODEL
 from bandit_serve.demo.summary import Summary, regret_sentence, winner_sentence
@@ -43,7 +45,7 @@ class Screen:
     def moment(self, moment: Moment) -> None:
         parts: list[RenderableType] = [Text(""), _traffic(moment), Text("")]
         if moment.results is not None:
-            parts += [_arms(moment), Text(""), _regret(moment)]
+            parts += [_arms(moment, moment.results.arms), Text(""), _regret(moment)]
         self._live.update(Group(*parts))
 
     def __enter__(self) -> Self:
@@ -70,24 +72,23 @@ def _traffic(moment: Moment) -> RenderableType:
     return line
 
 
-def _arms(moment: Moment) -> RenderableType:
-    arms: list[Any] = moment.results["arms"]
+def _arms(moment: Moment, arms: Sequence[ArmResult]) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("arm", no_wrap=True)
     table.add_column("share now", no_wrap=True)
     for name in ("visits", "mean", "95 % interval", "P(best)"):
         table.add_column(name, justify="right", no_wrap=True)
-    most = max(arm["share"] for arm in arms)
+    most = max(arm.share for arm in arms)
     for number, arm in enumerate(arms):
-        metric = arm["metrics"][METRIC]
+        metric = arm.metrics[METRIC]
         table.add_row(
-            arm["name"],
-            _share(arm["share"]),
+            arm.name,
+            _share(arm.share),
             f"{int(moment.tally.visits[number]):,}",
-            mean_text(metric["mean"]),
-            interval_text(metric["interval"]),
-            percent_text(metric["probability_best"]),
-            style="bold" if arm["share"] == most else "",
+            mean_text(metric.mean),
+            interval_text(metric.interval),
+            percent_text(metric.probability_best),
+            style="bold" if arm.share == most else "",
         )
     return table
 

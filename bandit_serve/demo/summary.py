@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from msgspec import Struct
 
+from bandit_serve.client import ArmResult, Results
 from bandit_serve.demo.display import difference_text, percent_text
 from bandit_serve.demo.experiment import METRIC, MODEL, DemoExperiment
 from bandit_serve.demo.ratings import RatingsSource
@@ -81,7 +80,7 @@ def summarize(
     source: RatingsSource,
     experiment: DemoExperiment,
     tally: Tally,
-    results: Any,
+    results: Results,
     *,
     seed: int,
     traffic_s: float,
@@ -91,7 +90,7 @@ def summarize(
     last_fifth = tally.last_fifth()
     arms = tuple(
         _arm(arm, tally, i, float(last_fifth[i]), experiment.versions[i])
-        for i, arm in enumerate(results["arms"])
+        for i, arm in enumerate(results.arms)
     )
     return Summary(
         data=DataSummary(
@@ -109,28 +108,28 @@ def summarize(
         best=experiment.arms[tally.best],
         regret=tally.regret,
         regret_of_even_split=tally.regret_of_even_split,
-        reason=results["reason"],
+        reason=results.reason,
         url=url,
     )
 
 
-def _arm(result: Any, tally: Tally, number: int, last_fifth: float, version: str) -> ArmSummary:
-    metric = result["metrics"][METRIC]
+def _arm(result: ArmResult, tally: Tally, number: int, last_fifth: float, version: str) -> ArmSummary:
+    metric = result.metrics[METRIC]
     return ArmSummary(
-        arm=result["name"],
+        arm=result.name,
         model=MODEL,
         version=version,
         visits=int(tally.visits[number]),
-        share=result["share"],
+        share=result.share,
         share_of_last_fifth=last_fifth,
-        rewards=metric["n"],
-        mean=metric["mean"],
-        interval=metric["interval"],
+        rewards=metric.n,
+        mean=metric.mean,
+        interval=metric.interval,
         true_mean=float(tally.true_means[number]),
-        difference=metric["difference"],
-        difference_interval=metric["difference_interval"],
-        p_value=metric["p_value"],
-        probability_best=metric["probability_best"],
+        difference=metric.difference,
+        difference_interval=metric.difference_interval,
+        p_value=metric.p_value,
+        probability_best=metric.probability_best,
     )
 
 

@@ -92,17 +92,16 @@ async def _visitor(
     tally: Tally,
     enough: Callable[[int], bool],
 ) -> None:
-    path = f"/v1/experiments/{experiment.name}/predict"
     while not enough(tally.sent):
         number, visit = next(order, (-1, None))
         if visit is None:
             return
         tally.sent += 1
-        ranked = await experiment.http.post(path, {"user_id": visit.user, "item_ids": visit.items})
-        reward = reward_of(visit, ranked["predictions"])
-        report = await experiment.http.post(
-            "/v1/rewards", {"decision_id": ranked["decision_id"], "value": reward}
-        )
-        if report["accepted"] + report["duplicates"] != 1:
-            raise BanditServeError(f"A reward was not counted: {report['verdicts'][0]}.")
-        tally.count(number, ranked["arm"], reward)
+        ranked = await experiment.client.predict(experiment.name, visit.user, item_ids=visit.items)
+        if ranked.predictions is None or ranked.decision_id is None:
+            raise BanditServeError(f"A visit was served {ranked.arm} without a decision.")
+        reward = reward_of(visit, ranked.predictions)
+        verdict = await experiment.client.reward(ranked.decision_id, reward)
+        if verdict not in ("accepted", "duplicate"):
+            raise BanditServeError(f"A reward was not counted: {verdict}.")
+        tally.count(number, ranked.arm, reward)

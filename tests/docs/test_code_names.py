@@ -8,11 +8,18 @@ from collections import defaultdict
 
 from documents import ROOT
 
-SOURCES = {
-    path.relative_to(ROOT).as_posix(): ast.parse(path.read_text())
-    for suffix in ("*.py", "*.pyi")
-    for path in sorted((ROOT / "bandit_serve").rglob(suffix))
-}
+
+def sources(folder: str) -> dict[str, ast.Module]:
+    """Modules below a folder of the repository, by their paths."""
+    return {
+        path.relative_to(ROOT).as_posix(): ast.parse(path.read_text())
+        for suffix in ("*.py", "*.pyi")
+        for path in sorted((ROOT / folder).rglob(suffix))
+    }
+
+
+SOURCES = sources("bandit_serve")
+WITH_CLIENTS = SOURCES | sources("clients")
 OPENING = re.compile(r"(What|The|How|Which|Whether|Where|Who|All|From)\b")
 BOUND = re.compile(r"_?(MOST|LARGEST|LEAST|FEWEST|SMALLEST)_")
 # Names of two classes, each with its reason.
@@ -34,13 +41,13 @@ def constants(module: ast.Module) -> list[str]:
 
 
 def test_modules_open_with_a_noun_or_a_verb() -> None:
-    openings = {name: ast.get_docstring(module) or "" for name, module in SOURCES.items()}
+    openings = {name: ast.get_docstring(module) or "" for name, module in WITH_CLIENTS.items()}
     assert sum(map(bool, openings.values())) > 200
     assert [name for name, text in openings.items() if OPENING.match(text)] == []
 
 
 def test_bounds_are_named_max_or_min() -> None:
-    names = {(name, constant) for name, module in SOURCES.items() for constant in constants(module)}
+    names = {(name, constant) for name, module in WITH_CLIENTS.items() for constant in constants(module)}
     assert any(constant.startswith("MAX_") for _, constant in names)
     assert sorted(each for each in names if BOUND.match(each[1])) == []
 

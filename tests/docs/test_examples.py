@@ -82,6 +82,11 @@ PAGES = {
     ),
     "docs/learning.md": Page(not_run=("bandit-serve serve --learn",)),
     "docs/simulate.md": Page(shows=("thompson",)),
+    "docs/client.md": Page(
+        True,
+        ("pip install ./clients/python", "npx openapi-typescript"),
+        ("accepted", "409 The experiment 'banner' is running"),
+    ),
     "docs/http.md": Page(True, shows=("did you mean", '"at":"arms[0].nam"')),
     "docs/standards.md": Page(
         True,

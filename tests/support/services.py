@@ -136,8 +136,9 @@ class ThrowawayService:
 def clean_environment() -> dict[str, str]:
     """Copies this environment without our settings, and puts this checkout first on the path."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BANDIT_SERVE_")}
-    root = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    root = Path(__file__).resolve().parents[2]
+    paths = [str(root), str(root / "clients" / "python"), environment.get("PYTHONPATH")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     return environment
 
 

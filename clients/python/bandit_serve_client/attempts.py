@@ -1,0 +1,66 @@
+"""Attempts of one call: which failures are tried again, after which pause, and until when."""
+
+from __future__ import annotations
+
+import enum
+import random
+import time
+
+from bandit_serve_client.errors import ClientError, NoAnswer, NotConnected, TimedOut, Unavailable
+
+MIN_PAUSE_S = 0.05
+MAX_PAUSE_S = 2.0
+
+
+class Repeat(enum.Enum):
+    """Rule of what may be sent again. Nothing is against a call that was never sent.
+
+    ALWAYS: reads, and rewards, which count once however often they come. REFUSED: decisions; after a 503 none was
+    made, but after a broken connection one may have been, and a second one would be an exposure that nobody sees.
+    UNSENT: changes, which may have been made in spite of a 503.
+    """
+
+    ALWAYS = enum.auto()
+    REFUSED = enum.auto()
+    UNSENT = enum.auto()
+    NEVER = enum.auto()
+
+    def allows(self, error: ClientError) -> bool:
+        if self is Repeat.NEVER:
+            return False
+        if isinstance(error, NotConnected):
+            return True
+        if isinstance(error, Unavailable):
+            # A 502 or 504 is a proxy's, which does not know what became of the call.
+            return self is Repeat.ALWAYS or (self is Repeat.REFUSED and error.status == 503)
+        return self is Repeat.ALWAYS and isinstance(error, NoAnswer)
+
+
+class Attempts:
+    """Attempts until `until_s`, monotonic time."""
+
+    def __init__(self, repeat: Repeat, timeout_s: float) -> None:
+        self.until_s = time.monotonic() + timeout_s
+        self._repeat = repeat
+        self._pause_s = MIN_PAUSE_S
+
+    def pause_after(self, error: ClientError) -> float:
+        """Seconds until the next attempt: what the service asks for, or twice the last pause, give or take a half.
+
+        Raises `error` where the call may not be sent again, or not in time.
+        """
+        pause_s = self._pause_s * random.uniform(0.5, 1.5)
+        self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
+        if isinstance(error, Unavailable) and error.retry_after is not None:
+            pause_s = max(pause_s, error.retry_after)
+        if not self._repeat.allows(error) or time.monotonic() + pause_s >= self.until_s:
+            raise error
+        return pause_s
+
+
+def left_s(until_s: float) -> float:
+    """Seconds until `until_s`, monotonic time. Raises `TimedOut` where there are none."""
+    left = until_s - time.monotonic()
+    if left <= 0:
+        raise TimedOut("The time of the call is over.")
+    return left

@@ -1,0 +1,190 @@
+"""Experiments, their results and their history, as the service answers them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Status = Literal["draft", "running", "paused", "stopped"]
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One alternative. `model` and `version` name what predicts for it; `payload` is handed to the caller."""
+
+    name: str
+    model: str | None = None
+    version: str | None = None
+    payload: Any = None
+    features: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """Quantity that rewards measure; the service measures those with `source` `served` itself."""
+
+    name: str
+    kind: str
+    goal: str = "maximize"
+    role: str | None = None
+    low: float | None = None
+    high: float | None = None
+    source: str = "client"
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """Window in which a decision's rewards count, and the meaning of a window without any."""
+
+    window: str = "1h"
+    missing: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ContextField:
+    """Field of a request's context."""
+
+    name: str
+    kind: str
+    values: tuple[str, ...] | None = None
+    buckets: int | None = None
+    mean: float | None = None
+    std: float | None = None
+    interactions: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """Conditions on which a result names a winner."""
+
+    duration: str | None = None
+    min_samples: int = 0
+    alpha: float = 0.05
+    promote_winner: bool = False
+    expected_samples: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """Cap on an arm's share that rises from `start` to 1 within `over`; `since` is None in a draft."""
+
+    start: float = field(metadata={"json": "from"})
+    over: str
+    since: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """Since when an experiment can not be folded, at which entry of its log, and why."""
+
+    since: str
+    offset: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Experiment and where it stands. `etag` is for `if_match` of the next change; it is None in a list."""
+
+    id: str
+    arms: tuple[Arm, ...]
+    metrics: tuple[Metric, ...]
+    status: Status
+    revision: int
+    created_at: str
+    updated_at: str
+    started_at: str | None
+    stopped_at: str | None
+    winner: str | None
+    arm_status: Mapping[str, str]
+    ramps: Mapping[str, Ramp]
+    control: str | None = None
+    unit: str = "request"
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    attribution: Attribution = Attribution()
+    context: tuple[ContextField, ...] = ()
+    stopping: Stopping = Stopping()
+    set_aside: SetAside | None = None
+    etag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Decisions whose window is open, and the mean of their rewards so far."""
+
+    n: int
+    mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class MetricResult:
+    """One arm on one metric, compared with control where it is not control itself."""
+
+    n: int
+    mean: float | None
+    std: float | None
+    interval: Interval | None
+    difference: float | None
+    difference_interval: Interval | None
+    lift: float | None
+    lift_interval: Interval | None
+    p_value: float | None
+    probability_best: float | None
+    expected_loss: float | None
+    preview: Preview | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArmResult:
+    """Results of one arm; `share` is the current one."""
+
+    name: str
+    share: float
+    exposures: int
+    metrics: Mapping[str, MetricResult]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRatio:
+    """Test of whether the traffic came in the logged proportions."""
+
+    p_value: float | None
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Results so far. They cover every reward that was acknowledged before they were asked for."""
+
+    experiment: str
+    status: Status
+    as_of: str
+    arms: tuple[ArmResult, ...]
+    srm: SampleRatio
+    pending: int
+    crossovers: int
+    winner: str | None
+    reason: str
+
+    def arm(self, name: str) -> ArmResult:
+        """Returns the results of one arm. Raises KeyError where there is none."""
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """Change of an experiment: who made it, when, and what it was."""
+
+    revision: int
+    at: str
+    who: str
+    what: str
+    status: str
+    policy: str
+    reason: str | None
+    arm: str | None

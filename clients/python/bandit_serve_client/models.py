@@ -1,0 +1,76 @@
+"""Models, their versions and their history; and the health of the service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+VersionStatus = Literal["training", "staged", "shadow", "production", "retired", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Version of a model. `remote` is where it is served, if it is served elsewhere; `size` is in bytes."""
+
+    model: str
+    version: str
+    status: VersionStatus
+    family: str
+    sha256: str
+    size: int
+    created_at: str
+    updated_at: str
+    metrics: Mapping[str, float]
+    metadata: Mapping[str, Any]
+    reason: str | None
+    pruned: bool = False
+    remote: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelHistoryEntry:
+    """Change of a version: who made it, when, and what it was."""
+
+    at: str
+    who: str
+    what: str
+    version: str
+    status: VersionStatus
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Model with its versions and history; `production` names the version that serves."""
+
+    model: str
+    production: str | None
+    versions: tuple[Version, ...]
+    history: tuple[ModelHistoryEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """Model and the names of its versions."""
+
+    model: str
+    production: str | None
+    versions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Reason why a service is degraded."""
+
+    what: str
+    experiment: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Health of the answering worker."""
+
+    status: Literal["live", "ready", "degraded"]
+    reasons: tuple[Trouble, ...] = ()

@@ -1,0 +1,385 @@
+"""Contract of both clients with the service: every call, its request and its answer against the served description."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import bandit_serve_client
+import numpy as np
+import pytest
+from bandit_serve_client import (
+    Changed,
+    Client,
+    Conflict,
+    Decision,
+    DecisionRequest,
+    FixedOnceCreated,
+    InvalidRequest,
+    NotFound,
+    Prediction,
+    PredictionRequest,
+    Reward,
+    SyncClient,
+    decisions,
+    errors,
+    experiments,
+    models,
+    rewards,
+)
+from bandit_serve_client.async_connections import AsyncConnections
+from bandit_serve_client.connections import Connections
+from bandit_serve_client.experiment_calls import ExperimentCalls
+from bandit_serve_client.http import Answer, Request
+from bandit_serve_client.model_calls import ModelCalls
+from bandit_serve_client.reading import json_name
+from both_clients import CLIENTS
+from jsonschema import Draft202012Validator
+from services import ThrowawayService
+
+import bandit_serve.client
+from bandit_serve.models import MatrixFactorization
+
+# Types of answers by the name of their component in the description.
+TYPES: dict[str, type] = {
+    "ArmResult": experiments.ArmResult,
+    "Arm": experiments.Arm,
+    "Attribution": experiments.Attribution,
+    "ContextField": experiments.ContextField,
+    "Decided": decisions.Decision,
+    "ExperimentView": experiments.Experiment,
+    "FieldProblem": errors.FieldMistake,
+    "Health": models.Health,
+    "HistoryView": experiments.HistoryEntry,
+    "Metric": experiments.Metric,
+    "MetricResult": experiments.MetricResult,
+    "ModelHistoryView": models.ModelHistoryEntry,
+    "ModelName": decisions.ModelVersion,
+    "ModelSummary": models.ModelSummary,
+    "ModelView": models.Model,
+    "Predicted": decisions.Prediction,
+    "Preview": experiments.Preview,
+    "RampView": experiments.Ramp,
+    "Report": experiments.Results,
+    "RewardsReport": rewards.RewardsReport,
+    "SampleRatio": experiments.SampleRatio,
+    "Scored": decisions.Score,
+    "ScoredItem": decisions.ScoredItem,
+    "SetAsideView": experiments.SetAside,
+    "Stopping": experiments.Stopping,
+    "Trouble": models.Trouble,
+    "VersionView": models.Version,
+}
+# Types of requests.
+ASKED: dict[str, type] = {
+    "DecideRequest": decisions.DecisionRequest,
+    "PredictRequest": decisions.PredictionRequest,
+    "Reward": rewards.Reward,
+}
+# Routes that are of no use to a caller of models, or that the client has in another form.
+LEFT_OUT = {
+    "checkLive",
+    "compareVersions",
+    "getAgreement",
+    "getDashboard",
+    "getLoadedBy",
+    "getMetrics",
+    "getOpenapi",
+    "getStats",
+    "loadVersion",
+}
+BUTTON = {
+    "id": "button",
+    "unit": "user",
+    "control": "blue",
+    "arms": [{"name": "blue", "payload": {"colour": "#00f"}}, {"name": "green"}],
+    "policy": {"kind": "thompson", "min_share": 0.05},
+    "metrics": [{"name": "click", "kind": "binary"}, {"name": "seconds", "kind": "continuous"}],
+    "attribution": {"window": "1h", "missing": "zero"},
+    "context": [{"name": "device", "kind": "categorical", "values": ["ios", "web"]}],
+}
+RANKER = {
+    "id": "ranker",
+    "arms": [
+        {"name": "old", "model": "films", "version": "v1"},
+        {"name": "new", "model": "films", "version": "v2"},
+    ],
+    "policy": {"kind": "fixed_split"},
+    "metrics": [{"name": "rating", "kind": "continuous"}],
+}
+
+
+class Traffic:
+    """Requests that the clients sent, with their answers, by the operation of the description that they are of."""
+
+    def __init__(self, description: dict[str, Any]) -> None:
+        self.description = description
+        self.operations: set[str] = set()
+        self._paths = {
+            re.compile(re.sub(r"\{\w+\}", "[^/]+", path) + r"(?:\?.*)?"): methods
+            for path, methods in description["paths"].items()
+        }
+
+    def check(self, request: Request, answer: Answer) -> None:
+        (methods,) = [methods for path, methods in self._paths.items() if path.fullmatch(request.path)]
+        operation = methods[request.method.lower()]
+        self.operations.add(operation["operationId"])
+        body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+        if request.body and body is not None:
+            self._validate(json.loads(request.body), body["schema"])
+        response = operation["responses"][str(answer.status)]
+        if "$ref" in response:
+            response = self.description["components"]["responses"][response["$ref"].rpartition("/")[2]]
+        kind = answer.headers.get("content-type", "")
+        if answer.content:
+            self._validate(json.loads(answer.content), response["content"][kind]["schema"])
+
+    def _validate(self, value: Any, schema: dict[str, Any]) -> None:
+        Draft202012Validator({**schema, "components": self.description["components"]}).validate(value)
+
+
+@pytest.fixture(scope="module")
+def traffic(service: ThrowawayService) -> Traffic:
+    return Traffic(service.call("GET", "/openapi.json").body)
+
+
+@pytest.fixture(params=CLIENTS)
+def client(
+    request: pytest.FixtureRequest,
+    service: ThrowawayService,
+    traffic: Traffic,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Any]:
+    """A client whose requests and answers are compared with the description."""
+    ask, async_ask = Connections.ask, AsyncConnections.ask
+
+    def checked(connections: Connections, asked: Request, until_s: float) -> Answer:
+        answer = ask(connections, asked, until_s)
+        traffic.check(asked, answer)
+        return answer
+
+    async def async_checked(connections: AsyncConnections, asked: Request, until_s: float) -> Answer:
+        answer = await async_ask(connections, asked, until_s)
+        traffic.check(asked, answer)
+        return answer
+
+    monkeypatch.setattr(Connections, "ask", checked)
+    monkeypatch.setattr(AsyncConnections, "ask", async_checked)
+    with CLIENTS[request.param](service.url) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    users, items = np.repeat(np.arange(20), 10), np.tile(np.arange(10), 20)
+    model = MatrixFactorization(n_factors=2, n_epochs=2, seed=0)
+    model.fit([f"u{user}" for user in users], [f"i{item}" for item in items], 1.0 + (users + items) % 5)
+    path = tmp_path_factory.mktemp("models") / "model.safetensors"
+    model.save(path)
+    return path
+
+
+def decide_and_reward(client: Any) -> None:
+    button = "button"
+    client.experiments.apply(BUTTON)
+    client.experiments.start(button)
+    assert client.health().status == "ready"
+    decision = client.decide(button, unit="u1", context={"device": "web"}, eligible=["blue", "green"])
+    assert type(decision) is Decision
+    assert decision.arm in ("blue", "green")
+    assert decision.payload == ({"colour": "#00f"} if decision.arm == "blue" else None)
+    assert 0 < decision.propensity < 1
+    assert client.reward(decision.decision_id, 1.0) == "accepted"
+    assert client.reward(decision.decision_id, 1.0) == "duplicate"
+    assert client.reward(decision.decision_id, 2.5, metric="seconds") == "accepted"
+    report = client.rewards(
+        [Reward(decision.decision_id, 1.0), Reward("x", 1.0), Reward(decision.decision_id, 1.0, "nothing")]
+    )
+    assert (report.accepted, report.duplicates, report.rejected) == (0, 1, 2)
+    assert report.verdicts == ("duplicate", "invalid", "invalid")
+    with pytest.raises(InvalidRequest) as raised:
+        client.reward("x", 1.0)
+    assert raised.value.type == "urn:bandit-serve:problem:invalid-request"
+    again, refused = client.decide_many(
+        button, [DecisionRequest("u1"), DecisionRequest("u1", eligible=["no"])]
+    )
+    assert again.arm == decision.arm
+    assert isinstance(refused, InvalidRequest)
+    assert "eligible" in refused.detail
+    for _ in range(2):
+        client.decide_many(button, [DecisionRequest(f"v{i}", {"device": "ios"}) for i in range(10)])
+    client.experiments.stop(button)
+    client.experiments.delete(button, reason="tried")
+
+
+def change_an_experiment(client: Any) -> None:
+    made = client.experiments.create(BUTTON)
+    assert (made.status, made.control) == ("draft", "blue")
+    assert made.policy == {"kind": "thompson", "min_share": 0.05}
+    assert made.metrics[0].role == "objective"
+    with pytest.raises(Conflict):
+        client.experiments.create(BUTTON)
+    replaced = client.experiments.replace("button", {**BUTTON, "control": "green"}, if_match=made.etag)
+    assert replaced.control == "green"
+    with pytest.raises(Changed):
+        client.experiments.start("button", if_match=made.etag)
+    assert client.experiments.start("button", reason="go", if_match=replaced.etag).status == "running"
+    added = client.experiments.add_arm("button", {"name": "red", "ramp": {"from": 0.01, "over": "2h"}})
+    assert added.ramps["red"].start == 0.01
+    assert client.experiments.pause_arm("button", "red").arm_status["red"] == "paused"
+    assert client.experiments.resume_arm("button", "red").arm_status["red"] == "active"
+    assert client.experiments.remove_arm("button", "red", reason="no").arm_status["red"] == "removed"
+    policy = {"kind": "fixed_split", "shares": {"blue": 1, "green": 3}}
+    assert client.experiments.change_policy("button", policy).policy == policy
+    assert client.experiments.pause("button").status == "paused"
+    undrawn = client.decide("button", unit="u")
+    assert undrawn.decision_id is None
+    assert client.reward(undrawn.decision_id, 1.0) == "unmatched"
+    results = client.experiments.results("button")
+    assert results.arm("blue").metrics["click"].n == 0
+    assert results.srm.verdict == "insufficient"
+    with pytest.raises(KeyError):
+        results.arm("pink")
+    stopped = client.experiments.stop("button", winner="green", reason="done")
+    assert (stopped.winner, client.experiments.get("button").winner) == ("green", "green")
+    assert "button" in [each.id for each in client.experiments.list()]
+    changes = [entry.what for entry in client.experiments.history("button")]
+    assert changes[0] == "create"
+    assert changes[-1] == "stop"
+    assert client.experiments.delete("button") is None
+    with pytest.raises(NotFound):
+        client.experiments.get("button")
+
+
+def apply_what_is_missing(client: Any) -> None:
+    apply = client.experiments.apply
+    assert apply(BUTTON).revision == 1
+    assert apply(BUTTON).revision == 1
+    longer = {**BUTTON, "attribution": {"window": "2h", "missing": "zero"}}
+    assert apply(longer).attribution.window == "2h"
+    assert apply(BUTTON).attribution.window == "1h"
+    started = client.experiments.start("button")
+    assert apply(BUTTON).revision == started.revision
+    arms = [*BUTTON["arms"], {"name": "red"}]  # type: ignore[misc]
+    policy = {"kind": "top_two_thompson"}
+    changed = apply({**BUTTON, "arms": arms, "policy": policy})
+    assert changed.arm_status["red"] == "active"
+    assert changed.policy == policy
+    assert apply(BUTTON).arm_status["red"] == "removed"
+    with pytest.raises(FixedOnceCreated, match="attribution"):
+        apply(longer)
+    with pytest.raises(FixedOnceCreated, match="blue"):
+        apply({**BUTTON, "arms": [{"name": "blue", "payload": 1}, {"name": "green"}]})
+    client.experiments.stop("button")
+    client.experiments.delete("button")
+
+
+def register_and_predict(client: Any, artifact: Path) -> None:
+    name = f"films-{type(client).__name__}"
+    first = client.models.register(name, artifact, metrics={"rmse": 0.9}, metadata={"seed": 0})
+    second = client.models.register(name, artifact.read_bytes(), version="v2", status="staged")
+    assert (first.version, first.metadata["seed"], first.size) == ("v1", 0, artifact.stat().st_size)
+    assert first.sha256 == second.sha256
+    assert client.models.promote(name, "v1").status == "production"
+    assert client.models.status(name, "v2", "production", reason="better").reason == "better"
+    assert client.models.rollback(name, reason="worse").production == "v1"
+    assert client.models.describe(name, "v2", metrics={"rmse": 0.8}).metrics["rmse"] == 0.8
+    assert client.models.version(name, "v2").metrics == {"rmse": 0.8}
+    assert [each.version for each in client.models.versions(name, metric=["rmse<=0.85"])] == ["v2"]
+    assert name in [model.model for model in client.models.list()]
+    assert client.models.show(name).history[0].what
+    one = client.models.score(name, "u1", item_id="i1")
+    assert (one.model_version, one.user_id, one.predictions) == ("v1", "u1", None)
+    many = client.models.score(name, "u1", item_ids=["i1", "i2"], version="v2")
+    assert many.predictions[0] == one.prediction
+    top = client.models.score(name, "u1", k=3, exclude=["i1"])
+    assert len(top.items) == 3
+    arms = [{**arm, "model": name} for arm in RANKER["arms"]]  # type: ignore[index]
+    client.experiments.create({**RANKER, "id": name, "arms": arms})
+    client.experiments.start(name)
+    predicted = client.predict(name, "u1", item_id="i1")
+    assert type(predicted) is Prediction
+    assert (predicted.model.id, predicted.prediction) == (name, one.prediction)
+    assert client.predict(name, "u1", item_ids=["i1", "i2"]).predictions == many.predictions
+    assert client.predict(name, "u1", k=3, exclude=["i1"]).items == top.items
+    good, bad = client.predict_many(
+        name,
+        [
+            PredictionRequest(user_id="u1", item_id="i1"),
+            PredictionRequest(user_id="u1", k=2, eligible=["no"]),
+        ],
+    )
+    assert good.prediction == one.prediction
+    assert isinstance(bad, InvalidRequest)
+    client.experiments.stop(name)
+
+
+@pytest.mark.parametrize("component", TYPES)
+def test_types_have_every_field_of_the_description(component: str, traffic: Traffic) -> None:
+    schema = traffic.description["components"]["schemas"][component]
+    fields = {json_name(field) for field in dataclasses.fields(TYPES[component])}
+    assert set(schema["properties"]) - fields == set()
+    required = {
+        json_name(field)
+        for field in dataclasses.fields(TYPES[component])
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    always = set(schema["required"]) if "required" in schema else set()
+    assert required - always == set()
+
+
+@pytest.mark.parametrize("component", ASKED)
+def test_requests_can_say_all_that_the_description_takes(component: str, traffic: Traffic) -> None:
+    schema = traffic.description["components"]["schemas"][component]
+    properties = set(schema.get("properties", {}))
+    for alternative in schema.get("oneOf", ()):
+        name = alternative["$ref"].rpartition("/")[2]
+        properties |= set(traffic.description["components"]["schemas"][name]["properties"])
+    fields = {field.name for field in dataclasses.fields(ASKED[component])}
+    assert properties
+    assert properties - fields == set()
+
+
+def test_requests_and_answers_are_those_of_the_description(
+    client: Any, traffic: Traffic, artifact: Path
+) -> None:
+    """Every call is made; each request and each answer is valid as it is described."""
+    traffic.operations.clear()
+    decide_and_reward(client)
+    change_an_experiment(client)
+    apply_what_is_missing(client)
+    register_and_predict(client, artifact)
+    operations = {
+        operation["operationId"]
+        for methods in traffic.description["paths"].values()
+        for operation in methods.values()
+    }
+    assert operations - traffic.operations == LEFT_OUT
+
+
+def public(kind: type) -> dict[str, Callable[..., Any]]:
+    return {name: value for name, value in vars(kind).items() if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(
+    ("of_loop", "of_threads"),
+    [
+        (Client, SyncClient),
+        (ExperimentCalls, bandit_serve_client.sync_experiment_calls.SyncExperimentCalls),
+        (ModelCalls, bandit_serve_client.sync_model_calls.SyncModelCalls),
+    ],
+)
+def test_both_clients_have_the_same_calls(of_loop: type, of_threads: type) -> None:
+    assert list(public(of_loop)) == list(public(of_threads))
+    assert len(public(of_loop)) > 5
+
+
+def test_the_service_s_package_has_the_same_names() -> None:
+    assert bandit_serve.client.Client is Client
+    assert set(bandit_serve.client.__all__) == set(bandit_serve_client.__all__)
+    for name in bandit_serve_client.__all__:
+        assert getattr(bandit_serve.client, name) is getattr(bandit_serve_client, name)
