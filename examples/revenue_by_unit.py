@@ -1,7 +1,7 @@
 """A/B test of a checkout page, with the orders of each user from a file that the shop writes every night.
 
     bandit-serve serve --port 8000 --data bandit-serve-data    # in another terminal
-    python examples/revenue_by_unit.py [--url http://127.0.0.1:8000]
+    python examples/revenue_by_unit.py [--url http://127.0.0.1:8000] [--data bandit-serve-data]
 
 Orders come twice here, as files do: each counts once.
 """
@@ -38,7 +38,7 @@ def write_orders(path: Path, arms: dict[str, str]) -> None:
                 rows.writerow([f"{user}-{number}", user, f"{total:.2f}"])
 
 
-def main(url: str) -> None:
+def main(url: str, data: str) -> None:
     random.seed(0)
     with tempfile.TemporaryDirectory() as folder, SyncClient(url) as client:
         client.experiments.apply(EXPERIMENT)
@@ -48,9 +48,9 @@ def main(url: str) -> None:
         orders = Path(folder) / "orders.csv"
         write_orders(orders, arms)
         command = [sys.executable, "-m", "bandit_serve", "rewards", "import", str(orders)]
-        columns = ["--unit-column", "user", "--value-column", "total", "--event-id-column", "order"]
+        options = ["--experiment", "checkout", "--columns", "unit=user,value=total,event_id=order"]
         for _ in range(2):
-            subprocess.run([*command, "--experiment", "checkout", "--server", url, *columns], check=True)
+            subprocess.run([*command, *options, "--data", data], check=True)
         results = client.experiments.results("checkout")
         for arm in results.arms:
             revenue = arm.metrics["revenue"]
@@ -61,4 +61,6 @@ def main(url: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the service")
-    main(parser.parse_args().url)
+    parser.add_argument("--data", default="bandit-serve-data", help="data directory of the service")
+    given = parser.parse_args()
+    main(given.url, given.data)

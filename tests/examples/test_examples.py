@@ -17,11 +17,15 @@ MAX_LINES = 80
 
 
 class Example(NamedTuple):
-    """Script with the texts that it prints; `servers` are the options of the model servers that it asks."""
+    """Script with the texts that it prints; `servers` are the options of the model servers that it asks.
+
+    takes_data : whether it takes the data directory of the service.
+    """
 
     script: str
     shows: tuple[str, ...]
     servers: tuple[tuple[str, ...], ...] = ()
+    takes_data: bool = False
 
 
 EXAMPLES_RUN = [
@@ -32,8 +36,8 @@ EXAMPLES_RUN = [
         ("double: ", "triple: ", " ms", "liked"),
         (("--name", "double", "--factor", "2.0"), ("--name", "triple", "--factor", "3.0")),
     ),
-    Example("contextual.py", ("after    1", "coffee for ")),
-    Example("revenue_by_unit.py", ("short is better on revenue than long",)),
+    Example("contextual.py", ("after  100 visits", "coffee for ")),
+    Example("revenue_by_unit.py", ("short is better on revenue than long",), takes_data=True),
 ]
 
 
@@ -78,7 +82,9 @@ def test_an_example_runs_as_it_is(example: Example, model_servers: ModelServers,
     addresses = model_servers.addresses
     flags = ("--upstreams", ",".join(addresses.values())) if addresses else ()
     given = [text for name, address in addresses.items() for text in (f"--{name}", address)]
-    with ThrowawayService(tmp_path / "data", *flags) as service:
+    data = tmp_path / "data"
+    given += ["--data", str(data)] if example.takes_data else []
+    with ThrowawayService(data, *flags) as service:
         done = subprocess.run(
             [sys.executable, str(EXAMPLES / example.script), "--url", service.url, *given],
             capture_output=True,
