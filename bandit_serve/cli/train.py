@@ -38,7 +38,7 @@ from bandit_serve.training.pipeline import Status, Trained, TrainingResult, judg
 from bandit_serve.training.plan import Plan, read_plan
 
 Text = str | None
-FAMILY = f"A family to train: {', '.join(FAMILIES)} (default: {' and '.join(Plan().families)}); repeatable."
+FAMILY = f"A family to train: {', '.join(FAMILIES)} (default: {', '.join(Plan().families)}); repeatable."
 # From training, where a version begins.
 STEPS: Mapping[Status, tuple[VersionStatus, ...]] = {
     "failed": ("failed",),
@@ -63,7 +63,7 @@ class Registered(Struct, frozen=True, omit_defaults=True):
 class TrainingReport(Struct, frozen=True):
     data: Any
     baseline: dict[str, float]
-    popularity: dict[str, float]
+    popular: dict[str, float]
     seconds: float
     versions: list[Registered]
 
@@ -165,7 +165,7 @@ def train_models(
     versions += [Registered(family, "failed", reason, {}, {}) for family, reason in result.dropped.items()]
     _print(
         TrainingReport(
-            result.trained[0].record.data, result.baseline, result.popularity, result.seconds, versions
+            result.trained[0].record.data, result.baseline, result.popular, result.seconds, versions
         ),
         plan,
         as_json,
@@ -325,7 +325,7 @@ async def _register_one(
     current = None
     if known is not None and known.production is not None:
         current = known.versions[known.production].metrics
-    baselines = {"baseline": result.baseline, "popularity": result.popularity}
+    baselines = {"baseline": result.baseline, "popular": result.popular}
     status, reason = judge(plan, trained.record.family, trained.record.metrics, baselines, current)
     record = msgspec.structs.replace(trained.record, status=status, reason=reason)
     version = await node.model_changes.register(

@@ -18,7 +18,7 @@ def print_result(result: TrainingResult, plan: Plan) -> None:
     lines: list[tuple[Cell, ...]] = []
     everyone = [
         ("biases alone", result.baseline, result.baseline_errors, ""),
-        ("most popular", result.popularity, result.popularity_errors, ""),
+        ("most popular", result.popular, result.popular_errors, ""),
     ]
     everyone += [
         (each.record.family, each.record.metrics, each.errors, f"{each.record.seconds:.2f} s")

@@ -25,7 +25,7 @@ FAMILIES: dict[str, type[Model]] = {
     )
 }
 # Families that the others have to beat, by the name that their metrics go by in gates.
-BASELINES: dict[str, str] = {"baseline": Bias.family, "popularity": Popularity.family}
+BASELINES: dict[str, str] = {"baseline": Bias.family, "popular": Popularity.family}
 
 
 def admit_model(artifact: Artifact) -> Model:

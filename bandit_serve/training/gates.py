@@ -7,7 +7,7 @@
     comparison  =  "<=" | "<" | ">=" | ">" | "==" | "!="
     value       =  [ a number "*" ] a number, or the name of a metric, such as rmse, recall@10, baseline.rmse
 
-`current` is the version in production, `baseline` the biases alone, `popularity` the most popular items. What there is
+`current` is the version in production, `baseline` the biases alone, `popular` the most popular items. What there is
 no value for is not fulfilled; but nothing is worse than a current one that is not there.
 """
 

@@ -52,15 +52,15 @@ class Trained(NamedTuple):
 class TrainingResult(NamedTuple):
     """Result of a training run.
 
-    baseline, popularity: metrics of the biases alone and of the most popular items, on the same splits, and their
+    baseline, popular: metrics of the biases alone and of the most popular items, on the same splits, and their
     standard errors. dropped: families without a model, and why.
     """
 
     trained: list[Trained]
     baseline: Metrics
     baseline_errors: Metrics
-    popularity: Metrics
-    popularity_errors: Metrics
+    popular: Metrics
+    popular_errors: Metrics
     seconds: float
     dropped: dict[str, str]
 
@@ -92,7 +92,7 @@ def train(
     best, trials = _search(data, pairs, plan, dropped, on_progress)
     measured = _measure(data, pairs, plan, best, dropped, on_progress)
     baselines = {name: measured[family] for name, family in BASELINES.items()}
-    baseline, popularity = baselines["baseline"], baselines["popularity"]
+    baseline, popular = baselines["baseline"], baselines["popular"]
     trained = []
     for number, (family, parameters) in enumerate(best.items()):
         if family in dropped:
@@ -117,7 +117,7 @@ def train(
                     parameters=dict(model.parameters),
                     metrics=metrics,
                     baseline=baseline.metrics,
-                    popularity=popularity.metrics,
+                    popular=popular.metrics,
                     data=_describe(data, pairs),
                     code=_code(),
                     seed=plan.seed,
@@ -143,7 +143,7 @@ def train(
     if not trained:
         failures = "; ".join(f"{family}: {why}" for family, why in dropped.items())
         raise InvalidInput(f"No model came of it. {failures}")
-    return TrainingResult(trained, *baseline, *popularity, time.perf_counter() - started_s, dropped)
+    return TrainingResult(trained, *baseline, *popular, time.perf_counter() - started_s, dropped)
 
 
 def judge(

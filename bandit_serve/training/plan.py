@@ -25,7 +25,7 @@ RANGES = {"uniform": Uniform, "loguniform": LogUniform, "whole": Whole}
 # is no recommender. What was not measured is not asked for: errors of scores that are no ratings, and rankings where
 # nothing held out was liked.
 DEFAULT_GATES: dict[Literal["staging", "production"], str] = {
-    "staging": "not rmse >= baseline.rmse and not ndcg@k <= baseline.ndcg@k and not ndcg@k <= popularity.ndcg@k"
+    "staging": "not rmse >= baseline.rmse and not ndcg@k <= baseline.ndcg@k and not ndcg@k <= popular.ndcg@k"
 }
 
 
