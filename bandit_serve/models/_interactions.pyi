@@ -1,6 +1,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+def counting_order(codes: NDArray[np.int64], n_codes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
 def sparse_product(
     starts: NDArray[np.int64],
     columns: NDArray[np.int32],

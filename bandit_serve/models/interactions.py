@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.models._interactions import dense_product, gram, sparse_product
+from bandit_serve.models._interactions import counting_order, dense_product, gram, sparse_product
 from bandit_serve.models.row_threads import RowThreads
 
 # The smallest number that a rating must reach where none were seen before: any that is above 0.
@@ -74,12 +74,17 @@ class Interactions:
     ) -> Interactions:
         """Matrix of n entries; weights of the same row and column are added, entries of 0 are left out."""
         chosen = np.flatnonzero(weights)
-        cells, place = np.unique(rows[chosen] * shape[1] + columns[chosen], return_inverse=True)
-        summed = np.bincount(place, weights[chosen], cells.size)
-        own_rows, own_columns = np.divmod(cells, shape[1])
-        return cls(
-            _starts(own_rows, shape[0]), own_columns.astype(np.int32), summed.astype(np.float32), shape[1]
-        )
+        order, _ = counting_order(columns[chosen], shape[1])
+        chosen = chosen[order]
+        order, _ = counting_order(rows[chosen], shape[0])
+        chosen = chosen[order]
+        own_rows, own_columns = rows[chosen], columns[chosen]
+        first = np.ones(chosen.size, np.bool_)
+        first[1:] = (np.diff(own_rows) != 0) | (np.diff(own_columns) != 0)
+        begins = np.flatnonzero(first)
+        summed = np.add.reduceat(weights[chosen], begins)
+        _, starts = counting_order(own_rows[begins], shape[0])
+        return cls(starts, own_columns[begins].astype(np.int32), summed.astype(np.float32), shape[1])
 
     @property
     def n_rows(self) -> int:
@@ -98,8 +103,7 @@ class Interactions:
     @functools.cached_property
     def transposed(self) -> Interactions:
         """Matrix whose rows are this one's columns."""
-        order = np.argsort(self.columns, kind="stable")
-        starts = _starts(self.columns, self.n_columns)
+        order, starts = counting_order(self.columns.astype(np.int64), self.n_columns)
         return Interactions(starts, self.rows[order].astype(np.int32), self.weights[order], self.n_rows)
 
     def times_rows(self, factors: NDArray[np.float64]) -> Interactions:
@@ -143,9 +147,3 @@ def image(
         lambda begin, end: dense_product(factors, plain, out, begin, end),
     )
     return out
-
-
-def _starts(rows: NDArray[np.int64] | NDArray[np.int32], n_rows: int) -> NDArray[np.int64]:
-    starts = np.zeros(n_rows + 1, np.int64)
-    np.cumsum(np.bincount(rows, minlength=n_rows), out=starts[1:])
-    return starts

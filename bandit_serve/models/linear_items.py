@@ -22,11 +22,11 @@ MAX_LEVERAGE = 1.0 - 1e-6
 
 
 class LinearItemsParameters(HyperParameters, frozen=True):
-    n_factors: PreferenceFactors = 32
+    n_factors: PreferenceFactors = 48
     seed: Seed = 0
     n_epochs: Epochs = 4
-    regularization: Ridge = 200.0
-    user_damping: Share = 0.5
+    regularization: Ridge = 400.0
+    user_damping: Share = 0.25
     interaction_share: Share = 0.5
     weight_exponent: Share = 0.0
 
@@ -57,9 +57,8 @@ class LinearItems(Preferences):
 
     hyper_parameters: ClassVar[type[HyperParameters]] = LinearItemsParameters
     search_space: ClassVar[Space] = {
-        "n_factors": [24, 32, 48, 64],
-        "regularization": LogUniform(50.0, 500.0),
-        "user_damping": [0.25, 0.5],
+        "n_factors": [24, 32, 48, 64, 96],
+        "regularization": LogUniform(150.0, 800.0),
     }
     sums_users: ClassVar[bool] = True
 
@@ -76,13 +75,11 @@ class LinearItems(Preferences):
         generator = np.random.Generator(np.random.PCG64(wanted["seed"]))
         span = generator.standard_normal((given.n_columns, f), np.float32)
         for epoch in range(n_epochs):
-            span = damped.transposed.times(damped.times(span, threads), threads)
-            span = _orthonormal(_orthonormal(span, threads), threads)
+            span = _turned(span, damped, threads)
             if on_epoch is not None:
-                kept = float(np.trace(gram_matrix(damped.times(span, threads), threads)))
-                lost = max(0.0, float(squares.sum()) - kept)
+                lost = max(0.0, float(squares.sum()) - float(np.trace(_energy(span, damped, threads)[1])))
                 on_epoch(epoch + 1, n_epochs, float(np.sqrt(lost / squares.size)))
-        own = _vectors(span, gram_matrix(damped.times(span, threads), threads), penalty, threads)
+        own = _vectors(span, *_energy(span, damped, threads), penalty, threads)
         users = given.times(own, threads)
         leverages = np.minimum(np.einsum("if,if->i", own, own, dtype=np.float64), MAX_LEVERAGE)
         items = (own / (1.0 - leverages)[:, None]).astype(np.float32)
@@ -90,16 +87,44 @@ class LinearItems(Preferences):
         return Fit(users, items, None, Geometry(precision, np.zeros((f, f))))
 
 
-def _orthonormal(span: NDArray[np.float32], threads: RowThreads) -> NDArray[np.float32]:
-    """Basis of the columns' span, by the Cholesky factor of their Gram matrix; columns of 0 where there are fewer."""
-    return image(span, upper_inverse(cholesky(gram_matrix(span, threads))), threads)
+def _turned(span: NDArray[np.float32], damped: Interactions, threads: RowThreads) -> NDArray[np.float32]:
+    """WᵀW times a span of items, made orthonormal on the side of which there are fewer."""
+    users = damped.times(span, threads)
+    if damped.n_rows <= damped.n_columns:
+        users = image(users, _whitening(users, threads), threads)
+    span = damped.transposed.times(users, threads)
+    return span if damped.n_rows <= damped.n_columns else image(span, _whitening(span, threads), threads)
+
+
+def _whitening(span: NDArray[np.float32], threads: RowThreads) -> NDArray[np.float64]:
+    """Matrix that makes the columns of a span orthonormal, (f, f); with columns of 0 where the span has fewer."""
+    return upper_inverse(cholesky(gram_matrix(span, threads)))
+
+
+def _energy(
+    span: NDArray[np.float32], damped: Interactions, threads: RowThreads
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Whitening of a span of items, and T = QᵀWᵀWQ of its basis Q."""
+    whitening = _whitening(span, threads)
+    energy = gram_matrix(damped.times(span, threads), threads)
+    return whitening, _product(whitening.T, _product(energy, whitening))
 
 
 def _vectors(
-    span: NDArray[np.float32], energy: NDArray[np.float64], penalty: float, threads: RowThreads
+    span: NDArray[np.float32],
+    whitening: NDArray[np.float64],
+    energy: NDArray[np.float64],
+    penalty: float,
+    threads: RowThreads,
 ) -> NDArray[np.float32]:
     """V of VVᵀ = Q T (T + λI)⁻¹ Qᵀ = Q (I − λ (T + λI)⁻¹) Qᵀ."""
     f = len(energy)
     inverse = upper_inverse(cholesky(energy + penalty * np.eye(f)))
-    kept = np.eye(f) - penalty * np.einsum("ik,jk->ij", inverse, inverse)
-    return image(span, cholesky(kept).T, threads)
+    kept = np.eye(f) - penalty * _product(inverse, inverse.T)
+    return image(span, _product(whitening, cholesky(kept).T), threads)
+
+
+def _product(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Product of matrices in one order of sums, as that of NumPy's library depends on the number of its threads."""
+    product: NDArray[np.float64] = np.einsum("ij,jk->ik", a, b)
+    return product

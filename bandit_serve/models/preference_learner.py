@@ -58,9 +58,10 @@ class PreferenceState(NamedTuple):
 class PreferenceLearner:
     """Folds interactions in: the user's vector first, then the item's.
 
-    A user whose vector is no sum, and every item, takes one step of recursive least squares towards the preference 1,
-    in the geometry of the fit. Nothing else moves. A user without interactions has the mean of all users, so that the
-    ranking is by what the model expects of anyone.
+    A row takes one step of recursive least squares towards the preference 1, in the geometry of the fit. Where users
+    are sums, a user's vector grows by the item's in place of that, and the items of the fit stay, as all sums are of
+    them: only those that it knew no interaction of are `open`. Nothing else moves. A user without interactions has the
+    mean of all users, so that the ranking is by what the model expects of anyone.
     """
 
     def __init__(self, state: PreferenceState, seed: int, confidence: float) -> None:
@@ -70,6 +71,7 @@ class PreferenceLearner:
         drawn = 0.0 if state.mean_user.any() else DRAWN_LENGTH / math.sqrt(factors)
         self.users = Rows(factors, seed, 0.0)
         self.items = Rows(factors, seed + 1, drawn)
+        self.open: set[int] = set()
         self.mean = 0.0
         self.n_ratings = 0
 
@@ -91,7 +93,10 @@ class PreferenceLearner:
         if not abs(value) <= MAX_RATING:
             raise InvalidInput(TOO_LARGE)
         id_text(user_id), id_text(item_id)
+        n_items = self.items.size
         user, item = self.users.add(user_id), self.items.add(item_id)
+        if item == n_items or not self.items.vectors[item].any():
+            self.open.add(item)
         weight = self.state.rule.weight(value)
         if weight > 0.0:
             self._interact(user, item, weight)
@@ -107,8 +112,10 @@ class PreferenceLearner:
             _keep(p, added if p.any() else added - mean)
         else:
             _step(p, mean, q, self.state.users, int(self.users.counts[user]), confidence)
-        _step(q, np.zeros_like(q), p + mean, self.state.items, int(self.items.counts[item]), confidence)
-        self.items.weights[item] = dot_product(q, mean)
+        if self.state.users is not None or item in self.open:
+            others = int(self.items.counts[item])
+            _step(q, np.zeros_like(q), p + mean, self.state.items, others, confidence)
+            self.items.weights[item] = dot_product(q, mean)
 
     def sides(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Biases, float32 (n,), and vectors, float32 (n, f), of the users or the items, in the order of rows."""

@@ -56,6 +56,8 @@ class Preferences(Factorized):
     # Whether a user's vector is the sum of those of the items.
     sums_users: ClassVar[bool]
     _state: PreferenceState | None = None
+    # Items that learning on may move, of those in the file; where users are sums.
+    _open: NDArray[np.uint8] = np.zeros(0, np.uint8)
 
     @abstractmethod
     def _solve(self, given: Interactions, threads: RowThreads, on_epoch: OnEpoch | None) -> Fit:
@@ -122,6 +124,7 @@ class Preferences(Factorized):
         for array in (*parts, *counts):
             array.flags.writeable = False
         self._state = PreferenceState(fit.user_geometry, fit.item_geometry, mean_user, rule)
+        self._open = np.zeros(len(item_ids), np.uint8)
         self._set(0.0, *parts, user_ids, item_ids, *counts)
         return self
 
@@ -137,6 +140,12 @@ class Preferences(Factorized):
     def _new_learner(self) -> PreferenceLearner:
         wanted = self.parameters
         return PreferenceLearner(self._known(), wanted["seed"], wanted.get("confidence", 0.0))
+
+    def _thawed(self) -> PreferenceLearner:
+        learner = super()._thawed()
+        assert isinstance(learner, PreferenceLearner)
+        learner.open = set(np.flatnonzero(self._open).tolist())
+        return learner
 
     def _known(self) -> PreferenceState:
         """State of the fit, or that of a model which learns from nothing."""
@@ -156,9 +165,20 @@ class Preferences(Factorized):
             "item_precision": state.items.precision,
             "item_spread": state.items.spread,
         }
-        if state.users is not None:
+        if state.users is None:
+            tensors["item_is_open"] = self._opened()
+        else:
             tensors |= {"user_precision": state.users.precision, "user_spread": state.users.spread}
         return tensors
+
+    def _opened(self) -> NDArray[np.uint8]:
+        """(n_items,): 1 for items that learning on may move."""
+        learner = self._learner
+        if not isinstance(learner, PreferenceLearner):
+            return self._open
+        rows = np.zeros(learner.items.size, np.uint8)
+        rows[list(learner.open)] = 1
+        return rows[learner.items.ids.table()[1]]
 
     def _take(self, artifact: Artifact) -> None:
         f = self.parameters["n_factors"]
@@ -168,6 +188,8 @@ class Preferences(Factorized):
             raise InvalidArtifact("The artifact cannot be served: a mean or a limit is not finite.")
         rule = InteractionRule(least, self.parameters["weight_exponent"])
         users = None if self.sums_users else _read_geometry(artifact, "user", f)
+        if self.sums_users:
+            self._open = artifact.tensor("item_is_open", "U8", [self.n_items])
         self._state = PreferenceState(users, _read_geometry(artifact, "item", f), mean_user, rule)
 
 

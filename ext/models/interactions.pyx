@@ -111,6 +111,28 @@ cdef check_sparse(const int64_t[::1] starts, const int32_t[::1] columns, const f
         raise InvalidInput("A column does not exist.")
 
 
+def counting_order(const int64_t[::1] codes, Py_ssize_t n_codes):
+    """Order that sorts codes, int64 (n,) from 0 to n_codes − 1, equal ones as they come; and where each code begins."""
+    cdef Py_ssize_t n = codes.shape[0], at
+    cdef int64_t code, place
+    starts, order = np.zeros(n_codes + 1, np.int64), np.empty(n, np.int64)
+    nexts = np.empty(n_codes, np.int64)
+    cdef int64_t[::1] first = starts, out = order, following = nexts
+    for at in range(n):
+        if codes[at] < 0 or codes[at] >= n_codes:
+            raise InvalidInput("A code does not exist.")
+        first[codes[at] + 1] += 1
+    for at in range(n_codes):
+        first[at + 1] += first[at]
+        following[at] = first[at]
+    for at in range(n):
+        code = codes[at]
+        place = following[code]
+        out[place] = at
+        following[code] = place + 1
+    return order, starts
+
+
 cdef cloned_double products(const int64_t *starts, const int32_t *columns, const float *weights, const float *factors,
                             Py_ssize_t f, float *out, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
     cdef Py_ssize_t row, lane
