@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bandit_serve.models._interactions import counting_order, dense_product, gram, sparse_product
 from bandit_serve.models.row_threads import RowThreads
 
+MAX_WEIGHT = 1e6
 # The smallest number that a rating must reach where none were seen before: any that is above 0.
 ABOVE_ZERO = float(np.finfo(np.float64).tiny)
 
@@ -18,7 +19,7 @@ ABOVE_ZERO = float(np.finfo(np.float64).tiny)
 class InteractionRule(NamedTuple):
     """Rule that makes interactions of ratings: those that reach `least`, with weights (rating / least)^`exponent`.
 
-    With the exponent 0 every interaction weighs 1; with 1, and plays, weights are counts.
+    With the exponent 0 every interaction weighs 1; with 1, and plays, weights are counts, up to a million.
     """
 
     least: float = ABOVE_ZERO
@@ -42,7 +43,7 @@ class InteractionRule(NamedTuple):
         chosen = ratings >= self.least
         if self.exponent == 0.0 or self.least <= ABOVE_ZERO:
             return chosen.astype(np.float64)
-        return np.where(chosen, np.maximum(ratings / self.least, 1.0) ** self.exponent, 0.0)
+        return np.where(chosen, np.clip(ratings / self.least, 1.0, MAX_WEIGHT) ** self.exponent, 0.0)
 
     def weight(self, rating: float) -> float:
         """Weight of one rating."""

@@ -17,6 +17,8 @@ from bandit_serve.models.preferences import Fit, PreferenceFactors, Preferences,
 from bandit_serve.models.ranges import LogUniform, Space
 from bandit_serve.models.row_threads import RowThreads
 
+# Part of a squared length that float32 does not tell from none.
+LOST = 1e-10
 # Below 1, where an item would be what the others say of it and nothing else.
 MAX_LEVERAGE = 1.0 - 1e-6
 
@@ -25,7 +27,7 @@ class LinearItemsParameters(HyperParameters, frozen=True):
     n_factors: PreferenceFactors = 48
     seed: Seed = 0
     n_epochs: Epochs = 4
-    regularization: Ridge = 400.0
+    regularization: Ridge = 0.01
     user_damping: Share = 0.25
     interaction_share: Share = 0.5
     weight_exponent: Share = 0.0
@@ -48,7 +50,7 @@ class LinearItems(Preferences):
     n_factors : 1 to 1,024; the rank f
     seed : 0 or more; the same seed and data give the same model, bit for bit, for one build, on any number of threads
     n_epochs : turns of subspace iteration, 1 or more
-    regularization : λ, in units of an interaction's mean square in W, above 0
+    regularization : λ, as a part of the sum of squares in W, above 0
     user_damping : 0 to 1; d_u is the number of a user's interactions to the power of its negative
     interaction_share, weight_exponent : which ratings are interactions, and their weights x_uj (`InteractionRule`)
     """
@@ -58,7 +60,7 @@ class LinearItems(Preferences):
     hyper_parameters: ClassVar[type[HyperParameters]] = LinearItemsParameters
     search_space: ClassVar[Space] = {
         "n_factors": [24, 32, 48, 64, 96],
-        "regularization": LogUniform(150.0, 800.0),
+        "regularization": LogUniform(0.003, 0.02),
     }
     sums_users: ClassVar[bool] = True
 
@@ -71,7 +73,7 @@ class LinearItems(Preferences):
         f, n_epochs = wanted["n_factors"], wanted["n_epochs"]
         damped = given.times_rows(np.maximum(given.sizes, 1.0) ** -wanted["user_damping"])
         squares = np.square(damped.weights, dtype=np.float64)
-        penalty = wanted["regularization"] * float(squares.mean())
+        penalty = wanted["regularization"] * float(squares.sum())
         generator = np.random.Generator(np.random.PCG64(wanted["seed"]))
         span = generator.standard_normal((given.n_columns, f), np.float32)
         for epoch in range(n_epochs):
@@ -91,14 +93,21 @@ def _turned(span: NDArray[np.float32], damped: Interactions, threads: RowThreads
     """WᵀW times a span of items, made orthonormal on the side of which there are fewer."""
     users = damped.times(span, threads)
     if damped.n_rows <= damped.n_columns:
-        users = image(users, _whitening(users, threads), threads)
+        users = _orthonormal(users, threads)
     span = damped.transposed.times(users, threads)
-    return span if damped.n_rows <= damped.n_columns else image(span, _whitening(span, threads), threads)
+    return span if damped.n_rows <= damped.n_columns else _orthonormal(span, threads)
+
+
+def _orthonormal(span: NDArray[np.float32], threads: RowThreads) -> NDArray[np.float32]:
+    """Basis of a span; the second time takes away what rounding left of the first."""
+    for _ in range(2):
+        span = image(span, _whitening(span, threads), threads)
+    return span
 
 
 def _whitening(span: NDArray[np.float32], threads: RowThreads) -> NDArray[np.float64]:
     """Matrix that makes the columns of a span orthonormal, (f, f); with columns of 0 where the span has fewer."""
-    return upper_inverse(cholesky(gram_matrix(span, threads)))
+    return upper_inverse(cholesky(gram_matrix(span, threads), LOST))
 
 
 def _energy(

@@ -31,9 +31,9 @@ class Geometry(NamedTuple):
     spread: NDArray[np.float64]
 
     @classmethod
-    def unknown(cls, n_factors: int, penalty: float) -> Geometry:
-        """Geometry of a row about which nothing but the penalty is known."""
-        return cls(np.eye(n_factors) * penalty, np.zeros((n_factors, n_factors)))
+    def unknown(cls, n_factors: int) -> Geometry:
+        """Geometry of a model that was not fitted."""
+        return cls(np.eye(n_factors), np.zeros((n_factors, n_factors)))
 
 
 class PreferenceState(NamedTuple):

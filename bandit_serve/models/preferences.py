@@ -31,7 +31,7 @@ from bandit_serve.models.row_threads import RowThreads, row_threads
 PreferenceFactors = Annotated[int, Meta(ge=1, le=1024)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 # 0 would leave the preferences of whoever has few interactions open.
-Ridge = Annotated[float, Meta(ge=1e-3, le=1e6)]
+Ridge = Annotated[float, Meta(ge=1e-6, le=1e3)]
 
 
 class Fit(NamedTuple):
@@ -150,8 +150,8 @@ class Preferences(Factorized):
     def _known(self) -> PreferenceState:
         """State of the fit, or that of a model which learns from nothing."""
         if self._state is None:
-            f, penalty = self.parameters["n_factors"], self.parameters["regularization"]
-            unknown = Geometry.unknown(f, penalty)
+            f = self.parameters["n_factors"]
+            unknown = Geometry.unknown(f)
             rule = InteractionRule(exponent=self.parameters["weight_exponent"])
             users = None if self.sums_users else unknown
             self._state = PreferenceState(users, unknown, np.zeros(f, np.float32), rule)

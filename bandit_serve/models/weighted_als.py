@@ -21,11 +21,11 @@ INITIAL_LENGTH = 0.1
 
 
 class WeightedParameters(HyperParameters, frozen=True):
-    n_factors: PreferenceFactors = 32
+    n_factors: PreferenceFactors = 64
     seed: Seed = 0
     n_epochs: Epochs = 8
-    regularization: Ridge = 12.0
-    confidence: Penalty = 0.5
+    regularization: Ridge = 0.08
+    confidence: Penalty = 1.0
     interaction_share: Share = 0.5
     weight_exponent: Share = 0.0
 
@@ -41,7 +41,7 @@ class WeightedALS(Preferences):
     n_factors : 1 to 1,024; the length of p_u and q_i
     seed : 0 or more; the same seed and data give the same model, bit for bit, for one build, on any number of threads
     n_epochs : turns, 1 or more
-    regularization : λ, above 0
+    regularization : λ, in units of the square root of the number of interactions, above 0
     confidence : α
     interaction_share, weight_exponent : which ratings are interactions, and their weights (`InteractionRule`)
     """
@@ -50,8 +50,8 @@ class WeightedALS(Preferences):
 
     hyper_parameters: ClassVar[type[HyperParameters]] = WeightedParameters
     search_space: ClassVar[Space] = {
-        "n_factors": [16, 32, 64],
-        "regularization": LogUniform(4.0, 40.0),
+        "n_factors": [16, 32, 48, 64, 96],
+        "regularization": LogUniform(0.03, 0.15),
         "confidence": LogUniform(0.1, 4.0),
     }
     sums_users: ClassVar[bool] = False
@@ -67,24 +67,25 @@ class WeightedALS(Preferences):
         generator = np.random.Generator(np.random.PCG64(wanted["seed"]))
         items = generator.standard_normal((given.n_columns, f), np.float32)
         items *= np.float32(INITIAL_LENGTH / np.sqrt(f))
+        penalty = wanted["regularization"] * float(np.sqrt(given.columns.size))
         for epoch in range(n_epochs):
-            users = self._half(given, items, threads)
-            items = self._half(given.transposed, users, threads)
+            users = self._half(given, items, penalty, threads)
+            items = self._half(given.transposed, users, penalty, threads)
             if on_epoch is not None:
                 on_epoch(epoch + 1, n_epochs, _rmse(given, users, items))
         return Fit(
             users,
             items,
-            self._geometry(given.transposed, items, threads),
-            self._geometry(given, users, threads),
+            self._geometry(given.transposed, items, penalty, threads),
+            self._geometry(given, users, penalty, threads),
         )
 
     def _half(
-        self, given: Interactions, others: NDArray[np.float32], threads: RowThreads
+        self, given: Interactions, others: NDArray[np.float32], penalty: float, threads: RowThreads
     ) -> NDArray[np.float32]:
         """Rows that minimize the loss while the others stay."""
         f = others.shape[1]
-        base = gram_matrix(others, threads) + self.parameters["regularization"] * np.eye(f)
+        base = gram_matrix(others, threads) + penalty * np.eye(f)
         inverse = upper_inverse(cholesky(base))
         confidence = self.parameters["confidence"]
         plain = image(others, inverse, threads)
@@ -99,11 +100,11 @@ class WeightedALS(Preferences):
         return image(rows, inverse.T, threads)
 
     def _geometry(
-        self, of_others: Interactions, others: NDArray[np.float32], threads: RowThreads
+        self, of_others: Interactions, others: NDArray[np.float32], penalty: float, threads: RowThreads
     ) -> Geometry:
         """Geometry of rows against `others`: of their Gram matrix, and what one more interaction adds on average."""
         f = others.shape[1]
-        precision = gram_matrix(others, threads) + self.parameters["regularization"] * np.eye(f)
+        precision = gram_matrix(others, threads) + penalty * np.eye(f)
         weights = np.bincount(of_others.rows, of_others.weights, of_others.n_rows).astype(np.float32)
         spread = gram_matrix(others, threads, weights) * (
             self.parameters["confidence"] / of_others.columns.size

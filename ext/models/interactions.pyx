@@ -19,7 +19,7 @@ from vectors cimport cloned_double, dot
 
 cnp.import_array()
 
-cdef double LOST = 1e-13  # of a diagonal: what is left of it when its row is a sum of those before
+cdef double LOST = 1e-13  # part of a diagonal that is left, by rounding, when its row is a sum of those before
 cdef double MIN_WEIGHT = 1e-12
 
 
@@ -43,26 +43,25 @@ cdef inline void widen(double *out, const float *x, Py_ssize_t n) noexcept nogil
         out[at] = x[at]
 
 
-cdef cloned_double decompose(double *a, Py_ssize_t n) noexcept nogil:
+cdef cloned_double decompose(double *a, Py_ssize_t n, double lost) noexcept nogil:
     """Cholesky factor U, A = UᵀU, in place of A's upper triangle. The row of a pivot that is lost becomes 0."""
     cdef Py_ssize_t k, row, at
-    cdef double whole, pivot, lost = 0
+    cdef double whole, pivot
     cdef double *own
     for k in range(n):
         own = a + k * n
         whole = own[k]
         for row in range(k):
             whole += a[row * n + k] * a[row * n + k]
-        if not own[k] > LOST * whole:
+        if not own[k] > lost * whole:
             memset(own + k, 0, (n - k) * sizeof(double))
-            lost += 1
             continue
         pivot = 1 / sqrt(own[k])
         for at in range(k, n):
             own[at] *= pivot
         for row in range(k + 1, n):
             add_multiple(a + row * n + row, -own[row], own + row, n - row)
-    return lost
+    return 0
 
 
 cdef cloned_double substitute(const double *u, double *x, Py_ssize_t n) noexcept nogil:
@@ -224,17 +223,17 @@ def dense_product(const float[:, ::1] factors, const double[:, ::1] matrix, floa
             images(&factors[0, 0], f, &matrix[0, 0], g, &out[0, 0], own, begin, end)
 
 
-def cholesky(matrix):
+def cholesky(matrix, double lost=LOST):
     """Upper factor U of a symmetric matrix A = UᵀU, float64 (f, f), from A's upper triangle.
 
-    Rows that are sums of those before them, as far as float64 can tell, are 0.
+    Rows that are sums of those before them are 0: of whose diagonal no more than the part `lost` is left without these.
     """
     factor = np.triu(np.asarray(matrix, np.float64))
     cdef double[:, ::1] a = factor
     cdef Py_ssize_t n = square(a)
     if n:
         with nogil:
-            decompose(&a[0, 0], n)
+            decompose(&a[0, 0], n, lost)
     return factor
 
 
@@ -283,7 +282,7 @@ cdef inline void by_factors(const int32_t *columns, const float *weights, Py_ssi
         widen(own, factors + columns[at] * f, f)
         add_outer(a, weight, own, f)
         add_multiple(x, 1 + weight, own, f)
-    decompose(a, f)
+    decompose(a, f, LOST)
     substitute(a, x, f)
 
 
@@ -300,7 +299,7 @@ cdef inline void by_entries(const int32_t *columns, const float *weights, Py_ssi
         for other in range(at + 1):
             a[other * m + at] = roots[other] * roots[at] * dot(factors + columns[other] * f, factors + columns[at] * f, f)
         a[at * m + at] += 1
-    decompose(a, m)
+    decompose(a, m, LOST)
     substitute(a, own, m)
     memset(x, 0, f * sizeof(double))
     for at in range(m):
@@ -371,7 +370,7 @@ def gain(const double[:, ::1] precision, const double[:, ::1] spread, double n, 
     with nogil:
         memcpy(a, &precision[0, 0], f * f * sizeof(double))
         add_multiple(a, n, &spread[0, 0], f * f)
-        decompose(a, f)
+        decompose(a, f, LOST)
         widen(x, &direction[0], f)
         substitute(a, x, f)
         for at in range(f):
