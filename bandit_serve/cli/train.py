@@ -38,7 +38,7 @@ from bandit_serve.training.pipeline import Status, Trained, TrainingResult, judg
 from bandit_serve.training.plan import Plan, read_plan
 
 Text = str | None
-FAMILY = f"A family to train: {', '.join(FAMILIES)} (default: {' and '.join(Plan().families)}); repeatable."
+FAMILY = f"A family to train: {', '.join(FAMILIES)} (default: {', '.join(Plan().families)}); repeatable."
 # From training, where a version begins.
 STEPS: Mapping[Status, tuple[VersionStatus, ...]] = {
     "failed": ("failed",),
@@ -63,6 +63,7 @@ class Registered(Struct, frozen=True, omit_defaults=True):
 class TrainingReport(Struct, frozen=True):
     data: Any
     baseline: dict[str, float]
+    popular: dict[str, float]
     seconds: float
     versions: list[Registered]
 
@@ -148,7 +149,7 @@ def train_models(
             say("Models are measured and not kept: --out names a directory for them.")
     if register:
         _look_for_store(settings, plan)
-    with TrainProgress(plan.measured, quiet=as_json) as progress:
+    with TrainProgress(plan, quiet=as_json) as progress:
         result = train(ratings, plan, on_progress=progress.on_progress)
     if not as_json:
         print_result(result, plan)
@@ -163,7 +164,9 @@ def train_models(
         versions = [msgspec.structs.replace(each, file=str(files[each.family])) for each in versions]
     versions += [Registered(family, "failed", reason, {}, {}) for family, reason in result.dropped.items()]
     _print(
-        TrainingReport(result.trained[0].record.data, result.baseline, result.seconds, versions),
+        TrainingReport(
+            result.trained[0].record.data, result.baseline, result.popular, result.seconds, versions
+        ),
         plan,
         as_json,
     )
@@ -322,7 +325,8 @@ async def _register_one(
     current = None
     if known is not None and known.production is not None:
         current = known.versions[known.production].metrics
-    status, reason = judge(plan, trained.record.metrics, result.baseline, current)
+    baselines = {"baseline": result.baseline, "popular": result.popular}
+    status, reason = judge(plan, trained.record.family, trained.record.metrics, baselines, current)
     record = msgspec.structs.replace(trained.record, status=status, reason=reason)
     version = await node.model_changes.register(
         plan.model,

@@ -16,6 +16,7 @@ from rich.text import Text
 from bandit_serve.base.terminal import Terminal
 from bandit_serve.training.metrics import is_better
 from bandit_serve.training.pipeline import TrainingProgress
+from bandit_serve.training.plan import Plan
 
 BAR_WIDTH = 40
 STAGES = {
@@ -28,8 +29,8 @@ STAGES = {
 class TrainProgress:
     """Live table of a training on a terminal; elsewhere a line after each stage; nothing if `quiet`."""
 
-    def __init__(self, metric: str, *, quiet: bool) -> None:
-        self._metric = metric
+    def __init__(self, plan: Plan, *, quiet: bool) -> None:
+        self._plan = plan
         self._quiet = quiet
         self._console = Terminal(stderr=True)
         self._live = None
@@ -45,9 +46,10 @@ class TrainProgress:
             self._best.clear()
         self._latest = progress
         if progress.trial is not None:
-            value = progress.trial.metrics.get(self._metric)
+            metric = self._plan.measured(progress.trial.family)
+            value = progress.trial.metrics.get(metric)
             fits, best = self._best.get(progress.trial.family, (0, None))
-            if value is not None and (best is None or is_better(self._metric, value, best)):
+            if value is not None and (best is None or is_better(metric, value, best)):
                 best = value
             if best is not None:
                 self._best[progress.trial.family] = fits + 1, best
@@ -82,7 +84,7 @@ class TrainProgress:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("family", no_wrap=True)
         table.add_column("fits", justify="right")
-        table.add_column(f"best {self._metric}", justify="right")
+        table.add_column("best", justify="right")
         for family, (fits, best) in self._best.items():
-            table.add_row(family, str(fits), f"{best:.4f}")
+            table.add_row(family, str(fits), f"{self._plan.measured(family)} {best:.4f}")
         return Group(line, table)

@@ -16,7 +16,10 @@ def print_result(result: TrainingResult, plan: Plan) -> None:
         how = f"the last {plan.split.share:.0%} of each user's ratings"
     say(f"\nOn {how}:")
     lines: list[tuple[Cell, ...]] = []
-    everyone = [("biases alone", result.baseline, result.baseline_errors, "")]
+    everyone = [
+        ("biases alone", result.baseline, result.baseline_errors, ""),
+        ("most popular", result.popular, result.popular_errors, ""),
+    ]
     everyone += [
         (each.record.family, each.record.metrics, each.errors, f"{each.record.seconds:.2f} s")
         for each in result.trained
@@ -24,11 +27,22 @@ def print_result(result: TrainingResult, plan: Plan) -> None:
     for name, metrics, errors, took in everyone:
         lines.append((name, *(_figure(metrics.get(metric), errors.get(metric)) for metric in names), took))
     print_table(("Family", *names, "fit"), lines, numbers=(*names, "fit"))
+    for metric, does in ((f"ndcg@{plan.k}", "ranks"), ("rmse", "predicts ratings")):
+        measured = [
+            (each.record.metrics[metric], each.record.family)
+            for each in result.trained
+            if metric in each.record.metrics
+        ]
+        if measured:
+            value, family = (min if metric == "rmse" else max)(measured)
+            say(f"{family} {does} best: {metric} {value:.4f}.")
     if "time.rmse" not in result.baseline or plan.split.kind == "time":
         return
     say(f"On the last {plan.split.share:.0%} of each user's ratings, trained on those before:")
     lines = [("biases alone", f"{result.baseline['time.rmse']:.4f}", "")]
     for each in result.trained:
+        if "time.rmse" not in each.record.metrics:
+            continue
         gain, error = each.record.metrics.get("time.gain"), each.errors.get("time.gain")
         gain_text = "" if gain is None or error is None else f"{gain:.4f} ± {error:.4f}"
         lines.append((each.record.family, f"{each.record.metrics['time.rmse']:.4f}", gain_text))

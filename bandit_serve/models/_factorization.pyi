@@ -6,8 +6,8 @@ from numpy.typing import ArrayLike, NDArray
 from typing_extensions import disjoint_base
 
 from bandit_serve.models._ids import IdTable
-from bandit_serve.models._learner import Learner
 from bandit_serve.models._top_k import TopK
+from bandit_serve.models.row_learner import RowLearner
 
 SAMPLE: np.dtype[Any]
 
@@ -35,7 +35,7 @@ def pair_errors(
 
 @disjoint_base
 class Factorization:
-    _learner: Learner | None
+    _learner: RowLearner | None
     _stale: bool
     @property
     def mean(self) -> float: ...

@@ -99,6 +99,8 @@ class FactorizationMachine(Factorized):
         self._raw: dict[str, Any] = {}
         self._resting: Learner | None = None
 
+    _learner: Learner | None  # no other takes features
+
     def _new_learner(self) -> Learner:
         given = self.parameters
         return Learner(

@@ -21,6 +21,7 @@ from bandit_serve.models.ids import id_tensors, read_ids
 from bandit_serve.models.model import Features, Id
 from bandit_serve.models.ranges import Space
 from bandit_serve.models.rating_scale import MAX_UNIT, MIN_UNIT
+from bandit_serve.models.row_learner import RowLearner
 from bandit_serve.models.search_tables import check_search_tables
 
 # With so many ratings, half of what an id's own parameters could say is known.
@@ -46,13 +47,14 @@ class Factorized(Factorization):
 
     family: ClassVar[str]
     takes_features: ClassVar[bool] = False
+    scores_are_ratings: ClassVar[bool] = True
     hyper_parameters: ClassVar[type[HyperParameters]]
     search_space: ClassVar[Space] = {}
     trained_by_default: ClassVar[bool] = False
     parameters: dict[str, Any]
     rating_unit: float = 1.0
 
-    def _new_learner(self) -> Learner:
+    def _new_learner(self) -> RowLearner:
         raise NotImplementedError
 
     def predict_many(
@@ -142,14 +144,21 @@ class Factorized(Factorization):
         return self
 
     def _learn_one(
-        self, learner: Learner, user: Any, item: Any, rating: float, features: Features | Sequence[Features]
+        self,
+        learner: RowLearner,
+        user: Any,
+        item: Any,
+        rating: float,
+        features: Features | Sequence[Features],
     ) -> None:
         id_text(user), id_text(item)
         if not np.isfinite(rating):
             raise InvalidInput(TOO_LARGE)
-        learner.learn(user, item, rating, *self._request_columns(features, learn=True))
+        columns = self._request_columns(features, learn=True)
+        assert isinstance(learner, Learner)
+        learner.learn(user, item, rating, *columns)
 
-    def _learn_many(self, learner: Learner, users: Any, items: Any, ratings: Any, features: Any) -> None:
+    def _learn_many(self, learner: RowLearner, users: Any, items: Any, ratings: Any, features: Any) -> None:
         values = rating_column(ratings).tolist()
         user_ids, item_ids = id_column(users, "users"), id_column(items, "items")
         if not len(user_ids) == len(item_ids) == len(values):
@@ -162,6 +171,7 @@ class Factorized(Factorization):
             raise InvalidInput("There must be as many features as ratings.")
         for own in features:
             self._request_columns(own, learn=False)
+        assert isinstance(learner, Learner)
         for user, item, value, own in zip(user_ids, item_ids, values, features, strict=True):
             learner.learn(user, item, value, *self._request_columns(own, learn=True))
 
@@ -190,7 +200,7 @@ class Factorized(Factorization):
             return self._learner.predict(user_id, item_id)
         return float(self.predict_items(user_id, [item_id], features)[0])
 
-    def _thawed(self) -> Learner:
+    def _thawed(self) -> RowLearner:
         """Learner that goes on from the fitted parameters, or from nothing."""
         learner = self._new_learner()
         if self.n_users:
@@ -267,7 +277,7 @@ class Factorized(Factorization):
             model.rating_unit = float(artifact.tensor("rating_unit", "F64", [1])[0])
         if not MIN_UNIT <= model.rating_unit <= MAX_UNIT:
             raise InvalidArtifact("The artifact cannot be served: its rating_unit is not a positive number.")
-        n_factors = model._new_learner().factors
+        n_factors = model.parameters.get("n_factors", 0)
         counts = [
             artifact.tensor(f"{what}_counts", "I32", [len(ids)])
             for what, ids in (("user", user_ids), ("item", item_ids))

@@ -8,20 +8,24 @@ from bandit_serve.models.bias import Bias
 from bandit_serve.models.factorization import MatrixFactorization
 from bandit_serve.models.factorization_machine import FactorizationMachine
 from bandit_serve.models.factorized import Factorized
+from bandit_serve.models.linear_items import LinearItems
 from bandit_serve.models.model import Model
 from bandit_serve.models.popularity import Popularity
+from bandit_serve.models.weighted_als import WeightedALS
 
 FAMILIES: dict[str, type[Model]] = {
     kind.family: kind
     for kind in (
         MatrixFactorization,
         FactorizationMachine,
+        LinearItems,
+        WeightedALS,
         Bias,
         Popularity,
     )
 }
-# Family that the others have to beat.
-BASELINE = Bias.family
+# Families that the others have to beat, by the name that their metrics go by in gates.
+BASELINES: dict[str, str] = {"baseline": Bias.family, "popular": Popularity.family}
 
 
 def admit_model(artifact: Artifact) -> Model:

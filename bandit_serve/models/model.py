@@ -33,11 +33,13 @@ class Model(Protocol):
     may not, nor while a thread scores: learn on a copy that was loaded for it.
 
     `features` are what comes with a request, in a family with `takes_features`; another refuses them with
-    `InvalidInput`.
+    `InvalidInput`. In a family whose `scores_are_ratings` a score is in the unit of the ratings; in another it only
+    ranks.
     """
 
     family: ClassVar[str]
     takes_features: ClassVar[bool]
+    scores_are_ratings: ClassVar[bool]
     # For training: what it can be made with, what of that is worth a search, and whether it is trained unasked.
     hyper_parameters: ClassVar[type[HyperParameters]]
     search_space: ClassVar[Space]

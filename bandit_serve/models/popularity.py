@@ -31,6 +31,7 @@ class Popularity:
 
     family: ClassVar[str] = "popularity"
     takes_features: ClassVar[bool] = False
+    scores_are_ratings: ClassVar[bool] = False
     hyper_parameters: ClassVar[type[HyperParameters]] = HyperParameters
     search_space: ClassVar[Space] = {}
     trained_by_default: ClassVar[bool] = False

@@ -7,8 +7,8 @@
     comparison  =  "<=" | "<" | ">=" | ">" | "==" | "!="
     value       =  [ a number "*" ] a number, or the name of a metric, such as rmse, recall@10, baseline.rmse
 
-`current` is the version in production, `baseline` the biases alone. What there is no value for is not fulfilled; but
-nothing is worse than a current one that is not there.
+`current` is the version in production, `baseline` the biases alone, `popular` the most popular items. What there is
+no value for is not fulfilled; but nothing is worse than a current one that is not there.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bandit_serve.models.model import Model
 from bandit_serve.training.dataset import DataSet, batches
 
-SMALLER_IS_BETTER = frozenset({"rmse", "mae"})
+RATING_METRICS = frozenset({"rmse", "mae"})
 PAIRS_AT_ONCE = 100_000
 
 Metrics = dict[str, float]
@@ -18,7 +18,7 @@ Metrics = dict[str, float]
 
 def is_better(metric: str, value: float, than: float) -> bool:
     name = metric.rpartition(".")[2].partition("@")[0]
-    return value < than if name in SMALLER_IS_BETTER else value > than
+    return value < than if name in RATING_METRICS else value > than
 
 
 def squared_errors(model: Model, data: DataSet) -> NDArray[np.float64]:

@@ -12,18 +12,18 @@ import msgspec
 import numpy as np
 
 from bandit_serve import __version__
-from bandit_serve.errors import Diverged, InvalidInput
-from bandit_serve.models.family import BASELINE
+from bandit_serve.errors import InvalidInput
+from bandit_serve.models.family import BASELINES, FAMILIES
 from bandit_serve.models.model import Model
 from bandit_serve.training.dataset import DataSet
-from bandit_serve.training.metrics import Metrics, is_better
+from bandit_serve.training.metrics import RATING_METRICS, Metrics, is_better
 from bandit_serve.training.plan import Plan, check_plan
 from bandit_serve.training.pool import Work, run
 from bandit_serve.training.ratings import Ratings
 from bandit_serve.training.record import DataRecord, RunRecord
 from bandit_serve.training.space import grid, sample
 from bandit_serve.training.splits import Rows, latest_of_each_user, random_folds, random_split
-from bandit_serve.training.trial import Measure, Trial, fit, measure, new_model, stop_early
+from bandit_serve.training.trial import NOT_FITTED, Measure, Trial, fit, measure, new_model, stop_early
 
 Status = Literal["failed", "staged", "production"]
 
@@ -52,13 +52,15 @@ class Trained(NamedTuple):
 class TrainingResult(NamedTuple):
     """Result of a training run.
 
-    baseline: metrics of the biases alone, on the same splits. baseline_errors: their standard errors.
-    dropped: families without a model, and why.
+    baseline, popular: metrics of the biases alone and of the most popular items, on the same splits, and their
+    standard errors. dropped: families without a model, and why.
     """
 
     trained: list[Trained]
     baseline: Metrics
     baseline_errors: Metrics
+    popular: Metrics
+    popular_errors: Metrics
     seconds: float
     dropped: dict[str, str]
 
@@ -75,7 +77,8 @@ def train(
     current : metrics of the version that is in production, for gates
     on_progress : called after each fit
 
-    A combination that diverges is the worst of its family; a family of which nothing else is left is dropped. The same
+    A combination that diverges, or is too large, is the worst of its family; a family of which nothing else is left is
+    dropped. The same
     data and plan give the same models and metrics. Raises `InvalidInput` for a plan that does not go with the data, or
     of which no family is left, `UsageError` where a library that it needs is not installed.
     """
@@ -88,7 +91,8 @@ def train(
     dropped: dict[str, str] = {}
     best, trials = _search(data, pairs, plan, dropped, on_progress)
     measured = _measure(data, pairs, plan, best, dropped, on_progress)
-    baseline = measured[BASELINE]
+    baselines = {name: measured[family] for name, family in BASELINES.items()}
+    baseline, popular = baselines["baseline"], baselines["popular"]
     trained = []
     for number, (family, parameters) in enumerate(best.items()):
         if family in dropped:
@@ -96,14 +100,15 @@ def train(
         fit_s = time.perf_counter()
         try:
             model = fit(new_model(family, parameters, plan.seed), data)
-        except Diverged as error:
+        except NOT_FITTED as error:
             dropped[family] = f"fitted on all ratings: {error}"
             continue
         seconds = time.perf_counter() - fit_s
         metrics, errors = measured[family]
-        if family != BASELINE:
-            metrics |= _advantage(measured[family])
-        status, reason = judge(plan, metrics, baseline.metrics, current)
+        metrics |= _advantage(measured[family])
+        status, reason = judge(
+            plan, family, metrics, {name: each.metrics for name, each in baselines.items()}, current
+        )
         trained.append(
             Trained(
                 model,
@@ -112,6 +117,7 @@ def train(
                     parameters=dict(model.parameters),
                     metrics=metrics,
                     baseline=baseline.metrics,
+                    popular=popular.metrics,
                     data=_describe(data, pairs),
                     code=_code(),
                     seed=plan.seed,
@@ -137,23 +143,30 @@ def train(
     if not trained:
         failures = "; ".join(f"{family}: {why}" for family, why in dropped.items())
         raise InvalidInput(f"No model came of it. {failures}")
-    return TrainingResult(trained, *baseline, time.perf_counter() - started_s, dropped)
+    return TrainingResult(trained, *baseline, *popular, time.perf_counter() - started_s, dropped)
 
 
 def judge(
-    plan: Plan, metrics: Metrics, baseline: Metrics, current: Mapping[str, float] | None
+    plan: Plan,
+    family: str,
+    metrics: Metrics,
+    baselines: Mapping[str, Metrics],
+    current: Mapping[str, float] | None,
 ) -> tuple[Status, str]:
-    """Status that the gates give, and why. Production needs both gates, where there are both."""
-    known = {**metrics, **{f"baseline.{name}": value for name, value in baseline.items()}}
+    """Status that the gates give a family's model, and why. Production needs both gates, where there are both."""
+    known = dict(metrics)
+    for baseline, own in baselines.items():
+        known |= {f"{baseline}.{name}": value for name, value in own.items()}
+    measured = plan.measured(family)
     staging, production = plan.gate("staging"), plan.gate("production")
     reasons, status = [], "staged"
     if staging is not None:
-        verdict = staging.check(known, plan.measured, current)
+        verdict = staging.check(known, measured, current)
         reasons.append(f"staging: {verdict.reason}")
         if not verdict.open:
             return "failed", reasons[0]
     if production is not None:
-        verdict = production.check(known, plan.measured, current)
+        verdict = production.check(known, measured, current)
         reasons.append(f"production: {verdict.reason}")
         status = "production" if verdict.open else "staged"
     return ("production" if status == "production" else "staged"), "; ".join(reasons) or "no gates"
@@ -189,10 +202,9 @@ def _search(
         candidates += [(family, parameters) for parameters in combinations]
     for family, parameters in candidates:
         new_model(family, parameters, plan.seed)  # refuses what can not be made, before anything is fitted
-    ranked = plan.metric not in ("rmse", "mae")
     works: list[Work] = []
     for family, parameters in candidates:
-        if ranked:
+        if plan.measured(family) not in RATING_METRICS:
             what = _measured_by(plan)
             works.append((measure, (family, parameters, plan.seed, train_part, test_part, what)))
         else:
@@ -211,13 +223,13 @@ def _search(
         if trial.failure is not None:
             dropped.setdefault(trial.family, trial.failure)
             continue
-        value = trial.metrics.get(plan.measured)
-        if value is None:
-            raise InvalidInput(
-                f"The metric {plan.measured} can not be measured: no user liked anything held out."
-            )
+        metric = plan.measured(trial.family)
+        value = trial.metrics.get(metric)
+        if value is None and plan.measures_rankings:
+            raise InvalidInput(f"The metric {metric} can not be measured: no user liked anything held out.")
         before = best.get(trial.family)
-        if before is None or is_better(plan.measured, value, before.metrics[plan.measured]):
+        # Where nothing held out was liked, a family that ranks keeps what it is tried with first.
+        if before is None or (value is not None and is_better(metric, value, before.metrics[metric])):
             best[trial.family] = trial
     for family in best:
         dropped.pop(family, None)
@@ -232,7 +244,7 @@ def _measure(
     dropped: dict[str, str],
     on_progress: Callable[[TrainingProgress], object],
 ) -> dict[str, _Measured]:
-    """Metrics of the best of each family, and of the baseline, on the plan's splits and by time.
+    """Metrics of the best of each family, and of the baselines, on the plan's splits and by time.
 
     A family that diverged on one of them is `dropped`.
     """
@@ -246,14 +258,23 @@ def _measure(
     except InvalidInput:
         if not splits:
             raise
-    everyone = {BASELINE: {}, **best}
+    everyone: dict[str, dict[str, Any]] = {**{family: {} for family in BASELINES.values()}, **best}
     works: list[Work] = []
     for number, (train_rows, test_rows) in enumerate(splits):
         parts = data.take(train_rows), data.take(test_rows)
         in_time = number >= n_random
-        what = _measured_by(plan)._replace(errors=in_time)
+        what = _measured_by(plan)
         works += [
-            (measure, (family, parameters, plan.seed, *parts, what))
+            (
+                measure,
+                (
+                    family,
+                    parameters,
+                    plan.seed,
+                    *parts,
+                    what._replace(errors=in_time and FAMILIES[family].scores_are_ratings),
+                ),
+            )
             for family, parameters in everyone.items()
         ]
     done = 0
@@ -282,10 +303,10 @@ def _measure(
         }
         if family in by_time:
             metrics |= {f"time.{name}": value for name, value in by_time[family].metrics.items()}
-        if family in by_time and family != BASELINE:
-            against, own = by_time[BASELINE].errors, by_time[family].errors
+        own = by_time[family].errors if family in by_time else None
+        if own is not None and family not in BASELINES.values():
+            against = by_time[BASELINES["baseline"]].errors
             assert against is not None
-            assert own is not None
             gain = against - own
             metrics["time.gain"] = float(gain.mean())
             errors["time.gain"] = float(gain.std(ddof=1) / np.sqrt(gain.size))

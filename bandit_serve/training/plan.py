@@ -15,14 +15,17 @@ from bandit_serve.models.family import FAMILIES
 from bandit_serve.models.ranges import LogUniform, Space, Uniform, Whole
 from bandit_serve.training.columns import RatingColumns
 from bandit_serve.training.gates import Gate
+from bandit_serve.training.metrics import RATING_METRICS
 from bandit_serve.training.space import check_space
 
 METRICS = ("rmse", "mae", "precision", "recall", "ndcg", "coverage")
 RANGES = {"uniform": Uniform, "loguniform": LogUniform, "whole": Whole}
 
-# The smallest error may be that of items which few have rated: whose k best are wrong twice as often is no recommender.
+# The smallest error may be that of items which few have rated: whose k best are no better than the most popular items
+# is no recommender. What was not measured is not asked for: errors of scores that are no ratings, and rankings where
+# nothing held out was liked.
 DEFAULT_GATES: dict[Literal["staging", "production"], str] = {
-    "staging": "rmse < baseline.rmse and not ndcg@k < 0.5 * baseline.ndcg@k"
+    "staging": "not rmse >= baseline.rmse and not ndcg@k <= baseline.ndcg@k and not ndcg@k <= popular.ndcg@k"
 }
 
 
@@ -63,8 +66,9 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
 
     A range is `{"kind": "uniform" | "loguniform" | "whole", "low": …, "high": …}`. `gates`: conditions of `staging`
     and `production` (`gates.py`), in which `@k` stands for the plan's k. `metric` is what the search looks at and what
-    "worse" means. `relevant_from`: the rating from which on an item is liked; by default what about the upper half of
-    all ratings reach (`Ratings.liked_from`).
+    "worse" means; where it is an error of ratings, `ndcg` takes its place for families whose scores are none.
+    `relevant_from`: the rating from which on an item is liked; by default what about the upper half of all ratings
+    reach (`Ratings.liked_from`).
     """
 
     data: Data = Data()
@@ -82,9 +86,15 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     tracking: str | None = None
 
     @property
-    def measured(self) -> str:
-        """Metric's whole name, as in `ndcg@10`."""
-        return f"{self.metric}@{self.k}" if self.metric in ("precision", "recall", "ndcg") else self.metric
+    def measures_rankings(self) -> bool:
+        return self.metric not in RATING_METRICS
+
+    def measured(self, family: str) -> str:
+        """Whole name of the metric that a family is searched by, as in `ndcg@10`."""
+        metric = self.metric
+        if not (self.measures_rankings or FAMILIES[family].scores_are_ratings):
+            metric = "ndcg"
+        return f"{metric}@{self.k}" if metric in ("precision", "recall", "ndcg") else metric
 
     def space(self, family: str) -> Space:
         """Search space of a family: the plan's, or else the one that it declares."""

@@ -25,7 +25,8 @@ class RunRecord(Struct, frozen=True):
     """Record of a training run: its inputs, as far as they are needed to explain a version and to repeat it.
 
     It is kept in the version's metadata, under `training`. `code` is the package's version and, in a checkout, the
-    commit. `baseline` are the metrics of the biases alone. From `relevant_from` on an item counted as liked.
+    commit. `baseline` and `popular` are the metrics of the biases alone and of the most popular items.
+    From `relevant_from` on an item counted as liked.
     """
 
     family: str
@@ -42,3 +43,4 @@ class RunRecord(Struct, frozen=True):
     status: str
     reason: str
     relevant_from: float | None = None
+    popular: dict[str, float] = {}

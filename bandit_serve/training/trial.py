@@ -9,16 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.errors import Diverged
+from bandit_serve.errors import Diverged, InvalidInput, TooLarge
 from bandit_serve.models.descent import OnEpoch, Schedule
 from bandit_serve.models.family import FAMILIES
 from bandit_serve.models.model import Model
 from bandit_serve.training.dataset import DataSet
 from bandit_serve.training.metrics import Metrics, ranking_metrics, rating_metrics, squared_errors
 
+# Of a family that goes no further with these parameters or this data, while others do.
+NOT_FITTED = (Diverged, TooLarge)
+
 
 class Measure(NamedTuple):
-    """Measures besides `rmse` and `mae`: rankings of k items, or the squared error of each rating."""
+    """Measures besides `rmse` and `mae` of ratings: rankings of k items, or the squared error of each rating."""
 
     k: int | None = None
     relevant_from: float = 4.0
@@ -28,7 +31,7 @@ class Measure(NamedTuple):
 class Trial(NamedTuple):
     """Fit and its metrics. `parameters` repeat the fit; `errors` (n,) are those of the test ratings, if asked for.
 
-    `failure` says why there are no metrics: the fit diverged.
+    `failure` says why there are no metrics: the fit diverged, or would be too large.
     """
 
     family: str
@@ -70,7 +73,7 @@ def stop_early(family: str, parameters: Mapping[str, Any], seed: int, train: Dat
     model, epoch_errors = new_model(family, parameters, seed), list[float]()
     try:
         fit(model, train, validation=test, on_epoch=lambda done, epochs, rmse: epoch_errors.append(rmse))
-    except Diverged as error:
+    except NOT_FITTED as error:
         return _failed(family, parameters, started_s, error)
     settled = dict(parameters)
     if "final_learning_rate" in model.parameters:
@@ -88,15 +91,15 @@ def measure(
     started_s = time.perf_counter()
     try:
         model = fit(new_model(family, parameters, seed), train)
-    except Diverged as error:
+    except NOT_FITTED as error:
         return _failed(family, parameters, started_s, error)
     seconds = time.perf_counter() - started_s
-    metrics = rating_metrics(model, test)
+    metrics = rating_metrics(model, test) if model.scores_are_ratings else {}
     if what.k is not None:
         metrics |= ranking_metrics(model, train, test, what.k, what.relevant_from)
     errors = squared_errors(model, test) if what.errors else None
     return Trial(family, dict(parameters), metrics, seconds, errors)
 
 
-def _failed(family: str, parameters: Mapping[str, Any], started_s: float, error: Diverged) -> Trial:
+def _failed(family: str, parameters: Mapping[str, Any], started_s: float, error: InvalidInput) -> Trial:
     return Trial(family, dict(parameters), {}, time.perf_counter() - started_s, failure=str(error))

@@ -107,7 +107,7 @@ def test_it_is_refused_outside_its_ranges_with_the_place(
 def test_the_command_knows_it(with_the_line: None) -> None:
     text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", bandit_serve("train", "--help").out).split())
     assert "popularity, item_mean" in text
-    assert "factorization_machine and item_mean" in text
+    assert "weighted_als, item_mean" in text
 
 
 def words_of(path: Path) -> set[tuple[type, object]]:

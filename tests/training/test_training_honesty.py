@@ -147,7 +147,8 @@ def test_play_counts_are_trained_on():
     result = run(data(plays))
     assert not result.dropped
     for each in result.trained:
-        assert each.record.metrics["rmse"] < 1.05 * result.baseline["rmse"] < plays.std()
+        if "rmse" in each.record.metrics:
+            assert each.record.metrics["rmse"] < 1.05 * result.baseline["rmse"] < plays.std()
         assert 1.0 < each.record.relevant_from < plays.max()
 
 
@@ -165,7 +166,7 @@ def test_liked_is_what_no_more_than_half_reach(values, factor):
     assert not more or 2 * sum(value >= max(more) for value in values) > len(values)
 
 
-def test_a_recommender_that_ranks_far_worse_than_the_biases_is_not_staged():
+def test_a_recommender_that_ranks_worse_than_the_biases_is_not_staged():
     """Many items that one user loved: the squared error hardly knows them, every ranking begins with them."""
     random = np.random.default_rng(1)
     common = synthetic_ratings(seed=3, n_users=200, n_items=80, n_ratings=5_000)
@@ -184,8 +185,10 @@ def test_a_recommender_that_ranks_far_worse_than_the_biases_is_not_staged():
     assert each.record.metrics["rmse"] < result.baseline["rmse"]
     assert ndcg < 0.5 * of_biases
     assert each.status == "failed"
-    assert "is < 0.5 × baseline.ndcg@10" in each.record.reason
-    assert each.record.gates["staging"] == "rmse < baseline.rmse and not ndcg@10 < 0.5 * baseline.ndcg@10"
+    assert "is <= baseline.ndcg@10" in each.record.reason
+    assert each.record.gates["staging"] == (
+        "not rmse >= baseline.rmse and not ndcg@10 <= baseline.ndcg@10 and not ndcg@10 <= popular.ndcg@10"
+    )
 
 
 def test_without_a_user_of_many_pairs_there_is_no_measure_in_time():

@@ -27,6 +27,7 @@ PLAN = read_plan(
         },
         "search": {"trials": 2, "jobs": 1, "backend": "sequential"},
         "split": {"folds": 3},
+        "gates": {"staging": "rmse < baseline.rmse"},
     }
 )
 
@@ -99,7 +100,7 @@ def test_progress_is_told_of_each_fit():
     assert stages == sorted(stages, key=["search", "measure", "final"].index)
     assert all(progress.done <= progress.planned for progress in calls)
     assert stages.count("final") == 2
-    assert stages.count("measure") == 3 * (3 + 1)
+    assert stages.count("measure") == 4 * (3 + 1)
 
 
 def test_a_split_by_time_measures_the_latest():
@@ -127,11 +128,67 @@ def test_the_gates_give_the_status():
     plan = Plan(
         gates={"staging": "rmse <= 1.0", "production": "rmse <= 0.8 and not worse than the current one"}
     )
-    assert judge(plan, {"rmse": 1.2}, {}, None)[0] == "failed"
-    assert judge(plan, {"rmse": 0.9}, {}, None)[0] == "staged"
-    assert judge(plan, {"rmse": 0.7}, {}, None)[0] == "production"
-    assert judge(plan, {"rmse": 0.7}, {}, {"rmse": 0.6})[0] == "staged"
-    assert judge(Plan(gates={}), {"rmse": 9.0}, {}, None) == ("staged", "no gates")
+    assert judge(plan, "bias", {"rmse": 1.2}, {}, None)[0] == "failed"
+    assert judge(plan, "bias", {"rmse": 0.9}, {}, None)[0] == "staged"
+    assert judge(plan, "bias", {"rmse": 0.7}, {}, None)[0] == "production"
+    assert judge(plan, "bias", {"rmse": 0.7}, {}, {"rmse": 0.6})[0] == "staged"
+    assert judge(Plan(gates={}), "bias", {"rmse": 9.0}, {}, None) == ("staged", "no gates")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "status"),
+    [
+        ({"ndcg@10": 0.31}, "staged"),
+        ({"ndcg@10": 0.30}, "failed"),
+        ({"ndcg@10": 0.15}, "failed"),
+        ({"ndcg@10": 0.31, "rmse": 0.89}, "staged"),
+        ({"ndcg@10": 0.31, "rmse": 0.9}, "failed"),
+        ({"ndcg@10": 0.29, "rmse": 0.1}, "failed"),
+        ({"rmse": 0.8}, "staged"),
+    ],
+)
+def test_by_default_a_version_ranks_better_than_the_baselines_and_has_no_larger_errors(metrics, status):
+    baselines = {"baseline": {"rmse": 0.9, "ndcg@10": 0.2}, "popular": {"ndcg@10": 0.3}}
+    assert judge(Plan(), "linear_items", metrics, baselines, None)[0] == status
+
+
+def test_a_version_is_compared_with_the_current_one_by_what_its_family_is_searched_by():
+    plan = Plan(gates={"staging": "not worse than the current one"})
+    current = {"rmse": 0.8, "ndcg@10": 0.3}
+    assert judge(plan, "linear_items", {"ndcg@10": 0.29}, {}, current)[0] == "failed"
+    assert judge(plan, "linear_items", {"ndcg@10": 0.31}, {}, current)[0] == "staged"
+    assert judge(plan, "bias", {"rmse": 0.9, "ndcg@10": 0.9}, {}, current)[0] == "failed"
+
+
+def test_families_of_preferences_are_searched_by_their_rankings_and_have_no_errors():
+    searched = {}
+
+    def watch(progress):
+        if progress.stage == "search" and progress.trial.family == "linear_items":
+            searched[progress.trial.metrics["ndcg@10"]] = progress.trial.parameters
+
+    families = {"matrix_factorization": {"n_factors": [4], "n_epochs": [5]}, "linear_items": {}}
+    plan = read_plan({"families": families, "search": {"trials": 4, "jobs": 1}, "split": {"folds": 2}})
+    result = train(DATA, plan, on_progress=watch)
+    factorization, linear = result.trained
+    assert len(searched) == 4
+    best = searched[max(searched)]
+    assert {name: linear.record.parameters[name] for name in best} == best
+    assert "rmse" in factorization.record.metrics
+    names = {"precision@10", "recall@10", "ndcg@10", "coverage"}
+    assert set(linear.record.metrics) == names | {f"time.{name}" for name in names}
+    assert linear.record.metrics["ndcg@10"] > 1.5 * result.baseline["ndcg@10"]
+    assert (linear.status == "staged") == (linear.record.metrics["ndcg@10"] > result.popular["ndcg@10"])
+    assert linear.record.popular == result.popular
+
+
+def test_without_likes_a_family_of_preferences_keeps_its_own_parameters():
+    families = {"linear_items": {}, "bias": {}}
+    plan = read_plan({"families": families, "relevant_from": 9.0, "search": {"trials": 2, "jobs": 1}})
+    linear = train(DATA, plan).trained[0].record
+    assert "ndcg@10" not in linear.metrics
+    assert linear.parameters["n_factors"] == 32
+    assert linear.status == "staged"
 
 
 def test_a_library_that_is_not_there_is_named_with_its_extra():

@@ -26,12 +26,19 @@ def test_a_plan_is_read_and_has_defaults():
         }
     )
     assert plan.space("matrix_factorization")["regularization"] == LogUniform(0.01, 0.1)
-    assert plan.measured == "ndcg@10"
+    assert plan.measured("matrix_factorization") == plan.measured("linear_items") == "ndcg@10"
+    assert Plan().measured("matrix_factorization") == "rmse"
+    assert Plan(k=5).measured("linear_items") == Plan(metric="mae", k=5).measured("weighted_als") == "ndcg@5"
     assert plan.split.folds == 5
     assert plan.gate("staging") is None
     assert read_plan({}) == Plan()
     assert Plan().space("factorization_machine")["feature_regularization"] == LogUniform(0.005, 0.05)
-    assert list(Plan().families) == ["matrix_factorization", "factorization_machine"]
+    assert list(Plan().families) == [
+        "matrix_factorization",
+        "factorization_machine",
+        "linear_items",
+        "weighted_als",
+    ]
 
 
 @pytest.mark.parametrize(
