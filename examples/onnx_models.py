@@ -20,10 +20,10 @@ EXPERIMENT = {
         {"name": "stump", "model": "iris", "version": "v1"},
         {"name": "regression", "model": "iris", "version": "v2"},
     ],
-    "policy": {"kind": "thompson", "min_share": 0.05},
+    "policy": {"kind": "thompson", "min_share": 0.3},
     "metrics": [{"name": "right", "kind": "binary"}],
     "attribution": {"window": "1h", "missing": "ignore"},
-    "stopping": {"min_samples": 50},
+    "stopping": {"min_samples": 50, "expected_samples": 300},
 }
 
 
@@ -41,7 +41,7 @@ def main(url: str) -> None:
             client.models.register("iris", graph.SerializeToString(), version=version)
         client.experiments.apply(EXPERIMENT)
         client.experiments.start("iris")
-        for _ in range(4):
+        for _ in range(5):
             for flower, kind in zip(unseen, answers, strict=True):
                 answer = client.predict("iris", unit="garden", features=flower.tolist())
                 client.reward(answer.decision_id, float(answer.outputs["label"] == kind))

@@ -36,7 +36,7 @@ def main(url: str, servers: dict[str, str]) -> None:
         for visit in range(400):
             x = random.random()
             answer = client.predict("multipliers", unit=f"visitor-{visit}", features={"x": x})
-            (y,) = answer.outputs["y"]
+            y = answer.outputs["y"]
             client.reward(answer.decision_id, float(random.random() < y / 3))
         results = client.experiments.results("multipliers")
         for arm in results.arms:

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "upstreams": "",
     "registry": "settings log models store upstreams",
     "folds": "experiments log policies store registry",
-    "api": "experiments upstreams registry folds",
+    "api": "experiments models upstreams registry folds",
     "serving": "models store upstreams registry api",
     "replication": "experiments log results store registry folds",
     "changes": "metrics experiments log models store upstreams registry folds serving replication",

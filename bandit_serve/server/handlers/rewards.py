@@ -103,10 +103,11 @@ class RewardHandlers:
 
     def _why_invalid(self, reward: Reward | DecisionReward) -> Exception:
         service = self._service
-        if _is_by_unit(reward):
-            refusal = service.rewards_by_unit.refusal(reward)
-        else:
-            refusal = service.rewards.refusal(reward)
+        refusal = (
+            service.rewards_by_unit.refusal(reward)
+            if _is_by_unit(reward)
+            else service.rewards.refusal(reward)
+        )
         if refusal is None:
             return InvalidToken("decision_id: expected the decision_id of one of our decisions.")
         at, detail = refusal
