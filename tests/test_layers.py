@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "store": "processes log",
     "registry": "settings log models store",
     "folds": "experiments log policies store registry",
-    "api": "experiments registry folds",
+    "api": "experiments models registry folds",
     "serving": "models store registry api",
     "replication": "experiments log results store registry folds",
     "changes": "metrics experiments log models store registry folds serving replication",

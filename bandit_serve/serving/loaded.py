@@ -34,7 +34,7 @@ def require_servable(version: Version) -> None:
 def _lost(version: Version, error: BaseException | None) -> ModelLost:
     if isinstance(error, NotInstalled):
         return ModelLost(
-            f"{version.model} {version.version} can not be loaded on this host: {error}.", LOST_REST_S
+            f"{version.model} {version.version} can not be loaded on this host: {error}", LOST_REST_S
         )
     lost = ModelLost(
         f"The file of {version.model} {version.version} is missing or damaged on this host.", LOST_REST_S

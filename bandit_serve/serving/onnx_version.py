@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
 
+from msgspec import structs
+
 from bandit_serve.api.decisions import ScoreRequest
 from bandit_serve.base.threads import in_scoring_thread
 from bandit_serve.errors import FieldError, InvalidInput, Overloaded
@@ -24,9 +26,14 @@ MAX_WAITING = 10_000
 MAX_CHECKS = 1_000
 
 
-@lru_cache(MAX_CHECKS)
 def onnx_check(signature: Signature) -> Check:
     """Check of a graph: its features are there, of its types, and no items are asked for."""
+    return _check_of_inputs(structs.replace(signature, outputs=(), nbytes=0))
+
+
+@lru_cache(MAX_CHECKS)
+def _check_of_inputs(signature: Signature) -> Check:
+    """Makes the one check of all graphs with these inputs."""
     read = RowReader(signature)
 
     def check(request: ScoreRequest) -> None:
