@@ -15,5 +15,5 @@ def require(module: str, extra: str) -> Any:
     except ImportError as error:
         library = module.partition(".")[0]
         raise NotInstalled(
-            f"This needs {library} ({error}); install it with: pip install 'bandit-serve[{extra}]'"
+            f"This needs {library} ({error}); install it with: pip install 'bandit-serve[{extra}]'."
         ) from None

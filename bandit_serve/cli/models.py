@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from bandit_serve.api.views import (
     ModelList,
@@ -29,6 +29,7 @@ from bandit_serve.cli.command import AsJson, Reason, of_existing_store, with_sta
 from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
 from bandit_serve.errors import InvalidArtifact
 from bandit_serve.models.foreign_files import foreign_folder_sentence
+from bandit_serve.models.onnx.signature import Signature
 from bandit_serve.node import Node
 from bandit_serve.registry.catalogue import find_versions
 from bandit_serve.registry.registry import VersionStatus
@@ -36,6 +37,7 @@ from bandit_serve.training.mlflow_mirror import MlflowMirror
 from bandit_serve.upstreams.upstream import Upstream, UpstreamProtocol
 
 app = typer.Typer(help="The model registry.", no_args_is_help=True)
+MAX_SHOWN = 20
 
 
 def _new_name(name: str | None) -> str | None:
@@ -259,6 +261,7 @@ def _print_version(version: VersionView, as_json: bool) -> None:
             *_place(version),
             ("Registered", version.created_at),
             ("Changed", version.updated_at),
+            *_tensors(version.signature),
             *((name, f"{value:g}") for name, value in version.metrics.items()),
         ]
     )
@@ -278,6 +281,25 @@ def _place(version: VersionView) -> list[tuple[str, str]]:
         ("Timeout", remote.timeout),
         *headers,
     ]
+
+
+def _tensors(signature: Signature | UnsetType) -> list[tuple[str, str]]:
+    """Facts about what a graph takes and gives."""
+    if signature is UNSET:
+        return []
+    dtypes = [each.dtype for each in signature.inputs] * (
+        len(signature.columns) if signature.is_matrix else 1
+    )
+    taken = [f"{name} ({dtype})" for name, dtype in zip(signature.columns, dtypes, strict=True)]
+    given = [f"{each.name} ({each.dtype})" for each in signature.outputs]
+    return [("Features", _some(taken)), ("Outputs", _some(given))]
+
+
+def _some(texts: list[str]) -> str:
+    """First texts, as many as are read."""
+    return ", ".join(texts[:MAX_SHOWN]) + (
+        f" and {len(texts) - MAX_SHOWN} more" if len(texts) > MAX_SHOWN else ""
+    )
 
 
 def _metrics(metrics: dict[str, float]) -> str:

@@ -34,7 +34,7 @@ def require_servable(version: Version) -> None:
 def _lost(version: Version, error: BaseException) -> ModelLost:
     if isinstance(error, NotInstalled):
         return ModelLost(
-            f"{version.model} {version.version} can not be loaded on this host: {error}.", LOST_REST_S
+            f"{version.model} {version.version} can not be loaded on this host: {error}", LOST_REST_S
         )
     sentence = f"The file of {version.model} {version.version} is missing or damaged on this host."
     return ModelLost(sentence, LOST_REST_S).noted(in_full(error))

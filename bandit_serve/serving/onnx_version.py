@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
 
+from msgspec import structs
+
 from bandit_serve.api.decisions import ScoreRequest
 from bandit_serve.api.inference import Datatype, TensorMetadata
 from bandit_serve.base.threads import in_scoring_thread
@@ -37,9 +39,14 @@ GIVEN: dict[str, Datatype] = {
 """Datatypes in which outputs are answered; a mapping is an object of JSON."""
 
 
-@lru_cache(MAX_CHECKS)
 def onnx_check(signature: Signature) -> Check:
     """Check of a graph: its features are there, of its types, and no items are asked for."""
+    return _check_of_inputs(structs.replace(signature, outputs=(), nbytes=0))
+
+
+@lru_cache(MAX_CHECKS)
+def _check_of_inputs(signature: Signature) -> Check:
+    """Makes the one check of all graphs with these inputs."""
     read = RowReader(signature)
 
     def check(request: ScoreRequest) -> None:

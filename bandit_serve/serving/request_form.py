@@ -10,7 +10,7 @@ from bandit_serve.models.model import Feature, Features
 
 def check_form(request: ScoreRequest) -> None:
     """Raises `InvalidInput` unless at most one of `item_id`, `item_ids` and `k` is given and all names are valid."""
-    asked = _asked(request)
+    asked = (request.item_id is not None) + (request.item_ids is not None) + (request.k is not None)
     if asked > 1:
         detail = "expected one of item_id, item_ids and k"
         raise InvalidInput(
@@ -33,7 +33,7 @@ def check_form(request: ScoreRequest) -> None:
 def check_family_request(request: ScoreRequest) -> None:
     """`Check` of all families: a user, and exactly one of `item_id`, `item_ids` and `k`."""
     check_form(request)
-    if not _asked(request):
+    if request.item_id is None and request.item_ids is None and request.k is None:
         detail = "expected one of item_id, item_ids and k"
         raise InvalidInput(
             f"The request has 0 of item_id, item_ids and k: {detail}.", [FieldError("", detail)]
@@ -41,10 +41,6 @@ def check_family_request(request: ScoreRequest) -> None:
     if request.user_id is None:
         detail = "expected a user_id: a model that scores users and items needs one"
         raise InvalidInput(f"user_id: {detail}.", [FieldError("user_id", detail)])
-
-
-def _asked(request: ScoreRequest) -> int:
-    return (request.item_id is not None) + (request.item_ids is not None) + (request.k is not None)
 
 
 def request_features(request: ScoreRequest) -> Features | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import graphs
 import numpy as np
@@ -18,6 +20,8 @@ from http_calls import check_problem, decide, new_name, running, upload
 from onnx import TensorProto, helper
 from services import Answer, ThrowawayService
 from stores import wait_until
+
+from bandit_serve.models import Popularity
 
 TOLERANCE = 1e-5
 
@@ -166,6 +170,25 @@ def test_mistakes_in_features_are_named_whatever_arm_is_drawn(service: Throwaway
         check_problem(service.call("POST", path, items), 400, "item_ids")
     results = service.call("GET", f"/v1/experiments/{name}").body
     assert results["status"] == "running"
+
+
+def test_a_graph_and_a_family_in_one_experiment(service: ThrowawayService, tmp_path: Path) -> None:
+    Popularity().fit(["u", "v"], ["i", "i"], [1.0, 1.0]).save(tmp_path / "m")
+    model = registered(
+        service, (tmp_path / "m").read_bytes(), graphs.arithmetic(), graphs.text_pipeline().content
+    )
+    name = running(service, arms=arms(model, "v1", "v2", "v3"))
+    path = f"/v1/experiments/{name}/predict"
+    features = {**graphs.text_pipeline().features[0], "a": 2, "b": 3}
+    whole = {"user_id": "u", "item_id": "i", "features": features}
+    for arm, field in (("v1", {"prediction": 2.0}), ("v2", {"prediction": 5.0}), ("v3", {"outputs": ANY})):
+        answer = service.call("POST", path, {**whole, "eligible": [f"arm-{arm}"]}).body
+        assert {key: answer[key] for key in field} == field
+        for lack, at in (("user_id", "user_id"), ("item_id", ""), ("features", "features.a")):
+            body = {**whole, "unit": "u", "eligible": [f"arm-{arm}"]}
+            del body[lack]
+            problem = check_problem(service.call("POST", path, body), 400)
+            assert problem["errors"][0]["at"] == at
 
 
 def test_lists_are_as_long_as_the_columns(service: ThrowawayService) -> None:
@@ -374,3 +397,24 @@ def test_the_command_registers_a_graph_and_refuses_a_folder(
     refused = bandit_serve("models", "register", name, folder, "--data", service.data)
     assert refused.status == 1
     assert "models import" in " ".join(refused.err.split())
+    shown = bandit_serve("models", "show", name, "v1", "--data", service.data)
+    assert "a (float32), b (float32)" in shown.out
+
+
+def test_without_the_extra_it_is_said_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module of that name that can not be imported stands for the library that is not installed."""
+    (tmp_path / "shim").mkdir()
+    (tmp_path / "shim" / "onnxruntime.py").write_text(
+        "raise ModuleNotFoundError('No module named onnxruntime')"
+    )
+    paths = [str(tmp_path / "shim"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    (tmp_path / "model.onnx").write_bytes(graphs.arithmetic())
+    with ThrowawayService(tmp_path / "data") as service:
+        problem = check_problem(upload(service, "m", graphs.arithmetic(), {}), 501)
+        assert "pip install 'bandit-serve[onnx]'" in problem["detail"]
+    ran = bandit_serve("models", "register", "m", tmp_path / "model.onnx", "--data", tmp_path / "data")
+    assert ran.status == 2
+    assert "pip install 'bandit-serve[onnx]'" in " ".join(ran.err.split())

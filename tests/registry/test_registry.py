@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 from typing import Any, get_args
 
+import msgspec
 import pytest
 
 from bandit_serve.errors import Conflict, NotFound
 from bandit_serve.log import events
 from bandit_serve.log.offset import START, Offset
+from bandit_serve.models.onnx.signature import Signature, TensorSpec
 from bandit_serve.registry.registry import (
     ANNOUNCED,
     MAX_HISTORY,
@@ -277,3 +279,11 @@ def test_history_says_who_and_when_and_is_bounded() -> None:
 def test_events_of_unknown_kinds_are_an_error() -> None:
     with pytest.raises(ValueError, match="kind"):
         decode_registry_event(b"?", b"")
+
+
+def test_a_version_without_a_signature_is_written_as_builds_without_graphs_wrote_it() -> None:
+    plain = Version("m", "v1", "staged", "0" * 64, 1, "popularity", 1, 1)
+    assert b"signature" not in msgspec.msgpack.encode(plain)
+    tensor = TensorSpec("x", "float32", (1,))
+    graph = msgspec.structs.replace(plain, family="onnx", signature=Signature((tensor,), (tensor,), ("x",)))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(graph), type=Version) == graph

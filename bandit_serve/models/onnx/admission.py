@@ -1,4 +1,4 @@
-"""GraphCheck of an ONNX file: it is checked in a process of its own, whose memory, time and files are bounded.
+"""Admission of an ONNX file: it is checked in a process of its own, whose memory, time and files are bounded.
 
     python -m bandit_serve.models.onnx.admission <bytes of memory>     the file comes on stdin, the verdict on stdout
 
@@ -31,7 +31,7 @@ BYTES_A_BYTE = 12
 """Address space for each byte of the file: its copies, its parsed form and the session."""
 
 
-class GraphCheck(Struct):
+class AdmissionVerdict(Struct):
     """Signature of the graph, or the sentence that refuses it."""
 
     signature: Signature | None = None
@@ -51,7 +51,7 @@ def admit_onnx(file: OnnxFile) -> Signature:
     except subprocess.TimeoutExpired:
         raise InvalidArtifact(f"The graph could not be checked within {MAX_SECONDS} s.") from None
     try:
-        verdict = msgspec.json.decode(ended.stdout, type=GraphCheck)
+        verdict = msgspec.json.decode(ended.stdout, type=AdmissionVerdict)
     except msgspec.DecodeError:
         refusal = InvalidArtifact(
             "The graph could not be checked: it takes too much memory, or ONNX Runtime broke."
@@ -75,12 +75,12 @@ def _bound(memory_bytes: int) -> None:
         resource.setrlimit(what, (least, least))
 
 
-def _check(content: bytes) -> GraphCheck:
+def _check(content: bytes) -> AdmissionVerdict:
     check_structure(content)
     before = _anonymous_bytes()
     session = make_session(content)
     nbytes = max(len(content), _anonymous_bytes() - before)
-    return GraphCheck(signature_of(session.get_inputs(), session.get_outputs(), nbytes))
+    return AdmissionVerdict(signature_of(session.get_inputs(), session.get_outputs(), nbytes))
 
 
 def _anonymous_bytes() -> int:
@@ -99,9 +99,9 @@ def main() -> None:
     try:
         verdict = _check(sys.stdin.buffer.read())
     except BanditServeError as error:
-        verdict = GraphCheck(refusal=str(error))
+        verdict = AdmissionVerdict(refusal=str(error))
     except MemoryError:
-        verdict = GraphCheck(refusal="The graph could not be checked: it takes too much memory.")
+        verdict = AdmissionVerdict(refusal="The graph could not be checked: it takes too much memory.")
     sys.stdout.buffer.write(msgspec.json.encode(verdict))
 
 

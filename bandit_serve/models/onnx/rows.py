@@ -39,8 +39,10 @@ class RowReader:
     def __call__(self, features: GivenFeatures) -> Row:
         if isinstance(features, Mapping):
             return self._named(features)
+        if not features and not self._is_matrix:
+            return self._named({})
         numbers = list(features or ())
-        if numbers and not self._is_matrix and len(self._columns) > 1:
+        if not self._is_matrix and len(self._columns) > 1:
             self._refuse_list("expected an object with the features by name")
         if len(numbers) != len(self._columns):
             self._refuse_list(f"expected {len(self._columns)} numbers, or an object: {self._names()}")

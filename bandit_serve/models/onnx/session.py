@@ -26,7 +26,8 @@ _noise = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |\S*/\S*|[\w:]+::~?\w+
 def make_session(content: bytes) -> Any:
     """Session of ONNX Runtime. Nothing of the graph is run: constants are not folded before a request needs them.
 
-    Raises `InvalidArtifact` for a graph that it does not take, and `NotInstalled` without the extra `onnx`.
+    Raises `InvalidArtifact` for a graph that it does not take, `MemoryError`, and `NotInstalled` without the extra
+    `onnx`.
     """
     runtime = require(RUNTIME, EXTRA)
     options = runtime.SessionOptions()
@@ -42,6 +43,8 @@ def make_session(content: bytes) -> Any:
             content, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
         )
     except Exception as error:  # each kind of fault has a class of its own, and none a public root
+        if "bad_alloc" in str(error):
+            raise MemoryError from error
         raise InvalidArtifact(f"ONNX Runtime does not take the graph: {_reason(error)}.") from None
 
 
