@@ -22,6 +22,8 @@ WARM_S = 2.0
 """Time in which an upstream says that it is ready, and what inputs its model has."""
 MAX_TRIALS_AT_ONCE = 16
 """Requests of a shadow that are under way at a time."""
+MAX_FAILURES_IN_TURN = 3
+"""After so many the rest of the requests at hand is not asked, and has failed: a shadow that hangs delays others."""
 VERSION_BYTES = 2**16
 """About the memory that a version and its connections take."""
 
@@ -124,13 +126,18 @@ class UpstreamVersion:
 
     async def score_all(self, requests: Sequence[ScoreRequest]) -> list[BackgroundScores]:
         places = asyncio.Semaphore(MAX_TRIALS_AT_ONCE)
+        failures: list[BanditServeError] = []
 
         async def trial(request: ScoreRequest) -> BackgroundScores:
             async with places:
+                if len(failures) >= MAX_FAILURES_IN_TURN:
+                    return BackgroundScores(failures[-1], 0.0)
                 started_s = time.perf_counter()
                 try:
                     scores: Scores | Exception = await self._speech.ask(request, False)
+                    failures.clear()
                 except BanditServeError as error:
+                    failures.append(error)
                     scores = error
                 return BackgroundScores(scores, time.perf_counter() - started_s)
 

@@ -156,7 +156,7 @@ def test_a_version_is_a_file_or_remote(service: ThrowawayService, pair: Pair) ->
     remote = {"remote": {"url": upstream.url, "protocol": "json"}}
     check_problem(upload(service, "both", b"x", remote), 400, "metadata.remote")
     check_problem(upload(service, "none", None, {"version": "v1"}), 400, "artifact")
-    check_problem(service.call("POST", "/v1/models/none/versions", {"version": "v1"}), 400, "artifact")
+    check_problem(service.call("POST", "/v1/models/none/versions", {"version": "v1"}), 415)
 
 
 def test_one_hangs_and_then_fails_and_no_caller_sees_it(pair: Pair, service: ThrowawayService) -> None:

@@ -12,7 +12,7 @@ from stores import ThrowawayStore
 
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.log.offset import START, Offset
-from bandit_serve.log.times import COUNTED_MS
+from bandit_serve.log.times import COUNTED_MS, REPEATED_MS
 from bandit_serve.store import scripts
 from bandit_serve.store.store import CountedRows, Store
 
@@ -234,6 +234,20 @@ def test_a_repeated_flush_adds_nothing(server: ThrowawayStore) -> None:
         assert logged == [b"first", b"second", b"another worker's", b"after a gap"]
         with server.client() as client:
             assert client.ttl(store.keys.exposed(EXP, 1)) == -1
+
+    on(server, scenario)
+
+
+def test_rewards_that_go_with_exposures_are_there_as_often_as_they_are(server: ThrowawayStore) -> None:
+    async def scenario(store: Store) -> None:
+        rewards = (b"row" * 100_000, b"another")
+        assert await store.append_exposures(EXP, 1, 0, 3, b"first", rewards=rewards)
+        assert not await store.append_exposures(EXP, 1, 0, 3, b"first", rewards=rewards)
+        assert await store.append_exposures(EXP, 1, 3, 1, b"second")
+        long_ago_ms = await store.time_ms() - 10 * REPEATED_MS
+        assert await store.append_exposures(EXP, 2, 0, 1, b"lost", long_ago_ms, rewards) is None
+        logged = [(entry.kind, entry.data) for entry in await store.read(EXP, START, 10)]
+        assert logged == [(b"x", b"first"), *[(b"r", rows) for rows in rewards], (b"x", b"second")]
 
     on(server, scenario)
 

@@ -35,6 +35,7 @@ from bandit_serve.upstreams.upstream import Upstream
 MAX_METADATA_BYTES = 65_536
 DEFAULT_PAGE = 100
 CHUNK_BYTES = 2**20
+EXPECTED_UPLOAD = "Expected multipart/form-data with the parts metadata and artifact"
 # What a document of `documents.MAX_DOCUMENT_BYTES` may have.
 MAX_ENTRIES = 10_000
 Metrics = Annotated[dict[str, float], Meta(max_length=MAX_ENTRIES)]
@@ -167,7 +168,10 @@ class ModelHandlers:
         model = request.match_info["model"]
         require_name("model", model)
         if request.content_type == JSON:
-            version = await self._register_remote(model, await self._remote.read(request), request)
+            metadata = await self._remote.read(request)
+            if metadata.remote is None:
+                raise UnsupportedMedia(f"{EXPECTED_UPLOAD}, or JSON with remote.")
+            version = await self._register_remote(model, metadata, request)
             return answer(request, version_view(version), status=201)
         with (
             translating_disk_full(),
@@ -237,7 +241,7 @@ class ModelHandlers:
         Returns the metadata, and whether there was an artifact.
         """
         if not request.content_type.startswith("multipart/"):
-            raise UnsupportedMedia("Expected multipart/form-data with the parts metadata and artifact.")
+            raise UnsupportedMedia(f"{EXPECTED_UPLOAD}.")
         metadata = VersionMetadata()
         came = False
         coming = Multipart(self._timeout_s)
