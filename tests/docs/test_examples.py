@@ -61,6 +61,9 @@ PAGES = {
         True,
         shows=("checkout: would be created", '"status":"paused"', '"kind":"top_two_thompson"', "is deleted"),
     ),
+    "docs/rewards-by-event.md": Page(
+        True, shows=('"verdicts":["accepted"]', '"verdicts":["corrected"]', '"verdicts":["retracted"]')
+    ),
     "docs/rewards-by-unit.md": Page(
         True, shows=('"verdicts":["accepted"]', "4 rows into shop", '"accepted": 0', '"unmatched": 1')
     ),
