@@ -23,6 +23,7 @@ from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
 from bandit_serve.log.events import REVISION
 from bandit_serve.log.offset import START, Offset
+from bandit_serve.log.repairs import Repaired
 from bandit_serve.replication.exposures_log import ExposuresLog
 from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.replication.tail import Tail
@@ -370,6 +371,21 @@ def test_an_experiment_that_is_set_aside_asks_to_come_again(server: ThrowawaySto
         await eventually(lambda: "e" in scene.replica.aside)
         with pytest.raises(SetAside):
             await scene.send("ada", 1.0, "o")
+
+    play(server, scenario)
+
+
+def test_what_a_repair_leaves_out_was_never_there(server: ThrowawayStore) -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.expose(["ada"], [0], [2_000])
+        await scene.expose(["bob"], [1], [1_000])
+        assert await scene.send("ada", 1.0, "o") == "accepted"
+        entries = [each for each in await scene.store.read("e", START, 100) if each.kind == events.EXPOSED]
+        at = str(entries[0].offset)
+        repaired = Repaired("e", "leave_out", "test", None, ((at, at),))
+        scene.replica.registry.repairs.apply(await scene.store.last_offset("e"), repaired)
+        assert await scene.send("ada", 1.0, "p") == "unmatched"
+        assert await scene.send("bob", 1.0, "o") == "accepted"
 
     play(server, scenario)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from builders import created, eventually, experiment, exposed, record, rewards
@@ -18,9 +19,10 @@ from bandit_serve.errors import StoreUnavailable
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
+from bandit_serve.folds.unit_exposures import UnitExposures
 from bandit_serve.log import events
 from bandit_serve.log.events import Change, Changed
-from bandit_serve.log.fold import POLICY_FOLD, REGISTRY_FOLD, RESULTS_FOLD
+from bandit_serve.log.fold import EXPOSURES_FOLD, POLICY_FOLD, REGISTRY_FOLD, RESULTS_FOLD
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.snapshot import Snapshot
 from bandit_serve.log.times import KEY_SETTLES_MS
@@ -29,6 +31,7 @@ from bandit_serve.registry.registry import Version
 from bandit_serve.replication.exposures_log import ExposuresLog
 from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.replication.results_log import ResultsLog
+from bandit_serve.replication.second_folds import SecondSetAside
 from bandit_serve.replication.tail import Tail
 from bandit_serve.server.ending import end
 from bandit_serve.store.keys import COMMON
@@ -308,6 +311,43 @@ def test_the_common_log_is_trimmed_and_its_readers_start_over(
             assert worker.replica.registry.models["m"].production == "v5"
         finally:
             await other.die()
+
+    with_workers(server, scenario, retention_bytes=1)
+
+
+def test_exposures_of_units_are_kept_and_trimming_waits_for_them(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "UNTRIMMED_MS", 0)
+
+    async def scenario(worker: Worker) -> None:
+        made = experiment(unit="user")
+        await worker.create(made)
+        await worker.create(experiment(id="r"))
+        await reward_some(worker, "e", 0)
+        now_ms = await worker.store.time_ms()
+        units = np.array([5, 6], "<u8").tobytes()
+        event = msgspec.structs.replace(exposed(0, [0, 1], [now_ms, now_ms]), units=units)
+        await worker.tail.wait_for("e", await worker.store.append("e", events.EXPOSED, events.encode(event)))
+        await worker.keeper.keep()
+        live = worker.replica.experiments["e"]
+        assert await worker.store.snapshot_offsets("e", EXPOSURES_FOLD) == [live.offset]
+        assert await worker.store.snapshot_offsets("r", EXPOSURES_FOLD) == []
+        snapshot = await worker.store.read_snapshot("e", EXPOSURES_FOLD)
+        assert snapshot is not None
+        assert len(UnitExposures.from_state(*snapshot)) == 2
+        await reward_some(worker, "e", 10)
+
+        async def fails(live: LiveExperiment) -> None:
+            raise SecondSetAside("exposures", "e", START)
+
+        monkeypatch.setattr(worker.exposures, "snapshot", fails)
+        await worker.keeper.keep()
+        assert ("exposures_set_aside", "e") in worker.troubles_now()
+        assert (await worker.store.snapshot_offsets("e", POLICY_FOLD))[-1] == worker.replica.experiments[
+            "e"
+        ].offset
+        assert await worker.store.trimmed("e") <= snapshot.offset
 
     with_workers(server, scenario, retention_bytes=1)
 

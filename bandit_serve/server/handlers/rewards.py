@@ -102,12 +102,8 @@ class RewardHandlers:
         return verdicts
 
     def _why_invalid(self, reward: Reward | DecisionReward) -> Exception:
-        service = self._service
-        refusal = (
-            service.rewards_by_unit.refusal(reward)
-            if _is_by_unit(reward)
-            else service.rewards.refusal(reward)
-        )
+        by_unit, by_token = self._service.rewards_by_unit, self._service.rewards
+        refusal = by_unit.refusal(reward) if _is_by_unit(reward) else by_token.refusal(reward)
         if refusal is None:
             return InvalidToken("decision_id: expected the decision_id of one of our decisions.")
         at, detail = refusal
