@@ -145,8 +145,12 @@ def predictions(answers: Sequence[Predicted | Scored]) -> list[NamedTensor]:
                 columns[name] = [output[name] for output in outputs]
     tensors = [tensor for name, column in columns.items() if (tensor := _stacked(name, column)) is not None]
     if not tensors:
-        raise Conflict("The arms' answers have no output in common; send one row at a time.")
+        raise nothing_in_common()
     return tensors
+
+
+def nothing_in_common() -> Conflict:
+    return Conflict("The arms' answers have no output in common; send one row at a time.")
 
 
 def decisions(answers: Sequence[Decided]) -> list[NamedTensor]:

@@ -197,11 +197,11 @@ def wanted_outputs(
     ]
 
 
-def check_names(request: InferenceRequest, names: Sequence[str]) -> None:
-    """Raises `InvalidInput` for an output that is not one of `names`, unless none are known, or that comes twice."""
+def check_names(request: InferenceRequest, names: Sequence[str] | None) -> None:
+    """Raises `InvalidInput` for an output that is not one of `names`, unless those are not known, or comes twice."""
     seen: set[str] = set()
     for i, asked in enumerate(request.outputs or ()):
-        if names and asked.name not in names:
+        if names is not None and asked.name not in names:
             raise _mistake(
                 f"outputs[{i}].name", f"expected one of {', '.join(names)}, not {asked.name[:128]!r}"
             )

@@ -283,6 +283,34 @@ def test_graphs_have_their_own_tensors(service: ThrowawayService, zipmap: bool) 
     check_refusal("/v2", infer(service, routed, {"inputs": [short]}), 400)
 
 
+def test_arms_with_other_outputs_are_asked_row_by_row(service: ThrowawayService, ranker: str) -> None:
+    assert upload(service, "other-forest", random_forest().content).status == 201
+    x = random_forest().features[:2]
+    arms = [
+        {"name": "control", "model": ranker, "version": "v1"},
+        {"name": "b", "model": "other-forest", "version": "v1"},
+    ]
+    name = running(service, arms=arms)
+    for arm in arms:  # in memory, so that their outputs are known
+        assert service.call("GET", f"/v2/models/{arm['model']}/versions/v1").status == 200
+    asked = pairs(["u1", "u2"], ["i1", "i1"])
+    asked["inputs"].append({"name": "X", "shape": [2, len(x[0])], "datatype": "FP64", "data": x})
+    check_refusal("/v2", infer(service, name, asked), 409)
+    check_refusal("/v2", infer(service, name, {**asked, "outputs": [{"name": "prediction"}]}), 400)
+    one = {
+        "inputs": [
+            {**tensor, "shape": [1, *tensor["shape"][1:]], "data": tensor["data"][:1]}
+            for tensor in asked["inputs"]
+        ]
+    }
+    seen = set()
+    for _ in range(12):
+        answer = infer(service, name, one)
+        seen.add((answer.body["parameters"]["arm"], *sorted(outputs_of(answer))))
+    assert seen == {("control", "prediction"), ("b", "label", "probabilities")}
+    assert number_in(answer.body["parameters"]["decision_id"]) == 11, "nothing was drawn before"
+
+
 # Binary
 
 
@@ -493,6 +521,12 @@ def test_drafts_are_not_found_and_a_model_without_production_conflicts(
     assert upload(service, "staged-only", (tmp_path / "m").read_bytes()).status == 201
     check_refusal("/v2", infer(service, "staged-only", pairs(["u"], ["i"])), 409)
     assert infer(service, "staged-only/versions/v1", pairs(["u1"], ["i1"])).status == 200
+    failed = "/v1/models/staged-only/versions/v1/status"
+    assert service.call("POST", failed, {"status": "failed", "reason": "x"}).status == 200
+    for method, below in (("POST", "/infer"), ("GET", ""), ("GET", "/ready")):
+        body = pairs(["u1"], ["i1"]) if method == "POST" else None
+        answer = service.call(method, f"/v2/models/staged-only/versions/v1{below}", body)
+        check_refusal("/v2", answer, 409)
 
 
 def test_many_rows_at_once_and_no_more(service: ThrowawayService, ranker: str, routed: str) -> None:

@@ -297,3 +297,43 @@ def test_a_late_trim_does_not_take_the_mark_back(server: ThrowawayStore) -> None
             assert await store.trimmed(EXP) == later
 
     on(server, scenario)
+
+
+def demand(*decisions: tuple[int, int, int]) -> Callable[[Store], Awaitable[bytes]]:
+    """Appends exposures on demand, by bitmap, bit and deadline, in two bitmaps."""
+
+    async def append(store: Store) -> bytes:
+        keys = [store.keys.demanded(EXP, 7, block) for block in range(2)]
+        events = [b"event %d" % i for i in range(len(decisions))]
+        return await store.append_demanded(EXP, keys, checks(*decisions), events)
+
+    return append
+
+
+def test_exposures_on_demand_are_appended_once_and_in_time(server: ThrowawayStore) -> None:
+    async def scenario(store: Store) -> None:
+        now_ms = await store.time_ms()
+        some = demand((0, 5, FAR_MS), (1, 5, FAR_MS), (0, 5, FAR_MS), (0, 6, now_ms - 1), (0, 7, FAR_MS))
+        assert await some(store) == b"aadla"
+        entries = await store.read(EXP, START, 10)
+        assert [entry.data for entry in entries] == [b"event 0", b"event 1", b"event 4"]
+        assert {entry.kind for entry in entries} == {b"x"}
+        assert await some(store) == b"dddld"
+        assert await store.read(EXP, START, 10) == entries
+        expiries = dict(server.client().zrange(store.keys.expiries(EXP), 0, -1, withscores=True))
+        bitmaps = [store.keys.demanded(EXP, 7, block).encode() for block in range(2)]
+        assert expiries == dict.fromkeys(bitmaps, FAR_MS + COUNTED_MS)
+
+    on(server, scenario)
+
+
+def test_exposures_on_demand_are_judged_before_the_first_is_appended(server: ThrowawayStore) -> None:
+    async def scenario(store: Store) -> None:
+        await store.time_ms()
+        server.client().hset(store.keys.demanded(EXP, 7, 1), "no", "bitmap")
+        with pytest.raises(Exception, match="WRONGTYPE"):
+            await demand((0, 1, FAR_MS), (1, 1, FAR_MS))(store)
+        assert await store.read(EXP, START, 10) == []
+        assert not server.client().exists(store.keys.demanded(EXP, 7, 0), store.keys.expiries(EXP))
+
+    on(server, scenario)

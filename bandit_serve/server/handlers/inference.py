@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from inspect import isawaitable
 from typing import Any
 
 from aiohttp import web
@@ -47,6 +48,7 @@ from bandit_serve.server.rows import (
     InferenceRows,
     decision_parameters,
     decisions,
+    nothing_in_common,
     predictions,
 )
 from bandit_serve.server.service import Service
@@ -69,6 +71,7 @@ from bandit_serve.server.wire import (
     encode_json,
     read_bytes,
 )
+from bandit_serve.serving.loaded import require_servable
 from bandit_serve.serving.servable import described
 from bandit_serve.store.keys import COMMON
 
@@ -118,6 +121,8 @@ class InferenceHandlers:
     async def model_ready(self, request: web.Request) -> web.Response:
         name = request.match_info["model"]
         subject = await self._subject(request)
+        if isinstance(subject, Version):
+            require_servable(subject)
         references = (
             [(subject.model, subject.version)]
             if isinstance(subject, Version)
@@ -180,7 +185,10 @@ class InferenceHandlers:
             response = InferenceResponse(name, [], scored[0].model_version, asked.id)
             return respond(response, wanted_outputs(asked, predictions(scored)))
         rows = InferenceRows(asked, tensors, subject.context_fields)
-        check_names(asked, self._names_of_outputs(subject, rows))
+        names = self._names_of_outputs(subject, rows)
+        check_names(asked, names)
+        if names == [] and rows.n > 1:
+            raise nothing_in_common()
         await self._sizes.check(name, rows.n, rows.n * (rows.k or 0) * ITEM_BYTES)
         check_all_outside(rows.units or (), f"inputs.{UNIT}")
         decided: Sequence[Decided | Predicted]
@@ -243,6 +251,7 @@ class InferenceHandlers:
         self, version: Version
     ) -> tuple[Sequence[TensorMetadata], Sequence[TensorMetadata]]:
         models = self._service.node.models
+        require_servable(version)
         about = described(models.get(version.model, version.version) or await models.load(version))
         return ((), ()) if about is None else (about.inputs, about.outputs)
 
@@ -256,14 +265,14 @@ class InferenceHandlers:
         inputs: dict[str, TensorMetadata] = {}
         outputs: list[Sequence[TensorMetadata]] = []
         for reference in _references(decider):
-            with contextlib.suppress(Unavailable):
+            with contextlib.suppress(Unavailable, NotFound, Conflict):
                 takes, gives = await self._tensors_of(registry.version(reference.id, reference.version))
                 inputs |= {tensor.name: tensor for tensor in takes}
                 outputs.append(gives)
         return list(inputs.values()), _common(outputs)
 
-    def _names_of_outputs(self, decider: Decider | ControlDecider, rows: InferenceRows) -> list[str]:
-        """Names of the outputs of an experiment; empty where they are not known before an arm is asked."""
+    def _names_of_outputs(self, decider: Decider | ControlDecider, rows: InferenceRows) -> list[str] | None:
+        """Names of the outputs that all arms of an experiment give; None where an arm must be asked to know them."""
         if _only_decides(decider):
             return [tensor.name for tensor in OF_A_DECISION]
         if rows.k is not None:
@@ -272,7 +281,7 @@ class InferenceHandlers:
         for reference in _references(decider):
             version = described(self._service.node.models.get(reference.id, reference.version))
             if version is None:
-                return []
+                return None
             outputs.append(version.outputs)
         return [tensor.name for tensor in _common(outputs)]
 
@@ -292,24 +301,28 @@ def _common(outputs: Sequence[Sequence[TensorMetadata]]) -> list[TensorMetadata]
     return [tensor for tensor in next(iter(outputs), ()) if all(tensor.name in each for each in names)]
 
 
-async def _all(coming: Any) -> list[Any]:
-    """Awaits what has to be awaited, `ROWS_AT_ONCE` of it together; the first error comes when all have ended."""
+async def _all(coming: Iterable[Any]) -> list[Any]:
+    """Awaits what has to be awaited, `ROWS_AT_ONCE` of it together; an error comes when what was begun has ended."""
     done: list[Any] = []
     some: list[Any] = []
     turn = Turn()
-    for each in coming:
-        some.append(each)
-        if len(some) == ROWS_AT_ONCE:
-            done += await _together(some)
-            some = []
-        elif turn.over:
-            await turn.give_way()
+    try:
+        for each in coming:
+            some.append(each)
+            if len(some) == ROWS_AT_ONCE:
+                begun, some = some, []
+                done += await _together(begun)
+            elif turn.over:
+                await turn.give_way()
+    except BaseException:
+        await asyncio.gather(*filter(isawaitable, some), return_exceptions=True)
+        raise
     return done + await _together(some)
 
 
 async def _together(some: Sequence[Any]) -> list[Any]:
     results = list(some)
-    places = [i for i, each in enumerate(some) if isinstance(each, Awaitable)]
+    places = [i for i, each in enumerate(some) if isawaitable(each)]
     answers = await asyncio.gather(*(some[i] for i in places), return_exceptions=True)
     for i, each in zip(places, answers, strict=True):
         if isinstance(each, BaseException):
