@@ -20,8 +20,10 @@ from openfeature import api
 from openfeature.contrib.provider.ofrep import OFREPProvider
 from openfeature.evaluation_context import EvaluationContext
 from openfeature.track import TrackingEventDetails
+from scale import scaled
 from services import ThrowawayService
 
+RESTARTED_AT = range(100, 600, scaled(400, 50))
 CHECKOUT = {
     "id": "checkout",
     "unit": "user",
@@ -162,7 +164,7 @@ def test_events_count_once_though_the_service_is_killed(name: str, tmp_path: Pat
                 unit, event = i % 20, i % 60
                 ledger[unit, event] = float(i)
                 client.queue(Reward(tokens[unit], float(i), "revenue", f"e{unit}-{event}"))
-                if i % 200 == 100:
+                if i in RESTARTED_AT:
                     for pid in service.worker_pids():
                         os.kill(pid, 9)
                     service.kill()
