@@ -16,12 +16,15 @@ import pytest
 from bandit_serve_client import Client, Conflict, OutboxSettings, Reward, SyncClient, UnitReward
 from bandit_serve_client.openfeature import RewardingProvider
 from both_clients import CLIENTS
+from described_traffic import Traffic
 from openfeature import api
 from openfeature.contrib.provider.ofrep import OFREPProvider
 from openfeature.evaluation_context import EvaluationContext
 from openfeature.track import TrackingEventDetails
+from scale import scaled
 from services import ThrowawayService
 
+RESTARTED_AT = range(100, 600, scaled(400, 50))
 CHECKOUT = {
     "id": "checkout",
     "unit": "user",
@@ -45,9 +48,15 @@ def checkout(service: ThrowawayService) -> Iterator[str]:
         client.experiments.delete("checkout")
 
 
+@pytest.fixture(scope="module")
+def traffic(service: ThrowawayService) -> Traffic:
+    return Traffic(service.call("GET", "/openapi.json").body)
+
+
 @pytest.fixture(params=CLIENTS)
-def client(request: pytest.FixtureRequest, checkout: str) -> Iterator[Any]:
-    with CLIENTS[request.param](checkout) as made:
+def client(request: pytest.FixtureRequest, checkout: str, traffic: Traffic) -> Iterator[Any]:
+    """A client whose requests and answers are compared with the description."""
+    with CLIENTS[request.param](checkout) as made, traffic.checked():
         yield made
 
 
@@ -102,7 +111,7 @@ def test_a_unit_is_rewarded_without_a_token(client: Any, checkout: str) -> None:
     assert total(checkout, "paid") == (1, 1.0)
 
 
-def test_what_is_evaluated_in_bulk_is_exposed_once(client: Any, checkout: str) -> None:
+def test_what_is_evaluated_in_bulk_is_exposed_once(client: Any, checkout: str, traffic: Traffic) -> None:
     request = urllib.request.Request(
         f"{checkout}/ofrep/v1/evaluate/flags",
         data=json.dumps({"context": {"targetingKey": "ann"}}).encode(),
@@ -114,6 +123,7 @@ def test_what_is_evaluated_in_bulk_is_exposed_once(client: Any, checkout: str) -
     assert client.exposures([decision_id]).accepted == 1
     assert client.exposures([decision_id]).duplicates == 1
     assert client.exposures(["forged"]).rejected == 1
+    assert "expose" in traffic.operations
 
 
 def test_the_contract_s_example(checkout: str) -> None:
@@ -162,7 +172,7 @@ def test_events_count_once_though_the_service_is_killed(name: str, tmp_path: Pat
                 unit, event = i % 20, i % 60
                 ledger[unit, event] = float(i)
                 client.queue(Reward(tokens[unit], float(i), "revenue", f"e{unit}-{event}"))
-                if i % 200 == 100:
+                if i in RESTARTED_AT:
                     for pid in service.worker_pids():
                         os.kill(pid, 9)
                     service.kill()

@@ -144,6 +144,11 @@ def test_keys_that_no_header_can_have_are_refused(key: str) -> None:
         Origin.of(URL, key)
 
 
+def test_the_key_is_in_no_text_about_the_service() -> None:
+    origin = Origin.of("https://bandits.example", "bs_secret")
+    assert "secret" not in f"{origin!r} {origin}"
+
+
 def test_a_problem_need_not_be_a_document() -> None:
     problem = problem_of(502, b"<html>bad gateway", "Wed, 21 Oct 2026 07:28:00 GMT")
     assert (problem.status, problem.detail, problem.retry_after) == (502, "<html>bad gateway", None)

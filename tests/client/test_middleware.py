@@ -23,6 +23,11 @@ from bandit_serve_client.middleware.asgi import ASGIMiddleware, Message, Receive
 from bandit_serve_client.middleware.wsgi import WSGIMiddleware
 from scripted_server import HANG, Received, Script, ScriptedServer, answer
 from services import ThrowawayService
+from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 BLUE = Default("blue", {"colour": "#00f"})
 EXPERIMENT = {
@@ -145,6 +150,30 @@ def test_requests_at_once_do_not_see_each_other() -> None:
         asyncio.run(play(server))
         assert len(decided(server)) == 30
         assert sorted(rewarded(server)) == sorted(f"button-arm{n}" for n in range(30))
+
+
+def test_frameworks_carry_it_into_their_handlers() -> None:
+    """Starlette runs the handler in a task of its own where another middleware of its kind is in between."""
+
+    async def show(request: StarletteRequest) -> PlainTextResponse:
+        decision = await decisions().decide("button", default=BLUE)
+        decision.reward(1.0)
+        return PlainTextResponse(decision.arm)
+
+    async def play(server: ScriptedServer) -> None:
+        async with Client(server.url, outbox=LATER) as client:
+            app = Starlette(routes=[Route("/", show)])
+            app.add_middleware(BaseHTTPMiddleware, dispatch=lambda request, call_next: call_next(request))
+            app.add_middleware(ASGIMiddleware, client=client, unit=unit_of_scope)
+            sent = Sent(client)
+            scope = {**scope_of("green"), "query_string": b"", "server": ("h", 1), "http_version": "1.1"}
+            await app(scope, nothing, sent)
+            assert sent.content == b"green"
+            assert max(sent.queued) == 0
+            assert client.n_queued == 1
+
+    with ScriptedServer(service_script) as server:
+        asyncio.run(play(server))
 
 
 def test_a_request_that_decides_nothing_asks_nothing() -> None:

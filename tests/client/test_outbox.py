@@ -20,11 +20,13 @@ from bandit_serve_client import Client, OutboxSettings, Reward, SyncClient, Unit
 from bandit_serve_client.backlog import Backlog
 from bandit_serve_client.seldom import SeldomWarning
 from both_clients import CLIENTS
+from scale import scaled
 from scripted_server import CLOSE, HANG, Received, Script, ScriptedServer, answer
 from services import ThrowawayService, clean_environment
 
 Make = Callable[..., Any]
 FOREVER_S = 3600.0
+RESTARTS = scaled(2, 10)
 EXPERIMENT = {
     "id": "button",
     "arms": [{"name": "blue"}, {"name": "green"}],
@@ -362,30 +364,29 @@ def test_a_fork_has_a_queue_and_connections_of_its_own() -> None:
 
 @pytest.mark.parametrize("name", CLIENTS)
 def test_each_counts_once_though_the_service_is_killed(name: str, tmp_path: Path) -> None:
-    """Rewards are queued while the service is killed and started again, several times."""
-    n = 300
-    with ThrowawayService(tmp_path / "data") as service:
-        settings = OutboxSettings(flush_every=0.01, flush_at=20, close_timeout=30)
-        with CLIENTS[name](service.url, timeout=5, outbox=settings) as client:
-            client.experiments.create(EXPERIMENT)
-            client.experiments.start("button")
-            for i in range(n):
-                if i % 100 == 50:
+    """Rewards are queued and sent while the workers, their supervisor and the store are killed and started again."""
+    n = 100
+    settings = OutboxSettings(flush_every=0.01, flush_at=20, close_timeout=30)
+    with (
+        ThrowawayService(tmp_path / "data") as service,
+        CLIENTS[name](service.url, timeout=5, outbox=settings) as client,
+    ):
+        client.experiments.create(EXPERIMENT)
+        client.experiments.start("button")
+        for _ in range(RESTARTS):
+            decision_ids = [client.decide("button", timeout=30).decision_id for _ in range(n)]
+            for i, decision_id in enumerate(decision_ids):
+                if i == n // 2:
                     for pid in service.worker_pids():
                         os.kill(pid, 9)
-                decided = client.decide("button", timeout=30) if i % 100 != 50 else None
-                if decided is None:
                     service.kill()
-                    service.start()
-                    continue
-                assert client.queue(Reward(decided.decision_id, float(i % 2)))
-            assert client.flush(60)
-            counts = client.counts
-            assert counts["accepted"] + counts["duplicate"] == n - 3
-            results = client.experiments.results("button")
-            assert sum(arm.metrics["click"].n for arm in results.arms) == n - 3
-            total = sum(arm.metrics["click"].n * (arm.metrics["click"].mean or 0.0) for arm in results.arms)
-            assert total == pytest.approx(sum(i % 2 for i in range(n) if i % 100 != 50))
+                assert client.queue(Reward(decision_id, float(i % 2)))
+            service.start()
+        assert client.flush(60)
+        assert client.counts["accepted"] + client.counts["duplicate"] == n * RESTARTS
+        arms = [arm.metrics["click"] for arm in client.experiments.results("button").arms]
+        assert sum(arm.n for arm in arms) == n * RESTARTS
+        assert sum(arm.n * arm.mean for arm in arms) == pytest.approx(n * RESTARTS / 2)
 
 
 def test_pauses_grow_and_are_those_that_the_service_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -50,7 +50,7 @@ class Origin:
     port: int
     is_tls: bool
     prefix: str
-    headers: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
 
     @classmethod
     def of(cls, url: str, key: str | None) -> Origin:

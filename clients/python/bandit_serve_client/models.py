@@ -11,7 +11,10 @@ VersionStatus = Literal["training", "staged", "shadow", "production", "retired",
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """Version of a model. `remote` is where it is served, if it is served elsewhere; `size` is in bytes."""
+    """Version of a model. `size` is in bytes.
+
+    `remote` is where it is served, if it is served elsewhere; `signature` has the tensors of an ONNX graph.
+    """
 
     model: str
     version: str
@@ -26,6 +29,7 @@ class Version:
     reason: str | None
     pruned: bool = False
     remote: Mapping[str, Any] | None = None
+    signature: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
