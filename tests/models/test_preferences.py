@@ -223,6 +223,14 @@ def test_a_rating_that_is_no_interaction_counts_and_moves_nothing(family, tmp_pa
     assert model.confidence("u5", names[0]) > confidence
 
 
+def test_a_target_is_whether_a_rating_is_an_interaction(family, tmp_path):
+    model = family(6).fit(MADE.users, MADE.items, MADE.values)
+    assert [model.target(value) for value in (-1.0, 0.0, 3.5, 4.0, 5.0)] == [0.0, 0.0, 0.0, 1.0, 1.0]
+    model.save(tmp_path / "m")
+    assert [family.load(tmp_path / "m").target(value) for value in (3.5, 4.0)] == [0.0, 1.0]
+    assert [family(6).target(value) for value in (0.0, 1e-9)] == [0.0, 1.0]
+
+
 def test_interactions_bring_a_new_user_to_where_those_who_have_them_are(family):
     users, items = np.divmod(np.arange(40 * 12), 12)
     alike = users % 2 == items % 2
