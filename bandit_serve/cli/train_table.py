@@ -8,7 +8,7 @@ from bandit_serve.training.plan import Plan
 
 
 def print_result(result: TrainingResult, plan: Plan) -> None:
-    """Prints a line for the biases and for each family, and the errors on the latest ratings."""
+    """Prints a line for each baseline and each family, what is best, and the figures on the latest ratings."""
     names = ["rmse", "mae", f"precision@{plan.k}", f"recall@{plan.k}", f"ndcg@{plan.k}", "coverage"]
     if plan.split.kind == "random":
         how = f"{plan.split.folds} random folds, ± the standard error over them"
@@ -39,18 +39,16 @@ def print_result(result: TrainingResult, plan: Plan) -> None:
     if "time.rmse" not in result.baseline or plan.split.kind == "time":
         return
     say(f"On the last {plan.split.share:.0%} of each user's ratings, trained on those before:")
-    lines = [("biases alone", f"{result.baseline['time.rmse']:.4f}", "")]
-    for each in result.trained:
-        if "time.rmse" not in each.record.metrics:
-            continue
-        gain, error = each.record.metrics.get("time.gain"), each.errors.get("time.gain")
-        gain_text = "" if gain is None or error is None else f"{gain:.4f} ± {error:.4f}"
-        lines.append((each.record.family, f"{each.record.metrics['time.rmse']:.4f}", gain_text))
-    print_table(
-        ("Family", "rmse", "squared error below the biases'"),
-        lines,
-        numbers=("rmse", "squared error below the biases'"),
-    )
+    ranking = f"ndcg@{plan.k}"
+    lines = []
+    for name, metrics, errors, _ in everyone:
+        gain = metrics.get("time.gain")
+        gained = "" if gain is None else f"{gain:.4f} ± {errors['time.gain']:.4f}"
+        lines.append(
+            (name, *(_figure(metrics.get(f"time.{metric}"), None) for metric in ("rmse", ranking)), gained)
+        )
+    below = "squared error below the biases'"
+    print_table(("Family", "rmse", ranking, below), lines, numbers=("rmse", ranking, below))
 
 
 def _figure(value: float | None, error: float | None) -> str:

@@ -115,6 +115,10 @@ class Factorized(Factorization):
             for rows, scores in results
         ]
 
+    def target(self, rating: float) -> float:
+        """Rating itself."""
+        return rating
+
     def confidence(self, user_id: Id, item_id: Id, features: Features | None = None) -> float:
         """Confidence in a pair, 0 (neither was seen) to 1: the mean of n / (n + 10) over user and item,
         where n is how many ratings of each were learned from."""

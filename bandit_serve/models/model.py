@@ -67,6 +67,10 @@ class Model(Protocol):
         """Share of what the family would use for this pair that is known, from 0 to 1."""
         ...
 
+    def target(self, rating: float) -> float:
+        """Score that the family would give to a pair of this rating if it knew it."""
+        ...
+
     def predict(self, user_id: Id, item_id: Id, features: Features | None = None) -> float: ...
     def predict_many(
         self, user_ids: Sequence[Id], item_ids: Sequence[Id], features: Sequence[Features] | None = None

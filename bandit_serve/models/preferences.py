@@ -128,6 +128,10 @@ class Preferences(Factorized):
         self._set(0.0, *parts, user_ids, item_ids, *counts)
         return self
 
+    def target(self, rating: float) -> float:
+        """1 for an interaction, 0 for another rating."""
+        return float(self._known().rule.weight(rating) > 0.0)
+
     def _check_size(self, n_users: int, n_items: int) -> None:
         f = self.parameters["n_factors"]
         n_bytes = 4 * f * (n_users + n_items) + 32 * f * f

@@ -21,7 +21,7 @@ INITIAL_LENGTH = 0.1
 
 
 class WeightedParameters(HyperParameters, frozen=True):
-    n_factors: PreferenceFactors = 64
+    n_factors: PreferenceFactors = 48
     seed: Seed = 0
     n_epochs: Epochs = 8
     regularization: Ridge = 0.08
@@ -50,7 +50,7 @@ class WeightedALS(Preferences):
 
     hyper_parameters: ClassVar[type[HyperParameters]] = WeightedParameters
     search_space: ClassVar[Space] = {
-        "n_factors": [16, 32, 48, 64, 96],
+        "n_factors": [16, 32, 48, 64],
         "regularization": LogUniform(0.03, 0.15),
         "confidence": LogUniform(0.1, 4.0),
     }

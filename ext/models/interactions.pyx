@@ -297,7 +297,8 @@ cdef inline void by_entries(const int32_t *columns, const float *weights, Py_ssi
         roots[at] = sqrt(weight)
         own[at] = (1 + weight) / roots[at]
         for other in range(at + 1):
-            a[other * m + at] = roots[other] * roots[at] * dot(factors + columns[other] * f, factors + columns[at] * f, f)
+            a[other * m + at] = roots[other] * roots[at] \
+                * dot(factors + columns[other] * f, factors + columns[at] * f, f)
         a[at * m + at] += 1
     decompose(a, m, LOST)
     substitute(a, own, m)

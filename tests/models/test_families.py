@@ -408,6 +408,15 @@ def test_many_rankings_are_each_of_them(model):
             wrong()
 
 
+def test_a_target_is_the_rating_where_scores_are_ratings(model):
+    if model.scores_are_ratings:
+        assert [model.target(value) for value in (-1.0, 0.5, 4.0, 1e12)] == [-1.0, 0.5, 4.0, 1e12]
+    errors = [model.target(value) for value in RATINGS.values.tolist()] - model.predict_many(
+        RATINGS.users.tolist(), RATINGS.items.tolist()
+    )
+    assert np.isfinite(errors).all()
+
+
 def test_features_are_refused_where_none_are_taken(model):
     if model.takes_features:
         return

@@ -128,8 +128,10 @@ class ContinuousLearner:
         features = rating.features if self.model.takes_features else None
         frozen_features = rating.features if self._frozen.takes_features else None
         try:
-            error = rating.value - self.model.predict(rating.user, rating.item, features)
-            frozen = rating.value - self._frozen.predict(rating.user, rating.item, frozen_features)
+            target = self.model.target(rating.value)
+            error = target - self.model.predict(rating.user, rating.item, features)
+            target = self._frozen.target(rating.value)
+            frozen = target - self._frozen.predict(rating.user, rating.item, frozen_features)
             self.model.partial_fit(rating.user, rating.item, rating.value, features)
         except InvalidInput:
             # Of features or a value that this model does not take: the same in every replay.

@@ -19,7 +19,7 @@ from stores import wait_until
 
 from bandit_serve.log import events
 from bandit_serve.log.offset import START
-from bandit_serve.models import Artifact, FactorizationMachine, MatrixFactorization, load_model
+from bandit_serve.models import Artifact, FactorizationMachine, LinearItems, MatrixFactorization, load_model
 from bandit_serve.store import PrivateServer
 from bandit_serve.store.store import Store
 from bandit_serve.training.learning.learner import CHECKPOINT, ContinuousLearner, Followed, in_order
@@ -76,7 +76,7 @@ def serving(tmp_path_factory):
         yield service
 
 
-@pytest.fixture(params=[MatrixFactorization, FactorizationMachine], ids=["mf", "fm"])
+@pytest.fixture(params=[MatrixFactorization, FactorizationMachine, LinearItems], ids=["mf", "fm", "linear"])
 def running(request, serving, tmp_path):
     model = new_name("model")
     path = tmp_path / "m.safetensors"
