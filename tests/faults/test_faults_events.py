@@ -134,7 +134,7 @@ def assert_results(
 def test_events_count_once_while_workers_are_killed(service: ThrowawayService, unit: str) -> None:
     make_experiment(service, "killed", unit)
     chance = random.Random(7)
-    with EventLoad(service.port, "killed", by_unit=unit == "user") as load:
+    with EventLoad(service.port, "killed", by_unit=unit == "user", pause_s=0.05) as load:
         for _ in range(KILLED_WORKERS):
             load.wait_for_visits(100)
             victim = chance.choice(service.worker_pids())
@@ -150,7 +150,7 @@ def test_events_count_once_while_workers_are_killed(service: ThrowawayService, u
 @pytest.mark.parametrize("unit", ["request", "user"])
 def test_events_count_once_while_the_private_server_is_killed(service: ThrowawayService, unit: str) -> None:
     make_experiment(service, "served", unit)
-    with EventLoad(service.port, "served", by_unit=unit == "user") as load:
+    with EventLoad(service.port, "served", by_unit=unit == "user", pause_s=0.05) as load:
         for _ in range(KILLED_STORES):
             load.wait_for_visits(100)
             with private_store(service) as client:

@@ -294,6 +294,16 @@ SEQUENCES: dict[str, list[tuple[Send, RewardVerdict, tuple[float, float] | None]
         (Send(0, SPEND, -MAX_VALUE, "d"), "invalid", None),
         (Send(0, SPEND, None, "b"), "retracted", (1e-300, -MAX_VALUE)),
     ],
+    "half a unit in the last place, and a little more": [
+        (Send(0, SPEND, 1e16, "a"), "accepted", (1e16, NONE)),
+        (Send(0, SPEND, 1.0, "b"), "accepted", None),
+        (Send(0, SPEND, 1e-16, "c"), "accepted", (1e16 + 2, 1e16)),
+        (Send(0, SPEND, -1e-16, "c"), "corrected", (1e16, 1e16 + 2)),
+        (Send(0, SPEND, -1e16, "d"), "accepted", (1.0 - 2**-53, 1e16)),
+    ],
+    "one event id with every decision": [
+        (Send(i, SPEND, float(i), "a"), "accepted", (float(i), NONE)) for i in range(1, 300)
+    ],
     "cents": [
         (Send(0, SPEND, 0.1, "a"), "accepted", (0.1, NONE)),
         (Send(0, SPEND, 0.2, "b"), "accepted", (0.30000000000000004, 0.1)),
@@ -322,7 +332,7 @@ def test_verdicts_and_rows_of_a_sequence(
             verdicts = [verdict for send in sends for verdict in await worker.send(send)]
         assert verdicts == [verdict for _, verdict, _ in sequence]
         found: list[tuple[float, float]] = []
-        for entry in await worker.store.read(OWNER, START, 100):
+        for entry in await worker.store.read(OWNER, START, 1_000):
             event = decode(entry.kind, entry.data)
             assert isinstance(event, Rewarded | Revised)
             formers = event.rows["former"] if isinstance(event, Revised) else np.full(len(event.rows), NONE)
@@ -339,7 +349,7 @@ def test_verdicts_and_rows_of_a_sequence(
 
 # Any sends
 
-DECISIONS = (0, 1, 255, 256, 65_535, 65_536)
+DECISIONS = (0, 1, 128, 255, 256, 65_535, 65_536)
 amounts = st.one_of(
     st.floats(-MAX_VALUE, MAX_VALUE),
     st.sampled_from(
