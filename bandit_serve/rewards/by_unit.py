@@ -141,9 +141,10 @@ class RewardsByUnit:
             self.unmatched.forget(sent.keys(live.record.uid))
         # Whatever was in force then, its window has closed.
         late = sent.at_ms < now_ms - live.experiment.attribution.window_ms
-        found = np.array(["late"] * len(valid), object)
-        found[~late] = await self._join(live, sent.those(~late))
-        for i, verdict in zip(valid, found.tolist(), strict=True):
+        for i in valid:
+            verdicts[i] = "late"
+        in_time = [i for i, is_late in zip(valid, late.tolist(), strict=True) if not is_late]
+        for i, verdict in zip(in_time, await self._join(live, sent.those(~late)), strict=True):
             verdicts[i] = verdict
 
     async def _experiment(self, name: str) -> LiveExperiment | None:
