@@ -118,6 +118,11 @@ class UnitExposures:
         self._kept.close(offset.time_ms - self._kept_ms)
         self.offset = offset
 
+    def go_on_from(self, offset: Offset, record: Record, omitted: int) -> None:
+        """Goes on behind entries that are missing, through `offset`, with a record from after them."""
+        self.offset, self.omitted = offset, omitted
+        self._follow(record)
+
     def _expose(self, offset: Offset, event: Exposed) -> None:
         columns = self._shape.columns(event)
         if not len(columns.units):
@@ -148,9 +153,12 @@ class UnitExposures:
             vars(self).update(vars(UnitExposures(event.record)), omitted=omitted)
             return
         self._shape.check(event)
-        if event.record.revision >= former.revision:
-            self.record = event.record
-            self._shape = Shape(event.record.experiment, self.n_features)
+        self._follow(event.record)
+
+    def _follow(self, record: Record) -> None:
+        if record.revision >= self.record.revision:
+            self.record = record
+            self._shape = Shape(record.experiment, self.n_features)
 
     def state(self) -> bytes:
         """Whole state, in its one encoding."""

@@ -28,6 +28,5 @@ class ExposuresLog(SecondFolds[UnitExposures]):
         """
         log.warning("exposures of %s are missing for rewards by unit, through %s", live.experiment.id, gap)
         fold = UnitExposures(live.record) if former is None else former
-        fold.offset = gap
-        fold.omitted = self._replica.registry.repairs.omitted_before(live.owner, gap)
+        fold.go_on_from(gap, live.record, self._replica.registry.repairs.omitted_before(live.owner, gap))
         return fold

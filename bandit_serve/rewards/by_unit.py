@@ -35,7 +35,7 @@ RETRY_S = 1.0
 NOT_BY_UNIT = 'expected an experiment with "unit": "user": here every decision is a unit of its own'
 IN_FUTURE = f"expected a time that is at most {CLOCK_TOLERANCE_MS // 1000} s in the future"
 
-A_TURN = 500
+A_TURN = 200
 """Rewards that are looked at in one turn of the event loop."""
 
 Appenders = Callable[[LiveExperiment], RewardAppender]
@@ -56,7 +56,7 @@ class UnitEvents(NamedTuple):
     def of(cls, parts: Sequence[UnitEvents]) -> UnitEvents:
         return cls._make(np.concatenate(column) for column in zip(*parts, strict=True))
 
-    def those(self, chosen: NDArray[np.bool_]) -> UnitEvents:
+    def those(self, chosen: NDArray[np.bool_] | slice) -> UnitEvents:
         return UnitEvents._make(column[chosen] for column in self)
 
     def keys(self, uid: int) -> list[Event]:
@@ -137,12 +137,14 @@ class RewardsByUnit:
         if not valid:
             return
         sent = UnitEvents.of(parts)
-        self.unmatched.forget(sent.keys(live.record.uid))
+        if len(self.unmatched):
+            self.unmatched.forget(sent.keys(live.record.uid))
         # Whatever was in force then, its window has closed.
         late = sent.at_ms < now_ms - live.experiment.attribution.window_ms
-        found = np.array(["late"] * len(valid), object)
-        found[~late] = await self._join(live, sent.those(~late))
-        for i, verdict in zip(valid, found.tolist(), strict=True):
+        for i in valid:
+            verdicts[i] = "late"
+        in_time = [i for i, is_late in zip(valid, late.tolist(), strict=True) if not is_late]
+        for i, verdict in zip(in_time, await self._join(live, sent.those(~late)), strict=True):
             verdicts[i] = verdict
 
     async def _experiment(self, name: str) -> LiveExperiment | None:
@@ -169,17 +171,27 @@ class RewardsByUnit:
             live = again
             joined = await self._look(live, sent)
         verdicts: list[RewardVerdict] = ["unmatched"] * len(sent.units)
-        keys = sent.keys(uid)
-        for i in np.flatnonzero(~joined.matched).tolist():
-            if math.isnan(sent.values[i]):
-                self.unmatched.forget([keys[i]])
-            else:
-                self.unmatched.keep(keys[i], int(sent.at_ms[i]), float(sent.values[i]))
+        if not joined.matched.all():
+            await self._keep(uid, sent.those(~joined.matched))
         if joined.matched.any():
             letters = await self._append(live, sent, joined, joined.matched)
             for i, letter in zip(np.flatnonzero(joined.matched).tolist(), letters, strict=True):
                 verdicts[i] = VERDICTS[letter]
         return verdicts
+
+    async def _keep(self, uid: int, sent: UnitEvents) -> None:
+        """Keeps rewards without an exposure for later. One that takes an event back ends the wait of that event."""
+        turn = Turn()
+        for start in range(0, len(sent.units), A_TURN):
+            some = sent.those(slice(start, start + A_TURN))
+            columns = some.at_ms.tolist(), some.values.tolist()
+            for event, at_ms, value in zip(some.keys(uid), *columns, strict=True):
+                if math.isnan(value):
+                    self.unmatched.forget([event])
+                else:
+                    self.unmatched.keep(event, at_ms, value)
+            if turn.over:
+                await turn.give_way()
 
     async def _look(self, live: LiveExperiment, sent: UnitEvents) -> InForce:
         return await self._exposures.read(

@@ -23,9 +23,10 @@ from http_calls import decide, decide_many, running
 from logged_values import values_by_unit
 from scale import scaled
 from services import ThrowawayService, clean_environment
-from stores import wait_until
+from stores import ThrowawayStore, wait_until
 
 from bandit_serve.cli.rewards import MAX_FAULTS
+from bandit_serve.log.events import EXPOSED, REVISED
 
 METRICS = [
     {"name": "revenue", "kind": "continuous", "role": "objective"},
@@ -125,6 +126,33 @@ def test_a_file_counts_once_however_often_it_is_imported_and_interrupted(
     assert sums(service, name) == ledger(rows)
     arms = service.call("GET", f"/v1/experiments/{name}/results").body["arms"]
     assert sum(arm["metrics"]["revenue"]["n"] for arm in arms) == N_UNITS
+
+
+@pytest.mark.timeout(300)
+def test_an_import_outlasts_an_outage_of_the_store(tmp_path: Path) -> None:
+    rows = orders(8_000, seed=1)
+    path = write_csv(tmp_path / "orders.csv", rows)
+    with ThrowawayStore() as store, ThrowawayService(tmp_path / "data", store=store.url) as running_service:
+        made = running(running_service, metrics=METRICS, unit="user")
+        decide_many(running_service, made, [f"u{i}" for i in range(N_UNITS)])
+        command = [sys.executable, "-m", "bandit_serve", "rewards", "import", path, "--experiment", made]
+        with store.client() as client:
+            wait_until(lambda: any(entry.kind == EXPOSED for entry in log(client, made)))
+            importing = subprocess.Popen(
+                [*map(str, command), *COLUMNS, "--store", store.url, "--json"],
+                stdout=subprocess.PIPE,
+                env=clean_environment(),
+            )
+            wait_until(lambda: any(entry.kind == REVISED for entry in log(client, made)), 60.0)
+        store.kill()
+        store.start()
+        out, _ = importing.communicate(timeout=120)
+        assert importing.returncode == 0
+        report = json.loads(out)
+        assert report["accepted"] + report["duplicate"] == report["rows"] == len(rows)
+        with store.client() as client:
+            counted = [value for (_, metric), value in values_by_unit(client, made).items() if metric == 0]
+        assert sorted(counted) == ledger(rows)
 
 
 def test_corrections_and_retractions_come_as_further_rows(

@@ -88,17 +88,17 @@ def checked(kept: KeptExposures, lists: Lists, units: list[int], times_ms: list[
     rows, x = np.zeros(len(asked), REWARD), np.zeros((len(asked), N_FEATURES), np.float32)
     columns = np.array(asked, np.int64).reshape(-1, 2)
     matched = kept.in_force(columns[:, 0].astype(np.uint64), columns[:, 1].copy(), rows, x)
-    for (unit, at_ms), is_there, found, features in zip(asked, matched, rows, x, strict=True):
+    for (unit, at_ms), is_there, row, features in zip(asked, matched, rows, x, strict=True):
         expected = lists.in_force(unit, at_ms)
         assert is_there == (expected is not None)
         if expected is not None:
-            assert found["unit"] == unit
-            assert found["incarnation"] == expected.incarnation
-            assert found["counter"] == expected.counter
-            assert found["time_ms"] == expected.time_ms <= at_ms
-            assert found["arm"] == expected.arm
-            assert found["propensity"] == expected.propensity
-            assert found["flags"] == (HELD_OUT if expected.held_out else 0)
+            assert row["unit"] == unit
+            assert row["incarnation"] == expected.incarnation
+            assert row["counter"] == expected.counter
+            assert row["time_ms"] == expected.time_ms <= at_ms
+            assert row["arm"] == expected.arm
+            assert row["propensity"] == expected.propensity
+            assert row["flags"] == (HELD_OUT if expected.held_out else 0)
             assert tuple(features) == expected.x
     assert kept.dropped == lists.dropped
     assert len(kept) == len(lists.rows)
@@ -194,7 +194,7 @@ def of_units(event: Exposed, units: list[int]) -> Exposed:
     return msgspec.structs.replace(event, units=np.array(units, np.uint64).tobytes())
 
 
-def found(fold: UnitExposures, unit: int, at_ms: int) -> int | None:
+def number_in_force(fold: UnitExposures, unit: int, at_ms: int) -> int | None:
     rows, _, matched = fold.in_force(np.array([unit], np.uint64), np.array([at_ms], np.int64))
     return int(rows["counter"][0]) if matched[0] else None
 
@@ -203,11 +203,11 @@ def test_an_exposure_is_in_force_until_its_window_has_closed() -> None:
     fold = UnitExposures(record(user_experiment()))
     hour_ms = 3_600_000
     fold.apply(Offset(1_000, 0), of_units(exposed(0, [0, 1], [900, 950]), [5, 6]))
-    assert [found(fold, 5, at) for at in (899, 900, 950, hour_ms)] == [None, 0, 0, 0]
+    assert [number_in_force(fold, 5, at) for at in (899, 900, 950, hour_ms)] == [None, 0, 0, 0]
     fold.apply(Offset(hour_ms + 900 + GRACE_MS, 0), of_units(exposed(2, [1], [hour_ms]), [7]))
-    assert [found(fold, unit, 2 * hour_ms) for unit in (5, 6, 7)] == [0, 1, 2]
+    assert [number_in_force(fold, unit, 2 * hour_ms) for unit in (5, 6, 7)] == [0, 1, 2]
     fold.apply(Offset(hour_ms + 901 + GRACE_MS, 0), of_units(exposed(3, [1], [hour_ms]), [8]))
-    assert [found(fold, unit, 2 * hour_ms) for unit in (5, 6, 7)] == [None, 1, 2]
+    assert [number_in_force(fold, unit, 2 * hour_ms) for unit in (5, 6, 7)] == [None, 1, 2]
     assert fold.dropped == 0
 
 
@@ -230,7 +230,7 @@ def test_a_fold_that_began_with_a_later_record_reads_the_log_before_it() -> None
     fold.apply(Offset(2, 0), of_units(exposed(0, [1], [1]), [5]))
     fold.apply(Offset(3, 0), Changed(record(large, revision=3), Change("add_arm", "test", arm="c")))
     fold.apply(Offset(4, 0), of_units(exposed(1, [2], [3], n_arms=3), [5]))
-    assert [found(fold, 5, at) for at in (2, 3)] == [0, 1]
+    assert [number_in_force(fold, 5, at) for at in (2, 3)] == [0, 1]
 
 
 def test_nothing_is_kept_of_requests_that_are_their_own_unit() -> None:
@@ -247,7 +247,7 @@ def test_memory_has_a_bound_and_the_oldest_go_first(monkeypatch: pytest.MonkeyPa
     fold.apply(Offset(n, 0), event)
     assert len(fold) == 1_000
     assert fold.dropped == 2_000
-    assert [found(fold, unit, n) for unit in (1, 2_000, 2_001, 3_000)] == [None, None, 2_000, 2_999]
+    assert [number_in_force(fold, unit, n) for unit in (1, 2_000, 2_001, 3_000)] == [None, None, 2_000, 2_999]
     again = UnitExposures.from_state(fold.offset, fold.state())
     assert (len(again), again.dropped) == (1_000, 2_000)
     assert again.nbytes < 1_100 * 90

@@ -50,8 +50,8 @@ def send(service: ThrowawayService, *rewards: dict[str, Any]) -> list[str]:
 
 def values(service: ThrowawayService, name: str, metric: int = 0) -> list[float]:
     with private_store(service) as client:
-        found = values_by_unit(client, name)
-    return sorted(value for (_, of_metric), value in found.items() if of_metric == metric)
+        logged = values_by_unit(client, name)
+    return sorted(value for (_, of_metric), value in logged.items() if of_metric == metric)
 
 
 def test_what_one_worker_decides_the_other_finds_at_once(service: ThrowawayService, name: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from builders import created, eventually, experiment, exposed
+from builders import created, eventually, experiment, exposed, record
 from stores import ThrowawayStore
 
 from bandit_serve.api.rewards import Reward
@@ -21,7 +21,7 @@ from bandit_serve.decisions.assignment import rendezvous
 from bandit_serve.errors import SetAside, StoreUnavailable
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
-from bandit_serve.log.events import REVISION
+from bandit_serve.log.events import REVISION, Change, Changed
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.repairs import Repaired
 from bandit_serve.replication.exposures_log import ExposuresLog
@@ -80,11 +80,16 @@ class Scene:
         )
 
     async def expose(
-        self, units: Sequence[str], arms: Sequence[int], ago_ms: Sequence[int], **more: Any
+        self,
+        units: Sequence[str],
+        arms: Sequence[int],
+        ago_ms: Sequence[int],
+        n_arms: int = 2,
+        **more: Any,
     ) -> int:
         """Appends exposures; returns the number of the first of them."""
         now_ms = await self.store.time_ms()
-        event = exposed(self._first, arms, [now_ms - ago for ago in ago_ms])
+        event = exposed(self._first, arms, [now_ms - ago for ago in ago_ms], n_arms=n_arms)
         hashes = rendezvous(self.replica.experiments["e"].record).hash_units(list(units))
         event = msgspec.structs.replace(event, units=hashes.tobytes(), **more)
         await self.store.append("e", events.EXPOSED, events.encode(event))
@@ -424,6 +429,25 @@ def test_without_a_snapshot_only_what_was_trimmed_is_missing(server: ThrowawaySt
         assert await scene.send("ada", 1.0, "o") == "unmatched"
         assert await scene.send("bob", 1.0, "o") == "accepted"
         assert scene.replica.experiments["e"].offset > Offset(0, 0)
+
+    play(server, scenario)
+
+
+def test_an_arm_that_came_in_what_was_trimmed_is_known(server: ThrowawayStore) -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.expose(["ada"], [0], [2_000])
+        await scene.tail.wait_for_end("e")
+        live = scene.replica.experiments["e"]
+        await scene.exposures.snapshot(live)
+        three = [{"name": "a"}, {"name": "b"}, {"name": "c"}]
+        wider = record(experiment(unit="user", metrics=METRICS, arms=three), uid=7, revision=2)
+        change = Changed(wider, Change("add_arm", "test", arm="c"))
+        await scene.store.append("e", events.CHANGED, events.encode(change))
+        await scene.tail.wait_for_end("e")
+        await scene.store.trim("e", live.offset)
+        scene.by_unit._exposures = ExposuresLog(scene.store, scene.replica)
+        await scene.expose(["bob"], [2], [500], n_arms=3)
+        assert [await scene.send(unit, 1.0, "o") for unit in ("ada", "bob")] == ["accepted"] * 2
 
     play(server, scenario)
 
