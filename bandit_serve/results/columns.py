@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.log.events import REVISION, Columns
+from bandit_serve.log.events import Columns
 
 Rows = NDArray[np.void]
 Features = NDArray[np.float32]
@@ -21,13 +21,10 @@ class RewardColumns(NamedTuple):
 
     rows: Rows
     x: Features | None
-
-    @property
-    def revised(self) -> bool:
-        return self.rows.dtype.itemsize == REVISION.itemsize
+    revised: bool = False
 
     def those(self, chosen: NDArray[np.bool_]) -> RewardColumns:
-        return RewardColumns(self.rows[chosen], None if self.x is None else self.x[chosen])
+        return RewardColumns(self.rows[chosen], None if self.x is None else self.x[chosen], self.revised)
 
 
 def features(x: bytes | Features | None, n: int, width: int) -> Features | None:

@@ -110,7 +110,7 @@ class EarlyRewards:
         ):
             mine = x[end_of_x : end_of_x + count * width].astype(np.float32).reshape(count, width)
             its = np.frombuffer(rows[end : end + size], REVISION if is_revised else REWARD)
-            early._waiting.append((at_ms, RewardColumns(its, mine if width else None)))
+            early._waiting.append((at_ms, RewardColumns(its, mine if width else None, is_revised)))
             end, end_of_x = end + size, end_of_x + count * width
         for worker, counter, last_ms in zip(
             state["workers"].tolist(), state["reached"].tolist(), state["last_ms"].tolist(), strict=True

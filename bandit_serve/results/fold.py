@@ -140,8 +140,10 @@ class ResultsFold:
                 return
             case Exposed():
                 self._expose(time_ms, event)
-            case Rewarded() | Revised():
-                self._reward(time_ms, event)
+            case Rewarded():
+                self._reward(time_ms, event, False)
+            case Revised():
+                self._reward(time_ms, event, True)
             case Changed():
                 self._change(event)
         self.offset = offset
@@ -179,11 +181,11 @@ class ResultsFold:
         seen_ms = max(time_ms, self.now_ms)
         self._count(self._early.exposed(event.incarnation, event.first + len(rows.arms), seen_ms))
 
-    def _reward(self, time_ms: int, event: Rewarded | Revised) -> None:
+    def _reward(self, time_ms: int, event: Rewarded | Revised, revised: bool) -> None:
         self._shape.check(event)
         n_features = self.sums.n_features
         x = columns.features(event.x, len(event.rows), n_features)
-        rewards = columns.RewardColumns(np.ascontiguousarray(event.rows), x)
+        rewards = columns.RewardColumns(np.ascontiguousarray(event.rows), x, revised)
         if self.record.experiment.missing == "ignore":
             rewards = self._early.keep(rewards, time_ms)
         self._count([rewards])

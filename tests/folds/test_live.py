@@ -8,7 +8,7 @@ import msgpack
 import msgspec
 import numpy as np
 import pytest
-from builders import created, experiment, exposed, record, rewards
+from builders import created, experiment, exposed, record, revisions, rewards
 
 from bandit_serve.errors import InvalidInput, UnreadableEntry
 from bandit_serve.experiments.policy_spec import PolicySpec
@@ -16,7 +16,18 @@ from bandit_serve.experiments.spec import Arm, Experiment, Ramp, Standing
 from bandit_serve.folds import experiment as module
 from bandit_serve.folds.experiment import MAX_HISTORY, PIECE_NUMBERS, PIECE_ROWS, LiveExperiment
 from bandit_serve.log import events
-from bandit_serve.log.events import HELD_OUT, Census, Change, Changed, Event, Exposed, Rewarded, Tick
+from bandit_serve.log.events import (
+    FIRST,
+    HELD_OUT,
+    Census,
+    Change,
+    Changed,
+    Event,
+    Exposed,
+    Revised,
+    Rewarded,
+    Tick,
+)
 from bandit_serve.log.offset import Offset
 
 WINDOW_MS = 2_000
@@ -638,7 +649,30 @@ def bad_change(**fields: Any) -> Changed:
     return Changed(record(experiment(**fields), revision=2), Change("policy", "test"))
 
 
+def bad_revision(**fields: Any) -> Revised:
+    rows = revisions([1, 2], [np.nan, 1.0], [1.0, 0.0], [FIRST, 7], times_ms=5)
+    for name, value in fields.items():
+        rows[name][-1] = value
+    return Revised(rows)
+
+
 BAD: list[Event] = [
+    bad_revision(arm=2),
+    bad_revision(metric=1),
+    bad_revision(value=0.5),
+    bad_revision(former=0.5),
+    bad_revision(value=np.inf),
+    bad_revision(former=-np.inf),
+    bad_revision(former=np.nan, value=np.nan),
+    bad_revision(since_ms=FIRST),
+    bad_revision(since_ms=-2),
+    bad_revision(since_ms=2**60),
+    bad_revision(propensity=0.0),
+    bad_revision(counter=2**42),
+    bad_revision(time_ms=2**60),
+    Revised(rewards([1], times_ms=5)),
+    Rewarded(revisions([1], np.nan, 1.0)),
+    Revised(revisions([1], np.nan, 1.0), np.zeros((1, 2), np.float32)),
     exposed(5, [0, 2], [5, 5], n_arms=3),
     exposed(5, [0, 2], [5, 5]),
     msgspec.structs.replace(exposed(5, [0, 1], [5, 6]), ages_ms=bytes(4)),

@@ -8,12 +8,23 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from builders import created, experiment, exposed, rewards
+from builders import created, experiment, exposed, revisions, rewards
 
 from bandit_serve.errors import UnreadableEntry
 from bandit_serve.experiments.spec import Record
 from bandit_serve.log import events
-from bandit_serve.log.events import REWARD, Census, Change, Changed, Exposed, Pair, Rewarded, Tick
+from bandit_serve.log.events import (
+    REVISION,
+    REWARD,
+    Census,
+    Change,
+    Changed,
+    Exposed,
+    Pair,
+    Revised,
+    Rewarded,
+    Tick,
+)
 
 
 def test_a_change_comes_off_the_wire_as_it_went() -> None:
@@ -83,13 +94,47 @@ def test_features_come_off_the_wire_as_they_went() -> None:
     assert second.rows.tobytes() == rows[1:].tobytes(), "the append script drops rows by their width"
 
 
+def test_a_revision_is_a_reward_with_what_was_before() -> None:
+    assert REVISION.itemsize == 72
+    assert REVISION.fields is not None
+    assert REWARD.fields is not None
+    assert {name: REVISION.fields[name] for name in REWARD.names or ()} == dict(REWARD.fields)
+    assert [(REVISION.fields[name][0].str, REVISION.fields[name][1]) for name in ("former", "since_ms")] == [
+        ("<f8", 56),
+        ("<i8", 64),
+    ]
+
+
+def test_revisions_come_off_the_wire_as_they_went() -> None:
+    rows = revisions([1, 2**41], [np.nan, 3.5], [0.1, np.nan], [events.FIRST, 17], times_ms=[3, 4], metric=31)
+    plain = events.decode(events.REVISED, rows.tobytes())
+    assert isinstance(plain, Revised)
+    assert plain.rows.tobytes() == rows.tobytes()
+    assert plain.x is None
+    x = np.array([[1, 2, 3], [4, 5, 6.5]], np.float32)
+    decoded = events.decode(events.REVISED, events.pack_rewards(rows, x), 3)
+    assert isinstance(decoded, Revised)
+    assert decoded.rows.tobytes() == rows.tobytes()
+    assert decoded.x is not None
+    assert decoded.x.tobytes() == x.tobytes()
+
+
+def test_a_revision_holds_two_rewards() -> None:
+    rows = revisions([1, 2], [2.0, 3.0], [4.0, 5.0], 9, times_ms=[3, 4], arms=[0, 1])
+    for name, column in (("value", [4.0, 5.0]), ("former", [2.0, 3.0])):
+        assert (
+            events.rewards_of(rows, name).tobytes()
+            == rewards([1, 2], values=column, times_ms=[3, 4], arms=[0, 1]).tobytes()
+        )
+
+
 def test_ticks_and_censuses() -> None:
     assert events.decode(events.TICK, b"") == Tick()
     assert events.decode(events.CENSUS, events.encode(Census("key"))) == Census("key")
 
 
 def test_kinds_are_one_letter_each() -> None:
-    kinds = [events.CHANGED, events.EXPOSED, events.REWARDED, events.TICK, events.CENSUS]
+    kinds = [events.CHANGED, events.EXPOSED, events.REWARDED, events.REVISED, events.TICK, events.CENSUS]
     assert len(set(kinds)) == len(kinds)
     assert all(len(kind) == 1 for kind in kinds)
 
@@ -104,6 +149,7 @@ def test_an_unknown_kind_is_an_error_that_names_it(kind: bytes) -> None:
     ("kind", "data"),
     [
         (events.REWARDED, b"x" * 55),
+        (events.REVISED, b"x" * 71),
         (events.CHANGED, b"\x80"),
         (events.EXPOSED, b"\x93\x01"),
         (events.CENSUS, b""),

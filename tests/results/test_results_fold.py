@@ -7,6 +7,7 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 import pytest
+from builders import revisions
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference_results import ReferenceFold
@@ -16,7 +17,7 @@ from simulated_results import START_MS, Play, bernoulli, exposed, random_log, re
 from bandit_serve.errors import UnreadableEntry
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Metric
-from bandit_serve.log.events import Census, Change, Changed, Exposed, Rewarded, Tick
+from bandit_serve.log.events import Census, Change, Changed, Exposed, Revised, Rewarded, Tick
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.times import GRACE_MS, LINGER_MS
 from bandit_serve.results import ResultsFold, report
@@ -370,6 +371,11 @@ EVEN = np.full((1, 2), 0.5)
         rewarded(counter=2**42, value=1.0),
         rewarded(counter=0, value=1.0, time_ms=2**62),
         Rewarded(np.zeros(3)),
+        Revised(np.zeros(3)),
+        Revised(rewarded(counter=0, value=1.0).rows),
+        Rewarded(revisions([0], np.nan, 1.0)),
+        Revised(revisions([0], np.nan, np.nan)),
+        Revised(revisions([0], np.nan, 1.0, 5, arms=2)),
     ],
 )
 @pytest.mark.parametrize(("unit", "missing"), MODES)

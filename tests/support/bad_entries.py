@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from builders import exposed, rewards
+from builders import exposed, revisions, rewards
 
 from bandit_serve.log import events
 from bandit_serve.log.entry import Entry
@@ -42,5 +42,7 @@ BAD_ENTRIES: dict[str, BadEntry] = {
     "a reward of an arm that never was": BadEntry(events.REWARDED, rewards([1], arms=700).tobytes()),
     "a reward of a metric that never was": BadEntry(events.REWARDED, rewards([1], metric=200).tobytes()),
     "a reward that is no number": BadEntry(events.REWARDED, rewards([1], values=np.nan).tobytes()),
+    "half a revision": BadEntry(events.REVISED, revisions([1], np.nan, 1.0).tobytes()[:-7]),
+    "a revision of nothing": BadEntry(events.REVISED, revisions([1], np.nan, np.nan).tobytes()),
     "a change that is none": BadEntry(events.CHANGED, msgspec.msgpack.encode({"record": None})),
 }

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.spec import Experiment, Record, Status, validated
-from bandit_serve.log.events import REWARD, Change, Changed, Exposed
+from bandit_serve.log.events import FIRST, REVISION, REWARD, Change, Changed, Exposed
 
 INCARNATION = 0xFEED
 
@@ -54,6 +54,22 @@ def rewards(
     rows["incarnation"], rows["counter"] = incarnation, counters
     rows["time_ms"], rows["value"], rows["arm"], rows["metric"] = times_ms, values, arms, metric
     rows["propensity"], rows["revision"] = 0.5, 1
+    return rows
+
+
+def revisions(
+    counters: Sequence[int],
+    formers: Sequence[float] | float,
+    values: Sequence[float] | float,
+    since_ms: Sequence[int] | int = FIRST,
+    **columns: Any,
+) -> NDArray[np.void]:
+    """Rows of values that are sums of events, `REVISION` (n,); `columns` as in `rewards`."""
+    rows = np.zeros(len(counters), REVISION)
+    plain = rewards(counters, values=values, **columns)
+    for name in plain.dtype.names or ():
+        rows[name] = plain[name]
+    rows["former"], rows["since_ms"] = formers, since_ms
     return rows
 
 
