@@ -146,11 +146,11 @@ local function take(i)
   local former = stored and struct.unpack('<d', stored)
   local state = state_at(home, tag .. decision)
   local plain = nil
-  if is_plain or not state then
+  if state and is_plain or not state and has_value(bitmap, bit) then
     plain = plain_before(i, bitmap, bit, values, mark)
     if plain and is_plain then return plain == plain_in(i, mark) and 'd' or 'x' end
     -- A former build counted it, and did not keep its value: nothing can be added to that.
-    if not state and not plain and has_value(bitmap, bit) then return 'd' end
+    if not plain and not state then return 'd' end
   end
   if not is_plain then
     if takes_back and not stored then return 'u' end

@@ -285,3 +285,29 @@ def test_many_at_once_are_answered_in_order(service: ThrowawayService, name: str
             "invalid",
         ],
     }
+
+
+@pytest.mark.parametrize("unit", ["request", "user"])
+def test_events_of_decisions_with_context_carry_their_features(service: ThrowawayService, unit: str) -> None:
+    name = running(
+        service,
+        metrics=METRICS,
+        unit=unit,
+        policy={"kind": "squarecb", "min_share": 0.1},
+        context=[{"name": "hour", "kind": "numeric"}],
+    )
+    tokens = [decide(service, name, unit=f"u{i}", context={"hour": i})["decision_id"] for i in range(12)]
+    for i, token in enumerate(tokens):
+        assert verdict_of(send(service, token, 0, event_id="a")) == "accepted"
+        assert verdict_of(send(service, token, i % 2, event_id="b")) == "accepted"
+        assert verdict_of(send(service, token, 2.5, metric="spend", event_id="a")) == "accepted"
+        assert verdict_of(send(service, token, 1.5, metric="spend", event_id="a")) == "corrected"
+        assert verdict_of(send(service, token, 1, metric="spend")) == "accepted"
+
+    def sums(metric: str) -> tuple[int, float]:
+        shown = [arm["metrics"][metric] for arm in results_of(service, name)]
+        return sum(each["n"] for each in shown), sum(each["n"] * (each["mean"] or 0) for each in shown)
+
+    assert sums("click") == (12, pytest.approx(6.0))
+    assert sums("spend") == (12, pytest.approx(30.0))
+    assert "set_aside" not in service.call("GET", f"/v1/experiments/{name}").body

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from result_states import parts_of, state_of
-from simulated_results import START_MS, exposed, record, rewarded
+from simulated_results import START_MS, exposed, record, revised, rewarded
 
 from bandit_serve.errors import UnreadableEntry
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Metric
-from bandit_serve.log.events import FIRST, REVISION, Revised, Tick
+from bandit_serve.log.events import FIRST, Tick
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.times import EARLY_REWARD_MS, GRACE_MS
 from bandit_serve.policies.context import ContextField
@@ -40,17 +40,6 @@ def fold_of(unit: str, missing: str, kind: str = "fixed_split", **fields) -> Res
         **fields,
     )
     return ResultsFold(about)
-
-
-def revised(x=None, **columns) -> Revised:
-    """Rows from columns by name, as `rewarded` makes them; `former` NaN and `since_ms` `FIRST` unless given."""
-    former, since_ms = columns.pop("former", NONE), columns.pop("since_ms", FIRST)
-    plain = rewarded(**columns).rows
-    rows = np.zeros(len(plain), REVISION)
-    for name in plain.dtype.names:
-        rows[name] = plain[name]
-    rows["former"], rows["since_ms"] = former, since_ms
-    return Revised(rows, None if x is None else x.astype("<f4"))
 
 
 class Traffic:

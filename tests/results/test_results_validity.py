@@ -8,6 +8,7 @@ from simulated_results import (
     Play,
     adaptive,
     bernoulli,
+    changing,
     fixed_split,
     growing,
     lognormal,
@@ -191,3 +192,19 @@ def test_units_whose_values_grow_are_rarely_ever_significant(missing):
 def test_the_sample_ratio_is_silent_as_logged_and_alarmed_when_off_by_a_fiftieth(moving):
     assert split_of(20, 0.0, 40_000, 10, moving) <= 1
     assert split_of(10, 0.02, 40_000, 10, moving) >= 9
+
+
+@pytest.mark.parametrize(
+    ("missing", "unit"), [("ignore", "request"), ("zero", "request"), ("ignore", "user")]
+)
+def test_values_that_grow_and_are_taken_back_are_rarely_ever_significant(missing, unit):
+    outcome = changing(40, missing, unit=unit)
+    assert sum(outcome.rejected) <= 3
+    assert rate(outcome.differences) >= 0.95
+    assert rate(outcome.arms) >= 0.95
+
+
+def test_a_difference_of_values_that_change_is_found():
+    outcome = changing(20, "ignore", (1.0, 1.4))
+    assert sum(outcome.rejected) >= 18
+    assert np.mean(outcome.differences) >= 0.9

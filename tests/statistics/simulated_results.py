@@ -15,7 +15,7 @@ from scipy.special import gammaln
 
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, Stopping, validated
-from bandit_serve.log.events import REWARD, Change, Changed, Exposed, Rewarded, Tick
+from bandit_serve.log.events import FIRST, REVISION, REWARD, Change, Changed, Exposed, Revised, Rewarded, Tick
 from bandit_serve.log.offset import Offset
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import ContextField
@@ -92,6 +92,22 @@ def rewarded(*, x: NDArray[np.floating] | None = None, **columns: object) -> Rew
     ).items():
         rows[name] = value
     return Rewarded(rows, None if x is None else x.astype("<f4"))
+
+
+def revised(
+    *,
+    former: object = np.nan,
+    since_ms: object = FIRST,
+    x: NDArray[np.floating] | None = None,
+    **columns: object,
+) -> Revised:
+    """Rows of values that are sums of events, by name as in `rewarded`; a first value unless `since_ms` is given."""
+    plain = rewarded(x=x, **columns)
+    rows = np.zeros(len(plain.rows), REVISION)
+    for name in plain.rows.dtype.names or ():
+        rows[name] = plain.rows[name]
+    rows["former"], rows["since_ms"] = former, since_ms
+    return Revised(rows, plain.x)
 
 
 def beta_shares(successes: NDArray[np.float64], n: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
@@ -472,6 +488,62 @@ def users(n: int, missing: str) -> Outcome:
     return outcome
 
 
+def changing(
+    n: int,
+    missing: str,
+    values: tuple[float, float] = (1.0, 1.0),
+    steps: int = 20,
+    each: int = 200,
+    unit: str = "request",
+) -> Outcome:
+    """An even split of lognormal values times `values` by arm, of which half comes at once, and all a step later.
+
+    One in ten is then taken back. With `unit: user`, each decision is a unit's only one.
+    """
+    outcome, shares = Outcome(), np.array([0.5, 0.5])
+    about = record(kind="continuous", missing=missing, window="5s", unit=unit)
+    mean = np.exp(0.5) * np.array(values) * (0.9 if missing == "zero" else 1.0)
+    for run in range(n):
+        rng = np.random.default_rng([11, run])
+        play, ever = Play(ResultsFold(about), rng, bernoulli()), False
+        former: dict[str, NDArray[np.float64]] = {}
+        for _ in range(steps + 1):
+            if former:
+                whole = np.where(rng.random(each) < 0.1, np.nan, 2.0 * former["value"])
+                event = revised(
+                    **former | {"former": former["value"], "value": whole, "since_ms": play.now_ms}
+                )
+                play.fold.apply(Offset(play.now_ms + STEP_MS - 1, 0), event)
+                ever |= significant(play)
+            arms = rng.integers(0, 2, each)
+            counters = play.counter + np.arange(each)
+            units = counters.astype(np.uint64) + 1
+            exposure = exposed(
+                play.counter,
+                arms,
+                shares[None],
+                [each],
+                time_ms=play.now_ms,
+                units=units if unit == "user" else None,
+            )
+            former = {
+                "counter": counters,
+                "time_ms": np.full(each, play.now_ms),
+                "value": 0.5 * np.array(values)[arms] * rng.lognormal(0.0, 1.0, each),
+                "propensity": shares[arms],
+                "arm": arms,
+                "unit": units,
+            }
+            play.counter, play.now_ms = play.counter + each, play.now_ms + STEP_MS
+            play.fold.apply(Offset(play.now_ms, 0), exposure)
+            play.fold.apply(Offset(play.now_ms, 0), revised(**former))
+        last = {"former": former["value"], "value": 2.0 * former["value"], "since_ms": play.now_ms}
+        play.fold.apply(Offset(play.now_ms + 1, 0), revised(**former | last))
+        play.finish()
+        outcome.take(play, mean, ever)
+    return outcome
+
+
 def split_of(n: int, share: float, count: int, runs: int, moving: bool = False) -> int:
     """How many of `n` experiments with `count` units raise the sample-ratio alarm at one of `runs` looks.
 
@@ -543,6 +615,10 @@ def at_full_size() -> None:
         "squarecb, the same with a model of outcomes": lambda: swapped(200, "squarecb", known=True),
         "A/A by unit, missing ignore": lambda: users(200, "ignore"),
         "A/A by unit, missing zero": lambda: users(200, "zero"),
+        "lognormal sums that change, missing ignore": lambda: changing(1000, "ignore"),
+        "lognormal sums that change, missing zero": lambda: changing(1000, "zero"),
+        "lognormal sums that change, by unit": lambda: changing(1000, "ignore", unit="user"),
+        "lognormal sums that change and differ by .4": lambda: changing(200, "ignore", (1.0, 1.4)),
         "SRM: alarms of 200 at 50/50": lambda: split_of(200, 0.0, 40_000, 20),
         "SRM: alarms of 50 at 52/48": lambda: split_of(50, 0.02, 40_000, 20),
         "SRM, moving shares: alarms of 200 as logged": lambda: split_of(200, 0.0, 40_000, 20, True),

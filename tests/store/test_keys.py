@@ -17,6 +17,8 @@ ARGUMENTS: dict[str, Any] = {
     "metric": "click",
     "incarnation": 2**64 - 1,
     "block": 3,
+    "unit": 2**64 - 1,
+    "period": 4,
     "name": "c1",
     "offset": "17-0",
     "digest": "0123456789abcdef",
@@ -55,7 +57,8 @@ OWNED = [
 
 def test_there_are_keys() -> None:
     of_folds = {"snapshots", "snapshot_pieces", "census", "acknowledgements"}
-    assert {"log", "head", "seen", "exposed", "demanded", "expiries", "trimmed", *of_folds} == set(OWNED)
+    of_rewards = {"seen", "values", "events", "unit_events", "demanded"}
+    assert {"log", "head", "exposed", "expiries", "trimmed", *of_rewards, *of_folds} == set(OWNED)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,6 +97,8 @@ def test_keys_differ_in_each_of_their_parts() -> None:
         "metric": "spend",
         "incarnation": 1,
         "block": 4,
+        "unit": 1,
+        "period": 5,
         "name": "c2",
         "offset": "17-1",
         "digest": "fedcba98",
