@@ -36,6 +36,9 @@ from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 from bandit_serve.upstreams.upstream import AllowedUpstreams, Upstream
 
+# Checks of files take a thread each, and may take a process and minutes.
+MAX_RECEIVED_AT_ONCE = 2
+
 
 class ModelChanges:
     """Changes of the registry. Each returns the model or version as it is after the change.
@@ -59,6 +62,7 @@ class ModelChanges:
         self._changes = changes
         self._models = models
         self._upstreams = upstreams
+        self._receiving = asyncio.Semaphore(MAX_RECEIVED_AT_ONCE)
 
     async def known(self) -> Registry:
         """Returns the registry, up to date with its log."""
@@ -113,7 +117,8 @@ class ModelChanges:
         # Errors that do not depend on the file are raised before it is copied and read.
         decide(await self.known())
         artifacts = self._models.artifacts
-        received = await asyncio.to_thread(artifacts.receive, source, check=partial(_findings, metadata))
+        async with self._receiving:
+            received = await asyncio.to_thread(artifacts.receive, source, check=partial(_findings, metadata))
         try:
             await asyncio.to_thread(artifacts.place, received)
             about = received.sha256, received.size, received.family, received.findings

@@ -8,6 +8,7 @@ does there, a crash of ONNX Runtime included, ends in a refusal.
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import subprocess
@@ -47,7 +48,9 @@ def admit_onnx(file: OnnxFile) -> Signature:
     memory_bytes = BASE_BYTES + BYTES_A_BYTE * file.size
     command = [sys.executable, "-m", __name__, str(memory_bytes)]
     try:
-        ended = subprocess.run(command, input=file.buffer, capture_output=True, timeout=MAX_SECONDS)
+        ended = subprocess.run(
+            command, input=file.buffer, capture_output=True, timeout=MAX_SECONDS, env=_environment()
+        )
     except subprocess.TimeoutExpired:
         raise InvalidArtifact(f"The graph could not be checked within {MAX_SECONDS} s.") from None
     try:
@@ -60,6 +63,11 @@ def admit_onnx(file: OnnxFile) -> Signature:
     if verdict.signature is None:
         raise InvalidArtifact(verdict.refusal or "The graph is not accepted.")
     return verdict.signature
+
+
+def _environment() -> dict[str, str]:
+    """Environment of the process that checks: without our settings, which may hold passwords."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("BANDIT_SERVE_")}
 
 
 def _bound(memory_bytes: int) -> None:
