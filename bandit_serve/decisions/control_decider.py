@@ -22,7 +22,7 @@ class ControlDecider:
     """Stands in for a `Decider`, with the same interface, and needs only the experiment's record."""
 
     contextless = False
-    served = False
+    measured = False
     features = None
     ejected: Sequence[str] = ()
 
