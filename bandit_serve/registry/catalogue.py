@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from bandit_serve.base.names import TEXT_END
 from bandit_serve.errors import InvalidInput, NotFound
 from bandit_serve.models.family import FAMILIES
-from bandit_serve.registry.registry import MOVES, RegisteredModel, Version
+from bandit_serve.registry.registry import MOVES, REMOTE, RegisteredModel, Version
 
 MAX_PAGE = 1_000
 CONDITION_PATTERN = (
@@ -58,8 +58,8 @@ def find_versions(
     for status in statuses:
         if status not in MOVES:
             raise InvalidInput(f"status: expected {', '.join(MOVES)}, not {status[:128]!r}.")
-    if family is not None and family not in FAMILIES:
-        raise InvalidInput(f"family: expected {', '.join(FAMILIES)}, not {family[:128]!r}.")
+    if family is not None and family not in (*FAMILIES, REMOTE):
+        raise InvalidInput(f"family: expected {', '.join((*FAMILIES, REMOTE))}, not {family[:128]!r}.")
     conditions = [_condition(condition) for condition in metrics]
     versions = [
         version

@@ -24,7 +24,7 @@ from bandit_serve.changes.models import require_name
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
 from bandit_serve.models.family import FAMILIES
 from bandit_serve.registry.catalogue import CONDITION_PATTERN, find_versions
-from bandit_serve.registry.registry import Version, VersionStatus
+from bandit_serve.registry.registry import REMOTE, Version, VersionStatus
 from bandit_serve.server.arrival import Multipart
 from bandit_serve.server.page import limit_of, page
 from bandit_serve.server.service import Service
@@ -41,7 +41,7 @@ Metrics = Annotated[dict[str, float], Meta(max_length=MAX_ENTRIES)]
 Metadata = Annotated[dict[str, Any], Meta(max_length=MAX_ENTRIES)]
 
 
-Family = Annotated[str, Meta(extra_json_schema={"enum": list(FAMILIES)})]
+Family = Annotated[str, Meta(extra_json_schema={"enum": [*FAMILIES, REMOTE]})]
 Condition = Annotated[str, Meta(extra_json_schema={"pattern": CONDITION_PATTERN})]
 
 
