@@ -22,7 +22,7 @@ class ControlDecider:
     """Stands in for a `Decider`, with the same interface, and needs only the experiment's record."""
 
     contextless = False
-    served = False
+    measured = False
     context_fields: frozenset[str] = frozenset()
     features = None
     ejected: Sequence[str] = ()

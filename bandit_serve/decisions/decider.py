@@ -101,7 +101,9 @@ class Decider:
             blake2b(live.record.uid.to_bytes(8, "little"), digest_size=8, person=b"holdout").digest(),
             "little",
         )
-        self.served = self.exposures.served = ServedMetrics.of(experiment)
+        self.exposures.served = ServedMetrics.of(experiment)
+        # Whether what becomes of predictions is measured.
+        self.measured = bool(self.exposures.served)
         self._active = frozenset(np.flatnonzero(live.active).tolist())
         # What the active arms' versions ask of requests to predict, once it is known.
         self.checks: tuple[Check, ...] | None = None

@@ -239,7 +239,7 @@ class Decisions:
         unit = request.user_id if request.unit is None else request.unit
         eligible = request.eligible if retrial is None else retrial.eligible
         choice = decider.choose(unit, eligible, decider.encoded(request.context))
-        began_s = time.perf_counter() if decider.served else 0.0
+        began_s = time.perf_counter() if decider.measured else 0.0
         reference = decider.models[choice.arm]
         assert reference is not None
         loaded = self._models.get(reference.id, reference.version)
@@ -303,7 +303,7 @@ class Decisions:
 
         began_s: when the arm was drawn, if that is measured. since_s: when the request began to wait.
         """
-        if decider.served:
+        if decider.measured:
             decider.record(choice, self.keyring, self._now_ms(), outcome=_outcome(began_s, failed=True))
         if retrial is None:
             eligible = [decider.arm_names[arm] for arm in decider.active]
@@ -346,7 +346,7 @@ class Decisions:
         began_s: float,
     ) -> Predicted:
         reference = decider.models[choice.arm]
-        outcome = _outcome(began_s, failed=False) if decider.served else None
+        outcome = _outcome(began_s, failed=False) if decider.measured else None
         if self._shadows is not None and reference is not None:
             self._shadows.ask(reference.id, reference.version, request, scores)
         pair = _pair(request, scores) if self._keep_pairs else None

@@ -11,9 +11,11 @@ from bandit_serve.base.names import TEXT_END
 from bandit_serve.errors import InvalidInput, NotFound
 from bandit_serve.models.family import FAMILIES
 from bandit_serve.models.onnx.file import FAMILY as ONNX
-from bandit_serve.registry.registry import MOVES, RegisteredModel, Version
+from bandit_serve.registry.registry import MOVES, REMOTE, RegisteredModel, Version
 
 MAX_PAGE = 1_000
+KNOWN_FAMILIES = (*FAMILIES, ONNX, REMOTE)
+"""Families of versions: those that are trained here, graphs, and upstreams."""
 CONDITION_PATTERN = (
     r"^ *([A-Za-z0-9_.@-]{1,128}) *(<=|>=|<|>|=) *(-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?) *" + TEXT_END
 )
@@ -59,8 +61,8 @@ def find_versions(
     for status in statuses:
         if status not in MOVES:
             raise InvalidInput(f"status: expected {', '.join(MOVES)}, not {status[:128]!r}.")
-    if family is not None and family not in (*FAMILIES, ONNX):
-        raise InvalidInput(f"family: expected {', '.join((*FAMILIES, ONNX))}, not {family[:128]!r}.")
+    if family is not None and family not in KNOWN_FAMILIES:
+        raise InvalidInput(f"family: expected {', '.join(KNOWN_FAMILIES)}, not {family[:128]!r}.")
     conditions = [_condition(condition) for condition in metrics]
     versions = [
         version

@@ -101,6 +101,8 @@ def test_a_remote_version_is_registered_shown_and_asked(
     assert made.body["metrics"] == {"auc": 0.8}
     path = f"/v1/models/{model}/versions/a"
     assert service.call("GET", path).body == made.body
+    listed = service.call("GET", f"/v1/models/{model}/versions?family=remote").body["versions"]
+    assert listed == [made.body]
     assert service.call("POST", f"{path}/load").body == {"model": model, "version": "a", "loaded": True}
     assert upstream.readiness == (protocol == "open-inference")
     assert service.call("POST", f"{path}/status", {"status": "production"}).status == 200

@@ -108,3 +108,9 @@ def test_only_what_nothing_needs_is_prunable():
     assert gone(needed=[("m", "v4"), ("other", "v3")]) == {"v1", "v3", "v10"}
     assert gone(keep=2) == {"v1", "v3", "v4"}
     assert gone(keep=100) == set()
+
+
+def test_a_remote_version_has_no_file_to_remove():
+    ended = [version(i, status="retired", sha256="" if i % 2 else f"s{i}") for i in range(6)]
+    gone = prunable({"m": RegisteredModel("m", {each.version: each for each in ended}, history=[])}, set(), 0)
+    assert {each.version for each in gone} == {"v0", "v2", "v4"}

@@ -22,9 +22,7 @@ from bandit_serve.base.names import Name
 from bandit_serve.base.private_files import translating_disk_full
 from bandit_serve.changes.models import require_name
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
-from bandit_serve.models.family import FAMILIES
-from bandit_serve.models.onnx.file import FAMILY as ONNX
-from bandit_serve.registry.catalogue import CONDITION_PATTERN, find_versions
+from bandit_serve.registry.catalogue import CONDITION_PATTERN, KNOWN_FAMILIES, find_versions
 from bandit_serve.registry.registry import Version, VersionStatus
 from bandit_serve.server.arrival import Multipart
 from bandit_serve.server.page import limit_of, page
@@ -42,7 +40,7 @@ Metrics = Annotated[dict[str, float], Meta(max_length=MAX_ENTRIES)]
 Metadata = Annotated[dict[str, Any], Meta(max_length=MAX_ENTRIES)]
 
 
-Family = Annotated[str, Meta(extra_json_schema={"enum": [*FAMILIES, ONNX]})]
+Family = Annotated[str, Meta(extra_json_schema={"enum": [*KNOWN_FAMILIES]})]
 Condition = Annotated[str, Meta(extra_json_schema={"pattern": CONDITION_PATTERN})]
 
 

@@ -128,6 +128,10 @@ class Daemon:
         if len(units) > 1:
             names = ", ".join(f"{name} ({unit})" for unit, name in units.items())
             raise UsageError(f"The objectives of {names} are of different kinds or scales: {CHOOSE}")
+        if not self._version.sha256:
+            raise UsageError(
+                f"{self._model} {self._version.version} is remote: it has no file to go on from."
+            )
         artifact = self._node.artifacts.open(self._version.sha256)
         learner = ContinuousLearner(load_model(artifact), load_model(artifact), followed.values())
         with truncated(self._folder / "started-from") as file:
