@@ -12,7 +12,6 @@ from bandit_serve.base.turns import Turn
 from bandit_serve.errors import UnreadableEntry
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log import events
-from bandit_serve.log._rewards import seen_bits
 from bandit_serve.log.events import HELD_OUT, ON_DEMAND, Exposed, Shape
 from bandit_serve.store.store import Store
 
@@ -23,6 +22,10 @@ EXPOSURE_VERDICTS: dict[int, RewardVerdict] = {
     ord("l"): "late",
     UNKNOWN: "unknown",
 }
+BLOCK_BITS = 16
+"""Decisions in a bitmap, `Keys.demanded`, as a power of 2."""
+CHECK = np.dtype([("bitmap", "<u2"), ("bit", "<u2"), ("deadline_ms", "<u8")])
+"""As append_demanded.lua reads it."""
 MAX_ENTRIES = 500
 """Entries of one script, which keeps the store for some milliseconds."""
 
@@ -72,10 +75,8 @@ class DemandedExposures:
     async def _append_some(
         self, rows: NDArray[np.void], places: list[int], exposures: list[bytes], letters: bytearray
     ) -> None:
-        some = rows[places]
-        some["metric"] = 0
-        bitmaps, checks = seen_bits(some, self._window_ms)
-        keys = [self._store.keys.demanded(self._owner, *place) for _, *place in bitmaps]
+        blocks, checks = _checks(rows[places], self._window_ms)
+        keys = [self._store.keys.demanded(self._owner, *block) for block in blocks]
         appended = await self._store.append_demanded(self._owner, keys, checks, exposures)
         for i, letter in zip(places, appended, strict=True):
             letters[i] = letter
@@ -101,6 +102,17 @@ def on_demand(rows: NDArray[np.void]) -> NDArray[np.bool_]:
     """Mask, bool (n,), of those `events.REWARD` rows whose decisions are exposures on demand."""
     mask: NDArray[np.bool_] = rows["counter"] >= ON_DEMAND
     return mask
+
+
+def _checks(rows: NDArray[np.void], window_ms: int) -> tuple[list[tuple[int, int]], bytes]:
+    """Blocks of decisions, (incarnation, block) each, and for each of n `events.REWARD` rows what the script checks."""
+    blocks: dict[tuple[int, int], int] = {}
+    checks = np.zeros(len(rows), CHECK)
+    decided_in = zip(rows["incarnation"].tolist(), (rows["counter"] >> BLOCK_BITS).tolist(), strict=True)
+    checks["bitmap"] = [blocks.setdefault(block, len(blocks)) for block in decided_in]
+    checks["bit"] = rows["counter"] & ((1 << BLOCK_BITS) - 1)
+    checks["deadline_ms"] = rows["time_ms"] + window_ms
+    return list(blocks), checks.tobytes()
 
 
 def _likely_shares(row: NDArray[np.void], live: LiveExperiment) -> NDArray[np.float64]:
