@@ -22,14 +22,12 @@ EXPOSURE_VERDICTS: dict[int, RewardVerdict] = {
     ord("l"): "late",
     UNKNOWN: "unknown",
 }
+BLOCK_BITS = 16
+"""Decisions in a bitmap, `Keys.demanded`, as a power of 2."""
+CHECK = np.dtype([("bitmap", "<u2"), ("bit", "<u2"), ("deadline_ms", "<u8")])
+"""As append_demanded.lua reads it."""
 MAX_ENTRIES = 500
 """Entries of one script, which keeps the store for some milliseconds."""
-
-
-BLOCK_BITS = 16
-"""Binary logarithm of the decisions that share a bitmap."""
-# As append_demanded.lua reads it.
-CHECK = np.dtype([("bitmap", "<u2"), ("bit", "<u2"), ("deadline_ms", "<u8")])
 
 
 class DemandedExposures:
@@ -77,8 +75,8 @@ class DemandedExposures:
     async def _append_some(
         self, rows: NDArray[np.void], places: list[int], exposures: list[bytes], letters: bytearray
     ) -> None:
-        bitmaps, checks = _places(rows[places], self._window_ms)
-        keys = [self._store.keys.demanded(self._owner, *place) for place in bitmaps]
+        blocks, checks = _checks(rows[places], self._window_ms)
+        keys = [self._store.keys.demanded(self._owner, *block) for block in blocks]
         appended = await self._store.append_demanded(self._owner, keys, checks, exposures)
         for i, letter in zip(places, appended, strict=True):
             letters[i] = letter
@@ -106,15 +104,15 @@ def on_demand(rows: NDArray[np.void]) -> NDArray[np.bool_]:
     return mask
 
 
-def _places(rows: NDArray[np.void], window_ms: int) -> tuple[list[tuple[int, int]], bytes]:
-    """Bitmaps with the bits of `rows`, (incarnation, block) each, and a `CHECK` for each row."""
-    bitmaps: dict[tuple[int, int], int] = {}
+def _checks(rows: NDArray[np.void], window_ms: int) -> tuple[list[tuple[int, int]], bytes]:
+    """Blocks of decisions, (incarnation, block) each, and for each of n `events.REWARD` rows what the script checks."""
+    blocks: dict[tuple[int, int], int] = {}
     checks = np.zeros(len(rows), CHECK)
-    blocks = zip(rows["incarnation"].tolist(), (rows["counter"] >> BLOCK_BITS).tolist(), strict=True)
-    checks["bitmap"] = [bitmaps.setdefault(block, len(bitmaps)) for block in blocks]
+    decided_in = zip(rows["incarnation"].tolist(), (rows["counter"] >> BLOCK_BITS).tolist(), strict=True)
+    checks["bitmap"] = [blocks.setdefault(block, len(blocks)) for block in decided_in]
     checks["bit"] = rows["counter"] & ((1 << BLOCK_BITS) - 1)
     checks["deadline_ms"] = rows["time_ms"] + window_ms
-    return list(bitmaps), checks.tobytes()
+    return list(blocks), checks.tobytes()
 
 
 def _likely_shares(row: NDArray[np.void], live: LiveExperiment) -> NDArray[np.float64]:

@@ -304,8 +304,9 @@ def demand(*decisions: tuple[int, int, int]) -> Callable[[Store], Awaitable[byte
 
     async def append(store: Store) -> bytes:
         keys = [store.keys.demanded(EXP, 7, block) for block in range(2)]
+        packed = b"".join(struct.pack("<HHQ", *decision) for decision in decisions)
         events = [b"event %d" % i for i in range(len(decisions))]
-        return await store.append_demanded(EXP, keys, checks(*decisions), events)
+        return await store.append_demanded(EXP, keys, packed, events)
 
     return append
 
