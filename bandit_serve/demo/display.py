@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from bandit_serve.base.terminal import print_line
-from bandit_serve.client import Results
 from bandit_serve.demo.traffic import Tally
+
+if TYPE_CHECKING:
+    from bandit_serve.client import Results
 
 
 @dataclass(frozen=True, slots=True)

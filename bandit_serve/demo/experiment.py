@@ -6,10 +6,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bandit_serve.client import Client, Results
 from bandit_serve.demo.recommender import Recommender
+
+if TYPE_CHECKING:
+    from bandit_serve.client import Client, Results
 
 MODEL = "recommender"
 METRIC = "liked"

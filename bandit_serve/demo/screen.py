@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -14,10 +14,12 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from bandit_serve.client import ArmResult
 from bandit_serve.demo.display import Moment, difference_text, interval_text, mean_text, percent_text
 from bandit_serve.demo.experiment import METRIC, MODEL
 from bandit_serve.demo.summary import Summary, regret_sentence, winner_sentence
+
+if TYPE_CHECKING:
+    from bandit_serve.client import ArmResult
 
 VALID = (
     "The 95 % intervals hold whenever one looks and however the bandit moved the traffic; "

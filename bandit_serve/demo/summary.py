@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from msgspec import Struct
 
-from bandit_serve.client import ArmResult, Results
 from bandit_serve.demo.display import difference_text, percent_text
 from bandit_serve.demo.experiment import METRIC, MODEL, DemoExperiment
 from bandit_serve.demo.ratings import RatingsSource
 from bandit_serve.demo.traffic import Tally
+
+if TYPE_CHECKING:
+    from bandit_serve.client import ArmResult, Results
 
 Interval = tuple[float, float]
 

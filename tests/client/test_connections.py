@@ -91,6 +91,26 @@ def test_one_that_was_idle_for_long_is_not(client_of: Make, monkeypatch: pytest.
         assert [request.connection for request in server.received] == [0, 1]
 
 
+def test_those_that_nobody_needs_any_more_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After many calls at once few are needed: the others do not stay open until there are many again."""
+
+    async def play(url: str) -> int:
+        async with Client(url) as client:
+            await asyncio.gather(*[client.decide("e") for _ in range(20)])
+            monkeypatch.setattr("bandit_serve_client.async_connections.MAX_IDLE_S", 0.0)
+            await client.decide("e")
+            return len(client._connections._idle)
+
+    with ScriptedServer(saying(DECIDED)) as server:
+        assert asyncio.run(play(server.url)) == 1
+        with SyncClient(server.url) as client:
+            with ThreadPoolExecutor(20) as threads:
+                list(threads.map(lambda _: client.decide("e"), range(100)))
+            monkeypatch.setattr("bandit_serve_client.connections.MAX_IDLE_S", 0.0)
+            client.decide("e")
+            assert len(client._connections._idle) == 1
+
+
 def test_the_key_and_the_path_are_sent(client_of: Make) -> None:
     with ScriptedServer(saying(DECIDED)) as server, client_of(f"{server.url}/team", "bs_k") as client:
         client.decide("a b/ü", unit="u")
@@ -306,6 +326,10 @@ def test_values_without_a_form_in_json_are_refused(client_of: Make, value: Any) 
     with ScriptedServer(saying(DECIDED)) as server, client_of(server.url) as client:
         with pytest.raises(Unsendable):
             client.decide("e", context={"x": value})
+        with pytest.raises(Unsendable):
+            client.decide("\ud800")
+        with pytest.raises(Unsendable):
+            client.experiments.start("e", if_match="a\nb")
         assert server.received == []
 
 

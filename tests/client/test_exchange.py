@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from bandit_serve_client import __version__
-from bandit_serve_client.errors import NoAnswer, UnexpectedAnswer, problem_of
+from bandit_serve_client.errors import NoAnswer, UnexpectedAnswer, Unsendable, problem_of
 from bandit_serve_client.http import MAX_ANSWER_BYTES, Answer, Exchange, Origin, Request
 
 URL = "http://127.0.0.1:8000"
@@ -103,6 +103,7 @@ def test_an_answer_that_is_no_json_is_unexpected() -> None:
         ("https://bandits.example/team/", "bandits.example", "/team/x"),
         ("https://bandits.example:80", "bandits.example:80", "/x"),
         ("http://[::1]:8000", "[::1]:8000", "/x"),
+        ("http://bandits.example/a b/%20ü", "bandits.example", "/a%20b/%20%C3%BC/x"),
     ],
 )
 def test_a_request_names_the_service(url: str, host: str, target: str) -> None:
@@ -131,6 +132,7 @@ def test_a_request_names_the_service(url: str, host: str, target: str) -> None:
         "http://h/#f",
         "http://user:secret@h",
         "http://h:99999",
+        "http://bändits.example",
     ],
 )
 def test_other_urls_are_refused(url: str) -> None:
@@ -142,6 +144,12 @@ def test_other_urls_are_refused(url: str) -> None:
 def test_keys_that_no_header_can_have_are_refused(key: str) -> None:
     with pytest.raises(ValueError, match="key"):
         Origin.of(URL, key)
+
+
+@pytest.mark.parametrize("etag", ["a\nb", "a\r\nX: y", "\0", "ä"])
+def test_headers_that_http_does_not_have_are_refused(etag: str) -> None:
+    with pytest.raises(Unsendable):
+        Exchange(Origin.of(URL, None)).send(Request("POST", "/x", b"", (("If-Match", etag),)))
 
 
 def test_the_key_is_in_no_text_about_the_service() -> None:

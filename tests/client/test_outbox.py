@@ -160,6 +160,14 @@ def test_one_that_can_not_be_written_does_not_either(client_of: Make) -> None:
         assert client.counts["accepted"] == client.counts["invalid"] == 1
 
 
+def test_only_rewards_are_queued(client_of: Make) -> None:
+    with client_of("http://127.0.0.1:9") as client:
+        for other in ("t", None, {"decision_id": "t", "value": 1.0}):
+            with pytest.raises(TypeError, match="Reward"):
+                client.queue(other)
+        assert client.n_queued == 0
+
+
 def test_those_that_changed_nothing_are_named(client_of: Make) -> None:
     rejected: list[tuple[Any, str]] = []
 

@@ -109,11 +109,14 @@ class AsyncConnections:
         return None
 
     def _put_back(self, connection: AsyncConnection) -> None:
-        if connection.is_reusable() and not self._closed:
-            connection.idle_since_s = time.monotonic()
-            self._idle.append(connection)
-        else:
+        """Keeps a connection for the next request, and closes those at the bottom that nobody needed for long."""
+        if self._closed or not connection.is_reusable():
             connection.close()
+            return
+        connection.idle_since_s = now_s = time.monotonic()
+        while self._idle and now_s - self._idle[0].idle_since_s > MAX_IDLE_S:
+            self._idle.pop(0).close()
+        self._idle.append(connection)
 
     async def _connect(self) -> AsyncConnection:
         origin = self._origin

@@ -322,7 +322,10 @@ def _json(document: Any) -> bytes:
 
 
 def _quoted(name: str) -> str:
-    return quote(name, safe="")
+    try:
+        return quote(name, safe="")
+    except UnicodeEncodeError as error:
+        raise Unsendable(f"The name can not be written in a URL: {error}.") from None
 
 
 def _experiment(name: str) -> str:

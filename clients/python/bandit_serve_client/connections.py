@@ -140,13 +140,17 @@ class Connections:
             connection.close()
 
     def _put_back(self, connection: Connection) -> None:
+        """Keeps a connection for the next request, and closes those at the bottom that nobody needed for long."""
+        closed = [connection]
         if connection.is_reusable():
-            connection.idle_since_s = time.monotonic()
+            connection.idle_since_s = now_s = time.monotonic()
             with self._lock:
                 if not self._closed:
-                    self._idle.append(connection)
-                    return
-        connection.close()
+                    kept = [each for each in self._idle if now_s - each.idle_since_s <= MAX_IDLE_S]
+                    closed = self._idle[: len(self._idle) - len(kept)]
+                    self._idle = [*kept, connection]
+        for each in closed:
+            each.close()
 
     def _connect(self, until_s: float) -> Connection:
         until_s = min(until_s, time.monotonic() + self._connect_timeout_s)

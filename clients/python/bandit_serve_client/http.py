@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import h11
 
-from bandit_serve_client.errors import NoAnswer, UnexpectedAnswer
+from bandit_serve_client.errors import NoAnswer, UnexpectedAnswer, Unsendable
 from bandit_serve_client.version import __version__
 
 MAX_ANSWER_BYTES = 64 * 2**20
@@ -58,6 +58,8 @@ class Origin:
         parts = urlsplit(url)
         if parts.scheme not in PORTS or not parts.hostname or parts.query or parts.fragment:
             raise ValueError(f"url: expected http://host:port or https://host:port, not {url!r}")
+        if not parts.hostname.isascii():
+            raise ValueError("url: expected a host in ASCII, such as xn--…")
         if parts.username is not None:
             raise ValueError("url: expected no user or password; give the key as key=…")
         if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key and key):
@@ -72,7 +74,9 @@ class Origin:
         ]
         if key is not None:
             headers.append(("Authorization", f"Bearer {key}"))
-        return cls(host, port, parts.scheme == "https", parts.path.rstrip("/"), tuple(headers))
+        return cls(
+            host, port, parts.scheme == "https", quote(parts.path.rstrip("/"), safe="/%"), tuple(headers)
+        )
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -90,10 +94,13 @@ class Exchange:
         self._size = 0
 
     def send(self, request: Request) -> bytes:
-        """Begins a request; returns its bytes."""
+        """Begins a request; returns its bytes. Raises `Unsendable` for headers that HTTP does not have."""
         origin = self._origin
         headers = [*origin.headers, *request.headers, ("Content-Length", str(len(request.body)))]
-        head = h11.Request(method=request.method, target=origin.prefix + request.path, headers=headers)
+        try:
+            head = h11.Request(method=request.method, target=origin.prefix + request.path, headers=headers)
+        except (h11.LocalProtocolError, UnicodeEncodeError) as error:
+            raise Unsendable(f"The call can not be written as HTTP: {error}.") from None
         sent = [self._state.send(head)]
         if request.body:
             sent.append(self._state.send(h11.Data(data=request.body)))

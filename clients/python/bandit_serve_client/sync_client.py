@@ -236,6 +236,8 @@ class SyncClient:
 
     def queue(self, reward: AnyReward) -> bool:
         """Queues a reward, to be sent in the background; False where the queue is full."""
+        if not isinstance(reward, Reward | UnitReward):
+            raise TypeError(f"expected a Reward or a UnitReward, not {reward!r}")
         return self._outbox.put(reward)
 
     @property
