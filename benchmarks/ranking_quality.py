@@ -8,7 +8,8 @@ with as many combinations for each family; implicit's include whether likes or a
 each is then fitted anew in every round, one after another, each with a seed of its own.
 
 - ndcg@10, precision@10, recall@10: medians over the rounds.
-- fit: median of seconds, on one thread; of ours from columns of ids, of implicit's from a sparse matrix that is ready.
+- fit: median of seconds of CPU, on one thread; of ours from columns of ids, of implicit's from a sparse matrix that is
+  ready.
 - learning on: ndcg@10 of the latest tenth where the model was fitted on the first half of the rest in time and then
   learned from the second, one rating at a time, beside that of the model as it was after its first half.
 """
@@ -65,9 +66,9 @@ def ours(family: type[LinearItems] | type[WeightedALS]) -> Fit:
         columns = data.ratings.users.astype(np.int64), data.ratings.items.astype(np.int64)
         values = data.ratings.values
         model = family(**{**parameters, "seed": seed})
-        started_s = time.perf_counter()
+        started_s = time.process_time()
         model.fit(*columns, values, n_threads=1)
-        return Fitted(model, time.perf_counter() - started_s)
+        return Fitted(model, time.process_time() - started_s)
 
     return fit
 
@@ -83,9 +84,9 @@ def implicit(kind: Any) -> Fit:
         ones = np.ones(len(chosen), np.float32)
         matrix = scipy.sparse.csr_matrix((ones, (user_rows, item_rows)))
         model = kind(**given, random_state=seed, num_threads=1)
-        started_s = time.perf_counter()
+        started_s = time.process_time()
         model.fit(matrix, show_progress=False)
-        seconds = time.perf_counter() - started_s
+        seconds = time.process_time() - started_s
         factors = model.user_factors, model.item_factors
         return Fitted(MatrixFactorization.of_factors(users, items, *factors), seconds)
 
@@ -94,9 +95,9 @@ def implicit(kind: Any) -> Fit:
 
 def plain(family: type[Bias] | type[Popularity]) -> Fit:
     def fit(data: DataSet, liked_from: float, parameters: Mapping[str, Any], seed: int) -> Fitted:
-        started_s = time.perf_counter()
+        started_s = time.process_time()
         model = family().fit(data.ratings.users, data.ratings.items, data.ratings.values)
-        return Fitted(model, time.perf_counter() - started_s)
+        return Fitted(model, time.process_time() - started_s)
 
     return fit
 

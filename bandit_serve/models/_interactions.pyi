@@ -28,6 +28,7 @@ def ridge_rows(
     columns: NDArray[np.int32],
     weights: NDArray[np.float32],
     factors: NDArray[np.float32],
+    targets: NDArray[np.float32],
     confidence: float,
     out: NDArray[np.float32],
     begin: int,

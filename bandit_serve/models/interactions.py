@@ -107,6 +107,11 @@ class Interactions:
         order, starts = counting_order(self.columns.astype(np.int64), self.n_columns)
         return Interactions(starts, self.rows[order].astype(np.int32), self.weights[order], self.n_rows)
 
+    def damping(self, power: float) -> NDArray[np.float64]:
+        """(n_rows,): the number of each row's entries to the power of its negative."""
+        weights: NDArray[np.float64] = np.maximum(self.sizes, 1.0) ** -power
+        return weights
+
     def times_rows(self, factors: NDArray[np.float64]) -> Interactions:
         """Matrix with each row multiplied by a factor, float64 (n_rows,)."""
         weights = (self.weights * factors[self.rows]).astype(np.float32)

@@ -6,19 +6,16 @@ from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from bandit_serve.models._interactions import cholesky, upper_inverse
 from bandit_serve.models.descent import OnEpoch
 from bandit_serve.models.hyper_parameters import Epochs, HyperParameters, Seed, made_of
-from bandit_serve.models.interactions import Interactions, gram_matrix, image
+from bandit_serve.models.interactions import Interactions, gram_matrix
+from bandit_serve.models.leading_span import drawn_span, energy_of, kept_vectors, turned
 from bandit_serve.models.preference_learner import Geometry
 from bandit_serve.models.preferences import Fit, PreferenceFactors, Preferences, Ridge, Share
 from bandit_serve.models.ranges import LogUniform, Space
 from bandit_serve.models.row_threads import RowThreads
 
-# Part of a squared length that float32 does not tell from none.
-LOST = 1e-10
 # Below 1, where an item would be what the others say of it and nothing else.
 MAX_LEVERAGE = 1.0 - 1e-6
 
@@ -71,69 +68,18 @@ class LinearItems(Preferences):
     def _solve(self, given: Interactions, threads: RowThreads, on_epoch: OnEpoch | None) -> Fit:
         wanted = self.parameters
         f, n_epochs = wanted["n_factors"], wanted["n_epochs"]
-        damped = given.times_rows(np.maximum(given.sizes, 1.0) ** -wanted["user_damping"])
+        damped = given.times_rows(given.damping(wanted["user_damping"]))
         squares = np.square(damped.weights, dtype=np.float64)
         penalty = wanted["regularization"] * float(squares.sum())
-        generator = np.random.Generator(np.random.PCG64(wanted["seed"]))
-        span = generator.standard_normal((given.n_columns, f), np.float32)
+        span = drawn_span(given.n_columns, f, wanted["seed"])
         for epoch in range(n_epochs):
-            span = _turned(span, damped, threads)
+            span = turned(span, damped, threads)
             if on_epoch is not None:
-                lost = max(0.0, float(squares.sum()) - float(np.trace(_energy(span, damped, threads)[1])))
+                lost = max(0.0, float(squares.sum()) - float(np.trace(energy_of(span, damped, threads)[1])))
                 on_epoch(epoch + 1, n_epochs, float(np.sqrt(lost / squares.size)))
-        own = _vectors(span, *_energy(span, damped, threads), penalty, threads)
+        own = kept_vectors(span, *energy_of(span, damped, threads), penalty, threads)
         users = given.times(own, threads)
         leverages = np.minimum(np.einsum("if,if->i", own, own, dtype=np.float64), MAX_LEVERAGE)
         items = (own / (1.0 - leverages)[:, None]).astype(np.float32)
         precision = gram_matrix(users, threads) + penalty * np.eye(f)
         return Fit(users, items, None, Geometry(precision, np.zeros((f, f))))
-
-
-def _turned(span: NDArray[np.float32], damped: Interactions, threads: RowThreads) -> NDArray[np.float32]:
-    """WᵀW times a span of items, made orthonormal on the side of which there are fewer."""
-    users = damped.times(span, threads)
-    if damped.n_rows <= damped.n_columns:
-        users = _orthonormal(users, threads)
-    span = damped.transposed.times(users, threads)
-    return span if damped.n_rows <= damped.n_columns else _orthonormal(span, threads)
-
-
-def _orthonormal(span: NDArray[np.float32], threads: RowThreads) -> NDArray[np.float32]:
-    """Basis of a span; the second time takes away what rounding left of the first."""
-    for _ in range(2):
-        span = image(span, _whitening(span, threads), threads)
-    return span
-
-
-def _whitening(span: NDArray[np.float32], threads: RowThreads) -> NDArray[np.float64]:
-    """Matrix that makes the columns of a span orthonormal, (f, f); with columns of 0 where the span has fewer."""
-    return upper_inverse(cholesky(gram_matrix(span, threads), LOST))
-
-
-def _energy(
-    span: NDArray[np.float32], damped: Interactions, threads: RowThreads
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Whitening of a span of items, and T = QᵀWᵀWQ of its basis Q."""
-    whitening = _whitening(span, threads)
-    energy = gram_matrix(damped.times(span, threads), threads)
-    return whitening, _product(whitening.T, _product(energy, whitening))
-
-
-def _vectors(
-    span: NDArray[np.float32],
-    whitening: NDArray[np.float64],
-    energy: NDArray[np.float64],
-    penalty: float,
-    threads: RowThreads,
-) -> NDArray[np.float32]:
-    """V of VVᵀ = Q T (T + λI)⁻¹ Qᵀ = Q (I − λ (T + λI)⁻¹) Qᵀ."""
-    f = len(energy)
-    inverse = upper_inverse(cholesky(energy + penalty * np.eye(f)))
-    kept = np.eye(f) - penalty * _product(inverse, inverse.T)
-    return image(span, _product(whitening, cholesky(kept).T), threads)
-
-
-def _product(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Product of matrices in one order of sums, as that of NumPy's library depends on the number of its threads."""
-    product: NDArray[np.float64] = np.einsum("ij,jk->ik", a, b)
-    return product

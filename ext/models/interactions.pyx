@@ -269,8 +269,9 @@ cdef inline double weighed(double confidence, float weight) noexcept nogil:
 
 
 cdef inline void by_factors(const int32_t *columns, const float *weights, Py_ssize_t m, const float *factors,
-                            Py_ssize_t f, double confidence, double *x, double *a, double *own) noexcept nogil:
-    """x = (I + Σ w z zᵀ)⁻¹ Σ (1 + w) z, by the matrix of order f."""
+                            Py_ssize_t f, const float *targets, double confidence, double *x, double *a,
+                            double *own) noexcept nogil:
+    """x = (I + Σ w z zᵀ)⁻¹ Σ (1 + w) t z, by the matrix of order f."""
     cdef Py_ssize_t at
     cdef double weight
     memset(a, 0, f * f * sizeof(double))
@@ -281,21 +282,22 @@ cdef inline void by_factors(const int32_t *columns, const float *weights, Py_ssi
         weight = weighed(confidence, weights[at])
         widen(own, factors + columns[at] * f, f)
         add_outer(a, weight, own, f)
-        add_multiple(x, 1 + weight, own, f)
+        add_multiple(x, (1 + weight) * targets[columns[at]], own, f)
     decompose(a, f, LOST)
     substitute(a, x, f)
 
 
 cdef inline void by_entries(const int32_t *columns, const float *weights, Py_ssize_t m, const float *factors,
-                            Py_ssize_t f, double confidence, double *x, double *a, double *own) noexcept nogil:
-    """The same, by the matrix of order m: x = Zᵀ S (I + S Z Zᵀ S)⁻¹ S⁻¹ (1 + w), S = √w."""
+                            Py_ssize_t f, const float *targets, double confidence, double *x, double *a,
+                            double *own) noexcept nogil:
+    """The same, by the matrix of order m: x = Zᵀ S (I + S Z Zᵀ S)⁻¹ S⁻¹ (1 + w) t, S = √w."""
     cdef Py_ssize_t at, other
     cdef double weight
     cdef double *roots = own + f
     for at in range(m):
         weight = weighed(confidence, weights[at])
         roots[at] = sqrt(weight)
-        own[at] = (1 + weight) / roots[at]
+        own[at] = (1 + weight) * targets[columns[at]] / roots[at]
         for other in range(at + 1):
             a[other * m + at] = roots[other] * roots[at] \
                 * dot(factors + columns[other] * f, factors + columns[at] * f, f)
@@ -310,8 +312,8 @@ cdef inline void by_entries(const int32_t *columns, const float *weights, Py_ssi
 
 
 cdef cloned_double regress(const int64_t *starts, const int32_t *columns, const float *weights, const float *factors,
-                           Py_ssize_t f, double confidence, float *out, double *work, Py_ssize_t begin,
-                           Py_ssize_t end) noexcept nogil:
+                           Py_ssize_t f, const float *targets, double confidence, float *out, double *work,
+                           Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
     cdef double *x = work
     cdef double *own = work + f
     cdef double *a = work + 3 * f
@@ -320,27 +322,30 @@ cdef cloned_double regress(const int64_t *starts, const int32_t *columns, const 
     for row in range(begin, end):
         start, m = starts[row], starts[row + 1] - starts[row]
         if 2 * m <= f:
-            by_entries(columns + start, weights + start, m, factors, f, confidence, x, a, own)
+            by_entries(columns + start, weights + start, m, factors, f, targets, confidence, x, a, own)
         else:
-            by_factors(columns + start, weights + start, m, factors, f, confidence, x, a, own)
+            by_factors(columns + start, weights + start, m, factors, f, targets, confidence, x, a, own)
         for lane in range(f):
             out[row * f + lane] = <float> x[lane]
     return 0
 
 
 def ridge_rows(const int64_t[::1] starts, const int32_t[::1] columns, const float[::1] weights,
-               const float[:, ::1] factors, double confidence, float[:, ::1] out, Py_ssize_t begin, Py_ssize_t end):
+               const float[:, ::1] factors, const float[::1] targets, double confidence, float[:, ::1] out,
+               Py_ssize_t begin, Py_ssize_t end):
     """Half a turn of weighted alternating least squares (Hu, Koren and Volinsky 2008, eq. 4).
 
-    x = (I + Σ α w z zᵀ)⁻¹ Σ (1 + α w) z for each row, over its columns' factors z and weights w; 0 for an empty row.
+    x = (I + Σ α w z zᵀ)⁻¹ Σ (1 + α w) t z for each row, over its columns' factors z, targets t, which are 1 in the paper,
+    and weights w; 0 for an empty row.
     With factors y whose Gram matrix and penalty are B = UᵀU, z = U⁻ᵀy, and U⁻¹x is the regression with B in place of I.
 
-    starts, columns, weights: as in `sparse_product`; factors: float32 (m, f); confidence: α; out: float32 (n, f).
+    starts, columns, weights: as in `sparse_product`; factors, targets: float32 (m, f) and (m,); confidence: α; out: float32
+    (n, f).
     """
     cdef Py_ssize_t f = factors.shape[1]
     cdef double *work
     check_sparse(starts, columns, weights, factors.shape[0], begin, end)
-    if out.shape[0] != starts.shape[0] - 1 or out.shape[1] != f:
+    if out.shape[0] != starts.shape[0] - 1 or out.shape[1] != f or targets.shape[0] != factors.shape[0]:
         raise InvalidInput("The shapes of factors and result disagree.")
     if begin == end or f == 0 or columns.shape[0] == 0:
         out[begin:end] = 0
@@ -349,7 +354,8 @@ def ridge_rows(const int64_t[::1] starts, const int32_t[::1] columns, const floa
     if work == NULL:
         raise MemoryError
     with nogil:
-        regress(&starts[0], &columns[0], &weights[0], &factors[0, 0], f, confidence, &out[0, 0], work, begin, end)
+        regress(&starts[0], &columns[0], &weights[0], &factors[0, 0], f, &targets[0], confidence, &out[0, 0], work,
+                begin, end)
     free(work)
 
 

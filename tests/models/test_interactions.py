@@ -137,8 +137,9 @@ def test_ridge_rows_are_the_regressions_of_the_paper(weights, f, confidence):
     given = sparse(weights.astype(np.float32))
     out = np.full((4, f), np.nan, np.float32)
     plain = (factors @ inverse).astype(np.float32)
-    ridge_rows(given.starts, given.columns, given.weights, plain, confidence, out, 0, 4)
-    expected = np.array([ridge_row(row, factors, penalty, confidence) for row in weights])
+    targets = np.linspace(0.5, 2.0, 9).astype(np.float32)
+    ridge_rows(given.starts, given.columns, given.weights, plain, targets, confidence, out, 0, 4)
+    expected = np.array([ridge_row(row, factors, penalty, confidence, targets) for row in weights])
     np.testing.assert_allclose(out @ inverse.T, expected, rtol=3e-3, atol=3e-4)
 
 
@@ -147,7 +148,9 @@ def test_ridge_rows_with_huge_weights_are_finite():
     for f in (2, 40):
         factors = RANDOM.normal(size=(3, f)).astype(np.float32)
         out = np.empty((2, f), np.float32)
-        ridge_rows(given.starts, given.columns, given.weights, factors, 1000.0, out, 0, 2)
+        ridge_rows(
+            given.starts, given.columns, given.weights, factors, np.ones(3, np.float32), 1000.0, out, 0, 2
+        )
         assert np.isfinite(out).all()
         assert out[0] @ factors[0] == pytest.approx(1.0, abs=1e-3)
 
@@ -175,6 +178,7 @@ def test_threads_change_no_bit():
     rows, columns = RANDOM.integers(0, n, 40_000), RANDOM.integers(0, m, 40_000)
     given = Interactions.of(rows, columns, RANDOM.random(40_000), (n, m))
     factors = RANDOM.normal(size=(m, f)).astype(np.float32)
+    targets = np.ones(m, np.float32)
     results = []
     for n_threads in (1, 2, 5):
         out = np.empty((n, f), np.float32)
@@ -184,7 +188,7 @@ def test_threads_change_no_bit():
                 n,
                 1e9,
                 lambda begin, end, out=out: ridge_rows(
-                    given.starts, given.columns, given.weights, factors, 1.5, out, begin, end
+                    given.starts, given.columns, given.weights, factors, targets, 1.5, out, begin, end
                 ),
             )
             parts = product, out, gram_matrix(product, threads), image(product, np.eye(f) * 3.0, threads)
@@ -225,8 +229,9 @@ def test_read_only_arrays_work_and_other_types_and_shapes_are_refused():
         with pytest.raises(InvalidInput):
             sparse_product(*arguments)
         with pytest.raises(InvalidInput):
-            ridge_rows(*arguments[:4], 1.0, *arguments[4:])
+            ridge_rows(*arguments[:4], np.ones(len(arguments[3]), np.float32), 1.0, *arguments[4:])
     for call in (
+        lambda: ridge_rows(*parts, factors, np.ones(2, np.float32), 1.0, out, 0, 3),
         lambda: gram(factors, np.ones(2, np.float32), 0, 3),
         lambda: gram(factors, None, 0, 4),
         lambda: dense_product(factors, np.eye(3), out, 0, 3),

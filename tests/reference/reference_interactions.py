@@ -11,28 +11,17 @@ def ease(x, penalty):
     return b
 
 
-def ridge_row(weights, factors, penalty, confidence):
-    """Hu, Koren and Volinsky 2008, eq. 4: (YᵀCY + λI)⁻¹ YᵀCp, C = 1 + αw, p = 1 where w > 0."""
+def ridge_row(weights, factors, penalty, confidence, targets=1.0):
+    """Hu, Koren and Volinsky 2008, eq. 4: (YᵀCY + λI)⁻¹ YᵀCp, C = 1 + αw, p the target where w > 0."""
     c = np.diag(1.0 + confidence * weights)
-    preferences = (weights > 0).astype(float)
+    preferences = (weights > 0) * targets
     return np.linalg.solve(
         factors.T @ c @ factors + penalty * np.eye(factors.shape[1]), factors.T @ c @ preferences
     )
 
 
-def weighted_als(weights, items, penalty, confidence, n_epochs):
-    """Factors of users and items after turns from these of the items; rows without an entry are 0."""
-    for _ in range(n_epochs):
-        users = np.array([ridge_row(row, items, penalty, confidence) for row in weights])
-        items = np.array([ridge_row(row, users, penalty, confidence) for row in weights.T])
-    return users, items
-
-
-def loss(weights, users, items, penalty, confidence):
-    """Loss that the turns make smaller."""
+def loss(weights, users, items, penalty, confidence, damping):
+    """Loss that the turns make smaller; damping: (n_users,)."""
     errors = (weights > 0) - users @ items.T
-    return (
-        ((1.0 + confidence * weights) * errors**2).sum()
-        + penalty * (users**2).sum()
-        + penalty * (items**2).sum()
-    )
+    by_user = ((1.0 + confidence * weights) * errors**2).sum(axis=1) + penalty * (users**2).sum(axis=1)
+    return (damping**2 * by_user).sum() + penalty * (items**2).sum()
