@@ -37,8 +37,8 @@ class WeightedParameters(HyperParameters, frozen=True):
 class WeightedALS(Preferences):
     """p_u·q_i near 1 for interactions, near 0 for all other pairs (Hu, Koren and Volinsky 2008).
 
-    Minimizes Σ_u d_u² (Σ_i (1 + α w_ui) (x_ui − p_u·q_i)² + λ |p_u|²) + λ Σ_i |q_i|² over all users and items, where x_ui
-    is 1 for an interaction and 0 for none. Each row is solved exactly, users and items in turns, which begin at the
+    Minimizes Σ_u d_u² (Σ_i (1 + α w_ui) (x_ui − p_u·q_i)² + λ |p_u|²) + λ Σ_i |q_i|² over all users and items, where
+    x_ui is 1 for an interaction and 0 for none. Each row is solved exactly, users and items in turns, which begin at the
     leading eigenvectors of the items' co-occurrences. The damping d_u keeps users of many interactions from outweighing
     the others; its square is 1 on average over interactions.
 
