@@ -333,7 +333,7 @@ def test_values_without_a_form_in_json_are_refused(client_of: Make, value: Any) 
         assert server.received == []
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("-inf"), "1", None])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 10**400, "1", None])
 def test_rewards_have_a_finite_value(value: Any) -> None:
     with pytest.raises(ValueError, match="value"):
         Reward("t", value)

@@ -206,6 +206,24 @@ def test_closing_sends_what_is_queued(client_of: Make) -> None:
         assert client.counts == {"accepted": 9, "refused": 1}
 
 
+def test_closing_does_not_wait_for_the_end_of_a_pause(
+    client_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service was away for long, and is back."""
+    for bound in ("MIN_PAUSE_S", "MAX_PAUSE_S"):
+        monkeypatch.setattr(f"bandit_serve_client.backlog.{bound}", FOREVER_S)
+
+    def script(request: Received, number: int) -> Script:
+        return answer(b"{}", 401) if number == 0 else verdicts(request)
+
+    settings = OutboxSettings(flush_every=0.0)
+    with ScriptedServer(script) as server, client_of(server.url, outbox=settings) as client:
+        client.queue(Reward("t", 1.0))
+        wait_for(client, lambda: client.counts["failed_sends"] == 1)
+        client.close()
+        assert client.counts == {"failed_sends": 1, "accepted": 1}
+
+
 @pytest.mark.parametrize("failure", [CLOSE, HANG, answer(b"{}", 503, "Retry-After: 60")])
 def test_closing_ends_in_time_and_says_what_was_lost(
     client_of: Make, failure: Script, caplog: pytest.LogCaptureFixture

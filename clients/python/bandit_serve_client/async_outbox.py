@@ -68,6 +68,7 @@ class AsyncOutbox:
         """Sends what is queued, within `close_timeout`; what is left then is counted as `lost`, and logged."""
         if self._close_until_s is None:
             self._close_until_s = time.monotonic() + self._settings.close_timeout
+            self._backlog.end_pause()
         self._hurry.set()
         if (task := self._task) is not None:
             await asyncio.wait([task], timeout=max(0.0, self._close_until_s - time.monotonic()))

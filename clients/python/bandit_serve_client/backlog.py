@@ -127,6 +127,10 @@ class Backlog:
             self._failing.warn(f"rewards wait, as they could not be sent: {error}")
         return []
 
+    def end_pause(self) -> None:
+        """Lets the next batch be sent at once, however long the service was away: there is no later."""
+        self._not_before_s, self._pause_s = 0.0, MIN_PAUSE_S
+
     def abandon(self) -> None:
         """Gives up what is queued, and says so."""
         if self._waiting:

@@ -74,6 +74,7 @@ class Outbox:
         with self._changed:
             if self._close_until_s is None:
                 self._close_until_s = time.monotonic() + self._settings.close_timeout
+                self._backlog.end_pause()
             thread = self._thread
             self._changed.notify_all()
         atexit.unregister(self.close)

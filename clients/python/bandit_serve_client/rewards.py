@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -115,7 +115,7 @@ def _check(value: float | None, event_id: str | None) -> None:
     if value is None:
         if event_id is None:
             raise ValueError("value: expected a number; only an event can be taken back")
-    elif not isinstance(value, int | float) or not math.isfinite(value):
+    elif not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise ValueError(f"value: expected a finite number, not {value!r}")
 
 
