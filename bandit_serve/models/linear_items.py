@@ -27,7 +27,7 @@ class LinearItemsParameters(HyperParameters, frozen=True):
     regularization: Ridge = 0.01
     user_damping: Share = 0.25
     interaction_share: Share = 0.5
-    weight_exponent: Share = 0.0
+    weight_exponent: Share = 1.0
 
 
 class LinearItems(Preferences):

@@ -24,23 +24,23 @@ FIRST_PENALTY = 0.01
 
 
 class WeightedParameters(HyperParameters, frozen=True):
-    n_factors: PreferenceFactors = 48
+    n_factors: PreferenceFactors = 32
     seed: Seed = 0
     n_epochs: Epochs = 3
     regularization: Ridge = 0.08
     confidence: Penalty = 1.0
     user_damping: Share = 0.15
     interaction_share: Share = 0.5
-    weight_exponent: Share = 0.0
+    weight_exponent: Share = 1.0
 
 
 class WeightedALS(Preferences):
     """p_u·q_i near 1 for interactions, near 0 for all other pairs (Hu, Koren and Volinsky 2008).
 
     Minimizes Σ_u d_u² (Σ_i (1 + α w_ui) (x_ui − p_u·q_i)² + λ |p_u|²) + λ Σ_i |q_i|² over all users and items, where
-    x_ui is 1 for an interaction and 0 for none. Each row is solved exactly, users and items in turns, which begin at the
-    leading eigenvectors of the items' co-occurrences. The damping d_u keeps users of many interactions from outweighing
-    the others; its square is 1 on average over interactions.
+    x_ui is 1 for an interaction and 0 for none. Each row is solved exactly, users and items in turns. These begin at
+    the leading eigenvectors of the items' co-occurrences. The damping d_u keeps users of many interactions from
+    outweighing the others; its square is 1 on average over interactions.
 
     Parameters
     ----------
@@ -57,8 +57,8 @@ class WeightedALS(Preferences):
 
     hyper_parameters: ClassVar[type[HyperParameters]] = WeightedParameters
     search_space: ClassVar[Space] = {
-        "n_factors": [16, 32, 48, 64],
-        "regularization": LogUniform(0.04, 0.12),
+        "n_factors": [16, 24, 32, 48],
+        "regularization": LogUniform(0.05, 0.12),
         "confidence": LogUniform(0.3, 3.0),
     }
     sums_users: ClassVar[bool] = False

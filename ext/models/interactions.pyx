@@ -335,12 +335,12 @@ def ridge_rows(const int64_t[::1] starts, const int32_t[::1] columns, const floa
                Py_ssize_t begin, Py_ssize_t end):
     """Half a turn of weighted alternating least squares (Hu, Koren and Volinsky 2008, eq. 4).
 
-    x = (I + Σ α w z zᵀ)⁻¹ Σ (1 + α w) t z for each row, over its columns' factors z, targets t, which are 1 in the paper,
-    and weights w; 0 for an empty row.
-    With factors y whose Gram matrix and penalty are B = UᵀU, z = U⁻ᵀy, and U⁻¹x is the regression with B in place of I.
+    x = (I + Σ α w z zᵀ)⁻¹ Σ (1 + α w) t z for each row, over its columns' factors z, weights w and targets t, which are
+    1 in the paper; 0 for an empty row. With factors y whose Gram matrix and penalty are B = UᵀU, z = U⁻ᵀy, and U⁻¹x is
+    the regression with B in place of I.
 
-    starts, columns, weights: as in `sparse_product`; factors, targets: float32 (m, f) and (m,); confidence: α; out: float32
-    (n, f).
+    starts, columns, weights: as in `sparse_product`; factors, targets: float32 (m, f) and (m,); confidence: α; out:
+    float32 (n, f).
     """
     cdef Py_ssize_t f = factors.shape[1]
     cdef double *work

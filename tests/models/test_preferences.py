@@ -69,7 +69,7 @@ def test_of_full_rank_the_linear_model_is_ease(transposed, share, exponent):
 
 
 def test_damping_is_a_weighted_regression():
-    model = LinearItems(64, n_epochs=2, regularization=0.02, user_damping=0.4).fit(
+    model = LinearItems(64, n_epochs=2, regularization=0.02, user_damping=0.4, weight_exponent=0.0).fit(
         MADE.users, MADE.items, MADE.values
     )
     x, user_ids, item_ids = matrix(MADE.users, MADE.items, MADE.values, model._state.rule.least)
@@ -135,7 +135,9 @@ def test_each_turn_lowers_the_loss_and_tells_of_it():
     x, user_ids, item_ids = matrix(MADE.users, MADE.items, MADE.values, 4.0)
     losses, calls = [], []
     for n_epochs in (1, 2, 4, 8):
-        model = WeightedALS(4, n_epochs=n_epochs, regularization=0.1, confidence=1.0, user_damping=0.2)
+        model = WeightedALS(
+            4, n_epochs=n_epochs, regularization=0.1, confidence=1.0, user_damping=0.2, weight_exponent=0.0
+        )
         model.fit(MADE.users, MADE.items, MADE.values, on_epoch=lambda *call: calls.append(call))
         assert model._state.rule.least == 4.0
         users = model.user_factors + model._state.mean_user
@@ -271,7 +273,7 @@ def test_the_linear_model_sums_the_items_of_a_user(tmp_path):
     items_before = np.array(model.item_factors)
     liked = np.flatnonzero(vectors.any(axis=1))[:3]
     for row in liked:
-        model.partial_fit("new", names[row], 5.0)
+        model.partial_fit("new", names[row], 4.0)
     expected = vectors[liked].sum(axis=0) @ items_before.T
     np.testing.assert_allclose(model.predict_items("new", names), expected, atol=1e-4)
     assert np.array_equal(model.item_factors, items_before)
