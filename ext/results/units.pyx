@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Units that enter the sums once, with all their rewards: `unit: user`."""
 
-from libc.math cimport NAN, fmin, isnan
+from libc.math cimport NAN, fmax, fmin, isnan
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 import numpy as np
@@ -212,7 +212,7 @@ cdef class Units:
 
     cdef double value(self, int32_t row, Py_ssize_t m) noexcept:
         """Value that is analysed."""
-        return fmin(self.values[row, m], 1.0) if self.takes_max[m] else self.values[row, m]
+        return fmax(0.0, fmin(self.values[row, m], 1.0)) if self.takes_max[m] else self.values[row, m]
 
     cdef void leave(self, int32_t row, Py_ssize_t m) noexcept:
         if self.entered[row] >> m & 1:
