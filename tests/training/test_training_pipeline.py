@@ -5,6 +5,7 @@ import pytest
 
 from bandit_serve.base.extras import require
 from bandit_serve.errors import InvalidInput, UsageError
+from bandit_serve.models import LinearItems
 from bandit_serve.training import DataSet, Plan, read_plan, train
 from bandit_serve.training.pipeline import judge
 from bandit_serve.training.ratings import Ratings, synthetic_ratings
@@ -177,7 +178,7 @@ def test_families_of_preferences_are_searched_by_their_rankings_and_have_no_erro
     assert "rmse" in factorization.record.metrics
     names = {"precision@10", "recall@10", "ndcg@10", "coverage"}
     assert set(linear.record.metrics) == names | {f"time.{name}" for name in names}
-    assert linear.record.metrics["ndcg@10"] > 1.5 * result.baseline["ndcg@10"]
+    assert linear.record.metrics["ndcg@10"] > 1.1 * result.baseline["ndcg@10"]
     assert (linear.status == "staged") == (linear.record.metrics["ndcg@10"] > result.popular["ndcg@10"])
     assert linear.record.popular == result.popular
 
@@ -187,7 +188,7 @@ def test_without_likes_a_family_of_preferences_keeps_its_own_parameters():
     plan = read_plan({"families": families, "relevant_from": 9.0, "search": {"trials": 2, "jobs": 1}})
     linear = train(DATA, plan).trained[0].record
     assert "ndcg@10" not in linear.metrics
-    assert linear.parameters["n_factors"] == 32
+    assert linear.parameters == LinearItems().parameters
     assert linear.status == "staged"
 
 
