@@ -170,8 +170,8 @@ class Endpoint:
         if (response.content_length or 0) > MAX_ANSWER_BYTES:
             raise self._too_large()
         content = await response.content.readany()
-        while chunk := await response.content.readany():
-            content += chunk
+        while not response.content.at_eof():
+            content += await response.content.readany()
             if len(content) > MAX_ANSWER_BYTES:
                 raise self._too_large()
         return content
