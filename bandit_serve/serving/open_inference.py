@@ -36,9 +36,10 @@ class TensorAbout(Struct, frozen=True):
 
 
 class ModelAbout(Struct, frozen=True):
-    """Part of a model's metadata that is read. Some servers say nothing of inputs."""
+    """Part of a model's metadata that is read. Some servers say nothing of tensors."""
 
     inputs: list[TensorAbout] = []
+    outputs: list[TensorAbout] = []
 
 
 class InputTensor(Struct, frozen=True):
@@ -76,11 +77,13 @@ _decode_about = msgspec.json.Decoder(ModelAbout).decode
 
 
 class InferInputs:
-    """InferInputs of a model by name, as its metadata tell them; empty where those tell nothing."""
+    """Inputs of a model by name, as its metadata tell them; empty where those tell nothing. So are `outputs`."""
 
     def __init__(self, metadata: bytes = b"{}") -> None:
         """Raises `ValueError` for metadata that are none."""
-        self.by_name = {about.name: about for about in _decode_about(metadata).inputs}
+        about = _decode_about(metadata)
+        self.by_name = {tensor.name: tensor for tensor in about.inputs}
+        self.outputs = about.outputs
         others = [name for name in self.by_name if name not in (USER, ITEM)]
         self._numbered = others[0] if len(others) == 1 else NUMBERED
 

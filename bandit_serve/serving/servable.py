@@ -86,5 +86,5 @@ class Described(Protocol):
 
 
 def described(servable: object) -> Described | None:
-    """The servable, if it knows its tensors."""
-    return servable if isinstance(servable, Described) else None
+    """Servable that knows its tensors; None for another one."""
+    return servable if isinstance(servable, Described) and servable.outputs else None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from bandit_serve.api.decisions import ScoreRequest
+from bandit_serve.api.inference import Datatype, TensorMetadata
 from bandit_serve.errors import BanditServeError, ModelLost, UpstreamFailed
 from bandit_serve.serving.json_questions import json_question, json_scores
-from bandit_serve.serving.open_inference import InferInputs, Unfit, infer_scores
+from bandit_serve.serving.open_inference import InferInputs, TensorAbout, Unfit, infer_scores
 from bandit_serve.serving.servable import BackgroundScores, Scores
 from bandit_serve.upstreams.pool import Endpoint, UpstreamPool
 from bandit_serve.upstreams.upstream import Upstream
@@ -29,7 +30,16 @@ VERSION_BYTES = 2**16
 
 
 class Speech(Protocol):
-    """Protocol that an upstream speaks. `ask` raises `ContentRefused` and `UpstreamFailed`, as its endpoint does."""
+    """Protocol that an upstream speaks. `ask` raises `ContentRefused` and `UpstreamFailed`, as its endpoint does.
+
+    `inputs` and `outputs` are the model's tensors, empty where the protocol does not tell them.
+    """
+
+    @property
+    def inputs(self) -> Sequence[TensorMetadata]: ...
+
+    @property
+    def outputs(self) -> Sequence[TensorMetadata]: ...
 
     async def warm(self) -> None: ...
 
@@ -38,6 +48,9 @@ class Speech(Protocol):
 
 class JsonSpeech:
     """Protocol `json`: the request's ids and features are posted as they are. It has no call for readiness."""
+
+    inputs: Sequence[TensorMetadata] = ()
+    outputs: Sequence[TensorMetadata] = ()
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -59,6 +72,14 @@ class OpenInferenceSpeech:
         self._model = model
         self._inputs = InferInputs()
 
+    @property
+    def inputs(self) -> Sequence[TensorMetadata]:
+        return [_metadata(tensor) for tensor in self._inputs.by_name.values()]
+
+    @property
+    def outputs(self) -> Sequence[TensorMetadata]:
+        return [_metadata(tensor) for tensor in self._inputs.outputs]
+
     def _url(self, *below: str) -> URL:
         return self._endpoint.url("v2", "models", self._model, *below)
 
@@ -78,6 +99,11 @@ class OpenInferenceSpeech:
             raise self._endpoint.content_refused(f"as {error}") from None
         content = await self._endpoint.post(self._url("infer"), question)
         return _read(self._endpoint, infer_scores, request, content)
+
+
+def _metadata(tensor: TensorAbout) -> TensorMetadata:
+    # Handed on as the upstream says it, also a datatype that our own tensors do not have.
+    return TensorMetadata(tensor.name, cast("Datatype", tensor.datatype), tensor.shape)
 
 
 def _read(endpoint: Endpoint, read: _Read, request: ScoreRequest, content: bytes) -> Scores:
@@ -104,6 +130,16 @@ class UpstreamVersion:
             if upstream.protocol == "json"
             else OpenInferenceSpeech(endpoint, upstream.model or model)
         )
+
+    @property
+    def inputs(self) -> Sequence[TensorMetadata]:
+        """Tensors that the upstream takes; none where it does not tell."""
+        return self._speech.inputs
+
+    @property
+    def outputs(self) -> Sequence[TensorMetadata]:
+        """Tensors that the upstream gives; none where it does not tell."""
+        return self._speech.outputs
 
     async def warm(self) -> None:
         try:

@@ -492,3 +492,27 @@ def test_failures_are_said_to_the_operator_but_not_for_each_request(pair: Pair, 
 
 def test_the_error_of_an_upstream_is_one_of_ours() -> None:
     assert UpstreamFailed("x").retry_after_s == 1.0
+
+
+@pytest.mark.parametrize("protocol", ["json", "open-inference"])
+def test_open_inference_hands_a_remote_version_its_own_tensors(tmp_path: Path, protocol: str) -> None:
+    inputs = [{"name": "x", "datatype": "FP64", "shape": [-1]}]
+    with ThrowawayUpstream(0.25, inputs) as upstream, serving(tmp_path / "data", upstream) as service:
+        url = upstream.url if protocol == "json" else upstream.base
+        assert register(service, "m", upstream, url=url, protocol=protocol, timeout="5s").status == 201
+        service.call("POST", "/v1/models/m/versions/v1/status", {"status": "production"})
+        experiment = running(service, arms=[{"name": "a", "model": "m", "version": "v1"}])
+        told = protocol == "open-inference"
+        for name in ("m", experiment):
+            about = service.call("GET", f"/v2/models/{name}").body
+            unit = {"name": "unit", "datatype": "BYTES", "shape": [-1]}
+            assert about["inputs"] == (inputs if told else []) + ([unit] if name == experiment else [])
+            assert [each["name"] for each in about["outputs"]] == (["probabilities", "label"] if told else [])
+            asked = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [3], "data": [1.0, 2.0, 3.0]}]}
+            answer = service.call("POST", f"/v2/models/{name}/infer", asked)
+            assert answer.status == 200, answer
+            outputs = {each["name"]: each for each in answer.body["outputs"]}
+            assert outputs["label"]["data"] == ["yes"] * 3
+            assert outputs["probabilities"]["shape"] == [3, 2]
+            drawn = answer.body.get("parameters", {}).get("decision_ids", [])
+            assert len(set(drawn)) == (3 if name == experiment else 0)

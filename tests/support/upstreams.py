@@ -12,6 +12,11 @@ from typing import Any, NamedTuple, Self
 from aiohttp import web
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+OUTPUTS = [
+    {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]},
+    {"name": "label", "datatype": "BYTES", "shape": [-1, 1]},
+]
+"""What its metadata say of a model that takes features."""
 
 
 class Question(NamedTuple):
@@ -108,7 +113,9 @@ class ThrowawayUpstream:
             self.readiness += 1
             return web.Response(status=503 if self.mode == "unready" else 200)
         about = {"name": "m", "versions": ["1"], "platform": "test"}
-        return web.json_response(about | ({} if self.inputs is None else {"inputs": self.inputs}))
+        if self.inputs is not None:
+            about |= {"inputs": self.inputs, "outputs": OUTPUTS}
+        return web.json_response(about)
 
     async def _mode_good(self, request: web.Request) -> web.Response:
         body = json.loads(await request.read())
