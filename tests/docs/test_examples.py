@@ -50,7 +50,7 @@ PAGES = {
     "README.md": Page(
         True,
         ("pip install '.[embedded]'", "pip install -e '.[test]'", "bandit-serve serve"),
-        ('"accepted":1', '"duplicates":1', "Winner: none."),
+        ('"accepted":1', '"duplicates":1', "Winner: none.", "forest is better on right than tree"),
     ),
     "CONTRIBUTING.md": Page(not_run=("git clone", "pip install '.[docs]'")),
     "docs/quick-start.md": Page(
