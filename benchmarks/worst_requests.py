@@ -180,6 +180,12 @@ class World:
             except SystemExit:
                 continue
         self.shared = self.rewards("shared", 1_000, wild=False)
+        self.make("users", unit="user", metrics=[{"name": "m", "kind": "continuous"}])
+        self.tokens = self.of_users(N)
+        for i in range(300):
+            arms = [{"name": f"arm-{k}", "payload": PAYLOAD[:1_000]} for k in range(2)]
+            self.make(f"flag-{i}", unit="user", arms=arms)
+        self.flags = self.evaluated()
         for i in range(arguments.experiments):
             self.draft(f"listed-{i}", arms=[{"name": "a", "payload": PAYLOAD}])
         self.make("changed")
@@ -218,6 +224,23 @@ class World:
             answer = self.do("POST", f"/v1/experiments/{name}/decide/batch", {"requests": requests})
             tokens += [each["decision_id"] for each in answer["responses"]]
         return tokens
+
+    def of_users(self, n: int) -> list[str]:
+        """Tokens of n decisions in `users`, of a user each."""
+        requests = [{"unit": f"u{i}"} for i in range(n)]
+        answer = self.do("POST", "/v1/experiments/users/decide/batch", {"requests": requests})
+        return [each["decision_id"] for each in answer["responses"]]
+
+    def evaluated(self) -> list[str]:
+        """Tokens of 10,000 decisions that are no exposures yet."""
+        tokens: list[str] = []
+        for i in range(N):
+            if len(tokens) >= N:
+                break
+            answer = self.do("POST", "/ofrep/v1/evaluate/flags", {"context": {"targetingKey": f"u{i}"}})
+            given = [flag["metadata"].get("decision_id") for flag in answer["flags"]]
+            tokens += [token for token in given if token is not None]
+        return tokens[:N]
 
     def rewards(self, name: str, n: int, *, wild: bool) -> bytes:
         rewards = [{"decision_id": token, "value": 1.0} for token in self.decide(name, n, wild=wild)]
@@ -259,6 +282,31 @@ def worst_requests(world: World) -> Iterator[Worst]:
     yield rewards("4,500 with 512 features, far apart", world.bulk)
     yield rewards("1,000 for one model of all arms", world.shared)
 
+    events = [
+        {"decision_id": token, "value": 0.1, "event_id": f"order-{i}"} for i, token in enumerate(world.tokens)
+    ]
+    yield rewards("10,000 events of a user each", as_json({"rewards": events}))
+    one_user = [{**each, "decision_id": world.tokens[0]} for each in events]
+    yield rewards("10,000 events of one decision", as_json({"rewards": one_user}))
+    by_unit = [
+        {"experiment": "users", "unit": f"u{i}", "value": 0.1, "event_id": f"call-{i}"} for i in range(N)
+    ]
+    yield rewards("10,000 by unit", as_json({"rewards": by_unit}))
+    strangers = [{**each, "unit": f"stranger-{i}"} for i, each in enumerate(by_unit)]
+    yield rewards("10,000 of units that were not seen", as_json({"rewards": strangers}))
+    exposures = route("POST", "/v1/exposures")
+    yield exposures("10,000 on demand", as_json({"decision_ids": world.flags}))
+    yield exposures(
+        "10,000 of 4,096 characters each, none ours", as_json({"decision_ids": ["A" * 1_500] * N})
+    )
+
+    flags = "/ofrep/v1/evaluate/flags"
+    context = {"targetingKey": "u", **{f"f{i}": "x" * 100 for i in range(2_000)}}
+    yield route("POST", flags)("300 of them, and 240 kB of context", as_json({"context": context}))
+    yield route("POST", flags + "/{experiment}", experiment="flag-1")(
+        "240 kB of context", as_json({"context": context})
+    )
+
     decide = "/v1/experiments/{experiment}/decide"
     wide = route("POST", decide, experiment="wide")
     yield wide("a subset of 1,000 arms", as_json({"eligible": world.wide_arms[:997]}))
@@ -298,6 +346,26 @@ def worst_requests(world: World) -> Iterator[Worst]:
         score = route("POST", path, model="ranker", version="v1")
         yield score("10,000 items", as_json({**one, "item_ids": item_ids}))
         yield score("1,000 of 20,000 items", as_json({**one, "k": 1_000}))
+
+    users = {"name": "user_id", "datatype": "BYTES", "shape": [N], "data": ["u1"] * N}
+    items = {"name": "item_id", "datatype": "BYTES", "shape": [N], "data": item_ids}
+    named = {"model": "ranker", "version": "v1"}
+    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        infer = route("POST", path + "/infer", **named)
+        yield infer("10,000 pairs", as_json({"inputs": [users, items]}))
+        best = {"inputs": [{**users, "shape": [100], "data": ["u1"] * 100}], "parameters": {"k": 1_000}}
+        yield infer("1,000 of 20,000 items for 100 users", as_json(best))
+        yield route("GET", path, **named)("as it is")
+        yield route("GET", path + "/ready", **named)("as it is")
+    routed = route("POST", "/v2/models/{model}/infer", model="scored")
+    yield routed("10,000 decisions", as_json({"inputs": [users, items]}))
+    yield routed(
+        "16 MB of numbers",
+        b'{"inputs":[{"name":"x","datatype":"FP64","shape":[4000000],"data":[' + b"1," * 3_999_999 + b"1]}]}",
+    )
+    yield route("POST", "/v2/repository/index")("all experiments and models", b"{}")
+    for path in ("/v2", "/v2/health/live", "/v2/health/ready"):
+        yield route("GET", path)("as it is")
 
     create = route("POST", "/v1/experiments")
     plain = {"id": "new", "arms": [{"name": "a"}], "metrics": METRICS, "policy": {"kind": "lin_ucb"}}

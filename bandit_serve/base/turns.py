@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -28,6 +28,32 @@ class Turn:
         """Lets other tasks run, and begins the next turn."""
         await asyncio.sleep(0)
         self._began_s = time.monotonic()
+
+
+async def all_ended(works: Sequence[Coroutine[None, None, T]]) -> list[T]:
+    """Results of works that run together.
+
+    Each begins in an iteration of the loop of its own, as each may hold that for a turn. Each runs to its end before a
+    failure is raised: that of one loses nothing of the others.
+    """
+    if len(works) == 1:
+        return [await works[0]]
+    tasks: list[asyncio.Task[T]] = []
+    try:
+        for work in works:
+            tasks.append(asyncio.create_task(work))
+            await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        for task in tasks:
+            task.cancel()
+        for work in works[len(tasks) :]:
+            work.close()
+        raise
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast(list[T], results)
 
 
 class HeavyWork(Generic[T]):

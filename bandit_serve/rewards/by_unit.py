@@ -17,7 +17,7 @@ from bandit_serve.base._names import is_outside
 from bandit_serve.base.clock import Clock, unix_ms
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.names import OUTSIDE
-from bandit_serve.base.turns import Turn
+from bandit_serve.base.turns import Turn, all_ended
 from bandit_serve.decisions.assignment import rendezvous
 from bandit_serve.errors import FieldError, NotFound, Unavailable
 from bandit_serve.folds.experiment import LiveExperiment
@@ -106,11 +106,9 @@ class RewardsByUnit:
         groups: dict[str, list[int]] = {}
         for i, reward in enumerate(rewards):
             groups.setdefault(str(reward.experiment), []).append(i)
-        submissions = [self._submit_some(name, rewards, places, verdicts) for name, places in groups.items()]
-        # All run to their end: a failure of one experiment does not lose the rewards of the others.
-        for result in await asyncio.gather(*submissions, return_exceptions=True):
-            if result is not None:
-                raise result
+        await all_ended(
+            [self._submit_some(name, rewards, places, verdicts) for name, places in groups.items()]
+        )
         return verdicts
 
     async def _submit_some(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from msgspec import UNSET
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bandit_serve.api.rewards import DecisionReward, Reward, RewardVerdict
 from bandit_serve.base.mistakes import expected_one_of
-from bandit_serve.base.turns import Turn
+from bandit_serve.base.turns import Turn, all_ended
 from bandit_serve.errors import SetAside, StoreUnavailable
 from bandit_serve.experiments.policy import order_of
 from bandit_serve.experiments.spec import Experiment
@@ -79,7 +79,7 @@ class ExperimentRewards:
             self.appender.append(rows[plain], x_of(plain)),
             self.appender.append_events(rows[of_events], events[of_events], x_of(of_events)),
         )
-        for places, appended in zip((plain, of_events), await _all_ended(appends), strict=True):
+        for places, appended in zip((plain, of_events), await all_ended(appends), strict=True):
             letters[places] = np.frombuffer(appended, np.uint8)
         return letters.tobytes()
 
@@ -133,7 +133,7 @@ class Rewards:
                     rows["metric"][i] = metric
                 groups.setdefault(uid, []).append(i)
         events = _hashes([reward.event_id for reward in rewards])
-        await _run_all(
+        await all_ended(
             [self._append(uid, rows, events, features, places, verdicts) for uid, places in groups.items()]
         )
         if refused is not None:
@@ -151,7 +151,7 @@ class Rewards:
         for i, uid in enumerate(uids.tolist()):
             if uid:
                 groups.setdefault(uid, []).append(i)
-        await _run_all([self._expose(uid, rows, behind, places, verdicts) for uid, places in groups.items()])
+        await all_ended([self._expose(uid, rows, behind, places, verdicts) for uid, places in groups.items()])
         return verdicts
 
     async def _expose(
@@ -344,19 +344,3 @@ def _hashes(event_ids: list[str | None]) -> NDArray[np.uint64] | None:
         return None
     hashes = (NO_EVENT if event_id is None else hash_event(event_id) for event_id in event_ids)
     return np.fromiter(hashes, np.uint64, len(event_ids))
-
-
-async def _run_all(appends: list[Coroutine[None, None, None]]) -> None:
-    if len(appends) == 1:
-        await appends[0]
-    elif appends:
-        await _all_ended(appends)
-
-
-async def _all_ended(appends: Iterable[Coroutine[None, None, T]]) -> list[T]:
-    """Results of all. Each runs to its end before a failure is raised: that of one loses nothing of the others."""
-    results = await asyncio.gather(*appends, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return cast(list[T], results)
