@@ -11,10 +11,10 @@ import time
 import numpy as np
 import pytest
 
-from bandit_serve.decisions._assignment import Rendezvous
 from bandit_serve.decisions.decider import Decider
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, Unit, validated
+from bandit_serve.folds._assignment import Rendezvous
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log.events import Change, Changed
 from bandit_serve.log.offset import Offset

@@ -34,12 +34,12 @@ MAY_IMPORT = {
     "node": "settings models store upstreams registry folds serving replication changes",
     "upkeep": "experiments log store registry folds replication changes",
     "decisions": "experiments log policies store registry folds api serving",
-    "rewards": "experiments log store folds replication api decisions",
+    "rewards": "experiments log store folds replication api",
     "training": "experiments log models store registry folds node",
     "simulation": "processes metrics experiments log policies folds",
     "client": "",
     "demo": "client processes settings models training",
-    "server": "processes settings metrics experiments log policies models results store upstreams registry folds "
+    "server": "processes settings metrics experiments log policies results store upstreams registry folds "
     "serving replication changes node upkeep api decisions rewards",
     "cli": "settings experiments log policies models results store upstreams registry folds replication "
     "changes node api rewards training simulation demo server",

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from bandit_serve.api.decisions import Context, ModelName
 from bandit_serve.base.clock import Clock, now_ms
 from bandit_serve.base.names import OUTSIDE, check_all_outside, check_outside
-from bandit_serve.decisions.assignment import rendezvous
 from bandit_serve.decisions.draw import Draw, Vector
 from bandit_serve.decisions.ejections import Ejections
 from bandit_serve.decisions.exposures import ExposureBuffer
 from bandit_serve.decisions.outcomes import Outcome, ServedMetrics
 from bandit_serve.errors import Conflict, FieldError, InvalidInput
+from bandit_serve.folds.assignment import rendezvous
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log._token import MAX_FEATURES
 from bandit_serve.log.events import HELD_OUT

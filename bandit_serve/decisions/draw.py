@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.decisions._assignment import Rendezvous
+from bandit_serve.folds._assignment import Rendezvous
 from bandit_serve.policies._draw import ShareSampler, choose_one
 
 Vector = NDArray[np.float64]

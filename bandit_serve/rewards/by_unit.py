@@ -18,8 +18,8 @@ from bandit_serve.base.clock import Clock, unix_ms
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.names import OUTSIDE
 from bandit_serve.base.turns import Turn, all_ended
-from bandit_serve.decisions.assignment import rendezvous
 from bandit_serve.errors import FieldError, NotFound, Unavailable
+from bandit_serve.folds.assignment import rendezvous
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.folds.unit_exposures import InForce

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scale import scaled
 
-from bandit_serve.decisions._assignment import Rendezvous
 from bandit_serve.decisions.draw import Draw
+from bandit_serve.folds._assignment import Rendezvous
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log import events
 from bandit_serve.log.events import Changed, Rewarded, Tick

@@ -17,8 +17,8 @@ from stores import ThrowawayStore
 from bandit_serve.api.rewards import Reward
 from bandit_serve.base.clock import unix_ms
 from bandit_serve.changes.changes import Changes
-from bandit_serve.decisions.assignment import rendezvous
 from bandit_serve.errors import SetAside, StoreUnavailable
+from bandit_serve.folds.assignment import rendezvous
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
 from bandit_serve.log.events import REVISION, Change, Changed

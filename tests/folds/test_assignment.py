@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from reference_assignment import nearest, siphash
 from scipy.stats import chi2_contingency, chisquare
 
-from bandit_serve.decisions._assignment import Rendezvous
+from bandit_serve.folds._assignment import Rendezvous
 
 SALT = bytes(range(16))
 N = 40_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from bandit_serve.decisions._assignment import Rendezvous
 from bandit_serve.experiments.spec import Record
+from bandit_serve.folds._assignment import Rendezvous
 
 
 def rendezvous(record: Record) -> Rendezvous:
