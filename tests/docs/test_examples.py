@@ -85,7 +85,7 @@ PAGES = {
     "docs/client.md": Page(
         True,
         ("pip install ./clients/python", "npx openapi-typescript"),
-        ("accepted", "409 The experiment 'banner' is running"),
+        ("accepted", "409 The experiment 'greeting' is running"),
     ),
     "docs/http.md": Page(True, shows=("did you mean", '"at":"arms[0].nam"')),
     "docs/standards.md": Page(
@@ -254,7 +254,7 @@ def commands() -> dict[str, click.Command]:
         module, _, attribute = place.partition(".")
         command = getattr(import_module(f"bandit_serve.cli.{module}"), attribute)
         if isinstance(command, typer.Typer):
-            group: Any = typer.main.get_command(command)
+            group = typer.main.get_group(command)
             by_name |= {f"{name} {own}": each for own, each in group.commands.items()}
             by_name[name] = group
         else:

@@ -55,8 +55,10 @@ def results(service: ThrowawayService, name: str) -> dict[str, Any]:
     return body
 
 
-def reward(service: ThrowawayService, token: str) -> Any:
-    return service.call("POST", "/v1/rewards", {"decision_id": token, "value": 1}).body["verdicts"]
+def reward(service: ThrowawayService, token: str, value: float = 1.0) -> Any:
+    answer = service.call("POST", "/v1/rewards", {"decision_id": token, "value": value})
+    assert answer.status == 200, answer
+    return answer.body["verdicts"]
 
 
 def analysed(service: ThrowawayService, name: str) -> int:
@@ -93,7 +95,7 @@ def test_the_stores_clock_steps_a_day_ahead_and_back_under_load(tmp_path: Path) 
             assert_counted(service, client, "ignored", ignored.tally)
             for name, tally in (("ignored", ignored.tally), ("zero", zero.tally)):
                 assert not tally.failures
-                again = [reward(service, token) for token in list(tally.acknowledged)[:50]]
+                again = [reward(service, *given) for given in list(tally.acknowledged.items())[:50]]
                 assert again == [["duplicate"]] * 50
                 entries = log(client, name)
                 assert len(logged_rewards(entries)) == len(tally.acknowledged)
