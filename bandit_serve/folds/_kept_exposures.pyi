@@ -1,7 +1,7 @@
 """Stub of the kernel `ext/folds/kept_exposures.pyx`."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from typing_extensions import disjoint_base
 class KeptExposures:
     n_features: int
     dropped: int
-    def __init__(self, window_ms: int, n_features: int, max_rows: int) -> None: ...
+    def __new__(cls, window_ms: int, n_features: int, max_rows: int) -> Self: ...
     def __len__(self) -> int: ...
     @property
     def nbytes(self) -> int: ...

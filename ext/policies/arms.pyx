@@ -337,10 +337,10 @@ cdef class Arms:
         """Corrects what was learned: an observation of each of `arms`, integers (N,), was not of formers[i] but of
         rewards[i], numbers (N,), in their order.
 
-        A former of NaN is an observation that comes only now, a reward of NaN one that is taken back; not both. weights:
-        (N,), from 0 to 1, what forgetting has left of each observation since it was made, 1 unless given. propensities:
-        (N,), as in `update`, those that the observations were learned with. What is not as it was learned can not take
-        the statistics out of their ranges. If anything is wrong: InvalidInput, and nothing is changed.
+        A former of NaN is an observation that comes only now, a reward of NaN one that is taken back; not both.
+        weights: (N,), from 0 to 1, what forgetting has left of each observation since it was made, 1 unless given.
+        propensities: (N,), as in `update`, those that the observations were learned with. What is not as it was learned
+        can not take the statistics out of their ranges. If anything is wrong: InvalidInput, and nothing is changed.
         """
         cdef const int64_t[::1] places
         cdef const double[::1] olds, values, chances, left
