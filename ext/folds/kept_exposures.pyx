@@ -281,7 +281,7 @@ cdef class KeptExposures:
         self.dropped = dropped
 
 
-cdef object moved(column, Py_ssize_t room, before, after):
+def moved(column, Py_ssize_t room, before, after):
     """`column` with `room` rows: those at `before` stand at `after`."""
     former = np.asarray(column)
     wider = np.zeros((room, *former.shape[1:]), former.dtype)
