@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 
 from msgspec import structs
@@ -122,7 +121,7 @@ class OnnxVersion:
     async def _run(self, rows: Sequence[Row]) -> Sequence[Scores | Exception]:
         run = self._session.run(rows)
         try:
-            with _watched(run):
+            with _Watch(run):
                 scores = await in_scoring_thread(run.scores)
             return scores if run.stopped else await self._blamed(rows, scores)
         except Exception as error:
@@ -147,7 +146,7 @@ class OnnxVersion:
             self._n_failed += 1
             return self._n_failed < MAX_FAILED_RUNS
         run = self._session.run([self._scored_row])
-        with _watched(run):
+        with _Watch(run):
             (again,) = await in_scoring_thread(run.scores)
         return isinstance(again, dict)
 
@@ -171,7 +170,7 @@ class OnnxVersion:
             part = rows[first : first + self._max_rows]
             run = self._session.run(part)
             started_s = time.perf_counter()
-            with _watched(run):
+            with _Watch(run):
                 given = await asyncio.to_thread(run.scores)
             each_s = (time.perf_counter() - started_s) / len(part)
             scored += [BackgroundScores(each, each_s) for each in given]
@@ -188,23 +187,26 @@ def _max_rows(signature: Signature) -> int:
     )
 
 
-@contextmanager
-def _watched(run: Run) -> Iterator[None]:
-    """Stops a run once it has taken its time, which begins with the run and not with the wait for its thread."""
-    loop = asyncio.get_running_loop()
-    def watch() -> None:
-        nonlocal timer
-        left_s = run.left_s
-        if left_s <= 0.0:
-            run.stop()
-        else:
-            timer = loop.call_later(left_s, watch)
+class _Watch:
+    """Watch of a run: stops it once its time is over, which begins with the run and not with the wait for a thread."""
 
-    timer = loop.call_later(run.left_s, watch)
-    try:
-        yield
-    finally:
-        timer.cancel()
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __enter__(self) -> None:
+        self._look_again()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _look_again(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._run.left_s, self._look)
+
+    def _look(self) -> None:
+        if self._run.left_s > 0.0:
+            self._look_again()
+        else:
+            self._run.stop()
 
 
 def _refused(error: ModelFailed) -> ContentRefused:
