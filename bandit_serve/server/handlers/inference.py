@@ -280,7 +280,7 @@ class InferenceHandlers:
         return list(inputs.values()), _common(outputs)
 
     def _common_outputs(self, decider: Decider | ControlDecider, rows: InferenceRows) -> list[str] | None:
-        """Names of outputs that all arms give, of the arms whose outputs are known; None where there are none of these."""
+        """Names of outputs that all arms give whose outputs are known before they are asked; None without such arms."""
         if _only_decides(decider):
             return [tensor.name for tensor in OF_A_DECISION]
         if rows.k is not None:
