@@ -65,9 +65,9 @@ class OnnxVersion:
     `MAX_RUN_S` is stopped, and its rows have failed.
 
     A row without a score, as when its numbers are so large that the score is not finite, is refused for its content
-    (`ContentRefused`) where the graph scores another row: one of the same run, or else the last one that it scored.
-    Where it does not score that either, the version has failed. One that never scored a row fails from its
-    `MAX_FAILED_RUNS`th run on.
+    (`ContentRefused`) where the graph scores another row: one of the same run, or else the last one that it scored,
+    in place of which a row of zeros and empty texts stands at first. Where it does not score that either, the version
+    has failed. One that never scored a row fails from its `MAX_FAILED_RUNS`th run on.
     """
 
     ready = True
@@ -83,7 +83,8 @@ class OnnxVersion:
         self._max_rows = _max_rows(signature)
         self._waiting: deque[tuple[Row, asyncio.Future[Scores]]] = deque()
         self._running: asyncio.Task[None] | None = None
-        self._scored_row: Row | None = None
+        self._plain_row = self._read.plain_row
+        self._has_scored = False
         self._n_failed = 0
 
     async def warm(self) -> None:
@@ -133,22 +134,22 @@ class OnnxVersion:
         """Scores, with refusals in place of failures that are the rows' own."""
         for row, each in zip(rows, scores, strict=True):
             if isinstance(each, dict):
-                self._scored_row = row
+                self._plain_row, self._has_scored = row, True
                 break
         else:
-            if rows and not await self._scores_others():
+            if rows and not await self._scores_plain():
                 return scores
         return [each if isinstance(each, dict) else _refused(each) for each in scores]
 
-    async def _scores_others(self) -> bool:
-        """Whether the graph scores a row that it scored before."""
-        if self._scored_row is None:
-            self._n_failed += 1
-            return self._n_failed < MAX_FAILED_RUNS
-        run = self._session.run([self._scored_row])
+    async def _scores_plain(self) -> bool:
+        """Whether the graph scores a row that it scored before; true at first also where that is not known."""
+        run = self._session.run([self._plain_row])
         with _Watch(run):
-            (again,) = await in_scoring_thread(run.scores)
-        return isinstance(again, dict)
+            (score,) = await in_scoring_thread(run.scores)
+        if isinstance(score, dict):
+            return True
+        self._n_failed += 1
+        return not self._has_scored and self._n_failed < MAX_FAILED_RUNS
 
     async def score_all(self, requests: Sequence[ScoreRequest]) -> list[BackgroundScores]:
         rows = [self._try_to_read(request) for request in requests]

@@ -530,6 +530,8 @@ def test_outputs_are_bounded_before_anything_is_drawn(
 def test_a_wide_answer_gives_turns_to_others(service: ThrowawayService) -> None:
     model = new_name("embedding")
     assert upload(service, model, embedding(768, 768)).status == 201
+    promoted = service.call("POST", f"/v1/models/{model}/versions/v1/status", {"status": "production"})
+    assert promoted.status == 200
     assert infer(service, model, numbers(1)).status == 200
     with ThreadPoolExecutor(1) as pool:
         wide = pool.submit(infer, service, model, numbers(1_500))
