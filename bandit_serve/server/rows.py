@@ -14,14 +14,13 @@ from bandit_serve.api.decisions import (
     PredictRequest,
     Scored,
 )
-from bandit_serve.api.inference import Datatype, InferenceRequest
+from bandit_serve.api.inference import ITEM, PREDICTION, SCORE, UNIT, USER, Datatype, InferenceRequest
 from bandit_serve.base.turns import Turn
 from bandit_serve.errors import Conflict, FieldError, InvalidInput, TooLarge
 from bandit_serve.server.tensors import NamedTensor
 from bandit_serve.server.wire import encode_json
 from bandit_serve.serving.datatypes import BY_TYPE
 
-USER, ITEM, UNIT, SCORE = "user_id", "item_id", "unit", "score"
 NAMES = (USER, ITEM, UNIT)
 
 
@@ -136,7 +135,7 @@ async def predictions(answers: Sequence[Predicted | Scored]) -> list[NamedTensor
     n = len(answers)
     columns: dict[str, list[Any]] = {}
     if all(isinstance(answer.prediction, float) for answer in answers):
-        columns["prediction"] = [answer.prediction for answer in answers]
+        columns[PREDICTION] = [answer.prediction for answer in answers]
     if all(isinstance(answer.items, list) for answer in answers):
         return _items([answer.items for answer in answers if isinstance(answer.items, list)])
     outputs = [answer.outputs for answer in answers if isinstance(answer.outputs, dict)]

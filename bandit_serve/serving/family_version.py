@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Sequence
 
 from bandit_serve.api.decisions import ScoredItem, ScoreRequest
-from bandit_serve.api.inference import TensorMetadata
+from bandit_serve.api.inference import ITEM, PREDICTION, USER, TensorMetadata
 from bandit_serve.base.threads import in_scoring_thread
 from bandit_serve.models.model import Features, Model
 from bandit_serve.serving.request_form import check_family_request, request_features
@@ -23,8 +23,8 @@ class FamilyVersion:
     """
 
     ready = True
-    inputs = (TensorMetadata("user_id", "BYTES", [-1]), TensorMetadata("item_id", "BYTES", [-1]))
-    outputs = (TensorMetadata("prediction", "FP64", [-1]),)
+    inputs = (TensorMetadata(USER, "BYTES", [-1]), TensorMetadata(ITEM, "BYTES", [-1]))
+    outputs = (TensorMetadata(PREDICTION, "FP64", [-1]),)
 
     def __init__(self, model: Model, artifact: str, top_k: TopKCache) -> None:
         self.model = model

@@ -11,7 +11,7 @@ from functools import lru_cache
 from msgspec import structs
 
 from bandit_serve.api.decisions import ScoreRequest
-from bandit_serve.api.inference import Datatype, TensorMetadata
+from bandit_serve.api.inference import PREDICTION, Datatype, TensorMetadata
 from bandit_serve.base.threads import in_scoring_thread
 from bandit_serve.errors import ContentRefused, FieldError, InvalidInput, ModelFailed, Overloaded
 from bandit_serve.models.onnx.rows import Row, RowReader
@@ -54,7 +54,7 @@ def _check_of_inputs(signature: Signature) -> Check:
 def outputs_of(signature: Signature) -> list[TensorMetadata]:
     """Tensors that a graph gives."""
     if signature.is_regression:
-        return [TensorMetadata("prediction", "FP64", [-1])]
+        return [TensorMetadata(PREDICTION, "FP64", [-1])]
     return [_about(each, answered(each.dtype)) for each in signature.outputs]
 
 

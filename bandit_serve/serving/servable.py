@@ -31,11 +31,11 @@ class Servable(Protocol):
     outputs, `max_output_bytes` bounds them and `patience_s` the time. Checks are equal (`==`) where they ask the same:
     an experiment makes each once.
 
-    Three kinds of errors leave a servable. `InvalidInput` comes only where `alone`, or for what nobody knows before:
-    the caller gets it, and no arm suffers. `ContentRefused` is of one request and this version: the request is drawn
-    anew among the other arms, and the arm stays. Every other exception is a failure of the version: its arm is ejected
-    and the request is drawn anew. Where no other arm is left, the caller gets the error, so it has to be a
-    `BanditServeError` where it is to be understood.
+    Four kinds of errors leave a servable. `InvalidInput` is the request's own: the caller gets it, and no arm suffers.
+    `ContentRefused` is of this request and this version: the request is drawn anew among the other arms, and the arm
+    stays. So it does with `Overloaded`, where the request was not begun as too many are. Every other exception is a
+    failure of the version: its arm is ejected and the request is drawn anew. Where no other arm is left, the caller
+    gets the error, so it has to be a `BanditServeError` where it is to be understood.
     """
 
     @property

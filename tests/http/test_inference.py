@@ -469,7 +469,7 @@ def test_nothing_is_drawn_for_a_request_that_is_refused(service: ThrowawayServic
         {"genres": [f"g{i}" for i in range(257)]},
         [1.0] * 300,
     ],
-    ids=str,
+    ids=range(7),
 )
 def test_features_are_refused_whatever_arm_is_drawn(
     service: ThrowawayService, ranker: str, tmp_path: Path, features: Any

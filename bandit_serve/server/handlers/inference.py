@@ -22,6 +22,9 @@ from bandit_serve.api.decisions import (
     ScoreRequest,
 )
 from bandit_serve.api.inference import (
+    ITEM,
+    SCORE,
+    UNIT,
     IndexEntry,
     IndexRequest,
     InferenceRequest,
@@ -42,9 +45,6 @@ from bandit_serve.registry.registry import SERVABLE, Version
 from bandit_serve.server.answer_sizes import AnswerSizes
 from bandit_serve.server.news import read_news
 from bandit_serve.server.rows import (
-    ITEM,
-    SCORE,
-    UNIT,
     InferenceRows,
     decision_parameters,
     decisions,
