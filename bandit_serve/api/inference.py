@@ -12,6 +12,8 @@ MAX_PARAMETERS = 1_000
 MAX_ELEMENTS = 200_000
 """Over all inputs of a request."""
 
+USER, ITEM, UNIT, PREDICTION, SCORE = "user_id", "item_id", "unit", "prediction", "score"
+"""Names of tensors that are not a model's own."""
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64",
     "BYTES",

@@ -48,7 +48,7 @@ from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log.owner import name_of
 from bandit_serve.log.token import Keyring
-from bandit_serve.serving.kinds import check_of, patience_s
+from bandit_serve.serving.kinds import check_of, max_output_bytes, patience_s
 from bandit_serve.serving.loaded import LoadedModels, require_servable
 from bandit_serve.serving.request_form import check_family_request, check_form, request_features
 from bandit_serve.serving.servable import Check, Scores
@@ -211,6 +211,17 @@ class Decisions:
         decider = self.decider(experiment)
         for check in decider.checks or self._find_checks(decider):
             check(request)
+
+    def max_output_bytes(self, experiment: str) -> int:
+        """Bytes of `outputs` in the answer to one prediction, at most, whatever arm is drawn."""
+        decider = self.decider(experiment)
+        bounds = [0]
+        for reference in (decider.models[arm] for arm in decider.active):
+            with contextlib.suppress(NotFound):
+                if reference is not None:
+                    version = self._replica.registry.version(reference.id, reference.version)
+                    bounds.append(max_output_bytes(version))
+        return max(bounds)
 
     def _find_checks(self, decider: Decider | ControlDecider) -> tuple[Check, ...]:
         """Checks of the active arms, each once; kept with the decider if all their versions are known."""

@@ -22,6 +22,7 @@ from bandit_serve.log.events import ON_DEMAND
 
 REASONS: Mapping[str, Reason] = {"running": "SPLIT", "paused": "DISABLED", "stopped": "STATIC"}
 KINDS = "expected a number, a text, true, false or null"
+NUMERIC = "expected a number, true, false or null"
 
 
 class Assigned(NamedTuple):
@@ -121,13 +122,20 @@ def _is_for(decider: Decider | ControlDecider, context: Mapping[str, Any]) -> bo
 
 
 def _named(decider: Decider | ControlDecider, context: Mapping[str, Any]) -> Context:
-    """Values of the fields that an experiment names. Raises `InvalidInput` for objects and lists."""
+    """Values of the fields that an experiment names. Raises `InvalidInput` for those of a wrong type."""
     named = {name: context[name] for name in sorted(decider.context_fields) if name in context}
+    numeric = _numeric_fields(decider)
     for name, value in named.items():
-        if not isinstance(value, float | int | str | bool | None):
-            at = f"context.{name}"
-            raise InvalidInput(f"{at}: {KINDS}.", [FieldError(at, KINDS)])
+        is_wrong_text = isinstance(value, str) and name in numeric
+        if is_wrong_text or not isinstance(value, float | int | str | bool | None):
+            at, detail = f"context.{name}", NUMERIC if name in numeric else KINDS
+            raise InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
     return named
+
+
+def _numeric_fields(decider: Decider | ControlDecider) -> set[str]:
+    fields = () if decider.features is None else decider.features.fields
+    return {field.name for field in fields if field.kind == "numeric"}
 
 
 def _flag(

@@ -42,7 +42,7 @@ class FeatureColumns:
         """Learns the mean and the standard deviation of each number that is among the features."""
         numbers: dict[str, list[float]] = {}
         for features in described:
-            for name, value in _checked(features):
+            for name, value in checked_features(features):
                 if _is_number(value):
                     numbers.setdefault(f"{side}:{name}", []).append(float(value))  # type: ignore[arg-type]
         for key, values in numbers.items():
@@ -55,9 +55,11 @@ class FeatureColumns:
         With `learn`, new columns are made. `InvalidInput` for features that are not a mapping of names to numbers,
         str, bool or lists of str, or are more than 256 columns.
         """
-        keyed = [pair for name, value in _checked(features) for pair in self._keyed(f"{side}:{name}", value)]
-        if len(keyed) > MAX_FEATURES:
-            raise InvalidInput(f"Features must be at most {MAX_FEATURES} columns, not {len(keyed)}.")
+        keyed = [
+            pair
+            for name, value in checked_features(features)
+            for pair in self._keyed(f"{side}:{name}", value)
+        ]
         row_of = self._rows.add if learn else self._rows.ids.row
         rows = np.fromiter((row_of(key) for key, _ in keyed), np.int32, len(keyed))
         return rows, np.fromiter((value for _, value in keyed), np.float32, len(keyed))
@@ -87,7 +89,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
-def _checked(features: Features) -> list[tuple[str, Feature]]:
+def checked_features(features: Features) -> list[tuple[str, Feature]]:
+    """Features by name. Raises `InvalidInput` for those that `FeatureColumns.columns` does not take."""
     if not isinstance(features, Mapping):
         raise InvalidInput("Features must be an object of names and values.")
     for name, value in features.items():
@@ -103,4 +106,7 @@ def _checked(features: Features) -> list[tuple[str, Feature]]:
             raise InvalidInput(
                 f"The feature {name[:60]!r} must be a finite number, a str, a bool or a list of str."
             )
+    n_columns = sum(len(value) if isinstance(value, list | tuple) else 1 for value in features.values())
+    if n_columns > MAX_FEATURES:
+        raise InvalidInput(f"Features must be at most {MAX_FEATURES} columns, not {n_columns}.")
     return list(features.items())

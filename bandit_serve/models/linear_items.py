@@ -59,6 +59,7 @@ class LinearItems(Preferences):
         "n_factors": [24, 32, 48, 64, 96],
         "regularization": LogUniform(0.003, 0.02),
     }
+    n_fit_arrays: ClassVar[int] = 6
     sums_users: ClassVar[bool] = True
 
     @made_of(LinearItemsParameters)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve.errors import Diverged, InvalidArtifact, InvalidInput, TooLarge
 from bandit_serve.models._interactions import cholesky
-from bandit_serve.models.artifact import MAX_BYTES, Artifact
+from bandit_serve.models.artifact import Artifact
 from bandit_serve.models.columns import rating_column
 from bandit_serve.models.descent import OnEpoch
 from bandit_serve.models.factorized import Factorized
@@ -27,6 +27,10 @@ from bandit_serve.models.preference_learner import (
 )
 from bandit_serve.models.row_threads import RowThreads, row_threads
 
+MAX_FIT_BYTES = 4 * 2**30
+"""Memory of a fit at its peak, about. A model that fits in it fits in a file."""
+ENTRY_BYTES = 100
+"""Memory that a rating takes while interactions are made of it."""
 # Of both families. A model keeps matrices of this order, and learns on in time of its third power.
 PreferenceFactors = Annotated[int, Meta(ge=1, le=1024)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -53,6 +57,8 @@ class Preferences(Factorized):
 
     scores_are_ratings: ClassVar[bool] = False
     trained_by_default: ClassVar[bool] = True
+    # Arrays of the size of all factors, float32, that a fit has at a time, rounded up.
+    n_fit_arrays: ClassVar[int]
     # Whether a user's vector is the sum of those of the items.
     sums_users: ClassVar[bool]
     _state: PreferenceState | None = None
@@ -88,7 +94,7 @@ class Preferences(Factorized):
         n_threads : one a processor by default; the model does not depend on it
 
         Raises `InvalidInput` when the columns disagree or are empty, or an id or a rating is not valid, `TooLarge` for
-        a model that no file would hold, before any work, and `Diverged` where parameters left what is finite.
+        a fit that takes more than 4 GiB of memory, before any work, and `Diverged` where parameters are not finite.
         """
         if self.n_users:
             raise InvalidInput("The model is fitted already; make a new one.")
@@ -99,7 +105,7 @@ class Preferences(Factorized):
         item_ids, item_rows = index_ids(items, "items")
         if not user_rows.size == item_rows.size == values.size:
             raise InvalidInput("There must be as many users as items as ratings.")
-        self._check_size(len(user_ids), len(item_ids))
+        self._check_size(len(user_ids), len(item_ids), values.size)
         wanted = self.parameters
         rule = InteractionRule.of(values, wanted["interaction_share"], wanted["weight_exponent"])
         shape = len(user_ids), len(item_ids)
@@ -132,13 +138,13 @@ class Preferences(Factorized):
         """1 for an interaction, 0 for another rating."""
         return float(self._known().rule.weight(rating) > 0.0)
 
-    def _check_size(self, n_users: int, n_items: int) -> None:
+    def _check_size(self, n_users: int, n_items: int, n_ratings: int) -> None:
         f = self.parameters["n_factors"]
-        n_bytes = 4 * f * (n_users + n_items) + 32 * f * f
-        if n_bytes > MAX_BYTES:
+        n_bytes = self.n_fit_arrays * 4 * f * (n_users + n_items) + 80 * f * f + ENTRY_BYTES * n_ratings
+        if n_bytes > MAX_FIT_BYTES:
             raise TooLarge(
-                f"A model of {n_users:,} users and {n_items:,} items with {f} factors would be of {n_bytes:,} bytes; "
-                f"a model file has at most {MAX_BYTES:,}."
+                f"A model of {n_users:,} users and {n_items:,} items with {f} factors, of {n_ratings:,} ratings, would "
+                f"take {n_bytes:,} bytes of memory to fit; at most {MAX_FIT_BYTES:,} are taken."
             )
 
     def _new_learner(self) -> PreferenceLearner:

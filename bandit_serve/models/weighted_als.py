@@ -61,6 +61,7 @@ class WeightedALS(Preferences):
         "regularization": LogUniform(0.05, 0.12),
         "confidence": LogUniform(0.3, 3.0),
     }
+    n_fit_arrays: ClassVar[int] = 4
     sums_users: ClassVar[bool] = False
 
     @made_of(WeightedParameters)

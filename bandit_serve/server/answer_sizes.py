@@ -7,14 +7,15 @@ from typing import Any
 
 from bandit_serve.api.decisions import ModelName
 from bandit_serve.base.turns import Turn
+from bandit_serve.models.onnx.signature import NUMBER_BYTES
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import MAX_ANSWER_BYTES, answer_too_large, encode_json, encode_msgpack
 
 # Of an answer, beside its names and its payload: fields, numbers and a token, and what each feature adds to that.
 ENTRY_BYTES = 400
 TOKEN_BYTES_A_FEATURE = 5.34
-# Of an item with its name, and of a number in a list.
-ITEM_BYTES, NUMBER_BYTES = 300, 26
+ITEM_BYTES = 300
+"""Bytes of an item with its name and score."""
 
 
 class AnswerSizes:
@@ -24,6 +25,11 @@ class AnswerSizes:
         self._service = service
         # By experiment: its arms' payloads, and the bytes of the arm with the most.
         self._largest: dict[str, tuple[list[Any], int]] = {}
+
+    async def check_predictions(self, experiment: str, n: int, n_items: int, n_ranked: int) -> None:
+        """As `check`, for n answers with predictions of `n_items` items, `n_ranked` ranked items and all outputs."""
+        output_bytes = self._service.decisions.max_output_bytes(experiment)
+        await self.check(experiment, n, n_items * NUMBER_BYTES + n_ranked * ITEM_BYTES + n * output_bytes)
 
     async def check(self, experiment: str, n: int, more_bytes: int = 0) -> None:
         """Raises `TooLarge`, before anything is decided, if n answers with the largest payload are too many bytes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bandit_serve.api.decisions import (
@@ -14,12 +14,13 @@ from bandit_serve.api.decisions import (
     PredictRequest,
     Scored,
 )
-from bandit_serve.api.inference import Datatype, InferenceRequest
+from bandit_serve.api.inference import ITEM, PREDICTION, SCORE, UNIT, USER, Datatype, InferenceRequest
+from bandit_serve.base.turns import Turn
 from bandit_serve.errors import Conflict, FieldError, InvalidInput, TooLarge
 from bandit_serve.server.tensors import NamedTensor
 from bandit_serve.server.wire import encode_json
+from bandit_serve.serving.datatypes import BY_TYPE
 
-USER, ITEM, UNIT, SCORE = "user_id", "item_id", "unit", "score"
 NAMES = (USER, ITEM, UNIT)
 
 
@@ -126,16 +127,15 @@ def _mistake(name: str, detail: str) -> InvalidInput:
     return InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
 
 
-def predictions(answers: Sequence[Predicted | Scored]) -> list[NamedTensor]:
-    """Outputs that all answers have, in one shape and datatype.
+async def predictions(answers: Sequence[Predicted | Scored]) -> list[NamedTensor]:
+    """Outputs that all answers have, in one shape and datatype; none where these have nothing in common.
 
-    Of items, each row has as many as the row with the fewest. Raises `Conflict` where the answers have nothing in
-    common, as those of arms of different kinds.
+    Of items, each row has as many as the row with the fewest.
     """
     n = len(answers)
     columns: dict[str, list[Any]] = {}
     if all(isinstance(answer.prediction, float) for answer in answers):
-        columns["prediction"] = [answer.prediction for answer in answers]
+        columns[PREDICTION] = [answer.prediction for answer in answers]
     if all(isinstance(answer.items, list) for answer in answers):
         return _items([answer.items for answer in answers if isinstance(answer.items, list)])
     outputs = [answer.outputs for answer in answers if isinstance(answer.outputs, dict)]
@@ -143,10 +143,8 @@ def predictions(answers: Sequence[Predicted | Scored]) -> list[NamedTensor]:
         for name in outputs[0]:
             if all(name in output for output in outputs):
                 columns[name] = [output[name] for output in outputs]
-    tensors = [tensor for name, column in columns.items() if (tensor := _stacked(name, column)) is not None]
-    if not tensors:
-        raise nothing_in_common()
-    return tensors
+    tensors = [await _stacked(name, column) for name, column in columns.items()]
+    return [tensor for tensor in tensors if tensor is not None]
 
 
 def nothing_in_common() -> Conflict:
@@ -188,16 +186,27 @@ def _items(rows: Sequence[Sequence[Any]]) -> list[NamedTensor]:
     ]
 
 
-def _stacked(name: str, column: Sequence[Any]) -> NamedTensor | None:
+async def _stacked(name: str, column: Sequence[Any]) -> NamedTensor | None:
     """Tensor of a value a row, an object as JSON; None where rows differ in shape or have no one datatype."""
-    column = [encode_json(value).decode() if isinstance(value, dict) else value for value in column]
-    shape, values = _flat(column[0])
-    for row in column[1:]:
-        other, more = _flat(row)
-        if other != shape:
+    shape: tuple[int, ...] | None = None
+    values: list[Any] = []
+    datatypes: set[Datatype | None] = set()
+    turn = Turn()
+    for row in column:
+        own_shape, own = _flat(encode_json(row).decode() if isinstance(row, dict) else row)
+        if shape is None:
+            shape = own_shape
+        elif own_shape != shape:
             return None
-        values += more
-    datatype = _datatype(values)
+        values += own
+        datatypes |= {BY_TYPE.get(kind) for kind in set(map(type, own))}
+        if turn.over:
+            await turn.give_way()
+    if datatypes == {"INT64", "FP64"}:
+        datatypes = {"FP64"}
+    if shape is None or len(datatypes) != 1:
+        return None
+    datatype = datatypes.pop()
     return None if datatype is None else NamedTensor(name, datatype, (len(column), *shape), values)
 
 
@@ -214,14 +223,3 @@ def _flat(value: Any) -> tuple[tuple[int, ...], list[Any]]:
         shape = (len(value), *inner)
         values += more
     return shape, values
-
-
-def _datatype(values: Iterable[Any]) -> Datatype | None:
-    kinds = {type(value) for value in values}
-    for datatype, types in _DATATYPES.items():
-        if kinds and kinds <= types:
-            return datatype
-    return None
-
-
-_DATATYPES: dict[Datatype, set[type]] = {"BOOL": {bool}, "INT64": {int}, "FP64": {int, float}, "BYTES": {str}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,17 +23,14 @@ from bandit_serve.api.inference import (
 from bandit_serve.base.turns import Turn
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
 from bandit_serve.server.wire import JSON, MAX_ANSWER_BYTES, encode_json, essence
+from bandit_serve.serving.datatypes import wire_dtype
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
 SIZE, AS_BINARY, ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 TEXTS_A_TURN = 500
 
-NUMBERS: dict[str, str] = {
-    "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1", "INT16": "<i2",
-    "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
-}  # fmt: skip
-"""NumPy's names of the datatypes, but for BYTES."""
+VALUES_A_TURN = 4_000
 
 
 class NamedTensor(NamedTuple):
@@ -127,14 +124,14 @@ def _from_json(given: InferenceInput, at: str) -> list[Any]:
     return _of_datatype(values, given.datatype, at)
 
 
-def _of_datatype(values: list[Any], datatype: str, at: str) -> list[Any]:
+def _of_datatype(values: list[Any], datatype: Datatype, at: str) -> list[Any]:
     """Values as the datatype holds them."""
     kind: Any = {"BYTES": str, "BOOL": bool}.get(datatype, float if datatype.startswith("FP") else int)
     try:
         checked: list[Any] = msgspec.convert(values, list[kind])
         if datatype in ("BYTES", "BOOL"):
             return checked
-        return _finite(np.array(checked, NUMBERS[datatype]), at)
+        return _finite(np.array(checked, wire_dtype(datatype)), at)
     except (msgspec.ValidationError, OverflowError):
         raise _mistake(f"{at}.data", f"expected values of {datatype}") from None
 
@@ -150,7 +147,7 @@ async def _from_binary(given: InferenceInput, data: bytes, at: str) -> list[Any]
     count = math.prod(given.shape)
     if given.datatype == "BYTES":
         return await _texts(data, count, at)
-    dtype = np.dtype(NUMBERS[given.datatype])
+    dtype = wire_dtype(given.datatype)
     if len(data) != count * dtype.itemsize:
         expected = f"{count * dtype.itemsize} bytes for {given.datatype} of the shape {given.shape}"
         raise _mistake(at, f"expected {expected}, not {len(data)}")
@@ -185,15 +182,15 @@ async def _texts(data: bytes, count: int, at: str) -> list[str]:
 def wanted_outputs(
     request: InferenceRequest, outputs: Sequence[NamedTensor]
 ) -> list[tuple[NamedTensor, bool]]:
-    """Outputs that a request wants, and whether in binary."""
+    """Outputs that a request wants and that are there, and whether in binary."""
     all_binary = _flag(request.parameters, ALL_BINARY, "parameters", default=False)
     if not request.outputs:
         return [(output, all_binary) for output in outputs]
     by_name = {output.name: output for output in outputs}
-    check_names(request, list(by_name))
     return [
         (by_name[asked.name], _flag(asked.parameters, AS_BINARY, f"outputs[{i}].parameters", all_binary))
         for i, asked in enumerate(request.outputs)
+        if asked.name in by_name
     ]
 
 
@@ -227,15 +224,18 @@ def _flag(parameters: dict[str, Any] | None, name: str, at: str, default: bool) 
     return value
 
 
-def respond(response: InferenceResponse, outputs: Sequence[tuple[NamedTensor, bool]]) -> web.Response:
+async def respond(response: InferenceResponse, outputs: Sequence[tuple[NamedTensor, bool]]) -> web.Response:
     """Answer with outputs, each in JSON or, where its flag says so, in binary behind it."""
     parts: list[bytes] = []
     tensors = []
     for output, as_binary in outputs:
-        about: dict[str, Any] = {"data": output.values}
+        about: dict[str, Any]
         if as_binary:
-            parts.append(_binary(output))
+            parts.append(b"".join([part async for part in _in_turns(output, _binary)]))
             about = {"parameters": {SIZE: len(parts[-1])}}
+        else:
+            data = b",".join([part async for part in _in_turns(output, _json)])
+            about = {"data": msgspec.Raw(b"[" + data + b"]")}
         tensors.append(InferenceOutput(output.name, output.datatype, list(output.shape), **about))
     head = encode_json(msgspec.structs.replace(response, outputs=tensors))
     if len(head) + sum(map(len, parts)) > MAX_ANSWER_BYTES:
@@ -246,10 +246,25 @@ def respond(response: InferenceResponse, outputs: Sequence[tuple[NamedTensor, bo
     return web.Response(body=b"".join([head, *parts]), headers=headers)
 
 
-def _binary(output: NamedTensor) -> bytes:
-    if output.datatype != "BYTES":
-        return np.array(output.values, NUMBERS[output.datatype]).tobytes()
-    texts = [value.encode() for value in output.values]
+async def _in_turns(
+    output: NamedTensor, encode: Callable[[Datatype, list[Any]], bytes]
+) -> AsyncIterator[bytes]:
+    """Values of an output, encoded a part at a time, with turns for other requests in between."""
+    turn = Turn()
+    for first in range(0, len(output.values), VALUES_A_TURN):
+        yield encode(output.datatype, output.values[first : first + VALUES_A_TURN])
+        if turn.over:
+            await turn.give_way()
+
+
+def _json(datatype: Datatype, values: list[Any]) -> bytes:
+    return encode_json(values)[1:-1]
+
+
+def _binary(datatype: Datatype, values: list[Any]) -> bytes:
+    if datatype != "BYTES":
+        return np.array(values, wire_dtype(datatype)).tobytes()
+    texts = [value.encode() for value in values]
     return b"".join([part for text in texts for part in (struct.pack("<I", len(text)), text)])
 
 

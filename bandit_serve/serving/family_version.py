@@ -7,15 +7,12 @@ import time
 from collections.abc import Awaitable, Sequence
 
 from bandit_serve.api.decisions import ScoredItem, ScoreRequest
-from bandit_serve.api.inference import TensorMetadata
+from bandit_serve.api.inference import ITEM, PREDICTION, USER, TensorMetadata
 from bandit_serve.base.threads import in_scoring_thread
 from bandit_serve.models.model import Features, Model
 from bandit_serve.serving.request_form import check_family_request, request_features
 from bandit_serve.serving.servable import BackgroundScores, Scores
-from bandit_serve.serving.top_k_cache import TopKCache
-
-MAX_ITEMS_IN_LOOP = 2_000
-"""Number of items whose scoring takes about half a millisecond; more are scored in a thread."""
+from bandit_serve.serving.top_k_cache import MAX_LOOP_ITEMS, TopKCache
 
 
 class FamilyVersion:
@@ -26,8 +23,8 @@ class FamilyVersion:
     """
 
     ready = True
-    inputs = (TensorMetadata("user_id", "BYTES", [-1]), TensorMetadata("item_id", "BYTES", [-1]))
-    outputs = (TensorMetadata("prediction", "FP64", [-1]),)
+    inputs = (TensorMetadata(USER, "BYTES", [-1]), TensorMetadata(ITEM, "BYTES", [-1]))
+    outputs = (TensorMetadata(PREDICTION, "FP64", [-1]),)
 
     def __init__(self, model: Model, artifact: str, top_k: TopKCache) -> None:
         self.model = model
@@ -48,30 +45,31 @@ class FamilyVersion:
 
     def score(self, request: ScoreRequest, alone: bool = False) -> Scores | Awaitable[Scores]:
         features = request_features(request) if alone or self._takes_features else None
-        user, item = request.user_id, request.item_id
-        assert user is not None
-        if item is not None:
-            prediction = self._predict(user, item, features)
-            if not alone:
-                return {"prediction": prediction}
-            confidence = self.model.confidence(user, item, features)
-            return {"prediction": prediction, "confidence": confidence}
-        if request.item_ids is not None and len(request.item_ids) <= MAX_ITEMS_IN_LOOP:
-            return {"predictions": self.model.predict_items(user, request.item_ids, features).tolist()}
-        return self._score_later(request, user, features, alone)
+        if request.k is not None:
+            return self._rank(request, features, alone)
+        if request.item_ids is not None and len(request.item_ids) > MAX_LOOP_ITEMS:
+            return in_scoring_thread(self._scores, request, features, alone)
+        return self._scores(request, features, alone)
 
-    async def _score_later(
-        self, request: ScoreRequest, user: str, features: Features | None, alone: bool
-    ) -> Scores:
-        if request.item_ids is not None:
-            predictions = await in_scoring_thread(self.model.predict_items, user, request.item_ids, features)
-            return {"predictions": predictions.tolist()}
+    async def _rank(self, request: ScoreRequest, features: Features | None, alone: bool) -> Scores:
+        assert request.user_id is not None
         assert request.k is not None
         best, cached = await self._top_k.get(
-            self._artifact, self.model, user, request.k, request.exclude, features
+            self._artifact, self.model, request.user_id, request.k, request.exclude, features
         )
-        items = [ScoredItem(item, score) for item, score in best]
-        return {"items": items, "cached": cached} if alone else {"items": items}
+        return {"items": _items(best), "cached": cached} if alone else {"items": _items(best)}
+
+    def _scores(self, request: ScoreRequest, features: Features | None, alone: bool) -> Scores:
+        """Scores of the request's item or items."""
+        user, item = request.user_id, request.item_id
+        assert user is not None
+        if item is None:
+            assert request.item_ids is not None
+            return {"predictions": self.model.predict_items(user, request.item_ids, features).tolist()}
+        scores: Scores = {"prediction": self._predict(user, item, features)}
+        if alone:
+            scores["confidence"] = self.model.confidence(user, item, features)
+        return scores
 
     async def score_all(self, requests: Sequence[ScoreRequest]) -> list[BackgroundScores]:
         return await asyncio.to_thread(lambda: [self._try(request) for request in requests])
@@ -87,12 +85,11 @@ class FamilyVersion:
     def _score_here(self, request: ScoreRequest) -> Scores:
         check_family_request(request)
         features = request_features(request) if self._takes_features else None
-        user = request.user_id
-        assert user is not None
-        if request.item_id is not None:
-            return {"prediction": self._predict(user, request.item_id, features)}
-        if request.item_ids is not None:
-            return {"predictions": self.model.predict_items(user, request.item_ids, features).tolist()}
-        assert request.k is not None
-        items = self.model.top_k(user, request.k, request.exclude, features)
-        return {"items": [ScoredItem(item, score) for item, score in items]}
+        if request.k is None:
+            return self._scores(request, features, alone=False)
+        assert request.user_id is not None
+        return {"items": _items(self.model.top_k(request.user_id, request.k, request.exclude, features))}
+
+
+def _items(best: Sequence[tuple[str, float]]) -> list[ScoredItem]:
+    return [ScoredItem(item, score) for item, score in best]

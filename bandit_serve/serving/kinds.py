@@ -1,18 +1,26 @@
-"""Kinds of versions: how each is opened, and what it asks of a request."""
+"""Kinds of versions: how each is opened, what it asks of a request, and what it answers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import UNSET
 
+from bandit_serve.api.inference import TensorMetadata
 from bandit_serve.errors import InvalidArtifact
 from bandit_serve.models.artifact import ArtifactStore
-from bandit_serve.models.family import load_model
+from bandit_serve.models.family import FAMILIES, load_model
 from bandit_serve.models.onnx.file import OnnxFile
 from bandit_serve.models.onnx.session import Session
 from bandit_serve.registry.registry import Version
 from bandit_serve.serving.family_version import FamilyVersion
 from bandit_serve.serving.onnx_version import OnnxVersion, onnx_check
-from bandit_serve.serving.request_form import check_family_request, check_form
+from bandit_serve.serving.onnx_version import outputs_of as graph_outputs
+from bandit_serve.serving.request_form import (
+    check_family_request,
+    check_form,
+    check_request_with_features,
+)
 from bandit_serve.serving.servable import Check, Servable
 from bandit_serve.serving.top_k_cache import TopKCache
 from bandit_serve.serving.upstream_version import UpstreamVersion
@@ -24,7 +32,23 @@ def check_of(version: Version) -> Check:
     """Check that the version makes of every request."""
     if version.remote is not UNSET:
         return check_form
-    return check_family_request if version.signature is UNSET else onnx_check(version.signature)
+    if version.signature is not UNSET:
+        return onnx_check(version.signature)
+    family = FAMILIES.get(version.family)
+    takes_features = family is not None and family.takes_features
+    return check_request_with_features if takes_features else check_family_request
+
+
+def outputs_of(version: Version) -> Sequence[TensorMetadata] | None:
+    """Tensors that the version gives; None where only the version itself can tell."""
+    if version.remote is not UNSET:
+        return None
+    return FamilyVersion.outputs if version.signature is UNSET else graph_outputs(version.signature)
+
+
+def max_output_bytes(version: Version) -> int:
+    """Bytes of a row's `outputs` in an answer, at most; 0 where they are bounded as they come."""
+    return 0 if version.signature is UNSET else version.signature.max_row_bytes
 
 
 def patience_s(version: Version) -> float | None:

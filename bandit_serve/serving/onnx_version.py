@@ -11,12 +11,13 @@ from functools import lru_cache
 from msgspec import structs
 
 from bandit_serve.api.decisions import ScoreRequest
-from bandit_serve.api.inference import Datatype, TensorMetadata
+from bandit_serve.api.inference import PREDICTION, Datatype, TensorMetadata
 from bandit_serve.base.threads import in_scoring_thread
-from bandit_serve.errors import FieldError, InvalidInput, Overloaded
+from bandit_serve.errors import ContentRefused, FieldError, InvalidInput, ModelFailed, Overloaded
 from bandit_serve.models.onnx.rows import Row, RowReader
-from bandit_serve.models.onnx.session import MAX_RUN_S, Session
-from bandit_serve.models.onnx.signature import DTYPES, Signature, TensorSpec
+from bandit_serve.models.onnx.session import MAX_PART_VALUES, Run, Session
+from bandit_serve.models.onnx.signature import NUMBER_BYTES, Signature, TensorSpec
+from bandit_serve.serving.datatypes import BY_NUMPY, answered
 from bandit_serve.serving.request_form import check_form
 from bandit_serve.serving.servable import BackgroundScores, Check, Scores
 
@@ -25,18 +26,8 @@ MAX_RUN_CELLS = 16_384
 """Numbers and texts of a run. Making arrays of them holds the interpreter for half a millisecond or less."""
 MAX_WAITING = 10_000
 MAX_CHECKS = 1_000
-DATATYPES: dict[str, Datatype] = {
-    "float32": "FP32", "float64": "FP64", "int64": "INT64", "int32": "INT32", "int16": "INT16", "int8": "INT8",
-    "uint64": "UINT64", "uint32": "UINT32", "uint16": "UINT16", "uint8": "UINT8", "bool": "BOOL", "str": "BYTES",
-}  # fmt: skip
-"""Datatypes of Open Inference that inputs take, by NumPy's names."""
-GIVEN: dict[str, Datatype] = {
-    **{dtype: "FP64" if dtype.startswith("float") else "INT64" for dtype in DTYPES.values()},
-    "bool": "BOOL",
-    "str": "BYTES",
-    "mapping": "BYTES",
-}
-"""Datatypes in which outputs are answered; a mapping is an object of JSON."""
+MAX_FAILED_RUNS = 3
+"""Runs in turn without a score, from the first on, until it is the version that fails."""
 
 
 def onnx_check(signature: Signature) -> Check:
@@ -60,11 +51,23 @@ def _check_of_inputs(signature: Signature) -> Check:
     return check
 
 
+def outputs_of(signature: Signature) -> list[TensorMetadata]:
+    """Tensors that a graph gives."""
+    if signature.is_regression:
+        return [TensorMetadata(PREDICTION, "FP64", [-1])]
+    return [_about(each, answered(each.dtype)) for each in signature.outputs]
+
+
 class OnnxVersion:
     """Graph in memory. Its runs are made in the scoring thread, one at a time.
 
     Requests that come while a run is under way share the next one, up to `MAX_RUN_ROWS`. A run that takes longer than
     `MAX_RUN_S` is stopped, and its rows have failed.
+
+    A row without a score, as when its numbers are so large that the score is not finite, is refused for its content
+    (`ContentRefused`) where the graph scores another row: one of the same run, or else the last one that it scored,
+    in place of which a row of zeros and empty texts stands at first. Where it does not score that either, the version
+    has failed. One that never scored a row fails from its `MAX_FAILED_RUNS`th run on.
     """
 
     ready = True
@@ -72,18 +75,17 @@ class OnnxVersion:
     def __init__(self, session: Session) -> None:
         signature = session.signature
         self.nbytes = signature.nbytes
-        self.inputs = [_about(each, DATATYPES[each.dtype]) for each in signature.inputs]
-        self.outputs = (
-            [TensorMetadata("prediction", "FP64", [-1])]
-            if signature.is_regression
-            else [_about(each, GIVEN[each.dtype]) for each in signature.outputs]
-        )
+        self.inputs = [_about(each, BY_NUMPY[each.dtype]) for each in signature.inputs]
+        self.outputs = outputs_of(signature)
         self._session = session
         self._read = RowReader(signature)
         self._check = onnx_check(signature)
-        self._max_rows = max(1, min(MAX_RUN_ROWS, MAX_RUN_CELLS // len(signature.columns)))
+        self._max_rows = _max_rows(signature)
         self._waiting: deque[tuple[Row, asyncio.Future[Scores]]] = deque()
         self._running: asyncio.Task[None] | None = None
+        self._plain_row = self._read.plain_row
+        self._has_scored = False
+        self._n_failed = 0
 
     async def warm(self) -> None:
         """Nothing: the first run needs no more than later ones."""
@@ -119,13 +121,35 @@ class OnnxVersion:
 
     async def _run(self, rows: Sequence[Row]) -> Sequence[Scores | Exception]:
         run = self._session.run(rows)
-        stop = asyncio.get_running_loop().call_later(MAX_RUN_S, run.stop)
         try:
-            return await in_scoring_thread(run.scores)
+            with _Watch(run):
+                scores = await in_scoring_thread(run.scores)
+            return scores if run.stopped else await self._blamed(rows, scores)
         except Exception as error:
             return [error] * len(rows)
-        finally:
-            stop.cancel()
+
+    async def _blamed(
+        self, rows: Sequence[Row], scores: Sequence[Scores | ModelFailed]
+    ) -> Sequence[Scores | Exception]:
+        """Scores, with refusals in place of failures that are the rows' own."""
+        for row, each in zip(rows, scores, strict=True):
+            if isinstance(each, dict):
+                self._plain_row, self._has_scored = row, True
+                break
+        else:
+            if rows and not await self._scores_plain():
+                return scores
+        return [each if isinstance(each, dict) else _refused(each) for each in scores]
+
+    async def _scores_plain(self) -> bool:
+        """Whether the graph scores a row that it scored before; true at first also where that is not known."""
+        run = self._session.run([self._plain_row])
+        with _Watch(run):
+            (score,) = await in_scoring_thread(run.scores)
+        if isinstance(score, dict):
+            return True
+        self._n_failed += 1
+        return not self._has_scored and self._n_failed < MAX_FAILED_RUNS
 
     async def score_all(self, requests: Sequence[ScoreRequest]) -> list[BackgroundScores]:
         rows = [self._try_to_read(request) for request in requests]
@@ -146,15 +170,49 @@ class OnnxVersion:
         for first in range(0, len(rows), self._max_rows):
             part = rows[first : first + self._max_rows]
             run = self._session.run(part)
-            stop = asyncio.get_running_loop().call_later(MAX_RUN_S, run.stop)
             started_s = time.perf_counter()
-            try:
+            with _Watch(run):
                 given = await asyncio.to_thread(run.scores)
-            finally:
-                stop.cancel()
             each_s = (time.perf_counter() - started_s) / len(part)
             scored += [BackgroundScores(each, each_s) for each in given]
         return scored
+
+
+def _max_rows(signature: Signature) -> int:
+    """Rows of a run, by what they take and what they give as far as the graph says it."""
+    known_bytes = sum(each.max_row_bytes for each in signature.outputs if each.is_known)
+    n_given = known_bytes // NUMBER_BYTES
+    return max(
+        1,
+        min(MAX_RUN_ROWS, MAX_RUN_CELLS // len(signature.columns), MAX_PART_VALUES // max(1, n_given)),
+    )
+
+
+class _Watch:
+    """Watch of a run: stops it once its time is over, which begins with the run and not with the wait for a thread."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __enter__(self) -> None:
+        self._look_again()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _look_again(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._run.left_s, self._look)
+
+    def _look(self) -> None:
+        if self._run.left_s > 0.0:
+            self._look_again()
+        else:
+            self._run.stop()
+
+
+def _refused(error: ModelFailed) -> ContentRefused:
+    detail = str(error)
+    return ContentRefused(f"features: {detail}", [FieldError("features", detail)])
 
 
 def _about(spec: TensorSpec, datatype: Datatype) -> TensorMetadata:

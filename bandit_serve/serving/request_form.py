@@ -5,6 +5,7 @@ from __future__ import annotations
 from bandit_serve.api.decisions import ScoreRequest
 from bandit_serve.base.names import check_all_outside, check_outside
 from bandit_serve.errors import FieldError, InvalidInput
+from bandit_serve.models.feature_columns import checked_features
 from bandit_serve.models.model import Feature, Features
 
 
@@ -41,6 +42,19 @@ def check_family_request(request: ScoreRequest) -> None:
     if request.user_id is None:
         detail = "expected a user_id: a model that scores users and items needs one"
         raise InvalidInput(f"user_id: {detail}.", [FieldError("user_id", detail)])
+
+
+def check_request_with_features(request: ScoreRequest) -> None:
+    """`Check` of families that take features: that of all families, and features that become columns."""
+    check_family_request(request)
+    features = request_features(request)
+    if features is None:
+        return
+    try:
+        checked_features(features)
+    except InvalidInput as error:
+        detail = str(error)
+        raise InvalidInput(f"features: {detail}", [FieldError("features", detail)]) from None
 
 
 def request_features(request: ScoreRequest) -> Features | None:

@@ -25,14 +25,17 @@ class BackgroundScores(NamedTuple):
 class Servable(Protocol):
     """Version in memory that scores requests: a family's model, or whatever else a kind gives.
 
-    A kind is a module of this package, and a line in each function of `kinds.py`: one opens a version (in a thread),
-    the other names the kind's `Check`. Checks are made before an arm is drawn, for all active arms, so no refusal
-    depends on the draw. They need the registry's record alone, and are equal (`==`) where they ask the same: an
-    experiment makes each once.
+    A kind is a module of this package, and a line in each function of `kinds.py`. `VersionOpener` opens a version (in a
+    thread). The other functions need the registry's record alone, as they are asked before an arm is drawn, for all
+    active arms, so that no refusal depends on the draw: `check_of` is the kind's `Check`, `outputs_of` names the
+    outputs, `max_output_bytes` bounds them and `patience_s` the time. Checks are equal (`==`) where they ask the same:
+    an experiment makes each once.
 
-    Two kinds of errors leave a servable. `InvalidInput` is the request's own: the caller gets it, and no arm suffers.
-    Every other exception is a failure of the version: its arm is ejected and the request is drawn anew; where no
-    other arm is left, the caller gets that error, so it has to be a `BanditServeError` where it is to be understood.
+    Four kinds of errors leave a servable. `InvalidInput` is the request's own: the caller gets it, and no arm suffers.
+    `ContentRefused` is of this request and this version: the request is drawn anew among the other arms, and the arm
+    stays. So it does with `Overloaded`, where the request was not begun as too many are. Every other exception is a
+    failure of the version: its arm is ejected and the request is drawn anew. Where no other arm is left, the caller
+    gets the error, so it has to be a `BanditServeError` where it is to be understood.
     """
 
     @property

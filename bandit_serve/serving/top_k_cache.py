@@ -21,8 +21,8 @@ MAX_BYTES = 64 * 2**20
 ITEM_BYTES = 160
 STORE_TIMEOUT_S = 0.02
 STORE_REST_S = 1.0
-# Ranking more items is done in a thread: the first time they are made ready for it, which takes longer.
-LOOP_ITEMS = 2_000
+MAX_LOOP_ITEMS = 2_000
+"""Number of items whose scoring takes about half a millisecond; more are scored or ranked in a thread."""
 
 Items = list[tuple[str, float]]
 
@@ -61,7 +61,7 @@ class TopKCache:
             self.hits += 1
             return items, True
         self.misses += 1
-        if model.n_items > LOOP_ITEMS:
+        if model.n_items > MAX_LOOP_ITEMS:
             items = await in_scoring_thread(model.top_k, user, k, exclude, features)
         else:
             items = model.top_k(user, k, exclude, features)

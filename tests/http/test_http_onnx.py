@@ -228,14 +228,28 @@ def test_a_shadow_agrees_in_its_outputs(service: ThrowawayService) -> None:
     assert body["mean_latency_ms"] > 0
 
 
-def test_a_score_that_is_not_finite_is_a_failure_and_another_arm_answers(service: ThrowawayService) -> None:
+def test_a_score_that_is_not_finite_is_refused_and_another_arm_answers(service: ThrowawayService) -> None:
     model = registered(service, graphs.arithmetic("Div"), graphs.arithmetic("Sum"))
-    check_problem(ask(service, model, {"a": 1, "b": 0}), 503)
+    check_problem(ask(service, model, {"a": 1, "b": 0}), 400)
     assert ask(service, model, {"a": 1, "b": 2}).body["prediction"] == 0.5
     name = running(service, arms=arms(model, "v1", "v2"), unit="request")
     requests = [{"features": {"a": 1, "b": 0}}] * 40
     answer = service.call("POST", f"/v1/experiments/{name}/predict/batch", {"requests": requests}).body
     assert {(each["arm"], each["prediction"]) for each in answer["responses"]} == {("arm-v2", 1.0)}
+
+
+def test_extreme_numbers_of_one_caller_take_no_arm_from_others(service: ThrowawayService) -> None:
+    model = registered(service, graphs.arithmetic("Sum"), graphs.arithmetic("Sum"))
+    name = running(service, arms=arms(model, "v1", "v2"))
+    path = f"/v1/experiments/{name}/predict"
+    plain, extreme = {"features": {"a": 1, "b": 2}}, {"features": {"a": 3.4e38, "b": 3.4e38}}
+    for _ in range(20):
+        assert service.call("POST", path, plain).body["prediction"] == 3.0
+        check_problem(service.call("POST", path, extreme), 400, "features")
+    for _ in range(10):
+        check_problem(service.call("POST", path, extreme), 400, "features")
+    served = {service.call("POST", path, plain).body["arm"] for _ in range(40)}
+    assert served == {"arm-v1", "arm-v2"}
 
 
 def test_a_row_that_fails_spoils_no_other_of_its_run(service: ThrowawayService) -> None:
@@ -247,7 +261,7 @@ def test_a_row_that_fails_spoils_no_other_of_its_run(service: ThrowawayService) 
         if i % 3:
             assert each["prediction"] == pytest.approx(i / (i % 3))
         else:
-            assert each["status"] == 503
+            assert each["status"] == 400
 
 
 def test_the_file_of_an_arm_is_damaged_and_the_others_serve(tmp_path: Path) -> None:

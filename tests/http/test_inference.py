@@ -7,19 +7,23 @@ import gzip
 import itertools
 import json
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-from graphs import random_forest
-from http_calls import check_refusal, draft, running, upload
+from graphs import graph, random_forest
+from http_calls import check_problem, check_refusal, draft, new_name, running, upload
 from services import Answer, ThrowawayService
 
 from bandit_serve.models import FactorizationMachine, MatrixFactorization
 
 USERS, ITEMS = ["u1", "u2", "u3"], [f"i{i}" for i in range(9)]
+B = {"name": "b", "version": "v1"}
 LENGTH = "Inference-Header-Content-Length"
 
 
@@ -291,8 +295,6 @@ def test_arms_with_other_outputs_are_asked_row_by_row(service: ThrowawayService,
         {"name": "b", "model": "other-forest", "version": "v1"},
     ]
     name = running(service, arms=arms)
-    for arm in arms:  # in memory, so that their outputs are known
-        assert service.call("GET", f"/v2/models/{arm['model']}/versions/v1").status == 200
     asked = pairs(["u1", "u2"], ["i1", "i1"])
     asked["inputs"].append({"name": "X", "shape": [2, len(x[0])], "datatype": "FP64", "data": x})
     check_refusal("/v2", infer(service, name, asked), 409)
@@ -454,6 +456,93 @@ def test_nothing_is_drawn_for_a_request_that_is_refused(service: ThrowawayServic
         assert infer(service, name, body, headers).status in (400, 413)
     first = infer(service, name, pairs(["u1"], ["i1"])).body["parameters"]["decision_id"]
     assert number_in(first) == 0, "the worker numbers its decisions from 0"
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"": 1.0},
+        {"a\nb": 1.0},
+        {"ö" * 65: 1.0},
+        {"x" * 129: "text"},
+        {f"x{i}": 1.0 for i in range(257)},
+        {"genres": [f"g{i}" for i in range(257)]},
+        [1.0] * 300,
+    ],
+    ids=range(7),
+)
+def test_features_are_refused_whatever_arm_is_drawn(
+    service: ThrowawayService, ranker: str, tmp_path: Path, features: Any
+) -> None:
+    machine = FactorizationMachine(n_factors=2, n_epochs=1).fit(["u"], ["i"], [1.0], features=[{"age": 3.0}])
+    machine.save(tmp_path / "machine")
+    model = new_name("machine")
+    assert upload(service, model, (tmp_path / "machine").read_bytes()).status == 201
+    arms = [
+        {"name": "control", "model": ranker, "version": "v1"},
+        {"name": "b", "model": model, "version": "v1"},
+    ]
+    name = running(service, arms=arms)
+    asked = {"user_id": "u1", "item_id": "i1", "features": features}
+    for _ in range(8):
+        check_problem(service.call("POST", f"/v1/experiments/{name}/predict", asked), 400)
+    asked["features"] = {"a": 1.0, "b": ["x"] * 255}
+    answers = [service.call("POST", f"/v1/experiments/{name}/predict", asked) for _ in range(12)]
+    assert {answer.status for answer in answers} == {200}
+    assert max(number_in(answer.body["decision_id"]) for answer in answers) == 11, "nothing was drawn before"
+
+
+def embedding(width: int, shown: int | None = None) -> bytes:
+    """Graph that gives so many numbers for one; `shown` is the width that it declares."""
+    weights = onnx.numpy_helper.from_array(np.ones((1, width), np.float32), "weights")
+    return graph(
+        [onnx.helper.make_node("MatMul", ["a", "weights"], ["embedding"])],
+        {"a": (onnx.TensorProto.FLOAT, [None, 1])},
+        {"embedding": (onnx.TensorProto.FLOAT, [None, shown])},
+        [weights],
+    ).SerializeToString()
+
+
+def numbers(n: int) -> dict[str, Any]:
+    return {"inputs": [{"name": "a", "shape": [n, 1], "datatype": "FP64", "data": [1.5] * n}]}
+
+
+@pytest.mark.parametrize(("shown", "fits"), [(768, 1_500), (None, 1_000)])
+def test_outputs_are_bounded_before_anything_is_drawn(
+    service: ThrowawayService, shown: int | None, fits: int
+) -> None:
+    model = new_name("embedding")
+    assert upload(service, model, embedding(768, shown)).status == 201
+    name = running(
+        service, arms=[{"name": "control", "model": model, "version": "v1"}, {**B, "model": model}]
+    )
+    too_many = 3_500
+    check_refusal("/v2", infer(service, name, numbers(too_many)), 413)
+    batch = {"requests": [{"features": {"a": 1.5}}] * too_many}
+    check_problem(service.call("POST", f"/v1/experiments/{name}/predict/batch", batch), 413)
+    answer = infer(service, name, numbers(fits))
+    assert outputs_of(answer)["embedding"]["data"] == [1.5] * 768 * fits
+    assert outputs_of(answer)["embedding"]["shape"] == [fits, 768]
+    numbered = sorted(map(number_in, answer.body["parameters"]["decision_ids"]))
+    assert numbered == list(range(fits)), "nothing was drawn before"
+
+
+def test_a_wide_answer_gives_turns_to_others(service: ThrowawayService) -> None:
+    model = new_name("embedding")
+    assert upload(service, model, embedding(768, 768)).status == 201
+    promoted = service.call("POST", f"/v1/models/{model}/versions/v1/status", {"status": "production"})
+    assert promoted.status == 200
+    assert infer(service, model, numbers(1)).status == 200
+    with ThreadPoolExecutor(1) as pool:
+        wide = pool.submit(infer, service, model, numbers(1_500))
+        latencies_s = []
+        while not wide.done():
+            began_s = time.perf_counter()
+            assert service.call("GET", "/v2/health/live").status == 200
+            latencies_s.append(time.perf_counter() - began_s)
+        assert wide.result().status == 200
+    assert max(latencies_s) < 0.5
+    assert len(latencies_s) > 3
 
 
 def number_in(token: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -150,6 +151,12 @@ def test_context_goes_to_the_fields_that_are_named(service: ThrowawayService) ->
     refused = evaluate(service, name, {**full, "hour": {"of": "day"}})
     check_refusal(FLAGS, refused, 400, "context.hour")
     assert refused.body["errorCode"] == "INVALID_CONTEXT"
+    for call in (partial(evaluate, service, name), partial(evaluate_all, service)):
+        refused = call({**full, "hour": "3"})
+        check_refusal(FLAGS, refused, 400, "context.hour")
+        assert refused.body["errorCode"] == "INVALID_CONTEXT"
+    for value in (3.5, True, None):
+        assert evaluate(service, name, {**full, "hour": value, "device": 3}).status == 200
     keys = {flag["key"] for flag in evaluate_all(service, {"targetingKey": "u", "hour": 3}).body["flags"]}
     assert name not in keys, "a field is missing"
     flag = flag_of(evaluate_all(service, full), name)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from commands import bandit_serve
+from graphs import arithmetic
 from http_calls import check_problem, decide, new_name, running, upload
 from services import Answer, ThrowawayService
 from stores import wait_until
@@ -73,6 +74,39 @@ def experiment_of(service: ThrowawayService, upstreams: Pair, **fields: Any) -> 
 def predict(service: ThrowawayService, name: str, i: int = 0, **body: Any) -> Answer:
     asked = body or {"user_id": f"u{i}", "item_id": "i"}
     return service.call("POST", f"/v1/experiments/{name}/predict", asked)
+
+
+def test_outputs_by_name_are_refused_for_all_arms_or_left_out(service: ThrowawayService, pair: Pair) -> None:
+    remote, graph = new_name("m"), new_name("m")
+    assert register(service, remote, pair[0]).status == 201
+    assert upload(service, graph, arithmetic("Sum", 1)).status == 201
+    arms = [{"name": name, "model": name, "version": "v1"} for name in (remote, graph)]
+    name = running(service, arms=arms, control=remote)
+
+    def infer(n: int, *wanted: str) -> Answer:
+        asked: dict[str, Any] = {
+            "inputs": [{"name": "a", "shape": [n], "datatype": "FP64", "data": [1.5] * n}]
+        }
+        if wanted:
+            asked["outputs"] = [{"name": each} for each in wanted]
+        return service.call("POST", f"/v2/models/{name}/infer", asked)
+
+    for wanted in ("label", "nothing"):
+        assert [infer(1, wanted).status for _ in range(12)] == [400] * 12
+    answers = [infer(1, "prediction") for _ in range(16)]
+    assert {
+        (answer.status, answer.body["parameters"]["arm"], *(each["name"] for each in answer.body["outputs"]))
+        for answer in answers
+    } == {(200, remote), (200, graph, "prediction")}
+    many = infer(40)
+    assert (many.status, many.body["outputs"]) == (200, [])
+    assert set(many.body["parameters"]["arms"]) == {remote, graph}
+    wait_until(lambda: exposures_of(service, name) == 56)
+
+
+def exposures_of(service: ThrowawayService, name: str) -> int:
+    results = service.call("GET", f"/v1/experiments/{name}/results").body
+    return sum(arm["exposures"] for arm in results["arms"])
 
 
 def metrics_of(service: ThrowawayService, name: str) -> dict[str, dict[str, Any]]:

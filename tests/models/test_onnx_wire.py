@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 
 import graphs
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from bandit_serve.errors import InvalidArtifact
+from bandit_serve.models.onnx import wire
 from bandit_serve.models.onnx.wire import MAX_DEPTH, check_structure, is_onnx
 
 GRAPH = graphs.arithmetic()
@@ -149,6 +151,34 @@ def test_a_forest_of_a_million_nodes_is_read_within_seconds() -> None:
     started_s = time.process_time()
     check_structure(content)
     assert time.process_time() - started_s < 5.0
+
+
+def delimited(number: int, content: bytes) -> bytes:
+    """Field of bytes in protobuf's form."""
+    length, size = len(content), b""
+    while length > 0x7F:
+        size += bytes([length & 0x7F | 0x80])
+        length >>= 7
+    return bytes([number << 3 | 2]) + size + bytes([length]) + content
+
+
+@pytest.mark.parametrize(
+    "part",
+    [b"\x60\x00", b"\x0a\x00", delimited(1, b"\x2a\x00"), delimited(5, b"\x0a\x02\x01\x01"), b"\x08\x01"],
+    ids=["unknown numbers", "nodes", "attributes", "dimensions", "numbers in place of nodes"],
+)
+def test_tiny_fields_are_refused_at_a_bounded_cost(part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "MAX_FIELDS", 20_000)
+    monkeypatch.setattr(wire, "MAX_MESSAGES", 5_000)
+    content = b"\x08\x08" + delimited(7, part * 200_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidArtifact, match=r"more than|damaged"):
+            check_structure(content)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3_000_000
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Families whose scores are preferences, against the formulas that they are named after."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -293,10 +294,32 @@ def test_items_of_the_fit_stay_and_new_ones_go_on_moving_also_after_a_restart(tm
     assert content(model, tmp_path) == (tmp_path / "again").read_bytes()
 
 
-def test_a_model_that_no_file_would_hold_is_refused_before_the_work(family, monkeypatch):
-    monkeypatch.setattr(preferences, "MAX_BYTES", 10_000)
-    with pytest.raises(TooLarge, match=r"60 users and 45 items with 48 factors would be of .* bytes"):
+def test_a_fit_that_takes_too_much_memory_is_refused_before_the_work(family, monkeypatch):
+    monkeypatch.setattr(preferences, "MAX_FIT_BYTES", 10_000)
+    with pytest.raises(
+        TooLarge, match=r"60 users and 45 items with 48 factors, .* would take .* bytes of memory"
+    ):
         family(48).fit(MADE.users, MADE.items, MADE.values)
+
+
+@pytest.mark.parametrize(
+    ("n_users", "n_items", "n_factors"),
+    [(9_000, 600, 64), (600, 9_000, 64), (4_000, 4_000, 64), (500, 500, 512)],
+)
+def test_the_peak_of_a_fit_is_bounded_before_the_work(family, n_users, n_items, n_factors, monkeypatch):
+    n = 2 * max(n_users, n_items)
+    users, items = np.arange(n) % n_users, (np.arange(n) * 7) % n_items
+    tracemalloc.start()
+    try:
+        family(n_factors, n_epochs=1).fit(users, items, np.ones(n), n_threads=1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    monkeypatch.setattr(preferences, "MAX_FIT_BYTES", peak)
+    with pytest.raises(TooLarge):
+        family(n_factors, n_epochs=1).fit(users, items, np.ones(n), n_threads=1)
+    monkeypatch.setattr(preferences, "MAX_FIT_BYTES", 4 * peak)
+    family(n_factors, n_epochs=1)._check_size(n_users, n_items, n)
 
 
 @pytest.mark.parametrize(

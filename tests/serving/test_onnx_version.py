@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -10,14 +11,17 @@ import graphs
 import numpy as np
 import pytest
 from msgspec import structs
+from onnx import TensorProto, helper
 
 from bandit_serve.api.decisions import ScoreRequest
-from bandit_serve.errors import InvalidInput, ModelFailed, Overloaded
+from bandit_serve.base.threads import in_scoring_thread
+from bandit_serve.errors import ContentRefused, InvalidArtifact, InvalidInput, ModelFailed, Overloaded
+from bandit_serve.models.onnx import session as session_module
 from bandit_serve.models.onnx.rows import Row
 from bandit_serve.models.onnx.session import Run, Session, make_session
-from bandit_serve.models.onnx.signature import signature_of
+from bandit_serve.models.onnx.signature import MAX_ROW_BYTES, signature_of
 from bandit_serve.serving import onnx_version as module
-from bandit_serve.serving.onnx_version import MAX_RUN_ROWS, OnnxVersion, onnx_check
+from bandit_serve.serving.onnx_version import MAX_FAILED_RUNS, MAX_RUN_ROWS, OnnxVersion, onnx_check
 
 
 def session_of(content: bytes) -> Session:
@@ -88,7 +92,7 @@ def test_a_row_fails_alone(division: Session) -> None:
         version = OnnxVersion(division)
         asked = [version.score(request(i, i % 2)) for i in range(6)]
         answers = await asyncio.gather(*asked, return_exceptions=True)
-        assert [isinstance(answer, ModelFailed) for answer in answers] == [True, False] * 3
+        assert [isinstance(answer, ContentRefused) for answer in answers] == [True, False] * 3
         assert answers[5] == {"prediction": 5.0}
 
     run(scenario)
@@ -122,7 +126,7 @@ def test_the_queue_has_a_bound(division: Session, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_run_without_end_is_stopped_and_the_next_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_RUN_S", 0.3)
+    monkeypatch.setattr(session_module, "MAX_RUN_S", 0.3)
     endless = session_of(graphs.slow(2**40))
 
     async def scenario() -> None:
@@ -136,6 +140,115 @@ def test_a_run_without_end_is_stopped_and_the_next_is_made(monkeypatch: pytest.M
     run(scenario)
     finite = session_of(graphs.slow(3))
     assert finite.run([[1.0]]).scores() == [{"prediction": 4.0}]
+
+
+def test_the_wait_for_the_scoring_thread_is_no_time_of_a_run(
+    division: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "MAX_RUN_S", 0.2)
+
+    async def scenario() -> None:
+        other = asyncio.ensure_future(in_scoring_thread(time.sleep, 0.6))
+        await asyncio.sleep(0)
+        assert await OnnxVersion(division).score(request(1, 2)) == {"prediction": 0.5}
+        assert other.done()
+
+    run(scenario)
+
+
+def test_rows_without_a_score_are_refused_while_the_graph_scores_another(division: Session) -> None:
+    async def scenario() -> None:
+        version = OnnxVersion(division)
+        assert await version.score(request(1, 2)) == {"prediction": 0.5}
+        for _ in range(2 * MAX_FAILED_RUNS):
+            with pytest.raises(ContentRefused, match="not finite"):
+                await version.score(request(1, 0))
+        assert await version.score(request(3, 2)) == {"prediction": 1.5}
+
+    run(scenario)
+
+
+def test_a_graph_that_never_scored_fails_after_some_runs(division: Session) -> None:
+    async def scenario() -> None:
+        version = OnnxVersion(division)
+        for _ in range(MAX_FAILED_RUNS - 1):
+            with pytest.raises(ContentRefused):
+                await version.score(request(1, 0))
+        for _ in range(3):
+            with pytest.raises(ModelFailed):
+                await version.score(request(1, 0))
+        assert await version.score(request(1, 2)) == {"prediction": 0.5}
+        with pytest.raises(ContentRefused):
+            await version.score(request(1, 0))
+
+    run(scenario)
+
+
+def test_a_graph_that_scores_no_more_fails(division: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        version = OnnxVersion(division)
+        assert await version.score(request(1, 2)) == {"prediction": 0.5}
+        monkeypatch.setattr(Session, "scores", _failing)
+        with pytest.raises(ModelFailed):
+            await version.score(request(1, 2))
+
+    run(scenario)
+
+
+def _failing(*_: object) -> None:
+    raise ModelFailed("The graph failed.")
+
+
+def widened(width: int | None) -> bytes:
+    """Graph that gives so many ones a row for one number; without `width`, as many as its number says."""
+    values = [
+        helper.make_tensor("one", TensorProto.FLOAT, [1, 1], [1.0]),
+        helper.make_tensor("width", TensorProto.INT64, [1], [width or 1]),
+    ]
+    nodes = [
+        helper.make_node("Shape", ["a"], ["n"], end=1),
+        helper.make_node("Concat", ["n", "width"], ["shape"], axis=0),
+        helper.make_node("Expand", ["one", "shape"], ["ones"]),
+    ]
+    if width is None:
+        values.pop()
+        nodes[:0] = [
+            helper.make_node("ReduceMax", ["a"], ["largest"], axes=[0, 1], keepdims=0),
+            helper.make_node("Cast", ["largest"], ["whole"], to=TensorProto.INT64),
+            helper.make_node("Unsqueeze", ["whole", "first"], ["width"]),
+        ]
+        values.append(helper.make_tensor("first", TensorProto.INT64, [1], [0]))
+    return graphs.graph(
+        nodes, {"a": (TensorProto.FLOAT, [None, 1])}, {"ones": (TensorProto.FLOAT, [None, width])}, values
+    ).SerializeToString()
+
+
+@pytest.mark.parametrize(("width", "fits"), [(780, True), (900, False), (1_000_000, False)])
+def test_a_row_of_an_open_shape_has_a_bound(width: int, fits: bool) -> None:
+    async def scenario() -> None:
+        version = OnnxVersion(session_of(widened(None)))
+        asked = [version.score(ScoreRequest(features={"a": float(size)})) for size in (2, width, 3)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        if fits:
+            assert answers[1] == {"outputs": {"ones": [1.0] * width}}
+        else:
+            assert isinstance(answers[1], ContentRefused)
+            assert "for a row" in str(answers[1])
+            assert answers[0] == {"outputs": {"ones": [1.0] * 2}}, "a row fails alone"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("width", "accepted"), [(18_000, True), (19_000, False), (1_000_000, False)])
+def test_a_graph_that_declares_too_much_for_a_row_is_not_admitted(width: int, accepted: bool) -> None:
+    made = make_session(widened(width))
+    if accepted:
+        signature = signature_of(made.get_inputs(), made.get_outputs())
+        assert signature.max_row_bytes <= MAX_ROW_BYTES
+        assert OnnxVersion(Session(widened(width), signature))._max_rows == 1
+    else:
+        with pytest.raises(InvalidArtifact, match="for a row"):
+            signature_of(made.get_inputs(), made.get_outputs())
 
 
 def test_what_a_run_breaks_on_reaches_those_who_wait(

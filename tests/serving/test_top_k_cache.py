@@ -197,7 +197,7 @@ def test_a_store_that_is_gone_costs_no_answer(server: ThrowawayStore) -> None:
 
 
 def test_large_catalogues_are_ranked_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOOP_ITEMS", 10)
+    monkeypatch.setattr(module, "MAX_LOOP_ITEMS", 10)
     threads: list[str] = []
 
     class Noted(Counted):

@@ -36,6 +36,11 @@ class RowReader:
         self._is_real = self._is_matrix and dtypes[0] in ("float32", "float64")
         self._largest = float(np.finfo(dtypes[0]).max) if self._is_real else math.inf
 
+    @property
+    def plain_row(self) -> Row:
+        """Row of zeros, false and empty texts."""
+        return ["" if cell is _text else False if cell is _truth else 0 for cell in self._cells]
+
     def __call__(self, features: GivenFeatures) -> Row:
         if isinstance(features, Mapping):
             return self._named(features)

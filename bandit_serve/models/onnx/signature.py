@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,18 @@ MAX_COLUMNS = 10_000
 MAX_INPUTS = 1_000
 MAX_OUTPUTS = 100
 MAX_NAME = 256
+NUMBER_BYTES = 26
+"""Bytes of a number in a list of an answer, at most."""
+CHARACTER_BYTES = 6
+"""Bytes of a character in an answer, at most: U+0001 is written as an escape."""
+MAX_TEXT_BYTES = 1_536
+"""Bytes of each text of an output whose shape is known."""
+MAX_OPEN_BYTES = 24 * 2**10
+"""Bytes of a row's part of an output whose size the graph does not say: 780 numbers or more."""
+BRACKETS_BYTES = 2
+"""Bytes of a list's brackets, of which a value has at most a pair for each axis."""
+MAX_ROW_BYTES = 512 * 2**10
+"""Bytes of a row's part of an answer, as the graph says it: about 19,000 numbers."""
 DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -37,6 +50,20 @@ class TensorSpec(Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     dtype: str
     shape: tuple[int | None, ...] = ()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the graph says how many values a row has."""
+        return self.dtype != "mapping" and None not in self.shape
+
+    @property
+    def max_row_bytes(self) -> int:
+        """Bytes of a row's values in an answer, at most."""
+        if not self.is_known:
+            return MAX_OPEN_BYTES
+        sizes = [size for size in self.shape if size is not None]
+        value_bytes = MAX_TEXT_BYTES if self.dtype == "str" else NUMBER_BYTES
+        return math.prod(sizes) * (value_bytes + BRACKETS_BYTES * len(sizes))
 
 
 class Signature(Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,6 +90,11 @@ class Signature(Struct, frozen=True, forbid_unknown_fields=True):
         one = self.outputs[0]
         return len(self.outputs) == 1 and one.dtype in ("float32", "float64") and one.shape in ((), (1,))
 
+    @property
+    def max_row_bytes(self) -> int:
+        """Bytes of a row's part of an answer, at most. A run that gives more has failed."""
+        return sum(CHARACTER_BYTES * len(each.name) + each.max_row_bytes for each in self.outputs)
+
 
 def signature_of(inputs: Sequence[Any], outputs: Sequence[Any], nbytes: int = 0) -> Signature:
     """Signature of a session's `NodeArg`s. Raises `InvalidArtifact` for those that no request could fill."""
@@ -87,7 +119,13 @@ def signature_of(inputs: Sequence[Any], outputs: Sequence[Any], nbytes: int = 0)
     columns = (
         [f"x{i}" for i in range(width)] if width is not None and width > 1 else [each.name for each in taken]
     )
-    return Signature(tuple(taken), tuple(map(_output, outputs)), tuple(columns), single, nbytes)
+    signature = Signature(tuple(taken), tuple(map(_output, outputs)), tuple(columns), single, nbytes)
+    if signature.max_row_bytes > MAX_ROW_BYTES:
+        raise InvalidArtifact(
+            f"The graph gives up to {signature.max_row_bytes} bytes for a row: expected {MAX_ROW_BYTES} or less, which "
+            f"are about {MAX_ROW_BYTES // (NUMBER_BYTES + BRACKETS_BYTES)} numbers."
+        )
+    return signature
 
 
 def with_columns(signature: Signature, names: Any) -> Signature:

@@ -30,7 +30,7 @@ from bandit_serve.errors import (
     NotFound,
     TooLarge,
 )
-from bandit_serve.server.answer_sizes import ITEM_BYTES, NUMBER_BYTES, AnswerSizes
+from bandit_serve.server.answer_sizes import AnswerSizes
 from bandit_serve.server.news import read_news
 from bandit_serve.server.problems import as_entry
 from bandit_serve.server.service import Service
@@ -172,8 +172,8 @@ class DecisionHandlers:
                 f"The batch asks for more than {MAX_BATCH_ITEMS} items; send fewer requests at once."
             )
         await self._known(experiment)
-        nbytes = sum(ids * NUMBER_BYTES + k * ITEM_BYTES for ids, k in items)
-        await self._sizes.check(experiment, len(requests), nbytes)
+        n_items, n_ranked = sum(ids for ids, _ in items), sum(k for _, k in items)
+        await self._sizes.check_predictions(experiment, len(requests), n_items, n_ranked)
         responses, turn = Responses(headers), Turn()
         for first in range(0, len(requests), MAX_BEGUN):
             begun: list[Any] = []

@@ -22,6 +22,9 @@ from bandit_serve.api.decisions import (
     ScoreRequest,
 )
 from bandit_serve.api.inference import (
+    ITEM,
+    SCORE,
+    UNIT,
     IndexEntry,
     IndexRequest,
     InferenceRequest,
@@ -39,12 +42,9 @@ from bandit_serve.decisions.control_decider import ControlDecider
 from bandit_serve.decisions.decider import Decider
 from bandit_serve.errors import Conflict, NotFound, TooLarge, Unavailable
 from bandit_serve.registry.registry import SERVABLE, Version
-from bandit_serve.server.answer_sizes import ITEM_BYTES, AnswerSizes
+from bandit_serve.server.answer_sizes import AnswerSizes
 from bandit_serve.server.news import read_news
 from bandit_serve.server.rows import (
-    ITEM,
-    SCORE,
-    UNIT,
     InferenceRows,
     decision_parameters,
     decisions,
@@ -71,6 +71,7 @@ from bandit_serve.server.wire import (
     encode_json,
     read_bytes,
 )
+from bandit_serve.serving.kinds import outputs_of
 from bandit_serve.serving.loaded import require_servable
 from bandit_serve.serving.servable import described
 from bandit_serve.store.keys import COMMON
@@ -182,14 +183,21 @@ class InferenceHandlers:
         if isinstance(subject, Version):
             rows = InferenceRows(asked, tensors, frozenset())
             scored = await self._score(name, request.match_info.get("version"), rows)
+            outputs = await predictions(scored)
+            if not outputs:
+                raise nothing_in_common()
+            check_names(asked, [output.name for output in outputs])
             response = InferenceResponse(name, [], scored[0].model_version, asked.id)
-            return respond(response, wanted_outputs(asked, predictions(scored)))
+            return await respond(response, wanted_outputs(asked, outputs))
         rows = InferenceRows(asked, tensors, subject.context_fields)
-        names = self._names_of_outputs(subject, rows)
+        names = self._common_outputs(subject, rows)
         check_names(asked, names)
         if names == [] and rows.n > 1:
             raise nothing_in_common()
-        await self._sizes.check(name, rows.n, rows.n * (rows.k or 0) * ITEM_BYTES)
+        if _only_decides(subject):
+            await self._sizes.check(name, rows.n)
+        else:
+            await self._sizes.check_predictions(name, rows.n, 0, rows.n * (rows.k or 0))
         check_all_outside(rows.units or (), f"inputs.{UNIT}")
         decided: Sequence[Decided | Predicted]
         if _only_decides(subject):
@@ -197,9 +205,9 @@ class InferenceHandlers:
             outputs = decisions(drawn)
         else:
             decided = predicted = await self._predict(name, rows)
-            outputs = predictions(predicted)
+            outputs = await predictions(predicted)
         response = InferenceResponse(name, [], UNSET, asked.id, decision_parameters(decided))
-        return respond(response, wanted_outputs(asked, outputs))
+        return await respond(response, wanted_outputs(asked, outputs))
 
     async def _score(self, model: str, version: str | None, rows: InferenceRows) -> list[Scored]:
         """Scores all rows; a few at a time are under way, so that they share runs of the model."""
@@ -271,19 +279,23 @@ class InferenceHandlers:
                 outputs.append(gives)
         return list(inputs.values()), _common(outputs)
 
-    def _names_of_outputs(self, decider: Decider | ControlDecider, rows: InferenceRows) -> list[str] | None:
-        """Names of the outputs that all arms of an experiment give; None where an arm must be asked to know them."""
+    def _common_outputs(self, decider: Decider | ControlDecider, rows: InferenceRows) -> list[str] | None:
+        """Names of outputs that all arms give whose outputs are known before they are asked; None without such arms."""
         if _only_decides(decider):
             return [tensor.name for tensor in OF_A_DECISION]
         if rows.k is not None:
             return [ITEM, SCORE]
-        outputs: list[Sequence[TensorMetadata]] = []
+        registry, models = self._service.node.replica.registry, self._service.node.models
+        known: list[Sequence[TensorMetadata]] = []
         for reference in _references(decider):
-            version = described(self._service.node.models.get(reference.id, reference.version))
-            if version is None:
-                return None
-            outputs.append(version.outputs)
-        return [tensor.name for tensor in _common(outputs)]
+            with contextlib.suppress(NotFound):
+                outputs = outputs_of(registry.version(reference.id, reference.version))
+                if outputs is None:
+                    version = described(models.get(reference.id, reference.version))
+                    outputs = None if version is None else version.outputs
+                if outputs is not None:
+                    known.append(outputs)
+        return [tensor.name for tensor in _common(known)] if known else None
 
 
 def _only_decides(decider: Decider | ControlDecider) -> bool:
