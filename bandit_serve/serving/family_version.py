@@ -25,7 +25,6 @@ class FamilyVersion:
     the others refuse them.
     """
 
-    ready = True
     inputs = (TensorMetadata("user_id", "BYTES", [-1]), TensorMetadata("item_id", "BYTES", [-1]))
     outputs = (TensorMetadata("prediction", "FP64", [-1]),)
 
@@ -42,6 +41,9 @@ class FamilyVersion:
 
     async def warm(self) -> None:
         """Nothing: the model is mapped, and its first request reads what it needs."""
+
+    async def check_ready(self) -> None:
+        """Nothing: one that is in memory scores."""
 
     async def close(self) -> None:
         """Nothing: the file is unmapped once nobody holds the model."""

@@ -67,8 +67,6 @@ class OnnxVersion:
     `MAX_RUN_S` is stopped, and its rows have failed.
     """
 
-    ready = True
-
     def __init__(self, session: Session) -> None:
         signature = session.signature
         self.nbytes = signature.nbytes
@@ -87,6 +85,9 @@ class OnnxVersion:
 
     async def warm(self) -> None:
         """Nothing: the first run needs no more than later ones."""
+
+    async def check_ready(self) -> None:
+        """Nothing: one that is in memory scores."""
 
     async def close(self) -> None:
         """Nothing: the session is freed once nobody holds it."""

@@ -30,9 +30,11 @@ class Servable(Protocol):
     depends on the draw. They need the registry's record alone, and are equal (`==`) where they ask the same: an
     experiment makes each once.
 
-    Two kinds of errors leave a servable. `InvalidInput` is the request's own: the caller gets it, and no arm suffers.
-    Every other exception is a failure of the version: its arm is ejected and the request is drawn anew; where no
-    other arm is left, the caller gets that error, so it has to be a `BanditServeError` where it is to be understood.
+    Four kinds of errors leave a servable. `InvalidInput` is the request's own: the caller gets it, and no arm suffers.
+    `ContentRefused` is of this request and this version: the request is drawn anew among the other arms, and the arm
+    stays. So it does with `Overloaded`, where the request was not begun as too many are. Every other exception is a
+    failure of the version: its arm is ejected and the request is drawn anew. Where no other arm is left, the caller
+    gets the error, so it has to be a `BanditServeError` where it is to be understood.
     """
 
     @property
@@ -40,16 +42,15 @@ class Servable(Protocol):
         """Bytes that the version holds or maps in this process."""
         ...
 
-    @property
-    def ready(self) -> bool:
-        """Whether a request would be scored now."""
-        ...
-
     async def warm(self) -> None:
         """Makes the first request as fast as later ones. Awaited once, before the version is given to anybody.
 
         Raises `ModelLost` for a version that can not serve at present: it is tried again while it has live traffic.
         """
+        ...
+
+    async def check_ready(self) -> None:
+        """Raises `Unavailable` unless a request would be scored now."""
         ...
 
     def score(self, request: ScoreRequest, alone: bool = False) -> Scores | Awaitable[Scores]:
