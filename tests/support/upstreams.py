@@ -185,6 +185,9 @@ class ThrowawayUpstream:
     async def _mode_400(self, request: web.Request) -> web.Response:
         return await self._status(400)
 
+    async def _mode_413(self, request: web.Request) -> web.Response:
+        return await self._status(413)
+
     async def _mode_422(self, request: web.Request) -> web.Response:
         return await self._status(422)
 
