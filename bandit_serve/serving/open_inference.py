@@ -12,7 +12,13 @@ from msgspec import Struct
 
 from bandit_serve.api.decisions import ScoredItem, ScoreRequest
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge
-from bandit_serve.serving.json_questions import MAX_OUTPUT_DEPTH, MAX_OUTPUTS, checked_items, checked_outputs
+from bandit_serve.serving.json_questions import (
+    MAX_OUTPUT_DEPTH,
+    MAX_OUTPUT_VALUES,
+    MAX_OUTPUTS,
+    checked_items,
+    checked_outputs,
+)
 from bandit_serve.serving.request_form import check_form
 from bandit_serve.serving.servable import Scores
 
@@ -288,6 +294,8 @@ def _nested(values: list[Any], shape: Sequence[int]) -> list[Any]:
 def _output(tensor: OutputTensor) -> InferOutput:
     flat: list[Any] = tensor.data
     for _ in range(MAX_OUTPUT_DEPTH):
+        if len(flat) > MAX_OUTPUT_VALUES:
+            raise ValueError(f"expected at most {MAX_OUTPUT_VALUES} values of {tensor.name!r}")
         if not any(isinstance(value, list) for value in flat):
             break
         flat = [each for value in flat for each in (value if isinstance(value, list) else [value])]

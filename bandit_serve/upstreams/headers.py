@@ -8,6 +8,7 @@ import re
 import stat
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from bandit_serve.base.secrets import know_secrets
 from bandit_serve.errors import UpstreamFailed
@@ -15,24 +16,41 @@ from bandit_serve.errors import UpstreamFailed
 MAX_VALUE_BYTES = 16_384
 MAX_READ_S = 2.0
 """Time for the values of one version's headers. A file system that is away may hang for longer."""
-MAX_READERS = 4
+MAX_READERS = 8
 _ENDS = (b"\r\n", b"\n")
 # Threads of their own: a file that hangs keeps its thread, and nothing else may wait for that.
 _THREADS = ThreadPoolExecutor(MAX_READERS, thread_name_prefix="headers")
+_Asked = tuple[str, tuple[tuple[str, str], ...]]
 
 # Visible characters and spaces between them: no line can be ended, so no header smuggled in.
 _value = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 
 
-async def read_header_values(sources: Mapping[str, str], whose: str) -> dict[str, str]:
-    """`header_values`, read outside of the loop. `UpstreamFailed` also after `MAX_READ_S`."""
-    reading = asyncio.get_running_loop().run_in_executor(_THREADS, header_values, sources, whose)
-    try:
-        return await asyncio.wait_for(reading, MAX_READ_S)
-    except TimeoutError:
-        raise UpstreamFailed(f"The headers of {whose} have no values here.").noted(
-            f"their files could not be read in {MAX_READ_S:g} s"
-        ) from None
+class HeaderReader:
+    """Reads values of headers outside of the loop. The same values are read once at a time, however many ask."""
+
+    def __init__(self) -> None:
+        self._readings: dict[_Asked, asyncio.Future[dict[str, str]]] = {}
+
+    async def read(self, sources: Mapping[str, str], whose: str) -> dict[str, str]:
+        """`header_values`; `UpstreamFailed` also after `MAX_READ_S`. The reading goes on for those who ask next."""
+        asked = whose, tuple(sorted(sources.items()))
+        reading = self._readings.get(asked)
+        if reading is None:
+            loop = asyncio.get_running_loop()
+            reading = self._readings[asked] = loop.run_in_executor(_THREADS, header_values, sources, whose)
+            reading.add_done_callback(partial(self._ended, asked))
+        try:
+            return await asyncio.wait_for(asyncio.shield(reading), MAX_READ_S)
+        except TimeoutError:
+            raise UpstreamFailed(f"The headers of {whose} have no values here.").noted(
+                f"their files could not be read in {MAX_READ_S:g} s"
+            ) from None
+
+    def _ended(self, asked: _Asked, reading: asyncio.Future[dict[str, str]]) -> None:
+        del self._readings[asked]
+        if not reading.cancelled():
+            reading.exception()  # Nobody may be left who awaits it.
 
 
 def header_values(sources: Mapping[str, str], whose: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bandit_serve.base.http_address import HttpAddress
 from bandit_serve.errors import BanditServeError, ContentRefused, Overloaded, UpstreamFailed
-from bandit_serve.upstreams.headers import read_header_values
+from bandit_serve.upstreams.headers import HeaderReader
 from bandit_serve.upstreams.upstream import AllowedUpstreams, Upstream, not_allowed
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class UpstreamPool:
 
     def __init__(self, allowed: AllowedUpstreams) -> None:
         self.allowed = allowed
+        self.headers = HeaderReader()
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -69,7 +70,8 @@ class Endpoint:
     """One upstream as a version asks it. `whose` names the version in sentences, which name no address.
 
     Errors are `UpstreamFailed` for all that is the upstream's, `ContentRefused` where it refuses a request's content,
-    and `Overloaded` for a question that was not sent, as too many were under way: neither of these is its failure.
+    and `Overloaded` for a question that was not asked, or not for its whole time, as too many were under way. Neither
+    of these is its failure.
     """
 
     def __init__(self, pool: UpstreamPool, upstream: Upstream, whose: str) -> None:
@@ -101,7 +103,7 @@ class Endpoint:
         from multidict import CIMultiDict
 
         sources = self.upstream.headers
-        values = await read_header_values(sources, self.whose) if sources else {}
+        values = await self._pool.headers.read(sources, self.whose) if sources else {}
         self._headers = CIMultiDict(values)
         self._headers_with_body = CIMultiDict({"Content-Type": "application/json", **values})
 
@@ -114,6 +116,7 @@ class Endpoint:
         return await self._ask("POST", url, body, self.timeout_s)
 
     async def _ask(self, method: str, url: URL, body: bytes | None, timeout_s: float) -> bytes:
+        waits = self._places.locked()
         until_s = asyncio.get_running_loop().time() + timeout_s
         try:
             async with asyncio.timeout_at(until_s):
@@ -124,6 +127,8 @@ class Endpoint:
             async with asyncio.timeout_at(until_s):
                 return await self._exchange(method, url, body)
         except TimeoutError:
+            if waits:
+                raise self._overloaded() from None
             raise self.failed(f"gave no answer in {timeout_s * 1000:.0f} ms") from None
         except BanditServeError:
             raise
@@ -165,7 +170,7 @@ class Endpoint:
             method, url, data=data, headers=headers, allow_redirects=False
         ) as response:
             if response.status != 200:
-                raise self._refused(response.status)
+                raise self._refused(response.status, asked=body is not None)
             return await self._content(response)
 
     async def _content(self, response: aiohttp.ClientResponse) -> bytes:
@@ -183,11 +188,11 @@ class Endpoint:
     def _too_large(self) -> UpstreamFailed:
         return self.failed(f"answered with more than {MAX_ANSWER_BYTES} bytes")
 
-    def _refused(self, status: int) -> UpstreamFailed | ContentRefused:
+    def _refused(self, status: int, *, asked: bool) -> UpstreamFailed | ContentRefused:
         if status in (401, 403):
             # The secret may have been replaced since it was read.
             self._headers = None
-        if status in CONTENT_STATUSES:
+        if asked and status in CONTENT_STATUSES:
             return self.content_refused(f"with the status {status}")
         return self.failed(f"answered with the status {status}")
 

@@ -454,7 +454,7 @@ def test_a_version_behind_an_upstream_is_ready_when_that_says_so(
     service.call("POST", f"/v1/models/{model}/versions/v1/status", {"status": "production"})
     name = running(service, arms=[{"name": "a", "model": model, "version": "v1"}])
     paths = [f"/v2/models/{each}/ready" for each in (model, f"{model}/versions/v1", name)]
-    for mode, status in (("good", 200), ("unready", 503), ("hang", 503), ("good", 200)):
+    for mode, status in (("good", 200), ("unready", 503), ("unknown", 503), ("hang", 503), ("good", 200)):
         pair[0].mode = mode
         for path in paths:
             began_s = time.monotonic()

@@ -12,6 +12,7 @@ import pytest
 
 from bandit_serve.api.decisions import ScoredItem, ScoreRequest
 from bandit_serve.errors import InvalidInput, TooLarge
+from bandit_serve.serving.json_questions import MAX_OUTPUT_VALUES
 from bandit_serve.serving.open_inference import InferInputs, Unfit, check_question, infer_scores
 
 
@@ -241,3 +242,13 @@ def test_answers_that_fit(fields: dict[str, Any], outputs: list[Any], expected: 
 def test_answers_that_do_not(fields: dict[str, Any], outputs: list[Any]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         scores(fields, *outputs)
+
+
+def test_the_values_of_an_answer_are_bounded() -> None:
+    for n in (MAX_OUTPUT_VALUES - 1, MAX_OUTPUT_VALUES + 1):
+        output = tensor("p", "FP64", [1, n], [0] * n)
+        if n < MAX_OUTPUT_VALUES:
+            assert len(scores(PLAIN, output)["outputs"]["p"]) == n
+        else:
+            with pytest.raises(ValueError, match="at most 100000 values of 'p'"):
+                scores(PLAIN, output)

@@ -137,13 +137,13 @@ def test_metadata_that_can_not_be_read_are_a_failure_of_the_upstream(server: Thr
         run(server, scenario)
 
 
-@pytest.mark.parametrize("mode", ["hang", "unready"])
+@pytest.mark.parametrize("mode", ["hang", "unready", "unknown"])
 def test_readiness_is_the_upstreams_own(server: ThrowawayUpstream, mode: str) -> None:
     async def scenario(asked: UpstreamVersion) -> None:
         await asked.check_ready()
         server.mode = mode
         began_s = time.monotonic()
-        with pytest.raises(UpstreamFailed, match=r"gave no answer in 300 ms|answered with the status 503"):
+        with pytest.raises(UpstreamFailed, match=r"gave no answer in 300 ms|answered with the status [45]0"):
             await asked.check_ready()
         assert time.monotonic() - began_s < 0.3 + 2.0
 

@@ -113,7 +113,7 @@ class ThrowawayUpstream:
             self.readiness += 1
             if self.mode == "hang":
                 await self._released.wait()
-            return web.Response(status=503 if self.mode == "unready" else 200)
+            return web.Response(status={"unready": 503, "unknown": 400}.get(self.mode, 200))
         if self.mode == "deepest":
             return await self._mode_deepest(request)
         about = {"name": "m", "versions": ["1"], "platform": "test"}
@@ -290,6 +290,10 @@ class ThrowawayUpstream:
         tensor = '{"name": "prediction", "shape": [1], "datatype": "FP64", "data": [' + "9" * 400 + "]}"
         return await self._text(f'{{"outputs": [{tensor}]}}')
 
+    async def _mode_crowded(self, request: web.Request) -> web.Response:
+        """As many values as fit into an answer, and lists of nothing."""
+        return await self._text('{"outputs": {"x": [' + "[]," * 300_000 + "1]}}")
+
     async def _mode_nested(self, request: web.Request) -> web.Response:
         return await self._text('{"outputs": {"x": {"y": 1}}}')
 
@@ -325,6 +329,7 @@ FAILING = [
     "deepest",
     "deep_aside",
     "beyond_float",
+    "crowded",
     "nested",
     "endless_integer",
 ]
