@@ -32,7 +32,12 @@ def test_a_batch_gives_way_after_each_entry_that_takes_long(asked: str) -> None:
     decider = SimpleNamespace(
         status="running", arm_names=["a"], models=[None], payloads=[None], features=None
     )
-    decisions = SimpleNamespace(find=lambda name: decider, decider=lambda name: decider, **{asked: answered})
+    decisions = SimpleNamespace(
+        find=lambda name: decider,
+        decider=lambda name: decider,
+        rows_at_once=lambda name: N,
+        **{asked: answered},
+    )
     counters = SimpleNamespace(add=lambda name, amount=1: None)
     service: Any = SimpleNamespace(settings=Settings(), decisions=decisions, counters=counters)
     handlers = DecisionHandlers(service)
