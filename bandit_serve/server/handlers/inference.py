@@ -131,12 +131,14 @@ class InferenceHandlers:
                 if (model := subject.models[arm]) is not None
             ]
         )
-        node = self._service.node
-        for reference in references:
-            version = node.replica.registry.version(*reference)
-            loaded = node.models.get(*reference) or await node.models.load(version)
-            await loaded.check_ready()
+        await asyncio.gather(*(self._check_ready(*reference) for reference in references))
         return answer(request, ModelReady(name, True))
+
+    async def _check_ready(self, model: str, version: str) -> None:
+        node = self._service.node
+        registered = node.replica.registry.version(model, version)
+        loaded = node.models.get(model, version) or await node.models.load(registered)
+        await loaded.check_ready()
 
     async def index(self, request: web.Request) -> web.Response:
         asked = await self._index.read(request)
