@@ -17,12 +17,14 @@ class RepeatedWarnings:
     def __init__(self) -> None:
         self._warned_s: dict[Hashable, float] = {}
 
-    def say(self, log: logging.Logger, subject: Hashable, sentence: str) -> None:
-        """Logs a warning, unless there was one about `subject` within `REST_S`."""
+    def say(
+        self, log: logging.Logger, subject: Hashable, sentence: str, exc_info: Exception | None = None
+    ) -> None:
+        """Logs a warning, with the traceback of `exc_info`, unless there was one about `subject` within `REST_S`."""
         now_s = time.monotonic()
         if now_s - self._warned_s.get(subject, -math.inf) < REST_S:
             return
         if len(self._warned_s) >= MAX_SUBJECTS:
             self._warned_s.clear()
         self._warned_s[subject] = now_s
-        log.warning("%s", sentence)
+        log.warning("%s", sentence, exc_info=exc_info)

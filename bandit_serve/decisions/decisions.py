@@ -32,15 +32,17 @@ from bandit_serve.decisions.control_decider import ControlDecider
 from bandit_serve.decisions.decider import Choice, Decider, no_context
 from bandit_serve.decisions.exposures import ExposureBuffer
 from bandit_serve.decisions.outcomes import Outcome
-from bandit_serve.decisions.retrial import RanOutOfTime, Retrial
+from bandit_serve.decisions.retrial import RanOutOfTime, Retrial, is_blameless
 from bandit_serve.decisions.shadows import Shadows
 from bandit_serve.errors import (
+    BanditServeError,
     Conflict,
     ContentRefused,
     FieldError,
     InvalidInput,
     ModelLost,
     NotFound,
+    Overloaded,
     UpstreamFailed,
     in_full,
 )
@@ -48,7 +50,14 @@ from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log.owner import name_of
 from bandit_serve.log.token import Keyring
-from bandit_serve.serving.kinds import check_of, max_output_bytes, patience_s
+from bandit_serve.registry.registry import Version
+from bandit_serve.serving.kinds import (
+    MAX_ROWS_AT_ONCE,
+    check_of,
+    max_output_bytes,
+    patience_s,
+    rows_at_once,
+)
 from bandit_serve.serving.loaded import LoadedModels, require_servable
 from bandit_serve.serving.request_form import check_family_request, check_form, request_features
 from bandit_serve.serving.servable import Check, Scores
@@ -87,6 +96,7 @@ class Decisions:
         self._models = models
         self._incarnation = incarnation
         self._failures = RepeatedWarnings()
+        self.content_refusals = 0
         for name, live in list(replica.experiments.items()):
             with replica.island(name):
                 self._follow(live)
@@ -195,11 +205,13 @@ class Decisions:
 
         The arm is drawn once, before any waiting, so that its propensity is the one that is logged. If its version
         fails, the arm is ejected and the request starts over among the others, as if it had arrived at that moment; an
-        arm whose upstream refuses the request's content stays, but not for this request. In all, a request takes at
+        arm that refuses the request's content stays, but not for this request, and so does one that has too many
+        requests under way. In all, a request takes at
         most `MAX_PATIENCE` times the longest time that one of the arms may take. Whether a request is refused does not
         depend on the draw: it passes the checks of all active arms first.
 
-        Where the experiment has served metrics, an attempt that failed is logged as the decision that it was.
+        Where the experiment has served metrics, an attempt that failed is logged as the decision that it was. One whose
+        arm did not get its time is not: it says nothing of the arm.
         """
         decider = self.decider(experiment)
         for check in decider.checks or self._find_checks(decider):
@@ -259,9 +271,9 @@ class Decisions:
             return self._predict_later(decider, choice, request, coming, began_s, retrial)
         try:
             scores = loaded.score(request)
-        except InvalidInput:
-            raise
         except Exception as error:
+            if _is_of_the_request(error):
+                raise
             now_s = time.monotonic()
             return self._predict(
                 decider, request, self._after(decider, choice, request, error, began_s, now_s, retrial)
@@ -283,7 +295,7 @@ class Decisions:
         try:
             scores = await (coming if retrial is None else retrial.within(coming))
         except Exception as error:
-            if isinstance(error, InvalidInput) and not isinstance(error, ContentRefused):
+            if _is_of_the_request(error):
                 raise
             retrial = self._after(decider, choice, request, error, began_s, since_s, retrial)
             again = self._predict(decider, request, retrial)
@@ -314,39 +326,58 @@ class Decisions:
 
         began_s: when the arm was drawn, if that is measured. since_s: when the request began to wait.
         """
-        if decider.measured:
+        if decider.measured and not is_blameless(error):
             decider.record(choice, self.keyring, self._now_ms(), outcome=_outcome(began_s, failed=True))
         if retrial is None:
             eligible = [decider.arm_names[arm] for arm in decider.active]
             if request.eligible is not None:
                 eligible = [name for name in eligible if name in request.eligible]
             retrial = Retrial(eligible, since_s + MAX_PATIENCE * self._patience_s(decider))
-        others = retrial.go_on_without(decider.arm_names[choice.arm])
+        others = retrial.go_on_without(decider.arm_names[choice.arm], error)
         if isinstance(error, RanOutOfTime):
             raise error
-        if not isinstance(error, ContentRefused):
+        if isinstance(error, ContentRefused):
+            self.content_refusals += 1
+            self._say(decider, choice, error)
+        elif not isinstance(error, Overloaded):
             others &= self._eject(decider, choice, error)
         if not others or choice.draw is None or retrial.left_s <= 0.0:
-            raise error
+            raise error if retrial.failure is None else retrial.failure
         return retrial
+
+    def rows_at_once(self, experiment: str) -> int:
+        """Requests of one batch that are under way together, so that they do not wait for each other at one arm."""
+        decider = self.decider(experiment)
+        bounds = [rows_at_once(version) for version in self._versions(decider)]
+        return min(bounds, default=MAX_ROWS_AT_ONCE)
 
     def _patience_s(self, decider: Decider | ControlDecider) -> float:
         """Longest time in seconds that an active arm may take for a request; infinity if none has such a bound."""
-        bounds = []
+        bounds = map(patience_s, self._versions(decider))
+        return max((bound for bound in bounds if bound is not None), default=math.inf)
+
+    def _versions(self, decider: Decider | ControlDecider) -> list[Version]:
+        """Versions of the active arms, as far as they are known here."""
+        versions = []
         for reference in (decider.models[arm] for arm in decider.active):
             with contextlib.suppress(NotFound):
                 if reference is not None:
-                    bounds.append(patience_s(self._replica.registry.version(reference.id, reference.version)))
-        return max((bound for bound in bounds if bound is not None), default=math.inf)
+                    versions.append(self._replica.registry.version(reference.id, reference.version))
+        return versions
 
     def _eject(self, decider: Decider | ControlDecider, choice: Choice, error: Exception) -> bool:
         """Ejects an arm whose version failed; returns whether another can be drawn in its place."""
-        experiment, arm = decider.id, decider.arm_names[choice.arm]
         if isinstance(error, UpstreamFailed):
-            self._failures.say(log, (experiment, arm), f"the arm {arm} of {experiment}: {in_full(error)}")
+            self._say(decider, choice, error)
         elif not isinstance(error, ModelLost):  # which the loader has logged already
-            log.warning("the model of the arm %s of %s failed", arm, experiment, exc_info=error)
+            arm = decider.arm_names[choice.arm]
+            log.warning("the model of the arm %s of %s failed", arm, decider.id, exc_info=error)
         return decider.eject(choice)
+
+    def _say(self, decider: Decider | ControlDecider, choice: Choice, error: BanditServeError) -> None:
+        experiment, arm = decider.id, decider.arm_names[choice.arm]
+        about = (experiment, arm, type(error).__name__)
+        self._failures.say(log, about, f"the arm {arm} of {experiment}: {in_full(error)}")
 
     def _predicted(
         self,
@@ -394,6 +425,11 @@ class Decisions:
             item_id=UNSET if request.item_id is None else request.item_id,
             **scores,
         )
+
+
+def _is_of_the_request(error: Exception) -> bool:
+    """Whether every arm would raise this error, so that the caller gets it."""
+    return isinstance(error, InvalidInput) and not isinstance(error, ContentRefused)
 
 
 def _outcome(began_s: float, *, failed: bool) -> Outcome:

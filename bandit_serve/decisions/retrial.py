@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Awaitable, Sequence
 
-from bandit_serve.errors import UpstreamFailed
+from bandit_serve.errors import ContentRefused, Overloaded, UpstreamFailed
 from bandit_serve.serving.servable import Scores
 
 
@@ -15,22 +15,33 @@ class RanOutOfTime(UpstreamFailed):
     """Request whose time was over before its last arm's was: that arm is not to blame."""
 
 
-class Retrial:
-    """`eligible` are the names of the arms that the request may still get; `until_s` is monotonic time."""
+def is_blameless(error: Exception) -> bool:
+    """Whether an arm did not get its time for a request, so that nothing is known of its prediction."""
+    return isinstance(error, Overloaded | RanOutOfTime)
 
-    __slots__ = ("eligible", "until_s")
+
+class Retrial:
+    """`eligible` are the names of the arms that the request may still get; `until_s` is monotonic time.
+
+    `failure` is the first error that was not a refusal of the content: with one, the request may do later.
+    """
+
+    __slots__ = ("eligible", "failure", "until_s")
 
     def __init__(self, eligible: Sequence[str], until_s: float) -> None:
         self.eligible = list(eligible)
         self.until_s = until_s
+        self.failure: Exception | None = None
 
     @property
     def left_s(self) -> float:
         """Time that is left in seconds; infinity without a bound."""
         return self.until_s - time.monotonic()
 
-    def go_on_without(self, arm: str) -> bool:
-        """Leaves out an arm; returns whether there is another."""
+    def go_on_without(self, arm: str, error: Exception) -> bool:
+        """Leaves out an arm, for its error; returns whether there is another."""
+        if self.failure is None and not isinstance(error, ContentRefused):
+            self.failure = error
         self.eligible = [name for name in self.eligible if name != arm]
         return bool(self.eligible)
 

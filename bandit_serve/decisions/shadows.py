@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bandit_serve.api.decisions import ScoreRequest
+from bandit_serve.base.repeated_warnings import RepeatedWarnings
 from bandit_serve.errors import BanditServeError, StoreUnavailable, in_full
 from bandit_serve.folds.replica import Replica
 from bandit_serve.registry.agreement import Agreement
@@ -49,6 +50,7 @@ class Shadows:
         self._sums: dict[tuple[str, str], Agreement] = {}
         self._changed: set[tuple[str, str]] = set()
         self._arrived = asyncio.Event()
+        self._failures = RepeatedWarnings()
 
     def of(self, model: str) -> list[Version]:
         """Shadow versions of a model."""
@@ -99,23 +101,27 @@ class Shadows:
         return self._sums.setdefault(key, Agreement())
 
     async def _score(self, shadow: Version, asked: list[Asked]) -> None:
+        """Adds how a shadow answers. Whatever it raises, the requests have failed and the other shadows go on."""
         sums = self._sum(shadow)
         try:
             loaded = self._models.get(shadow.model, shadow.version) or await self._models.load(shadow)
-        except BanditServeError as error:
-            log.warning(
-                "the shadow %s %s can not be loaded: %s", shadow.model, shadow.version, in_full(error)
-            )
+            trials = await loaded.score_all([each.request for each in asked])
+        except Exception as error:
+            what = f"the shadow {shadow.model} {shadow.version} gave no scores: {in_full(error)}"
+            trace = None if isinstance(error, BanditServeError) else error
+            self._failures.say(log, (shadow.model, shadow.version), what, exc_info=trace)
             sums.failed += len(asked)
             return
-        for (_, answer, _), tried in zip(
-            asked, await loaded.score_all([each.request for each in asked]), strict=True
-        ):
+        for (_, answer, _), tried in zip(asked, trials, strict=True):
             if isinstance(tried.scores, Exception):
                 log.debug("a shadow failed", exc_info=tried.scores)
                 sums.failed += 1
             else:
-                _compare(sums, answer, tried.scores)
+                try:
+                    _compare(sums, answer, tried.scores)
+                except Exception:
+                    log.debug("scores of a shadow can not be compared", exc_info=True)
+                    sums.failed += 1
             sums.requests += 1
             sums.seconds += tried.seconds
 

@@ -98,8 +98,8 @@ def _correlation(sums: Agreement) -> float | None:
     n = sums.scores
     if n < 2:
         return None
-    live_variation = sums.live_squares - sums.live**2 / n
-    shadow_variation = sums.shadow_squares - sums.shadow**2 / n
+    live_variation = sums.live_squares - sums.live * sums.live / n
+    shadow_variation = sums.shadow_squares - sums.shadow * sums.shadow / n
     if live_variation <= 1e-12 * sums.live_squares or shadow_variation <= 1e-12 * sums.shadow_squares:
         return None
     return (sums.products - sums.live * sums.shadow / n) / math.sqrt(live_variation * shadow_variation)

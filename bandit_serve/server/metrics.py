@@ -32,6 +32,7 @@ SCALARS = (
     "unmatched_dropped",
     "ejections",
     "ejected_arms",
+    "content_refusals",
     "context_missing",
     "context_unknown",
     "context_unexpected",
@@ -172,6 +173,11 @@ class ServiceCollector(Collector):
             "bandit_serve_ejected_arms",
             "Arms that are left out now, summed over workers.",
             total("ejected_arms"),
+        )
+        yield CounterMetricFamily(
+            "bandit_serve_content_refusals",
+            "Times that an arm's version refused the content of a request, which then went to another arm.",
+            total("content_refusals"),
         )
         cache = CounterMetricFamily("bandit_serve_top_k_cache", "Top-k answers.", labels=["result"])
         cache.add_metric(["hit"], total("top_k_hits"))

@@ -22,7 +22,6 @@ class FamilyVersion:
     the others refuse them.
     """
 
-    ready = True
     inputs = (TensorMetadata(USER, "BYTES", [-1]), TensorMetadata(ITEM, "BYTES", [-1]))
     outputs = (TensorMetadata(PREDICTION, "FP64", [-1]),)
 
@@ -39,6 +38,9 @@ class FamilyVersion:
 
     async def warm(self) -> None:
         """Nothing: the model is mapped, and its first request reads what it needs."""
+
+    async def check_ready(self) -> None:
+        """Nothing: one that is in memory scores."""
 
     async def close(self) -> None:
         """Nothing: the file is unmapped once nobody holds the model."""

@@ -15,6 +15,8 @@ from bandit_serve.serving.servable import Scores
 
 MAX_OUTPUTS = 256
 MAX_OUTPUT_DEPTH = 8
+MAX_OUTPUT_VALUES = 100_000
+"""Numbers, texts and lists of an answer. Looking at each of them takes time that other requests wait for."""
 MAX_OUTPUT_INTEGER = 2**63
 
 
@@ -94,7 +96,11 @@ def checked_outputs(outputs: dict[str, Any]) -> dict[str, Any]:
     if not 0 < len(outputs) <= MAX_OUTPUTS:
         raise ValueError(f"expected 1 to {MAX_OUTPUTS} outputs")
     level: list[Any] = list(outputs.values())
+    n_values = 0
     for _ in range(MAX_OUTPUT_DEPTH):
+        n_values += len(level)
+        if n_values > MAX_OUTPUT_VALUES:
+            raise ValueError(f"expected at most {MAX_OUTPUT_VALUES} values as outputs")
         below: list[Any] = []
         for value in level:
             if isinstance(value, list):

@@ -16,22 +16,20 @@ from bandit_serve.registry.registry import Version
 from bandit_serve.serving.family_version import FamilyVersion
 from bandit_serve.serving.onnx_version import OnnxVersion, onnx_check
 from bandit_serve.serving.onnx_version import outputs_of as graph_outputs
-from bandit_serve.serving.request_form import (
-    check_family_request,
-    check_form,
-    check_request_with_features,
-)
+from bandit_serve.serving.request_form import check_family_request, check_request_with_features
 from bandit_serve.serving.servable import Check, Servable
 from bandit_serve.serving.top_k_cache import TopKCache
-from bandit_serve.serving.upstream_version import UpstreamVersion
-from bandit_serve.upstreams.pool import UpstreamPool
+from bandit_serve.serving.upstream_version import UpstreamVersion, upstream_check
+from bandit_serve.upstreams.pool import MAX_CONNECTIONS, UpstreamPool
 from bandit_serve.upstreams.upstream import AllowedUpstreams
+
+MAX_ROWS_AT_ONCE = 500
 
 
 def check_of(version: Version) -> Check:
     """Check that the version makes of every request."""
     if version.remote is not UNSET:
-        return check_form
+        return upstream_check(version.remote)
     if version.signature is not UNSET:
         return onnx_check(version.signature)
     family = FAMILIES.get(version.family)
@@ -54,6 +52,11 @@ def max_output_bytes(version: Version) -> int:
 def patience_s(version: Version) -> float | None:
     """Longest time in seconds that a request waits for a version; None where that follows from the request alone."""
     return None if version.remote is UNSET else version.remote.timeout_s
+
+
+def rows_at_once(version: Version) -> int:
+    """Rows of one request that are asked of a version at a time: with more, they would wait for each other."""
+    return MAX_ROWS_AT_ONCE if version.remote is UNSET else MAX_CONNECTIONS
 
 
 class VersionOpener:

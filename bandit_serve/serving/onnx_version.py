@@ -70,8 +70,6 @@ class OnnxVersion:
     has failed. One that never scored a row fails from its `MAX_FAILED_RUNS`th run on.
     """
 
-    ready = True
-
     def __init__(self, session: Session) -> None:
         signature = session.signature
         self.nbytes = signature.nbytes
@@ -89,6 +87,9 @@ class OnnxVersion:
 
     async def warm(self) -> None:
         """Nothing: the first run needs no more than later ones."""
+
+    async def check_ready(self) -> None:
+        """Nothing: one that is in memory scores."""
 
     async def close(self) -> None:
         """Nothing: the session is freed once nobody holds it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,16 +11,35 @@ import msgspec
 from msgspec import Struct
 
 from bandit_serve.api.decisions import ScoredItem, ScoreRequest
-from bandit_serve.errors import FieldError, InvalidInput
-from bandit_serve.serving.json_questions import MAX_OUTPUT_DEPTH, MAX_OUTPUTS, checked_items, checked_outputs
+from bandit_serve.errors import FieldError, InvalidInput, TooLarge
+from bandit_serve.serving.json_questions import (
+    MAX_OUTPUT_DEPTH,
+    MAX_OUTPUT_VALUES,
+    MAX_OUTPUTS,
+    checked_items,
+    checked_outputs,
+)
+from bandit_serve.serving.request_form import check_form
 from bandit_serve.serving.servable import Scores
 
 USER, ITEM, PREDICTION, SCORE = "user_id", "item_id", "prediction", "score"
 NUMBERED = "features"
 """Name of the tensor of a list of numbers, where the model does not say the names of its inputs."""
 MAX_SIZE = 10**9
-_LARGEST = {"FP16": 65_504.0, "FP32": 3.4028234663852886e38, "BF16": 3.3895313892515355e38}
-_FLOATS = frozenset({"FP16", "FP32", "FP64", "BF16"})
+MAX_QUESTION_CELLS = 100_000
+"""Values in the tensors of a question: rows times the values of one."""
+MAX_QUESTION_TEXT_BYTES = 2**20
+"""Texts in the tensors of a question for several items, where each row repeats those of the features."""
+_LARGEST = {
+    "FP16": 65_504.0,
+    "FP32": 3.4028234663852886e38,
+    "FP64": sys.float_info.max,
+    "BF16": 3.3895313892515355e38,
+}
+_FLOATS = _LARGEST.keys()
+_NUMBERS: frozenset[type] = frozenset({int, float})
+_NONE: frozenset[type] = frozenset()
+_PLAIN: dict[str, frozenset[type]] = {"BOOL": frozenset({bool}), "BYTES": frozenset({str})}
 _WHOLE = {
     f"{sign}INT{bits}": (0, 2**bits) if sign else (-(2 ** (bits - 1)), 2 ** (bits - 1))
     for sign in ("", "U")
@@ -43,10 +63,12 @@ class ModelAbout(Struct, frozen=True):
 
 
 class InputTensor(Struct, frozen=True):
+    """Tensor of a question. `data` is the JSON of a flat list."""
+
     name: str
     shape: list[int]
     datatype: str
-    data: list[Any]
+    data: msgspec.Raw
 
 
 class InferQuestion(Struct, frozen=True, omit_defaults=True):
@@ -76,6 +98,37 @@ _decode = msgspec.json.Decoder(InferAnswer).decode
 _decode_about = msgspec.json.Decoder(ModelAbout).decode
 
 
+def check_question(request: ScoreRequest) -> None:
+    """`Check` of all models behind this protocol: `check_form`, and `TooLarge` for a question of too many values.
+
+    Each of `item_ids` is a row that repeats the features. All of these count, whichever the model takes.
+    """
+    check_form(request)
+    features = request.features
+    if not features:
+        return
+    n = 1 if request.item_ids is None else len(request.item_ids)
+    values = list(features.values()) if isinstance(features, dict) else features
+    n_cells = sum(len(value) if isinstance(value, list) else 1 for value in values)
+    if n * (1 + n_cells) > MAX_QUESTION_CELLS:
+        raise TooLarge(
+            f"features: expected at most {MAX_QUESTION_CELLS} values in all rows, and {n} x {n_cells} are more."
+        )
+    if n > 1:
+        n_bytes = sum(map(_text_bytes, values))
+        if n * n_bytes > MAX_QUESTION_TEXT_BYTES:
+            raise TooLarge(
+                f"features: expected at most {MAX_QUESTION_TEXT_BYTES} bytes of texts in all rows, and {n} x {n_bytes} "
+                "are more."
+            )
+
+
+def _text_bytes(value: Any) -> int:
+    if isinstance(value, list):
+        return sum(map(_text_bytes, value))
+    return len(value.encode()) if isinstance(value, str) else 0
+
+
 class InferInputs:
     """Inputs of a model by name, as its metadata tell them; empty where those tell nothing. So are `outputs`."""
 
@@ -90,15 +143,11 @@ class InferInputs:
     def question(self, request: ScoreRequest, alone: bool = False) -> bytes:
         """Body of the question that a request asks: one row, or one for each of `item_ids`.
 
-        Only inputs that the model names are sent. alone: features beside these are refused (`InvalidInput`). Raises
-        `Unfit` where an input lacks its value, or has one that its datatype does not hold.
+        `request` has passed `check_question`. Only inputs that the model names are sent. alone: features beside these
+        are refused (`InvalidInput`). Raises `Unfit` where an input lacks its value, or has one that its datatype does
+        not hold.
         """
-        n = 1 if request.item_ids is None else len(request.item_ids)
-        tensors = [
-            self._tensor(name, columns, n)
-            for name, columns in self._columns(request, n)
-            if not self.by_name or name in self.by_name
-        ]
+        tensors = list(self._tensors(request))
         missing = self.by_name.keys() - {tensor.name for tensor in tensors}
         if missing:
             raise Unfit(f"it lacks the input {min(missing)!r}")
@@ -107,38 +156,44 @@ class InferInputs:
         more = {} if request.k is None else {"k": request.k + len(set(request.exclude))}
         return _encode(InferQuestion(tensors, more))
 
-    def _columns(self, request: ScoreRequest, n: int) -> Iterator[tuple[str, list[Any]]]:
-        """Names and rows of all tensors that a request could give."""
-        if request.user_id is not None:
-            yield USER, [request.user_id] * n
-        if request.item_ids is not None:
-            yield ITEM, list(request.item_ids)
-        elif request.item_id is not None:
-            yield ITEM, [request.item_id]
+    def _takes(self, name: str) -> bool:
+        return not self.by_name or name in self.by_name
+
+    def _tensors(self, request: ScoreRequest) -> Iterator[InputTensor]:
+        """Tensors of the inputs that the request has a value for."""
+        n = 1 if request.item_ids is None else len(request.item_ids)
+        if request.user_id is not None and self._takes(USER):
+            yield self._tensor(USER, request.user_id, n)
+        items = request.item_ids if request.item_id is None else [request.item_id]
+        if items is not None and self._takes(ITEM):
+            yield InputTensor(ITEM, self._shape(ITEM, n), *self._data(ITEM, items))
         if isinstance(request.features, dict):
             for name, value in request.features.items():
-                yield name, [value] * n
-        elif request.features:
-            yield self._numbered, [request.features] * n
+                if self._takes(name):
+                    yield self._tensor(name, value, n)
+        elif request.features and self._takes(self._numbered):
+            yield self._tensor(self._numbered, request.features, n)
 
-    def _tensor(self, name: str, rows: Sequence[Any], n: int) -> InputTensor:
+    def _tensor(self, name: str, value: Any, n: int) -> InputTensor:
+        """Tensor of n rows that are the same: a value, or a list of them."""
+        if not isinstance(value, list):
+            return InputTensor(name, self._shape(name, n), *self._data(name, [value], n))
+        shape, about = [n, len(value)], self.by_name.get(name)
+        if about is not None and len(about.shape) == 2 and about.shape[1] not in (-1, len(value)):
+            raise Unfit(f"the input {name!r} has {about.shape[1]} columns, not {len(value)}")
+        return InputTensor(name, shape, *self._data(name, value, n))
+
+    def _shape(self, name: str, n: int) -> list[int]:
+        """Shape of n rows of one value each, with the model's number of axes up to 2."""
         about = self.by_name.get(name)
-        wide = isinstance(rows[0], list)
-        flat = [value for row in rows for value in row] if wide else list(rows)
-        datatype = (
-            about.datatype if about is not None and about.datatype else _datatype(flat[0] if flat else "")
-        )
-        shape = [n]
-        if wide or (about is not None and len(about.shape) > 1):
-            shape.append(len(flat) // n)
-        if (
-            about is not None
-            and len(about.shape) == len(shape)
-            and about.shape[-1] not in (-1, shape[-1])
-            and wide
-        ):
-            raise Unfit(f"the input {name!r} has {about.shape[-1]} columns, not {shape[-1]}")
-        return InputTensor(name, shape, datatype, [_fitted(value, datatype, name) for value in flat])
+        return [n, 1] if about is not None and len(about.shape) > 1 else [n]
+
+    def _data(self, name: str, values: list[Any], n: int = 1) -> tuple[str, msgspec.Raw]:
+        """Datatype of an input, and JSON of the list of `values`, n times over."""
+        about = self.by_name.get(name)
+        datatype = about.datatype if about is not None and about.datatype else _datatype(values)
+        row = _encode(_fitted(values, datatype, name))[1:-1]
+        return datatype, msgspec.Raw(b"[" + b",".join([row] * n if row else []) + b"]")
 
 
 def _refuse_others(features: Any, known: Mapping[str, Any]) -> None:
@@ -148,23 +203,27 @@ def _refuse_others(features: Any, known: Mapping[str, Any]) -> None:
             raise InvalidInput(f"features.{name}: {detail}.", [FieldError(f"features.{name}", detail)])
 
 
-def _datatype(value: Any) -> str:
-    if isinstance(value, bool):
+def _datatype(values: Sequence[Any]) -> str:
+    """Datatype of values whose model names none."""
+    first = values[0] if values else ""
+    if isinstance(first, bool):
         return "BOOL"
-    return "BYTES" if isinstance(value, str) else "FP64"
+    return "BYTES" if isinstance(first, str) else "FP64"
 
 
-def _fitted(value: Any, datatype: str, name: str) -> Any:
-    """`value` as a tensor of `datatype` holds it; `Unfit` where it does not."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if datatype in _FLOATS and is_number and abs(value) <= _LARGEST.get(datatype, math.inf):
-        return value
-    if datatype in _WHOLE and is_number and value == math.floor(value):
-        low, high = _WHOLE[datatype]
-        if low <= value < high:
-            return int(value)
-    if (datatype == "BOOL" and isinstance(value, bool)) or (datatype == "BYTES" and isinstance(value, str)):
-        return value
+def _fitted(values: list[Any], datatype: str, name: str) -> list[Any]:
+    """`values` as a tensor of `datatype` holds them; `Unfit` where it does not."""
+    types = set(map(type, values))
+    if types <= _NUMBERS and all(map(math.isfinite, values)):
+        if datatype in _LARGEST and max(map(abs, values), default=0.0) <= _LARGEST[datatype]:
+            return values
+        if datatype in _WHOLE:
+            low, high = _WHOLE[datatype]
+            whole = list(map(int, values))
+            if whole == values and all(low <= value < high for value in whole):
+                return whole
+    if types <= _PLAIN.get(datatype, _NONE):
+        return values
     raise Unfit(f"the input {name!r} takes {datatype}")
 
 
@@ -235,6 +294,8 @@ def _nested(values: list[Any], shape: Sequence[int]) -> list[Any]:
 def _output(tensor: OutputTensor) -> InferOutput:
     flat: list[Any] = tensor.data
     for _ in range(MAX_OUTPUT_DEPTH):
+        if len(flat) > MAX_OUTPUT_VALUES:
+            raise ValueError(f"expected at most {MAX_OUTPUT_VALUES} values of {tensor.name!r}")
         if not any(isinstance(value, list) for value in flat):
             break
         flat = [each for value in flat for each in (value if isinstance(value, list) else [value])]

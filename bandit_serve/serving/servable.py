@@ -43,16 +43,15 @@ class Servable(Protocol):
         """Bytes that the version holds or maps in this process."""
         ...
 
-    @property
-    def ready(self) -> bool:
-        """Whether a request would be scored now."""
-        ...
-
     async def warm(self) -> None:
         """Makes the first request as fast as later ones. Awaited once, before the version is given to anybody.
 
         Raises `ModelLost` for a version that can not serve at present: it is tried again while it has live traffic.
         """
+        ...
+
+    async def check_ready(self) -> None:
+        """Raises `Unavailable` unless a request would be scored now."""
         ...
 
     def score(self, request: ScoreRequest, alone: bool = False) -> Scores | Awaitable[Scores]:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from bandit_serve.api.decisions import ScoreRequest
 from bandit_serve.api.inference import Datatype, TensorMetadata
-from bandit_serve.errors import BanditServeError, ModelLost, UpstreamFailed
+from bandit_serve.errors import InvalidInput, ModelLost, UpstreamFailed
 from bandit_serve.serving.json_questions import json_question, json_scores
-from bandit_serve.serving.open_inference import InferInputs, TensorAbout, Unfit, infer_scores
-from bandit_serve.serving.servable import BackgroundScores, Scores
+from bandit_serve.serving.open_inference import InferInputs, TensorAbout, Unfit, check_question, infer_scores
+from bandit_serve.serving.request_form import check_form
+from bandit_serve.serving.servable import BackgroundScores, Check, Scores
 from bandit_serve.upstreams.pool import Endpoint, UpstreamPool
 from bandit_serve.upstreams.upstream import Upstream
 
@@ -43,6 +44,8 @@ class Speech(Protocol):
 
     async def warm(self) -> None: ...
 
+    async def check_ready(self) -> None: ...
+
     async def ask(self, request: ScoreRequest, alone: bool) -> Scores: ...
 
 
@@ -58,6 +61,9 @@ class JsonSpeech:
     async def warm(self) -> None:
         self._endpoint.url()
         await self._endpoint.read_headers()
+
+    async def check_ready(self) -> None:
+        """Nothing: this protocol has no call for it."""
 
     async def ask(self, request: ScoreRequest, alone: bool) -> Scores:
         content = await self._endpoint.post(self._endpoint.url(), json_question(request))
@@ -87,10 +93,14 @@ class OpenInferenceSpeech:
         endpoint = self._endpoint
         await endpoint.read_headers()
         await endpoint.get(self._url("ready"), WARM_S)
+        content = await endpoint.get(self._url(), WARM_S)
         try:
-            self._inputs = InferInputs(await endpoint.get(self._url(), WARM_S))
-        except ValueError as error:
-            raise endpoint.failed("gave metadata that are none").noted(str(error)) from None
+            self._inputs = InferInputs(content)
+        except Exception as error:
+            raise endpoint.failed("gave metadata that are none").noted(_noted(error)) from None
+
+    async def check_ready(self) -> None:
+        await self._endpoint.get(self._url("ready"), self._endpoint.timeout_s)
 
     async def ask(self, request: ScoreRequest, alone: bool) -> Scores:
         try:
@@ -107,24 +117,36 @@ def _metadata(tensor: TensorAbout) -> TensorMetadata:
 
 
 def _read(endpoint: Endpoint, read: _Read, request: ScoreRequest, content: bytes) -> Scores:
+    """Scores in an answer. Nothing that it may hold raises anything but `UpstreamFailed`: it may be nested too deeply
+    to be read, or have numbers beyond float64.
+    """
     try:
         return read(request, content)
-    except ValueError as error:
-        raise endpoint.failed("gave an answer that does not fit the request").noted(str(error)) from None
+    except Exception as error:
+        raise endpoint.failed("gave an answer that does not fit the request").noted(_noted(error)) from None
+
+
+def _noted(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) else type(error).__name__
 
 
 class _Read(Protocol):
     def __call__(self, request: ScoreRequest, content: bytes) -> Scores: ...
 
 
+def upstream_check(upstream: Upstream) -> Check:
+    """Check of all versions whose upstream speaks this protocol."""
+    return check_form if upstream.protocol == "json" else check_question
+
+
 class UpstreamVersion:
     """Servable that asks an upstream. Its answer awaits HTTP; what bounds that is in `upstreams/pool.py`."""
 
     nbytes = VERSION_BYTES
-    ready = True
 
     def __init__(self, pool: UpstreamPool, upstream: Upstream, model: str, version: str) -> None:
         endpoint = Endpoint(pool, upstream, f"{model} {version}")
+        self._check = upstream_check(upstream)
         self._speech: Speech = (
             JsonSpeech(endpoint)
             if upstream.protocol == "json"
@@ -150,6 +172,9 @@ class UpstreamVersion:
                 lost.add_note(note)
             raise lost from None
 
+    async def check_ready(self) -> None:
+        await self._speech.check_ready()
+
     async def close(self) -> None:
         """Nothing: connections are the pool's."""
 
@@ -162,7 +187,7 @@ class UpstreamVersion:
 
     async def score_all(self, requests: Sequence[ScoreRequest]) -> list[BackgroundScores]:
         places = asyncio.Semaphore(MAX_TRIALS_AT_ONCE)
-        failures: list[BanditServeError] = []
+        failures: list[Exception] = []
 
         async def trial(request: ScoreRequest) -> BackgroundScores:
             async with places:
@@ -170,9 +195,12 @@ class UpstreamVersion:
                     return BackgroundScores(failures[-1], 0.0)
                 started_s = time.perf_counter()
                 try:
+                    self._check(request)
                     scores: Scores | Exception = await self._speech.ask(request, False)
                     failures.clear()
-                except BanditServeError as error:
+                except InvalidInput as error:
+                    scores = error
+                except Exception as error:
                     failures.append(error)
                     scores = error
                 return BackgroundScores(scores, time.perf_counter() - started_s)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bandit_serve.base.http_address import HttpAddress
-from bandit_serve.errors import ContentRefused, UpstreamFailed
-from bandit_serve.upstreams.headers import header_values
+from bandit_serve.errors import BanditServeError, ContentRefused, Overloaded, UpstreamFailed
+from bandit_serve.upstreams.headers import HeaderReader
 from bandit_serve.upstreams.upstream import AllowedUpstreams, Upstream, not_allowed
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ MAX_PLAIN_BYTES = 2**20
 
 # Statuses with which a service that is well refuses what a request holds.
 CONTENT_STATUSES = frozenset({400, 413, 422})
-MAX_REFUSALS = 3
-"""Refusals in turn, without an answer in between, from which on they are the version's own failure."""
 
 
 class UpstreamPool:
@@ -37,6 +35,7 @@ class UpstreamPool:
 
     def __init__(self, allowed: AllowedUpstreams) -> None:
         self.allowed = allowed
+        self.headers = HeaderReader()
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -70,8 +69,9 @@ class UpstreamPool:
 class Endpoint:
     """One upstream as a version asks it. `whose` names the version in sentences, which name no address.
 
-    Errors are `UpstreamFailed` for all that is the upstream's, and `ContentRefused` where it refuses a request's
-    content; after `MAX_REFUSALS` of these in turn it is the upstream that does not fit.
+    Errors are `UpstreamFailed` for all that is the upstream's, `ContentRefused` where it refuses a request's content,
+    and `Overloaded` for a question that was not asked, or not for its whole time, as too many were under way. Neither
+    of these is its failure.
     """
 
     def __init__(self, pool: UpstreamPool, upstream: Upstream, whose: str) -> None:
@@ -83,7 +83,6 @@ class Endpoint:
         self._urls: dict[tuple[str, ...], URL] = {}
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
         self._waiting = 0
-        self._refusals = 0
         self._headers: Mapping[str, str] | None = None
         self._headers_with_body: Mapping[str, str] = {}
 
@@ -104,7 +103,7 @@ class Endpoint:
         from multidict import CIMultiDict
 
         sources = self.upstream.headers
-        values = await asyncio.to_thread(header_values, sources, self.whose) if sources else {}
+        values = await self._pool.headers.read(sources, self.whose) if sources else {}
         self._headers = CIMultiDict(values)
         self._headers_with_body = CIMultiDict({"Content-Type": "application/json", **values})
 
@@ -114,31 +113,41 @@ class Endpoint:
 
     async def post(self, url: URL, body: bytes) -> bytes:
         """Answer to a question in JSON, within the upstream's `timeout`, waiting included."""
-        content = await self._ask("POST", url, body, self.timeout_s)
-        self._refusals = 0
-        return content
+        return await self._ask("POST", url, body, self.timeout_s)
 
     async def _ask(self, method: str, url: URL, body: bytes | None, timeout_s: float) -> bytes:
-        import aiohttp
-
+        waits = self._places.locked()
+        until_s = asyncio.get_running_loop().time() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(until_s):
                 await self._take_place()
-                try:
-                    return await self._exchange(method, url, body)
-                finally:
-                    self._places.release()
         except TimeoutError:
+            raise self._overloaded() from None
+        try:
+            async with asyncio.timeout_at(until_s):
+                return await self._exchange(method, url, body)
+        except TimeoutError:
+            if waits:
+                raise self._overloaded() from None
             raise self.failed(f"gave no answer in {timeout_s * 1000:.0f} ms") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except BanditServeError:
+            raise
+        except Exception as error:  # of the connection, or of what reads the answer's head
             raise self.failed("can not be reached or broke off").noted(
                 " ".join(f"{type(error).__name__}: {error}".split())
             ) from None
+        finally:
+            self._places.release()
+
+    def _overloaded(self) -> Overloaded:
+        return Overloaded(
+            f"More than {MAX_CONNECTIONS} requests are under way to the upstream of {self.whose}."
+        )
 
     async def _take_place(self) -> None:
         if self._places.locked():
             if self._waiting >= MAX_WAITING:
-                raise self.failed(f"has {MAX_CONNECTIONS} requests under way and {MAX_WAITING} that wait")
+                raise self._overloaded()
             self._waiting += 1
             try:
                 await self._places.acquire()
@@ -161,7 +170,7 @@ class Endpoint:
             method, url, data=data, headers=headers, allow_redirects=False
         ) as response:
             if response.status != 200:
-                raise self._refused(response.status)
+                raise self._refused(response.status, asked=body is not None)
             return await self._content(response)
 
     async def _content(self, response: aiohttp.ClientResponse) -> bytes:
@@ -179,19 +188,16 @@ class Endpoint:
     def _too_large(self) -> UpstreamFailed:
         return self.failed(f"answered with more than {MAX_ANSWER_BYTES} bytes")
 
-    def _refused(self, status: int) -> UpstreamFailed | ContentRefused:
+    def _refused(self, status: int, *, asked: bool) -> UpstreamFailed | ContentRefused:
         if status in (401, 403):
             # The secret may have been replaced since it was read.
             self._headers = None
-        if status in CONTENT_STATUSES:
+        if asked and status in CONTENT_STATUSES:
             return self.content_refused(f"with the status {status}")
         return self.failed(f"answered with the status {status}")
 
-    def content_refused(self, why: str) -> UpstreamFailed | ContentRefused:
+    def content_refused(self, why: str) -> ContentRefused:
         """Error for a request whose content the upstream does not take."""
-        self._refusals += 1
-        if self._refusals >= MAX_REFUSALS:
-            return self.failed(f"has refused {self._refusals} requests in turn, the last one {why}")
         return ContentRefused(f"The upstream of {self.whose} refused the request's content, {why}.")
 
     def failed(self, how: str) -> UpstreamFailed:

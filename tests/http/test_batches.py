@@ -36,6 +36,7 @@ def test_a_batch_gives_way_after_each_entry_that_takes_long(asked: str) -> None:
         find=lambda name: decider,
         decider=lambda name: decider,
         max_output_bytes=lambda name: 0,
+        rows_at_once=lambda name: N,
         **{asked: answered},
     )
     counters = SimpleNamespace(add=lambda name, amount=1: None)

@@ -60,11 +60,13 @@ def register(
     return service.call("POST", f"/v1/models/{model}/versions", {"version": version, "remote": described})
 
 
-def experiment_of(service: ThrowawayService, upstreams: Pair, **fields: Any) -> str:
+def experiment_of(
+    service: ThrowawayService, upstreams: Pair, timeout: str = f"{TIMEOUT_S * 1000:.0f}ms", **fields: Any
+) -> str:
     """Running experiment whose arms a and b are asked at two upstreams."""
     model = new_name("m")
     for name, upstream in zip("ab", upstreams, strict=True):
-        registered = register(service, model, upstream, name)
+        registered = register(service, model, upstream, name, timeout=timeout)
         assert registered.status == 201, registered
     arms = [{"name": name, "model": model, "version": name} for name in "ab"]
     about = {"metrics": [CLICK, LATENCY, ERROR], "attribution": {"missing": "ignore", "window": "1h"}}
@@ -348,13 +350,150 @@ def test_content_that_one_upstream_refuses_is_asked_of_the_other(
     check_problem(service.call("POST", f"/v1/models/{model}/versions/b/predict", asked), 400)
 
 
-def test_an_upstream_that_refuses_everything_is_left_out(pair: Pair, service: ThrowawayService) -> None:
+def test_refusals_of_one_callers_content_take_the_arm_from_nobody(
+    pair: Pair, service: ThrowawayService
+) -> None:
+    """They are counted, and said to the operator."""
     refusing, _ = pair
-    refusing.mode = "422"
     name = experiment_of(service, pair)
+    before = content_refusals(service)
+    refusing.mode = "422"
     assert {predict(service, name, i).status for i in range(60)} == {200}
-    assert refusing.n_asked == 3
-    assert stats_of(service, name)["ejected"] == ["a"]
+    assert refusing.n_asked > 10
+    assert stats_of(service, name)["ejected"] == []
+    assert content_refusals(service) - before == refusing.n_asked
+    wait_until(lambda: any(f"the arm a of {name}" in line and "422" in line for line in service.output))
+    refusing.mode = "good"
+    assert "a" in {predict(service, name, i).body["arm"] for i in range(30)}
+
+
+def content_refusals(service: ThrowawayService) -> float:
+    name = "bandit_serve_content_refusals_total"
+    text = service.call("GET", "/metrics").body.decode()
+    return float(next(line.split()[1] for line in text.splitlines() if line.startswith(f"{name} ")))
+
+
+def test_where_one_refuses_the_content_and_the_other_fails_the_caller_may_try_again(
+    pair: Pair, service: ThrowawayService
+) -> None:
+    pair[0].mode, pair[1].mode = "422", "500"
+    for _ in range(6):
+        check_problem(predict(service, experiment_of(service, pair)), 503)
+
+
+def test_a_full_queue_of_ours_is_no_failure_of_the_arm(pair: Pair, service: ThrowawayService) -> None:
+    """Requests that find no place go to the other arm; nobody is left out, and no error is counted."""
+    crowded, _ = pair
+    shares = {"kind": "fixed_split", "shares": {"a": 0.99, "b": 0.01}}
+    name = experiment_of(service, pair, timeout="20s", policy=shares)
+    crowded.delay_s = 0.3
+    n_batches, n_rows = 8, 64
+    asked = {"requests": [{"unit": f"u{i}", "item_id": "i"} for i in range(n_rows)]}
+    path = f"/v1/experiments/{name}/predict/batch"
+    with ThreadPoolExecutor(n_batches) as threads:
+        answers = list(threads.map(lambda _: service.call("POST", path, asked), range(n_batches)))
+    arms = [each.get("arm") for answer in answers for each in answer.body["responses"]]
+    assert set(arms) == {"a", "b"}
+    assert 320 <= arms.count("a") < n_batches * n_rows - 64, "more than the other arm's own share went there"
+    assert stats_of(service, name)["ejected"] == []
+    metrics = metrics_of(service, name)
+    for arm in "ab":
+        assert metrics[arm]["exposures"] == arms.count(arm)
+        assert metrics[arm]["error"]["mean"] == 0.0
+
+
+def test_rows_of_one_request_do_not_wait_for_each_other(pair: Pair, service: ThrowawayService) -> None:
+    model, n = new_name("m"), 700
+    register(service, model, pair[0], timeout="2s")
+    pair[0].delay_s = 0.05
+    service.call("POST", f"/v1/models/{model}/versions/v1/status", {"status": "production"})
+    name = running(service, arms=[{"name": "a", "model": model, "version": "v1"}])
+    tensor = {"name": "x", "datatype": "FP64", "shape": [n], "data": [1.0] * n}
+    for asked in (model, name):
+        answer = service.call("POST", f"/v2/models/{asked}/infer", {"inputs": [tensor]})
+        assert answer.status == 200, answer
+    rows = {"requests": [{"unit": f"u{i}", "features": {"x": 1.0}} for i in range(n)]}
+    batch = service.call("POST", f"/v1/experiments/{name}/predict/batch", rows).body["responses"]
+    assert {each.get("arm") for each in batch} == {"a"}
+    assert pair[0].answered == 3 * n
+
+
+def test_an_arm_that_did_not_get_its_time_has_no_error(pair: Pair, service: ThrowawayService) -> None:
+    hanging, slow = pair
+    hanging.mode, slow.delay_s = "hang", 0.4
+    model = new_name("m")
+    for version, upstream, timeout in (
+        ("a", hanging, "500ms"),
+        ("b", hanging, "300ms"),
+        ("c", slow, "500ms"),
+    ):
+        register(service, model, upstream, version, timeout=timeout)
+    for _ in range(5):
+        name = running(
+            service,
+            arms=[{"name": each, "model": model, "version": each} for each in "abc"],
+            policy={"kind": "fixed_split", "shares": {"a": 0.49, "b": 0.49, "c": 0.02}},
+            metrics=[CLICK, LATENCY, ERROR],
+            attribution={"missing": "ignore", "window": "1h"},
+        )
+        answer = predict(service, name)
+        if answer.status == 503:
+            break
+    assert answer.body["detail"] == "No arm answered within the request's time."
+    metrics = metrics_of(service, name)
+    assert [metrics[arm]["exposures"] for arm in "abc"] == [1, 1, 0]
+    assert [metrics[arm]["error"]["n"] for arm in "abc"] == [1, 1, 0]
+    assert "c" not in stats_of(service, name)["ejected"]
+
+
+def test_a_question_of_too_many_values_is_refused_before_anything_is_drawn(
+    pair: Pair, service: ThrowawayService
+) -> None:
+    model = new_name("m")
+    register(service, model, pair[0], "a")
+    register(service, model, pair[0], "b", url=pair[0].base, protocol="open-inference")
+    name = running(service, arms=[{"name": each, "model": model, "version": each} for each in "ab"])
+    asked = {"user_id": "u", "item_ids": [f"i{i}" for i in range(5_000)], "features": [0.5] * 5_000}
+    for _ in range(10):
+        problem = check_problem(predict(service, name, **asked), 413)
+        assert "at most 100000 values in all rows, and 5000 x 5000 are more" in problem["detail"]
+    batch = service.call("POST", f"/v1/experiments/{name}/predict/batch", {"requests": [asked] * 2})
+    assert [each["status"] for each in batch.body["responses"]] == [413, 413]
+    check_problem(service.call("POST", f"/v1/models/{model}/versions/b/predict", asked), 413)
+    assert pair[0].n_asked == 0
+    assert [metrics["exposures"] for metrics in metrics_of(service, name).values()] == [0, 0]
+    small = {**asked, "features": [0.5] * 19}
+    assert predict(service, name, **small).status == 200
+
+
+@pytest.mark.parametrize("mode", ["deepest", "deep_aside", "beyond_float"])
+def test_whatever_an_answer_holds_the_other_arm_answers(
+    pair: Pair, service: ThrowawayService, mode: str
+) -> None:
+    strange, other = pair
+    strange.mode = mode
+    name = experiment_of(service, pair)
+    asked = {"requests": [{"unit": f"u{i}", "item_id": "i"} for i in range(20)]}
+    batch = service.call("POST", f"/v1/experiments/{name}/predict/batch", asked).body["responses"]
+    assert {each.get("arm") for each in batch} == {"b"}
+    other.mode = mode
+    check_problem(predict(service, name), 503)
+
+
+def test_a_version_behind_an_upstream_is_ready_when_that_says_so(
+    pair: Pair, service: ThrowawayService
+) -> None:
+    model = new_name("m")
+    register(service, model, pair[0], url=pair[0].base, protocol="open-inference")
+    service.call("POST", f"/v1/models/{model}/versions/v1/status", {"status": "production"})
+    name = running(service, arms=[{"name": "a", "model": model, "version": "v1"}])
+    paths = [f"/v2/models/{each}/ready" for each in (model, f"{model}/versions/v1", name)]
+    for mode, status in (("good", 200), ("unready", 503), ("unknown", 503), ("hang", 503), ("good", 200)):
+        pair[0].mode = mode
+        for path in paths:
+            began_s = time.monotonic()
+            assert service.call("GET", path).status == status, (mode, path)
+            assert time.monotonic() - began_s < TIMEOUT_S + 2.0
 
 
 def test_entries_of_a_batch_are_asked_at_once(pair: Pair, service: ThrowawayService) -> None:
@@ -397,6 +536,31 @@ def test_shadows_mirror_to_upstreams_after_the_answer(pair: Pair, service: Throw
         )
     assert time.perf_counter() - began_s < 20 * TIMEOUT_S, "nobody waits for a shadow"
     wait_until(lambda: service.call("GET", path).body["failed"] == 20, 30.0)
+
+
+def test_a_shadow_that_answers_anything_stops_no_other(pair: Pair, service: ThrowawayService) -> None:
+    live, shadow = pair
+    for model in ("odd", "even"):
+        register(service, model, live, "live")
+        service.call("POST", f"/v1/models/{model}/versions/live/status", {"status": "production"})
+        register(service, model, shadow, "shadow")
+        service.call("POST", f"/v1/models/{model}/versions/shadow/status", {"status": "shadow"})
+
+    def ask(model: str) -> None:
+        answer = service.call("POST", f"/v1/models/{model}/predict", {"user_id": "u", "item_id": "i"})
+        assert answer.status == 200
+
+    def agreement(model: str) -> Any:
+        return service.call("GET", f"/v1/models/{model}/versions/shadow/agreement").body
+
+    shadow.mode = "deepest"
+    ask("odd")
+    wait_until(lambda: agreement("odd")["failed"] == 1)
+    shadow.mode = "good"
+    ask("even")
+    wait_until(lambda: agreement("even")["scores"] == 1)
+    assert service.call("GET", "/v1/stats").body["workers"]
+    assert not any("the shadows failed" in line for line in service.output)
 
 
 def test_served_metrics_come_from_no_client(pair: Pair, service: ThrowawayService) -> None:

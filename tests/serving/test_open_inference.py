@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import tracemalloc
 from typing import Any
 
 import msgspec
 import pytest
 
 from bandit_serve.api.decisions import ScoredItem, ScoreRequest
-from bandit_serve.errors import InvalidInput
-from bandit_serve.serving.open_inference import InferInputs, Unfit, infer_scores
+from bandit_serve.errors import InvalidInput, TooLarge
+from bandit_serve.serving.json_questions import MAX_OUTPUT_VALUES
+from bandit_serve.serving.open_inference import InferInputs, Unfit, check_question, infer_scores
 
 
 def request(**fields: Any) -> ScoreRequest:
@@ -109,6 +112,53 @@ def test_a_request_that_does_not_fit_is_not_sent(
         known.question(request(**fields))
 
 
+def test_the_values_of_a_question_are_bounded_before_they_are_made() -> None:
+    items = [f"i{i}" for i in range(10_000)]
+    for features in ([1.0] * 9, {f"x{i}": "a" * 10 for i in range(9)}, {"x": ["a"] * 9}):
+        check_question(request(item_ids=items, features=features))
+    for features in ([1.0] * 10, {f"x{i}": True for i in range(10)}, {"x": ["a"] * 10}):
+        with pytest.raises(TooLarge, match="at most 100000 values in all rows, and 10000 x 10 are more"):
+            check_question(request(item_ids=items, features=features))
+    with pytest.raises(TooLarge, match="at most 100000 values"):
+        check_question(request(features={str(i): ["a"] * 10 for i in range(10_000)}))
+    with pytest.raises(TooLarge, match="1048576 bytes of texts in all rows, and 1000 x 1050 are more"):
+        check_question(request(item_ids=items[:1_000], features={"x": "ä" * 500, "y": ["a" * 50]}))
+    check_question(request(item_id="i", features={"x": "a" * 2**21}))
+    check_question(request(user_id="u", item_ids=items))
+    with pytest.raises(InvalidInput, match="expected one of item_id"):
+        check_question(request(item_id="i", k=3))
+
+
+def test_the_largest_question_is_small() -> None:
+    """Rows are repeated as bytes, so that no list of all values is ever made."""
+    asked = request(user_id="u" * 128, item_ids=[f"i{i}" for i in range(10_000)], features=[0.1] * 9)
+    tracemalloc.start()
+    try:
+        body = InferInputs().question(asked)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    tensors = {each["name"]: each for each in json.loads(body)["inputs"]}
+    assert tensors["features"]["shape"] == [10_000, 9]
+    assert tensors["features"]["data"] == [0.1] * 90_000
+    assert tensors["user_id"]["data"] == ["u" * 128] * 10_000
+    assert peak < 5 * len(body)
+
+
+def test_rows_of_no_values_are_none() -> None:
+    body = asked(InferInputs(), item_ids=["a", "b"], features={"x": []})
+    assert body["inputs"][1] == tensor("x", "BYTES", [2, 0], [])
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("datatype", ["FP64", "FP32", "INT32"])
+def test_numbers_that_json_does_not_have_are_not_sent(value: float, datatype: str) -> None:
+    known = inputs(("x", datatype, [-1]))
+    for features in ({"x": value}, [0.0, value]):
+        with pytest.raises(Unfit, match=f"takes {datatype}"):
+            known.question(ScoreRequest(features=features))
+
+
 def test_asked_alone_a_model_refuses_what_it_does_not_take() -> None:
     known = inputs(("age", "FP64", [-1]))
     assert known.question(request(features={"age": 1, "x": 2}))
@@ -192,3 +242,13 @@ def test_answers_that_fit(fields: dict[str, Any], outputs: list[Any], expected: 
 def test_answers_that_do_not(fields: dict[str, Any], outputs: list[Any]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         scores(fields, *outputs)
+
+
+def test_the_values_of_an_answer_are_bounded() -> None:
+    for n in (MAX_OUTPUT_VALUES - 1, MAX_OUTPUT_VALUES + 1):
+        output = tensor("p", "FP64", [1, n], [0] * n)
+        if n < MAX_OUTPUT_VALUES:
+            assert len(scores(PLAIN, output)["outputs"]["p"]) == n
+        else:
+            with pytest.raises(ValueError, match="at most 100000 values of 'p'"):
+                scores(PLAIN, output)

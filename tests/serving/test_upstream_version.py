@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
@@ -12,12 +13,20 @@ from upstreams import ThrowawayUpstream
 
 from bandit_serve.api.decisions import ScoreRequest
 from bandit_serve.base.http_address import HttpAddress
-from bandit_serve.errors import BanditServeError, ContentRefused, InvalidInput
+from bandit_serve.errors import (
+    BanditServeError,
+    ContentRefused,
+    InvalidInput,
+    ModelLost,
+    TooLarge,
+    UpstreamFailed,
+)
 from bandit_serve.registry.registry import REMOTE, Version
-from bandit_serve.serving.kinds import check_of, patience_s
+from bandit_serve.serving.kinds import check_of, patience_s, rows_at_once
+from bandit_serve.serving.open_inference import check_question
 from bandit_serve.serving.request_form import check_form
 from bandit_serve.serving.upstream_version import MAX_FAILURES_IN_TURN, MAX_TRIALS_AT_ONCE, UpstreamVersion
-from bandit_serve.upstreams.pool import UpstreamPool
+from bandit_serve.upstreams.pool import MAX_CONNECTIONS, UpstreamPool
 from bandit_serve.upstreams.upstream import AllowedUpstreams, Upstream
 
 T = TypeVar("T")
@@ -106,11 +115,66 @@ def test_background_scores_of_one_that_hangs_are_given_up(server: ThrowawayUpstr
     assert MAX_FAILURES_IN_TURN <= server.n_asked <= 2 * MAX_TRIALS_AT_ONCE
 
 
+@pytest.mark.parametrize("mode", ["deepest", "beyond_float"])
+def test_whatever_an_answer_holds_is_a_failure_of_the_upstream(server: ThrowawayUpstream, mode: str) -> None:
+    async def scenario(asked: UpstreamVersion) -> None:
+        server.mode = mode
+        with pytest.raises(UpstreamFailed, match="gave an answer that does not fit the request"):
+            await asked.score(request(features={"age": 1}))
+        trials = await asked.score_all([request(features={"age": 1})])
+        assert [type(each.scores) for each in trials] == [UpstreamFailed]
+
+    run(server, scenario)
+
+
+def test_metadata_that_can_not_be_read_are_a_failure_of_the_upstream(server: ThrowawayUpstream) -> None:
+    server.mode = "deepest"
+
+    async def scenario(asked: UpstreamVersion) -> None:
+        raise AssertionError("it is not warm")
+
+    with pytest.raises(ModelLost, match="gave metadata that are none"):
+        run(server, scenario)
+
+
+@pytest.mark.parametrize("mode", ["hang", "unready", "unknown"])
+def test_readiness_is_the_upstreams_own(server: ThrowawayUpstream, mode: str) -> None:
+    async def scenario(asked: UpstreamVersion) -> None:
+        await asked.check_ready()
+        server.mode = mode
+        began_s = time.monotonic()
+        with pytest.raises(UpstreamFailed, match=r"gave no answer in 300 ms|answered with the status [45]0"):
+            await asked.check_ready()
+        assert time.monotonic() - began_s < 0.3 + 2.0
+
+    run(server, scenario)
+    assert server.readiness == 3, "once to warm it"
+
+
+def test_a_shadow_is_asked_nothing_that_is_too_large(server: ThrowawayUpstream) -> None:
+    """Its live version may speak another protocol, in which the same request is small."""
+    large = request(item_ids=[f"i{i}" for i in range(10_000)], features=[1.0] * 10_000)
+
+    async def scenario(asked: UpstreamVersion) -> None:
+        trials = await asked.score_all([large] * 5 + [request(features={"age": 1})])
+        assert [type(each.scores) for each in trials] == [TooLarge] * 5 + [dict]
+
+    run(server, scenario)
+    assert server.n_asked == 1
+
+
 def test_what_a_kind_asks_is_known_without_its_upstream() -> None:
     remote = Upstream("http://a/", "json", timeout="250ms")
     version = Version("m", "v1", "staged", "", 0, REMOTE, 1, 1, remote=remote)
     assert check_of(version) is check_form
     assert patience_s(version) == 0.25
+    spoken = msgspec.structs.replace(remote, protocol="open-inference")
+    assert check_of(msgspec.structs.replace(version, remote=spoken)) is check_question
+    assert (
+        rows_at_once(version)
+        == MAX_CONNECTIONS
+        < rows_at_once(msgspec.structs.replace(version, remote=msgspec.UNSET))
+    )
     assert patience_s(msgspec.structs.replace(version, remote=msgspec.UNSET)) is None
 
 

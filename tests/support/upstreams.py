@@ -102,16 +102,20 @@ class ThrowawayUpstream:
         body = json.loads(content) if content else None
         self.asked.append(Question(request.method, request.path, dict(request.headers), body))
         if request.method == "GET":
-            return self._metadata(request)
+            return await self._metadata(request)
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
         handler: Handler = getattr(self, f"_mode_{self.mode}")
         return await handler(request)
 
-    def _metadata(self, request: web.Request) -> web.Response:
+    async def _metadata(self, request: web.Request) -> web.Response:
         if request.path.endswith("/ready"):
             self.readiness += 1
-            return web.Response(status=503 if self.mode == "unready" else 200)
+            if self.mode == "hang":
+                await self._released.wait()
+            return web.Response(status={"unready": 503, "unknown": 400}.get(self.mode, 200))
+        if self.mode == "deepest":
+            return await self._mode_deepest(request)
         about = {"name": "m", "versions": ["1"], "platform": "test"}
         if self.inputs is not None:
             about |= {"inputs": self.inputs, "outputs": OUTPUTS}
@@ -180,6 +184,9 @@ class ThrowawayUpstream:
 
     async def _mode_400(self, request: web.Request) -> web.Response:
         return await self._status(400)
+
+    async def _mode_413(self, request: web.Request) -> web.Response:
+        return await self._status(413)
 
     async def _mode_422(self, request: web.Request) -> web.Response:
         return await self._status(422)
@@ -271,6 +278,22 @@ class ThrowawayUpstream:
     async def _mode_deep(self, request: web.Request) -> web.Response:
         return await self._text('{"outputs": {"x": ' + "[" * 500 + "]" * 500 + "}}")
 
+    async def _mode_deepest(self, request: web.Request) -> web.Response:
+        return await self._text('{"outputs": {"x": ' + "[" * 200_000 + "]" * 200_000 + "}}")
+
+    async def _mode_deep_aside(self, request: web.Request) -> web.Response:
+        """The depth is in a field that nobody reads."""
+        return await self._text('{"more": ' + "[" * 200_000 + "]" * 200_000 + ', "prediction": 0.5}')
+
+    async def _mode_beyond_float(self, request: web.Request) -> web.Response:
+        """An integer that no float64 holds, in a tensor that says it is one."""
+        tensor = '{"name": "prediction", "shape": [1], "datatype": "FP64", "data": [' + "9" * 400 + "]}"
+        return await self._text(f'{{"outputs": [{tensor}]}}')
+
+    async def _mode_crowded(self, request: web.Request) -> web.Response:
+        """As many values as fit into an answer, and lists of nothing."""
+        return await self._text('{"outputs": {"x": [' + "[]," * 300_000 + "1]}}")
+
     async def _mode_nested(self, request: web.Request) -> web.Response:
         return await self._text('{"outputs": {"x": {"y": 1}}}')
 
@@ -303,6 +326,10 @@ FAILING = [
     "quoted",
     "many",
     "deep",
+    "deepest",
+    "deep_aside",
+    "beyond_float",
+    "crowded",
     "nested",
     "endless_integer",
 ]

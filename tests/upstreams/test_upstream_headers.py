@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,36 @@ def test_a_value_that_is_not_there_is_said_to_the_operator(source: str) -> None:
     with pytest.raises(UpstreamFailed, match=r"The header X of m v1 has no value here\.") as refused:
         header_values({"X": source}, "m v1")
     assert source.partition(":")[2] in in_full(refused.value)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UpstreamFailed) as refused:
+        header_values({"X": f"file:{path}"}, "m v1")
+    return in_full(refused.value)
+
+
+@pytest.mark.timeout(20)
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    """A pipe would be waited for, and a device may never end."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero"), Path("/dev/tty"), tmp_path):
+        assert "has no value here" in refusal(path)
+    assert "is no regular file" in refusal(pipe)
+
+
+def test_a_file_that_others_may_say_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, link = tmp_path / "secret", tmp_path / "link"
+    file.write_bytes(b"abc-def-ghi")
+    link.symlink_to(file)
+    file.chmod(0o646)
+    assert "is writable for everybody" in refusal(link)
+    file.chmod(0o640)
+    assert header_values({"X": f"file:{link}"}, "m v1") == {"X": "abc-def-ghi"}
+    owner = file.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    if owner != 0:
+        assert "is of another user" in refusal(file)
+    else:
+        os.chown(file, 65_534, -1)
+        assert "is of another user" in refusal(file)

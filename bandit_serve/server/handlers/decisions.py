@@ -175,10 +175,11 @@ class DecisionHandlers:
         n_items, n_ranked = sum(ids for ids, _ in items), sum(k for _, k in items)
         await self._sizes.check_predictions(experiment, len(requests), n_items, n_ranked)
         responses, turn = Responses(headers), Turn()
-        for first in range(0, len(requests), MAX_BEGUN):
+        at_once = min(MAX_BEGUN, service.decisions.rows_at_once(experiment))
+        for first in range(0, len(requests), at_once):
             begun: list[Any] = []
             try:
-                for asked in requests[first : first + MAX_BEGUN]:
+                for asked in requests[first : first + at_once]:
                     begun.append(self._begin_to_predict(experiment, asked))
                     if turn.over:
                         await turn.give_way()

@@ -71,15 +71,13 @@ from bandit_serve.server.wire import (
     encode_json,
     read_bytes,
 )
-from bandit_serve.serving.kinds import outputs_of
+from bandit_serve.serving.kinds import outputs_of, rows_at_once
 from bandit_serve.serving.loaded import require_servable
 from bandit_serve.serving.servable import described
 from bandit_serve.store.keys import COMMON
 
 PLATFORM = "bandit_serve"
 EXTENSIONS = ["binary_tensor_data"]
-ROWS_AT_ONCE = 500
-"""Rows whose scoring is under way at a time."""
 OF_A_DECISION = (TensorMetadata("arm", "BYTES", [-1]), TensorMetadata("payload", "BYTES", [-1]))
 
 Subject = Version | Decider | ControlDecider
@@ -133,11 +131,14 @@ class InferenceHandlers:
                 if (model := subject.models[arm]) is not None
             ]
         )
-        for reference in references:
-            loaded = self._service.node.models.get(*reference)
-            if loaded is not None and not loaded.ready:
-                raise Unavailable(f"The version {reference[1]!r} of {reference[0]!r} does not answer now.")
+        await asyncio.gather(*(self._check_ready(*reference) for reference in references))
         return answer(request, ModelReady(name, True))
+
+    async def _check_ready(self, model: str, version: str) -> None:
+        node = self._service.node
+        registered = node.replica.registry.version(model, version)
+        loaded = node.models.get(model, version) or await node.models.load(registered)
+        await loaded.check_ready()
 
     async def index(self, request: web.Request) -> web.Response:
         asked = await self._index.read(request)
@@ -182,7 +183,7 @@ class InferenceHandlers:
         name = request.match_info["model"]
         if isinstance(subject, Version):
             rows = InferenceRows(asked, tensors, frozenset())
-            scored = await self._score(name, request.match_info.get("version"), rows)
+            scored = await self._score(name, request.match_info.get("version"), rows, rows_at_once(subject))
             outputs = await predictions(scored)
             if not outputs:
                 raise nothing_in_common()
@@ -209,10 +210,12 @@ class InferenceHandlers:
         response = InferenceResponse(name, [], UNSET, asked.id, decision_parameters(decided))
         return await respond(response, wanted_outputs(asked, outputs))
 
-    async def _score(self, model: str, version: str | None, rows: InferenceRows) -> list[Scored]:
+    async def _score(
+        self, model: str, version: str | None, rows: InferenceRows, at_once: int
+    ) -> list[Scored]:
         """Scores all rows; a few at a time are under way, so that they share runs of the model."""
         ways = self._service.decisions
-        scored = await _all(ways.score(model, version, _plain(row)) for row in rows)
+        scored = await _all((ways.score(model, version, _plain(row)) for row in rows), at_once)
         self._service.counters.add("predictions", rows.n)
         return scored
 
@@ -233,7 +236,7 @@ class InferenceHandlers:
             ways.check(experiment, row)
             if turn.over:
                 await turn.give_way()
-        predicted = await _all(ways.predict(experiment, row) for row in rows)
+        predicted = await _all((ways.predict(experiment, row) for row in rows), ways.rows_at_once(experiment))
         self._service.counters.add("predictions", rows.n)
         return predicted
 
@@ -313,15 +316,15 @@ def _common(outputs: Sequence[Sequence[TensorMetadata]]) -> list[TensorMetadata]
     return [tensor for tensor in next(iter(outputs), ()) if all(tensor.name in each for each in names)]
 
 
-async def _all(coming: Iterable[Any]) -> list[Any]:
-    """Awaits what has to be awaited, `ROWS_AT_ONCE` of it together; an error comes when what was begun has ended."""
+async def _all(coming: Iterable[Any], at_once: int) -> list[Any]:
+    """Awaits what has to be awaited, `at_once` of it together; an error comes when what was begun has ended."""
     done: list[Any] = []
     some: list[Any] = []
     turn = Turn()
     try:
         for each in coming:
             some.append(each)
-            if len(some) == ROWS_AT_ONCE:
+            if len(some) >= at_once:
                 begun, some = some, []
                 done += await _together(begun)
             elif turn.over:
