@@ -33,7 +33,8 @@ BanditServeError
     ├── ModelFailed       a version in memory that gave no scores
     ├── FilesUnavailable  the storage of model files does not answer, or is full
     │   └── DiskFull      there is no room for the write
-    └── Overloaded        a queue or buffer has reached its bound
+    ├── Overloaded        a queue or buffer has reached its bound
+    └── NotBegun          a worker that is not ready, or has no room: it refuses before a request's work begins
 """
 
 from __future__ import annotations
@@ -218,6 +219,10 @@ class DiskFull(FilesUnavailable):
 
 
 class Overloaded(Unavailable):
+    pass
+
+
+class NotBegun(Unavailable):
     pass
 
 

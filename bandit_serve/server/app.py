@@ -44,7 +44,7 @@ from bandit_serve.api.views import (
 )
 from bandit_serve.base.mistakes import MAX_MISTAKES, expected_one_of
 from bandit_serve.base.names import Name
-from bandit_serve.errors import FieldError, InvalidInput, Overloaded, StateFault, TooLarge, Unavailable
+from bandit_serve.errors import FieldError, InvalidInput, NotBegun, StateFault, TooLarge
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.registry.agreement import AgreementReport
@@ -722,9 +722,9 @@ def _shared(
             preflight = cross_origin.preflight(request)
             if preflight is None and request.path not in OPEN_PATHS:
                 if _is_crowded(request):
-                    raise Overloaded("This worker has as many connections as it can have.")
+                    raise NotBegun("This worker has as many connections as it can have.")
                 if not service.ready:
-                    raise Unavailable("The first state is not loaded yet.")
+                    raise NotBegun("The first state is not loaded yet.")
             if route is not None:
                 if request.query_string:
                     _check_query(route, request)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
+from aiohttp import MultipartReader, StreamReader, web
+
+from bandit_serve.base.turns import Turn
 from bandit_serve.errors import InvalidInput, TooSlow
 
 T = TypeVar("T")
@@ -24,6 +27,28 @@ async def arriving(timeout_s: float) -> AsyncIterator[None]:
         raise TooSlow("The request's body did not arrive in time.") from None
     except ConnectionResetError:
         raise InvalidInput("The connection was lost before the whole body had come.") from None
+
+
+class LinesInTurns:
+    """Body whose lines are read in turns of the event loop: many short ones come in one piece."""
+
+    def __init__(self, content: StreamReader) -> None:
+        self._content = content
+        self._turn = Turn()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+    async def readline(self, **options: int) -> bytes:
+        line = await self._content.readline(**options)
+        if self._turn.over:
+            await self._turn.give_way()
+        return line
+
+
+async def parts_in_turns(request: web.Request) -> MultipartReader:
+    """Makes the reader of a multipart body's parts. Raises ValueError for a Content-Type without a boundary."""
+    return MultipartReader(request.headers, cast(StreamReader, LinesInTurns(request.content)))
 
 
 class Multipart:

@@ -29,6 +29,7 @@ class Connection(web.RequestHandler):
         "_half_closed",
         "_head_begun",
         "_head_since_s",
+        "_resuming",
         "_unread",
         "_unread_since_s",
         "_wire",
@@ -41,6 +42,7 @@ class Connection(web.RequestHandler):
         self._half_closed = False
         self._head_begun = False
         self._head_since_s = 0.0
+        self._resuming = False
         self._unread = 0
         self._unread_since_s = 0.0
         # The parent forgets its transport when it begins to close it.
@@ -85,6 +87,23 @@ class Connection(web.RequestHandler):
             self._head_since_s = 0.0
         elif data and (self._head_since_s or self.idle):
             self._await_the_rest_of_the_head()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Goes on with a body, in the loop's next iteration where it was paused.
+
+        The parser has the next piece already where a body is compressed. Read at once, piece would follow piece, and
+        nobody else would have a turn while a small body inflates to a very large one.
+        """
+        if not resume_parser or not self._reading_paused:
+            super().resume_reading(resume_parser)
+        elif not self._resuming:
+            self._resuming = True
+            self._loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._resuming = False
+        if self._wire is not None:
+            super().resume_reading()
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio heeds what is returned
         """Answers the requests that came before the caller closed its side, and then closes."""

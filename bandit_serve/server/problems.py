@@ -61,6 +61,7 @@ TITLES: Mapping[int, tuple[str, str]] = {
 # Errors whose type is not that of their status.
 TYPES: Mapping[type[Exception], tuple[str, str]] = {
     errors.RewardConflict: ("reward-conflict", "Another reward was counted"),
+    errors.NotBegun: ("not-begun", "Try again later; nothing was begun"),
 }
 
 

@@ -19,9 +19,12 @@ from bandit_serve_client import (
     Client,
     ClientError,
     Closed,
+    DecisionRequest,
+    Default,
     Late,
     NoAnswer,
     NotConnected,
+    PredictionRequest,
     Problem,
     Reward,
     SyncClient,
@@ -49,6 +52,7 @@ DECISION = {
 DECIDED = answer(json.dumps(DECISION).encode())
 COUNTED = answer(b'{"accepted":1,"duplicates":0,"rejected":0,"verdicts":["accepted"]}')
 AWAY = answer(b'{"title":"Try again later","detail":"The store is away."}', 503, "Retry-After: 0")
+NOT_BEGUN = answer(b'{"type":"urn:bandit-serve:problem:not-begun"}', 503, "Retry-After: 0")
 AWAY_FOR_LONG = answer(b"{}", 503, "Retry-After: 60")
 HALF = Script(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"', closes=True)
 
@@ -223,20 +227,67 @@ def test_rewards_are_sent_again_with_the_same_ids(client_of: Make, failure: Scri
         assert json.loads(server.received[2].body)["event_id"] != first["event_id"]
 
 
-def test_a_decision_is_sent_again_after_a_503_only(client_of: Make) -> None:
-    """After a broken connection one may have been made; a second would be an exposure that nobody sees."""
-    with ScriptedServer(saying(AWAY, DECIDED)) as server, client_of(server.url) as client:
-        assert client.decide("e").arm == "a"
+DECIDING: dict[str, Callable[[Any], Any]] = {
+    "decide": lambda client: client.decide("e"),
+    "decide_many": lambda client: client.decide_many("e", [DecisionRequest("u")]),
+    "predict": lambda client: client.predict("e", "u", k=1),
+    "predict_many": lambda client: client.predict_many("e", [PredictionRequest(user_id="u", k=1)]),
+}
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_a_decision_is_sent_again_where_it_was_not_begun_only(client_of: Make, name: str) -> None:
+    """After another 503, or a broken connection, one may be logged: a second is an exposure that nobody sees."""
+    decided = answer(json.dumps({"responses": [DECISION]}).encode()) if name.endswith("many") else DECIDED
+    with ScriptedServer(saying(NOT_BEGUN, decided)) as server, client_of(server.url) as client:
+        DECIDING[name](client)
         assert len(server.received) == 2
-    for failure, error in ((CLOSE, NoAnswer), (HALF, NoAnswer), (answer(b"", 502), Unavailable)):
-        with ScriptedServer(saying(failure, DECIDED)) as server, client_of(server.url) as client:
+    failures = [
+        (AWAY, Unavailable),
+        (answer(NOT_BEGUN.sent.partition(b"\r\n\r\n")[2], 502), Unavailable),
+        (CLOSE, NoAnswer),
+        (HALF, NoAnswer),
+    ]
+    for failure, error in failures:
+        with ScriptedServer(saying(failure, decided)) as server, client_of(server.url) as client:
             with pytest.raises(error):
-                client.decide("e")
+                DECIDING[name](client)
             assert len(server.received) == 1
 
 
-def test_a_change_is_sent_once(client_of: Make) -> None:
-    """It may have been made in spite of a 503: the same again would be refused as a conflict."""
+@pytest.mark.parametrize("later", [False, True])
+def test_nobody_gets_the_answer_of_another(client_of: Make, later: bool) -> None:
+    """A server that answers a request twice, at once or a moment later: the second is nobody's."""
+
+    def of(unit: str) -> bytes:
+        return answer(json.dumps({**DECISION, "arm": unit}).encode()).sent
+
+    def script(request: Received, number: int) -> Script:
+        own, stale = of(json.loads(request.body)["unit"]), of("stale")
+        return Script(own, then=stale) if later else Script(own + stale)
+
+    with ScriptedServer(script) as server, client_of(server.url) as client:
+        for unit in ("u1", "u2", "u3"):
+            assert client.decide("e", unit=unit).arm == unit
+            wait_until(client, lambda: server.n_sent == len(server.received))
+        assert server.n_connections == 3
+
+
+def wait_until(client: Any, condition: Callable[[], bool]) -> None:
+    """Waits for it, and then for one look of the client's event loop at its sockets, if it has one."""
+    until_s = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until_s
+        time.sleep(0.005)
+    if not isinstance(client, SyncClient):
+        client._runner.run(asyncio.sleep(0.02))
+
+
+def test_a_change_is_sent_again_where_it_was_not_begun_only(client_of: Make) -> None:
+    """It may have been made in spite of another 503: the same again would be refused as a conflict."""
+    with ScriptedServer(saying(NOT_BEGUN, answer(b"", 204))) as server, client_of(server.url) as client:
+        client.experiments.delete("e")
+        assert len(server.received) == 2
     for failure, error in ((AWAY, Unavailable), (CLOSE, NoAnswer)):
         with ScriptedServer(saying(failure)) as server, client_of(server.url) as client:
             with pytest.raises(error):
@@ -298,6 +349,11 @@ def test_problems_are_raised_with_all_that_they_say(client_of: Make) -> None:
         json.dumps({**DECISION, "propensity": "x"}).encode(),
         json.dumps({**DECISION, "arm": None}).encode(),
         json.dumps({**DECISION, "model": []}).encode(),
+        json.dumps({**DECISION, "propensity": 10**400}).encode(),
+        b'{"payload": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b"[" * 100_000,
+        b'{"payload": ' + b"1" * 10_000 + b"}",
+        b"\xff\xfe",
     ],
 )
 def test_answers_that_are_not_of_the_contract_are_said(client_of: Make, content: bytes) -> None:
@@ -313,6 +369,46 @@ def test_answers_that_are_not_of_the_contract_are_said(client_of: Make, content:
         pytest.raises(UnexpectedAnswer, match="302"),
     ):
         client.decide("e")
+
+
+ANSWERS = [
+    b'{"responses": [{"detail": "x", "status": "abc"}]}',
+    b'{"responses": [{"detail": "x", "status": null}]}',
+    b'{"accepted": 0, "duplicates": 0, "rejected": 0, "verdicts": []}',
+    b'{"accepted": 0, "duplicates": 0, "rejected": 0, "verdicts": [[]]}',
+    b'{"experiments": [1], "models": {}, "history": 3}',
+    b"[" * 100_000 + b"]" * 100_000,
+    b'{"responses": [' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"]}",
+]
+
+
+@pytest.mark.parametrize("status", [200, 299, 400, 404, 409, 418, 500, 503, 599])
+@pytest.mark.parametrize("content", ANSWERS)
+def test_whatever_an_answer_holds_the_error_is_the_client_s(
+    client_of: Make, content: bytes, status: int
+) -> None:
+    calls: list[Callable[[Any], Any]] = [
+        *DECIDING.values(),
+        lambda client: client.reward("t", 1.0),
+        lambda client: client.rewards([Reward("t", 1.0)]),
+        lambda client: client.exposures(["t"]),
+        lambda client: client.health(),
+        lambda client: client.experiments.list(),
+        lambda client: client.experiments.results("e"),
+        lambda client: client.experiments.history("e"),
+        lambda client: client.models.list(),
+        lambda client: client.models.score("m", user_id="u", k=1),
+    ]
+    always = lambda *_: answer(content, status, "Retry-After: " + "9" * 400)  # noqa: E731
+    with ScriptedServer(always) as server, client_of(server.url, timeout=5) as client:
+        for call in calls:
+            try:
+                call(client)
+            except ClientError:
+                continue
+            assert status < 300
+        decision = client.open("e", default=Default("control"))
+        assert decision.arm == "control"
 
 
 def test_a_later_service_may_say_more(client_of: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from bandit_serve_client import (
     PredictionRequest,
     Reward,
     SyncClient,
+    Unavailable,
     decisions,
     errors,
     experiments,
@@ -35,6 +37,7 @@ from bandit_serve_client.reading import json_name
 from both_clients import CLIENTS
 from described_traffic import Traffic
 from services import ThrowawayService
+from upstreams import ThrowawayUpstream
 
 import bandit_serve.client
 from bandit_serve.models import MatrixFactorization
@@ -334,3 +337,39 @@ def test_the_service_s_package_has_the_same_names() -> None:
     assert set(bandit_serve.client.__all__) == set(bandit_serve_client.__all__)
     for name in bandit_serve_client.__all__:
         assert getattr(bandit_serve.client, name) is getattr(bandit_serve_client, name)
+
+
+def test_a_prediction_that_fails_on_all_arms_is_logged_once(tmp_path: Path) -> None:
+    """Each failed attempt is a decision with an error: a call that were sent again would log them again."""
+    with ThrowawayUpstream() as upstream:
+        upstream.mode = "500"
+        with (
+            ThrowawayService(tmp_path / "data", "--upstreams", upstream.base) as service,
+            SyncClient(service.url) as client,
+        ):
+            for version in "ab":
+                client.models.register(
+                    "m", version=version, remote={"url": upstream.url, "protocol": "json", "timeout": "2s"}
+                )
+            client.experiments.create(
+                {
+                    "id": "failing",
+                    "arms": [{"name": name, "model": "m", "version": name} for name in "ab"],
+                    "policy": {"kind": "fixed_split"},
+                    "attribution": {"missing": "ignore"},
+                    "metrics": [
+                        {"name": "click", "kind": "binary"},
+                        {"name": "error", "kind": "binary", "goal": "minimize", "source": "served"},
+                    ],
+                }
+            )
+            client.experiments.start("failing")
+            with pytest.raises(Unavailable):
+                client.predict("failing", unit="u", features={"x": 1.0})
+            assert len(upstream.asked) == 2
+            until_s = time.monotonic() + 10
+            while sum(arm.exposures for arm in client.experiments.results("failing").arms) < 2:
+                assert time.monotonic() < until_s
+                time.sleep(0.05)
+            arms = client.experiments.results("failing").arms
+            assert [(arm.exposures, arm.metrics["error"].n) for arm in arms] == [(1, 1), (1, 1)]

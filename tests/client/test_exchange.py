@@ -56,6 +56,17 @@ def test_a_connection_is_used_again_when_both_sides_keep_it(data: bytes, again: 
         assert exchange.receive(PLAIN) is not None
 
 
+@pytest.mark.parametrize("more", [b"x", b"\r\n", PLAIN, PLAIN[:10]])
+@pytest.mark.parametrize("data", [PLAIN, CHUNKED])
+def test_a_connection_with_more_than_the_answer_is_not_used_again(data: bytes, more: bytes) -> None:
+    """What came too soon would be the answer to the next request, which may be another caller's."""
+    exchange = asked()
+    answer = exchange.receive(data + more)
+    assert answer is not None
+    assert answer.json() == {"a": 1}
+    assert not exchange.is_reusable()
+
+
 @pytest.mark.parametrize("n", range(len(PLAIN)))
 def test_an_end_in_the_middle_is_no_answer(n: int) -> None:
     exchange = asked()
@@ -133,6 +144,11 @@ def test_a_request_names_the_service(url: str, host: str, target: str) -> None:
         "http://user:secret@h",
         "http://h:99999",
         "http://bändits.example",
+        "http://a..b",
+        "http://.a",
+        f"http://{'a' * 64}.example",
+        "http://a\0b",
+        "http://a b",
     ],
 )
 def test_other_urls_are_refused(url: str) -> None:
@@ -163,3 +179,4 @@ def test_a_problem_need_not_be_a_document() -> None:
     assert problem_of(418, b"[]").errors == ()
     assert problem_of(400, b'{"errors": [1, {"at": "a", "detail": "d"}]}').errors[0].at == "a"
     assert problem_of(503, b"{}", "7").retry_after == 7.0
+    assert problem_of(503, b"[" * 100_000 + b"]" * 100_000).detail == "[" * 200

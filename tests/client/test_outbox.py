@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
 import logging
 import os
@@ -10,13 +12,16 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bandit_serve_client import Client, OutboxSettings, Reward, SyncClient, UnitReward
+from bandit_serve_client import Client, OutboxSettings, Reward, SyncClient, UnitReward, calls
 from bandit_serve_client.backlog import Backlog
 from bandit_serve_client.seldom import SeldomWarning
 from both_clients import CLIENTS
@@ -117,7 +122,40 @@ def test_at_the_bound_the_newest_is_refused(client_of: Make, caplog: pytest.LogC
     ]
 
 
-@pytest.mark.parametrize("failure", [CLOSE, answer(b"{}", 503), answer(b"{}", 401), answer(b"<html>")])
+def test_the_bound_is_one_of_bytes_too(client_of: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """A few rewards of long ids take as much as many others; each frees its bytes when it has its verdict."""
+    settings = OutboxSettings(max_queued_bytes=100_000, flush_every=FOREVER_S)
+    long = [Reward("t" * 20_000, 1.0), Reward("ü" * 5_000, 1.0, event_id="o" * 20_000)]
+    with ScriptedServer(verdicts) as server, client_of(server.url, outbox=settings) as client:
+        for _ in range(3):
+            assert [client.queue(reward) for reward in (*long, *long)] == [True, True, True, False]
+            assert client.queue(Reward("t", 1.0))
+            assert client.flush(20)
+        assert not client.queue(Reward("t" * 100_000, 1.0))
+        assert client.counts == {"refused": 4, "accepted": 12}
+    assert "bytes of them wait to be sent" in caplog.records[0].message
+
+
+def test_the_bytes_of_a_reward_are_its_memory() -> None:
+    for n in (1, 100, 10_000):
+        for text in ("a" * n, "é" * n, "語" * n, "😀" * n):
+            assert sys.getsizeof(text) <= Reward(text, 1.0).n_bytes <= 4 * n + 300
+            reward = UnitReward(experiment=text, unit=text, value=1.0, metric=text, event_id=text, at=text)
+            assert 5 * sys.getsizeof(text) <= reward.n_bytes + 5 * 80
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        CLOSE,
+        answer(b"{}", 503),
+        answer(b"{}", 401),
+        answer(b"<html>"),
+        answer(b"[" * 100_000 + b"]" * 100_000),
+        answer(b"[" * 100_000 + b"]" * 100_000, 503),
+        answer(b'{"accepted": 1e999, "duplicates": [], "rejected": {}, "verdicts": 3}'),
+    ],
+)
 def test_what_could_not_be_sent_is_sent_again(client_of: Make, failure: Script) -> None:
     def script(request: Received, number: int) -> Script:
         return failure if number < 3 else verdicts(request)
@@ -130,6 +168,102 @@ def test_what_could_not_be_sent_is_sent_again(client_of: Make, failure: Script) 
         assert client.counts["accepted"] == 5
         counted = Counter(name for request in server.received[3:] for name in ids(request))
         assert counted == {f"t{i}": 1 for i in range(5)}
+
+
+def test_the_outbox_survives_any_error(client_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody thought of passes, as others do: the rewards wait, and are sent again."""
+    errors: list[Exception] = [RecursionError(), ValueError("v"), MemoryError(), RuntimeError(), KeyError(1)]
+    read = calls.read
+
+    def failing(kind: type[Any], value: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return read(kind, value)
+
+    monkeypatch.setattr("bandit_serve_client.backlog.MAX_PAUSE_S", 0.01)
+    monkeypatch.setattr("bandit_serve_client.calls.expecting", lambda form: contextlib.nullcontext())
+    monkeypatch.setattr("bandit_serve_client.calls.read", failing)
+    settings = OutboxSettings(flush_every=0.0)
+    with ScriptedServer(verdicts) as server, client_of(server.url, outbox=settings) as client:
+        for reward in rewards(3):
+            assert client.queue(reward)
+        assert client.flush(20)
+        assert client.counts == {"failed_sends": 5, "accepted": 3}
+        assert client.queue(Reward("later", 1.0))
+        assert client.flush(20)
+        assert client.counts["accepted"] == 4
+
+
+def test_a_time_that_can_not_be_written_is_invalid(client_of: Make) -> None:
+    at = datetime.min.replace(tzinfo=timezone(timedelta(hours=2)))
+    with ScriptedServer(verdicts) as server, client_of(server.url) as client:
+        client.queue(UnitReward(experiment="e", unit="u", value=1.0, at=at))
+        client.queue(Reward("t", 1.0))
+        assert client.flush(20)
+        assert client.counts["accepted"] == client.counts["invalid"] == 1
+
+
+def test_a_flush_that_ends_with_the_client_says_what_was_lost() -> None:
+    """It returns when nothing waits any more, but that is not what it promises."""
+    settings = OutboxSettings(flush_every=0.0, close_timeout=0.1)
+
+    async def play(url: str) -> bool:
+        client = Client(url, outbox=settings)
+        client.queue(Reward("t", 1.0))
+        flushing = asyncio.create_task(client.flush())
+        await asyncio.sleep(0.05)
+        await client.close()
+        return await flushing
+
+    with ScriptedServer(lambda *_: HANG) as server:
+        assert not asyncio.run(play(server.url))
+        client = SyncClient(server.url, outbox=settings)
+        client.queue(Reward("t", 1.0))
+        with ThreadPoolExecutor(1) as threads:
+            flushing = threads.submit(client.flush)
+            wait_for(client, lambda: len(server.received) == 2)
+            client.close()
+            assert not flushing.result(10)
+        assert client.counts["lost"] == 1
+        assert client.flush()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+def test_a_client_that_is_dropped_leaves_no_thread() -> None:
+    """What it queued is sent all the same."""
+
+    def named() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "bandit-serve-outbox"]
+
+    with ScriptedServer(verdicts) as server:
+        dropped = []
+        for i in range(20):
+            client = SyncClient(server.url, outbox=OutboxSettings(flush_every=0.05))
+            assert client.queue(Reward(f"t{i}", 1.0))
+            dropped.append(weakref.ref(client))
+        del client
+        until_s = time.monotonic() + 20
+        while named():
+            assert time.monotonic() < until_s
+            time.sleep(0.01)
+        gc.collect()
+        assert [reference() for reference in dropped] == [None] * 20
+        assert sorted(name for request in server.received for name in ids(request)) == sorted(
+            f"t{i}" for i in range(20)
+        )
+
+
+def test_without_another_thread_a_reward_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with ScriptedServer(verdicts) as server, SyncClient(server.url) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            assert not client.queue(Reward("t", 1.0))
+        assert client.queue(Reward("t", 1.0))
+        assert client.flush(20)
+        assert client.counts == {"refused": 1, "accepted": 1}
 
 
 def test_one_that_is_refused_does_not_hold_up_the_others(client_of: Make) -> None:
@@ -451,7 +585,14 @@ def test_warnings_come_seldom(caplog: pytest.LogCaptureFixture, monkeypatch: pyt
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"max_queued": 0}, {"flush_at": 0}, {"flush_at": 10_001}, {"flush_every": -1}, {"close_timeout": -1}],
+    [
+        {"max_queued": 0},
+        {"max_queued_bytes": 0},
+        {"flush_at": 0},
+        {"flush_at": 10_001},
+        {"flush_every": -1},
+        {"close_timeout": -1},
+    ],
 )
 def test_settings_have_a_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):
@@ -459,8 +600,6 @@ def test_settings_have_a_range(wrong: dict[str, Any]) -> None:
 
 
 def test_a_unit_s_reward_has_a_time_with_its_zone() -> None:
-    from datetime import datetime, timedelta, timezone
-
     with pytest.raises(ValueError, match="zone"):
         UnitReward(experiment="e", unit="u", value=1.0, at=datetime(2026, 1, 1))
     at = datetime(2026, 1, 1, 12, 0, 0, 250_999, tzinfo=timezone(timedelta(hours=2)))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from http_calls import running
+from http_calls import check_problem, running
 from raw_http import post, read_answer
 from services import ThrowawayService
 from stores import wait_until
@@ -188,7 +188,8 @@ def test_when_all_are_at_work_others_are_told_and_health_is_answered(tmp_path: P
                 wait_until(lambda: service.call("POST", f"/v1/experiments/{name}/decide", {}).status == 503)
                 for _ in range(20):
                     refused = service.call("POST", f"/v1/experiments/{name}/decide", {})
-                    assert refused.status == 503
+                    check_problem(refused, 503)
+                    assert refused.body["type"].endswith(":not-begun")
                     assert refused.headers["Retry-After"]
                     assert service.call("GET", "/health/live").status == 200
                     assert service.call("GET", "/health/ready").status == 200

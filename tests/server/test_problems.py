@@ -15,6 +15,8 @@ from bandit_serve.errors import (
     Conflict,
     FieldError,
     InvalidInput,
+    NotBegun,
+    Overloaded,
     RewardConflict,
     Unavailable,
 )
@@ -47,8 +49,10 @@ STATUSES = {
     "Unavailable": 503,
     "StoreUnavailable": 503,
     "Overloaded": 503,
+    "NotBegun": 503,
     "StoreRefused": 503,
     "ModelFailed": 503,
+    "UpstreamFailed": 503,
     "ModelLost": 503,
     "UpstreamFailed": 503,
     "Unparsable": 400,
@@ -99,6 +103,8 @@ def test_types_are_stable_and_distinct() -> None:
 def test_an_error_may_have_a_type_that_is_not_its_status_alone() -> None:
     assert problem(RewardConflict("No.")).type == "urn:bandit-serve:problem:reward-conflict"
     assert problem(Conflict("No.")).type == "urn:bandit-serve:problem:conflict"
+    assert problem(NotBegun("No.")).type == "urn:bandit-serve:problem:not-begun"
+    assert problem(Overloaded("No.")).type == "urn:bandit-serve:problem:unavailable"
 
 
 def test_fields_are_named() -> None:

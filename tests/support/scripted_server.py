@@ -6,6 +6,7 @@ import contextlib
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -24,11 +25,15 @@ class Received(NamedTuple):
 
 
 class Script(NamedTuple):
-    """Bytes to be sent, and whether the connection is closed, or kept open without another word, after them."""
+    """Bytes to be sent, and whether the connection is closed, or kept open without another word, after them.
+
+    `then` is sent a moment later, when a client has read the first.
+    """
 
     sent: bytes = b""
     closes: bool = False
     hangs: bool = False
+    then: bytes = b""
 
 
 def answer(content: bytes = b"{}", status: int = 200, *headers: str) -> Script:
@@ -46,6 +51,7 @@ class ScriptedServer:
 
     def __init__(self, script: Callable[[Received, int], Script]) -> None:
         self.received: list[Received] = []
+        self.n_sent = 0
         self._script = script
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -99,6 +105,10 @@ class ScriptedServer:
                     script = self._script(request, len(self.received))
                     self.received.append(request)
                 connection.sendall(script.sent)
+                if script.then:
+                    time.sleep(0.05)
+                    connection.sendall(script.then)
+                self.n_sent += 1
                 if script.hangs:
                     connection.recv(1)
                 if script.closes or script.hangs:

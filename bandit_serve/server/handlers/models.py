@@ -24,7 +24,7 @@ from bandit_serve.changes.models import require_name
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
 from bandit_serve.registry.catalogue import CONDITION_PATTERN, KNOWN_FAMILIES, find_versions
 from bandit_serve.registry.registry import Version, VersionStatus
-from bandit_serve.server.arrival import Multipart
+from bandit_serve.server.arrival import Multipart, parts_in_turns
 from bandit_serve.server.page import limit_of, page
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import JSON, Body, actor, answer, answer_in_turns, require_once, reread_body
@@ -243,7 +243,7 @@ class ModelHandlers:
         metadata = VersionMetadata()
         came = False
         coming = Multipart(self._timeout_s)
-        reader = await coming.next(request.multipart())
+        reader = await coming.next(parts_in_turns(request))
         while (part := await coming.next(reader.next())) is not None:
             if not isinstance(part, BodyPartReader):
                 raise InvalidInput("The upload has a part inside a part: expected metadata and artifact.")

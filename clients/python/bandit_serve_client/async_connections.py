@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from typing import Any
 
 from bandit_serve_client.attempts import left_s
 from bandit_serve_client.connections import CHUNK_BYTES, MAX_IDLE_S, has_input
@@ -12,11 +13,22 @@ from bandit_serve_client.errors import ClientError, Closed, NoAnswer, NotConnect
 from bandit_serve_client.http import Answer, Exchange, Origin, Request
 
 
+class CountingReader(asyncio.StreamReader):
+    """Reader that knows how many bytes have come, those that nobody has asked for included."""
+
+    n_bytes = 0
+
+    def feed_data(self, data: Any) -> None:
+        self.n_bytes += len(data)
+        super().feed_data(data)
+
+
 class AsyncConnection:
     """One connection, and since when it is idle (monotonic time)."""
 
-    def __init__(self, origin: Origin, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, origin: Origin, reader: CountingReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self._n_read_bytes = 0
         self._exchange = Exchange(origin)
         self.idle_since_s = 0.0
 
@@ -26,7 +38,9 @@ class AsyncConnection:
             self._writer.write(self._exchange.send(request))
             await self._writer.drain()
             while answer is None:
-                answer = self._exchange.receive(await self._reader.read(CHUNK_BYTES))
+                data = await self._reader.read(CHUNK_BYTES)
+                self._n_read_bytes += len(data)
+                answer = self._exchange.receive(data)
         except OSError as error:
             raise NoAnswer(f"The connection broke: {error}.") from None
         return answer
@@ -38,6 +52,8 @@ class AsyncConnection:
         """Return whether the other side has said nothing since, not even goodbye, which the loop may not have seen."""
         idle_s = time.monotonic() - self.idle_since_s
         if idle_s > MAX_IDLE_S or self._reader.at_eof() or self._writer.is_closing():
+            return False
+        if self._reader.n_bytes != self._n_read_bytes:
             return False
         return not has_input(self._writer.get_extra_info("socket").fileno())
 
@@ -119,15 +135,17 @@ class AsyncConnections:
         self._idle.append(connection)
 
     async def _connect(self) -> AsyncConnection:
-        origin = self._origin
+        origin, loop = self._origin, asyncio.get_running_loop()
         name = origin.host if self._context is not None else None
+        reader = CountingReader(loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                streams = await asyncio.open_connection(
-                    origin.host, origin.port, ssl=self._context, server_hostname=name
+                transport, _ = await loop.create_connection(
+                    lambda: protocol, origin.host, origin.port, ssl=self._context, server_hostname=name
                 )
         except TimeoutError:
             raise NotConnected(f"No connection to {origin} in time.") from None
         except (OSError, ClientError) as error:
             raise NotConnected(f"No connection to {origin}: {error}.") from None
-        return AsyncConnection(origin, *streams)
+        return AsyncConnection(origin, reader, asyncio.StreamWriter(transport, protocol, reader, loop))

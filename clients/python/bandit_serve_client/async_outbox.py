@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 from bandit_serve_client.backlog import Backlog, OutboxSettings, report_rejected
-from bandit_serve_client.errors import ClientError
 from bandit_serve_client.rewards import AnyReward, RewardsReport
 
 AsyncSend = Callable[[Sequence[AnyReward], float], Awaitable[RewardsReport]]
@@ -28,7 +27,7 @@ class AsyncOutbox:
         self._backlog = Backlog(settings)
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
-        self._flushes: list[tuple[int, asyncio.Future[None]]] = []
+        self._flushes: list[tuple[int, asyncio.Future[bool]]] = []
         self._close_until_s: float | None = None
 
     @property
@@ -51,18 +50,20 @@ class AsyncOutbox:
         return queued
 
     async def flush(self, timeout: float | None = None) -> bool:
-        """Waits until all that is queued now has its verdict; False where `timeout`, in seconds, was too short."""
+        """Waits until all that is queued now has its verdict.
+
+        False where `timeout`, in seconds, was too short, or where some of it was lost by the end of the client.
+        """
         if not len(self._backlog):
             return True
-        flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        flushed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._flushes.append((self._backlog.n_added, flushed))
         self._hurry.set()
         try:
             async with asyncio.timeout(timeout):
-                await flushed
+                return await flushed
         except TimeoutError:
             return False
-        return True
 
     async def close(self) -> None:
         """Sends what is queued, within `close_timeout`; what is left then is counted as `lost`, and logged."""
@@ -81,14 +82,17 @@ class AsyncOutbox:
                 await self._send_batch()
         finally:
             self._backlog.abandon()
-            self._settle_flushes()
+            for _, flushed in self._flushes:
+                if not flushed.done():
+                    flushed.set_result(False)
+            self._flushes.clear()
             self._task = None
 
     async def _send_batch(self) -> None:
         batch = self._backlog.batch()
         try:
             report = await self._send(batch, self._allowed_s())
-        except ClientError as error:
+        except Exception as error:
             rejected = self._backlog.put_off(batch, error)
         else:
             rejected = self._backlog.settle(batch, report)
@@ -113,7 +117,7 @@ class AsyncOutbox:
         settled = self._backlog.n_settled
         for up_to, flushed in self._flushes:
             if up_to <= settled and not flushed.done():
-                flushed.set_result(None)
+                flushed.set_result(True)
         self._flushes = [pair for pair in self._flushes if not pair[1].done()]
 
     def _allowed_s(self) -> float:

@@ -15,14 +15,13 @@ MAX_PAUSE_S = 2.0
 class Repeat(enum.Enum):
     """Rule of what may be sent again. Nothing is against a call that was never sent.
 
-    ALWAYS: reads, and rewards, which count once however often they come. REFUSED: decisions; after a 503 none was
-    made, but after a broken connection one may have been, and a second one would be an exposure that nobody sees.
-    UNSENT: changes, which may have been made in spite of a 503.
+    ALWAYS: reads, and rewards, which count once however often they come. NOT_BEGUN: decisions and changes, after a 503
+    of this type alone. After another, or a broken connection, a decision may have been made, and a second one would be
+    an exposure that nobody sees; a change may have been made, and the same again would be refused.
     """
 
     ALWAYS = enum.auto()
-    REFUSED = enum.auto()
-    UNSENT = enum.auto()
+    NOT_BEGUN = enum.auto()
     NEVER = enum.auto()
 
     def allows(self, error: ClientError) -> bool:
@@ -31,8 +30,7 @@ class Repeat(enum.Enum):
         if isinstance(error, NotConnected):
             return True
         if isinstance(error, Unavailable):
-            # A 502 or 504 is a proxy's, which does not know what became of the call.
-            return self is Repeat.ALWAYS or (self is Repeat.REFUSED and error.status == 503)
+            return self is Repeat.ALWAYS or (self is Repeat.NOT_BEGUN and error.is_not_begun)
         return self is Repeat.ALWAYS and isinstance(error, NoAnswer)
 
 

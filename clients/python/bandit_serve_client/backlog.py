@@ -29,6 +29,7 @@ class OutboxSettings:
 
     max_queued : rewards that may wait. At the bound the newest is refused and counted as `refused`; those that wait
         keep their order, and none is dropped for another.
+    max_queued_bytes : memory in bytes that they may take, with the same rule at the bound.
     flush_at : rewards that are sent at once as soon as so many wait, at most 10,000.
     flush_every : seconds that a reward waits for others.
     on_rejected : called with each reward that changed nothing and its verdict, in the background; without it they are
@@ -37,14 +38,17 @@ class OutboxSettings:
     """
 
     max_queued: int = 10_000
+    max_queued_bytes: int = 32 * 2**20
     flush_at: int = 500
     flush_every: float = 0.2
     on_rejected: OnRejected | None = None
     close_timeout: float = 5.0
 
     def __post_init__(self) -> None:
-        if self.max_queued < 1 or not 1 <= self.flush_at <= MAX_BATCH:
-            raise ValueError(f"expected max_queued of at least 1 and flush_at from 1 to {MAX_BATCH}")
+        if min(self.max_queued, self.max_queued_bytes) < 1 or not 1 <= self.flush_at <= MAX_BATCH:
+            raise ValueError(
+                f"expected max_queued and max_queued_bytes of at least 1 and flush_at from 1 to {MAX_BATCH}"
+            )
         if self.flush_every < 0 or self.close_timeout < 0:
             raise ValueError("expected flush_every and close_timeout of at least 0 seconds")
 
@@ -58,6 +62,7 @@ class Backlog:
         self.n_added = 0
         self.n_settled = 0
         self._waiting: deque[AnyReward] = deque()
+        self._n_bytes = 0
         self._due_s = 0.0
         self._not_before_s = 0.0
         self._pause_s = MIN_PAUSE_S
@@ -70,11 +75,15 @@ class Backlog:
 
     def add(self, reward: AnyReward) -> bool:
         """Queues a reward; False where the queue is full."""
+        n_bytes = reward.n_bytes
         if len(self._waiting) >= self.settings.max_queued:
             return self.refuse(f"{self.settings.max_queued} wait to be sent")
+        if self._n_bytes + n_bytes > self.settings.max_queued_bytes:
+            return self.refuse(f"{self._n_bytes} bytes of them wait to be sent")
         if not self._waiting:
             self._due_s = time.monotonic() + self.settings.flush_every
         self._waiting.append(reward)
+        self._n_bytes += n_bytes
         self.n_added += 1
         return True
 
@@ -102,11 +111,12 @@ class Backlog:
         self.counts.update(report.verdicts)
         return [pair for pair in zip(batch, report.verdicts, strict=True) if pair[1] not in COUNTED]
 
-    def put_off(self, batch: Sequence[AnyReward], error: ClientError) -> Rejected:
+    def put_off(self, batch: Sequence[AnyReward], error: Exception) -> Rejected:
         """Keeps a batch that could not be sent; returns the rewards that never can be.
 
         One that is refused for what is in it is sent in halves, until the reward that is refused is alone: it is
-        `invalid`. All else passes: the batch is sent again, after a pause that grows.
+        `invalid`. All else passes, be it an error that nobody thought of: the batch is sent again, after a pause that
+        grows.
         """
         self.counts["failed_sends"] += 1
         is_refused = isinstance(error, Unsendable) or (
@@ -124,7 +134,8 @@ class Backlog:
             pause_s = max(min(asked_s, MAX_PAUSE_S), self._pause_s * random.uniform(0.5, 1.5))
             self._not_before_s = time.monotonic() + pause_s
             self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
-            self._failing.warn(f"rewards wait, as they could not be sent: {error}")
+            why = str(error) if isinstance(error, ClientError) else repr(error)
+            self._failing.warn(f"rewards wait, as they could not be sent: {why}")
         return []
 
     def end_pause(self) -> None:
@@ -140,7 +151,7 @@ class Backlog:
 
     def _take(self, n: int) -> None:
         for _ in range(n):
-            self._waiting.popleft()
+            self._n_bytes -= self._waiting.popleft().n_bytes
         self.n_settled += n
         self._due_s = time.monotonic() + self.settings.flush_every
 

@@ -25,7 +25,7 @@ from bandit_serve_client.errors import Problem, UnexpectedAnswer, Unsendable, pr
 from bandit_serve_client.experiments import Experiment, HistoryEntry, Results
 from bandit_serve_client.http import Answer, Request
 from bandit_serve_client.models import Health, Model, ModelSummary, Version
-from bandit_serve_client.reading import read
+from bandit_serve_client.reading import expecting, read
 from bandit_serve_client.rewards import AnyReward, RewardsReport, Verdict
 
 T = TypeVar("T")
@@ -44,14 +44,15 @@ class Call(Generic[T]):
     repeat: Repeat
 
     def result(self, answer: Answer) -> T:
-        """Reads an answer. Raises `Problem` where it is one, `UnexpectedAnswer` where it is not of the contract."""
-        if answer.status >= 400:
-            raise problem_of(answer.status, answer.content, answer.headers.get("retry-after"))
-        if not 200 <= answer.status < 300:
-            raise UnexpectedAnswer(
-                f"The answer has the status {answer.status}, which is none of the contract's."
-            )
-        return self.read(answer)
+        """Reads an answer. Raises `Problem` where it is one, `UnexpectedAnswer` for all that is not of the contract."""
+        with expecting("answer to this call"):
+            if answer.status >= 400:
+                raise problem_of(answer.status, answer.content, answer.headers.get("retry-after"))
+            if not 200 <= answer.status < 300:
+                raise UnexpectedAnswer(
+                    f"The answer has the status {answer.status}, which is none of the contract's."
+                )
+            return self.read(answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,24 +67,24 @@ def decide(
     experiment: str, unit: str | None, context: Context | None, eligible: Sequence[str] | None
 ) -> Call[Decision]:
     body = given(unit=unit, context=context, eligible=eligible)
-    return _post(f"{_experiment(experiment)}/decide", body, _reads(Decision), Repeat.REFUSED)
+    return _post(f"{_experiment(experiment)}/decide", body, _reads(Decision), Repeat.NOT_BEGUN)
 
 
 def decide_many(experiment: str, requests: Sequence[DecisionRequest]) -> Call[list[Decided]]:
     entries = [given(**_fields(request)) for request in requests]
     path = f"{_experiment(experiment)}/decide/batch"
-    return _post(path, {"requests": entries}, _reads_batch(Decision), Repeat.REFUSED)
+    return _post(path, {"requests": entries}, _reads_batch(Decision), Repeat.NOT_BEGUN)
 
 
 def predict(experiment: str, request: PredictionRequest) -> Call[Prediction]:
     path = f"{_experiment(experiment)}/predict"
-    return _post(path, _prediction(request), _reads(Prediction), Repeat.REFUSED)
+    return _post(path, _prediction(request), _reads(Prediction), Repeat.NOT_BEGUN)
 
 
 def predict_many(experiment: str, requests: Sequence[PredictionRequest]) -> Call[list[Predicted]]:
     entries = [_prediction(request) for request in requests]
     path = f"{_experiment(experiment)}/predict/batch"
-    return _post(path, {"requests": entries}, _reads_batch(Prediction), Repeat.REFUSED)
+    return _post(path, {"requests": entries}, _reads_batch(Prediction), Repeat.NOT_BEGUN)
 
 
 def reward(given: AnyReward) -> Call[Verdict]:
@@ -91,7 +92,7 @@ def reward(given: AnyReward) -> Call[Verdict]:
         (only,) = read(RewardsReport, answer.json()).verdicts
         return only
 
-    return _post("/v1/rewards", given.body(), verdict, Repeat.ALWAYS)
+    return _post("/v1/rewards", _body(given), verdict, Repeat.ALWAYS)
 
 
 def rewards(given: Sequence[AnyReward]) -> Call[RewardsReport]:
@@ -103,8 +104,15 @@ def rewards(given: Sequence[AnyReward]) -> Call[RewardsReport]:
             )
         return counted
 
-    body = {"rewards": [each.body() for each in given]}
+    body = {"rewards": [_body(each) for each in given]}
     return _post("/v1/rewards", body, report, Repeat.ALWAYS)
+
+
+def _body(reward: AnyReward) -> dict[str, Any]:
+    try:
+        return reward.body()
+    except Exception as error:
+        raise Unsendable(f"The reward can not be written as JSON: {error!r}.") from None
 
 
 def exposures(decision_ids: Sequence[str]) -> Call[RewardsReport]:
@@ -139,7 +147,7 @@ def health() -> Call[Health]:
 
 
 def create(document: Mapping[str, Any]) -> Call[Experiment]:
-    return _post("/v1/experiments", document, _experiment_of, Repeat.UNSENT)
+    return _post("/v1/experiments", document, _experiment_of, Repeat.NOT_BEGUN)
 
 
 def replace_draft(experiment: str, document: Mapping[str, Any], if_match: str | None) -> Call[Experiment]:
@@ -156,7 +164,7 @@ def experiments(after: str | None) -> Call[Page[Experiment]]:
 
 def delete(experiment: str, reason: str | None, if_match: str | None) -> Call[None]:
     request = _changing("DELETE", _experiment(experiment), given(reason=reason), if_match)
-    return Call(request, lambda answer: None, Repeat.UNSENT)
+    return Call(request, lambda answer: None, Repeat.NOT_BEGUN)
 
 
 def move(experiment: str, to: str, body: Mapping[str, Any], if_match: str | None) -> Call[Experiment]:
@@ -223,12 +231,12 @@ def register(name: str, metadata: Mapping[str, Any], artifact: bytes | None) -> 
     headers = (("Content-Type", f"multipart/form-data; boundary={boundary}"),)
     body = content + f"--{boundary}--\r\n".encode()
     request = Request("POST", f"{_model(name)}/versions", body, headers)
-    return Call(request, _reads(Version), Repeat.UNSENT)
+    return Call(request, _reads(Version), Repeat.NOT_BEGUN)
 
 
 def set_status(name: str, version: str, status: str, reason: str | None) -> Call[Version]:
     body = given(status=status, reason=reason)
-    return _post(f"{_version(name, version)}/status", body, _reads(Version), Repeat.UNSENT)
+    return _post(f"{_version(name, version)}/status", body, _reads(Version), Repeat.NOT_BEGUN)
 
 
 def describe(
@@ -239,7 +247,7 @@ def describe(
 
 
 def rollback(name: str, reason: str | None) -> Call[Model]:
-    return _post(f"{_model(name)}/rollback", given(reason=reason), _reads(Model), Repeat.UNSENT)
+    return _post(f"{_model(name)}/rollback", given(reason=reason), _reads(Model), Repeat.NOT_BEGUN)
 
 
 def _post(path: str, body: Mapping[str, Any], reader: Callable[[Answer], T], repeat: Repeat) -> Call[T]:
@@ -247,7 +255,7 @@ def _post(path: str, body: Mapping[str, Any], reader: Callable[[Answer], T], rep
 
 
 def _change(method: str, path: str, body: Mapping[str, Any], if_match: str | None) -> Call[Experiment]:
-    return Call(_changing(method, path, body, if_match), _experiment_of, Repeat.UNSENT)
+    return Call(_changing(method, path, body, if_match), _experiment_of, Repeat.NOT_BEGUN)
 
 
 def _changing(method: str, path: str, body: Mapping[str, Any], if_match: str | None) -> Request:
@@ -282,7 +290,7 @@ def _reads(kind: type[E]) -> Callable[[Answer], E]:
 def _reads_batch(kind: type[E]) -> Callable[[Answer], list[E | Problem]]:
     def entry(document: Any) -> E | Problem:
         if isinstance(document, dict) and "detail" in document and "status" in document:
-            return problem_of(int(document["status"]), _json(document))
+            return problem_of(read(int, document["status"]), _json(document))
         return read(kind, document)
 
     def batch(answer: Answer) -> list[E | Problem]:

@@ -65,7 +65,8 @@ class Connection:
     def is_quiet(self) -> bool:
         """Return whether the other side has said nothing since, not even goodbye."""
         idle_s = time.monotonic() - self.idle_since_s
-        return idle_s <= MAX_IDLE_S and not has_input(self._socket.fileno())
+        is_decrypted = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+        return idle_s <= MAX_IDLE_S and not is_decrypted and not has_input(self._socket.fileno())
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_SHOWN = 200
+NOT_BEGUN = "urn:bandit-serve:problem:not-begun"
+"""Type of the 503 of a worker that is not ready, or has no room."""
 
 
 class ClientError(Exception):
@@ -108,7 +110,14 @@ class TooManyRequests(Problem):
 
 
 class Unavailable(Problem):
-    """502, 503, 504: not now; nothing was counted, or a retry is a duplicate."""
+    """502, 503, 504: not now; nothing was counted, or a retry is a duplicate.
+
+    `is_not_begun` says that the service refused the call before its work began, so that nothing was decided.
+    """
+
+    @property
+    def is_not_begun(self) -> bool:
+        return self.status == 503 and self.type == NOT_BEGUN
 
 
 KINDS: dict[int, type[Problem]] = {
@@ -130,7 +139,7 @@ def problem_of(status: int, content: bytes, retry_after: str | None = None) -> P
     """Makes the error of an answer's status and content, which need not be a problem document."""
     try:
         document = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         document = {"detail": content[:MAX_SHOWN].decode(errors="replace")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -10,6 +9,7 @@ from urllib.parse import quote, urlsplit
 import h11
 
 from bandit_serve_client.errors import NoAnswer, UnexpectedAnswer, Unsendable
+from bandit_serve_client.reading import from_json
 from bandit_serve_client.version import __version__
 
 MAX_ANSWER_BYTES = 64 * 2**20
@@ -36,10 +36,7 @@ class Answer(NamedTuple):
 
     def json(self) -> Any:
         """Decodes the content. Raises `UnexpectedAnswer` where it is no JSON."""
-        try:
-            return json.loads(self.content)
-        except ValueError:
-            raise UnexpectedAnswer(f"Expected JSON from the service, not {self.content[:60]!r}.") from None
+        return from_json(self.content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +57,10 @@ class Origin:
             raise ValueError(f"url: expected http://host:port or https://host:port, not {url!r}")
         if not parts.hostname.isascii():
             raise ValueError("url: expected a host in ASCII, such as xn--…")
+        if not _can_be_looked_up(parts.hostname):
+            raise ValueError(
+                f"url: expected a host with labels of 1 to 63 characters, not {parts.hostname!r}"
+            )
         if parts.username is not None:
             raise ValueError("url: expected no user or password; give the key as key=…")
         if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key and key):
@@ -80,6 +81,15 @@ class Origin:
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
+
+
+def _can_be_looked_up(host: str) -> bool:
+    """Whether the resolver, and TLS, can be asked for a name in ASCII; both raise other errors than OSError."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return host.isprintable() and " " not in host
 
 
 class Exchange:
@@ -136,8 +146,13 @@ class Exchange:
             raise UnexpectedAnswer(f"The answer is no HTTP: {error}.") from None
 
     def is_reusable(self) -> bool:
-        """Makes the connection ready for another request, if both sides keep it open."""
+        """Makes the connection ready for another request, if both sides keep it open.
+
+        Not where more came than the answer: it would be taken for that to the next request.
+        """
         if self._state.our_state is not h11.DONE or self._state.their_state is not h11.DONE:
+            return False
+        if self._state.trailing_data != (b"", False):
             return False
         self._state.start_next_cycle()
         return True

@@ -7,22 +7,41 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from bandit_serve_client.errors import UnexpectedAnswer
+from bandit_serve_client.errors import ClientError, UnexpectedAnswer
 
 T = TypeVar("T")
 Reader = Callable[[Any], Any]
 
 
+def from_json(content: bytes) -> Any:
+    """Decodes JSON. Raises `UnexpectedAnswer` where `content` is none, or is nested too deep."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        raise UnexpectedAnswer(f"Expected JSON from the service, not {content[:60]!r}.") from None
+
+
 def read(kind: type[T], value: Any) -> T:
     """Reads a value of a dataclass. Raises `UnexpectedAnswer` where `value` has not its form."""
-    try:
+    with expecting(kind.__name__):
         return cast(T, _reader(cast(Any, kind))(value))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UnexpectedAnswer(f"The answer is no {kind.__name__}: {error!r}.") from None
+
+
+@contextmanager
+def expecting(form: str) -> Iterator[None]:
+    """Context for reading an answer: whatever it holds that is no `form`, any error of it is `UnexpectedAnswer`."""
+    try:
+        yield
+    except ClientError:
+        raise
+    except Exception as error:
+        raise UnexpectedAnswer(f"The answer is no {form}: {error!r}.") from None
 
 
 def json_name(field: dataclasses.Field[Any]) -> str:

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 MAX_BATCH = 10_000
+OBJECT_BYTES = 300
+"""Memory of a reward in the queue without the characters of its texts: the object, a float, and the heads of texts."""
 
 Verdict = Literal[
     "accepted",
@@ -40,6 +42,11 @@ class Reward:
 
     def __post_init__(self) -> None:
         _check(self.value, self.event_id)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory in bytes, about, that the reward takes while it waits."""
+        return _n_bytes(self.decision_id, self.metric, self.event_id)
 
     def body(self) -> dict[str, Any]:
         """Reward as the service takes it."""
@@ -90,6 +97,12 @@ class UnitReward:
             at=at,
         )
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory in bytes, about, that the reward takes while it waits."""
+        at = self.at if isinstance(self.at, str) else None
+        return _n_bytes(self.experiment, self.unit, self.metric, self.event_id, at)
+
     def body(self) -> dict[str, Any]:
         """Reward as the service takes it."""
         body = _given(self)
@@ -117,6 +130,11 @@ def _check(value: float | None, event_id: str | None) -> None:
             raise ValueError("value: expected a number; only an event can be taken back")
     elif not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise ValueError(f"value: expected a finite number, not {value!r}")
+
+
+def _n_bytes(*texts: str | None) -> int:
+    """Bytes of an object, and of its texts: a character takes 4 at most."""
+    return OBJECT_BYTES + sum(len(text) if text.isascii() else 4 * len(text) for text in texts if text)
 
 
 def _given(reward: AnyReward) -> dict[str, Any]:
