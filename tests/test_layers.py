@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "simulation": "processes metrics experiments log policies folds",
     "client": "",
     "demo": "client processes settings models training",
-    "server": "processes settings metrics experiments log policies results store upstreams registry folds "
+    "server": "processes settings metrics experiments log policies models results store upstreams registry folds "
     "serving replication changes node upkeep api decisions rewards",
     "cli": "settings experiments log policies models results store upstreams registry folds replication "
     "changes node api rewards training simulation demo server",

@@ -52,7 +52,6 @@ STATUSES = {
     "NotBegun": 503,
     "StoreRefused": 503,
     "ModelFailed": 503,
-    "UpstreamFailed": 503,
     "ModelLost": 503,
     "UpstreamFailed": 503,
     "Unparsable": 400,
