@@ -56,7 +56,7 @@ class CountedRows(NamedTuple):
 
     @property
     def arguments(self) -> tuple[scripts.Argument, ...]:
-        return (self.data, self.row_bytes, self.checks, len(self.bitmaps), COUNTED_MS)
+        return (self.data, self.row_bytes, self.checks, len(self.bitmaps), len(self.values), COUNTED_MS)
 
 
 class Store:
