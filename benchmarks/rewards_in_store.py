@@ -1,8 +1,8 @@
-"""Rewards in the store: its CPU time for each, by size of group, and the bytes that it keeps of each for its window.
+"""Rewards in the store: its CPU time for each, the longest scripts, and the bytes that it keeps of each for its window.
 
     python benchmarks/rewards_in_store.py
 
-CPU time is the server's own (INFO cpu), and bytes are those of MEMORY USAGE over the keys that count rewards, with
+CPU time is the server's own (INFO cpu), a script's time is that of SLOWLOG, and bytes are those of MEMORY USAGE over the keys that count rewards, with
 their index of expiries and without the log.
 """
 
@@ -119,6 +119,40 @@ async def cpu_us(
     return float(min(runs))
 
 
+async def longest_ms(
+    server: ThrowawayStore, unit: str, counters: NDArray[np.int64], *, before: bool, by_event: bool
+) -> float:
+    """Milliseconds of the longest script for one bulk of rewards: the smallest of five runs.
+
+    `before`: each decision of the bulk has a plain reward already, and so do its neighbours.
+    """
+    runs = []
+    for seed in range(5):
+        server.flush()
+        store = Store(server.url, timeout_s=10)
+        appender = RewardAppender(store, OWNER, taking(unit))
+        rows = rows_of(counters, REVENUE, await store.time_ms(), seed)
+        if counters[0] == counters[-1]:
+            rows["unit"] = 1
+        if before:
+            full = np.unique(np.concatenate([counters, np.arange(200_000)]))
+            some = rows_of(full, REVENUE, int(rows["time_ms"][0]), seed)
+            some["value"][np.searchsorted(full, counters)] = rows["value"]
+            await appender.append(some)
+        with server.client() as client:
+            client.config_set("slowlog-log-slower-than", 100)
+            client.config_set("slowlog-max-len", 10_000)
+            client.slowlog_reset()
+            if by_event:
+                await appender.append_events(rows, events_of(len(rows)))
+            else:
+                await appender.append(rows)
+            slow: Any = client.slowlog_get(10_000)
+        runs.append(max(entry["duration"] for entry in slow if entry["command"].startswith(b"EVALSHA")) / 1e3)
+        await store.close()
+    return min(runs)
+
+
 async def kept_bytes(server: ThrowawayStore, unit: str, metric: int, rate: float, n_events: int) -> float:
     """Bytes that are kept for each reward where the share `rate` of decisions has `n_events` (0: a plain reward)."""
     server.flush()
@@ -163,10 +197,29 @@ def main() -> None:
         lines = []
         for name, unit, metric, by_event, after_plain in cases:
             figures = [
-                run(cpu_us, unit, metric, group, by_event=by_event, after_plain=after_plain) for group in GROUPS
+                run(cpu_us, unit, metric, group, by_event=by_event, after_plain=after_plain)
+                for group in GROUPS
             ]
             lines.append([name, *(f"{figure:.1f}" for figure in figures)])
         table("Microseconds of the store's CPU for a reward", ["in groups of", *map(str, GROUPS)], lines)
+        n = 10_000
+        lines = []
+        for name, counters, before, by_event in [
+            ("new, of consecutive decisions", np.arange(n), False, False),
+            ("new, a bitmap each", np.arange(n) * BLOCK, False, False),
+            ("duplicates among 200,000", np.random.default_rng(0).permutation(200_000)[:n], True, False),
+            ("duplicates, a block each", np.arange(n) * 512, True, False),
+            ("events of consecutive decisions", np.arange(n), False, True),
+            ("events, a bitmap each", np.arange(n) * BLOCK, False, True),
+            ("events after plain rewards", np.random.default_rng(0).permutation(200_000)[:n], True, True),
+            ("events of one decision", np.zeros(n, np.int64), False, True),
+        ]:
+            figures = [
+                run(longest_ms, unit, counters, before=before, by_event=by_event)
+                for unit in ("request", "user")
+            ]
+            lines.append([name, *(f"{figure:.0f}" for figure in figures)])
+        table("Milliseconds of the longest script for 10,000 rewards", ["unit", "request", "user"], lines)
         lines = []
         for name, unit, metric, n_events in [
             ("plain, binary", "request", PAID, 0),
