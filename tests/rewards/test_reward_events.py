@@ -647,6 +647,10 @@ def test_rows_of_many_keys_are_several_entries_in_their_order(
         assert await worker.send(*again) == [
             "accepted" if i % 3 else other if i % 2 else "duplicate" for i in range(33)
         ]
+        if by_event:
+            events = np.full(len(sends), hash_event("a"))
+            old = await worker.appender.append_events(worker.rows(sends), events, only_new=True)
+            assert old == b"d" * len(sends)
         entries = [decode(entry.kind, entry.data) for entry in await worker.store.read(OWNER, START, 100)]
         assert max(len(entry.rows) for entry in entries) <= 5  # type: ignore[union-attr]
         counters = [int(row["counter"]) >> 16 for entry in entries for row in entry.rows]  # type: ignore[union-attr]
@@ -731,6 +735,26 @@ def test_what_is_known_of_events_goes_when_nothing_can_ask_for_it_any_more(
         assert n == 0
 
     on(server, scenario, made=taking(unit))
+
+
+@pytest.mark.parametrize("n", [1, 3_000])
+def test_keys_live_as_long_as_the_youngest_decision_of_a_group_whatever_its_order(
+    server: ThrowawayStore, n: int
+) -> None:
+    async def scenario(worker: Worker) -> None:
+        sends = [Send(i, SPEND, 1.0) for i in range(3 * n)]
+        times = [worker.now_ms - age_ms for age_ms in (300, 100, 200)] * n
+        with server.client() as client:
+            bitmap = worker.store.keys.seen(OWNER, "spend", 0xFEED, 0)
+            client.setbit(bitmap, 60_000, 1)
+            client.expire(bitmap, 1_000)
+            assert await worker.send(*sends, times_ms=times) == ["accepted"] * len(sends)
+            assert client.ttl(bitmap) == -1, "a former build let the store's clock end it"
+            index = dict(client.zrange(worker.store.keys.expiries(OWNER), 0, -1, withscores=True))
+        assert set(index) == keys_of(server)
+        assert set(index.values()) == {worker.now_ms - 100 + WINDOW_MS + COUNTED_MS}
+
+    on(server, scenario)
 
 
 async def sweep_at(store: Store, now_ms: int) -> None:
