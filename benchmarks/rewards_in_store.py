@@ -2,8 +2,8 @@
 
     python benchmarks/rewards_in_store.py
 
-CPU time is the server's own (INFO cpu), a script's time is that of SLOWLOG, and bytes are those of MEMORY USAGE over the
-keys that count rewards, with their index of expiries and without the log.
+CPU time is the server's own (INFO cpu), a script's time is that of SLOWLOG, and bytes are those of MEMORY USAGE over
+the keys that count rewards, with their index of expiries and without the log.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from bandit_serve.rewards.event_ids import NO_EVENT
 from bandit_serve.rewards.group_commit import Batch, GroupCommit, Rows
 from bandit_serve.store.store import CountedRows, Store
 
-# Bounds of one script, which takes the store tens of milliseconds at most (docs/rewards-by-event.md). An event takes about
-# ten times as long as a plain reward, and so does a key.
+# Bounds of one script, which takes the store tens of milliseconds at most (docs/rewards-by-event.md). An event takes
+# about ten times as long as a plain reward, and so does a key.
 MAX_GROUP_ROWS = 5_000
 MAX_GROUP_EVENTS = 500
 MAX_GROUP_KEYS = 1_000
