@@ -138,7 +138,7 @@ async def longest_ms(
             full = np.unique(np.concatenate([counters, np.arange(200_000)]))
             some = rows_of(full, REVENUE, int(rows["time_ms"][0]), seed)
             some["value"][np.searchsorted(full, counters)] = rows["value"]
-            await appender.append(some)
+            await send(appender, some, None, 5_000)
         with server.client() as client:
             client.config_set("slowlog-log-slower-than", 100)
             client.config_set("slowlog-max-len", 10_000)
