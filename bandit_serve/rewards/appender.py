@@ -19,9 +19,11 @@ from bandit_serve.rewards.event_ids import NO_EVENT
 from bandit_serve.rewards.group_commit import Batch, GroupCommit, Rows
 from bandit_serve.store.store import CountedRows, Store
 
-MAX_GROUP_ROWS = 20_000
-# An event takes the store ten to twenty times as long as a plain reward.
-MAX_GROUP_EVENTS = 1_000
+# Bounds of one script, which takes the store tens of milliseconds at most (docs/rewards-by-event.md). An event takes
+# about ten times as long as a plain reward, and so does a key.
+MAX_GROUP_ROWS = 5_000
+MAX_GROUP_EVENTS = 500
+MAX_GROUP_KEYS = 1_000
 # Numbers of a model that an entry's rows change. Within this bound an entry is folded in some tens of milliseconds.
 MAX_GROUP_NUMBERS = 2**26
 MAX_EVENTS = 10_000
@@ -144,13 +146,18 @@ class RewardAppender:
             yield Batch(rows[some], packed, b"" if events is None else events[some].tobytes())
 
     async def _append_rewards(self, batch: Batch) -> bytes:
-        return await self._store.append_rewards(self._owner, self._counted(batch))
+        counted = self._counted(batch)
+        if len(batch.rows) > 1 and counted.n_keys > MAX_GROUP_KEYS:
+            return b"".join([await self._append_rewards(half) for half in batch.halves()])
+        return await self._store.append_rewards(self._owner, counted)
 
     async def _append_events(self, batch: Batch, *, only_new: bool = False) -> bytes:
         counted = self._counted(batch)
-        first = 3 + len(counted.bitmaps) + len(counted.values)
+        first = 3 + counted.n_keys
         period_ms = self._window_ms + COUNTED_MS if self._by_unit else 0
         places, places_of_rows = event_places(batch.rows, period_ms, first)
+        if len(batch.rows) > 1 and counted.n_keys + len(places) > MAX_GROUP_KEYS:
+            return b"".join([await self._append_events(half, only_new=only_new) for half in batch.halves()])
         arguments = (
             batch.events,
             places_of_rows,
@@ -165,10 +172,10 @@ class RewardAppender:
 
     def _counted(self, batch: Batch) -> CountedRows:
         bitmaps, values, checks = counting_places(batch.rows, self._window_ms, self._two_valued, self._high)
-        keys, row_bytes = self._store.keys, len(batch.packed) // max(len(batch.rows), 1)
+        keys = self._store.keys
         return CountedRows(
             batch.packed,
-            row_bytes,
+            self._row_bytes,
             checks,
             [keys.seen(self._owner, self._metrics[metric], *place) for metric, *place in bitmaps],
             [keys.values(self._owner, self._metrics[metric], *place) for metric, *place in values],

@@ -28,6 +28,15 @@ class Batch(NamedTuple):
     packed: bytes
     events: bytes = b""
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """Its first rows and its last ones."""
+        n = len(self.rows)
+        half, row_bytes, event_bytes = n // 2, len(self.packed) // n, len(self.events) // n
+        return (
+            Batch(self.rows[:half], self.packed[: half * row_bytes], self.events[: half * event_bytes]),
+            Batch(self.rows[half:], self.packed[half * row_bytes :], self.events[half * event_bytes :]),
+        )
+
 
 class _Waiting(NamedTuple):
     batch: Batch

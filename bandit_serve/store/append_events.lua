@@ -18,11 +18,10 @@
 -- A script does not roll back: every check comes before the first write.
 local now = log_time()
 if not now then return 'clock' end
-local events, places, by_unit, window_ms = ARGV[9], ARGV[10], ARGV[11] == '1', tonumber(ARGV[12])
-local rules, max_events, max_fields, only_new = ARGV[13], tonumber(ARGV[14]), tonumber(ARGV[15]), ARGV[16] == '1'
+local events, places, by_unit, window_ms = ARGV[10], ARGV[11], ARGV[12] == '1', tonumber(ARGV[13])
+local rules, max_events, max_fields, only_new = ARGV[14], tonumber(ARGV[15]), tonumber(ARGV[16]), ARGV[17] == '1'
 local NO_EVENT, NONE, RULE_BYTES = string.rep('\0', 8), '\0\0\0\0\0\0\248\127', 18
 local FIRST = struct.pack('<i8', -1)
-local n = #checks / CHECK_BYTES
 
 local function grow(parts, x)
   local k = 0
@@ -61,7 +60,16 @@ local function rounded(parts)
   return sum
 end
 
-local known, sizes, changed, states = {}, {}, {}, {}
+local function entry(of, key)
+  local list = of[key]
+  if not list then
+    list = {}
+    of[key] = list
+  end
+  return list
+end
+-- Fields of the hashes, as they are after the rows so far; a decision's state as a table once it was needed.
+local known, sizes, changed = {}, {}, {}
 local function read(key, field)
   local of = entry(known, key)
   if of[field] == nil then of[field] = call('HGET', KEYS[key], field) end
@@ -78,15 +86,12 @@ local function write(key, field, value)
 end
 
 local function state_at(key, field)
-  local of = entry(states, key)
-  local state = of[field]
-  local stored = not state and read(key, field)
-  if stored then
-    state = {parts = {}}
-    state.events, state.present, state.since = struct.unpack('<I4I4d', stored)
-    for at = 17, #stored, 8 do state.parts[#state.parts + 1] = struct.unpack('<d', stored, at) end
-    of[field] = state
-  end
+  local stored = read(key, field)
+  if type(stored) ~= 'string' then return stored end
+  local state = {parts = {}}
+  state.events, state.present, state.since = struct.unpack('<I4I4d', stored)
+  for at = 17, #stored, 8 do state.parts[#state.parts + 1] = struct.unpack('<d', stored, at) end
+  known[key][field] = state
   return state
 end
 local function packed(state)
@@ -181,8 +186,7 @@ local function take(i)
 
   local since = next_state.since and struct.pack('<i8', next_state.since) or FIRST
   next_state.since = next_state.since or now
-  entry(states, home)[tag .. decision] = next_state
-  write(home, tag .. decision, packed(next_state))
+  write(home, tag .. decision, next_state)
   if not is_plain then write(home, tag .. event, (takes_back and NONE or struct.pack('<d', value)) .. decision) end
   if by_unit and not read(home, decision) then write(home, decision, row) end
   keep(home, deadline)
@@ -204,10 +208,10 @@ if #revisions > 0 then append(KEYS[1], now, 'v', table.concat(revisions)) end
 for key, fields in pairs(changed) do
   local list = {}
   for field in pairs(fields) do
-    list[#list + 1] = field
-    list[#list + 1] = known[key][field]
+    local value, k = known[key][field], #list
+    list[k + 1], list[k + 2] = field, type(value) == 'table' and packed(value) or value
   end
-  in_parts('HSET', KEYS[key], list)
+  write_hash(key, list)
 end
 write_counted()
 return table.concat(verdicts)

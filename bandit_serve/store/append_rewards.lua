@@ -5,7 +5,6 @@
 -- A script does not roll back: every check comes before the first write.
 local now = log_time()
 if not now then return 'clock' end
-local n = #checks / CHECK_BYTES
 local verdicts, kept = {}, {}
 for i = 0, n - 1 do
   local bitmap, bit, values, mark, deadline = struct.unpack(CHECK, checks, i * CHECK_BYTES + 1)

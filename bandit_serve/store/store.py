@@ -55,8 +55,12 @@ class CountedRows(NamedTuple):
     values: Sequence[str]
 
     @property
+    def n_keys(self) -> int:
+        return len(self.bitmaps) + len(self.values)
+
+    @property
     def arguments(self) -> tuple[scripts.Argument, ...]:
-        return (self.data, self.row_bytes, self.checks, len(self.bitmaps), COUNTED_MS)
+        return (self.data, self.row_bytes, self.checks, len(self.bitmaps), len(self.values), COUNTED_MS)
 
 
 class Store:

@@ -15,7 +15,7 @@ cnp.import_array()
 cdef enum:
     HELD_OUT = 1        # `events.HELD_OUT`
     BLOCK_BITS = 16     # decisions in a bitmap, `Keys.seen`, and in the values of a two-valued metric, `Keys.values`
-    NUMBERS_BITS = 12   # decisions in the values of another metric
+    NUMBERS_BITS = 9    # decisions in the values of another metric: as many fields as a hash may have that is one list
     EVENTS_BITS = 8     # decisions in a hash of events, `Keys.events`
 
 cdef uint64_t MAX_COUNTER = <uint64_t> 1 << 42      # `events.MAX_COUNTER`

@@ -581,6 +581,84 @@ def test_many_events_are_several_entries(server: ThrowawayStore, monkeypatch: py
     on(server, scenario)
 
 
+@pytest.mark.parametrize("group", [1, 40, 1_050])
+@pytest.mark.parametrize("metric", range(4))
+def test_plain_values_are_known_again_in_groups_of_any_size(
+    server: ThrowawayStore, metric: int, group: int
+) -> None:
+    """A large group reads hashes and bitmaps as wholes, a small one asks for each decision."""
+    values = {CLICK: [0.0, 1.0], STARS: [-3.0, 0.1, 8.0], VISITS: [0.0, 12.0], SPEND: [0.0, -1e70, 7.0, 0.1]}[
+        metric
+    ]
+    # Low bytes of these counters are those of fields of other lengths, digits and zeros.
+    decisions = [*range(250, 1_300), 0x3030, 0x3131, 65_536, 65_536 + 250, 7 * 65_536 + 255]
+    chance = random.Random(metric)
+
+    async def scenario(worker: Worker) -> None:
+        given = {decision: chance.choice(values) for decision in decisions}
+        verdicts = await worker.send(*(Send(decision, metric, value) for decision, value in given.items()))
+        assert verdicts == ["accepted"] * len(given)
+        sends = [
+            Send(decision, metric, chance.choice(values)) for decision in chance.sample(decisions, group)
+        ]
+        sends += sends[:20]
+        expected = ["duplicate" if send.value == given[send.decision] else "conflict" for send in sends]
+        assert await worker.send(*sends) == expected
+        events = [
+            send._replace(value=1.0, event="a")
+            for send in {send.decision: send for send in sends[:60]}.values()
+        ]
+        assert await worker.send(*events) == ["accepted"] * len(events)
+        both = max if metric == CLICK else math.fsum
+        for event in events:
+            given[event.decision] = both((given[event.decision], 1.0))
+        assert {key[0]: value for key, value in (await logged(worker.store)).values.items()} == given
+
+    on(server, scenario)
+
+
+def test_a_full_block_of_plain_values_is_one_packed_list(server: ThrowawayStore) -> None:
+    """Such a hash is small and quick to read; no hash grows beyond it."""
+
+    async def scenario(worker: Worker) -> None:
+        sends = [Send(decision, SPEND, 1e-3 * decision) for decision in range(2_048)]
+        assert await worker.send(*sends) == ["accepted"] * len(sends)
+        with server.client() as client:
+            keys = client.keys("*:values:*")
+            assert [client.hlen(key) for key in keys] == [512] * 4
+            assert {client.object("encoding", key) for key in keys} <= {b"listpack", b"ziplist"}
+
+    on(server, scenario)
+
+
+@pytest.mark.parametrize("unit", ["request", "user"])
+@pytest.mark.parametrize("by_event", [False, True])
+def test_rows_of_many_keys_are_several_entries_in_their_order(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch, unit: str, by_event: bool
+) -> None:
+    monkeypatch.setattr(module, "MAX_GROUP_KEYS", 10)
+
+    async def scenario(worker: Worker) -> None:
+        event = "a" if by_event else None
+        sends = [Send(i << 16, SPEND, float(i), event, i + 1) for i in range(33)]
+        assert await worker.send(*sends[::3]) == ["accepted"] * 11
+        again = [send._replace(value=-1.0) if i % 2 else send for i, send in enumerate(sends)]
+        other: RewardVerdict = "corrected" if by_event else "conflict"
+        assert await worker.send(*again) == [
+            "accepted" if i % 3 else other if i % 2 else "duplicate" for i in range(33)
+        ]
+        if by_event:
+            events = np.full(len(sends), hash_event("a"))
+            old = await worker.appender.append_events(worker.rows(sends), events, only_new=True)
+            assert old == b"d" * len(sends)
+        entries = [decode(entry.kind, entry.data) for entry in await worker.store.read(OWNER, START, 100)]
+        assert max(len(entry.rows) for entry in entries) <= 5  # type: ignore[union-attr]
+        counters = [int(row["counter"]) >> 16 for entry in entries for row in entry.rows]  # type: ignore[union-attr]
+        assert counters == [*range(0, 33, 3), *(i for i in range(33) if i % 3 or (by_event and i % 2))]
+
+    on(server, scenario, made=taking(unit))
+
+
 def test_many_new_fields_in_one_call(server: ThrowawayStore) -> None:
     """Lua's unpack would fail near 8,000 arguments."""
 
@@ -657,6 +735,26 @@ def test_what_is_known_of_events_goes_when_nothing_can_ask_for_it_any_more(
         assert n == 0
 
     on(server, scenario, made=taking(unit))
+
+
+@pytest.mark.parametrize("n", [1, 3_000])
+def test_keys_live_as_long_as_the_youngest_decision_of_a_group_whatever_its_order(
+    server: ThrowawayStore, n: int
+) -> None:
+    async def scenario(worker: Worker) -> None:
+        sends = [Send(i, SPEND, 1.0) for i in range(3 * n)]
+        times = [worker.now_ms - age_ms for age_ms in (300, 100, 200)] * n
+        with server.client() as client:
+            bitmap = worker.store.keys.seen(OWNER, "spend", 0xFEED, 0)
+            client.setbit(bitmap, 60_000, 1)
+            client.expire(bitmap, 1_000)
+            assert await worker.send(*sends, times_ms=times) == ["accepted"] * len(sends)
+            assert client.ttl(bitmap) == -1, "a former build let the store's clock end it"
+            index = dict(client.zrange(worker.store.keys.expiries(OWNER), 0, -1, withscores=True))
+        assert set(index) == keys_of(server)
+        assert set(index.values()) == {worker.now_ms - 100 + WINDOW_MS + COUNTED_MS}
+
+    on(server, scenario)
 
 
 async def sweep_at(store: Store, now_ms: int) -> None:
