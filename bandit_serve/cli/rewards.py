@@ -26,6 +26,7 @@ from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.node import Node
 from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.rewards.by_unit import RewardsByUnit
+from bandit_serve.rewards.client_metrics import ClientMetrics
 from bandit_serve.rewards.rewards import Rewards
 
 app = typer.Typer(help="Rewards from files.", no_args_is_help=True)
@@ -102,8 +103,8 @@ async def import_rewards(
     """Counts rewards by unit or by decision from files. The same file may be imported again: each event counts once."""
     named = _columns(columns)
     live = node.replica.experiment(experiment)
-    if metric is not None and metric not in {each.name for each in live.experiment.metrics}:
-        raise InvalidInput(f"The experiment {experiment!r} has no metric {metric!r}.")
+    if metric is not None and metric not in ClientMetrics(live.experiment):
+        raise InvalidInput(f"The experiment {experiment!r} has no metric {metric!r} that is sent.")
     opened = [await asyncio.to_thread(RewardFile, path, named) for path in files]
     importing = Import(live, metric, await _patiently(lambda: _intake(node)))
     started_s = time.monotonic()
@@ -122,12 +123,12 @@ async def import_rewards(
 async def _intake(node: Node) -> tuple[Rewards, RewardsByUnit]:
     rewards = Rewards(node.store, node.replica, node.tail, await load_keyring(node.store))
     return rewards, RewardsByUnit(
+        node.store,
         node.replica,
         node.tail,
         node.exposures,
         rewards.appender_of,
         _nothing_to_flush,
-        node.store.clock.now_ms,
         unmatched_ms=0,
     )
 

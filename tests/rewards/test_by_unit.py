@@ -29,6 +29,7 @@ from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.replication.tail import Tail
 from bandit_serve.rewards import by_unit, unmatched
 from bandit_serve.rewards.by_unit import RewardsByUnit
+from bandit_serve.rewards.looks import Looks
 from bandit_serve.rewards.rewards import Rewards
 from bandit_serve.server.ending import end
 from bandit_serve.store.store import Store
@@ -70,12 +71,12 @@ class Scene:
             self.flushes += 1
 
         self.by_unit = RewardsByUnit(
+            self.store,
             self.replica,
             self.tail,
             self.exposures,
             self.rewards.appender_of,
             flush,
-            self.store.clock.now_ms,
             unmatched_ms=self._unmatched_ms,
         )
 
@@ -310,12 +311,12 @@ def test_what_waited_does_not_replace_what_came_since(
         other = Scene(scene.store, 60_000)
         other.replica, other.tail, other.exposures = scene.replica, scene.tail, scene.exposures
         other.by_unit = RewardsByUnit(
+            scene.store,
             scene.replica,
             scene.tail,
             scene.exposures,
             scene.rewards.appender_of,
             scene.by_unit._flush,
-            scene.store.clock.now_ms,
         )
         assert await other.send("ada", 9.0, "o") == "accepted"
         assert len(scene.by_unit.unmatched) == 1
@@ -413,7 +414,7 @@ def test_a_snapshot_has_what_a_trimmed_log_has_not(server: ThrowawayStore) -> No
         await scene.expose(["eve"], [1], [500])
         trimmed = scene.replica.experiments["e"].offset
         await scene.store.trim("e", trimmed)
-        scene.by_unit._exposures = ExposuresLog(scene.store, scene.replica)
+        scene.by_unit._looks = Looks(ExposuresLog(scene.store, scene.replica))
         for unit in ("ada", "bob", "eve"):
             assert await scene.send(unit, 1.0, "o") == "accepted"
 
@@ -445,7 +446,7 @@ def test_an_arm_that_came_in_what_was_trimmed_is_known(server: ThrowawayStore) -
         await scene.store.append("e", events.CHANGED, events.encode(change))
         await scene.tail.wait_for_end("e")
         await scene.store.trim("e", live.offset)
-        scene.by_unit._exposures = ExposuresLog(scene.store, scene.replica)
+        scene.by_unit._looks = Looks(ExposuresLog(scene.store, scene.replica))
         await scene.expose(["bob"], [2], [500], n_arms=3)
         assert [await scene.send(unit, 1.0, "o") for unit in ("ada", "bob")] == ["accepted"] * 2
 
