@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve.base.shared_calls import SharedCalls
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.unit_exposures import InForce
 from bandit_serve.replication.exposures_log import ExposuresLog
 
 
-class _Asked(NamedTuple):
+class _Sought(NamedTuple):
     live: LiveExperiment
     units: NDArray[np.uint64]
     at_ms: NDArray[np.int64]
-    answer: asyncio.Future[InForce]
 
 
 class Looks:
@@ -25,8 +25,7 @@ class Looks:
 
     def __init__(self, exposures: ExposuresLog) -> None:
         self._exposures = exposures
-        self._asked: dict[int, list[_Asked]] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        self._shared: SharedCalls[_Sought, InForce] = SharedCalls(self._look, "looks at exposures")
 
     async def in_force(
         self, live: LiveExperiment, units: NDArray[np.uint64], at_ms: NDArray[np.int64]
@@ -35,46 +34,15 @@ class Looks:
 
         Raises as `SecondFolds.read`.
         """
-        loop, uid = asyncio.get_running_loop(), live.record.uid
-        asked = _Asked(live, units, at_ms, loop.create_future())
-        if uid in self._asked:
-            self._asked[uid].append(asked)
-        else:
-            self._asked[uid] = [asked]
-            task = loop.create_task(self._run(uid), name=f"looks at the exposures of {live.owner}")
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-        return await asked.answer
+        return await self._shared.ask(live.record.uid, _Sought(live, units, at_ms))
 
-    async def _run(self, uid: int) -> None:
-        group: list[_Asked] = []
-        try:
-            while self._asked[uid]:
-                # Requests that have arrived are included: a turn of the loop reads them.
-                await asyncio.sleep(0)
-                group, self._asked[uid] = self._asked[uid], []
-                try:
-                    _answer(group, await self._look(group))
-                except Exception as error:
-                    for asked in group:
-                        if not asked.answer.done():
-                            asked.answer.set_exception(error)
-        finally:
-            for asked in (*group, *self._asked.pop(uid)):
-                asked.answer.cancel()
-
-    async def _look(self, group: list[_Asked]) -> InForce:
+    async def _look(self, group: Sequence[_Sought]) -> list[InForce]:
         # The newest: another object, if the experiment was repaired meanwhile.
         live = group[-1].live
-        units = np.concatenate([asked.units for asked in group])
-        at_ms = np.concatenate([asked.at_ms for asked in group])
-        return await self._exposures.read(live, live.offset, lambda fold: fold.in_force(units, at_ms))
-
-
-def _answer(group: list[_Asked], joined: InForce) -> None:
-    start = 0
-    for asked in group:
-        some = slice(start, start + len(asked.units))
-        if not asked.answer.done():
-            asked.answer.set_result(InForce._make(column[some] for column in joined))
-        start = some.stop
+        units = np.concatenate([sought.units for sought in group])
+        at_ms = np.concatenate([sought.at_ms for sought in group])
+        joined = await self._exposures.read(live, live.offset, lambda fold: fold.in_force(units, at_ms))
+        ends = np.cumsum([len(sought.units) for sought in group])[:-1]
+        return [
+            InForce._make(some) for some in zip(*(np.split(column, ends) for column in joined), strict=True)
+        ]
