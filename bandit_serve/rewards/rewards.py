@@ -133,6 +133,11 @@ class Rewards:
             raise refused
         return verdicts
 
+    async def units_of(self, tokens: list[str]) -> list[tuple[int, int]]:
+        """Uid of the experiment, 0 for no token of ours, and hash of the unit of each token's decision."""
+        rows, uids, _ = await self._opened(tokens, np.zeros(len(tokens)))
+        return list(zip(uids.tolist(), rows["unit"].tolist(), strict=True))
+
     async def expose(self, tokens: Sequence[str]) -> list[RewardVerdict]:
         """Logs exposures on demand; returns a verdict for each, when the accepted ones are in the log.
 

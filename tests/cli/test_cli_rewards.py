@@ -165,9 +165,13 @@ def test_corrections_and_retractions_come_as_further_rows(
         {"unit": "u1", "value": "null", "event_id": "b"},
         {"unit": "u2", "value": 1, "event_id": "a"},
     ]
-    done = imported(service, name, write_csv(tmp_path / "a.csv", rows))
+    written = write_csv(tmp_path / "a.csv", rows)
+    done = imported(service, name, written, "--retract-nulls")
     counts = {verdict: n for verdict, n in done.document.items() if isinstance(n, int) and n}
     assert counts == {"rows": 5, "accepted": 3, "corrected": 1, "retracted": 1}
+    assert sums(service, name) == [1.0, 3.5]
+    done = imported(service, name, write_csv(tmp_path / "b.csv", rows[2:]))
+    assert (done.status, done.document["invalid"], done.document["retracted"]) == (1, 1, 0)
     assert sums(service, name) == [1.0, 3.5]
 
 
@@ -216,7 +220,7 @@ def test_the_report_names_what_was_not_counted(service: ThrowawayService, name: 
     text = bandit_serve("rewards", "import", path, "--experiment", name, "--data", service.data)
     assert text.status == 1
     assert "26 rows" in text.out
-    assert "a.csv, line 6: value: expected a number or null, not 'x'" in text.out
+    assert "a.csv, line 6: value: expected a number, not 'x'" in text.out
     assert "and 13 more invalid rows" in text.out
 
 
