@@ -8,6 +8,7 @@ from typing import TypeGuard
 from msgspec import UNSET
 
 from bandit_serve.api.rewards import DecisionReward, Reward
+from bandit_serve.base.turns import Turn
 from bandit_serve.folds.assignment import rendezvous
 from bandit_serve.folds.replica import Replica
 from bandit_serve.rewards.rewards import Rewards
@@ -53,6 +54,7 @@ async def _events(rewards: Rewards, replica: Replica, sent: Sequence[Reward]) ->
         await rewards.units_of([str(reward.decision_id) for reward in sent if not is_by_unit(reward)])
     )
     events: list[Event | None] = []
+    turn = Turn()
     for reward in sent:
         if is_by_unit(reward):
             live = replica.experiments.get(str(reward.experiment))
@@ -61,5 +63,7 @@ async def _events(rewards: Rewards, replica: Replica, sent: Sequence[Reward]) ->
             uid, unit = next(units)
             live = replica.by_uid.get(uid)
         metric = "" if live is None else reward.metric or live.experiment.objective.name
+        if turn.over:
+            await turn.give_way()
         events.append(None if live is None else (live.record.uid, unit, metric, str(reward.event_id)))
     return events
