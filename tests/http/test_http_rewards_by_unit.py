@@ -89,7 +89,7 @@ def test_the_same_event_with_a_token_and_by_unit_counts_once(service: ThrowawayS
         by_unit(name, "eve", 1.0, "o"),
         by_unit(name, "ada", 1, "o", metric="bought"),
     ]
-    assert send(service, *batch) == ["duplicate", "accepted", "accepted", "accepted", "unmatched", "accepted"]
+    assert send(service, *batch) == ["accepted", "duplicate", "accepted", "accepted", "unmatched", "accepted"]
     assert send(service, by_unit(name, "ada", 6.0, "o")) == ["corrected"]
     assert send(service, {"decision_id": tokens["ada"], "value": 7.0, "event_id": "o"}) == ["corrected"]
     assert values(service, name) == [5.0, 7.0]
