@@ -15,7 +15,7 @@ from bandit_serve.store.store import Store
 
 MARK_MS = 2 * UNMATCHED_MS
 """Life of a mark: longer than what it marks waits."""
-MARKS_A_CALL = 500
+MARKS_A_CALL = 100
 TAKEN_BACK = b"-"
 
 EventOfUnit = tuple[int, int, int]
