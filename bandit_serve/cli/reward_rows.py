@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import math
 import sqlite3
@@ -23,6 +24,7 @@ WHOSE = "unit", "decision_id"
 FIELDS = (*WHOSE, "value", "metric", "event_id", "at")
 JSON_ENDINGS = frozenset({".jsonl", ".ndjson", ".jsonlines"})
 MAX_LINE_BYTES = 2**20
+TICKS_A_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 RETRACTED = "null"
 """Value that takes an event back, in a text."""
 WHOLE_SECOND = timedelta(milliseconds=999)
@@ -47,13 +49,17 @@ Numbered = tuple[int, RewardRow | str]
 class RewardFile:
     """File of rewards. `columns` has, by field, the name of its column, where that is another.
 
+    With `retract_nulls` a value that is null takes its event back; otherwise its row is invalid, as tables have nulls
+    where a number is missing.
+
     Raises `InvalidInput` for what is no such file.
     """
 
-    def __init__(self, path: Path, columns: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, columns: Mapping[str, str], *, retract_nulls: bool = False) -> None:
         if path.is_dir():
             raise InvalidInput(f"{path.name} is a directory; name the files in it.")
         self.name = path.name
+        self._retract_nulls = retract_nulls
         self._reader = _reader(path)
         self._names = {field: columns.get(field, field) for field in FIELDS}
         # Whoever says where the one is does not mean the other.
@@ -64,6 +70,9 @@ class RewardFile:
         for needed in (*columns, "value"):
             self._require([needed], names)
         self._require(self._whose, names)
+        for name in self._names.values():
+            if names.count(name) > 1:
+                raise InvalidInput(f"{self.name} has {names.count(name)} columns {name!r}; expected one.")
 
     def _require(self, fields: Sequence[str], names: Sequence[str]) -> None:
         if not any(self._names[field] in names for field in fields):
@@ -91,6 +100,10 @@ class RewardFile:
         if len(whose) != 1:
             raise ValueError(f"expected either {' or '.join(self._whose)}")
         value = _value(there.get("value", ""))
+        if value is None and not self._retract_nulls:
+            raise ValueError(
+                "value: expected a number, not null; with --retract-nulls it takes the event back"
+            )
         if value is None and "event_id" not in there:
             raise ValueError("value: null takes an event back, and needs its event_id")
         metric, at = there.get("metric"), there.get("at")
@@ -102,6 +115,16 @@ class RewardFile:
             _text(there["event_id"], "event_id") if "event_id" in there else None,
             None if at in (None, "") else _time(at),
         )
+
+
+class Unreadable:
+    """Cell that Python has no object for, such as a time after the year 9999: no field takes it."""
+
+    def __init__(self, shown: str) -> None:
+        self._shown = shown
+
+    def __repr__(self) -> str:
+        return self._shown
 
 
 class Occurrences:
@@ -135,7 +158,7 @@ Cells = tuple[int, Mapping[str, Any] | str]
 
 class _TextRows:
     def __init__(self, table: TextTable) -> None:
-        self.names: Sequence[str] | None = [name.strip() for name in table.head]
+        self.names: list[str] | None = [name.strip() for name in table.head]
         self._table = table
 
     def rows(self) -> Iterator[Cells]:
@@ -151,7 +174,7 @@ class _TextRows:
 
 
 class _JsonLines:
-    names: Sequence[str] | None = None
+    names: list[str] | None = None
 
     def __init__(self, path: Path, *, zipped: bool) -> None:
         self._path = path
@@ -165,12 +188,13 @@ class _JsonLines:
                 if line.isspace():
                     continue
                 if len(line) > MAX_LINE_BYTES:
-                    raise InvalidInput(
-                        f"{self._path.name}, line {number}: it has over {MAX_LINE_BYTES} bytes."
-                    )
+                    while line and not line.endswith(b"\n"):
+                        line = self._line(file)
+                    yield number, f"expected a line of at most {MAX_LINE_BYTES} bytes"
+                    continue
                 try:
                     content = msgspec.json.decode(line)
-                except msgspec.DecodeError as error:
+                except (msgspec.DecodeError, ValueError, RecursionError) as error:
                     yield number, f"expected a JSON object: {error}"
                     continue
                 yield number, content if isinstance(content, dict) else "expected a JSON object"
@@ -190,7 +214,7 @@ class _ParquetRows:
             self._file = require("pyarrow.parquet", "train").ParquetFile(path)
         except Exception as error:  # pyarrow's errors have no common class but ValueError and OSError
             raise self._fault(error) from None
-        self.names: Sequence[str] | None = self._file.schema_arrow.names
+        self.names: list[str] | None = self._file.schema_arrow.names
 
     def rows(self) -> Iterator[Cells]:
         number = 0
@@ -204,14 +228,14 @@ class _ParquetRows:
             raise self._fault(error) from None
 
     def _cells(self, column: Any) -> list[Any]:
-        if not self._arrow.types.is_timestamp(column.type):
+        if self._arrow.types.is_timestamp(column.type):
+            second = TICKS_A_SECOND[column.type.unit]
+            return [_of_ticks(each, second) for each in column.cast(self._arrow.int64()).to_pylist()]
+        try:
             cells: list[Any] = column.to_pylist()
-            return cells
-        milliseconds = column.cast(self._arrow.timestamp("ms", tz=column.type.tz), safe=False)
-        return [
-            None if each is None else datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=each)
-            for each in milliseconds.cast(self._arrow.int64()).to_pylist()
-        ]
+        except (ValueError, ArithmeticError):
+            return [_cell(each) for each in column]
+        return cells
 
     def _fault(self, error: Exception) -> InvalidInput:
         reason = " ".join(str(error).split())[:200]
@@ -240,6 +264,23 @@ def _reader(path: Path) -> _TextRows | _JsonLines | _ParquetRows:
     return _TextRows(table)
 
 
+def _of_ticks(ticks: int | None, second: int) -> datetime | Unreadable | None:
+    """Time of a count of ticks since 1970, of which a second has `second`, to the millisecond."""
+    if ticks is None:
+        return None
+    try:
+        return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=ticks * 1000 // second)
+    except OverflowError:
+        return Unreadable(f"{ticks} / {second} s")
+
+
+def _cell(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, ArithmeticError):
+        return Unreadable(str(scalar.type))
+
+
 def _text(cell: Any, name: str) -> str:
     if isinstance(cell, int) and not isinstance(cell, bool):
         return str(cell)
@@ -252,8 +293,12 @@ def _value(cell: Any) -> float | bool | None:
     match cell:
         case None:
             return None
-        case bool() | int() | float() | Decimal():
-            return cell if isinstance(cell, bool) else float(cell)
+        case bool():
+            return cell
+        case int() | float() | Decimal():
+            with contextlib.suppress(OverflowError, ValueError):
+                if math.isfinite(value := float(cell)):
+                    return value
         case str():
             text = cell.strip()
             if text == RETRACTED:
@@ -266,7 +311,7 @@ def _value(cell: Any) -> float | bool | None:
                 value = math.nan
             if math.isfinite(value):
                 return value
-    raise ValueError(f"value: expected a number or null, not {_shown(cell)}")
+    raise ValueError(f"value: expected a number, not {_shown(cell)}")
 
 
 def _time(cell: Any) -> datetime:
@@ -297,4 +342,7 @@ def _of_seconds(seconds: float) -> datetime:
 
 
 def _shown(cell: Any) -> str:
-    return repr(cell)[:60]
+    try:
+        return repr(cell)[:60]
+    except ValueError:  # Python writes no integers of over 4,300 digits
+        return f"a {type(cell).__name__}"

@@ -23,9 +23,12 @@ from bandit_serve.cli.output import print_facts, print_json, say
 from bandit_serve.cli.reward_rows import FIELDS, Numbered, Occurrences, RewardFile, RewardRow
 from bandit_serve.errors import InvalidInput, Unavailable
 from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
 from bandit_serve.node import Node
 from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.rewards.by_unit import RewardsByUnit
+from bandit_serve.rewards.client_metrics import ClientMetrics
+from bandit_serve.rewards.order import rounds
 from bandit_serve.rewards.rewards import Rewards
 
 app = typer.Typer(help="Rewards from files.", no_args_is_help=True)
@@ -97,15 +100,18 @@ async def import_rewards(
     metric: Annotated[
         str | None, typer.Option(help="The metric of rows without one (default: the objective).")
     ] = None,
+    retract_nulls: Annotated[
+        bool, typer.Option("--retract-nulls", help="A value that is null takes its event back.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Counts rewards by unit or by decision from files. The same file may be imported again: each event counts once."""
     named = _columns(columns)
     live = node.replica.experiment(experiment)
-    if metric is not None and metric not in {each.name for each in live.experiment.metrics}:
-        raise InvalidInput(f"The experiment {experiment!r} has no metric {metric!r}.")
-    opened = [await asyncio.to_thread(RewardFile, path, named) for path in files]
-    importing = Import(live, metric, await _patiently(lambda: _intake(node)))
+    if metric is not None and metric not in ClientMetrics(live.experiment):
+        raise InvalidInput(f"The experiment {experiment!r} has no metric {metric!r} that is sent.")
+    opened = [await asyncio.to_thread(RewardFile, path, named, retract_nulls=retract_nulls) for path in files]
+    importing = Import(live, metric, node.replica, await _patiently(lambda: _intake(node)))
     started_s = time.monotonic()
     with Progress(quiet=as_json) as progress:
         for file in opened:
@@ -122,12 +128,12 @@ async def import_rewards(
 async def _intake(node: Node) -> tuple[Rewards, RewardsByUnit]:
     rewards = Rewards(node.store, node.replica, node.tail, await load_keyring(node.store))
     return rewards, RewardsByUnit(
+        node.store,
         node.replica,
         node.tail,
         node.exposures,
         rewards.appender_of,
         _nothing_to_flush,
-        node.store.clock.now_ms,
         unmatched_ms=0,
     )
 
@@ -160,8 +166,13 @@ class Import:
     """Import into one experiment: batches of rows, submitted one after another, and counts of their verdicts."""
 
     def __init__(
-        self, live: LiveExperiment, metric: str | None, intake: tuple[Rewards, RewardsByUnit]
+        self,
+        live: LiveExperiment,
+        metric: str | None,
+        replica: Replica,
+        intake: tuple[Rewards, RewardsByUnit],
     ) -> None:
+        self._replica = replica
         self._live = live
         self._metric = metric
         self._rewards, self._by_unit = intake
@@ -192,16 +203,18 @@ class Import:
 
     async def _submit(self, name: str, batch: Sequence[Numbered]) -> None:
         answers: list[Answer] = []
-        by_unit: list[tuple[int, Reward]] = []
-        by_token: list[tuple[int, Reward]] = []
+        numbered: list[tuple[int, Reward]] = []
         for number, row in batch:
             if isinstance(row, str):
                 answers.append(Answer(number, "invalid", row))
             else:
-                (by_token if row.unit is None else by_unit).append((number, self._reward(row)))
-        for numbered, intake in ((by_token, self._rewards), (by_unit, self._by_unit)):
-            if numbered:
-                answers += await _submitted(intake, numbered)
+                numbered.append((number, self._reward(row)))
+        sent = [reward for _, reward in numbered]
+        taken = await _patiently(lambda: rounds(self._rewards, self._replica, sent))
+        for i, places in enumerate(taken):
+            if places:
+                intake = self._by_unit if i % 2 else self._rewards
+                answers += await _submitted(intake, [numbered[place] for place in places])
         for number, verdict, detail in sorted(answers):
             self._counts[verdict] += 1
             self._rows += 1

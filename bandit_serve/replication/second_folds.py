@@ -131,8 +131,11 @@ class SecondFolds(Generic[F]):
         return folded
 
     async def _fold_to(self, end: Offset, live: LiveExperiment, folded: _Folded[F]) -> None:
+        if folded.fold.offset >= end:
+            return
         owner = live.owner
-        end = max(end, await self._store.trimmed(owner))
+        # What has come meanwhile, too: so those who wait for this look need none of their own.
+        end = max(end, live.offset, await self._store.trimmed(owner))
         while folded.fold.offset < end:
             async for page in pages(self._store, owner, folded.fold.offset, end):
                 if page.gap is not None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from msgspec import UNSET
 from numpy.typing import NDArray
 
 from bandit_serve.api.rewards import DecisionReward, Reward, RewardVerdict
-from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.turns import Turn, all_ended
 from bandit_serve.errors import SetAside, StoreUnavailable
 from bandit_serve.experiments.policy import order_of
@@ -24,8 +22,10 @@ from bandit_serve.log.token import Keyring
 from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.replication.tail import Tail
 from bandit_serve.rewards.appender import VERDICTS, RewardAppender, beyond_bounds
+from bandit_serve.rewards.client_metrics import ClientMetrics
 from bandit_serve.rewards.demanded import EXPOSURE_VERDICTS, UNKNOWN, DemandedExposures, on_demand
-from bandit_serve.rewards.event_ids import EVENT_ID, NO_EVENT, hash_event, is_event_id
+from bandit_serve.rewards.event_ids import NO_EVENT, hash_event
+from bandit_serve.rewards.last_sent import TAKEN_BACK, LastSent
 from bandit_serve.store.store import Store
 
 RENEW_S = 1.0
@@ -33,35 +33,19 @@ RENEW_S = 1.0
 TOKENS_A_TURN = 500
 """Tokens that are opened in one turn: each may have kilobytes of features."""
 
-Takes = Callable[[Any], bool]
 T = TypeVar("T")
-
-NULL = "expected a number: null takes back an event, and needs its event_id"
 
 
 class ExperimentRewards:
-    """Metrics of one experiment that clients send, which never change, and the appender of its rewards."""
+    """Intake of one experiment: the metrics that clients send, and the appender of its rewards."""
 
     def __init__(self, store: Store, owner: str, experiment: Experiment, n_features: int) -> None:
-        self._metrics: dict[str | None, tuple[int, Takes]] = {
-            metric.name: (i, metric.traits.takes)
-            for i, metric in enumerate(experiment.metrics)
-            if not metric.served
-        }
-        self._metrics[None] = self._metrics[experiment.objective.name]
+        self.metrics = ClientMetrics(experiment)
         self.n_features = n_features
         self.appender = RewardAppender(store, owner, experiment, n_features, order_of(experiment))
+        self._owner = owner
+        self._last_sent = LastSent(store) if experiment.unit == "user" else None
         self.demanded = DemandedExposures(store, owner, experiment.attribution.window_ms, n_features)
-
-    def metric_of(self, reward: Reward | DecisionReward) -> int | None:
-        """Index of a reward's metric; None where there is no such metric or it refuses the value, or the event's id is
-        none.
-        """
-        known = self._metrics.get(reward.metric)
-        if known is None or (reward.event_id is not None and not is_event_id(reward.event_id)):
-            return None
-        takes = reward.event_id is not None if reward.value is None else known[1](reward.value)
-        return known[0] if takes else None
 
     async def append(
         self, rows: NDArray[np.void], events: NDArray[np.uint64] | None, x: NDArray[np.float32] | None
@@ -70,6 +54,7 @@ class ExperimentRewards:
         by_event = None if events is None else events != NO_EVENT
         if events is None or by_event is None or not by_event.any():
             return await self.appender.append(rows, x)
+        await self._mark_taken_back(rows, events)
         if by_event.all():
             return await self.appender.append_events(rows, events, x)
         of_events, plain = np.flatnonzero(by_event), np.flatnonzero(~by_event)
@@ -82,6 +67,14 @@ class ExperimentRewards:
         for places, appended in zip((plain, of_events), await all_ended(appends), strict=True):
             letters[places] = np.frombuffer(appended, np.uint8)
         return letters.tobytes()
+
+    async def _mark_taken_back(self, rows: NDArray[np.void], events: NDArray[np.uint64]) -> None:
+        """Leaves marks of events that may wait for their exposure, by unit, in some worker."""
+        taken = np.isnan(rows["value"]) & (rows["unit"] != 0)
+        if self._last_sent is not None and taken.any():
+            columns = rows["unit"][taken].tolist(), rows["metric"][taken].tolist(), events[taken].tolist()
+            marked = list(zip(*columns, strict=True))
+            await self._last_sent.mark(self._owner, marked, [TAKEN_BACK] * len(marked))
 
 
 class Rewards:
@@ -127,7 +120,7 @@ class Rewards:
                     verdicts[i] = "unknown"
                 refused = refused or waits
                 continue
-            metric = intake.metric_of(rewards[i])
+            metric = intake.metrics.index_of(rewards[i])
             if metric is not None:
                 if metric:
                     rows["metric"][i] = metric
@@ -139,6 +132,11 @@ class Rewards:
         if refused is not None:
             raise refused
         return verdicts
+
+    async def units_of(self, tokens: list[str]) -> list[tuple[int, int]]:
+        """Uid of the experiment, 0 for no token of ours, and hash of the unit of each token's decision."""
+        rows, uids, _ = await self._opened(tokens, np.zeros(len(tokens)))
+        return list(zip(uids.tolist(), rows["unit"].tolist(), strict=True))
 
     async def expose(self, tokens: Sequence[str]) -> list[RewardVerdict]:
         """Logs exposures on demand; returns a verdict for each, when the accepted ones are in the log.
@@ -301,16 +299,10 @@ class Rewards:
         live = self._replica.by_uid.get(int(uids[0]))
         if live is None:
             return None
-        metrics = {metric.name: metric for metric in live.experiment.metrics if not metric.served}
-        metric = metrics.get(reward.metric or live.experiment.objective.name)
-        if metric is None:
-            return "metric", expected_one_of(reward.metric or "", list(metrics))
-        if reward.event_id is not None and not is_event_id(reward.event_id):
-            return "event_id", EVENT_ID
-        if reward.value is None and reward.event_id is None:
-            return "value", NULL
-        refused = None if reward.value is None or reward.value is UNSET else metric.refuses(reward.value)
-        return "value", refused or beyond_bounds(metric.name)
+        mistake = self._intake_of(live).metrics.mistake(reward)
+        if mistake is not None:
+            return mistake.at, mistake.detail
+        return "value", beyond_bounds(reward.metric or live.experiment.objective.name)
 
     async def _rewards_of(self, uid: int) -> ExperimentRewards | None:
         """Intake of an experiment, or None if there is none. Reads new logs first: it may be new to this worker."""

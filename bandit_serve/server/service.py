@@ -118,12 +118,12 @@ class Service:
         self.rewards = Rewards(store, replica, self.node.tail, keyring)
         self.flusher = Flusher(store, self.decisions.exposures, self.incarnation)
         self.rewards_by_unit = RewardsByUnit(
+            store,
             replica,
             self.node.tail,
             self.node.exposures,
             self.rewards.appender_of,
             self.flusher.flush,
-            store.clock.now_ms,
         )
         self._live_models = LiveModels(replica, models, self.decisions.deciders)
         self._follow_quickly_enough()

@@ -71,6 +71,10 @@ class Keys:
         """
         return f"{self._of(owner)}:events:{unit:016x}:{period}"
 
+    def last_sent(self, owner: str, unit: int, metric: int, event: int) -> str:
+        """String, two minutes: the mark of what was sent last of a unit's event, while it may wait for its exposure."""
+        return f"{self._of(owner)}:last-sent:{unit:016x}:{metric}:{event:016x}"
+
     def exposed(self, owner: str, incarnation: int) -> str:
         """String, one week after its last change: the number of the next exposure that a worker may append.
 

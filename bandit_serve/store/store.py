@@ -196,6 +196,22 @@ class Store:
             await self._write(self._append(scripts.APPEND_EVENTS, keys, (*rows.arguments, *arguments)))
         )
 
+    async def write_marks(self, marks: Mapping[str, bytes], lifetime_ms: int) -> None:
+        """Sets strings of one experiment, by key, for `lifetime_ms`."""
+
+        async def write() -> None:
+            commands = self._client.pipeline(transaction=False)
+            for key, mark in marks.items():
+                commands.set(key, mark, px=lifetime_ms)
+            await commands.execute()
+
+        await self._call(write)
+
+    async def read_marks(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Strings of one experiment, one for each key; None where there is none."""
+        marks: list[bytes | None] = await self._call(lambda: self._client.mget(keys)) if keys else []
+        return marks
+
     async def append_change(self, owner: str, revision: int, kind: bytes, event: bytes) -> Offset | None:
         """Appends a configuration change. Returns its offset, or None when the head's revision is not `revision`."""
         keys = [self.keys.log(owner), self.keys.head(owner)]

@@ -165,9 +165,13 @@ def test_corrections_and_retractions_come_as_further_rows(
         {"unit": "u1", "value": "null", "event_id": "b"},
         {"unit": "u2", "value": 1, "event_id": "a"},
     ]
-    done = imported(service, name, write_csv(tmp_path / "a.csv", rows))
+    written = write_csv(tmp_path / "a.csv", rows)
+    done = imported(service, name, written, "--retract-nulls")
     counts = {verdict: n for verdict, n in done.document.items() if isinstance(n, int) and n}
     assert counts == {"rows": 5, "accepted": 3, "corrected": 1, "retracted": 1}
+    assert sums(service, name) == [1.0, 3.5]
+    done = imported(service, name, write_csv(tmp_path / "b.csv", rows[2:]))
+    assert (done.status, done.document["invalid"], done.document["retracted"]) == (1, 1, 0)
     assert sums(service, name) == [1.0, 3.5]
 
 
@@ -216,7 +220,7 @@ def test_the_report_names_what_was_not_counted(service: ThrowawayService, name: 
     text = bandit_serve("rewards", "import", path, "--experiment", name, "--data", service.data)
     assert text.status == 1
     assert "26 rows" in text.out
-    assert "a.csv, line 6: value: expected a number or null, not 'x'" in text.out
+    assert "a.csv, line 6: value: expected a number, not 'x'" in text.out
     assert "and 13 more invalid rows" in text.out
 
 
@@ -260,3 +264,33 @@ def test_an_experiment_that_is_not_there(service: ThrowawayService, tmp_path: Pa
     path = write_csv(tmp_path / "a.csv", [{"unit": "u1", "value": 1}])
     done = imported(service, "nowhere", path)
     assert (done.status, "There is no experiment 'nowhere'" in done.err) == (1, True)
+
+
+def test_rows_of_one_event_are_taken_in_their_order(
+    service: ThrowawayService, name: str, tmp_path: Path
+) -> None:
+    made = service.call("POST", f"/v1/experiments/{name}/decide", {"unit": "u1"})
+    token = made.body["decision_id"]
+    rows: list[dict[str, Any]] = [
+        {"unit": "u1", "decision_id": "", "value": 5, "event_id": "e"},
+        {"unit": "", "decision_id": token, "value": "null", "event_id": "e"},
+        {"unit": "u2", "decision_id": "", "value": 3, "event_id": "e"},
+    ]
+    done = imported(service, name, write_csv(tmp_path / "a.csv", rows), "--retract-nulls")
+    counts = {verdict: n for verdict, n in done.document.items() if isinstance(n, int) and n}
+    assert counts == {"rows": 3, "accepted": 2, "retracted": 1}
+    assert sums(service, name)[-1] == 3.0
+
+
+def test_no_file_sends_what_the_service_measures(service: ThrowawayService, tmp_path: Path) -> None:
+    served = {"name": "error", "kind": "binary", "goal": "minimize", "source": "served", "role": "secondary"}
+    made = running(service, metrics=[{**METRICS[0], "role": "objective"}, served], unit="user")
+    assert service.call("POST", f"/v1/experiments/{made}/decide", {"unit": "u1"}).status == 200
+    rows: list[dict[str, Any]] = [
+        {"unit": "u1", "value": 1, "event_id": "e", "metric": "error"},
+        {"unit": "u1", "value": 1, "event_id": "e", "metric": ""},
+    ]
+    done = imported(service, made, write_csv(tmp_path / "a.csv", rows))
+    assert (done.status, done.document["accepted"], done.document["invalid"]) == (1, 1, 1)
+    done = imported(service, made, write_csv(tmp_path / "b.csv", rows), "--metric", "error")
+    assert (done.status, done.out) == (1, "")

@@ -89,7 +89,7 @@ def test_the_same_event_with_a_token_and_by_unit_counts_once(service: ThrowawayS
         by_unit(name, "eve", 1.0, "o"),
         by_unit(name, "ada", 1, "o", metric="bought"),
     ]
-    assert send(service, *batch) == ["duplicate", "accepted", "accepted", "accepted", "unmatched", "accepted"]
+    assert send(service, *batch) == ["accepted", "duplicate", "accepted", "accepted", "unmatched", "accepted"]
     assert send(service, by_unit(name, "ada", 6.0, "o")) == ["corrected"]
     assert send(service, {"decision_id": tokens["ada"], "value": 7.0, "event_id": "o"}) == ["corrected"]
     assert values(service, name) == [5.0, 7.0]
@@ -196,3 +196,55 @@ def test_messagepack_says_the_same(service: ThrowawayService, name: str) -> None
     at = datetime.now(UTC)
     answer: Answer = call_msgpack(service, "/v1/rewards", by_unit(name, "ada", 1.0, "o", at=at.isoformat()))
     assert (answer.status, answer.body["verdicts"]) == (200, ["accepted"])
+
+
+SERVED = [
+    {"name": "latency_ms", "kind": "continuous", "goal": "minimize", "source": "served"},
+    {"name": "error", "kind": "binary", "goal": "minimize", "source": "served"},
+]
+
+
+def test_metrics_that_the_service_measures_take_none(service: ThrowawayService) -> None:
+    made = running(service, metrics=[METRICS[0], *SERVED], unit="user")
+    token = decide(service, made, "ada")["decision_id"]
+    for metric, value in (("latency_ms", 1e6), ("error", 1)):
+        for whose in ({"experiment": made, "unit": "ada"}, {"decision_id": token}):
+            reward = {**whose, "metric": metric, "value": value, "event_id": "x"}
+            answer = service.call("POST", "/v1/rewards", reward)
+            check_problem(answer, 400)
+            (error,) = answer.body["errors"]
+            assert (error["at"], "revenue" in error["detail"]) == ("metric", True)
+            assert send(service, reward) == ["invalid"]
+
+
+def test_rewards_of_one_event_are_taken_in_their_order(service: ThrowawayService, name: str) -> None:
+    tokens = {unit: decide(service, name, unit)["decision_id"] for unit in ("ada", "bob", "eve")}
+
+    def by_token(unit: str, value: float | None, event_id: str) -> dict[str, Any]:
+        return {"decision_id": tokens[unit], "value": value, "event_id": event_id}
+
+    sent = [
+        (by_unit(name, "ada", 5.0, "e"), "accepted"),
+        (by_token("bob", 1.0, "e"), "accepted"),
+        (by_token("ada", None, "e"), "retracted"),
+        (by_unit(name, "bob", None, "e"), "retracted"),
+        (by_unit(name, "eve", 2.0, "e"), "accepted"),
+        (by_unit(name, "ada", 7.0, "e"), "corrected"),
+        (by_token("ada", 8.0, "e"), "corrected"),
+        (by_token("eve", 2.0, "e"), "duplicate"),
+        (by_token("bob", 4.0, "e"), "corrected"),
+        (by_token("eve", 1, "e") | {"metric": "bought"}, "accepted"),
+    ]
+    assert send(service, *(reward for reward, _ in sent)) == [verdict for _, verdict in sent]
+    with private_store(service) as client:
+        values = values_by_unit(client, name)
+    assert sorted(value for (_, metric), value in values.items() if metric == 0) == [2.0, 4.0, 8.0]
+
+
+def test_an_event_that_is_named_by_turns_too_often_is_refused(service: ThrowawayService, name: str) -> None:
+    token = decide(service, name, "ada")["decision_id"]
+    pair = [by_unit(name, "ada", 1.0, "e"), {"decision_id": token, "value": 1.0, "event_id": "e"}]
+    assert set(send(service, *pair * 31)) == {"accepted", "duplicate"}
+    answer = service.call("POST", "/v1/rewards", {"rewards": pair * 40})
+    check_problem(answer, 400)
+    assert answer.body["errors"][0]["at"] == "rewards"

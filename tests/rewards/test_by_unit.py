@@ -19,9 +19,11 @@ from bandit_serve.base.clock import unix_ms
 from bandit_serve.changes.changes import Changes
 from bandit_serve.errors import SetAside, StoreUnavailable
 from bandit_serve.folds.assignment import rendezvous
+from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
+from bandit_serve.folds.unit_exposures import InForce
 from bandit_serve.log import events
-from bandit_serve.log.events import REVISION, Change, Changed
+from bandit_serve.log.events import REVISION, REWARD, Change, Changed
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.repairs import Repaired
 from bandit_serve.replication.exposures_log import ExposuresLog
@@ -29,6 +31,8 @@ from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.replication.tail import Tail
 from bandit_serve.rewards import by_unit, unmatched
 from bandit_serve.rewards.by_unit import RewardsByUnit
+from bandit_serve.rewards.event_ids import hash_event
+from bandit_serve.rewards.looks import Looks
 from bandit_serve.rewards.rewards import Rewards
 from bandit_serve.server.ending import end
 from bandit_serve.store.store import Store
@@ -70,12 +74,12 @@ class Scene:
             self.flushes += 1
 
         self.by_unit = RewardsByUnit(
+            self.store,
             self.replica,
             self.tail,
             self.exposures,
             self.rewards.appender_of,
             flush,
-            self.store.clock.now_ms,
             unmatched_ms=self._unmatched_ms,
         )
 
@@ -231,6 +235,27 @@ def test_what_is_no_reward_by_unit_is_invalid(server: ThrowawayStore) -> None:
     play(server, scenario)
 
 
+def test_what_the_service_measures_is_sent_by_nobody(server: ThrowawayStore) -> None:
+    async def scenario(scene: Scene) -> None:
+        served = [
+            {"name": "latency_ms", "kind": "continuous", "goal": "minimize", "source": "served"},
+            {"name": "error", "kind": "binary", "goal": "minimize", "source": "served"},
+            {"name": "revenue", "kind": "continuous", "role": "objective"},
+        ]
+        made = experiment(id="s", unit="user", metrics=served)
+        await Changes(scene.store, scene.replica, scene.tail).create(created(made, uid=8))
+        for metric, value in (("latency_ms", 1e6), ("error", 1), ("error", None)):
+            reward = unit_reward("s", "ada", value, "o", metric=metric)
+            assert await scene.by_unit.submit([reward]) == ["invalid"]
+            refusal = scene.by_unit.refusal(reward)
+            assert refusal is not None
+            assert refusal[0] == "metric"
+            assert "revenue" in refusal[1]
+        assert await scene.by_unit.submit([unit_reward("s", "ada", 1.0, "o")]) == ["unmatched"]
+
+    play(server, scenario)
+
+
 def test_an_experiment_whose_units_are_requests_takes_none(server: ThrowawayStore) -> None:
     async def scenario(scene: Scene) -> None:
         made = experiment(id="r")
@@ -310,18 +335,114 @@ def test_what_waited_does_not_replace_what_came_since(
         other = Scene(scene.store, 60_000)
         other.replica, other.tail, other.exposures = scene.replica, scene.tail, scene.exposures
         other.by_unit = RewardsByUnit(
+            scene.store,
             scene.replica,
             scene.tail,
             scene.exposures,
             scene.rewards.appender_of,
             scene.by_unit._flush,
-            scene.store.clock.now_ms,
         )
         assert await other.send("ada", 9.0, "o") == "accepted"
         assert len(scene.by_unit.unmatched) == 1
         await scene.by_unit.look_again()
         assert len(scene.by_unit.unmatched) == 0
         assert [value for _, _, value, _ in await scene.revisions()] == [9.0]
+
+    play(server, scenario)
+
+
+def worker_of(scene: Scene) -> RewardsByUnit:
+    """Another worker's way of rewards by unit."""
+    return RewardsByUnit(
+        scene.store,
+        scene.replica,
+        scene.tail,
+        ExposuresLog(scene.store, scene.replica),
+        scene.rewards.appender_of,
+        scene.by_unit._flush,
+    )
+
+
+@pytest.mark.parametrize(
+    ("sent", "counted"),
+    [
+        ((("a", 5.0), ("b", None)), None),
+        ((("a", 5.0), ("b", 9.0)), 9.0),
+        ((("a", 5.0), ("b", 9.0), ("a", 5.0)), 5.0),
+        ((("a", 5.0), ("b", None), ("a", 7.0)), 7.0),
+        ((("a", 5.0), ("b", 9.0), ("a", None)), None),
+        ((("b", None), ("a", 5.0)), 5.0),
+    ],
+)
+def test_of_what_waits_in_several_workers_the_last_sent_counts(
+    server: ThrowawayStore,
+    monkeypatch: pytest.MonkeyPatch,
+    sent: Sequence[tuple[str, float | None]],
+    counted: float | None,
+) -> None:
+    monkeypatch.setattr(by_unit, "RETRY_S", 3_600.0)
+
+    async def scenario(scene: Scene) -> None:
+        workers = {"a": scene.by_unit, "b": worker_of(scene)}
+        for worker, value in sent:
+            assert await workers[worker].submit([unit_reward("e", "ada", value, "o")]) == ["unmatched"]
+        await scene.expose(["ada"], [0], [5_000])
+        await scene.tail.wait_for_end("e")
+        for worker in workers.values():
+            await worker.look_again()
+            assert len(worker.unmatched) == 0
+        assert [value for _, _, value, _ in await scene.revisions()] == [counted] * (counted is not None)
+
+    play(server, scenario)
+
+
+@pytest.mark.parametrize("value", [None, 9.0])
+def test_what_is_sent_while_another_worker_counts_comes_last(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch, value: float | None
+) -> None:
+    monkeypatch.setattr(by_unit, "RETRY_S", 3_600.0)
+
+    async def scenario(scene: Scene) -> None:
+        other = worker_of(scene)
+        assert await scene.send("ada", 5.0, "o") == "unmatched"
+        await scene.expose(["ada"], [0], [5_000])
+        await scene.tail.wait_for_end("e")
+        append = scene.by_unit._append
+        verdicts: list[str] = []
+
+        async def after_the_other(*args: Any, only_new: bool = False) -> bytes:
+            if only_new:  # between the look at the marks and the append
+                verdicts.extend(await other.submit([unit_reward("e", "ada", value, "o")]))
+            return await append(*args, only_new=only_new)
+
+        monkeypatch.setattr(scene.by_unit, "_append", after_the_other)
+        await scene.by_unit.look_again()
+        assert verdicts == ["unmatched" if value is None else "accepted"]
+        last = (await scene.revisions())[-1][2]
+        assert math.isnan(last) if value is None else last == value
+
+    play(server, scenario)
+
+
+def test_a_token_takes_back_what_waits_by_unit(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(by_unit, "RETRY_S", 3_600.0)
+
+    async def scenario(scene: Scene) -> None:
+        assert await scene.send("ada", 5.0, "o") == "unmatched"
+        assert await scene.send("ada", 6.0, "p") == "unmatched"
+        await scene.expose(["ada"], [0], [5_000])
+        await scene.tail.wait_for_end("e")
+        live = scene.replica.experiments["e"]
+        row = np.zeros(1, REWARD)
+        row["unit"] = rendezvous(live.record).hash_units(["ada"])
+        row["time_ms"], row["value"] = await scene.store.time_ms(), math.nan
+        event = np.array([hash_event("o")], np.uint64)
+        assert await scene.rewards._intake_of(live).append(row, event, None) == b"u"
+        await scene.by_unit.look_again()
+        assert len(scene.by_unit.unmatched) == 0
+        assert [value for _, _, value, _ in await scene.revisions()] == [6.0]
 
     play(server, scenario)
 
@@ -349,6 +470,97 @@ def test_few_wait_and_the_oldest_go_first(server: ThrowawayStore, monkeypatch: p
         batch = [unit_reward("e", "ada", 1.0, f"o{i}") for i in range(9)]
         assert await scene.by_unit.submit(batch) == ["unmatched"] * 9
         assert (len(scene.by_unit.unmatched), scene.by_unit.unmatched.dropped) == (5, 4)
+
+    play(server, scenario)
+
+
+# Load
+
+
+def test_unknown_experiments_of_one_request_cost_one_look_for_news(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(scene: Scene) -> None:
+        looks = 0
+        news = scene.tail.wait_for_new_experiments
+
+        async def counted() -> None:
+            nonlocal looks
+            looks += 1
+            await news()
+
+        monkeypatch.setattr(scene.tail, "wait_for_new_experiments", counted)
+        batch = [unit_reward(f"no-{i}", "ada", 1.0, "o") for i in range(1_000)]
+        assert await scene.by_unit.submit(batch) == ["unknown"] * 1_000
+        assert looks == 1
+
+    play(server, scenario)
+
+
+def test_what_arrives_together_shares_looks_and_at_the_tail_nobody_asks_the_store(
+    server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(scene: Scene) -> None:
+        units = [f"u{i}" for i in range(300)]
+        first = await scene.expose(units, [0] * 300, [1_000] * 300)
+        await scene.tail.wait_for_end("e")
+        assert await scene.send("u0", 1.0, "warm") == "accepted"
+        live = scene.replica.experiments["e"]
+        await scene.tail.wait_for_end("e")
+        await scene.exposures.reach(live)
+        asked, looks = 0, 0
+        trimmed, read = scene.store.trimmed, scene.exposures.read
+
+        async def counted_trimmed(owner: str) -> Offset:
+            nonlocal asked
+            asked += owner == "e"
+            return await trimmed(owner)
+
+        async def counted_read(*args: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            return await read(*args)
+
+        monkeypatch.setattr(scene.store, "trimmed", counted_trimmed)
+        monkeypatch.setattr(scene.exposures, "read", counted_read)
+        await scene.exposures.reach(live)
+        assert asked == 0
+        verdicts = await asyncio.gather(*(scene.send(unit, 1.0, "o") for unit in units))
+        assert verdicts == ["accepted"] * 300
+        assert looks <= 3
+        decisions = [decision for decision, *_ in await scene.revisions()]
+        assert sorted(decisions[1:]) == [first + i for i in range(300)], "each joins its own"
+
+    play(server, scenario)
+
+
+def test_many_that_wait_never_hold_the_loop(server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_unit, "RETRY_S", 3_600.0)
+
+    async def scenario(scene: Scene) -> None:
+        for i in range(20_000):
+            scene.by_unit.unmatched.keep((7, i + 1, 0, i + 1), 0, 1.0, b"mark")
+        sizes: list[int] = []
+        look = scene.by_unit._look
+
+        async def counted(live: LiveExperiment, sent: by_unit.UnitEvents) -> InForce:
+            sizes.append(len(sent.units))
+            return await look(live, sent)
+
+        monkeypatch.setattr(scene.by_unit, "_look", counted)
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        running = asyncio.create_task(others())
+        await scene.by_unit.look_again()
+        assert turns >= 20
+        assert (max(sizes), sum(sizes)) == (by_unit.A_LOOK, 20_000)
+        running.cancel()
 
     play(server, scenario)
 
@@ -413,7 +625,7 @@ def test_a_snapshot_has_what_a_trimmed_log_has_not(server: ThrowawayStore) -> No
         await scene.expose(["eve"], [1], [500])
         trimmed = scene.replica.experiments["e"].offset
         await scene.store.trim("e", trimmed)
-        scene.by_unit._exposures = ExposuresLog(scene.store, scene.replica)
+        scene.by_unit._looks = Looks(ExposuresLog(scene.store, scene.replica))
         for unit in ("ada", "bob", "eve"):
             assert await scene.send(unit, 1.0, "o") == "accepted"
 
@@ -445,7 +657,7 @@ def test_an_arm_that_came_in_what_was_trimmed_is_known(server: ThrowawayStore) -
         await scene.store.append("e", events.CHANGED, events.encode(change))
         await scene.tail.wait_for_end("e")
         await scene.store.trim("e", live.offset)
-        scene.by_unit._exposures = ExposuresLog(scene.store, scene.replica)
+        scene.by_unit._looks = Looks(ExposuresLog(scene.store, scene.replica))
         await scene.expose(["bob"], [2], [500], n_arms=3)
         assert [await scene.send(unit, 1.0, "o") for unit in ("ada", "bob")] == ["accepted"] * 2
 

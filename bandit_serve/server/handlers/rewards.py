@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeGuard
+from typing import cast
 
 from aiohttp import web
 from msgspec import UNSET
@@ -20,10 +20,13 @@ from bandit_serve.api.rewards import (
     rewards_report,
 )
 from bandit_serve.errors import FieldError, InvalidInput, InvalidToken, Late, NotFound, RewardConflict
+from bandit_serve.rewards.order import is_by_unit, rounds
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Body, Entries, Reply, negotiated, read_bytes
 
 ONE_OR_MANY = "expected either decision_id and value, or experiment, unit, value and event_id, or rewards"
+MAX_ROUNDS = 64
+TOO_MANY_ROUNDS = f"expected one event to be named by token and by unit by turns at most {MAX_ROUNDS} times"
 
 
 class RewardHandlers:
@@ -66,17 +69,25 @@ class RewardHandlers:
         return negotiated(headers, report)
 
     async def _submit(self, rewards: Sequence[Reward | DecisionReward]) -> list[RewardVerdict]:
-        """Submits rewards; those by unit after the others, as events of theirs may be corrected."""
+        """Submits rewards: those by unit after the others, but of one event in the order in which they stand."""
         service = self._service
         if not rewards or isinstance(rewards[0], DecisionReward):  # then all are
             return await service.rewards.submit(rewards)
         verdicts: list[RewardVerdict] = ["invalid"] * len(rewards)
-        places = [i for i, reward in enumerate(rewards) if not _is_by_unit(reward)]
-        submitted = await service.rewards.submit([rewards[i] for i in places])
-        by_unit = [(i, reward) for i, reward in enumerate(rewards) if _is_by_unit(reward)]
-        submitted += await service.rewards_by_unit.submit([reward for _, reward in by_unit])
-        for i, verdict in zip([*places, *(i for i, _ in by_unit)], submitted, strict=True):
-            verdicts[i] = verdict
+        taken = await rounds(service.rewards, service.node.replica, cast(Sequence[Reward], rewards))
+        if len(taken) > MAX_ROUNDS:
+            raise InvalidInput(f"rewards: {TOO_MANY_ROUNDS}.", [FieldError("rewards", TOO_MANY_ROUNDS)])
+        for i, places in enumerate(taken):
+            some = [rewards[place] for place in places]
+            if not some:
+                continue
+            submitted = await (
+                service.rewards_by_unit.submit(cast(list[Reward], some))
+                if i % 2
+                else service.rewards.submit(some)
+            )
+            for place, verdict in zip(places, submitted, strict=True):
+                verdicts[place] = verdict
         return verdicts
 
     async def expose(self, request: web.Request) -> web.Response:
@@ -103,19 +114,15 @@ class RewardHandlers:
 
     def _why_invalid(self, reward: Reward | DecisionReward) -> Exception:
         by_unit, by_token = self._service.rewards_by_unit, self._service.rewards
-        refusal = by_unit.refusal(reward) if _is_by_unit(reward) else by_token.refusal(reward)
+        refusal = by_unit.refusal(reward) if is_by_unit(reward) else by_token.refusal(reward)
         if refusal is None:
             return InvalidToken("decision_id: expected the decision_id of one of our decisions.")
         at, detail = refusal
         return InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
 
 
-def _is_by_unit(reward: Reward | DecisionReward) -> TypeGuard[Reward]:
-    return isinstance(reward, Reward) and reward.unit is not UNSET
-
-
 def _unknown(reward: Reward | DecisionReward) -> NotFound:
-    if _is_by_unit(reward):
+    if is_by_unit(reward):
         return NotFound(f"There is no experiment {reward.experiment!r}.")
     return NotFound("The decision's experiment does not exist any more.")
 
