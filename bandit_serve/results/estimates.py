@@ -30,6 +30,8 @@ PRIOR = 1_000.0
 
 MIN_VARIANCE = 1e-190
 """Variances below this count as none: their products have no digits."""
+MAX_LOST = 1e-3
+"""Part of the squared deviations that numbers which left the sums may have taken with them: then nothing is said."""
 MIN_WEIGHT = 1e-50
 """Sum of weights below which two arms are not compared: one of them is never drawn then."""
 
@@ -106,6 +108,23 @@ class Sums:
     def expected(self) -> NDArray[np.bool_]:
         """True, bool () or (R,), where values deviate from more than a running mean: a model's, or one of their time."""
         return np.asarray(self.modelled + self.dated) > 0
+
+    def lost(self, kind: type[MetricKind], moving: bool) -> NDArray[np.bool_]:
+        """True, bool (K,), for arms whose digits went with numbers that were corrected or taken back.
+
+        A sum that held a number x has lost what is below half a unit in its last place with each number that was added
+        meanwhile. Values 0 and 1 are summed without rounding.
+        """
+        if kind.two_valued:
+            return np.zeros(self.n.shape, bool)
+        rounding = np.finfo(np.float64).eps
+        with np.errstate(over="ignore", invalid="ignore"):
+            gone = rounding * np.maximum(self.analysed, 1) * np.square(self.peak)
+            lost: NDArray[np.bool_] = (self.peak > 0.0) & ~(gone <= MAX_LOST * self.m2)
+            if moving:
+                gone = rounding * np.maximum(self.eligible, 1) * np.square(self.score_peak)
+                lost |= (self.score_peak > 0.0) & ~(gone <= MAX_LOST * self.variation)
+        return lost
 
     @property
     def sample_variance(self) -> Floats:

@@ -74,9 +74,11 @@ class MetricTable:
         self.mean_limits = self.metric.traits.mean_limits(experiment.unit, experiment.missing)
         self.sums = Sums.of(fold.sums, index)
         self.unguarded = self.sums.unsquared if self.sums.contextual and self.sums.moved else 0
-        self.valid = self.sums.unfloored == 0 and self.unguarded == 0
-        self.moving = self.sums.moved and self.valid
         kind, control, tuned_for = KINDS[self.metric.kind], self.control, experiment.stopping.tuned_for
+        guarded = self.sums.unfloored == 0 and self.unguarded == 0
+        self.lost = self.sums.lost(kind, self.sums.moved)
+        self.valid = guarded and not self.lost.any()
+        self.moving = self.sums.moved and guarded
         self.estimates: Estimates = (
             moving_shares(self.sums, kind, control, fold.evidence.peers, tuned_for)
             if self.moving
@@ -94,7 +96,9 @@ class MetricTable:
 
     def _make_aids(self) -> None:
         sums, metric, there = self.sums, self.metric, self.there
-        if not sums.moved:
+        if self.lost.any():
+            self.best = self.loss = np.full(len(there), np.nan)
+        elif not sums.moved:
             self.best = decision_aids.probability_best(sums, metric, there)
             self.loss = decision_aids.expected_loss(sums, metric, there)
         elif self.valid:
@@ -171,7 +175,7 @@ class MetricTable:
         return MetricResult(
             n=n,
             mean=_number(sums.mean[arm]) if n else None,
-            std=_number(math.sqrt(sums.sample_variance[arm])) if n > 1 else None,
+            std=_number(math.sqrt(sums.sample_variance[arm])) if n > 1 and not self.lost[arm] else None,
             interval=self._mean_interval(arm),
             difference=_number(estimates.differences.mean[arm]) if estimates.compared[arm] else None,
             difference_interval=self._interval(estimates.differences, arm, self.alpha)

@@ -1,15 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Units that enter the sums once, with all their rewards: `unit: user`."""
 
-from libc.math cimport NAN, fmax, fmin, isfinite, isnan
+from libc.math cimport NAN, fmax, fmin, isnan
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 import numpy as np
 
 from bandit_serve.results._accumulators cimport Accumulators
 from bandit_serve.results._share_history cimport ShareHistory, Timeline
-from marks cimport CROSSED, PLAIN, SEEN, UNFLOORED
 from expansion cimport expansion_add
+from marks cimport CROSSED, PLAIN, SEEN, UNFLOORED
 from reward cimport Reward, Revision
 from room cimport MIN_ROOM, room_for
 from thinning cimport MAX_HALVINGS, is_taken
@@ -63,6 +63,7 @@ cdef class Units:
     cdef uint8_t[::1] flags
     # NaN: no reward yet, of a metric that does not count what is missing. Once `counting`, with `takes_max`: how many are 1
     cdef double[:, ::1] values
+    cdef double[:, :, ::1] rests        # once `counting`: what is missing in values, larger one first
     cdef uint8_t[:, ::1] present        # once `counting`, with `ignore`: how many values there are, or FOR_GOOD
     cdef uint32_t[::1] dated            # likewise, bit m: entered for metric m with centres of its time
     cdef bint counting
@@ -99,6 +100,7 @@ cdef class Units:
         self.values = np.zeros((MIN_ROOM, sums.n_metrics))
         self.present = np.zeros((0, sums.n_metrics), np.uint8)
         self.dated = np.zeros(0, np.uint32)
+        self.rests = np.zeros((0, sums.n_metrics, 2))
 
     def __dealloc__(self):
         map_free(&self.rows)
@@ -143,14 +145,13 @@ cdef class Units:
                 continue
             if self.counts_present():
                 self.present[row, rows[i].metric] = FOR_GOOD
-            self.change(row, rows[i].metric, rows[i].value)
+            self.change(row, rows[i].metric, rows[i].value, 0.0)
 
     def revise(self, const Revision[::1] rows, const uint8_t[::1] unfloored, x=None):
         """As `reward`, for values that are sums of events. With `ignore` a unit leaves with the last one that is gone."""
         cdef Py_ssize_t i, m
         cdef int32_t row
         cdef uint8_t there
-        cdef double change
         cdef bint new, gone
         self.begin_to_count()
         for i in range(rows.shape[0]):
@@ -167,8 +168,7 @@ cdef class Units:
                 if there == 0:
                     self.leave(row, m)
                     continue
-            change = 0.0 if gone else rows[i].reward.value
-            self.change(row, m, change if new else change - rows[i].former)
+            self.change(row, m, 0.0 if gone else rows[i].reward.value, 0.0 if new else rows[i].former)
 
     cdef bint counts_present(self) noexcept:
         return self.counting and not self.zero
@@ -179,6 +179,7 @@ cdef class Units:
         if self.counting:
             return 0
         self.counting = True
+        self.rests = np.zeros((self.unit.shape[0], self.sums.n_metrics, 2))
         if self.zero:
             return 0
         self.present = np.zeros((self.unit.shape[0], self.sums.n_metrics), np.uint8)
@@ -200,15 +201,18 @@ cdef class Units:
         vector = self.shares.keep_shares_of(self.shares.slot(reward.incarnation), reward)
         return self.enrol(reward.unit, reward.time_ms, reward.arm, vector, reward.propensity, unfloored)
 
-    cdef int change(self, int32_t row, Py_ssize_t m, double change) except -1:
-        """A unit has one reward more, or one that is so much more."""
+    cdef int change(self, int32_t row, Py_ssize_t m, double reward, double former) except -1:
+        """A unit has a reward in place of a former one, 0 where it had none."""
         cdef double old = self.value(row, m)
         if isnan(self.values[row, m]):
-            self.values[row, m] = change
-        elif self.takes_max[m] and not self.counting:
-            self.values[row, m] = max(old, change)
+            self.values[row, m] = reward - former
+        elif self.counting:
+            self.values[row, m] = expansion_add(self.values[row, m], &self.rests[row, m, 0], reward)
+            self.values[row, m] = expansion_add(self.values[row, m], &self.rests[row, m, 0], -former)
+        elif self.takes_max[m]:
+            self.values[row, m] = max(old, reward)
         else:
-            self.values[row, m] += change
+            self.values[row, m] += reward
         if self.entered[row] >> m & 1:
             self.sums.update(m, self.arm[row], self.shares_or_null(row), -self.vector[row], self.propensity[row],
                              old, self.value(row, m), self.flags[row] & PLAIN != 0, self.unit[row], 0,
@@ -229,6 +233,7 @@ cdef class Units:
             self.entered[row] &= ~(<uint32_t> 1 << m)
             self.dated[row] &= ~(<uint32_t> 1 << m)
         self.values[row, m] = 0.0
+        self.rests[row, m, :] = 0.0
 
     @property
     def one_in(self):
@@ -265,6 +270,8 @@ cdef class Units:
         self.flags[row] = 0
         for m in range(self.sums.n_metrics):
             self.values[row, m] = NAN if self.zero and not self.counts_missing[m] else 0.0
+        if self.counting:
+            self.rests[row, :, :] = 0.0
         if self.counts_present():
             self.present[row, :] = 0
             self.dated[row] = 0
@@ -358,6 +365,8 @@ cdef class Units:
         self.arm = longer(self.arm, room)
         self.flags = longer(self.flags, room)
         self.values = longer(self.values, room)
+        if self.counting:
+            self.rests = longer(self.rests, room)
         if self.counts_present():
             self.present = longer(self.present, room)
             self.dated = longer(self.dated, room)
@@ -384,6 +393,7 @@ cdef class Units:
             "values": first_rows(self.values, self.n_units),
             "counting": np.array([self.counting]),
             "present": first_rows(self.present, self.n_units if self.counts_present() else 0),
+            "rests": first_rows(self.rests, self.n_units if self.counting else 0),
             "dated": first_rows(self.dated, self.n_units if self.counts_present() else 0),
         }
 
@@ -399,7 +409,12 @@ cdef class Units:
             raise ValueError("the snapshot leaves more units out than there can be")
         self.closed_ms = state["closed_ms"][0]
         self.counting = "counting" in state and state["counting"][0]
+        self.rests = np.zeros((self.unit.shape[0] if self.counting else 0, sums.n_metrics, 2))
         self.widen(room_for(n + 1))
+        if self.counting and "rests" in state:
+            if state["rests"].shape != (n, sums.n_metrics, 2):
+                raise ValueError("the snapshot's values are not those of its units")
+            np.asarray(self.rests)[:n] = state["rests"]
         if self.counts_present():
             if state["present"].shape != (n, sums.n_metrics):
                 raise ValueError("the snapshot does not count the values of all its units")

@@ -7,7 +7,7 @@ import math
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from result_states import parts_of, state_of
 from simulated_results import START_MS, exposed, record, revised, rewarded
@@ -398,3 +398,39 @@ def test_withdrawn_decisions_leave_no_negative_variance():
             assert (np.asarray(sums[name]) >= 0.0).all(), name
         msgspec.json.encode(report(fold, fold.record, {}, 0))
     assert fold.sums.counts().tolist() == [0, 0]
+
+
+NUMBERS = st.floats(-1e18, 1e18).filter(lambda x: x == 0.0 or abs(x) > 1e-10)
+
+
+@pytest.mark.parametrize("missing", ["ignore", "zero"])
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 3), NUMBERS | st.just(NONE)), min_size=1, max_size=30),
+    again_at=st.integers(0, 30),
+)
+@example(changes=[(0, 0.37), (1, 1e17), (1, 1.0)], again_at=2)
+@example(changes=[(0, 1.7e12), (0, 0.1)], again_at=1)
+@example(changes=[(0, 0.1), (1, 0.3), (2, 1e17), (3, 0.7), (2, NONE)], again_at=3)
+@settings(max_examples=200, deadline=None)
+def test_a_units_value_is_the_rounded_sum_of_its_decisions_in_the_end(missing, changes, again_at):
+    """To the last bit, in any order and also from a snapshot, of numbers from 1e-10 to 1e18."""
+    fold = fold_of("user", missing)
+    units = np.full(5, 4, np.uint64)
+    fold.apply(Offset(START_MS, 0), exposed(0, np.full(5, 1), VECTORS[:1], [5], units=units))
+    of = {"arm": 1, "unit": 4, "propensity": 0.25, "metric": 1}
+    values = [NONE] * 4
+    # A further decision of 0, which stays, so that the unit does.
+    fold.apply(Offset(START_MS, 1), revised(counter=4, value=0.0, **of))
+    for i, (counter, value) in enumerate(changes):
+        if i == again_at:
+            fold = ResultsFold.from_state(fold.offset, fold.state())
+        if math.isnan(value) and math.isnan(values[counter]):
+            continue
+        change = revised(
+            counter=counter, value=value, former=values[counter], since_ms=START_MS if i else FIRST, **of
+        )
+        fold.apply(Offset(START_MS + 1 + i, 0), change)
+        values[counter] = value
+    expected = math.fsum(value for value in values if not math.isnan(value))
+    about, parts = parts_of(fold.state())
+    assert parts["decisions"]["values"][0, 1] == expected
