@@ -98,7 +98,6 @@ class Evidence:
 
     def look_at(self, metric: int, sums: Sums, experiment: Experiment) -> None:
         kind, control = KINDS[experiment.metrics[metric].kind], experiment.control_arm
-        self.next_look[metric] = sums.analysed + max(1, int(sums.analysed * GROWTH))
         alpha, tuned_for = experiment.stopping.alpha, experiment.stopping.tuned_for
         if not sums.lost(kind, moving=True).any():
             self._note(metric, True, moving_shares(sums, kind, control, self.peers, tuned_for), alpha)
@@ -108,6 +107,7 @@ class Evidence:
             sums.n, sums.balance
         ):
             self._look_at_ratio(sums)
+        self.next_look[metric] = sums.analysed + max(1, int(sums.analysed * GROWTH))
 
     def _note(self, metric: int, moving: bool, estimates: Estimates, alpha: float) -> None:
         above, below = directed(estimates, alpha)

@@ -39,7 +39,8 @@ class Preview(Struct, frozen=True):
 
 class MetricResult(Struct, frozen=True):
     """One arm on one metric. `n`, `mean` and `std` are those of the sample that is analysed; `preview` is null where
-    nothing is open, or a missing reward is none.
+    nothing is open, or a missing reward is none. All but `n` is null where a value that left the sums took their digits
+    along.
 
     `interval` and `difference_interval` hold at level 1 - alpha each, at every time, not for all arms
     together; `p_value` is adjusted by Holm over the arms that are compared with control. When shares moved,
@@ -154,7 +155,8 @@ class MetricTable:
     def liftable(self) -> NDArray[np.bool_]:
         """True, bool (K,), for arms with a lift: control is not 0, and the estimates are values the metric can have."""
         estimates = self.estimates
-        known: NDArray[np.bool_] = estimates.compared & self.lifts.known
+        lost = self.lost | self.lost[self.control]
+        known: NDArray[np.bool_] = estimates.compared & self.lifts.known & ~lost
         if self.mean_limits[0] >= 0.0:
             control = estimates.controls.mean
             known &= (control > 0.0) & (control + estimates.differences.mean >= 0.0)
@@ -169,15 +171,16 @@ class MetricTable:
     def row(self, arm: int, still_open: StillOpen | None) -> MetricResult:
         """Result of one arm; `still_open` as in the fold."""
         sums, estimates = self.sums, self.estimates
-        n = int(sums.n[arm])
+        n, lost = int(sums.n[arm]), bool(self.lost[arm])
+        compared = bool(estimates.compared[arm]) and not (lost or self.lost[self.control])
         comparable = self.valid and bool(estimates.comparable[arm])
         liftable = bool(self.liftable()[arm])
         return MetricResult(
             n=n,
-            mean=_number(sums.mean[arm]) if n else None,
-            std=_number(math.sqrt(sums.sample_variance[arm])) if n > 1 and not self.lost[arm] else None,
+            mean=_number(sums.mean[arm]) if n and not lost else None,
+            std=_number(math.sqrt(sums.sample_variance[arm])) if n > 1 and not lost else None,
             interval=self._mean_interval(arm),
-            difference=_number(estimates.differences.mean[arm]) if estimates.compared[arm] else None,
+            difference=_number(estimates.differences.mean[arm]) if compared else None,
             difference_interval=self._interval(estimates.differences, arm, self.alpha)
             if comparable
             else None,

@@ -434,3 +434,104 @@ def test_a_units_value_is_the_rounded_sum_of_its_decisions_in_the_end(missing, c
     expected = math.fsum(value for value in values if not math.isnan(value))
     about, parts = parts_of(fold.state())
     assert parts["decisions"]["values"][0, 1] == expected
+
+
+@pytest.mark.parametrize("unit", ["request", "user"])
+@pytest.mark.parametrize("kind", ["fixed_split", "thompson"])
+@pytest.mark.parametrize(("typo", "kept"), [(1e5, True), (1e12, False), (1e18, False), (1e80, False)])
+def test_of_a_corrected_typo_nothing_is_left_or_nothing_is_said(unit, kind, typo, kept):
+    """Others come while it stands. Arms do not differ."""
+    rng = np.random.default_rng(3)
+    n = 900
+    traffic = Traffic(rng, n, n_units=1)
+    traffic.units = np.arange(1, n + 1, dtype=np.uint64)
+    fold, final = fold_of(unit, "ignore", kind), fold_of(unit, "ignore", kind)
+    values = rng.normal(10.0, 1.0, n)
+    wrong = np.where(np.arange(n) == 300, typo, values)
+    for each in (fold, final):
+        each.apply(Offset(START_MS, 0), traffic.exposure(unit))
+    for first in range(0, n, 100):
+        some = np.arange(first, first + 100)
+        for each, column in ((fold, wrong), (final, values)):
+            each.apply(
+                Offset(START_MS + 600 + first, 0),
+                revised(metric=1, value=column[some], **traffic.columns(some)),
+            )
+    one = {"metric": 1, "since_ms": START_MS + 900, **traffic.columns(np.array([300]))}
+    fold.apply(Offset(START_MS + 2_000, 0), revised(value=values[300], former=typo, **one))
+    mine, its = (report(each, each.record, {}, START_MS + 2_000) for each in (fold, final))
+    assert mine.winner is None
+    for of_arm, should in zip(mine.arms, its.arms, strict=True):
+        row, expected = of_arm.metrics["worth"], should.metrics["worth"]
+        assert row.n == expected.n
+        if kept:
+            assert row.mean == pytest.approx(expected.mean, rel=1e-9)
+            assert row.std == pytest.approx(expected.std, rel=1e-3)
+            assert row.interval is not None
+        else:
+            assert (row.interval, row.difference_interval, row.p_value) == (None, None, None)
+    lost = [row.metrics["worth"].mean is None for row in mine.arms]
+    assert sum(lost) == (0 if kept else 1)
+
+
+@pytest.mark.parametrize("unit", ["request", "user"])
+@pytest.mark.parametrize("again", [False, True])
+def test_scores_of_values_that_changed_are_those_of_the_values_in_the_end(unit, again):
+    """With shares that move, and sums of squares, too: both folds score the second half around the first's means."""
+    rng = np.random.default_rng(8)
+    n = 400
+    traffic = Traffic(rng, n)
+    traffic.units = np.arange(1, n + 1, dtype=np.uint64)
+    traffic.ages_ms = np.arange(n)
+    fold, final = fold_of(unit, "ignore", "thompson"), fold_of(unit, "ignore", "thompson")
+    first, final_values = rng.normal(5.0, 1.0, (2, n))
+    gone = rng.random(n) < 0.2
+    early, late = np.arange(n // 2), np.arange(n // 2, n)
+    stays = late[~gone[late]]
+    for each in (fold, final):
+        each.apply(Offset(START_MS, 0), traffic.exposure(unit))
+        each.apply(
+            Offset(START_MS + 600, 0), revised(metric=1, value=first[early], **traffic.columns(early))
+        )
+    fold.apply(Offset(START_MS + 700, 0), revised(metric=1, value=first[late], **traffic.columns(late)))
+    if again:
+        fold = ResultsFold.from_state(fold.offset, fold.state())
+    end = np.where(gone, NONE, final_values)[late]
+    changes = revised(
+        metric=1, value=end, former=first[late], since_ms=START_MS + 700, **traffic.columns(late)
+    )
+    fold.apply(Offset(START_MS + 800, 0), changes)
+    final.apply(
+        Offset(START_MS + 700, 0), revised(metric=1, value=final_values[stays], **traffic.columns(stays))
+    )
+    expected = final.sums.of_metric(1)
+    assert expected["moved"] == 1
+    for name, column in fold.sums.of_metric(1).items():
+        if name not in ("peak", "score_peak", "latest_ms"):
+            np.testing.assert_allclose(column, expected[name], rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("end", [1.0, NONE])
+def test_where_all_failures_are_corrected_arms_that_do_not_differ_are_not_told_apart(end):
+    """Shares drift, and in the end every value is 1."""
+    excluded = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        fold = fold_of("request", "ignore", "thompson")
+        share, of = 0.4, {"metric": 0}
+        for block in range(20):
+            share = float(np.clip(share + rng.normal(0.0, 0.1), 0.1, 0.6))
+            shares = np.array([0.8 - share, share, 0.2])
+            arms, values = rng.choice(3, 100, p=shares), (rng.random(100) < 0.3).astype(float)
+            counters, made_ms = block * 100 + np.arange(100), START_MS + 20 * block
+            exposure = exposed(block * 100, arms, shares[None], [100], time_ms=made_ms)
+            fold.apply(Offset(made_ms, 0), exposure)
+            of = {"arm": arms, "propensity": shares[arms], "counter": counters, "time_ms": made_ms}
+            fold.apply(Offset(made_ms + 5, 0), revised(value=values, **of))
+            low = {name: np.asarray(of[name])[values == 0] for name in ("arm", "propensity", "counter")}
+            change = revised(value=end, former=0.0, since_ms=made_ms + 5, time_ms=made_ms, **low)
+            fold.apply(Offset(made_ms + 10, 0), change)
+        intervals = [arm.metrics["hit"].difference_interval for arm in report(fold, fold.record, {}, 0).arms]
+        assert [interval is None for interval in intervals] == [True, False, False]
+        excluded += any(interval and not interval[0] <= 0.0 <= interval[1] for interval in intervals)
+    assert excluded <= 1
