@@ -482,7 +482,7 @@ def test_scores_of_values_that_changed_are_those_of_the_values_in_the_end(unit, 
     n = 400
     traffic = Traffic(rng, n)
     traffic.units = np.arange(1, n + 1, dtype=np.uint64)
-    traffic.ages_ms = np.arange(n)
+    traffic.ages_ms = np.minimum(np.arange(n), n // 2)
     fold, final = fold_of(unit, "ignore", "thompson"), fold_of(unit, "ignore", "thompson")
     first, final_values = rng.normal(5.0, 1.0, (2, n))
     gone = rng.random(n) < 0.2
