@@ -106,7 +106,7 @@ class Sums:
 
     @property
     def expected(self) -> NDArray[np.bool_]:
-        """True, bool () or (R,), where values deviate from more than a running mean: a model's, or one of their time."""
+        """True, bool () or (R,), where values deviate from what a model or a mean of their time expected."""
         return np.asarray(self.modelled + self.dated) > 0
 
     def lost(self, kind: type[MetricKind], moving: bool) -> NDArray[np.bool_]:

@@ -29,13 +29,13 @@ N_ARMS = 3
 VECTORS = np.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]])
 
 
-def fold_of(unit: str, missing: str, kind: str = "fixed_split", **fields) -> ResultsFold:
+def fold_of(unit: str, missing: str, kind: str = "fixed_split", metrics=METRICS, **fields) -> ResultsFold:
     about = record(
         N_ARMS,
         unit=unit,
         missing=missing,
         window=f"{WINDOW_MS}ms",
-        metrics=METRICS,
+        metrics=metrics,
         policy=PolicySpec(kind=kind, min_share=0.05) if kind != "fixed_split" else None,
         **fields,
     )
@@ -432,7 +432,7 @@ def test_a_units_value_is_the_rounded_sum_of_its_decisions_in_the_end(missing, c
         fold.apply(Offset(START_MS + 1 + i, 0), change)
         values[counter] = value
     expected = math.fsum(value for value in values if not math.isnan(value))
-    about, parts = parts_of(fold.state())
+    _, parts = parts_of(fold.state())
     assert parts["decisions"]["values"][0, 1] == expected
 
 
@@ -445,7 +445,8 @@ def test_of_a_corrected_typo_nothing_is_left_or_nothing_is_said(unit, kind, typo
     n = 900
     traffic = Traffic(rng, n, n_units=1)
     traffic.units = np.arange(1, n + 1, dtype=np.uint64)
-    fold, final = fold_of(unit, "ignore", kind), fold_of(unit, "ignore", kind)
+    worth = (Metric(name="worth", kind="continuous", role="objective"),)
+    fold, final = (fold_of(unit, "ignore", kind, metrics=worth) for _ in range(2))
     values = rng.normal(10.0, 1.0, n)
     wrong = np.where(np.arange(n) == 300, typo, values)
     for each in (fold, final):
@@ -455,12 +456,13 @@ def test_of_a_corrected_typo_nothing_is_left_or_nothing_is_said(unit, kind, typo
         for each, column in ((fold, wrong), (final, values)):
             each.apply(
                 Offset(START_MS + 600 + first, 0),
-                revised(metric=1, value=column[some], **traffic.columns(some)),
+                revised(value=column[some], **traffic.columns(some)),
             )
-    one = {"metric": 1, "since_ms": START_MS + 900, **traffic.columns(np.array([300]))}
+    one = {"since_ms": START_MS + 900, **traffic.columns(np.array([300]))}
     fold.apply(Offset(START_MS + 2_000, 0), revised(value=values[300], former=typo, **one))
     mine, its = (report(each, each.record, {}, START_MS + 2_000) for each in (fold, final))
     assert mine.winner is None
+    assert ("have lost the digits" in mine.reason) != kept
     for of_arm, should in zip(mine.arms, its.arms, strict=True):
         row, expected = of_arm.metrics["worth"], should.metrics["worth"]
         assert row.n == expected.n
@@ -490,9 +492,7 @@ def test_scores_of_values_that_changed_are_those_of_the_values_in_the_end(unit, 
     stays = late[~gone[late]]
     for each in (fold, final):
         each.apply(Offset(START_MS, 0), traffic.exposure(unit))
-        each.apply(
-            Offset(START_MS + 600, 0), revised(metric=1, value=first[early], **traffic.columns(early))
-        )
+        each.apply(Offset(START_MS + 600, 0), revised(metric=1, value=first[early], **traffic.columns(early)))
     fold.apply(Offset(START_MS + 700, 0), revised(metric=1, value=first[late], **traffic.columns(late)))
     if again:
         fold = ResultsFold.from_state(fold.offset, fold.state())
@@ -512,7 +512,7 @@ def test_scores_of_values_that_changed_are_those_of_the_values_in_the_end(unit, 
 
 
 @pytest.mark.parametrize("end", [1.0, NONE])
-def test_where_all_failures_are_corrected_arms_that_do_not_differ_are_not_told_apart(end):
+def test_where_all_failures_are_corrected_no_difference_is_shown_of_arms_without_one(end):
     """Shares drift, and in the end every value is 1."""
     excluded = 0
     for seed in range(20):
