@@ -6,6 +6,7 @@ of squared deviations (Welford 1962), which stays exact where a sum of squares c
 rewards keeps the sum of rewards over propensities, too.
 """
 
+from libc.float cimport DBL_EPSILON
 from libc.math cimport fmax
 from libc.stdint cimport int64_t
 from numpy.random cimport bitgen_t
@@ -171,6 +172,11 @@ cdef inline bint tally_is_rest(double rest, double weight) noexcept nogil:
     return rest <= 1e-9 * weight
 
 
+cdef inline double tally_left(double m2, double n, double change) noexcept nogil:
+    """`m2`, which a correction by `change` has left, or what rounding may have taken from it if that is more."""
+    return fmax(m2, DBL_EPSILON * n * change * change)
+
+
 cdef inline void tally_revise(
     tally_t *tally, Py_ssize_t arm, double weight, double former, double reward, double propensity
 ) noexcept nogil:
@@ -186,7 +192,9 @@ cdef inline void tally_revise(
             return
         change, before = reward - former, tally.mean[arm]
         tally.mean[arm] = tally_held(before + change * (weight / tally.n[arm]), tally.low, tally.high)
-        tally.m2[arm] = fmax(0.0, tally.m2[arm] + weight * change * ((reward - tally.mean[arm]) + (former - before)))
+        tally.m2[arm] = tally_left(
+            tally.m2[arm] + weight * change * ((reward - tally.mean[arm]) + (former - before)), tally.n[arm], change
+        )
     else:
         scaled = tally_scaled(tally, reward)
         change = scaled - tally_scaled(tally, former)
@@ -216,7 +224,9 @@ cdef inline void tally_withdraw(
     if tally.unbounded:
         before = tally.mean[arm]
         tally.mean[arm] = tally_held(before + (before - reward) * (weight / left), tally.low, tally.high)
-        tally.m2[arm] = fmax(0.0, tally.m2[arm] - weight * (reward - before) * (reward - tally.mean[arm]))
+        tally.m2[arm] = tally_left(
+            tally.m2[arm] - weight * (reward - before) * (reward - tally.mean[arm]), left, reward - tally.mean[arm]
+        )
     else:
         before = tally_scaled(tally, reward)
         tally.total[arm] = tally_held(tally.total[arm] - weight * before, 0.0, left)

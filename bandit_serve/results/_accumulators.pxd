@@ -17,8 +17,11 @@ cdef class Accumulators:
     cdef double[:, ::1] total_, shifted_, m2_, cube_, score_, square_, inverse_, balance_, spread_
     cdef double[:, ::1] pair_weight_, pair_score_, pair_control_score_, pair_weight_square_, pair_square_score_
     cdef double[:, ::1] pair_square_, pair_inverse_, pair_control_inverse_, split_, residual_, residual_cube_
-    cdef double[:, ::1] predicted_, predicted_square_, pair_predicted_, pair_predicted_square_
-    cdef int64_t[::1] analysed_, unfloored_, unsquared_, moved_, modelled_
+    cdef double[:, ::1] predicted_, predicted_square_, pair_predicted_, pair_predicted_square_, peak_, score_peak_
+    cdef int64_t[::1] analysed_, unfloored_, unsquared_, moved_, modelled_, dated_, latest_ms_
+    cdef int64_t[::1] next_epoch_, n_epochs_
+    cdef int64_t[:, ::1] epoch_ms_              # (M, E), of a metric's epochs in their order
+    cdef double[:, :, ::1] epoch_centre_        # (M, E, K)
     cdef double[::1] grand_, origin_, expected
     cdef uint64_t[::1] first_who_, first_number_
     cdef outcome_t model
@@ -31,13 +34,23 @@ cdef class Accumulators:
     cdef int make_model(self, Py_ssize_t n_features, given=*) except -1
     cdef double centre(self, Py_ssize_t m, Py_ssize_t k) noexcept nogil
     cdef double weight(self, const double *e, Py_ssize_t k, bint plain) noexcept nogil
-    cdef void expect(self, Py_ssize_t m, const double *e, const float *x) noexcept nogil
+    cdef Py_ssize_t epoch_of(self, Py_ssize_t m, bint dated, int64_t time_ms) noexcept nogil
+    cdef int meet(self, Py_ssize_t m, int64_t time_ms) except -1
+    cdef double centre_at(self, Py_ssize_t m, Py_ssize_t k, Py_ssize_t epoch) noexcept nogil
+    cdef void expect(self, Py_ssize_t m, const double *e, const float *x, Py_ssize_t epoch) noexcept nogil
+    cdef int analyse_dated(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
+                           uint64_t who, uint64_t number, int64_t time_ms) except -1
+    cdef void enter(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
+                    uint64_t who, uint64_t number, const float *x, Py_ssize_t epoch) noexcept nogil
+    cdef void mark_peak(self, Py_ssize_t m, Py_ssize_t arm, double value, double score, uint64_t who,
+                        uint64_t number) noexcept nogil
     cdef void analyse(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
                       uint64_t who, uint64_t number, const float *x) noexcept nogil
     cdef void update(self, Py_ssize_t m, Py_ssize_t arm, const double *e, Py_ssize_t all_of, double propensity,
-                     double old, double new, bint plain, uint64_t who, uint64_t number) noexcept nogil
+                     double old, double new, bint plain, uint64_t who, uint64_t number, bint dated,
+                     int64_t time_ms) noexcept nogil
     cdef void withdraw(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
-                       uint64_t who, uint64_t number, bint modelled) noexcept
+                       uint64_t who, uint64_t number, bint dated, int64_t time_ms) noexcept
     cdef void clear_scores(self, Py_ssize_t m, Py_ssize_t k) noexcept
     cdef void clear_pair(self, Py_ssize_t m, Py_ssize_t k) noexcept
     cdef int clear(self, Py_ssize_t m) except -1

@@ -30,6 +30,8 @@ PRIOR = 1_000.0
 
 MIN_VARIANCE = 1e-190
 """Variances below this count as none: their products have no digits."""
+MAX_LOST = 1e-3
+"""Part of the squared deviations that numbers which left the sums may have taken with them: then nothing is said."""
 MIN_WEIGHT = 1e-50
 """Sum of weights below which two arms are not compared: one of them is never drawn then."""
 
@@ -67,11 +69,14 @@ class Sums:
     predicted_square: Floats
     pair_predicted: Floats
     pair_predicted_square: Floats
+    peak: Floats
+    score_peak: Floats
     origin: float
     analysed: int
     unfloored: int
     unsquared: int
     modelled: int
+    dated: int
     moved: bool
     contextual: bool
 
@@ -84,6 +89,7 @@ class Sums:
             unfloored=int(rows["unfloored"]),
             unsquared=int(rows["unsquared"]),
             modelled=int(rows["modelled"]),
+            dated=int(rows["dated"]),
             origin=float(rows["origin"]),
             moved=bool(rows["moved"]),
             contextual=sums.contextual,
@@ -97,6 +103,28 @@ class Sums:
     def shifted_mean(self) -> Floats:
         """Means without `origin`, (K,): differences are made from them, so that they keep their digits."""
         return self.shifted / np.maximum(self.n, 1)
+
+    @property
+    def expected(self) -> NDArray[np.bool_]:
+        """True, bool () or (R,), where values deviate from what a model or a mean of their time expected."""
+        return np.asarray(self.modelled + self.dated) > 0
+
+    def lost(self, kind: type[MetricKind], moving: bool) -> NDArray[np.bool_]:
+        """True, bool (K,), for arms whose digits went with numbers that were corrected or taken back.
+
+        A sum that held a number x has lost what is below half a unit in its last place with each number that was added
+        meanwhile. Values 0 and 1 are summed without rounding.
+        """
+        if kind.two_valued:
+            return np.zeros(self.n.shape, bool)
+        rounding = np.finfo(np.float64).eps
+        with np.errstate(over="ignore", invalid="ignore"):
+            gone = rounding * np.maximum(self.analysed, 1) * np.square(self.peak)
+            lost: NDArray[np.bool_] = (self.peak > 0.0) & ~(gone <= MAX_LOST * self.m2)
+            if moving:
+                gone = rounding * np.maximum(self.eligible, 1) * np.square(self.score_peak)
+                lost |= (self.score_peak > 0.0) & ~(gone <= MAX_LOST * self.variation)
+        return lost
 
     @property
     def sample_variance(self) -> Floats:
@@ -113,9 +141,9 @@ class Sums:
 
     @property
     def residual_skewness(self) -> Floats:
-        """Skewness of the deviations from what a model expected; `skewness` where no model was asked."""
+        """Skewness of the deviations from what was expected; `skewness` where that was a running mean."""
         skewness_of_residuals = self._moved_up(self.residual_cube, np.maximum(self.residual, 0.0))
-        return np.where(self.modelled, skewness_of_residuals, self.skewness)
+        return np.where(self.expected, skewness_of_residuals, self.skewness)
 
     def _moved_up(self, third: Floats, second: Floats) -> Floats:
         """Skewness from the sums of cubed and squared deviations, (K,), moved up towards that within all arms."""
@@ -140,19 +168,19 @@ class Sums:
 
     @property
     def predicted_variation(self) -> Floats:
-        """Sum of the squared deviations of what each arm was expected to bring, 0 where no model was asked."""
+        """Sum of the squared deviations of what each arm was expected to bring, 0 where that was a running mean."""
         spread = self.predicted_square - np.square(self.predicted) / np.maximum(self.eligible, 1)
-        return np.where(self.modelled, np.maximum(spread, 0.0), 0.0)
+        return np.where(self.expected, np.maximum(spread, 0.0), 0.0)
 
     @property
     def pair_predicted_variation(self) -> Floats:
         """Sum of w^2 times the squared deviations of the expected differences, as above."""
         weight = np.where(self.pair_weight_square > 0.0, self.pair_weight_square, 1.0)
         spread = self.pair_predicted_square - np.square(self.pair_predicted) / weight
-        return np.where(self.modelled, np.maximum(spread, 0.0), 0.0)
+        return np.where(self.expected, np.maximum(spread, 0.0), 0.0)
 
     def residual_variance(self, kind: type[MetricKind]) -> Floats:
-        """Variance of the deviations from what a model expected; `cautious_variance` where no model was asked.
+        """Variance of the deviations from what was expected; `cautious_variance` where that was a running mean.
 
         To the squared deviations of values 0 and 1 is added what one success and one failure more add to those from
         their mean: an arm without a success, which a model predicts well, varies all the same.
@@ -168,7 +196,7 @@ class Sums:
             own = residual / np.maximum(self.n - 1, 1)
         pooled = residual.sum(axis=0) / np.maximum(self.analysed - 1, 1)
         cautious = own + np.maximum(pooled - own, 0.0) * PRIOR / (self.n + PRIOR)
-        return np.where(self.modelled, cautious, self.cautious_variance(kind))
+        return np.where(self.expected, cautious, self.cautious_variance(kind))
 
     def cautious_variance(self, kind: type[MetricKind]) -> Floats:
         """Each arm's variance, moved up towards that of all arms by the weight of `PRIOR` observations.

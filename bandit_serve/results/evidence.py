@@ -99,8 +99,9 @@ class Evidence:
     def look_at(self, metric: int, sums: Sums, experiment: Experiment) -> None:
         kind, control = KINDS[experiment.metrics[metric].kind], experiment.control_arm
         alpha, tuned_for = experiment.stopping.alpha, experiment.stopping.tuned_for
-        self._note(metric, True, moving_shares(sums, kind, control, self.peers, tuned_for), alpha)
-        if not sums.moved:
+        if not sums.lost(kind, moving=True).any():
+            self._note(metric, True, moving_shares(sums, kind, control, self.peers, tuned_for), alpha)
+        if not sums.moved and not sums.lost(kind, moving=False).any():
             self._note(metric, False, fixed_split(sums, kind, control, tuned_for), alpha)
         if experiment.metrics[metric] is experiment.objective and sample_ratio.sufficient(
             sums.n, sums.balance

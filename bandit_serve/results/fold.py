@@ -255,6 +255,7 @@ class ResultsFold:
             },
             "sums": self.sums.state(),
             "outcome": self.sums.model_state(),
+            "epochs": self.sums.epochs_state(),
             "beginnings": self._beginnings.state(),
             "evidence": vars(self.evidence),
             "shares": shares,
@@ -296,6 +297,8 @@ class ResultsFold:
         else:
             # A former build knew no features: it is learned from now on.
             fold.sums.know_features(n_features)
+        if "epochs" in state:
+            fold.sums.restore_epochs(state["epochs"])
         if "beginnings" in state:
             fold._beginnings = Beginnings.from_state(state["beginnings"])
         else:

@@ -62,3 +62,13 @@ def with_residuals(state: State) -> State:
         "pair_predicted_square": squares * difference**2,
         "modelled": np.zeros_like(state["moved"]),
     }
+
+
+def with_dates(state: State) -> State:
+    """State of a build that made all scores around the centres of the present, with what it did not keep."""
+    by_arm, by_metric = np.zeros_like(state["residual"]), np.zeros_like(state["moved"])
+    return (
+        state
+        | dict.fromkeys(("peak", "score_peak"), by_arm)
+        | dict.fromkeys(("dated", "latest_ms", "next_epoch"), by_metric)
+    )

@@ -39,7 +39,8 @@ class Preview(Struct, frozen=True):
 
 class MetricResult(Struct, frozen=True):
     """One arm on one metric. `n`, `mean` and `std` are those of the sample that is analysed; `preview` is null where
-    nothing is open, or a missing reward is none.
+    nothing is open, or a missing reward is none. All but `n` is null where a value that left the sums took their digits
+    along.
 
     `interval` and `difference_interval` hold at level 1 - alpha each, at every time, not for all arms
     together; `p_value` is adjusted by Holm over the arms that are compared with control. When shares moved,
@@ -74,9 +75,11 @@ class MetricTable:
         self.mean_limits = self.metric.traits.mean_limits(experiment.unit, experiment.missing)
         self.sums = Sums.of(fold.sums, index)
         self.unguarded = self.sums.unsquared if self.sums.contextual and self.sums.moved else 0
-        self.valid = self.sums.unfloored == 0 and self.unguarded == 0
-        self.moving = self.sums.moved and self.valid
         kind, control, tuned_for = KINDS[self.metric.kind], self.control, experiment.stopping.tuned_for
+        guarded = self.sums.unfloored == 0 and self.unguarded == 0
+        self.lost = self.sums.lost(kind, self.sums.moved)
+        self.valid = guarded and not self.lost.any()
+        self.moving = self.sums.moved and guarded
         self.estimates: Estimates = (
             moving_shares(self.sums, kind, control, fold.evidence.peers, tuned_for)
             if self.moving
@@ -94,7 +97,9 @@ class MetricTable:
 
     def _make_aids(self) -> None:
         sums, metric, there = self.sums, self.metric, self.there
-        if not sums.moved:
+        if self.lost.any():
+            self.best = self.loss = np.full(len(there), np.nan)
+        elif not sums.moved:
             self.best = decision_aids.probability_best(sums, metric, there)
             self.loss = decision_aids.expected_loss(sums, metric, there)
         elif self.valid:
@@ -150,7 +155,8 @@ class MetricTable:
     def liftable(self) -> NDArray[np.bool_]:
         """True, bool (K,), for arms with a lift: control is not 0, and the estimates are values the metric can have."""
         estimates = self.estimates
-        known: NDArray[np.bool_] = estimates.compared & self.lifts.known
+        lost = self.lost | self.lost[self.control]
+        known: NDArray[np.bool_] = estimates.compared & self.lifts.known & ~lost
         if self.mean_limits[0] >= 0.0:
             control = estimates.controls.mean
             known &= (control > 0.0) & (control + estimates.differences.mean >= 0.0)
@@ -165,15 +171,16 @@ class MetricTable:
     def row(self, arm: int, still_open: StillOpen | None) -> MetricResult:
         """Result of one arm; `still_open` as in the fold."""
         sums, estimates = self.sums, self.estimates
-        n = int(sums.n[arm])
+        n, lost = int(sums.n[arm]), bool(self.lost[arm])
+        compared = bool(estimates.compared[arm]) and not (lost or self.lost[self.control])
         comparable = self.valid and bool(estimates.comparable[arm])
         liftable = bool(self.liftable()[arm])
         return MetricResult(
             n=n,
-            mean=_number(sums.mean[arm]) if n else None,
-            std=_number(math.sqrt(sums.sample_variance[arm])) if n > 1 else None,
+            mean=_number(sums.mean[arm]) if n and not lost else None,
+            std=_number(math.sqrt(sums.sample_variance[arm])) if n > 1 and not lost else None,
             interval=self._mean_interval(arm),
-            difference=_number(estimates.differences.mean[arm]) if estimates.compared[arm] else None,
+            difference=_number(estimates.differences.mean[arm]) if compared else None,
             difference_interval=self._interval(estimates.differences, arm, self.alpha)
             if comparable
             else None,

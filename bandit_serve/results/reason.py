@@ -63,6 +63,13 @@ def _provisos(record: Record, objective: MetricTable, pending: int, one_in: int,
             f"{objective.unguarded} of {sums.analysed} {unit} were analysed by a version that did not keep the squares "
             "that intervals under a contextual policy need, so no interval, p-value or chance of being best is valid"
         )
+    elif objective.lost.any():
+        names = [name for name, is_lost in zip(experiment.arm_names, objective.lost, strict=True) if is_lost]
+        provisos.append(
+            f"a value of {_listed(names)} that was corrected or taken back was so large that sums of "
+            f"{objective.metric.name} have lost the digits of the others, so no interval, p-value or "
+            "chance of being best is valid"
+        )
     elif not objective.valid:
         provisos.append(
             f"an adaptive policy without a floor (min_share 0) decided {sums.unfloored} of "

@@ -15,11 +15,15 @@ from place cimport place_of
 from propensity cimport MIN_SHARE, SAME_SHARE
 from symmetric cimport symmetric_start
 
-from bandit_serve.results.former_sums import with_residuals, with_squares
+from bandit_serve.results.former_sums import with_dates, with_residuals, with_squares
 from bandit_serve.results.room import widened
 
 cdef enum:
     MAX_NUMBERS = 1 << 20  # in the matrices of a model of outcomes, M K d^2
+    MIN_OF_EPOCH = 8       # values that the first epoch's centres are made from; each further one has half as many more
+    MAX_EPOCHS = 64        # of a metric
+    NOW = -2               # in place of an epoch: centres of the present
+    BEFORE_EPOCHS = -1     # centres are the origin
 
 # In place of the first that was analysed, once that is taken back.
 cdef uint64_t NOBODY = <uint64_t> -1
@@ -53,6 +57,16 @@ cdef class Accumulators:
     difference of mu) and `pair_predicted_square` (w^2 times its square). By metric `modelled`: of how many a model was
     asked. `n_features` is 0 where there is none, as where its matrices would have more than `MAX_NUMBERS` numbers.
 
+    A value that may change is scored around the centres of its decision's *epoch* in place of the present ones, and no
+    model is asked. An epoch's centres are those at its beginning; it is of the decisions made after `epoch_ms`, and all
+    values that its centres know are of decisions up to then. So the time of a decision (a unit's first) gives its centres
+    back whenever its value changes, and `update` and `withdraw` are exact but for rounding. By metric `dated`: how many
+    have been scored so; `latest_ms`: the latest time of their decisions; `next_epoch`: number analysed from which the
+    next decision begins an epoch.
+
+    `peak` and `score_peak`: largest distance from the origin that a value, and from its centre that a score, had before it
+    was changed or taken back. Sums that held such numbers have lost the digits below theirs.
+
     w = e(k) e(control) / (e(k) + e(control)), the inverse of the variance of d where all values vary alike. Where
     shares may depend on what moves the mean (`contextual`), or did so in what is `plain`, it is `plain_weight` for
     all, that of even shares of the arms at first.
@@ -62,8 +76,8 @@ cdef class Accumulators:
     SUMS = ("total", "shifted", "m2", "cube", "score", "square", "inverse", "balance", "spread", "pair_weight",
             "pair_score", "pair_control_score", "pair_weight_square", "pair_square_score", "pair_square",
             "pair_inverse", "pair_control_inverse", "split", "residual", "residual_cube", "predicted",
-            "predicted_square", "pair_predicted", "pair_predicted_square")
-    BY_METRIC = ("analysed", "unfloored", "unsquared", "moved", "modelled")
+            "predicted_square", "pair_predicted", "pair_predicted_square", "peak", "score_peak")
+    BY_METRIC = ("analysed", "unfloored", "unsquared", "moved", "modelled", "dated", "latest_ms", "next_epoch")
 
     def __init__(self, Py_ssize_t n_metrics, Py_ssize_t n_arms, Py_ssize_t control, bint contextual=False):
         by_arm = (n_metrics, n_arms)
@@ -88,16 +102,18 @@ cdef class Accumulators:
          self.spread_, self.pair_weight_, self.pair_score_, self.pair_control_score_, self.pair_weight_square_,
          self.pair_square_score_, self.pair_square_, self.pair_inverse_, self.pair_control_inverse_,
          self.split_, self.residual_, self.residual_cube_, self.predicted_, self.predicted_square_,
-         self.pair_predicted_, self.pair_predicted_square_) = (state[name].copy() for name in self.SUMS)
-        self.analysed_, self.unfloored_, self.unsquared_, self.moved_, self.modelled_ = (
-            state[name].copy() for name in self.BY_METRIC
-        )
+         self.pair_predicted_, self.pair_predicted_square_, self.peak_, self.score_peak_) = (state[name].copy() for name in self.SUMS)
+        (self.analysed_, self.unfloored_, self.unsquared_, self.moved_, self.modelled_, self.dated_, self.latest_ms_,
+         self.next_epoch_) = (state[name].copy() for name in self.BY_METRIC)
         self.expected = np.zeros(self.n_arms)
         self.grand_, self.origin_ = state["grand"].copy(), state["origin"].copy()
         self.first_who_, self.first_number_ = state["first_who"].copy(), state["first_number"].copy()
         self.plain_weight = state["plain_weight"][0]
         self.contextual = state["contextual"][0]
         self.make_model(0)
+        self.n_epochs_ = np.zeros(self.n_metrics, np.int64)
+        self.epoch_ms_ = np.zeros((self.n_metrics, 0), np.int64)
+        self.epoch_centre_ = np.zeros((self.n_metrics, 0, self.n_arms))
         return 0
 
     cdef dict views(self):
@@ -112,6 +128,8 @@ cdef class Accumulators:
             "split": self.split_, "residual": self.residual_, "residual_cube": self.residual_cube_,
             "predicted": self.predicted_, "predicted_square": self.predicted_square_,
             "pair_predicted": self.pair_predicted_, "pair_predicted_square": self.pair_predicted_square_,
+            "peak": self.peak_, "score_peak": self.score_peak_, "dated": self.dated_, "latest_ms": self.latest_ms_,
+            "next_epoch": self.next_epoch_,
             "analysed": self.analysed_, "unfloored": self.unfloored_,
             "unsquared": self.unsquared_, "moved": self.moved_, "modelled": self.modelled_, "grand": self.grand_,
             "origin": self.origin_, "first_who": self.first_who_, "first_number": self.first_number_,
@@ -135,8 +153,68 @@ cdef class Accumulators:
         self.former = "square" not in state
         if self.former:
             state = with_squares(state, control, contextual)
-        self.restore(state if "residual" in state else with_residuals(state), control)
+        if "residual" not in state:
+            state = with_residuals(state)
+        self.restore(state if "dated" in state else with_dates(state), control)
         return self
+
+    # -- the centres of values that may change
+
+    def epochs_state(self):
+        """Numbers of epochs `counts` (M,), `epoch_ms` (M, E) and centres `epoch_centre` (M, E, K), without spare room."""
+        cdef Py_ssize_t most = max(self.n_epochs_, default=0)
+        return {
+            "counts": np.array(self.n_epochs_),
+            "epoch_ms": np.asarray(self.epoch_ms_)[:, :most].copy(),
+            "epoch_centre": np.asarray(self.epoch_centre_)[:, :most].copy(),
+        }
+
+    def restore_epochs(self, state):
+        """Takes over what `epochs_state()` gave; `ValueError` for anything else."""
+        counts, ms, centres = state["counts"], state["epoch_ms"], state["epoch_centre"]
+        most = ms.shape[1] if ms.ndim == 2 else -1
+        shapes = (self.n_metrics,), (self.n_metrics, most), (self.n_metrics, most, self.n_arms)
+        if (counts.shape, ms.shape, centres.shape) != shapes or (counts < 0).any() or counts.max(initial=0) != most:
+            raise ValueError("the snapshot's epochs do not fit its experiment")
+        if most > MAX_EPOCHS or not np.isfinite(centres).all():
+            raise ValueError("the snapshot has epochs that there can not be")
+        self.n_epochs_, self.epoch_ms_, self.epoch_centre_ = counts.copy(), ms.copy(), centres.copy()
+
+    cdef Py_ssize_t epoch_of(self, Py_ssize_t m, bint dated, int64_t time_ms) noexcept nogil:
+        """Epoch of a decision made at `time_ms`, if it is `dated`."""
+        cdef Py_ssize_t epoch
+        if not dated:
+            return NOW
+        epoch = self.n_epochs_[m] - 1
+        while epoch >= 0 and self.epoch_ms_[m, epoch] >= time_ms:
+            epoch -= 1
+        return epoch
+
+    cdef int meet(self, Py_ssize_t m, int64_t time_ms) except -1:
+        """Begins an epoch with a decision that is later than all so far, where it is time for one."""
+        cdef Py_ssize_t n = self.n_epochs_[m], k, room
+        if self.dated_[m] == 0 and n == 0:
+            self.next_epoch_[m] = max(self.next_epoch_[m], <int64_t> MIN_OF_EPOCH)
+            self.latest_ms_[m] = max(self.latest_ms_[m], time_ms - 1)
+        if time_ms <= self.latest_ms_[m]:
+            return 0
+        if self.analysed_[m] >= self.next_epoch_[m] and n < MAX_EPOCHS:
+            if n == self.epoch_ms_.shape[1]:
+                room = min(max(2 * n, 8), MAX_EPOCHS) - n
+                self.epoch_ms_ = np.pad(self.epoch_ms_, ((0, 0), (0, room)))
+                self.epoch_centre_ = np.pad(self.epoch_centre_, ((0, 0), (0, room), (0, 0)))
+            self.epoch_ms_[m, n] = self.latest_ms_[m]
+            for k in range(self.n_arms):
+                self.epoch_centre_[m, n, k] = self.centre(m, k)
+            self.n_epochs_[m] = n + 1
+            self.next_epoch_[m] = self.analysed_[m] + (self.analysed_[m] >> 1)
+        self.latest_ms_[m] = time_ms
+        return 0
+
+    cdef double centre_at(self, Py_ssize_t m, Py_ssize_t k, Py_ssize_t epoch) noexcept nogil:
+        if epoch == NOW:
+            return self.centre(m, k)
+        return 0.0 if epoch == BEFORE_EPOCHS else self.epoch_centre_[m, epoch, k]
 
     # -- the model of what arms bring
 
@@ -209,7 +287,10 @@ cdef class Accumulators:
         for name in (*self.COUNTS, *self.SUMS):
             state[name] = widened(state[name], n_arms)
         former, former_model, n_before = self.n_features, self.model_state(), self.n_arms
+        epochs = self.epochs_state()
+        epochs["epoch_centre"] = np.pad(epochs["epoch_centre"], ((0, 0), (0, 0), (0, n_arms - n_before)))
         self.restore(state, self.control)
+        self.restore_epochs(epochs)
         self.make_model(former)
         for name in self.model_columns if self.n_features else ():
             mine, its = self.model_columns[name], former_model[name]
@@ -229,12 +310,12 @@ cdef class Accumulators:
     cdef double weight(self, const double *e, Py_ssize_t k, bint plain) noexcept nogil:
         return self.plain_weight if plain else e[k] * e[self.control] / (e[k] + e[self.control])
 
-    cdef void expect(self, Py_ssize_t m, const double *e, const float *x) noexcept nogil:
+    cdef void expect(self, Py_ssize_t m, const double *e, const float *x, Py_ssize_t epoch) noexcept nogil:
         """Expects a value of each arm with a share, with the features x, or with any where that is NULL."""
         cdef Py_ssize_t k
         for k in range(self.n_arms):
             if e[k] > 0.0:
-                self.expected[k] = self.centre(m, k)
+                self.expected[k] = self.centre_at(m, k, epoch)
         if x == NULL:
             return
         outcome_see(&self.model, m, x)
@@ -243,8 +324,21 @@ cdef class Accumulators:
             if e[k] > 0.0:
                 self.expected[k] = outcome_predict(&self.model, m, k, self.expected[k])
 
+    cdef int analyse_dated(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
+                           uint64_t who, uint64_t number, int64_t time_ms) except -1:
+        """Enters one as `analyse` does, whose value may change; `time_ms` is that of its decision."""
+        self.meet(m, time_ms)
+        self.enter(m, arm, e, y, unfloored, plain, who, number, NULL, self.epoch_of(m, True, time_ms))
+        self.dated_[m] += 1
+        return 0
+
     cdef void analyse(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
                       uint64_t who, uint64_t number, const float *x) noexcept nogil:
+        """Enters one decision or unit whose value stays, with features `x`, finite numbers, or NULL."""
+        self.enter(m, arm, e, y, unfloored, plain, who, number, x, NOW)
+
+    cdef void enter(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
+                    uint64_t who, uint64_t number, const float *x, Py_ssize_t epoch) noexcept nogil:
         """Enters one decision or unit, with arm `arm`, shares `e` (e[arm] > 0) and value `y`; `who`, `number` name it.
 
         The score of arm k is mu(k) + 1{A = k} (y - mu(k)) / e(k), with mu(k) from before. `x` are the features, finite
@@ -268,7 +362,7 @@ cdef class Accumulators:
         value = y - self.origin_[m]
         if self.model.n_features == 0:
             x = NULL
-        self.expect(m, e, x)
+        self.expect(m, e, x, epoch)
         if e[c] > 0.0:
             control_inverse = 1.0 / max(e[c], MIN_SHARE)
             control_score = self.expected[c]
@@ -326,18 +420,21 @@ cdef class Accumulators:
             self.beginnings.take(m, arm, e, &self.split_[m, 0], y)
 
     cdef void update(self, Py_ssize_t m, Py_ssize_t arm, const double *e, Py_ssize_t all_of, double propensity,
-                     double old, double new, bint plain, uint64_t who, uint64_t number) noexcept nogil:
+                     double old, double new, bint plain, uint64_t who, uint64_t number, bint dated,
+                     int64_t time_ms) noexcept nogil:
         """One that has been analysed with value `old` now has `new`.
 
-        `e` NULL: the first `all_of` arms had a share, and it was `plain`. What its scores were around is not known any
-        more; their squares change as if that had been the arms' centres of now.
+        `e` NULL: the first `all_of` arms had a share, and it was `plain`. Of one that is not `dated` the centres of its
+        scores are not known any more; their squares change as if these had been the arms' centres of now.
         """
         cdef Py_ssize_t k, c = self.control
         cdef double change = new - old, inverse = 1.0 / max(propensity, MIN_SHARE), step = change * inverse
-        cdef double before, after, score, difference, w, centre = self.centre(m, arm)
+        cdef Py_ssize_t epoch = self.epoch_of(m, dated, time_ms)
+        cdef double before, after, score, difference, w, centre = self.centre_at(m, arm, epoch)
         cdef bint control = e == NULL or e[c] > 0.0
         old -= self.origin_[m]
         new -= self.origin_[m]
+        self.mark_peak(m, arm, old, (old - centre) * inverse, who, number)
         if self.n_[m, arm]:
             before = self.shifted_[m, arm] / self.n_[m, arm]
             after = (self.shifted_[m, arm] + change) / self.n_[m, arm]
@@ -356,7 +453,7 @@ cdef class Accumulators:
                 if not (k < all_of if e == NULL else e[k] > 0.0):
                     continue
                 w = self.weight(e, k, plain)
-                difference = score - self.centre(m, c) if arm == k else self.centre(m, k) - score
+                difference = score - self.centre_at(m, c, epoch) if arm == k else self.centre_at(m, k, epoch) - score
                 self.change_pair(m, k, w, difference, step if arm == k else -step)
                 if arm == c:
                     self.pair_control_score_[m, k] += w * step
@@ -366,6 +463,18 @@ cdef class Accumulators:
         self.shifted_[m, arm] += change
         self.grand_[m] += change
 
+    cdef void mark_peak(self, Py_ssize_t m, Py_ssize_t arm, double value, double score, uint64_t who,
+                        uint64_t number) noexcept nogil:
+        """A shifted value, and its score less the centre, leave the sums.
+
+        Once the first is not what it was, the origin is a number like any other, from which values lie as far as they do.
+        """
+        if who == self.first_who_[m] and number == self.first_number_[m]:
+            value = self.origin_[m]
+            score = 0.0
+        self.peak_[m, arm] = max(self.peak_[m, arm], fabs(value))
+        self.score_peak_[m, arm] = max(self.score_peak_[m, arm], fabs(score))
+
     cdef void change_pair(self, Py_ssize_t m, Py_ssize_t k, double w, double difference, double step) noexcept nogil:
         """A difference of scores becomes larger by `step`."""
         self.pair_score_[m, k] += w * step
@@ -373,13 +482,14 @@ cdef class Accumulators:
         self.pair_square_[m, k] += w * w * step * (2.0 * difference + step)
 
     cdef void withdraw(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
-                       uint64_t who, uint64_t number, bint modelled) noexcept:
-        """Takes back one that has been analysed, with value `y` in the end; `modelled`: with features.
+                       uint64_t who, uint64_t number, bint dated, int64_t time_ms) noexcept:
+        """Takes back one that has been analysed, with value `y` in the end.
 
-        Counts and sums of values are as if it had never been. What its scores were around is not known any more; they are
-        taken back as if that had been the arms' centres without it. A model keeps what it has learned. Of the last
-        one of a metric, and of what a mean or a score of an arm was made of, nothing stays.
+        All is as if it had never been, but for the scores of one that is not `dated`: they are taken back as if they
+        had been made around the arms' centres without it. Of the last one of a metric, and of what a mean or a score of
+        an arm was made of, nothing stays.
         """
+        cdef Py_ssize_t epoch = self.epoch_of(m, dated, time_ms)
         cdef Py_ssize_t k, c = self.control
         cdef double value = y - self.origin_[m], control_inverse = 0.0, control_score = 0.0
         cdef double inverse, score, mu, difference, w, before
@@ -391,6 +501,7 @@ cdef class Accumulators:
         if self.analysed_[m] == 1:
             self.clear(m)
             return
+        self.mark_peak(m, arm, value, (value - self.centre_at(m, arm, epoch)) / max(e[arm], MIN_SHARE), who, number)
         before = self.shifted_[m, arm] / self.n_[m, arm]
         self.n_[m, arm] -= 1
         self.analysed_[m] -= 1
@@ -405,8 +516,8 @@ cdef class Accumulators:
         else:
             self.total_[m, arm] = self.shifted_[m, arm] = self.cube_[m, arm] = self.m2_[m, arm] = 0.0
         self.balance_[m, arm] -= 1.0
-        self.expect(m, e, NULL)
-        self.modelled_[m] -= modelled
+        self.expect(m, e, NULL, epoch)
+        self.dated_[m] -= dated
         if e[c] > 0.0:
             control_inverse = 1.0 / max(e[c], MIN_SHARE)
             control_score = self.expected[c]
@@ -469,6 +580,9 @@ cdef class Accumulators:
         """Nothing of the metric is analysed any more."""
         for column in self.views().values():
             np.asarray(column)[m] = 0
+        self.n_epochs_[m] = 0
+        np.asarray(self.epoch_ms_)[m] = 0
+        np.asarray(self.epoch_centre_)[m] = 0
         for name, column in self.model_columns.items():
             if self.model.n_features:
                 column.reshape(self.n_metrics, -1)[m] = MIN_SPREAD if name == "spread" else 0

@@ -237,7 +237,8 @@ cdef class OpenDecisions:
         """Changes what was analysed with `former`, 0 for no reward: it has another value now."""
         cdef uint64_t who = self.shares.timelines[slot].incarnation
         if self.counts_missing[m]:
-            self.sums.update(m, row.arm, shares, 0, row.propensity, former, value, plain, who, row.counter)
+            self.sums.update(m, row.arm, shares, 0, row.propensity, former, value, plain, who, row.counter,
+                             False, 0)
         else:
             self.sums.analyse(m, row.arm, shares, value, unfloored, plain, who, row.counter, NULL)
 

@@ -52,7 +52,6 @@ cdef class RewardedDecisions:
         cdef const Reward *row
         cdef const double *shares
         cdef bint plain = self.sums.contextual
-        cdef const float[:, ::1] features = x
         for i in range(rows.shape[0]):
             row = &rows[i].reward
             slot = self.shares.slot(row.incarnation)
@@ -61,13 +60,13 @@ cdef class RewardedDecisions:
             shares = self.shares.shares_of(slot, row)
             if isnan(row.value):
                 self.sums.withdraw(row.metric, row.arm, shares, rows[i].former, unfloored[i], plain, row.incarnation,
-                                   row.counter, x is not None)
+                                   row.counter, True, row.time_ms)
             elif isnan(rows[i].former):
-                self.sums.analyse(row.metric, row.arm, shares, row.value, unfloored[i], plain, row.incarnation,
-                                  row.counter, NULL if x is None else &features[i, 0])
+                self.sums.analyse_dated(row.metric, row.arm, shares, row.value, unfloored[i], plain, row.incarnation,
+                                        row.counter, row.time_ms)
             else:
                 self.sums.update(row.metric, row.arm, shares, 0, row.propensity, rows[i].former, row.value, plain,
-                                 row.incarnation, row.counter)
+                                 row.incarnation, row.counter, True, row.time_ms)
 
     def vectors(self):
         return np.zeros(0, np.int32)

@@ -8,6 +8,7 @@ import numpy as np
 
 from bandit_serve.results._accumulators cimport Accumulators
 from bandit_serve.results._share_history cimport ShareHistory, Timeline
+from expansion cimport expansion_add
 from marks cimport CROSSED, PLAIN, SEEN, UNFLOORED
 from reward cimport Reward, Revision
 from room cimport MIN_ROOM, room_for
@@ -34,7 +35,8 @@ cdef class Units:
 
     From the first revision on (`counting`), values can go, too: with `takes_max` those that are 1 are counted, and with
     `ignore` those that are there, up to 254 of a unit and metric, so that the unit leaves the sums with the last one.
-    What came before stays, as rewards that are no sums of events do.
+    What came before stays, as rewards that are no sums of events do. A value is then the correctly rounded sum of its
+    rewards: `rests` keeps what rounding took from it (`expansion.pxd`).
 
     Units that are here stay. Each takes `UNIT_BYTES`, 8 bytes a metric, and its part of the share vectors. Once that is
     more than `most` (0: any number), only every second unit that comes is analysed, from an eighth of `most` further on
@@ -61,7 +63,9 @@ cdef class Units:
     cdef uint8_t[::1] flags
     # NaN: no reward yet, of a metric that does not count what is missing. Once `counting`, with `takes_max`: how many are 1
     cdef double[:, ::1] values
+    cdef double[:, :, ::1] rests        # once `counting`: what is missing in values, larger one first
     cdef uint8_t[:, ::1] present        # once `counting`, with `ignore`: how many values there are, or FOR_GOOD
+    cdef uint32_t[::1] dated            # likewise, bit m: entered for metric m with centres of its time
     cdef bint counting
     cdef Py_ssize_t n_units
     cdef U64Map rows
@@ -95,6 +99,8 @@ cdef class Units:
         self.flags = np.zeros(MIN_ROOM, np.uint8)
         self.values = np.zeros((MIN_ROOM, sums.n_metrics))
         self.present = np.zeros((0, sums.n_metrics), np.uint8)
+        self.dated = np.zeros(0, np.uint32)
+        self.rests = np.zeros((0, sums.n_metrics, 2))
 
     def __dealloc__(self):
         map_free(&self.rows)
@@ -139,14 +145,13 @@ cdef class Units:
                 continue
             if self.counts_present():
                 self.present[row, rows[i].metric] = FOR_GOOD
-            self.change(row, rows[i].metric, rows[i].value)
+            self.change(row, rows[i].metric, rows[i].value, 0.0)
 
     def revise(self, const Revision[::1] rows, const uint8_t[::1] unfloored, x=None):
         """As `reward`, for values that are sums of events. With `ignore` a unit leaves with the last one that is gone."""
         cdef Py_ssize_t i, m
         cdef int32_t row
         cdef uint8_t there
-        cdef double change
         cdef bint new, gone
         self.begin_to_count()
         for i in range(rows.shape[0]):
@@ -163,8 +168,7 @@ cdef class Units:
                 if there == 0:
                     self.leave(row, m)
                     continue
-            change = 0.0 if gone else rows[i].reward.value
-            self.change(row, m, change if new else change - rows[i].former)
+            self.change(row, m, 0.0 if gone else rows[i].reward.value, 0.0 if new else rows[i].former)
 
     cdef bint counts_present(self) noexcept:
         return self.counting and not self.zero
@@ -175,9 +179,11 @@ cdef class Units:
         if self.counting:
             return 0
         self.counting = True
+        self.rests = np.zeros((self.unit.shape[0], self.sums.n_metrics, 2))
         if self.zero:
             return 0
         self.present = np.zeros((self.unit.shape[0], self.sums.n_metrics), np.uint8)
+        self.dated = np.zeros(self.unit.shape[0], np.uint32)
         for row in range(self.n_units):
             for m in range(self.sums.n_metrics):
                 if self.entered[row] >> m & 1:
@@ -195,20 +201,25 @@ cdef class Units:
         vector = self.shares.keep_shares_of(self.shares.slot(reward.incarnation), reward)
         return self.enrol(reward.unit, reward.time_ms, reward.arm, vector, reward.propensity, unfloored)
 
-    cdef void change(self, int32_t row, Py_ssize_t m, double change) noexcept:
-        """A unit has one reward more, or one that is so much more."""
+    cdef int change(self, int32_t row, Py_ssize_t m, double reward, double former) except -1:
+        """A unit has a reward in place of a former one, 0 where it had none."""
         cdef double old = self.value(row, m)
         if isnan(self.values[row, m]):
-            self.values[row, m] = change
-        elif self.takes_max[m] and not self.counting:
-            self.values[row, m] = max(old, change)
+            self.values[row, m] = reward - former
+        elif self.counting:
+            self.values[row, m] = expansion_add(self.values[row, m], &self.rests[row, m, 0], reward)
+            self.values[row, m] = expansion_add(self.values[row, m], &self.rests[row, m, 0], -former)
+        elif self.takes_max[m]:
+            self.values[row, m] = max(old, reward)
         else:
-            self.values[row, m] += change
+            self.values[row, m] += reward
         if self.entered[row] >> m & 1:
             self.sums.update(m, self.arm[row], self.shares_or_null(row), -self.vector[row], self.propensity[row],
-                             old, self.value(row, m), self.flags[row] & PLAIN != 0, self.unit[row], 0)
+                             old, self.value(row, m), self.flags[row] & PLAIN != 0, self.unit[row], 0,
+                             self.is_dated(row, m), self.first_ms[row])
         elif not self.zero or (self.entered[row] and not self.counts_missing[m]):
             self.enter(row, m)
+        return 0
 
     cdef double value(self, int32_t row, Py_ssize_t m) noexcept:
         """Value that is analysed."""
@@ -217,9 +228,12 @@ cdef class Units:
     cdef void leave(self, int32_t row, Py_ssize_t m) noexcept:
         if self.entered[row] >> m & 1:
             self.sums.withdraw(m, self.arm[row], &self.shares.vectors[self.vector[row], 0], self.value(row, m),
-                               self.flags[row] & UNFLOORED != 0, self.flags[row] & PLAIN != 0, self.unit[row], 0, False)
+                               self.flags[row] & UNFLOORED != 0, self.flags[row] & PLAIN != 0, self.unit[row], 0,
+                               self.is_dated(row, m), self.first_ms[row])
             self.entered[row] &= ~(<uint32_t> 1 << m)
+            self.dated[row] &= ~(<uint32_t> 1 << m)
         self.values[row, m] = 0.0
+        self.rests[row, m, :] = 0.0
 
     @property
     def one_in(self):
@@ -256,8 +270,11 @@ cdef class Units:
         self.flags[row] = 0
         for m in range(self.sums.n_metrics):
             self.values[row, m] = NAN if self.zero and not self.counts_missing[m] else 0.0
+        if self.counting:
+            self.rests[row, :, :] = 0.0
         if self.counts_present():
             self.present[row, :] = 0
+            self.dated[row] = 0
         map_put(&self.rows, unit, row)
         self.n_units += 1
         if self.zero:
@@ -283,11 +300,20 @@ cdef class Units:
     cdef const double *shares_or_null(self, int32_t row) noexcept:
         return NULL if self.vector[row] < 0 else &self.shares.vectors[self.vector[row], 0]
 
-    cdef void enter(self, int32_t row, Py_ssize_t m) noexcept:
+    cdef bint is_dated(self, int32_t row, Py_ssize_t m) noexcept:
+        """Return whether a unit was scored around the centres of its time."""
+        return self.counts_present() and self.dated[row] >> m & 1
+
+    cdef int enter(self, int32_t row, Py_ssize_t m) except -1:
         cdef const double *shares = &self.shares.vectors[self.vector[row], 0]
         cdef Py_ssize_t k, n = self.sums.n_arms
-        self.sums.analyse(m, self.arm[row], shares, self.value(row, m), self.flags[row] & UNFLOORED != 0,
-                          self.flags[row] & PLAIN != 0, self.unit[row], 0, NULL)
+        cdef bint unfloored = self.flags[row] & UNFLOORED != 0, plain = self.flags[row] & PLAIN != 0
+        if self.counts_present():
+            self.sums.analyse_dated(m, self.arm[row], shares, self.value(row, m), unfloored, plain, self.unit[row], 0,
+                                    self.first_ms[row])
+            self.dated[row] |= <uint32_t> 1 << m
+        else:
+            self.sums.analyse(m, self.arm[row], shares, self.value(row, m), unfloored, plain, self.unit[row], 0, NULL)
         self.entered[row] |= <uint32_t> 1 << m
         # One that may leave needs them for that.
         if self.entered[row] == self.all_metrics and self.flags[row] & PLAIN and not self.counts_present():
@@ -295,9 +321,10 @@ cdef class Units:
                 n -= 1
             for k in range(n):
                 if shares[k] <= 0.0:
-                    return
+                    return 0
             self.shares.drop(self.vector[row])
             self.vector[row] = <int32_t> -n
+        return 0
 
     def close(self, int64_t before_ms):
         """Enters units first exposed before `before_ms`, in that order, with `zero`."""
@@ -338,8 +365,11 @@ cdef class Units:
         self.arm = longer(self.arm, room)
         self.flags = longer(self.flags, room)
         self.values = longer(self.values, room)
+        if self.counting:
+            self.rests = longer(self.rests, room)
         if self.counts_present():
             self.present = longer(self.present, room)
+            self.dated = longer(self.dated, room)
         return 0
 
     def vectors(self):
@@ -363,6 +393,8 @@ cdef class Units:
             "values": first_rows(self.values, self.n_units),
             "counting": np.array([self.counting]),
             "present": first_rows(self.present, self.n_units if self.counts_present() else 0),
+            "rests": first_rows(self.rests, self.n_units if self.counting else 0),
+            "dated": first_rows(self.dated, self.n_units if self.counts_present() else 0),
         }
 
     @staticmethod
@@ -377,11 +409,18 @@ cdef class Units:
             raise ValueError("the snapshot leaves more units out than there can be")
         self.closed_ms = state["closed_ms"][0]
         self.counting = "counting" in state and state["counting"][0]
+        self.rests = np.zeros((self.unit.shape[0] if self.counting else 0, sums.n_metrics, 2))
         self.widen(room_for(n + 1))
+        if self.counting and "rests" in state:
+            if state["rests"].shape != (n, sums.n_metrics, 2):
+                raise ValueError("the snapshot's values are not those of its units")
+            np.asarray(self.rests)[:n] = state["rests"]
         if self.counts_present():
             if state["present"].shape != (n, sums.n_metrics):
                 raise ValueError("the snapshot does not count the values of all its units")
             np.asarray(self.present)[:n] = state["present"]
+            # Those of before there was such a thing have none.
+            np.asarray(self.dated)[:n] = state["dated"] if "dated" in state else 0
             if (state["present"][state["vector"] < 0] != FOR_GOOD).any():
                 raise ValueError("the snapshot lacks shares of units that may leave")
         np.asarray(self.unit)[:n] = state["unit"]
