@@ -64,8 +64,8 @@ cdef class Accumulators:
     have been scored so; `latest_ms`: the latest time of their decisions; `next_epoch`: number analysed from which the
     next decision begins an epoch.
 
-    `peak` and `score_peak`: largest distance from the origin that a value, and from its centre that a score, had before it
-    was changed or taken back. Sums that held such numbers have lost the digits below theirs.
+    `peak` and `score_peak`: largest distance from the origin that a dated value, and from its centre that its score, had
+    before it was changed or taken back. Sums that held such numbers have lost the digits below theirs.
 
     w = e(k) e(control) / (e(k) + e(control)), the inverse of the variance of d where all values vary alike. Where
     shares may depend on what moves the mean (`contextual`), or did so in what is `plain`, it is `plain_weight` for
@@ -434,7 +434,8 @@ cdef class Accumulators:
         cdef bint control = e == NULL or e[c] > 0.0
         old -= self.origin_[m]
         new -= self.origin_[m]
-        self.mark_peak(m, arm, old, (old - centre) * inverse, who, number)
+        if dated:
+            self.mark_peak(m, arm, old, (old - centre) * inverse, who, number)
         if self.n_[m, arm]:
             before = self.shifted_[m, arm] / self.n_[m, arm]
             after = (self.shifted_[m, arm] + change) / self.n_[m, arm]
