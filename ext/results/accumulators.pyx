@@ -59,13 +59,13 @@ cdef class Accumulators:
 
     A value that may change is scored around the centres of its decision's *epoch* in place of the present ones, and no
     model is asked. An epoch's centres are those at its beginning; it is of the decisions made after `epoch_ms`, and all
-    values that its centres know are of decisions up to then. So the time of a decision (a unit's first) gives its centres
-    back whenever its value changes, and `update` and `withdraw` are exact but for rounding. By metric `dated`: how many
+    values that its centres know are of decisions up to then. So the time of a decision (a unit's first) gives its
+    centres back whenever its value changes, and `update` and `withdraw` are exact but for rounding. By metric `dated`: how many
     have been scored so; `latest_ms`: the latest time of their decisions; `next_epoch`: number analysed from which the
     next decision begins an epoch.
 
-    `peak` and `score_peak`: largest distance from the origin that a value, and from its centre that a score, had before it
-    was changed or taken back. Sums that held such numbers have lost the digits below theirs.
+    `peak` and `score_peak`: largest distance from the origin that a dated value, and from its centre that its score,
+    had before it was changed or taken back. Sums that held such numbers have lost the digits below theirs.
 
     w = e(k) e(control) / (e(k) + e(control)), the inverse of the variance of d where all values vary alike. Where
     shares may depend on what moves the mean (`contextual`), or did so in what is `plain`, it is `plain_weight` for
@@ -102,7 +102,9 @@ cdef class Accumulators:
          self.spread_, self.pair_weight_, self.pair_score_, self.pair_control_score_, self.pair_weight_square_,
          self.pair_square_score_, self.pair_square_, self.pair_inverse_, self.pair_control_inverse_,
          self.split_, self.residual_, self.residual_cube_, self.predicted_, self.predicted_square_,
-         self.pair_predicted_, self.pair_predicted_square_, self.peak_, self.score_peak_) = (state[name].copy() for name in self.SUMS)
+         self.pair_predicted_, self.pair_predicted_square_, self.peak_, self.score_peak_) = (
+            state[name].copy() for name in self.SUMS
+        )
         (self.analysed_, self.unfloored_, self.unsquared_, self.moved_, self.modelled_, self.dated_, self.latest_ms_,
          self.next_epoch_) = (state[name].copy() for name in self.BY_METRIC)
         self.expected = np.zeros(self.n_arms)
@@ -161,7 +163,7 @@ cdef class Accumulators:
     # -- the centres of values that may change
 
     def epochs_state(self):
-        """Numbers of epochs `counts` (M,), `epoch_ms` (M, E) and centres `epoch_centre` (M, E, K), without spare room."""
+        """Numbers of epochs `counts` (M,), `epoch_ms` (M, E) and centres `epoch_centre` (M, E, K)."""
         cdef Py_ssize_t most = max(self.n_epochs_, default=0)
         return {
             "counts": np.array(self.n_epochs_),
@@ -434,7 +436,8 @@ cdef class Accumulators:
         cdef bint control = e == NULL or e[c] > 0.0
         old -= self.origin_[m]
         new -= self.origin_[m]
-        self.mark_peak(m, arm, old, (old - centre) * inverse, who, number)
+        if dated:
+            self.mark_peak(m, arm, old, (old - centre) * inverse, who, number)
         if self.n_[m, arm]:
             before = self.shifted_[m, arm] / self.n_[m, arm]
             after = (self.shifted_[m, arm] + change) / self.n_[m, arm]
@@ -467,7 +470,7 @@ cdef class Accumulators:
                         uint64_t number) noexcept nogil:
         """A shifted value, and its score less the centre, leave the sums.
 
-        Once the first is not what it was, the origin is a number like any other, from which values lie as far as they do.
+        Once the first is not what it was, the origin is a number like any other, from which values may lie far.
         """
         if who == self.first_who_[m] and number == self.first_number_[m]:
             value = self.origin_[m]
