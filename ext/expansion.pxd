@@ -19,7 +19,7 @@ cdef inline double expansion_add(double value, double *rests, double number) noe
     """Sum of `number` and the expansion of `value` and two `rests`, largest first, which become those of the sum."""
     cdef double h[4]
     cdef double q = number, e, rounded
-    cdef int i, n = 0
+    cdef int i, _n
     q = two_sum(q, rests[1], &h[0])
     q = two_sum(q, rests[0], &h[1])
     q = two_sum(q, value, &h[2])
@@ -28,7 +28,7 @@ cdef inline double expansion_add(double value, double *rests, double number) noe
         rests[0] = rests[1] = 0.0
         return q
     # Twice from the smallest on, so that each is the rounded sum of all below it, and zeros sink.
-    for n in range(2):
+    for _n in range(2):
         for i in range(1, 4):
             h[i] = two_sum(h[i], h[i - 1], &h[i - 1])
     for i in range(2, 0, -1):

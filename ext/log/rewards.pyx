@@ -127,8 +127,8 @@ def counting_places(
     """Keys in which rows are counted, and 18 bytes a row for counting.lua.
 
     two_valued, high: (M,), whether the values of each metric are one of two, and the higher one. Returns the bitmaps
-    and the values of plain rewards, (metric, incarnation, block) each; and for each row the index of its bitmap, its bit,
-    the index of its values, its mark there, and the time from which it is late.
+    and the values of plain rewards, (metric, incarnation, block) each; and for each row the index of its bitmap, its
+    bit, the index of its values, its mark there, and the time from which it is late.
     """
     cdef Py_ssize_t i, n = rows.shape[0]
     cdef uint64_t incarnation = 0, block = 0

@@ -60,9 +60,9 @@ cdef class Accumulators:
     A value that may change is scored around the centres of its decision's *epoch* in place of the present ones, and no
     model is asked. An epoch's centres are those at its beginning; it is of the decisions made after `epoch_ms`, and all
     values that its centres know are of decisions up to then. So the time of a decision (a unit's first) gives its
-    centres back whenever its value changes, and `update` and `withdraw` are exact but for rounding. By metric `dated`: how many
-    have been scored so; `latest_ms`: the latest time of their decisions; `next_epoch`: number analysed from which the
-    next decision begins an epoch.
+    centres back whenever its value changes, and `update` and `withdraw` are exact but for rounding. By metric `dated`:
+    how many have been scored so; `latest_ms`: the latest time of their decisions; `next_epoch`: number analysed from
+    which the next decision begins an epoch.
 
     `peak` and `score_peak`: largest distance from the origin that a dated value, and from its centre that its score,
     had before it was changed or taken back. Sums that held such numbers have lost the digits below theirs.

@@ -61,7 +61,8 @@ cdef class Units:
     cdef uint32_t[::1] entered          # bit m: analysed for metric m
     cdef uint16_t[::1] arm
     cdef uint8_t[::1] flags
-    # NaN: no reward yet, of a metric that does not count what is missing. Once `counting`, with `takes_max`: how many are 1
+    # NaN: no reward yet, of a metric that does not count what is missing. Once `counting`, with `takes_max`: how many
+    # are 1.
     cdef double[:, ::1] values
     cdef double[:, :, ::1] rests        # once `counting`: what is missing in values, larger one first
     cdef uint8_t[:, ::1] present        # once `counting`, with `ignore`: how many values there are, or FOR_GOOD
@@ -148,7 +149,7 @@ cdef class Units:
             self.change(row, rows[i].metric, rows[i].value, 0.0)
 
     def revise(self, const Revision[::1] rows, const uint8_t[::1] unfloored, x=None):
-        """As `reward`, for values that are sums of events. With `ignore` a unit leaves with the last one that is gone."""
+        """As `reward`, for values that are sums of events. With `ignore` a unit leaves with the last that is gone."""
         cdef Py_ssize_t i, m
         cdef int32_t row
         cdef uint8_t there
