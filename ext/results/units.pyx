@@ -20,6 +20,7 @@ from bandit_serve.results.room import first_rows, longer
 
 cdef enum:
     UNIT_BYTES = 35         # of a unit's columns, without its values
+    COUNTING_BYTES = 4      # of those that come once `counting`, likewise
     FOR_GOOD = 255          # in place of how many values there are: more than are counted, or some that never go
 
 
@@ -38,8 +39,8 @@ cdef class Units:
     What came before stays, as rewards that are no sums of events do. A value is then the correctly rounded sum of its
     rewards: `rests` keeps what rounding took from it (`expansion.pxd`).
 
-    Units that are here stay. Each takes `UNIT_BYTES`, 8 bytes a metric, and its part of the share vectors. Once that is
-    more than `most` (0: any number), only every second unit that comes is analysed, from an eighth of `most` further on
+    Units that are here stay. Each takes `UNIT_BYTES`, 8 bytes a metric (once `counting`, `COUNTING_BYTES` and 17 bytes a
+    metric more), and its part of the share vectors. Once that is more than `most` (0: any number), only every second unit that comes is analysed, from an eighth of `most` further on
     every fourth, and so on, up to 2^20. A unit that was not taken is not taken later either, as that is a hash of the
     unit. `one_in` says where that stands.
     """
@@ -248,7 +249,11 @@ cdef class Units:
     cdef void thin(self) noexcept:
         """Takes fewer of the units that come, where there are many."""
         cdef Py_ssize_t n_vectors = min(self.shares.references.shape[0] - self.shares.n_spare, self.n_units)
-        cdef Py_ssize_t size = (UNIT_BYTES + 8 * self.sums.n_metrics) * self.n_units + 8 * self.sums.n_arms * n_vectors
+        cdef Py_ssize_t a_unit = UNIT_BYTES + 8 * self.sums.n_metrics
+        cdef Py_ssize_t size
+        if self.counting:
+            a_unit += COUNTING_BYTES + (16 + 1) * self.sums.n_metrics
+        size = a_unit * self.n_units + 8 * self.sums.n_arms * n_vectors
         while self.halvings < MAX_HALVINGS and size > self.most + self.halvings * (self.most >> 3):
             self.halvings += 1
 
