@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve.metrics import MetricKind
 from bandit_serve.results import skewness
@@ -32,6 +32,10 @@ MIN_VARIANCE = 1e-190
 """Variances below this count as none: their products have no digits."""
 MAX_LOST = 1e-3
 """Part of the squared deviations that numbers which left the sums may have taken with them: then nothing is said."""
+MAX_APART = 1e4
+"""Times an arm's mean that a number may be which left the sums of values that are all the same."""
+MAX_UNSEEN = 1e-9
+"""Sum of squares that may have gone unseen from values of which none is known to differ."""
 MIN_WEIGHT = 1e-50
 """Sum of weights below which two arms are not compared: one of them is never drawn then."""
 
@@ -117,14 +121,22 @@ class Sums:
         """
         if kind.two_valued:
             return np.zeros(self.n.shape, bool)
-        rounding = np.finfo(np.float64).eps
-        with np.errstate(over="ignore", invalid="ignore"):
-            gone = rounding * np.maximum(self.analysed, 1) * np.square(self.peak)
-            lost: NDArray[np.bool_] = (self.peak > 0.0) & ~(gone <= MAX_LOST * self.m2)
-            if moving:
-                gone = rounding * np.maximum(self.eligible, 1) * np.square(self.score_peak)
-                lost |= (self.score_peak > 0.0) & ~(gone <= MAX_LOST * self.variation)
+        lost = self._taken_along(self.analysed, self.peak, self.m2)
+        if moving:
+            lost |= self._taken_along(self.eligible, self.score_peak, self.variation)
         return lost
+
+    def _taken_along(self, n: ArrayLike, peak: Floats, squares: Floats) -> NDArray[np.bool_]:
+        """True where numbers of size `peak` took digits from `squares` that matter.
+
+        Where the squares are no more than rounding, as of values that are all the same, those of about the values' own
+        size took nothing that other sums keep.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            gone = np.finfo(np.float64).eps * np.maximum(n, 1) * np.square(peak)
+            alike = (squares <= gone) & ((peak <= MAX_APART * np.abs(self.mean)) | (gone <= MAX_UNSEEN))
+            taken: NDArray[np.bool_] = (peak > 0.0) & ~(gone <= MAX_LOST * squares) & ~alike
+        return taken
 
     @property
     def sample_variance(self) -> Floats:

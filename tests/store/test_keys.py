@@ -19,6 +19,7 @@ ARGUMENTS: dict[str, Any] = {
     "block": 3,
     "unit": 2**64 - 1,
     "period": 4,
+    "event": 2**64 - 1,
     "name": "c1",
     "offset": "17-0",
     "digest": "0123456789abcdef",
@@ -57,7 +58,7 @@ OWNED = [
 
 def test_there_are_keys() -> None:
     of_folds = {"snapshots", "snapshot_pieces", "census", "acknowledgements"}
-    of_rewards = {"seen", "values", "events", "unit_events", "demanded"}
+    of_rewards = {"seen", "values", "events", "unit_events", "last_sent", "demanded"}
     assert {"log", "head", "exposed", "expiries", "trimmed", *of_rewards, *of_folds} == set(OWNED)
 
 
@@ -99,6 +100,7 @@ def test_keys_differ_in_each_of_their_parts() -> None:
         "block": 4,
         "unit": 1,
         "period": 5,
+        "event": 1,
         "name": "c2",
         "offset": "17-1",
         "digest": "fedcba98",
