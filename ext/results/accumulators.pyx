@@ -473,7 +473,7 @@ cdef class Accumulators:
         Once the first is not what it was, the origin is a number like any other, from which values may lie far.
         """
         if who == self.first_who_[m] and number == self.first_number_[m]:
-            value = self.origin_[m]
+            value = max(fabs(value), fabs(self.origin_[m]))
             score = 0.0
         self.peak_[m, arm] = max(self.peak_[m, arm], fabs(value))
         self.score_peak_[m, arm] = max(self.score_peak_[m, arm], fabs(score))

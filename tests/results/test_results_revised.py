@@ -19,7 +19,7 @@ from bandit_serve.log.events import FIRST, Tick
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.times import EARLY_REWARD_MS, GRACE_MS
 from bandit_serve.policies.context import ContextField
-from bandit_serve.results import ResultsFold, report
+from bandit_serve.results import Report, ResultsFold, report
 
 NONE = math.nan
 METRICS = (Metric(name="hit", kind="binary", role="objective"), Metric(name="worth", kind="continuous"))
@@ -535,3 +535,54 @@ def test_where_all_failures_are_corrected_no_difference_is_shown_of_arms_without
         assert [interval is None for interval in intervals] == [True, False, False]
         excluded += any(interval and not interval[0] <= 0.0 <= interval[1] for interval in intervals)
     assert excluded <= 1
+
+
+def course(unit: str, values: list[list[float]]) -> Report:
+    """Report after decisions whose values took these courses, one step of each at a time."""
+    worth = (Metric(name="worth", kind="continuous", role="objective"),)
+    n = len(values)
+    traffic = Traffic(np.random.default_rng(3), n)
+    traffic.units = np.arange(1, n + 1, dtype=np.uint64)
+    traffic.arms[:] = 0
+    fold = fold_of(unit, "ignore", metrics=worth)
+    fold.apply(Offset(START_MS, 0), traffic.exposure(unit))
+    former = np.full(n, np.nan)
+    for step in range(max(map(len, values))):
+        some = np.array([i for i in range(n) if step < len(values[i])])
+        now = np.array([values[i][step] for i in some])
+        since = {} if step == 0 else {"since_ms": START_MS + 600, "former": former[some]}
+        fold.apply(Offset(START_MS + 600 + step, 0), revised(value=now, **since, **traffic.columns(some)))
+        former[some] = now
+    return report(fold, fold.record, {}, START_MS + 2_000)
+
+
+@pytest.mark.parametrize("unit", ["request", "user"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [[25.0, 20.0, 25.0, 5.0, 8.0]],
+        [[30.0, 0.0], [7.0, 0.0], [19.99, 0.0]],
+        [[0.0, 12.5], [40.0, 12.5], [12.5]],
+        [[1e3, 1.0], [1.0], [1.0]],
+    ],
+)
+def test_values_that_are_few_or_alike_keep_their_mean(unit, values):
+    row = course(unit, values).arms[0].metrics["worth"]
+    assert row.n == len(values)
+    assert row.mean == pytest.approx(math.fsum(each[-1] for each in values) / len(values), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("unit", ["request", "user"])
+@pytest.mark.parametrize("typo", [1e9, 1e13, 1e17, 1e30, 1e80])
+@pytest.mark.parametrize("place", [0, 1, 39])
+@pytest.mark.parametrize("before", [[], [0.37]])
+def test_whatever_course_a_typo_took_the_mean_is_right_or_nothing_is_said(unit, typo, place, before):
+    rng = np.random.default_rng(place)
+    values = [[value] for value in rng.normal(1.37, 0.5, 40).tolist()]
+    values[place] = [*before, typo, *values[place]]
+    for some in (values, [values[place]]):
+        row = course(unit, some).arms[0].metrics["worth"]
+        assert row.n == len(some)
+        expected = math.fsum(each[-1] for each in some) / len(some)
+        assert row.mean is None or row.mean == pytest.approx(expected, rel=1e-3)
+        assert row.mean is None or typo < 1e17
