@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from api_schemas import API_DESCRIPTION
 from documents import Document
+from npm_packages import npm_folder
 
-PACKAGES = ("openapi-typescript@7", "typescript@5")
 (EXAMPLE,) = [block.text for block in Document("docs/client.md").blocks if block.language == "ts"]
 CHECK = [
     "tsc",
@@ -27,10 +27,8 @@ CHECK = [
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the tools, and with `api.ts` made of the description."""
+    """A folder with `api.ts`, made of the description."""
     folder = tmp_path_factory.mktemp("typescript")
-    install = ["npm", "install", "--silent", "--no-audit", "--no-fund", *PACKAGES]
-    subprocess.run(install, cwd=folder, check=True, capture_output=True, timeout=100)
     (folder / "openapi.json").write_text(json.dumps(API_DESCRIPTION))
     made = run(folder, "openapi-typescript", "openapi.json", "-o", "api.ts")
     assert made.returncode == 0, made.stdout + made.stderr
@@ -39,7 +37,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(folder / "node_modules" / ".bin" / tool), *arguments],
+        [str(npm_folder() / "node_modules" / ".bin" / tool), *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
