@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 from msgspec import Struct
 
 from bandit_serve.api.decisions import ScoredItem, ScoreRequest
+from bandit_serve.api.inference import ITEM, PREDICTION, SCORE, USER
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge
+from bandit_serve.serving.datatypes import NUMPY
 from bandit_serve.serving.json_questions import (
     MAX_OUTPUT_DEPTH,
     MAX_OUTPUT_VALUES,
@@ -22,7 +24,6 @@ from bandit_serve.serving.json_questions import (
 from bandit_serve.serving.request_form import check_form
 from bandit_serve.serving.servable import Scores
 
-USER, ITEM, PREDICTION, SCORE = "user_id", "item_id", "prediction", "score"
 NUMBERED = "features"
 """Name of the tensor of a list of numbers, where the model does not say the names of its inputs."""
 MAX_SIZE = 10**9
@@ -30,20 +31,19 @@ MAX_QUESTION_CELLS = 100_000
 """Values in the tensors of a question: rows times the values of one."""
 MAX_QUESTION_TEXT_BYTES = 2**20
 """Texts in the tensors of a question for several items, where each row repeats those of the features."""
-_LARGEST = {
-    "FP16": 65_504.0,
-    "FP32": 3.4028234663852886e38,
-    "FP64": sys.float_info.max,
+_BY_NUMPY = {datatype: np.dtype(name) for datatype, name in NUMPY.items() if datatype != "BYTES"}
+# Of BF16, which NumPy does not have, as well.
+_LARGEST: dict[str, float] = {
     "BF16": 3.3895313892515355e38,
+    **{datatype: float(np.finfo(dtype).max) for datatype, dtype in _BY_NUMPY.items() if dtype.kind == "f"},
 }
-_FLOATS = _LARGEST.keys()
 _NUMBERS: frozenset[type] = frozenset({int, float})
 _NONE: frozenset[type] = frozenset()
 _PLAIN: dict[str, frozenset[type]] = {"BOOL": frozenset({bool}), "BYTES": frozenset({str})}
-_WHOLE = {
-    f"{sign}INT{bits}": (0, 2**bits) if sign else (-(2 ** (bits - 1)), 2 ** (bits - 1))
-    for sign in ("", "U")
-    for bits in (8, 16, 32, 64)
+_WHOLE: dict[str, tuple[int, int]] = {
+    datatype: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    for datatype, dtype in _BY_NUMPY.items()
+    if dtype.kind in "iu"
 }
 
 
@@ -220,7 +220,7 @@ def _fitted(values: list[Any], datatype: str, name: str) -> list[Any]:
         if datatype in _WHOLE:
             low, high = _WHOLE[datatype]
             whole = list(map(int, values))
-            if whole == values and all(low <= value < high for value in whole):
+            if whole == values and all(low <= value <= high for value in whole):
                 return whole
     if types <= _PLAIN.get(datatype, _NONE):
         return values
@@ -304,7 +304,7 @@ def _output(tensor: OutputTensor) -> InferOutput:
         raise ValueError(f"expected sizes above 0 as shape of {tensor.name!r}")
     if math.prod(shape) != len(flat):
         raise ValueError(f"expected as many values of {tensor.name!r} as its shape says")
-    if tensor.datatype in _FLOATS or tensor.datatype in _WHOLE:
+    if tensor.datatype in _LARGEST or tensor.datatype in _WHOLE:
         if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in flat):
             raise ValueError(f"expected numbers as {tensor.name!r}")
         return InferOutput(tensor.name, shape, flat, True)

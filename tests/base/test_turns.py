@@ -1,12 +1,13 @@
-"""Work that can not be cut into turns: it runs in a thread, and its error is raised where its result is read."""
+"""Works in turns: those that run together, and one that can not be cut, whose error is raised where it is read."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import pytest
 
-from bandit_serve.base.turns import HeavyWork
+from bandit_serve.base.turns import HeavyWork, all_ended
 
 
 def test_the_result_is_taken_where_the_work_was_asked_for() -> None:
@@ -22,3 +23,83 @@ def test_what_the_work_raised_is_raised_by_its_result() -> None:
     heavy.do()
     with pytest.raises(ZeroDivisionError):
         assert heavy.result
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_results_of_works_that_run_together_are_in_their_order(n: int) -> None:
+    async def work(i: int) -> int:
+        for _ in range(n - i):
+            await asyncio.sleep(0)
+        return i
+
+    async def scenario() -> list[int]:
+        return await all_ended([work(i) for i in range(n)])
+
+    assert asyncio.run(scenario()) == list(range(n))
+
+
+def test_each_begins_in_an_iteration_of_its_own() -> None:
+    began: list[int] = []
+
+    async def scenario() -> list[int]:
+        iteration = 0
+
+        async def count() -> None:
+            nonlocal iteration
+            while True:
+                await asyncio.sleep(0)
+                iteration += 1
+
+        async def work() -> None:
+            began.append(iteration)
+            await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count())
+        await all_ended([work() for _ in range(6)])
+        counting.cancel()
+        return began
+
+    assert len(set(asyncio.run(scenario()))) == 6
+
+
+def test_a_failure_is_raised_when_all_have_ended() -> None:
+    ended: list[int] = []
+
+    async def work(i: int) -> None:
+        if i == 1:
+            raise ZeroDivisionError
+        for _ in range(10):
+            await asyncio.sleep(0)
+        ended.append(i)
+
+    async def scenario() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await all_ended([work(i) for i in range(4)])
+
+    asyncio.run(scenario())
+    assert ended == [0, 2, 3]
+
+
+@pytest.mark.parametrize("turns", [1, 3, 30])
+def test_who_is_cancelled_leaves_no_work_behind(turns: int) -> None:
+    """Also while works begin. A coroutine that is never awaited would be a warning, which fails a test."""
+    left: list[int] = []
+
+    async def work(i: int) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            left.append(i)
+
+    async def scenario() -> None:
+        waiting = asyncio.create_task(all_ended([work(i) for i in range(10)]))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scenario())
+    assert len(left) <= 10
