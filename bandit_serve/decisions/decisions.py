@@ -204,11 +204,10 @@ class Decisions:
         """Decides and scores with the arm's version. Awaitable where scoring, or loading the version, takes long.
 
         The arm is drawn once, before any waiting, so that its propensity is the one that is logged. If its version
-        fails, the arm is ejected and the request starts over among the others, as if it had arrived at that moment; an
+        fails, the arm is ejected and the request starts over among the others, as if it had arrived at that moment. An
         arm that refuses the request's content stays, but not for this request, and so does one that has too many
-        requests under way. In all, a request takes at
-        most `MAX_PATIENCE` times the longest time that one of the arms may take. Whether a request is refused does not
-        depend on the draw: it passes the checks of all active arms first.
+        requests under way. In all, a request takes at most `MAX_PATIENCE` times the longest time that one of the arms
+        may take. Whether a request is refused does not depend on the draw: it passes the checks of all active arms first.
 
         Where the experiment has served metrics, an attempt that failed is logged as the decision that it was. One whose
         arm did not get its time is not: it says nothing of the arm.
@@ -226,14 +225,8 @@ class Decisions:
 
     def max_output_bytes(self, experiment: str) -> int:
         """Bytes of `outputs` in the answer to one prediction, at most, whatever arm is drawn."""
-        decider = self.decider(experiment)
-        bounds = [0]
-        for reference in (decider.models[arm] for arm in decider.active):
-            with contextlib.suppress(NotFound):
-                if reference is not None:
-                    version = self._replica.registry.version(reference.id, reference.version)
-                    bounds.append(max_output_bytes(version))
-        return max(bounds)
+        versions = self._versions(self.decider(experiment))
+        return max(map(max_output_bytes, versions), default=0)
 
     def _find_checks(self, decider: Decider | ControlDecider) -> tuple[Check, ...]:
         """Checks of the active arms, each once; kept with the decider if all their versions are known."""
