@@ -207,7 +207,8 @@ class Decisions:
         fails, the arm is ejected and the request starts over among the others, as if it had arrived at that moment. An
         arm that refuses the request's content stays, but not for this request, and so does one that has too many
         requests under way. In all, a request takes at most `MAX_PATIENCE` times the longest time that one of the arms
-        may take. Whether a request is refused does not depend on the draw: it passes the checks of all active arms first.
+        may take. Whether a request is refused does not depend on the draw: it passes the checks of all active arms
+        first.
 
         Where the experiment has served metrics, an attempt that failed is logged as the decision that it was. One whose
         arm did not get its time is not: it says nothing of the arm.
