@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from bandit_serve.decisions.decider import Decider
+from bandit_serve.experiments.checks import validated
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
-from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, Unit, validated
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Record, Unit
 from bandit_serve.folds._assignment import Rendezvous
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log.events import Change, Changed

@@ -12,7 +12,9 @@ import time
 
 import numpy as np
 
-from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, validated
+from bandit_serve.experiments.checks import validated
+from bandit_serve.experiments.metric import Metric
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Record
 from bandit_serve.folds.unit_exposures import UnitExposures
 from bandit_serve.log.events import Exposed
 from bandit_serve.log.offset import Offset

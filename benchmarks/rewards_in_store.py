@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from stores import ThrowawayStore, server_binaries
 
-from bandit_serve.experiments.spec import Experiment, validated
+from bandit_serve.experiments.checks import validated
+from bandit_serve.experiments.spec import Experiment
 from bandit_serve.log.events import REWARD
 from bandit_serve.rewards.appender import RewardAppender
 from bandit_serve.store.store import Store

@@ -12,8 +12,11 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve.experiments.checks import validated
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
-from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, Stopping, validated
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Record
+from bandit_serve.experiments.stopping import Stopping
 from bandit_serve.log.events import REVISION, REWARD, Event, Exposed, Revised, Rewarded
 from bandit_serve.log.offset import Offset
 from bandit_serve.metrics import KINDS

@@ -17,6 +17,7 @@ from scipy.stats import norm
 from validity_laws import LAWS, Law
 from validity_runs import STEP_MS, Floats, Play, Scale, Visits, Watch, blocks, drawn, record, sums_by_metric
 
+from bandit_serve.experiments.checks import with_arm
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm
 from bandit_serve.log.events import FIRST, Change, Changed, Tick
@@ -102,7 +103,7 @@ def added_late(name: str) -> SetUp:
                 for each in plays:
                     known = each.fold.record
                     grown = msgspec.structs.replace(
-                        known, experiment=known.experiment.with_arm(Arm("c")), revision=known.revision + 1
+                        known, experiment=with_arm(known.experiment, Arm("c")), revision=known.revision + 1
                     )
                     each.apply(Changed(grown, Change("add_arm", "me")))
             shares = np.full(n_arms, 1 / n_arms)

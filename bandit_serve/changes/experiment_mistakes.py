@@ -17,9 +17,10 @@ import msgspec
 from bandit_serve.base.mistakes import mistakes
 from bandit_serve.base.validation import field_error
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
+from bandit_serve.experiments.checks import OTHER_ARMS, unbuilt, validated
 from bandit_serve.experiments.policy import from_experiment, kind_error, require_pseudo_means
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
-from bandit_serve.experiments.spec import OTHER_ARMS, Experiment, unbuilt, validated
+from bandit_serve.experiments.spec import Experiment
 from bandit_serve.metrics import KINDS, MetricKind
 
 ExperimentCheck = Callable[[Experiment], object]

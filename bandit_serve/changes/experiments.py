@@ -19,20 +19,10 @@ from bandit_serve.changes.changes import Changes, require_etag
 from bandit_serve.changes.experiment_mistakes import ExperimentCheck, every_mistake, with_all
 from bandit_serve.changes.promotion import promote_winner
 from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotBuilt, NotFound
+from bandit_serve.experiments.checks import require_payloads, validated, with_arm, with_policy
 from bandit_serve.experiments.policy import from_experiment, require_pseudo_means
 from bandit_serve.experiments.policy_spec import PolicySpec
-from bandit_serve.experiments.spec import (
-    Arm,
-    ArmStatus,
-    Experiment,
-    Ramp,
-    Record,
-    Standing,
-    Status,
-    may,
-    require_payloads,
-    validated,
-)
+from bandit_serve.experiments.spec import Arm, ArmStatus, Experiment, Ramp, Record, Standing, Status, may
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log.events import Change, Changed
@@ -201,7 +191,7 @@ class ExperimentChanges:
             record = live.record
             if record.status == "stopped":
                 raise Conflict(f"The experiment {name!r} is stopped; its policy is final.")
-            experiment = record.experiment.with_policy(policy)
+            experiment = with_policy(record.experiment, policy)
             servable(experiment)
             changed = msgspec.structs.replace(
                 record, experiment=experiment, revision=record.revision + 1, updated_ms=now_ms
@@ -230,7 +220,7 @@ class ExperimentChanges:
                 raise Conflict(
                     f"The experiment {name!r} has or had an arm {arm.name!r}; names of arms are not reused."
                 )
-            experiment = record.experiment.with_arm(arm)
+            experiment = with_arm(record.experiment, arm)
             if arm.payload is not None:
                 require_payloads(experiment)
             from_experiment(experiment)

@@ -11,6 +11,7 @@ from msgspec import Struct
 from bandit_serve.changes.experiments import require_version, require_versions, servable
 from bandit_serve.cli.experiments_file import refuse, within
 from bandit_serve.errors import FieldError, InvalidInput
+from bandit_serve.experiments.checks import with_arm, with_policy
 from bandit_serve.experiments.spec import Arm, Experiment
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.registry.registry import Registry
@@ -156,8 +157,8 @@ def _require_steps(present: Experiment, added: Sequence[Arm], wanted: Experiment
     Arms are added one by one before the policy changes; removed arms keep their place.
     """
     for arm in added:
-        present = servable(present.with_arm(arm))
-    servable(present.with_policy(wanted.policy))
+        present = servable(with_arm(present, arm))
+    servable(with_policy(present, wanted.policy))
 
 
 def _arm_errors(existing: LiveExperiment, wanted: Experiment, registry: Registry) -> list[FieldError]:

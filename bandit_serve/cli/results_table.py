@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bandit_serve.cli.output import print_table, say
-from bandit_serve.experiments.spec import Experiment, Metric
+from bandit_serve.experiments.metric import Metric
+from bandit_serve.experiments.spec import Experiment
 from bandit_serve.results import ArmResult, MetricResult, Report
 
 NONE = "–"

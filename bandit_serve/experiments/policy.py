@@ -9,8 +9,9 @@ import msgspec
 
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.errors import FieldError, InvalidInput
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
-from bandit_serve.experiments.spec import Experiment, Metric
+from bandit_serve.experiments.spec import Experiment
 from bandit_serve.metrics import KINDS
 from bandit_serve.policies import POLICIES, AnyPolicy, ContextFreePolicy, ContextualPolicy, FixedSplit
 from bandit_serve.policies.context import MAX_FEATURES

@@ -5,7 +5,7 @@ A window is the experiment's own, between `MIN_WINDOW_MS` and `MAX_WINDOW_MS`. A
 
 from __future__ import annotations
 
-from bandit_serve.experiments.spec import MAX_WINDOW_MS, MIN_WINDOW_MS
+from bandit_serve.experiments.checks import MAX_WINDOW_MS, MIN_WINDOW_MS
 
 _MINUTE_MS = 60_000
 _HOUR_MS = 60 * _MINUTE_MS

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.experiments.spec import Metric
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.policies import _best_arm
 from bandit_serve.results.estimates import MIN_VARIANCE, Estimates, Sums
 from bandit_serve.results.sequence import Floats

@@ -9,7 +9,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from bandit_serve.experiments.spec import Metric, Record
+from bandit_serve.experiments.metric import Metric
+from bandit_serve.experiments.spec import Record
 from bandit_serve.metrics import KINDS
 from bandit_serve.results import betting, decision_aids
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares

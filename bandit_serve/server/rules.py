@@ -19,8 +19,10 @@ from bandit_serve.api.decisions import (
 from bandit_serve.api.flags import EvaluationRequest
 from bandit_serve.api.inference import InferenceRequest
 from bandit_serve.api.rewards import MAX_REWARDS, RewardsRequest
+from bandit_serve.experiments.metric import SERVED, Metric
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
-from bandit_serve.experiments.spec import SERVED, Arm, Experiment, Metric, Stopping
+from bandit_serve.experiments.spec import Arm, Experiment
+from bandit_serve.experiments.stopping import Stopping
 from bandit_serve.metrics import KINDS, MAX_VALUE, names_of
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import ContextField

@@ -10,7 +10,8 @@ from msgspec import Meta, Struct
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from bandit_serve.experiments.spec import MAX_ARMS, MAX_WINDOW_MS
+from bandit_serve.experiments.checks import MAX_WINDOW_MS
+from bandit_serve.experiments.spec import MAX_ARMS
 from bandit_serve.simulation.worlds.environment import Environment, require_that
 
 DECISION_MS = 1_000

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.random import Generator, SeedSequence, default_rng
 from numpy.typing import NDArray
 
-from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, validated
+from bandit_serve.experiments.checks import validated
+from bandit_serve.experiments.metric import Metric
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Record
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log.events import REWARD, Change, Changed, Exposed, Rewarded, Tick
 from bandit_serve.log.offset import Offset

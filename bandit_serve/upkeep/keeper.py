@@ -14,7 +14,8 @@ from bandit_serve.base.troubles import Troubles
 from bandit_serve.changes.changes import Changes
 from bandit_serve.changes.promotion import promote_winner, promotion
 from bandit_serve.errors import BanditServeError, StoreUnavailable, in_full
-from bandit_serve.experiments.spec import MAX_WINDOW_MS, Record
+from bandit_serve.experiments.checks import MAX_WINDOW_MS
+from bandit_serve.experiments.spec import Record
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events

@@ -16,7 +16,8 @@ from services import ThrowawayService
 from stores import ThrowawayStore
 
 from bandit_serve.errors import InvalidInput, UnreadableEntry
-from bandit_serve.experiments.spec import MAX_PAYLOAD_BYTES, Arm, Experiment, require_payloads
+from bandit_serve.experiments.checks import MAX_PAYLOAD_BYTES, require_payloads, with_arm
+from bandit_serve.experiments.spec import Arm, Experiment
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log import events
 from bandit_serve.log.events import Change, Changed
@@ -45,7 +46,7 @@ def test_what_the_record_before_had_is_left_out_and_filled_in(
     before = record(made_of(arms=arms({"deep": [1, None]}, LARGE), context=context))
     grown = before.experiment
     for i in range(n_added):
-        grown = grown.with_arm(Arm(f"new{i}", payload=[i]))
+        grown = with_arm(grown, Arm(f"new{i}", payload=[i]))
     after = msgspec.structs.replace(before, experiment=grown, revision=2, status="paused")
     whole = Changed(after, Change("pause", "me"))
     data = events.encode(whole.without(before))
@@ -78,7 +79,7 @@ def test_a_change_without_what_it_builds_on_is_refused() -> None:
 
 def test_folds_of_short_and_of_whole_changes_are_equal() -> None:
     before = record(made_of(arms=arms("one", {"two": 2})))
-    grown = before.experiment.with_arm(Arm("late", payload="three"))
+    grown = with_arm(before.experiment, Arm("late", payload="three"))
     steps = [
         msgspec.structs.replace(before, revision=2, status="paused"),
         msgspec.structs.replace(before, revision=3, experiment=grown),

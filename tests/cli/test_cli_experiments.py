@@ -16,7 +16,8 @@ from services import ThrowawayService
 from bandit_serve.api.views import ExperimentList, experiment_view
 from bandit_serve.cli.experiments_file import read_experiments
 from bandit_serve.errors import InvalidInput
-from bandit_serve.experiments.spec import Ramp, Standing, validated
+from bandit_serve.experiments.checks import validated
+from bandit_serve.experiments.spec import Ramp, Standing
 
 TWO_ARMS: dict[str, Any] = {
     "id": "colour",

@@ -15,6 +15,7 @@ from builders import created, eventually, experiment, record, rewards
 from bandit_serve.decisions import refresh as module
 from bandit_serve.decisions.decider import Decider
 from bandit_serve.decisions.refresh import Refresher
+from bandit_serve.experiments.checks import with_arm
 from bandit_serve.experiments.spec import Arm
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
@@ -114,7 +115,7 @@ def test_an_arm_may_be_added_while_shares_are_computed(monkeypatch: pytest.Monke
     async def scenario(refresher: Refresher) -> None:
         learn(one, 0, refresher)
         await eventually(computing.is_set)
-        grown = one.live.experiment.with_arm(Arm("late"))
+        grown = with_arm(one.live.experiment, Arm("late"))
         one.live.apply(
             Offset(9, 0), Changed(record(grown, revision=2), Change("add_arm", "test", None, "late"))
         )

@@ -18,7 +18,8 @@ from bandit_serve.base.validation import field_error
 from bandit_serve.changes.experiment_mistakes import every_mistake
 from bandit_serve.changes.experiments import servable
 from bandit_serve.errors import InvalidInput, NotBuilt
-from bandit_serve.experiments.spec import Experiment, require_payloads
+from bandit_serve.experiments.checks import require_payloads
+from bandit_serve.experiments.spec import Experiment
 from bandit_serve.policies import POLICIES
 
 Document = dict[str, Any]

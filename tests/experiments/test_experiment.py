@@ -11,6 +11,8 @@ import pytest
 from builders import description, experiment, record
 
 from bandit_serve.errors import InvalidInput, NotBuilt
+from bandit_serve.experiments.checks import validated, with_arm, with_policy
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy import from_experiment, served_floor
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import (
@@ -19,12 +21,10 @@ from bandit_serve.experiments.spec import (
     RAMP_STEP,
     Arm,
     Experiment,
-    Metric,
     Ramp,
     Standing,
     Status,
     may,
-    validated,
 )
 from bandit_serve.metrics import MAX_COUNT, MAX_VALUE
 from bandit_serve.policies import POLICIES, ContextualPolicy
@@ -362,9 +362,9 @@ def test_a_fixed_split_gives_the_arms_that_are_not_named_nothing() -> None:
 
 def test_a_change_of_policy_is_validated() -> None:
     made = experiment()
-    assert made.with_policy(PolicySpec(kind="ucb1")).policy.kind == "ucb1"
+    assert with_policy(made, PolicySpec(kind="ucb1")).policy.kind == "ucb1"
     with pytest.raises(InvalidInput, match=r"policy\.min_share"):
-        made.with_policy(PolicySpec(kind="ucb1", min_share=0.9))
+        with_policy(made, PolicySpec(kind="ucb1", min_share=0.9))
 
 
 # Metrics
@@ -489,14 +489,14 @@ def test_a_ramp_caps_less_and_less() -> None:
 
 def test_arms_come_after_the_others_and_their_standing_is_kept() -> None:
     made = experiment()
-    grown = made.with_arm(Arm("c"))
+    grown = with_arm(made, Arm("c"))
     assert grown.arm_names == ("a", "b", "c")
     about = msgspec.structs.replace(record(made), experiment=grown)
     assert about.arm_statuses == {"a": "active", "b": "active", "c": "active"}
     about = about.with_standing(1, Standing("removed"))
     assert about.arm_statuses == {"a": "active", "b": "removed", "c": "active"}
     with pytest.raises(InvalidInput, match="taken"):
-        made.with_arm(Arm("a"))
+        with_arm(made, Arm("a"))
 
 
 def test_what_was_made_with_longer_values_than_are_taken_now_is_changed_all_the_same() -> None:
@@ -507,5 +507,5 @@ def test_what_was_made_with_longer_values_than_are_taken_now_is_changed_all_the_
     older = msgspec.convert(fields, Experiment)
     with pytest.raises(InvalidInput, match=r"context\[0\]\.values\[0\]"):
         validated(older)
-    assert older.with_policy(PolicySpec("lin_ucb")).policy.kind == "lin_ucb"
-    assert older.with_arm(Arm("c")).arm_names == ("a", "b", "c")
+    assert with_policy(older, PolicySpec("lin_ucb")).policy.kind == "lin_ucb"
+    assert with_arm(older, Arm("c")).arm_names == ("a", "b", "c")

@@ -22,7 +22,9 @@ from bandit_serve.api.views import (
     history_view,
     version_view,
 )
-from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Ramp, Stopping
+from bandit_serve.experiments.metric import Metric
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Ramp
+from bandit_serve.experiments.stopping import Stopping
 from bandit_serve.folds.experiment import HistoryEntry
 from bandit_serve.policies.context import ContextField
 from bandit_serve.registry.registry import ModelHistoryEntry, Version

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scale import scaled
 from scipy import stats
 
+from bandit_serve.experiments.checks import with_policy
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.folds import alarms
 from bandit_serve.folds._changes import evidence, forget, watch
@@ -275,7 +276,7 @@ def test_a_contextual_policy_s_arms_are_not_watched() -> None:
     assert live.alarms is None
     assert LiveExperiment.from_state(live.offset, live.state()).alarms is None
     record = msgspec.structs.replace(
-        live.record, revision=2, experiment=live.experiment.with_policy(PolicySpec(kind="thompson"))
+        live.record, revision=2, experiment=with_policy(live.experiment, PolicySpec(kind="thompson"))
     )
     live.apply(Offset(1, 0), Changed(record, Change("policy", "test")))
     assert live.alarms is not None

@@ -11,6 +11,7 @@ import pytest
 from builders import created, experiment, exposed, record, revisions, rewards
 
 from bandit_serve.errors import InvalidInput, UnreadableEntry
+from bandit_serve.experiments.checks import with_arm, with_policy
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment, Ramp, Standing
 from bandit_serve.folds import experiment as module
@@ -217,7 +218,7 @@ def test_what_was_learned_fades_by_the_logs_time() -> None:
     assert live.evidence > seen, "what fades moves the shares"
     live.apply(Offset(21_000, 0), Rewarded(rewards([8])))
     assert live.policy.counts.tolist() == [3, 0], "first the time passes, then the entry counts"
-    settings = made.with_policy(PolicySpec(kind="thompson", half_life="20s"))
+    settings = with_policy(made, PolicySpec(kind="thompson", half_life="20s"))
     live.apply(Offset(31_000, 0), Changed(record(settings, revision=2), Change("policy", "test")))
     assert live.policy.counts.tolist() == [1.5, 0]
     live.apply(Offset(51_000, 0), Tick())
@@ -269,7 +270,7 @@ def test_a_change_of_policy_keeps_what_was_counted() -> None:
     log.append((Offset(2, 0), Rewarded(rewards(range(30), values=[1.0, 0.0] * 15, arms=[0, 1] * 15))))
     live = folded(log)
     assert live.shares().tolist() == [0.5, 0.5]
-    thompson = made.with_policy(PolicySpec(kind="thompson"))
+    thompson = with_policy(made, PolicySpec(kind="thompson"))
     change = Changed(record(thompson, revision=2), Change("policy", "test"))
     live.apply(Offset(3, 0), change)
     assert live.policy.kind == "thompson"
@@ -292,7 +293,7 @@ def test_a_change_of_policy_carries_over_between_policies_that_weigh_and_that_do
     for revision, (kind, gain) in enumerate(
         [("exp3", [6.0, 2.0]), ("exp3", [8.0, 2.0]), ("thompson", None)], 2
     ):
-        settings = made.with_policy(PolicySpec(kind=kind, min_share=revision / 100))
+        settings = with_policy(made, PolicySpec(kind=kind, min_share=revision / 100))
         live.apply(
             Offset(revision + 1, 0), Changed(record(settings, revision=revision), Change("policy", "test"))
         )
@@ -371,7 +372,7 @@ def test_a_snapshot_holds_no_objects() -> None:
 
 def grown(made: Experiment, *names: str, revision: int = 2) -> Changed:
     for name in names:
-        made = made.with_arm(Arm(name))
+        made = with_arm(made, Arm(name))
     return Changed(record(made, revision=revision), Change("add_arm", "test", None, names[-1]))
 
 
@@ -390,7 +391,7 @@ def test_states_are_equal_bit_for_bit_across_an_arm_that_comes(
     )
     kept = [entry for entry in written(made, seed=3) if not isinstance(entry[1], Changed)]
     comes = grown(made, "c")
-    third = made.with_arm(Arm("c"))
+    third = with_arm(made, Arm("c"))
     later = [
         (Offset(offset.time_ms + kept[-1][0].time_ms, offset.sequence), event)
         for offset, event in written(third, seed=4)
@@ -459,7 +460,7 @@ def test_decisions_that_a_change_of_policy_leaves_open_are_not_learned_from_by_t
     made = contextual(kind)
     live = folded([(Offset(1, 0), created(made))])
     live.apply(Offset(10, 0), with_x(exposed(0, [0] * 4, [5] * 4), generator))
-    changed = Changed(record(made.with_policy(PolicySpec(kind=then)), revision=2), Change("policy", "t"))
+    changed = Changed(record(with_policy(made, PolicySpec(kind=then)), revision=2), Change("policy", "t"))
     live.apply(Offset(100, 0), changed)
     # What was decided before and is logged after it; then a decision of the new policy.
     live.apply(Offset(110, 0), with_x(exposed(4, [0, 0], [90, 105]), generator))
@@ -501,8 +502,8 @@ def test_states_with_context_are_equal_bit_for_bit(kind: str, missing: str) -> N
     )
     generator = np.random.default_rng(8)
     log = [(offset, with_x(event, generator)) for offset, event in written(made, seed=7)]
-    arm = made.with_arm(Arm("c"))
-    plain = arm.with_policy(PolicySpec(kind="thompson", half_life="5s"))
+    arm = with_arm(made, Arm("c"))
+    plain = with_policy(arm, PolicySpec(kind="thompson", half_life="5s"))
     for at, changed in ((40, arm), (70, plain), (90, arm)):
         log[at] = log[at][0], Changed(record(changed, revision=at), Change("policy", "test"))
     for at in range(41, len(log)):
@@ -630,7 +631,7 @@ def test_a_warm_up_goes_by_the_policys_own_decisions() -> None:
 
 
 def test_a_ramp_overrides_the_floor_and_ends() -> None:
-    made = experiment(policy={"kind": "fixed_split", "min_share": 0.2}).with_arm(Arm("c"))
+    made = with_arm(experiment(policy={"kind": "fixed_split", "min_share": 0.2}), Arm("c"))
     about = record(made).with_standing(2, Standing("active", Ramp(0.01, "10s"), 1_000))
     live = folded([(Offset(1_000, 0), Changed(about, Change("create", "test")))])
     assert live.shares(now_ms=1_000).tolist() == pytest.approx([0.495, 0.495, 0.01])

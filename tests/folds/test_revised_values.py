@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from bandit_serve.experiments.checks import with_policy
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log.events import (
@@ -301,7 +302,7 @@ def test_the_watch_of_what_comes_sees_first_values_alone() -> None:
 
 
 def switched(live: LiveExperiment, at_ms: int, kind: str, revision: int = 2) -> None:
-    made = live.experiment.with_policy(PolicySpec(kind=kind))
+    made = with_policy(live.experiment, PolicySpec(kind=kind))
     live.apply(Offset(at_ms, 0), Changed(record(made, revision=revision), Change("policy", "test")))
 
 

@@ -22,7 +22,8 @@ from services import Answer, ThrowawayService
 
 from bandit_serve.changes.experiments import servable
 from bandit_serve.errors import InvalidInput, NotBuilt
-from bandit_serve.experiments.spec import Experiment, require_payloads
+from bandit_serve.experiments.checks import require_payloads
+from bandit_serve.experiments.spec import Experiment
 from bandit_serve.policies import POLICIES
 from bandit_serve.server.app import ROUTES
 from bandit_serve.server.examples import EXAMPLES

@@ -16,8 +16,8 @@ from scipy import stats
 
 from bandit_serve.changes.experiment_mistakes import every_mistake
 from bandit_serve.errors import InvalidInput, UnreadableEntry
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy import from_experiment
-from bandit_serve.experiments.spec import Metric
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log.events import Rewarded, Shape, Tick
 from bandit_serve.log.offset import Offset

@@ -31,7 +31,8 @@ import json, sys
 import msgspec
 from bandit_serve.changes.experiment_mistakes import every_mistake
 from bandit_serve.experiments.policy import from_experiment
-from bandit_serve.experiments.spec import Experiment, validated
+from bandit_serve.experiments.checks import validated
+from bandit_serve.experiments.spec import Experiment
 from bandit_serve.policies.table import policies_table
 from bandit_serve.server.app import ROUTES
 from bandit_serve.server.openapi import document

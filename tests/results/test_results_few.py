@@ -24,8 +24,10 @@ from simulated_results import (
 )
 
 from bandit_serve.errors import UnreadableEntry
+from bandit_serve.experiments.checks import with_policy
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
-from bandit_serve.experiments.spec import Metric, Record
+from bandit_serve.experiments.spec import Record
 from bandit_serve.log.events import Change, Changed, Tick
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.results import ResultsFold, report
@@ -121,14 +123,14 @@ def test_there_is_none_where_a_context_decides(policy) -> None:
     assert interval(fold) is None
     assert "no interval for a" in report_of(fold).reason
     changed = msgspec.structs.replace(
-        fold.record, experiment=fold.record.experiment.with_policy(split), revision=3
+        fold.record, experiment=with_policy(fold.record.experiment, split), revision=3
     )
     fold.apply(Offset(START_MS, 0), Changed(changed, Change("change_policy", "me")))
     assert interval(fold_of(changed, BINARY[:5], fold=fold, first=40)) is None
     fold = fold_of(record(2, policy=split), BINARY[:40])
     assert interval(fold) is not None
     changed = msgspec.structs.replace(
-        fold.record, experiment=fold.record.experiment.with_policy(policy), revision=3
+        fold.record, experiment=with_policy(fold.record.experiment, policy), revision=3
     )
     fold.apply(Offset(START_MS, 0), Changed(changed, Change("change_policy", "me")))
     assert interval(fold) is None

@@ -15,8 +15,9 @@ from result_states import parts_of, state_of
 from simulated_results import START_MS, Play, bernoulli, exposed, random_log, record, rewarded, with_arm
 
 from bandit_serve.errors import UnreadableEntry
+from bandit_serve.experiments.checks import with_policy
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
-from bandit_serve.experiments.spec import Metric
 from bandit_serve.log.events import Census, Change, Changed, Exposed, Revised, Rewarded, Tick
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.times import GRACE_MS, LINGER_MS
@@ -324,7 +325,9 @@ def test_an_exposure_that_disagrees_with_its_token_about_the_time_keeps_the_rewa
 def test_a_change_of_policy_says_which_decisions_had_no_floor():
     about = record(2, policy=PolicySpec(kind="thompson", min_share=0.1), revision=3)
     bare = msgspec.structs.replace(
-        about, revision=4, experiment=about.experiment.with_policy(PolicySpec(kind="thompson", min_share=0.0))
+        about,
+        revision=4,
+        experiment=with_policy(about.experiment, PolicySpec(kind="thompson", min_share=0.0)),
     )
     fold = ResultsFold(about)
     fold.apply(Offset(START_MS, 0), rewarded(counter=0, value=1.0, propensity=0.5, revision=3))

@@ -10,6 +10,7 @@ from builders import created, experiment, rewards
 from stores import ThrowawayStore
 
 from bandit_serve.changes.changes import Changes
+from bandit_serve.experiments.checks import with_arm, with_policy
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm
 from bandit_serve.folds.experiment import LiveExperiment
@@ -73,7 +74,7 @@ def test_results_are_the_same_whenever_they_are_asked_for_first() -> None:
         early, late = ResultsLog(store, replica), ResultsLog(store, replica)
 
         def with_another(live: LiveExperiment) -> Changed:
-            made = live.experiment.with_arm(Arm("late")).with_policy(PolicySpec(kind="fixed_split"))
+            made = with_policy(with_arm(live.experiment, Arm("late")), PolicySpec(kind="fixed_split"))
             later = msgspec.structs.replace(live.record, experiment=made, revision=live.record.revision + 1)
             return Changed(later, Change("change", "test"))
 

@@ -15,8 +15,9 @@ from result_states import StateColumns, parts_of, state_of
 from simulated_results import START_MS, Z, exposed, random_log, record, rewarded, with_arm
 
 from bandit_serve.errors import UnreadableEntry
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
-from bandit_serve.experiments.spec import Metric, Record
+from bandit_serve.experiments.spec import Record
 from bandit_serve.log.events import Change, Changed, Event, Exposed, Rewarded, Tick
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.metrics import MAX_VALUE, Binary, Continuous

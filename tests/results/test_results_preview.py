@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_results import START_MS, exposed, random_log, record, rewarded
 
-from bandit_serve.experiments.spec import Metric
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.log.events import Tick
 from bandit_serve.log.offset import Offset
 from bandit_serve.log.times import LINGER_MS

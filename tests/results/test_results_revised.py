@@ -13,8 +13,8 @@ from result_states import parts_of, state_of
 from simulated_results import START_MS, exposed, record, revised, rewarded
 
 from bandit_serve.errors import UnreadableEntry
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
-from bandit_serve.experiments.spec import Metric
 from bandit_serve.log.events import FIRST, Tick
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.times import EARLY_REWARD_MS, GRACE_MS

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from simulated_results import START_MS, exposed, random_log, record, rewarded
 
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
-from bandit_serve.experiments.spec import Metric
 from bandit_serve.log.events import Tick
 from bandit_serve.log.offset import Offset
 from bandit_serve.results import ResultsFold, report

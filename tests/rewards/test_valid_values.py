@@ -11,9 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bandit_serve.errors import InvalidInput, NotBuilt
+from bandit_serve.experiments.checks import validated
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy import from_experiment
 from bandit_serve.experiments.policy_spec import PolicySpec
-from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, validated
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment
 from bandit_serve.metrics import KINDS, MAX_VALUE
 from bandit_serve.policies import POLICIES
 

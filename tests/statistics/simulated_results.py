@@ -13,8 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from bandit_serve.experiments import checks
+from bandit_serve.experiments.checks import validated
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
-from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Metric, Record, Stopping, validated
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Record
+from bandit_serve.experiments.stopping import Stopping
 from bandit_serve.log.events import FIRST, REVISION, REWARD, Change, Changed, Exposed, Revised, Rewarded, Tick
 from bandit_serve.log.offset import Offset
 from bandit_serve.policies import POLICIES
@@ -408,7 +412,7 @@ def swapped(n: int, kind: str, steps: int = 20, each: int = 100, *, known: bool 
 
 def with_arm(about: Record, name: str) -> Record:
     """The experiment with one arm more, at its next revision."""
-    experiment = about.experiment.with_arm(Arm(name))
+    experiment = checks.with_arm(about.experiment, Arm(name))
     return msgspec.structs.replace(about, experiment=experiment, revision=about.revision + 1)
 
 

@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit_serve.experiments.spec import Experiment, Record, Status, validated
+from bandit_serve.experiments.checks import validated
+from bandit_serve.experiments.spec import Experiment, Record, Status
 from bandit_serve.log.events import FIRST, REVISION, REWARD, Change, Changed, Exposed
 
 INCARNATION = 0xFEED

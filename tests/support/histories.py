@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from bandit_serve.changes.experiments import servable
 from bandit_serve.errors import InvalidInput, NotBuilt
+from bandit_serve.experiments.checks import with_arm, with_policy
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
-from bandit_serve.experiments.spec import Experiment, Metric, Ramp, Record, Standing
+from bandit_serve.experiments.spec import Experiment, Ramp, Record, Standing
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log.events import (
     CHANGED,
@@ -518,10 +520,10 @@ class History:
                 case "policy":
                     policy = self._policy(len(names), objective, bool(experiment.context))
                     settings = msgspec.convert(policy, PolicySpec)
-                    record = msgspec.structs.replace(record, experiment=experiment.with_policy(settings))
+                    record = msgspec.structs.replace(record, experiment=with_policy(experiment, settings))
                 case "arm" if len(names) < 9:
                     like = msgspec.structs.replace(experiment.arms[0], name=f"a{len(names)}")
-                    record = msgspec.structs.replace(record, experiment=experiment.with_arm(like))
+                    record = msgspec.structs.replace(record, experiment=with_arm(experiment, like))
                 case _:
                     record = self._with_standing(what, record)
             servable(record.experiment)
