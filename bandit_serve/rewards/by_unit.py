@@ -187,7 +187,7 @@ class RewardsByUnit:
         uid = live.record.uid
         joined = await self._look(live, sent)
         mark = await self._mark(live, sent, joined)
-        if not joined.matched.all():
+        if not (joined.matched & _open(live, sent, joined)).all():
             await self._wait_for_exposures(live)
             again = self._replica.by_uid.get(uid)  # another object, if it was repaired meanwhile
             if again is None:
@@ -299,6 +299,15 @@ class RewardsByUnit:
                 nothing = sent._replace(values=np.full(len(chosen), np.nan))
                 await self._append(live, nothing, joined, taken)
         self.unmatched.drop(chosen)
+
+
+def _open(live: LiveExperiment, sent: UnitEvents, joined: InForce) -> NDArray[np.bool_]:
+    """True, bool (n,), where the window of what was in force had not closed at the reward's time.
+
+    Whoever comes back after that was decided for anew, and that exposure may not have been read yet.
+    """
+    is_open: NDArray[np.bool_] = joined.rows["time_ms"] + live.experiment.attribution.window_ms >= sent.at_ms
+    return is_open
 
 
 def _mistake(live: LiveExperiment, metrics: ClientMetrics, reward: Reward, now_ms: int) -> FieldError | None:

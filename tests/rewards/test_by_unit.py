@@ -200,10 +200,10 @@ def test_windows_close_by_the_decision_that_was_in_force(server: ThrowawayStore)
     async def scenario(scene: Scene) -> None:
         await scene.expose(["ada", "bob"], [0, 1], [WINDOW_MS + 30_000, WINDOW_MS - 30_000])
         await scene.tail.wait_for_end("e")
-        assert await scene.send("ada", 1.0, "o", at=ago(1_000)) == "late"
         assert await scene.send("bob", 1.0, "o", at=ago(1_000)) == "accepted"
         assert await scene.send("bob", 1.0, "p", at=ago(WINDOW_MS + 1_000)) == "late"
         assert scene.flushes == 0, "nobody waits for what is known to be late"
+        assert await scene.send("ada", 1.0, "o", at=ago(1_000)) == "late"
 
     play(server, scenario)
 
@@ -296,6 +296,21 @@ def test_an_exposure_in_another_workers_buffer_is_waited_for(server: ThrowawaySt
         await asyncio.sleep(0.05)
         await scene.expose(["ada"], [0], [100])
         assert await sending == "accepted"
+
+    play(server, scenario)
+
+
+def test_one_whose_window_has_closed_is_no_answer_while_another_may_be_in_a_buffer(
+    server: ThrowawayStore,
+) -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.expose(["u", "w"], [0, 0], [WINDOW_MS + 20_000, WINDOW_MS + 20_000])
+        sent = asyncio.create_task(scene.send("u", 2.0, "order"))
+        await eventually(lambda: scene.flushes == 1, 5)
+        second = await scene.expose(["u"], [1], [5])
+        assert await sent == "accepted"
+        assert await scene.revisions() == [(second, 0, 2.0, pytest.approx(math.nan, nan_ok=True))]
+        assert await scene.send("w", 2.0, "order") == "late"
 
     play(server, scenario)
 

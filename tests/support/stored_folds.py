@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from bandit_serve.folds.replica import Replica
+from bandit_serve.folds.unit_exposures import UnitExposures
 from bandit_serve.log import events
+from bandit_serve.log.fold import EXPOSURES_FOLD, RESULTS_FOLD
 from bandit_serve.log.offset import START
 from bandit_serve.log.reader import event_of, pages
 from bandit_serve.log.repairs import Repairs
@@ -19,11 +22,13 @@ from bandit_serve.results import ResultsFold, report
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 
+StoredFold = TypeVar("StoredFold", ResultsFold, UnitExposures)
+
 AS_OF_MS = 1_800_000_000_000
 
 
 async def fold_all(url: str) -> dict[str, Any]:
-    """Folds all logs; returns, by owner, the digest of the policy fold and the results at `AS_OF_MS`.
+    """Folds all logs; returns, by owner, digests of the folds, and the results at `AS_OF_MS`.
 
     Asserts that every snapshot equals the fold of its log.
     """
@@ -37,17 +42,31 @@ async def fold_all(url: str) -> dict[str, Any]:
         for owner in sorted(registry.experiments):
             replayed = await replay(store, owner, registry.repairs)
             assert replayed.equal is not False, replayed
-            results = await fold_results(store, owner, registry.repairs)
+            results = await fold_snapshots(store, owner, registry.repairs, RESULTS_FOLD, ResultsFold)
             about = report(results, results.record, {}, AS_OF_MS)
             folded[owner] = {
                 "digest": replayed.digest,
                 "snapshots": len(replayed.snapshots),
-                "results": sha256(msgspec.json.encode(about)).hexdigest(),
-                "sentence": about.reason,
+                "results": msgspec.to_builtins(about),
             }
+            if results.record.experiment.unit == "user":
+                units = await fold_snapshots(store, owner, registry.repairs, EXPOSURES_FOLD, UnitExposures)
+                folded[owner]["units"] = sha256(units.state()).hexdigest()
         return folded
     finally:
         await store.close()
+
+
+def agrees(now: Any, then: Any) -> bool:
+    """Whether what is there now has all that was there then, numbers within what kinds of CPU differ by."""
+    match then:
+        case dict():
+            return isinstance(now, dict) and all(agrees(now.get(name), each) for name, each in then.items())
+        case list() | tuple():
+            return len(now) == len(then) and all(map(agrees, now, then))
+        case float():
+            return isinstance(now, float) and math.isclose(now, then, rel_tol=1e-9, abs_tol=1e-12)
+    return bool(now == then)
 
 
 async def snapshot_of_the_registry(store: Store) -> bytes | None:
@@ -61,23 +80,25 @@ async def snapshot_of_the_registry(store: Store) -> bytes | None:
     return registry.state()
 
 
-async def fold_results(store: Store, owner: str, repairs: Repairs) -> ResultsFold:
-    """Folds the results of a whole log; asserts that its snapshots equal the fold at their offsets."""
+async def fold_snapshots(
+    store: Store, owner: str, repairs: Repairs, kind: str, make: type[StoredFold]
+) -> StoredFold:
+    """Folds a whole log; asserts that the snapshots of this kind equal the fold at their offsets."""
     snapshots = {}
-    for offset in await store.snapshot_offsets(owner, "results"):
-        snapshot = await store.read_snapshot(owner, "results", offset)
+    for offset in await store.snapshot_offsets(owner, kind):
+        snapshot = await store.read_snapshot(owner, kind, offset)
         assert snapshot is not None
-        snapshots[offset] = ResultsFold.from_state(offset, snapshot.state).state()
+        snapshots[offset] = make.from_state(offset, snapshot.state).state()
     fold = None
     async for page in pages(store, owner, START):
         for entry in page.entries:
             if fold is None:
                 created = events.decode(entry.kind, entry.data)
                 assert isinstance(created, events.Changed)
-                fold = ResultsFold(created.record)
+                fold = make(created.record)
             fold.apply(entry.offset, event_of(entry, owner, repairs, fold.n_features))
             state = snapshots.pop(entry.offset, None)
-            assert state is None or state == fold.state(), f"the results of {owner} at {entry.offset}"
+            assert state is None or state == fold.state(), f"the {kind} of {owner} at {entry.offset}"
     assert not snapshots, f"of {owner}: {list(snapshots)}"
     assert fold is not None
     return fold

@@ -78,9 +78,24 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "metrics": [{"kind": "continuous", "goal": "minimize"} | NONE],
         "context": CONTEXT,
     },
+    "orders": {
+        "policy": {"kind": "thompson"},
+        "unit": "user",
+        "metrics": [COUNT[0] | {"role": "objective"}, {"name": "revenue", "kind": "continuous"}],
+        "attribution": ZERO | {"window": "5s"},
+    },
+    "payments": {"policy": {"kind": "softmax"}, "unit": "user", "metrics": REVENUE},
+    "refunded": {
+        "policy": {"kind": "lin_ts"},
+        "metrics": REVENUE,
+        "context": CONTEXT,
+        "attribution": ZERO | {"window": "5s"},
+    },
     "mended": {"policy": {"kind": "thompson"}},
     "again": {"policy": {"kind": "thompson"}, "attribution": ZERO},
 }
+EVENTS = frozenset({"orders", "payments", "refunded"})
+"""Experiments whose rewards are events: corrected, taken back, and by unit where there are units."""
 FOLDS = ("policy", "results")
 ROUNDS = 12
 DECISIONS = 25
@@ -120,7 +135,42 @@ def visit(service: ThrowawayService, name: str, about: dict[str, Any], chance: r
             if each["decision_id"] is not None and chance.random() < 0.7:
                 value = value_of(metric, len(each["arm"]) % 2, chance)
                 reward = {"decision_id": each["decision_id"], "value": value, "metric": metric["name"]}
+                if name in EVENTS:
+                    reward["event_id"] = f"{metric['name']}-{chance.getrandbits(64):x}"
                 rewards.append(reward)
+    if name in EVENTS:
+        rewards += second_thoughts(rewards, chance)
+        if about.get("unit") == "user":
+            rewards += by_unit(name, requests, about["metrics"][0]["name"], chance)
+    give(service, rewards)
+
+
+def second_thoughts(rewards: list[dict[str, Any]], chance: random.Random) -> list[dict[str, Any]]:
+    """Some of the rewards again, with another value or taken back."""
+    again = [reward for reward in rewards if chance.random() < 0.3]
+    return [
+        reward | {"value": None if chance.random() < 0.5 else abs(reward["value"] - 1.0)} for reward in again
+    ]
+
+
+def by_unit(
+    name: str, requests: list[dict[str, Any]], metric: str, chance: random.Random
+) -> list[dict[str, Any]]:
+    """A reward of 1 for each of some units, told by name."""
+    units = sorted({request["unit"] for request in requests if chance.random() < 0.3})
+    return [
+        {
+            "experiment": name,
+            "unit": unit,
+            "metric": metric,
+            "value": 1.0,
+            "event_id": f"unit-{chance.getrandbits(64):x}",
+        }
+        for unit in units
+    ]
+
+
+def give(service: ThrowawayService, rewards: list[dict[str, Any]]) -> None:
     given = service.call("POST", "/v1/rewards", {"rewards": rewards})
     assert given.status == 200, given
     assert given.body["rejected"] == 0, given
