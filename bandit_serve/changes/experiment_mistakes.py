@@ -45,6 +45,7 @@ _CAUSES = [
     (r"(context\[\d+\])(\.\w+)?", r"{}\..*"),
     (r"context\[\d+\]\.interactions.*", r"context\[\d+\](\.name)?"),
     (r"attribution\.missing", r"metrics(\[\d+\](\.(kind|role|low|high))?)?"),
+    (r"stopping\.rule", r"policy\.kind"),
     (r"policy\.kind", rf"{_METRICS}|unit"),
     (r"policy\.(min_share|max_share)", r"arms|policy\.(min_share|max_share)"),
     (r"policy\.(prior|pseudo_history)\b.*", _METRICS),
@@ -117,7 +118,6 @@ def _check(document: Any, checks: Sequence[ExperimentCheck]) -> Iterator[FieldEr
         yield from not_built
         experiment = msgspec.structs.replace(
             experiment,
-            stopping=msgspec.structs.replace(experiment.stopping, duration=None, promote_winner=False),
             metrics=tuple(
                 msgspec.structs.replace(metric, role="secondary") if metric.role == "guardrail" else metric
                 for metric in experiment.metrics

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
+from bandit_serve.base.clock import unix_ms
 from bandit_serve.base.documents import document_fault
+from bandit_serve.base.durations import parse_duration_ms
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.names import repeated_names
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
 from bandit_serve.experiments.metric import SERVED, Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment
+from bandit_serve.experiments.stopping import MAX_DURATION_MS, MAX_TIME_YEAR, StoppingRule
 from bandit_serve.metrics import MAX_VALUE, names_of
+from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import MAX_VALUE_CHARS, ContextField, context_errors
 from bandit_serve.policies.parameters import arms_named
 
@@ -34,7 +39,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     """
     errors = [*_arm_errors(experiment), *_payload_errors(experiment, known_arms)]
     errors += [*_metric_errors(experiment), *_served_errors(experiment), *_missing_errors(experiment)]
-    errors += [*_attribution_errors(experiment), *_policy_errors(experiment)]
+    errors += [*_attribution_errors(experiment), *_stopping_errors(experiment), *_policy_errors(experiment)]
     errors += context_errors(experiment.context)
     if not known_arms:
         errors += _long_values(experiment.context)
@@ -173,6 +178,47 @@ def _attribution_errors(experiment: Experiment) -> list[FieldError]:
     return []
 
 
+def _stopping_errors(experiment: Experiment) -> list[FieldError]:
+    stopping, errors = experiment.stopping, []
+    times = {"start_at": stopping.start_at, "end_at": stopping.end_at}
+    for name, time in times.items():
+        if time is not UNSET and not 1970 < time.year < MAX_TIME_YEAR:
+            errors.append(FieldError(f"stopping.{name}", f"expected a time from 1971 to {MAX_TIME_YEAR - 1}"))
+    duration = stopping.duration
+    if duration is not None and not 0 < parse_duration_ms(duration) <= MAX_DURATION_MS:
+        errors.append(FieldError("stopping.duration", 'expected a duration above 0 and up to "3660d"'))
+    if isinstance(stopping.rule, StoppingRule) and len(stopping.rule.given) != 1:
+        names = " and ".join(StoppingRule.__struct_fields__)
+        errors.append(FieldError("stopping.rule", f"expected one of {names}"))
+    elif isinstance(stopping.rule, StoppingRule) and stopping.rule.best_arm is not UNSET:
+        kind = experiment.policy.kind
+        if kind in POLICIES and POLICIES[kind].contextual:
+            detail = f"best_arm is not for {kind}, which gives its arms decisions of different kinds"
+            errors.append(FieldError("stopping.rule", detail))
+    if not errors and not _in_order(stopping.start_at, stopping.end_at):
+        errors.append(FieldError("stopping.end_at", "expected a time after start_at"))
+    return errors
+
+
+def _in_order(start: datetime | UnsetType, end: datetime | UnsetType) -> bool:
+    return start is UNSET or end is UNSET or start < end
+
+
+def require_future(now_ms: int, experiment: Experiment) -> None:
+    """Raise `InvalidInput` if the experiment is to start or to end by itself at a time that has passed.
+
+    Only for what is new: of what was made before, the time passes.
+    """
+    stopping = experiment.stopping
+    errors = [
+        FieldError(f"stopping.{name}", "expected a time in the future")
+        for name, time in (("start_at", stopping.start_at), ("end_at", stopping.end_at))
+        if time is not UNSET and unix_ms(time) <= now_ms
+    ]
+    if errors:
+        raise InvalidInput(f"The experiment is not valid: {errors[0].at}: {errors[0].detail}.", errors)
+
+
 def _policy_errors(experiment: Experiment) -> list[FieldError]:
     policy, n_arms, arm_names = experiment.policy, len(experiment.arms), set(experiment.arm_names)
     errors = []
@@ -202,8 +248,6 @@ def _long_values(fields: Sequence[ContextField]) -> list[FieldError]:
 def unbuilt(experiment: Experiment) -> list[FieldError]:
     """Errors of the fields that the contract has and this version does not support."""
     unbuilt_fields = {
-        "stopping.duration": experiment.stopping.duration is not None,
-        "stopping.promote_winner": experiment.stopping.promote_winner,
         **{f"metrics[{i}].role": metric.role == "guardrail" for i, metric in enumerate(experiment.metrics)},
     }
     return [

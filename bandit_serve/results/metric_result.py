@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from bandit_serve.results import betting, decision_aids
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import directed
 from bandit_serve.results.fold import ResultsFold, StillOpen
-from bandit_serve.results.sequence import Floats, Sequence, holm, p_value
+from bandit_serve.results.sequence import Floats, holm, p_value
 from bandit_serve.results.winner import winner_of
 
 Interval = tuple[float, float]
@@ -64,13 +65,17 @@ class MetricResult(Struct, frozen=True):
 
 
 class MetricTable:
-    """Results on one metric, arrays (K,). `there`: the arms that were not removed, which alone can be best."""
+    """Results on one metric, arrays (K,). `there`: the arms that were not removed, which alone can be best.
+
+    What takes long, `exact` intervals and `best` and `loss`, is made when it is asked for.
+    """
 
     def __init__(self, fold: ResultsFold, record: Record, index: int) -> None:
         experiment = record.experiment
         self.experiment = experiment
         self.index = index
         self.metric: Metric = experiment.metrics[index]
+        self._fold = fold
         self.control = experiment.control_arm
         self.alpha = experiment.stopping.alpha
         self.mean_limits = self.metric.traits.mean_limits(experiment.unit, experiment.missing)
@@ -93,26 +98,39 @@ class MetricTable:
         part = AFTER_EXACT if fold.begins_exactly(index) else 1.0
         # A part of the least number that there is would be 0.
         self.asymptotic_alpha = max(part * self.alpha, math.ulp(0.0))
-        self.exact = [self._exact(fold, arm) for arm in range(len(experiment.arms))]
-        self._make_aids()
 
-    def _make_aids(self) -> None:
+    @cached_property
+    def exact(self) -> list[Interval | None]:
+        """Exact interval of each arm's mean, while the fold keeps all of the arm's values."""
+        return [self._exact(arm) for arm in range(len(self.there))]
+
+    @cached_property
+    def best(self) -> Floats:
         sums, metric, there = self.sums, self.metric, self.there
-        if self.lost.any():
-            self.best = self.loss = np.full(len(there), np.nan)
-        elif not sums.moved:
-            self.best = decision_aids.probability_best(sums, metric, there)
-            self.loss = decision_aids.expected_loss(sums, metric, there)
-        elif self.valid:
-            weighted = self.estimates, sums.n, metric, self.control, there
-            self.best = decision_aids.weighted_probability_best(*weighted)
-            self.loss = decision_aids.weighted_expected_loss(*weighted)
-        else:
-            self.best = self.loss = np.full(len(there), np.nan)
+        if self._has_aids and not sums.moved:
+            return decision_aids.probability_best(sums, metric, there)
+        if self._has_aids:
+            return decision_aids.weighted_probability_best(
+                self.estimates, sums.n, metric, self.control, there
+            )
+        return np.full(len(there), np.nan)
 
-    def _exact(self, fold: ResultsFold, arm: int) -> Interval | None:
+    @cached_property
+    def loss(self) -> Floats:
+        sums, metric, there = self.sums, self.metric, self.there
+        if self._has_aids and not sums.moved:
+            return decision_aids.expected_loss(sums, metric, there)
+        if self._has_aids:
+            return decision_aids.weighted_expected_loss(self.estimates, sums.n, metric, self.control, there)
+        return np.full(len(there), np.nan)
+
+    @property
+    def _has_aids(self) -> bool:
+        return not self.lost.any() and (self.valid or not self.sums.moved)
+
+    def _exact(self, arm: int) -> Interval | None:
         """Interval of an arm's few observations, from all of them, where there can be one."""
-        values = fold.beginning(self.index, arm)
+        values = self._fold.beginning(self.index, arm)
         if not self.valid or values is None or len(values) < MIN_EXACT:
             return None
         return betting.mean_interval(values, *self.mean_limits, self.alpha)
@@ -144,14 +162,20 @@ class MetricTable:
         """True, bool (K,), for arms whose difference was shown once, by the p-value, and is not any more."""
         return (self.p <= self.alpha) & ~self.standing()
 
-    def winner(self) -> str | None:
-        sums, estimates = self.sums, self.estimates
-        if not self.valid or sums.n[self.there].min() < self.experiment.stopping.min_samples:
+    def winner(self, among: NDArray[np.bool_] | None = None) -> str | None:
+        """Winner that the results name; of the arms `among`, bool (K,), by default of those that are `there`."""
+        among = self.there if among is None else among
+        if not self.valid or not self.sampled(among):
             return None
+        estimates = self.estimates
         gain = np.where(estimates.compared, estimates.differences.mean, np.nan)
         gain = gain if self.metric.goal == "maximize" else -gain
-        arm = winner_of(gain, self.standing(), self.control, self.there)
+        arm = winner_of(gain, self.standing(), self.control, among)
         return None if arm is None else self.experiment.arm_names[arm]
+
+    def sampled(self, among: NDArray[np.bool_]) -> bool:
+        """Whether each of these arms, bool (K,), has `min_samples` observations."""
+        return bool(self.sums.n[among].min() >= self.experiment.stopping.min_samples)
 
     def liftable(self) -> NDArray[np.bool_]:
         """True, bool (K,), for arms with a lift: control is not 0, and the estimates are values the metric can have."""
@@ -174,7 +198,6 @@ class MetricTable:
         sums, estimates = self.sums, self.estimates
         n, lost = int(sums.n[arm]), bool(self.lost[arm])
         compared = bool(estimates.compared[arm]) and not (lost or self.lost[self.control])
-        comparable = self.valid and bool(estimates.comparable[arm])
         liftable = bool(self.liftable()[arm])
         return MetricResult(
             n=n,
@@ -182,11 +205,9 @@ class MetricTable:
             std=_number(math.sqrt(sums.sample_variance[arm])) if n > 1 and not lost else None,
             interval=self._mean_interval(arm),
             difference=_number(estimates.differences.mean[arm]) if compared else None,
-            difference_interval=self._interval(estimates.differences, arm, self.alpha)
-            if comparable
-            else None,
+            difference_interval=self.difference_interval(arm),
             lift=_number(self.lifts.value[arm]) if liftable else None,
-            lift_interval=self._lift_interval(arm) if liftable and comparable else None,
+            lift_interval=self._lift_interval(arm) if liftable and self._comparable(arm) else None,
             p_value=_number(self.p[arm]),
             probability_best=_number(self.best[arm]),
             expected_loss=_number(self.loss[arm]),
@@ -204,11 +225,18 @@ class MetricTable:
         ends = (float(mean - below), float(mean + above))
         return _clipped(ends, *self.mean_limits) if all(map(math.isfinite, ends)) else None
 
-    def _interval(self, sequence: Sequence, arm: int, alpha: float) -> Interval | None:
-        mean, half = sequence.mean[arm], sequence.half_width(alpha)[arm]
+    def difference_interval(self, arm: int) -> Interval | None:
+        """Interval of the arm's difference to control, where there is one."""
+        if not self._comparable(arm):
+            return None
+        differences = self.estimates.differences
+        mean, half = differences.mean[arm], differences.half_width(self.alpha)[arm]
         return (
             (float(mean - half), float(mean + half)) if math.isfinite(mean) and math.isfinite(half) else None
         )
+
+    def _comparable(self, arm: int) -> bool:
+        return self.valid and bool(self.estimates.comparable[arm])
 
     def _lift_interval(self, arm: int) -> Interval | None:
         if not self.lifts.bounded[arm]:

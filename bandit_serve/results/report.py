@@ -53,7 +53,7 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
     experiment = record.experiment
     tables = [MetricTable(fold, record, index) for index in range(len(experiment.metrics))]
     objective = tables[experiment.metrics.index(experiment.objective)]
-    srm = _sample_ratio(fold, objective)
+    srm = sample_ratio_of(fold, objective)
     still_open = fold.still_open()
     winner = record.winner if record.status == "stopped" else objective.winner()
     return Report(
@@ -80,7 +80,8 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
     )
 
 
-def _sample_ratio(fold: ResultsFold, objective: MetricTable) -> SampleRatio:
+def sample_ratio_of(fold: ResultsFold, objective: MetricTable) -> SampleRatio:
+    """Test of the analysed traffic of the objective, at any time."""
     sums = objective.sums
     if not sample_ratio.sufficient(sums.n, sums.balance):
         return SampleRatio(None, "insufficient")

@@ -199,7 +199,16 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
                 {"name": "latency_ms", "kind": "continuous", "goal": "minimize", "source": "served"},
             ],
             "attribution": {"window": "1h", "missing": "zero"},
-            "stopping": {"min_samples": 1000, "alpha": 0.05, "expected_samples": 20000},
+            "stopping": {
+                "min_samples": 1000,
+                "alpha": 0.05,
+                "expected_samples": 20000,
+                "start_at": "2099-03-02T09:00:00Z",
+                "end_at": "2099-03-30T09:00:00Z",
+                "duration": "14d",
+                "rule": {"precision": 0.005},
+                "promote_winner": True,
+            },
         },
         "contextual": {
             "id": "banner",

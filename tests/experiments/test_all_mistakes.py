@@ -51,7 +51,15 @@ CONTEXT_FREE: Document = {
         {"name": "hour", "kind": "numeric", "mean": 12, "std": 6},
         {"name": "device", "kind": "categorical", "values": ["ios", "web"], "interactions": ["hour"]},
     ],
-    "stopping": {"min_samples": 10, "alpha": 0.05, "expected_samples": 1000},
+    "stopping": {
+        "min_samples": 10,
+        "alpha": 0.05,
+        "expected_samples": 1000,
+        "start_at": "2099-03-02T09:00:00Z",
+        "end_at": "2099-03-30T09:00:00+01:00",
+        "rule": {"precision": 0.01},
+        "promote_winner": True,
+    },
 }
 CONTEXTUAL = CONTEXT_FREE | {
     "arms": [arm | {"features": [1.0, 2.0]} for arm in CONTEXT_FREE["arms"]],
@@ -106,7 +114,10 @@ OF_ALL: dict[str, Callable[[Document], None]] = {
     "stopping.alpha": put("stopping", "alpha", value=5),
     "stopping.min_samples": put("stopping", "min_samples", value="many"),
     "stopping.expected_samples": put("stopping", "expected_samples", value=3),
-    "stopping.duration": put("stopping", "duration", value="14d"),
+    "stopping.duration": put("stopping", "duration", value="0s"),
+    "stopping.start_at": put("stopping", "start_at", value="2099-03-02"),
+    "stopping.end_at": put("stopping", "end_at", value="1969-03-02T00:00:00Z"),
+    "stopping.rule": put("stopping", "rule", "futility", value=0.1),
     "policy.min_share": put("policy", "min_share", value=0.5),
     "policy.holdout": put("policy", "holdout", value=1.5),
 }
@@ -169,7 +180,7 @@ def test_every_one_is_told_and_nothing_else(document: Document, kinds: Any, data
     check_refused(wrong, places)
 
 
-UNBUILT = {"stopping.duration", "metrics[2].role"}
+UNBUILT = {"metrics[2].role"}
 
 
 def check_refused(document: Document, places: list[str]) -> None:

@@ -187,8 +187,6 @@ def test_only_the_objective_decides_what_must_be_said() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"stopping": {"duration": "14d"}},
-        {"stopping": {"promote_winner": True}},
         {"metrics": [BINARY, {**CONTINUOUS, "name": "n", "role": "guardrail"}]},
     ],
 )
@@ -200,7 +198,6 @@ def test_what_is_not_built_is_refused(fields: dict[str, Any]) -> None:
 def test_what_is_not_built_but_not_asked_for_is_not_refused() -> None:
     experiment(
         context=[],
-        stopping={"promote_winner": False},
     )
 
 
