@@ -38,6 +38,7 @@ _METRICS = r"metrics(\[\d+\](\.(kind|role|goal|low|high))?)?"
 _CAUSES = [
     (r"metrics", r"metrics(\[\d+\](\.role)?)?"),
     (r"(metrics\[\d+\])(\.\w+)?", r"{}(\.(kind|low|high))?"),
+    (r"(metrics\[\d+\])\.(margin|on_harm)", r"{}\.(role|margin\..*)"),
     (r"arms", r"arms\[\d+\](\.features.*)?|policy\.kind"),
     (r"(arms\[\d+\])(\.version)?", r"{}\.(model|version)"),
     (r"control", _NAMES),
@@ -118,10 +119,6 @@ def _check(document: Any, checks: Sequence[ExperimentCheck]) -> Iterator[FieldEr
         experiment = msgspec.structs.replace(
             experiment,
             stopping=msgspec.structs.replace(experiment.stopping, duration=None, promote_winner=False),
-            metrics=tuple(
-                msgspec.structs.replace(metric, role="secondary") if metric.role == "guardrail" else metric
-                for metric in experiment.metrics
-            ),
         )
     try:
         experiment = validated(experiment)
@@ -194,9 +191,8 @@ def _replace(document: Any, at: str, number: int) -> str:
         case "metrics[].kind":
             holder[key] = _PLAIN_KIND
             _bound(holder)
-        case "metrics[].role" if value == "guardrail":
-            holder[key] = "secondary"
-            return ""
+        case "metrics[].margin" if holder.get("role") == "guardrail":
+            holder[key] = {"absolute": 0.0}
         case "metrics[].goal":
             del holder[key]
             # The goal decides which policies can use some kinds.

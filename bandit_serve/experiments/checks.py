@@ -33,7 +33,8 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     perhaps by weaker rules: they are not checked again.
     """
     errors = [*_arm_errors(experiment), *_payload_errors(experiment, known_arms)]
-    errors += [*_metric_errors(experiment), *_served_errors(experiment), *_missing_errors(experiment)]
+    errors += [*_metric_errors(experiment), *_served_errors(experiment), *_guardrail_errors(experiment)]
+    errors += _missing_errors(experiment)
     errors += [*_attribution_errors(experiment), *_policy_errors(experiment)]
     errors += context_errors(experiment.context)
     if not known_arms:
@@ -132,6 +133,24 @@ def _served_errors(experiment: Experiment) -> list[FieldError]:
     return errors
 
 
+def _guardrail_errors(experiment: Experiment) -> list[FieldError]:
+    errors = []
+    for i, metric in enumerate(experiment.metrics):
+        at, margin = f"metrics[{i}]", metric.margin
+        if metric.is_guardrail:
+            if margin is UNSET:
+                errors.append(FieldError(f"{at}.margin", "a guardrail needs a margin, absolute or relative"))
+            elif (margin.absolute is UNSET) == (margin.relative is UNSET):
+                errors.append(FieldError(f"{at}.margin", "expected absolute or relative, and not both"))
+            continue
+        errors += [
+            FieldError(f"{at}.{name}", f"only a guardrail takes {name}")
+            for name in ("margin", "on_harm")
+            if getattr(metric, name) is not UNSET
+        ]
+    return errors
+
+
 def _roles_fault(metrics: Sequence[Metric]) -> bool:
     roles = [metric.role for metric in metrics]
     return roles.count("objective") > 1 or ("objective" not in roles and None not in roles)
@@ -162,6 +181,7 @@ def _with_roles(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
             metric,
             role="objective" if i == objective else metric.role or "secondary",
             source="served" if metric.served else UNSET,
+            on_harm=UNSET if metric.on_harm == "report" else metric.on_harm,
         )
         for i, metric in enumerate(metrics)
     )
@@ -204,7 +224,6 @@ def unbuilt(experiment: Experiment) -> list[FieldError]:
     unbuilt_fields = {
         "stopping.duration": experiment.stopping.duration is not None,
         "stopping.promote_winner": experiment.stopping.promote_winner,
-        **{f"metrics[{i}].role": metric.role == "guardrail" for i, metric in enumerate(experiment.metrics)},
     }
     return [
         FieldError(at, "is part of the contract but not built yet; leave it out")

@@ -111,7 +111,8 @@ OF_ALL: dict[str, Callable[[Document], None]] = {
     "policy.holdout": put("policy", "holdout", value=1.5),
 }
 OF_CONTEXT_FREE = OF_ALL | {
-    "metrics[2].role": put("metrics", 2, "role", value="guardrail"),
+    "metrics[2].margin": put("metrics", 2, "role", value="guardrail"),
+    "metrics[2].on_harm": put("metrics", 2, "on_harm", value="pause"),
     "policy.warmup": put("policy", "warmup", value=1.5),
     "policy.half_life": put("policy", "half_life", value="0s"),
     "policy.refresh": put("policy", "refresh", value="soon"),
@@ -169,7 +170,7 @@ def test_every_one_is_told_and_nothing_else(document: Document, kinds: Any, data
     check_refused(wrong, places)
 
 
-UNBUILT = {"stopping.duration", "metrics[2].role"}
+UNBUILT = {"stopping.duration"}
 
 
 def check_refused(document: Document, places: list[str]) -> None:

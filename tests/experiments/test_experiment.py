@@ -189,7 +189,6 @@ def test_only_the_objective_decides_what_must_be_said() -> None:
     [
         {"stopping": {"duration": "14d"}},
         {"stopping": {"promote_winner": True}},
-        {"metrics": [BINARY, {**CONTINUOUS, "name": "n", "role": "guardrail"}]},
     ],
 )
 def test_what_is_not_built_is_refused(fields: dict[str, Any]) -> None:

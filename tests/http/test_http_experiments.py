@@ -167,7 +167,6 @@ def test_no_mean_is_guessed_for_a_pseudo_history(
     [
         {"stopping": {"duration": "14d"}},
         {"stopping": {"promote_winner": True}},
-        {"metrics": [{"name": "a", "kind": "binary"}, {"name": "b", "kind": "binary", "role": "guardrail"}]},
     ],
     ids=str,
 )
