@@ -20,7 +20,7 @@ from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.changes.changes import Changes, require_etag
 from bandit_serve.changes.experiment_mistakes import ExperimentCheck, every_mistake, with_all
 from bandit_serve.changes.promotion import promote_winner
-from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotBuilt, NotFound
+from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotFound
 from bandit_serve.experiments.checks import (
     require_future,
     require_payloads,
@@ -346,13 +346,13 @@ class ExperimentChanges:
 def servable(experiment: Experiment, further: Sequence[ExperimentCheck] = ()) -> Experiment:
     """Returns the experiment with its defaults filled in.
 
-    Raises `InvalidInput` with every mistake for which it can not be served, `further` checks included, or `NotBuilt`.
+    Raises `InvalidInput` with every mistake for which it can not be served, `further` checks included.
     """
     try:
         checked = validated(experiment)
         for check in (from_experiment, require_pseudo_means, *further):
             check(checked)
-    except (InvalidInput, NotBuilt) as error:
+    except InvalidInput as error:
         raise with_all(error, experiment, further) from None
     return checked
 

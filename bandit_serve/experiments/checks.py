@@ -13,7 +13,7 @@ from bandit_serve.base.documents import document_fault
 from bandit_serve.base.durations import parse_duration_ms
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.names import repeated_names
-from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
+from bandit_serve.errors import FieldError, InvalidInput
 from bandit_serve.experiments.metric import SERVED, Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment
@@ -38,14 +38,14 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     perhaps by weaker rules: they are not checked again.
     """
     errors = [*_arm_errors(experiment), *_payload_errors(experiment, known_arms)]
-    errors += [*_metric_errors(experiment), *_served_errors(experiment), *_missing_errors(experiment)]
-    errors += [*_attribution_errors(experiment), *_stopping_errors(experiment), *_policy_errors(experiment)]
+    errors += [*_metric_errors(experiment), *_served_errors(experiment), *_guardrail_errors(experiment)]
+    errors += [*_missing_errors(experiment), *_attribution_errors(experiment)]
+    errors += [*_stopping_errors(experiment), *_policy_errors(experiment)]
     errors += context_errors(experiment.context)
     if not known_arms:
         errors += _long_values(experiment.context)
     if errors:
         raise InvalidInput(f"The experiment is not valid: {errors[0].at}: {errors[0].detail}.", errors)
-    _refuse_unbuilt(experiment)
     return msgspec.structs.replace(
         experiment,
         metrics=_with_roles(experiment.metrics),
@@ -137,6 +137,24 @@ def _served_errors(experiment: Experiment) -> list[FieldError]:
     return errors
 
 
+def _guardrail_errors(experiment: Experiment) -> list[FieldError]:
+    errors = []
+    for i, metric in enumerate(experiment.metrics):
+        at, margin = f"metrics[{i}]", metric.margin
+        if metric.is_guardrail:
+            if margin is UNSET:
+                errors.append(FieldError(f"{at}.margin", "a guardrail needs a margin, absolute or relative"))
+            elif (margin.absolute is UNSET) == (margin.relative is UNSET):
+                errors.append(FieldError(f"{at}.margin", "expected absolute or relative, and not both"))
+            continue
+        errors += [
+            FieldError(f"{at}.{name}", f"only a guardrail takes {name}")
+            for name in ("margin", "on_harm")
+            if getattr(metric, name) is not UNSET
+        ]
+    return errors
+
+
 def _roles_fault(metrics: Sequence[Metric]) -> bool:
     roles = [metric.role for metric in metrics]
     return roles.count("objective") > 1 or ("objective" not in roles and None not in roles)
@@ -167,6 +185,7 @@ def _with_roles(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
             metric,
             role="objective" if i == objective else metric.role or "secondary",
             source="served" if metric.served else UNSET,
+            on_harm=UNSET if metric.on_harm == "report" else metric.on_harm,
         )
         for i, metric in enumerate(metrics)
     )
@@ -243,23 +262,3 @@ def _long_values(fields: Sequence[ContextField]) -> list[FieldError]:
         for j, value in enumerate(field.values or ())
         if len(value) > MAX_VALUE_CHARS
     ]
-
-
-def unbuilt(experiment: Experiment) -> list[FieldError]:
-    """Errors of the fields that the contract has and this version does not support."""
-    unbuilt_fields = {
-        **{f"metrics[{i}].role": metric.role == "guardrail" for i, metric in enumerate(experiment.metrics)},
-    }
-    return [
-        FieldError(at, "is part of the contract but not built yet; leave it out")
-        for at, given in unbuilt_fields.items()
-        if given
-    ]
-
-
-def _refuse_unbuilt(experiment: Experiment) -> None:
-    errors = unbuilt(experiment)
-    if errors:
-        where = " and ".join(error.at for error in errors)
-        are, them = ("is", "it") if len(errors) == 1 else ("are", "them")
-        raise NotBuilt(f"{where} {are} part of the contract but not built yet; leave {them} out.")

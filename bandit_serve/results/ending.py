@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bandit_serve.base.clock import rfc3339
 from bandit_serve.experiments.spec import Record
 from bandit_serve.experiments.stopping import StoppingRule
-from bandit_serve.results.best_arm import BestArm, best_arm
+from bandit_serve.results.best_arm import best_arm
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.guardrail import Harm, harmed
 from bandit_serve.results.metric_result import Interval, MetricTable
@@ -40,7 +40,7 @@ class Ending(Struct, frozen=True):
     metrics: tuple[str, ...] = ()
 
 
-class Outcome(NamedTuple):
+class Objective(NamedTuple):
     """Objective of an experiment that is to end.
 
     contest: bool (K,), the arms that may win: those that are neither paused nor removed, and do no harm. trusted: the
@@ -77,12 +77,9 @@ def ending(fold: ResultsFold, record: Record, now_ms: int) -> Ending | None:
             return broken
     due_ms = record.experiment.stopping.ends_ms(record.started_ms)
     if due_ms is not None and due_ms <= now_ms:
-        return _by_time(record, _outcome(fold.complete(), record, harms), harms, due_ms)
+        return _by_time(record, _objective_of(fold.complete(), record, harms), harms, due_ms)
     if record.status == "running" and record.experiment.stopping.rule is not UNSET:
-        rule = record.experiment.stopping.rule
-        delta = rule.best_arm if isinstance(rule, StoppingRule) else UNSET
-        best = None if delta is UNSET else best_arm(fold, record, delta)
-        return _by_rule(record, _outcome(fold, record, harms), best)
+        return _by_rule(fold, record, _objective_of(fold, record, harms))
     return None
 
 
@@ -127,50 +124,55 @@ def _broken(record: Record, harms: Sequence[Harm]) -> Ending | None:
     )
 
 
-def _outcome(fold: ResultsFold, record: Record, harms: Sequence[Harm]) -> Outcome:
+def _objective_of(fold: ResultsFold, record: Record, harms: Sequence[Harm]) -> Objective:
     experiment = record.experiment
     table = MetricTable(fold, record, experiment.metrics.index(experiment.objective))
     hurt = {harm.arm for harm in harms}
     contest = [status == "active" and name not in hurt for name, status in record.arm_statuses.items()]
-    return Outcome(table, np.array(contest), sample_ratio_of(fold, table).verdict != "mismatch")
+    return Objective(table, np.array(contest), sample_ratio_of(fold, table).verdict != "mismatch")
 
 
-def _by_time(record: Record, outcome: Outcome, harms: Sequence[Harm], due_ms: int) -> Ending:
-    reason = [f"Its time was over at {rfc3339(due_ms)}.", _winning(outcome)]
-    if not outcome.trusted:
+def _by_time(record: Record, objective: Objective, harms: Sequence[Harm], due_ms: int) -> Ending:
+    reason = [f"Its time was over at {rfc3339(due_ms)}.", _winning(objective)]
+    if not objective.trusted:
         reason.append("The arms did not get the traffic that was logged (sample-ratio mismatch).")
-    ahead = outcome.table.winner()
+    ahead = objective.table.winner()
     reason += [harm.sentence for harm in harms if harm.arm == ahead]
-    evidence = {"due": rfc3339(due_ms), **_numbers(outcome)}
-    return Ending("stop", "schedule", record.revision, " ".join(reason), evidence, outcome.winner)
+    evidence = {"due": rfc3339(due_ms), **_numbers(objective)}
+    return Ending("stop", "schedule", record.revision, " ".join(reason), evidence, objective.winner)
 
 
-def _by_rule(record: Record, outcome: Outcome, best: BestArm | None) -> Ending | None:
-    table, rule = outcome.table, record.experiment.stopping.rule
-    if not outcome.trusted or not outcome.others or not table.sampled(outcome.contest):
+def _by_rule(fold: ResultsFold, record: Record, objective: Objective) -> Ending | None:
+    table, rule = objective.table, record.experiment.stopping.rule
+    if not objective.trusted or not objective.others or not table.sampled(objective.contest):
         return None
-    winner, evidence = outcome.winner, _numbers(outcome)
     if not isinstance(rule, StoppingRule):
-        if winner is None:
+        if objective.winner is None:
             return None
-        reason = _winning(outcome)
-    elif rule.best_arm is not UNSET:
-        if best is None or not best.decided or not outcome.contest[best.arm]:
+        return _stopped_by(record, objective, _winning(objective), objective.winner)
+    if rule.best_arm is not UNSET:
+        best = best_arm(fold, record, rule.best_arm)
+        if best is None or not best.decided or not objective.contest[best.arm]:
             return None
-        winner = record.experiment.arm_names[best.arm]
+        name = record.experiment.arm_names[best.arm]
         reason = (
-            f"{winner} is the best arm on {table.metric.name}, but for a chance of {rule.best_arm:g} at most."
+            f"{name} is the best arm on {table.metric.name}, but for a chance of {rule.best_arm:g} at most."
         )
-        evidence |= {"z": best.least, "threshold": best.threshold}
-    else:
-        intervals = [table.difference_interval(arm) for arm in outcome.others]
-        known = [interval for interval in intervals if interval is not None]
-        reached = None if len(known) < len(intervals) else _reached(rule, table, known)
-        if reached is None:
-            return None
-        reason = f"{reached} {_winning(outcome)}"
-    given = rule if isinstance(rule, str) else msgspec.to_builtins(rule)
-    return Ending("stop", "stopping", record.revision, reason, {"rule": given, **evidence}, winner)
+        return _stopped_by(record, objective, reason, name, z=best.least, threshold=best.threshold)
+    intervals = [table.difference_interval(arm) for arm in objective.others]
+    known = [interval for interval in intervals if interval is not None]
+    reached = None if len(known) < len(intervals) else _reached(rule, table, known)
+    if reached is None:
+        return None
+    return _stopped_by(record, objective, f"{reached} {_winning(objective)}", objective.winner)
+
+
+def _stopped_by(
+    record: Record, objective: Objective, reason: str, winner: str | None, **more: float
+) -> Ending:
+    """Stop by the experiment's rule, with the numbers for it."""
+    evidence = {"rule": msgspec.to_builtins(record.experiment.stopping.rule), **more, **_numbers(objective)}
+    return Ending("stop", "stopping", record.revision, reason, evidence, winner)
 
 
 def _reached(rule: StoppingRule, table: MetricTable, intervals: Sequence[Interval]) -> str | None:
@@ -187,8 +189,8 @@ def _reached(rule: StoppingRule, table: MetricTable, intervals: Sequence[Interva
     return None
 
 
-def _winning(outcome: Outcome) -> str:
-    table, winner = outcome.table, outcome.winner
+def _winning(objective: Objective) -> str:
+    table, winner = objective.table, objective.winner
     names, level = table.experiment.arm_names, f"at level {table.alpha:g}"
     control = names[table.control]
     if winner is None:
@@ -198,10 +200,10 @@ def _winning(outcome: Outcome) -> str:
     return f"{winner} is better on {table.metric.name} than {control}, {level}."
 
 
-def _numbers(outcome: Outcome) -> dict[str, Any]:
+def _numbers(objective: Objective) -> dict[str, Any]:
     """Evidence on the objective: its name and level, and some arms' numbers as in the results."""
-    table, names = outcome.table, outcome.table.experiment.arm_names
-    first = [names[table.control], *([] if outcome.winner is None else [outcome.winner])]
+    table, names = objective.table, objective.table.experiment.arm_names
+    first = [names[table.control], *([] if objective.winner is None else [objective.winner])]
     shown = list(dict.fromkeys([*first, *names]))[:MAX_EVIDENCE_ARMS]
     arms = {}
     for name in shown:

@@ -29,6 +29,7 @@ from bandit_serve.results._units import Units
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
+from bandit_serve.results.harm_evidence import HarmEvidence
 from bandit_serve.results.sequence import Floats
 
 MAX_VECTOR_BYTES = 64 * 2**20
@@ -64,9 +65,9 @@ class ResultsFold:
     """Results of what the log of `record`'s experiment says, up to an entry.
 
     `exposures` int64 (K,) counts the exposures seen, `sums` and `evidence` are what estimates and p-values are
-    made from, `pending` and `crossovers` as in the contract. `n_features` is d of the vectors x that go with decisions,
-    0 without context. `offset` is that of the last entry, `now_ms` the latest
-    time of one; `omitted` counts the omissions that it has met (`repairs.py`).
+    made from, `harm` is the evidence on guardrails (None without any), `pending` and `crossovers` as in the contract.
+    `n_features` is d of the vectors x that go with decisions, 0 without context. `offset` is that of the last entry,
+    `now_ms` the latest time of one; `omitted` counts the omissions that it has met (`repairs.py`).
     """
 
     def __init__(self, record: Record) -> None:
@@ -85,6 +86,8 @@ class ResultsFold:
         self.sums.know_features(_n_features(experiment, self.sums))
         self._beginnings = self.sums.beginnings = _beginnings(experiment)
         self.evidence = Evidence.none(n_metrics, n_arms)
+        guarded = any(metric.is_guardrail for metric in experiment.metrics)
+        self.harm = HarmEvidence.none(n_metrics, n_arms) if guarded else None
         self._window_ms = experiment.attribution.window_ms
         self._shares = ShareHistory(_first_shares(experiment), _most_vectors(experiment))
         self._floors = Floors.since(record.revision, experiment.policy)
@@ -153,7 +156,7 @@ class ResultsFold:
         self._early.forget(closed_ms - LINGER_MS)
         self._decisions.close(closed_ms)
         self._shares.forget(closed_ms - GRACE_MS, closed_ms - LINGER_MS)
-        self.evidence.look(self.sums, self.record.experiment)
+        self.evidence.look(self.sums, self.record.experiment, self.harm)
 
     def _expose(self, time_ms: int, event: Exposed) -> None:
         experiment = self.record.experiment
@@ -202,7 +205,7 @@ class ResultsFold:
             return self
         copy = ResultsFold.from_state(self.offset, self.state())
         copy._count(copy._early.given_up(None))
-        copy.evidence.look(copy.sums, copy.record.experiment)
+        copy.evidence.look(copy.sums, copy.record.experiment, copy.harm)
         return copy
 
     def _change(self, event: Changed) -> None:
@@ -233,6 +236,8 @@ class ResultsFold:
     def _grow(self, n_arms: int) -> None:
         """Makes room for the arms that have come. What was decided before them says nothing about them."""
         self.evidence.grow(n_arms, looked=bool(self.sums.counts().any()))
+        if self.harm is not None:
+            self.harm.grow(n_arms)
         self.exposures = np.pad(self.exposures, (0, n_arms - len(self.exposures)))
         self.sums.grow(n_arms)
         if self.sums.n_features == 0 and isinstance(self._decisions, OpenDecisions):
@@ -258,6 +263,7 @@ class ResultsFold:
             "epochs": self.sums.epochs_state(),
             "beginnings": self._beginnings.state(),
             "evidence": vars(self.evidence),
+            **({} if self.harm is None else {"harm": vars(self.harm)}),
             "shares": shares,
             "decisions": self._decisions.state(numbers),
             "early": self._early.state(),
@@ -306,6 +312,8 @@ class ResultsFold:
             fold._beginnings.close()
         fold.sums.beginnings = fold._beginnings
         fold.evidence = Evidence.from_state(state["evidence"])
+        if "harm" in state:
+            fold.harm = HarmEvidence(**state["harm"])
         fold._shares = ShareHistory.from_state(state["shares"], _most_vectors(experiment))
         parts = fold.sums, fold._shares, state["decisions"]
         if experiment.unit == "user":
@@ -325,6 +333,7 @@ FIXED: dict[str, frozenset[str] | None] = {
     "sums": None,
     "beginnings": frozenset({"closed", "counts"}),
     "evidence": None,
+    "harm": None,
 }
 """Columns whose shape and dtype the experiment says, by part; None: all of them. The others' kernels look at them."""
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.metric import Metric
@@ -17,6 +17,7 @@ from bandit_serve.results import betting, decision_aids
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import directed
 from bandit_serve.results.fold import ResultsFold, StillOpen
+from bandit_serve.results.non_inferiority import Guard, GuardrailResult
 from bandit_serve.results.sequence import Floats, holm, p_value
 from bandit_serve.results.winner import winner_of
 
@@ -47,7 +48,7 @@ class MetricResult(Struct, frozen=True):
     `interval` and `difference_interval` hold at level 1 - alpha each, at every time, not for all arms
     together; `p_value` is adjusted by Holm over the arms that are compared with control. When shares moved,
     the intervals and the difference weight each decision by its logged share, and need not be centred on
-    `mean`.
+    `mean`. `guardrail` is there for guardrails, null on control itself.
     """
 
     n: int
@@ -62,12 +63,13 @@ class MetricResult(Struct, frozen=True):
     probability_best: float | None
     expected_loss: float | None
     preview: Preview | None
+    guardrail: GuardrailResult | UnsetType | None = UNSET
 
 
 class MetricTable:
     """Results on one metric, arrays (K,). `there`: the arms that were not removed, which alone can be best.
 
-    What takes long, `exact` intervals and `best` and `loss`, is made when it is asked for.
+    What takes long, `exact` intervals, `guard` and `aids`, is made when it is asked for.
     """
 
     def __init__(self, fold: ResultsFold, record: Record, index: int) -> None:
@@ -75,7 +77,6 @@ class MetricTable:
         self.experiment = experiment
         self.index = index
         self.metric: Metric = experiment.metrics[index]
-        self._fold = fold
         self.control = experiment.control_arm
         self.alpha = experiment.stopping.alpha
         self.mean_limits = self.metric.traits.mean_limits(experiment.unit, experiment.missing)
@@ -98,35 +99,33 @@ class MetricTable:
         part = AFTER_EXACT if fold.begins_exactly(index) else 1.0
         # A part of the least number that there is would be 0.
         self.asymptotic_alpha = max(part * self.alpha, math.ulp(0.0))
+        self._fold = fold
 
     @cached_property
     def exact(self) -> list[Interval | None]:
-        """Exact interval of each arm's mean, while the fold keeps all of the arm's values."""
+        """Exact intervals of the arms' means, where there are such."""
         return [self._exact(arm) for arm in range(len(self.there))]
 
     @cached_property
-    def best(self) -> Floats:
-        sums, metric, there = self.sums, self.metric, self.there
-        if self._has_aids and not sums.moved:
-            return decision_aids.probability_best(sums, metric, there)
-        if self._has_aids:
-            return decision_aids.weighted_probability_best(
-                self.estimates, sums.n, metric, self.control, there
-            )
-        return np.full(len(there), np.nan)
+    def guard(self) -> Guard:
+        """Verdicts on the arms, for a guardrail."""
+        harm = self._fold.harm
+        evidence = np.zeros(len(self.there)) if harm is None else harm.largest(self.index, self.moving)
+        peers = self._fold.evidence.peers
+        return Guard(self.metric, self.estimates, self.valid, evidence, peers, self.alpha)
 
     @cached_property
-    def loss(self) -> Floats:
+    def aids(self) -> tuple[Floats, Floats]:
+        """Probabilities of being best and expected losses, (K,) each."""
         sums, metric, there = self.sums, self.metric, self.there
-        if self._has_aids and not sums.moved:
-            return decision_aids.expected_loss(sums, metric, there)
-        if self._has_aids:
-            return decision_aids.weighted_expected_loss(self.estimates, sums.n, metric, self.control, there)
-        return np.full(len(there), np.nan)
-
-    @property
-    def _has_aids(self) -> bool:
-        return not self.lost.any() and (self.valid or not self.sums.moved)
+        if self.lost.any() or (sums.moved and not self.valid):
+            return np.full(len(there), np.nan), np.full(len(there), np.nan)
+        if not sums.moved:
+            best = decision_aids.probability_best(sums, metric, there)
+            return best, decision_aids.expected_loss(sums, metric, there)
+        weighted = self.estimates, sums.n, metric, self.control, there
+        best = decision_aids.weighted_probability_best(*weighted)
+        return best, decision_aids.weighted_expected_loss(*weighted)
 
     def _exact(self, arm: int) -> Interval | None:
         """Interval of an arm's few observations, from all of them, where there can be one."""
@@ -209,10 +208,16 @@ class MetricTable:
             lift=_number(self.lifts.value[arm]) if liftable else None,
             lift_interval=self._lift_interval(arm) if liftable and self._comparable(arm) else None,
             p_value=_number(self.p[arm]),
-            probability_best=_number(self.best[arm]),
-            expected_loss=_number(self.loss[arm]),
+            probability_best=_number(self.aids[0][arm]),
+            expected_loss=_number(self.aids[1][arm]),
             preview=None if still_open is None else self._preview(arm, *still_open),
+            guardrail=self._guardrail(arm),
         )
+
+    def _guardrail(self, arm: int) -> GuardrailResult | UnsetType | None:
+        if not self.metric.is_guardrail:
+            return UNSET
+        return None if arm == self.control else self.guard.row(arm)
 
     def _mean_interval(self, arm: int) -> Interval | None:
         """Interval of the mean: exact while the fold keeps all of the arm's values, asymptotic from then on."""

@@ -196,7 +196,15 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
             "policy": {"kind": "thompson", "min_share": 0.02},
             "metrics": [
                 {"name": "click", "kind": "binary", "goal": "maximize", "role": "objective"},
-                {"name": "latency_ms", "kind": "continuous", "goal": "minimize", "source": "served"},
+                {
+                    "name": "latency_ms",
+                    "kind": "continuous",
+                    "goal": "minimize",
+                    "role": "guardrail",
+                    "source": "served",
+                    "margin": {"relative": 0.1},
+                    "on_harm": "pause_arm",
+                },
             ],
             "attribution": {"window": "1h", "missing": "zero"},
             "stopping": {
