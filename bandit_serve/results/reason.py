@@ -58,6 +58,11 @@ def _provisos(record: Record, objective: MetricTable, pending: int, one_in: int,
     removed = [name for name, there in zip(experiment.arm_names, objective.there, strict=True) if not there]
     if removed:
         provisos.append(f"{_listed(removed)} {'was' if len(removed) == 1 else 'were'} removed")
+    provisos += [
+        f"{_listed(list(metrics))} {'does' if len(metrics) == 1 else 'do'} not pause {name} any more, as somebody has "
+        "resumed it"
+        for name, metrics in record.overridden.items()
+    ]
     if objective.unguarded:
         provisos.append(
             f"{objective.unguarded} of {sums.analysed} {unit} were analysed by a version that did not keep the squares "
