@@ -39,7 +39,7 @@ class Guard:
     """Every arm against control on a guardrail, arrays (K,). Where an arm is not `compared`, numbers mean nothing.
 
     `harm`: it is shown at some look that the arm is worse than control, and it still looks worse. An arm that is now
-    shown to be within the margin is `safe` all the same.
+    shown to be within the margin is `safe` all the same. `log_e`: the evidence of harm.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class Guard:
         self.gain = gains(estimates, metric)
         self.margin, self.slack = self._margin(estimates)
         self.safe: Arms = self.compared & (self.slack > 0.0)
-        log_e = np.maximum(evidence, log_e_of_harm(estimates, metric, alpha))
-        shown = log_e >= np.log(self.parts) - math.log(alpha)
+        self.log_e = np.maximum(evidence, log_e_of_harm(estimates, metric, alpha))
+        shown = self.log_e >= np.log(self.parts) - math.log(alpha)
         self.harm: Arms = self.compared & shown & (self.gain.total < 0.0) & ~self.safe
 
     def _margin(self, estimates: Estimates) -> tuple[Floats, Floats]:
