@@ -36,7 +36,9 @@ class GuardrailResult(Struct, frozen=True):
 
 
 class Guard:
-    """Every arm against control on a guardrail, arrays (K,). Where an arm is not `compared`, numbers mean nothing.
+    """Every arm against control on a guardrail, arrays of the shape of the sums', (K,) or (K, R).
+
+    Where an arm is not `compared`, numbers mean nothing.
 
     `harm`: it is shown at some look that the arm is worse than control, and it still looks worse. An arm that is now
     shown to be within the margin is `safe` all the same. `log_e`: the evidence of harm.
@@ -55,7 +57,7 @@ class Guard:
         assert metric.margin is not UNSET
         self.stated = metric.margin
         self.alpha = alpha
-        self.parts = np.maximum(peers - 1, 1)
+        self.parts = np.maximum(peers - 1, 1).reshape(-1, *(1,) * (evidence.ndim - 1))
         self.compared: Arms = estimates.comparable & valid
         self.sign = 1.0 if metric.goal == "maximize" else -1.0
         self.controls = estimates.controls.mean
