@@ -43,22 +43,24 @@ class Ending(Struct, frozen=True):
 class Objective(NamedTuple):
     """Objective of an experiment that is to end.
 
-    contest: bool (K,), the arms that may win: those that are neither paused nor removed, and do no harm. trusted: the
-    arms got the traffic that was logged, as far as is known.
+    active: bool (K,), the arms that are neither paused nor removed. unharmful: bool (K,), those that harm no guardrail
+    and so may win. trusted: the arms got the traffic that was logged, as far as is known.
     """
 
     table: MetricTable
-    contest: NDArray[np.bool_]
+    active: NDArray[np.bool_]
+    unharmful: NDArray[np.bool_]
     trusted: bool
 
     @property
     def others(self) -> list[int]:
-        return [int(arm) for arm in np.flatnonzero(self.contest) if arm != self.table.control]
+        return [int(arm) for arm in np.flatnonzero(self.active) if arm != self.table.control]
 
     @property
     def winner(self) -> str | None:
-        """Winner as the results name it, among those that may win; None where the traffic is not to be trusted."""
-        return self.table.winner(self.contest) if self.trusted else None
+        """Winner as the results name it, of the arms that are active; None where the traffic is not to be trusted."""
+        arm = self.table.winner(self.unharmful, self.active) if self.trusted else None
+        return None if arm is None else self.table.experiment.arm_names[arm]
 
 
 def ending(fold: ResultsFold, record: Record, now_ms: int) -> Ending | None:
@@ -128,23 +130,25 @@ def _objective_of(fold: ResultsFold, record: Record, harms: Sequence[Harm]) -> O
     experiment = record.experiment
     table = MetricTable(fold, record, experiment.metrics.index(experiment.objective))
     hurt = {harm.arm for harm in harms}
-    contest = [status == "active" and name not in hurt for name, status in record.arm_statuses.items()]
-    return Objective(table, np.array(contest), sample_ratio_of(fold, table).verdict != "mismatch")
+    active = np.array([status == "active" for status in record.arm_statuses.values()])
+    unharmful = np.array([name not in hurt for name in experiment.arm_names])
+    return Objective(table, active, unharmful, sample_ratio_of(fold, table).verdict != "mismatch")
 
 
 def _by_time(record: Record, objective: Objective, harms: Sequence[Harm], due_ms: int) -> Ending:
+    names = record.experiment.arm_names
     reason = [f"Its time was over at {rfc3339(due_ms)}.", _winning(objective)]
     if not objective.trusted:
         reason.append("The arms did not get the traffic that was logged (sample-ratio mismatch).")
     ahead = objective.table.winner()
-    reason += [harm.sentence for harm in harms if harm.arm == ahead]
+    reason += [harm.sentence for harm in harms if ahead is not None and harm.arm == names[ahead]]
     evidence = {"due": rfc3339(due_ms), **_numbers(objective)}
     return Ending("stop", "schedule", record.revision, " ".join(reason), evidence, objective.winner)
 
 
 def _by_rule(fold: ResultsFold, record: Record, objective: Objective) -> Ending | None:
     table, rule = objective.table, record.experiment.stopping.rule
-    if not objective.trusted or not objective.others or not table.sampled(objective.contest):
+    if not objective.trusted or not objective.others or not table.sampled(objective.active):
         return None
     if not isinstance(rule, StoppingRule):
         if objective.winner is None:
@@ -152,7 +156,9 @@ def _by_rule(fold: ResultsFold, record: Record, objective: Objective) -> Ending 
         return _stopped_by(record, objective, _winning(objective), objective.winner)
     if rule.best_arm is not UNSET:
         best = best_arm(fold, record, rule.best_arm)
-        if best is None or not best.decided or not objective.contest[best.arm]:
+        if best is None or not best.decided:
+            return None
+        if not (objective.active & objective.unharmful)[best.arm]:
             return None
         name = record.experiment.arm_names[best.arm]
         reason = (

@@ -92,10 +92,15 @@ class Evidence:
             return self.moving_above[metric], self.moving_below[metric]
         return self.fixed_above[metric], self.fixed_below[metric]
 
-    def look(self, sums: Accumulators, experiment: Experiment, harm: HarmEvidence | None = None) -> None:
-        """Looks at the metrics that have grown enough since the last look; `harm` is kept of guardrails."""
-        for metric in np.flatnonzero(sums.counts() >= self.next_look):
+    def look(self, sums: Accumulators, experiment: Experiment, harm: HarmEvidence | None = None) -> bool:
+        """Looks at the metrics that have grown enough since the last look, and returns whether there are any.
+
+        `harm` is kept of guardrails.
+        """
+        due = np.flatnonzero(sums.counts() >= self.next_look)
+        for metric in due:
             self.look_at(int(metric), Sums.of(sums, int(metric)), experiment, harm)
+        return len(due) > 0
 
     def look_at(
         self, metric: int, sums: Sums, experiment: Experiment, harm: HarmEvidence | None = None

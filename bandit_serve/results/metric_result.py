@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from msgspec import UNSET, Struct, UnsetType
@@ -16,10 +16,12 @@ from bandit_serve.metrics import KINDS
 from bandit_serve.results import betting, decision_aids
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import directed
-from bandit_serve.results.fold import ResultsFold, StillOpen
 from bandit_serve.results.non_inferiority import Guard, GuardrailResult
 from bandit_serve.results.sequence import Floats, holm, p_value
 from bandit_serve.results.winner import winner_of
+
+if TYPE_CHECKING:
+    from bandit_serve.results.fold import ResultsFold, StillOpen
 
 Interval = tuple[float, float]
 
@@ -48,7 +50,8 @@ class MetricResult(Struct, frozen=True):
     `interval` and `difference_interval` hold at level 1 - alpha each, at every time, not for all arms
     together; `p_value` is adjusted by Holm over the arms that are compared with control. When shares moved,
     the intervals and the difference weight each decision by its logged share, and need not be centred on
-    `mean`. `guardrail` is there for guardrails, null on control itself.
+    `mean`. `p_value_corrected` is adjusted over the objective and all secondary metrics, too, and there where there are
+    such metrics; guardrails are none of them. `guardrail` is there for guardrails, null on control itself.
     """
 
     n: int
@@ -63,6 +66,7 @@ class MetricResult(Struct, frozen=True):
     probability_best: float | None
     expected_loss: float | None
     preview: Preview | None
+    p_value_corrected: float | UnsetType | None = UNSET
     guardrail: GuardrailResult | UnsetType | None = UNSET
 
 
@@ -99,6 +103,7 @@ class MetricTable:
         part = AFTER_EXACT if fold.begins_exactly(index) else 1.0
         # A part of the least number that there is would be 0.
         self.asymptotic_alpha = max(part * self.alpha, math.ulp(0.0))
+        self.corrected: Floats | None = None
         self._fold = fold
 
     @cached_property
@@ -142,11 +147,23 @@ class MetricTable:
 
     def _p_values(self, log_e: Floats) -> Floats:
         """Adjusted p-values, (K,); NaN where there is none."""
-        raw = np.where(self.estimates.comparable & self.valid, p_value(log_e), np.nan)
+        raw = self._unadjusted(log_e)
         others = np.arange(len(raw)) != self.control
         adjusted = np.full(len(raw), np.nan)
         adjusted[others] = holm(raw[others])
         return adjusted
+
+    def _unadjusted(self, log_e: Floats) -> Floats:
+        return np.where(self.estimates.comparable & self.valid, p_value(log_e), np.nan)
+
+    def unadjusted(self) -> Floats:
+        """p-values of the arms that are compared with control, (K - 1,), adjusted for nothing; NaN for none."""
+        raw = self._unadjusted(np.maximum(*self.evidence))
+        return np.delete(raw, self.control)
+
+    def correct(self, p: Floats) -> None:
+        """Takes p-values, (K - 1,), that are adjusted over all arms and metrics."""
+        self.corrected = np.insert(p, self.control, np.nan)
 
     def standing(self) -> NDArray[np.bool_]:
         """True, bool (K,), for arms whose difference is shown: by the evidence in its direction and by its interval."""
@@ -161,16 +178,21 @@ class MetricTable:
         """True, bool (K,), for arms whose difference was shown once, by the p-value, and is not any more."""
         return (self.p <= self.alpha) & ~self.standing()
 
-    def winner(self, among: NDArray[np.bool_] | None = None) -> str | None:
-        """Winner that the results name; of the arms `among`, bool (K,), by default of those that are `there`."""
+    def winner(
+        self, unharmful: NDArray[np.bool_] | None = None, among: NDArray[np.bool_] | None = None
+    ) -> int | None:
+        """Index of the winner among the arms that are `unharmful`, bool (K,), or among all.
+
+        `among`, bool (K,), are the arms that are compared, control one of them; all that are `there` unless given.
+        """
         among = self.there if among is None else among
         if not self.valid or not self.sampled(among):
             return None
         estimates = self.estimates
         gain = np.where(estimates.compared, estimates.differences.mean, np.nan)
         gain = gain if self.metric.goal == "maximize" else -gain
-        arm = winner_of(gain, self.standing(), self.control, among)
-        return None if arm is None else self.experiment.arm_names[arm]
+        may_win = np.ones(len(gain), bool) if unharmful is None else unharmful
+        return winner_of(gain, self.standing(), self.control, among, may_win)
 
     def sampled(self, among: NDArray[np.bool_]) -> bool:
         """Whether each of these arms, bool (K,), has `min_samples` observations."""
@@ -211,6 +233,7 @@ class MetricTable:
             probability_best=_number(self.aids[0][arm]),
             expected_loss=_number(self.aids[1][arm]),
             preview=None if still_open is None else self._preview(arm, *still_open),
+            p_value_corrected=UNSET if self.corrected is None else _number(self.corrected[arm]),
             guardrail=self._guardrail(arm),
         )
 

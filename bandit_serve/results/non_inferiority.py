@@ -36,10 +36,12 @@ class GuardrailResult(Struct, frozen=True):
 
 
 class Guard:
-    """Every arm against control on a guardrail, arrays (K,). Where an arm is not `compared`, numbers mean nothing.
+    """Every arm against control on a guardrail, arrays of the shape of the sums', (K,) or (K, R).
+
+    Where an arm is not `compared`, numbers mean nothing.
 
     `harm`: it is shown at some look that the arm is worse than control, and it still looks worse. An arm that is now
-    shown to be within the margin is `safe` all the same.
+    shown to be within the margin is `safe` all the same. `log_e`: the evidence of harm.
     """
 
     def __init__(
@@ -55,15 +57,15 @@ class Guard:
         assert metric.margin is not UNSET
         self.stated = metric.margin
         self.alpha = alpha
-        self.parts = np.maximum(peers - 1, 1)
+        self.parts = np.maximum(peers - 1, 1).reshape(-1, *(1,) * (evidence.ndim - 1))
         self.compared: Arms = estimates.comparable & valid
         self.sign = 1.0 if metric.goal == "maximize" else -1.0
         self.controls = estimates.controls.mean
         self.gain = gains(estimates, metric)
         self.margin, self.slack = self._margin(estimates)
         self.safe: Arms = self.compared & (self.slack > 0.0)
-        log_e = np.maximum(evidence, log_e_of_harm(estimates, metric, alpha))
-        shown = log_e >= np.log(self.parts) - math.log(alpha)
+        self.log_e = np.maximum(evidence, log_e_of_harm(estimates, metric, alpha))
+        shown = self.log_e >= np.log(self.parts) - math.log(alpha)
         self.harm: Arms = self.compared & shown & (self.gain.total < 0.0) & ~self.safe
 
     def _margin(self, estimates: Estimates) -> tuple[Floats, Floats]:

@@ -287,7 +287,22 @@ def test_an_arm_that_does_harm_does_not_win() -> None:
 
 def test_control_does_not_win_by_the_harm_of_all_others() -> None:
     reported = {**GUARD, "on_harm": "report"}
-    assert judged([(150, 500), (50, 500)], HARM, metrics=[CLICK, reported], **WINNER) is None
+    assert judged([(50, 500), (50, 500)], HARM, metrics=[CLICK, reported], **WINNER) is None
+    found = judged([(150, 500), (50, 500)], HARM, metrics=[CLICK, reported], **WINNER)
+    assert found is not None
+    assert found.winner == "a"
+
+
+def test_results_name_the_same_winner() -> None:
+    reported = {**GUARD, "on_harm": "report"}
+    for standing, winner in ((Standing(), None), (Standing(overridden=("error",)), "b")):
+        about = described(2, {"standings": (Standing(), standing)}, metrics=[CLICK, reported], **WINNER)
+        fold = folded(about, CLEAR, HARM)
+        told = report(fold, about, {}, NOW_MS)
+        found = ending(fold, about, NOW_MS)
+        assert told.winner == (None if found is None else found.winner) == winner
+        assert told.decision.state == ("winner" if winner else "harm")
+    assert "error does not pause b any more, as somebody has resumed it" in told.reason
 
 
 def test_a_paused_experiment_breaks_nothing() -> None:

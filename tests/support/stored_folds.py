@@ -15,7 +15,7 @@ from bandit_serve.log.repairs import Repairs
 from bandit_serve.registry.registry import Registry, decode_registry_event
 from bandit_serve.replication.replay import replay
 from bandit_serve.replication.tail import READ_COUNT, Tail
-from bandit_serve.results import ResultsFold, report
+from bandit_serve.results import Report, ResultsFold, report
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 
@@ -42,12 +42,22 @@ async def fold_all(url: str) -> dict[str, Any]:
             folded[owner] = {
                 "digest": replayed.digest,
                 "snapshots": len(replayed.snapshots),
-                "results": sha256(msgspec.json.encode(about)).hexdigest(),
+                "results": sha256(msgspec.json.encode(as_it_was(about))).hexdigest(),
                 "sentence": about.reason,
             }
         return folded
     finally:
         await store.close()
+
+
+def as_it_was(about: Report) -> Any:
+    """Report without what reports did not have when the files were written."""
+    shown = msgspec.to_builtins(about)
+    del shown["decision"]
+    for arm in shown["arms"]:
+        for row in arm["metrics"].values():
+            row.pop("p_value_corrected", None)
+    return shown
 
 
 async def snapshot_of_the_registry(store: Store) -> bytes | None:
